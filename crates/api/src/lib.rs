@@ -1,0 +1,1 @@
+//! The words of the Kubernetes API: catalog, schemas, objects, patches, selectors, codecs.

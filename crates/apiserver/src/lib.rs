@@ -1,0 +1,1 @@
+//! One pipeline for every kind: authentication, authorization, admission, watch cache, discovery, OpenAPI.

@@ -1,0 +1,9 @@
+//! Clock, back-off, ids, errors and the lifecycle of components: what every other crate stands on.
+
+pub mod backoff;
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod lifecycle;
+
+pub use error::BoxError;

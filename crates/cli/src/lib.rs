@@ -1,0 +1,1 @@
+//! Commands and output; speaks only to the public APIs.

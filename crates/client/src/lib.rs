@@ -1,0 +1,1 @@
+//! One transport to the API server: HTTPS or in process.

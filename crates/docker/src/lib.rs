@@ -1,0 +1,1 @@
+//! Docker Engine API: thin HTTP over the engine.

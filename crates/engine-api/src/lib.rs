@@ -1,0 +1,1 @@
+//! Traits for containers, sandboxes, images, builds, volumes and networks, with their contract suite.

@@ -1,0 +1,1 @@
+//! Containers and sandboxes behind engine-api.

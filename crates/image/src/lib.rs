@@ -1,0 +1,1 @@
+//! OCI content by digest, layers and snapshots, pull and push.

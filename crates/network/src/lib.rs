@@ -1,0 +1,1 @@
+//! Service proxy, DNS, addresses and routes.

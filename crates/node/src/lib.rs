@@ -1,0 +1,1 @@
+//! A worker per pod, probes, volumes, status and streams.

@@ -1,0 +1,1 @@
+//! Shared informers, keyed work queues, expectations, events, leader election and the ports between agents.

@@ -1,0 +1,1 @@
+//! What is special about each kind: strategy, defaults, validation, columns.

@@ -1,0 +1,3 @@
+//! Skiff: arguments, configuration, wiring, supervision.
+
+fn main() {}
