@@ -1,0 +1,385 @@
+//! Sandboxes and containers: their specifications, states and the runtime that keeps them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{EngineError, Process};
+
+/// A group of containers that share namespaces and one shim: a pod, or a single `run` container's surroundings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Chosen by the caller; names cgroup, directories and shim. 64 lower-case hexadecimal digits.
+    pub id: String,
+    /// Human name: `namespace/pod` or the container's name.
+    pub name: String,
+    /// Opaque to the engine; kept with the sandbox and given back (pod uid, owner `docker` or `kubernetes`, …).
+    pub labels: BTreeMap<String, String>,
+    /// Host name inside; empty with the host's UTS namespace.
+    pub hostname: String,
+    /// Use the host's network namespace.
+    pub host_network: bool,
+    /// Use the host's PID namespace.
+    pub host_pid: bool,
+    /// Use the host's IPC namespace.
+    pub host_ipc: bool,
+    /// All containers share one PID namespace whose PID 1 is Skiff's own init.
+    pub share_pid: bool,
+    /// Kernel parameters of the sandbox's own namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// The cgroup that holds the group, relative to the engine's cgroup root; empty lets the engine choose.
+    pub cgroup_parent: String,
+    /// Limits of the whole group.
+    pub resources: Resources,
+    /// Where container logs of this group go; empty writes them beside the container's state.
+    pub log_directory: PathBuf,
+}
+
+/// Whether a sandbox lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SandboxState {
+    /// Shim and namespaces are there.
+    Ready,
+    /// Stopped, or its shim died.
+    NotReady,
+}
+
+/// A sandbox as it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// The specification that it was made from.
+    pub spec: SandboxSpec,
+    /// Whether it lives.
+    pub state: SandboxState,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// A path that names its network namespace (`/proc/self/ns/net` of the host with host network).
+    pub netns_path: String,
+}
+
+/// Limits and requests in the kernel's own units. `None` sets nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// CPU shares in cgroup v1's scale (2 to 262144).
+    pub cpu_shares: Option<u64>,
+    /// CPU time per period in microseconds.
+    pub cpu_quota_us: Option<i64>,
+    /// The period in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// Memory in bytes.
+    pub memory_limit_bytes: Option<i64>,
+    /// Processes and threads.
+    pub pids_limit: Option<i64>,
+    /// Cores that may be used, as a list such as `0-1`.
+    pub cpuset_cpus: Option<String>,
+    /// The kernel's OOM score adjustment.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// Where a mount comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A path of the host.
+    Bind(PathBuf),
+    /// A fresh tmpfs of at most so many bytes (0: the kernel's default).
+    Tmpfs {
+        /// Its size limit.
+        size_bytes: u64,
+    },
+}
+
+/// How mounts made later travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountPropagation {
+    /// Not at all.
+    #[default]
+    Private,
+    /// From the host to the container.
+    HostToContainer,
+    /// Both ways.
+    Bidirectional,
+}
+
+/// A mount inside a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where from.
+    pub source: MountSource,
+    /// The absolute path inside.
+    pub target: PathBuf,
+    /// Whether it cannot be written through.
+    pub read_only: bool,
+    /// How later mounts travel.
+    pub propagation: MountPropagation,
+}
+
+/// Who runs the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// `uid`, `name`, `uid:gid` or `name:group`, resolved in the container's own files; empty: the image's user.
+    pub spec: String,
+    /// Groups beside the primary one.
+    pub supplemental_groups: Vec<u32>,
+    /// Refuse to start as uid 0.
+    pub must_not_be_root: bool,
+}
+
+/// Which system calls are allowed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompProfile {
+    /// The engine's default profile.
+    #[default]
+    RuntimeDefault,
+    /// Everything.
+    Unconfined,
+    /// A profile file (OCI JSON) on the host.
+    Localhost(PathBuf),
+}
+
+/// What the process may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
+    /// All capabilities, all devices, no seccomp.
+    pub privileged: bool,
+    /// Added to the default set (`NET_ADMIN`, `ALL`).
+    pub add_capabilities: Vec<String>,
+    /// Dropped from it; `ALL` first drops every one.
+    pub drop_capabilities: Vec<String>,
+    /// Set the no-new-privileges bit.
+    pub no_new_privileges: bool,
+    /// The root file system cannot be written.
+    pub read_only_rootfs: bool,
+    /// System call filter.
+    pub seccomp: SeccompProfile,
+    /// Leave /proc unmasked.
+    pub unmask_proc: bool,
+}
+
+/// Where a container's log goes.
+pub type LogPath = PathBuf;
+
+/// Namespaces of another container or sandbox that a container joins in place of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceSharing {
+    /// Join the PID namespace of this container of the same sandbox.
+    pub pid_of: Option<String>,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// 64 lower-case hexadecimal digits, chosen by the caller.
+    pub id: String,
+    /// The sandbox that it joins.
+    pub sandbox_id: String,
+    /// Name within its sandbox, or the `run` container's name.
+    pub name: String,
+    /// Opaque to the engine.
+    pub labels: BTreeMap<String, String>,
+    /// The image's reference as the user gave it.
+    pub image: String,
+    /// The image's id (`sha256:…`): what really runs.
+    pub image_id: String,
+    /// Replaces the image's entry point when not empty.
+    pub entrypoint: Vec<String>,
+    /// Replaces the image's command when not empty (or when `entrypoint` is given).
+    pub args: Vec<String>,
+    /// `KEY=value`, over the image's.
+    pub env: Vec<String>,
+    /// Working directory; empty: the image's.
+    pub working_dir: String,
+    /// Who runs it.
+    pub user: User,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// Limits.
+    pub resources: Resources,
+    /// What it may do.
+    pub security: Security,
+    /// Gets a terminal.
+    pub terminal: bool,
+    /// Keeps standard input open for attach; otherwise it is /dev/null.
+    pub stdin: bool,
+    /// Standard input closes when the first attached client ends it.
+    pub stdin_once: bool,
+    /// The signal that stops it; empty: the image's, then SIGTERM.
+    pub stop_signal: String,
+    /// Log file in the CRI format, relative to the sandbox's log directory; empty: `<id>.log`.
+    pub log_path: LogPath,
+    /// Rotate the log beyond this size (0: 10 MiB).
+    pub log_max_bytes: u64,
+    /// Namespaces joined.
+    pub namespaces: NamespaceSharing,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code; 128 + signal where a signal ended it.
+    pub code: i32,
+    /// The signal that ended it, or 0.
+    pub signal: i32,
+    /// The kernel killed it for memory.
+    pub oom_killed: bool,
+    /// When.
+    pub finished_at: Timestamp,
+    /// Why, where it never ran (`StartError` with this text) or its shim died.
+    pub message: String,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerState {
+    /// Made, not started.
+    Created,
+    /// Runs.
+    Running {
+        /// Its first process, as the host sees it.
+        pid: u32,
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// Ended.
+    Exited {
+        /// When it had started; `None` if it never did.
+        started_at: Option<Timestamp>,
+        /// How.
+        exit: Exit,
+    },
+}
+
+/// A container as it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// The specification that it was made from.
+    pub spec: ContainerSpec,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The absolute path of its log.
+    pub log_path: PathBuf,
+}
+
+/// A process to run inside a running container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// More environment.
+    pub env: Vec<String>,
+    /// Working directory; empty: the container's.
+    pub working_dir: String,
+    /// User; empty: the container's.
+    pub user: String,
+    /// Gets a terminal.
+    pub terminal: bool,
+    /// Standard input is wanted.
+    pub stdin: bool,
+    /// All capabilities.
+    pub privileged: bool,
+}
+
+/// What happened to a container or sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerEventKind {
+    /// Made.
+    Created,
+    /// Runs.
+    Started,
+    /// Ended.
+    Exited(Exit),
+    /// Gone.
+    Removed,
+    /// The sandbox's shim died: its containers count as ended.
+    SandboxDied,
+}
+
+/// An event of the runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerEvent {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// The container; empty for events of the sandbox.
+    pub container_id: String,
+    /// What happened.
+    pub kind: ContainerEventKind,
+}
+
+/// What a container uses now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// CPU time since start, in nanoseconds.
+    pub cpu_usage_ns: u64,
+    /// Memory in use, in bytes.
+    pub memory_usage_bytes: u64,
+    /// Memory that cannot be reclaimed at once (the working set), in bytes.
+    pub memory_working_set_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// Keeps sandboxes and containers. Everything is idempotent where a caller may repeat it after a crash: removing what
+/// is gone and stopping what has ended succeed.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Makes namespaces, cgroup and shim. The network namespace is empty but for loopback; the caller attaches it.
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, EngineError>;
+    /// Kills what is left in it and ends its shim and namespaces; containers' exits stay readable.
+    async fn stop_sandbox(&self, id: &str) -> Result<(), EngineError>;
+    /// Removes it with all of its containers.
+    async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError>;
+    /// Every sandbox.
+    async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError>;
+
+    /// Prepares root file system and state.
+    async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError>;
+    /// Runs its first process; answers when that has been executed, or says why it could not be.
+    async fn start_container(&self, id: &str) -> Result<ContainerStatus, EngineError>;
+    /// Sends the stop signal, waits up to `grace`, then kills. Answers when it has ended.
+    async fn stop_container(&self, id: &str, grace: std::time::Duration) -> Result<Exit, EngineError>;
+    /// Sends a signal (number) to its first process.
+    async fn signal_container(&self, id: &str, signal: i32) -> Result<(), EngineError>;
+    /// Removes it with its file system; a running one only with `force`, which kills it.
+    async fn remove_container(&self, id: &str, force: bool) -> Result<(), EngineError>;
+    /// One container.
+    async fn container(&self, id: &str) -> Result<ContainerStatus, EngineError>;
+    /// Every container.
+    async fn containers(&self) -> Result<Vec<ContainerStatus>, EngineError>;
+    /// Returns when the container has ended, with how; at once if it has.
+    async fn wait_container(&self, id: &str) -> Result<Exit, EngineError>;
+
+    /// Runs a process inside a running container.
+    async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Process, EngineError>;
+    /// Connects to the streams of a container's first process. Output from now on; the log has what came before. May
+    /// be called on a container that was created and not started yet, so that nothing is missed.
+    async fn attach(&self, id: &str) -> Result<Process, EngineError>;
+    /// Changes the size of a container's terminal.
+    async fn resize_container(&self, id: &str, size: crate::TerminalSize) -> Result<(), EngineError>;
+    /// Opens a TCP connection to `localhost:port` inside the sandbox's network namespace.
+    async fn connect(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn Connection>, EngineError>;
+    /// Forces a rotation-safe reopen and tells the log's path.
+    async fn log_path(&self, id: &str) -> Result<PathBuf, EngineError>;
+    /// Use of resources now.
+    async fn stats(&self, id: &str) -> Result<Stats, EngineError>;
+    /// Changes limits of a running container.
+    async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError>;
+
+    /// Events from now on. A receiver that lags learns so and lists again.
+    async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>>;
+}
+
+/// A receiver of events was too slow and lost some: it has to list again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} runtime events were lost: list again")]
+pub struct EventsLost(pub u64);
+
+/// A byte stream in both directions.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
