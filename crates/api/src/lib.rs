@@ -1,1 +1,16 @@
-//! The words of the Kubernetes API: catalog, schemas, objects, patches, selectors, codecs.
+//! The words of the Kubernetes API: what a resource, an object, a request and a failure are, and every pure operation
+//! on them (selectors, patches, schemas, codecs). No I/O.
+
+pub mod connect;
+pub mod meta;
+pub mod object;
+pub mod request;
+pub mod status;
+
+pub use meta::{ObjectMeta, OwnerReference};
+pub use object::{Key, Object};
+pub use request::{
+    Call, DeleteOptions, FieldValidation, GroupVersionResource, List, ListOptions, PatchType, Propagation,
+    Request, Response, Verb, WatchEvent, WatchEventKind, WatchStream, WriteOptions,
+};
+pub use status::{Cause, Reason, Status};

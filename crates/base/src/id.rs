@@ -14,7 +14,12 @@ pub fn uuid() -> String {
 /// `len` random characters of upstream's suffix alphabet (at most 16).
 pub fn suffix(len: usize) -> String {
     let random = Uuid::new_v4();
-    random.as_bytes().iter().take(len).map(|byte| char::from(SUFFIX_ALPHABET[usize::from(*byte) % 27])).collect()
+    random
+        .as_bytes()
+        .iter()
+        .take(len)
+        .map(|byte| char::from(SUFFIX_ALPHABET[usize::from(*byte) % 27]))
+        .collect()
 }
 
 /// 64 random lower-case hexadecimal digits: the form of a container id.

@@ -241,7 +241,9 @@ impl Supervisor {
             }
         }
         match self.failure.lock().take() {
-            Some((name, error)) => Err(format!("component {name} failed: {}", crate::error::chain(&*error)).into()),
+            Some((name, error)) => {
+                Err(format!("component {name} failed: {}", crate::error::chain(&*error)).into())
+            }
             None => Ok(()),
         }
     }

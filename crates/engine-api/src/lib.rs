@@ -32,9 +32,9 @@ mod streams;
 
 pub use builds::{BuildEvent, BuildRequest, Builds};
 pub use containers::{
-    Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, EventsLost, ExecSpec, Exit, LogPath,
-    Mount, MountPropagation, MountSource, NamespaceSharing, Resources, Runtime, SandboxSpec, SandboxState,
-    SandboxStatus, SeccompProfile, Security, Stats, User,
+    Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus,
+    EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource, NamespaceSharing, Resources,
+    Runtime, SandboxSpec, SandboxState, SandboxStatus, SeccompProfile, Security, Stats, User,
 };
 pub use error::{EngineError, ErrorKind};
 pub use images::{

@@ -1,0 +1,47 @@
+//! The ports at which agents meet without naming each other; `skiff` wires them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::BoxError;
+
+/// The network agent's part in the life of a pod or container: interface and address.
+#[async_trait]
+pub trait SandboxNetworks: Send + Sync + 'static {
+    /// Connects the network namespace at `netns_path`, idempotent per sandbox; gives its addresses.
+    async fn attach(&self, sandbox_id: &str, netns_path: &str) -> Result<Vec<IpAddr>, BoxError>;
+    /// Takes interface and address back.
+    async fn detach(&self, sandbox_id: &str) -> Result<(), BoxError>;
+}
+
+/// What the node needs to know before it signals a terminating pod.
+#[async_trait]
+pub trait Drain: Send + Sync + 'static {
+    /// Whether any Service selects the pod (by its addresses in EndpointSlices).
+    fn serves(&self, pod: &PodRef) -> bool;
+    /// Returns when this node's data path sends the pod no new connection and those that came through Services have
+    /// ended, or when `at_most` has passed.
+    async fn released(&self, pod: &PodRef, at_most: Duration);
+}
+
+/// Facts about the cluster network that the node writes into pods.
+pub trait ClusterDns: Send + Sync + 'static {
+    /// Addresses for `nameserver` lines of `ClusterFirst` pods.
+    fn nameservers(&self) -> Vec<IpAddr>;
+    /// The cluster domain, `cluster.local`.
+    fn domain(&self) -> String;
+}
+
+/// A pod as the ports name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PodRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
