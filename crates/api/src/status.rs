@@ -104,14 +104,14 @@ pub struct Status {
     pub reason: Reason,
     /// One sentence for people.
     pub message: String,
-    /// What it is about.
-    pub details: Details,
+    /// What it is about; boxed, so that a `Result` with a `Status` stays small.
+    pub details: Box<Details>,
 }
 
 impl Status {
     /// A failure with a reason's own code.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { code: reason.code(), reason, message: message.into(), details: Details::default() }
+        Self { code: reason.code(), reason, message: message.into(), details: Box::default() }
     }
 
     /// `pods "x" not found`, in upstream's words.
