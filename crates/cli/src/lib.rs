@@ -1,1 +1,67 @@
-//! Commands and output; speaks only to the public APIs.
+//! Commands and output. Images and containers are spoken of through the Docker Engine API on Skiff's socket, the rest
+//! through the Kubernetes API: nothing here knows the inside of the daemon.
+
+pub mod containers;
+pub mod engine;
+pub mod images;
+pub mod instance;
+pub mod output;
+pub mod terminal;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::engine::Engine;
+use crate::instance::Instance;
+
+/// Commands that speak to a running instance.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    Build(images::Build),
+    /// List images
+    Images(images::List),
+    /// Load images from an archive
+    Load(images::Load),
+    /// Make an image from a root file system archive
+    Import(images::Import),
+    /// Write images into an archive
+    Save(images::Save),
+    /// Pull an image from its registry
+    Pull(images::Transfer),
+    /// Push an image to its registry
+    Push(images::Transfer),
+    /// Give an image one more name
+    Tag(images::Tag),
+    /// Take names of images away
+    Rmi(images::Remove),
+    /// Run a container
+    Run(containers::Run),
+    /// List containers
+    Ps(containers::Ps),
+    /// Stop containers
+    Stop(containers::Stop),
+    /// Remove containers
+    Rm(containers::Rm),
+}
+
+/// Runs a command; answers with the exit code of the process.
+pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
+    let engine = Engine::at(&instance.docker_socket());
+    match command {
+        Command::Build(args) => images::build(&engine, args).await?,
+        Command::Images(args) => images::list(&engine, args).await?,
+        Command::Load(args) => images::load(&engine, args).await?,
+        Command::Import(args) => images::import(&engine, args).await?,
+        Command::Save(args) => images::save(&engine, args).await?,
+        Command::Pull(args) => images::pull(&engine, args).await?,
+        Command::Push(args) => images::push(&engine, args).await?,
+        Command::Tag(args) => images::tag(&engine, args).await?,
+        Command::Rmi(args) => images::remove(&engine, args).await?,
+        Command::Run(args) => return containers::run(&engine, args).await,
+        Command::Ps(args) => containers::ps(&engine, args).await?,
+        Command::Stop(args) => containers::stop(&engine, args).await?,
+        Command::Rm(args) => containers::rm(&engine, args).await?,
+    }
+    Ok(0)
+}

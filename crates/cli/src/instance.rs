@@ -1,0 +1,160 @@
+//! An instance of Skiff on this machine: its name, and every path and name that derives from it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+/// The name of the instance that is meant when none is given.
+pub const DEFAULT_NAME: &str = "skiff";
+
+/// Which instance a command speaks to.
+#[derive(Debug, Clone, Args)]
+pub struct InstanceArgs {
+    /// Name of the instance; cgroups, bridge, nftables table, sockets and ports derive from it
+    #[arg(long, global = true, default_value = DEFAULT_NAME, env = "SKIFF_NAME", help_heading = "Instance")]
+    pub name: String,
+    /// Where data is kept [default: /var/lib/NAME]
+    #[arg(long, global = true, env = "SKIFF_DATA_DIR", value_name = "DIR", help_heading = "Instance")]
+    pub data_dir: Option<PathBuf>,
+    /// Where sockets and run-time state live [default: /run/NAME]
+    #[arg(long, global = true, env = "SKIFF_RUN_DIR", value_name = "DIR", help_heading = "Instance")]
+    pub run_dir: Option<PathBuf>,
+}
+
+/// An instance with its paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its name: 1 to 10 characters, `a-z`, `0-9` and `-`, so that interface names (15 characters) can carry it.
+    pub name: String,
+    /// Data that survives a reboot.
+    pub data_dir: PathBuf,
+    /// Sockets and state of the running system.
+    pub run_dir: PathBuf,
+}
+
+impl InstanceArgs {
+    /// Checks the name and fills in the paths.
+    pub fn resolve(&self) -> Result<Instance> {
+        let fits = (1..=10).contains(&self.name.len())
+            && self
+                .name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && self.name.starts_with(|first: char| first.is_ascii_lowercase());
+        if !fits {
+            bail!(
+                "instance name {:?} does not fit: use 1 to 10 characters of a-z, 0-9 and '-', beginning with a letter",
+                self.name
+            );
+        }
+        let or_default = |given: &Option<PathBuf>, base: &str| -> Result<PathBuf> {
+            match given {
+                Some(path) => std::path::absolute(path).with_context(|| format!("path {}", path.display())),
+                None => Ok(Path::new(base).join(&self.name)),
+            }
+        };
+        Ok(Instance {
+            name: self.name.clone(),
+            data_dir: or_default(&self.data_dir, "/var/lib")?,
+            run_dir: or_default(&self.run_dir, "/run")?,
+        })
+    }
+}
+
+/// What the running instance says of itself in `<run_dir>/instance.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Running {
+    /// The daemon's process.
+    pub pid: u32,
+    /// Ticks since boot when that process started: tells it from a later one with the same pid.
+    pub pid_start: u64,
+    /// Version of the binary.
+    pub version: String,
+    /// `https://host:port` of the API server.
+    pub api: String,
+    /// The node's name.
+    pub node: String,
+    /// The node's address.
+    pub address: String,
+    /// Kubeconfig of the administrator.
+    pub kubeconfig: PathBuf,
+    /// The settings it was started with, for comparison.
+    pub settings: serde_json::Value,
+}
+
+impl Instance {
+    /// The Docker Engine API's socket.
+    pub fn docker_socket(&self) -> PathBuf {
+        self.run_dir.join("docker.sock")
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir.join("kubeconfig")
+    }
+
+    /// Where the running instance describes itself.
+    pub fn state_file(&self) -> PathBuf {
+        self.run_dir.join("instance.json")
+    }
+
+    /// The daemon's log.
+    pub fn log_file(&self) -> PathBuf {
+        self.data_dir.join("skiff.log")
+    }
+
+    /// What the running instance says of itself; `None` where none runs.
+    pub fn running(&self) -> Option<Running> {
+        let text = std::fs::read(self.state_file()).ok()?;
+        let running: Running = serde_json::from_slice(&text).ok()?;
+        (process_start(running.pid) == Some(running.pid_start)).then_some(running)
+    }
+
+    /// The running instance, or an error with the remedy.
+    pub fn expect_running(&self) -> Result<Running> {
+        self.running().with_context(|| {
+            let flag =
+                if self.name == DEFAULT_NAME { String::new() } else { format!(" --name {}", self.name) };
+            format!("no instance {:?} is running here; start it with: skiff up{flag}", self.name)
+        })
+    }
+}
+
+/// When a process started, in clock ticks since boot (`/proc/PID/stat`, field 22); `None` if there is none.
+pub fn process_start(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name is in parentheses and may contain anything: fields are counted after the last one.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    if state == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> Result<Instance> {
+        InstanceArgs { name: name.into(), data_dir: None, run_dir: None }.resolve()
+    }
+
+    #[test]
+    fn names_that_do_not_fit_are_refused() {
+        for name in ["", "Upper", "a-name-too-long", "9lives", "dot.ted"] {
+            assert!(named(name).is_err(), "{name}");
+        }
+        assert_eq!(named("skiff").unwrap().docker_socket(), Path::new("/run/skiff/docker.sock"));
+    }
+
+    #[test]
+    fn this_process_has_a_start() {
+        assert!(process_start(std::process::id()).is_some());
+        assert!(process_start(u32::MAX).is_none());
+    }
+}
