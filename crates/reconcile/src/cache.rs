@@ -1,0 +1,101 @@
+//! The objects of one resource with their indexes. Objects are shared, never copied.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use api::{Key, Object};
+
+/// Objects by key, and the keys by uid, owner and node. Namespaces need no index of their own: keys sort by them.
+#[derive(Default)]
+pub(crate) struct Cache {
+    objects: BTreeMap<Key, Arc<Object>>,
+    by_uid: HashMap<Box<str>, Key>,
+    by_owner: HashMap<Box<str>, HashSet<Key>>,
+    by_node: HashMap<Box<str>, HashSet<Key>>,
+}
+
+impl Cache {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Object>> {
+        self.objects.get(key)
+    }
+
+    pub(crate) fn by_uid(&self, uid: &str) -> Option<&Arc<Object>> {
+        self.by_uid.get(uid).and_then(|key| self.objects.get(key))
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.objects.keys()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    pub(crate) fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
+        self.objects
+            .range(Key::new(namespace, "")..)
+            .take_while(move |(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object)
+    }
+
+    pub(crate) fn owned_by(&self, uid: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.by_owner.get(uid).into_iter().flatten().filter_map(|key| self.objects.get(key))
+    }
+
+    pub(crate) fn on_node(&self, node: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.by_node.get(node).into_iter().flatten().filter_map(|key| self.objects.get(key))
+    }
+
+    /// Puts an object; gives the one that it replaces.
+    pub(crate) fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
+        let key = object.key();
+        let old = self.objects.insert(key.clone(), object.clone());
+        if let Some(old) = &old {
+            self.unindex(&key, old);
+        }
+        let meta = object.meta();
+        if !meta.uid.is_empty() {
+            self.by_uid.insert(meta.uid.as_str().into(), key.clone());
+        }
+        for owner in &meta.owner_references {
+            self.by_owner.entry(owner.uid.as_str().into()).or_default().insert(key.clone());
+        }
+        if let Some(node) = object.node_name() {
+            self.by_node.entry(node.into()).or_default().insert(key);
+        }
+        old
+    }
+
+    /// Takes an object out.
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Object>> {
+        let old = self.objects.remove(key)?;
+        self.unindex(key, &old);
+        Some(old)
+    }
+
+    fn unindex(&mut self, key: &Key, old: &Object) {
+        let meta = old.meta();
+        if self.by_uid.get(meta.uid.as_str()) == Some(key) {
+            self.by_uid.remove(meta.uid.as_str());
+        }
+        for owner in &meta.owner_references {
+            drop_from(&mut self.by_owner, &owner.uid, key);
+        }
+        if let Some(node) = old.node_name() {
+            drop_from(&mut self.by_node, node, key);
+        }
+    }
+}
+
+fn drop_from(index: &mut HashMap<Box<str>, HashSet<Key>>, name: &str, key: &Key) {
+    if let Some(keys) = index.get_mut(name) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(name);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The resources that Skiff's own components work on, by name. What the server serves is the catalog's business; these
+//! are the versions that the components read and write.
+
+use api::GroupVersionResource;
+
+/// A resource with the names that references to its objects use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// API group; empty for core.
+    pub group: &'static str,
+    /// Version.
+    pub version: &'static str,
+    /// Plural, as in paths.
+    pub resource: &'static str,
+    /// Kind, as in objects.
+    pub kind: &'static str,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+}
+
+impl Kind {
+    /// Group, version and resource, for requests.
+    pub fn gvr(&self) -> GroupVersionResource {
+        GroupVersionResource::new(self.group, self.version, self.resource)
+    }
+
+    /// `apps/v1`, or `v1` in the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+}
+
+impl From<Kind> for GroupVersionResource {
+    fn from(kind: Kind) -> Self {
+        kind.gvr()
+    }
+}
+
+impl From<&Kind> for GroupVersionResource {
+    fn from(kind: &Kind) -> Self {
+        kind.gvr()
+    }
+}
+
+const fn namespaced(
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    kind: &'static str,
+) -> Kind {
+    Kind { group, version, resource, kind, namespaced: true }
+}
+
+const fn cluster(
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    kind: &'static str,
+) -> Kind {
+    Kind { group, version, resource, kind, namespaced: false }
+}
+
+/// Namespaces.
+pub const NAMESPACES: Kind = cluster("", "v1", "namespaces", "Namespace");
+/// Nodes.
+pub const NODES: Kind = cluster("", "v1", "nodes", "Node");
+/// Pods.
+pub const PODS: Kind = namespaced("", "v1", "pods", "Pod");
+/// Services.
+pub const SERVICES: Kind = namespaced("", "v1", "services", "Service");
+/// Endpoints, the older form of endpoint slices.
+pub const ENDPOINTS: Kind = namespaced("", "v1", "endpoints", "Endpoints");
+/// Endpoint slices.
+pub const ENDPOINT_SLICES: Kind = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
+/// ConfigMaps.
+pub const CONFIG_MAPS: Kind = namespaced("", "v1", "configmaps", "ConfigMap");
+/// Secrets.
+pub const SECRETS: Kind = namespaced("", "v1", "secrets", "Secret");
+/// ServiceAccounts.
+pub const SERVICE_ACCOUNTS: Kind = namespaced("", "v1", "serviceaccounts", "ServiceAccount");
+/// Events.
+pub const EVENTS: Kind = namespaced("", "v1", "events", "Event");
+/// Replication controllers.
+pub const REPLICATION_CONTROLLERS: Kind =
+    namespaced("", "v1", "replicationcontrollers", "ReplicationController");
+/// Replica sets.
+pub const REPLICA_SETS: Kind = namespaced("apps", "v1", "replicasets", "ReplicaSet");
+/// Deployments.
+pub const DEPLOYMENTS: Kind = namespaced("apps", "v1", "deployments", "Deployment");
+/// Controller revisions.
+pub const CONTROLLER_REVISIONS: Kind = namespaced("apps", "v1", "controllerrevisions", "ControllerRevision");
+/// Leases: heartbeats of nodes and leadership.
+pub const LEASES: Kind = namespaced("coordination.k8s.io", "v1", "leases", "Lease");
+/// Priority classes.
+pub const PRIORITY_CLASSES: Kind = cluster("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass");
+/// Ingresses.
+pub const INGRESSES: Kind = namespaced("networking.k8s.io", "v1", "ingresses", "Ingress");
+/// Service CIDRs.
+pub const SERVICE_CIDRS: Kind = cluster("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR");
+/// Cluster IPs, as objects.
+pub const IP_ADDRESSES: Kind = cluster("networking.k8s.io", "v1", "ipaddresses", "IPAddress");
+
+/// Every resource above.
+pub const ALL: &[Kind] = &[
+    NAMESPACES,
+    NODES,
+    PODS,
+    SERVICES,
+    ENDPOINTS,
+    ENDPOINT_SLICES,
+    CONFIG_MAPS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    EVENTS,
+    REPLICATION_CONTROLLERS,
+    REPLICA_SETS,
+    DEPLOYMENTS,
+    CONTROLLER_REVISIONS,
+    LEASES,
+    PRIORITY_CLASSES,
+    INGRESSES,
+    SERVICE_CIDRS,
+    IP_ADDRESSES,
+];

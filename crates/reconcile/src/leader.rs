@@ -1,0 +1,197 @@
+//! Leader election on a `coordination.k8s.io/v1` Lease: of several servers, one runs the controllers. With the embedded
+//! store there is one server, and [`Election::none`] leads at once.
+//! Source: client-go's `leaderelection`, with its default durations.
+
+use std::time::Duration;
+
+use api::{Key, Reason, Status};
+use base::clock::SharedClock;
+use base::lifecycle::Context;
+use client::Client;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::kinds;
+
+/// How long a leader that stopped renewing is still respected.
+const LEASE: Duration = Duration::from_secs(15);
+/// How long a leader tries to renew before it gives up leading.
+const RENEW: Duration = Duration::from_secs(10);
+/// Pause between two attempts.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A candidacy.
+pub struct Election {
+    contest: Option<Contest>,
+}
+
+struct Contest {
+    client: Client,
+    clock: SharedClock,
+    key: Key,
+    identity: String,
+}
+
+/// The fields of a Lease that the election uses; everything else in it is kept.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct LeaseSpec {
+    holder_identity: String,
+    lease_duration_seconds: i64,
+    #[serde(serialize_with = "crate::time::serialize_micro")]
+    acquire_time: Option<Timestamp>,
+    #[serde(serialize_with = "crate::time::serialize_micro")]
+    renew_time: Option<Timestamp>,
+    lease_transitions: i64,
+}
+
+/// What was last seen of the lease, and when by the local clock: clocks of different hosts are never compared.
+#[derive(Default)]
+struct Seen {
+    spec: LeaseSpec,
+    at: Option<Timestamp>,
+}
+
+impl Election {
+    /// No rivals: leads at once and until the end.
+    pub fn none() -> Self {
+        Self { contest: None }
+    }
+
+    /// Stands for the lease `key` as `identity`, which is unique per process.
+    pub fn new(client: Client, clock: SharedClock, key: Key, identity: String) -> Self {
+        Self { contest: Some(Contest { client, clock, key, identity }) }
+    }
+
+    /// Returns once this process leads; `None` when the component drains first.
+    pub async fn won(&self, ctx: &Context) -> Option<()> {
+        let Some(contest) = &self.contest else { return Some(()) };
+        tokio::select! {
+            () = ctx.cancelled() => None,
+            () = contest.acquire() => Some(()),
+        }
+    }
+
+    /// Returns when this process no longer leads; never with [`Election::none`]. Gives the lease back on drain.
+    pub async fn lost(&self, ctx: &Context) {
+        let Some(contest) = &self.contest else { return ctx.cancelled().await };
+        tokio::select! {
+            () = ctx.cancelled() => contest.release().await,
+            () = contest.renew() => {}
+        }
+    }
+}
+
+impl Contest {
+    async fn acquire(&self) {
+        let mut seen = Seen::default();
+        loop {
+            match self.attempt(&mut seen).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(lease = %self.key, %error, "cannot take the lease, trying again")
+                }
+            }
+            self.clock.sleep_until(self.clock.now() + RETRY).await;
+        }
+    }
+
+    async fn renew(&self) {
+        let mut seen = Seen::default();
+        let mut renewed = self.clock.now();
+        loop {
+            self.clock.sleep_until(self.clock.now() + RETRY).await;
+            match self.attempt(&mut seen).await {
+                Ok(true) => renewed = self.clock.now(),
+                Ok(false) => return,
+                Err(error) => tracing::debug!(lease = %self.key, %error, "cannot renew the lease"),
+            }
+            if since(renewed, self.clock.now()) > RENEW {
+                tracing::warn!(lease = %self.key, "lease not renewed in time, no longer leading");
+                return;
+            }
+        }
+    }
+
+    /// Takes or renews the lease; tells whether it is held now.
+    async fn attempt(&self, seen: &mut Seen) -> Result<bool, Status> {
+        let leases = kinds::LEASES.gvr();
+        let now = self.clock.now();
+        let object = match self.client.get(&leases, &self.key).await {
+            Ok(object) => object,
+            Err(status) if status.reason == Reason::NotFound => {
+                let body = serde_json::json!({
+                    "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                    "metadata": { "name": self.key.name, "namespace": self.key.namespace },
+                    "spec": next_spec(&LeaseSpec::default(), &self.identity, now),
+                });
+                self.client.create(&leases, &self.key.namespace, &body).await?;
+                return Ok(true);
+            }
+            Err(status) => return Err(status),
+        };
+        let mut body: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
+        let held: LeaseSpec = serde_json::from_value(body["spec"].clone()).unwrap_or_default();
+        if seen.at.is_none() || seen.spec != held {
+            *seen = Seen { spec: held.clone(), at: Some(now) };
+        }
+        if !may_take(&held, &self.identity, seen.at.unwrap_or(now), now) {
+            return Ok(false);
+        }
+        body["spec"] = serde_json::to_value(next_spec(&held, &self.identity, now))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        // The resourceVersion that was read goes back with it: of two candidates, one gets a conflict.
+        self.client.update(&leases, &self.key, "", &body).await?;
+        Ok(true)
+    }
+
+    async fn release(&self) {
+        let patch = serde_json::json!({ "spec": { "holderIdentity": "", "leaseDurationSeconds": 1 } });
+        let leases = kinds::LEASES.gvr();
+        if let Err(error) = self.client.patch(&leases, &self.key, "", api::PatchType::Merge, &patch).await {
+            tracing::debug!(lease = %self.key, %error, "lease not given back; it expires by itself");
+        }
+    }
+}
+
+fn since(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
+}
+
+/// Whether `identity` may take or keep the lease that has not changed since `seen_at`.
+fn may_take(held: &LeaseSpec, identity: &str, seen_at: Timestamp, now: Timestamp) -> bool {
+    let lasts = Duration::from_secs(u64::try_from(held.lease_duration_seconds).unwrap_or(0));
+    held.holder_identity.is_empty() || held.holder_identity == identity || since(seen_at, now) > lasts
+}
+
+fn next_spec(held: &LeaseSpec, identity: &str, now: Timestamp) -> LeaseSpec {
+    let same = held.holder_identity == identity;
+    LeaseSpec {
+        holder_identity: identity.to_owned(),
+        lease_duration_seconds: i64::try_from(LEASE.as_secs()).unwrap_or(i64::MAX),
+        acquire_time: if same { held.acquire_time } else { Some(now) },
+        renew_time: Some(now),
+        lease_transitions: held.lease_transitions + i64::from(!same && !held.holder_identity.is_empty()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_changes_hands_only_when_it_expired_or_was_given_back() {
+        let start = Timestamp::UNIX_EPOCH;
+        let held = next_spec(&LeaseSpec::default(), "a", start);
+        assert!(may_take(&held, "a", start, start));
+        assert!(!may_take(&held, "b", start, start + LEASE));
+        let late = start + LEASE + Duration::from_secs(1);
+        assert!(may_take(&held, "b", start, late));
+        let next = next_spec(&held, "b", late);
+        assert_eq!((next.lease_transitions, next.acquire_time), (1, Some(late)));
+        let renewed = next_spec(&next, "b", late + RETRY);
+        assert_eq!((renewed.lease_transitions, renewed.acquire_time), (1, Some(late)));
+    }
+}
