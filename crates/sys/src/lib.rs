@@ -1,1 +1,14 @@
-//! The only home of unsafe code: kernel calls behind handles.
+//! The only home of unsafe code: kernel calls behind handles that are passed in, never chosen by `cfg`.
+//!
+//! What a caller may want to replace in a test is a value with a root that can point elsewhere ([`cgroup::CgroupHost`],
+//! [`mount::MountTable`]); the rest are thin, total wrappers over one kernel object each.
+
+pub mod cgroup;
+pub mod children;
+pub mod files;
+pub mod host;
+pub mod mount;
+pub mod ns;
+pub mod process;
+pub mod seqpacket;
+pub mod tty;

@@ -1,0 +1,501 @@
+//! Control groups, version 1, 2 and hybrid, told apart per controller: limits, use, kills and removal.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::mount::MountTable;
+
+/// Controllers that a container is put into.
+const CONTROLLERS: [&str; 8] = ["cpu", "cpuacct", "memory", "pids", "freezer", "devices", "cpuset", "blkio"];
+
+/// How a controller is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    /// Its mount point.
+    root: PathBuf,
+    /// Controllers of it that Skiff uses; empty for a hierarchy that only groups (`name=systemd`).
+    controllers: Vec<String>,
+    /// The unified hierarchy.
+    unified: bool,
+}
+
+/// The host's hierarchies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupHost {
+    hierarchies: Vec<Hierarchy>,
+}
+
+/// Limits in the words of version 1; version 2 gets them converted. `None` leaves as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// CPU shares, 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    /// CPU time per period in microseconds; negative: no limit.
+    pub cpu_quota_us: Option<i64>,
+    /// The period in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// Memory in bytes; negative: no limit.
+    pub memory_bytes: Option<i64>,
+    /// Processes and threads; 0 or negative: no limit.
+    pub pids: Option<i64>,
+    /// Cores, as a list such as `0-1`.
+    pub cpuset_cpus: Option<String>,
+}
+
+/// What a group uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Memory less what can be reclaimed at once, in bytes.
+    pub memory_working_set_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// A write that sets one limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setting {
+    controller: &'static str,
+    file: &'static str,
+    value: String,
+}
+
+impl CgroupHost {
+    /// The hierarchies that this process sees.
+    pub fn detect() -> io::Result<Self> {
+        let host = Self::from_table(&MountTable::own()?, |root| {
+            std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
+        });
+        if host.hierarchies.iter().all(|hierarchy| hierarchy.controllers.is_empty()) {
+            return Err(io::Error::other("no cgroup controller is mounted: mount cgroup2 on /sys/fs/cgroup"));
+        }
+        Ok(host)
+    }
+
+    /// The hierarchies of a mount table; `unified` reads the list of controllers of the unified one at its root.
+    /// A controller belongs to the hierarchy where it is first found: the kernel binds it to one only.
+    pub fn from_table(table: &MountTable, unified: impl Fn(&Path) -> String) -> Self {
+        let mut hierarchies: Vec<Hierarchy> = Vec::new();
+        let mut taken: Vec<String> = Vec::new();
+        for entry in table.entries() {
+            let names: Vec<String> = match entry.fs_type.as_str() {
+                "cgroup" => entry.super_options.split(',').map(str::to_owned).collect(),
+                "cgroup2" => unified(&entry.target).split_ascii_whitespace().map(str::to_owned).collect(),
+                _ => continue,
+            };
+            // A second mount of the same hierarchy, or of a part of it inside a container.
+            let seen = hierarchies
+                .iter()
+                .any(|known| known.root == entry.target || (known.unified && entry.fs_type == "cgroup2"));
+            if seen {
+                continue;
+            }
+            let grouping = entry.fs_type == "cgroup2" || names.iter().any(|name| name.starts_with("name="));
+            let controllers: Vec<String> = names
+                .into_iter()
+                .filter(|name| CONTROLLERS.contains(&name.as_str()) && !taken.contains(name))
+                .collect();
+            if controllers.is_empty() && !grouping {
+                continue;
+            }
+            taken.extend(controllers.iter().cloned());
+            hierarchies.push(Hierarchy {
+                root: entry.target.clone(),
+                controllers,
+                unified: entry.fs_type == "cgroup2",
+            });
+        }
+        Self { hierarchies }
+    }
+
+    /// The group at a path below every hierarchy's root (`skiff/<sandbox>/<container>`); made by [`Group::create`].
+    pub fn group(&self, path: &str) -> Group<'_> {
+        Group { host: self, path: path.trim_matches('/').to_owned() }
+    }
+
+    /// Whether device rules can be set by files (version 1 has the controller).
+    pub fn has_v1_devices(&self) -> bool {
+        self.hierarchy("devices").is_some_and(|hierarchy| !hierarchy.unified)
+    }
+
+    fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
+    }
+}
+
+/// A group in every hierarchy of the host.
+#[derive(Debug, Clone)]
+pub struct Group<'a> {
+    host: &'a CgroupHost,
+    path: String,
+}
+
+impl Group<'_> {
+    /// Its path below the hierarchies' roots, without a leading slash.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Makes it where controllers are, with the groups above it. Existing ones are fine.
+    pub fn create(&self) -> io::Result<()> {
+        for hierarchy in self.host.hierarchies.iter().filter(|hierarchy| !hierarchy.controllers.is_empty()) {
+            self.create_in(hierarchy)?;
+        }
+        Ok(())
+    }
+
+    /// The `cgroup.procs` files to which a process writes itself to enter the group in every hierarchy, also those
+    /// that only group. Makes it there.
+    pub fn entrances(&self) -> io::Result<Vec<PathBuf>> {
+        let mut entrances = Vec::new();
+        for hierarchy in &self.host.hierarchies {
+            self.create_in(hierarchy)?;
+            entrances.push(hierarchy.root.join(&self.path).join("cgroup.procs"));
+        }
+        Ok(entrances)
+    }
+
+    fn create_in(&self, hierarchy: &Hierarchy) -> io::Result<()> {
+        let mut dir = hierarchy.root.clone();
+        for component in self.path.split('/') {
+            if hierarchy.unified {
+                enable_controllers(&dir, &hierarchy.controllers);
+            }
+            let parent = dir.clone();
+            dir.push(component);
+            match std::fs::create_dir(&dir) {
+                Ok(()) if hierarchy.controllers.iter().any(|name| name == "cpuset") && !hierarchy.unified => {
+                    // A version 1 cpuset takes no process before it has cores and memory nodes.
+                    for file in ["cpuset.cpus", "cpuset.mems"] {
+                        std::fs::write(dir.join(file), std::fs::read(parent.join(file))?)?;
+                    }
+                }
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(with_path(error, &dir)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets limits. A limit whose controller the host lacks is answered in words, not refused.
+    pub fn apply(&self, limits: &Limits) -> io::Result<Vec<String>> {
+        let mut missing = Vec::new();
+        let unified =
+            |controller: &str| self.host.hierarchy(controller).is_some_and(|hierarchy| hierarchy.unified);
+        for setting in plan_settings(limits, unified) {
+            let Some(dir) = self.dir(setting.controller) else {
+                missing
+                    .push(format!("no {} controller: {} is not limited", setting.controller, setting.file));
+                continue;
+            };
+            let file = dir.join(setting.file);
+            std::fs::write(&file, &setting.value).map_err(|error| with_path(error, &file))?;
+        }
+        Ok(missing)
+    }
+
+    /// The processes in it and in the groups below it.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        let Some(dir) = self.any_dir() else { return Ok(Vec::new()) };
+        let mut pids = Vec::new();
+        collect_processes(&dir, &mut pids)?;
+        Ok(pids)
+    }
+
+    /// Kills every process in it and below, those forked meanwhile too, and returns when all have ended; with an error
+    /// after `timeout`. Blocks.
+    pub fn kill(&self, timeout: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let pids = self.processes()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            let watched: Vec<_> =
+                pids.iter().filter_map(|pid| crate::process::Pidfd::open(*pid).ok()).collect();
+            self.signal_all(&pids)?;
+            for pidfd in &watched {
+                if !pidfd.wait(deadline.saturating_duration_since(Instant::now()))? {
+                    let left = self.processes()?;
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("processes {left:?} of cgroup {} did not end after SIGKILL", self.path),
+                    ));
+                }
+            }
+        }
+    }
+
+    fn signal_all(&self, pids: &[u32]) -> io::Result<()> {
+        if self.any_dir().is_some_and(|dir| std::fs::write(dir.join("cgroup.kill"), "1").is_ok()) {
+            return Ok(());
+        }
+        pids.iter().try_for_each(|pid| crate::process::signal(*pid, 9))
+    }
+
+    /// Removes it with the groups below it from every hierarchy. `Busy` while processes are in it; gone is fine.
+    pub fn remove(&self) -> io::Result<()> {
+        let mut result = Ok(());
+        for hierarchy in &self.host.hierarchies {
+            result = result.and(remove_tree(&hierarchy.root.join(&self.path)));
+        }
+        result
+    }
+
+    /// The file whose `oom_kill` line counts processes that the kernel killed for memory in this group.
+    pub fn oom_file(&self) -> Option<PathBuf> {
+        let hierarchy = self.host.hierarchy("memory")?;
+        let file = if hierarchy.unified { "memory.events" } else { "memory.oom_control" };
+        Some(hierarchy.root.join(&self.path).join(file))
+    }
+
+    /// The group's own `cgroup.procs` file: who is in it.
+    pub fn members_file(&self) -> Option<PathBuf> {
+        Some(self.any_dir_path()?.join("cgroup.procs"))
+    }
+
+    /// What it uses now; parts whose controller is missing are 0.
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        if let Some(dir) = self.dir("cpuacct") {
+            usage.cpu_ns = read_number(&dir.join("cpuacct.usage"));
+        } else if let Some(dir) = self.dir("cpu") {
+            usage.cpu_ns = read_field(&dir.join("cpu.stat"), "usage_usec").saturating_mul(1000);
+        }
+        if let Some(dir) = self.dir("memory") {
+            let unified = self.host.hierarchy("memory").is_some_and(|hierarchy| hierarchy.unified);
+            let (file, inactive) = if unified {
+                ("memory.current", "inactive_file")
+            } else {
+                ("memory.usage_in_bytes", "total_inactive_file")
+            };
+            usage.memory_bytes = read_number(&dir.join(file));
+            let inactive = read_field(&dir.join("memory.stat"), inactive);
+            usage.memory_working_set_bytes = usage.memory_bytes.saturating_sub(inactive);
+        }
+        if let Some(dir) = self.dir("pids") {
+            usage.pids = read_number(&dir.join("pids.current"));
+        }
+        usage
+    }
+
+    /// Where it is in a controller's hierarchy.
+    fn dir(&self, controller: &str) -> Option<PathBuf> {
+        Some(self.host.hierarchy(controller)?.root.join(&self.path))
+    }
+
+    fn any_dir_path(&self) -> Option<PathBuf> {
+        let best = ["pids", "freezer", "memory", "cpu"].iter().find_map(|controller| self.dir(controller));
+        best.or_else(|| Some(self.host.hierarchies.first()?.root.join(&self.path)))
+    }
+
+    fn any_dir(&self) -> Option<PathBuf> {
+        self.any_dir_path().filter(|dir| dir.exists())
+    }
+}
+
+/// How often an `oom_kill` line of `file` counted; 0 where it cannot be read.
+pub fn oom_kills(file: &Path) -> u64 {
+    read_field(file, "oom_kill")
+}
+
+/// The writes that set limits; `unified` tells which version a controller has.
+fn plan_settings(limits: &Limits, unified: impl Fn(&str) -> bool) -> Vec<Setting> {
+    let mut plan = Vec::new();
+    let mut set = |controller, file, value: String| plan.push(Setting { controller, file, value });
+    let v2 = unified("cpu");
+    if let Some(shares) = limits.cpu_shares {
+        let shares = shares.clamp(2, 262_144);
+        match v2 {
+            true => set("cpu", "cpu.weight", weight_of(shares).to_string()),
+            false => set("cpu", "cpu.shares", shares.to_string()),
+        }
+    }
+    if v2 && (limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some()) {
+        let quota =
+            limits.cpu_quota_us.filter(|quota| *quota > 0).map_or("max".into(), |quota| quota.to_string());
+        set("cpu", "cpu.max", format!("{quota} {}", limits.cpu_period_us.unwrap_or(100_000)));
+    } else {
+        if let Some(period) = limits.cpu_period_us {
+            set("cpu", "cpu.cfs_period_us", period.to_string());
+        }
+        if let Some(quota) = limits.cpu_quota_us {
+            set("cpu", "cpu.cfs_quota_us", if quota > 0 { quota } else { -1 }.to_string());
+        }
+    }
+    if let Some(bytes) = limits.memory_bytes {
+        let unlimited = bytes <= 0;
+        match unified("memory") {
+            true => set("memory", "memory.max", if unlimited { "max".into() } else { bytes.to_string() }),
+            false => set(
+                "memory",
+                "memory.limit_in_bytes",
+                if unlimited { "-1".into() } else { bytes.to_string() },
+            ),
+        }
+    }
+    if let Some(pids) = limits.pids {
+        set("pids", "pids.max", if pids > 0 { pids.to_string() } else { "max".into() });
+    }
+    if let Some(cpus) = &limits.cpuset_cpus {
+        set("cpuset", "cpuset.cpus", cpus.clone());
+    }
+    plan
+}
+
+/// Version 1's shares (2 to 262144) on version 2's scale (1 to 10000), as KEP-2254 converts them.
+fn weight_of(shares: u64) -> u64 {
+    1 + (shares - 2) * 9999 / 262_142
+}
+
+/// Lets the groups below `dir` have controllers. Best effort per controller: one that a parent withholds stays away,
+/// and setting its limit says so.
+fn enable_controllers(dir: &Path, controllers: &[String]) {
+    let file = dir.join("cgroup.subtree_control");
+    let enabled = std::fs::read_to_string(&file).unwrap_or_default();
+    for controller in controllers {
+        if !enabled.split_ascii_whitespace().any(|name| name == controller) {
+            let _ = std::fs::write(&file, format!("+{controller}"));
+        }
+    }
+}
+
+fn collect_processes(dir: &Path, pids: &mut Vec<u32>) -> io::Result<()> {
+    let text = match std::fs::read_to_string(dir.join("cgroup.procs")) {
+        Ok(text) => text,
+        Err(error) if gone(&error) => return Ok(()),
+        Err(error) => return Err(with_path(error, dir)),
+    };
+    // 0 stands for a process of another PID namespace: it cannot be named from here.
+    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_processes(&entry.path(), pids)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if gone(&error) => return Ok(()),
+        Err(error) => return Err(with_path(error, dir)),
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match std::fs::remove_dir(dir) {
+        Err(error) if !gone(&error) => Err(with_path(error, dir)),
+        _ => Ok(()),
+    }
+}
+
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+fn read_number(file: &Path) -> u64 {
+    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn read_field(file: &Path, key: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
+}
+
+fn with_path(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(table: &str, unified: &str) -> CgroupHost {
+        CgroupHost::from_table(&MountTable::parse(table.as_bytes()), |_| unified.to_owned())
+    }
+
+    #[test]
+    fn each_controller_is_found_where_it_is() {
+        let hybrid = host(
+            "1 0 0:1 / /sys/fs/cgroup rw - tmpfs none rw\n\
+             2 1 0:2 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup none rw,cpu,cpuacct\n\
+             3 1 0:3 / /sys/fs/cgroup/systemd rw - cgroup none rw,name=systemd\n\
+             4 1 0:4 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n\
+             5 1 0:2 / /elsewhere rw - cgroup none rw,cpu,cpuacct\n",
+            "memory pids hugetlb",
+        );
+        assert_eq!(hybrid.hierarchy("cpu").unwrap().root, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        assert!(hybrid.hierarchy("memory").unwrap().unified);
+        assert!(hybrid.hierarchy("cpuset").is_none());
+        assert_eq!(hybrid.hierarchies.len(), 3, "a second mount of the same controllers adds nothing");
+        assert_eq!(
+            hybrid.group("/a/b").oom_file().unwrap(),
+            Path::new("/sys/fs/cgroup/unified/a/b/memory.events")
+        );
+    }
+
+    #[test]
+    fn limits_become_the_right_files_for_each_version() {
+        let limits = Limits {
+            cpu_shares: Some(1024),
+            cpu_quota_us: Some(50_000),
+            cpu_period_us: Some(100_000),
+            memory_bytes: Some(1 << 20),
+            pids: Some(-1),
+            cpuset_cpus: None,
+        };
+        let show = |plan: Vec<Setting>| -> Vec<String> {
+            plan.into_iter().map(|setting| format!("{}={}", setting.file, setting.value)).collect()
+        };
+        assert_eq!(
+            show(plan_settings(&limits, |_| true)),
+            ["cpu.weight=39", "cpu.max=50000 100000", "memory.max=1048576", "pids.max=max"]
+        );
+        assert_eq!(
+            show(plan_settings(&limits, |_| false)),
+            [
+                "cpu.shares=1024",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=50000",
+                "memory.limit_in_bytes=1048576",
+                "pids.max=max"
+            ]
+        );
+        assert_eq!(show(plan_settings(&Limits::default(), |_| true)), [""; 0]);
+    }
+
+    #[test]
+    fn a_group_limits_kills_and_goes() {
+        let host = CgroupHost::detect().unwrap();
+        let path = format!("skiff-sys-test-{}", std::process::id());
+        let top = host.group(&path);
+        let group = host.group(&format!("{path}/inner"));
+        group.create().unwrap();
+        let warnings =
+            group.apply(&Limits { pids: Some(50), memory_bytes: Some(64 << 20), ..Limits::default() });
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let entered = group.members_file().map(|file| std::fs::write(file, child.id().to_string()));
+        let members = top.processes();
+        let killed = top.kill(Duration::from_secs(10));
+        use std::os::unix::process::ExitStatusExt;
+        let signal = child.wait().unwrap().signal();
+        let removed = top.remove();
+        entered.unwrap().unwrap();
+        warnings.unwrap();
+        killed.unwrap();
+        assert_eq!(members.unwrap(), [child.id()]);
+        assert_eq!(signal, Some(9));
+        removed.unwrap();
+        assert!(top.any_dir().is_none());
+        top.remove().unwrap();
+    }
+}

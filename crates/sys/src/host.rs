@@ -1,0 +1,81 @@
+//! Facts about the running host and this process.
+
+use std::io;
+use std::path::Path;
+
+/// The identity of this boot: another value means that every process, mount and namespace of before is gone.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// This process's OOM score adjustment.
+pub fn own_oom_score_adj() -> io::Result<i32> {
+    std::fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().map_err(io::Error::other)
+}
+
+/// Whether this process holds a capability, by its number (`capability.h`), in its effective set.
+pub fn has_capability(number: u32) -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// `CAP_SYS_RESOURCE`: may raise hard limits and lower OOM score adjustments.
+pub const CAP_SYS_RESOURCE: u32 = 24;
+
+/// A device node of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Its absolute path.
+    pub path: std::path::PathBuf,
+    /// Character device, else block.
+    pub character: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Every device node under `root` (`/dev`), but for terminals, shared memory and message queues, which each container
+/// has of its own.
+pub fn device_nodes(root: &Path) -> io::Result<Vec<DeviceNode>> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    const OWN: [&str; 6] = ["pts", "shm", "mqueue", "console", "ptmx", "fd"];
+    let mut nodes = Vec::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            if dir == root && OWN.iter().any(|own| entry.file_name() == *own) {
+                continue;
+            }
+            let Ok(metadata) = std::fs::symlink_metadata(entry.path()) else { continue };
+            let kind = metadata.file_type();
+            if kind.is_dir() {
+                open.push(entry.path());
+            } else if kind.is_char_device() || kind.is_block_device() {
+                nodes.push(DeviceNode {
+                    path: entry.path(),
+                    character: kind.is_char_device(),
+                    major: rustix::fs::major(metadata.rdev()),
+                    minor: rustix::fs::minor(metadata.rdev()),
+                    mode: metadata.mode() & 0o7777,
+                    uid: metadata.uid(),
+                    gid: metadata.gid(),
+                });
+            }
+        }
+    }
+    nodes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(nodes)
+}

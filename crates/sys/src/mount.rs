@@ -1,0 +1,222 @@
+//! Mounts: overlay, bind, tmpfs, and the table of what is mounted.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
+
+/// Mounts an overlay at `target`: `lower` directories, the topmost first, under `upper` with its `work` directory on the
+/// same file system. Each directory is its own parameter (kernel 6.5 and later), so that neither their number nor the
+/// characters in their names are bound; older kernels get one option string.
+pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    match overlay_by_parameters(lower, upper, work, target) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            overlay_by_options(lower, upper, work, target)
+        }
+        result => result,
+    }
+}
+
+fn overlay_by_parameters(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    use rustix::mount as m;
+    let context = m::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for dir in lower {
+        m::fsconfig_set_string(&context, "lowerdir+", dir)?;
+    }
+    m::fsconfig_set_string(&context, "upperdir", upper)?;
+    m::fsconfig_set_string(&context, "workdir", work)?;
+    m::fsconfig_create(&context)?;
+    let mount = m::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    m::move_mount(&mount, "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
+}
+
+fn overlay_by_options(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    let mut options = OsString::from("lowerdir=");
+    for (index, dir) in lower.iter().enumerate() {
+        if index > 0 {
+            options.push(":");
+        }
+        options.push(escaped(dir, b":,\\"));
+    }
+    options.push(",upperdir=");
+    options.push(escaped(upper, b",\\"));
+    options.push(",workdir=");
+    options.push(escaped(work, b",\\"));
+    let options = CString::new(options.into_vec())?;
+    Ok(rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
+}
+
+/// A path with a backslash before each of `special`, as overlayfs reads its options.
+fn escaped(path: &Path, special: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(path.as_os_str().len());
+    for byte in path.as_os_str().as_bytes() {
+        if special.contains(byte) {
+            bytes.push(b'\\');
+        }
+        bytes.push(*byte);
+    }
+    OsString::from_vec(bytes)
+}
+
+/// Mounts a fresh tmpfs (mode 1777) of at most `size_bytes`.
+pub fn tmpfs(target: &Path, size_bytes: u64) -> io::Result<()> {
+    let options = CString::new(format!("mode=1777,size={size_bytes}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount("shm", target, "tmpfs", flags, Some(options.as_c_str()))?)
+}
+
+/// Shows `source` at `target` too, with what is mounted below it.
+pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
+    Ok(rustix::mount::mount_bind_recursive(source, target)?)
+}
+
+/// Unmounts, at once for new uses and really when the last user is gone. Nothing mounted there, or nothing there, is
+/// no error.
+pub fn unmount(target: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the calling process's mounts private, so that none of its changes reach others. For a mount namespace of its
+/// own.
+pub fn make_private() -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC)?)
+}
+
+/// Makes an empty read-only tmpfs, mounted over `dir`, the root of the calling process's mount namespace and lets go of
+/// everything else.
+pub fn enter_empty_root(dir: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("empty", dir, "tmpfs", flags, Some(c"size=4k,mode=555"))?;
+    rustix::process::chdir(dir)?;
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, c"")?;
+    Ok(rustix::process::chdir("/")?)
+}
+
+/// What is mounted, as a process sees it (proc(5), `mountinfo`).
+#[derive(Debug, Clone, Default)]
+pub struct MountTable {
+    entries: Vec<MountEntry>,
+}
+
+/// A line of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Where.
+    pub target: PathBuf,
+    /// The directory of its file system that is shown there.
+    pub root: PathBuf,
+    /// The type of file system.
+    pub fs_type: String,
+    /// The file system's own options.
+    pub super_options: String,
+}
+
+impl MountTable {
+    /// The calling process's table.
+    pub fn own() -> io::Result<Self> {
+        Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
+    }
+
+    /// A table from the text of a `mountinfo` file. Lines that are none are left out.
+    pub fn parse(text: &[u8]) -> Self {
+        Self { entries: text.split(|byte| *byte == b'\n').filter_map(parse_line).collect() }
+    }
+
+    /// Its lines, in the order of mounting.
+    pub fn entries(&self) -> &[MountEntry] {
+        &self.entries
+    }
+
+    /// The targets at or below a directory, the deepest and latest first: the order of unmounting.
+    pub fn below(&self, dir: &Path) -> Vec<PathBuf> {
+        self.entries
+            .iter()
+            .rev()
+            .filter(|entry| entry.target.starts_with(dir))
+            .map(|entry| entry.target.clone())
+            .collect()
+    }
+}
+
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let root = unescaped(fields.by_ref().nth(3)?);
+    let target = unescaped(fields.next()?);
+    // Optional fields end with a lone dash.
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let fs_type = String::from_utf8_lossy(rest.next()?).into_owned();
+    let super_options = String::from_utf8_lossy(rest.nth(1)?).into_owned();
+    Some(MountEntry { target, root, fs_type, super_options })
+}
+
+/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = (*first == b'\\')
+            .then(|| tail.get(..3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match octal {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsStr::from_bytes(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_reads_escapes_and_optional_fields() {
+        let table = MountTable::parse(
+            b"36 35 98:0 /mnt1 /run/a\\040b rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue\n\
+              37 36 0:5 / /run/a\\040b/c rw - cgroup cgroup rw,memory\nnonsense\n",
+        );
+        assert_eq!(table.entries().len(), 2);
+        assert_eq!(table.entries()[1].super_options, "rw,memory");
+        assert_eq!(table.below(Path::new("/run/a b")), [Path::new("/run/a b/c"), Path::new("/run/a b")]);
+    }
+
+    #[test]
+    fn an_overlay_takes_odd_names_and_goes_without_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let (lower, upper, work, target) = (path("low:er,\\1"), path("up,per"), path("work"), path("target"));
+        std::fs::write(lower.join("file"), "below").unwrap();
+        for mount in [overlay_by_parameters, overlay_by_options] {
+            mount(std::slice::from_ref(&lower), &upper, &work, &target).unwrap();
+            let seen = std::fs::read_to_string(target.join("file"));
+            let written = std::fs::write(target.join("new"), "above");
+            assert_eq!(MountTable::own().unwrap().below(dir.path()), [target.as_path()]);
+            unmount(&target).unwrap();
+            unmount(&target).unwrap();
+            assert_eq!(seen.unwrap(), "below");
+            written.unwrap();
+            assert!(upper.join("new").exists());
+        }
+        assert!(MountTable::own().unwrap().below(dir.path()).is_empty());
+    }
+}
