@@ -1,0 +1,67 @@
+//! What can go wrong with images.
+
+use std::io;
+use std::path::Path;
+
+/// An error of the image store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing of this name.
+    #[error("No such image: {0}")]
+    NotFound(String),
+    /// Not a name, or not a digest.
+    #[error("invalid reference {0:?}: {1}")]
+    Reference(String, &'static str),
+    /// Something still uses it, or the name means two things.
+    #[error("{0}")]
+    Conflict(String),
+    /// An archive, manifest or configuration that is not what it should be.
+    #[error("{0}")]
+    Invalid(String),
+    /// Content whose digest is not the one that was asked for.
+    #[error("content is {actual}, expected {expected}: the source is corrupt, fetch it again")]
+    Digest {
+        /// What was asked for.
+        expected: String,
+        /// What came.
+        actual: String,
+    },
+    /// The registry refused it.
+    #[error("{0}")]
+    Denied(String),
+    /// The registry cannot be reached, or fails.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The operating system refused something.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// An I/O error with what was tried.
+    pub fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io { what: what.into(), source: source.into() }
+    }
+}
+
+/// Adds what was tried to an I/O error.
+pub(crate) trait During<T> {
+    /// `what` was tried.
+    fn during(self, what: &str) -> Result<T, Error>;
+    /// `what` was tried on `path`.
+    fn during_on(self, what: &str, path: &Path) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+    fn during(self, what: &str) -> Result<T, Error> {
+        self.map_err(|error| Error::io(what, error))
+    }
+    fn during_on(self, what: &str, path: &Path) -> Result<T, Error> {
+        self.map_err(|error| Error::io(format!("{what} {}", path.display()), error))
+    }
+}
