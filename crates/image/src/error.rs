@@ -9,6 +9,9 @@ pub enum Error {
     /// Nothing of this name.
     #[error("No such image: {0}")]
     NotFound(String),
+    /// The registry has no such image.
+    #[error("{0}")]
+    NotInRegistry(String),
     /// Not a name, or not a digest.
     #[error("invalid reference {0:?}: {1}")]
     Reference(String, &'static str),

@@ -1,0 +1,129 @@
+//! Pull and push against Debian's docker-registry on loopback.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+/// A registry of its own on a free port; killed with this value.
+struct Server {
+    child: Child,
+    address: String,
+    _data: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let config = data.path().join("config.yml");
+        let storage = data.path().join("data");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
+            storage.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new("docker-registry")
+            .args(["serve".as_ref(), config.as_os_str()])
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("Debian's package docker-registry is needed for this test");
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next().expect("the registry ended").unwrap();
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                break rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect();
+            }
+        };
+        // The pipe has to be read on, or the registry stops when it is full.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address, _data: data }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn rootfs(content: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "etc/file", content).unwrap();
+    tar.into_inner().unwrap()
+}
+
+fn listener() -> (mpsc::Sender<Progress>, mpsc::Receiver<Progress>) {
+    mpsc::channel(1024)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_goes_to_a_registry_and_comes_back() {
+    let server = Server::start();
+    let name = format!("{}/a/image:v1", server.address);
+    let (_here, here) = store();
+    let content = vec![b'x'; 3 << 20];
+    let id = here.import(rootfs(&content).as_slice(), &name).unwrap();
+    let (sender, mut told) = listener();
+    let pushed = here.push(&name, None, sender).await.unwrap();
+    let mut lines = Vec::new();
+    while let Some(step) = told.recv().await {
+        lines.push(step.status);
+    }
+    assert!(lines.contains(&"Pushed".to_owned()), "{lines:?}");
+    assert!(lines.last().unwrap().starts_with(&format!("v1: digest: {pushed} size: ")), "{lines:?}");
+
+    let (_there, there) = store();
+    let (sender, mut told) = listener();
+    assert_eq!(there.pull(&name, None, sender).await.unwrap(), id);
+    while let Some(step) = told.recv().await {
+        lines.push(step.status);
+    }
+    assert!(lines.contains(&"Pull complete".to_owned()), "{lines:?}");
+    let found = there.resolve(&name).unwrap();
+    assert_eq!(found.origin, Origin::Registry);
+    assert_eq!(found.image.manifest_digest, pushed);
+    assert_eq!(found.image.repo_digests, [format!("{}/a/image@{pushed}", server.address)]);
+    let mut read = Vec::new();
+    there.view(&id).unwrap().file(std::path::Path::new("etc/file")).unwrap().read_to_end(&mut read).unwrap();
+    assert_eq!(read, content);
+
+    // By digest; nothing is fetched twice; what came compressed goes out as it came.
+    let by_digest = format!("{}/a/image@{pushed}", server.address);
+    let (sender, mut told) = listener();
+    there.pull(&by_digest, None, sender).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(step) = told.recv().await {
+        seen.push(step.status);
+    }
+    assert!(seen.contains(&"Already exists".to_owned()), "{seen:?}");
+    there.tag(&name, &format!("{}/copy:v2", server.address)).unwrap();
+    let (sender, _told) = listener();
+    assert_eq!(there.push(&format!("{}/copy:v2", server.address), None, sender).await.unwrap(), pushed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_said_and_leaves_nothing() {
+    let server = Server::start();
+    let (_dir, store) = store();
+    let (sender, _told) = listener();
+    let error = store.pull(&format!("{}/nope:1", server.address), None, sender).await.unwrap_err();
+    assert!(matches!(error, Error::NotInRegistry(_)), "{error:?}");
+    let address = server.address.clone();
+    drop(server);
+    let (sender, _told) = listener();
+    let error = store.pull(&format!("{address}/nope:1"), None, sender).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+    assert!(store.list().unwrap().is_empty());
+}
