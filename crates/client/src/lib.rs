@@ -1,6 +1,9 @@
 //! One transport to the API server, at the level of verb, resource, key, options and revisions. HTTPS and in-process
 //! implement it; nothing above it knows which one it has.
 
+pub mod https;
+pub mod kubeconfig;
+
 use std::sync::Arc;
 
 use api::{
