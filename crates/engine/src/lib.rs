@@ -1,1 +1,5 @@
 //! Containers and sandboxes behind engine-api.
+
+mod images;
+
+pub use images::ImageService;

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use flate2::write::GzEncoder;
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
@@ -101,7 +102,11 @@ impl Store {
         let (manifest, manifest_digest, repo_digest) = remote.manifest(self).await?;
         let id = manifest.config.digest.clone();
         remote.config(self, &manifest.config).await?;
-        let downloads = manifest.layers.iter().map(|layer| remote.layer(self, layer, &report));
+        // Boxed, because the compiler cannot prove a closure's future `Send` for every lifetime.
+        let mut downloads: Vec<BoxFuture<'_, Result<(), Error>>> = Vec::new();
+        for layer in &manifest.layers {
+            downloads.push(Box::pin(remote.layer(self, layer, &report)));
+        }
         let () = futures::stream::iter(downloads).buffer_unordered(PARALLEL_LAYERS).try_collect().await?;
         let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
         let names = match remote.reference.digest {
@@ -138,7 +143,10 @@ impl Store {
         let store = self.clone();
         let (layers, manifest) =
             run_blocking(move || store.manifest_to_push(&resolved.image.id, &record)).await?;
-        let uploads = layers.iter().map(|layer| remote.upload(self, layer, &report));
+        let mut uploads: Vec<BoxFuture<'_, Result<(), Error>>> = Vec::new();
+        for layer in &layers {
+            uploads.push(Box::pin(remote.upload(self, layer, &report)));
+        }
         let () = futures::stream::iter(uploads).buffer_unordered(PARALLEL_LAYERS).try_collect().await?;
         let parsed: Manifest = parse(&manifest, "a manifest")?;
         remote.upload(self, &parsed.config, &report).await?;
