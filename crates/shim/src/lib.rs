@@ -1,1 +1,319 @@
-//! The small static program that owns a pod's containers while Skiff comes and goes, and its protocol.
+//! The protocol between Skiff and the shims that keep its containers: plain data, versioned, and its codec.
+//!
+//! A shim keeps one sandbox. It listens on [`SOCKET`] in its directory; each message is one `SOCK_SEQPACKET` datagram
+//! of JSON, with file descriptors where said. A daemon opens with [`ToShim::Hello`] and is answered
+//! [`FromShim::Welcome`] with all that the shim knows; then it calls, is answered by id, and is told events. A daemon
+//! that does not read is cut off: it connects again and learns everything from the next welcome.
+//!
+//! New fields have defaults and new calls raise [`VERSION`], so that a new daemon can adopt an old shim: it does not
+//! call what the shim's version lacks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The version of this protocol.
+pub const VERSION: u32 = 1;
+/// The socket's name in the sandbox's directory.
+pub const SOCKET: &str = "shim.sock";
+/// The file in the sandbox's directory with the [`SandboxConfig`].
+pub const CONFIG_FILE: &str = "shim.json";
+/// The directory of pinned namespaces in the sandbox's directory: `net`, `ipc`, `uts`, `pid`.
+pub const NAMESPACES_DIR: &str = "ns";
+/// The file in a container's bundle with its [`ExitRecord`], written when it has ended.
+pub const EXIT_FILE: &str = "exit.json";
+/// The directory in a container's bundle with the OCI runtime's own state.
+pub const RUNTIME_DIR: &str = "oci";
+/// The largest message in bytes. What may be larger (specifications) travels as files.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// How many rotated log files stay beside the current one.
+pub const LOG_FILES_KEPT: u32 = 4;
+
+/// What a shim needs to make its sandbox; read once from [`CONFIG_FILE`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxConfig {
+    /// A network namespace of its own.
+    pub network: bool,
+    /// An IPC namespace of its own.
+    pub ipc: bool,
+    /// A UTS namespace of its own, with this host name.
+    pub hostname: Option<String>,
+    /// A PID namespace shared by the containers, with the shim's `init` as PID 1.
+    pub shared_pid: bool,
+    /// Kernel parameters of these namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// `cgroup.procs` files to which the shim writes itself: out of the daemon's cgroup.
+    pub cgroup_entrances: Vec<PathBuf>,
+}
+
+/// What a shim needs to keep a container. The OCI specification is `config.json` in the bundle.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// The container's id.
+    pub id: String,
+    /// The directory with `config.json`; the shim writes [`EXIT_FILE`] and [`RUNTIME_DIR`] there.
+    pub bundle: PathBuf,
+    /// The log, in the CRI format.
+    pub log: PathBuf,
+    /// Rotate the log beyond this size.
+    pub log_max_bytes: u64,
+    /// Gets a terminal.
+    pub terminal: bool,
+    /// Keeps standard input open for attached clients.
+    pub stdin: bool,
+    /// Closes standard input when the first attached client ends it.
+    pub stdin_once: bool,
+    /// The `cgroup.procs` file that lists the container's processes.
+    pub members: Option<PathBuf>,
+    /// The file whose `oom_kill` line counts kills for memory.
+    pub oom_events: Option<PathBuf>,
+}
+
+/// How a container's first process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The exit code; 128 + signal where a signal ended it.
+    pub code: i32,
+    /// The signal, or 0.
+    pub signal: i32,
+    /// The kernel killed a process of the container for memory.
+    pub oom_killed: bool,
+    /// When.
+    pub finished_at: Timestamp,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Known, not started.
+    Created,
+    /// Runs.
+    Running {
+        /// Its first process, as the host sees it.
+        pid: u32,
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// Ended.
+    Exited {
+        /// When it had started.
+        started_at: Option<Timestamp>,
+        /// How.
+        exit: ExitRecord,
+    },
+}
+
+/// A container in a welcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerReport {
+    /// The container's id.
+    pub id: String,
+    /// Where it is in its life.
+    pub state: State,
+}
+
+/// What a daemon says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToShim {
+    /// Opens a connection.
+    Hello {
+        /// The daemon's [`VERSION`].
+        version: u32,
+    },
+    /// Asks for something; answered by [`FromShim::Reply`] with the same id.
+    Call {
+        /// Chosen by the daemon, fresh on its connection.
+        id: u64,
+        /// What.
+        call: Call,
+    },
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Call {
+    /// Makes a container known.
+    Create(ContainerConfig),
+    /// Runs its first process; [`Answer::Started`] when that has been executed.
+    Start {
+        /// The container.
+        id: String,
+    },
+    /// Signals its first process.
+    Signal {
+        /// The container.
+        id: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Runs a process in a container. Without a terminal three descriptors come with it: standard input, output and
+    /// error of the process. With one, the answer carries the terminal's master.
+    Exec {
+        /// The container.
+        id: String,
+        /// Names the process in [`Event::ExecExited`]; unique in the sandbox.
+        exec_id: String,
+        /// A file with the process in OCI form; the shim removes it.
+        process: PathBuf,
+        /// Gets a terminal.
+        terminal: bool,
+    },
+    /// Signals a process that [`Call::Exec`] started.
+    SignalExec {
+        /// The process.
+        exec_id: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Connects a client to a container's streams. Descriptors come with it, in this order: where standard output is
+    /// written to; where standard error is (not with a terminal); where standard input is read from (if `stdin`).
+    Attach {
+        /// The container.
+        id: String,
+        /// A descriptor for standard input is there.
+        stdin: bool,
+    },
+    /// Changes the size of a container's terminal.
+    Resize {
+        /// The container.
+        id: String,
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+    /// Opens the log again, after another program moved it.
+    ReopenLog {
+        /// The container.
+        id: String,
+    },
+    /// Forgets a container that does not run.
+    Delete {
+        /// The container.
+        id: String,
+    },
+    /// Kills what runs and ends the shim.
+    Shutdown,
+}
+
+/// What a shim says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromShim {
+    /// Answers a hello.
+    Welcome {
+        /// The shim's [`VERSION`].
+        version: u32,
+        /// The shim's process.
+        pid: u32,
+        /// Every container that it keeps.
+        containers: Vec<ContainerReport>,
+    },
+    /// The sandbox could not be made; the shim ends.
+    Failed {
+        /// Why.
+        message: String,
+    },
+    /// Answers a call.
+    Reply {
+        /// The call's id.
+        id: u64,
+        /// What came of it.
+        result: Result<Answer, CallError>,
+    },
+    /// Tells that something happened.
+    Event(Event),
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// A process runs. With an exec's terminal its master comes as a descriptor.
+    Started {
+        /// The process, as the host sees it.
+        pid: u32,
+        /// When.
+        started_at: Timestamp,
+    },
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallError {
+    /// In words.
+    pub message: String,
+    /// The exit code that stands for a process that could not be run: 127 where its program was not found, 126 where it
+    /// could not be executed, 128 for anything else.
+    pub code: i32,
+}
+
+impl CallError {
+    /// A failure without a more telling code.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 128 }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A container's first process ended; its log is complete and its [`EXIT_FILE`] written.
+    Exited {
+        /// The container.
+        id: String,
+        /// How.
+        exit: ExitRecord,
+    },
+    /// A process that [`Call::Exec`] started has ended.
+    ExecExited {
+        /// The process.
+        exec_id: String,
+        /// How.
+        exit: ExitRecord,
+    },
+}
+
+/// A message as bytes.
+pub fn encode<T: Serialize>(message: &T) -> std::io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "a message is too large for the shim",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// A message from bytes.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> std::io::Result<T> {
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form_is_kept() {
+        // A shim of an older release reads and writes exactly this; changing it orphans running containers.
+        let call = ToShim::Call { id: 7, call: Call::Signal { id: "c".into(), signal: 15 } };
+        let wire = br#"{"Call":{"id":7,"call":{"Signal":{"id":"c","signal":15}}}}"#;
+        assert_eq!(encode(&call).unwrap(), wire);
+        assert_eq!(decode::<ToShim>(wire).unwrap(), call);
+        let reply = FromShim::Reply { id: 7, result: Err(CallError::new("no")) };
+        assert_eq!(
+            encode(&reply).unwrap(),
+            br#"{"Reply":{"id":7,"result":{"Err":{"message":"no","code":128}}}}"#
+        );
+    }
+
+    #[test]
+    fn too_large_is_an_error() {
+        let call = ToShim::Call { id: 1, call: Call::Start { id: "x".repeat(MAX_MESSAGE) } };
+        assert!(encode(&call).is_err());
+    }
+}

@@ -1,0 +1,9 @@
+//! The parts of the program.
+
+pub(crate) mod init;
+pub(crate) mod launch;
+pub(crate) mod log;
+pub(crate) mod poller;
+pub(crate) mod sandbox;
+pub(crate) mod server;
+pub(crate) mod streams;

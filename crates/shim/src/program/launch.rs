@@ -1,0 +1,276 @@
+//! The launcher: a short-lived child of the shim that runs one process by the OCI runtime library.
+//!
+//! The library forks, changes directory and makes its caller undumpable: not for the shim. The process that it makes is
+//! the launcher's child; when the launcher has ended it is the shim's, which is the nearest subreaper.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, LinuxSeccomp, Process, Spec};
+use libcontainer::syscall::syscall::{SyscallType, create_syscall};
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use serde::{Deserialize, Serialize};
+use shim::{CallError, RUNTIME_DIR};
+
+/// The name of the socket in a bundle over which the library hands out a terminal's master.
+const TERMINAL_SOCKET: &str = "tty.sock";
+
+/// What to run. Without a terminal three descriptors come with it: standard input, output and error.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    /// The container.
+    pub(crate) id: String,
+    /// Its bundle.
+    pub(crate) bundle: PathBuf,
+    /// A further process of the running container, in OCI form; else its first.
+    pub(crate) exec: Option<PathBuf>,
+    /// Gets a terminal.
+    pub(crate) terminal: bool,
+}
+
+/// What came of it. With a running process its pidfd comes as a descriptor, then the terminal's master.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Launched {
+    /// It has been executed.
+    Running {
+        /// The process, as the host sees it.
+        pid: u32,
+    },
+    /// It could not be.
+    Failed(CallError),
+}
+
+/// Starts a launcher and gives it its task. The answer comes over the socket.
+pub(crate) fn start(launch: &Launch, fds: &[BorrowedFd<'_>]) -> io::Result<(Child, OwnedFd)> {
+    let (own, theirs) = sys::seqpacket::pair()?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg("launch")
+        .stdin(theirs)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let sent = shim::encode(launch).and_then(|message| sys::seqpacket::send(&own, &message, fds));
+    if let Err(error) = sent {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(error);
+    }
+    Ok((child, own))
+}
+
+/// The answer of a launcher: what came of it and the descriptors with it.
+pub(crate) fn receive(socket: impl AsFd) -> io::Result<(Launched, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; shim::MAX_MESSAGE];
+    let (length, fds) = sys::seqpacket::recv(socket, &mut buffer)?;
+    if length == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the launcher ended without an answer"));
+    }
+    Ok((shim::decode(&buffer[..length])?, fds))
+}
+
+/// The launcher's whole life. Its task comes and its answer goes over standard input.
+pub(crate) fn run() -> io::Result<()> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut buffer = vec![0; shim::MAX_MESSAGE];
+    let (length, fds) = sys::seqpacket::recv(&socket, &mut buffer)?;
+    let launch: Launch = shim::decode(&buffer[..length])?;
+    let (answer, fds) = match execute(&launch, fds) {
+        Ok((pid, fds)) => (Launched::Running { pid }, fds),
+        Err(error) => (Launched::Failed(error), Vec::new()),
+    };
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    sys::seqpacket::send(&socket, &shim::encode(&answer)?, &fds)
+}
+
+fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), CallError> {
+    std::env::set_current_dir(&launch.bundle).map_err(|error| failure(&error))?;
+    let (mut failed, payload) = Payload::new(launch).map_err(|error| failure(&error))?;
+    let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
+    let result = build(launch, fds, payload, console.is_some());
+    // Ends when every holder of the other side has executed its program or ended.
+    let mut why = String::new();
+    failed.read_to_string(&mut why).map_err(|error| failure(&error))?;
+    if !why.is_empty() {
+        return Err(shim::decode(why.as_bytes()).unwrap_or_else(|_| CallError::new(why)));
+    }
+    let pid = result.map_err(|error| failure(&error))?;
+    let pidfd = sys::process::Pidfd::open(pid).map_err(|error| failure(&error))?;
+    let mut fds = vec![OwnedFd::from(pidfd)];
+    if let Some(console) = console {
+        fds.push(receive_terminal(&console).map_err(|error| failure(&error))?);
+    }
+    Ok((pid, fds))
+}
+
+/// Has the library make the process and lets it go on to its program. The payload is dropped with the builder.
+fn build(
+    launch: &Launch,
+    fds: Vec<OwnedFd>,
+    payload: Payload,
+    terminal: bool,
+) -> Result<u32, LibcontainerError> {
+    let mut builder = ContainerBuilder::new(launch.id.clone(), SyscallType::default())
+        .with_executor(payload)
+        .with_root_path(launch.bundle.join(RUNTIME_DIR))?
+        .with_console_socket(terminal.then(|| launch.bundle.join(TERMINAL_SOCKET)));
+    let mut fds = fds.into_iter();
+    builder.stdin = fds.next();
+    builder.stdout = fds.next();
+    builder.stderr = fds.next();
+    let pid = match &launch.exec {
+        Some(process) => {
+            builder.as_tenant().with_process(Some(process)).with_detach(terminal).build()?.as_raw()
+        }
+        None => {
+            let mut container =
+                builder.as_init(&launch.bundle).with_systemd(false).with_detach(terminal).build()?;
+            container.start()?;
+            container.pid().map_or(0, |pid| pid.as_raw())
+        }
+    };
+    u32::try_from(pid).map_err(|_| LibcontainerError::Other(format!("the runtime answered process id {pid}")))
+}
+
+fn listen_for_terminal() -> io::Result<UnixListener> {
+    // Relative to the bundle, the current directory: its whole path may be longer than an address can be.
+    let _ = std::fs::remove_file(TERMINAL_SOCKET);
+    UnixListener::bind(TERMINAL_SOCKET)
+}
+
+/// The master that the container's process sent before it said that it was ready: it is there.
+fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
+    listener.set_nonblocking(true)?;
+    let (connection, _) = listener.accept()?;
+    connection.set_nonblocking(true)?;
+    std::fs::remove_file(TERMINAL_SOCKET)?;
+    let (_, mut fds) = sys::seqpacket::recv(&connection, &mut [0; 4096])?;
+    fds.pop().ok_or_else(|| io::Error::other("the runtime sent no terminal"))
+}
+
+/// What the process does at the very end, inside the container: executes its program, or says over a pipe why it
+/// cannot. The pipe's end without a word tells that the program runs.
+#[derive(Clone)]
+struct Payload {
+    failed: Rc<RefCell<io::PipeWriter>>,
+    rest: Option<Rc<Confinement>>,
+}
+
+/// What the library leaves out for a further process of a container: its system call filter. Loading one needs
+/// `CAP_SYS_ADMIN`, so the process keeps it until here.
+struct Confinement {
+    seccomp: LinuxSeccomp,
+    capabilities: LinuxCapabilities,
+}
+
+impl Payload {
+    fn new(launch: &Launch) -> io::Result<(io::PipeReader, Self)> {
+        let (reader, writer) = io::pipe()?;
+        let rest = match &launch.exec {
+            Some(process) => confine_later(&launch.bundle, process)?.map(Rc::new),
+            None => None,
+        };
+        Ok((reader, Self { failed: Rc::new(RefCell::new(writer)), rest }))
+    }
+
+    fn say(&self, error: &CallError) {
+        if let Ok(text) = shim::encode(error) {
+            let _ = self.failed.borrow_mut().write_all(&text);
+        }
+    }
+}
+
+impl Executor for Payload {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if let Some(rest) = &self.rest
+            && let Err(error) = rest.apply()
+        {
+            self.say(&CallError::new(format!("confining the process: {error}")));
+            return Err(ExecutorError::Other(error));
+        }
+        let process = spec.process().as_ref();
+        let words = process.and_then(|process| process.args().as_deref()).unwrap_or_default();
+        let Some((program, arguments)) = words.split_first() else {
+            self.say(&CallError::new("no command specified"));
+            return Err(ExecutorError::InvalidArg);
+        };
+        // Resets the signal mask and SIGPIPE, looks the program up in the container's PATH.
+        let error = Command::new(program).args(arguments).exec();
+        let error = cannot_execute(program, &error);
+        self.say(&error);
+        Err(ExecutorError::Other(error.message))
+    }
+
+    /// Executing is the only true check: the kernel's answer is told by [`Executor::exec`].
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+}
+
+impl Confinement {
+    fn apply(&self) -> Result<(), String> {
+        libcontainer::seccomp::initialize_seccomp(&self.seccomp).map_err(|error| error.to_string())?;
+        let syscall = create_syscall();
+        libcontainer::capabilities::drop_privileges(&self.capabilities, &*syscall)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Where the container has a system call filter and the process no `no_new_privileges` (which alone would let it load
+/// one), widens the capabilities in the process file by what the loading needs and keeps the true ones for the end.
+fn confine_later(bundle: &Path, file: &Path) -> io::Result<Option<Confinement>> {
+    let spec: Spec = shim::decode(&std::fs::read(bundle.join("config.json"))?)?;
+    let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()) else {
+        return Ok(None);
+    };
+    let mut process: Process = shim::decode(&std::fs::read(file)?)?;
+    let capabilities = process.capabilities().clone().unwrap_or_default();
+    if process.no_new_privileges() != Some(true) {
+        let mut wide = capabilities.clone();
+        let widen = |set: &Option<std::collections::HashSet<Capability>>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.extend([Capability::SysAdmin, Capability::Setpcap]);
+            Some(set)
+        };
+        wide.set_bounding(widen(capabilities.bounding()));
+        wide.set_permitted(widen(capabilities.permitted()));
+        wide.set_effective(widen(capabilities.effective()));
+        process.set_capabilities(Some(wide));
+        sys::files::write_atomic(file, &serde_json::to_vec(&process)?)?;
+    }
+    Ok(Some(Confinement { seccomp, capabilities }))
+}
+
+/// The words and exit codes of shells and container runtimes for a program that cannot be executed.
+fn cannot_execute(program: &str, error: &io::Error) -> CallError {
+    let (why, code) = match error.kind() {
+        io::ErrorKind::NotFound if !program.contains('/') => {
+            ("executable file not found in $PATH".to_owned(), 127)
+        }
+        io::ErrorKind::NotFound => ("no such file or directory".to_owned(), 127),
+        io::ErrorKind::PermissionDenied => ("permission denied".to_owned(), 126),
+        _ => (error.to_string(), 126),
+    };
+    CallError { message: format!("exec: \"{program}\": {why}"), code }
+}
+
+/// An error with its causes.
+fn failure(error: &dyn std::error::Error) -> CallError {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    CallError::new(message)
+}

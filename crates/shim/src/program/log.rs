@@ -1,0 +1,181 @@
+//! A container's log in the CRI format, rotated by size.
+//!
+//! Format: `<RFC 3339 time with nanoseconds> <stdout|stderr> <F|P> <text>`, a line each; `P` marks a part of a line that
+//! goes on in the next entry of its stream. Source: Kubernetes, design proposal "CRI log format".
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::streams::Stream;
+
+/// The longest text of one entry, as container runtimes have it.
+const MAX_TEXT: usize = 16 * 1024;
+
+/// An open log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: Option<File>,
+    size: u64,
+    max_bytes: u64,
+    kept: u32,
+    /// What each stream wrote after its last line end.
+    partial: [Vec<u8>; 2],
+}
+
+impl Log {
+    /// A log at `path`; the file and the directories above it are made by the first [`Log::open`].
+    pub(crate) fn new(path: &Path, max_bytes: u64, kept: u32) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: None,
+            size: 0,
+            max_bytes,
+            kept,
+            partial: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// Opens the file, again if it is open: after it was moved.
+    pub(crate) fn open(&mut self) -> io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        if let Some(parent) = self.path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let file = File::options().append(true).create(true).mode(0o640).open(&self.path)?;
+        self.size = file.metadata()?.len();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Takes what a stream wrote. A log that cannot be written must not stop the container: the text is lost then.
+    pub(crate) fn write(&mut self, stream: Stream, mut text: &[u8], now: Timestamp) {
+        let mut entries = Vec::with_capacity(text.len() + 64);
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = text.split_at(end);
+            self.take(stream, line, now, &mut entries);
+            let line = std::mem::take(&mut self.partial[stream.index()]);
+            entry(&mut entries, stream, 'F', &line, now);
+            text = &rest[1..];
+        }
+        self.take(stream, text, now, &mut entries);
+        self.append(&entries);
+    }
+
+    /// Writes what a stream left without a line end, as a part: readers then add no line end either.
+    pub(crate) fn end(&mut self, stream: Stream, now: Timestamp) {
+        let partial = std::mem::take(&mut self.partial[stream.index()]);
+        if !partial.is_empty() {
+            let mut entries = Vec::new();
+            entry(&mut entries, stream, 'P', &partial, now);
+            self.append(&entries);
+        }
+    }
+
+    /// Adds text without line ends to the stream's open line, writing parts where it grows too long.
+    fn take(&mut self, stream: Stream, mut text: &[u8], now: Timestamp, entries: &mut Vec<u8>) {
+        let partial = &mut self.partial[stream.index()];
+        while partial.len() + text.len() > MAX_TEXT {
+            let (head, rest) = text.split_at(MAX_TEXT - partial.len());
+            partial.extend_from_slice(head);
+            entry(entries, stream, 'P', partial, now);
+            partial.clear();
+            text = rest;
+        }
+        partial.extend_from_slice(text);
+    }
+
+    fn append(&mut self, entries: &[u8]) {
+        if entries.is_empty() {
+            return;
+        }
+        if self.size > 0 && self.size + entries.len() as u64 > self.max_bytes {
+            self.rotate();
+        }
+        if let Some(file) = &mut self.file
+            && file.write_all(entries).is_ok()
+        {
+            self.size += entries.len() as u64;
+        }
+    }
+
+    /// Moves `log` to `log.1`, that to `log.2` and so on; the oldest goes.
+    fn rotate(&mut self) {
+        let numbered = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        for number in (1..self.kept).rev() {
+            let _ = std::fs::rename(numbered(number), numbered(number + 1));
+        }
+        let moved = match self.kept {
+            0 => std::fs::remove_file(&self.path),
+            _ => std::fs::rename(&self.path, numbered(1)),
+        };
+        // Where it could not be moved, the same file goes on: longer than asked for, but nothing is lost.
+        if moved.and_then(|()| self.open()).is_err() {
+            self.size = 0;
+        }
+    }
+}
+
+fn entry(entries: &mut Vec<u8>, stream: Stream, tag: char, text: &[u8], now: Timestamp) {
+    // Writing into memory cannot fail.
+    let _ = write!(entries, "{now:.9} {} {tag} ", stream.name());
+    entries.extend_from_slice(text);
+    entries.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh(max_bytes: u64) -> (PathBuf, Log) {
+        let name = format!("skiff-log-{}-{max_bytes}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        let mut log = Log::new(&dir.join("0.log"), max_bytes, 2);
+        log.open().unwrap();
+        (dir, log)
+    }
+
+    #[test]
+    fn entries_are_lines_with_time_stream_and_tag() {
+        let (dir, mut log) = fresh(1 << 20);
+        let now = Timestamp::UNIX_EPOCH;
+        log.write(Stream::Stdout, b"one\ntw", now);
+        log.write(Stream::Stderr, b"bad\n", now);
+        log.write(Stream::Stdout, b"o\n\nrest", now);
+        log.end(Stream::Stdout, now);
+        let text = std::fs::read_to_string(dir.join("0.log")).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let time = "1970-01-01T00:00:00.000000000Z";
+        let expected = ["stdout F one", "stderr F bad", "stdout F two", "stdout F ", "stdout P rest"];
+        assert_eq!(text, expected.map(|line| format!("{time} {line}\n")).concat());
+    }
+
+    #[test]
+    fn long_lines_are_parts_and_logs_rotate() {
+        let (dir, mut log) = fresh(40_000);
+        log.write(Stream::Stdout, &vec![b'x'; 2 * MAX_TEXT + 5], Timestamp::UNIX_EPOCH);
+        log.write(Stream::Stdout, b"\n", Timestamp::UNIX_EPOCH);
+        for _ in 0..6 {
+            log.write(Stream::Stdout, &vec![b'y'; MAX_TEXT - 1], Timestamp::UNIX_EPOCH);
+            log.write(Stream::Stdout, b"\n", Timestamp::UNIX_EPOCH);
+        }
+        let mut names: Vec<_> = std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let sizes: Vec<u64> =
+            names.iter().map(|name| std::fs::metadata(dir.join(name)).unwrap().len()).collect();
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(names, ["0.log", "0.log.1", "0.log.2"]);
+        assert!(sizes.iter().all(|size| *size <= 40_000), "{sizes:?}");
+    }
+}
