@@ -37,7 +37,7 @@ impl Change {
     }
 }
 
-type Handler = Box<dyn Fn(&Change) + Send + Sync>;
+type Handler = dyn Fn(&Change) + Send + Sync;
 
 /// The informers of a process. Cheap to clone; needs a tokio runtime when an informer is first asked for.
 #[derive(Clone)]
@@ -102,15 +102,19 @@ pub(crate) struct Shared {
 
 #[derive(Default)]
 struct Listeners {
-    handlers: Vec<Handler>,
+    handlers: Vec<Weak<Handler>>,
     subscriptions: Vec<Weak<Pending>>,
 }
 
 impl Listeners {
     fn tell(&mut self, change: &Change) {
-        for handler in &self.handlers {
-            handler(change);
-        }
+        self.handlers.retain(|handler| match handler.upgrade() {
+            Some(handler) => {
+                handler(change);
+                true
+            }
+            None => false,
+        });
         self.subscriptions.retain(|pending| match pending.upgrade() {
             Some(pending) => {
                 pending.add(change);
@@ -284,13 +288,16 @@ impl Informer {
     }
 
     /// Calls `handler` for every object that is there (as new) and then for every change, in order, from the task that
-    /// keeps the cache: it must not block, and must not register handlers. It may read caches.
-    pub fn on_change(&self, handler: impl Fn(&Change) + Send + Sync + 'static) {
+    /// keeps the cache: it must not block, and must not register handlers. It may read caches. It is called no more
+    /// once the returned registration is dropped.
+    pub fn on_change(&self, handler: impl Fn(&Change) + Send + Sync + 'static) -> Registration {
+        let handler: Arc<Handler> = Arc::new(handler);
         let mut listeners = self.shared.listeners.lock();
         for object in self.list() {
             handler(&Change { key: object.key(), old: None, new: Some(object) });
         }
-        listeners.handlers.push(Box::new(handler));
+        listeners.handlers.push(Arc::downgrade(&handler));
+        Registration { _handler: handler }
     }
 
     /// A subscription that begins with every object that is there, as new.
@@ -303,6 +310,12 @@ impl Informer {
         listeners.subscriptions.push(Arc::downgrade(&pending));
         Subscription { pending, _shared: self.shared.clone() }
     }
+}
+
+/// A registered handler. It is called until this is dropped.
+#[must_use = "the handler is called only as long as its registration is held"]
+pub struct Registration {
+    _handler: Arc<Handler>,
 }
 
 /// What changed since it was last taken, one entry per key.

@@ -81,7 +81,7 @@ async fn relists_only_on_410_and_synthesizes_what_was_missed() {
     let informer = informers.get(kinds::CONFIG_MAPS);
     let log = Arc::new(Mutex::new(Vec::new()));
     let seen = log.clone();
-    informer.on_change(move |change| {
+    let _registration = informer.on_change(move |change| {
         let uid = |object: &Option<Arc<Object>>| object.as_ref().map(|object| object.meta().uid.clone());
         seen.lock().push((change.key.name.clone(), uid(&change.old), uid(&change.new)));
     });
