@@ -1,0 +1,73 @@
+//! What every controller is given, and what they all do in the same way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Object, ObjectMeta, OwnerReference};
+use base::BoxError;
+use base::clock::SharedClock;
+use client::Client;
+use reconcile::{Informer, Informers, Kind};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// How long a controller waits for its cache to show its own write before it goes on without.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// Handles of a controller. Cheap to clone.
+#[derive(Clone)]
+pub struct Ctx {
+    /// Writes, and reads that must not come from a cache. Field manager: per controller.
+    pub client: Client,
+    /// The process's caches.
+    pub informers: Informers,
+    /// Time.
+    pub clock: SharedClock,
+    /// The certificate authority of the API server in PEM, published as `kube-root-ca.crt`.
+    pub root_ca_pem: Arc<str>,
+}
+
+impl Ctx {
+    /// The same handles for one controller: its writes carry its name in managedFields.
+    pub(crate) fn named(&self, controller: &str) -> Self {
+        Self { client: self.client.for_manager(controller), ..self.clone() }
+    }
+
+    /// Waits, at most a moment, until a cache shows a write of this process, so that the next decision sees it.
+    pub(crate) async fn caught_up(&self, informer: &Informer, revision: i64) {
+        let deadline = self.clock.now() + CATCH_UP;
+        tokio::select! {
+            () = informer.caught_up(revision) => {}
+            () = self.clock.sleep_until(deadline) => {
+                tracing::debug!(resource = %informer.resource(), revision, "cache is slow to show a write");
+            }
+        }
+    }
+}
+
+/// Decodes a projection; the error names the object.
+pub(crate) fn decode<T: DeserializeOwned>(object: &Object) -> Result<T, BoxError> {
+    object.decode().map_err(|error| format!("cannot read {}: {error}", object.key()).into())
+}
+
+/// The owner reference of a managing controller, as objects that it makes carry it.
+pub(crate) fn controller_ref(kind: &Kind, owner: &ObjectMeta) -> OwnerReference {
+    OwnerReference {
+        api_version: kind.api_version(),
+        kind: kind.kind.to_owned(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// A strategic merge patch that makes `owner` the controller of an object with this uid.
+pub(crate) fn adopt_patch(owner: &OwnerReference, uid: &str) -> Value {
+    json!({ "metadata": { "uid": uid, "ownerReferences": [owner] } })
+}
+
+/// A strategic merge patch that takes the owner `owner_uid` from an object with this uid.
+pub(crate) fn release_patch(owner_uid: &str, uid: &str) -> Value {
+    json!({ "metadata": { "uid": uid, "ownerReferences": [{ "$patch": "delete", "uid": owner_uid }] } })
+}

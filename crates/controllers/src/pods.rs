@@ -1,0 +1,253 @@
+//! What controllers look at in a pod. Source: `k8s.io/kubernetes/pkg/api/v1/pod` and `pkg/controller`.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use api::ObjectMeta;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+/// A projection of `core/v1.Pod`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Metadata, with annotations.
+    pub metadata: ObjectMeta,
+    /// Desired state.
+    pub spec: PodSpec,
+    /// Observed state.
+    pub status: PodStatus,
+}
+
+/// The part of `core/v1.PodSpec` that controllers use.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// The node; empty before scheduling.
+    pub node_name: String,
+    /// Its host name, for DNS.
+    pub hostname: String,
+    /// Its subdomain, for DNS.
+    pub subdomain: String,
+    /// Containers.
+    pub containers: Vec<Container>,
+    /// Taints that it bears.
+    pub tolerations: Vec<Toleration>,
+}
+
+/// The part of `core/v1.Container` that controllers use.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Container {
+    /// Ports with names.
+    pub ports: Vec<ContainerPort>,
+}
+
+/// `core/v1.ContainerPort`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    /// Name.
+    pub name: String,
+    /// Port.
+    pub container_port: i32,
+    /// `TCP`, `UDP` or `SCTP`; empty stands for TCP.
+    pub protocol: String,
+}
+
+/// `core/v1.Toleration`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Toleration {
+    /// The taint's key; empty with `Exists`: every taint.
+    pub key: String,
+    /// `Exists` or `Equal` (also if empty).
+    pub operator: String,
+    /// The taint's value, with `Equal`.
+    pub value: String,
+    /// The taint's effect; empty: every effect.
+    pub effect: String,
+    /// For NoExecute: how long it is borne; for ever if absent.
+    pub toleration_seconds: Option<i64>,
+}
+
+/// The part of `core/v1.PodStatus` that controllers use.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    pub phase: String,
+    /// Conditions.
+    pub conditions: Vec<Condition>,
+    /// Restart counts.
+    pub container_statuses: Vec<ContainerStatus>,
+    /// The primary address.
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    /// All addresses.
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+}
+
+/// `core/v1.PodIP`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    /// The address.
+    pub ip: String,
+}
+
+/// `core/v1.ContainerStatus`, its restarts.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerStatus {
+    /// How often it was started again.
+    pub restart_count: i64,
+}
+
+/// A condition of a pod or node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Condition {
+    /// `Ready`, ….
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// When the status changed last.
+    pub last_transition_time: Option<Timestamp>,
+}
+
+impl Pod {
+    /// Not finished and not being deleted: it counts for its controller.
+    pub fn is_active(&self) -> bool {
+        !self.is_finished() && !self.metadata.is_terminating()
+    }
+
+    /// Ran to its end.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    fn ready(&self) -> Option<&Condition> {
+        self.status.conditions.iter().find(|held| held.r#type == "Ready" && held.status == "True")
+    }
+
+    /// Whether it takes traffic.
+    pub fn is_ready(&self) -> bool {
+        self.ready().is_some()
+    }
+
+    /// When it will have been ready for `min_ready`: `None` if it is not ready.
+    pub fn available_at(&self, min_ready: Duration) -> Option<Timestamp> {
+        let since = self.ready()?.last_transition_time;
+        if min_ready.is_zero() {
+            return Some(since.unwrap_or(Timestamp::MIN));
+        }
+        since?.saturating_add(min_ready).ok()
+    }
+
+    /// Whether it has been ready for `min_ready`.
+    pub fn is_available(&self, min_ready: Duration, now: Timestamp) -> bool {
+        self.available_at(min_ready).is_some_and(|at| min_ready.is_zero() || at <= now)
+    }
+
+    fn restarts(&self) -> i64 {
+        self.status.container_statuses.iter().map(|held| held.restart_count).max().unwrap_or(0)
+    }
+
+    fn deletion_cost(&self) -> i64 {
+        let cost = self.metadata.annotations.get("controller.kubernetes.io/pod-deletion-cost");
+        cost.and_then(|cost| cost.parse().ok()).unwrap_or(0)
+    }
+
+    fn phase_rank(&self) -> u8 {
+        match self.status.phase.as_str() {
+            "Running" => 2,
+            "Unknown" => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Orders pods by who is to be deleted first. `siblings` tells how many pods of related sets share each one's node.
+/// Source: `controller.ActivePodsWithRanks`.
+pub fn deletion_order(one: (&Pod, usize), other: (&Pod, usize), now: Timestamp) -> Ordering {
+    let (a, siblings_a) = one;
+    let (b, siblings_b) = other;
+    let placed = |pod: &Pod| !pod.spec.node_name.is_empty();
+    placed(a)
+        .cmp(&placed(b))
+        .then_with(|| a.phase_rank().cmp(&b.phase_rank()))
+        .then_with(|| a.is_ready().cmp(&b.is_ready()))
+        .then_with(|| a.deletion_cost().cmp(&b.deletion_cost()))
+        .then_with(|| siblings_b.cmp(&siblings_a))
+        .then_with(|| {
+            let since = |pod: &Pod| pod.ready().and_then(|held| held.last_transition_time);
+            younger_first(since(a), since(b), now)
+        })
+        .then_with(|| b.restarts().cmp(&a.restarts()))
+        .then_with(|| younger_first(a.metadata.creation_timestamp, b.metadata.creation_timestamp, now))
+        .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
+}
+
+/// Younger goes first, but ages are compared by their order of magnitude only, so that among pods of about one age
+/// chance decides and not the clock. Source: KEP-2185.
+fn younger_first(a: Option<Timestamp>, b: Option<Timestamp>, now: Timestamp) -> Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => magnitude(a, now).cmp(&magnitude(b, now)),
+        // No time is the youngest of all.
+        (None, Some(_)) => Ordering::Less,
+        (Some(_), None) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    }
+}
+
+fn magnitude(since: Timestamp, now: Timestamp) -> u32 {
+    let age_s = now.duration_since(since).as_secs();
+    u64::try_from(age_s).ok().and_then(u64::checked_ilog2).map_or(0, |log| log + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(json: serde_json::Value) -> Pod {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn the_least_useful_pod_goes_first() {
+        let now: Timestamp = "2024-01-01T12:00:00Z".parse().unwrap();
+        let ready = |since: &str| serde_json::json!([{ "type": "Ready", "status": "True", "lastTransitionTime": since }]);
+        let old = ready("2024-01-01T00:00:00Z");
+        let pods = [
+            serde_json::json!({ "metadata": { "name": "unassigned" }, "status": { "phase": "Pending" } }),
+            serde_json::json!({ "metadata": { "name": "pending" }, "spec": { "nodeName": "n" }, "status": { "phase": "Pending" } }),
+            serde_json::json!({ "metadata": { "name": "unready" }, "spec": { "nodeName": "n" }, "status": { "phase": "Running" } }),
+            serde_json::json!({ "metadata": { "name": "cheap", "annotations": { "controller.kubernetes.io/pod-deletion-cost": "-5" } },
+                "spec": { "nodeName": "n" }, "status": { "phase": "Running", "conditions": old } }),
+            serde_json::json!({ "metadata": { "name": "young" }, "spec": { "nodeName": "n" },
+                "status": { "phase": "Running", "conditions": ready("2024-01-01T11:59:00Z") } }),
+            serde_json::json!({ "metadata": { "name": "restarted" }, "spec": { "nodeName": "n" },
+                "status": { "phase": "Running", "conditions": old, "containerStatuses": [{ "restartCount": 3 }] } }),
+            serde_json::json!({ "metadata": { "name": "steady" }, "spec": { "nodeName": "n" }, "status": { "phase": "Running", "conditions": old } }),
+        ];
+        let mut pods: Vec<Pod> = pods.into_iter().map(pod).collect();
+        pods.reverse();
+        pods.sort_by(|a, b| deletion_order((a, 0), (b, 0), now));
+        let names: Vec<_> = pods.iter().map(|pod| pod.metadata.name.as_str()).collect();
+        assert_eq!(names, ["unassigned", "pending", "unready", "cheap", "young", "restarted", "steady"]);
+        assert_eq!(deletion_order((&pods[6], 2), (&pods[4], 0), now), Ordering::Less);
+    }
+
+    #[test]
+    fn availability_waits_for_min_ready() {
+        let since: Timestamp = "2024-01-01T00:00:00Z".parse().unwrap();
+        let ready = pod(serde_json::json!({ "status": { "conditions":
+            [{ "type": "Ready", "status": "True", "lastTransitionTime": since.to_string() }] } }));
+        let ten = Duration::from_secs(10);
+        assert!(!ready.is_available(ten, since + Duration::from_secs(9)));
+        assert!(ready.is_available(ten, since + ten) && ready.is_available(Duration::ZERO, since));
+        assert!(!Pod::default().is_available(Duration::ZERO, since));
+    }
+}

@@ -1,0 +1,110 @@
+//! Decides how many pods to make, or which to delete.
+
+use std::collections::HashMap;
+
+use api::ObjectMeta;
+use jiff::Timestamp;
+use reconcile::Kind;
+use serde_json::{Map, Value, json};
+
+use super::types::Set;
+use crate::context::controller_ref;
+use crate::pods::{self, Pod};
+
+/// At most so many pods are made or deleted in one go. Source: `BurstReplicas`.
+const BURST: usize = 500;
+
+/// What to do about the number of pods.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It is right.
+    Nothing,
+    /// Make so many.
+    Create(usize),
+    /// Delete these, by index into the active pods.
+    Delete(Vec<usize>),
+}
+
+/// Compares the active pods with what is wanted. `per_node` counts the active pods of this set and its siblings (sets of
+/// the same owner) by node: pods on crowded nodes go first.
+pub(super) fn plan(set: &Set, active: &[Pod], per_node: &HashMap<String, usize>, now: Timestamp) -> Decision {
+    let wanted = usize::try_from(set.replicas()).unwrap_or(0);
+    if active.len() < wanted {
+        return Decision::Create((wanted - active.len()).min(BURST));
+    }
+    let surplus = (active.len() - wanted).min(BURST);
+    if surplus == 0 {
+        return Decision::Nothing;
+    }
+    let crowd = |pod: &Pod| per_node.get(&pod.spec.node_name).copied().unwrap_or(0);
+    let mut order: Vec<usize> = (0..active.len()).collect();
+    order.sort_by(|a, b| {
+        let (a, b) = (&active[*a], &active[*b]);
+        pods::deletion_order((a, crowd(a)), (b, crowd(b)), now)
+    });
+    order.truncate(surplus);
+    Decision::Delete(order)
+}
+
+/// The pod that a set's template stands for.
+pub(super) fn pod_body(kind: &Kind, set: &Set) -> Value {
+    let template = &set.spec.template;
+    let mut metadata = Map::new();
+    metadata.insert("generateName".into(), name_prefix(&set.metadata).into());
+    for field in ["labels", "annotations", "finalizers"] {
+        if let Some(value) = template["metadata"].get(field).filter(|value| !value.is_null()) {
+            metadata.insert(field.into(), value.clone());
+        }
+    }
+    metadata.insert("namespace".into(), set.metadata.namespace.as_str().into());
+    metadata.insert("ownerReferences".into(), json!([controller_ref(kind, &set.metadata)]));
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"] })
+}
+
+/// Pods are named after their set, with a dash. Names are cut by the server where they would be too long.
+fn name_prefix(owner: &ObjectMeta) -> String {
+    format!("{}-", owner.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(replicas: i64) -> Set {
+        serde_json::from_value(json!({
+            "metadata": { "name": "web", "namespace": "ns", "uid": "u" },
+            "spec": { "replicas": replicas, "template": {
+                "metadata": { "labels": { "app": "web" }, "creationTimestamp": null },
+                "spec": { "containers": [], "future": { "field": 1 } } } },
+        }))
+        .unwrap()
+    }
+
+    fn running(node: &str) -> Pod {
+        serde_json::from_value(json!({ "spec": { "nodeName": node }, "status": { "phase": "Running" } }))
+            .unwrap()
+    }
+
+    #[test]
+    fn makes_what_is_missing_and_deletes_from_crowded_nodes() {
+        let now = Timestamp::UNIX_EPOCH;
+        let pods = [running("a"), running("b"), running("b")];
+        let none = HashMap::new();
+        assert_eq!(plan(&set(3), &pods, &none, now), Decision::Nothing);
+        assert_eq!(plan(&set(5), &pods, &none, now), Decision::Create(2));
+        assert_eq!(plan(&set(2000), &pods, &none, now), Decision::Create(500));
+        let crowd = HashMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        let Decision::Delete(victims) = plan(&set(2), &pods, &crowd, now) else { panic!("one is too many") };
+        assert!(victims == [1] || victims == [2]);
+        assert_eq!(plan(&set(-1), &pods[..1], &none, now), Decision::Delete(vec![0]));
+    }
+
+    #[test]
+    fn pods_keep_what_the_template_says() {
+        let body = pod_body(&reconcile::kinds::REPLICA_SETS, &set(1));
+        assert_eq!(body["spec"]["future"]["field"], 1);
+        assert_eq!(body["metadata"]["generateName"], "web-");
+        assert_eq!(body["metadata"]["ownerReferences"][0]["apiVersion"], "apps/v1");
+        assert!(body["metadata"].get("creationTimestamp").is_none());
+    }
+}
