@@ -4,7 +4,9 @@
 pub mod connect;
 pub mod meta;
 pub mod object;
+pub mod quantity;
 pub mod request;
+pub mod selectors;
 pub mod status;
 
 pub use meta::{ObjectMeta, OwnerReference};

@@ -1,3 +1,100 @@
 //! Skiff: arguments, configuration, wiring, supervision.
 
-fn main() {}
+mod daemon;
+mod down;
+mod kubeconfig;
+mod report;
+mod settings;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use cli::instance::InstanceArgs;
+
+/// A whole container platform in one binary: docker build to zero-downtime update on a real cluster.
+#[derive(Debug, Parser)]
+#[command(name = "skiff", version, disable_help_subcommand = true)]
+#[command(after_help = "Example:\n  skiff up && skiff kubectl get nodes")]
+struct Arguments {
+    #[command(flatten)]
+    instance: InstanceArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start an instance and wait until its node is Ready
+    #[command(after_help = "Example:\n  skiff up --name demo")]
+    Up(settings::UpArgs),
+    /// End the pods within their grace and stop the instance; data is kept
+    #[command(after_help = "Example:\n  skiff down --purge")]
+    Down(down::DownArgs),
+    /// Print a systemd unit that runs the instance
+    #[command(after_help = "Example:\n  skiff unit > /etc/systemd/system/skiff.service")]
+    Unit,
+    /// Print the shell's completion script
+    #[command(after_help = "Example:\n  skiff completion bash > /etc/bash_completion.d/skiff")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    #[command(flatten)]
+    Client(cli::Command),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("skiff: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<u8> {
+    let instance = arguments.instance.resolve()?;
+    match arguments.command {
+        Command::Up(args) => {
+            let settings = args.resolve(instance)?;
+            up::run(&args, settings)
+        }
+        Command::Down(args) => down::run(&args, &instance),
+        Command::Unit => {
+            let settings = settings::UpArgs::default().resolve(instance)?;
+            let program = std::env::current_exe().context("find this program")?;
+            cli::output::write_out(&up::unit(&settings, &program)).map(|()| 0)
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "skiff", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Client(command) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?
+            .block_on(cli::run(command, &instance)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} has no example", command.get_name());
+        }
+    }
+}

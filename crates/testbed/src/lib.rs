@@ -1,1 +1,11 @@
-//! Hosts as network namespaces on one machine, and clusters on them.
+//! Hosts on one machine, for tests: each is a set of namespaces (network, mounts, processes, host name) with data
+//! directories of its own, wired to a switch that leads nowhere. Nothing touches the machine's own network, and a host
+//! ends with its first process, which ends with the test: also when the test is killed.
+
+mod host;
+mod sandbox;
+mod tools;
+
+pub use host::{Host, Ran};
+pub use sandbox::Testbed;
+pub use tools::{base_image, kubectl, skiff_binary};

@@ -1,0 +1,179 @@
+//! What an instance is started with: flags, environment and a configuration file, checked before anything is bound.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use cli::instance::{DEFAULT_NAME, Instance};
+use serde::{Deserialize, Serialize};
+
+/// Arguments of `skiff up`. Each is also a key of the configuration file, in camel case.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct UpArgs {
+    /// Stay in the foreground and log to standard error
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) foreground: bool,
+    /// Report progress on standard output as JSON lines, in a session of its own
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub(crate) report: bool,
+    /// A YAML file with these settings; flags win over it
+    #[arg(long, env = "SKIFF_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+    /// Kubeconfig to merge the administrator's access into [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// This host's address [default: the one that the default route uses]
+    #[arg(long, value_name = "IP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<IpAddr>,
+    /// The node's name [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_name: Option<String>,
+    /// Port of the API server [default: 6443, or derived from the instance's name]
+    #[arg(long, value_name = "PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_port: Option<u16>,
+    /// Port of the node's server [default: 10250, or derived from the instance's name]
+    #[arg(long, value_name = "PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_port: Option<u16>,
+}
+
+/// Settings, complete and checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Names and paths.
+    pub(crate) instance: Instance,
+    /// Where the administrator's access is merged into; `None`: nowhere.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The address given, if any.
+    pub(crate) address: Option<IpAddr>,
+    /// The node's name.
+    pub(crate) node_name: String,
+    /// Port of the API server.
+    pub(crate) api_port: u16,
+    /// Port of the node's server.
+    pub(crate) node_port: u16,
+}
+
+impl UpArgs {
+    /// Reads the configuration file, fills in defaults and checks everything.
+    pub(crate) fn resolve(&self, instance: Instance) -> Result<Settings> {
+        let file = match &self.config {
+            Some(path) => read_config(path)?,
+            None => Self::default(),
+        };
+        let node_name = match self.node_name.clone().or(file.node_name) {
+            Some(name) => name,
+            None => host_name(),
+        };
+        let valid = !node_name.is_empty()
+            && node_name.len() <= 63
+            && node_name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+            && node_name.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && node_name.ends_with(|last: char| last.is_ascii_alphanumeric());
+        if !valid {
+            bail!("node name {node_name:?} is not a DNS name; give another one with --node-name");
+        }
+        let derived = derived_port(&instance.name);
+        let default = instance.name == DEFAULT_NAME;
+        Ok(Settings {
+            kubeconfig: self.kubeconfig.clone().or(file.kubeconfig).or_else(default_kubeconfig),
+            address: self.address.or(file.address),
+            node_name,
+            api_port: self.api_port.or(file.api_port).unwrap_or(if default { 6443 } else { derived }),
+            node_port: self.node_port.or(file.node_port).unwrap_or(if default { 10250 } else { derived + 1 }),
+            instance,
+        })
+    }
+}
+
+impl Settings {
+    /// The settings as a flat map, to compare those of a running instance with those of a new `up`.
+    pub(crate) fn facts(&self) -> BTreeMap<String, String> {
+        let text = |path: &Path| path.display().to_string();
+        BTreeMap::from([
+            ("--data-dir".to_owned(), text(&self.instance.data_dir)),
+            ("--run-dir".to_owned(), text(&self.instance.run_dir)),
+            ("--kubeconfig".to_owned(), self.kubeconfig.as_deref().map(text).unwrap_or_default()),
+            ("--address".to_owned(), self.address.map(|address| address.to_string()).unwrap_or_default()),
+            ("--node-name".to_owned(), self.node_name.clone()),
+            ("--api-port".to_owned(), self.api_port.to_string()),
+            ("--node-port".to_owned(), self.node_port.to_string()),
+        ])
+    }
+}
+
+fn read_config(path: &Path) -> Result<UpArgs> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("configuration file {}", path.display()))?;
+    serde_yaml_ng::from_str(&text).with_context(|| format!("configuration file {}", path.display()))
+}
+
+fn default_kubeconfig() -> Option<PathBuf> {
+    if let Some(list) = std::env::var_os("KUBECONFIG") {
+        // kubectl writes to the first file of the list, too.
+        return std::env::split_paths(&list).find(|path| !path.as_os_str().is_empty());
+    }
+    std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"))
+}
+
+/// The host's name in the form of a node's name.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    if name.is_empty() || name == "(none)" { "localhost".into() } else { name }
+}
+
+/// An even port from 20,000 to 29,998 that depends on the name only (FNV-1a).
+fn derived_port(name: &str) -> u16 {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    20_000 + u16::try_from(hash % 5_000).unwrap_or(0) * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(name: &str) -> Instance {
+        Instance { name: name.into(), data_dir: "/d".into(), run_dir: "/r".into() }
+    }
+
+    #[test]
+    fn the_first_instance_has_upstreams_ports_and_others_have_their_own() {
+        let args = UpArgs { node_name: Some("n1".into()), ..UpArgs::default() };
+        let first = args.resolve(instance(DEFAULT_NAME)).unwrap();
+        assert_eq!((first.api_port, first.node_port), (6443, 10250));
+        let other = args.resolve(instance("demo")).unwrap();
+        assert_ne!(other.api_port, 6443);
+        assert_eq!(other.node_port, other.api_port + 1);
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_unknown_keys_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("skiff.yaml");
+        std::fs::write(&file, "apiPort: 7000\nnodePort: 7001\n").unwrap();
+        let args = UpArgs {
+            config: Some(file.clone()),
+            api_port: Some(8000),
+            node_name: Some("n".into()),
+            ..UpArgs::default()
+        };
+        let settings = args.resolve(instance("x")).unwrap();
+        assert_eq!((settings.api_port, settings.node_port), (8000, 7001));
+        std::fs::write(&file, "apiPrt: 7000\n").unwrap();
+        let error = format!("{:#}", args.resolve(instance("x")).unwrap_err());
+        assert!(error.contains("apiPrt"), "{error}");
+    }
+}

@@ -1,0 +1,125 @@
+//! `skiff up`: starts the daemon apart from the terminal, shows its progress, and returns when the node is Ready.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+use cli::instance::Running;
+use cli::output;
+
+use crate::report::{Report, Reporter};
+use crate::settings::{Settings, UpArgs};
+
+/// The daemon's log is started anew beyond this size; the one before is kept as `.1`.
+const LOG_MAX_BYTES: u64 = 10 * 1024 * 1024;
+
+/// Runs `up`.
+pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("skiff up needs root: it makes namespaces, mounts and network rules. Run: sudo skiff up");
+    }
+    if let Some(running) = settings.instance.running() {
+        same_settings(&running, &settings)?;
+        output::write_out(&format!(
+            "instance {:?} is already running\n{}",
+            settings.instance.name,
+            summary(&running)
+        ))?;
+        return Ok(0);
+    }
+    if args.foreground {
+        if args.report {
+            // A session of its own: the terminal's hang-up and Ctrl-C are not the daemon's.
+            rustix::process::setsid().context("leave the terminal's session")?;
+        }
+        let reporter = if args.report { Reporter::Parent } else { Reporter::Terminal };
+        return crate::daemon::run(settings, reporter).map(|()| 0);
+    }
+    let mut child = start(&settings.instance.log_file())?;
+    let running = follow(&mut child, &settings)?;
+    output::write_out(&summary(&running))?;
+    Ok(0)
+}
+
+/// Names the first setting in which a running instance differs.
+fn same_settings(running: &Running, wanted: &Settings) -> Result<()> {
+    for (flag, value) in wanted.facts() {
+        let has = running.settings.get(&flag).and_then(|value| value.as_str()).unwrap_or_default();
+        if has != value {
+            bail!(
+                "instance {:?} is already running with {flag} {has:?}, not {value:?}; stop it first with: skiff down",
+                wanted.instance.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Starts this program once more as the daemon, with its log in a file.
+fn start(log: &Path) -> Result<Child> {
+    let directory = log.parent().context("the log has no directory")?;
+    fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    if fs::metadata(log).is_ok_and(|metadata| metadata.len() > LOG_MAX_BYTES) {
+        fs::rename(log, log.with_extension("log.1")).context("rotate the log")?;
+    }
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log)
+        .with_context(|| format!("open {}", log.display()))?;
+    let program = std::env::current_exe().context("find this program")?;
+    Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .args(["--foreground", "--report"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(file)
+        .spawn()
+        .context("start the daemon")
+}
+
+/// Shows the daemon's reports until it is ready.
+fn follow(child: &mut Child, settings: &Settings) -> Result<Running> {
+    let log = settings.instance.log_file();
+    let out = child.stdout.take().context("the daemon has no standard output")?;
+    for line in BufReader::new(out).lines() {
+        let line = line.context("read the daemon's report")?;
+        match serde_json::from_str::<Report>(&line) {
+            Ok(Report::Progress(step)) => output::progress(&step),
+            Ok(Report::Ready(running)) => return Ok(*running),
+            Ok(Report::Failed(why)) => return Err(anyhow!(why)),
+            Err(_) => {}
+        }
+    }
+    let status = child.wait().context("wait for the daemon")?;
+    bail!("the daemon ended before it was ready ({status}); its log is {}", log.display())
+}
+
+/// What a person wants to know first.
+fn summary(running: &Running) -> String {
+    let context = running.kubeconfig.display();
+    format!(
+        "node        {} ({})\napi         {}\nkubeconfig  {context}\n\nTry:  skiff kubectl get nodes\n",
+        running.node, running.address, running.api
+    )
+}
+
+/// A systemd unit that runs this instance: containers outlive its stop, and its cgroups are its own.
+pub(crate) fn unit(settings: &Settings, program: &Path) -> String {
+    let instance = &settings.instance;
+    format!(
+        "[Unit]\nDescription=Skiff ({name})\nAfter=network-online.target\nWants=network-online.target\n\n[Service]\n\
+         Type=exec\nExecStart={program} up --foreground --name {name} --data-dir {data} --run-dir {run}\n\
+         KillMode=process\nDelegate=yes\nRestart=always\nRestartSec=1\nLimitNOFILE=1048576\nTasksMax=infinity\n\n\
+         [Install]\nWantedBy=multi-user.target\n",
+        name = instance.name,
+        program = program.display(),
+        data = instance.data_dir.display(),
+        run = instance.run_dir.display(),
+    )
+}
