@@ -1,9 +1,8 @@
 //! Carries out what the plan says: claims pods, makes and deletes them, writes the status.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use api::{DeleteOptions, Key, Object, PatchType, Reason, Status};
+use api::{DeleteOptions, Key, PatchType, Reason, Status};
 use base::BoxError;
 use futures::future::join_all;
 use reconcile::{Action, EventType, Involved, kinds};
@@ -12,7 +11,8 @@ use super::Worker;
 use super::plan::{Decision, plan, pod_body};
 use super::status::{self, Failure};
 use super::types::{self, Set};
-use crate::context::{adopt_patch, controller_ref, decode, release_patch};
+use crate::claim::{Claim, ignore_gone};
+use crate::context::decode;
 use crate::pods::Pod;
 
 impl Worker {
@@ -28,7 +28,14 @@ impl Worker {
         }
         // Read before the pods: an observation that comes in between only makes the next pass come sooner.
         let may_act = self.expectations.satisfied(key);
-        let pods = self.claim(&set).await?;
+        let claim = Claim {
+            ctx: &self.ctx,
+            owner_kind: self.flavor.kind,
+            owner: &set.metadata,
+            selector: &set.selector,
+            objects: &self.pods,
+        };
+        let pods = claim.run(|pod| decode::<Pod>(pod).is_ok_and(|pod| pod.is_active())).await?;
         let active: Vec<Pod> = pods
             .iter()
             .map(|pod| decode::<Pod>(pod))
@@ -47,57 +54,6 @@ impl Worker {
             Ok(()) => Ok(status::next_available(&set, &active, self.ctx.clock.now())
                 .map_or(Action::Done, Action::After)),
         }
-    }
-
-    /// The pods that belong to a set: its own that still match, and orphans that match, which it adopts. Its own that
-    /// no longer match are released.
-    async fn claim(&self, set: &Set) -> Result<Vec<Arc<Object>>, BoxError> {
-        let meta = &set.metadata;
-        let ours = |pod: &Object| pod.meta().controller().is_some_and(|owner| owner.uid == meta.uid);
-        let (mut claimed, strays): (Vec<_>, Vec<_>) = self
-            .pods
-            .owned_by(&meta.uid)
-            .into_iter()
-            .filter(|pod| ours(pod))
-            .partition(|pod| set.selector.matches(&pod.meta().labels));
-        if meta.is_terminating() {
-            return Ok(claimed);
-        }
-        for pod in strays {
-            let patch = release_patch(&meta.uid, &pod.meta().uid);
-            ignore_gone(self.patch_pod(&pod, &patch).await)?;
-        }
-        let orphans = self.pods.labelled(&meta.namespace, |labels| set.selector.matches(labels));
-        let orphans: Vec<_> = orphans
-            .into_iter()
-            .filter(|pod| pod.meta().controller().is_none() && !pod.meta().is_terminating())
-            .filter(|pod| decode::<Pod>(pod).is_ok_and(|pod| pod.is_active()))
-            .collect();
-        if !orphans.is_empty() && self.still_exists(set).await? {
-            let owner = controller_ref(&self.flavor.kind, meta);
-            for pod in orphans {
-                let patch = adopt_patch(&owner, &pod.meta().uid);
-                if let Some(pod) = ignore_gone(self.patch_pod(&pod, &patch).await)? {
-                    claimed.push(pod);
-                }
-            }
-        }
-        Ok(claimed)
-    }
-
-    /// Asks the server, not the cache: a set that is gone must not adopt.
-    async fn still_exists(&self, set: &Set) -> Result<bool, Status> {
-        let key = Key::new(set.metadata.namespace.as_str(), set.metadata.name.as_str());
-        match self.ctx.client.get(&self.flavor.kind.gvr(), &key).await {
-            Ok(live) => Ok(live.meta().uid == set.metadata.uid && !live.meta().is_terminating()),
-            Err(status) if status.reason == Reason::NotFound => Ok(false),
-            Err(status) => Err(status),
-        }
-    }
-
-    async fn patch_pod(&self, pod: &Object, patch: &serde_json::Value) -> Result<Arc<Object>, Status> {
-        let kind = PatchType::StrategicMerge;
-        self.ctx.client.patch(&kinds::PODS.gvr(), &pod.key(), "", kind, patch).await
     }
 
     async fn manage(
@@ -225,16 +181,5 @@ impl Worker {
         let written = self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await;
         ignore_gone(written)?;
         Ok(())
-    }
-}
-
-/// An object that is gone, or is another one by now, needs no change any more.
-fn ignore_gone<T>(result: Result<T, Status>) -> Result<Option<T>, Status> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict | Reason::Invalid) => {
-            Ok(None)
-        }
-        Err(status) => Err(status),
     }
 }

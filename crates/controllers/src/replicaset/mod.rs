@@ -19,6 +19,7 @@ use reconcile::{
 
 use crate::context::Ctx;
 
+pub(crate) use types::decode;
 pub use types::{Set, SetCondition, SetSpec, SetStatus};
 
 /// How many keys are worked on at once. Source: `--concurrent-replicaset-syncs`.

@@ -83,7 +83,7 @@ impl Set {
 }
 
 /// Decodes a set of a flavor.
-pub(super) fn decode(flavor: &Flavor, object: &Object) -> Result<Set, BoxError> {
+pub(crate) fn decode(flavor: &Flavor, object: &Object) -> Result<Set, BoxError> {
     let mut set: Set = crate::context::decode(object)?;
     set.selector = if flavor.plain_selector {
         LabelSelector::of_labels(serde_json::from_value(set.spec.selector.take()).unwrap_or_default())

@@ -1,0 +1,85 @@
+//! Who owns what: a controller adopts objects that match its selector and have no controller, and releases its own that
+//! match no longer. Source: `controller.PodControllerRefManager`.
+
+use std::sync::Arc;
+
+use api::{Key, Object, ObjectMeta, PatchType, Reason, Status};
+use reconcile::{Informer, Kind};
+
+use crate::context::{Ctx, adopt_patch, controller_ref, release_patch};
+use crate::selector::LabelSelector;
+
+/// An owner and what it selects.
+pub(crate) struct Claim<'a> {
+    /// Handles.
+    pub(crate) ctx: &'a Ctx,
+    /// The owner's kind.
+    pub(crate) owner_kind: Kind,
+    /// The owner.
+    pub(crate) owner: &'a ObjectMeta,
+    /// What it selects.
+    pub(crate) selector: &'a LabelSelector,
+    /// Where the objects are held.
+    pub(crate) objects: &'a Informer,
+}
+
+impl Claim<'_> {
+    /// The objects that belong to the owner after adoption and release. Orphans are adopted if `adoptable` says so.
+    pub(crate) async fn run(&self, adoptable: impl Fn(&Object) -> bool) -> Result<Vec<Arc<Object>>, Status> {
+        let uid = &self.owner.uid;
+        let is_ours = |object: &Object| object.meta().controller().is_some_and(|owner| owner.uid == *uid);
+        let (mut claimed, strays): (Vec<_>, Vec<_>) = self
+            .objects
+            .owned_by(uid)
+            .into_iter()
+            .filter(|object| is_ours(object))
+            .partition(|object| self.selector.matches(&object.meta().labels));
+        if self.owner.is_terminating() {
+            return Ok(claimed);
+        }
+        for object in strays {
+            self.patch(&object, &release_patch(uid, &object.meta().uid)).await?;
+        }
+        let orphans: Vec<_> = self
+            .objects
+            .labelled(&self.owner.namespace, |labels| self.selector.matches(labels))
+            .into_iter()
+            .filter(|object| object.meta().controller().is_none() && !object.meta().is_terminating())
+            .filter(|object| adoptable(object))
+            .collect();
+        if !orphans.is_empty() && self.owner_still_exists().await? {
+            let owner = controller_ref(&self.owner_kind, self.owner);
+            for object in orphans {
+                claimed.extend(self.patch(&object, &adopt_patch(&owner, &object.meta().uid)).await?);
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Asks the server, not the cache: an owner that is gone must not adopt.
+    async fn owner_still_exists(&self) -> Result<bool, Status> {
+        let key = Key::new(self.owner.namespace.as_str(), self.owner.name.as_str());
+        match self.ctx.client.get(&self.owner_kind.gvr(), &key).await {
+            Ok(live) => Ok(live.meta().uid == self.owner.uid && !live.meta().is_terminating()),
+            Err(status) if status.reason == Reason::NotFound => Ok(false),
+            Err(status) => Err(status),
+        }
+    }
+
+    async fn patch(&self, object: &Object, patch: &serde_json::Value) -> Result<Option<Arc<Object>>, Status> {
+        let resource = self.objects.resource();
+        let kind = PatchType::StrategicMerge;
+        ignore_gone(self.ctx.client.patch(resource, &object.key(), "", kind, patch).await)
+    }
+}
+
+/// An object that is gone, or is another one by now, needs no change any more.
+pub(crate) fn ignore_gone<T>(result: Result<T, Status>) -> Result<Option<T>, Status> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict | Reason::Invalid) => {
+            Ok(None)
+        }
+        Err(status) => Err(status),
+    }
+}

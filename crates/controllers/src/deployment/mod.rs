@@ -1,0 +1,149 @@
+//! Deployments: replica sets per version of a template, and the way from one to the next.
+//! Source: `k8s.io/kubernetes/pkg/controller/deployment`.
+
+mod apply;
+mod plan;
+mod revision;
+mod rolling;
+mod status;
+mod template;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use api::{Key, OwnerReference};
+use async_trait::async_trait;
+use base::BoxError;
+use base::lifecycle::{Component, Context};
+use reconcile::{
+    Action, Change, EventRecorder, Informer, Queue, Reconcile, Registration, kinds, run_workers,
+};
+
+use crate::context::{self, Ctx};
+
+pub use types::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus};
+
+const NAME: &str = "deployment-controller";
+/// How many keys are worked on at once. Source: `--concurrent-deployment-syncs`.
+const WORKERS: usize = 5;
+
+/// The Deployment controller.
+pub struct Deployments {
+    ctx: Ctx,
+}
+
+impl Deployments {
+    /// A controller over these handles.
+    pub fn new(ctx: &Ctx) -> Self {
+        Self { ctx: ctx.named(NAME) }
+    }
+}
+
+#[async_trait]
+impl Component for Deployments {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        let worker = Arc::new(Worker::new(&self.ctx));
+        let _registrations = worker.listen();
+        let synced = async {
+            tokio::join!(worker.deployments.synced(), worker.sets.synced(), worker.pods.synced());
+        };
+        tokio::select! {
+            () = ctx.cancelled() => return Ok(()),
+            () = synced => {}
+        }
+        ctx.ready();
+        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
+        Ok(())
+    }
+}
+
+/// The state of a running controller.
+struct Worker {
+    ctx: Ctx,
+    deployments: Informer,
+    sets: Informer,
+    pods: Informer,
+    queue: Queue<Key>,
+    events: EventRecorder,
+}
+
+impl Worker {
+    fn new(ctx: &Ctx) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            deployments: ctx.informers.get(kinds::DEPLOYMENTS),
+            sets: ctx.informers.get(kinds::REPLICA_SETS),
+            pods: ctx.informers.get(kinds::PODS),
+            queue: Queue::new(ctx.clock.clone()),
+            events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), NAME, ""),
+        }
+    }
+
+    fn listen(self: &Arc<Self>) -> [Registration; 3] {
+        let queue = self.queue.clone();
+        let deployments = self.deployments.on_change(move |change| queue.add(change.key.clone()));
+        let worker = Arc::downgrade(self);
+        let sets = self.sets.on_change(move |change| {
+            if let Some(worker) = worker.upgrade() {
+                worker.set_changed(change);
+            }
+        });
+        let worker = Arc::downgrade(self);
+        let pods = self.pods.on_change(move |change| {
+            if let Some(worker) = worker.upgrade().filter(|_| change.new.is_none()) {
+                worker.pod_gone(change);
+            }
+        });
+        [deployments, sets, pods]
+    }
+
+    /// The Deployment that a controller reference means, if it is still the same object.
+    fn resolve(&self, namespace: &str, owner: Option<&OwnerReference>) -> Option<Key> {
+        let owner = owner.filter(|owner| owner.kind == kinds::DEPLOYMENTS.kind)?;
+        let key = Key::new(namespace, owner.name.as_str());
+        self.deployments.get(&key).filter(|held| held.meta().uid == owner.uid).map(|_| key)
+    }
+
+    fn set_changed(&self, change: &Change) {
+        for set in [&change.old, &change.new].into_iter().flatten() {
+            let meta = set.meta();
+            if let Some(key) = self.resolve(&meta.namespace, meta.controller()) {
+                self.queue.add(key);
+            }
+        }
+        let Some(orphan) = change.new.as_ref().filter(|set| set.meta().controller().is_none()) else {
+            return;
+        };
+        for held in self.deployments.in_namespace(&orphan.meta().namespace) {
+            let Ok(deployment) = context::decode::<Deployment>(&held) else { continue };
+            if deployment.spec.selector.matches(&orphan.meta().labels) {
+                self.queue.add(held.key());
+            }
+        }
+    }
+
+    /// With the strategy Recreate, the new pods wait until the last old one is gone.
+    fn pod_gone(&self, change: &Change) {
+        let Some(pod) = &change.old else { return };
+        let Some(set) = pod.meta().controller().and_then(|owner| self.sets.by_uid(&owner.uid)) else {
+            return;
+        };
+        if let Some(key) = self.resolve(&pod.meta().namespace, set.meta().controller()) {
+            self.queue.add(key);
+        }
+    }
+}
+
+#[async_trait]
+impl Reconcile<Key> for Worker {
+    async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
+        self.sync(key).await
+    }
+}
