@@ -4,6 +4,7 @@
 pub mod connect;
 pub mod meta;
 pub mod object;
+pub mod patch;
 pub mod quantity;
 pub mod request;
 pub mod selectors;
