@@ -9,6 +9,7 @@ pub mod quantity;
 pub mod request;
 pub mod selectors;
 pub mod status;
+pub mod table;
 
 pub use meta::{ObjectMeta, OwnerReference};
 pub use object::{Key, Object};
