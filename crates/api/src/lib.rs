@@ -2,6 +2,7 @@
 //! on them (selectors, patches, schemas, codecs). No I/O.
 
 pub mod connect;
+pub mod conversion;
 pub mod meta;
 pub mod object;
 pub mod patch;
