@@ -1,1 +1,3 @@
 //! One pipeline for every kind: authentication, authorization, admission, watch cache, discovery, OpenAPI.
+
+pub mod pki;
