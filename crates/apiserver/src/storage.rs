@@ -64,8 +64,7 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &Value) -> Result<(), serde
 
 /// Reads a stored value back: the object at `revision`.
 pub fn decode(key: &[u8], value: &[u8], revision: i64) -> Result<Object, Unreadable> {
-    let unreadable =
-        |cause: String| Unreadable { key: String::from_utf8_lossy(key).into_owned(), cause };
+    let unreadable = |cause: String| Unreadable { key: String::from_utf8_lossy(key).into_owned(), cause };
     let slot = find(value, METADATA).ok_or_else(|| unreadable("no metadata".into()))?;
     let bytes = splice(value, slot, slot, format!("\"resourceVersion\":\"{revision}\"").as_bytes());
     Object::parse(bytes).map_err(|error| unreadable(error.to_string()))
@@ -115,7 +114,11 @@ mod tests {
             "metadata": { "name": "a", "resourceVersion": "3" },
         });
         let stored = encode(&object).unwrap();
-        assert!(stored.starts_with(br#"{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{"name":"a"}"#));
+        assert!(
+            stored.starts_with(
+                br#"{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{"name":"a"}"#
+            )
+        );
         let read = decode(b"k", &stored, 12).unwrap();
         assert_eq!(read.revision(), 12);
         let gone = with_revision(&read, 99).unwrap();

@@ -134,7 +134,8 @@ impl State {
     /// Objects of a namespace (empty: all) after a key suffix, in order.
     pub(super) fn range(&self, namespace: &str, after: &str) -> Vec<Arc<Object>> {
         let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-        let from = if after > prefix.as_str() { Bound::Excluded(after) } else { Bound::Included(prefix.as_str()) };
+        let from =
+            if after > prefix.as_str() { Bound::Excluded(after) } else { Bound::Included(prefix.as_str()) };
         self.objects
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(&prefix))

@@ -90,8 +90,7 @@ impl Cache {
                     (initial_events(objects, &options, mark_end, state.revision()), state.revision())
                 }
                 Start::After(revision) => {
-                    let changes =
-                        state.since(revision).ok_or_else(|| expired(revision, state.oldest()))?;
+                    let changes = state.since(revision).ok_or_else(|| expired(revision, state.oldest()))?;
                     let changes = changes.into_iter().filter(|change| touches(&options.scope, change));
                     (events(changes, &options.filter), revision)
                 }
@@ -220,8 +219,13 @@ fn event(change: &Change, filter: &Filter) -> Option<WatchEvent> {
 }
 
 /// An empty object that carries a revision.
-fn bookmark(type_meta: &(String, String), revision: Revision, initial_events_end: bool) -> Option<WatchEvent> {
-    let mut metadata = serde_json::json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+fn bookmark(
+    type_meta: &(String, String),
+    revision: Revision,
+    initial_events_end: bool,
+) -> Option<WatchEvent> {
+    let mut metadata =
+        serde_json::json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
     if initial_events_end {
         metadata["annotations"] = serde_json::json!({ "k8s.io/initial-events-end": "true" });
     }
