@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use store::{Revision, Store};
 use tokio::sync::watch;
 
+pub(crate) use feed::prefix_end;
 pub use state::{Change, Scope};
 pub use stream::{Filter, Start, WatchOptions};
 
@@ -77,6 +78,14 @@ impl Cache {
         }
         self.store.request_progress().await.map_err(unavailable)?;
         self.wait_for(newest).await
+    }
+
+    /// As [`Cache::wait_for`], asking the store to say how far it is: changes elsewhere move its revision too.
+    pub async fn wait_for_or_progress(&self, revision: Revision) -> Result<(), Status> {
+        if self.revision() < revision {
+            self.store.request_progress().await.map_err(unavailable)?;
+        }
+        self.wait_for(revision).await
     }
 
     /// Waits until the cache has seen `revision`.

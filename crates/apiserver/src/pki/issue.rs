@@ -20,8 +20,8 @@ const BACKDATE: Duration = Duration::from_secs(300);
 pub struct Identity {
     /// Common name: the user.
     pub user: String,
-    /// Organizations: the groups.
-    pub groups: Vec<String>,
+    /// Organization: the group, or empty. One is enough for those whom this authority knows.
+    pub group: String,
     /// DNS names.
     pub names: Vec<String>,
     /// IP addresses.
@@ -115,8 +115,8 @@ fn leaf_params(
     set_life(&mut params, now, life);
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, identity.user.as_str());
-    for group in &identity.groups {
-        params.distinguished_name.push(DnType::OrganizationName, group.as_str());
+    if !identity.group.is_empty() {
+        params.distinguished_name.push(DnType::OrganizationName, identity.group.as_str());
     }
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -104,10 +104,10 @@ impl Pki {
         &self.sa_key_pem
     }
 
-    /// Issues a client certificate: `CN` is the user, `O` are the groups.
-    pub fn issue_client(&self, user: &str, groups: &[&str], life: Duration) -> Result<Issued, PkiError> {
+    /// Issues a client certificate: `CN` is the user, `O` the group.
+    pub fn issue_client(&self, user: &str, group: &str, life: Duration) -> Result<Issued, PkiError> {
         let identity =
-            Identity { user: user.into(), groups: strings(groups), client: true, ..Identity::default() };
+            Identity { user: user.into(), group: group.into(), client: true, ..Identity::default() };
         self.ca.read().issue(&identity, self.clock.now(), life)
     }
 
@@ -115,7 +115,7 @@ impl Pki {
     pub fn issue_node(&self, node: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Issued, PkiError> {
         let identity = Identity {
             user: format!("system:node:{node}"),
-            groups: vec!["system:nodes".into()],
+            group: "system:nodes".into(),
             names: strings(names),
             addresses: addresses.to_vec(),
             client: true,
