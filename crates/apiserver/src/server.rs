@@ -149,10 +149,12 @@ async fn compact(pipeline: Arc<Pipeline>) {
                 continue;
             }
         };
-        if before > 0 && before < newest
-            && let Err(error) = store.compact(before).await {
-                tracing::warn!(%error, "cannot compact the store");
-            }
+        if before > 0
+            && before < newest
+            && let Err(error) = store.compact(before).await
+        {
+            tracing::warn!(%error, "cannot compact the store");
+        }
         before = newest;
     }
 }

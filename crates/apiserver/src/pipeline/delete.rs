@@ -177,21 +177,23 @@ impl Pipeline {
 
 fn check_preconditions(asked: &Asked<'_>, options: &DeleteOptions, live: &Object) -> Result<(), Status> {
     if let Some(uid) = &options.precondition_uid
-        && *uid != live.meta().uid {
-            let why = format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                live.meta().uid
-            );
-            return Err(asked.conflict(&why));
-        }
+        && *uid != live.meta().uid
+    {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            live.meta().uid
+        );
+        return Err(asked.conflict(&why));
+    }
     if let Some(version) = &options.precondition_resource_version
-        && *version != live.meta().resource_version {
-            let why = format!(
-                "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
-                live.meta().resource_version
-            );
-            return Err(asked.conflict(&why));
-        }
+        && *version != live.meta().resource_version
+    {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            live.meta().resource_version
+        );
+        return Err(asked.conflict(&why));
+    }
     Ok(())
 }
 

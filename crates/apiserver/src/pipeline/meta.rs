@@ -147,10 +147,9 @@ pub(super) fn validate(object: &Value, namespaced: bool, rule: NameRule, errors:
     let namespace = tree::text(metadata, &["namespace"]);
     if !namespaced && !namespace.is_empty() {
         errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
-    } else if namespaced
-        && let Some(detail) = crate::names::wrong_name(NameRule::Label, namespace) {
-            errors.push(FieldError::invalid("metadata.namespace", &json!(namespace), &detail));
-        }
+    } else if namespaced && let Some(detail) = crate::names::wrong_name(NameRule::Label, namespace) {
+        errors.push(FieldError::invalid("metadata.namespace", &json!(namespace), &detail));
+    }
     crate::names::check_labels(tree::at(metadata, &["labels"]), "metadata.labels", errors);
     validate_annotations(tree::at(metadata, &["annotations"]), errors);
     validate_owners(tree::items(metadata, &["ownerReferences"]), errors);

@@ -109,10 +109,11 @@ impl Pipeline {
             }
         }
         if let Some(node) = node_of(asked.user)
-            && on_node.as_deref() != Some(node) {
-                let message = "a node may request tokens only for pods that are bound to it";
-                return Err(Status::new(Reason::Forbidden, message));
-            }
+            && on_node.as_deref() != Some(node)
+        {
+            let message = "a node may request tokens only for pods that are bound to it";
+            return Err(Status::new(Reason::Forbidden, message));
+        }
         if let Some(node) = on_node {
             let uid = self.find("", "nodes", "", &node).await?.map(|node| node.meta().uid.clone());
             bound.node = Some(Reference { name: node, uid: uid.unwrap_or_default() });
@@ -137,9 +138,10 @@ impl Pipeline {
         }
         for (resource, reference) in [("pods", &bound.pod), ("secrets", &bound.secret)] {
             if let Some(reference) = reference
-                && !self.lives(resource, &bound.namespace, reference).await? {
-                    return Ok(None);
-                }
+                && !self.lives(resource, &bound.namespace, reference).await?
+            {
+                return Ok(None);
+            }
         }
         let mut user = authn::service_account(&bound.namespace, &account.name, &account.uid);
         let mut extra = |name: &str, value: &str| {

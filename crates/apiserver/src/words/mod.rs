@@ -10,7 +10,7 @@ pub use api::patch::apply::Writer;
 use api::selectors::{FieldSelector, LabelSelector};
 use api::{FieldValidation, GroupVersionResource, Object, PatchType, Status};
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::FieldErrors;
 use crate::tree;
@@ -322,15 +322,31 @@ pub enum Include {
     Object,
 }
 
-/// A Table.
-pub fn table(_kind: &Kind, objects: &[&Object], _include: Include, _columns: bool) -> Result<Value, Status> {
-    let rows: Vec<Value> = objects
-        .iter()
-        .map(|object| serde_json::json!({ "cells": [object.meta().name], "object": { "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": { "name": object.meta().name, "namespace": object.meta().namespace } } }))
-        .collect();
-    Ok(
-        serde_json::json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": [{ "name": "Name", "type": "string", "format": "name", "description": "", "priority": 0 }], "rows": rows }),
-    )
+/// A Table of objects; `columns` says whether the definitions of its columns are wanted too.
+pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) -> Result<Value, Status> {
+    let definitions = api::table::columns_of(&kind.group, &kind.kind);
+    let now = jiff::Timestamp::now();
+    let mut rows = Vec::with_capacity(objects.len());
+    for object in objects {
+        let tree: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
+        let mut row = json!({ "cells": api::table::cells(definitions, &tree, now) });
+        match include {
+            Include::None => {}
+            Include::Object => row["object"] = tree,
+            Include::Metadata => {
+                row["object"] = json!({
+                    "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": tree["metadata"],
+                });
+            }
+        }
+        rows.push(row);
+    }
+    let mut table = json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "rows": rows });
+    table["columnDefinitions"] = if columns { api::table::definitions(definitions) } else { Value::Null };
+    if let [object] = objects {
+        table["metadata"]["resourceVersion"] = object.meta().resource_version.clone().into();
+    }
+    Ok(table)
 }
 
 /// An object's selector (a `LabelSelector`, or the plain map of older kinds) as text.
