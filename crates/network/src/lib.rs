@@ -1,2 +1,1 @@
 //! Service proxy, DNS, addresses and routes.
-pub mod dns;

@@ -1,1 +1,25 @@
 //! A worker per pod, probes, volumes, status and streams.
+//!
+//! The [`Agent`] is fed by an informer on the pods of its node, by the runtime's events and by timers. Each pod has one
+//! worker (`worker`), which decides with pure functions (`pod`) and applies. `server` is the node's HTTP server for
+//! logs, exec, attach and port-forward, also in process.
+
+mod agent;
+mod config;
+mod deps;
+mod hooks;
+mod images;
+mod logs;
+mod pod;
+mod probes;
+mod registration;
+mod runtime_state;
+mod server;
+mod sources;
+mod tokens;
+mod volumes;
+mod worker;
+
+pub use agent::{Agent, Handles};
+pub use config::{Config, ServerConfig};
+pub use server::NodeServer;

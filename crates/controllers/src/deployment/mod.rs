@@ -23,7 +23,6 @@ use reconcile::{
 };
 
 use crate::context::{self, Ctx};
-use crate::selector::Select;
 
 pub use types::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus};
 

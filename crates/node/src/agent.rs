@@ -1,0 +1,258 @@
+//! The component: starts from what the runtime and the API hold, keeps one worker per pod, feeds them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::BoxError;
+use base::clock::SharedClock;
+use base::lifecycle::{Component, Context, OnFailure};
+use client::Client;
+use engine_api::{ContainerEvent, ContainerEventKind, Images, Runtime};
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
+use reconcile::{Change, EventRecorder, Informers, Registration, kinds};
+
+use crate::config::Config;
+use crate::deps::{Caches, Deps};
+use crate::images::Puller;
+use crate::pod::PodView;
+use crate::pod::spec::NodeFacts;
+use crate::registration::{self, facts};
+use crate::runtime_state::RuntimeState;
+use crate::server::NodeServer;
+use crate::worker::PodWorker;
+use crate::worker::mailbox::Mailbox;
+use crate::worker::terminate::terminate_orphan;
+
+/// What the agent works with, as `skiff` wires it.
+pub struct Handles {
+    /// Speaks to the API server as this node.
+    pub client: Client,
+    /// Shared informers under the same identity.
+    pub informers: Informers,
+    /// Time.
+    pub clock: SharedClock,
+    /// Sandboxes and containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Images.
+    pub images: Arc<dyn Images>,
+    /// Interfaces and addresses of sandboxes.
+    pub networks: Arc<dyn SandboxNetworks>,
+    /// When the data path has let go of a pod.
+    pub drain: Arc<dyn Drain>,
+    /// Facts about cluster DNS.
+    pub dns: Arc<dyn ClusterDns>,
+}
+
+/// The node agent.
+pub struct Agent {
+    deps: Arc<Deps>,
+    workers: Workers,
+    server: Arc<NodeServer>,
+}
+
+/// The workers by their pods' uids.
+type Workers = Arc<Mutex<HashMap<String, Arc<Mailbox>>>>;
+
+impl Agent {
+    /// Builds the agent and takes its server's port; nothing runs yet. Called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the server's address cannot be bound or its certificates cannot be read.
+    pub async fn build(config: Config, handles: Handles) -> Result<Arc<Self>, BoxError> {
+        let Handles { client, informers, clock, runtime, images, networks, drain, dns } = handles;
+        let client = client.for_manager("kubelet");
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|error| format!("node data directory {}: {error}", config.data_dir.display()))?;
+        let hardware = facts::hardware(&config.data_dir);
+        let on_node = format!("spec.nodeName={}", config.node_name);
+        let caches = Caches {
+            pods: informers.selected(kinds::PODS, &on_node),
+            config_maps: informers.get(kinds::CONFIG_MAPS),
+            secrets: informers.get(kinds::SECRETS),
+            services: informers.get(kinds::SERVICES),
+        };
+        let facts = NodeFacts {
+            memory_bytes: hardware.memory_bytes,
+            pod_pids_limit: config.pod_pids_limit,
+            seccomp_profiles: config.seccomp_dir.clone(),
+            log_root: config.log_dir.clone(),
+        };
+        let recorder = EventRecorder::new(client.clone(), clock.clone(), "kubelet", &config.node_name);
+        let deps = Arc::new(Deps {
+            client,
+            clock,
+            recorder,
+            caches,
+            runtime,
+            images,
+            puller: Puller::default(),
+            networks,
+            drain,
+            dns,
+            state: RuntimeState::default(),
+            hardware,
+            facts,
+            config,
+        });
+        let server = NodeServer::bind(deps.clone()).await?;
+        Ok(Arc::new(Self { deps, workers: Workers::default(), server }))
+    }
+
+    /// The node's server: the in-process way to logs, exec, attach and port-forward.
+    pub fn server(&self) -> Arc<NodeServer> {
+        self.server.clone()
+    }
+
+    async fn synced(&self) {
+        let caches = &self.deps.caches;
+        for informer in [&caches.pods, &caches.config_maps, &caches.secrets, &caches.services] {
+            informer.synced().await;
+        }
+    }
+
+    /// Changed ConfigMaps and Secrets wake the workers whose pods refer to them.
+    fn watch_references(&self) -> [Registration; 2] {
+        let workers = self.workers.clone();
+        let config_maps = self.deps.caches.config_maps.on_change(move |change| {
+            for mailbox in workers.lock().values() {
+                mailbox.config_map_changed(&change.key.namespace, &change.key.name);
+            }
+        });
+        let workers = self.workers.clone();
+        let secrets = self.deps.caches.secrets.on_change(move |change| {
+            for mailbox in workers.lock().values() {
+                mailbox.secret_changed(&change.key.namespace, &change.key.name);
+            }
+        });
+        [config_maps, secrets]
+    }
+
+    /// Pods of the runtime that the API does not know any more.
+    fn end_orphans(&self, ctx: &Context) {
+        for sandbox in self.deps.state.pods() {
+            if self.deps.caches.pods.by_uid(&sandbox.pod_uid).is_none() {
+                ctx.spawn(terminate_orphan(self.deps.clone(), sandbox));
+            }
+        }
+    }
+
+    fn pod_changed(&self, ctx: &Context, change: Change) {
+        let old_uid = change.old.as_ref().map(|old| old.meta().uid.clone());
+        let new_uid = change.new.as_ref().map(|new| new.meta().uid.clone());
+        if old_uid != new_uid
+            && let Some(mailbox) = old_uid.and_then(|uid| self.workers.lock().get(&uid).cloned())
+        {
+            mailbox.gone();
+        }
+        let (Some(object), Some(uid)) = (change.new, new_uid) else { return };
+        let known = self.workers.lock().get(&uid).cloned();
+        if let Some(mailbox) = known {
+            mailbox.deliver(object);
+            return;
+        }
+        let pod = match PodView::decode(&object) {
+            Ok(pod) => pod,
+            Err(error) => {
+                tracing::error!(pod = %object.key(), %error, "pod not readable");
+                return;
+            }
+        };
+        let mailbox = Arc::new(Mailbox::default());
+        self.workers.lock().insert(uid.clone(), mailbox.clone());
+        let worker = PodWorker::new(self.deps.clone(), mailbox, pod);
+        let workers = self.workers.clone();
+        ctx.spawn(async move {
+            worker.run().await;
+            workers.lock().remove(&uid);
+        });
+    }
+}
+
+#[async_trait]
+impl Component for Agent {
+    fn name(&self) -> &'static str {
+        "node"
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::Restart
+    }
+
+    async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        self.workers.lock().clear();
+        // Events first: what happens while we list is not lost.
+        let events = self.deps.runtime.events().await;
+        self.deps.state.refresh(&*self.deps.runtime).await?;
+        ctx.spawn(follow_runtime(self.deps.clone(), self.workers.clone(), events));
+        self.synced().await;
+        let _references = self.watch_references();
+        let info = facts::host_info();
+        let port = self.server.port();
+        registration::register(&self.deps, &info, port).await?;
+        ctx.spawn(registration::keep_lease(self.deps.clone()));
+        ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
+        self.server.start(&ctx);
+        self.end_orphans(&ctx);
+        let mut pods = self.deps.caches.pods.subscribe();
+        ctx.ready();
+        loop {
+            tokio::select! {
+                changes = pods.changed() => {
+                    for change in changes {
+                        self.pod_changed(&ctx, change);
+                    }
+                }
+                () = ctx.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Applies the runtime's events to the cache and wakes the workers concerned.
+async fn follow_runtime(
+    deps: Arc<Deps>,
+    workers: Workers,
+    mut events: futures::stream::BoxStream<'static, Result<ContainerEvent, engine_api::EventsLost>>,
+) {
+    while let Some(event) = events.next().await {
+        let Ok(event) = event else {
+            if let Err(error) = deps.state.refresh(&*deps.runtime).await {
+                tracing::error!(%error, "runtime not readable");
+            }
+            for mailbox in workers.lock().values() {
+                mailbox.runtime_changed();
+            }
+            continue;
+        };
+        let uid = deps.state.pod_of(&event.sandbox_id);
+        apply_event(&deps, &event).await;
+        let mailbox = uid.and_then(|uid| workers.lock().get(&uid).cloned());
+        if let Some(mailbox) = mailbox {
+            mailbox.runtime_changed();
+        }
+    }
+}
+
+async fn apply_event(deps: &Deps, event: &ContainerEvent) {
+    match event.kind {
+        ContainerEventKind::SandboxDied => {
+            deps.state.sandbox_ended(&event.sandbox_id);
+            for id in deps.state.containers_of(&event.sandbox_id) {
+                deps.state.refresh_container(&*deps.runtime, &id).await;
+            }
+        }
+        ContainerEventKind::Removed if event.container_id.is_empty() => {
+            deps.state.forget_sandbox(&event.sandbox_id);
+        }
+        ContainerEventKind::Removed => deps.state.forget_container(&event.container_id),
+        // Sandboxes are made by the workers, which put them into the cache themselves.
+        ContainerEventKind::Created | ContainerEventKind::Started | ContainerEventKind::Exited(_) => {
+            if !event.container_id.is_empty() {
+                deps.state.refresh_container(&*deps.runtime, &event.container_id).await;
+            }
+        }
+    }
+}

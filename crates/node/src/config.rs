@@ -1,0 +1,53 @@
+//! What a node agent is built from.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// The settings of one node. No defaults are hidden here: `skiff` decides them.
+#[derive(Clone)]
+pub struct Config {
+    /// The Node object's name.
+    pub node_name: String,
+    /// The host's name, for the address of type `Hostname`.
+    pub hostname: String,
+    /// The host's addresses, the preferred family first; follows changes of the host.
+    pub addresses: watch::Receiver<Vec<IpAddr>>,
+    /// Directory of what pods write (`pods/<uid>/…`), on disk.
+    pub data_dir: PathBuf,
+    /// Directory of what is derived from API objects, secrets among them: in memory, gone after a reboot.
+    pub run_dir: PathBuf,
+    /// Directory of the containers' logs.
+    pub log_dir: PathBuf,
+    /// Directory of `Localhost` seccomp profiles.
+    pub seccomp_dir: PathBuf,
+    /// The host's resolver configuration (`/etc/resolv.conf`, or the one that systemd-resolved forwards to).
+    pub resolv_conf: PathBuf,
+    /// Reported as `nodeInfo.kubeletVersion`: `v1.37.0+skiff.1`.
+    pub kubelet_version: String,
+    /// Reported as `nodeInfo.containerRuntimeVersion`: `skiff://0.1.0`.
+    pub runtime_version: String,
+    /// Pods that the node takes.
+    pub max_pods: u32,
+    /// Processes per pod; `None` sets no limit.
+    pub pod_pids_limit: Option<i64>,
+    /// Labels of the Node object beside the well-known ones.
+    pub labels: Vec<(String, String)>,
+    /// The node's HTTPS server; `None`: only the in-process handler.
+    pub server: Option<ServerConfig>,
+}
+
+/// The node's HTTPS server.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Where it listens; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// Its certificate, which may change while it runs.
+    pub certificates: Arc<dyn rustls::server::ResolvesServerCert>,
+    /// The authorities (PEM) whose client certificates it accepts.
+    pub client_ca_pem: String,
+    /// The common name of the API server's client certificate.
+    pub api_server_name: String,
+}

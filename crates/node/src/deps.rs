@@ -1,0 +1,113 @@
+//! What every part of the agent works with: handles that were given to it, and the caches that they share.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base::BoxError;
+use base::clock::SharedClock;
+use client::Client;
+use engine_api::{Images, Runtime};
+use jiff::Timestamp;
+use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
+use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
+
+use crate::config::Config;
+use crate::images::Puller;
+use crate::pod::PodView;
+use crate::pod::fields::FieldContext;
+use crate::pod::spec::NodeFacts;
+use crate::runtime_state::RuntimeState;
+use crate::volumes::PodDirectories;
+
+/// The shared informers that the node reads.
+pub(crate) struct Caches {
+    pub(crate) pods: Informer,
+    pub(crate) config_maps: Informer,
+    pub(crate) secrets: Informer,
+    pub(crate) services: Informer,
+}
+
+/// The hardware, as it was at start.
+#[derive(Debug, Clone)]
+pub(crate) struct Hardware {
+    pub(crate) milli_cpu: i64,
+    pub(crate) memory_bytes: i64,
+    pub(crate) disk_bytes: i64,
+}
+
+/// Handles and caches.
+pub(crate) struct Deps {
+    pub(crate) config: Config,
+    pub(crate) client: Client,
+    pub(crate) clock: SharedClock,
+    pub(crate) recorder: EventRecorder,
+    pub(crate) caches: Caches,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) puller: Puller,
+    pub(crate) networks: Arc<dyn SandboxNetworks>,
+    pub(crate) drain: Arc<dyn Drain>,
+    pub(crate) dns: Arc<dyn ClusterDns>,
+    pub(crate) state: RuntimeState,
+    pub(crate) hardware: Hardware,
+    pub(crate) facts: NodeFacts,
+}
+
+impl Deps {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The host's addresses, the preferred family first.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.config.addresses.borrow().clone()
+    }
+
+    pub(crate) fn directories(&self, uid: &str) -> PodDirectories {
+        PodDirectories::new(&self.config.data_dir, &self.config.run_dir, uid)
+    }
+
+    /// What `fieldRef` and `resourceFieldRef` can refer to.
+    pub(crate) fn field_context(&self, pod_addresses: &[IpAddr]) -> FieldContext {
+        FieldContext {
+            pod_addresses: pod_addresses.to_vec(),
+            host_addresses: self.addresses(),
+            node_milli_cpu: self.hardware.milli_cpu,
+            node_memory_bytes: self.hardware.memory_bytes,
+        }
+    }
+
+    /// Records an event about a pod, or about one of its containers.
+    pub(crate) fn event(
+        &self,
+        pod: &PodView,
+        container: Option<&str>,
+        event_type: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        let mut involved = Involved::named(&kinds::PODS, &pod.key(), pod.uid());
+        involved.resource_version.clone_from(&pod.metadata.resource_version);
+        if let Some(name) = container {
+            let init = pod.init_containers().iter().any(|container| container.name == name);
+            let list = if init { "initContainers" } else { "containers" };
+            involved = involved.field(format!("spec.{list}{{{name}}}"));
+        }
+        self.recorder.event(involved, event_type, reason, message);
+    }
+
+    pub(crate) fn normal(&self, pod: &PodView, container: &str, reason: &str, message: impl Into<String>) {
+        self.event(pod, Some(container), EventType::Normal, reason, message);
+    }
+
+    pub(crate) fn warning(&self, pod: &PodView, container: &str, reason: &str, message: impl Into<String>) {
+        self.event(pod, Some(container), EventType::Warning, reason, message);
+    }
+}
+
+/// Runs file system work on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, BoxError> {
+    tokio::task::spawn_blocking(work).await.map_err(Into::into)
+}

@@ -1,0 +1,154 @@
+//! `securityContext` of pod and container, merged into what the engine takes.
+
+use std::path::Path;
+
+use engine_api::{SeccompProfile, Security, User};
+use k8s_openapi::api::core::v1::{
+    Container, PodSecurityContext, PodSpec, SeccompProfile as Wanted, SecurityContext,
+};
+
+/// Sysctls that only change the pod's own namespaces and cannot harm others. Source: upstream's safe list.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// The sysctls of a pod, or the first that is not allowed.
+pub(crate) fn sysctls(spec: &PodSpec) -> Result<Vec<(String, String)>, String> {
+    let wanted = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    wanted
+        .map(|sysctl| {
+            let name = sysctl.name.replace('/', ".");
+            if SAFE_SYSCTLS.contains(&name.as_str()) {
+                Ok((name, sysctl.value.clone()))
+            } else {
+                Err(format!("forbidden sysctl: \"{name}\" not allowlisted"))
+            }
+        })
+        .collect()
+}
+
+/// Who runs the container's process.
+pub(crate) fn user(spec: &PodSpec, container: &Container) -> User {
+    let pod = spec.security_context.clone().unwrap_or_default();
+    let own = container.security_context.clone().unwrap_or_default();
+    let uid = own.run_as_user.or(pod.run_as_user);
+    let gid = own.run_as_group.or(pod.run_as_group);
+    let groups = pod.supplemental_groups.iter().flatten().chain(&pod.fs_group);
+    User {
+        spec: match (uid, gid) {
+            (Some(uid), Some(gid)) => format!("{uid}:{gid}"),
+            (Some(uid), None) => uid.to_string(),
+            // The image's user with another group: the engine resolves an empty user part to the image's.
+            (None, Some(gid)) => format!(":{gid}"),
+            (None, None) => String::new(),
+        },
+        supplemental_groups: groups.filter_map(|gid| u32::try_from(*gid).ok()).collect(),
+        must_not_be_root: own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false),
+    }
+}
+
+/// What the container's process may do. `profiles`: where `Localhost` seccomp profiles lie.
+pub(crate) fn security(spec: &PodSpec, container: &Container, profiles: &Path) -> Result<Security, String> {
+    let pod = spec.security_context.as_ref();
+    let own = container.security_context.clone().unwrap_or_default();
+    let privileged = own.privileged.unwrap_or(false);
+    let capabilities = own.capabilities.clone().unwrap_or_default();
+    Ok(Security {
+        privileged,
+        add_capabilities: capabilities.add.unwrap_or_default(),
+        drop_capabilities: capabilities.drop.unwrap_or_default(),
+        no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged,
+        read_only_rootfs: own.read_only_root_filesystem.unwrap_or(false),
+        seccomp: seccomp(pod, &own, privileged, profiles)?,
+        unmask_proc: own.proc_mount.as_deref() == Some("Unmasked"),
+    })
+}
+
+fn seccomp(
+    pod: Option<&PodSecurityContext>,
+    own: &SecurityContext,
+    privileged: bool,
+    profiles: &Path,
+) -> Result<SeccompProfile, String> {
+    let wanted = own.seccomp_profile.as_ref().or_else(|| pod.and_then(|pod| pod.seccomp_profile.as_ref()));
+    if privileged {
+        return Ok(SeccompProfile::Unconfined);
+    }
+    match wanted.map(|profile| (profile.type_.as_str(), profile)) {
+        // Nothing asked for: the default profile (upstream's `seccompDefault`).
+        None | Some(("RuntimeDefault", _)) => Ok(SeccompProfile::RuntimeDefault),
+        Some(("Unconfined", _)) => Ok(SeccompProfile::Unconfined),
+        Some(("Localhost", Wanted { localhost_profile: Some(name), .. })) if is_plain(name) => {
+            Ok(SeccompProfile::Localhost(profiles.join(name)))
+        }
+        Some(("Localhost", _)) => {
+            Err("localhostProfile must be set if seccompProfile type is Localhost, and must be a relative path without '..'".to_owned())
+        }
+        Some((other, _)) => Err(format!("unknown seccomp profile type \"{other}\"")),
+    }
+}
+
+/// Whether a relative path stays below where it starts.
+pub(crate) fn is_plain(path: &str) -> bool {
+    !path.is_empty()
+        && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(json: serde_json::Value) -> PodSpec {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn the_containers_own_context_wins() {
+        let spec = pod(serde_json::json!({
+            "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 7, "supplementalGroups": [5],
+                "runAsNonRoot": true},
+            "containers": [{"name": "a", "securityContext": {"runAsUser": 0, "runAsNonRoot": false}}, {"name": "b"}],
+        }));
+        assert_eq!(user(&spec, &spec.containers[0]).spec, "0:1000");
+        let other = user(&spec, &spec.containers[1]);
+        assert_eq!((other.spec.as_str(), other.must_not_be_root), ("1000:1000", true));
+        assert_eq!(other.supplemental_groups, [5, 7]);
+    }
+
+    #[test]
+    fn seccomp_profiles_stay_in_their_directory() {
+        let with = |profile: serde_json::Value| {
+            let spec = pod(serde_json::json!({
+                "containers": [{"name": "a", "securityContext": {"seccompProfile": profile}}]}));
+            security(&spec, &spec.containers[0], Path::new("/p")).map(|security| security.seccomp)
+        };
+        let localhost = |name: &str| serde_json::json!({"type": "Localhost", "localhostProfile": name});
+        assert_eq!(with(localhost("x.json")), Ok(SeccompProfile::Localhost("/p/x.json".into())));
+        assert!(with(localhost("../x.json")).is_err());
+        assert_eq!(with(serde_json::json!({"type": "Unconfined"})), Ok(SeccompProfile::Unconfined));
+    }
+
+    #[test]
+    fn unsafe_sysctls_are_refused_by_name() {
+        let with = |name: &str| {
+            sysctls(&pod(serde_json::json!({"containers": [],
+                "securityContext": {"sysctls": [{"name": name, "value": "1"}]}})))
+        };
+        assert!(with("net.ipv4.tcp_syncookies").is_ok());
+        assert_eq!(
+            with("kernel.msgmax"),
+            Err("forbidden sysctl: \"kernel.msgmax\" not allowlisted".to_owned())
+        );
+    }
+}

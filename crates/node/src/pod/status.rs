@@ -1,0 +1,366 @@
+//! A pod's status: a pure function over its spec, its containers, its probes and its last status.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use engine_api::ContainerState as Runtime;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::phase::phase;
+use super::plan::{ProbeState, Waiting, latest};
+use super::view::init_kind;
+use super::{ContainerKind, ContainerRecord, PodView};
+use crate::pod::resources::qos_class;
+
+/// Condition types that the node writes; others belong to others.
+pub(crate) const OWN_CONDITIONS: [&str; 4] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// What the status is made from.
+pub(crate) struct StatusInput<'a> {
+    pub(crate) pod: &'a PodView,
+    /// The status that the API server has, or was last sent.
+    pub(crate) last: &'a PodStatus,
+    pub(crate) containers: &'a [ContainerRecord],
+    /// By container name.
+    pub(crate) waiting: &'a BTreeMap<String, Waiting>,
+    /// By container id.
+    pub(crate) probes: &'a HashMap<String, ProbeState>,
+    /// Termination messages by container id.
+    pub(crate) messages: &'a HashMap<String, String>,
+    pub(crate) addresses: &'a [IpAddr],
+    pub(crate) host_addresses: &'a [IpAddr],
+    pub(crate) sandbox_ready: bool,
+    /// Every container has ended for good.
+    pub(crate) ended: bool,
+    /// `reason` and `message` of a pod that the node itself fails.
+    pub(crate) failure: Option<(&'a str, &'a str)>,
+    pub(crate) now: Timestamp,
+}
+
+/// Makes the status.
+pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
+    let (mut init, mut apps) = (Vec::new(), Vec::new());
+    for (kind, container) in input.pod.containers() {
+        let status = container_status(input, kind, container);
+        if kind == ContainerKind::App { apps.push(status) } else { init.push(status) }
+    }
+    let phase = match (input.failure, input.last.phase.as_deref()) {
+        (Some(_), _) => "Failed",
+        // A pod's end is final.
+        (None, Some("Succeeded")) => "Succeeded",
+        (None, Some("Failed")) => "Failed",
+        _ => phase(input.pod, &init, &apps, input.ended),
+    };
+    let host_network = input.pod.host_network();
+    let addresses = if host_network { input.host_addresses } else { input.addresses };
+    let mut status = PodStatus {
+        phase: Some(phase.to_owned()),
+        start_time: Some(input.last.start_time.clone().unwrap_or(Time(input.now))),
+        host_ip: input.host_addresses.first().map(ToString::to_string),
+        host_ips: some(input.host_addresses.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        pod_ip: addresses.first().map(ToString::to_string),
+        pod_ips: some(addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
+        qos_class: Some(qos_class(&input.pod.spec).to_owned()),
+        observed_generation: Some(input.pod.metadata.generation).filter(|generation| *generation > 0),
+        reason: input.failure.map(|(reason, _)| reason.to_owned()).or_else(|| input.last.reason.clone()),
+        message: input.failure.map(|(_, text)| text.to_owned()).or_else(|| input.last.message.clone()),
+        ..PodStatus::default()
+    };
+    status.conditions = Some(conditions(input, phase, &init, &apps));
+    status.container_statuses = Some(apps);
+    status.init_container_statuses = some(init);
+    status
+}
+
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    if list.is_empty() { None } else { Some(list) }
+}
+
+fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Container) -> ContainerStatus {
+    let record = latest(input.containers, &container.name);
+    let previous = record.and_then(|record| previous_end(input, record));
+    let mut status = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        resources: container.resources.clone(),
+        allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
+        ..ContainerStatus::default()
+    };
+    let Some(record) = record else {
+        forgotten(input, container, &mut status);
+        return status;
+    };
+    status.image_id.clone_from(&record.image_id);
+    status.image.clone_from(&record.image);
+    status.container_id = Some(container_id(&record.id));
+    status.restart_count = i32::try_from(record.attempt).unwrap_or(i32::MAX);
+    status.last_state = Some(previous.unwrap_or_default());
+    let waiting = input.waiting.get(&container.name);
+    match (&record.state, waiting) {
+        (Runtime::Running { started_at, .. }, _) => {
+            let probes = input.probes.get(&record.id).cloned().unwrap_or_default();
+            let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
+            status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
+            status.started = Some(probes.started);
+            status.ready = probes.started && probes.ready && kind != ContainerKind::Init;
+        }
+        (Runtime::Exited { .. }, Some(waiting)) if !input.ended && restarts(waiting) => {
+            status.last_state = terminated_state(input, record);
+            status.state = Some(waiting_state(waiting));
+        }
+        (Runtime::Exited { .. }, _) => {
+            status.state = terminated_state(input, record);
+            status.ready = kind == ContainerKind::Init && record.succeeded();
+        }
+        (Runtime::Created, waiting) => {
+            let waiting = waiting.cloned().unwrap_or_else(creating);
+            status.state = Some(waiting_state(&waiting));
+        }
+    }
+    status
+}
+
+/// A dead container shows its own end until its restart is put off or fails: as upstream, where the moment between an
+/// end and an immediate restart shows `Terminated`.
+fn restarts(waiting: &Waiting) -> bool {
+    !matches!(waiting.reason.as_str(), "ContainerCreating" | "PodInitializing" | "")
+}
+
+fn creating() -> Waiting {
+    Waiting { reason: "ContainerCreating".to_owned(), message: String::new() }
+}
+
+/// A container that the runtime does not know: never made, or forgotten with a reboot.
+fn forgotten(input: &StatusInput<'_>, container: &Container, status: &mut ContainerStatus) {
+    let lists = [&input.last.container_statuses, &input.last.init_container_statuses];
+    let known = lists.into_iter().flatten().flatten().find(|known| known.name == container.name);
+    let waiting = input.waiting.get(&container.name).cloned().unwrap_or_else(creating);
+    status.last_state = Some(ContainerState::default());
+    if let Some(known) = known {
+        status.restart_count = known.restart_count;
+        status.image_id.clone_from(&known.image_id);
+        status.last_state.clone_from(&known.last_state);
+        if let Some(state) = &known.state {
+            if state.terminated.is_some() && (input.ended || input.pod.is_terminal()) {
+                status.state = Some(state.clone());
+                status.container_id.clone_from(&known.container_id);
+                return;
+            }
+            if state.running.is_some() {
+                status.container_id.clone_from(&known.container_id);
+                status.last_state =
+                    Some(lost("The container could not be located when the pod was started", known));
+            }
+        }
+    }
+    status.state = if input.ended {
+        let unknown = ContainerStatus::default();
+        Some(lost(
+            "The container could not be located when the pod was terminated",
+            known.unwrap_or(&unknown),
+        ))
+    } else {
+        Some(waiting_state(&waiting))
+    };
+}
+
+fn lost(message: &str, known: &ContainerStatus) -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".to_owned()),
+        message: Some(message.to_owned()),
+        container_id: known.container_id.clone(),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+/// How the run before the newest one ended.
+fn previous_end(input: &StatusInput<'_>, newest: &ContainerRecord) -> Option<ContainerState> {
+    let older = input.containers.iter().filter(|record| {
+        record.name == newest.name
+            && (record.attempt, record.created_at) < (newest.attempt, newest.created_at)
+    });
+    older
+        .max_by_key(|record| (record.attempt, record.created_at))
+        .and_then(|record| terminated_state(input, record))
+}
+
+/// `skiff://<id>`.
+pub(crate) fn container_id(id: &str) -> String {
+    format!("skiff://{id}")
+}
+
+fn waiting_state(waiting: &Waiting) -> ContainerState {
+    let waiting = ContainerStateWaiting {
+        reason: Some(waiting.reason.clone()),
+        message: Some(waiting.message.clone()).filter(|message| !message.is_empty()),
+    };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+fn terminated_state(input: &StatusInput<'_>, record: &ContainerRecord) -> Option<ContainerState> {
+    let exit = record.exit()?;
+    let reason = match (record.started_at(), exit) {
+        (_, exit) if exit.oom_killed => "OOMKilled",
+        (None, _) => "StartError",
+        (_, exit) if exit.code == 0 => "Completed",
+        _ => "Error",
+    };
+    let message = input.messages.get(&record.id).cloned().unwrap_or_else(|| exit.message.clone());
+    let terminated = ContainerStateTerminated {
+        exit_code: exit.code,
+        signal: None,
+        reason: Some(reason.to_owned()),
+        message: Some(message).filter(|message| !message.is_empty()),
+        started_at: record.started_at().map(Time),
+        finished_at: Some(Time(exit.finished_at)),
+        container_id: Some(container_id(&record.id)),
+    };
+    Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() })
+}
+
+/// A condition before its transition time is known.
+struct Verdict {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn yes() -> Self {
+        Self { holds: true, reason: "", message: String::new() }
+    }
+
+    fn no(reason: &'static str, message: String) -> Self {
+        Self { holds: false, reason, message }
+    }
+}
+
+fn conditions(
+    input: &StatusInput<'_>,
+    phase: &str,
+    init: &[ContainerStatus],
+    apps: &[ContainerStatus],
+) -> Vec<PodCondition> {
+    let containers_ready = containers_ready(input.pod, phase, init, apps);
+    let ready = ready(input, &containers_ready);
+    let sandbox = if input.sandbox_ready { Verdict::yes() } else { Verdict::no("", String::new()) };
+    let verdicts = [
+        ("PodReadyToStartContainers", sandbox),
+        ("Initialized", initialized(input.pod, phase, init, apps)),
+        ("Ready", ready),
+        ("ContainersReady", containers_ready),
+    ];
+    verdicts.into_iter().map(|(kind, verdict)| condition(input, kind, verdict)).collect()
+}
+
+fn condition(input: &StatusInput<'_>, kind: &str, verdict: Verdict) -> PodCondition {
+    let value = if verdict.holds { "True" } else { "False" };
+    let known = input.last.conditions.iter().flatten().find(|known| known.type_ == kind);
+    let since = known
+        .filter(|known| known.status == value)
+        .and_then(|known| known.last_transition_time.clone())
+        .unwrap_or(Time(input.now));
+    PodCondition {
+        type_: kind.to_owned(),
+        status: value.to_owned(),
+        reason: Some(verdict.reason.to_owned()).filter(|reason| !reason.is_empty()),
+        message: Some(verdict.message).filter(|message| !message.is_empty()),
+        last_transition_time: Some(since),
+        last_probe_time: None,
+        observed_generation: Some(input.pod.metadata.generation).filter(|generation| *generation > 0),
+    }
+}
+
+fn initialized(pod: &PodView, phase: &str, init: &[ContainerStatus], apps: &[ContainerStatus]) -> Verdict {
+    if phase == "Succeeded" {
+        return Verdict { reason: "PodCompleted", ..Verdict::yes() };
+    }
+    // An application container that has run proves that init is over, whatever is known of the init containers.
+    let ran = apps.iter().any(|status| {
+        status.container_id.is_some()
+            && status
+                .state
+                .as_ref()
+                .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    });
+    let incomplete: Vec<&str> = pod
+        .init_containers()
+        .iter()
+        .filter(|container| {
+            let status = init.iter().find(|status| status.name == container.name);
+            !status.is_some_and(|status| match init_kind(container) {
+                ContainerKind::Sidecar => status.started == Some(true) || ran,
+                _ => status.ready || ran,
+            })
+        })
+        .map(|container| container.name.as_str())
+        .collect();
+    if incomplete.is_empty() {
+        Verdict::yes()
+    } else {
+        let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+        Verdict::no("ContainersNotInitialized", message)
+    }
+}
+
+fn containers_ready(
+    pod: &PodView,
+    phase: &str,
+    init: &[ContainerStatus],
+    apps: &[ContainerStatus],
+) -> Verdict {
+    match phase {
+        "Succeeded" => return Verdict::no("PodCompleted", String::new()),
+        "Failed" => return Verdict::no("PodFailed", String::new()),
+        _ => {}
+    }
+    let sidecars = init
+        .iter()
+        .filter(|status| pod.container(&status.name).is_some_and(|(kind, _)| kind == ContainerKind::Sidecar));
+    let unready: Vec<&str> =
+        sidecars.chain(apps).filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    if unready.is_empty() {
+        Verdict::yes()
+    } else {
+        let message = format!("containers with unready status: [{}]", unready.join(" "));
+        Verdict::no("ContainersNotReady", message)
+    }
+}
+
+fn ready(input: &StatusInput<'_>, containers: &Verdict) -> Verdict {
+    if !containers.holds {
+        return Verdict::no(containers.reason, containers.message.clone());
+    }
+    // Others write the gates' conditions: only the API server's copy of the pod has them.
+    let conditions = input.pod.status.conditions.as_deref().unwrap_or_default();
+    for gate in input.pod.spec.readiness_gates.iter().flatten() {
+        let found = conditions.iter().find(|condition| condition.type_ == gate.condition_type);
+        match found {
+            None => {
+                let message = format!(
+                    "corresponding condition of pod readiness gate \"{}\" does not exist.",
+                    gate.condition_type
+                );
+                return Verdict::no("ReadinessGatesNotReady", message);
+            }
+            Some(condition) if condition.status != "True" => {
+                let message = format!(
+                    "the status of pod readiness gate \"{}\" is not \"True\", but {}",
+                    gate.condition_type, condition.status
+                );
+                return Verdict::no("ReadinessGatesNotReady", message);
+            }
+            Some(_) => {}
+        }
+    }
+    Verdict::yes()
+}

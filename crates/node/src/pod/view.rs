@@ -1,0 +1,139 @@
+//! The projection of a Pod that the node works with, decoded once per revision.
+
+use api::{Key, Object, ObjectMeta};
+use k8s_openapi::api::core::v1::{Container, Lifecycle, PodSpec, PodStatus, Probe};
+use reconcile::ports::PodRef;
+use serde::Deserialize;
+
+/// A Pod without managedFields.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct PodView {
+    /// Metadata, with annotations.
+    pub(crate) metadata: ObjectMeta,
+    /// What is wanted.
+    pub(crate) spec: PodSpec,
+    /// What the API server last heard.
+    #[serde(default)]
+    pub(crate) status: PodStatus,
+}
+
+/// `spec.restartPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// Which part a container has in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ContainerKind {
+    /// Runs to completion before the application containers.
+    Init,
+    /// An init container with `restartPolicy: Always` (KEP-753): starts in order, then keeps running.
+    Sidecar,
+    /// An application container.
+    App,
+}
+
+impl PodView {
+    /// Decodes a Pod object.
+    pub(crate) fn decode(object: &Object) -> Result<Self, serde_json::Error> {
+        object.decode()
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key::new(self.metadata.namespace.clone(), self.metadata.name.clone())
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        &self.metadata.uid
+    }
+
+    /// `name_namespace(uid)`, as upstream names a pod in messages.
+    pub(crate) fn described(&self) -> String {
+        format!("{}_{}({})", self.metadata.name, self.metadata.namespace, self.metadata.uid)
+    }
+
+    /// How the ports of `reconcile` name the pod.
+    pub(crate) fn pod_ref(&self, addresses: &[std::net::IpAddr]) -> PodRef {
+        PodRef {
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+            uid: self.metadata.uid.clone(),
+            addresses: addresses.to_vec(),
+        }
+    }
+
+    pub(crate) fn restart_policy(&self) -> RestartPolicy {
+        match self.spec.restart_policy.as_deref() {
+            Some("Never") => RestartPolicy::Never,
+            Some("OnFailure") => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        }
+    }
+
+    pub(crate) fn host_network(&self) -> bool {
+        self.spec.host_network.unwrap_or(false)
+    }
+
+    /// Init containers and sidecars, in the order in which they start.
+    pub(crate) fn init_containers(&self) -> &[Container] {
+        self.spec.init_containers.as_deref().unwrap_or_default()
+    }
+
+    /// Every container with its kind, in the order in which they start.
+    pub(crate) fn containers(&self) -> impl Iterator<Item = (ContainerKind, &Container)> {
+        let init = self.init_containers().iter().map(|container| (init_kind(container), container));
+        init.chain(self.spec.containers.iter().map(|container| (ContainerKind::App, container)))
+    }
+
+    /// A container by its name.
+    pub(crate) fn container(&self, name: &str) -> Option<(ContainerKind, &Container)> {
+        self.containers().find(|(_, container)| container.name == name)
+    }
+
+    /// Whether the API says that the pod's life is over.
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    /// Seconds between the stop signal and the kill for a pod that nobody deleted.
+    pub(crate) fn spec_grace_seconds(&self) -> i64 {
+        self.spec.termination_grace_period_seconds.unwrap_or(30)
+    }
+
+    /// The host name inside: `spec.hostname`, or the pod's name cut to what the kernel takes.
+    pub(crate) fn hostname(&self) -> String {
+        let name = match (&self.spec.hostname_override, &self.spec.hostname) {
+            (Some(name), _) | (None, Some(name)) if !name.is_empty() => name,
+            _ => &self.metadata.name,
+        };
+        // Linux: HOST_NAME_MAX is 64; upstream cuts to 63 and takes trailing separators away.
+        let cut: String = name.chars().take(63).collect();
+        cut.trim_end_matches(['-', '.']).to_owned()
+    }
+}
+
+/// Whether an init container is a sidecar.
+pub(crate) fn init_kind(container: &Container) -> ContainerKind {
+    if container.restart_policy.as_deref() == Some("Always") {
+        ContainerKind::Sidecar
+    } else {
+        ContainerKind::Init
+    }
+}
+
+/// The probe of a container by its type.
+pub(crate) fn probe_of(container: &Container, which: crate::probes::ProbeType) -> Option<&Probe> {
+    match which {
+        crate::probes::ProbeType::Startup => container.startup_probe.as_ref(),
+        crate::probes::ProbeType::Liveness => container.liveness_probe.as_ref(),
+        crate::probes::ProbeType::Readiness => container.readiness_probe.as_ref(),
+    }
+}
+
+/// The `preStop` hook of a container.
+pub(crate) fn pre_stop(container: &Container) -> Option<&k8s_openapi::api::core::v1::LifecycleHandler> {
+    container.lifecycle.as_ref().and_then(|Lifecycle { pre_stop, .. }| pre_stop.as_ref())
+}

@@ -1,0 +1,79 @@
+//! What the host is: read once at start.
+
+use std::fs;
+
+use crate::deps::Hardware;
+
+/// Identity of host and kernel, as `nodeInfo` reports it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct HostInfo {
+    pub(crate) machine_id: String,
+    pub(crate) system_uuid: String,
+    pub(crate) boot_id: String,
+    pub(crate) kernel_version: String,
+    pub(crate) os_image: String,
+}
+
+fn line(path: &str) -> String {
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Reads the identity; what a host does not tell is empty.
+pub(crate) fn host_info() -> HostInfo {
+    HostInfo {
+        machine_id: line("/etc/machine-id"),
+        system_uuid: line("/sys/class/dmi/id/product_uuid"),
+        boot_id: sys::host::boot_id().unwrap_or_default(),
+        kernel_version: line("/proc/sys/kernel/osrelease"),
+        os_image: os_image(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
+    }
+}
+
+/// `PRETTY_NAME` of `os-release`(5).
+fn os_image(text: &str) -> String {
+    let value = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    value.map_or_else(|| "Linux".to_owned(), |value| value.trim_matches('"').to_owned())
+}
+
+/// Cores, memory and disk. `data_dir` is where pods write.
+pub(crate) fn hardware(data_dir: &std::path::Path) -> Hardware {
+    let cores =
+        std::thread::available_parallelism().map_or(1, |cores| i64::try_from(cores.get()).unwrap_or(1));
+    Hardware {
+        milli_cpu: cores.saturating_mul(1000),
+        memory_bytes: memory_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        disk_bytes: rustix::fs::statvfs(data_dir)
+            .map_or(0, |fs| i64::try_from(fs.f_blocks.saturating_mul(fs.f_frsize)).unwrap_or(i64::MAX)),
+    }
+}
+
+/// `MemTotal` of `/proc/meminfo`.
+fn memory_bytes(text: &str) -> i64 {
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = total.and_then(|rest| rest.split_whitespace().next()?.parse::<i64>().ok());
+    kilobytes.unwrap_or(0).saturating_mul(1024)
+}
+
+/// The architecture in Go's words.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_host_are_read() {
+        assert_eq!(
+            os_image("NAME=\"x\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
+        assert_eq!(memory_bytes("MemTotal:       16 kB\nMemFree: 1 kB\n"), 16 * 1024);
+    }
+}

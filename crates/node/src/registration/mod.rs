@@ -1,0 +1,7 @@
+//! The Node object: made once, kept current, with a heartbeat that costs the API server almost nothing.
+
+pub(crate) mod facts;
+mod heartbeat;
+mod object;
+
+pub(crate) use heartbeat::{keep_lease, keep_status, register};

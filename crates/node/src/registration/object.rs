@@ -1,0 +1,127 @@
+//! The contents of the Node object: pure functions.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use reconcile::time;
+use serde_json::{Value, json};
+
+use super::facts::{HostInfo, architecture};
+use crate::config::Config;
+use crate::deps::Hardware;
+
+/// Images that are reported at most. Source: upstream's `nodeStatusMaxImages`.
+const IMAGES_MAX: usize = 50;
+
+/// An image as the status lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListedImage {
+    pub(crate) names: Vec<String>,
+    pub(crate) size_bytes: u64,
+}
+
+/// Everything that the status is made from.
+pub(crate) struct NodeInput<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) info: &'a HostInfo,
+    pub(crate) hardware: &'a Hardware,
+    pub(crate) addresses: &'a [IpAddr],
+    pub(crate) server_port: u16,
+    pub(crate) images: &'a [ListedImage],
+    /// Transition times of the conditions that the API server has.
+    pub(crate) since: &'a BTreeMap<String, (String, String)>,
+    pub(crate) now: Timestamp,
+}
+
+/// Labels that every node has.
+pub(crate) fn labels(config: &Config) -> BTreeMap<String, String> {
+    let arch = architecture();
+    let known = [
+        ("kubernetes.io/hostname", config.hostname.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ];
+    let known = known.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+    known.chain(config.labels.iter().cloned()).collect()
+}
+
+fn resources(input: &NodeInput<'_>) -> Value {
+    json!({
+        "cpu": (input.hardware.milli_cpu / 1000).to_string(),
+        "memory": format!("{}Ki", input.hardware.memory_bytes / 1024),
+        "ephemeral-storage": format!("{}Ki", input.hardware.disk_bytes / 1024),
+        "pods": input.config.max_pods.to_string(),
+        "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+    })
+}
+
+fn condition(input: &NodeInput<'_>, kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    let known = input.since.get(kind).filter(|(known, _)| known == status);
+    let since = known.map_or_else(|| time::seconds(input.now), |(_, since)| since.clone());
+    json!({
+        "type": kind, "status": status, "reason": reason, "message": message,
+        "lastHeartbeatTime": time::seconds(input.now), "lastTransitionTime": since,
+    })
+}
+
+/// `status` of the Node.
+pub(crate) fn status(input: &NodeInput<'_>) -> Value {
+    let mut addresses: Vec<Value> = input
+        .addresses
+        .iter()
+        .map(|address| json!({ "type": "InternalIP", "address": address.to_string() }))
+        .collect();
+    addresses.push(json!({ "type": "Hostname", "address": input.config.hostname }));
+    let mut images = input.images.to_vec();
+    images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
+    let images: Vec<Value> = images
+        .iter()
+        .take(IMAGES_MAX)
+        .map(|image| json!({ "names": image.names, "sizeBytes": image.size_bytes }))
+        .collect();
+    json!({
+        "capacity": resources(input),
+        "allocatable": resources(input),
+        "addresses": addresses,
+        "daemonEndpoints": { "kubeletEndpoint": { "Port": input.server_port } },
+        "images": images,
+        "nodeInfo": {
+            "machineID": input.info.machine_id,
+            "systemUUID": input.info.system_uuid,
+            "bootID": input.info.boot_id,
+            "kernelVersion": input.info.kernel_version,
+            "osImage": input.info.os_image,
+            "containerRuntimeVersion": input.config.runtime_version,
+            "kubeletVersion": input.config.kubelet_version,
+            // Gone from the kubelet, still required by clients.
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": architecture(),
+        },
+        "conditions": [
+            condition(input, "MemoryPressure", "False", "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available"),
+            condition(input, "DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            condition(input, "PIDPressure", "False", "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available"),
+            condition(input, "Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        ],
+    })
+}
+
+/// The Node as it is first made.
+pub(crate) fn new_node(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {
+            "name": config.node_name,
+            "labels": labels(config),
+            "annotations": { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
+        },
+        "spec": {},
+    })
+}

@@ -1,0 +1,118 @@
+//! The node's HTTP server: logs, exec, attach, port-forward, and the few endpoints that tools read. The same handler
+//! serves HTTPS (authenticated and authorized here) and the process's own API server (which has done both already).
+
+mod auth;
+mod exec;
+mod https;
+mod logs;
+mod port_forward;
+mod process;
+mod query;
+mod route;
+mod spdy;
+mod summary;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use api::Status;
+use api::connect::Body;
+use base::BoxError;
+use base::lifecycle::{Context, Tasks};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+
+use crate::deps::Deps;
+use route::Route;
+
+/// Serves one node's requests.
+pub struct NodeServer {
+    deps: Arc<Deps>,
+    https: Option<https::Listening>,
+    /// Sessions (exec, attach, port-forward) outlive the request that opened them.
+    sessions: Tasks,
+}
+
+impl NodeServer {
+    /// Takes the port, if the configuration has one.
+    pub(crate) async fn bind(deps: Arc<Deps>) -> Result<Arc<Self>, BoxError> {
+        let https = match &deps.config.server {
+            Some(config) => Some(https::Listening::bind(config).await?),
+            None => None,
+        };
+        Ok(Arc::new(Self { deps, https, sessions: Tasks::default() }))
+    }
+
+    /// The port that the HTTPS server has; upstream's number where there is none.
+    pub fn port(&self) -> u16 {
+        self.address().map_or(10250, |address| address.port())
+    }
+
+    /// Where the HTTPS server listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.https.as_ref().map(https::Listening::address)
+    }
+
+    /// Accepts connections as long as the component runs.
+    pub(crate) fn start(self: &Arc<Self>, ctx: &Context) {
+        if self.https.is_some() {
+            ctx.spawn(https::accept(self.clone()));
+        }
+    }
+
+    /// Answers a request whose sender has been authenticated and authorized. Upgrades travel in the request's
+    /// [`hyper::upgrade::OnUpgrade`] extension.
+    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
+        let route = route::parse(request.method(), request.uri().path());
+        self.dispatch(route, request).await.unwrap_or_else(|status| failure(&status))
+    }
+
+    async fn dispatch(
+        self: &Arc<Self>,
+        route: Route,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Status> {
+        let deps = &self.deps;
+        match route {
+            Route::Logs(target) => logs::serve(deps, &target, &query::Query::of(&request)),
+            Route::Exec(target) => exec::exec(self, target, request).await,
+            Route::Attach(target) => exec::attach(self, target, request).await,
+            Route::PortForward(target) => port_forward::serve(self, &target, request).await,
+            Route::Pods => Ok(json(&summary::pods(deps))),
+            Route::Stats => Ok(json(&summary::stats(deps).await)),
+            Route::Metrics => Ok(text(StatusCode::OK, summary::metrics(deps))),
+            Route::Healthz => Ok(text(StatusCode::OK, "ok")),
+            Route::NotFound => Err(Status::new(
+                api::Reason::NotFound,
+                "the node serves no such path: see /containerLogs, /exec, /attach, /portForward, /pods, /stats/summary, /metrics, /healthz",
+            )),
+        }
+    }
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    response(status, "text/plain; charset=utf-8", full(text))
+}
+
+fn json(value: &serde_json::Value) -> Response<Body> {
+    response(StatusCode::OK, "application/json", full(value.to_string()))
+}
+
+/// A failure as the API server passes it on.
+fn failure(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response(code, "application/json", full(status.to_json().to_string()))
+}

@@ -1,0 +1,102 @@
+//! Paths of the node's server, as the kubelet has them.
+
+use http::Method;
+
+/// A pod, or a container of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    /// Where the path names it: it must be this very pod.
+    pub(crate) uid: Option<String>,
+    /// Empty for port-forward.
+    pub(crate) container: String,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    Logs(Target),
+    Exec(Target),
+    Attach(Target),
+    PortForward(Target),
+    Pods,
+    Stats,
+    Metrics,
+    Healthz,
+    NotFound,
+}
+
+/// Reads method and path.
+pub(crate) fn parse(method: &Method, path: &str) -> Route {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let target = |parts: &[&str]| -> Option<Target> {
+        let (namespace, pod, uid, container) = match parts {
+            [namespace, pod, container] => (namespace, pod, None, container),
+            [namespace, pod, uid, container] => (namespace, pod, Some((*uid).to_owned()), container),
+            _ => return None,
+        };
+        Some(Target {
+            namespace: (*namespace).to_owned(),
+            pod: (*pod).to_owned(),
+            uid,
+            container: (*container).to_owned(),
+        })
+    };
+    let streams = method == Method::GET || method == Method::POST;
+    let found = match parts.as_slice() {
+        ["containerLogs", rest @ ..] if method == Method::GET => target(rest).map(Route::Logs),
+        ["exec", rest @ ..] if streams => target(rest).map(Route::Exec),
+        ["attach", rest @ ..] if streams => target(rest).map(Route::Attach),
+        ["portForward", namespace, pod] if streams => target(&[namespace, pod, ""]).map(Route::PortForward),
+        ["portForward", namespace, pod, uid] if streams => {
+            target(&[namespace, pod, uid, ""]).map(Route::PortForward)
+        }
+        ["pods" | "runningpods"] => Some(Route::Pods),
+        ["stats", "summary"] => Some(Route::Stats),
+        ["metrics"] => Some(Route::Metrics),
+        ["healthz"] => Some(Route::Healthz),
+        _ => None,
+    };
+    found.unwrap_or(Route::NotFound)
+}
+
+impl Route {
+    /// The subresource of the node that rights are asked for. Source: upstream's `nodeAuthorizerAttributes`.
+    pub(crate) fn subresource(&self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Stats => "stats",
+            Self::Metrics => "metrics",
+            Self::Healthz => "healthz",
+            Self::Logs(_) | Self::Exec(_) | Self::Attach(_) | Self::PortForward(_) | Self::NotFound => {
+                "proxy"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_the_kubelets() {
+        let with_uid = parse(&Method::POST, "/exec/default/web/u1/main");
+        assert_eq!(
+            with_uid,
+            Route::Exec(Target {
+                namespace: "default".into(),
+                pod: "web".into(),
+                uid: Some("u1".into()),
+                container: "main".into()
+            })
+        );
+        assert!(matches!(parse(&Method::GET, "/containerLogs/a/b/c"), Route::Logs(_)));
+        assert_eq!(parse(&Method::POST, "/containerLogs/a/b/c"), Route::NotFound);
+        assert!(matches!(parse(&Method::POST, "/portForward/a/b"), Route::PortForward(_)));
+        assert_eq!(parse(&Method::GET, "/exec/a"), Route::NotFound);
+        assert_eq!(parse(&Method::GET, "/stats/summary").subresource(), "stats");
+        assert_eq!(with_uid.subresource(), "proxy");
+    }
+}

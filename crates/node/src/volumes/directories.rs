@@ -1,0 +1,53 @@
+//! Where the files of a pod lie.
+
+use std::path::{Path, PathBuf};
+
+/// The directories of one pod. What is derived from API objects (secrets above all) lies under the run directory, which
+/// is memory; what the pod itself writes lies under the data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct PodDirectories {
+    data: PathBuf,
+    run: PathBuf,
+}
+
+impl PodDirectories {
+    /// The directories of the pod `uid`.
+    pub(crate) fn new(data_root: &Path, run_root: &Path, uid: &str) -> Self {
+        Self { data: data_root.join("pods").join(uid), run: run_root.join("pods").join(uid) }
+    }
+
+    /// Everything of the pod on disk.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Everything of the pod in memory.
+    pub(crate) fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// An `emptyDir` on disk.
+    pub(crate) fn disk_volume(&self, name: &str) -> PathBuf {
+        self.data.join("volumes").join(name)
+    }
+
+    /// A volume in memory.
+    pub(crate) fn memory_volume(&self, name: &str) -> PathBuf {
+        self.run.join("volumes").join(name)
+    }
+
+    /// Where a `subPath` is bound before a container binds it.
+    pub(crate) fn subpath(&self, volume: &str, container: &str, index: usize) -> PathBuf {
+        self.run.join("subpaths").join(volume).join(container).join(index.to_string())
+    }
+
+    /// A file such as `resolv.conf` that every container of the pod sees.
+    pub(crate) fn etc(&self, name: &str) -> PathBuf {
+        self.run.join("etc").join(name)
+    }
+
+    /// The termination message of one run of a container.
+    pub(crate) fn termination_message(&self, container: &str, attempt: u32) -> PathBuf {
+        self.data.join("containers").join(container).join(format!("{attempt}.message"))
+    }
+}

@@ -1,0 +1,80 @@
+//! What reaches a pod worker from outside: only the newest of each, so that a busy worker costs no memory.
+
+use std::sync::Arc;
+
+use api::Object;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::sources::References;
+
+/// The inbox of one worker.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    letters: Mutex<Letters>,
+    /// What the pod refers to, kept by the worker for those who deliver.
+    interests: Mutex<(String, References)>,
+    wake: Notify,
+}
+
+/// What has arrived since the last look.
+#[derive(Default)]
+pub(crate) struct Letters {
+    /// The pod's newest revision.
+    pub(crate) pod: Option<Arc<Object>>,
+    /// The pod is gone from the API.
+    pub(crate) gone: bool,
+    /// Something that the pod refers to has changed.
+    pub(crate) references: bool,
+}
+
+impl Mailbox {
+    pub(crate) fn deliver(&self, pod: Arc<Object>) {
+        self.letters.lock().pod = Some(pod);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn gone(&self) {
+        self.letters.lock().gone = true;
+        self.wake.notify_one();
+    }
+
+    /// The runtime reported something about the pod.
+    pub(crate) fn runtime_changed(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Says what the pod refers to.
+    pub(crate) fn interested_in(&self, namespace: &str, references: References) {
+        *self.interests.lock() = (namespace.to_owned(), references);
+    }
+
+    pub(crate) fn config_map_changed(&self, namespace: &str, name: &str) {
+        self.reference_changed(namespace, |references| references.config_maps.contains(name));
+    }
+
+    pub(crate) fn secret_changed(&self, namespace: &str, name: &str) {
+        self.reference_changed(namespace, |references| references.secrets.contains(name));
+    }
+
+    fn reference_changed(&self, namespace: &str, concerns: impl Fn(&References) -> bool) {
+        let concerned = {
+            let interests = self.interests.lock();
+            interests.0 == namespace && concerns(&interests.1)
+        };
+        if concerned {
+            self.letters.lock().references = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Everything that has arrived.
+    pub(crate) fn take(&self) -> Letters {
+        std::mem::take(&mut *self.letters.lock())
+    }
+
+    /// Returns when something has arrived since the last wait. Cancel safe.
+    pub(crate) async fn wait(&self) {
+        self.wake.notified().await;
+    }
+}

@@ -1,0 +1,325 @@
+//! The steps of a pod worker that take time: each a future that the worker polls beside everything else, each with an
+//! outcome that the worker absorbs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine_api::ErrorKind;
+use reconcile::EventType;
+use tokio_util::sync::CancellationToken;
+
+use crate::deps::{Deps, blocking};
+use crate::hooks;
+use crate::images;
+use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
+use crate::pod::env::{Sources, environment};
+use crate::pod::spec::{Run, container_spec, sandbox_spec};
+use crate::pod::{PodView, SandboxRecord};
+use crate::sources::{env_references, gather, service_links, token_projections, volume_references};
+use crate::tokens::Tokens;
+use crate::volumes::PodDirectories;
+use crate::volumes::mounts::{Setup, container_mounts, set_up, write_etc};
+use crate::volumes::payload::Objects as _;
+
+/// What a step came to.
+pub(crate) enum Outcome {
+    Sandbox(Result<Vec<IpAddr>, String>),
+    Volumes {
+        tokens: Tokens,
+        refresh: bool,
+        result: Result<(), String>,
+    },
+    Image {
+        container: String,
+        result: Result<String, images::Missing>,
+    },
+    Started {
+        container: String,
+        result: Result<(), StartError>,
+    },
+    Killed {
+        id: String,
+    },
+    Removed {
+        id: String,
+    },
+    Finished,
+    Written(Result<(), api::Status>),
+    /// The worker was told to stop before the step was done.
+    Cancelled,
+}
+
+/// Why a container did not start.
+pub(crate) struct StartError {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl StartError {
+    fn config(message: impl ToString) -> Self {
+        Self { reason: "CreateContainerConfigError", message: message.to_string() }
+    }
+
+    fn create(message: impl ToString) -> Self {
+        Self { reason: "CreateContainerError", message: message.to_string() }
+    }
+}
+
+/// Makes the sandbox, or takes up the one that is there, and connects it. `dead`: sandboxes of the pod that have ended.
+pub(crate) async fn sandbox(
+    deps: Arc<Deps>,
+    pod: Arc<PodView>,
+    attempt: u32,
+    current: Option<SandboxRecord>,
+    dead: Vec<String>,
+) -> Outcome {
+    Outcome::Sandbox(make_sandbox(&deps, &pod, attempt, current, &dead).await)
+}
+
+async fn make_sandbox(
+    deps: &Deps,
+    pod: &PodView,
+    attempt: u32,
+    current: Option<SandboxRecord>,
+    dead: &[String],
+) -> Result<Vec<IpAddr>, String> {
+    for id in dead {
+        release(deps, id).await;
+    }
+    let sandbox = match current {
+        Some(sandbox) => sandbox,
+        None => {
+            let spec = sandbox_spec(pod, attempt, &deps.facts)?;
+            let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
+            deps.state.put_sandbox(&status);
+            SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
+        }
+    };
+    let addresses = if sandbox.host_network {
+        deps.addresses()
+    } else {
+        deps.networks
+            .attach(&sandbox.id, &sandbox.netns_path)
+            .await
+            .map_err(|error| format!("failed to set up pod network: {}", base::error::chain(&*error)))?
+    };
+    write_etc_files(deps, pod, &addresses).await?;
+    Ok(addresses)
+}
+
+/// Takes a sandbox's network back and ends what is left of it.
+pub(crate) async fn release(deps: &Deps, sandbox_id: &str) {
+    if let Err(error) = deps.runtime.stop_sandbox(sandbox_id).await
+        && error.kind != ErrorKind::NotFound
+    {
+        tracing::warn!(sandbox = sandbox_id, %error, "sandbox not stopped");
+    }
+    deps.state.sandbox_ended(sandbox_id);
+    if let Err(error) = deps.networks.detach(sandbox_id).await {
+        tracing::warn!(sandbox = sandbox_id, error = %base::error::chain(&*error), "network not released");
+    }
+    for id in deps.state.containers_of(sandbox_id) {
+        deps.state.refresh_container(&*deps.runtime, &id).await;
+    }
+}
+
+/// `resolv.conf`, `hosts` and `hostname` of the pod.
+async fn write_etc_files(deps: &Deps, pod: &PodView, addresses: &[IpAddr]) -> Result<(), String> {
+    let directories = deps.directories(pod.uid());
+    let cluster = ClusterFacts { nameservers: deps.dns.nameservers(), domain: deps.dns.domain() };
+    let (resolv_conf, pod, addresses) = (deps.config.resolv_conf.clone(), pod.clone(), addresses.to_vec());
+    let hostname = if pod.host_network() { deps.config.hostname.clone() } else { pod.hostname() };
+    blocking(move || {
+        let host = std::fs::read_to_string(resolv_conf).unwrap_or_default();
+        let own_hosts = pod.host_network().then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+        let hosts = hosts_file(&pod, &cluster.domain, &addresses, own_hosts.as_deref());
+        let resolver = resolver(&pod, &cluster, &Resolver::parse(&host)).render();
+        write_etc(&directories, "resolv.conf", &resolver)?;
+        write_etc(&directories, "hosts", &hosts)?;
+        write_etc(&directories, "hostname", &format!("{hostname}\n"))
+    })
+    .await
+    .map_err(|error| error.to_string())?
+    .map_err(|error: std::io::Error| format!("failed to write the pod's /etc files: {error}"))
+}
+
+/// Makes and fills the pod's volumes, or brings them up to date.
+pub(crate) async fn volumes(
+    deps: Arc<Deps>,
+    pod: Arc<PodView>,
+    mut tokens: Tokens,
+    refresh: bool,
+) -> Outcome {
+    let result = fill_volumes(&deps, &pod, &mut tokens).await;
+    Outcome::Volumes { tokens, refresh, result }
+}
+
+async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), String> {
+    let mut gathered = gather(deps, &pod.metadata.namespace, &volume_references(pod))
+        .await
+        .map_err(|status| status.to_string())?;
+    let projections = token_projections(pod);
+    gathered.tokens = tokens
+        .ensure(deps, pod, &projections)
+        .await
+        .map_err(|status| format!("failed to fetch token: {status}"))?;
+    let fields = deps.field_context(&[]);
+    let (pod, directories, now) = (pod.clone(), deps.directories(pod.uid()), deps.now());
+    blocking(move || {
+        let setup = Setup { pod: &pod, directories: &directories, fields: &fields, objects: &gathered, now };
+        set_up(&setup).map_err(|error| error.to_string())
+    })
+    .await
+    .map_err(|error| error.to_string())?
+}
+
+/// Makes a container's image available.
+pub(crate) async fn image(
+    deps: Arc<Deps>,
+    pod: Arc<PodView>,
+    container: String,
+    cancel: CancellationToken,
+) -> Outcome {
+    let Some((_, spec)) = pod.container(&container) else { return Outcome::Cancelled };
+    tokio::select! {
+        result = images::ensure(&deps, &pod, spec) => Outcome::Image { container, result },
+        () = cancel.cancelled() => Outcome::Cancelled,
+    }
+}
+
+/// What a start needs to know.
+pub(crate) struct Start {
+    pub(crate) pod: Arc<PodView>,
+    pub(crate) container: String,
+    pub(crate) attempt: u32,
+    pub(crate) failures: u32,
+    pub(crate) sandbox_id: String,
+    pub(crate) image_id: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// Makes and starts a container and runs its `postStart` hook.
+pub(crate) async fn start(deps: Arc<Deps>, start: Start) -> Outcome {
+    let result = make_and_start(&deps, &start).await;
+    if let Err(error) = &result {
+        deps.warning(&start.pod, &start.container, "Failed", format!("Error: {}", error.message));
+    }
+    Outcome::Started { container: start.container, result }
+}
+
+async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartError> {
+    let pod = &start.pod;
+    let (_, container) = pod
+        .container(&start.container)
+        .ok_or_else(|| StartError::config("the pod has no such container any more"))?;
+    let spec = prepare(deps, start).await?;
+    let id = spec.id.clone();
+    let made = deps.runtime.create_container(spec).await.map_err(StartError::create)?;
+    deps.state.put_container(&made);
+    deps.normal(pod, &start.container, "Created", "Container created");
+    match deps.runtime.start_container(&id).await {
+        Ok(status) => deps.state.put_container(&status),
+        Err(error) => {
+            deps.state.refresh_container(&*deps.runtime, &id).await;
+            return Err(StartError { reason: "RunContainerError", message: error.to_string() });
+        }
+    }
+    deps.normal(pod, &start.container, "Started", "Container started");
+    let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+    if let Some(hook) = hook {
+        let done = tokio::select! {
+            done = hooks::run(deps, container, &id, start.addresses.first().copied(), hook) => done,
+            () = start.cancel.cancelled() => return Ok(()),
+        };
+        if let Err(error) = done {
+            let message = format!("PostStartHook failed: {error}");
+            deps.warning(pod, &start.container, "FailedPostStartHook", message.clone());
+            let grace = Duration::from_secs(u64::try_from(pod.spec_grace_seconds()).unwrap_or(0));
+            // Its failure is reported; what is left to do is to end the container.
+            let _ = deps.runtime.stop_container(&id, grace).await;
+            deps.state.refresh_container(&*deps.runtime, &id).await;
+            return Err(StartError { reason: "PostStartHookError", message });
+        }
+    }
+    Ok(())
+}
+
+/// Environment, mounts and specification of a start.
+async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::ContainerSpec, StartError> {
+    let (pod, name) = (start.pod.clone(), start.container.clone());
+    let missing = || StartError::config("the pod has no such container any more");
+    let (_, container) = pod.container(&name).ok_or_else(missing)?;
+    let gathered = gather(deps, &pod.metadata.namespace, &env_references(container))
+        .await
+        .map_err(StartError::config)?;
+    let fields = deps.field_context(&start.addresses);
+    let links = service_links(deps, &pod);
+    let env = {
+        let config_map = |name: &str| gathered.text(name);
+        let secret = |name: &str| gathered.secret(name);
+        let sources = Sources { config_map: &config_map, secret: &secret };
+        environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
+    };
+    let directories = deps.directories(pod.uid());
+    let message_file = directories.termination_message(&name, start.attempt);
+    let mounts = mounts_of(&pod, &directories, &name, start.attempt, &env).await?;
+    let run = Run {
+        pod: &pod,
+        container,
+        attempt: start.attempt,
+        failures: start.failures,
+        sandbox_id: &start.sandbox_id,
+        image_id: &start.image_id,
+        env,
+        mounts,
+        message_file,
+    };
+    container_spec(run, &deps.facts).map_err(StartError::config)
+}
+
+async fn mounts_of(
+    pod: &Arc<PodView>,
+    directories: &PodDirectories,
+    name: &str,
+    attempt: u32,
+    env: &[String],
+) -> Result<Vec<engine_api::Mount>, StartError> {
+    let (pod, directories, name, env) = (pod.clone(), directories.clone(), name.to_owned(), env.to_vec());
+    let made = blocking(move || {
+        let (_, container) = pod.container(&name).ok_or("the pod has no such container any more")?;
+        let lookup = |wanted: &str| {
+            let line = env.iter().find_map(|line| line.split_once('=').filter(|(name, _)| *name == wanted));
+            line.map(|(_, value)| value.to_owned())
+        };
+        container_mounts(&pod, &directories, container, attempt, &lookup)
+    });
+    made.await.map_err(StartError::config)?.map_err(StartError::config)
+}
+
+/// Removes a dead container.
+pub(crate) async fn remove_container(deps: Arc<Deps>, id: String) -> Outcome {
+    match deps.runtime.remove_container(&id, true).await {
+        Ok(()) => deps.state.forget_container(&id),
+        Err(error) if error.kind == ErrorKind::NotFound => deps.state.forget_container(&id),
+        Err(error) => tracing::warn!(container = id, %error, "container not removed"),
+    }
+    Outcome::Removed { id }
+}
+
+/// Removes a dead sandbox with its containers.
+pub(crate) async fn remove_sandbox(deps: Arc<Deps>, id: String) -> Outcome {
+    release(&deps, &id).await;
+    match deps.runtime.remove_sandbox(&id).await {
+        Ok(()) => deps.state.forget_sandbox(&id),
+        Err(error) if error.kind == ErrorKind::NotFound => deps.state.forget_sandbox(&id),
+        Err(error) => tracing::warn!(sandbox = id, %error, "sandbox not removed"),
+    }
+    Outcome::Removed { id }
+}
+
+/// Records that a volume could not be had.
+pub(crate) fn failed_mount(deps: &Deps, pod: &PodView, message: &str) {
+    deps.event(pod, None, EventType::Warning, "FailedMount", message);
+}

@@ -1,0 +1,149 @@
+//! What a pod worker knows.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, PodStatus};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::mailbox::Mailbox;
+use super::ops::Outcome;
+use super::patch::own_fields;
+use crate::deps::Deps;
+use crate::pod::PodView;
+use crate::pod::plan::{ImageState, ProbeState, StartFailure, Step, Waiting};
+use crate::pod::status::container_id;
+use crate::probes::{ProbeReport, Prober};
+use crate::sources;
+use crate::tokens::Tokens;
+
+/// The worker of one pod.
+pub(crate) struct PodWorker {
+    pub(super) deps: Arc<Deps>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) pod: Arc<PodView>,
+    pub(super) gone: bool,
+    pub(super) addresses: Vec<IpAddr>,
+
+    pub(super) sandbox: Step,
+    pub(super) sandbox_failures: u32,
+    pub(super) volumes: Step,
+    pub(super) volume_failures: u32,
+    /// Absent while a step uses them.
+    pub(super) tokens: Option<Tokens>,
+    pub(super) refresh_due: bool,
+
+    /// All by container name.
+    pub(super) image_names: HashMap<String, String>,
+    pub(super) images: HashMap<String, ImageState>,
+    pub(super) image_failures: HashMap<String, u32>,
+    pub(super) start_failures: HashMap<String, StartFailure>,
+    pub(super) start_failure_counts: HashMap<String, u32>,
+    pub(super) starting: Option<String>,
+    /// What the last plan made wait.
+    pub(super) waiting: BTreeMap<String, Waiting>,
+
+    /// All by container id.
+    pub(super) killing: Vec<String>,
+    pub(super) removing: HashSet<String>,
+    pub(super) probes: HashMap<String, ProbeState>,
+    pub(super) probers: HashMap<String, Prober>,
+    pub(super) messages: HashMap<String, String>,
+
+    pub(super) finishing: bool,
+    /// `reason` and `message` of a pod that the node fails.
+    pub(super) failure: Option<(&'static str, &'static str)>,
+
+    /// The status as it is now.
+    pub(super) status: PodStatus,
+    /// Its fields as they ought to be on the server, …
+    pub(super) wanted: Map<String, Value>,
+    /// … as they are there, …
+    pub(super) known: Map<String, Value>,
+    /// … and as they are being written.
+    pub(super) writing: Option<Map<String, Value>>,
+    pub(super) write_failures: u32,
+    pub(super) write_retry_at: Option<Timestamp>,
+
+    pub(super) ops: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    pub(super) reports: (mpsc::UnboundedSender<ProbeReport>, mpsc::UnboundedReceiver<ProbeReport>),
+    /// Ends steps that need not come to an end when the pod does.
+    pub(super) cancel: CancellationToken,
+}
+
+impl PodWorker {
+    /// A worker that knows nothing but its pod.
+    pub(crate) fn new(deps: Arc<Deps>, mailbox: Arc<Mailbox>, pod: PodView) -> Self {
+        mailbox.interested_in(&pod.metadata.namespace, sources::references(&pod));
+        let containers = pod
+            .containers()
+            .map(|(_, container)| (container.name.clone(), container.image.clone().unwrap_or_default()));
+        let image_names = containers.collect();
+        let addresses = pod.status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
+        Self {
+            known: own_fields(&pod.status),
+            status: pod.status.clone(),
+            deps,
+            mailbox,
+            pod: Arc::new(pod),
+            gone: false,
+            addresses,
+            sandbox: Step::Todo,
+            sandbox_failures: 0,
+            volumes: Step::Todo,
+            volume_failures: 0,
+            tokens: Some(Tokens::default()),
+            refresh_due: false,
+            image_names,
+            images: HashMap::new(),
+            image_failures: HashMap::new(),
+            start_failures: HashMap::new(),
+            start_failure_counts: HashMap::new(),
+            starting: None,
+            waiting: BTreeMap::new(),
+            killing: Vec::new(),
+            removing: HashSet::new(),
+            probes: HashMap::new(),
+            probers: HashMap::new(),
+            messages: HashMap::new(),
+            finishing: false,
+            failure: None,
+            wanted: Map::new(),
+            writing: None,
+            write_failures: 0,
+            write_retry_at: None,
+            ops: FuturesUnordered::new(),
+            reports: mpsc::unbounded_channel(),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn push(&self, op: impl Future<Output = Outcome> + Send + 'static) {
+        self.ops.push(Box::pin(op));
+    }
+
+    /// What probes are assumed to say before they have: what the API heard of this very run, or that a container without
+    /// a probe is fine.
+    pub(super) fn initial_probe_state(&self, container: &Container, id: &str) -> ProbeState {
+        let lists = [&self.pod.status.container_statuses, &self.pod.status.init_container_statuses];
+        let known = lists
+            .into_iter()
+            .flatten()
+            .flatten()
+            .find(|known| known.container_id.as_deref() == Some(container_id(id).as_str()));
+        let was_started = known.is_some_and(|known| known.started == Some(true));
+        let was_ready = known.is_some_and(|known| known.ready);
+        ProbeState {
+            started: container.startup_probe.is_none() || was_started,
+            ready: container.readiness_probe.is_none() || was_ready,
+            liveness_failed: false,
+            startup_failed: false,
+        }
+    }
+}

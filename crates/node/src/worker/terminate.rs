@@ -1,0 +1,211 @@
+//! The end of a pod: let the data path let go, stop the containers within the grace, report, take everything away, and
+//! tell the API server that nothing is left.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{DeleteOptions, Reason, Status};
+use base::backoff::Policy;
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use reconcile::kinds;
+use tokio::sync::watch;
+
+use super::state::PodWorker;
+use super::{grace_end, ops, stop};
+use crate::deps::{Deps, blocking};
+use crate::pod::spec::log_directory;
+use crate::pod::{PodView, SandboxRecord};
+use crate::runtime_state::PodRuntime;
+use crate::volumes::mounts::tear_down;
+
+/// Longer than this no pod waits for its connections to end. Source: the drain rule of Skiff's data path.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Steps of a removal that fail.
+const REMOVE_BACKOFF: Policy = Policy { first: Duration::from_millis(200), max: Duration::from_secs(30) };
+
+/// How long a terminating pod may wait for the data path: at most half of its grace.
+pub(crate) fn drain_limit(grace: Duration) -> Duration {
+    DRAIN_MAX.min(grace / 2)
+}
+
+impl PodWorker {
+    /// Ends the pod; returns when nothing of it is left.
+    pub(super) async fn terminate(mut self) {
+        // Verdicts of probes mean nothing any more, pulls and hooks have no purpose.
+        self.probers.clear();
+        self.cancel.cancel();
+        let deadline = watch::Sender::new(self.deadline());
+        {
+            // What has begun with containers comes to its end, so that nothing is made behind our back.
+            while let Some(outcome) = self.ops.next().await {
+                self.absorb(outcome);
+            }
+        }
+        let runtime = self.deps.state.pod(self.pod.uid());
+        self.stop(&runtime, &deadline).await;
+        for sandbox in &runtime.sandboxes {
+            ops::release(&self.deps, &sandbox.id).await;
+        }
+        let runtime = self.deps.state.pod(self.pod.uid());
+        self.read_messages(&runtime).await;
+        if !self.gone {
+            self.publish_end(&runtime).await;
+        }
+        remove_everything(&self.deps, &self.pod, &runtime).await;
+        self.take_letters();
+        if !self.gone {
+            delete_object(&self.deps, &self.pod).await;
+        }
+    }
+
+    /// The end of the grace: as the API says, else the pod's own grace from now.
+    fn deadline(&self) -> Timestamp {
+        match self.pod.metadata.deletion_timestamp {
+            Some(at) => at,
+            None => grace_end(&self.deps, self.pod.spec_grace_seconds()),
+        }
+    }
+
+    /// Drains and stops; a second deletion with a shorter grace counts at once.
+    async fn stop(&mut self, runtime: &PodRuntime, deadline: &watch::Sender<Timestamp>) {
+        let (deps, pod) = (self.deps.clone(), self.pod.clone());
+        let addresses = self.addresses.clone();
+        let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(pod.spec_grace_seconds());
+        let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let containers = runtime.containers.clone();
+        let receiver = deadline.subscribe();
+        let stopping = async move {
+            let running = containers.iter().any(|record| record.exit().is_none());
+            let reference = pod.pod_ref(&addresses);
+            if running && deps.drain.serves(&reference) {
+                deps.drain.released(&reference, drain_limit(grace)).await;
+            }
+            stop::stop_all(&deps, &pod, &containers, addresses.first().copied(), &receiver).await;
+        };
+        tokio::pin!(stopping);
+        let mailbox = self.mailbox.clone();
+        loop {
+            tokio::select! {
+                () = &mut stopping => return,
+                () = mailbox.wait() => {
+                    self.take_letters();
+                    let now = if self.gone { self.deps.now() } else { self.deadline() };
+                    deadline.send_if_modified(|until| {
+                        let sooner = now < *until;
+                        if sooner {
+                            *until = now;
+                        }
+                        sooner
+                    });
+                }
+            }
+        }
+    }
+
+    /// Writes the final status; a failing API server is asked again until it answers.
+    async fn publish_end(&mut self, runtime: &PodRuntime) {
+        loop {
+            self.publish(&BTreeMap::new(), runtime, true);
+            while let Some(outcome) = self.ops.next().await {
+                self.absorb(outcome);
+            }
+            let Some(at) = self.write_retry_at else { return };
+            self.deps.clock.sleep_until(at).await;
+            self.take_letters();
+            if self.gone {
+                return;
+            }
+        }
+    }
+}
+
+/// Removes volumes, sandboxes with their containers, and logs.
+async fn remove_everything(deps: &Deps, pod: &PodView, runtime: &PodRuntime) {
+    let meta = &pod.metadata;
+    remove_files_and_sandboxes(deps, &meta.namespace, &meta.name, &meta.uid, &runtime.sandboxes).await;
+}
+
+async fn remove_files_and_sandboxes(
+    deps: &Deps,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    sandboxes: &[SandboxRecord],
+) {
+    for sandbox in sandboxes {
+        match deps.runtime.remove_sandbox(&sandbox.id).await {
+            Err(error) if error.kind != engine_api::ErrorKind::NotFound => {
+                tracing::warn!(sandbox = sandbox.id, %error, "sandbox not removed");
+            }
+            _ => deps.state.forget_sandbox(&sandbox.id),
+        }
+    }
+    let directories = deps.directories(uid);
+    let logs = log_directory(&deps.facts.log_root, namespace, name, uid);
+    let removed = blocking(move || {
+        match std::fs::remove_dir_all(&logs) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(directory = %logs.display(), %error, "logs not removed");
+            }
+            _ => {}
+        }
+        tear_down(&directories)
+    });
+    match removed.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(pod = uid, %error, "volumes not removed"),
+        Err(error) => tracing::warn!(pod = uid, %error, "volumes not removed"),
+    }
+}
+
+/// Tells the API server that the pod has ended here.
+async fn delete_object(deps: &Deps, pod: &PodView) {
+    let mut failures = 0;
+    loop {
+        let options = DeleteOptions {
+            grace_period_seconds: Some(0),
+            precondition_uid: Some(pod.uid().to_owned()),
+            ..DeleteOptions::default()
+        };
+        match deps.client.delete(&kinds::PODS.gvr(), &pod.key(), options).await {
+            Ok(()) | Err(Status { reason: Reason::Conflict, .. }) => return,
+            Err(status) => {
+                tracing::warn!(pod = %pod.key(), error = %status, "pod not deleted from the API, trying again");
+                failures += 1;
+                let at = deps.now().saturating_add(REMOVE_BACKOFF.delay(failures));
+                deps.clock.sleep_until(at.unwrap_or(Timestamp::MAX)).await;
+            }
+        }
+    }
+}
+
+/// Ends what is left of a pod that vanished from the API while the node was away.
+pub(crate) async fn terminate_orphan(deps: Arc<Deps>, orphan: SandboxRecord) {
+    tracing::info!(
+        pod = format!("{}/{}", orphan.pod_namespace, orphan.pod_name),
+        "pod is gone from the API: ending it"
+    );
+    let runtime = deps.state.pod(&orphan.pod_uid);
+    let grace = Duration::from_secs(u64::try_from(orphan.grace_seconds).unwrap_or(0));
+    let running = runtime.containers.iter().filter(|record| record.exit().is_none());
+    futures::future::join_all(running.map(|record| deps.runtime.stop_container(&record.id, grace))).await;
+    for sandbox in &runtime.sandboxes {
+        ops::release(&deps, &sandbox.id).await;
+    }
+    let SandboxRecord { pod_namespace, pod_name, pod_uid, .. } = &orphan;
+    remove_files_and_sandboxes(&deps, pod_namespace, pod_name, pod_uid, &runtime.sandboxes).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draining_takes_at_most_half_of_the_grace() {
+        for (grace, limit) in [(0, 0), (1000, 500), (3000, 1500), (4000, 2000), (30_000, 2000)] {
+            assert_eq!(drain_limit(Duration::from_millis(grace)), Duration::from_millis(limit));
+        }
+    }
+}
