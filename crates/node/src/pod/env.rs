@@ -8,12 +8,12 @@ use super::PodView;
 use super::fields::{FieldContext, field, resource_field};
 
 /// Finds an object's data by its name.
-type Lookup<V> = dyn Fn(&str) -> Option<BTreeMap<String, V>>;
+type Lookup<'a, V> = dyn Fn(&str) -> Option<BTreeMap<String, V>> + 'a;
 
 /// ConfigMaps and Secrets by name, as far as the container refers to them; `None`: there is none of that name.
 pub(crate) struct Sources<'a> {
-    pub(crate) config_map: &'a Lookup<String>,
-    pub(crate) secret: &'a Lookup<Vec<u8>>,
+    pub(crate) config_map: &'a Lookup<'a, String>,
+    pub(crate) secret: &'a Lookup<'a, Vec<u8>>,
 }
 
 /// A Service as service links see it.
