@@ -1,14 +1,18 @@
 //! The words of the Kubernetes API: what a resource, an object, a request and a failure are, and every pure operation
 //! on them (selectors, patches, schemas, codecs). No I/O.
 
+pub mod catalog;
 pub mod connect;
+pub mod conversion;
 pub mod meta;
 pub mod object;
 pub mod patch;
 pub mod quantity;
 pub mod request;
+pub mod schema;
 pub mod selectors;
 pub mod status;
+pub mod table;
 
 pub use meta::{ObjectMeta, OwnerReference};
 pub use object::{Key, Object};

@@ -1,1 +1,23 @@
 //! One pipeline for every kind: authentication, authorization, admission, watch cache, discovery, OpenAPI.
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+mod bootstrap;
+mod build;
+pub mod cache;
+pub mod field;
+pub mod http;
+pub mod names;
+pub mod net;
+pub mod pipeline;
+pub mod pki;
+mod server;
+pub mod storage;
+pub mod strategy;
+pub mod tree;
+pub mod words;
+
+pub use build::{BuildError, Config};
+pub use pipeline::{Parts, Pipeline};
+pub use server::Server;

@@ -7,7 +7,7 @@ use api::{Key, Object, ObjectMeta, PatchType, Reason, Status};
 use reconcile::{Informer, Kind};
 
 use crate::context::{Ctx, adopt_patch, controller_ref, release_patch};
-use crate::selector::LabelSelector;
+use crate::selector::{LabelSelector, Select};
 
 /// An owner and what it selects.
 pub(crate) struct Claim<'a> {

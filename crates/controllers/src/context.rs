@@ -7,6 +7,7 @@ use api::{Object, ObjectMeta, OwnerReference};
 use base::BoxError;
 use base::clock::SharedClock;
 use client::Client;
+use reconcile::kinds::Catalog;
 use reconcile::{Informer, Informers, Kind};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ pub struct Ctx {
     pub informers: Informers,
     /// Time.
     pub clock: SharedClock,
+    /// What the server serves: the resources that garbage collection and namespace deletion reach.
+    pub catalog: Catalog,
     /// The certificate authority of the API server in PEM, published as `kube-root-ca.crt`.
     pub root_ca_pem: Arc<str>,
 }

@@ -2,6 +2,9 @@
 
 pub mod context;
 pub mod deployment;
+pub mod endpoints;
+pub mod namespace;
+pub mod per_namespace;
 pub mod pods;
 pub mod replicaset;
 pub mod selector;
@@ -18,6 +21,11 @@ pub use context::Ctx;
 pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
     vec![
         Arc::new(deployment::Deployments::new(ctx)),
+        Arc::new(endpoints::EndpointSlices::new(ctx)),
+        Arc::new(endpoints::EndpointsController::new(ctx)),
+        Arc::new(namespace::Namespaces::new(ctx)),
+        Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
+        Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICATION_CONTROLLER)),
     ]

@@ -1,1 +1,2 @@
 //! Service proxy, DNS, addresses and routes.
+pub mod dns;

@@ -1,7 +1,10 @@
 //! The resources that Skiff's own components work on, by name. What the server serves is the catalog's business; these
 //! are the versions that the components read and write.
 
+use std::sync::Arc;
+
 use api::GroupVersionResource;
+use tokio::sync::watch;
 
 /// A resource with the names that references to its objects use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,3 +129,58 @@ pub const ALL: &[Kind] = &[
     SERVICE_CIDRS,
     IP_ADDRESSES,
 ];
+
+/// A resource that the server serves, built in or custom, in the version that the server prefers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Served {
+    /// Group, version and plural.
+    pub resource: GroupVersionResource,
+    /// Kind.
+    pub kind: String,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+}
+
+impl From<&Kind> for Served {
+    fn from(kind: &Kind) -> Self {
+        Self { resource: kind.gvr(), kind: kind.kind.to_owned(), namespaced: kind.namespaced }
+    }
+}
+
+/// What can be listed, watched and deleted at present: the generic controllers (garbage collection, namespaces) work on
+/// all of it. Whoever knows sets it; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    served: Arc<watch::Sender<Arc<[Served]>>>,
+}
+
+impl Default for Catalog {
+    /// The resources of [`ALL`].
+    fn default() -> Self {
+        let served: Arc<[Served]> = ALL.iter().map(Served::from).collect();
+        Self { served: Arc::new(watch::Sender::new(served)) }
+    }
+}
+
+impl Catalog {
+    /// Replaces the list; whoever watches it is told if it is another.
+    pub fn set(&self, served: Vec<Served>) {
+        self.served.send_if_modified(|held| {
+            let differs = **held != *served;
+            if differs {
+                *held = served.into();
+            }
+            differs
+        });
+    }
+
+    /// The present list.
+    pub fn served(&self) -> Arc<[Served]> {
+        self.served.borrow().clone()
+    }
+
+    /// The list as it changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<[Served]>> {
+        self.served.subscribe()
+    }
+}

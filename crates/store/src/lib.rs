@@ -3,8 +3,14 @@
 //! Every implementation passes the contract suite. A write is answered after it is on disk; no watcher or reader sees
 //! a revision before that; a revision is never used twice.
 
+mod embedded;
+mod log;
+pub mod memory;
 mod model;
 
+pub use embedded::{Embedded, EmbeddedConfig, REQUEST_BYTES_MAX, TXN_OPS_MAX};
+pub use log::OpenError;
+pub use log::backend::{Backend, Files, LogFile};
 pub use model::{
     Compare, CompareTarget, Event, EventKind, KeyValue, LeaseId, Op, OpOutcome, RangeEnd, RangeRequest,
     RangeResponse, Revision, Txn, TxnResponse, WatchBatch, WatchRequest, WatchStream,
@@ -37,6 +43,9 @@ pub enum StoreError {
     /// A request over the store's limits.
     #[error("request is too large: {0}")]
     TooLarge(String),
+    /// A request that makes no sense, such as an empty key or a key that is changed twice in one transaction.
+    #[error("invalid request: {0}")]
+    Invalid(String),
     /// The disk or the remote store failed. Whether the write happened is unknown: read before repeating it.
     #[error("storage unavailable: {0}")]
     Unavailable(String),

@@ -243,9 +243,9 @@ pub(super) fn item_step<'s, S: Shape<'s>>(item: &Value, list: Option<S>, element
         ListType::Map(names) => {
             let mut keys = Map::new();
             for name in names {
-                let given = item.get(name).cloned();
+                let given = item.get(name.as_ref()).cloned();
                 let value = given.or_else(|| element.and_then(|element| element.default_of(name)));
-                keys.insert(name.clone(), value.unwrap_or(Value::Null));
+                keys.insert(name.to_string(), value.unwrap_or(Value::Null));
             }
             keys.retain(|_, value| !value.is_null());
             Step::Key(Value::Object(keys).to_string())

@@ -6,6 +6,8 @@ pub mod fields;
 mod json;
 pub mod strategic;
 
+use std::borrow::Cow;
+
 pub use json::{json_patch, merge_patch};
 
 /// How the items of a list belong together. Source: KEP-555, `x-kubernetes-list-type`.
@@ -16,7 +18,7 @@ pub enum ListType<'s> {
     /// Its scalar items are unique.
     Set,
     /// Its items are identified by these fields, each with the default that stands for its absence.
-    Map(&'s [String]),
+    Map(&'s [Cow<'static, str>]),
 }
 
 /// What patches have to know of a field.
@@ -64,12 +66,15 @@ pub(crate) fn facts<'s, S: Shape<'s>>(shape: Option<S>) -> Facts<'s> {
 pub(crate) mod testing {
     //! A tiny schema for tests of patches: a pod-like object.
 
+    use std::borrow::Cow;
+
     use super::{Facts, ListType, Shape};
     use serde_json::{Value, json};
     use std::sync::LazyLock;
 
-    static NAME: LazyLock<Vec<String>> = LazyLock::new(|| vec!["name".into()]);
-    static PORT: LazyLock<Vec<String>> = LazyLock::new(|| vec!["containerPort".into(), "protocol".into()]);
+    static NAME: LazyLock<Vec<Cow<'static, str>>> = LazyLock::new(|| vec!["name".into()]);
+    static PORT: LazyLock<Vec<Cow<'static, str>>> =
+        LazyLock::new(|| vec!["containerPort".into(), "protocol".into()]);
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) enum Place {

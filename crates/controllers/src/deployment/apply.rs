@@ -15,6 +15,7 @@ use crate::claim::{Claim, ignore_gone};
 use crate::context::decode;
 use crate::pods::Pod;
 use crate::replicaset::{self, Set};
+use crate::selector::Select;
 
 /// What a pass carries from step to step.
 struct Pass<'a> {

@@ -23,6 +23,7 @@ use reconcile::{
 };
 
 use crate::context::{self, Ctx};
+use crate::selector::Select;
 
 pub use types::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus};
 

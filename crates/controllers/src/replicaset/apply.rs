@@ -14,6 +14,7 @@ use super::types::{self, Set};
 use crate::claim::{Claim, ignore_gone};
 use crate::context::decode;
 use crate::pods::Pod;
+use crate::selector::Select;
 
 impl Worker {
     /// One pass over one set.

@@ -18,6 +18,7 @@ use reconcile::{
 };
 
 use crate::context::Ctx;
+use crate::selector::Select;
 
 pub(crate) use types::decode;
 pub use types::{Set, SetCondition, SetSpec, SetStatus};

@@ -86,7 +86,10 @@ impl Set {
 pub(crate) fn decode(flavor: &Flavor, object: &Object) -> Result<Set, BoxError> {
     let mut set: Set = crate::context::decode(object)?;
     set.selector = if flavor.plain_selector {
-        LabelSelector::of_labels(serde_json::from_value(set.spec.selector.take()).unwrap_or_default())
+        LabelSelector {
+            match_labels: serde_json::from_value(set.spec.selector.take()).unwrap_or_default(),
+            ..LabelSelector::default()
+        }
     } else {
         serde_json::from_value(set.spec.selector.take())
             .map_err(|error| format!("cannot read spec.selector of {}: {error}", object.key()))?

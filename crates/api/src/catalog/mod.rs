@@ -1,0 +1,297 @@
+//! The catalog: a row per served resource. Built-in kinds and CustomResourceDefinitions are rows alike; routes,
+//! discovery, OpenAPI, tables and clients' aliases derive from them.
+
+mod parse;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::conversion;
+use crate::request::GroupVersionResource;
+use crate::schema::{Name, Schema, Struct, TypeId, Typed};
+use crate::table::{Column, columns_of};
+
+/// All verbs of an ordinary resource, as discovery lists them.
+pub const ALL_VERBS: [&str; 8] =
+    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// A served resource in one version.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Group; empty for core.
+    pub group: Name,
+    /// Version.
+    pub version: Name,
+    /// Kind.
+    pub kind: Name,
+    /// Kind of its list.
+    pub list_kind: Name,
+    /// Plural name, as in paths.
+    pub plural: Name,
+    /// Singular name.
+    pub singular: Name,
+    /// Short names.
+    pub short_names: Vec<Name>,
+    /// Categories (`all`).
+    pub categories: Vec<Name>,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// Verbs, as discovery lists them.
+    pub verbs: Vec<Name>,
+    /// Subresources.
+    pub subresources: Vec<Subresource>,
+    /// Group of the version that is stored: the row's own, but for retired groups.
+    pub storage_group: Name,
+    /// Version that is stored.
+    pub storage_version: Name,
+    /// What field selectors may name besides `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<Name>,
+    /// Where its type lives.
+    pub schema: Arc<Schema>,
+    /// Its type.
+    pub ty: TypeId,
+}
+
+/// A subresource of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subresource {
+    /// `status`, `scale`, `log`, ….
+    pub name: Name,
+    /// Group of the kind that it takes and gives.
+    pub group: Name,
+    /// Version of that kind.
+    pub version: Name,
+    /// That kind.
+    pub kind: Name,
+    /// Verbs.
+    pub verbs: Vec<Name>,
+}
+
+impl Row {
+    /// Its key in the catalog.
+    pub fn resource(&self) -> GroupVersionResource {
+        GroupVersionResource::new(&self.group, &self.version, &self.plural)
+    }
+
+    /// `apps/v1`, or `v1` in the core group.
+    pub fn api_version(&self) -> String {
+        group_version(&self.group, &self.version)
+    }
+
+    /// The `apiVersion` of stored objects.
+    pub fn storage_api_version(&self) -> String {
+        group_version(&self.storage_group, &self.storage_version)
+    }
+
+    /// The resource whose objects are stored: the row's own, but for retired groups.
+    pub fn storage_resource(&self) -> GroupVersionResource {
+        GroupVersionResource::new(&self.storage_group, &self.storage_version, &self.plural)
+    }
+
+    /// Whether objects are written as they are stored.
+    pub fn is_storage_version(&self) -> bool {
+        self.group == self.storage_group && self.version == self.storage_version
+    }
+
+    /// Its type.
+    pub fn typed(&self) -> Typed<'_> {
+        self.schema.typed(self.ty)
+    }
+
+    /// The columns of its table.
+    pub fn columns(&self) -> &[Column] {
+        columns_of(&self.group, &self.kind)
+    }
+
+    /// What clients of a retired version are warned with.
+    pub fn deprecation(&self) -> Option<&'static str> {
+        conversion::deprecation(&self.group, &self.version, &self.kind)
+    }
+
+    /// Whether its objects are kept; reviews and bindings are questions and commands that nobody stores.
+    pub fn is_stored(&self) -> bool {
+        self.serves("get")
+    }
+
+    /// Its definition.
+    pub fn definition(&self) -> Option<&Struct> {
+        self.schema.structure(self.ty)
+    }
+
+    /// The subresource with a name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+
+    /// Whether a verb is served on the resource itself.
+    pub fn serves(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|served| served == verb)
+    }
+}
+
+impl Subresource {
+    /// `autoscaling/v1`, or `v1` in the core group.
+    pub fn api_version(&self) -> String {
+        group_version(&self.group, &self.version)
+    }
+}
+
+/// `apps/v1`, or `v1` in the core group.
+pub fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// A served group with its versions, best first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Name; empty for core.
+    pub name: Name,
+    /// Versions, best first.
+    pub versions: Vec<Name>,
+}
+
+/// The rows, found by resource and by kind. A value: a server holds the present one behind a pointer and replaces it.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    rows: Vec<Arc<Row>>,
+    by_resource: HashMap<GroupVersionResource, Arc<Row>>,
+}
+
+impl Catalog {
+    /// The built-in kinds.
+    pub fn builtin() -> Self {
+        // The file is part of the program and read by its tests: it cannot fail on anyone's input.
+        #[allow(clippy::expect_used)]
+        let rows = parse::kinds(include_str!("../../schema/kinds.txt"), Schema::builtin())
+            .expect("the embedded list of kinds is well-formed");
+        let mut catalog = Self::default();
+        rows.into_iter().for_each(|row| catalog.insert(row));
+        catalog
+    }
+
+    /// Adds or replaces a row.
+    pub fn insert(&mut self, row: Row) {
+        let row = Arc::new(row);
+        self.remove(&row.resource());
+        self.by_resource.insert(row.resource(), row.clone());
+        self.rows.push(row);
+    }
+
+    /// Removes a row.
+    pub fn remove(&mut self, resource: &GroupVersionResource) {
+        if self.by_resource.remove(resource).is_some() {
+            self.rows.retain(|row| row.resource() != *resource);
+        }
+    }
+
+    /// The row of a resource.
+    pub fn get(&self, resource: &GroupVersionResource) -> Option<&Arc<Row>> {
+        self.by_resource.get(resource)
+    }
+
+    /// The row of a kind.
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Row>> {
+        self.rows.iter().find(|row| row.group == group && row.version == version && row.kind == kind)
+    }
+
+    /// The row of a kind by an object's `apiVersion`.
+    pub fn by_api_version(&self, api_version: &str, kind: &str) -> Option<&Arc<Row>> {
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        self.by_kind(group, version, kind)
+    }
+
+    /// All rows, in the order of their declaration.
+    pub fn rows(&self) -> impl Iterator<Item = &Arc<Row>> {
+        self.rows.iter()
+    }
+
+    /// The groups in the order of their declaration, core first.
+    pub fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for row in &self.rows {
+            match groups.iter_mut().find(|group| group.name == row.group) {
+                Some(group) if group.versions.contains(&row.version) => {}
+                Some(group) => group.versions.push(row.version.clone()),
+                None => groups.push(Group { name: row.group.clone(), versions: vec![row.version.clone()] }),
+            }
+        }
+        for group in &mut groups {
+            group.versions.sort_by(|one, other| version_order(other).cmp(&version_order(one)));
+        }
+        groups
+    }
+}
+
+/// Upstream's order of versions: stable before beta before alpha, then by number; others last, by name.
+/// Source: `k8s.io/apimachinery/pkg/version`.
+pub fn version_order(version: &str) -> (u8, u32, u32, std::cmp::Reverse<&str>) {
+    let parsed = (|| {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        let major: u32 = rest[..digits].parse().ok()?;
+        let stage = &rest[digits..];
+        if stage.is_empty() {
+            return Some((3, major, 0));
+        }
+        let (rank, minor) = match stage.strip_prefix("beta") {
+            Some(minor) => (2, minor),
+            None => (1, stage.strip_prefix("alpha")?),
+        };
+        Some((rank, major, if minor.is_empty() { 0 } else { minor.parse().ok()? }))
+    })();
+    let (rank, major, minor) = parsed.unwrap_or((0, 0, 0));
+    (rank, major, minor, std::cmp::Reverse(version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_its_facts() {
+        let catalog = Catalog::builtin();
+        let row = catalog.get(&GroupVersionResource::new("apps", "v1", "deployments")).expect("a row");
+        assert_eq!(
+            (row.kind.as_ref(), row.singular.as_ref(), row.list_kind.as_ref()),
+            ("Deployment", "deployment", "DeploymentList")
+        );
+        assert!(row.namespaced && row.serves("deletecollection") && row.is_storage_version());
+        assert_eq!(row.short_names, ["deploy"]);
+        let scale = row.subresource("scale").expect("a subresource");
+        assert_eq!((scale.api_version().as_str(), scale.kind.as_ref()), ("autoscaling/v1", "Scale"));
+        assert_eq!(row.definition().expect("a definition").name, "io.k8s.api.apps.v1.Deployment");
+        assert_eq!(row.columns().len(), 8);
+    }
+
+    #[test]
+    fn a_retired_version_is_stored_as_its_successor() {
+        let catalog = Catalog::builtin();
+        let row = catalog.by_api_version("extensions/v1beta1", "Deployment").expect("a row");
+        assert_eq!(row.storage_api_version(), "apps/v1");
+        assert!(row.deprecation().is_some());
+        assert_eq!(row.columns().len(), 8);
+        assert!(catalog.get(&row.storage_resource()).is_some());
+    }
+
+    #[test]
+    fn versions_stand_in_upstreams_order() {
+        let mut versions = ["v1alpha1", "v2", "foo", "v1beta2", "v1", "v1beta10", "v10"];
+        versions.sort_by(|one, other| version_order(other).cmp(&version_order(one)));
+        assert_eq!(versions, ["v10", "v2", "v1", "v1beta10", "v1beta2", "v1alpha1", "foo"]);
+        let groups = Catalog::builtin().groups();
+        let networking = groups.iter().find(|group| group.name == "networking.k8s.io").expect("a group");
+        assert_eq!(networking.versions, ["v1", "v1beta1"]);
+    }
+
+    #[test]
+    fn a_row_is_replaced_and_removed() {
+        let mut catalog = Catalog::builtin();
+        let before = catalog.rows().count();
+        let pods = GroupVersionResource::new("", "v1", "pods");
+        let row = Row::clone(catalog.get(&pods).expect("a row"));
+        catalog.insert(row);
+        assert_eq!(catalog.rows().count(), before);
+        catalog.remove(&pods);
+        assert!(catalog.get(&pods).is_none() && catalog.by_kind("", "v1", "Pod").is_none());
+    }
+}

@@ -1,0 +1,222 @@
+//! Retired versions, converted to the stored one on the way in and back on the way out. Nothing is lost in between: what
+//! the stored version cannot say is kept in annotations.
+
+use serde_json::{Map, Value, json};
+
+/// No limit, as the old versions' defaults spelled it.
+const UNLIMITED: i64 = i32::MAX as i64;
+
+/// Where `spec.rollbackTo` is kept. Source: `apps.DeprecatedRollbackTo`.
+const ROLLBACK_TO: &str = "deprecated.deployment.rollback.rollbackTo";
+
+/// What a client of a retired version is warned with. `None`: the version is current.
+pub fn deprecation(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    match (group, version, kind) {
+        ("extensions", "v1beta1", "Deployment") => Some(
+            "extensions/v1beta1 Deployment is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 Deployment",
+        ),
+        ("extensions", "v1beta1", "Ingress") => Some(
+            "extensions/v1beta1 Ingress is deprecated in v1.14+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
+        ),
+        ("networking.k8s.io", "v1beta1", "Ingress") => Some(
+            "networking.k8s.io/v1beta1 Ingress is deprecated in v1.19+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
+        ),
+        _ => None,
+    }
+}
+
+/// The group and version in which a kind is stored.
+pub fn storage_version<'a>(group: &'a str, version: &'a str, kind: &str) -> (&'a str, &'a str) {
+    match (group, kind) {
+        ("extensions", "Deployment") => ("apps", "v1"),
+        ("extensions" | "networking.k8s.io", "Ingress") => ("networking.k8s.io", "v1"),
+        _ => (group, version),
+    }
+}
+
+/// Defaults of a retired version that differ from the stored one's or depend on other fields.
+pub fn default(group: &str, kind: &str, object: &mut Value) {
+    if (group, kind) != ("extensions", "Deployment") {
+        return;
+    }
+    let labels = object.pointer("/spec/template/metadata/labels").cloned();
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let mut absent = |name: &str, value: Value| {
+        if spec.get(name).is_none_or(Value::is_null) {
+            spec.insert(name.to_owned(), value);
+        }
+    };
+    absent("replicas", json!(1));
+    absent("revisionHistoryLimit", json!(UNLIMITED));
+    absent("progressDeadlineSeconds", json!(UNLIMITED));
+    absent("strategy", json!({}));
+    if let Some(labels) = labels.filter(Value::is_object) {
+        absent("selector", json!({"matchLabels": labels}));
+    }
+    let strategy = &mut spec["strategy"];
+    if strategy.get("type").is_none_or(Value::is_null) {
+        strategy["type"] = json!("RollingUpdate");
+    }
+    if strategy["type"] == "RollingUpdate" {
+        for field in ["maxUnavailable", "maxSurge"] {
+            if strategy["rollingUpdate"].get(field).is_none_or(Value::is_null) {
+                strategy["rollingUpdate"][field] = json!(1);
+            }
+        }
+    }
+}
+
+/// Converts an object between two versions of a kind, given as `group/version`.
+pub fn convert(mut object: Value, kind: &str, from: &str, to: &str) -> Value {
+    if from == to {
+        return object;
+    }
+    object["apiVersion"] = json!(to);
+    match (kind, is_old_ingress(from), is_old_ingress(to)) {
+        ("Ingress", true, false) => ingress_to_v1(&mut object),
+        ("Ingress", false, true) => ingress_from_v1(&mut object),
+        ("Deployment", ..) if from == "extensions/v1beta1" => rollback_to_annotation(&mut object),
+        ("Deployment", ..) if to == "extensions/v1beta1" => rollback_from_annotation(&mut object),
+        _ => {}
+    }
+    object
+}
+
+fn is_old_ingress(api_version: &str) -> bool {
+    matches!(api_version, "extensions/v1beta1" | "networking.k8s.io/v1beta1")
+}
+
+fn rollback_to_annotation(object: &mut Value) {
+    let taken =
+        object.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("rollbackTo"));
+    let Some(rollback) = taken.filter(|value| !value.is_null()) else { return };
+    let revision = rollback["revision"].as_i64().unwrap_or(0).to_string();
+    object["metadata"]["annotations"][ROLLBACK_TO] = json!(revision);
+}
+
+fn rollback_from_annotation(object: &mut Value) {
+    let annotations = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+    let Some(revision) = annotations.and_then(|annotations| annotations.remove(ROLLBACK_TO)) else { return };
+    let revision: i64 = revision.as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    object["spec"]["rollbackTo"] = json!({"revision": revision});
+}
+
+/// Every backend of an ingress's rules.
+fn each_backend(object: &mut Value, change: impl Fn(&mut Map<String, Value>)) {
+    for rule in object.pointer_mut("/spec/rules").and_then(Value::as_array_mut).into_iter().flatten() {
+        for path in rule.pointer_mut("/http/paths").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(backend) = path.get_mut("backend").and_then(Value::as_object_mut) {
+                change(backend);
+            }
+        }
+    }
+}
+
+fn rename(object: &mut Value, old: &str, new: &str) -> Option<()> {
+    let spec = object.get_mut("spec")?.as_object_mut()?;
+    let value = spec.remove(old)?;
+    spec.insert(new.to_owned(), value);
+    Some(())
+}
+
+fn ingress_to_v1(object: &mut Value) {
+    let backend = |backend: &mut Map<String, Value>| {
+        let (name, port) = (backend.remove("serviceName"), backend.remove("servicePort"));
+        if name.is_none() && port.is_none() {
+            return;
+        }
+        let mut service = json!({"name": name.unwrap_or(json!(""))});
+        match port {
+            Some(Value::String(port)) => service["port"] = json!({"name": port}),
+            Some(Value::Number(port)) => service["port"] = json!({"number": port}),
+            _ => {}
+        }
+        backend.insert("service".into(), service);
+    };
+    each_backend(object, backend);
+    for rule in object.pointer_mut("/spec/rules").and_then(Value::as_array_mut).into_iter().flatten() {
+        for path in rule.pointer_mut("/http/paths").and_then(Value::as_array_mut).into_iter().flatten() {
+            if path.is_object() && path.get("pathType").is_none_or(Value::is_null) {
+                path["pathType"] = json!("ImplementationSpecific");
+            }
+        }
+    }
+    rename(object, "backend", "defaultBackend");
+    if let Some(default) = object.pointer_mut("/spec/defaultBackend").and_then(Value::as_object_mut) {
+        backend(default);
+    }
+}
+
+fn ingress_from_v1(object: &mut Value) {
+    let backend = |backend: &mut Map<String, Value>| {
+        let Some(service) = backend.remove("service") else { return };
+        backend.insert("serviceName".into(), service["name"].clone());
+        let port = &service["port"];
+        let port = if port["number"].is_null() { &port["name"] } else { &port["number"] };
+        if !port.is_null() {
+            backend.insert("servicePort".into(), port.clone());
+        }
+    };
+    each_backend(object, backend);
+    rename(object, "defaultBackend", "backend");
+    if let Some(default) = object.pointer_mut("/spec/backend").and_then(Value::as_object_mut) {
+        backend(default);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_deployment_keeps_its_old_defaults() {
+        let mut object = json!({"apiVersion": "extensions/v1beta1", "kind": "Deployment", "metadata": {"name": "x"},
+            "spec": {"strategy": {"rollingUpdate": {"maxSurge": 2}}, "template": {"metadata": {"labels": {"app": "x"}}}}});
+        default("extensions", "Deployment", &mut object);
+        let spec = &object["spec"];
+        assert_eq!(spec["selector"], json!({"matchLabels": {"app": "x"}}));
+        assert_eq!(
+            spec["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2, "maxUnavailable": 1}})
+        );
+        assert_eq!(
+            (&spec["revisionHistoryLimit"], &spec["progressDeadlineSeconds"]),
+            (&json!(UNLIMITED), &json!(UNLIMITED))
+        );
+    }
+
+    #[test]
+    fn a_rollback_request_survives_the_round_trip() {
+        let old = json!({"apiVersion": "extensions/v1beta1", "metadata": {"annotations": {"a": "b"}}, "spec": {"rollbackTo": {"revision": 3}}});
+        let stored = convert(old.clone(), "Deployment", "extensions/v1beta1", "apps/v1");
+        assert!(stored["spec"].get("rollbackTo").is_none());
+        assert_eq!(convert(stored, "Deployment", "apps/v1", "extensions/v1beta1"), old);
+    }
+
+    #[test]
+    fn an_old_ingress_becomes_a_new_one_and_back() {
+        let old = json!({"apiVersion": "networking.k8s.io/v1beta1", "spec": {
+            "backend": {"serviceName": "d", "servicePort": "http"},
+            "rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"serviceName": "s", "servicePort": 80}}]}}]}});
+        let new = convert(old.clone(), "Ingress", "networking.k8s.io/v1beta1", "networking.k8s.io/v1");
+        assert_eq!(
+            new["spec"]["defaultBackend"],
+            json!({"service": {"name": "d", "port": {"name": "http"}}})
+        );
+        assert_eq!(
+            new["spec"]["rules"][0]["http"]["paths"][0]["backend"],
+            json!({"service": {"name": "s", "port": {"number": 80}}})
+        );
+        assert_eq!(convert(new, "Ingress", "networking.k8s.io/v1", "networking.k8s.io/v1beta1"), old);
+    }
+
+    #[test]
+    fn nonsense_does_not_panic() {
+        for spec in [json!(null), json!([]), json!({"rules": [null, {"http": {"paths": [1]}}], "backend": 3})]
+        {
+            let object = json!({"metadata": {}, "spec": spec});
+            convert(object.clone(), "Ingress", "extensions/v1beta1", "networking.k8s.io/v1");
+            convert(object, "Ingress", "networking.k8s.io/v1", "extensions/v1beta1");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The schema: every definition and field of the API as data. Decoding, defaulting, patches, OpenAPI and protobuf read
+//! it; a CustomResourceDefinition's schema is built into the same form.
+
+mod describe;
+mod parse;
+mod place;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use serde_json::Value;
+
+pub use describe::Descriptions;
+pub use parse::TableError;
+pub use place::Place;
+
+/// A name that is mostly part of the embedded table.
+pub type Name = Cow<'static, str>;
+
+/// Index of a type within its [`Schema`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TypeId(u32);
+
+/// A leaf of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scalar {
+    /// UTF-8 text.
+    String,
+    /// 32-bit integer.
+    Int32,
+    /// 64-bit integer.
+    Int64,
+    /// IEEE 754 double.
+    Double,
+    /// `true` or `false`.
+    Bool,
+    /// Bytes, base64 in JSON.
+    Bytes,
+    /// RFC 3339 to the second, `meta/v1.Time`.
+    Time,
+    /// RFC 3339 to the microsecond, `meta/v1.MicroTime`.
+    MicroTime,
+    /// `resource.Quantity`: a string or a number.
+    Quantity,
+    /// `intstr.IntOrString`: a 32-bit integer or a string.
+    IntOrString,
+    /// Arbitrary JSON that is kept as it is (`RawExtension`, `FieldsV1`, preserved fields of custom resources).
+    Any,
+}
+
+/// How the items of a list are told apart when several managers write it. Source: KEP-555 (server-side apply).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListKind {
+    /// The list is one value.
+    Atomic,
+    /// Items are unique values.
+    Set,
+    /// Items are objects with these keys.
+    Map(Vec<Name>),
+}
+
+/// The type of a value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Type {
+    /// A leaf.
+    Scalar(Scalar),
+    /// A list of items.
+    List {
+        /// Type of an item.
+        item: TypeId,
+        /// How items are told apart.
+        kind: ListKind,
+        /// Whether the declaration said so (else the kind is the rule's `Atomic`): OpenAPI repeats what was said.
+        declared: bool,
+    },
+    /// String keys to values.
+    Map {
+        /// Type of a value.
+        value: TypeId,
+        /// Whether the map is one value for server-side apply.
+        atomic: bool,
+    },
+    /// An object with known fields.
+    Struct(Box<Struct>),
+}
+
+/// A definition with fields.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Struct {
+    /// `io.k8s.api.core.v1.Pod`; custom resources have none.
+    pub name: Name,
+    /// Fields by name, sorted.
+    pub fields: Vec<Field>,
+    /// Whether it is one value for server-side apply.
+    pub atomic: bool,
+    /// Whether unknown fields are kept (custom resources only).
+    pub preserve_unknown: bool,
+    /// Group, version and kind, if it is a kind.
+    pub kind: Option<[Name; 3]>,
+}
+
+impl Struct {
+    /// The field with a name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let index = self.fields.binary_search_by(|field| field.name.as_ref().cmp(name)).ok()?;
+        self.fields.get(index)
+    }
+
+    /// Its name without the package, as Go's messages spell types: `Pod`.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit_once('.').map_or(self.name.as_ref(), |(_, short)| short)
+    }
+}
+
+/// A field of a definition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// Name in JSON.
+    pub name: Name,
+    /// Type.
+    pub ty: TypeId,
+    /// Protobuf field number; 0: none known.
+    pub number: u32,
+    /// Whether upstream's description lists it as required.
+    pub required: bool,
+    /// Whether it may not change after creation.
+    pub immutable: bool,
+    /// Facts that few fields have.
+    extra: Option<Box<Extra>>,
+}
+
+/// Facts that few fields have.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Extra {
+    default: Option<Value>,
+    values: Vec<Name>,
+    patch_merge: bool,
+    patch_retain_keys: bool,
+    patch_key: Option<Name>,
+    since: Option<Name>,
+}
+
+impl Field {
+    /// The value of a field that is absent.
+    pub fn default(&self) -> Option<&Value> {
+        self.extra.as_ref()?.default.as_ref()
+    }
+
+    /// The allowed values, where they are enumerated.
+    pub fn values(&self) -> &[Name] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.values)
+    }
+
+    /// Whether a strategic merge patch merges the list by item instead of replacing it.
+    pub fn patch_merges(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.patch_merge)
+    }
+
+    /// Whether a strategic merge patch may name the keys that stay (`$retainKeys`).
+    pub fn patch_retains_keys(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.patch_retain_keys)
+    }
+
+    /// The key by which a strategic merge patch finds items.
+    pub fn patch_key(&self) -> Option<&str> {
+        self.extra.as_ref()?.patch_key.as_deref()
+    }
+
+    /// The release that added the field, where it is known.
+    pub fn since(&self) -> Option<&str> {
+        self.extra.as_ref()?.since.as_deref()
+    }
+}
+
+/// A set of types that refer to each other.
+#[derive(Debug, Clone, Default)]
+pub struct Schema {
+    types: Vec<Type>,
+    by_name: HashMap<Name, TypeId>,
+}
+
+impl Schema {
+    /// The schema of the built-in API; read on first use.
+    pub fn builtin() -> &'static Arc<Self> {
+        static BUILTIN: LazyLock<Arc<Schema>> = LazyLock::new(|| {
+            let table = include_str!("../../schema/kubernetes.tsv");
+            // The table is part of the program and read by its tests: it cannot fail on anyone's input.
+            #[allow(clippy::expect_used)]
+            Arc::new(parse::table(table).expect("the embedded schema table is well-formed"))
+        });
+        &BUILTIN
+    }
+
+    /// The type with an index.
+    pub fn get(&self, id: TypeId) -> &Type {
+        &self.types[id.0 as usize]
+    }
+
+    /// The type with a definition's name.
+    pub fn named(&self, name: &str) -> Option<TypeId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The definition of a type, if it has fields.
+    pub fn structure(&self, id: TypeId) -> Option<&Struct> {
+        match self.get(id) {
+            Type::Struct(definition) => Some(definition),
+            _ => None,
+        }
+    }
+
+    /// All definitions with their names, in no order.
+    pub fn definitions(&self) -> impl Iterator<Item = (&str, TypeId)> {
+        self.by_name.iter().map(|(name, id)| (name.as_ref(), *id))
+    }
+
+    /// Adds a type; for schemas built at run time.
+    pub fn add(&mut self, ty: Type) -> TypeId {
+        // A schema is bounded by the size of a request or of the embedded table, far below 2^32 types.
+        let id = TypeId(u32::try_from(self.types.len()).unwrap_or(u32::MAX));
+        if let Type::Struct(definition) = &ty
+            && !definition.name.is_empty()
+        {
+            self.by_name.insert(definition.name.clone(), id);
+        }
+        self.types.push(ty);
+        id
+    }
+
+    /// A type with its schema.
+    pub fn typed(&self, id: TypeId) -> Typed<'_> {
+        Typed { schema: self, id }
+    }
+}
+
+/// A type together with the schema that it refers into: what every walk over a value takes along.
+#[derive(Clone, Copy)]
+pub struct Typed<'s> {
+    schema: &'s Schema,
+    id: TypeId,
+}
+
+impl<'s> Typed<'s> {
+    /// The type.
+    pub fn get(self) -> &'s Type {
+        self.schema.get(self.id)
+    }
+
+    /// Its index.
+    pub fn id(self) -> TypeId {
+        self.id
+    }
+
+    /// Its schema.
+    pub fn schema(self) -> &'s Schema {
+        self.schema
+    }
+
+    /// Another type of the same schema.
+    pub fn of(self, id: TypeId) -> Self {
+        Self { schema: self.schema, id }
+    }
+
+    /// The type of a field or of a map's value.
+    pub fn child(self, name: &str) -> Option<Self> {
+        match self.get() {
+            Type::Struct(definition) => definition.field(name).map(|field| self.of(field.ty)),
+            Type::Map { value, .. } => Some(self.of(*value)),
+            _ => None,
+        }
+    }
+
+    /// The definition, if it has fields.
+    pub fn structure(self) -> Option<&'s Struct> {
+        self.schema.structure(self.id)
+    }
+
+    /// Whether anything may stand here.
+    pub fn is_any(self) -> bool {
+        matches!(self.get(), Type::Scalar(Scalar::Any))
+    }
+}
+
+#[cfg(test)]
+mod tests;

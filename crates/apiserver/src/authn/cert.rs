@@ -1,0 +1,39 @@
+//! Users from client certificates: the common name is the user, each organization a group.
+
+use api::connect::User;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The user that a certificate (checked by TLS before) names; `None` if it names none.
+pub fn user_of_certificate(der: &[u8]) -> Option<User> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let name = cert.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = cert
+        .subject()
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok().map(str::to_owned))
+        .collect();
+    (!name.is_empty()).then(|| super::authenticated(User { name, groups, ..User::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
+
+    use super::*;
+    use crate::pki::{LEAF_LIFE, Pki};
+
+    #[test]
+    fn name_and_groups_come_from_the_subject() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path(), Arc::new(base::clock::SystemClock), vec![], []).unwrap();
+        let issued = pki.issue_client("kubernetes-admin", "system:masters", LEAF_LIFE).unwrap();
+        let der = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap();
+        let user = user_of_certificate(&der).unwrap();
+        assert_eq!(user.name, "kubernetes-admin");
+        assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
+        assert!(user_of_certificate(b"nonsense").is_none());
+    }
+}

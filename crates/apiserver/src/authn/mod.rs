@@ -1,0 +1,62 @@
+//! Authentication: who asks. Client certificates, service account tokens, anonymous.
+
+mod cert;
+pub mod token;
+
+use api::connect::User;
+
+pub use cert::user_of_certificate;
+
+/// Upstream's names of users and groups that mean something to the server itself.
+pub mod names {
+    /// The user of requests without credentials.
+    pub const ANONYMOUS: &str = "system:anonymous";
+    /// Everyone without credentials.
+    pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+    /// Everyone with credentials.
+    pub const AUTHENTICATED: &str = "system:authenticated";
+    /// May do everything.
+    pub const MASTERS: &str = "system:masters";
+    /// Nodes' agents.
+    pub const NODES: &str = "system:nodes";
+    /// Prefix of a node's user.
+    pub const NODE_PREFIX: &str = "system:node:";
+    /// Every service account.
+    pub const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
+    /// Prefix of a service account's user.
+    pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+    /// Skiff's own components in this process: `skiff:<component>`, in this group.
+    pub const COMPONENTS: &str = "skiff:components";
+}
+
+/// The user of a request without credentials.
+pub fn anonymous() -> User {
+    User { name: names::ANONYMOUS.into(), groups: vec![names::UNAUTHENTICATED.into()], ..User::default() }
+}
+
+/// An authenticated user: the group of all of them is added.
+pub fn authenticated(mut user: User) -> User {
+    if !user.groups.iter().any(|group| group == names::AUTHENTICATED) {
+        user.groups.push(names::AUTHENTICATED.into());
+    }
+    user
+}
+
+/// The identity of one of Skiff's components in this process.
+pub fn component(name: &str) -> User {
+    authenticated(User {
+        name: format!("skiff:{name}"),
+        groups: vec![names::COMPONENTS.into()],
+        ..User::default()
+    })
+}
+
+/// The user and groups of a service account. Source: `serviceaccount.UserInfo`.
+pub fn service_account(namespace: &str, name: &str, uid: &str) -> User {
+    authenticated(User {
+        name: format!("{}{namespace}:{name}", names::SERVICE_ACCOUNT_PREFIX),
+        uid: uid.into(),
+        groups: vec![names::SERVICE_ACCOUNTS.into(), format!("{}:{namespace}", names::SERVICE_ACCOUNTS)],
+        extra: Vec::new(),
+    })
+}

@@ -1,0 +1,92 @@
+//! Authorization: an interface with upstream's full attributes, and the closed default.
+
+mod closed;
+
+use api::connect::User;
+
+pub use closed::Closed;
+
+/// What is asked, as an authorizer sees it. Source: `authorizer.Attributes`.
+#[derive(Debug, Clone, Default)]
+pub struct Attributes {
+    /// Who asks.
+    pub user: User,
+    /// `get`, `list`, … for resources; the lower-case HTTP method for other paths.
+    pub verb: String,
+    /// Namespace.
+    pub namespace: String,
+    /// API group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Plural resource name.
+    pub resource: String,
+    /// Subresource.
+    pub subresource: String,
+    /// The object's name.
+    pub name: String,
+    /// Whether a resource is asked for (and not a bare path).
+    pub is_resource: bool,
+    /// The path of a request for something else.
+    pub path: String,
+    /// The field selector of a list or watch, unparsed. KEP-4601.
+    pub field_selector: String,
+    /// The label selector, unparsed.
+    pub label_selector: String,
+}
+
+impl Attributes {
+    /// Upstream's sentence after `is forbidden: `.
+    pub fn sentence(&self) -> String {
+        let who = format!("User \"{}\" cannot {}", self.user.name, self.verb);
+        if !self.is_resource {
+            return format!("{who} path \"{}\"", self.path);
+        }
+        let resource = if self.subresource.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        };
+        let place = if self.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace \"{}\"", self.namespace)
+        };
+        format!("{who} resource \"{resource}\" in API group \"{}\" {place}", self.group)
+    }
+}
+
+/// An authorizer's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Yes.
+    Allow {
+        /// Why, for reviews.
+        reason: String,
+    },
+    /// No, and nobody else is asked.
+    Deny {
+        /// Why.
+        reason: String,
+    },
+    /// Not mine to say.
+    NoOpinion,
+}
+
+/// One rule of what a user may do, for SelfSubjectRulesReview.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)] // Names are upstream's: authorization/v1 ResourceRule and NonResourceRule.
+pub struct Rule {
+    pub verbs: Vec<String>,
+    pub api_groups: Vec<String>,
+    pub resources: Vec<String>,
+    pub non_resource_urls: Vec<String>,
+}
+
+/// Says what a user may do. Pure: everything it decides on is in the attributes and in its own state.
+pub trait Authorizer: Send + Sync + 'static {
+    /// Decides.
+    fn authorize(&self, attributes: &Attributes) -> Decision;
+    /// The rules that hold for a user in a namespace.
+    fn rules(&self, user: &User, namespace: &str) -> Vec<Rule>;
+}

@@ -1,0 +1,190 @@
+//! What is there from the start: namespaces, priority classes, the service range, Services `default/kubernetes` and
+//! `kube-system/kube-dns`. Written through the pipeline like everything else; what exists is left alone or brought up
+//! to date.
+
+use std::net::IpAddr;
+
+use api::connect::User;
+use api::{Call, GroupVersionResource, PatchType, Reason, Request, Status, WriteOptions};
+use base::BoxError;
+use serde_json::{Value, json};
+
+use crate::authn;
+use crate::pipeline::Pipeline;
+
+/// The field manager of what is written here.
+const MANAGER: &str = "skiff-bootstrap";
+
+/// The facts that the objects are made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Bootstrap {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) service_ranges: Vec<(IpAddr, u8)>,
+    pub(crate) kubernetes: Option<IpAddr>,
+    pub(crate) dns: Option<IpAddr>,
+}
+
+/// One object: resource, namespace, content.
+struct Item {
+    resource: GroupVersionResource,
+    namespace: &'static str,
+    object: Value,
+    /// Whether an existing object is made to agree.
+    keep_current: bool,
+}
+
+impl Bootstrap {
+    /// Applies everything.
+    pub(crate) async fn apply(&self, pipeline: &Pipeline) -> Result<(), BoxError> {
+        let user = administrator();
+        for item in self.items() {
+            let name = item.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let result = apply_item(pipeline, &user, item, &name).await;
+            result.map_err(|status| format!("bootstrap object {name}: {status}"))?;
+        }
+        Ok(())
+    }
+
+    fn items(&self) -> Vec<Item> {
+        let mut items: Vec<Item> = ["default", "kube-system", "kube-public", "kube-node-lease"]
+            .iter()
+            .map(|name| cluster("", "v1", "namespaces", json!({ "metadata": { "name": name } })))
+            .collect();
+        for (name, value) in
+            [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
+        {
+            let description = match name {
+                "system-node-critical" => {
+                    "Used for system critical pods that must not be moved from their current node."
+                }
+                _ => {
+                    "Used for system critical pods that must run in the cluster, but can be moved to another node if \
+                      necessary."
+                }
+            };
+            items.push(cluster(
+                "scheduling.k8s.io",
+                "v1",
+                "priorityclasses",
+                json!({ "metadata": { "name": name }, "value": value, "description": description }),
+            ));
+        }
+        let ranges: Vec<String> =
+            self.service_ranges.iter().map(|(base, length)| format!("{base}/{length}")).collect();
+        if !ranges.is_empty() {
+            let object = json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": ranges } });
+            items.push(cluster("networking.k8s.io", "v1", "servicecidrs", object));
+        }
+        items.extend(self.kubernetes.map(kubernetes_service));
+        items.extend(self.kubernetes.into_iter().flat_map(|_| self.kubernetes_endpoints()));
+        items.extend(self.dns.map(dns_service));
+        items
+    }
+
+    /// The server's address as the endpoint of `default/kubernetes`.
+    fn kubernetes_endpoints(&self) -> Vec<Item> {
+        let reachable = |address: &&IpAddr| !address.is_loopback() && !address.is_unspecified();
+        let address = self.addresses.iter().find(reachable).or(self.addresses.first());
+        let Some(address) = address else { return Vec::new() };
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let metadata = json!({
+            "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+        });
+        let endpoints = json!({
+            "metadata": metadata,
+            "subsets": [{
+                "addresses": [{ "ip": address.to_string() }],
+                "ports": [{ "name": "https", "port": self.port, "protocol": "TCP" }],
+            }],
+        });
+        let slice = json!({
+            "metadata": { "name": "kubernetes", "labels": { "kubernetes.io/service-name": "kubernetes" } },
+            "addressType": family,
+            "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }],
+            "ports": [{ "name": "https", "port": self.port, "protocol": "TCP" }],
+        });
+        let current = |resource: GroupVersionResource, object| Item {
+            resource,
+            namespace: "default",
+            object,
+            keep_current: true,
+        };
+        vec![
+            current(GroupVersionResource::new("", "v1", "endpoints"), endpoints),
+            current(GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices"), slice),
+        ]
+    }
+}
+
+fn cluster(group: &str, version: &str, resource: &str, object: Value) -> Item {
+    let resource = GroupVersionResource::new(group, version, resource);
+    Item { resource, namespace: "", object, keep_current: false }
+}
+
+fn kubernetes_service(address: IpAddr) -> Item {
+    let object = json!({
+        "metadata": {
+            "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" },
+        },
+        "spec": {
+            "clusterIP": address.to_string(),
+            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
+            "sessionAffinity": "None", "type": "ClusterIP",
+        },
+    });
+    let resource = GroupVersionResource::new("", "v1", "services");
+    Item { resource, namespace: "default", object, keep_current: false }
+}
+
+fn dns_service(address: IpAddr) -> Item {
+    let object = json!({
+        "metadata": {
+            "name": "kube-dns",
+            "labels": {
+                "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+            },
+        },
+        "spec": {
+            "clusterIP": address.to_string(),
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53 },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53 },
+            ],
+            "type": "ClusterIP",
+        },
+    });
+    let resource = GroupVersionResource::new("", "v1", "services");
+    Item { resource, namespace: "kube-system", object, keep_current: false }
+}
+
+/// The identity under which the server writes its own objects.
+fn administrator() -> User {
+    authn::authenticated(User {
+        name: "system:apiserver".into(),
+        groups: vec![authn::names::MASTERS.into()],
+        ..User::default()
+    })
+}
+
+async fn apply_item(pipeline: &Pipeline, user: &User, item: Item, name: &str) -> Result<(), Status> {
+    let bytes = serde_json::to_vec(&item.object).map_err(|error| Status::internal(error.to_string()))?;
+    let options = || WriteOptions { field_manager: MANAGER.into(), ..WriteOptions::default() };
+    let request = |name: &str, call: Call| Request {
+        resource: item.resource.clone(),
+        namespace: item.namespace.to_owned(),
+        name: name.to_owned(),
+        subresource: String::new(),
+        call,
+    };
+    let create = Call::Create { body: bytes.clone().into(), options: options() };
+    match pipeline.call(user, request("", create)).await {
+        Err(status) if status.reason == Reason::AlreadyExists => {}
+        other => return other.map(drop),
+    }
+    if !item.keep_current {
+        return Ok(());
+    }
+    let call = Call::Patch { kind: PatchType::Merge, body: bytes.into(), options: options() };
+    pipeline.call(user, request(name, call)).await.map(drop)
+}

@@ -1,0 +1,138 @@
+//! Building the server from its configuration: everything that can fail fails here, before anything runs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use api::connect::NodeConnector;
+use base::clock::SharedClock;
+use base::lifecycle::Readiness;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Chain;
+use crate::authn::token::Tokens;
+use crate::authz::{Authorizer, Closed};
+use crate::bootstrap::Bootstrap;
+use crate::http::Front;
+use crate::pipeline::{Parts, Pipeline};
+use crate::pki::{Pki, PkiError};
+use crate::server::Server;
+use crate::strategy::{Settings, Strategies};
+use crate::words::Catalog;
+
+/// Names that every API server's certificate carries. Source: kubeadm's `GetAPIServerAltNames`.
+const NAMES: [&str; 4] =
+    ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+
+/// What the API server needs to know.
+pub struct Config {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The addresses by which clients reach it: in its certificate, and in the endpoints of Service
+    /// `default/kubernetes` (the first that is no loopback address, else the first).
+    pub addresses: Vec<IpAddr>,
+    /// The directory of keys and certificates.
+    pub pki_dir: PathBuf,
+    /// Service ranges (address, prefix length), IPv4 first.
+    pub service_ranges: Vec<(IpAddr, u8)>,
+    /// Node ports, both inclusive: upstream's are 30000 to 32767.
+    pub node_ports: (u16, u16),
+    /// The address of Service `kube-system/kube-dns`; `None` leaves it out.
+    pub dns_address: Option<IpAddr>,
+    /// `v1.37.0+skiff.1`
+    pub git_version: String,
+    /// Time.
+    pub clock: SharedClock,
+    /// Readiness of the process's components, where a supervisor runs them.
+    pub readiness: Option<Readiness>,
+    /// Who may do what; [`Closed`] unless another is given.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// Admission links, in order.
+    pub admission: Chain,
+}
+
+/// Why the server could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The port.
+    #[error("listen on {address}: {source}; is another program using the port?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Keys and certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The configuration.
+    #[error("configuration: {0}")]
+    Config(String),
+}
+
+impl Server {
+    /// Builds pipeline and server: reads or makes the keys, binds the port, starts to fill the caches. Runs within a
+    /// tokio runtime.
+    pub async fn build(
+        config: Config,
+        store: Arc<dyn Store>,
+        strategies: Strategies,
+        nodes: Arc<dyn NodeConnector>,
+    ) -> Result<(Arc<Pipeline>, Self), BuildError> {
+        let failed = |source| BuildError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        let kubernetes = first_service_address(&config.service_ranges)?;
+        let names = NAMES.iter().map(|name| (*name).to_owned()).chain(["localhost".to_owned()]).collect();
+        let certified = config.addresses.iter().copied().chain(kubernetes);
+        let pki = Pki::open(&config.pki_dir, config.clock.clone(), names, certified)?;
+        let tls = pki.server_config(&[b"h2", b"http/1.1"])?;
+        let tokens = Tokens::new(pki.service_account_key_pem(), ISSUER)?;
+        let bootstrap = Bootstrap {
+            addresses: config.addresses.clone(),
+            port,
+            service_ranges: config.service_ranges.clone(),
+            kubernetes,
+            dns: config.dns_address,
+        };
+        let pipeline = Pipeline::new(Parts {
+            catalog: Catalog::builtin(),
+            strategies,
+            admission: config.admission,
+            authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Closed)),
+            tokens,
+            store,
+            clock: config.clock,
+            settings: Settings { service_ranges: config.service_ranges, node_ports: config.node_ports },
+        });
+        let front = Front {
+            pipeline: pipeline.clone(),
+            nodes,
+            readiness: config.readiness,
+            git_version: config.git_version,
+            drain: CancellationToken::new(),
+        };
+        let server = Self { front: Arc::new(front), pki, listener: Arc::new(listener), tls, bootstrap };
+        Ok((pipeline, server))
+    }
+}
+
+/// The issuer of service account tokens: where pods find the API server.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// The first address after the range's own: Service `default/kubernetes`.
+fn first_service_address(ranges: &[(IpAddr, u8)]) -> Result<Option<IpAddr>, BuildError> {
+    let Some((base, length)) = ranges.first() else { return Ok(None) };
+    let (bits, most) = match base {
+        IpAddr::V4(_) => (32, 30),
+        IpAddr::V6(_) => (128, 126),
+    };
+    if *length > most {
+        return Err(BuildError::Config(format!(
+            "service range {base}/{length} is too small: of its {bits} bits at most {most} may be fixed"
+        )));
+    }
+    Ok(Some(crate::net::nth(*base, 1)))
+}

@@ -1,0 +1,228 @@
+//! The cache's data under its lock: objects by key, the ring of changes, and the watchers by what they look at.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use api::Object;
+use parking_lot::Mutex;
+use store::Revision;
+use tokio::sync::Notify;
+
+/// So many changes are kept for watches that start in the past.
+const RING_MAX: usize = 1024;
+/// A watcher that lags behind by more changes than this is ended (it lists again).
+const QUEUE_MAX: usize = 8192;
+
+/// One change of one object.
+#[derive(Debug)]
+pub struct Change {
+    /// Its revision.
+    pub revision: Revision,
+    /// The object before, if there was one.
+    pub old: Option<Arc<Object>>,
+    /// The object after; for a deletion its last state with the deletion's revision.
+    pub new: Arc<Object>,
+    /// Whether it is gone.
+    pub deleted: bool,
+}
+
+/// What a watcher looks at: the index that finds it. Narrower scopes cost nothing when others change.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Every object.
+    All,
+    /// A namespace.
+    Namespace(String),
+    /// One object, by its key suffix.
+    Name(String),
+    /// Objects bound to a node (`spec.nodeName`).
+    Node(String),
+}
+
+/// What a watcher has not yet taken.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    queue: Mutex<Queue>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    changes: VecDeque<Arc<Change>>,
+    ended: bool,
+}
+
+/// What a watcher finds in its mailbox.
+pub(super) enum Mail {
+    Changes(Vec<Arc<Change>>),
+    Empty,
+    /// It lagged behind, or the cache was filled anew.
+    Ended,
+}
+
+impl Mailbox {
+    fn put(&self, change: &Arc<Change>) {
+        let mut queue = self.queue.lock();
+        if queue.changes.len() >= QUEUE_MAX {
+            queue.changes.clear();
+            queue.ended = true;
+        } else if !queue.ended {
+            queue.changes.push_back(change.clone());
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    fn end(&self) {
+        self.queue.lock().ended = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take(&self) -> Mail {
+        let mut queue = self.queue.lock();
+        if !queue.changes.is_empty() {
+            Mail::Changes(queue.changes.drain(..).collect())
+        } else if queue.ended {
+            Mail::Ended
+        } else {
+            Mail::Empty
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.lock().changes.is_empty()
+    }
+
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
+/// The number of a watcher within its cache.
+pub(super) type WatcherId = u64;
+
+/// Everything under the cache's lock.
+#[derive(Default)]
+pub(super) struct State {
+    objects: BTreeMap<Box<str>, Arc<Object>>,
+    revision: Revision,
+    ring: VecDeque<Arc<Change>>,
+    /// Changes after this revision are in the ring.
+    oldest: Revision,
+    watchers: HashMap<Scope, Vec<(WatcherId, Arc<Mailbox>)>>,
+    next_watcher: WatcherId,
+}
+
+impl State {
+    pub(super) fn get(&self, suffix: &str) -> Option<Arc<Object>> {
+        self.objects.get(suffix).cloned()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub(super) fn oldest(&self) -> Revision {
+        self.oldest
+    }
+
+    /// Objects of a namespace (empty: all) after a key suffix, in order.
+    pub(super) fn range(&self, namespace: &str, after: &str) -> Vec<Arc<Object>> {
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let from =
+            if after > prefix.as_str() { Bound::Excluded(after) } else { Bound::Included(prefix.as_str()) };
+        self.objects
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(&prefix))
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    /// Changes after `revision`, or `None` if the ring no longer holds them all.
+    pub(super) fn since(&self, revision: Revision) -> Option<Vec<Arc<Change>>> {
+        if revision < self.oldest {
+            return None;
+        }
+        let from = self.ring.partition_point(|change| change.revision <= revision);
+        Some(self.ring.iter().skip(from).cloned().collect())
+    }
+
+    /// Starts anew from a list at `revision`: every watcher ends, as nobody knows what happened in between.
+    pub(super) fn fill(&mut self, objects: BTreeMap<Box<str>, Arc<Object>>, revision: Revision) {
+        self.objects = objects;
+        self.revision = revision;
+        self.oldest = revision;
+        self.ring.clear();
+        for (_, mailbox) in self.watchers.drain().flat_map(|(_, list)| list) {
+            mailbox.end();
+        }
+    }
+
+    /// Applies a put (`object`) or a deletion (`None`) and tells the watchers whose scope it touches.
+    pub(super) fn apply(&mut self, suffix: &str, object: Option<Arc<Object>>, revision: Revision) {
+        let old = match &object {
+            Some(new) => self.objects.insert(suffix.into(), new.clone()),
+            None => self.objects.remove(suffix),
+        };
+        let deleted = object.is_none();
+        let last = || old.as_ref().and_then(|old| crate::storage::with_revision(old, revision).map(Arc::new));
+        let Some(new) = object.or_else(last) else { return };
+        let change = Arc::new(Change { revision, old, new, deleted });
+        self.dispatch(suffix, &change);
+        self.ring.push_back(change);
+        while self.ring.len() > RING_MAX {
+            if let Some(dropped) = self.ring.pop_front() {
+                self.oldest = dropped.revision;
+            }
+        }
+    }
+
+    /// Everything up to `revision` has been applied.
+    pub(super) fn reached(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
+    fn dispatch(&self, suffix: &str, change: &Arc<Change>) {
+        let mut scopes = vec![Scope::All, Scope::Name(suffix.to_owned())];
+        if let Some((namespace, _)) = suffix.split_once('/') {
+            scopes.push(Scope::Namespace(namespace.to_owned()));
+        }
+        let now = change.new.node_name();
+        let before = change.old.as_ref().and_then(|old| old.node_name());
+        scopes.extend(now.map(|node| Scope::Node(node.to_owned())));
+        scopes.extend(before.filter(|_| before != now).map(|node| Scope::Node(node.to_owned())));
+        for scope in scopes {
+            for (_, mailbox) in self.watchers.get(&scope).into_iter().flatten() {
+                mailbox.put(change);
+            }
+        }
+    }
+
+    /// Adds a watcher.
+    pub(super) fn register(&mut self, scope: &Scope) -> (WatcherId, Arc<Mailbox>) {
+        self.next_watcher += 1;
+        let mailbox = Arc::new(Mailbox::default());
+        self.watchers.entry(scope.clone()).or_default().push((self.next_watcher, mailbox.clone()));
+        (self.next_watcher, mailbox)
+    }
+
+    /// Removes a watcher.
+    pub(super) fn unregister(&mut self, scope: &Scope, id: WatcherId) {
+        if let Some(list) = self.watchers.get_mut(scope) {
+            list.retain(|(known, _)| *known != id);
+            if list.is_empty() {
+                self.watchers.remove(scope);
+            }
+        }
+    }
+
+    /// The revision that a watcher with this mailbox has been told everything of, if nothing waits in it.
+    pub(super) fn told(&self, mailbox: &Mailbox) -> Option<Revision> {
+        mailbox.is_empty().then_some(self.revision)
+    }
+}

@@ -1,0 +1,236 @@
+//! One watch on the cache: from a snapshot or a revision on, filtered, with bookmarks.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Object, Status, WatchEvent, WatchEventKind, WatchStream};
+use bytes::Bytes;
+use futures::stream;
+use store::Revision;
+use tokio::time::Instant;
+
+use super::state::{Change, Mail, Mailbox, Scope, WatcherId};
+use super::{Cache, expired};
+
+/// How often an idle watch is told the revision that it has reached.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// Whether an object belongs to the watch.
+pub type Filter = Arc<dyn Fn(&Object) -> bool + Send + Sync>;
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the present objects as ADDED events; `mark_end` follows them with a bookmark that says so.
+    Snapshot {
+        /// KEP-3157's `sendInitialEvents`.
+        mark_end: bool,
+    },
+    /// After a revision.
+    After(Revision),
+}
+
+/// What to watch.
+#[derive(Clone)]
+pub struct WatchOptions {
+    /// The index that finds the watcher.
+    pub scope: Scope,
+    /// Selectors.
+    pub filter: Filter,
+    /// Where it begins.
+    pub start: Start,
+    /// Whether bookmarks are welcome.
+    pub bookmarks: bool,
+    /// `apiVersion` and `kind` of bookmarks.
+    pub type_meta: (String, String),
+    /// When it ends by itself.
+    pub deadline: Option<Instant>,
+}
+
+/// Keeps the watcher registered for as long as the stream lives.
+struct Registration {
+    cache: Arc<Cache>,
+    scope: Scope,
+    id: WatcherId,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.cache.state.lock().unregister(&self.scope, self.id);
+    }
+}
+
+struct Watch {
+    registration: Registration,
+    options: WatchOptions,
+    first: VecDeque<Vec<WatchEvent>>,
+    told: Revision,
+    next_bookmark: Instant,
+    over: bool,
+}
+
+impl Cache {
+    /// Opens a watch. Fails with 410 where the history before `start` is gone.
+    pub fn watch(self: &Arc<Self>, options: WatchOptions) -> Result<WatchStream, Status> {
+        let (registration, first, told) = {
+            let mut state = self.state.lock();
+            let (first, told) = match options.start {
+                Start::Snapshot { mark_end } => {
+                    let (namespace, name) = match &options.scope {
+                        Scope::Namespace(namespace) => (namespace.as_str(), None),
+                        Scope::Name(suffix) => ("", Some(suffix.as_str())),
+                        Scope::All | Scope::Node(_) => ("", None),
+                    };
+                    let objects = match name {
+                        Some(suffix) => state.get(suffix).into_iter().collect(),
+                        None => state.range(namespace, ""),
+                    };
+                    (initial_events(objects, &options, mark_end, state.revision()), state.revision())
+                }
+                Start::After(revision) => {
+                    let changes = state.since(revision).ok_or_else(|| expired(revision, state.oldest()))?;
+                    let changes = changes.into_iter().filter(|change| touches(&options.scope, change));
+                    (events(changes, &options.filter), revision)
+                }
+            };
+            let (id, mailbox) = state.register(&options.scope);
+            let registration =
+                Registration { cache: self.clone(), scope: options.scope.clone(), id, mailbox };
+            (registration, first, told)
+        };
+        let first = if first.is_empty() { VecDeque::new() } else { VecDeque::from([first]) };
+        let next_bookmark = Instant::now() + BOOKMARK_EVERY;
+        let watch = Watch { registration, options, first, told, next_bookmark, over: false };
+        Ok(Box::pin(stream::unfold(watch, |mut watch| async move {
+            let item = watch.next().await?;
+            Some((item, watch))
+        })))
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<Vec<WatchEvent>, Status>> {
+        if let Some(batch) = self.first.pop_front() {
+            return Some(Ok(batch));
+        }
+        while !self.over {
+            match self.registration.mailbox.take() {
+                Mail::Changes(changes) => {
+                    self.told = changes.last().map_or(self.told, |change| change.revision);
+                    let batch = events(changes.into_iter(), &self.options.filter);
+                    if !batch.is_empty() {
+                        return Some(Ok(batch));
+                    }
+                }
+                Mail::Ended => {
+                    self.over = true;
+                    let oldest = self.registration.cache.state.lock().oldest();
+                    return Some(Err(expired(self.told, oldest)));
+                }
+                Mail::Empty => {
+                    if let Some(bookmark) = self.wait().await {
+                        return Some(Ok(vec![bookmark]));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits for mail, the deadline, or the time of a bookmark (which it returns).
+    async fn wait(&mut self) -> Option<WatchEvent> {
+        let deadline = self.options.deadline;
+        tokio::select! {
+            () = self.registration.mailbox.woken() => None,
+            () = sleep_until(deadline) => { self.over = true; None }
+            () = tokio::time::sleep_until(self.next_bookmark), if self.options.bookmarks => {
+                self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                let reached = self.registration.cache.state.lock().told(&self.registration.mailbox)?;
+                if reached <= self.told {
+                    return None;
+                }
+                self.told = reached;
+                bookmark(&self.options.type_meta, reached, false)
+            }
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn touches(scope: &Scope, change: &Change) -> bool {
+    match scope {
+        Scope::All => true,
+        Scope::Namespace(namespace) => change.new.meta().namespace == *namespace,
+        Scope::Name(suffix) => {
+            crate::storage::suffix(&change.new.meta().namespace, &change.new.meta().name) == *suffix
+        }
+        Scope::Node(node) => {
+            let node = Some(node.as_str());
+            change.new.node_name() == node || change.old.as_ref().is_some_and(|old| old.node_name() == node)
+        }
+    }
+}
+
+fn initial_events(
+    objects: Vec<Arc<Object>>,
+    options: &WatchOptions,
+    mark_end: bool,
+    revision: Revision,
+) -> Vec<WatchEvent> {
+    let mut batch: Vec<_> = objects
+        .into_iter()
+        .filter(|object| (options.filter)(object))
+        .map(|object| WatchEvent { kind: WatchEventKind::Added, object, initial_events_end: false })
+        .collect();
+    if mark_end {
+        batch.extend(bookmark(&options.type_meta, revision, true));
+    }
+    batch
+}
+
+/// What changes look like through a filter: objects may enter and leave it.
+fn events(changes: impl Iterator<Item = Arc<Change>>, filter: &Filter) -> Vec<WatchEvent> {
+    changes.filter_map(|change| event(&change, filter)).collect()
+}
+
+fn event(change: &Change, filter: &Filter) -> Option<WatchEvent> {
+    let before = change.old.as_ref().is_some_and(|old| filter(old));
+    let after = !change.deleted && filter(&change.new);
+    let (kind, object) = match (before, after) {
+        (false, false) => return None,
+        (false, true) => (WatchEventKind::Added, change.new.clone()),
+        (true, true) => (WatchEventKind::Modified, change.new.clone()),
+        (true, false) => {
+            // Who left the selection is shown as it was last seen in it, at the revision of its leaving.
+            let old = change.old.as_ref()?;
+            let last = crate::storage::with_revision(old, change.revision).map(Arc::new);
+            (WatchEventKind::Deleted, if change.deleted { change.new.clone() } else { last? })
+        }
+    };
+    Some(WatchEvent { kind, object, initial_events_end: false })
+}
+
+/// An empty object that carries a revision.
+fn bookmark(
+    type_meta: &(String, String),
+    revision: Revision,
+    initial_events_end: bool,
+) -> Option<WatchEvent> {
+    let mut metadata =
+        serde_json::json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+    if initial_events_end {
+        metadata["annotations"] = serde_json::json!({ "k8s.io/initial-events-end": "true" });
+    }
+    let (api_version, kind) = type_meta;
+    let object = serde_json::json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata });
+    let object = Object::parse(Bytes::from(object.to_string())).ok()?;
+    Some(WatchEvent { kind: WatchEventKind::Bookmark, object: Arc::new(object), initial_events_end })
+}

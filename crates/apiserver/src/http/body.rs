@@ -1,0 +1,87 @@
+//! Bodies: read within a limit, from JSON or YAML; written plain or compressed.
+
+use std::io::Write;
+
+use api::connect::Body;
+use api::{Reason, Status};
+use base::BoxError;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+
+use super::negotiate::media_type;
+
+/// The largest body that a request may have. Source: `MaxRequestBodyBytes`.
+const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Answers from this size on are compressed where the client accepts it.
+const COMPRESS_BYTES_MIN: usize = 128 * 1024;
+
+/// A body of known bytes.
+pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Reads a request's body and turns YAML into JSON.
+pub(super) async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, Status>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let limited = Limited::new(body, REQUEST_BYTES_MAX);
+    let bytes = limited.collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let message = format!("limit is {REQUEST_BYTES_MAX} bytes: Request body is too large");
+            Status::new(Reason::RequestEntityTooLarge, message)
+        } else {
+            Status::bad_request(format!("the body of the request could not be read: {error}"))
+        }
+    })?;
+    to_json(text(headers, header::CONTENT_TYPE), bytes.to_bytes())
+}
+
+fn to_json(content_type: &str, bytes: Bytes) -> Result<Bytes, Status> {
+    match media_type(content_type) {
+        "application/yaml" | "application/apply-patch+yaml" => {
+            let value: serde_json::Value = serde_yaml_ng::from_slice(&bytes).map_err(|error| {
+                Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
+            })?;
+            serde_json::to_vec(&value).map(Bytes::from).map_err(|error| Status::internal(error.to_string()))
+        }
+        "" | "application/json" => Ok(bytes),
+        other if other.ends_with("+json") => Ok(bytes),
+        other => Err(Status::new(
+            Reason::UnsupportedMediaType,
+            format!(
+                "the body of the request was in an unknown format ({other}) - accepted media types include: \
+                 application/json, application/yaml"
+            ),
+        )),
+    }
+}
+
+/// A header's text; empty where absent.
+pub(super) fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Whether the client takes gzip.
+pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+    text(headers, header::ACCEPT_ENCODING)
+        .split(',')
+        .any(|coding| coding.split(';').next().unwrap_or_default().trim() == "gzip")
+}
+
+/// Compresses bytes if it is worth it.
+pub(super) fn compress(bytes: Bytes, gzip: bool) -> (Bytes, bool) {
+    if !gzip || bytes.len() < COMPRESS_BYTES_MIN {
+        return (bytes, false);
+    }
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
+    match encoder.write_all(&bytes).and_then(|()| encoder.finish()) {
+        Ok(packed) => (packed.into(), true),
+        // Writing to memory does not fail; plain bytes are right in any case.
+        Err(_) => (bytes, false),
+    }
+}

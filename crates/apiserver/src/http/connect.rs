@@ -1,0 +1,221 @@
+//! Connections that leave through the node connector: logs, exec, attach, port-forward, node proxying.
+
+use std::net::IpAddr;
+
+use api::connect::{Body, NodeAddress, User};
+use api::{Object, Reason, Status};
+use base::BoxError;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use super::Front;
+use super::path::ResourcePath;
+use super::query::Query;
+use super::respond::typed_response;
+use crate::admission::World;
+use crate::authz::Attributes;
+use crate::tree;
+
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// Where a node's server listens if its Node does not say.
+const NODE_PORT: u64 = 10250;
+
+impl Front {
+    /// Authorizes the connection, finds the node and hands the request over.
+    pub(super) async fn connect<B>(
+        &self,
+        user: &User,
+        path: &ResourcePath,
+        query: &Query,
+        request: http::Request<B>,
+    ) -> Result<http::Response<Body>, Status>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.pipeline.authorize(&Attributes {
+            user: user.clone(),
+            verb: verb(request.method(), &path.subresource).into(),
+            namespace: path.namespace.clone(),
+            group: path.group.clone(),
+            version: path.version.clone(),
+            resource: path.resource.clone(),
+            subresource: path.subresource.clone(),
+            name: path.name.clone(),
+            is_resource: true,
+            ..Attributes::default()
+        })?;
+        let (node, target) = match (path.group.as_str(), path.resource.as_str(), path.subresource.as_str()) {
+            ("", "pods", "proxy") => return Err(unsupported(path)),
+            ("", "pods", _) => match self.pod_target(path, query).await? {
+                Some(target) => target,
+                // Nothing runs yet, so that there is nothing to read.
+                None => return Ok(typed_response(StatusCode::OK, "text/plain", Bytes::new())),
+            },
+            ("", "nodes", "proxy") => {
+                let pairs = query.pairs().map(|(name, value)| (name.to_owned(), value.to_owned()));
+                (path.name.clone(), format!("/{}{}", path.rest, encode(pairs)))
+            }
+            _ => return Err(unsupported(path)),
+        };
+        let address = self.node_address(&node).await?;
+        let (mut head, body) = request.into_parts();
+        head.uri = target.parse().map_err(|_| Status::bad_request("the path cannot be sent to the node"))?;
+        // The client's credentials are for this server, not for the node's.
+        head.headers.remove(http::header::AUTHORIZATION);
+        head.headers.remove(http::header::HOST);
+        let body = body.map_err(Into::into).boxed_unsync();
+        self.nodes.request(&address, http::Request::from_parts(head, body)).await
+    }
+
+    /// The pod's node and the path at its server; `None` for the log of a pod that has no node yet.
+    async fn pod_target(
+        &self,
+        path: &ResourcePath,
+        query: &Query,
+    ) -> Result<Option<(String, String)>, Status> {
+        let pod = self
+            .pipeline
+            .find("", "pods", &path.namespace, &path.name)
+            .await?
+            .ok_or_else(|| Status::not_found("", "pods", &path.name))?;
+        let tree = decoded(&pod)?;
+        let container = match path.subresource.as_str() {
+            "portforward" => String::new(),
+            _ => container_of(&tree, query.get("container").unwrap_or_default(), &path.name)?,
+        };
+        let Some(node) = pod.node_name() else {
+            return match path.subresource.as_str() {
+                "log" => Ok(None),
+                _ => Err(Status::bad_request(format!("pod {} does not have a host assigned", path.name))),
+            };
+        };
+        let place = format!("{}/{}", path.namespace, path.name);
+        let target = match path.subresource.as_str() {
+            "log" => format!("/containerLogs/{place}/{container}{}", encode(log_query(query))),
+            "exec" => format!("/exec/{place}/{container}{}", encode(stream_query(query))),
+            "attach" => format!("/attach/{place}/{container}{}", encode(stream_query(query))),
+            _ => {
+                let ports = query.pairs().map(|(name, value)| {
+                    (if name == "ports" { "port" } else { name }.to_owned(), value.to_owned())
+                });
+                format!("/portForward/{place}{}", encode(ports))
+            }
+        };
+        Ok(Some((node.to_owned(), target)))
+    }
+
+    async fn node_address(&self, name: &str) -> Result<NodeAddress, Status> {
+        let node = self
+            .pipeline
+            .find("", "nodes", "", name)
+            .await?
+            .ok_or_else(|| Status::not_found("", "nodes", name))?;
+        let tree = decoded(&node)?;
+        let address = tree::items(&tree, &["status", "addresses"])
+            .iter()
+            .filter(|address| tree::text(address, &["type"]) == "InternalIP")
+            .find_map(|address| tree::text(address, &["address"]).parse::<IpAddr>().ok())
+            .ok_or_else(|| {
+                Status::new(
+                    Reason::ServiceUnavailable,
+                    format!("node {name} has no InternalIP in its status: is its agent running?"),
+                )
+            })?;
+        let port = tree::at(&tree, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
+        let port = port.as_u64().unwrap_or(NODE_PORT);
+        let port =
+            u16::try_from(port).map_err(|_| Status::internal(format!("node {name} has port {port}")))?;
+        Ok(NodeAddress { name: name.to_owned(), address, port })
+    }
+}
+
+fn decoded(object: &Object) -> Result<Value, Status> {
+    object.decode().map_err(|error| Status::internal(error.to_string()))
+}
+
+fn unsupported(path: &ResourcePath) -> Status {
+    let message = format!("{}/{} is not served", path.resource, path.subresource);
+    Status::new(Reason::NotFound, message)
+}
+
+/// The verb that authorization sees: what changes something is a creation, whatever method carries it.
+fn verb(method: &Method, subresource: &str) -> &'static str {
+    match (subresource, method) {
+        ("log", _) | ("proxy", &Method::GET | &Method::HEAD | &Method::OPTIONS) => "get",
+        ("proxy", &Method::PUT) => "update",
+        ("proxy", &Method::PATCH) => "patch",
+        ("proxy", &Method::DELETE) => "delete",
+        _ => "create",
+    }
+}
+
+/// The container asked for, or the one that goes without saying.
+fn container_of(pod: &Value, asked: &str, pod_name: &str) -> Result<String, Status> {
+    let names = |list: &str| -> Vec<String> {
+        tree::items(pod, &["spec", list]).iter().map(|item| tree::text(item, &["name"]).to_owned()).collect()
+    };
+    let containers = names("containers");
+    let known = |name: &str| {
+        ["containers", "initContainers", "ephemeralContainers"]
+            .iter()
+            .any(|list| names(list).iter().any(|known| known == name))
+    };
+    if !asked.is_empty() {
+        if known(asked) {
+            return Ok(asked.to_owned());
+        }
+        let message = format!("container {asked} is not valid for pod {pod_name}");
+        return Err(Status::bad_request(message));
+    }
+    let annotated = tree::text(pod, &["metadata", "annotations", DEFAULT_CONTAINER]);
+    match containers.as_slice() {
+        _ if !annotated.is_empty() && known(annotated) => Ok(annotated.to_owned()),
+        [one] => Ok(one.clone()),
+        several => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+            several.join(" ")
+        ))),
+    }
+}
+
+type Pairs = Vec<(String, String)>;
+
+/// The parameters of a log request, spelled the same at the node.
+fn log_query(query: &Query) -> Pairs {
+    let passed = [
+        "follow",
+        "previous",
+        "sinceSeconds",
+        "sinceTime",
+        "timestamps",
+        "tailLines",
+        "limitBytes",
+        "stream",
+    ];
+    query
+        .pairs()
+        .filter(|(name, _)| passed.contains(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The parameters of exec and attach as the node's server spells them. Source: `pkg/apis/core/types.go`,
+/// `ExecStdinParam` and its siblings.
+fn stream_query(query: &Query) -> Pairs {
+    let mut pairs: Pairs = Vec::new();
+    for (from, to) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+        if query.flag(from) {
+            pairs.push((to.to_owned(), "1".to_owned()));
+        }
+    }
+    pairs.extend(query.all("command").map(|word| ("command".to_owned(), word.to_owned())));
+    pairs
+}
+
+fn encode(pairs: impl IntoIterator<Item = (String, String)>) -> String {
+    let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    if text.is_empty() { text } else { format!("?{text}") }
+}

@@ -1,0 +1,138 @@
+//! Everything that is not an object: version, discovery, OpenAPI, token keys, health.
+
+use api::connect::Body;
+use api::{Reason, Status};
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::body::{compress, takes_gzip, text};
+use super::negotiate::clauses;
+use super::respond::typed_response;
+use super::{Front, Parts};
+use crate::words::documents::{self, DiscoveryForm};
+
+impl Front {
+    pub(super) async fn document(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
+        if !matches!(*parts.method, Method::GET | Method::HEAD) {
+            return Err(Status::new(
+                Reason::MethodNotAllowed,
+                "the server does not allow this method on the requested resource",
+            ));
+        }
+        if let Some(response) = self.health(parts).await {
+            return Ok(response);
+        }
+        let segments: Vec<&str> = parts.path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let catalog = self.pipeline.catalog();
+        let tokens = self.pipeline.tokens();
+        match segments.as_slice() {
+            [] => Ok(json_document(parts, &documents::root(catalog))),
+            ["version"] => Ok(json_document(parts, &self.version())),
+            ["api" | "apis"] if aggregated(parts).is_some() => {
+                let form = aggregated(parts).unwrap_or(DiscoveryForm::V2);
+                let body = documents::aggregated(catalog, segments[0] == "api", form);
+                Ok(etagged(parts, form.media_type(), body.to_string().into()))
+            }
+            ["api"] => Ok(json_document(parts, &documents::core_versions())),
+            ["apis"] => Ok(json_document(parts, &documents::groups(catalog))),
+            ["apis", group] => found(parts, documents::group(catalog, group)),
+            ["api", version] => found(parts, documents::resources(catalog, "", version)),
+            ["apis", group, version] => found(parts, documents::resources(catalog, group, version)),
+            ["openapi", "v2"] => openapi_v2(parts, catalog),
+            ["openapi", "v3"] => found(parts, Some(documents::openapi_v3_index(catalog))),
+            ["openapi", "v3", rest @ ..] => openapi_v3(parts, catalog, &rest.join("/")),
+            [".well-known", "openid-configuration"] => Ok(json_document(
+                parts,
+                &json!({
+                    "issuer": tokens.issuer(),
+                    "jwks_uri": format!("{}/openid/v1/jwks", tokens.issuer()),
+                    "response_types_supported": ["id_token"],
+                    "subject_types_supported": ["public"],
+                    "id_token_signing_alg_values_supported": ["ES256"],
+                }),
+            )),
+            ["openid", "v1", "jwks"] => {
+                let keys = Bytes::from(tokens.jwks().to_string());
+                Ok(typed_response(StatusCode::OK, "application/jwk-set+json", keys))
+            }
+            _ => Err(not_found()),
+        }
+    }
+
+    fn version(&self) -> Value {
+        json!({
+            "major": "1", "minor": "37", "gitVersion": self.git_version, "gitCommit": "", "gitTreeState": "clean",
+            "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
+            "platform": format!("linux/{}", match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other }),
+        })
+    }
+}
+
+fn not_found() -> Status {
+    Status::new(Reason::NotFound, "the server could not find the requested resource")
+}
+
+fn json_document(parts: &Parts<'_>, value: &Value) -> http::Response<Body> {
+    etagged(parts, "application/json", value.to_string().into())
+}
+
+fn found(parts: &Parts<'_>, value: Option<Value>) -> Result<http::Response<Body>, Status> {
+    value.map(|value| json_document(parts, &value)).ok_or_else(not_found)
+}
+
+/// A document with its digest as ETag; 304 where the client has it.
+fn etagged(parts: &Parts<'_>, media: &'static str, body: Bytes) -> http::Response<Body> {
+    let digest: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+    let etag = format!("\"{digest}\"");
+    let mut response = if text(parts.headers, header::IF_NONE_MATCH) == etag {
+        typed_response(StatusCode::NOT_MODIFIED, media, Bytes::new())
+    } else {
+        let (body, packed) = compress(body, takes_gzip(parts.headers));
+        let mut response = typed_response(StatusCode::OK, media, body);
+        if packed {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    };
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// The aggregated form that the client accepts before plain JSON.
+fn aggregated(parts: &Parts<'_>) -> Option<DiscoveryForm> {
+    clauses(text(parts.headers, header::ACCEPT))
+        .find_map(|clause| match (clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
+                Some(Some(DiscoveryForm::V2))
+            }
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
+                Some(Some(DiscoveryForm::V2Beta1))
+            }
+            (None, _, _) if matches!(clause.media, "application/json" | "*/*") => Some(None),
+            _ => None,
+        })
+        .flatten()
+}
+
+fn openapi_v2(parts: &Parts<'_>, catalog: &crate::words::Catalog) -> Result<http::Response<Body>, Status> {
+    let accept = text(parts.headers, header::ACCEPT);
+    let takes_json = accept.is_empty()
+        || clauses(accept).any(|clause| matches!(clause.media, "application/json" | "*/*" | "application/*"));
+    if !takes_json {
+        return Err(Status::new(Reason::NotAcceptable, "OpenAPI v2 is served as application/json"));
+    }
+    Ok(json_document(parts, &documents::openapi_v2(catalog)))
+}
+
+fn openapi_v3(
+    parts: &Parts<'_>,
+    catalog: &crate::words::Catalog,
+    path: &str,
+) -> Result<http::Response<Body>, Status> {
+    found(parts, documents::openapi_v3(catalog, path))
+}

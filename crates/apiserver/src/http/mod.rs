@@ -1,0 +1,221 @@
+//! The HTTP front: the same requests as in-process, decoded from paths, queries and bodies.
+
+mod body;
+mod connect;
+mod documents;
+mod health;
+mod negotiate;
+mod path;
+mod query;
+mod respond;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::connect::{Body, NodeConnector, User};
+use api::{Call, GroupVersionResource, Reason, Request, Response, Status};
+use base::BoxError;
+use base::lifecycle::Readiness;
+use bytes::Bytes;
+use http::{HeaderMap, Method, header};
+use tokio_util::sync::CancellationToken;
+
+use crate::authn;
+use crate::authz::Attributes;
+use crate::pipeline::{Pipeline, attributes};
+use body::text;
+use path::{ResourcePath, Target};
+use query::Query;
+
+/// How long a request that is no watch may take.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// Subresources that are connections to a node and not objects.
+const CONNECTIONS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
+
+/// What the front is made of.
+pub struct Front {
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) nodes: Arc<dyn NodeConnector>,
+    /// Readiness of the process's components, where a supervisor runs them.
+    pub(crate) readiness: Option<Readiness>,
+    /// `v1.37.0+skiff.1`
+    pub(crate) git_version: String,
+    /// Ends watches when the server drains.
+    pub(crate) drain: CancellationToken,
+}
+
+/// What a request says besides method and path.
+struct Parts<'a> {
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    path: &'a str,
+    query: Query,
+}
+
+impl Front {
+    /// Answers one request; `peer` is the user of the connection's client certificate.
+    pub async fn serve<B>(&self, peer: Option<&User>, request: http::Request<B>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        match self.route(peer, request).await {
+            Ok(response) => response,
+            Err(status) => respond::failure(&status),
+        }
+    }
+
+    async fn route<B>(
+        &self,
+        peer: Option<&User>,
+        request: http::Request<B>,
+    ) -> Result<http::Response<Body>, Status>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let user = self.authenticate(peer, request.headers()).await?;
+        let user = self.impersonate(user, request.headers())?;
+        let uri = request.uri().clone();
+        let target =
+            path::parse(uri.path()).ok_or_else(|| Status::bad_request("the path is not valid UTF-8"))?;
+        let query = Query::parse(uri.query().unwrap_or_default());
+        match target {
+            Target::Other => {
+                let parts =
+                    Parts { method: request.method(), headers: request.headers(), path: uri.path(), query };
+                self.authorize_path(&user, &parts)?;
+                self.document(&parts).await
+            }
+            Target::Resource(path) if CONNECTIONS.contains(&path.subresource.as_str()) => {
+                self.connect(&user, &path, &query, request).await
+            }
+            Target::Resource(path) => {
+                let (head, body) = request.into_parts();
+                let parts = Parts { method: &head.method, headers: &head.headers, path: uri.path(), query };
+                let watch = query::is_watch(parts.method, &path, &parts.query);
+                let answer = self.resource(&user, &path, &parts, body);
+                if watch {
+                    return answer.await;
+                }
+                tokio::time::timeout(REQUEST_MAX, answer).await.unwrap_or_else(|_| {
+                    Err(Status::new(
+                        Reason::Timeout,
+                        "request did not complete within the allotted timeout of 60 s",
+                    ))
+                })
+            }
+        }
+    }
+
+    async fn resource<B>(
+        &self,
+        user: &User,
+        path: &ResourcePath,
+        parts: &Parts<'_>,
+        body: B,
+    ) -> Result<http::Response<Body>, Status>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        // Authorization comes before the body is looked at: what is forbidden gives no hint.
+        let mut request = Request {
+            resource: GroupVersionResource::new(&path.group, &path.version, &path.resource),
+            namespace: path.namespace.clone(),
+            name: path.name.clone(),
+            subresource: path.subresource.clone(),
+            call: query::call(
+                parts.method,
+                path,
+                &parts.query,
+                text(parts.headers, header::CONTENT_TYPE),
+                text(parts.headers, header::USER_AGENT),
+                Bytes::new(),
+            )?,
+        };
+        self.pipeline.authorize(&attributes(user, &request))?;
+        let accepted = respond::accepted(parts.headers)?;
+        if !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_)) {
+            let body = body::read(parts.headers, body).await?;
+            request.call = query::call(
+                parts.method,
+                path,
+                &parts.query,
+                text(parts.headers, header::CONTENT_TYPE),
+                text(parts.headers, header::USER_AGENT),
+                body,
+            )?;
+        }
+        let kind = self.pipeline.kind(&request.resource)?;
+        let response = self.pipeline.call_authorized(user, request).await?;
+        let gzip = body::takes_gzip(parts.headers);
+        let render = respond::Render { kind: &kind, accepted, gzip, query: &parts.query };
+        match response {
+            Response::Watch(stream) => Ok(watch::respond(stream, &render, self.drain.clone())),
+            other => render.response(other),
+        }
+    }
+
+    async fn authenticate(&self, peer: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
+        if let Some(user) = peer {
+            return Ok(user.clone());
+        }
+        let authorization = text(headers, header::AUTHORIZATION);
+        let Some(token) = authorization.strip_prefix("Bearer ") else { return Ok(authn::anonymous()) };
+        match self.pipeline.authenticate_token(token.trim(), &[]).await? {
+            Some((user, _)) => Ok(user),
+            None => Err(Status::new(Reason::Unauthorized, "Unauthorized")),
+        }
+    }
+
+    /// The user that the request asks to be taken for, if its own may do that.
+    fn impersonate(&self, user: User, headers: &HeaderMap) -> Result<User, Status> {
+        let values = |name: &str| -> Vec<String> {
+            headers.get_all(name).iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect()
+        };
+        let Some(name) = values("impersonate-user").pop() else {
+            if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+                return Err(Status::bad_request("requested impersonation without impersonating a user"));
+            }
+            return Ok(user);
+        };
+        let mut groups = values("impersonate-group");
+        let ask = |resource: &str, name: &str| {
+            self.pipeline.authorize(&Attributes {
+                user: user.clone(),
+                verb: "impersonate".into(),
+                resource: resource.into(),
+                name: name.to_owned(),
+                is_resource: true,
+                ..Attributes::default()
+            })
+        };
+        ask("users", &name)?;
+        for group in &groups {
+            ask("groups", group)?;
+        }
+        if groups.is_empty() {
+            let account = name.strip_prefix(authn::names::SERVICE_ACCOUNT_PREFIX);
+            if let Some((namespace, account)) = account.and_then(|rest| rest.split_once(':')) {
+                groups = authn::service_account(namespace, account, "").groups;
+            }
+        }
+        let uid = values("impersonate-uid").pop().unwrap_or_default();
+        let taken = User { name, uid, groups, extra: Vec::new() };
+        if taken.name == authn::names::ANONYMOUS {
+            return Ok(authn::anonymous());
+        }
+        Ok(authn::authenticated(taken))
+    }
+
+    fn authorize_path(&self, user: &User, parts: &Parts<'_>) -> Result<(), Status> {
+        self.pipeline.authorize(&Attributes {
+            user: user.clone(),
+            verb: parts.method.as_str().to_ascii_lowercase(),
+            path: parts.path.to_owned(),
+            ..Attributes::default()
+        })
+    }
+}

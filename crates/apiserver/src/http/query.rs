@@ -1,0 +1,192 @@
+//! Query parameters and bodies into calls. Pure, but for reading the clock nowhere.
+
+use api::{
+    Call, DeleteOptions, FieldValidation, ListOptions, PatchType, Propagation, Reason, Status, WriteOptions,
+};
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+
+use super::negotiate::media_type;
+use super::path::ResourcePath;
+use crate::tree;
+
+/// The parameters of a query, in order.
+#[derive(Clone)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(super) fn parse(query: &str) -> Self {
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.get(name).unwrap_or_default().to_owned()
+    }
+
+    /// Upstream's reading of a boolean: absent and `false` and `0` are false, everything else is true.
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| !matches!(value, "false" | "0"))
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Status> {
+        match self.get(name).filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|_| {
+                Status::bad_request(format!("{name}: Invalid value: \"{text}\": must be a number"))
+            }),
+        }
+    }
+
+    fn dry_run(&self) -> Result<bool, Status> {
+        let mut dry = false;
+        for value in self.all("dryRun") {
+            if value != "All" {
+                let message = format!("dryRun: Unsupported value: \"{value}\": supported values: \"All\"");
+                return Err(Status::bad_request(message));
+            }
+            dry = true;
+        }
+        Ok(dry)
+    }
+}
+
+fn list_options(query: &Query) -> Result<ListOptions, Status> {
+    Ok(ListOptions {
+        label_selector: query.text("labelSelector"),
+        field_selector: query.text("fieldSelector"),
+        limit: query.number("limit")?.unwrap_or(0),
+        continue_token: query.text("continue"),
+        resource_version: query.text("resourceVersion"),
+        resource_version_match: query.text("resourceVersionMatch"),
+        timeout_seconds: query.number("timeoutSeconds")?,
+        allow_watch_bookmarks: query.flag("allowWatchBookmarks"),
+        send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
+    })
+}
+
+fn write_options(query: &Query, user_agent: &str) -> Result<WriteOptions, Status> {
+    let field_validation = match query.get("fieldValidation") {
+        None | Some("" | "Warn") => FieldValidation::Warn,
+        Some("Ignore") => FieldValidation::Ignore,
+        Some("Strict") => FieldValidation::Strict,
+        Some(other) => {
+            return Err(Status::bad_request(format!(
+                "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+            )));
+        }
+    };
+    let agent = user_agent.split('/').next().unwrap_or_default().trim();
+    let manager = query.get("fieldManager").filter(|manager| !manager.is_empty()).unwrap_or(agent);
+    Ok(WriteOptions {
+        dry_run: query.dry_run()?,
+        field_manager: manager.to_owned(),
+        field_validation,
+        force: query.flag("force"),
+    })
+}
+
+fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
+    let body: Value = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(body)
+            .map_err(|error| Status::bad_request(format!("DeleteOptions is not valid JSON: {error}")))?
+    };
+    let text = |path: &[&str]| tree::at(&body, path).as_str().map(str::to_owned);
+    let propagation =
+        query.get("propagationPolicy").map(str::to_owned).or_else(|| text(&["propagationPolicy"]));
+    let orphan = tree::at(&body, &["orphanDependents"]).as_bool();
+    let propagation = match (propagation.as_deref(), orphan) {
+        (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+        (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+        (Some("Foreground"), _) => Some(Propagation::Foreground),
+        (None, None) => None,
+        (Some(other), _) => {
+            return Err(Status::bad_request(format!(
+                "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \
+                 \"Orphan\""
+            )));
+        }
+    };
+    let grace = match query.number("gracePeriodSeconds")? {
+        Some(grace) => Some(grace),
+        None => tree::at(&body, &["gracePeriodSeconds"]).as_i64(),
+    };
+    Ok(DeleteOptions {
+        dry_run: query.dry_run()? || !tree::items(&body, &["dryRun"]).is_empty(),
+        grace_period_seconds: grace,
+        propagation,
+        precondition_uid: text(&["preconditions", "uid"]),
+        precondition_resource_version: text(&["preconditions", "resourceVersion"]),
+    })
+}
+
+fn patch_type(content_type: &str) -> Result<PatchType, Status> {
+    match media_type(content_type) {
+        "application/json-patch+json" => Ok(PatchType::Json),
+        "application/merge-patch+json" => Ok(PatchType::Merge),
+        "application/strategic-merge-patch+json" => Ok(PatchType::StrategicMerge),
+        "application/apply-patch+yaml" => Ok(PatchType::Apply),
+        other => Err(Status::new(
+            Reason::UnsupportedMediaType,
+            format!(
+                "the body of the request was in an unknown format ({other}) - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+                 application/apply-patch+yaml"
+            ),
+        )),
+    }
+}
+
+/// Whether a request is a watch.
+pub(super) fn is_watch(method: &Method, path: &ResourcePath, query: &Query) -> bool {
+    *method == Method::GET && path.subresource.is_empty() && (path.watch || query.flag("watch"))
+}
+
+/// The call that a request makes; `body` is JSON already.
+pub(super) fn call(
+    method: &Method,
+    path: &ResourcePath,
+    query: &Query,
+    content_type: &str,
+    user_agent: &str,
+    body: Bytes,
+) -> Result<Call, Status> {
+    let one = !path.name.is_empty();
+    match *method {
+        Method::GET | Method::HEAD if is_watch(method, path, query) => Ok(Call::Watch(list_options(query)?)),
+        Method::GET | Method::HEAD if one => {
+            Ok(Call::Get { resource_version: query.text("resourceVersion") })
+        }
+        Method::GET | Method::HEAD => Ok(Call::List(list_options(query)?)),
+        Method::POST => Ok(Call::Create { body, options: write_options(query, user_agent)? }),
+        Method::PUT if one => Ok(Call::Update { body, options: write_options(query, user_agent)? }),
+        Method::PATCH if one => {
+            let kind = patch_type(content_type)?;
+            let mut options = write_options(query, user_agent)?;
+            if kind == PatchType::Apply && query.get("fieldManager").is_none() {
+                options.field_manager.clear();
+            }
+            Ok(Call::Patch { kind, body, options })
+        }
+        Method::DELETE if one => Ok(Call::Delete(delete_options(query, &body)?)),
+        Method::DELETE => Ok(Call::DeleteCollection(delete_options(query, &body)?, list_options(query)?)),
+        _ => Err(Status::new(
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        )),
+    }
+}

@@ -1,0 +1,64 @@
+//! What strategies and admission see of the pipeline.
+
+use std::sync::Arc;
+
+use api::{Key, Object, Status};
+use async_trait::async_trait;
+use store::RangeRequest;
+
+use super::Pipeline;
+use crate::admission::World;
+use crate::cache::unavailable;
+use crate::storage;
+use crate::strategy::{Settings, View};
+use crate::words::Kind;
+
+impl View for Pipeline {
+    fn peek(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        let kind = self.parts.catalog.storage_of(group, resource)?;
+        self.cache(&kind).peek(namespace, name)
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.parts.settings
+    }
+}
+
+#[async_trait]
+impl World for Pipeline {
+    async fn find(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Ok(None) };
+        match self.cache(&kind).peek(namespace, name) {
+            Some(object) => Ok(Some(object)),
+            None => self.read_stored(&kind, &Key::new(namespace, name)).await,
+        }
+    }
+
+    fn all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Vec::new() };
+        self.cache(&kind).list(namespace, "", 0, |_| true).items
+    }
+}
+
+impl Pipeline {
+    /// Reads one object from the store itself.
+    pub(crate) async fn read_stored(&self, stored: &Kind, key: &Key) -> Result<Option<Arc<Object>>, Status> {
+        let path = store_key(stored, key);
+        let read = self.parts.store.range(RangeRequest::key(path)).await.map_err(unavailable)?;
+        let Some(kv) = read.kvs.first() else { return Ok(None) };
+        let object = storage::decode(&kv.key, &kv.value, kv.mod_revision)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Some(Arc::new(object)))
+    }
+}
+
+/// An object's key in the store.
+pub(crate) fn store_key(stored: &Kind, key: &Key) -> String {
+    storage::prefix(&stored.group, &stored.resource) + &storage::suffix(&key.namespace, &key.name)
+}

@@ -1,0 +1,228 @@
+//! Delete and deletecollection: preconditions, grace, finalizers, propagation. Source: `registry/rest/delete.go`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{DeleteOptions, Key, ListOptions, Object, Propagation, Response, Status};
+use serde_json::Value;
+
+use super::txn::Outcome;
+use super::write::unsaved;
+use super::{Asked, Pipeline, meta};
+use crate::admission::Operation;
+use crate::tree;
+
+/// How often a deletion is repeated after another writer came in between.
+const ATTEMPTS_MAX: u32 = 16;
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// What a deletion does to an object. Pure.
+#[derive(Debug, PartialEq)]
+enum Plan {
+    /// Nothing keeps it.
+    Remove,
+    /// It stays for now, changed like this.
+    Mark(Box<Value>),
+    /// It is on its way already.
+    Pending,
+}
+
+impl Pipeline {
+    pub(super) async fn delete(
+        &self,
+        asked: &Asked<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Response, Status> {
+        let key = Key::new(asked.namespace, asked.name);
+        for attempt in 0..ATTEMPTS_MAX {
+            let cached =
+                if attempt == 0 { self.cache(&asked.stored).peek(&key.namespace, &key.name) } else { None };
+            let from_cache = cached.is_some();
+            let live = match cached {
+                Some(object) => object,
+                None => self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?,
+            };
+            match self.delete_once(asked, options, &key, live, attempt).await {
+                Ok(Some(response)) => return Ok(response),
+                Ok(None) => {}
+                Err(_) if from_cache => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Err(asked.conflict("it is being changed by others all the time; try again"))
+    }
+
+    async fn delete_once(
+        &self,
+        asked: &Asked<'_>,
+        options: &DeleteOptions,
+        key: &Key,
+        live: Arc<Object>,
+        attempt: u32,
+    ) -> Result<Option<Response>, Status> {
+        check_preconditions(asked, options, &live)?;
+        let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
+        let review = self.review_of(asked, Operation::Delete, asked.name, Some(&old), options.dry_run);
+        for link in &self.parts.admission {
+            link.validate(&review, None, self).await?;
+        }
+        let uid = live.meta().uid.clone();
+        let deleted = || Response::Deleted { uid: uid.clone(), warnings: Vec::new() };
+        let outcome = match self.plan_delete(asked, options, &old) {
+            Plan::Pending => {
+                let object = self.present(asked, live)?;
+                return Ok(Some(Response::Object { object, created: false, warnings: Vec::new() }));
+            }
+            Plan::Remove if options.dry_run => return Ok(Some(deleted())),
+            Plan::Mark(new) if options.dry_run => {
+                let object = self.present(asked, unsaved(&new)?)?;
+                return Ok(Some(Response::Object { object, created: false, warnings: Vec::new() }));
+            }
+            Plan::Remove => {
+                let companions = asked.strategy.companions(self, Some(&old), None, attempt)?;
+                self.remove(asked, key, live.revision(), companions).await?
+            }
+            Plan::Mark(new) => self.put(asked, key, &new, live.revision(), Default::default()).await?,
+        };
+        Ok(match outcome {
+            Outcome::Deleted(_) => Some(deleted()),
+            Outcome::Written(object) => Some(Response::Object {
+                object: self.present(asked, object)?,
+                created: false,
+                warnings: Vec::new(),
+            }),
+            Outcome::Raced | Outcome::CompanionTaken => None,
+        })
+    }
+
+    fn plan_delete(&self, asked: &Asked<'_>, options: &DeleteOptions, old: &Value) -> Plan {
+        let grace = asked.strategy.grace_seconds(old, options);
+        let before = tree::at(old, &["metadata", "deletionGracePeriodSeconds"]).as_i64();
+        let mut new = old.clone();
+        let finalizers = finalizers_after(asked, options, old);
+        set_finalizers(&mut new, &finalizers);
+        if meta::terminating(old) {
+            // A second deletion may only shorten the grace.
+            let shorter = match (grace, before) {
+                (Some(grace), Some(before)) => grace < before,
+                _ => false,
+            };
+            if shorter {
+                self.mark(&mut new, grace.unwrap_or(0), false);
+            }
+        } else {
+            self.mark(&mut new, grace.unwrap_or(0), asked.strategy.generation());
+            asked.strategy.deletion_began(&mut new);
+        }
+        if self.may_vanish(asked, &new) {
+            Plan::Remove
+        } else if new == *old {
+            Plan::Pending
+        } else {
+            Plan::Mark(Box::new(new))
+        }
+    }
+
+    /// Sets the end of the grace.
+    fn mark(&self, object: &mut Value, grace_seconds: i64, count: bool) {
+        let grace = grace_seconds.max(0);
+        let begun =
+            tree::at(object, &["metadata", "deletionTimestamp"]).as_str().and_then(|text| text.parse().ok());
+        let before = tree::at(object, &["metadata", "deletionGracePeriodSeconds"]).as_i64().unwrap_or(0);
+        // A shortened grace counts from the same beginning.
+        let start: jiff::Timestamp = match begun {
+            Some(end) => {
+                jiff::Timestamp::saturating_sub(end, Duration::from_secs(before.max(0).unsigned_abs()))
+                    .unwrap_or(end)
+            }
+            None => self.parts.clock.now(),
+        };
+        let end = start.saturating_add(Duration::from_secs(grace.unsigned_abs())).unwrap_or(start);
+        let metadata = tree::metadata(object);
+        metadata.insert("deletionTimestamp".into(), meta::rfc3339(end).into());
+        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        if count {
+            let generation = metadata.get("generation").and_then(Value::as_i64).unwrap_or(0);
+            metadata.insert("generation".into(), (generation + 1).into());
+        }
+    }
+
+    pub(super) async fn delete_collection(
+        &self,
+        asked: &Asked<'_>,
+        options: &DeleteOptions,
+        selection: &ListOptions,
+    ) -> Result<Response, Status> {
+        let mut list = self.list(asked, selection).await?;
+        for item in &list.items {
+            let one = Asked {
+                user: asked.user,
+                kind: asked.kind.clone(),
+                stored: asked.stored.clone(),
+                strategy: asked.strategy.clone(),
+                namespace: &item.meta().namespace,
+                name: &item.meta().name,
+                subresource: "",
+            };
+            match self.delete(&one, options).await {
+                Err(status) if status.reason != api::Reason::NotFound => return Err(status),
+                _ => {}
+            }
+        }
+        list.continue_token.clear();
+        Ok(Response::List(list))
+    }
+}
+
+fn check_preconditions(asked: &Asked<'_>, options: &DeleteOptions, live: &Object) -> Result<(), Status> {
+    if let Some(uid) = &options.precondition_uid
+        && *uid != live.meta().uid
+    {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            live.meta().uid
+        );
+        return Err(asked.conflict(&why));
+    }
+    if let Some(version) = &options.precondition_resource_version
+        && *version != live.meta().resource_version
+    {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            live.meta().resource_version
+        );
+        return Err(asked.conflict(&why));
+    }
+    Ok(())
+}
+
+/// The finalizers after the choice of what happens to dependents.
+fn finalizers_after(asked: &Asked<'_>, options: &DeleteOptions, old: &Value) -> Vec<String> {
+    let mut finalizers = meta::finalizers(old);
+    let has = |name: &str| finalizers.iter().any(|known| known == name);
+    let orphan = match options.propagation {
+        Some(propagation) => propagation == Propagation::Orphan,
+        None => has(ORPHAN) || (!has(FOREGROUND) && asked.strategy.orphans_by_default()),
+    };
+    let foreground = match options.propagation {
+        Some(propagation) => propagation == Propagation::Foreground,
+        None => has(FOREGROUND),
+    };
+    for (name, wanted) in [(ORPHAN, orphan), (FOREGROUND, foreground)] {
+        finalizers.retain(|known| known != name);
+        if wanted {
+            finalizers.push(name.to_owned());
+        }
+    }
+    finalizers
+}
+
+fn set_finalizers(object: &mut Value, finalizers: &[String]) {
+    let metadata = tree::metadata(object);
+    if finalizers.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".into(), finalizers.to_vec().into());
+    }
+}

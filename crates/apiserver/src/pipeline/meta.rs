@@ -1,0 +1,216 @@
+//! The system's part of metadata: what is set at creation, kept at updates, and checked on every write. Pure.
+
+use api::{Key, Status};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Asked;
+use crate::field::{FieldError, FieldErrors};
+use crate::strategy::NameRule;
+use crate::tree;
+
+/// Fields of metadata that only the system writes.
+const SYSTEM: [&str; 6] =
+    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
+/// How long generated names may be before their suffix. Source: `apiserver/pkg/storage/names`.
+const GENERATED_PREFIX_MAX: usize = 58;
+const GENERATED_SUFFIX: usize = 5;
+/// All annotations together.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
+/// A time as metadata carries it: seconds, UTC.
+pub(crate) fn rfc3339(now: Timestamp) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Namespace and name of the body agree with those of the request; what is missing is filled in.
+pub(super) fn fit_to_request(asked: &Asked<'_>, object: &mut Value) -> Result<(), Status> {
+    let metadata = tree::metadata(object);
+    let namespace = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    if asked.kind.namespaced {
+        if !namespace.is_empty() && namespace != asked.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        metadata.insert("namespace".into(), asked.namespace.into());
+    } else if namespace.is_empty() {
+        metadata.remove("namespace");
+    }
+    let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+    if !asked.name.is_empty() {
+        if !name.is_empty() && name != asked.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                asked.name
+            )));
+        }
+        metadata.insert("name".into(), asked.name.into());
+    }
+    Ok(())
+}
+
+/// What the system sets on a new object. A name is generated where only its prefix is given.
+pub(super) fn begin(object: &mut Value, now: Timestamp, generation: bool) {
+    let metadata = tree::metadata(object);
+    for field in SYSTEM {
+        metadata.remove(field);
+    }
+    metadata.remove("resourceVersion");
+    metadata.insert("uid".into(), base::id::uuid().into());
+    metadata.insert("creationTimestamp".into(), rfc3339(now).into());
+    if generation {
+        metadata.insert("generation".into(), 1.into());
+    }
+    generate_name(object);
+}
+
+/// Gives an object without a name one from its `generateName`.
+pub(super) fn generate_name(object: &mut Value) {
+    let metadata = tree::metadata(object);
+    let named = metadata.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    let prefix = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default();
+    if !named && !prefix.is_empty() {
+        let cut = prefix.char_indices().nth(GENERATED_PREFIX_MAX).map_or(prefix.len(), |(at, _)| at);
+        let name = format!("{}{}", &prefix[..cut], base::id::suffix(GENERATED_SUFFIX));
+        metadata.insert("name".into(), name.into());
+    }
+}
+
+/// The system's fields stay what they were; generation grows if `changed`.
+pub(super) fn keep(new: &mut Value, old: &Value, changed: bool) {
+    let before = tree::at(old, &["metadata"]);
+    let metadata = tree::member(new, "metadata");
+    for field in SYSTEM {
+        tree::copy(before, metadata, field);
+    }
+    tree::copy(before, metadata, "generateName");
+    if changed {
+        let generation = before.get("generation").and_then(Value::as_i64).unwrap_or(0) + 1;
+        tree::members(metadata).insert("generation".into(), generation.into());
+    }
+}
+
+/// Whether anything but metadata and status differs.
+pub(super) fn spec_differs(new: &Value, old: &Value) -> bool {
+    let relevant = |value: &Value| {
+        let mut fields = value.as_object().cloned().unwrap_or_default();
+        fields.retain(|name, _| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
+        fields
+    };
+    relevant(new) != relevant(old)
+}
+
+/// Whether two versions of an object say the same, times of managedFields and the version itself apart.
+pub(super) fn same(new: &Value, old: &Value) -> bool {
+    let stripped = |value: &Value| {
+        let mut value = value.clone();
+        let metadata = tree::metadata(&mut value);
+        metadata.remove("resourceVersion");
+        if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+            for entry in entries {
+                tree::members(entry).remove("time");
+            }
+        }
+        value
+    };
+    stripped(new) == stripped(old)
+}
+
+/// The object's key.
+pub(crate) fn key_of(object: &Value) -> Key {
+    Key::new(tree::text(object, &["metadata", "namespace"]), tree::text(object, &["metadata", "name"]))
+}
+
+/// Whether a deletion has begun.
+pub(super) fn terminating(object: &Value) -> bool {
+    !tree::at(object, &["metadata", "deletionTimestamp"]).is_null()
+}
+
+/// The object's finalizers.
+pub(super) fn finalizers(object: &Value) -> Vec<String> {
+    tree::items(object, &["metadata", "finalizers"])
+        .iter()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect()
+}
+
+/// What is wrong with metadata. Source: `apimachinery/pkg/api/validation/objectmeta.go`.
+pub(super) fn validate(object: &Value, namespaced: bool, rule: NameRule, errors: &mut FieldErrors) {
+    let metadata = tree::at(object, &["metadata"]);
+    let name = tree::text(metadata, &["name"]);
+    if name.is_empty() {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    } else if let Some(detail) = crate::names::wrong_name(rule, name) {
+        errors.push(FieldError::invalid("metadata.name", &json!(name), &detail));
+    }
+    let namespace = tree::text(metadata, &["namespace"]);
+    if !namespaced && !namespace.is_empty() {
+        errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
+    } else if namespaced && let Some(detail) = crate::names::wrong_name(NameRule::Label, namespace) {
+        errors.push(FieldError::invalid("metadata.namespace", &json!(namespace), &detail));
+    }
+    crate::names::check_labels(tree::at(metadata, &["labels"]), "metadata.labels", errors);
+    validate_annotations(tree::at(metadata, &["annotations"]), errors);
+    validate_owners(tree::items(metadata, &["ownerReferences"]), errors);
+    for (index, finalizer) in tree::items(metadata, &["finalizers"]).iter().enumerate() {
+        let text = finalizer.as_str().unwrap_or_default();
+        let field = format!("metadata.finalizers[{index}]");
+        if let Some(detail) = crate::names::wrong_qualified_name(text) {
+            errors.push(FieldError::invalid(field, finalizer, &detail));
+        } else if !text.contains('/') && !matches!(text, "orphan" | "foregroundDeletion" | "kubernetes") {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(field, finalizer, detail));
+        }
+    }
+}
+
+fn validate_annotations(annotations: &Value, errors: &mut FieldErrors) {
+    let mut size = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        if let Some(detail) = crate::names::wrong_qualified_name(&key.to_lowercase()) {
+            errors.push(FieldError::invalid("metadata.annotations", &json!(key), &detail));
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_BYTES_MAX {
+        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX));
+    }
+}
+
+fn validate_owners(owners: &[Value], errors: &mut FieldErrors) {
+    let mut controllers = 0;
+    for (index, owner) in owners.iter().enumerate() {
+        let field = format!("metadata.ownerReferences[{index}]");
+        for part in ["apiVersion", "kind", "name", "uid"] {
+            if tree::text(owner, &[part]).is_empty() {
+                errors.push(FieldError::required(format!("{field}.{part}"), "must not be empty"));
+            }
+        }
+        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
+    }
+    if controllers > 1 {
+        let detail = "Only one reference can have Controller set to true. Found \"true\" in references";
+        errors.push(FieldError::invalid("metadata.ownerReferences", &json!(owners), detail));
+    }
+}
+
+/// What is wrong with a change of metadata.
+pub(super) fn validate_change(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    for field in ["name", "namespace", "uid"] {
+        let (after, before) = (tree::at(new, &["metadata", field]), tree::at(old, &["metadata", field]));
+        if after != before {
+            errors.push(FieldError::invalid(format!("metadata.{field}"), after, "field is immutable"));
+        }
+    }
+    if terminating(old) {
+        let before = finalizers(old);
+        let added: Vec<_> = finalizers(new).into_iter().filter(|name| !before.contains(name)).collect();
+        if !added.is_empty() {
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
+            errors.push(FieldError::forbidden("metadata.finalizers", &detail));
+        }
+    }
+}

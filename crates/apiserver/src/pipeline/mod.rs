@@ -1,0 +1,259 @@
+//! The one way in: every read and write of cluster state, whoever asks and from wherever.
+
+mod context;
+mod delete;
+mod meta;
+mod read;
+mod reviews;
+mod subresource;
+mod tokens;
+mod txn;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::connect::User;
+use api::{Call, GroupVersionResource, Object, Reason, Request, Response, Status};
+use base::clock::SharedClock;
+use base::lifecycle::Tasks;
+use parking_lot::RwLock;
+use serde_json::Value;
+use store::Store;
+
+use crate::admission::Chain;
+use crate::authn::token::Tokens;
+use crate::authz::{Attributes, Authorizer, Decision};
+use crate::cache::Cache;
+use crate::strategy::{Settings, Strategies, Strategy};
+use crate::words::{Catalog, Kind};
+
+/// What the pipeline is made of.
+pub struct Parts {
+    /// The kinds.
+    pub catalog: Arc<Catalog>,
+    /// What is special about them.
+    pub strategies: Strategies,
+    /// Admission links in order.
+    pub admission: Chain,
+    /// Who may do what.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Service account tokens.
+    pub tokens: Tokens,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Time.
+    pub clock: SharedClock,
+    /// Ranges of addresses and ports.
+    pub settings: Settings,
+}
+
+/// The pipeline. Shared behind an `Arc` by the HTTP front and every in-process transport.
+pub struct Pipeline {
+    parts: Parts,
+    caches: RwLock<HashMap<String, Arc<Cache>>>,
+    tasks: Tasks,
+}
+
+/// A request that passed authorization, with what every verb needs.
+pub(crate) struct Asked<'a> {
+    pub(crate) user: &'a User,
+    /// The kind in the version asked for.
+    pub(crate) kind: Arc<Kind>,
+    /// The same kind in its storage version.
+    pub(crate) stored: Arc<Kind>,
+    pub(crate) strategy: Arc<dyn Strategy>,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) subresource: &'a str,
+}
+
+impl Pipeline {
+    /// Builds the pipeline; caches are filled as soon as it runs in a tokio runtime.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let pipeline = Arc::new(Self { parts, caches: RwLock::default(), tasks: Tasks::default() });
+        for kind in pipeline.parts.catalog.stored() {
+            pipeline.cache(&kind);
+        }
+        pipeline
+    }
+
+    /// Answers a request of `user`, authorized here.
+    pub async fn call(&self, user: &User, request: Request) -> Result<Response, Status> {
+        self.authorize(&attributes(user, &request))?;
+        self.call_authorized(user, request).await
+    }
+
+    /// Answers a request whose authorization is done.
+    pub(crate) async fn call_authorized(&self, user: &User, request: Request) -> Result<Response, Status> {
+        let kind = self.kind(&request.resource)?;
+        if let Some(answer) = self.review(user, &kind, &request).await {
+            return answer;
+        }
+        let stored = self.parts.catalog.stored_kind(&kind);
+        let strategy = self.parts.strategies.of(&stored.group, &stored.resource).clone();
+        let asked = Asked {
+            user,
+            kind,
+            stored,
+            strategy,
+            namespace: &request.namespace,
+            name: &request.name,
+            subresource: &request.subresource,
+        };
+        asked.check_scope(&request.call)?;
+        if !request.subresource.is_empty() && request.subresource != "status" {
+            return self.subresource(&asked, request.call).await;
+        }
+        match request.call {
+            Call::Get { resource_version } => self.get(&asked, &resource_version).await,
+            Call::List(options) => self.list(&asked, &options).await.map(Response::List),
+            Call::Watch(options) => self.watch(&asked, &options).await.map(Response::Watch),
+            Call::Create { body, options } => self.create(&asked, &body, &options).await,
+            Call::Update { body, options } => self.update(&asked, &body, &options).await,
+            Call::Patch { kind, body, options } => self.patch(&asked, kind, &body, &options).await,
+            Call::Delete(options) => self.delete(&asked, &options).await,
+            Call::DeleteCollection(options, list) => self.delete_collection(&asked, &options, &list).await,
+        }
+    }
+
+    /// 403 unless the authorizer allows it.
+    pub fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
+        let reason = match self.parts.authorizer.authorize(attributes) {
+            Decision::Allow { .. } => return Ok(()),
+            Decision::Deny { reason } => format!(": {reason}"),
+            Decision::NoOpinion => String::new(),
+        };
+        let sentence = attributes.sentence();
+        if !attributes.is_resource {
+            return Err(Status::new(Reason::Forbidden, format!("forbidden: {sentence}{reason}")));
+        }
+        let what = api::status::qualified(&attributes.group, &attributes.resource);
+        let subject =
+            if attributes.name.is_empty() { what } else { format!("{what} \"{}\"", attributes.name) };
+        let message = format!("{subject} is forbidden: {sentence}{reason}");
+        Err(Status::new(Reason::Forbidden, message).about(
+            &attributes.group,
+            &attributes.resource,
+            &attributes.name,
+        ))
+    }
+
+    /// The kinds.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.parts.catalog
+    }
+
+    /// Service account tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.parts.tokens
+    }
+
+    /// The store, for its health.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.parts.store
+    }
+
+    /// Returns once every cache has been filled.
+    pub async fn synced(&self) {
+        let caches: Vec<_> = self.caches.read().values().cloned().collect();
+        for cache in caches {
+            cache.synced().await;
+        }
+    }
+
+    /// The stored resources whose caches are not filled yet.
+    pub fn unsynced(&self) -> Vec<String> {
+        let caches = self.caches.read();
+        caches.values().filter(|cache| cache.revision() == 0).map(|cache| cache.prefix().to_owned()).collect()
+    }
+
+    /// Ends the caches' tasks.
+    pub async fn shutdown(&self) {
+        self.tasks.shutdown().await;
+    }
+
+    pub(crate) fn kind(&self, resource: &GroupVersionResource) -> Result<Arc<Kind>, Status> {
+        self.parts
+            .catalog
+            .find(resource)
+            .ok_or_else(|| Status::new(Reason::NotFound, "the server could not find the requested resource"))
+    }
+
+    /// The cache of a stored kind, made on first use.
+    pub(crate) fn cache(&self, stored: &Kind) -> Arc<Cache> {
+        let prefix = crate::storage::prefix(&stored.group, &stored.resource);
+        if let Some(cache) = self.caches.read().get(&prefix) {
+            return cache.clone();
+        }
+        let mut caches = self.caches.write();
+        let fresh = || {
+            let cache = Cache::new(self.parts.store.clone(), prefix.clone());
+            self.tasks.spawn(cache.clone().feed());
+            cache
+        };
+        caches.entry(prefix.clone()).or_insert_with(fresh).clone()
+    }
+
+    /// An object of the storage version as the version asked for shows it.
+    pub(crate) fn present(&self, asked: &Asked<'_>, object: Arc<Object>) -> Result<Arc<Object>, Status> {
+        if asked.kind.version == asked.stored.version && asked.kind.group == asked.stored.group {
+            return Ok(object);
+        }
+        let value: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
+        let value = self.parts.catalog.convert(value, &asked.stored, &asked.kind)?;
+        let bytes = serde_json::to_vec(&value).map_err(|error| Status::internal(error.to_string()))?;
+        Object::parse(bytes.into()).map(Arc::new).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Asked<'_> {
+    /// Whether the request's namespace and name fit the kind and the verb.
+    fn check_scope(&self, call: &Call) -> Result<(), Status> {
+        if !self.kind.namespaced && !self.namespace.is_empty() {
+            return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
+        }
+        let named =
+            matches!(call, Call::Get { .. } | Call::Update { .. } | Call::Patch { .. } | Call::Delete(_));
+        if named && self.name.is_empty() {
+            return Err(Status::bad_request("name is required"));
+        }
+        let needs_namespace = named || matches!(call, Call::Create { .. });
+        if self.kind.namespaced && needs_namespace && self.namespace.is_empty() {
+            return Err(Status::bad_request("an empty namespace may not be set during creation"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn not_found(&self) -> Status {
+        Status::not_found(&self.kind.group, &self.kind.resource, self.name)
+    }
+
+    pub(crate) fn conflict(&self, why: &str) -> Status {
+        Status::conflict(&self.kind.group, &self.kind.resource, self.name, why)
+    }
+}
+
+/// The attributes of a request.
+pub fn attributes(user: &User, request: &Request) -> Attributes {
+    let selectors = match &request.call {
+        Call::List(options) | Call::Watch(options) | Call::DeleteCollection(_, options) => {
+            (options.field_selector.clone(), options.label_selector.clone())
+        }
+        _ => Default::default(),
+    };
+    Attributes {
+        user: user.clone(),
+        verb: request.call.verb().as_str().into(),
+        namespace: request.namespace.clone(),
+        group: request.resource.group.clone(),
+        version: request.resource.version.clone(),
+        resource: request.resource.resource.clone(),
+        subresource: request.subresource.clone(),
+        name: request.name.clone(),
+        is_resource: true,
+        path: String::new(),
+        field_selector: selectors.0,
+        label_selector: selectors.1,
+    }
+}

@@ -1,0 +1,246 @@
+//! Get, list and watch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Key, List, ListOptions, Object, Reason, Response, Status, WatchEventKind, WatchStream};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use store::{RangeEnd, RangeRequest, Revision};
+
+use super::{Asked, Pipeline};
+use crate::cache::{Cache, Filter, Scope, Start, WatchOptions, unavailable};
+use crate::storage;
+use crate::words::Selectors;
+
+/// Where the next page of a list begins. Source: `storage/continue.go`.
+#[derive(Serialize, Deserialize)]
+struct Continue {
+    v: String,
+    rv: Revision,
+    start: String,
+}
+
+const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
+
+impl Pipeline {
+    pub(super) async fn get(&self, asked: &Asked<'_>, resource_version: &str) -> Result<Response, Status> {
+        let key = Key::new(asked.namespace, asked.name);
+        let object = if resource_version.is_empty() {
+            self.read_stored(&asked.stored, &key).await?
+        } else {
+            let cache = self.cache(&asked.stored);
+            cache.wait_for(parse_revision(resource_version)?).await?;
+            cache.peek(asked.namespace, asked.name)
+        };
+        let object = self.present(asked, object.ok_or_else(|| asked.not_found())?)?;
+        Ok(Response::Object { object, created: false, warnings: Vec::new() })
+    }
+
+    pub(super) async fn list(&self, asked: &Asked<'_>, options: &ListOptions) -> Result<List, Status> {
+        let selectors = self.selectors(asked, options)?;
+        let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
+        let exact = options.resource_version_match == "Exact";
+        let mut list = if !options.continue_token.is_empty() {
+            let token = decode_token(&options.continue_token)?;
+            self.list_at(asked, &selectors, limit, token.rv, &token.start).await?
+        } else if exact {
+            let revision = parse_revision(&options.resource_version)?;
+            self.list_at(asked, &selectors, limit, revision, "").await?
+        } else {
+            let cache = self.cache(&asked.stored);
+            current_enough(&cache, &options.resource_version).await?;
+            let keep = |object: &Object| selectors.matches(object);
+            let snapshot = cache.list(asked.namespace, "", limit, keep);
+            let token = match snapshot.items.last() {
+                Some(last) if snapshot.remaining > 0 => encode_token(snapshot.revision, last),
+                _ => String::new(),
+            };
+            let remaining = (snapshot.remaining > 0 && selectors.is_empty()).then_some(snapshot.remaining);
+            List { items: snapshot.items, revision: snapshot.revision, continue_token: token, remaining }
+        };
+        if asked.kind.version != asked.stored.version || asked.kind.group != asked.stored.group {
+            list.items =
+                list.items.into_iter().map(|item| self.present(asked, item)).collect::<Result<_, _>>()?;
+        }
+        Ok(list)
+    }
+
+    /// A list from the store at a revision, from the key after `after` on.
+    async fn list_at(
+        &self,
+        asked: &Asked<'_>,
+        selectors: &Selectors,
+        limit: usize,
+        revision: Revision,
+        after: &str,
+    ) -> Result<List, Status> {
+        let prefix = storage::prefix(&asked.stored.group, &asked.stored.resource);
+        let within =
+            if asked.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", asked.namespace) };
+        let end = RangeEnd::Before(crate::cache::prefix_end(within.as_bytes()).into());
+        let mut from =
+            if after.is_empty() { within.into_bytes() } else { format!("{prefix}{after}\0").into() };
+        let mut items: Vec<Arc<Object>> = Vec::new();
+        loop {
+            let want = if limit == 0 { 0 } else { limit - items.len() };
+            let request =
+                RangeRequest { end: end.clone(), revision, limit: want, ..RangeRequest::key(from.clone()) };
+            let page =
+                self.parts.store.range(request).await.map_err(|error| expired_page(error, revision))?;
+            for kv in &page.kvs {
+                let object = storage::decode(&kv.key, &kv.value, kv.mod_revision)
+                    .map_err(|error| Status::internal(error.to_string()))?;
+                if selectors.matches(&object) {
+                    items.push(Arc::new(object));
+                }
+            }
+            let Some(last) = page.kvs.last().filter(|_| page.more) else {
+                return Ok(List { items, revision, continue_token: String::new(), remaining: None });
+            };
+            if items.len() == limit {
+                let start = String::from_utf8_lossy(&last.key[prefix.len()..]).into_owned();
+                let remaining = selectors.is_empty().then(|| (page.count - page.kvs.len()) as u64);
+                return Ok(List { items, revision, continue_token: token(revision, start), remaining });
+            }
+            from = last.key.to_vec();
+            from.push(0);
+        }
+    }
+
+    pub(super) async fn watch(
+        &self,
+        asked: &Asked<'_>,
+        options: &ListOptions,
+    ) -> Result<WatchStream, Status> {
+        let selectors = self.selectors(asked, options)?;
+        let cache = self.cache(&asked.stored);
+        let start = self.watch_start(&cache, options).await?;
+        let scope = scope(asked, &selectors);
+        let namespace = asked.namespace.to_owned();
+        let filter: Filter = Arc::new(move |object: &Object| {
+            (namespace.is_empty() || object.meta().namespace == namespace) && selectors.matches(object)
+        });
+        let deadline =
+            options.timeout_seconds.map(|after| tokio::time::Instant::now() + Duration::from_secs(after));
+        let stream = cache.watch(WatchOptions {
+            scope,
+            filter,
+            start,
+            bookmarks: options.allow_watch_bookmarks,
+            type_meta: (asked.kind.api_version(), asked.kind.kind.clone()),
+            deadline,
+        })?;
+        Ok(self.presented(asked, stream))
+    }
+
+    async fn watch_start(&self, cache: &Cache, options: &ListOptions) -> Result<Start, Status> {
+        let version = options.resource_version.as_str();
+        if options.send_initial_events == Some(true) {
+            if options.resource_version_match != "NotOlderThan" {
+                return Err(Status::bad_request(
+                    "resourceVersionMatch: Required value: sendInitialEvents requires setting \
+                     resourceVersionMatch to NotOlderThan",
+                ));
+            }
+            current_enough(cache, version).await?;
+            return Ok(Start::Snapshot { mark_end: options.allow_watch_bookmarks });
+        }
+        match version {
+            "" | "0" if options.send_initial_events == Some(false) => {
+                current_enough(cache, version).await?;
+                Ok(Start::After(cache.revision()))
+            }
+            "" | "0" => {
+                current_enough(cache, version).await?;
+                Ok(Start::Snapshot { mark_end: false })
+            }
+            version => {
+                let revision = parse_revision(version)?;
+                cache.synced().await;
+                cache.wait_for_or_progress(revision).await?;
+                Ok(Start::After(revision))
+            }
+        }
+    }
+
+    /// The stream in the version asked for.
+    fn presented(&self, asked: &Asked<'_>, stream: WatchStream) -> WatchStream {
+        if asked.kind.version == asked.stored.version && asked.kind.group == asked.stored.group {
+            return stream;
+        }
+        let (catalog, from, to) = (self.parts.catalog.clone(), asked.stored.clone(), asked.kind.clone());
+        Box::pin(stream.map(move |batch| {
+            let mut batch = batch?;
+            for event in &mut batch {
+                if event.kind != WatchEventKind::Bookmark {
+                    event.object = catalog.convert_object(&event.object, &from, &to)?;
+                }
+            }
+            Ok(batch)
+        }))
+    }
+
+    fn selectors(&self, asked: &Asked<'_>, options: &ListOptions) -> Result<Selectors, Status> {
+        let selectors = Selectors::parse(&asked.stored, &options.label_selector, &options.field_selector)?;
+        // A list or watch of one name is a field selector spelled in the path.
+        Ok(if asked.name.is_empty() { selectors } else { selectors.named(asked.name) })
+    }
+}
+
+fn scope(asked: &Asked<'_>, selectors: &Selectors) -> Scope {
+    let namespaced = asked.kind.namespaced;
+    if let Some(name) = selectors.name().filter(|_| !namespaced || !asked.namespace.is_empty()) {
+        return Scope::Name(storage::suffix(asked.namespace, name));
+    }
+    if let Some(node) = selectors.node_name() {
+        return Scope::Node(node.to_owned());
+    }
+    if asked.namespace.is_empty() { Scope::All } else { Scope::Namespace(asked.namespace.to_owned()) }
+}
+
+/// Waits until the cache may answer a read that asks for `version`.
+async fn current_enough(cache: &Cache, version: &str) -> Result<(), Status> {
+    cache.synced().await;
+    match version {
+        "" => cache.make_current().await,
+        "0" => Ok(()),
+        version => cache.wait_for_or_progress(parse_revision(version)?).await,
+    }
+}
+
+fn parse_revision(text: &str) -> Result<Revision, Status> {
+    text.parse().ok().filter(|revision| *revision >= 0).ok_or_else(|| {
+        Status::bad_request(format!("resourceVersion: Invalid value: \"{text}\": must be a number"))
+    })
+}
+
+fn encode_token(revision: Revision, last: &Object) -> String {
+    token(revision, storage::suffix(&last.meta().namespace, &last.meta().name))
+}
+
+fn token(revision: Revision, start: String) -> String {
+    let token = Continue { v: CONTINUE_VERSION.into(), rv: revision, start };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+}
+
+fn decode_token(token: &str) -> Result<Continue, Status> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok();
+    bytes
+        .and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok())
+        .filter(|token| token.v == CONTINUE_VERSION && token.rv > 0)
+        .ok_or_else(|| Status::bad_request("continue key is not valid: it was not made by this server"))
+}
+
+fn expired_page(error: store::StoreError, _revision: Revision) -> Status {
+    match error {
+        store::StoreError::Compacted { .. } => Status::new(
+            Reason::Expired,
+            "The provided continue parameter is too old to display a consistent list result. You must start a new list \
+             without the continue parameter.",
+        ),
+        other => unavailable(other),
+    }
+}

@@ -1,0 +1,416 @@
+//! Create, update and patch: decode, default, admit, own fields, prepare, validate, one transaction.
+
+use std::sync::Arc;
+
+use api::{Key, Object, PatchType, Response, Status, WriteOptions};
+use serde_json::Value;
+use store::Revision;
+
+use super::txn::Outcome;
+use super::{Asked, Pipeline, meta};
+use crate::admission::{Operation, Review};
+use crate::field;
+use crate::tree;
+use crate::words::{self, Writer};
+
+/// How often a write that nobody forbids is repeated after another writer came in between.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// What an update makes of the present object: a tree in the version asked for, with warnings.
+pub(super) type Change<'a> = dyn Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync + 'a;
+
+/// Whether an update replaces fields or applies an intent (whose ownership is computed while applying).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// Compute from what changed.
+    FromChange,
+    /// Already in the object.
+    Applied,
+}
+
+impl Pipeline {
+    pub(super) async fn create(
+        &self,
+        asked: &Asked<'_>,
+        body: &[u8],
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        let (mut object, mut warnings) = words::decode(&asked.kind, body, options.field_validation)?;
+        meta::fit_to_request(asked, &mut object)?;
+        if !tree::text(&object, &["metadata", "resourceVersion"]).is_empty() {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
+        let (object, more) = self.create_tree(asked, object, options.dry_run, owned).await?;
+        warnings.extend(more);
+        Ok(Response::Object { object: self.present(asked, object)?, created: true, warnings })
+    }
+
+    /// Creates from a tree in the version asked for.
+    async fn create_tree(
+        &self,
+        asked: &Asked<'_>,
+        mut object: Value,
+        dry_run: bool,
+        owned: Option<(Writer, Ownership)>,
+    ) -> Result<(Arc<Object>, Vec<String>), Status> {
+        let catalog = &self.parts.catalog;
+        let generated = tree::text(&object, &["metadata", "name"]).is_empty();
+        words::default(&asked.kind, &mut object);
+        let mut object = catalog.convert(object, &asked.kind, &asked.stored)?;
+        self.default(asked, &mut object);
+        meta::begin(&mut object, self.parts.clock.now(), asked.strategy.generation());
+        if asked.kind.has_subresource("status") {
+            tree::members(&mut object).remove("status");
+        }
+        asked.strategy.prepare_create(&mut object);
+        let name = tree::text(&object, &["metadata", "name"]).to_owned();
+        let review = self.review_of(asked, Operation::Create, &name, None, dry_run);
+        for link in &self.parts.admission {
+            link.mutate(&review, &mut object, self).await?;
+        }
+        self.default(asked, &mut object);
+        if let Some((writer, Ownership::FromChange)) = &owned {
+            words::own_changes(&asked.stored, None, &mut object, writer);
+        }
+        let mut errors = Vec::new();
+        meta::validate(&object, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
+        words::validate(&asked.stored, &object, &mut errors);
+        asked.strategy.validate(&object, &mut errors);
+        field::check(&asked.kind.group, &asked.kind.kind, &name, &errors)?;
+        for link in &self.parts.admission {
+            link.validate(&review, Some(&object), self).await?;
+        }
+        let warnings = asked.strategy.warnings(&object);
+        for attempt in 0..ATTEMPTS_MAX {
+            let key = meta::key_of(&object);
+            let mut chosen = object.clone();
+            let companions = asked.strategy.companions(self, None, Some(&mut chosen), attempt)?;
+            if dry_run {
+                if self.read_stored(&asked.stored, &key).await?.is_some() {
+                    return Err(self.exists(asked, &key));
+                }
+                return Ok((unsaved(&chosen)?, warnings));
+            }
+            match self.put(asked, &key, &chosen, 0, companions).await? {
+                Outcome::Written(object) => return Ok((object, warnings)),
+                Outcome::Raced if generated => {
+                    tree::metadata(&mut object).remove("name");
+                    meta::generate_name(&mut object);
+                }
+                Outcome::Raced => return Err(self.exists(asked, &key)),
+                Outcome::CompanionTaken | Outcome::Deleted(_) => {}
+            }
+        }
+        Err(busy(asked))
+    }
+
+    fn exists(&self, asked: &Asked<'_>, key: &Key) -> Status {
+        Status::already_exists(&asked.kind.group, &asked.kind.resource, &key.name)
+    }
+
+    /// Schema defaults and those that depend on other fields, in the storage version.
+    fn default(&self, asked: &Asked<'_>, object: &mut Value) {
+        words::default(&asked.stored, object);
+        asked.strategy.default(object);
+    }
+
+    pub(super) async fn update(
+        &self,
+        asked: &Asked<'_>,
+        body: &[u8],
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        let (mut object, warnings) = words::decode(&asked.kind, body, options.field_validation)?;
+        meta::fit_to_request(asked, &mut object)?;
+        words::default(&asked.kind, &mut object);
+        let change = |_: &Value| Ok((object.clone(), warnings.clone()));
+        let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
+        match self.change(asked, &change, options.dry_run, owned.clone()).await {
+            Err(status)
+                if status.reason == api::Reason::NotFound
+                    && asked.strategy.create_on_update()
+                    && asked.subresource.is_empty() =>
+            {
+                tree::metadata(&mut object).remove("resourceVersion");
+                let (object, warnings) =
+                    self.create_tree(asked, object.clone(), options.dry_run, owned).await?;
+                Ok(Response::Object { object: self.present(asked, object)?, created: true, warnings })
+            }
+            other => other,
+        }
+    }
+
+    pub(super) async fn patch(
+        &self,
+        asked: &Asked<'_>,
+        kind: PatchType,
+        body: &bytes::Bytes,
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        let patch = words::Patch::parse(kind, body)?;
+        let writer = self.writer(options, asked);
+        if let words::Patch::Apply(intent) = &patch {
+            if options.field_manager.is_empty() {
+                return Err(Status::bad_request("fieldManager is required for apply patch"));
+            }
+            let Some(writer) = writer else { return Err(Status::internal("apply without a writer")) };
+            // The intent is checked as a body of its own; what it does not say stays unsaid.
+            let bytes = serde_json::to_vec(intent).map_err(|error| Status::internal(error.to_string()))?;
+            let (intent, warnings) = words::decode(&asked.kind, &bytes, options.field_validation)?;
+            let apply = |live: Option<&Value>| {
+                let mut new = words::apply(&asked.kind, live, &intent, &writer, options.force)?;
+                words::default(&asked.kind, &mut new);
+                Ok::<_, Status>((new, warnings.clone()))
+            };
+            let change = |live: &Value| apply(Some(live));
+            let owned = Some((writer.clone(), Ownership::Applied));
+            return match self.change(asked, &change, options.dry_run, owned.clone()).await {
+                Err(status) if status.reason == api::Reason::NotFound && asked.subresource.is_empty() => {
+                    let (mut object, mut warnings) = apply(None)?;
+                    meta::fit_to_request(asked, &mut object)?;
+                    let (object, more) = self.create_tree(asked, object, options.dry_run, owned).await?;
+                    warnings.extend(more);
+                    Ok(Response::Object { object: self.present(asked, object)?, created: true, warnings })
+                }
+                other => other,
+            };
+        }
+        let change = |live: &Value| {
+            let patched = words::patch(&asked.kind, live, &patch)?;
+            let bytes = serde_json::to_vec(&patched).map_err(|error| Status::internal(error.to_string()))?;
+            let (mut object, warnings) = words::decode(&asked.kind, &bytes, options.field_validation)?;
+            words::default(&asked.kind, &mut object);
+            Ok((object, warnings))
+        };
+        let owned = writer.map(|writer| (writer, Ownership::FromChange));
+        self.change(asked, &change, options.dry_run, owned).await
+    }
+
+    /// The conflict-retry loop around one change of one object (or of its status).
+    pub(super) async fn change(
+        &self,
+        asked: &Asked<'_>,
+        change: &Change<'_>,
+        dry_run: bool,
+        owned: Option<(Writer, Ownership)>,
+    ) -> Result<Response, Status> {
+        let key = Key::new(asked.namespace, asked.name);
+        for attempt in 0..ATTEMPTS_MAX {
+            // The cache first: it is nearly always right, and the transaction finds out if not.
+            let cached =
+                if attempt == 0 { self.cache(&asked.stored).peek(&key.namespace, &key.name) } else { None };
+            let from_cache = cached.is_some();
+            let live = match cached {
+                Some(object) => object,
+                None => self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?,
+            };
+            match self.change_once(asked, change, &live, dry_run, owned.as_ref(), attempt).await {
+                Ok(Some(response)) => return Ok(response),
+                Ok(None) => {}
+                // What the cache showed may have been out of date.
+                Err(_) if from_cache => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Err(busy(asked))
+    }
+
+    /// One round: `None` if another writer came in between and the change may be repeated.
+    async fn change_once(
+        &self,
+        asked: &Asked<'_>,
+        change: &Change<'_>,
+        live: &Arc<Object>,
+        dry_run: bool,
+        owned: Option<&(Writer, Ownership)>,
+        attempt: u32,
+    ) -> Result<Option<Response>, Status> {
+        let catalog = &self.parts.catalog;
+        let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
+        let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind)?;
+        let (new, mut warnings) = change(&shown)?;
+        let expected = self.precondition(asked, &new, live.revision())?;
+        let mut new = catalog.convert(new, &asked.kind, &asked.stored)?;
+        self.prepare_update(asked, &mut new, &old);
+        let review = self.review_of(asked, Operation::Update, asked.name, Some(&old), dry_run);
+        for link in &self.parts.admission {
+            link.mutate(&review, &mut new, self).await?;
+        }
+        self.default(asked, &mut new);
+        match owned {
+            Some((writer, Ownership::FromChange)) => {
+                words::own_changes(&asked.stored, Some(&old), &mut new, writer);
+            }
+            Some((_, Ownership::Applied)) => {}
+            None => {
+                tree::copy(tree::at(&old, &["metadata"]), tree::member(&mut new, "metadata"), "managedFields")
+            }
+        }
+        self.validate_update(asked, &new, &old)?;
+        for link in &self.parts.admission {
+            link.validate(&review, Some(&new), self).await?;
+        }
+        if asked.subresource.is_empty() {
+            warnings.extend(asked.strategy.warnings(&new));
+        }
+        if meta::same(&new, &old) {
+            let object = self.present(asked, live.clone())?;
+            return Ok(Some(Response::Object { object, created: false, warnings }));
+        }
+        let companions = asked.strategy.companions(self, Some(&old), Some(&mut new), attempt)?;
+        if dry_run {
+            tree::metadata(&mut new).insert("resourceVersion".into(), live.revision().to_string().into());
+            let object = self.present(asked, unsaved(&new)?)?;
+            return Ok(Some(Response::Object { object, created: false, warnings }));
+        }
+        let key = meta::key_of(&new);
+        let outcome = if self.may_vanish(asked, &new) {
+            let gone = asked.strategy.companions(self, Some(&old), None, attempt)?;
+            self.remove(asked, &key, live.revision(), gone).await?
+        } else {
+            self.put(asked, &key, &new, live.revision(), companions).await?
+        };
+        match outcome {
+            Outcome::Written(object) => {
+                let object = self.present(asked, object)?;
+                Ok(Some(Response::Object { object, created: false, warnings }))
+            }
+            Outcome::Deleted(revision) => {
+                tree::metadata(&mut new).insert("resourceVersion".into(), revision.to_string().into());
+                let object = self.present(asked, unsaved(&new)?)?;
+                Ok(Some(Response::Object { object, created: false, warnings }))
+            }
+            Outcome::Raced if expected => Err(asked.conflict(MODIFIED)),
+            Outcome::Raced | Outcome::CompanionTaken => Ok(None),
+        }
+    }
+
+    /// Whether the writer named the version that it changes; a conflict if that is not the present one.
+    fn precondition(&self, asked: &Asked<'_>, new: &Value, present: Revision) -> Result<bool, Status> {
+        let version = tree::text(new, &["metadata", "resourceVersion"]);
+        if version.is_empty() || version == "0" {
+            if asked.strategy.unconditional_update() {
+                return Ok(false);
+            }
+            let errors = [field::FieldError::invalid(
+                "metadata.resourceVersion",
+                &Value::String(version.into()),
+                "must be specified for an update",
+            )];
+            field::check(&asked.kind.group, &asked.kind.kind, asked.name, &errors)?;
+        }
+        if version.parse() == Ok(present) { Ok(true) } else { Err(asked.conflict(MODIFIED)) }
+    }
+
+    /// What writers may not change goes back to what it was; generation counts what they did change.
+    fn prepare_update(&self, asked: &Asked<'_>, new: &mut Value, old: &Value) {
+        if asked.subresource == "status" {
+            isolate_status(new, old);
+            meta::keep(new, old, false);
+            asked.strategy.prepare_status(new, old);
+            return;
+        }
+        if !asked.subresource.is_empty() {
+            // The system's own changes (binding, scale, finalize) touch what they name and nothing else.
+            let counts = asked.subresource == "scale" && meta::spec_differs(new, old);
+            meta::keep(new, old, counts);
+            return;
+        }
+        if asked.kind.has_subresource("status") {
+            tree::copy(old, new, "status");
+        }
+        self.default(asked, new);
+        asked.strategy.prepare_update(new, old);
+        let changed = asked.strategy.generation() && meta::spec_differs(new, old);
+        meta::keep(new, old, changed);
+    }
+
+    fn validate_update(&self, asked: &Asked<'_>, new: &Value, old: &Value) -> Result<(), Status> {
+        let mut errors = Vec::new();
+        meta::validate(new, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
+        meta::validate_change(new, old, &mut errors);
+        words::validate(&asked.stored, new, &mut errors);
+        if asked.subresource == "status" {
+            asked.strategy.validate_status(new, old, &mut errors);
+        } else if asked.subresource.is_empty() {
+            asked.strategy.validate(new, &mut errors);
+            words::validate_change(&asked.stored, new, old, &mut errors);
+            asked.strategy.validate_update(new, old, &mut errors);
+        }
+        field::check(&asked.kind.group, &asked.kind.kind, asked.name, &errors)
+    }
+
+    /// Whether an object whose deletion has begun has nothing left that keeps it.
+    pub(super) fn may_vanish(&self, asked: &Asked<'_>, object: &Value) -> bool {
+        let grace = tree::at(object, &["metadata", "deletionGracePeriodSeconds"]).as_i64().unwrap_or(0);
+        meta::terminating(object)
+            && meta::finalizers(object).is_empty()
+            && grace == 0
+            && !asked.strategy.keeps(object)
+    }
+
+    pub(super) fn review_of<'a>(
+        &self,
+        asked: &'a Asked<'_>,
+        operation: Operation,
+        name: &'a str,
+        old: Option<&'a Value>,
+        dry_run: bool,
+    ) -> Review<'a> {
+        Review {
+            user: asked.user,
+            operation,
+            resource: &asked.stored.resource_id,
+            subresource: asked.subresource,
+            namespace: asked.namespace,
+            name,
+            old,
+            dry_run,
+        }
+    }
+
+    /// Who writes, for managedFields.
+    pub(super) fn writer(&self, options: &WriteOptions, asked: &Asked<'_>) -> Option<Writer> {
+        let manager =
+            if options.field_manager.is_empty() { "unknown" } else { options.field_manager.as_str() };
+        Some(Writer {
+            manager: manager.chars().take(128).collect(),
+            api_version: asked.kind.api_version(),
+            subresource: asked.subresource.to_owned(),
+            time: meta::rfc3339(self.parts.clock.now()),
+        })
+    }
+}
+
+/// Upstream's explanation of a conflict.
+pub(super) const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// An update of the status changes status, labels and annotations of nodes and pods' agents, and nothing else.
+fn isolate_status(new: &mut Value, old: &Value) {
+    let status = new.get("status").cloned();
+    let metadata = tree::at(new, &["metadata"]).clone();
+    *new = old.clone();
+    match status {
+        Some(status) => tree::members(new).insert("status".into(), status),
+        None => tree::members(new).remove("status"),
+    };
+    for field in ["annotations", "managedFields"] {
+        tree::copy(&metadata, tree::member(new, "metadata"), field);
+    }
+}
+
+fn busy(asked: &Asked<'_>) -> Status {
+    let message = format!(
+        "{} \"{}\" is being written by too many others at once; try again",
+        asked.kind.resource, asked.name
+    );
+    Status::new(api::Reason::ServerTimeout, message)
+}
+
+/// An object that is not stored: dry runs and the last state of what went.
+pub(super) fn unsaved(object: &Value) -> Result<Arc<Object>, Status> {
+    let bytes = serde_json::to_vec(object).map_err(|error| Status::internal(error.to_string()))?;
+    Object::parse(bytes.into()).map(Arc::new).map_err(|error| Status::internal(error.to_string()))
+}

@@ -1,0 +1,232 @@
+//! The cluster's own certificate authority: made on first start, kept on disk with mode 0600, renewed in the running
+//! process. Renewal of the CA keeps its key and name, so that certificates from before and after trust each other.
+
+mod files;
+mod issue;
+mod kubeconfig;
+mod tls;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::clock::SharedClock;
+use base::lifecycle::Context;
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+pub use issue::{Identity, Issued};
+pub use kubeconfig::{KubeconfigEntry, kubeconfig};
+pub use tls::HotResolver;
+
+/// How long the CA's certificate is valid.
+const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How long a leaf certificate is valid unless its owner asks for less.
+pub const LEAF_LIFE: Duration = Duration::from_secs(365 * 86_400);
+
+/// Why the authority could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file could not be read or written.
+    #[error("{action} {}: {source}; check the owner and mode of the directory", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Key or certificate material is not usable.
+    #[error("{what}: {cause}")]
+    Material {
+        /// What was done with it.
+        what: String,
+        /// Why it failed.
+        cause: String,
+    },
+}
+
+impl PkiError {
+    fn material(what: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Self::Material { what: what.into(), cause: cause.to_string() }
+    }
+}
+
+/// The authority, the API server's certificate, and the key that signs service account tokens.
+pub struct Pki {
+    dir: PathBuf,
+    clock: SharedClock,
+    ca: RwLock<issue::Ca>,
+    addresses: watch::Sender<BTreeSet<IpAddr>>,
+    names: Vec<String>,
+    resolver: Arc<HotResolver>,
+    sa_key_pem: String,
+}
+
+impl Pki {
+    /// Opens the authority in `dir`, making what is missing. `names` and `addresses` are what the API server answers to
+    /// (subject alternative names of its certificate).
+    pub fn open(
+        dir: &Path,
+        clock: SharedClock,
+        names: Vec<String>,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<Arc<Self>, PkiError> {
+        files::private_dir(dir)?;
+        let ca = issue::Ca::open(dir, clock.now())?;
+        let sa_key_pem = files::read_or_make(&dir.join("sa.key"), issue::new_key_pem)?;
+        let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        let first = issue_server(&ca, &names, &addresses, clock.now())?;
+        let resolver = Arc::new(HotResolver::new(&first)?);
+        let pki = Arc::new(Self {
+            dir: dir.to_owned(),
+            clock,
+            ca: RwLock::new(ca),
+            addresses: watch::Sender::new(addresses),
+            names,
+            resolver,
+            sa_key_pem,
+        });
+        Ok(pki)
+    }
+
+    /// The CA's certificate as PEM: what `kube-root-ca.crt` and kubeconfigs carry.
+    pub fn ca_pem(&self) -> String {
+        self.ca.read().cert_pem.clone()
+    }
+
+    /// The private key (PKCS#8 PEM, P-256) that signs service account tokens.
+    pub fn service_account_key_pem(&self) -> &str {
+        &self.sa_key_pem
+    }
+
+    /// Issues a client certificate: `CN` is the user, `O` the group.
+    pub fn issue_client(&self, user: &str, group: &str, life: Duration) -> Result<Issued, PkiError> {
+        let identity =
+            Identity { user: user.into(), group: group.into(), client: true, ..Identity::default() };
+        self.ca.read().issue(&identity, self.clock.now(), life)
+    }
+
+    /// Issues a serving certificate that also works as a client certificate: what a node's server needs.
+    pub fn issue_node(&self, node: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Issued, PkiError> {
+        let identity = Identity {
+            user: format!("system:node:{node}"),
+            group: "system:nodes".into(),
+            names: strings(names),
+            addresses: addresses.to_vec(),
+            client: true,
+            server: true,
+        };
+        self.ca.read().issue(&identity, self.clock.now(), LEAF_LIFE)
+    }
+
+    /// Adopts a changed set of host addresses: the server's certificate is issued anew and swapped at once.
+    pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), PkiError> {
+        let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        if *self.addresses.borrow() == addresses {
+            return Ok(());
+        }
+        self.addresses.send_replace(addresses);
+        self.renew_server()
+    }
+
+    /// The TLS side of a server: this authority's certificate, swapped when renewed; client certificates of this
+    /// authority are checked when offered.
+    pub fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<rustls::ServerConfig>, PkiError> {
+        tls::server_config(&self.ca_pem(), self.resolver.clone(), alpn)
+    }
+
+    /// Renews what is past two thirds of its life, sleeping until the next moment between, until `ctx` drains.
+    pub async fn keep_renewed(&self, ctx: &Context) -> Result<(), PkiError> {
+        loop {
+            let now = self.clock.now();
+            if self.ca.read().renew_at() <= now {
+                let renewed = self.ca.read().renewed(&self.dir, now)?;
+                *self.ca.write() = renewed;
+                self.renew_server()?;
+            }
+            if self.resolver.renew_at() <= now {
+                self.renew_server()?;
+            }
+            let next = self.ca.read().renew_at().min(self.resolver.renew_at());
+            tokio::select! {
+                () = self.clock.sleep_until(next) => {}
+                () = ctx.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn renew_server(&self) -> Result<(), PkiError> {
+        let addresses = self.addresses.borrow().clone();
+        let issued = issue_server(&self.ca.read(), &self.names, &addresses, self.clock.now())?;
+        self.resolver.swap(&issued)
+    }
+}
+
+fn issue_server(
+    ca: &issue::Ca,
+    names: &[String],
+    addresses: &BTreeSet<IpAddr>,
+    now: Timestamp,
+) -> Result<Issued, PkiError> {
+    let identity = Identity {
+        user: "kube-apiserver".into(),
+        names: names.to_vec(),
+        addresses: addresses.iter().copied().collect(),
+        server: true,
+        ..Identity::default()
+    };
+    ca.issue(&identity, now, LEAF_LIFE)
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use base::clock::{Clock, VirtualClock};
+
+    use super::*;
+
+    fn open(dir: &Path, clock: &VirtualClock) -> Arc<Pki> {
+        let names = vec!["kubernetes".to_owned()];
+        Pki::open(dir, Arc::new(clock.clone()), names, ["127.0.0.1".parse().unwrap()]).unwrap()
+    }
+
+    #[test]
+    fn the_authority_survives_a_restart_and_its_keys_are_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
+        let first = open(dir.path(), &clock);
+        let second = open(dir.path(), &clock);
+        assert_eq!(first.ca_pem(), second.ca_pem());
+        assert_eq!(first.service_account_key_pem(), second.service_account_key_pem());
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn certificates_renew_in_the_running_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
+        let pki = open(dir.path(), &clock);
+        let (old_ca, old_leaf) = (pki.ca_pem(), pki.resolver.renew_at());
+        clock.advance(Duration::from_secs(9 * 365 * 86_400));
+        let ctx = Context::detached("pki");
+        let cancel = ctx.cancel().clone();
+        let (result, ()) = tokio::join!(pki.keep_renewed(&ctx), async { cancel.cancel() });
+        result.unwrap();
+        assert_ne!(pki.ca_pem(), old_ca);
+        assert!(pki.resolver.renew_at() > clock.now());
+        assert!(pki.resolver.renew_at() > old_leaf);
+    }
+}

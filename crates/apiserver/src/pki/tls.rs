@@ -1,0 +1,86 @@
+//! The TLS side: a certificate that is swapped while connections go on, and client certificates checked when offered.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use rustls::RootCertStore;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::{Issued, PkiError};
+
+/// Serves the newest certificate to every handshake.
+pub struct HotResolver {
+    current: RwLock<(Arc<CertifiedKey>, Timestamp)>,
+}
+
+impl HotResolver {
+    /// Starts with a certificate.
+    pub fn new(issued: &Issued) -> Result<Self, PkiError> {
+        Ok(Self { current: RwLock::new((certified(issued)?, issued.renew_at)) })
+    }
+
+    /// Serves another certificate from now on.
+    pub fn swap(&self, issued: &Issued) -> Result<(), PkiError> {
+        *self.current.write() = (certified(issued)?, issued.renew_at);
+        Ok(())
+    }
+
+    /// When the certificate served should be replaced.
+    pub fn renew_at(&self) -> Timestamp {
+        self.current.read().1
+    }
+}
+
+impl fmt::Debug for HotResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HotResolver").field("renew_at", &self.renew_at()).finish()
+    }
+}
+
+impl ResolvesServerCert for HotResolver {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().0.clone())
+    }
+}
+
+fn certified(issued: &Issued) -> Result<Arc<CertifiedKey>, PkiError> {
+    let failed = |cause: String| PkiError::material("load a certificate", cause);
+    let chain = CertificateDer::pem_slice_iter(issued.cert_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())
+        .map_err(|error| failed(error.to_string()))?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map(Arc::new).map_err(|error| failed(error.to_string()))
+}
+
+/// A server configuration with the resolver's certificate; clients may offer one of the CA's.
+pub(super) fn server_config(
+    ca_pem: &str,
+    resolver: Arc<HotResolver>,
+    alpn: &[&[u8]],
+) -> Result<Arc<rustls::ServerConfig>, PkiError> {
+    let failed = |cause: String| PkiError::material("set up TLS", cause);
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        let cert = cert.map_err(|error| failed(error.to_string()))?;
+        roots.add(cert).map_err(|error| failed(error.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(error.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,185 @@
+//! The server: the listener, TLS and connections around the HTTP front; the certificates' renewal and the store's
+//! compaction beside it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::connect::User;
+use async_trait::async_trait;
+use base::BoxError;
+use base::lifecycle::{Component, Context};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::authn::user_of_certificate;
+use crate::http::Front;
+use crate::pipeline::Pipeline;
+use crate::pki::Pki;
+
+/// A client has this long to finish the TLS handshake and each request's head.
+const HEAD_MAX: Duration = Duration::from_secs(15);
+/// How many requests one HTTP/2 connection may have open. Source: upstream's `http2MaxStreamsPerConnection`.
+const STREAMS_MAX: u32 = 250;
+/// HTTP/2 windows: lists are large, and most clients are on this machine.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+/// How often history is forgotten, and so how long at least it can be watched from. Source: upstream's compactor.
+const COMPACT_EVERY: Duration = Duration::from_secs(300);
+
+/// The API server's component.
+pub struct Server {
+    pub(crate) front: Arc<Front>,
+    pub(crate) pki: Arc<Pki>,
+    pub(crate) listener: Arc<TcpListener>,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) bootstrap: crate::bootstrap::Bootstrap,
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The certificate authority.
+    pub fn pki(&self) -> &Arc<Pki> {
+        &self.pki
+    }
+
+    /// The HTTP front: for tests and for serving over other listeners.
+    pub fn front(&self) -> &Arc<Front> {
+        &self.front
+    }
+
+    async fn accept(&self, ctx: &Context) -> Result<(), BoxError> {
+        let acceptor = TlsAcceptor::from(self.tls.clone());
+        loop {
+            let stream = tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of descriptors, most likely: others may end meanwhile.
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+                () = ctx.cancelled() => return Ok(()),
+            };
+            let connection =
+                Connection { front: self.front.clone(), acceptor: acceptor.clone(), ctx: ctx.clone() };
+            ctx.spawn_draining(async move {
+                if let Err(error) = connection.serve(stream).await {
+                    tracing::debug!(%error, "connection ended");
+                }
+            });
+        }
+    }
+}
+
+struct Connection {
+    front: Arc<Front>,
+    acceptor: TlsAcceptor,
+    ctx: Context,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream) -> Result<(), BoxError> {
+        stream.set_nodelay(true)?;
+        let tls = tokio::time::timeout(HEAD_MAX, self.acceptor.accept(stream)).await??;
+        let peer = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let user: Option<User> = peer.and_then(|cert| user_of_certificate(cert));
+        let user = Arc::new(user);
+        let front = self.front.clone();
+        let service = service_fn(move |request| {
+            let (front, user) = (front.clone(), user.clone());
+            async move { Ok::<_, std::convert::Infallible>(front.serve(user.as_ref().as_ref(), request).await) }
+        });
+        let mut builder = auto::Builder::new(Owned(self.ctx.clone()));
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES * 4);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.ctx.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        result.map_err(|error| error as BoxError)
+    }
+}
+
+/// Runs hyper's tasks as tasks of the component.
+#[derive(Clone)]
+struct Owned(Context);
+
+impl<F> hyper::rt::Executor<F> for Owned
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn_draining(async move {
+            task.await;
+        });
+    }
+}
+
+/// Forgets history that is older than one round.
+async fn compact(pipeline: Arc<Pipeline>) {
+    let store = pipeline.store().clone();
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(COMPACT_EVERY).await;
+        let newest = match store.current_revision().await {
+            Ok(revision) => revision,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the store's revision; history is kept");
+                continue;
+            }
+        };
+        if before > 0
+            && before < newest
+            && let Err(error) = store.compact(before).await
+        {
+            tracing::warn!(%error, "cannot compact the store");
+        }
+        before = newest;
+    }
+}
+
+#[async_trait]
+impl Component for Server {
+    fn name(&self) -> &'static str {
+        "apiserver"
+    }
+
+    async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        let pipeline = self.front.pipeline.clone();
+        pipeline.synced().await;
+        self.bootstrap.apply(&pipeline).await?;
+        ctx.spawn(compact(pipeline));
+        let drain = self.front.drain.clone();
+        let cancel = ctx.cancel().clone();
+        ctx.spawn_draining(async move {
+            cancel.cancelled().await;
+            drain.cancel();
+        });
+        ctx.ready();
+        tokio::select! {
+            result = self.accept(&ctx) => result,
+            result = self.pki.keep_renewed(&ctx) => result.map_err(Into::into),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! How objects lie in the store: `/registry/<group>/<resource>/[<namespace>/]<name>` holds the JSON of one storage
+//! version, with `apiVersion`, `kind` and `metadata` first and without `metadata.resourceVersion`, which is the
+//! store's revision and is inserted when the value is read.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use api::Object;
+
+/// What precedes the slot for the resourceVersion; the first occurrence, as only two short strings stand before it.
+const METADATA: &[u8] = b"\"metadata\":{";
+
+/// A value in the store that is not an object of ours.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("stored value of {key} cannot be read: {cause}; it was not written by this API server")]
+pub struct Unreadable {
+    key: String,
+    cause: String,
+}
+
+/// The prefix under which a resource lies; group and resource are those of its storage version.
+pub fn prefix(group: &str, resource: &str) -> String {
+    let group = if group.is_empty() { "core" } else { group };
+    format!("/registry/{group}/{resource}/")
+}
+
+/// An object's key below its resource's prefix: `namespace/name`, or `name`. Its byte order is the order of lists.
+pub fn suffix(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+/// Encodes an object for the store.
+pub fn encode(object: &Value) -> Result<Bytes, serde_json::Error> {
+    let empty = Map::new();
+    let fields = object.as_object().unwrap_or(&empty);
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    for name in ["apiVersion", "kind"] {
+        write_field(&mut out, name, fields.get(name).unwrap_or(&Value::Null))?;
+    }
+    let mut metadata = fields.get("metadata").cloned().unwrap_or(Value::Object(Map::new()));
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove("resourceVersion");
+        metadata.remove("selfLink");
+    }
+    write_field(&mut out, "metadata", &metadata)?;
+    for (name, value) in fields {
+        if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+            write_field(&mut out, name, value)?;
+        }
+    }
+    out.push(b'}');
+    Ok(Bytes::from(out))
+}
+
+fn write_field(out: &mut Vec<u8>, name: &str, value: &Value) -> Result<(), serde_json::Error> {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    serde_json::to_writer(&mut *out, name)?;
+    out.push(b':');
+    serde_json::to_writer(&mut *out, value)
+}
+
+/// Reads a stored value back: the object at `revision`.
+pub fn decode(key: &[u8], value: &[u8], revision: i64) -> Result<Object, Unreadable> {
+    let unreadable = |cause: String| Unreadable { key: String::from_utf8_lossy(key).into_owned(), cause };
+    let slot = find(value, METADATA).ok_or_else(|| unreadable("no metadata".into()))?;
+    let bytes = splice(value, slot, slot, format!("\"resourceVersion\":\"{revision}\"").as_bytes());
+    Object::parse(bytes).map_err(|error| unreadable(error.to_string()))
+}
+
+/// The same object as of another revision: what a deletion shows.
+pub fn with_revision(object: &Object, revision: i64) -> Option<Object> {
+    let old = format!("\"resourceVersion\":\"{}\"", object.revision());
+    let slot = find(object.bytes(), METADATA)?;
+    if !object.bytes()[slot..].starts_with(old.as_bytes()) {
+        return None;
+    }
+    let end = slot + old.len();
+    let new = format!("\"resourceVersion\":\"{revision}\"");
+    // The separator stays where it is when a revision takes another's place.
+    let bytes = [&object.bytes()[..slot], new.as_bytes(), &object.bytes()[end..]].concat();
+    Object::parse(Bytes::from(bytes)).ok()
+}
+
+/// Where the text after the first `needle` begins.
+fn find(value: &[u8], needle: &[u8]) -> Option<usize> {
+    value.windows(needle.len()).position(|window| window == needle).map(|at| at + needle.len())
+}
+
+/// `value` with `inserted` in place of `from..to`, followed by a comma where another member follows.
+fn splice(value: &[u8], from: usize, to: usize, inserted: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(value.len() + inserted.len() + 1);
+    out.extend_from_slice(&value[..from]);
+    out.extend_from_slice(inserted);
+    if value.get(to) != Some(&b'}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(&value[to..]);
+    Bytes::from(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_revision_is_inserted_at_the_objects_own_metadata() {
+        let object = json!({
+            "data": { "metadata": { "resourceVersion": "7" } }, "kind": "ControllerRevision", "apiVersion": "apps/v1",
+            "metadata": { "name": "a", "resourceVersion": "3" },
+        });
+        let stored = encode(&object).unwrap();
+        assert!(
+            stored.starts_with(
+                br#"{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{"name":"a"}"#
+            )
+        );
+        let read = decode(b"k", &stored, 12).unwrap();
+        assert_eq!(read.revision(), 12);
+        let gone = with_revision(&read, 99).unwrap();
+        let tree: Value = gone.decode().unwrap();
+        assert_eq!(tree["metadata"]["resourceVersion"], "99");
+        assert_eq!(tree["data"]["metadata"]["resourceVersion"], "7");
+    }
+
+    #[test]
+    fn an_empty_metadata_stays_valid() {
+        let stored = encode(&json!({ "metadata": {} })).unwrap();
+        assert_eq!(decode(b"k", &stored, 5).unwrap().revision(), 5);
+        assert!(decode(b"k", b"garbage", 5).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! What is special about a kind: the hooks that the pipeline calls. Every hook has the behaviour of an ordinary kind as
+//! its default, so that a strategy holds only what differs.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::{DeleteOptions, Object, Status};
+use serde_json::Value;
+use store::{Compare, Op};
+
+use crate::field::FieldErrors;
+
+/// Which names a kind allows. Source: `k8s.io/apimachinery/pkg/api/validation/name.go`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NameRule {
+    /// RFC 1123 subdomain, at most 253 characters.
+    #[default]
+    Subdomain,
+    /// RFC 1123 label, at most 63 characters.
+    Label,
+    /// RFC 1035 label: begins with a letter.
+    Label1035,
+    /// Anything that fits a path segment.
+    PathSegment,
+}
+
+/// Keys that are written in the same transaction as the object.
+#[derive(Debug, Default, Clone)]
+pub struct Companions {
+    /// What has to hold besides.
+    pub compares: Vec<Compare>,
+    /// What is written besides.
+    pub ops: Vec<Op>,
+    /// The failure to report if a compare of this list fails and was not the pipeline's own choice to repeat.
+    pub fixed: Option<Status>,
+}
+
+/// What a strategy may look at while it decides.
+pub trait View: Send + Sync {
+    /// An object of a stored resource (`group`, `resource`), as the cache knows it.
+    fn peek(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
+    /// Whether a raw key is taken, as the store knows it at best; compares in the transaction decide.
+    fn settings(&self) -> &Settings;
+}
+
+/// What strategies need to know of the cluster.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The service ranges: address and prefix length, IPv4 first.
+    pub service_ranges: Vec<(IpAddr, u8)>,
+    /// The range of node ports, both inclusive.
+    pub node_ports: (u16, u16),
+}
+
+/// The hooks of one kind. Objects are trees in the storage version.
+pub trait Strategy: Send + Sync + 'static {
+    /// Which names are allowed.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    /// Defaults that depend on other fields; the schema's constant defaults are in place.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Before creation: fields that clients may not set are cleared. `status` is cleared by the pipeline.
+    fn prepare_create(&self, _object: &mut Value) {}
+
+    /// Before an update: fields that clients may not change are put back. `status` is put back by the pipeline.
+    fn prepare_update(&self, _new: &mut Value, _old: &Value) {}
+
+    /// Before an update of `status`: fields of the status that clients may not change are put back.
+    fn prepare_status(&self, _new: &mut Value, _old: &Value) {}
+
+    /// What is wrong with an object.
+    fn validate(&self, _object: &Value, _errors: &mut FieldErrors) {}
+
+    /// What is wrong with a change, besides.
+    fn validate_update(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// What is wrong with a change of `status`.
+    fn validate_status(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// What the writer should know.
+    fn warnings(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether an update of something absent creates it.
+    fn create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update without resourceVersion overwrites whatever is there.
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Whether `metadata.generation` counts changes of everything but metadata and status.
+    fn generation(&self) -> bool {
+        true
+    }
+
+    /// The grace of a deletion in seconds; `None`: the kind knows no grace.
+    fn grace_seconds(&self, _object: &Value, _options: &DeleteOptions) -> Option<i64> {
+        None
+    }
+
+    /// When a deletion begins but does not end yet: what changes in the object.
+    fn deletion_began(&self, _object: &mut Value) {}
+
+    /// Whether something besides finalizers and grace keeps a deleted object (a Namespace's own finalizers).
+    fn keeps(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Whether deletion leaves dependents in place unless told otherwise (the legacy default of some versions).
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Allocations that belong to the object, from `old` (absent: creation) to `new` (absent: deletion). `attempt` counts
+    /// repetitions after another writer took what was chosen.
+    fn companions(
+        &self,
+        _view: &dyn View,
+        _old: Option<&Value>,
+        _new: Option<&mut Value>,
+        _attempt: u32,
+    ) -> Result<Companions, Status> {
+        Ok(Companions::default())
+    }
+}
+
+/// An ordinary kind.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Ordinary;
+
+impl Strategy for Ordinary {}
+
+/// The strategies by group and resource of the storage version.
+#[derive(Clone)]
+pub struct Strategies {
+    known: HashMap<(String, String), Arc<dyn Strategy>>,
+    ordinary: Arc<dyn Strategy>,
+}
+
+impl Default for Strategies {
+    fn default() -> Self {
+        Self { known: HashMap::new(), ordinary: Arc::new(Ordinary) }
+    }
+}
+
+impl Strategies {
+    /// Adds a kind's strategy.
+    pub fn add(&mut self, group: &str, resource: &str, strategy: impl Strategy) {
+        self.known.insert((group.to_owned(), resource.to_owned()), Arc::new(strategy));
+    }
+
+    /// A kind's strategy.
+    pub fn of(&self, group: &str, resource: &str) -> &Arc<dyn Strategy> {
+        // Two short strings: cheaper than a second index.
+        self.known.get(&(group.to_owned(), resource.to_owned())).unwrap_or(&self.ordinary)
+    }
+}

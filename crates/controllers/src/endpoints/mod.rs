@@ -1,0 +1,122 @@
+//! Who serves a Service: EndpointSlices, and Endpoints for older clients.
+//! Source: `k8s.io/endpointslice`, `k8s.io/kubernetes/pkg/controller/endpoint`.
+
+mod legacy;
+mod slices;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{Key, Object};
+use parking_lot::RwLock;
+use reconcile::{Change, Informer, Queue, Registration, kinds};
+
+use crate::context::{Ctx, decode};
+use crate::pods::Pod;
+use crate::selector::is_subset;
+
+pub use legacy::EndpointsController;
+pub use slices::EndpointSlices;
+use types::Service;
+
+/// How many Services are worked on at once. Source: `--concurrent-service-endpoint-syncs`.
+const WORKERS: usize = 5;
+
+/// `spec.selector` of a Service.
+type Selector = BTreeMap<String, String>;
+
+/// Services, the pods that they select, and a queue of those that need work.
+struct Watched {
+    services: Informer,
+    pods: Informer,
+    nodes: Informer,
+    queue: Queue<Key>,
+    /// Selectors by Service: a changed pod finds its Services without a decode of each.
+    selectors: RwLock<BTreeMap<Key, Selector>>,
+}
+
+impl Watched {
+    fn new(ctx: &Ctx) -> Self {
+        Self {
+            services: ctx.informers.get(kinds::SERVICES),
+            pods: ctx.informers.get(kinds::PODS),
+            nodes: ctx.informers.get(kinds::NODES),
+            queue: Queue::new(ctx.clock.clone()),
+            selectors: RwLock::default(),
+        }
+    }
+
+    async fn synced(&self) {
+        tokio::join!(self.services.synced(), self.pods.synced(), self.nodes.synced());
+    }
+
+    fn listen(self: &Arc<Self>) -> [Registration; 3] {
+        let weak = Arc::downgrade(self);
+        let services = self.services.on_change(move |change| {
+            if let Some(watched) = weak.upgrade() {
+                watched.service_changed(change);
+            }
+        });
+        let weak = Arc::downgrade(self);
+        let pods = self.pods.on_change(move |change| {
+            if let Some(watched) = weak.upgrade() {
+                watched.pod_changed(change);
+            }
+        });
+        let weak = Arc::downgrade(self);
+        let nodes = self.nodes.on_change(move |change| {
+            let zone = |node: &Option<Arc<Object>>| node.as_ref().and_then(|node| zone_of(node));
+            if let Some(watched) = weak.upgrade().filter(|_| zone(&change.old) != zone(&change.new)) {
+                for service in watched.services.list() {
+                    watched.queue.add(service.key());
+                }
+            }
+        });
+        [services, pods, nodes]
+    }
+
+    fn service_changed(&self, change: &Change) {
+        let selector = change
+            .new
+            .as_ref()
+            .and_then(|service| decode::<Service>(service).ok())
+            .map(|service| service.spec.selector)
+            .filter(|selector| !selector.is_empty());
+        match selector {
+            Some(selector) => drop(self.selectors.write().insert(change.key.clone(), selector)),
+            None => drop(self.selectors.write().remove(&change.key)),
+        }
+        self.queue.add(change.key.clone());
+    }
+
+    fn pod_changed(&self, change: &Change) {
+        let versions: Vec<_> = [&change.old, &change.new].into_iter().flatten().collect();
+        let selectors = self.selectors.read();
+        let first = Key::new(change.key.namespace.as_str(), "");
+        let services = selectors.range(first..).take_while(|(key, _)| key.namespace == change.key.namespace);
+        for (key, selector) in services {
+            if versions.iter().any(|pod| is_subset(selector, &pod.meta().labels)) {
+                self.queue.add(key.clone());
+            }
+        }
+    }
+
+    /// The pods that a Service selects, decoded.
+    fn selected(&self, namespace: &str, service: &Service) -> Vec<Pod> {
+        let pods = self.pods.labelled(namespace, |labels| is_subset(&service.spec.selector, labels));
+        pods.iter().filter_map(|pod| decode::<Pod>(pod).ok()).collect()
+    }
+
+    /// The zones of nodes.
+    fn zone(&self, node: &str) -> Option<String> {
+        self.nodes.get(&Key::new("", node)).and_then(|node| zone_of(&node))
+    }
+}
+
+fn zone_of(node: &Object) -> Option<String> {
+    node.meta().labels.get("topology.kubernetes.io/zone").cloned()
+}

@@ -1,0 +1,174 @@
+//! Plans over small Services, and random changes after which the slices must say exactly who serves.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::legacy;
+use super::slices::{Step, plan};
+use super::types::{Service, Slice};
+use crate::pods::Pod;
+
+fn service(spec: Value) -> Service {
+    serde_json::from_value(
+        json!({ "metadata": { "name": "web", "namespace": "ns", "uid": "s" }, "spec": spec }),
+    )
+    .unwrap()
+}
+
+fn http() -> Service {
+    service(
+        json!({ "selector": { "app": "web" }, "ports": [{ "name": "http", "port": 80, "targetPort": "http" }] }),
+    )
+}
+
+fn pod(number: u32, ready: bool, terminating: bool) -> Pod {
+    let mut pod: Pod = serde_json::from_value(json!({
+        "metadata": { "name": format!("p{number:04}"), "namespace": "ns", "uid": format!("u{number:04}") },
+        "spec": { "nodeName": "n1", "containers": [{ "ports": [{ "name": "http", "containerPort": 8080 }] }] },
+        "status": { "phase": "Running", "podIP": format!("10.0.{}.{}", number / 250, number % 250 + 1),
+            "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }] },
+    }))
+    .unwrap();
+    if terminating {
+        pod.metadata.deletion_timestamp = Some("2024-01-01T00:00:00Z".parse().unwrap());
+    }
+    pod
+}
+
+/// Applies steps to slices as the API server would.
+fn apply(slices: &mut BTreeMap<String, Slice>, steps: Vec<Step>, made: &mut u32) {
+    for step in steps {
+        match step {
+            Step::Create(body) => {
+                *made += 1;
+                let mut slice: Slice = serde_json::from_value(body).unwrap();
+                slice.metadata.name = format!("web-{made}");
+                slices.insert(slice.metadata.name.clone(), slice);
+            }
+            Step::Patch { name, patch } => {
+                let slice = slices.get_mut(&name).unwrap();
+                slice.endpoints = serde_json::from_value(patch["endpoints"].clone()).unwrap();
+            }
+            Step::Delete { name } => drop(slices.remove(&name)),
+        }
+    }
+}
+
+#[test]
+fn conditions_follow_readiness_and_termination() {
+    let pods = [pod(1, true, false), pod(2, false, false), pod(3, true, true)];
+    let [Step::Create(body)] = &plan(&http(), &pods, Vec::new(), |_| Some("z".into()))[..] else {
+        panic!("one slice is made")
+    };
+    let conditions: Vec<_> =
+        body["endpoints"].as_array().unwrap().iter().map(|held| held["conditions"].clone()).collect();
+    let expect = |ready: bool, serving: bool, terminating: bool| json!({ "ready": ready, "serving": serving, "terminating": terminating });
+    assert_eq!(
+        conditions,
+        [expect(true, true, false), expect(false, false, false), expect(false, true, true)]
+    );
+    assert_eq!(body["ports"], json!([{ "name": "http", "port": 8080, "protocol": "TCP" }]));
+    assert_eq!(
+        (&body["endpoints"][0]["zone"], &body["endpoints"][0]["nodeName"]),
+        (&json!("z"), &json!("n1"))
+    );
+    let early = Service {
+        spec: super::types::ServiceSpec { publish_not_ready_addresses: true, ..http().spec },
+        ..http()
+    };
+    let [Step::Create(body)] = &plan(&early, &pods[1..2], Vec::new(), |_| None)[..] else {
+        panic!("one slice")
+    };
+    assert_eq!(body["endpoints"][0]["conditions"]["ready"], true);
+}
+
+#[test]
+fn nobody_serving_is_said_once() {
+    let mut slices = BTreeMap::new();
+    let mut made = 0;
+    for _ in 0..2 {
+        let steps = plan(&http(), &[], slices.values().cloned().collect(), |_| None);
+        apply(&mut slices, steps, &mut made);
+    }
+    assert_eq!((slices.len(), made), (1, 1));
+    // The first endpoint brings a slice with ports; the placeholder goes after it came.
+    let steps = plan(&http(), &[pod(1, true, false)], slices.values().cloned().collect(), |_| None);
+    assert!(matches!(&steps[..], [Step::Create(_), Step::Delete { .. }]));
+}
+
+#[test]
+fn a_changed_pod_changes_one_slice() {
+    let mut pods: Vec<Pod> = (0..250).map(|number| pod(number, true, false)).collect();
+    let mut slices = BTreeMap::new();
+    let mut made = 0;
+    apply(&mut slices, plan(&http(), &pods, Vec::new(), |_| None), &mut made);
+    assert_eq!(slices.len(), 3);
+    pods[7].metadata.deletion_timestamp = Some("2024-01-01T00:00:00Z".parse().unwrap());
+    let steps = plan(&http(), &pods, slices.values().cloned().collect(), |_| None);
+    assert!(matches!(&steps[..], [Step::Patch { .. }]));
+    apply(&mut slices, steps, &mut made);
+    assert!(plan(&http(), &pods, slices.values().cloned().collect(), |_| None).is_empty());
+}
+
+#[test]
+fn after_any_changes_the_slices_say_who_serves() {
+    let mut seed = 9_u64;
+    let mut chance = move |bound: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % bound
+    };
+    let mut pods: BTreeMap<u32, Pod> = BTreeMap::new();
+    let mut slices = BTreeMap::new();
+    let mut made = 0;
+    for number in 0..600 {
+        for _ in 0..chance(20) {
+            match chance(3) {
+                0 => drop(pods.pop_first()),
+                1 => drop(pods.insert(number * 20, pod(number * 20 % 5000, chance(2) == 0, chance(2) == 0))),
+                _ => {
+                    let next = pods.len() as u32 + number * 7;
+                    pods.insert(next, pod(next % 5000, true, false));
+                }
+            }
+        }
+        let mut unique: BTreeMap<String, Pod> = BTreeMap::new();
+        for pod in pods.values() {
+            unique.insert(pod.metadata.uid.clone(), pod.clone());
+        }
+        let list: Vec<Pod> = unique.values().cloned().collect();
+        let steps = plan(&http(), &list, slices.values().cloned().collect(), |_| None);
+        apply(&mut slices, steps, &mut made);
+        let mut said: Vec<_> = slices
+            .values()
+            .flat_map(|slice| &slice.endpoints)
+            .map(|held| (held.target_ref.clone().unwrap().uid, held.conditions.ready))
+            .collect();
+        said.sort();
+        let wanted: Vec<_> = list
+            .iter()
+            .map(|pod| (pod.metadata.uid.clone(), pod.is_ready() && !pod.metadata.is_terminating()))
+            .collect();
+        assert_eq!(said, wanted);
+        assert!(slices.values().all(|slice| slice.endpoints.len() <= 100));
+    }
+}
+
+#[test]
+fn endpoints_split_ready_from_other_and_leave_terminating_out() {
+    let pods = [pod(2, true, false), pod(1, true, false), pod(3, false, false), pod(4, true, true)];
+    let body = legacy::body(&http(), &pods);
+    let ips = |field: &str| -> Vec<String> {
+        let list = body["subsets"][0][field].as_array().unwrap();
+        list.iter().map(|entry| entry["ip"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        (ips("addresses"), ips("notReadyAddresses")),
+        (vec!["10.0.0.2".into(), "10.0.0.3".into()], vec!["10.0.0.4".to_owned()])
+    );
+    assert_eq!(body["subsets"].as_array().unwrap().len(), 1);
+    let headless = service(json!({ "selector": { "app": "web" }, "clusterIP": "None" }));
+    let body = legacy::body(&headless, &pods[..1]);
+    assert_eq!(body["metadata"]["labels"]["service.kubernetes.io/headless"], "");
+    assert!(body["subsets"][0].get("ports").is_none());
+}

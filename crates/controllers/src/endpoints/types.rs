@@ -1,0 +1,191 @@
+//! Projections of Services and of what is written for them, and how a pod becomes an endpoint.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use api::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::pods::Pod;
+
+/// The label that says of which Service a slice is.
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label that says who keeps a slice.
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The label on slices and Endpoints of headless Services.
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// A projection of `core/v1.Service`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Service {
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: ServiceSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ServiceSpec {
+    #[serde(rename = "clusterIP")]
+    pub(super) cluster_ip: String,
+    pub(super) ip_families: Vec<String>,
+    pub(super) ports: Vec<ServicePort>,
+    pub(super) selector: BTreeMap<String, String>,
+    pub(super) r#type: String,
+    pub(super) publish_not_ready_addresses: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ServicePort {
+    pub(super) name: String,
+    pub(super) protocol: String,
+    pub(super) port: i32,
+    pub(super) target_port: Value,
+    pub(super) app_protocol: Option<String>,
+}
+
+/// A port of endpoints. Shape: `discovery/v1.EndpointPort`; order as in the Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Port {
+    pub(super) name: String,
+    pub(super) port: i32,
+    pub(super) protocol: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) app_protocol: Option<String>,
+}
+
+/// `discovery/v1.Endpoint`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Endpoint {
+    pub(super) addresses: Vec<String>,
+    pub(super) conditions: Conditions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hostname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) node_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) target_ref: Option<TargetRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) zone: Option<String>,
+}
+
+/// `discovery/v1.EndpointConditions`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Conditions {
+    pub(super) ready: bool,
+    pub(super) serving: bool,
+    pub(super) terminating: bool,
+}
+
+/// The pod behind an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct TargetRef {
+    pub(super) kind: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+}
+
+/// A projection of `discovery/v1.EndpointSlice`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Slice {
+    pub(super) metadata: ObjectMeta,
+    pub(super) address_type: String,
+    pub(super) ports: Vec<Port>,
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+impl Service {
+    pub(super) fn is_headless(&self) -> bool {
+        self.spec.cluster_ip == "None"
+    }
+
+    /// Whether this controller keeps its endpoints: others (no selector, or an alias) are kept by whoever made them.
+    pub(super) fn is_ours(&self) -> bool {
+        !self.spec.selector.is_empty() && self.spec.r#type != "ExternalName"
+    }
+
+    /// The address families that it serves, as slices name them.
+    pub(super) fn families(&self) -> Vec<&str> {
+        if self.spec.ip_families.is_empty() {
+            return vec!["IPv4"];
+        }
+        self.spec.ip_families.iter().map(String::as_str).collect()
+    }
+
+    /// The ports at which a pod serves it. A named port that the pod does not have is left out.
+    pub(super) fn ports_of(&self, pod: &Pod) -> Vec<Port> {
+        let port = |wanted: &ServicePort| {
+            Some(Port {
+                name: wanted.name.clone(),
+                port: wanted.resolve(pod)?,
+                protocol: wanted.protocol().to_owned(),
+                app_protocol: wanted.app_protocol.clone(),
+            })
+        };
+        self.spec.ports.iter().filter_map(port).collect()
+    }
+
+    /// Whether a pod's own host name is published.
+    pub(super) fn hostname_of(&self, pod: &Pod) -> Option<String> {
+        let named = !pod.spec.hostname.is_empty()
+            && pod.spec.subdomain == self.metadata.name
+            && pod.metadata.namespace == self.metadata.namespace;
+        named.then(|| pod.spec.hostname.clone())
+    }
+}
+
+impl ServicePort {
+    fn protocol(&self) -> &str {
+        if self.protocol.is_empty() { "TCP" } else { &self.protocol }
+    }
+
+    /// The pod's port for a number or a name. Source: `podutil.FindPort`.
+    fn resolve(&self, pod: &Pod) -> Option<i32> {
+        match &self.target_port {
+            Value::String(name) => pod
+                .spec
+                .containers
+                .iter()
+                .flat_map(|container| &container.ports)
+                .find(|port| {
+                    let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
+                    port.name == *name && protocol == self.protocol()
+                })
+                .map(|port| port.container_port),
+            Value::Number(number) => number
+                .as_i64()
+                .and_then(|port| i32::try_from(port).ok())
+                .filter(|port| *port > 0)
+                .or(Some(self.port)),
+            _ => Some(self.port),
+        }
+    }
+}
+
+/// The pod's address of a family.
+pub(super) fn address(pod: &Pod, family: &str) -> Option<String> {
+    let fits = |text: &&str| match text.parse::<IpAddr>() {
+        Ok(address) => address.is_ipv6() == (family == "IPv6"),
+        Err(_) => false,
+    };
+    let all = pod.status.pod_ips.iter().map(|held| held.ip.as_str());
+    all.chain([pod.status.pod_ip.as_str()]).find(fits).map(str::to_owned)
+}
+
+/// The reference to a pod.
+pub(super) fn target_ref(pod: &Pod) -> TargetRef {
+    TargetRef {
+        kind: "Pod".into(),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+    }
+}

@@ -1,0 +1,262 @@
+//! Images: list, inspect, history, tag, remove, load, save, pull, import, push.
+
+use base64::Engine as _;
+use engine_api::{ByteStream, EngineError, Image, Progress, ProgressStream, RegistryAuth, RemovalKind};
+use futures::{StreamExt, TryStreamExt};
+use http::StatusCode;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::answer::{Answer, Failure, documents, error_document, ok, status, streamed};
+use crate::query::{familiar, labels_match};
+use crate::server::Call;
+
+/// The request's body as the engine takes it.
+pub(crate) fn body(call: Call) -> ByteStream {
+    let stream = call.request.into_body().into_data_stream();
+    stream.map_err(|error| EngineError::invalid(format!("the upload broke off: {error}"))).boxed()
+}
+
+pub(crate) async fn list(call: &Call) -> Answer {
+    let filters = call.query.filters()?;
+    let wanted = |name: &str| filters.get(name).cloned().unwrap_or_default();
+    let (labels, references, dangling) = (wanted("label"), wanted("reference"), wanted("dangling"));
+    let mut images = call.shared.images.list().await?;
+    images.retain(|image| {
+        let names: Vec<String> = image.tags.keys().map(|name| familiar(name)).collect();
+        labels_match(&image.config.labels, &labels)
+            && (references.is_empty()
+                || references.iter().any(|wanted| names.iter().any(|name| names_match(name, wanted))))
+            && dangling.iter().all(|on| matches!(on.as_str(), "true" | "1") == names.is_empty())
+    });
+    images.sort_by_key(|image| std::cmp::Reverse(image.created));
+    ok(&images.iter().map(|image| summary(call, image)).collect::<Vec<_>>())
+}
+
+/// A `reference` filter: a repository, or a repository and tag, with `*` for anything.
+fn names_match(name: &str, wanted: &str) -> bool {
+    let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+    let fits = |text: &str| match wanted.split_once('*') {
+        None => text == wanted,
+        Some((start, end)) => {
+            text.len() >= start.len() + end.len() && text.starts_with(start) && text.ends_with(end)
+        }
+    };
+    fits(name) || fits(repository)
+}
+
+fn summary(call: &Call, image: &Image) -> Value {
+    let mut tags: Vec<String> = image.tags.keys().map(|name| familiar(name)).collect();
+    // Clients before 1.43 expect a name for what has none.
+    if tags.is_empty() && call.version < (1, 43) {
+        tags.push("<none>:<none>".to_owned());
+    }
+    json!({
+        "Id": image.id,
+        "ParentId": "",
+        "RepoTags": tags,
+        "RepoDigests": image.repo_digests.iter().map(|name| familiar(name)).collect::<Vec<_>>(),
+        "Created": image.created.map_or(0, |time| time.as_second()),
+        "Size": image.size_bytes,
+        "SharedSize": -1,
+        "VirtualSize": image.size_bytes,
+        "Labels": image.config.labels,
+        "Containers": -1,
+    })
+}
+
+pub(crate) async fn inspect(call: &Call, name: &str) -> Answer {
+    let image = call.shared.images.resolve(name).await?.image;
+    let document: Value = serde_json::from_str(&image.config_json).unwrap_or_default();
+    ok(&json!({
+        "Id": image.id,
+        "RepoTags": image.tags.keys().map(|name| familiar(name)).collect::<Vec<_>>(),
+        "RepoDigests": image.repo_digests.iter().map(|name| familiar(name)).collect::<Vec<_>>(),
+        "Parent": "",
+        "Comment": "",
+        "Created": document["created"],
+        "DockerVersion": "",
+        "Author": document["author"].as_str().unwrap_or_default(),
+        "Config": document["config"],
+        "Architecture": image.architecture,
+        "Os": document["os"],
+        "Size": image.size_bytes,
+        "VirtualSize": image.size_bytes,
+        "GraphDriver": { "Name": "overlay2", "Data": {} },
+        "RootFS": { "Type": "layers", "Layers": image.diff_ids },
+        "Metadata": { "LastTagTime": "0001-01-01T00:00:00Z" },
+    }))
+}
+
+pub(crate) async fn history(call: &Call, name: &str) -> Answer {
+    let image = call.shared.images.resolve(name).await?.image;
+    let document: Value = serde_json::from_str(&image.config_json).unwrap_or_default();
+    let steps = document["history"].as_array().cloned().unwrap_or_default();
+    let with_layer = steps.iter().filter(|step| step["empty_layer"] != json!(true)).count();
+    let tags: Vec<String> = image.tags.keys().map(|name| familiar(name)).collect();
+    let entry = |(position, step): (usize, &Value)| {
+        let created = step["created"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let is_top = position == 0;
+        // The engine knows the size of all layers together: with one layer, that of the layer.
+        let size = if with_layer == 1 && step["empty_layer"] != json!(true) { image.size_bytes } else { 0 };
+        json!({
+            "Id": if is_top { image.id.as_str() } else { "<missing>" },
+            "Created": created.map_or(0, |time| time.as_second()),
+            "CreatedBy": step["created_by"].as_str().unwrap_or_default(),
+            "Tags": if is_top { json!(tags) } else { Value::Null },
+            "Size": size,
+            "Comment": step["comment"].as_str().unwrap_or_default(),
+        })
+    };
+    ok(&steps.iter().rev().enumerate().map(entry).collect::<Vec<_>>())
+}
+
+pub(crate) async fn tag(call: &Call, name: &str) -> Answer {
+    let (repo, tag) = (call.query.text("repo"), call.query.text("tag"));
+    let target = if tag.is_empty() { repo.to_owned() } else { format!("{repo}:{tag}") };
+    call.shared.images.tag(name, &target).await?;
+    status(StatusCode::CREATED)
+}
+
+pub(crate) async fn remove(call: &Call, name: &str) -> Answer {
+    let done = call.shared.images.remove(name, call.query.flag("force")).await?;
+    ok(&done.into_iter().map(removal).collect::<Vec<_>>())
+}
+
+fn removal((kind, what): (RemovalKind, String)) -> Value {
+    match kind {
+        RemovalKind::Untagged => json!({ "Untagged": what }),
+        RemovalKind::Deleted => json!({ "Deleted": what }),
+    }
+}
+
+/// Removes images without a name; with `dangling=false` also those that nothing uses.
+pub(crate) async fn prune(call: &Call) -> Answer {
+    let filters = call.query.filters()?;
+    let everything =
+        filters.get("dangling").is_some_and(|on| on.iter().any(|on| matches!(on.as_str(), "false" | "0")));
+    let used: Vec<String> =
+        call.shared.runtime.containers().await?.into_iter().map(|it| it.spec.image_id).collect();
+    let mut deleted = Vec::new();
+    for image in call.shared.images.list().await? {
+        if used.contains(&image.id) || !(everything || image.tags.is_empty()) {
+            continue;
+        }
+        // One that is in the way of nothing but itself is no reason to stop.
+        if let Ok(done) = call.shared.images.remove(&image.id, everything).await {
+            deleted.extend(done.into_iter().map(removal));
+        }
+    }
+    ok(&json!({ "ImagesDeleted": deleted, "SpaceReclaimed": 0 }))
+}
+
+pub(crate) async fn load(call: Call) -> Answer {
+    let images = call.shared.images.clone();
+    let loaded = images.load(body(call)).await?;
+    let lines = loaded.into_iter().map(|name| match name.starts_with("sha256:") {
+        true => json!({ "stream": format!("Loaded image ID: {name}\n") }),
+        false => json!({ "stream": format!("Loaded image: {name}\n") }),
+    });
+    Ok(documents(futures::stream::iter(lines.collect::<Vec<_>>())))
+}
+
+pub(crate) async fn save(call: &Call, names: Vec<String>) -> Answer {
+    if names.is_empty() {
+        return Err(Failure::bad_request("no image was named"));
+    }
+    let archive = call.shared.images.save(&names).await?;
+    Ok(streamed("application/x-tar", archive))
+}
+
+/// Pull, or import from the request's body.
+pub(crate) async fn create(call: Call) -> Answer {
+    let tag = call.query.text("tag").to_owned();
+    let named = |name: &str| match tag.as_str() {
+        "" => name.to_owned(),
+        digest if digest.starts_with("sha256:") => format!("{name}@{digest}"),
+        tag => format!("{name}:{tag}"),
+    };
+    let from = call.query.text("fromImage").to_owned();
+    if !from.is_empty() {
+        let auth = registry_auth(&call);
+        let steps = call.shared.images.pull(&named(&from), auth).await?;
+        return progress(steps).await;
+    }
+    if call.query.text("fromSrc") != "-" {
+        return Err(Failure::bad_request(
+            "only imports from standard input are supported: give - as the source",
+        ));
+    }
+    if !call.query.text("changes").is_empty() {
+        return Err(Failure::bad_request(
+            "--change is not supported at import: build over the imported image",
+        ));
+    }
+    let name = named(call.query.text("repo"));
+    let images = call.shared.images.clone();
+    let id = images.import(body(call), &name).await?;
+    Ok(documents(futures::stream::iter([json!({ "status": id })])))
+}
+
+pub(crate) async fn push(call: &Call, name: &str) -> Answer {
+    let tag = call.query.text("tag");
+    let name = if tag.is_empty() { name.to_owned() } else { format!("{name}:{tag}") };
+    let steps = call.shared.images.push(&name, registry_auth(call)).await?;
+    progress(steps).await
+}
+
+/// The credentials in Docker's header; what cannot be read is no credential.
+fn registry_auth(call: &Call) -> Option<RegistryAuth> {
+    let text = call.header("x-registry-auth")?.trim_end_matches('=');
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text);
+    let bytes = bytes.or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(text)).ok()?;
+    let auth: Value = serde_json::from_slice(&bytes).ok()?;
+    let field = |name: &str| auth[name].as_str().unwrap_or_default().to_owned();
+    let auth = RegistryAuth { username: field("username"), password: field("password") };
+    (!auth.username.is_empty()).then_some(auth)
+}
+
+/// Progress as documents. An error before anything else is an error answer, one after it the last document.
+async fn progress(mut steps: ProgressStream) -> Answer {
+    let first = match steps.next().await {
+        Some(Err(error)) => return Err(error.into()),
+        Some(Ok(step)) => Some(step_document(&step)),
+        None => None,
+    };
+    let rest = steps.map(|step| match step {
+        Ok(step) => step_document(&step),
+        Err(error) => error_document(&error),
+    });
+    Ok(documents(futures::stream::iter(first).chain(rest)))
+}
+
+fn step_document(step: &Progress) -> Value {
+    let mut document = json!({ "status": step.status });
+    if !step.id.is_empty() {
+        document["id"] = json!(step.id);
+        document["progressDetail"] = json!({});
+    }
+    if step.total > 0 {
+        document["progressDetail"] = json!({ "current": step.current, "total": step.total });
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reference_filters_take_repositories_tags_and_stars() {
+        for (name, wanted, expected) in [
+            ("a/b:c", "a/b", true),
+            ("a/b:c", "a/b:c", true),
+            ("a/b:c", "a/*", true),
+            ("a/b:c", "b", false),
+            ("a:c", "a:*", true),
+            ("ab", "ab*b", false),
+        ] {
+            assert_eq!(names_match(name, wanted), expected, "{name} {wanted}");
+        }
+    }
+}

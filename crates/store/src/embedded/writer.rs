@@ -1,0 +1,207 @@
+//! The one writer: a thread that turns queued requests into frames of the log.
+//!
+//! It takes whatever is queued, decides each request in order, writes all of them as one frame, waits until the frame
+//! is durable, publishes, and only then answers. Requests that arrive meanwhile form the next frame: the slower the
+//! disk, the larger the group.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::bases::Bases;
+use super::state::State;
+use crate::log::{FrameBuf, Log};
+use crate::{LeaseId, Revision, StoreError, Txn, TxnResponse};
+
+/// Requests that wait for the writer; more wait in their callers.
+const QUEUE: usize = 1024;
+/// A frame takes no further request when it has so many bytes.
+const FRAME_BYTES: usize = 4 << 20;
+
+/// What readers, watches, timer and writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) state: RwLock<State>,
+    /// Told when the next lease deadline may have come nearer.
+    pub(crate) leases_changed: Notify,
+}
+
+/// Where an answer goes. The caller may be gone: then it is dropped.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A request that writes.
+pub(crate) enum Job {
+    Txn(Txn, Answer<TxnResponse>),
+    Compact(Revision, Answer<()>),
+    Grant(Duration, Answer<LeaseId>),
+    Revoke(LeaseId, Answer<()>),
+    /// Ends a lease if its time is still over when the writer comes to it.
+    Expire(LeaseId, Answer<()>),
+    /// Asks for nothing: look at `stopping`.
+    Wake,
+}
+
+/// An answer that waits for the frame to be durable.
+enum Reply {
+    None,
+    Txn(Answer<TxnResponse>, Result<TxnResponse, StoreError>),
+    Unit(Answer<()>, Result<(), StoreError>),
+    Grant(Answer<LeaseId>, Result<LeaseId, StoreError>),
+}
+
+/// The writer's thread, stopped and joined when dropped: what was queued is written first.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    jobs: mpsc::Sender<Job>,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(shared: Arc<Shared>, log: Log, base_bytes_min: u64) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (bases, stop) = (Bases::new(base_bytes_min), stopping.clone());
+        let work = Work { shared, log, frame: FrameBuf::new(), bases };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || work.run(queue, &stop))?;
+        Ok(Self { jobs, stopping, thread: Some(thread) })
+    }
+
+    /// Where requests go.
+    pub(crate) fn jobs(&self) -> &mpsc::Sender<Job> {
+        &self.jobs
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        // A full queue wakes the thread as well.
+        let _ = self.jobs.try_send(Job::Wake);
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+/// What the thread owns.
+struct Work {
+    shared: Arc<Shared>,
+    log: Log,
+    frame: FrameBuf,
+    bases: Bases,
+}
+
+impl Work {
+    fn run(mut self, mut queue: mpsc::Receiver<Job>, stopping: &AtomicBool) {
+        let mut received = Vec::new();
+        while queue.blocking_recv_many(&mut received, QUEUE) > 0 {
+            if stopping.load(Ordering::Acquire) {
+                // What is queued is still written; then the queue ends.
+                queue.close();
+            }
+            let mut jobs: VecDeque<_> = received.drain(..).collect();
+            while !jobs.is_empty() {
+                self.write(&mut jobs);
+            }
+        }
+        self.shared.state.write().fail(StoreError::Unavailable("the store is closed".to_owned()));
+    }
+
+    /// Takes jobs for one frame and answers them when it is durable.
+    fn write(&mut self, jobs: &mut VecDeque<Job>) {
+        self.frame.clear();
+        let (revision, replies) = {
+            let mut state = self.shared.state.write();
+            let revision = state.next_revision();
+            let mut replies = Vec::with_capacity(jobs.len());
+            while self.frame.len() < FRAME_BYTES
+                && let Some(job) = jobs.pop_front()
+            {
+                replies.push(stage(&mut state, job, self.frame.records()));
+            }
+            (revision, replies)
+        };
+        let written = if self.frame.is_empty() { Ok(()) } else { self.log.append(&mut self.frame, revision) };
+        let mut state = self.shared.state.write();
+        match written {
+            Ok(()) => {
+                let compacted = state.publish(Instant::now());
+                drop(state);
+                if replies.iter().any(|reply| matches!(reply, Reply::Grant(..))) {
+                    self.shared.leases_changed.notify_one();
+                }
+                replies.into_iter().for_each(Reply::send);
+                if let Some(revision) = compacted {
+                    self.bases.compacted(revision, &mut self.log, &self.shared);
+                }
+            }
+            Err(error) => {
+                let error = StoreError::Unavailable(format!(
+                    "cannot write the log: {error}. The store refuses writes until it is restarted"
+                ));
+                tracing::error!(%error, "the store failed");
+                state.fail(error.clone());
+                drop(state);
+                replies.into_iter().for_each(|reply| reply.refuse(&error));
+            }
+        }
+    }
+}
+
+/// Decides one job; its record goes to `log`.
+fn stage(state: &mut State, job: Job, log: &mut Vec<u8>) -> Reply {
+    if let Some(error) = state.failed.clone() {
+        return match job {
+            Job::Wake => Reply::None,
+            Job::Txn(_, answer) => Reply::Txn(answer, Err(error)),
+            Job::Grant(_, answer) => Reply::Grant(answer, Err(error)),
+            Job::Compact(_, answer) | Job::Revoke(_, answer) | Job::Expire(_, answer) => {
+                Reply::Unit(answer, Err(error))
+            }
+        };
+    }
+    match job {
+        Job::Wake => Reply::None,
+        Job::Txn(txn, answer) => Reply::Txn(answer, state.stage_txn(txn, log)),
+        Job::Compact(revision, answer) => Reply::Unit(answer, state.stage_compact(revision, log)),
+        Job::Grant(ttl, answer) => Reply::Grant(answer, state.stage_grant(ttl, log)),
+        Job::Revoke(lease, answer) => Reply::Unit(answer, state.stage_revoke(lease, log)),
+        Job::Expire(lease, answer) if state.leases.is_expired(lease, Instant::now()) => {
+            Reply::Unit(answer, state.stage_revoke(lease, log))
+        }
+        Job::Expire(_, answer) => Reply::Unit(answer, Ok(())),
+    }
+}
+
+impl Reply {
+    /// Answers. A caller that is gone is no failure.
+    fn send(self) {
+        match self {
+            Self::None => {}
+            Self::Txn(answer, result) => drop(answer.send(result)),
+            Self::Unit(answer, result) => drop(answer.send(result)),
+            Self::Grant(answer, result) => drop(answer.send(result)),
+        }
+    }
+
+    /// Answers with the disk's failure, whatever was decided.
+    fn refuse(self, error: &StoreError) {
+        match self {
+            Self::None => {}
+            Self::Txn(answer, _) => drop(answer.send(Err(error.clone()))),
+            Self::Unit(answer, _) => drop(answer.send(Err(error.clone()))),
+            Self::Grant(answer, _) => drop(answer.send(Err(error.clone()))),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask generate schema`: merges what knows the facts of the Kubernetes API into one table without prose, a
+//! line per field. Sources: upstream's OpenAPI description (structure, list types, merge keys), the sources of
+//! k8s-openapi (what a newer release added and removed), the sources of k8s-pb (protobuf numbers) and an overlay in the
+//! table's own format (defaults, immutability, retired versions), which wins.
+
+mod newer;
+mod protobuf;
+mod swagger;
+mod table;
+
+#[allow(unreachable_pub)] // Shared with a build script, where it is a module of its own.
+#[path = "../../../crates/api/build/source.rs"]
+mod source;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::workspace::crate_root;
+use table::Table;
+
+/// The table as text.
+pub(crate) fn generate(swagger: &Path, overlay: &Path) -> Result<String> {
+    let read =
+        |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let mut table: Table = swagger::read(&read(swagger)?)?;
+    let release =
+        source::newest_release(&crate_root("k8s-openapi")?).context("k8s-openapi holds no release")?;
+    newer::merge(&mut table, &source::read(&release)?, &release_name(&release));
+    protobuf::merge(&mut table, &crate_root("k8s-pb")?.join("src"))?;
+    table.overlay(&read(overlay)?)?;
+    Ok(table.print(&release_name(&release)))
+}
+
+/// `src/v1_37` is release `1.37`.
+fn release_name(path: &Path) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.trim_start_matches('v').replace('_', ".")
+}
