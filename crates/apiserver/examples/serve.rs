@@ -49,7 +49,7 @@ async fn main() -> anyhow::Result<()> {
         clock: Arc::new(base::clock::SystemClock),
         readiness: None,
         authorizer: None,
-        admission: Vec::new(),
+        admission: apiserver::admission::standard(),
     };
     let (_pipeline, server) = Server::build(config, store, Strategies::default(), Arc::new(NoNodes)).await?;
     let admin = server.pki().issue_client("kubernetes-admin", "system:masters", LEAF_LIFE)?;

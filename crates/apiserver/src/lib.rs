@@ -19,5 +19,5 @@ pub mod tree;
 pub mod words;
 
 pub use build::{BuildError, Config};
-pub use pipeline::{Parts, Pipeline};
+pub use pipeline::{Parts, Pipeline, rfc3339};
 pub use server::Server;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use api::{DeleteOptions, Object, Status};
 use serde_json::Value;
-use store::{Compare, Op};
+use store::{Compare, CompareTarget, Op, RangeEnd};
 
 use crate::field::FieldErrors;
+use crate::{storage, tree};
 
 /// Which names a kind allows. Source: `k8s.io/apimachinery/pkg/api/validation/name.go`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,11 +37,44 @@ pub struct Companions {
     pub fixed: Option<Status>,
 }
 
+impl Companions {
+    /// Takes a raw key that must be free.
+    pub fn claim(&mut self, key: String, value: &Value) {
+        self.compares.push(Compare { key: key.clone().into(), target: CompareTarget::ModRevision(0) });
+        self.ops.push(Op::Put { key: key.into(), value: value.to_string().into(), lease: 0 });
+    }
+
+    /// Gives a raw key back.
+    pub fn release(&mut self, key: String) {
+        self.ops.push(Op::Delete { key: key.into(), end: RangeEnd::Single });
+    }
+
+    /// Creates an object of a stored resource; it must not exist.
+    pub fn create(&mut self, group: &str, resource: &str, object: &Value) -> Result<(), Status> {
+        let key = storage::prefix(group, resource)
+            + &storage::suffix(
+                tree::text(object, &["metadata", "namespace"]),
+                tree::text(object, &["metadata", "name"]),
+            );
+        let value = storage::encode(object).map_err(|error| Status::internal(error.to_string()))?;
+        self.compares.push(Compare { key: key.clone().into(), target: CompareTarget::ModRevision(0) });
+        self.ops.push(Op::Put { key: key.into(), value, lease: 0 });
+        Ok(())
+    }
+
+    /// Deletes an object of a stored resource.
+    pub fn delete(&mut self, group: &str, resource: &str, namespace: &str, name: &str) {
+        self.release(storage::prefix(group, resource) + &storage::suffix(namespace, name));
+    }
+}
+
 /// What a strategy may look at while it decides.
 pub trait View: Send + Sync {
     /// An object of a stored resource (`group`, `resource`), as the cache knows it.
     fn peek(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
-    /// Whether a raw key is taken, as the store knows it at best; compares in the transaction decide.
+    /// The present moment.
+    fn now(&self) -> jiff::Timestamp;
+    /// What strategies need to know of the cluster.
     fn settings(&self) -> &Settings;
 }
 

@@ -1,1 +1,43 @@
-//! What is special about each kind: strategy, defaults, validation, columns.
+//! What is special about each kind: strategies with their computed defaults and validation. One line per kind here, one
+//! small file per family.
+
+mod allocate;
+mod config;
+mod containers;
+mod discovery;
+mod ingress;
+mod namespaces;
+mod nodes;
+mod pod_spec;
+mod pods;
+mod probes;
+mod services;
+mod workloads;
+
+use apiserver::strategy::Strategies;
+
+/// The strategies of the built-in kinds. Kinds without a line here are ordinary.
+pub fn strategies() -> Strategies {
+    let mut all = Strategies::default();
+    all.add("", "pods", pods::Pods);
+    all.add("", "namespaces", namespaces::Namespaces);
+    all.add("", "nodes", nodes::Nodes);
+    all.add("", "services", services::Services);
+    all.add("", "configmaps", config::ConfigMaps);
+    all.add("", "secrets", config::Secrets);
+    all.add("", "serviceaccounts", config::Plain);
+    all.add("", "events", config::Events);
+    all.add("events.k8s.io", "events", config::Events);
+    all.add("", "endpoints", discovery::Endpoints);
+    all.add("discovery.k8s.io", "endpointslices", discovery::EndpointSlices);
+    all.add("", "replicationcontrollers", workloads::ReplicationControllers);
+    all.add("apps", "replicasets", workloads::ReplicaSets);
+    all.add("apps", "deployments", workloads::Deployments);
+    all.add("apps", "controllerrevisions", workloads::ControllerRevisions);
+    all.add("coordination.k8s.io", "leases", config::Leases);
+    all.add("scheduling.k8s.io", "priorityclasses", config::PriorityClasses);
+    all.add("networking.k8s.io", "ingresses", ingress::Ingresses);
+    all.add("networking.k8s.io", "ipaddresses", config::Plain);
+    all.add("networking.k8s.io", "servicecidrs", config::Plain);
+    all
+}

@@ -1,5 +1,13 @@
 //! Admission: ordered links that may change or refuse a write. One link, one reason.
 
+mod lifecycle;
+mod node;
+mod pods;
+
+pub use lifecycle::NamespaceLifecycle;
+pub use node::NodeRestriction;
+pub use pods::{DefaultTolerationSeconds, Priority, ServiceAccounts};
+
 use std::sync::Arc;
 
 use api::connect::User;
@@ -73,3 +81,14 @@ pub trait Link: Send + Sync + 'static {
 
 /// The chain, in order.
 pub type Chain = Vec<Arc<dyn Link>>;
+
+/// The chain that every cluster has, in upstream's order.
+pub fn standard() -> Chain {
+    vec![
+        Arc::new(NamespaceLifecycle),
+        Arc::new(ServiceAccounts),
+        Arc::new(NodeRestriction),
+        Arc::new(Priority),
+        Arc::new(DefaultTolerationSeconds),
+    ]
+}

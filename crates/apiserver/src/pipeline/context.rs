@@ -19,6 +19,10 @@ impl View for Pipeline {
         self.cache(&kind).peek(namespace, name)
     }
 
+    fn now(&self) -> jiff::Timestamp {
+        self.parts.clock.now()
+    }
+
     fn settings(&self) -> &Settings {
         &self.parts.settings
     }

@@ -19,7 +19,7 @@ const GENERATED_SUFFIX: usize = 5;
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 /// A time as metadata carries it: seconds, UTC.
-pub(crate) fn rfc3339(now: Timestamp) -> String {
+pub fn rfc3339(now: Timestamp) -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

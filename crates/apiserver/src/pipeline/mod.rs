@@ -13,6 +13,8 @@ mod write;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use meta::rfc3339;
+
 use api::connect::User;
 use api::{Call, GroupVersionResource, Object, Reason, Request, Response, Status};
 use base::clock::SharedClock;

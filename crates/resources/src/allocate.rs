@@ -1,0 +1,320 @@
+//! A Service's addresses and node ports: chosen here, claimed and released in the Service's own transaction. Addresses
+//! are IPAddress objects (KEP-1880), ports are keys of their own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use api::Status;
+use apiserver::field::{self, FieldError};
+use apiserver::strategy::{Companions, View};
+use apiserver::{net, rfc3339, tree};
+use serde_json::{Value, json};
+
+const GROUP: &str = "networking.k8s.io";
+const ADDRESSES: &str = "ipaddresses";
+/// How often a random choice is repeated while it hits what is taken.
+const CHOICES_MAX: u32 = 64;
+/// The lower part of a range is left to those who ask for an address by name. Source: KEP-3070.
+const STATIC_BAND_MAX: u128 = 256;
+
+/// An update that leaves out what was allocated keeps it.
+pub(crate) fn keep(new: &mut Value, old: &Value) {
+    if !takes_address(new) || !takes_address(old) {
+        return;
+    }
+    let before = tree::at(old, &["spec"]).clone();
+    let spec = tree::member(new, "spec");
+    if tree::text(spec, &["clusterIP"]).is_empty() {
+        for field in ["clusterIP", "clusterIPs"] {
+            tree::copy(&before, spec, field);
+        }
+    }
+    for field in ["ipFamilies", "ipFamilyPolicy"] {
+        if spec.get(field).is_none_or(Value::is_null) {
+            tree::copy(&before, spec, field);
+        }
+    }
+    if !takes_ports(spec) || !takes_ports(&before) {
+        return;
+    }
+    let old_ports = tree::items(&before, &["ports"]).to_vec();
+    for port in ports_mut(spec) {
+        let same = |old: &&Value| {
+            ["port", "protocol"].iter().all(|part| tree::at(old, &[part]) == tree::at(port, &[part]))
+        };
+        let kept = old_ports.iter().find(same).map(node_port).filter(|number| *number > 0);
+        if let Some(number) = kept.filter(|_| node_port(port) == 0) {
+            tree::members(port).insert("nodePort".into(), number.into());
+        }
+    }
+}
+
+/// What is claimed and released from `old` to `new`; `new` gets what is chosen for it.
+pub(crate) fn companions(
+    view: &dyn View,
+    old: Option<&Value>,
+    new: Option<&mut Value>,
+) -> Result<Companions, Status> {
+    let mut companions = Companions::default();
+    let (old_addresses, old_ports) = old.map(held).unwrap_or_default();
+    let (addresses, ports) = match new {
+        Some(service) => {
+            let (asked_addresses, asked_ports) = held(service);
+            choose_addresses(view, service, &old_addresses)?;
+            choose_ports(view, service, &old_ports)?;
+            let held = held(service);
+            for address in held.0.difference(&old_addresses) {
+                companions.create(GROUP, ADDRESSES, &address_object(view, address, service))?;
+                if asked_addresses.contains(address) {
+                    companions.fixed = Some(taken(service, address));
+                }
+            }
+            for port in held.1.difference(&old_ports) {
+                companions.claim(port_key(*port), &owner(service));
+                if asked_ports.contains(port) {
+                    let detail = "provided port is already allocated";
+                    let status = invalid(service, "spec.ports[0].nodePort", *port, detail);
+                    companions.fixed = companions.fixed.or(status);
+                }
+            }
+            held
+        }
+        None => Default::default(),
+    };
+    for address in old_addresses.difference(&addresses) {
+        companions.delete(GROUP, ADDRESSES, "", &address.to_string());
+    }
+    for port in old_ports.difference(&ports) {
+        companions.release(port_key(*port));
+    }
+    Ok(companions)
+}
+
+fn port_key(port: u16) -> String {
+    format!("/registry/nodeports/{port}")
+}
+
+fn owner(service: &Value) -> Value {
+    json!({
+        "namespace": tree::text(service, &["metadata", "namespace"]),
+        "name": tree::text(service, &["metadata", "name"]),
+    })
+}
+
+/// Whether the Service has a cluster address at all.
+fn takes_address(service: &Value) -> bool {
+    tree::text(service, &["spec", "type"]) != "ExternalName"
+}
+
+fn takes_ports(spec: &Value) -> bool {
+    match tree::text(spec, &["type"]) {
+        "NodePort" => true,
+        "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)),
+        _ => false,
+    }
+}
+
+fn ports_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
+    tree::members(spec).get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+fn node_port(port: &Value) -> u16 {
+    tree::at(port, &["nodePort"]).as_u64().and_then(|number| u16::try_from(number).ok()).unwrap_or(0)
+}
+
+/// The addresses and node ports that a Service holds.
+fn held(service: &Value) -> (BTreeSet<IpAddr>, BTreeSet<u16>) {
+    let spec = tree::at(service, &["spec"]);
+    let addresses = tree::items(spec, &["clusterIPs"])
+        .iter()
+        .filter(|_| takes_address(service))
+        .filter_map(|address| address.as_str()?.parse().ok())
+        .collect();
+    let exposed = matches!(tree::text(spec, &["type"]), "NodePort" | "LoadBalancer");
+    let mut ports: BTreeSet<u16> = tree::items(spec, &["ports"])
+        .iter()
+        .filter(|_| exposed)
+        .map(node_port)
+        .filter(|number| *number > 0)
+        .collect();
+    let health = tree::at(spec, &["healthCheckNodePort"]).as_u64().unwrap_or(0);
+    ports.extend(u16::try_from(health).ok().filter(|number| *number > 0 && exposed));
+    (addresses, ports)
+}
+
+/// Fills `clusterIP(s)`, `ipFamilies` and `ipFamilyPolicy`.
+fn choose_addresses(view: &dyn View, service: &mut Value, old: &BTreeSet<IpAddr>) -> Result<(), Status> {
+    if !takes_address(service) {
+        let spec = tree::object(service, "spec");
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+            spec.remove(field);
+        }
+        return Ok(());
+    }
+    let ranges = ranges_for(view, service);
+    let families: Vec<&str> = ranges.iter().map(|(base, _)| family(base)).collect();
+    let policy = if families.len() > 1 { "PreferDualStack" } else { "SingleStack" };
+    let mut addresses: Vec<String> = Vec::new();
+    if tree::text(service, &["spec", "clusterIP"]) == "None" {
+        addresses.push("None".to_owned());
+    } else {
+        let asked = tree::items(service, &["spec", "clusterIPs"]).to_vec();
+        for (index, range) in ranges.iter().enumerate() {
+            let address = match asked.get(index).and_then(Value::as_str).filter(|text| !text.is_empty()) {
+                Some(text) => explicit(service, text, *range, old)?,
+                None => random_address(view, *range)?,
+            };
+            addresses.push(address.to_string());
+        }
+    }
+    let families = json!(families);
+    let spec = tree::member(service, "spec");
+    tree::set_default(spec, "ipFamilies", families);
+    tree::set_default(spec, "ipFamilyPolicy", policy);
+    let first = addresses.first().cloned().unwrap_or_default();
+    tree::members(spec).insert("clusterIP".into(), first.into());
+    tree::members(spec).insert("clusterIPs".into(), addresses.into());
+    Ok(())
+}
+
+fn family(address: &IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// The ranges that the Service takes addresses from: one, or both where it asks for that.
+fn ranges_for(view: &dyn View, service: &Value) -> Vec<(IpAddr, u8)> {
+    let all = &view.settings().service_ranges;
+    let asked = tree::items(service, &["spec", "ipFamilies"]);
+    let mut ranges: Vec<(IpAddr, u8)> =
+        asked.iter().filter_map(|name| all.iter().find(|(base, _)| *name == family(base))).copied().collect();
+    if ranges.is_empty() {
+        let explicit = tree::text(service, &["spec", "clusterIP"]).parse::<IpAddr>().ok();
+        let fits =
+            |(base, _): &&(IpAddr, u8)| explicit.is_none_or(|address| family(&address) == family(base));
+        ranges.extend(all.iter().find(fits));
+    }
+    let both =
+        matches!(tree::text(service, &["spec", "ipFamilyPolicy"]), "PreferDualStack" | "RequireDualStack");
+    if both {
+        let more: Vec<_> = all.iter().filter(|range| !ranges.contains(range)).copied().collect();
+        ranges.extend(more);
+    }
+    ranges
+}
+
+/// An address that the Service asks for by name.
+fn explicit(
+    service: &Value,
+    text: &str,
+    range: (IpAddr, u8),
+    old: &BTreeSet<IpAddr>,
+) -> Result<IpAddr, Status> {
+    let refused = |detail: &str| invalid(service, "spec.clusterIPs", text, detail);
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(refused("must be a valid IP address").unwrap_or_else(|| Status::bad_request(text)));
+    };
+    if !old.contains(&address) && !net::holds(range, address) {
+        let detail = format!(
+            "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs \
+             is {}/{}",
+            range.0, range.1
+        );
+        return Err(refused(&detail).unwrap_or_else(|| Status::bad_request(detail)));
+    }
+    Ok(address)
+}
+
+fn random() -> u128 {
+    u128::from_str_radix(&base::id::hex64()[..32], 16).unwrap_or(0)
+}
+
+fn random_address(view: &dyn View, range: (IpAddr, u8)) -> Result<IpAddr, Status> {
+    let usable = net::usable(range);
+    let band = (usable / 16).clamp(16.min(usable / 2), STATIC_BAND_MAX);
+    let free = |address: &IpAddr| view.peek(GROUP, ADDRESSES, "", &address.to_string()).is_none();
+    let chosen = (0..CHOICES_MAX).find_map(|_| {
+        let offset = band + 1 + random() % (usable - band).max(1);
+        Some(net::nth(range.0, offset.min(usable))).filter(free)
+    });
+    // A crowded range is searched in order.
+    chosen.or_else(|| (1..=usable).map(|offset| net::nth(range.0, offset)).find(free)).ok_or_else(|| {
+        Status::internal(format!(
+            "failed to allocate a serviceIP: range {}/{} is full; delete unused Services",
+            range.0, range.1
+        ))
+    })
+}
+
+/// Fills `nodePort` and `healthCheckNodePort`.
+fn choose_ports(view: &dyn View, service: &mut Value, old: &BTreeSet<u16>) -> Result<(), Status> {
+    let range = view.settings().node_ports;
+    let health = tree::text(service, &["spec", "type"]) == "LoadBalancer"
+        && tree::text(service, &["spec", "externalTrafficPolicy"]) == "Local";
+    let shown = service.clone();
+    let spec = tree::member(service, "spec");
+    let exposed = matches!(tree::text(spec, &["type"]), "NodePort" | "LoadBalancer");
+    let allocates = takes_ports(spec);
+    let mut used: BTreeSet<u16> = tree::items(spec, &["ports"]).iter().map(node_port).collect();
+    for port in ports_mut(spec) {
+        let number = node_port(port);
+        if !exposed {
+            tree::members(port).remove("nodePort");
+        } else if number == 0 && allocates {
+            let number = random_port(range, &used);
+            used.insert(number);
+            tree::members(port).insert("nodePort".into(), number.into());
+        } else if number > 0 && !old.contains(&number) && !(range.0..=range.1).contains(&number) {
+            let detail = format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                range.0, range.1
+            );
+            let field = "spec.ports[0].nodePort";
+            return Err(
+                invalid(&shown, field, number, &detail).unwrap_or_else(|| Status::bad_request(detail))
+            );
+        }
+    }
+    let present = tree::at(spec, &["healthCheckNodePort"]).as_u64().unwrap_or(0);
+    if !health {
+        tree::members(spec).remove("healthCheckNodePort");
+    } else if present == 0 {
+        tree::members(spec).insert("healthCheckNodePort".into(), random_port(range, &used).into());
+    }
+    Ok(())
+}
+
+/// Any port that the Service does not use itself; that nobody else does, the transaction finds out.
+fn random_port((first, last): (u16, u16), used: &BTreeSet<u16>) -> u16 {
+    let count = u128::from(last.saturating_sub(first)) + 1;
+    let choice = || first.saturating_add(u16::try_from(random() % count).unwrap_or(0));
+    (0..CHOICES_MAX).map(|_| choice()).find(|port| !used.contains(port)).unwrap_or(first)
+}
+
+fn address_object(view: &dyn View, address: &IpAddr, service: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {
+            "name": address.to_string(), "uid": base::id::uuid(), "creationTimestamp": rfc3339(view.now()),
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": family(address),
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+        },
+        "spec": { "parentRef": {
+            "group": "", "resource": "services",
+            "namespace": tree::text(service, &["metadata", "namespace"]),
+            "name": tree::text(service, &["metadata", "name"]),
+        }},
+    })
+}
+
+fn taken(service: &Value, address: &IpAddr) -> Status {
+    let detail = format!("failed to allocate IP {address}: provided IP is already allocated");
+    invalid(service, "spec.clusterIPs", address.to_string(), &detail)
+        .unwrap_or_else(|| Status::bad_request(detail))
+}
+
+fn invalid(service: &Value, path: &str, value: impl Into<Value>, detail: &str) -> Option<Status> {
+    let errors = [FieldError::invalid(path, &value.into(), detail)];
+    field::check("", "Service", tree::text(service, &["metadata", "name"]), &errors).err()
+}

@@ -1,0 +1,187 @@
+//! Kinds with little of their own: ConfigMap, Secret, Event, Lease, PriorityClass, ServiceAccount.
+
+use apiserver::field::{FieldError, FieldErrors};
+use apiserver::strategy::{NameRule, Strategy};
+use apiserver::tree;
+use serde_json::{Value, json};
+
+/// All values of a ConfigMap or Secret together. Source: `MaxSecretSize`.
+const DATA_BYTES_MAX: usize = 1024 * 1024;
+const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+                   'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+
+/// No generation, and nothing else of their own.
+pub(crate) struct Plain;
+
+impl Strategy for Plain {
+    fn generation(&self) -> bool {
+        false
+    }
+}
+
+/// Events: written by everyone, also over what is there.
+pub(crate) struct Events;
+
+impl Strategy for Events {
+    fn generation(&self) -> bool {
+        false
+    }
+    fn create_on_update(&self) -> bool {
+        true
+    }
+}
+
+/// Leases: heartbeats and elections.
+pub(crate) struct Leases;
+
+impl Strategy for Leases {
+    fn generation(&self) -> bool {
+        false
+    }
+    fn create_on_update(&self) -> bool {
+        true
+    }
+    // An election is lost and won by version: overwriting blindly would break it.
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        let duration = tree::at(object, &["spec", "leaseDurationSeconds"]);
+        if duration.as_i64().is_some_and(|seconds| seconds <= 0) {
+            errors.push(FieldError::invalid("spec.leaseDurationSeconds", duration, "must be greater than 0"));
+        }
+    }
+}
+
+/// Configuration.
+pub(crate) struct ConfigMaps;
+
+impl Strategy for ConfigMaps {
+    fn generation(&self) -> bool {
+        false
+    }
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        let mut size = 0;
+        for field in ["data", "binaryData"] {
+            for (key, value) in tree::at(object, &[field]).as_object().into_iter().flatten() {
+                check_key(key, &format!("{field}[{key}]"), errors);
+                let other = if field == "data" { "binaryData" } else { "data" };
+                if field == "data" && !tree::at(object, &[other, key]).is_null() {
+                    errors.push(FieldError::invalid(
+                        format!("{field}[{key}]"),
+                        &json!(key),
+                        "duplicate of key present in binaryData",
+                    ));
+                }
+                size += value.as_str().map_or(0, str::len);
+            }
+        }
+        if size > DATA_BYTES_MAX {
+            errors.push(FieldError::too_long("", DATA_BYTES_MAX));
+        }
+    }
+    fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        check_frozen(new, old, &["data", "binaryData"], errors);
+    }
+}
+
+/// Secrets.
+pub(crate) struct Secrets;
+
+impl Strategy for Secrets {
+    fn generation(&self) -> bool {
+        false
+    }
+
+    /// `stringData` is for writing only: it goes into `data`.
+    fn default(&self, object: &mut Value) {
+        let Some(Value::Object(texts)) = tree::members(object).remove("stringData") else { return };
+        for (key, text) in texts {
+            let encoded = base64(text.as_str().unwrap_or_default().as_bytes());
+            tree::object(object, "data").insert(key, encoded.into());
+        }
+    }
+
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        let mut size = 0;
+        for (key, value) in tree::at(object, &["data"]).as_object().into_iter().flatten() {
+            check_key(key, &format!("data[{key}]"), errors);
+            size += value.as_str().map_or(0, |text| text.len() / 4 * 3);
+        }
+        if size > DATA_BYTES_MAX {
+            errors.push(FieldError::too_long("data", DATA_BYTES_MAX));
+        }
+        let wanted: &[&str] = match tree::text(object, &["type"]) {
+            "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+            "kubernetes.io/dockercfg" => &[".dockercfg"],
+            "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+            "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+            _ => &[],
+        };
+        for key in wanted {
+            if tree::at(object, &["data", key]).is_null() {
+                errors.push(FieldError::required(format!("data[{key}]"), ""));
+            }
+        }
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        let (after, before) = (tree::at(new, &["type"]), tree::at(old, &["type"]));
+        if after != before {
+            errors.push(FieldError::invalid("type", after, "field is immutable"));
+        }
+        check_frozen(new, old, &["data"], errors);
+    }
+}
+
+/// Standard base64 of bytes.
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+fn check_key(key: &str, field: &str, errors: &mut FieldErrors) {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if key.is_empty() || key.len() > 253 || !key.bytes().all(fits) || key == "." || key.starts_with("..") {
+        errors.push(FieldError::invalid(field, &json!(key), KEY));
+    }
+}
+
+/// What is declared immutable stays as it is.
+fn check_frozen(new: &Value, old: &Value, fields: &[&str], errors: &mut FieldErrors) {
+    if old.get("immutable") != Some(&Value::Bool(true)) {
+        return;
+    }
+    if new.get("immutable") != Some(&Value::Bool(true)) {
+        errors.push(FieldError::forbidden("immutable", "field is immutable when `immutable` is set"));
+    }
+    for field in fields {
+        if tree::at(new, &[field]) != tree::at(old, &[field]) {
+            errors.push(FieldError::forbidden(*field, "field is immutable when `immutable` is set"));
+        }
+    }
+}
+
+/// Priorities of pods.
+pub(crate) struct PriorityClasses;
+
+/// The largest value that users may give. Source: `scheduling.HighestUserDefinablePriority`.
+const PRIORITY_MAX: i64 = 1_000_000_000;
+
+impl Strategy for PriorityClasses {
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        let name = tree::text(object, &["metadata", "name"]);
+        let value = tree::at(object, &["value"]).as_i64().unwrap_or(0);
+        let system = matches!(name, "system-cluster-critical" | "system-node-critical");
+        if name.starts_with("system-") && !system {
+            let detail = "priority class names with 'system-' prefix are reserved for system use only";
+            errors.push(FieldError::forbidden("metadata.name", detail));
+        } else if !system && value > PRIORITY_MAX {
+            let detail = format!("maximum allowed value of a user defined priority is {PRIORITY_MAX}");
+            errors.push(FieldError::forbidden("value", &detail));
+        }
+    }
+}
