@@ -3,11 +3,15 @@
 pub mod context;
 pub mod deployment;
 pub mod endpoints;
+pub mod garbage;
 pub mod namespace;
+pub mod node_lifecycle;
 pub mod per_namespace;
+pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
 pub mod selector;
+pub mod taint_eviction;
 
 mod claim;
 
@@ -23,9 +27,13 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(deployment::Deployments::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
         Arc::new(endpoints::EndpointsController::new(ctx)),
+        Arc::new(garbage::GarbageCollector::new(ctx)),
         Arc::new(namespace::Namespaces::new(ctx)),
+        Arc::new(node_lifecycle::NodeLifecycle::new(ctx)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
+        Arc::new(pod_gc::PodGc::new(ctx)),
+        Arc::new(taint_eviction::TaintEviction::new(ctx)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICATION_CONTROLLER)),
     ]

@@ -105,6 +105,19 @@ pub struct ContainerStatus {
     pub restart_count: i64,
 }
 
+impl Toleration {
+    /// Whether it covers a taint. Source: `Toleration.ToleratesTaint`.
+    pub fn covers(&self, key: &str, value: &str, effect: &str) -> bool {
+        (self.effect.is_empty() || self.effect == effect)
+            && (self.key.is_empty() || self.key == key)
+            && match self.operator.as_str() {
+                "Exists" => true,
+                "" | "Equal" => !self.key.is_empty() && self.value == value,
+                _ => false,
+            }
+    }
+}
+
 /// A condition of a pod or node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
