@@ -162,8 +162,10 @@ impl Link for Priority {
             world.all("scheduling.k8s.io", "priorityclasses", "").into_iter().find_map(default_class)
         } else {
             let class = world.find("scheduling.k8s.io", "priorityclasses", "", &name).await?;
-            let why = || format!("no PriorityClass with name {name} was found");
-            Some(decoded(&class.ok_or_else(|| forbidden(review, &why()))?)?)
+            let Some(class) = class else {
+                return Err(forbidden(review, &format!("no PriorityClass with name {name} was found")));
+            };
+            Some(decoded(&class)?)
         };
         let class = class.unwrap_or(Value::Null);
         let value = tree::at(&class, &["value"]).as_i64().unwrap_or(0);
