@@ -51,6 +51,8 @@ pub struct Agent {
     deps: Arc<Deps>,
     workers: Workers,
     server: Arc<NodeServer>,
+    /// Informers end with their registry.
+    _informers: Informers,
 }
 
 /// The workers by their pods' uids.
@@ -98,7 +100,7 @@ impl Agent {
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
-        Ok(Arc::new(Self { deps, workers: Workers::default(), server }))
+        Ok(Arc::new(Self { deps, workers: Workers::default(), server, _informers: informers }))
     }
 
     /// The node's server: the in-process way to logs, exec, attach and port-forward.

@@ -123,12 +123,19 @@ impl PodWorker {
         }
     }
 
+    /// Whether the pod has a living sandbox with an address. True at once for a pod that an earlier worker has set up: what
+    /// the API heard of it still holds, and nobody must see it unready because the node was restarted.
+    fn sandbox_ready(&self, runtime: &PodRuntime) -> bool {
+        let alive = plan::current_sandbox(&runtime.sandboxes).is_some_and(|sandbox| sandbox.ready);
+        alive && !self.addresses.is_empty()
+    }
+
     /// A prober for each running container, none for others.
     fn sync_probers(&mut self, runtime: &PodRuntime) {
         let live = |id: &str| runtime.containers.iter().any(|record| record.id == id && record.is_running());
         self.probers.retain(|id, _| live(id));
         self.probes.retain(|id, _| live(id));
-        if self.sandbox != Step::Done {
+        if !self.sandbox_ready(runtime) {
             return;
         }
         for record in runtime.containers.iter().filter(|record| record.is_running()) {
@@ -286,6 +293,9 @@ impl PodWorker {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.deps.event(&self.pod, None, EventType::Normal, "SandboxChanged", message);
         }
+        if current.is_none() {
+            self.addresses.clear();
+        }
         self.sandbox = Step::Busy;
         let op = ops::sandbox(self.deps.clone(), self.pod.clone(), attempt, current, dead);
         self.push(op);
@@ -425,7 +435,6 @@ impl PodWorker {
 
     /// Writes the status if it differs from what was last written; one write at a time, the newest wins.
     fn publish(&mut self, waiting: &BTreeMap<String, Waiting>, runtime: &PodRuntime, ended: bool) {
-        let sandbox = plan::current_sandbox(&runtime.sandboxes);
         let host_addresses = self.deps.addresses();
         let status = pod_status(&StatusInput {
             pod: &self.pod,
@@ -436,7 +445,7 @@ impl PodWorker {
             messages: &self.messages,
             addresses: &self.addresses,
             host_addresses: &host_addresses,
-            sandbox_ready: self.sandbox == Step::Done && sandbox.is_some_and(|sandbox| sandbox.ready),
+            sandbox_ready: self.sandbox_ready(runtime),
             ended,
             failure: self.failure,
             now: self.deps.now(),

@@ -1,0 +1,325 @@
+//! The life of pods.
+
+use std::time::Duration;
+
+use engine_api::{ContainerState, ImageOrigin};
+use serde_json::{Value, json};
+
+use crate::world::{World, holds, one};
+
+fn running(pod: &Value) -> bool {
+    pod["status"]["phase"] == "Running" && holds(pod, "Ready")
+}
+
+#[tokio::test]
+async fn a_pod_runs_and_is_deleted() {
+    let world = World::new().await;
+    world.create("web", one());
+    let pod = world.pod_until("web", "Running and Ready", running).await;
+    let status = &pod["status"];
+    assert_eq!(status["podIP"], "10.1.0.1");
+    assert_eq!(status["hostIP"], "192.0.2.1");
+    assert_eq!(status["qosClass"], "BestEffort");
+    assert_eq!(status["observedGeneration"], 1);
+    let container = &status["containerStatuses"][0];
+    assert_eq!(
+        (&container["ready"], &container["started"], &container["restartCount"]),
+        (&json!(true), &json!(true), &json!(0))
+    );
+    assert!(container["containerID"].as_str().unwrap().starts_with("skiff://"));
+    assert_eq!(container["imageID"], "sha256:app1");
+    assert!(holds(&pod, "PodScheduled"), "others' conditions stay");
+    for kind in ["PodReadyToStartContainers", "Initialized", "ContainersReady"] {
+        assert!(holds(&pod, kind), "{kind}");
+    }
+
+    world.api.delete_pod("web", 30);
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    let log = world.runtime.log.lock().clone();
+    assert_eq!(
+        log,
+        ["create sandbox default/web", "start main 0", "stop main 30", "stop sandbox", "remove sandbox"]
+    );
+    let last = world.api.patches.lock().last().unwrap().clone();
+    assert!(last["status"]["containerStatuses"][0]["state"]["terminated"].is_object(), "{last:#}");
+    assert_eq!(last["status"]["phase"], "Succeeded");
+    assert_eq!(std::fs::read_dir(world.directory.path().join("logs")).unwrap().count(), 0);
+    for reason in ["Pulled", "Created", "Started", "Killing"] {
+        world.until(reason, || (!world.events(reason).is_empty()).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn an_unchanged_pod_costs_no_writes() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running and Ready", running).await;
+    let before = world.api.patches.lock().len();
+    for n in 0..5 {
+        let mut pod = world.pod("web");
+        pod["metadata"]["annotations"] = json!({"n": n.to_string()});
+        world.api.put("pods", pod);
+    }
+    // A change that does show proves that the others were seen.
+    let id = world.runtime.newest("main").unwrap().spec.id;
+    world.runtime.end(&id, 1);
+    world
+        .pod_until("web", "restarted", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+        .await;
+    world.pod_until("web", "Running again", running).await;
+    let writes = world.api.patches.lock().len() - before;
+    assert!(writes <= 4, "{writes} writes: {:#?}", world.api.patches.lock());
+}
+
+#[tokio::test]
+async fn a_crash_is_restarted_with_back_off() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    let restarts = |count: u32| {
+        let world = &world;
+        async move {
+            world
+                .until("restarted", || {
+                    world.runtime.newest("main").filter(|status| {
+                        status.spec.labels["skiff.dev/attempt"] == count.to_string()
+                            && matches!(status.state, ContainerState::Running { .. })
+                    })
+                })
+                .await
+                .spec
+                .id
+        }
+    };
+    let first = restarts(0).await;
+    std::fs::write(
+        world.runtime.newest("main").unwrap().spec.labels["skiff.dev/termination-message-file"].clone(),
+        "because",
+    )
+    .unwrap();
+    world.runtime.end(&first, 7);
+    // The first restart is immediate.
+    let second = restarts(1).await;
+    let pod = world.pod_until("web", "last state", |pod| {
+        pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 7
+    });
+    let message = pod.await["status"]["containerStatuses"][0]["lastState"]["terminated"]["message"].clone();
+    assert_eq!(message, "because");
+    world.runtime.end(&second, 7);
+    let pod = world
+        .pod_until("web", "CrashLoopBackOff", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+        .await;
+    assert!(!holds(&pod, "Ready"));
+    assert_eq!(pod["status"]["phase"], "Running");
+    world.clock.advance(Duration::from_secs(9));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(matches!(world.runtime.newest("main").unwrap().state, ContainerState::Exited { .. }));
+    world.clock.advance(Duration::from_secs(1));
+    restarts(2).await;
+}
+
+#[tokio::test]
+async fn a_restarted_node_leaves_containers_alone() {
+    let mut world = World::new().await;
+    world.create("web", one());
+    world.create("gone", one());
+    world.pod_until("web", "Running", running).await;
+    world.pod_until("gone", "Running", running).await;
+    let id = world.pod("web")["status"]["containerStatuses"][0]["containerID"].clone();
+    world.stop().await;
+    world.api.remove("pods", "default", "gone");
+    let written = world.api.patches.lock().len();
+    world.start().await;
+    world.until("orphan removed", || (world.runtime.sandbox_ids().len() == 1).then_some(())).await;
+    let mut pod = world.pod("web");
+    assert_eq!(pod["status"]["containerStatuses"][0]["containerID"], id);
+    assert!(running(&pod));
+    pod["metadata"]["annotations"] = json!({"touched": "yes"});
+    world.api.put("pods", pod);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(world.api.patches.lock().len(), written, "nothing changed, nothing is written");
+    let starts = world.runtime.log.lock().iter().filter(|line| line.starts_with("start ")).count();
+    assert_eq!(starts, 2);
+}
+
+#[tokio::test]
+async fn a_dead_shim_means_a_new_sandbox_and_address() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    let sandbox = world.runtime.sandbox_ids().remove(0);
+    world.runtime.kill_shim(&sandbox);
+    let pod = world
+        .pod_until("web", "new address", |pod| running(pod) && pod["status"]["podIP"] == "10.1.0.2")
+        .await;
+    assert_eq!(pod["status"]["podIPs"], json!([{"ip": "10.1.0.2"}]));
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 1);
+}
+
+#[tokio::test]
+async fn a_served_pod_is_drained_before_it_is_signalled() {
+    let world = World::new().await;
+    *world.served.lock() = true;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    world.api.delete_pod("web", 30);
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    let log = world.runtime.log.lock().clone();
+    assert_eq!(log[2..4], ["drained within 2000", "stop main 30"]);
+}
+
+#[tokio::test]
+async fn a_shorter_grace_counts_at_once() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    world.runtime.stubborn.lock().push("main".to_owned());
+    world.api.delete_pod("web", 3600);
+    world
+        .until("stopping", || {
+            world.runtime.log.lock().iter().any(|line| line.starts_with("stop main")).then_some(())
+        })
+        .await;
+    world.api.delete_pod("web", 0);
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    assert!(world.runtime.log.lock().contains(&"stop main 0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_job_like_pod_ends_and_keeps_its_container() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["restartPolicy"] = "Never".into();
+    world.create("web", spec);
+    world.pod_until("web", "Running", running).await;
+    let id = world.runtime.newest("main").unwrap().spec.id;
+    world.runtime.end(&id, 0);
+    let pod = world.pod_until("web", "Succeeded", |pod| pod["status"]["phase"] == "Succeeded").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    world
+        .until("sandbox stopped", || {
+            world.runtime.log.lock().contains(&"stop sandbox".to_owned()).then_some(())
+        })
+        .await;
+    assert!(world.runtime.newest("main").is_some(), "its log can still be read");
+}
+
+#[tokio::test]
+async fn volumes_follow_their_objects() {
+    let world = World::new().await;
+    let map = |text: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"key": text},
+        "metadata": {"name": "cm", "namespace": "default"}})
+    };
+    let mut spec = one();
+    spec["serviceAccountName"] = "sa".into();
+    spec["volumes"] = json!([{"name": "conf", "configMap": {"name": "cm"}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}]}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "conf", "mountPath": "/conf"}]);
+    spec["containers"][0]["env"] =
+        json!([{"name": "FROM_MAP", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "key"}}}]);
+    world.create("web", spec);
+    world.until("FailedMount", || (!world.events("FailedMount").is_empty()).then_some(())).await;
+    // What was missing appears: the pod starts at once, without waiting for the next try.
+    world.api.put("configmaps", map("one"));
+    world.pod_until("web", "Running", running).await;
+    let env = world.runtime.newest("main").unwrap().spec.env;
+    assert!(env.contains(&"FROM_MAP=one".to_owned()), "{env:?}");
+    let uid = world.pod("web")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let volumes = world.directory.path().join("run/pods").join(uid).join("volumes");
+    let read = |path: &str| std::fs::read_to_string(volumes.join(path)).unwrap();
+    assert_eq!(read("conf/key"), "one");
+    world.api.put("configmaps", map("two"));
+    world.until("file changed", || (read("conf/key") == "two").then_some(())).await;
+    // Tokens are renewed when four fifths of their life have passed.
+    let before = read("token/token");
+    world.clock.advance(Duration::from_secs(2881));
+    world.until("token renewed", || (read("token/token") != before).then_some(())).await;
+}
+
+#[tokio::test]
+async fn local_tags_ask_no_registry_and_missing_ones_are_explained() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["containers"][0]["imagePullPolicy"] = "Always".into();
+    world.create("web", spec.clone());
+    world.pod_until("web", "Running", running).await;
+    assert!(world.images.pulls.lock().is_empty());
+    // A rebuilt tag is picked up by the next start.
+    world.images.tags.lock().insert("app:1".to_owned(), ("sha256:app2".to_owned(), ImageOrigin::Local));
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 1);
+    world
+        .pod_until("web", "new image", |pod| {
+            pod["status"]["containerStatuses"][0]["imageID"] == "sha256:app2"
+        })
+        .await;
+    spec["containers"][0]["image"] = "elsewhere/none:1".into();
+    world.create("missing", spec.clone());
+    let pod = world
+        .pod_until("missing", "ErrImagePull", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImagePull"
+        })
+        .await;
+    let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+    assert_eq!(waiting["message"], "registry not reachable");
+    assert_eq!(pod["status"]["phase"], "Pending");
+    spec["containers"][0]["image"] = "registry.test/x:1".into();
+    world.create("pulled", spec);
+    world.pod_until("pulled", "Running", running).await;
+}
+
+#[tokio::test]
+async fn exec_probes_decide_readiness_and_life() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["containers"][0]["readinessProbe"] =
+        json!({"exec": {"command": ["exit", "1"]}, "periodSeconds": 5, "failureThreshold": 1});
+    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["exit", "1"]}, "initialDelaySeconds": 60, "periodSeconds": 10, "failureThreshold": 2});
+    world.create("web", spec);
+    let pod = world.pod_until("web", "Running", |pod| pod["status"]["phase"] == "Running").await;
+    assert!(!holds(&pod, "Ready"));
+    world
+        .until("Unhealthy", || {
+            world
+                .events("Unhealthy")
+                .iter()
+                .any(|message| message.starts_with("Readiness probe failed"))
+                .then_some(())
+        })
+        .await;
+    world.clock.advance(Duration::from_secs(60));
+    world
+        .until("liveness asked", || {
+            world
+                .events("Unhealthy")
+                .iter()
+                .any(|message| message.starts_with("Liveness probe failed"))
+                .then_some(())
+        })
+        .await;
+    world.clock.advance(Duration::from_secs(10));
+    world
+        .pod_until("web", "restarted", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+        .await;
+    let killing = world.events("Killing");
+    assert_eq!(killing, ["Container main failed liveness probe, will be restarted"]);
+}
+
+#[tokio::test]
+async fn the_node_registers_itself_and_keeps_its_lease() {
+    let world = World::new().await;
+    let node = world.api.get("nodes", "", "n1").unwrap();
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "host1");
+    assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.37.0+skiff.1");
+    assert!(holds(&node, "Ready"));
+    let addresses =
+        json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "host1"}]);
+    assert_eq!(node["status"]["addresses"], addresses);
+    let renewed =
+        || world.api.get("leases", "kube-node-lease", "n1").map(|lease| lease["spec"]["renewTime"].clone());
+    let first = world.until("lease", renewed).await;
+    world.clock.advance(Duration::from_secs(10));
+    world.until("renewed", || renewed().filter(|time| *time != first)).await;
+}
