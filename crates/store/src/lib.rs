@@ -4,11 +4,13 @@
 //! a revision before that; a revision is never used twice.
 
 mod embedded;
+mod etcd;
 mod log;
 pub mod memory;
 mod model;
 
 pub use embedded::{Embedded, EmbeddedConfig, REQUEST_BYTES_MAX, TXN_OPS_MAX};
+pub use etcd::{Etcd, EtcdConfig, EtcdTls, ProgressTrust};
 pub use log::OpenError;
 pub use log::backend::{Backend, Files, LogFile};
 pub use model::{
