@@ -88,9 +88,9 @@ impl Memory {
         memory
     }
 
-    /// A directory with these files.
+    /// A directory with these files, numbered in their order from 0, that records what is done to it.
     pub fn with_files(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
-        let memory = Self::default();
+        let memory = Self::recording();
         {
             let mut disk = memory.disk.lock();
             for (name, content) in files {
@@ -118,9 +118,9 @@ impl Memory {
         self.disk.lock().recorded.as_ref().map_or(0, Vec::len)
     }
 
-    /// Lets every operation that changes something fail, after `operations` more of them.
-    pub fn fail_after(&self, operations: usize) {
-        self.disk.lock().fails_after = Some(operations);
+    /// Lets every operation that changes something fail, after `operations` more of them; `None` mends the disk.
+    pub fn fail_after(&self, operations: Option<usize>) {
+        self.disk.lock().fails_after = operations;
     }
 }
 

@@ -165,8 +165,10 @@ pub(crate) fn frame_at(file: &[u8], offset: usize, salt: u64) -> Option<Frame<'_
     let stop = start.checked_add(usize::try_from(u32_at(header, 4)).ok()?)?;
     let payload = file.get(start..stop)?;
     let (previous, found) = (u64_at(header, 8), u64_at(header, 16));
-    let whole = checksum(salt, previous, u32_at(header, 4).to_le_bytes(), payload) == found;
-    whole.then_some(Frame { previous, checksum: found, payload, end: stop.next_multiple_of(ALIGN) })
+    let end = stop.next_multiple_of(ALIGN);
+    let padded = file[stop..end.min(file.len())].iter().all(|byte| *byte == 0);
+    let whole = padded && checksum(salt, previous, u32_at(header, 4).to_le_bytes(), payload) == found;
+    whole.then_some(Frame { previous, checksum: found, payload, end })
 }
 
 /// Where a whole frame starts behind `offset`. As a frame is only written after the one before it is durable, one
@@ -209,6 +211,15 @@ mod tests {
     }
 
     #[test]
+    fn another_version_is_told_from_damage() {
+        let (mut bytes, _) = HEADER.encode();
+        bytes[8] = 7;
+        let checksum = XxHash3_64::oneshot_with_seed(HEADER.salt, &bytes[..48]);
+        bytes[48..].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(FileHeader::decode(FileKind::Segment, &bytes), Err(BadHeader::Version(7)));
+    }
+
+    #[test]
     fn a_frame_reads_back_and_one_flipped_bit_does_not() {
         let mut frame = FrameBuf::new();
         frame.records().extend_from_slice(b"hello");
@@ -216,7 +227,7 @@ mod tests {
         let good = Frame { previous: 42, checksum, payload: b"hello", end: 32 };
         assert_eq!(frame_at(bytes, 0, 7), Some(good));
         assert_eq!(frame_at(bytes, 0, 8), None);
-        for bit in 0..(FRAME_HEADER + 5) * 8 {
+        for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(frame_at(&bad, 0, 7), None, "bit {bit}");

@@ -1,13 +1,23 @@
-//! The embedded store: the contract, on real files and in memory.
+//! The embedded store: the contract on files and in memory, a model, crashes, damage and failing disks.
+
+mod crash;
+mod disk;
+mod faults;
+mod model;
+mod random;
 
 use std::sync::Arc;
 
 use store::memory::Memory;
-use store::{Embedded, EmbeddedConfig, Files};
+use store::{Backend, Embedded, EmbeddedConfig, Files};
 
 /// Segments and bases so small that a test sees many of them.
 pub(crate) const SMALL: EmbeddedConfig =
-    EmbeddedConfig { segment_bytes: 4096, ahead_bytes: 512, base_bytes_min: 1, ..EmbeddedConfig::STANDARD };
+    EmbeddedConfig { segment_bytes: 1024, ahead_bytes: 512, base_bytes_min: 1, ..EmbeddedConfig::STANDARD };
+
+pub(crate) fn open(backend: impl Backend) -> Arc<Embedded> {
+    Embedded::open(Arc::new(backend), SMALL).unwrap()
+}
 
 #[tokio::test]
 async fn fulfils_the_contract_on_files() {
@@ -18,5 +28,15 @@ async fn fulfils_the_contract_on_files() {
 
 #[tokio::test]
 async fn fulfils_the_contract_with_small_segments() {
-    crate::contract::run(Embedded::open(Arc::new(Memory::new()), SMALL).unwrap()).await;
+    crate::contract::run(open(Memory::new())).await;
+}
+
+#[tokio::test]
+async fn a_directory_serves_one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files::open(dir.path()).unwrap();
+    let error = Files::open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    drop(files);
+    Files::open(dir.path()).unwrap();
 }
