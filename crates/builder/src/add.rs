@@ -242,9 +242,7 @@ fn is_archive(source: &Source<'_>, node: &Node) -> Result<bool, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => return Err(fail(error)),
         Err(_) => return Ok(false),
     };
-    let mut archive = tar::Archive::new(plain);
-    let mut entries = archive.entries().map_err(fail)?;
-    Ok(matches!(entries.next(), Some(Ok(_))))
+    Ok(image::is_archive(plain))
 }
 
 fn target_mode(chmod: Option<&str>, default: u32) -> Result<u32, Error> {

@@ -93,7 +93,9 @@ pub(crate) fn plan(file: Dockerfile, given: &BTreeMap<String, String>, target: &
                 }
             }
             (_, None) => {
-                return Err(parse_error("no build stage in current context: FROM must come first".to_owned()));
+                return Err(parse_error(
+                    "no build stage in current context: FROM must come first".to_owned(),
+                ));
             }
             (_, Some(stage)) => stage.steps.push(step),
         }

@@ -3,7 +3,9 @@
 //! Source: OCI image specification, "Image Layout"; the `manifest.json` of `docker save`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ use crate::Error;
 use crate::compression::{self, Compression, decompress};
 use crate::digest::Digest;
 use crate::document::{self, Descriptor, ImageDocument, Index, Manifest, Platform};
+use crate::entries::Entries;
 use crate::error::During;
 use crate::pack::PackedLayer;
 use crate::reference::{Reference, familiar};
@@ -205,26 +208,24 @@ impl Store {
     /// Puts every file of an archive into the content store.
     fn ingest_archive(&self, archive: impl Read) -> Result<Contents, Error> {
         let bad = |error| Error::io("read the archive", error);
-        let mut archive = tar::Archive::new(decompress(archive).map_err(bad)?);
+        let mut entries = Entries::new(decompress(archive).map_err(bad)?);
         let mut contents = Contents::default();
-        for (count, entry) in archive.entries().map_err(bad)?.enumerate() {
-            let mut entry = entry.map_err(bad)?;
-            if count >= ENTRIES_MAX {
+        while let Some(entry) = entries.next().map_err(bad)? {
+            if contents.files.len() + contents.links.len() >= ENTRIES_MAX {
                 return Err(Error::Invalid(format!("the archive has more than {ENTRIES_MAX} entries")));
             }
-            let raw = entry.path_bytes().into_owned();
-            let Some(path) = archive_path(&raw) else {
-                let shown = String::from_utf8_lossy(&raw).into_owned();
+            let Some(path) = archive_path(&entry.path) else {
+                let shown = String::from_utf8_lossy(&entry.path).into_owned();
                 return Err(Error::Invalid(format!("the archive's path {shown:?} leads out of it")));
             };
-            match entry.header().entry_type() {
+            match entry.kind() {
                 EntryType::Regular | EntryType::Continuous => {
                     let mut ingest = self.inner.blobs.ingest()?;
-                    io::copy(&mut entry, &mut ingest).map_err(bad)?;
+                    io::copy(&mut entries.content(), &mut ingest).map_err(bad)?;
                     contents.files.insert(path, self.inner.blobs.commit(ingest, None)?.0);
                 }
                 kind @ (EntryType::Symlink | EntryType::Link) => {
-                    let target = entry.link_name().map_err(bad)?.unwrap_or_default().into_owned();
+                    let target = PathBuf::from(OsStr::from_bytes(entry.link.as_deref().unwrap_or_default()));
                     let from = if kind == EntryType::Link { None } else { path.parent() };
                     let target = crate::root::clean(&from.unwrap_or(Path::new("")).join(target));
                     contents.links.insert(path, target);

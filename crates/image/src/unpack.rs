@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use tar::EntryType;
 
 use crate::Error;
+use crate::entries::{Entries, Entry};
 use crate::error::During;
 use crate::root::{Root, archive_path};
 
@@ -68,9 +69,9 @@ impl<'a> Unpack<'a> {
 
     /// Unpacks an uncompressed archive. Answers the size of its files in bytes.
     pub fn run(mut self, archive: impl Read) -> Result<u64, Error> {
-        let mut archive = tar::Archive::new(archive);
-        for entry in archive.entries().map_err(bad_archive)? {
-            self.entry(&mut entry.map_err(bad_archive)?)?;
+        let mut entries = Entries::new(archive);
+        while let Some(entry) = entries.next().map_err(bad_archive)? {
+            self.entry(&entry, entries.content())?;
         }
         // Last, because every change inside a directory moves its time. The innermost come last in an archive.
         for (path, mtime) in std::mem::take(&mut self.directory_times).iter().rev() {
@@ -81,13 +82,9 @@ impl<'a> Unpack<'a> {
         Ok(self.size_bytes)
     }
 
-    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
-        if entry.header().entry_type() == EntryType::XGlobalHeader {
-            return Ok(());
-        }
+    fn entry(&mut self, entry: &Entry, content: impl Read) -> Result<(), Error> {
         let attributes = Attributes::read(entry, self.owner)?;
-        let raw = entry.path_bytes().into_owned();
-        let path = archive_path(&raw).ok_or_else(|| outside(&raw))?;
+        let path = archive_path(&entry.path).ok_or_else(|| outside(&entry.path))?;
         let Some(name) = path.file_name() else { return self.root_entry(&attributes) };
         let name = Path::new(name);
         let parent_path = self.base.join(path.parent().unwrap_or(Path::new("")));
@@ -98,15 +95,16 @@ impl<'a> Unpack<'a> {
             self.last_parent = Some((parent_path, parent));
             return result.during_on("make a whiteout at", &path);
         }
-        let kind = entry.header().entry_type();
+        let kind = entry.kind();
         clear_way(&parent, name, kind == EntryType::Directory).during_on("replace", &path)?;
         match kind {
             EntryType::Directory => {
                 self.directory(&parent, name, &path, &attributes).during_on("make", &path)?
             }
             EntryType::Link => self.hard_link(entry, &parent, name)?,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.size_bytes += write_file(entry, &parent, name, &attributes).during_on("write", &path)?;
+            EntryType::Regular | EntryType::Continuous => {
+                self.size_bytes +=
+                    write_file(content, &parent, name, &attributes).during_on("write", &path)?;
             }
             _ => make_special(entry, &parent, name, &attributes).during_on("make", &path)?,
         }
@@ -199,14 +197,9 @@ impl<'a> Unpack<'a> {
         Ok(())
     }
 
-    fn hard_link<R: Read>(
-        &self,
-        entry: &tar::Entry<'_, R>,
-        parent: &OwnedFd,
-        name: &Path,
-    ) -> Result<(), Error> {
-        let raw = entry.link_name_bytes().ok_or_else(|| bad("a hard link without a target"))?.into_owned();
-        let target = archive_path(&raw).ok_or_else(|| outside(&raw))?;
+    fn hard_link(&self, entry: &Entry, parent: &OwnedFd, name: &Path) -> Result<(), Error> {
+        let raw = entry.link.as_deref().ok_or_else(|| bad("a hard link without a target"))?;
+        let target = archive_path(raw).ok_or_else(|| outside(raw))?;
         let target = self.base.join(target);
         let (from, target_name) = self
             .root
@@ -236,15 +229,15 @@ fn through(directory: &OwnedFd, name: &Path) -> PathBuf {
     Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)
 }
 
-fn write_file<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
+fn write_file(
+    mut content: impl Read,
     parent: &OwnedFd,
     name: &Path,
     attributes: &Attributes,
 ) -> io::Result<u64> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
-    let written = io::copy(entry, &mut file)?;
+    let written = io::copy(&mut content, &mut file)?;
     // The order matters: a change of owner clears set-id bits and capabilities.
     fchown(&file, Some(attributes.uid), Some(attributes.gid))?;
     fchmod(&file, attributes.mode)?;
@@ -253,13 +246,8 @@ fn write_file<R: Read>(
     Ok(written)
 }
 
-fn make_special<R: Read>(
-    entry: &tar::Entry<'_, R>,
-    parent: &OwnedFd,
-    name: &Path,
-    attributes: &Attributes,
-) -> io::Result<()> {
-    let header = entry.header();
+fn make_special(entry: &Entry, parent: &OwnedFd, name: &Path, attributes: &Attributes) -> io::Result<()> {
+    let header = &entry.header;
     let device = || {
         let major = header.device_major()?.unwrap_or_default();
         io::Result::Ok(makedev(major, header.device_minor()?.unwrap_or_default()))
@@ -267,8 +255,8 @@ fn make_special<R: Read>(
     let private = Mode::from_raw_mode(0o600);
     match header.entry_type() {
         EntryType::Symlink => {
-            let target = entry.link_name_bytes().unwrap_or_default();
-            symlinkat(Path::new(std::ffi::OsStr::from_bytes(&target)), parent, name)?;
+            let target = entry.link.as_deref().unwrap_or_default();
+            symlinkat(Path::new(std::ffi::OsStr::from_bytes(target)), parent, name)?;
         }
         EntryType::Char => mknodat(parent, name, FileType::CharacterDevice, private, device()?)?,
         EntryType::Block => mknodat(parent, name, FileType::BlockDevice, private, device()?)?,
@@ -303,8 +291,8 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn read<R: Read>(entry: &mut tar::Entry<'_, R>, owner: Option<Owner>) -> Result<Self, Error> {
-        let header = entry.header();
+    fn read(entry: &Entry, owner: Option<Owner>) -> Result<Self, Error> {
+        let header = &entry.header;
         let fields = header.as_old();
         let mut uid = number(header.uid(), &fields.uid)?;
         let mut gid = number(header.gid(), &fields.gid)?;
@@ -312,20 +300,16 @@ impl Attributes {
         let seconds = number(header.mtime(), &fields.mtime)?;
         let mut mtime = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
         let mut xattrs = Vec::new();
-        if let Some(extensions) = entry.pax_extensions().map_err(bad_archive)? {
-            for extension in extensions {
-                let extension = extension.map_err(bad_archive)?;
-                let (Ok(key), value) = (extension.key(), extension.value_bytes()) else { continue };
-                let text = std::str::from_utf8(value).ok();
-                match key {
-                    "uid" => uid = text.and_then(|text| text.parse().ok()).unwrap_or(uid),
-                    "gid" => gid = text.and_then(|text| text.parse().ok()).unwrap_or(gid),
-                    "mtime" => mtime = text.and_then(pax_time).unwrap_or(mtime),
-                    _ => {
-                        if let Some(name) = key.strip_prefix(PAX_XATTR).filter(|name| is_portable_xattr(name))
-                        {
-                            xattrs.push((name.to_owned(), value.to_vec()));
-                        }
+        for (key, value) in &entry.extensions {
+            let Ok(key) = std::str::from_utf8(key) else { continue };
+            let text = std::str::from_utf8(value).ok();
+            match key {
+                "uid" => uid = text.and_then(|text| text.parse().ok()).unwrap_or(uid),
+                "gid" => gid = text.and_then(|text| text.parse().ok()).unwrap_or(gid),
+                "mtime" => mtime = text.and_then(pax_time).unwrap_or(mtime),
+                _ => {
+                    if let Some(name) = key.strip_prefix(PAX_XATTR).filter(|name| is_portable_xattr(name)) {
+                        xattrs.push((name.to_owned(), value.clone()));
                     }
                 }
             }
