@@ -145,8 +145,8 @@ impl Render<'_> {
     fn concatenate(&self, list: &List, metadata: &Value) -> Bytes {
         let size: usize = list.items.iter().map(|item| item.bytes().len() + 1).sum();
         let head = format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            self.kind.kind,
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            self.kind.list_kind,
             self.kind.api_version()
         );
         let mut out = BytesMut::with_capacity(head.len() + size + 2);
@@ -162,9 +162,9 @@ impl Render<'_> {
     }
 
     fn deleted(&self, uid: &str) -> Bytes {
-        let mut details = json!({ "kind": self.kind.resource, "uid": uid });
+        let mut details = json!({ "kind": self.kind.plural, "uid": uid });
         if !self.kind.group.is_empty() {
-            details["group"] = self.kind.group.clone().into();
+            details["group"] = self.kind.group.as_ref().into();
         }
         Bytes::from(
             json!({

@@ -64,5 +64,5 @@ impl Pipeline {
 
 /// An object's key in the store.
 pub(crate) fn store_key(stored: &Kind, key: &Key) -> String {
-    storage::prefix(&stored.group, &stored.resource) + &storage::suffix(&key.namespace, &key.name)
+    storage::prefix(&stored.group, &stored.plural) + &storage::suffix(&key.namespace, &key.name)
 }

@@ -160,6 +160,7 @@ impl Pipeline {
                 user: asked.user,
                 kind: asked.kind.clone(),
                 stored: asked.stored.clone(),
+                resource: asked.resource.clone(),
                 strategy: asked.strategy.clone(),
                 namespace: &item.meta().namespace,
                 name: &item.meta().name,

@@ -20,7 +20,6 @@ use api::{Call, GroupVersionResource, Object, Reason, Request, Response, Status}
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
 use parking_lot::RwLock;
-use serde_json::Value;
 use store::Store;
 
 use crate::admission::Chain;
@@ -64,6 +63,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) kind: Arc<Kind>,
     /// The same kind in its storage version.
     pub(crate) stored: Arc<Kind>,
+    /// The resource of the storage version.
+    pub(crate) resource: GroupVersionResource,
     pub(crate) strategy: Arc<dyn Strategy>,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
@@ -93,10 +94,11 @@ impl Pipeline {
             return answer;
         }
         let stored = self.parts.catalog.stored_kind(&kind);
-        let strategy = self.parts.strategies.of(&stored.group, &stored.resource).clone();
+        let strategy = self.parts.strategies.of(&stored.group, &stored.plural).clone();
         let asked = Asked {
             user,
             kind,
+            resource: stored.resource(),
             stored,
             strategy,
             namespace: &request.namespace,
@@ -184,7 +186,7 @@ impl Pipeline {
 
     /// The cache of a stored kind, made on first use.
     pub(crate) fn cache(&self, stored: &Kind) -> Arc<Cache> {
-        let prefix = crate::storage::prefix(&stored.group, &stored.resource);
+        let prefix = crate::storage::prefix(&stored.group, &stored.plural);
         if let Some(cache) = self.caches.read().get(&prefix) {
             return cache.clone();
         }
@@ -199,13 +201,10 @@ impl Pipeline {
 
     /// An object of the storage version as the version asked for shows it.
     pub(crate) fn present(&self, asked: &Asked<'_>, object: Arc<Object>) -> Result<Arc<Object>, Status> {
-        if asked.kind.version == asked.stored.version && asked.kind.group == asked.stored.group {
+        if asked.kind.is_storage_version() {
             return Ok(object);
         }
-        let value: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
-        let value = self.parts.catalog.convert(value, &asked.stored, &asked.kind)?;
-        let bytes = serde_json::to_vec(&value).map_err(|error| Status::internal(error.to_string()))?;
-        Object::parse(bytes.into()).map(Arc::new).map_err(|error| Status::internal(error.to_string()))
+        self.parts.catalog.convert_object(&object, &asked.stored, &asked.kind)
     }
 }
 
@@ -228,11 +227,11 @@ impl Asked<'_> {
     }
 
     pub(crate) fn not_found(&self) -> Status {
-        Status::not_found(&self.kind.group, &self.kind.resource, self.name)
+        Status::not_found(&self.kind.group, &self.kind.plural, self.name)
     }
 
     pub(crate) fn conflict(&self, why: &str) -> Status {
-        Status::conflict(&self.kind.group, &self.kind.resource, self.name, why)
+        Status::conflict(&self.kind.group, &self.kind.plural, self.name, why)
     }
 }
 

@@ -61,7 +61,7 @@ impl Pipeline {
             let remaining = (snapshot.remaining > 0 && selectors.is_empty()).then_some(snapshot.remaining);
             List { items: snapshot.items, revision: snapshot.revision, continue_token: token, remaining }
         };
-        if asked.kind.version != asked.stored.version || asked.kind.group != asked.stored.group {
+        if !asked.kind.is_storage_version() {
             list.items =
                 list.items.into_iter().map(|item| self.present(asked, item)).collect::<Result<_, _>>()?;
         }
@@ -77,7 +77,7 @@ impl Pipeline {
         revision: Revision,
         after: &str,
     ) -> Result<List, Status> {
-        let prefix = storage::prefix(&asked.stored.group, &asked.stored.resource);
+        let prefix = storage::prefix(&asked.stored.group, &asked.stored.plural);
         let within =
             if asked.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", asked.namespace) };
         let end = RangeEnd::Before(crate::cache::prefix_end(within.as_bytes()).into());
@@ -130,7 +130,7 @@ impl Pipeline {
             filter,
             start,
             bookmarks: options.allow_watch_bookmarks,
-            type_meta: (asked.kind.api_version(), asked.kind.kind.clone()),
+            type_meta: (asked.kind.api_version(), asked.kind.kind.to_string()),
             deadline,
         })?;
         Ok(self.presented(asked, stream))
@@ -168,7 +168,7 @@ impl Pipeline {
 
     /// The stream in the version asked for.
     fn presented(&self, asked: &Asked<'_>, stream: WatchStream) -> WatchStream {
-        if asked.kind.version == asked.stored.version && asked.kind.group == asked.stored.group {
+        if asked.kind.is_storage_version() {
             return stream;
         }
         let (catalog, from, to) = (self.parts.catalog.clone(), asked.stored.clone(), asked.kind.clone());

@@ -19,11 +19,11 @@ impl Pipeline {
         kind: &Kind,
         request: &Request,
     ) -> Option<Result<Response, Status>> {
-        if !matches!(kind.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io") {
+        if !matches!(kind.group.as_ref(), "authentication.k8s.io" | "authorization.k8s.io") {
             return None;
         }
         let Call::Create { body, .. } = &request.call else {
-            let message = format!("the server does not allow this method on {}", kind.resource);
+            let message = format!("the server does not allow this method on {}", kind.plural);
             return Some(Err(Status::new(Reason::MethodNotAllowed, message)));
         };
         Some(self.answer(user, kind, &request.namespace, body).await)
@@ -37,7 +37,7 @@ impl Pipeline {
         body: &[u8],
     ) -> Result<Response, Status> {
         let mut review = parse(body)?;
-        let status = match kind.kind.as_str() {
+        let status = match kind.kind.as_ref() {
             "TokenReview" => self.token_review(&review).await?,
             "SelfSubjectReview" => json!({ "userInfo": user_info(user) }),
             "SelfSubjectAccessReview" => self.access(user.clone(), &review, ""),
@@ -48,7 +48,7 @@ impl Pipeline {
         };
         let fields = tree::members(&mut review);
         fields.insert("apiVersion".into(), kind.api_version().into());
-        fields.insert("kind".into(), kind.kind.clone().into());
+        fields.insert("kind".into(), kind.kind.as_ref().into());
         fields.entry("metadata").or_insert_with(|| json!({ "creationTimestamp": null }));
         fields.insert("status".into(), status);
         Ok(Response::Object { object: unsaved(&review)?, created: true, warnings: Vec::new() })

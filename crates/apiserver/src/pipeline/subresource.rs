@@ -11,9 +11,9 @@ use crate::words::{self, Writer};
 
 impl Pipeline {
     pub(super) async fn subresource(&self, asked: &Asked<'_>, call: Call) -> Result<Response, Status> {
-        let resource = (asked.stored.group.as_str(), asked.stored.resource.as_str());
+        let resource = (asked.stored.group.as_ref(), asked.stored.plural.as_ref());
         match (resource, asked.subresource, call) {
-            (_, name, _) if !asked.kind.has_subresource(name) => {
+            (_, name, _) if asked.kind.subresource(name).is_none() => {
                 Err(Status::new(api::Reason::NotFound, "the server could not find the requested resource"))
             }
             (_, "scale", call) => self.scale(asked, call).await,
@@ -38,7 +38,7 @@ impl Pipeline {
             }
             (_, name, _) => Err(Status::new(
                 api::Reason::MethodNotAllowed,
-                format!("the server does not allow this method on {}/{name}", asked.kind.resource),
+                format!("the server does not allow this method on {}/{name}", asked.kind.plural),
             )),
         }
     }
@@ -162,6 +162,7 @@ impl Pipeline {
             user: asked.user,
             kind: asked.kind.clone(),
             stored: asked.stored.clone(),
+            resource: asked.resource.clone(),
             strategy: asked.strategy.clone(),
             namespace: asked.namespace,
             name: asked.name,

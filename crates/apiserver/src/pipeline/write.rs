@@ -57,10 +57,10 @@ impl Pipeline {
         let catalog = &self.parts.catalog;
         let generated = tree::text(&object, &["metadata", "name"]).is_empty();
         words::default(&asked.kind, &mut object);
-        let mut object = catalog.convert(object, &asked.kind, &asked.stored)?;
+        let mut object = catalog.convert(object, &asked.kind, &asked.stored);
         self.default(asked, &mut object);
         meta::begin(&mut object, self.parts.clock.now(), asked.strategy.generation());
-        if asked.kind.has_subresource("status") {
+        if asked.kind.subresource("status").is_some() {
             tree::members(&mut object).remove("status");
         }
         asked.strategy.prepare_create(&mut object);
@@ -106,7 +106,7 @@ impl Pipeline {
     }
 
     fn exists(&self, asked: &Asked<'_>, key: &Key) -> Status {
-        Status::already_exists(&asked.kind.group, &asked.kind.resource, &key.name)
+        Status::already_exists(&asked.kind.group, &asked.kind.plural, &key.name)
     }
 
     /// Schema defaults and those that depend on other fields, in the storage version.
@@ -228,10 +228,10 @@ impl Pipeline {
     ) -> Result<Option<Response>, Status> {
         let catalog = &self.parts.catalog;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
-        let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind)?;
+        let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind);
         let (new, mut warnings) = change(&shown)?;
         let expected = self.precondition(asked, &new, live.revision())?;
-        let mut new = catalog.convert(new, &asked.kind, &asked.stored)?;
+        let mut new = catalog.convert(new, &asked.kind, &asked.stored);
         self.prepare_update(asked, &mut new, &old);
         let review = self.review_of(asked, Operation::Update, asked.name, Some(&old), dry_run);
         for link in &self.parts.admission {
@@ -317,7 +317,7 @@ impl Pipeline {
             meta::keep(new, old, counts);
             return;
         }
-        if asked.kind.has_subresource("status") {
+        if asked.kind.subresource("status").is_some() {
             tree::copy(old, new, "status");
         }
         self.default(asked, new);
@@ -361,7 +361,7 @@ impl Pipeline {
         Review {
             user: asked.user,
             operation,
-            resource: &asked.stored.resource_id,
+            resource: &asked.resource,
             subresource: asked.subresource,
             namespace: asked.namespace,
             name,
@@ -404,7 +404,7 @@ fn isolate_status(new: &mut Value, old: &Value) {
 fn busy(asked: &Asked<'_>) -> Status {
     let message = format!(
         "{} \"{}\" is being written by too many others at once; try again",
-        asked.kind.resource, asked.name
+        asked.kind.plural, asked.name
     );
     Status::new(api::Reason::ServerTimeout, message)
 }

@@ -23,17 +23,14 @@ impl DiscoveryForm {
     }
 }
 
-/// The groups and their versions, preferred first, in the order of the rows.
-fn groups_of(catalog: &Catalog) -> Vec<(&str, Vec<&str>)> {
-    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for kind in catalog.kinds() {
-        match groups.iter_mut().find(|(group, _)| *group == kind.group) {
-            Some((_, versions)) if versions.contains(&kind.version.as_str()) => {}
-            Some((_, versions)) => versions.push(&kind.version),
-            None => groups.push((&kind.group, vec![&kind.version])),
-        }
-    }
+/// The groups and their versions, preferred first.
+fn groups_of(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
+    let groups = catalog.rows().groups().into_iter();
     groups
+        .map(|group| {
+            (group.name.into_owned(), group.versions.iter().map(|version| version.to_string()).collect())
+        })
+        .collect()
 }
 
 fn api_version(group: &str, version: &str) -> String {
@@ -58,7 +55,7 @@ pub fn core_versions() -> Value {
     json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
 }
 
-fn group_document(group: &str, versions: &[&str]) -> Value {
+fn group_document(group: &str, versions: &[String]) -> Value {
     let entry = |version: &str| json!({ "groupVersion": api_version(group, version), "version": version });
     let versions: Vec<Value> = versions.iter().map(|version| entry(version)).collect();
     json!({ "name": group, "versions": versions, "preferredVersion": versions.first() })
@@ -69,7 +66,7 @@ pub fn groups(catalog: &Catalog) -> Value {
     let groups: Vec<Value> = groups_of(catalog)
         .into_iter()
         .filter(|(group, _)| !group.is_empty())
-        .map(|(group, versions)| group_document(group, &versions))
+        .map(|(group, versions)| group_document(&group, &versions))
         .collect();
     json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
@@ -77,8 +74,8 @@ pub fn groups(catalog: &Catalog) -> Value {
 /// `/apis/<group>`
 pub fn group(catalog: &Catalog, name: &str) -> Option<Value> {
     let (group, versions) =
-        groups_of(catalog).into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
-    let mut document = group_document(group, &versions);
+        groups_of(catalog).into_iter().find(|(group, _)| group == name && !name.is_empty())?;
+    let mut document = group_document(&group, &versions);
     document["kind"] = "APIGroup".into();
     document["apiVersion"] = "v1".into();
     Some(document)
@@ -87,27 +84,26 @@ pub fn group(catalog: &Catalog, name: &str) -> Option<Value> {
 /// `/apis/<group>/<version>`
 pub fn resources(catalog: &Catalog, group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
-    for kind in catalog.kinds().iter().filter(|kind| kind.group == group && kind.version == version) {
+    for kind in rows_of(catalog, group, version) {
         let mut resource = json!({
-            "name": kind.resource, "singularName": kind.singular(), "namespaced": kind.namespaced, "kind": kind.kind,
-            "verbs": kind.verbs(),
+            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
+            "verbs": kind.verbs,
         });
         if !kind.short_names.is_empty() {
             resource["shortNames"] = json!(kind.short_names);
         }
-        if !kind.categories().is_empty() {
-            resource["categories"] = json!(kind.categories());
+        if !kind.categories.is_empty() {
+            resource["categories"] = json!(kind.categories);
         }
         resources.push(resource);
         for subresource in &kind.subresources {
-            let shape = subresource_kind(kind, subresource);
             let mut entry = json!({
-                "name": format!("{}/{subresource}", kind.resource), "singularName": "",
-                "namespaced": kind.namespaced, "kind": shape.2, "verbs": subresource_verbs(subresource),
+                "name": format!("{}/{}", kind.plural, subresource.name), "singularName": "",
+                "namespaced": kind.namespaced, "kind": subresource.kind, "verbs": subresource.verbs,
             });
-            if (shape.0, shape.1) != (kind.group.as_str(), kind.version.as_str()) {
-                entry["group"] = shape.0.into();
-                entry["version"] = shape.1.into();
+            if (&subresource.group, &subresource.version) != (&kind.group, &kind.version) {
+                entry["group"] = subresource.group.as_ref().into();
+                entry["version"] = subresource.version.as_ref().into();
             }
             resources.push(entry);
         }
@@ -121,29 +117,8 @@ pub fn resources(catalog: &Catalog, group: &str, version: &str) -> Option<Value>
     }))
 }
 
-fn subresource_kind<'a>(kind: &'a Kind, subresource: &str) -> (&'a str, &'a str, &'a str) {
-    match subresource {
-        "scale" => ("autoscaling", "v1", "Scale"),
-        "binding" => ("", "v1", "Binding"),
-        "eviction" => ("policy", "v1", "Eviction"),
-        "token" => ("authentication.k8s.io", "v1", "TokenRequest"),
-        "exec" => ("", "v1", "PodExecOptions"),
-        "attach" => ("", "v1", "PodAttachOptions"),
-        "portforward" => ("", "v1", "PodPortForwardOptions"),
-        "proxy" => ("", "v1", "NodeProxyOptions"),
-        _ => (&kind.group, &kind.version, &kind.kind),
-    }
-}
-
-fn subresource_verbs(subresource: &str) -> &'static [&'static str] {
-    match subresource {
-        "status" | "scale" => &["get", "patch", "update"],
-        "finalize" => &["update"],
-        "log" => &["get"],
-        "exec" | "attach" | "portforward" => &["create", "get"],
-        "proxy" => &["create", "delete", "get", "patch", "update"],
-        _ => &["create"],
-    }
+fn rows_of<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Kind> {
+    catalog.rows().rows().filter(move |row| row.group == group && row.version == version).map(AsRef::as_ref)
 }
 
 /// `/api` and `/apis` in their aggregated form.
@@ -155,12 +130,8 @@ pub fn aggregated(catalog: &Catalog, core: bool, form: DiscoveryForm) -> Value {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> = catalog
-                        .kinds()
-                        .iter()
-                        .filter(|kind| kind.group == group && kind.version == *version)
-                        .map(|kind| aggregated_resource(kind))
-                        .collect();
+                    let resources: Vec<Value> =
+                        rows_of(catalog, &group, version).map(aggregated_resource).collect();
                     json!({ "version": version, "resources": resources, "freshness": "Current" })
                 })
                 .collect();
@@ -186,23 +157,24 @@ fn aggregated_resource(kind: &Kind) -> Value {
     let response = json!({ "group": kind.group, "version": kind.version, "kind": kind.kind });
     let scope = if kind.namespaced { "Namespaced" } else { "Cluster" };
     let mut resource = json!({
-        "resource": kind.resource, "responseKind": response, "scope": scope, "singularResource": kind.singular(),
-        "verbs": kind.verbs(),
+        "resource": kind.plural, "responseKind": response, "scope": scope, "singularResource": kind.singular,
+        "verbs": kind.verbs,
     });
     if !kind.short_names.is_empty() {
         resource["shortNames"] = json!(kind.short_names);
     }
-    if !kind.categories().is_empty() {
-        resource["categories"] = json!(kind.categories());
+    if !kind.categories.is_empty() {
+        resource["categories"] = json!(kind.categories);
     }
     let subresources: Vec<Value> = kind
         .subresources
         .iter()
-        .map(|name| {
-            let (group, version, shape) = subresource_kind(kind, name);
+        .map(|subresource| {
             json!({
-                "subresource": name, "verbs": subresource_verbs(name),
-                "responseKind": { "group": group, "version": version, "kind": shape },
+                "subresource": subresource.name, "verbs": subresource.verbs,
+                "responseKind": {
+                    "group": subresource.group, "version": subresource.version, "kind": subresource.kind,
+                },
             })
         })
         .collect();

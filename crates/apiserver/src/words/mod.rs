@@ -2,7 +2,6 @@
 
 pub mod documents;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::patch::apply;
@@ -15,199 +14,67 @@ use serde_json::{Value, json};
 use crate::field::FieldErrors;
 use crate::tree;
 
-/// A kind in one version.
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs)] // The names are those of discovery.
-pub struct Kind {
-    pub group: String,
-    pub version: String,
-    pub kind: String,
-    pub resource: String,
-    pub namespaced: bool,
-    pub short_names: Vec<&'static str>,
-    pub subresources: Vec<&'static str>,
-    pub resource_id: GroupVersionResource,
-}
+/// A kind in one version: a row of the catalog.
+pub use api::catalog::Row as Kind;
 
-impl Kind {
-    /// `apps/v1`.
-    pub fn api_version(&self) -> String {
-        self.resource_id.api_version()
-    }
-
-    /// The singular of the resource's name.
-    pub fn singular(&self) -> String {
-        self.kind.to_lowercase()
-    }
-
-    /// Whether objects are questions that nobody stores.
-    pub fn is_review(&self) -> bool {
-        matches!(self.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io")
-    }
-
-    /// The verbs of discovery.
-    pub fn verbs(&self) -> &'static [&'static str] {
-        if self.is_review() {
-            &["create"]
-        } else {
-            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-        }
-    }
-
-    /// The categories (`kubectl get all`).
-    pub fn categories(&self) -> &'static [&'static str] {
-        match self.resource.as_str() {
-            "pods" | "services" | "deployments" | "replicasets" | "replicationcontrollers" => &["all"],
-            _ => &[],
-        }
-    }
-
-    /// The fields that field selectors may name besides name and namespace.
-    pub fn selectable_fields(&self) -> &'static [&'static str] {
-        match (self.group.as_str(), self.resource.as_str()) {
-            ("", "pods") => &[
-                "spec.nodeName",
-                "spec.restartPolicy",
-                "spec.schedulerName",
-                "spec.serviceAccountName",
-                "spec.hostNetwork",
-                "status.phase",
-                "status.podIP",
-                "status.nominatedNodeName",
-            ],
-            ("" | "events.k8s.io", "events") => &[
-                "involvedObject.kind",
-                "involvedObject.namespace",
-                "involvedObject.name",
-                "involvedObject.uid",
-                "involvedObject.apiVersion",
-                "involvedObject.resourceVersion",
-                "involvedObject.fieldPath",
-                "reason",
-                "reportingComponent",
-                "source",
-                "type",
-            ],
-            ("", "secrets") => &["type"],
-            ("", "namespaces") => &["status.phase"],
-            ("", "nodes") => &["spec.unschedulable"],
-            ("", "services") => &["spec.clusterIP", "spec.type"],
-            ("" | "apps", "replicationcontrollers" | "replicasets") => &["status.replicas"],
-            _ => &[],
-        }
-    }
-
-    /// Whether the kind has a subresource.
-    pub fn has_subresource(&self, name: &str) -> bool {
-        self.subresources.contains(&name)
-    }
-}
-
-/// The kinds.
-#[derive(Debug, Default)]
+/// The kinds that a server serves.
+#[derive(Debug)]
 pub struct Catalog {
-    kinds: Vec<Arc<Kind>>,
-    by_id: HashMap<GroupVersionResource, Arc<Kind>>,
+    rows: api::catalog::Catalog,
 }
 
 impl Catalog {
     /// The built-in kinds.
     pub fn builtin() -> Arc<Self> {
-        let mut catalog = Self::default();
-        for (group, version, kind, resource, namespaced, short_names, subresources) in ROWS {
-            let row = Arc::new(Kind {
-                group: (*group).into(),
-                version: (*version).into(),
-                kind: (*kind).into(),
-                resource: (*resource).into(),
-                namespaced: *namespaced,
-                short_names: short_names.to_vec(),
-                subresources: subresources.to_vec(),
-                resource_id: GroupVersionResource::new(group, version, resource),
-            });
-            catalog.by_id.insert(row.resource_id.clone(), row.clone());
-            catalog.kinds.push(row);
-        }
-        Arc::new(catalog)
+        Arc::new(Self { rows: api::catalog::Catalog::builtin() })
     }
 
-    /// All rows.
-    pub fn kinds(&self) -> &[Arc<Kind>] {
-        &self.kinds
+    /// The rows themselves: what documents are made of.
+    pub fn rows(&self) -> &api::catalog::Catalog {
+        &self.rows
     }
 
     /// The kinds that are stored, in their storage versions.
     pub fn stored(&self) -> Vec<Arc<Kind>> {
-        self.kinds.iter().filter(|kind| !kind.is_review()).cloned().collect()
+        self.rows.rows().filter(|row| row.is_stored() && row.is_storage_version()).cloned().collect()
     }
 
     /// A kind by its resource.
     pub fn find(&self, resource: &GroupVersionResource) -> Option<Arc<Kind>> {
-        self.by_id.get(resource).cloned()
+        self.rows.get(resource).cloned()
     }
 
     /// The storage version of a kind.
     pub fn stored_kind(&self, kind: &Arc<Kind>) -> Arc<Kind> {
-        kind.clone()
+        self.rows.get(&kind.storage_resource()).unwrap_or(kind).clone()
     }
 
     /// The storage version of a resource.
     pub fn storage_of(&self, group: &str, resource: &str) -> Option<Arc<Kind>> {
-        self.kinds.iter().find(|kind| kind.group == group && kind.resource == resource).cloned()
+        self.rows
+            .rows()
+            .find(|row| row.group == group && row.plural == resource && row.is_storage_version())
+            .cloned()
     }
 
-    /// Converts between versions.
-    pub fn convert(&self, object: Value, _from: &Kind, _to: &Kind) -> Result<Value, Status> {
-        Ok(object)
+    /// Converts a tree between versions of a kind.
+    pub fn convert(&self, object: Value, from: &Kind, to: &Kind) -> Value {
+        api::conversion::convert(object, &from.kind, &from.api_version(), &to.api_version())
     }
 
-    /// Converts between versions.
-    pub fn convert_object(&self, object: &Arc<Object>, _: &Kind, _: &Kind) -> Result<Arc<Object>, Status> {
-        Ok(object.clone())
+    /// Converts an object between versions of a kind.
+    pub fn convert_object(
+        &self,
+        object: &Arc<Object>,
+        from: &Kind,
+        to: &Kind,
+    ) -> Result<Arc<Object>, Status> {
+        let failed = |error: serde_json::Error| Status::internal(error.to_string());
+        let converted = self.convert(object.decode().map_err(failed)?, from, to);
+        let bytes = serde_json::to_vec(&converted).map_err(failed)?;
+        Object::parse(bytes.into()).map(Arc::new).map_err(failed)
     }
 }
-
-/// Group, version, kind, resource, namespaced, short names, subresources.
-type Row = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static str,
-    bool,
-    &'static [&'static str],
-    &'static [&'static str],
-);
-
-const STATUS: &[&str] = &["status"];
-const SCALED: &[&str] = &["scale", "status"];
-const POD: &[&str] = &["attach", "binding", "eviction", "exec", "log", "portforward", "status"];
-const ROWS: &[Row] = &[
-    ("", "v1", "ConfigMap", "configmaps", true, &["cm"], &[]),
-    ("", "v1", "Endpoints", "endpoints", true, &["ep"], &[]),
-    ("", "v1", "Event", "events", true, &["ev"], &[]),
-    ("", "v1", "Namespace", "namespaces", false, &["ns"], &["finalize", "status"]),
-    ("", "v1", "Node", "nodes", false, &["no"], &["proxy", "status"]),
-    ("", "v1", "Pod", "pods", true, &["po"], POD),
-    ("", "v1", "ReplicationController", "replicationcontrollers", true, &["rc"], SCALED),
-    ("", "v1", "Secret", "secrets", true, &[], &[]),
-    ("", "v1", "Service", "services", true, &["svc"], STATUS),
-    ("", "v1", "ServiceAccount", "serviceaccounts", true, &["sa"], &["token"]),
-    ("apps", "v1", "ControllerRevision", "controllerrevisions", true, &[], &[]),
-    ("apps", "v1", "Deployment", "deployments", true, &["deploy"], SCALED),
-    ("apps", "v1", "ReplicaSet", "replicasets", true, &["rs"], SCALED),
-    ("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", false, &[], &[]),
-    ("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", false, &[], &[]),
-    ("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", true, &[], &[]),
-    ("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", false, &[], &[]),
-    ("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", false, &[], &[]),
-    ("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", false, &[], &[]),
-    ("coordination.k8s.io", "v1", "Lease", "leases", true, &[], &[]),
-    ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true, &[], &[]),
-    ("networking.k8s.io", "v1", "IPAddress", "ipaddresses", false, &["ip"], &[]),
-    ("networking.k8s.io", "v1", "Ingress", "ingresses", true, &["ing"], STATUS),
-    ("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", false, &[], STATUS),
-    ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false, &["pc"], &[]),
-];
 
 /// Decodes a body.
 pub fn decode(
@@ -220,7 +87,7 @@ pub fn decode(
     })?;
     let fields = tree::members(&mut object);
     fields.insert("apiVersion".into(), kind.api_version().into());
-    fields.insert("kind".into(), kind.kind.clone().into());
+    fields.insert("kind".into(), kind.kind.as_ref().into());
     Ok((object, Vec::new()))
 }
 
@@ -291,26 +158,9 @@ pub fn apply(
     apply::apply(live.unwrap_or(&Value::Null), intent.clone(), shape(kind), writer, force)
 }
 
-#[derive(Clone, Copy)]
-struct Place;
-
-impl<'s> api::patch::Shape<'s> for Place {
-    fn field(self, _: &str) -> Option<Self> {
-        None
-    }
-    fn element(self) -> Option<Self> {
-        None
-    }
-    fn facts(self) -> api::patch::Facts<'s> {
-        api::patch::Facts::UNKNOWN
-    }
-    fn default_of(self, _: &str) -> Option<Value> {
-        None
-    }
-}
-
-fn shape(_kind: &Kind) -> Option<Place> {
-    None
+/// Where patches begin in a kind's schema.
+fn shape(kind: &Kind) -> Option<api::schema::Place<'_>> {
+    kind.typed().place()
 }
 
 /// How much of the object the rows of a table carry.
@@ -324,7 +174,7 @@ pub enum Include {
 
 /// A Table of objects; `columns` says whether the definitions of its columns are wanted too.
 pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) -> Result<Value, Status> {
-    let definitions = api::table::columns_of(&kind.group, &kind.kind);
+    let definitions = kind.columns();
     let now = jiff::Timestamp::now();
     let mut rows = Vec::with_capacity(objects.len());
     for object in objects {
@@ -392,12 +242,13 @@ impl Selectors {
         let head = |path: &str| matches!(path, "metadata.name" | "metadata.namespace" | "spec.nodeName");
         for term in &selectors.fields.terms {
             let offered = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
-                || kind.selectable_fields().contains(&term.path.as_str());
+                || kind.selectable_fields.iter().any(|field| *field == term.path);
             if !offered {
                 return Err(Status::bad_request(format!(
                     "Unable to find \"{}\" that match label selector \"{labels}\", field selector \"{fields}\": field \
                      label not supported: {}",
-                    kind.resource_id, term.path
+                    kind.resource(),
+                    term.path
                 )));
             }
         }
