@@ -7,6 +7,7 @@ pub mod conversion;
 pub mod meta;
 pub mod object;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod request;
 pub mod schema;
