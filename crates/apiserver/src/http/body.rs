@@ -1,4 +1,4 @@
-//! Bodies: read within a limit, from JSON or YAML; written plain or compressed.
+//! Bodies: read within a limit, from JSON, YAML or protobuf; written plain or compressed.
 
 use std::io::Write;
 
@@ -23,7 +23,7 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Reads a request's body and turns YAML into JSON.
+/// Reads a request's body and turns YAML and protobuf into JSON.
 pub(super) async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes>,
@@ -42,11 +42,18 @@ where
 }
 
 fn to_json(content_type: &str, bytes: Bytes) -> Result<Bytes, Status> {
+    if bytes.is_empty() {
+        return Ok(bytes);
+    }
     match media_type(content_type) {
         "application/yaml" | "application/apply-patch+yaml" => {
             let value: serde_json::Value = serde_yaml_ng::from_slice(&bytes).map_err(|error| {
                 Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
             })?;
+            serde_json::to_vec(&value).map(Bytes::from).map_err(|error| Status::internal(error.to_string()))
+        }
+        api::protobuf::MEDIA_TYPE => {
+            let value = api::protobuf::decode(api::schema::Schema::builtin(), &bytes)?;
             serde_json::to_vec(&value).map(Bytes::from).map_err(|error| Status::internal(error.to_string()))
         }
         "" | "application/json" => Ok(bytes),
@@ -55,7 +62,7 @@ fn to_json(content_type: &str, bytes: Bytes) -> Result<Bytes, Status> {
             Reason::UnsupportedMediaType,
             format!(
                 "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                 application/json, application/yaml"
+                 application/json, application/yaml, application/vnd.kubernetes.protobuf"
             ),
         )),
     }
