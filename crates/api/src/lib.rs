@@ -4,6 +4,8 @@
 pub mod catalog;
 pub mod connect;
 pub mod conversion;
+pub mod decode;
+pub mod defaults;
 pub mod meta;
 pub mod object;
 pub mod patch;
@@ -14,6 +16,7 @@ pub mod schema;
 pub mod selectors;
 pub mod status;
 pub mod table;
+pub mod validate;
 
 pub use meta::{ObjectMeta, OwnerReference};
 pub use object::{Key, Object};

@@ -1,0 +1,122 @@
+//! Bodies of requests to JSON trees, checked against the schema: types are enforced, unknown and repeated fields are
+//! reported and dropped, numbers, quantities and times take their canonical form. Source: `sigs.k8s.io/json` and
+//! KEP-2885 (server-side field validation).
+
+mod scalar;
+mod walk;
+mod yaml;
+
+use serde::de::DeserializeSeed as _;
+use serde_json::Value;
+
+use crate::catalog::Row;
+use crate::request::FieldValidation;
+use crate::schema::Typed;
+use crate::status::Status;
+
+pub use yaml::yaml_to_json;
+
+/// The largest body that is decoded. Source: upstream's `MaxRequestBodyBytes`.
+pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// What a body held.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The tree, without unknown fields.
+    pub value: Value,
+    /// Unknown and repeated fields, in upstream's words: `unknown field "spec.foo"`. At most 100.
+    pub problems: Vec<String>,
+}
+
+/// How a value is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// As typed objects are: absent, null and empty optional lists and maps are one and the same.
+    #[default]
+    Object,
+    /// As apply configurations are: an empty list or map is something that the configuration says.
+    Configuration,
+}
+
+/// Decodes JSON as a type; the failure is upstream's message.
+pub fn json(body: &[u8], ty: Typed<'_>, mode: Mode) -> Result<Decoded, String> {
+    if body.len() > BODY_BYTES_MAX {
+        return Err(format!("the body is larger than {BODY_BYTES_MAX} bytes"));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let mut notes = walk::Notes::default();
+    let read = walk::Seed::root(ty, mode, &mut notes).deserialize(&mut deserializer);
+    let value = match (read, notes.mismatch.take()) {
+        (_, Some(mismatch)) => return Err(mismatch),
+        (Err(error), None) => return Err(format!("json: {error}")),
+        (Ok(value), None) => value.unwrap_or(Value::Null),
+    };
+    deserializer.end().map_err(|error| format!("json: {error}"))?;
+    Ok(Decoded { value, problems: notes.problems })
+}
+
+/// Checks a tree against a type, as [`json`] does with text. A tree cannot repeat a field.
+pub fn value(tree: Value, ty: Typed<'_>, mode: Mode) -> Result<Decoded, String> {
+    let mut notes = walk::Notes::default();
+    let read = walk::Seed::root(ty, mode, &mut notes).deserialize(tree);
+    match (read, notes.mismatch.take()) {
+        (_, Some(mismatch)) => Err(mismatch),
+        (Err(error), None) => Err(format!("json: {error}")),
+        (Ok(value), None) => Ok(Decoded { value: value.unwrap_or(Value::Null), problems: notes.problems }),
+    }
+}
+
+/// Decodes the body of a request for a row: an object with `apiVersion` and `kind` filled in, and the warnings to send.
+/// Another version or kind than the row's, wrong types and, if strict, unknown fields are the client's fault (400).
+pub fn object(
+    row: &Row,
+    body: &[u8],
+    validation: FieldValidation,
+    mode: Mode,
+) -> Result<(Value, Vec<String>), Status> {
+    kind(row.typed(), &row.api_version(), &row.kind, body, validation, mode)
+}
+
+/// [`object`] for a type that is not a row: a subresource's kind.
+pub fn kind(
+    ty: Typed<'_>,
+    api_version: &str,
+    kind: &str,
+    body: &[u8],
+    validation: FieldValidation,
+    mode: Mode,
+) -> Result<(Value, Vec<String>), Status> {
+    let decoded = json(body, ty, mode).map_err(|problem| refused(api_version, kind, &problem))?;
+    let (mut object, problems) = (decoded.value, decoded.problems);
+    let Value::Object(fields) = &mut object else {
+        return Err(Status::bad_request("the body of the request is not an object"));
+    };
+    for (name, wanted) in [("apiVersion", api_version), ("kind", kind)] {
+        let given = fields.entry(name).or_insert_with(|| wanted.into());
+        let what = if name == "kind" { "kind" } else { "API version" };
+        if given.as_str() == Some("") {
+            *given = wanted.into();
+        } else if given.as_str() != Some(wanted) {
+            return Err(Status::bad_request(format!(
+                "the {what} in the data ({}) does not match the expected {what} ({wanted})",
+                given.as_str().unwrap_or_default()
+            )));
+        }
+    }
+    match validation {
+        FieldValidation::Ignore => Ok((object, Vec::new())),
+        FieldValidation::Warn => Ok((object, problems)),
+        FieldValidation::Strict if problems.is_empty() => Ok((object, problems)),
+        FieldValidation::Strict => {
+            Err(refused(api_version, kind, &format!("strict decoding error: {}", problems.join(", "))))
+        }
+    }
+}
+
+fn refused(api_version: &str, kind: &str, problem: &str) -> Status {
+    let version = api_version.rsplit_once('/').map_or(api_version, |(_, version)| version);
+    Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {problem}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! YAML bodies, turned into JSON before anything looks at them.
+
+use serde_json::Value;
+
+/// One YAML document as JSON text; the failure says what is wrong with it. The parser bounds nesting, nodes and what
+/// aliases may repeat, and refuses repeated keys and further documents.
+pub fn yaml_to_json(body: &[u8]) -> Result<Vec<u8>, String> {
+    let text = std::str::from_utf8(body).map_err(|error| format!("yaml: {error}"))?;
+    let tree: Value = serde_saphyr::from_str(text).map_err(|error| {
+        // The first line says what and where; a picture of the source follows.
+        let message = error.to_string();
+        format!("yaml: {}", message.lines().next().unwrap_or_default().trim_start_matches("error: "))
+    })?;
+    serde_json::to_vec(&tree).map_err(|error| format!("yaml: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_keep_their_types_and_keys_are_text() {
+        let json = yaml_to_json(b"a: 1\nb: 'x'\nc: [true, null, 1.5]\n80: http\n").expect("YAML");
+        assert_eq!(json, br#"{"80":"http","a":1,"b":"x","c":[true,null,1.5]}"#);
+    }
+
+    #[test]
+    fn bombs_and_nonsense_are_refused() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let before = format!("*a{}", level - 1);
+            bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(", "));
+        }
+        assert!(yaml_to_json(bomb.as_bytes()).is_err());
+        assert!(yaml_to_json("[".repeat(100_000).as_bytes()).is_err());
+        assert!(yaml_to_json(b"a: [").is_err());
+        assert!(yaml_to_json(b"a: 1\n---\nb: 2\n").is_err());
+        assert!(yaml_to_json(b"\xff").is_err());
+        let twice = yaml_to_json(b"a: 1\na: 2\n").expect_err("a repeated key");
+        assert_eq!(
+            twice,
+            "yaml: line 2 column 1: duplicate mapping key: a, set DuplicateKeyPolicy in Options if acceptable"
+        );
+    }
+}

@@ -1,0 +1,156 @@
+//! What the schema alone can say against an object: required fields of the desired state, enumerations and immutable
+//! fields, in upstream's words. Source: `k8s.io/apimachinery/pkg/util/validation/field`.
+
+use serde_json::Value;
+
+use crate::schema::{Field, Type, Typed};
+use crate::status::Cause;
+
+/// Required fields that are absent below `spec` (statuses are written by components, piece by piece) and values outside
+/// an enumeration, anywhere.
+pub fn object(value: &Value, ty: Typed<'_>) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let Some(definition) = ty.structure() else { return causes };
+    for field in &definition.fields {
+        if let Some(below) = value.get(field.name.as_ref()) {
+            let mut walk = Walk { required: field.name == "spec", causes: &mut causes };
+            walk.field(below, field, ty, &field.name);
+        }
+    }
+    causes
+}
+
+struct Walk<'c> {
+    required: bool,
+    causes: &'c mut Vec<Cause>,
+}
+
+impl Walk<'_> {
+    fn field(&mut self, value: &Value, field: &Field, ty: Typed<'_>, path: &str) {
+        if let Some(text) = value.as_str()
+            && !field.values().is_empty()
+            && !text.is_empty()
+            && !field.values().iter().any(|allowed| allowed == text)
+        {
+            let allowed: Vec<String> = field.values().iter().map(|value| format!("\"{value}\"")).collect();
+            let message = format!("Unsupported value: \"{text}\": supported values: {}", allowed.join(", "));
+            self.push("FieldValueNotSupported", path, message);
+        }
+        self.value(value, ty.of(field.ty), path);
+    }
+
+    fn value(&mut self, value: &Value, ty: Typed<'_>, path: &str) {
+        match (ty.get(), value) {
+            (Type::Struct(definition), Value::Object(object)) => {
+                for field in &definition.fields {
+                    let path = format!("{path}.{}", field.name);
+                    match object.get(field.name.as_ref()) {
+                        Some(below) if !is_missing(below) || !field.required => {
+                            self.field(below, field, ty, &path)
+                        }
+                        _ if field.required && self.required => {
+                            self.push("FieldValueRequired", &path, "Required value".into());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            (Type::List { item, .. }, Value::Array(items)) => {
+                for (index, below) in items.iter().enumerate() {
+                    self.value(below, ty.of(*item), &format!("{path}[{index}]"));
+                }
+            }
+            (Type::Map { value: element, .. }, Value::Object(entries)) => {
+                for (name, below) in entries {
+                    self.value(below, ty.of(*element), &format!("{path}[{name}]"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn push(&mut self, reason: &str, field: &str, message: String) {
+        self.causes.push(Cause { reason: reason.into(), message, field: field.into() });
+    }
+}
+
+/// Whether a required field's value counts as none: Go cannot tell an empty list or string from an absent one.
+fn is_missing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// Immutable fields that a change touched.
+pub fn change(old: &Value, new: &Value, ty: Typed<'_>) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    compare(old, new, ty, "", &mut causes);
+    causes
+}
+
+/// Follows structs only: nothing inside a list or a map is declared immutable.
+fn compare(old: &Value, new: &Value, ty: Typed<'_>, path: &str, causes: &mut Vec<Cause>) {
+    let Some(definition) = ty.structure() else { return };
+    for field in &definition.fields {
+        let (before, after) = (&old[field.name.as_ref()], &new[field.name.as_ref()]);
+        if before == after {
+            continue;
+        }
+        let path = if path.is_empty() { field.name.to_string() } else { format!("{path}.{}", field.name) };
+        if field.immutable {
+            let message = format!("Invalid value: {after}: field is immutable");
+            causes.push(Cause { reason: "FieldValueInvalid".into(), message, field: path });
+        } else if before.is_object() && after.is_object() {
+            compare(before, after, ty.of(field.ty), &path, causes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Schema;
+    use serde_json::json;
+
+    fn typed(definition: &str) -> Typed<'static> {
+        let schema = Schema::builtin();
+        schema.typed(schema.named(definition).expect("a definition"))
+    }
+
+    fn said(causes: &[Cause]) -> Vec<String> {
+        causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn required_fields_and_enumerations() {
+        let pod = json!({"spec": {"restartPolicy": "Sometimes", "containers": [{"image": "x"}]},
+            "status": {"containerStatuses": [{"name": "a"}]}});
+        assert_eq!(
+            said(&object(&pod, typed("io.k8s.api.core.v1.Pod"))),
+            [
+                "spec.containers[0].name: Required value",
+                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            ]
+        );
+        let empty = json!({"spec": {"containers": []}});
+        assert_eq!(
+            said(&object(&empty, typed("io.k8s.api.core.v1.Pod"))),
+            ["spec.containers: Required value"]
+        );
+    }
+
+    #[test]
+    fn immutable_fields() {
+        let deployment =
+            |app: &str| json!({"spec": {"replicas": app.len(), "selector": {"matchLabels": {"app": app}}}});
+        let ty = typed("io.k8s.api.apps.v1.Deployment");
+        assert_eq!(
+            said(&change(&deployment("a"), &deployment("bb"), ty)),
+            ["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"bb\"}}: field is immutable",]
+        );
+        assert!(change(&deployment("a"), &deployment("a"), ty).is_empty());
+    }
+}
