@@ -105,6 +105,9 @@ pub(crate) struct HostConfig {
     pub(crate) nano_cpus: u64,
     pub(crate) cpu_period: u64,
     pub(crate) cpu_quota: i64,
+    /// Rows and columns of the client's terminal.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) console_size: [u16; 2],
     #[serde(deserialize_with = "or_default")]
     pub(crate) cpuset_cpus: String,
     #[serde(deserialize_with = "or_default")]

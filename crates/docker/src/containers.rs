@@ -220,6 +220,12 @@ async fn make(
         }
     }
     shared.runtime.create_container(plan.container.clone()).await?;
+    let [height, width] = request.host_config.console_size;
+    if request.tty && height > 0 && width > 0 {
+        // Before the start, so that the program sees it from its first line on; a client resizes again anyway.
+        let size = TerminalSize { height, width };
+        let _ = shared.runtime.resize_container(&plan.container.id, size).await;
+    }
     Ok(())
 }
 

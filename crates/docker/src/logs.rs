@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -90,15 +91,32 @@ impl Log {
     async fn send(&self, path: &Path) -> io::Result<()> {
         // Watched before it is read, so that no write falls in between.
         let mut watch = if self.selection.follow { Some(Watch::new(path)?) } else { None };
-        // Before the start nothing is logged, maybe not even the file is there.
-        let Some(file) = self.open(path, watch.as_mut()).await? else { return Ok(()) };
-        let mut reader = BufReader::with_capacity(64 * 1024, file);
-        if self.selection.follow {
-            watch = Some(Watch::new(path)?);
-        }
-        let mut partial = Vec::new();
         let mut last = VecDeque::new();
-        while let Some(line) = read_line(&mut reader, &mut partial).await? {
+        let mut partial = Vec::new();
+        for older in rotated(path).await {
+            if let Some(file) = opened(&older).await? {
+                self.read(&mut reader(file), &mut partial, &mut last).await?;
+            }
+        }
+        // Before the start nothing is logged, maybe not even the file is there.
+        let Some(file) = self.open(path, watch.as_mut()).await? else { return self.give_all(last).await };
+        let mut current = reader(file);
+        self.read(&mut current, &mut partial, &mut last).await?;
+        self.give_all(last).await?;
+        match watch {
+            Some(watch) => self.follow(path, watch, current, partial).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what is there: given at once, or kept in `last` where only the end is wanted.
+    async fn read(
+        &self,
+        reader: &mut BufReader<File>,
+        partial: &mut Vec<u8>,
+        last: &mut VecDeque<Bytes>,
+    ) -> io::Result<()> {
+        while let Some(line) = read_line(reader, partial).await? {
             let Some(chunk) = self.selection.show(&line) else { continue };
             match self.selection.tail {
                 None => self.give(chunk).await?,
@@ -111,13 +129,14 @@ impl Log {
                 }
             }
         }
-        for chunk in last {
+        Ok(())
+    }
+
+    async fn give_all(&self, chunks: VecDeque<Bytes>) -> io::Result<()> {
+        for chunk in chunks {
             self.give(chunk).await?;
         }
-        match watch {
-            Some(watch) => self.follow(watch, reader, partial).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Opens the log; one that is followed is waited for until the container has ended.
@@ -127,6 +146,7 @@ impl Log {
         tokio::pin!(ended);
         loop {
             if let Some(file) = opened(path).await? {
+                watch.add(path)?;
                 return Ok(Some(file));
             }
             tokio::select! {
@@ -139,18 +159,26 @@ impl Log {
 
     async fn follow(
         &self,
+        path: &Path,
         mut watch: Watch,
-        mut reader: BufReader<File>,
+        mut current: BufReader<File>,
         mut partial: Vec<u8>,
     ) -> io::Result<()> {
         let ended = self.shared.runtime.wait_container(&self.id);
         tokio::pin!(ended);
         let mut over = false;
         loop {
-            while let Some(line) = read_line(&mut reader, &mut partial).await? {
+            // Asked before the rest is read: what is written to a log after it was moved away is nothing.
+            let moved = !is_at(current.get_ref(), path).await?;
+            while let Some(line) = read_line(&mut current, &mut partial).await? {
                 if let Some(chunk) = self.selection.show(&line) {
                     self.give(chunk).await?;
                 }
+            }
+            if moved && let Some(file) = opened(path).await? {
+                watch.add(path)?;
+                current = reader(file);
+                continue;
             }
             if over {
                 return Ok(());
@@ -166,6 +194,35 @@ impl Log {
     async fn give(&self, chunk: Bytes) -> io::Result<()> {
         let sent = self.sender.send(Ok(chunk)).await;
         sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away"))
+    }
+}
+
+fn reader(file: File) -> BufReader<File> {
+    BufReader::with_capacity(64 * 1024, file)
+}
+
+/// The older files of a log, the oldest first: the engine moves `log` to `log.1`, that to `log.2` and so on.
+async fn rotated(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for number in 1.. {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        if !tokio::fs::try_exists(&name).await.unwrap_or(false) {
+            break;
+        }
+        found.push(PathBuf::from(name));
+    }
+    found.reverse();
+    found
+}
+
+/// Whether a path still means this open file.
+async fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let here = file.metadata().await?;
+    match tokio::fs::metadata(path).await {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -222,7 +279,7 @@ impl Selection {
     }
 }
 
-/// The kernel's notices about one file.
+/// The kernel's notices about one log.
 struct Watch {
     events: EventStream<[u8; 4096]>,
 }
@@ -230,13 +287,19 @@ struct Watch {
 impl Watch {
     fn new(path: &Path) -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        let what = WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::MOVE_SELF;
-        // The file is made with the container; where it is not there yet, its directory tells.
-        if inotify.watches().add(path, what).is_err() {
-            let directory = path.parent().unwrap_or(Path::new("/"));
-            inotify.watches().add(directory, what | WatchMask::CREATE)?;
+        // The directory tells of a log that is made or made anew.
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        inotify.watches().add(directory, WatchMask::CREATE | WatchMask::MOVED_TO)?;
+        let watch = Self { events: inotify.into_event_stream([0; 4096])? };
+        match watch.add(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(watch),
         }
-        Ok(Self { events: inotify.into_event_stream([0; 4096])? })
+    }
+
+    fn add(&self, path: &Path) -> io::Result<()> {
+        let what = WatchMask::MODIFY | WatchMask::MOVE_SELF;
+        self.events.watches().add(path, what).map(drop)
     }
 
     /// Returns when something was written since the last call.

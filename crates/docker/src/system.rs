@@ -38,17 +38,21 @@ pub(crate) fn ping(method: &Method) -> Response<Body> {
 pub(crate) fn version(call: &Call) -> Answer {
     let version = &call.shared.config.version;
     let api = format!("{}.{}", API_MAX.0, API_MAX.1);
+    let oldest = format!("{}.{}", API_MIN.0, API_MIN.1);
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     ok(&json!({
         "Platform": { "Name": "Skiff" },
         "Components": [{
             "Name": "Engine",
             "Version": version,
-            "Details": { "ApiVersion": api, "Arch": architecture(), "Os": "linux", "KernelVersion": kernel },
+            "Details": {
+                "ApiVersion": api, "MinAPIVersion": oldest, "Arch": architecture(), "Os": "linux",
+                "KernelVersion": kernel,
+            },
         }],
         "Version": version,
         "ApiVersion": api,
-        "MinAPIVersion": format!("{}.{}", API_MIN.0, API_MIN.1),
+        "MinAPIVersion": oldest,
         "GitCommit": "",
         "GoVersion": "",
         "Os": "linux",
