@@ -78,7 +78,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The body as JSON; an empty one is the default.
+    /// The body as JSON; an empty one and `null` are the default.
     pub(crate) async fn json<T: DeserializeOwned + Default>(&mut self) -> Result<T, Failure> {
         let body = Limited::new(self.request.body_mut(), BODY_BYTES_MAX);
         let bytes =
@@ -87,7 +87,9 @@ impl Call {
         if bytes.is_empty() {
             return Ok(T::default());
         }
-        serde_json::from_slice(&bytes).map_err(|error| Failure::bad_request(format!("invalid JSON: {error}")))
+        let parsed: Result<Option<T>, _> = serde_json::from_slice(&bytes);
+        let value = parsed.map_err(|error| Failure::bad_request(format!("invalid JSON: {error}")))?;
+        Ok(value.unwrap_or_default())
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -319,6 +321,10 @@ impl Shared {
 pub(crate) fn unchanged() -> Answer {
     crate::answer::status(StatusCode::NOT_MODIFIED)
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod api_tests;
 
 #[cfg(test)]
 mod tests {
