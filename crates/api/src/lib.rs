@@ -8,6 +8,7 @@ pub mod decode;
 pub mod defaults;
 pub mod meta;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -1,27 +1,16 @@
 //! Reads the list of built-in kinds (`schema/kinds.txt`, whose head says its form).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{ALL_VERBS, Row, Subresource};
-use crate::schema::{Name, Schema, TypeId};
+use crate::schema::{Name, Schema};
 
 /// Reads the rows; an error names the line.
 pub(super) fn kinds(text: &'static str, schema: &Arc<Schema>) -> Result<Vec<Row>, String> {
-    let types = kinds_of(schema);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     lines
-        .map(|(index, line)| row(line, schema, &types).ok_or_else(|| format!("line {}: bad kind", index + 1)))
+        .map(|(index, line)| row(line, schema).ok_or_else(|| format!("line {}: bad kind", index + 1)))
         .collect()
-}
-
-/// The types of kinds.
-fn kinds_of(schema: &Schema) -> HashMap<[&str; 3], TypeId> {
-    let with_kind = schema.definitions().filter_map(|(_, id)| {
-        let [group, version, kind] = schema.structure(id)?.kind.as_ref()?;
-        Some(([group.as_ref(), version.as_ref(), kind.as_ref()], id))
-    });
-    with_kind.collect()
 }
 
 fn row(line: &'static str, schema: &Arc<Schema>, types: &HashMap<[&str; 3], TypeId>) -> Option<Row> {
@@ -47,7 +36,7 @@ fn row(line: &'static str, schema: &Arc<Schema>, types: &HashMap<[&str; 3], Type
         storage_version: version.into(),
         selectable_fields: Vec::new(),
         schema: schema.clone(),
-        ty: *types.get(&[group, version, kind])?,
+        ty: schema.of_kind(group, version, kind)?,
     };
     for attribute in attributes.split_ascii_whitespace() {
         let (key, value) = attribute.split_once('=')?;

@@ -178,6 +178,7 @@ impl Field {
 pub struct Schema {
     types: Vec<Type>,
     by_name: HashMap<Name, TypeId>,
+    by_kind: HashMap<[Name; 3], TypeId>,
 }
 
 impl Schema {
@@ -202,6 +203,11 @@ impl Schema {
         self.by_name.get(name).copied()
     }
 
+    /// The type of a kind.
+    pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
+        self.by_kind.get(&[group, version, kind].map(|part| Name::Owned(part.to_owned()))).copied()
+    }
+
     /// The definition of a type, if it has fields.
     pub fn structure(&self, id: TypeId) -> Option<&Struct> {
         match self.get(id) {
@@ -223,6 +229,11 @@ impl Schema {
             && !definition.name.is_empty()
         {
             self.by_name.insert(definition.name.clone(), id);
+        }
+        if let Type::Struct(definition) = &ty
+            && let Some(kind) = &definition.kind
+        {
+            self.by_kind.insert(kind.clone(), id);
         }
         self.types.push(ty);
         id

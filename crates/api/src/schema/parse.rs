@@ -79,7 +79,9 @@ impl Reader {
             } else if let Some(kind) = attribute.strip_prefix("kind=") {
                 let kind: Vec<&str> = kind.split('/').collect();
                 let [group, version, kind] = kind[..] else { return Err(format!("bad kind {kind:?}")) };
-                definition.kind = Some([group.into(), version.into(), kind.into()]);
+                let kind = [group.into(), version.into(), kind.into()];
+                definition.kind = Some(kind.clone());
+                self.schema.by_kind.insert(kind, id);
             }
         }
         Ok(())
