@@ -13,7 +13,7 @@ pub(super) fn kinds(text: &'static str, schema: &Arc<Schema>) -> Result<Vec<Row>
         .collect()
 }
 
-fn row(line: &'static str, schema: &Arc<Schema>, types: &HashMap<[&str; 3], TypeId>) -> Option<Row> {
+fn row(line: &'static str, schema: &Arc<Schema>) -> Option<Row> {
     let (head, attributes) = {
         let mut parts = line.splitn(4, ' ');
         ([parts.next()?, parts.next()?, parts.next()?], parts.next().unwrap_or_default())
