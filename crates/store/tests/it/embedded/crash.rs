@@ -234,3 +234,44 @@ async fn a_crash_during_recovery_keeps_them_too() {
         }
     }
 }
+
+/// A process that is killed leaves writes that only the kernel has. Whoever opens the store again sees them, so they
+/// must be on disk before anybody is shown them: a power failure afterwards takes nothing back.
+#[tokio::test]
+async fn what_a_killed_process_left_is_durable_before_it_is_shown() {
+    let mut random = Random::new(7);
+    let mut shown_unacknowledged = 0;
+    for killed_after in 0..40 {
+        let mut recording = Recording::new();
+        let store = super::open(recording.memory.clone());
+        // The store dies between two operations of the disk: what it did so far stays in the kernel's memory.
+        recording.memory.fail_after(Some(killed_after));
+        let put = |number: usize| {
+            let value = "v".repeat(100 + number).into();
+            vec![Op::Put { key: format!("{number}").into(), value, lease: 0 }]
+        };
+        let mut number = 0;
+        while let Ok(response) = store.txn(Txn { then: put(number), ..Txn::default() }).await {
+            recording.model.apply(&put(number));
+            let promise = Promise::Revision(response.revision);
+            recording.log.push(Acknowledged { asked: 0, answered: recording.memory.recorded(), promise });
+            number += 1;
+        }
+        drop(store);
+        recording.memory.fail_after(None);
+        let store = super::open(recording.memory.clone());
+        let revision = store.current_revision().await.unwrap();
+        if revision > recording.model.revision() {
+            recording.model.apply(&put(number));
+            shown_unacknowledged += 1;
+        }
+        recording.model.check(&store).await;
+        let promise = Promise::Revision(revision);
+        recording.log.push(Acknowledged { asked: 0, answered: recording.memory.recorded(), promise });
+        drop(store);
+        for (done, image) in recording.images(&mut random) {
+            recording.check(done, image).await;
+        }
+    }
+    assert!(shown_unacknowledged > 0, "no kill came between a write and its sync");
+}

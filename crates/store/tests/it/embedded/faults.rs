@@ -171,7 +171,8 @@ async fn leases_get_their_full_time_after_a_restart() {
         progress: false,
     };
     let mut watch = store.watch(request).await.unwrap();
-    let batch = watch.next().await.unwrap().unwrap();
+    let ended = tokio::time::timeout(20 * ttl, watch.next()).await.expect("the lease ends");
+    let batch = ended.unwrap().unwrap();
     assert_eq!(batch.events[0].kind, store::EventKind::Delete);
     assert!(restarted.elapsed() >= ttl);
     assert!(matches!(store.lease_keep_alive(lease).await, Err(StoreError::LeaseNotFound(_))));
