@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 
+#[cfg(test)]
+mod checks;
 mod schema;
 mod workspace;
 

@@ -38,3 +38,30 @@ fn release_name(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     name.trim_start_matches('v').replace('_', ".")
 }
+
+/// Facts of the overlay that the committed table lacks: somebody changed one without making the other anew.
+#[cfg(test)]
+pub(crate) fn stale(table: &str, overlay: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut definition = "";
+    let mut known: std::collections::HashMap<(&str, &str), &str> = std::collections::HashMap::new();
+    for line in table.lines() {
+        match line.strip_prefix('\t').and_then(|line| line.split_once('\t')) {
+            Some((field, facts)) => drop(known.insert((definition, field), facts)),
+            None => definition = line.split('\t').next().unwrap_or_default(),
+        }
+    }
+    for line in overlay.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let Some((field, facts)) = line.strip_prefix('\t').and_then(|line| line.split_once('\t')) else {
+            definition = line.split('\t').next().unwrap_or_default();
+            continue;
+        };
+        let there: Vec<&str> =
+            known.get(&(definition, field)).map(|facts| facts.split('\t').collect()).unwrap_or_default();
+        let missing = facts.split('\t').filter(|fact| *fact != "-" && !there.contains(fact));
+        complaints.extend(missing.map(|fact| {
+            format!("{definition}.{field}: the table lacks {fact}: run `cargo xtask generate schema`")
+        }));
+    }
+    complaints
+}

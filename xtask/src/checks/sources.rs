@@ -1,0 +1,178 @@
+//! Rules for single files. Reasons for an exception are stated in the file, where its readers see them.
+
+use super::SourceFile;
+
+/// Lines that a file may have.
+const FILE_LINES_MAX: usize = 900;
+
+/// Lines that a function may have.
+const FUNCTION_LINES_MAX: usize = 100;
+
+/// Complaints about a file.
+pub(super) fn check(file: &SourceFile) -> Vec<String> {
+    let mut complaints = places(file);
+    if file.path.ends_with(".rs") {
+        complaints.extend(header(file));
+        complaints.extend(length(file));
+        complaints.extend(long_functions(file));
+        complaints.extend(tasks(file));
+        complaints.extend(unsafe_code(file));
+    }
+    complaints
+}
+
+/// Nothing refers to where and with what the work was done.
+fn places(file: &SourceFile) -> Vec<String> {
+    // Written in parts: this file is checked as well.
+    let forbidden = [concat!("/wo", "rk/"), concat!("../sha", "red/"), concat!(".lib", "rary")];
+    let lines = file.text.lines().enumerate();
+    lines
+        .filter(|(_, line)| forbidden.iter().any(|place| line.contains(place)))
+        .map(|(index, _)| format!("{}:{}: refers to a place outside the repository", file.path, index + 1))
+        .collect()
+}
+
+/// A module says what it is before anything else.
+fn header(file: &SourceFile) -> Option<String> {
+    let first =
+        file.text.lines().find(|line| !line.is_empty() && !line.starts_with("#!")).unwrap_or_default();
+    (!first.starts_with("//!"))
+        .then(|| format!("{}: begin with a `//!` header that says what it is", file.path))
+}
+
+fn length(file: &SourceFile) -> Option<String> {
+    let lines = file.text.lines().count();
+    let reasoned = file
+        .text
+        .lines()
+        .take_while(|line| line.starts_with("//!"))
+        .any(|line| line.contains("One file because"));
+    (lines > FILE_LINES_MAX && !reasoned)
+        .then(|| format!("{}: {lines} lines: split it, or say `One file because …` in its header", file.path))
+}
+
+/// Functions by their lines. The format is rustfmt's: a function ends with a brace in the column where it began.
+fn long_functions(file: &SourceFile) -> Vec<String> {
+    let lines: Vec<&str> = file.text.lines().collect();
+    let mut complaints = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let Some(name) = function_name(line) else { continue };
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let end = format!("{indent}}}");
+        let body =
+            lines[start..].iter().position(|line| *line == end || line.starts_with(&format!("{indent}}} ")));
+        let signature_only =
+            lines[start..].iter().take_while(|line| !line.ends_with('{')).any(|line| line.ends_with(';'));
+        let Some(length) = body.filter(|_| !signature_only) else { continue };
+        let reasoned = allows(&lines[..start], indent, "clippy::too_many_lines");
+        if length > FUNCTION_LINES_MAX + 1 && !reasoned {
+            complaints.push(format!(
+                "{}:{}: `{name}` has {length} lines: split it, or allow too_many_lines with a reason behind `//`",
+                file.path,
+                start + 1
+            ));
+        }
+    }
+    complaints
+}
+
+/// Whether the attributes above a place allow a lint and a plain comment among them says why.
+fn allows(before: &[&str], indent: &str, lint: &str) -> bool {
+    let above = before.iter().rev().take_while(|line| {
+        line.strip_prefix(indent).is_some_and(|rest| rest.starts_with("//") || rest.starts_with("#["))
+    });
+    let (mut allowed, mut reasoned) = (false, false);
+    for line in above {
+        allowed |= line.contains("allow(") && line.contains(lint);
+        reasoned |= line.contains("// ");
+    }
+    allowed && reasoned
+}
+
+/// The name of a function that begins on a line.
+fn function_name(line: &str) -> Option<&str> {
+    let mut rest = line.trim_start();
+    loop {
+        if let Some(name) = rest.strip_prefix("fn ") {
+            let end = name.find(|letter: char| !(letter.is_alphanumeric() || letter == '_'))?;
+            return Some(&name[..end]);
+        }
+        let word = ["pub ", "pub(crate) ", "pub(super) ", "async ", "const ", "unsafe ", "extern \"C\" "];
+        rest = word.iter().find_map(|word| rest.strip_prefix(word))?;
+    }
+}
+
+/// Every task has an owner: only the lifecycle spawns.
+fn tasks(file: &SourceFile) -> Vec<String> {
+    if file.path == "crates/base/src/lifecycle.rs" {
+        return Vec::new();
+    }
+    let spawns =
+        [concat!("tokio::", "spawn("), concat!("tokio::task::", "spawn("), concat!("task::spawn", "_local(")];
+    let lines: Vec<&str> = file.text.lines().collect();
+    let mut complaints = Vec::new();
+    for (index, line) in code(&lines) {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let reasoned = allows(&lines[..index], indent, "clippy::disallowed_methods");
+        if spawns.iter().any(|spawn| line.contains(spawn)) && !reasoned {
+            complaints.push(format!(
+                "{}:{}: a task without an owner: use base::lifecycle (Context::spawn or Tasks)",
+                file.path,
+                index + 1
+            ));
+        }
+    }
+    complaints
+}
+
+/// `unsafe` has one home. The lint forbids it in code; this finds a crate that would switch the lint off.
+fn unsafe_code(file: &SourceFile) -> Vec<String> {
+    if file.path.starts_with("crates/sys/") {
+        return Vec::new();
+    }
+    let lines: Vec<&str> = file.text.lines().collect();
+    let marks = [concat!("unsafe", " {"), concat!("unsafe", " fn "), concat!("unsafe", " impl ")];
+    code(&lines)
+        .filter(|(_, line)| marks.iter().any(|mark| line.contains(mark)))
+        .map(|(index, _)| format!("{}:{}: unsafe code belongs in crates/sys", file.path, index + 1))
+        .collect()
+}
+
+/// Lines that are not comments.
+fn code<'l>(lines: &'l [&'l str]) -> impl Iterator<Item = (usize, &'l str)> {
+    let all = lines.iter().copied().enumerate();
+    all.filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaints(text: &str) -> Vec<String> {
+        check(&SourceFile { path: "crates/x/src/y.rs".into(), text: text.into() })
+    }
+
+    fn function(lines: usize, above: &str) -> String {
+        format!("//! X.\n\n{above}pub fn long() {{\n{}}}\n", "    let _ = 1;\n".repeat(lines))
+    }
+
+    #[test]
+    fn each_rule_finds_what_breaks_it() {
+        assert_eq!(complaints("//! X.\n"), Vec::<String>::new());
+        assert!(complaints("fn x() {}\n")[0].contains("header"));
+        assert!(complaints(&format!("//! X.\n{}", "\n".repeat(900)))[0].contains("901 lines"));
+        assert!(complaints(&format!("//! X. One file because.\n{}", "\n".repeat(900))).is_empty());
+        assert!(complaints(&function(101, ""))[0].contains("`long`"));
+        assert!(complaints(&function(100, "")).is_empty());
+        assert!(complaints(&function(101, "#[allow(clippy::too_many_lines)] // A table.\n")).is_empty());
+        assert!(!complaints(&function(101, "#[allow(clippy::too_many_lines)]\n")).is_empty());
+        let spawn = concat!("    tokio::", "spawn(async {});\n");
+        assert!(complaints(&format!("//! X.\n{spawn}"))[0].contains("owner"));
+        assert!(complaints(&format!("//! X.\n// {spawn}")).is_empty());
+        let allow = "    #[allow(clippy::disallowed_methods)]\n";
+        assert!(complaints(&format!("//! X.\n    // It ends with the process.\n{allow}{spawn}")).is_empty());
+        assert!(!complaints(&format!("//! X.\n{allow}{spawn}")).is_empty());
+        assert!(complaints(concat!("//! X.\nfn x() { unsafe", " { y() } }\n"))[0].contains("crates/sys"));
+        assert!(complaints(concat!("//! X.\n// see /wo", "rk/x\n"))[0].contains("outside the repository"));
+    }
+}
