@@ -145,7 +145,7 @@ fn origin(origin: image::Origin) -> ImageOrigin {
     }
 }
 
-fn to_api(image: image::Image) -> Image {
+pub(crate) fn to_api(image: image::Image) -> Image {
     let document = image.document;
     let config = document.config;
     Image {

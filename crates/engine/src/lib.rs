@@ -1,5 +1,24 @@
-//! Containers and sandboxes behind engine-api.
+//! Containers and sandboxes behind [`engine_api::Runtime`], images behind [`engine_api::Images`].
+//!
+//! A sandbox is a process of its own, the shim, which this crate embeds, starts and talks to; see [`Engine`]. What runs
+//! in a container is decided by pure functions (`oci`, `user`, `capabilities`, `seccomp`); everything that touches the
+//! kernel goes through `sys`.
 
+mod capabilities;
+mod containers;
+mod embed;
+mod engine;
 mod images;
+mod layout;
+mod link;
+mod oci;
+mod process;
+mod records;
+mod runtime;
+mod sandboxes;
+mod seccomp;
+mod signals;
+mod user;
 
+pub use engine::{Engine, EngineConfig};
 pub use images::ImageService;

@@ -12,3 +12,5 @@ pub mod ns;
 pub mod process;
 pub mod seqpacket;
 pub mod tty;
+#[cfg(feature = "async")]
+pub mod watch;

@@ -8,18 +8,30 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
 
 /// Mounts an overlay at `target`: `lower` directories, the topmost first, under `upper` with its `work` directory on the
-/// same file system. Each directory is its own parameter (kernel 6.5 and later), so that neither their number nor the
+/// same file system, with further overlayfs options. Each directory is its own parameter (kernel 6.5 and later), so that neither their number nor the
 /// characters in their names are bound; older kernels get one option string.
-pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
-    match overlay_by_parameters(lower, upper, work, target) {
+pub fn overlay(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    options: &[(&str, &str)],
+    target: &Path,
+) -> io::Result<()> {
+    match overlay_by_parameters(lower, upper, work, options, target) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            overlay_by_options(lower, upper, work, target)
+            overlay_by_options(lower, upper, work, options, target)
         }
         result => result,
     }
 }
 
-fn overlay_by_parameters(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+fn overlay_by_parameters(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    options: &[(&str, &str)],
+    target: &Path,
+) -> io::Result<()> {
     use rustix::mount as m;
     let context = m::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for dir in lower {
@@ -27,13 +39,22 @@ fn overlay_by_parameters(lower: &[PathBuf], upper: &Path, work: &Path, target: &
     }
     m::fsconfig_set_string(&context, "upperdir", upper)?;
     m::fsconfig_set_string(&context, "workdir", work)?;
+    for (name, value) in options {
+        m::fsconfig_set_string(&context, *name, *value)?;
+    }
     m::fsconfig_create(&context)?;
     let mount = m::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     m::move_mount(&mount, "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(())
 }
 
-fn overlay_by_options(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+fn overlay_by_options(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    more: &[(&str, &str)],
+    target: &Path,
+) -> io::Result<()> {
     let mut options = OsString::from("lowerdir=");
     for (index, dir) in lower.iter().enumerate() {
         if index > 0 {
@@ -45,6 +66,9 @@ fn overlay_by_options(lower: &[PathBuf], upper: &Path, work: &Path, target: &Pat
     options.push(escaped(upper, b",\\"));
     options.push(",workdir=");
     options.push(escaped(work, b",\\"));
+    for (name, value) in more {
+        options.push(format!(",{name}={value}"));
+    }
     let options = CString::new(options.into_vec())?;
     Ok(rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
 }
@@ -207,7 +231,7 @@ mod tests {
         let (lower, upper, work, target) = (path("low:er,\\1"), path("up,per"), path("work"), path("target"));
         std::fs::write(lower.join("file"), "below").unwrap();
         for mount in [overlay_by_parameters, overlay_by_options] {
-            mount(std::slice::from_ref(&lower), &upper, &work, &target).unwrap();
+            mount(std::slice::from_ref(&lower), &upper, &work, &[("metacopy", "off")], &target).unwrap();
             let seen = std::fs::read_to_string(target.join("file"));
             let written = std::fs::write(target.join("new"), "above");
             assert_eq!(MountTable::own().unwrap().below(dir.path()), [target.as_path()]);

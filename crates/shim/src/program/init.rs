@@ -9,6 +9,7 @@ use sys::ns::Namespace;
 /// Goes into an empty read-only root over `directory` without any right, so that /proc/1 opens no way to the host to
 /// the containers that see it; then reaps orphans until it is killed.
 pub(crate) fn run(directory: &Path) -> io::Result<()> {
+    rustix::thread::set_name(c"skiff-init")?;
     let signals = sys::children::ChildSignals::new()?;
     sys::ns::unshare(&[Namespace::Mount])?;
     sys::mount::make_private()?;

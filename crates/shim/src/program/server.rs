@@ -109,6 +109,9 @@ pub(crate) fn serve(directory: &Path) -> io::Result<()> {
 fn refuse(listener: &OwnedFd, error: io::Error) -> io::Result<()> {
     wait_readable(listener)?;
     if let Some(peer) = sys::seqpacket::accept(listener)? {
+        // Read what it says: closing with its greeting unread would reset the connection before it reads the reason.
+        wait_readable(&peer)?;
+        sys::seqpacket::recv(&peer, &mut vec![0; MAX_MESSAGE])?;
         let message = shim::encode(&FromShim::Failed { message: error.to_string() })?;
         sys::seqpacket::send(&peer, &message, &[])?;
     }

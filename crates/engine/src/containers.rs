@@ -1,0 +1,433 @@
+//! Containers: made, started, stopped, removed.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine_api::{
+    ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind, Exit,
+    ImageConfig,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+use shim::{Answer, Call, CallError, ContainerConfig, RUNTIME_DIR};
+
+use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
+use crate::images::engine_error;
+use crate::layout::namespace;
+use crate::oci::{self, Surroundings};
+use crate::records::{self, ContainerRecord};
+use crate::sandboxes::{check_below, check_id, limits_of};
+use crate::user::{self, ResolvedUser};
+
+/// A log is rotated beyond this size where nothing else is asked for.
+const LOG_MAX_BYTES: u64 = 10 << 20;
+
+impl Engine {
+    pub(crate) async fn make_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {
+        check_id(&spec.id)?;
+        if !spec.log_path.as_os_str().is_empty() {
+            check_below("log path", &spec.log_path)?;
+        }
+        self.link_of(&spec.sandbox_id)?;
+        crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)?;
+        let id = spec.id.clone();
+        let log_path = self.log_file(&spec);
+        let record = ContainerRecord { spec, created_at: Timestamp::now(), state: ContainerState::Created };
+        let container = Arc::new(Container {
+            record: tokio::sync::watch::Sender::new(record),
+            log_path,
+            gate: tokio::sync::Mutex::new(()),
+        });
+        let _gate = container.gate.lock().await;
+        {
+            let mut containers = self.containers.write();
+            if containers.contains_key(&id) {
+                return Err(EngineError::conflict(format!("container {id} exists already")));
+            }
+            containers.insert(id.clone(), container.clone());
+        }
+        if let Err(error) = self.set_up(&container).await {
+            if let Err(left) = self.clear_container(&container).await {
+                tracing::warn!(container = id, error = %left, "a container that could not be made left something");
+            }
+            self.containers.write().remove(&id);
+            return Err(error);
+        }
+        self.tell(&container, ContainerEventKind::Created);
+        Ok(status(&container))
+    }
+
+    /// Record, root file system, and the shim's knowledge of it.
+    async fn set_up(&self, container: &Arc<Container>) -> Result<(), EngineError> {
+        let (me, of) = (self.me(), container.clone());
+        let prepared = tokio::task::spawn_blocking(move || match me.upgrade() {
+            Some(engine) => engine.prepare_container(&of),
+            None => Err(EngineError::new(ErrorKind::Internal, "the engine is closing")),
+        });
+        prepared.await.map_err(|error| EngineError::internal("preparing the container", &error))??;
+        self.introduce(container).await
+    }
+
+    /// The blocking part: everything on disk.
+    fn prepare_container(&self, container: &Container) -> Result<(), EngineError> {
+        let record = container.record.borrow().clone();
+        let dir = self.layout.container(&record.spec.id);
+        std::fs::create_dir_all(&dir).map_err(|error| EngineError::internal("making directories", &error))?;
+        records::save(&self.layout.container_record(&record.spec.id), &record)?;
+        self.mount_rootfs(&record.spec)
+    }
+
+    /// Mounts a container's root file system, where it is not yet.
+    fn mount_rootfs(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let rootfs = self.rootfs(spec);
+        let failed = |error: std::io::Error| EngineError::internal("mounting the root file system", &error);
+        std::fs::create_dir_all(&rootfs).map_err(failed)?;
+        if sys::mount::MountTable::own().map_err(failed)?.below(&rootfs).contains(&rootfs) {
+            return Ok(());
+        }
+        let snapshot = self.store.prepare(&spec.id, &digest_of(spec)?).map_err(engine_error)?;
+        let (lower, upper, work) = (&snapshot.lowerdirs, &snapshot.upper, &snapshot.work);
+        sys::mount::overlay(lower, upper, work, &image::overlay::OPTIONS, &rootfs).map_err(failed)
+    }
+
+    /// Makes the shim know the container, so that clients can attach before it starts.
+    async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
+        let spec = container.record.borrow().spec.clone();
+        let sandbox = self.sandbox_named(&spec.sandbox_id)?;
+        let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
+        let group = self.cgroups.group(&path);
+        let config = ContainerConfig {
+            id: spec.id.clone(),
+            bundle: self.layout.bundle(&spec.sandbox_id, &spec.id),
+            log: container.log_path.clone(),
+            log_max_bytes: if spec.log_max_bytes == 0 { LOG_MAX_BYTES } else { spec.log_max_bytes },
+            terminal: spec.terminal,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            members: group.members_file(),
+            oom_events: group.oom_file(),
+        };
+        self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
+    }
+
+    pub(crate) async fn run_container(&self, id: &str) -> Result<ContainerStatus, EngineError> {
+        let container = self.container_named(id)?;
+        let _gate = container.gate.lock().await;
+        let (spec, state) = {
+            let record = container.record.borrow();
+            (record.spec.clone(), record.state.clone())
+        };
+        if matches!(state, ContainerState::Running { .. }) {
+            return Ok(status(&container));
+        }
+        let link = self.link_of(&spec.sandbox_id)?;
+        if matches!(state, ContainerState::Exited { .. }) {
+            self.introduce(&container).await?;
+        }
+        if let Err(error) = self.write_bundle(&container).await {
+            self.on_exited(id, failed_exit(&CallError::new(error.message.clone())));
+            return Err(error);
+        }
+        match link.call(Call::Start { id: id.to_owned() }, Vec::new()).await? {
+            Ok((Answer::Started { .. }, _)) => Ok(status(&container)),
+            Ok(_) => {
+                Err(EngineError::new(ErrorKind::Internal, "the shim answered a start with something else"))
+            }
+            Err(error) => {
+                self.on_exited(id, failed_exit(&error));
+                let message = format!("container {} could not be started: {}", spec.name, error.message);
+                Err(EngineError::new(ErrorKind::Invalid, message))
+            }
+        }
+    }
+
+    /// Cgroup and OCI bundle, fresh for each start.
+    async fn write_bundle(&self, container: &Arc<Container>) -> Result<(), EngineError> {
+        let (me, of) = (self.me(), container.clone());
+        let written = tokio::task::spawn_blocking(move || match me.upgrade() {
+            Some(engine) => engine.write_bundle_now(&of.record.borrow().spec.clone()),
+            None => Err(EngineError::new(ErrorKind::Internal, "the engine is closing")),
+        });
+        written.await.map_err(|error| EngineError::internal("writing the bundle", &error))?
+    }
+
+    fn write_bundle_now(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
+        let sandbox = self.sandbox_named(&spec.sandbox_id)?.record.lock().spec.clone();
+        let path = format!("{}/{}", self.group_path(&sandbox), spec.id);
+        let group = self.cgroups.group(&path);
+        group.create().map_err(failed("making the container's cgroup"))?;
+        let limits = limits_of(&spec.resources);
+        for warning in group.apply(&limits).map_err(failed("setting the container's limits"))? {
+            tracing::warn!(container = spec.id, warning, "a limit cannot be set on this host");
+        }
+        self.mount_rootfs(spec)?;
+        let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
+        records::remove_dir(&bundle.join(RUNTIME_DIR))?;
+        records::remove(&bundle.join(shim::EXIT_FILE))?;
+        let document = self.document(spec, &sandbox, &path)?;
+        let bytes =
+            serde_json::to_vec(&document).map_err(|error| EngineError::internal("writing OCI", &error))?;
+        sys::files::write_atomic(&bundle.join("config.json"), &bytes).map_err(failed("writing the bundle"))
+    }
+
+    fn document(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &engine_api::SandboxSpec,
+        cgroup_path: &str,
+    ) -> Result<Value, EngineError> {
+        let rootfs = self.rootfs(spec);
+        let image = self.image_config(spec)?;
+        let user = self.user_of(spec, &image)?;
+        if spec.user.must_not_be_root && user.uid == 0 {
+            return Err(EngineError::invalid(
+                "container has runAsNonRoot and image will run as root: give a user other than 0",
+            ));
+        }
+        let cwd = oci::working_dir(spec, &image);
+        sys::files::create_dir_in_root(&rootfs, &cwd, (user.uid, user.gid)).map_err(|error| {
+            EngineError::internal(&format!("making the directory {}", cwd.display()), &error)
+        })?;
+        let capabilities = self.capabilities_of(spec)?;
+        let devices = if spec.security.privileged {
+            sys::host::device_nodes(Path::new("/dev"))
+                .map_err(|error| EngineError::internal("reading /dev", &error))?
+        } else {
+            Vec::new()
+        };
+        let run_sandbox = self.layout.run_sandbox(&spec.sandbox_id);
+        let around = Surroundings {
+            sandbox,
+            image: &image,
+            user: &user,
+            capabilities: &capabilities,
+            seccomp: oci::seccomp(spec, &capabilities)?,
+            rootfs: &rootfs,
+            run_sandbox: &run_sandbox,
+            cgroup_path,
+            pid_namespace: self.pid_namespace(spec, sandbox, &run_sandbox)?,
+            devices: &devices,
+            device_rules: self.cgroups.has_v1_devices(),
+            oom_score_adj: possible_oom_score(spec.resources.oom_score_adj, spec),
+        };
+        oci::document(spec, &around)
+    }
+
+    /// The PID namespace that a container joins in place of its own.
+    fn pid_namespace(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &engine_api::SandboxSpec,
+        run_sandbox: &Path,
+    ) -> Result<Option<PathBuf>, EngineError> {
+        if let Some(target) = &spec.namespaces.pid_of {
+            let target = self.container_named(target)?;
+            let record = target.record.borrow();
+            return match record.state {
+                ContainerState::Running { pid, .. } if record.spec.sandbox_id == spec.sandbox_id => {
+                    Ok(Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))))
+                }
+                _ => Err(EngineError::conflict(
+                    "the container whose PID namespace is to be joined does not run here",
+                )),
+            };
+        }
+        Ok((sandbox.share_pid && !sandbox.host_pid).then(|| namespace(run_sandbox, "pid")))
+    }
+
+    pub(crate) fn capabilities_of(&self, spec: &ContainerSpec) -> Result<BTreeSet<String>, EngineError> {
+        crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)
+    }
+
+    fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {
+        let named = if spec.user.spec.is_empty() { &image.user } else { &spec.user.spec };
+        user::lookup(&self.rootfs(spec), named)
+    }
+
+    pub(crate) fn image_config(&self, spec: &ContainerSpec) -> Result<ImageConfig, EngineError> {
+        let image = self.store.image(&digest_of(spec)?).map_err(engine_error)?;
+        Ok(crate::images::to_api(image).config)
+    }
+
+    /// Where a container's root file system is mounted.
+    pub(crate) fn rootfs(&self, spec: &ContainerSpec) -> PathBuf {
+        self.layout.bundle(&spec.sandbox_id, &spec.id).join("rootfs")
+    }
+
+    /// The absolute path of a container's log.
+    pub(crate) fn log_file(&self, spec: &ContainerSpec) -> PathBuf {
+        let directory = self
+            .find_sandbox(&spec.sandbox_id)
+            .map(|sandbox| sandbox.record.lock().spec.log_directory.clone());
+        let directory = directory.filter(|directory| !directory.as_os_str().is_empty());
+        let name = match spec.log_path.as_os_str().is_empty() {
+            true => PathBuf::from(format!("{}.log", spec.id)),
+            false => spec.log_path.clone(),
+        };
+        directory.unwrap_or_else(|| self.layout.container(&spec.id)).join(name)
+    }
+
+    pub(crate) async fn halt_container(&self, id: &str, grace: Duration) -> Result<Exit, EngineError> {
+        let container = self.container_named(id)?;
+        let _gate = container.gate.lock().await;
+        self.end_container(id, &container, grace).await
+    }
+
+    async fn end_container(
+        &self,
+        id: &str,
+        container: &Container,
+        grace: Duration,
+    ) -> Result<Exit, EngineError> {
+        let (spec, state) = {
+            let record = container.record.borrow();
+            (record.spec.clone(), record.state.clone())
+        };
+        match state {
+            ContainerState::Exited { exit, .. } => return Ok(exit),
+            ContainerState::Created => {
+                self.on_exited(
+                    id,
+                    Exit { code: 0, signal: 0, ..killed_exit("stopped before it was started") },
+                );
+                return ended(container).await;
+            }
+            ContainerState::Running { .. } => {}
+        }
+        if !grace.is_zero() {
+            let signal = self.stop_signal(&spec)?;
+            self.signal(&spec, signal).await?;
+            if let Ok(exit) = tokio::time::timeout(grace, ended(container)).await {
+                return exit;
+            }
+        }
+        self.signal(&spec, 9).await?;
+        let exit = tokio::time::timeout(KILL_MAX, ended(container)).await;
+        exit.map_err(|_| {
+            EngineError::new(ErrorKind::Internal, format!("container {id} did not end after SIGKILL"))
+        })?
+    }
+
+    fn stop_signal(&self, spec: &ContainerSpec) -> Result<i32, EngineError> {
+        let image = self.image_config(spec).map(|image| image.stop_signal).unwrap_or_default();
+        let named = [&spec.stop_signal, &image].into_iter().find(|name| !name.is_empty());
+        named.map_or(Ok(15), |name| crate::signals::parse(name))
+    }
+
+    /// Signals a running container's first process; one that ended meanwhile is fine.
+    pub(crate) async fn signal(&self, spec: &ContainerSpec, signal: i32) -> Result<(), EngineError> {
+        let sent =
+            self.link_of(&spec.sandbox_id)?.request(Call::Signal { id: spec.id.clone(), signal }).await;
+        let runs = |container: Arc<Container>| {
+            matches!(container.record.borrow().state, ContainerState::Running { .. })
+        };
+        match sent {
+            Err(error) if self.find_container(&spec.id).is_some_and(runs) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn delete_container(&self, id: &str, force: bool) -> Result<(), EngineError> {
+        let Some(container) = self.find_container(id) else { return Ok(()) };
+        let _gate = container.gate.lock().await;
+        if matches!(container.record.borrow().state, ContainerState::Running { .. }) {
+            if !force {
+                return Err(EngineError::conflict(format!(
+                    "container {id} runs: stop it first, or use force"
+                )));
+            }
+            self.end_container(id, &container, Duration::ZERO).await?;
+        }
+        self.clear_container(&container).await?;
+        self.containers.write().remove(id);
+        self.tell(&container, ContainerEventKind::Removed);
+        Ok(())
+    }
+
+    /// Takes away everything that a container has.
+    async fn clear_container(&self, container: &Container) -> Result<(), EngineError> {
+        let spec = container.record.borrow().spec.clone();
+        if let Ok(link) = self.link_of(&spec.sandbox_id) {
+            // The shim may not know it: it was never introduced, or the sandbox was made anew.
+            let _ = link.request(Call::Delete { id: spec.id.clone() }).await;
+        }
+        let me = self.me();
+        let cleared = tokio::task::spawn_blocking(move || match me.upgrade() {
+            Some(engine) => engine.clear_container_now(&spec),
+            None => Ok(()),
+        });
+        cleared.await.map_err(|error| EngineError::internal("removing the container", &error))?
+    }
+
+    fn clear_container_now(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
+        if let Some(sandbox) = self.find_sandbox(&spec.sandbox_id) {
+            let group =
+                self.cgroups.group(&format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id));
+            group
+                .kill(KILL_MAX)
+                .and_then(|()| group.remove())
+                .map_err(failed("removing the container's cgroup"))?;
+        }
+        let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
+        clear_directory(&bundle).map_err(failed("removing the container's bundle"))?;
+        self.store.remove_snapshot(&spec.id).map_err(engine_error)?;
+        records::remove_dir(&self.layout.container(&spec.id))
+    }
+}
+
+/// A container's image.
+fn digest_of(spec: &ContainerSpec) -> Result<image::Digest, EngineError> {
+    image::Digest::parse(&spec.image_id).map_err(engine_error)
+}
+
+/// A container as its users see it.
+pub(crate) fn status(container: &Container) -> ContainerStatus {
+    let record = container.record.borrow();
+    ContainerStatus {
+        spec: record.spec.clone(),
+        state: record.state.clone(),
+        created_at: record.created_at,
+        log_path: container.log_path.clone(),
+    }
+}
+
+/// Returns when a container has ended, with how.
+pub(crate) async fn ended(container: &Container) -> Result<Exit, EngineError> {
+    let mut watched = container.record.subscribe();
+    let record = watched.wait_for(|record| matches!(record.state, ContainerState::Exited { .. })).await;
+    match record.as_ref().map(|record| &record.state) {
+        Ok(ContainerState::Exited { exit, .. }) => Ok(exit.clone()),
+        _ => Err(EngineError::not_found("the container was removed")),
+    }
+}
+
+/// The exit of a container whose program could not be executed.
+fn failed_exit(error: &CallError) -> Exit {
+    Exit {
+        code: error.code,
+        signal: 0,
+        oom_killed: false,
+        finished_at: Timestamp::now(),
+        message: error.message.clone(),
+    }
+}
+
+/// The OOM score that the kernel lets this process give: lowering below its own needs `CAP_SYS_RESOURCE`.
+fn possible_oom_score(wanted: Option<i32>, spec: &ContainerSpec) -> Option<i32> {
+    let wanted = wanted?;
+    let own = sys::host::own_oom_score_adj().unwrap_or(0);
+    if wanted >= own || sys::host::has_capability(sys::host::CAP_SYS_RESOURCE) {
+        return Some(wanted.clamp(-1000, 1000));
+    }
+    tracing::warn!(
+        container = spec.id,
+        wanted,
+        own,
+        "the OOM score stays: lowering it needs CAP_SYS_RESOURCE, which this process lacks"
+    );
+    None
+}

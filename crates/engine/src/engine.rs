@@ -1,0 +1,438 @@
+//! The engine: what it holds, how it opens, how it takes its shims back.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use base::lifecycle::Tasks;
+use engine_api::{
+    ContainerEvent, ContainerEventKind, ContainerState, EngineError, Exit, SandboxState, SandboxStatus,
+};
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use shim::{Event, ExitRecord, FromShim, State};
+use sys::cgroup::{CgroupHost, Group};
+use sys::process::Pidfd;
+use tokio::sync::{broadcast, watch};
+
+use crate::layout::{Layout, namespace, shared_memory};
+use crate::link::{Link, Welcome};
+use crate::records::{self, ContainerRecord, SandboxRecord};
+
+/// How many events a receiver may be behind.
+const EVENTS_KEPT: usize = 1024;
+/// How long killed processes may take to end.
+pub(crate) const KILL_MAX: Duration = Duration::from_secs(20);
+/// How long a shim whose connection ended may take to end itself, before it counts as living.
+const SHIM_END_MAX: Duration = Duration::from_secs(2);
+
+/// What an engine is made from.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Data that survives a reboot: records and logs.
+    pub data_dir: PathBuf,
+    /// Run-time state: sockets, namespaces, root file systems. Only this engine's.
+    pub run_dir: PathBuf,
+    /// The cgroup below which all of this engine's are: one name, such as `skiff`. Only this engine's.
+    pub cgroup_root: String,
+}
+
+/// A sandbox.
+pub(crate) struct Sandbox {
+    pub(crate) record: Mutex<SandboxRecord>,
+    /// The connection to its shim, with a handle on the shim's process.
+    pub(crate) shim: Mutex<Option<(Arc<Link>, Arc<Pidfd>)>>,
+    /// Held while it is made, stopped or removed.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+}
+
+/// A container.
+pub(crate) struct Container {
+    pub(crate) record: watch::Sender<ContainerRecord>,
+    pub(crate) log_path: PathBuf,
+    /// Held while it is started, stopped or removed.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+}
+
+/// Sandboxes and containers on this machine, behind [`engine_api::Runtime`].
+///
+/// Each sandbox belongs to a shim, a process of its own, which keeps the containers' processes, streams and exits.
+/// Dropping the engine (or killing its process) leaves them alone; opening it again takes them back.
+pub struct Engine {
+    me: Weak<Engine>,
+    pub(crate) layout: Layout,
+    pub(crate) cgroup_root: String,
+    pub(crate) store: image::Store,
+    pub(crate) cgroups: CgroupHost,
+    pub(crate) shim_program: PathBuf,
+    pub(crate) boot_id: String,
+    pub(crate) sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
+    pub(crate) containers: RwLock<HashMap<String, Arc<Container>>>,
+    events: broadcast::Sender<ContainerEvent>,
+    pub(crate) tasks: Tasks,
+}
+
+impl Engine {
+    /// Opens the engine: takes back the sandboxes whose shims live, and clears up after those whose do not.
+    pub async fn open(config: EngineConfig, store: image::Store) -> Result<Arc<Self>, EngineError> {
+        let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
+        let layout = Layout { data: config.data_dir, run: config.run_dir };
+        for dir in [layout.sandboxes(), layout.containers(), layout.run_sandboxes()] {
+            std::fs::create_dir_all(dir).map_err(failed("making the engine's directories"))?;
+        }
+        let shim_program = crate::embed::install(&layout.run).map_err(failed("installing the shim"))?;
+        let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;
+        let boot_id = sys::host::boot_id().map_err(failed("reading the boot id"))?;
+        let engine = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            layout,
+            cgroup_root: config.cgroup_root,
+            store,
+            cgroups,
+            shim_program,
+            boot_id,
+            sandboxes: RwLock::default(),
+            containers: RwLock::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            tasks: Tasks::default(),
+        });
+        engine.take_back().await?;
+        Ok(engine)
+    }
+
+    /// Reads every record and connects to the shims.
+    async fn take_back(&self) -> Result<(), EngineError> {
+        for path in entries(&self.layout.sandboxes()) {
+            if let Some(record) = records::load::<SandboxRecord>(&path) {
+                let sandbox = Sandbox {
+                    record: Mutex::new(record.clone()),
+                    shim: Mutex::new(None),
+                    gate: tokio::sync::Mutex::new(()),
+                };
+                self.sandboxes.write().insert(record.spec.id, Arc::new(sandbox));
+            }
+        }
+        for path in entries(&self.layout.containers()) {
+            if let Some(record) = records::load::<ContainerRecord>(&path.join("container.json")) {
+                let id = record.spec.id.clone();
+                let log_path = self.log_file(&record.spec);
+                let container = Container {
+                    record: watch::Sender::new(record),
+                    log_path,
+                    gate: tokio::sync::Mutex::new(()),
+                };
+                self.containers.write().insert(id, Arc::new(container));
+            }
+        }
+        let ids: Vec<String> = self.sandboxes.read().keys().cloned().collect();
+        for id in ids {
+            self.take_back_sandbox(&id).await;
+        }
+        self.clear_unknown();
+        Ok(())
+    }
+
+    async fn take_back_sandbox(&self, id: &str) {
+        let Some(sandbox) = self.find_sandbox(id) else { return };
+        let record = sandbox.record.lock().clone();
+        if record.stopped {
+            return;
+        }
+        let same_boot = record.boot_id == self.boot_id;
+        let connected = if same_boot { Link::open(&self.layout.run_sandbox(id)).await.ok() } else { None };
+        match connected {
+            Some((link, welcome)) => self.adopt(id, &sandbox, link, welcome),
+            None => {
+                let why = if same_boot { "the sandbox's shim died" } else { "the machine was restarted" };
+                self.bury(id, &sandbox, why).await;
+            }
+        }
+    }
+
+    /// Takes a living shim: learns what happened to its containers meanwhile and follows it from now on.
+    pub(crate) fn adopt(&self, id: &str, sandbox: &Arc<Sandbox>, link: Link, welcome: Welcome) {
+        let link = Arc::new(link);
+        // The connection lives, so the number still names the shim.
+        match Pidfd::open(welcome.pid) {
+            Ok(pidfd) => {
+                let start_time = sys::process::start_time(welcome.pid).unwrap_or(0);
+                sandbox.record.lock().shim = Some((welcome.pid, start_time));
+                *sandbox.shim.lock() = Some((link.clone(), Arc::new(pidfd)));
+            }
+            Err(error) => tracing::warn!(sandbox = id, %error, "the shim ended while it was taken back"),
+        }
+        for report in welcome.containers {
+            match report.state {
+                State::Created => {}
+                State::Running { pid, started_at } => self.on_started(&report.id, pid, started_at),
+                State::Exited { exit, .. } => self.on_exited(&report.id, exit_of(exit)),
+            }
+        }
+        let (me, id) = (self.me.clone(), id.to_owned());
+        self.tasks.spawn(async move { follow(me, id, link).await });
+    }
+
+    /// Something started: the only place where a container becomes running.
+    fn on_started(&self, id: &str, pid: u32, started_at: Timestamp) {
+        let Some(container) = self.find_container(id) else { return };
+        let new = ContainerState::Running { pid, started_at };
+        if container.record.borrow().state != new {
+            self.set_state(&container, new);
+            self.tell(&container, ContainerEventKind::Started);
+        }
+    }
+
+    /// A container has ended: the only place where a running one becomes exited.
+    pub(crate) fn on_exited(&self, id: &str, exit: Exit) {
+        let Some(container) = self.find_container(id) else { return };
+        let state = container.record.borrow().state.clone();
+        let started_at = match state {
+            ContainerState::Exited { .. } => return,
+            ContainerState::Running { started_at, .. } => Some(started_at),
+            ContainerState::Created => None,
+        };
+        self.set_state(&container, ContainerState::Exited { started_at, exit: exit.clone() });
+        self.tell(&container, ContainerEventKind::Exited(exit));
+    }
+
+    /// Changes a container's state, on disk and for those who wait.
+    pub(crate) fn set_state(&self, container: &Container, state: ContainerState) {
+        container.record.send_modify(|record| record.state = state);
+        self.save_container(container);
+    }
+
+    /// Writes a container's record. A failure is told, not returned: what it says has happened.
+    pub(crate) fn save_container(&self, container: &Container) {
+        let record = container.record.borrow().clone();
+        if let Err(error) = records::save(&self.layout.container_record(&record.spec.id), &record) {
+            tracing::warn!(container = record.spec.id, %error, "a container's record could not be written");
+        }
+    }
+
+    pub(crate) fn tell(&self, container: &Container, kind: ContainerEventKind) {
+        let (sandbox_id, container_id) = {
+            let record = container.record.borrow();
+            (record.spec.sandbox_id.clone(), record.spec.id.clone())
+        };
+        self.tell_event(ContainerEvent { sandbox_id, container_id, kind });
+    }
+
+    pub(crate) fn tell_event(&self, event: ContainerEvent) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.events.subscribe()
+    }
+
+    /// The connection to a shim ended: the shim died, or it cut this engine off for not reading.
+    async fn on_link_lost(&self, id: &str) {
+        let Some(sandbox) = self.find_sandbox(id) else { return };
+        let _gate = sandbox.gate.lock().await;
+        let Some((_, pidfd)) = sandbox.shim.lock().take() else { return };
+        if tokio::time::timeout(SHIM_END_MAX, crate::process::ended(&pidfd)).await.is_err() {
+            match Link::open(&self.layout.run_sandbox(id)).await {
+                Ok((link, welcome)) => return self.adopt(id, &sandbox, link, welcome),
+                Err(error) => tracing::warn!(sandbox = id, %error, "a living shim cannot be reached"),
+            }
+        }
+        self.bury(id, &sandbox, "the sandbox's shim died").await;
+        let sandbox_id = id.to_owned();
+        let kind = ContainerEventKind::SandboxDied;
+        self.tell_event(ContainerEvent { sandbox_id, container_id: String::new(), kind });
+    }
+
+    /// A sandbox without its shim: what still runs is killed, its containers count as ended, what it held is let go.
+    async fn bury(&self, id: &str, sandbox: &Sandbox, why: &str) {
+        tracing::warn!(sandbox = id, why, "a sandbox is over");
+        self.mark_stopped(sandbox);
+        let (me, killed) = (self.me.clone(), self.group_path(&sandbox.record.lock().spec));
+        let run_sandbox = self.layout.run_sandbox(id);
+        let cleared = self
+            .blocking("clearing up after a shim", move || {
+                let Some(engine) = me.upgrade() else { return Ok(()) };
+                engine.clear_sandbox(&engine.cgroups.group(&killed), &run_sandbox)
+            })
+            .await;
+        if let Err(error) = cleared {
+            tracing::warn!(sandbox = id, %error, "a sandbox could not be cleared up");
+        }
+        for container in self.containers_of(id) {
+            let spec = container.record.borrow().spec.clone();
+            if !matches!(container.record.borrow().state, ContainerState::Running { .. }) {
+                continue;
+            }
+            // The shim may have seen the end before its own.
+            let recorded = std::fs::read(self.layout.bundle(id, &spec.id).join(shim::EXIT_FILE)).ok();
+            let exit = recorded.and_then(|bytes| shim::decode::<ExitRecord>(&bytes).ok()).map(exit_of);
+            self.on_exited(&spec.id, exit.unwrap_or_else(|| killed_exit(why)));
+        }
+    }
+
+    /// Kills a sandbox's processes and lets go of its namespaces and shared memory. Blocks. The containers' root file
+    /// systems stay until they are removed.
+    pub(crate) fn clear_sandbox(
+        &self,
+        group: &Group<'_>,
+        run_sandbox: &std::path::Path,
+    ) -> std::io::Result<()> {
+        let killed = group.kill(KILL_MAX);
+        let removed = killed.and_then(|()| group.remove());
+        for file in ["net", "ipc", "uts", "pid"] {
+            sys::mount::unmount(&namespace(run_sandbox, file))?;
+        }
+        sys::mount::unmount(&shared_memory(run_sandbox))?;
+        removed
+    }
+
+    pub(crate) fn mark_stopped(&self, sandbox: &Sandbox) {
+        let record = {
+            let mut record = sandbox.record.lock();
+            record.stopped = true;
+            record.clone()
+        };
+        if let Err(error) = records::save(&self.layout.sandbox_record(&record.spec.id), &record) {
+            tracing::warn!(sandbox = record.spec.id, %error, "a sandbox's record could not be written");
+        }
+    }
+
+    /// Clears run-time directories that no record names: of an engine that was killed half-way through a removal.
+    fn clear_unknown(&self) {
+        for dir in entries(&self.layout.run_sandboxes()) {
+            let known =
+                dir.file_name().and_then(|id| id.to_str()).is_some_and(|id| self.find_sandbox(id).is_some());
+            if !known && let Err(error) = clear_directory(&dir) {
+                tracing::warn!(path = %dir.display(), %error, "a left-over directory could not be removed");
+            }
+        }
+    }
+
+    /// The cgroup of a sandbox, below every hierarchy's root.
+    pub(crate) fn group_path(&self, spec: &engine_api::SandboxSpec) -> String {
+        let parent = spec.cgroup_parent.trim_matches('/');
+        let parts = [self.cgroup_root.as_str(), parent, spec.id.as_str()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+    }
+
+    pub(crate) fn find_sandbox(&self, id: &str) -> Option<Arc<Sandbox>> {
+        self.sandboxes.read().get(id).cloned()
+    }
+
+    pub(crate) fn find_container(&self, id: &str) -> Option<Arc<Container>> {
+        self.containers.read().get(id).cloned()
+    }
+
+    pub(crate) fn sandbox_named(&self, id: &str) -> Result<Arc<Sandbox>, EngineError> {
+        self.find_sandbox(id).ok_or_else(|| EngineError::not_found(format!("no sandbox {id}")))
+    }
+
+    pub(crate) fn container_named(&self, id: &str) -> Result<Arc<Container>, EngineError> {
+        self.find_container(id).ok_or_else(|| EngineError::not_found(format!("no container {id}")))
+    }
+
+    pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        let of_it = |container: &&Arc<Container>| container.record.borrow().spec.sandbox_id == sandbox;
+        self.containers.read().values().filter(of_it).cloned().collect()
+    }
+
+    /// The connection to a sandbox's shim.
+    pub(crate) fn link_of(&self, sandbox: &str) -> Result<Arc<Link>, EngineError> {
+        let link = self.sandbox_named(sandbox)?.shim.lock().as_ref().map(|(link, _)| link.clone());
+        link.ok_or_else(|| EngineError::conflict(format!("sandbox {sandbox} does not run")))
+    }
+
+    pub(crate) fn status_of(&self, sandbox: &Sandbox) -> SandboxStatus {
+        let record = sandbox.record.lock();
+        let netns = namespace(&self.layout.run_sandbox(&record.spec.id), "net");
+        SandboxStatus {
+            spec: record.spec.clone(),
+            state: if record.stopped { SandboxState::NotReady } else { SandboxState::Ready },
+            created_at: record.created_at,
+            netns_path: if record.spec.host_network {
+                "/proc/self/ns/net".to_owned()
+            } else {
+                netns.to_string_lossy().into_owned()
+            },
+        }
+    }
+
+    pub(crate) fn me(&self) -> Weak<Engine> {
+        self.me.clone()
+    }
+
+    /// Runs blocking work off the asynchronous threads.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result.map_err(|error| EngineError::internal(what, &error)),
+            Err(error) => Err(EngineError::internal(what, &error)),
+        }
+    }
+}
+
+/// Handles what a shim says until its connection ends. Holds the engine only while it handles something.
+async fn follow(me: Weak<Engine>, sandbox: String, link: Arc<Link>) {
+    while let Ok(Some((message, fds))) = link.receive().await {
+        let Some(engine) = me.upgrade() else { return };
+        match message {
+            FromShim::Reply { id, result } => {
+                let Some(waiting) = link.take(id) else { continue };
+                if let (Some(container), Ok(shim::Answer::Started { pid, started_at })) =
+                    (&waiting.starts, &result)
+                {
+                    engine.on_started(container, *pid, *started_at);
+                }
+                waiting.answer(result.map(|answer| (answer, fds)));
+            }
+            FromShim::Event(Event::Exited { id, exit }) => engine.on_exited(&id, exit_of(exit)),
+            FromShim::Event(Event::ExecExited { exec_id, exit }) => link.exec_ended(&exec_id, exit),
+            FromShim::Welcome { .. } | FromShim::Failed { .. } => {}
+        }
+    }
+    link.close();
+    if let Some(engine) = me.upgrade() {
+        engine.on_link_lost(&sandbox).await;
+    }
+}
+
+/// A shim's record of an exit in the engine's words.
+pub(crate) fn exit_of(record: ExitRecord) -> Exit {
+    Exit {
+        code: record.code,
+        signal: record.signal,
+        oom_killed: record.oom_killed,
+        finished_at: record.finished_at,
+        message: String::new(),
+    }
+}
+
+/// The exit of a container whose end nobody saw.
+pub(crate) fn killed_exit(why: &str) -> Exit {
+    Exit { code: 137, signal: 9, oom_killed: false, finished_at: Timestamp::now(), message: why.to_owned() }
+}
+
+/// Unmounts what is mounted in a directory and removes it. Blocks. Nothing is removed while anything is mounted:
+/// removing would reach through the mount.
+pub(crate) fn clear_directory(dir: &std::path::Path) -> std::io::Result<()> {
+    for target in sys::mount::MountTable::own()?.below(dir) {
+        sys::mount::unmount(&target)?;
+    }
+    let left = sys::mount::MountTable::own()?.below(dir);
+    if !left.is_empty() {
+        return Err(std::io::Error::other(format!("{left:?} cannot be unmounted")));
+    }
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The paths in a directory.
+fn entries(dir: &std::path::Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}

@@ -1,0 +1,159 @@
+//! The connection to a shim: calls with answers by id, events in order.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use engine_api::{EngineError, ErrorKind};
+use parking_lot::Mutex;
+use shim::{Answer, Call, CallError, ContainerReport, ExitRecord, FromShim, MAX_MESSAGE, ToShim};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+/// How long a shim may take to make its namespaces and greet.
+const GREETING_MAX: Duration = Duration::from_secs(30);
+
+/// What a call came to.
+pub(crate) type Outcome = Result<(Answer, Vec<OwnedFd>), CallError>;
+
+/// A call that waits for its answer.
+pub(crate) struct Waiting {
+    reply: oneshot::Sender<Outcome>,
+    /// The container that it starts: its state has to change before any later event is looked at.
+    pub(crate) starts: Option<String>,
+}
+
+impl Waiting {
+    pub(crate) fn answer(self, outcome: Outcome) {
+        // Who asked may have given up.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+/// A connection to a shim.
+pub(crate) struct Link {
+    socket: AsyncFd<OwnedFd>,
+    next: AtomicU64,
+    /// `None` once the connection is closed.
+    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
+    execs: Mutex<HashMap<String, oneshot::Sender<ExitRecord>>>,
+}
+
+/// What a shim says first.
+pub(crate) struct Welcome {
+    pub(crate) pid: u32,
+    pub(crate) containers: Vec<ContainerReport>,
+}
+
+impl Link {
+    /// Connects to the shim of the sandbox directory `dir` and greets it.
+    pub(crate) async fn open(dir: &Path) -> io::Result<(Self, Welcome)> {
+        let socket = sys::watch::watch(sys::seqpacket::connect(dir, shim::SOCKET)?)?;
+        let link = Self {
+            socket,
+            next: AtomicU64::new(0),
+            waiting: Mutex::new(Some(HashMap::new())),
+            execs: Mutex::new(HashMap::new()),
+        };
+        let greeting = async {
+            link.send(&ToShim::Hello { version: shim::VERSION }, &[]).await?;
+            link.receive().await
+        };
+        let greeted = tokio::time::timeout(GREETING_MAX, greeting).await;
+        match greeted.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the shim does not answer"))?? {
+            Some((FromShim::Welcome { pid, containers, .. }, _)) => Ok((link, Welcome { pid, containers })),
+            Some((FromShim::Failed { message }, _)) => Err(io::Error::other(message)),
+            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the shim did not greet")),
+            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the shim ended while it started")),
+        }
+    }
+
+    async fn send(&self, message: &ToShim, fds: &[OwnedFd]) -> io::Result<()> {
+        let bytes = shim::encode(message)?;
+        let send = |socket: &OwnedFd| {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            sys::seqpacket::send(socket, &bytes, &fds)
+        };
+        self.socket.async_io(Interest::WRITABLE, send).await
+    }
+
+    /// The next message; `None` at the end of the connection.
+    pub(crate) async fn receive(&self) -> io::Result<Option<(FromShim, Vec<OwnedFd>)>> {
+        let receive = |socket: &OwnedFd| {
+            let mut buffer = vec![0; MAX_MESSAGE];
+            let (length, fds) = sys::seqpacket::recv(socket, &mut buffer)?;
+            buffer.truncate(length);
+            Ok((buffer, fds))
+        };
+        let (bytes, fds) = self.socket.async_io(Interest::READABLE, receive).await?;
+        if bytes.is_empty() { Ok(None) } else { Ok(Some((shim::decode(&bytes)?, fds))) }
+    }
+
+    /// Asks the shim for something and waits for its answer.
+    pub(crate) async fn call(&self, call: Call, fds: Vec<OwnedFd>) -> Result<Outcome, EngineError> {
+        let starts = match &call {
+            Call::Start { id } => Some(id.clone()),
+            _ => None,
+        };
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        match self.waiting.lock().as_mut() {
+            Some(waiting) => waiting.insert(id, Waiting { reply, starts }),
+            None => return Err(lost()),
+        };
+        if let Err(error) = self.send(&ToShim::Call { id, call }, &fds).await {
+            self.take(id);
+            return Err(EngineError::internal("calling the shim", &error));
+        }
+        drop(fds);
+        answer.await.map_err(|_| lost())
+    }
+
+    /// As [`Link::call`], where a refusal is an error and nothing is answered.
+    pub(crate) async fn request(&self, call: Call) -> Result<(), EngineError> {
+        self.call(call, Vec::new()).await?.map(drop).map_err(refused)
+    }
+
+    /// Takes the call that an answer is for.
+    pub(crate) fn take(&self, id: u64) -> Option<Waiting> {
+        self.waiting.lock().as_mut()?.remove(&id)
+    }
+
+    /// Where the end of a process that is about to be executed will be told.
+    pub(crate) fn expect_exec(&self, exec_id: &str) -> oneshot::Receiver<ExitRecord> {
+        let (sender, receiver) = oneshot::channel();
+        self.execs.lock().insert(exec_id.to_owned(), sender);
+        receiver
+    }
+
+    /// A process will not be executed after all.
+    pub(crate) fn forget_exec(&self, exec_id: &str) {
+        self.execs.lock().remove(exec_id);
+    }
+
+    /// A process that was executed has ended.
+    pub(crate) fn exec_ended(&self, exec_id: &str, exit: ExitRecord) {
+        if let Some(sender) = self.execs.lock().remove(exec_id) {
+            let _ = sender.send(exit);
+        }
+    }
+
+    /// The connection is at its end: whoever waits learns so.
+    pub(crate) fn close(&self) {
+        self.waiting.lock().take();
+        self.execs.lock().clear();
+    }
+}
+
+fn lost() -> EngineError {
+    EngineError::new(ErrorKind::Internal, "the connection to the sandbox's shim was lost")
+}
+
+/// A shim's refusal as an error of the engine.
+pub(crate) fn refused(error: CallError) -> EngineError {
+    EngineError::new(ErrorKind::Conflict, error.message)
+}

@@ -1,0 +1,311 @@
+//! A container as an OCI runtime document: a pure function of specification, image and host facts.
+//!
+//! Source: OCI Runtime Specification 1.2, `config.md` and `config-linux.md`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use engine_api::{
+    ContainerSpec, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, SandboxSpec,
+    SeccompProfile,
+};
+use serde_json::{Value, json};
+use sys::host::DeviceNode;
+
+use crate::user::ResolvedUser;
+
+/// The search path of a container whose image has none.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Kernel interfaces that tell about or change the host: hidden.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Kernel interfaces that may be read.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a document is made from, beside the specification.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) sandbox: &'a SandboxSpec,
+    pub(crate) image: &'a ImageConfig,
+    pub(crate) user: &'a ResolvedUser,
+    pub(crate) capabilities: &'a BTreeSet<String>,
+    pub(crate) seccomp: Option<Value>,
+    pub(crate) rootfs: &'a Path,
+    pub(crate) run_sandbox: &'a Path,
+    pub(crate) cgroup_path: &'a str,
+    /// The PID namespace to join; `None` makes one (or uses the host's, as the sandbox says).
+    pub(crate) pid_namespace: Option<PathBuf>,
+    /// Devices of a privileged container.
+    pub(crate) devices: &'a [DeviceNode],
+    /// Device rules are set (cgroup version 1).
+    pub(crate) device_rules: bool,
+    /// What the kernel lets this process set.
+    pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// The whole document.
+pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, EngineError> {
+    let privileged = spec.security.privileged;
+    let mut linux = json!({
+        "cgroupsPath": format!("/{}", around.cgroup_path),
+        "namespaces": namespaces(around),
+        "rootfsPropagation": propagation_of_root(&spec.mounts),
+        "seccomp": around.seccomp,
+        "maskedPaths": if privileged || spec.security.unmask_proc { vec![] } else { MASKED.to_vec() },
+        "readonlyPaths": if privileged || spec.security.unmask_proc { vec![] } else { READ_ONLY.to_vec() },
+        "devices": around.devices.iter().map(device).collect::<Vec<_>>(),
+    });
+    if around.device_rules {
+        linux["resources"] = json!({"devices": [{"allow": privileged, "access": "rwm"}]});
+    }
+    Ok(json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": around.rootfs, "readonly": spec.security.read_only_rootfs},
+        "process": process(spec, around)?,
+        "mounts": mounts(spec, around),
+        "linux": strip_nulls(linux),
+    }))
+}
+
+fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, EngineError> {
+    let mut base = vec![DEFAULT_PATH.to_owned()];
+    if !around.sandbox.hostname.is_empty() {
+        base.push(format!("HOSTNAME={}", around.sandbox.hostname));
+    }
+    if spec.terminal {
+        base.push("TERM=xterm".to_owned());
+    }
+    base.extend(around.user.home.iter().filter(|home| !home.is_empty()).map(|home| format!("HOME={home}")));
+    Ok(strip_nulls(json!({
+        "terminal": spec.terminal,
+        "user": user(around.user, &spec.user.supplemental_groups),
+        "args": command(spec, around.image)?,
+        "env": merge_env(&[&base, &around.image.env, &spec.env]),
+        "cwd": working_dir(spec, around.image),
+        "capabilities": capability_sets(around.capabilities),
+        // Absent where it is off: the library loads the filter while it still may.
+        "noNewPrivileges": spec.security.no_new_privileges.then_some(true),
+        "oomScoreAdj": around.oom_score_adj,
+    })))
+}
+
+/// A further process of a container, from the first one's.
+pub(crate) fn exec_process(
+    first: &Value,
+    exec: &ExecSpec,
+    user_of_it: Option<&ResolvedUser>,
+    capabilities: Option<&BTreeSet<String>>,
+) -> Result<Value, EngineError> {
+    if exec.command.is_empty() {
+        return Err(EngineError::invalid("no command to execute"));
+    }
+    let mut process = first.clone();
+    process["args"] = json!(exec.command);
+    process["terminal"] = json!(exec.terminal);
+    let inherited: Vec<String> = serde_json::from_value(first["env"].clone()).unwrap_or_default();
+    let term = if exec.terminal { vec!["TERM=xterm".to_owned()] } else { Vec::new() };
+    let home: Vec<String> = user_of_it
+        .and_then(|user| user.home.as_ref())
+        .map(|home| format!("HOME={home}"))
+        .into_iter()
+        .collect();
+    process["env"] = json!(merge_env(&[&term, &inherited, &home, &exec.env]));
+    if !exec.working_dir.is_empty() {
+        process["cwd"] = json!(absolute(&exec.working_dir));
+    }
+    if let Some(it) = user_of_it {
+        process["user"] = user(it, &[]);
+    }
+    if let Some(capabilities) = capabilities {
+        process["capabilities"] = capability_sets(capabilities);
+    }
+    if let Some(fields) = process.as_object_mut() {
+        fields.remove("oomScoreAdj");
+    }
+    Ok(process)
+}
+
+fn user(user: &ResolvedUser, supplemental: &[u32]) -> Value {
+    let mut gids: Vec<u32> = user.additional_gids.iter().chain(supplemental).copied().collect();
+    gids.sort_unstable();
+    gids.dedup();
+    json!({"uid": user.uid, "gid": user.gid, "additionalGids": gids})
+}
+
+/// Nothing is inheritable or ambient: a program gets rights by running as uid 0 or by its file.
+fn capability_sets(capabilities: &BTreeSet<String>) -> Value {
+    json!({"bounding": capabilities, "effective": capabilities, "permitted": capabilities, "inheritable": [], "ambient": []})
+}
+
+/// Entry point and arguments: the specification's over the image's. A given entry point takes the image's command
+/// away (Kubernetes: "define a command and arguments for a container"; Docker's `--entrypoint` likewise).
+fn command(spec: &ContainerSpec, image: &ImageConfig) -> Result<Vec<String>, EngineError> {
+    let words: Vec<String> = match (spec.entrypoint.is_empty(), spec.args.is_empty()) {
+        (false, _) => spec.entrypoint.iter().chain(&spec.args).cloned().collect(),
+        (true, false) => image.entrypoint.iter().chain(&spec.args).cloned().collect(),
+        (true, true) => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
+    };
+    if words.is_empty() {
+        return Err(EngineError::invalid(format!("image {} has no command: give one", spec.image)));
+    }
+    Ok(words)
+}
+
+/// Environments, the later over the earlier, in the order in which names first appear.
+fn merge_env(layers: &[&[String]]) -> Vec<String> {
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut merged: Vec<String> = Vec::new();
+    for entry in layers.iter().flat_map(|layer| layer.iter()) {
+        match merged.iter_mut().find(|known| name(known) == name(entry)) {
+            Some(known) => known.clone_from(entry),
+            None => merged.push(entry.clone()),
+        }
+    }
+    merged
+}
+
+/// The absolute working directory.
+pub(crate) fn working_dir(spec: &ContainerSpec, image: &ImageConfig) -> PathBuf {
+    let given = [&spec.working_dir, &image.working_dir].into_iter().find(|dir| !dir.is_empty());
+    given.map_or_else(|| PathBuf::from("/"), |dir| absolute(dir))
+}
+
+/// A path from the root, without dots.
+fn absolute(path: &str) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in Path::new(path).components() {
+        match component {
+            std::path::Component::Normal(name) => clean.push(name),
+            std::path::Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
+}
+
+fn namespaces(around: &Surroundings<'_>) -> Vec<Value> {
+    // Network, IPC and UTS are the shim's own: inherited, not joined.
+    let mut list = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    match (&around.pid_namespace, around.sandbox.host_pid) {
+        (Some(path), _) => list.push(json!({"type": "pid", "path": path})),
+        (None, false) => list.push(json!({"type": "pid"})),
+        (None, true) => {}
+    }
+    list
+}
+
+fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
+    let system = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
+    let sys_mode = if spec.security.privileged { "rw" } else { "ro" };
+    let mut list = vec![
+        system("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        system("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        system(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        system("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        system("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
+        system("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys_mode]),
+    ];
+    let shm = match around.sandbox.host_ipc {
+        true => PathBuf::from("/dev/shm"),
+        false => crate::layout::shared_memory(around.run_sandbox),
+    };
+    list.push(json!({"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw"]}));
+    // What the specification mounts over a system mount takes its place.
+    list.retain(|known| spec.mounts.iter().all(|mount| known["destination"] != json!(mount.target)));
+    list.extend(spec.mounts.iter().map(mount));
+    list
+}
+
+fn mount(mount: &Mount) -> Value {
+    let mode = if mount.read_only { "ro" } else { "rw" };
+    match &mount.source {
+        MountSource::Bind(source) => {
+            let propagation = match mount.propagation {
+                MountPropagation::Private => "rprivate",
+                MountPropagation::HostToContainer => "rslave",
+                MountPropagation::Bidirectional => "rshared",
+            };
+            json!({"destination": mount.target, "type": "bind", "source": source, "options": ["rbind", propagation, mode]})
+        }
+        MountSource::Tmpfs { size_bytes } => {
+            let mut options =
+                vec!["nosuid".to_owned(), "nodev".to_owned(), "mode=1777".to_owned(), mode.to_owned()];
+            if *size_bytes > 0 {
+                options.push(format!("size={size_bytes}"));
+            }
+            json!({"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options})
+        }
+    }
+}
+
+/// Mounts can only travel where the root lets them.
+fn propagation_of_root(mounts: &[Mount]) -> Option<&'static str> {
+    let wanted = |propagation| mounts.iter().any(|mount| mount.propagation == propagation);
+    if wanted(MountPropagation::Bidirectional) {
+        Some("rshared")
+    } else if wanted(MountPropagation::HostToContainer) {
+        Some("rslave")
+    } else {
+        None
+    }
+}
+
+fn device(node: &DeviceNode) -> Value {
+    json!({
+        "path": node.path,
+        "type": if node.character { "c" } else { "b" },
+        "major": node.major,
+        "minor": node.minor,
+        "fileMode": node.mode,
+        "uid": node.uid,
+        "gid": node.gid,
+    })
+}
+
+/// Fields that are null left out: some readers take null for a wrong type.
+fn strip_nulls(mut value: Value) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|_, field| !field.is_null());
+    }
+    value
+}
+
+/// The filter that a container runs under.
+pub(crate) fn seccomp(
+    spec: &ContainerSpec,
+    capabilities: &BTreeSet<String>,
+) -> Result<Option<Value>, EngineError> {
+    match &spec.security.seccomp {
+        _ if spec.security.privileged => Ok(None),
+        SeccompProfile::Unconfined => Ok(None),
+        SeccompProfile::RuntimeDefault => crate::seccomp::default_profile(capabilities).map(Some),
+        SeccompProfile::Localhost(path) => {
+            let unusable = |why: &dyn std::fmt::Display| {
+                EngineError::invalid(format!("seccomp profile {}: {why}", path.display()))
+            };
+            let bytes = std::fs::read(path).map_err(|error| unusable(&error))?;
+            serde_json::from_slice(&bytes).map(Some).map_err(|error| unusable(&error))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "oci_tests.rs"]
+mod tests;

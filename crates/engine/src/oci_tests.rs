@@ -1,0 +1,92 @@
+//! Tests of the OCI document.
+
+use super::*;
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn image() -> ImageConfig {
+    ImageConfig {
+        entrypoint: strings(&["/entry"]),
+        cmd: strings(&["a", "b"]),
+        env: strings(&["PATH=/bin", "A=image"]),
+        working_dir: "srv/../data".into(),
+        ..ImageConfig::default()
+    }
+}
+
+fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
+    let (user, capabilities) = (ResolvedUser { uid: 7, gid: 8, ..ResolvedUser::default() }, BTreeSet::new());
+    let around = Surroundings {
+        sandbox,
+        image: &image(),
+        user: &user,
+        capabilities: &capabilities,
+        seccomp: None,
+        rootfs: Path::new("/r"),
+        run_sandbox: Path::new("/run/s"),
+        cgroup_path: "skiff/s/c",
+        pid_namespace: None,
+        devices: &[],
+        device_rules: true,
+        oom_score_adj: None,
+    };
+    document(spec, &around).unwrap()
+}
+
+#[test]
+fn commands_follow_the_rules_of_kubernetes() {
+    let command = |entrypoint: &[&str], args: &[&str]| {
+        let spec = ContainerSpec {
+            entrypoint: strings(entrypoint),
+            args: strings(args),
+            ..ContainerSpec::default()
+        };
+        command(&spec, &image()).unwrap()
+    };
+    assert_eq!(command(&[], &[]), ["/entry", "a", "b"]);
+    assert_eq!(command(&[], &["x"]), ["/entry", "x"]);
+    assert_eq!(command(&["e"], &[]), ["e"]);
+    assert_eq!(command(&["e"], &["x"]), ["e", "x"]);
+    assert!(super::command(&ContainerSpec::default(), &ImageConfig::default()).is_err());
+}
+
+#[test]
+fn a_document_merges_image_and_specification() {
+    let spec = ContainerSpec { env: strings(&["A=spec", "B=1"]), ..ContainerSpec::default() };
+    let sandbox = SandboxSpec { hostname: "pod".into(), ..SandboxSpec::default() };
+    let document = made(&spec, &sandbox);
+    assert_eq!(document["process"]["env"], json!(["PATH=/bin", "HOSTNAME=pod", "A=spec", "B=1"]));
+    assert_eq!(document["process"]["cwd"], "/data");
+    assert!(document["process"].get("noNewPrivileges").is_none());
+    assert_eq!(document["linux"]["resources"]["devices"][0]["allow"], false);
+    assert!(document["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "pid"})));
+}
+
+#[test]
+fn mounts_of_the_specification_win() {
+    let shm = Mount {
+        source: MountSource::Tmpfs { size_bytes: 5 },
+        target: "/dev/shm".into(),
+        read_only: false,
+        propagation: MountPropagation::Private,
+    };
+    let spec = ContainerSpec { mounts: vec![shm], ..ContainerSpec::default() };
+    let document = made(&spec, &SandboxSpec::default());
+    let mounts = document["mounts"].as_array().unwrap();
+    let at: Vec<&Value> = mounts.iter().filter(|mount| mount["destination"] == "/dev/shm").collect();
+    assert_eq!(at.len(), 1);
+    assert_eq!(at[0]["type"], "tmpfs");
+}
+
+#[test]
+fn an_exec_inherits_what_it_does_not_say() {
+    let document = made(&ContainerSpec::default(), &SandboxSpec::default());
+    let exec = ExecSpec { command: strings(&["sh"]), env: strings(&["A=exec"]), ..ExecSpec::default() };
+    let process = exec_process(&document["process"], &exec, None, None).unwrap();
+    assert_eq!(process["args"], json!(["sh"]));
+    assert_eq!(process["env"], json!(["PATH=/bin", "A=exec"]));
+    assert_eq!(process["user"]["uid"], 7);
+    assert!(exec_process(&document["process"], &ExecSpec::default(), None, None).is_err());
+}
