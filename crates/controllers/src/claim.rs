@@ -77,7 +77,8 @@ impl Claim<'_> {
 pub(crate) fn ignore_gone<T>(result: Result<T, Status>) -> Result<Option<T>, Status> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict | Reason::Invalid) => {
+        Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {
+            tracing::debug!(error = %status, "left as it is");
             Ok(None)
         }
         Err(status) => Err(status),

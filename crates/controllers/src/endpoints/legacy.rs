@@ -100,7 +100,8 @@ impl Reconcile<Key> for Worker {
                 }
                 let patch = json!({
                     "metadata": {
-                        "labels": body["metadata"]["labels"], "annotations": body["metadata"]["annotations"],
+                        "labels": body["metadata"]["labels"],
+                        "annotations": { OVER_CAPACITY: body["metadata"]["annotations"][OVER_CAPACITY] },
                         "resourceVersion": held.metadata.resource_version,
                     },
                     "subsets": body["subsets"],
@@ -173,14 +174,17 @@ pub(super) fn body(service: &Service, pods: &[Pod]) -> Value {
     if service.is_headless() {
         labels.insert(HEADLESS.into(), String::new());
     }
-    json!({
+    let mut body = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {
             "name": service.metadata.name, "namespace": service.metadata.namespace, "labels": labels,
-            "annotations": { OVER_CAPACITY: if over { json!("truncated") } else { Value::Null } },
         },
         "subsets": subsets,
-    })
+    });
+    if over {
+        body["metadata"]["annotations"] = json!({ OVER_CAPACITY: "truncated" });
+    }
+    body
 }
 
 fn subset_body(ports: &[Port], subset: Subset) -> Value {

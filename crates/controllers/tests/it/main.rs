@@ -1,0 +1,256 @@
+//! The controllers against a real API server.
+
+// In helpers of tests, too, a failed unwrap is a failed test.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+
+use std::sync::Arc;
+
+use api::{DeleteOptions, Key, Object, Propagation};
+use cluster::Cluster;
+use controllers::Ctx;
+use parking_lot::Mutex;
+use reconcile::kinds::{self, Catalog};
+use serde_json::{Value, json};
+
+async fn start() -> Cluster {
+    let cluster = Cluster::start(|cluster| {
+        let ctx = Ctx {
+            client: cluster.client.clone(),
+            informers: cluster.informers.clone(),
+            clock: cluster.clock.clone(),
+            catalog: Catalog::default(),
+            root_ca_pem: cluster.ca_pem.as_str().into(),
+        };
+        controllers::all(&ctx)
+    })
+    .await;
+    cluster.play_nodes(true);
+    cluster.create(&kinds::NODES, "", json!({ "metadata": { "name": "n1" } })).await;
+    cluster
+}
+
+fn web(replicas: u32, image: &str) -> Value {
+    json!({
+        "metadata": { "name": "web" },
+        "spec": {
+            "replicas": replicas, "selector": { "matchLabels": { "app": "web" } },
+            "strategy": { "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 1 } },
+            "template": {
+                "metadata": { "labels": { "app": "web" } },
+                "spec": { "containers": [{ "name": "web", "image": image, "ports": [{ "name": "http", "containerPort": 8080 }] }] },
+            },
+        },
+    })
+}
+
+fn image(version: &str) -> Value {
+    json!({ "spec": { "template": { "spec": { "containers": [
+        { "name": "web", "image": version, "ports": [{ "name": "http", "containerPort": 8080 }] },
+    ] } } } })
+}
+
+fn is_complete(deployment: &Value, replicas: i64) -> bool {
+    let status = &deployment["status"];
+    let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"];
+    counts.iter().all(|count| status[count].as_i64() == Some(replicas))
+        && status["observedGeneration"] == deployment["metadata"]["generation"]
+}
+
+fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.and_then(|all| all.iter().find(|held| held["type"] == kind)).unwrap_or(&Value::Null)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_rolls_out_serves_rolls_back_and_goes() {
+    let cluster = start().await;
+    let key = Key::new("default", "web");
+    let service = json!({ "metadata": { "name": "web" }, "spec": { "selector": { "app": "web" },
+        "ports": [{ "port": 80, "targetPort": "http" }] } });
+    cluster.create(&kinds::SERVICES, "default", service).await;
+    cluster.create(&kinds::DEPLOYMENTS, "default", web(4, "web:1")).await;
+    let first = cluster.until(kinds::DEPLOYMENTS, &key, |held| is_complete(held, 4)).await;
+    assert_eq!(condition(&first, "Progressing")["reason"], "NewReplicaSetAvailable");
+    assert_eq!(condition(&first, "Available")["status"], "True");
+    assert_eq!(first["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
+    serves(&cluster, 4).await;
+
+    // While the next version comes, the bounds hold at every single change.
+    let worst = Arc::new(Mutex::new((0_usize, usize::MAX)));
+    let (pods, seen) = (cluster.informers.get(kinds::PODS), worst.clone());
+    let all = pods.clone();
+    let watching = pods.on_change(move |_| {
+        let alive: Vec<_> =
+            all.in_namespace("default").into_iter().filter(|pod| !pod.meta().is_terminating()).collect();
+        let ready = alive.iter().filter(|pod| is_ready(pod)).count();
+        let mut seen = seen.lock();
+        *seen = (seen.0.max(alive.len()), seen.1.min(ready));
+    });
+    cluster.merge(&kinds::DEPLOYMENTS, &key, image("web:2")).await;
+    cluster
+        .until(kinds::DEPLOYMENTS, &key, |held| {
+            is_complete(held, 4)
+                && held["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2"
+        })
+        .await;
+    drop(watching);
+    let (most, least) = *worst.lock();
+    assert!(most <= 5 && least >= 3, "{most} pods at most, {least} ready at least");
+    serves(&cluster, 4).await;
+
+    // Back to the first template: its set is used again.
+    cluster.merge(&kinds::DEPLOYMENTS, &key, image("web:1")).await;
+    cluster
+        .until(kinds::DEPLOYMENTS, &key, |held| {
+            is_complete(held, 4)
+                && held["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "3"
+        })
+        .await;
+    assert_eq!(cluster.informers.get(kinds::REPLICA_SETS).in_namespace("default").len(), 2);
+
+    let events = cluster.until_all(kinds::EVENTS, "default", |events| {
+        events.iter().any(|event| reason(event) == "ScalingReplicaSet")
+            && events.iter().any(|event| reason(event) == "SuccessfulCreate")
+    });
+    events.await;
+
+    cluster.client.delete(&kinds::DEPLOYMENTS.gvr(), &key, DeleteOptions::default()).await.unwrap();
+    cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
+    cluster.until_all(kinds::REPLICA_SETS, "default", <[_]>::is_empty).await;
+    serves(&cluster, 0).await;
+}
+
+fn reason(event: &Object) -> String {
+    event.decode::<Value>().unwrap()["reason"].as_str().unwrap_or("").to_owned()
+}
+
+fn is_ready(pod: &Object) -> bool {
+    condition(&pod.decode::<Value>().unwrap(), "Ready")["status"] == "True"
+}
+
+/// Waits until slices and Endpoints of `web` name so many ready pods.
+async fn serves(cluster: &Cluster, count: usize) {
+    cluster
+        .until_all(kinds::ENDPOINT_SLICES, "default", |slices| {
+            let slices = slices.iter().map(|slice| slice.decode::<Value>().unwrap());
+            let web: Vec<Value> = slices
+                .filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web")
+                .collect();
+            let ready =
+                web.iter().flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
+            !web.is_empty()
+                && ready.filter(|endpoint| endpoint["conditions"]["ready"] == true).count() == count
+        })
+        .await;
+    let key = Key::new("default", "web");
+    cluster
+        .until(kinds::ENDPOINTS, &key, |held| {
+            let addresses = held["subsets"][0]["addresses"].as_array().map_or(0, Vec::len);
+            !held.is_null()
+                && addresses == count
+                && (count == 0 || held["subsets"][0]["ports"][0]["port"] == 8080)
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sets_replace_adopt_and_release_pods() {
+    let cluster = start().await;
+    let orphan = json!({ "metadata": { "name": "early", "labels": { "app": "db" } },
+        "spec": { "containers": [{ "name": "c", "image": "db" }] } });
+    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.create(&kinds::PODS, "default", orphan).await;
+    let set = json!({ "metadata": { "name": "db" }, "spec": { "replicas": 2, "selector": { "app": "db" },
+        "template": { "metadata": { "labels": { "app": "db" } }, "spec": { "containers": [{ "name": "c", "image": "db" }] } } } });
+    let set = cluster.create(&kinds::REPLICATION_CONTROLLERS, "default", set).await;
+    let uid = set.meta().uid.clone();
+    let owned = |pods: &[Arc<Object>]| {
+        pods.iter().filter(|pod| pod.meta().controller().is_some_and(|owner| owner.uid == uid)).count()
+    };
+    let pods = cluster.until_all(kinds::PODS, "default", |pods| pods.len() == 2 && owned(pods) == 2).await;
+    assert!(pods.iter().any(|pod| pod.meta().name == "early"), "the orphan was adopted");
+
+    let early = Key::new("default", "early");
+    cluster.client.delete(&kinds::PODS.gvr(), &early, DeleteOptions::default()).await.unwrap();
+    let pods = cluster
+        .until_all(kinds::PODS, "default", |pods| {
+            owned(pods) == 2 && pods.iter().all(|pod| pod.meta().name != "early")
+        })
+        .await;
+    // A pod whose labels change is let go, and replaced.
+    let released = pods[0].key();
+    cluster.merge(&kinds::PODS, &released, json!({ "metadata": { "labels": { "app": "else" } } })).await;
+    cluster.until_all(kinds::PODS, "default", |pods| pods.len() == 3 && owned(pods) == 2).await;
+    let status = |held: &Value| held["status"]["readyReplicas"] == 2 && held["status"]["replicas"] == 2;
+    cluster.until(kinds::REPLICATION_CONTROLLERS, &Key::new("default", "db"), status).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_come_with_their_defaults_and_go_with_their_content() {
+    let cluster = start().await;
+    cluster.create(&kinds::NAMESPACES, "", json!({ "metadata": { "name": "team" } })).await;
+    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("team", "default"), |held| !held.is_null()).await;
+    let ca = cluster
+        .until(kinds::CONFIG_MAPS, &Key::new("team", "kube-root-ca.crt"), |held| !held.is_null())
+        .await;
+    assert_eq!(ca["data"]["ca.crt"], cluster.ca_pem);
+    cluster.create(&kinds::DEPLOYMENTS, "team", web(2, "web:1")).await;
+    cluster.until(kinds::DEPLOYMENTS, &Key::new("team", "web"), |held| is_complete(held, 2)).await;
+    let held = json!({ "metadata": { "name": "held", "finalizers": ["example.com/hold"] } });
+    cluster.create(&kinds::CONFIG_MAPS, "team", held).await;
+
+    let team = Key::new("", "team");
+    cluster.client.delete(&kinds::NAMESPACES.gvr(), &team, DeleteOptions::default()).await.unwrap();
+    let waiting = cluster
+        .until(kinds::NAMESPACES, &team, |held| {
+            condition(held, "NamespaceFinalizersRemaining")["status"] == "True"
+        })
+        .await;
+    let message = condition(&waiting, "NamespaceFinalizersRemaining")["message"].as_str().unwrap();
+    assert!(message.contains("example.com/hold in 1 resource instances"), "{message}");
+    let held = Key::new("team", "held");
+    cluster.merge(&kinds::CONFIG_MAPS, &held, json!({ "metadata": { "finalizers": null } })).await;
+    cluster.until(kinds::NAMESPACES, &team, Value::is_null).await;
+    assert!(cluster.informers.get(kinds::PODS).in_namespace("team").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_go_before_after_or_without_their_dependents() {
+    let cluster = start().await;
+    cluster.create(&kinds::DEPLOYMENTS, "default", web(2, "web:1")).await;
+    let key = Key::new("default", "web");
+    cluster.until(kinds::DEPLOYMENTS, &key, |held| is_complete(held, 2)).await;
+    let delete = |propagation| DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+    let deployments = kinds::DEPLOYMENTS.gvr();
+
+    cluster.client.delete(&deployments, &key, delete(Propagation::Orphan)).await.unwrap();
+    cluster.until(kinds::DEPLOYMENTS, &key, Value::is_null).await;
+    let sets = cluster.until_all(kinds::REPLICA_SETS, "default", |sets| {
+        sets.len() == 1 && sets[0].meta().owner_references.is_empty()
+    });
+    let set = sets.await[0].key();
+    assert_eq!(cluster.informers.get(kinds::PODS).in_namespace("default").len(), 2);
+
+    // A Deployment made anew adopts the set; deleted in the foreground, it is the last to go.
+    let again = cluster.create(&kinds::DEPLOYMENTS, "default", web(2, "web:1")).await;
+    cluster
+        .until(kinds::REPLICA_SETS, &set, |held| {
+            held["metadata"]["ownerReferences"][0]["uid"] == again.meta().uid
+        })
+        .await;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let watch = |kind: reconcile::Kind| {
+        let order = order.clone();
+        cluster.informers.get(kind).on_change(move |change| {
+            if change.new.is_none() {
+                order.lock().push(kind.kind);
+            }
+        })
+    };
+    let _watching = [watch(kinds::PODS), watch(kinds::REPLICA_SETS), watch(kinds::DEPLOYMENTS)];
+    cluster.client.delete(&deployments, &key, delete(Propagation::Foreground)).await.unwrap();
+    cluster.until(kinds::DEPLOYMENTS, &key, Value::is_null).await;
+    assert_eq!(*order.lock(), ["Pod", "Pod", "ReplicaSet", "Deployment"]);
+}
