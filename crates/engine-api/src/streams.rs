@@ -37,7 +37,8 @@ pub struct ProcessIo {
 pub struct Process {
     /// Its streams.
     pub io: ProcessIo,
-    /// Resolves once with how it ended.
+    /// Resolves once with how it ended. Dropping it before kills a process of [`crate::Runtime::exec`] (nobody wants its
+    /// answer any more: a probe that timed out); a container's first process is left alone.
     pub exit: oneshot::Receiver<Result<Exit, EngineError>>,
     /// Its process id as the host sees it.
     pub pid: u32,
