@@ -1,5 +1,5 @@
 //! A bare API server on a loopback port, for trying requests by hand:
-//! `cargo run -p apiserver --example serve -- DIRECTORY PORT`. Prints nothing; `DIRECTORY/kubeconfig` is the way in.
+//! `cargo run -p resources --example serve -- DIRECTORY PORT`. Prints nothing; `DIRECTORY/kubeconfig` is the way in.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use api::Status;
 use api::connect::{Body, NodeAddress, NodeConnector};
 use apiserver::pki::{KubeconfigEntry, LEAF_LIFE, kubeconfig};
-use apiserver::strategy::Strategies;
 use apiserver::{Config, Server};
 use async_trait::async_trait;
 use base::lifecycle::Supervisor;
@@ -51,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
         authorizer: None,
         admission: apiserver::admission::standard(),
     };
-    let (_pipeline, server) = Server::build(config, store, Strategies::default(), Arc::new(NoNodes)).await?;
+    let (_pipeline, server) = Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await?;
     let admin = server.pki().issue_client("kubernetes-admin", "system:masters", LEAF_LIFE)?;
     let url = format!("https://{}", server.local_addr()?);
     let ca_pem = server.pki().ca_pem();
