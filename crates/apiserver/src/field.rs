@@ -1,5 +1,8 @@
 //! Validation failures by field, in upstream's words. Source: `k8s.io/apimachinery/pkg/util/validation/field`.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+
 use api::status::Cause;
 use api::{Reason, Status};
 use serde_json::Value;
@@ -8,7 +11,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
     /// Upstream's machine-readable reason.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The field's path.
     pub field: String,
     /// Everything after `path: `.
@@ -25,7 +28,7 @@ fn shown(value: &Value) -> String {
 
 impl FieldError {
     fn new(reason: &'static str, field: impl Into<String>, message: String) -> Self {
-        Self { reason, field: field.into(), message }
+        Self { reason: reason.into(), field: field.into(), message }
     }
 
     /// `Required value: detail`
@@ -70,11 +73,21 @@ impl FieldError {
     }
 }
 
+impl From<Cause> for FieldError {
+    fn from(cause: Cause) -> Self {
+        Self { reason: cause.reason.into(), field: cause.field, message: cause.message }
+    }
+}
+
 /// The 422 that failures make; `Ok` if there are none.
 pub fn check(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
+    // Schema and strategy may both have found the same.
+    let mut seen = HashSet::new();
+    let errors: Vec<&FieldError> =
+        errors.iter().filter(|error| seen.insert((&error.field, &error.reason))).collect();
     let lines: Vec<String> =
         errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
     let what = if let [one] = lines.as_slice() { one.clone() } else { format!("[{}]", lines.join(", ")) };
@@ -84,7 +97,7 @@ pub fn check(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Resu
     status.details.causes = errors
         .iter()
         .map(|error| Cause {
-            reason: error.reason.into(),
+            reason: error.reason.to_string(),
             message: error.message.clone(),
             field: error.field.clone(),
         })

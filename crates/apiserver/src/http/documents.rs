@@ -40,9 +40,13 @@ impl Front {
             ["apis", group] => found(parts, documents::group(catalog, group)),
             ["api", version] => found(parts, documents::resources(catalog, "", version)),
             ["apis", group, version] => found(parts, documents::resources(catalog, group, version)),
-            ["openapi", "v2"] => openapi_v2(parts, catalog),
-            ["openapi", "v3"] => found(parts, Some(documents::openapi_v3_index(catalog))),
-            ["openapi", "v3", rest @ ..] => openapi_v3(parts, catalog, &rest.join("/")),
+            ["openapi", "v2"] => self.openapi_v2(parts),
+            ["openapi", "v3"] => {
+                Ok(json_document(parts, &api::openapi::v3_index(catalog.rows(), self.release())))
+            }
+            ["openapi", "v3", rest @ ..] => {
+                found(parts, api::openapi::v3(catalog.rows(), &rest.join("/"), self.release()))
+            }
             [".well-known", "openid-configuration"] => Ok(json_document(
                 parts,
                 &json!({
@@ -59,6 +63,22 @@ impl Front {
             }
             _ => Err(not_found()),
         }
+    }
+
+    fn openapi_v2(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
+        let accept = text(parts.headers, header::ACCEPT);
+        let takes_json = accept.is_empty()
+            || clauses(accept)
+                .any(|clause| matches!(clause.media, "application/json" | "*/*" | "application/*"));
+        if !takes_json {
+            return Err(Status::new(Reason::NotAcceptable, "OpenAPI v2 is served as application/json"));
+        }
+        Ok(json_document(parts, &api::openapi::v2(self.pipeline.catalog().rows(), self.release())))
+    }
+
+    /// `v1.37.0`: the version without Skiff's own part.
+    fn release(&self) -> &str {
+        self.git_version.split('+').next().unwrap_or_default()
     }
 
     fn version(&self) -> Value {
@@ -117,22 +137,4 @@ fn aggregated(parts: &Parts<'_>) -> Option<DiscoveryForm> {
             _ => None,
         })
         .flatten()
-}
-
-fn openapi_v2(parts: &Parts<'_>, catalog: &crate::words::Catalog) -> Result<http::Response<Body>, Status> {
-    let accept = text(parts.headers, header::ACCEPT);
-    let takes_json = accept.is_empty()
-        || clauses(accept).any(|clause| matches!(clause.media, "application/json" | "*/*" | "application/*"));
-    if !takes_json {
-        return Err(Status::new(Reason::NotAcceptable, "OpenAPI v2 is served as application/json"));
-    }
-    Ok(json_document(parts, &documents::openapi_v2(catalog)))
-}
-
-fn openapi_v3(
-    parts: &Parts<'_>,
-    catalog: &crate::words::Catalog,
-    path: &str,
-) -> Result<http::Response<Body>, Status> {
-    found(parts, documents::openapi_v3(catalog, path))
 }

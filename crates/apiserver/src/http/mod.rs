@@ -152,10 +152,14 @@ impl Front {
         let response = self.pipeline.call_authorized(user, request).await?;
         let gzip = body::takes_gzip(parts.headers);
         let render = respond::Render { kind: &kind, accepted, gzip, query: &parts.query };
-        match response {
-            Response::Watch(stream) => Ok(watch::respond(stream, &render, self.drain.clone())),
-            other => render.response(other),
+        let mut answer = match response {
+            Response::Watch(stream) => watch::respond(stream, &render, self.drain.clone()),
+            other => render.response(other)?,
+        };
+        if let Some(value) = kind.deprecation().and_then(respond::warning_header) {
+            answer.headers_mut().append(header::WARNING, value);
         }
+        Ok(answer)
     }
 
     async fn authenticate(&self, peer: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {

@@ -204,7 +204,7 @@ fn to_yaml(bytes: &[u8]) -> Result<Bytes, Status> {
 }
 
 /// RFC 7234's warning of code 299, without what a header cannot carry.
-fn warning_header(text: &str) -> Option<HeaderValue> {
+pub(super) fn warning_header(text: &str) -> Option<HeaderValue> {
     let quoted: String = text
         .chars()
         .filter(|char| !char.is_control())

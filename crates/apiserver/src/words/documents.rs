@@ -183,18 +183,3 @@ fn aggregated_resource(kind: &Kind) -> Value {
     }
     resource
 }
-
-/// `/openapi/v2`
-pub fn openapi_v2(_catalog: &Catalog) -> Value {
-    json!({ "swagger": "2.0", "info": { "title": "Kubernetes", "version": "v1.37.0" }, "paths": {} })
-}
-
-/// `/openapi/v3`
-pub fn openapi_v3_index(_catalog: &Catalog) -> Value {
-    json!({ "paths": {} })
-}
-
-/// `/openapi/v3/<path>`
-pub fn openapi_v3(_catalog: &Catalog, _path: &str) -> Option<Value> {
-    None
-}

@@ -4,6 +4,7 @@ pub mod documents;
 
 use std::sync::Arc;
 
+use api::decode::Mode;
 use api::patch::apply;
 pub use api::patch::apply::Writer;
 use api::selectors::{FieldSelector, LabelSelector};
@@ -11,7 +12,7 @@ use api::{FieldValidation, GroupVersionResource, Object, PatchType, Status};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::field::FieldErrors;
+use crate::field::{FieldError, FieldErrors};
 use crate::tree;
 
 /// A kind in one version: a row of the catalog.
@@ -76,29 +77,35 @@ impl Catalog {
     }
 }
 
-/// Decodes a body.
-pub fn decode(
-    kind: &Kind,
-    body: &[u8],
-    _validation: FieldValidation,
-) -> Result<(Value, Vec<String>), Status> {
-    let mut object: Value = serde_json::from_slice(body).map_err(|error| {
-        Status::bad_request(format!("the body of the request is not valid JSON: {error}"))
-    })?;
-    let fields = tree::members(&mut object);
-    fields.insert("apiVersion".into(), kind.api_version().into());
-    fields.insert("kind".into(), kind.kind.as_ref().into());
-    Ok((object, Vec::new()))
+/// Decodes a body as an object of a kind, with warnings.
+pub fn decode(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+    api::decode::object(kind, body, validation, Mode::Object)
 }
 
-/// Schema defaults.
-pub fn default(_kind: &Kind, _object: &mut Value) {}
+/// Decodes the intent of an apply: what it says empty counts as said.
+pub fn decode_intent(
+    kind: &Kind,
+    body: &[u8],
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    api::decode::object(kind, body, validation, Mode::Configuration)
+}
 
-/// Schema validation.
-pub fn validate(_kind: &Kind, _object: &Value, _errors: &mut FieldErrors) {}
+/// Schema defaults, after those of a retired version.
+pub fn default(kind: &Kind, object: &mut Value) {
+    api::conversion::default(&kind.group, &kind.kind, object);
+    api::defaults::apply(object, kind.typed());
+}
+
+/// Required fields and enumerated values of the schema.
+pub fn validate(kind: &Kind, object: &Value, errors: &mut FieldErrors) {
+    errors.extend(api::validate::object(object, kind.typed()).into_iter().map(FieldError::from));
+}
 
 /// Immutable fields of the schema.
-pub fn validate_change(_kind: &Kind, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+pub fn validate_change(kind: &Kind, new: &Value, old: &Value, errors: &mut FieldErrors) {
+    errors.extend(api::validate::change(old, new, kind.typed()).into_iter().map(FieldError::from));
+}
 
 /// A parsed patch.
 pub enum Patch {
