@@ -8,6 +8,8 @@ pub mod children;
 pub mod files;
 pub mod host;
 pub mod mount;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod ns;
 pub mod process;
 pub mod seqpacket;
