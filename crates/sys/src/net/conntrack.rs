@@ -2,7 +2,7 @@
 //! Source: `linux/netfilter/nfnetlink_conntrack.h`.
 
 use std::net::SocketAddrV4;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::NetError;
 use super::message::{Messages, attribute};
@@ -169,6 +169,12 @@ impl ConntrackEvents {
 impl AsFd for ConntrackEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for ConntrackEvents {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

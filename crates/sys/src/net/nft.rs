@@ -209,6 +209,8 @@ pub enum Expr {
     Dynamic(SetOp, String, Reg, Reg, Duration),
     /// Translates the destination: address and port registers.
     DestinationNat(Reg, Reg),
+    /// Translates the source: address register.
+    SourceNat(Reg),
     /// Translates the source to an address of the interface that the packet leaves by.
     Masquerade,
     /// Turns the packet away.

@@ -275,6 +275,9 @@ fn expression(out: &mut Messages, expr: &Expr) {
         Expr::DestinationNat(address, port) => named(out, "nat", |out| {
             out.be32(1, 1).be32(2, u32::from(FAMILY_IPV4)).be32(3, reg(*address)).be32(5, reg(*port));
         }),
+        Expr::SourceNat(address) => named(out, "nat", |out| {
+            out.be32(1, 0).be32(2, u32::from(FAMILY_IPV4)).be32(3, reg(*address));
+        }),
         Expr::Masquerade => named(out, "masq", |_| {}),
         Expr::Reject(Reject::Icmp(code)) => named(out, "reject", |out| {
             out.be32(1, 0).attr(2, &[*code]);

@@ -19,22 +19,23 @@ const GET_ADDR: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const DEL_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
+const NEW_NEIGHBOUR: u16 = 28;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
-const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_STATS64: u16 = 23;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
-const IFLA_INFO_SLAVE_DATA: u16 = 5;
-const IFLA_BRPORT_ISOLATED: u16 = 33;
 const VETH_INFO_PEER: u16 = 1;
 /// Offset of `tx_packets` in `struct rtnl_link_stats64`.
 const STATS64_TX_PACKETS: usize = 8;
+
+const NDA_DESTINATION: u16 = 1;
+const NDA_HARDWARE: u16 = 2;
+const NEIGHBOUR_PERMANENT: u16 = 0x80;
 
 const IFA_LOCAL: u16 = 2;
 const IFA_ADDRESS: u16 = 1;
@@ -83,8 +84,6 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// The bridge that it is a port of.
-    pub master: Option<u32>,
     /// Whether it is administratively up.
     pub up: bool,
     /// Its largest packet in bytes.
@@ -93,14 +92,13 @@ pub struct Link {
     pub tx_packets: u64,
 }
 
-/// A pair of interfaces: one here as a port of a bridge, the other in another namespace.
+/// A pair of interfaces: one here, the other in another namespace.
 #[derive(Debug, Clone, Copy)]
 pub struct VethPair<'a> {
     /// Name of this side.
     pub name: &'a str,
-    /// Index of the bridge that this side becomes a port of. Ports made so are isolated: they reach the bridge itself
-    /// and not each other.
-    pub bridge: u32,
+    /// Hardware address of this side.
+    pub mac: Mac,
     /// Name of the other side.
     pub peer_name: &'a str,
     /// Hardware address of the other side.
@@ -159,6 +157,8 @@ pub trait Routing: Send + Sync + 'static {
     fn replace_route(&self, route: &Route) -> Result<(), NetError>;
     /// Removes a route.
     fn delete_route(&self, route: &Route) -> Result<(), NetError>;
+    /// Tells the hardware address of a neighbour for good: nobody asks for it.
+    fn set_neighbour(&self, link: u32, address: Ipv4Addr, mac: Mac) -> Result<(), NetError>;
 }
 
 /// [`Routing`] by the kernel.
@@ -217,28 +217,19 @@ impl Routing for RouteSocket {
         let what = format!("make interface {}", pair.name);
         let netns = u32::try_from(pair.peer_netns.as_raw_fd())
             .map_err(|_| NetError::new(&*what, rustix::io::Errno::BADF))?;
-        let mut out = Messages::default();
-        out.begin(NEW_LINK, REQUEST | ACK | CREATE | EXCLUSIVE, &link_header(0, 0, 0));
-        out.string(IFLA_IFNAME, pair.name).u32(IFLA_MTU, pair.mtu).u32(IFLA_MASTER, pair.bridge);
-        out.nest(IFLA_LINKINFO, |info| {
-            info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
-                data.nest(VETH_INFO_PEER, |peer| {
-                    peer.raw(&link_header(0, 0, 0)).string(IFLA_IFNAME, pair.peer_name);
-                    peer.attr(IFLA_ADDRESS, &pair.peer_mac.0).u32(IFLA_MTU, pair.mtu);
-                    peer.u32(IFLA_NET_NS_FD, netns);
+        let header = link_header(0, IFF_UP, IFF_UP);
+        self.simple(NEW_LINK, CREATE | EXCLUSIVE, &header, &what, |out| {
+            out.string(IFLA_IFNAME, pair.name).attr(IFLA_ADDRESS, &pair.mac.0).u32(IFLA_MTU, pair.mtu);
+            out.nest(IFLA_LINKINFO, |info| {
+                info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                    data.nest(VETH_INFO_PEER, |peer| {
+                        peer.raw(&link_header(0, 0, 0)).string(IFLA_IFNAME, pair.peer_name);
+                        peer.attr(IFLA_ADDRESS, &pair.peer_mac.0).u32(IFLA_MTU, pair.mtu);
+                        peer.u32(IFLA_NET_NS_FD, netns);
+                    });
                 });
             });
-        });
-        out.end();
-        // What is the bridge's business with a port can be said only once the port is there.
-        out.begin(NEW_LINK, REQUEST | ACK, &link_header(0, IFF_UP, IFF_UP));
-        out.string(IFLA_IFNAME, pair.name).nest(IFLA_LINKINFO, |info| {
-            info.string(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |port| {
-                port.attr(IFLA_BRPORT_ISOLATED, &[1]);
-            });
-        });
-        out.end();
-        self.socket.request(&out, &what)
+        })
     }
 
     fn set_up(&self, link: u32) -> Result<(), NetError> {
@@ -292,6 +283,22 @@ impl Routing for RouteSocket {
         let what = format!("remove route {}", route.destination);
         self.simple(DEL_ROUTE, 0, &route_header(route), &what, |out| route_attributes(out, route))
     }
+
+    fn set_neighbour(&self, link: u32, address: Ipv4Addr, mac: Mac) -> Result<(), NetError> {
+        let what = format!("set neighbour {address}");
+        self.simple(NEW_NEIGHBOUR, CREATE | REPLACE, &neighbour_header(link), &what, |out| {
+            out.attr(NDA_DESTINATION, &address.octets()).attr(NDA_HARDWARE, &mac.0);
+        })
+    }
+}
+
+/// `struct ndmsg`.
+fn neighbour_header(link: u32) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = AF_INET;
+    header[4..8].copy_from_slice(&link.to_ne_bytes());
+    header[8..10].copy_from_slice(&NEIGHBOUR_PERMANENT.to_ne_bytes());
+    header
 }
 
 /// `struct ifinfomsg`.
@@ -345,19 +352,12 @@ fn route_attributes(out: &mut Messages, route: &Route) {
 
 fn parse_link(body: &[u8]) -> Option<Link> {
     let flags = u32_at(body, 8)?;
-    let mut link = Link {
-        index: u32_at(body, 4)?,
-        name: String::new(),
-        master: None,
-        up: flags & IFF_UP != 0,
-        mtu: 0,
-        tx_packets: 0,
-    };
+    let mut link =
+        Link { index: u32_at(body, 4)?, name: String::new(), up: flags & IFF_UP != 0, mtu: 0, tx_packets: 0 };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
-            IFLA_MASTER => link.master = u32_at(value, 0),
             IFLA_STATS64 => {
                 let count = value.get(STATS64_TX_PACKETS..STATS64_TX_PACKETS + 8)?;
                 link.tx_packets = u64::from_ne_bytes(count.try_into().ok()?);

@@ -1,0 +1,120 @@
+//! Services and their endpoint slices as the API server has them, joined: what proxy and drain read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use api::{Key, Object};
+use reconcile::Change;
+use serde::de::DeserializeOwned;
+
+use crate::objects::{EndpointSlice, SERVICE_NAME_LABEL, Service};
+
+/// A Service with its slices, either of which may be absent.
+#[derive(Debug, Clone, Default)]
+pub struct Entry {
+    /// The Service.
+    pub service: Option<Arc<Service>>,
+    /// Its slices by name.
+    pub slices: BTreeMap<String, Arc<EndpointSlice>>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    entries: HashMap<Key, Entry>,
+    /// Slices that name an address: whether a pod is behind a Service.
+    by_endpoint: HashMap<Ipv4Addr, BTreeSet<(Key, String)>>,
+}
+
+impl Catalog {
+    /// Takes changes of Services in; gives the keys whose entry changed.
+    pub fn services_changed(&mut self, changes: &[Change]) -> BTreeSet<Key> {
+        changes
+            .iter()
+            .map(|change| {
+                self.set_service(&change.key, change.new.as_ref().and_then(decode).map(Arc::new));
+                change.key.clone()
+            })
+            .collect()
+    }
+
+    /// Takes changes of endpoint slices in; gives the keys of the Services whose entry changed.
+    pub fn slices_changed(&mut self, changes: &[Change]) -> BTreeSet<Key> {
+        let mut touched = BTreeSet::new();
+        for change in changes {
+            let (old, new) = (change.old.as_ref().and_then(owner), change.new.as_ref().and_then(owner));
+            if let Some(old) = old.filter(|old| Some(old) != new.as_ref()) {
+                self.set_slice(&old, &change.key.name, None);
+                touched.insert(old);
+            }
+            if let Some(new) = new {
+                let slice = change.new.as_ref().and_then(decode).map(Arc::new);
+                self.set_slice(&new, &change.key.name, slice);
+                touched.insert(new);
+            }
+        }
+        touched
+    }
+
+    /// A Service with its slices.
+    pub fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Whether a Service has this address among its endpoints, ready or not.
+    pub fn is_endpoint(&self, address: Ipv4Addr) -> bool {
+        self.by_endpoint.contains_key(&address)
+    }
+
+    fn set_service(&mut self, key: &Key, service: Option<Arc<Service>>) {
+        self.entries.entry(key.clone()).or_default().service = service;
+        self.tidy(key);
+    }
+
+    fn set_slice(&mut self, service: &Key, name: &str, slice: Option<Arc<EndpointSlice>>) {
+        let entry = self.entries.entry(service.clone()).or_default();
+        let old = match slice.clone() {
+            Some(slice) => entry.slices.insert(name.to_owned(), slice),
+            None => entry.slices.remove(name),
+        };
+        let place = (service.clone(), name.to_owned());
+        for address in old.iter().flat_map(|slice| addresses(slice)) {
+            if let Some(places) = self.by_endpoint.get_mut(&address) {
+                places.remove(&place);
+                if places.is_empty() {
+                    self.by_endpoint.remove(&address);
+                }
+            }
+        }
+        for address in slice.iter().flat_map(|slice| addresses(slice)) {
+            self.by_endpoint.entry(address).or_default().insert(place.clone());
+        }
+        self.tidy(service);
+    }
+
+    fn tidy(&mut self, key: &Key) {
+        if self.entries.get(key).is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty()) {
+            self.entries.remove(key);
+        }
+    }
+}
+
+fn owner(slice: &Arc<Object>) -> Option<Key> {
+    let name = slice.meta().labels.get(SERVICE_NAME_LABEL)?;
+    Some(Key::new(slice.meta().namespace.clone(), name.clone()))
+}
+
+fn decode<T: DeserializeOwned>(object: &Arc<Object>) -> Option<T> {
+    match object.decode() {
+        Ok(decoded) => Some(decoded),
+        Err(error) => {
+            tracing::warn!(object = %object.key(), %error, "not understood, so treated as absent");
+            None
+        }
+    }
+}
+
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = Ipv4Addr> {
+    slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).filter_map(|address| address.parse().ok())
+}

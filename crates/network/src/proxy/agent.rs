@@ -1,0 +1,219 @@
+//! The component that keeps the kernel's maps equal to the API's Services.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use api::Key;
+use async_trait::async_trait;
+use base::BoxError;
+use base::lifecycle::{Component, Context, OnFailure};
+use parking_lot::RwLock;
+use reconcile::kinds::{ENDPOINT_SLICES, SERVICES};
+use reconcile::{Informer, Informers};
+use sys::net::nft::{Op, Transaction};
+use sys::net::{Conntrack, Flow, or_missing};
+use tokio::sync::watch;
+
+use super::desired::groups;
+use super::plan::{Batch, Stale, State};
+use super::table::{Fixed, fixed};
+use crate::Error;
+use crate::catalog::Catalog;
+use crate::host::Handles;
+
+/// What others see of the proxy: the joined Services and endpoints, and what is programmed. Cheap to clone.
+#[derive(Clone)]
+pub struct View {
+    catalog: Arc<RwLock<Catalog>>,
+    programmed: Arc<RwLock<Programmed>>,
+    /// Sent after every transaction: the revision of the endpoint slices that the kernel reflects.
+    revision: watch::Sender<i64>,
+}
+
+/// What is planned, and whether the kernel has it already.
+#[derive(Default)]
+struct Programmed {
+    state: Option<State>,
+    settled: bool,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self { catalog: Arc::default(), programmed: Arc::default(), revision: watch::Sender::new(0) }
+    }
+}
+
+impl View {
+    /// Reads the catalog.
+    pub fn read<T>(&self, read: impl FnOnce(&Catalog) -> T) -> T {
+        read(&self.catalog.read())
+    }
+
+    /// Whether new connections may be sent to this address: also while nothing is known yet.
+    pub fn sends_to(&self, address: Ipv4Addr) -> bool {
+        let programmed = self.programmed.read();
+        !programmed.settled || programmed.state.as_ref().is_none_or(|state| state.sends_to(address))
+    }
+
+    /// The revision of the endpoint slices that the kernel reflects, and every newer one.
+    pub fn revision(&self) -> watch::Receiver<i64> {
+        self.revision.subscribe()
+    }
+}
+
+/// The service proxy of one node.
+pub struct Proxy {
+    services: Informer,
+    slices: Informer,
+    handles: Handles,
+    fixed: Fixed,
+    node: String,
+    view: View,
+}
+
+impl Proxy {
+    /// The proxy of the node `node`; `fixed` is what [`crate::host::set_up`] gave.
+    pub fn new(informers: &Informers, handles: Handles, fixed: Fixed, node: &str) -> Self {
+        Self {
+            services: informers.get(SERVICES),
+            slices: informers.get(ENDPOINT_SLICES),
+            handles,
+            fixed,
+            node: node.to_owned(),
+            view: View::default(),
+        }
+    }
+
+    /// What others see of it.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// Plans the changes of `keys` and gives them with the UDP connections to look at anew.
+    fn plan(&self, keys: &BTreeSet<Key>) -> (Vec<Op>, Vec<Stale>) {
+        let catalog = self.view.catalog.read();
+        let mut programmed = self.view.programmed.write();
+        programmed.settled = false;
+        let Some(state) = programmed.state.as_mut() else { return Default::default() };
+        let mut batch = Batch::default();
+        let mut stale = Vec::new();
+        let mut change = |state: &mut State, key: &Key, batch: &mut Batch| {
+            // DNS is served at its Service's address by this node itself.
+            let desired = catalog
+                .get(key)
+                .and_then(|entry| Some((entry.service.as_ref()?, entry)))
+                .filter(|(service, _)| {
+                    service.spec.cluster_ip.as_deref() != Some(&*self.fixed.ranges.dns().to_string())
+                })
+                .map(|(service, entry)| {
+                    let slices: Vec<_> = entry.slices.values().map(|slice| (**slice).clone()).collect();
+                    groups(service, &slices, &self.node)
+                });
+            stale.extend(state.change(key, &desired.unwrap_or_default(), batch));
+        };
+        for key in keys {
+            change(state, key, &mut batch);
+        }
+        // An address that one Service gave up may be what another waits for; its own changes come in a batch of
+        // their own, since it may have been planned in this one already.
+        let mut ops = batch.into_ops();
+        let mut second = Batch::default();
+        for key in state.waiting() {
+            change(state, &key, &mut second);
+        }
+        ops.extend(second.into_ops());
+        (ops, stale)
+    }
+
+    /// Carries out the operations off the async threads: a first transaction may take a while.
+    async fn apply(&self, ops: Vec<Op>) -> Result<(), BoxError> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let nftables = self.handles.nftables.clone();
+        let transaction = Transaction { table: self.fixed.table.clone(), ops };
+        Ok(tokio::task::spawn_blocking(move || nftables.apply(&transaction)).await??)
+    }
+
+    async fn forget(&self, stale: Vec<Stale>) -> Result<(), BoxError> {
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let conntrack = self.handles.conntrack.clone();
+        Ok(tokio::task::spawn_blocking(move || forget(&*conntrack, &stale)).await??)
+    }
+}
+
+/// Forgets the UDP connections that lead to endpoints which are gone: the client's next packet finds another.
+fn forget(conntrack: &dyn Conntrack, stale: &[Stale]) -> Result<(), Error> {
+    let mut flows: Vec<Flow> = Vec::new();
+    conntrack.each(&mut |flow, _| {
+        let matches = |stale: &Stale| {
+            flow.protocol == stale.frontend.protocol
+                && flow.answered_by == stale.endpoint
+                && flow.destination.port() == stale.frontend.port
+                && stale.frontend.address.is_none_or(|address| address == *flow.destination.ip())
+        };
+        if stale.iter().any(matches) {
+            flows.push(flow);
+        }
+    })?;
+    for flow in flows {
+        or_missing(conntrack.forget(&flow))?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Component for Proxy {
+    fn name(&self) -> &'static str {
+        "service-proxy"
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        // What is programmed is not known any more then: `run` makes the table anew, in one transaction.
+        OnFailure::Restart
+    }
+
+    async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        let (mut services, mut slices) = (self.services.subscribe(), self.slices.subscribe());
+        // Until everything is known, what an earlier process programmed stays in force.
+        tokio::select! {
+            () = ctx.cancelled() => return Ok(()),
+            () = async { tokio::join!(self.services.synced(), self.slices.synced()); } => {}
+        }
+        *self.view.catalog.write() = Catalog::default();
+        *self.view.programmed.write() =
+            Programmed { state: Some(State::new(self.fixed.node_pods)), settled: false };
+        let mut ops = fixed(&self.fixed);
+        let mut first = true;
+        loop {
+            let mut keys = BTreeSet::new();
+            // Everything that came while the last transaction was under way is one transaction.
+            tokio::select! {
+                () = ctx.cancelled() => return Ok(()),
+                changes = services.changed() => keys = self.view.catalog.write().services_changed(&changes),
+                changes = slices.changed() => keys = self.view.catalog.write().slices_changed(&changes),
+                () = std::future::ready(()), if first => {}
+            }
+            if let Some(changes) = futures::FutureExt::now_or_never(services.changed()) {
+                keys.extend(self.view.catalog.write().services_changed(&changes));
+            }
+            let revision = self.slices.revision();
+            if let Some(changes) = futures::FutureExt::now_or_never(slices.changed()) {
+                keys.extend(self.view.catalog.write().slices_changed(&changes));
+            }
+            let (changes, stale) = self.plan(&keys);
+            ops.extend(changes);
+            self.apply(std::mem::take(&mut ops)).await?;
+            self.forget(stale).await?;
+            self.view.programmed.write().settled = true;
+            self.view.revision.send_replace(revision);
+            if first {
+                first = false;
+                ctx.ready();
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The cluster's address ranges: chosen once, such that they overlap no route of the host, and kept from then on.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Where ranges are looked for, in this order: private space that sites seldom use comes first.
+const BLOCKS: &[&str] = &["10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "198.18.0.0/15", "192.168.0.0/16"];
+/// The first candidates within 10.0.0.0/8: the second octet that pods try first; services take the next block.
+const FIRST_OCTET: u8 = 42;
+/// Prefix length of the pods of a whole cluster, of one node, of Services, and of load balancers.
+const PODS: u8 = 16;
+const NODE_PODS: u8 = 24;
+const SERVICES: u8 = 16;
+const BALANCERS: u8 = 27;
+/// The address within the service range that DNS has, as in other distributions.
+const DNS_HOST: u32 = 10;
+
+/// The ranges of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ranges {
+    /// Addresses of pods, of all nodes together.
+    pub pods: Ipv4Net,
+    /// Addresses of Services.
+    pub services: Ipv4Net,
+    /// Addresses of load balancers: routed on the nodes only.
+    pub balancers: Ipv4Net,
+}
+
+impl Ranges {
+    /// The address of cluster DNS.
+    pub fn dns(&self) -> Ipv4Addr {
+        nth(self.services, DNS_HOST)
+    }
+
+    /// The address of the Service `default/kubernetes`.
+    pub fn api_server(&self) -> Ipv4Addr {
+        nth(self.services, 1)
+    }
+
+    /// The pods of the node with this number, if the range has room for it.
+    pub fn node_pods(&self, node: u32) -> Option<Ipv4Net> {
+        self.pods.subnets(NODE_PODS.max(self.pods.prefix_len())).ok()?.nth(node as usize)
+    }
+}
+
+/// The address with this number in a network (0 is the network's own).
+pub fn nth(network: Ipv4Net, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(network.network()).saturating_add(number))
+}
+
+/// Chooses ranges that overlap none of `taken`: the destinations of the host's routes, default routes aside. `None`
+/// if the host's routes cover all private space.
+pub fn choose(taken: &[Ipv4Net]) -> Option<Ranges> {
+    let mut taken: Vec<_> = taken.iter().copied().filter(|net| net.prefix_len() > 0).collect();
+    let mut take = |prefix| {
+        let found = first_free(&taken, prefix)?;
+        taken.push(found);
+        Some(found)
+    };
+    Some(Ranges { pods: take(PODS)?, services: take(SERVICES)?, balancers: take(BALANCERS)? })
+}
+
+fn first_free(taken: &[Ipv4Net], prefix: u8) -> Option<Ipv4Net> {
+    let free = |candidate: &Ipv4Net| !taken.iter().any(|net| overlap(net, candidate));
+    let preferred = (FIRST_OCTET..=u8::MAX)
+        .filter_map(|octet| Ipv4Net::new(Ipv4Addr::new(10, octet, 0, 0), prefix).ok())
+        .find(free);
+    preferred.or_else(|| {
+        BLOCKS.iter().filter_map(|block| block.parse::<Ipv4Net>().ok()).find_map(|block| {
+            // A free subnet starts where the block or something taken ends, so those are the only candidates.
+            block.subnets(prefix).ok()?.find(free)
+        })
+    })
+}
+
+fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+/// The ranges kept in `dir`, or newly chosen ones, which are kept there.
+pub fn load_or_choose(
+    dir: &Path,
+    taken: impl FnOnce() -> Result<Vec<Ipv4Net>, Error>,
+) -> Result<Ranges, Error> {
+    let path = dir.join("ranges.json");
+    let what = || format!("keep the address ranges in {}", path.display());
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::io(what(), error.into())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let ranges = choose(&taken()?).ok_or(Error::NoRange)?;
+            let bytes =
+                serde_json::to_vec_pretty(&ranges).map_err(|error| Error::io(what(), error.into()))?;
+            std::fs::create_dir_all(dir).map_err(|error| Error::io(what(), error))?;
+            // Everything else follows from this file, so it has to be whole and on disk.
+            let fresh = path.with_extension("new");
+            std::fs::write(&fresh, bytes).map_err(|error| Error::io(what(), error))?;
+            std::fs::File::open(&fresh)
+                .and_then(|file| file.sync_all())
+                .map_err(|error| Error::io(what(), error))?;
+            std::fs::rename(&fresh, &path).map_err(|error| Error::io(what(), error))?;
+            Ok(ranges)
+        }
+        Err(error) => Err(Error::io(what(), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(list: &[&str]) -> Vec<Ipv4Net> {
+        list.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_empty_host_gets_the_usual_ranges() {
+        let ranges = choose(&nets(&["0.0.0.0/0"])).unwrap();
+        assert_eq!(ranges.pods, "10.42.0.0/16".parse().unwrap());
+        assert_eq!(ranges.services, "10.43.0.0/16".parse().unwrap());
+        assert_eq!(ranges.balancers, "10.44.0.0/27".parse().unwrap());
+        assert_eq!(ranges.dns().to_string(), "10.43.0.10");
+        assert_eq!(ranges.api_server().to_string(), "10.43.0.1");
+        assert_eq!(ranges.node_pods(1).unwrap().to_string(), "10.42.1.0/24");
+        assert!(ranges.node_pods(256).is_none());
+    }
+
+    #[test]
+    fn routes_of_the_host_are_avoided() {
+        let taken = nets(&["10.42.7.0/24", "10.43.0.0/16", "10.45.0.0/20"]);
+        let ranges = choose(&taken).unwrap();
+        for range in [ranges.pods, ranges.services, ranges.balancers] {
+            assert!(!taken.iter().any(|net| overlap(net, &range)), "{range}");
+        }
+        let ranges = choose(&nets(&["10.0.0.0/8", "172.16.0.0/13"])).unwrap();
+        assert_eq!(ranges.pods, "172.24.0.0/16".parse().unwrap());
+        let all = nets(BLOCKS);
+        assert!(choose(&all).is_none());
+    }
+
+    #[test]
+    fn a_choice_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = load_or_choose(dir.path(), || Ok(nets(&["10.42.0.0/16"]))).unwrap();
+        let second = load_or_choose(dir.path(), || Ok(Vec::new())).unwrap();
+        assert_eq!(first, second);
+    }
+}

@@ -1,0 +1,194 @@
+//! Connections through Services, from pods, from the host and from outside.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+
+use serde_json::{Value, json};
+
+use crate::namespaces::{Netns, udp_ask};
+use crate::world::{HOST, OUTSIDE, World, in_world};
+
+const CLUSTER_IP: &str = "10.43.0.7";
+const BALANCER: &str = "10.44.0.1";
+
+fn web() -> Value {
+    json!({"name": "http", "port": 8080, "protocol": "TCP"})
+}
+
+fn spec(extra: Value) -> Value {
+    let mut spec = json!({
+        "clusterIP": CLUSTER_IP, "type": "LoadBalancer",
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP"}],
+    });
+    spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    spec
+}
+
+/// Everybody who answers in 40 connections.
+fn servers(client: &Netns, to: &str) -> BTreeSet<String> {
+    (0..40).map(|_| client.ask(to).unwrap_or_else(|error| panic!("{to}: {error}")).server).collect()
+}
+
+fn refused(client: &Netns, to: &str) {
+    let error = client.ask(to).unwrap_err();
+    assert!(
+        matches!(
+            error.kind(),
+            ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+        ),
+        "{to}: {error}"
+    );
+}
+
+#[test]
+fn services_are_reached_from_everywhere_and_nothing_leaks() {
+    in_world(|world| async move {
+        let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+        a.ns.serve_tcp(8080, "a");
+        b.ns.serve_tcp(8080, "b");
+        world.service("web", spec(json!({})), Some(BALANCER)).await;
+        refused(&client.ns, "10.43.0.7:80");
+        world.endpoints("web", &web(), &[(&a, true), (&b, true)]).await;
+        let both = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        let before = world.left();
+
+        for to in ["10.43.0.7:80", "10.44.0.1:80", "192.168.77.2:30080"] {
+            assert_eq!(servers(&client.ns, to), both, "a pod to {to}");
+            assert_eq!(servers(&world.host, to), both, "the host to {to}");
+        }
+        assert_eq!(servers(&world.host, "127.0.0.1:30080"), both, "a node port on localhost");
+        // A pod reaches itself: the answer comes from the other side of the bridge, so it appears as the gateway.
+        assert_eq!(servers(&a.ns, "10.43.0.7:80"), both);
+        let itself =
+            (0..40).map(|_| a.ns.ask("10.43.0.7:80").unwrap()).find(|greeting| greeting.server == "a");
+        assert_eq!(itself.unwrap().client.ip(), world.config.gateway());
+        // Between pods, addresses stay as they are.
+        assert_eq!(client.ns.ask("10.43.0.7:80").unwrap().client.ip(), client.address);
+        assert_eq!(client.ns.ask(&format!("{}:8080", a.address)).unwrap().client.ip(), client.address);
+
+        // What nobody serves is refused here, also where the default route would take it.
+        for to in ["10.43.0.99:80", "10.43.0.7:81", "10.44.0.9:80", "10.42.0.200:80", "10.42.9.9:80"] {
+            refused(&client.ns, to);
+            refused(&world.host, to);
+        }
+        assert_eq!(world.left(), before, "packets left the machine");
+
+        // From outside: node ports, with the client's address kept. To the outside: as the host.
+        let greeting = world.outside.ask(&format!("{HOST}:30080")).unwrap();
+        assert_eq!(greeting.client.ip().to_string(), OUTSIDE);
+        world.outside.serve_tcp(9000, "outside");
+        let greeting = client.ns.ask(&format!("{OUTSIDE}:9000")).unwrap();
+        assert_eq!(greeting.client.ip().to_string(), HOST);
+
+        world.endpoints("web", &web(), &[(&b, true), (&a, false)]).await;
+        assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from(["b".to_owned()]));
+        world.api.delete("services", json!({"metadata": {"name": "web", "namespace": "default"}}));
+        world.settled().await;
+        refused(&client.ns, "10.43.0.7:80");
+        cleaned_up(world).await;
+    });
+}
+
+async fn cleaned_up(world: World) {
+    world.stop_proxy().await;
+    world.sandboxes.detach_blocking("a").unwrap();
+    assert_eq!(world.sandboxes.address("a"), None);
+    network::host::purge(&world.config, &world.handles).unwrap();
+    let links: Vec<_> = world.handles.routing.links().unwrap().into_iter().map(|link| link.name).collect();
+    assert!(links.iter().all(|name| !name.starts_with("skf")), "{links:?}");
+    assert!(!links.contains(&world.config.bridge()), "{links:?}");
+    let routes = world.handles.routing.routes().unwrap();
+    let ours = |route: &sys::net::Route| world.config.ranges.pods.contains(&route.destination);
+    assert!(!routes.iter().any(ours), "{routes:?}");
+    assert!(world.handles.nftables.keys("test", "frontends").is_err(), "the table is still there");
+    assert!(!world.config.dir.exists());
+}
+
+#[test]
+fn clients_keep_their_endpoint_while_it_serves() {
+    in_world(|world| async move {
+        let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+        a.ns.serve_tcp(8080, "a");
+        b.ns.serve_tcp(8080, "b");
+        world.service("web", spec(json!({"sessionAffinity": "ClientIP"})), None).await;
+        world.endpoints("web", &web(), &[(&a, true), (&b, true)]).await;
+        let first = servers(&client.ns, "10.43.0.7:80");
+        assert_eq!(first.len(), 1);
+        assert_eq!(servers(&client.ns, "192.168.77.2:30080"), first, "the node port has the same memory");
+        let (stays, name) = if first.contains("a") { (&b, "b") } else { (&a, "a") };
+        world.endpoints("web", &web(), &[(stays, true)]).await;
+        assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from([name.to_owned()]));
+        world.endpoints("web", &web(), &[(&a, true), (&b, true)]).await;
+        assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from([name.to_owned()]));
+    });
+}
+
+#[test]
+fn udp_clients_move_on_when_their_endpoint_goes() {
+    in_world(|world| async move {
+        let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+        a.ns.serve_udp(5353, "a");
+        b.ns.serve_udp(5353, "b");
+        let port = json!({"name": "dns", "port": 5353, "protocol": "UDP"});
+        let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
+        world.service("dns", json!({"clusterIP": "10.43.0.53", "ports": ports}), None).await;
+        world.endpoints("dns", &port, &[(&a, true)]).await;
+        let socket = client.ns.udp("10.43.0.53:53");
+        assert_eq!(udp_ask(&socket).unwrap(), "a");
+        world.endpoints("dns", &port, &[(&b, true)]).await;
+        assert_eq!(udp_ask(&socket).unwrap(), "b");
+        world.endpoints("dns", &port, &[]).await;
+        assert_eq!(udp_ask(&socket).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn local_policy_keeps_external_clients_on_this_node() {
+    in_world(|world| async move {
+        let (a, client) = (world.pod("a"), world.pod("client"));
+        a.ns.serve_tcp(8080, "a");
+        let local = spec(json!({"externalTrafficPolicy": "Local"}));
+        world.service("web", local, Some(BALANCER)).await;
+        let elsewhere = json!({"addresses": ["10.42.7.7"], "nodeName": "n2", "conditions": {"ready": true}});
+        let here = json!({"addresses": [a.address], "nodeName": "n1", "conditions": {"ready": true}});
+        world.raw_endpoints("web", &web(), json!([elsewhere, here])).await;
+        for _ in 0..20 {
+            assert_eq!(world.outside.ask(&format!("{HOST}:30080")).unwrap().server, "a");
+        }
+        // From inside the cluster every endpoint counts, and the one of the other node has no route yet.
+        let answers = (0..40).filter(|_| client.ns.ask("10.44.0.1:80").is_ok()).count();
+        assert!((1..40).contains(&answers), "{answers} of 40");
+    });
+}
+
+#[test]
+fn pods_reach_the_api_server_by_its_service() {
+    in_world(|world| async move {
+        let client = world.pod("client");
+        world.host.serve_tcp(6443, "api");
+        let ports = json!([{"name": "https", "port": 443, "protocol": "TCP"}]);
+        world.service("kubernetes", json!({"clusterIP": "10.43.0.1", "ports": ports}), None).await;
+        let endpoint = json!([{"addresses": [HOST]}]);
+        let port = json!({"name": "https", "port": 6443, "protocol": "TCP"});
+        world.raw_endpoints("kubernetes", &port, endpoint).await;
+        assert_eq!(client.ns.ask("10.43.0.1:443").unwrap().server, "api");
+        assert_eq!(world.host.ask("10.43.0.1:443").unwrap().server, "api");
+    });
+}
+
+#[test]
+fn a_restart_keeps_addresses_and_frees_those_of_ended_sandboxes() {
+    in_world(|world| async move {
+        let (a, b) = (world.pod("a"), world.pod("b"));
+        a.ns.serve_tcp(8080, "a");
+        let again = network::sandbox::Sandboxes::open(&world.config, &world.handles).unwrap();
+        assert_eq!(again.attach_blocking("a", a.ns.path()).unwrap(), a.address);
+        again.retain_blocking(&["a".to_owned()].into()).unwrap();
+        assert_eq!(again.address("b"), None);
+        assert_eq!(
+            b.ns.ask(&format!("{}:8080", a.address)).unwrap_err().kind(),
+            ErrorKind::NetworkUnreachable
+        );
+        assert_eq!(world.host.ask(&format!("{}:8080", a.address)).unwrap().server, "a");
+    });
+}

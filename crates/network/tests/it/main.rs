@@ -1,0 +1,11 @@
+//! The data path for real: pods, a host and the world outside as network namespaces of this process's threads. Needs
+//! root; touches nothing outside the namespaces that it makes, which end with their threads.
+
+#![allow(clippy::unwrap_used)]
+
+mod api_server;
+mod data_path;
+mod drain;
+mod namespaces;
+mod scale;
+mod world;
