@@ -10,6 +10,7 @@ pub mod field;
 pub mod http;
 pub mod names;
 pub mod net;
+pub mod nodes;
 pub mod pipeline;
 pub mod pki;
 mod server;

@@ -1,0 +1,126 @@
+//! The way to nodes over HTTPS: each request goes over a connection of its own to the node's server, authenticated both
+//! ways. Upgraded connections (exec, attach, port-forward) are joined with the client's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::connect::{Body, NodeAddress, NodeConnector};
+use api::{Reason, Status};
+use async_trait::async_trait;
+use base::BoxError;
+use base::lifecycle::Tasks;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::pki::Pki;
+
+/// The common name under which nodes know the API server. Source: upstream's certificate of the same name.
+pub const CLIENT_NAME: &str = "kube-apiserver-kubelet-client";
+/// How long a connection's client certificate lives: it is checked once, when the connection opens.
+const CLIENT_LIFE: Duration = Duration::from_secs(3600);
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Reaches nodes over HTTPS.
+pub struct HttpsNodes {
+    pki: Arc<Pki>,
+    connections: Tasks,
+}
+
+impl HttpsNodes {
+    /// A connector whose client certificates `pki` issues, one for each connection: none ever has to be renewed.
+    pub fn new(pki: Arc<Pki>) -> Self {
+        Self { pki, connections: Tasks::default() }
+    }
+
+    async fn connect(&self, node: &NodeAddress) -> Result<TlsStream<TcpStream>, BoxError> {
+        let connector = TlsConnector::from(Arc::new(self.tls()?));
+        let address = SocketAddr::new(node.address, node.port);
+        let open = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, BoxError>(connector.connect(ServerName::IpAddress(node.address.into()), stream).await?)
+        };
+        let stream = tokio::time::timeout(CONNECT_MAX, open).await.map_err(|_| "no answer in time")??;
+        check_name(&stream, &node.name)?;
+        Ok(stream)
+    }
+
+    fn tls(&self) -> Result<rustls::ClientConfig, BoxError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(self.pki.ca_pem().as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        let client = self.pki.issue_client(CLIENT_NAME, "", CLIENT_LIFE)?;
+        let chain = CertificateDer::pem_slice_iter(client.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes())?;
+        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+/// The address proves too little: another node may have it by now. The certificate has to be this node's.
+fn check_name(stream: &TlsStream<TcpStream>, node: &str) -> Result<(), BoxError> {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let certificate = chain.first().ok_or("the node showed no certificate")?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
+    let wanted = format!("system:node:{node}");
+    let named = parsed.subject().iter_common_name().any(|name| name.as_str().is_ok_and(|name| name == wanted));
+    if named { Ok(()) } else { Err(format!("the certificate is not that of {wanted}").into()) }
+}
+
+#[async_trait]
+impl NodeConnector for HttpsNodes {
+    async fn request(
+        &self,
+        node: &NodeAddress,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Status> {
+        let unreachable = |error: BoxError| {
+            let cause = base::error::chain(&*error);
+            let text = format!(
+                "node {} cannot be reached at {}:{}: {cause}; is it running?",
+                node.name, node.address, node.port
+            );
+            Status::new(Reason::ServiceUnavailable, text)
+        };
+        let stream = self.connect(node).await.map_err(unreachable)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable(error.into()))?;
+        self.connections.spawn(async move {
+            // Its errors reach whoever reads the answer.
+            let _ = connection.with_upgrades().await;
+        });
+        let client = hyper::upgrade::on(&mut request);
+        if let Ok(host) = HeaderValue::from_str(&node.name) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let mut answer =
+            sender.send_request(request).await.map_err(|error| unreachable(error.into()))?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.connections.spawn(join(client, hyper::upgrade::on(&mut answer)));
+        }
+        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+}
+
+/// Copies both ways until both sides have ended.
+async fn join(client: OnUpgrade, node: OnUpgrade) {
+    let (Ok(client), Ok(node)) = tokio::join!(client, node) else { return };
+    // A side that breaks off is the end, whoever it was.
+    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(node)).await;
+}
