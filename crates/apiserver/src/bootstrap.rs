@@ -76,7 +76,7 @@ impl Bootstrap {
             let object = json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": ranges } });
             items.push(cluster("networking.k8s.io", "v1", "servicecidrs", object));
         }
-        items.extend(self.kubernetes.map(kubernetes_service));
+        items.extend(self.kubernetes.map(|address| kubernetes_service(address, self.port)));
         items.extend(self.kubernetes.into_iter().flat_map(|_| self.kubernetes_endpoints()));
         items.extend(self.dns.map(dns_service));
         items
@@ -122,14 +122,14 @@ fn cluster(group: &str, version: &str, resource: &str, object: Value) -> Item {
     Item { resource, namespace: "", object, keep_current: false }
 }
 
-fn kubernetes_service(address: IpAddr) -> Item {
+fn kubernetes_service(address: IpAddr, port: u16) -> Item {
     let object = json!({
         "metadata": {
             "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" },
         },
         "spec": {
             "clusterIP": address.to_string(),
-            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
+            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
             "sessionAffinity": "None", "type": "ClusterIP",
         },
     });

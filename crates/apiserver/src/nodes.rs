@@ -78,7 +78,8 @@ fn check_name(stream: &TlsStream<TcpStream>, node: &str) -> Result<(), BoxError>
     let certificate = chain.first().ok_or("the node showed no certificate")?;
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
     let wanted = format!("system:node:{node}");
-    let named = parsed.subject().iter_common_name().any(|name| name.as_str().is_ok_and(|name| name == wanted));
+    let named =
+        parsed.subject().iter_common_name().any(|name| name.as_str().is_ok_and(|name| name == wanted));
     if named { Ok(()) } else { Err(format!("the certificate is not that of {wanted}").into()) }
 }
 
@@ -109,8 +110,7 @@ impl NodeConnector for HttpsNodes {
         if let Ok(host) = HeaderValue::from_str(&node.name) {
             request.headers_mut().insert(header::HOST, host);
         }
-        let mut answer =
-            sender.send_request(request).await.map_err(|error| unreachable(error.into()))?;
+        let mut answer = sender.send_request(request).await.map_err(|error| unreachable(error.into()))?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.connections.spawn(join(client, hyper::upgrade::on(&mut answer)));
         }

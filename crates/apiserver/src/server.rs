@@ -1,7 +1,7 @@
 //! The server: the listener, TLS and connections around the HTTP front; the certificates' renewal and the store's
 //! compaction beside it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,14 @@ impl Server {
     /// The HTTP front: for tests and for serving over other listeners.
     pub fn front(&self) -> &Arc<Front> {
         &self.front
+    }
+
+    /// Follows a change of the host's addresses: the certificate is issued anew and swapped, and the endpoints of
+    /// Service `default/kubernetes` are written anew.
+    pub async fn set_addresses(&self, addresses: Vec<IpAddr>) -> Result<(), BoxError> {
+        self.pki.set_addresses(addresses.iter().copied().chain(self.bootstrap.kubernetes))?;
+        let bootstrap = crate::bootstrap::Bootstrap { addresses, ..self.bootstrap.clone() };
+        bootstrap.apply(&self.front.pipeline).await
     }
 
     async fn accept(&self, ctx: &Context) -> Result<(), BoxError> {

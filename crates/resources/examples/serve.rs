@@ -50,7 +50,8 @@ async fn main() -> anyhow::Result<()> {
         authorizer: None,
         admission: apiserver::admission::standard(),
     };
-    let (_pipeline, server) = Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await?;
+    let (_pipeline, server) =
+        Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await?;
     let admin = server.pki().issue_client("kubernetes-admin", "system:masters", LEAF_LIFE)?;
     let url = format!("https://{}", server.local_addr()?);
     let ca_pem = server.pki().ca_pem();

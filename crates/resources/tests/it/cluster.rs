@@ -1,0 +1,179 @@
+//! A pipeline for tests: built and run as the server is.
+
+// What cannot fail here fails the test.
+#![allow(clippy::unwrap_used)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use api::connect::{Body, NodeAddress, NodeConnector, User};
+use api::{
+    Call, DeleteOptions, GroupVersionResource, ListOptions, PatchType, Request, Response, Status,
+    WriteOptions,
+};
+use apiserver::{Config, Pipeline, Server};
+use async_trait::async_trait;
+use base::lifecycle::Context;
+use serde_json::{Value, json};
+use store::memory::Memory;
+use store::{Embedded, EmbeddedConfig};
+
+struct NoNodes;
+
+#[async_trait]
+impl NodeConnector for NoNodes {
+    async fn request(&self, _: &NodeAddress, _: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        Err(Status::internal("no nodes"))
+    }
+}
+
+/// A running API server.
+pub(crate) struct Cluster {
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) user: User,
+    ctx: Context,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.ctx.cancel().cancel();
+    }
+}
+
+pub(crate) fn resource(group: &str, version: &str, plural: &str) -> GroupVersionResource {
+    GroupVersionResource::new(group, version, plural)
+}
+
+impl Cluster {
+    /// Starts a server on a free loopback port and waits until its bootstrap objects are there.
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let config = Config {
+            listen: SocketAddr::new(loopback, 0),
+            addresses: vec![loopback],
+            pki_dir: dir.path().join("pki"),
+            service_ranges: vec![("10.96.0.0".parse().unwrap(), 24)],
+            node_ports: (30_000, 30_010),
+            dns_address: Some("10.96.0.10".parse().unwrap()),
+            git_version: "v1.37.0+skiff.1".into(),
+            clock: Arc::new(base::clock::SystemClock),
+            readiness: None,
+            authorizer: None,
+            admission: apiserver::admission::standard(),
+        };
+        let store = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
+        let (pipeline, server) =
+            Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await.unwrap();
+        let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
+        let ctx = Context::detached("test");
+        let running = ctx.clone();
+        ctx.spawn(async move {
+            use base::lifecycle::Component;
+            server.run(running).await.unwrap();
+        });
+        let cluster = Self { pipeline, user, ctx, _dir: dir };
+        cluster.wait_for_bootstrap().await;
+        cluster
+    }
+
+    /// The DNS Service is the last of the bootstrap objects.
+    async fn wait_for_bootstrap(&self) {
+        use futures::StreamExt;
+        let options =
+            ListOptions { field_selector: "metadata.name=kube-dns".into(), ..ListOptions::default() };
+        let call = Call::Watch(options);
+        let services = resource("", "v1", "services");
+        let Ok(Response::Watch(mut stream)) = self.call(&services, "kube-system", "", "", call).await else {
+            panic!("no watch");
+        };
+        assert!(stream.next().await.unwrap().is_ok());
+    }
+
+    pub(crate) async fn call(
+        &self,
+        resource: &GroupVersionResource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        call: Call,
+    ) -> Result<Response, Status> {
+        let request = Request {
+            resource: resource.clone(),
+            namespace: namespace.into(),
+            name: name.into(),
+            subresource: subresource.into(),
+            call,
+        };
+        self.pipeline.call(&self.user, request).await
+    }
+
+    async fn object(
+        &self,
+        resource: &GroupVersionResource,
+        place: (&str, &str, &str),
+        call: Call,
+    ) -> Result<Value, Status> {
+        match self.call(resource, place.0, place.1, place.2, call).await? {
+            Response::Object { object, .. } => Ok(object.decode().unwrap()),
+            Response::Deleted { uid, .. } => Ok(json!({ "deleted": uid })),
+            _ => panic!("neither an object nor a deletion"),
+        }
+    }
+
+    pub(crate) async fn create(
+        &self,
+        resource: &GroupVersionResource,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status> {
+        let call = Call::Create { body: object.to_string().into(), options: options() };
+        self.object(resource, (namespace, "", ""), call).await
+    }
+
+    pub(crate) async fn get(
+        &self,
+        resource: &GroupVersionResource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Status> {
+        self.object(resource, (namespace, name, ""), Call::Get { resource_version: String::new() }).await
+    }
+
+    pub(crate) async fn update(
+        &self,
+        resource: &GroupVersionResource,
+        place: (&str, &str, &str),
+        object: &Value,
+    ) -> Result<Value, Status> {
+        let call = Call::Update { body: object.to_string().into(), options: options() };
+        self.object(resource, place, call).await
+    }
+
+    pub(crate) async fn patch(
+        &self,
+        resource: &GroupVersionResource,
+        place: (&str, &str, &str),
+        kind: PatchType,
+        patch: Value,
+        options: WriteOptions,
+    ) -> Result<Value, Status> {
+        let call = Call::Patch { kind, body: patch.to_string().into(), options };
+        self.object(resource, place, call).await
+    }
+
+    pub(crate) async fn delete(
+        &self,
+        resource: &GroupVersionResource,
+        namespace: &str,
+        name: &str,
+        options: DeleteOptions,
+    ) -> Result<Value, Status> {
+        self.object(resource, (namespace, name, ""), Call::Delete(options)).await
+    }
+}
+
+pub(crate) fn options() -> WriteOptions {
+    WriteOptions { field_manager: "test".into(), ..WriteOptions::default() }
+}

@@ -1,0 +1,113 @@
+//! Deletion: grace, finalizers, propagation, preconditions, namespaces; binding and tokens of pods.
+
+use api::{DeleteOptions, PatchType, Propagation, Reason};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, options, resource};
+
+async fn bound_pod(cluster: &Cluster, name: &str) -> Value {
+    let pods = resource("", "v1", "pods");
+    let accounts = resource("", "v1", "serviceaccounts");
+    // Made by a controller in a whole cluster; who comes second finds it.
+    let _ = cluster.create(&accounts, "default", json!({ "metadata": { "name": "default" } })).await;
+    let pod =
+        json!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "a", "image": "a:1" }] } });
+    let made = cluster.create(&pods, "default", pod).await.unwrap();
+    let binding = json!({ "target": { "kind": "Node", "name": "n" } });
+    let call = api::Call::Create { body: binding.to_string().into(), options: options() };
+    cluster.call(&pods, "default", name, "binding", call).await.unwrap();
+    made
+}
+
+#[tokio::test]
+async fn a_bound_pod_goes_when_its_node_says_so() {
+    let cluster = Cluster::start().await;
+    let pods = resource("", "v1", "pods");
+    let made = bound_pod(&cluster, "p").await;
+    assert_eq!(made["spec"]["volumes"][0]["projected"]["sources"].as_array().unwrap().len(), 3);
+    let going = cluster.delete(&pods, "default", "p", DeleteOptions::default()).await.unwrap();
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+    let uid = Some("another".to_owned());
+    let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    let other = DeleteOptions { precondition_uid: uid, ..now.clone() };
+    let refused = cluster.delete(&pods, "default", "p", other).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Conflict);
+    let gone = cluster.delete(&pods, "default", "p", now).await.unwrap();
+    assert_eq!(gone["deleted"], made["metadata"]["uid"]);
+    assert_eq!(cluster.get(&pods, "default", "p").await.unwrap_err().reason, Reason::NotFound);
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once() {
+    let cluster = Cluster::start().await;
+    bound_pod(&cluster, "p").await;
+    let pods = resource("", "v1", "pods");
+    let pod = cluster.get(&pods, "default", "p").await.unwrap();
+    assert_eq!(pod["spec"]["nodeName"], "n");
+    assert_eq!(pod["status"]["conditions"][0]["type"], "PodScheduled");
+    let binding = json!({ "target": { "kind": "Node", "name": "m" } });
+    let call = api::Call::Create { body: binding.to_string().into(), options: options() };
+    let Err(again) = cluster.call(&pods, "default", "p", "binding", call).await else {
+        panic!("bound twice")
+    };
+    assert_eq!(again.reason, Reason::Conflict);
+}
+
+#[tokio::test]
+async fn finalizers_keep_an_object_until_the_last_is_gone() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    let object = json!({ "metadata": { "name": "a", "finalizers": ["example.com/x"] } });
+    cluster.create(&maps, "default", object).await.unwrap();
+    let foreground = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+    let going = cluster.delete(&maps, "default", "a", foreground).await.unwrap();
+    assert_eq!(going["metadata"]["finalizers"], json!(["example.com/x", "foregroundDeletion"]));
+    let place = ("default", "a", "");
+    let added =
+        json!({ "metadata": { "finalizers": ["example.com/x", "foregroundDeletion", "example.com/y"] } });
+    assert!(cluster.patch(&maps, place, PatchType::Merge, added, options()).await.is_err());
+    let none = json!({ "metadata": { "finalizers": null } });
+    cluster.patch(&maps, place, PatchType::Merge, none, options()).await.unwrap();
+    assert_eq!(cluster.get(&maps, "default", "a").await.unwrap_err().reason, Reason::NotFound);
+}
+
+#[tokio::test]
+async fn a_namespace_ends_when_it_is_finalized() {
+    let cluster = Cluster::start().await;
+    let namespaces = resource("", "v1", "namespaces");
+    cluster.create(&namespaces, "", json!({ "metadata": { "name": "a" } })).await.unwrap();
+    let going = cluster.delete(&namespaces, "", "a", DeleteOptions::default()).await.unwrap();
+    assert_eq!(going["status"]["phase"], "Terminating");
+    let maps = resource("", "v1", "configmaps");
+    let late = cluster.create(&maps, "a", json!({ "metadata": { "name": "x" } })).await.unwrap_err();
+    assert_eq!(late.reason, Reason::Forbidden);
+    let mut finalized = going;
+    finalized["spec"]["finalizers"] = json!([]);
+    cluster.update(&namespaces, ("", "a", "finalize"), &finalized).await.unwrap();
+    assert_eq!(cluster.get(&namespaces, "", "a").await.unwrap_err().reason, Reason::NotFound);
+    let refused = cluster.delete(&namespaces, "", "kube-system", DeleteOptions::default()).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Forbidden);
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_account() {
+    let cluster = Cluster::start().await;
+    let accounts = resource("", "v1", "serviceaccounts");
+    cluster.create(&accounts, "default", json!({ "metadata": { "name": "bob" } })).await.unwrap();
+    let call = api::Call::Create { body: "{\"spec\":{}}".into(), options: options() };
+    let Ok(api::Response::Object { object, .. }) =
+        cluster.call(&accounts, "default", "bob", "token", call).await
+    else {
+        panic!("no token");
+    };
+    let request: Value = object.decode().unwrap();
+    let token = request["status"]["token"].as_str().unwrap();
+    let (user, _) = cluster.pipeline.authenticate_token(token, &[]).await.unwrap().unwrap();
+    assert_eq!(user.name, "system:serviceaccount:default:bob");
+    assert!(cluster.pipeline.authenticate_token(token, &["other".into()]).await.unwrap().is_none());
+    cluster.delete(&accounts, "default", "bob", DeleteOptions::default()).await.unwrap();
+    // Tokens are checked against the cache; a consistent list makes it current.
+    let list = api::Call::List(api::ListOptions::default());
+    assert!(cluster.call(&accounts, "default", "", "", list).await.is_ok());
+    assert!(cluster.pipeline.authenticate_token(token, &[]).await.unwrap().is_none());
+}

@@ -1,0 +1,90 @@
+//! Lists and watches from the cache.
+
+use api::{Call, DeleteOptions, ListOptions, PatchType, Response, WatchEventKind, WatchStream};
+use futures::StreamExt;
+use serde_json::json;
+
+use crate::cluster::{Cluster, options, resource};
+
+async fn watch(cluster: &Cluster, namespace: &str, options: ListOptions) -> WatchStream {
+    let maps = resource("", "v1", "configmaps");
+    match cluster.call(&maps, namespace, "", "", Call::Watch(options)).await {
+        Ok(Response::Watch(stream)) => stream,
+        Ok(_) => panic!("no watch"),
+        Err(status) => panic!("{status}"),
+    }
+}
+
+async fn next(
+    stream: &mut WatchStream,
+    pending: &mut Vec<(WatchEventKind, String)>,
+) -> (WatchEventKind, String) {
+    while pending.is_empty() {
+        let batch = stream.next().await.unwrap().unwrap();
+        pending.extend(batch.into_iter().map(|event| (event.kind, event.object.meta().name.clone())));
+    }
+    pending.remove(0)
+}
+
+#[tokio::test]
+async fn objects_enter_and_leave_a_selection() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    let selected = ListOptions { label_selector: "x=1".into(), ..ListOptions::default() };
+    let (mut stream, mut pending) = (watch(&cluster, "default", selected).await, Vec::new());
+    let make = |name: &str, value: &str| json!({ "metadata": { "name": name, "labels": { "x": value } } });
+    cluster.create(&maps, "default", make("a", "2")).await.unwrap();
+    cluster.create(&maps, "kube-system", make("other", "1")).await.unwrap();
+    cluster.create(&maps, "default", make("b", "1")).await.unwrap();
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Added, "b".into()));
+    let label = |value: &str| json!({ "metadata": { "labels": { "x": value } } });
+    for (value, kind) in [("2", WatchEventKind::Deleted), ("1", WatchEventKind::Added)] {
+        cluster.patch(&maps, ("default", "b", ""), PatchType::Merge, label(value), options()).await.unwrap();
+        assert_eq!(next(&mut stream, &mut pending).await, (kind, "b".into()));
+    }
+    cluster.delete(&maps, "default", "b", DeleteOptions::default()).await.unwrap();
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Deleted, "b".into()));
+}
+
+#[tokio::test]
+async fn initial_events_end_with_a_bookmark() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    cluster.create(&maps, "default", json!({ "metadata": { "name": "a" } })).await.unwrap();
+    let options = ListOptions {
+        send_initial_events: Some(true),
+        resource_version_match: "NotOlderThan".into(),
+        allow_watch_bookmarks: true,
+        ..ListOptions::default()
+    };
+    let (mut stream, mut pending) = (watch(&cluster, "default", options).await, Vec::new());
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Added, "a".into()));
+    assert_eq!(next(&mut stream, &mut pending).await.0, WatchEventKind::Bookmark);
+}
+
+#[tokio::test]
+async fn pages_are_of_one_revision() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    for name in ["a", "b", "c", "d", "e"] {
+        cluster.create(&maps, "default", json!({ "metadata": { "name": name } })).await.unwrap();
+    }
+    let mut options = ListOptions { limit: 2, ..ListOptions::default() };
+    let (mut names, mut revisions) = (Vec::new(), Vec::new());
+    loop {
+        let call = Call::List(options.clone());
+        let Ok(Response::List(list)) = cluster.call(&maps, "default", "", "", call).await else {
+            panic!("no list");
+        };
+        // What is deleted between pages is still part of the list.
+        let _ = cluster.delete(&maps, "default", "e", DeleteOptions::default()).await;
+        names.extend(list.items.iter().map(|item| item.meta().name.clone()));
+        revisions.push(list.revision);
+        if list.continue_token.is_empty() {
+            break;
+        }
+        options.continue_token = list.continue_token;
+    }
+    assert_eq!(names, ["a", "b", "c", "d", "e"]);
+    assert!(revisions.windows(2).all(|pair| pair[0] == pair[1]));
+}
