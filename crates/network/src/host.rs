@@ -3,11 +3,12 @@
 //! it is taken away again.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
+use reconcile::ports::ClusterDns;
 use sys::net::nft::{Op, Transaction};
 use sys::net::{
     Conntrack, ConntrackSocket, Link, Mac, Nftables, NftablesSocket, Route, RouteSocket, Routing, Target,
@@ -69,6 +70,25 @@ impl Config {
     /// The gateway of this node's pods, an address of the bridge.
     pub fn gateway(&self) -> Ipv4Addr {
         nth(self.node_pods, 1)
+    }
+}
+
+/// What pods are told about cluster DNS.
+#[derive(Debug, Clone)]
+pub struct DnsFacts {
+    /// The address of DNS: [`Ranges::dns`].
+    pub address: Ipv4Addr,
+    /// The cluster's domain.
+    pub domain: String,
+}
+
+impl ClusterDns for DnsFacts {
+    fn nameservers(&self) -> Vec<IpAddr> {
+        vec![self.address.into()]
+    }
+
+    fn domain(&self) -> String {
+        self.domain.clone()
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct ApiServer {
     watches: Mutex<HashMap<String, Channel>>,
     revision: AtomicI64,
     pub(crate) patches: Mutex<Vec<Value>>,
+    /// Told of every patch.
+    pub(crate) patched: tokio::sync::Notify,
 }
 
 impl ApiServer {
@@ -70,7 +72,8 @@ impl Transport for ApiServer {
             }
             Call::Patch { body, .. } => {
                 let patch: Value = serde_json::from_slice(&body).unwrap();
-                self.patches.lock().push(patch.clone());
+                self.patches.lock().push(patch);
+                self.patched.notify_one();
                 let object = Arc::new(Object::parse(body).unwrap());
                 Ok(Response::Object { object, created: false, warnings: Vec::new() })
             }

@@ -154,6 +154,15 @@ impl World {
         links.iter().find(|link| link.name == "uplink").unwrap().tx_packets
     }
 
+    /// Runs a component until the world ends.
+    pub(crate) fn run(&self, component: impl base::lifecycle::Component) {
+        self.tasks.spawn(async move {
+            if let Err(error) = component.run(Context::detached("component")).await {
+                panic!("{} failed: {error}", component.name());
+            }
+        });
+    }
+
     pub(crate) async fn stop_proxy(&self) {
         self.tasks.shutdown().await;
     }
