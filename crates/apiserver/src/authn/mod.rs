@@ -42,10 +42,24 @@ pub fn authenticated(mut user: User) -> User {
     user
 }
 
+/// Prefix of the users of components in this process.
+const COMPONENT_PREFIX: &str = "skiff:";
+
+/// A user that a caller in this process names. Nobody outside can call in this way, so that the name is believed: a
+/// component gets its group. Users that come over the network never get it, whatever their certificates say.
+pub fn in_process(user: &User) -> User {
+    let mut user = authenticated(user.clone());
+    let known = user.groups.iter().any(|group| group == names::COMPONENTS);
+    if user.name.starts_with(COMPONENT_PREFIX) && !known {
+        user.groups.push(names::COMPONENTS.into());
+    }
+    user
+}
+
 /// The identity of one of Skiff's components in this process.
 pub fn component(name: &str) -> User {
     authenticated(User {
-        name: format!("skiff:{name}"),
+        name: format!("{COMPONENT_PREFIX}{name}"),
         groups: vec![names::COMPONENTS.into()],
         ..User::default()
     })

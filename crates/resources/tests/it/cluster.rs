@@ -1,8 +1,5 @@
 //! A pipeline for tests: built and run as the server is.
 
-// What cannot fail here fails the test.
-#![allow(clippy::unwrap_used)]
-
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 

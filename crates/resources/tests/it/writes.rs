@@ -140,3 +140,15 @@ async fn others_may_do_nothing() {
          API group \"\" in the namespace \"default\""
     );
 }
+
+#[tokio::test]
+async fn a_component_of_this_process_has_its_rights() {
+    let mut cluster = Cluster::start().await;
+    cluster.user = api::connect::User { name: "skiff:controllers".into(), ..Default::default() };
+    let maps = resource("", "v1", "configmaps");
+    cluster.create(&maps, "default", json!({ "metadata": { "name": "a" } })).await.unwrap();
+    cluster.user.name = "skiff:scheduler".into();
+    assert!(cluster.get(&maps, "default", "a").await.is_ok());
+    let refused = cluster.create(&maps, "default", json!({ "metadata": { "name": "b" } })).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Forbidden);
+}
