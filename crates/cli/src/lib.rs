@@ -1,6 +1,7 @@
 //! Commands and output. Images and containers are spoken of through the Docker Engine API on Skiff's socket, the rest
 //! through the Kubernetes API: nothing here knows the inside of the daemon.
 
+pub mod cluster;
 pub mod containers;
 pub mod engine;
 pub mod images;
@@ -17,6 +18,12 @@ use crate::instance::Instance;
 /// Commands that speak to a running instance.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show the running instance
+    Status(cluster::Status),
+    /// Run the installed kubectl with this instance's kubeconfig
+    Kubectl(cluster::Kubectl),
+    /// Print the administrator's kubeconfig
+    Kubeconfig(cluster::Kubeconfig),
     /// Build an image from a Dockerfile
     Build(images::Build),
     /// List images
@@ -49,6 +56,9 @@ pub enum Command {
 pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
     let engine = Engine::at(&instance.docker_socket());
     match command {
+        Command::Status(args) => cluster::status(instance, &args)?,
+        Command::Kubectl(args) => cluster::kubectl(instance, &args)?,
+        Command::Kubeconfig(_) => cluster::kubeconfig(instance)?,
         Command::Build(args) => images::build(&engine, args).await?,
         Command::Images(args) => images::list(&engine, args).await?,
         Command::Load(args) => images::load(&engine, args).await?,

@@ -11,8 +11,10 @@ use base::lifecycle::Supervisor;
 use reconcile::Informers;
 use store::{Embedded, EmbeddedConfig, Files};
 
+use super::connect::Connector;
 use super::host::Host;
 use super::local;
+use super::net::Net;
 use crate::settings::Settings;
 
 /// The version that clients see: upstream's, and how many times Skiff changed since.
@@ -29,6 +31,8 @@ pub(crate) struct Control {
     pub(crate) pki: Arc<Pki>,
     /// The process's caches.
     pub(crate) informers: Informers,
+    /// The way to nodes.
+    pub(crate) connector: Arc<Connector>,
     /// `https://address:port`.
     pub(crate) url: String,
     name: String,
@@ -38,6 +42,7 @@ pub(crate) struct Control {
 pub(crate) async fn build(
     settings: &Settings,
     host: &Host,
+    net: &Net,
     clock: SharedClock,
     supervisor: &mut Supervisor,
 ) -> Result<Control> {
@@ -45,26 +50,25 @@ pub(crate) async fn build(
     let files = Files::open(data.join("store")).context("open the store's directory")?;
     let store = Embedded::open(Arc::new(files), EmbeddedConfig::STANDARD).context("open the store")?;
     let config = Config {
-        listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), settings.api_port),
+        listen: SocketAddr::new(host.any(), settings.api_port),
         addresses: vec![host.address, IpAddr::V4(Ipv4Addr::LOCALHOST)],
         pki_dir: data.join("pki"),
-        service_ranges: vec![("10.43.0.0".parse()?, 16)],
+        service_ranges: vec![net.services()],
         node_ports: NODE_PORTS,
-        dns_address: Some("10.43.0.10".parse()?),
+        dns_address: Some(net.config.ranges.dns().into()),
         git_version: GIT_VERSION.into(),
         clock: clock.clone(),
         readiness: Some(supervisor.readiness()),
         authorizer: None,
         admission: apiserver::admission::standard(),
     };
-    let nodes = Arc::new(NoNodes);
-    let strategies = resources::strategies();
-    let (pipeline, server) = Server::build(config, store, strategies, nodes).await?;
+    let connector = Arc::new(Connector::default());
+    let (pipeline, server) = Server::build(config, store, resources::strategies(), connector.clone()).await?;
     let pki = server.pki().clone();
     let url = format!("https://{}", SocketAddr::new(host.address, server.local_addr()?.port()));
     supervisor.add(Arc::new(server));
 
-    let controllers = local::client(&pipeline, "skiff:controllers", &[]);
+    let controllers = local::client(&pipeline, "skiff:controllers", &[local::COMPONENTS]);
     let informers = Informers::new(controllers.clone(), clock.clone());
     let ctx = controllers::Ctx {
         client: controllers,
@@ -76,9 +80,9 @@ pub(crate) async fn build(
     for controller in controllers::all(&ctx) {
         supervisor.add(controller);
     }
-    let client = local::client(&pipeline, "skiff:scheduler", &[]);
+    let client = local::client(&pipeline, "skiff:scheduler", &[local::COMPONENTS]);
     supervisor.add(Arc::new(scheduler::Scheduler::new(&client, &informers, &clock)));
-    Ok(Control { pipeline, pki, informers, url, name: settings.instance.name.clone() })
+    Ok(Control { pipeline, pki, informers, connector, url, name: settings.instance.name.clone() })
 }
 
 impl Control {
@@ -89,17 +93,5 @@ impl Control {
         let entry = KubeconfigEntry { name: &self.name, server: &self.url, ca_pem: &ca_pem };
         serde_yaml_ng::to_string(&kubeconfig(&entry, &admin))
             .map_err(|error| anyhow!("write kubeconfig: {error}"))
-    }
-}
-
-struct NoNodes;
-#[async_trait::async_trait]
-impl api::connect::NodeConnector for NoNodes {
-    async fn request(
-        &self,
-        node: &api::connect::NodeAddress,
-        _: http::Request<api::connect::Body>,
-    ) -> Result<http::Response<api::connect::Body>, api::Status> {
-        Err(api::Status::internal(format!("node {} cannot be reached", node.name)))
     }
 }

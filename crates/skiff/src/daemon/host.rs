@@ -1,6 +1,7 @@
 //! What the daemon has to know of this host before it starts.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -11,13 +12,23 @@ use crate::settings::Settings;
 pub(crate) struct Host {
     /// The address by which others reach it.
     pub(crate) address: IpAddr,
+    /// The resolver configuration that names real resolvers.
+    pub(crate) resolv_conf: PathBuf,
 }
 
 impl Host {
     /// Looks at the host, as the settings say.
     pub(crate) fn of(settings: &Settings) -> Result<Self> {
         let address = settings.address.or_else(preferred_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Ok(Self { address })
+        // systemd-resolved's stub listens on this host's loopback, which pods cannot reach.
+        let resolved = Path::new("/run/systemd/resolve/resolv.conf");
+        let resolv_conf = if resolved.exists() { resolved } else { Path::new("/etc/resolv.conf") };
+        Ok(Self { address, resolv_conf: resolv_conf.to_owned() })
+    }
+
+    /// The address on which servers listen: every one of the host.
+    pub(crate) fn any(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 }
 

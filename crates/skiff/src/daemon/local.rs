@@ -8,6 +8,9 @@ use apiserver::Pipeline;
 use async_trait::async_trait;
 use client::{Client, Transport};
 
+/// The group of this process's own components: no certificate or token can claim it.
+pub(crate) const COMPONENTS: &str = apiserver::authn::names::COMPONENTS;
+
 /// Requests under one fixed identity.
 struct Local {
     pipeline: Arc<Pipeline>,

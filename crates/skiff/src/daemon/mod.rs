@@ -1,8 +1,11 @@
 //! The daemon: builds every component from finished settings, wires them, and supervises.
 
+mod agents;
+mod connect;
 mod control;
 mod host;
 mod local;
+mod net;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -60,7 +63,9 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
     let mut supervisor = Supervisor::new();
     let host = host::Host::of(settings)?;
 
-    let control = control::build(settings, &host, clock, &mut supervisor).await?;
+    let net = net::Net::set_up(settings, &host)?;
+    let control = control::build(settings, &host, &net, clock.clone(), &mut supervisor).await?;
+    agents::build(settings, &host, &net, &control, clock, &mut supervisor).await?;
     let kubeconfig = control.kubeconfig()?;
     write_private(&instance.kubeconfig(), &kubeconfig)?;
 
@@ -150,4 +155,9 @@ fn stop_on_signals() -> Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
+}
+
+/// Takes away what the network of an instance left on the host.
+pub(crate) fn purge_network(instance: &cli::instance::Instance) -> Result<()> {
+    net::purge(instance)
 }

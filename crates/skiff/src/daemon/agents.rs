@@ -1,0 +1,197 @@
+//! What works on this host: engine, network, cluster DNS, the node agent and the Docker Engine API.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use async_trait::async_trait;
+use base::BoxError;
+use base::clock::SharedClock;
+use base::lifecycle::{Component, Context as Running, Supervisor};
+use engine::{Engine, EngineConfig, ImageService};
+use engine_api::{EngineError, Images, Runtime, SandboxNetwork};
+use network::drain::DataPath;
+use network::host::Handles;
+use network::proxy::agent::Proxy;
+use network::sandbox::Sandboxes;
+use reconcile::ports::{ClusterDns, SandboxNetworks};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use super::control::{Control, GIT_VERSION};
+use super::host::Host;
+use super::net::Net;
+use super::{connect, local};
+use crate::settings::Settings;
+
+/// The domain of cluster names.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// Pods that a node takes, as upstream's default.
+const MAX_PODS: u32 = 110;
+
+/// Builds the agents and hands them to the supervisor.
+pub(crate) async fn build(
+    settings: &Settings,
+    host: &Host,
+    net: &Net,
+    control: &Control,
+    clock: SharedClock,
+    supervisor: &mut Supervisor,
+) -> Result<()> {
+    let instance = &settings.instance;
+    let store = image::Store::open(&instance.data_dir.join("images")).context("open the image store")?;
+    let config = EngineConfig {
+        data_dir: instance.data_dir.join("engine"),
+        run_dir: instance.run_dir.join("engine"),
+        cgroup_root: instance.name.clone(),
+    };
+    let runtime: Arc<dyn Runtime> = Engine::open(config, store.clone()).await.context("open the engine")?;
+    let images: Arc<dyn Images> = Arc::new(ImageService::new(store.clone()));
+
+    let client = local::client(&control.pipeline, "skiff:network", &[local::COMPONENTS]);
+    let sandboxes = Arc::new(Sandboxes::open(&net.config, &net.handles).context("open the pods' addresses")?);
+    let proxy = Proxy::new(&control.informers, net.handles.clone(), net.fixed.clone(), &settings.node_name);
+    let drain = Arc::new(DataPath::new(proxy.view(), net.handles.clone()).context("listen to connections")?);
+    supervisor.add(Arc::new(proxy));
+    let range = net.config.ranges.balancers;
+    supervisor.add(Arc::new(network::balancer::Balancers::new(
+        &control.informers,
+        client,
+        range,
+        clock.clone(),
+    )));
+    let dns = net.dns(control.informers.clone()).context("serve cluster DNS")?;
+    supervisor.add(Arc::new(dns));
+
+    let handles = node::Handles {
+        client: local::client(
+            &control.pipeline,
+            &format!("system:node:{}", settings.node_name),
+            &["system:nodes"],
+        ),
+        informers: control.informers.clone(),
+        clock,
+        runtime: runtime.clone(),
+        images: images.clone(),
+        networks: sandboxes.clone(),
+        drain,
+        dns: Arc::new(Resolver(net.config.ranges.dns().into())),
+    };
+    let agent = node::Agent::build(node_config(settings, host, control)?, handles)
+        .await
+        .map_err(|error| anyhow!(error))?;
+    control.connector.set_local(&settings.node_name, agent.server());
+    supervisor.add(agent);
+
+    let builder = builder::Builder::new(store, runtime.clone(), builder::Host::detect());
+    builder.recover().await.context("clear up after interrupted builds")?;
+    let config = docker::Config {
+        version: env!("CARGO_PKG_VERSION").into(),
+        data_dir: instance.data_dir.join("docker"),
+        node_name: settings.node_name.clone(),
+    };
+    let server =
+        docker::Server::new(runtime, images, Arc::new(builder), Arc::new(Networks(sandboxes)), config);
+    supervisor.add(Arc::new(EngineSocket::bind(server, &instance.docker_socket())?));
+    Ok(())
+}
+
+fn node_config(settings: &Settings, host: &Host, control: &Control) -> Result<node::Config> {
+    let instance = &settings.instance;
+    let name = &settings.node_name;
+    let issued = control.pki.issue_node(name, &[name, "localhost"], &[host.address, connect::LOOPBACK])?;
+    Ok(node::Config {
+        node_name: name.clone(),
+        hostname: name.clone(),
+        addresses: watch::Sender::new(vec![host.address]).subscribe(),
+        data_dir: instance.data_dir.join("node"),
+        run_dir: instance.run_dir.join("node"),
+        log_dir: instance.data_dir.join("logs"),
+        seccomp_dir: instance.data_dir.join("seccomp"),
+        resolv_conf: host.resolv_conf.clone(),
+        kubelet_version: GIT_VERSION.into(),
+        runtime_version: concat!("skiff://", env!("CARGO_PKG_VERSION")).into(),
+        max_pods: MAX_PODS,
+        pod_pids_limit: None,
+        labels: Vec::new(),
+        server: Some(node::ServerConfig {
+            listen: SocketAddr::new(host.any(), settings.node_port),
+            certificates: connect::certificate(&issued)?,
+            client_ca_pem: control.pki.ca_pem(),
+            api_server_name: "kube-apiserver".into(),
+        }),
+    })
+}
+
+/// What pods' resolver configuration points to.
+struct Resolver(IpAddr);
+
+impl ClusterDns for Resolver {
+    fn nameservers(&self) -> Vec<IpAddr> {
+        vec![self.0]
+    }
+
+    fn domain(&self) -> String {
+        CLUSTER_DOMAIN.into()
+    }
+}
+
+/// The network agent in the words of the engine's API, for containers of `docker run`.
+struct Networks(Arc<Sandboxes>);
+
+#[async_trait]
+impl engine_api::SandboxNetworks for Networks {
+    async fn attach(&self, sandbox_id: &str, netns_path: &str) -> Result<SandboxNetwork, EngineError> {
+        let failed = |error: BoxError| EngineError::internal("connect the container's network", &*error);
+        let addresses = self.0.attach(sandbox_id, netns_path).await.map_err(failed)?;
+        let host_interface = self.0.address(sandbox_id).map(Sandboxes::host_interface).unwrap_or_default();
+        Ok(SandboxNetwork { addresses, host_interface })
+    }
+
+    async fn detach(&self, sandbox_id: &str) -> Result<(), EngineError> {
+        self.0
+            .detach(sandbox_id)
+            .await
+            .map_err(|error| EngineError::internal("release the container's network", &*error))
+    }
+}
+
+/// The Docker Engine API on its socket.
+struct EngineSocket {
+    server: docker::Server,
+    listener: std::sync::Mutex<Option<UnixListener>>,
+}
+
+impl EngineSocket {
+    fn bind(server: docker::Server, path: &std::path::Path) -> Result<Self> {
+        // What a killed daemon left; the lock on the data directory says that no other one listens.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("remove the old socket");
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+        Ok(Self { server, listener: std::sync::Mutex::new(Some(listener)) })
+    }
+}
+
+#[async_trait]
+impl Component for EngineSocket {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    async fn run(&self, ctx: Running) -> Result<(), BoxError> {
+        let listener = self.listener.lock().map_err(|_| "the listener's lock is poisoned")?.take();
+        let listener = listener.ok_or("the socket was served before")?;
+        ctx.ready();
+        self.server.serve(listener, &ctx).await
+    }
+}
+
+/// Handles of the kernel's network, for whoever sets it up.
+pub(crate) fn handles() -> Result<Handles> {
+    Handles::open().context("open the kernel's network interfaces")
+}
