@@ -16,13 +16,17 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::full;
 use super::process::{Output, Remote};
 
 /// A message that is longer ends the connection.
 const MESSAGE_MAX_BYTES: usize = 1024 * 1024;
+
+/// How long a client may take to answer the end of a connection.
+const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// An upgraded connection.
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -152,16 +156,22 @@ async fn pump(
                         return;
                     }
                     if which == Output::Error {
-                        let _ = socket.close(None).await;
-                        return;
+                        return close(socket).await;
                     }
                 }
-                None => {
-                    let _ = socket.close(None).await;
-                    return;
-                }
+                None => return close(socket).await,
             },
         }
+    }
+}
+
+/// Ends the connection in good order: clients take any other code than 1000 for a failure, and a connection that is
+/// dropped before they have answered may take the last messages with it.
+async fn close(mut socket: Socket) {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    if socket.close(Some(frame)).await.is_ok() {
+        let answer = async { while let Some(Ok(_)) = socket.next().await {} };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, answer).await;
     }
 }
 

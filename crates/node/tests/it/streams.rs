@@ -57,10 +57,16 @@ async fn websocket(server: Arc<NodeServer>, path: &str, protocol: &str) -> WebSo
 /// Everything that comes until the server closes: the bytes of each channel.
 async fn channels(mut socket: WebSocketStream<DuplexStream>) -> [Vec<u8>; 4] {
     let mut channels: [Vec<u8>; 4] = Default::default();
-    while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
-        channels[usize::from(bytes[0])].extend_from_slice(&bytes[1..]);
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Binary(bytes))) => {
+                channels[usize::from(bytes[0])].extend_from_slice(&bytes[1..])
+            }
+            // kubectl takes every other end for a failure.
+            Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1000 => return channels,
+            other => panic!("ended with {other:?}"),
+        }
     }
-    channels
 }
 
 #[tokio::test]
