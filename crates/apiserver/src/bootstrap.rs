@@ -5,8 +5,12 @@
 use std::net::IpAddr;
 
 use api::connect::User;
-use api::{Call, GroupVersionResource, PatchType, Reason, Request, Status, WriteOptions};
+use api::{
+    Call, GroupVersionResource, ListOptions, PatchType, Reason, Request, Response, Status, WatchEventKind,
+    WriteOptions,
+};
 use base::BoxError;
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::authn;
@@ -42,6 +46,28 @@ impl Bootstrap {
             let name = item.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let result = apply_item(pipeline, &user, item, &name).await;
             result.map_err(|status| format!("bootstrap object {name}: {status}"))?;
+        }
+        Ok(())
+    }
+
+    /// Returns when Service `default/kubernetes` has been deleted (or its watch ended): time to apply again.
+    pub(crate) async fn disturbed(pipeline: &Pipeline) -> Result<(), Status> {
+        let options =
+            ListOptions { field_selector: "metadata.name=kubernetes".into(), ..ListOptions::default() };
+        let request = Request {
+            resource: GroupVersionResource::new("", "v1", "services"),
+            namespace: "default".to_owned(),
+            name: String::new(),
+            subresource: String::new(),
+            call: Call::Watch(options),
+        };
+        let Response::Watch(mut stream) = pipeline.call(&administrator(), request).await? else {
+            return Err(Status::internal("a watch was answered with something else"));
+        };
+        while let Some(batch) = stream.next().await {
+            if batch?.iter().any(|event| event.kind == WatchEventKind::Deleted) {
+                break;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use api::connect::NodeConnector;
 use base::clock::SharedClock;
 use base::lifecycle::Readiness;
+use parking_lot::Mutex;
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -114,7 +115,13 @@ impl Server {
             git_version: config.git_version,
             drain: CancellationToken::new(),
         };
-        let server = Self { front: Arc::new(front), pki, listener: Arc::new(listener), tls, bootstrap };
+        let server = Self {
+            front: Arc::new(front),
+            pki,
+            listener: Arc::new(listener),
+            tls,
+            bootstrap: Arc::new(Mutex::new(bootstrap)),
+        };
         Ok((pipeline, server))
     }
 }

@@ -8,14 +8,17 @@ use std::time::Duration;
 use api::connect::User;
 use async_trait::async_trait;
 use base::BoxError;
+use base::backoff::Policy;
 use base::lifecycle::{Component, Context};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn::user_of_certificate;
+use crate::bootstrap::Bootstrap;
 use crate::http::Front;
 use crate::pipeline::Pipeline;
 use crate::pki::Pki;
@@ -35,7 +38,7 @@ pub struct Server {
     pub(crate) pki: Arc<Pki>,
     pub(crate) listener: Arc<TcpListener>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
-    pub(crate) bootstrap: crate::bootstrap::Bootstrap,
+    pub(crate) bootstrap: Arc<Mutex<Bootstrap>>,
 }
 
 impl Server {
@@ -57,8 +60,9 @@ impl Server {
     /// Follows a change of the host's addresses: the certificate is issued anew and swapped, and the endpoints of
     /// Service `default/kubernetes` are written anew.
     pub async fn set_addresses(&self, addresses: Vec<IpAddr>) -> Result<(), BoxError> {
-        self.pki.set_addresses(addresses.iter().copied().chain(self.bootstrap.kubernetes))?;
-        let bootstrap = crate::bootstrap::Bootstrap { addresses, ..self.bootstrap.clone() };
+        let bootstrap = Bootstrap { addresses, ..self.bootstrap.lock().clone() };
+        self.pki.set_addresses(bootstrap.addresses.iter().copied().chain(bootstrap.kubernetes))?;
+        *self.bootstrap.lock() = bootstrap.clone();
         bootstrap.apply(&self.front.pipeline).await
     }
 
@@ -144,6 +148,28 @@ where
     }
 }
 
+/// Brings back what everything rests on when somebody deletes it (`kubectl delete all --all`).
+async fn keep_bootstrap(pipeline: Arc<Pipeline>, bootstrap: Arc<Mutex<Bootstrap>>) {
+    const RETRY: Policy = Policy { first: Duration::from_millis(100), max: Duration::from_secs(10) };
+    let mut failures = 0;
+    loop {
+        let watched = Bootstrap::disturbed(&pipeline).await.map_err(BoxError::from);
+        let present = bootstrap.lock().clone();
+        let applied = match watched {
+            Ok(()) => present.apply(&pipeline).await,
+            Err(error) => Err(error),
+        };
+        failures = match applied {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::warn!(%error, "objects of the system are not kept; trying again");
+                failures + 1
+            }
+        };
+        tokio::time::sleep(RETRY.delay(failures)).await;
+    }
+}
+
 /// Forgets history that is older than one round.
 async fn compact(pipeline: Arc<Pipeline>) {
     let store = pipeline.store().clone();
@@ -176,7 +202,9 @@ impl Component for Server {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let pipeline = self.front.pipeline.clone();
         pipeline.synced().await;
-        self.bootstrap.apply(&pipeline).await?;
+        let bootstrap = self.bootstrap.lock().clone();
+        bootstrap.apply(&pipeline).await?;
+        ctx.spawn(keep_bootstrap(pipeline.clone(), self.bootstrap.clone()));
         ctx.spawn(compact(pipeline));
         let drain = self.front.drain.clone();
         let cancel = ctx.cancel().clone();

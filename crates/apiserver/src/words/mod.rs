@@ -251,12 +251,7 @@ impl Selectors {
             let offered = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
                 || kind.selectable_fields.iter().any(|field| *field == term.path);
             if !offered {
-                return Err(Status::bad_request(format!(
-                    "Unable to find \"{}\" that match label selector \"{labels}\", field selector \"{fields}\": field \
-                     label not supported: {}",
-                    kind.resource(),
-                    term.path
-                )));
+                return Err(Status::bad_request(format!("field label not supported: {}", term.path)));
             }
         }
         let deep = selectors.fields.terms.iter().any(|term| !head(&term.path));

@@ -67,3 +67,29 @@ async fn an_update_that_leaves_the_address_out_keeps_it() {
     let headless = cluster.create(&services, "default", headless).await.unwrap();
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
 }
+
+#[tokio::test]
+async fn the_api_servers_own_service_comes_back() {
+    use futures::StreamExt;
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    let before = cluster.get(&services, "default", "kubernetes").await.unwrap();
+    let version = before["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let options = ListOptions {
+        field_selector: "metadata.name=kubernetes".into(),
+        resource_version: version,
+        ..ListOptions::default()
+    };
+    let call = Call::Watch(options);
+    let Ok(Response::Watch(mut stream)) = cluster.call(&services, "default", "", "", call).await else {
+        panic!("no watch");
+    };
+    cluster.delete(&services, "default", "kubernetes", DeleteOptions::default()).await.unwrap();
+    let mut kinds = Vec::new();
+    while kinds.len() < 2 {
+        kinds.extend(stream.next().await.unwrap().unwrap().into_iter().map(|event| event.kind));
+    }
+    assert_eq!(kinds, [api::WatchEventKind::Deleted, api::WatchEventKind::Added]);
+    let after = cluster.get(&services, "default", "kubernetes").await.unwrap();
+    assert_eq!(after["spec"]["clusterIP"], before["spec"]["clusterIP"]);
+}
