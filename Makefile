@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO := cargo
 
-.PHONY: help setup check test demo bench clean-machine
+.PHONY: help setup check test clean-machine
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -17,6 +17,11 @@ check: ## The inner loop: format, lints, repository checks, unit tests
 	$(CARGO) test -p xtask --locked
 
 test: setup ## Everything that proves it, from one debug build
-	$(CARGO) build --workspace --all-targets --locked
+	@scripts/base-image busybox
+	$(CARGO) build -p skiff --locked
 	$(CARGO) test --workspace --locked -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
+
+clean-machine: ## Remove every trace: the default instance, build output and caches
+	-[ ! -x target/debug/skiff ] || target/debug/skiff down --purge
+	rm -rf target $${SKIFF_CACHE:-$$HOME/.cache/skiff}

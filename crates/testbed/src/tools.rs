@@ -35,7 +35,7 @@ pub fn kubectl() -> Result<PathBuf> {
 
 /// An archive that set-up made for tests, such as `debian-bookworm-slim.tar`.
 pub fn base_image(name: &str) -> Result<PathBuf> {
-    let path = cache().join("images").join(name);
+    let path = cache().join("base").join(name);
     if path.exists() { Ok(path) } else { bail!("no {}: run scripts/base-image first", path.display()) }
 }
 
