@@ -38,7 +38,9 @@ pub(crate) fn run(args: &DownArgs, instance: &Instance) -> Result<u8> {
         end_process(running.pid)?;
     }
     if instance.data_dir.join("engine").exists() {
-        tokio::runtime::Runtime::new().context("start the runtime")?.block_on(end_containers(instance))?;
+        tokio::runtime::Runtime::new()
+            .context("start the runtime")?
+            .block_on(end_containers(instance, args.purge))?;
     }
     if args.purge {
         purge(instance, kubeconfig.as_deref().map(Path::new))?;
@@ -61,7 +63,8 @@ fn end_process(pid: u32) -> Result<()> {
     Ok(())
 }
 
-async fn end_containers(instance: &Instance) -> Result<()> {
+/// Ends every container and sandbox; with `purge` also the engine's own cgroups and files go.
+async fn end_containers(instance: &Instance, purge: bool) -> Result<()> {
     let store = image::Store::open(&instance.data_dir.join("images")).context("open the image store")?;
     let config = EngineConfig {
         data_dir: instance.data_dir.join("engine"),
@@ -81,7 +84,8 @@ async fn end_containers(instance: &Instance) -> Result<()> {
     first_error(join_all(stops).await.into_iter().map(|result| result.map(drop)))?;
     let sandboxes = engine.sandboxes().await?;
     let removals = sandboxes.iter().map(|sandbox| engine.remove_sandbox(&sandbox.spec.id));
-    first_error(join_all(removals).await)
+    first_error(join_all(removals).await)?;
+    if purge { engine.purge().await.context("remove the engine's cgroups and files") } else { Ok(()) }
 }
 
 fn first_error(results: impl IntoIterator<Item = Result<(), EngineError>>) -> Result<()> {
