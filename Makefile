@@ -11,7 +11,7 @@ help: ## This list
 setup: ## Install the Debian packages and tools that are missing
 	@scripts/setup
 
-check: ## The inner loop: format, lints, repository checks, unit tests
+check: ## The inner loop: format, lints, repository checks
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test -p xtask --locked
