@@ -21,4 +21,6 @@ pub(crate) use view::{ContainerKind, PodView, RestartPolicy};
 #[cfg(test)]
 mod plan_tests;
 #[cfg(test)]
+mod status_tests;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -1,0 +1,184 @@
+//! Tables of containers and what the pod's status says of them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use engine_api::ContainerState;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+use serde_json::json;
+
+use super::plan::{ProbeState, Waiting};
+use super::status::{StatusInput, pod_status};
+use super::tests::{at, exited, pod, record, running};
+use super::{ContainerRecord, PodView};
+
+/// A pod with what is known of it; every probe succeeds unless said otherwise.
+struct Case {
+    pod: PodView,
+    last: PodStatus,
+    containers: Vec<ContainerRecord>,
+    waiting: BTreeMap<String, Waiting>,
+    unready: Vec<&'static str>,
+    ended: bool,
+    now: i64,
+}
+
+fn case(spec: serde_json::Value) -> Case {
+    Case {
+        pod: pod(spec),
+        last: PodStatus::default(),
+        containers: Vec::new(),
+        waiting: BTreeMap::new(),
+        unready: Vec::new(),
+        ended: false,
+        now: 100,
+    }
+}
+
+impl Case {
+    fn with(mut self, name: &str, attempt: u32, state: ContainerState) -> Self {
+        self.containers.push(record(&self.pod, name, attempt, state));
+        self
+    }
+
+    fn waits(mut self, name: &str, reason: &str) -> Self {
+        let waiting = Waiting { reason: reason.to_owned(), message: String::new() };
+        self.waiting.insert(name.to_owned(), waiting);
+        self
+    }
+
+    fn status(&self) -> PodStatus {
+        let probes: HashMap<String, ProbeState> = self
+            .containers
+            .iter()
+            .map(|record| {
+                let ready = !self.unready.contains(&record.name.as_str());
+                (record.id.clone(), ProbeState { started: true, ready, ..ProbeState::default() })
+            })
+            .collect();
+        pod_status(&StatusInput {
+            pod: &self.pod,
+            last: &self.last,
+            containers: &self.containers,
+            waiting: &self.waiting,
+            probes: &probes,
+            messages: &HashMap::new(),
+            addresses: &[],
+            host_addresses: &[],
+            sandbox_ready: true,
+            ended: self.ended,
+            failure: None,
+            now: at(self.now),
+        })
+    }
+
+    fn phase(&self) -> String {
+        self.status().phase.unwrap_or_default()
+    }
+}
+
+fn spec(policy: &str) -> serde_json::Value {
+    json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]})
+}
+
+fn condition(status: &PodStatus, kind: &str) -> (String, String) {
+    let found = status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
+    found.map(|found| (found.status.clone(), found.reason.clone().unwrap_or_default())).unwrap_or_default()
+}
+
+#[test]
+fn phases_follow_containers_and_policy() {
+    for (policy, a, b, wanted) in [
+        ("Always", running(0), running(0), "Running"),
+        ("Always", running(0), exited(1, 0, 1), "Running"),
+        ("Always", exited(0, 0, 1), exited(0, 0, 1), "Running"),
+        ("OnFailure", exited(0, 0, 1), exited(1, 0, 1), "Running"),
+        ("OnFailure", exited(0, 0, 1), exited(0, 0, 1), "Succeeded"),
+        ("Never", exited(0, 0, 1), exited(0, 0, 1), "Succeeded"),
+        ("Never", exited(0, 0, 1), exited(1, 0, 1), "Failed"),
+        ("Never", running(0), exited(1, 0, 1), "Running"),
+    ] {
+        let case = case(spec(policy)).with("a", 0, a).with("b", 0, b);
+        assert_eq!(case.phase(), wanted, "{policy} {:?}", case.containers);
+    }
+    let one_missing = case(spec("Always")).with("a", 0, running(0)).waits("b", "ContainerCreating");
+    assert_eq!(one_missing.phase(), "Pending");
+}
+
+#[test]
+fn a_crash_loop_is_running_and_shows_its_last_end() {
+    let case = case(spec("Always"))
+        .with("a", 0, running(0))
+        .with("b", 2, exited(3, 0, 1))
+        .waits("b", "CrashLoopBackOff");
+    let status = case.status();
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    let b: &ContainerStatus = &status.container_statuses.as_ref().unwrap()[1];
+    assert_eq!(b.restart_count, 2);
+    let waiting = b.state.as_ref().unwrap().waiting.as_ref().unwrap();
+    assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
+    assert_eq!(b.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
+    assert_eq!(condition(&status, "Ready"), ("False".to_owned(), "ContainersNotReady".to_owned()));
+}
+
+#[test]
+fn readiness_needs_every_container_and_every_gate() {
+    let mut case = case(json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "g"}]}))
+        .with("a", 0, running(0));
+    let no_gate = condition(&case.status(), "Ready");
+    assert_eq!(no_gate, ("False".to_owned(), "ReadinessGatesNotReady".to_owned()));
+    assert_eq!(condition(&case.status(), "ContainersReady").0, "True");
+    case.pod.status =
+        serde_json::from_value(json!({"conditions": [{"type": "g", "status": "True"}]})).unwrap();
+    assert_eq!(condition(&case.status(), "Ready").0, "True");
+    case.unready.push("a");
+    assert_eq!(condition(&case.status(), "Ready"), ("False".to_owned(), "ContainersNotReady".to_owned()));
+}
+
+#[test]
+fn transition_times_stay_until_the_condition_changes() {
+    let mut case = case(json!({"containers": [{"name": "a"}]})).with("a", 0, running(0));
+    let time = |status: &PodStatus| {
+        let conditions = status.conditions.as_ref().unwrap();
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        ready.last_transition_time.as_ref().unwrap().0
+    };
+    case.last = case.status();
+    case.now = 200;
+    assert_eq!(time(&case.status()), at(100));
+    case.unready.push("a");
+    assert_eq!(time(&case.status()), at(200));
+}
+
+#[test]
+fn init_containers_hold_the_pod_back() {
+    let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+    let waiting = case(spec.clone()).with("i", 0, running(0)).waits("a", "PodInitializing");
+    let status = waiting.status();
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    assert_eq!(
+        condition(&status, "Initialized"),
+        ("False".to_owned(), "ContainersNotInitialized".to_owned())
+    );
+    let done = case(spec).with("i", 0, exited(0, 0, 1)).with("a", 0, running(1));
+    let status = done.status();
+    assert_eq!(condition(&status, "Initialized").0, "True");
+    assert!(status.init_container_statuses.unwrap()[0].ready);
+}
+
+#[test]
+fn containers_that_were_lost_say_so_at_the_end() {
+    let mut case = case(json!({"containers": [{"name": "a"}]}));
+    case.ended = true;
+    let status = case.status();
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    let state = status.container_statuses.unwrap().remove(0).state.unwrap();
+    let terminated = state.terminated.unwrap();
+    assert_eq!((terminated.exit_code, terminated.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+}
+
+#[test]
+fn an_end_is_final() {
+    let mut case = case(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+    case.last.phase = Some("Succeeded".to_owned());
+    assert_eq!(case.phase(), "Succeeded");
+}
