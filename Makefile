@@ -19,7 +19,7 @@ check: ## The inner loop: format, lints, repository checks
 test: setup ## Everything that proves it, from one debug build
 	@scripts/base-image busybox
 	$(CARGO) build -p skiff --locked
-	$(CARGO) test --workspace --locked -- --test-threads=2
+	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
 
 clean-machine: ## Remove every trace: the default instance, build output and caches

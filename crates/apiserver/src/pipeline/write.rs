@@ -230,7 +230,7 @@ impl Pipeline {
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
         let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind);
         let (new, mut warnings) = change(&shown)?;
-        let expected = self.precondition(asked, &new, live.revision())?;
+        self.precondition(asked, &new, live.revision())?;
         let mut new = catalog.convert(new, &asked.kind, &asked.stored);
         self.prepare_update(asked, &mut new, &old);
         let review = self.review_of(asked, Operation::Update, asked.name, Some(&old), dry_run);
@@ -281,17 +281,18 @@ impl Pipeline {
                 let object = self.present(asked, unsaved(&new)?)?;
                 Ok(Some(Response::Object { object, created: false, warnings }))
             }
-            Outcome::Raced if expected => Err(asked.conflict(MODIFIED)),
+            // The next round reads anew: a patch is computed again, and an update that names its version
+            // then meets the conflict.
             Outcome::Raced | Outcome::CompanionTaken => Ok(None),
         }
     }
 
-    /// Whether the writer named the version that it changes; a conflict if that is not the present one.
-    fn precondition(&self, asked: &Asked<'_>, new: &Value, present: Revision) -> Result<bool, Status> {
+    /// A conflict if the writer named the version that it changes and that is not the present one.
+    fn precondition(&self, asked: &Asked<'_>, new: &Value, present: Revision) -> Result<(), Status> {
         let version = tree::text(new, &["metadata", "resourceVersion"]);
         if version.is_empty() || version == "0" {
             if asked.strategy.unconditional_update() {
-                return Ok(false);
+                return Ok(());
             }
             let errors = [field::FieldError::invalid(
                 "metadata.resourceVersion",
@@ -300,7 +301,7 @@ impl Pipeline {
             )];
             field::check(&asked.kind.group, &asked.kind.kind, asked.name, &errors)?;
         }
-        if version.parse() == Ok(present) { Ok(true) } else { Err(asked.conflict(MODIFIED)) }
+        if version.parse() == Ok(present) { Ok(()) } else { Err(asked.conflict(MODIFIED)) }
     }
 
     /// What writers may not change goes back to what it was; generation counts what they did change.
