@@ -137,6 +137,24 @@ impl Host {
         Ok(self.kubectl_command(args)?.output().context("run kubectl")?.into())
     }
 
+    /// Runs `skiff …`, which has to succeed: its standard output. Panics with what it said otherwise.
+    #[track_caller]
+    pub fn must_skiff(&self, args: &[&str]) -> String {
+        self.skiff(args).and_then(Ran::ok).unwrap_or_else(|error| panic!("skiff {args:?}: {error:#}"))
+    }
+
+    /// Runs `kubectl …`, which has to succeed: its standard output. Panics with what it said otherwise.
+    #[track_caller]
+    pub fn must_kubectl(&self, args: &[&str]) -> String {
+        self.kubectl(args).and_then(Ran::ok).unwrap_or_else(|error| panic!("kubectl {args:?}: {error:#}"))
+    }
+
+    /// Runs a shell command line, which has to succeed: its standard output. Panics with what it said otherwise.
+    #[track_caller]
+    pub fn must_sh(&self, line: &str) -> String {
+        self.sh(line).and_then(Ran::ok).unwrap_or_else(|error| panic!("{line}: {error:#}"))
+    }
+
     /// Power failure and reboot: every process, mount and namespace goes at once, the boot id changes, directories
     /// stay. The caller connects the host to its switch again.
     pub fn reboot(&mut self) -> Result<()> {

@@ -50,12 +50,17 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 
 /// Starts a process that holds new namespaces until it is killed or this process ends, and returns once it has them.
 pub(crate) fn hold(namespaces: &[&str]) -> Result<Child> {
-    // The first process says that it runs (so the namespaces are there), then reaps what is left to it.
-    let program = ["--", "bash", "-c", "echo ready; sleep infinity & while :; do wait -n || true; done"];
+    // The first process says that it runs (so the namespaces are there). In a process namespace of its own it then
+    // reaps what is left to it; elsewhere it is one process, so that its end leaves no child behind.
+    let script = if namespaces.contains(&"--pid") {
+        "echo ready; sleep infinity & while :; do wait -n || true; done"
+    } else {
+        "echo ready; exec sleep infinity"
+    };
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare"])
         .args(namespaces)
-        .args(program)
+        .args(["--", "bash", "-c", script])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

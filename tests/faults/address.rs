@@ -1,0 +1,1 @@
+//! The host's address changes, while Skiff runs and while it is stopped.

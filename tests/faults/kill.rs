@@ -1,0 +1,1 @@
+//! `kill -9` of the daemon at random moments under load.

@@ -1,0 +1,1 @@
+//! Processes, probes and shims that fail.

@@ -1,0 +1,1 @@
+//! A second host joins over HTTPS; a Service, logs and exec across both.

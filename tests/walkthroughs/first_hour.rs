@@ -1,0 +1,1 @@
+//! A user's first hour with `kubectl`.

@@ -1,0 +1,66 @@
+//! A user's first minutes on a host of its own: start, image, Deployment, Service, removal without a trace.
+
+use testbed::Testbed;
+
+/// A web server that answers with its pod's name.
+const SERVER: &str = "mkdir -p /w; hostname > /w/index.html; exec httpd -f -p 80 -h /w";
+
+#[test]
+fn from_an_image_to_a_balanced_service_and_no_trace_after() {
+    let bed = Testbed::new().unwrap();
+    let host = bed.host().unwrap();
+    let links = host.must_sh("ip -br link");
+
+    let summary = host.must_skiff(&["up"]);
+    assert!(summary.contains(&format!("({})", host.address)), "{summary}");
+    assert!(host.must_skiff(&["up"]).contains("already running"));
+    assert_eq!(host.skiff(&["up", "--api-port", "7777"]).unwrap().code, 1);
+
+    let archive = testbed::base_image("busybox-bookworm.tar").unwrap();
+    host.must_skiff(&["load", "-i", &archive.to_string_lossy()]);
+    assert_eq!(host.must_skiff(&["run", "--rm", "busybox", "echo", "hello"]), "hello\n");
+    assert_eq!(host.skiff(&["run", "--rm", "busybox", "sh", "-c", "exit 7"]).unwrap().code, 7);
+
+    host.must_kubectl(&[
+        "create",
+        "deployment",
+        "web",
+        "--image=busybox",
+        "--replicas=2",
+        "--",
+        "sh",
+        "-c",
+        SERVER,
+    ]);
+    host.must_kubectl(&["expose", "deployment", "web", "--port", "80", "--type", "LoadBalancer"]);
+    host.must_kubectl(&["rollout", "status", "deployment", "web", "--timeout=60s"]);
+    host.must_kubectl(&[
+        "wait",
+        "service",
+        "web",
+        "--for=jsonpath={.status.loadBalancer.ingress[0].ip}",
+        "--timeout=60s",
+    ]);
+    let address =
+        host.must_kubectl(&["get", "service", "web", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"]);
+    let answer = host
+        .sh(&format!("curl -s --max-time 5 --retry 5 --retry-connrefused http://{address}/"))
+        .unwrap()
+        .ok()
+        .unwrap();
+    assert!(answer.starts_with("web-"), "{answer}");
+
+    let pods = host.must_kubectl(&["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"]);
+    let pod = pods.split(' ').next().unwrap();
+    let seen = host.must_kubectl(&["exec", pod, "--", "cat", "/w/index.html"]);
+    assert_eq!(seen.trim(), pod);
+    let by_name = host.must_kubectl(&["exec", pod, "--", "wget", "-qO-", "http://web/"]);
+    assert!(by_name.starts_with("web-"), "{by_name}");
+
+    assert_eq!(bed.leaked_packets().unwrap(), 0);
+    host.must_skiff(&["down", "--purge"]);
+    assert_eq!(host.processes().unwrap(), Vec::<String>::new());
+    assert_eq!(host.must_sh("ip -br link"), links);
+    assert_eq!(host.must_sh("nft list tables"), "");
+    assert_eq!(host.cgroups(), Vec::<std::path::PathBuf>::new());
+}

@@ -1,0 +1,8 @@
+//! Users' walkthroughs on testbed hosts, with the real clients. They need root, a built `skiff`, `scripts/setup` and
+//! the base images of `scripts/base-image`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod first_hour;
+mod first_minutes;
+mod sentiment;
+mod zero_downtime;

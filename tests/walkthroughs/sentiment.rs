@@ -1,0 +1,1 @@
+//! The seed's walkthrough: every command in its order, on the sentiment example.

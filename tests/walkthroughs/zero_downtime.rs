@@ -1,0 +1,1 @@
+//! Updates and rollbacks under load: no request fails.
