@@ -11,13 +11,16 @@ help: ## This list
 setup: ## Install the Debian packages and tools that are missing
 	@scripts/setup
 
-check: ## The inner loop: format, lints, repository checks
+check: ## The inner loop: format, dependencies, lints, repository checks
 	$(CARGO) fmt --all --check
+	scripts/cargo-deny check bans licenses sources
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test -p xtask --locked
 
 test: setup ## Everything that proves it, from one debug build
 	@scripts/base-image busybox
+	$(CARGO) fmt --all --check
+	scripts/cargo-deny check bans licenses sources
 	$(CARGO) build -p skiff --locked
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
