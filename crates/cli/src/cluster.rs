@@ -1,11 +1,13 @@
 //! `kubeconfig`, `kubectl` and `status`.
 
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::access;
 use crate::instance::Instance;
 use crate::output::{self, Format};
 
@@ -34,16 +36,37 @@ pub struct Status {
 
 /// Becomes the installed kubectl with this instance's kubeconfig.
 pub fn kubectl(instance: &Instance, args: &Kubectl) -> Result<()> {
-    instance.expect_running()?;
-    let error = Command::new("kubectl").args(&args.args).env("KUBECONFIG", instance.kubeconfig()).exec();
-    Err(error).context("run kubectl; is it installed and on the PATH?")
+    let path = access::kubeconfig(instance)?;
+    let mut command = Command::new("kubectl");
+    command.env("KUBECONFIG", &path);
+    if path == instance.kubeconfig() {
+        instance.expect_running()?;
+    } else {
+        // A user's own file may have another context as its current one.
+        command.args(["--context", &instance.name]);
+    }
+    let error = command.args(&args.args).exec();
+    if error.kind() == ErrorKind::NotFound {
+        bail!(
+            "kubectl is not installed, or not on the PATH; install it, or use any other with: skiff kubeconfig"
+        );
+    }
+    Err(error).context("run kubectl")
 }
 
 /// Prints the administrator's kubeconfig.
 pub fn kubeconfig(instance: &Instance) -> Result<()> {
     let path = instance.kubeconfig();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("read {}; was the instance started? skiff up", path.display()))?;
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => {
+                bail!("instance {:?} was never started here; start it with: {}", instance.name, instance.up())
+            }
+            ErrorKind::PermissionDenied => bail!("{} may be read by root only; use sudo", path.display()),
+            _ => return Err(error).with_context(|| format!("read {}", path.display())),
+        },
+    };
     output::write_out(&text)
 }
 

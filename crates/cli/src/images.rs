@@ -79,7 +79,7 @@ pub struct Import {
     /// Archive of a root file system (`-`: standard input)
     pub file: PathBuf,
     /// Name of the image
-    pub name: String,
+    pub image: String,
 }
 
 /// Arguments of `skiff save`.
@@ -99,7 +99,7 @@ pub struct Save {
 #[command(after_help = "Example:\n  skiff pull registry.example/app:v2")]
 pub struct Transfer {
     /// The image
-    pub name: String,
+    pub image: String,
     /// User name at the registry; the password comes from SKIFF_REGISTRY_PASSWORD
     #[arg(long)]
     pub username: Option<String>,
@@ -251,7 +251,7 @@ pub async fn load(engine: &Engine, args: Load) -> Result<()> {
 pub async fn import(engine: &Engine, args: Import) -> Result<()> {
     let file = (args.file != Path::new("-")).then_some(args.file.as_path());
     let body = archive_body(file).await?;
-    let path = format!("/images/create?fromSrc=-&repo={}", quote(&args.name));
+    let path = format!("/images/create?fromSrc=-&repo={}", quote(&args.image));
     engine.documents(&path, "application/x-tar", body, print_message).await
 }
 
@@ -292,13 +292,13 @@ pub async fn save(engine: &Engine, args: Save) -> Result<()> {
 
 /// Pulls an image.
 pub async fn pull(engine: &Engine, args: Transfer) -> Result<()> {
-    let path = format!("/images/create?fromImage={}", quote(&args.name));
+    let path = format!("/images/create?fromImage={}", quote(&args.image));
     transfer(engine, &path, &args).await
 }
 
 /// Pushes an image.
 pub async fn push(engine: &Engine, args: Transfer) -> Result<()> {
-    let path = format!("/images/{}/push", quote(&args.name));
+    let path = format!("/images/{}/push", quote(&args.image));
     transfer(engine, &path, &args).await
 }
 

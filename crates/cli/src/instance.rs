@@ -115,11 +115,19 @@ impl Instance {
 
     /// The running instance, or an error with the remedy.
     pub fn expect_running(&self) -> Result<Running> {
+        if let Err(error) = std::fs::metadata(self.state_file())
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            bail!("{} may be read by root only; use sudo", self.run_dir.display());
+        }
         self.running().with_context(|| {
-            let flag =
-                if self.name == DEFAULT_NAME { String::new() } else { format!(" --name {}", self.name) };
-            format!("no instance {:?} is running here; start it with: skiff up{flag}", self.name)
+            format!("no instance {:?} is running here; start it with: {}", self.name, self.up())
         })
+    }
+
+    /// The command that starts it.
+    pub fn up(&self) -> String {
+        if self.name == DEFAULT_NAME { "skiff up".into() } else { format!("skiff up --name {}", self.name) }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Commands and output. Images and containers are spoken of through the Docker Engine API on Skiff's socket, the rest
 //! through the Kubernetes API: nothing here knows the inside of the daemon.
 
+pub mod access;
 pub mod cluster;
 pub mod containers;
 pub mod engine;
 pub mod images;
 pub mod instance;
 pub mod output;
+pub mod service;
 pub mod terminal;
 
 use anyhow::Result;
@@ -24,6 +26,8 @@ pub enum Command {
     Kubectl(cluster::Kubectl),
     /// Print the administrator's kubeconfig
     Kubeconfig(cluster::Kubeconfig),
+    /// Show where Services can be reached
+    Service(service::Service),
     /// Build an image from a Dockerfile
     Build(images::Build),
     /// List images
@@ -59,6 +63,7 @@ pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
         Command::Status(args) => cluster::status(instance, &args)?,
         Command::Kubectl(args) => cluster::kubectl(instance, &args)?,
         Command::Kubeconfig(_) => cluster::kubeconfig(instance)?,
+        Command::Service(args) => service::run(instance, args).await?,
         Command::Build(args) => images::build(&engine, args).await?,
         Command::Images(args) => images::list(&engine, args).await?,
         Command::Load(args) => images::load(&engine, args).await?,
