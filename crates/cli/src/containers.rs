@@ -280,21 +280,29 @@ pub async fn exists(engine: &Engine, name: &str) -> Result<bool> {
     }
 }
 
+/// Which part of a log.
+#[derive(Debug, Clone, Default)]
+pub struct LogOptions {
+    /// Go on with what is written from now on.
+    pub follow: bool,
+    /// So many of the last lines.
+    pub tail: Option<u64>,
+    /// Not older; seconds since 1970.
+    pub since: Option<i64>,
+    /// With the time of each line.
+    pub timestamps: bool,
+}
+
 /// Prints a container's log.
-pub async fn logs(
-    engine: &Engine,
-    name: &str,
-    follow: bool,
-    tail: Option<u64>,
-    timestamps: bool,
-) -> Result<()> {
-    let tail = tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+pub async fn logs(engine: &Engine, name: &str, options: &LogOptions) -> Result<()> {
+    let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
     let quoted = quote(name);
     let container: Value = engine.call(Method::GET, &format!("/containers/{quoted}/json"), None).await?;
     let path = format!(
-        "/containers/{quoted}/logs?stdout=1&stderr=1&follow={}&tail={tail}&timestamps={}",
-        u8::from(follow),
-        u8::from(timestamps)
+        "/containers/{quoted}/logs?stdout=1&stderr=1&follow={}&tail={tail}&since={}&timestamps={}",
+        u8::from(options.follow),
+        options.since.unwrap_or(0),
+        u8::from(options.timestamps)
     );
     let response = engine.request(Method::GET, &path, "application/json", empty()).await?;
     let body = response.into_body().into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other));

@@ -8,8 +8,12 @@ pub mod engine;
 pub mod images;
 pub mod instance;
 pub mod output;
+pub mod remote;
 pub mod service;
+pub mod streams;
+pub mod target;
 pub mod terminal;
+pub mod version;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -50,10 +54,16 @@ pub enum Command {
     Run(containers::Run),
     /// List containers
     Ps(containers::Ps),
+    /// Print the log of a container or a pod
+    Logs(streams::Logs),
+    /// Run a command in a container or a pod
+    Exec(streams::Exec),
     /// Stop containers
     Stop(containers::Stop),
     /// Remove containers
     Rm(containers::Rm),
+    /// Show the versions of this program and of the cluster
+    Version(version::Version),
 }
 
 /// Runs a command; answers with the exit code of the process.
@@ -75,8 +85,11 @@ pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
         Command::Rmi(args) => images::remove(&engine, args).await?,
         Command::Run(args) => return containers::run(&engine, args).await,
         Command::Ps(args) => containers::ps(&engine, args).await?,
+        Command::Logs(args) => streams::logs(instance, &engine, &args).await?,
+        Command::Exec(args) => return streams::exec(instance, &engine, args).await,
         Command::Stop(args) => containers::stop(&engine, args).await?,
         Command::Rm(args) => containers::rm(&engine, args).await?,
+        Command::Version(args) => version::run(instance, &args).await?,
     }
     Ok(0)
 }
