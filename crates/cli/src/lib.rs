@@ -14,6 +14,7 @@ pub mod streams;
 pub mod target;
 pub mod terminal;
 pub mod version;
+pub mod why;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -32,6 +33,8 @@ pub enum Command {
     Kubeconfig(cluster::Kubeconfig),
     /// Show where Services can be reached
     Service(service::Service),
+    /// Explain what keeps a pod from running, and what to do
+    Why(why::Why),
     /// Build an image from a Dockerfile
     Build(images::Build),
     /// List images
@@ -74,6 +77,7 @@ pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
         Command::Kubectl(args) => cluster::kubectl(instance, &args)?,
         Command::Kubeconfig(_) => cluster::kubeconfig(instance)?,
         Command::Service(args) => service::run(instance, args).await?,
+        Command::Why(args) => why::run(instance, &engine, &args).await?,
         Command::Build(args) => images::build(&engine, args).await?,
         Command::Images(args) => images::list(&engine, args).await?,
         Command::Load(args) => images::load(&engine, args).await?,

@@ -1,7 +1,10 @@
 //! Images: list, inspect, history, tag, remove, load, save, pull, import, push.
 
 use base64::Engine as _;
-use engine_api::{ByteStream, EngineError, Image, Progress, ProgressStream, RegistryAuth, RemovalKind};
+use engine_api::{
+    ByteStream, EngineError, Image, ImageOrigin, Progress, ProgressStream, RegistryAuth, RemovalKind,
+    Resolution,
+};
 use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
 use http_body_util::BodyExt;
@@ -66,8 +69,12 @@ fn summary(call: &Call, image: &Image) -> Value {
 }
 
 pub(crate) async fn inspect(call: &Call, name: &str) -> Answer {
-    let image = call.shared.images.resolve(name).await?.image;
+    let Resolution { image, origin, .. } = call.shared.images.resolve(name).await?;
     let document: Value = serde_json::from_str(&image.config_json).unwrap_or_default();
+    let origin = match origin {
+        ImageOrigin::Local => "local",
+        ImageOrigin::Registry => "registry",
+    };
     ok(&json!({
         "Id": image.id,
         "RepoTags": image.tags.keys().map(|name| familiar(name)).collect::<Vec<_>>(),
@@ -85,6 +92,8 @@ pub(crate) async fn inspect(call: &Call, name: &str) -> Answer {
         "GraphDriver": { "Name": "overlay2", "Data": {} },
         "RootFS": { "Type": "layers", "Layers": image.diff_ids },
         "Metadata": { "LastTagTime": "0001-01-01T00:00:00Z" },
+        // Skiff's own: whether the name that was asked for was last written here or by a registry.
+        "Origin": origin,
     }))
 }
 
