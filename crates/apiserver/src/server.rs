@@ -201,7 +201,9 @@ impl Component for Server {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let pipeline = self.front.pipeline.clone();
+        ctx.waiting_for("the store's objects");
         pipeline.synced().await;
+        ctx.waiting_for("the system's namespaces and Services");
         let bootstrap = self.bootstrap.lock().clone();
         bootstrap.apply(&pipeline).await?;
         ctx.spawn(keep_bootstrap(pipeline.clone(), self.bootstrap.clone()));

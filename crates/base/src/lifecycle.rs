@@ -60,7 +60,12 @@ pub struct Context {
 impl Context {
     /// Declares the component ready. Later calls do nothing.
     pub fn ready(&self) {
-        self.readiness.set(self.name, true);
+        self.readiness.set(self.name, State::Ready);
+    }
+
+    /// Says what the component waits for before it is ready, for whoever waits for the component.
+    pub fn waiting_for(&self, what: &str) {
+        self.readiness.set(self.name, State::Waiting(format!("waits for {what}")));
     }
 
     /// The token that is cancelled when the component has to drain.
@@ -142,10 +147,18 @@ impl Drop for Tasks {
     }
 }
 
+/// What a component says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// Not yet; why, if it is known.
+    Waiting(String),
+}
+
 /// Which components are ready; cloned into whoever serves `/readyz`.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    state: Arc<watch::Sender<HashMap<&'static str, bool>>>,
+    state: Arc<watch::Sender<HashMap<&'static str, State>>>,
 }
 
 impl Default for Readiness {
@@ -157,27 +170,53 @@ impl Default for Readiness {
 impl Readiness {
     /// The names of components that are not ready, sorted.
     pub fn missing(&self) -> Vec<&'static str> {
-        let mut names: Vec<_> =
-            self.state.borrow().iter().filter(|(_, ready)| !**ready).map(|(name, _)| *name).collect();
-        names.sort_unstable();
-        names
+        self.waiting().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// The components that are not ready, sorted by name, each with what it says of the reason (may be empty).
+    pub fn waiting(&self) -> Vec<(&'static str, String)> {
+        let state = self.state.borrow();
+        let mut waiting: Vec<_> = state
+            .iter()
+            .filter_map(|(name, state)| match state {
+                State::Ready => None,
+                State::Waiting(why) => Some((*name, why.clone())),
+            })
+            .collect();
+        waiting.sort_unstable();
+        waiting
+    }
+
+    /// Returns when [`Readiness::waiting`] differs from `seen`; gives the new list.
+    pub async fn changed(&self, seen: &[(&'static str, String)]) -> Vec<(&'static str, String)> {
+        let mut state = self.state.subscribe();
+        loop {
+            let waiting = self.waiting();
+            if waiting != seen || state.changed().await.is_err() {
+                return waiting;
+            }
+        }
     }
 
     /// Returns when every one of `names` is ready.
     pub async fn wait_for(&self, names: &[&str]) {
         let mut state = self.state.subscribe();
         // The sender is held by `self`, so waiting cannot fail.
-        let _ = state.wait_for(|all| names.iter().all(|name| all.get(name).copied().unwrap_or(false))).await;
+        let _ = state.wait_for(|all| names.iter().all(|name| all.get(name) == Some(&State::Ready))).await;
     }
 
     /// Returns when every registered component is ready.
     pub async fn wait_all(&self) {
         let mut state = self.state.subscribe();
-        let _ = state.wait_for(|all| all.values().all(|ready| *ready)).await;
+        let _ = state.wait_for(|all| all.values().all(|state| *state == State::Ready)).await;
     }
 
-    fn set(&self, name: &'static str, ready: bool) {
-        self.state.send_if_modified(|all| all.insert(name, ready) != Some(ready));
+    fn set(&self, name: &'static str, state: State) {
+        self.state.send_if_modified(|all| {
+            let changed = all.get(name) != Some(&state);
+            all.insert(name, state);
+            changed
+        });
     }
 }
 
@@ -207,7 +246,11 @@ impl Supervisor {
                 component.name()
             );
         }
-        self.readiness.set(component.name(), false);
+        let why = match component.after() {
+            [] => String::new(),
+            after => format!("comes after {}", after.join(", ")),
+        };
+        self.readiness.set(component.name(), State::Waiting(why));
         self.components.push(component);
     }
 
@@ -263,8 +306,9 @@ async fn keep_running(
     let mut failures = 0;
     while !ctx.cancel.is_cancelled() {
         let Err(error) = component.run(ctx.clone()).await else { return };
-        ctx.readiness.set(component.name(), false);
-        tracing::error!(component = component.name(), error = %crate::error::chain(&*error), "component failed");
+        let why = crate::error::chain(&*error);
+        tracing::error!(component = component.name(), error = %why, "component failed");
+        ctx.readiness.set(component.name(), State::Waiting(format!("failed: {why}")));
         if component.on_failure() == OnFailure::Die {
             failure.lock().get_or_insert((component.name(), error));
             stop.cancel();
@@ -324,6 +368,23 @@ mod tests {
         log: &Arc<Mutex<Vec<String>>>,
     ) -> Arc<Fake> {
         Arc::new(Fake { name, after, fails: AtomicU32::new(fails), policy, log: log.clone() })
+    }
+
+    #[tokio::test]
+    async fn what_is_not_ready_says_why() {
+        let mut supervisor = Supervisor::new();
+        let log = Arc::default();
+        supervisor.add(fake("store", &[], 0, OnFailure::Die, &log));
+        supervisor.add(fake("api", &["store"], 0, OnFailure::Die, &log));
+        let readiness = supervisor.readiness();
+        let before = readiness.waiting();
+        assert_eq!(before, [("api", "comes after store".to_owned()), ("store", String::new())]);
+        let ctx = Context { readiness: readiness.clone(), ..Context::detached("store") };
+        ctx.waiting_for("its files");
+        let now = readiness.changed(&before).await;
+        assert_eq!(now[1], ("store", "waits for its files".to_owned()));
+        ctx.ready();
+        assert_eq!(readiness.changed(&now).await.len(), 1);
     }
 
     #[tokio::test]

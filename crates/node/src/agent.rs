@@ -189,10 +189,12 @@ impl Component for Agent {
         let events = self.deps.runtime.events().await;
         self.deps.state.refresh(&*self.deps.runtime).await?;
         ctx.spawn(follow_runtime(self.deps.clone(), self.workers.clone(), events));
+        ctx.waiting_for("the API server's first lists");
         self.synced().await;
         let _references = self.watch_references();
         let info = facts::host_info();
         let port = self.server.port();
+        ctx.waiting_for("its Node object");
         registration::register(&self.deps, &info, port).await?;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));

@@ -3,6 +3,7 @@
 mod daemon;
 mod down;
 mod kubeconfig;
+mod ports;
 mod report;
 mod settings;
 mod up;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use cli::instance::InstanceArgs;
+use cli::instance::{Instance, InstanceArgs};
 
 /// A whole container platform in one binary: docker build to zero-downtime update on a real cluster.
 #[derive(Debug, Parser)]
@@ -73,12 +74,18 @@ fn run(arguments: Arguments) -> Result<u8> {
             clap_complete::generate(shell, &mut Arguments::command(), "skiff", &mut std::io::stdout());
             Ok(0)
         }
-        Command::Client(command) => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("start the runtime")?
-            .block_on(cli::run(command, &instance)),
+        Command::Client(command) => client(command, &instance),
     }
+}
+
+/// Runs a command that speaks to a running instance.
+fn client(command: cli::Command, instance: &Instance) -> Result<u8> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let result = runtime.block_on(cli::run(command, instance));
+    // A thread may still wait for a line of standard input that nobody wants any more.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(test)]
@@ -88,6 +95,17 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// One that did would get the global argument's value.
+    #[test]
+    fn no_commands_argument_hides_a_global_one() {
+        let command = Arguments::command();
+        let global: Vec<_> = command.get_arguments().map(clap::Arg::get_id).collect();
+        for command in command.get_subcommands() {
+            let hidden = command.get_arguments().find(|argument| global.contains(&argument.get_id()));
+            assert!(hidden.is_none(), "{}: {hidden:?}", command.get_name());
+        }
     }
 
     #[test]

@@ -5,9 +5,11 @@ mod connect;
 mod control;
 mod host;
 mod local;
+mod narrate;
 mod net;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -62,18 +64,27 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
     let clock = Arc::new(SystemClock);
     let mut supervisor = Supervisor::new();
     let host = host::Host::of(settings)?;
+    crate::ports::check(&[
+        (SocketAddr::new(host.any(), settings.api_port), "--api-port"),
+        (SocketAddr::new(host.any(), settings.node_port), "--node-port"),
+    ])?;
 
+    let readiness = supervisor.readiness();
+    let narrator = narrate::Narrator::start(reporter, readiness.clone());
+    narrator.step("setting up the network");
     let net = net::Net::set_up(settings, &host)?;
+    narrator.step("opening the store");
     let control = control::build(settings, &host, &net, clock.clone(), &mut supervisor).await?;
+    narrator.step("taking containers and images back");
     agents::build(settings, &host, &net, &control, clock, &mut supervisor).await?;
     let kubeconfig = control.kubeconfig()?;
     write_private(&instance.kubeconfig(), &kubeconfig)?;
 
-    let readiness = supervisor.readiness();
+    narrator.step("");
     let running = running(settings, &host, &control.url)?;
     let announce = async {
         tokio::select! {
-            () = readiness.wait_all() => {}
+            () = readiness.wait_all() => drop(narrator),
             () = stop.cancelled() => return Ok(()),
         }
         if let Some(path) = &settings.kubeconfig {
