@@ -29,6 +29,10 @@ pub trait Plugin: Send + Sync {
     fn filter(&self, _pod: &Pod, _node: &Node, _state: &NodeState) -> Vec<String> {
         Vec::new()
     }
+    /// Whether its refusal would end if pods of the node made room.
+    fn yields_to_preemption(&self, _pod: &Pod, _node: &Node) -> bool {
+        false
+    }
     /// How good a node is; scaled over all nodes by [`Plugin::normalize`]. `None`: no opinion.
     fn score(&self, _pod: &Pod, _node: &Node, _state: &NodeState) -> Option<i64> {
         None
@@ -83,15 +87,18 @@ impl Framework {
         }
         let total = nodes.len();
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        let mut preemption: BTreeMap<String, usize> = BTreeMap::new();
         let mut rejected_by = HashSet::new();
         nodes.retain(|(node, state)| {
             // The first plugin that refuses speaks for the node, as upstream's filters do.
             let refusal = self.plugins.iter().find_map(|plugin| {
                 let refusal = plugin.filter(pod, node, state);
-                (!refusal.is_empty()).then_some((plugin.name(), refusal))
+                (!refusal.is_empty()).then_some((plugin, refusal))
             });
             let Some((plugin, refusal)) = refusal else { return true };
-            rejected_by.insert(plugin);
+            rejected_by.insert(plugin.name());
+            let yields = plugin.yields_to_preemption(pod, node);
+            *preemption.entry(no_preemption(pod, state, yields).to_owned()).or_insert(0) += 1;
             for reason in refusal {
                 *reasons.entry(reason).or_insert(0) += 1;
             }
@@ -99,7 +106,15 @@ impl Framework {
         });
         match self.best(pod, &nodes, turn) {
             Some(name) => Decision::Node(name),
-            None => Decision::Unschedulable { message: fit_error(total, &reasons), rejected_by },
+            None => {
+                let preemption = if pod.never_preempts {
+                    "not eligible due to preemptionPolicy=Never.".to_owned()
+                } else {
+                    fit_error(total, &preemption)
+                };
+                let message = format!("{} preemption: {preemption}", fit_error(total, &reasons));
+                Decision::Unschedulable { message, rejected_by }
+            }
         }
     }
 
@@ -129,6 +144,18 @@ impl Framework {
                 .iter()
                 .filter(|plugin| rejected_by.contains(plugin.name()))
                 .any(|plugin| plugin.may_help(pod, event))
+    }
+}
+
+/// Why nobody makes room for the pod on a node that refused it. Upstream's words, but the last: Skiff evicts no running
+/// pod for another yet.
+fn no_preemption(pod: &Pod, state: &NodeState, yields: bool) -> &'static str {
+    if !yields {
+        "Preemption is not helpful for scheduling"
+    } else if state.pods.values().all(|other| other.priority >= pod.priority) {
+        "No preemption victims found for incoming pod"
+    } else {
+        "Preemption is not supported"
     }
 }
 

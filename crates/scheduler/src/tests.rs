@@ -66,7 +66,8 @@ fn refusals_are_upstreams() {
     ]);
     assert_eq!(
         refusal(&pod("x", cpu("2")), &cache),
-        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable."
+        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. \
+         preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
     );
     assert_eq!(refusal(&pod("x", cpu("2")), &Cache::default()), "no nodes available to schedule pods");
     let selecting = json!({ "nodeSelector": { "disk": "ssd" } });
@@ -81,6 +82,21 @@ fn refusals_are_upstreams() {
     );
     cache.put_node(node("a", json!({}), "1", 1));
     assert!(refusal(&pod("x", cpu("0")), &cache).contains("1 Too many pods"));
+}
+
+#[test]
+fn a_refusal_says_whether_others_could_make_room() {
+    let mut cache = cluster(vec![node("a", json!({}), "1", 10)]);
+    place(&pod("first", cpu("800m")), &mut cache);
+    let wants = pod("x", cpu("500m"));
+    let full = "0/1 nodes are available: 1 Insufficient cpu. preemption: ";
+    let because = |pod: &Pod| refusal(pod, &cache).strip_prefix(full).unwrap().to_owned();
+    let none = "0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    assert_eq!(because(&wants), none);
+    let higher = Pod { priority: 10, ..wants.clone() };
+    assert_eq!(because(&higher), "0/1 nodes are available: 1 Preemption is not supported.");
+    let polite = Pod { never_preempts: true, ..wants };
+    assert_eq!(because(&polite), "not eligible due to preemptionPolicy=Never.");
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct Pod {
     pub gated: bool,
     /// Higher goes first.
     pub priority: i64,
+    /// Whether it takes no other pod's place (`preemptionPolicy: Never`).
+    pub never_preempts: bool,
     /// When it was made.
     pub created: Option<Timestamp>,
     /// The uid of its controller; empty if it has none.
@@ -175,6 +177,7 @@ struct PodSpec {
     scheduler_name: String,
     scheduling_gates: Vec<Value>,
     priority: i64,
+    preemption_policy: String,
     containers: Vec<ContainerNeeds>,
     init_containers: Vec<ContainerNeeds>,
     resources: Option<Needs>,
@@ -225,6 +228,7 @@ impl Pod {
             ours: spec.scheduler_name.is_empty() || spec.scheduler_name == SCHEDULER_NAME,
             gated: !spec.scheduling_gates.is_empty(),
             priority: spec.priority,
+            never_preempts: spec.preemption_policy == "Never",
             created: body.metadata.creation_timestamp,
             owner: body.metadata.controller().map(|owner| owner.uid.clone()).unwrap_or_default(),
             uid: body.metadata.uid,

@@ -26,6 +26,12 @@ impl Plugin for Fit {
         reasons
     }
 
+    fn yields_to_preemption(&self, pod: &Pod, node: &Node) -> bool {
+        let wanted = pod.requests.iter().filter(|(_, wanted)| *wanted > 0);
+        node.allocatable.get("pods") > 0
+            && wanted.into_iter().all(|(name, wanted)| wanted <= node.allocatable.get(name))
+    }
+
     fn score(&self, pod: &Pod, node: &Node, state: &NodeState) -> Option<i64> {
         let [cpu, memory] = usage(pod, node, state);
         let free = |(used, total): (i64, i64)| {

@@ -131,6 +131,10 @@ impl Plugin for Ports {
         }
     }
 
+    fn yields_to_preemption(&self, _pod: &Pod, _node: &Node) -> bool {
+        true
+    }
+
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         match event {
             Event::NodeAdded(_) => true,

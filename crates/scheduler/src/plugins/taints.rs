@@ -23,10 +23,7 @@ impl Plugin for TaintToleration {
 
     fn filter(&self, pod: &Pod, node: &Node, _state: &NodeState) -> Vec<String> {
         let first = untolerated(pod, node, &HARD).next();
-        first
-            .map(|taint| format!("node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value))
-            .into_iter()
-            .collect()
+        first.map(|_| "node(s) had untolerated taint(s)".to_owned()).into_iter().collect()
     }
 
     fn score(&self, pod: &Pod, node: &Node, _state: &NodeState) -> Option<i64> {

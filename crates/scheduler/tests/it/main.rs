@@ -37,6 +37,9 @@ async fn pod(cluster: &Cluster, name: &str, cpu: &str) -> Key {
     cluster.create(&kinds::PODS, "default", body).await.key()
 }
 
+const NO_ROOM: &str = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                       1 No preemption victims found for incoming pod.";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_are_placed_refused_with_a_reason_and_placed_once_there_is_room() {
     let cluster = start().await;
@@ -54,7 +57,7 @@ async fn pods_are_placed_refused_with_a_reason_and_placed_once_there_is_room() {
     let refused = cluster.until(kinds::PODS, &second, |held| scheduled(held, "False").is_some()).await;
     let condition = scheduled(&refused, "False").unwrap();
     assert_eq!(condition["reason"], "Unschedulable");
-    assert_eq!(condition["message"], "0/1 nodes are available: 1 Insufficient cpu.");
+    assert_eq!(condition["message"], NO_ROOM);
     cluster
         .until_all(kinds::EVENTS, "default", |events| {
             let reasons: Vec<Value> = events.iter().map(|event| event.decode::<Value>().unwrap()).collect();
@@ -62,7 +65,7 @@ async fn pods_are_placed_refused_with_a_reason_and_placed_once_there_is_room() {
                 reasons.iter().any(|event| event["reason"] == reason && event["message"] == message)
             };
             said("Scheduled", "Successfully assigned default/first to n1")
-                && said("FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")
+                && said("FailedScheduling", NO_ROOM)
         })
         .await;
 
