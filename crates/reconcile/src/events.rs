@@ -210,7 +210,8 @@ struct Correlator {
 }
 
 impl Correlator {
-    /// The identity under which an occurrence is to be written; `None` if the object has used up its events.
+    /// The identity under which an occurrence is to be written (its message is empty if it stands for similar ones);
+    /// `None` if the object has used up its events.
     fn admit(&mut self, occurrence: &Occurrence) -> Option<Identity> {
         self.trim();
         // Versions differ from occurrence to occurrence; the object is the same.
@@ -236,11 +237,8 @@ impl Correlator {
         if !known && similar.messages.len() < SIMILAR_MAX {
             similar.messages.push(occurrence.message.clone());
         }
-        let message = if known || similar.messages.len() < SIMILAR_MAX {
-            occurrence.message.clone()
-        } else {
-            format!("(combined from similar events): {}", similar.messages[0])
-        };
+        let apart = known || similar.messages.len() < SIMILAR_MAX;
+        let message = if apart { occurrence.message.clone() } else { String::new() };
         Some(Identity { message, ..group })
     }
 
@@ -273,6 +271,15 @@ impl Correlator {
     }
 }
 
+/// What is written: of similar events the newest speaks for all.
+fn message(identity: &Identity, occurrence: &Occurrence) -> String {
+    if identity.message.is_empty() {
+        format!("(combined from similar events): {}", occurrence.message)
+    } else {
+        identity.message.clone()
+    }
+}
+
 fn since(earlier: Timestamp, later: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
@@ -297,7 +304,7 @@ impl Writer {
 
     async fn write(&mut self, identity: &Identity, occurrence: &Occurrence) -> Result<(), Status> {
         if let Some(written) = self.correlator.written.get(identity).cloned() {
-            match self.count_up(&written, occurrence).await {
+            match self.count_up(identity, &written, occurrence).await {
                 // It may have expired on the server: then it begins anew.
                 Err(status) if status.reason == Reason::NotFound => {}
                 Ok(()) => {
@@ -314,8 +321,14 @@ impl Writer {
         Ok(())
     }
 
-    async fn count_up(&self, written: &Written, occurrence: &Occurrence) -> Result<(), Status> {
+    async fn count_up(
+        &self,
+        identity: &Identity,
+        written: &Written,
+        occurrence: &Occurrence,
+    ) -> Result<(), Status> {
         let patch = serde_json::json!({
+            "message": message(identity, occurrence),
             "count": written.count + 1,
             "firstTimestamp": time::seconds(written.first),
             "lastTimestamp": time::seconds(occurrence.at),
@@ -338,7 +351,7 @@ impl Writer {
             "apiVersion": "v1", "kind": "Event",
             "metadata": { "name": key.name, "namespace": key.namespace },
             "involvedObject": involved,
-            "type": occurrence.event_type, "reason": occurrence.reason, "message": identity.message,
+            "type": occurrence.event_type, "reason": occurrence.reason, "message": message(identity, occurrence),
             "source": source, "reportingComponent": self.component, "reportingInstance": self.host,
             "firstTimestamp": at, "lastTimestamp": at, "count": 1, "eventTime": null,
         });
@@ -374,11 +387,13 @@ mod tests {
     fn similar_messages_are_joined_after_ten() {
         let mut correlator = Correlator::default();
         let messages: Vec<String> = (0..12)
-            .filter_map(|n| correlator.admit(&occurrence("Failed", &format!("m{n}"), 0)))
-            .map(|identity| identity.message)
+            .filter_map(|n| {
+                let occurrence = occurrence("Failed", &format!("m{n}"), 0);
+                correlator.admit(&occurrence).map(|identity| message(&identity, &occurrence))
+            })
             .collect();
         assert_eq!(messages[8], "m8");
-        assert_eq!(messages[11], "(combined from similar events): m0");
+        assert_eq!(messages[11], "(combined from similar events): m11");
         // What is known by its message is still told apart.
         assert_eq!(correlator.admit(&occurrence("Failed", "m9", 0)).unwrap().message, "m9");
     }

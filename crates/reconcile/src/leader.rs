@@ -102,15 +102,20 @@ impl Contest {
         let mut seen = Seen::default();
         let mut renewed = self.clock.now();
         loop {
-            self.clock.sleep_until(self.clock.now() + RETRY).await;
-            match self.attempt(&mut seen).await {
-                Ok(true) => renewed = self.clock.now(),
-                Ok(false) => return,
-                Err(error) => tracing::debug!(lease = %self.key, %error, "cannot renew the lease"),
-            }
-            if since(renewed, self.clock.now()) > RENEW {
-                tracing::warn!(lease = %self.key, "lease not renewed in time, no longer leading");
-                return;
+            self.clock.sleep_until((self.clock.now() + RETRY).min(renewed + RENEW)).await;
+            let asked = self.clock.now();
+            // A server that does not answer is no better than one that refuses: the others count from the last renewal.
+            tokio::select! {
+                biased;
+                () = self.clock.sleep_until(renewed + RENEW) => {
+                    tracing::warn!(lease = %self.key, "lease not renewed in time, no longer leading");
+                    return;
+                }
+                renewal = self.attempt(&mut seen) => match renewal {
+                    Ok(true) => renewed = asked,
+                    Ok(false) => return,
+                    Err(error) => tracing::debug!(lease = %self.key, %error, "cannot renew the lease"),
+                },
             }
         }
     }
@@ -179,7 +184,149 @@ fn next_spec(held: &LeaseSpec, identity: &str, now: Timestamp) -> LeaseSpec {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use api::{Call, Object, Request, Response};
+    use async_trait::async_trait;
+    use base::clock::{Clock, VirtualClock};
+    use client::Transport;
+    use parking_lot::Mutex;
+
     use super::*;
+
+    /// A server with one Lease and its versions.
+    #[derive(Default)]
+    struct Server {
+        lease: Mutex<Option<(i64, Value)>>,
+    }
+
+    impl Server {
+        fn spec(&self) -> LeaseSpec {
+            let lease = self.lease.lock();
+            lease.as_ref().map(|(_, lease)| serde_json::from_value(lease["spec"].clone()).unwrap()).unwrap()
+        }
+
+        fn put(&self, mut lease: Value) -> Response {
+            let mut held = self.lease.lock();
+            let version = held.as_ref().map_or(1, |(version, _)| version + 1);
+            lease["metadata"]["resourceVersion"] = version.to_string().into();
+            *held = Some((version, lease.clone()));
+            let object = Arc::new(Object::parse(lease.to_string().into()).unwrap());
+            Response::Object { object, created: false, warnings: Vec::new() }
+        }
+
+        fn answer(&self, call: Call) -> Result<Response, Status> {
+            let held = self.lease.lock().clone();
+            match (call, held) {
+                (Call::Get { .. }, None) => Err(Status::not_found("coordination.k8s.io", "leases", "l")),
+                (Call::Get { .. }, Some((_, lease))) => {
+                    let object = Arc::new(Object::parse(lease.to_string().into()).unwrap());
+                    Ok(Response::Object { object, created: false, warnings: Vec::new() })
+                }
+                (Call::Create { body, .. }, None) => Ok(self.put(serde_json::from_slice(&body).unwrap())),
+                (Call::Create { .. }, Some(_)) => {
+                    Err(Status::already_exists("coordination.k8s.io", "leases", "l"))
+                }
+                (Call::Update { body, .. }, Some((version, _))) => {
+                    let lease: Value = serde_json::from_slice(&body).unwrap();
+                    if lease["metadata"]["resourceVersion"] != version.to_string() {
+                        return Err(Status::conflict("coordination.k8s.io", "leases", "l", "modified"));
+                    }
+                    Ok(self.put(lease))
+                }
+                (Call::Patch { body, .. }, Some((_, mut lease))) => {
+                    api::patch::merge_patch(&mut lease, &body)?;
+                    Ok(self.put(lease))
+                }
+                _ => Err(Status::internal("not asked in this test")),
+            }
+        }
+    }
+
+    /// One candidate's way to the server, which can be cut.
+    struct Wire {
+        server: Arc<Server>,
+        cut: Arc<AtomicBool>,
+    }
+
+    #[async_trait]
+    impl Transport for Wire {
+        async fn send(&self, request: Request) -> Result<Response, Status> {
+            if self.cut.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            self.server.answer(request.call)
+        }
+    }
+
+    fn candidate(server: &Arc<Server>, clock: &VirtualClock, name: &str) -> (Election, Arc<AtomicBool>) {
+        let cut = Arc::new(AtomicBool::new(false));
+        let wire = Arc::new(Wire { server: server.clone(), cut: cut.clone() });
+        let key = Key::new("kube-system", "l");
+        (Election::new(Client::new(wire, name), Arc::new(clock.clone()), key, name.to_owned()), cut)
+    }
+
+    /// Lets virtual time pass in small steps until `done` is.
+    async fn pass<T>(clock: &VirtualClock, done: impl Future<Output = T>) -> T {
+        let ticking = async {
+            loop {
+                clock.advance(Duration::from_millis(250));
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        tokio::select! { biased; value = done => value, () = ticking => unreachable!() }
+    }
+
+    #[tokio::test]
+    async fn one_of_two_leads_and_the_other_follows_when_it_lets_go() {
+        let (server, clock) = (Arc::new(Server::default()), VirtualClock::new(Timestamp::UNIX_EPOCH));
+        let ((one, _), (two, _)) = (candidate(&server, &clock, "one"), candidate(&server, &clock, "two"));
+        let (first, second) = (Context::detached("one"), Context::detached("two"));
+        pass(&clock, one.won(&first)).await.unwrap();
+        let until = clock.now() + Duration::from_secs(300);
+        // However long the second waits: the first renews.
+        pass(&clock, async {
+            tokio::select! {
+                () = one.lost(&first) => panic!("the leader lost its lease to nobody"),
+                _ = two.won(&second) => panic!("two leaders"),
+                () = clock.sleep_until(until) => {}
+            }
+        })
+        .await;
+        assert_eq!((server.spec().holder_identity.as_str(), server.spec().lease_transitions), ("one", 0));
+        let released = clock.now();
+        first.cancel().cancel();
+        one.lost(&first).await;
+        pass(&clock, two.won(&second)).await.unwrap();
+        assert_eq!(server.spec().holder_identity, "two");
+        assert!(
+            since(released, clock.now()) <= RETRY + RETRY,
+            "the lease that was given back was waited for"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_leader_without_a_server_stops_before_another_begins() {
+        let (server, clock) = (Arc::new(Server::default()), VirtualClock::new(Timestamp::UNIX_EPOCH));
+        let ((one, cut), (two, _)) = (candidate(&server, &clock, "one"), candidate(&server, &clock, "two"));
+        let (first, second) = (Context::detached("one"), Context::detached("two"));
+        pass(&clock, one.won(&first)).await.unwrap();
+        cut.store(true, Ordering::SeqCst);
+        let lost = async {
+            one.lost(&first).await;
+            clock.now()
+        };
+        let won = async {
+            two.won(&second).await.unwrap();
+            clock.now()
+        };
+        let (lost, won) = pass(&clock, async { tokio::join!(lost, won) }).await;
+        assert!(lost < won, "lost at {lost}, won at {won}");
+        assert_eq!((server.spec().holder_identity.as_str(), server.spec().lease_transitions), ("two", 1));
+    }
 
     #[test]
     fn a_lease_changes_hands_only_when_it_expired_or_was_given_back() {
