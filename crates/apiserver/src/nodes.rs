@@ -60,7 +60,7 @@ impl HttpsNodes {
         for certificate in CertificateDer::pem_slice_iter(self.pki.ca_pem().as_bytes()) {
             roots.add(certificate?)?;
         }
-        let client = self.pki.issue_client(CLIENT_NAME, "", CLIENT_LIFE)?;
+        let client = self.pki.issue_client(CLIENT_NAME, &[], CLIENT_LIFE)?;
         let chain = CertificateDer::pem_slice_iter(client.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes())?;
         let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let (_pipeline, server) =
         Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await?;
-    let admin = server.pki().issue_client("kubernetes-admin", "system:masters", LEAF_LIFE)?;
+    let admin = server.pki().issue_client("kubernetes-admin", &["system:masters"], LEAF_LIFE)?;
     let url = format!("https://{}", server.local_addr()?);
     let ca_pem = server.pki().ca_pem();
     let entry = KubeconfigEntry { name: "skiff", server: &url, ca_pem: &ca_pem };

@@ -29,11 +29,15 @@ mod tests {
     fn name_and_groups_come_from_the_subject() {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path(), Arc::new(base::clock::SystemClock), vec![], []).unwrap();
-        let issued = pki.issue_client("kubernetes-admin", "system:masters", LEAF_LIFE).unwrap();
-        let der = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap();
-        let user = user_of_certificate(&der).unwrap();
-        assert_eq!(user.name, "kubernetes-admin");
-        assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
+        let lists: [&[&str]; 3] = [&[], &["system:masters"], &["developers", "example.com:testers"]];
+        for groups in lists {
+            let issued = pki.issue_client("jane", groups, LEAF_LIFE).unwrap();
+            let der = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap();
+            let user = user_of_certificate(&der).unwrap();
+            assert_eq!(user.name, "jane");
+            assert_eq!(user.groups, [groups, &["system:authenticated"]].concat());
+        }
+        assert!(pki.issue_client("jane", &["a", "b", "c"], LEAF_LIFE).is_err());
         assert!(user_of_certificate(b"nonsense").is_none());
     }
 }

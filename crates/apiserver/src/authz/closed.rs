@@ -24,19 +24,7 @@ enum Subject {
 const ALL: &[&str] = &["*"];
 const READ: &[&str] = &["get", "list", "watch"];
 const SELF_REVIEWS: &[&str] = &["selfsubjectaccessreviews", "selfsubjectrulesreviews"];
-const DISCOVERY: &[&str] = &[
-    "/healthz",
-    "/livez",
-    "/readyz",
-    "/version",
-    "/version/",
-    "/api",
-    "/api/*",
-    "/apis",
-    "/apis/*",
-    "/openapi",
-    "/openapi/*",
-];
+const DISCOVERY: &[&str] = &["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"];
 const HEALTH: &[&str] =
     &["/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*", "/version", "/version/"];
 const TOKEN_KEYS: &[&str] = &["/.well-known/openid-configuration", "/openid/v1/jwks", "/openid/v1/jwks/"];

@@ -15,13 +15,19 @@ use super::{CA_LIFE, PkiError, files};
 /// Clocks of other machines may be slow: certificates are valid from a little before their making.
 const BACKDATE: Duration = Duration::from_secs(300);
 
+/// So many groups fit into a certificate: rcgen keeps one value for each spelling of an attribute's type.
+pub const GROUPS_MAX: usize = 2;
+
+/// `id-at-organizationName` (RFC 5280, appendix A).
+const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
+
 /// Who a certificate is for.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// Common name: the user.
     pub user: String,
-    /// Organization: the group, or empty. One is enough for those whom this authority knows.
-    pub group: String,
+    /// Organizations: the groups, at most [`GROUPS_MAX`].
+    pub groups: Vec<String>,
     /// DNS names.
     pub names: Vec<String>,
     /// IP addresses.
@@ -82,6 +88,9 @@ impl Ca {
     ) -> Result<Issued, PkiError> {
         let what = || format!("issue a certificate for {}", identity.user);
         let failed = |error: rcgen::Error| PkiError::material(what(), error);
+        if identity.groups.len() > GROUPS_MAX {
+            return Err(PkiError::material(what(), format!("it names more than {GROUPS_MAX} groups")));
+        }
         let ca_key = KeyPair::from_pem(&self.key_pem).map_err(failed)?;
         let issuer = Issuer::from_ca_cert_pem(&self.cert_pem, ca_key).map_err(failed)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -115,8 +124,9 @@ fn leaf_params(
     set_life(&mut params, now, life);
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, identity.user.as_str());
-    if !identity.group.is_empty() {
-        params.distinguished_name.push(DnType::OrganizationName, identity.group.as_str());
+    let spellings = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
+    for (spelling, group) in spellings.into_iter().zip(&identity.groups) {
+        params.distinguished_name.push(spelling, group.as_str());
     }
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-pub use issue::{Identity, Issued};
+pub use issue::{GROUPS_MAX, Identity, Issued};
 pub use kubeconfig::{KubeconfigEntry, kubeconfig};
 pub use tls::HotResolver;
 
@@ -104,10 +104,10 @@ impl Pki {
         &self.sa_key_pem
     }
 
-    /// Issues a client certificate: `CN` is the user, `O` the group.
-    pub fn issue_client(&self, user: &str, group: &str, life: Duration) -> Result<Issued, PkiError> {
+    /// Issues a client certificate: `CN` is the user, each `O` a group (at most [`GROUPS_MAX`]).
+    pub fn issue_client(&self, user: &str, groups: &[&str], life: Duration) -> Result<Issued, PkiError> {
         let identity =
-            Identity { user: user.into(), group: group.into(), client: true, ..Identity::default() };
+            Identity { user: user.into(), groups: strings(groups), client: true, ..Identity::default() };
         self.ca.read().issue(&identity, self.clock.now(), life)
     }
 
@@ -115,7 +115,7 @@ impl Pki {
     pub fn issue_node(&self, node: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Issued, PkiError> {
         let identity = Identity {
             user: format!("system:node:{node}"),
-            group: "system:nodes".into(),
+            groups: strings(&["system:nodes"]),
             names: strings(names),
             addresses: addresses.to_vec(),
             client: true,

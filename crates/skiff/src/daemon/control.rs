@@ -88,7 +88,7 @@ pub(crate) async fn build(
 impl Control {
     /// A kubeconfig of the administrator, as YAML.
     pub(crate) fn kubeconfig(&self) -> Result<String> {
-        let admin = self.pki.issue_client("kubernetes-admin", "system:masters", LEAF_LIFE)?;
+        let admin = self.pki.issue_client("kubernetes-admin", &["system:masters"], LEAF_LIFE)?;
         let ca_pem = self.pki.ca_pem();
         let entry = KubeconfigEntry { name: &self.name, server: &self.url, ca_pem: &ca_pem };
         serde_yaml_ng::to_string(&kubeconfig(&entry, &admin))
