@@ -28,6 +28,13 @@ enum Plan {
     Pending,
 }
 
+/// Whether a transaction stands behind an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    Committed,
+    None,
+}
+
 impl Pipeline {
     pub(super) async fn delete(
         &self,
@@ -44,7 +51,9 @@ impl Pipeline {
                 None => self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?,
             };
             match self.delete_once(asked, options, &key, live, attempt).await {
-                Ok(Some(response)) => return Ok(response),
+                // Only a transaction proves that what the cache showed was not out of date.
+                Ok(Some((_, Proof::None))) if from_cache => {}
+                Ok(Some((response, _))) => return Ok(response),
                 Ok(None) => {}
                 Err(_) if from_cache => {}
                 Err(status) => return Err(status),
@@ -60,7 +69,7 @@ impl Pipeline {
         key: &Key,
         live: Arc<Object>,
         attempt: u32,
-    ) -> Result<Option<Response>, Status> {
+    ) -> Result<Option<(Response, Proof)>, Status> {
         check_preconditions(asked, options, &live)?;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
         let review = self.review_of(asked, Operation::Delete, asked.name, Some(&old), options.dry_run);
@@ -72,12 +81,14 @@ impl Pipeline {
         let outcome = match self.plan_delete(asked, options, &old) {
             Plan::Pending => {
                 let object = self.present(asked, live)?;
-                return Ok(Some(Response::Object { object, created: false, warnings: Vec::new() }));
+                let response = Response::Object { object, created: false, warnings: Vec::new() };
+                return Ok(Some((response, Proof::None)));
             }
-            Plan::Remove if options.dry_run => return Ok(Some(deleted())),
+            Plan::Remove if options.dry_run => return Ok(Some((deleted(), Proof::None))),
             Plan::Mark(new) if options.dry_run => {
                 let object = self.present(asked, unsaved(&new)?)?;
-                return Ok(Some(Response::Object { object, created: false, warnings: Vec::new() }));
+                let response = Response::Object { object, created: false, warnings: Vec::new() };
+                return Ok(Some((response, Proof::None)));
             }
             Plan::Remove => {
                 let companions = asked.strategy.companions(self, Some(&old), None, attempt)?;
@@ -86,14 +97,22 @@ impl Pipeline {
             Plan::Mark(new) => self.put(asked, key, &new, live.revision(), Default::default()).await?,
         };
         Ok(match outcome {
-            Outcome::Deleted(_) => Some(deleted()),
-            Outcome::Written(object) => Some(Response::Object {
-                object: self.present(asked, object)?,
-                created: false,
-                warnings: Vec::new(),
-            }),
+            Outcome::Deleted(_) => Some((deleted(), Proof::Committed)),
+            Outcome::Written(object) => {
+                self.tell_admission(asked, &object).await;
+                let object = self.present(asked, object)?;
+                Some((Response::Object { object, created: false, warnings: Vec::new() }, Proof::Committed))
+            }
             Outcome::Raced | Outcome::CompanionTaken => None,
         })
+    }
+
+    /// Admission asks the cache whether a namespace still takes objects: who has been told that its deletion began finds
+    /// it closed. A cache that is late stays so without holding up the answer for long.
+    async fn tell_admission(&self, asked: &Asked<'_>, written: &Object) {
+        if asked.stored.group.is_empty() && asked.stored.kind == "Namespace" {
+            let _ = self.cache(&asked.stored).wait_for_or_progress(written.revision()).await;
+        }
     }
 
     fn plan_delete(&self, asked: &Asked<'_>, options: &DeleteOptions, old: &Value) -> Plan {
@@ -180,11 +199,7 @@ fn check_preconditions(asked: &Asked<'_>, options: &DeleteOptions, live: &Object
     if let Some(uid) = &options.precondition_uid
         && *uid != live.meta().uid
     {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            live.meta().uid
-        );
-        return Err(asked.conflict(&why));
+        return Err(asked.conflict(&other_uid(uid, live)));
     }
     if let Some(version) = &options.precondition_resource_version
         && *version != live.meta().resource_version
@@ -196,6 +211,11 @@ fn check_preconditions(asked: &Asked<'_>, options: &DeleteOptions, live: &Object
         return Err(asked.conflict(&why));
     }
     Ok(())
+}
+
+/// Upstream's explanation where another object of the name is meant.
+pub(super) fn other_uid(uid: &str, live: &Object) -> String {
+    format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", live.meta().uid)
 }
 
 /// The finalizers after the choice of what happens to dependents.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use api::{Key, Object, PatchType, Response, Status, WriteOptions};
 use serde_json::Value;
-use store::Revision;
 
 use super::txn::Outcome;
 use super::{Asked, Pipeline, meta};
@@ -15,6 +14,13 @@ use crate::words::{self, Writer};
 
 /// How often a write that nobody forbids is repeated after another writer came in between.
 const ATTEMPTS_MAX: u32 = 16;
+
+/// The object that a change begins with.
+struct Live {
+    object: Arc<Object>,
+    /// Whether it may be out of date; a transaction finds out.
+    from_cache: bool,
+}
 
 /// What an update makes of the present object: a tree in the version asked for, with warnings.
 pub(super) type Change<'a> = dyn Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync + 'a;
@@ -201,10 +207,11 @@ impl Pipeline {
             let cached =
                 if attempt == 0 { self.cache(&asked.stored).peek(&key.namespace, &key.name) } else { None };
             let from_cache = cached.is_some();
-            let live = match cached {
+            let object = match cached {
                 Some(object) => object,
                 None => self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?,
             };
+            let live = Live { object, from_cache };
             match self.change_once(asked, change, &live, dry_run, owned.as_ref(), attempt).await {
                 Ok(Some(response)) => return Ok(response),
                 Ok(None) => {}
@@ -216,21 +223,23 @@ impl Pipeline {
         Err(busy(asked))
     }
 
-    /// One round: `None` if another writer came in between and the change may be repeated.
+    /// One round: `None` if another writer came in between and the change may be repeated, or if nothing would be
+    /// written and the cache, which may be out of date, is all that says so.
     async fn change_once(
         &self,
         asked: &Asked<'_>,
         change: &Change<'_>,
-        live: &Arc<Object>,
+        live: &Live,
         dry_run: bool,
         owned: Option<&(Writer, Ownership)>,
         attempt: u32,
     ) -> Result<Option<Response>, Status> {
+        let Live { object: live, from_cache } = live;
         let catalog = &self.parts.catalog;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
         let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind);
         let (new, mut warnings) = change(&shown)?;
-        self.precondition(asked, &new, live.revision())?;
+        self.precondition(asked, &new, live)?;
         let mut new = catalog.convert(new, &asked.kind, &asked.stored);
         self.prepare_update(asked, &mut new, &old);
         let review = self.review_of(asked, Operation::Update, asked.name, Some(&old), dry_run);
@@ -254,7 +263,11 @@ impl Pipeline {
         if asked.subresource.is_empty() {
             warnings.extend(asked.strategy.warnings(&new));
         }
-        if meta::same(&new, &old) {
+        let same = meta::same(&new, &old);
+        if *from_cache && (same || dry_run) {
+            return Ok(None);
+        }
+        if same {
             let object = self.present(asked, live.clone())?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
@@ -287,8 +300,13 @@ impl Pipeline {
         }
     }
 
-    /// A conflict if the writer named the version that it changes and that is not the present one.
-    fn precondition(&self, asked: &Asked<'_>, new: &Value, present: Revision) -> Result<(), Status> {
+    /// A conflict if the writer named the object or the version that it changes and that is not the present one.
+    fn precondition(&self, asked: &Asked<'_>, new: &Value, live: &Object) -> Result<(), Status> {
+        let (uid, present) = (tree::text(new, &["metadata", "uid"]), live.revision());
+        if !uid.is_empty() && uid != live.meta().uid {
+            let why = super::delete::other_uid(uid, live);
+            return Err(asked.conflict(&why));
+        }
         let version = tree::text(new, &["metadata", "resourceVersion"]);
         if version.is_empty() || version == "0" {
             if asked.strategy.unconditional_update() {
