@@ -1,5 +1,7 @@
-//! Retired versions, converted to the stored one on the way in and back on the way out. Nothing is lost in between: what
-//! the stored version cannot say is kept in annotations.
+//! Versions other than the stored one (retired ones, and the second group of Events), converted on the way in and back
+//! on the way out. Nothing is lost in between: what the stored version cannot say is kept in annotations.
+
+use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
@@ -30,6 +32,7 @@ pub fn storage_version<'a>(group: &'a str, version: &'a str, kind: &str) -> (&'a
     match (group, kind) {
         ("extensions", "Deployment") => ("apps", "v1"),
         ("extensions" | "networking.k8s.io", "Ingress") => ("networking.k8s.io", "v1"),
+        ("events.k8s.io", "Event") => ("", "v1"),
         _ => (group, version),
     }
 }
@@ -73,6 +76,8 @@ pub fn convert(mut object: Value, kind: &str, from: &str, to: &str) -> Value {
     }
     object["apiVersion"] = json!(to);
     match (kind, is_old_ingress(from), is_old_ingress(to)) {
+        ("Event", ..) if from == EVENTS => rename_event(&mut object, |(old, new)| (old, new)),
+        ("Event", ..) if to == EVENTS => rename_event(&mut object, |(old, new)| (new, old)),
         ("Ingress", true, false) => ingress_to_v1(&mut object),
         ("Ingress", false, true) => ingress_from_v1(&mut object),
         ("Deployment", ..) if from == "extensions/v1beta1" => rollback_to_annotation(&mut object),
@@ -80,6 +85,46 @@ pub fn convert(mut object: Value, kind: &str, from: &str, to: &str) -> Value {
         _ => {}
     }
     object
+}
+
+/// The group in which Events have other names for their fields.
+const EVENTS: &str = "events.k8s.io/v1";
+
+/// What `events.k8s.io/v1` and `v1` call the same field. Source: `pkg/apis/events/v1/conversion.go`.
+const EVENT_FIELDS: [(&str, &str); 7] = [
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+fn rename_event(
+    object: &mut Value,
+    way: impl Fn((&'static str, &'static str)) -> (&'static str, &'static str),
+) {
+    let Some(fields) = object.as_object_mut() else { return };
+    for (from, to) in EVENT_FIELDS.map(way) {
+        if let Some(value) = fields.remove(from) {
+            fields.insert(to.to_owned(), value);
+        }
+    }
+}
+
+/// The path in the stored version of a field that selectors of a version name.
+pub fn selectable_path<'a>(group: &str, kind: &str, path: &'a str) -> Cow<'a, str> {
+    match (group, kind, path) {
+        ("events.k8s.io", "Event", "reportingController") => Cow::Borrowed("reportingComponent"),
+        ("events.k8s.io", "Event", _) => match path.strip_prefix("regarding.") {
+            Some(rest) => Cow::Owned(format!("involvedObject.{rest}")),
+            None => Cow::Borrowed(path),
+        },
+        // The field is a structure, and the selector means the component in it.
+        ("", "Event", "source") => Cow::Borrowed("source.component"),
+        _ => Cow::Borrowed(path),
+    }
 }
 
 fn is_old_ingress(api_version: &str) -> bool {
@@ -208,6 +253,25 @@ mod tests {
             json!({"service": {"name": "s", "port": {"number": 80}}})
         );
         assert_eq!(convert(new, "Ingress", "networking.k8s.io/v1", "networking.k8s.io/v1beta1"), old);
+    }
+
+    #[test]
+    fn an_event_is_one_object_in_both_groups() {
+        let new = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "eventTime": "2026-01-01T00:00:00.000000Z",
+            "regarding": {"kind": "Pod", "name": "p"}, "note": "hello", "reportingController": "example.com/c",
+            "reportingInstance": "c-1", "action": "Look", "reason": "Seen", "type": "Normal",
+            "deprecatedSource": {"component": "c"}, "deprecatedFirstTimestamp": "2026-01-01T00:00:00Z",
+            "deprecatedLastTimestamp": "2026-01-02T00:00:00Z", "deprecatedCount": 2});
+        let stored = convert(new.clone(), "Event", "events.k8s.io/v1", "v1");
+        let expected = json!({"apiVersion": "v1", "kind": "Event", "eventTime": "2026-01-01T00:00:00.000000Z",
+            "involvedObject": {"kind": "Pod", "name": "p"}, "message": "hello", "reportingComponent": "example.com/c",
+            "reportingInstance": "c-1", "action": "Look", "reason": "Seen", "type": "Normal",
+            "source": {"component": "c"}, "firstTimestamp": "2026-01-01T00:00:00Z",
+            "lastTimestamp": "2026-01-02T00:00:00Z", "count": 2});
+        assert_eq!(stored, expected);
+        assert_eq!(convert(stored, "Event", "v1", "events.k8s.io/v1"), new);
+        assert_eq!(selectable_path("events.k8s.io", "Event", "regarding.name"), "involvedObject.name");
+        assert_eq!(selectable_path("", "Event", "source"), "source.component");
     }
 
     #[test]

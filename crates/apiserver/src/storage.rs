@@ -2,10 +2,13 @@
 //! version, with `apiVersion`, `kind` and `metadata` first and without `metadata.resourceVersion`, which is the
 //! store's revision and is inserted when the value is read.
 
-use bytes::Bytes;
-use serde_json::{Map, Value};
-
 use api::Object;
+use api::decode::Mode;
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::tree;
+use crate::words::Kind;
 
 /// What precedes the slot for the resourceVersion; the first occurrence, as only two short strings stand before it.
 const METADATA: &[u8] = b"\"metadata\":{";
@@ -62,6 +65,44 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &Value) -> Result<(), serde
     serde_json::to_writer(&mut *out, value)
 }
 
+/// The annotation of an object whose stored value cannot be read: why.
+const UNREADABLE: &str = "skiff.dev/unreadable";
+
+/// Reads a stored value back, whatever it is: what was stored is never out of sight. A value of wrong types takes those
+/// of the schema, as if it were written now; of one that is no object at all there is only its name, and an annotation
+/// that says why, so that it can be seen and deleted. `None`: the key is none of the kind's.
+pub fn read(kind: &Kind, key: &[u8], value: &[u8], revision: i64) -> Option<Object> {
+    match decode(key, value, revision) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            tracing::error!(%error, "stored value read as far as possible");
+            mended(kind, key, value, revision, &error)
+        }
+    }
+}
+
+fn mended(kind: &Kind, key: &[u8], value: &[u8], revision: i64, error: &Unreadable) -> Option<Object> {
+    let prefix = prefix(&kind.group, &kind.plural);
+    let suffix = std::str::from_utf8(key).ok()?.strip_prefix(prefix.as_str())?;
+    let (namespace, name) = suffix.split_once('/').unwrap_or(("", suffix));
+    let tree = serde_json::from_slice(value).ok();
+    let fitted = tree.and_then(|tree| api::decode::value(tree, kind.typed(), Mode::Object).ok());
+    let mut object = match fitted.map(|decoded| decoded.value) {
+        Some(object) if object.is_object() => object,
+        _ => json!({ "metadata": { "annotations": { UNREADABLE: error.to_string() } } }),
+    };
+    let fields = tree::members(&mut object);
+    fields.insert("apiVersion".into(), kind.api_version().into());
+    fields.insert("kind".into(), kind.kind.as_ref().into());
+    let metadata = tree::metadata(&mut object);
+    metadata.insert("name".into(), name.into());
+    if !namespace.is_empty() {
+        metadata.insert("namespace".into(), namespace.into());
+    }
+    metadata.remove("resourceVersion");
+    decode(key, &encode(&object).ok()?, revision).ok()
+}
+
 /// Reads a stored value back: the object at `revision`.
 pub fn decode(key: &[u8], value: &[u8], revision: i64) -> Result<Object, Unreadable> {
     let unreadable = |cause: String| Unreadable { key: String::from_utf8_lossy(key).into_owned(), cause };
@@ -103,9 +144,8 @@ fn splice(value: &[u8], from: usize, to: usize, inserted: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::words::Catalog;
 
     #[test]
     fn the_revision_is_inserted_at_the_objects_own_metadata() {
@@ -132,5 +172,26 @@ mod tests {
         let stored = encode(&json!({ "metadata": {} })).unwrap();
         assert_eq!(decode(b"k", &stored, 5).unwrap().revision(), 5);
         assert!(decode(b"k", b"garbage", 5).is_err());
+    }
+    #[test]
+    fn what_cannot_be_read_is_still_seen() {
+        let kind = Catalog::builtin().storage_of("", "configmaps").unwrap();
+        let key = b"/registry/core/configmaps/default/a";
+        let odd = br#"{"metadata":{"name":"a","labels":{"x":null},"uid":"u"},"data":{"k":null}}"#;
+        let mended = read(&kind, key, odd, 7).unwrap();
+        assert_eq!((mended.revision(), mended.meta().uid.as_str()), (7, "u"));
+        assert_eq!(mended.decode::<Value>().unwrap()["data"], json!({ "k": "" }));
+        for garbage in [&b"garbage"[..], b"[]", b"{}", br#"{"metadata":{"labels":3}}"#] {
+            let stub = read(&kind, key, garbage, 7).unwrap();
+            assert_eq!(stub.key(), api::Key::new("default", "a"));
+            let tree: Value = stub.decode().unwrap();
+            assert_eq!(
+                (&tree["kind"], &tree["metadata"]["resourceVersion"]),
+                (&json!("ConfigMap"), &json!("7"))
+            );
+        }
+        let garbage = read(&kind, key, b"garbage", 7).unwrap().decode::<Value>().unwrap();
+        assert!(garbage["metadata"]["annotations"][UNREADABLE].is_string());
+        assert!(read(&kind, b"/registry/core/pods/default/a", b"garbage", 7).is_none());
     }
 }

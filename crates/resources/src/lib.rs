@@ -27,7 +27,6 @@ pub fn strategies() -> Strategies {
     all.add("", "secrets", config::Secrets);
     all.add("", "serviceaccounts", config::Plain);
     all.add("", "events", config::Events);
-    all.add("events.k8s.io", "events", config::Events);
     all.add("", "endpoints", discovery::Endpoints);
     all.add("discovery.k8s.io", "endpointslices", discovery::EndpointSlices);
     all.add("", "replicationcontrollers", workloads::ReplicationControllers);

@@ -284,6 +284,20 @@ mod tests {
     }
 
     #[test]
+    fn retired_groups_have_no_aliases_and_come_last() {
+        let catalog = Catalog::builtin();
+        let retired: Vec<&Arc<Row>> = catalog.rows().filter(|row| row.deprecation().is_some()).collect();
+        assert!(!retired.is_empty());
+        for row in retired.iter().filter(|row| row.group != row.storage_group) {
+            assert!(row.short_names.is_empty() && row.categories.is_empty(), "{}", row.api_version());
+        }
+        let groups = catalog.groups();
+        let place = |name: &str| groups.iter().position(|group| group.name == name);
+        assert!(place("extensions") > place("apps") && place("extensions") > place("networking.k8s.io"));
+        assert_eq!(place("extensions"), Some(groups.len() - 1));
+    }
+
+    #[test]
     fn a_row_is_replaced_and_removed() {
         let mut catalog = Catalog::builtin();
         let before = catalog.rows().count();

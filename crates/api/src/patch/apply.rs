@@ -123,7 +123,10 @@ pub fn apply<'s, S: Shape<'s>>(
     }
     let mut owners = read(live["metadata"].get("managedFields"));
     let me = Owner::of(writer, true);
-    let last = owners.remove(&me);
+    // Who applies in another version than before is still the same applier.
+    let before =
+        owners.keys().find(|owner| Owner { api_version: me.api_version.clone(), ..(*owner).clone() } == me);
+    let last = before.cloned().and_then(|before| owners.remove(&before));
     let said = stripped(FieldSet::of(&config, shape));
     let mut merged = merge(live.clone(), config, shape);
     if let Some(last) = &last {

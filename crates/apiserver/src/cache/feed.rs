@@ -69,11 +69,8 @@ impl Cache {
             }
             for kv in &page.kvs {
                 let Some(suffix) = self.suffix_of(&kv.key) else { continue };
-                match crate::storage::decode(&kv.key, &kv.value, kv.mod_revision) {
-                    Ok(object) => {
-                        objects.insert(suffix.into(), Arc::new(object));
-                    }
-                    Err(error) => tracing::error!(%error, "object left out"),
+                if let Some(object) = crate::storage::read(&self.kind, &kv.key, &kv.value, kv.mod_revision) {
+                    objects.insert(suffix.into(), Arc::new(object));
                 }
             }
             let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
@@ -95,13 +92,11 @@ impl Cache {
             let revision = event.kv.mod_revision;
             let object = match event.kind {
                 EventKind::Delete => None,
-                EventKind::Put => match crate::storage::decode(&event.kv.key, &event.kv.value, revision) {
-                    Ok(object) => Some(Arc::new(object)),
-                    Err(error) => {
-                        tracing::error!(%error, "change left out");
-                        continue;
-                    }
-                },
+                EventKind::Put => {
+                    let read = crate::storage::read(&self.kind, &event.kv.key, &event.kv.value, revision);
+                    let Some(object) = read else { continue };
+                    Some(Arc::new(object))
+                }
             };
             state.apply(suffix, object, revision);
         }

@@ -17,6 +17,7 @@ pub(crate) use feed::prefix_end;
 pub use state::{Change, Scope};
 pub use stream::{Filter, Start, WatchOptions};
 
+use crate::words::Kind;
 use state::State;
 
 /// How long a read waits for the cache to catch up before it asks the store or gives up.
@@ -24,6 +25,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 
 /// One stored resource's cache.
 pub struct Cache {
+    kind: Kind,
     prefix: String,
     store: Arc<dyn Store>,
     state: Mutex<State>,
@@ -43,10 +45,11 @@ pub struct Snapshot {
 }
 
 impl Cache {
-    /// A cache over everything under `prefix`; [`Cache::feed`] fills it.
-    pub fn new(store: Arc<dyn Store>, prefix: String) -> Arc<Self> {
+    /// A cache over all objects of a stored kind; [`Cache::feed`] fills it.
+    pub fn new(store: Arc<dyn Store>, kind: Kind) -> Arc<Self> {
         let state = Mutex::new(State::default());
-        Arc::new(Self { prefix, store, state, revision: watch::Sender::new(0) })
+        let prefix = crate::storage::prefix(&kind.group, &kind.plural);
+        Arc::new(Self { kind, prefix, store, state, revision: watch::Sender::new(0) })
     }
 
     /// The store's prefix of the resource.

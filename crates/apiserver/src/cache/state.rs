@@ -1,6 +1,6 @@
 //! The cache's data under its lock: objects by key, the ring of changes, and the watchers by what they look at.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -38,6 +38,16 @@ pub enum Scope {
     Name(String),
     /// Objects bound to a node (`spec.nodeName`).
     Node(String),
+    /// Objects with an owner of this uid.
+    Owner(String),
+}
+
+impl Change {
+    /// The uids of the owners that the object has or had; one that it keeps comes twice.
+    pub(super) fn owners(&self) -> impl Iterator<Item = &str> {
+        let versions = [Some(&self.new), self.old.as_ref()].into_iter().flatten();
+        versions.flat_map(|object| &object.meta().owner_references).map(|owner| owner.uid.as_str())
+    }
 }
 
 /// What a watcher has not yet taken.
@@ -170,7 +180,10 @@ impl State {
             None => self.objects.remove(suffix),
         };
         let deleted = object.is_none();
-        let last = || old.as_ref().and_then(|old| crate::storage::with_revision(old, revision).map(Arc::new));
+        let last = || {
+            let old = old.as_ref()?;
+            Some(crate::storage::with_revision(old, revision).map_or_else(|| old.clone(), Arc::new))
+        };
         let Some(new) = object.or_else(last) else { return };
         let change = Arc::new(Change { revision, old, new, deleted });
         self.dispatch(suffix, &change);
@@ -196,6 +209,8 @@ impl State {
         let before = change.old.as_ref().and_then(|old| old.node_name());
         scopes.extend(now.map(|node| Scope::Node(node.to_owned())));
         scopes.extend(before.filter(|_| before != now).map(|node| Scope::Node(node.to_owned())));
+        let owners: BTreeSet<&str> = change.owners().collect();
+        scopes.extend(owners.into_iter().map(|uid| Scope::Owner(uid.to_owned())));
         for scope in scopes {
             for (_, mailbox) in self.watchers.get(&scope).into_iter().flatten() {
                 mailbox.put(change);
@@ -224,5 +239,48 @@ impl State {
     /// The revision that a watcher with this mailbox has been told everything of, if nothing waits in it.
     pub(super) fn told(&self, mailbox: &Mailbox) -> Option<Revision> {
         mailbox.is_empty().then_some(self.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(namespace: &str, name: &str, owner: &str, node: &str) -> Arc<Object> {
+        let object: Value = json!({
+            "metadata": { "namespace": namespace, "name": name, "resourceVersion": "1", "ownerReferences": [{ "uid": owner }] },
+            "spec": { "nodeName": node },
+        });
+        Arc::new(Object::parse(object.to_string().into()).unwrap())
+    }
+
+    #[test]
+    fn a_change_reaches_the_interested_watchers_and_no_other() {
+        let mut state = State::default();
+        let scopes = [
+            Scope::All,
+            Scope::Namespace("a".into()),
+            Scope::Namespace("b".into()),
+            Scope::Name("a/x".into()),
+            Scope::Name("a/y".into()),
+            Scope::Node("n".into()),
+            Scope::Node("m".into()),
+            Scope::Owner("o".into()),
+            Scope::Owner("p".into()),
+        ];
+        let mailboxes: Vec<_> = scopes.iter().map(|scope| state.register(scope).1).collect();
+        let taken = || -> Vec<usize> {
+            let count = |mail| if let Mail::Changes(changes) = mail { changes.len() } else { 0 };
+            mailboxes.iter().map(|mailbox| count(mailbox.take())).collect()
+        };
+        state.apply("a/x", Some(object("a", "x", "o", "n")), 1);
+        assert_eq!(taken(), [1, 1, 0, 1, 0, 1, 0, 1, 0]);
+        // Who loses the object hears of it too, and who keeps it hears once.
+        state.apply("a/x", Some(object("a", "x", "p", "n")), 2);
+        assert_eq!(taken(), [1, 1, 0, 1, 0, 1, 0, 1, 1]);
+        state.apply("a/x", None, 3);
+        assert_eq!(taken(), [1, 1, 0, 1, 0, 1, 0, 0, 1]);
     }
 }

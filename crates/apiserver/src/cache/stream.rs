@@ -81,7 +81,7 @@ impl Cache {
                     let (namespace, name) = match &options.scope {
                         Scope::Namespace(namespace) => (namespace.as_str(), None),
                         Scope::Name(suffix) => ("", Some(suffix.as_str())),
-                        Scope::All | Scope::Node(_) => ("", None),
+                        Scope::All | Scope::Node(_) | Scope::Owner(_) => ("", None),
                     };
                     let objects = match name {
                         Some(suffix) => state.get(suffix).into_iter().collect(),
@@ -176,6 +176,7 @@ fn touches(scope: &Scope, change: &Change) -> bool {
             let node = Some(node.as_str());
             change.new.node_name() == node || change.old.as_ref().is_some_and(|old| old.node_name() == node)
         }
+        Scope::Owner(uid) => change.owners().any(|owner| owner == uid),
     }
 }
 

@@ -47,10 +47,9 @@ fn to_json(content_type: &str, bytes: Bytes) -> Result<Bytes, Status> {
     }
     match media_type(content_type) {
         "application/yaml" | "application/apply-patch+yaml" => {
-            let value: serde_json::Value = serde_yaml_ng::from_slice(&bytes).map_err(|error| {
-                Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
-            })?;
-            serde_json::to_vec(&value).map(Bytes::from).map_err(|error| Status::internal(error.to_string()))
+            let json = api::decode::yaml_to_json(&bytes);
+            json.map(Bytes::from)
+                .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))
         }
         api::protobuf::MEDIA_TYPE => {
             let value = api::protobuf::decode(api::schema::Schema::builtin(), &bytes)?;

@@ -56,9 +56,7 @@ impl Pipeline {
         let path = store_key(stored, key);
         let read = self.parts.store.range(RangeRequest::key(path)).await.map_err(unavailable)?;
         let Some(kv) = read.kvs.first() else { return Ok(None) };
-        let object = storage::decode(&kv.key, &kv.value, kv.mod_revision)
-            .map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Some(Arc::new(object)))
+        Ok(storage::read(stored, &kv.key, &kv.value, kv.mod_revision).map(Arc::new))
     }
 }
 

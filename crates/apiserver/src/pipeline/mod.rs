@@ -5,6 +5,7 @@ mod delete;
 mod meta;
 mod read;
 mod reviews;
+mod scale;
 mod subresource;
 mod tokens;
 mod txn;
@@ -194,7 +195,7 @@ impl Pipeline {
         }
         let mut caches = self.caches.write();
         let fresh = || {
-            let cache = Cache::new(self.parts.store.clone(), prefix.clone());
+            let cache = Cache::new(self.parts.store.clone(), stored.clone());
             self.tasks.spawn(cache.clone().feed());
             cache
         };

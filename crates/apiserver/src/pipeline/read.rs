@@ -91,11 +91,8 @@ impl Pipeline {
             let page =
                 self.parts.store.range(request).await.map_err(|error| expired_page(error, revision))?;
             for kv in &page.kvs {
-                let object = storage::decode(&kv.key, &kv.value, kv.mod_revision)
-                    .map_err(|error| Status::internal(error.to_string()))?;
-                if selectors.matches(&object) {
-                    items.push(Arc::new(object));
-                }
+                let object = storage::read(&asked.stored, &kv.key, &kv.value, kv.mod_revision);
+                items.extend(object.filter(|object| selectors.matches(object)).map(Arc::new));
             }
             let Some(last) = page.kvs.last().filter(|_| page.more) else {
                 return Ok(List { items, revision, continue_token: String::new(), remaining: None });
@@ -184,7 +181,7 @@ impl Pipeline {
     }
 
     fn selectors(&self, asked: &Asked<'_>, options: &ListOptions) -> Result<Selectors, Status> {
-        let selectors = Selectors::parse(&asked.stored, &options.label_selector, &options.field_selector)?;
+        let selectors = Selectors::parse(&asked.kind, &options.label_selector, &options.field_selector)?;
         // A list or watch of one name is a field selector spelled in the path.
         Ok(if asked.name.is_empty() { selectors } else { selectors.named(asked.name) })
     }
@@ -197,6 +194,9 @@ fn scope(asked: &Asked<'_>, selectors: &Selectors) -> Scope {
     }
     if let Some(node) = selectors.node_name() {
         return Scope::Node(node.to_owned());
+    }
+    if let Some(uid) = selectors.owner() {
+        return Scope::Owner(uid.to_owned());
     }
     if asked.namespace.is_empty() { Scope::All } else { Scope::Namespace(asked.namespace.to_owned()) }
 }

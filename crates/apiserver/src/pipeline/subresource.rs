@@ -1,13 +1,13 @@
-//! Subresources other than `status`: scale, binding, eviction, finalize, token.
+//! Subresources other than `status` and `scale`: binding, eviction, finalize, token.
 
 use api::connect::User;
-use api::{Call, DeleteOptions, Key, Object, PatchType, Response, Status, WriteOptions};
+use api::{Call, DeleteOptions, Response, Status, WriteOptions};
 use serde_json::{Value, json};
 
 use super::write::{Change, Ownership, unsaved};
 use super::{Asked, Pipeline};
 use crate::tree;
-use crate::words::{self, Writer};
+use crate::words::Writer;
 
 impl Pipeline {
     pub(super) async fn subresource(&self, asked: &Asked<'_>, call: Call) -> Result<Response, Status> {
@@ -43,7 +43,7 @@ impl Pipeline {
         }
     }
 
-    async fn system_change(
+    pub(super) async fn system_change(
         &self,
         asked: &Asked<'_>,
         change: &Change<'_>,
@@ -51,62 +51,6 @@ impl Pipeline {
     ) -> Result<Response, Status> {
         let owned = self.writer(options, asked).map(|writer: Writer| (writer, Ownership::FromChange));
         self.change(asked, change, options.dry_run, owned).await
-    }
-
-    async fn scale(&self, asked: &Asked<'_>, call: Call) -> Result<Response, Status> {
-        let key = Key::new(asked.namespace, asked.name);
-        let (kind, body, options) = match call {
-            Call::Get { .. } => {
-                let live = self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?;
-                return scale_response(&live, &[]);
-            }
-            Call::Update { body, options } => (None, body, options),
-            Call::Patch { kind, body, options } => (Some(kind), body, options),
-            _ => {
-                let message = "the server does not allow this method on scale";
-                return Err(Status::new(api::Reason::MethodNotAllowed, message));
-            }
-        };
-        let patch = match kind {
-            // A Scale has no lists: the two merge patches are the same for it.
-            Some(PatchType::StrategicMerge) => Some(words::Patch::parse(PatchType::Merge, &body)?),
-            Some(PatchType::Apply) => {
-                return Err(Status::new(
-                    api::Reason::UnsupportedMediaType,
-                    "apply patches of scale are not supported: use a merge patch",
-                ));
-            }
-            Some(kind) => Some(words::Patch::parse(kind, &body)?),
-            None => None,
-        };
-        let change = |live: &Value| {
-            let present = scale_of(live);
-            let wanted = match &patch {
-                Some(patch) => words::patch(&asked.kind, &present, patch)?,
-                None => parse(&body)?,
-            };
-            let replicas = tree::at(&wanted, &["spec", "replicas"]).as_i64().unwrap_or(0);
-            if !(0..=i64::from(i32::MAX)).contains(&replicas) {
-                let errors = [crate::field::FieldError::invalid(
-                    "spec.replicas",
-                    &json!(replicas),
-                    "must be greater than or equal to 0",
-                )];
-                crate::field::check("autoscaling", "Scale", asked.name, &errors)?;
-            }
-            let mut new = live.clone();
-            tree::object(&mut new, "spec").insert("replicas".into(), replicas.into());
-            tree::copy(
-                tree::at(&wanted, &["metadata"]),
-                tree::member(&mut new, "metadata"),
-                "resourceVersion",
-            );
-            Ok((new, Vec::new()))
-        };
-        match self.system_change(asked, &change, &options).await? {
-            Response::Object { object, warnings, .. } => scale_response(&object, &warnings),
-            other => Ok(other),
-        }
     }
 
     async fn bind(&self, asked: &Asked<'_>, body: &[u8], options: &WriteOptions) -> Result<Response, Status> {
@@ -136,7 +80,8 @@ impl Pipeline {
             tree::object(&mut new, "spec").insert("nodeName".into(), node.clone().into());
             for (name, value) in annotations.as_object().into_iter().flatten() {
                 let metadata = tree::member(&mut new, "metadata");
-                tree::object(metadata, "annotations").insert(name.clone(), value.clone());
+                let text = value.as_str().unwrap_or_default();
+                tree::object(metadata, "annotations").insert(name.clone(), text.into());
             }
             set_scheduled(&mut new, &now);
             Ok((new, Vec::new()))
@@ -191,31 +136,6 @@ fn set_scheduled(pod: &mut Value, now: &str) {
         list.retain(|known| tree::text(known, &["type"]) != "PodScheduled");
         list.push(condition);
     }
-}
-
-/// An object's `autoscaling/v1` Scale.
-fn scale_of(object: &Value) -> Value {
-    let metadata = tree::at(object, &["metadata"]);
-    let mut kept = serde_json::Map::new();
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        if let Some(value) = metadata.get(field) {
-            kept.insert(field.to_owned(), value.clone());
-        }
-    }
-    let mut status = json!({ "replicas": tree::at(object, &["status", "replicas"]).as_i64().unwrap_or(0) });
-    let selector = words::selector_text(tree::at(object, &["spec", "selector"]));
-    if !selector.is_empty() {
-        status["selector"] = selector.into();
-    }
-    json!({
-        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept,
-        "spec": { "replicas": tree::at(object, &["spec", "replicas"]).as_i64().unwrap_or(0) }, "status": status,
-    })
-}
-
-fn scale_response(object: &Object, warnings: &[String]) -> Result<Response, Status> {
-    let tree: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
-    Ok(Response::Object { object: unsaved(&scale_of(&tree))?, created: false, warnings: warnings.to_vec() })
 }
 
 /// The node that a user is, if it is one.

@@ -229,33 +229,45 @@ pub fn selector_text(selector: &Value) -> String {
     parts.join(",")
 }
 
+/// The field that selects dependents: Skiff's own, on every kind, as controllers watch what they made by it.
+const OWNER: &str = "metadata.ownerReferences.uid";
+
 /// Label and field selectors, and a name that the path gave.
 #[derive(Debug, Clone, Default)]
 pub struct Selectors {
     labels: LabelSelector,
     fields: FieldSelector,
+    /// An object has any number of owners, of which one must be this.
+    owner: Option<String>,
     /// Whether terms besides those on the head's fields need the whole object.
     deep: bool,
 }
 
 impl Selectors {
-    /// Parses both; a field that the kind does not offer is refused.
+    /// Parses both, as the kind in the version asked for spells them, for objects of the stored version; a field that
+    /// the kind does not offer is refused.
     pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Status> {
-        let selectors = Self {
-            labels: LabelSelector::parse(labels)?,
-            fields: FieldSelector::parse(fields)?,
-            deep: false,
-        };
-        let head = |path: &str| matches!(path, "metadata.name" | "metadata.namespace" | "spec.nodeName");
-        for term in &selectors.fields.terms {
+        let labels = LabelSelector::parse(labels)?;
+        let mut fields = FieldSelector::parse(fields)?;
+        for term in &mut fields.terms {
             let offered = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
+                || (term.path == OWNER && term.equal)
                 || kind.selectable_fields.iter().any(|field| *field == term.path);
             if !offered {
                 return Err(Status::bad_request(format!("field label not supported: {}", term.path)));
             }
+            term.path = api::conversion::selectable_path(&kind.group, &kind.kind, &term.path).into_owned();
         }
-        let deep = selectors.fields.terms.iter().any(|term| !head(&term.path));
-        Ok(Self { deep, ..selectors })
+        let mut owner = None;
+        fields.terms.retain(|term| {
+            if term.path == OWNER {
+                owner = Some(term.value.clone());
+            }
+            term.path != OWNER
+        });
+        let head = |path: &str| matches!(path, "metadata.name" | "metadata.namespace" | "spec.nodeName");
+        let deep = fields.terms.iter().any(|term| !head(&term.path));
+        Ok(Self { labels, fields, owner, deep })
     }
 
     /// Only the object with a name.
@@ -268,12 +280,14 @@ impl Selectors {
 
     /// Whether everything matches.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
+        self.labels.is_empty() && self.fields.is_empty() && self.owner.is_none()
     }
 
     /// Whether an object matches.
     pub fn matches(&self, object: &Object) -> bool {
-        if !self.labels.matches(&object.meta().labels) {
+        let owners = &object.meta().owner_references;
+        let owned = self.owner.as_ref().is_none_or(|uid| owners.iter().any(|owner| owner.uid == *uid));
+        if !owned || !self.labels.matches(&object.meta().labels) {
             return false;
         }
         if !self.deep {
@@ -294,6 +308,11 @@ impl Selectors {
     /// The one name selected.
     pub fn name(&self) -> Option<&str> {
         self.fields.exact("metadata.name")
+    }
+
+    /// The uid of the one owner selected.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
     }
 
     /// The one node selected.

@@ -111,3 +111,40 @@ async fn a_token_ends_with_its_account() {
     assert!(cluster.call(&accounts, "default", "", "", list).await.is_ok());
     assert!(cluster.pipeline.authenticate_token(token, &[]).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn an_event_is_seen_through_both_groups() {
+    let cluster = Cluster::start().await;
+    let (core, group) = (resource("", "v1", "events"), resource("events.k8s.io", "v1", "events"));
+    let event = json!({
+        "metadata": { "name": "e", "namespace": "default" }, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "regarding": { "kind": "Pod", "name": "p", "namespace": "default" }, "note": "hello", "type": "Normal",
+        "reason": "Seen", "action": "Look", "reportingController": "example.com/c", "reportingInstance": "c-1",
+    });
+    let made = cluster.create(&group, "default", event).await.unwrap();
+    assert_eq!((&made["apiVersion"], &made["note"]), (&json!("events.k8s.io/v1"), &json!("hello")));
+    let seen = cluster.get(&core, "default", "e").await.unwrap();
+    assert_eq!((&seen["apiVersion"], &seen["message"]), (&json!("v1"), &json!("hello")));
+    assert_eq!(seen["metadata"]["uid"], made["metadata"]["uid"]);
+    for (events, selector) in [
+        (&core, "involvedObject.name=p,reportingComponent=example.com/c"),
+        (&group, "regarding.name=p,reportingController=example.com/c"),
+    ] {
+        let options = api::ListOptions { field_selector: selector.into(), ..api::ListOptions::default() };
+        let list = cluster.call(events, "default", "", "", api::Call::List(options)).await;
+        let Ok(api::Response::List(list)) = list else { panic!("no list") };
+        assert_eq!(list.items.len(), 1, "{selector}");
+    }
+    let legacy = json!({
+        "metadata": { "name": "old", "namespace": "default" }, "involvedObject": { "namespace": "default" },
+        "source": { "component": "kubelet" }, "count": 3,
+    });
+    cluster.create(&core, "default", legacy).await.unwrap();
+    let old = cluster.get(&group, "default", "old").await.unwrap();
+    assert_eq!(
+        (&old["deprecatedCount"], &old["deprecatedSource"]["component"]),
+        (&json!(3), &json!("kubelet"))
+    );
+    cluster.delete(&group, "default", "e", DeleteOptions::default()).await.unwrap();
+    assert_eq!(cluster.get(&core, "default", "e").await.unwrap_err().reason, Reason::NotFound);
+}

@@ -2,7 +2,7 @@
 
 use api::{Call, DeleteOptions, ListOptions, PatchType, Response, WatchEventKind, WatchStream};
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, options, resource};
 
@@ -87,4 +87,25 @@ async fn pages_are_of_one_revision() {
     }
     assert_eq!(names, ["a", "b", "c", "d", "e"]);
     assert!(revisions.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[tokio::test]
+async fn dependents_are_watched_by_their_owner() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    let selected =
+        ListOptions { field_selector: "metadata.ownerReferences.uid=u1".into(), ..ListOptions::default() };
+    let (mut stream, mut pending) = (watch(&cluster, "", selected.clone()).await, Vec::new());
+    let owner = |uid: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": uid });
+    let make = |name: &str, owners: Value| json!({ "metadata": { "name": name, "ownerReferences": owners } });
+    cluster.create(&maps, "default", make("a", json!([owner("u2")]))).await.unwrap();
+    cluster.create(&maps, "default", make("b", json!([owner("u2"), owner("u1")]))).await.unwrap();
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Added, "b".into()));
+    let Ok(Response::List(list)) = cluster.call(&maps, "", "", "", Call::List(selected)).await else {
+        panic!("no list");
+    };
+    assert_eq!(list.items.len(), 1);
+    let orphan = json!({ "metadata": { "ownerReferences": null } });
+    cluster.patch(&maps, ("default", "b", ""), PatchType::Merge, orphan, options()).await.unwrap();
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Deleted, "b".into()));
 }
