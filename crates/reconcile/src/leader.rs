@@ -230,7 +230,8 @@ mod tests {
                 }
                 (Call::Update { body, .. }, Some((version, _))) => {
                     let lease: Value = serde_json::from_slice(&body).unwrap();
-                    if lease["metadata"]["resourceVersion"] != version.to_string() {
+                    let named = lease["metadata"]["resourceVersion"].as_str();
+                    if named.and_then(|text| text.parse().ok()) != Some(version) {
                         return Err(Status::conflict("coordination.k8s.io", "leases", "l", "modified"));
                     }
                     Ok(self.put(lease))
