@@ -76,7 +76,11 @@ pub fn kubeconfig(instance: &Instance) -> Result<PathBuf> {
             })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("instance {:?} was never started here; start it with: {}", instance.name, instance.up())
+            bail!(
+                "instance {:?} was never started here; start it with: {}",
+                instance.name,
+                instance.command("up")
+            )
         }
         Err(error) => Err(error).with_context(|| format!("read {}", own.display())),
     }

@@ -61,7 +61,11 @@ pub fn kubeconfig(instance: &Instance) -> Result<()> {
         Ok(text) => text,
         Err(error) => match error.kind() {
             ErrorKind::NotFound => {
-                bail!("instance {:?} was never started here; start it with: {}", instance.name, instance.up())
+                bail!(
+                    "instance {:?} was never started here; start it with: {}",
+                    instance.name,
+                    instance.command("up")
+                )
             }
             ErrorKind::PermissionDenied => bail!("{} may be read by root only; use sudo", path.display()),
             _ => return Err(error).with_context(|| format!("read {}", path.display())),

@@ -121,13 +121,17 @@ impl Instance {
             bail!("{} may be read by root only; use sudo", self.run_dir.display());
         }
         self.running().with_context(|| {
-            format!("no instance {:?} is running here; start it with: {}", self.name, self.up())
+            format!("no instance {:?} is running here; start it with: {}", self.name, self.command("up"))
         })
     }
 
-    /// The command that starts it.
-    pub fn up(&self) -> String {
-        if self.name == DEFAULT_NAME { "skiff up".into() } else { format!("skiff up --name {}", self.name) }
+    /// The command line of a verb for this instance.
+    pub fn command(&self, verb: &str) -> String {
+        if self.name == DEFAULT_NAME {
+            format!("skiff {verb}")
+        } else {
+            format!("skiff {verb} --name {}", self.name)
+        }
     }
 }
 

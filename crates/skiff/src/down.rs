@@ -29,7 +29,7 @@ pub(crate) struct DownArgs {
 /// Runs `down`.
 pub(crate) fn run(args: &DownArgs, instance: &Instance) -> Result<u8> {
     if !rustix::process::geteuid().is_root() {
-        bail!("skiff down needs root. Run: sudo skiff down");
+        bail!("skiff down needs root. Run: sudo {}", instance.command("down"));
     }
     let kubeconfig =
         instance.running().and_then(|running| Some(running.settings["--kubeconfig"].as_str()?.to_owned()));

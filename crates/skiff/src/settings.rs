@@ -85,10 +85,13 @@ impl UpArgs {
         if !valid {
             bail!("node name {node_name:?} is not a DNS name; give another one with --node-name");
         }
+        let kubeconfig = self.kubeconfig.clone().or(file.kubeconfig).or_else(default_kubeconfig);
+        let kubeconfig = kubeconfig.filter(|path| !path.as_os_str().is_empty());
+        let kubeconfig = kubeconfig.map(std::path::absolute).transpose().context("path of the kubeconfig")?;
         let derived = derived_port(&instance.name);
         let default = instance.name == DEFAULT_NAME;
         Ok(Settings {
-            kubeconfig: self.kubeconfig.clone().or(file.kubeconfig).or_else(default_kubeconfig),
+            kubeconfig,
             address: self.address.or(file.address),
             node_name,
             api_port: self.api_port.or(file.api_port).unwrap_or(if default { 6443 } else { derived }),
@@ -157,6 +160,14 @@ mod tests {
         let other = args.resolve(instance("demo")).unwrap();
         assert_ne!(other.api_port, 6443);
         assert_eq!(other.node_port, other.api_port + 1);
+    }
+
+    #[test]
+    fn a_relative_kubeconfig_is_that_of_the_working_directory() {
+        let args =
+            UpArgs { kubeconfig: Some("config".into()), node_name: Some("n".into()), ..UpArgs::default() };
+        let settings = args.resolve(instance("x")).unwrap();
+        assert_eq!(settings.kubeconfig, Some(std::env::current_dir().unwrap().join("config")));
     }
 
     #[test]

@@ -32,8 +32,10 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
     }
     if args.foreground {
         if args.report {
-            // A session of its own: the terminal's hang-up and Ctrl-C are not the daemon's.
+            // A session of its own: the terminal's hang-up and Ctrl-C are not the daemon's. And no directory of the
+            // user's is held; what the settings name is absolute by now.
             rustix::process::setsid().context("leave the terminal's session")?;
+            std::env::set_current_dir("/").context("leave the working directory")?;
         }
         let reporter = if args.report { Reporter::Parent } else { Reporter::Terminal };
         return crate::daemon::run(settings, reporter).map(|()| 0);
@@ -50,8 +52,9 @@ fn same_settings(running: &Running, wanted: &Settings) -> Result<()> {
         let has = running.settings.get(&flag).and_then(|value| value.as_str()).unwrap_or_default();
         if has != value {
             bail!(
-                "instance {:?} is already running with {flag} {has:?}, not {value:?}; stop it first with: skiff down",
-                wanted.instance.name
+                "instance {:?} is already running with {flag} {has:?}, not {value:?}; stop it first with: {}",
+                wanted.instance.name,
+                wanted.instance.command("down")
             );
         }
     }
@@ -75,7 +78,6 @@ fn start(log: &Path) -> Result<Child> {
     Command::new(program)
         .args(std::env::args_os().skip(1))
         .args(["--foreground", "--report"])
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(file)
