@@ -1,7 +1,7 @@
 //! Services and their endpoint slices as the API server has them, joined: what proxy and drain read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use api::{Key, Object};
@@ -49,7 +49,10 @@ impl Catalog {
                 touched.insert(old);
             }
             if let Some(new) = new {
-                let slice = change.new.as_ref().and_then(decode).map(Arc::new);
+                let slice = change.new.as_ref().and_then(|object| {
+                    let slice: EndpointSlice = decode(object)?;
+                    Some(Arc::new(EndpointSlice { revision: object.revision(), ..slice }))
+                });
                 self.set_slice(&new, &change.key.name, slice);
                 touched.insert(new);
             }
@@ -65,6 +68,32 @@ impl Catalog {
     /// Whether a Service has this address among its endpoints, ready or not.
     pub fn is_endpoint(&self, address: Ipv4Addr) -> bool {
         self.by_endpoint.contains_key(&address)
+    }
+
+    /// The newest revision of a slice that names this address.
+    pub fn named_at(&self, address: Ipv4Addr) -> Option<i64> {
+        self.slices_naming(address).map(|(_, slice)| slice.revision).max()
+    }
+
+    /// Where an endpoint is reached by Services that have an address of their own.
+    pub fn served_at(&self, address: Ipv4Addr) -> BTreeSet<SocketAddrV4> {
+        let balanced = |entry: &Entry| {
+            let service = entry.service.as_ref();
+            let ip = service.and_then(|service| service.spec.cluster_ip.as_deref());
+            ip.is_some_and(|ip| ip.parse::<Ipv4Addr>().is_ok())
+        };
+        self.slices_naming(address)
+            .filter(|(entry, _)| balanced(entry))
+            .flat_map(|(_, slice)| slice.ports.iter().filter_map(|port| port.port))
+            .map(|port| SocketAddrV4::new(address, port))
+            .collect()
+    }
+
+    fn slices_naming(&self, address: Ipv4Addr) -> impl Iterator<Item = (&Entry, &Arc<EndpointSlice>)> {
+        self.by_endpoint.get(&address).into_iter().flatten().filter_map(|(service, name)| {
+            let entry = self.entries.get(service)?;
+            Some((entry, entry.slices.get(name)?))
+        })
     }
 
     fn set_service(&mut self, key: &Key, service: Option<Arc<Service>>) {

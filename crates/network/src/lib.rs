@@ -11,6 +11,7 @@ pub mod drain;
 pub mod host;
 pub mod ipam;
 pub mod objects;
+pub mod peers;
 pub mod proxy;
 pub mod ranges;
 pub mod routes;

@@ -117,6 +117,9 @@ pub struct EndpointSlice {
     /// Ports that every endpoint has.
     #[serde(deserialize_with = "null_is_empty")]
     pub ports: Vec<EndpointPort>,
+    /// The revision of the object that this was read from.
+    #[serde(skip)]
+    pub revision: i64,
 }
 
 /// An endpoint.

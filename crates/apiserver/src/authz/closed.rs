@@ -67,7 +67,7 @@ const GRANTS: &[Grant] = &[
     to(Group(names::NODES), &["create", "update", "patch"], &["", "events.k8s.io"], &["events"]),
     to(
         Group(names::NODES),
-        &["get", "create", "update", "patch", "delete"],
+        &["get", "list", "watch", "create", "update", "patch", "delete"],
         &["coordination.k8s.io"],
         &["leases"],
     ),

@@ -36,6 +36,8 @@ pub struct View {
 struct Programmed {
     state: Option<State>,
     settled: bool,
+    /// Whether a first transaction has made the kernel's table this process's own.
+    complete: bool,
 }
 
 impl Default for View {
@@ -50,7 +52,13 @@ impl View {
         read(&self.catalog.read())
     }
 
-    /// Whether new connections may be sent to this address: also while nothing is known yet.
+    /// Whether what this process knows is what the kernel does: before, an earlier process's table is in force.
+    pub fn is_complete(&self) -> bool {
+        self.programmed.read().complete
+    }
+
+    /// Whether new connections may be sent to this address by right: also while nothing is known yet. An address that
+    /// terminates and is used for want of a better one does not count.
     pub fn sends_to(&self, address: Ipv4Addr) -> bool {
         let programmed = self.programmed.read();
         !programmed.settled || programmed.state.as_ref().is_none_or(|state| state.sends_to(address))
@@ -185,7 +193,7 @@ impl Component for Proxy {
         }
         *self.view.catalog.write() = Catalog::default();
         *self.view.programmed.write() =
-            Programmed { state: Some(State::new(self.fixed.node_pods)), settled: false };
+            Programmed { state: Some(State::new(self.fixed.node_pods)), settled: false, complete: false };
         let mut ops = fixed(&self.fixed);
         let mut first = true;
         loop {
@@ -208,7 +216,11 @@ impl Component for Proxy {
             ops.extend(changes);
             self.apply(std::mem::take(&mut ops)).await?;
             self.forget(stale).await?;
-            self.view.programmed.write().settled = true;
+            {
+                let mut programmed = self.view.programmed.write();
+                programmed.settled = true;
+                programmed.complete = true;
+            }
             self.view.revision.send_replace(revision);
             if first {
                 first = false;

@@ -45,6 +45,9 @@ pub struct Group {
     pub frontends: Vec<Frontend>,
     /// Who serves them, sorted.
     pub endpoints: Vec<SocketAddrV4>,
+    /// Those of them that terminate: they are sent connections for want of others, or because the Service publishes
+    /// whoever is there.
+    pub leaving: BTreeSet<SocketAddrV4>,
     /// How long a client keeps its endpoint, in seconds.
     pub affinity_s: Option<u32>,
     /// What happens without endpoints.
@@ -80,15 +83,16 @@ fn port_groups(
         configured.and_then(|client| client.timeout_seconds).unwrap_or(AFFINITY_DEFAULT_S).max(1)
     });
     let name = format!("{}/{protocol}/{}", port.name.as_deref().unwrap_or_default(), port.port);
-    let group = |suffix: &str, frontends: Vec<Frontend>, endpoints: &[SocketAddrV4], if_empty| Group {
+    let group = |suffix: &str, frontends: Vec<Frontend>, chosen: &Chosen, if_empty| Group {
         name: format!("{name}{suffix}"),
         frontends,
-        endpoints: endpoints.to_vec(),
+        endpoints: chosen.endpoints.iter().copied().collect(),
+        leaving: chosen.leaving.clone(),
         affinity_s,
         if_empty,
     };
     // Without any endpoint both policies tell the client; with some elsewhere, `Local` stays silent.
-    let if_not_local = if all.is_empty() { IfEmpty::Reject } else { IfEmpty::Drop };
+    let if_not_local = if all.endpoints.is_empty() { IfEmpty::Reject } else { IfEmpty::Drop };
 
     let published = published(service).into_iter().map(Some).map(|address| (address, port.port));
     let node_port = port.node_port.filter(|port| *port != 0).map(|port| (None, port));
@@ -118,10 +122,17 @@ fn published(service: &Service) -> BTreeSet<Ipv4Addr> {
     balancers.chain(external).filter_map(|ip| ip.parse().ok()).collect()
 }
 
+/// The endpoints that new connections go to, and those of them that terminate.
+#[derive(Default)]
+struct Chosen {
+    endpoints: BTreeSet<SocketAddrV4>,
+    leaving: BTreeSet<SocketAddrV4>,
+}
+
 /// The endpoints of a port that new connections go to: those that are ready; if none is, those that terminate and
 /// still serve. With `node`, of that node only.
-fn endpoints(slices: &[EndpointSlice], port: &ServicePort, node: Option<&str>) -> Vec<SocketAddrV4> {
-    let mut ready = BTreeSet::new();
+fn endpoints(slices: &[EndpointSlice], port: &ServicePort, node: Option<&str>) -> Chosen {
+    let mut ready = Chosen::default();
     let mut terminating = BTreeSet::new();
     for slice in slices.iter().filter(|slice| slice.address_type.as_deref().unwrap_or("IPv4") == "IPv4") {
         let Some(target) = slice.port(port.name.as_deref().unwrap_or_default(), port.protocol.as_deref())
@@ -133,16 +144,26 @@ fn endpoints(slices: &[EndpointSlice], port: &ServicePort, node: Option<&str>) -
                 continue;
             }
             let into = match (endpoint.is_ready(), endpoint.is_serving(), endpoint.is_terminating()) {
-                (true, ..) => &mut ready,
+                (true, ..) => &mut ready.endpoints,
                 (false, true, true) => &mut terminating,
                 _ => continue,
             };
             // All addresses of an endpoint are the same endpoint; upstream uses the first.
-            let address = endpoint.addresses.first().and_then(|address| address.parse().ok());
-            into.extend(address.map(|address| SocketAddrV4::new(address, target)));
+            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) else {
+                continue;
+            };
+            let at = SocketAddrV4::new(address, target);
+            into.insert(at);
+            if endpoint.is_ready() && endpoint.is_terminating() {
+                ready.leaving.insert(at);
+            }
         }
     }
-    if ready.is_empty() { terminating } else { ready }.into_iter().collect()
+    if ready.endpoints.is_empty() {
+        Chosen { leaving: terminating.clone(), endpoints: terminating }
+    } else {
+        ready
+    }
 }
 
 fn protocol(name: Option<&str>) -> u8 {
@@ -187,8 +208,17 @@ mod tests {
             slice(json!([named("10.42.0.2", "n1", false, true), named("10.42.0.3", "n1", true, false)]));
         let found = groups(&service, &[both], "n1");
         assert_eq!(found[0].endpoints, ["10.42.0.3:8080".parse().unwrap()]);
+        assert!(found[0].leaving.is_empty());
         let last = slice(json!([named("10.42.0.2", "n1", false, true)]));
-        assert_eq!(groups(&service, &[last], "n1")[0].endpoints, ["10.42.0.2:8080".parse().unwrap()]);
+        let found = groups(&service, &[last], "n1");
+        assert_eq!(found[0].endpoints, ["10.42.0.2:8080".parse().unwrap()]);
+        assert_eq!(found[0].leaving.len(), 1);
+        // `publishNotReadyAddresses`: ready whatever happens, and leaving all the same.
+        let published =
+            slice(json!([named("10.42.0.2", "n1", true, true), named("10.42.0.3", "n1", true, false)]));
+        let found = groups(&service, &[published], "n1");
+        assert_eq!(found[0].endpoints.len(), 2);
+        assert_eq!(found[0].leaving, ["10.42.0.2:8080".parse().unwrap()].into());
     }
 
     #[test]

@@ -55,6 +55,8 @@ struct Balanced {
     number: u32,
     /// By index.
     endpoints: Vec<SocketAddrV4>,
+    /// Those of them that terminate.
+    leaving: BTreeSet<SocketAddrV4>,
     kept: bool,
 }
 
@@ -71,7 +73,7 @@ pub struct State {
     waiting: BTreeSet<Key>,
     /// How many groups use an address of this node's pods.
     hairpin: HashMap<Ipv4Addr, usize>,
-    /// How many groups send new connections to an endpoint.
+    /// How many endpoints with this address get new connections and do not terminate.
     in_use: HashMap<Ipv4Addr, usize>,
 }
 
@@ -90,7 +92,8 @@ impl State {
         }
     }
 
-    /// Whether new connections are sent to this address.
+    /// Whether new connections are sent to this address by right: not only because it is the last that serves, and
+    /// terminates.
     pub fn sends_to(&self, address: Ipv4Addr) -> bool {
         self.in_use.contains_key(&address)
     }
@@ -120,6 +123,7 @@ impl State {
             let now = Balanced {
                 number,
                 endpoints: ordered(&before.endpoints, &group.endpoints),
+                leaving: group.leaving.clone(),
                 kept: group.affinity_s.is_some(),
             };
             self.diff_endpoints(&before, &now, batch);
@@ -178,6 +182,13 @@ impl State {
         }
         let (old, new): (BTreeSet<_>, BTreeSet<_>) =
             (before.endpoints.iter().collect(), now.endpoints.iter().collect());
+        let (stayed, stay): (BTreeSet<_>, BTreeSet<_>) = (before.staying().collect(), now.staying().collect());
+        for gone in stayed.difference(&stay) {
+            count_down(&mut self.in_use, *gone.ip());
+        }
+        for fresh in stay.difference(&stayed) {
+            *self.in_use.entry(*fresh.ip()).or_insert(0) += 1;
+        }
         let kept = |at: &SocketAddrV4| [&now.number.to_ne_bytes()[..], &endpoint(at)].concat();
         for gone in &old {
             if before.kept && !(now.kept && new.contains(gone)) {
@@ -198,7 +209,6 @@ impl State {
     }
 
     fn used(&mut self, address: Ipv4Addr, batch: &mut Batch) {
-        *self.in_use.entry(address).or_insert(0) += 1;
         if self.node_pods.contains(&address) {
             let count = self.hairpin.entry(address).or_insert(0);
             *count += 1;
@@ -209,10 +219,16 @@ impl State {
     }
 
     fn unuse(&mut self, address: Ipv4Addr, batch: &mut Batch) {
-        count_down(&mut self.in_use, address);
         if self.node_pods.contains(&address) && count_down(&mut self.hairpin, address) {
             batch.remove(HAIRPIN, [address.octets(), address.octets()].concat());
         }
+    }
+}
+
+impl Balanced {
+    /// The endpoints that do not terminate.
+    fn staying(&self) -> impl Iterator<Item = &SocketAddrV4> {
+        self.endpoints.iter().filter(|at| !self.leaving.contains(at))
     }
 }
 

@@ -2,32 +2,51 @@
 
 use std::time::{Duration, Instant};
 
-use network::drain::DataPath;
+use network::peers::PROGRAMMED;
 use reconcile::ports::{Drain as _, PodRef};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::namespaces::read_greeting;
-use crate::world::in_world;
+use crate::world::{Pod, World, in_world};
 
-const BOUND: Duration = Duration::from_secs(10);
+/// Far longer than anything here takes: who is released later than half of it was released by the bound only.
+const BOUND: Duration = Duration::from_secs(60);
+
+fn port() -> Value {
+    json!({"name": "http", "port": 8080, "protocol": "TCP"})
+}
+
+fn spec() -> Value {
+    json!({"clusterIP": "10.43.0.7", "ports": [{"name": "http", "port": 80}]})
+}
+
+fn reference(pod: &Pod) -> PodRef {
+    PodRef {
+        namespace: "default".into(),
+        name: "pod".into(),
+        uid: "1".into(),
+        addresses: vec![pod.address.into()],
+    }
+}
+
+/// Whether `released` waits while everything that was told so far is programmed.
+async fn waits(world: &World, released: &mut (impl Future<Output = ()> + Unpin)) -> bool {
+    tokio::select! { biased;
+        () = released => false,
+        () = world.settled() => true,
+    }
+}
 
 #[test]
 fn a_pod_is_released_when_its_last_connection_ends() {
     in_world(|world| async move {
-        let drain = DataPath::new(world.view.clone(), world.handles.clone()).unwrap();
+        let drain = world.drain();
         let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
         a.ns.serve_tcp(8080, "a");
         b.ns.serve_tcp(8080, "b");
-        let port = json!({"name": "http", "port": 8080, "protocol": "TCP"});
-        let spec = json!({"clusterIP": "10.43.0.7", "ports": [{"name": "http", "port": 80}]});
-        let pod = PodRef {
-            namespace: "default".into(),
-            name: "a".into(),
-            uid: "1".into(),
-            addresses: vec![a.address.into()],
-        };
+        let (port, pod) = (port(), reference(&a));
         assert!(!drain.serves(&pod));
-        world.service("web", spec, None).await;
+        world.service("web", spec(), None).await;
         world.endpoints("web", &port, &[(&a, true)]).await;
         assert!(drain.serves(&pod));
         let mut kept = client.ns.connect("10.43.0.7:80").unwrap();
@@ -35,19 +54,10 @@ fn a_pod_is_released_when_its_last_connection_ends() {
 
         let released = drain.released(&pod, BOUND);
         tokio::pin!(released);
-        let pending = |_| "still serving";
-        // It serves new connections: nothing is released.
-        let outcome = tokio::select! { biased;
-        () = &mut released => "released",
-        held = async { world.settled().await; pending(()) } => held };
-        assert_eq!(outcome, "still serving");
+        assert!(waits(&world, &mut released).await, "released while it serves new connections");
         world.endpoints("web", &port, &[(&a, false), (&b, true)]).await;
         assert_eq!(client.ns.ask("10.43.0.7:80").unwrap().server, "b");
-        // The kept connection holds it.
-        let outcome = tokio::select! { biased;
-        () = &mut released => "released",
-        held = async { world.settled().await; pending(()) } => held };
-        assert_eq!(outcome, "still serving");
+        assert!(waits(&world, &mut released).await, "released with a connection open");
         let start = Instant::now();
         drop(kept);
         released.await;
@@ -57,11 +67,93 @@ fn a_pod_is_released_when_its_last_connection_ends() {
 
         // Nobody is connected: at once. A connection that stays: at the bound.
         drain.released(&pod, BOUND).await;
-        let pod = PodRef { addresses: vec![b.address.into()], ..pod.clone() };
+        let pod = reference(&b);
         let _stays = client.ns.connect("10.43.0.7:80").unwrap();
         world.endpoints("web", &port, &[(&a, true), (&b, false)]).await;
         let start = Instant::now();
         drain.released(&pod, Duration::from_millis(300)).await;
         assert!(start.elapsed() >= Duration::from_millis(300));
+    });
+}
+
+#[test]
+fn the_last_endpoint_waits_for_its_connections_and_for_nothing_else() {
+    in_world(|world| async move {
+        let drain = world.drain();
+        let (a, client) = (world.pod("a"), world.pod("client"));
+        a.ns.serve_tcp(8080, "a");
+        world.service("web", spec(), None).await;
+        world.endpoints("web", &port(), &[(&a, true)]).await;
+        let mut kept = client.ns.connect("10.43.0.7:80").unwrap();
+        read_greeting(&mut kept).unwrap();
+        let pod = reference(&a);
+        let released = drain.released(&pod, BOUND);
+        tokio::pin!(released);
+        assert!(waits(&world, &mut released).await, "released before its endpoint is marked");
+        world.endpoints("web", &port(), &[(&a, false)]).await;
+        // For want of others it serves on.
+        assert_eq!(client.ns.ask("10.43.0.7:80").unwrap().server, "a");
+        assert!(waits(&world, &mut released).await, "released with a connection open");
+        let start = Instant::now();
+        drop(kept);
+        released.await;
+        drain.released(&pod, BOUND).await;
+        assert!(start.elapsed() < BOUND / 2, "only the bound released it");
+    });
+}
+
+#[test]
+fn other_nodes_are_waited_for_until_they_report() {
+    in_world(|world| async move {
+        let drain = world.drain();
+        let (a, b) = (world.pod("a"), world.pod("b"));
+        world.service("web", spec(), None).await;
+        let report = |revision: Option<i64>| {
+            let annotations = revision.map_or_else(|| json!({}), |at| json!({PROGRAMMED: at.to_string()}));
+            let renewed = reconcile::time::micros(jiff::Timestamp::now());
+            world.api.put(
+                "leases",
+                json!({
+                    "metadata": {"name": "n2", "namespace": "kube-node-lease", "annotations": annotations},
+                    "spec": {"renewTime": renewed, "leaseDurationSeconds": 3600},
+                }),
+            );
+        };
+        report(None);
+        world.endpoints("web", &port(), &[(&a, false), (&b, true)]).await;
+        let slices = *world.view.revision().borrow();
+        let pod = reference(&a);
+        let released = drain.released(&pod, BOUND);
+        tokio::pin!(released);
+        assert!(waits(&world, &mut released).await, "released before the other node reported");
+        report(Some(1));
+        assert!(waits(&world, &mut released).await, "released on a report of an older state");
+        let start = Instant::now();
+        report(Some(slices));
+        released.await;
+        assert!(start.elapsed() < BOUND / 2, "only the bound released it");
+    });
+}
+
+#[test]
+fn a_client_that_uses_its_port_again_finds_another_endpoint() {
+    in_world(|world| async move {
+        let drain = world.drain();
+        let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+        a.ns.serve_tcp(8080, "a");
+        b.ns.serve_tcp(8080, "b");
+        client.ns.run(|| {
+            // One port, free again as soon as its connection has ended: as after a minute for any client, while the
+            // tracker remembers a connection for two.
+            sys::ns::set_sysctl("net/ipv4/ip_local_port_range", "40000 40000").unwrap();
+            sys::ns::set_sysctl("net/ipv4/tcp_max_tw_buckets", "0").unwrap();
+        });
+        world.service("web", spec(), None).await;
+        world.endpoints("web", &port(), &[(&a, true)]).await;
+        assert_eq!(client.ns.ask("10.43.0.7:80").unwrap().server, "a");
+        world.endpoints("web", &port(), &[(&a, false), (&b, true)]).await;
+        drain.released(&reference(&a), BOUND).await;
+        let greeting = client.ns.ask("10.43.0.7:80").unwrap();
+        assert_eq!((greeting.server.as_str(), greeting.client.port()), ("b", 40_000));
     });
 }

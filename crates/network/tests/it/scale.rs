@@ -17,6 +17,7 @@ fn group(number: u32, endpoints: u32) -> Group {
     Group {
         name: "http/6/80".into(),
         frontends: vec![Frontend { address: Some(address), protocol: 6, port: 80, external: false }],
+        leaving: std::collections::BTreeSet::new(),
         endpoints: (0..endpoints)
             .map(|index| SocketAddrV4::new(Ipv4Addr::from(0x0a2a_0100 + number * 3 + index), 8080))
             .collect(),

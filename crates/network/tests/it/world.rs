@@ -9,7 +9,9 @@ use base::clock::SystemClock;
 use base::lifecycle::{Component as _, Context, Tasks};
 use client::Client;
 use ipnet::Ipv4Net;
+use network::drain::DataPath;
 use network::host::{Config, Handles};
+use network::peers::Peers;
 use network::proxy::agent::{Proxy, View};
 use network::sandbox::Sandboxes;
 use reconcile::Informers;
@@ -146,6 +148,12 @@ impl World {
         });
         self.api.put("endpointslices", slice);
         self.settled().await;
+    }
+
+    /// The drain of this node.
+    pub(crate) fn drain(&self) -> DataPath {
+        let peers = Peers::new(&self.informers, &self.config.node, Arc::new(SystemClock));
+        DataPath::new(self.view.clone(), self.handles.clone(), peers, self.config.node_pods).unwrap()
     }
 
     /// How many packets left by the uplink so far.

@@ -12,6 +12,7 @@ use engine::{Engine, EngineConfig, ImageService};
 use engine_api::{EngineError, Images, Runtime, SandboxNetwork};
 use network::drain::DataPath;
 use network::host::Handles;
+use network::peers::{Peers, Reporter};
 use network::proxy::agent::Proxy;
 use network::sandbox::Sandboxes;
 use reconcile::ports::{ClusterDns, SandboxNetworks};
@@ -52,7 +53,12 @@ pub(crate) async fn build(
     let client = local::client(&control.pipeline, "skiff:network", &[local::COMPONENTS]);
     let sandboxes = Arc::new(Sandboxes::open(&net.config, &net.handles).context("open the pods' addresses")?);
     let proxy = Proxy::new(&control.informers, net.handles.clone(), net.fixed.clone(), &settings.node_name);
-    let drain = Arc::new(DataPath::new(proxy.view(), net.handles.clone()).context("listen to connections")?);
+    let name = &settings.node_name;
+    let peers = Peers::new(&control.informers, name, clock.clone());
+    let drain = DataPath::new(proxy.view(), net.handles.clone(), peers, net.config.node_pods);
+    let drain = Arc::new(drain.context("listen to connections")?);
+    let (view, informers) = (proxy.view(), &control.informers);
+    supervisor.add(Arc::new(Reporter::new(&view, informers, client.clone(), name, clock.clone())));
     supervisor.add(Arc::new(proxy));
     let range = net.config.ranges.balancers;
     supervisor.add(Arc::new(network::balancer::Balancers::new(
