@@ -5,5 +5,6 @@ pub mod clock;
 pub mod error;
 pub mod id;
 pub mod lifecycle;
+pub mod published;
 
 pub use error::BoxError;

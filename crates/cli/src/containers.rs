@@ -38,6 +38,9 @@ pub struct Run {
     /// A mount: host path, path inside, and `ro` to forbid writing
     #[arg(short, long = "volume", value_name = "HOST:INSIDE[:ro]")]
     pub volumes: Vec<String>,
+    /// A port of the machine that leads to the container's: `8080:80`, `127.0.0.1:8080:80/tcp`, or `80` for a free one
+    #[arg(short, long = "publish", value_name = "[[IP:]PORT:]INSIDE[/PROTOCOL]", value_parser = binding)]
+    pub publish: Vec<Binding>,
     /// Working directory
     #[arg(short, long, default_value = "")]
     pub workdir: String,
@@ -58,6 +61,40 @@ pub struct Run {
     /// Command and arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+/// A published port, as Docker's API takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    inside: String,
+    ip: String,
+    port: String,
+}
+
+fn binding(text: &str) -> Result<Binding, String> {
+    let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let mut parts = address.rsplitn(3, ':');
+    let (inside, port, ip) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
+    let free = |port: &&str| !port.is_empty();
+    if !is_port(inside) || port.filter(free).is_some_and(|port| !is_port(port)) {
+        return Err("use PORT:INSIDE, such as 8080:80".into());
+    }
+    let text = |part: Option<&str>| part.unwrap_or_default().to_owned();
+    Ok(Binding { inside: format!("{inside}/{protocol}"), ip: text(ip), port: text(port) })
+}
+
+/// `PortBindings` and `ExposedPorts`.
+fn port_bindings(bindings: &[Binding]) -> (Value, Value) {
+    let mut bound = serde_json::Map::new();
+    for Binding { inside, ip, port } in bindings {
+        let list = bound.entry(inside.clone()).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.push(json!({ "HostIp": ip, "HostPort": port }));
+        }
+    }
+    let exposed: serde_json::Map<_, _> = bound.keys().map(|inside| (inside.clone(), json!({}))).collect();
+    (bound.into(), exposed.into())
 }
 
 /// Arguments of `skiff ps`.
@@ -136,13 +173,16 @@ async fn create(engine: &Engine, args: &Run) -> Result<String> {
         })
         .collect();
     let attached = !args.detach;
+    let (bindings, exposed) = port_bindings(&args.publish);
     let body = json!({
         "Image": args.image, "Cmd": args.command, "Env": env, "Tty": args.tty, "OpenStdin": args.interactive,
         "StdinOnce": args.interactive && attached, "AttachStdin": args.interactive && attached,
         "AttachStdout": attached, "AttachStderr": attached, "WorkingDir": args.workdir, "User": args.user,
+        "ExposedPorts": exposed,
         "Entrypoint": args.entrypoint.as_ref().map(|program| vec![program]),
         "HostConfig": {
             "AutoRemove": args.rm, "NetworkMode": args.network, "Privileged": args.privileged, "Binds": args.volumes,
+            "PortBindings": bindings,
         },
     });
     let path = match args.container.is_empty() {
@@ -260,15 +300,25 @@ pub async fn ps(engine: &Engine, args: Ps) -> Result<()> {
             let created = container["Created"].as_i64().and_then(|at| Timestamp::from_second(at).ok());
             let name = container["Names"][0].as_str().unwrap_or_default().trim_start_matches('/').to_owned();
             let id = text("Id").chars().take(12).collect();
-            vec![id, text("Image"), text("Command"), output::age(created, now), text("Status"), name]
+            let ports = ports(&container["Ports"]);
+            vec![id, text("Image"), text("Command"), output::age(created, now), text("Status"), ports, name]
         })
         .collect();
     output::print(
         args.output,
         &containers,
-        &["CONTAINER ID", "IMAGE", "COMMAND", "AGE", "STATUS", "NAME"],
+        &["CONTAINER ID", "IMAGE", "COMMAND", "AGE", "STATUS", "PORTS", "NAME"],
         &rows,
     )
+}
+
+/// `0.0.0.0:8080->80/tcp`, one after the other.
+fn ports(list: &Value) -> String {
+    let shown = list.as_array().into_iter().flatten().filter_map(|port| {
+        let (ip, protocol) = (port["IP"].as_str()?, port["Type"].as_str()?);
+        Some(format!("{ip}:{}->{}/{protocol}", port["PublicPort"], port["PrivatePort"]))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// Whether the engine has a container of that name or id.
@@ -359,4 +409,24 @@ pub async fn rm(engine: &Engine, args: Rm) -> Result<()> {
         output::write_out(&format!("{name}\n"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_given_as_docker_takes_them() {
+        let (bindings, exposed) =
+            port_bindings(&["8080:80", "127.0.0.1:81:80/tcp", "53/udp"].map(|text| binding(text).unwrap()));
+        assert_eq!(bindings["80/tcp"][0], json!({"HostIp": "", "HostPort": "8080"}));
+        assert_eq!(bindings["80/tcp"][1], json!({"HostIp": "127.0.0.1", "HostPort": "81"}));
+        assert_eq!(bindings["53/udp"], json!([{"HostIp": "", "HostPort": ""}]));
+        assert_eq!(exposed["53/udp"], json!({}));
+        for text in ["", "http", "80:http", "http:80", "0:80", "8080:"] {
+            assert!(binding(text).is_err(), "{text}");
+        }
+        let shown = json!([{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}]);
+        assert_eq!(ports(&shown), "0.0.0.0:8080->80/tcp");
+    }
 }

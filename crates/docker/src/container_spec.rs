@@ -56,6 +56,8 @@ pub(crate) struct CreateRequest {
     #[serde(deserialize_with = "or_default")]
     pub(crate) volumes: BTreeMap<String, Value>,
     #[serde(deserialize_with = "or_default")]
+    pub(crate) exposed_ports: BTreeMap<String, Value>,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) host_config: HostConfig,
 }
 
@@ -181,6 +183,7 @@ pub(crate) fn plan(
     directories: &Directories,
 ) -> Result<Plan, Failure> {
     refuse_unsupported(request)?;
+    crate::ports::asked(request, &image.config.exposed_ports)?;
     let host = &request.host_config;
     if request.cmd.is_empty()
         && request.entrypoint.is_empty()
@@ -237,8 +240,12 @@ pub(crate) fn plan(
         stop_signal: request.stop_signal.clone(),
         ..ContainerSpec::default()
     };
-    let connected = !host_network && host.network_mode != "none";
-    Ok(Plan { sandbox, container, volumes, connected })
+    Ok(Plan { sandbox, container, volumes, connected: is_connected(host) })
+}
+
+/// Whether the container has a network of its own.
+pub(crate) fn is_connected(host: &HostConfig) -> bool {
+    !matches!(host.network_mode.as_str(), "host" | "none")
 }
 
 /// What would silently be less than was asked for is refused.
@@ -246,9 +253,6 @@ fn refuse_unsupported(request: &CreateRequest) -> Result<(), Failure> {
     let host = &request.host_config;
     let refused =
         |what: &str| Err(Failure::bad_request(format!("{what} is not supported yet by skiff's engine")));
-    if !host.port_bindings.is_empty() || host.publish_all_ports {
-        return refused("publishing ports (-p, -P): use --network host, or a Kubernetes Service; it");
-    }
     if !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return refused(&format!("--restart {}", host.restart_policy.name));
     }
@@ -482,7 +486,7 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused() {
         for host in [
-            json!({"PortBindings": {"80/tcp": [{"HostPort": "80"}]}}),
+            json!({"PortBindings": {"80/tcp": [{"HostPort": "http"}]}}),
             json!({"RestartPolicy": {"Name": "always"}}),
             json!({"NetworkMode": "mine"}),
             json!({"Binds": ["../x:/y"]}),

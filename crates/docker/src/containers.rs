@@ -118,6 +118,29 @@ impl Shared {
         Ok(())
     }
 
+    /// Starts a container once its ports are its own; they are given back with its end.
+    async fn publish_and_start(&self, found: &Found) -> Result<(), Failure> {
+        let spec = &found.container.spec;
+        let image = self.images.resolve(&spec.image_id).await;
+        let exposed = image.map(|found| found.image.config.exposed_ports).unwrap_or_default();
+        let ports = crate::ports::asked(found.changeable()?, &exposed)?;
+        if !ports.is_empty() {
+            self.networks.publish(&spec.sandbox_id, &ports).await?;
+        }
+        if let Err(error) = self.runtime.start_container(found.id()).await {
+            self.withdraw(found).await;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Takes the ports of a container back that has ended.
+    pub(crate) async fn withdraw(&self, found: &Found) {
+        if let Err(error) = self.networks.publish(&found.container.spec.sandbox_id, &[]).await {
+            tracing::warn!(container = found.id(), %error, "the ports of a container that ended stay published");
+        }
+    }
+
     fn files(&self, id: &str) -> PathBuf {
         self.config.data_dir.join("containers").join(id)
     }
@@ -284,7 +307,12 @@ pub(crate) async fn start(call: &Call, name: &str) -> Answer {
     if found.is_running() {
         return unchanged();
     }
-    call.shared.runtime.start_container(found.id()).await?;
+    if let Err(failure) = call.shared.publish_and_start(&found).await {
+        if found.changeable()?.host_config.auto_remove {
+            call.shared.discard(&found).await?;
+        }
+        return Err(failure);
+    }
     status(StatusCode::NO_CONTENT)
 }
 

@@ -61,7 +61,7 @@ async fn summary(call: &Call, found: &Found) -> Value {
         "ImageID": spec.image_id,
         "Command": command,
         "Created": found.container.created_at.as_second(),
-        "Ports": [],
+        "Ports": crate::ports::summary(&call.shared.networks.published(&spec.sandbox_id)),
         "Labels": spec.labels,
         "State": state_name(&found.container.state),
         "Status": status_text(&found.container.state, Timestamp::now()),
@@ -156,7 +156,7 @@ pub(crate) async fn inspect(call: &Call, name: &str) -> Answer {
     host_config["LogConfig"] = json!({ "Type": "json-file", "Config": {} });
     let mut settings = networks(call, &found).await;
     settings["IPAddress"] = json!(call.shared.address(&found).await);
-    settings["Ports"] = json!({});
+    settings["Ports"] = crate::ports::map(&call.shared.networks.published(&spec.sandbox_id));
     ok(&json!({
         "Id": spec.id,
         "Created": found.container.created_at.to_string(),

@@ -17,6 +17,7 @@ mod hijack;
 mod images;
 mod inspect;
 mod logs;
+mod ports;
 mod query;
 mod server;
 mod system;

@@ -301,11 +301,12 @@ impl Shared {
 
     async fn tidy_one(&self, id: &str) {
         let Ok(found) = self.find(id).await else { return };
-        let removes_itself = match &found.owner {
-            Owner::Docker(request) => request.host_config.auto_remove,
-            Owner::Other => false,
-        };
-        if !removes_itself {
+        let Owner::Docker(request) = &found.owner else { return };
+        if found.is_running() {
+            return;
+        }
+        self.withdraw(&found).await;
+        if !request.host_config.auto_remove {
             return;
         }
         let mut attached = self.attached.subscribe();

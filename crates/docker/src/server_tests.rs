@@ -8,8 +8,8 @@ use bytes::Bytes;
 use engine_api::{
     BuildEvent, BuildRequest, ByteStream, Connection, ContainerEvent, ContainerSpec, ContainerStatus,
     EngineError, EventsLost, ExecSpec, Exit, Image, ImageConfig, ImageOrigin, Process, ProcessIo,
-    ProgressStream, RegistryAuth, RemovalKind, Resolution, Resources, SandboxNetwork, SandboxSpec,
-    SandboxState, SandboxStatus, Stats, TerminalSize,
+    ProgressStream, PublishedPort, RegistryAuth, RemovalKind, Resolution, Resources, SandboxNetwork,
+    SandboxSpec, SandboxState, SandboxStatus, Stats, TerminalSize,
 };
 use futures::stream::BoxStream;
 use futures::{FutureExt, TryStreamExt};
@@ -252,6 +252,12 @@ impl Builds for Memory {
 impl SandboxNetworks for Memory {
     async fn attach(&self, _: &str, _: &str) -> Result<SandboxNetwork, EngineError> {
         Ok(SandboxNetwork { addresses: vec!["10.0.0.2".parse().unwrap()], host_interface: "v".to_owned() })
+    }
+    async fn publish(&self, _: &str, ports: &[PublishedPort]) -> Result<Vec<PublishedPort>, EngineError> {
+        Ok(ports.to_vec())
+    }
+    fn published(&self, _: &str) -> Vec<PublishedPort> {
+        vec!["0.0.0.0:8080 80/tcp".parse().unwrap()]
     }
     async fn detach(&self, _: &str) -> Result<(), EngineError> {
         Ok(())

@@ -40,5 +40,5 @@ pub use error::{EngineError, ErrorKind};
 pub use images::{
     Image, ImageConfig, ImageOrigin, Images, Progress, ProgressStream, RegistryAuth, RemovalKind, Resolution,
 };
-pub use networks::{SandboxNetwork, SandboxNetworks};
+pub use networks::{Protocol, PublishedPort, SandboxNetwork, SandboxNetworks};
 pub use streams::{ByteStream, Process, ProcessIo, TerminalSize};

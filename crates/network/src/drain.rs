@@ -3,6 +3,12 @@
 //!
 //! A pod that is its Services' last endpoint is still sent what comes (KEP-1669) and cannot be let go of: it is left
 //! time for the connections that it has.
+//!
+//! Connections that clients keep open and use again and again do not end by themselves. A server that is told to stop
+//! closes them; where a request crosses that on its way, or lies unread in the server's socket, the client is told by a
+//! reset, which also throws away what the client has not read yet. So from the signal on what clients send is held back
+//! for a moment (their kernels send it again): the server answers what it has and ends quiet connections in order,
+//! after the last byte of its answers. A server that goes on serving has what was held back when the moment is over.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -13,6 +19,7 @@ use async_trait::async_trait;
 use base::BoxError;
 use ipnet::Ipv4Net;
 use reconcile::ports::{Drain, PodRef};
+use sys::net::nft::{Op, Transaction};
 use sys::net::{ConntrackEvents, Flow, FlowChange, TcpState, or_missing};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -21,15 +28,20 @@ use crate::Error;
 use crate::host::Handles;
 use crate::peers::Peers;
 use crate::proxy::agent::View;
+use crate::proxy::table::{Fixed, PAUSED};
 
 const TCP: u8 = 6;
+/// How long clients' requests are held back from the signal on: long enough for a server to close its connections,
+/// shorter than the second time that a client's kernel sends a request again (after 600 ms).
+pub const PAUSE: Duration = Duration::from_millis(500);
 
 /// [`Drain`] by the service proxy and the connection tracker of this node, and the reports of the others.
 pub struct DataPath {
     view: View,
     handles: Handles,
     peers: Peers,
-    node_pods: Ipv4Net,
+    fixed: Fixed,
+    pause: Duration,
     // While this is held, the kernel can tell the end of every connection that begins.
     _events: ConntrackEvents,
 }
@@ -87,10 +99,16 @@ impl Seen {
 }
 
 impl DataPath {
-    /// Made before the first connection that it shall see the end of, in the node's network namespace; `node_pods` is
-    /// the range of this node's pods.
-    pub fn new(view: View, handles: Handles, peers: Peers, node_pods: Ipv4Net) -> Result<Self, Error> {
-        Ok(Self { view, handles, peers, node_pods, _events: ConntrackEvents::keep_open()? })
+    /// Made before the first connection that it shall see the end of, in the node's network namespace; `fixed` is what
+    /// the proxy has, `pause` usually [`PAUSE`].
+    pub fn new(
+        view: View,
+        handles: Handles,
+        peers: Peers,
+        fixed: Fixed,
+        pause: Duration,
+    ) -> Result<Self, Error> {
+        Ok(Self { view, handles, peers, fixed, pause, _events: ConntrackEvents::keep_open()? })
     }
 
     /// Returns when this node sends the pod no new connection by right.
@@ -152,9 +170,19 @@ impl DataPath {
     }
 
     fn wanted(&self, addresses: &HashSet<Ipv4Addr>) -> Result<Wanted, Error> {
-        let served = self.view.read(|catalog| addresses.iter().flat_map(|at| catalog.served_at(*at)).collect());
+        let served =
+            self.view.read(|catalog| addresses.iter().flat_map(|at| catalog.served_at(*at)).collect());
         let host = self.handles.routing.addresses()?.into_iter().map(|(_, net)| net.addr()).collect();
-        Ok(Wanted { pod: addresses.clone(), served, node_pods: self.node_pods, host })
+        Ok(Wanted { pod: addresses.clone(), served, node_pods: self.fixed.node_pods, host })
+    }
+
+    /// Holds back what clients send to the pod, for a moment that the kernel ends by itself.
+    async fn pause(&self, addresses: &HashSet<Ipv4Addr>) -> Result<(), BoxError> {
+        let keys = addresses.iter().map(|address| address.octets().to_vec()).collect();
+        let ops = vec![Op::AddExpiring(PAUSED.into(), keys, self.pause)];
+        let nftables = self.handles.nftables.clone();
+        let transaction = Transaction { table: self.fixed.table.clone(), ops };
+        Ok(tokio::task::spawn_blocking(move || nftables.apply(&transaction)).await??)
     }
 }
 
@@ -175,13 +203,18 @@ impl Drain for DataPath {
             self.others_let_go(&addresses).await;
             self.ended(wanted).await
         };
-        match tokio::time::timeout(at_most, work).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let error = base::error::chain(&*error);
-                tracing::warn!(pod = %pod.name, %error, "cannot see when the pod's connections end");
+        let done = match tokio::time::timeout(at_most, work).await {
+            Ok(done) => done,
+            // Without any grace nobody waits for the server to end in order.
+            Err(_) if at_most.is_zero() => Ok(()),
+            Err(_) => {
+                tracing::debug!(pod = %pod.name, "signalled with connections still open");
+                self.pause(&addresses).await
             }
-            Err(_) => tracing::debug!(pod = %pod.name, "signalled with connections still open"),
+        };
+        if let Err(error) = done {
+            let error = base::error::chain(&*error);
+            tracing::warn!(pod = %pod.name, %error, "cannot see when the pod's connections end");
         }
     }
 }

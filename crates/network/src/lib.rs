@@ -13,12 +13,14 @@ pub mod ipam;
 pub mod objects;
 pub mod peers;
 pub mod proxy;
+pub mod published;
 pub mod ranges;
 pub mod routes;
 pub mod sandbox;
 
 use std::io;
 
+use base::published::PublishedPort;
 use ipnet::Ipv4Net;
 
 /// What can go wrong with the network.
@@ -43,9 +45,33 @@ pub enum Error {
     /// Every address of the node is in use.
     #[error("all pod addresses of {0} are in use: remove pods, or add a node")]
     RangeFull(Ipv4Net),
+    /// A port of the host cannot be published.
+    #[error("{}", unpublished(port, cause))]
+    Port {
+        /// Which.
+        port: PublishedPort,
+        /// Why; said in the message.
+        cause: io::Error,
+    },
     /// A link that has to be there is not.
     #[error("interface {0} is not there: it was removed from outside; restart Skiff to make it anew")]
     NoLink(String),
+}
+
+fn unpublished(port: &PublishedPort, cause: &io::Error) -> String {
+    let at = port.host_ip.map(|ip| format!(" at {ip}")).unwrap_or_default();
+    let PublishedPort { host_port, protocol, .. } = port;
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "port {host_port}/{protocol} of this host{at} is in use: end who has it, or publish another port"
+            )
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("port {host_port}/{protocol} cannot be published{at}: this host has no such address")
+        }
+        _ => format!("port {host_port}/{protocol} cannot be published{at}: {cause}"),
+    }
 }
 
 impl Error {

@@ -12,20 +12,26 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base::BoxError;
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
-use reconcile::ports::SandboxNetworks;
-use sys::net::{Mac, NetError, Route, RouteSocket, Routing, Target, VethPair, or_exists, or_missing};
+use reconcile::ports::{PublishedPort, SandboxNetworks};
+use sys::net::{
+    Conntrack, Mac, NetError, Route, RouteSocket, Routing, Target, VethPair, or_exists, or_missing,
+};
 
 use crate::Error;
 use crate::host::{Config, Handles, boot_id, link, sysctl};
 use crate::ipam::Ipam;
+use crate::published::Published;
 
 /// How the host's sides are called; the firewall knows them by it.
 pub(crate) const PREFIX: &str = "skf";
+/// The proxy programs in milliseconds; one that takes longer has failed and tries again.
+const PROGRAMMED_MAX: Duration = Duration::from_secs(20);
 /// The interface inside a sandbox.
 const INSIDE: &str = "eth0";
 
@@ -40,8 +46,10 @@ struct Shared {
     mtu: u32,
     gateway: Ipv4Addr,
     range: Ipv4Net,
+    conntrack: Arc<dyn Conntrack>,
     // Held for one change of the files; the kernel's part of attaching runs without it.
     ipam: Mutex<Ipam>,
+    published: Published,
 }
 
 impl Sandboxes {
@@ -50,8 +58,11 @@ impl Sandboxes {
         let name = config.bridge();
         let bridge = link(&*handles.routing, &name)?.ok_or(Error::NoLink(name))?;
         let ipam = Ipam::open(&config.dir.join("addresses"), &boot_id()?, config.node_pods)?;
+        let published = Published::open(&config.dir.join("published"), |sandbox| ipam.get(sandbox))?;
         let shared = Shared {
             routing: handles.routing.clone(),
+            conntrack: handles.conntrack.clone(),
+            published,
             mtu: bridge.mtu,
             gateway: config.gateway(),
             range: config.node_pods,
@@ -70,10 +81,22 @@ impl Sandboxes {
     /// Takes a sandbox's interface and address away.
     pub fn detach_blocking(&self, sandbox: &str) -> Result<(), Error> {
         let Some(address) = self.shared.ipam.lock().get(sandbox) else { return Ok(()) };
+        self.shared.published.withdraw(sandbox)?;
         // Its route and neighbour go with it.
         or_missing(self.shared.routing.delete_link(&interface(address)))?;
+        self.shared.forget_flows(address)?;
         // Freed last: until then nobody else gets it.
         self.shared.ipam.lock().release(sandbox)?;
+        Ok(())
+    }
+
+    /// Takes a sandbox's ports back, and frees them once the data path does not know them any more.
+    async fn withdraw(&self, sandbox: &str) -> Result<(), Error> {
+        if let Some((change, held)) = self.shared.published.withdraw(sandbox)? {
+            // Where the proxy fails, it makes everything anew, and then without them.
+            let _ = tokio::time::timeout(PROGRAMMED_MAX, self.shared.published.programmed(change)).await;
+            drop(held);
+        }
         Ok(())
     }
 
@@ -92,6 +115,11 @@ impl Sandboxes {
             }
         }
         Ok(())
+    }
+
+    /// The ports of the host that lead to sandboxes.
+    pub fn published(&self) -> &Published {
+        &self.shared.published
     }
 
     /// The address of a sandbox.
@@ -120,6 +148,21 @@ pub(crate) fn interfaces(routing: &dyn Routing, range: Ipv4Net) -> Result<Vec<St
 }
 
 impl Shared {
+    /// Forgets the connections of an address that is gone: a client that uses its port again shall not be sent there,
+    /// nor to whoever has the address next.
+    fn forget_flows(&self, address: Ipv4Addr) -> Result<(), Error> {
+        let mut flows = Vec::new();
+        self.conntrack.each(&mut |flow, _| {
+            if [flow.answered_by.ip(), flow.source.ip()].contains(&&address) {
+                flows.push(flow);
+            }
+        })?;
+        for flow in flows {
+            or_missing(self.conntrack.forget(&flow))?;
+        }
+        Ok(())
+    }
+
     fn connect(&self, address: Ipv4Addr, netns: &std::path::Path) -> Result<(), Error> {
         let what = || format!("open network namespace {}", netns.display());
         let namespace = File::open(netns).map_err(|error| Error::io(what(), error))?;
@@ -156,6 +199,7 @@ impl Shared {
         sysctl(&format!("/net/ipv4/conf/{name}/route_localnet"), "1")?;
         let _ = sysctl(&format!("/net/ipv6/conf/{name}/disable_ipv6"), "1");
         let link = link(&*self.routing, &name)?.ok_or_else(|| Error::NoLink(name.clone()))?.index;
+        self.routing.wait_running(link)?;
         self.routing.set_neighbour(link, address, Mac::of(address))?;
         let route =
             Route { destination: address.into(), target: Target::Link(link), source: Some(self.gateway) };
@@ -178,6 +222,8 @@ fn configure_inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
     let _ = sysctl(&format!("/net/ipv6/conf/{INSIDE}/disable_ipv6"), "1");
     or_exists(routing.add_address(link, address.into())).map_err(to_io)?;
     routing.set_up(link).map_err(to_io)?;
+    // What a pod sends first is often a question to DNS: lost, it would be asked again after five seconds.
+    routing.wait_running(link).map_err(to_io)?;
     routing.set_neighbour(link, gateway, Mac::of(gateway)).map_err(to_io)?;
     let to_gateway = Route { destination: gateway.into(), target: Target::Link(link), source: None };
     routing.replace_route(&to_gateway).map_err(to_io)?;
@@ -194,7 +240,26 @@ impl SandboxNetworks for Sandboxes {
         Ok(vec![address.into()])
     }
 
+    async fn publish(
+        &self,
+        sandbox_id: &str,
+        ports: &[PublishedPort],
+    ) -> Result<Vec<PublishedPort>, BoxError> {
+        if ports.is_empty() {
+            self.withdraw(sandbox_id).await?;
+            return Ok(Vec::new());
+        }
+        let address = self.address(sandbox_id).ok_or("the sandbox has no address to publish ports of")?;
+        let (ports, change) = self.shared.published.publish(sandbox_id, address, ports)?;
+        let programmed = self.shared.published.programmed(change);
+        tokio::time::timeout(PROGRAMMED_MAX, programmed)
+            .await
+            .map_err(|_| "the service proxy does not publish ports: see the daemon's log for its failure")?;
+        Ok(ports)
+    }
+
     async fn detach(&self, sandbox_id: &str) -> Result<(), BoxError> {
+        self.withdraw(sandbox_id).await?;
         let (this, sandbox) = (self.clone(), sandbox_id.to_owned());
         Ok(tokio::task::spawn_blocking(move || this.detach_blocking(&sandbox)).await??)
     }

@@ -5,13 +5,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::BoxError;
+pub use base::published::{Protocol, PublishedPort};
 
 /// The network agent's part in the life of a pod or container: interface and address.
 #[async_trait]
 pub trait SandboxNetworks: Send + Sync + 'static {
     /// Connects the network namespace at `netns_path`, idempotent per sandbox; gives its addresses.
     async fn attach(&self, sandbox_id: &str, netns_path: &str) -> Result<Vec<IpAddr>, BoxError>;
-    /// Takes interface and address back.
+    /// Publishes ports of an attached sandbox on the host, instead of those that it had; gives them with the host's
+    /// ports where a free one was asked for. All or none: an error names the port that somebody else has.
+    async fn publish(
+        &self,
+        sandbox_id: &str,
+        ports: &[PublishedPort],
+    ) -> Result<Vec<PublishedPort>, BoxError>;
+    /// Takes interface, address and ports back.
     async fn detach(&self, sandbox_id: &str) -> Result<(), BoxError>;
 }
 

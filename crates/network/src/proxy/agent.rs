@@ -21,6 +21,7 @@ use super::table::{Fixed, fixed};
 use crate::Error;
 use crate::catalog::Catalog;
 use crate::host::Handles;
+use crate::published::Published;
 
 /// What others see of the proxy: the joined Services and endpoints, and what is programmed. Cheap to clone.
 #[derive(Clone)]
@@ -77,18 +78,27 @@ pub struct Proxy {
     handles: Handles,
     fixed: Fixed,
     node: String,
+    published: Published,
     view: View,
 }
 
 impl Proxy {
-    /// The proxy of the node `node`; `fixed` is what [`crate::host::set_up`] gave.
-    pub fn new(informers: &Informers, handles: Handles, fixed: Fixed, node: &str) -> Self {
+    /// The proxy of the node `node`; `fixed` is what [`crate::host::set_up`] gave, `published` are the ports of its
+    /// sandboxes.
+    pub fn new(
+        informers: &Informers,
+        handles: Handles,
+        fixed: Fixed,
+        published: Published,
+        node: &str,
+    ) -> Self {
         Self {
             services: informers.get(SERVICES),
             slices: informers.get(ENDPOINT_SLICES),
             handles,
             fixed,
             node: node.to_owned(),
+            published,
             view: View::default(),
         }
     }
@@ -107,6 +117,10 @@ impl Proxy {
         let mut batch = Batch::default();
         let mut stale = Vec::new();
         let mut change = |state: &mut State, key: &Key, batch: &mut Batch| {
+            if let Some(published) = self.published.groups(key) {
+                stale.extend(state.change(key, &published, batch));
+                return;
+            }
             // DNS is served at its Service's address by this node itself.
             let desired = catalog
                 .get(key)
@@ -194,6 +208,7 @@ impl Component for Proxy {
         *self.view.catalog.write() = Catalog::default();
         *self.view.programmed.write() =
             Programmed { state: Some(State::new(self.fixed.node_pods)), settled: false, complete: false };
+        let mut published = self.published.news();
         let mut ops = fixed(&self.fixed);
         let mut first = true;
         loop {
@@ -203,8 +218,12 @@ impl Component for Proxy {
                 () = ctx.cancelled() => return Ok(()),
                 changes = services.changed() => keys = self.view.catalog.write().services_changed(&changes),
                 changes = slices.changed() => keys = self.view.catalog.write().slices_changed(&changes),
+                // Its sender is held by this component.
+                _ = published.changed() => {}
                 () = std::future::ready(()), if first => {}
             }
+            let change = *published.borrow_and_update();
+            keys.extend(self.published.take_changed(first));
             if let Some(changes) = futures::FutureExt::now_or_never(services.changed()) {
                 keys.extend(self.view.catalog.write().services_changed(&changes));
             }
@@ -222,6 +241,7 @@ impl Component for Proxy {
                 programmed.complete = true;
             }
             self.view.revision.send_replace(revision);
+            self.published.reached(change);
             if first {
                 first = false;
                 ctx.ready();

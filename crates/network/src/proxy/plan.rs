@@ -182,7 +182,8 @@ impl State {
         }
         let (old, new): (BTreeSet<_>, BTreeSet<_>) =
             (before.endpoints.iter().collect(), now.endpoints.iter().collect());
-        let (stayed, stay): (BTreeSet<_>, BTreeSet<_>) = (before.staying().collect(), now.staying().collect());
+        let (stayed, stay): (BTreeSet<_>, BTreeSet<_>) =
+            (before.staying().collect(), now.staying().collect());
         for gone in stayed.difference(&stay) {
             count_down(&mut self.in_use, *gone.ip());
         }

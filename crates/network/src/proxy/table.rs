@@ -26,6 +26,11 @@ pub const AFFINITY: &str = "affinity";
 /// Address . the same address of endpoints on this node, which may reach themselves through a Service.
 pub const HAIRPIN: &str = "hairpin";
 
+/// Addresses of pods that are about to be signalled: what their clients send is held back for a moment.
+pub const PAUSED: &str = "paused";
+
+/// How many pods are signalled at once at most; for more, nothing is held back.
+const PAUSED_MAX: u32 = 65_536;
 /// How many clients are remembered at once, over all Services.
 const AFFINITY_MAX: u32 = 65_536;
 const TCP: u8 = 6;
@@ -34,6 +39,9 @@ const DNS_PORT: u16 = 53;
 const PORT_UNREACHABLE: u8 = 3;
 /// `IFNAMSIZ`: names are compared whole, with the zeros after them.
 const INTERFACE_NAME: usize = 16;
+/// `PSH` among the flags of a TCP header, in its 14th byte: the packet ends what its sender had to say.
+const TCP_FLAGS: u32 = 13;
+const TCP_PUSH: u8 = 8;
 const CT_NEW: u32 = 8;
 const CT_TRANSLATED: u32 = 1 << 5;
 const LOCAL: u32 = 2;
@@ -178,8 +186,9 @@ pub fn fixed(config: &Fixed) -> Vec<Op> {
     };
     chain("prerouting-early", ChainType::Filter, Hook::Prerouting, BEFORE_TRACKING, early_rules());
     chain("prerouting", ChainType::Nat, Hook::Prerouting, BEFORE_ROUTING, arriving_rules(config));
-    chain("output-nat", ChainType::Nat, Hook::Output, BEFORE_ROUTING, own_rules());
+    chain("output-nat", ChainType::Nat, Hook::Output, BEFORE_ROUTING, own_rules(config));
     chain("postrouting", ChainType::Nat, Hook::Postrouting, BEFORE_LEAVING, leaving_rules(config));
+    chain("pausing", ChainType::Filter, Hook::Postrouting, FILTER, vec![pausing_rule()]);
     chain("input", ChainType::Filter, Hook::Input, FILTER, input_rules(config));
     chain("forward", ChainType::Filter, Hook::Forward, FILTER, forward_rules(config));
     chain("output", ChainType::Filter, Hook::Output, FILTER, output_rules(config));
@@ -204,6 +213,7 @@ fn sets() -> Vec<Set> {
             dynamic_max: Some(AFFINITY_MAX),
         },
         set(HAIRPIN, Type::concat(&[Type::ADDRESS, Type::ADDRESS]), Value::None),
+        Set { name: PAUSED.into(), key: Type::ADDRESS, value: Value::None, dynamic_max: Some(PAUSED_MAX) },
     ]
 }
 
@@ -214,18 +224,31 @@ fn early_rules() -> Vec<Vec<Expr>> {
     vec![[&sandbox(Meta::InputName, true)[..], &loopback, &[Expr::Verdict(Verdict::Drop)]].concat()]
 }
 
+/// Requests to a pod that is being paused are dropped: their senders send them again. Whatever opens, acknowledges or
+/// ends a connection passes.
+fn pausing_rule() -> Vec<Expr> {
+    let flags = [
+        Expr::Payload(Header::Transport, TCP_FLAGS, 1, Reg(0)),
+        Expr::Mask(Reg(0), vec![TCP_PUSH]),
+        Expr::Cmp(Reg(0), true, vec![TCP_PUSH]),
+    ];
+    let from_client = [Expr::Ct(Ct::Direction, Reg(0)), Expr::Cmp(Reg(0), true, vec![0])];
+    let paused = [destination(Reg(0)), Expr::InSet(PAUSED.into(), Reg(0))];
+    [&paused[..], &transport(TCP), &from_client, &flags, &[Expr::Verdict(Verdict::Drop)]].concat()
+}
+
 fn arriving_rules(config: &Fixed) -> Vec<Vec<Expr>> {
     let from_outside = within(source(Reg(0)), &config.ranges.pods, false);
     vec![
         [&from_outside[..], &dispatch(EXTERNAL, false)].concat(),
         dispatch(FRONTENDS, false),
-        [&from_outside[..], &to_this_host(), &dispatch(EXTERNAL, true)].concat(),
-        [&to_this_host()[..], &dispatch(FRONTENDS, true)].concat(),
+        [&from_outside[..], &to_this_host(config), &dispatch(EXTERNAL, true)].concat(),
+        [&to_this_host(config)[..], &dispatch(FRONTENDS, true)].concat(),
     ]
 }
 
-fn own_rules() -> Vec<Vec<Expr>> {
-    vec![dispatch(FRONTENDS, false), [&to_this_host()[..], &dispatch(FRONTENDS, true)].concat()]
+fn own_rules(config: &Fixed) -> Vec<Vec<Expr>> {
+    vec![dispatch(FRONTENDS, false), [&to_this_host(config)[..], &dispatch(FRONTENDS, true)].concat()]
 }
 
 fn dispatch(map: &str, node_port: bool) -> Vec<Expr> {
@@ -357,8 +380,11 @@ fn transport(protocol: u8) -> [Expr; 2] {
     [Expr::Meta(Meta::Protocol, Reg(0)), Expr::Cmp(Reg(0), true, vec![protocol])]
 }
 
-fn to_this_host() -> [Expr; 2] {
-    [Expr::AddressType(false, Reg(0)), Expr::Cmp(Reg(0), true, LOCAL.to_ne_bytes().to_vec())]
+/// Whether the packet is for an address of this host, other than that of cluster DNS: who publishes port 53 does not
+/// become the cluster's resolver.
+fn to_this_host(config: &Fixed) -> Vec<Expr> {
+    let local = [Expr::AddressType(false, Reg(0)), Expr::Cmp(Reg(0), true, LOCAL.to_ne_bytes().to_vec())];
+    [&within(destination(Reg(0)), &config.ranges.services, false)[..], &local].concat()
 }
 
 /// Whether the destination of the packet's connection was translated.

@@ -1,10 +1,13 @@
 //! A terminating pod is released when its connections have ended, and no later than the bound.
 
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use network::peers::PROGRAMMED;
+use network::proxy::table::PAUSED;
 use reconcile::ports::{Drain as _, PodRef};
 use serde_json::{Value, json};
+use sys::net::nft::{Element, ElementValue, Op, Transaction};
 
 use crate::namespaces::read_greeting;
 use crate::world::{Pod, World, in_world};
@@ -155,5 +158,30 @@ fn a_client_that_uses_its_port_again_finds_another_endpoint() {
         drain.released(&reference(&a), BOUND).await;
         let greeting = client.ns.ask("10.43.0.7:80").unwrap();
         assert_eq!((greeting.server.as_str(), greeting.client.port()), ("b", 40_000));
+    });
+}
+
+#[test]
+fn what_clients_send_is_held_back_while_a_pod_is_signalled() {
+    in_world(|world| async move {
+        let drain = world.pausing_drain(Duration::from_secs(3600));
+        let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+        a.ns.serve_tcp(8080, "a");
+        world.service("web", spec(), None).await;
+        world.endpoints("web", &port(), &[(&a, true)]).await;
+        let mut kept = client.ns.connect("10.43.0.7:80").unwrap();
+        read_greeting(&mut kept).unwrap();
+        world.endpoints("web", &port(), &[(&a, false), (&b, true)]).await;
+        // At the bound the connection is still open.
+        drain.released(&reference(&a), Duration::from_millis(200)).await;
+        // The server ends the connection as soon as it reads something: not while that is held back, and then.
+        kept.write_all(b"?").unwrap();
+        kept.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert_eq!(kept.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let key = Element { key: a.address.octets().to_vec(), value: ElementValue::None };
+        let ops = vec![Op::DeleteElements(PAUSED.into(), vec![key])];
+        world.handles.nftables.apply(&Transaction { table: "test".into(), ops }).unwrap();
+        kept.set_read_timeout(Some(BOUND)).unwrap();
+        assert_eq!(kept.read(&mut [0]).unwrap(), 0);
     });
 }

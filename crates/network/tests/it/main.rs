@@ -8,5 +8,6 @@ mod api_server;
 mod data_path;
 mod drain;
 mod namespaces;
+mod published;
 mod scale;
 mod world;

@@ -4,15 +4,17 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::clock::SystemClock;
 use base::lifecycle::{Component as _, Context, Tasks};
 use client::Client;
 use ipnet::Ipv4Net;
-use network::drain::DataPath;
+use network::drain::{DataPath, PAUSE};
 use network::host::{Config, Handles};
 use network::peers::Peers;
 use network::proxy::agent::{Proxy, View};
+use network::proxy::table::Fixed;
 use network::sandbox::Sandboxes;
 use reconcile::Informers;
 use serde_json::{Value, json};
@@ -33,6 +35,7 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) sandboxes: Sandboxes,
     pub(crate) view: View,
+    pub(crate) fixed: Fixed,
     /// The host, for clients of its own.
     pub(crate) host: Arc<Netns>,
     tasks: Tasks,
@@ -79,7 +82,9 @@ impl World {
         assert_eq!(network::host::set_up(&config, &handles).unwrap(), fixed);
         let api = ApiServer::new();
         let informers = Informers::new(Client::new(api.clone(), "test"), Arc::new(SystemClock));
-        let proxy = Proxy::new(&informers, handles.clone(), fixed, &config.node);
+        let sandboxes = Sandboxes::open(&config, &handles).unwrap();
+        let published = sandboxes.published().clone();
+        let proxy = Proxy::new(&informers, handles.clone(), fixed.clone(), published, &config.node);
         let view = proxy.view();
         let tasks = Tasks::default();
         tasks.spawn(async move {
@@ -87,9 +92,8 @@ impl World {
                 panic!("the proxy failed: {error}");
             }
         });
-        let sandboxes = Sandboxes::open(&config, &handles).unwrap();
         let world =
-            Self { outside, api, informers, handles, config, sandboxes, view, host, tasks, _dir: dir };
+            Self { outside, api, informers, handles, config, sandboxes, view, fixed, host, tasks, _dir: dir };
         world.settled().await;
         world
     }
@@ -109,7 +113,7 @@ impl World {
             self.api.put("endpointslices", json!({"metadata": {"name": "sync", "namespace": "sync"}}));
         let mut revision = self.view.revision();
         let programmed = revision.wait_for(|programmed| *programmed >= slices);
-        tokio::time::timeout(std::time::Duration::from_secs(20), programmed).await.unwrap().unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(60), programmed).await.unwrap().unwrap();
     }
 
     pub(crate) async fn service(&self, name: &str, spec: Value, balancer: Option<&str>) {
@@ -152,8 +156,12 @@ impl World {
 
     /// The drain of this node.
     pub(crate) fn drain(&self) -> DataPath {
+        self.pausing_drain(PAUSE)
+    }
+
+    pub(crate) fn pausing_drain(&self, pause: Duration) -> DataPath {
         let peers = Peers::new(&self.informers, &self.config.node, Arc::new(SystemClock));
-        DataPath::new(self.view.clone(), self.handles.clone(), peers, self.config.node_pods).unwrap()
+        DataPath::new(self.view.clone(), self.handles.clone(), peers, self.fixed.clone(), pause).unwrap()
     }
 
     /// How many packets left by the uplink so far.

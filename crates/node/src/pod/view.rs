@@ -1,8 +1,8 @@
 //! The projection of a Pod that the node works with, decoded once per revision.
 
 use api::{Key, Object, ObjectMeta};
-use k8s_openapi::api::core::v1::{Container, Lifecycle, PodSpec, PodStatus, Probe};
-use reconcile::ports::PodRef;
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Lifecycle, PodSpec, PodStatus, Probe};
+use reconcile::ports::{PodRef, PublishedPort};
 use serde::Deserialize;
 
 /// A Pod without managedFields.
@@ -88,6 +88,22 @@ impl PodView {
         init.chain(self.spec.containers.iter().map(|container| (ContainerKind::App, container)))
     }
 
+    /// The ports of the host that the pod's long-running containers ask for, none where the pod is on the host's own
+    /// network. An error names the container and the port.
+    pub(crate) fn host_ports(&self) -> Result<Vec<PublishedPort>, String> {
+        if self.host_network() {
+            return Ok(Vec::new());
+        }
+        let running = self.containers().filter(|(kind, _)| *kind != ContainerKind::Init);
+        let asked = running.flat_map(|(_, container)| {
+            let ports =
+                container.ports.iter().flatten().filter(|port| port.host_port.is_some_and(|port| port > 0));
+            ports
+                .map(|port| host_port(port).map_err(|error| format!("container {}: {error}", container.name)))
+        });
+        asked.collect()
+    }
+
     /// A container by its name.
     pub(crate) fn container(&self, name: &str) -> Option<(ContainerKind, &Container)> {
         self.containers().find(|(_, container)| container.name == name)
@@ -113,6 +129,20 @@ impl PodView {
         let cut: String = name.chars().take(63).collect();
         cut.trim_end_matches(['-', '.']).to_owned()
     }
+}
+
+fn host_port(port: &ContainerPort) -> Result<PublishedPort, String> {
+    let number = |port: i32| u16::try_from(port).map_err(|_| format!("{port} is no port"));
+    let host_ip = match port.host_ip.as_deref() {
+        None | Some("" | "0.0.0.0" | "::") => None,
+        Some(ip) => Some(ip.parse().map_err(|_| format!("hostIP {ip} is no IPv4 address of this host"))?),
+    };
+    Ok(PublishedPort {
+        host_ip,
+        host_port: number(port.host_port.unwrap_or(0))?,
+        port: number(port.container_port)?,
+        protocol: port.protocol.as_deref().unwrap_or("TCP").parse().map_err(|error| format!("{error}"))?,
+    })
 }
 
 /// Whether an init container is a sidecar.

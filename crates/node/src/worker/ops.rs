@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::BoxError;
 use engine_api::ErrorKind;
 use reconcile::EventType;
 use tokio_util::sync::CancellationToken;
@@ -96,15 +97,20 @@ async fn make_sandbox(
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
         }
     };
-    let addresses = if sandbox.host_network {
-        deps.addresses()
-    } else {
-        deps.networks
-            .attach(&sandbox.id, &sandbox.netns_path)
-            .await
-            .map_err(|error| format!("failed to set up pod network: {}", base::error::chain(&*error)))?
-    };
+    let addresses =
+        if sandbox.host_network { deps.addresses() } else { connect(deps, pod, &sandbox).await? };
     write_etc_files(deps, pod, &addresses).await?;
+    Ok(addresses)
+}
+
+/// Gives the sandbox its interface, and the host's ports that its pod asks for.
+async fn connect(deps: &Deps, pod: &PodView, sandbox: &SandboxRecord) -> Result<Vec<IpAddr>, String> {
+    let failed = |error: BoxError| format!("failed to set up pod network: {}", base::error::chain(&*error));
+    let ports = pod.host_ports()?;
+    let addresses = deps.networks.attach(&sandbox.id, &sandbox.netns_path).await.map_err(failed)?;
+    if !ports.is_empty() {
+        deps.networks.publish(&sandbox.id, &ports).await.map_err(failed)?;
+    }
     Ok(addresses)
 }
 

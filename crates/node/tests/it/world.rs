@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use node::{Agent, Config, Handles};
 use parking_lot::Mutex;
 use reconcile::Informers;
-use reconcile::ports::{ClusterDns, Drain, PodRef, SandboxNetworks};
+use reconcile::ports::{ClusterDns, Drain, PodRef, PublishedPort, SandboxNetworks};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -36,6 +36,10 @@ impl SandboxNetworks for Networks {
             known.len() - 1
         });
         Ok(vec![format!("10.1.0.{}", index + 1).parse()?])
+    }
+
+    async fn publish(&self, _: &str, ports: &[PublishedPort]) -> Result<Vec<PublishedPort>, BoxError> {
+        Ok(ports.to_vec())
     }
 
     async fn detach(&self, _: &str) -> Result<(), BoxError> {

@@ -10,12 +10,12 @@ use base::clock::SharedClock;
 use base::lifecycle::{Component, Context as Running, Supervisor};
 use engine::{Engine, EngineConfig, ImageService};
 use engine_api::{EngineError, Images, Runtime, SandboxNetwork};
-use network::drain::DataPath;
+use network::drain::{DataPath, PAUSE};
 use network::host::Handles;
 use network::peers::{Peers, Reporter};
 use network::proxy::agent::Proxy;
 use network::sandbox::Sandboxes;
-use reconcile::ports::{ClusterDns, SandboxNetworks};
+use reconcile::ports::{ClusterDns, PublishedPort, SandboxNetworks};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -52,10 +52,11 @@ pub(crate) async fn build(
 
     let client = local::client(&control.pipeline, "skiff:network", &[local::COMPONENTS]);
     let sandboxes = Arc::new(Sandboxes::open(&net.config, &net.handles).context("open the pods' addresses")?);
-    let proxy = Proxy::new(&control.informers, net.handles.clone(), net.fixed.clone(), &settings.node_name);
+    let (handles, published) = (net.handles.clone(), sandboxes.published().clone());
+    let proxy = Proxy::new(&control.informers, handles, net.fixed.clone(), published, &settings.node_name);
     let name = &settings.node_name;
     let peers = Peers::new(&control.informers, name, clock.clone());
-    let drain = DataPath::new(proxy.view(), net.handles.clone(), peers, net.config.node_pods);
+    let drain = DataPath::new(proxy.view(), net.handles.clone(), peers, net.fixed.clone(), PAUSE);
     let drain = Arc::new(drain.context("listen to connections")?);
     let (view, informers) = (proxy.view(), &control.informers);
     supervisor.add(Arc::new(Reporter::new(&view, informers, client.clone(), name, clock.clone())));
@@ -153,6 +154,19 @@ impl engine_api::SandboxNetworks for Networks {
         let addresses = self.0.attach(sandbox_id, netns_path).await.map_err(failed)?;
         let host_interface = self.0.address(sandbox_id).map(Sandboxes::host_interface).unwrap_or_default();
         Ok(SandboxNetwork { addresses, host_interface })
+    }
+
+    async fn publish(
+        &self,
+        sandbox_id: &str,
+        ports: &[PublishedPort],
+    ) -> Result<Vec<PublishedPort>, EngineError> {
+        let failed = |error: BoxError| EngineError::conflict(base::error::chain(&*error));
+        self.0.publish(sandbox_id, ports).await.map_err(failed)
+    }
+
+    fn published(&self, sandbox_id: &str) -> Vec<PublishedPort> {
+        self.0.published().of(sandbox_id)
     }
 
     async fn detach(&self, sandbox_id: &str) -> Result<(), EngineError> {

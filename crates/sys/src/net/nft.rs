@@ -92,7 +92,7 @@ pub struct Set {
     pub key: Type,
     /// Its elements' values.
     pub value: Value,
-    /// Rules may add elements, at most this many, each with a time-out.
+    /// Elements have time-outs, and rules may add some; at most this many.
     pub dynamic_max: Option<u32>,
 }
 
@@ -238,6 +238,8 @@ pub enum Op {
     AddSet(Set),
     /// Adds elements.
     AddElements(String, Vec<Element>),
+    /// Adds keys to a set with time-outs; those that are there stay as they are.
+    AddExpiring(String, Vec<Vec<u8>>, Duration),
     /// Removes elements, which must be there.
     DeleteElements(String, Vec<Element>),
 }

@@ -1,5 +1,7 @@
 //! A transaction in nf_tables' wire format. Source: `linux/netfilter/nf_tables.h`.
 
+use std::time::Duration;
+
 use super::message::Messages;
 use super::nft::{
     Chain, ChainType, Element, ElementValue, Expr, Op, Reject, Set, Transaction, Value, Verdict,
@@ -45,6 +47,7 @@ pub(super) const SET_ELEMENTS_SET: u16 = 2;
 pub(super) const SET_ELEMENTS_LIST: u16 = 3;
 pub(super) const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
+const ELEMENT_TIMEOUT: u16 = 4;
 const LIST_ELEMENT: u16 = 1;
 pub(super) const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
@@ -116,6 +119,9 @@ fn operation(out: &mut Messages, table: &str, op: &Op) {
         Op::AddElements(set, elements) => {
             return element_messages(out, table, set, elements, NEW_SET_ELEMENT, REQUEST | CREATE);
         }
+        Op::AddExpiring(set, keys, timeout) => {
+            return expiring_elements(out, table, set, keys, *timeout);
+        }
         Op::DeleteElements(set, elements) => {
             return element_messages(out, table, set, elements, DEL_SET_ELEMENT, REQUEST);
         }
@@ -180,6 +186,24 @@ fn element_messages(out: &mut Messages, table: &str, set: &str, elements: &[Elem
                     if with_values {
                         element_value(out, &element.value);
                     }
+                });
+            }
+        });
+        out.end();
+    }
+}
+
+fn expiring_elements(out: &mut Messages, table: &str, set: &str, keys: &[Vec<u8>], timeout: Duration) {
+    for chunk in keys.chunks(ELEMENTS_PER_MESSAGE) {
+        begin(out, NEW_SET_ELEMENT, REQUEST | CREATE);
+        out.string(SET_ELEMENTS_TABLE, table).string(SET_ELEMENTS_SET, set);
+        out.nest(SET_ELEMENTS_LIST, |out| {
+            for key in chunk {
+                out.nest(LIST_ELEMENT, |out| {
+                    out.nest(ELEMENT_KEY, |out| {
+                        out.attr(DATA_VALUE, key);
+                    });
+                    out.be64(ELEMENT_TIMEOUT, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
                 });
             }
         });

@@ -1,8 +1,9 @@
 //! Links, addresses and routes (IPv4) over rtnetlink. Source: `linux/rtnetlink.h`, `linux/if_link.h`.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use ipnet::Ipv4Net;
 
@@ -55,6 +56,11 @@ const SCOPE_LINK: u8 = 253;
 const FLAG_ONLINK: u32 = 4;
 
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
+/// The multicast group of changes of links.
+const GROUP_LINK: u32 = 1;
+/// The kernel's work on a link takes milliseconds, and a second where it has much of it.
+const RUNNING_MAX: Duration = Duration::from_secs(5);
 const AF_INET: u8 = 2;
 
 /// A hardware address.
@@ -143,6 +149,10 @@ pub trait Routing: Send + Sync + 'static {
     fn add_veth(&self, pair: &VethPair<'_>) -> Result<(), NetError>;
     /// Brings a link up.
     fn set_up(&self, link: u32) -> Result<(), NetError>;
+    /// Returns when a link that is up on both sides carries packets; gives up after some seconds. The kernel begins a
+    /// moment after the second side came up, and until then drops what is sent, silently. Called by a thread in the
+    /// link's namespace.
+    fn wait_running(&self, link: u32) -> Result<(), NetError>;
     /// Removes a link by name.
     fn delete_link(&self, name: &str) -> Result<(), NetError>;
     /// The addresses of the namespace, each with its link's index and its network.
@@ -234,6 +244,33 @@ impl Routing for RouteSocket {
 
     fn set_up(&self, link: u32) -> Result<(), NetError> {
         self.simple(NEW_LINK, 0, &link_header(link, IFF_UP, IFF_UP), "bring a link up", |_| {})
+    }
+
+    fn wait_running(&self, link: u32) -> Result<(), NetError> {
+        let what = "wait for a link";
+        let running = |body: &[u8]| {
+            u32_at(body, 4) == Some(link) && u32_at(body, 8).is_some_and(|flags| flags & IFF_RUNNING != 0)
+        };
+        let mut is_running = false;
+        // Listened to before it is asked for: what happens in between is told. Newer kernels (6.8) bring their own
+        // work on the link to its end before they answer.
+        let news = Socket::open(None)?;
+        news.join_group(GROUP_LINK).map_err(|error| NetError::new(what, error))?;
+        let mut out = Messages::default();
+        out.begin(GET_LINK, REQUEST | ACK, &link_header(link, 0, 0));
+        out.end();
+        self.socket.ask(&out, what, |body| is_running |= running(body))?;
+        let deadline = Instant::now() + RUNNING_MAX;
+        while !is_running {
+            if !news.wait_until(deadline).map_err(|error| NetError::new(what, error))? {
+                return Err(NetError::new(what, io::Error::from(io::ErrorKind::TimedOut)));
+            }
+            news.receive(what, |message| {
+                is_running |= message.kind == NEW_LINK && running(message.body);
+                true
+            })?;
+        }
+        Ok(())
     }
 
     fn delete_link(&self, name: &str) -> Result<(), NetError> {

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink,
@@ -108,6 +110,41 @@ impl Socket {
             Some(error) => Err(error),
             None if seen_last => Ok(()),
             None => Err(NetError::new(what, io::Error::other("the kernel did not answer the request"))),
+        }
+    }
+
+    /// Sends one request and hands on the body of every answer that comes before its acknowledgement.
+    pub(super) fn ask(
+        &self,
+        out: &Messages,
+        what: &str,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), NetError> {
+        let _turn = self.turn.lock();
+        self.send(out, what)?;
+        let mut outcome = Err(NetError::new(what, io::Error::other("the kernel did not answer the request")));
+        self.receive(what, |message| {
+            if message.kind == libc::NLMSG_ERROR as u16 {
+                outcome = failure(message, what).map_or(Ok(()), Err);
+            } else {
+                each(message.body);
+            }
+            true
+        })?;
+        outcome
+    }
+
+    /// Waits until there is something to [`Socket::receive`]; false when there was nothing until `deadline`.
+    pub(super) fn wait_until(&self, deadline: Instant) -> io::Result<bool> {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))
+            .map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut fds, Some(&left)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 
