@@ -11,6 +11,9 @@ use super::zone::{Found, Record, Zone};
 /// Seconds that clients may keep an answer. Short: endpoints come and go.
 const TTL: u32 = 5;
 
+/// How many names of the cluster may stand for each other one after the other.
+const ALIASES_MAX: usize = 8;
+
 /// What is to be done with a query.
 pub(super) enum Verdict {
     /// Send this.
@@ -28,35 +31,49 @@ enum Place {
 
 /// Decides one query. `domain` is the cluster's domain in lower case without a final dot.
 pub(super) fn decide(query: &Message, zone: &Zone, domain: &str) -> Verdict {
-    let Some(question) = query.queries.first() else {
+    let Some(mut question) = query.queries.first().cloned() else {
         return Verdict::Answer(Box::new(refuse(query, ResponseCode::FormErr)));
     };
-    let found = match place(question.name(), domain) {
-        Place::Elsewhere => return Verdict::Forward(Vec::new(), question.clone()),
-        Place::Zone(labels) => zone.lookup(&labels.iter().map(String::as_str).collect::<Vec<_>>()),
-        Place::Reverse(ip) => match zone.reverse(ip) {
-            // Addresses of others have names elsewhere.
-            Found::NoName => return Verdict::Forward(Vec::new(), question.clone()),
-            found => found,
-        },
-    };
+    let mut aliases = Vec::new();
+    while aliases.len() <= ALIASES_MAX {
+        let found = match place(question.name(), domain) {
+            Place::Elsewhere => return Verdict::Forward(aliases, question),
+            Place::Zone(labels) => zone.lookup(&labels.iter().map(String::as_str).collect::<Vec<_>>()),
+            Place::Reverse(ip) => match zone.reverse(ip) {
+                // Addresses of others have names elsewhere.
+                Found::NoName => return Verdict::Forward(aliases, question),
+                found => found,
+            },
+        };
+        if let Found::Records(records) = &found
+            && let Some((alias, target)) = alias_of(records, &question)
+        {
+            aliases.push(alias);
+            question = Query::query(target, question.query_type());
+            continue;
+        }
+        return Verdict::Answer(Box::new(answer(query, aliases, &question, &found, domain)));
+    }
+    tracing::debug!(name = %question.name(), "Services of the type ExternalName name each other");
+    Verdict::Answer(Box::new(refuse(query, ResponseCode::ServFail)))
+}
+
+/// What the zone says about `question`, to which `aliases` led. Source: RFC 6604 for the code of such an answer.
+fn answer(query: &Message, aliases: Vec<Resource>, question: &Query, found: &Found, domain: &str) -> Message {
     let mut answer = respond(query);
     answer.metadata.authoritative = true;
+    answer.add_answers(aliases);
+    let before = answer.answers.len();
     match found {
         Found::NoName => answer.metadata.response_code = ResponseCode::NXDomain,
         Found::Records(records) => {
-            if let Some(alias) = alias_of(&records, question) {
-                let target = alias.1.clone();
-                return Verdict::Forward(vec![alias.0], Query::query(target, question.query_type()));
-            }
-            let resources = records.iter().filter_map(|record| resource(record, question, domain));
-            answer.add_answers(resources);
+            answer.add_answers(records.iter().filter_map(|record| resource(record, question, domain)));
         }
     }
-    if answer.answers.is_empty() {
+    if answer.answers.len() == before {
         answer.authorities.extend(soa(domain));
     }
-    Verdict::Answer(Box::new(answer))
+    answer
 }
 
 /// An empty answer to a query, with its id, question and wish for recursion.
@@ -154,6 +171,17 @@ mod tests {
         let web = r#"{"metadata":{"name":"web","namespace":"a"},"spec":{"type":"ClusterIP","clusterIPs":["10.43.0.9"]}}"#;
         let web = Object::parse(web.into()).unwrap();
         zone.set_service(&Key::new("a", "web"), Some(&web));
+        for (name, target) in [
+            ("inside", "web.a.svc.cluster.local"),
+            ("outside", "example.com"),
+            ("itself", "itself.a.svc.cluster.local"),
+        ] {
+            let object = format!(
+                r#"{{"metadata":{{"name":"{name}","namespace":"a"}},"spec":{{"type":"ExternalName","externalName":"{target}"}}}}"#
+            );
+            let object = Object::parse(object.into()).unwrap();
+            zone.set_service(&object.key(), Some(&object));
+        }
         zone
     }
 
@@ -183,6 +211,20 @@ mod tests {
         assert_eq!((none.metadata.response_code, none.authorities.len()), (ResponseCode::NXDomain, 1));
         let empty = answer("web.a.svc.cluster.local.", RecordType::AAAA);
         assert_eq!((empty.metadata.response_code, empty.authorities.len()), (ResponseCode::NoError, 1));
+    }
+
+    #[test]
+    fn external_names_are_followed_inside_and_handed_on_outside() {
+        let found = answer("inside.a.svc.cluster.local.", RecordType::A);
+        assert_eq!(found.answers[0].data.to_string(), "web.a.svc.cluster.local.");
+        assert_eq!(found.answers[1].data, RData::A(A([10, 43, 0, 9].into())));
+        assert_eq!(found.answers[1].name.to_string(), "web.a.svc.cluster.local.");
+        let Verdict::Forward(first, next) = ask("outside.a.svc.cluster.local.", RecordType::A) else {
+            panic!("answered from the zone")
+        };
+        assert_eq!((first.len(), next.name().to_string().as_str()), (1, "example.com."));
+        let circle = answer("itself.a.svc.cluster.local.", RecordType::A);
+        assert_eq!(circle.metadata.response_code, ResponseCode::ServFail);
     }
 
     #[test]

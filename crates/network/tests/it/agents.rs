@@ -50,6 +50,19 @@ fn pods_ask_dns_at_its_service_and_find_nothing_else_there() {
             let found = lookup(asker, "10.43.0.10:53", "web.default.svc.cluster.local.");
             assert_eq!(found, [Ipv4Addr::new(10, 43, 0, 7)]);
         }
+        // A headless Service is its endpoints, those that are ready; an external name is another's.
+        let headless =
+            json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 8080}]});
+        world.service("db", headless, None).await;
+        let (one, two) = (world.pod("one"), world.pod("two"));
+        let port = json!({"name": "http", "port": 8080, "protocol": "TCP"});
+        world.endpoints("db", &port, &[(&one, true), (&two, false)]).await;
+        let external = json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"});
+        world.service("other", external, None).await;
+        for (name, wanted) in [("db", one.address), ("other", Ipv4Addr::new(10, 43, 0, 7))] {
+            let name = format!("{name}.default.svc.cluster.local.");
+            assert_eq!(lookup(&client.ns, "10.43.0.10:53", &name), [wanted], "{name}");
+        }
         // The host's other servers listen on every address, and are not to be had at this one.
         world.host.serve_tcp(2222, "host");
         assert_eq!(client.ns.ask("10.43.0.10:2222").unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -65,7 +78,7 @@ fn balancers_get_addresses() {
         let spec = json!({"clusterIP": "10.43.0.7", "type": "LoadBalancer", "ports": [{"port": 80}]});
         world.service("web", spec, None).await;
         let patched = world.api.patched.notified();
-        tokio::time::timeout(std::time::Duration::from_secs(10), patched).await.unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(60), patched).await.unwrap();
         let ingress = world.api.patches.lock()[0]["status"]["loadBalancer"]["ingress"][0].clone();
         assert_eq!(ingress, json!({"ip": "10.44.0.1", "ipMode": "VIP"}));
     });
