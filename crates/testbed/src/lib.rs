@@ -3,9 +3,11 @@
 //! ends with its first process, which ends with the test: also when the test is killed.
 
 mod host;
+mod load;
 mod sandbox;
 mod tools;
 
 pub use host::{Host, Ran};
+pub use load::{Failure, Load, LoadConfig, LoadReport};
 pub use sandbox::Testbed;
 pub use tools::{base_image, kubectl, skiff_binary};
