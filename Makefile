@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO := cargo
 
-.PHONY: help setup check test clean-machine
+.PHONY: help setup check test bench clean-machine
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -24,6 +24,11 @@ test: setup ## Everything that proves it, from one debug build
 	$(CARGO) build -p skiff --locked
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
+
+bench: setup ## The figures of speed and memory, from a release build
+	@scripts/base-image busybox
+	$(CARGO) build --release -p skiff -p bench --locked
+	@$(CARGO) run --release -q -p bench --locked
 
 clean-machine: ## Remove every trace: the default instance, build output and caches
 	-[ ! -x target/debug/skiff ] || target/debug/skiff down --purge
