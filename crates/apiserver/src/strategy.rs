@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{DeleteOptions, Object, Status};
 use serde_json::Value;
@@ -128,6 +129,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Whether an update without resourceVersion overwrites whatever is there.
     fn unconditional_update(&self) -> bool {
         true
+    }
+
+    /// After what time objects end by themselves, counted from their last write; `None`: never.
+    fn time_to_live(&self) -> Option<Duration> {
+        None
     }
 
     /// Whether `metadata.generation` counts changes of everything but metadata and status.

@@ -1,5 +1,7 @@
 //! Kinds with little of their own: ConfigMap, Secret, Event, Lease, PriorityClass, ServiceAccount.
 
+use std::time::Duration;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::{NameRule, Strategy};
 use apiserver::tree;
@@ -19,10 +21,16 @@ impl Strategy for Plain {
     }
 }
 
-/// Events: written by everyone, also over what is there.
+/// How long an event is kept. Source: `--event-ttl`.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
+
+/// Events: written by everyone, also over what is there, and forgotten after a while.
 pub(crate) struct Events;
 
 impl Strategy for Events {
+    fn time_to_live(&self) -> Option<Duration> {
+        Some(EVENT_TTL)
+    }
     fn generation(&self) -> bool {
         false
     }

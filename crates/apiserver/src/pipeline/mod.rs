@@ -2,6 +2,7 @@
 
 mod context;
 mod delete;
+mod expiry;
 mod meta;
 mod read;
 mod reviews;
@@ -54,6 +55,7 @@ pub struct Parts {
 pub struct Pipeline {
     parts: Parts,
     caches: RwLock<HashMap<String, Arc<Cache>>>,
+    expiry: expiry::Expiry,
     tasks: Tasks,
 }
 
@@ -75,7 +77,12 @@ pub(crate) struct Asked<'a> {
 impl Pipeline {
     /// Builds the pipeline; caches are filled as soon as it runs in a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let pipeline = Arc::new(Self { parts, caches: RwLock::default(), tasks: Tasks::default() });
+        let pipeline = Arc::new(Self {
+            parts,
+            caches: RwLock::default(),
+            expiry: expiry::Expiry::default(),
+            tasks: Tasks::default(),
+        });
         for kind in pipeline.parts.catalog.stored() {
             pipeline.cache(&kind);
         }

@@ -44,8 +44,17 @@ impl Pipeline {
             return Err(Status::new(api::Reason::RequestEntityTooLarge, message));
         }
         let path = store_key(&asked.stored, key);
-        let write = Op::Put { key: path.clone().into(), value: value.clone(), lease: 0 };
-        match self.commit(&path, expected, write, companions).await? {
+        let lease = match asked.strategy.time_to_live() {
+            None => 0,
+            Some(ttl) => self.expiry.lease(&*self.parts.store, ttl, self.parts.clock.now()).await?,
+        };
+        let write = Op::Put { key: path.clone().into(), value: value.clone(), lease };
+        let committed = self.commit(&path, expected, write, companions).await;
+        if committed.is_err() && lease != 0 {
+            // It may be the lease that is gone: the next write gets another.
+            self.expiry.forget(lease).await;
+        }
+        match committed? {
             Ok(revision) => {
                 let object = storage::decode(path.as_bytes(), &value, revision)
                     .map_err(|error| Status::internal(error.to_string()))?;

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use base::lifecycle::Context;
 use serde_json::{Value, json};
 use store::memory::Memory;
-use store::{Embedded, EmbeddedConfig};
+use store::{Embedded, EmbeddedConfig, Store};
 
 struct NoNodes;
 
@@ -28,6 +28,7 @@ impl NodeConnector for NoNodes {
 pub(crate) struct Cluster {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) user: User,
+    pub(crate) store: Arc<dyn Store>,
     ctx: Context,
     _dir: tempfile::TempDir,
 }
@@ -62,7 +63,7 @@ impl Cluster {
         };
         let store = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
         let (pipeline, server) =
-            Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await.unwrap();
+            Server::build(config, store.clone(), resources::strategies(), Arc::new(NoNodes)).await.unwrap();
         let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
         let ctx = Context::detached("test");
         let running = ctx.clone();
@@ -70,7 +71,7 @@ impl Cluster {
             use base::lifecycle::Component;
             server.run(running).await.unwrap();
         });
-        let cluster = Self { pipeline, user, ctx, _dir: dir };
+        let cluster = Self { pipeline, user, store, ctx, _dir: dir };
         cluster.wait_for_bootstrap().await;
         cluster
     }
