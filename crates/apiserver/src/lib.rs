@@ -11,6 +11,7 @@ pub mod http;
 pub mod names;
 pub mod net;
 pub mod nodes;
+pub mod options;
 pub mod pipeline;
 pub mod pki;
 mod server;

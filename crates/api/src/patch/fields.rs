@@ -274,10 +274,7 @@ impl Comparison {
         let mut seen = BTreeSet::new();
         for (step, item, place, _) in steps(new, shape) {
             match before.get(&step) {
-                None => {
-                    found.added.put_child(step.clone(), everything(item, place));
-                    found.added.members.insert(step.clone());
-                }
+                None => found.added.gain(step.clone(), item, place),
                 Some(old) if *old == item => {}
                 Some(old) if is_granular(old, place) && is_granular(item, place) && same_kind(old, item) => {
                     let below = Self::of(old, item, place);
@@ -299,6 +296,28 @@ impl Comparison {
         }
         found
     }
+}
+
+impl FieldSet {
+    /// Adds what is new at a step, with everything below. A struct is there even where nothing in it is said: only its
+    /// fields can be gained, so that nobody owns a `spec`.
+    fn gain<'s, S: Shape<'s>>(&mut self, step: Step, value: &Value, shape: Option<S>) {
+        let parts = if is_granular(value, shape) { steps(value, shape) } else { Vec::new() };
+        let is_struct = |shape: S| value.is_object() && shape.element().is_none() && is_declared(&step);
+        if parts.is_empty() || !shape.is_some_and(is_struct) {
+            self.members.insert(step.clone());
+        }
+        let mut below = Self::default();
+        for (step, item, place, _) in parts {
+            below.gain(step, item, place);
+        }
+        self.put_child(step, below);
+    }
+}
+
+/// Items of lists are owned themselves, whatever they are.
+fn is_declared(step: &Step) -> bool {
+    matches!(step, Step::Field(_))
 }
 
 fn same_kind(one: &Value, other: &Value) -> bool {
@@ -349,6 +368,17 @@ mod tests {
         assert_eq!(found.added.to_json(), json!({"f:metadata": {"f:annotations": {".": {}, "f:x": {}}}}));
         assert_eq!(found.modified.to_json(), json!({"f:metadata": {"f:labels": {"f:a": {}}}}));
         assert_eq!(found.removed.to_json(), json!({"f:metadata": {"f:labels": {"f:b": {}}}}));
+    }
+
+    #[test]
+    fn fields_of_structs_are_gained_and_not_the_structs() {
+        let new = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let found = Comparison::of(&json!({}), &new, Some(Place::Object));
+        let wanted = json!({
+            "f:metadata": {"f:labels": {".": {}, "f:a": {}}},
+            "f:spec": {"f:containers": {".": {}, "k:{\"name\":\"c\"}": {".": {}, "f:image": {}, "f:name": {}}}},
+        });
+        assert_eq!(found.added.to_json(), wanted);
     }
 
     #[test]

@@ -298,7 +298,7 @@ fn first_seen(object: &Value) -> &Value {
 }
 
 fn involved(object: &Value, _: Timestamp) -> Value {
-    let about = if at(object, &["involvedObject"]).is_null() { "regarding" } else { "involvedObject" };
+    let about = "involvedObject";
     let kind = text(object, &[about, "kind"]).to_ascii_lowercase();
     json!(format!("{kind}/{}", text(object, &[about, "name"])))
 }

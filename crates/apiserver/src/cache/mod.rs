@@ -101,6 +101,11 @@ impl Cache {
                 let message = format!("Too large resource version: {revision}, current: {}", self.revision());
                 let mut status = Status::new(Reason::Timeout, message);
                 status.details.retry_after_seconds = 1;
+                status.details.causes.push(api::Cause {
+                    reason: "ResourceVersionTooLarge".into(),
+                    message: "Too large resource version".into(),
+                    field: String::new(),
+                });
                 Err(status)
             }
         }

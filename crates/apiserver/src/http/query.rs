@@ -5,11 +5,16 @@ use api::{
 };
 use bytes::Bytes;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::negotiate::media_type;
 use super::path::ResourcePath;
+use crate::field::{FieldError, FieldErrors};
+use crate::options::{Write, refuse};
 use crate::tree;
+
+/// The part of a user agent that names a manager.
+const AGENT_CHARS_MAX: usize = 128;
 
 /// The parameters of a query, in order.
 #[derive(Clone)]
@@ -50,16 +55,12 @@ impl Query {
         }
     }
 
-    fn dry_run(&self) -> Result<bool, Status> {
-        let mut dry = false;
-        for value in self.all("dryRun") {
-            if value != "All" {
-                let message = format!("dryRun: Unsupported value: \"{value}\": supported values: \"All\"");
-                return Err(Status::bad_request(message));
-            }
-            dry = true;
+    fn dry_run(&self, errors: &mut FieldErrors) -> bool {
+        let values: Vec<&str> = self.all("dryRun").collect();
+        if values.iter().any(|value| *value != "All") {
+            errors.push(FieldError::not_supported("dryRun", &json!(values), &["All"]));
         }
-        Ok(dry)
+        !values.is_empty()
     }
 }
 
@@ -77,25 +78,29 @@ fn list_options(query: &Query) -> Result<ListOptions, Status> {
     })
 }
 
-fn write_options(query: &Query, user_agent: &str) -> Result<WriteOptions, Status> {
+fn write_options(query: &Query, user_agent: &str, kind: Write) -> Result<WriteOptions, Status> {
+    let mut errors = FieldErrors::new();
     let field_validation = match query.get("fieldValidation") {
         None | Some("" | "Warn") => FieldValidation::Warn,
         Some("Ignore") => FieldValidation::Ignore,
         Some("Strict") => FieldValidation::Strict,
         Some(other) => {
-            return Err(Status::bad_request(format!(
-                "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-            )));
+            let known = ["", "Ignore", "Strict", "Warn"];
+            errors.push(FieldError::not_supported("fieldValidation", &json!(other), &known));
+            FieldValidation::Strict
         }
     };
+    // An agent's name is what its owner made of it: unlike a manager's it is cut, not refused. Who applies names itself.
     let agent = user_agent.split('/').next().unwrap_or_default().trim();
-    let manager = query.get("fieldManager").filter(|manager| !manager.is_empty()).unwrap_or(agent);
-    Ok(WriteOptions {
-        dry_run: query.dry_run()?,
-        field_manager: manager.to_owned(),
-        field_validation,
-        force: query.flag("force"),
-    })
+    let agent = agent.chars().filter(|letter| !letter.is_control()).take(AGENT_CHARS_MAX).collect();
+    let manager = match query.get("fieldManager").filter(|manager| !manager.is_empty()) {
+        Some(manager) => manager.to_owned(),
+        None if kind == Write::Apply => String::new(),
+        None => agent,
+    };
+    let dry_run = query.dry_run(&mut errors);
+    refuse(kind.kind(), &errors)?;
+    Ok(WriteOptions { dry_run, field_manager: manager, field_validation, force: query.flag("force") })
 }
 
 fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
@@ -125,8 +130,11 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
         Some(grace) => Some(grace),
         None => tree::at(&body, &["gracePeriodSeconds"]).as_i64(),
     };
+    let mut errors = FieldErrors::new();
+    let dry_run = query.dry_run(&mut errors);
+    refuse("DeleteOptions", &errors)?;
     Ok(DeleteOptions {
-        dry_run: query.dry_run()? || !tree::items(&body, &["dryRun"]).is_empty(),
+        dry_run: dry_run || !tree::items(&body, &["dryRun"]).is_empty(),
         grace_period_seconds: grace,
         propagation,
         precondition_uid: text(&["preconditions", "uid"]),
@@ -172,14 +180,14 @@ pub(super) fn call(
             Ok(Call::Get { resource_version: query.text("resourceVersion") })
         }
         Method::GET | Method::HEAD => Ok(Call::List(list_options(query)?)),
-        Method::POST => Ok(Call::Create { body, options: write_options(query, user_agent)? }),
-        Method::PUT if one => Ok(Call::Update { body, options: write_options(query, user_agent)? }),
+        Method::POST => Ok(Call::Create { body, options: write_options(query, user_agent, Write::Create)? }),
+        Method::PUT if one => {
+            Ok(Call::Update { body, options: write_options(query, user_agent, Write::Update)? })
+        }
         Method::PATCH if one => {
             let kind = patch_type(content_type)?;
-            let mut options = write_options(query, user_agent)?;
-            if kind == PatchType::Apply && query.get("fieldManager").is_none() {
-                options.field_manager.clear();
-            }
+            let what = if kind == PatchType::Apply { Write::Apply } else { Write::Patch };
+            let options = write_options(query, user_agent, what)?;
             Ok(Call::Patch { kind, body, options })
         }
         Method::DELETE if one => Ok(Call::Delete(delete_options(query, &body)?)),

@@ -40,6 +40,7 @@ impl Pipeline {
     }
 
     pub(super) async fn list(&self, asked: &Asked<'_>, options: &ListOptions) -> Result<List, Status> {
+        crate::options::check_list(options)?;
         let selectors = self.selectors(asked, options)?;
         let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
         let exact = options.resource_version_match == "Exact";
@@ -112,6 +113,7 @@ impl Pipeline {
         asked: &Asked<'_>,
         options: &ListOptions,
     ) -> Result<WatchStream, Status> {
+        crate::options::check_watch(options)?;
         let selectors = self.selectors(asked, options)?;
         let cache = self.cache(&asked.stored);
         let start = self.watch_start(&cache, options).await?;
@@ -136,12 +138,6 @@ impl Pipeline {
     async fn watch_start(&self, cache: &Cache, options: &ListOptions) -> Result<Start, Status> {
         let version = options.resource_version.as_str();
         if options.send_initial_events == Some(true) {
-            if options.resource_version_match != "NotOlderThan" {
-                return Err(Status::bad_request(
-                    "resourceVersionMatch: Required value: sendInitialEvents requires setting \
-                     resourceVersionMatch to NotOlderThan",
-                ));
-            }
             current_enough(cache, version).await?;
             return Ok(Start::Snapshot { mark_end: options.allow_watch_bookmarks });
         }

@@ -34,9 +34,7 @@ impl Pipeline {
                 (Wanted::Update(scale), warnings, options)
             }
             Call::Patch { kind: PatchType::Apply, body, options } => {
-                if options.field_manager.is_empty() {
-                    return Err(Status::bad_request("fieldManager is required for apply patch"));
-                }
+                crate::options::check_write(crate::options::Write::Apply, &options)?;
                 let (scale, warnings) = decode(asked, &body, options.field_validation, Mode::Configuration)?;
                 (Wanted::Apply(scale), warnings, options)
             }

@@ -9,6 +9,7 @@ use super::txn::Outcome;
 use super::{Asked, Pipeline, meta};
 use crate::admission::{Operation, Review};
 use crate::field;
+use crate::options;
 use crate::tree;
 use crate::words::{self, Writer};
 
@@ -41,6 +42,7 @@ impl Pipeline {
         body: &[u8],
         options: &WriteOptions,
     ) -> Result<Response, Status> {
+        options::check_write(options::Write::Create, options)?;
         let (mut object, mut warnings) = words::decode(&asked.kind, body, options.field_validation)?;
         meta::fit_to_request(asked, &mut object)?;
         if !tree::text(&object, &["metadata", "resourceVersion"]).is_empty() {
@@ -127,6 +129,7 @@ impl Pipeline {
         body: &[u8],
         options: &WriteOptions,
     ) -> Result<Response, Status> {
+        options::check_write(options::Write::Update, options)?;
         let (mut object, warnings) = words::decode(&asked.kind, body, options.field_validation)?;
         meta::fit_to_request(asked, &mut object)?;
         words::default(&asked.kind, &mut object);
@@ -154,16 +157,16 @@ impl Pipeline {
         body: &bytes::Bytes,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
+        let what = if kind == PatchType::Apply { options::Write::Apply } else { options::Write::Patch };
+        options::check_write(what, options)?;
         let patch = words::Patch::parse(kind, body)?;
         let writer = self.writer(options, asked);
         if let words::Patch::Apply(intent) = &patch {
-            if options.field_manager.is_empty() {
-                return Err(Status::bad_request("fieldManager is required for apply patch"));
-            }
             let Some(writer) = writer else { return Err(Status::internal("apply without a writer")) };
             // The intent is checked as a body of its own; what it does not say stays unsaid.
             let bytes = serde_json::to_vec(intent).map_err(|error| Status::internal(error.to_string()))?;
-            let (intent, warnings) = words::decode_intent(&asked.kind, &bytes, options.field_validation)?;
+            let (intent, warnings) =
+                words::decode_intent(&asked.kind, asked.subresource, &bytes, options.field_validation)?;
             let apply = |live: Option<&Value>| {
                 let mut new = words::apply(&asked.kind, live, &intent, &writer, options.force)?;
                 words::default(&asked.kind, &mut new);

@@ -85,10 +85,19 @@ pub fn decode(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(
 /// Decodes the intent of an apply: what it says empty counts as said.
 pub fn decode_intent(
     kind: &Kind,
+    subresource: &str,
     body: &[u8],
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    api::decode::object(kind, body, validation, Mode::Configuration)
+    let (mut intent, warnings) = api::decode::object(kind, body, validation, Mode::Configuration)?;
+    let said = tree::members(&mut intent);
+    // What the request cannot change is not owned by whoever says it. Source: the strategies' `GetResetFields`.
+    if subresource == "status" {
+        said.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
+    } else if kind.subresource("status").is_some() {
+        said.remove("status");
+    }
+    Ok((intent, warnings))
 }
 
 /// Schema defaults, after those of a retired version.
@@ -149,9 +158,22 @@ pub fn patch(kind: &Kind, live: &Value, patch: &Patch) -> Result<Value, Status> 
     Ok(new)
 }
 
-/// Records what a writer changed.
+/// Records what a writer changed. Who writes an object and not its status changes nothing of the status; its bare place,
+/// which a new object gets by default, is nobody's.
 pub fn own_changes(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: &Writer) {
-    apply::record_update(old, new, shape(kind), writer);
+    // The paths are those of the version that is stored, whatever the request spoke.
+    let writer = &Writer { api_version: kind.api_version(), ..writer.clone() };
+    let apart = writer.subresource != "status" && kind.subresource("status").is_some();
+    let status = if apart { tree::members(new).remove("status") } else { None };
+    let without = old.filter(|_| apart).map(|old| {
+        let mut old = old.clone();
+        tree::members(&mut old).remove("status");
+        old
+    });
+    apply::record_update(without.as_ref().or(old), new, shape(kind), writer);
+    if let Some(status) = status {
+        tree::members(new).insert("status".into(), status);
+    }
 }
 
 /// Server-side apply: the live object (in the version asked for) with the intent applied and recorded.
@@ -186,7 +208,15 @@ pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) 
     let mut rows = Vec::with_capacity(objects.len());
     for object in objects {
         let tree: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
-        let mut row = json!({ "cells": api::table::cells(definitions, &tree, now) });
+        // Columns read the stored version, whatever the rows carry.
+        let cells = if kind.is_storage_version() {
+            api::table::cells(definitions, &tree, now)
+        } else {
+            let (from, to) = (kind.api_version(), kind.storage_api_version());
+            let stored = api::conversion::convert(tree.clone(), &kind.kind, &from, &to);
+            api::table::cells(definitions, &stored, now)
+        };
+        let mut row = json!({ "cells": cells });
         match include {
             Include::None => {}
             Include::Object => row["object"] = tree,
@@ -335,5 +365,29 @@ fn default_of_selectable(path: &str) -> &'static str {
         "spec.unschedulable" | "spec.hostNetwork" => "false",
         "status.replicas" => "0",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_another_version_shows_the_same() {
+        let kind =
+            Catalog::builtin().find(&GroupVersionResource::new("events.k8s.io", "v1", "events")).unwrap();
+        let event = json!({ "metadata": { "name": "e" }, "regarding": { "kind": "Pod", "name": "p" }, "note": "hello" });
+        let object = Object::parse(event.to_string().into()).unwrap();
+        let table = table(&kind, &[&object], Include::Object, true).unwrap();
+        let names: Vec<&str> = table["columnDefinitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|column| column["name"].as_str().unwrap())
+            .collect();
+        let cell =
+            |name: &str| &table["rows"][0]["cells"][names.iter().position(|known| *known == name).unwrap()];
+        assert_eq!((cell("Message"), cell("Object")), (&json!("hello"), &json!("pod/p")));
+        assert_eq!(table["rows"][0]["object"]["note"], "hello");
     }
 }

@@ -288,3 +288,41 @@ async fn a_change_back_is_written_though_the_cache_has_not_seen_the_change() {
         }
     }
 }
+
+#[tokio::test]
+async fn status_and_spec_have_owners_of_their_own() {
+    let cluster = Cluster::start().await;
+    let deployments = resource("apps", "v1", "deployments");
+    let mut intent = deployment("a:1");
+    intent["status"] = json!({ "replicas": 9 });
+    let manager = |manager: &str| WriteOptions { field_manager: manager.into(), ..options() };
+    let made = cluster
+        .patch(&deployments, ("default", "web", ""), PatchType::Apply, intent.clone(), manager("one"))
+        .await
+        .unwrap();
+    assert_eq!(made["status"], json!({}));
+    intent["spec"]["replicas"] = 7.into();
+    intent["status"] = json!({ "observedGeneration": 1 });
+    let told = cluster
+        .patch(&deployments, ("default", "web", "status"), PatchType::Apply, intent, manager("two"))
+        .await
+        .unwrap();
+    assert_eq!((&told["spec"]["replicas"], &told["status"]["observedGeneration"]), (&json!(1), &json!(1)));
+    let entries = told["metadata"]["managedFields"].as_array().unwrap();
+    let of = |manager: &str| &entries.iter().find(|entry| entry["manager"] == manager).unwrap()["fieldsV1"];
+    assert!(of("one").get("f:status").is_none() && of("one").get("f:spec").is_some());
+    assert_eq!(*of("two"), json!({ "f:status": { "f:observedGeneration": {} } }));
+    let created = cluster
+        .create(
+            &deployments,
+            "default",
+            json!({
+                "metadata": { "name": "plain" }, "spec": deployment("a:1")["spec"],
+            }),
+        )
+        .await
+        .unwrap();
+    let owned = &created["metadata"]["managedFields"][0]["fieldsV1"];
+    assert!(owned.get("f:status").is_none() && owned["f:spec"].get(".").is_none(), "{owned}");
+    assert!(owned["f:spec"]["f:template"]["f:metadata"]["f:labels"].get(".").is_some(), "{owned}");
+}
