@@ -6,8 +6,10 @@
 mod cluster;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::{DeleteOptions, Key, Object, Propagation};
+use api::{DeleteOptions, Key, Object, PatchType, Propagation};
+use base::clock::{SharedClock, SystemClock, VirtualClock};
 use cluster::Cluster;
 use controllers::Ctx;
 use parking_lot::Mutex;
@@ -15,11 +17,16 @@ use reconcile::kinds::{self, Catalog};
 use serde_json::{Value, json};
 
 async fn start() -> Cluster {
+    start_at(Arc::new(SystemClock)).await
+}
+
+/// A cluster whose controllers go by a clock of their own.
+async fn start_at(clock: SharedClock) -> Cluster {
     let cluster = Cluster::start(|cluster| {
         let ctx = Ctx {
             client: cluster.client.clone(),
             informers: cluster.informers.clone(),
-            clock: cluster.clock.clone(),
+            clock,
             catalog: Catalog::default(),
             root_ca_pem: cluster.ca_pem.as_str().into(),
         };
@@ -253,4 +260,57 @@ async fn owners_go_before_after_or_without_their_dependents() {
     cluster.client.delete(&deployments, &key, delete(Propagation::Foreground)).await.unwrap();
     cluster.until(kinds::DEPLOYMENTS, &key, Value::is_null).await;
     assert_eq!(*order.lock(), ["Pod", "Pod", "ReplicaSet", "Deployment"]);
+}
+
+/// Lets hours of the controllers' time pass while `work` goes on.
+async fn hurry<T>(clock: &VirtualClock, work: impl Future<Output = T>) -> T {
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let passing = async {
+        loop {
+            ticks.tick().await;
+            clock.advance(Duration::from_secs(5));
+        }
+    };
+    tokio::select! { biased; done = work => done, () = passing => unreachable!() }
+}
+
+fn taints(node: &Value) -> Vec<String> {
+    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let text = |taint: &Value| format!("{}:{}", taint["key"], taint["effect"]).replace('"', "");
+    taints.iter().map(text).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
+    let clock = VirtualClock::new(jiff::Timestamp::now());
+    let cluster = start_at(Arc::new(clock.clone())).await;
+    let node = Key::new("", "n1");
+    let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }] } });
+    let (nodes, strategic) = (kinds::NODES.gvr(), PatchType::StrategicMerge);
+    cluster.client.patch(&nodes, &node, "status", strategic, &ready).await.unwrap();
+    let pod = |name: &str, seconds: Option<u32>, on: Option<&str>| {
+        let toleration = seconds.map(|seconds| {
+            json!([{ "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds }])
+        });
+        json!({
+            "metadata": { "name": name },
+            "spec": { "nodeName": on, "tolerations": toleration, "containers": [{ "name": "a", "image": "a:1" }] },
+        })
+    };
+    cluster.create(&kinds::PODS, "default", pod("brief", Some(10), None)).await;
+    let brief = Key::new("default", "brief");
+    cluster.until(kinds::PODS, &brief, |held| held["status"]["phase"] == "Running").await;
+
+    let lost = cluster.until(kinds::NODES, &node, |held| taints(held).len() == 2);
+    let lost = hurry(&clock, lost).await;
+    let unreachable =
+        ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
+    assert_eq!(taints(&lost), unreachable);
+    assert_eq!(condition(&lost, "Ready")["reason"], "NodeStatusUnknown");
+    hurry(&clock, cluster.until(kinds::PODS, &brief, Value::is_null)).await;
+
+    // Of a pod whose node does not exist nobody reports any more.
+    cluster.client.delete(&nodes, &node, DeleteOptions::default()).await.unwrap();
+    cluster.create(&kinds::PODS, "default", pod("stray", None, Some("n1"))).await;
+    hurry(&clock, cluster.until(kinds::PODS, &Key::new("default", "stray"), Value::is_null)).await;
 }
