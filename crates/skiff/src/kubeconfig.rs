@@ -27,7 +27,7 @@ pub(crate) fn merge(path: &Path, name: &str, ours: &str) -> Result<()> {
     write(path, &file)
 }
 
-/// Takes the cluster, user and context `name` out again. A file that is not there, or not ours to read, stays.
+/// Takes the cluster, user and context `name` out again. A file in which nothing is left goes as well.
 pub(crate) fn remove(path: &Path, name: &str) -> Result<()> {
     if !path.exists() {
         return Ok(());
@@ -41,7 +41,24 @@ pub(crate) fn remove(path: &Path, name: &str) -> Result<()> {
     if file.get("current-context").and_then(Value::as_str) == Some(name) {
         file.insert("current-context".into(), "".into());
     }
-    if file == before { Ok(()) } else { write(path, &file) }
+    if file == before {
+        return Ok(());
+    }
+    if says_nothing(&file) {
+        return fs::remove_file(path).with_context(|| format!("remove {}", path.display()));
+    }
+    write(path, &file)
+}
+
+/// Whether a kubeconfig holds nothing beside what every one has.
+fn says_nothing(file: &Mapping) -> bool {
+    file.iter().all(|(key, value)| match (key.as_str(), value) {
+        (Some("apiVersion" | "kind"), _) | (_, Value::Null) => true,
+        (_, Value::String(text)) => text.is_empty(),
+        (_, Value::Sequence(entries)) => entries.is_empty(),
+        (_, Value::Mapping(entries)) => entries.is_empty(),
+        _ => false,
+    })
 }
 
 fn read(path: &Path) -> Result<Mapping> {
@@ -120,6 +137,8 @@ mod tests {
         merge(&path, "skiff", OURS).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read(&path).unwrap()["current-context"], Value::from("skiff"));
+        remove(&path, "skiff").unwrap();
+        assert!(!path.exists(), "it was made for this context only");
     }
 
     #[test]
