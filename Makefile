@@ -2,14 +2,18 @@
 
 SHELL := /bin/bash
 CARGO := cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup check test bench clean-machine
+.PHONY: help setup demo check test bench clean-machine
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 setup: ## Install the Debian packages and tools that are missing
 	@scripts/setup
+
+demo: ## Build, start a cluster on this machine, and run the sentiment example on it
+	@scripts/demo
 
 check: ## The inner loop: format, dependencies, lints, repository checks
 	$(CARGO) fmt --all --check
@@ -22,6 +26,7 @@ test: setup ## Everything that proves it, from one debug build
 	$(CARGO) fmt --all --check
 	scripts/cargo-deny check bans licenses sources
 	$(CARGO) build -p skiff --locked
+	@scripts/example-images
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
 
@@ -30,6 +35,8 @@ bench: setup ## The figures of speed and memory, from a release build
 	$(CARGO) build --release -p skiff -p bench --locked
 	@$(CARGO) run --release -q -p bench --locked
 
-clean-machine: ## Remove every trace: the default instance, build output and caches
-	-[ ! -x target/debug/skiff ] || target/debug/skiff down --purge
-	rm -rf target $${SKIFF_CACHE:-$$HOME/.cache/skiff}
+clean-machine: ## Remove every trace: the default instance, build output and caches (Debian packages stay)
+	@for skiff in $(TARGET)/{debug,release}/skiff; do \
+		if [ -x $$skiff ]; then $$skiff down --purge || exit; break; fi; done
+	@$(MAKE) --no-print-directory -C examples/sentiment clean
+	rm -rf $(TARGET) $${SKIFF_CACHE:-$$HOME/.cache/skiff}
