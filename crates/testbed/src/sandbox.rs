@@ -34,6 +34,9 @@ impl Testbed {
             // Whatever is not meant for the testbed's own hosts has left its host by the default route: count it.
             "nft add table ip leak",
             "nft add chain ip leak pre { type filter hook prerouting priority -300 ; }",
+            "nft add set ip leak seen { type ipv4_addr . inet_proto . inet_service ; flags dynamic ; }",
+            "nft add rule ip leak pre ip daddr != { 198.18.0.0/24, 224.0.0.0/4, 255.255.255.255 } \
+             add @seen { ip daddr . meta l4proto . th dport }",
             "nft add rule ip leak pre ip daddr != { 198.18.0.0/24, 224.0.0.0/4, 255.255.255.255 } counter drop",
         ])?;
         Ok(bed)
@@ -91,6 +94,11 @@ impl Testbed {
             .filter_map(|expr| expr["counter"]["packets"].as_u64())
             .next()
             .context("the leak counter is not there")
+    }
+
+    /// Where those packets wanted to go, as `address . protocol . port` in the words of nft: for a failing test.
+    pub fn leaks(&self) -> Result<String> {
+        run(self.inside().args(["nft", "list", "set", "ip", "leak", "seen"]))
     }
 }
 

@@ -39,6 +39,17 @@ pub fn base_image(name: &str) -> Result<PathBuf> {
     if path.exists() { Ok(path) } else { bail!("no {}: run scripts/base-image first", path.display()) }
 }
 
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The archive of the sentiment example's images, and of the front end's base image.
+pub fn example_images() -> Result<PathBuf> {
+    let path = run(Command::new(repository().join("scripts/example-images")).arg("path"))?;
+    Ok(PathBuf::from(path.trim_end()))
+}
+
 /// Runs a command that has to succeed; gives its standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
