@@ -25,6 +25,9 @@ impl Access {
     /// Prepares the connection; nothing is sent yet.
     pub fn to(instance: &Instance) -> Result<Self> {
         let path = kubeconfig(instance)?;
+        if path == instance.kubeconfig() {
+            instance.expect_running()?;
+        }
         let loaded = load(&path, Some(&instance.name))?;
         let https = Arc::new(Https::new(&loaded.config)?);
         Ok(Self { client: Client::new(https.clone(), "skiff"), https })
@@ -77,7 +80,7 @@ pub fn kubeconfig(instance: &Instance) -> Result<PathBuf> {
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!(
-                "instance {:?} was never started here; start it with: {}",
+                "no instance {:?} was ever started here; start it with: {}",
                 instance.name,
                 instance.command("up")
             )

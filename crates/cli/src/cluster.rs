@@ -62,7 +62,7 @@ pub fn kubeconfig(instance: &Instance) -> Result<()> {
         Err(error) => match error.kind() {
             ErrorKind::NotFound => {
                 bail!(
-                    "instance {:?} was never started here; start it with: {}",
+                    "no instance {:?} was ever started here; start it with: {}",
                     instance.name,
                     instance.command("up")
                 )

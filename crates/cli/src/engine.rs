@@ -1,8 +1,9 @@
 //! A client of the Docker Engine API on Skiff's socket: requests, streams, and hijacked connections.
 
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::{Method, Request, Response, StatusCode};
@@ -15,6 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::instance::Instance;
+
 /// The API version that these commands speak.
 const VERSION: &str = "v1.41";
 
@@ -25,6 +28,8 @@ pub type Body = BoxBody<Bytes, std::io::Error>;
 #[derive(Debug, Clone)]
 pub struct Engine {
     socket: PathBuf,
+    /// The command that starts it, for errors.
+    start: String,
 }
 
 /// An error answer of the engine, with its HTTP status.
@@ -63,19 +68,14 @@ where
 }
 
 impl Engine {
-    /// A client of the socket at `path`.
-    pub fn at(path: &Path) -> Self {
-        Self { socket: path.to_owned() }
+    /// A client of an instance's socket.
+    pub fn of(instance: &Instance) -> Self {
+        Self { socket: instance.docker_socket(), start: instance.command("up") }
     }
 
     /// Sends a request and gives its answer, whatever its status.
     async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket).await.with_context(|| {
-            format!(
-                "cannot reach the engine at {}; is it running? start it with: skiff up",
-                self.socket.display()
-            )
-        })?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The connection lives exactly as long as its request: it ends with the process or the response.
         #[allow(clippy::disallowed_methods)]
@@ -83,6 +83,17 @@ impl Engine {
             let _ = connection.with_upgrades().await;
         });
         Ok(sender.send_request(request).await?)
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> anyhow::Error {
+        let socket = self.socket.display();
+        match error.kind() {
+            ErrorKind::PermissionDenied => anyhow!("{socket} may be used by root only; use sudo"),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                anyhow!("no engine is running at {socket}; start it with: {}", self.start)
+            }
+            _ => anyhow!("cannot reach the engine at {socket}: {error}"),
+        }
     }
 
     /// Sends a request; an error status becomes [`Refused`].

@@ -113,11 +113,15 @@ impl Instance {
         (process_start(running.pid) == Some(running.pid_start)).then_some(running)
     }
 
+    /// Whether this user may not see if it runs.
+    pub fn hidden(&self) -> bool {
+        let seen = std::fs::metadata(self.state_file());
+        seen.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
     /// The running instance, or an error with the remedy.
     pub fn expect_running(&self) -> Result<Running> {
-        if let Err(error) = std::fs::metadata(self.state_file())
-            && error.kind() == std::io::ErrorKind::PermissionDenied
-        {
+        if self.hidden() {
             bail!("{} may be read by root only; use sudo", self.run_dir.display());
         }
         self.running().with_context(|| {

@@ -71,7 +71,7 @@ pub enum Command {
 
 /// Runs a command; answers with the exit code of the process.
 pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
-    let engine = Engine::at(&instance.docker_socket());
+    let engine = Engine::of(instance);
     match command {
         Command::Status(args) => cluster::status(instance, &args)?,
         Command::Kubectl(args) => cluster::kubectl(instance, &args)?,

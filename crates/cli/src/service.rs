@@ -117,7 +117,6 @@ struct Reached {
 
 /// Runs `service`.
 pub async fn run(instance: &Instance, args: Service) -> Result<()> {
-    instance_answers(instance)?;
     let access = Access::to(instance)?;
     match args.list {
         Some(Verb::List { namespace, output }) => {
@@ -125,11 +124,6 @@ pub async fn run(instance: &Instance, args: Service) -> Result<()> {
         }
         None => one(&access, &args).await,
     }
-}
-
-/// Says that the instance is down before a connection is tried; users who may not look try it.
-fn instance_answers(instance: &Instance) -> Result<()> {
-    if instance.kubeconfig().exists() { instance.expect_running().map(drop) } else { Ok(()) }
 }
 
 async fn list(access: &Access, namespace: &str, format: Format) -> Result<()> {

@@ -44,18 +44,17 @@ pub async fn run(instance: &Instance, args: &Version) -> Result<()> {
     let platform = format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH);
     let client = Client { version: env!("CARGO_PKG_VERSION"), platform };
     // Without an instance there is nothing to ask, which is no failure of this command.
-    let stopped = instance.kubeconfig().exists() && instance.running().is_none();
-    let access = if stopped { None } else { Access::to(instance).ok() };
-    let server = match access {
-        Some(access) => Some(ask(&access).await?),
-        None => None,
+    let (server, absent) = match Access::to(instance) {
+        Ok(access) => (Some(ask(&access).await?), ""),
+        Err(_) if instance.hidden() => (None, "root only"),
+        Err(_) => (None, "not running"),
     };
     let shown = server.as_ref().and_then(|server| server["gitVersion"].as_str());
     let rows = [
         vec!["client".into(), client.version.into(), client.platform.clone()],
         vec![
             "server".into(),
-            shown.unwrap_or("not running").into(),
+            shown.unwrap_or(absent).into(),
             server.as_ref().and_then(|server| server["platform"].as_str()).unwrap_or_default().into(),
         ],
     ];

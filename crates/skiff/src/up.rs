@@ -19,7 +19,10 @@ const LOG_MAX_BYTES: u64 = 10 * 1024 * 1024;
 /// Runs `up`.
 pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
     if !rustix::process::geteuid().is_root() {
-        bail!("skiff up needs root: it makes namespaces, mounts and network rules. Run: sudo skiff up");
+        bail!(
+            "skiff up needs root: it makes namespaces, mounts and network rules. Run: sudo {}",
+            settings.instance.command("up")
+        );
     }
     if let Some(running) = settings.instance.running() {
         same_settings(&running, &settings)?;
