@@ -45,7 +45,7 @@ pub(super) async fn attach(
     let query = Query::of(&request);
     let record = query::running(&server.deps, &target)?;
     // Whether there is a terminal was decided when the container was made.
-    let wanted = Wanted { tty: record.terminal, ..Wanted::of(&query) };
+    let wanted = Wanted { tty: record.terminal, attached: true, ..Wanted::of(&query) };
     check(wanted)?;
     let runtime = server.deps.runtime.clone();
     let start: Starter = Box::new(move || {
@@ -79,7 +79,7 @@ fn connect(
         server.sessions.spawn(async move {
             let Ok(socket) = websocket::upgraded(upgrade).await else { return };
             let (remote, session) = websocket::command_session(socket, protocol);
-            let run = async { process::run(start().await, remote).await };
+            let run = async { process::run(start().await, wanted, remote).await };
             tokio::join!(session, run);
         });
         return Ok(response);

@@ -33,6 +33,9 @@ pub(crate) struct Wanted {
     pub(crate) stdout: bool,
     pub(crate) stderr: bool,
     pub(crate) tty: bool,
+    /// The process was there before. Its exit is the pod's to tell: as upstream, attaching to it succeeds when it ends,
+    /// however it ends.
+    pub(crate) attached: bool,
 }
 
 impl Wanted {
@@ -45,6 +48,7 @@ impl Wanted {
             // A terminal has one output.
             stderr: query.flag(&["stderr", "error"]) && !tty,
             tty,
+            attached: false,
         }
     }
 }
@@ -63,7 +67,7 @@ pub(crate) fn terminal_size(message: &[u8]) -> Option<TerminalSize> {
 }
 
 /// Moves bytes until the process has ended and its output is delivered; then sends the final status.
-pub(crate) async fn run(process: Result<Process, EngineError>, remote: Remote) {
+pub(crate) async fn run(process: Result<Process, EngineError>, wanted: Wanted, remote: Remote) {
     let Remote { stdin, resize, output } = remote;
     let status = match process {
         Err(error) => failed_to_start(&error),
@@ -83,6 +87,7 @@ pub(crate) async fn run(process: Result<Process, EngineError>, remote: Remote) {
                 () = output.closed() => return,
                 () = input => return,
                 exit = outputs => match exit {
+                    Ok(Ok(_)) if wanted.attached => success(),
                     Ok(Ok(exit)) => exit_status(&exit),
                     Ok(Err(error)) => failed_to_start(&error),
                     Err(_) => internal("the process's exit is unknown"),
@@ -130,13 +135,17 @@ async fn drain(stream: Option<ByteStream>, which: Output, to: &mpsc::Sender<(Out
 /// The final status in the shape that clients read the exit code from. Source: `remotecommand` v4.
 pub(crate) fn exit_status(exit: &Exit) -> Value {
     if exit.code == 0 {
-        return json!({ "metadata": {}, "status": "Success" });
+        return success();
     }
     json!({
         "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
         "message": format!("command terminated with non-zero exit code: exit status {}", exit.code),
         "details": { "causes": [{ "reason": "ExitCode", "message": exit.code.to_string() }] },
     })
+}
+
+fn success() -> Value {
+    json!({ "metadata": {}, "status": "Success" })
 }
 
 fn failed_to_start(error: &EngineError) -> Value {
@@ -164,6 +173,24 @@ mod tests {
         let failed = exit_status(&exit(3));
         assert_eq!(failed["reason"], "NonZeroExitCode");
         assert_eq!(failed["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
+    }
+
+    #[tokio::test]
+    async fn attaching_succeeds_however_the_process_ends() {
+        for (attached, status) in [(true, "Success"), (false, "Failure")] {
+            let (sender, exit) = tokio::sync::oneshot::channel();
+            let (code, finished_at) = (3, jiff::Timestamp::UNIX_EPOCH);
+            let ended = Exit { code, signal: 0, oom_killed: false, finished_at, message: String::new() };
+            sender.send(Ok(ended)).unwrap();
+            let io = ProcessIo { stdin: None, stdout: None, stderr: None, resize: mpsc::channel(1).0 };
+            let (output, mut sent) = mpsc::channel(1);
+            let remote = Remote { stdin: None, resize: None, output };
+            let wanted = Wanted { attached, ..Wanted::default() };
+            run(Ok(Process { io, exit, pid: 1 }), wanted, remote).await;
+            let (channel, bytes) = sent.recv().await.unwrap();
+            let said: Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!((channel, said["status"].as_str()), (Output::Error, Some(status)));
+        }
     }
 
     #[test]

@@ -269,7 +269,7 @@ pub(crate) async fn command_session<S>(
                 way.close_session().await;
             }
         };
-        tokio::join!(process::run(start().await, remote), forward);
+        tokio::join!(process::run(start().await, wanted, remote), forward);
     };
     tokio::pin!(session);
     tokio::select! {

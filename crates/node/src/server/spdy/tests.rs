@@ -66,7 +66,7 @@ fn shouting() -> Process {
 #[tokio::test]
 async fn a_command_gets_its_streams_and_its_exit_code() {
     let (mut client, server) = client();
-    let wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: false };
+    let wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: false, ..Wanted::default() };
     let start = Box::new(|| async { Ok(shouting()) }.boxed());
     let session = command_session(server, "v4.channel.k8s.io", wanted, start);
     let talk = async {
@@ -109,7 +109,7 @@ async fn streams_are_answered_and_pings_come_back() {
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_session() {
     let (mut client, server) = client();
-    let wanted = Wanted { stdin: false, stdout: true, stderr: false, tty: false };
+    let wanted = Wanted { stdin: false, stdout: true, stderr: false, tty: false, ..Wanted::default() };
     let never = Box::new(|| async { futures::future::pending().await }.boxed());
     let session = command_session(server, "v4.channel.k8s.io", wanted, never);
     let talk = async {
