@@ -11,7 +11,7 @@ const UNLIMITED: i64 = i32::MAX as i64;
 /// Where `spec.rollbackTo` is kept. Source: `apps.DeprecatedRollbackTo`.
 const ROLLBACK_TO: &str = "deprecated.deployment.rollback.rollbackTo";
 
-/// What a client of a retired version is warned with. `None`: the version is current.
+/// What a client of a retired or deprecated version is warned with. `None`: the version is current.
 pub fn deprecation(group: &str, version: &str, kind: &str) -> Option<&'static str> {
     match (group, version, kind) {
         ("extensions", "v1beta1", "Deployment") => Some(
@@ -20,6 +20,9 @@ pub fn deprecation(group: &str, version: &str, kind: &str) -> Option<&'static st
         ("extensions", "v1beta1", "Ingress") => Some(
             "extensions/v1beta1 Ingress is deprecated in v1.14+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
         ),
+        ("", "v1", "Endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
         ("networking.k8s.io", "v1beta1", "Ingress") => Some(
             "networking.k8s.io/v1beta1 Ingress is deprecated in v1.19+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
         ),
