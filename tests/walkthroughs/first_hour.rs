@@ -31,7 +31,10 @@ fn the_first_hour() {
     host.must_kubectl(&["delete", "deployment,service", "--all"]);
     host.must_kubectl(&["wait", "pod", "-l", "app=web", "--for=delete", "--timeout=120s"]);
     assert_eq!(bed.leaked_packets().unwrap(), 0);
+    host.must_skiff(&["down"]);
+    without_an_instance_every_command_says_so(&host);
     host.must_skiff(&["down", "--purge"]);
+    without_an_instance_every_command_says_so(&host);
 }
 
 /// Panics with the whole text unless it has every part.
@@ -89,6 +92,24 @@ fn a_deployment_is_made_exposed_and_asked(host: &Host) {
     );
     let seen = on_terminal(host, &line);
     has(&seen, &["web-", "pod \"probe\" deleted"]);
+
+    // The exit code is the pod's: attaching to it succeeds, however it ends.
+    let script = "read word; echo got $word; exit 3";
+    let args = ["run", "-i", "--rm", "ends", image, "--restart=Never", "--", "sh", "-c", script];
+    let (code, out, err) = with_input(host, &args, "go\n");
+    assert_eq!((code, out.lines().next()), (3, Some("got go")), "{out}{err}");
+    assert!(!err.contains("couldn't attach"), "{err}");
+}
+
+/// Runs `kubectl` with that on its standard input; gives exit code, output and errors.
+fn with_input(host: &Host, args: &[&str], input: &str) -> (i32, String, String) {
+    let mut command = host.kubectl_command(args).unwrap();
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
 }
 
 fn it_is_scaled_updated_and_edited(host: &Host) {
@@ -244,12 +265,8 @@ fn pods_are_entered_copied_to_and_listened_to(host: &Host) {
         "cat",
     ]);
     host.must_kubectl(&["wait", "pod", "echo", "--for=condition=Ready", "--timeout=120s"]);
-    let mut attach = host.kubectl_command(&["attach", "-i", "echo"]).unwrap();
-    let mut attach =
-        attach.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    attach.stdin.take().unwrap().write_all(b"marco\n").unwrap();
-    let out = attach.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&out.stdout), "marco\n", "{out:?}");
+    let attached = with_input(host, &["attach", "-i", "echo"], "marco\n");
+    assert_eq!((attached.0, attached.1.as_str()), (0, "marco\n"), "{attached:?}");
 
     host.must_kubectl(&["run", "again", "--image=busybox", "--", "sh", "-c", "echo first; sleep 1; exit 4"]);
     host.must_kubectl(&[
@@ -430,6 +447,32 @@ fn what_is_wrong_is_explained(host: &Host) {
     assert_eq!(none.code, 1);
     has(&none.err, &["did you mean huge?"]);
     host.must_kubectl(&["delete", "pod", "never", "crash", "huge", "lacks", "--now"]);
+}
+
+/// Each command that needs one fails with one line that names the remedy.
+fn without_an_instance_every_command_says_so(host: &Host) {
+    for line in [
+        "status",
+        "kubectl get pods",
+        "service list",
+        "why web",
+        "logs web",
+        "exec web true",
+        "images",
+        "ps",
+        "pull nobody/nothing",
+        "tag busybox other",
+        "rmi busybox",
+        "run busybox true",
+        "stop web",
+        "rm web",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let ran = host.skiff(&args).unwrap();
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.lines().count()), (1, "", 1), "{line}: {}", ran.err);
+        has(&ran.err, &["skiff: no ", &format!("skiff up --name {}", host.name)]);
+    }
+    has(&host.must_skiff(&["version"]), &["client", "not running"]);
 }
 
 /// A command whose output is read while it runs.
