@@ -183,6 +183,10 @@ fn everything_can_be_looked_at(host: &Host) {
         &described,
         &["Selector:                 app=web", "NodePort:", ":80,", "Session Affinity:         None"],
     );
+    // Clients that create by protobuf keep what stands in embedded messages.
+    host.must_kubectl(&["create", "ingress", "front", "--rule=a.example/shop*=web:80"]);
+    has(&host.must_kubectl(&["describe", "ingress", "front"]), &["a.example", "/shop", "web:80"]);
+    host.must_kubectl(&["delete", "ingress", "front"]);
     let node = host.name.as_str();
     let described = host.must_kubectl(&["describe", "node", node]);
     has(

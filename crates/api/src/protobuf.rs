@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::Status;
-use crate::schema::{Scalar, Schema, Struct, Type, Typed};
+use crate::schema::{Field, Scalar, Schema, Struct, Type, Typed};
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -177,40 +177,72 @@ fn utf8(bytes: &[u8]) -> Result<String, Problem> {
 
 /// A message of a type with fields.
 fn message_of(ty: Typed<'_>, bytes: &[u8], depth: u32) -> Result<Value, Problem> {
+    let mut object = Map::new();
+    fields_of(ty, 0, bytes, depth, &mut object)?;
+    Ok(Value::Object(object))
+}
+
+/// The fields of a type that stand in its own message (`within` 0), or in the one that it embeds under that number.
+fn fields_of(
+    ty: Typed<'_>,
+    within: u32,
+    bytes: &[u8],
+    depth: u32,
+    object: &mut Map<String, Value>,
+) -> Result<(), Problem> {
     if depth > DEPTH_MAX {
         return Err("it is nested too deeply");
     }
-    let mut object = Map::new();
-    let Some(definition) = ty.structure() else { return Ok(Value::Object(object)) };
+    let Some(definition) = ty.structure() else { return Ok(()) };
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
-        let Some(field) = definition.fields.iter().find(|field| field.number == number && number > 0) else {
-            continue;
-        };
-        let of = ty.of(field.ty);
-        match of.get() {
-            Type::List { item, .. } => {
-                let list = object.entry(field.name.as_ref()).or_insert_with(|| Value::Array(Vec::new()));
-                if let Some(list) = list.as_array_mut() {
-                    items_of(ty.of(*item), wire, depth, list)?;
+        let place = (within, number);
+        let field =
+            definition.fields.iter().find(|field| number > 0 && (field.within, field.number) == place);
+        match (field, wire) {
+            (Some(field), wire) => field_of(ty, field, wire, depth, object)?,
+            (None, Wire::Bytes(bytes)) if within == 0 && number > 0 => {
+                if definition.fields.iter().any(|field| field.within == number) {
+                    fields_of(ty, number, bytes, depth + 1, object)?;
                 }
             }
-            Type::Map { value, .. } => {
-                let map = object.entry(field.name.as_ref()).or_insert_with(|| Value::Object(Map::new()));
-                let (key, value) = entry_of(ty.of(*value), wire, depth)?;
-                if let Some(map) = map.as_object_mut() {
-                    map.insert(key, value);
-                }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// One occurrence of a field.
+fn field_of(
+    ty: Typed<'_>,
+    field: &Field,
+    wire: Wire<'_>,
+    depth: u32,
+    object: &mut Map<String, Value>,
+) -> Result<(), Problem> {
+    let of = ty.of(field.ty);
+    match of.get() {
+        Type::List { item, .. } => {
+            let list = object.entry(field.name.as_ref()).or_insert_with(|| Value::Array(Vec::new()));
+            if let Some(list) = list.as_array_mut() {
+                items_of(ty.of(*item), wire, depth, list)?;
             }
-            Type::Scalar(_) | Type::Struct(_) => {
-                let value = value_of(of, wire, depth)?;
-                if says_something(&field.name, &value) {
-                    object.insert(field.name.to_string(), value);
-                }
+        }
+        Type::Map { value, .. } => {
+            let map = object.entry(field.name.as_ref()).or_insert_with(|| Value::Object(Map::new()));
+            let (key, value) = entry_of(ty.of(*value), wire, depth)?;
+            if let Some(map) = map.as_object_mut() {
+                map.insert(key, value);
+            }
+        }
+        Type::Scalar(_) | Type::Struct(_) => {
+            let value = value_of(of, wire, depth)?;
+            if says_something(&field.name, &value) {
+                object.insert(field.name.to_string(), value);
             }
         }
     }
-    Ok(Value::Object(object))
+    Ok(())
 }
 
 /// Whether JSON would have the field.
@@ -390,6 +422,24 @@ mod tests {
         let spec = [0x08, 0x00, 0x28, 0x00];
         let decoded = decode(Schema::builtin(), &body("apps/v1", "Deployment", &field(2, &spec))).unwrap();
         assert_eq!(decoded["spec"], json!({ "replicas": 0 }));
+    }
+
+    #[test]
+    fn fields_of_embedded_messages_are_the_objects_own() {
+        // Pod: spec 2 (volumes 1: name 1, volumeSource 2 (configMap 19 is two bytes of key, so secret 6: secretName 1)).
+        let volume = [field(1, b"v"), field(2, &field(6, &field(1, b"s")))].concat();
+        let raw = field(2, &field(1, &volume));
+        let decoded = decode(Schema::builtin(), &body("v1", "Pod", &raw)).unwrap();
+        let wanted = json!({ "volumes": [{ "name": "v", "secret": { "secretName": "s" } }] });
+        assert_eq!(decoded["spec"], wanted);
+        // Ingress: spec 2 (rules 3: host 1, ingressRuleValue 2 (http 1 (paths 1: path 1))).
+        let rule = [field(1, b"h"), field(2, &field(1, &field(1, &field(1, b"/"))))].concat();
+        let raw = field(2, &field(3, &rule));
+        let decoded = decode(Schema::builtin(), &body("networking.k8s.io/v1", "Ingress", &raw)).unwrap();
+        assert_eq!(
+            decoded["spec"],
+            json!({ "rules": [{ "host": "h", "http": { "paths": [{ "path": "/" }] } }] })
+        );
     }
 
     #[test]

@@ -122,6 +122,9 @@ pub struct Field {
     pub ty: TypeId,
     /// Protobuf field number; 0: none known.
     pub number: u32,
+    /// Number of the message in which the field stands on the wire, where upstream's Go type embeds one (`Volume` its
+    /// `VolumeSource`) and JSON does not show it; 0: none, it stands in its definition's own.
+    pub within: u32,
     /// Whether upstream's description lists it as required.
     pub required: bool,
     /// Whether it may not change after creation.

@@ -97,6 +97,7 @@ impl Reader {
             name: name.into(),
             ty: TypeId(0),
             number,
+            within: 0,
             required: false,
             immutable: false,
             extra: None,
@@ -184,6 +185,10 @@ fn field_attribute(field: &mut Field, key: &str, value: &'static str) -> Result<
         }
         "immutable" => {
             field.immutable = true;
+            return Ok(());
+        }
+        "in" => {
+            field.within = value.parse().map_err(|_| format!("bad number {value}"))?;
             return Ok(());
         }
         _ => {}

@@ -14,7 +14,8 @@ fn the_embedded_table_is_whole() {
     for (name, id) in schema.definitions() {
         let Some(definition) = schema.structure(id) else { continue };
         for field in &definition.fields {
-            let mut numbers = definition.fields.iter().filter(|other| other.number == field.number);
+            let place = |field: &Field| (field.within, field.number);
+            let mut numbers = definition.fields.iter().filter(|other| place(other) == place(field));
             assert!(
                 field.number == 0 || numbers.nth(1).is_none(),
                 "{name}.{} has its number twice",
