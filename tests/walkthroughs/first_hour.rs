@@ -27,6 +27,7 @@ fn the_first_hour() {
     access_is_given_and_asked_about(&host);
     skiffs_own_commands(&host);
     what_is_wrong_is_explained(&host);
+    what_holds_a_pod_is_explained(&host);
 
     host.must_kubectl(&["delete", "deployment,service", "--all"]);
     host.must_kubectl(&["wait", "pod", "-l", "app=web", "--for=delete", "--timeout=120s"]);
@@ -451,6 +452,51 @@ fn what_is_wrong_is_explained(host: &Host) {
     assert_eq!(none.code, 1);
     has(&none.err, &["did you mean huge?"]);
     host.must_kubectl(&["delete", "pod", "never", "crash", "huge", "lacks", "--now"]);
+}
+
+/// An init container that does not end, a probe that fails, a finalizer that nobody removes.
+fn what_holds_a_pod_is_explained(host: &Host) {
+    let sleeps =
+        |name: &str| serde_json::json!({"name": name, "image": "busybox", "command": ["sleep", "1000"]});
+    let pod = |name: &str| {
+        let spec = serde_json::json!({"containers": [sleeps("main")]});
+        serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+    };
+    let mut begins = pod("begins");
+    begins["spec"]["initContainers"] = serde_json::json!([sleeps("migrate")]);
+    let mut unready = pod("unready");
+    unready["spec"]["containers"][0]["readinessProbe"] =
+        serde_json::json!({"exec": {"command": ["cat", "/nowhere"]}, "periodSeconds": 1});
+    let mut held = pod("held");
+    held["metadata"]["finalizers"] = serde_json::json!(["example.com/hold"]);
+    let file = host.directory().join("held.yaml");
+    std::fs::write(&file, [begins, unready, held].map(|pod| pod.to_string()).join("\n---\n")).unwrap();
+    host.must_kubectl(&["apply", "-f", &file.to_string_lossy()]);
+
+    let wait = |pod: &str, what: &str| {
+        host.must_kubectl(&["wait", "pod", pod, &format!("--for={what}"), "--timeout=120s"]);
+        host.must_skiff(&["why", pod])
+    };
+    let why = wait("begins", "jsonpath={.status.initContainerStatuses[0].state.running.startedAt}");
+    has(&why, &["container migrate: this init container still runs", "skiff logs begins/migrate"]);
+
+    let mut events =
+        Background::kubectl(host, &["get", "events", "--watch", "--field-selector=reason=Unhealthy"]);
+    events.line_with("Readiness probe failed");
+    events.end();
+    has(
+        &host.must_skiff(&["why", "unready"]),
+        &["its readiness probe fails", "| Readiness probe failed", "nowhere"],
+    );
+
+    wait("held", "condition=Ready");
+    host.must_kubectl(&["delete", "pod", "held", "--now", "--wait=false"]);
+    let why = wait("held", "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}=137");
+    has(&why, &["Terminating", "finalizers hold it: example.com/hold", "patch pod held -n default"]);
+    let freed = r#"{"metadata":{"finalizers":null}}"#;
+    host.must_kubectl(&["patch", "pod", "held", "--type=merge", "-p", freed]);
+    host.must_kubectl(&["wait", "pod", "held", "--for=delete", "--timeout=120s"]);
+    host.must_kubectl(&["delete", "pod", "begins", "unready", "--now"]);
 }
 
 /// Each command that needs one fails with one line that names the remedy.
