@@ -48,7 +48,7 @@ impl HttpsNodes {
         let open = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            Ok::<_, BoxError>(connector.connect(ServerName::IpAddress(node.address.into()), stream).await?)
+            Ok::<_, BoxError>(connector.connect(ServerName::try_from(node.name.clone())?, stream).await?)
         };
         let stream = tokio::time::timeout(CONNECT_MAX, open).await.map_err(|_| "no answer in time")??;
         check_name(&stream, &node.name)?;
@@ -72,7 +72,7 @@ impl HttpsNodes {
     }
 }
 
-/// The address proves too little: another node may have it by now. The certificate has to be this node's.
+/// A name alone proves too little: the API server's own certificate has names as well. It has to be this node's.
 fn check_name(stream: &TlsStream<TcpStream>, node: &str) -> Result<(), BoxError> {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificate = chain.first().ok_or("the node showed no certificate")?;

@@ -25,8 +25,8 @@ use crate::pki::Pki;
 
 /// A client has this long to finish the TLS handshake and each request's head.
 const HEAD_MAX: Duration = Duration::from_secs(15);
-/// How many requests one HTTP/2 connection may have open. Source: upstream's `http2MaxStreamsPerConnection`.
-const STREAMS_MAX: u32 = 250;
+/// How many requests one HTTP/2 connection may have open: a node watches each object that its pods refer to.
+const STREAMS_MAX: u32 = 1000;
 /// HTTP/2 windows: lists are large, and most clients are on this machine.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 /// How often history is forgotten, and so how long at least it can be watched from. Source: upstream's compactor.

@@ -1,10 +1,12 @@
 //! One module per controller: a pure `plan` that decides and an `apply` that acts.
 
+pub mod certificates;
 pub mod context;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
 pub mod namespace;
+pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod per_namespace;
 pub mod pod_gc;
@@ -21,7 +23,7 @@ use base::lifecycle::Component;
 
 pub use context::Ctx;
 
-/// Every controller, to be added to the supervisor.
+/// Every controller that needs nothing but the API, to be added to the supervisor.
 pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
     vec![
         Arc::new(deployment::Deployments::new(ctx)),

@@ -107,6 +107,10 @@ pub const SERVICE_CIDRS: Kind = cluster("networking.k8s.io", "v1", "servicecidrs
 /// Cluster IPs, as objects.
 pub const IP_ADDRESSES: Kind = cluster("networking.k8s.io", "v1", "ipaddresses", "IPAddress");
 
+/// Certificate signing requests.
+pub const CERTIFICATE_SIGNING_REQUESTS: Kind =
+    cluster("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest");
+
 /// Every resource above.
 pub const ALL: &[Kind] = &[
     NAMESPACES,
@@ -128,6 +132,7 @@ pub const ALL: &[Kind] = &[
     INGRESSES,
     SERVICE_CIDRS,
     IP_ADDRESSES,
+    CERTIFICATE_SIGNING_REQUESTS,
 ];
 
 /// A resource that the server serves, built in or custom, in the version that the server prefers.

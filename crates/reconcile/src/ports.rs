@@ -53,3 +53,41 @@ pub struct PodRef {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
+
+/// What a certificate signing request asks for, or what a certificate says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateSubject {
+    /// The user (common name).
+    pub user: String,
+    /// The groups (organizations).
+    pub groups: Vec<String>,
+    /// DNS names.
+    pub names: Vec<String>,
+    /// IP addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether something else is asked for as well, which no certificate of this authority has.
+    pub more: bool,
+}
+
+/// What a certificate is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateUse {
+    /// To authenticate as a client.
+    Client,
+    /// To serve.
+    Server,
+}
+
+/// The cluster's certificate authority, for the controller that answers CertificateSigningRequests.
+pub trait CertificateAuthority: Send + Sync + 'static {
+    /// Reads a request (PKCS#10, PEM) and checks that its maker holds the key.
+    fn read(&self, request_pem: &str) -> Result<CertificateSubject, BoxError>;
+    /// Issues a certificate for the request's key: of this subject, for this use, for this long. PEM.
+    fn sign(
+        &self,
+        request_pem: &str,
+        subject: &CertificateSubject,
+        good_for: CertificateUse,
+        life: Duration,
+    ) -> Result<String, BoxError>;
+}

@@ -2,6 +2,7 @@
 //! small file per family.
 
 mod allocate;
+mod certificates;
 mod config;
 mod containers;
 mod discovery;
@@ -35,6 +36,7 @@ pub fn strategies() -> Strategies {
     all.add("apps", "controllerrevisions", workloads::ControllerRevisions);
     all.add("coordination.k8s.io", "leases", config::Leases);
     all.add("scheduling.k8s.io", "priorityclasses", config::PriorityClasses);
+    all.add("certificates.k8s.io", "certificatesigningrequests", certificates::CertificateSigningRequests);
     all.add("networking.k8s.io", "ingresses", ingress::Ingresses);
     all.add("networking.k8s.io", "ipaddresses", config::Plain);
     all.add("networking.k8s.io", "servicecidrs", config::Plain);

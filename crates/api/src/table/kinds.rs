@@ -143,6 +143,27 @@ const SERVICE_CIDR: &[Column] = &[
 ];
 const IP_ADDRESS: &[Column] = &[NAME, column("ParentRef", "string", Cell::Of(parent)), AGE];
 
+const CERTIFICATE_SIGNING_REQUEST: &[Column] = &[
+    NAME,
+    AGE,
+    column("SignerName", "string", Cell::Path(&["spec", "signerName"])),
+    column("Requestor", "string", Cell::Path(&["spec", "username"])),
+    column("Condition", "string", Cell::Of(request_condition)),
+];
+
+/// What became of a request: `Pending`, or its conditions, and whether it was issued.
+fn request_condition(object: &Value, _: Timestamp) -> Value {
+    let mut words: Vec<&str> =
+        items(object, &["status", "conditions"]).iter().map(|condition| text(condition, &["type"])).collect();
+    if words.is_empty() {
+        words.push("Pending");
+    }
+    if !text(object, &["status", "certificate"]).is_empty() {
+        words.push("Issued");
+    }
+    json!(words.join(","))
+}
+
 /// The columns of a kind; name and age where nothing else is known.
 pub fn columns_of(group: &str, kind: &str) -> &'static [Column] {
     match (group, kind) {
@@ -165,6 +186,7 @@ pub fn columns_of(group: &str, kind: &str) -> &'static [Column] {
         ("apps", "ControllerRevision") => CONTROLLER_REVISION,
         ("networking.k8s.io", "ServiceCIDR") => SERVICE_CIDR,
         ("networking.k8s.io", "IPAddress") => IP_ADDRESS,
+        ("certificates.k8s.io", "CertificateSigningRequest") => CERTIFICATE_SIGNING_REQUEST,
         _ => DEFAULT,
     }
 }

@@ -3,10 +3,12 @@
 mod lifecycle;
 mod node;
 mod pods;
+mod requestor;
 
 pub use lifecycle::NamespaceLifecycle;
 pub use node::NodeRestriction;
 pub use pods::{DefaultTolerationSeconds, Priority, ServiceAccounts};
+pub use requestor::Requestor;
 
 use std::sync::Arc;
 
@@ -90,5 +92,6 @@ pub fn standard() -> Chain {
         Arc::new(NodeRestriction),
         Arc::new(Priority),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(Requestor),
     ]
 }

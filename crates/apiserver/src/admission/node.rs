@@ -52,6 +52,13 @@ impl Link for NodeRestriction {
                     return Err(forbidden(review, &why));
                 }
             }
+            ("leases", Operation::Create) => {
+                let name = subject.map(|lease| tree::text(lease, &["metadata", "name"])).unwrap_or_default();
+                if name != node {
+                    let why = format!("node \"{node}\" is not allowed to create lease \"{name}\"");
+                    return Err(forbidden(review, &why));
+                }
+            }
             _ => {}
         }
         Ok(())

@@ -21,6 +21,14 @@ pub mod names {
     pub const NODES: &str = "system:nodes";
     /// Prefix of a node's user.
     pub const NODE_PREFIX: &str = "system:node:";
+    /// The namespace of nodes' leases.
+    pub const NODE_LEASES: &str = "kube-node-lease";
+    /// The ConfigMap (namespace, name) with what every node has to know of the cluster.
+    pub const CLUSTER_CONFIG: (&str, &str) = ("kube-system", "skiff-cluster");
+    /// Machines that are about to become nodes.
+    pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
+    /// Prefix of the user of a bootstrap token.
+    pub const BOOTSTRAP_PREFIX: &str = "system:bootstrap:";
     /// Every service account.
     pub const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
     /// Prefix of a service account's user.

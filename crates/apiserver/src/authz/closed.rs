@@ -3,7 +3,8 @@
 
 use api::connect::User;
 
-use super::{Attributes, Authorizer, Decision, Rule};
+use super::{Attributes, Authorizer, Decision, Rule, node};
+use crate::admission::World;
 use crate::authn::names;
 
 /// One grant: to whom, what.
@@ -24,6 +25,8 @@ enum Subject {
 const ALL: &[&str] = &["*"];
 const READ: &[&str] = &["get", "list", "watch"];
 const SELF_REVIEWS: &[&str] = &["selfsubjectaccessreviews", "selfsubjectrulesreviews"];
+const CERTIFICATES: &[&str] = &["certificates.k8s.io"];
+const REQUESTS: &[&str] = &["certificatesigningrequests"];
 const DISCOVERY: &[&str] = &["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"];
 const HEALTH: &[&str] =
     &["/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*", "/version", "/version/"];
@@ -57,12 +60,7 @@ const GRANTS: &[Grant] = &[
     to(Group(names::NODES), &["create", "delete"], &[""], &["pods"]),
     to(Group(names::NODES), &["update", "patch"], &[""], &["pods/status", "nodes", "nodes/status"]),
     to(Group(names::NODES), &["create"], &[""], &["nodes", "pods/eviction", "serviceaccounts/token"]),
-    to(
-        Group(names::NODES),
-        READ,
-        &[""],
-        &["configmaps", "secrets", "endpoints", "namespaces", "serviceaccounts"],
-    ),
+    to(Group(names::NODES), READ, &[""], &["configmaps", "secrets", "endpoints", "namespaces"]),
     to(Group(names::NODES), READ, &["discovery.k8s.io"], &["endpointslices"]),
     to(Group(names::NODES), &["create", "update", "patch"], &["", "events.k8s.io"], &["events"]),
     to(
@@ -73,6 +71,9 @@ const GRANTS: &[Grant] = &[
     ),
     to(Group(names::NODES), &["create"], &["authentication.k8s.io"], &["tokenreviews"]),
     to(Group(names::NODES), &["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+    to(Group(names::NODES), &["create", "get", "list", "watch"], CERTIFICATES, REQUESTS),
+    // Machines that join. Source: the role system:node-bootstrapper.
+    to(Group(names::BOOTSTRAPPERS), &["create", "get", "list", "watch"], CERTIFICATES, REQUESTS),
     // Components of this process.
     to(Named("skiff:controllers"), ALL, ALL, ALL),
     to(Named("skiff:scheduler"), READ, ALL, ALL),
@@ -96,12 +97,17 @@ const GRANTS: &[Grant] = &[
 pub struct Closed;
 
 impl Authorizer for Closed {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
+    fn authorize(&self, attributes: &Attributes, world: &dyn World) -> Decision {
         if in_group(&attributes.user, names::MASTERS) {
             return Decision::Allow { reason: String::new() };
         }
-        if !node_stays_on_itself(attributes) {
-            return Decision::Deny { reason: "a node may change only what is its own".into() };
+        if let Some(node) = node_of(&attributes.user) {
+            if !stays_on_itself(attributes, node) {
+                return Decision::Deny { reason: "a node may change only what is its own".into() };
+            }
+            if let Err(reason) = node::check(attributes, node, world) {
+                return Decision::Deny { reason };
+            }
         }
         let granted =
             GRANTS.iter().any(|grant| holds(&grant.subject, &attributes.user) && covers(grant, attributes));
@@ -167,21 +173,49 @@ fn any(allowed: &[&str], asked: &str) -> bool {
     allowed.iter().any(|known| *known == "*" || *known == asked)
 }
 
+/// The node that a user is, if it is one.
+fn node_of(user: &User) -> Option<&str> {
+    user.name.strip_prefix(names::NODE_PREFIX).filter(|_| in_group(user, names::NODES))
+}
+
 /// A node's user may write its own Node and Lease only; other objects are checked where they are known (admission).
-fn node_stays_on_itself(attributes: &Attributes) -> bool {
-    let Some(node) = attributes.user.name.strip_prefix(names::NODE_PREFIX) else { return true };
-    if !in_group(&attributes.user, names::NODES) || !attributes.is_resource {
-        return true;
-    }
-    let own = matches!(attributes.resource.as_str(), "nodes" | "leases");
+fn stays_on_itself(attributes: &Attributes, node: &str) -> bool {
+    let own = attributes.is_resource && matches!(attributes.resource.as_str(), "nodes" | "leases");
     let writes = !matches!(attributes.verb.as_str(), "get" | "list" | "watch" | "create");
     !(own && writes) || attributes.name == node
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use api::{Object, Status};
+    use async_trait::async_trait;
+    use serde_json::json;
+
     use super::*;
     use crate::authn;
+
+    /// One pod: `default/web` on node `a`, which refers to Secret `s`.
+    struct OnePod;
+
+    #[async_trait]
+    impl World for OnePod {
+        async fn find(&self, _: &str, _: &str, _: &str, _: &str) -> Result<Option<Arc<Object>>, Status> {
+            Ok(None)
+        }
+
+        fn all(&self, _: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
+            if (resource, namespace) != ("pods", "default") {
+                return Vec::new();
+            }
+            let pod = json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web", "namespace": "default" },
+                "spec": { "nodeName": "a", "volumes": [{ "secret": { "secretName": "s" } }] },
+            });
+            vec![Arc::new(Object::parse(serde_json::to_vec(&pod).unwrap().into()).unwrap())]
+        }
+    }
 
     fn asks(user: User, verb: &str, resource: &str, name: &str) -> bool {
         let attributes = Attributes {
@@ -192,12 +226,12 @@ mod tests {
             is_resource: true,
             ..Attributes::default()
         };
-        matches!(Closed.authorize(&attributes), Decision::Allow { .. })
+        matches!(Closed.authorize(&attributes, &OnePod), Decision::Allow { .. })
     }
 
     fn path(user: User, path: &str) -> bool {
         let attributes = Attributes { user, verb: "get".into(), path: path.into(), ..Attributes::default() };
-        matches!(Closed.authorize(&attributes), Decision::Allow { .. })
+        matches!(Closed.authorize(&attributes, &OnePod), Decision::Allow { .. })
     }
 
     fn member(name: &str, group: &str) -> User {
@@ -216,5 +250,34 @@ mod tests {
         assert!(!asks(member("system:node:a", "system:nodes"), "update", "nodes", "b"));
         assert!(asks(authn::component("controllers"), "delete", "pods", "x"));
         assert!(!asks(member("skiff:controllers", "x"), "delete", "pods", "x"));
+    }
+
+    #[test]
+    fn a_node_sees_its_own_pods_and_what_they_refer_to() {
+        let allowed = |node: &str, verb: &str, resource: &str, name: &str, selector: &str| {
+            let attributes = Attributes {
+                user: member(&format!("system:node:{node}"), "system:nodes"),
+                verb: verb.into(),
+                namespace: "default".into(),
+                resource: resource.into(),
+                name: name.into(),
+                is_resource: true,
+                field_selector: selector.into(),
+                ..Attributes::default()
+            };
+            matches!(Closed.authorize(&attributes, &OnePod), Decision::Allow { .. })
+        };
+        assert!(
+            allowed("a", "get", "secrets", "s", "")
+                && allowed("a", "watch", "secrets", "", "metadata.name=s")
+        );
+        assert!(!allowed("b", "get", "secrets", "s", ""));
+        assert!(!allowed("a", "get", "secrets", "t", "") && !allowed("a", "list", "secrets", "", ""));
+        assert!(!allowed("a", "get", "configmaps", "s", "") && !allowed("a", "update", "secrets", "s", ""));
+        assert!(allowed("a", "get", "pods", "web", "") && !allowed("b", "get", "pods", "web", ""));
+        assert!(allowed("a", "watch", "pods", "", "spec.nodeName=a"));
+        assert!(
+            !allowed("a", "watch", "pods", "", "spec.nodeName=b") && !allowed("a", "list", "pods", "", "")
+        );
     }
 }

@@ -1,8 +1,11 @@
 //! Authorization: an interface with upstream's full attributes, and the closed default.
 
 mod closed;
+mod node;
 
 use api::connect::User;
+
+use crate::admission::World;
 
 pub use closed::Closed;
 
@@ -83,10 +86,10 @@ pub struct Rule {
     pub non_resource_urls: Vec<String>,
 }
 
-/// Says what a user may do. Pure: everything it decides on is in the attributes and in its own state.
+/// Says what a user may do. Pure: everything it decides on is in the attributes, in its own state and in the caches.
 pub trait Authorizer: Send + Sync + 'static {
     /// Decides.
-    fn authorize(&self, attributes: &Attributes) -> Decision;
+    fn authorize(&self, attributes: &Attributes, world: &dyn World) -> Decision;
     /// The rules that hold for a user in a namespace.
     fn rules(&self, user: &User, namespace: &str) -> Vec<Rule>;
 }

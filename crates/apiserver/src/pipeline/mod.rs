@@ -1,5 +1,6 @@
 //! The one way in: every read and write of cluster state, whoever asks and from wherever.
 
+mod bootstrap_tokens;
 mod context;
 mod delete;
 mod expiry;
@@ -133,7 +134,7 @@ impl Pipeline {
 
     /// 403 unless the authorizer allows it.
     pub fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
-        let reason = match self.parts.authorizer.authorize(attributes) {
+        let reason = match self.parts.authorizer.authorize(attributes, self) {
             Decision::Allow { .. } => return Ok(()),
             Decision::Deny { reason } => format!(": {reason}"),
             Decision::NoOpinion => String::new(),

@@ -69,7 +69,7 @@ impl Pipeline {
     }
 
     fn access(&self, user: User, review: &Value, namespace: &str) -> Value {
-        match self.parts.authorizer.authorize(&review_attributes(user, review, namespace)) {
+        match self.parts.authorizer.authorize(&review_attributes(user, review, namespace), self) {
             Decision::Allow { reason } => json!({ "allowed": true, "reason": reason }),
             Decision::Deny { reason } => json!({ "allowed": false, "denied": true, "reason": reason }),
             Decision::NoOpinion => json!({ "allowed": false }),

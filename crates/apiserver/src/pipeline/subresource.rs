@@ -1,13 +1,13 @@
-//! Subresources other than `status` and `scale`: binding, eviction, finalize, token.
+//! Subresources other than `status` and `scale`: binding, eviction, finalize, token, approval.
 
 use api::connect::User;
-use api::{Call, DeleteOptions, Response, Status, WriteOptions};
+use api::{Call, DeleteOptions, PatchType, Response, Status, WriteOptions};
 use serde_json::{Value, json};
 
 use super::write::{Change, Ownership, unsaved};
 use super::{Asked, Pipeline};
 use crate::tree;
-use crate::words::Writer;
+use crate::words::{self, Writer};
 
 impl Pipeline {
     pub(super) async fn subresource(&self, asked: &Asked<'_>, call: Call) -> Result<Response, Status> {
@@ -36,6 +36,9 @@ impl Pipeline {
             (("", "serviceaccounts"), "token", Call::Create { body, .. }) => {
                 self.request_token(asked, &body).await
             }
+            (("certificates.k8s.io", "certificatesigningrequests"), "approval", call) => {
+                self.approve(asked, call).await
+            }
             (_, name, _) => Err(Status::new(
                 api::Reason::MethodNotAllowed,
                 format!("the server does not allow this method on {}/{name}", asked.kind.plural),
@@ -51,6 +54,33 @@ impl Pipeline {
     ) -> Result<Response, Status> {
         let owned = self.writer(options, asked).map(|writer: Writer| (writer, Ownership::FromChange));
         self.change(asked, change, options.dry_run, owned).await
+    }
+
+    /// A decision on a certificate signing request: its conditions change, and nothing else.
+    async fn approve(&self, asked: &Asked<'_>, call: Call) -> Result<Response, Status> {
+        let (kind, body, options) = match call {
+            Call::Get { resource_version } => return self.get(asked, &resource_version).await,
+            Call::Update { body, options } => (None, body, options),
+            Call::Patch { kind, body, options } if kind != PatchType::Apply => (Some(kind), body, options),
+            _ => {
+                let message = "the server does not allow this method on approval";
+                return Err(Status::new(api::Reason::MethodNotAllowed, message));
+            }
+        };
+        let patch = kind.map(|kind| words::Patch::parse(kind, &body)).transpose()?;
+        let change = |live: &Value| {
+            let mut wanted = match &patch {
+                Some(patch) => words::patch(&asked.kind, live, patch)?,
+                None => parse(&body)?,
+            };
+            let mut new = live.clone();
+            let conditions = tree::member(&mut wanted, "status");
+            tree::copy(conditions, tree::member(&mut new, "status"), "conditions");
+            let metadata = tree::at(&wanted, &["metadata"]);
+            tree::copy(metadata, tree::member(&mut new, "metadata"), "resourceVersion");
+            Ok((new, Vec::new()))
+        };
+        self.system_change(asked, &change, &options).await
     }
 
     async fn bind(&self, asked: &Asked<'_>, body: &[u8], options: &WriteOptions) -> Result<Response, Status> {

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
 use super::{CA_LIFE, PkiError, files};
@@ -105,6 +105,26 @@ impl Ca {
     }
 }
 
+impl Ca {
+    /// Issues a leaf for the key of a request. Of the request itself only the key is used.
+    pub(super) fn sign(
+        &self,
+        request: CertificateSigningRequestParams,
+        identity: &Identity,
+        now: Timestamp,
+        life: Duration,
+    ) -> Result<String, PkiError> {
+        let failed = |error: rcgen::Error| {
+            PkiError::material(format!("sign a certificate for {}", identity.user), error)
+        };
+        let ca_key = KeyPair::from_pem(&self.key_pem).map_err(failed)?;
+        let issuer = Issuer::from_ca_cert_pem(&self.cert_pem, ca_key).map_err(failed)?;
+        let params = leaf_params(identity, now, life).map_err(failed)?;
+        let request = CertificateSigningRequestParams { params, ..request };
+        request.signed_by(&issuer).map(|cert| cert.pem()).map_err(failed)
+    }
+}
+
 /// A fresh P-256 key as PKCS#8 PEM.
 pub(super) fn new_key_pem() -> Result<String, PkiError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
@@ -122,12 +142,7 @@ fn leaf_params(
         params.subject_alt_names.push(SanType::IpAddress(*address));
     }
     set_life(&mut params, now, life);
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, identity.user.as_str());
-    let spellings = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
-    for (spelling, group) in spellings.into_iter().zip(&identity.groups) {
-        params.distinguished_name.push(spelling, group.as_str());
-    }
+    params.distinguished_name = distinguished_name(identity);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     if identity.client {
@@ -137,6 +152,17 @@ fn leaf_params(
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     }
     Ok(params)
+}
+
+/// The subject: common name and organizations.
+pub(super) fn distinguished_name(identity: &Identity) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, identity.user.as_str());
+    let spellings = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
+    for (spelling, group) in spellings.into_iter().zip(&identity.groups) {
+        name.push(spelling, group.as_str());
+    }
+    name
 }
 
 fn self_sign(key_pem: &str, now: Timestamp) -> Result<String, PkiError> {
@@ -159,11 +185,27 @@ fn set_life(params: &mut CertificateParams, now: Timestamp, life: Duration) {
 }
 
 /// Two thirds into the life that a certificate states.
-fn renewal_of(cert_pem: &str) -> Result<Timestamp, PkiError> {
-    let failed = |cause: String| PkiError::material("read the CA's certificate", cause);
+pub(super) fn renewal_of(cert_pem: &str) -> Result<Timestamp, PkiError> {
+    let (from, to) = life_of(cert_pem)?;
+    let failed = |cause: jiff::Error| PkiError::material("read a certificate's life", cause);
+    Timestamp::from_second(from + (to - from) / 3 * 2).map_err(failed)
+}
+
+/// From when and until when a certificate says to be valid, in seconds since 1970.
+fn life_of(cert_pem: &str) -> Result<(i64, i64), PkiError> {
+    let failed = |cause: String| PkiError::material("read a certificate", cause);
     let (_, pem) =
         x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).map_err(|error| failed(error.to_string()))?;
     let cert = pem.parse_x509().map_err(|error| failed(error.to_string()))?;
-    let (from, to) = (cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp());
-    Timestamp::from_second(from + (to - from) / 3 * 2).map_err(|error| failed(error.to_string()))
+    Ok((cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp()))
+}
+
+impl Issued {
+    /// A certificate that was issued elsewhere or before, with its key.
+    pub fn from_pem(cert_pem: String, key_pem: String) -> Result<Self, PkiError> {
+        let failed = |cause: jiff::Error| PkiError::material("read a certificate's life", cause);
+        let not_after = Timestamp::from_second(life_of(&cert_pem)?.1).map_err(failed)?;
+        let renew_at = renewal_of(&cert_pem)?;
+        Ok(Self { cert_pem, key_pem, not_after, renew_at })
+    }
 }

@@ -4,6 +4,7 @@
 mod files;
 mod issue;
 mod kubeconfig;
+mod request;
 mod tls;
 
 use std::collections::BTreeSet;
@@ -20,7 +21,8 @@ use tokio::sync::watch;
 
 pub use issue::{GROUPS_MAX, Identity, Issued};
 pub use kubeconfig::{KubeconfigEntry, kubeconfig};
-pub use tls::HotResolver;
+pub use request::{Requested, SigningRequest, read as read_request, signing_request};
+pub use tls::{HotResolver, client_config};
 
 /// How long the CA's certificate is valid.
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -65,6 +67,8 @@ pub struct Pki {
     names: Vec<String>,
     resolver: Arc<HotResolver>,
     sa_key_pem: String,
+    /// How often the CA's certificate has been renewed in this process.
+    renewals: watch::Sender<u64>,
 }
 
 impl Pki {
@@ -90,6 +94,7 @@ impl Pki {
             names,
             resolver,
             sa_key_pem,
+            renewals: watch::Sender::new(0),
         });
         Ok(pki)
     }
@@ -97,6 +102,11 @@ impl Pki {
     /// The CA's certificate as PEM: what `kube-root-ca.crt` and kubeconfigs carry.
     pub fn ca_pem(&self) -> String {
         self.ca.read().cert_pem.clone()
+    }
+
+    /// Changes whenever the CA's certificate has been renewed: what carries a copy of it is to be written anew.
+    pub fn ca_renewals(&self) -> watch::Receiver<u64> {
+        self.renewals.subscribe()
     }
 
     /// The private key (PKCS#8 PEM, P-256) that signs service account tokens.
@@ -124,6 +134,13 @@ impl Pki {
         self.ca.read().issue(&identity, self.clock.now(), LEAF_LIFE)
     }
 
+    /// Signs a request: a certificate for its key, of `identity`, which the caller has found to be what was asked and
+    /// may be given. PEM.
+    pub fn sign(&self, request_pem: &str, identity: &Identity, life: Duration) -> Result<String, PkiError> {
+        let request = request::parse(request_pem)?;
+        self.ca.read().sign(request, identity, self.clock.now(), life)
+    }
+
     /// Adopts a changed set of host addresses: the server's certificate is issued anew and swapped at once.
     pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), PkiError> {
         let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
@@ -148,6 +165,7 @@ impl Pki {
                 let renewed = self.ca.read().renewed(&self.dir, now)?;
                 *self.ca.write() = renewed;
                 self.renew_server()?;
+                self.renewals.send_modify(|count| *count += 1);
             }
             if self.resolver.renew_at() <= now {
                 self.renew_server()?;
@@ -180,7 +198,10 @@ fn issue_server(
         server: true,
         ..Identity::default()
     };
-    ca.issue(&identity, now, LEAF_LIFE)
+    let mut issued = ca.issue(&identity, now, LEAF_LIFE)?;
+    // The authority is shown with it: a machine that joins knows it by its hash only.
+    issued.cert_pem.push_str(&ca.cert_pem);
+    Ok(issued)
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::RwLock;
-use rustls::RootCertStore;
+use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -48,6 +49,16 @@ impl ResolvesServerCert for HotResolver {
     }
 }
 
+impl ResolvesClientCert for HotResolver {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 fn certified(issued: &Issued) -> Result<Arc<CertifiedKey>, PkiError> {
     let failed = |cause: String| PkiError::material("load a certificate", cause);
     let chain = CertificateDer::pem_slice_iter(issued.cert_pem.as_bytes())
@@ -59,6 +70,26 @@ fn certified(issued: &Issued) -> Result<Arc<CertifiedKey>, PkiError> {
     CertifiedKey::from_der(chain, key, &provider).map(Arc::new).map_err(|error| failed(error.to_string()))
 }
 
+/// A client's side: servers of the authority `ca_pem` are believed, and shown what `certificate` holds at the moment.
+pub fn client_config(ca_pem: &str, certificate: Arc<HotResolver>) -> Result<rustls::ClientConfig, PkiError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| PkiError::material("set up TLS", error))?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_client_cert_resolver(certificate);
+    Ok(config)
+}
+
+fn roots(ca_pem: &str) -> Result<RootCertStore, PkiError> {
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        let cert = cert.map_err(|error| PkiError::material("set up TLS", error))?;
+        roots.add(cert).map_err(|error| PkiError::material("set up TLS", error))?;
+    }
+    Ok(roots)
+}
+
 /// A server configuration with the resolver's certificate; clients may offer one of the CA's.
 pub(super) fn server_config(
     ca_pem: &str,
@@ -66,11 +97,7 @@ pub(super) fn server_config(
     alpn: &[&[u8]],
 ) -> Result<Arc<rustls::ServerConfig>, PkiError> {
     let failed = |cause: String| PkiError::material("set up TLS", cause);
-    let mut roots = RootCertStore::empty();
-    for cert in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        let cert = cert.map_err(|error| failed(error.to_string()))?;
-        roots.add(cert).map_err(|error| failed(error.to_string()))?;
-    }
+    let roots = roots(ca_pem)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()

@@ -69,7 +69,7 @@ pub struct NodeCondition {
 }
 
 impl Node {
-    pub(super) fn condition(&self, kind: &str) -> Option<&NodeCondition> {
+    pub(crate) fn condition(&self, kind: &str) -> Option<&NodeCondition> {
         self.status.conditions.iter().find(|held| held.r#type == kind)
     }
 }

@@ -1,0 +1,159 @@
+//! Answers CertificateSigningRequests of nodes: approves what a node may have, signs what is approved, and removes what
+//! is old. Source: `k8s.io/kubernetes/pkg/controller/certificates` (approver, signer, cleaner).
+
+mod plan;
+
+use std::sync::Arc;
+
+use api::{DeleteOptions, Key, Object, PatchType};
+use async_trait::async_trait;
+use base::BoxError;
+use base::lifecycle::{Component, Context};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reconcile::ports::{CertificateAuthority, CertificateSubject};
+use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
+use serde_json::json;
+
+use crate::claim::ignore_gone;
+use crate::context::{Ctx, decode};
+use crate::node_lifecycle::Node;
+
+pub use plan::{NODE_CLIENT, NODE_SERVING, Plan, Request, plan};
+
+const NAME: &str = "certificates-controller";
+
+/// The controller.
+pub struct Certificates {
+    ctx: Ctx,
+    authority: Arc<dyn CertificateAuthority>,
+}
+
+impl Certificates {
+    /// A controller over these handles, which signs with `authority`.
+    pub fn new(ctx: &Ctx, authority: Arc<dyn CertificateAuthority>) -> Self {
+        Self { ctx: ctx.named(NAME), authority }
+    }
+}
+
+#[async_trait]
+impl Component for Certificates {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        let worker = Arc::new(Worker {
+            ctx: self.ctx.clone(),
+            authority: self.authority.clone(),
+            requests: self.ctx.informers.get(kinds::CERTIFICATE_SIGNING_REQUESTS),
+            nodes: self.ctx.informers.get(kinds::NODES),
+        });
+        let queue = Queue::new(self.ctx.clock.clone());
+        let listener = queue.clone();
+        tokio::select! {
+            () = ctx.cancelled() => return Ok(()),
+            () = async { tokio::join!(worker.requests.synced(), worker.nodes.synced()); } => {}
+        }
+        let _registration = worker.requests.on_change(move |change| listener.add(change.key.clone()));
+        ctx.ready();
+        run_workers(&ctx, NAME, &queue, 1, worker).await;
+        Ok(())
+    }
+}
+
+struct Worker {
+    ctx: Ctx,
+    authority: Arc<dyn CertificateAuthority>,
+    requests: Informer,
+    nodes: Informer,
+}
+
+impl Worker {
+    fn read(&self, request: &Request) -> Result<(String, CertificateSubject), String> {
+        let pem = STANDARD.decode(&request.spec.request).map_err(|error| error.to_string())?;
+        let pem = String::from_utf8(pem).map_err(|error| error.to_string())?;
+        let asked = self.authority.read(&pem).map_err(|error| base::error::chain(&*error))?;
+        Ok((pem, asked))
+    }
+
+    fn is_ready_node(&self, name: &str) -> bool {
+        let node = self.nodes.get(&Key::new("", name)).and_then(|object| object.decode::<Node>().ok());
+        node.is_some_and(|node| node.condition("Ready").is_some_and(|ready| ready.status == "True"))
+    }
+
+    /// Adds a condition; through `approval` where it is a decision, through `status` where it is an outcome.
+    async fn conclude(
+        &self,
+        object: &Object,
+        subresource: &str,
+        (kind, reason, message): (&str, &str, &str),
+    ) -> Result<(), BoxError> {
+        let now = reconcile::time::seconds(self.ctx.clock.now());
+        let patch = json!({
+            "metadata": { "uid": object.meta().uid },
+            "status": { "conditions": [{
+                "type": kind, "status": "True", "reason": reason, "message": message,
+                "lastUpdateTime": now, "lastTransitionTime": now,
+            }] },
+        });
+        self.patch(object, subresource, &patch).await
+    }
+
+    async fn patch(
+        &self,
+        object: &Object,
+        subresource: &str,
+        patch: &serde_json::Value,
+    ) -> Result<(), BoxError> {
+        let gvr = kinds::CERTIFICATE_SIGNING_REQUESTS.gvr();
+        let kind = PatchType::StrategicMerge;
+        let written =
+            ignore_gone(self.ctx.client.patch(&gvr, &object.key(), subresource, kind, patch).await)?;
+        if let Some(written) = written {
+            self.ctx.caught_up(&self.requests, written.revision()).await;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Reconcile<Key> for Worker {
+    async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
+        let Some(object) = self.requests.get(key) else { return Ok(Action::Done) };
+        let request: Request = decode(&object)?;
+        let read = self.read(&request);
+        let asked = read.as_ref().map(|(_, asked)| asked.clone()).map_err(Clone::clone);
+        match plan(&request, &asked, |name| self.is_ready_node(name), self.ctx.clock.now()) {
+            Plan::Wait(left) => return Ok(Action::After(left)),
+            Plan::Remove => {
+                let gvr = kinds::CERTIFICATE_SIGNING_REQUESTS.gvr();
+                let options = DeleteOptions {
+                    precondition_uid: Some(object.meta().uid.clone()),
+                    ..DeleteOptions::default()
+                };
+                ignore_gone(self.ctx.client.delete(&gvr, key, options).await)?;
+            }
+            Plan::Approve(reason) => {
+                let message = "a node's certificate, as nodes may have it";
+                self.conclude(&object, "approval", ("Approved", reason, message)).await?;
+            }
+            Plan::Deny(reason, message) => {
+                self.conclude(&object, "approval", ("Denied", reason, &message)).await?;
+            }
+            Plan::Fail(message) => {
+                self.conclude(&object, "status", ("Failed", "SignerValidationFailure", &message)).await?;
+            }
+            Plan::Sign(good_for, life) => {
+                let (pem, asked) = read?;
+                let certificate = self.authority.sign(&pem, &asked, good_for, life)?;
+                let patch = json!({
+                    "metadata": { "uid": object.meta().uid },
+                    "status": { "certificate": STANDARD.encode(certificate) },
+                });
+                self.patch(&object, "status", &patch).await?;
+            }
+        }
+        Ok(Action::Done)
+    }
+}

@@ -1,0 +1,294 @@
+//! What becomes of a certificate signing request: pure.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use api::ObjectMeta;
+use jiff::Timestamp;
+use reconcile::ports::{CertificateSubject, CertificateUse};
+use serde::Deserialize;
+
+/// Signs clients' certificates of nodes.
+pub const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// Signs serving certificates of nodes.
+pub const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
+
+const NODES: &str = "system:nodes";
+const NODE_PREFIX: &str = "system:node:";
+const BOOTSTRAPPERS: &str = "system:bootstrappers";
+
+/// How long a certificate is valid at most.
+const LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// Requests are removed so long after they were made: answered ones, and those that nobody answered.
+/// Source: `k8s.io/kubernetes/pkg/controller/certificates/cleaner`.
+const KEPT_ANSWERED: Duration = Duration::from_secs(3600);
+const KEPT_PENDING: Duration = Duration::from_secs(86_400);
+
+/// The fields of a CertificateSigningRequest that count.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// Spec.
+    pub spec: Spec,
+    /// Status.
+    pub status: Status,
+}
+
+/// What is asked, and by whom.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Spec {
+    /// Base64 of the PEM of a PKCS#10 request.
+    pub request: String,
+    /// Who shall sign.
+    pub signer_name: String,
+    /// Who asked, as the API server saw it.
+    pub username: String,
+    /// Their groups.
+    pub groups: Vec<String>,
+    /// What it shall be good for.
+    pub usages: Vec<String>,
+    /// How long it shall be valid.
+    pub expiration_seconds: Option<u32>,
+}
+
+/// The answer so far.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Approved, Denied, Failed.
+    pub conditions: Vec<Condition>,
+    /// Base64 of the certificate's PEM.
+    pub certificate: String,
+}
+
+/// A condition.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Condition {
+    /// `Approved`, `Denied` or `Failed`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Somebody else's, or an administrator's to decide; looked at again when it has become old.
+    Wait(Duration),
+    /// It is old.
+    Remove,
+    /// It is what a node may have.
+    Approve(&'static str),
+    /// It must not be.
+    Deny(&'static str, String),
+    /// It is approved: issue this for so long.
+    Sign(CertificateUse, Duration),
+    /// It is approved and cannot be issued.
+    Fail(String),
+}
+
+impl Request {
+    fn is(&self, condition: &str) -> bool {
+        self.status.conditions.iter().any(|known| known.kind == condition)
+    }
+}
+
+/// Decides. `asked` is what the request says, or why it cannot be read; `ready_nodes` are the nodes that are Ready.
+pub fn plan(
+    request: &Request,
+    asked: &Result<CertificateSubject, String>,
+    is_ready_node: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Plan {
+    let answered = !request.status.certificate.is_empty() || request.is("Denied") || request.is("Failed");
+    let kept = if answered { KEPT_ANSWERED } else { KEPT_PENDING };
+    let age = request
+        .metadata
+        .creation_timestamp
+        .map_or(Duration::ZERO, |made| Duration::try_from(now.duration_since(made)).unwrap_or_default());
+    if age >= kept {
+        return Plan::Remove;
+    }
+    let wait = Plan::Wait(kept.saturating_sub(age));
+    let Some(good_for) = good_for(&request.spec.signer_name).filter(|_| !answered) else { return wait };
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(error) if request.is("Approved") => return Plan::Fail(error.clone()),
+        Err(error) => return Plan::Deny("Unreadable", error.clone()),
+    };
+    if request.is("Approved") {
+        return match unfit(good_for, asked, &request.spec.usages) {
+            Some(why) => Plan::Fail(why.to_owned()),
+            None => Plan::Sign(good_for, life(request)),
+        };
+    }
+    approval(request, good_for, asked, is_ready_node).unwrap_or(wait)
+}
+
+fn good_for(signer: &str) -> Option<CertificateUse> {
+    match signer {
+        NODE_CLIENT => Some(CertificateUse::Client),
+        NODE_SERVING => Some(CertificateUse::Server),
+        _ => None,
+    }
+}
+
+fn life(request: &Request) -> Duration {
+    let asked = request.spec.expiration_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    asked.unwrap_or(LIFE_MAX).min(LIFE_MAX)
+}
+
+/// Why a signer of nodes' certificates does not issue this, whoever approved it.
+/// Source: `k8s.io/kubernetes/pkg/apis/certificates/helpers.go`.
+fn unfit(good_for: CertificateUse, asked: &CertificateSubject, usages: &[String]) -> Option<&'static str> {
+    let usages: BTreeSet<&str> = usages.iter().map(String::as_str).collect();
+    let own = match good_for {
+        CertificateUse::Client => "client auth",
+        CertificateUse::Server => "server auth",
+    };
+    let allowed = BTreeSet::from(["digital signature", "key encipherment", own]);
+    if asked.more {
+        Some("the request asks for more than a node's certificate has")
+    } else if asked.groups != [NODES] {
+        Some("the organization has to be system:nodes")
+    } else if asked.user.strip_prefix(NODE_PREFIX).is_none_or(str::is_empty) {
+        Some("the common name has to begin with system:node:")
+    } else if !usages.is_subset(&allowed) || !usages.contains(own) {
+        Some("the usages do not fit the signer")
+    } else {
+        let named = !asked.names.is_empty() || !asked.addresses.is_empty();
+        match good_for {
+            CertificateUse::Client if named => Some("a client's certificate has no alternative names"),
+            CertificateUse::Server if !named => Some("a server's certificate needs an alternative name"),
+            _ => None,
+        }
+    }
+}
+
+/// Names that the cluster itself answers to: a node that had one of them could pass for it.
+fn is_reserved(name: &str) -> bool {
+    let ends = [".svc", ".local", ".localhost"].iter().any(|end| name.ends_with(end));
+    let is_address = name.parse::<IpAddr>().is_ok();
+    ends || is_address || matches!(name, "localhost" | "kubernetes" | "kubernetes.default")
+}
+
+/// What is decided without an administrator: a joining node's first certificate, a node's next one, and the serving
+/// certificate of a node under its own name (an address would prove too little: a node states its addresses itself).
+fn approval(
+    request: &Request,
+    good_for: CertificateUse,
+    asked: &CertificateSubject,
+    is_ready_node: impl Fn(&str) -> bool,
+) -> Option<Plan> {
+    if unfit(good_for, asked, &request.spec.usages).is_some() {
+        return None;
+    }
+    let node = asked.user.strip_prefix(NODE_PREFIX)?;
+    let asker = &request.spec;
+    let is_in = |group: &str| asker.groups.iter().any(|known| known == group);
+    let is_itself = asker.username == asked.user && is_in(NODES);
+    if is_reserved(node) {
+        let why = format!("{node:?} is a name of the cluster itself; choose another one with --node-name");
+        return Some(Plan::Deny("Reserved", why));
+    }
+    match good_for {
+        CertificateUse::Client if is_itself => Some(Plan::Approve("AutoApproved")),
+        CertificateUse::Client if is_in(BOOTSTRAPPERS) && is_ready_node(node) => {
+            let why = format!(
+                "a node {node:?} is in the cluster and Ready; choose another name with --node-name, or delete that node"
+            );
+            Some(Plan::Deny("NodeExists", why))
+        }
+        CertificateUse::Client if is_in(BOOTSTRAPPERS) => Some(Plan::Approve("AutoApproved")),
+        CertificateUse::Server if is_itself && asked.names == [node] && asked.addresses.is_empty() => {
+            Some(Plan::Approve("AutoApproved"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(signer: &str, user: &str, group: &str, usage: &str) -> Request {
+        Request {
+            spec: Spec {
+                signer_name: signer.into(),
+                username: user.into(),
+                groups: vec![group.into(), "system:authenticated".into()],
+                usages: vec!["digital signature".into(), usage.into()],
+                ..Spec::default()
+            },
+            ..Request::default()
+        }
+    }
+
+    fn asked(node: &str, names: &[&str]) -> Result<CertificateSubject, String> {
+        Ok(CertificateSubject {
+            user: format!("system:node:{node}"),
+            groups: vec!["system:nodes".into()],
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..CertificateSubject::default()
+        })
+    }
+
+    fn decide(request: &Request, asked: &Result<CertificateSubject, String>) -> Plan {
+        plan(request, asked, |node| node == "n1", Timestamp::UNIX_EPOCH)
+    }
+
+    fn joining() -> Request {
+        request(NODE_CLIENT, "system:bootstrap:abcdef", BOOTSTRAPPERS, "client auth")
+    }
+
+    #[test]
+    fn a_joining_node_gets_a_name_that_nobody_has() {
+        assert_eq!(decide(&joining(), &asked("n2", &[])), Plan::Approve("AutoApproved"));
+        assert!(matches!(decide(&joining(), &asked("n1", &[])), Plan::Deny("NodeExists", _)));
+        assert!(matches!(
+            decide(&joining(), &asked("kubernetes.default.svc", &[])),
+            Plan::Deny("Reserved", _)
+        ));
+        assert!(matches!(decide(&joining(), &Err("no".into())), Plan::Deny("Unreadable", _)));
+    }
+
+    #[test]
+    fn strangers_other_nodes_and_other_subjects_wait_for_an_administrator() {
+        let stranger =
+            request(NODE_CLIENT, "system:serviceaccount:a:b", "system:serviceaccounts", "client auth");
+        let other = request(NODE_SERVING, "system:node:n3", NODES, "server auth");
+        let masters =
+            Ok(CertificateSubject { groups: vec!["system:masters".into()], ..asked("n2", &[]).unwrap() });
+        for (request, asked) in [
+            (&stranger, asked("n2", &[])),
+            (&other, asked("n2", &["n2"])),
+            (&request(NODE_SERVING, "system:node:n2", NODES, "server auth"), asked("n2", &["n2", "n1"])),
+            (&request(NODE_CLIENT, "system:node:n2", NODES, "server auth"), asked("n2", &[])),
+            (&request("example.com/mine", "system:node:n2", NODES, "client auth"), asked("n2", &[])),
+            (&joining(), masters),
+        ] {
+            assert!(matches!(decide(request, &asked), Plan::Wait(_)), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_approved_is_signed_if_it_fits_and_goes_when_it_is_old() {
+        let mut approved = request(NODE_SERVING, "system:node:n2", NODES, "server auth");
+        approved.status.conditions.push(Condition { kind: "Approved".into() });
+        approved.spec.expiration_seconds = Some(3600);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(decide(&approved, &asked("n2", &["n2"])), Plan::Sign(CertificateUse::Server, hour));
+        assert!(matches!(decide(&approved, &asked("n2", &[])), Plan::Fail(_)));
+        approved.status.certificate = "x".into();
+        assert_eq!(decide(&approved, &asked("n2", &["n2"])), Plan::Wait(hour));
+        approved.metadata.creation_timestamp = Some(Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            plan(&approved, &asked("n2", &["n2"]), |_| true, Timestamp::UNIX_EPOCH + hour),
+            Plan::Remove
+        );
+    }
+}
