@@ -13,6 +13,7 @@ pub mod service;
 pub mod streams;
 pub mod target;
 pub mod terminal;
+pub mod token;
 pub mod version;
 pub mod why;
 
@@ -35,6 +36,8 @@ pub enum Command {
     Service(service::Service),
     /// Explain what keeps a pod from running, and what to do
     Why(why::Why),
+    /// Make, list and delete tokens with which other machines join
+    Token(token::Token),
     /// Build an image from a Dockerfile
     Build(images::Build),
     /// List images
@@ -78,6 +81,7 @@ pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
         Command::Kubeconfig(_) => cluster::kubeconfig(instance)?,
         Command::Service(args) => service::run(instance, args).await?,
         Command::Why(args) => why::run(instance, &engine, &args).await?,
+        Command::Token(args) => token::run(instance, args).await?,
         Command::Build(args) => images::build(&engine, args).await?,
         Command::Images(args) => images::list(&engine, args).await?,
         Command::Load(args) => images::load(&engine, args).await?,

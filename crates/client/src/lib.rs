@@ -1,6 +1,7 @@
 //! One transport to the API server, at the level of verb, resource, key, options and revisions. HTTPS and in-process
 //! implement it; nothing above it knows which one it has.
 
+pub mod discovery;
 pub mod https;
 pub mod kubeconfig;
 
