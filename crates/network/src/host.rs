@@ -113,6 +113,13 @@ pub(crate) fn link(routing: &dyn Routing, name: &str) -> Result<Option<Link>, Er
     Ok(routing.links()?.into_iter().find(|link| link.name == name))
 }
 
+/// The indexes of the links that instances of Skiff made: the bridge of this one, and the host's sides of sandboxes.
+pub fn own_links(routing: &dyn Routing, instance: &str) -> Result<Vec<u32>, Error> {
+    let bridge = bridge_name(instance);
+    let own = |link: &Link| link.name == bridge || link.name.starts_with(crate::sandbox::PREFIX);
+    Ok(routing.links()?.iter().filter(|link| own(link)).map(|link| link.index).collect())
+}
+
 /// Makes the bridge, its addresses, the routes and the sysctls, or completes what is there. Gives what the nftables
 /// table depends on.
 pub fn set_up(config: &Config, handles: &Handles) -> Result<Fixed, Error> {
@@ -214,6 +221,7 @@ pub fn purge(config: &Config, handles: &Handles) -> Result<(), Error> {
         or_missing(routing.delete_link(&name))?;
     }
     or_missing(routing.delete_link(&config.bridge()))?;
+    crate::routes::purge(routing, config.ranges.pods)?;
     if std::fs::read_to_string(config.dir.join(FORWARDING_MARK))
         .is_ok_and(|held| Ok(held) == boot_id().map_err(drop))
     {

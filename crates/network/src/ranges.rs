@@ -20,6 +20,9 @@ const BALANCERS: u8 = 27;
 /// The address within the service range that DNS has, as in other distributions.
 const DNS_HOST: u32 = 10;
 
+/// The file that keeps them.
+const FILE: &str = "ranges.json";
+
 /// The ranges of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,6 +44,13 @@ impl Ranges {
     /// The address of the Service `default/kubernetes`.
     pub fn api_server(&self) -> Ipv4Addr {
         nth(self.services, 1)
+    }
+
+    /// The first of `taken` (default routes aside) that one of the ranges overlaps.
+    pub fn overlapping(&self, taken: &[Ipv4Net]) -> Option<Ipv4Net> {
+        let ranges = [self.pods, self.services, self.balancers];
+        let hit = |net: &&Ipv4Net| net.prefix_len() > 0 && ranges.iter().any(|range| overlap(net, range));
+        taken.iter().find(hit).copied()
     }
 
     /// The pods of the node with this number, if the range has room for it.
@@ -88,26 +98,30 @@ pub fn load_or_choose(
     dir: &Path,
     taken: impl FnOnce() -> Result<Vec<Ipv4Net>, Error>,
 ) -> Result<Ranges, Error> {
-    let path = dir.join("ranges.json");
+    let path = dir.join(FILE);
     let what = || format!("keep the address ranges in {}", path.display());
     match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::io(what(), error.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let ranges = choose(&taken()?).ok_or(Error::NoRange)?;
-            let bytes =
-                serde_json::to_vec_pretty(&ranges).map_err(|error| Error::io(what(), error.into()))?;
-            std::fs::create_dir_all(dir).map_err(|error| Error::io(what(), error))?;
-            // Everything else follows from this file, so it has to be whole and on disk.
-            let fresh = path.with_extension("new");
-            std::fs::write(&fresh, bytes).map_err(|error| Error::io(what(), error))?;
-            std::fs::File::open(&fresh)
-                .and_then(|file| file.sync_all())
-                .map_err(|error| Error::io(what(), error))?;
-            std::fs::rename(&fresh, &path).map_err(|error| Error::io(what(), error))?;
+            keep(dir, &ranges)?;
             Ok(ranges)
         }
         Err(error) => Err(Error::io(what(), error)),
     }
+}
+
+/// Keeps ranges in `dir`.
+pub fn keep(dir: &Path, ranges: &Ranges) -> Result<(), Error> {
+    let path = dir.join(FILE);
+    let failed = |error| Error::io(format!("keep the address ranges in {}", path.display()), error);
+    let bytes = serde_json::to_vec_pretty(ranges).map_err(|error| failed(error.into()))?;
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    // Everything else follows from this file, so it has to be whole and on disk.
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, bytes).map_err(failed)?;
+    std::fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&fresh, &path).map_err(failed)
 }
 
 #[cfg(test)]

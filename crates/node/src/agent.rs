@@ -12,7 +12,7 @@ use engine_api::{ContainerEvent, ContainerEventKind, Images, Runtime};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
 use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
-use reconcile::{Change, EventRecorder, Informers, Registration, kinds};
+use reconcile::{Change, EventRecorder, Informers, kinds};
 
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
@@ -22,6 +22,7 @@ use crate::pod::spec::NodeFacts;
 use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
+use crate::watched::Watched;
 use crate::worker::PodWorker;
 use crate::worker::mailbox::Mailbox;
 use crate::worker::terminate::terminate_orphan;
@@ -72,8 +73,6 @@ impl Agent {
         let on_node = format!("spec.nodeName={}", config.node_name);
         let caches = Caches {
             pods: informers.selected(kinds::PODS, &on_node),
-            config_maps: informers.get(kinds::CONFIG_MAPS),
-            secrets: informers.get(kinds::SECRETS),
             services: informers.get(kinds::SERVICES),
         };
         let facts = NodeFacts {
@@ -82,12 +81,20 @@ impl Agent {
             seccomp_profiles: config.seccomp_dir.clone(),
             log_root: config.log_dir.clone(),
         };
+        let workers = Workers::default();
+        let concerned = workers.clone();
+        let watched = Watched::new(informers.clone(), move |kind, change| {
+            for mailbox in concerned.lock().values() {
+                mailbox.reference_changed(kind, &change.key);
+            }
+        });
         let recorder = EventRecorder::new(client.clone(), clock.clone(), "kubelet", &config.node_name);
         let deps = Arc::new(Deps {
             client,
             clock,
             recorder,
             caches,
+            watched,
             runtime,
             images,
             puller: Puller::default(),
@@ -100,7 +107,7 @@ impl Agent {
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
-        Ok(Arc::new(Self { deps, workers: Workers::default(), server, _informers: informers }))
+        Ok(Arc::new(Self { deps, workers, server, _informers: informers }))
     }
 
     /// The node's server: the in-process way to logs, exec, attach and port-forward.
@@ -110,26 +117,9 @@ impl Agent {
 
     async fn synced(&self) {
         let caches = &self.deps.caches;
-        for informer in [&caches.pods, &caches.config_maps, &caches.secrets, &caches.services] {
+        for informer in [&caches.pods, &caches.services] {
             informer.synced().await;
         }
-    }
-
-    /// Changed ConfigMaps and Secrets wake the workers whose pods refer to them.
-    fn watch_references(&self) -> [Registration; 2] {
-        let workers = self.workers.clone();
-        let config_maps = self.deps.caches.config_maps.on_change(move |change| {
-            for mailbox in workers.lock().values() {
-                mailbox.config_map_changed(&change.key.namespace, &change.key.name);
-            }
-        });
-        let workers = self.workers.clone();
-        let secrets = self.deps.caches.secrets.on_change(move |change| {
-            for mailbox in workers.lock().values() {
-                mailbox.secret_changed(&change.key.namespace, &change.key.name);
-            }
-        });
-        [config_maps, secrets]
     }
 
     /// Pods of the runtime that the API does not know any more.
@@ -191,7 +181,6 @@ impl Component for Agent {
         ctx.spawn(follow_runtime(self.deps.clone(), self.workers.clone(), events));
         ctx.waiting_for("the API server's first lists");
         self.synced().await;
-        let _references = self.watch_references();
         let info = facts::host_info();
         let port = self.server.port();
         ctx.waiting_for("its Node object");

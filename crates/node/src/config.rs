@@ -15,6 +15,8 @@ pub struct Config {
     pub hostname: String,
     /// The host's addresses, the preferred family first; follows changes of the host.
     pub addresses: watch::Receiver<Vec<IpAddr>>,
+    /// The range of this node's pods, where the node has it already when it registers.
+    pub pod_cidr: Option<String>,
     /// Directory of what pods write (`pods/<uid>/…`), on disk.
     pub data_dir: PathBuf,
     /// Directory of what is derived from API objects, secrets among them: in memory, gone after a reboot.

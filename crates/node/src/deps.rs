@@ -18,12 +18,11 @@ use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::runtime_state::RuntimeState;
 use crate::volumes::PodDirectories;
+use crate::watched::Watched;
 
 /// The shared informers that the node reads.
 pub(crate) struct Caches {
     pub(crate) pods: Informer,
-    pub(crate) config_maps: Informer,
-    pub(crate) secrets: Informer,
     pub(crate) services: Informer,
 }
 
@@ -42,6 +41,8 @@ pub(crate) struct Deps {
     pub(crate) clock: SharedClock,
     pub(crate) recorder: EventRecorder,
     pub(crate) caches: Caches,
+    /// ConfigMaps and Secrets of this node's pods.
+    pub(crate) watched: Watched,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) puller: Puller,

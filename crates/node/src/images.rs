@@ -197,8 +197,7 @@ struct DockerAuth {
 async fn credentials(deps: &Deps, pod: &PodView, image: &str) -> Option<RegistryAuth> {
     for reference in pod.spec.image_pull_secrets.iter().flatten() {
         let key = Key::new(pod.metadata.namespace.clone(), reference.name.clone());
-        let object =
-            crate::sources::look_up(deps, &deps.caches.secrets, &kinds::SECRETS, &key).await.ok().flatten();
+        let object = crate::sources::look_up(deps, &kinds::SECRETS, &key).await.ok().flatten();
         let Some(view) = object.and_then(|object| object.decode::<SecretData>().ok()) else { continue };
         let config = view.data.get(".dockerconfigjson");
         if let Some(auth) = config.and_then(|config| matching_auth(&config.0, image)) {

@@ -18,6 +18,7 @@ mod server;
 mod sources;
 mod tokens;
 mod volumes;
+mod watched;
 mod worker;
 
 pub use agent::{Agent, Handles};

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use api::{Key, Object, Reason, Status};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Container, ServiceAccountTokenProjection};
-use reconcile::{Informer, Kind, kinds};
+use reconcile::{Kind, kinds};
 use serde::Deserialize;
 
 use crate::deps::Deps;
@@ -150,27 +150,26 @@ pub(crate) async fn gather(
     let unreadable = |error: serde_json::Error| Status::internal(format!("object not readable: {error}"));
     for name in &references.config_maps {
         let key = Key::new(namespace, name);
-        if let Some(object) = look_up(deps, &deps.caches.config_maps, &kinds::CONFIG_MAPS, &key).await? {
+        if let Some(object) = look_up(deps, &kinds::CONFIG_MAPS, &key).await? {
             gathered.config_maps.insert(name.clone(), config_map_data(&object).map_err(unreadable)?);
         }
     }
     for name in &references.secrets {
         let key = Key::new(namespace, name);
-        if let Some(object) = look_up(deps, &deps.caches.secrets, &kinds::SECRETS, &key).await? {
+        if let Some(object) = look_up(deps, &kinds::SECRETS, &key).await? {
             gathered.secrets.insert(name.clone(), secret_data(&object).map_err(unreadable)?);
         }
     }
     Ok(gathered)
 }
 
-/// From the cache; what it does not hold may be so new that only the server knows it.
+/// From the objects that are watched; what is not among them may be so new that only the server knows it.
 pub(crate) async fn look_up(
     deps: &Deps,
-    cache: &Informer,
     kind: &Kind,
     key: &Key,
 ) -> Result<Option<std::sync::Arc<Object>>, Status> {
-    if let Some(object) = cache.get(key) {
+    if let Some(object) = deps.watched.get(kind, key) {
         return Ok(Some(object));
     }
     match deps.client.get(&kind.gvr(), key).await {

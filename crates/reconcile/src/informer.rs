@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use crate::cache::Cache;
-use crate::reflector;
+use crate::reflector::{self, Selection};
 
 /// What happened to one object: `old` is absent when it is new, `new` when it is gone. In a subscription, where
 /// several changes of a key are one, both may be absent (made and gone in between) and their uids may differ
@@ -71,16 +71,38 @@ impl Informers {
         let mut known = self.registry.known.lock();
         let informer = known.entry((resource.clone(), field_selector.to_owned())).or_insert_with(|| {
             let informer = Informer { shared: Arc::new(Shared::new(resource.clone())) };
-            self.registry.tasks.spawn(reflector::run(
-                self.registry.client.clone(),
-                self.registry.clock.clone(),
-                resource,
-                field_selector.to_owned(),
-                informer.shared.clone(),
-            ));
+            let selection = Selection { fields: field_selector.to_owned(), ..Selection::default() };
+            self.start(&self.registry.tasks, resource, selection, &informer);
             informer
         });
         informer.clone()
+    }
+
+    /// The informer of one object alone, for those who may see no others. It is not shared: its watch ends when it is
+    /// dropped.
+    pub fn object(&self, resource: impl Into<GroupVersionResource>, key: &Key) -> ObjectInformer {
+        let resource = resource.into();
+        let informer = Informer { shared: Arc::new(Shared::new(resource.clone())) };
+        let tasks = Tasks::default();
+        let fields = format!("metadata.name={}", key.name);
+        self.start(&tasks, resource, Selection { namespace: key.namespace.clone(), fields }, &informer);
+        ObjectInformer { informer, _tasks: tasks }
+    }
+
+    fn start(
+        &self,
+        tasks: &Tasks,
+        resource: GroupVersionResource,
+        selection: Selection,
+        informer: &Informer,
+    ) {
+        tasks.spawn(reflector::run(
+            self.registry.client.clone(),
+            self.registry.clock.clone(),
+            resource,
+            selection,
+            informer.shared.clone(),
+        ));
     }
 
     /// Ends every informer's watch; the caches stay readable as they are.
@@ -309,6 +331,20 @@ impl Informer {
         }
         listeners.subscriptions.push(Arc::downgrade(&pending));
         Subscription { pending, _shared: self.shared.clone() }
+    }
+}
+
+/// An informer of its holder alone.
+pub struct ObjectInformer {
+    informer: Informer,
+    _tasks: Tasks,
+}
+
+impl std::ops::Deref for ObjectInformer {
+    type Target = Informer;
+
+    fn deref(&self) -> &Informer {
+        &self.informer
     }
 }
 

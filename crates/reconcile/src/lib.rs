@@ -20,6 +20,6 @@ mod tests;
 pub use controller::{Action, Reconcile, run_workers};
 pub use events::{EventRecorder, EventType, Involved};
 pub use expectations::Expectations;
-pub use informer::{Change, Informer, Informers, Registration, Subscription};
+pub use informer::{Change, Informer, Informers, ObjectInformer, Registration, Subscription};
 pub use kinds::Kind;
 pub use queue::{Claim, Queue};

@@ -18,10 +18,19 @@ const RETRY: Policy = Policy { first: Duration::from_millis(50), max: Duration::
 /// Page size of plain lists.
 const PAGE_ITEMS: u64 = 500;
 
+/// Which objects of a resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Selection {
+    /// Of this namespace; empty: of all.
+    pub(crate) namespace: String,
+    /// Those that match this field selector.
+    pub(crate) fields: String,
+}
+
 struct Reflector {
     client: Client,
     resource: GroupVersionResource,
-    field_selector: String,
+    selection: Selection,
     shared: Arc<Shared>,
     /// Whether the server takes `sendInitialEvents`; assumed until it refuses.
     streams_lists: bool,
@@ -40,10 +49,10 @@ pub(crate) async fn run(
     client: Client,
     clock: SharedClock,
     resource: GroupVersionResource,
-    field_selector: String,
+    selection: Selection,
     shared: Arc<Shared>,
 ) {
-    let mut reflector = Reflector { client, resource, field_selector, shared, streams_lists: true };
+    let mut reflector = Reflector { client, resource, selection, shared, streams_lists: true };
     let mut relist = true;
     let mut failures = 0;
     loop {
@@ -74,12 +83,12 @@ impl Reflector {
     }
 
     fn options(&self) -> ListOptions {
-        ListOptions { field_selector: self.field_selector.clone(), ..ListOptions::default() }
+        ListOptions { field_selector: self.selection.fields.clone(), ..ListOptions::default() }
     }
 
     async fn watch(&self, options: ListOptions) -> Result<WatchStream, Status> {
         let options = ListOptions { allow_watch_bookmarks: true, ..options };
-        self.client.watch(&self.resource, "", options).await
+        self.client.watch(&self.resource, &self.selection.namespace, options).await
     }
 
     /// One connection: lists if it has to, then follows the watch to its end.
@@ -120,7 +129,7 @@ impl Reflector {
         let mut items = Vec::new();
         let mut options = ListOptions { limit: PAGE_ITEMS, ..self.options() };
         loop {
-            let page = self.client.list(&self.resource, "", options.clone()).await?;
+            let page = self.client.list(&self.resource, &self.selection.namespace, options.clone()).await?;
             items.extend(page.items);
             if page.continue_token.is_empty() {
                 self.shared.replace(items);

@@ -2,7 +2,9 @@
 
 mod daemon;
 mod down;
+mod join;
 mod kubeconfig;
+mod membership;
 mod ports;
 mod report;
 mod settings;
@@ -31,6 +33,8 @@ enum Command {
     /// Start an instance and wait until its node is Ready
     #[command(after_help = "Example:\n  skiff up --name demo")]
     Up(settings::UpArgs),
+    /// Make this host a node of a cluster that runs elsewhere
+    Join(join::JoinArgs),
     /// End the pods within their grace and stop the instance; data is kept
     #[command(after_help = "Example:\n  skiff down --purge")]
     Down(down::DownArgs),
@@ -63,6 +67,10 @@ fn run(arguments: Arguments) -> Result<u8> {
         Command::Up(args) => {
             let settings = args.resolve(instance)?;
             up::run(&args, settings)
+        }
+        Command::Join(args) => {
+            let settings = args.settings().resolve(instance)?;
+            join::run(&args, settings)
         }
         Command::Down(args) => down::run(&args, &instance),
         Command::Unit => {

@@ -9,6 +9,8 @@ use clap::Args;
 use cli::instance::{DEFAULT_NAME, Instance};
 use serde::{Deserialize, Serialize};
 
+use crate::membership::Membership;
+
 /// Arguments of `skiff up`. Each is also a key of the configuration file, in camel case.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -71,9 +73,12 @@ impl UpArgs {
             Some(path) => read_config(path)?,
             None => Self::default(),
         };
+        let joined_as = || {
+            Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
+        };
         let node_name = match self.node_name.clone().or(file.node_name) {
             Some(name) => name,
-            None => host_name(),
+            None => joined_as()?.unwrap_or_else(host_name),
         };
         let valid = !node_name.is_empty()
             && node_name.len() <= 63

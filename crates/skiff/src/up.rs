@@ -1,5 +1,6 @@
 //! `skiff up`: starts the daemon apart from the terminal, shows its progress, and returns when the node is Ready.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
@@ -43,10 +44,30 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
         let reporter = if args.report { Reporter::Parent } else { Reporter::Terminal };
         return crate::daemon::run(settings, reporter).map(|()| 0);
     }
-    let mut child = start(&settings.instance.log_file())?;
-    let running = follow(&mut child, &settings)?;
+    start_and_follow(&settings, &std::env::args_os().skip(1).collect::<Vec<_>>())
+}
+
+/// Starts the daemon with these arguments apart from the terminal, and follows it until it is ready.
+pub(crate) fn start_and_follow(settings: &Settings, arguments: &[OsString]) -> Result<u8> {
+    let mut child = start(&settings.instance.log_file(), arguments)?;
+    let running = follow(&mut child, settings)?;
     output::write_out(&summary(&running))?;
     Ok(0)
+}
+
+/// The arguments of `up` that say these settings.
+pub(crate) fn arguments(settings: &Settings) -> Vec<OsString> {
+    let instance = &settings.instance;
+    let mut all: Vec<OsString> =
+        vec!["up".into(), "--name".into(), instance.name.clone().into(), "--data-dir".into()];
+    all.push(instance.data_dir.clone().into());
+    all.extend(["--run-dir".into(), instance.run_dir.clone().into()]);
+    for (flag, value) in settings.facts() {
+        if !value.is_empty() && !all.contains(&flag.clone().into()) {
+            all.extend([flag.into(), value.into()]);
+        }
+    }
+    all
 }
 
 /// Names the first setting in which a running instance differs.
@@ -65,7 +86,7 @@ fn same_settings(running: &Running, wanted: &Settings) -> Result<()> {
 }
 
 /// Starts this program once more as the daemon, with its log in a file.
-fn start(log: &Path) -> Result<Child> {
+fn start(log: &Path, arguments: &[OsString]) -> Result<Child> {
     let directory = log.parent().context("the log has no directory")?;
     fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
     if fs::metadata(log).is_ok_and(|metadata| metadata.len() > LOG_MAX_BYTES) {
@@ -79,7 +100,7 @@ fn start(log: &Path) -> Result<Child> {
         .with_context(|| format!("open {}", log.display()))?;
     let program = std::env::current_exe().context("find this program")?;
     Command::new(program)
-        .args(std::env::args_os().skip(1))
+        .args(arguments)
         .args(["--foreground", "--report"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

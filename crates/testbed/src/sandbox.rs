@@ -31,6 +31,8 @@ impl Testbed {
             "ip addr add 198.18.0.1/24 dev br0",
             "ip link set br0 up",
             "sysctl -qw net.ipv4.ip_forward=0",
+            // The counter is for what is routed: traffic between hosts is the switch's own business.
+            "sysctl -qw -e net.bridge.bridge-nf-call-iptables=0",
             // Whatever is not meant for the testbed's own hosts has left its host by the default route: count it.
             "nft add table ip leak",
             "nft add chain ip leak pre { type filter hook prerouting priority -300 ; }",

@@ -100,10 +100,6 @@ impl Component for Dns {
         "dns"
     }
 
-    fn after(&self) -> &'static [&'static str] {
-        &["apiserver"]
-    }
-
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let _feed = tokio::select! {
             feed = feed::follow(&self.informers, &self.shared.zone) => feed,

@@ -115,6 +115,10 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
 
 /// The Node as it is first made.
 pub(crate) fn new_node(config: &Config) -> Value {
+    let spec = match &config.pod_cidr {
+        Some(range) => json!({ "podCIDR": range, "podCIDRs": [range] }),
+        None => json!({}),
+    };
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {
@@ -122,6 +126,6 @@ pub(crate) fn new_node(config: &Config) -> Value {
             "labels": labels(config),
             "annotations": { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
         },
-        "spec": {},
+        "spec": spec,
     })
 }

@@ -2,19 +2,28 @@
 
 use std::sync::Arc;
 
-use api::Object;
+use api::{Key, Object};
 use parking_lot::Mutex;
+use reconcile::Kind;
 use tokio::sync::Notify;
 
 use crate::sources::References;
+use crate::watched::Held;
 
 /// The inbox of one worker.
 #[derive(Default)]
 pub(crate) struct Mailbox {
     letters: Mutex<Letters>,
     /// What the pod refers to, kept by the worker for those who deliver.
-    interests: Mutex<(String, References)>,
+    interests: Mutex<Interests>,
     wake: Notify,
+}
+
+#[derive(Default)]
+struct Interests {
+    namespace: String,
+    references: References,
+    _held: Held,
 }
 
 /// What has arrived since the last look.
@@ -44,23 +53,20 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    /// Says what the pod refers to.
-    pub(crate) fn interested_in(&self, namespace: &str, references: References) {
-        *self.interests.lock() = (namespace.to_owned(), references);
+    /// Says what the pod refers to, and keeps it watched.
+    pub(crate) fn interested_in(&self, namespace: &str, references: References, held: Held) {
+        *self.interests.lock() = Interests { namespace: namespace.to_owned(), references, _held: held };
     }
 
-    pub(crate) fn config_map_changed(&self, namespace: &str, name: &str) {
-        self.reference_changed(namespace, |references| references.config_maps.contains(name));
-    }
-
-    pub(crate) fn secret_changed(&self, namespace: &str, name: &str) {
-        self.reference_changed(namespace, |references| references.secrets.contains(name));
-    }
-
-    fn reference_changed(&self, namespace: &str, concerns: impl Fn(&References) -> bool) {
+    /// A ConfigMap or Secret has changed: of concern if the pod refers to it.
+    pub(crate) fn reference_changed(&self, kind: &Kind, key: &Key) {
         let concerned = {
             let interests = self.interests.lock();
-            interests.0 == namespace && concerns(&interests.1)
+            let names = match kind.kind {
+                "ConfigMap" => &interests.references.config_maps,
+                _ => &interests.references.secrets,
+            };
+            interests.namespace == key.namespace && names.contains(&key.name)
         };
         if concerned {
             self.letters.lock().references = true;

@@ -96,7 +96,9 @@ impl PodWorker {
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
         self.refresh_due |= old.labels != new.labels || old.annotations != new.annotations;
-        self.mailbox.interested_in(&new.namespace, sources::references(&self.pod));
+        let references = sources::references(&self.pod);
+        let held = self.deps.watched.hold(&new.namespace, &references);
+        self.mailbox.interested_in(&new.namespace, references, held);
         // Another image: what is known of the old one says nothing.
         for container in self.pod.spec.containers.iter().chain(self.pod.init_containers()) {
             let image = container.image.clone().unwrap_or_default();

@@ -80,7 +80,9 @@ pub(crate) struct PodWorker {
 impl PodWorker {
     /// A worker that knows nothing but its pod.
     pub(crate) fn new(deps: Arc<Deps>, mailbox: Arc<Mailbox>, pod: PodView) -> Self {
-        mailbox.interested_in(&pod.metadata.namespace, sources::references(&pod));
+        let references = sources::references(&pod);
+        let held = deps.watched.hold(&pod.metadata.namespace, &references);
+        mailbox.interested_in(&pod.metadata.namespace, references, held);
         let containers = pod
             .containers()
             .map(|(_, container)| (container.name.clone(), container.image.clone().unwrap_or_default()));

@@ -183,7 +183,11 @@ impl ApiServer {
 
 fn selector(options: &ListOptions) -> impl Fn(&Object) -> bool + Send + 'static {
     let node = options.field_selector.strip_prefix("spec.nodeName=").map(str::to_owned);
-    move |object| node.as_deref().is_none_or(|node| object.node_name() == Some(node))
+    let name = options.field_selector.strip_prefix("metadata.name=").map(str::to_owned);
+    move |object| {
+        node.as_deref().is_none_or(|node| object.node_name() == Some(node))
+            && name.as_deref().is_none_or(|name| object.meta().name == name)
+    }
 }
 
 /// RFC 7386, but conditions are merged by their type and `$patch` elements are left out.

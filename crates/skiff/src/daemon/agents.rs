@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use apiserver::pki::HotResolver;
 use async_trait::async_trait;
 use base::BoxError;
 use base::clock::SharedClock;
 use base::lifecycle::{Component, Context as Running, Supervisor};
+use client::Client;
 use engine::{Engine, EngineConfig, ImageService};
 use engine_api::{EngineError, Images, Runtime, SandboxNetwork};
 use network::drain::{DataPath, PAUSE};
@@ -15,14 +17,15 @@ use network::host::Handles;
 use network::peers::{Peers, Reporter};
 use network::proxy::agent::Proxy;
 use network::sandbox::Sandboxes;
+use node::NodeServer;
+use reconcile::Informers;
 use reconcile::ports::{ClusterDns, PublishedPort, SandboxNetworks};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use super::control::{Control, GIT_VERSION};
+use super::control::GIT_VERSION;
 use super::host::Host;
 use super::net::Net;
-use super::{connect, local};
 use crate::settings::Settings;
 
 /// The domain of cluster names.
@@ -31,15 +34,34 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Pods that a node takes, as upstream's default.
 const MAX_PODS: u32 = 110;
 
-/// Builds the agents and hands them to the supervisor.
+/// How others reach this node: what changes with the host's address and in time.
+pub(crate) struct Reach {
+    /// The host's addresses.
+    pub(crate) addresses: watch::Receiver<Vec<IpAddr>>,
+    /// The certificate of the node's server.
+    pub(crate) serving: Arc<HotResolver>,
+}
+
+/// The node's way to the cluster.
+pub(crate) struct Cluster {
+    /// Speaks as this node.
+    pub(crate) client: Client,
+    /// The process's caches.
+    pub(crate) informers: Informers,
+    /// The cluster's certificate authority, PEM.
+    pub(crate) ca_pem: String,
+}
+
+/// Builds the agents and hands them to the supervisor; gives the node's server.
 pub(crate) async fn build(
     settings: &Settings,
     host: &Host,
     net: &Net,
-    control: &Control,
+    cluster: Cluster,
+    reach: Reach,
     clock: SharedClock,
     supervisor: &mut Supervisor,
-) -> Result<()> {
+) -> Result<Arc<NodeServer>> {
     let instance = &settings.instance;
     let store = image::Store::open(&instance.data_dir.join("images")).context("open the image store")?;
     let config = EngineConfig {
@@ -50,34 +72,22 @@ pub(crate) async fn build(
     let runtime: Arc<dyn Runtime> = Engine::open(config, store.clone()).await.context("open the engine")?;
     let images: Arc<dyn Images> = Arc::new(ImageService::new(store.clone()));
 
-    let client = local::client(&control.pipeline, "skiff:network", &[local::COMPONENTS]);
+    let Cluster { client, informers, ca_pem } = cluster;
     let sandboxes = Arc::new(Sandboxes::open(&net.config, &net.handles).context("open the pods' addresses")?);
-    let (handles, published) = (net.handles.clone(), sandboxes.published().clone());
-    let proxy = Proxy::new(&control.informers, handles, net.fixed.clone(), published, &settings.node_name);
-    let name = &settings.node_name;
-    let peers = Peers::new(&control.informers, name, clock.clone());
+    let (name, published) = (&settings.node_name, sandboxes.published().clone());
+    let proxy = Proxy::new(&informers, net.handles.clone(), net.fixed.clone(), published, name);
+    let peers = Peers::new(&informers, name, clock.clone());
     let drain = DataPath::new(proxy.view(), net.handles.clone(), peers, net.fixed.clone(), PAUSE);
     let drain = Arc::new(drain.context("listen to connections")?);
-    let (view, informers) = (proxy.view(), &control.informers);
-    supervisor.add(Arc::new(Reporter::new(&view, informers, client.clone(), name, clock.clone())));
+    let reporter = Reporter::new(&proxy.view(), &informers, client.clone(), name, clock.clone());
+    supervisor.add(Arc::new(reporter));
     supervisor.add(Arc::new(proxy));
-    let range = net.config.ranges.balancers;
-    supervisor.add(Arc::new(network::balancer::Balancers::new(
-        &control.informers,
-        client,
-        range,
-        clock.clone(),
-    )));
-    let dns = net.dns(control.informers.clone()).context("serve cluster DNS")?;
+    let dns = net.dns(informers.clone()).context("serve cluster DNS")?;
     supervisor.add(Arc::new(dns));
 
     let handles = node::Handles {
-        client: local::client(
-            &control.pipeline,
-            &format!("system:node:{}", settings.node_name),
-            &["system:nodes"],
-        ),
-        informers: control.informers.clone(),
+        client,
+        informers,
         clock,
         runtime: runtime.clone(),
         images: images.clone(),
@@ -85,10 +95,10 @@ pub(crate) async fn build(
         drain,
         dns: Arc::new(Resolver(net.config.ranges.dns().into())),
     };
-    let agent = node::Agent::build(node_config(settings, host, control)?, handles)
+    let agent = node::Agent::build(node_config(settings, host, net, ca_pem, reach), handles)
         .await
         .map_err(|error| anyhow!(error))?;
-    control.connector.set_local(&settings.node_name, agent.server());
+    let node_server = agent.server();
     supervisor.add(agent);
 
     let builder = builder::Builder::new(store, runtime.clone(), builder::Host::detect());
@@ -101,17 +111,17 @@ pub(crate) async fn build(
     let server =
         docker::Server::new(runtime, images, Arc::new(builder), Arc::new(Networks(sandboxes)), config);
     supervisor.add(Arc::new(EngineSocket::bind(server, &instance.docker_socket())?));
-    Ok(())
+    Ok(node_server)
 }
 
-fn node_config(settings: &Settings, host: &Host, control: &Control) -> Result<node::Config> {
+fn node_config(settings: &Settings, host: &Host, net: &Net, ca_pem: String, reach: Reach) -> node::Config {
     let instance = &settings.instance;
     let name = &settings.node_name;
-    let issued = control.pki.issue_node(name, &[name, "localhost"], &[host.address, connect::LOOPBACK])?;
-    Ok(node::Config {
+    node::Config {
         node_name: name.clone(),
         hostname: name.clone(),
-        addresses: watch::Sender::new(vec![host.address]).subscribe(),
+        addresses: reach.addresses,
+        pod_cidr: Some(net.config.node_pods.to_string()),
         data_dir: instance.data_dir.join("node"),
         run_dir: instance.run_dir.join("node"),
         log_dir: instance.data_dir.join("logs"),
@@ -124,11 +134,11 @@ fn node_config(settings: &Settings, host: &Host, control: &Control) -> Result<no
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),
-            certificates: connect::certificate(&issued)?,
-            client_ca_pem: control.pki.ca_pem(),
-            api_server_name: "kube-apiserver".into(),
+            certificates: reach.serving,
+            client_ca_pem: ca_pem,
+            api_server_name: apiserver::nodes::CLIENT_NAME.into(),
         }),
-    })
+    }
 }
 
 /// What pods' resolver configuration points to.

@@ -1,17 +1,22 @@
 //! The control plane: store, API server, controllers and scheduler.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
-use apiserver::pki::{KubeconfigEntry, LEAF_LIFE, Pki, kubeconfig};
+use anyhow::{Context, Result};
 use apiserver::{Config, Pipeline, Server};
+use async_trait::async_trait;
+use base::BoxError;
 use base::clock::SharedClock;
 use base::lifecycle::Supervisor;
+use network::routes::NodeRoutes;
 use reconcile::Informers;
 use store::{Embedded, EmbeddedConfig, Files};
 
-use super::connect::Connector;
+use super::address::Follower;
+use super::certificates::Authority;
+use super::cluster::ClusterConfig;
+use super::connect::{self, Connector};
 use super::host::Host;
 use super::local;
 use super::net::Net;
@@ -27,15 +32,14 @@ const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 pub(crate) struct Control {
     /// The one way in.
     pub(crate) pipeline: Arc<Pipeline>,
-    /// The certificate authority.
-    pub(crate) pki: Arc<Pki>,
+    /// The API server.
+    pub(crate) server: Arc<Server>,
     /// The process's caches.
     pub(crate) informers: Informers,
     /// The way to nodes.
     pub(crate) connector: Arc<Connector>,
-    /// `https://address:port`.
-    pub(crate) url: String,
-    name: String,
+    /// Where the API server listens.
+    pub(crate) port: u16,
 }
 
 /// Builds the control plane and hands its components to the supervisor.
@@ -51,7 +55,7 @@ pub(crate) async fn build(
     let store = Embedded::open(Arc::new(files), EmbeddedConfig::STANDARD).context("open the store")?;
     let config = Config {
         listen: SocketAddr::new(host.any(), settings.api_port),
-        addresses: vec![host.address, IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        addresses: vec![host.address, connect::LOOPBACK],
         pki_dir: data.join("pki"),
         service_ranges: vec![net.services()],
         node_ports: NODE_PORTS,
@@ -64,9 +68,9 @@ pub(crate) async fn build(
     };
     let connector = Arc::new(Connector::default());
     let (pipeline, server) = Server::build(config, store, resources::strategies(), connector.clone()).await?;
-    let pki = server.pki().clone();
-    let url = format!("https://{}", SocketAddr::new(host.address, server.local_addr()?.port()));
-    supervisor.add(Arc::new(server));
+    let port = server.local_addr()?.port();
+    let server = Arc::new(server);
+    supervisor.add(server.clone());
 
     let controllers = local::client(&pipeline, "skiff:controllers", &[local::COMPONENTS]);
     let informers = Informers::new(controllers.clone(), clock.clone());
@@ -75,23 +79,38 @@ pub(crate) async fn build(
         informers: informers.clone(),
         clock: clock.clone(),
         catalog: reconcile::kinds::Catalog::default(),
-        root_ca_pem: pki.ca_pem().into(),
+        root_ca_pem: server.pki().ca_pem().into(),
     };
     for controller in controllers::all(&ctx) {
         supervisor.add(controller);
     }
+    let authority = Arc::new(Authority(server.pki().clone()));
+    supervisor.add(Arc::new(controllers::certificates::Certificates::new(&ctx, authority)));
+    let ranges = (0..).map_while(|number| net.config.ranges.node_pods(number));
+    supervisor.add(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));
+    supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
+    connector.set_authority(server.pki().clone());
+    supervisor.add(Arc::new(NodeRoutes::new(
+        &informers,
+        net.handles.clone(),
+        net.config.ranges.pods,
+        &settings.node_name,
+    )));
+    supervisor.add(Arc::new(network::balancer::Balancers::new(
+        &informers,
+        local::client(&pipeline, "skiff:network", &[local::COMPONENTS]),
+        net.config.ranges.balancers,
+        clock.clone(),
+    )));
     let client = local::client(&pipeline, "skiff:scheduler", &[local::COMPONENTS]);
     supervisor.add(Arc::new(scheduler::Scheduler::new(&client, &informers, &clock)));
-    Ok(Control { pipeline, pki, informers, connector, url, name: settings.instance.name.clone() })
+    Ok(Control { pipeline, server, informers, connector, port })
 }
 
-impl Control {
-    /// A kubeconfig of the administrator, as YAML.
-    pub(crate) fn kubeconfig(&self) -> Result<String> {
-        let admin = self.pki.issue_client("kubernetes-admin", &["system:masters"], LEAF_LIFE)?;
-        let ca_pem = self.pki.ca_pem();
-        let entry = KubeconfigEntry { name: &self.name, server: &self.url, ca_pem: &ca_pem };
-        serde_yaml_ng::to_string(&kubeconfig(&entry, &admin))
-            .map_err(|error| anyhow!("write kubeconfig: {error}"))
+/// The API server follows the host's address: its certificate, and the endpoints of Service `default/kubernetes`.
+#[async_trait]
+impl Follower for Server {
+    async fn follow(&self, address: IpAddr) -> Result<(), BoxError> {
+        self.set_addresses(vec![address, connect::LOOPBACK]).await
     }
 }

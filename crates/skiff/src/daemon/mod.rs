@@ -1,28 +1,39 @@
 //! The daemon: builds every component from finished settings, wires them, and supervises.
 
+mod access;
+mod address;
 mod agents;
+pub(crate) mod certificates;
+mod cluster;
 mod connect;
 mod control;
 mod host;
 mod local;
+mod member;
 mod narrate;
 mod net;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use base::clock::SystemClock;
+use base::clock::{SharedClock, SystemClock};
 use base::lifecycle::Supervisor;
 use cli::instance::{Running, process_start};
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::access::Access;
+use self::address::{Follower, HostAddress};
+use self::control::Control;
+use self::narrate::Narrator;
+use crate::membership::Membership;
 use crate::report::{Report, Reporter};
 use crate::settings::Settings;
 
@@ -61,37 +72,26 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
     }
     let _lock = lock(&instance.data_dir)?;
     let stop = stop_on_signals()?;
-    let clock = Arc::new(SystemClock);
+    let clock: SharedClock = Arc::new(SystemClock);
     let mut supervisor = Supervisor::new();
-    let host = host::Host::of(settings)?;
-    crate::ports::check(&[
-        (SocketAddr::new(host.any(), settings.api_port), "--api-port"),
-        (SocketAddr::new(host.any(), settings.node_port), "--node-port"),
-    ])?;
-
     let readiness = supervisor.readiness();
     let narrator = narrate::Narrator::start(reporter, readiness.clone());
-    narrator.step("setting up the network");
-    let net = net::Net::set_up(settings, &host)?;
-    narrator.step("opening the store");
-    let control = control::build(settings, &host, &net, clock.clone(), &mut supervisor).await?;
-    narrator.step("taking containers and images back");
-    agents::build(settings, &host, &net, &control, clock, &mut supervisor).await?;
-    let kubeconfig = control.kubeconfig()?;
-    write_private(&instance.kubeconfig(), &kubeconfig)?;
-
+    let announcement = match Membership::load(instance)? {
+        Some(membership) => {
+            match member::build(settings, membership, clock, &narrator, &stop, &mut supervisor).await? {
+                Some(running) => Announcement::Member(running),
+                None => return Ok(()),
+            }
+        }
+        None => Announcement::Server(build_server(settings, clock, &narrator, &mut supervisor).await?),
+    };
     narrator.step("");
-    let running = running(settings, &host, &control.url)?;
     let announce = async {
         tokio::select! {
             () = readiness.wait_all() => drop(narrator),
             () = stop.cancelled() => return Ok(()),
         }
-        if let Some(path) = &settings.kubeconfig {
-            crate::kubeconfig::merge(path, &instance.name, &kubeconfig)?;
-        }
-        let state = serde_json::to_string_pretty(&running)?;
-        write_private(&instance.state_file(), &state)?;
+        let running = announcement.announce(settings)?;
         tracing::info!(milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(0), "ready");
         reporter.send(&Report::Ready(Box::new(running)));
         anyhow::Ok(())
@@ -109,8 +109,87 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
     announced
 }
 
+/// What the daemon tells the world once everything is ready.
+enum Announcement {
+    /// A cluster of its own: access to it.
+    Server(Arc<Access>),
+    /// A node of a cluster elsewhere.
+    Member(Running),
+}
+
+impl Announcement {
+    fn announce(self, settings: &Settings) -> Result<Running> {
+        match self {
+            Self::Server(access) => access.announce(),
+            Self::Member(running) => {
+                let state = serde_json::to_string_pretty(&running)?;
+                write_private(&settings.instance.state_file(), &state)?;
+                Ok(running)
+            }
+        }
+    }
+}
+
+/// Builds a cluster of one: control plane and node.
+async fn build_server(
+    settings: &Settings,
+    clock: SharedClock,
+    narrator: &Narrator,
+    supervisor: &mut Supervisor,
+) -> Result<Arc<Access>> {
+    let host = host::Host::of(settings)?;
+    crate::ports::check(&[
+        (SocketAddr::new(host.any(), settings.api_port), "--api-port"),
+        (SocketAddr::new(host.any(), settings.node_port), "--node-port"),
+    ])?;
+    narrator.step("setting up the network");
+    let net = net::Net::set_up(settings, &host)?;
+    narrator.step("opening the store");
+    let control = control::build(settings, &host, &net, clock.clone(), supervisor).await?;
+    let pki = control.server.pki().clone();
+    let access = Access::new(settings, pki.clone(), clock.clone(), control.port, host.address)?;
+    let access = Arc::new(access);
+    supervisor.add(access.clone());
+    let addresses = follow_address(settings, &host, &net, &control, &access, supervisor);
+    let reach = agents::Reach { addresses, serving: access.serving() };
+    let user = format!("system:node:{}", settings.node_name);
+    let cluster = agents::Cluster {
+        client: local::client(&control.pipeline, &user, &["system:nodes"]),
+        informers: control.informers.clone(),
+        ca_pem: pki.ca_pem(),
+    };
+    narrator.step("taking containers and images back");
+    let server = agents::build(settings, &host, &net, cluster, reach, clock, supervisor).await?;
+    control.connector.set_local(&settings.node_name, server);
+    Ok(access)
+}
+
+/// The host's address, followed while the daemon runs unless the settings name one.
+fn follow_address(
+    settings: &Settings,
+    host: &host::Host,
+    net: &net::Net,
+    control: &Control,
+    access: &Arc<Access>,
+    supervisor: &mut Supervisor,
+) -> watch::Receiver<Vec<IpAddr>> {
+    if settings.address.is_some() {
+        return watch::Sender::new(vec![host.address]).subscribe();
+    }
+    let followers: Vec<Arc<dyn Follower>> = vec![control.server.clone(), access.clone()];
+    let address = HostAddress::new(
+        &settings.instance.name,
+        net.handles.routing.clone(),
+        (followers, &["apiserver", "access"]),
+        host.address,
+    );
+    let addresses = address.watch();
+    supervisor.add(Arc::new(address));
+    addresses
+}
+
 /// What this instance says of itself.
-fn running(settings: &Settings, host: &host::Host, api: &str) -> Result<Running> {
+fn running(settings: &Settings, address: IpAddr, api: &str) -> Result<Running> {
     let pid = std::process::id();
     Ok(Running {
         pid,
@@ -118,7 +197,7 @@ fn running(settings: &Settings, host: &host::Host, api: &str) -> Result<Running>
         version: env!("CARGO_PKG_VERSION").into(),
         api: api.to_owned(),
         node: settings.node_name.clone(),
-        address: host.address.to_string(),
+        address: address.to_string(),
         kubeconfig: settings.instance.kubeconfig(),
         settings: serde_json::to_value(settings.facts())?,
     })

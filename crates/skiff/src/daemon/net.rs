@@ -1,12 +1,14 @@
 //! The host's part of the cluster network: ranges that fit beside its routes, bridge, table, and the DNS address.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 use network::dns::{Dns, DnsConfig, upstreams};
 use network::host::{self, Config, Handles};
 use network::proxy::table::Fixed;
-use network::ranges::load_or_choose;
+use network::ranges::{Ranges, keep, load_or_choose};
 use reconcile::Informers;
 
 use super::agents::handles;
@@ -24,19 +26,65 @@ pub(crate) struct Net {
     resolvers: Vec<SocketAddr>,
 }
 
+/// The file with the range of this node's pods, where it is not the first of the cluster.
+const NODE_PODS: &str = "node-pods";
+
 impl Net {
-    /// Chooses the ranges (once, at the first start) and makes what the cluster network stands on.
+    /// Of a host with a cluster of its own: chooses the ranges (once, at the first start) and makes what the cluster
+    /// network stands on.
     pub(crate) fn set_up(settings: &Settings, host: &Host) -> Result<Self> {
-        let instance = &settings.instance;
         let handles = handles()?;
-        let dir = instance.data_dir.join("network");
-        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let taken = || host::taken(&*handles.routing, &instance.name);
+        let dir = directory(settings)?;
+        let taken = || host::taken(&*handles.routing, &settings.instance.name);
         let ranges = load_or_choose(&dir, taken).context("choose address ranges")?;
         let node_pods = ranges.node_pods(0).context("the pod range has no room for a node")?;
+        Self::make(settings, host, handles, ranges, node_pods)
+    }
+
+    /// Of a host that has joined a cluster and knows its ranges; `None` if it has yet to ask.
+    pub(crate) fn kept(settings: &Settings, host: &Host) -> Result<Option<Self>> {
+        let dir = directory(settings)?;
+        let Some(node_pods) = kept_node_pods(&dir)? else { return Ok(None) };
+        let none = || Err(network::Error::NoRange);
+        let ranges = load_or_choose(&dir, none).context("read address ranges")?;
+        Self::make(settings, host, handles()?, ranges, node_pods).map(Some)
+    }
+
+    /// Of a host that joins a cluster: keeps the ranges that it was told.
+    pub(crate) fn joined(
+        settings: &Settings,
+        host: &Host,
+        ranges: Ranges,
+        node_pods: Ipv4Net,
+    ) -> Result<Self> {
+        let handles = handles()?;
+        let dir = directory(settings)?;
+        let taken = host::taken(&*handles.routing, &settings.instance.name)?;
+        if let Some(route) = ranges.overlapping(&taken) {
+            bail!(
+                "this host has a route to {route}, which is within the cluster's ranges ({}, {}, {}): remove the route",
+                ranges.pods,
+                ranges.services,
+                ranges.balancers
+            );
+        }
+        keep(&dir, &ranges).context("keep address ranges")?;
+        let path = dir.join(NODE_PODS);
+        std::fs::write(&path, node_pods.to_string()).with_context(|| format!("write {}", path.display()))?;
+        Self::make(settings, host, handles, ranges, node_pods)
+    }
+
+    fn make(
+        settings: &Settings,
+        host: &Host,
+        handles: Handles,
+        ranges: Ranges,
+        node_pods: Ipv4Net,
+    ) -> Result<Self> {
+        let instance = &settings.instance;
         let config = Config {
             instance: instance.name.clone(),
-            dir,
+            dir: instance.data_dir.join("network"),
             ranges,
             node_pods,
             node: settings.node_name.clone(),
@@ -62,6 +110,22 @@ impl Net {
     }
 }
 
+/// Where the network keeps its files.
+fn directory(settings: &Settings) -> Result<PathBuf> {
+    let dir = settings.instance.data_dir.join("network");
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn kept_node_pods(dir: &Path) -> Result<Option<Ipv4Net>> {
+    let path = dir.join(NODE_PODS);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.parse().map(Some).with_context(|| format!("read {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
 /// Takes away bridge, table, routes and sysctls of an instance; nothing is there if it never started.
 pub(crate) fn purge(instance: &cli::instance::Instance) -> Result<()> {
     let dir = instance.data_dir.join("network");
@@ -71,7 +135,10 @@ pub(crate) fn purge(instance: &cli::instance::Instance) -> Result<()> {
     let handles = handles()?;
     let ranges = load_or_choose(&dir, || host::taken(&*handles.routing, &instance.name))
         .context("read address ranges")?;
-    let node_pods = ranges.node_pods(0).context("the pod range has no room for a node")?;
+    let node_pods = match kept_node_pods(&dir)? {
+        Some(kept) => kept,
+        None => ranges.node_pods(0).context("the pod range has no room for a node")?,
+    };
     let config = Config { instance: instance.name.clone(), dir, ranges, node_pods, node: String::new() };
     host::purge(&config, &handles).context("remove the node's network")
 }

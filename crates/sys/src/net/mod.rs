@@ -7,6 +7,7 @@
 
 mod conntrack;
 mod message;
+mod news;
 pub mod nft;
 mod nft_wire;
 mod route;
@@ -15,6 +16,7 @@ mod socket;
 use std::io;
 
 pub use conntrack::{Conntrack, ConntrackEvents, ConntrackSocket, Flow, FlowChange, TcpState};
+pub use news::HostEvents;
 pub use nft::{Nftables, NftablesSocket};
 pub use route::{Link, Mac, Route, RouteSocket, Routing, Target, VethPair};
 

@@ -60,6 +60,11 @@ impl Socket {
         Ok(Self { fd, turn: Mutex::new(()) })
     }
 
+    /// The descriptor alone, for a listener that waits in a task.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Receives what is sent to a multicast group.
     pub(super) fn join_group(&self, group: u32) -> io::Result<()> {
         let value = libc::c_int::try_from(group).map_err(io::Error::other)?;

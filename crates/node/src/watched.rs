@@ -1,0 +1,73 @@
+//! ConfigMaps and Secrets that pods of this node refer to: one watch for each, as long as a pod refers to it. A node may
+//! not see any others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use api::{Key, Object};
+use parking_lot::Mutex;
+use reconcile::{Change, Informers, Kind, ObjectInformer, Registration, kinds};
+
+use crate::sources::References;
+
+/// Called with every change of a watched object.
+type Listener = dyn Fn(&Kind, &Change) + Send + Sync;
+
+/// The objects that are watched at present. They end with the last [`Held`] of each.
+pub(crate) struct Watched {
+    informers: Informers,
+    objects: Mutex<HashMap<(&'static str, Key), Weak<WatchedObject>>>,
+    listener: Arc<Listener>,
+}
+
+/// One object that is watched.
+pub(crate) struct WatchedObject {
+    informer: ObjectInformer,
+    _registration: Registration,
+}
+
+/// What one pod keeps watched.
+pub(crate) type Held = Vec<Arc<WatchedObject>>;
+
+impl Watched {
+    /// Watches nothing yet. `listener` is called from the tasks that keep the caches: it must not block.
+    pub(crate) fn new(
+        informers: Informers,
+        listener: impl Fn(&Kind, &Change) + Send + Sync + 'static,
+    ) -> Self {
+        Self { informers, objects: Mutex::default(), listener: Arc::new(listener) }
+    }
+
+    /// Watches what a pod of a namespace refers to.
+    pub(crate) fn hold(&self, namespace: &str, references: &References) -> Held {
+        let mut objects = self.objects.lock();
+        objects.retain(|_, object| object.strong_count() > 0);
+        let config_maps = references.config_maps.iter().map(|name| (kinds::CONFIG_MAPS, name));
+        let secrets = references.secrets.iter().map(|name| (kinds::SECRETS, name));
+        config_maps
+            .chain(secrets)
+            .map(|(kind, name)| {
+                let key = Key::new(namespace, name);
+                let slot = objects.entry((kind.resource, key.clone())).or_default();
+                slot.upgrade().unwrap_or_else(|| {
+                    let object = Arc::new(self.watch(kind, &key));
+                    *slot = Arc::downgrade(&object);
+                    object
+                })
+            })
+            .collect()
+    }
+
+    fn watch(&self, kind: Kind, key: &Key) -> WatchedObject {
+        let informer = self.informers.object(kind, key);
+        let listener = self.listener.clone();
+        let registration = informer.on_change(move |change| listener(&kind, change));
+        WatchedObject { informer, _registration: registration }
+    }
+
+    /// The object, where it is watched and there.
+    pub(crate) fn get(&self, kind: &Kind, key: &Key) -> Option<Arc<Object>> {
+        let watched = self.objects.lock().get(&(kind.resource, key.clone()))?.upgrade()?;
+        watched.informer.get(key)
+    }
+}

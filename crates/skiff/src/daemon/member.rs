@@ -1,0 +1,157 @@
+//! A host that has joined a cluster: engine, network and node over HTTPS to the API server, and no control plane.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use api::{Key, Object, Reason};
+use apiserver::pki::{HotResolver, KubeconfigEntry, kubeconfig};
+use base::clock::SharedClock;
+use base::lifecycle::Supervisor;
+use client::Client;
+use client::https::{Config, Https};
+use ipnet::Ipv4Net;
+use network::ranges::Ranges;
+use network::routes::NodeRoutes;
+use reconcile::{Informers, kinds};
+use serde::Deserialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::address::HostAddress;
+use super::agents::{self, Cluster, Reach};
+use super::certificates::NodeCertificates;
+use super::host::Host;
+use super::narrate::Narrator;
+use super::net::Net;
+use super::{cluster, running, write_private};
+use crate::membership::{Certificate, Membership};
+use crate::settings::Settings;
+
+/// Builds everything of a member. `None` if it was told to stop while it waited for the API server.
+pub(crate) async fn build(
+    settings: &Settings,
+    membership: Membership,
+    clock: SharedClock,
+    narrator: &Narrator,
+    stop: &CancellationToken,
+    supervisor: &mut Supervisor,
+) -> Result<Option<cli::instance::Running>> {
+    if settings.node_name != membership.facts.node_name {
+        bail!(
+            "this host joined as node {:?}, not {:?}; leave with skiff down --purge to join under another name",
+            membership.facts.node_name,
+            settings.node_name
+        );
+    }
+    let host = Host::of(settings)?;
+    let issued = membership
+        .certificate(Certificate::Client)?
+        .context("the membership has no certificate; leave with skiff down --purge and join again")?;
+    crate::ports::check(&[(SocketAddr::new(host.any(), settings.node_port), "--node-port")])?;
+    let authenticating = Arc::new(HotResolver::new(&issued)?);
+    let ca_pem = membership.ca_pem()?;
+    let client = connect(&membership, &ca_pem, authenticating.clone())?;
+
+    let net = match Net::kept(settings, &host)? {
+        Some(net) => net,
+        None => {
+            narrator.step("asking the cluster for its network");
+            let asked = ask_network(&client, &settings.node_name, clock.clone());
+            let (ranges, node_pods) = tokio::select! {
+                asked = asked => asked?,
+                () = stop.cancelled() => return Ok(None),
+            };
+            Net::joined(settings, &host, ranges, node_pods)?
+        }
+    };
+    narrator.step("asking the cluster for the certificate of the node's server");
+    let certificates = tokio::select! {
+        opened = NodeCertificates::open(membership.clone(), client.clone(), clock.clone(), authenticating) => opened?,
+        () = stop.cancelled() => return Ok(None),
+    };
+    narrator.step("taking containers and images back");
+    let serving = certificates.serving();
+    supervisor.add(Arc::new(certificates));
+
+    let informers = Informers::new(client.clone(), clock.clone());
+    supervisor.add(Arc::new(NodeRoutes::new(
+        &informers,
+        net.handles.clone(),
+        net.config.ranges.pods,
+        &settings.node_name,
+    )));
+    let address = HostAddress::new(
+        &settings.instance.name,
+        net.handles.routing.clone(),
+        (Vec::new(), &[]),
+        host.address,
+    );
+    let reach = Reach { addresses: address.watch(), serving };
+    if settings.address.is_none() {
+        supervisor.add(Arc::new(address));
+    }
+    let entry =
+        KubeconfigEntry { name: &settings.instance.name, server: &membership.facts.server, ca_pem: &ca_pem };
+    write_private(&settings.instance.kubeconfig(), &serde_yaml_ng::to_string(&kubeconfig(&entry, &issued))?)?;
+    let cluster = Cluster { client, informers, ca_pem };
+    agents::build(settings, &host, &net, cluster, reach, clock, supervisor).await?;
+    running(settings, host.address, &membership.facts.server).map(Some)
+}
+
+/// The node's way to the API server: its certificate may change while it runs.
+fn connect(membership: &Membership, ca_pem: &str, authenticating: Arc<HotResolver>) -> Result<Client> {
+    let tls = apiserver::pki::client_config(ca_pem, authenticating)?;
+    let config = Config { server: membership.facts.server.clone(), ..Config::default() };
+    Ok(Client::new(Arc::new(Https::with_tls(&config, tls)?), "kubelet"))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeView {
+    spec: NodeSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: String,
+}
+
+fn pod_range(node: &Object) -> Result<Option<Ipv4Net>> {
+    let view: NodeView = node.decode()?;
+    if view.spec.pod_cidr.is_empty() {
+        return Ok(None);
+    }
+    let range = view.spec.pod_cidr.parse().with_context(|| format!("podCIDR {:?}", view.spec.pod_cidr))?;
+    Ok(Some(range))
+}
+
+/// Makes the Node object and waits until it has its range of pods; gives that and the cluster's ranges.
+async fn ask_network(client: &Client, node: &str, clock: SharedClock) -> Result<(Ranges, Ipv4Net)> {
+    let gvr = kinds::NODES.gvr();
+    let object = json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": node },
+        // Until the node says that it is Ready, nothing is to run there.
+        "spec": { "taints": [{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }] },
+    });
+    match client.create(&gvr, "", &object).await {
+        Ok(_) => {}
+        Err(status) if status.reason == Reason::AlreadyExists => {}
+        Err(status) => return Err(status).context("make the Node object"),
+    }
+    let informers = Informers::new(client.clone(), clock);
+    let informer = informers.object(kinds::NODES, &Key::new("", node));
+    let mut changes = informer.subscribe();
+    let node_pods = 'found: loop {
+        for object in changes.changed().await.into_iter().filter_map(|change| change.new) {
+            if let Some(range) = pod_range(&object)? {
+                break 'found range;
+            }
+        }
+    };
+    let ranges = cluster::read(client).await.map_err(|error| anyhow!("{}", base::error::chain(&*error)))?;
+    Ok((ranges, node_pods))
+}
