@@ -31,6 +31,10 @@ fn holder(port: u16) -> Option<String> {
     let inode = tables.iter().find_map(|table| listener(table, port))?;
     let wanted = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
+        // `self` and `thread-self` are this process under other names.
+        if process.file_name().to_string_lossy().parse::<u32>().is_err() {
+            continue;
+        }
         let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
         let holds = descriptors.flatten().any(|descriptor| {
             fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str())
