@@ -269,7 +269,7 @@ fn state(state: &ContainerState) -> Value {
 }
 
 /// The number of a line count: `all`, or digits.
-pub(crate) fn tail(text: &str) -> Result<Option<usize>, Failure> {
+pub(crate) fn tail(text: &str) -> Result<Option<u64>, Failure> {
     match text {
         "" | "all" => Ok(None),
         text => text

@@ -27,6 +27,7 @@ mod builds;
 mod containers;
 mod error;
 mod images;
+pub mod logs;
 mod networks;
 mod streams;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::Status;
 use api::connect::Body;
+use engine_api::logs::{LogQuery, LogStream};
 use futures::{FutureExt as _, StreamExt as _};
 use http::{Response, StatusCode};
 use http_body::Frame;
@@ -13,7 +14,7 @@ use super::query::{self, Query};
 use super::response;
 use super::route::Target;
 use crate::deps::Deps;
-use crate::logs::reader::{LogOptions, read};
+use crate::logs::{LogOptions, text};
 use crate::pod::ContainerRecord;
 
 pub(super) fn serve(deps: &Arc<Deps>, target: &Target, query: &Query) -> Result<Response<Body>, Status> {
@@ -25,7 +26,7 @@ pub(super) fn serve(deps: &Arc<Deps>, target: &Target, query: &Query) -> Result<
         // Whatever the answer, nothing more will be written.
         let _ = runtime.wait_container(&id).await;
     };
-    let text = read(record.log_path, options, ended.boxed()).map(|chunk| chunk.map(Frame::data));
+    let text = text(record.log_path, options, ended.boxed()).map(|chunk| chunk.map(Frame::data));
     Ok(response(StatusCode::OK, "text/plain", StreamBody::new(text).boxed_unsync()))
 }
 
@@ -59,16 +60,20 @@ fn options(deps: &Deps, query: &Query) -> Result<LogOptions, Status> {
         ),
         (None, None) => None,
     };
-    Ok(LogOptions {
+    let entries = LogQuery {
         follow: query.flag(&["follow"]),
-        tail_lines: query.number("tailLines")?,
+        tail: query.number("tailLines")?,
         since,
-        timestamps: query.flag(&["timestamps"]),
-        limit_bytes: query.number("limitBytes")?,
-        only_stderr: match query.get("stream") {
-            Some("Stdout") => Some(false),
-            Some("Stderr") => Some(true),
+        until: None,
+        only: match query.get("stream") {
+            Some("Stdout") => Some(LogStream::Stdout),
+            Some("Stderr") => Some(LogStream::Stderr),
             _ => None,
         },
+    };
+    Ok(LogOptions {
+        entries,
+        timestamps: query.flag(&["timestamps"]),
+        limit_bytes: query.number("limitBytes")?,
     })
 }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-use crate::logs::format::parse_line;
+use bytes::Bytes;
+use engine_api::logs::LogEntry;
 
 /// Source: the API's limits for termination messages.
 const FILE_MAX_BYTES: u64 = 4096;
@@ -33,12 +34,13 @@ fn log_tail(path: &Path) -> io::Result<String> {
     file.seek(SeekFrom::Start(length.saturating_sub(window)))?;
     let mut bytes = Vec::new();
     file.take(window).read_to_end(&mut bytes)?;
+    let bytes = Bytes::from(bytes);
     let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
     let from = lines.len().saturating_sub(LOG_MAX_LINES);
     let mut text = Vec::new();
-    for line in lines.iter().skip(from).filter_map(|line| parse_line(line)) {
-        text.extend_from_slice(line.content);
-        if !line.partial {
+    for entry in lines.iter().skip(from).filter_map(|line| LogEntry::parse(&bytes.slice_ref(line))) {
+        text.extend_from_slice(&entry.text);
+        if !entry.partial {
             text.push(b'\n');
         }
     }
