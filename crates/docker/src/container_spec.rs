@@ -444,6 +444,7 @@ mod tests {
             config: engine_api::ImageConfig::default(),
             config_json: String::new(),
             diff_ids: Vec::new(),
+            layer_bytes: Vec::new(),
         };
         image.config.cmd = vec!["sh".to_owned()];
         image

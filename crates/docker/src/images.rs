@@ -101,13 +101,11 @@ pub(crate) async fn history(call: &Call, name: &str) -> Answer {
     let image = call.shared.images.resolve(name).await?.image;
     let document: Value = serde_json::from_str(&image.config_json).unwrap_or_default();
     let steps = document["history"].as_array().cloned().unwrap_or_default();
-    let with_layer = steps.iter().filter(|step| step["empty_layer"] != json!(true)).count();
+    let sizes = step_sizes(&steps, &image.layer_bytes);
     let tags: Vec<String> = image.tags.keys().map(|name| familiar(name)).collect();
-    let entry = |(position, step): (usize, &Value)| {
+    let entry = |(position, (step, size)): (usize, (&Value, u64))| {
         let created = step["created"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let is_top = position == 0;
-        // The engine knows the size of all layers together: with one layer, that of the layer.
-        let size = if with_layer == 1 && step["empty_layer"] != json!(true) { image.size_bytes } else { 0 };
         json!({
             "Id": if is_top { image.id.as_str() } else { "<missing>" },
             "Created": created.map_or(0, |time| time.as_second()),
@@ -117,7 +115,17 @@ pub(crate) async fn history(call: &Call, name: &str) -> Answer {
             "Comment": step["comment"].as_str().unwrap_or_default(),
         })
     };
-    ok(&steps.iter().rev().enumerate().map(entry).collect::<Vec<_>>())
+    ok(&steps.iter().zip(sizes).rev().enumerate().map(entry).collect::<Vec<_>>())
+}
+
+/// The size of each step's layer: steps that made none have none. Source: OCI image configuration, `history`.
+fn step_sizes(steps: &[Value], layers: &[u64]) -> Vec<u64> {
+    let mut layers = layers.iter().copied();
+    let size = |step: &Value| match step["empty_layer"] == json!(true) {
+        true => 0,
+        false => layers.next().unwrap_or(0),
+    };
+    steps.iter().map(size).collect()
 }
 
 pub(crate) async fn tag(call: &Call, name: &str) -> Answer {
@@ -254,6 +262,12 @@ fn step_document(step: &Progress) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_belong_to_the_steps_that_made_one() {
+        let steps = [json!({}), json!({"empty_layer": true}), json!({"empty_layer": false}), json!({})];
+        assert_eq!(step_sizes(&steps, &[5, 7]), [5, 0, 7, 0]);
+    }
 
     #[test]
     fn reference_filters_take_repositories_tags_and_stars() {

@@ -203,6 +203,7 @@ impl Images for Memory {
             config: ImageConfig { cmd: vec!["run".to_owned()], ..ImageConfig::default() },
             config_json: "{}".to_owned(),
             diff_ids: Vec::new(),
+            layer_bytes: Vec::new(),
         };
         let reference = "docker.io/library/app:latest".to_owned();
         Ok(Resolution { reference, image, origin: ImageOrigin::Local })

@@ -64,6 +64,8 @@ pub struct Image {
     pub config_json: String,
     /// Digests of the unpacked layers, the lowest first.
     pub diff_ids: Vec<String>,
+    /// Sizes of the unpacked layers in bytes, in the same order.
+    pub layer_bytes: Vec<u64>,
 }
 
 /// What a name means in the store.
@@ -123,7 +125,7 @@ pub trait Images: Send + Sync + 'static {
     async fn tag(&self, source: &str, target: &str) -> Result<(), EngineError>;
     /// Takes a name away; the last name takes unused contents with it. Answers as Docker: `Untagged: …`, `Deleted: …`.
     async fn remove(&self, reference: &str, force: bool) -> Result<Vec<(RemovalKind, String)>, EngineError>;
-    /// Loads a docker or OCI archive; yields the names loaded.
+    /// Loads a docker or OCI archive; yields the names loaded, as Docker shows them.
     async fn load(&self, archive: ByteStream) -> Result<Vec<String>, EngineError>;
     /// Makes an image of one layer from a plain root file system archive.
     async fn import(&self, archive: ByteStream, reference: &str) -> Result<String, EngineError>;

@@ -153,7 +153,8 @@ pub(crate) fn to_api(image: image::Image) -> Image {
         manifest_digest: image.manifest_digest.to_string(),
         tags: image.tags.into_iter().map(|(name, from)| (name, origin(from))).collect(),
         repo_digests: image.repo_digests,
-        size_bytes: image.size_bytes,
+        size_bytes: image.layer_bytes.iter().sum(),
+        layer_bytes: image.layer_bytes,
         created: document.created.and_then(|created| created.parse().ok()),
         architecture: document.architecture,
         config: ImageConfig {

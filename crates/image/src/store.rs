@@ -75,8 +75,8 @@ pub struct Image {
     pub tags: BTreeMap<String, Origin>,
     /// `repository@digest`.
     pub repo_digests: Vec<String>,
-    /// The size of its unpacked layers in bytes.
-    pub size_bytes: u64,
+    /// The sizes of its unpacked layers in bytes, the lowest first.
+    pub layer_bytes: Vec<u64>,
     /// The image that a build made it from.
     pub parent: Option<Digest>,
     /// Its configuration.
@@ -181,7 +181,7 @@ impl Store {
             manifest_digest: record.manifest,
             tags,
             repo_digests: record.repo_digests.into_iter().collect(),
-            size_bytes: record.layers.iter().map(|layer| layer.unpacked_bytes).sum(),
+            layer_bytes: record.layers.iter().map(|layer| layer.unpacked_bytes).collect(),
             parent: record.parent,
             document,
             config_json,

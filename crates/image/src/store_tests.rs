@@ -76,7 +76,7 @@ fn an_image_is_imported_changed_saved_and_loaded() {
     assert_eq!(loaded.image.id, child, "the id survives");
     assert_eq!(loaded.image.manifest_digest, store.image(&child).unwrap().manifest_digest);
     assert_eq!(loaded.origin, Origin::Local);
-    assert_eq!(loaded.image.size_bytes, 3 + 7);
+    assert_eq!(loaded.image.layer_bytes.iter().sum::<u64>(), 3 + 7);
     let view = other.view(&child).unwrap();
     assert_eq!(read(&view, "etc/a").unwrap(), "changed");
     assert_eq!(read(&view, "usr/c").unwrap(), "3");

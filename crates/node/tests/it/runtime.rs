@@ -307,6 +307,7 @@ impl Images for FakeImages {
             config: ImageConfig::default(),
             config_json: String::new(),
             diff_ids: Vec::new(),
+            layer_bytes: Vec::new(),
         };
         Ok(Resolution { reference: reference.to_owned(), image, origin })
     }
