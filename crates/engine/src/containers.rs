@@ -158,7 +158,8 @@ impl Engine {
         let sandbox = self.sandbox_named(&spec.sandbox_id)?.record.lock().spec.clone();
         let path = format!("{}/{}", self.group_path(&sandbox), spec.id);
         let group = self.cgroups.group(&path);
-        group.create().map_err(failed("making the container's cgroup"))?;
+        let made = if spec.security.privileged { group.create() } else { group.create_confined() };
+        made.map_err(failed("making the container's cgroup"))?;
         let limits = limits_of(&spec.resources);
         for warning in group.apply(&limits).map_err(failed("setting the container's limits"))? {
             tracing::warn!(container = spec.id, warning, "a limit cannot be set on this host");

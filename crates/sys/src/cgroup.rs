@@ -70,8 +70,8 @@ impl CgroupHost {
         let host = Self::from_table(&MountTable::own()?, |root| {
             std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
         });
-        if host.hierarchies.iter().all(|hierarchy| hierarchy.controllers.is_empty()) {
-            return Err(io::Error::other("no cgroup controller is mounted: mount cgroup2 on /sys/fs/cgroup"));
+        if host.hierarchies.is_empty() {
+            return Err(io::Error::other("no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup"));
         }
         Ok(host)
     }
@@ -122,6 +122,12 @@ impl CgroupHost {
         self.hierarchy("devices").is_some_and(|hierarchy| !hierarchy.unified)
     }
 
+    /// The hierarchies that containers are put into: those with controllers, or else whatever groups.
+    fn used(&self) -> impl Iterator<Item = &Hierarchy> {
+        let bare = self.hierarchies.iter().all(|hierarchy| hierarchy.controllers.is_empty());
+        self.hierarchies.iter().filter(move |hierarchy| bare || !hierarchy.controllers.is_empty())
+    }
+
     fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
     }
@@ -142,10 +148,26 @@ impl Group<'_> {
 
     /// Makes it where controllers are, with the groups above it. Existing ones are fine.
     pub fn create(&self) -> io::Result<()> {
-        for hierarchy in self.host.hierarchies.iter().filter(|hierarchy| !hierarchy.controllers.is_empty()) {
+        for hierarchy in self.host.used() {
             self.create_in(hierarchy)?;
         }
         Ok(())
+    }
+
+    /// Makes it with nothing left of an earlier use, its processes confined to the default devices: where version 1's
+    /// controller does not do that by files, by a program of the group.
+    pub fn create_confined(&self) -> io::Result<()> {
+        let unified = self.host.hierarchies.iter().find(|hierarchy| hierarchy.unified);
+        let Some(unified) = unified.filter(|_| !self.host.has_v1_devices()) else { return self.create() };
+        // Programs of a group add up: one that is used again starts with none.
+        self.remove()?;
+        self.create()?;
+        self.create_in(unified)?;
+        let dir = unified.root.join(&self.path);
+        crate::device_filter::confine(&dir).map_err(|error| {
+            let remedy = "a kernel with CONFIG_CGROUP_BPF is needed, or a privileged container";
+            io::Error::new(error.kind(), format!("{}: confining devices: {error}: {remedy}", dir.display()))
+        })
     }
 
     /// The `cgroup.procs` files to which a process writes itself to enter the group in every hierarchy, also those
@@ -291,7 +313,7 @@ impl Group<'_> {
 
     fn any_dir_path(&self) -> Option<PathBuf> {
         let best = ["pids", "freezer", "memory", "cpu"].iter().find_map(|controller| self.dir(controller));
-        best.or_else(|| Some(self.host.hierarchies.first()?.root.join(&self.path)))
+        best.or_else(|| Some(self.host.used().next()?.root.join(&self.path)))
     }
 
     fn any_dir(&self) -> Option<PathBuf> {

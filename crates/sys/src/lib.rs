@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod children;
+pub mod device_filter;
 pub mod files;
 pub mod host;
 pub mod mount;
