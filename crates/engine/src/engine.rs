@@ -1,6 +1,6 @@
 //! The engine: what it holds, how it opens, how it takes its shims back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -162,11 +162,20 @@ impl Engine {
             }
             Err(error) => tracing::warn!(sandbox = id, %error, "the shim ended while it was taken back"),
         }
+        let known: HashSet<String> = welcome.containers.iter().map(|report| report.id.clone()).collect();
         for report in welcome.containers {
             match report.state {
                 State::Created => {}
                 State::Running { pid, started_at } => self.on_started(&report.id, pid, started_at),
                 State::Exited { exit, .. } => self.on_exited(&report.id, exit_of(exit)),
+            }
+        }
+        // An engine that ended in the middle of making a container wrote its record and told the shim nothing.
+        for container in self.containers_of(id) {
+            let record = container.record.borrow().clone();
+            if record.state == ContainerState::Created && !known.contains(&record.spec.id) {
+                let why = "the engine ended before the container was made: make it again";
+                self.on_exited(&record.spec.id, killed_exit(why));
             }
         }
         let (me, id) = (self.me.clone(), id.to_owned());
@@ -261,7 +270,8 @@ impl Engine {
         }
         for container in self.containers_of(id) {
             let spec = container.record.borrow().spec.clone();
-            if !matches!(container.record.borrow().state, ContainerState::Running { .. }) {
+            // One that was never started cannot be any more: it counts as ended too, or its users would wait for it.
+            if matches!(container.record.borrow().state, ContainerState::Exited { .. }) {
                 continue;
             }
             // The shim may have seen the end before its own.
