@@ -26,6 +26,7 @@ pub mod digest;
 pub mod document;
 mod entries;
 mod error;
+mod manifests;
 pub mod overlay;
 mod pack;
 pub mod reference;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use flate2::write::GzEncoder;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
+use http::StatusCode;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
@@ -22,18 +23,18 @@ use crate::blobs::DOCUMENT_BYTES_MAX;
 use crate::digest::Digest;
 use crate::document::{self, Descriptor, Index, Manifest, Platform};
 use crate::error::During;
+use crate::manifests::{Identity, Manifests, Refusal};
 use crate::reference::Reference;
 use crate::state::{ImageRecord, Origin};
 use crate::store::Store;
 
 const PARALLEL_LAYERS: usize = 4;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection that brings nothing for so long is dead.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const USER_AGENT: &str = concat!("skiff/", env!("CARGO_PKG_VERSION"));
 /// Progress is told once per so many bytes.
 const REPORT_BYTES: u64 = 512 * 1024;
-const MANIFESTS: [&str; 4] =
-    [document::MANIFEST, document::INDEX, document::DOCKER_MANIFEST, document::DOCKER_LIST];
 
 /// A user of a registry; never logged.
 #[derive(Clone)]
@@ -82,6 +83,7 @@ impl Report {
 /// A registry, one repository and who asks.
 struct Remote {
     client: Client,
+    manifests: Manifests,
     reference: Reference,
     image: oci_client::Reference,
 }
@@ -231,18 +233,24 @@ impl Remote {
             use_monolithic_push: true,
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("skiff/", env!("CARGO_PKG_VERSION")),
+            user_agent: USER_AGENT,
             ..ClientConfig::default()
         };
-        let auth = match credentials {
-            Some(user) if !user.username.is_empty() => RegistryAuth::Basic(user.username, user.password),
-            _ => RegistryAuth::Anonymous,
+        let credentials = credentials.filter(|user| !user.username.is_empty());
+        let auth = match credentials.clone() {
+            Some(user) => RegistryAuth::Basic(user.username, user.password),
+            None => RegistryAuth::Anonymous,
         };
         let client = Client::try_from(config)
             .map_err(|error| Error::Unreachable(format!("no client for registries: {error}")))?;
-        let remote = Self { client, reference, image };
-        remote.client.auth(&remote.image, &auth, operation).await.map_err(|error| remote.failed(error))?;
-        Ok(remote)
+        let token = client.auth(&image, &auth, operation).await;
+        let token = token.map_err(|error| failed(&reference, error))?;
+        let identity = match (token, credentials) {
+            (Some(token), _) => Identity::Token(token),
+            (None, Some(user)) => Identity::User(user),
+            (None, None) => Identity::Nobody,
+        };
+        Ok(Self { client, manifests: Manifests::new(identity)?, reference, image })
     }
 
     /// The manifest for this machine, its digest, and that of what the name means (an index, maybe).
@@ -272,16 +280,18 @@ impl Remote {
     }
 
     async fn fetch_manifest(&self, image: &oci_client::Reference) -> Result<(Vec<u8>, Digest), Error> {
-        // The library asks for authentication again only to store it; that was done by `open`.
-        let answer = self.client.pull_manifest_raw(image, &RegistryAuth::Anonymous, &MANIFESTS).await;
-        let (bytes, _) = answer.map_err(|error| self.failed(error))?;
+        let (registry, repository) = (image.resolve_registry(), image.repository());
+        let scheme = if is_loopback(registry) { "http" } else { "https" };
+        let version = image.digest().or(image.tag()).unwrap_or("latest");
+        let url = format!("{scheme}://{registry}/v2/{repository}/manifests/{version}");
+        let bytes = self.manifests.fetch(&url).await.map_err(|refusal| self.refused(refusal))?;
         let digest = Digest::of(&bytes);
         if let Some(wanted) = image.digest()
             && wanted != digest.as_str()
         {
             return Err(Error::Digest { expected: wanted.to_owned(), actual: digest.to_string() });
         }
-        Ok((bytes.to_vec(), digest))
+        Ok((bytes, digest))
     }
 
     async fn config(&self, store: &Store, config: &Descriptor) -> Result<(), Error> {
@@ -357,36 +367,66 @@ impl Remote {
         Ok(())
     }
 
-    /// A registry's failure with its remedy.
     fn failed(&self, error: OciDistributionError) -> Error {
-        use OciDistributionError as E;
+        failed(&self.reference, error)
+    }
+
+    /// Why there is no manifest, with its remedy.
+    fn refused(&self, refusal: Refusal) -> Error {
         let name = self.reference.familiar();
-        let denied = || {
-            Error::Denied(format!(
-                "access to {name} denied by {}: the repository does not exist or needs `docker login`",
+        match refusal {
+            Refusal::Status(StatusCode::NOT_FOUND) => absent(&self.reference),
+            Refusal::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => denied(&self.reference),
+            Refusal::Status(status) => Error::Unreachable(format!(
+                "registry {} answered {status} for {name}: try again",
                 self.reference.domain
-            ))
-        };
-        let absent = || Error::NotInRegistry(format!("manifest for {name} not found: manifest unknown"));
-        match &error {
-            E::AuthenticationFailure(_) | E::UnauthorizedError { .. } => denied(),
-            E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => absent(),
-            E::ServerError { code: 401 | 403, .. } => denied(),
-            E::RegistryError { envelope, .. } => match envelope.errors.first().map(|error| &error.code) {
-                Some(OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound) => {
-                    absent()
-                }
-                Some(OciErrorCode::Denied | OciErrorCode::Unauthorized) => denied(),
-                _ => Error::Unreachable(format!("{}: {error}", self.reference.domain)),
-            },
-            E::DigestError(_) => Error::Invalid(format!("{name}: {error}")),
-            _ => Error::Unreachable(format!(
-                "registry {} cannot be reached for {name}: {}",
-                self.reference.domain,
-                base::error::chain(&error)
+            )),
+            Refusal::Connection(error) => out_of_reach(&self.reference, &error),
+            Refusal::TooLarge => Error::Invalid(format!(
+                "the manifest of {name} is larger than the {DOCUMENT_BYTES_MAX} bytes that one may have"
             )),
         }
     }
+}
+
+/// A registry's failure with its remedy.
+fn failed(reference: &Reference, error: OciDistributionError) -> Error {
+    use OciDistributionError as E;
+    match &error {
+        E::AuthenticationFailure(_) | E::UnauthorizedError { .. } => denied(reference),
+        E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => absent(reference),
+        E::ServerError { code: 401 | 403, .. } => denied(reference),
+        E::RegistryError { envelope, .. } => match envelope.errors.first().map(|error| &error.code) {
+            Some(OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound) => {
+                absent(reference)
+            }
+            Some(OciErrorCode::Denied | OciErrorCode::Unauthorized) => denied(reference),
+            _ => Error::Unreachable(format!("{}: {error}", reference.domain)),
+        },
+        E::DigestError(_) => Error::Invalid(format!("{}: {error}", reference.familiar())),
+        _ => out_of_reach(reference, &error),
+    }
+}
+
+fn denied(reference: &Reference) -> Error {
+    Error::Denied(format!(
+        "access to {} denied by {}: the repository does not exist or needs `docker login`",
+        reference.familiar(),
+        reference.domain
+    ))
+}
+
+fn absent(reference: &Reference) -> Error {
+    Error::NotInRegistry(format!("manifest for {} not found: manifest unknown", reference.familiar()))
+}
+
+fn out_of_reach(reference: &Reference, error: &(dyn std::error::Error + 'static)) -> Error {
+    Error::Unreachable(format!(
+        "registry {} cannot be reached for {}: {}",
+        reference.domain,
+        reference.familiar(),
+        base::error::chain(error)
+    ))
 }
 
 /// Tells how much was read.

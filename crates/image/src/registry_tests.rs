@@ -127,3 +127,41 @@ async fn what_is_not_there_is_said_and_leaves_nothing() {
     assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
     assert!(store.list().unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_without_end_is_refused() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let registry = std::thread::spawn(move || {
+        // What it is for, then the manifest; each on a connection of its own.
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend_from_slice(&byte);
+            }
+            if head.starts_with(b"GET /v2/ ") {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                    .unwrap();
+                continue;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let mut sent = 0;
+            while stream.write_all(&[b' '; 64 * 1024]).is_ok() {
+                sent += 64 * 1024;
+            }
+            return sent;
+        }
+        0
+    });
+    let (_dir, store) = store();
+    let (sender, _told) = self::listener();
+    let error = store.pull(&format!("{address}/endless:1"), None, sender).await.unwrap_err();
+    assert!(matches!(&error, Error::Invalid(message) if message.contains("larger than")), "{error:?}");
+    let sent = registry.join().unwrap();
+    assert!(sent < 64 << 20, "{sent} bytes were taken");
+}
