@@ -70,15 +70,7 @@ impl Server {
         let acceptor = TlsAcceptor::from(self.tls.clone());
         loop {
             let stream = tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        // Out of descriptors, most likely: others may end meanwhile.
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                },
+                (stream, _) = base::accept::next("the API server", || self.listener.accept()) => stream,
                 () = ctx.cancelled() => return Ok(()),
             };
             let connection =

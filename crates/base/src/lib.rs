@@ -1,5 +1,6 @@
 //! Clock, back-off, ids, errors and the lifecycle of components: what every other crate stands on.
 
+pub mod accept;
 pub mod backoff;
 pub mod clock;
 pub mod error;

@@ -126,18 +126,9 @@ impl Server {
         let janitor = self.shared.clone();
         ctx.spawn(async move { janitor.tidy().await });
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let (stream, _) = tokio::select! {
+                accepted = base::accept::next("the engine's socket", || listener.accept()) => accepted,
                 () = ctx.cancelled() => return Ok(()),
-            };
-            let (stream, _) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // A client that went away, or no descriptor left for the moment: the listener itself is fine.
-                    tracing::warn!(%error, "a connection to the engine's socket could not be accepted");
-                    tokio::task::yield_now().await;
-                    continue;
-                }
             };
             let (shared, inner) = (self.shared.clone(), ctx.clone());
             ctx.spawn(async move {

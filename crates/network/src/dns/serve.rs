@@ -141,7 +141,7 @@ impl Dns {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let permit = connections.clone().acquire_owned().await?;
-            let (stream, _) = self.tcp.accept().await?;
+            let (stream, _) = base::accept::next("cluster DNS", || self.tcp.accept()).await;
             let shared = self.shared.clone();
             ctx.spawn(async move {
                 if let Err(error) = shared.converse(stream).await {

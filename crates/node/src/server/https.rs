@@ -29,8 +29,6 @@ use crate::config::ServerConfig;
 const CONNECTIONS_MAX: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// After a failing accept (no descriptors left) the listener takes a breath.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A port that has been taken.
 pub(super) struct Listening {
@@ -77,19 +75,12 @@ pub(super) async fn accept(server: Arc<NodeServer>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        match listening.listener.accept().await {
-            Ok((stream, _)) => {
-                let served = server.clone();
-                server.sessions.spawn(async move {
-                    serve(served, stream).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the node's server could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let (stream, _) = base::accept::next("the node's server", || listening.listener.accept()).await;
+        let served = server.clone();
+        server.sessions.spawn(async move {
+            serve(served, stream).await;
+            drop(permit);
+        });
     }
 }
 
