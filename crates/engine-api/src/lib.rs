@@ -25,6 +25,8 @@
 
 mod builds;
 mod containers;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod error;
 mod images;
 pub mod logs;

@@ -78,3 +78,41 @@ impl Layers {
         fd
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    /// Two layers and a writable one; answers what `how` shows of them.
+    fn shown(how: impl Fn(&Layers, &Path) -> Result<OwnedFd, Errno>) -> Result<[String; 2], Errno> {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["bottom", "top", "upper", "work", "scratch"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("bottom/below"), "of the bottom").unwrap();
+        std::fs::write(dir.path().join("bottom/both"), "of the bottom").unwrap();
+        std::fs::write(dir.path().join("top/both"), "of the top").unwrap();
+        let layers = Layers {
+            lower: vec![dir.path().join("top"), dir.path().join("bottom")],
+            upper: Some((dir.path().join("upper"), dir.path().join("work"))),
+        };
+        let root = Root::from_fd(how(&layers, &dir.path().join("scratch"))?);
+        Ok(["below", "both"].map(|name| {
+            let mut text = String::new();
+            root.file(Path::new(name)).unwrap().read_to_string(&mut text).unwrap();
+            text
+        }))
+    }
+
+    #[test]
+    fn both_ways_to_mount_show_the_same() {
+        let expected = Ok(["of the bottom", "of the top"].map(str::to_owned));
+        // As kernels before 6.5 need it, whichever kernel this is.
+        assert_eq!(shown(Layers::attached_and_detached), expected);
+        let detached = shown(|layers, _| layers.detached());
+        // Such a kernel refuses the other way with this error, which `view` goes by.
+        assert!(detached == expected || detached == Err(Errno::INVAL), "{detached:?}");
+    }
+}

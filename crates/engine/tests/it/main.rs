@@ -1,8 +1,6 @@
-//! Real containers from a real image, each test in directories and a cgroup of its own. Needs root and Debian's
-//! `busybox-static`.
+//! The contract of `engine-api` on real containers, and what outlives whom. Each test has directories and a cgroup of
+//! its own. Needs root and Debian's `busybox-static`.
 
-mod basics;
-mod confinement;
-mod streams;
+mod contract;
 mod support;
 mod survival;

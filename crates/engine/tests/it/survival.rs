@@ -4,23 +4,29 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use engine_api::contract::{PATIENCE, log_text, outcome, patiently};
 use engine_api::{ContainerEventKind, ContainerState, ExecSpec, Runtime, SandboxState};
 use futures::StreamExt;
 
-use crate::support::{Place, log_text, open_at, outcome, own_program};
+use crate::support::{Place, open_at, own_program};
 
 /// Not a test: the daemon of the tests below, in a process of its own that they kill. Starts the scripts that it is
-/// given and prints sandbox and container ids.
+/// given, or only makes those that begin with `@`, and prints sandbox, container and process ids.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by other tests as their daemon"]
 async fn daemon() {
     let variable = |name: &str| std::env::var(name).unwrap();
     let bench = open_at(variable("DIR").as_ref(), &variable("CGROUP"), &variable("IMAGE")).await;
-    let sandbox = bench.sandbox().await;
+    let subject = bench.subject();
+    let sandbox = subject.sandbox().await;
     for script in variable("SCRIPTS").split('|') {
-        let status = bench.start(bench.script(&sandbox, script)).await;
-        let ContainerState::Running { pid, .. } = status.state else { panic!("{status:?}") };
-        println!("\nSTARTED {sandbox} {} {pid}", status.spec.id);
+        let spec = subject.script(&sandbox, script.trim_start_matches('@'));
+        let (id, status) = match script.starts_with('@') {
+            true => (spec.id.clone(), bench.engine.create_container(spec).await.unwrap()),
+            false => (spec.id.clone(), subject.start(spec).await),
+        };
+        let pid = if let ContainerState::Running { pid, .. } = status.state { pid } else { 0 };
+        println!("\nMADE {sandbox} {id} {pid}");
         std::io::stdout().flush().unwrap();
     }
     std::future::pending::<()>().await;
@@ -39,7 +45,7 @@ fn orphans(place: &Place, image: &str, scripts: &str) -> Vec<(String, String, u3
         .unwrap();
     let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
     let started = lines.map_while(Result::ok).filter_map(|line| {
-        let fields: Vec<String> = line.strip_prefix("STARTED ")?.split(' ').map(str::to_owned).collect();
+        let fields: Vec<String> = line.strip_prefix("MADE ")?.split(' ').map(str::to_owned).collect();
         Some((fields[0].clone(), fields[1].clone(), fields[2].parse().ok()?))
     });
     let started: Vec<_> = started.take(scripts.split('|').count()).collect();
@@ -59,12 +65,11 @@ async fn a_killed_daemon_takes_its_containers_back() {
     // While no daemon is there, one container ends and the other goes on to write.
     let pidfd = sys::process::Pidfd::open(ending.2).unwrap();
     pidfd.signal(15).unwrap();
-    assert!(tokio::task::spawn_blocking(move || pidfd.wait(Duration::from_secs(20)).unwrap()).await.unwrap());
+    assert!(tokio::task::spawn_blocking(move || pidfd.wait(PATIENCE).unwrap()).await.unwrap());
     let bench = place.open().await;
     let status = bench.engine.container(&ticking.1).await.unwrap();
     assert!(matches!(status.state, ContainerState::Running { pid, .. } if pid == ticking.2), "{status:?}");
-    let exit = tokio::time::timeout(Duration::from_secs(20), bench.engine.wait_container(&ending.1)).await;
-    assert_eq!(exit.unwrap().unwrap().code, 6);
+    assert_eq!(bench.subject().end(&ending.1).await.code, 6);
     assert!(log_text(&status.log_path).lines().count() > 1);
     let exec =
         ExecSpec { command: ["echo", "still here"].map(str::to_owned).to_vec(), ..ExecSpec::default() };
@@ -79,18 +84,21 @@ async fn a_killed_daemon_takes_its_containers_back() {
 async fn the_containers_of_a_killed_shim_count_as_died() {
     let place = Place::new();
     let bench = place.open().await;
-    let sandbox = bench.sandbox().await;
+    let subject = bench.subject();
+    let sandbox = subject.sandbox().await;
+    let waiting = subject.script(&sandbox, "true");
+    let waiting = bench.engine.create_container(waiting).await.unwrap().spec.id;
     let mut events = bench.engine.events().await;
-    let running = bench.start(bench.script(&sandbox, "sleep 1000 & sleep 1000")).await;
+    let running = subject.start(subject.script(&sandbox, "sleep 1000 & sleep 1000")).await;
     let ContainerState::Running { pid, .. } = running.state else { panic!("{running:?}") };
     let container = sys::process::Pidfd::open(pid).unwrap();
     sys::process::signal(parent_of(pid), 9).unwrap();
-    let exit =
-        tokio::time::timeout(Duration::from_secs(20), bench.engine.wait_container(&running.spec.id)).await;
-    let exit = exit.unwrap().unwrap();
-    assert_eq!((exit.code, exit.message.as_str()), (137, "the sandbox's shim died"));
+    for id in [&running.spec.id, &waiting] {
+        let exit = subject.end(id).await;
+        assert_eq!((exit.code, exit.message.as_str()), (137, "the sandbox's shim died"));
+    }
     assert!(container.wait(Duration::ZERO).unwrap(), "the container's process is dead");
-    while events.next().await.unwrap().unwrap().kind != ContainerEventKind::SandboxDied {}
+    while patiently(events.next()).await.unwrap().unwrap().kind != ContainerEventKind::SandboxDied {}
     assert_eq!(bench.engine.sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
     assert!(bench.engine.start_container(&running.spec.id).await.is_err());
     bench.engine.remove_sandbox(&sandbox).await.unwrap();
@@ -111,6 +119,42 @@ async fn shim_and_daemon_killed_together_leave_nothing_running() {
     assert_eq!(bench.engine.wait_container(&container).await.unwrap().code, 137);
     assert_eq!(bench.engine.sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
     bench.engine.remove_sandbox(&sandbox).await.unwrap();
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_made_and_not_started_is_there_or_counts_as_ended() {
+    let place = Place::new();
+    let image = place.image().to_owned();
+    let made = orphans(&place, &image, "sleep 1000|@echo late|@true");
+    let (sandbox, running, complete, half) = (&made[0].0, made[0].2, &made[1].1, &made[2].1);
+    // As if the daemon had ended after it wrote the record: the shim was told of another container.
+    let stranger = half.chars().rev().collect::<String>();
+    let containers = place.path().join("data/containers");
+    let record = std::fs::read_to_string(containers.join(half).join("container.json")).unwrap();
+    std::fs::create_dir(containers.join(&stranger)).unwrap();
+    let record = record.replace(half.as_str(), &stranger);
+    std::fs::write(containers.join(&stranger).join("container.json"), record).unwrap();
+
+    let bench = place.open().await;
+    let state = async |id: &str| bench.engine.container(id).await.unwrap().state;
+    assert_eq!(state(complete).await, ContainerState::Created);
+    let ContainerState::Exited { started_at: None, exit } = state(&stranger).await else {
+        panic!("{:?}", state(&stranger).await)
+    };
+    assert!(exit.message.contains("make it again"), "{}", exit.message);
+    bench.engine.remove_container(&stranger, false).await.unwrap();
+    // The one that is there still starts.
+    let log = bench.engine.start_container(complete).await.unwrap().log_path;
+    assert_eq!(bench.subject().end(complete).await.code, 0);
+    assert_eq!(log_text(&log), "late\n");
+    // With the shim, the last one's chance to start is gone.
+    sys::process::signal(parent_of(running), 9).unwrap();
+    bench.subject().end(half).await;
+    assert!(matches!(state(half).await, ContainerState::Exited { started_at: None, .. }));
+    bench.engine.remove_sandbox(sandbox).await.unwrap();
     bench.engine.purge().await.unwrap();
     drop(bench);
     assert_eq!(place.leftovers(), Vec::<String>::new());

@@ -1,0 +1,108 @@
+//! What containers may not do, and what they are held to.
+
+use super::{Subject, outcome};
+use crate::{ContainerSpec, ExecSpec, Resources, SandboxSpec, Security, Stats};
+
+pub async fn the_default_profile_confines_first_and_further_processes(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let script = "grep -E '^(Seccomp|CapEff|NoNewPrivs):' /proc/self/status; unshare -U true 2>&1; mount -t tmpfs x /tmp 2>&1; \
+                  echo x 2>&1 > /proc/sys/kernel/hostname; head -c1 /proc/kcore | wc -c; cat /sys/firmware/* 2>/dev/null | wc -c";
+    let first = subject.script(&sandbox, &format!("{script}; echo all; sleep 1000"));
+    let (running, first) = subject.start_until(first, "all\n").await;
+    let exec = ExecSpec { command: ["sh", "-c", script].map(str::to_owned).to_vec(), ..ExecSpec::default() };
+    let (_, stdout, _) = outcome(subject.runtime.exec(&running.spec.id, exec).await.unwrap()).await;
+    for text in [&first, &stdout] {
+        assert!(text.contains("Seccomp:\t2"), "{text}");
+        assert!(text.contains("CapEff:\t00000000a80425fb"), "{text}");
+        assert!(text.contains("NoNewPrivs:\t0"), "{text}");
+        assert!(text.contains("unshare: unshare(0x10000000): Operation not permitted"), "{text}");
+        assert!(text.contains("mount: permission denied"), "{text}");
+        assert!(text.lines().filter(|line| *line == "0").count() == 2, "{text}");
+    }
+}
+
+pub async fn security_settings_hold(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let with =
+        |security: Security, script: &str| ContainerSpec { security, ..subject.script(&sandbox, script) };
+    let none =
+        Security { drop_capabilities: vec!["ALL".into()], no_new_privileges: true, ..Security::default() };
+    let (_, log) = subject.run(with(none, "grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status")).await;
+    assert_eq!(log, "CapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n");
+    let read_only = Security { read_only_rootfs: true, ..Security::default() };
+    let (exit, log) = subject.run(with(read_only, "touch /file 2>&1")).await;
+    assert!(exit.code != 0 && log.contains("Read-only file system"), "{log}");
+    let privileged = Security { privileged: true, ..Security::default() };
+    let (exit, log) =
+        subject.run(with(privileged, "mount -t tmpfs x /tmp && grep Seccomp: /proc/self/status")).await;
+    assert_eq!((exit.code, log.as_str()), (0, "Seccomp:\t0\n"));
+}
+
+pub async fn only_the_default_devices_can_be_used(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    // A node of the kernel's log can be made and not be read.
+    let script = "echo x > /dev/null && head -c 1 /dev/zero | wc -c; mknod /dev/probe c 1 11 && head -c 1 /dev/probe 2>&1";
+    let (_, log) = subject.run(subject.script(&sandbox, script)).await;
+    assert!(log.starts_with("1\n") && log.contains("Operation not permitted"), "{log}");
+    let privileged = Security { privileged: true, ..Security::default() };
+    let script = "mknod /dev/probe c 1 11 && exec 3< /dev/probe && echo opened";
+    let spec = ContainerSpec { security: privileged, ..subject.script(&sandbox, script) };
+    let (_, log) = subject.run(spec).await;
+    assert_eq!(log, "opened\n");
+}
+
+pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let resources = Resources {
+        memory_limit_bytes: Some(32 << 20),
+        pids_limit: Some(40),
+        cpu_quota_us: Some(50_000),
+        cpu_period_us: Some(100_000),
+        oom_score_adj: Some(500),
+        ..Resources::default()
+    };
+    let read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us \
+                /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max 2>/dev/null; cat /proc/self/oom_score_adj; echo all; sleep 1000";
+    let spec = ContainerSpec { resources: resources.clone(), ..subject.script(&sandbox, read) };
+    let (running, limits) = subject.start_until(spec, "all\n").await;
+    assert_eq!(limits.lines().filter(|line| ["33554432", "40", "500"].contains(line)).count(), 3, "{limits}");
+    let Stats { pids, memory_usage_bytes, .. } = subject.runtime.stats(&running.spec.id).await.unwrap();
+    assert!(pids >= 1 && memory_usage_bytes > 0);
+    let more = Resources { memory_limit_bytes: Some(64 << 20), ..resources.clone() };
+    subject.runtime.update_resources(&running.spec.id, more).await.unwrap();
+    let command = ["sh", "-c", read].map(|word| word.replace("; sleep 1000", "")).to_vec();
+    let exec = ExecSpec { command, ..ExecSpec::default() };
+    let (_, limits, _) = outcome(subject.runtime.exec(&running.spec.id, exec).await.unwrap()).await;
+    assert!(limits.starts_with("67108864\n"), "{limits}");
+    let hungry = "x=$(yes | head -c 100000000)";
+    let spec = ContainerSpec { resources, ..subject.script(&sandbox, hungry) };
+    let (exit, _) = subject.run(spec).await;
+    assert!(exit.oom_killed, "{exit:?}");
+}
+
+pub async fn a_shared_pid_namespace_has_an_init_without_rights(subject: Subject) {
+    let sandbox = subject.sandbox_from(SandboxSpec { share_pid: true, ..SandboxSpec::default() }).await;
+    let other = subject.script(&sandbox, "echo ready; exec sleep 1234");
+    let (other, _) = subject.start_until(other, "ready").await;
+    let script = "grep -E '^(Name|CapEff|CapBnd):' /proc/1/status; ls /proc/1/root/ 2>&1; until ps | grep 'sleep 123[4]'; do :; done; \
+                  (sleep 0.01 &) ; echo $$";
+    let (_, log) = subject.run(subject.script(&sandbox, script)).await;
+    assert!(log.contains("Name:\tskiff-init") && log.contains("CapEff:\t0000000000000000"), "{log}");
+    assert!(log.contains("CapBnd:\t0000000000000000") && log.contains("Permission denied"), "{log}");
+    assert!(log.contains("sleep 1234"), "the other container's process is seen: {log}");
+    let exit = subject.runtime.stop_container(&other.spec.id, std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(exit.signal, 9);
+}
+
+pub async fn kernel_parameters_of_the_sandbox_are_set_and_the_hosts_refused(subject: Subject) {
+    let sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "80".to_owned())].into();
+    let sandbox = subject.sandbox_from(SandboxSpec { sysctls, ..SandboxSpec::default() }).await;
+    let (_, log) =
+        subject.run(subject.script(&sandbox, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start")).await;
+    assert_eq!(log, "80\n");
+    let sysctls = [("net.ipv4.no_such_thing".to_owned(), "1".to_owned())].into();
+    let spec = SandboxSpec { id: base::id::hex64(), sysctls, ..SandboxSpec::default() };
+    let error = subject.runtime.create_sandbox(spec).await.unwrap_err();
+    assert!(error.message.contains("net.ipv4.no_such_thing"), "{}", error.message);
+    assert_eq!(subject.runtime.sandboxes().await.unwrap().len(), 1);
+}

@@ -1,0 +1,87 @@
+//! The contract suite: what every implementation of this crate's traits has to do, as cases that its tests run.
+//!
+//! An implementation enables the feature `contract` for its tests and names a function that makes a subject, gives it to
+//! a case and checks afterwards that nothing is left:
+//!
+//! ```text
+//! async fn with<F: Future<Output = ()>>(case: impl FnOnce(Subject) -> F) { … }
+//! engine_api::runtime_contract!(with);
+//! engine_api::images_contract!(with);
+//! ```
+//!
+//! Each case becomes a test of its own; it needs root, Debian's `busybox-static` and `tokio` with its macros.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
+#![allow(missing_docs, reason = "a case's name says what it demands")]
+
+mod archive;
+mod confinement;
+mod containers;
+mod images;
+mod streams;
+mod subject;
+
+pub use archive::{busybox, layer};
+pub use subject::{PATIENCE, Subject, all, bytes, log_text, outcome, patiently, until};
+
+/// The cases, by name.
+pub mod cases {
+    pub use super::confinement::*;
+    pub use super::containers::*;
+    pub use super::images::*;
+    pub use super::streams::*;
+}
+
+/// Makes a test of each case of [`crate::Runtime`], run by `$with`.
+#[macro_export]
+macro_rules! runtime_contract {
+    ($with:path) => {
+        $crate::contract_cases!($with:
+            containers_run_log_and_tell_how_they_ended,
+            a_container_that_is_removed_is_gone,
+            stopping_asks_first_and_kills_after_the_grace,
+            programs_that_cannot_run_say_why,
+            a_container_runs_again,
+            processes_are_executed_in_running_containers,
+            containers_of_a_sandbox_share_network_and_shared_memory_but_not_processes,
+            events_tell_a_container_s_life,
+            what_is_not_there_is_not_found,
+            an_attached_client_misses_nothing,
+            terminals_work_for_containers_and_further_processes,
+            an_exec_reads_standard_input_to_its_end,
+            connections_reach_into_the_sandbox,
+            the_default_profile_confines_first_and_further_processes,
+            security_settings_hold,
+            only_the_default_devices_can_be_used,
+            limits_are_set_and_kills_for_memory_are_told,
+            a_shared_pid_namespace_has_an_init_without_rights,
+            kernel_parameters_of_the_sandbox_are_set_and_the_hosts_refused,
+        );
+    };
+}
+
+/// Makes a test of each case of [`crate::Images`], run by `$with`.
+#[macro_export]
+macro_rules! images_contract {
+    ($with:path) => {
+        $crate::contract_cases!($with:
+            names_are_normalised_and_ids_found_by_their_beginning,
+            an_archive_carries_images_with_their_names,
+            the_last_name_takes_the_contents_with_it,
+            what_is_no_image_is_refused,
+        );
+    };
+}
+
+/// Makes tests of named cases.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! contract_cases {
+    ($with:path: $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                $with($crate::contract::cases::$case).await;
+            }
+        )*
+    };
+}
