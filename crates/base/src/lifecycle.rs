@@ -396,7 +396,7 @@ mod tests {
         let readiness = supervisor.readiness();
         assert_eq!(readiness.missing(), ["api", "store"]);
         let stop = CancellationToken::new();
-        let (result, ()) = tokio::join!(supervisor.run(stop.clone(), Duration::from_secs(5)), async {
+        let (result, ()) = tokio::join!(supervisor.run(stop.clone(), Duration::from_secs(60)), async {
             readiness.wait_all().await;
             stop.cancel();
         });

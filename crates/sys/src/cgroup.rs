@@ -507,7 +507,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let entered = group.members_file().map(|file| std::fs::write(file, child.id().to_string()));
         let members = top.processes();
-        let killed = top.kill(Duration::from_secs(10));
+        let killed = top.kill(Duration::from_secs(60));
         use std::os::unix::process::ExitStatusExt;
         let signal = child.wait().unwrap().signal();
         let removed = top.remove();

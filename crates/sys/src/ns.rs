@@ -183,9 +183,9 @@ mod tests {
         .join()
         .unwrap();
         let port = listener.local_addr().unwrap().port();
-        let stream = connect_localhost(&path, port, Duration::from_secs(5));
+        let stream = connect_localhost(&path, port, Duration::from_secs(60));
         drop(listener);
-        let refused = connect_localhost(&path, port, Duration::from_secs(5));
+        let refused = connect_localhost(&path, port, Duration::from_secs(60));
         crate::mount::unmount(&path).unwrap();
         assert!(stream.is_ok());
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);

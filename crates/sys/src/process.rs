@@ -146,7 +146,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let pidfd = Pidfd::open(child.id()).unwrap();
         pidfd.signal(15).unwrap();
-        assert!(pidfd.wait(Duration::from_secs(10)).unwrap());
+        assert!(pidfd.wait(Duration::from_secs(60)).unwrap());
         use std::os::unix::process::ExitStatusExt;
         assert_eq!(child.wait().unwrap().signal(), Some(15));
         assert!(pidfd.signal(15).is_err());

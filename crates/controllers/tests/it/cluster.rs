@@ -20,7 +20,7 @@ use store::{Embedded, EmbeddedConfig};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct InProcess {
     pipeline: Arc<Pipeline>,
@@ -112,7 +112,7 @@ impl Cluster {
         }
         let (readiness, stop) = (cluster.readiness.clone(), cluster.stop.clone());
         cluster.tasks.spawn(async move {
-            supervisor.run(stop, Duration::from_secs(5)).await.unwrap();
+            supervisor.run(stop, Duration::from_secs(60)).await.unwrap();
         });
         let ready = tokio::time::timeout(PATIENCE, readiness.wait_all()).await;
         assert!(ready.is_ok(), "not ready: {:?}", readiness.missing());

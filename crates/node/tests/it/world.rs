@@ -148,9 +148,9 @@ impl World {
         let stopped = stop.clone();
         let tasks = base::lifecycle::Context::detached("test");
         let run = tasks.spawn(async move {
-            supervisor.run(stopped, Duration::from_secs(5)).await.unwrap();
+            supervisor.run(stopped, Duration::from_secs(60)).await.unwrap();
         });
-        tokio::time::timeout(Duration::from_secs(10), readiness.wait_all()).await.expect("agent ready");
+        tokio::time::timeout(Duration::from_secs(120), readiness.wait_all()).await.expect("agent ready");
         self.running = Some((agent, stop, run));
     }
 
@@ -191,7 +191,7 @@ impl World {
     /// Waits for something in memory to become so. The fakes have no common signal, so this looks after each turn of the
     /// scheduler; nothing of the agent itself is polled.
     pub(crate) async fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
         loop {
             if let Some(found) = look() {
                 return found;

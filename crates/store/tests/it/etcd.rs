@@ -158,7 +158,7 @@ async fn tls_with_client_certificates() {
 async fn a_lost_server_ends_watches_and_fails_requests() {
     use futures::StreamExt as _;
     let server = Server::start();
-    let config = EtcdConfig { timeout: Duration::from_secs(2), ..server.config() };
+    let config = EtcdConfig { timeout: Duration::from_secs(20), ..server.config() };
     let store = Etcd::connect(config).await.unwrap();
     let request = store::WatchRequest {
         key: "k".into(),

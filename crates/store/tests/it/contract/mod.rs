@@ -18,7 +18,7 @@ use store::{
 };
 
 /// Nothing that a case waits for takes this long, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a case works with: the store and the prefix that is its own.
 #[derive(Clone)]

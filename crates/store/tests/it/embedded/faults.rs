@@ -155,14 +155,14 @@ async fn a_store_that_is_dropped_ends_its_watches() {
 async fn leases_get_their_full_time_after_a_restart() {
     let memory = Memory::new();
     let store = super::open(memory.clone());
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(4);
     let lease = store.lease_grant(ttl).await.unwrap();
     let op = Op::Put { key: "k".into(), value: "v".into(), lease };
     store.txn(Txn { then: vec![op], ..Txn::default() }).await.unwrap();
-    tokio::time::sleep(ttl / 2).await;
+    tokio::time::sleep(ttl / 4).await;
     drop(store);
-    let store = super::open(memory);
     let restarted = std::time::Instant::now();
+    let store = super::open(memory);
     let request = WatchRequest {
         key: "k".into(),
         end: RangeEnd::Single,
