@@ -6,6 +6,7 @@ pub mod clock;
 pub mod error;
 pub mod id;
 pub mod lifecycle;
+pub mod lock;
 pub mod published;
 
 pub use error::BoxError;

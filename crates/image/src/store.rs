@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base::lock::FileLock;
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, flock};
 
 use crate::Error;
 use crate::blobs::Blobs;
@@ -35,7 +36,7 @@ pub(crate) struct Inner {
     pub(crate) unpacking: Mutex<()>,
     activity: Mutex<Activity>,
     /// Keeps a second process out.
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// Who is adding content that no image names yet.
@@ -124,11 +125,12 @@ impl Store {
         let staging = root.join("staging");
         fs::create_dir_all(root.join("layers")).during_on("create", root)?;
         let lock = File::create(root.join("lock")).during_on("create a lock in", root)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Error::Conflict(format!(
+        let lock = FileLock::take(lock).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => Error::Conflict(format!(
                 "{} is in use by another skiff: stop it, or use another data directory",
                 root.display()
-            ))
+            )),
+            _ => Error::io(format!("lock {}", root.display()), error),
         })?;
         if staging.exists() {
             fs::remove_dir_all(&staging).during_on("empty", &staging)?;

@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use base::clock::{SharedClock, SystemClock};
 use base::lifecycle::Supervisor;
+use base::lock::FileLock;
 use cli::instance::{Running, process_start};
-use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -223,13 +223,15 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
 }
 
 /// One daemon per data directory.
-fn lock(directory: &Path) -> Result<fs::File> {
+fn lock(directory: &Path) -> Result<FileLock> {
     let path = directory.join("lock");
     let file = fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another daemon uses {}; stop it first, or choose another --data-dir", directory.display());
+    match FileLock::take(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            bail!("another daemon uses {}; stop it first, or choose another --data-dir", directory.display())
+        }
+        taken => taken.with_context(|| format!("lock {}", path.display())),
     }
-    Ok(file)
 }
 
 /// A token that SIGTERM or SIGINT cancels.

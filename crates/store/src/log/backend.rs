@@ -1,9 +1,11 @@
 //! Where the log's files live: a small trait, and its implementation over a real directory.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use base::lock::FileLock;
 
 /// A flat directory of files. Names are plain file names made by the log itself.
 ///
@@ -41,7 +43,7 @@ pub trait LogFile: Send {
 pub struct Files {
     dir: PathBuf,
     /// Held for its lock.
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl Files {
@@ -54,14 +56,14 @@ impl Files {
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", dir.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(at)?;
         let lock = writable().create(true).truncate(false).open(dir.join(Self::LOCK)).map_err(at)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(io::Error::new(
-                io::ErrorKind::ResourceBusy,
+        let lock = FileLock::take(lock).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => io::Error::new(
+                error.kind(),
                 format!("{} is in use by another process: stop it first", dir.display()),
-            )),
-            Err(TryLockError::Error(error)) => Err(at(error)),
-        }
+            ),
+            _ => at(error),
+        })?;
+        Ok(Self { dir, _lock: lock })
     }
 }
 
