@@ -115,7 +115,11 @@ impl Transfer {
             let view = store.writable_view(&snapshot.key)?;
             let chown = self.chown.as_deref().map(|text| owner(&view, text)).transpose()?;
             let mode = self.chmod.as_deref().map(parse_mode).transpose()?;
-            let mut target = Target::new(&view, chown.unwrap_or_default(), mode);
+            let target = Target::new(&view, chown.unwrap_or_default(), mode);
+            let mut target = match (&self.origin, chown) {
+                (Origin::Image(_), None) => target.keep_owners(),
+                _ => target,
+            };
             self.write(&mut target, &view, chown, files)?;
             target.finish()?;
         }

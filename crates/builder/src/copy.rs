@@ -22,6 +22,8 @@ use crate::tree::{Node, Source};
 pub(crate) struct Target<'a> {
     root: &'a Root,
     owner: Owner,
+    /// Files belong to whom they belong where they come from.
+    keeps_owners: bool,
     mode: Option<u32>,
     /// Directories with the time that they shall have in the end.
     times: BTreeMap<PathBuf, Timespec>,
@@ -30,7 +32,19 @@ pub(crate) struct Target<'a> {
 impl<'a> Target<'a> {
     /// `mode` replaces the permissions of files and directories copied.
     pub(crate) fn new(root: &'a Root, owner: Owner, mode: Option<u32>) -> Self {
-        Self { root, owner, mode, times: BTreeMap::new() }
+        Self { root, owner, keeps_owners: false, mode, times: BTreeMap::new() }
+    }
+
+    /// Lets files that are copied belong to whom they belong in the source: another image's have owners of their own.
+    pub(crate) fn keep_owners(self) -> Self {
+        Self { keeps_owners: true, ..self }
+    }
+
+    fn owner_of(&self, node: &Node) -> Owner {
+        match self.keeps_owners {
+            true => Owner { uid: node.stat.st_uid, gid: node.stat.st_gid },
+            false => self.owner,
+        }
     }
 
     /// Whether a path is a directory, maybe through links.
@@ -67,13 +81,13 @@ impl<'a> Target<'a> {
             FileType::RegularFile => {
                 let content = source.root.file(&node.path).map_err(fail)?;
                 let mode = self.mode.unwrap_or(node.stat.st_mode & 0o7777);
-                self.write(&path, content, mode, mtime(node))
+                self.write_as(&path, content, mode, mtime(node), self.owner_of(node))
             }
             FileType::Symlink => {
                 let target = node.target.clone().unwrap_or_default();
                 let (parent, name) = self.place(&path)?;
                 symlinkat(&target, &parent, &name).map_err(|error| fail(error.into()))?;
-                own(&parent, &name, self.owner).map_err(fail)?;
+                own(&parent, &name, self.owner_of(node)).map_err(fail)?;
                 let times = times(mtime(node));
                 utimensat(&parent, &name, &times, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(|error| fail(error.into()))
@@ -82,7 +96,7 @@ impl<'a> Target<'a> {
                 let (parent, name) = self.place(&path)?;
                 let mode = Mode::from_raw_mode(node.stat.st_mode & 0o7777);
                 mknodat(&parent, &name, FileType::Fifo, mode, 0).map_err(|error| fail(error.into()))?;
-                own(&parent, &name, self.owner).map_err(fail)
+                own(&parent, &name, self.owner_of(node)).map_err(fail)
             }
             // Devices and sockets of a context have no business in an image.
             _ => Ok(()),
@@ -93,9 +107,20 @@ impl<'a> Target<'a> {
     pub(crate) fn write(
         &mut self,
         path: &Path,
+        content: impl Read,
+        mode: u32,
+        mtime: Timespec,
+    ) -> Result<(), Error> {
+        self.write_as(path, content, mode, mtime, self.owner)
+    }
+
+    fn write_as(
+        &mut self,
+        path: &Path,
         mut content: impl Read,
         mode: u32,
         mtime: Timespec,
+        owner: Owner,
     ) -> Result<(), Error> {
         let path = clean(path);
         let (parent, name) = self.place(&path)?;
@@ -103,7 +128,7 @@ impl<'a> Target<'a> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(openat(&parent, &name, flags, Mode::from_raw_mode(0o600))?);
             io::copy(&mut content, &mut file)?;
-            fchown(&file, Some(Uid::from_raw(self.owner.uid)), Some(Gid::from_raw(self.owner.gid)))?;
+            fchown(&file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
             fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
             Ok(futimens(&file, &times(mtime))?)
         };
@@ -161,6 +186,7 @@ impl<'a> Target<'a> {
     fn finish_directory(&mut self, path: &Path, node: &Node) -> io::Result<()> {
         if let Some((parent, name)) = self.root.parent(path)? {
             let mode = self.mode.unwrap_or(node.stat.st_mode & 0o7777);
+            own(&parent, &name, self.owner_of(node))?;
             chmodat(&parent, &name, Mode::from_raw_mode(mode), AtFlags::empty())?;
             self.times.insert(path.to_owned(), mtime(node));
         }
