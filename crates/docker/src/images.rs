@@ -25,12 +25,16 @@ pub(crate) async fn list(call: &Call) -> Answer {
     let wanted = |name: &str| filters.get(name).cloned().unwrap_or_default();
     let (labels, references, dangling) = (wanted("label"), wanted("reference"), wanted("dangling"));
     let mut images = call.shared.images.list().await?;
+    if !references.is_empty() {
+        // An image is listed by the names that were asked for.
+        for image in &mut images {
+            image.tags.retain(|name, _| references.iter().any(|wanted| names_match(&familiar(name), wanted)));
+        }
+        images.retain(|image| !image.tags.is_empty());
+    }
     images.retain(|image| {
-        let names: Vec<String> = image.tags.keys().map(|name| familiar(name)).collect();
         labels_match(&image.config.labels, &labels)
-            && (references.is_empty()
-                || references.iter().any(|wanted| names.iter().any(|name| names_match(name, wanted))))
-            && dangling.iter().all(|on| matches!(on.as_str(), "true" | "1") == names.is_empty())
+            && dangling.iter().all(|on| matches!(on.as_str(), "true" | "1") == image.tags.is_empty())
     });
     images.sort_by_key(|image| std::cmp::Reverse(image.created));
     ok(&images.iter().map(|image| summary(call, image)).collect::<Vec<_>>())
