@@ -456,9 +456,6 @@ pub(crate) async fn resize(call: &Call, name: &str) -> Answer {
 
 pub(crate) async fn attach(call: Call, name: &str) -> Answer {
     let found = call.shared.find(name).await?;
-    if matches!(found.container.state, ContainerState::Exited { .. }) {
-        return Err(Failure::conflict("You cannot attach to a stopped container, start it first"));
-    }
     let wants = crate::hijack::Wants {
         stdin: call.query.flag("stdin"),
         stdout: call.query.flag("stdout"),

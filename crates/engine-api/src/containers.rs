@@ -357,7 +357,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Runs a process inside a running container.
     async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Process, EngineError>;
     /// Connects to the streams of a container's first process. Output from now on; the log has what came before. May
-    /// be called on a container that was created and not started yet, so that nothing is missed.
+    /// be called on a container that was created and not started yet, or has ended and will be started again, so that
+    /// nothing is missed.
     async fn attach(&self, id: &str) -> Result<Process, EngineError>;
     /// Changes the size of a container's terminal.
     async fn resize_container(&self, id: &str, size: crate::TerminalSize) -> Result<(), EngineError>;

@@ -241,6 +241,12 @@ impl Engine {
     async fn connect_streams(&self, id: &str) -> Result<Process, EngineError> {
         let container = self.container_named(id)?;
         let record = container.record.borrow().clone();
+        let ended_before = matches!(record.state, ContainerState::Exited { .. });
+        if ended_before {
+            // For the next run, whose output must not be missed.
+            let _gate = container.gate.lock().await;
+            self.introduce(&container).await?;
+        }
         let link = self.link_of(&record.spec.sandbox_id)?;
         let Ends { io, resizes, remote } = process::attach_pipes(record.spec.stdin, record.spec.terminal)
             .map_err(|error| EngineError::internal("making pipes", &error))?;
@@ -248,7 +254,13 @@ impl Engine {
         link.call(call, remote).await?.map_err(refused)?;
         self.tasks.spawn(forward_resizes(link, id.to_owned(), resizes));
         let (sender, exit) = oneshot::channel();
+        let before = record.state.clone();
         self.tasks.spawn(async move {
+            if ended_before {
+                // The next run may be over before it is looked at: its exit is another one.
+                let mut watched = container.record.subscribe();
+                let _ = watched.wait_for(|now| now.state != before).await;
+            }
             let exit = ended(&container).await;
             let _ = sender.send(exit);
         });

@@ -124,8 +124,10 @@ pub async fn a_container_runs_again(subject: Subject) {
     let spec = subject.script(&sandbox, "echo x >> /tmp/runs; wc -l < /tmp/runs");
     let (id, (first, _)) = (spec.id.clone(), subject.run(spec).await);
     assert_eq!(first.code, 0);
+    let attached = subject.runtime.attach(&id).await.unwrap();
     let again = subject.runtime.start_container(&id).await.unwrap();
-    subject.end(&id).await;
+    let (second, output, _) = outcome(attached).await;
+    assert_eq!((second.code, output.as_str()), (0, "2\n"));
     assert_eq!(super::log_text(&again.log_path), "1\n2\n", "file system and log go on");
 }
 

@@ -315,7 +315,15 @@ impl Server {
 
     /// Makes a container known. Repeating it for one that does not run makes it anew.
     fn create(&mut self, config: ContainerConfig) -> Result<(), CallError> {
-        if self.slot(&config.id).is_ok() {
+        if let Ok(slot) = self.slot(&config.id) {
+            // Made for a client that attached before the start: it is kept with its clients.
+            let made = self
+                .containers
+                .get(&slot)
+                .is_some_and(|container| container.state == State::Created && container.config == config);
+            if made {
+                return Ok(());
+            }
             self.delete(&config.id)?;
         }
         let mut log = Log::new(&config.log, config.log_max_bytes, LOG_FILES_KEPT);
