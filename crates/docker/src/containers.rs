@@ -4,7 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine_api::{ContainerState, ContainerStatus, Exit, SandboxStatus, TerminalSize};
+use engine_api::{
+    ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, EngineError, EventsLost, Exit,
+    SandboxStatus, TerminalSize,
+};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -17,6 +22,8 @@ use crate::server::{Call, Shared, unchanged};
 
 const STOP_GRACE: Duration = Duration::from_secs(10);
 const SYSTEMD_RESOLVER: &str = "/run/systemd/resolve/resolv.conf";
+
+type Events = BoxStream<'static, Result<ContainerEvent, EventsLost>>;
 
 /// A container with its surroundings.
 pub(crate) struct Found {
@@ -373,11 +380,19 @@ fn signal_number(text: &str) -> Option<i32> {
 /// Answers at once with the head, and with the exit when it is there: clients start the container in between.
 pub(crate) async fn wait(call: &Call, name: &str) -> Answer {
     let removed = call.shared.removed.subscribe();
+    let events = call.shared.runtime.events().await;
     let found = call.shared.find(name).await?;
-    let until_removed = call.query.text("condition") == "removed";
+    let condition = call.query.text("condition");
+    let until_removed = condition == "removed";
+    // The end of a further run, which the client is about to start.
+    let next = condition == "next-exit" && matches!(found.container.state, ContainerState::Exited { .. });
     let (shared, id) = (call.shared.clone(), found.id().to_owned());
     let exit = async move {
-        let answer = match shared.runtime.wait_container(&id).await {
+        let ended = match next {
+            true => next_exit(&shared, &id, events).await,
+            false => shared.runtime.wait_container(&id).await,
+        };
+        let answer = match ended {
             Ok(exit) => wait_document(&exit),
             Err(error) => json!({ "StatusCode": 125, "Error": { "Message": error.message } }),
         };
@@ -387,6 +402,22 @@ pub(crate) async fn wait(call: &Call, name: &str) -> Answer {
         answer
     };
     Ok(crate::answer::documents(futures::stream::once(exit)))
+}
+
+async fn next_exit(shared: &Shared, id: &str, mut events: Events) -> Result<Exit, EngineError> {
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) if event.container_id == id => match event.kind {
+                ContainerEventKind::Exited(exit) => return Ok(exit),
+                ContainerEventKind::Removed => break,
+                _ => {}
+            },
+            Ok(_) => {}
+            // What was missed may be the end.
+            Err(_lost) => return shared.runtime.wait_container(id).await,
+        }
+    }
+    Err(EngineError::not_found(format!("No such container: {id}")))
 }
 
 async fn wait_removed(shared: &Arc<Shared>, id: &str, mut removed: broadcast::Receiver<String>) {
