@@ -117,15 +117,19 @@ impl Store {
         };
         let repo = remote.reference.with_digest(&repo_digest);
         let (store, adopted, blobs) = (self.clone(), id.clone(), layers.clone());
-        run_blocking(move || {
-            store.adopt(&adopted, &blobs, Some(manifest_digest), names, Origin::Registry, Some(repo))
+        let full_name = remote.reference.to_string();
+        let up_to_date = run_blocking(move || {
+            let before = store.resolve(&full_name).ok().map(|found| found.image.id);
+            store.adopt(&adopted, &blobs, Some(manifest_digest), names, Origin::Registry, Some(repo))?;
+            Ok(before == Some(adopted))
         })
         .await?;
-        for layer in &layers {
+        for layer in layers.iter().filter(|_| !up_to_date) {
             report.say(short(layer), "Pull complete").await;
         }
         report.say("", format!("Digest: {repo_digest}")).await;
-        report.say("", format!("Status: Downloaded newer image for {}", remote.reference.familiar())).await;
+        let status = if up_to_date { "Image is up to date" } else { "Downloaded newer image" };
+        report.say("", format!("Status: {status} for {}", remote.reference.familiar())).await;
         Ok(id)
     }
 
