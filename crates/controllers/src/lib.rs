@@ -29,6 +29,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(deployment::Deployments::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
         Arc::new(endpoints::EndpointsController::new(ctx)),
+        Arc::new(endpoints::EndpointSliceMirroring::new(ctx)),
         Arc::new(garbage::GarbageCollector::new(ctx)),
         Arc::new(namespace::Namespaces::new(ctx)),
         Arc::new(node_lifecycle::NodeLifecycle::new(ctx)),

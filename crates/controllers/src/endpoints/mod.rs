@@ -2,6 +2,7 @@
 //! Source: `k8s.io/endpointslice`, `k8s.io/kubernetes/pkg/controller/endpoint`.
 
 mod legacy;
+mod mirror;
 mod slices;
 mod types;
 
@@ -20,6 +21,7 @@ use crate::pods::Pod;
 use crate::selector::is_subset;
 
 pub use legacy::EndpointsController;
+pub use mirror::EndpointSliceMirroring;
 pub use slices::EndpointSlices;
 use types::Service;
 

@@ -48,7 +48,7 @@ impl Component for EndpointSlices {
         let _registrations = watched.listen();
         let queue = watched.queue.clone();
         let _slices_registration = slices.on_change(move |change| {
-            if let Some(key) = service_of(change) {
+            if let Some(key) = service_of(change, MANAGER) {
                 queue.add(key);
             }
         });
@@ -63,10 +63,10 @@ impl Component for EndpointSlices {
     }
 }
 
-/// The Service whose slice changed.
-fn service_of(change: &Change) -> Option<Key> {
+/// The Service whose slice, kept by `manager`, changed.
+pub(super) fn service_of(change: &Change, manager: &str) -> Option<Key> {
     let labels = &change.latest()?.meta().labels;
-    let name = labels.get(SERVICE_NAME).filter(|_| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))?;
+    let name = labels.get(SERVICE_NAME).filter(|_| labels.get(MANAGED_BY).is_some_and(|by| by == manager))?;
     Some(Key::new(change.key.namespace.as_str(), name.as_str()))
 }
 
@@ -98,35 +98,39 @@ impl Reconcile<Key> for Worker {
             .map(|slice| decode(slice))
             .collect::<Result<_, _>>()?;
         let steps = plan(&service, &pods, slices, |node| self.watched.zone(node));
-        self.carry_out(key, steps).await?;
+        carry_out(&self.ctx, &self.slices, key, steps).await?;
         Ok(Action::Done)
     }
 }
 
-impl Worker {
-    async fn carry_out(&self, key: &Key, steps: Vec<Step>) -> Result<(), BoxError> {
-        let resource = kinds::ENDPOINT_SLICES.gvr();
-        let mut newest = 0;
-        for step in steps {
-            let written = match step {
-                Step::Create(body) => Some(self.ctx.client.create(&resource, &key.namespace, &body).await?),
-                Step::Patch { name, patch } => {
-                    let slice = Key::new(key.namespace.as_str(), name);
-                    Some(self.ctx.client.patch(&resource, &slice, "", PatchType::Merge, &patch).await?)
-                }
-                Step::Delete { name } => {
-                    let slice = Key::new(key.namespace.as_str(), name);
-                    ignore_gone(self.ctx.client.delete(&resource, &slice, DeleteOptions::default()).await)?;
-                    None
-                }
-            };
-            newest = newest.max(written.map_or(0, |object| object.revision()));
-        }
-        if newest > 0 {
-            self.ctx.caught_up(&self.slices, newest).await;
-        }
-        Ok(())
+/// Writes slices of one Service and waits until the cache has seen it.
+pub(super) async fn carry_out(
+    ctx: &Ctx,
+    slices: &Informer,
+    key: &Key,
+    steps: Vec<Step>,
+) -> Result<(), BoxError> {
+    let resource = kinds::ENDPOINT_SLICES.gvr();
+    let mut newest = 0;
+    for step in steps {
+        let written = match step {
+            Step::Create(body) => Some(ctx.client.create(&resource, &key.namespace, &body).await?),
+            Step::Patch { name, patch } => {
+                let slice = Key::new(key.namespace.as_str(), name);
+                Some(ctx.client.patch(&resource, &slice, "", PatchType::Merge, &patch).await?)
+            }
+            Step::Delete { name } => {
+                let slice = Key::new(key.namespace.as_str(), name);
+                ignore_gone(ctx.client.delete(&resource, &slice, DeleteOptions::default()).await)?;
+                None
+            }
+        };
+        newest = newest.max(written.map_or(0, |object| object.revision()));
     }
+    if newest > 0 {
+        ctx.caught_up(slices, newest).await;
+    }
+    Ok(())
 }
 
 /// One write.

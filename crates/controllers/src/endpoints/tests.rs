@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::legacy;
+use super::mirror;
 use super::slices::{Step, plan};
 use super::types::{Service, Slice};
 use crate::pods::Pod;
@@ -171,4 +172,56 @@ fn endpoints_split_ready_from_other_and_leave_terminating_out() {
     let body = legacy::body(&headless, &pods[..1]);
     assert_eq!(body["metadata"]["labels"]["service.kubernetes.io/headless"], "");
     assert!(body["subsets"][0].get("ports").is_none());
+}
+
+/// Family, port, and addresses with their readiness.
+type Seen = (String, i32, Vec<(String, bool)>);
+
+fn by_hand(subsets: Value) -> mirror::Endpoints {
+    serde_json::from_value(json!({
+        "metadata": { "name": "web", "namespace": "ns", "uid": "e", "labels": { "team": "a" } }, "subsets": subsets,
+    }))
+    .unwrap()
+}
+
+#[test]
+fn endpoints_made_by_hand_are_mirrored_by_family_and_ports() {
+    let http = json!([{ "name": "http", "port": 80, "protocol": "TCP" }]);
+    let endpoints = by_hand(json!([
+        { "addresses": [{ "ip": "192.0.2.1" }, { "ip": "2001:db8::1" }], "notReadyAddresses": [{ "ip": "192.0.2.2" }], "ports": http },
+        { "addresses": [{ "ip": "192.0.2.3", "hostname": "c" }], "ports": [{ "port": 81, "protocol": "TCP" }] },
+    ]));
+    let (mut slices, mut made) = (BTreeMap::new(), 0);
+    apply(&mut slices, mirror::plan(Some(&endpoints), Vec::new()), &mut made);
+    let seen = |slices: &BTreeMap<String, Slice>| -> Vec<Seen> {
+        slices
+            .values()
+            .map(|slice| {
+                let endpoints = slice.endpoints.iter();
+                let all = endpoints.map(|one| (one.addresses[0].clone(), one.conditions.ready)).collect();
+                (slice.address_type.clone(), slice.ports[0].port, all)
+            })
+            .collect()
+    };
+    let one = |ip: &str, ready| (ip.to_owned(), ready);
+    let expected = [
+        ("IPv4".to_owned(), 81, vec![one("192.0.2.3", true)]),
+        ("IPv4".to_owned(), 80, vec![one("192.0.2.1", true), one("192.0.2.2", false)]),
+        ("IPv6".to_owned(), 80, vec![one("2001:db8::1", true)]),
+    ];
+    let mut found = seen(&slices);
+    found.sort_by_key(|(family, port, _)| (family.clone(), -port));
+    assert_eq!(found, expected);
+    let labels = &slices.values().next().unwrap().metadata.labels;
+    assert_eq!((labels["team"].as_str(), labels[super::types::SERVICE_NAME].as_str()), ("a", "web"));
+    assert!(mirror::plan(Some(&endpoints), slices.values().cloned().collect()).is_empty());
+
+    let fewer = by_hand(json!([{ "addresses": [{ "ip": "192.0.2.9" }], "ports": http }]));
+    let steps = mirror::plan(Some(&fewer), slices.values().cloned().collect());
+    apply(&mut slices, steps, &mut made);
+    assert_eq!(seen(&slices), [("IPv4".to_owned(), 80, vec![one("192.0.2.9", true)])]);
+    assert_eq!(made, 3, "a slice that stays is changed and not made anew");
+    let steps = mirror::plan(None, slices.values().cloned().collect());
+    apply(&mut slices, steps, &mut made);
+    assert!(slices.is_empty());
 }

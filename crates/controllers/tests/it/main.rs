@@ -314,3 +314,41 @@ async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
     cluster.create(&kinds::PODS, "default", pod("stray", None, Some("n1"))).await;
     hurry(&clock, cluster.until(kinds::PODS, &Key::new("default", "stray"), Value::is_null)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_made_by_hand_become_slices() {
+    let cluster = start().await;
+    let service = json!({ "metadata": { "name": "db" }, "spec": { "ports": [{ "port": 5432 }] } });
+    cluster.create(&kinds::SERVICES, "default", service).await;
+    let endpoints = json!({
+        "metadata": { "name": "db" },
+        "subsets": [{ "addresses": [{ "ip": "192.0.2.7" }], "ports": [{ "port": 5432 }] }],
+    });
+    cluster.create(&kinds::ENDPOINTS, "default", endpoints).await;
+    let slices = async |count: usize| {
+        let of_service = |slice: &&Arc<Object>| {
+            slice.meta().labels.get("kubernetes.io/service-name").is_some_and(|name| name == "db")
+        };
+        cluster
+            .until_all(kinds::ENDPOINT_SLICES, "default", |slices| {
+                slices.iter().filter(of_service).count() == count
+            })
+            .await
+            .into_iter()
+            .find(|slice| of_service(&slice))
+    };
+    let slice: Value = slices(1).await.unwrap().decode().unwrap();
+    assert_eq!(
+        (&slice["endpoints"][0]["addresses"][0], &slice["ports"][0]["port"]),
+        (&json!("192.0.2.7"), &json!(5432))
+    );
+    let db = Key::new("default", "db");
+    cluster
+        .merge(
+            &kinds::ENDPOINTS,
+            &db,
+            json!({ "metadata": { "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } } }),
+        )
+        .await;
+    slices(0).await;
+}
