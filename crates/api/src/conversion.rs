@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 const UNLIMITED: i64 = i32::MAX as i64;
 
 /// Where `spec.rollbackTo` is kept. Source: `apps.DeprecatedRollbackTo`.
-const ROLLBACK_TO: &str = "deprecated.deployment.rollback.rollbackTo";
+const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
 
 /// What a client of a retired or deprecated version is warned with. `None`: the version is current.
 pub fn deprecation(group: &str, version: &str, kind: &str) -> Option<&'static str> {

@@ -98,6 +98,16 @@ impl Worker {
                 let set = Key::new(namespace, name);
                 ignore_gone(self.ctx.client.delete(&kinds::REPLICA_SETS.gvr(), &set, options).await)?;
             }
+            Step::Rollback(rollback) => {
+                let resource = kinds::DEPLOYMENTS.gvr();
+                let client = &self.ctx.client;
+                let written = client.patch(&resource, pass.key, "", PatchType::Json, &rollback.patch).await;
+                if let Some(object) = ignore_gone(written)? {
+                    self.ctx.caught_up(&self.deployments, object.revision()).await;
+                    let (involved, message) = (pass.involved.clone(), rollback.message);
+                    self.events.event(involved, rollback.event_type, rollback.reason, message);
+                }
+            }
             Step::Revision(revision) => {
                 let patch = json!({ "metadata": { "annotations": { REVISION: revision } } });
                 self.patch_deployment(pass, "", &patch).await?;

@@ -4,6 +4,7 @@
 mod apply;
 mod plan;
 mod revision;
+mod rollback;
 mod rolling;
 mod status;
 mod template;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::rollback::{self, Rollback};
 use super::types::{
     DESIRED_REPLICAS, Deployment, DeploymentCondition, DeploymentStatus, MAX_REPLICAS, REVISION,
 };
@@ -32,6 +33,8 @@ pub(super) enum Step {
     Patch { name: String, patch: Value },
     /// Deletes an old set.
     Delete { name: String, uid: String },
+    /// Answers a rollback that was asked for.
+    Rollback(Rollback),
     /// Writes the Deployment's revision.
     Revision(String),
     /// Writes the Deployment's status.
@@ -68,6 +71,12 @@ pub(super) fn plan(snapshot: Snapshot) -> Plan {
         planner.finish(false);
     } else {
         planner.note_pause();
+        let asked = rollback::plan(&planner.deployment, &planner.all().collect::<Vec<_>>());
+        // A paused Deployment keeps its template; else the change that the answer is begins a pass of its own.
+        if let Some(rollback) = asked.filter(|_| !planner.deployment.spec.paused) {
+            planner.step(Step::Rollback(rollback));
+            return planner.plan;
+        }
         if planner.deployment.spec.paused || planner.is_scaling() {
             planner.sync_revision(false);
             planner.scale_proportionally();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::template;
 use super::types::{
     DESIRED_REPLICAS, Deployment, LAST_APPLIED, MAX_REPLICAS, POD_TEMPLATE_HASH, REVISION, REVISION_HISTORY,
+    ROLLBACK_TO,
 };
 use crate::context::controller_ref;
 use crate::replicaset::Set;
@@ -16,14 +17,8 @@ use crate::replicaset::Set;
 const HISTORY_MAX_CHARS: usize = 2000;
 
 /// Annotations of a Deployment that its sets do not get.
-const OWN: [&str; 6] = [
-    LAST_APPLIED,
-    REVISION,
-    REVISION_HISTORY,
-    DESIRED_REPLICAS,
-    MAX_REPLICAS,
-    "deprecated.deployment.rollback.to",
-];
+pub(super) const OWN: [&str; 6] =
+    [LAST_APPLIED, REVISION, REVISION_HISTORY, DESIRED_REPLICAS, MAX_REPLICAS, ROLLBACK_TO];
 
 /// A set's revision; 0 if it has none.
 pub(super) fn of(set: &Set) -> i64 {

@@ -30,6 +30,8 @@ struct Model {
     pods: BTreeMap<String, Vec<bool>>,
     made: i64,
     now: Timestamp,
+    /// Reasons of the answers to rollbacks.
+    said: Vec<&'static str>,
 }
 
 fn deployment(spec: Value) -> Deployment {
@@ -54,7 +56,7 @@ fn spec(replicas: i64, surge: Value, unavailable: Value) -> Value {
 impl Model {
     fn new(deployment: Deployment) -> Self {
         let now = "2024-01-01T00:00:00Z".parse().unwrap();
-        Self { deployment, sets: BTreeMap::new(), pods: BTreeMap::new(), made: 0, now }
+        Self { deployment, sets: BTreeMap::new(), pods: BTreeMap::new(), made: 0, now, said: Vec::new() }
     }
 
     fn plan(&self) -> Plan {
@@ -106,6 +108,17 @@ impl Model {
             Step::Delete { name, .. } => {
                 assert!(self.pods.get(&name).is_none_or(Vec::is_empty), "a set with pods was deleted");
                 self.sets.remove(&name);
+            }
+            Step::Rollback(rollback) => {
+                let mut tree = json!({
+                    "metadata": { "annotations": self.deployment.metadata.annotations },
+                    "spec": { "template": self.deployment.spec.template },
+                });
+                api::patch::json_patch(&mut tree, rollback.patch.to_string().as_bytes()).unwrap();
+                self.deployment.metadata.annotations =
+                    serde_json::from_value(tree["metadata"]["annotations"].clone()).unwrap();
+                self.deployment.spec.template = tree["spec"]["template"].clone();
+                self.said.push(rollback.reason);
             }
             Step::Revision(revision) => {
                 self.deployment.metadata.annotations.insert(super::types::REVISION.into(), revision);
@@ -318,4 +331,34 @@ fn a_rollout_without_progress_times_out() {
         ("False", "ProgressDeadlineExceeded")
     );
     assert!(model.plan().again.is_none());
+}
+
+#[test]
+fn a_rollback_that_is_asked_for_brings_the_template_back() {
+    let mut chance = Chance(11);
+    let mut model = Model::new(deployment(spec(2, json!(1), json!(0))));
+    let ask = |model: &mut Model, revision: &str| {
+        model.deployment.metadata.annotations.insert(super::types::ROLLBACK_TO.into(), revision.into());
+    };
+    model.settle(&mut chance, |_| {});
+    ask(&mut model, "0");
+    model.settle(&mut chance, |_| {});
+    for version in [2, 3] {
+        model.deployment.spec.template = template(version);
+        model.settle(&mut chance, |_| {});
+    }
+    ask(&mut model, "1");
+    model.settle(&mut chance, |_| {});
+    assert!(super::template::equal(&model.deployment.spec.template, &template(1)));
+    ask(&mut model, "0");
+    model.settle(&mut chance, |_| {});
+    assert!(super::template::equal(&model.deployment.spec.template, &template(3)));
+    ask(&mut model, "5");
+    model.settle(&mut chance, |_| {});
+    assert!(!model.deployment.metadata.annotations.contains_key(super::types::ROLLBACK_TO));
+    let missing = "DeploymentRollbackRevisionNotFound";
+    assert_eq!(
+        model.said,
+        [missing, "DeploymentRollback", "DeploymentRollback", "DeploymentRollbackTemplateUnchanged"]
+    );
 }

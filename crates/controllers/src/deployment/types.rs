@@ -17,6 +17,8 @@ pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-repl
 pub(super) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 /// The label that tells the pods of one template from those of another.
 pub(super) const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// The revision that a rollback is asked for to; 0 means the one before. Source: `apps.DeprecatedRollbackTo`.
+pub(super) const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
 /// What `kubectl apply` keeps; it belongs to the Deployment alone.
 pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
