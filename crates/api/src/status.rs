@@ -86,6 +86,9 @@ pub struct Details {
     /// Try again after so many seconds; 0 says nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub retry_after_seconds: u32,
+    /// Where a list that expired may go on, inconsistently; it stands in the Status's own metadata.
+    #[serde(skip)]
+    pub continue_token: String,
 }
 
 // Serde hands the field by reference.
@@ -154,8 +157,12 @@ impl Status {
 
     /// The `Status` object as JSON.
     pub fn to_json(&self) -> serde_json::Value {
+        let mut metadata = serde_json::json!({});
+        if !self.details.continue_token.is_empty() {
+            metadata["continue"] = self.details.continue_token.as_str().into();
+        }
         serde_json::json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.message, "reason": self.reason, "details": self.details, "code": self.code,
         })
     }

@@ -64,7 +64,7 @@ impl Rendering {
     }
 
     fn event(&mut self, event: &WatchEvent) -> Result<Bytes, Status> {
-        if event.kind == WatchEventKind::Bookmark && self.accepted.form != Form::Table {
+        if event.kind == WatchEventKind::Bookmark && self.accepted.form == Form::Plain {
             return Ok(event.object.bytes().clone());
         }
         let render = Render { kind: &self.kind, accepted: self.accepted, gzip: false, query: &self.query };

@@ -24,6 +24,8 @@ struct Continue {
 }
 
 const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
+/// In a token: the list goes on with whatever is there.
+const PRESENT: Revision = -1;
 
 impl Pipeline {
     pub(super) async fn get(&self, asked: &Asked<'_>, resource_version: &str) -> Result<Response, Status> {
@@ -69,7 +71,7 @@ impl Pipeline {
         Ok(list)
     }
 
-    /// A list from the store at a revision, from the key after `after` on.
+    /// A list from the store at a revision ([`PRESENT`]: whatever is there now), from the key after `after` on.
     async fn list_at(
         &self,
         asked: &Asked<'_>,
@@ -85,12 +87,15 @@ impl Pipeline {
         let mut from =
             if after.is_empty() { within.into_bytes() } else { format!("{prefix}{after}\0").into() };
         let mut items: Vec<Arc<Object>> = Vec::new();
+        let mut revision = revision.max(0);
         loop {
             let want = if limit == 0 { 0 } else { limit - items.len() };
             let request =
                 RangeRequest { end: end.clone(), revision, limit: want, ..RangeRequest::key(from.clone()) };
-            let page =
-                self.parts.store.range(request).await.map_err(|error| expired_page(error, revision))?;
+            let page = self.parts.store.range(request).await.map_err(|error| expired_page(error, after))?;
+            if revision == 0 {
+                revision = page.revision;
+            }
             for kv in &page.kvs {
                 let object = storage::read(&asked.stored, &kv.key, &kv.value, kv.mod_revision);
                 items.extend(object.filter(|object| selectors.matches(object)).map(Arc::new));
@@ -226,17 +231,21 @@ fn decode_token(token: &str) -> Result<Continue, Status> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok();
     bytes
         .and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok())
-        .filter(|token| token.v == CONTINUE_VERSION && token.rv > 0)
+        .filter(|token| token.v == CONTINUE_VERSION && (token.rv > 0 || token.rv == PRESENT))
         .ok_or_else(|| Status::bad_request("continue key is not valid: it was not made by this server"))
 }
 
-fn expired_page(error: store::StoreError, _revision: Revision) -> Status {
-    match error {
-        store::StoreError::Compacted { .. } => Status::new(
-            Reason::Expired,
-            "The provided continue parameter is too old to display a consistent list result. You must start a new list \
-             without the continue parameter.",
-        ),
-        other => unavailable(other),
+/// A list whose revision is gone cannot go on as it was; from `after` on it can with what is there now.
+fn expired_page(error: store::StoreError, after: &str) -> Status {
+    let store::StoreError::Compacted { .. } = error else { return unavailable(error) };
+    let mut status = Status::new(
+        Reason::Expired,
+        "The provided continue parameter is too old to display a consistent list result. You must start a new list \
+         without the continue parameter, or go on with the token of this answer, which leads to an inconsistent list: \
+         its pages are of different versions.",
+    );
+    if !after.is_empty() {
+        status.details.continue_token = token(PRESENT, after.to_owned());
     }
+    status
 }

@@ -8,6 +8,7 @@ use api::{
     Call, DeleteOptions, GroupVersionResource, ListOptions, PatchType, Request, Response, Status,
     WriteOptions,
 };
+use apiserver::http::Front;
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::lifecycle::Context;
@@ -29,6 +30,7 @@ pub(crate) struct Cluster {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) user: User,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) front: Arc<Front>,
     ctx: Context,
     _dir: tempfile::TempDir,
 }
@@ -65,13 +67,14 @@ impl Cluster {
         let (pipeline, server) =
             Server::build(config, store.clone(), resources::strategies(), Arc::new(NoNodes)).await.unwrap();
         let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
+        let front = server.front().clone();
         let ctx = Context::detached("test");
         let running = ctx.clone();
         ctx.spawn(async move {
             use base::lifecycle::Component;
             server.run(running).await.unwrap();
         });
-        let cluster = Self { pipeline, user, store, ctx, _dir: dir };
+        let cluster = Self { pipeline, user, store, front, ctx, _dir: dir };
         cluster.wait_for_bootstrap().await;
         cluster
     }

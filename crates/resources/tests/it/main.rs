@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod http_front;
 mod lifecycle;
 mod services;
 mod watching;

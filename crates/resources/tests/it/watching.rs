@@ -109,3 +109,30 @@ async fn dependents_are_watched_by_their_owner() {
     cluster.patch(&maps, ("default", "b", ""), PatchType::Merge, orphan, options()).await.unwrap();
     assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Deleted, "b".into()));
 }
+
+#[tokio::test]
+async fn a_list_whose_revision_is_gone_goes_on_with_what_is_there() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    for name in ["a", "b", "c"] {
+        cluster.create(&maps, "default", json!({ "metadata": { "name": name } })).await.unwrap();
+    }
+    let page = async |token: &str| {
+        let options = ListOptions { limit: 1, continue_token: token.into(), ..ListOptions::default() };
+        match cluster.call(&maps, "default", "", "", Call::List(options)).await {
+            Ok(Response::List(list)) => Ok((list.items[0].meta().name.clone(), list.continue_token)),
+            Ok(_) => panic!("no list"),
+            Err(status) => Err(status),
+        }
+    };
+    let (first, token) = page("").await.unwrap();
+    assert_eq!(first, "a");
+    cluster.delete(&maps, "default", "b", DeleteOptions::default()).await.unwrap();
+    let newest = cluster.store.current_revision().await.unwrap();
+    cluster.store.compact(newest).await.unwrap();
+    let expired = page(&token).await.unwrap_err();
+    assert_eq!(expired.code, 410);
+    assert_eq!(expired.to_json()["metadata"]["continue"], expired.details.continue_token);
+    let (next, token) = page(&expired.details.continue_token).await.unwrap();
+    assert_eq!((next.as_str(), token.as_str()), ("c", ""));
+}

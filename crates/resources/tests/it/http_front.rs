@@ -1,0 +1,239 @@
+//! Requests as HTTP clients send them: who may ask, what forms answers take, what is warned about and refused.
+
+use api::connect::User;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const JSON: &str = "application/json";
+
+/// An answer, read to its end.
+struct Answer {
+    code: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    fn events(&self) -> Vec<Value> {
+        self.body.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+
+    fn warnings(&self) -> Vec<&str> {
+        self.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect()
+    }
+}
+
+/// Sends a request; `peer` is whom the client's certificate names.
+async fn send(
+    cluster: &Cluster,
+    peer: Option<&User>,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body.into())).unwrap();
+    let response = cluster.front.serve(peer, request).await;
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer { code: head.status.as_u16(), headers: head.headers, body }
+}
+
+async fn get(cluster: &Cluster, path: &str, accept: &str) -> Answer {
+    send(cluster, Some(&cluster.user), Method::GET, path, &[("accept", accept)], "").await
+}
+
+async fn write(cluster: &Cluster, method: Method, path: &str, media: &str, body: impl Into<Bytes>) -> Answer {
+    send(cluster, Some(&cluster.user), method, path, &[("content-type", media)], body).await
+}
+
+fn deployment(api_version: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": api_version, "kind": "Deployment", "metadata": { "name": name },
+        "spec": {
+            "selector": { "matchLabels": { "app": name } },
+            "template": {
+                "metadata": { "labels": { "app": name } },
+                "spec": { "containers": [{ "name": "c", "image": "a:1" }] },
+            },
+        },
+    })
+}
+
+#[tokio::test]
+async fn strangers_see_health_and_version_and_nothing_else() {
+    let cluster = Cluster::start().await;
+    for path in ["/livez", "/readyz", "/healthz", "/version"] {
+        assert_eq!(send(&cluster, None, Method::GET, path, &[], "").await.code, 200, "{path}");
+    }
+    for path in ["/api", "/apis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", MAPS] {
+        let refused = send(&cluster, None, Method::GET, path, &[], "").await;
+        assert_eq!((refused.code, &refused.json()["reason"]), (403, &json!("Forbidden")), "{path}");
+    }
+    let bearer = [("authorization", "Bearer nonsense")];
+    assert_eq!(send(&cluster, None, Method::GET, "/version", &bearer, "").await.code, 401);
+    let version = get(&cluster, "/version", "").await.json();
+    assert_eq!(version["gitVersion"], "v1.37.0+skiff.1");
+}
+
+#[tokio::test]
+async fn a_service_account_may_discover_and_ask_about_itself() {
+    let cluster = Cluster::start().await;
+    let account = json!({ "metadata": { "name": "bob" } }).to_string();
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(write(&cluster, Method::POST, accounts, JSON, account).await.code, 201);
+    let token = write(&cluster, Method::POST, &format!("{accounts}/bob/token"), JSON, "{}").await.json();
+    let bearer = format!("Bearer {}", token["status"]["token"].as_str().unwrap());
+    let headers = [("authorization", bearer.as_str()), ("content-type", JSON)];
+    let ask = async |method, path, body: Value| {
+        send(&cluster, None, method, path, &headers, body.to_string()).await
+    };
+    assert_eq!(ask(Method::GET, "/apis/apps/v1", json!(null)).await.code, 200);
+    assert_eq!(ask(Method::GET, MAPS, json!(null)).await.code, 403);
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let about = json!({ "spec": { "resourceAttributes": { "verb": "get", "resource": "secrets", "namespace": "default" } } });
+    let review = ask(Method::POST, reviews, about).await;
+    assert_eq!((review.code, &review.json()["status"]["allowed"]), (201, &json!(false)));
+    let whoami = ask(Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", json!({})).await;
+    assert_eq!(whoami.json()["status"]["userInfo"]["username"], "system:serviceaccount:default:bob");
+}
+
+#[tokio::test]
+async fn administrators_may_speak_for_others() {
+    let cluster = Cluster::start().await;
+    let bob = [("impersonate-user", "bob"), ("impersonate-group", "testers")];
+    let refused = send(&cluster, Some(&cluster.user), Method::GET, MAPS, &bob, "").await;
+    assert!(
+        refused.json()["message"].as_str().unwrap().contains("User \"bob\" cannot list"),
+        "{}",
+        refused.json()
+    );
+    let jane = apiserver::authn::authenticated(User { name: "jane".into(), ..User::default() });
+    assert_eq!(send(&cluster, Some(&jane), Method::GET, "/api", &bob, "").await.code, 403);
+}
+
+#[tokio::test]
+async fn answers_take_the_form_that_is_asked_for() {
+    let cluster = Cluster::start().await;
+    let object = json!({ "metadata": { "name": "a" }, "data": { "k": "true" } }).to_string();
+    assert_eq!(write(&cluster, Method::POST, MAPS, JSON, object).await.code, 201);
+    let (one, table) = (format!("{MAPS}/a"), "application/json;as=Table;g=meta.k8s.io;v=v1");
+    for path in [MAPS, one.as_str()] {
+        let answer = get(&cluster, path, &format!("{table},application/json")).await.json();
+        assert_eq!(
+            (&answer["kind"], &answer["columnDefinitions"][1]["name"]),
+            (&json!("Table"), &json!("Data"))
+        );
+        let row = &answer["rows"][0];
+        assert_eq!(
+            (&row["cells"][0], &row["object"]["kind"]),
+            (&json!("a"), &json!("PartialObjectMetadata"))
+        );
+    }
+    let whole = get(&cluster, &format!("{one}?includeObject=Object"), table).await.json();
+    assert_eq!(whole["rows"][0]["object"]["data"]["k"], "true");
+    let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let answer = get(&cluster, &one, metadata).await.json();
+    assert!(answer["kind"] == "PartialObjectMetadata" && answer.get("data").is_none(), "{answer}");
+    let list =
+        get(&cluster, MAPS, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await.json();
+    assert_eq!(
+        (&list["kind"], &list["items"][0]["metadata"]["name"]),
+        (&json!("PartialObjectMetadataList"), &json!("a"))
+    );
+    let yaml = get(&cluster, &one, "application/yaml").await;
+    let text = String::from_utf8(yaml.body.to_vec()).unwrap();
+    assert!(text.contains("k: 'true'") || text.contains("k: \"true\""), "{text}");
+    assert_eq!(get(&cluster, &one, "text/html").await.code, 406);
+    let watch = format!(
+        "{MAPS}?watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let events = get(&cluster, &watch, metadata).await.events();
+    let kinds: Vec<_> = events.iter().map(|event| (&event["type"], &event["object"]["kind"])).collect();
+    let partial = json!("PartialObjectMetadata");
+    assert_eq!(kinds, [(&json!("ADDED"), &partial), (&json!("BOOKMARK"), &partial)]);
+    let end = &events[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"];
+    assert_eq!(*end, "true");
+    let rows = get(&cluster, &format!("{MAPS}?watch=1&timeoutSeconds=1"), table).await.events();
+    assert_eq!(rows[0]["object"]["rows"][0]["cells"][0], "a");
+}
+
+#[tokio::test]
+async fn clients_are_warned_or_refused_as_they_wish() {
+    let cluster = Cluster::start().await;
+    let mut unknown = deployment("apps/v1", "a");
+    unknown["spec"]["replica"] = 3.into();
+    let dry = |validation: &str| format!("{DEPLOYMENTS}?dryRun=All&fieldValidation={validation}");
+    let warned = write(&cluster, Method::POST, &dry("Warn"), JSON, unknown.to_string()).await;
+    assert_eq!((warned.code, warned.warnings()), (201, vec!["299 - \"unknown field \\\"spec.replica\\\"\""]));
+    let ignored = write(&cluster, Method::POST, &dry("Ignore"), JSON, unknown.to_string()).await;
+    assert_eq!((ignored.code, ignored.warnings().len()), (201, 0));
+    let refused = write(&cluster, Method::POST, &dry("Strict"), JSON, unknown.to_string()).await;
+    assert!(refused.json()["message"].as_str().unwrap().contains("unknown field \"spec.replica\""));
+    let wrong = write(&cluster, Method::POST, &dry("Loud"), JSON, "{}").await;
+    assert_eq!(
+        (wrong.code, &wrong.json()["details"]["causes"][0]["field"]),
+        (422, &json!("fieldValidation"))
+    );
+    let retired = "/apis/extensions/v1beta1/namespaces/default/deployments";
+    let old =
+        write(&cluster, Method::POST, retired, JSON, deployment("extensions/v1beta1", "old").to_string())
+            .await;
+    assert_eq!(old.code, 201);
+    assert!(old.warnings()[0].contains("use apps/v1 Deployment"), "{:?}", old.warnings());
+    let created =
+        write(&cluster, Method::POST, DEPLOYMENTS, JSON, deployment("apps/v1", "a").to_string()).await;
+    assert_eq!(created.code, 201);
+    let one = format!("{DEPLOYMENTS}/a");
+    let patches = [
+        ("application/json-patch+json", r#"[{"op":"replace","path":"/spec/replicas","value":2}]"#),
+        ("application/merge-patch+json", r#"{"spec":{"replicas":3}}"#),
+        ("application/strategic-merge-patch+json", r#"{"spec":{"replicas":4}}"#),
+        ("application/apply-patch+yaml", "apiVersion: apps/v1\nkind: Deployment\nspec:\n  replicas: 5\n"),
+    ];
+    for (replicas, (media, patch)) in (2..).zip(patches) {
+        let path = format!("{one}?fieldManager=test&force={}", media.contains("apply"));
+        let patched = write(&cluster, Method::PATCH, &path, media, patch).await;
+        assert_eq!((patched.code, &patched.json()["spec"]["replicas"]), (200, &json!(replicas)), "{media}");
+    }
+    assert_eq!(write(&cluster, Method::PATCH, &one, JSON, "{}").await.code, 415);
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_whatever_their_form() {
+    let cluster = Cluster::start().await;
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let before = format!("*a{}", level - 1);
+        bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(", "));
+    }
+    let deep = "[".repeat(100_000);
+    for (media, body) in [
+        ("application/yaml", bomb),
+        ("application/yaml", deep.clone()),
+        ("application/yaml", "a: 1\na: 2\n".to_owned()),
+        (JSON, format!("{{\"data\":{deep}")),
+        (JSON, String::new()),
+    ] {
+        assert_eq!(write(&cluster, Method::POST, MAPS, media, body).await.code, 400, "{media}");
+    }
+    assert_eq!(write(&cluster, Method::POST, MAPS, JSON, vec![b' '; 4 * 1024 * 1024]).await.code, 413);
+    assert_eq!(write(&cluster, Method::POST, MAPS, "text/plain", "x").await.code, 415);
+    let yaml = "metadata:\n  name: a\ndata:\n  port: \"80\"\n";
+    let made = write(&cluster, Method::POST, MAPS, "application/yaml", yaml).await;
+    assert_eq!((made.code, &made.json()["data"]["port"]), (201, &json!("80")));
+}
