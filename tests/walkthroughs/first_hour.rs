@@ -469,8 +469,17 @@ fn what_holds_a_pod_is_explained(host: &Host) {
         serde_json::json!({"exec": {"command": ["cat", "/nowhere"]}, "periodSeconds": 1});
     let mut held = pod("held");
     held["metadata"]["finalizers"] = serde_json::json!(["example.com/hold"]);
-    let file = host.directory().join("held.yaml");
-    std::fs::write(&file, [begins, unready, held].map(|pod| pod.to_string()).join("\n---\n")).unwrap();
+    let file = host.directory().join("held.json");
+    // kubectl checks a List by the version 2 document, which it takes in protobuf only.
+    let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [begins, unready, held]});
+    std::fs::write(&file, list.to_string()).unwrap();
+    let mut mistaken = list.clone();
+    mistaken["items"][0]["spec"]["containers"][0]["imaje"] = "busybox".into();
+    let other = host.directory().join("mistaken.json");
+    std::fs::write(&other, mistaken.to_string()).unwrap();
+    let refused = host.kubectl(&["apply", "-f", &other.to_string_lossy()]).unwrap();
+    assert_eq!(refused.code, 1);
+    has(&refused.err, &["imaje"]);
     host.must_kubectl(&["apply", "-f", &file.to_string_lossy()]);
 
     let wait = |pod: &str, what: &str| {

@@ -3,6 +3,7 @@
 //! validates fields (`fieldValidation` on each write). Source: `k8s.io/kube-openapi`, KEP-2896.
 
 mod paths;
+mod protobuf;
 mod schemas;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,6 +13,8 @@ use serde_json::{Map, Value, json};
 use crate::catalog::{Catalog, Row, group_version};
 use crate::schema::{Descriptions, TypeId};
 use schemas::Definitions;
+
+pub use protobuf::{MEDIA_TYPE as V2_PROTOBUF, OLD_MEDIA_TYPE as V2_PROTOBUF_OLD};
 
 /// Which of the two languages a document speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,11 @@ pub fn v2(catalog: &Catalog, version: &str) -> Value {
         }},
         "security": [{"BearerToken": []}],
     })
+}
+
+/// `/openapi/v2` in protobuf ([`V2_PROTOBUF`]): its definitions.
+pub fn v2_protobuf(catalog: &Catalog, version: &str) -> Vec<u8> {
+    protobuf::encode(&v2(catalog, version))
 }
 
 /// `/openapi/v3`: where each group version's document is. The hash in an address changes with what is served there, so

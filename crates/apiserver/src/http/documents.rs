@@ -1,6 +1,7 @@
 //! Everything that is not an object: version, discovery, OpenAPI, token keys, health.
 
 use api::connect::Body;
+use api::openapi::{V2_PROTOBUF, V2_PROTOBUF_OLD};
 use api::{Reason, Status};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -67,13 +68,22 @@ impl Front {
 
     fn openapi_v2(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
         let accept = text(parts.headers, header::ACCEPT);
-        let takes_json = accept.is_empty()
-            || clauses(accept)
-                .any(|clause| matches!(clause.media, "application/json" | "*/*" | "application/*"));
-        if !takes_json {
-            return Err(Status::new(Reason::NotAcceptable, "OpenAPI v2 is served as application/json"));
+        let catalog = self.pipeline.catalog().rows();
+        // The first that the client names and the server has.
+        let wanted = clauses(accept).find_map(|clause| match clause.media {
+            V2_PROTOBUF | V2_PROTOBUF_OLD => Some(V2_PROTOBUF),
+            "application/json" | "*/*" | "application/*" => Some("application/json"),
+            _ => None,
+        });
+        if wanted == Some(V2_PROTOBUF) {
+            let body = api::openapi::v2_protobuf(catalog, self.release());
+            return Ok(etagged(parts, V2_PROTOBUF, body.into()));
         }
-        Ok(json_document(parts, &api::openapi::v2(self.pipeline.catalog().rows(), self.release())))
+        if wanted.is_none() && !accept.is_empty() {
+            let says = "OpenAPI v2 is served as application/json and as protobuf";
+            return Err(Status::new(Reason::NotAcceptable, says));
+        }
+        Ok(json_document(parts, &api::openapi::v2(catalog, self.release())))
     }
 
     /// `v1.37.0`: the version without Skiff's own part.
