@@ -81,6 +81,17 @@ impl<'a> Terminal<'a> {
         rows[1..].iter().map(|row| row[0].clone()).collect()
     }
 
+    /// Waits until a Deployment has been rolled out and nothing is left of the pods that it had before, so that its
+    /// Service answers from the new ones only. Gives what `rollout status` prints.
+    #[track_caller]
+    fn rolled_out(&self, deployment: &str, before: &BTreeSet<String>) -> String {
+        let status = self.types(&format!("kubectl rollout status deployment {deployment} --timeout=300s"));
+        for pod in before {
+            self.types(&format!("kubectl wait pod {pod} --for=delete --timeout=120s"));
+        }
+        status
+    }
+
     /// The front end's page, fetched from where `skiff service` opens the browser.
     #[track_caller]
     fn page(&self) -> String {
@@ -244,7 +255,7 @@ fn edit(terminal: &Terminal<'_>, file: &str, from: &str, to: &str) {
 fn deployments(terminal: &Terminal<'_>) {
     let applied = terminal.types("kubectl apply -f sa-frontend-deployment.yaml");
     assert_eq!(applied, "deployment.extensions/sa-frontend created\n");
-    terminal.types("kubectl rollout status deployment sa-frontend --timeout=180s");
+    terminal.types("kubectl rollout status deployment sa-frontend --timeout=300s");
     assert_eq!(terminal.running("pods").len(), 4);
 
     let deleted = terminal.types("kubectl delete pod sa-frontend sa-frontend2");
@@ -271,9 +282,10 @@ fn deployments(terminal: &Terminal<'_>) {
 /// "Rolling a Zero-Downtime deployment".
 fn rolling_update(terminal: &Terminal<'_>) {
     assert!(terminal.page().contains("--button: royalblue"));
+    let before = terminal.running("pods");
     let applied = terminal.ran("kubectl apply -f sa-frontend-deployment-green.yaml --record");
     assert_eq!(applied.out, "deployment.extensions/sa-frontend configured\n");
-    let status = terminal.types("kubectl rollout status deployment sa-frontend --timeout=180s");
+    let status = terminal.rolled_out("sa-frontend", &before);
     assert!(status.contains("Waiting for deployment \"sa-frontend\" rollout to finish"), "{status}");
     assert!(status.ends_with("deployment \"sa-frontend\" successfully rolled out\n"), "{status}");
     assert!(terminal.page().contains("--button: green"));
@@ -290,9 +302,10 @@ fn rolling_back(terminal: &Terminal<'_>) {
     let typed = "kubectl apply --filename=sa-frontend-deployment-green.yaml --record=true";
     assert_eq!((revision, cause.trim()), ("2", typed));
 
+    let before = terminal.running("pods");
     let undone = terminal.types("kubectl rollout undo deployment sa-frontend --to-revision=1");
     assert_eq!(undone, "deployment.apps/sa-frontend rolled back\n");
-    terminal.types("kubectl rollout status deployment sa-frontend --timeout=180s");
+    terminal.rolled_out("sa-frontend", &before);
     assert!(terminal.page().contains("--button: royalblue"));
     let history = terminal.table("kubectl rollout history deployment sa-frontend");
     let revisions: Vec<_> = history.iter().skip(2).filter_map(|row| row.first()).collect();
@@ -304,7 +317,7 @@ fn logic(terminal: &Terminal<'_>) {
     let applied = terminal.types("kubectl apply -f sa-logic-deployment.yaml --record");
     assert_eq!(applied, "deployment.extensions/sa-logic created\n");
     assert_eq!(terminal.types("kubectl apply -f service-sa-logic.yaml"), "service/sa-logic created\n");
-    terminal.types("kubectl rollout status deployment sa-logic --timeout=180s");
+    terminal.types("kubectl rollout status deployment sa-logic --timeout=300s");
     assert_eq!(terminal.running("pods -l app=sa-logic").len(), 2);
 }
 
@@ -339,9 +352,10 @@ fn whole(terminal: &Terminal<'_>, example: &Path) {
     let pages = terminal.directory.with_file_name("sa-frontend");
     rebuild(terminal, &example.join("sa-frontend"), &pages, &url);
     edit(terminal, "sa-frontend-deployment.yaml", IMAGE, &format!("{IMAGE}:minikube"));
+    let before = terminal.running("pods -l app=sa-frontend");
     let applied = terminal.types("kubectl apply -f sa-frontend-deployment.yaml");
     assert_eq!(applied, "deployment.extensions/sa-frontend configured\n");
-    terminal.types("kubectl rollout status deployment sa-frontend --timeout=180s");
+    terminal.rolled_out("sa-frontend", &before);
 
     // What a browser does: the page, its script, and what the script asks.
     let page = terminal.page();
