@@ -20,7 +20,7 @@ use base::BoxError;
 use ipnet::Ipv4Net;
 use reconcile::ports::{Drain, PodRef};
 use sys::net::nft::{Op, Transaction};
-use sys::net::{ConntrackEvents, Flow, FlowChange, TcpState, or_missing};
+use sys::net::{ConntrackEvents, End, Flow, FlowChange, TcpState, or_missing};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -165,7 +165,7 @@ impl DataPath {
             return Ok(());
         }
         let conntrack = self.handles.conntrack.clone();
-        let forget = move || over.iter().try_for_each(|flow| or_missing(conntrack.forget(flow)));
+        let forget = move || over.iter().try_for_each(|flow| or_missing(conntrack.forget(flow, End::Server)));
         Ok(tokio::task::spawn_blocking(forget).await??)
     }
 
@@ -203,18 +203,20 @@ impl Drain for DataPath {
             self.others_let_go(&addresses).await;
             self.ended(wanted).await
         };
-        let done = match tokio::time::timeout(at_most, work).await {
-            Ok(done) => done,
-            // Without any grace nobody waits for the server to end in order.
-            Err(_) if at_most.is_zero() => Ok(()),
-            Err(_) => {
-                tracing::debug!(pod = %pod.name, "signalled with connections still open");
-                self.pause(&addresses).await
+        match tokio::time::timeout(at_most, work).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                let error = base::error::chain(&*error);
+                tracing::warn!(pod = %pod.name, %error, "cannot see when the pod's connections end");
             }
-        };
-        if let Err(error) = done {
+            Err(_) => tracing::debug!(pod = %pod.name, "signalled with connections still open"),
+        }
+        // Without any grace nobody waits for the server to end in order.
+        if !at_most.is_zero()
+            && let Err(error) = self.pause(&addresses).await
+        {
             let error = base::error::chain(&*error);
-            tracing::warn!(pod = %pod.name, %error, "cannot see when the pod's connections end");
+            tracing::warn!(pod = %pod.name, %error, "its clients may see resets");
         }
     }
 }

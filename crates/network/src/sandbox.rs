@@ -20,7 +20,7 @@ use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use reconcile::ports::{PublishedPort, SandboxNetworks};
 use sys::net::{
-    Conntrack, Mac, NetError, Route, RouteSocket, Routing, Target, VethPair, or_exists, or_missing,
+    Conntrack, End, Mac, NetError, Route, RouteSocket, Routing, Target, VethPair, or_exists, or_missing,
 };
 
 use crate::Error;
@@ -153,12 +153,14 @@ impl Shared {
     fn forget_flows(&self, address: Ipv4Addr) -> Result<(), Error> {
         let mut flows = Vec::new();
         self.conntrack.each(&mut |flow, _| {
-            if [flow.answered_by.ip(), flow.source.ip()].contains(&&address) {
-                flows.push(flow);
+            if *flow.answered_by.ip() == address {
+                flows.push((flow, End::Server));
+            } else if *flow.source.ip() == address {
+                flows.push((flow, End::Client));
             }
         })?;
-        for flow in flows {
-            or_missing(self.conntrack.forget(&flow))?;
+        for (flow, end) in flows {
+            or_missing(self.conntrack.forget(&flow, end))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use reconcile::kinds::{ENDPOINT_SLICES, SERVICES};
 use reconcile::{Informer, Informers};
 use sys::net::nft::{Op, Transaction};
-use sys::net::{Conntrack, Flow, or_missing};
+use sys::net::{Conntrack, End, Flow, or_missing};
 use tokio::sync::watch;
 
 use super::desired::groups;
@@ -182,7 +182,7 @@ fn forget(conntrack: &dyn Conntrack, stale: &[Stale]) -> Result<(), Error> {
         }
     })?;
     for flow in flows {
-        or_missing(conntrack.forget(&flow))?;
+        or_missing(conntrack.forget(&flow, End::Server))?;
     }
     Ok(())
 }

@@ -62,6 +62,15 @@ impl Flow {
     }
 }
 
+/// An end of a tracked connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Who opened it.
+    Client,
+    /// Who answers.
+    Server,
+}
+
 /// News of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowChange {
@@ -75,8 +84,10 @@ pub enum FlowChange {
 pub trait Conntrack: Send + Sync + 'static {
     /// Hands on every tracked connection.
     fn each(&self, found: &mut dyn FnMut(Flow, Option<TcpState>)) -> Result<(), NetError>;
-    /// Forgets a connection: its next packet is looked at anew.
-    fn forget(&self, flow: &Flow) -> Result<(), NetError>;
+    /// Forgets a connection: its next packet is looked at anew. It is named as `end` sees it, so that a connection
+    /// which took over what the other end sees in the meantime (a client that uses its port again and is sent
+    /// elsewhere) is another one, and stays.
+    fn forget(&self, flow: &Flow, end: End) -> Result<(), NetError>;
 }
 
 /// [`Conntrack`] by the kernel.
@@ -104,18 +115,22 @@ impl Conntrack for ConntrackSocket {
         })
     }
 
-    fn forget(&self, flow: &Flow) -> Result<(), NetError> {
+    fn forget(&self, flow: &Flow, end: End) -> Result<(), NetError> {
+        let (tuple, source, destination) = match end {
+            End::Client => (TUPLE_ORIGINAL, flow.source, flow.destination),
+            End::Server => (TUPLE_REPLY, flow.answered_by, flow.answered_to),
+        };
         let mut out = Messages::default();
         out.begin(SUBSYSTEM << 8 | DELETE, REQUEST | ACK, &[FAMILY_IPV4, 0, 0, 0]);
-        out.nest(TUPLE_ORIGINAL, |out| {
+        out.nest(tuple, |out| {
             out.nest(TUPLE_IP, |out| {
-                out.attr(IP_SOURCE, &flow.source.ip().octets());
-                out.attr(IP_DESTINATION, &flow.destination.ip().octets());
+                out.attr(IP_SOURCE, &source.ip().octets());
+                out.attr(IP_DESTINATION, &destination.ip().octets());
             });
             out.nest(TUPLE_PROTO, |out| {
                 out.attr(PROTO_NUMBER, &[flow.protocol]);
-                out.attr(PROTO_SOURCE_PORT, &flow.source.port().to_be_bytes());
-                out.attr(PROTO_DESTINATION_PORT, &flow.destination.port().to_be_bytes());
+                out.attr(PROTO_SOURCE_PORT, &source.port().to_be_bytes());
+                out.attr(PROTO_DESTINATION_PORT, &destination.port().to_be_bytes());
             });
         });
         out.end();

@@ -15,7 +15,7 @@ mod socket;
 
 use std::io;
 
-pub use conntrack::{Conntrack, ConntrackEvents, ConntrackSocket, Flow, FlowChange, TcpState};
+pub use conntrack::{Conntrack, ConntrackEvents, ConntrackSocket, End, Flow, FlowChange, TcpState};
 pub use news::HostEvents;
 pub use nft::{Nftables, NftablesSocket};
 pub use route::{Link, Mac, Route, RouteSocket, Routing, Target, VethPair};
