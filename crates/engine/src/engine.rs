@@ -289,7 +289,7 @@ impl Engine {
         run_sandbox: &std::path::Path,
     ) -> std::io::Result<()> {
         let killed = group.kill(KILL_MAX);
-        let removed = killed.and_then(|()| group.remove());
+        let removed = killed.and_then(|()| group.remove_up_to(&self.cgroup_root));
         for file in ["net", "ipc", "uts", "pid"] {
             sys::mount::unmount(&namespace(run_sandbox, file))?;
         }

@@ -182,6 +182,14 @@ impl Group<'_> {
     }
 
     fn create_in(&self, hierarchy: &Hierarchy) -> io::Result<()> {
+        match self.make_path(hierarchy) {
+            // A group above it was empty and went with the last one in it: made anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_path(hierarchy),
+            other => other,
+        }
+    }
+
+    fn make_path(&self, hierarchy: &Hierarchy) -> io::Result<()> {
         let mut dir = hierarchy.root.clone();
         for component in self.path.split('/') {
             if hierarchy.unified {
@@ -267,6 +275,23 @@ impl Group<'_> {
             result = result.and(remove_tree(&hierarchy.root.join(&self.path)));
         }
         result
+    }
+
+    /// As [`Group::remove`], and then the groups above it and below `root` that hold nothing any more.
+    pub fn remove_up_to(&self, root: &str) -> io::Result<()> {
+        self.remove()?;
+        let root = root.trim_matches('/');
+        let mut path = self.path.as_str();
+        while let Some((parent, _)) = path.rsplit_once('/')
+            && parent.len() > root.len()
+        {
+            for hierarchy in &self.host.hierarchies {
+                // Refused where others are in it, which is as it should be.
+                let _ = std::fs::remove_dir(hierarchy.root.join(parent));
+            }
+            path = parent;
+        }
+        Ok(())
     }
 
     /// The file whose `oom_kill` line counts processes that the kernel killed for memory in this group.
