@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO := cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup demo check test bench clean-machine
+.PHONY: help setup demo check test bench soak clean-machine
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -26,6 +26,7 @@ test: setup ## Everything that proves it, from one debug build
 	$(CARGO) fmt --all --check
 	scripts/cargo-deny check bans licenses sources
 	$(CARGO) build -p skiff --locked
+	@scripts/base-image nginx
 	@scripts/example-images
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
@@ -34,6 +35,12 @@ bench: setup ## The figures of speed and memory, from a release build
 	@scripts/base-image busybox
 	$(CARGO) build --release -p skiff -p bench --locked
 	@$(CARGO) run --release -q -p bench --locked
+
+soak: setup ## Ten minutes of updates, churn and kills under load, then a look for what leaked
+	@scripts/base-image busybox
+	@scripts/base-image nginx
+	$(CARGO) build -p skiff --locked
+	$(CARGO) test -p walkthroughs --locked -- --ignored --nocapture soak
 
 clean-machine: ## Remove every trace: the default instance, build output and caches (Debian packages stay)
 	@for skiff in $(TARGET)/{debug,release}/skiff; do \

@@ -5,5 +5,8 @@
 mod docker_client;
 mod first_hour;
 mod first_minutes;
+mod published_ports;
 mod sentiment;
+mod soak;
+mod web;
 mod zero_downtime;
