@@ -118,7 +118,7 @@ fn failed(case: &Case) -> Vec<Finding> {
                 policy(&case.pod)
             ),
             remedy: exit_remedy(run).into(),
-            evidence: log_of(case, &container.name),
+            evidence: message_of(run).into_iter().chain(log_of(case, &container.name)).collect(),
         })
     });
     let mut findings: Vec<Finding> = ended.collect();
@@ -275,6 +275,7 @@ fn crash_loop(
     let killed_by_probe = run.and_then(|_| probe_event(case, container, "Liveness"));
     let mut evidence: Vec<String> = said.to_vec();
     evidence.extend(killed_by_probe.clone());
+    evidence.extend(run.and_then(message_of));
     evidence.extend(log_of(case, &container.name));
     Some(Finding {
         cause: format!(
@@ -299,7 +300,7 @@ fn stopped(case: &Case, container: &Container, run: &ContainerStateTerminated) -
     (run.exit_code != 0).then(|| Finding {
         cause: format!("it ended with {}", exit(run)),
         remedy: exit_remedy(run).into(),
-        evidence: log_of(case, &container.name),
+        evidence: message_of(run).into_iter().chain(log_of(case, &container.name)).collect(),
         ..Finding::default()
     })
 }
@@ -337,7 +338,7 @@ fn runs(case: &Case, container: &Container, status: &ContainerStatus) -> Option<
             }
             None => exit_remedy(run).into(),
         },
-        evidence: probe.into_iter().chain(log_of(case, &container.name)).collect(),
+        evidence: probe.into_iter().chain(message_of(run)).chain(log_of(case, &container.name)).collect(),
         ..Finding::default()
     })
 }
@@ -371,7 +372,9 @@ fn probe_event(case: &Case, container: &Container, which: &str) -> Option<String
         let message = event.message.as_deref().unwrap_or_default();
         event.reason.as_deref() == Some("Unhealthy") && path.ends_with(&place) && message.starts_with(which)
     };
-    case.events.iter().rfind(about).and_then(|event| event.message.clone())
+    let newest = case.events.iter().rfind(about)?;
+    // What the probe printed ends with its own newline.
+    newest.message.as_deref().map(|message| message.trim_end().to_owned())
 }
 
 /// The pod's sandbox or volumes, whose failures are told by events only.
@@ -442,12 +445,19 @@ fn exit(run: &ContainerStateTerminated) -> String {
     }
 }
 
+/// What the runtime, or the program by its termination message, says of an end.
+fn message_of(run: &ContainerStateTerminated) -> Option<String> {
+    run.message.as_deref().map(str::trim_end).filter(|message| !message.is_empty()).map(str::to_owned)
+}
+
 fn exit_remedy(run: &ContainerStateTerminated) -> &'static str {
     match (run.reason.as_deref(), run.exit_code) {
         (Some("OOMKilled"), _) => {
             "it needs more memory than its limit: raise resources.limits.memory, or let it use less"
         }
-        (_, 126 | 127) => "command and args have to name a program that is in the image and may be executed",
+        (Some("StartError"), _) | (_, 126 | 127) => {
+            "command and args have to name a program that is in the image and may be executed"
+        }
         (_, 0) => {
             "its program ends by itself: a Deployment wants one that stays (a Job is for work that ends)"
         }

@@ -233,7 +233,7 @@ fn text(answer: &Answer) -> String {
             container => format!("container {container}: "),
         };
         text += &format!("\ncause    {subject}{}\n", finding.cause);
-        for line in &finding.evidence {
+        for line in finding.evidence.iter().flat_map(|text| text.lines()) {
             text += &format!("         | {line}\n");
         }
         text += &format!("remedy   {}\n", finding.remedy);

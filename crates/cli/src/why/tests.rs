@@ -75,6 +75,7 @@ fn a_crash_loop_tells_the_last_exit_and_its_log() {
         (json!({"exitCode": 1, "reason": "Error"}), "exit code 1", "last lines"),
         (json!({"exitCode": 137, "reason": "OOMKilled"}), "exit code 137 (OOMKilled)", "limits.memory"),
         (json!({"exitCode": 127, "reason": "Error"}), "command not found", "name a program"),
+        (json!({"exitCode": 128, "reason": "StartError"}), "exit code 128 (StartError)", "name a program"),
         (json!({"exitCode": 0, "reason": "Completed"}), "exit code 0", "a Deployment wants one that stays"),
     ] {
         let mut web = pod(json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}));
@@ -88,6 +89,14 @@ fn a_crash_loop_tells_the_last_exit_and_its_log() {
         assert!(finding.remedy.contains(remedy), "{}", finding.remedy);
         assert_eq!(finding.evidence, ["back-off 10s", "no database"]);
     }
+}
+
+#[test]
+fn what_the_runtime_says_of_an_end_is_shown() {
+    let mut web = pod(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+    web["status"]["containerStatuses"][0]["lastState"] =
+        json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: no such file\n"}});
+    assert_eq!(only(&case(web)).evidence, ["exec: no such file"]);
 }
 
 #[test]
