@@ -10,7 +10,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: web, labels: {app: web}}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   containers:
   - name: web
     image: busybox
@@ -40,7 +40,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: late}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   containers:
   - name: late
     image: busybox
