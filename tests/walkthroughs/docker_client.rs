@@ -28,6 +28,7 @@ impl Docker {
             return Self { host, bed, reference: None };
         };
         fs::create_dir_all(host.directory().join("docker")).unwrap();
+        host.must_sh(&format!("mkdir -p /run/{}", host.name));
         let mut daemon = host.command(&dockerd.to_string_lossy());
         daemon.args(["--iptables=false", "--bridge=none", "--storage-driver=overlay2", "--data-root"]);
         daemon.arg(host.directory().join("docker")).arg("--host").arg(format!("unix://{}", socket(&host)));
