@@ -201,10 +201,12 @@ fn fields_of(
             definition.fields.iter().find(|field| number > 0 && (field.within, field.number) == place);
         match (field, wire) {
             (Some(field), wire) => field_of(ty, field, wire, depth, object)?,
-            (None, Wire::Bytes(bytes)) if within == 0 && number > 0 => {
-                if definition.fields.iter().any(|field| field.within == number) {
-                    fields_of(ty, number, bytes, depth + 1, object)?;
-                }
+            (None, Wire::Bytes(bytes))
+                if within == 0
+                    && number > 0
+                    && definition.fields.iter().any(|field| field.within == number) =>
+            {
+                fields_of(ty, number, bytes, depth + 1, object)?;
             }
             _ => {}
         }
