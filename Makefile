@@ -25,7 +25,7 @@ test: setup ## Everything that proves it, from one debug build
 	@scripts/base-image busybox
 	$(CARGO) fmt --all --check
 	scripts/cargo-deny check bans licenses sources
-	$(CARGO) build -p skiff --locked
+	$(CARGO) build --workspace --all-targets --locked
 	@scripts/base-image nginx
 	@scripts/example-images
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=2
