@@ -1,5 +1,6 @@
 //! The parts of the program.
 
+pub(crate) mod filter;
 pub(crate) mod init;
 pub(crate) mod launch;
 pub(crate) mod log;

@@ -14,12 +14,20 @@ use std::rc::Rc;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
-use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, LinuxSeccomp, Process, Spec};
+use libcontainer::oci_spec::runtime::{
+    Capability, LinuxCapabilities, LinuxSeccomp, LinuxSeccompAction, Process, Spec,
+};
+use libcontainer::seccomp::{initialize_seccomp, is_notify};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use serde::{Deserialize, Serialize};
 use shim::{CallError, RUNTIME_DIR};
+use sys::seccomp::Filter;
 
+use super::filter;
+
+/// The directory in a bundle where the document stands as the library is to read it.
+const LIBRARY_DIR: &str = "library";
 /// The name of the socket in a bundle over which the library hands out a terminal's master.
 const TERMINAL_SOCKET: &str = "tty.sock";
 
@@ -94,7 +102,9 @@ fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), Ca
     std::env::set_current_dir(&launch.bundle).map_err(|error| failure(&error))?;
     let (mut failed, payload) = Payload::new(launch).map_err(|error| failure(&error))?;
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
-    let result = build(launch, fds, payload, console.is_some());
+    let document =
+        if payload.rest.is_some() { launch.bundle.join(LIBRARY_DIR) } else { launch.bundle.clone() };
+    let result = build(launch, &document, fds, payload, console.is_some());
     // Ends when every holder of the other side has executed its program or ended.
     let mut why = String::new();
     failed.read_to_string(&mut why).map_err(|error| failure(&error))?;
@@ -113,6 +123,7 @@ fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), Ca
 /// Has the library make the process and lets it go on to its program. The payload is dropped with the builder.
 fn build(
     launch: &Launch,
+    document: &Path,
     fds: Vec<OwnedFd>,
     payload: Payload,
     terminal: bool,
@@ -131,7 +142,7 @@ fn build(
         }
         None => {
             let mut container =
-                builder.as_init(&launch.bundle).with_systemd(false).with_detach(terminal).build()?;
+                builder.as_init(document).with_systemd(false).with_detach(terminal).build()?;
             container.start()?;
             container.pid().map_or(0, |pid| pid.as_raw())
         }
@@ -163,20 +174,24 @@ struct Payload {
     rest: Option<Rc<Confinement>>,
 }
 
-/// What the library leaves out for a further process of a container: its system call filter. Loading one needs
-/// `CAP_SYS_ADMIN`, so the process keeps it until here.
+/// What the library leaves to the very end: the system call filter, which it would compile anew for each first process
+/// and leaves out for further ones. Loading it needs `CAP_SYS_ADMIN`, so the process keeps that until here.
 struct Confinement {
-    seccomp: LinuxSeccomp,
+    filter: Loadable,
     capabilities: LinuxCapabilities,
+}
+
+/// A filter, ready or not.
+enum Loadable {
+    Compiled(Filter),
+    /// One that asks a supervisor, for a further process: the library knows how.
+    Supervised(Box<LinuxSeccomp>),
 }
 
 impl Payload {
     fn new(launch: &Launch) -> io::Result<(io::PipeReader, Self)> {
         let (reader, writer) = io::pipe()?;
-        let rest = match &launch.exec {
-            Some(process) => confine_later(&launch.bundle, process)?.map(Rc::new),
-            None => None,
-        };
+        let rest = confine_later(launch)?.map(Rc::new);
         Ok((reader, Self { failed: Rc::new(RefCell::new(writer)), rest }))
     }
 
@@ -216,36 +231,69 @@ impl Executor for Payload {
 
 impl Confinement {
     fn apply(&self) -> Result<(), String> {
-        libcontainer::seccomp::initialize_seccomp(&self.seccomp).map_err(|error| error.to_string())?;
+        match &self.filter {
+            Loadable::Compiled(filter) => filter.load().map_err(|error| error.to_string())?,
+            Loadable::Supervised(profile) => {
+                initialize_seccomp(profile).map_err(|error| error.to_string())?;
+            }
+        }
         let syscall = create_syscall();
         libcontainer::capabilities::drop_privileges(&self.capabilities, &*syscall)
             .map_err(|error| error.to_string())
     }
 }
 
-/// Where the container has a system call filter and the process no `no_new_privileges` (which alone would let it load
-/// one), widens the capabilities in the process file by what the loading needs and keeps the true ones for the end.
-fn confine_later(bundle: &Path, file: &Path) -> io::Result<Option<Confinement>> {
-    let spec: Spec = shim::decode(&std::fs::read(bundle.join("config.json"))?)?;
-    let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()) else {
-        return Ok(None);
+/// What is left for the end. Where the container has a system call filter and the process no `no_new_privileges` (which
+/// alone would let it load one), the capabilities that the library is told of are widened by what the loading needs, and
+/// the true ones are kept for the end.
+fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
+    let mut spec: Spec = shim::decode(&std::fs::read(launch.bundle.join("config.json"))?)?;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let Some(profile) = linux.seccomp().clone() else { return Ok(None) };
+    let supervised = is_notify(&profile) || profile.default_action() == LinuxSeccompAction::ScmpActNotify;
+    let mut process: Process = match &launch.exec {
+        // Its supervisor is told about the container: by the library, which knows all about that.
+        None if supervised => return Ok(None),
+        None => spec.process().clone().unwrap_or_default(),
+        Some(file) => shim::decode(&std::fs::read(file)?)?,
     };
-    let mut process: Process = shim::decode(&std::fs::read(file)?)?;
     let capabilities = process.capabilities().clone().unwrap_or_default();
     if process.no_new_privileges() != Some(true) {
-        let mut wide = capabilities.clone();
-        let widen = |set: &Option<std::collections::HashSet<Capability>>| {
-            let mut set = set.clone().unwrap_or_default();
-            set.extend([Capability::SysAdmin, Capability::Setpcap]);
-            Some(set)
-        };
-        wide.set_bounding(widen(capabilities.bounding()));
-        wide.set_permitted(widen(capabilities.permitted()));
-        wide.set_effective(widen(capabilities.effective()));
-        process.set_capabilities(Some(wide));
-        sys::files::write_atomic(file, &serde_json::to_vec(&process)?)?;
+        process.set_capabilities(Some(widened(&capabilities)));
     }
-    Ok(Some(Confinement { seccomp, capabilities }))
+    if let Some(file) = &launch.exec {
+        sys::files::write_atomic(file, &serde_json::to_vec(&process)?)?;
+    } else {
+        linux.set_seccomp(None);
+        spec.set_linux(Some(linux));
+        spec.set_process(Some(process));
+        let directory = launch.bundle.join(LIBRARY_DIR);
+        std::fs::create_dir_all(&directory)?;
+        sys::files::write_atomic(&directory.join("config.json"), &serde_json::to_vec(&spec)?)?;
+    }
+    let filter = match supervised {
+        true => Loadable::Supervised(Box::new(profile)),
+        false => {
+            let program = std::env::current_exe()?;
+            let directory = program.parent().ok_or(io::ErrorKind::NotFound)?;
+            Loadable::Compiled(filter::compiled(&profile, directory)?)
+        }
+    };
+    Ok(Some(Confinement { filter, capabilities }))
+}
+
+/// Capabilities with those that loading a filter, and giving capabilities up afterwards, needs.
+fn widened(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
+    let widen = |set: &Option<std::collections::HashSet<Capability>>| {
+        let mut set = set.clone().unwrap_or_default();
+        set.extend([Capability::SysAdmin, Capability::Setpcap]);
+        Some(set)
+    };
+    let mut wide = capabilities.clone();
+    wide.set_bounding(widen(capabilities.bounding()));
+    wide.set_permitted(widen(capabilities.permitted()));
+    wide.set_effective(widen(capabilities.effective()));
+    wide
 }
 
 /// The words and exit codes of shells and container runtimes for a program that cannot be executed.
