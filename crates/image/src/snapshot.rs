@@ -21,7 +21,6 @@ use crate::store::Store;
 use crate::unpack::Unpack;
 
 const KEY_LENGTH_MAX: usize = 128;
-const IMAGE_FILE: &str = "image";
 
 /// What a container's root file system is mounted from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,9 +54,11 @@ impl Snapshots {
         let mut images = BTreeMap::new();
         for entry in fs::read_dir(&directory).during_on("read", &directory)? {
             let path = entry.during_on("read", &directory)?.path();
-            let image = fs::read_to_string(path.join(IMAGE_FILE)).during_on("read", &path)?;
-            if let Some(key) = path.file_name().and_then(|name| name.to_str()) {
-                images.insert(key.to_owned(), Digest::parse(&image)?);
+            let key = path.file_name().and_then(|name| name.to_str());
+            match (key, named_image(&path)?) {
+                (Some(key), Some(image)) => drop(images.insert(key.to_owned(), image)),
+                // Not made by this store: nobody can ask for it.
+                _ => fs::remove_dir_all(&path).during_on("remove", &path)?,
             }
         }
         Ok(Self { directory, images: Mutex::new(images) })
@@ -102,7 +103,6 @@ impl Store {
         let made = self.unpacked(image_id).and_then(|lowerdirs| {
             let staged = self.stage_snapshot(key, image_id, &lowerdirs)?;
             fs::rename(&staged, &path).during_on("rename to", &path)?;
-            sync_directory(&self.inner.snapshots.directory)?;
             Ok(Snapshot { lowerdirs, upper: path.join("upper"), work: path.join("work") })
         });
         if made.is_err() {
@@ -129,10 +129,7 @@ impl Store {
         let trash = self.inner.staging.join(format!("snapshot-{}", base::id::suffix(10)));
         match fs::rename(&path, &trash) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => {
-                other.during_on("move away", &path)?;
-                sync_directory(&self.inner.snapshots.directory)?;
-            }
+            other => other.during_on("move away", &path)?,
         }
         self.inner.snapshots.images.lock().remove(key);
         match fs::remove_dir_all(&trash) {
@@ -272,13 +269,24 @@ impl Store {
                 .during_on("set the owner of", &upper)?;
             fs::set_permissions(&upper, metadata.permissions()).during_on("set the mode of", &upper)?;
         }
-        let path = staged.join(IMAGE_FILE);
-        let mut file = fs::File::create_new(&path).during_on("create", &path)?;
-        file.write_all(image_id.as_str().as_bytes())
-            .and_then(|()| file.sync_data())
-            .during_on("write", &path)?;
+        // The image is told by the name of an empty file. A name belongs to the directory, whose changes file systems keep
+        // in order: whoever finds the snapshot after a crash finds this too, and no start of a container waits for the
+        // disk. (What containers write into snapshots is not synced for them either.)
+        let path = staged.join(image_id.as_str());
+        fs::File::create_new(&path).during_on("create", &path)?;
         Ok(staged)
     }
+}
+
+/// The image that a snapshot's directory is of.
+fn named_image(directory: &Path) -> Result<Option<Digest>, Error> {
+    for entry in fs::read_dir(directory).during_on("read", directory)? {
+        let name = entry.during_on("read", directory)?.file_name();
+        if let Some(image) = name.to_str().and_then(|name| Digest::parse(name).ok()) {
+            return Ok(Some(image));
+        }
+    }
+    Ok(None)
 }
 
 fn copy_attributes(stat: &rustix::fs::Stat, path: &Path) -> Result<(), Error> {
