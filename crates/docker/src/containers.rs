@@ -115,9 +115,12 @@ impl Shared {
 
     /// Removes a container with its sandbox and its files.
     pub(crate) async fn discard(&self, found: &Found) -> Result<(), Failure> {
-        let id = found.id();
-        self.networks.detach(&found.container.spec.sandbox_id).await?;
-        self.runtime.remove_sandbox(&found.container.spec.sandbox_id).await?;
+        let (id, sandbox) = (found.id(), &found.container.spec.sandbox_id);
+        // Each waits for the kernel, and neither for the other.
+        let (detached, removed) =
+            tokio::join!(self.networks.detach(sandbox), self.runtime.remove_sandbox(sandbox));
+        detached?;
+        removed?;
         self.addresses.lock().remove(id);
         remove_directory(&self.files(id)).await?;
         // Nobody may be waiting.
