@@ -34,7 +34,7 @@ test: setup ## Everything that proves it, from one debug build
 bench: setup ## The figures of speed and memory, from a release build
 	@scripts/base-image busybox
 	$(CARGO) build --release -p skiff -p bench --locked
-	@$(CARGO) run --release -q -p bench --locked
+	@$${CARGO_TARGET_DIR:-target}/release/bench
 
 soak: setup ## Ten minutes of updates, churn and kills under load, then a look for what leaked
 	@scripts/base-image busybox

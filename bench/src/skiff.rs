@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// The program that is measured.
 pub(crate) struct Skiff {
@@ -35,6 +36,16 @@ impl Skiff {
             bail!("skiff {}: {}: {}", args.join(" "), output.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Removes every container that has ended.
+    pub(crate) fn remove_containers(&self) -> Result<()> {
+        let listed: Value = serde_json::from_str(&self.run(&["ps", "-a", "-o", "json"])?)?;
+        let ids = listed.as_array().into_iter().flatten().filter_map(|container| container["Id"].as_str());
+        for id in ids {
+            self.run(&["rm", id])?;
+        }
+        Ok(())
     }
 
     /// How long a command takes from before its start to after its end, in seconds.
