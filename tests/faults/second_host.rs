@@ -36,7 +36,11 @@ impl Pair {
         assert_eq!(joined.code, 0, "{}\n{}", joined.err, second.must_sh(&format!("tail -n 50 {log}")));
         first.must_kubectl(&["wait", "node", "--all", "--for=condition=Ready", "--timeout=120s"]);
         let requests = first.must_kubectl(&["get", "csr", "--no-headers"]);
-        assert_eq!(requests.matches("Approved,Issued").count(), 2, "client and serving certificate: {requests}");
+        assert_eq!(
+            requests.matches("Approved,Issued").count(),
+            2,
+            "client and serving certificate: {requests}"
+        );
         let archive = testbed::base_image("busybox-bookworm.tar").unwrap();
         for host in [&first, &second] {
             host.must_skiff(&["load", "-i", &archive.to_string_lossy()]);
@@ -234,7 +238,8 @@ impl Pair {
         let label = "kubernetes.io/service-name=web";
         self.watch_until(&["endpointslices", "-l", label], |slice| {
             let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-            let mut ready = endpoints.map(|endpoint| (&endpoint["nodeName"], &endpoint["conditions"]["ready"]));
+            let mut ready =
+                endpoints.map(|endpoint| (&endpoint["nodeName"], &endpoint["conditions"]["ready"]));
             ready.all(|(node, ready)| *ready == (*node == *self.first.name))
         });
         let kept = self.answers(&self.pod(&self.first));
