@@ -296,7 +296,7 @@ pub enum ContainerEventKind {
     Exited(Exit),
     /// Gone.
     Removed,
-    /// The sandbox's shim died: its containers count as ended.
+    /// The sandbox's shim died: its containers count as ended, and each says so after this.
     SandboxDied,
 }
 

@@ -93,7 +93,7 @@ impl Engine {
     }
 
     /// Makes the shim know the container, so that clients can attach before it starts.
-    pub(crate) async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
+    async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
         let spec = container.record.borrow().spec.clone();
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
         let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
@@ -209,6 +209,7 @@ impl Engine {
             rootfs: &rootfs,
             run_sandbox: &run_sandbox,
             cgroup_path,
+            cgroup_directories: &self.cgroups.group(cgroup_path).v1_directories(),
             pid_namespace: self.pid_namespace(spec, sandbox, &run_sandbox)?,
             devices: &devices,
             device_rules: self.cgroups.has_v1_devices(),

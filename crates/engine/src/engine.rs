@@ -247,10 +247,12 @@ impl Engine {
                 Err(error) => tracing::warn!(sandbox = id, %error, "a living shim cannot be reached"),
             }
         }
-        self.bury(id, &sandbox, "the sandbox's shim died").await;
+        // Told before the containers' ends: whoever hears of those must not start anything here again.
+        self.mark_stopped(&sandbox);
         let sandbox_id = id.to_owned();
         let kind = ContainerEventKind::SandboxDied;
         self.tell_event(ContainerEvent { sandbox_id, container_id: String::new(), kind });
+        self.bury(id, &sandbox, "the sandbox's shim died").await;
     }
 
     /// A sandbox without its shim: what still runs is killed, its containers count as ended, what it held is let go.

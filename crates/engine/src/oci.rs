@@ -47,6 +47,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cgroup_path: &'a str,
     /// The PID namespace to join; `None` makes one (or uses the host's, as the sandbox says).
     pub(crate) pid_namespace: Option<PathBuf>,
+    /// The container's own group in each cgroup version 1 hierarchy, by the name under which it is shown.
+    pub(crate) cgroup_directories: &'a [(String, PathBuf)],
     /// Devices of a privileged container.
     pub(crate) devices: &'a [DeviceNode],
     /// Device rules are set (cgroup version 1).
@@ -220,8 +222,21 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
         ),
         system("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         system("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
-        system("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys_mode]),
     ];
+    if around.pid_namespace.is_some() && !around.cgroup_directories.is_empty() {
+        // The library looks up its cgroups by its process id in the namespace that it joined, but in the host's /proc:
+        // under that number there is another process or none. So it is not asked to.
+        let of_tmpfs = ["nosuid", "noexec", "nodev", "mode=755"];
+        list.push(system("/sys/fs/cgroup", "tmpfs", "tmpfs", &of_tmpfs));
+        for (name, directory) in around.cgroup_directories {
+            let options = ["bind", "nosuid", "noexec", "nodev", sys_mode];
+            let target = format!("/sys/fs/cgroup/{name}");
+            list.push(system(&target, "bind", &directory.to_string_lossy(), &options));
+        }
+    } else {
+        let options = ["nosuid", "noexec", "nodev", "relatime", sys_mode];
+        list.push(system("/sys/fs/cgroup", "cgroup", "cgroup", &options));
+    }
     let shm = match around.sandbox.host_ipc {
         true => PathBuf::from("/dev/shm"),
         false => crate::layout::shared_memory(around.run_sandbox),

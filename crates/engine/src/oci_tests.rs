@@ -27,6 +27,7 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         rootfs: Path::new("/r"),
         run_sandbox: Path::new("/run/s"),
         cgroup_path: "skiff/s/c",
+        cgroup_directories: &[],
         pid_namespace: None,
         devices: &[],
         device_rules: true,

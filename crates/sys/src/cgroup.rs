@@ -9,6 +9,10 @@ use crate::mount::MountTable;
 /// Controllers that a container is put into.
 const CONTROLLERS: [&str; 8] = ["cpu", "cpuacct", "memory", "pids", "freezer", "devices", "cpuset", "blkio"];
 
+/// Init, or whoever adopted a dead process, has this long to reap it; it is looked for in such steps.
+const REAP_MAX: Duration = Duration::from_secs(20);
+const REAP_STEP: Duration = Duration::from_millis(10);
+
 /// How a controller is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Hierarchy {
@@ -268,8 +272,25 @@ impl Group<'_> {
         pids.iter().try_for_each(|pid| crate::process::signal(*pid, 9))
     }
 
-    /// Removes it with the groups below it from every hierarchy. `Busy` while processes are in it; gone is fine.
+    /// Removes it with the groups below it from every hierarchy. `Busy` while processes are in it; gone is fine. Blocks:
+    /// processes that have ended and were not reaped yet by their parent, which may be another program, are waited for.
     pub fn remove(&self) -> io::Result<()> {
+        let deadline = Instant::now() + REAP_MAX;
+        loop {
+            let removed = self.try_remove();
+            let busy = removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy);
+            if !busy || Instant::now() >= deadline || !self.processes()?.is_empty() {
+                return removed;
+            }
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "the kernel tells nobody when a dead process is reaped"
+            )]
+            std::thread::sleep(REAP_STEP);
+        }
+    }
+
+    fn try_remove(&self) -> io::Result<()> {
         let mut result = Ok(());
         for hierarchy in &self.host.hierarchies {
             result = result.and(remove_tree(&hierarchy.root.join(&self.path)));
@@ -292,6 +313,17 @@ impl Group<'_> {
             path = parent;
         }
         Ok(())
+    }
+
+    /// Where it is in each hierarchy of version 1 that has controllers, by the name of the hierarchy's mount point.
+    pub fn v1_directories(&self) -> Vec<(String, PathBuf)> {
+        let with_controllers = self.host.hierarchies.iter().filter(|known| !known.controllers.is_empty());
+        let of_v1 = with_controllers.filter(|hierarchy| !hierarchy.unified);
+        let named = of_v1.filter_map(|hierarchy| {
+            let name = hierarchy.root.file_name()?.to_str()?.to_owned();
+            Some((name, hierarchy.root.join(&self.path)))
+        });
+        named.collect()
     }
 
     /// The file whose `oom_kill` line counts processes that the kernel killed for memory in this group.

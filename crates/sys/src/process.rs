@@ -91,6 +91,12 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(())
 }
 
+/// Has the kernel kill this process when its parent ends, however that ends. Giving up rights undoes it: it comes after.
+/// A parent that ended before is not noticed; the caller finds that out by some other means.
+pub fn die_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
 /// Closes /proc/<pid> of this process to others that have fewer rights.
 pub fn hide() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)

@@ -7,6 +7,7 @@ use engine::{Engine, EngineConfig, ImageService};
 use engine_api::contract::{self, Subject};
 use sys::cgroup::CgroupHost;
 use sys::mount::MountTable;
+use sys::process::Pidfd;
 
 /// A place for an engine: temporary directories and a cgroup name.
 pub(crate) struct Place {
@@ -38,7 +39,7 @@ impl Place {
         Box::new(bench)
     }
 
-    /// What is left of this place in the kernel and on disk: mounts, cgroups, run-time files.
+    /// What is left of this place in the kernel and on disk: processes, mounts, cgroups, run-time files.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> = MountTable::own()
             .unwrap()
@@ -48,6 +49,12 @@ impl Place {
             .collect();
         let host = CgroupHost::detect().unwrap();
         left.extend(host.group(&self.cgroup).processes().unwrap().iter().map(|pid| format!("process {pid}")));
+        left.extend(self.own_processes().into_iter().filter_map(|(pid, command)| {
+            let Ok(pidfd) = Pidfd::open(pid) else { return None };
+            // What the kernel kills with its parent may take a moment.
+            let ends = pidfd.wait(Duration::from_secs(20)).unwrap();
+            (!ends).then(|| format!("process {pid}: {command}"))
+        }));
         for root in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
             let group = root.path().join(&self.cgroup);
             if group.exists() {
@@ -60,6 +67,18 @@ impl Place {
             }
         }
         left
+    }
+
+    /// Shims and their inits: the processes whose command line names this place.
+    pub(crate) fn own_processes(&self) -> Vec<(u32, String)> {
+        let own = self.path().to_string_lossy().into_owned();
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let commands = pids.filter_map(|pid| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&command).replace('\0', " ")))
+        });
+        commands.filter(|(_, command)| command.contains(&own)).collect()
     }
 }
 

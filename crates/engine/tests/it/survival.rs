@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use engine_api::contract::{log_text, outcome, patiently};
-use engine_api::{ContainerEventKind, ContainerState, ExecSpec, Runtime, SandboxState};
+use engine_api::{ContainerEventKind, ContainerState, ExecSpec, Runtime, SandboxSpec, SandboxState};
 use futures::StreamExt;
 
 use crate::support::{Place, open_at, own_program};
@@ -108,6 +108,26 @@ async fn the_containers_of_a_killed_shim_count_as_died() {
     assert_eq!(bench.engine.sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
     assert!(bench.engine.start_container(&running.spec.id).await.is_err());
     bench.engine.remove_sandbox(&sandbox).await.unwrap();
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_shim_takes_the_init_of_its_pid_namespace_along() {
+    let place = Place::new();
+    let bench = place.open().await;
+    let subject = bench.subject();
+    let sandbox = subject.sandbox_from(SandboxSpec { share_pid: true, ..SandboxSpec::default() }).await;
+    let running = subject.start(subject.script(&sandbox, "sleep 1000 & sleep 1000")).await;
+    let ContainerState::Running { pid, .. } = running.state else { panic!("{running:?}") };
+    let own = place.own_processes();
+    let (init, _) = own.iter().find(|(_, command)| command.contains(" init ")).expect("it has an init");
+    let init = sys::process::Pidfd::open(*init).unwrap();
+    sys::process::signal(parent_of(pid), 9).unwrap();
+    assert_eq!(subject.end(&running.spec.id).await.code, 137);
+    let ended = tokio::task::spawn_blocking(move || init.wait(Duration::from_secs(60)).unwrap());
+    assert!(ended.await.unwrap(), "the init survived its shim");
     bench.engine.purge().await.unwrap();
     drop(bench);
     assert_eq!(place.leftovers(), Vec::<String>::new());

@@ -86,10 +86,10 @@ impl Fake {
             let inside = held.containers.values().filter(|status| status.spec.sandbox_id == id);
             inside.map(|status| status.spec.id.clone()).collect()
         };
+        self.event(id, "", ContainerEventKind::SandboxDied);
         for container in inside {
             self.end(&container, 137);
         }
-        self.event(id, "", ContainerEventKind::SandboxDied);
     }
 }
 

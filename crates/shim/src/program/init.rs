@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags};
 use sys::ns::Namespace;
 
 /// Goes into an empty read-only root over `directory` without any right, so that /proc/1 opens no way to the host to
-/// the containers that see it; then reaps orphans until it is killed.
+/// the containers that see it; then reaps orphans until it is killed or its shim ends.
 pub(crate) fn run(directory: &Path) -> io::Result<()> {
     rustix::thread::set_name(c"skiff-init")?;
     let signals = sys::children::ChildSignals::new()?;
@@ -16,6 +16,9 @@ pub(crate) fn run(directory: &Path) -> io::Result<()> {
     sys::mount::enter_empty_root(directory)?;
     sys::process::drop_all_rights()?;
     sys::process::hide()?;
+    // A shim that is killed takes the namespace and everything in it along. One that ended before this line reads no
+    // longer, so that the write fails.
+    sys::process::die_with_parent()?;
     rustix::io::write(rustix::stdio::stdout(), b".")?;
     loop {
         while let Some(pid) = sys::children::peek()? {

@@ -74,6 +74,8 @@ struct Server {
     listener: OwnedFd,
     children: ChildSignals,
     peers: BTreeMap<u64, Peer>,
+    /// Daemons that said hello and have no welcome yet.
+    to_greet: Vec<u64>,
     containers: BTreeMap<u64, Container>,
     launching: BTreeMap<u64, Launching>,
     processes: BTreeMap<u32, Process>,
@@ -134,6 +136,7 @@ impl Server {
             listener,
             children,
             peers: BTreeMap::new(),
+            to_greet: Vec::new(),
             containers: BTreeMap::new(),
             launching: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -159,6 +162,7 @@ impl Server {
                 self.on_event(source);
             }
         }
+        self.greet();
         if deadline.is_some() {
             let now = Instant::now();
             for container in self.containers.values_mut() {
@@ -177,7 +181,9 @@ impl Server {
                 self.children.clear();
                 self.reap_strays();
             }
-            Source::Peer(peer) => self.on_peer(peer),
+            Source::Peer(peer) => {
+                self.on_peer(peer);
+            }
             Source::Launcher(launch) => self.on_launcher(launch),
             Source::Process(pid) => self.on_process(pid),
             Source::Output(slot, stream) => {
@@ -204,18 +210,39 @@ impl Server {
         }
     }
 
-    fn on_peer(&mut self, id: u64) {
-        let Some(peer) = self.peers.get(&id) else { return };
+    /// Reads one message of a daemon; answers whether there was one.
+    fn on_peer(&mut self, id: u64) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
         let mut buffer = vec![0; MAX_MESSAGE];
         match sys::seqpacket::recv(&peer.socket, &mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Ok((length, fds)) if length > 0 => match shim::decode(&buffer[..length]) {
-                Ok(ToShim::Hello { .. }) => self.welcome(id),
+                Ok(ToShim::Hello { .. }) => self.to_greet.push(id),
                 Ok(ToShim::Call { id: call, call: what }) => self.on_call(id, call, what, fds),
                 // Not our protocol: nothing that follows could be understood either.
                 Err(_) => self.drop_peer(id),
             },
             _ => self.drop_peer(id),
+        }
+        true
+    }
+
+    /// Welcomes daemons once it is settled what they are told: what a killed daemon asked for before its end comes
+    /// first, and what is being started has started or failed. Else a new daemon would take a container for one that
+    /// never starts, and its process would be nobody's.
+    fn greet(&mut self) {
+        if self.to_greet.is_empty() {
+            return;
+        }
+        let earlier: Vec<u64> = self.peers.keys().filter(|id| !self.to_greet.contains(id)).copied().collect();
+        for peer in earlier {
+            while self.on_peer(peer) {}
+        }
+        if self.launching.values().any(|launch| matches!(launch.kind, Kind::First(_))) {
+            return;
+        }
+        for peer in std::mem::take(&mut self.to_greet) {
+            self.welcome(peer);
         }
     }
 
