@@ -108,9 +108,12 @@ impl Instance {
 
     /// What the running instance says of itself; `None` where none runs.
     pub fn running(&self) -> Option<Running> {
-        let text = std::fs::read(self.state_file()).ok()?;
-        let running: Running = serde_json::from_slice(&text).ok()?;
-        (process_start(running.pid) == Some(running.pid_start)).then_some(running)
+        self.last().filter(|running| process_start(running.pid) == Some(running.pid_start))
+    }
+
+    /// What the instance said of itself when it last ran; `None` where it never did or ended in order.
+    pub fn last(&self) -> Option<Running> {
+        serde_json::from_slice(&std::fs::read(self.state_file()).ok()?).ok()
     }
 
     /// Whether this user may not see if it runs.

@@ -93,7 +93,7 @@ impl Engine {
     }
 
     /// Makes the shim know the container, so that clients can attach before it starts.
-    async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
+    pub(crate) async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
         let spec = container.record.borrow().spec.clone();
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
         let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);

@@ -212,8 +212,9 @@ pub(crate) fn boot_id() -> Result<String, Error> {
     Ok(id.trim().to_owned())
 }
 
-/// Takes everything away that [`set_up`], sandboxes and the proxy made, and the network's files.
-pub fn purge(config: &Config, handles: &Handles) -> Result<(), Error> {
+/// Takes everything away that [`set_up`], sandboxes and the proxy made on the host. The network's files stay: the next
+/// start has the same ranges.
+pub fn take_down(config: &Config, handles: &Handles) -> Result<(), Error> {
     let table = Transaction { table: config.instance.clone(), ops: vec![Op::AddTable, Op::DeleteTable] };
     handles.nftables.apply(&table)?;
     let routing = &*handles.routing;
@@ -227,6 +228,12 @@ pub fn purge(config: &Config, handles: &Handles) -> Result<(), Error> {
     {
         sysctl(FORWARDING, "0")?;
     }
+    Ok(())
+}
+
+/// As [`take_down`], and the network's files go too.
+pub fn purge(config: &Config, handles: &Handles) -> Result<(), Error> {
+    take_down(config, handles)?;
     match std::fs::remove_dir_all(&config.dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", config.dir.display()), error))

@@ -23,4 +23,5 @@ mod worker;
 
 pub use agent::{Agent, Handles};
 pub use config::{Config, ServerConfig};
+pub use pod::record::termination_grace;
 pub use server::NodeServer;

@@ -3,20 +3,26 @@
 //! The daemon's own end leaves containers alone. So this command ends it first and then does the rest itself over the
 //! same engine, which takes the sandboxes back from their shims: it works as well where the daemon was killed.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use cli::instance::Instance;
 use engine::{Engine, EngineConfig};
-use engine_api::{ContainerState, EngineError, Runtime};
+use engine_api::{ContainerState, EngineError, Runtime, SandboxStatus};
 use futures::future::join_all;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// A container has this long between its stop signal and its end.
+use crate::daemon::lock::{self, Lock};
+use crate::rundir;
+
+/// A container that is no pod's has this long between its stop signal and its end.
 const GRACE: Duration = Duration::from_secs(10);
+/// A daemon that was asked to end has this many seconds; it drains each component for 5 s at most.
+const DAEMON_END_MAX_S: i64 = 60;
+/// SIGTERM and SIGKILL.
+const TERMINATE: i32 = 15;
+const KILL: i32 = 9;
 
 /// Arguments of `skiff down`.
 #[derive(Debug, Args)]
@@ -31,36 +37,53 @@ pub(crate) fn run(args: &DownArgs, instance: &Instance) -> Result<u8> {
     if !rustix::process::geteuid().is_root() {
         bail!("skiff down needs root. Run: sudo {}", instance.command("down"));
     }
-    let kubeconfig =
-        instance.running().and_then(|running| Some(running.settings["--kubeconfig"].as_str()?.to_owned()));
-    if let Some(running) = instance.running() {
-        cli::output::progress("stopping the daemon");
-        end_process(running.pid)?;
-    }
+    // Read before the daemon ends, which takes this file along.
+    let last = instance.last();
+    let lock = take_over(instance)?;
     if instance.data_dir.join("engine").exists() {
         tokio::runtime::Runtime::new()
             .context("start the runtime")?
             .block_on(end_containers(instance, args.purge))?;
     }
     if args.purge {
-        purge(instance, kubeconfig.as_deref().map(Path::new))?;
+        let merged_into = last.as_ref().and_then(|last| last.settings["--kubeconfig"].as_str());
+        let merged_into = merged_into.map(PathBuf::from).or_else(crate::settings::default_kubeconfig);
+        purge(instance, merged_into.as_deref())?;
+    } else {
+        crate::daemon::stop_network(instance)?;
     }
+    drop(lock);
     cli::output::write_out(&format!("instance {:?} is down\n", instance.name))?;
     Ok(0)
 }
 
-/// Asks a process to end and returns when it has.
+/// Ends the daemon, whatever it is at, and takes its place, so that none starts meanwhile. `None` where there never was
+/// one.
+fn take_over(instance: &Instance) -> Result<Option<Lock>> {
+    if !instance.data_dir.is_dir() {
+        return Ok(None);
+    }
+    if let lock::State::Held { pid } = lock::take(&instance.data_dir)? {
+        cli::output::progress("stopping the daemon");
+        end_process(pid)?;
+    }
+    match lock::take(&instance.data_dir)? {
+        lock::State::Taken(lock) => Ok(Some(lock)),
+        lock::State::Held { pid } => bail!("another daemon (process {pid}) has started meanwhile; try again"),
+    }
+}
+
+/// Asks a process to end and returns when it has. One that does not is killed: what it acknowledged is on disk.
 fn end_process(pid: u32) -> Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the daemon's process id")?;
-    let handle = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(handle) => handle,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(error).context("open the daemon's process"),
-    };
-    pidfd_send_signal(&handle, Signal::TERM).context("signal the daemon")?;
-    let mut ended = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut ended, None).context("wait for the daemon")?;
-    Ok(())
+    sys::process::signal(pid, TERMINATE).context("signal the daemon")?;
+    if lock::ended_within(pid, DAEMON_END_MAX_S)? {
+        return Ok(());
+    }
+    sys::process::signal(pid, KILL).context("kill the daemon")?;
+    if lock::ended_within(pid, DAEMON_END_MAX_S)? {
+        return Ok(());
+    }
+    bail!("the daemon (process {pid}) does not end, also not when it is killed")
 }
 
 /// Ends every container and sandbox; with `purge` also the engine's own cgroups and files go.
@@ -80,9 +103,11 @@ async fn end_containers(instance: &Instance, purge: bool) -> Result<()> {
     if !running.is_empty() {
         cli::output::progress(&format!("ending {} containers", running.len()));
     }
-    let stops = running.iter().map(|container| engine.stop_container(&container.spec.id, GRACE));
-    first_error(join_all(stops).await.into_iter().map(|result| result.map(drop)))?;
     let sandboxes = engine.sandboxes().await?;
+    let stops = running.iter().map(|container| {
+        engine.stop_container(&container.spec.id, grace_of(&sandboxes, &container.spec.sandbox_id))
+    });
+    first_error(join_all(stops).await.into_iter().map(|result| result.map(drop)))?;
     let removals = sandboxes.iter().map(|sandbox| engine.remove_sandbox(&sandbox.spec.id));
     first_error(join_all(removals).await)?;
     if purge { engine.purge().await.context("remove the engine's cgroups and files") } else { Ok(()) }
@@ -92,24 +117,19 @@ fn first_error(results: impl IntoIterator<Item = Result<(), EngineError>>) -> Re
     results.into_iter().collect::<Result<(), _>>().context("end the containers")
 }
 
+/// The grace of a container: its pod's, where it belongs to one.
+fn grace_of(sandboxes: &[SandboxStatus], sandbox: &str) -> Duration {
+    let sandbox = sandboxes.iter().find(|known| known.spec.id == sandbox);
+    sandbox.and_then(|sandbox| node::termination_grace(&sandbox.spec)).unwrap_or(GRACE)
+}
+
 /// Removes the network, the directories and the kubeconfig's entry.
 fn purge(instance: &Instance, kubeconfig: Option<&Path>) -> Result<()> {
     crate::daemon::purge_network(instance)?;
-    for directory in [&instance.run_dir, &instance.data_dir] {
-        empty(directory)?;
-    }
+    rundir::remove(&instance.run_dir)?;
+    rundir::empty(&instance.data_dir)?;
     match kubeconfig {
         Some(path) if !path.as_os_str().is_empty() => crate::kubeconfig::remove(path, &instance.name),
         _ => Ok(()),
-    }
-}
-
-/// Removes a directory; one that is a mount point of its own is emptied.
-fn empty(directory: &Path) -> Result<()> {
-    let failed = || format!("remove {}", directory.display());
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Ok(()),
-        other => other.with_context(failed),
     }
 }

@@ -7,6 +7,7 @@ mod kubeconfig;
 mod membership;
 mod ports;
 mod report;
+mod rundir;
 mod settings;
 mod up;
 

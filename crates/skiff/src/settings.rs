@@ -128,7 +128,8 @@ fn read_config(path: &Path) -> Result<UpArgs> {
     serde_yaml_ng::from_str(&text).with_context(|| format!("configuration file {}", path.display()))
 }
 
-fn default_kubeconfig() -> Option<PathBuf> {
+/// The file that kubectl would write to.
+pub(crate) fn default_kubeconfig() -> Option<PathBuf> {
     if let Some(list) = std::env::var_os("KUBECONFIG") {
         // kubectl writes to the first file of the list, too.
         return std::env::split_paths(&list).find(|path| !path.as_os_str().is_empty());

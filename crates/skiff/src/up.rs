@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,11 +12,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use cli::instance::Running;
 use cli::output;
 
+use crate::daemon::lock;
 use crate::report::{Report, Reporter};
 use crate::settings::{Settings, UpArgs};
 
 /// The daemon's log is started anew beyond this size; the one before is kept as `.1`.
 const LOG_MAX_BYTES: u64 = 10 * 1024 * 1024;
+
+/// A daemon that is ending, or was killed, has this many seconds to be gone.
+const ENDING_MAX_S: i64 = 10;
 
 /// Runs `up`.
 pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
@@ -34,6 +39,15 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
         ))?;
         return Ok(0);
     }
+    if let Some(pid) = lock::holder(&settings.instance.data_dir)?
+        && !lock::ended_within(pid, ENDING_MAX_S)?
+    {
+        bail!(
+            "a daemon of instance {:?} (process {pid}) is starting or stopping; try again, or end it with: skiff down",
+            settings.instance.name
+        );
+    }
+    check_ports(&settings)?;
     if args.foreground {
         if args.report {
             // A session of its own: the terminal's hang-up and Ctrl-C are not the daemon's. And no directory of the
@@ -68,6 +82,15 @@ pub(crate) fn arguments(settings: &Settings) -> Vec<OsString> {
         }
     }
     all
+}
+
+/// Whether the ports are free, before anything is made on the host.
+fn check_ports(settings: &Settings) -> Result<()> {
+    if settings.api_port == settings.node_port {
+        bail!("--api-port and --node-port are both {}; choose two ports", settings.api_port);
+    }
+    let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    crate::ports::check(&[(any(settings.api_port), "--api-port"), (any(settings.node_port), "--node-port")])
 }
 
 /// Names the first setting in which a running instance differs.

@@ -92,6 +92,20 @@ pub fn tmpfs(target: &Path, size_bytes: u64) -> io::Result<()> {
     Ok(rustix::mount::mount("shm", target, "tmpfs", flags, Some(options.as_c_str()))?)
 }
 
+/// Mounts a fresh tmpfs for one owner (mode 0700), which the table shows as `source`.
+pub fn private_tmpfs(source: &str, target: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount(source, target, "tmpfs", flags, Some(c"mode=700"))?)
+}
+
+/// Whether what is at `path` is kept in memory and on no disk.
+pub fn is_memory(path: &Path) -> io::Result<bool> {
+    // statfs(2): TMPFS_MAGIC, RAMFS_MAGIC.
+    let memory = [0x0102_1994_u32, 0x8584_58f6];
+    let kind = rustix::fs::statfs(path)?.f_type;
+    Ok(u32::try_from(kind).is_ok_and(|kind| memory.contains(&kind)))
+}
+
 /// Shows `source` at `target` too, with what is mounted below it.
 pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(rustix::mount::mount_bind_recursive(source, target)?)
@@ -138,6 +152,8 @@ pub struct MountEntry {
     pub target: PathBuf,
     /// The directory of its file system that is shown there.
     pub root: PathBuf,
+    /// What it was mounted from: a device, or a name that means nothing to the kernel.
+    pub source: String,
     /// The type of file system.
     pub fs_type: String,
     /// The file system's own options.
@@ -178,8 +194,9 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     // Optional fields end with a lone dash.
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(rest.next()?).into_owned();
-    let super_options = String::from_utf8_lossy(rest.nth(1)?).into_owned();
-    Some(MountEntry { target, root, fs_type, super_options })
+    let source = String::from_utf8_lossy(rest.next()?).into_owned();
+    let super_options = String::from_utf8_lossy(rest.next()?).into_owned();
+    Some(MountEntry { target, root, source, fs_type, super_options })
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
@@ -216,6 +233,7 @@ mod tests {
               37 36 0:5 / /run/a\\040b/c rw - cgroup cgroup rw,memory\nnonsense\n",
         );
         assert_eq!(table.entries().len(), 2);
+        assert_eq!(table.entries()[0].source, "/dev/root");
         assert_eq!(table.entries()[1].super_options, "rw,memory");
         assert_eq!(table.below(Path::new("/run/a b")), [Path::new("/run/a b/c"), Path::new("/run/a b")]);
     }

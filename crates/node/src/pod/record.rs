@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use engine_api::{ContainerState, ContainerStatus, SandboxState, SandboxStatus};
+use engine_api::{ContainerState, ContainerStatus, SandboxSpec, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 
 /// Label keys. The first four are CRI's own.
@@ -59,6 +60,12 @@ pub(crate) struct ContainerRecord {
     pub(crate) message_file: PathBuf,
     pub(crate) message_from_logs: bool,
     pub(crate) terminal: bool,
+}
+
+/// How long the containers of a pod's sandbox may take to end; `None` for sandboxes that are no pod's.
+pub fn termination_grace(spec: &SandboxSpec) -> Option<Duration> {
+    let seconds = spec.labels.get(label::GRACE)?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 impl SandboxRecord {

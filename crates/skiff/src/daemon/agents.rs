@@ -11,7 +11,7 @@ use base::clock::SharedClock;
 use base::lifecycle::{Component, Context as Running, Supervisor};
 use client::Client;
 use engine::{Engine, EngineConfig, ImageService};
-use engine_api::{EngineError, Images, Runtime, SandboxNetwork};
+use engine_api::{EngineError, Images, Runtime, SandboxNetwork, SandboxState};
 use network::drain::{DataPath, PAUSE};
 use network::host::Handles;
 use network::peers::{Peers, Reporter};
@@ -74,6 +74,7 @@ pub(crate) async fn build(
 
     let Cluster { client, informers, ca_pem } = cluster;
     let sandboxes = Arc::new(Sandboxes::open(&net.config, &net.handles).context("open the pods' addresses")?);
+    release_unused(&*runtime, &sandboxes).await.context("release addresses that nobody has any more")?;
     let (name, published) = (&settings.node_name, sandboxes.published().clone());
     let proxy = Proxy::new(&informers, net.handles.clone(), net.fixed.clone(), published, name);
     let peers = Peers::new(&informers, name, clock.clone());
@@ -112,6 +113,12 @@ pub(crate) async fn build(
         docker::Server::new(runtime, images, Arc::new(builder), Arc::new(Networks(sandboxes)), config);
     supervisor.add(Arc::new(EngineSocket::bind(server, &instance.docker_socket())?));
     Ok(node_server)
+}
+
+/// Addresses and interfaces of sandboxes that ended while no daemon watched.
+async fn release_unused(runtime: &dyn Runtime, sandboxes: &Sandboxes) -> Result<()> {
+    let alive = runtime.sandboxes().await?.into_iter().filter(|sandbox| sandbox.state == SandboxState::Ready);
+    Ok(sandboxes.retain_blocking(&alive.map(|sandbox| sandbox.spec.id).collect())?)
 }
 
 fn node_config(settings: &Settings, host: &Host, net: &Net, ca_pem: String, reach: Reach) -> node::Config {

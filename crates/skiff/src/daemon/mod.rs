@@ -9,6 +9,7 @@ mod connect;
 mod control;
 mod host;
 mod local;
+pub(crate) mod lock;
 mod member;
 mod narrate;
 mod net;
@@ -23,7 +24,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use base::clock::{SharedClock, SystemClock};
 use base::lifecycle::Supervisor;
-use base::lock::FileLock;
 use cli::instance::{Running, process_start};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -70,7 +70,14 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
     for directory in [&instance.data_dir, &instance.run_dir] {
         private_directory(directory)?;
     }
-    let _lock = lock(&instance.data_dir)?;
+    let _lock = match lock::take(&instance.data_dir)? {
+        lock::State::Taken(lock) => lock,
+        lock::State::Held { pid } => bail!(
+            "another daemon (process {pid}) uses {}; stop it first, or choose another --data-dir",
+            instance.data_dir.display()
+        ),
+    };
+    crate::rundir::keep_in_memory(&instance.run_dir)?;
     let stop = stop_on_signals()?;
     let clock: SharedClock = Arc::new(SystemClock);
     let mut supervisor = Supervisor::new();
@@ -222,18 +229,6 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     fs::rename(&temporary, path).with_context(|| format!("write {}", path.display()))
 }
 
-/// One daemon per data directory.
-fn lock(directory: &Path) -> Result<FileLock> {
-    let path = directory.join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    match FileLock::take(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
-            bail!("another daemon uses {}; stop it first, or choose another --data-dir", directory.display())
-        }
-        taken => taken.with_context(|| format!("lock {}", path.display())),
-    }
-}
-
 /// A token that SIGTERM or SIGINT cancels.
 fn stop_on_signals() -> Result<CancellationToken> {
     let stop = CancellationToken::new();
@@ -249,7 +244,12 @@ fn stop_on_signals() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Takes away what the network of an instance left on the host.
+/// Takes away what the network of an instance left on the host, and its files.
 pub(crate) fn purge_network(instance: &cli::instance::Instance) -> Result<()> {
-    net::purge(instance)
+    net::take_away(instance, network::host::purge)
+}
+
+/// Takes away what the network of an instance has on the host; its ranges are kept for the next start.
+pub(crate) fn stop_network(instance: &cli::instance::Instance) -> Result<()> {
+    net::take_away(instance, network::host::take_down)
 }

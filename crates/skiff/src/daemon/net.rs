@@ -126,8 +126,11 @@ fn kept_node_pods(dir: &Path) -> Result<Option<Ipv4Net>> {
     }
 }
 
-/// Takes away bridge, table, routes and sysctls of an instance; nothing is there if it never started.
-pub(crate) fn purge(instance: &cli::instance::Instance) -> Result<()> {
+/// Takes away bridge, table, routes and sysctls of an instance by `how`; nothing is there if it never started.
+pub(crate) fn take_away(
+    instance: &cli::instance::Instance,
+    how: impl Fn(&Config, &Handles) -> Result<(), network::Error>,
+) -> Result<()> {
     let dir = instance.data_dir.join("network");
     if !dir.exists() {
         return Ok(());
@@ -140,5 +143,5 @@ pub(crate) fn purge(instance: &cli::instance::Instance) -> Result<()> {
         None => ranges.node_pods(0).context("the pod range has no room for a node")?,
     };
     let config = Config { instance: instance.name.clone(), dir, ranges, node_pods, node: String::new() };
-    host::purge(&config, &handles).context("remove the node's network")
+    how(&config, &handles).context("remove the node's network")
 }
