@@ -20,6 +20,9 @@ use crate::pod::PodView;
 pub(crate) const PULL_BACKOFF: Policy =
     Policy { first: Duration::from_secs(10), max: Duration::from_secs(300) };
 
+/// The reason of a container whose image cannot be any.
+const INVALID_NAME: &str = "InvalidImageName";
+
 /// What `imagePullPolicy` and the store say is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
@@ -84,7 +87,10 @@ pub(crate) async fn ensure(deps: &Deps, pod: &PodView, container: &Container) ->
     let image = container.image.as_deref().unwrap_or_default();
     let name = container.name.as_str();
     let policy = policy(container);
-    let found = resolve(deps, image).await?;
+    let found = match resolve(deps, image).await {
+        Err(missing) if missing.reason == INVALID_NAME => return Err(refused(deps, pod, name, missing)),
+        found => found?,
+    };
     let origin = found.as_ref().map(|found| found.origin);
     match (rule(policy, origin, image.contains('@')), found) {
         (Rule::Present, Some(found)) => {
@@ -118,13 +124,21 @@ async fn resolve(deps: &Deps, image: &str) -> Result<Option<Resolution>, Missing
     match deps.images.resolve(image).await {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind == ErrorKind::Invalid => Err(Missing {
-            reason: "InvalidImageName",
-            message: format!("Failed to apply default image tag \"{image}\": {error}"),
-            retry: false,
-        }),
+        Err(error) if error.kind == ErrorKind::Invalid => Err(invalid_name(image, &error)),
         Err(error) => Err(Missing { reason: "ImageInspectError", message: error.to_string(), retry: true }),
     }
+}
+
+fn invalid_name(image: &str, error: &EngineError) -> Missing {
+    let message = format!("Failed to apply default image tag \"{image}\": {error}");
+    Missing { reason: INVALID_NAME, message, retry: false }
+}
+
+/// Says of a name that no image can have it.
+fn refused(deps: &Deps, pod: &PodView, container: &str, missing: Missing) -> Missing {
+    deps.warning(pod, container, "InspectFailed", missing.message.clone());
+    deps.warning(pod, container, "Failed", format!("Error: {INVALID_NAME}"));
+    missing
 }
 
 async fn pull(
@@ -159,10 +173,17 @@ async fn pull(
             deps.normal(pod, container, "Pulled", message);
             Ok(resolution.image.id)
         }
+        Err(error) if error.kind == ErrorKind::Invalid => {
+            Err(refused(deps, pod, container, invalid_name(image, &error)))
+        }
         Err(error) => {
             deps.warning(pod, container, "Failed", format!("Failed to pull image \"{image}\": {error}"));
             deps.warning(pod, container, "Failed", "Error: ErrImagePull");
-            Err(Missing { reason: "ErrImagePull", message: error.to_string(), retry: true })
+            let message = format!(
+                "failed to pull image \"{image}\": {error}; check the name and the way to its registry, or put the \
+                 image here with: skiff build -t {image} . or: skiff load -i FILE"
+            );
+            Err(Missing { reason: "ErrImagePull", message, retry: true })
         }
     }
 }

@@ -253,12 +253,28 @@ fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
         });
     init_failed
         || snapshot.pod.spec.containers.iter().all(|container| {
-            latest(snapshot.containers, &container.name).is_some_and(|record| {
-                record.exit().is_some()
-                    && !should_restart(policy, ContainerKind::App, record)
-                    && !snapshot.killing.contains(&record.id)
-            })
+            match latest(snapshot.containers, &container.name) {
+                Some(record) => {
+                    record.exit().is_some()
+                        && !should_restart(policy, ContainerKind::App, record)
+                        && !snapshot.killing.contains(&record.id)
+                }
+                None => ended_and_forgotten(snapshot.pod, &container.name),
+            }
         })
+}
+
+/// Whether an application container of which only the API knows has run and is not to run again: the runtime was cleared
+/// (a removed sandbox, a lost disk), and a second run would do twice what was asked for once.
+pub(crate) fn ended_and_forgotten(pod: &PodView, name: &str) -> bool {
+    let known = pod.status.container_statuses.iter().flatten().find(|known| known.name == name);
+    let Some(state) = known.and_then(|known| known.state.as_ref()) else { return false };
+    let succeeded = state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0);
+    match pod.restart_policy() {
+        RestartPolicy::Always => false,
+        RestartPolicy::OnFailure => succeeded,
+        RestartPolicy::Never => state.terminated.is_some() || state.running.is_some(),
+    }
 }
 
 fn should_restart(policy: RestartPolicy, kind: ContainerKind, record: &ContainerRecord) -> bool {

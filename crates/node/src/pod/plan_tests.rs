@@ -365,6 +365,25 @@ fn the_apis_restart_count_goes_on_when_the_runtime_forgot() {
 }
 
 #[test]
+fn what_ran_and_is_not_to_run_again_does_not_when_the_runtime_forgot() {
+    for (policy, state, over) in [
+        ("Never", serde_json::json!({"running": {}}), true),
+        ("Never", serde_json::json!({"terminated": {"exitCode": 1}}), true),
+        ("Never", serde_json::json!({"waiting": {"reason": "ContainerCreating"}}), false),
+        ("OnFailure", serde_json::json!({"running": {}}), false),
+        ("OnFailure", serde_json::json!({"terminated": {"exitCode": 0}}), true),
+        ("Always", serde_json::json!({"terminated": {"exitCode": 0}}), false),
+    ] {
+        let mut case = case(serde_json::json!({"restartPolicy": policy, "containers": [{"name": "main"}]}));
+        case.pod.status = serde_json::from_value(serde_json::json!({"containerStatuses": [{
+            "name": "main", "image": "x", "imageID": "", "ready": true, "restartCount": 0,
+            "containerID": "skiff://old", "state": state}]}))
+        .unwrap();
+        assert_eq!(case.plan().finished, over, "{policy} {state}");
+    }
+}
+
+#[test]
 fn the_deadline_ends_the_pod() {
     let mut case = case(serde_json::json!({"activeDeadlineSeconds": 5, "containers": [{"name": "main"}]}))
         .with("main", 0, running(0));

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::phase;
-use super::plan::{ProbeState, Waiting, latest};
+use super::plan::{ProbeState, Waiting, ended_and_forgotten, latest};
 use super::view::init_kind;
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::pod::resources::qos_class;
@@ -84,7 +84,8 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 
 fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Container) -> ContainerStatus {
     let record = latest(input.containers, &container.name);
-    let previous = record.and_then(|record| previous_end(input, record));
+    let previous =
+        record.and_then(|record| previous_end(input, record).or_else(|| reported_end(input, record)));
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
@@ -147,16 +148,26 @@ fn forgotten(input: &StatusInput<'_>, container: &Container, status: &mut Contai
         status.restart_count = known.restart_count;
         status.image_id.clone_from(&known.image_id);
         status.last_state.clone_from(&known.last_state);
+        status.container_id.clone_from(&known.container_id);
         if let Some(state) = &known.state {
-            if state.terminated.is_some() && (input.ended || input.pod.is_terminal()) {
+            let for_good = ended_and_forgotten(input.pod, &container.name);
+            if state.terminated.is_some() && (input.ended || input.pod.is_terminal() || for_good) {
                 status.state = Some(state.clone());
-                status.container_id.clone_from(&known.container_id);
+                return;
+            }
+            if for_good {
+                status.state =
+                    Some(lost("The container could not be located when the pod was started", known));
                 return;
             }
             if state.running.is_some() {
-                status.container_id.clone_from(&known.container_id);
                 status.last_state =
                     Some(lost("The container could not be located when the pod was started", known));
+            }
+            // Its end is counted here; what starts next has no predecessor that is to be counted.
+            if state.running.is_some() && !input.ended {
+                status.restart_count += 1;
+                status.container_id = None;
             }
         }
     }
@@ -191,6 +202,14 @@ fn previous_end(input: &StatusInput<'_>, newest: &ContainerRecord) -> Option<Con
     older
         .max_by_key(|record| (record.attempt, record.created_at))
         .and_then(|record| terminated_state(input, record))
+}
+
+/// How the run before ended, where the runtime has forgotten it and the API has not.
+fn reported_end(input: &StatusInput<'_>, newest: &ContainerRecord) -> Option<ContainerState> {
+    let lists = [&input.last.container_statuses, &input.last.init_container_statuses];
+    let known = lists.into_iter().flatten().flatten().find(|known| known.name == newest.name)?;
+    let same_run = u32::try_from(known.restart_count) == Ok(newest.attempt) && newest.attempt > 0;
+    known.last_state.clone().filter(|_| same_run)
 }
 
 /// `skiff://<id>`.

@@ -177,6 +177,23 @@ fn containers_that_were_lost_say_so_at_the_end() {
 }
 
 #[test]
+fn containers_that_were_lost_count_as_restarted_once() {
+    let mut case = case(json!({"containers": [{"name": "a"}]}));
+    let known = json!({"name": "a", "containerID": "skiff://1", "restartCount": 2, "ready": true, "image": "",
+        "imageID": "", "state": {"running": {}}});
+    case.last.container_statuses = Some(vec![serde_json::from_value(known).unwrap()]);
+    for _ in 0..2 {
+        let status = case.status();
+        let container = status.container_statuses.clone().unwrap().remove(0);
+        assert_eq!((container.restart_count, container.container_id), (3, None));
+        let ended = container.last_state.unwrap().terminated.unwrap();
+        assert_eq!((ended.exit_code, ended.container_id.as_deref()), (137, Some("skiff://1")));
+        assert!(container.state.unwrap().waiting.is_some());
+        case.last = status;
+    }
+}
+
+#[test]
 fn an_end_is_final() {
     let mut case = case(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
     case.last.phase = Some("Succeeded".to_owned());

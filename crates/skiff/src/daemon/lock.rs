@@ -5,14 +5,14 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use base::lock::FileLock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// The lock, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    _file: FileLock,
 }
 
 /// What became of the wish to have it.
@@ -33,12 +33,17 @@ pub(crate) fn take(directory: &Path) -> Result<State> {
     let failed = || format!("use {}", path.display());
     let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.with_context(failed)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        file.set_len(0).and_then(|()| file.rewind()).with_context(failed)?;
-        write!(file, "{}", std::process::id()).with_context(failed)?;
-        return Ok(State::Taken(Lock { _file: file }));
+    match FileLock::take(file.try_clone().with_context(failed)?) {
+        Ok(lock) => {
+            file.set_len(0).and_then(|()| file.rewind()).with_context(failed)?;
+            write!(file, "{}", std::process::id()).with_context(failed)?;
+            Ok(State::Taken(Lock { _file: lock }))
+        }
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+            Ok(State::Held { pid: read_pid(&mut file, &path)? })
+        }
+        Err(error) => Err(error).with_context(failed),
     }
-    Ok(State::Held { pid: read_pid(&mut file, &path)? })
 }
 
 /// The process that has the lock of a data directory, if one has. Leaves no trace.
@@ -49,7 +54,7 @@ pub(crate) fn holder(directory: &Path) -> Result<Option<u32>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
     };
-    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+    if file.try_lock_shared().is_ok() {
         return Ok(None);
     }
     read_pid(&mut file, &path).map(Some)
