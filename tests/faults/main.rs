@@ -8,3 +8,4 @@ mod kill;
 mod pods;
 mod reboot;
 mod second_host;
+mod support;

@@ -196,6 +196,8 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.end();
+        // Where the data directory was mounted: the one thing that a host makes outside its namespaces.
+        let _ = fs::remove_dir(Path::new("/var/lib").join(&self.name));
     }
 }
 
