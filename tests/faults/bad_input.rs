@@ -67,12 +67,6 @@ fn unreadable() -> Vec<Case> {
         ),
         case("no kind", APPLY, json!({"apiVersion": "v1", "metadata": {"name": "bad"}}), &["kind"]),
         case(
-            "an unknown kind",
-            APPLY,
-            json!({"apiVersion": "v1", "kind": "Foo", "metadata": {"name": "bad"}}),
-            &["no matches for kind \"Foo\" in version \"v1\""],
-        ),
-        case(
             "an unknown field",
             APPLY,
             with(good_deployment(), "/spec/replcas", json!(2)),
@@ -116,6 +110,7 @@ fn unreadable() -> Vec<Case> {
 }
 
 /// Documents that say what cannot be.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn invalid() -> Vec<Case> {
     let main = "/spec/containers/0";
     let mut twice = good_pod();
@@ -225,6 +220,7 @@ fn invalid() -> Vec<Case> {
 }
 
 /// What does not go with what is there: a Deployment, Service and pod `web` and a ConfigMap `there`.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn conflicting() -> Vec<Case> {
     vec![
         case(
@@ -271,6 +267,12 @@ fn conflicting() -> Vec<Case> {
             &[
                 "Error from server (AlreadyExists): error when creating \"STDIN\": configmaps \"there\" already exists",
             ],
+        ),
+        case(
+            "a kind that is none",
+            &["get", "foos"],
+            Value::Null,
+            &["error: the server doesn't have a resource type \"foos\""],
         ),
         case(
             "what is not there",
@@ -388,15 +390,20 @@ fn each_mistake_gives_one_clear_error_and_changes_nothing() {
 #[test]
 fn of_a_list_with_one_bad_object_the_good_ones_are_applied() {
     let cluster = Cluster::up();
-    let bad = with(good_deployment(), "/spec/replcas", json!(1));
-    let list =
-        json!({"apiVersion": "v1", "kind": "List", "items": [config_map("one"), bad, config_map("two")]});
-    let ran = cluster.kubectl_with(APPLY, &list.to_string());
+    let list = |bad: Value| {
+        let items = [config_map("one"), bad, config_map("two")];
+        json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+    };
+    let ran = cluster.kubectl_with(APPLY, &list(config_map("Bad_Name")));
     assert_eq!((ran.code, &*ran.out), (1, "configmap/one created\nconfigmap/two created\n"), "{ran:?}");
-    assert!(ran.err.contains("unknown field \"spec.replcas\""), "{ran:?}");
+    assert!(ran.err.contains("The ConfigMap \"Bad_Name\" is invalid: metadata.name"), "{ran:?}");
     let names: Vec<_> =
         cluster.list(&["configmaps"]).iter().map(|map| text(&map["metadata"]["name"])).collect();
     assert_eq!(names, ["kube-root-ca.crt", "one", "two"]);
+    // What kubectl itself finds wrong in a list it does not send at all.
+    let ran = cluster.kubectl_with(APPLY, &list(with(good_deployment(), "/spec/replcas", json!(1))));
+    assert_eq!((ran.code, &*ran.out), (1, ""), "{ran:?}");
+    assert!(ran.err.contains("unknown field \"replcas\" in io.k8s.api.apps.v1.DeploymentSpec"), "{ran:?}");
     assert!(cluster.list(&["deployments"]).is_empty());
 
     // Asked to, the server takes what it knows and warns of the rest.
