@@ -32,7 +32,7 @@ where
     let limited = Limited::new(body, REQUEST_BYTES_MAX);
     let bytes = limited.collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            let message = format!("limit is {REQUEST_BYTES_MAX} bytes: Request body is too large");
+            let message = format!("Request entity too large: limit is {REQUEST_BYTES_MAX}");
             Status::new(Reason::RequestEntityTooLarge, message)
         } else {
             Status::bad_request(format!("the body of the request could not be read: {error}"))
