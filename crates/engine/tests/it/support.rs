@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::{Engine, EngineConfig, ImageService};
 use engine_api::contract::{self, Subject};
