@@ -2,6 +2,8 @@
 //!
 //! Prints figures and asserts nothing. The directory (default: the system's for temporary files) chooses the disk.
 
+#![allow(clippy::expect_used, reason = "a measurement ends where something unexpected happens")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

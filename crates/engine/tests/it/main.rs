@@ -1,6 +1,8 @@
 //! The contract of `engine-api` on real containers, and what outlives whom. Each test has directories and a cgroup of
 //! its own. Needs root and Debian's `busybox-static`.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 mod contract;
 mod support;
 mod survival;
