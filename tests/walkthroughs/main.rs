@@ -1,6 +1,6 @@
 //! Users' walkthroughs on testbed hosts, with the real clients. They need root, a built `skiff`, `scripts/setup` and
 //! the base images of `scripts/base-image`.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod docker_client;
 mod first_hour;
