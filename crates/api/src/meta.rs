@@ -70,8 +70,7 @@ pub struct ObjectMeta {
     pub finalizers: Vec<String>,
 }
 
-// Serde hands the field by reference.
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field by reference")]
 fn is_zero(value: &i64) -> bool {
     *value == 0
 }

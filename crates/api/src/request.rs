@@ -40,7 +40,7 @@ impl fmt::Display for GroupVersionResource {
 
 /// What is asked. Names are upstream's RBAC verbs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // Upstream's names.
+#[allow(missing_docs, reason = "upstream's names")]
 pub enum Verb {
     Get,
     List,
@@ -157,7 +157,7 @@ pub struct DeleteOptions {
 
 /// The part of a request that depends on the verb. Bodies are JSON (apply patches too, converted from YAML before).
 #[derive(Debug, Clone)]
-#[allow(missing_docs)] // Each variant is its verb; the fields are explained at their types.
+#[allow(missing_docs, reason = "each variant is its verb; the fields are explained at their types")]
 pub enum Call {
     /// `resource_version`: empty or a lower bound, as in lists.
     Get {

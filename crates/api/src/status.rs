@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Machine-readable reasons. Source: `metav1.StatusReason`; each has its HTTP code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)] // The names are upstream's and say all there is to say.
+#[allow(missing_docs, reason = "the names are upstream's and say all there is to say")]
 pub enum Reason {
     Unauthorized,
     Forbidden,
@@ -91,8 +91,7 @@ pub struct Details {
     pub continue_token: String,
 }
 
-// Serde hands the field by reference.
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field by reference")]
 fn is_zero(value: &u32) -> bool {
     *value == 0
 }

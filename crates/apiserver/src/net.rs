@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The address `n` after `base`.
 pub fn nth(base: IpAddr, n: u128) -> IpAddr {
     match base {
-        // Ranges are far smaller than 2^32 behind their base, so that the truncation keeps everything.
-        #[allow(clippy::cast_possible_truncation)]
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "ranges are far smaller than 2^32 behind their base: nothing is lost"
+        )]
         IpAddr::V4(base) => Ipv4Addr::from(u32::from(base).wrapping_add(n as u32)).into(),
         IpAddr::V6(base) => Ipv6Addr::from(u128::from(base).wrapping_add(n)).into(),
     }

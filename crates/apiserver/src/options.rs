@@ -15,7 +15,7 @@ const MANAGER_CHARS_MAX: usize = 128;
 
 /// Which kind of options a write has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // Upstream's names.
+#[allow(missing_docs, reason = "upstream's names")]
 pub enum Write {
     Create,
     Update,

@@ -77,8 +77,10 @@ impl Engine {
     async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // The connection lives exactly as long as its request: it ends with the process or the response.
-        #[allow(clippy::disallowed_methods)]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the connection lives as long as its request: it ends with the process or the response"
+        )]
         tokio::spawn(async move {
             let _ = connection.with_upgrades().await;
         });

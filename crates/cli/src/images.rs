@@ -345,7 +345,7 @@ pub async fn remove(engine: &Engine, args: Remove) -> Result<()> {
 }
 
 /// Prints one message of a transfer: lines to standard output, moving progress to a terminal only.
-#[allow(clippy::needless_pass_by_value)] // The signature of a message handler.
+#[allow(clippy::needless_pass_by_value, reason = "the signature of a message handler")]
 fn print_message(message: Value) -> Result<()> {
     if let Some(error) = message["error"].as_str() {
         bail!("{error}");

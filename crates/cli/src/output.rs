@@ -99,8 +99,7 @@ pub fn age(since: Option<Timestamp>, now: Timestamp) -> String {
 /// Bytes as docker prints them: powers of 1000, three significant digits.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    // Display only: a rounded figure is what is wanted.
-    #[allow(clippy::cast_precision_loss)]
+    #[allow(clippy::cast_precision_loss, reason = "a rounded figure for people")]
     let mut value = bytes as f64;
     let mut unit = 0;
     while value >= 1000.0 && unit + 1 < UNITS.len() {

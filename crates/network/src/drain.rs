@@ -130,9 +130,10 @@ impl DataPath {
     /// Returns when the connections that came through Services have ended.
     async fn ended(&self, wanted: Arc<Wanted>) -> Result<(), BoxError> {
         // Listened to before the list is read: what happens in between is told.
-        // Deprecated for types that lie about their descriptor, in favour of an unsafe function; this one owns its
-        // socket and never changes it.
-        #[allow(deprecated)]
+        #[allow(
+            deprecated,
+            reason = "in favour of an unsafe function, for types that change their descriptor; this one owns it"
+        )]
         let events = AsyncFd::with_interest(ConntrackEvents::open()?, Interest::READABLE)?;
         let mut seen = self.list(&wanted).await?;
         loop {

@@ -76,17 +76,13 @@ fn long_functions(file: &SourceFile) -> Vec<String> {
     complaints
 }
 
-/// Whether the attributes above a place allow a lint and a plain comment among them says why.
+/// Whether the attributes above a place allow a lint and give the reason.
 fn allows(before: &[&str], indent: &str, lint: &str) -> bool {
-    let above = before.iter().rev().take_while(|line| {
-        line.strip_prefix(indent).is_some_and(|rest| rest.starts_with("//") || rest.starts_with("#["))
-    });
-    let (mut allowed, mut reasoned) = (false, false);
-    for line in above {
-        allowed |= line.contains("allow(") && line.contains(lint);
-        reasoned |= line.contains("// ");
-    }
-    allowed && reasoned
+    // Attributes and comments at the same depth; an attribute of several lines is deeper in between.
+    let belongs = |rest: &str| ["//", "#[", ")]", " "].iter().any(|start| rest.starts_with(start));
+    let above = before.iter().rev().take_while(|line| line.strip_prefix(indent).is_some_and(belongs));
+    let above: Vec<&str> = above.copied().collect();
+    ["allow(", lint, "reason = "].iter().all(|part| above.iter().any(|line| line.contains(part)))
 }
 
 /// The name of a function that begins on a line.
@@ -164,14 +160,18 @@ mod tests {
         assert!(complaints(&format!("//! X. One file because.\n{}", "\n".repeat(900))).is_empty());
         assert!(complaints(&function(101, ""))[0].contains("`long`"));
         assert!(complaints(&function(100, "")).is_empty());
-        assert!(complaints(&function(101, "#[allow(clippy::too_many_lines)] // A table.\n")).is_empty());
+        assert!(
+            complaints(&function(101, "#[allow(clippy::too_many_lines, reason = \"a table\")]\n")).is_empty()
+        );
         assert!(!complaints(&function(101, "#[allow(clippy::too_many_lines)]\n")).is_empty());
         let spawn = concat!("    tokio::", "spawn(async {});\n");
         assert!(complaints(&format!("//! X.\n{spawn}"))[0].contains("owner"));
         assert!(complaints(&format!("//! X.\n// {spawn}")).is_empty());
-        let allow = "    #[allow(clippy::disallowed_methods)]\n";
-        assert!(complaints(&format!("//! X.\n    // It ends with the process.\n{allow}{spawn}")).is_empty());
-        assert!(!complaints(&format!("//! X.\n{allow}{spawn}")).is_empty());
+        let allow = |why: &str| {
+            format!("//! X.\n    #[allow(\n        clippy::disallowed_methods{why}\n    )]\n{spawn}")
+        };
+        assert!(complaints(&allow(",\n        reason = \"it ends with the process\"")).is_empty());
+        assert!(!complaints(&allow("")).is_empty());
         assert!(complaints(concat!("//! X.\nfn x() { unsafe", " { y() } }\n"))[0].contains("crates/sys"));
         assert!(complaints(concat!("//! X.\n// see /wo", "rk/x\n"))[0].contains("outside the repository"));
     }

@@ -8,7 +8,7 @@ mod protobuf;
 mod swagger;
 mod table;
 
-#[allow(unreachable_pub)] // Shared with a build script, where it is a module of its own.
+#[allow(unreachable_pub, reason = "shared with a build script, where it is a module of its own")]
 #[path = "../../../crates/api/build/source.rs"]
 mod source;
 

@@ -160,8 +160,10 @@ pub struct Catalog {
 impl Catalog {
     /// The built-in kinds.
     pub fn builtin() -> Self {
-        // The file is part of the program and read by its tests: it cannot fail on anyone's input.
-        #[allow(clippy::expect_used)]
+        #[allow(
+            clippy::expect_used,
+            reason = "a part of the program, read by its tests: no input reaches it"
+        )]
         let rows = parse::kinds(include_str!("../../schema/kinds.txt"), Schema::builtin())
             .expect("the embedded list of kinds is well-formed");
         let mut catalog = Self::default();

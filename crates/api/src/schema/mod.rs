@@ -189,8 +189,10 @@ impl Schema {
     pub fn builtin() -> &'static Arc<Self> {
         static BUILTIN: LazyLock<Arc<Schema>> = LazyLock::new(|| {
             let table = include_str!("../../schema/kubernetes.tsv");
-            // The table is part of the program and read by its tests: it cannot fail on anyone's input.
-            #[allow(clippy::expect_used)]
+            #[allow(
+                clippy::expect_used,
+                reason = "a part of the program, read by its tests: no input reaches it"
+            )]
             Arc::new(parse::table(table).expect("the embedded schema table is well-formed"))
         });
         &BUILTIN

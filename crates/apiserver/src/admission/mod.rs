@@ -34,7 +34,7 @@ pub trait World: Send + Sync {
 
 /// What is done to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // admission/v1 Operation.
+#[allow(missing_docs, reason = "upstream's names: admission/v1 Operation")]
 pub enum Operation {
     Create,
     Update,

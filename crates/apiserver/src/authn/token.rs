@@ -46,7 +46,7 @@ pub struct Bound {
 
 /// All claims of a token. Times are in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)] // RFC 7519 section 4.1 names them.
+#[allow(missing_docs, reason = "RFC 7519 section 4.1 names them")]
 pub struct Claims {
     pub aud: Vec<String>,
     pub exp: i64,

@@ -78,7 +78,7 @@ pub enum Decision {
 
 /// One rule of what a user may do, for SelfSubjectRulesReview.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)] // Names are upstream's: authorization/v1 ResourceRule and NonResourceRule.
+#[allow(missing_docs, reason = "upstream's names: authorization/v1 ResourceRule and NonResourceRule")]
 pub struct Rule {
     pub verbs: Vec<String>,
     pub api_groups: Vec<String>,

@@ -194,7 +194,7 @@ fn shape(kind: &Kind) -> Option<api::schema::Place<'_>> {
 
 /// How much of the object the rows of a table carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // metav1.IncludeObjectPolicy
+#[allow(missing_docs, reason = "upstream's names: metav1.IncludeObjectPolicy")]
 pub enum Include {
     None,
     Metadata,

@@ -47,8 +47,8 @@ impl NodeConnector for NoNodes {
     }
 }
 
-/// A running cluster. Ends when it is dropped. (Each test binary that includes this file uses a part of it.)
-#[allow(dead_code)]
+/// A running cluster. Ends when it is dropped.
+#[allow(dead_code, reason = "each test binary that includes this file uses a part of it")]
 pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) informers: Informers,
@@ -66,7 +66,7 @@ impl Drop for Cluster {
     }
 }
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test binary that includes this file uses a part of it")]
 impl Cluster {
     /// Starts the API server and what `components` makes of the cluster.
     pub(crate) async fn start(components: impl FnOnce(&Cluster) -> Vec<Arc<dyn Component>>) -> Self {

@@ -161,7 +161,7 @@ fn value_of(
     Err(format!("env {}: valueFrom names no source that this node knows", variable.name))
 }
 
-#[allow(clippy::too_many_arguments)] // One table of outcomes for two kinds, in upstream's words.
+#[allow(clippy::too_many_arguments, reason = "one table of outcomes for two kinds, in upstream's words")]
 fn keyed(
     lower: &str,
     kind: &str,

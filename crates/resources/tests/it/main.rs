@@ -1,7 +1,6 @@
 //! The real pipeline over a store in memory, with the strategies and the admission chain of every cluster.
 
-// What cannot fail in a test fails the test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod cluster;
 mod http_front;

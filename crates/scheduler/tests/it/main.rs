@@ -1,7 +1,6 @@
 //! The scheduler against a real API server.
 
-// In helpers of tests, too, a failed unwrap is a failed test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 #[path = "../../../controllers/tests/it/cluster.rs"]
 mod cluster;

@@ -235,8 +235,10 @@ fn stop_on_signals() -> Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = stop.clone();
-    // It lives as long as the process, whose end it brings about.
-    #[allow(clippy::disallowed_methods)]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "it lives as long as the process, whose end it brings about"
+    )]
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         token.cancel();
