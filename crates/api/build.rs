@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[allow(unreachable_pub)] // Shared with xtask.
+#[allow(unreachable_pub, reason = "shared with xtask")]
 #[path = "build/source.rs"]
 mod source;
 
@@ -37,13 +37,17 @@ fn escape(prose: &str) -> String {
     prose.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t")
 }
 
-/// Where the sources of a dependency lie.
+/// Where the sources of a dependency lie. Not `--offline`: a first build has fetched only what it compiles, and cargo
+/// wants every package of the target that it tells about.
 fn crate_root(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").ok_or("CARGO is not set")?;
     let manifest =
         Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").ok_or("no manifest")?).join("Cargo.toml");
+    let target = std::env::var_os("TARGET").ok_or("TARGET is not set")?;
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--offline", "--manifest-path"])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform"])
+        .arg(target)
+        .arg("--manifest-path")
         .arg(&manifest)
         .output()?;
     if !output.status.success() {
