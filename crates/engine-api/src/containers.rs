@@ -121,7 +121,8 @@ pub struct Mount {
 /// Who runs the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// `uid`, `name`, `uid:gid` or `name:group`, resolved in the container's own files; empty: the image's user.
+    /// `uid`, `name`, `uid:gid` or `name:group`, resolved in the container's own files; empty: the image's user;
+    /// `:gid` or `:group`: the image's user with that group in place of its own.
     pub spec: String,
     /// Groups beside the primary one.
     pub supplemental_groups: Vec<u32>,
@@ -341,7 +342,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError>;
     /// Runs its first process; answers when that has been executed, or says why it could not be.
     async fn start_container(&self, id: &str) -> Result<ContainerStatus, EngineError>;
-    /// Sends the stop signal, waits up to `grace`, then kills. Answers when it has ended.
+    /// Sends the stop signal, waits up to `grace`, then kills. Answers when it has ended. Of several at once the soonest
+    /// end counts: a later call with a shorter grace, or a forced removal, hastens a stop that is under way.
     async fn stop_container(&self, id: &str, grace: std::time::Duration) -> Result<Exit, EngineError>;
     /// Sends a signal (number) to its first process.
     async fn signal_container(&self, id: &str, signal: i32) -> Result<(), EngineError>;

@@ -19,6 +19,7 @@ use crate::layout::namespace;
 use crate::oci::{self, Surroundings};
 use crate::records::{self, ContainerRecord};
 use crate::sandboxes::{check_below, check_id, limits_of};
+use crate::stops::Stops;
 use crate::user::{self, ResolvedUser};
 
 /// A log is rotated beyond this size where nothing else is asked for.
@@ -39,6 +40,7 @@ impl Engine {
             record: tokio::sync::watch::Sender::new(record),
             log_path,
             gate: tokio::sync::Mutex::new(()),
+            stops: Stops::default(),
         });
         let _gate = container.gate.lock().await;
         {
@@ -245,8 +247,7 @@ impl Engine {
     }
 
     fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {
-        let named = if spec.user.spec.is_empty() { &image.user } else { &spec.user.spec };
-        user::lookup(&self.rootfs(spec), named)
+        user::lookup(&self.rootfs(spec), &user::over_image(&spec.user.spec, &image.user))
     }
 
     pub(crate) fn image_config(&self, spec: &ContainerSpec) -> Result<ImageConfig, EngineError> {
@@ -274,16 +275,14 @@ impl Engine {
 
     pub(crate) async fn halt_container(&self, id: &str, grace: Duration) -> Result<Exit, EngineError> {
         let container = self.container_named(id)?;
+        // Before the gate: who holds it may be waiting for the end of a longer grace.
+        let _request = container.stops.request(grace);
         let _gate = container.gate.lock().await;
-        self.end_container(id, &container, grace).await
+        self.end_container(id, &container).await
     }
 
-    async fn end_container(
-        &self,
-        id: &str,
-        container: &Container,
-        grace: Duration,
-    ) -> Result<Exit, EngineError> {
+    /// Ends a container by when the soonest of the present requests says.
+    async fn end_container(&self, id: &str, container: &Container) -> Result<Exit, EngineError> {
         let (spec, state) = {
             let record = container.record.borrow();
             (record.spec.clone(), record.state.clone())
@@ -299,11 +298,12 @@ impl Engine {
             }
             ContainerState::Running { .. } => {}
         }
-        if !grace.is_zero() {
+        if !container.stops.are_due() {
             let signal = self.stop_signal(&spec)?;
             self.signal(&spec, signal).await?;
-            if let Ok(exit) = tokio::time::timeout(grace, ended(container)).await {
-                return exit;
+            tokio::select! {
+                exit = ended(container) => return exit,
+                () = container.stops.due() => {}
             }
         }
         self.signal(&spec, 9).await?;
@@ -334,6 +334,7 @@ impl Engine {
 
     pub(crate) async fn delete_container(&self, id: &str, force: bool) -> Result<(), EngineError> {
         let Some(container) = self.find_container(id) else { return Ok(()) };
+        let _request = force.then(|| container.stops.request(Duration::ZERO));
         let _gate = container.gate.lock().await;
         if matches!(container.record.borrow().state, ContainerState::Running { .. }) {
             if !force {
@@ -341,7 +342,7 @@ impl Engine {
                     "container {id} runs: stop it first, or use force"
                 )));
             }
-            self.end_container(id, &container, Duration::ZERO).await?;
+            self.end_container(id, &container).await?;
         }
         self.clear_container(&container).await?;
         self.containers.write().remove(id);

@@ -19,6 +19,7 @@ use tokio::sync::{broadcast, watch};
 use crate::layout::{Layout, namespace, shared_memory};
 use crate::link::{Link, Welcome};
 use crate::records::{self, ContainerRecord, SandboxRecord};
+use crate::stops::Stops;
 
 /// How many events a receiver may be behind.
 const EVENTS_KEPT: usize = 1024;
@@ -53,6 +54,8 @@ pub(crate) struct Container {
     pub(crate) log_path: PathBuf,
     /// Held while it is started, stopped or removed.
     pub(crate) gate: tokio::sync::Mutex<()>,
+    /// Who wants it to end, and by when.
+    pub(crate) stops: Stops,
 }
 
 /// Sandboxes and containers on this machine, behind [`engine_api::Runtime`].
@@ -121,6 +124,7 @@ impl Engine {
                     record: watch::Sender::new(record),
                     log_path,
                     gate: tokio::sync::Mutex::new(()),
+                    stops: Stops::default(),
                 };
                 self.containers.write().insert(id, Arc::new(container));
             }

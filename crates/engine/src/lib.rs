@@ -18,6 +18,7 @@ mod runtime;
 mod sandboxes;
 mod seccomp;
 mod signals;
+mod stops;
 mod user;
 
 pub use engine::{Engine, EngineConfig};

@@ -18,6 +18,16 @@ pub(crate) struct ResolvedUser {
     pub(crate) home: Option<String>,
 }
 
+/// The user that a container asks for over its image's: as it says; the image's where it says nothing; the image's user
+/// with another group where it names only that (`:group`). Nobody becomes root by naming a group.
+pub(crate) fn over_image(wanted: &str, image: &str) -> String {
+    match wanted.strip_prefix(':') {
+        Some(group) => format!("{}:{group}", image.split(':').next().unwrap_or_default()),
+        None if wanted.is_empty() => image.to_owned(),
+        None => wanted.to_owned(),
+    }
+}
+
 /// Resolves `user[:group]` in a root file system; empty means uid 0.
 pub(crate) fn lookup(rootfs: &Path, spec: &str) -> Result<ResolvedUser, EngineError> {
     resolve(spec, &read(rootfs, "/etc/passwd")?, &read(rootfs, "/etc/group")?)
@@ -101,6 +111,21 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/srv:/bin/sh\nbroken\n";
     const GROUP: &str = "root:x:0:\napp:x:1001:\ndocker:x:50:app,other\nweb:x:60:app\n";
+
+    #[test]
+    fn a_group_alone_keeps_the_images_user() {
+        for (wanted, image, user) in [
+            ("", "app:web", "app:web"),
+            ("", "", ""),
+            ("7", "app:web", "7"),
+            (":8", "app", "app:8"),
+            (":8", "app:web", "app:8"),
+            (":8", "", ":8"),
+            (":", "app:web", "app:"),
+        ] {
+            assert_eq!(over_image(wanted, image), user, "{wanted} over {image}");
+        }
+    }
 
     #[test]
     fn users_and_groups_are_found_by_name_and_number() {

@@ -46,3 +46,18 @@ pub fn layer(files: &[(&str, &str)]) -> Vec<u8> {
     }
     archive.into_inner().unwrap()
 }
+
+/// A docker archive of one image: its configuration as JSON, the archive of its only layer, its name.
+pub fn docker_archive(config: &str, layer: &[u8], name: &str) -> Vec<u8> {
+    let manifest = format!(r#"[{{"Config":"config.json","RepoTags":["{name}"],"Layers":["layer.tar"]}}]"#);
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, contents) in
+        [("config.json", config.as_bytes()), ("layer.tar", layer), ("manifest.json", manifest.as_bytes())]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(contents.len() as u64);
+        archive.append_data(&mut header, path, contents).unwrap();
+    }
+    archive.into_inner().unwrap()
+}

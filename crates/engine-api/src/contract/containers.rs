@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 
-use super::{PATIENCE, Subject, outcome, patiently};
+use super::{PATIENCE, Subject, outcome, patiently, until};
 use crate::{ContainerEventKind, ContainerSpec, ContainerState, ErrorKind, ExecSpec, SandboxState, User};
 
 pub async fn containers_run_log_and_tell_how_they_ended(subject: Subject) {
@@ -57,6 +57,62 @@ pub async fn stopping_asks_first_and_kills_after_the_grace(subject: Subject) {
     assert_eq!(exit.signal, 9);
     let again = subject.runtime.stop_container(&stubborn.spec.id, Duration::from_secs(1)).await.unwrap();
     assert_eq!(again, exit);
+}
+
+pub async fn a_sooner_end_hastens_a_stop_that_is_under_way(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done";
+    let hour = Duration::from_secs(3600);
+    let sooner = Duration::from_millis(100);
+    for (name, grace) in [("forced", Some(Duration::ZERO)), ("shortened", Some(sooner)), ("removed", None)] {
+        let id = base::id::hex64();
+        let spec = ContainerSpec { id: id.clone(), ..subject.script(&sandbox, script) };
+        subject.runtime.create_container(spec).await.unwrap();
+        let mut output = subject.runtime.attach(&id).await.unwrap().io.stdout.unwrap();
+        subject.runtime.start_container(&id).await.unwrap();
+        until(&mut output, "ready").await;
+        let hasten = async {
+            // The first stop is under way.
+            until(&mut output, "asked").await;
+            match grace {
+                Some(grace) => drop(subject.runtime.stop_container(&id, grace).await.unwrap()),
+                None => subject.runtime.remove_container(&id, true).await.unwrap(),
+            }
+        };
+        let (first, ()) =
+            patiently(async { tokio::join!(subject.runtime.stop_container(&id, hour), hasten) }).await;
+        // Who asked first may find the container removed already.
+        match first {
+            Ok(exit) => assert_eq!(exit.signal, 9, "{name}"),
+            Err(error) => assert_eq!((name, error.kind), ("removed", ErrorKind::NotFound)),
+        }
+    }
+}
+
+pub async fn a_group_without_a_user_keeps_the_image_s_user(subject: Subject) {
+    let base = subject.images.resolve("busybox:test").await.unwrap().image;
+    let config = format!(
+        r#"{{"architecture":"{}","os":"linux","config":{{"User":"app"}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        base.architecture, base.diff_ids[0]
+    );
+    let archive = super::docker_archive(&config, &super::busybox(), "unprivileged:test");
+    let archive = futures::stream::iter([Ok(archive.into())]).boxed();
+    subject.images.load(archive).await.unwrap();
+    let image = subject.images.resolve("unprivileged:test").await.unwrap().image;
+    assert_eq!(image.config.user, "app");
+    let sandbox = subject.sandbox().await;
+    for (image_id, user, ids) in [
+        (&image.id, "", "1000 1001\n"),
+        (&image.id, ":2000", "1000 2000\n"),
+        (&image.id, ":web", "1000 60\n"),
+        (&image.id, "0:2000", "0 2000\n"),
+        (&subject.image, ":2000", "0 2000\n"),
+    ] {
+        let user = User { spec: user.into(), must_not_be_root: ids.starts_with("1000"), ..User::default() };
+        let spec = subject.script(&sandbox, "echo $(id -u) $(id -g)");
+        let (_, log) = subject.run(ContainerSpec { user, image_id: image_id.clone(), ..spec }).await;
+        assert_eq!(log, ids);
+    }
 }
 
 pub async fn programs_that_cannot_run_say_why(subject: Subject) {

@@ -20,7 +20,7 @@ mod images;
 mod streams;
 mod subject;
 
-pub use archive::{busybox, layer};
+pub use archive::{busybox, docker_archive, layer};
 pub use subject::{PATIENCE, Subject, all, bytes, log_text, outcome, patiently, until};
 
 /// The cases, by name.
@@ -39,6 +39,8 @@ macro_rules! runtime_contract {
             containers_run_log_and_tell_how_they_ended,
             a_container_that_is_removed_is_gone,
             stopping_asks_first_and_kills_after_the_grace,
+            a_sooner_end_hastens_a_stop_that_is_under_way,
+            a_group_without_a_user_keeps_the_image_s_user,
             programs_that_cannot_run_say_why,
             a_container_runs_again,
             processes_are_executed_in_running_containers,

@@ -243,8 +243,11 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
             let message = format!("PostStartHook failed: {error}");
             deps.warning(pod, &start.container, "FailedPostStartHook", message.clone());
             let grace = Duration::from_secs(u64::try_from(pod.spec_grace_seconds()).unwrap_or(0));
-            // Its failure is reported; what is left to do is to end the container.
-            let _ = deps.runtime.stop_container(&id, grace).await;
+            // Its failure is reported; what is left to do is to end the container, unless the pod's own end does that.
+            tokio::select! {
+                _ = deps.runtime.stop_container(&id, grace) => {}
+                () = start.cancel.cancelled() => {}
+            }
             deps.state.refresh_container(&*deps.runtime, &id).await;
             return Err(StartError { reason: "PostStartHookError", message });
         }
