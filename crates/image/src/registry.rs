@@ -96,7 +96,7 @@ impl Store {
         credentials: Option<Credentials>,
         progress: mpsc::Sender<Progress>,
     ) -> Result<Digest, Error> {
-        let _lease = self.lease();
+        let lease = self.lease();
         let report = Report(progress);
         let remote = Remote::open(name, credentials, RegistryOperation::Pull).await?;
         let tag = remote.reference.tag.clone().unwrap_or_default();
@@ -118,7 +118,12 @@ impl Store {
         let repo = remote.reference.with_digest(&repo_digest);
         let (store, adopted, blobs) = (self.clone(), id.clone(), layers.clone());
         let full_name = remote.reference.to_string();
+        for layer in &layers {
+            report.say(short(layer), "Extracting").await;
+        }
         let up_to_date = run_blocking(move || {
+            // Of this work and not of the caller: it goes on when nobody waits for the pull any more.
+            let _lease = lease;
             let before = store.resolve(&full_name).ok().map(|found| found.image.id);
             store.adopt(&adopted, &blobs, Some(manifest_digest), names, Origin::Registry, Some(repo))?;
             Ok(before == Some(adopted))
@@ -165,9 +170,14 @@ impl Store {
         sent.map_err(|error| remote.failed(error))?;
         let tag = remote.reference.tag.clone().unwrap_or_default();
         report.say("", format!("{tag}: digest: {digest} size: {size}")).await;
-        let known = self.record_of(&parsed.config.digest)?;
-        let pushed = ImageRecord { repo_digests: [remote.reference.with_digest(&digest)].into(), ..known };
-        self.record(&parsed.config.digest, pushed, &[])?;
+        let pushed = remote.reference.with_digest(&digest);
+        self.change(|state| {
+            // One that was removed meanwhile stays removed.
+            if let Some(image) = state.images.get_mut(&parsed.config.digest) {
+                image.repo_digests.insert(pushed);
+            }
+            Ok(())
+        })?;
         Ok(digest)
     }
 

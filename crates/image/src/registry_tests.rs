@@ -165,3 +165,49 @@ async fn a_manifest_without_end_is_refused() {
     let sent = registry.join().unwrap();
     assert!(sent < 64 << 20, "{sent} bytes were taken");
 }
+
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "what is held is what the pull waits for, on another thread")]
+async fn a_pull_that_is_given_up_never_names_an_image_without_content() {
+    let server = Server::start();
+    let name = format!("{}/a/image:v1", server.address);
+    let (_here, here) = store();
+    let id = here.import(rootfs(b"x").as_slice(), &name).unwrap();
+    here.push(&name, None, listener().0).await.unwrap();
+
+    let (_there, there) = store();
+    let (sender, mut told) = listener();
+    // Unpacking waits for this, so that the pull is in the midst of it.
+    let unpacking = there.inner.unpacking.lock();
+    let mut pull = Box::pin(there.pull(&name, None, sender));
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut pull => panic!("{done:?} although nothing could be unpacked"),
+            step = told.recv() => if step.unwrap().status == "Extracting" { break },
+        }
+    }
+    // The step was told in the same turn in which the work was handed over.
+    drop(pull);
+    there.collect_garbage().unwrap();
+    drop(unpacking);
+    let found = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match there.resolve(&name) {
+                Ok(found) => break found,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    });
+    assert_eq!(found.await.expect("the image was recorded").image.id, id);
+    assert_eq!(there.list().unwrap().len(), 1);
+    let mut text = String::new();
+    there
+        .view(&id)
+        .unwrap()
+        .file(std::path::Path::new("etc/file"))
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(text, "x");
+}

@@ -222,16 +222,20 @@ impl Store {
         let root = fs::File::open(&self.inner.root).during_on("open", &self.inner.root)?;
         rustix::fs::syncfs(&root).during("sync the layers")?;
         let mut state = self.inner.state.lock();
+        let mut layers = state.layers.clone();
         let mut sizes = BTreeMap::new();
         for (position, directory, size) in staged {
+            // A number is used up even if this fails: its directory may be there, until the next collection.
             let number = state.next_layer();
             let path = self.inner.layer_path(number);
             fs::rename(directory.keep(), &path).during_on("rename to", &path)?;
-            state.layers.insert(chain[position].clone(), number);
+            layers.insert(chain[position].clone(), number);
             sizes.insert(position, size);
         }
         sync_directory(&self.inner.root.join("layers"))?;
-        self.save(&state)?;
+        let mut next = state.clone();
+        next.layers = layers;
+        self.replace(&mut state, next)?;
         Ok(sizes)
     }
 

@@ -35,6 +35,9 @@ pub(crate) struct State {
     /// Unpacked layers by chain id: the number that names the directory.
     pub(crate) layers: BTreeMap<Digest, u64>,
     next_layer: u64,
+    /// Whether the last save failed: then the file may say what this does not.
+    #[serde(skip)]
+    pub(crate) unsaved: bool,
     /// Images by what a builder would have to do to make them.
     pub(crate) cache: BTreeMap<String, Digest>,
 }
@@ -130,17 +133,11 @@ impl State {
         live
     }
 
-    /// Forgets unpacked layers that no image has; answers their numbers.
-    pub(crate) fn drop_dead_layers(&mut self) -> Vec<u64> {
+    /// Forgets unpacked layers that no image has; answers whether there were any.
+    pub(crate) fn drop_dead_layers(&mut self) -> bool {
         let live: BTreeSet<Digest> = self.images.values().flat_map(ImageRecord::chain).collect();
-        let mut dead = Vec::new();
-        self.layers.retain(|chain, number| {
-            let lives = live.contains(chain);
-            if !lives {
-                dead.push(*number);
-            }
-            lives
-        });
-        dead
+        let before = self.layers.len();
+        self.layers.retain(|chain, _| live.contains(chain));
+        self.layers.len() < before
     }
 }

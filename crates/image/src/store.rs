@@ -10,7 +10,7 @@ use base::lock::FileLock;
 use parking_lot::Mutex;
 
 use crate::Error;
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, DOCUMENT_BYTES_MAX};
 use crate::digest::{Digest, is_hex};
 use crate::document::{self, Descriptor, ImageDocument, Manifest};
 use crate::error::During;
@@ -149,7 +149,6 @@ impl Store {
             _lock: lock,
         };
         let store = Self { inner: Arc::new(inner) };
-        store.remove_unknown_layers()?;
         store.collect_garbage()?;
         Ok(store)
     }
@@ -199,11 +198,20 @@ impl Store {
                 state.images.values().filter_map(|image| image.parent.as_ref()).collect();
             state.images.keys().filter(|id| tagged.contains(id) || !parents.contains(id)).cloned().collect()
         };
-        // An image that leaves meanwhile is no error.
-        ids.iter()
-            .map(|id| self.image(id))
-            .filter(|image| !matches!(image, Err(Error::NotFound(_))))
-            .collect()
+        Ok(ids.iter().filter_map(|id| self.listed(id)).collect())
+    }
+
+    /// An image for a list: one that cannot be read is no reason to hide the others.
+    fn listed(&self, id: &Digest) -> Option<Image> {
+        match self.image(id) {
+            Ok(image) => Some(image),
+            // It left meanwhile.
+            Err(Error::NotFound(_)) => None,
+            Err(error) => {
+                tracing::warn!(image = id.as_str(), %error, "an image is not listed: its configuration cannot be read");
+                None
+            }
+        }
     }
 
     /// Gives an image one more name.
@@ -212,23 +220,23 @@ impl Store {
         if target.digest.is_some() {
             return Err(Error::Reference(target.to_string(), "a tag cannot carry a digest"));
         }
-        let mut state = self.inner.state.lock();
-        let (_, id, _) = find(&state, source)?;
-        state.tags.insert(target.to_string(), TagRecord { id, origin: Origin::Local });
-        self.save(&state)
+        self.change(|state| {
+            let (_, id, _) = find(state, source)?;
+            state.tags.insert(target.to_string(), TagRecord { id, origin: Origin::Local });
+            Ok(())
+        })
     }
 
     /// Takes a name away, and the image with its last name, as `docker rmi` does. `force` goes on where other names
     /// or containers are in the way; an image that a container uses only loses its names.
     pub fn remove(&self, text: &str, force: bool) -> Result<Vec<Removed>, Error> {
-        let mut state = self.inner.state.lock();
-        let (reference, id, _) = find(&state, text)?;
-        let user = self.inner.snapshots.user_of(&id);
-        let removed = plan_removal(&mut state, &reference, &id, force, user.as_deref(), |id| {
-            self.inner.snapshots.user_of(id).is_some()
+        let removed = self.change(|state| {
+            let (reference, id, _) = find(state, text)?;
+            let user = self.inner.snapshots.user_of(&id);
+            plan_removal(state, &reference, &id, force, user.as_deref(), |id| {
+                self.inner.snapshots.user_of(id).is_some()
+            })
         })?;
-        self.save(&state)?;
-        drop(state);
         self.collect_garbage()?;
         Ok(removed)
     }
@@ -259,19 +267,25 @@ impl Store {
         document.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
         let bytes =
             serde_json::to_vec(&document).map_err(|error| Error::io("write a configuration", error))?;
+        if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
+            return Err(Error::Invalid(format!(
+                "the image's configuration is larger than {DOCUMENT_BYTES_MAX} bytes: make its variables and labels smaller"
+            )));
+        }
         let id = self.inner.blobs.put(&bytes)?;
         let manifest = self.put_manifest(&id, bytes.len() as u64, &layers)?;
-        let mut state = self.inner.state.lock();
-        state.images.entry(id.clone()).or_insert_with(|| ImageRecord {
-            manifest,
-            layers,
-            parent: new.parent,
-            repo_digests: BTreeSet::new(),
-        });
-        if let Some(key) = new.cache_key {
-            state.cache.insert(key, id.clone());
-        }
-        self.save(&state)?;
+        self.change(|state| {
+            state.images.entry(id.clone()).or_insert_with(|| ImageRecord {
+                manifest,
+                layers,
+                parent: new.parent,
+                repo_digests: BTreeSet::new(),
+            });
+            if let Some(key) = new.cache_key {
+                state.cache.insert(key, id.clone());
+            }
+            Ok(())
+        })?;
         Ok(id)
     }
 
@@ -288,21 +302,23 @@ impl Store {
             return Ok(());
         }
         let mut state = self.inner.state.lock();
-        let dead = state.drop_dead_layers();
-        if !dead.is_empty() {
-            self.save(&state)?;
+        let mut next = state.clone();
+        // Nothing goes before the file on disk has let go of it.
+        if next.drop_dead_layers() || state.unsaved {
+            self.replace(&mut state, next)?;
         }
         let live = state.live_blobs();
         for digest in self.inner.blobs.list()?.iter().filter(|digest| !live.contains(*digest)) {
             self.inner.blobs.remove(digest)?;
         }
+        let dead = self.unknown_layers(&state)?;
         let trash = self.inner.staging.join(format!("trash-{}", base::id::suffix(10)));
         if !dead.is_empty() {
             fs::create_dir(&trash).during_on("create", &trash)?;
         }
-        for number in &dead {
-            let path = self.inner.layer_path(*number);
-            fs::rename(&path, trash.join(number.to_string())).during_on("move away", &path)?;
+        for path in &dead {
+            let name = path.file_name().unwrap_or_default();
+            fs::rename(path, trash.join(name)).during_on("move away", path)?;
         }
         drop(state);
         drop(activity);
@@ -319,17 +335,34 @@ impl Store {
         record: ImageRecord,
         names: &[(String, Origin)],
     ) -> Result<(), Error> {
-        let mut state = self.inner.state.lock();
-        let known = state.images.entry(id.clone()).or_insert_with(|| record.clone());
-        known.repo_digests.extend(record.repo_digests);
-        for (name, origin) in names {
-            state.tags.insert(name.clone(), TagRecord { id: id.clone(), origin: *origin });
-        }
-        self.save(&state)
+        self.change(|state| {
+            let known = state.images.entry(id.clone()).or_insert_with(|| record.clone());
+            known.repo_digests.extend(record.repo_digests);
+            for (name, origin) in names {
+                state.tags.insert(name.clone(), TagRecord { id: id.clone(), origin: *origin });
+            }
+            Ok(())
+        })
     }
 
-    pub(crate) fn save(&self, state: &State) -> Result<(), Error> {
-        state.save(&self.inner.root, &self.inner.staging)
+    /// Changes the state on disk and in memory; where the disk refuses, in neither.
+    pub(crate) fn change<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+        let mut state = self.inner.state.lock();
+        let mut next = state.clone();
+        let done = work(&mut next)?;
+        self.replace(&mut state, next)?;
+        Ok(done)
+    }
+
+    /// Saves a state and puts it in place of the one before.
+    pub(crate) fn replace(&self, state: &mut State, mut next: State) -> Result<(), Error> {
+        if let Err(error) = next.save(&self.inner.root, &self.inner.staging) {
+            state.unsaved = true;
+            return Err(error);
+        }
+        next.unsaved = false;
+        *state = next;
+        Ok(())
     }
 
     pub(crate) fn put_manifest(
@@ -353,17 +386,18 @@ impl Store {
         self.inner.blobs.put(&bytes)
     }
 
-    /// Directories that a crash left before the state named them.
-    fn remove_unknown_layers(&self) -> Result<(), Error> {
-        let known: BTreeSet<String> = self.inner.state.lock().layers.values().map(u64::to_string).collect();
+    /// Directories of layers that the state does not name (any more): a crash or a failed save left them before.
+    fn unknown_layers(&self, state: &State) -> Result<Vec<PathBuf>, Error> {
+        let known: BTreeSet<String> = state.layers.values().map(u64::to_string).collect();
         let directory = self.inner.root.join("layers");
+        let mut unknown = Vec::new();
         for entry in fs::read_dir(&directory).during_on("read", &directory)? {
             let entry = entry.during_on("read", &directory)?;
             if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
-                fs::remove_dir_all(entry.path()).during_on("remove", &entry.path())?;
+                unknown.push(entry.path());
             }
         }
-        Ok(())
+        Ok(unknown)
     }
 }
 

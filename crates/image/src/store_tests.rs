@@ -189,3 +189,86 @@ fn an_image_without_layers_has_an_empty_file_system() {
     write(&store.writable_view("c").unwrap(), "new", "x");
     assert!(!store.diff("c").unwrap().empty);
 }
+
+/// Makes every save fail until the returned value is dropped.
+struct Refusing(std::path::PathBuf);
+
+impl Refusing {
+    fn start(root: &Path) -> Self {
+        fs::rename(root.join("staging"), root.join("away")).unwrap();
+        Self(root.to_owned())
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        fs::rename(self.0.join("away"), self.0.join("staging")).unwrap();
+    }
+}
+
+#[test]
+fn what_could_not_be_saved_did_not_happen() {
+    let (dir, store) = opened();
+    let base = store.import(rootfs(&[("f", "1")]).as_slice(), "base").unwrap();
+    let other = store.import(rootfs(&[("f", "2")]).as_slice(), "other").unwrap();
+    let refusing = Refusing::start(dir.path());
+    assert!(store.tag("base", "new").is_err());
+    assert!(store.remove("base", false).is_err());
+    assert!(store.create(NewImage { parent: Some(other.clone()), ..NewImage::default() }).is_err());
+    assert!(store.collect_garbage().is_err(), "the file may name what memory does not");
+    drop(refusing);
+    store.collect_garbage().unwrap();
+    let check = |store: &Store| {
+        assert!(store.resolve("new").is_err());
+        assert_eq!(store.resolve("base").unwrap().image.id, base);
+        assert_eq!(store.list().unwrap().len(), 2);
+        assert_eq!(read(&store.view(&base).unwrap(), "f").unwrap(), "1");
+    };
+    check(&store);
+    drop(store);
+    check(&Store::open(dir.path()).unwrap());
+}
+
+#[test]
+fn layers_that_could_not_be_saved_are_unpacked_again() {
+    let (dir, store) = opened();
+    let base = store.import(rootfs(&[("f", "1")]).as_slice(), "base").unwrap();
+    // The layer is there and the state does not know it: what a save that failed after the rename leaves.
+    let chain = {
+        let mut state = store.inner.state.lock();
+        let layers = std::mem::take(&mut state.layers);
+        layers.into_keys().next().unwrap()
+    };
+    assert_eq!(read(&store.view(&base).unwrap(), "f").unwrap(), "1");
+    assert_eq!(fs::read_dir(dir.path().join("layers")).unwrap().count(), 2);
+    store.collect_garbage().unwrap();
+    assert_eq!(fs::read_dir(dir.path().join("layers")).unwrap().count(), 1);
+    assert!(store.inner.state.lock().layers.contains_key(&chain));
+    assert_eq!(read(&store.view(&base).unwrap(), "f").unwrap(), "1");
+}
+
+#[test]
+fn an_unreadable_image_does_not_hide_the_others() {
+    let (dir, store) = opened();
+    let base = store.import(rootfs(&[("f", "1")]).as_slice(), "base").unwrap();
+    let gone = store.import(rootfs(&[("f", "2")]).as_slice(), "gone").unwrap();
+    let broken = store.import(rootfs(&[("f", "3")]).as_slice(), "broken").unwrap();
+    fs::remove_file(dir.path().join("blobs/sha256").join(gone.hex())).unwrap();
+    fs::write(dir.path().join("blobs/sha256").join(broken.hex()), "{").unwrap();
+    let listed: Vec<_> = store.list().unwrap().into_iter().map(|image| image.id).collect();
+    assert_eq!(listed, [base]);
+    for name in ["gone", "broken"] {
+        assert!(store.resolve(name).is_err());
+        store.remove(name, false).unwrap();
+    }
+}
+
+#[test]
+fn a_configuration_that_could_not_be_read_again_is_not_made() {
+    let (_dir, store) = opened();
+    let mut document = ImageDocument::default();
+    document.config.env = vec![format!("A={}", "x".repeat(5 << 20))];
+    let error = store.create(NewImage { document, ..NewImage::default() }).unwrap_err();
+    assert!(error.to_string().contains("configuration is larger"), "{error}");
+    assert!(store.list().unwrap().is_empty());
+}
