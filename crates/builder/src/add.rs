@@ -84,7 +84,9 @@ impl Transfer {
     pub(crate) fn sum(&self, files: &Files) -> Result<String, Error> {
         let source = Source { root: &files.root, ignore: &files.ignore };
         let mut sum = Sha256::new();
-        let options = [&self.destination, &format!("{:?} {:?} {}", self.chown, self.chmod, self.unpacks)];
+        let with_owners = self.keeps_owners();
+        let options = format!("{:?} {:?} {} {with_owners}", self.chown, self.chmod, self.unpacks);
+        let options = [&self.destination, &options];
         for text in options {
             sum.update((text.len() as u64).to_le_bytes());
             sum.update(text);
@@ -94,7 +96,7 @@ impl Transfer {
             let name = nodes.first().and_then(|node| node.path.file_name()).unwrap_or_default();
             sum.update(format!("source {} {name:?}", nodes.len()));
             for node in nodes {
-                source.sum(node, &mut sum)?;
+                source.sum(node, with_owners, &mut sum)?;
             }
         }
         for document in &self.documents {
@@ -108,6 +110,11 @@ impl Transfer {
         Ok(format!("{:x}", sum.finalize()))
     }
 
+    /// Whether files belong to whom they belong in the source: another image's do, a context's are root's.
+    fn keeps_owners(&self) -> bool {
+        matches!(self.origin, Origin::Image(_)) && self.chown.is_none()
+    }
+
     /// Makes the layer over an image.
     pub(crate) fn apply(&self, store: &Store, parent: &Digest, files: &Files) -> Result<PackedLayer, Error> {
         let snapshot = Scratch::new(store, parent)?;
@@ -116,10 +123,7 @@ impl Transfer {
             let chown = self.chown.as_deref().map(|text| owner(&view, text)).transpose()?;
             let mode = self.chmod.as_deref().map(parse_mode).transpose()?;
             let target = Target::new(&view, chown.unwrap_or_default(), mode);
-            let mut target = match (&self.origin, chown) {
-                (Origin::Image(_), None) => target.keep_owners(),
-                _ => target,
-            };
+            let mut target = if self.keeps_owners() { target.keep_owners() } else { target };
             self.write(&mut target, &view, chown, files)?;
             target.finish()?;
         }

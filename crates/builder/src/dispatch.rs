@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine_api::{BuildRequest, Runtime};
 use image::{ContainerConfig, Digest, History, ImageDocument, NewImage, PackedLayer, Reference, Store};
@@ -20,8 +21,11 @@ use crate::run::{Job, blocking};
 use crate::service::{Events, Host, is_proxy};
 
 const DOCKERFILE_BYTES_MAX: u64 = 4 << 20;
+const DOWNLOAD_CONNECT_MAX: Duration = Duration::from_secs(20);
+/// A server that sends nothing for so long is dead.
+const DOWNLOAD_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Changes when what a key stands for changes: old entries then mean nothing.
-const CACHE_VERSION: u32 = 1;
+const CACHE_VERSION: u32 = 2;
 
 /// One build.
 pub(crate) struct Build {
@@ -30,6 +34,8 @@ pub(crate) struct Build {
     host: Host,
     events: Events,
     request: BuildRequest,
+    /// Images of other builds that were asked for, by name: each means one thing throughout a build.
+    bases: tokio::sync::Mutex<BTreeMap<String, image::Image>>,
 }
 
 /// A stage while it is built, and its result.
@@ -62,7 +68,7 @@ impl Build {
         events: Events,
         request: BuildRequest,
     ) -> Self {
-        Self { store, runtime, host, events, request }
+        Self { store, runtime, host, events, request, bases: tokio::sync::Mutex::default() }
     }
 
     /// Builds; answers the image's id.
@@ -73,6 +79,7 @@ impl Build {
         let text = self.read_dockerfile().await?;
         let mut plan = plan(parser::parse(&text)?, &self.request.build_args, &self.request.target)?;
         self.add_labels(&mut plan);
+        self.follow_triggers(&mut plan).await?;
         let total = plan.step_count();
         let mut progress =
             Progress { plan, total, current: 0, results: BTreeMap::new(), consumed: BTreeSet::new() };
@@ -128,6 +135,23 @@ impl Build {
         plan.stages[plan.target].steps.push(step);
     }
 
+    /// Looks into the base images for triggers that copy from stages that nothing else needs.
+    async fn follow_triggers(&self, plan: &mut Plan) -> Result<(), Error> {
+        let mut looked = BTreeSet::new();
+        // Where every stage up to the target is built anyway, there is nothing to look for.
+        while plan.needed.len() <= plan.target {
+            let Some(number) = plan.needed.iter().copied().find(|number| looked.insert(*number)) else {
+                break;
+            };
+            if let Base::Image(name) = plan.stages[number].base.clone() {
+                let image = self.base_image(&name).await?;
+                let triggers: Vec<Step> = parse_triggers(&image.document.config.on_build, plan.escape)?;
+                plan.need_for(number, &triggers);
+            }
+        }
+        Ok(())
+    }
+
     async fn stage(&self, progress: &mut Progress, number: usize) -> Result<Stage, Error> {
         let from = progress.plan.stages[number].clone();
         self.announce(progress, &from.from.text).await?;
@@ -151,9 +175,8 @@ impl Build {
             self.events.output(format!("# Executing {} build trigger{plural}\n", triggers.len())).await?;
         }
         progress.total += triggers.len();
-        for trigger in &triggers {
-            let step = parser::parse_step(trigger, progress.plan.escape)?;
-            self.step(progress, number, &mut stage, &step).await?;
+        for step in &parse_triggers(&triggers, progress.plan.escape)? {
+            self.step(progress, number, &mut stage, step).await?;
         }
         for step in &from.steps {
             self.step(progress, number, &mut stage, step).await?;
@@ -304,7 +327,8 @@ impl Build {
         for source in written.sources.iter().map(replace) {
             match source? {
                 url if is_add && (url.starts_with("http://") || url.starts_with("https://")) => {
-                    downloads.push(download(&url).await?);
+                    let fetched = self.events.unless_closed(download(&url, &self.request.context)).await?;
+                    downloads.push(fetched?);
                 }
                 path => sources.push(path),
             }
@@ -403,6 +427,16 @@ impl Build {
 
     /// An image by name: from the store, or pulled where it is absent (or came from a registry and `--pull` asks).
     async fn base_image(&self, name: &str) -> Result<image::Image, Error> {
+        let mut bases = self.bases.lock().await;
+        if let Some(known) = bases.get(name) {
+            return Ok(known.clone());
+        }
+        let image = self.find_image(name).await?;
+        bases.insert(name.to_owned(), image.clone());
+        Ok(image)
+    }
+
+    async fn find_image(&self, name: &str) -> Result<image::Image, Error> {
         let (store, wanted) = (self.store.clone(), name.to_owned());
         let found = blocking(move || match store.resolve(&wanted) {
             Ok(found) => Ok(Some(found)),
@@ -427,7 +461,8 @@ impl Build {
             }
             Ok::<(), Error>(())
         };
-        let (id, told) = futures::future::join(self.store.pull(name, None, sender), tell).await;
+        let pull = futures::future::join(self.store.pull(name, None, sender), tell);
+        let (id, told) = self.events.unless_closed(pull).await?;
         let id = id?;
         told?;
         let store = self.store.clone();
@@ -516,7 +551,7 @@ impl Stage {
             Instruction::Healthcheck(check) => {
                 self.document.config.healthcheck = Some(config::healthcheck(check)?);
             }
-            Instruction::Onbuild(trigger) => self.document.config.on_build.push(trigger.clone()),
+            Instruction::Onbuild { text, .. } => self.document.config.on_build.push(text.clone()),
             Instruction::Maintainer(name) => self.document.author = name.clone(),
             // Those that do more than configure are carried out elsewhere; FROM starts a stage and is never a step.
             Instruction::From { .. }
@@ -528,6 +563,10 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+fn parse_triggers(texts: &[String], escape: char) -> Result<Vec<Step>, Error> {
+    texts.iter().map(|text| parser::parse_step(text, escape)).collect()
 }
 
 fn scratch() -> ImageDocument {
@@ -563,13 +602,14 @@ fn short(id: &Digest) -> &str {
     &id.hex()[..12]
 }
 
-/// Fetches a file for ADD.
-async fn download(url: &str) -> Result<Download, Error> {
+/// Fetches a file for ADD; it is kept without a name beside the context.
+async fn download(url: &str, context: &Path) -> Result<Download, Error> {
     use std::io::Write;
     let fail =
         |error: reqwest::Error| Error::invalid(format!("ADD failed: {url}: {}", base::error::chain(&error)));
     let client = reqwest::Client::builder()
-        .connect_timeout(std::time::Duration::from_secs(20))
+        .connect_timeout(DOWNLOAD_CONNECT_MAX)
+        .read_timeout(DOWNLOAD_SILENCE_MAX)
         .build()
         .map_err(fail)?;
     let mut answer =
@@ -584,7 +624,7 @@ async fn download(url: &str) -> Result<Download, Error> {
     let modified = modified.and_then(|text| jiff::fmt::rfc2822::parse(text).ok());
     let modified = modified.map_or(0, |time| time.timestamp().as_second());
     let io = |error| Error::io("keep a download", error);
-    let mut file = tempfile::tempfile().map_err(io)?;
+    let mut file = tempfile::tempfile_in(context).map_err(io)?;
     while let Some(chunk) = answer.chunk().await.map_err(fail)? {
         file.write_all(&chunk).map_err(io)?;
     }

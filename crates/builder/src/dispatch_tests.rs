@@ -76,8 +76,10 @@ impl Runtime for Pretender {
     }
     async fn start_container(&self, id: &str) -> Result<ContainerStatus, EngineError> {
         let upper = self.store.snapshot(id).unwrap().upper;
-        fs::create_dir_all(upper.join("etc")).unwrap();
-        fs::write(upper.join("etc/resolv.conf"), "").unwrap();
+        let image = Digest::parse(&self.spec(id).image_id).unwrap();
+        let target = self.store.view(&image).unwrap().follow(Path::new("/etc/resolv.conf")).unwrap();
+        fs::create_dir_all(upper.join(&target).parent().unwrap()).unwrap();
+        fs::write(upper.join(&target), "").unwrap();
         let word = self.spec(id).entrypoint.last().unwrap().clone();
         fs::write(upper.join(word.rsplit([' ', '/']).next().unwrap()), "made").unwrap();
         Ok(self.status(id))
@@ -374,6 +376,88 @@ async fn add_unpacks_archives_and_triggers_fire_later() {
     assert!(output.contains("# Executing 1 build trigger\n"), "{output}");
     assert_eq!(site.read(&image, "from-child").as_deref(), Some("p"));
     assert!(image.document.config.on_build.is_empty());
+}
+
+#[tokio::test]
+async fn triggers_copy_from_stages_that_nothing_else_needs() {
+    let site = Site::new();
+    let parent = |request: &mut BuildRequest| request.tags = vec!["parent".to_owned()];
+    site.build_with("FROM base\nONBUILD COPY --from=files /made /here\n", parent).await.unwrap();
+    let text = "FROM base AS unneeded\nRUN false\nFROM base AS files\nRUN touch /made\nFROM parent\nCMD x\n";
+    let (image, output) = site.build(text).await.unwrap();
+    assert_eq!(site.read(&image, "here").as_deref(), Some("made"));
+    assert!(output.contains("Step 1/4") && !output.contains("unneeded"), "{output}");
+}
+
+#[tokio::test]
+async fn the_cache_knows_whom_copied_files_belong_to() {
+    let site = Site::new();
+    site.file("f", "1");
+    let text = |owner: &str| {
+        format!("FROM base AS files\nCOPY --chown={owner} f /f\nFROM base\nCOPY --from=files /f /f\n")
+    };
+    let owner =
+        |image: &image::Image| site.store.view(&image.id).unwrap().stat(Path::new("f")).unwrap().st_uid;
+    let (image, _) = site.build(&text("7")).await.unwrap();
+    assert_eq!(owner(&image), 7);
+    let (image, _) = site.build(&text("8")).await.unwrap();
+    assert_eq!(owner(&image), 8, "the same content of another owner is another layer");
+    // What is copied from the context is root's, whoever owns it there.
+    let (image, _) = site.build("FROM base\nCOPY f /f\n").await.unwrap();
+    assert_eq!(owner(&image), 0, "it is not taken for the same file of another image");
+    std::os::unix::fs::chown(site.context.path().join("f"), Some(9), Some(9)).unwrap();
+    let (_, output) = site.build("FROM base\nCOPY f /f\n").await.unwrap();
+    assert!(output.contains("Using cache"), "{output}");
+}
+
+#[tokio::test]
+async fn a_resolver_behind_a_dangling_link_leaves_nothing_in_the_layer() {
+    let site = Site::new();
+    symlink("../run/systemd/resolve/stub.conf", site.context.path().join("link")).unwrap();
+    fs::create_dir(site.context.path().join("etc")).unwrap();
+    fs::rename(site.context.path().join("link"), site.context.path().join("etc/resolv.conf")).unwrap();
+    let (image, _) = site.build("FROM base\nCOPY etc /etc\nRUN touch /made\n").await.unwrap();
+    let view = site.store.view(&image.id).unwrap();
+    assert!(view.stat_itself(Path::new("etc/resolv.conf")).is_ok(), "the link stays");
+    assert!(view.stat_itself(Path::new("made")).is_ok());
+    assert!(view.stat_itself(Path::new("run")).is_err(), "neither file nor directories of the mount point");
+}
+
+#[tokio::test]
+async fn deeply_nested_substitutions_are_one_clear_line() {
+    let site = Site::new();
+    let nested = format!("ENV A={}\n", "${a:-".repeat(100_000));
+    for text in [format!("FROM base\n{nested}"), format!("FROM base\nONBUILD {nested}")] {
+        let parent = |request: &mut BuildRequest| request.tags = vec!["deep".to_owned()];
+        let built = match text.contains("ONBUILD") {
+            true => {
+                site.build_with(&text, parent).await.unwrap();
+                site.build("FROM deep\nCMD x\n").await
+            }
+            false => site.build(&text).await,
+        };
+        let error = built.unwrap_err();
+        assert!(error.message.contains("substitutions are nested too deeply"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn a_download_ends_when_its_client_leaves() {
+    use tokio::io::AsyncReadExt as _;
+    let site = Site::new();
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    site.file("Dockerfile", &format!("FROM base\nADD http://{address}/a/file.bin /got/\n"));
+    let request = BuildRequest { context: site.context.path().to_owned(), ..BuildRequest::default() };
+    let events = site.builder.build(request).await.unwrap();
+    // The server takes the request and never answers.
+    let (mut connection, _) = server.accept().await.unwrap();
+    let mut request = [0; 4096];
+    assert!(connection.read(&mut request).await.unwrap() > 0);
+    drop(events);
+    // The end of the connection; a reset is one too.
+    let ended = tokio::time::timeout(Duration::from_secs(50), connection.read_to_end(&mut Vec::new())).await;
+    let _ = ended.expect("the download goes on although nobody wants it");
 }
 
 #[tokio::test]

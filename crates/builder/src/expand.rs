@@ -3,6 +3,11 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
+/// How deep substitutions may stand in each other: `${a:-${b:-…}}` recurses, and its text comes from outside.
+const DEPTH_MAX: usize = 64;
+/// The longest text that comes out, in bytes: `ENV A=$A$A` doubles it with each line.
+const LENGTH_MAX: usize = 4 << 20;
+
 /// Takes quotes and escapes off a word and replaces `$name`, `${name}`, `${name:-default}`, `${name:+other}` (and both
 /// without the colon, which then ask whether the variable is set at all).
 pub(crate) fn expand(
@@ -10,7 +15,7 @@ pub(crate) fn expand(
     escape: char,
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String, String> {
-    let mut expander = Expander { chars: word.chars().peekable(), escape, lookup };
+    let mut expander = Expander { chars: word.chars().peekable(), escape, lookup, depth: 0 };
     expander.until(None)
 }
 
@@ -47,6 +52,8 @@ struct Expander<'a> {
     chars: Peekable<Chars<'a>>,
     escape: char,
     lookup: &'a dyn Fn(&str) -> Option<String>,
+    /// How many substitutions are open.
+    depth: usize,
 }
 
 impl Expander<'_> {
@@ -57,6 +64,7 @@ impl Expander<'_> {
             if Some(c) == end {
                 return Ok(out);
             }
+            check_length(&out)?;
             match c {
                 '\'' => self.single_quoted(&mut out)?,
                 '"' => self.double_quoted(&mut out)?,
@@ -83,6 +91,7 @@ impl Expander<'_> {
 
     fn double_quoted(&mut self, out: &mut String) -> Result<(), String> {
         while let Some(c) = self.chars.next() {
+            check_length(out)?;
             match c {
                 '"' => return Ok(()),
                 '$' => out.push_str(&self.variable()?),
@@ -96,6 +105,17 @@ impl Expander<'_> {
             }
         }
         Err("unexpected end of text while looking for a matching double quote".to_owned())
+    }
+
+    /// The word of a substitution, up to its closing brace.
+    fn substitute(&mut self) -> Result<String, String> {
+        if self.depth == DEPTH_MAX {
+            return Err("substitutions are nested too deeply".to_owned());
+        }
+        self.depth += 1;
+        let word = self.until(Some('}'))?;
+        self.depth -= 1;
+        Ok(word)
     }
 
     fn variable(&mut self) -> Result<String, String> {
@@ -117,15 +137,15 @@ impl Expander<'_> {
         match self.chars.next() {
             Some('}') if !colon => Ok(value.unwrap_or_default()),
             Some('-') => {
-                let default = self.until(Some('}'))?;
+                let default = self.substitute()?;
                 Ok(if present { value.unwrap_or_default() } else { default })
             }
             Some('+') => {
-                let other = self.until(Some('}'))?;
+                let other = self.substitute()?;
                 Ok(if present { other } else { String::new() })
             }
             Some('?') => {
-                let message = self.until(Some('}'))?;
+                let message = self.substitute()?;
                 match value.filter(|_| present) {
                     Some(value) => Ok(value),
                     None if message.is_empty() => Err(format!("{name}: is not allowed to be unset")),
@@ -143,6 +163,13 @@ impl Expander<'_> {
             name.push(c);
         }
         name
+    }
+}
+
+fn check_length(out: &str) -> Result<(), String> {
+    match out.len() > LENGTH_MAX {
+        true => Err(format!("a value is longer than {LENGTH_MAX} bytes after its variables are replaced")),
+        false => Ok(()),
     }
 }
 
@@ -194,6 +221,28 @@ mod tests {
     fn broken_words_are_errors() {
         for word in ["${A", "${", "${}", "'a", "\"a", "${A:x}", "${B:?}", "${B?gone}", "${A%x}"] {
             assert!(with(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn substitutions_nest_to_a_bound() {
+        let nested = |depth: usize| format!("{}x{}", "${B:-".repeat(depth), "}".repeat(depth));
+        assert_eq!(with(&nested(DEPTH_MAX)).unwrap(), "x");
+        for depth in [DEPTH_MAX + 1, 1_000_000] {
+            assert_eq!(with(&nested(depth)).unwrap_err(), "substitutions are nested too deeply");
+        }
+        let quoted = "\"${B:-".repeat(100_000);
+        assert_eq!(with(&quoted).unwrap_err(), "substitutions are nested too deeply");
+        let beside = "${B:-x}".repeat(1_000);
+        assert_eq!(with(&beside).unwrap().len(), 1_000, "only what is open counts");
+    }
+
+    #[test]
+    fn what_comes_out_has_a_bound() {
+        let long = |_: &str| Some("x".repeat(1 << 20));
+        assert_eq!(expand("$A$A$A", '\\', &long).unwrap().len(), 3 << 20);
+        for word in ["$A".repeat(1_000_000), format!("\"{}\"", "$A".repeat(1_000_000))] {
+            assert!(expand(&word, '\\', &long).unwrap_err().contains("longer than"));
         }
     }
 

@@ -24,7 +24,11 @@ pub(crate) struct Dockerfile {
 /// What an instruction says, before variables are replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Instruction {
-    From { image: String, platform: Option<String>, name: Option<String> },
+    From {
+        image: String,
+        platform: Option<String>,
+        name: Option<String>,
+    },
     Run(Command),
     Cmd(Command),
     Entrypoint(Command),
@@ -38,7 +42,11 @@ pub(crate) enum Instruction {
     Shell(Vec<String>),
     StopSignal(String),
     Healthcheck(Healthcheck),
-    Onbuild(String),
+    /// The trigger as written, and what it means.
+    Onbuild {
+        text: String,
+        trigger: Box<Instruction>,
+    },
     Maintainer(String),
     Copy(Transfer),
     Add(Transfer),
@@ -278,8 +286,8 @@ fn parse_onbuild(rest: &str, escape: char) -> Result<Instruction, String> {
     if matches!(keyword.as_str(), "ONBUILD" | "FROM" | "MAINTAINER") {
         return Err(format!("{keyword} isn't allowed as an ONBUILD trigger"));
     }
-    parse_instruction(rest, escape, Vec::new())?;
-    Ok(Instruction::Onbuild(rest.to_owned()))
+    let trigger = Box::new(parse_instruction(rest, escape, Vec::new())?);
+    Ok(Instruction::Onbuild { text: rest.to_owned(), trigger })
 }
 
 fn parse_healthcheck(rest: &str) -> Result<Healthcheck, String> {

@@ -130,7 +130,8 @@ fn health_and_triggers() {
     assert_eq!(one("HEALTHCHECK NONE"), Instruction::Healthcheck(Healthcheck::default()));
     assert!(parse("HEALTHCHECK CMD").is_err());
     assert!(parse("HEALTHCHECK --x=1 CMD y").is_err());
-    assert_eq!(one("ONBUILD RUN make"), Instruction::Onbuild("RUN make".to_owned()));
+    let trigger = Box::new(one("RUN make"));
+    assert_eq!(one("ONBUILD RUN make"), Instruction::Onbuild { text: "RUN make".to_owned(), trigger });
     assert!(parse("ONBUILD FROM x").is_err());
     assert!(parse("ONBUILD NOPE x").is_err());
 }

@@ -48,6 +48,13 @@ impl Plan {
         find(&self.stages[..before], name)
     }
 
+    /// Counts in what the triggers of a stage's base copy from: only the base's image knows them.
+    pub(crate) fn need_for(&mut self, stage: usize, triggers: &[Step]) {
+        let copied =
+            triggers.iter().filter_map(|step| copied_stage(&self.stages[..stage], &step.instruction));
+        follow(&self.stages, copied.collect(), &mut self.needed);
+    }
+
     /// The number of steps to be carried out.
     pub(crate) fn step_count(&self) -> usize {
         self.needed.iter().map(|stage| 1 + self.stages[*stage].steps.len()).sum()
@@ -117,23 +124,36 @@ fn find_named(stages: &[Stage], name: &str) -> Option<usize> {
 
 fn needed(stages: &[Stage], target: usize) -> BTreeSet<usize> {
     let mut needed = BTreeSet::new();
-    let mut waiting = vec![target];
+    follow(stages, vec![target], &mut needed);
+    needed
+}
+
+/// Adds stages and what they need in turn.
+fn follow(stages: &[Stage], mut waiting: Vec<usize>, needed: &mut BTreeSet<usize>) {
     while let Some(stage) = waiting.pop() {
         if !needed.insert(stage) {
             continue;
         }
+        let earlier = &stages[..stage];
+        waiting
+            .extend(stages[stage].steps.iter().filter_map(|step| copied_stage(earlier, &step.instruction)));
         if let Base::Stage(base) = stages[stage].base {
             waiting.push(base);
-        }
-        for step in &stages[stage].steps {
-            if let Instruction::Copy(transfer) = &step.instruction
-                && let Some(from) = &transfer.from
-            {
-                waiting.extend(find(&stages[..stage], from));
-            }
+            // The base's triggers are this stage's first steps.
+            waiting.extend(stages[base].steps.iter().filter_map(|step| match &step.instruction {
+                Instruction::Onbuild { trigger, .. } => copied_stage(earlier, trigger),
+                _ => None,
+            }));
         }
     }
-    needed
+}
+
+/// The stage that an instruction copies from.
+fn copied_stage(earlier: &[Stage], instruction: &Instruction) -> Option<usize> {
+    match instruction {
+        Instruction::Copy(transfer) => find(earlier, transfer.from.as_deref()?),
+        _ => None,
+    }
 }
 
 /// The arguments that every build knows before FROM.
@@ -169,6 +189,17 @@ mod tests {
         assert_eq!(planned(text, "TWO").unwrap().needed, BTreeSet::from([1]));
         assert_eq!(planned(text, "0").unwrap().needed, BTreeSet::from([0]));
         assert!(planned(text, "none").is_err());
+    }
+
+    #[test]
+    fn triggers_need_stages_too() {
+        let text = "FROM a AS files\nFROM b AS base\nONBUILD COPY --from=files x y\nFROM base\nCMD x\n";
+        assert_eq!(planned(text, "").unwrap().needed, BTreeSet::from([0, 1, 2]));
+        assert_eq!(planned(text, "base").unwrap().needed, BTreeSet::from([1]), "they fire later");
+        let mut plan = planned("FROM a AS one\nFROM one AS two\nFROM c\nFROM d\n", "").unwrap();
+        assert_eq!(plan.needed, BTreeSet::from([3]));
+        plan.need_for(3, &[crate::parser::parse_step("COPY --from=two x y", '\\').unwrap()]);
+        assert_eq!(plan.needed, BTreeSet::from([0, 1, 3]));
     }
 
     #[test]

@@ -122,6 +122,14 @@ impl Events {
         self.0.send(Ok(BuildEvent::Output(text))).await.map_err(|_| Error::Cancelled)
     }
 
+    /// What work gives, unless nobody listens any more: then it is dropped where it is.
+    pub(crate) async fn unless_closed<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.closed() => Err(Error::Cancelled),
+        }
+    }
+
     /// Returns when nobody listens any more.
     pub(crate) async fn closed(&self) {
         self.0.closed().await;

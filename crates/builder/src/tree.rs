@@ -115,12 +115,17 @@ impl Source<'_> {
         Ok(names)
     }
 
-    /// Adds what a node is and holds to a cache key: everything that ends up in the layer, but for times.
-    pub(crate) fn sum(&self, node: &Node, sum: &mut Sha256) -> Result<(), Error> {
+    /// Adds what a node is and holds to a cache key: everything that ends up in the layer, but for times. Its owner is
+    /// part of that only where `with_owners` says that the copy keeps it.
+    pub(crate) fn sum(&self, node: &Node, with_owners: bool, sum: &mut Sha256) -> Result<(), Error> {
         let path = node.below.as_os_str().as_bytes();
         sum.update((path.len() as u64).to_le_bytes());
         sum.update(path);
         sum.update((node.stat.st_mode).to_le_bytes());
+        if with_owners {
+            sum.update(node.stat.st_uid.to_le_bytes());
+            sum.update(node.stat.st_gid.to_le_bytes());
+        }
         if let Some(target) = &node.target {
             sum.update((target.as_os_str().len() as u64).to_le_bytes());
             sum.update(target.as_os_str().as_bytes());
