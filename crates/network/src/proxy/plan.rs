@@ -7,21 +7,24 @@ use api::Key;
 use ipnet::Ipv4Net;
 use sys::net::nft::{Element, ElementValue, Op};
 
+use super::balance::{Keep, Kind, Target, endpoint_element, endpoint_key, frontend_key};
 use super::desired::{Frontend, Group, IfEmpty};
-use super::table::{Class, ENDPOINTS, EXTERNAL, FRONTENDS, HAIRPIN, KEPT};
+use super::table::HAIRPIN;
 
-/// Elements that one transaction removes and adds. What is removed goes first, so that a key can change its value.
+/// What one transaction changes. What is removed goes before what is added, so that a key can change its value; chains
+/// are made before anything leads to them, and removed after nothing does.
 #[derive(Debug, Default)]
 pub struct Batch {
     chains: Vec<Op>,
     removed: BTreeMap<&'static str, Vec<Element>>,
     added: BTreeMap<&'static str, Vec<Element>>,
+    unused: Vec<Op>,
 }
 
 impl Batch {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.removed.is_empty() && self.added.is_empty()
+        self.chains.is_empty() && self.removed.is_empty() && self.added.is_empty() && self.unused.is_empty()
     }
 
     /// The operations, in the order in which they have to happen.
@@ -30,44 +33,81 @@ impl Batch {
         let removed =
             self.removed.into_iter().map(named).map(|(set, elements)| Op::DeleteElements(set, elements));
         let added = self.added.into_iter().map(named).map(|(set, elements)| Op::AddElements(set, elements));
-        self.chains.into_iter().chain(removed).chain(added).collect()
+        self.chains.into_iter().chain(removed).chain(added).chain(self.unused).collect()
     }
 
     fn remove(&mut self, set: &'static str, key: Vec<u8>) {
         self.removed.entry(set).or_default().push(Element { key, value: ElementValue::None });
     }
 
-    fn add(&mut self, set: &'static str, key: Vec<u8>, data: Option<Vec<u8>>) {
-        let value = data.map_or(ElementValue::None, ElementValue::Data);
-        self.added.entry(set).or_default().push(Element { key, value });
+    fn add(&mut self, set: &'static str, element: Element) {
+        self.added.entry(set).or_default().push(element);
     }
 }
 
-#[derive(Debug, Default)]
+/// One group as the kernel has it.
+#[derive(Debug)]
 struct Programmed {
-    groups: HashMap<String, Balanced>,
-    /// Number and class of each frontend.
-    frontends: HashMap<Frontend, (u32, u32)>,
-}
-
-#[derive(Debug, Default)]
-struct Balanced {
     number: u32,
+    /// Those that no other Service has.
+    frontends: BTreeSet<Frontend>,
     /// By index.
     endpoints: Vec<SocketAddrV4>,
     /// Those of them that terminate.
     leaving: BTreeSet<SocketAddrV4>,
-    kept: bool,
+    affinity_s: Option<u32>,
+    if_empty: IfEmpty,
+}
+
+impl Programmed {
+    fn nothing(number: u32) -> Self {
+        Self {
+            number,
+            frontends: BTreeSet::new(),
+            endpoints: Vec::new(),
+            leaving: BTreeSet::new(),
+            affinity_s: None,
+            if_empty: IfEmpty::Reject,
+        }
+    }
+
+    /// The endpoints that do not terminate.
+    fn staying(&self) -> BTreeSet<SocketAddrV4> {
+        self.endpoints.iter().filter(|at| !self.leaving.contains(at)).copied().collect()
+    }
+
+    /// Where one of its frontends leads.
+    fn target(&self, frontend: &Frontend) -> Option<Target> {
+        self.frontends.contains(frontend).then(|| match (self.endpoints.len(), self.if_empty) {
+            (0, IfEmpty::Reject) => Target::Reject,
+            (0, IfEmpty::Drop) => Target::Drop,
+            (_, _) if self.affinity_s.is_some() => Target::Keep(self.number),
+            (count, _) => Target::Balance(Kind::of(frontend), count),
+        })
+    }
+
+    /// What the map of endpoints holds for one of its frontends.
+    fn balanced(&self, frontend: &Frontend) -> &[SocketAddrV4] {
+        let balanced = matches!(self.target(frontend), Some(Target::Balance(..)));
+        if balanced { &self.endpoints } else { &[] }
+    }
+
+    /// The chain of its own, if it has one.
+    fn keep(&self) -> Option<Keep<'_>> {
+        let timeout_s = self.affinity_s.filter(|_| !self.endpoints.is_empty())?;
+        Some(Keep { number: self.number, endpoints: &self.endpoints, timeout_s })
+    }
 }
 
 /// Everything that is programmed.
 #[derive(Debug)]
 pub struct State {
     node_pods: Ipv4Net,
-    services: HashMap<Key, Programmed>,
-    /// Numbers are never used twice: a client's remembered endpoint of one Service must not be found for another.
+    /// The groups of each Service, by name.
+    services: HashMap<Key, HashMap<String, Programmed>>,
     next_number: u32,
-    classes: BTreeMap<Class, u32>,
+    /// Those with a chain that Services share.
+    targets: BTreeSet<Target>,
     owners: HashMap<Frontend, Key>,
     /// Services that want a frontend which another has.
     waiting: BTreeSet<Key>,
@@ -84,7 +124,7 @@ impl State {
             node_pods,
             services: HashMap::new(),
             next_number: 0,
-            classes: BTreeMap::new(),
+            targets: BTreeSet::new(),
             owners: HashMap::new(),
             waiting: BTreeSet::new(),
             hairpin: HashMap::new(),
@@ -107,47 +147,31 @@ impl State {
     /// looked at anew, because an endpoint of theirs is gone.
     pub fn change(&mut self, key: &Key, desired: &[Group], batch: &mut Batch) -> Vec<Stale> {
         let mut old = self.services.remove(key).unwrap_or_default();
-        for frontend in old.frontends.keys() {
+        for frontend in old.values().flat_map(|group| &group.frontends) {
             self.owners.remove(frontend);
         }
-        let mut new = Programmed::default();
-        let mut stale = Vec::new();
         let waited = self.waiting.remove(key);
+        let mut new = HashMap::new();
+        let mut stale = Vec::new();
         for group in desired {
-            let before = old
-                .groups
-                .remove(&group.name)
-                .unwrap_or_else(|| Balanced { number: self.number(), ..Balanced::default() });
-            let number = before.number;
-            stale.extend(stale_flows(group.frontends.iter(), &before.endpoints, &group.endpoints));
-            let now = Balanced {
-                number,
+            let before = old.remove(&group.name).unwrap_or_else(|| Programmed::nothing(self.number()));
+            let now = Programmed {
+                number: before.number,
+                frontends: self.owned(key, group, waited),
                 endpoints: ordered(&before.endpoints, &group.endpoints),
                 leaving: group.leaving.clone(),
-                kept: group.affinity_s.is_some(),
+                affinity_s: group.affinity_s,
+                if_empty: group.if_empty,
             };
-            self.diff_endpoints(&before, &now, batch);
-            for frontend in &group.frontends {
-                if self.owners.contains_key(frontend) {
-                    if !waited {
-                        tracing::warn!(service = %key, ?frontend, "another Service has this address and port");
-                    }
-                    self.waiting.insert(key.clone());
-                    continue;
-                }
-                self.owners.insert(*frontend, key.clone());
-                let class = self.class(class_of(group, frontend), batch);
-                new.frontends.insert(*frontend, (number, class));
-            }
-            new.groups.insert(group.name.clone(), now);
+            stale.extend(stale_flows(&group.frontends, &before.endpoints, &now.endpoints));
+            self.diff(&before, &now, batch);
+            new.insert(group.name.clone(), now);
         }
-        for (_, gone) in old.groups.drain() {
-            let frontends = old.frontends.iter().filter(|(_, (number, _))| *number == gone.number);
-            stale.extend(stale_flows(frontends.map(|(frontend, _)| frontend), &gone.endpoints, &[]));
-            self.diff_endpoints(&gone, &Balanced { number: gone.number, ..Balanced::default() }, batch);
+        for gone in old.into_values() {
+            stale.extend(stale_flows(&gone.frontends, &gone.endpoints, &[]));
+            self.diff(&gone, &Programmed::nothing(gone.number), batch);
         }
-        diff_frontends(&old.frontends, &new.frontends, batch);
-        if !new.groups.is_empty() {
+        if !new.is_empty() {
             self.services.insert(key.clone(), new);
         }
         stale
@@ -158,54 +182,54 @@ impl State {
         self.next_number
     }
 
-    fn class(&mut self, class: Class, batch: &mut Batch) -> u32 {
-        let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
-        *self.classes.entry(class).or_insert_with(|| {
-            batch.chains.extend(class.ops(next));
-            next
-        })
-    }
-
-    fn diff_endpoints(&mut self, before: &Balanced, now: &Balanced, batch: &mut Batch) {
-        for index in 0..before.endpoints.len().max(now.endpoints.len()) {
-            let (old, new) = (before.endpoints.get(index), now.endpoints.get(index));
-            if old == new {
+    /// The frontends of a group that no other Service has.
+    fn owned(&mut self, key: &Key, group: &Group, waited: bool) -> BTreeSet<Frontend> {
+        let mut owned = BTreeSet::new();
+        for frontend in &group.frontends {
+            if self.owners.contains_key(frontend) {
+                if !waited {
+                    tracing::warn!(service = %key, ?frontend, "another Service has this address and port");
+                }
+                self.waiting.insert(key.clone());
                 continue;
             }
-            let key = [now.number, u32::try_from(index).unwrap_or(u32::MAX)].map(u32::to_ne_bytes).concat();
-            if old.is_some() {
-                batch.remove(ENDPOINTS, key.clone());
-            }
-            if let Some(new) = new {
-                batch.add(ENDPOINTS, key, Some(endpoint(new)));
+            self.owners.insert(*frontend, key.clone());
+            owned.insert(*frontend);
+        }
+        owned
+    }
+
+    fn diff(&mut self, before: &Programmed, now: &Programmed, batch: &mut Batch) {
+        for target in now.frontends.iter().filter_map(|frontend| now.target(frontend)) {
+            if self.targets.insert(target) {
+                batch.chains.extend(target.make_shared());
             }
         }
-        let (old, new): (BTreeSet<_>, BTreeSet<_>) =
-            (before.endpoints.iter().collect(), now.endpoints.iter().collect());
-        let (stayed, stay): (BTreeSet<_>, BTreeSet<_>) =
-            (before.staying().collect(), now.staying().collect());
+        if before.keep() != now.keep() {
+            batch.chains.extend(now.keep().into_iter().flat_map(|keep| keep.make(before.keep())));
+            batch.unused.extend(before.keep().into_iter().flat_map(|keep| keep.remove(now.keep())));
+        }
+        for frontend in before.frontends.union(&now.frontends) {
+            diff_frontend(frontend, before, now, batch);
+        }
+        self.count_endpoints(before, now, batch);
+    }
+
+    fn count_endpoints(&mut self, before: &Programmed, now: &Programmed, batch: &mut Batch) {
+        let (stayed, stay) = (before.staying(), now.staying());
         for gone in stayed.difference(&stay) {
             count_down(&mut self.in_use, *gone.ip());
         }
         for fresh in stay.difference(&stayed) {
             *self.in_use.entry(*fresh.ip()).or_insert(0) += 1;
         }
-        let kept = |at: &SocketAddrV4| [&now.number.to_ne_bytes()[..], &endpoint(at)].concat();
-        for gone in &old {
-            if before.kept && !(now.kept && new.contains(gone)) {
-                batch.remove(KEPT, kept(gone));
-            }
-            if !new.contains(gone) {
-                self.unuse(*gone.ip(), batch);
-            }
+        let of = |group: &Programmed| group.endpoints.iter().copied().collect::<BTreeSet<_>>();
+        let (old, new) = (of(before), of(now));
+        for gone in old.difference(&new) {
+            self.unuse(*gone.ip(), batch);
         }
-        for fresh in &new {
-            if now.kept && !(before.kept && old.contains(fresh)) {
-                batch.add(KEPT, kept(fresh), None);
-            }
-            if !old.contains(fresh) {
-                self.used(*fresh.ip(), batch);
-            }
+        for fresh in new.difference(&old) {
+            self.used(*fresh.ip(), batch);
         }
     }
 
@@ -214,22 +238,44 @@ impl State {
             let count = self.hairpin.entry(address).or_insert(0);
             *count += 1;
             if *count == 1 {
-                batch.add(HAIRPIN, [address.octets(), address.octets()].concat(), None);
+                batch.add(HAIRPIN, Element { key: twice(address), value: ElementValue::None });
             }
         }
     }
 
     fn unuse(&mut self, address: Ipv4Addr, batch: &mut Batch) {
         if self.node_pods.contains(&address) && count_down(&mut self.hairpin, address) {
-            batch.remove(HAIRPIN, [address.octets(), address.octets()].concat());
+            batch.remove(HAIRPIN, twice(address));
         }
     }
 }
 
-impl Balanced {
-    /// The endpoints that do not terminate.
-    fn staying(&self) -> impl Iterator<Item = &SocketAddrV4> {
-        self.endpoints.iter().filter(|at| !self.leaving.contains(at))
+fn twice(address: Ipv4Addr) -> Vec<u8> {
+    [address.octets(), address.octets()].concat()
+}
+
+fn diff_frontend(frontend: &Frontend, before: &Programmed, now: &Programmed, batch: &mut Batch) {
+    let kind = Kind::of(frontend);
+    let (old, new) = (before.target(frontend), now.target(frontend));
+    if old != new {
+        if old.is_some() {
+            batch.remove(kind.frontends(), frontend_key(frontend));
+        }
+        if let Some(target) = new {
+            batch.add(kind.frontends(), target.element(frontend));
+        }
+    }
+    let (old, new) = (before.balanced(frontend), now.balanced(frontend));
+    for index in 0..old.len().max(new.len()) {
+        if old.get(index) == new.get(index) {
+            continue;
+        }
+        if index < old.len() {
+            batch.remove(kind.endpoints(), endpoint_key(frontend, index));
+        }
+        if let Some(endpoint) = new.get(index) {
+            batch.add(kind.endpoints(), endpoint_element(frontend, index, endpoint));
+        }
     }
 }
 
@@ -252,11 +298,12 @@ pub struct Stale {
 const UDP: u8 = 17;
 
 fn stale_flows<'a>(
-    frontends: impl Iterator<Item = &'a Frontend>,
+    frontends: impl IntoIterator<Item = &'a Frontend>,
     before: &[SocketAddrV4],
     now: &[SocketAddrV4],
 ) -> Vec<Stale> {
     frontends
+        .into_iter()
         .filter(|frontend| frontend.protocol == UDP)
         .flat_map(|frontend| {
             let gone = before.iter().filter(|endpoint| !now.contains(endpoint));
@@ -280,53 +327,4 @@ fn ordered(before: &[SocketAddrV4], wanted: &[SocketAddrV4]) -> Vec<SocketAddrV4
     let held: BTreeSet<_> = order.iter().copied().collect();
     order.extend(wanted.difference(&held));
     order
-}
-
-fn class_of(group: &Group, frontend: &Frontend) -> Class {
-    match (group.endpoints.len(), group.if_empty) {
-        (0, IfEmpty::Reject) => Class::Reject,
-        (0, IfEmpty::Drop) => Class::Drop,
-        (count, _) => Class::Balance {
-            external: frontend.external,
-            node_port: frontend.address.is_none(),
-            count: u32::try_from(count).unwrap_or(u32::MAX),
-            affinity_s: group.affinity_s,
-        },
-    }
-}
-
-fn diff_frontends(
-    old: &HashMap<Frontend, (u32, u32)>,
-    new: &HashMap<Frontend, (u32, u32)>,
-    batch: &mut Batch,
-) {
-    for (frontend, value) in old {
-        if new.get(frontend) != Some(value) {
-            batch.remove(map_of(frontend), frontend_key(frontend));
-        }
-    }
-    for (frontend, (number, class)) in new {
-        if old.get(frontend) != Some(&(*number, *class)) {
-            let data = [number.to_ne_bytes(), class.to_ne_bytes()].concat();
-            batch.add(map_of(frontend), frontend_key(frontend), Some(data));
-        }
-    }
-}
-
-fn map_of(frontend: &Frontend) -> &'static str {
-    if frontend.external { EXTERNAL } else { FRONTENDS }
-}
-
-fn frontend_key(frontend: &Frontend) -> Vec<u8> {
-    let address = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets();
-    [&address[..], &[frontend.protocol, 0, 0, 0], &padded(frontend.port)].concat()
-}
-
-fn endpoint(at: &SocketAddrV4) -> Vec<u8> {
-    [&at.ip().octets()[..], &padded(at.port())].concat()
-}
-
-fn padded(port: u16) -> [u8; 4] {
-    let [high, low] = port.to_be_bytes();
-    [high, low, 0, 0]
 }

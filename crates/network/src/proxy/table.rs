@@ -1,28 +1,15 @@
-//! The fixed part of the table, and the chains that balance over a given count of endpoints.
+//! The fixed part of the table: what does not depend on Services.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use sys::net::nft::{
-    Chain, ChainType, Ct, Element, ElementValue, Expr, Header, Hook, Meta, Op, Reg, Reject, Set, SetOp, Type,
-    Value, Verdict,
+    Chain, ChainType, Ct, Expr, Header, Hook, Meta, Op, Reg, Reject, Set, Type, Value, Verdict,
 };
 
+use super::balance::{Kind, dispatch};
 use crate::ranges::Ranges;
 
-/// Frontends for everybody: address . protocol . port → number . class. A node port has the address 0.0.0.0.
-pub const FRONTENDS: &str = "frontends";
-/// Frontends for traffic from outside the cluster, where it is treated differently; looked at first.
-pub const EXTERNAL: &str = "external";
-/// Class → chain.
-pub const CLASSES: &str = "classes";
-/// Number . index → address . port.
-pub const ENDPOINTS: &str = "endpoints";
-/// Number . address . port of endpoints that keep their clients.
-pub const KEPT: &str = "kept";
-/// Client . number → address . port, until the time-out.
-pub const AFFINITY: &str = "affinity";
 /// Address . the same address of endpoints on this node, which may reach themselves through a Service.
 pub const HAIRPIN: &str = "hairpin";
 
@@ -31,8 +18,6 @@ pub const PAUSED: &str = "paused";
 
 /// How many pods are signalled at once at most; for more, nothing is held back.
 const PAUSED_MAX: u32 = 65_536;
-/// How many clients are remembered at once, over all Services.
-const AFFINITY_MAX: u32 = 65_536;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const DNS_PORT: u16 = 53;
@@ -68,113 +53,6 @@ pub struct Fixed {
     pub guard_forwarding: bool,
 }
 
-/// What happens to a new connection to a frontend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
-    /// There is no endpoint: the client is told.
-    Reject,
-    /// There is no endpoint on this node, and only such may be used: upstream says to stay silent.
-    Drop,
-    /// Balance over the endpoints.
-    Balance {
-        /// The map that the frontend is in.
-        external: bool,
-        /// Whether the frontend is a node port.
-        node_port: bool,
-        /// How many endpoints there are.
-        count: u32,
-        /// How long a client keeps its endpoint, in seconds.
-        affinity_s: Option<u32>,
-    },
-}
-
-impl Class {
-    /// The chain's name.
-    pub fn chain(&self) -> String {
-        match self {
-            Self::Reject => "reject".into(),
-            Self::Drop => "drop".into(),
-            Self::Balance { external, node_port, count, affinity_s } => {
-                let kind = match (external, node_port) {
-                    (false, false) => "address",
-                    (false, true) => "node-port",
-                    (true, false) => "external-address",
-                    (true, true) => "external-node-port",
-                };
-                let keep = affinity_s.map(|s| format!("-keep-{s}")).unwrap_or_default();
-                format!("{kind}-{count}{keep}")
-            }
-        }
-    }
-
-    /// Makes the class's chain and tells the kernel its number.
-    pub fn ops(&self, number: u32) -> Vec<Op> {
-        let chain = self.chain();
-        let mut ops = vec![Op::AddChain(Chain { name: chain.clone(), base: None })];
-        ops.extend(self.rules().into_iter().map(|rule| Op::AddRule(chain.clone(), rule)));
-        let element = Element {
-            key: number.to_ne_bytes().to_vec(),
-            value: ElementValue::Verdict(Verdict::Goto(chain)),
-        };
-        ops.push(Op::AddElements(CLASSES.into(), vec![element]));
-        ops
-    }
-
-    fn rules(&self) -> Vec<Vec<Expr>> {
-        match *self {
-            Self::Reject => reject(&[]),
-            Self::Drop => vec![vec![Expr::Verdict(Verdict::Drop)]],
-            Self::Balance { external, node_port, count, affinity_s } => {
-                let map = if external { EXTERNAL } else { FRONTENDS };
-                let mut load = frontend(map, node_port);
-                let Some(seconds) = affinity_s else {
-                    load.extend(pick(count));
-                    load.push(Expr::DestinationNat(Reg(6), Reg(7)));
-                    return vec![load];
-                };
-                load.push(source(Reg(3)));
-                affinity(&load, count, Duration::from_secs(u64::from(seconds)))
-            }
-        }
-    }
-}
-
-/// Registers in every rule about a frontend: 0 to 2 its key, 3 the client, 4 the number, 5 the class.
-fn frontend(map: &str, node_port: bool) -> Vec<Expr> {
-    let address = if node_port { Expr::Immediate(vec![0; 4], Reg(0)) } else { destination(Reg(0)) };
-    vec![
-        address,
-        Expr::Meta(Meta::Protocol, Reg(1)),
-        Expr::Payload(Header::Transport, 2, 2, Reg(2)),
-        Expr::Map(map.into(), Reg(0), Reg(4)),
-    ]
-}
-
-/// A random endpoint of the number in register 4: address and port into 6 and 7.
-fn pick(count: u32) -> [Expr; 2] {
-    [Expr::Random(count, Reg(5)), Expr::Map(ENDPOINTS.into(), Reg(4), Reg(6))]
-}
-
-/// A client that was here before goes where it went, if that endpoint still serves; else its entry is forgotten and
-/// it gets another one.
-fn affinity(load: &[Expr], count: u32, timeout: Duration) -> Vec<Vec<Expr>> {
-    let rule = |rest: &[Expr]| [load, rest].concat();
-    let update = |data| Expr::Dynamic(SetOp::Update, AFFINITY.into(), Reg(3), data, timeout);
-    let remembered = rule(&[
-        Expr::Map(AFFINITY.into(), Reg(3), Reg(5)),
-        Expr::InSet(KEPT.into(), Reg(4)),
-        update(Reg(5)),
-        Expr::DestinationNat(Reg(5), Reg(6)),
-    ]);
-    let forget = rule(&[
-        Expr::Map(AFFINITY.into(), Reg(3), Reg(6)),
-        Expr::Dynamic(SetOp::Delete, AFFINITY.into(), Reg(3), Reg(6), timeout),
-    ]);
-    let [random, endpoint] = pick(count);
-    let fresh = rule(&[random, endpoint, update(Reg(6)), Expr::DestinationNat(Reg(6), Reg(7))]);
-    vec![remembered, forget, fresh]
-}
-
 /// Makes the table anew with everything that does not depend on Services. What another version of the table held is
 /// gone in the same transaction.
 pub fn fixed(config: &Fixed) -> Vec<Op> {
@@ -196,25 +74,12 @@ pub fn fixed(config: &Fixed) -> Vec<Op> {
 }
 
 fn sets() -> Vec<Set> {
-    let key = Type::concat(&[Type::ADDRESS, Type::PROTOCOL, Type::PORT]);
-    let pair = Type::concat(&[Type::NUMBER, Type::NUMBER]);
-    let endpoint = Type::concat(&[Type::ADDRESS, Type::PORT]);
-    let set = |name: &str, key, value| Set { name: name.into(), key, value, dynamic_max: None };
-    vec![
-        set(FRONTENDS, key, Value::Data(pair)),
-        set(EXTERNAL, key, Value::Data(pair)),
-        set(CLASSES, Type::NUMBER, Value::Verdict),
-        set(ENDPOINTS, pair, Value::Data(endpoint)),
-        set(KEPT, Type::concat(&[Type::NUMBER, Type::ADDRESS, Type::PORT]), Value::None),
-        Set {
-            name: AFFINITY.into(),
-            key: Type::concat(&[Type::ADDRESS, Type::NUMBER]),
-            value: Value::Data(endpoint),
-            dynamic_max: Some(AFFINITY_MAX),
-        },
-        set(HAIRPIN, Type::concat(&[Type::ADDRESS, Type::ADDRESS]), Value::None),
+    let hairpin = Type::concat(&[Type::ADDRESS, Type::ADDRESS]);
+    let own = [
+        Set { name: HAIRPIN.into(), key: hairpin, value: Value::None, dynamic_max: None },
         Set { name: PAUSED.into(), key: Type::ADDRESS, value: Value::None, dynamic_max: Some(PAUSED_MAX) },
-    ]
+    ];
+    Kind::ALL.into_iter().flat_map(Kind::maps).chain(own).collect()
 }
 
 /// The host's sides of sandboxes route this host's loopback addresses, for node ports on localhost; no sandbox may make
@@ -239,22 +104,20 @@ fn pausing_rule() -> Vec<Expr> {
 
 fn arriving_rules(config: &Fixed) -> Vec<Vec<Expr>> {
     let from_outside = within(source(Reg(0)), &config.ranges.pods, false);
+    let to_this_host = to_this_host(config);
     vec![
-        [&from_outside[..], &dispatch(EXTERNAL, false)].concat(),
-        dispatch(FRONTENDS, false),
-        [&from_outside[..], &to_this_host(config), &dispatch(EXTERNAL, true)].concat(),
-        [&to_this_host(config)[..], &dispatch(FRONTENDS, true)].concat(),
+        [&from_outside[..], &dispatch(Kind { external: true, node_port: false })].concat(),
+        dispatch(Kind { external: false, node_port: false }),
+        [&from_outside[..], &to_this_host, &dispatch(Kind { external: true, node_port: true })].concat(),
+        [&to_this_host[..], &dispatch(Kind { external: false, node_port: true })].concat(),
     ]
 }
 
 fn own_rules(config: &Fixed) -> Vec<Vec<Expr>> {
-    vec![dispatch(FRONTENDS, false), [&to_this_host(config)[..], &dispatch(FRONTENDS, true)].concat()]
-}
-
-fn dispatch(map: &str, node_port: bool) -> Vec<Expr> {
-    let mut rule = frontend(map, node_port);
-    rule.push(Expr::VerdictMap(CLASSES.into(), Reg(5)));
-    rule
+    vec![
+        dispatch(Kind { external: false, node_port: false }),
+        [&to_this_host(config)[..], &dispatch(Kind { external: false, node_port: true })].concat(),
+    ]
 }
 
 /// Who leaves under another address: a pod that reaches itself; a pod that goes beyond the cluster; what came from
@@ -343,7 +206,7 @@ fn unserved(config: &Fixed) -> Vec<Vec<Expr>> {
     reject(&[Expr::Meta(Meta::OutputName, Reg(0)), Expr::Cmp(Reg(0), true, name)])
 }
 
-fn reject(matching: &[Expr]) -> Vec<Vec<Expr>> {
+pub(super) fn reject(matching: &[Expr]) -> Vec<Vec<Expr>> {
     vec![[matching, &transport(TCP), &[refusal(TCP)]].concat(), [matching, &[refusal(UDP)]].concat()]
 }
 
@@ -351,11 +214,11 @@ fn refusal(protocol: u8) -> Expr {
     Expr::Reject(if protocol == TCP { Reject::TcpReset } else { Reject::Icmp(PORT_UNREACHABLE) })
 }
 
-fn source(to: Reg) -> Expr {
+pub(super) fn source(to: Reg) -> Expr {
     Expr::Payload(Header::Network, 12, 4, to)
 }
 
-fn destination(to: Reg) -> Expr {
+pub(super) fn destination(to: Reg) -> Expr {
     Expr::Payload(Header::Network, 16, 4, to)
 }
 

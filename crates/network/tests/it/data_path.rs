@@ -100,7 +100,7 @@ async fn cleaned_up(world: World) {
     let routes = world.handles.routing.routes().unwrap();
     let ours = |route: &sys::net::Route| world.config.ranges.pods.contains(&route.destination);
     assert!(!routes.iter().any(ours), "{routes:?}");
-    assert!(world.handles.nftables.keys("test", "frontends").is_err(), "the table is still there");
+    assert!(world.handles.nftables.keys("test", "addresses").is_err(), "the table is still there");
     assert!(!world.config.dir.exists());
 }
 
@@ -120,6 +120,33 @@ fn clients_keep_their_endpoint_while_it_serves() {
         assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from([name.to_owned()]));
         world.endpoints("web", &web(), &[(&a, true), (&b, true)]).await;
         assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from([name.to_owned()]));
+    });
+}
+
+#[test]
+fn administrators_can_list_the_table() {
+    in_world(|world| async move {
+        let (a, b) = (world.pod("a"), world.pod("b"));
+        let affine = json!({
+            "clusterIP": "10.43.0.8", "sessionAffinity": "ClientIP",
+            "ports": [{"name": "http", "port": 80, "nodePort": 30081, "protocol": "TCP"}],
+        });
+        world.service("web", spec(json!({"externalTrafficPolicy": "Local"})), Some(BALANCER)).await;
+        world.service("affine", affine, None).await;
+        for service in ["web", "affine"] {
+            world.endpoints(service, &web(), &[(&a, true), (&b, true)]).await;
+        }
+        let list = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        let (said, text) = (String::from_utf8(list.stderr).unwrap(), String::from_utf8(list.stdout).unwrap());
+        assert!(list.status.success() && said.is_empty(), "{:?}: {said}", list.status);
+        for part in [
+            format!("10.43.0.7 . tcp . 80 . 0x00000000 : {} . 8080", a.address),
+            format!("10.43.0.7 . tcp . 80 . 0x00000001 : {} . 8080", b.address),
+            "10.43.0.7 . tcp . 80 : goto addresses-2".to_owned(),
+            format!("dnat to {}:8080", a.address),
+        ] {
+            assert!(text.contains(&part), "{part:?} is not in:\n{text}");
+        }
     });
 }
 

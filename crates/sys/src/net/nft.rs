@@ -171,15 +171,6 @@ pub enum Reject {
     TcpReset,
 }
 
-/// What a rule does to a dynamic set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SetOp {
-    /// Add the element, or renew the time-out of the one that is there.
-    Update = 1,
-    /// Remove the element.
-    Delete = 2,
-}
-
 /// One step of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expr {
@@ -205,8 +196,8 @@ pub enum Expr {
     Random(u32, Reg),
     /// Loads the type of the source (`true`) or destination address, as the routing table has it (2: local).
     AddressType(bool, Reg),
-    /// Changes a dynamic map: key and data registers, time-out.
-    Dynamic(SetOp, String, Reg, Reg, Duration),
+    /// Adds the key in the register to a dynamic set, or renews the time-out of the one that is there.
+    Remember(String, Reg, Duration),
     /// Translates the destination: address and port registers.
     DestinationNat(Reg, Reg),
     /// Translates the source: address register.
@@ -232,10 +223,14 @@ pub enum Op {
     AddChain(Chain),
     /// Removes all rules of a chain.
     FlushChain(String),
+    /// Removes a chain, which must be empty and called from nowhere.
+    DeleteChain(String),
     /// Adds a rule at the end of a chain.
     AddRule(String, Vec<Expr>),
     /// Makes a set or map, or finds it.
     AddSet(Set),
+    /// Removes a set or map that no rule uses, and all in it.
+    DeleteSet(String),
     /// Adds elements.
     AddElements(String, Vec<Element>),
     /// Adds keys to a set with time-outs; those that are there stay as they are.

@@ -15,9 +15,11 @@ const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = 0;
 const DEL_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const DEL_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DEL_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
+const DEL_SET: u16 = 11;
 const NEW_SET_ELEMENT: u16 = 12;
 pub(super) const GET_SET_ELEMENT: u16 = 13;
 const DEL_SET_ELEMENT: u16 = 14;
@@ -60,6 +62,8 @@ const EXPR_DATA: u16 = 2;
 const SET_IS_MAP: u32 = 8;
 const SET_HAS_TIMEOUT: u32 = 0x10;
 const SET_IS_DYNAMIC: u32 = 0x20;
+
+const DYNSET_UPDATE: u32 = 1;
 
 const FAMILY_IPV4: u8 = 2;
 const REG_VERDICT: u32 = 0;
@@ -110,12 +114,20 @@ fn operation(out: &mut Messages, table: &str, op: &Op) {
             begin(out, DEL_RULE, REQUEST);
             out.string(RULE_TABLE, table).string(RULE_CHAIN, chain);
         }
+        Op::DeleteChain(chain) => {
+            begin(out, DEL_CHAIN, REQUEST);
+            out.string(CHAIN_TABLE, table).string(CHAIN_NAME, chain);
+        }
         Op::AddRule(chain, expressions) => {
             begin(out, NEW_RULE, REQUEST | CREATE | APPEND);
             out.string(RULE_TABLE, table).string(RULE_CHAIN, chain);
             out.nest(RULE_EXPRESSIONS, |out| expressions.iter().for_each(|expr| expression(out, expr)));
         }
         Op::AddSet(set) => add_set(out, table, set),
+        Op::DeleteSet(set) => {
+            begin(out, DEL_SET, REQUEST);
+            out.string(SET_TABLE, table).string(SET_NAME, set);
+        }
         Op::AddElements(set, elements) => {
             return element_messages(out, table, set, elements, NEW_SET_ELEMENT, REQUEST | CREATE);
         }
@@ -289,12 +301,9 @@ fn expression(out: &mut Messages, expr: &Expr) {
         Expr::AddressType(source, to) => named(out, "fib", |out| {
             out.be32(1, reg(*to)).be32(2, 3).be32(3, if *source { 1 } else { 2 });
         }),
-        Expr::Dynamic(op, set, key, data, timeout) => named(out, "dynset", |out| {
+        Expr::Remember(set, key, timeout) => named(out, "dynset", |out| {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            out.string(1, set).be32(3, *op as u32).be32(4, reg(*key)).be32(5, reg(*data));
-            if *op as u32 != 2 {
-                out.be64(6, timeout_ms);
-            }
+            out.string(1, set).be32(3, DYNSET_UPDATE).be32(4, reg(*key)).be64(6, timeout_ms);
         }),
         Expr::DestinationNat(address, port) => named(out, "nat", |out| {
             out.be32(1, 1).be32(2, u32::from(FAMILY_IPV4)).be32(3, reg(*address)).be32(5, reg(*port));
