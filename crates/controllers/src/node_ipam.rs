@@ -73,9 +73,11 @@ struct Worker {
     events: EventRecorder,
 }
 
-/// The first range that no node has.
-fn free(ranges: &[Ipv4Net], used: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
-    ranges.iter().find(|range| !used.contains(range)).copied()
+/// The range that is wished, if it is one of them and no node has it; else the first that no node has.
+fn free(ranges: &[Ipv4Net], used: &BTreeSet<Ipv4Net>, wished: Option<Ipv4Net>) -> Option<Ipv4Net> {
+    let is_free = |range: &&Ipv4Net| !used.contains(range);
+    let again = ranges.iter().filter(is_free).find(|range| Some(**range) == wished);
+    again.or_else(|| ranges.iter().find(is_free)).copied()
 }
 
 #[async_trait]
@@ -91,7 +93,9 @@ impl Reconcile<Key> for Worker {
             let other: Node = decode(&other)?;
             used.extend(other.spec.pod_cidr.parse::<Ipv4Net>());
         }
-        let Some(range) = free(&self.ranges, &used) else {
+        let wished =
+            object.meta().annotations.get(kinds::WISHED_POD_RANGE).and_then(|range| range.parse().ok());
+        let Some(range) = free(&self.ranges, &used, wished) else {
             let message = "no range of pod addresses is left for this node: delete nodes that are gone";
             let involved = Involved::object(&kinds::NODES, &object);
             self.events.event(involved, EventType::Warning, "CIDRNotAvailable", message);
@@ -118,9 +122,21 @@ mod tests {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<Ipv4Net>>();
         let ranges = nets(&["10.42.0.0/24", "10.42.1.0/24"]);
         let used = |list: &[&str]| nets(list).into_iter().collect::<BTreeSet<_>>();
-        assert_eq!(free(&ranges, &used(&[])), Some(ranges[0]));
-        assert_eq!(free(&ranges, &used(&["10.42.0.0/24"])), Some(ranges[1]));
-        assert_eq!(free(&ranges, &used(&["10.42.1.0/24"])), Some(ranges[0]));
-        assert_eq!(free(&ranges, &used(&["10.42.0.0/24", "10.42.1.0/24"])), None);
+        assert_eq!(free(&ranges, &used(&[]), None), Some(ranges[0]));
+        assert_eq!(free(&ranges, &used(&["10.42.0.0/24"]), None), Some(ranges[1]));
+        assert_eq!(free(&ranges, &used(&["10.42.1.0/24"]), None), Some(ranges[0]));
+        assert_eq!(free(&ranges, &used(&["10.42.0.0/24", "10.42.1.0/24"]), None), None);
+    }
+
+    #[test]
+    fn a_node_gets_its_old_range_again_unless_another_has_it() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<Ipv4Net>>();
+        let ranges = nets(&["10.42.0.0/24", "10.42.1.0/24"]);
+        let used = |list: &[&str]| nets(list).into_iter().collect::<BTreeSet<_>>();
+        assert_eq!(free(&ranges, &used(&[]), Some(ranges[1])), Some(ranges[1]));
+        assert_eq!(free(&ranges, &used(&["10.42.1.0/24"]), Some(ranges[1])), Some(ranges[0]));
+        for strange in nets(&["0.0.0.0/0", "10.42.0.0/23", "192.0.2.0/24"]) {
+            assert_eq!(free(&ranges, &used(&[]), Some(strange)), Some(ranges[0]));
+        }
     }
 }

@@ -16,7 +16,7 @@ pub struct Config {
     /// The host's addresses, the preferred family first; follows changes of the host.
     pub addresses: watch::Receiver<Vec<IpAddr>>,
     /// The range of this node's pods, where the node has it already when it registers.
-    pub pod_cidr: Option<String>,
+    pub pod_range: Option<PodRange>,
     /// Directory of what pods write (`pods/<uid>/…`), on disk.
     pub data_dir: PathBuf,
     /// Directory of what is derived from API objects, secrets among them: in memory, gone after a reboot.
@@ -39,6 +39,15 @@ pub struct Config {
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.
     pub server: Option<ServerConfig>,
+}
+
+/// What a node that registers says of the range of its pods (`10.42.1.0/24`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodRange {
+    /// It has the range from the configuration of the cluster, beside whose API server it runs.
+    Configured(String),
+    /// It was given the range before and would have it again; the cluster decides.
+    Wished(String),
 }
 
 /// The node's HTTPS server.

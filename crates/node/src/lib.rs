@@ -22,6 +22,6 @@ mod watched;
 mod worker;
 
 pub use agent::{Agent, Handles};
-pub use config::{Config, ServerConfig};
+pub use config::{Config, PodRange, ServerConfig};
 pub use pod::record::termination_grace;
 pub use server::NodeServer;

@@ -71,6 +71,8 @@ const fn cluster(
 pub const NAMESPACES: Kind = cluster("", "v1", "namespaces", "Namespace");
 /// Nodes.
 pub const NODES: Kind = cluster("", "v1", "nodes", "Node");
+/// Annotation of a Node that registers: the range of pods that it had before and would have again.
+pub const WISHED_POD_RANGE: &str = "skiff.dev/wished-pod-range";
 /// Pods.
 pub const PODS: Kind = namespaced("", "v1", "pods", "Pod");
 /// Services.

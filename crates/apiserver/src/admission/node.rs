@@ -1,5 +1,7 @@
-//! NodeRestriction: a node changes only its own Node and the pods that are bound to it.
-//! Source: `plugin/pkg/admission/noderestriction`.
+//! NodeRestriction: a node changes only its own Node and the pods that are bound to it, and of its Node nothing that
+//! decides what the cluster sends there. Source: `plugin/pkg/admission/noderestriction`.
+
+use std::collections::BTreeSet;
 
 use api::Status;
 use async_trait::async_trait;
@@ -7,8 +9,27 @@ use serde_json::Value;
 
 use super::lifecycle::forbidden;
 use super::{Link, Operation, Review, World};
-use crate::authn::names;
+use crate::authn::{in_group, names, node_of};
 use crate::tree;
+
+/// Labels of the cluster's own domains that a node may give itself. Source: `kubelet/pkg/apis/well_known_labels.go`.
+const OWN_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+];
+/// Domains in which all labels are the node's to give.
+const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+/// Domains in which labels are the cluster's.
+const CLUSTER_DOMAINS: [&str; 2] = ["kubernetes.io", "k8s.io"];
 
 /// The link.
 #[derive(Debug, Default, Clone, Copy)]
@@ -26,41 +47,189 @@ impl Link for NodeRestriction {
         object: Option<&Value>,
         _: &dyn World,
     ) -> Result<(), Status> {
-        let in_group = review.user.groups.iter().any(|group| group == names::NODES);
-        let Some(node) = review.user.name.strip_prefix(names::NODE_PREFIX).filter(|_| in_group) else {
-            return Ok(());
-        };
-        let subject = review.old.or(object);
-        let bound = subject.map(|pod| tree::text(pod, &["spec", "nodeName"])).unwrap_or_default();
-        match (review.resource.resource.as_str(), review.operation) {
-            ("pods", Operation::Create) if review.subresource.is_empty() => {
-                let mirror = "kubernetes.io/config.mirror";
-                let is_mirror =
-                    subject.is_some_and(|pod| !tree::at(pod, &["metadata", "annotations", mirror]).is_null());
-                if !is_mirror {
-                    return Err(forbidden(review, "a node can create only mirror pods"));
-                }
-            }
-            ("pods", Operation::Update | Operation::Delete) if bound != node => {
-                let why = format!("node \"{node}\" can only change pods with spec.nodeName set to itself");
-                return Err(forbidden(review, &why));
-            }
-            ("nodes", Operation::Create) => {
-                let name = subject.map(|node| tree::text(node, &["metadata", "name"])).unwrap_or_default();
-                if name != node {
-                    let why = format!("node \"{node}\" is not allowed to create node \"{name}\"");
-                    return Err(forbidden(review, &why));
-                }
-            }
-            ("leases", Operation::Create) => {
-                let name = subject.map(|lease| tree::text(lease, &["metadata", "name"])).unwrap_or_default();
-                if name != node {
-                    let why = format!("node \"{node}\" is not allowed to create lease \"{name}\"");
-                    return Err(forbidden(review, &why));
-                }
-            }
-            _ => {}
+        let Some(node) = node_of(review.user) else { return Ok(()) };
+        let object = object.unwrap_or(&Value::Null);
+        refusal(review, object, node).map_or(Ok(()), |why| Err(forbidden(review, &why)))
+    }
+}
+
+/// Why the node `node` may not write this; `None` if it may. Pure.
+fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
+    let kind = (review.resource.group.as_str(), review.resource.resource.as_str());
+    let subject = review.old.unwrap_or(object);
+    let name = tree::text(subject, &["metadata", "name"]);
+    match (kind, review.operation) {
+        (("", "pods"), Operation::Create) => Some("a node cannot create pods".to_owned()),
+        (("", "pods"), _) if tree::text(subject, &["spec", "nodeName"]) != node => {
+            Some(format!("node \"{node}\" can only change pods with spec.nodeName set to itself"))
         }
-        Ok(())
+        (("", "nodes"), Operation::Create) if name != node => {
+            Some(format!("node \"{node}\" is not allowed to create node \"{name}\""))
+        }
+        (("", "nodes"), Operation::Create) => new_node(review, object, node),
+        (("", "nodes"), Operation::Update) => changed_node(subject, object, node),
+        (("coordination.k8s.io", "leases"), Operation::Create) if name != node => {
+            Some(format!("node \"{node}\" is not allowed to create lease \"{name}\""))
+        }
+        _ => None,
+    }
+}
+
+/// What a node may not say of itself when it registers. The range of its pods is routed by every host, so that it is
+/// given and not taken; the node beside the API server has it from the same configuration as the cluster.
+fn new_node(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
+    let ranges = ["podCIDR", "podCIDRs"].iter().any(|field| !tree::at(object, &["spec", field]).is_null());
+    if ranges && !in_group(review.user, names::COMPONENTS) {
+        return Some(format!(
+            "node \"{node}\" is not allowed to set its own spec.podCIDR: the cluster gives it"
+        ));
+    }
+    if !tree::items(object, &["metadata", "ownerReferences"]).is_empty() {
+        return Some(format!("node \"{node}\" is not allowed to set ownerReferences"));
+    }
+    let labels = foreign_labels(&Value::Null, object);
+    (!labels.is_empty()).then(|| format!("is not allowed to set the following labels: {}", labels.join(", ")))
+}
+
+/// What a node may not change about itself afterwards: all by which it would draw pods or traffic to itself.
+fn changed_node(old: &Value, new: &Value, node: &str) -> Option<String> {
+    let kept: [(&[&str], &str); 4] = [
+        (&["spec", "podCIDR"], "spec.podCIDR"),
+        (&["spec", "podCIDRs"], "spec.podCIDRs"),
+        (&["spec", "taints"], "taints"),
+        (&["metadata", "ownerReferences"], "ownerReferences"),
+    ];
+    if let Some((_, what)) = kept.iter().find(|(path, _)| tree::at(old, path) != tree::at(new, path)) {
+        return Some(format!("node \"{node}\" is not allowed to modify {what}"));
+    }
+    let labels = foreign_labels(old, new);
+    (!labels.is_empty()).then(|| format!("is not allowed to modify labels: {}", labels.join(", ")))
+}
+
+/// The labels that differ and are not the node's to give, sorted.
+fn foreign_labels(old: &Value, new: &Value) -> Vec<String> {
+    let labels = |object| tree::at(object, &["metadata", "labels"]);
+    let (before, after) = (labels(old), labels(new));
+    let keys: BTreeSet<&String> = [before, after]
+        .iter()
+        .flat_map(|labels| labels.as_object())
+        .flat_map(|labels| labels.keys())
+        .collect();
+    let foreign = |key: &&String| before.get(*key) != after.get(*key) && is_foreign(key);
+    keys.into_iter().filter(foreign).cloned().collect()
+}
+
+fn is_foreign(label: &str) -> bool {
+    let domain = label.split_once('/').map_or("", |(domain, _)| domain);
+    let within = |parents: &[&str]| {
+        parents.iter().any(|parent| {
+            domain.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    };
+    within(&CLUSTER_DOMAINS) && !OWN_LABELS.contains(&label) && !within(&OWN_DOMAINS)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::GroupVersionResource;
+    use api::connect::User;
+    use serde_json::json;
+
+    use super::*;
+    use crate::authn;
+
+    /// What node `a` is told when it writes.
+    fn asked(resource: &str, operation: Operation, old: Option<&Value>, object: &Value) -> Option<String> {
+        let user =
+            User { name: "system:node:a".into(), groups: vec![names::NODES.into()], ..User::default() };
+        asked_as(&authn::authenticated(user), resource, operation, old, object)
+    }
+
+    fn asked_as(
+        user: &User,
+        resource: &str,
+        operation: Operation,
+        old: Option<&Value>,
+        object: &Value,
+    ) -> Option<String> {
+        let group = if resource == "leases" { "coordination.k8s.io" } else { "" };
+        let resource = GroupVersionResource::new(group, "v1", resource);
+        let review = Review {
+            user,
+            operation,
+            resource: &resource,
+            subresource: "",
+            namespace: "",
+            name: "",
+            old,
+            dry_run: false,
+        };
+        refusal(&review, object, "a")
+    }
+
+    fn node(spec: Value, labels: Value) -> Value {
+        json!({ "metadata": { "name": "a", "labels": labels }, "spec": spec })
+    }
+
+    #[test]
+    fn a_node_creates_no_pod_whatever_it_calls_it() {
+        let mirror = json!({
+            "metadata": { "name": "x", "annotations": { "kubernetes.io/config.mirror": "y" } },
+            "spec": { "nodeName": "a" },
+        });
+        assert!(asked("pods", Operation::Create, None, &mirror).is_some());
+        assert_eq!(asked("pods", Operation::Update, Some(&mirror), &mirror), None);
+        let other = json!({ "metadata": { "name": "x" }, "spec": { "nodeName": "b" } });
+        assert!(asked("pods", Operation::Delete, Some(&other), &Value::Null).is_some());
+        let lease = |name: &str| json!({ "metadata": { "name": name } });
+        assert_eq!(asked("leases", Operation::Create, None, &lease("a")), None);
+        assert!(asked("leases", Operation::Create, None, &lease("b")).is_some());
+    }
+
+    #[test]
+    fn a_node_takes_no_range_and_keeps_its_taints() {
+        let taint = json!({ "taints": [{ "key": "k", "effect": "NoSchedule" }] });
+        let plain = node(taint.clone(), json!({ "kubernetes.io/hostname": "a", "example.com/x": "y" }));
+        assert_eq!(asked("nodes", Operation::Create, None, &plain), None);
+        for spec in [json!({ "podCIDR": "0.0.0.0/0" }), json!({ "podCIDRs": ["10.42.0.0/24"] })] {
+            let claims = node(spec.clone(), json!({}));
+            assert!(asked("nodes", Operation::Create, None, &claims).is_some(), "{spec}");
+            assert!(asked("nodes", Operation::Update, Some(&plain), &claims).is_some(), "{spec}");
+        }
+        let ranged = node(json!({ "podCIDR": "10.42.0.0/24" }), json!({}));
+        let local =
+            User { name: "system:node:a".into(), groups: vec![names::NODES.into()], ..User::default() };
+        let local = authn::in_process(&local);
+        assert_eq!(asked_as(&local, "nodes", Operation::Create, None, &ranged), None);
+        let bare = node(json!({}), tree::at(&plain, &["metadata", "labels"]).clone());
+        let told = asked("nodes", Operation::Update, Some(&plain), &bare).unwrap();
+        assert_eq!(told, "node \"a\" is not allowed to modify taints");
+        let mut cordoned = plain.clone();
+        cordoned["spec"]["unschedulable"] = true.into();
+        assert_eq!(asked("nodes", Operation::Update, Some(&plain), &cordoned), None);
+    }
+
+    #[test]
+    fn labels_of_the_cluster_are_not_a_nodes_to_give() {
+        for own in [
+            "app",
+            "example.com/x",
+            "node.kubernetes.io/x",
+            "a.kubelet.kubernetes.io/x",
+            "notkubernetes.io/x",
+        ] {
+            assert!(!is_foreign(own), "{own}");
+        }
+        for foreign in [
+            "kubernetes.io/role",
+            "k8s.io/x",
+            "node-role.kubernetes.io/control-plane",
+            "node-restriction.kubernetes.io/secure",
+        ] {
+            assert!(is_foreign(foreign), "{foreign}");
+        }
+        let old = node(json!({}), json!({ "node-role.kubernetes.io/x": "" }));
+        assert_eq!(asked("nodes", Operation::Update, Some(&old), &old), None);
+        assert!(asked("nodes", Operation::Update, Some(&old), &node(json!({}), json!({}))).is_some());
     }
 }

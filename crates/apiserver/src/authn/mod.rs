@@ -54,14 +54,27 @@ pub fn authenticated(mut user: User) -> User {
 const COMPONENT_PREFIX: &str = "skiff:";
 
 /// A user that a caller in this process names. Nobody outside can call in this way, so that the name is believed: a
-/// component gets its group. Users that come over the network never get it, whatever their certificates say.
+/// component, and the node that runs beside the API server, get the components' group. The authority signs nobody a
+/// certificate with it, so that users that come over the network never have it.
 pub fn in_process(user: &User) -> User {
     let mut user = authenticated(user.clone());
-    let known = user.groups.iter().any(|group| group == names::COMPONENTS);
-    if user.name.starts_with(COMPONENT_PREFIX) && !known {
+    let is_ours = user.name.starts_with(COMPONENT_PREFIX) || node_of(&user).is_some();
+    if is_ours && !in_group(&user, names::COMPONENTS) {
         user.groups.push(names::COMPONENTS.into());
     }
     user
+}
+
+/// Whether a user is in a group.
+pub fn in_group(user: &User, group: &str) -> bool {
+    user.groups.iter().any(|known| known == group)
+}
+
+/// The node that a user is, if it is one: name and group together say so.
+/// Source: `k8s.io/kubernetes/pkg/auth/nodeidentifier`.
+pub fn node_of(user: &User) -> Option<&str> {
+    let node = user.name.strip_prefix(names::NODE_PREFIX).filter(|node| !node.is_empty())?;
+    in_group(user, names::NODES).then_some(node)
 }
 
 /// The identity of one of Skiff's components in this process.
@@ -81,4 +94,26 @@ pub fn service_account(namespace: &str, name: &str, uid: &str) -> User {
         groups: vec![names::SERVICE_ACCOUNTS.into(), format!("{}:{namespace}", names::SERVICE_ACCOUNTS)],
         extra: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_and_group_make_a_node_and_calling_in_process_a_component() {
+        let user = |name: &str, groups: &[&str]| User {
+            name: name.into(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            ..User::default()
+        };
+        assert_eq!(node_of(&user("system:node:a", &[names::NODES])), Some("a"));
+        assert_eq!(node_of(&user("system:node:", &[names::NODES])), None);
+        assert_eq!(node_of(&user("system:node:a", &[names::AUTHENTICATED])), None);
+        assert_eq!(node_of(&user("jane", &[names::NODES])), None);
+        let is_component = |user: &User| in_group(&in_process(user), names::COMPONENTS);
+        assert!(is_component(&user("skiff:scheduler", &[])));
+        assert!(is_component(&user("system:node:a", &[names::NODES])));
+        assert!(!is_component(&user("system:node:a", &[])) && !is_component(&user("jane", &[])));
+    }
 }

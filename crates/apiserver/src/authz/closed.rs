@@ -5,7 +5,7 @@ use api::connect::User;
 
 use super::{Attributes, Authorizer, Decision, Rule, node};
 use crate::admission::World;
-use crate::authn::names;
+use crate::authn::{in_group, names, node_of};
 
 /// One grant: to whom, what.
 struct Grant {
@@ -57,7 +57,8 @@ const GRANTS: &[Grant] = &[
     to(Group(names::AUTHENTICATED), &["create"], &["authentication.k8s.io"], &["selfsubjectreviews"]),
     // Nodes. Source: the rules of upstream's node authorizer and of the role system:node.
     to(Group(names::NODES), READ, &[""], &["services", "pods", "nodes"]),
-    to(Group(names::NODES), &["create", "delete"], &[""], &["pods"]),
+    // Skiff has no static pods, so that nodes, other than upstream's, create none to mirror them.
+    to(Group(names::NODES), &["delete"], &[""], &["pods"]),
     to(Group(names::NODES), &["update", "patch"], &[""], &["pods/status", "nodes", "nodes/status"]),
     to(Group(names::NODES), &["create"], &[""], &["nodes", "pods/eviction", "serviceaccounts/token"]),
     to(Group(names::NODES), READ, &[""], &["configmaps", "secrets", "endpoints", "namespaces"]),
@@ -139,10 +140,6 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-fn in_group(user: &User, group: &str) -> bool {
-    user.groups.iter().any(|known| known == group)
-}
-
 fn holds(subject: &Subject, user: &User) -> bool {
     match subject {
         Group(group) => in_group(user, group),
@@ -171,11 +168,6 @@ fn covers(grant: &Grant, attributes: &Attributes) -> bool {
 
 fn any(allowed: &[&str], asked: &str) -> bool {
     allowed.iter().any(|known| *known == "*" || *known == asked)
-}
-
-/// The node that a user is, if it is one.
-fn node_of(user: &User) -> Option<&str> {
-    user.name.strip_prefix(names::NODE_PREFIX).filter(|_| in_group(user, names::NODES))
 }
 
 /// A node's user may write its own Node and Lease only; other objects are checked where they are known (admission).
@@ -248,6 +240,7 @@ mod tests {
         assert!(path(account(), "/apis/apps/v1") && !path(account(), "/metrics"));
         assert!(asks(member("system:node:a", "system:nodes"), "update", "nodes", "a"));
         assert!(!asks(member("system:node:a", "system:nodes"), "update", "nodes", "b"));
+        assert!(!asks(member("system:node:a", "system:nodes"), "create", "pods", ""));
         assert!(asks(authn::component("controllers"), "delete", "pods", "x"));
         assert!(!asks(member("skiff:controllers", "x"), "delete", "pods", "x"));
     }

@@ -1,6 +1,5 @@
 //! Subresources other than `status` and `scale`: binding, eviction, finalize, token, approval.
 
-use api::connect::User;
 use api::{Call, DeleteOptions, PatchType, Response, Status, WriteOptions};
 use serde_json::{Value, json};
 
@@ -166,9 +165,4 @@ fn set_scheduled(pod: &mut Value, now: &str) {
         list.retain(|known| tree::text(known, &["type"]) != "PodScheduled");
         list.push(condition);
     }
-}
-
-/// The node that a user is, if it is one.
-pub(super) fn node_of(user: &User) -> Option<&str> {
-    user.name.strip_prefix(crate::authn::names::NODE_PREFIX)
 }

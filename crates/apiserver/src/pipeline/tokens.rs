@@ -5,7 +5,7 @@ use api::{Key, Object, Reason, Response, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::subresource::{node_of, parse};
+use super::subresource::parse;
 use super::write::unsaved;
 use super::{Asked, Pipeline, bootstrap_tokens, meta};
 use crate::admission::World;
@@ -108,7 +108,7 @@ impl Pipeline {
                 bound.secret = found;
             }
         }
-        if let Some(node) = node_of(asked.user)
+        if let Some(node) = authn::node_of(asked.user)
             && on_node.as_deref() != Some(node)
         {
             let message = "a node may request tokens only for pods that are bound to it";

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use reconcile::time;
+use reconcile::{kinds, time};
 use serde_json::{Value, json};
 
 use super::facts::{HostInfo, architecture};
-use crate::config::Config;
+use crate::config::{Config, PodRange};
 use crate::deps::Hardware;
 
 /// Images that are reported at most. Source: upstream's `nodeStatusMaxImages`.
@@ -115,17 +115,21 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
 
 /// The Node as it is first made.
 pub(crate) fn new_node(config: &Config) -> Value {
-    let spec = match &config.pod_cidr {
-        Some(range) => json!({ "podCIDR": range, "podCIDRs": [range] }),
-        None => json!({}),
-    };
-    json!({
+    let mut node = json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {
             "name": config.node_name,
             "labels": labels(config),
             "annotations": { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
         },
-        "spec": spec,
-    })
+        "spec": {},
+    });
+    match &config.pod_range {
+        Some(PodRange::Configured(range)) => node["spec"] = json!({ "podCIDR": range, "podCIDRs": [range] }),
+        Some(PodRange::Wished(range)) => {
+            node["metadata"]["annotations"][kinds::WISHED_POD_RANGE] = range.as_str().into();
+        }
+        None => {}
+    }
+    node
 }

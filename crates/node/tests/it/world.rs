@@ -114,7 +114,7 @@ impl World {
             node_name: "n1".to_owned(),
             hostname: "host1".to_owned(),
             addresses: self._addresses.subscribe(),
-            pod_cidr: None,
+            pod_range: None,
             data_dir: root.join("data"),
             run_dir: root.join("run"),
             log_dir: root.join("logs"),

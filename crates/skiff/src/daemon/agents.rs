@@ -17,7 +17,7 @@ use network::host::Handles;
 use network::peers::{Peers, Reporter};
 use network::proxy::agent::Proxy;
 use network::sandbox::Sandboxes;
-use node::NodeServer;
+use node::{NodeServer, PodRange};
 use reconcile::Informers;
 use reconcile::ports::{ClusterDns, PublishedPort, SandboxNetworks};
 use tokio::net::UnixListener;
@@ -50,6 +50,8 @@ pub(crate) struct Cluster {
     pub(crate) informers: Informers,
     /// The cluster's certificate authority, PEM.
     pub(crate) ca_pem: String,
+    /// Whether this host has the cluster's configuration, and so the range of its pods by itself.
+    pub(crate) is_ours: bool,
 }
 
 /// Builds the agents and hands them to the supervisor; gives the node's server.
@@ -72,7 +74,9 @@ pub(crate) async fn build(
     let runtime: Arc<dyn Runtime> = Engine::open(config, store.clone()).await.context("open the engine")?;
     let images: Arc<dyn Images> = Arc::new(ImageService::new(store.clone()));
 
-    let Cluster { client, informers, ca_pem } = cluster;
+    let Cluster { client, informers, ca_pem, is_ours } = cluster;
+    let range = net.config.node_pods.to_string();
+    let range = if is_ours { PodRange::Configured(range) } else { PodRange::Wished(range) };
     let sandboxes = Arc::new(Sandboxes::open(&net.config, &net.handles).context("open the pods' addresses")?);
     release_unused(&*runtime, &sandboxes).await.context("release addresses that nobody has any more")?;
     let (name, published) = (&settings.node_name, sandboxes.published().clone());
@@ -96,7 +100,7 @@ pub(crate) async fn build(
         drain,
         dns: Arc::new(Resolver(net.config.ranges.dns().into())),
     };
-    let agent = node::Agent::build(node_config(settings, host, net, ca_pem, reach), handles)
+    let agent = node::Agent::build(node_config(settings, host, range, ca_pem, reach), handles)
         .await
         .map_err(|error| anyhow!(error))?;
     let node_server = agent.server();
@@ -121,14 +125,20 @@ async fn release_unused(runtime: &dyn Runtime, sandboxes: &Sandboxes) -> Result<
     Ok(sandboxes.retain_blocking(&alive.map(|sandbox| sandbox.spec.id).collect())?)
 }
 
-fn node_config(settings: &Settings, host: &Host, net: &Net, ca_pem: String, reach: Reach) -> node::Config {
+fn node_config(
+    settings: &Settings,
+    host: &Host,
+    range: PodRange,
+    ca_pem: String,
+    reach: Reach,
+) -> node::Config {
     let instance = &settings.instance;
     let name = &settings.node_name;
     node::Config {
         node_name: name.clone(),
         hostname: name.clone(),
         addresses: reach.addresses,
-        pod_cidr: Some(net.config.node_pods.to_string()),
+        pod_range: Some(range),
         data_dir: instance.data_dir.join("node"),
         run_dir: instance.run_dir.join("node"),
         log_dir: instance.data_dir.join("logs"),

@@ -94,7 +94,7 @@ pub(crate) async fn build(
     let entry =
         KubeconfigEntry { name: &settings.instance.name, server: &membership.facts.server, ca_pem: &ca_pem };
     write_private(&settings.instance.kubeconfig(), &serde_yaml_ng::to_string(&kubeconfig(&entry, &issued))?)?;
-    let cluster = Cluster { client, informers, ca_pem };
+    let cluster = Cluster { client, informers, ca_pem, is_ours: false };
     agents::build(settings, &host, &net, cluster, reach, clock, supervisor).await?;
     running(settings, host.address, &membership.facts.server).map(Some)
 }

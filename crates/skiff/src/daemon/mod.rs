@@ -164,6 +164,7 @@ async fn build_server(
         client: local::client(&control.pipeline, &user, &["system:nodes"]),
         informers: control.informers.clone(),
         ca_pem: pki.ca_pem(),
+        is_ours: true,
     };
     narrator.step("taking containers and images back");
     let server = agents::build(settings, &host, &net, cluster, reach, clock, supervisor).await?;
