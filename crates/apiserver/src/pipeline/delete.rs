@@ -14,6 +14,8 @@ use crate::tree;
 
 /// How often a deletion is repeated after another writer came in between.
 const ATTEMPTS_MAX: u32 = 16;
+/// The longest grace, 136 years: moments beyond it may not be sayable.
+const GRACE_SECONDS_MAX: i64 = u32::MAX as i64;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -145,15 +147,15 @@ impl Pipeline {
 
     /// Sets the end of the grace.
     fn mark(&self, object: &mut Value, grace_seconds: i64, count: bool) {
-        let grace = grace_seconds.max(0);
+        let grace = grace_seconds.clamp(0, GRACE_SECONDS_MAX);
         let begun =
             tree::at(object, &["metadata", "deletionTimestamp"]).as_str().and_then(|text| text.parse().ok());
         let before = tree::at(object, &["metadata", "deletionGracePeriodSeconds"]).as_i64().unwrap_or(0);
         // A shortened grace counts from the same beginning.
         let start: jiff::Timestamp = match begun {
             Some(end) => {
-                jiff::Timestamp::saturating_sub(end, Duration::from_secs(before.max(0).unsigned_abs()))
-                    .unwrap_or(end)
+                let before = before.clamp(0, GRACE_SECONDS_MAX).unsigned_abs();
+                jiff::Timestamp::saturating_sub(end, Duration::from_secs(before)).unwrap_or(end)
             }
             None => self.parts.clock.now(),
         };

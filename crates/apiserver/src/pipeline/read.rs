@@ -24,6 +24,8 @@ struct Continue {
 }
 
 const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
+/// A watch that asks for more time than a year gets a year: moments further away may not be sayable.
+const WATCH_SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
 /// In a token: the list goes on with whatever is there.
 const PRESENT: Revision = -1;
 
@@ -47,7 +49,7 @@ impl Pipeline {
         let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
         let exact = options.resource_version_match == "Exact";
         let mut list = if !options.continue_token.is_empty() {
-            let token = decode_token(&options.continue_token)?;
+            let token = decode_token(&options.continue_token, asked.namespace)?;
             self.list_at(asked, &selectors, limit, token.rv, &token.start).await?
         } else if exact {
             let revision = parse_revision(&options.resource_version)?;
@@ -127,8 +129,9 @@ impl Pipeline {
         let filter: Filter = Arc::new(move |object: &Object| {
             (namespace.is_empty() || object.meta().namespace == namespace) && selectors.matches(object)
         });
-        let deadline =
-            options.timeout_seconds.map(|after| tokio::time::Instant::now() + Duration::from_secs(after));
+        let deadline = options
+            .timeout_seconds
+            .map(|after| tokio::time::Instant::now() + Duration::from_secs(after.min(WATCH_SECONDS_MAX)));
         let stream = cache.watch(WatchOptions {
             scope,
             filter,
@@ -227,12 +230,18 @@ fn token(revision: Revision, start: String) -> String {
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
 
-fn decode_token(token: &str) -> Result<Continue, Status> {
+/// Reads the token of a list within a namespace (empty: of all). A token is anybody's to write: it leads nowhere but into
+/// the namespace that the request was authorized for.
+fn decode_token(token: &str, namespace: &str) -> Result<Continue, Status> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok();
+    let stays = |start: &str| namespace.is_empty() || start.starts_with(&format!("{namespace}/"));
     bytes
         .and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok())
         .filter(|token| token.v == CONTINUE_VERSION && (token.rv > 0 || token.rv == PRESENT))
-        .ok_or_else(|| Status::bad_request("continue key is not valid: it was not made by this server"))
+        .filter(|token| stays(&token.start))
+        .ok_or_else(|| {
+            Status::bad_request("continue key is not valid: it was not made by this server for this list")
+        })
 }
 
 /// A list whose revision is gone cannot go on as it was; from `after` on it can with what is there now.
@@ -248,4 +257,20 @@ fn expired_page(error: store::StoreError, after: &str) -> Status {
         status.details.continue_token = token(PRESENT, after.to_owned());
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_stays_in_the_namespace_of_its_list() {
+        let decode = |start: &str, namespace| decode_token(&token(7, start.to_owned()), namespace);
+        assert_eq!(decode("a/x", "a").unwrap().start, "a/x");
+        assert_eq!(decode("a/x", "").unwrap().start, "a/x");
+        for elsewhere in ["b/x", "ab/x", "a", "", "/", "a\0/x"] {
+            assert!(decode(elsewhere, "a").is_err(), "{elsewhere:?}");
+        }
+        assert!(decode_token("nonsense", "").is_err());
+    }
 }

@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
 /// An answer, read to its end.
-struct Answer {
-    code: u16,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
@@ -28,13 +28,18 @@ impl Answer {
         self.body.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 
-    fn warnings(&self) -> Vec<&str> {
+    /// The message of a refusal.
+    pub(crate) fn message(&self) -> String {
+        self.json()["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<&str> {
         self.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect()
     }
 }
 
 /// Sends a request; `peer` is whom the client's certificate names.
-async fn send(
+pub(crate) async fn send(
     cluster: &Cluster,
     peer: Option<&User>,
     method: Method,
@@ -53,11 +58,17 @@ async fn send(
     Answer { code: head.status.as_u16(), headers: head.headers, body }
 }
 
-async fn get(cluster: &Cluster, path: &str, accept: &str) -> Answer {
+pub(crate) async fn get(cluster: &Cluster, path: &str, accept: &str) -> Answer {
     send(cluster, Some(&cluster.user), Method::GET, path, &[("accept", accept)], "").await
 }
 
-async fn write(cluster: &Cluster, method: Method, path: &str, media: &str, body: impl Into<Bytes>) -> Answer {
+pub(crate) async fn write(
+    cluster: &Cluster,
+    method: Method,
+    path: &str,
+    media: &str,
+    body: impl Into<Bytes>,
+) -> Answer {
     send(cluster, Some(&cluster.user), method, path, &[("content-type", media)], body).await
 }
 
