@@ -50,7 +50,7 @@ impl Tokens {
     }
 
     /// Gets every token that the projections need and that is missing or due. A renewal that fails while the old token
-    /// is still good is no error.
+    /// is still good is no error. One that failed is due again after [`RETRY`], also where the old token has expired.
     pub(crate) async fn ensure(
         &mut self,
         deps: &Deps,
@@ -67,13 +67,14 @@ impl Tokens {
                 Ok(token) => {
                     self.held.insert(key, token);
                 }
-                Err(status) => match self.held.get_mut(&key) {
-                    Some(token) if now < token.expires_at => {
-                        tracing::warn!(pod = %pod.key(), error = %status, "token not renewed, trying again");
-                        token.renew_at = now.saturating_add(RETRY).unwrap_or(Timestamp::MAX);
+                Err(status) => {
+                    let Some(token) = self.held.get_mut(&key) else { return Err(status) };
+                    token.renew_at = now.saturating_add(RETRY).unwrap_or(Timestamp::MAX);
+                    if now >= token.expires_at {
+                        return Err(status);
                     }
-                    _ => return Err(status),
-                },
+                    tracing::warn!(pod = %pod.key(), error = %status, "token not renewed, trying again");
+                }
             }
         }
         Ok(self.held.iter().map(|(key, token)| (key.clone(), token.text.clone())).collect())

@@ -271,11 +271,11 @@ impl PodWorker {
             }
             Action::RemoveContainer { id } => {
                 self.removing.insert(id.clone());
-                self.push(ops::remove_container(deps, id.clone()));
+                self.push(ops::remove_container(deps, id.clone(), self.cancel.clone()));
             }
             Action::RemoveSandbox { id } => {
                 self.removing.insert(id.clone());
-                self.push(ops::remove_sandbox(deps, id.clone()));
+                self.push(ops::remove_sandbox(deps, id.clone(), self.cancel.clone()));
             }
             Action::Finish => {
                 self.finishing = true;
@@ -303,10 +303,18 @@ impl PodWorker {
         self.push(op);
     }
 
+    /// When time alone makes a refresh of the volumes necessary: a token is due, or the last refresh failed. `None` while
+    /// none can begin.
+    fn refresh_at(&self) -> Option<Timestamp> {
+        if self.volumes != Step::Done || self.finishing {
+            return None;
+        }
+        self.refresh_retry_at.or_else(|| self.tokens.as_ref()?.renew_at())
+    }
+
     /// Brings volumes up to date when what they show has changed or a token is due.
     fn refresh_volumes(&mut self) {
-        let due =
-            self.tokens.as_ref().and_then(|tokens| tokens.renew_at()).is_some_and(|at| at <= self.deps.now());
+        let due = self.refresh_at().is_some_and(|at| at <= self.deps.now());
         if (!self.refresh_due && !due) || self.volumes != Step::Done || self.finishing {
             return;
         }
@@ -319,7 +327,8 @@ impl PodWorker {
 
     /// Waits for the next thing to know.
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
-        let renewal = self.tokens.as_ref().and_then(|tokens| tokens.renew_at());
+        // Without tokens at hand a refresh is under way, whose end wakes us.
+        let renewal = self.tokens.as_ref().and(self.refresh_at());
         let write = self.write_retry_at;
         let wake_at = [wake_at, renewal, write].into_iter().flatten().min();
         let clock = self.deps.clock.clone();
@@ -369,17 +378,19 @@ impl PodWorker {
             Outcome::Volumes { tokens, refresh, result } => {
                 self.tokens = Some(tokens);
                 match result {
-                    Ok(()) if refresh => {}
                     Ok(()) => {
                         self.volume_failures = 0;
+                        self.refresh_retry_at = None;
                         self.volumes = Step::Done;
                     }
                     Err(error) => {
                         ops::failed_mount(&self.deps, &self.pod, &error);
                         self.volume_failures += 1;
-                        // A running pod keeps its old files: only a new one waits.
-                        if !refresh {
-                            self.volumes = Step::RetryAt(later(SETUP_BACKOFF, self.volume_failures));
+                        let again = later(SETUP_BACKOFF, self.volume_failures);
+                        // A running pod keeps its old files meanwhile: only a new one waits.
+                        match refresh {
+                            true => self.refresh_retry_at = Some(again),
+                            false => self.volumes = Step::RetryAt(again),
                         }
                     }
                 }
@@ -525,7 +536,10 @@ async fn finish(
         () = cancel.cancelled() => return Outcome::Finished,
     }
     for sandbox in &runtime.sandboxes {
-        ops::release(&deps, &sandbox.id).await;
+        let failed = |error: &str| ops::failed_kill(&deps, &pod, error);
+        if !ops::insist(&deps, &cancel, || ops::release(&deps, &sandbox.id), failed).await {
+            break;
+        }
     }
     Outcome::Finished
 }

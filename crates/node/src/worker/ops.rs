@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::BoxError;
-use engine_api::ErrorKind;
+use base::backoff::Policy;
+use engine_api::{EngineError, ErrorKind};
+use jiff::Timestamp;
 use reconcile::EventType;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,10 @@ use crate::tokens::Tokens;
 use crate::volumes::PodDirectories;
 use crate::volumes::mounts::{Setup, container_mounts, set_up, write_etc};
 use crate::volumes::payload::Objects as _;
+
+/// Steps of a removal that fail.
+pub(crate) const REMOVE_BACKOFF: Policy =
+    Policy { first: Duration::from_millis(200), max: Duration::from_secs(30) };
 
 /// What a step came to.
 pub(crate) enum Outcome {
@@ -86,7 +92,7 @@ async fn make_sandbox(
     dead: &[String],
 ) -> Result<Vec<IpAddr>, String> {
     for id in dead {
-        release(deps, id).await;
+        release(deps, id).await?;
     }
     let sandbox = match current {
         Some(sandbox) => sandbox,
@@ -114,19 +120,46 @@ async fn connect(deps: &Deps, pod: &PodView, sandbox: &SandboxRecord) -> Result<
     Ok(addresses)
 }
 
-/// Takes a sandbox's network back and ends what is left of it.
-pub(crate) async fn release(deps: &Deps, sandbox_id: &str) {
-    if let Err(error) = deps.runtime.stop_sandbox(sandbox_id).await
-        && error.kind != ErrorKind::NotFound
-    {
-        tracing::warn!(sandbox = sandbox_id, %error, "sandbox not stopped");
+/// Repeats a step of a removal, with back-off, until it succeeds; `failed` is told of each failure. Answers whether it
+/// has succeeded: not if `cancel` came first.
+pub(crate) async fn insist<F: Future<Output = Result<(), String>>>(
+    deps: &Deps,
+    cancel: &CancellationToken,
+    mut step: impl FnMut() -> F,
+    failed: impl Fn(&str),
+) -> bool {
+    let mut failures = 0;
+    while let Err(error) = step().await {
+        failed(&error);
+        failures += 1;
+        let again = deps.now().saturating_add(REMOVE_BACKOFF.delay(failures)).unwrap_or(Timestamp::MAX);
+        tokio::select! {
+            () = deps.clock.sleep_until(again) => {}
+            () = cancel.cancelled() => return false,
+        }
     }
+    true
+}
+
+/// Ends what is left of a sandbox and takes its network back.
+pub(crate) async fn release(deps: &Deps, sandbox_id: &str) -> Result<(), String> {
+    done_or_gone(deps.runtime.stop_sandbox(sandbox_id).await)
+        .map_err(|error| format!("failed to stop sandbox {sandbox_id}: {error}"))?;
     deps.state.sandbox_ended(sandbox_id);
-    if let Err(error) = deps.networks.detach(sandbox_id).await {
-        tracing::warn!(sandbox = sandbox_id, error = %base::error::chain(&*error), "network not released");
-    }
+    deps.networks.detach(sandbox_id).await.map_err(|error| {
+        format!("failed to release the network of sandbox {sandbox_id}: {}", base::error::chain(&*error))
+    })?;
     for id in deps.state.containers_of(sandbox_id) {
         deps.state.refresh_container(&*deps.runtime, &id).await;
+    }
+    Ok(())
+}
+
+/// A removal of what is gone already has succeeded.
+pub(crate) fn done_or_gone(result: Result<(), EngineError>) -> Result<(), EngineError> {
+    match result {
+        Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -307,25 +340,41 @@ async fn mounts_of(
     made.await.map_err(StartError::config)?.map_err(StartError::config)
 }
 
-/// Removes a dead container.
-pub(crate) async fn remove_container(deps: Arc<Deps>, id: String) -> Outcome {
-    match deps.runtime.remove_container(&id, true).await {
-        Ok(()) => deps.state.forget_container(&id),
-        Err(error) if error.kind == ErrorKind::NotFound => deps.state.forget_container(&id),
-        Err(error) => tracing::warn!(container = id, %error, "container not removed"),
+/// Removes a dead container, however often that takes.
+pub(crate) async fn remove_container(deps: Arc<Deps>, id: String, cancel: CancellationToken) -> Outcome {
+    let step = || async {
+        done_or_gone(deps.runtime.remove_container(&id, true).await).map_err(|error| error.to_string())
+    };
+    let failed = |error: &str| tracing::warn!(container = id, error, "container not removed, trying again");
+    if insist(&deps, &cancel, step, failed).await {
+        deps.state.forget_container(&id);
     }
     Outcome::Removed { id }
 }
 
-/// Removes a dead sandbox with its containers.
-pub(crate) async fn remove_sandbox(deps: Arc<Deps>, id: String) -> Outcome {
-    release(&deps, &id).await;
-    match deps.runtime.remove_sandbox(&id).await {
-        Ok(()) => deps.state.forget_sandbox(&id),
-        Err(error) if error.kind == ErrorKind::NotFound => deps.state.forget_sandbox(&id),
-        Err(error) => tracing::warn!(sandbox = id, %error, "sandbox not removed"),
-    }
+/// Removes a dead sandbox with its containers, however often that takes.
+pub(crate) async fn remove_sandbox(deps: Arc<Deps>, id: String, cancel: CancellationToken) -> Outcome {
+    let step = || async {
+        release(&deps, &id).await?;
+        delete_sandbox(&deps, &id).await
+    };
+    let failed = |error: &str| tracing::warn!(sandbox = id, error, "sandbox not removed, trying again");
+    insist(&deps, &cancel, step, failed).await;
     Outcome::Removed { id }
+}
+
+/// Has the runtime remove a sandbox that was released.
+pub(crate) async fn delete_sandbox(deps: &Deps, id: &str) -> Result<(), String> {
+    done_or_gone(deps.runtime.remove_sandbox(id).await)
+        .map_err(|error| format!("failed to remove sandbox {id}: {error}"))?;
+    deps.state.forget_sandbox(id);
+    Ok(())
+}
+
+/// Records that a pod could not be ended; it is tried again.
+pub(crate) fn failed_kill(deps: &Deps, pod: &PodView, error: &str) {
+    tracing::warn!(pod = %pod.key(), error, "pod not ended, trying again");
+    deps.event(pod, None, EventType::Warning, "FailedKillPod", format!("error killing pod: {error}"));
 }
 
 /// Records that a volume could not be had.

@@ -38,6 +38,8 @@ pub(crate) struct PodWorker {
     /// Absent while a step uses them.
     pub(super) tokens: Option<Tokens>,
     pub(super) refresh_due: bool,
+    /// When a refresh of the volumes that failed is tried again.
+    pub(super) refresh_retry_at: Option<Timestamp>,
 
     /// All by container name.
     pub(super) image_names: HashMap<String, String>,
@@ -102,6 +104,7 @@ impl PodWorker {
             volume_failures: 0,
             tokens: Some(Tokens::default()),
             refresh_due: false,
+            refresh_retry_at: None,
             image_names,
             images: HashMap::new(),
             image_failures: HashMap::new(),

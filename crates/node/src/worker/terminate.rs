@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{DeleteOptions, Reason, Status};
-use base::backoff::Policy;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use reconcile::kinds;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::state::PodWorker;
 use super::{grace_end, ops, stop};
@@ -22,9 +22,6 @@ use crate::volumes::mounts::tear_down;
 
 /// Longer than this no pod waits for its connections to end. Source: the drain rule of Skiff's data path.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
-/// Steps of a removal that fail.
-const REMOVE_BACKOFF: Policy = Policy { first: Duration::from_millis(200), max: Duration::from_secs(30) };
-
 /// How long a terminating pod may wait for the data path: at most half of its grace.
 pub(crate) fn drain_limit(grace: Duration) -> Duration {
     DRAIN_MAX.min(grace / 2)
@@ -45,15 +42,19 @@ impl PodWorker {
         }
         let runtime = self.deps.state.pod(self.pod.uid());
         self.stop(&runtime, &deadline).await;
+        // Nobody hears that the pod has ended before it has.
         for sandbox in &runtime.sandboxes {
-            ops::release(&self.deps, &sandbox.id).await;
+            let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
+            ops::insist(&self.deps, &never(), || ops::release(&self.deps, &sandbox.id), failed).await;
         }
         let runtime = self.deps.state.pod(self.pod.uid());
         self.read_messages(&runtime).await;
         if !self.gone {
             self.publish_end(&runtime).await;
         }
-        remove_everything(&self.deps, &self.pod, &runtime).await;
+        let remains = Remains::of(&self.pod, &runtime);
+        let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
+        ops::insist(&self.deps, &never(), || remains.remove(&self.deps), failed).await;
         self.take_letters();
         if !self.gone {
             delete_object(&self.deps, &self.pod).await;
@@ -121,43 +122,48 @@ impl PodWorker {
     }
 }
 
-/// Removes volumes, sandboxes with their containers, and logs.
-async fn remove_everything(deps: &Deps, pod: &PodView, runtime: &PodRuntime) {
-    let meta = &pod.metadata;
-    remove_files_and_sandboxes(deps, &meta.namespace, &meta.name, &meta.uid, &runtime.sandboxes).await;
+/// A removal that nothing calls off: what is left of a pod stays the node's until it is gone.
+fn never() -> CancellationToken {
+    CancellationToken::new()
 }
 
-async fn remove_files_and_sandboxes(
-    deps: &Deps,
-    namespace: &str,
-    name: &str,
-    uid: &str,
-    sandboxes: &[SandboxRecord],
-) {
-    for sandbox in sandboxes {
-        match deps.runtime.remove_sandbox(&sandbox.id).await {
-            Err(error) if error.kind != engine_api::ErrorKind::NotFound => {
-                tracing::warn!(sandbox = sandbox.id, %error, "sandbox not removed");
-            }
-            _ => deps.state.forget_sandbox(&sandbox.id),
-        }
+/// What a pod that has ended leaves behind: sandboxes with their containers, logs, volumes.
+struct Remains {
+    namespace: String,
+    name: String,
+    uid: String,
+    sandboxes: Vec<String>,
+}
+
+impl Remains {
+    fn of(pod: &PodView, runtime: &PodRuntime) -> Self {
+        let meta = &pod.metadata;
+        let (namespace, name, uid) = (meta.namespace.clone(), meta.name.clone(), meta.uid.clone());
+        Self { namespace, name, uid, sandboxes: ids(&runtime.sandboxes) }
     }
-    let directories = deps.directories(uid);
-    let logs = log_directory(&deps.facts.log_root, namespace, name, uid);
-    let removed = blocking(move || {
-        match std::fs::remove_dir_all(&logs) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(directory = %logs.display(), %error, "logs not removed");
-            }
-            _ => {}
+
+    /// Takes everything away; repeated, it goes on where it failed.
+    async fn remove(&self, deps: &Deps) -> Result<(), String> {
+        for sandbox in &self.sandboxes {
+            ops::delete_sandbox(deps, sandbox).await?;
         }
-        tear_down(&directories)
-    });
-    match removed.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(pod = uid, %error, "volumes not removed"),
-        Err(error) => tracing::warn!(pod = uid, %error, "volumes not removed"),
+        let directories = deps.directories(&self.uid);
+        let logs = log_directory(&deps.facts.log_root, &self.namespace, &self.name, &self.uid);
+        let removed = blocking(move || {
+            match std::fs::remove_dir_all(&logs) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(format!("failed to remove the logs in {}: {error}", logs.display()));
+                }
+                _ => {}
+            }
+            tear_down(&directories).map_err(|error| format!("failed to remove the volumes: {error}"))
+        });
+        removed.await.map_err(|error| format!("failed to remove the volumes: {error}"))?
     }
+}
+
+fn ids(sandboxes: &[SandboxRecord]) -> Vec<String> {
+    sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect()
 }
 
 /// Tells the API server that the pod has ended here.
@@ -174,7 +180,7 @@ async fn delete_object(deps: &Deps, pod: &PodView) {
             Err(status) => {
                 tracing::warn!(pod = %pod.key(), error = %status, "pod not deleted from the API, trying again");
                 failures += 1;
-                let at = deps.now().saturating_add(REMOVE_BACKOFF.delay(failures));
+                let at = deps.now().saturating_add(ops::REMOVE_BACKOFF.delay(failures));
                 deps.clock.sleep_until(at.unwrap_or(Timestamp::MAX)).await;
             }
         }
@@ -191,11 +197,16 @@ pub(crate) async fn terminate_orphan(deps: Arc<Deps>, orphan: SandboxRecord) {
     let grace = Duration::from_secs(u64::try_from(orphan.grace_seconds).unwrap_or(0));
     let running = runtime.containers.iter().filter(|record| record.exit().is_none());
     futures::future::join_all(running.map(|record| deps.runtime.stop_container(&record.id, grace))).await;
+    let failed = |error: &str| {
+        tracing::warn!(pod = orphan.pod_uid, error, "the rest of a pod is not removed, trying again");
+    };
     for sandbox in &runtime.sandboxes {
-        ops::release(&deps, &sandbox.id).await;
+        ops::insist(&deps, &never(), || ops::release(&deps, &sandbox.id), failed).await;
     }
-    let SandboxRecord { pod_namespace, pod_name, pod_uid, .. } = &orphan;
-    remove_files_and_sandboxes(&deps, pod_namespace, pod_name, pod_uid, &runtime.sandboxes).await;
+    let sandboxes = ids(&runtime.sandboxes);
+    let SandboxRecord { pod_namespace: namespace, pod_name: name, pod_uid: uid, .. } = orphan.clone();
+    let remains = Remains { namespace, name, uid, sandboxes };
+    ops::insist(&deps, &never(), || remains.remove(&deps), failed).await;
 }
 
 #[cfg(test)]

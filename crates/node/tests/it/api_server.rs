@@ -14,7 +14,7 @@ use client::Transport;
 use futures::StreamExt as _;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// Group and resource, namespace, name.
 type Id = (String, String, String);
@@ -31,6 +31,12 @@ pub(crate) struct ApiServer {
     clock: VirtualClock,
     /// Every status patch of a pod.
     pub(crate) patches: Mutex<Vec<Value>>,
+    /// Whether tokens are refused.
+    pub(crate) refuses_tokens: Mutex<bool>,
+    /// How many tokens were asked for.
+    pub(crate) tokens_asked: Mutex<u32>,
+    /// Counts every change of any fake.
+    changed: watch::Sender<u64>,
 }
 
 fn object(value: &Value) -> Arc<Object> {
@@ -38,13 +44,16 @@ fn object(value: &Value) -> Arc<Object> {
 }
 
 impl ApiServer {
-    pub(crate) fn new(clock: VirtualClock) -> Arc<Self> {
+    pub(crate) fn new(clock: VirtualClock, changed: watch::Sender<u64>) -> Arc<Self> {
         let (happened, _) = broadcast::channel(1 << 16);
         Arc::new(Self {
             objects: Mutex::new((1, BTreeMap::new())),
             happened,
             clock,
             patches: Mutex::default(),
+            refuses_tokens: Mutex::default(),
+            tokens_asked: Mutex::default(),
+            changed,
         })
     }
 
@@ -90,6 +99,7 @@ impl ApiServer {
     fn tell(&self, resource: &str, kind: WatchEventKind, object: Arc<Object>) {
         let event = WatchEvent { kind, object, initial_events_end: false };
         let _ = self.happened.send(Happened { resource: resource.to_owned(), event });
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Deletes a pod as a user does: it goes when its node says so.
@@ -162,6 +172,11 @@ impl ApiServer {
     fn create(&self, request: &Request, mut body: Value) -> Result<Arc<Object>, Status> {
         let resource = &request.resource.resource;
         if request.subresource == "token" {
+            *self.tokens_asked.lock() += 1;
+            self.changed.send_modify(|count| *count += 1);
+            if *self.refuses_tokens.lock() {
+                return Err(Status::internal("no tokens today"));
+            }
             let expires = self.clock.now() + std::time::Duration::from_secs(3600);
             return Ok(object(&json!({"metadata": {}, "status": {
                 "token": format!("token-of-{}-at-{}", request.name, self.clock.now()),

@@ -114,7 +114,9 @@ async fn a_crash_is_restarted_with_back_off() {
     assert!(!holds(&pod, "Ready"));
     assert_eq!(pod["status"]["phase"], "Running");
     world.clock.advance(Duration::from_secs(9));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let pod = world.settled("web").await;
+    let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+    assert_eq!(waiting, "CrashLoopBackOff", "a second is left");
     assert!(matches!(world.runtime.newest("main").unwrap().state, ContainerState::Exited { .. }));
     world.clock.advance(Duration::from_secs(1));
     restarts(2).await;
@@ -138,8 +140,14 @@ async fn a_restarted_node_leaves_containers_alone() {
     assert!(running(&pod));
     pod["metadata"]["annotations"] = json!({"touched": "yes"});
     world.api.put("pods", pod);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(world.api.patches.lock().len(), written, "nothing changed, nothing is written");
+    world.settled("web").await;
+    let patches = world.api.patches.lock()[written..].to_vec();
+    let [patch] = &patches[..] else {
+        panic!("nothing changed, nothing but the marker is written: {patches:#?}")
+    };
+    let fields: Vec<&String> = patch["status"].as_object().unwrap().keys().collect();
+    let marker = ["conditions", "observedGeneration"];
+    assert!(fields.iter().all(|field| marker.contains(&field.as_str())), "{patch:#}");
     let starts = world.runtime.log.lock().iter().filter(|line| line.starts_with("start ")).count();
     assert_eq!(starts, 2);
 }
@@ -232,11 +240,122 @@ async fn volumes_follow_their_objects() {
     let read = |path: &str| std::fs::read_to_string(volumes.join(path)).unwrap();
     assert_eq!(read("conf/key"), "one");
     world.api.put("configmaps", map("two"));
-    world.until("file changed", || (read("conf/key") == "two").then_some(())).await;
+    world.file_until(&volumes.join("conf"), "key", |text| text == "two").await;
     // Tokens are renewed when four fifths of their life have passed.
     let before = read("token/token");
     world.clock.advance(Duration::from_secs(2881));
-    world.until("token renewed", || (read("token/token") != before).then_some(())).await;
+    world.file_until(&volumes.join("token"), "token", |text| text != before).await;
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_renewed_is_asked_for_now_and_then() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["serviceAccountName"] = "sa".into();
+    spec["volumes"] = json!([{"name": "token", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}]}}]);
+    world.create("web", spec);
+    world.pod_until("web", "Running", running).await;
+    let asked = || *world.api.tokens_asked.lock();
+    assert_eq!(asked(), 1);
+    *world.api.refuses_tokens.lock() = true;
+    // Long after its expiry.
+    world.clock.advance(Duration::from_secs(7200));
+    world.until("FailedMount", || (!world.events("FailedMount").is_empty()).then_some(())).await;
+    world.settled("web").await;
+    assert_eq!(asked(), 2, "one renewal, one failure");
+    // The refresh is repeated, and the token asked for when its own time has come.
+    world.clock.advance(Duration::from_secs(30));
+    world.until("asked again", || (asked() == 3).then_some(())).await;
+    *world.api.refuses_tokens.lock() = false;
+    let uid = world.pod("web")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let volume = world.directory.path().join("run/pods").join(uid).join("volumes/token");
+    let before = std::fs::read_to_string(volume.join("token")).unwrap();
+    world.settled("web").await;
+    world.clock.advance(Duration::from_secs(30));
+    world.file_until(&volume, "token", |text| text != before).await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_failed_is_repeated() {
+    let world = World::new().await;
+    let map = |text: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"key": text},
+        "metadata": {"name": "cm", "namespace": "default"}})
+    };
+    world.api.put("configmaps", map("one"));
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "conf", "configMap": {"name": "cm"}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "conf", "mountPath": "/conf"}]);
+    world.create("web", spec);
+    world.pod_until("web", "Running", running).await;
+    let uid = world.pod("web")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let volume = world.directory.path().join("run/pods").join(uid).join("volumes/conf");
+    // The file that the new contents need cannot be made while a directory stands in its place.
+    let obstacle = volume.join("..data_tmp");
+    std::fs::create_dir_all(obstacle.join("full")).unwrap();
+    world.api.put("configmaps", map("two"));
+    world.until("FailedMount", || (!world.events("FailedMount").is_empty()).then_some(())).await;
+    world.settled("web").await;
+    std::fs::remove_dir_all(&obstacle).unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    world.file_until(&volume, "key", |text| text == "two").await;
+}
+
+#[tokio::test]
+async fn a_pod_is_not_gone_before_everything_of_it_is() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    for call in ["stop sandbox", "remove sandbox"] {
+        world.runtime.fail(call, 2);
+    }
+    world.api.delete_pod("web", 30);
+    for (call, times) in [
+        ("stop sandbox failed", 1),
+        ("stop sandbox failed", 2),
+        ("remove sandbox failed", 1),
+        ("remove sandbox failed", 2),
+    ] {
+        world.until(call, || (world.runtime.said(call) == times).then_some(())).await;
+        let pod = world.pod("web");
+        assert!(pod.is_object(), "still there after {call}");
+        let over = pod["status"]["containerStatuses"][0]["state"]["terminated"].is_object();
+        assert_eq!(over, call == "remove sandbox failed", "{call}: {pod:#}");
+        world.clock.advance(Duration::from_secs(1));
+    }
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    assert!(world.runtime.sandbox_ids().is_empty());
+    world.until("told", || (!world.events("FailedKillPod").is_empty()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_container_that_cannot_be_removed_is_asked_for_now_and_then() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    world.runtime.fail("remove container", 2);
+    // The newest and the one before are kept: the third start makes the first one superfluous.
+    for attempt in 0..2 {
+        let id = world
+            .until("running", || {
+                let newest = world.runtime.newest("main")?;
+                let is = newest.spec.labels["skiff.dev/attempt"] == attempt.to_string()
+                    && matches!(newest.state, ContainerState::Running { .. });
+                is.then_some(newest.spec.id)
+            })
+            .await;
+        world.runtime.end(&id, 1);
+        world.clock.advance(Duration::from_secs(20));
+    }
+    world.until("refused", || (world.runtime.said("remove container failed") == 1).then_some(())).await;
+    world.settled("web").await;
+    assert_eq!(world.runtime.said("remove container failed"), 1, "not asked again at once");
+    for _ in 0..2 {
+        world.clock.advance(Duration::from_secs(1));
+        world.settled("web").await;
+    }
+    world.until("removed", || (world.runtime.said("remove container") == 1).then_some(())).await;
 }
 
 #[tokio::test]

@@ -23,28 +23,53 @@ struct Held {
 pub(crate) struct Fake {
     held: Mutex<Held>,
     events: broadcast::Sender<ContainerEvent>,
+    /// Counts every change of any fake.
     changed: watch::Sender<u64>,
     clock: VirtualClock,
     /// What happened, in order.
     pub(crate) log: Mutex<Vec<String>>,
     /// Containers that do not heed the stop signal.
     pub(crate) stubborn: Mutex<Vec<String>>,
+    /// How often a call will fail from now on, by the words with which the log tells of it.
+    failing: Mutex<BTreeMap<&'static str, u32>>,
 }
 
 impl Fake {
-    pub(crate) fn new(clock: VirtualClock) -> Arc<Self> {
+    pub(crate) fn new(clock: VirtualClock, changed: watch::Sender<u64>) -> Arc<Self> {
         Arc::new(Self {
             held: Mutex::default(),
             events: broadcast::channel(1024).0,
-            changed: watch::Sender::new(0),
+            changed,
             clock,
             log: Mutex::default(),
             stubborn: Mutex::default(),
+            failing: Mutex::default(),
         })
     }
 
-    fn say(&self, line: String) {
+    pub(crate) fn say(&self, line: String) {
         self.log.lock().push(line);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Lets the next calls of a kind fail.
+    pub(crate) fn fail(&self, call: &'static str, times: u32) {
+        self.failing.lock().insert(call, times);
+    }
+
+    /// How often the log has a line.
+    pub(crate) fn said(&self, line: &str) -> usize {
+        self.log.lock().iter().filter(|known| *known == line).count()
+    }
+
+    fn fails(&self, call: &'static str) -> Result<(), EngineError> {
+        {
+            let mut failing = self.failing.lock();
+            let Some(left) = failing.get_mut(call).filter(|left| **left > 0) else { return Ok(()) };
+            *left -= 1;
+        }
+        self.say(format!("{call} failed"));
+        Err(EngineError::new(ErrorKind::Internal, "a process cannot be killed"))
     }
 
     fn event(&self, sandbox_id: &str, container_id: &str, kind: ContainerEventKind) {
@@ -108,6 +133,7 @@ impl Runtime for Fake {
     }
 
     async fn stop_sandbox(&self, id: &str) -> Result<(), EngineError> {
+        self.fails("stop sandbox")?;
         let inside: Vec<String> = {
             let mut held = self.held.lock();
             let Some(sandbox) = held.sandboxes.get_mut(id) else { return Ok(()) };
@@ -123,6 +149,7 @@ impl Runtime for Fake {
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError> {
+        self.fails("remove sandbox")?;
         let mut held = self.held.lock();
         held.sandboxes.remove(id);
         held.containers.retain(|_, status| status.spec.sandbox_id != id);
@@ -176,7 +203,9 @@ impl Runtime for Fake {
     }
 
     async fn remove_container(&self, id: &str, _: bool) -> Result<(), EngineError> {
+        self.fails("remove container")?;
         self.held.lock().containers.remove(id);
+        self.say("remove container".to_owned());
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! An agent with everything around it.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ impl Drain for Draining {
     }
 
     async fn released(&self, _: &PodRef, at_most: Duration) {
-        self.0.log.lock().push(format!("drained within {}", at_most.as_millis()));
+        self.0.say(format!("drained within {}", at_most.as_millis()));
     }
 }
 
@@ -73,6 +74,9 @@ impl ClusterDns for Dns {
     }
 }
 
+/// Nothing that a test waits for takes this long, also on a loaded machine, unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 pub(crate) struct World {
     pub(crate) api: Arc<ApiServer>,
     pub(crate) runtime: Arc<Fake>,
@@ -80,6 +84,7 @@ pub(crate) struct World {
     pub(crate) clock: VirtualClock,
     pub(crate) served: Arc<Mutex<bool>>,
     pub(crate) directory: tempfile::TempDir,
+    changed: watch::Sender<u64>,
     networks: Arc<Networks>,
     running: Option<(Arc<Agent>, CancellationToken, JoinHandle<()>)>,
     _addresses: watch::Sender<Vec<IpAddr>>,
@@ -89,11 +94,13 @@ impl World {
     /// A node that is ready. The image `app:1` is there.
     pub(crate) async fn new() -> Self {
         let clock = VirtualClock::new(Timestamp::from_second(1_800_000_000).unwrap());
-        let runtime = Fake::new(clock.clone());
+        let changed = watch::Sender::new(0);
+        let runtime = Fake::new(clock.clone(), changed.clone());
         let images = Arc::new(FakeImages::default());
         images.tags.lock().insert("app:1".to_owned(), ("sha256:app1".to_owned(), ImageOrigin::Local));
         let mut world = Self {
-            api: ApiServer::new(clock.clone()),
+            api: ApiServer::new(clock.clone(), changed.clone()),
+            changed,
             runtime,
             images,
             clock,
@@ -188,19 +195,46 @@ impl World {
         .await
     }
 
-    /// Waits for something in memory to become so. The fakes have no common signal, so this looks after each turn of the
-    /// scheduler; nothing of the agent itself is polled.
+    /// Waits for the API's objects or the runtime's containers to become so: looks after each of their changes.
     pub(crate) async fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
-        loop {
-            if let Some(found) = look() {
-                return found;
+        let mut changed = self.changed.subscribe();
+        let found = async {
+            loop {
+                if let Some(found) = look() {
+                    return found;
+                }
+                changed.changed().await.unwrap();
             }
-            if tokio::time::Instant::now() > deadline {
-                panic!("never: {what}\npod: {:#}\nlog: {:#?}", self.pod("web"), self.runtime.log.lock());
+        };
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(found) => found,
+            Err(_) => {
+                panic!("never: {what}\npod: {:#}\nlog: {:#?}", self.pod("web"), self.runtime.log.lock())
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// Waits for a file of one of the pod's volumes to be as `wanted` says.
+    pub(crate) async fn file_until(&self, volume: &Path, file: &str, wanted: impl Fn(&str) -> bool) {
+        let watched = inotify::Inotify::init().unwrap();
+        watched.watches().add(volume, inotify::WatchMask::CREATE | inotify::WatchMask::MOVED_TO).unwrap();
+        let mut events = watched.into_event_stream(vec![0; 4096]).unwrap();
+        let found = async {
+            while !wanted(&std::fs::read_to_string(volume.join(file)).unwrap()) {
+                futures::StreamExt::next(&mut events).await.unwrap().unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{file} never changed"));
+    }
+
+    /// Waits until the pod's worker has decided with everything that happened before this call, and has published what
+    /// came of it: a new generation, which the worker reports with the rest. Answers the pod then.
+    pub(crate) async fn settled(&self, name: &str) -> Value {
+        let mut pod = self.pod(name);
+        let generation = pod["metadata"]["generation"].as_i64().unwrap() + 1;
+        pod["metadata"]["generation"] = generation.into();
+        self.api.put("pods", pod);
+        self.pod_until(name, "observed", |pod| pod["status"]["observedGeneration"] == generation).await
     }
 
     /// The messages of events with a reason.
