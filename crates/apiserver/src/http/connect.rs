@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use api::connect::{Body, NodeAddress, User};
-use api::{Object, Reason, Status};
+use api::{GroupVersionResource, Object, Reason, Status, Verb};
 use base::BoxError;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -16,6 +16,7 @@ use super::query::Query;
 use super::respond::typed_response;
 use crate::admission::World;
 use crate::authz::Attributes;
+use crate::pipeline::check_served;
 use crate::tree;
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -47,8 +48,10 @@ impl Front {
             is_resource: true,
             ..Attributes::default()
         })?;
+        let resource = GroupVersionResource::new(&path.group, &path.version, &path.resource);
+        let kind = self.pipeline.kind(&resource)?;
+        check_served(&kind, &path.subresource, asked(request.method()))?;
         let (node, target) = match (path.group.as_str(), path.resource.as_str(), path.subresource.as_str()) {
-            ("", "pods", "proxy") => return Err(unsupported(path)),
             ("", "pods", _) => match self.pod_target(path, query).await? {
                 Some(target) => target,
                 // Nothing runs yet, so that there is nothing to read.
@@ -139,6 +142,17 @@ fn decoded(object: &Object) -> Result<Value, Status> {
 fn unsupported(path: &ResourcePath) -> Status {
     let message = format!("{}/{} is not served", path.resource, path.subresource);
     Status::new(Reason::NotFound, message)
+}
+
+/// The verb that a row of the catalog serves a method as.
+fn asked(method: &Method) -> Verb {
+    match *method {
+        Method::POST => Verb::Create,
+        Method::PUT => Verb::Update,
+        Method::PATCH => Verb::Patch,
+        Method::DELETE => Verb::Delete,
+        _ => Verb::Get,
+    }
 }
 
 /// The verb that authorization sees: what changes something is a creation, whatever method carries it.

@@ -1,5 +1,7 @@
 //! Query parameters and bodies into calls. Pure, but for reading the clock nowhere.
 
+use api::decode::Mode;
+use api::schema::Schema;
 use api::{
     Call, DeleteOptions, FieldValidation, ListOptions, PatchType, Propagation, Reason, Status, WriteOptions,
 };
@@ -103,13 +105,23 @@ fn write_options(query: &Query, user_agent: &str, kind: Write) -> Result<WriteOp
     Ok(WriteOptions { dry_run, field_manager: manager, field_validation, force: query.flag("force") })
 }
 
+/// The options in a deletion's body, checked against their type. They may claim any group's version.
+fn decode_delete_options(body: &[u8]) -> Result<Value, Status> {
+    let refused =
+        |why: String| Status::bad_request(format!("the body cannot be handled as DeleteOptions: {why}"));
+    let schema = Schema::builtin();
+    let ty = schema
+        .named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+        .ok_or_else(|| Status::internal("the schema has no DeleteOptions"))?;
+    let options = api::decode::json(body, schema.typed(ty), Mode::Object).map_err(refused)?.value;
+    match tree::text(&options, &["kind"]) {
+        "" | "DeleteOptions" => Ok(options),
+        other => Err(refused(format!("it is a {other}"))),
+    }
+}
+
 fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
-    let body: Value = if body.is_empty() {
-        Value::Null
-    } else {
-        serde_json::from_slice(body)
-            .map_err(|error| Status::bad_request(format!("DeleteOptions is not valid JSON: {error}")))?
-    };
+    let body = if body.is_empty() { Value::Null } else { decode_delete_options(body)? };
     let text = |path: &[&str]| tree::at(&body, path).as_str().map(str::to_owned);
     let propagation =
         query.get("propagationPolicy").map(str::to_owned).or_else(|| text(&["propagationPolicy"]));
@@ -130,6 +142,8 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
         Some(grace) => Some(grace),
         None => tree::at(&body, &["gracePeriodSeconds"]).as_i64(),
     };
+    // A negative grace is the shortest. Source: `rest.BeforeDelete`.
+    let grace = grace.map(|seconds: i64| if seconds < 0 { 1 } else { seconds });
     let mut errors = FieldErrors::new();
     let dry_run = query.dry_run(&mut errors);
     refuse("DeleteOptions", &errors)?;
@@ -180,7 +194,9 @@ pub(super) fn call(
             Ok(Call::Get { resource_version: query.text("resourceVersion") })
         }
         Method::GET | Method::HEAD => Ok(Call::List(list_options(query)?)),
-        Method::POST => Ok(Call::Create { body, options: write_options(query, user_agent, Write::Create)? }),
+        Method::POST if !one || !path.subresource.is_empty() => {
+            Ok(Call::Create { body, options: write_options(query, user_agent, Write::Create)? })
+        }
         Method::PUT if one => {
             Ok(Call::Update { body, options: write_options(query, user_agent, Write::Update)? })
         }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use meta::rfc3339;
 
 use api::connect::User;
-use api::{Call, GroupVersionResource, Object, Reason, Request, Response, Status};
+use api::{Call, GroupVersionResource, Object, Reason, Request, Response, Status, Verb};
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
 use parking_lot::RwLock;
@@ -51,6 +51,9 @@ pub struct Parts {
     /// Ranges of addresses and ports.
     pub settings: Settings,
 }
+
+/// The object itself, and the subresources whose requests carry it whole and change a part of it.
+const OF_THE_OBJECT: [&str; 4] = ["", "status", "approval", "finalize"];
 
 /// The pipeline. Shared behind an `Arc` by the HTTP front and every in-process transport.
 pub struct Pipeline {
@@ -101,8 +104,12 @@ impl Pipeline {
     /// Answers a request whose authorization is done.
     pub(crate) async fn call_authorized(&self, user: &User, request: Request) -> Result<Response, Status> {
         let kind = self.kind(&request.resource)?;
+        check_served(&kind, &request.subresource, request.call.verb())?;
         if let Some(answer) = self.review(user, &kind, &request).await {
             return answer;
+        }
+        if (kind.group.as_ref(), kind.plural.as_ref()) == ("", "bindings") {
+            return self.bind_named(user, &kind, &request).await;
         }
         let stored = self.parts.catalog.stored_kind(&kind);
         let strategy = self.parts.strategies.of(&stored.group, &stored.plural).clone();
@@ -117,7 +124,7 @@ impl Pipeline {
             subresource: &request.subresource,
         };
         asked.check_scope(&request.call)?;
-        if !request.subresource.is_empty() && request.subresource != "status" {
+        if !OF_THE_OBJECT.contains(&request.subresource.as_str()) {
             return self.subresource(&asked, request.call).await;
         }
         match request.call {
@@ -189,10 +196,7 @@ impl Pipeline {
     }
 
     pub(crate) fn kind(&self, resource: &GroupVersionResource) -> Result<Arc<Kind>, Status> {
-        self.parts
-            .catalog
-            .find(resource)
-            .ok_or_else(|| Status::new(Reason::NotFound, "the server could not find the requested resource"))
+        self.parts.catalog.find(resource).ok_or_else(not_served)
     }
 
     /// The cache of a stored kind, made on first use.
@@ -223,7 +227,7 @@ impl Asked<'_> {
     /// Whether the request's namespace and name fit the kind and the verb.
     fn check_scope(&self, call: &Call) -> Result<(), Status> {
         if !self.kind.namespaced && !self.namespace.is_empty() {
-            return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
+            return Err(not_served());
         }
         let named =
             matches!(call, Call::Get { .. } | Call::Update { .. } | Call::Patch { .. } | Call::Delete(_));
@@ -244,6 +248,23 @@ impl Asked<'_> {
     pub(crate) fn conflict(&self, why: &str) -> Status {
         Status::conflict(&self.kind.group, &self.kind.plural, self.name, why)
     }
+}
+
+/// Whether a row serves what is asked: 404 for a subresource that it has not, 405 for a verb.
+pub(crate) fn check_served(kind: &Kind, subresource: &str, verb: Verb) -> Result<(), Status> {
+    let verbs = match subresource {
+        "" => &kind.verbs,
+        name => &kind.subresource(name).ok_or_else(not_served)?.verbs,
+    };
+    if verbs.iter().any(|served| served == verb.as_str()) {
+        return Ok(());
+    }
+    let message = "the server does not allow this method on the requested resource";
+    Err(Status::new(Reason::MethodNotAllowed, message))
+}
+
+fn not_served() -> Status {
+    Status::new(Reason::NotFound, "the server could not find the requested resource")
 }
 
 /// The attributes of a request.

@@ -1,15 +1,14 @@
 //! Reviews: questions in the shape of objects that are created and never stored.
 
 use api::connect::User;
-use api::{Call, Reason, Request, Response, Status};
+use api::{Call, Request, Response, Status};
 use serde_json::{Value, json};
 
 use super::Pipeline;
-use super::subresource::parse;
 use super::write::unsaved;
 use crate::authz::{Attributes, Decision};
 use crate::tree;
-use crate::words::Kind;
+use crate::words::{self, Kind};
 
 impl Pipeline {
     /// Answers a review; `None` if the request is none.
@@ -22,11 +21,14 @@ impl Pipeline {
         if !matches!(kind.group.as_ref(), "authentication.k8s.io" | "authorization.k8s.io") {
             return None;
         }
-        let Call::Create { body, .. } = &request.call else {
-            let message = format!("the server does not allow this method on {}", kind.plural);
-            return Some(Err(Status::new(Reason::MethodNotAllowed, message)));
+        let Call::Create { body, options } = &request.call else {
+            return Some(Err(Status::internal("a review is created and nothing else")));
         };
-        Some(self.answer(user, kind, &request.namespace, body).await)
+        let read = words::decode(kind, body, options.field_validation);
+        Some(match read {
+            Ok((review, warnings)) => self.answer(user, kind, &request.namespace, review, warnings).await,
+            Err(status) => Err(status),
+        })
     }
 
     async fn answer(
@@ -34,9 +36,9 @@ impl Pipeline {
         user: &User,
         kind: &Kind,
         namespace: &str,
-        body: &[u8],
+        mut review: Value,
+        warnings: Vec<String>,
     ) -> Result<Response, Status> {
-        let mut review = parse(body)?;
         let status = match kind.kind.as_ref() {
             "TokenReview" => self.token_review(&review).await?,
             "SelfSubjectReview" => json!({ "userInfo": user_info(user) }),
@@ -51,7 +53,7 @@ impl Pipeline {
         fields.insert("kind".into(), kind.kind.as_ref().into());
         fields.entry("metadata").or_insert_with(|| json!({ "creationTimestamp": null }));
         fields.insert("status".into(), status);
-        Ok(Response::Object { object: unsaved(&review)?, created: true, warnings: Vec::new() })
+        Ok(Response::Object { object: unsaved(&review)?, created: true, warnings })
     }
 
     async fn token_review(&self, review: &Value) -> Result<Value, Status> {

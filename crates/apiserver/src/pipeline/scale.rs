@@ -1,11 +1,7 @@
 //! The `scale` subresource: how many replicas an object wants, read and written without knowing its kind.
 //! Source: `kubernetes/pkg/registry/apps/deployment/storage` and `managedfields.ScaleHandler`.
 
-use std::sync::Arc;
-
-use api::catalog::Subresource;
 use api::decode::Mode;
-use api::schema::{Schema, Typed};
 use api::{Call, FieldValidation, Key, Object, PatchType, Reason, Response, Status, WriteOptions};
 use serde_json::{Value, json};
 
@@ -69,17 +65,22 @@ impl Pipeline {
         };
         let change = |live: &Value| {
             let present = scale_of(live);
-            let mut new = live.clone();
+            let (mut new, mut warnings) = (live.clone(), Vec::new());
             let scale = match wanted {
                 Wanted::Update(scale) => scale.clone(),
-                Wanted::Patch(patch) => words::patch(&asked.kind, &present, patch)?,
+                Wanted::Patch(patch) => {
+                    let (scale, problems) = patched(asked, &present, patch, options)?;
+                    warnings = problems;
+                    scale
+                }
                 Wanted::Apply(intent) => {
                     let writer = words::Writer { api_version: SCALE_VERSION.into(), ..writer.clone() };
                     let present = with_owners(present, live);
-                    let place = definition(asked)?.place();
+                    let (_, ty) = words::kind_of_subresource(&asked.kind, "scale")?;
+                    let place = ty.place();
                     let scale =
                         api::patch::apply::apply(&present, intent.clone(), place, &writer, options.force)?;
-                    take_owners(&mut new, &scale, &asked.kind.api_version());
+                    take_owners(&mut new, &scale, &asked.stored.api_version());
                     scale
                 }
             };
@@ -88,7 +89,7 @@ impl Pipeline {
             tree::object(&mut new, "spec").insert("replicas".into(), replicas.into());
             let metadata = tree::member(&mut new, "metadata");
             tree::copy(tree::at(&scale, &["metadata"]), metadata, "resourceVersion");
-            Ok((new, Vec::new()))
+            Ok((new, warnings))
         };
         if !matches!(wanted, Wanted::Apply(_)) {
             return self.system_change(asked, &change, options).await;
@@ -101,20 +102,25 @@ impl Pipeline {
 /// The version of the Scale that is served.
 const SCALE_VERSION: &str = "autoscaling/v1";
 
-fn definition(asked: &Asked<'_>) -> Result<Typed<'static>, Status> {
-    let scale: &Subresource = asked.kind.subresource("scale").ok_or_else(|| asked.not_found())?;
-    let schema: &'static Arc<Schema> = Schema::builtin();
-    let ty = schema.of_kind(&scale.group, &scale.version, &scale.kind);
-    ty.map(|ty| schema.typed(ty)).ok_or_else(|| Status::internal("the schema has no Scale"))
-}
-
 fn decode(
     asked: &Asked<'_>,
     body: &[u8],
     validation: FieldValidation,
     mode: Mode,
 ) -> Result<(Value, Vec<String>), Status> {
-    api::decode::kind(definition(asked)?, SCALE_VERSION, "Scale", body, validation, mode)
+    words::decode_subresource(&asked.kind, "scale", body, validation, mode)
+}
+
+/// A Scale that a patch made, checked as one that is sent.
+fn patched(
+    asked: &Asked<'_>,
+    present: &Value,
+    patch: &Patch,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), Status> {
+    let scale = words::patch(&asked.kind, present, patch)?;
+    let bytes = serde_json::to_vec(&scale).map_err(|error| Status::internal(error.to_string()))?;
+    decode(asked, &bytes, options.field_validation, Mode::Object)
 }
 
 fn check(asked: &Asked<'_>, scale: &Value) -> Result<(), Status> {

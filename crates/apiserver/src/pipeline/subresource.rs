@@ -1,46 +1,36 @@
-//! Subresources other than `status` and `scale`: binding, eviction, finalize, token, approval.
+//! Subresources that carry something else than the object, but `scale`: binding, eviction, token.
 
-use api::{Call, DeleteOptions, PatchType, Response, Status, WriteOptions};
+use api::connect::User;
+use api::decode::Mode;
+use api::{Call, DeleteOptions, Request, Response, Status, WriteOptions};
 use serde_json::{Value, json};
 
 use super::write::{Change, Ownership, unsaved};
 use super::{Asked, Pipeline};
 use crate::tree;
-use crate::words::{self, Writer};
+use crate::words::{self, Kind, Writer};
 
 impl Pipeline {
+    /// Subresources that carry something else than the object; the row has them and serves the verb.
     pub(super) async fn subresource(&self, asked: &Asked<'_>, call: Call) -> Result<Response, Status> {
         let resource = (asked.stored.group.as_ref(), asked.stored.plural.as_ref());
         match (resource, asked.subresource, call) {
-            (_, name, _) if asked.kind.subresource(name).is_none() => {
-                Err(Status::new(api::Reason::NotFound, "the server could not find the requested resource"))
-            }
             (_, "scale", call) => self.scale(asked, call).await,
             (("", "pods"), "binding", Call::Create { body, options }) => {
-                self.bind(asked, &body, &options).await
+                let (binding, warnings) = decode(asked, &body, &options)?;
+                self.bind(asked, &binding, warnings, &options).await
             }
             (("", "pods"), "eviction", Call::Create { body, options }) => {
-                self.evict(asked, &body, options.dry_run).await
+                let (eviction, warnings) = decode(asked, &body, &options)?;
+                self.evict(asked, &eviction, warnings, options.dry_run).await
             }
-            (("", "namespaces"), "finalize", Call::Update { body, options }) => {
-                let body = parse(&body)?;
-                let finalizers = tree::at(&body, &["spec", "finalizers"]).clone();
-                let change = move |live: &Value| {
-                    let mut new = live.clone();
-                    tree::object(&mut new, "spec").insert("finalizers".into(), finalizers.clone());
-                    Ok((new, Vec::new()))
-                };
-                self.system_change(asked, &change, &options).await
-            }
-            (("", "serviceaccounts"), "token", Call::Create { body, .. }) => {
-                self.request_token(asked, &body).await
-            }
-            (("certificates.k8s.io", "certificatesigningrequests"), "approval", call) => {
-                self.approve(asked, call).await
+            (("", "serviceaccounts"), "token", Call::Create { body, options }) => {
+                let (request, warnings) = decode(asked, &body, &options)?;
+                self.request_token(asked, request, warnings).await
             }
             (_, name, _) => Err(Status::new(
                 api::Reason::MethodNotAllowed,
-                format!("the server does not allow this method on {}/{name}", asked.kind.plural),
+                format!("{}/{name} is a connection, which this way does not carry", asked.kind.plural),
             )),
         }
     }
@@ -55,42 +45,56 @@ impl Pipeline {
         self.change(asked, change, options.dry_run, owned).await
     }
 
-    /// A decision on a certificate signing request: its conditions change, and nothing else.
-    async fn approve(&self, asked: &Asked<'_>, call: Call) -> Result<Response, Status> {
-        let (kind, body, options) = match call {
-            Call::Get { resource_version } => return self.get(asked, &resource_version).await,
-            Call::Update { body, options } => (None, body, options),
-            Call::Patch { kind, body, options } if kind != PatchType::Apply => (Some(kind), body, options),
-            _ => {
-                let message = "the server does not allow this method on approval";
-                return Err(Status::new(api::Reason::MethodNotAllowed, message));
-            }
+    /// A Binding that is posted to its own collection: it names the pod itself.
+    /// Source: `pkg/registry/core/pod/storage`, `LegacyBindingREST`.
+    pub(super) async fn bind_named(
+        &self,
+        user: &User,
+        kind: &Kind,
+        request: &Request,
+    ) -> Result<Response, Status> {
+        let Call::Create { body, options } = &request.call else {
+            return Err(Status::internal("a binding is created and nothing else"));
         };
-        let patch = kind.map(|kind| words::Patch::parse(kind, &body)).transpose()?;
-        let change = |live: &Value| {
-            let mut wanted = match &patch {
-                Some(patch) => words::patch(&asked.kind, live, patch)?,
-                None => parse(&body)?,
-            };
-            let mut new = live.clone();
-            let conditions = tree::member(&mut wanted, "status");
-            tree::copy(conditions, tree::member(&mut new, "status"), "conditions");
-            let metadata = tree::at(&wanted, &["metadata"]);
-            tree::copy(metadata, tree::member(&mut new, "metadata"), "resourceVersion");
-            Ok((new, Vec::new()))
+        let (binding, warnings) = words::decode(kind, body, options.field_validation)?;
+        let name = tree::text(&binding, &["metadata", "name"]).to_owned();
+        if name.is_empty() {
+            return Err(Status::bad_request("name is required"));
+        }
+        let pods = self
+            .parts
+            .catalog
+            .storage_of("", "pods")
+            .ok_or_else(|| Status::internal("the catalog has no pods"))?;
+        let asked = Asked {
+            user,
+            resource: pods.resource(),
+            strategy: self.parts.strategies.of(&pods.group, &pods.plural).clone(),
+            kind: pods.clone(),
+            stored: pods,
+            namespace: &request.namespace,
+            name: &name,
+            subresource: "binding",
         };
-        self.system_change(asked, &change, &options).await
+        asked.check_scope(&request.call)?;
+        self.bind(&asked, &binding, warnings, options).await
     }
 
-    async fn bind(&self, asked: &Asked<'_>, body: &[u8], options: &WriteOptions) -> Result<Response, Status> {
-        let binding = parse(body)?;
-        let node = tree::text(&binding, &["target", "name"]).to_owned();
+    async fn bind(
+        &self,
+        asked: &Asked<'_>,
+        binding: &Value,
+        warnings: Vec<String>,
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        super::meta::fit_to_request(asked, &mut binding.clone())?;
+        let node = tree::text(binding, &["target", "name"]).to_owned();
         if node.is_empty() {
             let errors = [crate::field::FieldError::required("target.name", "")];
             crate::field::check("", "Binding", asked.name, &errors)?;
         }
-        let uid = tree::text(&binding, &["metadata", "uid"]).to_owned();
-        let annotations = tree::at(&binding, &["metadata", "annotations"]).clone();
+        let uid = tree::text(binding, &["metadata", "uid"]).to_owned();
+        let annotations = tree::at(binding, &["metadata", "annotations"]).clone();
         let now = super::meta::rfc3339(self.parts.clock.now());
         let change = |live: &Value| {
             if !uid.is_empty() && uid != tree::text(live, &["metadata", "uid"]) {
@@ -116,14 +120,18 @@ impl Pipeline {
             Ok((new, Vec::new()))
         };
         self.system_change(asked, &change, options).await?;
-        let status =
-            json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
-        Ok(Response::Object { object: unsaved(&status)?, created: true, warnings: Vec::new() })
+        done(warnings)
     }
 
-    async fn evict(&self, asked: &Asked<'_>, body: &[u8], dry_run: bool) -> Result<Response, Status> {
-        let eviction = parse(body)?;
-        let options = tree::at(&eviction, &["deleteOptions"]);
+    async fn evict(
+        &self,
+        asked: &Asked<'_>,
+        eviction: &Value,
+        warnings: Vec<String>,
+        dry_run: bool,
+    ) -> Result<Response, Status> {
+        super::meta::fit_to_request(asked, &mut eviction.clone())?;
+        let options = tree::at(eviction, &["deleteOptions"]);
         let text = |path: &[&str]| tree::at(options, path).as_str().map(str::to_owned);
         let options = DeleteOptions {
             dry_run: dry_run || !tree::items(options, &["dryRun"]).is_empty(),
@@ -143,15 +151,21 @@ impl Pipeline {
             subresource: "",
         };
         self.delete(&whole, &options).await?;
-        let status =
-            json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
-        Ok(Response::Object { object: unsaved(&status)?, created: true, warnings: Vec::new() })
+        done(warnings)
     }
 }
 
-pub(super) fn parse(body: &[u8]) -> Result<Value, Status> {
-    serde_json::from_slice(body)
-        .map_err(|error| Status::bad_request(format!("the body of the request is not valid JSON: {error}")))
+/// The body of a request to a subresource, as the kind that it takes.
+fn decode(asked: &Asked<'_>, body: &[u8], options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
+    let validation = options.field_validation;
+    words::decode_subresource(&asked.kind, asked.subresource, body, validation, Mode::Object)
+}
+
+/// The answer of a command that has nothing to show.
+fn done(warnings: Vec<String>) -> Result<Response, Status> {
+    let status =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    Ok(Response::Object { object: unsaved(&status)?, created: true, warnings })
 }
 
 /// The condition that tells that a pod has its node.

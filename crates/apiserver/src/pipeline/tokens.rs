@@ -5,7 +5,6 @@ use api::{Key, Object, Reason, Response, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::subresource::parse;
 use super::write::unsaved;
 use super::{Asked, Pipeline, bootstrap_tokens, meta};
 use crate::admission::World;
@@ -21,8 +20,14 @@ const LIFE_MAX_SECONDS: i64 = 1 << 32;
 const AFTER_DELETION_SECONDS: i64 = 60;
 
 impl Pipeline {
-    pub(super) async fn request_token(&self, asked: &Asked<'_>, body: &[u8]) -> Result<Response, Status> {
-        let mut request = parse(body)?;
+    /// Makes a token. Nothing is stored, so that, as upstream, a dry run is answered like any other.
+    pub(super) async fn request_token(
+        &self,
+        asked: &Asked<'_>,
+        mut request: Value,
+        warnings: Vec<String>,
+    ) -> Result<Response, Status> {
+        meta::fit_to_request(asked, &mut request)?;
         let key = Key::new(asked.namespace, asked.name);
         let account = self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?;
         let life =
@@ -62,7 +67,7 @@ impl Pipeline {
         fields.insert("apiVersion".into(), "authentication.k8s.io/v1".into());
         fields
             .insert("status".into(), json!({ "token": token, "expirationTimestamp": meta::rfc3339(until) }));
-        Ok(Response::Object { object: unsaved(&request)?, created: true, warnings: Vec::new() })
+        Ok(Response::Object { object: unsaved(&request)?, created: true, warnings })
     }
 
     async fn bound_objects(

@@ -327,17 +327,27 @@ impl Pipeline {
 
     /// What writers may not change goes back to what it was; generation counts what they did change.
     fn prepare_update(&self, asked: &Asked<'_>, new: &mut Value, old: &Value) {
-        if asked.subresource == "status" {
-            isolate_status(new, old);
-            meta::keep(new, old, false);
-            asked.strategy.prepare_status(new, old);
-            return;
-        }
-        if !asked.subresource.is_empty() {
-            // The system's own changes (binding, scale, finalize) touch what they name and nothing else.
-            let counts = asked.subresource == "scale" && meta::spec_differs(new, old);
-            meta::keep(new, old, counts);
-            return;
+        match asked.subresource {
+            "" => {}
+            "status" => {
+                isolate(new, old, |wanted, new| tree::copy(wanted, new, "status"));
+                meta::keep(new, old, false);
+                asked.strategy.prepare_status(new, old);
+                return;
+            }
+            "approval" => {
+                isolate(new, old, |wanted, new| copy_part(wanted, new, "status", "conditions"));
+                return meta::keep(new, old, false);
+            }
+            "finalize" => {
+                isolate(new, old, |wanted, new| copy_part(wanted, new, "spec", "finalizers"));
+                return meta::keep(new, old, false);
+            }
+            system => {
+                // The system's own changes (binding, scale) touch what they name and nothing else.
+                let counts = system == "scale" && meta::spec_differs(new, old);
+                return meta::keep(new, old, counts);
+            }
         }
         if asked.kind.subresource("status").is_some() {
             tree::copy(old, new, "status");
@@ -409,18 +419,17 @@ impl Pipeline {
 pub(super) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
-/// An update of the status changes status, labels and annotations of nodes and pods' agents, and nothing else.
-fn isolate_status(new: &mut Value, old: &Value) {
-    let status = new.get("status").cloned();
-    let metadata = tree::at(new, &["metadata"]).clone();
-    *new = old.clone();
-    match status {
-        Some(status) => tree::members(new).insert("status".into(), status),
-        None => tree::members(new).remove("status"),
-    };
+/// An update of a part of an object changes what `part` copies, the annotations, and nothing else.
+fn isolate(new: &mut Value, old: &Value, part: impl Fn(&Value, &mut Value)) {
+    let wanted = std::mem::replace(new, old.clone());
+    part(&wanted, new);
     for field in ["annotations", "managedFields"] {
-        tree::copy(&metadata, tree::member(new, "metadata"), field);
+        tree::copy(tree::at(&wanted, &["metadata"]), tree::member(new, "metadata"), field);
     }
+}
+
+fn copy_part(from: &Value, to: &mut Value, parent: &str, field: &str) {
+    tree::copy(tree::at(from, &[parent]), tree::member(to, parent), field);
 }
 
 fn busy(asked: &Asked<'_>) -> Status {

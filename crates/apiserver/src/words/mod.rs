@@ -4,9 +4,11 @@ pub mod documents;
 
 use std::sync::Arc;
 
+use api::catalog::Subresource;
 use api::decode::Mode;
 use api::patch::apply;
 pub use api::patch::apply::Writer;
+use api::schema::{Schema, Typed};
 use api::selectors::{FieldSelector, LabelSelector};
 use api::{FieldValidation, GroupVersionResource, Object, PatchType, Status};
 use bytes::Bytes;
@@ -82,6 +84,35 @@ pub fn decode(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(
     api::decode::object(kind, body, validation, Mode::Object)
 }
 
+/// Decodes the body of a request to a subresource, as the kind that the row names for it.
+pub fn decode_subresource(
+    kind: &Kind,
+    subresource: &str,
+    body: &[u8],
+    validation: FieldValidation,
+    mode: Mode,
+) -> Result<(Value, Vec<String>), Status> {
+    let (taken, ty) = kind_of_subresource(kind, subresource)?;
+    api::decode::kind(ty, &taken.api_version(), &taken.kind, body, validation, mode)
+}
+
+/// The kind that a subresource of a row takes and gives, with its type. All of them are built in.
+pub fn kind_of_subresource<'k>(
+    kind: &'k Kind,
+    subresource: &str,
+) -> Result<(&'k Subresource, Typed<'static>), Status> {
+    let missing = || Status::internal(format!("the kind of {}/{subresource} is not known", kind.plural));
+    let taken = kind.subresource(subresource).ok_or_else(missing)?;
+    let schema = Schema::builtin();
+    let ty = schema.of_kind(&taken.group, &taken.version, &taken.kind).ok_or_else(missing)?;
+    Ok((taken, schema.typed(ty)))
+}
+
+/// Whether the requests of a subresource carry the object's status.
+fn carries_status(subresource: &str) -> bool {
+    matches!(subresource, "status" | "approval")
+}
+
 /// Decodes the intent of an apply: what it says empty counts as said.
 pub fn decode_intent(
     kind: &Kind,
@@ -92,7 +123,7 @@ pub fn decode_intent(
     let (mut intent, warnings) = api::decode::object(kind, body, validation, Mode::Configuration)?;
     let said = tree::members(&mut intent);
     // What the request cannot change is not owned by whoever says it. Source: the strategies' `GetResetFields`.
-    if subresource == "status" {
+    if carries_status(subresource) {
         said.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
     } else if kind.subresource("status").is_some() {
         said.remove("status");
@@ -163,7 +194,7 @@ pub fn patch(kind: &Kind, live: &Value, patch: &Patch) -> Result<Value, Status> 
 pub fn own_changes(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: &Writer) {
     // The paths are those of the version that is stored, whatever the request spoke.
     let writer = &Writer { api_version: kind.api_version(), ..writer.clone() };
-    let apart = writer.subresource != "status" && kind.subresource("status").is_some();
+    let apart = !carries_status(&writer.subresource) && kind.subresource("status").is_some();
     let status = if apart { tree::members(new).remove("status") } else { None };
     let without = old.filter(|_| apart).map(|old| {
         let mut old = old.clone();

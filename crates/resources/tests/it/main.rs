@@ -7,5 +7,6 @@ mod cluster;
 mod http_front;
 mod lifecycle;
 mod services;
+mod subresources;
 mod watching;
 mod writes;

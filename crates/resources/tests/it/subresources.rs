@@ -1,0 +1,184 @@
+//! What the catalog offers is what is served: verbs and subresources, and their bodies, checked against their kinds.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::http_front::{Answer, JSON, MAPS, get, write};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+const MERGE: &str = "application/merge-patch+json";
+
+async fn post(cluster: &Cluster, path: &str, body: &Value) -> Answer {
+    write(cluster, Method::POST, path, JSON, body.to_string()).await
+}
+
+/// A cluster with a ServiceAccount, a pod without a node and a Deployment of two.
+async fn furnished() -> Cluster {
+    let cluster = Cluster::start().await;
+    let objects = [
+        (ACCOUNTS, json!({ "metadata": { "name": "default" } })),
+        (
+            PODS,
+            json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "a:1" }] } }),
+        ),
+        (
+            DEPLOYMENTS,
+            json!({ "metadata": { "name": "web" }, "spec": {
+                "replicas": 2, "selector": { "matchLabels": { "app": "web" } },
+                "template": {
+                    "metadata": { "labels": { "app": "web" } },
+                    "spec": { "containers": [{ "name": "c", "image": "a:1" }] },
+                },
+            } }),
+        ),
+        (
+            REQUESTS,
+            json!({ "metadata": { "name": "csr" }, "spec": {
+                "request": "AAAA", "signerName": "example.com/mine", "usages": ["client auth"],
+            } }),
+        ),
+    ];
+    for (path, object) in objects {
+        let made = post(&cluster, path, &object).await;
+        assert_eq!(made.code, 201, "{path}: {}", made.message());
+    }
+    cluster
+}
+
+#[tokio::test]
+async fn what_a_row_does_not_offer_is_not_served() {
+    let cluster = furnished().await;
+    let map = json!({ "metadata": { "name": "x" } });
+    assert_eq!(post(&cluster, MAPS, &map).await.code, 201);
+    let one = format!("{MAPS}/x");
+    for (method, path, code) in [
+        (Method::DELETE, "/api/v1/namespaces".to_owned(), 405),
+        (Method::GET, "/api/v1/namespaces/default/bindings".to_owned(), 405),
+        (Method::GET, "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned(), 405),
+        (Method::POST, one.clone(), 405),
+        (Method::GET, format!("{one}/status"), 404),
+        (Method::GET, format!("{one}/log"), 404),
+        (Method::PUT, format!("{one}/status"), 404),
+        (Method::GET, format!("{PODS}/p/proxy"), 404),
+        (Method::GET, format!("{PODS}/p/ephemeralcontainers"), 404),
+        (Method::DELETE, format!("{PODS}/p/exec"), 405),
+        (Method::GET, format!("{PODS}/p/eviction"), 405),
+        (Method::GET, "/api/v1/namespaces/default/finalize".to_owned(), 405),
+        (Method::GET, "/api/v1/namespaces/default/services/x/proxy".to_owned(), 404),
+    ] {
+        let refused = write(&cluster, method.clone(), &path, JSON, map.to_string()).await;
+        assert_eq!(refused.code, code, "{method} {path}: {}", refused.message());
+    }
+    let offered = get(&cluster, "/api/v1", JSON).await.json();
+    let names: Vec<&str> = offered["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap())
+        .collect();
+    assert!(names.contains(&"pods/log") && names.contains(&"nodes/proxy"), "{names:?}");
+    for absent in ["pods/proxy", "pods/ephemeralcontainers", "pods/resize", "services/proxy"] {
+        assert!(!names.contains(&absent), "{absent}");
+    }
+}
+
+#[tokio::test]
+async fn a_binding_that_is_posted_to_its_collection_binds() {
+    let cluster = furnished().await;
+    let bindings = "/api/v1/namespaces/default/bindings";
+    let binding = json!({ "metadata": { "name": "p" }, "target": { "kind": "Node", "name": "n" } });
+    let mut nameless = binding.clone();
+    nameless["metadata"] = json!({});
+    assert_eq!(post(&cluster, bindings, &nameless).await.code, 400);
+    let bound = post(&cluster, bindings, &binding).await;
+    assert_eq!((bound.code, &bound.json()["status"]), (201, &json!("Success")));
+    let pod = get(&cluster, &format!("{PODS}/p"), JSON).await.json();
+    assert_eq!(pod["spec"]["nodeName"], "n");
+    assert_eq!(post(&cluster, bindings, &binding).await.code, 409);
+}
+
+#[tokio::test]
+async fn a_body_of_wrong_types_changes_nothing() {
+    let cluster = furnished().await;
+    let scale = format!("{DEPLOYMENTS}/web/scale");
+    let wrong = json!({ "spec": { "replicas": "3" } });
+    let json_patch = json!([{ "op": "replace", "path": "/spec/replicas", "value": "3" }]);
+    for (method, media, body) in [
+        (Method::PATCH, MERGE, &wrong),
+        (Method::PATCH, "application/strategic-merge-patch+json", &wrong),
+        (Method::PATCH, "application/json-patch+json", &json_patch),
+        (Method::PUT, JSON, &wrong),
+    ] {
+        let refused = write(&cluster, method, &scale, media, body.to_string()).await;
+        assert_eq!(refused.code, 400, "{media}: {}", refused.message());
+    }
+    assert_eq!(get(&cluster, &scale, JSON).await.json()["spec"]["replicas"], 2);
+    let binding = json!({ "target": { "name": 3 } });
+    assert_eq!(post(&cluster, &format!("{PODS}/p/binding"), &binding).await.code, 400);
+    let eviction = json!({ "deleteOptions": { "gracePeriodSeconds": "0" } });
+    assert_eq!(post(&cluster, &format!("{PODS}/p/eviction"), &eviction).await.code, 400);
+    let options = json!({ "gracePeriodSeconds": "0" }).to_string();
+    assert_eq!(write(&cluster, Method::DELETE, &format!("{PODS}/p"), JSON, options).await.code, 400);
+    let pod = get(&cluster, &format!("{PODS}/p"), JSON).await.json();
+    assert!(pod["metadata"].get("deletionTimestamp").is_none() && pod["spec"].get("nodeName").is_none());
+    let token = json!({ "spec": { "expirationSeconds": "600" } });
+    assert_eq!(post(&cluster, &format!("{ACCOUNTS}/default/token"), &token).await.code, 400);
+    let finalize = json!({ "spec": { "finalizers": "kubernetes" } }).to_string();
+    let path = "/api/v1/namespaces/default/finalize";
+    assert_eq!(write(&cluster, Method::PUT, path, JSON, finalize).await.code, 400);
+    let approval = json!({ "status": { "conditions": ["Approved"] } }).to_string();
+    let path = format!("{REQUESTS}/csr/approval");
+    assert_eq!(write(&cluster, Method::PATCH, &path, MERGE, approval).await.code, 400);
+}
+
+#[tokio::test]
+async fn unknown_fields_are_warned_about_or_refused_everywhere() {
+    let cluster = furnished().await;
+    let unknown = json!({ "spec": { "x": 1 } });
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let token = format!("{ACCOUNTS}/default/token");
+    for path in [reviews, token.as_str()] {
+        let refused = post(&cluster, &format!("{path}?fieldValidation=Strict"), &unknown).await;
+        assert_eq!(refused.code, 400, "{path}");
+        let warned = post(&cluster, path, &unknown).await;
+        assert_eq!((warned.code, warned.warnings().len()), (201, 1), "{path}");
+        let ignored = post(&cluster, &format!("{path}?fieldValidation=Ignore"), &unknown).await;
+        assert_eq!((ignored.code, ignored.warnings().len()), (201, 0), "{path}");
+    }
+    let scale = format!("{DEPLOYMENTS}/web/scale");
+    let patch = json!({ "spec": { "replicas": 3, "x": 1 } }).to_string();
+    let strict = format!("{scale}?fieldValidation=Strict");
+    assert_eq!(write(&cluster, Method::PATCH, &strict, MERGE, patch.clone()).await.code, 400);
+    let scaled = write(&cluster, Method::PATCH, &scale, MERGE, patch).await;
+    assert_eq!(
+        (scaled.code, scaled.warnings().len(), &scaled.json()["spec"]["replicas"]),
+        (200, 1, &json!(3))
+    );
+}
+
+#[tokio::test]
+async fn a_decision_is_applied_and_changes_nothing_else() {
+    let cluster = furnished().await;
+    let intent = json!({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": { "name": "csr" },
+        "spec": { "request": "BBBB", "signerName": "example.com/mine" },
+        "status": { "certificate": "AAAA", "conditions": [{ "type": "Approved", "status": "True", "reason": "Because" }] },
+    });
+    let path = format!("{REQUESTS}/csr/approval?fieldManager=judge");
+    let approved =
+        write(&cluster, Method::PATCH, &path, "application/apply-patch+yaml", intent.to_string()).await;
+    assert_eq!(approved.code, 200, "{}", approved.message());
+    let approved = approved.json();
+    assert_eq!(approved["status"]["conditions"][0]["type"], "Approved");
+    assert_eq!((approved["status"].get("certificate"), &approved["spec"]["request"]), (None, &json!("AAAA")));
+    let owner = approved["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["manager"] == "judge");
+    assert_eq!(owner.unwrap()["subresource"], "approval");
+}
