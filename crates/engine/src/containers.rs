@@ -39,7 +39,7 @@ impl Engine {
         let container = Arc::new(Container {
             record: tokio::sync::watch::Sender::new(record),
             log_path,
-            gate: tokio::sync::Mutex::new(()),
+            gate: Arc::default(),
             stops: Stops::default(),
         });
         let _gate = container.gate.lock().await;
@@ -409,7 +409,7 @@ pub(crate) async fn ended(container: &Container) -> Result<Exit, EngineError> {
 }
 
 /// The exit of a container whose program could not be executed.
-fn failed_exit(error: &CallError) -> Exit {
+pub(crate) fn failed_exit(error: &CallError) -> Exit {
     Exit {
         code: error.code,
         signal: 0,

@@ -16,6 +16,7 @@ use sys::cgroup::{CgroupHost, Group};
 use sys::process::Pidfd;
 use tokio::sync::{broadcast, watch};
 
+use crate::containers::failed_exit;
 use crate::layout::{Layout, namespace, shared_memory};
 use crate::link::{Link, Welcome};
 use crate::records::{self, ContainerRecord, SandboxRecord};
@@ -25,6 +26,8 @@ use crate::stops::Stops;
 const EVENTS_KEPT: usize = 1024;
 /// How long killed processes may take to end.
 pub(crate) const KILL_MAX: Duration = Duration::from_secs(20);
+/// How long the engine waits for starts that an earlier one asked for, before it goes on without knowing their end.
+const STARTS_MAX: Duration = Duration::from_secs(10);
 /// How long a shim whose connection ended may take to end itself, before it counts as living.
 const SHIM_END_MAX: Duration = Duration::from_secs(2);
 
@@ -53,7 +56,7 @@ pub(crate) struct Container {
     pub(crate) record: watch::Sender<ContainerRecord>,
     pub(crate) log_path: PathBuf,
     /// Held while it is started, stopped or removed.
-    pub(crate) gate: tokio::sync::Mutex<()>,
+    pub(crate) gate: Arc<tokio::sync::Mutex<()>>,
     /// Who wants it to end, and by when.
     pub(crate) stops: Stops,
 }
@@ -123,7 +126,7 @@ impl Engine {
                 let container = Container {
                     record: watch::Sender::new(record),
                     log_path,
-                    gate: tokio::sync::Mutex::new(()),
+                    gate: Arc::default(),
                     stops: Stops::default(),
                 };
                 self.containers.write().insert(id, Arc::new(container));
@@ -133,8 +136,24 @@ impl Engine {
         for id in ids {
             self.take_back_sandbox(&id).await;
         }
+        self.await_starts().await;
         self.clear_unknown();
         Ok(())
+    }
+
+    /// Waits for the starts that an earlier engine asked for: those who use this one shall find what runs running. One that
+    /// hangs is not waited for; it keeps its container's gate closed.
+    async fn await_starts(&self) {
+        let sandboxes: Vec<Arc<Sandbox>> = self.sandboxes.read().values().cloned().collect();
+        let links = sandboxes.iter().filter_map(|sandbox| Some(sandbox.shim.lock().as_ref()?.0.clone()));
+        let starting: Vec<_> = links.flat_map(|link| link.held()).collect();
+        let settled = starting.iter().filter_map(|id| self.find_container(id)).map(|container| async move {
+            let mut watched = container.record.subscribe();
+            let _ = watched.wait_for(|record| record.state != ContainerState::Created).await;
+        });
+        if tokio::time::timeout(STARTS_MAX, futures::future::join_all(settled)).await.is_err() {
+            tracing::warn!(containers = ?starting, "containers are still being started");
+        }
     }
 
     async fn take_back_sandbox(&self, id: &str) {
@@ -170,6 +189,13 @@ impl Engine {
         for report in welcome.containers {
             match report.state {
                 State::Created => {}
+                State::Starting => {
+                    if let Some(container) = self.find_container(&report.id)
+                        && let Ok(gate) = container.gate.clone().try_lock_owned()
+                    {
+                        link.hold(&report.id, gate);
+                    }
+                }
                 State::Running { pid, started_at } => self.on_started(&report.id, pid, started_at),
                 State::Exited { exit, .. } => self.on_exited(&report.id, exit_of(exit)),
             }
@@ -263,11 +289,14 @@ impl Engine {
     async fn bury(&self, id: &str, sandbox: &Sandbox, why: &str) {
         tracing::warn!(sandbox = id, why, "a sandbox is over");
         self.mark_stopped(sandbox);
-        let (me, killed) = (self.me.clone(), self.group_path(&sandbox.record.lock().spec));
+        let record = sandbox.record.lock().clone();
+        let (me, killed) = (self.me.clone(), self.group_path(&record.spec));
         let run_sandbox = self.layout.run_sandbox(id);
         let cleared = self
             .blocking("clearing up after a shim", move || {
                 let Some(engine) = me.upgrade() else { return Ok(()) };
+                // One that lives and cannot be reached, or does not answer.
+                engine.kill_shim(&record)?;
                 engine.clear_sandbox(&engine.cgroups.group(&killed), &run_sandbox)
             })
             .await;
@@ -285,6 +314,24 @@ impl Engine {
             let exit = recorded.and_then(|bytes| shim::decode::<ExitRecord>(&bytes).ok()).map(exit_of);
             self.on_exited(&spec.id, exit.unwrap_or_else(|| killed_exit(why)));
         }
+    }
+
+    /// Kills the shim that a record names, if its number still is that process's. Blocks.
+    pub(crate) fn kill_shim(&self, record: &SandboxRecord) -> std::io::Result<()> {
+        let Some((pid, start_time)) = record.shim.filter(|_| record.boot_id == self.boot_id) else {
+            return Ok(());
+        };
+        // Opened first: what started at that time then is what the handle names.
+        let Ok(pidfd) = Pidfd::open(pid) else { return Ok(()) };
+        if sys::process::start_time(pid).ok() != Some(start_time) {
+            return Ok(());
+        }
+        // It may end on its own meanwhile.
+        let _ = pidfd.signal(9);
+        if pidfd.wait(KILL_MAX)? {
+            return Ok(());
+        }
+        Err(std::io::Error::other(format!("the shim (process {pid}) did not end after SIGKILL")))
     }
 
     /// Kills a sandbox's processes and lets go of its namespaces and shared memory. Blocks. The containers' root file
@@ -314,12 +361,21 @@ impl Engine {
         }
     }
 
-    /// Clears run-time directories that no record names: of an engine that was killed half-way through a removal.
+    /// Clears run-time directories that no record names: of an engine that was killed half-way through a removal. Where a
+    /// shim answers, a record could not be read, and containers may run there.
     fn clear_unknown(&self) {
         for dir in entries(&self.layout.run_sandboxes()) {
             let known =
                 dir.file_name().and_then(|id| id.to_str()).is_some_and(|id| self.find_sandbox(id).is_some());
-            if !known && let Err(error) = clear_directory(&dir) {
+            if known {
+                continue;
+            }
+            if sys::seqpacket::connect(&dir, shim::SOCKET).is_ok() {
+                let why = "a shim lives where no record of a sandbox can be read: it is left alone";
+                tracing::error!(path = %dir.display(), why);
+                continue;
+            }
+            if let Err(error) = clear_directory(&dir) {
                 tracing::warn!(path = %dir.display(), %error, "a left-over directory could not be removed");
             }
         }
@@ -406,6 +462,15 @@ async fn follow(me: Weak<Engine>, sandbox: String, link: Arc<Link>) {
                 waiting.answer(result.map(|answer| (answer, fds)));
             }
             FromShim::Event(Event::Exited { id, exit }) => engine.on_exited(&id, exit_of(exit)),
+            FromShim::Event(Event::Started { id, pid, started_at }) => {
+                engine.on_started(&id, pid, started_at);
+                link.let_go(&id);
+            }
+            FromShim::Event(Event::NotStarted { id, error }) => {
+                engine.on_exited(&id, failed_exit(&error));
+                link.let_go(&id);
+            }
+            FromShim::Event(Event::Warning { message }) => tracing::warn!(sandbox, message, "the shim warns"),
             FromShim::Event(Event::ExecExited { exec_id, exit }) => link.exec_ended(&exec_id, exit),
             FromShim::Welcome { .. } | FromShim::Failed { .. } => {}
         }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use shim::{Answer, Call, CallError, ContainerReport, ExitRecord, FromShim, MAX_MESSAGE, ToShim};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// How long a shim may take to make its namespaces and greet.
 const GREETING_MAX: Duration = Duration::from_secs(30);
@@ -41,6 +41,11 @@ pub(crate) struct Link {
     /// `None` once the connection is closed.
     waiting: Mutex<Option<HashMap<u64, Waiting>>>,
     execs: Mutex<HashMap<String, oneshot::Sender<ExitRecord>>>,
+    /// Containers whose start an earlier daemon asked for, by id, with their gates: until the shim has told what came of
+    /// it, nothing else is done with them.
+    starting: Mutex<HashMap<String, OwnedMutexGuard<()>>>,
+    /// The shim's version of the protocol.
+    version: u32,
 }
 
 /// What a shim says first.
@@ -53,11 +58,13 @@ impl Link {
     /// Connects to the shim of the sandbox directory `dir` and greets it.
     pub(crate) async fn open(dir: &Path) -> io::Result<(Self, Welcome)> {
         let socket = sys::watch::watch(sys::seqpacket::connect(dir, shim::SOCKET)?)?;
-        let link = Self {
+        let mut link = Self {
             socket,
             next: AtomicU64::new(0),
             waiting: Mutex::new(Some(HashMap::new())),
             execs: Mutex::new(HashMap::new()),
+            starting: Mutex::new(HashMap::new()),
+            version: 0,
         };
         let greeting = async {
             link.send(&ToShim::Hello { version: shim::VERSION }, &[]).await?;
@@ -65,7 +72,11 @@ impl Link {
         };
         let greeted = tokio::time::timeout(GREETING_MAX, greeting).await;
         match greeted.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the shim does not answer"))?? {
-            Some((FromShim::Welcome { pid, containers, .. }, _)) => Ok((link, Welcome { pid, containers })),
+            Some((FromShim::Welcome { version, pid, containers }, _)) => {
+                shim::check_version(version).map_err(io::Error::other)?;
+                link.version = version;
+                Ok((link, Welcome { pid, containers }))
+            }
             Some((FromShim::Failed { message }, _)) => Err(io::Error::other(message)),
             Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the shim did not greet")),
             None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the shim ended while it started")),
@@ -95,6 +106,15 @@ impl Link {
 
     /// Asks the shim for something and waits for its answer.
     pub(crate) async fn call(&self, call: Call, fds: Vec<OwnedFd>) -> Result<Outcome, EngineError> {
+        if call.since() > self.version {
+            let message = format!(
+                "the sandbox's shim is of an older skiff (version {} of its protocol) and lacks what is asked for \
+                 (version {}): make the sandbox anew",
+                self.version,
+                call.since()
+            );
+            return Err(EngineError::new(ErrorKind::Unsupported, message));
+        }
         let starts = match &call {
             Call::Start { id } => Some(id.clone()),
             _ => None,
@@ -142,10 +162,26 @@ impl Link {
         }
     }
 
+    /// A container is being started, as an earlier daemon asked: its gate stays closed until that has come to its end.
+    pub(crate) fn hold(&self, container: &str, gate: OwnedMutexGuard<()>) {
+        self.starting.lock().insert(container.to_owned(), gate);
+    }
+
+    /// What was being started has been, or will not be.
+    pub(crate) fn let_go(&self, container: &str) {
+        self.starting.lock().remove(container);
+    }
+
+    /// The containers whose start is under way.
+    pub(crate) fn held(&self) -> Vec<String> {
+        self.starting.lock().keys().cloned().collect()
+    }
+
     /// The connection is at its end: whoever waits learns so.
     pub(crate) fn close(&self) {
         self.waiting.lock().take();
         self.execs.lock().clear();
+        self.starting.lock().clear();
     }
 }
 

@@ -73,23 +73,25 @@ impl Engine {
         shim.arg("serve").arg(&dir).env_clear().stdin(listener).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = shim.spawn().map_err(|error| EngineError::internal("starting the shim", &error))?;
         let pid = child.id();
+        let shim = pid.map(|pid| (pid, sys::process::start_time(pid).unwrap_or(0)));
         // Reaps it, if this process is still there when it ends.
         self.tasks.spawn(async move {
             let _ = child.wait().await;
         });
+        // While the shim sets up: one that never greets is found again by its record.
+        let record = {
+            let mut record = sandbox.record.lock();
+            record.shim = shim;
+            record.clone()
+        };
+        records::save(&self.layout.sandbox_record(id), &record)?;
         match Link::open(&dir).await {
             Ok((link, welcome)) => {
                 self.adopt(id, sandbox, link, welcome);
-                let record = sandbox.record.lock().clone();
-                records::save(&self.layout.sandbox_record(id), &record)
+                Ok(())
             }
-            Err(error) => {
-                // It is this process's own unreaped child: the number is still its.
-                if let Some(pid) = pid {
-                    let _ = sys::process::signal(pid, 9);
-                }
-                Err(EngineError::internal("making the sandbox", &error))
-            }
+            // The shim is ended by who clears up.
+            Err(error) => Err(EngineError::internal("making the sandbox", &error)),
         }
     }
 
@@ -162,10 +164,11 @@ impl Engine {
                 let _ = pidfd.signal(9);
             }
         }
-        let (me, path, dir) =
-            (self.me(), self.group_path(&sandbox.record.lock().spec), self.layout.run_sandbox(id));
+        let record = sandbox.record.lock().clone();
+        let (me, path, dir) = (self.me(), self.group_path(&record.spec), self.layout.run_sandbox(id));
         self.blocking("clearing the sandbox", move || {
             let Some(engine) = me.upgrade() else { return Ok(()) };
+            engine.kill_shim(&record)?;
             engine.clear_sandbox(&engine.cgroups.group(&path), &dir)
         })
         .await

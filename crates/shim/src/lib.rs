@@ -5,8 +5,9 @@
 //! [`FromShim::Welcome`] with all that the shim knows; then it calls, is answered by id, and is told events. A daemon
 //! that does not read is cut off: it connects again and learns everything from the next welcome.
 //!
-//! New fields have defaults and new calls raise [`VERSION`], so that a new daemon can adopt an old shim: it does not
-//! call what the shim's version lacks.
+//! New fields have defaults; what is new otherwise raises [`VERSION`]. Each side learns the other's in the greeting and
+//! says nothing that the other lacks ([`Call::since`], [`Event::since`]), so that a daemon can adopt the shims of an older
+//! and of a newer release. A side that is older than [`OLDEST`] is refused.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,8 +15,11 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The version of this protocol.
-pub const VERSION: u32 = 1;
+/// The version of this protocol. 2: a welcome does not wait for a start that is under way but tells of it
+/// ([`State::Starting`], [`Event::Started`], [`Event::NotStarted`]); [`Event::Warning`].
+pub const VERSION: u32 = 2;
+/// The oldest version that this release still speaks.
+pub const OLDEST: u32 = 1;
 /// The socket's name in the sandbox's directory.
 pub const SOCKET: &str = "shim.sock";
 /// The file in the sandbox's directory with the [`SandboxConfig`].
@@ -89,6 +93,8 @@ pub struct ExitRecord {
 pub enum State {
     /// Known, not started.
     Created,
+    /// Being started: [`Event::Started`] or [`Event::NotStarted`] follows. Since version 2.
+    Starting,
     /// Runs.
     Running {
         /// Its first process, as the host sees it.
@@ -210,7 +216,7 @@ pub enum FromShim {
         /// Every container that it keeps.
         containers: Vec<ContainerReport>,
     },
-    /// The sandbox could not be made; the shim ends.
+    /// The connection is of no use: the sandbox could not be made, and the shim ends, or the daemon's version is not spoken.
     Failed {
         /// Why.
         message: String,
@@ -274,6 +280,66 @@ pub enum Event {
         /// How.
         exit: ExitRecord,
     },
+    /// A container whose start another daemon asked for runs. Since version 2.
+    Started {
+        /// The container.
+        id: String,
+        /// Its first process, as the host sees it.
+        pid: u32,
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// A container whose start another daemon asked for could not be started. Since version 2.
+    NotStarted {
+        /// The container.
+        id: String,
+        /// Why.
+        error: CallError,
+    },
+    /// Something is not as it ought to be, and the sandbox works all the same. Since version 2.
+    Warning {
+        /// What.
+        message: String,
+    },
+}
+
+impl Call {
+    /// The first version of the protocol that knows it.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Create(_)
+            | Self::Start { .. }
+            | Self::Signal { .. }
+            | Self::Exec { .. }
+            | Self::SignalExec { .. }
+            | Self::Attach { .. }
+            | Self::Resize { .. }
+            | Self::ReopenLog { .. }
+            | Self::Delete { .. }
+            | Self::Shutdown => 1,
+        }
+    }
+}
+
+impl Event {
+    /// The first version of the protocol that knows it.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Exited { .. } | Self::ExecExited { .. } => 1,
+            Self::Started { .. } | Self::NotStarted { .. } | Self::Warning { .. } => 2,
+        }
+    }
+}
+
+/// Whether this release speaks with one of that version; else why not.
+pub fn check_version(version: u32) -> Result<(), String> {
+    if version >= OLDEST {
+        return Ok(());
+    }
+    Err(format!(
+        "version {version} of the shim's protocol is not spoken any more, {OLDEST} is the oldest: \
+         make the sandbox anew with one release of skiff"
+    ))
 }
 
 /// A message as bytes.
@@ -309,6 +375,12 @@ mod tests {
             encode(&reply).unwrap(),
             br#"{"Reply":{"id":7,"result":{"Err":{"message":"no","code":128}}}}"#
         );
+    }
+
+    #[test]
+    fn what_is_too_old_is_refused() {
+        assert!(check_version(OLDEST).is_ok() && check_version(VERSION + 1).is_ok());
+        assert!(check_version(OLDEST - 1).unwrap_err().contains("1 is the oldest"));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 use engine_api::contract::{log_text, outcome, patiently};
 use engine_api::{ContainerEventKind, ContainerState, ExecSpec, Runtime, SandboxSpec, SandboxState};
 use futures::StreamExt;
+use shim::{Call, ContainerConfig, Event, FromShim, State, ToShim};
+use tokio::io::Interest;
 
 use crate::support::{Place, open_at, own_program};
 
@@ -181,6 +183,142 @@ async fn a_container_that_was_made_and_not_started_is_there_or_counts_as_ended()
     bench.subject().end(half).await;
     assert!(matches!(state(half).await, ContainerState::Exited { started_at: None, .. }));
     bench.engine.remove_sandbox(sandbox).await.unwrap();
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+/// A daemon that speaks the shims' protocol by hand.
+struct Speaker(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+
+impl Speaker {
+    fn connect(place: &Place, sandbox: &str) -> Self {
+        let dir = place.path().join("run/sandboxes").join(sandbox);
+        Self(sys::watch::watch(sys::seqpacket::connect(&dir, shim::SOCKET).unwrap()).unwrap())
+    }
+
+    fn say(&self, message: &ToShim) {
+        sys::seqpacket::send(self.0.get_ref(), &shim::encode(message).unwrap(), &[]).unwrap();
+    }
+
+    async fn hear(&self) -> FromShim {
+        let mut buffer = vec![0; shim::MAX_MESSAGE];
+        let heard = self.0.async_io(Interest::READABLE, |socket| sys::seqpacket::recv(socket, &mut buffer));
+        let (length, _) = patiently(heard).await.unwrap();
+        shim::decode(&buffer[..length]).unwrap()
+    }
+
+    async fn greet(&self, version: u32) -> FromShim {
+        self.say(&ToShim::Hello { version });
+        self.hear().await
+    }
+}
+
+/// A container's state in a welcome.
+fn welcomed(message: FromShim, id: &str) -> State {
+    let FromShim::Welcome { containers, .. } = message else { panic!("{message:?}") };
+    containers.into_iter().find(|report| report.id == id).unwrap().state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_hangs_keeps_no_sandbox_from_being_taken_back() {
+    let place = Place::new();
+    let image = place.image().to_owned();
+    let made = orphans(&place, &image, "sleep 1000|@true");
+    let (sandbox, running, hanging) = (&made[0].0, &made[0].1, &made[1].1);
+    // Its document is a pipe into which nobody writes.
+    let bundle = place.path().join("bundle");
+    std::fs::create_dir(&bundle).unwrap();
+    let document = bundle.join("config.json");
+    assert!(Command::new("mkfifo").arg(&document).status().unwrap().success());
+    let asking = Speaker::connect(&place, sandbox);
+    asking.greet(shim::VERSION).await;
+    let (id, log) = (hanging.clone(), place.path().join("log"));
+    let config = ContainerConfig { id: id.clone(), bundle, log, ..ContainerConfig::default() };
+    asking.say(&ToShim::Call { id: 1, call: Call::Create(config) });
+    let made = asking.hear().await;
+    assert!(matches!(made, FromShim::Reply { id: 1, result: Ok(_) }), "{made:?}");
+    asking.say(&ToShim::Call { id: 2, call: Call::Start { id } });
+    drop(asking);
+    // A daemon of the first version cannot be told of it and waits.
+    let old = Speaker::connect(&place, sandbox);
+    old.say(&ToShim::Hello { version: 1 });
+    let new = Speaker::connect(&place, sandbox);
+    assert_eq!(welcomed(new.greet(shim::VERSION).await, hanging), State::Starting);
+
+    let bench = place.open().await;
+    assert_eq!(bench.engine.sandboxes().await.unwrap()[0].state, SandboxState::Ready);
+    let state = bench.engine.container(running).await.unwrap().state;
+    assert!(matches!(state, ContainerState::Running { .. }), "{state:?}");
+    assert_eq!(bench.engine.container(hanging).await.unwrap().state, ContainerState::Created);
+    // Now it fails, and everybody hears of it.
+    tokio::task::spawn_blocking(move || std::fs::write(document, "{").unwrap()).await.unwrap();
+    assert_eq!(bench.subject().end(hanging).await.code, 128);
+    let told = new.hear().await;
+    assert!(matches!(&told, FromShim::Event(Event::NotStarted { id, .. }) if id == hanging), "{told:?}");
+    assert_eq!(welcomed(old.hear().await, hanging), State::Created);
+    bench.engine.remove_container(hanging, false).await.unwrap();
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shim_and_daemon_compare_versions_before_anything_else() {
+    let place = Place::new();
+    let bench = place.open().await;
+    let sandbox = bench.subject().sandbox().await;
+    let refused = Speaker::connect(&place, &sandbox).greet(shim::OLDEST - 1).await;
+    let FromShim::Failed { message } = refused else { panic!("{refused:?}") };
+    assert!(message.contains("is not spoken any more"), "{message}");
+    let newer = Speaker::connect(&place, &sandbox).greet(shim::VERSION + 1).await;
+    assert!(matches!(newer, FromShim::Welcome { version: shim::VERSION, .. }), "{newer:?}");
+    // Who calls without a greeting is cut off, and nobody else is.
+    let rude = Speaker::connect(&place, &sandbox);
+    rude.say(&ToShim::Call { id: 1, call: Call::Shutdown });
+    let mut end = vec![0; 16];
+    let cut = rude.0.async_io(Interest::READABLE, |socket| sys::seqpacket::recv(socket, &mut end));
+    let (length, _) = patiently(cut).await.unwrap_or_default();
+    assert_eq!(length, 0);
+    assert_eq!(bench.subject().run(bench.subject().script(&sandbox, "exit 3")).await.0.code, 3);
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_living_shim_that_cannot_be_reached_ends_with_its_sandbox() {
+    let place = Place::new();
+    let image = place.image().to_owned();
+    let (sandbox, container, pid) = orphans(&place, &image, "sleep 1000").remove(0);
+    let shim = sys::process::Pidfd::open(parent_of(pid)).unwrap();
+    std::fs::remove_file(place.path().join("run/sandboxes").join(&sandbox).join(shim::SOCKET)).unwrap();
+    let bench = place.open().await;
+    assert_eq!(bench.engine.wait_container(&container).await.unwrap().code, 137);
+    assert!(shim.wait(Duration::ZERO).unwrap(), "the shim is dead");
+    assert_eq!(bench.engine.sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_is_left_alone_where_its_record_cannot_be_read() {
+    let place = Place::new();
+    let image = place.image().to_owned();
+    let (sandbox, container, pid) = orphans(&place, &image, "cat /etc/passwd; sleep 1000").remove(0);
+    let record = place.path().join("data/sandboxes").join(format!("{sandbox}.json"));
+    let text = std::fs::read(&record).unwrap();
+    std::fs::write(&record, "{").unwrap();
+    drop(place.open().await);
+    // Another time it can be read.
+    std::fs::write(&record, text).unwrap();
+    let bench = place.open().await;
+    let state = bench.engine.container(&container).await.unwrap().state;
+    assert!(matches!(state, ContainerState::Running { pid: same, .. } if same == pid), "{state:?}");
+    let exec = ExecSpec { command: ["true"].map(str::to_owned).to_vec(), ..ExecSpec::default() };
+    let (exit, _, _) = outcome(bench.engine.exec(&container, exec).await.unwrap()).await;
+    assert_eq!(exit.code, 0, "its root file system is there");
     bench.engine.purge().await.unwrap();
     drop(bench);
     assert_eq!(place.leftovers(), Vec::<String>::new());

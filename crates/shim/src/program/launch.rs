@@ -86,6 +86,8 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<(Launched, Vec<OwnedFd>)>
 
 /// The launcher's whole life. Its task comes and its answer goes over standard input.
 pub(crate) fn run() -> io::Result<()> {
+    // What it makes would be nobody's. A shim that ended before this is noticed by its socket's end.
+    sys::process::die_with_parent()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let mut buffer = vec![0; shim::MAX_MESSAGE];
     let (length, fds) = sys::seqpacket::recv(&socket, &mut buffer)?;

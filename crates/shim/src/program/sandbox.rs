@@ -38,11 +38,14 @@ pub(crate) fn set_up(directory: &Path, config: &SandboxConfig) -> io::Result<Opt
     config.shared_pid.then(|| start_init(&pins)).transpose().map_err(during("starting the sandbox's init"))
 }
 
-/// Leaves the daemon's cgroup. A hierarchy that refuses is left as it is: grouping is not worth a sandbox.
-pub(crate) fn enter_cgroups(config: &SandboxConfig) {
-    for entrance in &config.cgroup_entrances {
-        let _ = std::fs::write(entrance, "0");
-    }
+/// Leaves the daemon's cgroup. A hierarchy that refuses is left as it is: grouping is not worth a sandbox. Answers what
+/// was refused, in words: in the daemon's cgroup the shim ends where that is killed whole.
+pub(crate) fn enter_cgroups(config: &SandboxConfig) -> Vec<String> {
+    let refused = |entrance: &std::path::PathBuf| {
+        let error = std::fs::write(entrance, "0").err()?;
+        Some(format!("the shim stays in the daemon's cgroup: {}: {error}", entrance.display()))
+    };
+    config.cgroup_entrances.iter().filter_map(refused).collect()
 }
 
 /// Starts PID 1 of a new PID namespace and pins that.

@@ -21,6 +21,9 @@ use super::poller::{Poller, Source, Token};
 use super::sandbox;
 use super::streams::{Stream, Streams};
 
+/// The first version of the protocol in which a welcome tells of starts that are under way.
+const STARTS_ARE_TOLD: u32 = 2;
+
 /// A container.
 struct Container {
     config: ContainerConfig,
@@ -61,6 +64,10 @@ struct Launching {
 struct Peer {
     socket: OwnedFd,
     token: Token,
+    /// The daemon's version of the protocol, once it has said hello.
+    version: Option<u32>,
+    /// It has its welcome: from then on it is told events.
+    welcomed: bool,
 }
 
 /// What a call comes to: an answer with descriptors now, or later.
@@ -74,8 +81,6 @@ struct Server {
     listener: OwnedFd,
     children: ChildSignals,
     peers: BTreeMap<u64, Peer>,
-    /// Daemons that said hello and have no welcome yet.
-    to_greet: Vec<u64>,
     containers: BTreeMap<u64, Container>,
     launching: BTreeMap<u64, Launching>,
     processes: BTreeMap<u32, Process>,
@@ -99,7 +104,9 @@ pub(crate) fn serve(directory: &Path) -> io::Result<()> {
     let mut server = Server::new(listener, children, init)?;
     server.greet_first()?;
     // After the first welcome: entering a cgroup can take the kernel milliseconds, which the daemon uses meanwhile.
-    sandbox::enter_cgroups(&config);
+    for message in sandbox::enter_cgroups(&config) {
+        server.tell_all(Event::Warning { message });
+    }
     while !server.ending {
         server.turn()?;
     }
@@ -136,7 +143,6 @@ impl Server {
             listener,
             children,
             peers: BTreeMap::new(),
-            to_greet: Vec::new(),
             containers: BTreeMap::new(),
             launching: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -205,7 +211,7 @@ impl Server {
         while let Ok(Some(socket)) = sys::seqpacket::accept(&self.listener) {
             let id = self.poller.fresh();
             if let Ok(token) = self.poller.readable(&socket, Source::Peer(id)) {
-                self.peers.insert(id, Peer { socket, token });
+                self.peers.insert(id, Peer { socket, token, version: None, welcomed: false });
             }
         }
     }
@@ -217,31 +223,45 @@ impl Server {
         match sys::seqpacket::recv(&peer.socket, &mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Ok((length, fds)) if length > 0 => match shim::decode(&buffer[..length]) {
-                Ok(ToShim::Hello { .. }) => self.to_greet.push(id),
-                Ok(ToShim::Call { id: call, call: what }) => self.on_call(id, call, what, fds),
+                Ok(ToShim::Hello { version }) => self.on_hello(id, version),
+                Ok(ToShim::Call { id: call, call: what }) if peer.version.is_some() => {
+                    self.on_call(id, call, what, fds);
+                }
                 // Not our protocol: nothing that follows could be understood either.
-                Err(_) => self.drop_peer(id),
+                Ok(ToShim::Call { .. }) | Err(_) => self.drop_peer(id),
             },
             _ => self.drop_peer(id),
         }
         true
     }
 
-    /// Welcomes daemons once it is settled what they are told: what a killed daemon asked for before its end comes
-    /// first, and what is being started has started or failed. Else a new daemon would take a container for one that
-    /// never starts, and its process would be nobody's.
+    fn on_hello(&mut self, id: u64, version: u32) {
+        if let Err(message) = shim::check_version(version) {
+            self.send(id, &FromShim::Failed { message }, &[]);
+            self.drop_peer(id);
+        } else if let Some(peer) = self.peers.get_mut(&id) {
+            peer.version = Some(version);
+        }
+    }
+
+    /// Welcomes daemons. What a killed daemon asked for before its end comes first. A daemon of version 1 knows nothing of
+    /// starts that are under way and waits for their end: else it would take a container for one that never starts, and
+    /// its process would be nobody's.
     fn greet(&mut self) {
-        if self.to_greet.is_empty() {
+        let greeting = |peer: &Peer| peer.version.filter(|_| !peer.welcomed);
+        if self.peers.values().all(|peer| greeting(peer).is_none()) {
             return;
         }
-        let earlier: Vec<u64> = self.peers.keys().filter(|id| !self.to_greet.contains(id)).copied().collect();
+        let earlier: Vec<u64> =
+            self.peers.iter().filter(|(_, peer)| greeting(peer).is_none()).map(|(id, _)| *id).collect();
         for peer in earlier {
             while self.on_peer(peer) {}
         }
-        if self.launching.values().any(|launch| matches!(launch.kind, Kind::First(_))) {
-            return;
-        }
-        for peer in std::mem::take(&mut self.to_greet) {
+        let starting = self.launching.values().any(|launch| matches!(launch.kind, Kind::First(_)));
+        let ready = self.peers.iter().filter(|(_, peer)| {
+            greeting(peer).is_some_and(|version| !starting || version >= STARTS_ARE_TOLD)
+        });
+        for peer in ready.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.welcome(peer);
         }
     }
@@ -252,17 +272,24 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, peer: u64) {
+    fn welcome(&mut self, id: u64) {
         let containers = self
             .containers
-            .values()
-            .filter(|container| !container.config.id.is_empty())
-            .map(|container| ContainerReport {
+            .iter()
+            .filter(|(_, container)| !container.config.id.is_empty())
+            .map(|(slot, container)| ContainerReport {
                 id: container.config.id.clone(),
-                state: container.state.clone(),
+                state: if self.is_starting(*slot) { State::Starting } else { container.state.clone() },
             })
             .collect();
-        self.send(peer, &FromShim::Welcome { version: VERSION, pid: std::process::id(), containers }, &[]);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.welcomed = true;
+        }
+        self.send(id, &FromShim::Welcome { version: VERSION, pid: std::process::id(), containers }, &[]);
+    }
+
+    fn is_starting(&self, slot: u64) -> bool {
+        self.launching.values().any(|launch| matches!(launch.kind, Kind::First(of) if of == slot))
     }
 
     /// Sends to a daemon; one that does not read is cut off.
@@ -275,8 +302,17 @@ impl Server {
     }
 
     fn tell_all(&mut self, event: Event) {
+        self.tell(event, None);
+    }
+
+    /// Tells an event to every daemon that knows its kind, but for one that has learned of it by an answer.
+    fn tell(&mut self, event: Event, but: Option<u64>) {
+        let since = event.since();
         let message = FromShim::Event(event);
-        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+        let told = self.peers.iter().filter(|(id, peer)| {
+            peer.welcomed && Some(**id) != but && peer.version.is_some_and(|version| version >= since)
+        });
+        for peer in told.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.send(peer, &message, &[]);
         }
     }
@@ -363,6 +399,9 @@ impl Server {
 
     fn delete(&mut self, id: &str) -> Result<(), CallError> {
         let slot = self.slot(id)?;
+        if self.is_starting(slot) {
+            return Err(CallError::new("the container is being started"));
+        }
         if let Some(container) = self.containers.get_mut(&slot) {
             if matches!(container.state, State::Running { .. }) {
                 return Err(CallError::new("the container runs"));
@@ -409,7 +448,7 @@ impl Server {
 
     fn start(&mut self, peer: u64, call: u64, id: &str) -> Result<Outcome, CallError> {
         let slot = self.slot(id)?;
-        let busy = self.launching.values().any(|launch| matches!(launch.kind, Kind::First(of) if of == slot));
+        let busy = self.is_starting(slot);
         let Some(container) = self.containers.get_mut(&slot) else { return Ok(Outcome::Later) };
         if busy || container.state != State::Created {
             return Err(CallError::new("the container was started already"));
@@ -492,6 +531,9 @@ impl Server {
             Ok((Launched::Failed(error), _)) => Err(error),
             Err(error) => Err(failed("the launcher", &error)),
         };
+        if let Kind::First(slot) = launch.kind {
+            self.tell_start(slot, launch.peer, result.as_ref().map(|(answer, _)| answer));
+        }
         match result {
             Ok((answer, master)) => {
                 let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
@@ -505,6 +547,20 @@ impl Server {
             }
         }
         self.reap_strays();
+    }
+
+    /// Tells daemons that did not ask for it what came of a start: the one that did may be gone.
+    fn tell_start(&mut self, slot: u64, asked: u64, result: Result<&Answer, &CallError>) {
+        let Some(container) = self.containers.get(&slot) else { return };
+        let id = container.config.id.clone();
+        let event = match result {
+            Ok(Answer::Started { pid, started_at }) => {
+                Event::Started { id, pid: *pid, started_at: *started_at }
+            }
+            Ok(Answer::Done) => return,
+            Err(error) => Event::NotStarted { id, error: error.clone() },
+        };
+        self.tell(event, Some(asked));
     }
 
     /// Takes over a process that a launcher started. Answers an exec's terminal too.
@@ -593,6 +649,10 @@ impl Server {
 
     /// Kills what is left. The containers' other processes end with their PID namespaces or by the daemon, by cgroup.
     fn end(&mut self) {
+        for launch in self.launching.values_mut() {
+            // It may hang: what ends it is not waited for.
+            let _ = launch.child.kill();
+        }
         for (pid, process) in &self.processes {
             if process.pidfd.signal(9).is_ok() {
                 let _ = sys::children::reap(*pid);
