@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -44,7 +44,8 @@ pub trait Component: Send + Sync + 'static {
     fn on_failure(&self) -> OnFailure {
         OnFailure::Die
     }
-    /// Works until `ctx` is cancelled; calls [`Context::ready`] once it can serve.
+    /// Works until `ctx` is cancelled; calls [`Context::ready`] once it can serve. To return before that is a failure,
+    /// with or without an error. Tasks that it has spawned end with the run.
     async fn run(&self, ctx: Context) -> Result<(), BoxError>;
 }
 
@@ -211,6 +212,10 @@ impl Readiness {
         let _ = state.wait_for(|all| all.values().all(|state| *state == State::Ready)).await;
     }
 
+    fn is_ready(&self, name: &str) -> bool {
+        self.state.borrow().get(name) == Some(&State::Ready)
+    }
+
     fn set(&self, name: &'static str, state: State) {
         self.state.send_if_modified(|all| {
             let changed = all.get(name) != Some(&state);
@@ -292,6 +297,24 @@ impl Supervisor {
     }
 }
 
+/// The delays between the restarts of one component.
+#[derive(Debug, Default)]
+struct Restarts {
+    failures: u32,
+}
+
+impl Restarts {
+    /// Counts a failure; tells how long to wait. `worked`: how long the run lasted, where it had become ready. One that
+    /// worked for as long as the longest delay has recovered from what was before.
+    fn failed(&mut self, worked: Option<Duration>) -> Duration {
+        if worked.is_some_and(|worked| worked >= RESTART.max) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        RESTART.delay(self.failures)
+    }
+}
+
 /// Starts one component after those it depends on and applies its failure policy until it is cancelled.
 async fn keep_running(
     component: Arc<dyn Component>,
@@ -303,20 +326,34 @@ async fn keep_running(
         () = ctx.readiness.wait_for(component.after()) => {}
         () = ctx.cancelled() => return,
     }
-    let mut failures = 0;
+    let mut restarts = Restarts::default();
     while !ctx.cancel.is_cancelled() {
-        let Err(error) = component.run(ctx.clone()).await else { return };
+        let begun = Instant::now();
+        // Each run has tasks of its own: those of a run that failed have ended when the next one begins.
+        let run = Context { cancel: ctx.cancel.child_token(), tasks: TaskTracker::new(), ..ctx.clone() };
+        let result = component.run(run.clone()).await;
+        run.cancel.cancel();
+        run.tasks.close();
+        let error = match result {
+            Err(error) => error,
+            // Others that it works with may be gone before its own turn to drain comes.
+            Ok(()) if ctx.cancel.is_cancelled() || stop.is_cancelled() => return run.tasks.wait().await,
+            Ok(()) => "it ended though nobody asked it to".into(),
+        };
         let why = crate::error::chain(&*error);
         tracing::error!(component = component.name(), error = %why, "component failed");
+        let worked = ctx.readiness.is_ready(component.name()).then(|| begun.elapsed());
         ctx.readiness.set(component.name(), State::Waiting(format!("failed: {why}")));
         if component.on_failure() == OnFailure::Die {
             failure.lock().get_or_insert((component.name(), error));
             stop.cancel();
-            return;
+            return run.tasks.wait().await;
         }
-        failures += 1;
+        if tokio::time::timeout(RESTART.max, run.tasks.wait()).await.is_err() {
+            tracing::warn!(component = component.name(), "tasks of the run that failed do not end");
+        }
         tokio::select! {
-            () = tokio::time::sleep(RESTART.delay(failures)) => {}
+            () = tokio::time::sleep(restarts.failed(worked)) => {}
             () = ctx.cancelled() => return,
         }
     }
@@ -411,5 +448,94 @@ mod tests {
         supervisor.add(fake("store", &[], 1, OnFailure::Die, &log));
         let error = supervisor.run(CancellationToken::new(), Duration::from_secs(1)).await.unwrap_err();
         assert_eq!(error.to_string(), "component store failed: no");
+    }
+
+    /// Counts the tasks of its runs, fails when it is told to, and once without an error.
+    #[derive(Default)]
+    struct Leaky {
+        runs: AtomicU32,
+        alive: Arc<AtomicU32>,
+        /// How many tasks of earlier runs each run found alive.
+        found: Mutex<Vec<u32>>,
+        fail: tokio::sync::Notify,
+        began: tokio::sync::Notify,
+    }
+
+    #[async_trait]
+    impl Component for Leaky {
+        fn name(&self) -> &'static str {
+            "leaky"
+        }
+        fn on_failure(&self) -> OnFailure {
+            OnFailure::Restart
+        }
+        async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+            let run = self.runs.fetch_add(1, Ordering::SeqCst);
+            self.found.lock().push(self.alive.load(Ordering::SeqCst));
+            for draining in [false, true] {
+                self.alive.fetch_add(1, Ordering::SeqCst);
+                let counted = Guard(self.alive.clone());
+                let cancel = ctx.cancel().clone();
+                let task = async move {
+                    let _counted = counted;
+                    if draining { cancel.cancelled().await } else { std::future::pending().await }
+                };
+                if draining {
+                    ctx.spawn_draining(task)
+                } else {
+                    ctx.spawn(task)
+                };
+            }
+            ctx.ready();
+            self.began.notify_one();
+            tokio::select! {
+                () = ctx.cancelled() => Ok(()),
+                () = self.fail.notified() => if run == 0 { Ok(()) } else { Err("told to".into()) },
+            }
+        }
+    }
+
+    /// A task that is alive.
+    struct Guard(Arc<AtomicU32>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_ends_takes_its_tasks_along() {
+        let leaky = Arc::new(Leaky::default());
+        let mut supervisor = Supervisor::new();
+        supervisor.add(leaky.clone());
+        let readiness = supervisor.readiness();
+        let stop = CancellationToken::new();
+        let story = async {
+            for _ in 0..3 {
+                leaky.began.notified().await;
+                leaky.fail.notify_one();
+                // Also an end without an error is one, and is told.
+                let failed = readiness.changed(&[]).await;
+                assert!(failed[0].1.starts_with("failed: "), "{failed:?}");
+            }
+            leaky.began.notified().await;
+            stop.cancel();
+        };
+        let (result, ()) = tokio::join!(supervisor.run(stop.clone(), Duration::from_secs(60)), story);
+        result.unwrap();
+        assert_eq!(*leaky.found.lock(), [0, 0, 0, 0]);
+        assert_eq!(leaky.alive.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn what_worked_for_long_starts_again_soon() {
+        let mut restarts = Restarts::default();
+        let delays: Vec<_> = (0..9).map(|_| restarts.failed(None).as_millis()).collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        // Ready, but not for long: it may be failing again and again.
+        assert_eq!(restarts.failed(Some(Duration::from_secs(1))), RESTART.max);
+        assert_eq!(restarts.failed(Some(RESTART.max)), RESTART.first);
+        assert_eq!(restarts.failed(None), RESTART.first * 2);
     }
 }
