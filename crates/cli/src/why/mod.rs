@@ -223,9 +223,17 @@ fn text(answer: &Answer) -> String {
     if !answer.node.is_empty() {
         text += &format!(" on node {}", answer.node);
     }
-    text += if answer.ready { ", ready\n" } else { ", not ready\n" };
+    // A pod that has ended serves nobody, and is not meant to.
+    text += match (answer.phase.as_str(), answer.ready) {
+        ("Succeeded" | "Failed", _) => "\n",
+        (_, true) => ", ready\n",
+        (_, false) => ", not ready\n",
+    };
     if answer.findings.is_empty() {
-        text += "\nNothing keeps it from running.\n";
+        text += match answer.phase.as_str() {
+            "Succeeded" => "\nIt has done its work: its containers ended without an error.\n",
+            _ => "\nNothing keeps it from running.\n",
+        };
     }
     for finding in &answer.findings {
         let subject = match finding.container.as_str() {

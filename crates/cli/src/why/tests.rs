@@ -259,7 +259,10 @@ fn volumes_and_gates_are_told_where_no_container_is() {
 fn ended_and_healthy_pods() {
     let mut done = pod(json!({"terminated": {"exitCode": 0}}));
     done["status"]["phase"] = json!("Succeeded");
-    assert!(diagnose::diagnose(&case(done)).is_empty());
+    let done = case(done);
+    assert!(diagnose::diagnose(&done).is_empty());
+    let said = text(&answer(&done));
+    assert!(said.starts_with("pod default/web: Succeeded on node n1\n\nIt has done its work"), "{said}");
     let mut failed = pod(json!({"terminated": {"exitCode": 3, "reason": "Error"}}));
     failed["status"]["phase"] = json!("Failed");
     failed["spec"]["restartPolicy"] = json!("Never");
