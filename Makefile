@@ -43,7 +43,9 @@ soak: setup ## Ten minutes of updates, churn and kills under load, then a look f
 	$(CARGO) test -p walkthroughs --locked -- --ignored --nocapture soak
 
 clean-machine: ## Remove every trace: the default instance, build output and caches (Debian packages stay)
-	@for skiff in $(TARGET)/{debug,release}/skiff; do \
-		if [ -x $$skiff ]; then $$skiff down --purge || exit; break; fi; done
+	@if [ -e /var/lib/skiff/skiff-instance ] || [ -e /run/skiff/skiff-instance ]; then \
+		skiff=$$(ls -t $(TARGET)/{debug,release}/skiff 2>/dev/null | head -n 1); \
+		[ -n "$$skiff" ] || { $(CARGO) build -p skiff --locked && skiff=$(TARGET)/debug/skiff; } || exit; \
+		$$skiff down --purge || exit; fi
 	@$(MAKE) --no-print-directory -C examples/sentiment clean
 	rm -rf $(TARGET) $${SKIFF_CACHE:-$$HOME/.cache/skiff}
