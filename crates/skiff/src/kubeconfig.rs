@@ -1,23 +1,53 @@
 //! The user's kubeconfig: Skiff's context is merged in and taken out without touching anything else.
+//!
+//! What Skiff put there carries an extension that says so, as kubeconfigs provide for it; an entry of the same name
+//! without it is somebody else's, and stays.
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, fchown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_yaml_ng::{Mapping, Value};
 
+/// The lists of a kubeconfig, and where the content of each one's entries is.
+const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
+
+/// The name of the extension in what is Skiff's.
+const OWN: &str = "skiff";
+
+/// Whether the context `name` can be merged into the file at `path`: it is a kubeconfig, and holds nobody else's
+/// entry of that name. Touches nothing.
+pub(crate) fn check(path: &Path, name: &str) -> Result<()> {
+    let mut file = read(path)?;
+    for (list, kind) in LISTS {
+        let mut entries = list_of(&mut file, list, path)?.iter();
+        if entries.any(|entry| is_named(entry, name) && !is_own(entry, kind)) {
+            bail!(
+                "{} has a {kind} {name:?} that is not Skiff's; choose another --name or --kubeconfig",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Merges the cluster, user and context of `ours` (a kubeconfig of one of each, all named `name`) into the file at
 /// `path`. The current context is set only where there is none, or where it is ours already.
 pub(crate) fn merge(path: &Path, name: &str, ours: &str) -> Result<()> {
+    check(path, name)?;
     let mut file = read(path)?;
-    let ours: Mapping = serde_yaml_ng::from_str(ours).context("own kubeconfig")?;
-    for list in ["clusters", "users", "contexts"] {
-        let entry = ours.get(list).and_then(|entries| entries.get(0)).cloned();
-        let entry = entry.with_context(|| format!("own kubeconfig has no {list}"))?;
+    let mut ours: Mapping = serde_yaml_ng::from_str(ours).context("own kubeconfig")?;
+    for (list, kind) in LISTS {
+        let entry = ours.get_mut(list).and_then(|entries| entries.get_mut(0));
+        let mut entry = entry.with_context(|| format!("own kubeconfig has no {list}"))?.clone();
+        let content = entry.get_mut(kind).and_then(Value::as_mapping_mut);
+        content
+            .with_context(|| format!("own kubeconfig has no {kind}"))?
+            .insert("extensions".into(), own_mark());
         let entries = list_of(&mut file, list, path)?;
-        entries.retain(|known| known.get("name").and_then(Value::as_str) != Some(name));
+        entries.retain(|known| !is_named(known, name));
         entries.push(entry);
     }
     let current = file.get("current-context").and_then(Value::as_str).unwrap_or_default();
@@ -27,18 +57,19 @@ pub(crate) fn merge(path: &Path, name: &str, ours: &str) -> Result<()> {
     write(path, &file)
 }
 
-/// Takes the cluster, user and context `name` out again. A file in which nothing is left goes as well.
+/// Takes our cluster, user and context `name` out again. A file in which nothing is left goes as well.
 pub(crate) fn remove(path: &Path, name: &str) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
     let mut file = read(path)?;
     let before = file.clone();
-    for list in ["clusters", "users", "contexts"] {
-        list_of(&mut file, list, path)?
-            .retain(|known| known.get("name").and_then(Value::as_str) != Some(name));
+    for (list, kind) in LISTS {
+        list_of(&mut file, list, path)?.retain(|known| !(is_named(known, name) && is_own(known, kind)));
     }
-    if file.get("current-context").and_then(Value::as_str) == Some(name) {
+    let is_context = |entry: &Value| is_named(entry, name);
+    let gone = !list_of(&mut file, "contexts", path)?.iter().any(is_context);
+    if gone && file.get("current-context").and_then(Value::as_str) == Some(name) {
         file.insert("current-context".into(), "".into());
     }
     if file == before {
@@ -48,6 +79,24 @@ pub(crate) fn remove(path: &Path, name: &str) -> Result<()> {
         return fs::remove_file(path).with_context(|| format!("remove {}", path.display()));
     }
     write(path, &file)
+}
+
+fn is_named(entry: &Value, name: &str) -> bool {
+    entry.get("name").and_then(Value::as_str) == Some(name)
+}
+
+/// Whether an entry carries Skiff's mark.
+fn is_own(entry: &Value, kind: &str) -> bool {
+    let extensions =
+        entry.get(kind).and_then(|content| content.get("extensions")).and_then(Value::as_sequence);
+    extensions.is_some_and(|extensions| extensions.iter().any(|extension| is_named(extension, OWN)))
+}
+
+/// The extensions of what is Skiff's. Source: `NamedExtension` of client-go's `clientcmd/api/v1`.
+fn own_mark() -> Value {
+    let said = Mapping::from_iter([("provider".into(), OWN.into())]);
+    let named = Mapping::from_iter([("name".into(), OWN.into()), ("extension".into(), said.into())]);
+    Value::Sequence(vec![named.into()])
 }
 
 /// Whether a kubeconfig holds nothing beside what every one has.
@@ -89,20 +138,45 @@ fn list_of<'a>(file: &'a mut Mapping, list: &str, path: &Path) -> Result<&'a mut
     value.as_sequence_mut().with_context(|| format!("{}: {list} is not a list", path.display()))
 }
 
-/// Writes beside the file and renames: a crash leaves the old or the new one. It holds a private key, so 0600.
+/// Writes beside the file and renames: a crash leaves the old or the new one. It holds a private key, so a new one is
+/// its owner's alone. Whoever had the file, or has the directory of a new one, has it afterwards: root may be running
+/// this with a user's home directory.
 fn write(path: &Path, file: &Mapping) -> Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    make_directory(directory).with_context(|| format!("create {}", directory.display()))?;
     // A link (dotfiles kept elsewhere) is followed, not replaced.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mode = fs::metadata(&target).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
-    let temporary = target.with_extension(format!("skiff-{}", std::process::id()));
-    let mut out =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    out.write_all(serde_yaml_ng::to_string(file)?.as_bytes())?;
-    out.set_permissions(fs::Permissions::from_mode(mode))?;
-    out.sync_all()?;
-    fs::rename(&temporary, &target).with_context(|| format!("write {}", target.display()))
+    let text = serde_yaml_ng::to_string(file)?;
+    let replace = || -> std::io::Result<()> {
+        let beside = target.parent().unwrap_or(directory);
+        let (owner, mode) = match fs::metadata(&target) {
+            Ok(old) => (old.clone(), old.permissions().mode() & 0o777),
+            Err(_) => (fs::metadata(beside)?, 0o600),
+        };
+        // Made anew under a name that nobody can foresee, readable by its owner alone.
+        let mut out = tempfile::Builder::new().prefix(".skiff-").tempfile_in(beside)?;
+        out.write_all(text.as_bytes())?;
+        fchown(out.as_file(), Some(owner.uid()), Some(owner.gid()))?;
+        out.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+        out.as_file().sync_all()?;
+        out.persist(&target)?;
+        Ok(())
+    };
+    replace().with_context(|| format!("write {}", target.display()))
+}
+
+/// Makes the directories that are missing; they belong to whom the first one belongs that is there.
+fn make_directory(directory: &Path) -> std::io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
+        return fs::create_dir(directory);
+    };
+    make_directory(parent)?;
+    let owner = fs::metadata(parent)?;
+    fs::create_dir(directory)?;
+    chown(directory, Some(owner.uid()), Some(owner.gid()))
 }
 
 #[cfg(test)]
@@ -148,5 +222,43 @@ mod tests {
         fs::write(&path, "- a\n- b\n").unwrap();
         assert!(merge(&path, "skiff", OURS).unwrap_err().to_string().contains("--kubeconfig"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "- a\n- b\n");
+    }
+
+    const FOREIGN: &str = "clusters: [{name: skiff, cluster: {server: 'https://theirs'}}]\nusers: [{name: skiff, user: {token: t}}]\ncontexts: [{name: skiff, context: {cluster: skiff, user: skiff}}]\ncurrent-context: skiff\n";
+
+    #[test]
+    fn another_ones_context_of_the_same_name_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config");
+        fs::write(&path, FOREIGN).unwrap();
+        for refused in [check(&path, "skiff").unwrap_err(), merge(&path, "skiff", OURS).unwrap_err()] {
+            assert!(refused.to_string().contains("choose another --name or --kubeconfig"), "{refused}");
+        }
+        remove(&path, "skiff").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), FOREIGN);
+        // Beside it another name has room, and what was merged may be merged again.
+        let other = OURS.replace("skiff", "other");
+        merge(&path, "other", &other).unwrap();
+        check(&path, "other").unwrap();
+        remove(&path, "other").unwrap();
+        assert_eq!(read(&path).unwrap()["users"].as_sequence().unwrap().len(), 1);
+        assert_eq!(read(&path).unwrap()["current-context"], Value::from("skiff"));
+    }
+
+    #[test]
+    fn a_users_file_and_directory_stay_the_users() {
+        let home = tempfile::tempdir().unwrap();
+        chown(home.path(), Some(1234), Some(1235)).expect("tests run as root");
+        let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+        let path = home.path().join(".kube/config");
+        merge(&path, "skiff", OURS).unwrap();
+        assert_eq!((owner(path.parent().unwrap()), owner(&path)), ((1234, 1235), (1234, 1235)));
+        chown(&path, Some(4321), Some(4322)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        merge(&path, "skiff", OURS).unwrap();
+        assert_eq!(owner(&path), (4321, 4322));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        let left = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1, "nothing is left beside it");
     }
 }

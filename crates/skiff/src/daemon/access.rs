@@ -95,10 +95,15 @@ impl Access {
             return Ok(());
         }
         self.describe(address)?;
-        match &self.settings.kubeconfig {
-            Some(path) => crate::kubeconfig::merge(path, &self.settings.instance.name, &state.kubeconfig),
-            None => Ok(()),
+        if let Some(path) = &self.settings.kubeconfig
+            && let Err(error) =
+                crate::kubeconfig::merge(path, &self.settings.instance.name, &state.kubeconfig)
+        {
+            // The user's file is the user's: what became of it there does not keep the rest from following.
+            let error = format!("{error:#}");
+            tracing::warn!(%error, "the context in the user's kubeconfig is out of date; see: skiff kubeconfig");
         }
+        Ok(())
     }
 
     /// Writes the state file.
