@@ -9,3 +9,4 @@ mod pods;
 mod reboot;
 mod second_host;
 mod support;
+mod upgrade;

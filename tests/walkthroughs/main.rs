@@ -5,6 +5,7 @@
 mod docker_client;
 mod first_hour;
 mod first_minutes;
+mod instance;
 mod published_ports;
 mod sentiment;
 mod soak;

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::claim::Claim;
+
 /// The name of the instance that is meant when none is given.
 pub const DEFAULT_NAME: &str = "skiff";
 
@@ -35,7 +37,24 @@ pub struct Instance {
 }
 
 impl InstanceArgs {
-    /// Checks the name and fills in the paths.
+    /// Checks the name and finds the instance as it was started: a directory that is not given is the one that the
+    /// instance itself names in the other, and the default where it names none.
+    pub fn resolve_started(&self) -> Result<Instance> {
+        let mut instance = self.resolve()?;
+        if self.data_dir.is_none()
+            && let Some(claim) = Claim::seen(&instance.run_dir, &instance.name)
+        {
+            instance.data_dir = claim.data_dir;
+        }
+        if self.run_dir.is_none()
+            && let Some(claim) = Claim::seen(&instance.data_dir, &instance.name)
+        {
+            instance.run_dir = claim.run_dir;
+        }
+        Ok(instance)
+    }
+
+    /// Checks the name and fills in the default paths.
     pub fn resolve(&self) -> Result<Instance> {
         let fits = (1..=10).contains(&self.name.len())
             && self

@@ -2,6 +2,7 @@
 //! through the Kubernetes API: nothing here knows the inside of the daemon.
 
 pub mod access;
+pub mod claim;
 pub mod cluster;
 pub mod containers;
 pub mod engine;

@@ -3,7 +3,6 @@
 //! The daemon's own end leaves containers alone. So this command ends it first and then does the rest itself over the
 //! same engine, which takes the sandboxes back from their shims: it works as well where the daemon was killed.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +13,7 @@ use engine_api::{ContainerState, EngineError, Runtime, SandboxStatus};
 use futures::future::join_all;
 
 use crate::daemon::lock::{self, Lock};
+use crate::home::{self, Traces};
 use crate::rundir;
 
 /// A container that is no pod's has this long between its stop signal and its end.
@@ -37,30 +37,48 @@ pub(crate) fn run(args: &DownArgs, instance: &Instance) -> Result<u8> {
     if !rustix::process::geteuid().is_root() {
         bail!("skiff down needs root. Run: sudo {}", instance.command("down"));
     }
-    // Read before the daemon ends, which takes this file along.
-    let last = instance.last();
-    let lock = take_over(instance)?;
+    let Some(traces) = home::traces(instance)? else {
+        cli::output::write_out(&format!("no instance {:?} was ever started here\n", instance.name))?;
+        return Ok(0);
+    };
+    let lock = take_over(instance, &traces)?;
     if instance.data_dir.join("engine").exists() {
         tokio::runtime::Runtime::new()
             .context("start the runtime")?
             .block_on(end_containers(instance, args.purge))?;
     }
     if args.purge {
-        let merged_into = last.as_ref().and_then(|last| last.settings["--kubeconfig"].as_str());
-        let merged_into = merged_into.map(PathBuf::from).or_else(crate::settings::default_kubeconfig);
-        purge(instance, merged_into.as_deref())?;
+        crate::daemon::purge_network(instance)?;
     } else {
         crate::daemon::stop_network(instance)?;
+    }
+    // Nothing runs any more, so nothing in it means anything, as after a reboot; but that it says where the data is.
+    if traces.run.is_some() {
+        let remove = if args.purge { rundir::remove } else { rundir::clear };
+        remove(&instance.run_dir)?;
+    }
+    if args.purge
+        && let Some(data) = &traces.data
+    {
+        for kubeconfig in &data.kubeconfigs {
+            crate::kubeconfig::remove(kubeconfig, &instance.name)?;
+        }
+        // Last, because the directory says where the rest is.
+        rundir::empty(&instance.data_dir)?;
     }
     drop(lock);
     cli::output::write_out(&format!("instance {:?} is down\n", instance.name))?;
     Ok(0)
 }
 
-/// Ends the daemon, whatever it is at, and takes its place, so that none starts meanwhile. `None` where there never was
-/// one.
-fn take_over(instance: &Instance) -> Result<Option<Lock>> {
-    if !instance.data_dir.is_dir() {
+/// Ends the daemon, whatever it is at, and takes its place, so that none starts meanwhile. `None` where its data is
+/// gone, and the lock with it.
+fn take_over(instance: &Instance, traces: &Traces) -> Result<Option<Lock>> {
+    if traces.data.is_none() {
+        if let Some(running) = instance.running() {
+            cli::output::progress("stopping the daemon");
+            end_process(running.pid)?;
+        }
         return Ok(None);
     }
     if let lock::State::Held { pid } = lock::take(&instance.data_dir)? {
@@ -121,15 +139,4 @@ fn first_error(results: impl IntoIterator<Item = Result<(), EngineError>>) -> Re
 fn grace_of(sandboxes: &[SandboxStatus], sandbox: &str) -> Duration {
     let sandbox = sandboxes.iter().find(|known| known.spec.id == sandbox);
     sandbox.and_then(|sandbox| node::termination_grace(&sandbox.spec)).unwrap_or(GRACE)
-}
-
-/// Removes the network, the directories and the kubeconfig's entry.
-fn purge(instance: &Instance, kubeconfig: Option<&Path>) -> Result<()> {
-    crate::daemon::purge_network(instance)?;
-    rundir::remove(&instance.run_dir)?;
-    rundir::empty(&instance.data_dir)?;
-    match kubeconfig {
-        Some(path) if !path.as_os_str().is_empty() => crate::kubeconfig::remove(path, &instance.name),
-        _ => Ok(()),
-    }
 }

@@ -52,6 +52,7 @@ pub(crate) fn run(args: &JoinArgs, settings: Settings) -> Result<u8> {
             running.api
         );
     }
+    crate::home::check(instance)?;
     if instance.data_dir.join("store").exists() {
         bail!(
             "{} holds a cluster of its own; remove it first with: skiff down --purge",
@@ -115,6 +116,7 @@ async fn join(args: &JoinArgs, settings: &Settings) -> Result<()> {
     let issued = certificates::obtain(&client, &identity, certificates::CLIENT).await.context(
         "get the node's certificate; is the token right and not expired? skiff token create makes a new one",
     )?;
+    crate::home::take_data(settings)?;
     Membership::create(&settings.instance, Facts { server, node_name }, &ca_pem, &issued)
 }
 

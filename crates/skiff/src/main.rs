@@ -2,6 +2,7 @@
 
 mod daemon;
 mod down;
+mod home;
 mod join;
 mod kubeconfig;
 mod membership;
@@ -9,6 +10,7 @@ mod ports;
 mod report;
 mod rundir;
 mod settings;
+mod unit;
 mod up;
 
 use std::process::ExitCode;
@@ -41,7 +43,7 @@ enum Command {
     Down(down::DownArgs),
     /// Print a systemd unit that runs the instance
     #[command(after_help = "Example:\n  skiff unit > /etc/systemd/system/skiff.service")]
-    Unit,
+    Unit(settings::UpArgs),
     /// Print the shell's completion script
     #[command(after_help = "Example:\n  skiff completion bash > /etc/bash_completion.d/skiff")]
     Completion {
@@ -63,27 +65,28 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<u8> {
-    let instance = arguments.instance.resolve()?;
+    let instance = arguments.instance;
     match arguments.command {
         Command::Up(args) => {
-            let settings = args.resolve(instance)?;
+            let settings = args.resolve(instance.resolve()?)?;
             up::run(&args, settings)
         }
         Command::Join(args) => {
-            let settings = args.settings().resolve(instance)?;
+            let settings = args.settings().resolve(instance.resolve()?)?;
             join::run(&args, settings)
         }
-        Command::Down(args) => down::run(&args, &instance),
-        Command::Unit => {
-            let settings = settings::UpArgs::default().resolve(instance)?;
+        Command::Down(args) => down::run(&args, &instance.resolve_started()?),
+        Command::Unit(args) => {
+            let settings = args.resolve(instance.resolve()?)?;
             let program = std::env::current_exe().context("find this program")?;
-            cli::output::write_out(&up::unit(&settings, &program)).map(|()| 0)
+            let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+            cli::output::write_out(&unit::text(&settings, &program, home.as_deref())?).map(|()| 0)
         }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "skiff", &mut std::io::stdout());
             Ok(0)
         }
-        Command::Client(command) => client(command, &instance),
+        Command::Client(command) => client(command, &instance.resolve_started()?),
     }
 }
 
@@ -115,6 +118,22 @@ mod tests {
             let hidden = command.get_arguments().find(|argument| global.contains(&argument.get_id()));
             assert!(hidden.is_none(), "{}: {hidden:?}", command.get_name());
         }
+    }
+
+    /// What a unit and a joined host start.
+    #[test]
+    fn the_arguments_of_settings_are_the_settings() {
+        let line =
+            ["skiff", "up", "--kubeconfig", "", "--node-name", "n", "--api-port", "7000", "--run-dir", "/r"];
+        let parse = |line: &[std::ffi::OsString]| {
+            let arguments = Arguments::parse_from(line);
+            let Command::Up(args) = arguments.command else { panic!("it is up") };
+            args.resolve(arguments.instance.resolve().unwrap()).unwrap()
+        };
+        let settings = parse(&line.map(Into::into));
+        assert_eq!(settings.kubeconfig, None, "none, and not the default one");
+        let said = [vec!["skiff".into()], up::arguments(&settings)].concat();
+        assert_eq!(parse(&said).facts(), settings.facts());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use cli::claim::Claim;
 use sys::mount::MountTable;
 
 /// The source of a tmpfs of Skiff's own, as `mount` shows it.
@@ -38,9 +39,21 @@ pub(crate) fn remove(run_dir: &Path) -> Result<()> {
     empty(run_dir)
 }
 
-/// Removes a directory; one that is a mount point of its own is emptied. What is mounted inside is unmounted first:
-/// behind such a mount may be a directory of the host (a `subPath` of a `hostPath` volume), which is nobody's to remove.
+/// Removes a directory; one that is a mount point of its own is emptied.
 pub(crate) fn empty(directory: &Path) -> Result<()> {
+    clear(directory)?;
+    let claim = fs::remove_file(directory.join(Claim::FILE));
+    let claim = claim.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) });
+    match claim.and_then(|()| fs::remove_dir(directory)) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => Ok(()),
+        other => other.with_context(|| format!("remove {}", directory.display())),
+    }
+}
+
+/// Removes everything in a directory but the claim: what is interrupted is still known as the instance's, and can be
+/// gone on with. What is mounted inside is unmounted first: behind such a mount may be a directory of the host (a
+/// `subPath` of a `hostPath` volume), which is nobody's to remove.
+pub(crate) fn clear(directory: &Path) -> Result<()> {
     let inside = || -> Result<Vec<_>> {
         let table = MountTable::own().context("read the mounts")?;
         Ok(table.below(directory).into_iter().filter(|target| target != directory).collect())
@@ -52,9 +65,20 @@ pub(crate) fn empty(directory: &Path) -> Result<()> {
     if !left.is_empty() {
         bail!("{left:?} cannot be unmounted: unmount by hand, then run skiff down --purge again");
     }
-    match fs::remove_dir_all(directory) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => Ok(()),
-        other => other.with_context(|| format!("remove {}", directory.display())),
+    let remove = || -> std::io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false if entry.file_name() == Claim::FILE => {}
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
+    };
+    match remove() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("empty {}", directory.display())),
     }
 }
 
@@ -71,6 +95,9 @@ mod tests {
         let mounted = run.join("node/pods/u/subpaths/data/main/0");
         fs::create_dir_all(&mounted).unwrap();
         sys::mount::bind(host.path(), &mounted).unwrap();
+        fs::write(run.join(Claim::FILE), "").unwrap();
+        clear(&run).unwrap();
+        assert_eq!(fs::read_dir(&run).unwrap().count(), 1, "only what says whose it is");
         remove(&run).unwrap();
         assert!(!run.exists());
         assert_eq!(fs::read_to_string(host.path().join("precious")).unwrap(), "kept");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use cli::instance::{DEFAULT_NAME, Instance};
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +28,8 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SKIFF_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     pub(crate) config: Option<PathBuf>,
-    /// Kubeconfig to merge the administrator's access into [default: $KUBECONFIG or ~/.kube/config]
-    #[arg(long, value_name = "FILE")]
+    /// Kubeconfig to merge the administrator's access into; '' for none [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// This host's address [default: the one that the default route uses]

@@ -13,6 +13,7 @@ use cli::instance::Running;
 use cli::output;
 
 use crate::daemon::lock;
+use crate::membership::Membership;
 use crate::report::{Report, Reporter};
 use crate::settings::{Settings, UpArgs};
 
@@ -39,6 +40,7 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
         ))?;
         return Ok(0);
     }
+    crate::home::check(&settings.instance)?;
     if let Some(pid) = lock::holder(&settings.instance.data_dir)?
         && !lock::ended_within(pid, ENDING_MAX_S)?
     {
@@ -48,6 +50,11 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
         );
     }
     check_ports(&settings)?;
+    if let Some(path) = &settings.kubeconfig
+        && Membership::load(&settings.instance)?.is_none()
+    {
+        crate::kubeconfig::check(path, &settings.instance.name)?;
+    }
     if args.foreground {
         if args.report {
             // A session of its own: the terminal's hang-up and Ctrl-C are not the daemon's. And no directory of the
@@ -63,21 +70,19 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
 
 /// Starts the daemon with these arguments apart from the terminal, and follows it until it is ready.
 pub(crate) fn start_and_follow(settings: &Settings, arguments: &[OsString]) -> Result<u8> {
+    crate::home::take_data(settings)?;
     let mut child = start(&settings.instance.log_file(), arguments)?;
     let running = follow(&mut child, settings)?;
     output::write_out(&summary(&running))?;
     Ok(0)
 }
 
-/// The arguments of `up` that say these settings.
+/// The arguments of `up` that say these settings, whatever the environment and the host say later.
 pub(crate) fn arguments(settings: &Settings) -> Vec<OsString> {
-    let instance = &settings.instance;
-    let mut all: Vec<OsString> =
-        vec!["up".into(), "--name".into(), instance.name.clone().into(), "--data-dir".into()];
-    all.push(instance.data_dir.clone().into());
-    all.extend(["--run-dir".into(), instance.run_dir.clone().into()]);
+    let mut all: Vec<OsString> = vec!["up".into(), "--name".into(), settings.instance.name.clone().into()];
     for (flag, value) in settings.facts() {
-        if !value.is_empty() && !all.contains(&flag.clone().into()) {
+        // No address means to follow the host's; no kubeconfig has to be said, else there is a default.
+        if !value.is_empty() || flag == "--kubeconfig" {
             all.extend([flag.into(), value.into()]);
         }
     }
@@ -155,20 +160,5 @@ fn summary(running: &Running) -> String {
     format!(
         "node        {} ({})\napi         {}\nkubeconfig  {context}\n\nTry:  skiff kubectl get nodes\n",
         running.node, running.address, running.api
-    )
-}
-
-/// A systemd unit that runs this instance: containers outlive its stop, and its cgroups are its own.
-pub(crate) fn unit(settings: &Settings, program: &Path) -> String {
-    let instance = &settings.instance;
-    format!(
-        "[Unit]\nDescription=Skiff ({name})\nAfter=network-online.target\nWants=network-online.target\n\n[Service]\n\
-         Type=exec\nExecStart={program} up --foreground --name {name} --data-dir {data} --run-dir {run}\n\
-         KillMode=process\nDelegate=yes\nRestart=always\nRestartSec=1\nLimitNOFILE=1048576\nTasksMax=infinity\n\n\
-         [Install]\nWantedBy=multi-user.target\n",
-        name = instance.name,
-        program = program.display(),
-        data = instance.data_dir.display(),
-        run = instance.run_dir.display(),
     )
 }

@@ -16,7 +16,7 @@ mod net;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,9 +67,7 @@ fn start_log() {
 async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
     let begun = Instant::now();
     let instance = &settings.instance;
-    for directory in [&instance.data_dir, &instance.run_dir] {
-        private_directory(directory)?;
-    }
+    crate::home::take_data(settings)?;
     let _lock = match lock::take(&instance.data_dir)? {
         lock::State::Taken(lock) => lock,
         lock::State::Held { pid } => bail!(
@@ -77,7 +75,7 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
             instance.data_dir.display()
         ),
     };
-    crate::rundir::keep_in_memory(&instance.run_dir)?;
+    crate::home::take_run(settings)?;
     let stop = stop_on_signals()?;
     let clock: SharedClock = Arc::new(SystemClock);
     let mut supervisor = Supervisor::new();
@@ -209,16 +207,6 @@ fn running(settings: &Settings, address: IpAddr, api: &str) -> Result<Running> {
         kubeconfig: settings.instance.kubeconfig(),
         settings: serde_json::to_value(settings.facts())?,
     })
-}
-
-fn private_directory(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("create {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("protect {}", path.display()))
 }
 
 /// Writes a file that only root may read, whole or not at all.
