@@ -47,7 +47,7 @@ fn held(host: &Host) -> Held {
         cgroups: host.cgroups().into_iter().collect(),
         network_files: number(host, "find /var/lib/$SKIFF_NAME/network -type f | wc -l"),
         run_files: number(host, "find /run/$SKIFF_NAME -xdev -type f | wc -l"),
-        frontends: number(host, "nft list map ip $SKIFF_NAME frontends | grep -c ' : 0x'"),
+        frontends: number(host, "nft list map ip skiff-$SKIFF_NAME addresses | grep -c goto"),
         daemon: Daemon {
             descriptors: number(host, &format!("ls /proc/{pid}/fd | wc -l")),
             threads: number(host, &format!("ls /proc/{pid}/task | wc -l")),

@@ -94,9 +94,23 @@ impl ClusterDns for DnsFacts {
 
 /// The bridge of an instance: its name and a zero, cut to what the kernel takes.
 pub fn bridge_name(instance: &str) -> String {
-    let mut name: String = instance.chars().filter(char::is_ascii_alphanumeric).take(NAME_MAX - 1).collect();
+    let mut name: String = instance.chars().take(NAME_MAX - 1).collect();
     name.push('0');
     name
+}
+
+/// The nftables table of an instance. Others have tables named `nat` or `filter`.
+pub fn table_name(instance: &str) -> String {
+    if instance == "skiff" { instance.to_owned() } else { format!("skiff-{instance}") }
+}
+
+/// The instance's bridge, if it is there. Another's link of that name is an error: an instance `eth` does not take over
+/// `eth0`.
+fn own_bridge(routing: &dyn Routing, instance: &str) -> Result<Option<Link>, Error> {
+    match link(routing, &bridge_name(instance))? {
+        Some(link) if !link.mac.is_derived() => Err(Error::ForeignLink(link.name)),
+        found => Ok(found),
+    }
 }
 
 /// The destinations of the host's routes, for [`crate::ranges::choose`]; those of the instance's own bridge aside.
@@ -126,8 +140,11 @@ pub fn set_up(config: &Config, handles: &Handles) -> Result<Fixed, Error> {
     let routing = &*handles.routing;
     let name = config.bridge();
     let gateway = config.gateway();
-    or_exists(routing.add_bridge(&name, Mac::of(gateway), mtu(routing)?))?;
-    let bridge = link(routing, &name)?.ok_or_else(|| Error::NoLink(name.clone()))?.index;
+    let found = own_bridge(routing, &config.instance)?;
+    if found.is_none() {
+        routing.add_bridge(&name, Mac::of(gateway), mtu(routing)?)?;
+    }
+    let bridge = found.or(link(routing, &name)?).ok_or_else(|| Error::NoLink(name.clone()))?.index;
     routing.set_up(bridge)?;
     let wanted = [gateway, config.ranges.dns()].map(Ipv4Net::from);
     for (_, address) in routing.addresses()?.into_iter().filter(|(link, _)| *link == bridge) {
@@ -146,7 +163,7 @@ pub fn set_up(config: &Config, handles: &Handles) -> Result<Fixed, Error> {
     bridge_sysctls(&name)?;
     let guard_forwarding = turn_on_forwarding(&config.dir)?;
     Ok(Fixed {
-        table: config.instance.clone(),
+        table: table_name(&config.instance),
         bridge: name,
         gateway,
         ranges: config.ranges,
@@ -215,13 +232,15 @@ pub(crate) fn boot_id() -> Result<String, Error> {
 /// Takes everything away that [`set_up`], sandboxes and the proxy made on the host. The network's files stay: the next
 /// start has the same ranges.
 pub fn take_down(config: &Config, handles: &Handles) -> Result<(), Error> {
-    let table = Transaction { table: config.instance.clone(), ops: vec![Op::AddTable, Op::DeleteTable] };
+    let table = Transaction { table: table_name(&config.instance), ops: vec![Op::AddTable, Op::DeleteTable] };
     handles.nftables.apply(&table)?;
     let routing = &*handles.routing;
     for name in crate::sandbox::interfaces(routing, config.node_pods)? {
         or_missing(routing.delete_link(&name))?;
     }
-    or_missing(routing.delete_link(&config.bridge()))?;
+    if let Ok(Some(bridge)) = own_bridge(routing, &config.instance) {
+        or_missing(routing.delete_link(&bridge.name))?;
+    }
     crate::routes::purge(routing, config.ranges.pods)?;
     if std::fs::read_to_string(config.dir.join(FORWARDING_MARK))
         .is_ok_and(|held| Ok(held) == boot_id().map_err(drop))
@@ -249,6 +268,6 @@ mod tests {
     #[test]
     fn bridges_have_names_that_the_kernel_takes() {
         assert_eq!(bridge_name("skiff"), "skiff0");
-        assert_eq!(bridge_name("a-very-long-instance-name"), "averylonginsta0");
+        assert_eq!(bridge_name("a-very-long-instance-name"), "a-very-long-in0");
     }
 }

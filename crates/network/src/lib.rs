@@ -53,6 +53,9 @@ pub enum Error {
         /// Why; said in the message.
         cause: io::Error,
     },
+    /// A link that belongs to another has the name of the instance's bridge.
+    #[error("interface {0} is there and not Skiff's: choose another --name, or remove it")]
+    ForeignLink(String),
     /// A link that has to be there is not.
     #[error("interface {0} is not there: it was removed from outside; restart Skiff to make it anew")]
     NoLink(String),

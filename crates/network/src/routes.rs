@@ -18,7 +18,7 @@ use reconcile::{Informer, Informers};
 use sys::net::{HostEvents, Route, Routing, Target, or_missing};
 
 use crate::Error;
-use crate::host::Handles;
+use crate::host::{Config, Handles};
 use crate::objects::Node;
 
 /// The kernel's news come in bursts; they are looked at once for so long.
@@ -28,19 +28,28 @@ const BURST: Duration = Duration::from_millis(200);
 pub struct NodeRoutes {
     nodes: Informer,
     handles: Handles,
+    /// The range of the pods of all nodes together.
     pods: Ipv4Net,
+    node_pods: Ipv4Net,
     node: String,
 }
 
 impl NodeRoutes {
-    /// The routes of the node `node`; `pods` is the range of the pods of all nodes together.
-    pub fn new(informers: &Informers, handles: Handles, pods: Ipv4Net, node: &str) -> Self {
-        Self { nodes: informers.get(NODES), handles, pods, node: node.to_owned() }
+    /// The routes of the node that `config` is of.
+    pub fn new(informers: &Informers, handles: Handles, config: &Config) -> Self {
+        Self {
+            nodes: informers.get(NODES),
+            handles,
+            pods: config.ranges.pods,
+            node_pods: config.node_pods,
+            node: config.node.clone(),
+        }
     }
 
     fn wanted(&self) -> BTreeMap<Ipv4Net, Ipv4Addr> {
-        let others = self.nodes.list().into_iter().filter(|node| node.meta().name != self.node);
-        others.filter_map(|node| way(&node)).collect()
+        let nodes = self.nodes.list();
+        let others = nodes.iter().filter(|node| node.meta().name != self.node);
+        routable(others.filter_map(|node| way(node)), self.pods, self.node_pods)
     }
 
     /// Makes the kernel's routes those that are wanted. One that cannot be set (its node is not reachable at present) is
@@ -68,6 +77,17 @@ fn way(node: &Object) -> Option<(Ipv4Net, Ipv4Addr)> {
     let internal = node.status.addresses.iter().filter(|address| address.kind == "InternalIP");
     let address: Ipv4Addr = internal.filter_map(|address| address.address.parse().ok()).next()?;
     Some((range, address))
+}
+
+/// What may become a route: a part of the cluster's pods, not of this node's own. A Node is what its host says, so
+/// whatever else it claims would send this host's traffic there.
+fn routable(
+    ways: impl Iterator<Item = (Ipv4Net, Ipv4Addr)>,
+    pods: Ipv4Net,
+    node_pods: Ipv4Net,
+) -> BTreeMap<Ipv4Net, Ipv4Addr> {
+    let overlaps = |range: &Ipv4Net| range.contains(&node_pods) || node_pods.contains(range);
+    ways.filter(|(range, _)| pods.contains(range) && *range != pods && !overlaps(range)).collect()
 }
 
 /// The kernel's routes to nodes: those within the range of all pods that lead through a gateway.
@@ -150,6 +170,17 @@ impl Component for NodeRoutes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_node_takes_what_is_not_its_own() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let by = Ipv4Addr::new(192, 0, 2, 1);
+        let claims =
+            ["0.0.0.0/0", "10.0.0.0/8", "10.42.0.0/16", "10.42.0.0/24", "10.42.0.0/25", "10.42.0.0/23"];
+        let ways = claims.into_iter().chain(["192.0.2.0/24", "10.42.1.0/24"]).map(|range| (net(range), by));
+        let found = routable(ways, net("10.42.0.0/16"), net("10.42.0.0/24"));
+        assert_eq!(found, BTreeMap::from([(net("10.42.1.0/24"), by)]));
+    }
 
     #[test]
     fn routes_follow_the_nodes_and_heal() {

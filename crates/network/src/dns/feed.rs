@@ -1,4 +1,4 @@
-//! Keeps the zone in step with Services and EndpointSlices.
+//! Keeps the zone in step with Namespaces, Services and EndpointSlices.
 
 use std::sync::Arc;
 
@@ -11,11 +11,16 @@ use super::zone::Zone;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Feeds the zone for as long as the returned registrations are held; each change costs its own object only.
-pub(super) async fn follow(informers: &Informers, zone: &Arc<RwLock<Zone>>) -> [Registration; 2] {
+pub(super) async fn follow(informers: &Informers, zone: &Arc<RwLock<Zone>>) -> [Registration; 3] {
+    let namespaces = informers.get(kinds::NAMESPACES);
     let services = informers.get(kinds::SERVICES);
     let slices = informers.get(kinds::ENDPOINT_SLICES);
+    namespaces.synced().await;
     services.synced().await;
     slices.synced().await;
+    let target = zone.clone();
+    let of_namespaces = namespaces
+        .on_change(move |change| target.write().set_namespace(&change.key.name, change.new.is_some()));
     let target = zone.clone();
     let of_services =
         services.on_change(move |change| target.write().set_service(&change.key, change.new.as_deref()));
@@ -33,5 +38,5 @@ pub(super) async fn follow(informers: &Informers, zone: &Arc<RwLock<Zone>>) -> [
             zone.set_slice(&change.key, &new, change.new.as_deref());
         }
     });
-    [of_services, of_slices]
+    [of_namespaces, of_services, of_slices]
 }

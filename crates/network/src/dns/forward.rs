@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 use hickory_proto::op::{Message, Query, ResponseCode};
 use parking_lot::Mutex;
@@ -19,8 +20,34 @@ const KEPT_MAX: usize = 4096;
 /// However long an answer may be kept, it is not kept longer.
 const KEPT_FOR_MAX: Duration = Duration::from_secs(300);
 
-/// Resolvers named in the text of a `resolv.conf`, without those that this server itself answers on.
-pub fn upstreams(resolv_conf: &str, own: &[IpAddr]) -> Vec<SocketAddr> {
+/// The resolvers that a `resolv.conf` names, as it is now: a host that moves to another network is followed.
+#[derive(Debug)]
+pub struct Resolvers {
+    file: PathBuf,
+    /// Addresses that this server itself answers on.
+    own: Vec<IpAddr>,
+    /// When the file was written that was read, and what it said.
+    read: Mutex<(Option<SystemTime>, Vec<SocketAddr>)>,
+}
+
+impl Resolvers {
+    /// Those of the file, without the addresses `own`, which this server itself answers on. No file: no resolver.
+    pub fn of(file: PathBuf, own: Vec<IpAddr>) -> Self {
+        Self { file, own, read: Mutex::default() }
+    }
+
+    fn list(&self) -> Vec<SocketAddr> {
+        let written = std::fs::metadata(&self.file).and_then(|file| file.modified()).ok();
+        let mut read = self.read.lock();
+        if read.0 != written {
+            let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+            *read = (written, upstreams(&text, &self.own));
+        }
+        read.1.clone()
+    }
+}
+
+fn upstreams(resolv_conf: &str, own: &[IpAddr]) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for line in resolv_conf.lines() {
         let mut words = line.split_ascii_whitespace();
@@ -38,7 +65,7 @@ pub fn upstreams(resolv_conf: &str, own: &[IpAddr]) -> Vec<SocketAddr> {
 
 /// Asks resolvers, in order.
 pub struct Forwarder {
-    resolvers: Vec<SocketAddr>,
+    resolvers: Resolvers,
     kept: Mutex<HashMap<Query, Kept>>,
 }
 
@@ -50,7 +77,7 @@ struct Kept {
 
 impl Forwarder {
     /// A forwarder to these resolvers; none is fine and answers SERVFAIL.
-    pub fn new(resolvers: Vec<SocketAddr>) -> Self {
+    pub fn new(resolvers: Resolvers) -> Self {
         Self { resolvers, kept: Mutex::default() }
     }
 
@@ -59,8 +86,8 @@ impl Forwarder {
         if let Some(known) = self.recall(question) {
             return Some(known);
         }
-        for resolver in &self.resolvers {
-            match timeout(PATIENCE, exchange(*resolver, question)).await {
+        for resolver in self.resolvers.list() {
+            match timeout(PATIENCE, exchange(resolver, question)).await {
                 Ok(Ok(message)) if message.metadata.response_code != ResponseCode::ServFail => {
                     self.keep(question, &message);
                     return Some(message);
@@ -156,5 +183,21 @@ mod tests {
         let own = ["10.43.0.10".parse().unwrap()];
         let found: Vec<String> = upstreams(text, &own).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["192.0.2.53:53", "[::1]:53"]);
+    }
+
+    #[test]
+    fn a_changed_file_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        let resolvers = Resolvers::of(file.clone(), Vec::new());
+        assert!(resolvers.list().is_empty(), "no file, no resolver");
+        for (written, address) in [(1, "192.0.2.1"), (2, "192.0.2.2")] {
+            std::fs::write(&file, format!("nameserver {address}\n")).unwrap();
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(written);
+            std::fs::File::options().write(true).open(&file).unwrap().set_modified(at).unwrap();
+            assert_eq!(resolvers.list(), [SocketAddr::new(address.parse().unwrap(), 53)]);
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(resolvers.list().is_empty());
     }
 }

@@ -7,6 +7,6 @@ mod forward;
 mod serve;
 mod zone;
 
-pub use forward::{Forwarder, upstreams};
+pub use forward::{Forwarder, Resolvers};
 pub use serve::{Dns, DnsConfig};
 pub use zone::{Found, Record, Zone};

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::answer::{Verdict, decide, refuse, respond};
 use super::feed;
-use super::forward::Forwarder;
+use super::forward::{Forwarder, Resolvers};
 use super::zone::Zone;
 
 /// Questions under way at once; more are dropped (UDP) or wait (TCP): a client asks again.
@@ -32,14 +32,14 @@ const CONNECTIONS_MAX: usize = 256;
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// What the server needs to know.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct DnsConfig {
     /// Where it listens: the cluster IP of `kube-system/kube-dns`. It need not be on an interface yet.
     pub address: SocketAddr,
     /// The cluster's domain, `cluster.local`.
     pub domain: String,
     /// Resolvers for all other names.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Resolvers,
 }
 
 /// Cluster DNS.

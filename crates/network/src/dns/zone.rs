@@ -1,6 +1,6 @@
 //! The cluster's zone as data: what each name and address means, kept up to date object by object.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use api::{Key, Object};
@@ -95,29 +95,31 @@ pub struct Zone {
     services: HashMap<Key, ServiceSpec>,
     slices: HashMap<Key, Slice>,
     slices_of: HashMap<Key, BTreeSet<String>>,
-    namespaces: BTreeMap<String, usize>,
+    namespaces: BTreeSet<String>,
     owners: HashMap<IpAddr, Key>,
 }
 
 impl Zone {
+    /// Whether there is such a namespace.
+    pub fn set_namespace(&mut self, name: &str, exists: bool) {
+        if exists {
+            self.namespaces.insert(name.to_owned());
+        } else {
+            self.namespaces.remove(name);
+        }
+    }
+
     /// A Service as it is now; `None`: gone. What cannot be read is treated as gone.
     pub fn set_service(&mut self, key: &Key, object: Option<&Object>) {
         if let Some(old) = self.services.remove(key) {
             for ip in old.addresses() {
                 self.owners.remove(&ip);
             }
-            if let Some(count) = self.namespaces.get_mut(&key.namespace) {
-                *count -= 1;
-                if *count == 0 {
-                    self.namespaces.remove(&key.namespace);
-                }
-            }
         }
         let Some(service) = object.and_then(|object| object.decode::<Service>().ok()) else { return };
         for ip in service.spec.addresses() {
             self.owners.insert(ip, key.clone());
         }
-        *self.namespaces.entry(key.namespace.clone()).or_default() += 1;
         self.services.insert(key.clone(), service.spec);
     }
 
@@ -151,9 +153,7 @@ impl Zone {
                 self.port(&Key::new(*namespace, *name), port, protocol)
             }
             [address, namespace, "pod"] => match dashed(address) {
-                Some(ip) if self.namespaces.contains_key(*namespace) => {
-                    Found::Records(vec![Record::Address(ip)])
-                }
+                Some(ip) if self.namespaces.contains(*namespace) => Found::Records(vec![Record::Address(ip)]),
                 _ => Found::NoName,
             },
             _ => Found::NoName,
@@ -181,7 +181,7 @@ impl Zone {
     }
 
     fn namespace(&self, namespace: &str) -> Found {
-        if self.namespaces.contains_key(namespace) { Found::Records(Vec::new()) } else { Found::NoName }
+        if self.namespaces.contains(namespace) { Found::Records(Vec::new()) } else { Found::NoName }
     }
 
     fn endpoints<'a>(
@@ -283,6 +283,8 @@ mod tests {
 
     fn zone() -> Zone {
         let mut zone = Zone::default();
+        zone.set_namespace("a", true);
+        zone.set_namespace("empty", true);
         let web = object(
             json!({"metadata": {"name": "web", "namespace": "a"}, "spec": {"type": "ClusterIP", "clusterIPs": ["10.43.0.9"],
             "ports": [{"name": "http", "protocol": "TCP", "port": 80}]}}),
@@ -323,6 +325,8 @@ mod tests {
         assert_eq!(zone.lookup(&["_http", "_tcp", "web", "a", "svc"]), srv(80, "web.a.svc"));
         assert_eq!(zone.lookup(&["_sql", "_tcp", "db", "a", "svc"]), srv(5432, "db-0.db.a.svc"));
         assert_eq!(zone.lookup(&["10-42-0-7", "a", "pod"]), Found::Records(vec![ip("10.42.0.7")]));
+        assert_eq!(zone.lookup(&["10-42-0-7", "empty", "pod"]), Found::Records(vec![ip("10.42.0.7")]));
+        assert_eq!(zone.lookup(&["10-42-0-7", "b", "pod"]), Found::NoName);
         assert_eq!(
             zone.reverse("10.43.0.9".parse().unwrap()),
             Found::Records(vec![Record::Pointer("web.a.svc".into())])

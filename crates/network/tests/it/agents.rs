@@ -10,7 +10,7 @@ use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use ipnet::Ipv4Net;
 use network::balancer::Balancers;
-use network::dns::{Dns, DnsConfig};
+use network::dns::{Dns, DnsConfig, Resolvers};
 use serde_json::json;
 use sys::net::{Route, Target};
 
@@ -44,12 +44,21 @@ fn pods_ask_dns_at_its_service_and_find_nothing_else_there() {
             json!({"clusterIP": "10.43.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]});
         world.service("kube-dns", dns, None).await;
         let address = (world.config.ranges.dns(), 53).into();
-        let config = DnsConfig { address, domain: "cluster.local".into(), resolvers: Vec::new() };
+        let config = DnsConfig {
+            address,
+            domain: "cluster.local".into(),
+            resolvers: Resolvers::of("/nonexistent".into(), Vec::new()),
+        };
         world.run(Dns::bind(config, world.informers.clone()).unwrap());
         for asker in [&client.ns, &*world.host] {
             let found = lookup(asker, "10.43.0.10:53", "web.default.svc.cluster.local.");
             assert_eq!(found, [Ipv4Addr::new(10, 43, 0, 7)]);
         }
+        // Names of pods need their namespace and nothing in it.
+        let made = world.api.put("namespaces", json!({"metadata": {"name": "empty"}}));
+        world.informers.get(reconcile::kinds::NAMESPACES).caught_up(made).await;
+        let found = lookup(&client.ns, "10.43.0.10:53", "10-42-0-9.empty.pod.cluster.local.");
+        assert_eq!(found, [Ipv4Addr::new(10, 42, 0, 9)]);
         // A headless Service is its endpoints, those that are ready; an external name is another's.
         let headless =
             json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 8080}]});

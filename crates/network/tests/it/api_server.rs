@@ -28,7 +28,7 @@ pub(crate) struct ApiServer {
 impl ApiServer {
     pub(crate) fn new() -> Arc<Self> {
         let server = Arc::new(Self::default());
-        for resource in ["services", "endpointslices", "nodes", "leases"] {
+        for resource in ["namespaces", "services", "endpointslices", "nodes", "leases"] {
             server.event(resource, WatchEventKind::Bookmark, json!({"metadata": {}}), true);
         }
         server

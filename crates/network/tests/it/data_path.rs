@@ -100,7 +100,7 @@ async fn cleaned_up(world: World) {
     let routes = world.handles.routing.routes().unwrap();
     let ours = |route: &sys::net::Route| world.config.ranges.pods.contains(&route.destination);
     assert!(!routes.iter().any(ours), "{routes:?}");
-    assert!(world.handles.nftables.keys("test", "addresses").is_err(), "the table is still there");
+    assert!(world.handles.nftables.keys("skiff-test", "addresses").is_err(), "the table is still there");
     assert!(!world.config.dir.exists());
 }
 
@@ -120,6 +120,22 @@ fn clients_keep_their_endpoint_while_it_serves() {
         assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from([name.to_owned()]));
         world.endpoints("web", &web(), &[(&a, true), (&b, true)]).await;
         assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from([name.to_owned()]));
+    });
+}
+
+#[test]
+fn a_link_of_the_bridge_s_name_is_left_alone() {
+    in_world(|world| async move {
+        let mut config = world.config.clone();
+        config.instance = "uplin".into();
+        config.dir = world.config.dir.join("other");
+        let mac = sys::net::Mac([2, 0, 0, 0, 0, 9]);
+        world.handles.routing.add_bridge("uplin0", mac, 1500).unwrap();
+        let refused = network::host::set_up(&config, &world.handles).unwrap_err().to_string();
+        assert!(refused.contains("interface uplin0 is there and not Skiff's"), "{refused}");
+        network::host::take_down(&config, &world.handles).unwrap();
+        let links = world.handles.routing.links().unwrap();
+        assert!(links.iter().any(|link| link.name == "uplin0" && link.mac == mac), "{links:?}");
     });
 }
 

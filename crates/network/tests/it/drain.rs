@@ -180,7 +180,7 @@ fn what_clients_send_is_held_back_while_a_pod_is_signalled() {
         assert_eq!(kept.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
         let key = Element { key: a.address.octets().to_vec(), value: ElementValue::None };
         let ops = vec![Op::DeleteElements(PAUSED.into(), vec![key])];
-        world.handles.nftables.apply(&Transaction { table: "test".into(), ops }).unwrap();
+        world.handles.nftables.apply(&Transaction { table: "skiff-test".into(), ops }).unwrap();
         kept.set_read_timeout(Some(BOUND)).unwrap();
         assert_eq!(kept.read(&mut [0]).unwrap(), 0);
     });

@@ -59,7 +59,7 @@ fn a_change_among_ten_thousand_services_costs_only_itself() {
             "{SERVICES} Services, {count} elements: planned in {planned:?}, programmed in {:?}",
             apply(ops)
         );
-        assert_eq!(world.handles.nftables.keys("test", "addresses").unwrap().len(), SERVICES as usize);
+        assert_eq!(world.handles.nftables.keys("skiff-test", "addresses").unwrap().len(), SERVICES as usize);
 
         let mut times: Vec<Duration> = Vec::new();
         for round in 0..30 {

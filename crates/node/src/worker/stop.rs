@@ -48,7 +48,7 @@ pub(crate) async fn stop_all(
     }
 }
 
-fn left(deps: &Deps, deadline: Timestamp) -> Duration {
+pub(super) fn left(deps: &Deps, deadline: Timestamp) -> Duration {
     Duration::try_from(deadline.duration_since(deps.now())).unwrap_or_default()
 }
 

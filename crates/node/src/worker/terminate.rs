@@ -22,9 +22,10 @@ use crate::volumes::mounts::tear_down;
 
 /// Longer than this no pod waits for its connections to end. Source: the drain rule of Skiff's data path.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
-/// How long a terminating pod may wait for the data path: at most half of its grace.
-pub(crate) fn drain_limit(grace: Duration) -> Duration {
-    DRAIN_MAX.min(grace / 2)
+
+/// How long a terminating pod may wait for the data path: at most half of its grace, and of what is left of it.
+pub(crate) fn drain_limit(grace: Duration, left: Duration) -> Duration {
+    DRAIN_MAX.min(grace.min(left) / 2)
 }
 
 impl PodWorker {
@@ -81,7 +82,8 @@ impl PodWorker {
             let running = containers.iter().any(|record| record.exit().is_none());
             let reference = pod.pod_ref(&addresses);
             if running && deps.drain.serves(&reference) {
-                deps.drain.released(&reference, drain_limit(grace)).await;
+                let left = stop::left(&deps, *receiver.borrow());
+                deps.drain.released(&reference, drain_limit(grace, left)).await;
             }
             stop::stop_all(&deps, &pod, &containers, addresses.first().copied(), &receiver).await;
         };
@@ -215,8 +217,10 @@ mod tests {
 
     #[test]
     fn draining_takes_at_most_half_of_the_grace() {
-        for (grace, limit) in [(0, 0), (1000, 500), (3000, 1500), (4000, 2000), (30_000, 2000)] {
-            assert_eq!(drain_limit(Duration::from_millis(grace)), Duration::from_millis(limit));
+        let limit = |grace, left| drain_limit(Duration::from_millis(grace), Duration::from_millis(left));
+        for (grace, expected) in [(0, 0), (1000, 500), (3000, 1500), (4000, 2000), (30_000, 2000)] {
+            assert_eq!(limit(grace, grace), Duration::from_millis(expected));
         }
+        assert_eq!(limit(30_000, 1000), Duration::from_millis(500), "late in the grace, half of the rest");
     }
 }

@@ -90,12 +90,7 @@ pub(crate) async fn build(
     supervisor.add(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));
     supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
     connector.set_authority(server.pki().clone());
-    supervisor.add(Arc::new(NodeRoutes::new(
-        &informers,
-        net.handles.clone(),
-        net.config.ranges.pods,
-        &settings.node_name,
-    )));
+    supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));
     supervisor.add(Arc::new(network::balancer::Balancers::new(
         &informers,
         local::client(&pipeline, "skiff:network", &[local::COMPONENTS]),

@@ -75,12 +75,7 @@ pub(crate) async fn build(
     supervisor.add(Arc::new(certificates));
 
     let informers = Informers::new(client.clone(), clock.clone());
-    supervisor.add(Arc::new(NodeRoutes::new(
-        &informers,
-        net.handles.clone(),
-        net.config.ranges.pods,
-        &settings.node_name,
-    )));
+    supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));
     let address = HostAddress::new(
         &settings.instance.name,
         net.handles.routing.clone(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
-use network::dns::{Dns, DnsConfig, upstreams};
+use network::dns::{Dns, DnsConfig, Resolvers};
 use network::host::{self, Config, Handles};
 use network::proxy::table::Fixed;
 use network::ranges::{Ranges, keep, load_or_choose};
@@ -23,7 +23,7 @@ pub(crate) struct Net {
     pub(crate) handles: Handles,
     /// What the service proxy's table depends on.
     pub(crate) fixed: Fixed,
-    resolvers: Vec<SocketAddr>,
+    resolv_conf: PathBuf,
 }
 
 /// The file with the range of this node's pods, where it is not the first of the cluster.
@@ -90,10 +90,7 @@ impl Net {
             node: settings.node_name.clone(),
         };
         let fixed = host::set_up(&config, &handles).context("set up the node's network")?;
-        let resolv_conf = std::fs::read_to_string(&host.resolv_conf).unwrap_or_default();
-        let own: [IpAddr; 1] = [config.ranges.dns().into()];
-        let resolvers = upstreams(&resolv_conf, &own);
-        Ok(Self { config, handles, fixed, resolvers })
+        Ok(Self { config, handles, fixed, resolv_conf: host.resolv_conf.clone() })
     }
 
     /// The service range as the API server takes it.
@@ -105,7 +102,8 @@ impl Net {
     /// Cluster DNS on its Service's address.
     pub(crate) fn dns(&self, informers: Informers) -> std::io::Result<Dns> {
         let address = SocketAddr::new(self.config.ranges.dns().into(), 53);
-        let config = DnsConfig { address, domain: "cluster.local".into(), resolvers: self.resolvers.clone() };
+        let resolvers = Resolvers::of(self.resolv_conf.clone(), vec![address.ip()]);
+        let config = DnsConfig { address, domain: "cluster.local".into(), resolvers };
         Dns::bind(config, informers)
     }
 }

@@ -67,12 +67,20 @@ const AF_INET: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mac(pub [u8; 6]);
 
+/// How hardware addresses begin that are made from IPv4 addresses.
+const DERIVED: [u8; 2] = [0x0a, 0x58];
+
 impl Mac {
     /// The locally administered address that belongs to an IPv4 address: whoever gets the address next has the same
     /// one, so that no neighbour holds a stale entry.
     pub fn of(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
-        Self([0x0a, 0x58, a, b, c, d])
+        Self([DERIVED[0], DERIVED[1], a, b, c, d])
+    }
+
+    /// Whether it is one that [`Self::of`] gives.
+    pub fn is_derived(&self) -> bool {
+        self.0.starts_with(&DERIVED)
     }
 }
 
@@ -90,6 +98,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its hardware address; zeros where it has none of that length.
+    pub mac: Mac,
     /// Whether it is administratively up.
     pub up: bool,
     /// Its largest packet in bytes.
@@ -389,11 +399,18 @@ fn route_attributes(out: &mut Messages, route: &Route) {
 
 fn parse_link(body: &[u8]) -> Option<Link> {
     let flags = u32_at(body, 8)?;
-    let mut link =
-        Link { index: u32_at(body, 4)?, name: String::new(), up: flags & IFF_UP != 0, mtu: 0, tx_packets: 0 };
+    let mut link = Link {
+        index: u32_at(body, 4)?,
+        name: String::new(),
+        mac: Mac([0; 6]),
+        up: flags & IFF_UP != 0,
+        mtu: 0,
+        tx_packets: 0,
+    };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
+            IFLA_ADDRESS => link.mac = value.try_into().map_or(link.mac, Mac),
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_STATS64 => {
                 let count = value.get(STATS64_TX_PACKETS..STATS64_TX_PACKETS + 8)?;
