@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use api::{DeleteOptions, Object, Status};
 use serde_json::Value;
-use store::{Compare, CompareTarget, Op, RangeEnd};
 
 use crate::field::FieldErrors;
 use crate::{storage, tree};
@@ -30,37 +29,48 @@ pub enum NameRule {
 /// Keys that are written in the same transaction as the object.
 #[derive(Debug, Default, Clone)]
 pub struct Companions {
-    /// What has to hold besides.
-    pub compares: Vec<Compare>,
-    /// What is written besides.
-    pub ops: Vec<Op>,
-    /// The failure to report if a compare of this list fails and was not the pipeline's own choice to repeat.
-    pub fixed: Option<Status>,
+    pub(crate) claims: Vec<Claim>,
+    pub(crate) released: Vec<String>,
+}
+
+/// A key that must be free.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) key: String,
+    pub(crate) content: Content,
+    /// The failure to report where another has the key: the client named it. `None`: the strategy chose it, and chooses
+    /// another.
+    pub(crate) taken: Option<Status>,
+}
+
+/// What is written under a claimed key.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// A value of the strategy's own.
+    Raw(Value),
+    /// An object of a stored resource.
+    Object { group: String, resource: String, object: Value },
 }
 
 impl Companions {
-    /// Takes a raw key that must be free.
-    pub fn claim(&mut self, key: String, value: &Value) {
-        self.compares.push(Compare { key: key.clone().into(), target: CompareTarget::ModRevision(0) });
-        self.ops.push(Op::Put { key: key.into(), value: value.to_string().into(), lease: 0 });
+    /// Takes a raw key that must be free. `taken` is what the client is told if it named the key and another has it;
+    /// `None`: the strategy chose it, and is asked again.
+    pub fn claim(&mut self, key: String, value: Value, taken: Option<Status>) {
+        self.claims.push(Claim { key, content: Content::Raw(value), taken });
     }
 
     /// Gives a raw key back.
     pub fn release(&mut self, key: String) {
-        self.ops.push(Op::Delete { key: key.into(), end: RangeEnd::Single });
+        self.released.push(key);
     }
 
-    /// Creates an object of a stored resource; it must not exist.
-    pub fn create(&mut self, group: &str, resource: &str, object: &Value) -> Result<(), Status> {
-        let key = storage::prefix(group, resource)
-            + &storage::suffix(
-                tree::text(object, &["metadata", "namespace"]),
-                tree::text(object, &["metadata", "name"]),
-            );
-        let value = storage::encode(object).map_err(|error| Status::internal(error.to_string()))?;
-        self.compares.push(Compare { key: key.clone().into(), target: CompareTarget::ModRevision(0) });
-        self.ops.push(Op::Put { key: key.into(), value, lease: 0 });
-        Ok(())
+    /// Creates an object of a stored resource, which must not exist; `taken` as in [`Companions::claim`].
+    pub fn create(&mut self, group: &str, resource: &str, object: Value, taken: Option<Status>) {
+        let name = tree::text(&object, &["metadata", "name"]);
+        let suffix = storage::suffix(tree::text(&object, &["metadata", "namespace"]), name);
+        let key = storage::prefix(group, resource) + &suffix;
+        let content = Content::Object { group: group.into(), resource: resource.into(), object };
+        self.claims.push(Claim { key, content, taken });
     }
 
     /// Deletes an object of a stored resource.
@@ -73,6 +83,8 @@ impl Companions {
 pub trait View: Send + Sync {
     /// An object of a stored resource (`group`, `resource`), as the cache knows it.
     fn peek(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
+    /// All objects of a stored resource, as the cache knows them.
+    fn objects(&self, group: &str, resource: &str) -> Vec<Arc<Object>>;
     /// The present moment.
     fn now(&self) -> jiff::Timestamp;
     /// What strategies need to know of the cluster.
@@ -160,7 +172,7 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// Allocations that belong to the object, from `old` (absent: creation) to `new` (absent: deletion). `attempt` counts
-    /// repetitions after another writer took what was chosen.
+    /// repetitions after another writer took what was chosen; the caches then show what it took.
     fn companions(
         &self,
         _view: &dyn View,

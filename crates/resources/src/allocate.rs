@@ -28,6 +28,12 @@ pub(crate) fn keep(new: &mut Value, old: &Value) {
         for field in ["clusterIP", "clusterIPs"] {
             tree::copy(&before, spec, field);
         }
+    } else if spec["clusterIP"] != before["clusterIP"] && spec["clusterIPs"] == before["clusterIPs"] {
+        // Who changes the one means the first of the others. Source: `NormalizeClusterIPs`.
+        let address = spec["clusterIP"].clone();
+        if let Some(first) = spec["clusterIPs"].as_array_mut().and_then(|all| all.first_mut()) {
+            *first = address;
+        }
     }
     for field in ["ipFamilies", "ipFamilyPolicy"] {
         if spec.get(field).is_none_or(Value::is_null) {
@@ -49,11 +55,13 @@ pub(crate) fn keep(new: &mut Value, old: &Value) {
     }
 }
 
-/// What is claimed and released from `old` to `new`; `new` gets what is chosen for it.
+/// What is claimed and released from `old` to `new`; `new` gets what is chosen for it. `attempt`: how often another
+/// writer took what was chosen.
 pub(crate) fn companions(
     view: &dyn View,
     old: Option<&Value>,
     new: Option<&mut Value>,
+    attempt: u32,
 ) -> Result<Companions, Status> {
     let mut companions = Companions::default();
     let (old_addresses, old_ports) = old.map(held).unwrap_or_default();
@@ -61,21 +69,15 @@ pub(crate) fn companions(
         Some(service) => {
             let (asked_addresses, asked_ports) = held(service);
             choose_addresses(view, service, &old_addresses)?;
-            choose_ports(view, service, &old_ports)?;
+            choose_ports(view, service, &old_ports, attempt)?;
             let held = held(service);
             for address in held.0.difference(&old_addresses) {
-                companions.create(GROUP, ADDRESSES, &address_object(view, address, service))?;
-                if asked_addresses.contains(address) {
-                    companions.fixed = Some(taken(service, address));
-                }
+                let taken = asked_addresses.contains(address).then(|| address_taken(service, address));
+                companions.create(GROUP, ADDRESSES, address_object(view, address, service), taken);
             }
             for port in held.1.difference(&old_ports) {
-                companions.claim(port_key(*port), &owner(service));
-                if asked_ports.contains(port) {
-                    let detail = "provided port is already allocated";
-                    let status = invalid(service, "spec.ports[0].nodePort", *port, detail);
-                    companions.fixed = companions.fixed.or(status);
-                }
+                let taken = asked_ports.contains(port).then(|| port_taken(service, *port));
+                companions.claim(port_key(*port), owner(service), taken);
             }
             held
         }
@@ -236,8 +238,13 @@ fn random_address(view: &dyn View, range: (IpAddr, u8)) -> Result<IpAddr, Status
         let offset = band + 1 + random() % (usable - band).max(1);
         Some(net::nth(range.0, offset.min(usable))).filter(free)
     });
-    // A crowded range is searched in order.
-    chosen.or_else(|| (1..=usable).map(|offset| net::nth(range.0, offset)).find(free)).ok_or_else(|| {
+    // A crowded range is searched through, from anywhere on, so that writers at the same time do not all find the same.
+    let from_anywhere = |first: u128, count: u128| {
+        let start = random() % count.max(1);
+        (0..count).map(move |step| net::nth(range.0, first + (start + step) % count))
+    };
+    let all = || from_anywhere(band + 1, usable - band).chain(from_anywhere(1, band));
+    chosen.or_else(|| all().find(free)).ok_or_else(|| {
         Status::internal(format!(
             "failed to allocate a serviceIP: range {}/{} is full; delete unused Services",
             range.0, range.1
@@ -246,7 +253,12 @@ fn random_address(view: &dyn View, range: (IpAddr, u8)) -> Result<IpAddr, Status
 }
 
 /// Fills `nodePort` and `healthCheckNodePort`.
-fn choose_ports(view: &dyn View, service: &mut Value, old: &BTreeSet<u16>) -> Result<(), Status> {
+fn choose_ports(
+    view: &dyn View,
+    service: &mut Value,
+    old: &BTreeSet<u16>,
+    attempt: u32,
+) -> Result<(), Status> {
     let range = view.settings().node_ports;
     let health = tree::text(service, &["spec", "type"]) == "LoadBalancer"
         && tree::text(service, &["spec", "externalTrafficPolicy"]) == "Local";
@@ -255,12 +267,16 @@ fn choose_ports(view: &dyn View, service: &mut Value, old: &BTreeSet<u16>) -> Re
     let exposed = matches!(tree::text(spec, &["type"]), "NodePort" | "LoadBalancer");
     let allocates = takes_ports(spec);
     let mut used: BTreeSet<u16> = tree::items(spec, &["ports"]).iter().map(node_port).collect();
+    // Chance finds a free port in a range that is not crowded; only where it did not, all Services are looked at.
+    if attempt > 0 {
+        used.extend(ports_of_all(view));
+    }
     for port in ports_mut(spec) {
         let number = node_port(port);
         if !exposed {
             tree::members(port).remove("nodePort");
         } else if number == 0 && allocates {
-            let number = random_port(range, &used);
+            let number = free_port(range, &used)?;
             used.insert(number);
             tree::members(port).insert("nodePort".into(), number.into());
         } else if number > 0 && !old.contains(&number) && !(range.0..=range.1).contains(&number) {
@@ -268,9 +284,9 @@ fn choose_ports(view: &dyn View, service: &mut Value, old: &BTreeSet<u16>) -> Re
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
                 range.0, range.1
             );
-            let field = "spec.ports[0].nodePort";
+            let field = place_of(&shown, number);
             return Err(
-                invalid(&shown, field, number, &detail).unwrap_or_else(|| Status::bad_request(detail))
+                invalid(&shown, &field, number, &detail).unwrap_or_else(|| Status::bad_request(detail))
             );
         }
     }
@@ -278,16 +294,29 @@ fn choose_ports(view: &dyn View, service: &mut Value, old: &BTreeSet<u16>) -> Re
     if !health {
         tree::members(spec).remove("healthCheckNodePort");
     } else if present == 0 {
-        tree::members(spec).insert("healthCheckNodePort".into(), random_port(range, &used).into());
+        tree::members(spec).insert("healthCheckNodePort".into(), free_port(range, &used)?.into());
     }
     Ok(())
 }
 
-/// Any port that the Service does not use itself; that nobody else does, the transaction finds out.
-fn random_port((first, last): (u16, u16), used: &BTreeSet<u16>) -> u16 {
-    let count = u128::from(last.saturating_sub(first)) + 1;
-    let choice = || first.saturating_add(u16::try_from(random() % count).unwrap_or(0));
-    (0..CHOICES_MAX).map(|_| choice()).find(|port| !used.contains(port)).unwrap_or(first)
+/// The node ports of all Services.
+fn ports_of_all(view: &dyn View) -> BTreeSet<u16> {
+    let services = view.objects("", "services").into_iter();
+    services
+        .filter_map(|service| service.decode::<Value>().ok())
+        .flat_map(|service| held(&service).1)
+        .collect()
+}
+
+/// Any port of the range but the `used`; that nobody else takes it, the transaction finds out.
+fn free_port((first, last): (u16, u16), used: &BTreeSet<u16>) -> Result<u16, Status> {
+    let free: Vec<u16> = (first..=last).filter(|port| !used.contains(port)).collect();
+    let chosen = random() % u128::try_from(free.len().max(1)).unwrap_or(1);
+    usize::try_from(chosen).ok().and_then(|index| free.get(index)).copied().ok_or_else(|| {
+        Status::internal(format!(
+            "failed to allocate a nodePort: range {first}-{last} is full; delete unused Services"
+        ))
+    })
 }
 
 fn address_object(view: &dyn View, address: &IpAddr, service: &Value) -> Value {
@@ -308,7 +337,21 @@ fn address_object(view: &dyn View, address: &IpAddr, service: &Value) -> Value {
     })
 }
 
-fn taken(service: &Value, address: &IpAddr) -> Status {
+/// Where a Service says a node port.
+fn place_of(service: &Value, port: u16) -> String {
+    let ports = tree::items(service, &["spec", "ports"]);
+    match ports.iter().position(|known| node_port(known) == port) {
+        Some(index) => format!("spec.ports[{index}].nodePort"),
+        None => "spec.healthCheckNodePort".to_owned(),
+    }
+}
+
+fn port_taken(service: &Value, port: u16) -> Status {
+    let detail = "provided port is already allocated";
+    invalid(service, &place_of(service, port), port, detail).unwrap_or_else(|| Status::bad_request(detail))
+}
+
+fn address_taken(service: &Value, address: &IpAddr) -> Status {
     let detail = format!("failed to allocate IP {address}: provided IP is already allocated");
     invalid(service, "spec.clusterIPs", address.to_string(), &detail)
         .unwrap_or_else(|| Status::bad_request(detail))

@@ -111,9 +111,10 @@ impl Strategy for Services {
         if external(new) || external(old) {
             return;
         }
-        let path = ["spec", "clusterIP"];
-        let (after, before) = (tree::at(new, &path), tree::at(old, &path));
-        if after != before && !before.as_str().unwrap_or_default().is_empty() {
+        let first = |object: &Value| tree::items(object, &["spec", "clusterIPs"]).first().cloned();
+        if let Some(before) = first(old)
+            && (first(new).as_ref() != Some(&before) || tree::at(new, &["spec", "clusterIP"]) != &before)
+        {
             let addresses = tree::at(new, &["spec", "clusterIPs"]);
             errors.push(FieldError::invalid("spec.clusterIPs[0]", addresses, "may not change once set"));
         }
@@ -124,9 +125,9 @@ impl Strategy for Services {
         view: &dyn View,
         old: Option<&Value>,
         new: Option<&mut Value>,
-        _attempt: u32,
+        attempt: u32,
     ) -> Result<Companions, Status> {
-        allocate::companions(view, old, new)
+        allocate::companions(view, old, new, attempt)
     }
 }
 

@@ -19,6 +19,10 @@ impl View for Pipeline {
         self.cache(&kind).peek(namespace, name)
     }
 
+    fn objects(&self, group: &str, resource: &str) -> Vec<Arc<Object>> {
+        World::all(self, group, resource, "")
+    }
+
     fn now(&self) -> jiff::Timestamp {
         self.parts.clock.now()
     }

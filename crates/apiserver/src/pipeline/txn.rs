@@ -4,14 +4,19 @@
 use std::sync::Arc;
 
 use api::{Key, Object, Status};
+use bytes::Bytes;
 use serde_json::Value;
 use store::{Compare, CompareTarget, Op, OpOutcome, RangeEnd, RangeRequest, Revision, Txn};
 
 use super::context::store_key;
-use super::{Asked, Pipeline};
-use crate::cache::unavailable;
+use super::{Asked, Pipeline, meta};
+use crate::cache::{Cache, unavailable};
 use crate::storage;
-use crate::strategy::Companions;
+use crate::strategy::{Claim, Companions, Content};
+use crate::words::{self, Writer};
+
+/// The field manager of objects that are written beside others.
+const MANAGER: &str = "skiff-apiserver";
 
 /// Objects larger than this are refused, as etcd's default does (1.5 MiB per request).
 const OBJECT_BYTES_MAX: usize = 1_500_000;
@@ -85,27 +90,75 @@ impl Pipeline {
         write: Op,
         companions: Companions,
     ) -> Result<Result<Revision, Outcome>, Status> {
-        let mut compares =
-            vec![Compare { key: path.to_owned().into(), target: CompareTarget::ModRevision(expected) }];
-        compares.extend(companions.compares);
+        let mut compares = vec![compare(path, expected)];
         let mut then = vec![write];
-        then.extend(companions.ops);
-        let probe = RangeRequest { keys_only: true, ..RangeRequest::key(path.to_owned()) };
-        let txn = Txn { compares, then, or_else: vec![Op::Range(probe)] };
+        let mut probes = vec![probe(path)];
+        let Companions { claims, released } = companions;
+        let mut named = Vec::new();
+        for Claim { key, content, taken } in claims {
+            compares.push(compare(&key, 0));
+            if let Some(status) = taken {
+                probes.push(probe(&key));
+                named.push(status);
+            }
+            then.push(Op::Put { key: key.into(), value: self.companion(content)?, lease: 0 });
+        }
+        then.extend(released.into_iter().map(|key| Op::Delete { key: key.into(), end: RangeEnd::Single }));
+        let keys: Vec<Bytes> = compares.iter().map(|compare| compare.key.clone()).collect();
+        let txn = Txn { compares, then, or_else: probes };
         let response = self.parts.store.txn(txn).await.map_err(unavailable)?;
         if response.succeeded {
             return Ok(Ok(response.revision));
         }
-        let present = match response.outcomes.first() {
-            Some(OpOutcome::Range(range)) => range.kvs.first().map_or(0, |kv| kv.mod_revision),
+        let mut found = response.outcomes.iter().map(|outcome| match outcome {
+            OpOutcome::Range(range) => range.kvs.first().map_or(0, |kv| kv.mod_revision),
             _ => 0,
-        };
-        if present != expected {
+        });
+        if found.next().unwrap_or(0) != expected {
             return Ok(Err(Outcome::Raced));
         }
-        match companions.fixed {
-            Some(status) => Err(status),
-            None => Ok(Err(Outcome::CompanionTaken)),
+        if let Some((status, _)) = named.into_iter().zip(found).find(|(_, revision)| *revision != 0) {
+            return Err(status);
         }
+        self.catch_up(&keys).await?;
+        Ok(Err(Outcome::CompanionTaken))
     }
+
+    /// The bytes of what is written beside an object. Objects are owned by the server, which made them.
+    fn companion(&self, content: Content) -> Result<Bytes, Status> {
+        let failed = |error: serde_json::Error| Status::internal(error.to_string());
+        let (group, resource, mut object) = match content {
+            Content::Raw(value) => return serde_json::to_vec(&value).map(Bytes::from).map_err(failed),
+            Content::Object { group, resource, object } => (group, resource, object),
+        };
+        let missing = || Status::internal(format!("{resource}.{group} is not stored"));
+        let kind = self.parts.catalog.storage_of(&group, &resource).ok_or_else(missing)?;
+        let writer = Writer {
+            manager: MANAGER.into(),
+            api_version: kind.api_version(),
+            subresource: String::new(),
+            time: meta::rfc3339(self.parts.clock.now()),
+        };
+        words::own_changes(&kind, None, &mut object, &writer);
+        storage::encode(&object).map_err(failed)
+    }
+
+    /// Waits until the caches of the resources that keys belong to show everything that is committed.
+    async fn catch_up(&self, keys: &[Bytes]) -> Result<(), Status> {
+        let holds = |cache: &&Arc<Cache>| keys.iter().any(|key| key.starts_with(cache.prefix().as_bytes()));
+        let caches: Vec<Arc<Cache>> = self.caches.read().values().filter(holds).cloned().collect();
+        for cache in caches {
+            cache.make_current().await?;
+        }
+        Ok(())
+    }
+}
+
+fn compare(key: &str, revision: Revision) -> Compare {
+    Compare { key: key.to_owned().into(), target: CompareTarget::ModRevision(revision) }
+}
+
+/// Whether a key is there, and since when.
+fn probe(key: &str) -> Op {
+    Op::Range(RangeRequest { keys_only: true, ..RangeRequest::key(key.to_owned()) })
 }

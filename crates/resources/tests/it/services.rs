@@ -93,3 +93,77 @@ async fn the_api_servers_own_service_comes_back() {
     let after = cluster.get(&services, "default", "kubernetes").await.unwrap();
     assert_eq!(after["spec"]["clusterIP"], before["spec"]["clusterIP"]);
 }
+
+#[tokio::test]
+async fn what_is_free_is_given_and_what_is_full_says_so() {
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    let exposed = |name: usize| service(&format!("s{name}"), json!({ "type": "NodePort" }));
+    // Eleven ports, all but two of them taken at the same time: writers meet, and each gets one.
+    let all = (0..9).map(|name| cluster.create(&services, "default", exposed(name)));
+    let mut ports = std::collections::BTreeSet::new();
+    for made in futures::future::join_all(all).await {
+        ports.insert(made.unwrap()["spec"]["ports"][0]["nodePort"].as_u64().unwrap());
+    }
+    let free: Vec<u64> = (30_000..=30_010).filter(|port| !ports.contains(port)).collect();
+    assert_eq!(free.len(), 2);
+    // A free port and a free address that are named are not to blame for the chosen port, which is hard to find.
+    let both = json!({ "type": "NodePort", "clusterIP": "10.96.0.5", "ports": [
+        { "name": "a", "port": 80, "nodePort": free[0] }, { "name": "b", "port": 81 },
+    ] });
+    let made = cluster.create(&services, "default", service("both", both)).await.unwrap();
+    assert_eq!(made["spec"]["ports"][1]["nodePort"], free[1]);
+    let full = cluster.create(&services, "default", exposed(99)).await.unwrap_err();
+    assert!(full.message.contains("range 30000-30010 is full"), "{}", full.message);
+    let named = json!({ "type": "NodePort", "ports": [
+        { "name": "a", "port": 80 }, { "name": "b", "port": 81, "nodePort": free[0] },
+    ] });
+    let patched = json!({ "spec": { "type": "ClusterIP" } });
+    cluster.patch(&services, ("default", "s0", ""), PatchType::Merge, patched, options()).await.unwrap();
+    let taken = cluster.create(&services, "default", service("named", named)).await.unwrap_err();
+    assert_eq!(taken.details.causes[0].field, "spec.ports[1].nodePort");
+    assert!(taken.message.contains("already allocated"), "{}", taken.message);
+}
+
+#[tokio::test]
+async fn a_full_range_of_addresses_is_used_to_its_end_and_says_so() {
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    let before = addresses(&cluster).await.len();
+    let rest = 254 - before;
+    let all =
+        (0..rest).map(|name| cluster.create(&services, "default", service(&format!("s{name}"), json!({}))));
+    for made in futures::future::join_all(all).await {
+        made.unwrap();
+    }
+    assert_eq!(addresses(&cluster).await.len(), 254);
+    let full = cluster.create(&services, "default", service("more", json!({}))).await.unwrap_err();
+    assert!(full.message.contains("range 10.96.0.0/24 is full"), "{}", full.message);
+}
+
+#[tokio::test]
+async fn an_address_is_owned_by_the_server_and_never_changes() {
+    let cluster = Cluster::start().await;
+    let (services, ips) =
+        (resource("", "v1", "services"), resource("networking.k8s.io", "v1", "ipaddresses"));
+    let made = cluster
+        .create(&services, "default", service("a", json!({ "clusterIP": "10.96.0.7" })))
+        .await
+        .unwrap();
+    let address = cluster.get(&ips, "", "10.96.0.7").await.unwrap();
+    let owner = &address["metadata"]["managedFields"][0];
+    assert_eq!(
+        (&owner["manager"], &owner["apiVersion"]),
+        (&json!("skiff-apiserver"), &json!("networking.k8s.io/v1"))
+    );
+    assert!(owner["fieldsV1"]["f:spec"].get("f:parentRef").is_some(), "{owner}");
+    for patch in [json!({ "clusterIP": "10.96.0.9" }), json!({ "clusterIPs": ["10.96.0.9"] })] {
+        let patch = json!({ "spec": patch });
+        let place = ("default", "a", "");
+        let frozen = cluster.patch(&services, place, PatchType::Merge, patch, options()).await.unwrap_err();
+        let cause = &frozen.details.causes[0];
+        assert_eq!(cause.field, "spec.clusterIPs[0]");
+        assert_eq!(cause.message, "Invalid value: [\"10.96.0.9\"]: may not change once set");
+    }
+    assert_eq!(cluster.get(&services, "default", "a").await.unwrap()["spec"], made["spec"]);
+}
