@@ -16,8 +16,12 @@ const RETRY: Policy = Policy { first: Duration::from_millis(50), max: Duration::
 const PAGE: usize = 500;
 
 impl Cache {
-    /// Keeps the cache filled for as long as it is polled.
+    /// Keeps the cache filled until it is ended.
     pub async fn feed(self: Arc<Self>) {
+        self.ended.run_until_cancelled(self.keep_filled()).await;
+    }
+
+    async fn keep_filled(&self) {
         let mut failures = 0;
         loop {
             match self.follow().await {

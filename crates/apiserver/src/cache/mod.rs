@@ -5,6 +5,7 @@ mod feed;
 mod state;
 mod stream;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use api::{Object, Reason, Status};
 use parking_lot::Mutex;
 use store::{Revision, Store};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use feed::prefix_end;
 pub use state::{Change, Scope};
@@ -31,6 +33,8 @@ pub struct Cache {
     state: Mutex<State>,
     /// The revision up to which the cache has seen everything; 0 before the first list.
     revision: watch::Sender<Revision>,
+    /// The resource is not served any more.
+    ended: CancellationToken,
 }
 
 /// Objects and the revision at which they were all there was.
@@ -49,7 +53,15 @@ impl Cache {
     pub fn new(store: Arc<dyn Store>, kind: Kind) -> Arc<Self> {
         let state = Mutex::new(State::default());
         let prefix = crate::storage::prefix(&kind.group, &kind.plural);
-        Arc::new(Self { kind, prefix, store, state, revision: watch::Sender::new(0) })
+        let (revision, ended) = (watch::Sender::new(0), CancellationToken::new());
+        Arc::new(Self { kind, prefix, store, state, revision, ended })
+    }
+
+    /// Ends the cache and all its watches: the resource is not served any more.
+    pub fn end(&self) {
+        // First this, then the watchers: one that comes in between sees it.
+        self.ended.cancel();
+        self.state.lock().fill(BTreeMap::new(), self.revision());
     }
 
     /// The store's prefix of the resource.

@@ -76,6 +76,9 @@ impl Cache {
     pub fn watch(self: &Arc<Self>, options: WatchOptions) -> Result<WatchStream, Status> {
         let (registration, first, told) = {
             let mut state = self.state.lock();
+            if self.ended.is_cancelled() {
+                return Err(expired(state.revision(), state.oldest()));
+            }
             let (first, told) = match options.start {
                 Start::Snapshot { mark_end } => {
                     let (namespace, name) = match &options.scope {

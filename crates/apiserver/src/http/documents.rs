@@ -26,7 +26,7 @@ impl Front {
             return Ok(response);
         }
         let segments: Vec<&str> = parts.path.split('/').filter(|segment| !segment.is_empty()).collect();
-        let catalog = self.pipeline.catalog();
+        let catalog = &*self.pipeline.catalog().rows();
         let tokens = self.pipeline.tokens();
         match segments.as_slice() {
             [] => Ok(json_document(parts, &documents::root(catalog))),
@@ -42,11 +42,9 @@ impl Front {
             ["api", version] => found(parts, documents::resources(catalog, "", version)),
             ["apis", group, version] => found(parts, documents::resources(catalog, group, version)),
             ["openapi", "v2"] => self.openapi_v2(parts),
-            ["openapi", "v3"] => {
-                Ok(json_document(parts, &api::openapi::v3_index(catalog.rows(), self.release())))
-            }
+            ["openapi", "v3"] => Ok(json_document(parts, &api::openapi::v3_index(catalog, self.release()))),
             ["openapi", "v3", rest @ ..] => {
-                found(parts, api::openapi::v3(catalog.rows(), &rest.join("/"), self.release()))
+                found(parts, api::openapi::v3(catalog, &rest.join("/"), self.release()))
             }
             [".well-known", "openid-configuration"] => Ok(json_document(
                 parts,
@@ -68,7 +66,7 @@ impl Front {
 
     fn openapi_v2(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
         let accept = text(parts.headers, header::ACCEPT);
-        let catalog = self.pipeline.catalog().rows();
+        let catalog = &*self.pipeline.catalog().rows();
         // The first that the client names and the server has.
         let wanted = clauses(accept).find_map(|clause| match clause.media {
             V2_PROTOBUF | V2_PROTOBUF_OLD => Some(V2_PROTOBUF),

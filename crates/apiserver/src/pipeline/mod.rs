@@ -161,6 +161,25 @@ impl Pipeline {
         ))
     }
 
+    /// Serves a row from now on: requests, discovery and OpenAPI have it when this returns. A row of a new resource gets
+    /// a cache, which is filled first.
+    pub async fn serve(&self, row: Kind) {
+        if row.is_stored() && row.is_storage_version() {
+            self.cache(&row).synced().await;
+        }
+        self.parts.catalog.insert(row);
+    }
+
+    /// Serves a row no longer. Its watches end; what is stored of it stays in the store.
+    pub fn withdraw(&self, resource: &GroupVersionResource) {
+        let Some(row) = self.parts.catalog.find(resource) else { return };
+        self.parts.catalog.remove(resource);
+        if row.is_storage_version() && self.parts.catalog.storage_of(&row.group, &row.plural).is_none() {
+            let cache = self.caches.write().remove(&crate::storage::prefix(&row.group, &row.plural));
+            cache.into_iter().for_each(|cache| cache.end());
+        }
+    }
+
     /// The kinds.
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.parts.catalog

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Catalog, Kind};
+use api::catalog::Catalog;
+
+use super::Kind;
 
 /// The version of aggregated discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +27,7 @@ impl DiscoveryForm {
 
 /// The groups and their versions, preferred first.
 fn groups_of(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
-    let groups = catalog.rows().groups().into_iter();
+    let groups = catalog.groups().into_iter();
     groups
         .map(|group| {
             (group.name.into_owned(), group.versions.iter().map(|version| version.to_string()).collect())
@@ -118,7 +120,7 @@ pub fn resources(catalog: &Catalog, group: &str, version: &str) -> Option<Value>
 }
 
 fn rows_of<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Kind> {
-    catalog.rows().rows().filter(move |row| row.group == group && row.version == version).map(AsRef::as_ref)
+    catalog.rows().filter(move |row| row.group == group && row.version == version).map(AsRef::as_ref)
 }
 
 /// `/api` and `/apis` in their aggregated form.

@@ -12,6 +12,7 @@ use api::schema::{Schema, Typed};
 use api::selectors::{FieldSelector, LabelSelector};
 use api::{FieldValidation, GroupVersionResource, Object, PatchType, Status};
 use bytes::Bytes;
+use parking_lot::RwLock;
 use serde_json::{Value, json};
 
 use crate::field::{FieldError, FieldErrors};
@@ -20,41 +21,53 @@ use crate::tree;
 /// A kind in one version: a row of the catalog.
 pub use api::catalog::Row as Kind;
 
-/// The kinds that a server serves.
+/// The kinds that a server serves: a table that changes while it runs.
 #[derive(Debug)]
 pub struct Catalog {
-    rows: api::catalog::Catalog,
+    /// The present table. A change makes another one, so that who reads keeps one that agrees with itself.
+    rows: RwLock<Arc<api::catalog::Catalog>>,
 }
 
 impl Catalog {
     /// The built-in kinds.
     pub fn builtin() -> Arc<Self> {
-        Arc::new(Self { rows: api::catalog::Catalog::builtin() })
+        Arc::new(Self { rows: RwLock::new(Arc::new(api::catalog::Catalog::builtin())) })
     }
 
-    /// The rows themselves: what documents are made of.
-    pub fn rows(&self) -> &api::catalog::Catalog {
-        &self.rows
+    /// The table as it is now.
+    pub fn rows(&self) -> Arc<api::catalog::Catalog> {
+        self.rows.read().clone()
+    }
+
+    /// Adds or replaces a row.
+    pub(crate) fn insert(&self, row: Kind) {
+        Arc::make_mut(&mut *self.rows.write()).insert(row);
+    }
+
+    /// Removes a row.
+    pub(crate) fn remove(&self, resource: &GroupVersionResource) {
+        Arc::make_mut(&mut *self.rows.write()).remove(resource);
     }
 
     /// The kinds that are stored, in their storage versions.
     pub fn stored(&self) -> Vec<Arc<Kind>> {
-        self.rows.rows().filter(|row| row.is_stored() && row.is_storage_version()).cloned().collect()
+        self.rows().rows().filter(|row| row.is_stored() && row.is_storage_version()).cloned().collect()
     }
 
     /// A kind by its resource.
     pub fn find(&self, resource: &GroupVersionResource) -> Option<Arc<Kind>> {
-        self.rows.get(resource).cloned()
+        self.rows.read().get(resource).cloned()
     }
 
     /// The storage version of a kind.
     pub fn stored_kind(&self, kind: &Arc<Kind>) -> Arc<Kind> {
-        self.rows.get(&kind.storage_resource()).unwrap_or(kind).clone()
+        self.rows.read().get(&kind.storage_resource()).unwrap_or(kind).clone()
     }
 
     /// The storage version of a resource.
     pub fn storage_of(&self, group: &str, resource: &str) -> Option<Arc<Kind>> {
         self.rows
+            .read()
             .rows()
             .find(|row| row.group == group && row.plural == resource && row.is_storage_version())
             .cloned()

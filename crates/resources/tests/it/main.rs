@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod boundaries;
+mod catalog;
 mod cluster;
 mod http_front;
 mod lifecycle;
