@@ -45,7 +45,14 @@ pub fn default(group: &str, kind: &str, object: &mut Value) {
     if (group, kind) != ("extensions", "Deployment") {
         return;
     }
-    let labels = object.pointer("/spec/template/metadata/labels").cloned();
+    let labels =
+        object.pointer("/spec/template/metadata/labels").filter(|labels| labels.is_object()).cloned();
+    if let Some(labels) = &labels
+        && object.pointer("/metadata/labels").and_then(Value::as_object).is_none_or(Map::is_empty)
+        && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
+    {
+        metadata.insert("labels".into(), labels.clone());
+    }
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let mut absent = |name: &str, value: Value| {
         if spec.get(name).is_none_or(Value::is_null) {
@@ -56,7 +63,7 @@ pub fn default(group: &str, kind: &str, object: &mut Value) {
     absent("revisionHistoryLimit", json!(UNLIMITED));
     absent("progressDeadlineSeconds", json!(UNLIMITED));
     absent("strategy", json!({}));
-    if let Some(labels) = labels.filter(Value::is_object) {
+    if let Some(labels) = labels {
         absent("selector", json!({"matchLabels": labels}));
     }
     let strategy = &mut spec["strategy"];
@@ -223,6 +230,7 @@ mod tests {
         default("extensions", "Deployment", &mut object);
         let spec = &object["spec"];
         assert_eq!(spec["selector"], json!({"matchLabels": {"app": "x"}}));
+        assert_eq!(object["metadata"]["labels"], json!({"app": "x"}));
         assert_eq!(
             spec["strategy"],
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2, "maxUnavailable": 1}})

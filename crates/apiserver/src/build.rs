@@ -91,13 +91,13 @@ impl Server {
         let pki = Pki::open(&config.pki_dir, config.clock.clone(), names, certified)?;
         let tls = pki.server_config(&[b"h2", b"http/1.1"])?;
         let tokens = Tokens::new(pki.service_account_key_pem(), ISSUER)?;
-        let bootstrap = Bootstrap {
+        let bootstrap = Arc::new(Mutex::new(Bootstrap {
             addresses: config.addresses.clone(),
             port,
             service_ranges: config.service_ranges.clone(),
             kubernetes,
             dns: config.dns_address,
-        };
+        }));
         let pipeline = Pipeline::new(Parts {
             catalog: Catalog::builtin(),
             strategies,
@@ -113,15 +113,10 @@ impl Server {
             nodes,
             readiness: config.readiness,
             git_version: config.git_version,
+            bootstrap: bootstrap.clone(),
             drain: CancellationToken::new(),
         };
-        let server = Self {
-            front: Arc::new(front),
-            pki,
-            listener: Arc::new(listener),
-            tls,
-            bootstrap: Arc::new(Mutex::new(bootstrap)),
-        };
+        let server = Self { front: Arc::new(front), pki, listener: Arc::new(listener), tls, bootstrap };
         Ok((pipeline, server))
     }
 }

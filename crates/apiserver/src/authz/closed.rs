@@ -1,5 +1,7 @@
-//! The closed default: administrators everything; Skiff's components and nodes what they need; service accounts
-//! discovery and self-review; anonymous health and version. Rules are data.
+//! The closed default: administrators everything; Skiff's components and nodes what they need; everyone who is known
+//! discovery and self-review; anonymous health and version. Rules are data, and those for users are upstream's default
+//! roles: `system:public-info-viewer` (health and version) for all, `system:discovery` and `system:basic-user` for the
+//! authenticated, `system:service-account-issuer-discovery` for service accounts.
 
 use api::connect::User;
 
@@ -28,9 +30,13 @@ const SELF_REVIEWS: &[&str] = &["selfsubjectaccessreviews", "selfsubjectrulesrev
 const CERTIFICATES: &[&str] = &["certificates.k8s.io"];
 const REQUESTS: &[&str] = &["certificatesigningrequests"];
 const DISCOVERY: &[&str] = &["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"];
-const HEALTH: &[&str] =
-    &["/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*", "/version", "/version/"];
-const TOKEN_KEYS: &[&str] = &["/.well-known/openid-configuration", "/openid/v1/jwks", "/openid/v1/jwks/"];
+const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
+const TOKEN_KEYS: &[&str] = &[
+    "/.well-known/openid-configuration",
+    "/.well-known/openid-configuration/",
+    "/openid/v1/jwks",
+    "/openid/v1/jwks/",
+];
 
 const fn to(
     subject: Subject,
@@ -52,6 +58,7 @@ const GRANTS: &[Grant] = &[
     paths(Group(names::UNAUTHENTICATED), HEALTH),
     paths(Group(names::AUTHENTICATED), DISCOVERY),
     paths(Group(names::AUTHENTICATED), HEALTH),
+    // A pod checks tokens of others by these: they are public keys.
     paths(Group(names::SERVICE_ACCOUNTS), TOKEN_KEYS),
     to(Group(names::AUTHENTICATED), &["create"], &["authorization.k8s.io"], SELF_REVIEWS),
     to(Group(names::AUTHENTICATED), &["create"], &["authentication.k8s.io"], &["selfsubjectreviews"]),
@@ -237,6 +244,8 @@ mod tests {
         assert!(!asks(account(), "get", "pods", "x"));
         assert!(!asks(authn::anonymous(), "list", "pods", ""));
         assert!(path(authn::anonymous(), "/readyz") && !path(authn::anonymous(), "/api"));
+        assert!(!path(authn::anonymous(), "/readyz/etcd") && !path(account(), "/livez/ping"));
+        assert!(path(account(), "/openid/v1/jwks") && !path(member("jane", "x"), "/openid/v1/jwks"));
         assert!(path(account(), "/apis/apps/v1") && !path(account(), "/metrics"));
         assert!(asks(member("system:node:a", "system:nodes"), "update", "nodes", "a"));
         assert!(!asks(member("system:node:a", "system:nodes"), "update", "nodes", "b"));

@@ -1,5 +1,7 @@
 //! Everything that is not an object: version, discovery, OpenAPI, token keys, health.
 
+use std::net::SocketAddr;
+
 use api::connect::Body;
 use api::openapi::{V2_PROTOBUF, V2_PROTOBUF_OLD};
 use api::{Reason, Status};
@@ -36,7 +38,7 @@ impl Front {
                 let body = documents::aggregated(catalog, segments[0] == "api", form);
                 Ok(etagged(parts, form.media_type(), body.to_string().into()))
             }
-            ["api"] => Ok(json_document(parts, &documents::core_versions())),
+            ["api"] => Ok(json_document(parts, &documents::core_versions(&self.address()))),
             ["apis"] => Ok(json_document(parts, &documents::groups(catalog))),
             ["apis", group] => found(parts, documents::group(catalog, group)),
             ["api", version] => found(parts, documents::resources(catalog, "", version)),
@@ -82,6 +84,15 @@ impl Front {
             return Err(Status::new(Reason::NotAcceptable, says));
         }
         Ok(json_document(parts, &api::openapi::v2(catalog, self.release())))
+    }
+
+    /// Where clients that are not told otherwise reach the server.
+    fn address(&self) -> String {
+        let bootstrap = self.bootstrap.lock();
+        bootstrap
+            .addresses
+            .first()
+            .map_or_else(String::new, |address| SocketAddr::new(*address, bootstrap.port).to_string())
     }
 
     /// `v1.37.0`: the version without Skiff's own part.

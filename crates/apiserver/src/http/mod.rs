@@ -4,6 +4,7 @@ mod body;
 mod connect;
 mod documents;
 mod health;
+mod impersonate;
 mod negotiate;
 mod path;
 mod query;
@@ -19,10 +20,12 @@ use base::BoxError;
 use base::lifecycle::Readiness;
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::authn;
 use crate::authz::Attributes;
+use crate::bootstrap::Bootstrap;
 use crate::pipeline::{Pipeline, attributes};
 use body::text;
 use path::{ResourcePath, Target};
@@ -41,6 +44,8 @@ pub struct Front {
     pub(crate) readiness: Option<Readiness>,
     /// `v1.37.0+skiff.1`
     pub(crate) git_version: String,
+    /// How clients reach the server.
+    pub(crate) bootstrap: Arc<Mutex<Bootstrap>>,
     /// Ends watches when the server drains.
     pub(crate) drain: CancellationToken,
 }
@@ -172,46 +177,6 @@ impl Front {
             Some((user, _)) => Ok(user),
             None => Err(Status::new(Reason::Unauthorized, "Unauthorized")),
         }
-    }
-
-    /// The user that the request asks to be taken for, if its own may do that.
-    fn impersonate(&self, user: User, headers: &HeaderMap) -> Result<User, Status> {
-        let values = |name: &str| -> Vec<String> {
-            headers.get_all(name).iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect()
-        };
-        let Some(name) = values("impersonate-user").pop() else {
-            if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
-                return Err(Status::bad_request("requested impersonation without impersonating a user"));
-            }
-            return Ok(user);
-        };
-        let mut groups = values("impersonate-group");
-        let ask = |resource: &str, name: &str| {
-            self.pipeline.authorize(&Attributes {
-                user: user.clone(),
-                verb: "impersonate".into(),
-                resource: resource.into(),
-                name: name.to_owned(),
-                is_resource: true,
-                ..Attributes::default()
-            })
-        };
-        ask("users", &name)?;
-        for group in &groups {
-            ask("groups", group)?;
-        }
-        if groups.is_empty() {
-            let account = name.strip_prefix(authn::names::SERVICE_ACCOUNT_PREFIX);
-            if let Some((namespace, account)) = account.and_then(|rest| rest.split_once(':')) {
-                groups = authn::service_account(namespace, account, "").groups;
-            }
-        }
-        let uid = values("impersonate-uid").pop().unwrap_or_default();
-        let taken = User { name, uid, groups, extra: Vec::new() };
-        if taken.name == authn::names::ANONYMOUS {
-            return Ok(authn::anonymous());
-        }
-        Ok(authn::authenticated(taken))
     }
 
     fn authorize_path(&self, user: &User, parts: &Parts<'_>) -> Result<(), Status> {

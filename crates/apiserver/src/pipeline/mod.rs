@@ -294,10 +294,13 @@ pub fn attributes(user: &User, request: &Request) -> Attributes {
         }
         _ => Default::default(),
     };
+    // A namespace is in itself. Source: `endpoints/request/requestinfo.go`.
+    let is_namespace = request.resource.group.is_empty() && request.resource.resource == "namespaces";
+    let namespace = if is_namespace { &request.name } else { &request.namespace };
     Attributes {
         user: user.clone(),
         verb: request.call.verb().as_str().into(),
-        namespace: request.namespace.clone(),
+        namespace: namespace.clone(),
         group: request.resource.group.clone(),
         version: request.resource.version.clone(),
         resource: request.resource.resource.clone(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Pipeline;
 use super::write::unsaved;
 use crate::authz::{Attributes, Decision};
+use crate::field::{FieldError, FieldErrors};
 use crate::tree;
 use crate::words::{self, Kind};
 
@@ -39,6 +40,9 @@ impl Pipeline {
         mut review: Value,
         warnings: Vec<String>,
     ) -> Result<Response, Status> {
+        if kind.kind.ends_with("SubjectAccessReview") {
+            check_access(kind, &review, namespace)?;
+        }
         let status = match kind.kind.as_ref() {
             "TokenReview" => self.token_review(&review).await?,
             "SelfSubjectReview" => json!({ "userInfo": user_info(user) }),
@@ -113,12 +117,56 @@ fn subject(review: &Value) -> User {
     User {
         name: tree::text(spec, &["user"]).into(),
         uid: tree::text(spec, &["uid"]).into(),
-        groups: tree::items(spec, &["groups"])
-            .iter()
-            .filter_map(|group| group.as_str().map(str::to_owned))
+        groups: texts(tree::at(spec, &["groups"])),
+        extra: tree::at(spec, &["extra"])
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, values)| (key.clone(), texts(values)))
             .collect(),
-        extra: Vec::new(),
     }
+}
+
+fn texts(values: &Value) -> Vec<String> {
+    tree::items(values, &[]).iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+}
+
+/// What an access review asks; a review that asks nothing, or two things, is the client's mistake.
+/// Source: `pkg/apis/authorization/validation`.
+fn check_access(kind: &Kind, review: &Value, namespace: &str) -> Result<(), Status> {
+    let spec = tree::at(review, &["spec"]);
+    let resource = tree::at(spec, &["resourceAttributes"]);
+    let mut errors = FieldErrors::new();
+    let path = tree::at(spec, &["nonResourceAttributes"]);
+    if resource.is_null() == path.is_null() {
+        let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        errors.push(FieldError::invalid("spec.resourceAttributes", resource, detail));
+    }
+    let of_others = kind.kind != "SelfSubjectAccessReview";
+    if of_others && tree::text(spec, &["user"]).is_empty() && tree::items(spec, &["groups"]).is_empty() {
+        let detail = "at least one of user or group must be specified";
+        errors.push(FieldError::invalid("spec.user", &"".into(), detail));
+    }
+    let asked = tree::at(resource, &["namespace"]);
+    if !namespace.is_empty() && (resource.is_null() || asked.as_str() != Some(namespace)) {
+        let detail = format!("must match metadata.namespace: {namespace}");
+        errors.push(FieldError::invalid("spec.resourceAttributes.namespace", asked, &detail));
+    }
+    for name in ["fieldSelector", "labelSelector"] {
+        let selector = tree::at(resource, &[name]);
+        let field = format!("spec.resourceAttributes.{name}");
+        let raw = tree::at(selector, &["rawSelector"]);
+        let requirements = tree::items(selector, &["requirements"]);
+        if selector.is_null() {
+        } else if raw.is_null() && requirements.is_empty() {
+            let detail = format!("when {name} is specified, requirements or rawSelector is required");
+            errors.push(FieldError::required(format!("{field}.requirements"), &detail));
+        } else if !raw.is_null() && !requirements.is_empty() {
+            let detail = "may not specified at the same time as requirements";
+            errors.push(FieldError::invalid(format!("{field}.rawSelector"), raw, detail));
+        }
+    }
+    crate::field::check(&kind.group, &kind.kind, "", &errors)
 }
 
 fn review_attributes(user: User, review: &Value, namespace: &str) -> Attributes {
@@ -144,6 +192,76 @@ fn review_attributes(user: User, review: &Value, namespace: &str) -> Attributes 
         subresource: text("subresource"),
         name: text("name"),
         is_resource: true,
-        ..Attributes::default()
+        path: String::new(),
+        field_selector: selector_of(tree::at(resource, &["fieldSelector"]), field_term),
+        label_selector: selector_of(tree::at(resource, &["labelSelector"]), label_term),
+    }
+}
+
+/// A review's selector as a request would spell it. What cannot be said is left out: a request for more is then judged.
+/// Source: KEP-4601.
+fn selector_of(selector: &Value, term: fn(&str, &str, &[&str]) -> Option<String>) -> String {
+    if let Some(raw) = tree::at(selector, &["rawSelector"]).as_str() {
+        return raw.to_owned();
+    }
+    let terms = tree::items(selector, &["requirements"]).iter().filter_map(|requirement| {
+        let values: Vec<&str> =
+            tree::items(requirement, &["values"]).iter().filter_map(Value::as_str).collect();
+        term(tree::text(requirement, &["key"]), tree::text(requirement, &["operator"]), &values)
+    });
+    terms.collect::<Vec<_>>().join(",")
+}
+
+fn field_term(key: &str, operator: &str, values: &[&str]) -> Option<String> {
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+    match (operator, values) {
+        ("In", [one]) => Some(format!("{key}={}", escaped(one))),
+        ("NotIn", [_, ..]) => Some(
+            values.iter().map(|value| format!("{key}!={}", escaped(value))).collect::<Vec<_>>().join(","),
+        ),
+        _ => None,
+    }
+}
+
+fn label_term(key: &str, operator: &str, values: &[&str]) -> Option<String> {
+    match operator {
+        "In" => Some(format!("{key} in ({})", values.join(","))),
+        "NotIn" => Some(format!("{key} notin ({})", values.join(","))),
+        "Exists" => Some(key.to_owned()),
+        "DoesNotExist" => Some(format!("!{key}")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_review_asks_with_its_selectors() {
+        let asked = |selectors: Value| {
+            let mut review =
+                json!({ "spec": { "resourceAttributes": { "verb": "list", "resource": "pods" } } });
+            for (name, selector) in selectors.as_object().unwrap() {
+                review["spec"]["resourceAttributes"][name] = selector.clone();
+            }
+            let attributes = review_attributes(User::default(), &review, "");
+            (attributes.field_selector, attributes.label_selector)
+        };
+        let texts = |field: &str, label: &str| (field.to_owned(), label.to_owned());
+        let raw = json!({ "fieldSelector": { "rawSelector": "a=b" }, "labelSelector": { "rawSelector": "c in (d)" } });
+        assert_eq!(asked(raw), texts("a=b", "c in (d)"));
+        let requirements = json!({
+            "fieldSelector": { "requirements": [
+                { "key": "spec.nodeName", "operator": "In", "values": ["n,1"] },
+                { "key": "x", "operator": "NotIn", "values": ["y", "z"] },
+                { "key": "unsayable", "operator": "In", "values": ["y", "z"] },
+            ] },
+            "labelSelector": { "requirements": [
+                { "key": "a", "operator": "In", "values": ["b", "c"] }, { "key": "d", "operator": "DoesNotExist" },
+            ] },
+        });
+        assert_eq!(asked(requirements), texts("spec.nodeName=n\\,1,x!=y,x!=z", "a in (b,c),!d"));
+        assert_eq!(asked(json!({})), texts("", ""));
     }
 }

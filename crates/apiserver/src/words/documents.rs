@@ -52,9 +52,12 @@ pub fn root(catalog: &Catalog) -> Value {
     json!({ "paths": paths })
 }
 
-/// `/api`
-pub fn core_versions() -> Value {
-    json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
+/// `/api`; `address` is the server's, for clients of any network.
+pub fn core_versions(address: &str) -> Value {
+    json!({
+        "kind": "APIVersions", "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address }],
+    })
 }
 
 fn group_document(group: &str, versions: &[String]) -> Value {

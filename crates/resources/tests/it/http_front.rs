@@ -97,6 +97,9 @@ async fn strangers_see_health_and_version_and_nothing_else() {
     }
     let bearer = [("authorization", "Bearer nonsense")];
     assert_eq!(send(&cluster, None, Method::GET, "/version", &bearer, "").await.code, 401);
+    let core = get(&cluster, "/api", JSON).await.json();
+    let address = core["serverAddressByClientCIDRs"][0]["serverAddress"].as_str().unwrap();
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
     let version = get(&cluster, "/version", "").await.json();
     assert_eq!(version["gitVersion"], "v1.37.0+skiff.1");
 }
@@ -133,6 +136,15 @@ async fn administrators_may_speak_for_others() {
         "{}",
         refused.json()
     );
+    let extra = [("impersonate-user", "bob"), ("impersonate-uid", "7"), ("impersonate-extra-team", "a")];
+    let headers = [&extra[..], &[("content-type", JSON)]].concat();
+    let whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let taken = send(&cluster, Some(&cluster.user), Method::POST, whoami, &headers, "{}").await.json();
+    let info = &taken["status"]["userInfo"];
+    assert_eq!((&info["uid"], &info["extra"]), (&json!("7"), &json!({ "team": ["a"] })));
+    let namespace =
+        send(&cluster, Some(&cluster.user), Method::GET, "/api/v1/namespaces/default", &bob, "").await;
+    assert!(namespace.message().ends_with("in the namespace \"default\""), "{}", namespace.message());
     let jane = apiserver::authn::authenticated(User { name: "jane".into(), ..User::default() });
     assert_eq!(send(&cluster, Some(&jane), Method::GET, "/api", &bob, "").await.code, 403);
 }

@@ -139,9 +139,11 @@ async fn a_body_of_wrong_types_changes_nothing() {
 async fn unknown_fields_are_warned_about_or_refused_everywhere() {
     let cluster = furnished().await;
     let unknown = json!({ "spec": { "x": 1 } });
+    let mut asked = unknown.clone();
+    asked["spec"]["nonResourceAttributes"] = json!({ "path": "/x", "verb": "get" });
     let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let token = format!("{ACCOUNTS}/default/token");
-    for path in [reviews, token.as_str()] {
+    for (path, unknown) in [(reviews, asked), (token.as_str(), unknown)] {
         let refused = post(&cluster, &format!("{path}?fieldValidation=Strict"), &unknown).await;
         assert_eq!(refused.code, 400, "{path}");
         let warned = post(&cluster, path, &unknown).await;
@@ -181,4 +183,46 @@ async fn a_decision_is_applied_and_changes_nothing_else() {
         .iter()
         .find(|one| one["manager"] == "judge");
     assert_eq!(owner.unwrap()["subresource"], "approval");
+}
+
+#[tokio::test]
+async fn a_retired_deployment_scales_and_has_its_templates_labels() {
+    let cluster = furnished().await;
+    let old = "/apis/extensions/v1beta1/namespaces/default/deployments";
+    let object = json!({ "metadata": { "name": "old" }, "spec": { "template": {
+        "metadata": { "labels": { "app": "old" } }, "spec": { "containers": [{ "name": "c", "image": "a:1" }] },
+    } } });
+    let made = post(&cluster, old, &object).await;
+    assert_eq!((made.code, &made.json()["metadata"]["labels"]), (201, &json!({ "app": "old" })));
+    let patch = json!({ "spec": { "replicas": 5 } }).to_string();
+    let scaled = write(&cluster, Method::PATCH, &format!("{old}/old/scale"), MERGE, patch).await;
+    assert_eq!((scaled.code, &scaled.json()["apiVersion"]), (200, &json!("autoscaling/v1")));
+    let new = get(&cluster, &format!("{DEPLOYMENTS}/old"), JSON).await.json();
+    assert_eq!((&new["spec"]["replicas"], &new["metadata"]["generation"]), (&json!(5), &json!(2)));
+}
+
+#[tokio::test]
+async fn an_access_review_asks_one_thing() {
+    let cluster = Cluster::start().await;
+    let reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let resource = json!({ "verb": "list", "resource": "pods", "namespace": "default" });
+    let node = |resource: &Value| {
+        json!({ "spec": {
+        "user": "system:node:a", "groups": ["system:nodes"], "resourceAttributes": resource,
+    } })
+    };
+    let mut selected = resource.clone();
+    selected["fieldSelector"] =
+        json!({ "requirements": [{ "key": "spec.nodeName", "operator": "In", "values": ["a"] }] });
+    for (asked, allowed) in [(&resource, false), (&selected, true)] {
+        let answer = post(&cluster, reviews, &node(asked)).await;
+        assert_eq!((answer.code, &answer.json()["status"]["allowed"]), (201, &json!(allowed)), "{asked}");
+    }
+    selected["fieldSelector"]["rawSelector"] = "spec.nodeName=a".into();
+    assert_eq!(post(&cluster, reviews, &node(&selected)).await.code, 422);
+    assert_eq!(post(&cluster, reviews, &json!({ "spec": { "user": "x" } })).await.code, 422);
+    assert_eq!(
+        post(&cluster, reviews, &json!({ "spec": { "resourceAttributes": resource } })).await.code,
+        422
+    );
 }
