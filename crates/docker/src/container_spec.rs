@@ -104,6 +104,7 @@ pub(crate) struct HostConfig {
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) cpu_shares: u64,
     pub(crate) memory: i64,
+    pub(crate) memory_swap: i64,
     pub(crate) nano_cpus: u64,
     pub(crate) cpu_period: u64,
     pub(crate) cpu_quota: i64,
@@ -289,6 +290,12 @@ fn resources(host: &HostConfig) -> Resources {
         cpu_quota_us: quota,
         cpu_period_us: period,
         memory_limit_bytes: (host.memory > 0).then_some(host.memory),
+        // Docker's default: as much swap as memory. `memory_swap` is the sum of both, -1 no limit.
+        swap_limit_bytes: (host.memory > 0).then_some(match host.memory_swap {
+            0 => host.memory,
+            sum if sum < 0 => -1,
+            sum => sum.saturating_sub(host.memory).max(0),
+        }),
         pids_limit: (host.pids_limit > 0).then_some(host.pids_limit),
         cpuset_cpus: (!host.cpuset_cpus.is_empty()).then(|| host.cpuset_cpus.clone()),
         oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),

@@ -73,6 +73,10 @@ pub struct Resources {
     pub cpu_period_us: Option<u64>,
     /// Memory in bytes.
     pub memory_limit_bytes: Option<i64>,
+    /// Swap beside the memory, in bytes; 0: none, negative: no limit. Where cgroups are of version 1 it is bounded only
+    /// together with a limit of the memory.
+    #[serde(default)]
+    pub swap_limit_bytes: Option<i64>,
     /// Processes and threads.
     pub pids_limit: Option<i64>,
     /// Cores that may be used, as a list such as `0-1`.
@@ -126,6 +130,9 @@ pub struct User {
     pub spec: String,
     /// Groups beside the primary one.
     pub supplemental_groups: Vec<u32>,
+    /// No groups that the image's `/etc/group` puts the user into: only those asked for.
+    #[serde(default)]
+    pub only_these_groups: bool,
     /// Refuse to start as uid 0.
     pub must_not_be_root: bool,
 }

@@ -247,7 +247,11 @@ impl Engine {
     }
 
     fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {
-        user::lookup(&self.rootfs(spec), &user::over_image(&spec.user.spec, &image.user))
+        let mut user = user::lookup(&self.rootfs(spec), &user::over_image(&spec.user.spec, &image.user))?;
+        if spec.user.only_these_groups {
+            user.additional_gids.clear();
+        }
+        Ok(user)
     }
 
     pub(crate) fn image_config(&self, spec: &ContainerSpec) -> Result<ImageConfig, EngineError> {

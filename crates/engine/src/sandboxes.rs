@@ -107,7 +107,7 @@ impl Engine {
         if !spec.host_ipc {
             let shm = shared_memory(&dir);
             std::fs::create_dir_all(&shm)?;
-            sys::mount::tmpfs(&shm, SHARED_MEMORY_BYTES)?;
+            sys::mount::shared_memory(&shm, SHARED_MEMORY_BYTES)?;
         }
         let config = SandboxConfig {
             network: !spec.host_network,
@@ -219,6 +219,7 @@ pub(crate) fn limits_of(resources: &Resources) -> Limits {
         cpu_quota_us: resources.cpu_quota_us,
         cpu_period_us: resources.cpu_period_us,
         memory_bytes: resources.memory_limit_bytes,
+        swap_bytes: resources.swap_limit_bytes,
         pids: resources.pids_limit,
         cpuset_cpus: resources.cpuset_cpus.clone(),
     }

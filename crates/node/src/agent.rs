@@ -19,6 +19,7 @@ use crate::deps::{Caches, Deps};
 use crate::images::Puller;
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
+use crate::registration::pressure::WatchedPressure;
 use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
@@ -104,6 +105,7 @@ impl Agent {
             state: RuntimeState::default(),
             hardware,
             facts,
+            pressure: WatchedPressure::default(),
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
@@ -184,6 +186,7 @@ impl Component for Agent {
         let info = facts::host_info();
         let port = self.server.port();
         ctx.waiting_for("its Node object");
+        self.deps.pressure.measure(self.deps.now(), &self.deps.config.data_dir).await;
         registration::register(&self.deps, &info, port).await?;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));

@@ -16,6 +16,7 @@ use crate::images::Puller;
 use crate::pod::PodView;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
+use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
 use crate::volumes::PodDirectories;
 use crate::watched::Watched;
@@ -52,6 +53,8 @@ pub(crate) struct Deps {
     pub(crate) state: RuntimeState,
     pub(crate) hardware: Hardware,
     pub(crate) facts: NodeFacts,
+    /// What the host is short of.
+    pub(crate) pressure: WatchedPressure,
 }
 
 impl Deps {
@@ -75,6 +78,7 @@ impl Deps {
             host_addresses: self.addresses(),
             node_milli_cpu: self.hardware.milli_cpu,
             node_memory_bytes: self.hardware.memory_bytes,
+            node_disk_bytes: self.hardware.disk_bytes,
         }
     }
 

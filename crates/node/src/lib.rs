@@ -23,5 +23,6 @@ mod worker;
 
 pub use agent::{Agent, Handles};
 pub use config::{Config, PodRange, ServerConfig};
+pub use hooks::end_container;
 pub use pod::record::termination_grace;
 pub use server::NodeServer;

@@ -123,7 +123,8 @@ async fn end_containers(instance: &Instance, purge: bool) -> Result<()> {
     }
     let sandboxes = engine.sandboxes().await?;
     let stops = running.iter().map(|container| {
-        engine.stop_container(&container.spec.id, grace_of(&sandboxes, &container.spec.sandbox_id))
+        let grace = grace_of(&sandboxes, &container.spec.sandbox_id);
+        node::end_container(&*engine, &base::clock::SystemClock, container, grace)
     });
     first_error(join_all(stops).await.into_iter().map(|result| result.map(drop)))?;
     let removals = sandboxes.iter().map(|sandbox| engine.remove_sandbox(&sandbox.spec.id));

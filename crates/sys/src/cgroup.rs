@@ -41,6 +41,9 @@ pub struct Limits {
     pub cpu_period_us: Option<u64>,
     /// Memory in bytes; negative: no limit.
     pub memory_bytes: Option<i64>,
+    /// Swap beside the memory, in bytes; negative: no limit. Version 1 bounds only both together: without a limit of the
+    /// memory it has none of the swap.
+    pub swap_bytes: Option<i64>,
     /// Processes and threads; 0 or negative: no limit.
     pub pids: Option<i64>,
     /// Cores, as a list such as `0-1`.
@@ -66,6 +69,8 @@ struct Setting {
     controller: &'static str,
     file: &'static str,
     value: String,
+    /// The kernel may lack the file: it was built or started without accounting of swap.
+    optional: bool,
 }
 
 impl CgroupHost {
@@ -228,7 +233,14 @@ impl Group<'_> {
                 continue;
             };
             let file = dir.join(setting.file);
-            std::fs::write(&file, &setting.value).map_err(|error| with_path(error, &file))?;
+            match std::fs::write(&file, &setting.value) {
+                Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {
+                    if has_swap() {
+                        missing.push(format!("no {}: swap is not limited", setting.file));
+                    }
+                }
+                written => written.map_err(|error| with_path(error, &file))?,
+            }
         }
         Ok(missing)
     }
@@ -386,7 +398,8 @@ pub fn oom_kills(file: &Path) -> u64 {
 /// The writes that set limits; `unified` tells which version a controller has.
 fn plan_settings(limits: &Limits, unified: impl Fn(&str) -> bool) -> Vec<Setting> {
     let mut plan = Vec::new();
-    let mut set = |controller, file, value: String| plan.push(Setting { controller, file, value });
+    let mut set =
+        |controller, file, value: String| plan.push(Setting { controller, file, value, optional: false });
     let v2 = unified("cpu");
     if let Some(shares) = limits.cpu_shares {
         let shares = shares.clamp(2, 262_144);
@@ -407,17 +420,9 @@ fn plan_settings(limits: &Limits, unified: impl Fn(&str) -> bool) -> Vec<Setting
             set("cpu", "cpu.cfs_quota_us", if quota > 0 { quota } else { -1 }.to_string());
         }
     }
-    if let Some(bytes) = limits.memory_bytes {
-        let unlimited = bytes <= 0;
-        match unified("memory") {
-            true => set("memory", "memory.max", if unlimited { "max".into() } else { bytes.to_string() }),
-            false => set(
-                "memory",
-                "memory.limit_in_bytes",
-                if unlimited { "-1".into() } else { bytes.to_string() },
-            ),
-        }
-    }
+    plan.extend(plan_memory(limits, unified("memory")));
+    let mut set =
+        |controller, file, value: String| plan.push(Setting { controller, file, value, optional: false });
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", if pids > 0 { pids.to_string() } else { "max".into() });
     }
@@ -425,6 +430,35 @@ fn plan_settings(limits: &Limits, unified: impl Fn(&str) -> bool) -> Vec<Setting
         set("cpuset", "cpuset.cpus", cpus.clone());
     }
     plan
+}
+
+/// The writes that set the limits of memory and swap.
+fn plan_memory(limits: &Limits, unified: bool) -> Vec<Setting> {
+    let set = |file, value, optional| Setting { controller: "memory", file, value, optional };
+    let or = |bytes: i64, unlimited: &str| {
+        if bytes > 0 { bytes.to_string() } else { unlimited.to_owned() }
+    };
+    if unified {
+        let memory = limits.memory_bytes.map(|bytes| set("memory.max", or(bytes, "max"), false));
+        let swap = limits.swap_bytes.map(|bytes| if bytes == 0 { "0".to_owned() } else { or(bytes, "max") });
+        return memory.into_iter().chain(swap.map(|bytes| set("memory.swap.max", bytes, true))).collect();
+    }
+    let Some(memory) = limits.memory_bytes else { return Vec::new() };
+    let mut plan = vec![set("memory.limit_in_bytes", or(memory, "-1"), false)];
+    if let Some(swap) = limits.swap_bytes {
+        // The sum can never be less than the memory alone: it is lifted before that changes.
+        plan.insert(0, set("memory.memsw.limit_in_bytes", "-1".to_owned(), true));
+        if memory > 0 && swap >= 0 {
+            let both = memory.saturating_add(swap).to_string();
+            plan.push(set("memory.memsw.limit_in_bytes", both, true));
+        }
+    }
+    plan
+}
+
+/// Whether this machine swaps: proc(5), `swaps`, which has a line of titles.
+fn has_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 
 /// Version 1's shares (2 to 262144) on version 2's scale (1 to 10000), as KEP-2254 converts them.
@@ -529,6 +563,7 @@ mod tests {
             cpu_quota_us: Some(50_000),
             cpu_period_us: Some(100_000),
             memory_bytes: Some(1 << 20),
+            swap_bytes: Some(0),
             pids: Some(-1),
             cpuset_cpus: None,
         };
@@ -537,7 +572,13 @@ mod tests {
         };
         assert_eq!(
             show(plan_settings(&limits, |_| true)),
-            ["cpu.weight=39", "cpu.max=50000 100000", "memory.max=1048576", "pids.max=max"]
+            [
+                "cpu.weight=39",
+                "cpu.max=50000 100000",
+                "memory.max=1048576",
+                "memory.swap.max=0",
+                "pids.max=max"
+            ]
         );
         assert_eq!(
             show(plan_settings(&limits, |_| false)),
@@ -545,11 +586,18 @@ mod tests {
                 "cpu.shares=1024",
                 "cpu.cfs_period_us=100000",
                 "cpu.cfs_quota_us=50000",
+                "memory.memsw.limit_in_bytes=-1",
                 "memory.limit_in_bytes=1048576",
+                "memory.memsw.limit_in_bytes=1048576",
                 "pids.max=max"
             ]
         );
         assert_eq!(show(plan_settings(&Limits::default(), |_| true)), [""; 0]);
+        let swap = Limits { swap_bytes: Some(1 << 20), ..Limits::default() };
+        assert_eq!(show(plan_settings(&swap, |_| true)), ["memory.swap.max=1048576"]);
+        assert_eq!(show(plan_settings(&swap, |_| false)), [""; 0]);
+        let endless = Limits { memory_bytes: Some(-1), swap_bytes: Some(-1), ..Limits::default() };
+        assert_eq!(show(plan_settings(&endless, |_| true)), ["memory.max=max", "memory.swap.max=max"]);
     }
 
     #[test]

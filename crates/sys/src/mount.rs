@@ -85,11 +85,22 @@ fn escaped(path: &Path, special: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// Mounts a fresh tmpfs (mode 1777) of at most `size_bytes`.
-pub fn tmpfs(target: &Path, size_bytes: u64) -> io::Result<()> {
-    let options = CString::new(format!("mode=1777,size={size_bytes}"))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    Ok(rustix::mount::mount("shm", target, "tmpfs", flags, Some(options.as_c_str()))?)
+/// Mounts a fresh tmpfs (mode 1777) of at most `size_bytes`; `None`: half of the machine's memory, as the kernel has it
+/// where nothing is said (0 would mean no limit, tmpfs(5)).
+pub fn tmpfs(target: &Path, size_bytes: Option<u64>) -> io::Result<()> {
+    open_tmpfs("tmpfs", target, size_bytes, MountFlags::empty())
+}
+
+/// Mounts a fresh tmpfs for the shared memory of processes: as [`tmpfs`], where nothing can be executed.
+pub fn shared_memory(target: &Path, size_bytes: u64) -> io::Result<()> {
+    open_tmpfs("shm", target, Some(size_bytes), MountFlags::NOEXEC)
+}
+
+fn open_tmpfs(source: &str, target: &Path, size_bytes: Option<u64>, more: MountFlags) -> io::Result<()> {
+    let size = size_bytes.filter(|bytes| *bytes > 0).map(|bytes| format!(",size={bytes}"));
+    let options = CString::new(format!("mode=1777{}", size.unwrap_or_default()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | more;
+    Ok(rustix::mount::mount(source, target, "tmpfs", flags, Some(options.as_c_str()))?)
 }
 
 /// Mounts a fresh tmpfs for one owner (mode 0700), which the table shows as `source`.
@@ -236,6 +247,29 @@ mod tests {
         assert_eq!(table.entries()[0].source, "/dev/root");
         assert_eq!(table.entries()[1].super_options, "rw,memory");
         assert_eq!(table.below(Path::new("/run/a b")), [Path::new("/run/a b/c"), Path::new("/run/a b")]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_only_shared_memory_keeps_programs_from_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let total = rustix::system::sysinfo().totalram;
+        let mounted = [
+            ("volume", tmpfs as fn(&Path, Option<u64>) -> io::Result<()>, None),
+            ("small", tmpfs, Some(1 << 20)),
+            ("shm", |target: &Path, size: Option<u64>| shared_memory(target, size.unwrap()), Some(1 << 20)),
+        ]
+        .map(|(name, mount, size)| {
+            let target = dir.path().join(name);
+            std::fs::create_dir(&target).unwrap();
+            mount(&target, size).unwrap();
+            let fs = rustix::fs::statvfs(&target).unwrap();
+            unmount(&target).unwrap();
+            (fs.f_blocks * fs.f_frsize, fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+        });
+        let [(whole, _), (small, _), (shared, _)] = mounted;
+        assert!(whole > 0 && whole <= total, "{whole} of {total}");
+        assert_eq!((small, shared), (1 << 20, 1 << 20));
+        assert_eq!(mounted.map(|(_, noexec)| noexec), [false, false, true]);
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
     let sandbox = subject.sandbox().await;
     let resources = Resources {
         memory_limit_bytes: Some(32 << 20),
+        swap_limit_bytes: Some(0),
         pids_limit: Some(40),
         cpu_quota_us: Some(50_000),
         cpu_period_us: Some(100_000),
@@ -62,10 +63,14 @@ pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
         ..Resources::default()
     };
     let read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us \
-                /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max 2>/dev/null; cat /proc/self/oom_score_adj; echo all; sleep 1000";
+                /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max 2>/dev/null; cat /proc/self/oom_score_adj; \
+                echo swap $(cat /sys/fs/cgroup/memory/memory.memsw.limit_in_bytes /sys/fs/cgroup/memory.swap.max 2>/dev/null); echo all; sleep 1000";
     let spec = ContainerSpec { resources: resources.clone(), ..subject.script(&sandbox, read) };
     let (running, limits) = subject.start_until(spec, "all\n").await;
     assert_eq!(limits.lines().filter(|line| ["33554432", "40", "500"].contains(line)).count(), 3, "{limits}");
+    // With memory, or alone; nothing where the kernel does not account for swap.
+    let swap = limits.lines().find_map(|line| line.strip_prefix("swap")).unwrap().trim();
+    assert!(["33554432", "0", ""].contains(&swap), "{limits}");
     let Stats { pids, memory_usage_bytes, .. } = subject.runtime.stats(&running.spec.id).await.unwrap();
     assert!(pids >= 1 && memory_usage_bytes > 0);
     let more = Resources { memory_limit_bytes: Some(64 << 20), ..resources.clone() };

@@ -113,6 +113,18 @@ pub async fn a_group_without_a_user_keeps_the_image_s_user(subject: Subject) {
         let (_, log) = subject.run(ContainerSpec { user, image_id: image_id.clone(), ..spec }).await;
         assert_eq!(log, ids);
     }
+    // The groups that the image puts its user into, unless nobody wants them.
+    for (only_these_groups, groups) in [(false, "1001 60 7\n"), (true, "1001 7\n")] {
+        let user = User { supplemental_groups: vec![7], only_these_groups, ..User::default() };
+        let spec = subject.script(&sandbox, "id -G");
+        let (_, log) = subject.run(ContainerSpec { user, image_id: image.id.clone(), ..spec }).await;
+        let sorted = |text: &str| {
+            let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            words.sort();
+            words
+        };
+        assert_eq!(sorted(&log), sorted(groups));
+    }
 }
 
 pub async fn programs_that_cannot_run_say_why(subject: Subject) {

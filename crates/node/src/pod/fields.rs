@@ -19,6 +19,7 @@ pub(crate) struct FieldContext {
     /// Limits that are not set default to what the node has.
     pub(crate) node_milli_cpu: i64,
     pub(crate) node_memory_bytes: i64,
+    pub(crate) node_disk_bytes: i64,
 }
 
 /// The value of a `fieldRef`.
@@ -86,7 +87,7 @@ pub(crate) fn resource_field(
     let node = match resource {
         "cpu" => context.node_milli_cpu,
         "memory" => context.node_memory_bytes.saturating_mul(1000),
-        "ephemeral-storage" => 0,
+        "ephemeral-storage" => context.node_disk_bytes.saturating_mul(1000),
         _ => return Err(format!("unsupported container resource: {}", selector.resource)),
     };
     let thousandths = match side {

@@ -22,6 +22,8 @@ pub(crate) mod label {
     pub(crate) const FAILURES: &str = "skiff.dev/restarts-in-row";
     /// Grace in seconds, for pods that vanished from the API while the node was away.
     pub(crate) const GRACE: &str = "skiff.dev/termination-grace-seconds";
+    /// What a `preStop` hook needs where the pod is not at hand, as JSON; absent without one.
+    pub(crate) const PRE_STOP: &str = "skiff.dev/pre-stop";
     /// Host path of the termination message.
     pub(crate) const MESSAGE_FILE: &str = "skiff.dev/termination-message-file";
     /// `File` or `FallbackToLogsOnError`.

@@ -79,6 +79,8 @@ pub(crate) fn container_resources(
         cpu_quota_us: cpu_limit.map(quota_us),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US.unsigned_abs()),
         memory_limit_bytes: memory_limit,
+        // Upstream's `NoSwap`, the default: a limit of the memory would not hold else.
+        swap_limit_bytes: Some(0),
         pids_limit: None,
         cpuset_cpus: None,
         oom_score_adj: Some(oom_score_adj(spec, container, node_memory_bytes)),
@@ -105,6 +107,7 @@ pub(crate) fn pod_resources(spec: &PodSpec, pids_limit: Option<i64>) -> Resource
         cpu_quota_us: cpu_limit.map(quota_us),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US.unsigned_abs()),
         memory_limit_bytes: total("memory", value),
+        swap_limit_bytes: None,
         pids_limit,
         cpuset_cpus: None,
         oom_score_adj: None,
@@ -162,6 +165,7 @@ mod tests {
         assert_eq!(resources.cpu_shares, Some(256));
         assert_eq!(resources.cpu_quota_us, Some(150_000));
         assert_eq!(resources.memory_limit_bytes, Some(2 << 30));
+        assert_eq!(resources.swap_limit_bytes, Some(0));
         assert_eq!(resources.oom_score_adj, Some(875));
         assert_eq!(shares(0), 2);
         assert_eq!(quota_us(1), 1000);

@@ -53,8 +53,34 @@ pub(crate) fn user(spec: &PodSpec, container: &Container) -> User {
             (None, Some(gid)) => format!(":{gid}"),
             (None, None) => String::new(),
         },
+        only_these_groups: pod.supplemental_groups_policy.as_deref() == Some("Strict"),
         supplemental_groups: groups.filter_map(|gid| u32::try_from(*gid).ok()).collect(),
         must_not_be_root: own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false),
+    }
+}
+
+/// Refuses what this node cannot give the whole pod: it must not run with less isolation than was asked for.
+pub(crate) fn check_isolation(spec: &PodSpec) -> Result<(), String> {
+    if spec.host_users == Some(false) {
+        return Err("spec.hostUsers: false: this node's runtime has no user namespaces for pods; \
+                    leave the field out to run with the host's users"
+            .to_owned());
+    }
+    Ok(())
+}
+
+/// Refuses an AppArmor profile that nobody would enforce.
+fn check_app_armor(pod: Option<&PodSecurityContext>, own: &SecurityContext) -> Result<(), String> {
+    let wanted =
+        own.app_armor_profile.as_ref().or_else(|| pod.and_then(|pod| pod.app_armor_profile.as_ref()));
+    match wanted {
+        Some(profile) if !matches!(profile.type_.as_str(), "Unconfined" | "RuntimeDefault") => Err(format!(
+            "Cannot enforce AppArmor: securityContext.appArmorProfile asks for {} {}, and this node loads no profiles; \
+             RuntimeDefault and Unconfined are possible",
+            profile.type_,
+            profile.localhost_profile.as_deref().unwrap_or_default(),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -62,6 +88,7 @@ pub(crate) fn user(spec: &PodSpec, container: &Container) -> User {
 pub(crate) fn security(spec: &PodSpec, container: &Container, profiles: &Path) -> Result<Security, String> {
     let pod = spec.security_context.as_ref();
     let own = container.security_context.clone().unwrap_or_default();
+    check_app_armor(pod, &own)?;
     let privileged = own.privileged.unwrap_or(false);
     let capabilities = own.capabilities.clone().unwrap_or_default();
     Ok(Security {
@@ -137,6 +164,27 @@ mod tests {
         assert_eq!(with(localhost("x.json")), Ok(SeccompProfile::Localhost("/p/x.json".into())));
         assert!(with(localhost("../x.json")).is_err());
         assert_eq!(with(serde_json::json!({"type": "Unconfined"})), Ok(SeccompProfile::Unconfined));
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_refused_by_name() {
+        let with = |pod_profile: serde_json::Value, own: serde_json::Value| {
+            let spec = pod(serde_json::json!({"securityContext": {"appArmorProfile": pod_profile},
+                "containers": [{"name": "a", "securityContext": {"appArmorProfile": own}}]}));
+            security(&spec, &spec.containers[0], Path::new("/p")).map(drop)
+        };
+        let (default, none) = (serde_json::json!({"type": "RuntimeDefault"}), serde_json::Value::Null);
+        let localhost = serde_json::json!({"type": "Localhost", "localhostProfile": "k8s-deny"});
+        assert_eq!(with(none.clone(), none.clone()), Ok(()));
+        assert_eq!(with(localhost.clone(), default), Ok(()));
+        for (pod_profile, own) in [(localhost.clone(), none.clone()), (none, localhost)] {
+            let error = with(pod_profile, own).unwrap_err();
+            assert!(error.contains("appArmorProfile asks for Localhost k8s-deny"), "{error}");
+        }
+        let host_users =
+            |value: Option<bool>| check_isolation(&PodSpec { host_users: value, ..PodSpec::default() });
+        assert!(host_users(None).is_ok() && host_users(Some(true)).is_ok());
+        assert!(host_users(Some(false)).unwrap_err().starts_with("spec.hostUsers: false"));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::env::expand;
 use super::hash::container_hash;
 use super::record::label;
 use super::resources::{container_resources, pod_resources, qos_class};
-use super::security::{security, sysctls, user};
+use super::security::{check_isolation, security, sysctls, user};
+use crate::hooks::kept;
 
 /// Upstream's limits of termination messages name this path where the container does not.
 const DEFAULT_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -56,6 +57,7 @@ fn pod_labels(pod: &PodView, attempt: u32) -> BTreeMap<String, String> {
 
 /// The sandbox of a pod.
 pub(crate) fn sandbox_spec(pod: &PodView, attempt: u32, facts: &NodeFacts) -> Result<SandboxSpec, String> {
+    check_isolation(&pod.spec)?;
     let host_network = pod.host_network();
     let mut labels = pod_labels(pod, attempt);
     labels.insert(label::GRACE.to_owned(), pod.spec_grace_seconds().to_string());
@@ -88,6 +90,8 @@ pub(crate) struct Run<'a> {
     pub(crate) mounts: Vec<Mount>,
     /// Host path of the termination message file.
     pub(crate) message_file: PathBuf,
+    /// The pod's address.
+    pub(crate) address: Option<std::net::IpAddr>,
 }
 
 /// Where a container's termination message is, inside.
@@ -149,6 +153,7 @@ fn container_labels(run: &Run<'_>) -> BTreeMap<String, String> {
     ] {
         labels.insert(key.to_owned(), value);
     }
+    labels.extend(kept(container, run.address).map(|value| (label::PRE_STOP.to_owned(), value)));
     labels
 }
 
@@ -190,6 +195,7 @@ mod tests {
             env: vec!["A=1=2".to_owned()],
             mounts: Vec::new(),
             message_file: "/m".into(),
+            address: None,
         };
         let spec = container_spec(run, &facts()).unwrap();
         assert_eq!(spec.entrypoint, ["sh", "-c", "echo 1=2 $(B) $(A)"]);

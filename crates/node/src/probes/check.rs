@@ -120,7 +120,7 @@ where
     }
 }
 
-fn dial(target: &str, error: &std::io::Error) -> String {
+pub(super) fn dial(target: &str, error: &std::io::Error) -> String {
     format!("dial tcp {target}: connect: {}", plain(error))
 }
 

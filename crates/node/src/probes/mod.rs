@@ -1,6 +1,7 @@
 //! Probes: timers that ask running containers how they are, thresholds that turn answers into verdicts.
 
 pub(crate) mod check;
+mod grpc;
 mod insecure;
 mod prober;
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::{mpsc, watch};
 
-use super::{ProbeType, check};
+use super::{ProbeType, check, grpc};
 use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::pod::view::probe_of;
@@ -170,6 +170,8 @@ impl Asking {
                 check::tcp_socket(container, action, address).await
             } else if let Some(action) = &self.probe.exec {
                 check::exec(&*self.deps.runtime, &self.target.container_id, action).await
+            } else if let Some(action) = &self.probe.grpc {
+                grpc::check(action, address).await
             } else {
                 Err("the probe's kind is not known to this node".to_owned())
             }

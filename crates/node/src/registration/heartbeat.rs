@@ -84,6 +84,7 @@ async fn report(deps: &Deps, info: &HostInfo, port: u16, known: &Object) -> Resu
         addresses: &addresses,
         server_port: port,
         images: &images,
+        pressure: deps.pressure.current(),
         since: &since,
         now: deps.now(),
     };
@@ -101,12 +102,14 @@ async fn report(deps: &Deps, info: &HostInfo, port: u16, known: &Object) -> Resu
 pub(crate) async fn keep_status(deps: Arc<Deps>, info: HostInfo, port: u16) {
     let mut addresses = deps.config.addresses.clone();
     addresses.mark_unchanged();
+    let mut pressure = deps.pressure.subscribe();
     let mut failures = 0;
     loop {
         let pause = if failures == 0 { STATUS_PERIOD } else { RETRY.delay(failures) };
         let due = deps.now().saturating_add(pause).unwrap_or(Timestamp::MAX);
         tokio::select! {
             () = deps.clock.sleep_until(due) => {}
+            () = pressure.changed() => {}
             changed = addresses.changed() => {
                 if changed.is_err() {
                     // Nobody reports addresses any more: the timer goes on alone.
@@ -134,6 +137,7 @@ pub(crate) async fn keep_status(deps: Arc<Deps>, info: HostInfo, port: u16) {
 pub(crate) async fn keep_lease(deps: Arc<Deps>) {
     let mut failures = 0;
     loop {
+        deps.pressure.measure(deps.now(), &deps.config.data_dir).await;
         match renew(&deps).await {
             Ok(()) => failures = 0,
             Err(error) => {

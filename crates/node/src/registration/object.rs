@@ -8,6 +8,7 @@ use reconcile::{kinds, time};
 use serde_json::{Value, json};
 
 use super::facts::{HostInfo, architecture};
+use super::pressure::Pressure;
 use crate::config::{Config, PodRange};
 use crate::deps::Hardware;
 
@@ -29,6 +30,7 @@ pub(crate) struct NodeInput<'a> {
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) server_port: u16,
     pub(crate) images: &'a [ListedImage],
+    pub(crate) pressure: Pressure,
     /// Transition times of the conditions that the API server has.
     pub(crate) since: &'a BTreeMap<String, (String, String)>,
     pub(crate) now: Timestamp,
@@ -103,11 +105,23 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
             "architecture": architecture(),
         },
         "conditions": [
-            condition(input, "MemoryPressure", "False", "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available"),
-            condition(input, "DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition(input, "PIDPressure", "False", "KubeletHasSufficientPID",
-                "kubelet has sufficient PID available"),
+            match input.pressure.memory {
+                false => condition(input, "MemoryPressure", "False", "KubeletHasSufficientMemory",
+                    "kubelet has sufficient memory available"),
+                true => condition(input, "MemoryPressure", "True", "KubeletHasInsufficientMemory",
+                    "kubelet has insufficient memory available"),
+            },
+            match input.pressure.disk {
+                false => condition(input, "DiskPressure", "False", "KubeletHasNoDiskPressure",
+                    "kubelet has no disk pressure"),
+                true => condition(input, "DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
+            },
+            match input.pressure.pids {
+                false => condition(input, "PIDPressure", "False", "KubeletHasSufficientPID",
+                    "kubelet has sufficient PID available"),
+                true => condition(input, "PIDPressure", "True", "KubeletHasInsufficientPID",
+                    "kubelet has insufficient PID available"),
+            },
             condition(input, "Ready", "True", "KubeletReady", "kubelet is posting ready status"),
         ],
     })

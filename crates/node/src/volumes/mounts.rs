@@ -17,6 +17,7 @@ use crate::pod::PodView;
 use crate::pod::env::expand;
 use crate::pod::fields::FieldContext;
 use crate::pod::quantity::value;
+use crate::pod::resources::pod_resources;
 use crate::pod::spec::message_path;
 
 /// What volumes are made from.
@@ -96,14 +97,20 @@ fn empty_dir(setup: &Setup<'_>, name: &str, source: &EmptyDirVolumeSource) -> io
     let fresh = !target.exists();
     make_directory(&target, 0o777)?;
     if is_memory(source) && !is_mounted(&target)? {
-        let size = source.size_limit.as_ref().map_or(0, value);
-        // Zero lets the kernel choose: half of the memory.
-        sys::mount::tmpfs(&target, u64::try_from(size).unwrap_or(0))?;
+        sys::mount::tmpfs(&target, memory_size(setup, source))?;
     }
     match fs_group(setup.pod) {
         Some(gid) if fresh => ownership::give_to_group(&target, gid, false),
         _ => Ok(()),
     }
+}
+
+/// The size of a volume in memory: the least of its own limit, the pod's, and what the node has. Source: KEP-1967.
+fn memory_size(setup: &Setup<'_>, source: &EmptyDirVolumeSource) -> Option<u64> {
+    let own = source.size_limit.as_ref().map(value);
+    let pod = pod_resources(&setup.pod.spec, None).memory_limit_bytes;
+    let bounds = [own, pod, Some(setup.fields.node_memory_bytes)].into_iter().flatten();
+    bounds.filter(|bytes| *bytes > 0).min().and_then(|bytes| u64::try_from(bytes).ok())
 }
 
 fn is_memory(source: &EmptyDirVolumeSource) -> bool {
@@ -352,6 +359,27 @@ mod tests {
 
         tear_down(&directories).unwrap();
         assert!(!directories.data().exists() && !directories.run().exists());
+    }
+
+    #[test]
+    fn a_volume_in_memory_is_bounded_by_the_least() {
+        let directories = PodDirectories::new(Path::new("/d"), Path::new("/r"), "u1");
+        let size = |limit: Option<&str>, own: Option<&str>, node: i64| {
+            let resources =
+                limit.map_or(serde_json::json!({}), |limit| serde_json::json!({"limits": {"memory": limit}}));
+            let pod = pod(serde_json::json!({"containers": [{"name": "main", "resources": resources}]}));
+            let fields = FieldContext { node_memory_bytes: node, ..FieldContext::default() };
+            let now = Timestamp::UNIX_EPOCH;
+            let setup =
+                Setup { pod: &pod, directories: &directories, fields: &fields, objects: &Maps("1"), now };
+            let size_limit = own.map(|own| serde_json::from_value(own.into()).unwrap());
+            memory_size(&setup, &EmptyDirVolumeSource { size_limit, ..EmptyDirVolumeSource::default() })
+        };
+        assert_eq!(size(None, None, 4 << 30), Some(4 << 30));
+        assert_eq!(size(Some("1Gi"), None, 4 << 30), Some(1 << 30));
+        assert_eq!(size(Some("1Gi"), Some("1Mi"), 4 << 30), Some(1 << 20));
+        assert_eq!(size(None, Some("8Gi"), 4 << 30), Some(4 << 30));
+        assert_eq!(size(None, Some("0"), 0), None, "the kernel's own bound");
     }
 
     #[test]

@@ -269,7 +269,7 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
     if let Some(hook) = hook {
         let done = tokio::select! {
-            done = hooks::run(deps, container, &id, start.addresses.first().copied(), hook) => done,
+            done = hooks::run(&*deps.runtime, &*deps.clock, container, &id, start.addresses.first().copied(), hook) => done,
             () = start.cancel.cancelled() => return Ok(()),
         };
         if let Err(error) = done {
@@ -317,6 +317,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         env,
         mounts,
         message_file,
+        address: start.addresses.first().copied(),
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
 }

@@ -11,13 +11,9 @@ use reconcile::EventType;
 use tokio::sync::watch;
 
 use crate::deps::Deps;
-use crate::hooks;
+use crate::hooks::{self, LEAST_GRACE};
 use crate::pod::view::pre_stop;
 use crate::pod::{ContainerKind, ContainerRecord, PodView};
-
-/// Even a grace that is used up leaves a process so long to end in order. Source: upstream's
-/// `minimumGracePeriodInSeconds`.
-const LEAST_GRACE: Duration = Duration::from_secs(2);
 
 /// When the grace ends; may come nearer while containers are being stopped.
 pub(crate) type Deadline = watch::Receiver<Timestamp>;
@@ -68,7 +64,7 @@ pub(crate) async fn stop_one(
         .and_then(|(_, container)| pre_stop(container).map(|hook| (container, hook)));
     if let Some((container, hook)) = hook.filter(|_| record.is_running() && until > deps.now()) {
         tokio::select! {
-            done = hooks::run(deps, container, &record.id, address, hook) => {
+            done = hooks::run(&*deps.runtime, &*deps.clock, container, &record.id, address, hook) => {
                 if let Err(error) = done {
                     deps.warning(pod, &record.name, "FailedPreStopHook", format!("PreStopHook failed: {error}"));
                 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::state::PodWorker;
 use super::{grace_end, ops, stop};
 use crate::deps::{Deps, blocking};
+use crate::hooks::end_container;
 use crate::pod::spec::log_directory;
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_state::PodRuntime;
@@ -198,7 +199,14 @@ pub(crate) async fn terminate_orphan(deps: Arc<Deps>, orphan: SandboxRecord) {
     let runtime = deps.state.pod(&orphan.pod_uid);
     let grace = Duration::from_secs(u64::try_from(orphan.grace_seconds).unwrap_or(0));
     let running = runtime.containers.iter().filter(|record| record.exit().is_none());
-    futures::future::join_all(running.map(|record| deps.runtime.stop_container(&record.id, grace))).await;
+    futures::future::join_all(running.map(|record| async {
+        if let Ok(status) = deps.runtime.container(&record.id).await
+            && let Err(error) = end_container(&*deps.runtime, &*deps.clock, &status, grace).await
+        {
+            tracing::warn!(container = record.name, %error, "container not stopped");
+        }
+    }))
+    .await;
     let failed = |error: &str| {
         tracing::warn!(pod = orphan.pod_uid, error, "the rest of a pod is not removed, trying again");
     };

@@ -153,6 +153,57 @@ async fn a_restarted_node_leaves_containers_alone() {
 }
 
 #[tokio::test]
+async fn hooks_run_before_a_container_is_stopped_also_where_its_pod_is_gone() {
+    let mut world = World::new().await;
+    let mut spec = one();
+    spec["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["say", "goodbye"]}}});
+    world.create("web", spec.clone());
+    world.pod_until("web", "Running", running).await;
+    world.api.delete_pod("web", 30);
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    world.create("orphan", spec);
+    world.pod_until("orphan", "Running", running).await;
+    world.stop().await;
+    world.api.remove("pods", "default", "orphan");
+    world.start().await;
+    world.until("orphan removed", || world.runtime.sandbox_ids().is_empty().then_some(())).await;
+    let log = world.runtime.log.lock().clone();
+    let ends: Vec<&String> =
+        log.iter().filter(|line| line.starts_with("exec ") || line.starts_with("stop main")).collect();
+    assert_eq!(ends, ["exec say goodbye", "stop main 30", "exec say goodbye", "stop main 30"]);
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_for_isolation_that_is_not_there_does_not_run() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["hostUsers"] = false.into();
+    world.create("web", spec);
+    let refused = |reason: &'static str, part: &'static str| {
+        let world = &world;
+        async move {
+            world
+                .until(part, || {
+                    world.events(reason).iter().any(|message| message.contains(part)).then_some(())
+                })
+                .await;
+        }
+    };
+    refused("FailedCreatePodSandBox", "spec.hostUsers: false").await;
+    assert!(world.runtime.sandbox_ids().is_empty());
+    let mut spec = one();
+    spec["containers"][0]["securityContext"] =
+        json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "deny"}});
+    world.create("armored", spec);
+    refused("Failed", "appArmorProfile asks for Localhost deny").await;
+    let pod = world.pod_until("armored", "refused", |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+    });
+    assert_eq!(pod.await["status"]["phase"], "Pending");
+    assert!(world.runtime.newest("main").is_none());
+}
+
+#[tokio::test]
 async fn a_dead_shim_means_a_new_sandbox_and_address() {
     let world = World::new().await;
     world.create("web", one());

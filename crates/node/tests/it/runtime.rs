@@ -229,6 +229,7 @@ impl Runtime for Fake {
 
     /// `cat` gives its input back; `exit N` ends with N; `size` tells the first resize; others print their command.
     async fn exec(&self, _: &str, spec: ExecSpec) -> Result<Process, EngineError> {
+        self.say(format!("exec {}", spec.command.join(" ")));
         let (stdin, mut input) = tokio::io::duplex(1024);
         let (resize, mut resized) = mpsc::channel::<TerminalSize>(4);
         let (exit, receiver) = oneshot::channel();

@@ -168,7 +168,7 @@ mod tests {
     /// What the kernel would answer to a native call: an interpreter of the few instructions that filters are made of.
     fn answer(filter: &Filter, call: &str, arguments: &[u64]) -> u32 {
         let number = i32::from(ScmpSyscall::from_name(call).unwrap());
-        let mut data = vec![0u8; 64];
+        let mut data = [0u8; 64];
         data[..4].copy_from_slice(&number.to_ne_bytes());
         data[4..8].copy_from_slice(&0xc000_003e_u32.to_ne_bytes());
         for (position, argument) in arguments.iter().enumerate() {
