@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::ObjectMeta;
 use jiff::Timestamp;
+use reconcile::taints::Toleration;
 use serde::Deserialize;
 
 /// A projection of `core/v1.Pod`.
@@ -55,22 +56,6 @@ pub struct ContainerPort {
     pub protocol: String,
 }
 
-/// `core/v1.Toleration`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Toleration {
-    /// The taint's key; empty with `Exists`: every taint.
-    pub key: String,
-    /// `Exists` or `Equal` (also if empty).
-    pub operator: String,
-    /// The taint's value, with `Equal`.
-    pub value: String,
-    /// The taint's effect; empty: every effect.
-    pub effect: String,
-    /// For NoExecute: how long it is borne; for ever if absent.
-    pub toleration_seconds: Option<i64>,
-}
-
 /// The part of `core/v1.PodStatus` that controllers use.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -103,19 +88,6 @@ pub struct PodIp {
 pub struct ContainerStatus {
     /// How often it was started again.
     pub restart_count: i64,
-}
-
-impl Toleration {
-    /// Whether it covers a taint. Source: `Toleration.ToleratesTaint`.
-    pub fn covers(&self, key: &str, value: &str, effect: &str) -> bool {
-        (self.effect.is_empty() || self.effect == effect)
-            && (self.key.is_empty() || self.key == key)
-            && match self.operator.as_str() {
-                "Exists" => true,
-                "" | "Equal" => !self.key.is_empty() && self.value == value,
-                _ => false,
-            }
-    }
 }
 
 /// A condition of a pod or node.

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use jiff::Timestamp;
+use reconcile::taints::Taint;
 use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
 use serde_json::json;
 
 use crate::claim::ignore_gone;
 use crate::context::{Ctx, decode};
-use crate::node_lifecycle::{Node, Taint};
+use crate::node_lifecycle::Node;
 use crate::pods::Pod;
 
 const NAME: &str = "taint-eviction-controller";
@@ -96,12 +97,8 @@ fn executing(node: &Node) -> Vec<Taint> {
 fn leaves_at(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Timestamp> {
     let mut earliest: Option<Timestamp> = None;
     for taint in taints {
-        let tolerations: Vec<_> = pod
-            .spec
-            .tolerations
-            .iter()
-            .filter(|toleration| toleration.covers(&taint.key, &taint.value, &taint.effect))
-            .collect();
+        let tolerations: Vec<_> =
+            pod.spec.tolerations.iter().filter(|toleration| toleration.covers(taint)).collect();
         if tolerations.is_empty() {
             return Some(now);
         }

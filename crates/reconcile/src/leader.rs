@@ -178,7 +178,11 @@ fn next_spec(held: &LeaseSpec, identity: &str, now: Timestamp) -> LeaseSpec {
         lease_duration_seconds: i64::try_from(LEASE.as_secs()).unwrap_or(i64::MAX),
         acquire_time: if same { held.acquire_time } else { Some(now) },
         renew_time: Some(now),
-        lease_transitions: held.lease_transitions + i64::from(!same && !held.holder_identity.is_empty()),
+        // An int32 in the API: a count at its end must not make the lease unwritable.
+        lease_transitions: held
+            .lease_transitions
+            .saturating_add(i64::from(!same && !held.holder_identity.is_empty()))
+            .min(i32::MAX.into()),
     }
 }
 

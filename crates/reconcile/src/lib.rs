@@ -9,6 +9,7 @@ pub mod kinds;
 pub mod leader;
 pub mod ports;
 pub mod queue;
+pub mod taints;
 pub mod time;
 
 mod cache;

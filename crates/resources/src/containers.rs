@@ -126,6 +126,11 @@ fn validate_ports(container: &Value, field: &str, errors: &mut FieldErrors) {
             }
             Some(_) => {}
         }
+        let host = tree::at(port, &["hostPort"]);
+        if host.as_i64().is_some_and(|port| port != 0 && !(1..=65535).contains(&port)) {
+            let detail = "must be between 1 and 65535, inclusive";
+            errors.push(FieldError::invalid(format!("{field}.hostPort"), host, detail));
+        }
         let protocol = tree::at(port, &["protocol"]);
         if !protocol.as_str().is_some_and(|text| PROTOCOLS.contains(&text)) {
             errors.push(FieldError::not_supported(format!("{field}.protocol"), protocol, &PROTOCOLS));
@@ -277,7 +282,7 @@ mod tests {
     fn failures_name_their_fields() {
         let mut errors = Vec::new();
         let container = json!({
-            "name": "A", "image": "", "imagePullPolicy": "Always", "ports": [{ "containerPort": 70000, "protocol": "TCP" }],
+            "name": "A", "image": "", "imagePullPolicy": "Always", "ports": [{ "containerPort": 70000, "hostPort": 70000, "protocol": "TCP" }, { "containerPort": 1, "hostPort": -1, "protocol": "TCP" }],
             "volumeMounts": [{ "name": "gone", "mountPath": "/x" }],
             "resources": { "limits": { "cpu": "1" }, "requests": { "cpu": "1500m" } },
             "livenessProbe": {},
@@ -290,6 +295,8 @@ mod tests {
                 "spec.containers[0].name",
                 "spec.containers[0].image",
                 "spec.containers[0].ports[0].containerPort",
+                "spec.containers[0].ports[0].hostPort",
+                "spec.containers[0].ports[1].hostPort",
                 "spec.containers[0].volumeMounts[0].name",
                 "spec.containers[0].resources.requests",
                 "spec.containers[0].livenessProbe",

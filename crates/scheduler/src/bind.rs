@@ -64,9 +64,9 @@ fn undo(shared: &Shared, pod: &Pod, status: &Status) {
 }
 
 /// Says on the pod and in an event why it goes nowhere.
-pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, message: String) {
+pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, reason: &str, message: String) {
     shared.events.event(involved(&pod), EventType::Warning, "FailedScheduling", message.as_str());
-    write_condition(&shared, &pod, "Unschedulable", &message).await;
+    write_condition(&shared, &pod, reason, &message).await;
 }
 
 /// Writes the condition PodScheduled=False, unless it says so already.

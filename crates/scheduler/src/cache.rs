@@ -15,7 +15,7 @@ pub struct NodeState {
     /// What its pods ask for together.
     pub requested: Resources,
     /// The same for comparing nodes: cpu in thousandths and memory in bytes, with defaults for pods that ask nothing.
-    pub scored: (i64, i64),
+    pub scored: (i128, i128),
     /// Its pods, by uid.
     pub pods: HashMap<String, Arc<Pod>>,
 }

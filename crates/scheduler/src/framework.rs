@@ -170,7 +170,7 @@ fn fit_error(total: usize, reasons: &BTreeMap<String, usize>) -> String {
 pub fn normalize_to_max(scores: &mut [i64], reversed: bool) {
     let max = scores.iter().copied().max().unwrap_or(0);
     for score in scores {
-        *score = if max == 0 { 0 } else { *score * MAX_SCORE / max };
+        *score = if max == 0 { 0 } else { score.saturating_mul(MAX_SCORE) / max };
         if reversed {
             *score = MAX_SCORE - *score;
         }

@@ -35,6 +35,10 @@ use types::Pod;
 
 /// Upstream's name of the event source.
 const SOURCE: &str = "default-scheduler";
+/// Reason of PodScheduled: no node takes the pod.
+const UNSCHEDULABLE: &str = "Unschedulable";
+/// Reason of PodScheduled: the scheduler could not even try. Source: `PodReasonSchedulerError`.
+const SCHEDULER_ERROR: &str = "SchedulerError";
 
 /// The scheduler.
 pub struct Scheduler {
@@ -68,14 +72,16 @@ struct State {
     queue: PodQueue,
     cache: Cache,
     turn: usize,
+    /// Pods that cannot be read, with the reason: to be told.
+    unreadable: Vec<(Arc<Pod>, String)>,
 }
 
 /// What the loop does next.
 enum Next {
     /// Bind: the pod carries the node.
     Bind(Arc<Pod>),
-    /// Say why not.
-    Refuse(Arc<Pod>, String),
+    /// Say why not: the condition's reason and message.
+    Refuse(Arc<Pod>, &'static str, String),
     /// Sleep until then, or until something happens.
     Wait(Option<jiff::Timestamp>),
 }
@@ -107,7 +113,9 @@ impl Component for Scheduler {
             let next = shared.next();
             match next {
                 Next::Bind(pod) => drop(ctx.spawn_draining(bind::bind(shared.clone(), pod))),
-                Next::Refuse(pod, message) => drop(ctx.spawn(bind::refuse(shared.clone(), pod, message))),
+                Next::Refuse(pod, reason, message) => {
+                    drop(ctx.spawn(bind::refuse(shared.clone(), pod, reason, message)));
+                }
                 Next::Wait(until) => {
                     tokio::select! {
                         () = ctx.cancelled() => return Ok(()),
@@ -135,6 +143,9 @@ impl Shared {
     fn next(&self) -> Next {
         let now = self.clock.now();
         let state = &mut *self.state.lock();
+        if let Some((pod, error)) = state.unreadable.pop() {
+            return Next::Refuse(pod, SCHEDULER_ERROR, error);
+        }
         loop {
             let deadline = state.queue.tick(now);
             let Some(attempt) = state.queue.pop() else { return Next::Wait(deadline) };
@@ -153,7 +164,7 @@ impl Shared {
                 }
                 Decision::Unschedulable { message, rejected_by } => {
                     state.queue.refused(&pod.uid, rejected_by, now);
-                    Next::Refuse(pod, message)
+                    Next::Refuse(pod, UNSCHEDULABLE, message)
                 }
             };
         }

@@ -7,13 +7,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// What a pod without a request counts as when nodes are compared. Source: `schedutil.DefaultMilliCPURequest`.
-const DEFAULT_CPU_MILLI: i64 = 100;
+const DEFAULT_CPU_MILLI: i128 = 100;
 /// The same for memory, in bytes.
-const DEFAULT_MEMORY_BYTES: i64 = 200 << 20;
+const DEFAULT_MEMORY_BYTES: i128 = 200 << 20;
 
 /// Amounts by resource name: thousandths of cores for `cpu`, whole units (bytes) for all others.
+///
+/// Each pod may ask for as much as an `i64` holds. Sums are wider, so that they never overflow, and what a pod added is
+/// exactly what is taken away when it goes: a saturated sum would forget the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources(BTreeMap<String, i64>);
+pub struct Resources(BTreeMap<String, i128>);
 
 impl Resources {
     /// From a resource list. A malformed amount counts as 0: the API server has refused it before.
@@ -21,26 +24,25 @@ impl Resources {
         let amount = |name: &str, value: &Value| {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let quantity: Quantity = text.parse().unwrap_or_else(|_| Quantity::from_milli(0));
-            if name == "cpu" { quantity.milli_value() } else { quantity.value() }
+            i128::from(if name == "cpu" { quantity.milli_value() } else { quantity.value() })
         };
         Self(list.iter().map(|(name, value)| (name.clone(), amount(name, value))).collect())
     }
 
     /// The amount of one resource.
-    pub fn get(&self, name: &str) -> i64 {
+    pub fn get(&self, name: &str) -> i128 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
     /// Every resource with its amount.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, i128)> {
         self.0.iter().map(|(name, amount)| (name.as_str(), *amount))
     }
 
     /// Adds amounts.
     pub fn add(&mut self, other: &Self) {
         for (name, amount) in &other.0 {
-            let held = self.0.entry(name.clone()).or_insert(0);
-            *held = held.saturating_add(*amount);
+            *self.0.entry(name.clone()).or_insert(0) += amount;
         }
     }
 
@@ -48,7 +50,7 @@ impl Resources {
     pub fn subtract(&mut self, other: &Self) {
         for (name, amount) in &other.0 {
             if let Some(held) = self.0.get_mut(name) {
-                *held = held.saturating_sub(*amount);
+                *held -= amount;
             }
         }
     }
@@ -62,8 +64,8 @@ impl Resources {
     }
 
     /// `(cpu in thousandths, memory in bytes)` for comparing nodes: nothing asked counts as a little.
-    pub fn for_scoring(&self) -> (i64, i64) {
-        let or = |amount: i64, default: i64| if amount == 0 { default } else { amount };
+    pub fn for_scoring(&self) -> (i128, i128) {
+        let or = |amount: i128, default: i128| if amount == 0 { default } else { amount };
         (or(self.get("cpu"), DEFAULT_CPU_MILLI), or(self.get("memory"), DEFAULT_MEMORY_BYTES))
     }
 }
@@ -81,7 +83,7 @@ pub(crate) struct ContainerNeeds {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PortNeeds {
-    pub(crate) host_port: u16,
+    pub(crate) host_port: i64,
     #[serde(rename = "hostIP")]
     pub(crate) host_ip: String,
     pub(crate) protocol: String,

@@ -120,6 +120,39 @@ fn tolerations_affinity_and_spread_decide() {
 }
 
 #[test]
+fn the_largest_amounts_neither_overflow_nor_blur_what_others_use() {
+    let mut cache = cluster(vec![node("a", json!({}), "2", 10)]);
+    place(&pod("small", cpu("1")), &mut cache);
+    let giant = json!({ "nodeName": "a", "containers": [
+        { "resources": { "requests": { "cpu": "10E", "memory": "10E" } } },
+        { "resources": { "requests": { "cpu": "10E", "memory": "10E" } } },
+    ] });
+    // Pods that name their node pass no filter: two of them are together far beyond an i64.
+    for uid in ["g1", "g2"] {
+        cache.put_pod(Arc::new(pod(uid, giant.clone())));
+    }
+    assert!(refusal(&pod("x", cpu("1m")), &cache).contains("1 Insufficient cpu"));
+    assert!(refusal(&pod("y", cpu("10E")), &cache).contains("1 Insufficient cpu"));
+    assert!(cache.remove_pod("g1") && cache.remove_pod("g2"));
+    assert!(refusal(&pod("z", cpu("1001m")), &cache).contains("1 Insufficient cpu"));
+    assert_eq!(place(&pod("z", cpu("1")), &mut cache), "a");
+    let mut vast = cluster(vec![node("v", json!({}), "10E", 10)]);
+    assert_eq!(place(&pod("g", cpu("10E")), &mut vast), "v");
+}
+
+#[test]
+fn what_cannot_be_read_still_has_a_name() {
+    let broken = object(&json!({
+        "metadata": { "name": "b", "namespace": "ns", "uid": "u" }, "spec": { "priority": "high" },
+        "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "SchedulerError" }] },
+    }));
+    assert!(Pod::decode(&broken).is_err());
+    let known = Pod::unreadable(&broken);
+    assert_eq!((known.key.name.as_str(), known.uid.as_str()), ("b", "u"));
+    assert_eq!(known.scheduled.map(|(_, reason, _)| reason).as_deref(), Some("SchedulerError"));
+}
+
+#[test]
 fn hints_wake_only_whom_they_help() {
     let framework = Framework::default();
     let small = Arc::new(node("a", json!({}), "1", 10));

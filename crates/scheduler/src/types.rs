@@ -6,6 +6,7 @@ use api::selectors::{MatchExpression, Requirement};
 use api::{Key, Object, ObjectMeta};
 use base::BoxError;
 use jiff::Timestamp;
+use reconcile::taints::{Taint, Toleration};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -108,45 +109,6 @@ impl NodeSelectorTerm {
     }
 }
 
-/// `core/v1.Toleration`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Toleration {
-    /// Empty with `Exists`: every taint.
-    pub key: String,
-    /// `Exists` or `Equal` (also if empty).
-    pub operator: String,
-    /// With `Equal`.
-    pub value: String,
-    /// Empty: every effect.
-    pub effect: String,
-}
-
-impl Toleration {
-    /// Whether it covers a taint. Source: `Toleration.ToleratesTaint`.
-    pub fn covers(&self, taint: &Taint) -> bool {
-        (self.effect.is_empty() || self.effect == taint.effect)
-            && (self.key.is_empty() || self.key == taint.key)
-            && match self.operator.as_str() {
-                "Exists" => true,
-                "" | "Equal" => !self.key.is_empty() && self.value == taint.value,
-                _ => false,
-            }
-    }
-}
-
-/// `core/v1.Taint`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Taint {
-    /// Key.
-    pub key: String,
-    /// Value.
-    pub value: String,
-    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
-    pub effect: String,
-}
-
 /// A node, as far as placing pods goes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Node {
@@ -209,7 +171,29 @@ struct Condition {
     message: String,
 }
 
+/// The condition PodScheduled: status, reason, message.
+fn scheduled(conditions: Vec<Condition>) -> Option<(String, String, String)> {
+    let held = conditions.into_iter().find(|held| held.r#type == "PodScheduled")?;
+    Some((held.status, held.reason, held.message))
+}
+
 impl Pod {
+    /// What can be said of a pod that cannot be decoded: who it is, and its condition PodScheduled if that can be read.
+    pub fn unreadable(object: &Object) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct StatusOnly {
+            status: PodStatus,
+        }
+        let conditions = object.decode::<StatusOnly>().unwrap_or_default().status.conditions;
+        Self {
+            key: object.key(),
+            uid: object.meta().uid.clone(),
+            scheduled: scheduled(conditions),
+            ..Self::default()
+        }
+    }
+
     /// Decodes a pod.
     pub fn decode(object: &Object) -> Result<Self, BoxError> {
         let body: PodBody =
@@ -219,7 +203,6 @@ impl Pod {
             pod_requests(&spec.containers, &spec.init_containers, spec.resources.as_ref(), &spec.overhead);
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
         let ports = spec.containers.into_iter().flat_map(|container| container.ports);
-        let scheduled = body.status.conditions.into_iter().find(|held| held.r#type == "PodScheduled");
         Ok(Self {
             key: object.key(),
             terminating: body.metadata.is_terminating(),
@@ -234,13 +217,13 @@ impl Pod {
             uid: body.metadata.uid,
             requests,
             ports: ports
-                .filter(|port| port.host_port > 0)
-                .map(|port| (or(port.host_ip, "0.0.0.0"), or(port.protocol, "TCP"), port.host_port))
+                .filter_map(|port| Some((u16::try_from(port.host_port).ok().filter(|port| *port > 0)?, port)))
+                .map(|(number, port)| (or(port.host_ip, "0.0.0.0"), or(port.protocol, "TCP"), number))
                 .collect(),
             node_selector: spec.node_selector,
             affinity: spec.affinity.and_then(|affinity| affinity.node_affinity).unwrap_or_default(),
             tolerations: spec.tolerations,
-            scheduled: scheduled.map(|held| (held.status, held.reason, held.message)),
+            scheduled: scheduled(body.status.conditions),
         })
     }
 

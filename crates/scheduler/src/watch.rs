@@ -62,7 +62,7 @@ impl Shared {
         };
         let pod = match Pod::decode(new) {
             Ok(pod) => Arc::new(pod),
-            Err(error) => return tracing::warn!(pod = %change.key, %error, "pod left out"),
+            Err(error) => return self.pod_unreadable(change, new, &error.to_string()),
         };
         let state = &mut *self.state.lock();
         if pod.occupies() {
@@ -86,6 +86,18 @@ impl Shared {
         } else {
             state.queue.remove(&pod.uid);
             state.cache.remove_pod(&pod.uid);
+        }
+    }
+
+    /// A pod that cannot be read is placed nowhere, which its user has to know. It is said once per version of its spec.
+    fn pod_unreadable(&self, change: &Change, new: &Object, error: &str) {
+        tracing::warn!(pod = %change.key, error, "pod left out");
+        let state = &mut *self.state.lock();
+        state.queue.remove(&new.meta().uid);
+        let changed = change.old.as_ref().is_none_or(|old| old.meta().generation != new.meta().generation);
+        if changed && new.node_name().is_none() && !new.meta().is_terminating() {
+            state.unreadable.push((Arc::new(Pod::unreadable(new)), error.to_owned()));
+            self.wake.notify_one();
         }
     }
 

@@ -25,8 +25,8 @@ use crate::claim::ignore_gone;
 use crate::context::{Ctx, decode};
 use crate::pods::Pod;
 
+pub use plan::Node;
 use plan::{GRACE, lost_conditions, ready_status, wanted_taints};
-pub use plan::{Node, Taint};
 
 const NAME: &str = "node-lifecycle-controller";
 /// The namespace of the nodes' leases.

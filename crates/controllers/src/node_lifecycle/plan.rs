@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use api::ObjectMeta;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use reconcile::taints::Taint;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// How long a node may be silent. Source: `--node-monitor-grace-period`.
@@ -30,22 +31,6 @@ pub struct NodeSpec {
     pub taints: Vec<Taint>,
     /// Whether it is cordoned.
     pub unschedulable: bool,
-}
-
-/// `core/v1.Taint`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Taint {
-    /// Key.
-    pub key: String,
-    /// Value.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub value: String,
-    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
-    pub effect: String,
-    /// When it was set, for NoExecute.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reconcile::time::serialize_seconds")]
-    pub time_added: Option<Timestamp>,
 }
 
 /// The part of `core/v1.NodeStatus` that counts here.

@@ -15,7 +15,7 @@ impl Plugin for Fit {
     fn filter(&self, pod: &Pod, node: &Node, state: &NodeState) -> Vec<String> {
         let mut reasons = Vec::new();
         let pods_max = node.allocatable.get("pods");
-        if i64::try_from(state.pods.len()).is_ok_and(|pods| pods + 1 > pods_max) {
+        if i128::try_from(state.pods.len()).is_ok_and(|pods| pods + 1 > pods_max) {
             reasons.push("Too many pods".to_owned());
         }
         for (name, wanted) in pod.requests.iter().filter(|(_, wanted)| *wanted > 0) {
@@ -34,9 +34,7 @@ impl Plugin for Fit {
 
     fn score(&self, pod: &Pod, node: &Node, state: &NodeState) -> Option<i64> {
         let [cpu, memory] = usage(pod, node, state);
-        let free = |(used, total): (i64, i64)| {
-            if total <= 0 || used > total { 0 } else { (total - used) * MAX_SCORE / total }
-        };
+        let free = |used: Usage| if used.is_over() { 0 } else { MAX_SCORE - used.percent() };
         Some((free(cpu) + free(memory)) / 2)
     }
 
@@ -62,19 +60,39 @@ impl Plugin for Balanced {
 
     fn score(&self, pod: &Pod, node: &Node, state: &NodeState) -> Option<i64> {
         let [cpu, memory] = usage(pod, node, state);
-        let share = |(used, total): (i64, i64)| {
-            if total <= 0 { MAX_SCORE } else { (used.saturating_mul(MAX_SCORE) / total).min(MAX_SCORE) }
-        };
         // The standard deviation of two values is half their distance.
-        Some(MAX_SCORE - (share(cpu) - share(memory)).abs() / 2)
+        Some(MAX_SCORE - (cpu.percent() - memory.percent()).abs() / 2)
     }
 }
 
-/// `(used, total)` of cpu and memory with the pod on the node.
-fn usage(pod: &Pod, node: &Node, state: &NodeState) -> [(i64, i64); 2] {
+/// How much of one resource of a node is used.
+#[derive(Clone, Copy)]
+struct Usage {
+    used: i128,
+    total: i128,
+}
+
+impl Usage {
+    fn is_over(self) -> bool {
+        self.total <= 0 || self.used > self.total
+    }
+
+    /// The used part, rounded up, in hundredths: 0 to [`MAX_SCORE`].
+    fn percent(self) -> i64 {
+        if self.is_over() {
+            return MAX_SCORE;
+        }
+        let hundredths = self.used.max(0).saturating_mul(MAX_SCORE.into());
+        let rounded_up = hundredths / self.total + i128::from(hundredths % self.total != 0);
+        i64::try_from(rounded_up).unwrap_or(MAX_SCORE)
+    }
+}
+
+/// Usage of cpu and memory with the pod on the node.
+fn usage(pod: &Pod, node: &Node, state: &NodeState) -> [Usage; 2] {
     let (cpu, memory) = pod.requests.for_scoring();
     [
-        (state.scored.0 + cpu, node.allocatable.get("cpu")),
-        (state.scored.1 + memory, node.allocatable.get("memory")),
+        Usage { used: state.scored.0 + cpu, total: node.allocatable.get("cpu") },
+        Usage { used: state.scored.1 + memory, total: node.allocatable.get("memory") },
     ]
 }

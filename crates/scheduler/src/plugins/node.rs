@@ -1,8 +1,10 @@
 //! Plugins that look at the node itself: cordons, names, selectors and affinity, host ports.
 
+use reconcile::taints::Taint;
+
 use crate::cache::NodeState;
 use crate::framework::{Event, Plugin, normalize_to_max};
-use crate::types::{Node, Pod, Taint};
+use crate::types::{Node, Pod};
 
 /// Cordoned nodes take nobody, except pods that tolerate the cordon's taint.
 pub(super) struct Unschedulable;
@@ -83,7 +85,7 @@ impl Plugin for Affinity {
             return None;
         }
         let terms = pod.affinity.preferred.iter().filter(|term| term.preference.matches(node));
-        Some(terms.map(|term| term.weight).sum())
+        Some(terms.map(|term| term.weight).fold(0, i64::saturating_add))
     }
 
     fn normalize(&self, scores: &mut [i64]) {

@@ -1,8 +1,10 @@
 //! Taints and tolerations.
 
+use reconcile::taints::Taint;
+
 use crate::cache::NodeState;
 use crate::framework::{Event, Plugin, normalize_to_max};
-use crate::types::{Node, Pod, Taint};
+use crate::types::{Node, Pod};
 
 /// Nodes with a taint take only pods that tolerate it; those with fewer soft taints are better.
 pub(super) struct TaintToleration;
