@@ -6,11 +6,12 @@ use std::net::IpAddr;
 
 use api::connect::User;
 use api::{
-    Call, GroupVersionResource, ListOptions, PatchType, Reason, Request, Response, Status, WatchEventKind,
-    WriteOptions,
+    Call, GroupVersionResource, ListOptions, PatchType, Reason, Request, Response, Status, WatchEvent,
+    WatchEventKind, WriteOptions,
 };
 use base::BoxError;
 use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
 use serde_json::{Value, json};
 
 use crate::authn;
@@ -27,6 +28,26 @@ pub(crate) struct Bootstrap {
     pub(crate) service_ranges: Vec<(IpAddr, u8)>,
     pub(crate) kubernetes: Option<IpAddr>,
     pub(crate) dns: Option<IpAddr>,
+}
+
+/// What a watch says next; `None` when it has ended.
+type Said = Option<Result<Vec<WatchEvent>, Status>>;
+
+/// The watches of all bootstrap objects.
+pub(crate) struct Watched {
+    events: SelectAll<BoxStream<'static, Said>>,
+}
+
+impl Watched {
+    /// Returns when one of the objects has been deleted, or a watch ended: time to apply again.
+    pub(crate) async fn disturbed(&mut self) -> Result<(), Status> {
+        while let Some(Some(batch)) = self.events.next().await {
+            if batch?.iter().any(|event| event.kind == WatchEventKind::Deleted) {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One object: resource, namespace, content.
@@ -50,26 +71,25 @@ impl Bootstrap {
         Ok(())
     }
 
-    /// Returns when Service `default/kubernetes` has been deleted (or its watch ended): time to apply again.
-    pub(crate) async fn disturbed(pipeline: &Pipeline) -> Result<(), Status> {
-        let options =
-            ListOptions { field_selector: "metadata.name=kubernetes".into(), ..ListOptions::default() };
-        let request = Request {
-            resource: GroupVersionResource::new("", "v1", "services"),
-            namespace: "default".to_owned(),
-            name: String::new(),
-            subresource: String::new(),
-            call: Call::Watch(options),
-        };
-        let Response::Watch(mut stream) = pipeline.call(&administrator(), request).await? else {
-            return Err(Status::internal("a watch was answered with something else"));
-        };
-        while let Some(batch) = stream.next().await {
-            if batch?.iter().any(|event| event.kind == WatchEventKind::Deleted) {
-                break;
-            }
+    /// Watches every object of [`Bootstrap::apply`]. Begun before applying, it misses no deletion after.
+    pub(crate) async fn watch(&self, pipeline: &Pipeline) -> Result<Watched, Status> {
+        let mut streams = Vec::new();
+        for item in self.items() {
+            let name = item.object["metadata"]["name"].as_str().unwrap_or_default();
+            let field_selector = format!("metadata.name={name}");
+            let request = Request {
+                resource: item.resource,
+                namespace: item.namespace.to_owned(),
+                name: String::new(),
+                subresource: String::new(),
+                call: Call::Watch(ListOptions { field_selector, ..ListOptions::default() }),
+            };
+            let Response::Watch(stream) = pipeline.call(&administrator(), request).await? else {
+                return Err(Status::internal("a watch was answered with something else"));
+            };
+            streams.push(stream.map(Some).chain(futures::stream::iter([None])).boxed());
         }
-        Ok(())
+        Ok(Watched { events: futures::stream::select_all(streams) })
     }
 
     fn items(&self) -> Vec<Item> {

@@ -145,13 +145,8 @@ async fn keep_bootstrap(pipeline: Arc<Pipeline>, bootstrap: Arc<Mutex<Bootstrap>
     const RETRY: Policy = Policy { first: Duration::from_millis(100), max: Duration::from_secs(10) };
     let mut failures = 0;
     loop {
-        let watched = Bootstrap::disturbed(&pipeline).await.map_err(BoxError::from);
         let present = bootstrap.lock().clone();
-        let applied = match watched {
-            Ok(()) => present.apply(&pipeline).await,
-            Err(error) => Err(error),
-        };
-        failures = match applied {
+        failures = match kept_once(&pipeline, &present).await {
             Ok(()) => 0,
             Err(error) => {
                 tracing::warn!(%error, "objects of the system are not kept; trying again");
@@ -160,6 +155,13 @@ async fn keep_bootstrap(pipeline: Arc<Pipeline>, bootstrap: Arc<Mutex<Bootstrap>
         };
         tokio::time::sleep(RETRY.delay(failures)).await;
     }
+}
+
+/// One round: applied, and disturbed again.
+async fn kept_once(pipeline: &Pipeline, bootstrap: &Bootstrap) -> Result<(), BoxError> {
+    let mut watched = bootstrap.watch(pipeline).await?;
+    bootstrap.apply(pipeline).await?;
+    Ok(watched.disturbed().await?)
 }
 
 /// Forgets history that is older than one round.
