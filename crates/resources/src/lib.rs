@@ -10,6 +10,7 @@ mod ingress;
 mod namespaces;
 mod nodes;
 mod pod_spec;
+mod pod_update;
 mod pods;
 mod probes;
 mod services;

@@ -7,7 +7,7 @@ use apiserver::strategy::Strategy;
 use apiserver::tree;
 use serde_json::Value;
 
-use crate::pod_spec;
+use crate::{pod_spec, pod_update};
 
 pub(crate) struct Pods;
 
@@ -37,21 +37,7 @@ impl Strategy for Pods {
     }
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
-        let (after, before) = (tree::at(new, &["spec"]), tree::at(old, &["spec"]));
-        if with_mutable_of(after, before) != *before {
-            errors.push(FieldError::forbidden(
-                "spec",
-                "pod updates may not change fields other than `spec.containers[*].image`,\
-                 `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
-                 existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
-                 previously negative)",
-            ));
-        }
-        let kept = tree::items(after, &["tolerations"]);
-        if tree::items(before, &["tolerations"]).iter().any(|toleration| !kept.contains(toleration)) {
-            let detail = "existing toleration can not be modified except its tolerationSeconds";
-            errors.push(FieldError::forbidden("spec.tolerations", detail));
-        }
+        pod_update::validate(tree::at(new, &["spec"]), tree::at(old, &["spec"]), errors);
     }
 
     fn validate_status(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
@@ -71,27 +57,6 @@ impl Strategy for Pods {
         let ended = matches!(tree::text(object, &["status", "phase"]), "Succeeded" | "Failed");
         Some(if unbound || ended { 0 } else { grace })
     }
-}
-
-/// `after` with everything that may change taken from `before`: equal to `before` if only that changed.
-fn with_mutable_of(after: &Value, before: &Value) -> Value {
-    let mut munged = after.clone();
-    for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"]
-    {
-        tree::copy(before, &mut munged, field);
-    }
-    for list in ["containers", "initContainers"] {
-        let old = tree::items(before, &[list]);
-        let Some(new) = tree::members(&mut munged).get_mut(list).and_then(Value::as_array_mut) else {
-            continue;
-        };
-        if new.len() == old.len() {
-            for (container, old) in new.iter_mut().zip(old) {
-                tree::copy(old, container, "image");
-            }
-        }
-    }
-    munged
 }
 
 /// `Guaranteed` if every container's limits for CPU and memory are set and equal its requests, `BestEffort` if none sets
@@ -136,20 +101,6 @@ mod tests {
         let both = json!({ "cpu": "1", "memory": "1Gi" });
         assert_eq!(qos_class(&pod(json!({ "limits": both, "requests": both }))), "Guaranteed");
         assert_eq!(qos_class(&pod(json!({ "requests": { "cpu": "1" } }))), "Burstable");
-    }
-
-    #[test]
-    fn only_images_and_a_few_others_change() {
-        let old = pod(json!({}));
-        let mut image = old.clone();
-        image["spec"]["containers"][0]["image"] = "b:2".into();
-        let mut errors = Vec::new();
-        Pods.validate_update(&image, &old, &mut errors);
-        assert_eq!(errors, []);
-        let mut name = old.clone();
-        name["spec"]["containers"][0]["name"] = "c".into();
-        Pods.validate_update(&name, &old, &mut errors);
-        assert_eq!(errors[0].field, "spec");
     }
 
     #[test]
