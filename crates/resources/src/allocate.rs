@@ -10,7 +10,9 @@ use apiserver::strategy::{Companions, View};
 use apiserver::{net, rfc3339, tree};
 use serde_json::{Value, json};
 
-const GROUP: &str = "networking.k8s.io";
+use crate::service_ranges::{self, Range};
+
+pub(crate) const GROUP: &str = "networking.k8s.io";
 const ADDRESSES: &str = "ipaddresses";
 /// How often a random choice is repeated while it hits what is taken.
 const CHOICES_MAX: u32 = 64;
@@ -153,18 +155,19 @@ fn choose_addresses(view: &dyn View, service: &mut Value, old: &BTreeSet<IpAddr>
         }
         return Ok(());
     }
-    let ranges = ranges_for(view, service);
-    let families: Vec<&str> = ranges.iter().map(|(base, _)| family(base)).collect();
+    let families = families_of(view, service);
     let policy = if families.len() > 1 { "PreferDualStack" } else { "SingleStack" };
     let mut addresses: Vec<String> = Vec::new();
     if tree::text(service, &["spec", "clusterIP"]) == "None" {
         addresses.push("None".to_owned());
     } else {
+        let open = service_ranges::open(view);
         let asked = tree::items(service, &["spec", "clusterIPs"]).to_vec();
-        for (index, range) in ranges.iter().enumerate() {
+        for (index, name) in families.iter().enumerate() {
+            let ranges: Vec<Range> = open.iter().filter(|(base, _)| family(base) == *name).copied().collect();
             let address = match asked.get(index).and_then(Value::as_str).filter(|text| !text.is_empty()) {
-                Some(text) => explicit(service, text, *range, old)?,
-                None => random_address(view, *range)?,
+                Some(text) => explicit(service, text, &ranges, old)?,
+                None => any_address(view, name, &ranges)?,
             };
             addresses.push(address.to_string());
         }
@@ -179,47 +182,46 @@ fn choose_addresses(view: &dyn View, service: &mut Value, old: &BTreeSet<IpAddr>
     Ok(())
 }
 
-fn family(address: &IpAddr) -> &'static str {
+pub(crate) fn family(address: &IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-/// The ranges that the Service takes addresses from: one, or both where it asks for that.
-fn ranges_for(view: &dyn View, service: &Value) -> Vec<(IpAddr, u8)> {
-    let all = &view.settings().service_ranges;
+/// The families that the Service takes addresses of: one, or both where it asks for that.
+fn families_of(view: &dyn View, service: &Value) -> Vec<&'static str> {
+    let own = view.settings().service_ranges.iter().map(|(base, _)| family(base));
     let asked = tree::items(service, &["spec", "ipFamilies"]);
-    let mut ranges: Vec<(IpAddr, u8)> =
-        asked.iter().filter_map(|name| all.iter().find(|(base, _)| *name == family(base))).copied().collect();
-    if ranges.is_empty() {
+    let mut families: Vec<&str> = own.clone().filter(|name| asked.iter().any(|asked| asked == name)).collect();
+    // In the order of the Service, whose first family is the one of `clusterIP`.
+    families.sort_by_key(|name| asked.iter().position(|asked| asked == name));
+    if families.is_empty() {
         let explicit = tree::text(service, &["spec", "clusterIP"]).parse::<IpAddr>().ok();
-        let fits =
-            |(base, _): &&(IpAddr, u8)| explicit.is_none_or(|address| family(&address) == family(base));
-        ranges.extend(all.iter().find(fits));
+        families.extend(own.clone().find(|name| explicit.is_none_or(|address| family(&address) == *name)));
     }
     let both =
         matches!(tree::text(service, &["spec", "ipFamilyPolicy"]), "PreferDualStack" | "RequireDualStack");
     if both {
-        let more: Vec<_> = all.iter().filter(|range| !ranges.contains(range)).copied().collect();
-        ranges.extend(more);
+        let more: Vec<&str> = own.filter(|name| !families.contains(name)).collect();
+        families.extend(more);
     }
-    ranges
+    families
 }
 
 /// An address that the Service asks for by name.
 fn explicit(
     service: &Value,
     text: &str,
-    range: (IpAddr, u8),
+    ranges: &[Range],
     old: &BTreeSet<IpAddr>,
 ) -> Result<IpAddr, Status> {
     let refused = |detail: &str| invalid(service, "spec.clusterIPs", text, detail);
     let Ok(address) = text.parse::<IpAddr>() else {
         return Err(refused("must be a valid IP address").unwrap_or_else(|| Status::bad_request(text)));
     };
-    if !old.contains(&address) && !net::holds(range, address) {
+    if !old.contains(&address) && !ranges.iter().any(|range| net::holds(*range, address)) {
         let detail = format!(
             "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs \
-             is {}/{}",
-            range.0, range.1
+             is {}",
+            service_ranges::shown(ranges)
         );
         return Err(refused(&detail).unwrap_or_else(|| Status::bad_request(detail)));
     }
@@ -230,7 +232,19 @@ fn random() -> u128 {
     u128::from_str_radix(&base::id::hex64()[..32], 16).unwrap_or(0)
 }
 
-fn random_address(view: &dyn View, range: (IpAddr, u8)) -> Result<IpAddr, Status> {
+/// A free address of the first range that has one.
+fn any_address(view: &dyn View, name: &str, ranges: &[Range]) -> Result<IpAddr, Status> {
+    ranges.iter().find_map(|range| random_address(view, *range)).ok_or_else(|| {
+        let why = if ranges.is_empty() {
+            format!("no ServiceCIDR for {name} is Ready; create one")
+        } else {
+            format!("range {} is full; delete unused Services", service_ranges::shown(ranges))
+        };
+        Status::internal(format!("failed to allocate a serviceIP: {why}"))
+    })
+}
+
+fn random_address(view: &dyn View, range: Range) -> Option<IpAddr> {
     let usable = net::usable(range);
     let band = (usable / 16).clamp(16.min(usable / 2), STATIC_BAND_MAX);
     let free = |address: &IpAddr| view.peek(GROUP, ADDRESSES, "", &address.to_string()).is_none();
@@ -244,12 +258,7 @@ fn random_address(view: &dyn View, range: (IpAddr, u8)) -> Result<IpAddr, Status
         (0..count).map(move |step| net::nth(range.0, first + (start + step) % count))
     };
     let all = || from_anywhere(band + 1, usable - band).chain(from_anywhere(1, band));
-    chosen.or_else(|| all().find(free)).ok_or_else(|| {
-        Status::internal(format!(
-            "failed to allocate a serviceIP: range {}/{} is full; delete unused Services",
-            range.0, range.1
-        ))
-    })
+    chosen.or_else(|| all().find(free))
 }
 
 /// Fills `nodePort` and `healthCheckNodePort`.
@@ -271,22 +280,23 @@ fn choose_ports(
     if attempt > 0 {
         used.extend(ports_of_all(view));
     }
-    for port in ports_mut(spec) {
+    for (index, port) in ports_mut(spec).enumerate() {
         let number = node_port(port);
+        let asked = tree::at(port, &["nodePort"]).as_i64().unwrap_or(0);
         if !exposed {
             tree::members(port).remove("nodePort");
-        } else if number == 0 && allocates {
+        } else if asked == 0 && allocates {
             let number = free_port(range, &used)?;
             used.insert(number);
             tree::members(port).insert("nodePort".into(), number.into());
-        } else if number > 0 && !old.contains(&number) && !(range.0..=range.1).contains(&number) {
+        } else if asked != 0 && !old.contains(&number) && !(range.0..=range.1).contains(&number) {
             let detail = format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
                 range.0, range.1
             );
-            let field = place_of(&shown, number);
+            let field = format!("spec.ports[{index}].nodePort");
             return Err(
-                invalid(&shown, &field, number, &detail).unwrap_or_else(|| Status::bad_request(detail))
+                invalid(&shown, &field, asked, &detail).unwrap_or_else(|| Status::bad_request(detail))
             );
         }
     }

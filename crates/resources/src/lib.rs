@@ -13,6 +13,7 @@ mod pod_spec;
 mod pod_update;
 mod pods;
 mod probes;
+mod service_ranges;
 mod services;
 mod workloads;
 
@@ -39,7 +40,7 @@ pub fn strategies() -> Strategies {
     all.add("scheduling.k8s.io", "priorityclasses", config::PriorityClasses);
     all.add("certificates.k8s.io", "certificatesigningrequests", certificates::CertificateSigningRequests);
     all.add("networking.k8s.io", "ingresses", ingress::Ingresses);
-    all.add("networking.k8s.io", "ipaddresses", config::Plain);
-    all.add("networking.k8s.io", "servicecidrs", config::Plain);
+    all.add("networking.k8s.io", "ipaddresses", service_ranges::IpAddresses);
+    all.add("networking.k8s.io", "servicecidrs", service_ranges::ServiceCidrs);
     all
 }

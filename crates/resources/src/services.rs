@@ -134,6 +134,7 @@ impl Strategy for Services {
 fn validate_ports(ports: &[Value], errors: &mut FieldErrors) {
     let mut names: Vec<&str> = Vec::new();
     let mut seen: Vec<(i64, &str)> = Vec::new();
+    let mut seen_on_nodes: Vec<(i64, &str)> = Vec::new();
     for (index, port) in ports.iter().enumerate() {
         let field = format!("spec.ports[{index}]");
         let name = tree::text(port, &["name"]);
@@ -168,8 +169,15 @@ fn validate_ports(ports: &[Value], errors: &mut FieldErrors) {
         let key = (number.as_i64().unwrap_or(0), protocol);
         if seen.contains(&key) {
             let value = json!({ "port": key.0, "protocol": key.1 });
-            errors.push(FieldError::duplicate(field, &value));
+            errors.push(FieldError::duplicate(field.clone(), &value));
         }
         seen.push(key);
+        let on_node = tree::at(port, &["nodePort"]);
+        if let Some(number) = on_node.as_i64().filter(|number| *number != 0) {
+            if seen_on_nodes.contains(&(number, protocol)) {
+                errors.push(FieldError::duplicate(format!("spec.ports[{index}].nodePort"), on_node));
+            }
+            seen_on_nodes.push((number, protocol));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Addresses and node ports: claimed with the Service, given back with it.
 
-use api::{Call, DeleteOptions, ListOptions, PatchType, Response};
+use api::{Call, DeleteOptions, GroupVersionResource, ListOptions, PatchType, Response};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, options, resource};
@@ -54,6 +54,75 @@ async fn node_ports_run_out_and_come_back() {
 }
 
 #[tokio::test]
+async fn a_node_port_is_named_once_and_within_the_range() {
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    let with = |second: Value| {
+        let mut ports = json!([{ "name": "a", "port": 80, "nodePort": 30001 }, { "name": "b", "port": 81 }]);
+        ports[1].as_object_mut().unwrap().extend(second.as_object().unwrap().clone());
+        service("s", json!({ "type": "NodePort", "ports": ports }))
+    };
+    for (second, wrong) in [
+        (json!({ "nodePort": 30001 }), "spec.ports[1].nodePort: Duplicate value: 30001"),
+        (
+            json!({ "nodePort": 70000 }),
+            "spec.ports[1].nodePort: Invalid value: 70000: provided port is not in the",
+        ),
+        (json!({ "nodePort": -1 }), "spec.ports[1].nodePort: Invalid value: -1: provided port is not in the"),
+    ] {
+        let refused = cluster.create(&services, "default", with(second)).await.unwrap_err();
+        assert!(refused.message.contains(wrong), "{}", refused.message);
+    }
+    let same = json!({ "nodePort": 30001, "protocol": "UDP" });
+    cluster.create(&services, "default", with(same)).await.unwrap();
+}
+
+#[tokio::test]
+async fn addresses_come_from_the_service_cidrs_that_are_ready() {
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    let cidrs = resource("networking.k8s.io", "v1", "servicecidrs");
+    let range = |name: &str, cidr: &str| json!({ "metadata": { "name": name }, "spec": { "cidrs": [cidr] } });
+    let refused = cluster.create(&cidrs, "", range("far", "192.0.2.0/24")).await.unwrap_err();
+    assert!(refused.message.contains("spec.cidrs[0]: Invalid value"), "{}", refused.message);
+    assert!(refused.message.contains("10.96.0.0/24"), "{}", refused.message);
+
+    cluster.create(&cidrs, "", range("few", "10.96.0.64/29")).await.unwrap();
+    let ready = |status: &str| {
+        json!({ "status": { "conditions": [{
+        "type": "Ready", "status": status, "reason": "t", "message": "", "lastTransitionTime": "2024-01-01T00:00:00Z",
+    }] } })
+    };
+    let set = |name: &'static str, status: &'static str| {
+        let patch = ready(status);
+        let (cluster, cidrs) = (&cluster, &cidrs);
+        async move {
+            cluster.patch(cidrs, ("", name, "status"), PatchType::Merge, patch, options()).await.unwrap();
+            // A list of the newest state waits for the cache: what is decided after it sees the change.
+            cluster.call(cidrs, "", "", "", Call::List(ListOptions::default())).await.map(drop).unwrap();
+        }
+    };
+    set("kubernetes", "False").await;
+    let mut taken = Vec::new();
+    // Six addresses are usable in a /29.
+    for number in 0..6 {
+        let made =
+            cluster.create(&services, "default", service(&format!("s{number}"), json!({}))).await.unwrap();
+        taken.push(made["spec"]["clusterIP"].as_str().unwrap().to_owned());
+    }
+    taken.sort();
+    let all: Vec<String> = (65..71).map(|host| format!("10.96.0.{host}")).collect();
+    assert_eq!(taken, all);
+    let refused = cluster.create(&services, "default", service("more", json!({}))).await.unwrap_err();
+    assert!(refused.message.contains("10.96.0.64/29 is full"), "{}", refused.message);
+    let outside = service("more", json!({ "clusterIP": "10.96.0.200" }));
+    let refused = cluster.create(&services, "default", outside).await.unwrap_err();
+    assert!(refused.message.contains("The range of valid IPs is 10.96.0.64/29"), "{}", refused.message);
+    set("kubernetes", "True").await;
+    cluster.create(&services, "default", service("more", json!({}))).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_update_that_leaves_the_address_out_keeps_it() {
     let cluster = Cluster::start().await;
     let services = resource("", "v1", "services");
@@ -68,30 +137,76 @@ async fn an_update_that_leaves_the_address_out_keeps_it() {
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
 }
 
-#[tokio::test]
-async fn the_api_servers_own_service_comes_back() {
+/// Waits until an object of this name has gone and another has come.
+async fn replaced(cluster: &Cluster, resource: &GroupVersionResource, namespace: &str, name: &str) -> Value {
     use futures::StreamExt;
-    let cluster = Cluster::start().await;
-    let services = resource("", "v1", "services");
-    let before = cluster.get(&services, "default", "kubernetes").await.unwrap();
-    let version = before["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let before = cluster.get(resource, namespace, name).await.unwrap();
     let options = ListOptions {
-        field_selector: "metadata.name=kubernetes".into(),
-        resource_version: version,
+        field_selector: format!("metadata.name={name}"),
+        resource_version: before["metadata"]["resourceVersion"].as_str().unwrap().to_owned(),
         ..ListOptions::default()
     };
-    let call = Call::Watch(options);
-    let Ok(Response::Watch(mut stream)) = cluster.call(&services, "default", "", "", call).await else {
+    let Ok(Response::Watch(mut stream)) =
+        cluster.call(resource, namespace, "", "", Call::Watch(options)).await
+    else {
         panic!("no watch");
     };
-    cluster.delete(&services, "default", "kubernetes", DeleteOptions::default()).await.unwrap();
+    cluster.delete(resource, namespace, name, DeleteOptions::default()).await.unwrap();
     let mut kinds = Vec::new();
     while kinds.len() < 2 {
         kinds.extend(stream.next().await.unwrap().unwrap().into_iter().map(|event| event.kind));
     }
-    assert_eq!(kinds, [api::WatchEventKind::Deleted, api::WatchEventKind::Added]);
-    let after = cluster.get(&services, "default", "kubernetes").await.unwrap();
-    assert_eq!(after["spec"]["clusterIP"], before["spec"]["clusterIP"]);
+    assert_eq!(kinds, [api::WatchEventKind::Deleted, api::WatchEventKind::Added], "{name}");
+    let after = cluster.get(resource, namespace, name).await.unwrap();
+    assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(after["spec"], before["spec"]);
+    after
+}
+
+#[tokio::test]
+async fn what_everything_rests_on_comes_back() {
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    let slices = resource("discovery.k8s.io", "v1", "endpointslices");
+    // Each more than once: whoever brings them back goes on watching.
+    for _ in 0..2 {
+        replaced(&cluster, &services, "default", "kubernetes").await;
+        replaced(&cluster, &services, "kube-system", "kube-dns").await;
+        replaced(&cluster, &slices, "default", "kubernetes").await;
+        replaced(&cluster, &resource("", "v1", "endpoints"), "default", "kubernetes").await;
+    }
+}
+
+/// `kubectl delete services --all -A`: a collection in each namespace.
+#[tokio::test]
+async fn deleting_all_services_leaves_the_system_its_own() {
+    use futures::StreamExt;
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    cluster.create(&services, "default", service("web", json!({}))).await.unwrap();
+    for (namespace, name) in [("default", "kubernetes"), ("kube-system", "kube-dns")] {
+        let before = cluster.get(&services, namespace, name).await.unwrap();
+        let all = Call::DeleteCollection(DeleteOptions::default(), ListOptions::default());
+        cluster.call(&services, namespace, "", "", all).await.unwrap();
+        let here = ListOptions { field_selector: format!("metadata.name={name}"), ..ListOptions::default() };
+        let Ok(Response::Watch(mut stream)) =
+            cluster.call(&services, namespace, "", "", Call::Watch(here)).await
+        else {
+            panic!("no watch");
+        };
+        let back = loop {
+            let batch = stream.next().await.unwrap().unwrap();
+            let old = before["metadata"]["uid"].as_str().unwrap();
+            let new = |event: &api::WatchEvent| {
+                event.kind == api::WatchEventKind::Added && event.object.meta().uid != old
+            };
+            if let Some(event) = batch.into_iter().find(new) {
+                break event.object.decode::<Value>().unwrap();
+            }
+        };
+        assert_eq!(back["spec"]["clusterIP"], before["spec"]["clusterIP"]);
+    }
+    assert!(cluster.get(&services, "default", "web").await.is_err());
 }
 
 #[tokio::test]
