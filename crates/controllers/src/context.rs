@@ -11,6 +11,7 @@ use reconcile::kinds::Catalog;
 use reconcile::{Informer, Informers, Kind};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// How long a controller waits for its cache to show its own write before it goes on without.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -26,8 +27,8 @@ pub struct Ctx {
     pub clock: SharedClock,
     /// What the server serves: the resources that garbage collection and namespace deletion reach.
     pub catalog: Catalog,
-    /// The certificate authority of the API server in PEM, published as `kube-root-ca.crt`.
-    pub root_ca_pem: Arc<str>,
+    /// The certificate authority of the API server in PEM, published as `kube-root-ca.crt`; told anew when it is renewed.
+    pub root_ca_pem: watch::Receiver<Arc<str>>,
 }
 
 impl Ctx {

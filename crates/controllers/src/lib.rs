@@ -5,15 +5,19 @@ pub mod context;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
+pub mod ip_repair;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_role;
 pub mod per_namespace;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
 pub mod selector;
+pub mod service_cidrs;
 pub mod taint_eviction;
+pub mod token_cleaner;
 
 mod claim;
 
@@ -31,12 +35,15 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(endpoints::EndpointsController::new(ctx)),
         Arc::new(endpoints::EndpointSliceMirroring::new(ctx)),
         Arc::new(garbage::GarbageCollector::new(ctx)),
+        Arc::new(ip_repair::IpRepair::new(ctx)),
         Arc::new(namespace::Namespaces::new(ctx)),
         Arc::new(node_lifecycle::NodeLifecycle::new(ctx)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
         Arc::new(pod_gc::PodGc::new(ctx)),
+        Arc::new(service_cidrs::ServiceCidrs::new(ctx)),
         Arc::new(taint_eviction::TaintEviction::new(ctx)),
+        Arc::new(token_cleaner::TokenCleaner::new(ctx)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICATION_CONTROLLER)),
     ]

@@ -9,6 +9,7 @@ use base::BoxError;
 use base::lifecycle::{Component, Context};
 use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::claim::ignore_gone;
 use crate::context::{Ctx, decode};
@@ -121,9 +122,23 @@ impl Component for PerNamespace {
             () = async { tokio::join!(namespaces.synced(), objects.synced()); } => {}
         }
         ctx.ready();
+        if kept == Kept::RootCa {
+            ctx.spawn(follow_authority(self.ctx.root_ca_pem.clone(), namespaces.clone(), queue.clone()));
+        }
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), kept, namespaces, objects });
         run_workers(&ctx, kept.component(), &queue, 1, worker).await;
         Ok(())
+    }
+}
+
+/// A renewed authority concerns every namespace.
+async fn follow_authority(
+    mut root_ca_pem: watch::Receiver<Arc<str>>,
+    namespaces: Informer,
+    queue: Queue<String>,
+) {
+    while root_ca_pem.changed().await.is_ok() {
+        namespaces.list().iter().for_each(|namespace| queue.add(namespace.meta().name.clone()));
     }
 }
 
@@ -143,7 +158,7 @@ impl Reconcile<String> for Worker {
         }
         let key = Key::new(namespace.as_str(), self.kept.name());
         let resource = self.kept.kind().gvr();
-        let ca = &*self.ctx.root_ca_pem;
+        let ca = &*self.ctx.root_ca_pem.borrow().clone();
         let Some(held) = self.objects.get(&key) else {
             return match self.ctx.client.create(&resource, namespace, &self.kept.body(ca)).await {
                 Ok(_) => Ok(Action::Done),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::GroupVersionResource;
+use api::catalog::Row;
 use tokio::sync::watch;
 
 /// A resource with the names that references to its objects use.
@@ -113,30 +114,6 @@ pub const IP_ADDRESSES: Kind = cluster("networking.k8s.io", "v1", "ipaddresses",
 pub const CERTIFICATE_SIGNING_REQUESTS: Kind =
     cluster("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest");
 
-/// Every resource above.
-pub const ALL: &[Kind] = &[
-    NAMESPACES,
-    NODES,
-    PODS,
-    SERVICES,
-    ENDPOINTS,
-    ENDPOINT_SLICES,
-    CONFIG_MAPS,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    EVENTS,
-    REPLICATION_CONTROLLERS,
-    REPLICA_SETS,
-    DEPLOYMENTS,
-    CONTROLLER_REVISIONS,
-    LEASES,
-    PRIORITY_CLASSES,
-    INGRESSES,
-    SERVICE_CIDRS,
-    IP_ADDRESSES,
-    CERTIFICATE_SIGNING_REQUESTS,
-];
-
 /// A resource that the server serves, built in or custom, in the version that the server prefers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Served {
@@ -148,10 +125,21 @@ pub struct Served {
     pub namespaced: bool,
 }
 
-impl From<&Kind> for Served {
-    fn from(kind: &Kind) -> Self {
-        Self { resource: kind.gvr(), kind: kind.kind.to_owned(), namespaced: kind.namespaced }
+impl From<&Row> for Served {
+    fn from(row: &Row) -> Self {
+        Self { resource: row.resource(), kind: row.kind.to_string(), namespaced: row.namespaced }
     }
+}
+
+/// The resources among a server's rows whose objects can be listed, watched and deleted, each in the version in which it
+/// is stored: an object must not be met twice.
+pub fn served(rows: &api::catalog::Catalog) -> Vec<Served> {
+    let generic = |row: &&Arc<Row>| ["list", "watch", "delete"].iter().all(|verb| row.serves(verb));
+    rows.rows()
+        .filter(|row| row.is_storage_version())
+        .filter(generic)
+        .map(|row| Served::from(&**row))
+        .collect()
 }
 
 /// What can be listed, watched and deleted at present: the generic controllers (garbage collection, namespaces) work on
@@ -161,15 +149,12 @@ pub struct Catalog {
     served: Arc<watch::Sender<Arc<[Served]>>>,
 }
 
-impl Default for Catalog {
-    /// The resources of [`ALL`].
-    fn default() -> Self {
-        let served: Arc<[Served]> = ALL.iter().map(Served::from).collect();
-        Self { served: Arc::new(watch::Sender::new(served)) }
-    }
-}
-
 impl Catalog {
+    /// A catalog of these resources; see [`served`].
+    pub fn new(served: Vec<Served>) -> Self {
+        Self { served: Arc::new(watch::Sender::new(served.into())) }
+    }
+
     /// Replaces the list; whoever watches it is told if it is another.
     pub fn set(&self, served: Vec<Served>) {
         self.served.send_if_modified(|held| {
@@ -189,5 +174,26 @@ impl Catalog {
     /// The list as it changes.
     pub fn watch(&self) -> watch::Receiver<Arc<[Served]>> {
         self.served.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kept_resource_is_met_once() {
+        let served = served(&api::catalog::Catalog::builtin());
+        let named = |group: &str, plural: &str| {
+            served.iter().filter(|row| row.resource.group == group && row.resource.resource == plural).count()
+        };
+        assert_eq!(named("networking.k8s.io", "ingressclasses"), 1);
+        assert_eq!((named("networking.k8s.io", "ingresses"), named("extensions", "ingresses")), (1, 0));
+        assert_eq!((named("", "events"), named("events.k8s.io", "events")), (1, 0));
+        assert_eq!(named("authentication.k8s.io", "tokenreviews"), 0);
+        // The components read and write these in the version in which they are stored.
+        for kind in [PODS, DEPLOYMENTS, ENDPOINT_SLICES, INGRESSES, LEASES, IP_ADDRESSES] {
+            assert!(served.iter().any(|row| row.resource == kind.gvr()), "{}", kind.resource);
+        }
     }
 }

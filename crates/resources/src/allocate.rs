@@ -190,7 +190,8 @@ pub(crate) fn family(address: &IpAddr) -> &'static str {
 fn families_of(view: &dyn View, service: &Value) -> Vec<&'static str> {
     let own = view.settings().service_ranges.iter().map(|(base, _)| family(base));
     let asked = tree::items(service, &["spec", "ipFamilies"]);
-    let mut families: Vec<&str> = own.clone().filter(|name| asked.iter().any(|asked| asked == name)).collect();
+    let mut families: Vec<&str> =
+        own.clone().filter(|name| asked.iter().any(|asked| asked == name)).collect();
     // In the order of the Service, whose first family is the one of `clusterIP`.
     families.sort_by_key(|name| asked.iter().position(|asked| asked == name));
     if families.is_empty() {
@@ -207,12 +208,7 @@ fn families_of(view: &dyn View, service: &Value) -> Vec<&'static str> {
 }
 
 /// An address that the Service asks for by name.
-fn explicit(
-    service: &Value,
-    text: &str,
-    ranges: &[Range],
-    old: &BTreeSet<IpAddr>,
-) -> Result<IpAddr, Status> {
+fn explicit(service: &Value, text: &str, ranges: &[Range], old: &BTreeSet<IpAddr>) -> Result<IpAddr, Status> {
     let refused = |detail: &str| invalid(service, "spec.clusterIPs", text, detail);
     let Ok(address) = text.parse::<IpAddr>() else {
         return Err(refused("must be a valid IP address").unwrap_or_else(|| Status::bad_request(text)));

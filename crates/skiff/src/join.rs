@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use apiserver::pki::Identity;
+use base::clock::SystemClock;
 use clap::Args;
 use client::Client;
 use client::discovery::{KeyHash, authority};
 use client::https::{Config, Https, Token};
+use reconcile::Informers;
 
 use crate::daemon::certificates;
 use crate::membership::{Facts, Membership};
@@ -113,7 +115,8 @@ async fn join(args: &JoinArgs, settings: &Settings) -> Result<()> {
         groups: vec!["system:nodes".into()],
         ..Identity::default()
     };
-    let issued = certificates::obtain(&client, &identity, certificates::CLIENT).await.context(
+    let informers = Informers::new(client.clone(), Arc::new(SystemClock));
+    let issued = certificates::obtain(&client, &informers, &identity, certificates::CLIENT).await.context(
         "get the node's certificate; is the token right and not expired? skiff token create makes a new one",
     )?;
     crate::home::take_data(settings)?;

@@ -67,8 +67,8 @@ pub struct Pki {
     names: Vec<String>,
     resolver: Arc<HotResolver>,
     sa_key_pem: String,
-    /// How often the CA's certificate has been renewed in this process.
-    renewals: watch::Sender<u64>,
+    /// The CA's certificate in PEM, for those who carry a copy of it.
+    published: watch::Sender<Arc<str>>,
 }
 
 impl Pki {
@@ -84,6 +84,7 @@ impl Pki {
         let ca = issue::Ca::open(dir, clock.now())?;
         let sa_key_pem = files::read_or_make(&dir.join("sa.key"), issue::new_key_pem)?;
         let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        let published = watch::Sender::new(ca.cert_pem.as_str().into());
         let first = issue_server(&ca, &names, &addresses, clock.now())?;
         let resolver = Arc::new(HotResolver::new(&first)?);
         let pki = Arc::new(Self {
@@ -94,7 +95,7 @@ impl Pki {
             names,
             resolver,
             sa_key_pem,
-            renewals: watch::Sender::new(0),
+            published,
         });
         Ok(pki)
     }
@@ -104,9 +105,10 @@ impl Pki {
         self.ca.read().cert_pem.clone()
     }
 
-    /// Changes whenever the CA's certificate has been renewed: what carries a copy of it is to be written anew.
-    pub fn ca_renewals(&self) -> watch::Receiver<u64> {
-        self.renewals.subscribe()
+    /// The CA's certificate as PEM, told anew whenever it has been renewed: what carries a copy of it is to be written
+    /// anew.
+    pub fn ca_renewals(&self) -> watch::Receiver<Arc<str>> {
+        self.published.subscribe()
     }
 
     /// The private key (PKCS#8 PEM, P-256) that signs service account tokens.
@@ -165,7 +167,7 @@ impl Pki {
                 let renewed = self.ca.read().renewed(&self.dir, now)?;
                 *self.ca.write() = renewed;
                 self.renew_server()?;
-                self.renewals.send_modify(|count| *count += 1);
+                self.published.send_replace(self.ca_pem().into());
             }
             if self.resolver.renew_at() <= now {
                 self.renew_server()?;
@@ -240,13 +242,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
         let pki = open(dir.path(), &clock);
+        let mut told = pki.ca_renewals();
         let (old_ca, old_leaf) = (pki.ca_pem(), pki.resolver.renew_at());
+        assert_eq!(**told.borrow_and_update(), old_ca);
         clock.advance(Duration::from_secs(9 * 365 * 86_400));
         let ctx = Context::detached("pki");
         let cancel = ctx.cancel().clone();
         let (result, ()) = tokio::join!(pki.keep_renewed(&ctx), async { cancel.cancel() });
         result.unwrap();
         assert_ne!(pki.ca_pem(), old_ca);
+        assert!(told.has_changed().unwrap());
+        assert_eq!(**told.borrow(), pki.ca_pem());
         assert!(pki.resolver.renew_at() > clock.now());
         assert!(pki.resolver.renew_at() > old_leaf);
     }

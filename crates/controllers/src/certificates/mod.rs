@@ -1,5 +1,5 @@
-//! Answers CertificateSigningRequests of nodes: approves what a node may have, signs what is approved, and removes what
-//! is old. Source: `k8s.io/kubernetes/pkg/controller/certificates` (approver, signer, cleaner).
+//! Answers CertificateSigningRequests: approves what a node may have, signs what is approved (for nodes and for clients of
+//! the API server), and removes what is old. Source: `k8s.io/kubernetes/pkg/controller/certificates` (approver, signer, cleaner).
 
 mod plan;
 
@@ -19,7 +19,7 @@ use crate::claim::ignore_gone;
 use crate::context::{Ctx, decode};
 use crate::node_lifecycle::Node;
 
-pub use plan::{NODE_CLIENT, NODE_SERVING, Plan, Request, plan};
+pub use plan::{CLIENT, NODE_CLIENT, NODE_SERVING, Plan, Request, plan};
 
 const NAME: &str = "certificates-controller";
 

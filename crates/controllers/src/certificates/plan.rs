@@ -9,11 +9,14 @@ use jiff::Timestamp;
 use reconcile::ports::{CertificateSubject, CertificateUse};
 use serde::Deserialize;
 
+/// Signs clients' certificates that an administrator approves.
+pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 /// Signs clients' certificates of nodes.
 pub const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Signs serving certificates of nodes.
 pub const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
 
+const MASTERS: &str = "system:masters";
 const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
@@ -120,8 +123,13 @@ pub fn plan(
         Err(error) if request.is("Approved") => return Plan::Fail(error.clone()),
         Err(error) => return Plan::Deny("Unreadable", error.clone()),
     };
+    if request.spec.signer_name == CLIENT && asked.groups.iter().any(|group| group == MASTERS) {
+        // Source: the admission link CertificateSubjectRestriction.
+        let why = format!("use of {CLIENT} signer with {MASTERS} group is not allowed");
+        return if request.is("Approved") { Plan::Fail(why) } else { Plan::Deny("Forbidden", why) };
+    }
     if request.is("Approved") {
-        return match unfit(good_for, asked, &request.spec.usages) {
+        return match unfit(request, good_for, asked) {
             Some(why) => Plan::Fail(why.to_owned()),
             None => Plan::Sign(good_for, life(request)),
         };
@@ -131,7 +139,7 @@ pub fn plan(
 
 fn good_for(signer: &str) -> Option<CertificateUse> {
     match signer {
-        NODE_CLIENT => Some(CertificateUse::Client),
+        CLIENT | NODE_CLIENT => Some(CertificateUse::Client),
         NODE_SERVING => Some(CertificateUse::Server),
         _ => None,
     }
@@ -142,23 +150,25 @@ fn life(request: &Request) -> Duration {
     asked.unwrap_or(LIFE_MAX).min(LIFE_MAX)
 }
 
-/// Why a signer of nodes' certificates does not issue this, whoever approved it.
+/// Why the signer does not issue this, whoever approved it.
 /// Source: `k8s.io/kubernetes/pkg/apis/certificates/helpers.go`.
-fn unfit(good_for: CertificateUse, asked: &CertificateSubject, usages: &[String]) -> Option<&'static str> {
-    let usages: BTreeSet<&str> = usages.iter().map(String::as_str).collect();
+fn unfit(request: &Request, good_for: CertificateUse, asked: &CertificateSubject) -> Option<&'static str> {
+    let usages: BTreeSet<&str> = request.spec.usages.iter().map(String::as_str).collect();
     let own = match good_for {
         CertificateUse::Client => "client auth",
         CertificateUse::Server => "server auth",
     };
     let allowed = BTreeSet::from(["digital signature", "key encipherment", own]);
     if asked.more {
-        Some("the request asks for more than a node's certificate has")
+        Some("the request asks for more than a certificate of this signer has")
+    } else if !usages.is_subset(&allowed) || !usages.contains(own) {
+        Some("the usages do not fit the signer")
+    } else if request.spec.signer_name == CLIENT {
+        None
     } else if asked.groups != [NODES] {
         Some("the organization has to be system:nodes")
     } else if asked.user.strip_prefix(NODE_PREFIX).is_none_or(str::is_empty) {
         Some("the common name has to begin with system:node:")
-    } else if !usages.is_subset(&allowed) || !usages.contains(own) {
-        Some("the usages do not fit the signer")
     } else {
         let named = !asked.names.is_empty() || !asked.addresses.is_empty();
         match good_for {
@@ -184,7 +194,7 @@ fn approval(
     asked: &CertificateSubject,
     is_ready_node: impl Fn(&str) -> bool,
 ) -> Option<Plan> {
-    if unfit(good_for, asked, &request.spec.usages).is_some() {
+    if request.spec.signer_name == CLIENT || unfit(request, good_for, asked).is_some() {
         return None;
     }
     let node = asked.user.strip_prefix(NODE_PREFIX)?;
@@ -273,6 +283,22 @@ mod tests {
         ] {
             assert!(matches!(decide(request, &asked), Plan::Wait(_)), "{request:?}");
         }
+    }
+
+    #[test]
+    fn a_persons_certificate_is_the_administrators_to_approve() {
+        let mut request = request(CLIENT, "kubernetes-admin", "system:masters", "client auth");
+        let person = |groups: &[&str]| {
+            let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+            Ok(CertificateSubject { user: "jane".into(), groups, ..CertificateSubject::default() })
+        };
+        assert!(matches!(decide(&request, &person(&["dev"])), Plan::Wait(_)));
+        assert!(matches!(decide(&request, &person(&["dev", MASTERS])), Plan::Deny("Forbidden", _)));
+        request.status.conditions.push(Condition { kind: "Approved".into() });
+        assert_eq!(decide(&request, &person(&["dev"])), Plan::Sign(CertificateUse::Client, LIFE_MAX));
+        assert!(matches!(decide(&request, &person(&[MASTERS])), Plan::Fail(_)));
+        request.spec.usages = vec!["server auth".into()];
+        assert!(matches!(decide(&request, &person(&["dev"])), Plan::Fail(_)));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use reconcile::{Change, Informer, Informers, kinds};
 use serde_json::{Value, json};
 use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before the test fails.
@@ -53,7 +54,8 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) informers: Informers,
     pub(crate) clock: SharedClock,
-    pub(crate) ca_pem: String,
+    /// The authority that is published to pods.
+    pub(crate) root_ca_pem: watch::Sender<Arc<str>>,
     pub(crate) readiness: Readiness,
     stop: CancellationToken,
     tasks: Tasks,
@@ -92,7 +94,7 @@ impl Cluster {
         };
         let (pipeline, server) =
             Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await.unwrap();
-        let ca_pem = server.pki().ca_pem();
+        let root_ca_pem = watch::Sender::new(server.pki().ca_pem().into());
         let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
         let client = Client::new(Arc::new(InProcess { pipeline, user }), "test");
         let mut supervisor = Supervisor::new();
@@ -100,7 +102,7 @@ impl Cluster {
             informers: Informers::new(client.clone(), clock.clone()),
             client,
             clock,
-            ca_pem,
+            root_ca_pem,
             readiness: supervisor.readiness(),
             stop: CancellationToken::new(),
             tasks: Tasks::default(),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod cluster;
+mod services;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +27,12 @@ async fn start_at(clock: SharedClock) -> Cluster {
             client: cluster.client.clone(),
             informers: cluster.informers.clone(),
             clock,
-            catalog: Catalog::default(),
-            root_ca_pem: cluster.ca_pem.as_str().into(),
+            catalog: Catalog::new(kinds::served(&api::catalog::Catalog::builtin())),
+            root_ca_pem: cluster.root_ca_pem.subscribe(),
         };
-        controllers::all(&ctx)
+        let mut all = controllers::all(&ctx);
+        all.push(Arc::new(controllers::node_role::NodeRole::new(&ctx, "n1")));
+        all
     })
     .await;
     cluster.play_nodes(true);
@@ -201,7 +204,7 @@ async fn namespaces_come_with_their_defaults_and_go_with_their_content() {
     let ca = cluster
         .until(kinds::CONFIG_MAPS, &Key::new("team", "kube-root-ca.crt"), |held| !held.is_null())
         .await;
-    assert_eq!(ca["data"]["ca.crt"], cluster.ca_pem);
+    assert_eq!(ca["data"]["ca.crt"], **cluster.root_ca_pem.borrow());
     cluster.create(&kinds::DEPLOYMENTS, "team", web(2, "web:1")).await;
     cluster.until(kinds::DEPLOYMENTS, &Key::new("team", "web"), |held| is_complete(held, 2)).await;
     let held = json!({ "metadata": { "name": "held", "finalizers": ["example.com/hold"] } });

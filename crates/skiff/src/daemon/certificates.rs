@@ -10,7 +10,7 @@ use api::{Key, Object};
 use apiserver::pki::{HotResolver, Identity, Issued, Pki, SigningRequest, read_request, signing_request};
 use async_trait::async_trait;
 use base::BoxError;
-use base::clock::{SharedClock, SystemClock};
+use base::clock::SharedClock;
 use base::lifecycle::{Component, Context, OnFailure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -40,7 +40,12 @@ pub(crate) const SERVING: Purpose =
     Purpose { signer: controllers::certificates::NODE_SERVING, usage: "server auth" };
 
 /// Makes a key, asks for a certificate and waits for the answer.
-pub(crate) async fn obtain(client: &Client, identity: &Identity, purpose: Purpose) -> Result<Issued> {
+pub(crate) async fn obtain(
+    client: &Client,
+    informers: &Informers,
+    identity: &Identity,
+    purpose: Purpose,
+) -> Result<Issued> {
     let SigningRequest { request_pem, key_pem } = signing_request(identity)?;
     let gvr = kinds::CERTIFICATE_SIGNING_REQUESTS.gvr();
     let request = json!({
@@ -53,7 +58,7 @@ pub(crate) async fn obtain(client: &Client, identity: &Identity, purpose: Purpos
         },
     });
     let made = client.create(&gvr, "", &request).await?;
-    let certificate = tokio::time::timeout(ANSWER_MAX, answer(client, &made.key()))
+    let certificate = tokio::time::timeout(ANSWER_MAX, answer(informers, &made.key()))
         .await
         .map_err(|_| anyhow!("{} was not answered within {} s", made.key(), ANSWER_MAX.as_secs()))??;
     Ok(Issued::from_pem(certificate, key_pem)?)
@@ -80,8 +85,7 @@ struct ConditionView {
 }
 
 /// Follows a request until it is answered.
-async fn answer(client: &Client, key: &Key) -> Result<String> {
-    let informers = Informers::new(client.clone(), Arc::new(SystemClock));
+async fn answer(informers: &Informers, key: &Key) -> Result<String> {
     let informer = informers.object(kinds::CERTIFICATE_SIGNING_REQUESTS, key);
     let mut changes = informer.subscribe();
     loop {
@@ -111,6 +115,7 @@ fn certificate_of(request: &Object) -> Result<Option<String>> {
 pub(crate) struct NodeCertificates {
     membership: Membership,
     client: Client,
+    informers: Informers,
     clock: SharedClock,
     /// With which the node speaks to the API server.
     authenticating: Arc<HotResolver>,
@@ -124,19 +129,20 @@ impl NodeCertificates {
     pub(crate) async fn open(
         membership: Membership,
         client: Client,
+        informers: Informers,
         clock: SharedClock,
         authenticating: Arc<HotResolver>,
     ) -> Result<Self> {
         let serving = match membership.certificate(Certificate::Serving)? {
             Some(issued) => issued,
             None => {
-                let issued = obtain(&client, &identity(&membership, SERVING), SERVING).await?;
+                let issued = obtain(&client, &informers, &identity(&membership, SERVING), SERVING).await?;
                 membership.keep(Certificate::Serving, &issued)?;
                 issued
             }
         };
         let serving = Arc::new(HotResolver::new(&serving).context("use the node's certificate")?);
-        Ok(Self { membership, client, clock, authenticating, serving })
+        Ok(Self { membership, client, informers, clock, authenticating, serving })
     }
 
     /// What the node's server shows.
@@ -151,7 +157,8 @@ impl NodeCertificates {
             (Certificate::Serving, SERVING, &self.serving),
         ] {
             if resolver.renew_at() <= now {
-                let issued = obtain(&self.client, &identity(&self.membership, purpose), purpose).await?;
+                let identity = identity(&self.membership, purpose);
+                let issued = obtain(&self.client, &self.informers, &identity, purpose).await?;
                 self.membership.keep(which, &issued)?;
                 resolver.swap(&issued)?;
             }

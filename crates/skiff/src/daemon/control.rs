@@ -11,6 +11,7 @@ use base::clock::SharedClock;
 use base::lifecycle::Supervisor;
 use network::routes::NodeRoutes;
 use reconcile::Informers;
+use reconcile::kinds::{self, Catalog};
 use store::{Embedded, EmbeddedConfig, Files};
 
 use super::address::Follower;
@@ -78,8 +79,8 @@ pub(crate) async fn build(
         client: controllers,
         informers: informers.clone(),
         clock: clock.clone(),
-        catalog: reconcile::kinds::Catalog::default(),
-        root_ca_pem: server.pki().ca_pem().into(),
+        catalog: Catalog::new(kinds::served(&pipeline.catalog().rows())),
+        root_ca_pem: server.pki().ca_renewals(),
     };
     for controller in controllers::all(&ctx) {
         supervisor.add(controller);
@@ -88,6 +89,7 @@ pub(crate) async fn build(
     supervisor.add(Arc::new(controllers::certificates::Certificates::new(&ctx, authority)));
     let ranges = (0..).map_while(|number| net.config.ranges.node_pods(number));
     supervisor.add(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));
+    supervisor.add(Arc::new(controllers::node_role::NodeRole::new(&ctx, &settings.node_name)));
     supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
     connector.set_authority(server.pki().clone());
     supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));

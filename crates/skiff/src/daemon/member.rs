@@ -52,12 +52,13 @@ pub(crate) async fn build(
     let authenticating = Arc::new(HotResolver::new(&issued)?);
     let ca_pem = membership.ca_pem()?;
     let client = connect(&membership, &ca_pem, authenticating.clone())?;
+    let informers = Informers::new(client.clone(), clock.clone());
 
     let net = match Net::kept(settings, &host)? {
         Some(net) => net,
         None => {
             narrator.step("asking the cluster for its network");
-            let asked = ask_network(&client, &settings.node_name, clock.clone());
+            let asked = ask_network(&client, &informers, &settings.node_name);
             let (ranges, node_pods) = tokio::select! {
                 asked = asked => asked?,
                 () = stop.cancelled() => return Ok(None),
@@ -66,15 +67,21 @@ pub(crate) async fn build(
         }
     };
     narrator.step("asking the cluster for the certificate of the node's server");
+    let opening = NodeCertificates::open(
+        membership.clone(),
+        client.clone(),
+        informers.clone(),
+        clock.clone(),
+        authenticating,
+    );
     let certificates = tokio::select! {
-        opened = NodeCertificates::open(membership.clone(), client.clone(), clock.clone(), authenticating) => opened?,
+        opened = opening => opened?,
         () = stop.cancelled() => return Ok(None),
     };
     narrator.step("taking containers and images back");
     let serving = certificates.serving();
     supervisor.add(Arc::new(certificates));
 
-    let informers = Informers::new(client.clone(), clock.clone());
     supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));
     let address = HostAddress::new(
         &settings.instance.name,
@@ -124,7 +131,7 @@ fn pod_range(node: &Object) -> Result<Option<Ipv4Net>> {
 }
 
 /// Makes the Node object and waits until it has its range of pods; gives that and the cluster's ranges.
-async fn ask_network(client: &Client, node: &str, clock: SharedClock) -> Result<(Ranges, Ipv4Net)> {
+async fn ask_network(client: &Client, informers: &Informers, node: &str) -> Result<(Ranges, Ipv4Net)> {
     let gvr = kinds::NODES.gvr();
     let object = json!({
         "apiVersion": "v1", "kind": "Node",
@@ -137,7 +144,6 @@ async fn ask_network(client: &Client, node: &str, clock: SharedClock) -> Result<
         Err(status) if status.reason == Reason::AlreadyExists => {}
         Err(status) => return Err(status).context("make the Node object"),
     }
-    let informers = Informers::new(client.clone(), clock);
     let informer = informers.object(kinds::NODES, &Key::new("", node));
     let mut changes = informer.subscribe();
     let node_pods = 'found: loop {
