@@ -45,7 +45,15 @@ struct State {
 struct Entry {
     address: Ipv4Addr,
     ports: Vec<PublishedPort>,
-    _reserved: Vec<Reservation>,
+    /// What holds each of them, in the same order.
+    reserved: Vec<Reservation>,
+}
+
+/// Where the reservation of a port comes from.
+enum Held {
+    /// From those that the sandbox has, by position.
+    Kept(usize),
+    Fresh(Reservation),
 }
 
 /// What holds a port of the host; an SCTP port is not held.
@@ -71,7 +79,7 @@ impl Published {
             let ports: Vec<PublishedPort> = text.lines().filter_map(|line| line.parse().ok()).collect();
             // Where another program took the port in between, the sandbox keeps what it was promised.
             let reserved = ports.iter().map(|port| reserve(port).map_or(Reservation::None, |(held, _)| held));
-            let entry = Entry { address, _reserved: reserved.collect(), ports };
+            let entry = Entry { address, reserved: reserved.collect(), ports };
             state.by_sandbox.insert(name, entry);
         }
         let shared = Shared {
@@ -98,19 +106,33 @@ impl Published {
         {
             return Ok((held.ports.clone(), *self.shared.wanted.borrow()));
         }
-        state.by_sandbox.remove(sandbox);
-        state.changed.insert(sandbox.to_owned());
+        let own = state.by_sandbox.get(sandbox).map(|entry| entry.ports.clone()).unwrap_or_default();
         let mut ports = Vec::new();
         let mut reserved = Vec::new();
         for port in asked {
-            let (held, host_port) = reserve(port).map_err(|cause| Error::Port { port: *port, cause })?;
+            // What it holds already it cannot take from itself.
+            let kept = own.iter().position(|held| held.host_port != 0 && host_side(held) == host_side(port));
+            let (held, host_port) = match kept {
+                Some(position) => (Held::Kept(position), port.host_port),
+                None => {
+                    let (fresh, host_port) =
+                        reserve(port).map_err(|cause| Error::Port { port: *port, cause })?;
+                    (Held::Fresh(fresh), host_port)
+                }
+            };
             reserved.push(held);
             ports.push(PublishedPort { host_port, ..*port });
         }
         self.write(sandbox, &ports)?;
-        state
-            .by_sandbox
-            .insert(sandbox.to_owned(), Entry { address, ports: ports.clone(), _reserved: reserved });
+        // From here on nothing fails: until then the sandbox has what it had.
+        let mut old = state.by_sandbox.remove(sandbox).map(|entry| entry.reserved).unwrap_or_default();
+        let reserved = reserved.into_iter().map(|held| match held {
+            Held::Kept(position) => std::mem::replace(&mut old[position], Reservation::None),
+            Held::Fresh(reservation) => reservation,
+        });
+        let entry = Entry { address, ports: ports.clone(), reserved: reserved.collect() };
+        state.by_sandbox.insert(sandbox.to_owned(), entry);
+        state.changed.insert(sandbox.to_owned());
         Ok((ports, self.changed()))
     }
 
@@ -118,8 +140,9 @@ impl Published {
     /// is dropped.
     pub(crate) fn withdraw(&self, sandbox: &str) -> Result<Option<(u64, impl Sized + use<>)>, Error> {
         let mut state = self.shared.state.lock();
-        let Some(entry) = state.by_sandbox.remove(sandbox) else { return Ok(None) };
-        state.changed.insert(sandbox.to_owned());
+        if !state.by_sandbox.contains_key(sandbox) {
+            return Ok(None);
+        }
         let path = self.shared.dir.join(sandbox);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -127,6 +150,8 @@ impl Published {
             }
             _ => {}
         }
+        let entry = state.by_sandbox.remove(sandbox);
+        state.changed.insert(sandbox.to_owned());
         Ok(Some((self.changed(), entry)))
     }
 
@@ -189,6 +214,11 @@ impl Published {
 /// Services have namespaces, so that the keys never meet.
 fn key(sandbox: &str) -> Key {
     Key::new("", sandbox)
+}
+
+/// What a port takes of the host.
+fn host_side(port: &PublishedPort) -> (Ipv4Addr, u16, Protocol) {
+    (port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host_port, port.protocol)
 }
 
 /// Whether what is held is what is asked for, a free port being any.
@@ -278,7 +308,11 @@ mod tests {
         let refused = published.publish("two", address, &chosen[..1]).unwrap_err().to_string();
         assert!(refused.contains(&format!("{}/tcp", chosen[0].host_port)), "{refused}");
         assert!(refused.contains("in use"), "{refused}");
-        assert_eq!(published.take_changed(false), BTreeSet::from([key("one"), key("two")]));
+        assert_eq!(
+            published.take_changed(false),
+            BTreeSet::from([key("one")]),
+            "the refused one had nothing"
+        );
         let groups = published.groups(&key("one")).unwrap();
         assert_eq!(groups.len(), 2);
         assert!(published.groups(&key("two")).unwrap().is_empty());
@@ -290,6 +324,19 @@ mod tests {
         assert_eq!(published.of("one"), chosen);
         assert!(!dir.path().join("gone").exists());
         assert!(published.publish("two", address, &chosen[..1]).is_err(), "reserved again");
+
+        // Others instead: those that stay are kept, and a refusal leaves everything as it is.
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = port(&format!("{} 90/tcp", other.local_addr().unwrap()));
+        assert!(published.publish("one", address, &[chosen[1], taken]).is_err());
+        assert_eq!(published.of("one"), chosen);
+        assert_eq!(published.groups(&key("one")).unwrap().len(), 2);
+        assert!(published.publish("two", address, &chosen[..1]).is_err(), "still reserved");
+        let (fewer, change) = published.publish("one", address, &chosen[1..]).unwrap();
+        assert_eq!((fewer.as_slice(), change), (&chosen[1..], 1));
+        drop(other);
+        published.publish("one", address, &[chosen[1], taken]).unwrap();
+        assert!(published.publish("two", address, &chosen[1..]).is_err(), "kept throughout");
         drop(published.withdraw("one").unwrap().unwrap());
         assert!(published.withdraw("one").unwrap().is_none());
         published.publish("two", address, &chosen[..1]).unwrap();
