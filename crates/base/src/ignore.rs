@@ -1,18 +1,19 @@
-//! `.dockerignore`. Source: Dockerfile reference, ".dockerignore file": the last pattern that matches decides.
+//! `.dockerignore`, for who packs a build context and who builds from it. Source: Dockerfile reference, ".dockerignore file": the last pattern that matches decides.
 
 use std::path::Path;
 
-use crate::pattern::matches;
+use crate::pattern::{clean, matches};
 
 /// Which paths of a context do not belong to it.
 #[derive(Debug, Default)]
-pub(crate) struct Ignore {
+pub struct Ignore {
     /// Pattern, and whether it takes paths back in.
     rules: Vec<(String, bool)>,
 }
 
 impl Ignore {
-    pub(crate) fn parse(text: &str) -> Self {
+    /// Reads the file's text; nothing in it is an error.
+    pub fn parse(text: &str) -> Self {
         let mut rules = Vec::new();
         for line in text.strip_prefix('\u{feff}').unwrap_or(text).lines() {
             if line.starts_with('#') {
@@ -20,7 +21,7 @@ impl Ignore {
             }
             let line = line.trim();
             let (line, includes) = line.strip_prefix('!').map_or((line, false), |rest| (rest.trim(), true));
-            let pattern = crate::tree::clean_text(line);
+            let pattern = clean(line);
             if !pattern.is_empty() {
                 rules.push((pattern, includes));
             }
@@ -29,7 +30,7 @@ impl Ignore {
     }
 
     /// Whether a path, or a directory above it, is left out.
-    pub(crate) fn excludes(&self, path: &Path) -> bool {
+    pub fn excludes(&self, path: &Path) -> bool {
         let path = path.to_string_lossy();
         let mut excluded = false;
         for (pattern, includes) in &self.rules {
@@ -41,7 +42,7 @@ impl Ignore {
     }
 
     /// Whether something below an excluded directory may be taken back in.
-    pub(crate) fn has_exceptions(&self) -> bool {
+    pub fn has_exceptions(&self) -> bool {
         self.rules.iter().any(|(_, includes)| *includes)
     }
 }

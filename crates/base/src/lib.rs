@@ -5,8 +5,10 @@ pub mod backoff;
 pub mod clock;
 pub mod error;
 pub mod id;
+pub mod ignore;
 pub mod lifecycle;
 pub mod lock;
+pub mod pattern;
 pub mod published;
 
 pub use error::BoxError;

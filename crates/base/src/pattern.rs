@@ -2,7 +2,7 @@
 
 /// Whether a path matches a pattern: `*` and `?` stay within one component, `[a-z]` and `[^a]` are classes, `**` as a
 /// whole component spans any number of them. Both are relative and use `/`.
-pub(crate) fn matches(pattern: &str, path: &str) -> bool {
+pub fn matches(pattern: &str, path: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('/').collect();
     let path: Vec<&str> = path.split('/').collect();
     // Dynamic programming over components: which prefixes of the path the pattern so far can stand for.
@@ -27,8 +27,21 @@ pub(crate) fn matches(pattern: &str, path: &str) -> bool {
 }
 
 /// Whether a source names files by pattern.
-pub(crate) fn has_wildcards(text: &str) -> bool {
+pub fn has_wildcards(text: &str) -> bool {
     text.contains(['*', '?', '['])
+}
+
+/// A path's text without `.`, `..` and doubled slashes, relative to a root that `..` does not leave.
+pub fn clean(text: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// One token of a component's pattern.

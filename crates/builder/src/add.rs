@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
+use base::ignore::Ignore;
 use image::root::Root;
 use image::{Digest, Owner, PackedLayer, Store, Unpack, decompress};
 use rustix::fs::Timespec;
@@ -11,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Error;
 use crate::copy::{Target, owner};
-use crate::ignore::Ignore;
 use crate::parser::Document;
 use crate::tree::{Node, Source};
 
@@ -245,12 +245,7 @@ fn read_ignore(context: &Path) -> Result<Ignore, Error> {
 fn is_archive(source: &Source<'_>, node: &Node) -> Result<bool, Error> {
     let fail = |error| Error::io(format!("read {}", node.path.display()), error);
     let file = source.root.file(&node.path).map_err(fail)?;
-    let plain = match decompress(file) {
-        Ok(plain) => plain,
-        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => return Err(fail(error)),
-        Err(_) => return Ok(false),
-    };
-    Ok(image::is_archive(plain))
+    Ok(decompress(file).is_ok_and(image::is_archive))
 }
 
 fn target_mode(chmod: Option<&str>, default: u32) -> Result<u32, Error> {

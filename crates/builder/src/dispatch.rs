@@ -40,7 +40,7 @@ pub(crate) struct Build {
 
 /// A stage while it is built, and its result.
 #[derive(Clone, Default)]
-struct Stage {
+pub(crate) struct Stage {
     /// The image so far; `None` on scratch.
     image: Option<Digest>,
     document: ImageDocument,
@@ -207,17 +207,17 @@ impl Build {
                 self.transfer(progress, number, stage, step, transfer, true).await?
             }
             Instruction::Workdir(path) => {
-                let path = stage.replace(path, escape, step)?;
-                stage.document.config.working_dir = config::working_dir(&stage.document.config, &path);
-                self.working_dir(stage, step).await?;
+                stage.set_working_dir(path, step, escape)?;
+                self.working_dir(stage).await?;
             }
             Instruction::Arg(pairs) => {
                 self.declare(progress, stage, pairs, step)?;
-                self.configured(stage, step).await?;
+                self.configured(stage, step, &step.text).await?;
             }
             _ => {
+                let told = stage.describe(step, escape)?;
                 stage.configure(step, escape)?;
-                self.configured(stage, step).await?;
+                self.configured(stage, step, &told).await?;
             }
         }
         let id = stage.image.as_ref().map_or("", short);
@@ -244,16 +244,16 @@ impl Build {
         Ok(())
     }
 
-    /// Commits an instruction that changed the configuration only.
-    async fn configured(&self, stage: &mut Stage, step: &Step) -> Result<(), Error> {
+    /// Commits an instruction that changed the configuration only. `told` is what the history says of it.
+    async fn configured(&self, stage: &mut Stage, step: &Step, told: &str) -> Result<(), Error> {
         let what = json!(["config", step.text, stage.document.config]);
         if self.try_cache(stage, &what).await? {
             return Ok(());
         }
-        self.commit(stage, format!("/bin/sh -c #(nop)  {}", step.text), None, &what).await
+        self.commit(stage, format!("/bin/sh -c #(nop)  {told}"), None, &what).await
     }
 
-    async fn working_dir(&self, stage: &mut Stage, step: &Step) -> Result<(), Error> {
+    async fn working_dir(&self, stage: &mut Stage) -> Result<(), Error> {
         let path = stage.document.config.working_dir.clone();
         let what = json!(["workdir", path, stage.document.config]);
         if self.try_cache(stage, &what).await? {
@@ -261,7 +261,8 @@ impl Build {
         }
         let (store, parent) = (self.store.clone(), self.parent(stage).await?);
         let layer = blocking(move || add::make_directory(&store, &parent, &path)).await?;
-        self.commit(stage, format!("/bin/sh -c #(nop) {}", step.text), layer, &what).await
+        let told = format!("/bin/sh -c #(nop) WORKDIR {}", stage.document.config.working_dir);
+        self.commit(stage, told, layer, &what).await
     }
 
     async fn run_command(&self, stage: &mut Stage, command: &Command) -> Result<(), Error> {
@@ -274,7 +275,8 @@ impl Build {
             .filter(|(name, _)| config::env(env, name).is_none() && !is_proxy(name))
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
-        let what = json!(["run", command, arguments]);
+        let surroundings = (self.request.no_network, &self.request.extra_hosts);
+        let what = json!(["run", command, arguments, surroundings]);
         if self.try_cache(stage, &what).await? {
             return Ok(());
         }
@@ -291,6 +293,9 @@ impl Build {
             command: command.clone(),
             environment,
             host_certs: !self.request.no_host_certs,
+            network: !self.request.no_network,
+            extra_hosts: &self.request.extra_hosts,
+            context: &self.request.context,
         };
         let layer = job.run().await?;
         let count = arguments.len();
@@ -461,7 +466,12 @@ impl Build {
             }
             Ok::<(), Error>(())
         };
-        let pull = futures::future::join(self.store.pull(name, None, sender), tell);
+        let domain = Reference::parse(name)?.domain;
+        let credentials = self.request.registry_auth.get(&domain).map(|auth| image::Credentials {
+            username: auth.username.clone(),
+            password: auth.password.clone(),
+        });
+        let pull = futures::future::join(self.store.pull(name, credentials, sender), tell);
         let (id, told) = self.events.unless_closed(pull).await?;
         let id = id?;
         told?;
@@ -483,6 +493,16 @@ impl Build {
 }
 
 impl Stage {
+    /// A stage of a configuration alone.
+    pub(crate) fn of(document: ImageDocument) -> Self {
+        Self { document, ..Self::default() }
+    }
+
+    /// The configuration so far.
+    pub(crate) fn into_document(self) -> ImageDocument {
+        self.document
+    }
+
     /// Replaces variables: those of ENV win over arguments.
     fn replace(&self, text: &str, escape: char, step: &Step) -> Result<String, Error> {
         let lookup = |name: &str| {
@@ -504,8 +524,35 @@ impl Stage {
         self.replace(&quoted, escape, step)
     }
 
+    /// An instruction as the history shows it: with the values that its variables have here.
+    fn describe(&self, step: &Step, escape: char) -> Result<String, Error> {
+        let replaced = |text: &String| self.replace(text, escape, step);
+        let pairs = |pairs: &[(String, String)]| {
+            let pair =
+                |(key, value): &(String, String)| Ok(format!("{}={}", replaced(key)?, replaced(value)?));
+            pairs.iter().map(pair).collect::<Result<Vec<_>, Error>>()
+        };
+        let words = |words: &[String]| words.iter().map(replaced).collect::<Result<Vec<_>, Error>>();
+        Ok(match &step.instruction {
+            Instruction::Env(list) => format!("ENV {}", pairs(list)?.join(" ")),
+            Instruction::Label(list) => format!("LABEL {}", pairs(list)?.join(" ")),
+            Instruction::Expose(ports) => format!("EXPOSE {}", words(ports)?.join(" ")),
+            Instruction::Volume(paths) => format!("VOLUME [{}]", words(paths)?.join(" ")),
+            Instruction::User(user) => format!("USER {}", replaced(user)?),
+            Instruction::StopSignal(signal) => format!("STOPSIGNAL {}", replaced(signal)?),
+            _ => step.text.clone(),
+        })
+    }
+
+    /// Carries the configuration's side of WORKDIR out.
+    pub(crate) fn set_working_dir(&mut self, path: &str, step: &Step, escape: char) -> Result<(), Error> {
+        let path = self.replace(path, escape, step)?;
+        self.document.config.working_dir = config::working_dir(&self.document.config, &path);
+        Ok(())
+    }
+
     /// Carries out an instruction that only changes the configuration.
-    fn configure(&mut self, step: &Step, escape: char) -> Result<(), Error> {
+    pub(crate) fn configure(&mut self, step: &Step, escape: char) -> Result<(), Error> {
         let replace = |stage: &Self, text: &str| stage.replace(text, escape, step);
         match &step.instruction {
             Instruction::Env(pairs) => {

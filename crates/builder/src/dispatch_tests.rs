@@ -24,6 +24,8 @@ use crate::Builder;
 struct Pretender {
     store: Store,
     specs: Mutex<Vec<ContainerSpec>>,
+    /// Of each sandbox: whether it has the host's network.
+    networks: Mutex<Vec<bool>>,
     alive: Mutex<BTreeSet<String>>,
 }
 
@@ -52,7 +54,7 @@ impl Pretender {
 #[async_trait]
 impl Runtime for Pretender {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, EngineError> {
-        assert!(spec.host_network);
+        self.networks.lock().push(spec.host_network);
         self.alive.lock().insert(spec.id.clone());
         let created_at = Timestamp::now();
         Ok(SandboxStatus { spec, state: SandboxState::Ready, created_at, netns_path: String::new() })
@@ -80,6 +82,13 @@ impl Runtime for Pretender {
         let target = self.store.view(&image).unwrap().follow(Path::new("/etc/resolv.conf")).unwrap();
         fs::create_dir_all(upper.join(&target).parent().unwrap()).unwrap();
         fs::write(upper.join(&target), "").unwrap();
+        if let Some(hosts) = self.spec(id).mounts.iter().find(|mount| mount.target == Path::new("/etc/hosts"))
+        {
+            fs::write(upper.join("etc/hosts"), "").unwrap();
+            let engine_api::MountSource::Bind(source) = &hosts.source else { panic!("no file") };
+            let text = fs::read_to_string(source).unwrap();
+            fs::write(upper.join("seen-hosts"), text).unwrap();
+        }
         let word = self.spec(id).entrypoint.last().unwrap().clone();
         fs::write(upper.join(word.rsplit([' ', '/']).next().unwrap()), "made").unwrap();
         Ok(self.status(id))
@@ -164,6 +173,7 @@ impl Site {
         let runtime = Arc::new(Pretender {
             store: store.clone(),
             specs: Mutex::new(Vec::new()),
+            networks: Mutex::default(),
             alive: Mutex::new(BTreeSet::new()),
         });
         let host = Host {
@@ -278,6 +288,25 @@ async fn the_host_stays_out_when_asked() {
     assert!(!spec.env.iter().any(|line| line.contains("CERT")), "{:?}", spec.env);
     assert_eq!(spec.mounts.len(), 1, "the resolver only");
     assert!(spec.mounts[0].read_only);
+}
+
+#[tokio::test]
+async fn steps_have_the_network_and_the_hosts_that_were_asked_for() {
+    let site = Site::new();
+    site.build("FROM base\nRUN touch /x\n").await.unwrap();
+    let alone = |request: &mut BuildRequest| {
+        request.no_network = true;
+        request.extra_hosts = vec!["db:10.0.0.9".to_owned(), "six:fd00::1".to_owned()];
+    };
+    let (image, output) = site.build_with("FROM base\nRUN touch /x\n", alone).await.unwrap();
+    assert!(!output.contains("Using cache"), "the step may give something else: {output}");
+    assert_eq!(*site.runtime.networks.lock(), [true, false]);
+    let seen = site.read(&image, "seen-hosts").unwrap();
+    assert!(seen.contains("10.0.0.9\tdb\n") && seen.contains("fd00::1\tsix\n"), "{seen}");
+    assert_eq!(site.read(&image, "etc/hosts"), None, "the mount point is no part of the layer");
+    let wrong = |request: &mut BuildRequest| request.extra_hosts = vec!["db".to_owned()];
+    let error = site.build_with("FROM base\nRUN touch /y\n", wrong).await.unwrap_err();
+    assert!(error.message.contains("--add-host \"db\""), "{}", error.message);
 }
 
 #[tokio::test]
@@ -424,6 +453,68 @@ async fn a_resolver_behind_a_dangling_link_leaves_nothing_in_the_layer() {
 }
 
 #[tokio::test]
+async fn a_container_becomes_an_image_with_its_settings() {
+    let site = Site::new();
+    let base = site.store.resolve("base").unwrap().image;
+    let spec = ContainerSpec {
+        id: "c".repeat(64),
+        image_id: base.id.to_string(),
+        args: vec!["serve".to_owned()],
+        env: vec!["A=1".to_owned()],
+        working_dir: "/srv".to_owned(),
+        labels: BTreeMap::from([("own".to_owned(), "yes".to_owned())]),
+        mounts: vec![engine_api::Mount {
+            source: engine_api::MountSource::Bind("/etc/hosts".into()),
+            target: "/etc/hosts".into(),
+            read_only: false,
+            propagation: engine_api::MountPropagation::Private,
+        }],
+        ..ContainerSpec::default()
+    };
+    site.runtime.create_container(spec.clone()).await.unwrap();
+    let upper = site.store.snapshot(&spec.id).unwrap().upper;
+    fs::create_dir(upper.join("etc")).unwrap();
+    for (path, text) in [("etc/hosts", ""), ("etc/empty", ""), ("made", "m")] {
+        fs::write(upper.join(path), text).unwrap();
+    }
+    let request = engine_api::CommitRequest {
+        container: spec.id.clone(),
+        reference: "made:1".to_owned(),
+        changes: [r#"ENTRYPOINT ["run"]"#, "ENV B=${A}2", "WORKDIR sub", "EXPOSE 80", "LABEL c=d"]
+            .map(str::to_owned)
+            .to_vec(),
+        author: "me".to_owned(),
+        comment: "by hand".to_owned(),
+    };
+    let id = site.builder.commit(request.clone()).await.unwrap();
+    let found = site.store.resolve("made:1").unwrap();
+    assert_eq!((found.image.id.as_str(), found.origin), (id.as_str(), image::Origin::Local));
+    assert_eq!(found.image.parent.as_ref(), Some(&base.id));
+    assert_eq!(site.read(&found.image, "made").as_deref(), Some("m"));
+    assert_eq!(site.read(&found.image, "etc/empty").as_deref(), Some(""));
+    assert_eq!(site.read(&found.image, "etc/hosts"), None, "the mount point is no part of the layer");
+    assert!(site.read(&found.image, "etc/passwd").is_some());
+    let document = &found.image.document;
+    let config = &document.config;
+    assert_eq!(config.entrypoint.as_deref().unwrap(), ["run"]);
+    assert_eq!(config.env, ["A=1", "B=12"]);
+    assert_eq!((config.working_dir.as_str(), config.labels["own"].as_str()), ("/srv/sub", "yes"));
+    assert!(config.exposed_ports.contains_key("80/tcp") && config.labels["c"] == "d");
+    let last = document.history.last().unwrap();
+    assert_eq!((last.comment.as_str(), last.author.as_str(), last.empty_layer), ("by hand", "me", false));
+    assert_eq!(last.created_by, "serve", "what ran");
+    assert_eq!(document.rootfs.diff_ids.len(), base.document.rootfs.diff_ids.len() + 1);
+    // What it cannot do is told, and nothing is made.
+    let before = site.store.list().unwrap().len();
+    for (change, expected) in [("RUN x", "RUN is not a valid change"), ("NOPE x", "unknown instruction")] {
+        let request = engine_api::CommitRequest { changes: vec![change.to_owned()], ..request.clone() };
+        let error = site.builder.commit(request).await.unwrap_err();
+        assert!(error.message.contains(expected), "{}", error.message);
+    }
+    assert_eq!(site.store.list().unwrap().len(), before);
+}
+
+#[tokio::test]
 async fn deeply_nested_substitutions_are_one_clear_line() {
     let site = Site::new();
     let nested = format!("ENV A={}\n", "${a:-".repeat(100_000));
@@ -496,6 +587,10 @@ async fn configuration_follows_the_reference() {
     assert_eq!(config.user, "app");
     assert_eq!(config.healthcheck.as_ref().unwrap()["Test"][0], "CMD-SHELL");
     assert!(output.contains("ran /bin/bash -c touch /x"), "{output}");
+    let told: Vec<&str> = image.document.history.iter().map(|step| step.created_by.as_str()).collect();
+    for expected in ["ENV A=2 C=1", "LABEL a=two words b c=d", "EXPOSE 80 53/udp", "VOLUME [/v]"] {
+        assert!(told.contains(&format!("/bin/sh -c #(nop)  {expected}").as_str()), "{expected} in {told:?}");
+    }
     let (child, _) = site
         .build_with("FROM base\nCMD x\nENTRYPOINT y\n", |request| request.tags = vec!["c".to_owned()])
         .await

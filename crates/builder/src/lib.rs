@@ -8,14 +8,13 @@
 //! Source: the Dockerfile reference; output as Docker's classic builder prints it.
 
 mod add;
+mod commit;
 mod config;
 mod copy;
 mod dispatch;
 mod error;
 mod expand;
-mod ignore;
 mod parser;
-mod pattern;
 mod plan;
 mod run;
 mod service;

@@ -18,6 +18,7 @@ use crate::service::{Events, Host};
 /// The label that marks a build's sandboxes, so that a restart removes what is left of them.
 pub(crate) const OWNER_LABEL: (&str, &str) = ("skiff.owner", "build");
 const RESOLVER: &str = "/etc/resolv.conf";
+const HOSTS: &str = "/etc/hosts";
 /// Inside /dev, which is a fresh tmpfs in every container: the mount point leaves no trace in the layer.
 const CA_BUNDLE: &str = "/dev/skiff-host-ca.crt";
 /// What the common TLS libraries and tools read.
@@ -43,6 +44,12 @@ pub(crate) struct Job<'a> {
     /// Build arguments.
     pub(crate) environment: Vec<String>,
     pub(crate) host_certs: bool,
+    /// The host's network; else none but loopback.
+    pub(crate) network: bool,
+    /// `name:address`.
+    pub(crate) extra_hosts: &'a [String],
+    /// Where files for the step may be kept.
+    pub(crate) context: &'a Path,
 }
 
 impl Job<'_> {
@@ -66,12 +73,14 @@ impl Job<'_> {
             name: format!("build-{}", &id[..12]),
             labels: labels.clone(),
             hostname: id[..12].to_owned(),
-            host_network: true,
+            host_network: self.network,
             ..SandboxSpec::default()
         };
-        let stub = self.stub().await?;
+        let hosts = hosts_file(self.extra_hosts, self.context)?;
+        let stubs = self.stubs(hosts.is_some()).await?;
         self.runtime.create_sandbox(sandbox).await?;
-        self.runtime.create_container(self.container(id, labels)).await?;
+        let hosts_path = hosts.as_ref().map(tempfile::NamedTempFile::path);
+        self.runtime.create_container(self.container(id, labels, hosts_path)).await?;
         let process = self.runtime.attach(id).await?;
         self.runtime.start_container(id).await?;
         drop(process.io.stdin);
@@ -99,15 +108,16 @@ impl Job<'_> {
         self.runtime.stop_sandbox(id).await?;
         let (store, key) = (self.store.clone(), id.to_owned());
         blocking(move || {
-            if let Some(stub) = stub {
-                stub.remove(&store.writable_view(&key)?)?;
+            if !stubs.is_empty() {
+                let view = store.writable_view(&key)?;
+                stubs.iter().try_for_each(|stub| stub.remove(&view))?;
             }
             Ok(store.diff(&key)?)
         })
         .await
     }
 
-    fn container(&self, id: &str, labels: BTreeMap<String, String>) -> ContainerSpec {
+    fn container(&self, id: &str, labels: BTreeMap<String, String>, hosts: Option<&Path>) -> ContainerSpec {
         let bind = |source: &Path, target: &str| Mount {
             source: MountSource::Bind(source.to_owned()),
             target: PathBuf::from(target),
@@ -116,6 +126,7 @@ impl Job<'_> {
         };
         let mut env = self.host.proxies.clone();
         let mut mounts = vec![bind(&self.host.resolver, RESOLVER)];
+        mounts.extend(hosts.map(|hosts| bind(hosts, HOSTS)));
         if let (true, Some(bundle)) = (self.host_certs, &self.host.ca_bundle) {
             mounts.push(bind(bundle, CA_BUNDLE));
             env.extend(CA_VARIABLES.iter().map(|name| format!("{name}={CA_BUNDLE}")));
@@ -136,10 +147,19 @@ impl Job<'_> {
         }
     }
 
-    /// What mounting the resolver will leave behind in the image's root.
-    async fn stub(&self) -> Result<Option<Stub>, Error> {
+    /// What mounting the resolver, and the hosts where there are some, will leave behind in the image's root.
+    async fn stubs(&self, with_hosts: bool) -> Result<Vec<Stub>, Error> {
         let (store, image) = (self.store.clone(), self.image.clone());
-        blocking(move || Ok(Stub::before(&store.view(&image)?, Path::new(RESOLVER)))).await
+        blocking(move || {
+            let view = store.view(&image)?;
+            let paths = [Some(RESOLVER), with_hosts.then_some(HOSTS)];
+            let stubs = paths
+                .into_iter()
+                .flatten()
+                .filter_map(|path| Stub::before(&view, Path::new(path)).transpose());
+            stubs.collect()
+        })
+        .await
     }
 
     async fn copy(&self, stream: Option<ByteStream>) -> Result<(), Error> {
@@ -163,28 +183,62 @@ impl Job<'_> {
     }
 }
 
-/// A mount point that an image lacks: the runtime makes an empty file there, which must not get into the layer.
+/// The hosts of a step, as a file that goes with the returned value; none where nobody asked for any.
+fn hosts_file(extra: &[String], directory: &Path) -> Result<Option<tempfile::NamedTempFile>, Error> {
+    if extra.is_empty() {
+        return Ok(None);
+    }
+    let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    for entry in extra {
+        // Addresses of version 6 hold colons, names never do.
+        let (name, address) = entry
+            .split_once([':', '='])
+            .and_then(|(name, address)| Some((name, address.parse::<std::net::IpAddr>().ok()?)))
+            .ok_or_else(|| {
+                Error::invalid(format!("invalid --add-host {entry:?}: write it as name:address"))
+            })?;
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    let write = || {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new_in(directory)?;
+        std::fs::write(file.path(), text)?;
+        // Also for a step that does not run as root.
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644))?;
+        Ok(file)
+    };
+    write().map(Some).map_err(|error: std::io::Error| Error::io("write the hosts of a step", error))
+}
+
+/// A mount point that an image lacks: the runtime makes an empty file there (where a link leads to, if there is one),
+/// and the directories above it. None of them may get into the layer.
 struct Stub {
     path: PathBuf,
-    /// The directory's time before, if the directory was there.
-    directory_time: Option<Timespec>,
+    /// The innermost directory of the path that was there before.
+    existing: PathBuf,
+    /// Its time.
+    time: Timespec,
 }
 
 impl Stub {
-    fn before(view: &Root, path: &Path) -> Option<Self> {
-        let path = image::root::clean(path);
-        if view.stat_itself(&path).is_ok() {
-            return None;
+    fn before(view: &Root, path: &Path) -> Result<Option<Self>, Error> {
+        let fail = |error| Error::io(format!("look at {}", path.display()), error);
+        if view.stat(&image::root::clean(path)).is_ok() {
+            return Ok(None);
         }
-        let directory = view.stat(path.parent().unwrap_or(Path::new(""))).ok();
-        let directory_time = directory.map(|stat| Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-        });
-        Some(Self { path, directory_time })
+        let path = view.follow(path).map_err(fail)?;
+        let mut existing = path.clone();
+        while existing.pop() {
+            if let Ok(stat) = view.stat(&existing) {
+                let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+                let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds };
+                return Ok(Some(Self { path, existing, time }));
+            }
+        }
+        Ok(None)
     }
 
-    /// Removes the file if it is still empty, and the directory if it was made for it.
+    /// Removes the file if it is still empty, and the directories that were made for it alone.
     fn remove(&self, view: &Root) -> Result<(), Error> {
         let fail = |error: rustix::io::Errno| {
             Error::io(format!("remove the mount point /{}", self.path.display()), error)
@@ -195,16 +249,16 @@ impl Stub {
             return Ok(());
         }
         unlinkat(&directory, &name, AtFlags::empty()).map_err(fail)?;
-        let Some(time) = self.directory_time else {
-            let above = self.path.parent().and_then(|above| view.parent(above).ok().flatten());
-            if let Some((above, name)) = above {
-                // Fails, as it should, where the command put something there.
-                let _ = unlinkat(above, name, AtFlags::REMOVEDIR);
+        for above in self.path.ancestors().skip(1).take_while(|above| *above != self.existing) {
+            let Ok(Some((parent, name))) = view.parent(above) else { return Ok(()) };
+            // Fails, as it should, where the command put something there.
+            if unlinkat(parent, name, AtFlags::REMOVEDIR).is_err() {
+                return Ok(());
             }
-            return Ok(());
-        };
+        }
+        let Ok(directory) = view.directory(&self.existing) else { return Ok(()) };
         let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
-        let times = Timestamps { last_access: omit, last_modification: time };
+        let times = Timestamps { last_access: omit, last_modification: self.time };
         utimensat(&directory, ".", &times, AtFlags::empty()).map_err(fail)
     }
 }

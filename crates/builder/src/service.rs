@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use base::lifecycle::Tasks;
-use engine_api::{BuildEvent, BuildRequest, Builds, EngineError, Runtime};
+use engine_api::{BuildEvent, BuildRequest, Builds, CommitRequest, EngineError, Runtime};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use image::Store;
@@ -109,6 +109,14 @@ impl Builds for Builder {
             let _ = sender.send(last).await;
         });
         Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed())
+    }
+
+    async fn commit(&self, request: CommitRequest) -> Result<String, EngineError> {
+        let container = self.runtime.container(&request.container).await?.spec;
+        let store = self.store.clone();
+        // On a thread of its own to its end, also where the client leaves.
+        let made = crate::run::blocking(move || crate::commit::commit(&store, &container, &request)).await;
+        made.map(|id| id.to_string()).map_err(Error::into_engine)
     }
 }
 

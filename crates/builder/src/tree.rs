@@ -4,13 +4,13 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use image::root::{Root, clean};
+use base::ignore::Ignore;
+use base::pattern::{clean, has_wildcards, matches};
+use image::root::Root;
 use rustix::fs::{Dir, FileType, Stat, readlinkat};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::ignore::Ignore;
-use crate::pattern::{has_wildcards, matches};
 
 /// Where files come from: a context or the file system of an image. Paths never leave it.
 pub(crate) struct Source<'a> {
@@ -31,15 +31,10 @@ pub(crate) struct Node {
     pub(crate) target: Option<PathBuf>,
 }
 
-/// A path's text without `.`, `..` and doubled slashes.
-pub(crate) fn clean_text(text: &str) -> String {
-    clean(Path::new(text)).to_string_lossy().into_owned()
-}
-
 impl Source<'_> {
     /// The paths that an argument names, sorted. An argument without wildcards names one, which must exist.
     pub(crate) fn find(&self, argument: &str) -> Result<Vec<PathBuf>, Error> {
-        let pattern = clean_text(argument);
+        let pattern = clean(argument);
         if !has_wildcards(&pattern) {
             let path = PathBuf::from(&pattern);
             let there = self.root.stat(&path).is_ok();

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use base::ignore::Ignore;
 use base64::Engine as _;
 use bytes::Bytes;
 use clap::Args;
@@ -18,6 +19,8 @@ use tokio_util::io::ReaderStream;
 
 use crate::engine::{Engine, empty, quote, streamed};
 use crate::output::{self, Format};
+
+const IGNORE_FILE: &str = ".dockerignore";
 
 /// Arguments of `skiff build`.
 #[derive(Debug, Args)]
@@ -146,7 +149,7 @@ pub async fn build(engine: &Engine, args: Build) -> Result<()> {
             query.push(format!("{name}=1"));
         }
     }
-    let body = streamed(context_archive(args.path.clone()));
+    let body = streamed(context_archive(args.path.clone(), PathBuf::from(&dockerfile)));
     let quiet = args.quiet;
     let mut id = String::new();
     let path = format!("/build?{}", query.join("&"));
@@ -187,15 +190,15 @@ fn pairs(args: &[String], lookup: impl Fn(&str) -> Option<String>) -> Value {
     Value::Object(pairs.collect())
 }
 
-/// The context as a stream of tar bytes, written by a thread of its own; `.dockerignore` is applied by the builder.
-fn context_archive(path: PathBuf) -> ReceiverStream<std::io::Result<Bytes>> {
+/// The context as a stream of tar bytes, written by a thread of its own, without what `.dockerignore` leaves out.
+fn context_archive(path: PathBuf, dockerfile: PathBuf) -> ReceiverStream<std::io::Result<Bytes>> {
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     // A blocking writer fits the tar library; the channel's bound is the back-pressure.
     tokio::task::spawn_blocking(move || {
         let mut archive =
             tar::Builder::new(std::io::BufWriter::with_capacity(64 * 1024, ChannelWriter(sender.clone())));
         archive.follow_symlinks(false);
-        let result = archive.append_dir_all(".", &path).and_then(|()| {
+        let result = pack_context(&mut archive, &path, &dockerfile).and_then(|()| {
             let mut writer = archive.into_inner()?;
             std::io::Write::flush(&mut writer)
         });
@@ -204,6 +207,46 @@ fn context_archive(path: PathBuf) -> ReceiverStream<std::io::Result<Bytes>> {
         }
     });
     ReceiverStream::new(receiver)
+}
+
+/// Writes a context. The builder needs the Dockerfile and `.dockerignore` themselves, whatever the latter says; it leaves
+/// them out of what it copies.
+fn pack_context<W: std::io::Write>(
+    archive: &mut tar::Builder<W>,
+    context: &Path,
+    dockerfile: &Path,
+) -> std::io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let always = [dockerfile, Path::new(IGNORE_FILE)];
+    let ignore = match std::fs::read_to_string(context.join(IGNORE_FILE)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ignore::default(),
+        text => Ignore::parse(&text?),
+    };
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(below) = waiting.pop() {
+        let path = context.join(&below);
+        let is_root = below.as_os_str().is_empty();
+        let excluded = !is_root && ignore.excludes(&below) && !always.contains(&below.as_path());
+        let metadata = std::fs::symlink_metadata(&path)?;
+        if metadata.is_dir() {
+            let holds_more = ignore.has_exceptions() || always.iter().any(|file| file.starts_with(&below));
+            if excluded && !holds_more {
+                continue;
+            }
+            if !excluded && !is_root {
+                archive.append_dir(&below, &path)?;
+            }
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(&path)? {
+                names.push(entry?.file_name());
+            }
+            names.sort_unstable();
+            waiting.extend(names.into_iter().rev().map(|name| below.join(name)));
+        } else if !excluded && !metadata.file_type().is_socket() {
+            archive.append_path_with_name(&path, &below)?;
+        }
+    }
+    Ok(())
 }
 
 struct ChannelWriter(tokio::sync::mpsc::Sender<std::io::Result<Bytes>>);
@@ -366,6 +409,42 @@ fn print_message(message: Value) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_context_travels_without_what_is_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in
+            ["Dockerfile", "main.py", "node_modules/a/b.js", "docs/a.md", "docs/README.md", "empty/x.log"]
+        {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let packed = |dockerfile: &str| {
+            let mut archive = tar::Builder::new(Vec::new());
+            pack_context(&mut archive, dir.path(), Path::new(dockerfile)).unwrap();
+            let bytes = archive.into_inner().unwrap();
+            let mut archive = tar::Archive::new(bytes.as_slice());
+            let entries = archive.entries().unwrap();
+            let path = |entry: std::io::Result<tar::Entry<'_, _>>| {
+                entry.unwrap().path().unwrap().display().to_string()
+            };
+            let names: Vec<String> =
+                entries.map(path).map(|name| name.trim_end_matches('/').to_owned()).collect();
+            names
+        };
+        assert_eq!(packed("Dockerfile").len(), 10, "everything, with the directories");
+        let rules = "node_modules\n**/*.md\n!docs/README.md\n*.log\n**/*.log\nDockerfile\n.dockerignore\n";
+        std::fs::write(dir.path().join(IGNORE_FILE), rules).unwrap();
+        let kept = [".dockerignore", "Dockerfile", "docs", "docs/README.md", "empty", "main.py"];
+        assert_eq!(packed("Dockerfile"), kept);
+        std::fs::write(dir.path().join(IGNORE_FILE), "*\n").unwrap();
+        assert_eq!(
+            packed("docs/a.md"),
+            [".dockerignore", "docs/a.md"],
+            "what the builder needs is sent anyway"
+        );
+    }
 
     #[test]
     fn a_port_is_no_tag() {

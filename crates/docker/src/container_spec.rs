@@ -1,16 +1,14 @@
 //! From Docker's create request to the engine's sandbox and container.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use engine_api::{
-    ContainerSpec, Image, Mount, MountPropagation, MountSource, Resources, SandboxSpec, SeccompProfile,
-    Security, User,
-};
+use engine_api::{ContainerSpec, Image, Resources, Rlimit, SandboxSpec, SeccompProfile, Security, User};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::answer::Failure;
+use crate::mounts;
 
 /// Marks sandboxes made here.
 pub(crate) const OWNER_LABEL: &str = "skiff.owner";
@@ -19,6 +17,24 @@ pub(crate) const OWNER: &str = "docker";
 pub(crate) const REQUEST_LABEL: &str = "skiff.docker.request";
 /// Docker's default for a process's share of the CPU when it is given as a number of CPUs.
 const CPU_PERIOD_US: u64 = 100_000;
+/// The limits of processes that `--ulimit` knows. Source: getrlimit(2).
+const ULIMITS: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
 
 /// Who made a container.
 #[derive(Debug, Clone)]
@@ -53,6 +69,8 @@ pub(crate) struct CreateRequest {
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) stop_signal: String,
+    /// Seconds.
+    pub(crate) stop_timeout: Option<i64>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) volumes: BTreeMap<String, Value>,
     #[serde(deserialize_with = "or_default")]
@@ -115,6 +133,26 @@ pub(crate) struct HostConfig {
     pub(crate) cpuset_cpus: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) pids_limit: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) group_add: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) ulimits: Vec<Ulimit>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) shm_size: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) init: bool,
+    /// Empty lists, in place of none, hide nothing: `--security-opt systempaths=unconfined`.
+    pub(crate) masked_paths: Option<Vec<String>>,
+    pub(crate) readonly_paths: Option<Vec<String>>,
+}
+
+/// `--ulimit`; -1 is no limit.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Ulimit {
+    pub(crate) name: String,
+    pub(crate) soft: i64,
+    pub(crate) hard: i64,
 }
 
 /// `--restart`.
@@ -134,6 +172,28 @@ pub(crate) struct MountRequest {
     pub(crate) source: String,
     pub(crate) target: String,
     pub(crate) read_only: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) bind_options: BindOptions,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) tmpfs_options: TmpfsOptions,
+}
+
+/// `bind-propagation=`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct BindOptions {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) propagation: String,
+}
+
+/// `tmpfs-size=`, `tmpfs-mode=`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct TmpfsOptions {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) size_bytes: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) mode: u32,
 }
 
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(input: D) -> Result<T, D::Error> {
@@ -160,7 +220,7 @@ fn text_or_list<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::E
 pub(crate) struct Plan {
     pub(crate) sandbox: SandboxSpec,
     pub(crate) container: ContainerSpec,
-    /// Named volumes that have to exist, by directory.
+    /// What becomes a directory where nothing is: volumes and the sources of binds.
     pub(crate) volumes: Vec<PathBuf>,
     /// Whether the sandbox gets an interface of its own.
     pub(crate) connected: bool,
@@ -183,6 +243,7 @@ pub(crate) fn plan(
     name: &str,
     directories: &Directories,
 ) -> Result<Plan, Failure> {
+    crate::unsupported::refuse(raw)?;
     refuse_unsupported(request)?;
     crate::ports::asked(request, &image.config.exposed_ports)?;
     let host = &request.host_config;
@@ -194,13 +255,7 @@ pub(crate) fn plan(
         return Err(Failure::bad_request("no command specified"));
     }
     let host_network = host.network_mode == "host";
-    let (mut mounts, volumes) = user_mounts(request, image, directories)?;
-    for name in ["hosts", "hostname", "resolv.conf"] {
-        let target = format!("/etc/{name}");
-        if !mounts.iter().any(|mount| mount.target == Path::new(&target)) {
-            mounts.push(bind(directories.files.join(name), &target, false));
-        }
-    }
+    let (mounts, volumes) = mounts::all(request, image, directories)?;
     let hostname = if request.hostname.is_empty() { id[..12].to_owned() } else { request.hostname.clone() };
     let labels = BTreeMap::from([
         (OWNER_LABEL.to_owned(), OWNER.to_owned()),
@@ -214,6 +269,9 @@ pub(crate) fn plan(
         host_network,
         host_pid: host.pid_mode == "host",
         host_ipc: host.ipc_mode == "host",
+        // Skiff's init reaps what is left over and lives as long as the sandbox.
+        share_pid: host.init,
+        shared_memory_bytes: host.shm_size,
         sysctls: host.sysctls.clone(),
         ..SandboxSpec::default()
     };
@@ -231,9 +289,10 @@ pub(crate) fn plan(
         args: request.cmd.clone(),
         env: environment(request),
         working_dir: request.working_dir.clone(),
-        user: User { spec: request.user.clone(), ..User::default() },
+        user: User { spec: request.user.clone(), groups: host.group_add.clone(), ..User::default() },
         mounts,
         resources: resources(host),
+        rlimits: rlimits(&host.ulimits)?,
         security: security(host)?,
         terminal: request.tty,
         stdin: request.open_stdin,
@@ -266,7 +325,39 @@ fn refuse_unsupported(request: &CreateRequest) -> Result<(), Failure> {
             return refused(&format!("{option} {mode}"));
         }
     }
+    if host.memory_swap > 0 && host.memory <= 0 {
+        return Err(Failure::bad_request("--memory-swap needs --memory: it is the sum of both"));
+    }
+    if host.init && host.pid_mode == "host" {
+        return refused("--init together with --pid host");
+    }
+    for paths in [&host.masked_paths, &host.readonly_paths].into_iter().flatten() {
+        if !paths.is_empty() {
+            return refused("a list of paths to hide (MaskedPaths, ReadonlyPaths)");
+        }
+    }
+    if host.extra_hosts.iter().any(|entry| entry.ends_with("host-gateway")) {
+        return refused("--add-host with host-gateway: give the host's address");
+    }
     Ok(())
+}
+
+fn rlimits(asked: &[Ulimit]) -> Result<Vec<Rlimit>, Failure> {
+    let limit = |limit: &Ulimit| {
+        if !ULIMITS.contains(&limit.name.as_str()) {
+            return Err(Failure::bad_request(format!("invalid ulimit type: {}", limit.name)));
+        }
+        // Negative is without a limit.
+        let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+        let (soft, hard) = (number(limit.soft), number(limit.hard));
+        if soft > hard {
+            let message =
+                format!("ulimit soft limit must be less than or equal to hard limit: {}", limit.name);
+            return Err(Failure::bad_request(message));
+        }
+        Ok(Rlimit { name: limit.name.clone(), soft, hard })
+    };
+    asked.iter().map(limit).collect()
 }
 
 /// The first of equal variables that the engine reads is the user's.
@@ -308,7 +399,7 @@ fn security(host: &HostConfig) -> Result<Security, Failure> {
         add_capabilities: capabilities(&host.cap_add),
         drop_capabilities: capabilities(&host.cap_drop),
         read_only_rootfs: host.readonly_rootfs,
-        unmask_proc: host.privileged,
+        unmask_proc: host.privileged || host.masked_paths.as_ref().is_some_and(Vec::is_empty),
         ..Security::default()
     };
     for option in &host.security_opt {
@@ -330,107 +421,6 @@ fn security(host: &HostConfig) -> Result<Security, Failure> {
 fn capabilities(names: &[String]) -> Vec<String> {
     let plain = |name: &String| name.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();
     names.iter().map(plain).collect()
-}
-
-fn bind(source: PathBuf, target: &str, read_only: bool) -> Mount {
-    Mount {
-        source: MountSource::Bind(source),
-        target: PathBuf::from(target),
-        read_only,
-        propagation: MountPropagation::Private,
-    }
-}
-
-/// Binds, mounts, tmpfs and the image's volumes; the named volumes among them.
-fn user_mounts(
-    request: &CreateRequest,
-    image: &Image,
-    directories: &Directories,
-) -> Result<(Vec<Mount>, Vec<PathBuf>), Failure> {
-    let mut mounts = Vec::new();
-    let mut volumes = Vec::new();
-    let mut add = |source: &str, target: &str, read_only: bool| -> Result<(), Failure> {
-        absolute(target)?;
-        let source = if source.starts_with('/') {
-            PathBuf::from(source)
-        } else {
-            let volume = directories.volumes.join(volume_name(source)?);
-            volumes.push(volume.clone());
-            volume
-        };
-        mounts.push(bind(source, target, read_only));
-        Ok(())
-    };
-    for text in &request.host_config.binds {
-        let parts: Vec<&str> = text.splitn(3, ':').collect();
-        let (source, target, options) = match parts.as_slice() {
-            [source, target] => (*source, *target, ""),
-            [source, target, options] => (*source, *target, *options),
-            _ => return Err(Failure::bad_request(format!("invalid volume specification: '{text}'"))),
-        };
-        add(source, target, options.split(',').any(|option| option == "ro"))?;
-    }
-    let mut tmpfs: Vec<&str> = request.host_config.tmpfs.keys().map(String::as_str).collect();
-    for mount in &request.host_config.mounts {
-        match mount.kind.as_str() {
-            "bind" if mount.source.starts_with('/') => add(&mount.source, &mount.target, mount.read_only)?,
-            "volume" if mount.source.is_empty() => add(&anonymous(), &mount.target, mount.read_only)?,
-            "volume" => add(&mount.source, &mount.target, mount.read_only)?,
-            "tmpfs" => tmpfs.push(&mount.target),
-            other => {
-                return Err(Failure::bad_request(format!(
-                    "invalid mount of type {other:?} at {}",
-                    mount.target
-                )));
-            }
-        }
-    }
-    let anonymous_targets = image.config.volumes.iter().chain(request.volumes.keys());
-    let taken: Vec<PathBuf> = request
-        .host_config
-        .binds
-        .iter()
-        .filter_map(|text| text.split(':').nth(1).map(PathBuf::from))
-        .chain(request.host_config.mounts.iter().map(|mount| PathBuf::from(&mount.target)))
-        .collect();
-    for target in anonymous_targets.filter(|target| !taken.contains(&PathBuf::from(target))) {
-        add(&anonymous(), target, false)?;
-    }
-    for target in tmpfs {
-        absolute(target)?;
-        mounts.push(Mount {
-            source: MountSource::Tmpfs { size_bytes: 0 },
-            target: PathBuf::from(target),
-            read_only: false,
-            propagation: MountPropagation::Private,
-        });
-    }
-    Ok((mounts, volumes))
-}
-
-fn anonymous() -> String {
-    base::id::hex64()
-}
-
-fn absolute(target: &str) -> Result<(), Failure> {
-    match target.starts_with('/') && target != "/" {
-        true => Ok(()),
-        false => Err(Failure::bad_request(format!(
-            "invalid mount path: '{target}' must be absolute and not the root"
-        ))),
-    }
-}
-
-/// A volume's name is a directory's name and nothing more.
-fn volume_name(name: &str) -> Result<&str, Failure> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let good =
-        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(fits) && name.len() <= 255;
-    good.then_some(name).ok_or_else(|| {
-        Failure::bad_request(format!(
-            "{name:?} is neither an absolute path nor a volume name ([a-zA-Z0-9][a-zA-Z0-9_.-]*)"
-        ))
-    })
 }
 
 #[cfg(test)]
@@ -484,11 +474,23 @@ mod tests {
             plan.container.mounts.iter().map(|mount| mount.target.to_str().unwrap()).collect();
         assert_eq!(targets, ["/data", "/ctx", "/t", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]);
         assert!(plan.container.mounts[1].read_only);
-        assert_eq!(plan.volumes, [PathBuf::from("/v/v1")]);
+        assert_eq!(plan.volumes, [PathBuf::from("/v/v1"), PathBuf::from("/ctx")]);
         assert_eq!(plan.container.labels["x"], "y");
         assert_eq!(plan.container.env, ["TERM=xterm"]);
         let kept: CreateRequest = serde_json::from_str(&plan.sandbox.labels[REQUEST_LABEL]).unwrap();
         assert!(kept.host_config.auto_remove);
+    }
+
+    #[test]
+    fn options_reach_the_engine() {
+        let host = json!({"GroupAdd": ["audio", "7"], "ShmSize": 1024, "Init": true, "MaskedPaths": [],
+            "Ulimits": [{"Name": "nofile", "Soft": 5, "Hard": -1}]});
+        let plan = planned(&json!({"Image": "x", "StopTimeout": 3, "HostConfig": host})).unwrap();
+        assert_eq!(plan.container.user.groups, ["audio", "7"]);
+        assert_eq!((plan.sandbox.shared_memory_bytes, plan.sandbox.share_pid), (1024, true));
+        assert!(plan.container.security.unmask_proc);
+        let nofile = Rlimit { name: "nofile".to_owned(), soft: 5, hard: u64::MAX };
+        assert_eq!(plan.container.rlimits, [nofile]);
     }
 
     #[test]
@@ -504,6 +506,12 @@ mod tests {
             json!({"Mounts": [{"Type": "bind", "Source": "relative", "Target": "/x"}]}),
             json!({"SecurityOpt": ["apparmor=x"]}),
             json!({"PidMode": "container:x"}),
+            json!({"Init": true, "PidMode": "host"}),
+            json!({"MemorySwap": 5}),
+            json!({"ExtraHosts": ["gate:host-gateway"]}),
+            json!({"MaskedPaths": ["/proc/kcore"]}),
+            json!({"Ulimits": [{"Name": "none", "Soft": 1, "Hard": 1}]}),
+            json!({"Ulimits": [{"Name": "nofile", "Soft": -1, "Hard": 1}]}),
         ] {
             assert!(planned(&json!({"Image": "x", "HostConfig": host})).is_err(), "{host}");
         }

@@ -19,8 +19,10 @@ use crate::container_spec::{
     CreateRequest, Directories, OWNER, OWNER_LABEL, Owner, Plan, REQUEST_LABEL, plan,
 };
 use crate::server::{Call, Shared, unchanged};
+use crate::system::check_platform;
 
 const STOP_GRACE: Duration = Duration::from_secs(10);
+const STOP_FOR_EVER: Duration = Duration::from_secs(i32::MAX as u64);
 const SYSTEMD_RESOLVER: &str = "/run/systemd/resolve/resolv.conf";
 
 type Events = BoxStream<'static, Result<ContainerEvent, EventsLost>>;
@@ -134,18 +136,30 @@ impl Shared {
         let image = self.images.resolve(&spec.image_id).await;
         let exposed = image.map(|found| found.image.config.exposed_ports).unwrap_or_default();
         let ports = crate::ports::asked(found.changeable()?, &exposed)?;
+        // The janitor of the run before must not take these ports for that run's.
+        let _starting = self.starting.lock(found.id()).await;
         if !ports.is_empty() {
             self.networks.publish(&spec.sandbox_id, &ports).await?;
         }
         if let Err(error) = self.runtime.start_container(found.id()).await {
-            self.withdraw(found).await;
+            self.withdraw_ports(found).await;
             return Err(error.into());
         }
         Ok(())
     }
 
-    /// Takes the ports of a container back that has ended.
+    /// Takes the ports of a container back if it has ended and is not being started again.
     pub(crate) async fn withdraw(&self, found: &Found) {
+        let _starting = self.starting.lock(found.id()).await;
+        // What was found may be old by now.
+        let runs = self.runtime.container(found.id()).await;
+        if runs.is_ok_and(|now| matches!(now.state, ContainerState::Running { .. })) {
+            return;
+        }
+        self.withdraw_ports(found).await;
+    }
+
+    async fn withdraw_ports(&self, found: &Found) {
         if let Err(error) = self.networks.publish(&found.container.spec.sandbox_id, &[]).await {
             tracing::warn!(container = found.id(), %error, "the ports of a container that ended stay published");
         }
@@ -190,6 +204,7 @@ pub(crate) async fn create(mut call: Call) -> Answer {
     let raw: Value = call.json().await?;
     let request: CreateRequest = serde_json::from_value(raw.clone())
         .map_err(|error| Failure::bad_request(format!("invalid request: {error}")))?;
+    check_platform(call.query.text("platform"))?;
     let shared = &call.shared;
     let image = shared.images.resolve(&request.image).await?.image;
     let id = base::id::hex64();
@@ -239,6 +254,9 @@ async fn make(
     directories: &Directories,
 ) -> Result<(), Failure> {
     for volume in &plan.volumes {
+        if tokio::fs::try_exists(volume).await.unwrap_or(false) {
+            continue;
+        }
         let made = tokio::fs::create_dir_all(volume).await;
         made.map_err(|error| Failure::internal(&format!("make volume {}", volume.display()), &error))?;
     }
@@ -332,9 +350,18 @@ pub(crate) async fn stop(call: &Call, name: &str) -> Answer {
     if !found.is_running() {
         return unchanged();
     }
-    let grace = call.query.text("t").parse().map_or(STOP_GRACE, Duration::from_secs);
+    let grace = stop_grace(call.query.text("t"), found.changeable()?.stop_timeout);
     call.shared.runtime.stop_container(found.id(), grace).await?;
     status(StatusCode::NO_CONTENT)
+}
+
+/// How long a stop waits: as it says, else as the container was made, else ten seconds. Negative is for ever, which is
+/// as long as a signed number of seconds can say.
+fn stop_grace(asked: &str, of_container: Option<i64>) -> Duration {
+    match asked.parse().ok().or(of_container) {
+        None => STOP_GRACE,
+        Some(seconds) => u64::try_from(seconds).map_or(STOP_FOR_EVER, Duration::from_secs),
+    }
 }
 
 pub(crate) async fn kill(call: &Call, name: &str) -> Answer {
@@ -525,6 +552,14 @@ impl Drop for Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_grace_of_a_stop_is_asked_for_or_the_containers() {
+        assert_eq!(stop_grace("", None), STOP_GRACE);
+        assert_eq!(stop_grace("", Some(3)), Duration::from_secs(3));
+        assert_eq!(stop_grace("1", Some(3)), Duration::from_secs(1));
+        assert_eq!(stop_grace("-1", None), STOP_FOR_EVER);
+    }
 
     #[test]
     fn signals_have_names_and_numbers() {

@@ -1,5 +1,7 @@
 //! Images: list, inspect, history, tag, remove, load, save, pull, import, push.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use engine_api::{
     ByteStream, EngineError, Image, ImageOrigin, Progress, ProgressStream, RegistryAuth, RemovalKind,
@@ -198,6 +200,7 @@ pub(crate) async fn create(call: Call) -> Answer {
         tag => format!("{name}:{tag}"),
     };
     let from = call.query.text("fromImage").to_owned();
+    crate::system::check_platform(call.query.text("platform"))?;
     if !from.is_empty() {
         let auth = registry_auth(&call);
         let steps = call.shared.images.pull(&named(&from), auth).await?;
@@ -228,13 +231,43 @@ pub(crate) async fn push(call: &Call, name: &str) -> Answer {
 
 /// The credentials in Docker's header; what cannot be read is no credential.
 fn registry_auth(call: &Call) -> Option<RegistryAuth> {
-    let text = call.header("x-registry-auth")?.trim_end_matches('=');
+    credentials(&encoded_header(call, "x-registry-auth")?)
+}
+
+/// The credentials for base images, by registry; Docker's hub has its old address there.
+pub(crate) fn registry_config(call: &Call) -> BTreeMap<String, RegistryAuth> {
+    let all = encoded_header(call, "x-registry-config").unwrap_or_default();
+    let entry = |(address, auth): (&String, &Value)| Some((registry_domain(address), credentials(auth)?));
+    all.as_object().into_iter().flatten().filter_map(entry).collect()
+}
+
+/// `https://index.docker.io/v1/` is docker.io; other registries stand by their domain, maybe as an address.
+fn registry_domain(address: &str) -> String {
+    let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match bare.split('/').next().unwrap_or_default() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        domain => domain.to_owned(),
+    }
+}
+
+fn encoded_header(call: &Call, name: &str) -> Option<Value> {
+    let text = call.header(name)?.trim_end_matches('=');
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text);
     let bytes = bytes.or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(text)).ok()?;
-    let auth: Value = serde_json::from_slice(&bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn credentials(auth: &Value) -> Option<RegistryAuth> {
     let field = |name: &str| auth[name].as_str().unwrap_or_default().to_owned();
-    let auth = RegistryAuth { username: field("username"), password: field("password") };
-    (!auth.username.is_empty()).then_some(auth)
+    let (mut username, mut password) = (field("username"), field("password"));
+    if username.is_empty() {
+        // Some clients send both as one: base64 of `user:password`.
+        let both = base64::engine::general_purpose::STANDARD.decode(field("auth")).ok()?;
+        let both = String::from_utf8(both).ok()?;
+        let (user, secret) = both.split_once(':')?;
+        (username, password) = (user.to_owned(), secret.to_owned());
+    }
+    (!username.is_empty()).then_some(RegistryAuth { username, password })
 }
 
 /// Progress as documents. An error before anything else is an error answer, one after it the last document.
@@ -266,6 +299,18 @@ fn step_document(step: &Progress) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_found_by_registry() {
+        assert_eq!(registry_domain("https://index.docker.io/v1/"), "docker.io");
+        assert_eq!(registry_domain("127.0.0.1:5000"), "127.0.0.1:5000");
+        assert_eq!(registry_domain("https://quay.io/v2"), "quay.io");
+        let plain = credentials(&json!({"username": "u", "password": "p"})).unwrap();
+        assert_eq!((plain.username.as_str(), plain.password.as_str()), ("u", "p"));
+        let both = credentials(&json!({"auth": "dTpwOnE="})).unwrap();
+        assert_eq!((both.username.as_str(), both.password.as_str()), ("u", "p:q"));
+        assert!(credentials(&json!({"email": "x"})).is_none());
+    }
 
     #[test]
     fn layers_belong_to_the_steps_that_made_one() {

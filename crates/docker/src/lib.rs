@@ -16,10 +16,13 @@ mod exec;
 mod hijack;
 mod images;
 mod inspect;
+mod locks;
 mod logs;
+mod mounts;
 mod ports;
 mod query;
 mod server;
 mod system;
+mod unsupported;
 
 pub use server::{Config, Server};

@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, watch};
 use crate::answer::{Answer, Failure};
 use crate::container_spec::Owner;
 use crate::exec::Execs;
+use crate::locks::Locks;
 use crate::query::Query;
 
 /// The newest API version spoken here.
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) execs: Execs,
     /// Held while a container is made, so that a name is given once.
     pub(crate) naming: tokio::sync::Mutex<()>,
+    /// Held by who starts a container or clears up after it.
+    pub(crate) starting: Locks,
     /// Ids of containers that were removed.
     pub(crate) removed: broadcast::Sender<String>,
     /// How many clients are attached to each container.
@@ -114,6 +117,7 @@ impl Server {
             config,
             execs: Execs::default(),
             naming: tokio::sync::Mutex::new(()),
+            starting: Locks::default(),
             removed: broadcast::Sender::new(256),
             attached: watch::Sender::new(HashMap::new()),
             addresses: Mutex::new(HashMap::new()),
@@ -123,6 +127,8 @@ impl Server {
 
     /// Serves until the context is cancelled.
     pub async fn serve(&self, listener: UnixListener, ctx: &Context) -> Result<(), BoxError> {
+        // What a daemon that was killed left of its uploads.
+        crate::build::clear_contexts(&self.shared.config).await?;
         let janitor = self.shared.clone();
         ctx.spawn(async move { janitor.tidy().await });
         loop {
@@ -204,6 +210,7 @@ async fn route(shared: Arc<Shared>, ctx: Context, request: Request<Incoming>) ->
         (Method::GET, ["info"]) => crate::system::info(&call).await,
         (Method::GET, ["events"]) => crate::events::stream(&call).await,
         (Method::POST, ["build"]) => crate::build::build(call).await,
+        (Method::POST, ["commit"]) => crate::build::commit(call).await,
         (Method::POST, ["build", "prune"]) => {
             crate::answer::ok(&serde_json::json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }))
         }

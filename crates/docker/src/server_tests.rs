@@ -6,10 +6,10 @@ use std::path::Path;
 use async_trait::async_trait;
 use bytes::Bytes;
 use engine_api::{
-    BuildEvent, BuildRequest, ByteStream, Connection, ContainerEvent, ContainerSpec, ContainerStatus,
-    EngineError, EventsLost, ExecSpec, Exit, Image, ImageConfig, ImageOrigin, Process, ProcessIo,
-    ProgressStream, PublishedPort, RegistryAuth, RemovalKind, Resolution, Resources, SandboxNetwork,
-    SandboxSpec, SandboxState, SandboxStatus, Stats, TerminalSize,
+    BuildEvent, BuildRequest, ByteStream, CommitRequest, Connection, ContainerEvent, ContainerSpec,
+    ContainerStatus, EngineError, EventsLost, ExecSpec, Exit, Image, ImageConfig, ImageOrigin, Process,
+    ProcessIo, ProgressStream, PublishedPort, RegistryAuth, RemovalKind, Resolution, Resources,
+    SandboxNetwork, SandboxSpec, SandboxState, SandboxStatus, Stats, TerminalSize,
 };
 use futures::stream::BoxStream;
 use futures::{FutureExt, TryStreamExt};
@@ -29,6 +29,11 @@ struct Memory {
     outputs: Mutex<HashMap<String, mpsc::UnboundedSender<Bytes>>>,
     events: broadcast::Sender<ContainerEvent>,
     builds: Mutex<Vec<(BuildRequest, String)>>,
+    commits: Mutex<Vec<CommitRequest>>,
+    /// The sandboxes whose ports were published, and how many.
+    publishes: watch::Sender<Vec<(String, usize)>>,
+    /// Whether containers start; until then their start waits.
+    open: watch::Sender<bool>,
 }
 
 impl Memory {
@@ -39,6 +44,9 @@ impl Memory {
             outputs: Mutex::default(),
             events: broadcast::Sender::new(16),
             builds: Mutex::default(),
+            commits: Mutex::default(),
+            publishes: watch::Sender::default(),
+            open: watch::Sender::new(true),
         })
     }
 
@@ -102,6 +110,7 @@ impl Runtime for Memory {
         Ok(status)
     }
     async fn start_container(&self, id: &str) -> Result<ContainerStatus, EngineError> {
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
         self.containers.send_modify(|all| {
             if let Some(status) = all.get_mut(id) {
                 status.state = ContainerState::Running { pid: 7, started_at: Timestamp::now() };
@@ -247,6 +256,10 @@ impl Builds for Memory {
         let events = [Ok(BuildEvent::Output("Step 1/1\n".to_owned())), Err(EngineError::invalid("it broke"))];
         Ok(futures::stream::iter(events).boxed())
     }
+    async fn commit(&self, request: CommitRequest) -> Result<String, EngineError> {
+        self.commits.lock().push(request);
+        Ok("sha256:c".to_owned())
+    }
 }
 
 #[async_trait]
@@ -254,7 +267,8 @@ impl SandboxNetworks for Memory {
     async fn attach(&self, _: &str, _: &str) -> Result<SandboxNetwork, EngineError> {
         Ok(SandboxNetwork { addresses: vec!["10.0.0.2".parse().unwrap()], host_interface: "v".to_owned() })
     }
-    async fn publish(&self, _: &str, ports: &[PublishedPort]) -> Result<Vec<PublishedPort>, EngineError> {
+    async fn publish(&self, id: &str, ports: &[PublishedPort]) -> Result<Vec<PublishedPort>, EngineError> {
+        self.publishes.send_modify(|all| all.push((id.to_owned(), ports.len())));
         Ok(ports.to_vec())
     }
     fn published(&self, _: &str) -> Vec<PublishedPort> {
@@ -298,7 +312,9 @@ impl Site {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         self.ctx.spawn(connection.map(drop));
         let auth = "eyJ1c2VybmFtZSI6InUiLCJwYXNzd29yZCI6InAifQ==";
+        let all = "eyJodHRwczovL2luZGV4LmRvY2tlci5pby92MS8iOnsidXNlcm5hbWUiOiJ1IiwicGFzc3dvcmQiOiJwIn19";
         let request = Request::builder().method(method).uri(path).header("X-Registry-Auth", auth);
+        let request = request.header("X-Registry-Config", all);
         let request = request.header("Host", "x").body(Full::new(body.into())).unwrap();
         let answer = sender.send_request(request).await.unwrap();
         let status = answer.status();
@@ -374,6 +390,45 @@ async fn run_and_remove_tells_output_and_exit() {
 }
 
 #[tokio::test]
+async fn the_janitor_of_one_run_leaves_the_ports_of_the_next() {
+    let site = Site::start();
+    let create = async |host: Value| {
+        let request = json!({ "Image": "app", "HostConfig": host });
+        let (_, answer) = site.json(Method::POST, "/containers/create", request).await;
+        answer["Id"].as_str().unwrap().to_owned()
+    };
+    let last = create(json!({ "AutoRemove": true })).await;
+    let id = create(json!({ "PortBindings": {"80/tcp": [{"HostPort": "8080"}]} })).await;
+    site.memory.end(&id);
+    // A further run is about to start: its ports are published, its process is not there yet.
+    site.memory.open.send_replace(false);
+    let start = format!("/containers/{id}/start");
+    let started = async {
+        assert_eq!(site.json(Method::POST, &start, Value::Null).await.0, StatusCode::NO_CONTENT);
+    };
+    let janitor = async {
+        let mut publishes = site.memory.publishes.subscribe();
+        publishes.wait_for(|all| all.contains(&(id.clone(), 1))).await.unwrap();
+        // Now the janitor hears of the run before.
+        let exit = site.memory.wait_container(&id).await.unwrap();
+        site.memory.tell(&id, ContainerEventKind::Exited(exit));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        site.memory.open.send_replace(true);
+    };
+    tokio::join!(started, janitor);
+    // One after the other: when it has removed this one, it is done with that.
+    let path = format!("/containers/{last}/wait?condition=removed");
+    tokio::join!(site.json(Method::POST, &path, Value::Null), async {
+        site.memory.end(&last);
+    });
+    let publishes = site.memory.publishes.borrow().clone();
+    let of_it = publishes.iter().rfind(|(sandbox, _)| *sandbox == id).unwrap();
+    assert_eq!(of_it.1, 1, "{publishes:?}");
+}
+
+#[tokio::test]
 async fn an_exec_tells_its_exit_right_after_its_output() {
     let site = Site::start();
     let (_, answer) = site.json(Method::POST, "/containers/create", json!({ "Image": "app" })).await;
@@ -442,8 +497,28 @@ async fn builds_take_an_archive_and_end_with_their_error() {
     );
     assert_eq!(request.build_args["V"], "2");
     assert!(!request.context.exists(), "the context goes with the build");
+    let contexts = site.directory.path().join("data/contexts");
+    assert!(request.context.starts_with(&contexts), "it is the instance's own: {:?}", request.context);
+    assert_eq!(request.registry_auth["docker.io"].username, "u");
     assert_eq!(site.call(Method::POST, "/build", "no archive").await.0, StatusCode::BAD_REQUEST);
     assert_eq!(site.call(Method::POST, "/build?version=2", "").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_commit_says_what_the_container_was_made_with() {
+    let site = Site::start();
+    let request = json!({ "Image": "app", "ExposedPorts": {"80/tcp": {}}, "Volumes": {"/data": {}} });
+    site.json(Method::POST, "/containers/create?name=one", request).await;
+    let path = "/commit?container=one&repo=made&tag=2&author=me&comment=why&changes=CMD+x&changes=USER+7";
+    let (status, answer) = site.call(Method::POST, path, "null").await;
+    assert_eq!((status, answer.as_str()), (StatusCode::CREATED, r#"{"Id":"sha256:c"}"#));
+    let commit = site.memory.commits.lock().pop().unwrap();
+    assert_eq!((commit.reference.as_str(), commit.author.as_str()), ("made:2", "me"));
+    assert_eq!(commit.changes, ["EXPOSE 80/tcp", "VOLUME [\"/data\"]", "CMD x", "USER 7"]);
+    let missing = site.call(Method::POST, "/commit?container=none", "").await;
+    assert_eq!(missing.0, StatusCode::NOT_FOUND);
+    let body = site.call(Method::POST, "/commit?container=one", r#"{"Cmd":["x"]}"#).await;
+    assert_eq!(body.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! Who answers: ping, version, info.
 
 use http::{HeaderValue, Method, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::answer::{Answer, Body, full, ok, with_type};
+use crate::answer::{Answer, Body, Failure, full, ok, with_type};
 use crate::server::{API_MAX, API_MIN, Call};
 
 /// Docker's name for this machine's architecture.
@@ -12,6 +12,28 @@ pub(crate) fn architecture() -> &'static str {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
+    }
+}
+
+/// Refuses what is for another kind of machine; empty asks for nothing.
+pub(crate) fn check_platform(wanted: &str) -> Result<(), Failure> {
+    let here = format!("linux/{}", architecture());
+    // A client may send the platform as a document: {"os": "linux", "architecture": "amd64"}.
+    let document = serde_json::from_str::<Value>(wanted).ok().filter(Value::is_object);
+    let wanted = match &document {
+        None => wanted.to_owned(),
+        Some(platform) => ["os", "architecture"]
+            .map(|field| platform[field].as_str().unwrap_or_default())
+            .join("/")
+            .trim_end_matches('/')
+            .to_owned(),
+    };
+    match wanted.as_str() {
+        "" | "linux" => Ok(()),
+        wanted if wanted == here || wanted.starts_with(&format!("{here}/")) => Ok(()),
+        wanted => {
+            Err(Failure::bad_request(format!("--platform {wanted} is not supported: this machine is {here}")))
+        }
     }
 }
 
@@ -93,4 +115,21 @@ pub(crate) async fn info(call: &Call) -> Answer {
         "RegistryConfig": { "InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": [] },
         "Warnings": [],
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_s_platform_is_there() {
+        let here = format!("linux/{}", architecture());
+        let document = format!(r#"{{"os": "linux", "architecture": "{}"}}"#, architecture());
+        for fits in ["", "linux", &here, &format!("{here}/v8"), &document] {
+            assert!(check_platform(fits).is_ok(), "{fits}");
+        }
+        for other in ["linux/s390x", "windows", r#"{"os": "linux", "architecture": "s390x"}"#] {
+            assert!(check_platform(other).is_err(), "{other}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-use crate::EngineError;
+use crate::{EngineError, RegistryAuth};
 
 /// A build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,28 @@ pub struct BuildRequest {
     pub pull: bool,
     /// Keep the host's CA bundle out of RUN steps.
     pub no_host_certs: bool,
+    /// RUN steps have no network but loopback, in place of the host's.
+    pub no_network: bool,
+    /// `name:address` that RUN steps find in /etc/hosts.
+    pub extra_hosts: Vec<String>,
+    /// Credentials for base images, by the registry's domain (`docker.io`, `127.0.0.1:5000`).
+    pub registry_auth: BTreeMap<String, RegistryAuth>,
+}
+
+/// An image to be made of what a container changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommitRequest {
+    /// The container's id. It may run; what it writes meanwhile may be in the image or not.
+    pub container: String,
+    /// The name that the image gets, a local one; empty: none.
+    pub reference: String,
+    /// Instructions of a Dockerfile over the container's configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD,
+    /// USER, VOLUME, WORKDIR, ….
+    pub changes: Vec<String>,
+    /// Who made it.
+    pub author: String,
+    /// A remark for the image's history.
+    pub comment: String,
 }
 
 /// What a build tells while it runs.
@@ -48,4 +70,6 @@ pub trait Builds: Send + Sync + 'static {
         &self,
         request: BuildRequest,
     ) -> Result<BoxStream<'static, Result<BuildEvent, EngineError>>, EngineError>;
+    /// Makes an image of a container's changes over its image; answers its id.
+    async fn commit(&self, request: CommitRequest) -> Result<String, EngineError>;
 }

@@ -30,6 +30,9 @@ pub struct SandboxSpec {
     pub host_ipc: bool,
     /// All containers share one PID namespace whose PID 1 is Skiff's own init.
     pub share_pid: bool,
+    /// The size of /dev/shm in bytes (0: 64 MiB); without effect with the host's IPC namespace.
+    #[serde(default)]
+    pub shared_memory_bytes: u64,
     /// Kernel parameters of the sandbox's own namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// The cgroup that holds the group, relative to the engine's cgroup root; empty lets the engine choose.
@@ -94,6 +97,9 @@ pub enum MountSource {
     Tmpfs {
         /// Its size limit.
         size_bytes: u64,
+        /// Options of the mount over the defaults (`nosuid`, `nodev`, `mode=1777`), in the words of mount(8).
+        #[serde(default)]
+        options: Vec<String>,
     },
 }
 
@@ -133,8 +139,22 @@ pub struct User {
     /// No groups that the image's `/etc/group` puts the user into: only those asked for.
     #[serde(default)]
     pub only_these_groups: bool,
+    /// Further ones by number or by name, looked up in the container's own files.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Refuse to start as uid 0.
     pub must_not_be_root: bool,
+}
+
+/// A limit of each of a container's processes. Source: getrlimit(2).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `nofile`, `nproc`, ….
+    pub name: String,
+    /// What holds; [`u64::MAX`] is no limit.
+    pub soft: u64,
+    /// How far a process may raise it.
+    pub hard: u64,
 }
 
 /// Which system calls are allowed.
@@ -207,6 +227,9 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Limits.
     pub resources: Resources,
+    /// Limits of each process; those that are not named are the engine's own.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
     /// What it may do.
     pub security: Security,
     /// Gets a terminal.

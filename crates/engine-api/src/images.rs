@@ -80,7 +80,7 @@ pub struct Resolution {
 }
 
 /// Credentials for a registry; never logged.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct RegistryAuth {
     /// User name.
     pub username: String,

@@ -21,7 +21,7 @@
 //! | RemoveImage | `DELETE /images/{name}` | [`Images::remove`] |
 //! | | `POST /images/load`, `GET /images/get` | [`Images::load`], [`Images::save`] |
 //! | | `POST /images/{name}/push`, `/tag` | [`Images::push`], [`Images::tag`] |
-//! | | `POST /build` | [`Builds::build`] |
+//! | | `POST /build`, `POST /commit` | [`Builds::build`], [`Builds::commit`] |
 
 mod builds;
 mod containers;
@@ -33,11 +33,11 @@ pub mod logs;
 mod networks;
 mod streams;
 
-pub use builds::{BuildEvent, BuildRequest, Builds};
+pub use builds::{BuildEvent, BuildRequest, Builds, CommitRequest};
 pub use containers::{
     Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus,
     EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource, NamespaceSharing, Resources,
-    Runtime, SandboxSpec, SandboxState, SandboxStatus, SeccompProfile, Security, Stats, User,
+    Rlimit, Runtime, SandboxSpec, SandboxState, SandboxStatus, SeccompProfile, Security, Stats, User,
 };
 pub use error::{EngineError, ErrorKind};
 pub use images::{

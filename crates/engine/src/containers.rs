@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engine_api::{
     ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind, Exit,
-    ImageConfig,
+    ImageConfig, Mount,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -217,7 +217,9 @@ impl Engine {
             device_rules: self.cgroups.has_v1_devices(),
             oom_score_adj: possible_oom_score(spec.resources.oom_score_adj, spec),
         };
-        oci::document(spec, &around)
+        let mounts = mounts_followed(&rootfs, &spec.mounts)
+            .map_err(|error| EngineError::internal("finding the container's mount points", &error))?;
+        oci::document(&ContainerSpec { mounts, ..spec.clone() }, &around)
     }
 
     /// The PID namespace that a container joins in place of its own.
@@ -247,10 +249,12 @@ impl Engine {
     }
 
     fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {
-        let mut user = user::lookup(&self.rootfs(spec), &user::over_image(&spec.user.spec, &image.user))?;
+        let rootfs = self.rootfs(spec);
+        let mut user = user::lookup(&rootfs, &user::over_image(&spec.user.spec, &image.user))?;
         if spec.user.only_these_groups {
             user.additional_gids.clear();
         }
+        user.additional_gids.extend(user::lookup_groups(&rootfs, &spec.user.groups)?);
         Ok(user)
     }
 
@@ -384,6 +388,17 @@ impl Engine {
         self.store.remove_snapshot(&spec.id).map_err(engine_error)?;
         records::remove_dir(&self.layout.container(&spec.id))
     }
+}
+
+/// Mounts whose targets are links to what is not there, at the place where they lead: the library makes a missing mount
+/// point, but not through a link. (Images have `/etc/resolv.conf` as such a link where systemd's resolver is used.)
+fn mounts_followed(rootfs: &Path, mounts: &[Mount]) -> std::io::Result<Vec<Mount>> {
+    let root = image::root::Root::open(rootfs)?;
+    let followed = |mount: &Mount| match root.stat(&mount.target) {
+        Ok(_) => Ok(mount.clone()),
+        Err(_) => Ok(Mount { target: Path::new("/").join(root.follow(&mount.target)?), ..mount.clone() }),
+    };
+    mounts.iter().map(followed).collect()
 }
 
 /// A container's image.

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use engine_api::{
-    ContainerSpec, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, SandboxSpec,
-    SeccompProfile,
+    ContainerSpec, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, Rlimit,
+    SandboxSpec, SeccompProfile,
 };
 use serde_json::{Value, json};
 use sys::host::DeviceNode;
@@ -100,6 +100,7 @@ fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, Eng
         // Absent where it is off: the library loads the filter while it still may.
         "noNewPrivileges": spec.security.no_new_privileges.then_some(true),
         "oomScoreAdj": around.oom_score_adj,
+        "rlimits": (!spec.rlimits.is_empty()).then(|| spec.rlimits.iter().map(rlimit).collect::<Vec<_>>()),
     })))
 }
 
@@ -137,6 +138,11 @@ pub(crate) fn exec_process(
         fields.remove("oomScoreAdj");
     }
     Ok(process)
+}
+
+fn rlimit(limit: &Rlimit) -> Value {
+    let name = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
+    json!({"type": name, "soft": limit.soft, "hard": limit.hard})
 }
 
 fn user(user: &ResolvedUser, supplemental: &[u32]) -> Value {
@@ -259,12 +265,23 @@ fn mount(mount: &Mount) -> Value {
             };
             json!({"destination": mount.target, "type": "bind", "source": source, "options": ["rbind", propagation, mode]})
         }
-        MountSource::Tmpfs { size_bytes } => {
-            let mut options =
-                vec!["nosuid".to_owned(), "nodev".to_owned(), "mode=1777".to_owned(), mode.to_owned()];
+        MountSource::Tmpfs { size_bytes, options: asked } => {
+            let replaced = |default: &str| {
+                let key = default.split('=').next();
+                asked.iter().any(|option| {
+                    default.strip_prefix("no") == Some(option) || option.split('=').next() == key
+                })
+            };
+            let mut options: Vec<String> = ["nosuid", "nodev", "mode=1777"]
+                .into_iter()
+                .filter(|default| !replaced(default))
+                .chain([mode])
+                .map(str::to_owned)
+                .collect();
             if *size_bytes > 0 {
                 options.push(format!("size={size_bytes}"));
             }
+            options.extend(asked.iter().cloned());
             json!({"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options})
         }
     }

@@ -68,7 +68,7 @@ fn a_document_merges_image_and_specification() {
 #[test]
 fn mounts_of_the_specification_win() {
     let shm = Mount {
-        source: MountSource::Tmpfs { size_bytes: 5 },
+        source: MountSource::Tmpfs { size_bytes: 5, options: Vec::new() },
         target: "/dev/shm".into(),
         read_only: false,
         propagation: MountPropagation::Private,

@@ -107,7 +107,9 @@ impl Engine {
         if !spec.host_ipc {
             let shm = shared_memory(&dir);
             std::fs::create_dir_all(&shm)?;
-            sys::mount::shared_memory(&shm, SHARED_MEMORY_BYTES)?;
+            let size =
+                if spec.shared_memory_bytes == 0 { SHARED_MEMORY_BYTES } else { spec.shared_memory_bytes };
+            sys::mount::shared_memory(&shm, size)?;
         }
         let config = SandboxConfig {
             network: !spec.host_network,

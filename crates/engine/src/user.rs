@@ -33,6 +33,15 @@ pub(crate) fn lookup(rootfs: &Path, spec: &str) -> Result<ResolvedUser, EngineEr
     resolve(spec, &read(rootfs, "/etc/passwd")?, &read(rootfs, "/etc/group")?)
 }
 
+/// Resolves groups by number or name in a root file system.
+pub(crate) fn lookup_groups(rootfs: &Path, wanted: &[String]) -> Result<Vec<u32>, EngineError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let file = read(rootfs, "/etc/group")?;
+    wanted.iter().map(|wanted| resolve_group(wanted, &file)).collect()
+}
+
 /// A file of the container's; missing is empty. Links lead nowhere outside of the container.
 fn read(rootfs: &Path, path: &str) -> Result<String, EngineError> {
     let contents = sys::files::open_in_root(rootfs, Path::new(path))

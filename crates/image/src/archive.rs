@@ -368,7 +368,13 @@ impl Store {
         Ok(match compression::detect(&start) {
             Compression::Gzip => format!("{}+gzip", document::LAYER),
             Compression::Zstd => format!("{}+zstd", document::LAYER),
-            Compression::None | Compression::Unsupported(_) => document::LAYER.to_owned(),
+            Compression::None => document::LAYER.to_owned(),
+            // There are no media types for these: nobody else could read such a layer.
+            Compression::Xz | Compression::Bzip2 => {
+                return Err(Error::Invalid(format!(
+                    "layer {blob} is compressed with neither gzip nor zstd: save the image anew"
+                )));
+            }
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Packs what a snapshot holds over its layers into a layer archive: the same content gives the same bytes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,10 +42,19 @@ pub(crate) struct Packed {
     pub(crate) entries: u64,
 }
 
-/// Writes the archive of an overlay's upper directory.
-pub(crate) fn pack<W: Write>(upper: &Root, out: W) -> io::Result<(Packed, W)> {
-    let mut packer =
-        Packer { upper, tar: tar::Builder::new(out), links: HashMap::new(), packed: Packed::default() };
+/// Writes the archive of an overlay's upper directory, without the empty files at `mount_points`.
+pub(crate) fn pack<W: Write>(
+    upper: &Root,
+    mount_points: &BTreeSet<PathBuf>,
+    out: W,
+) -> io::Result<(Packed, W)> {
+    let mut packer = Packer {
+        upper,
+        mount_points,
+        tar: tar::Builder::new(out),
+        links: HashMap::new(),
+        packed: Packed::default(),
+    };
     let mut waiting = Vec::new();
     packer.children(Path::new(""), &mut waiting)?;
     while let Some(path) = waiting.pop() {
@@ -56,6 +65,7 @@ pub(crate) fn pack<W: Write>(upper: &Root, out: W) -> io::Result<(Packed, W)> {
 
 struct Packer<'a, W: Write> {
     upper: &'a Root,
+    mount_points: &'a BTreeSet<PathBuf>,
     tar: tar::Builder<W>,
     /// The first path of each file with several names.
     links: HashMap<(u64, u64), PathBuf>,
@@ -116,6 +126,7 @@ impl<W: Write> Packer<'_, W> {
                 }
                 self.children(path, waiting)
             }
+            FileType::RegularFile if stat.st_size == 0 && self.mount_points.contains(path) => Ok(()),
             FileType::RegularFile => {
                 let file = File::from(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
                 let xattrs = xattrs(&file)?;

@@ -4,14 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, mkdirat, openat2, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, mkdirat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 
 /// How often a resolution that raced with a rename is tried again.
 const RACES_MAX: usize = 32;
+/// How many links a path may lead through (the kernel's own bound).
+const LINKS_MAX: usize = 40;
 
 /// A directory that paths cannot leave.
 #[derive(Debug)]
@@ -71,6 +73,34 @@ impl Root {
         Ok(Some((directory, name.to_owned())))
     }
 
+    /// Where a path leads, also through links to what is not there (yet): where a mount on it needs its mount point.
+    pub fn follow(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut walked = PathBuf::new();
+        let mut waiting: Vec<OsString> = reversed(path);
+        let mut links = 0;
+        while let Some(name) = waiting.pop() {
+            if name == ".." {
+                walked.pop();
+                continue;
+            }
+            let at = walked.join(&name);
+            match self.directory(&walked).and_then(|parent| Ok(readlinkat(parent, &name, Vec::new())?)) {
+                Ok(_) if links == LINKS_MAX => return Err(Errno::LOOP.into()),
+                Ok(target) => {
+                    links += 1;
+                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                    if target.is_absolute() {
+                        walked.clear();
+                    }
+                    waiting.extend(reversed(&target));
+                }
+                // No link, or nothing at all.
+                Err(_) => walked = at,
+            }
+        }
+        Ok(walked)
+    }
+
     /// Makes the directories of a path that are missing, asking `made` to finish each new one (given its path, its
     /// parent and its name). Existing ones, also through symbolic links, are left alone.
     pub fn make_directories<E: From<io::Error>>(
@@ -104,6 +134,15 @@ impl Root {
         }
         Err(io::Error::other(format!("{} changes too fast to be resolved", path.display())))
     }
+}
+
+/// A path's names, the last first; the root and `.` are none.
+fn reversed(path: &Path) -> Vec<OsString> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(name).collect()
 }
 
 /// A path as a relative one without `.` and with `..` taken literally, never above the root.
@@ -144,6 +183,28 @@ mod tests {
         assert_eq!(archive_path(b"/etc/x").unwrap(), Path::new("etc/x"));
         assert!(archive_path(b"a/../../b").is_none());
         assert!(archive_path(b"a\0b").is_none());
+    }
+
+    #[test]
+    fn a_path_is_followed_to_where_nothing_is() {
+        let inside = tempfile::tempdir().unwrap();
+        let link = |target: &str, name: &str| symlink(target, inside.path().join(name)).unwrap();
+        fs::create_dir_all(inside.path().join("usr/etc")).unwrap();
+        link("usr/etc", "etc");
+        link("../run/resolv.conf", "usr/etc/resolv.conf");
+        link("/../../outside/f", "up");
+        link("loop", "loop");
+        let root = Root::open(inside.path()).unwrap();
+        for (path, end) in [
+            ("/etc/resolv.conf", "usr/run/resolv.conf"),
+            ("/up", "outside/f"),
+            ("/up/x/../y", "outside/f/y"),
+            ("etc/none/./x", "usr/etc/none/x"),
+            ("/", ""),
+        ] {
+            assert_eq!(root.follow(Path::new(path)).unwrap(), Path::new(end), "{path}");
+        }
+        assert!(root.follow(Path::new("loop")).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Snapshots: an image's layers unpacked once, and one writable directory per container over them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -140,12 +140,17 @@ impl Store {
 
     /// Packs what a snapshot changed into a layer of the content store. Hold a [`Store::lease`] until an image has it.
     pub fn diff(&self, key: &str) -> Result<PackedLayer, Error> {
+        self.diff_without(key, &BTreeSet::new())
+    }
+
+    /// As [`Store::diff`], but for mount points: empty files at these paths, which are relative to the root.
+    pub fn diff_without(&self, key: &str, mount_points: &BTreeSet<PathBuf>) -> Result<PackedLayer, Error> {
         let upper = self.inner.snapshots.path(key)?.join("upper");
         self.inner.snapshots.image_of(key)?;
         let root = Root::open(&upper).during_on("open", &upper)?;
         let ingest = self.inner.blobs.ingest()?;
         let buffered = io::BufWriter::with_capacity(1 << 20, ingest);
-        let (packed, buffered) = pack_flushed(&root, buffered).during_on("pack", &upper)?;
+        let (packed, buffered) = pack_flushed(&root, mount_points, buffered).during_on("pack", &upper)?;
         let (digest, size_bytes) = self.inner.blobs.commit(buffered, None)?;
         Ok(PackedLayer {
             digest,
@@ -300,7 +305,11 @@ fn copy_attributes(stat: &rustix::fs::Stat, path: &Path) -> Result<(), Error> {
 }
 
 /// Packs into a buffered writer and gives back the one inside.
-fn pack_flushed<W: Write>(root: &Root, out: io::BufWriter<W>) -> io::Result<(crate::pack::Packed, W)> {
-    let (packed, buffered) = pack(root, out)?;
+fn pack_flushed<W: Write>(
+    root: &Root,
+    mount_points: &BTreeSet<PathBuf>,
+    out: io::BufWriter<W>,
+) -> io::Result<(crate::pack::Packed, W)> {
+    let (packed, buffered) = pack(root, mount_points, out)?;
     Ok((packed, buffered.into_inner().map_err(io::IntoInnerError::into_error)?))
 }

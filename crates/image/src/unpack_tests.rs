@@ -137,7 +137,7 @@ fn whiteouts_take_overlay_form_and_come_back() {
         "f",
         "a whiteout hides what lies below only"
     );
-    let (_, bytes) = pack(&Root::open(dir.path()).unwrap(), Vec::new()).unwrap();
+    let (_, bytes) = pack(&Root::open(dir.path()).unwrap(), &Default::default(), Vec::new()).unwrap();
     let mut tar = tar::Archive::new(bytes.as_slice());
     let names: Vec<String> = tar
         .entries()
@@ -159,9 +159,9 @@ fn packing_is_exact_and_repeatable() {
     fs::set_permissions(dir.path().join("ünï"), fs::Permissions::from_mode(0o4755)).unwrap();
     rustix::fs::setxattr(dir.path().join("ünï"), "user.note", b"\0\xff=\n", XattrFlags::empty()).unwrap();
     let root = Root::open(dir.path()).unwrap();
-    let (packed, first) = pack(&root, Vec::new()).unwrap();
+    let (packed, first) = pack(&root, &Default::default(), Vec::new()).unwrap();
     assert_eq!(packed.unpacked_bytes, 7);
-    assert_eq!(first, pack(&root, Vec::new()).unwrap().1);
+    assert_eq!(first, pack(&root, &Default::default(), Vec::new()).unwrap().1);
 
     let copy = tempfile::tempdir().unwrap();
     Unpack::layer(&Root::open(copy.path()).unwrap(), &[]).run(first.as_slice()).unwrap();
@@ -172,7 +172,7 @@ fn packing_is_exact_and_repeatable() {
     let mut value = [0; 8];
     let length = getxattr(copy.path().join("ünï"), "user.note", &mut value[..]).unwrap();
     assert_eq!(&value[..length], b"\0\xff=\n");
-    assert_eq!(pack(&Root::open(copy.path()).unwrap(), Vec::new()).unwrap().1, first);
+    assert_eq!(pack(&Root::open(copy.path()).unwrap(), &Default::default(), Vec::new()).unwrap().1, first);
 }
 
 #[test]

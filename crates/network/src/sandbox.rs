@@ -254,9 +254,13 @@ impl SandboxNetworks for Sandboxes {
         let address = self.address(sandbox_id).ok_or("the sandbox has no address to publish ports of")?;
         let (ports, change) = self.shared.published.publish(sandbox_id, address, ports)?;
         let programmed = self.shared.published.programmed(change);
-        tokio::time::timeout(PROGRAMMED_MAX, programmed)
-            .await
-            .map_err(|_| "the service proxy does not publish ports: see the daemon's log for its failure")?;
+        if tokio::time::timeout(PROGRAMMED_MAX, programmed).await.is_err() {
+            // All or none: what nobody can reach is not published.
+            drop(self.shared.published.withdraw(sandbox_id)?);
+            return Err(
+                "the service proxy does not publish ports: see the daemon's log for its failure".into()
+            );
+        }
         Ok(ports)
     }
 

@@ -1,10 +1,10 @@
 //! Root file systems that the cases run in.
 
 /// Programs of busybox that the cases use.
-const PROGRAMS: [&str; 29] = [
+const PROGRAMS: [&str; 33] = [
     "sh", "cat", "echo", "sleep", "true", "false", "id", "ls", "mount", "unshare", "grep", "head", "dd",
     "kill", "ps", "stty", "tty", "hostname", "wc", "nc", "env", "pwd", "touch", "seq", "tail", "yes",
-    "nproc", "printenv", "mknod",
+    "nproc", "printenv", "mknod", "df", "stat", "cmp", "readlink",
 ];
 
 /// The archive of a root file system of busybox, with a user `app` and a file that is no program.
@@ -28,6 +28,7 @@ pub fn busybox() -> Vec<u8> {
     for program in PROGRAMS {
         entry(&format!("bin/{program}"), tar::EntryType::Symlink, 0o777, &[], Some("busybox"));
     }
+    entry("etc/dangling", tar::EntryType::Symlink, 0o777, &[], Some("../run/deep/file"));
     let passwd = b"root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/srv:/bin/sh\n";
     entry("etc/passwd", tar::EntryType::Regular, 0o644, passwd, None);
     entry("etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\napp:x:1001:\nweb:x:60:app\n", None);

@@ -1,7 +1,10 @@
 //! What containers may not do, and what they are held to.
 
 use super::{Subject, outcome};
-use crate::{ContainerSpec, ExecSpec, Resources, SandboxSpec, Security, Stats};
+use crate::{
+    ContainerSpec, ExecSpec, Mount, MountPropagation, MountSource, Resources, Rlimit, SandboxSpec, Security,
+    Stats,
+};
 
 pub async fn the_default_profile_confines_first_and_further_processes(subject: Subject) {
     let sandbox = subject.sandbox().await;
@@ -110,4 +113,55 @@ pub async fn kernel_parameters_of_the_sandbox_are_set_and_the_hosts_refused(subj
     let error = subject.runtime.create_sandbox(spec).await.unwrap_err();
     assert!(error.message.contains("net.ipv4.no_such_thing"), "{}", error.message);
     assert_eq!(subject.runtime.sandboxes().await.unwrap().len(), 1);
+}
+
+pub async fn a_mount_on_a_link_to_nowhere_is_where_the_link_leads(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let of_host = std::fs::read_to_string("/etc/passwd").unwrap();
+    let script = "readlink /etc/dangling; cat /etc/dangling; cmp /etc/dangling /run/deep/file";
+    let mut spec = subject.script(&sandbox, script);
+    spec.mounts.push(Mount {
+        source: MountSource::Bind("/etc/passwd".into()),
+        target: "/etc/dangling".into(),
+        read_only: true,
+        propagation: MountPropagation::Private,
+    });
+    let (exit, log) = subject.run(spec).await;
+    assert_eq!((exit.code, log), (0, format!("../run/deep/file\n{of_host}")));
+}
+
+pub async fn groups_limits_of_processes_and_temporary_file_systems_are_as_asked(subject: Subject) {
+    let spec = SandboxSpec { shared_memory_bytes: 8 << 20, ..SandboxSpec::default() };
+    let sandbox = subject.sandbox_from(spec).await;
+    let script = "id -G; ulimit -n; ulimit -Hn; df -k /dev/shm | tail -n 1; \
+                  grep ' /scratch ' /proc/mounts; stat -c %a /scratch; touch /sealed/x 2>&1";
+    let mut spec = subject.script(&sandbox, script);
+    spec.user.spec = "app".into();
+    spec.user.groups = vec!["web".into(), "77".into()];
+    spec.rlimits = vec![Rlimit { name: "nofile".into(), soft: 100, hard: 200 }];
+    let tmpfs = |target: &str, read_only: bool, options: &[&str]| Mount {
+        source: MountSource::Tmpfs {
+            size_bytes: 1 << 20,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        },
+        target: target.into(),
+        read_only,
+        propagation: MountPropagation::Private,
+    };
+    spec.mounts =
+        vec![tmpfs("/scratch", false, &["noexec", "mode=700", "uid=1000"]), tmpfs("/sealed", true, &[])];
+    let (_, log) = subject.run(spec).await;
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines[..3], ["1001 60 77", "100", "200"], "{log}");
+    assert_eq!(lines[3].split_whitespace().nth(1), Some("8192"), "{log}");
+    for option in ["noexec", "nosuid", "nodev", "size=1024k", "mode=700"] {
+        assert!(lines[4].contains(option), "{option} in {log}");
+    }
+    assert_eq!(lines[5], "700", "{log}");
+    assert!(lines[6].contains("Read-only file system"), "{log}");
+    let mut spec = subject.script(&sandbox, "true");
+    spec.user.groups = vec!["no-such-group".into()];
+    subject.runtime.create_container(spec.clone()).await.unwrap();
+    let error = subject.runtime.start_container(&spec.id).await.unwrap_err();
+    assert!(error.message.contains("unable to find group no-such-group"), "{}", error.message);
 }

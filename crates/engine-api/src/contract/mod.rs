@@ -57,6 +57,8 @@ macro_rules! runtime_contract {
             limits_are_set_and_kills_for_memory_are_told,
             a_shared_pid_namespace_has_an_init_without_rights,
             kernel_parameters_of_the_sandbox_are_set_and_the_hosts_refused,
+            a_mount_on_a_link_to_nowhere_is_where_the_link_leads,
+            groups_limits_of_processes_and_temporary_file_systems_are_as_asked,
         );
     };
 }

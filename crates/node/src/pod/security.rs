@@ -55,6 +55,7 @@ pub(crate) fn user(spec: &PodSpec, container: &Container) -> User {
         },
         only_these_groups: pod.supplemental_groups_policy.as_deref() == Some("Strict"),
         supplemental_groups: groups.filter_map(|gid| u32::try_from(*gid).ok()).collect(),
+        groups: Vec::new(),
         must_not_be_root: own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false),
     }
 }

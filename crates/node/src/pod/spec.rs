@@ -70,6 +70,8 @@ pub(crate) fn sandbox_spec(pod: &PodView, attempt: u32, facts: &NodeFacts) -> Re
         host_pid: pod.spec.host_pid.unwrap_or(false),
         host_ipc: pod.spec.host_ipc.unwrap_or(false),
         share_pid: pod.spec.share_process_namespace.unwrap_or(false),
+        // A pod that wants more mounts an emptyDir of memory there.
+        shared_memory_bytes: 0,
         sysctls: sysctls(&pod.spec)?.into_iter().collect(),
         cgroup_parent: cgroup(pod),
         resources: pod_resources(&pod.spec, facts.pod_pids_limit),
@@ -125,6 +127,7 @@ pub(crate) fn container_spec(run: Run<'_>, facts: &NodeFacts) -> Result<Containe
         user: user(&pod.spec, container),
         mounts: run.mounts,
         resources: container_resources(&pod.spec, container, facts.memory_bytes),
+        rlimits: Vec::new(),
         security: security(&pod.spec, container, &facts.seccomp_profiles)?,
         terminal: container.tty.unwrap_or(false),
         stdin: container.stdin.unwrap_or(false),
