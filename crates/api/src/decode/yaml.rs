@@ -1,19 +1,31 @@
 //! YAML bodies, turned into JSON before anything looks at them.
 
 use serde_json::Value;
+use serde_saphyr::DuplicateKeyPolicy;
 
-/// One YAML document as JSON text; the failure says what is wrong with it. The parser bounds nesting, nodes and what
-/// aliases may repeat, and refuses repeated keys and further documents.
-pub fn yaml_to_json(body: &[u8]) -> Result<Vec<u8>, String> {
+/// One YAML document as JSON text, and the first key that it repeats (the last value of it counts); the failure says what
+/// is wrong with it. The parser bounds nesting, nodes and what aliases may repeat, and refuses further documents.
+pub fn yaml_to_json(body: &[u8]) -> Result<(Vec<u8>, Option<String>), String> {
     let text = std::str::from_utf8(body).map_err(|error| format!("yaml: {error}"))?;
-    let tree: Value = serde_saphyr::from_str(text).map_err(|error| {
-        // The first line says what and where; a picture of the source follows.
-        let message = error.to_string();
-        let line = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        // The parser's advice to programmers is none to users.
-        format!("yaml: {}", line.split(", set ").next().unwrap_or_default())
-    })?;
-    serde_json::to_vec(&tree).map_err(|error| format!("yaml: {error}"))
+    let (tree, repeated) = match serde_saphyr::from_str::<Value>(text) {
+        Ok(tree) => (tree, None),
+        // What is wrong may be a repeated key and nothing else.
+        Err(strict) => {
+            let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+            let tree = serde_saphyr::from_str_with_options(text, options).map_err(|error| said(&error))?;
+            (tree, Some(said(&strict)))
+        }
+    };
+    let json = serde_json::to_vec(&tree).map_err(|error| format!("yaml: {error}"))?;
+    Ok((json, repeated))
+}
+
+fn said(error: &serde_saphyr::Error) -> String {
+    // The first line says what and where; a picture of the source follows.
+    let message = error.to_string();
+    let line = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    // The parser's advice to programmers is none to users.
+    format!("yaml: {}", line.split(", set ").next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -22,8 +34,9 @@ mod tests {
 
     #[test]
     fn scalars_keep_their_types_and_keys_are_text() {
-        let json = yaml_to_json(b"a: 1\nb: 'x'\nc: [true, null, 1.5]\n80: http\n").expect("YAML");
+        let (json, repeated) = yaml_to_json(b"a: 1\nb: 'x'\nc: [true, null, 1.5]\n80: http\n").expect("YAML");
         assert_eq!(json, br#"{"80":"http","a":1,"b":"x","c":[true,null,1.5]}"#);
+        assert_eq!(repeated, None);
     }
 
     #[test]
@@ -38,7 +51,13 @@ mod tests {
         assert!(yaml_to_json(b"a: [").is_err());
         assert!(yaml_to_json(b"a: 1\n---\nb: 2\n").is_err());
         assert!(yaml_to_json(b"\xff").is_err());
-        let twice = yaml_to_json(b"a: 1\na: 2\n").expect_err("a repeated key");
-        assert_eq!(twice, "yaml: line 2 column 1: duplicate mapping key: a");
+    }
+
+    #[test]
+    fn a_repeated_key_is_told_and_its_last_value_counts() {
+        let (json, repeated) = yaml_to_json(b"a: 1\nb: {c: 1, c: 2}\na: 2\n").expect("YAML");
+        assert_eq!(json, br#"{"a":2,"b":{"c":2}}"#);
+        assert_eq!(repeated.as_deref(), Some("yaml: line 2 column 11: duplicate mapping key: c"));
+        assert!(yaml_to_json(b"a: 1\na: [").is_err());
     }
 }

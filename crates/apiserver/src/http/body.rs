@@ -23,8 +23,8 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Reads a request's body and turns YAML and protobuf into JSON.
-pub(super) async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, Status>
+/// Reads a request's body and turns YAML and protobuf into JSON; with the first key that YAML repeats.
+pub(super) async fn read<B>(headers: &HeaderMap, body: B) -> Result<(Bytes, Option<String>), Status>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -41,15 +41,15 @@ where
     to_json(text(headers, header::CONTENT_TYPE), bytes.to_bytes())
 }
 
-fn to_json(content_type: &str, bytes: Bytes) -> Result<Bytes, Status> {
+fn to_json(content_type: &str, bytes: Bytes) -> Result<(Bytes, Option<String>), Status> {
     if bytes.is_empty() {
-        return Ok(bytes);
+        return Ok((bytes, None));
     }
-    match media_type(content_type) {
+    let json = match media_type(content_type) {
         "application/yaml" | "application/apply-patch+yaml" => {
-            let json = api::decode::yaml_to_json(&bytes);
-            json.map(Bytes::from)
-                .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))
+            let (json, repeated) = api::decode::yaml_to_json(&bytes)
+                .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
+            return Ok((json.into(), repeated));
         }
         api::protobuf::MEDIA_TYPE => {
             let value = api::protobuf::decode(api::schema::Schema::builtin(), &bytes)?;
@@ -64,7 +64,8 @@ fn to_json(content_type: &str, bytes: Bytes) -> Result<Bytes, Status> {
                  application/json, application/yaml, application/vnd.kubernetes.protobuf"
             ),
         )),
-    }
+    };
+    json.map(|json| (json, None))
 }
 
 /// A header's text; empty where absent.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::connect::{Body, NodeConnector, User};
-use api::{Call, GroupVersionResource, Reason, Request, Response, Status};
+use api::{Call, FieldValidation, GroupVersionResource, Reason, Request, Response, Status};
 use base::BoxError;
 use base::lifecycle::Readiness;
 use bytes::Bytes;
@@ -142,8 +142,9 @@ impl Front {
         };
         self.pipeline.authorize(&attributes(user, &request))?;
         let accepted = respond::accepted(parts.headers)?;
+        let mut warning = None;
         if !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_)) {
-            let body = body::read(parts.headers, body).await?;
+            let (body, repeated) = body::read(parts.headers, body).await?;
             request.call = query::call(
                 parts.method,
                 path,
@@ -152,6 +153,7 @@ impl Front {
                 text(parts.headers, header::USER_AGENT),
                 body,
             )?;
+            warning = warning_of(&request.call, repeated)?;
         }
         let kind = self.pipeline.kind(&request.resource)?;
         let response = self.pipeline.call_authorized(user, request).await?;
@@ -161,8 +163,8 @@ impl Front {
             Response::Watch(stream) => watch::respond(stream, &render, self.drain.clone()),
             other => render.response(other)?,
         };
-        if let Some(value) = kind.deprecation().and_then(respond::warning_header) {
-            answer.headers_mut().append(header::WARNING, value);
+        for text in kind.deprecation().into_iter().chain(warning.as_deref()) {
+            answer.headers_mut().extend(respond::warning_header(text).map(|value| (header::WARNING, value)));
         }
         Ok(answer)
     }
@@ -186,5 +188,22 @@ impl Front {
             path: parts.path.to_owned(),
             ..Attributes::default()
         })
+    }
+}
+
+/// What a repeated key of a body means to a write: as an unknown field it is refused, told or let pass.
+fn warning_of(call: &Call, repeated: Option<String>) -> Result<Option<String>, Status> {
+    let validation = match call {
+        Call::Create { options, .. } | Call::Update { options, .. } | Call::Patch { options, .. } => {
+            options.field_validation
+        }
+        _ => FieldValidation::Ignore,
+    };
+    match (validation, repeated) {
+        (FieldValidation::Strict, Some(key)) => {
+            Err(Status::bad_request(format!("strict decoding error: {key}")))
+        }
+        (FieldValidation::Warn, repeated) => Ok(repeated),
+        _ => Ok(None),
     }
 }

@@ -7,7 +7,7 @@ use api::{DeleteOptions, Key, ListOptions, Object, Propagation, Response, Status
 use serde_json::Value;
 
 use super::txn::Outcome;
-use super::write::unsaved;
+use super::write::{Live, unsaved};
 use super::{Asked, Pipeline, meta};
 use crate::admission::Operation;
 use crate::tree;
@@ -45,14 +45,8 @@ impl Pipeline {
     ) -> Result<Response, Status> {
         let key = Key::new(asked.namespace, asked.name);
         for attempt in 0..ATTEMPTS_MAX {
-            let cached =
-                if attempt == 0 { self.cache(&asked.stored).peek(&key.namespace, &key.name) } else { None };
-            let from_cache = cached.is_some();
-            let live = match cached {
-                Some(object) => object,
-                None => self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?,
-            };
-            match self.delete_once(asked, options, &key, live, attempt).await {
+            let Live { object, from_cache } = self.live(asked, &key, attempt).await?;
+            match self.delete_once(asked, options, &key, object, attempt).await {
                 // Only a transaction proves that what the cache showed was not out of date.
                 Ok(Some((_, Proof::None))) if from_cache => {}
                 Ok(Some((response, _))) => return Ok(response),

@@ -17,10 +17,10 @@ use crate::words::{self, Writer};
 const ATTEMPTS_MAX: u32 = 16;
 
 /// The object that a change begins with.
-struct Live {
-    object: Arc<Object>,
+pub(super) struct Live {
+    pub(super) object: Arc<Object>,
     /// Whether it may be out of date; a transaction finds out.
-    from_cache: bool,
+    pub(super) from_cache: bool,
 }
 
 /// What an update makes of the present object: a tree in the version asked for, with warnings.
@@ -206,24 +206,28 @@ impl Pipeline {
     ) -> Result<Response, Status> {
         let key = Key::new(asked.namespace, asked.name);
         for attempt in 0..ATTEMPTS_MAX {
-            // The cache first: it is nearly always right, and the transaction finds out if not.
-            let cached =
-                if attempt == 0 { self.cache(&asked.stored).peek(&key.namespace, &key.name) } else { None };
-            let from_cache = cached.is_some();
-            let object = match cached {
-                Some(object) => object,
-                None => self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?,
-            };
-            let live = Live { object, from_cache };
+            let live = self.live(asked, &key, attempt).await?;
             match self.change_once(asked, change, &live, dry_run, owned.as_ref(), attempt).await {
                 Ok(Some(response)) => return Ok(response),
                 Ok(None) => {}
                 // What the cache showed may have been out of date.
-                Err(_) if from_cache => {}
+                Err(_) if live.from_cache => {}
                 Err(status) => return Err(status),
             }
         }
         Err(busy(asked))
+    }
+
+    /// The object that a round begins with. The first asks the cache: it is nearly always right, and the transaction
+    /// finds out if not.
+    pub(super) async fn live(&self, asked: &Asked<'_>, key: &Key, attempt: u32) -> Result<Live, Status> {
+        let cached =
+            if attempt == 0 { self.cache(&asked.stored).peek(&key.namespace, &key.name) } else { None };
+        if let Some(object) = cached {
+            return Ok(Live { object, from_cache: true });
+        }
+        let object = self.read_stored(&asked.stored, key).await?.ok_or_else(|| asked.not_found())?;
+        Ok(Live { object, from_cache: false })
     }
 
     /// One round: `None` if another writer came in between and the change may be repeated, or if nothing would be
