@@ -68,6 +68,31 @@ fn a_killed_process_is_restarted_with_back_off() {
 }
 
 #[test]
+fn a_deletion_is_hastened_by_a_second_one() {
+    let cluster = Cluster::up();
+    let pods = ["forced", "shortened"].map(|name| {
+        let mut pod = pod(name, "trap '' TERM; exec sleep 100002");
+        pod["spec"]["terminationGracePeriodSeconds"] = json!(3600);
+        pod
+    });
+    cluster.apply(&pods);
+    cluster.until_all(&["pods"], "both Ready", |pods| pods.len() == 2 && pods.values().all(is_ready));
+    let processes = cluster.processes_with("100002");
+    assert_eq!(processes.len(), 2, "{processes:?}");
+    let host = &cluster.host;
+    host.must_kubectl(&["delete", "pod", "forced", "shortened", "--wait=false"]);
+    for name in ["forced", "shortened"] {
+        until_event(&cluster, name, "Killing", "Stopping container main");
+    }
+    host.must_kubectl(&["delete", "pod", "forced", "--grace-period=0", "--force"]);
+    host.must_kubectl(&["delete", "pod", "shortened", "--grace-period=1", "--timeout=120s"]);
+    for process in processes {
+        host.must_sh(&format!("timeout 120 tail --pid {process} -f /dev/null"));
+    }
+    cluster.purge();
+}
+
+#[test]
 fn exit_codes_signals_and_messages_are_told() {
     let cluster = Cluster::up();
     let mut ends = Vec::new();

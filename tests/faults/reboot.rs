@@ -146,6 +146,8 @@ fn down_ends_the_pods_and_up_brings_them_back() {
     slow["spec"]["terminationGracePeriodSeconds"] = json!(60);
     slow["spec"]["volumes"] = json!([{"name": "kept", "hostPath": {"path": host.directory().join("home")}}]);
     slow["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "kept", "mountPath": "/kept"}]);
+    slow["spec"]["containers"][0]["lifecycle"] =
+        json!({"preStop": {"exec": {"command": ["sh", "-c", "echo asked > /kept/hook"]}}});
     start(&cluster);
     cluster.apply(&[slow]);
     cluster.until(&["pod", "slow"], "Ready", is_ready);
@@ -153,6 +155,8 @@ fn down_ends_the_pods_and_up_brings_them_back() {
     host.must_skiff(&["down"]);
     let end = std::fs::read_to_string(host.directory().join("home/end"));
     assert_eq!(end.unwrap_or_default(), "in-order\n", "it had its own grace");
+    let hook = std::fs::read_to_string(host.directory().join("home/hook"));
+    assert_eq!(hook.unwrap_or_default(), "asked\n", "its hook was run first");
     assert_eq!(host.processes().unwrap(), Vec::<String>::new());
     assert_eq!(host.must_sh("nft list tables"), "");
     assert_eq!(host.must_sh("ip -br link | grep -v '^lo\\|^eth0' || true"), "");

@@ -1,6 +1,7 @@
 //! What the host is short of: measured with each heartbeat, shown as conditions of the Node, from which others keep pods
 //! away. Source: upstream's default eviction thresholds (`memory.available<100Mi`, `nodefs.available<10%`,
-//! `nodefs.inodesFree<5%`) and its `evictionPressureTransitionPeriod`.
+//! `nodefs.inodesFree<5%`) and its `evictionPressureTransitionPeriod`. The share of the disk has a bound of its own: Skiff
+//! runs on disks that people fill with other things, where a tenth may be more than all pods will ever write.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::deps::blocking;
 
 const MEMORY_LEAST: u64 = 100 << 20;
 const DISK_LEAST_PERCENT: u64 = 10;
+/// So much is enough, however large the disk.
+const DISK_ENOUGH_BYTES: u64 = 1 << 30;
 const INODES_LEAST_PERCENT: u64 = 5;
 /// Upstream has no threshold of its own for process ids; a host with fewer left cannot start what a pod needs.
 const PIDS_LEAST: u64 = 100;
@@ -30,8 +33,8 @@ pub(crate) struct Pressure {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Left {
     memory_bytes: Option<u64>,
-    /// Available and all, of the file system where pods write.
-    blocks: Option<(u64, u64)>,
+    /// Bytes available and all, of the file system where pods write.
+    disk: Option<(u64, u64)>,
     inodes: Option<(u64, u64)>,
     pids: Option<u64>,
 }
@@ -45,7 +48,8 @@ impl Left {
         };
         Pressure {
             memory: self.memory_bytes.is_some_and(|bytes| bytes < MEMORY_LEAST),
-            disk: short(self.blocks, DISK_LEAST_PERCENT) || short(self.inodes, INODES_LEAST_PERCENT),
+            disk: short(self.disk.filter(|(left, _)| *left < DISK_ENOUGH_BYTES), DISK_LEAST_PERCENT)
+                || short(self.inodes, INODES_LEAST_PERCENT),
             pids: self.pids.is_some_and(|left| left < PIDS_LEAST),
         }
     }
@@ -57,7 +61,9 @@ fn read(data_dir: &Path) -> Left {
     let disk = rustix::fs::statvfs(data_dir).ok();
     Left {
         memory_bytes: available_memory(&text("/proc/meminfo")),
-        blocks: disk.as_ref().map(|fs| (fs.f_bavail, fs.f_blocks)),
+        disk: disk
+            .as_ref()
+            .map(|fs| (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize))),
         inodes: disk.as_ref().map(|fs| (fs.f_favail, fs.f_files)),
         pids: free_pids(&text("/proc/sys/kernel/pid_max"), &text("/proc/loadavg")),
     }
@@ -150,9 +156,9 @@ mod tests {
     fn thresholds_are_upstreams() {
         let none = Pressure::default();
         assert_eq!(Left::default().pressure(), none, "what is not told is no shortage");
-        let left = |memory: u64, blocks: u64, inodes: u64, pids: u64| Left {
+        let left = |memory: u64, disk: u64, inodes: u64, pids: u64| Left {
             memory_bytes: Some(memory << 20),
-            blocks: Some((blocks, 100)),
+            disk: Some((disk, 100)),
             inodes: Some((inodes, 100)),
             pids: Some(pids),
         };
@@ -161,6 +167,8 @@ mod tests {
         assert_eq!(left(100, 9, 5, 100).pressure(), Pressure { disk: true, ..none });
         assert_eq!(left(100, 10, 4, 100).pressure(), Pressure { disk: true, ..none });
         assert_eq!(left(100, 10, 5, 99).pressure(), Pressure { pids: true, ..none });
+        let large = |left: u64| Left { disk: Some((left, 1 << 40)), ..Left::default() }.pressure().disk;
+        assert!(!large(1 << 30) && large((1 << 30) - 1), "on a large disk a gigabyte is enough");
         // File systems without a count of inodes say 0 of 0.
         assert_eq!(Left { inodes: Some((0, 0)), ..Left::default() }.pressure(), none);
     }
@@ -172,7 +180,7 @@ mod tests {
         assert_eq!(free_pids("32768\n", "0.1 0.2 0.3 2/300 4711\n"), Some(32_468));
         assert_eq!(free_pids("", "0.1 0.2 0.3 2/300 4711\n"), None);
         let left = read(Path::new("/"));
-        assert!(left.memory_bytes.is_some() && left.blocks.is_some() && left.pids.is_some(), "{left:?}");
+        assert!(left.memory_bytes.is_some() && left.disk.is_some() && left.pids.is_some(), "{left:?}");
     }
 
     #[test]
