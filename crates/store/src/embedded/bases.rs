@@ -49,6 +49,7 @@ impl Bases {
                 0
             })
         };
+        #[allow(clippy::disallowed_methods, reason = "blocking file I/O; its owner joins it")]
         match std::thread::Builder::new().name("store-base".to_owned()).spawn(write) {
             Ok(thread) => self.running = Some(thread),
             Err(error) => tracing::warn!(%error, "cannot start the thread that shortens the store's log"),

@@ -71,6 +71,7 @@ impl Writer {
         let stopping = Arc::new(AtomicBool::new(false));
         let (bases, stop) = (Bases::new(base_bytes_min), stopping.clone());
         let work = Work { shared, log, frame: FrameBuf::new(), bases };
+        #[allow(clippy::disallowed_methods, reason = "blocking file I/O; joined when this is dropped")]
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || work.run(queue, &stop))?;
