@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::directory::{remove_cgroups, remove_mount_point};
 use crate::tools::{cgroup_directories, first_child, hold, kubectl, run, skiff_binary};
 
 /// A host. Dropping it ends every process on it and removes its cgroups.
@@ -15,6 +16,8 @@ pub struct Host {
     /// Its address on the switch.
     pub address: String,
     directory: PathBuf,
+    /// The process that holds the switch's network.
+    switch: u32,
     holder: Child,
     init: u32,
 }
@@ -48,12 +51,12 @@ impl From<Output> for Ran {
 }
 
 impl Host {
-    pub(crate) fn start(name: String, address: String, directory: PathBuf) -> Result<Self> {
+    pub(crate) fn start(name: String, address: String, directory: PathBuf, switch: u32) -> Result<Self> {
         for part in ["data", "home"] {
             fs::create_dir_all(directory.join(part))?;
         }
         let (holder, init) = boot(&name, &directory)?;
-        Ok(Self { name, address, directory, holder, init })
+        Ok(Self { name, address, directory, switch, holder, init })
     }
 
     /// The host's first process, as the machine sees it.
@@ -66,8 +69,17 @@ impl Host {
         &self.directory
     }
 
-    /// Sets the address of `eth0` and the default route.
+    /// Sets the address of `eth0` and the default route. The switch knows it before anybody asks for it.
     pub(crate) fn set_address(&self, address: &str) -> Result<()> {
+        let known = format!("add element bridge leak hosts {{ {address} }}");
+        run(Command::new("nsenter").args([
+            "--target",
+            &self.switch.to_string(),
+            "--net",
+            "--",
+            "nft",
+            &known,
+        ]))?;
         for command in [
             "ip link set lo up".to_owned(),
             "ip addr flush dev eth0".to_owned(),
@@ -187,17 +199,14 @@ impl Host {
         let _ = self.holder.wait();
         // The holder has gone before its namespace: the first process's end is what frees the cgroups.
         let _ = Command::new("tail").args(["--pid", &self.init.to_string(), "-f", "/dev/null"]).status();
-        for directory in cgroup_directories(&self.name).into_iter().rev() {
-            let _ = fs::remove_dir(directory);
-        }
+        remove_cgroups(&self.name);
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         self.end();
-        // Where the data directory was mounted: the one thing that a host makes outside its namespaces.
-        let _ = fs::remove_dir(Path::new("/var/lib").join(&self.name));
+        remove_mount_point(&self.name);
     }
 }
 
