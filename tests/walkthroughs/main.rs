@@ -6,6 +6,7 @@ mod docker_client;
 mod first_hour;
 mod first_minutes;
 mod instance;
+mod pressure;
 mod published_ports;
 mod sentiment;
 mod soak;

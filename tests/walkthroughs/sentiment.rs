@@ -3,16 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
 use testbed::{Host, Ran, Testbed};
 
+use crate::pressure::Pressure;
+
 /// Asks until there is an answer: an application that has just been started may not listen yet.
 const CURL: &str =
     "curl --silent --show-error --fail --max-time 10 --retry 60 --retry-delay 1 --retry-all-errors";
 const IMAGE: &str = "rinormaloku/sentiment-analysis-frontend";
+/// What stands for Docker Hub: Debian's registry, on the host.
+const REGISTRY: &str = "127.0.0.1:5000";
 
 /// A person at the terminal of a host, in one directory.
 struct Terminal<'a> {
@@ -28,8 +33,13 @@ impl<'a> Terminal<'a> {
         Self { host, directory: directory.to_owned(), path }
     }
 
+    /// A shell of a person whose `docker` speaks to Skiff. Without its plugin for BuildKit newer clients fall back, and
+    /// say so at length.
     fn line(&self, typed: &str) -> String {
-        format!("cd {} && export PATH={}:$PATH && {typed}", self.directory.display(), self.path)
+        let docker = format!("DOCKER_HOST=unix:///run/{}/docker.sock DOCKER_BUILDKIT=0", self.host.name);
+        let user = format!("DOCKER_USER_ID={REGISTRY}/rinormaloku");
+        let place = self.directory.display();
+        format!("cd {place} && export {docker} {user} PATH={}:$PATH && {typed}", self.path)
     }
 
     /// Types a command, which has to succeed.
@@ -112,6 +122,16 @@ impl<'a> Terminal<'a> {
         rows.collect()
     }
 
+    /// Where a Service is reached: its cluster address, and its balancer's.
+    #[track_caller]
+    fn addresses(&self, service: &str) -> Vec<SocketAddr> {
+        let cluster = self.types(&format!("kubectl get service {service} -o jsonpath='{{.spec.clusterIP}}'"));
+        let balancer = self.balancer(service);
+        [&*cluster, balancer.trim_start_matches("http://")]
+            .map(|address| format!("{address}:80").parse().unwrap())
+            .into()
+    }
+
     /// `http://address` of a Service's balancer.
     #[track_caller]
     fn balancer(&self, service: &str) -> String {
@@ -164,8 +184,15 @@ fn the_seeds_walkthrough_from_the_first_pod_to_the_whole_application() {
     pods(&terminal);
     services(&terminal);
     deployments(&terminal);
+    let mut pressure = Pressure::start(&host, terminal.addresses("sa-frontend-lb"));
     rolling_update(&terminal);
+    // Two of the first version have ended.
+    pressure.after_the_end_of(2);
     rolling_back(&terminal);
+    pressure.after_the_end_of(2);
+    let report = pressure.stop();
+    let pages: Vec<_> = report.answers.keys().collect();
+    assert_eq!(pages.len(), 2, "the two versions answered: {report}");
     logic(&terminal);
     web_app(&terminal);
     whole(&terminal, &example);
@@ -186,7 +213,10 @@ fn installing(terminal: &Terminal<'_>) {
     terminal.types(&format!("skiff load -i {}", testbed::example_images().unwrap().display()));
     let nodes = terminal.table("kubectl get nodes");
     assert_eq!(nodes[0], ["NAME", "STATUS", "ROLES", "AGE", "VERSION"]);
-    assert_eq!((nodes.len(), nodes[1][1].as_str()), (2, "Ready"), "{nodes:?}");
+    let [name, status, roles, age, version] = &nodes[1][..] else { panic!("{nodes:?}") };
+    assert_eq!((nodes.len(), name, status.as_str()), (2, &terminal.host.name, "Ready"), "{nodes:?}");
+    assert!(["control-plane", "<none>"].contains(&roles.as_str()) && age.ends_with('s'), "{nodes:?}");
+    assert!(version.starts_with("v1.37.") && version.contains("+skiff."), "{nodes:?}");
 }
 
 /// "Kubernetes in Practice: Pods".
@@ -286,9 +316,30 @@ fn rolling_update(terminal: &Terminal<'_>) {
     let applied = terminal.ran("kubectl apply -f sa-frontend-deployment-green.yaml --record");
     assert_eq!(applied.out, "deployment.extensions/sa-frontend configured\n");
     let status = terminal.rolled_out("sa-frontend", &before);
-    assert!(status.contains("Waiting for deployment \"sa-frontend\" rollout to finish"), "{status}");
-    assert!(status.ends_with("deployment \"sa-frontend\" successfully rolled out\n"), "{status}");
+    said_how_it_rolls_out(&status);
     assert!(terminal.page().contains("--button: green"));
+}
+
+/// What `kubectl rollout status` prints of an update of two pods: each line one of upstream's, those of pods that end
+/// among them (new ones are available after 15 s only), and its end.
+#[track_caller]
+fn said_how_it_rolls_out(status: &str) {
+    let mut lines: Vec<&str> = status.lines().collect();
+    assert_eq!(lines.pop(), Some("deployment \"sa-frontend\" successfully rolled out"), "{status}");
+    let waits = |what: &str| format!("Waiting for deployment \"sa-frontend\" rollout to finish: {what}...");
+    let ending = waits("1 old replicas are pending termination");
+    let known = [
+        ending.clone(),
+        waits("0 out of 2 new replicas have been updated"),
+        waits("1 out of 2 new replicas have been updated"),
+        waits("2 old replicas are pending termination"),
+        waits("0 of 2 updated replicas are available"),
+        waits("1 of 2 updated replicas are available"),
+        // Before the controller has seen the new specification.
+        "Waiting for deployment spec update to be observed...".to_owned(),
+    ];
+    assert!(lines.iter().all(|line| known.iter().any(|one| one == line)), "{status}");
+    assert!(lines.contains(&ending.as_str()), "{status}");
 }
 
 /// "Rolling back to a previous state".
@@ -351,11 +402,18 @@ fn whole(terminal: &Terminal<'_>, example: &Path) {
     assert!(url.starts_with(&format!("http://{}:3", terminal.host.address)), "{url}");
     let pages = terminal.directory.with_file_name("sa-frontend");
     rebuild(terminal, &example.join("sa-frontend"), &pages, &url);
-    edit(terminal, "sa-frontend-deployment.yaml", IMAGE, &format!("{IMAGE}:minikube"));
+    publish(terminal, &pages);
+    edit(terminal, "sa-frontend-deployment.yaml", IMAGE, &format!("{REGISTRY}/{IMAGE}:minikube"));
     let before = terminal.running("pods -l app=sa-frontend");
     let applied = terminal.types("kubectl apply -f sa-frontend-deployment.yaml");
     assert_eq!(applied, "deployment.extensions/sa-frontend configured\n");
     terminal.rolled_out("sa-frontend", &before);
+    let events = terminal.types("kubectl get events --field-selector reason=Pulled");
+    assert!(
+        events.contains(&format!("Successfully pulled image \"{REGISTRY}/{IMAGE}:minikube\"")),
+        "{events}"
+    );
+    terminal.types("kill $(cat /run/registry.pid)");
 
     // What a browser does: the page, its script, and what the script asks.
     let page = terminal.page();
@@ -371,6 +429,26 @@ fn whole(terminal: &Terminal<'_>, example: &Path) {
     assert!(headers.to_lowercase().contains("access-control-allow-origin: *"), "{headers}");
 }
 
+/// "Push the image": into a registry, from where the nodes pull it.
+fn publish(terminal: &Terminal<'_>, pages: &Path) {
+    let developer =
+        Terminal { host: terminal.host, directory: pages.to_owned(), path: terminal.path.clone() };
+    let data = terminal.host.directory().join("registry");
+    let config = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {REGISTRY}}}\n",
+        data.display()
+    );
+    std::fs::write(pages.join("registry.yml"), config).unwrap();
+    developer.types(
+        "setsid sh -c 'echo $$ >/run/registry.pid; exec docker-registry serve registry.yml' >/dev/null 2>&1 &",
+    );
+    developer.types(&format!("{CURL} http://{REGISTRY}/v2/"));
+    let pushed = developer.types("docker push $DOCKER_USER_ID/sentiment-analysis-frontend:minikube");
+    assert!(pushed.contains("minikube: digest: sha256:"), "{pushed}");
+    // What is here alone would be taken from here: what a pod then runs came from the registry.
+    developer.types("docker rmi $DOCKER_USER_ID/sentiment-analysis-frontend:minikube");
+}
+
 /// Points the front end at the web app's balancer, builds its files and its image.
 fn rebuild(terminal: &Terminal<'_>, sources: &Path, pages: &Path, url: &str) {
     copy(terminal.host, sources, pages);
@@ -378,7 +456,9 @@ fn rebuild(terminal: &Terminal<'_>, sources: &Path, pages: &Path, url: &str) {
         Terminal { host: terminal.host, directory: pages.to_owned(), path: terminal.path.clone() };
     edit(&developer, "src/App.js", "http://localhost:8080/sentiment", &format!("{url}/sentiment"));
     developer.types("NPM_CONFIG_UPDATE_NOTIFIER=false npm run build");
-    developer.types(&format!("skiff build -f Dockerfile -t {IMAGE}:minikube ."));
+    let built = developer
+        .types("docker build -f Dockerfile -t $DOCKER_USER_ID/sentiment-analysis-frontend:minikube .");
+    assert!(built.contains(&format!("Successfully tagged {REGISTRY}/{IMAGE}:minikube")), "{built}");
 }
 
 /// What the whole application says of a sentence.

@@ -66,7 +66,8 @@ pub struct LoadReport {
     pub kept: u64,
     /// Kept connections that ended in order and were made anew.
     pub reconnects: u64,
-    /// Those of them whose end crossed a request, which was sent again.
+    /// Those of them whose end crossed a request, which was sent again. Only the end of who answers may cause it: see
+    /// [`Load::every_client_asked`].
     pub crossed: u64,
     /// How often each answer was given, by its body.
     pub answers: BTreeMap<String, u64>,
@@ -77,7 +78,13 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// Answered requests a second on connections of their own.
+    /// The numbers without what they are about.
+    fn counts(&self) -> Self {
+        let Self { took, fresh, kept, reconnects, crossed, failed, .. } = *self;
+        Self { took, fresh, kept, reconnects, crossed, failed, ..Self::default() }
+    }
+
+    /// Answered requests a second on connections of their own, over the whole time.
     pub fn rate(&self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
         let fresh = self.fresh as f64;
@@ -124,6 +131,8 @@ struct Shared {
 struct State {
     stopped: bool,
     tickets: u32,
+    /// How often each client that keeps its connection has asked, whatever came of it.
+    asked: Vec<u64>,
     report: LoadReport,
 }
 
@@ -135,10 +144,11 @@ impl Load {
         }
         let network = format!("/proc/{}/ns/net", host.pid());
         let kept = config.kept;
+        let state = State { asked: vec![0; usize::try_from(kept)?], ..State::default() };
         let shared = Arc::new(Shared {
             config,
             start: Instant::now(),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             changed: Condvar::new(),
         });
         let mut load = Self { shared, threads: Vec::new() };
@@ -166,11 +176,40 @@ impl Load {
 
     /// Returns when `count` more requests on connections of their own were answered or failed.
     pub fn more(&self, count: u64) {
-        let mut state = self.shared.lock();
         let done = |state: &State| state.report.fresh + state.report.failed;
-        let until = done(&state) + count;
-        while done(&state) < until {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let until = done(&self.shared.lock()) + count;
+        self.wait_while(Duration::MAX, |state| done(state) < until);
+    }
+
+    /// Returns when every client that keeps its connection has asked anew and knows what came of it: whatever happened
+    /// to their connections before the call is then in the report.
+    pub fn every_client_asked(&self) {
+        // What is under way was asked before.
+        let until: Vec<u64> = self.shared.lock().asked.iter().map(|asked| asked + 2).collect();
+        self.wait_while(Duration::MAX, |state| state.asked.iter().zip(&until).any(|(now, then)| now < then));
+    }
+
+    /// Goes on until that many requests a second were answered on connections of their own, over the whole time: who
+    /// falls behind the schedule catches up with it. Gives the rate, which is smaller only if `patience` ran out.
+    pub fn until_rate(&self, per_second: f64, patience: Duration) -> f64 {
+        let start = self.shared.start;
+        let rate = |state: &State| LoadReport { took: start.elapsed(), ..state.report.counts() }.rate();
+        self.wait_while(patience, |state| rate(state) < per_second);
+        rate(&self.shared.lock())
+    }
+
+    /// Waits as long as it is so, looking again at each answer.
+    fn wait_while(&self, patience: Duration, mut is_so: impl FnMut(&State) -> bool) {
+        let begun = Instant::now();
+        let mut state = self.shared.lock();
+        while is_so(&state) {
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            // The longest wait that the system's condition variable takes for certain.
+            let left = left.min(Duration::from_secs(3600));
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -265,6 +304,7 @@ impl Shared {
         let mut due = self.start;
         while self.wait_until(due) {
             due = Instant::now() + self.config.pause;
+            self.asks(number);
             let reused = match held.take().map(still_open) {
                 None => None,
                 Some(Ok(Some(stream))) => Some(stream),
@@ -301,6 +341,12 @@ impl Shared {
                 Err(error) => self.fail(true, target, &error.to_string()),
             }
         }
+    }
+
+    /// A client that keeps its connection begins to ask.
+    fn asks(&self, number: usize) {
+        self.lock().asked[number] += 1;
+        self.changed.notify_all();
     }
 
     fn target(&self, number: usize) -> SocketAddr {
