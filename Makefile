@@ -3,6 +3,9 @@
 SHELL := /bin/bash
 CARGO := cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Everything there is: also the shim's program, which the engine builds by itself and nothing else would lint or test.
+# One set of features for all steps, so that no crate is built twice.
+ALL := --workspace --features shim/program --locked
 
 .PHONY: help setup demo check test bench soak clean-machine
 
@@ -18,17 +21,18 @@ demo: ## Build, start a cluster on this machine, and run the sentiment example o
 check: ## The inner loop: format, dependencies, lints, repository checks
 	$(CARGO) fmt --all --check
 	scripts/cargo-deny check bans licenses sources
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
 	$(CARGO) test -p xtask --locked
 
 test: setup ## Everything that proves it, from one debug build
 	@scripts/base-image busybox
 	$(CARGO) fmt --all --check
 	scripts/cargo-deny check bans licenses sources
-	$(CARGO) build --workspace --all-targets --locked
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	$(CARGO) build $(ALL) --all-targets
 	@scripts/base-image nginx
 	@scripts/example-images
-	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=2
+	$(CARGO) test $(ALL) --no-fail-fast -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
 
 bench: setup ## The figures of speed and memory, from a release build

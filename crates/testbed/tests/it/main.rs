@@ -1,4 +1,5 @@
 //! The testbed itself: hosts reach each other and nobody else, reboot, and leave nothing. Needs root.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
