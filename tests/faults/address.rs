@@ -37,7 +37,7 @@ fn a_changed_address_is_followed_while_running_and_while_stopped() {
     all_ways_lead_to(&host, &client);
     assert_eq!(self::containers(&host), containers, "pods go on as they were");
 
-    assert_eq!(bed.leaked_packets().unwrap(), 0);
+    assert_eq!(bed.leaked_packets().unwrap(), 0, "{}", bed.leaks().unwrap());
     host.must_skiff(&["down", "--purge"]);
 }
 
@@ -69,11 +69,11 @@ fn all_ways_lead_to(host: &Host, client: &Host) {
         assert!(certificate(host, port).contains(address), "port {port} shows another certificate");
     }
     let pod = get(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"]);
-    get(&["exec", &pod, "--", "sh", "-c", "nc -w 20 kubernetes.default 443 < /dev/null"]);
-    assert!(get(&["exec", &pod, "--", "timeout", "20", "wget", "-qO-", "http://web/"]).starts_with("web-"));
+    get(&["exec", &pod, "--", "sh", "-c", "nc -w 120 kubernetes.default 443 < /dev/null"]);
+    assert!(get(&["exec", &pod, "--", "timeout", "120", "wget", "-qO-", "http://web/"]).starts_with("web-"));
     let published = get(&["get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
     let answer = client.must_sh(&format!(
-        "curl -s --max-time 20 --retry 5 --retry-connrefused http://{address}:{published}/"
+        "curl -s --max-time 120 --retry 60 --retry-delay 1 --retry-connrefused http://{address}:{published}/"
     ));
     assert!(answer.starts_with("web-"), "{answer}");
 }

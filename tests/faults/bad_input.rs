@@ -376,15 +376,56 @@ fn each_mistake_gives_one_clear_error_and_changes_nothing() {
         let input = case.input.as_str().map_or_else(|| case.input.to_string(), str::to_owned);
         let ran = cluster.kubectl_with(case.args, &input);
         let missing: Vec<_> = case.says.iter().filter(|part| !ran.err.contains(**part)).collect();
-        if ran.code != 1 || !ran.out.is_empty() || !missing.is_empty() {
+        // kubectl warns of what it does besides.
+        let one = ran.err.lines().filter(|line| !line.starts_with("Warning: ")).count() == 1;
+        if ran.code != 1 || !ran.out.is_empty() || !missing.is_empty() || !one {
             let err: String = ran.err.chars().take(1000).collect();
             wrong.push(format!("{}: code {}, {}{err}  lacks {missing:?}", case.name, ran.code, ran.out));
         }
     }
+    unreadable_by_the_server(&cluster, &mut wrong);
     let after = versions(&cluster);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(after, before);
     cluster.purge();
+}
+
+/// Bodies that kubectl would not send, as another client sends them: (what, content type, body, what the error says).
+const BODIES: [(&str, &str, &str, &str); 7] = [
+    (
+        "malformed YAML",
+        "application/yaml",
+        "apiVersion: v1\nkind: ConfigMap\n metadata: {name: bad}\n",
+        "line 3",
+    ),
+    ("a tab in YAML", "application/yaml", "kind: ConfigMap\nmetadata:\n\tname: bad\n", "line 3"),
+    ("an unclosed list in YAML", "application/yaml", "kind: ConfigMap\nmetadata: [name\n", "line"),
+    ("YAML that is only a word", "application/yaml", "configmap", ""),
+    ("half a JSON object", "application/json", "{\"kind\": \"ConfigMap\", \"metadata\"", ""),
+    ("YAML as JSON", "application/json", "kind: ConfigMap\nmetadata: {name: bad}\n", "line 1 column 1"),
+    ("nothing at all", "application/json", "", ""),
+];
+
+/// The server says of each with a Status of code 400 what is wrong with it, and keeps nothing of it.
+fn unreadable_by_the_server(cluster: &Cluster, wrong: &mut Vec<String>) {
+    let (keys, server) = cluster.keys();
+    let file = cluster.host.directory().join("body");
+    for (what, media_type, body, says) in BODIES {
+        std::fs::write(&file, body).unwrap();
+        let answer = cluster.host.must_sh(&format!(
+            "curl -sS --max-time 120 --cacert {keys}/ca --cert {keys}/cert --key {keys}/key \
+             -H 'Content-Type: {media_type}' -H 'Accept: application/json' --data-binary @{} \
+             {server}/api/v1/namespaces/default/configmaps",
+            file.display()
+        ));
+        let status: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let message = text(&status["message"]);
+        let one = !message.is_empty() && message.trim_end().lines().count() == 1;
+        let refused = status["kind"] == "Status" && status["code"] == 400 && status["reason"] == "BadRequest";
+        if !refused || !one || !message.contains(says) {
+            wrong.push(format!("{what}: {answer}"));
+        }
+    }
 }
 
 #[test]
@@ -480,6 +521,7 @@ fn a_missing_image_is_named_with_its_remedy() {
 fn up_says_why_it_cannot() {
     let bed = Testbed::new().unwrap();
     let host = bed.host().unwrap();
+    let untouched = host.traces().unwrap();
     host.must_skiff(&["up"]);
     let state =
         || host.must_sh("ip -o link | cut -d: -f2; ip -4 route | sed 's/ linkdown//'; ls -A /run /var/lib");
@@ -518,6 +560,8 @@ fn up_says_why_it_cannot() {
         assert!(ran.err.contains("needs root") && ran.err.contains("sudo skiff"), "{ran:?}");
     }
     host.must_skiff(&["down", "--purge"]);
+    host.must_be_as(&untouched);
+    assert_eq!(bed.leaked_packets().unwrap(), 0, "{}", bed.leaks().unwrap());
 }
 
 /// `skiff VERB` by a user without rights, but for the one to read the program wherever it is.

@@ -21,7 +21,7 @@ me=$1; dir=$2; server=$3
 url=$server/api/v1/namespaces/default/configmaps
 send() {
     echo "try $1 $2"
-    curl -s -o /dev/null -w '%{http_code}\n' --max-time 20 --cert $dir/cert --key $dir/key --cacert $dir/ca \
+    curl -s -o /dev/null -w '%{http_code}\n' --max-time 60 --cert $dir/cert --key $dir/key --cacert $dir/ca \
         -X $3 -H "Content-Type: $4" --data "$5" $url$6 > $dir/code-$me
     code=$(cat $dir/code-$me)
     echo "$code $1 $2"
@@ -70,22 +70,7 @@ struct Load {
 
 impl Load {
     fn start(cluster: &Cluster) -> Self {
-        let host = &cluster.host;
-        let field = |path: &str| {
-            host.must_kubectl(&["config", "view", "--raw", "--minify", "-o", &format!("jsonpath={{{path}}}")])
-        };
-        for (file, path) in [
-            ("cert", ".users[0].user.client-certificate-data"),
-            ("key", ".users[0].user.client-key-data"),
-            ("ca", ".clusters[0].cluster.certificate-authority-data"),
-        ] {
-            host.must_sh(&format!(
-                "umask 077; mkdir -p $HOME/w; echo {} | base64 -d > $HOME/w/{file}",
-                field(path)
-            ));
-        }
-        let dir = host.directory().join("home/w").to_string_lossy().into_owned();
-        let server = field(".clusters[0].cluster.server");
+        let (dir, server) = cluster.keys();
         let kubectl = testbed::kubectl().unwrap().to_string_lossy().into_owned();
         let (sender, acknowledged) = channel();
         let mut load = Self { writes: Writes::default(), acknowledged, writers: Vec::new() };
@@ -249,7 +234,7 @@ fn twenty_kills_under_load_lose_nothing_and_restart_nothing() {
         let mut running = running_containers(&cluster.list(&["pods"]));
         running.extend(steady.clone());
         cluster.kill_daemon();
-        let answer = cluster.host.must_sh(&format!("curl -sf --max-time 10 {url}"));
+        let answer = cluster.host.must_sh(&format!("curl -sf --max-time 120 {url}"));
         assert!(answer.starts_with("web-"), "without the daemon: {answer:?}");
 
         let took = restart(&cluster, &mut random);

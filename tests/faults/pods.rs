@@ -231,17 +231,17 @@ fn a_failing_readiness_probe_takes_a_pod_out_of_its_service() {
     // The data path follows the slice; from then on nobody reaches the pod that is not ready.
     let url = format!("http://{}/", cluster.address_of("web"));
     let ask = format!(
-        "until [ \"$(for n in 1 2 3 4 5 6 7 8 9 10; do curl -sf --max-time 5 {url}; done | sort -u)\" = {} ]; do :; done",
+        "until [ \"$(for n in 1 2 3 4 5 6 7 8 9 10; do curl -sf --max-time 60 {url}; done | sort -u)\" = {} ]; do :; done",
         pods[1]
     );
-    cluster.host.must_sh(&format!("timeout 120 sh -c '{ask}'"));
+    cluster.host.must_sh(&format!("timeout 300 sh -c '{ask}'"));
     let answers =
-        cluster.host.must_sh(&format!("for n in $(seq 50); do curl -sf --max-time 5 {url}; done | sort -u"));
+        cluster.host.must_sh(&format!("for n in $(seq 50); do curl -sf --max-time 60 {url}; done | sort -u"));
     assert_eq!(answers.trim(), pods[1]);
     cluster.host.must_kubectl(&["exec", &pods[0], "--", "touch", "/tmp/ok"]);
     in_service(BTreeSet::from([&*pods[0], &*pods[1]]));
-    let both = format!("until curl -sf --max-time 5 {url} | grep -q {}; do :; done", pods[0]);
-    cluster.host.must_sh(&format!("timeout 120 sh -c '{both}'"));
+    let both = format!("until curl -sf --max-time 60 {url} | grep -q {}; do :; done", pods[0]);
+    cluster.host.must_sh(&format!("timeout 300 sh -c '{both}'"));
     cluster.purge();
 }
 

@@ -205,3 +205,32 @@ fn nothing_is_left_of_a_killed_instance() {
     host.must_skiff(&["up"]);
     cluster.purge();
 }
+
+/// After an orderly `down` nobody runs who knows what there was, and nothing is where it usually is.
+#[test]
+fn nothing_is_left_of_an_instance_that_was_down_with_directories_of_its_own() {
+    let bed = testbed::Testbed::new().unwrap();
+    let host = bed.host().unwrap();
+    let place = |name: &str| host.directory().join("elsewhere").join(name).to_string_lossy().into_owned();
+    let (data, run, kubeconfig) = (place("data"), place("run"), place("kubeconfig"));
+    host.must_sh(&format!("mkdir -p {}", place("")));
+    let before = host.traces().unwrap();
+    let skiff = |args: &[&str]| {
+        host.must_skiff(&[&["--data-dir", &data, "--run-dir", &run][..], args].concat());
+    };
+    skiff(&["up", "--kubeconfig", &kubeconfig]);
+    let archive = testbed::base_image("busybox-bookworm.tar").unwrap();
+    skiff(&["load", "-i", &archive.to_string_lossy()]);
+    let kubectl = |args: &[&str]| host.must_kubectl(&[&["--kubeconfig", &kubeconfig][..], args].concat());
+    let web = ["create", "deployment", "web", "--image=busybox", "--replicas=2", "--", "sleep", "100000"];
+    kubectl(&web);
+    kubectl(&["expose", "deployment", "web", "--port=80", "--type=LoadBalancer"]);
+    kubectl(&["rollout", "status", "deployment/web", "--timeout=180s"]);
+    skiff(&["run", "-d", "--name", "plain", "-p", "8080:80", "busybox", "sleep", "100000"]);
+    skiff(&["down"]);
+    assert!(std::fs::read_dir(&data).unwrap().count() > 0, "down keeps the data");
+    skiff(&["down", "--purge"]);
+    host.must_be_as(&before);
+    assert_eq!(host.must_sh(&format!("find {} -mindepth 1", place(""))), "", "files of its own");
+    assert_eq!(bed.leaked_packets().unwrap(), 0, "{}", bed.leaks().unwrap());
+}

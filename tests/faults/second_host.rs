@@ -90,7 +90,7 @@ impl Pair {
 
     /// Who answers forty requests to the Service by its name, made in a pod.
     fn answers(&self, pod: &str) -> BTreeSet<String> {
-        let many = "for i in $(seq 40); do timeout 20 wget -qO- http://web/ || exit 1; done";
+        let many = "for i in $(seq 40); do timeout 120 wget -qO- http://web/ || exit 1; done";
         let seen = self.kubectl(&["exec", pod, "--", "sh", "-c", many]);
         seen.lines().map(str::to_owned).collect()
     }
@@ -105,7 +105,7 @@ impl Pair {
         let ip = self.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]);
         for host in [&self.first, &self.second] {
             let seen = host.must_sh(&format!(
-                "for i in $(seq 40); do curl -sf --max-time 20 http://{ip}/ || exit 1; done | sort -u"
+                "for i in $(seq 40); do curl -sf --max-time 120 http://{ip}/ || exit 1; done | sort -u"
             ));
             let seen: BTreeSet<String> = seen.lines().map(str::to_owned).collect();
             assert!(!seen.is_disjoint(&here) && !seen.is_disjoint(&there), "{} saw {seen:?}", host.name);
@@ -130,7 +130,7 @@ impl Pair {
         let mut said = BufReader::new(forward.stdout.take().unwrap());
         said.read_line(&mut line).unwrap();
         let port = line.split(" -> ").next().and_then(|from| from.rsplit(':').next()).unwrap().to_owned();
-        let answer = self.first.sh(&format!("curl -sf --max-time 20 http://127.0.0.1:{port}/"));
+        let answer = self.first.sh(&format!("curl -sf --max-time 120 http://127.0.0.1:{port}/"));
         end(forward);
         assert_eq!(answer.unwrap().ok().unwrap().trim(), pod, "{line}");
     }
@@ -139,11 +139,11 @@ impl Pair {
     fn node_server_is_closed(&self) {
         let port = "jsonpath={.status.daemonEndpoints.kubeletEndpoint.Port}";
         let port = self.kubectl(&["get", "node", &self.second.name, "-o", port]);
-        let keys = admin_keys(&self.first);
+        let keys = crate::support::admin_keys(&self.first);
         let (name, address) = (&self.second.name, &self.second.address);
         let ask = |path: &str, more: &str| {
             self.first.must_sh(&format!(
-                "curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 --cacert {keys}/ca --resolve \
+                "curl -s -o /dev/null -w '%{{http_code}}' --max-time 120 --cacert {keys}/ca --resolve \
                  {name}:{port}:{address} {more} https://{name}:{port}{path}"
             ))
         };
@@ -157,7 +157,7 @@ impl Pair {
             assert_eq!(ask(path, &token), "403", "{path} with a service account's token");
             // The file is the second host's own: it asks itself.
             let own = self.second.must_sh(&format!(
-                "curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 -k {node} https://{address}:{port}{path}"
+                "curl -s -o /dev/null -w '%{{http_code}}' --max-time 120 -k {node} https://{address}:{port}{path}"
             ));
             assert_eq!(own, "403", "{path} with a node's certificate");
         }
@@ -210,7 +210,7 @@ impl Pair {
             body => format!("-H 'Content-Type: application/merge-patch+json' -d '{body}'"),
         };
         self.second.must_sh(&format!(
-            "curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 --cacert {join}/ca.crt --cert {join}/client.pem \
+            "curl -s -o /dev/null -w '%{{http_code}}' --max-time 120 --cacert {join}/ca.crt --cert {join}/client.pem \
              -X {method} {body} '{api}{path}'"
         ))
     }
@@ -220,7 +220,7 @@ impl Pair {
         let there = self.pod(&self.second);
         let ip = self.kubectl(&["get", "pod", &there, "-o", "jsonpath={.status.podIP}"]);
         kill(&self.second);
-        let answer = self.first.must_sh(&format!("curl -sf --max-time 20 http://{ip}/"));
+        let answer = self.first.must_sh(&format!("curl -sf --max-time 120 http://{ip}/"));
         assert_eq!(answer.trim(), there, "the pod serves while its agent is away");
         self.second.must_skiff(&["up"]);
         assert_eq!(self.containers(), containers, "the agent took its pods back as they were");
@@ -260,7 +260,8 @@ impl Pair {
         let pod = self.pod(&self.second);
         let ip = self.kubectl(&["get", "pod", &pod, "-o", "jsonpath={.status.podIP}"]);
         // The first host's route to it is set by the same news.
-        let reach = format!("curl -sf --max-time 20 --retry 20 --retry-all-errors http://{ip}/");
+        let reach =
+            format!("curl -sf --max-time 120 --retry 60 --retry-delay 1 --retry-all-errors http://{ip}/");
         assert_eq!(self.first.must_sh(&reach).trim(), pod);
         self.services_reach_across();
         self.streams_reach_across();
@@ -311,20 +312,6 @@ fn strangers_stay_out(first: &Host, second: &Host) {
     let gone = ["join", words[1], "--token", token, "--discovery-token-ca-cert-hash", hash];
     assert_eq!(second.skiff(&gone).unwrap().code, 1);
     assert_eq!(second.processes().unwrap(), Vec::<String>::new());
-}
-
-/// The administrator's keys as files `ca`, `cert` and `key`; gives their directory.
-fn admin_keys(host: &Host) -> String {
-    let directory = host.directory().to_string_lossy().into_owned();
-    for (file, field) in [
-        ("ca", "{.clusters[0].cluster.certificate-authority-data}"),
-        ("cert", "{.users[0].user.client-certificate-data}"),
-        ("key", "{.users[0].user.client-key-data}"),
-    ] {
-        let data = host.must_kubectl(&["config", "view", "--raw", "-o", &format!("jsonpath={field}")]);
-        host.must_sh(&format!("echo {data} | base64 -d > {directory}/{file}"));
-    }
-    directory
 }
 
 /// Ends a command on a host: the child of `nsenter`, which then ends by itself.

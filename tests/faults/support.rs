@@ -12,9 +12,6 @@ use testbed::{Host, Ran, Testbed};
 /// Nothing here takes so long, however slow the machine: a wait that reaches it has failed.
 const WAIT_MAX: Duration = Duration::from_secs(180);
 
-/// The names of the host's links.
-const LINKS: &str = "ip -o link | cut -d: -f2 | cut -d@ -f1";
-
 /// A web server that answers with its pod's name.
 pub(crate) const SERVER: &str = "mkdir -p /w; hostname > /w/index.html; exec httpd -f -p 80 -h /w";
 
@@ -22,9 +19,8 @@ pub(crate) const SERVER: &str = "mkdir -p /w; hostname > /w/index.html; exec htt
 pub(crate) struct Cluster {
     pub(crate) bed: Testbed,
     pub(crate) host: Host,
-    /// What the host had before: links, and entries of /run.
-    links: String,
-    run: String,
+    /// What the host had before.
+    before: BTreeMap<&'static str, String>,
 }
 
 impl Cluster {
@@ -32,12 +28,12 @@ impl Cluster {
     pub(crate) fn up() -> Self {
         let bed = Testbed::new().unwrap();
         let host = bed.host().unwrap();
-        let (links, run) = (host.must_sh(LINKS), host.must_sh("ls -A /run"));
+        let before = host.traces().unwrap();
         host.must_skiff(&["up"]);
         let archive = testbed::base_image("busybox-bookworm.tar").unwrap();
         host.must_skiff(&["load", "-i", &archive.to_string_lossy()]);
         host.must_kubectl(&["wait", "--for=create", "serviceaccount/default", "--timeout=120s"]);
-        Self { bed, host, links, run }
+        Self { bed, host, before }
     }
 
     /// An object, or a list of them.
@@ -173,32 +169,24 @@ impl Cluster {
     pub(crate) fn purge(&self) {
         self.host.must_skiff(&["down", "--purge"]);
         self.assert_nothing_left();
-        assert_eq!(self.bed.leaked_packets().unwrap(), 0, "packets left the host");
+        assert_eq!(self.bed.leaked_packets().unwrap(), 0, "{}", self.bed.leaks().unwrap());
     }
 
-    /// No process, mount, namespace, cgroup, table, link, route or file of Skiff's.
+    /// No process, mount, namespace, cgroup, table, link, route, changed parameter or file of Skiff's.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
-        let host = &self.host;
-        assert_eq!(host.processes().unwrap(), Vec::<String>::new());
-        assert_eq!(host.must_sh(LINKS), self.links);
-        assert_eq!(host.must_sh("nft list tables"), "");
-        assert_eq!(host.cgroups(), Vec::<PathBuf>::new());
-        let own = format!("grep -E '/(run|var/lib)/{name}/' /proc/self/mountinfo || true", name = host.name);
-        assert_eq!(host.must_sh(&own), "");
-        assert_eq!(host.must_sh("ls -A /run"), self.run);
-        assert_eq!(host.must_sh(&format!("ls -A /var/lib/{}", host.name)), "");
-        let routes = host.must_sh("ip -4 route show table all | grep -vE 'dev (lo|eth0)' || true");
-        assert_eq!(routes, "");
-        let config = host.directory().join("home/.kube/config");
-        let config = std::fs::read_to_string(config).unwrap_or_default();
-        assert!(!config.contains(&host.name), "{config}");
+        self.host.must_be_as(&self.before);
+    }
+
+    /// The administrator's keys as files `ca`, `cert` and `key`; gives their directory, and the API server.
+    pub(crate) fn keys(&self) -> (String, String) {
+        (admin_keys(&self.host), config_field(&self.host, "{.clusters[0].cluster.server}"))
     }
 
     /// What answers at an address, within some seconds; panics if nothing does.
     #[track_caller]
     pub(crate) fn fetch(&self, url: &str) -> String {
-        let fetch = format!("curl -sf --max-time 10 --retry 60 --retry-delay 1 --retry-all-errors {url}");
+        let fetch = format!("curl -sf --max-time 60 --retry 60 --retry-delay 1 --retry-all-errors {url}");
         self.host.must_sh(&fetch).trim().to_owned()
     }
 
@@ -213,6 +201,26 @@ impl Cluster {
         let of_it = all.iter().filter(|line| line.contains(mark));
         of_it.map(|line| line.split_ascii_whitespace().next().unwrap().parse().unwrap()).collect()
     }
+}
+
+fn config_field(host: &Host, path: &str) -> String {
+    host.must_kubectl(&["config", "view", "--raw", "--minify", "-o", &format!("jsonpath={path}")])
+}
+
+/// The administrator's keys as files `ca`, `cert` and `key`; gives their directory.
+pub(crate) fn admin_keys(host: &Host) -> String {
+    let directory = host.directory().join("keys").to_string_lossy().into_owned();
+    for (file, field) in [
+        ("ca", "{.clusters[0].cluster.certificate-authority-data}"),
+        ("cert", "{.users[0].user.client-certificate-data}"),
+        ("key", "{.users[0].user.client-key-data}"),
+    ] {
+        let data = config_field(host, field);
+        host.must_sh(&format!(
+            "umask 077; mkdir -p {directory}; echo {data} | base64 -d > {directory}/{file}"
+        ));
+    }
+    directory
 }
 
 /// Ends a process in the host's namespaces together with `nsenter`, which waits for it outside.

@@ -31,7 +31,7 @@ fn the_first_hour() {
 
     host.must_kubectl(&["delete", "deployment,service", "--all"]);
     host.must_kubectl(&["wait", "pod", "-l", "app=web", "--for=delete", "--timeout=120s"]);
-    assert_eq!(bed.leaked_packets().unwrap(), 0);
+    assert_eq!(bed.leaked_packets().unwrap(), 0, "{}", bed.leaks().unwrap());
     host.must_skiff(&["down"]);
     without_an_instance_every_command_says_so(&host);
     host.must_skiff(&["down", "--purge"]);
@@ -245,7 +245,7 @@ fn pods_are_entered_copied_to_and_listened_to(host: &Host) {
     let mut forward = Background::kubectl(host, &["port-forward", "service/web", ":80"]);
     let line = forward.line_with("Forwarding from 127.0.0.1:");
     let port = line.split("127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap();
-    let answer = host.must_sh(&format!("curl -s --max-time 20 http://127.0.0.1:{port}/"));
+    let answer = host.must_sh(&format!("curl -s --max-time 120 http://127.0.0.1:{port}/"));
     assert!(answer.starts_with("web-"), "{answer}");
     forward.end();
 

@@ -9,7 +9,7 @@ const SERVER: &str = "mkdir -p /w; hostname > /w/index.html; exec httpd -f -p 80
 fn from_an_image_to_a_balanced_service_and_no_trace_after() {
     let bed = Testbed::new().unwrap();
     let host = bed.host().unwrap();
-    let links = host.must_sh("ip -br link");
+    let before = host.traces().unwrap();
 
     let summary = host.must_skiff(&["up"]);
     assert!(summary.contains(&format!("({})", host.address)), "{summary}");
@@ -33,18 +33,20 @@ fn from_an_image_to_a_balanced_service_and_no_trace_after() {
         SERVER,
     ]);
     host.must_kubectl(&["expose", "deployment", "web", "--port", "80", "--type", "LoadBalancer"]);
-    host.must_kubectl(&["rollout", "status", "deployment", "web", "--timeout=60s"]);
+    host.must_kubectl(&["rollout", "status", "deployment", "web", "--timeout=180s"]);
     host.must_kubectl(&[
         "wait",
         "service",
         "web",
         "--for=jsonpath={.status.loadBalancer.ingress[0].ip}",
-        "--timeout=60s",
+        "--timeout=180s",
     ]);
     let address =
         host.must_kubectl(&["get", "service", "web", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"]);
     let answer = host
-        .sh(&format!("curl -s --max-time 5 --retry 5 --retry-connrefused http://{address}/"))
+        .sh(&format!(
+            "curl -s --max-time 60 --retry 60 --retry-delay 1 --retry-connrefused http://{address}/"
+        ))
         .unwrap()
         .ok()
         .unwrap();
@@ -57,10 +59,7 @@ fn from_an_image_to_a_balanced_service_and_no_trace_after() {
     let by_name = host.must_kubectl(&["exec", pod, "--", "wget", "-qO-", "http://web/"]);
     assert!(by_name.starts_with("web-"), "{by_name}");
 
-    assert_eq!(bed.leaked_packets().unwrap(), 0);
+    assert_eq!(bed.leaked_packets().unwrap(), 0, "{}", bed.leaks().unwrap());
     host.must_skiff(&["down", "--purge"]);
-    assert_eq!(host.processes().unwrap(), Vec::<String>::new());
-    assert_eq!(host.must_sh("ip -br link"), links);
-    assert_eq!(host.must_sh("nft list tables"), "");
-    assert_eq!(host.cgroups(), Vec::<std::path::PathBuf>::new());
+    host.must_be_as(&before);
 }

@@ -94,7 +94,7 @@ pub(crate) fn targets(host: &Host) -> Vec<SocketAddr> {
         "service",
         "web",
         &format!("--for=jsonpath={{{balancer}}}"),
-        "--timeout=60s",
+        "--timeout=180s",
     ]);
     [".spec.clusterIP", balancer].map(|path| format!("{}:80", field(host, path)).parse().unwrap()).into()
 }

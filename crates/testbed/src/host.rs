@@ -1,5 +1,6 @@
 //! One host: namespaces held by a first process, directories of its own, and commands run inside.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -8,6 +9,25 @@ use anyhow::{Context, Result, bail};
 
 use crate::directory::{remove_cgroups, remove_mount_point};
 use crate::tools::{cgroup_directories, first_child, hold, kubectl, run, skiff_binary};
+
+/// How each kind of trace is listed. Addresses and routes of the host's own links change by the test's own hand; files
+/// elsewhere are found by the instance's name.
+const TRACES: [(&str, &str); 9] = [
+    ("mounts", "cut -d' ' -f4- /proc/1/mountinfo | sed 's/ master:[0-9]*\\| shared:[0-9]*//g' | sort"),
+    ("namespaces", "readlink /proc/[0-9]*/ns/* 2>/dev/null | sort -u"),
+    ("tables", "nft list tables"),
+    ("links", "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort"),
+    ("routes", "ip route show table all | grep -vE 'dev (lo|eth0)' | sort"),
+    ("rules", "ip rule"),
+    ("sysctls", "grep -rs '' /proc/sys/net --exclude=nf_conntrack_count --exclude=nf_conntrack_max | sort"),
+    ("running system", "find /run | sort"),
+    (
+        "files",
+        "ls -A /var/lib/$SKIFF_NAME; find /etc /tmp /var /dev/shm /usr/local -xdev -name \"*$SKIFF_NAME*\" \
+         -not -path '/tmp/skiff-testbed-*' -not -path /var/lib/$SKIFF_NAME 2>/dev/null | sort; \
+         grep -l $SKIFF_NAME $HOME/.kube/config 2>/dev/null; true",
+    ),
+];
 
 /// A host. Dropping it ends every process on it and removes its cgroups.
 pub struct Host {
@@ -191,6 +211,31 @@ impl Host {
     /// The host's cgroups that are still there, in every hierarchy.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         cgroup_directories(&self.name)
+    }
+
+    /// What an instance could leave on the host, by what it is. Equal before `skiff up` and after `skiff down --purge`.
+    pub fn traces(&self) -> Result<BTreeMap<&'static str, String>> {
+        let mut traces = BTreeMap::from([
+            ("processes", self.processes()?.join("\n")),
+            ("cgroups", self.cgroups().iter().map(|path| path.display().to_string() + "\n").collect()),
+        ]);
+        for (what, line) in TRACES {
+            traces.insert(what, self.sh(line)?.ok().with_context(|| format!("list {what}"))?);
+        }
+        Ok(traces)
+    }
+
+    /// Panics with the differences unless the host is as it was.
+    #[track_caller]
+    pub fn must_be_as(&self, before: &BTreeMap<&'static str, String>) {
+        let after = self.traces().unwrap_or_else(|error| panic!("{error:#}"));
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        for (what, now) in &after {
+            let (then, now) = (lines(&before[what]), lines(now));
+            let more: Vec<_> = now.iter().filter(|line| !then.contains(line)).collect();
+            let less: Vec<_> = then.iter().filter(|line| !now.contains(line)).collect();
+            assert!(more.is_empty() && less.is_empty(), "{what}: left behind {more:#?}, lost {less:#?}");
+        }
     }
 
     fn end(&mut self) {

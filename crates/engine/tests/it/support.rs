@@ -53,7 +53,7 @@ impl Place {
         left.extend(self.own_processes().into_iter().filter_map(|(pid, command)| {
             let Ok(pidfd) = Pidfd::open(pid) else { return None };
             // What the kernel kills with its parent may take a moment.
-            let ends = pidfd.wait(Duration::from_secs(20)).unwrap();
+            let ends = pidfd.wait(Duration::from_secs(120)).unwrap();
             (!ends).then(|| format!("process {pid}: {command}"))
         }));
         for root in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
