@@ -67,6 +67,29 @@ fn unreadable() -> Vec<Case> {
         ),
         case("no kind", APPLY, json!({"apiVersion": "v1", "metadata": {"name": "bad"}}), &["kind"]),
         case(
+            "an unknown kind",
+            APPLY,
+            json!({"apiVersion": "example.com/v1", "kind": "Gadget", "metadata": {"name": "bad"}}),
+            &[
+                "no matches for kind \"Gadget\" in version \"example.com/v1\"",
+                "ensure CRDs are installed first",
+            ],
+        ),
+        case(
+            "a scale that is no number",
+            &[
+                "patch",
+                "deployment",
+                "web",
+                "--subresource=scale",
+                "--type=merge",
+                "-p",
+                r#"{"spec":{"replicas":"3"}}"#,
+            ],
+            Value::Null,
+            &["spec.replicas of type int32"],
+        ),
+        case(
             "an unknown field",
             APPLY,
             with(good_deployment(), "/spec/replcas", json!(2)),
