@@ -130,6 +130,8 @@ ENV SAID=$GREETING
 RUN mkdir -p /out/bin && echo "$SAID" > /out/bin/greeting
 COPY --chown=1000:1000 files/ /out/files/
 ADD data.tar.gz /out/unpacked/
+ADD data.tar.xz /out/unpacked/xz/
+ADD data.tar.bz2 /out/unpacked/bz2/
 
 FROM ${BASE}
 LABEL org.example.app="docker client"
@@ -161,7 +163,8 @@ fn context(docker: &Docker) -> String {
     }
     fs::write(dir.join("with space.txt"), "spaced\n").unwrap();
     docker.host.must_sh(&format!(
-        "cd {} && mkdir data && echo inside > data/file && tar -czf data.tar.gz -C data . && rm -r data",
+        "cd {} && mkdir data && echo inside > data/file && tar -czf data.tar.gz -C data . && tar -cJf data.tar.xz -C data . && \
+         tar -cjf data.tar.bz2 -C data . && rm -r data",
         dir.display()
     ));
     dir.to_string_lossy().into_owned()
@@ -178,11 +181,15 @@ fn images_are_built_listed_and_removed() {
     let first = docker.must(&[&build[..], &[&dir]].concat());
     assert!(first.contains("Successfully tagged team/app:1"), "{first}");
     assert_eq!(docker.must(&["run", "--rm", "team/app:1"]), "howdy\n");
-    let script = "id -u; pwd; cat /tmp/uid files/* unpacked/file 'with space.txt'; ls -n files | tail -n 1";
+    let script = "id -u; pwd; cat /tmp/uid files/* unpacked/file unpacked/xz/file unpacked/bz2/file 'with space.txt'; ls -n files | tail -n 1";
     let seen = docker.must(&["run", "--rm", "--entrypoint", "sh", "team/app:1", "-c", script]);
     let lines: Vec<&str> = seen.lines().collect();
-    assert_eq!(lines[..7], ["1000", "/srv/app", "0", "a", "kept", "inside", "spaced"], "{seen}");
-    assert!(lines[7].contains(" 1000 ") && lines[7].ends_with("keep.log"), "{seen}");
+    assert_eq!(
+        lines[..9],
+        ["1000", "/srv/app", "0", "a", "kept", "inside", "inside", "inside", "spaced"],
+        "{seen}"
+    );
+    assert!(lines[9].contains(" 1000 ") && lines[9].ends_with("keep.log"), "{seen}");
 
     let config = docker.inspect("team/app:1")["Config"].take();
     assert_eq!(config["User"], "1000:1000");
@@ -232,7 +239,7 @@ fn images_and_history(docker: &Docker) {
         let line = history.lines().find(|line| line.contains(needle)).unwrap_or_else(|| panic!("{history}"));
         line.split(' ').next().unwrap().to_owned()
     };
-    assert_eq!((size("mkdir -p /out/bin").as_str(), size("ENV SAID=").as_str()), ("6B", "0B"));
+    assert_eq!((size("mkdir -p /out/bin").as_str(), size("ENV SAID=hello").as_str()), ("6B", "0B"));
 
     docker.must(&["tag", "child", "child:2"]);
     assert!(docker.must(&["rmi", "child:2"]).contains("Untagged: child:2"));
@@ -351,10 +358,10 @@ fn attaches(docker: &Docker) {
 }
 
 /// A registry on the host's loopback address.
-fn registry(docker: &Docker) -> Child {
+fn registry(docker: &Docker, more: &str) -> Child {
     let config = docker.directory("registry").join("config.yml");
     let text = format!(
-        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:5000'}}\n",
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:5000'}}\n{more}",
         docker.directory("registry").join("data").display()
     );
     fs::write(&config, text).unwrap();
@@ -362,7 +369,7 @@ fn registry(docker: &Docker) -> Child {
     let mut command = docker.host.command("sh");
     command.args(["-c", &line]).env("OTEL_TRACES_EXPORTER", "none");
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    docker.host.must_sh("until curl -sf http://127.0.0.1:5000/v2/ > /dev/null; do sleep 0.1; done");
+    docker.host.must_sh("until curl -s http://127.0.0.1:5000/v2/ > /dev/null; do sleep 0.1; done");
     child
 }
 
@@ -381,7 +388,7 @@ fn images_travel_in_archives_and_through_a_registry() {
     assert!(said.contains("Loaded image: thing:1") && said.contains("Loaded image: thing:2"), "{said}");
     assert_eq!(docker.must(&["images", "-q", "--no-trunc", "thing:2"]), id);
 
-    let mut registry = registry(&docker);
+    let mut registry = registry(&docker, "");
     let name = "127.0.0.1:5000/team/thing:1";
     docker.must(&["tag", "thing:1", name]);
     let pushed = docker.must(&["push", name]);
@@ -407,5 +414,189 @@ fn images_travel_in_archives_and_through_a_registry() {
     assert!(code == 125 && said.contains("not found"), "{code} {said}");
     docker.host.must_sh("kill $(cat /run/registry.pid)");
     registry.wait().unwrap();
+    docker.end();
+}
+
+/// `tester:secret`, as the registry keeps it (bcrypt) and as the client does.
+const HTPASSWD: &str = "tester:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+const CLIENT_CONFIG: &str = r#"{"auths": {"127.0.0.1:5000": {"auth": "dGVzdGVyOnNlY3JldA=="}}}"#;
+
+#[test]
+fn base_images_come_from_a_registry_that_asks_for_a_password() {
+    let docker = Docker::start();
+    docker.load_base();
+    let passwords = docker.directory("registry").join("htpasswd");
+    fs::write(&passwords, HTPASSWD).unwrap();
+    let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", passwords.display());
+    let mut registry = registry(&docker, &auth);
+    let known = docker.directory("client");
+    fs::write(known.join("config.json"), CLIENT_CONFIG).unwrap();
+    let known = known.to_string_lossy().into_owned();
+    let name = "127.0.0.1:5000/team/private:1";
+    docker.must(&["tag", "busybox", name]);
+    docker.must(&["--config", &known, "push", name]);
+    docker.must(&["rmi", name]);
+    let dir = docker.directory("private");
+    fs::write(dir.join("Dockerfile"), format!("FROM {name}\nRUN echo built > /built\n")).unwrap();
+    let dir = dir.to_string_lossy().into_owned();
+    let (_, said) = docker.fails(&["build", &dir]);
+    assert!(said.contains("denied") || said.contains("auth"), "{said}");
+    docker.must(&["--config", &known, "build", "-t", "child", &dir]);
+    assert_eq!(docker.must(&["run", "--rm", "child", "cat", "/built"]), "built\n");
+    docker.host.must_sh("kill $(cat /run/registry.pid)");
+    registry.wait().unwrap();
+    docker.end();
+}
+
+#[test]
+fn options_are_carried_out_or_refused_by_name() {
+    let docker = Docker::start();
+    docker.load_base();
+    let made = docker.directory("binds").join("made").to_string_lossy().into_owned();
+    let script = "id -G; ulimit -n; ulimit -Hn; df -k /dev/shm | tail -n 1; grep ' /t ' /proc/mounts; \
+                  [ $$ = 1 ] || echo under init; touch /made/here; touch /sealed/x 2>&1";
+    let seen = docker.run(
+        &[
+            &[
+                "run",
+                "--rm",
+                "--init",
+                "--group-add",
+                "1234",
+                "--ulimit",
+                "nofile=100:200",
+                "--shm-size",
+                "8m",
+            ][..],
+            &["--tmpfs", "/t:size=1m,mode=700", "--mount", "type=tmpfs,target=/sealed,readonly"],
+            &["-v", &format!("{made}:/made"), "busybox", "sh", "-c", script],
+        ]
+        .concat(),
+    );
+    let lines: Vec<&str> = seen.out.lines().collect();
+    assert!(lines[0].split(' ').any(|gid| gid == "1234"), "{seen:?}");
+    assert_eq!(lines[1..3], ["100", "200"], "{seen:?}");
+    assert_eq!(lines[3].split_whitespace().nth(1), Some("8192"), "{seen:?}");
+    for option in ["noexec", "nosuid", "size=1024k", "mode=700"] {
+        assert!(lines[4].contains(option), "{option} in {seen:?}");
+    }
+    assert_eq!(lines[5], "under init", "{seen:?}");
+    assert!(lines[6].contains("Read-only file system"), "{seen:?}");
+    assert!(PathBuf::from(&made).join("here").exists(), "a bind makes its directory");
+
+    docker.must(&[
+        "run",
+        "-d",
+        "--name",
+        "deaf",
+        "--stop-timeout",
+        "1",
+        "busybox",
+        "sh",
+        "-c",
+        "trap '' TERM; while :; do sleep 0.1; done",
+    ]);
+    docker.must(&["stop", "deaf"]);
+    assert_eq!(docker.must(&["wait", "deaf"]), "137\n");
+    docker.must(&["rm", "deaf"]);
+
+    let dir = docker.directory("options");
+    let text = "FROM busybox\nRUN grep db /etc/hosts; ls /sys/class/net\nRUN cat /etc/hosts | wc -c\n";
+    fs::write(dir.join("Dockerfile"), text).unwrap();
+    let dir = dir.to_string_lossy().into_owned();
+    let said =
+        docker.must(&["build", "--network", "none", "--add-host", "db:10.9.8.7", "-t", "options", &dir]);
+    assert!(said.contains("10.9.8.7\tdb\n"), "{said}");
+    let links = said
+        .lines()
+        .skip_while(|line| !line.contains("\tdb"))
+        .skip(1)
+        .take_while(|line| !line.starts_with("Removing"));
+    let links: Vec<&str> = links.filter(|line| !line.starts_with(" --->")).collect();
+    assert_eq!(links, ["lo"], "{said}");
+    let (_, said) = docker.fails(&["build", "--platform", "linux/s390x", &dir]);
+    assert!(said.contains("linux/s390x"), "{said}");
+    if docker.reference.is_none() {
+        refusals(&docker, &dir);
+    }
+    docker.end();
+}
+
+/// What Docker's daemon does and Skiff does not: said, and nothing is made.
+fn refusals(docker: &Docker, context: &str) {
+    for option in [
+        "--device=/dev/fuse",
+        "--gpus=all",
+        "--volumes-from=web",
+        "--memory-reservation=1m",
+        "--uts=host",
+        "--cgroup-parent=/x",
+        "--log-driver=syslog",
+        "--health-cmd=true",
+        "--link=web",
+        "--mac-address=02:00:00:00:00:01",
+    ] {
+        let name = option.split('=').next().unwrap();
+        let (code, said) = docker.fails(&["run", "--rm", option, "--network", "bridge", "busybox", "true"]);
+        assert!(
+            code == 125 && said.contains(name) && said.contains("not supported"),
+            "{option}: {code} {said}"
+        );
+    }
+    for option in ["--memory=64m", "--cpu-shares=5", "--ulimit=nofile=5", "--shm-size=1m"] {
+        let (_, said) = docker.fails(&["build", option, context]);
+        let name = option.split('=').next().unwrap();
+        assert!(said.contains(name), "{option}: {said}");
+    }
+    assert_eq!(docker.must(&["ps", "-aq"]), "");
+}
+
+#[test]
+fn a_container_is_committed_to_a_local_image() {
+    let docker = Docker::start();
+    docker.load_base();
+    let run = [
+        "run",
+        "--name",
+        "work",
+        "-e",
+        "A=1",
+        "--expose",
+        "81",
+        "busybox",
+        "sh",
+        "-c",
+        "echo made > /made; rm /etc/passwd",
+    ];
+    docker.must(&run);
+    let id = docker.must(
+        &[
+            &["commit", "-m", "by hand", "-a", "me", "-c", "CMD [\"cat\", \"/made\"]"][..],
+            &["-c", "ENV B=2", "-c", "LABEL c=d", "work", "team/made:1"],
+        ]
+        .concat(),
+    );
+    assert!(id.starts_with("sha256:"), "{id}");
+    assert_eq!(docker.must(&["run", "--rm", "team/made:1"]), "made\n");
+    let script = "echo $A$B; ls /etc/passwd 2>&1";
+    let ran = docker.run(&["run", "--rm", "team/made:1", "sh", "-c", script]);
+    assert!(ran.out.starts_with("12\n") && ran.out.contains("No such file"), "{ran:?}");
+    let image = docker.inspect("team/made:1");
+    assert_eq!(image["Id"].as_str().unwrap(), id.trim());
+    assert_eq!(image["Config"]["Labels"]["c"], "d");
+    assert!(image["Config"]["ExposedPorts"]["81/tcp"].is_object(), "{image}");
+    if docker.reference.is_none() {
+        assert_eq!(image["Origin"], "local", "no registry is asked for it");
+    }
+    let history = docker.must(&["history", "--format", "{{.Comment}}|{{.Size}}", "team/made:1"]);
+    assert!(history.starts_with("by hand|5B\n"), "{history}");
+    // A container that runs, without a name for the image.
+    docker.must(&["run", "-d", "--name", "running", "busybox", "sh", "-c", "echo x > /x; sleep 1000"]);
+    docker.must(&["exec", "running", "sh", "-c", "until [ -s /x ]; do sleep 0.05; done"]);
+    let id = docker.must(&["commit", "running"]);
+    assert_eq!(docker.must(&["run", "--rm", id.trim(), "cat", "/x"]), "x\n");
+    let (_, said) = docker.fails(&["commit", "-c", "RUN x", "running"]);
+    assert!(said.contains("RUN is not a valid change command"), "{said}");
+    docker.must(&["rm", "-f", "running", "work"]);
     docker.end();
 }

@@ -118,6 +118,10 @@ impl Runtime for Pretender {
         Ok(())
     }
     async fn container(&self, id: &str) -> Result<ContainerStatus, EngineError> {
+        match self.specs.lock().iter().any(|spec| spec.id == id) {
+            true => {}
+            false => return Err(EngineError::not_found(format!("No such container: {id}"))),
+        }
         Ok(self.status(id))
     }
     async fn containers(&self) -> Result<Vec<ContainerStatus>, EngineError> {
@@ -223,6 +227,30 @@ impl Site {
         Some(text)
     }
 }
+
+/// Runs a case of the contract on a site of its own.
+async fn with<F: Future<Output = ()>>(case: impl FnOnce(engine_api::contract::BuildSubject) -> F) {
+    let site = Site::new();
+    site.store.tag("base", "busybox:test").unwrap();
+    let store = site.store.clone();
+    let origin = |origin| match origin {
+        image::Origin::Local => engine_api::ImageOrigin::Local,
+        image::Origin::Registry => engine_api::ImageOrigin::Registry,
+    };
+    let resolve = move |name: &str| {
+        store.resolve(name).ok().map(|found| (found.image.id.to_string(), origin(found.origin)))
+    };
+    case(engine_api::contract::BuildSubject {
+        builds: Arc::new(site.builder),
+        runtime: site.runtime.clone(),
+        resolve: Arc::new(resolve),
+        context: site.context.path().to_owned(),
+    })
+    .await;
+    assert!(site.runtime.alive.lock().is_empty() && site.store.snapshots().is_empty(), "something is left");
+}
+
+engine_api::builds_contract!(with);
 
 #[tokio::test]
 async fn a_build_runs_once_and_then_comes_from_the_cache() {

@@ -56,11 +56,15 @@ impl Error {
     pub(crate) fn into_engine(self) -> EngineError {
         let kind = match &self {
             Self::Parse { .. } | Self::Invalid(_) | Self::Command { .. } => ErrorKind::Invalid,
+            Self::Image(
+                image::Error::Reference(..) | image::Error::Invalid(_) | image::Error::Digest { .. },
+            ) => ErrorKind::Invalid,
+            Self::Image(image::Error::Conflict(_)) => ErrorKind::Conflict,
             Self::Image(image::Error::NotFound(_) | image::Error::NotInRegistry(_)) => ErrorKind::NotFound,
             Self::Image(image::Error::Denied(_)) => ErrorKind::Denied,
             Self::Image(image::Error::Unreachable(_)) => ErrorKind::Unreachable,
             Self::Engine(error) => error.kind,
-            Self::Image(_) | Self::Io { .. } | Self::Cancelled => ErrorKind::Internal,
+            Self::Image(image::Error::Io { .. }) | Self::Io { .. } | Self::Cancelled => ErrorKind::Internal,
         };
         EngineError::new(kind, base::error::chain(&self))
     }

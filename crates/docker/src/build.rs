@@ -15,6 +15,8 @@ use crate::query::Query;
 use crate::server::{Call, Config};
 use crate::system::check_platform;
 
+/// How much of a body is read only so that its sender sees the answer.
+const UNREAD_BYTES_MAX: u64 = 256 << 20;
 /// Options that are not carried out, by their parameter. Each is refused unless it is at its default.
 const UNSUPPORTED: [(&str, &str); 11] = [
     ("cgroupparent", "--cgroup-parent"),
@@ -31,6 +33,48 @@ const UNSUPPORTED: [(&str, &str); 11] = [
 ];
 
 pub(crate) async fn build(call: Call) -> Answer {
+    let (request, context) = match prepare(&call) {
+        Ok(prepared) => prepared,
+        Err(failure) => {
+            // A client that is still sending would see a broken connection and not the answer.
+            let mut rest = crate::images::body(call);
+            let mut left = UNREAD_BYTES_MAX;
+            while let (true, Some(Ok(chunk))) = (left > 0, rest.next().await) {
+                left = left.saturating_sub(chunk.len() as u64);
+            }
+            return Err(failure);
+        }
+    };
+    let warning = warning(&call.query);
+    let builds = call.shared.builds.clone();
+    let body = crate::images::body(call).map_err(io::Error::other);
+    let mut archive = SyncIoBridge::new(StreamReader::new(body));
+    let directory = context.path().to_owned();
+    let unpacked = tokio::task::spawn_blocking(move || {
+        let unpacked = unpack(&mut archive, &directory);
+        // What stands after the archive, or after what was wrong in it; that it cannot be read changes nothing.
+        let _ = io::copy(&mut archive.take(UNREAD_BYTES_MAX), &mut io::sink());
+        unpacked
+    });
+    unpacked
+        .await
+        .map_err(|error| Failure::internal("unpack the build context", &error))?
+        .map_err(|error| Failure::bad_request(format!("the build context cannot be unpacked: {error}")))?;
+    let events = builds.build(request).await?;
+    let output = events.map(move |event| {
+        // The context lives as long as the stream does.
+        let _ = &context;
+        match event {
+            Ok(BuildEvent::Output(text)) => json!({ "stream": text }),
+            Ok(BuildEvent::Built(id)) => json!({ "aux": { "ID": id } }),
+            Err(error) => error_document(&error),
+        }
+    });
+    Ok(documents(futures::stream::iter(warning).chain(output)))
+}
+
+/// What is to be built, and the directory for its context, without looking at the body.
+fn prepare(call: &Call) -> Result<(BuildRequest, tempfile::TempDir), Failure> {
     let query = &call.query;
     if query.text("version") == "2" {
         return Err(Failure::bad_request("BuildKit is not supported: set DOCKER_BUILDKIT=0"));
@@ -58,28 +102,9 @@ pub(crate) async fn build(call: Call) -> Answer {
             .filter(|entry| !entry.is_empty())
             .map(str::to_owned)
             .collect(),
-        registry_auth: crate::images::registry_config(&call),
+        registry_auth: crate::images::registry_config(call),
     };
-    let warning = warning(query);
-    let builds = call.shared.builds.clone();
-    let body = crate::images::body(call).map_err(io::Error::other);
-    let archive = SyncIoBridge::new(StreamReader::new(body));
-    let directory = context.path().to_owned();
-    let unpacked = tokio::task::spawn_blocking(move || unpack(archive, &directory)).await;
-    unpacked
-        .map_err(|error| Failure::internal("unpack the build context", &error))?
-        .map_err(|error| Failure::bad_request(format!("the build context cannot be unpacked: {error}")))?;
-    let events = builds.build(request).await?;
-    let output = events.map(move |event| {
-        // The context lives as long as the stream does.
-        let _ = &context;
-        match event {
-            Ok(BuildEvent::Output(text)) => json!({ "stream": text }),
-            Ok(BuildEvent::Built(id)) => json!({ "aux": { "ID": id } }),
-            Err(error) => error_document(&error),
-        }
-    });
-    Ok(documents(futures::stream::iter(warning).chain(output)))
+    Ok((request, context))
 }
 
 /// `POST /commit`: an image of a container.

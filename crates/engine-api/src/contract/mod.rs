@@ -14,6 +14,7 @@
 #![allow(missing_docs, reason = "a case's name says what it demands")]
 
 mod archive;
+mod builds;
 mod confinement;
 mod containers;
 mod images;
@@ -21,10 +22,12 @@ mod streams;
 mod subject;
 
 pub use archive::{busybox, docker_archive, layer};
+pub use builds::{BuildSubject, Resolve};
 pub use subject::{PATIENCE, Subject, all, bytes, log_text, outcome, patiently, until};
 
 /// The cases, by name.
 pub mod cases {
+    pub use super::builds::*;
     pub use super::confinement::*;
     pub use super::containers::*;
     pub use super::images::*;
@@ -72,6 +75,18 @@ macro_rules! images_contract {
             an_archive_carries_images_with_their_names,
             the_last_name_takes_the_contents_with_it,
             what_is_no_image_is_refused,
+        );
+    };
+}
+
+/// Makes a test of each case of [`crate::Builds`], run by `$with`, whose cases take a [`BuildSubject`].
+#[macro_export]
+macro_rules! builds_contract {
+    ($with:path) => {
+        $crate::contract_cases!($with:
+            a_build_tells_its_steps_and_ends_with_its_image,
+            a_build_that_fails_says_why_and_names_nothing,
+            a_commit_makes_a_local_image_of_a_container,
         );
     };
 }
