@@ -3,6 +3,8 @@
 //! Source: Docker Engine API, "Attach to a container": with a terminal the bytes as they are, otherwise frames of
 //! `[stream, 0, 0, 0, length as u32 big-endian]` and content.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use engine_api::{ByteStream, ProcessIo};
 use futures::StreamExt;
@@ -17,6 +19,8 @@ use crate::server::Call;
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+/// How long a client may take to close after the end of the output.
+const UNREAD_GRACE: Duration = Duration::from_secs(2);
 pub(crate) const STDOUT: u8 = 1;
 pub(crate) const STDERR: u8 = 2;
 
@@ -56,11 +60,21 @@ pub(crate) fn upgrade(
 ) -> Answer {
     let upgraded = hyper::upgrade::on(&mut call.request);
     call.ctx.spawn(async move {
-        match upgraded.await {
-            Ok(connection) => join(connection, io, wants).await,
-            Err(error) => tracing::debug!(%error, "a client did not take the stream over"),
-        }
+        let rest = match upgraded.await {
+            Ok(connection) => Some(join(connection, io, wants).await),
+            Err(error) => {
+                tracing::debug!(%error, "a client did not take the stream over");
+                None
+            }
+        };
         after.await;
+        if let Some(mut rest) = rest {
+            // Closed with something unread, the connection would be reset, and the client lose output that it has not
+            // read yet. It closes when it has seen the end.
+            let mut nowhere = tokio::io::sink();
+            let unread = tokio::io::copy(&mut rest, &mut nowhere);
+            let _ = tokio::time::timeout(UNREAD_GRACE, unread).await;
+        }
     });
     let mut response = Response::new(full(Vec::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -71,12 +85,13 @@ pub(crate) fn upgrade(
     Ok(response)
 }
 
-async fn join(connection: Upgraded, io: ProcessIo, wants: Wants) {
-    let (reader, writer) = tokio::io::split(TokioIo::new(connection));
+/// Gives the connection's reading side back; the other one is shut down.
+async fn join(connection: Upgraded, io: ProcessIo, wants: Wants) -> impl AsyncRead + Unpin {
+    let (mut reader, writer) = tokio::io::split(TokioIo::new(connection));
     let ProcessIo { stdin, stdout, stderr, resize: _resize } = io;
     let input = async {
         match stdin {
-            Some(stdin) if wants.stdin => feed(reader, stdin).await,
+            Some(stdin) if wants.stdin => feed(&mut reader, stdin).await,
             // Held, not closed: another client may be the one that feeds it.
             held => {
                 let _held = held;
@@ -90,6 +105,7 @@ async fn join(connection: Upgraded, io: ProcessIo, wants: Wants) {
         () = drain(writer, stdout, stderr, wants) => {}
         () = input => {}
     }
+    reader
 }
 
 async fn feed(mut reader: impl AsyncRead + Unpin, mut stdin: std::pin::Pin<Box<dyn AsyncWrite + Send>>) {
