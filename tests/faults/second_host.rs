@@ -268,6 +268,37 @@ impl Pair {
         assert_eq!(self.containers(), containers, "pods go on as they were");
     }
 
+    /// The first host's address changes while the second one's agent runs, and again while it is away: the server tells
+    /// it, and what the agent does and writes goes to the new address.
+    fn moved_server_is_followed(&mut self) {
+        let containers = self.containers();
+        for (address, away) in [("198.18.0.90", false), ("198.18.0.91", true)] {
+            if away {
+                kill(&self.second);
+            }
+            self.first.change_address(address).unwrap();
+            let loopback = state(&self.first)["api"].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
+            let server = format!("--server=https://127.0.0.1:{loopback}");
+            let shown = format!("--for=jsonpath={{.status.addresses[0].address}}={address}");
+            self.kubectl(&[&server, "wait", "node", &self.first.name, &shown, "--timeout=120s"]);
+            if away {
+                self.second.must_skiff(&["up"]);
+            }
+            // It takes a pod, and reports it.
+            let (name, keeper) = (&format!("keeper-{away}"), KEEPER.replace("NODE", &self.second.name));
+            self.kubectl(&["run", name, "--image=busybox", "--overrides", &keeper]);
+            self.kubectl(&["wait", "pod", name, "--for=condition=Ready", "--timeout=180s"]);
+            let url = format!("https://{address}:{loopback}");
+            assert_eq!(state(&self.second)["api"], url);
+            assert!(self.second.must_skiff(&["kubeconfig"]).contains(&url));
+            self.kubectl(&["wait", "node", "--all", "--for=condition=Ready", "--timeout=120s"]);
+            self.kubectl(&["delete", "pod", name, "--grace-period=1"]);
+        }
+        self.services_reach_across();
+        self.streams_reach_across();
+        assert_eq!(self.containers(), containers, "pods go on as they were");
+    }
+
     fn purge_leaves_nothing(self) {
         assert_eq!(self.bed.leaked_packets().unwrap(), 0);
         for (host, links) in [(&self.second, &self.links[1]), (&self.first, &self.links[0])] {
@@ -290,6 +321,7 @@ fn a_second_host_joins_works_is_lost_and_leaves() {
     pair.node_keeps_to_its_own();
     pair.killed_agent_leaves_pods_alone();
     pair.moved_host_is_followed();
+    pair.moved_server_is_followed();
     pair.lost_host_is_not_ready();
     pair.services_reach_across();
     pair.purge_leaves_nothing();

@@ -21,6 +21,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -91,17 +92,48 @@ pub struct Config {
     pub user_agent: String,
 }
 
-/// The transport.
-pub struct Https {
+/// Where the server is.
+#[derive(Debug, PartialEq, Eq)]
+struct Endpoint {
     authority: String,
     host: String,
     port: u16,
+    /// The name in its certificate.
     server_name: ServerName<'static>,
+}
+
+impl Endpoint {
+    fn parse(server: &str, server_name: Option<&str>) -> Result<Self, SetupError> {
+        let bad = || SetupError::Address(server.to_owned());
+        let uri: Uri = server.parse().map_err(|_| bad())?;
+        let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(bad)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = server_name.map_or_else(|| host.clone(), str::to_owned);
+        Ok(Self {
+            authority: uri.authority().ok_or_else(bad)?.to_string(),
+            port: uri.port_u16().unwrap_or(443),
+            server_name: ServerName::try_from(name).map_err(|_| bad())?,
+            host,
+        })
+    }
+}
+
+/// A connection, and the task that keeps it.
+struct Open {
+    sender: http2::SendRequest<Full<Bytes>>,
+    task: JoinHandle<()>,
+}
+
+/// The transport.
+pub struct Https {
+    endpoint: parking_lot::RwLock<Arc<Endpoint>>,
+    /// The name in the server's certificate, where it is not its host.
+    fixed_server_name: Option<String>,
     tls: rustls::ClientConfig,
     token: Token,
     read_token: Mutex<Option<(Instant, String)>>,
     user_agent: HeaderValue,
-    connection: Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
+    connection: Mutex<Option<Open>>,
     tasks: Tasks,
 }
 
@@ -130,38 +162,55 @@ impl Https {
     /// The same over a finished TLS configuration (`ca_pem` and `client_pem` are not looked at), for clients whose
     /// certificate is renewed while they run.
     pub fn with_tls(config: &Config, tls: rustls::ClientConfig) -> Result<Self, SetupError> {
-        let bad = || SetupError::Address(config.server.clone());
-        let uri: Uri = config.server.parse().map_err(|_| bad())?;
-        let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(bad)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = config.tls_server_name.clone().unwrap_or_else(|| host.clone());
+        let endpoint = Endpoint::parse(&config.server, config.tls_server_name.as_deref())?;
         let agent = match config.user_agent.as_str() {
             "" => concat!("skiff/", env!("CARGO_PKG_VERSION")),
             agent => agent,
         };
+        let bad_agent = |_| SetupError::Address(config.server.clone());
         Ok(Self {
-            authority: uri.authority().ok_or_else(bad)?.to_string(),
-            port: uri.port_u16().unwrap_or(443),
-            server_name: ServerName::try_from(name).map_err(|_| bad())?,
-            host,
+            endpoint: parking_lot::RwLock::new(Arc::new(endpoint)),
+            fixed_server_name: config.tls_server_name.clone(),
             tls,
             token: config.token.clone(),
             read_token: Mutex::new(None),
-            user_agent: HeaderValue::from_str(agent).map_err(|_| bad())?,
+            user_agent: HeaderValue::from_str(agent).map_err(bad_agent)?,
             connection: Mutex::new(None),
             tasks: Tasks::default(),
         })
     }
 
     /// `host:port` of the server, for the Host header of requests over [`Https::connect`].
-    pub fn authority(&self) -> &str {
-        &self.authority
+    pub fn authority(&self) -> String {
+        self.endpoint().authority.clone()
+    }
+
+    fn endpoint(&self) -> Arc<Endpoint> {
+        self.endpoint.read().clone()
+    }
+
+    /// Follows the server to another address. What is under way at the old one breaks off, as when a connection is lost.
+    ///
+    /// # Errors
+    /// If nobody answers there who shows the server's certificate; then everything stays as it was.
+    pub async fn move_to(&self, server: &str) -> Result<(), BoxError> {
+        let endpoint = Endpoint::parse(server, self.fixed_server_name.as_deref())?;
+        if endpoint == *self.endpoint() {
+            return Ok(());
+        }
+        self.dial(&endpoint, b"h2").await?;
+        let mut held = self.connection.lock().await;
+        *self.endpoint.write() = Arc::new(endpoint);
+        if let Some(open) = held.take() {
+            open.task.abort();
+        }
+        Ok(())
     }
 
     /// Opens a TLS connection of its own, speaking HTTP/1.1: for requests that upgrade. The caller sends the
     /// `authorization` header of [`Https::authorization`], if there is one.
     pub async fn connect(&self) -> Result<TlsStream<TcpStream>, Status> {
-        self.dial(b"http/1.1").await
+        self.dial(&self.endpoint(), b"http/1.1").await
     }
 
     /// The value of the `authorization` header; `None` for clients known by their certificate.
@@ -195,7 +244,7 @@ impl Https {
         mut request: http::Request<Full<Bytes>>,
     ) -> Result<http::Response<Incoming>, Status> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        *request.uri_mut() = format!("https://{}{path}", self.authority)
+        *request.uri_mut() = format!("https://{}{path}", self.endpoint().authority)
             .parse()
             .map_err(|error| Status::bad_request(format!("{path:?} is no path: {error}")))?;
         request.headers_mut().insert(header::USER_AGENT, self.user_agent.clone());
@@ -216,16 +265,16 @@ impl Https {
     }
 
     fn says(&self, error: &(dyn std::error::Error + 'static)) -> String {
-        format!("API server {}: {}", self.authority, base::error::chain(error))
+        format!("API server {}: {}", self.endpoint().authority, base::error::chain(error))
     }
 
     /// The open connection, or a new one (told by the flag).
     async fn sender(&self) -> Result<(http2::SendRequest<Full<Bytes>>, bool), Status> {
         let mut held = self.connection.lock().await;
-        if let Some(sender) = held.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok((sender.clone(), false));
+        if let Some(open) = held.as_ref().filter(|open| !open.sender.is_closed()) {
+            return Ok((open.sender.clone(), false));
         }
-        let stream = self.dial(b"h2").await?;
+        let stream = self.dial(&self.endpoint(), b"h2").await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -235,31 +284,31 @@ impl Https {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| unavailable(self.says(&error)))?;
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to the API server ended");
             }
         });
-        *held = Some(sender.clone());
+        *held = Some(Open { sender: sender.clone(), task });
         Ok((sender, true))
     }
 
-    async fn dial(&self, protocol: &[u8]) -> Result<TlsStream<TcpStream>, Status> {
+    async fn dial(&self, server: &Endpoint, protocol: &[u8]) -> Result<TlsStream<TcpStream>, Status> {
         let mut tls = self.tls.clone();
         tls.alpn_protocols = vec![protocol.to_vec()];
         let dial = async {
-            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
             tcp.set_nodelay(true)?;
-            TlsConnector::from(Arc::new(tls)).connect(self.server_name.clone(), tcp).await
+            TlsConnector::from(Arc::new(tls)).connect(server.server_name.clone(), tcp).await
         };
         match tokio::time::timeout(CONNECT, dial).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                Err(unavailable(format!("cannot reach API server {}: {error}", self.authority)))
+                Err(unavailable(format!("cannot reach API server {}: {error}", server.authority)))
             }
             Err(_) => Err(unavailable(format!(
                 "API server {} did not answer within {} s",
-                self.authority,
+                server.authority,
                 CONNECT.as_secs()
             ))),
         }

@@ -181,6 +181,8 @@ impl Component for Agent {
         let events = self.deps.runtime.events().await;
         self.deps.state.refresh(&*self.deps.runtime).await?;
         ctx.spawn(follow_runtime(self.deps.clone(), self.workers.clone(), events));
+        // Before anything is asked: an API server that has moved says here where it is.
+        self.server.start(&ctx);
         ctx.waiting_for("the API server's first lists");
         self.synced().await;
         let info = facts::host_info();
@@ -190,7 +192,6 @@ impl Component for Agent {
         registration::register(&self.deps, &info, port).await?;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
-        self.server.start(&ctx);
         self.end_orphans(&ctx);
         let mut pods = self.deps.caches.pods.subscribe();
         ctx.ready();

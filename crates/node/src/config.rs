@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use base::BoxError;
 use tokio::sync::watch;
 
 /// The settings of one node. No defaults are hidden here: `skiff` decides them.
@@ -61,4 +63,16 @@ pub struct ServerConfig {
     pub client_ca_pem: String,
     /// The common name of the API server's client certificate.
     pub api_server_name: String,
+    /// Who follows the API server where it says that it is; `None` where it is in this process.
+    pub api_server: Option<Arc<dyn FollowsApiServer>>,
+}
+
+/// Follows the API server when its address changes: it tells the nodes, which could not ask it any more.
+#[async_trait]
+pub trait FollowsApiServer: Send + Sync {
+    /// The API server says that it is at `server` (`https://host:port`).
+    ///
+    /// # Errors
+    /// If it cannot be reached there. The node stays with the address that it has, and will be told again.
+    async fn moved(&self, server: &str) -> Result<(), BoxError>;
 }

@@ -22,7 +22,7 @@ mod watched;
 mod worker;
 
 pub use agent::{Agent, Handles};
-pub use config::{Config, PodRange, ServerConfig};
+pub use config::{Config, FollowsApiServer, PodRange, ServerConfig};
 pub use hooks::end_container;
 pub use pod::record::termination_grace;
 pub use server::NodeServer;

@@ -75,8 +75,19 @@ impl Membership {
         let membership = Self { dir, facts };
         membership.keep_ca(ca_pem)?;
         membership.keep(Certificate::Client, client)?;
-        let text = serde_json::to_string_pretty(&membership.facts)?;
-        write(&membership.dir.join("membership.json"), &text)
+        membership.keep_facts(&membership.facts)
+    }
+
+    /// Keeps another address of the API server.
+    pub(crate) fn set_server(&mut self, server: &str) -> Result<()> {
+        let facts = Facts { server: server.to_owned(), ..self.facts.clone() };
+        self.keep_facts(&facts)?;
+        self.facts = facts;
+        Ok(())
+    }
+
+    fn keep_facts(&self, facts: &Facts) -> Result<()> {
+        write(&self.dir.join("membership.json"), &serde_json::to_string_pretty(facts)?)
     }
 
     /// The cluster's certificate authority, PEM.
@@ -157,6 +168,10 @@ mod tests {
         assert!(loaded.certificate(Certificate::Serving).unwrap().is_none());
         let kept = loaded.certificate(Certificate::Client).unwrap().unwrap();
         assert_eq!((kept.cert_pem, kept.key_pem), (client.cert_pem, client.key_pem));
+        let mut moved = loaded.clone();
+        moved.set_server("https://192.0.2.7:6443").unwrap();
+        let again = Membership::load(&instance).unwrap().unwrap().facts;
+        assert_eq!((again.server.as_str(), again.node_name), ("https://192.0.2.7:6443", facts.node_name));
         for entry in fs::read_dir(path("data/join")).unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o077, 0);
         }

@@ -147,3 +147,22 @@ async fn a_server_of_another_authority_is_refused() {
     assert_eq!(status.reason, Reason::ServiceUnavailable);
     assert!(status.message.contains("certificate"), "{}", status.message);
 }
+
+#[tokio::test]
+async fn a_server_is_followed_to_where_it_answers() {
+    let mut server =
+        serve(&[br#"{"kind":"Pod","metadata":{"name":"a","resourceVersion":"5"}}"#], 200, false).await;
+    let other = serve(&[b"{}"], 200, false).await;
+    // The certificate is for the address: the same server under another one.
+    let config = Config { tls_server_name: Some("127.0.0.1".into()), ..server.config.clone() };
+    let https = Arc::new(Https::new(&config).unwrap());
+    let before = https.authority();
+    https.move_to("nonsense").await.unwrap_err();
+    https.move_to(&other.config.server).await.expect_err("another server shows another certificate");
+    assert_eq!(https.authority(), before);
+    https.move_to(&config.server.replace("127.0.0.1", "localhost")).await.unwrap();
+    assert_eq!(https.authority(), before.replace("127.0.0.1", "localhost"));
+    let client = Client::new(https, "test");
+    assert_eq!(client.get(&pods(), &Key::new("ns", "a")).await.unwrap().revision(), 5);
+    assert!(server.asked.recv().await.is_some());
+}

@@ -104,6 +104,10 @@ pub(super) async fn authorize(
     if is_trusted(identity, api_server) {
         return Ok(());
     }
+    if *route == Route::ApiServer {
+        // No right that can be given away covers this.
+        return Err(Status::new(Reason::Forbidden, "only the API server says where it is"));
+    }
     let verb = if method == Method::GET { "get" } else { "create" };
     let subresource = route.subresource();
     let node = &deps.config.node_name;

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
+use crate::config::FollowsApiServer;
 use crate::deps::Deps;
 use route::Route;
 
@@ -84,11 +85,30 @@ impl NodeServer {
             Route::Stats => Ok(json(&summary::stats(deps).await)),
             Route::Metrics => Ok(text(StatusCode::OK, summary::metrics(deps))),
             Route::Healthz => Ok(text(StatusCode::OK, "ok")),
+            Route::ApiServer => {
+                let follows = deps.config.server.as_ref().and_then(|server| server.api_server.clone());
+                let at = query::Query::of(&request).get("at").unwrap_or_default().to_owned();
+                api_server_moved(follows, format!("https://{at}")).await
+            }
             Route::NotFound => Err(Status::new(
                 api::Reason::NotFound,
                 "the node serves no such path: see /containerLogs, /exec, /attach, /portForward, /pods, /stats/summary, /metrics, /healthz",
             )),
         }
+    }
+}
+
+/// Only the API server itself, and whoever may do anything on the node, gets here.
+async fn api_server_moved(
+    follows: Option<Arc<dyn FollowsApiServer>>,
+    server: String,
+) -> Result<Response<Body>, Status> {
+    let Some(follows) = follows else {
+        return Err(Status::new(api::Reason::NotFound, "the API server is in this node's own process"));
+    };
+    match follows.moved(&server).await {
+        Ok(()) => Ok(text(StatusCode::OK, "ok")),
+        Err(error) => Err(Status::new(api::Reason::ServiceUnavailable, base::error::chain(&*error))),
     }
 }
 

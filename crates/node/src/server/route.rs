@@ -24,6 +24,8 @@ pub(crate) enum Route {
     Stats,
     Metrics,
     Healthz,
+    /// The API server says where it is. Skiff's own: the kubelet has no such path.
+    ApiServer,
     NotFound,
 }
 
@@ -56,6 +58,7 @@ pub(crate) fn parse(method: &Method, path: &str) -> Route {
         ["stats", "summary"] => Some(Route::Stats),
         ["metrics"] => Some(Route::Metrics),
         ["healthz"] => Some(Route::Healthz),
+        ["apiServer"] if method == Method::PUT => Some(Route::ApiServer),
         _ => None,
     };
     found.unwrap_or(Route::NotFound)
@@ -69,9 +72,12 @@ impl Route {
             Self::Stats => "stats",
             Self::Metrics => "metrics",
             Self::Healthz => "healthz",
-            Self::Logs(_) | Self::Exec(_) | Self::Attach(_) | Self::PortForward(_) | Self::NotFound => {
-                "proxy"
-            }
+            Self::Logs(_)
+            | Self::Exec(_)
+            | Self::Attach(_)
+            | Self::PortForward(_)
+            | Self::ApiServer
+            | Self::NotFound => "proxy",
         }
     }
 }
@@ -96,6 +102,8 @@ mod tests {
         assert_eq!(parse(&Method::POST, "/containerLogs/a/b/c"), Route::NotFound);
         assert!(matches!(parse(&Method::POST, "/portForward/a/b"), Route::PortForward(_)));
         assert_eq!(parse(&Method::GET, "/exec/a"), Route::NotFound);
+        assert_eq!(parse(&Method::PUT, "/apiServer"), Route::ApiServer);
+        assert_eq!(parse(&Method::GET, "/apiServer"), Route::NotFound);
         assert_eq!(parse(&Method::GET, "/stats/summary").subresource(), "stats");
         assert_eq!(with_uid.subresource(), "proxy");
     }

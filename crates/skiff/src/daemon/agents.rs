@@ -17,7 +17,7 @@ use network::host::Handles;
 use network::peers::{Peers, Reporter};
 use network::proxy::agent::Proxy;
 use network::sandbox::Sandboxes;
-use node::{NodeServer, PodRange};
+use node::{FollowsApiServer, NodeServer, PodRange};
 use reconcile::Informers;
 use reconcile::ports::{ClusterDns, PublishedPort, SandboxNetworks};
 use tokio::net::UnixListener;
@@ -40,6 +40,8 @@ pub(crate) struct Reach {
     pub(crate) addresses: watch::Receiver<Vec<IpAddr>>,
     /// The certificate of the node's server.
     pub(crate) serving: Arc<HotResolver>,
+    /// Who is told where the API server is; `None` where it is in this process.
+    pub(crate) api_server: Option<Arc<dyn FollowsApiServer>>,
 }
 
 /// The node's way to the cluster.
@@ -154,6 +156,7 @@ fn node_config(
             certificates: reach.serving,
             client_ca_pem: ca_pem,
             api_server_name: apiserver::nodes::CLIENT_NAME.into(),
+            api_server: reach.api_server,
         }),
     }
 }

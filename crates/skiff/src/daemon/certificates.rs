@@ -20,6 +20,7 @@ use reconcile::{Informers, kinds};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::member_access::MemberAccess;
 use crate::membership::{Certificate, Membership};
 
 /// How long an answer is waited for.
@@ -114,6 +115,8 @@ fn certificate_of(request: &Object) -> Result<Option<String>> {
 /// The certificates of a node that has joined: kept on disk, swapped in the process when they are renewed.
 pub(crate) struct NodeCertificates {
     membership: Membership,
+    /// Keeps what is renewed.
+    access: Arc<MemberAccess>,
     client: Client,
     informers: Informers,
     clock: SharedClock,
@@ -127,7 +130,7 @@ impl NodeCertificates {
     /// Takes the certificates from the membership, and asks for the serving one if there is none yet. `client` shows
     /// what `authenticating` holds.
     pub(crate) async fn open(
-        membership: Membership,
+        (membership, access): (Membership, Arc<MemberAccess>),
         client: Client,
         informers: Informers,
         clock: SharedClock,
@@ -137,12 +140,12 @@ impl NodeCertificates {
             Some(issued) => issued,
             None => {
                 let issued = obtain(&client, &informers, &identity(&membership, SERVING), SERVING).await?;
-                membership.keep(Certificate::Serving, &issued)?;
+                access.renewed(Certificate::Serving, &issued)?;
                 issued
             }
         };
         let serving = Arc::new(HotResolver::new(&serving).context("use the node's certificate")?);
-        Ok(Self { membership, client, informers, clock, authenticating, serving })
+        Ok(Self { membership, access, client, informers, clock, authenticating, serving })
     }
 
     /// What the node's server shows.
@@ -159,7 +162,7 @@ impl NodeCertificates {
             if resolver.renew_at() <= now {
                 let identity = identity(&self.membership, purpose);
                 let issued = obtain(&self.client, &self.informers, &identity, purpose).await?;
-                self.membership.keep(which, &issued)?;
+                self.access.renewed(which, &issued)?;
                 resolver.swap(&issued)?;
             }
         }

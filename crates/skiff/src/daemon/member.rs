@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use api::{Key, Object, Reason};
-use apiserver::pki::{HotResolver, KubeconfigEntry, kubeconfig};
+use apiserver::pki::HotResolver;
 use base::clock::SharedClock;
 use base::lifecycle::Supervisor;
 use client::Client;
@@ -21,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use super::address::HostAddress;
 use super::agents::{self, Cluster, Reach};
 use super::certificates::NodeCertificates;
+use super::cluster;
 use super::host::Host;
+use super::member_access::MemberAccess;
 use super::narrate::Narrator;
 use super::net::Net;
-use super::{cluster, running, write_private};
 use crate::membership::{Certificate, Membership};
 use crate::settings::Settings;
 
@@ -36,7 +37,7 @@ pub(crate) async fn build(
     narrator: &Narrator,
     stop: &CancellationToken,
     supervisor: &mut Supervisor,
-) -> Result<Option<cli::instance::Running>> {
+) -> Result<Option<Arc<MemberAccess>>> {
     if settings.node_name != membership.facts.node_name {
         bail!(
             "this host joined as node {:?}, not {:?}; leave with skiff down --purge to join under another name",
@@ -51,8 +52,10 @@ pub(crate) async fn build(
     crate::ports::check(&[(SocketAddr::new(host.any(), settings.node_port), "--node-port")])?;
     let authenticating = Arc::new(HotResolver::new(&issued)?);
     let ca_pem = membership.ca_pem()?;
-    let client = connect(&membership, &ca_pem, authenticating.clone())?;
+    let https = connect(&membership, &ca_pem, authenticating.clone())?;
+    let client = Client::new(https.clone(), "kubelet");
     let informers = Informers::new(client.clone(), clock.clone());
+    let access = Arc::new(MemberAccess::new(settings, membership.clone(), https, host.address)?);
 
     let net = match Net::kept(settings, &host)? {
         Some(net) => net,
@@ -68,7 +71,7 @@ pub(crate) async fn build(
     };
     narrator.step("asking the cluster for the certificate of the node's server");
     let opening = NodeCertificates::open(
-        membership.clone(),
+        (membership, access.clone()),
         client.clone(),
         informers.clone(),
         clock.clone(),
@@ -86,26 +89,23 @@ pub(crate) async fn build(
     let address = HostAddress::new(
         &settings.instance.name,
         net.handles.routing.clone(),
-        (Vec::new(), &[]),
+        (vec![access.clone()], &[]),
         host.address,
     );
-    let reach = Reach { addresses: address.watch(), serving };
+    let reach = Reach { addresses: address.watch(), serving, api_server: Some(access.clone()) };
     if settings.address.is_none() {
         supervisor.add(Arc::new(address));
     }
-    let entry =
-        KubeconfigEntry { name: &settings.instance.name, server: &membership.facts.server, ca_pem: &ca_pem };
-    write_private(&settings.instance.kubeconfig(), &serde_yaml_ng::to_string(&kubeconfig(&entry, &issued))?)?;
     let cluster = Cluster { client, informers, ca_pem, is_ours: false };
     agents::build(settings, &host, &net, cluster, reach, clock, supervisor).await?;
-    running(settings, host.address, &membership.facts.server).map(Some)
+    Ok(Some(access))
 }
 
 /// The node's way to the API server: its certificate may change while it runs.
-fn connect(membership: &Membership, ca_pem: &str, authenticating: Arc<HotResolver>) -> Result<Client> {
+fn connect(membership: &Membership, ca_pem: &str, authenticating: Arc<HotResolver>) -> Result<Arc<Https>> {
     let tls = apiserver::pki::client_config(ca_pem, authenticating)?;
     let config = Config { server: membership.facts.server.clone(), ..Config::default() };
-    Ok(Client::new(Arc::new(Https::with_tls(&config, tls)?), "kubelet"))
+    Ok(Arc::new(Https::with_tls(&config, tls)?))
 }
 
 #[derive(Default, Deserialize)]

@@ -11,6 +11,8 @@ mod host;
 mod local;
 pub(crate) mod lock;
 mod member;
+mod member_access;
+mod members;
 mod narrate;
 mod net;
 
@@ -32,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use self::access::Access;
 use self::address::{Follower, HostAddress};
 use self::control::Control;
+use self::member_access::MemberAccess;
+use self::members::Members;
 use self::narrate::Narrator;
 use crate::membership::Membership;
 use crate::report::{Report, Reporter};
@@ -84,7 +88,7 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
     let announcement = match Membership::load(instance)? {
         Some(membership) => {
             match member::build(settings, membership, clock, &narrator, &stop, &mut supervisor).await? {
-                Some(running) => Announcement::Member(running),
+                Some(access) => Announcement::Member(access),
                 None => return Ok(()),
             }
         }
@@ -96,7 +100,7 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
             () = readiness.wait_all() => drop(narrator),
             () = stop.cancelled() => return Ok(()),
         }
-        let running = announcement.announce(settings)?;
+        let running = announcement.announce()?;
         tracing::info!(milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(0), "ready");
         reporter.send(&Report::Ready(Box::new(running)));
         anyhow::Ok(())
@@ -118,19 +122,15 @@ async fn serve(settings: &Settings, reporter: Reporter) -> Result<()> {
 enum Announcement {
     /// A cluster of its own: access to it.
     Server(Arc<Access>),
-    /// A node of a cluster elsewhere.
-    Member(Running),
+    /// A node of a cluster elsewhere: its way there.
+    Member(Arc<MemberAccess>),
 }
 
 impl Announcement {
-    fn announce(self, settings: &Settings) -> Result<Running> {
+    fn announce(self) -> Result<Running> {
         match self {
             Self::Server(access) => access.announce(),
-            Self::Member(running) => {
-                let state = serde_json::to_string_pretty(&running)?;
-                write_private(&settings.instance.state_file(), &state)?;
-                Ok(running)
-            }
+            Self::Member(access) => access.announce(),
         }
     }
 }
@@ -156,7 +156,11 @@ async fn build_server(
     let access = Arc::new(access);
     supervisor.add(access.clone());
     let addresses = follow_address(settings, &host, &net, &control, &access, supervisor);
-    let reach = agents::Reach { addresses, serving: access.serving() };
+    let at = (addresses.clone(), control.port);
+    let connector = control.connector.clone();
+    let told = Members::new(&control.informers, connector, &settings.node_name, at, clock.clone());
+    supervisor.add(Arc::new(told));
+    let reach = agents::Reach { addresses, serving: access.serving(), api_server: None };
     let user = format!("system:node:{}", settings.node_name);
     let cluster = agents::Cluster {
         client: local::client(&control.pipeline, &user, &["system:nodes"]),
