@@ -294,6 +294,14 @@ impl Pair {
             self.kubectl(&["wait", "node", "--all", "--for=condition=Ready", "--timeout=120s"]);
             self.kubectl(&["delete", "pod", name, "--grace-period=1"]);
         }
+        // A host that cannot be told is led there.
+        let command = self.first.must_skiff(&["token", "create"]);
+        let words: Vec<&str> = command.split_ascii_whitespace().skip(1).collect();
+        kill(&self.second);
+        let other = format!("sha256:{}", "0".repeat(64));
+        let refused = self.second.skiff(&["join", words[1], "--token", words[3], words[4], &other]).unwrap();
+        assert!(refused.code == 1 && refused.err.contains("a node of another cluster"), "{refused:?}");
+        self.second.must_skiff(&words);
         self.services_reach_across();
         self.streams_reach_across();
         assert_eq!(self.containers(), containers, "pods go on as they were");

@@ -1,7 +1,8 @@
 //! `skiff join`: this host becomes a node of a cluster that runs elsewhere.
 //!
 //! With the token it asks the API server, whose authority it knows by the hash of its key, for a client certificate of
-//! its node; from then on the node speaks for itself. Source: kubeadm's TLS bootstrap.
+//! its node; from then on the node speaks for itself. Source: kubeadm's TLS bootstrap. A host that is a node of that
+//! cluster already is led to the address, and keeps everything else.
 
 use std::sync::Arc;
 
@@ -49,9 +50,10 @@ pub(crate) fn run(args: &JoinArgs, settings: Settings) -> Result<u8> {
     let instance = &settings.instance;
     if let Some(running) = instance.running() {
         bail!(
-            "instance {:?} is running here already, at {}; stop it first with: skiff down --purge",
+            "instance {:?} is running here already, at {}; stop it first with: {}",
             instance.name,
-            running.api
+            running.api,
+            instance.command("down")
         );
     }
     crate::home::check(instance)?;
@@ -59,12 +61,6 @@ pub(crate) fn run(args: &JoinArgs, settings: Settings) -> Result<u8> {
         bail!(
             "{} holds a cluster of its own; remove it first with: skiff down --purge",
             instance.data_dir.display()
-        );
-    }
-    if let Some(membership) = Membership::load(instance)? {
-        bail!(
-            "this host is a node of {} already: start it with skiff up, or leave with skiff down --purge",
-            membership.facts.server
         );
     }
     tokio::runtime::Builder::new_current_thread()
@@ -88,6 +84,16 @@ impl JoinArgs {
 async fn join(args: &JoinArgs, settings: &Settings) -> Result<()> {
     let hash = KeyHash::parse(&args.discovery_token_ca_cert_hash)
         .context("--discovery-token-ca-cert-hash has to be sha256: and 64 hexadecimal digits")?;
+    let membership = Membership::load(&settings.instance)?;
+    if let Some(membership) = &membership
+        && KeyHash::of_pem(membership.ca_pem()?.as_bytes()) != Some(hash)
+    {
+        bail!(
+            "this host is a node of another cluster, at {}; leave that first with: {} --purge",
+            membership.facts.server,
+            settings.instance.command("down")
+        );
+    }
     let (host, port) = split(&args.server)?;
     cli::output::progress(&format!("asking {host} for its authority"));
     let ca_pem = authority(&host, port, hash)
@@ -101,6 +107,9 @@ async fn join(args: &JoinArgs, settings: &Settings) -> Result<()> {
     } else {
         format!("https://{host}:{port}")
     };
+    if let Some(mut membership) = membership {
+        return membership.set_server(&server);
+    }
     let config = Config {
         server: server.clone(),
         ca_pem: ca_pem.clone().into_bytes(),
