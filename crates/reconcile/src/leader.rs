@@ -1,12 +1,10 @@
-//! Leader election on a `coordination.k8s.io/v1` Lease: of several servers, one runs the controllers. With the embedded
-//! store there is one server, and [`Election::none`] leads at once.
+//! Leader election on a `coordination.k8s.io/v1` Lease: of several servers over one store, one runs the controllers.
 //! Source: client-go's `leaderelection`, with its default durations.
 
 use std::time::Duration;
 
 use api::{Key, Reason, Status};
 use base::clock::SharedClock;
-use base::lifecycle::Context;
 use client::Client;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -23,10 +21,6 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// A candidacy.
 pub struct Election {
-    contest: Option<Contest>,
-}
-
-struct Contest {
     client: Client,
     clock: SharedClock,
     key: Key,
@@ -54,37 +48,13 @@ struct Seen {
 }
 
 impl Election {
-    /// No rivals: leads at once and until the end.
-    pub fn none() -> Self {
-        Self { contest: None }
-    }
-
     /// Stands for the lease `key` as `identity`, which is unique per process.
     pub fn new(client: Client, clock: SharedClock, key: Key, identity: String) -> Self {
-        Self { contest: Some(Contest { client, clock, key, identity }) }
+        Self { client, clock, key, identity }
     }
 
-    /// Returns once this process leads; `None` when the component drains first.
-    pub async fn won(&self, ctx: &Context) -> Option<()> {
-        let Some(contest) = &self.contest else { return Some(()) };
-        tokio::select! {
-            () = ctx.cancelled() => None,
-            () = contest.acquire() => Some(()),
-        }
-    }
-
-    /// Returns when this process no longer leads; never with [`Election::none`]. Gives the lease back on drain.
-    pub async fn lost(&self, ctx: &Context) {
-        let Some(contest) = &self.contest else { return ctx.cancelled().await };
-        tokio::select! {
-            () = ctx.cancelled() => contest.release().await,
-            () = contest.renew() => {}
-        }
-    }
-}
-
-impl Contest {
-    async fn acquire(&self) {
+    /// Returns once this process leads.
+    pub async fn won(&self) {
         let mut seen = Seen::default();
         loop {
             match self.attempt(&mut seen).await {
@@ -98,7 +68,8 @@ impl Contest {
         }
     }
 
-    async fn renew(&self) {
+    /// Renews the lease, and returns when this process no longer leads.
+    pub async fn lost(&self) {
         let mut seen = Seen::default();
         let mut renewed = self.clock.now();
         loop {
@@ -152,12 +123,27 @@ impl Contest {
         Ok(true)
     }
 
-    async fn release(&self) {
-        let patch = serde_json::json!({ "spec": { "holderIdentity": "", "leaseDurationSeconds": 1 } });
-        let leases = kinds::LEASES.gvr();
-        if let Err(error) = self.client.patch(&leases, &self.key, "", api::PatchType::Merge, &patch).await {
+    /// Gives the lease back, if it is held: the next one takes it without waiting for its end.
+    pub async fn give_back(&self) {
+        let given = tokio::select! {
+            given = self.try_give_back() => given,
+            () = self.clock.sleep_until(self.clock.now() + RETRY) => Err(Status::internal("no answer")),
+        };
+        if let Err(error) = given {
             tracing::debug!(lease = %self.key, %error, "lease not given back; it expires by itself");
         }
+    }
+
+    async fn try_give_back(&self) -> Result<(), Status> {
+        let leases = kinds::LEASES.gvr();
+        let object = self.client.get(&leases, &self.key).await?;
+        let mut body: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
+        if body["spec"]["holderIdentity"] != self.identity.as_str() {
+            return Ok(());
+        }
+        body["spec"]["holderIdentity"] = "".into();
+        body["spec"]["leaseDurationSeconds"] = 1.into();
+        self.client.update(&leases, &self.key, "", &body).await.map(drop)
     }
 }
 
@@ -187,7 +173,7 @@ fn next_spec(held: &LeaseSpec, identity: &str, now: Timestamp) -> LeaseSpec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -201,11 +187,16 @@ mod tests {
 
     /// A server with one Lease and its versions.
     #[derive(Default)]
-    struct Server {
+    pub(crate) struct Server {
         lease: Mutex<Option<(i64, Value)>>,
     }
 
     impl Server {
+        /// Who leads; empty: nobody.
+        pub(crate) fn holder(&self) -> String {
+            self.spec().holder_identity
+        }
+
         fn spec(&self) -> LeaseSpec {
             let lease = self.lease.lock();
             lease.as_ref().map(|(_, lease)| serde_json::from_value(lease["spec"].clone()).unwrap()).unwrap()
@@ -240,10 +231,6 @@ mod tests {
                     }
                     Ok(self.put(lease))
                 }
-                (Call::Patch { body, .. }, Some((_, mut lease))) => {
-                    api::patch::merge_patch(&mut lease, &body)?;
-                    Ok(self.put(lease))
-                }
                 _ => Err(Status::internal("not asked in this test")),
             }
         }
@@ -265,7 +252,11 @@ mod tests {
         }
     }
 
-    fn candidate(server: &Arc<Server>, clock: &VirtualClock, name: &str) -> (Election, Arc<AtomicBool>) {
+    pub(crate) fn candidate(
+        server: &Arc<Server>,
+        clock: &VirtualClock,
+        name: &str,
+    ) -> (Election, Arc<AtomicBool>) {
         let cut = Arc::new(AtomicBool::new(false));
         let wire = Arc::new(Wire { server: server.clone(), cut: cut.clone() });
         let key = Key::new("kube-system", "l");
@@ -273,7 +264,7 @@ mod tests {
     }
 
     /// Lets virtual time pass in small steps until `done` is.
-    async fn pass<T>(clock: &VirtualClock, done: impl Future<Output = T>) -> T {
+    pub(crate) async fn pass<T>(clock: &VirtualClock, done: impl Future<Output = T>) -> T {
         let ticking = async {
             loop {
                 clock.advance(Duration::from_millis(250));
@@ -289,23 +280,21 @@ mod tests {
     async fn one_of_two_leads_and_the_other_follows_when_it_lets_go() {
         let (server, clock) = (Arc::new(Server::default()), VirtualClock::new(Timestamp::UNIX_EPOCH));
         let ((one, _), (two, _)) = (candidate(&server, &clock, "one"), candidate(&server, &clock, "two"));
-        let (first, second) = (Context::detached("one"), Context::detached("two"));
-        pass(&clock, one.won(&first)).await.unwrap();
+        pass(&clock, one.won()).await;
         let until = clock.now() + Duration::from_secs(300);
         // However long the second waits: the first renews.
         pass(&clock, async {
             tokio::select! {
-                () = one.lost(&first) => panic!("the leader lost its lease to nobody"),
-                _ = two.won(&second) => panic!("two leaders"),
+                () = one.lost() => panic!("the leader lost its lease to nobody"),
+                () = two.won() => panic!("two leaders"),
                 () = clock.sleep_until(until) => {}
             }
         })
         .await;
         assert_eq!((server.spec().holder_identity.as_str(), server.spec().lease_transitions), ("one", 0));
         let released = clock.now();
-        first.cancel().cancel();
-        one.lost(&first).await;
-        pass(&clock, two.won(&second)).await.unwrap();
+        one.give_back().await;
+        pass(&clock, two.won()).await;
         assert_eq!(server.spec().holder_identity, "two");
         assert!(
             since(released, clock.now()) <= RETRY + RETRY,
@@ -317,15 +306,14 @@ mod tests {
     async fn a_leader_without_a_server_stops_before_another_begins() {
         let (server, clock) = (Arc::new(Server::default()), VirtualClock::new(Timestamp::UNIX_EPOCH));
         let ((one, cut), (two, _)) = (candidate(&server, &clock, "one"), candidate(&server, &clock, "two"));
-        let (first, second) = (Context::detached("one"), Context::detached("two"));
-        pass(&clock, one.won(&first)).await.unwrap();
+        pass(&clock, one.won()).await;
         cut.store(true, Ordering::SeqCst);
         let lost = async {
-            one.lost(&first).await;
+            one.lost().await;
             clock.now()
         };
         let won = async {
-            two.won(&second).await.unwrap();
+            two.won().await;
             clock.now()
         };
         let (lost, won) = pass(&clock, async { tokio::join!(lost, won) }).await;

@@ -2,6 +2,7 @@
 //! election, and the ports at which agents meet.
 
 pub mod controller;
+pub mod elected;
 pub mod events;
 pub mod expectations;
 pub mod informer;
