@@ -2,6 +2,7 @@
 //! `kube-system/kube-dns`. Written through the pipeline like everything else; what exists is left alone or brought up
 //! to date.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use api::connect::User;
@@ -24,6 +25,8 @@ const MANAGER: &str = "skiff-bootstrap";
 #[derive(Debug, Clone)]
 pub(crate) struct Bootstrap {
     pub(crate) addresses: Vec<IpAddr>,
+    /// Where several servers share a store: the addresses of those that are there.
+    pub(crate) servers: BTreeSet<IpAddr>,
     pub(crate) port: u16,
     pub(crate) service_ranges: Vec<(IpAddr, u8)>,
     pub(crate) kubernetes: Option<IpAddr>,
@@ -128,26 +131,38 @@ impl Bootstrap {
         items
     }
 
-    /// The server's address as the endpoint of `default/kubernetes`.
-    fn kubernetes_endpoints(&self) -> Vec<Item> {
+    /// This server's address among the endpoints of `default/kubernetes`.
+    pub(crate) fn own_endpoint(&self) -> Option<IpAddr> {
         let reachable = |address: &&IpAddr| !address.is_loopback() && !address.is_unspecified();
-        let address = self.addresses.iter().find(reachable).or(self.addresses.first());
-        let Some(address) = address else { return Vec::new() };
-        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        self.addresses.iter().find(reachable).or(self.addresses.first()).copied()
+    }
+
+    /// The servers' addresses as the endpoints of `default/kubernetes`.
+    fn kubernetes_endpoints(&self) -> Vec<Item> {
+        let Some(own) = self.own_endpoint() else { return Vec::new() };
+        let others = self.servers.iter().filter(|address| address.is_ipv4() == own.is_ipv4());
+        let addresses: BTreeSet<IpAddr> = others.copied().chain([own]).collect();
+        let family = if own.is_ipv4() { "IPv4" } else { "IPv6" };
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let old_form: Vec<Value> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        let new_form: Vec<Value> = addresses
+            .iter()
+            .map(|address| json!({ "addresses": [address], "conditions": { "ready": true } }))
+            .collect();
         let metadata = json!({
             "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
         });
         let endpoints = json!({
             "metadata": metadata,
             "subsets": [{
-                "addresses": [{ "ip": address.to_string() }],
+                "addresses": old_form,
                 "ports": [{ "name": "https", "port": self.port, "protocol": "TCP" }],
             }],
         });
         let slice = json!({
             "metadata": { "name": "kubernetes", "labels": { "kubernetes.io/service-name": "kubernetes" } },
             "addressType": family,
-            "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }],
+            "endpoints": new_form,
             "ports": [{ "name": "https", "port": self.port, "protocol": "TCP" }],
         });
         let current = |resource: GroupVersionResource, object| Item {

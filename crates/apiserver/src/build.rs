@@ -1,5 +1,6 @@
 //! Building the server from its configuration: everything that can fail fails here, before anything runs.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct Config {
     pub git_version: String,
     /// Time.
     pub clock: SharedClock,
+    /// Whether other servers answer over the same store.
+    pub shared: bool,
     /// Readiness of the process's components, where a supervisor runs them.
     pub readiness: Option<Readiness>,
     /// Who may do what; [`Closed`] unless another is given.
@@ -93,6 +96,7 @@ impl Server {
         let tokens = Tokens::new(pki.service_account_key_pem(), ISSUER)?;
         let bootstrap = Arc::new(Mutex::new(Bootstrap {
             addresses: config.addresses.clone(),
+            servers: BTreeSet::new(),
             port,
             service_ranges: config.service_ranges.clone(),
             kubernetes,
@@ -116,7 +120,14 @@ impl Server {
             bootstrap: bootstrap.clone(),
             drain: CancellationToken::new(),
         };
-        let server = Self { front: Arc::new(front), pki, listener: Arc::new(listener), tls, bootstrap };
+        let server = Self {
+            front: Arc::new(front),
+            pki,
+            listener: Arc::new(listener),
+            tls,
+            bootstrap,
+            shared: config.shared,
+        };
         Ok((pipeline, server))
     }
 }

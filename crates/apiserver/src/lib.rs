@@ -12,6 +12,7 @@ pub mod names;
 pub mod net;
 pub mod nodes;
 pub mod options;
+mod peers;
 pub mod pipeline;
 pub mod pki;
 mod server;

@@ -14,12 +14,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
+use store::StoreError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn::user_of_certificate;
 use crate::bootstrap::Bootstrap;
 use crate::http::Front;
+use crate::peers;
 use crate::pipeline::Pipeline;
 use crate::pki::Pki;
 
@@ -39,6 +41,8 @@ pub struct Server {
     pub(crate) listener: Arc<TcpListener>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) bootstrap: Arc<Mutex<Bootstrap>>,
+    /// Whether other servers answer over the same store.
+    pub(crate) shared: bool,
 }
 
 impl Server {
@@ -177,11 +181,12 @@ async fn compact(pipeline: Arc<Pipeline>) {
                 continue;
             }
         };
-        if before > 0
-            && before < newest
-            && let Err(error) = store.compact(before).await
-        {
-            tracing::warn!(%error, "cannot compact the store");
+        if before > 0 && before < newest {
+            match store.compact(before).await {
+                // Another server over the same store was there first.
+                Ok(()) | Err(StoreError::Compacted { .. }) => {}
+                Err(error) => tracing::warn!(%error, "cannot compact the store"),
+            }
         }
         before = newest;
     }
@@ -201,6 +206,9 @@ impl Component for Server {
         let bootstrap = self.bootstrap.lock().clone();
         bootstrap.apply(&pipeline).await?;
         ctx.spawn(keep_bootstrap(pipeline.clone(), self.bootstrap.clone()));
+        if self.shared {
+            ctx.spawn(peers::keep(pipeline.clone(), self.bootstrap.clone()));
+        }
         ctx.spawn(compact(pipeline));
         let drain = self.front.drain.clone();
         let cancel = ctx.cancel().clone();

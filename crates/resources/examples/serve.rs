@@ -46,6 +46,7 @@ async fn main() -> anyhow::Result<()> {
         dns_address: Some("10.96.0.10".parse()?),
         git_version: "v1.37.0+skiff.1".into(),
         clock: Arc::new(base::clock::SystemClock),
+        shared: false,
         readiness: None,
         authorizer: None,
         admission: apiserver::admission::standard(),

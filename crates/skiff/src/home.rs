@@ -201,6 +201,7 @@ mod tests {
 
     fn settings(place: &Path, name: &str) -> Settings {
         Settings {
+            etcd: None,
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

@@ -48,6 +48,48 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node_port: Option<u16>,
+    /// Where the cluster's objects are kept; over etcd, several servers make one control plane [default: embedded]
+    #[arg(long, value_enum, value_name = "STORE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<StoreKind>,
+    /// URLs of etcd's members, with --store etcd
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) etcd_servers: Vec<String>,
+    /// Authority that signed the certificates of etcd's members (PEM)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// Certificate to show to etcd (PEM)
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// Key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+}
+
+/// A kind of store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum StoreKind {
+    /// In the instance's own directory, for one server.
+    #[default]
+    Embedded,
+    /// In an etcd cluster, for one server or several.
+    Etcd,
+}
+
+/// How etcd is reached. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EtcdAccess {
+    /// URLs of its members.
+    pub(crate) servers: Vec<String>,
+    /// Who signed their certificates.
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate and key to show.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Settings, complete and checked.
@@ -65,6 +107,8 @@ pub(crate) struct Settings {
     pub(crate) api_port: u16,
     /// Port of the node's server.
     pub(crate) node_port: u16,
+    /// The etcd that keeps the cluster's objects; `None`: the embedded store does.
+    pub(crate) etcd: Option<EtcdAccess>,
 }
 
 impl UpArgs {
@@ -74,6 +118,7 @@ impl UpArgs {
             Some(path) => read_config(path)?,
             None => Self::default(),
         };
+        let etcd = self.etcd(&file)?;
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -102,8 +147,47 @@ impl UpArgs {
             node_name,
             api_port: self.api_port.or(file.api_port).unwrap_or(if default { 6443 } else { derived }),
             node_port: self.node_port.or(file.node_port).unwrap_or(if default { 10250 } else { derived + 1 }),
+            etcd,
             instance,
         })
+    }
+
+    /// How etcd is reached, if it is the store.
+    fn etcd(&self, file: &Self) -> Result<Option<EtcdAccess>> {
+        let servers = if self.etcd_servers.is_empty() { &file.etcd_servers } else { &self.etcd_servers };
+        if self.store.or(file.store).unwrap_or_default() == StoreKind::Embedded {
+            if !servers.is_empty() {
+                bail!("--etcd-servers is given, but the store is the embedded one; add --store etcd");
+            }
+            return Ok(None);
+        }
+        if servers.is_empty() {
+            bail!("--store etcd needs --etcd-servers, such as --etcd-servers https://192.0.2.1:2379");
+        }
+        for url in servers {
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            if rest.is_none_or(|rest| rest.is_empty() || rest.contains('@')) {
+                bail!("--etcd-servers {url:?} is no URL such as https://192.0.2.1:2379");
+            }
+        }
+        let path = |own: &Option<PathBuf>, file: &Option<PathBuf>| {
+            own.as_ref()
+                .or(file.as_ref())
+                .map(std::path::absolute)
+                .transpose()
+                .context("path of a file for etcd")
+        };
+        let cert = path(&self.etcd_certfile, &file.etcd_certfile)?;
+        let identity = match (cert, path(&self.etcd_keyfile, &file.etcd_keyfile)?) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => bail!("--etcd-certfile and --etcd-keyfile belong together"),
+        };
+        let ca = path(&self.etcd_cafile, &file.etcd_cafile)?;
+        if identity.is_some() && ca.is_none() {
+            bail!("--etcd-certfile needs --etcd-cafile: etcd is known by its authority");
+        }
+        Ok(Some(EtcdAccess { servers: servers.clone(), ca, identity }))
     }
 }
 
@@ -111,7 +195,15 @@ impl Settings {
     /// The settings as a flat map, to compare those of a running instance with those of a new `up`.
     pub(crate) fn facts(&self) -> BTreeMap<String, String> {
         let text = |path: &Path| path.display().to_string();
+        let etcd = self.etcd.as_ref();
+        let file = |path: Option<&PathBuf>| path.map(|path| text(path)).unwrap_or_default();
+        let identity = etcd.and_then(|etcd| etcd.identity.as_ref());
         BTreeMap::from([
+            ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
+            ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
+            ("--etcd-cafile".to_owned(), file(etcd.and_then(|etcd| etcd.ca.as_ref()))),
+            ("--etcd-certfile".to_owned(), file(identity.map(|(cert, _)| cert))),
+            ("--etcd-keyfile".to_owned(), file(identity.map(|(_, key)| key))),
             ("--data-dir".to_owned(), text(&self.instance.data_dir)),
             ("--run-dir".to_owned(), text(&self.instance.run_dir)),
             ("--kubeconfig".to_owned(), self.kubeconfig.as_deref().map(text).unwrap_or_default()),
@@ -175,6 +267,26 @@ mod tests {
             UpArgs { kubeconfig: Some("config".into()), node_name: Some("n".into()), ..UpArgs::default() };
         let settings = args.resolve(instance("x")).unwrap();
         assert_eq!(settings.kubeconfig, Some(std::env::current_dir().unwrap().join("config")));
+    }
+
+    #[test]
+    fn etcd_is_named_whole_or_not_at_all() {
+        let etcd = |servers: &[&str]| UpArgs {
+            store: Some(StoreKind::Etcd),
+            etcd_servers: servers.iter().map(|url| (*url).to_owned()).collect(),
+            node_name: Some("n".into()),
+            ..UpArgs::default()
+        };
+        let settings = etcd(&["http://a:2379", "https://b:2379"]).resolve(instance("x")).unwrap();
+        assert_eq!(settings.facts()["--etcd-servers"], "http://a:2379,https://b:2379");
+        assert_eq!(settings.facts()["--store"], "etcd");
+        let refused = |args: &UpArgs| format!("{:#}", args.resolve(instance("x")).unwrap_err());
+        assert!(refused(&etcd(&[])).contains("--etcd-servers"));
+        assert!(refused(&etcd(&["a:2379"])).contains("no URL"));
+        let embedded = UpArgs { store: None, ..etcd(&["http://a:2379"]) };
+        assert!(refused(&embedded).contains("--store etcd"));
+        let half = UpArgs { etcd_certfile: Some("c".into()), ..etcd(&["https://a:2379"]) };
+        assert!(refused(&half).contains("--etcd-keyfile"));
     }
 
     #[test]

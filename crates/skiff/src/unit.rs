@@ -60,6 +60,7 @@ mod tests {
 
     fn settings(kubeconfig: Option<&str>) -> Settings {
         Settings {
+            etcd: None,
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

@@ -88,6 +88,7 @@ impl Cluster {
             dns_address: Some("10.96.0.10".parse().unwrap()),
             git_version: "v1.37.0+skiff.1".into(),
             clock: clock.clone(),
+            shared: false,
             readiness: None,
             authorizer: None,
             admission: apiserver::admission::standard(),

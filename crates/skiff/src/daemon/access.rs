@@ -201,6 +201,7 @@ mod tests {
             std::fs::create_dir(path(name)).unwrap();
         }
         let settings = Settings {
+            etcd: None,
             instance: Instance { name: "t".into(), data_dir: path("data"), run_dir: path("run") },
             kubeconfig: Some(path("config")),
             address: None,

@@ -1,18 +1,23 @@
-//! The control plane: store, API server, controllers and scheduler.
+//! The control plane: API server, controllers and scheduler. Of several over one store, one runs the controllers and one
+//! the scheduler.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use api::Key;
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::BoxError;
 use base::clock::SharedClock;
-use base::lifecycle::Supervisor;
+use base::lifecycle::{Component, Supervisor};
+use client::Client;
 use network::routes::NodeRoutes;
 use reconcile::Informers;
+use reconcile::elected::Elected;
 use reconcile::kinds::{self, Catalog};
-use store::{Embedded, EmbeddedConfig, Files};
+use reconcile::leader::Election;
+use store::Store;
 
 use super::address::Follower;
 use super::certificates::Authority;
@@ -21,6 +26,7 @@ use super::connect::{self, Connector};
 use super::host::Host;
 use super::local;
 use super::net::Net;
+use super::shared;
 use crate::settings::Settings;
 
 /// The version that clients see: upstream's, and how many times Skiff changed since.
@@ -47,28 +53,31 @@ pub(crate) struct Control {
 pub(crate) async fn build(
     settings: &Settings,
     host: &Host,
-    net: &Net,
+    (net, store): (&Net, Arc<dyn Store>),
     clock: SharedClock,
     supervisor: &mut Supervisor,
 ) -> Result<Control> {
-    let data = &settings.instance.data_dir;
-    let files = Files::open(data.join("store")).context("open the store's directory")?;
-    let store = Embedded::open(Arc::new(files), EmbeddedConfig::STANDARD).context("open the store")?;
+    let pki_dir = settings.instance.data_dir.join("pki");
     let config = Config {
         listen: SocketAddr::new(host.any(), settings.api_port),
         addresses: vec![host.address, connect::LOOPBACK],
-        pki_dir: data.join("pki"),
+        pki_dir: pki_dir.clone(),
         service_ranges: vec![net.services()],
         node_ports: NODE_PORTS,
         dns_address: Some(net.config.ranges.dns().into()),
         git_version: GIT_VERSION.into(),
         clock: clock.clone(),
+        shared: settings.etcd.is_some(),
         readiness: Some(supervisor.readiness()),
         authorizer: None,
         admission: apiserver::admission::standard(),
     };
     let connector = Arc::new(Connector::default());
-    let (pipeline, server) = Server::build(config, store, resources::strategies(), connector.clone()).await?;
+    let (pipeline, server) =
+        Server::build(config, store.clone(), resources::strategies(), connector.clone()).await?;
+    if settings.etcd.is_some() {
+        shared::publish_keys(&store, &pki_dir).await?;
+    }
     let port = server.local_addr()?.port();
     let server = Arc::new(server);
     supervisor.add(server.clone());
@@ -82,25 +91,37 @@ pub(crate) async fn build(
         catalog: Catalog::new(kinds::served(&pipeline.catalog().rows())),
         root_ca_pem: server.pki().ca_renewals(),
     };
-    for controller in controllers::all(&ctx) {
-        supervisor.add(controller);
-    }
     let authority = Arc::new(Authority(server.pki().clone()));
-    supervisor.add(Arc::new(controllers::certificates::Certificates::new(&ctx, authority)));
-    let ranges = (0..).map_while(|number| net.config.ranges.node_pods(number));
-    supervisor.add(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));
-    supervisor.add(Arc::new(controllers::node_role::NodeRole::new(&ctx, &settings.node_name)));
-    supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
-    connector.set_authority(server.pki().clone());
-    supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));
-    supervisor.add(Arc::new(network::balancer::Balancers::new(
+    let ranges: Vec<_> = match settings.etcd {
+        Some(_) => shared::member_pods(&net.config.ranges),
+        None => (0..).map_while(|number| net.config.ranges.node_pods(number)).collect(),
+    };
+    let mut managed = controllers::all(&ctx);
+    managed.push(Arc::new(controllers::certificates::Certificates::new(&ctx, authority)));
+    managed.push(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));
+    managed.push(Arc::new(network::balancer::Balancers::new(
         &informers,
         local::client(&pipeline, "skiff:network", &[local::COMPONENTS]),
         net.config.ranges.balancers,
         clock.clone(),
     )));
     let client = local::client(&pipeline, "skiff:scheduler", &[local::COMPONENTS]);
-    supervisor.add(Arc::new(scheduler::Scheduler::new(&client, &informers, &clock)));
+    let placing: Arc<dyn Component> = Arc::new(scheduler::Scheduler::new(&client, &informers, &clock));
+    if settings.etcd.is_some() {
+        let identity = format!("{}_{}", settings.node_name, base::id::uuid());
+        let election = |client: &Client, lease| {
+            Election::new(client.clone(), clock.clone(), Key::new("kube-system", lease), identity.clone())
+        };
+        let (controllers, scheduler) = ("kube-controller-manager", "kube-scheduler");
+        supervisor.add(Arc::new(Elected::new(controllers, election(&ctx.client, controllers), managed)));
+        supervisor.add(Arc::new(Elected::new(scheduler, election(&client, scheduler), vec![placing])));
+    } else {
+        managed.into_iter().chain([placing]).for_each(|component| supervisor.add(component));
+    }
+    supervisor.add(Arc::new(controllers::node_role::NodeRole::new(&ctx, &settings.node_name)));
+    supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
+    connector.set_authority(server.pki().clone());
+    supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));
     Ok(Control { pipeline, server, informers, connector, port })
 }
 

@@ -15,6 +15,8 @@ mod member_access;
 mod members;
 mod narrate;
 mod net;
+mod shared;
+mod storage;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -147,10 +149,19 @@ async fn build_server(
         (SocketAddr::new(host.any(), settings.api_port), "--api-port"),
         (SocketAddr::new(host.any(), settings.node_port), "--node-port"),
     ])?;
-    narrator.step("setting up the network");
-    let net = net::Net::set_up(settings, &host)?;
     narrator.step("opening the store");
-    let control = control::build(settings, &host, &net, clock.clone(), supervisor).await?;
+    let store = storage::open(settings).await?;
+    narrator.step("setting up the network");
+    let net = match &settings.etcd {
+        None => net::Net::set_up(settings, &host)?,
+        Some(_) => {
+            shared::expect_keys(&store, &settings.instance.data_dir.join("pki")).await?;
+            let ranges = shared::ranges(&store, || net::Net::choose(settings)).await?;
+            let node_pods = shared::node_pods(&store, &ranges, &settings.node_name).await?;
+            net::Net::shared(settings, &host, ranges, node_pods)?
+        }
+    };
+    let control = control::build(settings, &host, (&net, store), clock.clone(), supervisor).await?;
     let pki = control.server.pki().clone();
     let access = Access::new(settings, pki.clone(), clock.clone(), control.port, host.address)?;
     let access = Arc::new(access);

@@ -41,6 +41,31 @@ impl Net {
         Self::make(settings, host, handles, ranges, node_pods)
     }
 
+    /// Of one of several servers over a shared store: with what was agreed on there.
+    pub(crate) fn shared(
+        settings: &Settings,
+        host: &Host,
+        ranges: Ranges,
+        node_pods: Ipv4Net,
+    ) -> Result<Self> {
+        let Some(kept) = Self::kept(settings, host)? else {
+            return Self::joined(settings, host, ranges, node_pods);
+        };
+        if kept.config.ranges != ranges || kept.config.node_pods != node_pods {
+            bail!(
+                "this host's network was set up for another cluster than the one in the shared store; remove it with \
+                 skiff down --purge"
+            );
+        }
+        Ok(kept)
+    }
+
+    /// The ranges that a cluster which begins on this host would have.
+    pub(crate) fn choose(settings: &Settings) -> Result<Ranges> {
+        let taken = host::taken(&*handles()?.routing, &settings.instance.name)?;
+        network::ranges::choose(&taken).ok_or(network::Error::NoRange).context("choose address ranges")
+    }
+
     /// Of a host that has joined a cluster and knows its ranges; `None` if it has yet to ask.
     pub(crate) fn kept(settings: &Settings, host: &Host) -> Result<Option<Self>> {
         let dir = directory(settings)?;
