@@ -125,6 +125,7 @@ mod tests {
             node_name: "n2".into(),
             api_port: 6443,
             node_port: 10250,
+            etcd: None,
         };
         std::fs::create_dir(path("run")).unwrap();
         let pki = Pki::open(&path("pki"), Arc::new(SystemClock), Vec::new(), []).unwrap();
