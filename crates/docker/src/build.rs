@@ -14,9 +14,8 @@ use crate::container_spec::Owner;
 use crate::query::Query;
 use crate::server::{Call, Config};
 use crate::system::check_platform;
+use crate::upload::upload;
 
-/// How much of a body is read only so that its sender sees the answer.
-const UNREAD_BYTES_MAX: u64 = 256 << 20;
 /// Options that are not carried out, by their parameter. Each is refused unless it is at its default.
 const UNSUPPORTED: [(&str, &str); 11] = [
     ("cgroupparent", "--cgroup-parent"),
@@ -35,26 +34,14 @@ const UNSUPPORTED: [(&str, &str); 11] = [
 pub(crate) async fn build(call: Call) -> Answer {
     let (request, context) = match prepare(&call) {
         Ok(prepared) => prepared,
-        Err(failure) => {
-            // A client that is still sending would see a broken connection and not the answer.
-            let mut rest = crate::images::body(call);
-            let mut left = UNREAD_BYTES_MAX;
-            while let (true, Some(Ok(chunk))) = (left > 0, rest.next().await) {
-                left = left.saturating_sub(chunk.len() as u64);
-            }
-            return Err(failure);
-        }
+        Err(failure) => return upload(call, |_| std::future::ready(Err(failure))).await,
     };
     let warning = warning(&call.query);
     let builds = call.shared.builds.clone();
-    let body = crate::images::body(call).map_err(io::Error::other);
-    let mut archive = SyncIoBridge::new(StreamReader::new(body));
     let directory = context.path().to_owned();
-    let unpacked = tokio::task::spawn_blocking(move || {
-        let unpacked = unpack(&mut archive, &directory);
-        // What stands after the archive, or after what was wrong in it; that it cannot be read changes nothing.
-        let _ = io::copy(&mut archive.take(UNREAD_BYTES_MAX), &mut io::sink());
-        unpacked
+    let unpacked = upload(call, |body| {
+        let archive = SyncIoBridge::new(StreamReader::new(body.map_err(io::Error::other)));
+        tokio::task::spawn_blocking(move || unpack(archive, &directory))
     });
     unpacked
         .await

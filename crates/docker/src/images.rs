@@ -9,18 +9,12 @@ use engine_api::{
 };
 use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Failure, documents, error_document, ok, status, streamed};
 use crate::query::{familiar, labels_match};
 use crate::server::Call;
-
-/// The request's body as the engine takes it.
-pub(crate) fn body(call: Call) -> ByteStream {
-    let stream = call.request.into_body().into_data_stream();
-    stream.map_err(|error| EngineError::invalid(format!("the upload broke off: {error}"))).boxed()
-}
+use crate::upload::upload;
 
 pub(crate) async fn list(call: &Call) -> Answer {
     let filters = call.query.filters()?;
@@ -175,7 +169,7 @@ pub(crate) async fn prune(call: &Call) -> Answer {
 
 pub(crate) async fn load(call: Call) -> Answer {
     let images = call.shared.images.clone();
-    let loaded = images.load(body(call)).await?;
+    let loaded = upload(call, |archive| images.load(archive)).await?;
     let lines = loaded.into_iter().map(|name| match name.starts_with("sha256:") {
         true => json!({ "stream": format!("Loaded image ID: {name}\n") }),
         false => json!({ "stream": format!("Loaded image: {name}\n") }),
@@ -218,7 +212,7 @@ pub(crate) async fn create(call: Call) -> Answer {
     }
     let name = named(call.query.text("repo"));
     let images = call.shared.images.clone();
-    let id = images.import(body(call), &name).await?;
+    let id = upload(call, |archive| images.import(archive, &name)).await?;
     Ok(documents(futures::stream::iter([json!({ "status": id })])))
 }
 

@@ -24,5 +24,6 @@ mod query;
 mod server;
 mod system;
 mod unsupported;
+mod upload;
 
 pub use server::{Config, Server};

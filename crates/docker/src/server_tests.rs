@@ -233,9 +233,16 @@ impl Images for Memory {
     async fn remove(&self, reference: &str, _: bool) -> Result<Vec<(RemovalKind, String)>, EngineError> {
         Ok(vec![(RemovalKind::Untagged, reference.to_owned())])
     }
-    async fn load(&self, archive: ByteStream) -> Result<Vec<String>, EngineError> {
-        let bytes: Vec<Bytes> = archive.try_collect().await?;
-        Ok(vec![String::from_utf8_lossy(&bytes.concat()).into_owned()])
+    async fn load(&self, mut archive: ByteStream) -> Result<Vec<String>, EngineError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = archive.try_next().await? {
+            bytes.extend(chunk);
+            // Known before all has arrived.
+            if bytes.starts_with(b"no archive") {
+                return Err(EngineError::invalid("this is no archive"));
+            }
+        }
+        Ok(vec![String::from_utf8_lossy(&bytes).into_owned()])
     }
     async fn import(&self, _: ByteStream, reference: &str) -> Result<String, EngineError> {
         Ok(reference.to_owned())
@@ -519,6 +526,24 @@ async fn a_commit_says_what_the_container_was_made_with() {
     assert_eq!(missing.0, StatusCode::NOT_FOUND);
     let body = site.call(Method::POST, "/commit?container=one", r#"{"Cmd":["x"]}"#).await;
     assert_eq!(body.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn who_still_sends_gets_the_answer() {
+    let site = Site::start();
+    for (path, start) in [("/images/load", "no archive"), ("/build", "no archive"), ("/build?memory=5", "")] {
+        let mut stream = UnixStream::connect(site.socket()).await.unwrap();
+        let size = 32 << 20;
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n");
+        let mut request = (head.clone() + start).into_bytes();
+        request.resize(head.len() + size, b'x');
+        // A client that reads when it has sent everything.
+        stream.write_all(&request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,11 @@ use crate::tools::{cgroup_directories, first_child, hold, kubectl, run, skiff_bi
 /// elsewhere are found by the instance's name.
 const TRACES: [(&str, &str); 9] = [
     ("mounts", "cut -d' ' -f4- /proc/1/mountinfo | sed 's/ master:[0-9]*\\| shared:[0-9]*//g' | sort"),
-    ("namespaces", "readlink /proc/[0-9]*/ns/* 2>/dev/null | sort -u"),
+    // Beside those of the host itself, which change at its reboot.
+    (
+        "namespaces",
+        "readlink /proc/[0-9]*/ns/* 2>/dev/null | sort -u | grep -vxF \"$(readlink /proc/1/ns/*)\"; true",
+    ),
     ("tables", "nft list tables"),
     ("links", "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort"),
     ("routes", "ip route show table all | grep -vE 'dev (lo|eth0)' | sort"),
