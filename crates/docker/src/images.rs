@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use engine_api::{
-    ByteStream, EngineError, Image, ImageOrigin, Progress, ProgressStream, RegistryAuth, RemovalKind,
-    Resolution,
-};
-use futures::{StreamExt, TryStreamExt};
+use engine_api::{Image, ImageOrigin, Progress, ProgressStream, RegistryAuth, RemovalKind, Resolution};
+use futures::StreamExt;
 use http::StatusCode;
 use serde_json::{Value, json};
 
