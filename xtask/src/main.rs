@@ -7,7 +7,8 @@ mod checks;
 mod schema;
 mod workspace;
 
-const USAGE: &str = "usage: cargo xtask generate schema --swagger PATH";
+const USAGE: &str = "usage: cargo xtask generate schema --swagger PATH
+       cargo xtask generate protobuf --go PATH    (upstream's staging/src/k8s.io)";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -15,12 +16,19 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["generate", "schema", "--swagger", path] => {
             let target = workspace::root().join("crates/api/schema");
-            let table = schema::generate(path.as_ref(), &target.join("overlay.tsv"))?;
-            let out = target.join("kubernetes.tsv");
-            std::fs::write(&out, table).with_context(|| format!("cannot write {}", out.display()))?;
-            println!("wrote {}", out.display());
-            Ok(())
+            let (overlay, protobuf) = (target.join("overlay.tsv"), target.join("protobuf.tsv"));
+            write(&target.join("kubernetes.tsv"), &schema::generate(path.as_ref(), &overlay, &protobuf)?)
+        }
+        ["generate", "protobuf", "--go", path] => {
+            let out = workspace::root().join("crates/api/schema/protobuf.tsv");
+            write(&out, &schema::protobuf(path.as_ref())?)
         }
         _ => bail!(USAGE),
     }
+}
+
+fn write(out: &std::path::Path, text: &str) -> Result<()> {
+    std::fs::write(out, text).with_context(|| format!("cannot write {}", out.display()))?;
+    println!("wrote {}", out.display());
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! `cargo xtask generate schema`: merges what knows the facts of the Kubernetes API into one table without prose, a
 //! line per field. Sources: upstream's OpenAPI description (structure, list types, merge keys), the sources of
-//! k8s-openapi (what a newer release added and removed), the sources of k8s-pb (protobuf numbers) and an overlay in the
-//! table's own format (defaults, immutability, retired versions), which wins.
+//! k8s-openapi (what a newer release added and removed), an overlay in the table's own format (defaults, immutability,
+//! retired versions), which wins, and what upstream's Go types say of protobuf (`generate protobuf` reads those).
 
+mod gotypes;
 mod newer;
-mod protobuf;
 mod swagger;
 mod table;
 
@@ -20,16 +20,18 @@ use anyhow::{Context, Result};
 use crate::workspace::crate_root;
 use table::Table;
 
+pub(crate) use gotypes::generate as protobuf;
+
 /// The table as text.
-pub(crate) fn generate(swagger: &Path, overlay: &Path) -> Result<String> {
+pub(crate) fn generate(swagger: &Path, overlay: &Path, protobuf: &Path) -> Result<String> {
     let read =
         |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let mut table: Table = swagger::read(&read(swagger)?)?;
     let release =
         source::newest_release(&crate_root("k8s-openapi")?).context("k8s-openapi holds no release")?;
     newer::merge(&mut table, &source::read(&release)?, &release_name(&release));
-    protobuf::merge(&mut table, &crate_root("k8s-pb")?.join("src"))?;
     table.overlay(&read(overlay)?)?;
+    gotypes::merge(&mut table, &read(protobuf)?)?;
     Ok(table.print(&release_name(&release)))
 }
 

@@ -122,9 +122,11 @@ pub struct Field {
     pub ty: TypeId,
     /// Protobuf field number; 0: none known.
     pub number: u32,
-    /// Number of the message in which the field stands on the wire, where upstream's Go type embeds one (`Volume` its
-    /// `VolumeSource`) and JSON does not show it; 0: none, it stands in its definition's own.
-    pub within: u32,
+    /// Numbers, from the outside in, of the messages in which the field stands on the wire, where upstream's Go type
+    /// embeds them (`Volume` its `VolumeSource`) and JSON does not show it; empty: it stands in its definition's own.
+    pub within: Box<[u32]>,
+    /// Whether JSON shows the field also where it is zero: upstream's Go type has a pointer, or no `omitempty`.
+    pub shows_zero: bool,
     /// Whether upstream's description lists it as required.
     pub required: bool,
     /// Whether it may not change after creation.
@@ -142,6 +144,18 @@ struct Extra {
     patch_retain_keys: bool,
     patch_key: Option<Name>,
     since: Option<Name>,
+    union: Option<Union>,
+}
+
+/// JSON forms that protobuf spells out, of `apiextensions`' schemas. Source: `types_jsonschema.go`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Union {
+    /// `JSONSchemaPropsOrBool`: allows 1, schema 2.
+    SchemaOrBool,
+    /// `JSONSchemaPropsOrArray`: schema 1, several 2.
+    SchemaOrArray,
+    /// `JSONSchemaPropsOrStringArray`, by property: schema 1, names 2.
+    SchemaOrStrings,
 }
 
 impl Field {
@@ -168,6 +182,11 @@ impl Field {
     /// The key by which a strategic merge patch finds items.
     pub fn patch_key(&self) -> Option<&str> {
         self.extra.as_ref()?.patch_key.as_deref()
+    }
+
+    /// The forms that protobuf spells out where JSON holds one of several.
+    pub fn union(&self) -> Option<Union> {
+        self.extra.as_ref()?.union
     }
 
     /// The release that added the field, where it is known.

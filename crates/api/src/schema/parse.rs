@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Extra, Field, ListKind, Name, Scalar, Schema, Struct, Type, TypeId};
+use super::{Extra, Field, ListKind, Name, Scalar, Schema, Struct, Type, TypeId, Union};
 
 /// A line of the table that is wrong.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -97,7 +97,8 @@ impl Reader {
             name: name.into(),
             ty: TypeId(0),
             number,
-            within: 0,
+            within: Box::default(),
+            shows_zero: false,
             required: false,
             immutable: false,
             extra: None,
@@ -188,7 +189,12 @@ fn field_attribute(field: &mut Field, key: &str, value: &'static str) -> Result<
             return Ok(());
         }
         "in" => {
-            field.within = value.parse().map_err(|_| format!("bad number {value}"))?;
+            let path: Result<_, _> = value.split('.').map(str::parse).collect();
+            field.within = path.map_err(|_| format!("bad numbers {value}"))?;
+            return Ok(());
+        }
+        "zero" => {
+            field.shows_zero = true;
             return Ok(());
         }
         _ => {}
@@ -206,9 +212,19 @@ fn field_attribute(field: &mut Field, key: &str, value: &'static str) -> Result<
         }
         "key" => extra.patch_key = Some(value.into()),
         "since" => extra.since = Some(value.into()),
+        "wire" => extra.union = Some(union(value).ok_or_else(|| format!("unknown union {value}"))?),
         _ => return Err(format!("unknown attribute {key}")),
     }
     Ok(())
+}
+
+fn union(name: &str) -> Option<Union> {
+    Some(match name {
+        "schemaOrBool" => Union::SchemaOrBool,
+        "schemaOrArray" => Union::SchemaOrArray,
+        "schemaOrStrings" => Union::SchemaOrStrings,
+        _ => return None,
+    })
 }
 
 fn list_kind(value: &'static str) -> ListKind {

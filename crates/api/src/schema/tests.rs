@@ -14,7 +14,7 @@ fn the_embedded_table_is_whole() {
     for (name, id) in schema.definitions() {
         let Some(definition) = schema.structure(id) else { continue };
         for field in &definition.fields {
-            let place = |field: &Field| (field.within, field.number);
+            let place = |field: &Field| (field.within.clone(), field.number);
             let mut numbers = definition.fields.iter().filter(|other| place(other) == place(field));
             assert!(
                 field.number == 0 || numbers.nth(1).is_none(),

@@ -1,63 +1,14 @@
-//! Protobuf request bodies into JSON trees, driven by the schema's field numbers.
-//!
-//! Bodies are `k8s\0` followed by a `runtime.Unknown` message that names the kind. Clients that speak protobuf also take
-//! JSON, so that answers need no encoder. Source: `k8s.io/apimachinery/pkg/runtime/serializer/protobuf`.
+//! Messages to JSON trees, as Go's types would print them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::wire::{Problem, Reader, Wire};
+use super::{DEPTH_MAX, MAGIC, SCHEMA_PROPS, find};
 use crate::Status;
-use crate::schema::{Field, Scalar, Schema, Struct, Type, Typed};
-
-/// The media type.
-pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
-const MAGIC: &[u8] = b"k8s\0";
-/// Messages within messages; the API's own types stay far below.
-const DEPTH_MAX: u32 = 64;
-
-/// Fields that tell absent from zero (pointers in upstream's Go types). All others are written by Go clients also where
-/// they are zero, which JSON leaves out. Source: the types of `k8s.io/api`.
-const ZERO_COUNTS: &[&str] = &[
-    "allocateLoadBalancerNodePorts",
-    "allowPrivilegeEscalation",
-    "automountServiceAccountToken",
-    "backoffLimit",
-    "blockOwnerDeletion",
-    "completions",
-    "controller",
-    "defaultMode",
-    "enableServiceLinks",
-    "expirationSeconds",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "hostUsers",
-    "immutable",
-    "mode",
-    "optional",
-    "orphanDependents",
-    "parallelism",
-    "privileged",
-    "procMount",
-    "progressDeadlineSeconds",
-    "readOnlyRootFilesystem",
-    "ready",
-    "replicas",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "serving",
-    "setHostnameAsFQDN",
-    "shareProcessNamespace",
-    "storageClassName",
-    "suspend",
-    "terminating",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-    "ttlSecondsAfterFinished",
-];
+use crate::schema::{Field, Scalar, Schema, Type, Typed, Union};
 
 /// Decodes a body: the object as JSON would have it, with `apiVersion` and `kind`.
 pub fn decode(schema: &Schema, body: &[u8]) -> Result<Value, Status> {
@@ -65,8 +16,6 @@ pub fn decode(schema: &Schema, body: &[u8]) -> Result<Value, Status> {
         Status::bad_request(format!("the body of the request is not valid protobuf: {problem}"))
     })
 }
-
-type Problem = &'static str;
 
 fn decode_envelope(schema: &Schema, body: &[u8]) -> Result<Value, Problem> {
     let message = body.strip_prefix(MAGIC).ok_or("it does not begin with the magic number")?;
@@ -97,80 +46,6 @@ fn decode_envelope(schema: &Schema, body: &[u8]) -> Result<Value, Problem> {
     Ok(object)
 }
 
-/// The type of a kind; options (`DeleteOptions`) are sent under any group.
-fn find<'s>(schema: &'s Schema, api_version: &str, kind: &str) -> Option<Typed<'s>> {
-    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    let wanted = [group, version, kind];
-    let is = |definition: &Struct| {
-        definition
-            .kind
-            .as_ref()
-            .is_some_and(|known| known.iter().zip(wanted).all(|(known, part)| known == part))
-    };
-    let by_kind =
-        schema.definitions().find(|(_, id)| schema.structure(*id).is_some_and(is)).map(|(_, id)| id);
-    let id = by_kind.or_else(|| schema.named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")))?;
-    Some(schema.typed(id))
-}
-
-/// A value on the wire.
-#[derive(Clone, Copy)]
-enum Wire<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-    Fixed32,
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn varint(&mut self) -> Result<u64, Problem> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first().ok_or("it is cut short")?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err("a number is too long")
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Problem> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or("it is cut short")?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    /// The next field's number and value.
-    fn next(&mut self) -> Result<Option<(u32, Wire<'a>)>, Problem> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let number = u32::try_from(key >> 3).map_err(|_| "a field number is too large")?;
-        let wire = match key & 7 {
-            0 => Wire::Varint(self.varint()?),
-            1 => {
-                let bytes: [u8; 8] = self.take(8)?.try_into().map_err(|_| "it is cut short")?;
-                Wire::Fixed64(u64::from_le_bytes(bytes))
-            }
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| "a length is too large")?;
-                Wire::Bytes(self.take(length)?)
-            }
-            5 => {
-                self.take(4)?;
-                Wire::Fixed32
-            }
-            _ => return Err("a field has an unknown wire type"),
-        };
-        Ok(Some((number, wire)))
-    }
-}
-
 fn utf8(bytes: &[u8]) -> Result<String, Problem> {
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| "a text is not UTF-8")
 }
@@ -178,14 +53,14 @@ fn utf8(bytes: &[u8]) -> Result<String, Problem> {
 /// A message of a type with fields.
 fn message_of(ty: Typed<'_>, bytes: &[u8], depth: u32) -> Result<Value, Problem> {
     let mut object = Map::new();
-    fields_of(ty, 0, bytes, depth, &mut object)?;
+    fields_of(ty, &[], bytes, depth, &mut object)?;
     Ok(Value::Object(object))
 }
 
-/// The fields of a type that stand in its own message (`within` 0), or in the one that it embeds under that number.
+/// The fields of a type that stand in its own message (`within` empty), or in the one that it embeds at that path.
 fn fields_of(
     ty: Typed<'_>,
-    within: u32,
+    within: &[u32],
     bytes: &[u8],
     depth: u32,
     object: &mut Map<String, Value>,
@@ -196,19 +71,15 @@ fn fields_of(
     let Some(definition) = ty.structure() else { return Ok(()) };
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
-        let place = (within, number);
-        let field =
-            definition.fields.iter().find(|field| number > 0 && (field.within, field.number) == place);
-        match (field, wire) {
-            (Some(field), wire) => field_of(ty, field, wire, depth, object)?,
-            (None, Wire::Bytes(bytes))
-                if within == 0
-                    && number > 0
-                    && definition.fields.iter().any(|field| field.within == number) =>
-            {
-                fields_of(ty, number, bytes, depth + 1, object)?;
+        let mut fields = definition.fields.iter();
+        let field = fields.find(|field| number > 0 && field.number == number && *field.within == *within);
+        if let Some(field) = field {
+            field_of(ty, field, wire, depth, object)?;
+        } else if let Wire::Bytes(bytes) = wire {
+            let inner = [within, &[number]].concat();
+            if definition.fields.iter().any(|field| field.within.starts_with(&inner)) {
+                fields_of(ty, &inner, bytes, depth + 1, object)?;
             }
-            _ => {}
         }
     }
     Ok(())
@@ -223,6 +94,9 @@ fn field_of(
     object: &mut Map<String, Value>,
 ) -> Result<(), Problem> {
     let of = ty.of(field.ty);
+    if let Some(union) = field.union() {
+        return union_of(ty.schema(), field, union, wire, depth, object);
+    }
     match of.get() {
         Type::List { item, .. } => {
             let list = object.entry(field.name.as_ref()).or_insert_with(|| Value::Array(Vec::new()));
@@ -239,7 +113,7 @@ fn field_of(
         }
         Type::Scalar(_) | Type::Struct(_) => {
             let value = value_of(of, wire, depth)?;
-            if says_something(&field.name, &value) {
+            if says_something(field, &value) {
                 object.insert(field.name.to_string(), value);
             }
         }
@@ -248,7 +122,7 @@ fn field_of(
 }
 
 /// Whether JSON would have the field.
-fn says_something(name: &str, value: &Value) -> bool {
+fn says_something(field: &Field, value: &Value) -> bool {
     let zero = match value {
         Value::Null => return false,
         Value::Bool(value) => !value,
@@ -256,7 +130,57 @@ fn says_something(name: &str, value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         _ => false,
     };
-    !zero || ZERO_COUNTS.binary_search(&name).is_ok()
+    !zero || field.shows_zero
+}
+
+/// A value that is one of several forms in JSON, and a message that spells them out on the wire.
+fn union_of(
+    schema: &Schema,
+    field: &Field,
+    union: Union,
+    wire: Wire<'_>,
+    depth: u32,
+    object: &mut Map<String, Value>,
+) -> Result<(), Problem> {
+    let Wire::Bytes(bytes) = wire else { return Err("an object is no message") };
+    let props = schema.named(SCHEMA_PROPS).ok_or("its schema is not known")?;
+    let props = schema.typed(props);
+    if union != Union::SchemaOrStrings {
+        let value = one_of(props, union, bytes, depth)?;
+        object.insert(field.name.to_string(), value);
+        return Ok(());
+    }
+    let (key, value) = super::wire::entry(bytes)?;
+    let value = one_of(props, union, value, depth)?;
+    let map = object.entry(field.name.as_ref()).or_insert_with(|| Value::Object(Map::new()));
+    if let Some(map) = map.as_object_mut() {
+        map.insert(utf8(key)?, value);
+    }
+    Ok(())
+}
+
+fn one_of(props: Typed<'_>, union: Union, bytes: &[u8], depth: u32) -> Result<Value, Problem> {
+    let (mut schema, mut several, mut allows) = (None, Vec::new(), false);
+    let mut reader = Reader(bytes);
+    while let Some(field) = reader.next()? {
+        match (union, field) {
+            (Union::SchemaOrBool, (1, Wire::Varint(value))) => allows = value != 0,
+            (Union::SchemaOrBool, (2, Wire::Bytes(bytes)))
+            | (Union::SchemaOrArray | Union::SchemaOrStrings, (1, Wire::Bytes(bytes))) => {
+                schema = Some(message_of(props, bytes, depth + 1)?);
+            }
+            (Union::SchemaOrArray, (2, Wire::Bytes(bytes))) => {
+                several.push(message_of(props, bytes, depth + 1)?);
+            }
+            (Union::SchemaOrStrings, (2, Wire::Bytes(text))) => several.push(utf8(text)?.into()),
+            _ => {}
+        }
+    }
+    Ok(match (schema, union) {
+        (Some(schema), _) => schema,
+        (None, Union::SchemaOrBool) => allows.into(),
+        (None, _) => several.into(),
+    })
 }
 
 /// One occurrence of a repeated field: an item, or several packed numbers.
@@ -287,9 +211,15 @@ fn entry_of(value: Typed<'_>, wire: Wire<'_>, depth: u32) -> Result<(String, Val
             _ => {}
         }
     }
+    // Some encoders leave out a value that is its type's zero.
     let empty = || match value.get() {
-        Type::Scalar(Scalar::String | Scalar::Bytes) => Value::String(String::new()),
-        _ => Value::Null,
+        Type::Struct(_) | Type::Map { .. } => Value::Object(Map::new()),
+        Type::List { .. } => Value::Array(Vec::new()),
+        Type::Scalar(Scalar::String | Scalar::Bytes) => "".into(),
+        Type::Scalar(Scalar::Quantity) => "0".into(),
+        Type::Scalar(Scalar::Bool) => false.into(),
+        Type::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::IntOrString) => 0.into(),
+        Type::Scalar(Scalar::Any | Scalar::Time | Scalar::MicroTime) => Value::Null,
     };
     Ok((key, found.unwrap_or_else(empty)))
 }
