@@ -8,5 +8,6 @@ mod kill;
 mod pods;
 mod reboot;
 mod second_host;
+mod several_servers;
 mod support;
 mod upgrade;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::connect::User;
 use api::{
@@ -13,6 +14,7 @@ use api::{
 use base::BoxError;
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::authn;
@@ -25,8 +27,10 @@ const MANAGER: &str = "skiff-bootstrap";
 #[derive(Debug, Clone)]
 pub(crate) struct Bootstrap {
     pub(crate) addresses: Vec<IpAddr>,
-    /// Where several servers share a store: the addresses of those that are there.
-    pub(crate) servers: BTreeSet<IpAddr>,
+    /// Where several servers share a store: the addresses of those that are there; empty as long as they are not known.
+    pub(crate) servers: Option<BTreeSet<IpAddr>>,
+    /// Held while objects are written, so that what is written last is what is known last.
+    pub(crate) writing: Arc<tokio::sync::Mutex<()>>,
     pub(crate) port: u16,
     pub(crate) service_ranges: Vec<(IpAddr, u8)>,
     pub(crate) kubernetes: Option<IpAddr>,
@@ -63,10 +67,17 @@ struct Item {
 }
 
 impl Bootstrap {
-    /// Applies everything.
-    pub(crate) async fn apply(&self, pipeline: &Pipeline) -> Result<(), BoxError> {
+    /// Applies everything as it is known when its turn comes.
+    pub(crate) async fn apply(state: &Mutex<Self>, pipeline: &Pipeline) -> Result<(), BoxError> {
+        let writing = state.lock().writing.clone();
+        let _turn = writing.lock().await;
+        let present = state.lock().clone();
         let user = administrator();
-        for item in self.items() {
+        for item in present.items() {
+            // The other servers' endpoints stay until they are known.
+            if item.keep_current && present.servers.as_ref().is_some_and(BTreeSet::is_empty) {
+                continue;
+            }
             let name = item.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let result = apply_item(pipeline, &user, item, &name).await;
             result.map_err(|status| format!("bootstrap object {name}: {status}"))?;
@@ -140,7 +151,7 @@ impl Bootstrap {
     /// The servers' addresses as the endpoints of `default/kubernetes`.
     fn kubernetes_endpoints(&self) -> Vec<Item> {
         let Some(own) = self.own_endpoint() else { return Vec::new() };
-        let others = self.servers.iter().filter(|address| address.is_ipv4() == own.is_ipv4());
+        let others = self.servers.iter().flatten().filter(|address| address.is_ipv4() == own.is_ipv4());
         let addresses: BTreeSet<IpAddr> = others.copied().chain([own]).collect();
         let family = if own.is_ipv4() { "IPv4" } else { "IPv6" };
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

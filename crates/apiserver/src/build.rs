@@ -96,7 +96,8 @@ impl Server {
         let tokens = Tokens::new(pki.service_account_key_pem(), ISSUER)?;
         let bootstrap = Arc::new(Mutex::new(Bootstrap {
             addresses: config.addresses.clone(),
-            servers: BTreeSet::new(),
+            servers: config.shared.then(BTreeSet::new),
+            writing: Arc::default(),
             port,
             service_ranges: config.service_ranges.clone(),
             kubernetes,
@@ -120,14 +121,7 @@ impl Server {
             bootstrap: bootstrap.clone(),
             drain: CancellationToken::new(),
         };
-        let server = Self {
-            front: Arc::new(front),
-            pki,
-            listener: Arc::new(listener),
-            tls,
-            bootstrap,
-            shared: config.shared,
-        };
+        let server = Self { front: Arc::new(front), pki, listener: Arc::new(listener), tls, bootstrap };
         Ok((pipeline, server))
     }
 }

@@ -96,18 +96,17 @@ async fn apply(pipeline: &Pipeline, bootstrap: &Mutex<Bootstrap>) -> Result<(), 
     let known = pipeline.store().range(RangeRequest::prefix(PREFIX)).await?;
     let addresses = known.kvs.iter().filter_map(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok());
     let servers: BTreeSet<IpAddr> = addresses.collect();
-    let next = {
+    {
         let mut held = bootstrap.lock();
-        if held.servers == servers {
+        if held.servers.as_ref() == Some(&servers) {
             return Ok(());
         }
-        held.servers = servers;
-        held.clone()
-    };
-    let applied = next.apply(pipeline).await;
+        held.servers = Some(servers);
+    }
+    let applied = Bootstrap::apply(bootstrap, pipeline).await;
     if applied.is_err() {
         // What is not written yet is not known yet: the next round writes it.
-        bootstrap.lock().servers.clear();
+        bootstrap.lock().servers = Some(BTreeSet::new());
     }
     applied
 }

@@ -41,8 +41,6 @@ pub struct Server {
     pub(crate) listener: Arc<TcpListener>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) bootstrap: Arc<Mutex<Bootstrap>>,
-    /// Whether other servers answer over the same store.
-    pub(crate) shared: bool,
 }
 
 impl Server {
@@ -64,10 +62,10 @@ impl Server {
     /// Follows a change of the host's addresses: the certificate is issued anew and swapped, and the endpoints of
     /// Service `default/kubernetes` are written anew.
     pub async fn set_addresses(&self, addresses: Vec<IpAddr>) -> Result<(), BoxError> {
-        let bootstrap = Bootstrap { addresses, ..self.bootstrap.lock().clone() };
-        self.pki.set_addresses(bootstrap.addresses.iter().copied().chain(bootstrap.kubernetes))?;
-        *self.bootstrap.lock() = bootstrap.clone();
-        bootstrap.apply(&self.front.pipeline).await
+        let kubernetes = self.bootstrap.lock().kubernetes;
+        self.pki.set_addresses(addresses.iter().copied().chain(kubernetes))?;
+        self.bootstrap.lock().addresses = addresses;
+        Bootstrap::apply(&self.bootstrap, &self.front.pipeline).await
     }
 
     async fn accept(&self, ctx: &Context) -> Result<(), BoxError> {
@@ -149,8 +147,7 @@ async fn keep_bootstrap(pipeline: Arc<Pipeline>, bootstrap: Arc<Mutex<Bootstrap>
     const RETRY: Policy = Policy { first: Duration::from_millis(100), max: Duration::from_secs(10) };
     let mut failures = 0;
     loop {
-        let present = bootstrap.lock().clone();
-        failures = match kept_once(&pipeline, &present).await {
+        failures = match kept_once(&pipeline, &bootstrap).await {
             Ok(()) => 0,
             Err(error) => {
                 tracing::warn!(%error, "objects of the system are not kept; trying again");
@@ -162,9 +159,10 @@ async fn keep_bootstrap(pipeline: Arc<Pipeline>, bootstrap: Arc<Mutex<Bootstrap>
 }
 
 /// One round: applied, and disturbed again.
-async fn kept_once(pipeline: &Pipeline, bootstrap: &Bootstrap) -> Result<(), BoxError> {
-    let mut watched = bootstrap.watch(pipeline).await?;
-    bootstrap.apply(pipeline).await?;
+async fn kept_once(pipeline: &Pipeline, bootstrap: &Mutex<Bootstrap>) -> Result<(), BoxError> {
+    let present = bootstrap.lock().clone();
+    let mut watched = present.watch(pipeline).await?;
+    Bootstrap::apply(bootstrap, pipeline).await?;
     Ok(watched.disturbed().await?)
 }
 
@@ -203,10 +201,9 @@ impl Component for Server {
         ctx.waiting_for("the store's objects");
         pipeline.synced().await;
         ctx.waiting_for("the system's namespaces and Services");
-        let bootstrap = self.bootstrap.lock().clone();
-        bootstrap.apply(&pipeline).await?;
+        Bootstrap::apply(&self.bootstrap, &pipeline).await?;
         ctx.spawn(keep_bootstrap(pipeline.clone(), self.bootstrap.clone()));
-        if self.shared {
+        if self.bootstrap.lock().servers.is_some() {
             ctx.spawn(peers::keep(pipeline.clone(), self.bootstrap.clone()));
         }
         ctx.spawn(compact(pipeline));

@@ -167,10 +167,13 @@ async fn build_server(
     let access = Arc::new(access);
     supervisor.add(access.clone());
     let addresses = follow_address(settings, &host, &net, &control, &access, supervisor);
-    let at = (addresses.clone(), control.port);
-    let connector = control.connector.clone();
-    let told = Members::new(&control.informers, connector, &settings.node_name, at, clock.clone());
-    supervisor.add(Arc::new(told));
+    // One of several servers has no say over where the API is for all.
+    if settings.etcd.is_none() {
+        let at = (addresses.clone(), control.port);
+        let connector = control.connector.clone();
+        let told = Members::new(&control.informers, connector, &settings.node_name, at, clock.clone());
+        supervisor.add(Arc::new(told));
+    }
     let reach = agents::Reach { addresses, serving: access.serving(), api_server: None };
     let user = format!("system:node:{}", settings.node_name);
     let cluster = agents::Cluster {
