@@ -43,10 +43,21 @@ impl FieldError {
         Self::new("FieldValueInvalid", field, format!("Invalid value: {}: {detail}", shown(value)))
     }
 
-    /// `Unsupported value: value: supported values: …`
+    /// `Invalid value: detail`, where upstream leaves the value out.
+    pub fn invalid_unshown(field: impl Into<String>, detail: &str) -> Self {
+        Self::new("FieldValueInvalid", field, format!("Invalid value: {detail}"))
+    }
+
+    /// `Too many: n: must have at most m items`
+    pub fn too_many(field: impl Into<String>, count: usize, most: usize) -> Self {
+        let items = if most == 1 { "item" } else { "items" };
+        let message = format!("Too many: {count}: must have at most {most} {items}");
+        Self::new("FieldValueTooMany", field, message)
+    }
+
+    /// `Unsupported value: value: supported values: …`, in the order given.
     pub fn not_supported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
-        let mut supported: Vec<String> = supported.iter().map(|text| format!("\"{text}\"")).collect();
-        supported.sort();
+        let supported: Vec<String> = supported.iter().map(|text| format!("\"{text}\"")).collect();
         let message =
             format!("Unsupported value: {}: supported values: {}", shown(value), supported.join(", "));
         Self::new("FieldValueNotSupported", field, message)
@@ -122,7 +133,7 @@ mod tests {
         assert_eq!(
             status.message,
             "Deployment.apps \"web\" is invalid: [spec.a: Required value, spec.b: Invalid value: \"x\": field is \
-             immutable, spec.c: Unsupported value: \"x\": supported values: \"Y\", \"Z\"]"
+             immutable, spec.c: Unsupported value: \"x\": supported values: \"Z\", \"Y\"]"
         );
         assert_eq!(status.details.causes[1].field, "spec.b");
         assert!(check("", "Pod", "a", &[]).is_ok());

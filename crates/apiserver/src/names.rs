@@ -48,69 +48,83 @@ fn is_token(text: &str) -> bool {
     }
 }
 
-/// What is wrong with a name under a rule.
+/// What is wrong with a name under a rule: the first of [`name_problems`].
 pub fn wrong_name(rule: NameRule, name: &str) -> Option<String> {
+    name_problems(rule, name).into_iter().next()
+}
+
+/// All that is wrong with a name under a rule.
+pub fn name_problems(rule: NameRule, name: &str) -> Vec<String> {
     let (holds, sentence, bytes_max) = match rule {
         NameRule::Subdomain => (is_subdomain(name), SUBDOMAIN, 253),
+        NameRule::Label if is_subdomain(name) && name.contains('.') => (false, "must not contain dots", 63),
         NameRule::Label => (is_label(name), LABEL, 63),
         NameRule::Label1035 => {
             let begins = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
             (is_label(name) && begins, LABEL_1035, 63)
         }
+        NameRule::PathSegment if matches!(name, "." | "..") => return vec![format!("may not be '{name}'")],
         NameRule::PathSegment => {
-            return match name {
-                "." | ".." => Some(format!("may not be '{name}'")),
-                _ => ["/", "%"]
-                    .iter()
-                    .find(|part| name.contains(**part))
-                    .map(|part| format!("may not contain '{part}'")),
-            };
+            let parts = ["/", "%"].into_iter().filter(|part| name.contains(part));
+            return parts.map(|part| format!("may not contain '{part}'")).collect();
         }
     };
-    if name.len() > bytes_max {
-        return Some(format!("must be no more than {bytes_max} characters"));
-    }
-    (!holds).then(|| sentence.to_owned())
+    let long = (name.len() > bytes_max).then(|| format!("must be no more than {bytes_max} characters"));
+    long.into_iter().chain((!holds).then(|| sentence.to_owned())).collect()
 }
 
-/// What is wrong with a qualified name (`prefix/name`): label and annotation keys, finalizers.
+/// What is wrong with a qualified name: the first of [`qualified_name_problems`].
 pub fn wrong_qualified_name(text: &str) -> Option<String> {
+    qualified_name_problems(text).into_iter().next()
+}
+
+/// All that is wrong with a qualified name (`prefix/name`): label and annotation keys, finalizers.
+/// Source: `IsLabelKey` in `api/validate/content`.
+pub fn qualified_name_problems(text: &str) -> Vec<String> {
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
     };
-    if let Some(prefix) = prefix {
-        if prefix.is_empty() {
-            return Some("prefix part must be non-empty".into());
-        }
-        if let Some(wrong) = wrong_name(NameRule::Subdomain, prefix) {
-            return Some(format!("prefix part {wrong}"));
+    if name.contains('/') {
+        let shape = QUALIFIED.trim_start_matches("name part ");
+        return vec![format!(
+            "a valid label key {shape} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+        )];
+    }
+    let mut problems = Vec::new();
+    match prefix {
+        None => {}
+        Some("") => problems.push("prefix part must be non-empty".to_owned()),
+        Some(prefix) => {
+            let wrong = name_problems(NameRule::Subdomain, prefix);
+            problems.extend(wrong.into_iter().map(|problem| format!("prefix part {problem}")));
         }
     }
     if name.is_empty() {
-        return Some("name part must be non-empty".into());
+        problems.push("name part must be non-empty".into());
+    } else if name.len() > 63 {
+        problems.push("name part must be no more than 63 bytes".into());
     }
-    if name.len() > 63 {
-        return Some("name part must be no more than 63 characters".into());
+    if !is_token(name) {
+        problems.push(QUALIFIED.to_owned());
     }
-    (!is_token(name)).then(|| QUALIFIED.to_owned())
+    problems
 }
 
-/// What is wrong with a label's value.
-pub fn wrong_label_value(value: &str) -> Option<String> {
-    if value.len() > 63 {
-        return Some("must be no more than 63 characters".into());
-    }
-    (!value.is_empty() && !is_token(value)).then(|| LABEL_VALUE.to_owned())
+/// All that is wrong with a label's value.
+pub fn label_value_problems(value: &str) -> Vec<String> {
+    let long = (value.len() > 63).then(|| "must be no more than 63 bytes".to_owned());
+    let token = value.is_empty() || is_token(value);
+    long.into_iter().chain((!token).then(|| LABEL_VALUE.to_owned())).collect()
 }
 
 /// Checks a map of labels.
 pub fn check_labels(labels: &Value, field: &str, errors: &mut FieldErrors) {
     for (key, value) in labels.as_object().into_iter().flatten() {
-        if let Some(detail) = wrong_qualified_name(key) {
+        for detail in qualified_name_problems(key) {
             errors.push(FieldError::invalid(field, &json!(key), &detail));
         }
-        if let Some(detail) = wrong_label_value(value.as_str().unwrap_or_default()) {
+        for detail in label_value_problems(value.as_str().unwrap_or_default()) {
             errors.push(FieldError::invalid(field, value, &detail));
         }
     }
@@ -131,6 +145,9 @@ mod tests {
         assert!(wrong_name(NameRule::PathSegment, "system:node:A").is_none());
         assert!(wrong_qualified_name("example.com/My_name.1").is_none());
         assert!(wrong_qualified_name("/x").is_some());
-        assert!(wrong_label_value("").is_none() && wrong_label_value("-x").is_some());
+        assert_eq!(qualified_name_problems("").len(), 2);
+        assert!(qualified_name_problems("a/b/c")[0].starts_with("a valid label key must consist of"));
+        assert_eq!(wrong_name(NameRule::Label, "a.b").as_deref(), Some("must not contain dots"));
+        assert!(label_value_problems("").is_empty() && label_value_problems("-x").len() == 1);
     }
 }
