@@ -4,6 +4,7 @@
 pub mod catalog;
 pub mod connect;
 pub mod conversion;
+pub mod cron;
 pub mod decode;
 pub mod defaults;
 pub mod meta;
