@@ -231,7 +231,7 @@ fn dns_service(address: IpAddr) -> Item {
 }
 
 /// The identity under which the server writes its own objects.
-fn administrator() -> User {
+pub(crate) fn administrator() -> User {
     authn::authenticated(User {
         name: "system:apiserver".into(),
         groups: vec![authn::names::MASTERS.into()],

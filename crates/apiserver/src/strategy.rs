@@ -122,11 +122,28 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with an object.
     fn validate(&self, _object: &Value, _errors: &mut FieldErrors) {}
 
+    /// What is wrong with a new object, besides.
+    fn validate_create(&self, _object: &Value, _errors: &mut FieldErrors) {}
+
     /// What is wrong with a change, besides.
     fn validate_update(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
 
     /// What is wrong with a change of `status`.
     fn validate_status(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// What a request to `approval`, `finalize`, `ephemeralcontainers` or `resize` may change: the part that `wanted`
+    /// has is put into `new`, which is the present object.
+    fn take_part(&self, subresource: &str, wanted: &Value, new: &mut Value) {
+        let (parent, field) = match subresource {
+            "approval" => ("status", "conditions"),
+            "finalize" => ("spec", "finalizers"),
+            _ => return,
+        };
+        tree::copy(tree::at(wanted, &[parent]), tree::member(new, parent), field);
+    }
+
+    /// What is wrong with a change through such a request (or through binding and scale).
+    fn validate_part(&self, _subresource: &str, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
 
     /// What the writer should know.
     fn warnings(&self, _object: &Value) -> Vec<String> {

@@ -1,19 +1,26 @@
-//! Containers: image pull policy, ports, environment, resources, mounts.
+//! Containers: image pull policy, ports, environment, mounts. Source: `core/v1/defaults.go`, `core/validation/validation.go`.
 
-use api::quantity::Quantity;
 use apiserver::field::{FieldError, FieldErrors};
-use apiserver::names::wrong_name;
+use apiserver::names::name_problems;
 use apiserver::strategy::NameRule;
 use apiserver::tree;
 use serde_json::{Value, json};
 
-use crate::probes;
+use crate::at::{At, in_range};
+use crate::compute::{self, Names};
+use crate::volume_sources::{descending, no_backsteps};
+use crate::{field_refs, probes, security};
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+const RESTART_POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
+const RESTART_RULES_MAX: usize = 20;
+const EXIT_CODES_MAX: usize = 255;
+const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
+                          or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
-/// Defaults that depend on other fields, and the constant ones that every client expects to see.
-pub(crate) fn default(container: &mut Value, host_network: bool) {
+/// Defaults of every container, also of one in a template.
+pub(crate) fn default(container: &mut Value) {
     tree::set_default(container, "terminationMessagePath", "/dev/termination-log");
     tree::set_default(container, "terminationMessagePolicy", "File");
     tree::set_default(container, "resources", json!({}));
@@ -22,13 +29,7 @@ pub(crate) fn default(container: &mut Value, host_network: bool) {
         tree::members(container).insert("imagePullPolicy".into(), policy.into());
     }
     if let Some(ports) = tree::members(container).get_mut("ports").and_then(Value::as_array_mut) {
-        for port in ports {
-            tree::set_default(port, "protocol", "TCP");
-            if host_network && tree::at(port, &["hostPort"]).as_i64().unwrap_or(0) == 0 {
-                let number = tree::at(port, &["containerPort"]).clone();
-                tree::members(port).insert("hostPort".into(), number);
-            }
-        }
+        ports.iter_mut().for_each(|port| tree::set_default(port, "protocol", "TCP"));
     }
     if let Some(env) = tree::members(container).get_mut("env").and_then(Value::as_array_mut) {
         for variable in env {
@@ -37,17 +38,23 @@ pub(crate) fn default(container: &mut Value, host_network: bool) {
             }
         }
     }
-    default_requests(container);
     probes::default(container);
 }
 
-/// A limit without a request is a request too.
-fn default_requests(container: &mut Value) {
+/// Defaults that a pod's containers have and those of templates have not: a limit is a request too, and on the host's
+/// network a port is the host's.
+pub(crate) fn default_in_pod(container: &mut Value, host_network: bool) {
     let limits = tree::at(container, &["resources", "limits"]).as_object().cloned().unwrap_or_default();
     for (name, limit) in limits {
-        let resources = tree::member(container, "resources");
-        let requests = tree::object(resources, "requests");
+        let requests = tree::object(tree::member(container, "resources"), "requests");
         requests.entry(name).or_insert(limit);
+    }
+    let ports = tree::members(container).get_mut("ports").and_then(Value::as_array_mut);
+    for port in ports.into_iter().flatten().filter(|_| host_network) {
+        if tree::at(port, &["hostPort"]).as_i64().unwrap_or(0) == 0 {
+            let number = tree::at(port, &["containerPort"]).clone();
+            tree::members(port).insert("hostPort".into(), number);
+        }
     }
 }
 
@@ -63,199 +70,341 @@ pub(crate) fn pull_policy(image: &str) -> &'static str {
     }
 }
 
-/// What is wrong with a container; `volumes` are the pod's.
-pub(crate) fn validate(
-    container: &Value,
-    field: &str,
-    volumes: &[String],
-    init: bool,
-    errors: &mut FieldErrors,
-) {
-    let name = tree::text(container, &["name"]);
-    if name.is_empty() {
-        errors.push(FieldError::required(format!("{field}.name"), ""));
-    } else if let Some(detail) = wrong_name(NameRule::Label, name) {
-        errors.push(FieldError::invalid(format!("{field}.name"), &name.into(), &detail));
-    }
-    let image = tree::text(container, &["image"]);
-    if image.is_empty() {
-        errors.push(FieldError::required(format!("{field}.image"), ""));
-    } else if image.trim() != image {
-        let detail = "must not have leading or trailing whitespace";
-        errors.push(FieldError::invalid(format!("{field}.image"), &image.into(), detail));
-    }
-    let policy = tree::at(container, &["imagePullPolicy"]);
-    if !policy.as_str().is_some_and(|text| PULL_POLICIES.contains(&text)) {
-        errors.push(FieldError::not_supported(format!("{field}.imagePullPolicy"), policy, &PULL_POLICIES));
-    }
-    validate_ports(container, field, errors);
-    validate_env(container, field, errors);
-    validate_mounts(container, field, volumes, errors);
-    validate_resources(container, field, errors);
-    let sidecar = tree::text(container, &["restartPolicy"]) == "Always";
-    if init && !sidecar {
-        for probe in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
-            if !tree::at(container, &[probe]).is_null() {
-                let detail = "may not be set for init containers without restartPolicy=Always";
-                errors.push(FieldError::forbidden(format!("{field}.{probe}"), detail));
-            }
-        }
-    }
-    probes::validate(container, field, errors);
+/// What a container's rules need to know of its pod.
+pub(crate) struct PodFacts<'v> {
+    /// The names of the volumes, with whether they are claims.
+    pub(crate) volumes: Vec<(&'v str, bool)>,
+    /// The names of the resource claims.
+    pub(crate) claims: Vec<&'v str>,
+    pub(crate) restart_policy: &'v str,
+    /// Whether the host's user namespace is shared.
+    pub(crate) host_users: bool,
+    /// Seconds.
+    pub(crate) grace: Option<i64>,
+    /// The operating system, if the pod names it.
+    pub(crate) system: &'v str,
 }
 
-fn validate_ports(container: &Value, field: &str, errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
-    for (index, port) in tree::items(container, &["ports"]).iter().enumerate() {
-        let field = format!("{field}.ports[{index}]");
-        let name = tree::text(port, &["name"]);
-        if !name.is_empty() {
-            if let Some(detail) = wrong_port_name(name) {
-                errors.push(FieldError::invalid(format!("{field}.name"), &name.into(), detail));
-            } else if names.contains(&name) {
-                errors.push(FieldError::duplicate(format!("{field}.name"), &name.into()));
-            }
-            names.push(name);
+/// What is wrong with any container.
+pub(crate) fn validate(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
+    container.get("name").named(NameRule::Label, errors);
+    let image = container.get("image");
+    if image.present("", errors) && image.text().trim() != image.text() {
+        errors.push(image.invalid("must not have leading or trailing whitespace"));
+    }
+    container.get("terminationMessagePolicy").one_of_if_set(&["File", "FallbackToLogsOnError"], errors);
+    validate_ports(&container.get("ports"), errors);
+    validate_env(&container.get("env"), errors);
+    validate_env_from(&container.get("envFrom"), errors);
+    validate_mounts(container, pod, errors);
+    validate_devices(container, pod, errors);
+    let policy = container.get("imagePullPolicy");
+    if policy.present("", errors) {
+        policy.one_of(&PULL_POLICIES, errors);
+    }
+    compute::validate(&container.get("resources"), Names::Container, &pod.claims, errors);
+    validate_resize_policy(&container.get("resizePolicy"), pod.restart_policy, errors);
+    security::validate_container(&container.get("securityContext"), pod.host_users, errors);
+}
+
+/// What is wrong with a container that runs as long as its pod, besides: probes and life cycle.
+pub(crate) fn validate_running(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
+    probes::validate_lifecycle(&container.get("lifecycle"), pod, errors);
+    probes::validate(container, pod, errors);
+}
+
+/// How a container is restarted, where it says so itself. Source: KEP-5307.
+pub(crate) fn validate_restarts(container: &At<'_>, errors: &mut FieldErrors) {
+    let (policy, rules) = (container.get("restartPolicy"), container.get("restartPolicyRules"));
+    if policy.is_set() {
+        policy.one_of(&RESTART_POLICIES, errors);
+    } else if !rules.is_empty() {
+        errors.push(policy.required("must specify restartPolicy when restart rules are used"));
+    }
+    if rules.len() > RESTART_RULES_MAX {
+        errors.push(rules.too_many(RESTART_RULES_MAX));
+    }
+    for rule in rules.items() {
+        rule.get("action").one_of(&["Restart", "RestartAllContainers"], errors);
+        let codes = rule.get("exitCodes");
+        if !codes.is_set() {
+            errors.push(codes.required("must be specified"));
+            continue;
         }
-        let number = tree::at(port, &["containerPort"]);
-        match number.as_i64() {
-            None | Some(0) => errors.push(FieldError::required(format!("{field}.containerPort"), "")),
-            Some(port) if !(1..=65535).contains(&port) => {
-                let detail = "must be between 1 and 65535, inclusive";
-                errors.push(FieldError::invalid(format!("{field}.containerPort"), number, detail));
+        codes.get("operator").one_of(&["In", "NotIn"], errors);
+        if codes.get("values").len() > EXIT_CODES_MAX {
+            errors.push(codes.get("values").too_many(EXIT_CODES_MAX));
+        }
+    }
+}
+
+fn validate_ports(ports: &At<'_>, errors: &mut FieldErrors) {
+    let mut names: Vec<&str> = Vec::new();
+    for port in ports.items() {
+        let name = port.get("name");
+        if !name.text().is_empty() {
+            let problems = port_name_problems(name.text());
+            if problems.is_empty() && names.contains(&name.text()) {
+                errors.push(name.duplicate());
+            }
+            problems.into_iter().for_each(|detail| errors.push(name.invalid(detail)));
+            names.push(name.text());
+        }
+        let number = port.get("containerPort");
+        if number.number() == 0 {
+            errors.push(number.required(""));
+        } else {
+            number.port(errors);
+        }
+        if port.get("hostPort").number() != 0 {
+            port.get("hostPort").port(errors);
+        }
+        if port.get("protocol").present("", errors) {
+            port.get("protocol").one_of(&PROTOCOLS, errors);
+        }
+    }
+}
+
+/// Ports of the host that are taken twice, among containers that run together.
+pub(crate) fn host_port_conflicts<'v>(containers: impl Iterator<Item = At<'v>>, errors: &mut FieldErrors) {
+    let mut seen: Vec<String> = Vec::new();
+    for port in containers.flat_map(|container| container.each("ports")) {
+        let host = port.get("hostPort");
+        if host.number() == 0 {
+            continue;
+        }
+        let key = format!("{}/{}/{}", port.get("protocol").text(), port.get("hostIP").text(), host.number());
+        if seen.contains(&key) {
+            errors.push(FieldError::duplicate(host.path, &json!(key)));
+        } else {
+            seen.push(key);
+        }
+    }
+}
+
+/// What is wrong with the name of a port: IANA service names have at most 15 of lower-case letters, digits and single
+/// hyphens inside, with a letter.
+pub(crate) fn port_name_problems(name: &str) -> Vec<&'static str> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let rules = [
+        (name.len() > 15, "must be no more than 15 characters"),
+        (
+            name.is_empty() || !name.bytes().all(fits),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (!name.bytes().any(|byte| byte.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
+        (name.contains("--"), "must not contain consecutive hyphens"),
+        (name.starts_with('-') || name.ends_with('-'), "must not begin or end with a hyphen"),
+    ];
+    rules.into_iter().filter(|(broken, _)| *broken).map(|(_, detail)| detail).collect()
+}
+
+/// A port by number or by name.
+pub(crate) fn port_or_name(port: &At<'_>, errors: &mut FieldErrors) {
+    match port.value.as_str() {
+        Some(name) => {
+            port_name_problems(name).into_iter().for_each(|detail| errors.push(port.invalid(detail)));
+        }
+        None if !(1..=65535).contains(&port.number()) => {
+            errors.push(port.invalid_number(&in_range(1, 65535)));
+        }
+        None => {}
+    }
+}
+
+fn env_name(name: &At<'_>, errors: &mut FieldErrors) {
+    let printable = |char: char| (' '..='~').contains(&char) && char != '=';
+    if !name.text().chars().all(printable) {
+        let detail = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+        errors.push(name.invalid(detail));
+    }
+}
+
+fn validate_env(env: &At<'_>, errors: &mut FieldErrors) {
+    const ONE_OF: &str = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
+                          `fileKeyRef`";
+    for variable in env.items() {
+        if variable.get("name").present("", errors) {
+            env_name(&variable.get("name"), errors);
+        }
+        let source = variable.get("valueFrom");
+        if !source.is_set() {
+            continue;
+        }
+        let given = source.value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        let count = given.count();
+        if source.has("fieldRef") {
+            field_refs::validate(&source.get("fieldRef"), &field_refs::OF_ENVIRONMENT, errors);
+        }
+        if source.has("resourceFieldRef") {
+            field_refs::validate_resource(&source.get("resourceFieldRef"), false, errors);
+        }
+        for kind in ["configMapKeyRef", "secretKeyRef"] {
+            if source.has(kind) {
+                key_selector(&source.get(kind), errors);
+            }
+        }
+        let empty = |detail: &str| FieldError::invalid(source.path.clone(), &json!(""), detail);
+        if count == 0 {
+            errors.push(empty(ONE_OF));
+        } else if !variable.get("value").text().is_empty() {
+            errors.push(empty("may not be specified when `value` is not empty"));
+        } else if count > 1 {
+            errors.push(empty("may not have more than one field specified at a time"));
+        }
+    }
+}
+
+fn key_selector(selector: &At<'_>, errors: &mut FieldErrors) {
+    selector.get("name").name(NameRule::Subdomain, errors);
+    let key = selector.get("key");
+    if key.present("", errors) {
+        config_key_problems(key.text()).into_iter().for_each(|detail| errors.push(key.invalid(&detail)));
+    }
+}
+
+/// What is wrong with a key of a ConfigMap or a Secret.
+pub(crate) fn config_key_problems(key: &str) -> Vec<String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let mut problems = Vec::new();
+    if key.len() > 253 {
+        problems.push("must be no more than 253 characters".to_owned());
+    }
+    if key.is_empty() || !key.bytes().all(fits) {
+        problems.push(CONFIG_KEY.to_owned());
+    }
+    match key {
+        "." | ".." => problems.push(format!("must not be '{key}'")),
+        _ if key.starts_with("..") => problems.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    problems
+}
+
+fn validate_env_from(list: &At<'_>, errors: &mut FieldErrors) {
+    for source in list.items() {
+        env_name(&source.get("prefix"), errors);
+        let given: Vec<_> =
+            ["configMapRef", "secretRef"].iter().map(|kind| source.get(kind)).filter(At::is_set).collect();
+        for reference in &given {
+            let name = reference.get("name");
+            if name.present("", errors) {
+                for detail in name_problems(NameRule::Subdomain, name.text()) {
+                    errors.push(name.invalid(&detail));
+                }
+            }
+        }
+        let detail = match given.len() {
+            0 => "must specify one of: `configMapRef` or `secretRef`",
+            1 => continue,
+            _ => "may not have more than one field specified at a time",
+        };
+        errors.push(FieldError::invalid(list.path.clone(), &json!(""), detail));
+    }
+}
+
+fn validate_mounts(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
+    let mounts = container.get("volumeMounts");
+    let devices: Vec<(&str, &str)> = container
+        .each("volumeDevices")
+        .map(|device| (device.get("name").text(), device.get("devicePath").text()))
+        .collect();
+    let privileged = container.down(&["securityContext", "privileged"]).truth();
+    let mut paths: Vec<&str> = Vec::new();
+    for mount in mounts.items() {
+        let (name, path) = (mount.get("name"), mount.get("mountPath"));
+        name.present("", errors);
+        if !pod.volumes.iter().any(|(known, _)| *known == name.text()) {
+            errors.push(FieldError::not_found(name.path.clone(), &json!(name.text())));
+        }
+        path.present("", errors);
+        if paths.contains(&path.text()) {
+            errors.push(path.invalid("must be unique"));
+        }
+        paths.push(path.text());
+        if devices.iter().any(|(device, _)| *device == name.text()) {
+            errors.push(name.invalid("must not already exist in volumeDevices"));
+        }
+        if devices.iter().any(|(_, device)| *device == path.text()) {
+            errors.push(path.invalid("must not already exist as a path in volumeDevices"));
+        }
+        // Upstream reports these at the list.
+        let at_list = |field: &str| At::new(mount.get(field).value, mounts.child(field));
+        descending(&at_list("subPath"), errors);
+        descending(&at_list("subPathExpr"), errors);
+        if !mount.get("subPath").text().is_empty() && !mount.get("subPathExpr").text().is_empty() {
+            let detail = "subPathExpr and subPath are mutually exclusive";
+            errors.push(mount.get("subPathExpr").invalid(detail));
+        }
+        let propagation = at_list("mountPropagation");
+        propagation.one_of_if_set(&["Bidirectional", "HostToContainer", "None"], errors);
+        if propagation.text() == "Bidirectional" && !privileged {
+            let detail = "Bidirectional mount propagation is available only to privileged containers";
+            errors.push(propagation.forbidden(detail));
+        }
+        let recursive = at_list("recursiveReadOnly");
+        recursive.one_of_if_set(&["Disabled", "Enabled", "IfPossible"], errors);
+        if matches!(recursive.text(), "Enabled" | "IfPossible") {
+            if !mount.get("readOnly").truth() {
+                errors.push(recursive.forbidden("may only be specified when readOnly is true"));
+            }
+            if !matches!(propagation.text(), "" | "None") {
+                let detail = "may only be specified when mountPropagation is None or not specified";
+                errors.push(recursive.forbidden(detail));
+            }
+        }
+    }
+}
+
+fn validate_devices(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
+    let (mut names, mut paths): (Vec<&str>, Vec<&str>) = Default::default();
+    for device in container.each("volumeDevices") {
+        let (name, path) = (device.get("name"), device.get("devicePath"));
+        name.present("", errors);
+        if names.contains(&name.text()) {
+            errors.push(name.invalid("must be unique"));
+        }
+        match pod.volumes.iter().find(|(known, _)| *known == name.text()) {
+            None => errors.push(FieldError::not_found(name.path.clone(), &json!(name.text()))),
+            Some((_, false)) => {
+                let detail =
+                    "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                errors.push(name.invalid(detail));
             }
             Some(_) => {}
         }
-        let host = tree::at(port, &["hostPort"]);
-        if host.as_i64().is_some_and(|port| port != 0 && !(1..=65535).contains(&port)) {
-            let detail = "must be between 1 and 65535, inclusive";
-            errors.push(FieldError::invalid(format!("{field}.hostPort"), host, detail));
+        path.present("", errors);
+        if paths.contains(&path.text()) {
+            errors.push(path.invalid("must be unique"));
         }
-        let protocol = tree::at(port, &["protocol"]);
-        if !protocol.as_str().is_some_and(|text| PROTOCOLS.contains(&text)) {
-            errors.push(FieldError::not_supported(format!("{field}.protocol"), protocol, &PROTOCOLS));
+        let mut wrong = Vec::new();
+        no_backsteps(&path, &mut wrong);
+        if !wrong.is_empty() {
+            errors.push(path.invalid("can not contain backsteps ('..')"));
         }
+        names.push(name.text());
+        paths.push(path.text());
     }
 }
 
-/// IANA service names: at most 15 of lower-case letters, digits and single hyphens inside, with a letter.
-pub(crate) fn wrong_port_name(name: &str) -> Option<&'static str> {
-    if name.len() > 15 {
-        return Some("must be no more than 15 characters");
-    }
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !name.bytes().all(fits) {
-        return Some("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)");
-    }
-    if !name.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return Some("must contain at least one letter (a-z)");
-    }
-    if name.contains("--") {
-        return Some("must not contain consecutive hyphens");
-    }
-    (name.starts_with('-') || name.ends_with('-')).then_some("must not begin or end with a hyphen")
-}
-
-fn validate_env(container: &Value, field: &str, errors: &mut FieldErrors) {
-    for (index, variable) in tree::items(container, &["env"]).iter().enumerate() {
-        let field = format!("{field}.env[{index}]");
-        let name = tree::text(variable, &["name"]);
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{field}.name"), ""));
-        } else if name.contains('=') || !name.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-            let detail = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            errors.push(FieldError::invalid(format!("{field}.name"), &name.into(), detail));
+fn validate_resize_policy(list: &At<'_>, restart_policy: &str, errors: &mut FieldErrors) {
+    let mut seen: Vec<&str> = Vec::new();
+    for policy in list.items() {
+        let (resource, restart) = (policy.get("resourceName").text(), policy.get("restartPolicy").text());
+        if seen.contains(&resource) {
+            errors.push(FieldError::duplicate(policy.path.clone(), &json!(resource)));
         }
-        let source = tree::at(variable, &["valueFrom"]);
-        if source.is_null() {
-            continue;
-        }
-        if !tree::text(variable, &["value"]).is_empty() {
-            let detail = "may not be specified when `value` is not empty";
-            errors.push(FieldError::invalid(format!("{field}.valueFrom"), &json!(""), detail));
-        }
-        for (kind, part) in [
-            ("fieldRef", "fieldPath"),
-            ("resourceFieldRef", "resource"),
-            ("configMapKeyRef", "key"),
-            ("secretKeyRef", "key"),
-        ] {
-            let reference = tree::at(source, &[kind]);
-            if !reference.is_null() && tree::text(reference, &[part]).is_empty() {
-                errors.push(FieldError::required(format!("{field}.valueFrom.{kind}.{part}"), ""));
+        seen.push(resource);
+        for (text, known) in [(resource, ["cpu", "memory"]), (restart, ["NotRequired", "RestartContainer"])] {
+            if text.is_empty() {
+                errors.push(list.required(""));
+            } else if !known.contains(&text) {
+                errors.push(FieldError::not_supported(list.path.clone(), &json!(text), &known));
             }
         }
-    }
-}
-
-fn validate_mounts(container: &Value, field: &str, volumes: &[String], errors: &mut FieldErrors) {
-    let mut paths: Vec<&str> = Vec::new();
-    for (index, mount) in tree::items(container, &["volumeMounts"]).iter().enumerate() {
-        let field = format!("{field}.volumeMounts[{index}]");
-        let name = tree::text(mount, &["name"]);
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{field}.name"), ""));
-        } else if !volumes.iter().any(|known| known == name) {
-            errors.push(FieldError::not_found(format!("{field}.name"), &name.into()));
-        }
-        let path = tree::text(mount, &["mountPath"]);
-        if path.is_empty() {
-            errors.push(FieldError::required(format!("{field}.mountPath"), ""));
-        } else if paths.contains(&path) {
-            errors.push(FieldError::invalid(format!("{field}.mountPath"), &path.into(), "must be unique"));
-        }
-        paths.push(path);
-        let below = tree::text(mount, &["subPath"]);
-        if below.starts_with('/') {
-            errors.push(FieldError::invalid(
-                format!("{field}.subPath"),
-                &below.into(),
-                "must be a relative path",
-            ));
-        } else if below.split('/').any(|part| part == "..") {
-            errors.push(FieldError::invalid(
-                format!("{field}.subPath"),
-                &below.into(),
-                "must not contain '..'",
-            ));
-        }
-    }
-}
-
-fn validate_resources(container: &Value, field: &str, errors: &mut FieldErrors) {
-    let resources = tree::at(container, &["resources"]);
-    let quantity = |value: &Value| -> Option<Quantity> {
-        match value {
-            Value::String(text) => text.parse().ok(),
-            Value::Number(number) => number.to_string().parse().ok(),
-            _ => None,
-        }
-    };
-    for list in ["limits", "requests"] {
-        for (name, value) in tree::at(resources, &[list]).as_object().into_iter().flatten() {
-            let field = format!("{field}.resources.{list}[{name}]");
-            match quantity(value) {
-                None => {
-                    let detail = "quantities must match the regular expression \
-                                  '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
-                    errors.push(FieldError::invalid(field, value, detail));
-                    continue;
-                }
-                Some(amount) if amount.is_negative() => {
-                    errors.push(FieldError::invalid(field, value, "must be greater than or equal to 0"));
-                    continue;
-                }
-                Some(amount) if list == "requests" => {
-                    let limit = tree::at(resources, &["limits", name]);
-                    if quantity(limit).is_some_and(|limit| amount.milli_value() > limit.milli_value()) {
-                        let shown = limit.as_str().map_or_else(|| limit.to_string(), str::to_owned);
-                        let detail = format!("must be less than or equal to {name} limit of {shown}");
-                        let field = field.replace(&format!("[{name}]"), "");
-                        errors.push(FieldError::invalid(field, value, &detail));
-                    }
-                }
-                Some(_) => {}
-            }
+        if restart_policy == "Never" && restart != "NotRequired" {
+            let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            errors.push(FieldError::invalid(list.path.clone(), &json!(restart), detail));
         }
     }
 }
@@ -263,6 +412,7 @@ fn validate_resources(container: &Value, field: &str, errors: &mut FieldErrors) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::at::said;
 
     #[test]
     fn the_pull_policy_follows_the_tag() {
@@ -278,29 +428,103 @@ mod tests {
         }
     }
 
-    #[test]
-    fn failures_name_their_fields() {
+    /// What is wrong with a container that has these fields, beyond the ones that it needs.
+    fn causes(fields: Value) -> Vec<String> {
+        let mut container = json!({ "name": "a", "image": "b", "imagePullPolicy": "Always" });
+        container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let pod = PodFacts {
+            volumes: vec![("data", false)],
+            claims: vec![],
+            restart_policy: "Always",
+            host_users: true,
+            grace: Some(30),
+            system: "",
+        };
         let mut errors = Vec::new();
-        let container = json!({
-            "name": "A", "image": "", "imagePullPolicy": "Always", "ports": [{ "containerPort": 70000, "hostPort": 70000, "protocol": "TCP" }, { "containerPort": 1, "hostPort": -1, "protocol": "TCP" }],
-            "volumeMounts": [{ "name": "gone", "mountPath": "/x" }],
-            "resources": { "limits": { "cpu": "1" }, "requests": { "cpu": "1500m" } },
-            "livenessProbe": {},
-        });
-        validate(&container, "spec.containers[0]", &[], false, &mut errors);
-        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
-        assert_eq!(
-            fields,
-            [
-                "spec.containers[0].name",
-                "spec.containers[0].image",
-                "spec.containers[0].ports[0].containerPort",
-                "spec.containers[0].ports[0].hostPort",
-                "spec.containers[0].ports[1].hostPort",
-                "spec.containers[0].volumeMounts[0].name",
-                "spec.containers[0].resources.requests",
-                "spec.containers[0].livenessProbe",
-            ]
-        );
+        let container = At::new(&container, "spec.containers[0]");
+        validate(&container, &pod, &mut errors);
+        validate_running(&container, &pod, &mut errors);
+        said(&errors).iter().map(|cause| cause.replace("spec.containers[0].", "")).collect()
+    }
+
+    #[test]
+    fn failures_are_upstreams() {
+        let rows = [
+            (json!({}), vec![]),
+            (json!({ "name": "a.b" }), vec!["name: Invalid value: \"a.b\": must not contain dots"]),
+            (json!({ "image": "" }), vec!["image: Required value"]),
+            (
+                json!({ "ports": [{ "containerPort": 70000, "hostPort": -1, "protocol": "TCP" }] }),
+                vec![
+                    "ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+                    "ports[0].hostPort: Invalid value: -1: must be between 1 and 65535, inclusive",
+                ],
+            ),
+            (
+                json!({ "volumeMounts": [{ "name": "gone", "mountPath": "/x" }, { "name": "data", "mountPath": "/x" }] }),
+                vec![
+                    "volumeMounts[0].name: Not found: \"gone\"",
+                    "volumeMounts[1].mountPath: Invalid value: \"/x\": must be unique",
+                ],
+            ),
+            (
+                json!({ "resources": { "limits": { "cpu": "1" }, "requests": { "cpu": "1500m", "disk": "1" } } }),
+                vec![
+                    "resources.requests[disk]: Invalid value: \"disk\": must be a standard resource type or fully qualified",
+                    "resources.requests[disk]: Invalid value: \"disk\": must be a standard resource for containers",
+                    "resources.requests: Invalid value: \"1500m\": must be less than or equal to cpu limit of 1",
+                ],
+            ),
+            (
+                json!({ "resources": { "requests": { "example.com/gpu": "1" } } }),
+                vec!["resources.limits: Required value: Limit must be set for non overcommitable resources"],
+            ),
+            (
+                json!({ "livenessProbe": {} }),
+                vec!["livenessProbe: Required value: must specify a handler type"],
+            ),
+            (
+                json!({ "readinessProbe": { "httpGet": { "port": "web_1", "path": "/", "scheme": "HTTP" } } }),
+                vec![
+                    "readinessProbe.httpGet.port: Invalid value: \"web_1\": must contain only alpha-numeric characters \
+                     (a-z, 0-9), and hyphens (-)",
+                ],
+            ),
+            (
+                json!({ "env": [{ "name": "A", "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "status.phase" } } }] }),
+                vec![
+                    "env[0].valueFrom.fieldRef.fieldPath: Unsupported value: \"status.phase\": supported values: \
+                     \"metadata.name\", \"metadata.namespace\", \"metadata.uid\", \"spec.nodeName\", \
+                     \"spec.serviceAccountName\", \"status.hostIP\", \"status.hostIPs\", \"status.podIP\", \"status.podIPs\"",
+                ],
+            ),
+            (
+                json!({ "env": [{ "name": "A", "value": "x", "valueFrom": { "secretKeyRef": { "name": "s", "key": "a b" } } }] }),
+                vec![
+                    "env[0].valueFrom.secretKeyRef.key: Invalid value: \"a b\": a valid config key must consist of \
+                     alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used \
+                     for validation is '[-._a-zA-Z0-9]+')",
+                    "env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
+                ],
+            ),
+            (
+                json!({ "securityContext": { "runAsUser": -1, "seccompProfile": { "type": "Localhost" } } }),
+                vec![
+                    "securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+                    "securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp type is \
+                     Localhost",
+                ],
+            ),
+            (
+                json!({ "lifecycle": { "preStop": { "sleep": { "seconds": 31 } } } }),
+                vec![
+                    "lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than \
+                     terminationGracePeriodSeconds (30)",
+                ],
+            ),
+        ];
+        for (fields, expected) in rows {
+            assert_eq!(causes(fields.clone()), expected, "{fields}");
+        }
     }
 }

@@ -6,6 +6,8 @@ use apiserver::strategy::{NameRule, Strategy};
 use apiserver::tree;
 use serde_json::{Value, json};
 
+use crate::at::At;
+
 /// The label by which selectors find a namespace by name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -45,6 +47,32 @@ impl Strategy for Namespaces {
                 name,
                 "must match the name",
             ));
+        }
+    }
+
+    fn validate_part(&self, _: &str, new: &Value, _: &Value, errors: &mut FieldErrors) {
+        for finalizer in At::object(new).down(&["spec", "finalizers"]).items() {
+            finalizer.label_key(errors);
+            if !finalizer.text().contains('/') && finalizer.text() != "kubernetes" {
+                let detail = "name is neither a standard finalizer name nor is it fully qualified";
+                errors.push(finalizer.invalid(detail));
+            }
+        }
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value, errors: &mut FieldErrors) {
+        let phase = At::object(new).down(&["status", "phase"]);
+        let terminating = !tree::at(new, &["metadata", "deletionTimestamp"]).is_null();
+        match (terminating, phase.text()) {
+            (false, "Terminating") => {
+                let detail = "may only be 'Active' if `deletionTimestamp` is empty";
+                errors.push(At::new(phase.value, "status.Phase").invalid(detail));
+            }
+            (true, "Active") => {
+                let detail = "may only be 'Terminating' if `deletionTimestamp` is not empty";
+                errors.push(At::new(phase.value, "status.Phase").invalid(detail));
+            }
+            _ => {}
         }
     }
 

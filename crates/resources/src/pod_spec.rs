@@ -1,13 +1,25 @@
 //! `PodSpec`: computed defaults and validation, shared by pods and the templates of workloads.
 //! Source: `core/v1/defaults.go`, `core/validation/validation.go`.
 
+use std::net::IpAddr;
+
 use apiserver::field::{FieldError, FieldErrors};
-use apiserver::names::wrong_name;
 use apiserver::strategy::NameRule;
 use apiserver::tree;
 use serde_json::{Value, json};
 
-use crate::containers;
+use crate::at::At;
+use crate::compute::{self, Names};
+use crate::containers::{self, PodFacts};
+use crate::{affinity, security, volume_sources};
+
+const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCH_CHARS_MAX: usize = 2048;
+/// What an ephemeral container has not. Source: `allowedEphemeralContainerFields`.
+const NOT_EPHEMERAL: [&str; 6] =
+    ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"];
 
 /// Defaults of a workload's template.
 pub(crate) fn default_template(template: &mut Value) {
@@ -24,14 +36,28 @@ pub(crate) fn default(spec: &mut Value) {
     tree::set_default(spec, "securityContext", json!({}));
     tree::set_default(spec, "terminationGracePeriodSeconds", 30);
     sync_account(spec);
-    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
-    for list in ["containers", "initContainers"] {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
         if let Some(items) = tree::members(spec).get_mut(list).and_then(Value::as_array_mut) {
-            items.iter_mut().for_each(|container| containers::default(container, host_network));
+            items.iter_mut().for_each(containers::default);
         }
     }
     if let Some(volumes) = tree::members(spec).get_mut("volumes").and_then(Value::as_array_mut) {
         volumes.iter_mut().for_each(default_volume);
+    }
+}
+
+/// Defaults of pods that templates have not.
+pub(crate) fn default_pod(spec: &mut Value) {
+    default(spec);
+    tree::set_default(spec, "enableServiceLinks", true);
+    if tree::at(spec, &["terminationGracePeriodSeconds"]).as_i64().is_some_and(|seconds| seconds < 0) {
+        tree::members(spec).insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
+    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
+    for list in ["containers", "initContainers"] {
+        if let Some(items) = tree::members(spec).get_mut(list).and_then(Value::as_array_mut) {
+            items.iter_mut().for_each(|container| containers::default_in_pod(container, host_network));
+        }
     }
 }
 
@@ -52,134 +78,271 @@ fn default_volume(volume: &mut Value) {
     if sources == 0 {
         tree::members(volume).insert("emptyDir".into(), json!({}));
     }
+    if let Some(image) = volume.get_mut("image").filter(|image| image.is_object()) {
+        let policy = containers::pull_policy(tree::text(image, &["reference"]));
+        tree::set_default(image, "pullPolicy", policy);
+    }
 }
 
 /// What is wrong with a pod's spec.
-pub(crate) fn validate(spec: &Value, field: &str, errors: &mut FieldErrors) {
-    let volumes = validate_volumes(spec, field, errors);
-    let list = tree::items(spec, &["containers"]);
-    if list.is_empty() {
-        errors.push(FieldError::required(format!("{field}.containers"), ""));
+pub(crate) fn validate(spec: &At<'_>, errors: &mut FieldErrors) {
+    let facts = facts_of(spec);
+    validate_volumes(&spec.get("volumes"), errors);
+    validate_claims(&spec.get("resourceClaims"), errors);
+    validate_containers(spec, &facts, errors);
+    let resources = spec.get("resources");
+    if resources.has("claims") {
+        errors.push(resources.get("claims").forbidden("claims may not be set for Resources at pod-level"));
     }
-    let mut names: Vec<&str> = Vec::new();
-    for group in ["initContainers", "containers"] {
-        for (index, container) in tree::items(spec, &[group]).iter().enumerate() {
-            let field = format!("{field}.{group}[{index}]");
-            containers::validate(container, &field, &volumes, group == "initContainers", errors);
-            let name = tree::text(container, &["name"]);
-            if names.contains(&name) && !name.is_empty() {
-                errors.push(FieldError::duplicate(format!("{field}.name"), &name.into()));
+    compute::validate(&resources, Names::Pod, &[], errors);
+    if spec.get("hostNetwork").truth() {
+        for port in spec.each("containers").flat_map(|container| container.each("ports")) {
+            let host = port.get("hostPort");
+            if host.number() != 0 && host.number() != port.get("containerPort").number() {
+                errors.push(host.invalid("must match `containerPort` when `hostNetwork` is true"));
             }
-            names.push(name);
         }
     }
-    check_choice(spec, field, "restartPolicy", &["Always", "OnFailure", "Never"], errors);
-    check_choice(
-        spec,
-        field,
-        "dnsPolicy",
-        &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
-        errors,
-    );
-    for name in ["terminationGracePeriodSeconds", "activeDeadlineSeconds"] {
-        let value = tree::at(spec, &[name]);
-        let least = i64::from(name == "activeDeadlineSeconds");
-        if value.as_i64().is_some_and(|seconds| seconds < least) {
-            let detail = if least == 1 {
-                "must be between 1 and 2147483647, inclusive"
+    for (field, known) in
+        [("restartPolicy", &["Always", "OnFailure", "Never"][..]), ("dnsPolicy", &DNS_POLICIES[..])]
+    {
+        if spec.get(field).present("", errors) {
+            spec.get(field).one_of(known, errors);
+        }
+    }
+    spec.get("nodeSelector").labels(errors);
+    security::validate_pod(spec, errors);
+    if spec.get("shareProcessNamespace").truth() && spec.get("hostPID").truth() {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        errors.push(spec.get("shareProcessNamespace").invalid(detail));
+    }
+    affinity::validate(&spec.get("affinity"), errors);
+    validate_dns(spec, errors);
+    spec.each("readinessGates").for_each(|gate| gate.get("conditionType").label_key(errors));
+    validate_gates(&spec.get("schedulingGates"), errors);
+    affinity::spreading(&spec.get("topologySpreadConstraints"), errors);
+    validate_host_users(spec, errors);
+    validate_names(spec, errors);
+    spec.get("activeDeadlineSeconds").between(1, i64::from(i32::MAX), errors);
+    affinity::tolerations(&spec.get("tolerations"), errors);
+    validate_aliases(&spec.get("hostAliases"), errors);
+    spec.get("preemptionPolicy").one_of_if_set(&["PreemptLowerPriority", "Never"], errors);
+    if spec.has("overhead") {
+        let overhead = json!({ "limits": spec.get("overhead").value });
+        compute::validate(&At::new(&overhead, spec.child("overhead")), Names::Container, &[], errors);
+    }
+    if spec.has("os") {
+        let name = spec.down(&["os", "name"]);
+        if name.present("", errors) {
+            name.one_of(&["linux", "windows"], errors);
+        }
+    }
+}
+
+fn facts_of<'v>(spec: &At<'v>) -> PodFacts<'v> {
+    let volume = |volume: At<'v>| {
+        (volume.get("name").text(), volume.has("persistentVolumeClaim") || volume.has("ephemeral"))
+    };
+    PodFacts {
+        volumes: spec.each("volumes").map(volume).collect(),
+        claims: spec.each("resourceClaims").map(|claim| claim.get("name").text()).collect(),
+        restart_policy: spec.get("restartPolicy").text(),
+        host_users: spec.get("hostUsers").value != &Value::Bool(false),
+        grace: spec.get("terminationGracePeriodSeconds").value.as_i64(),
+        system: spec.down(&["os", "name"]).text(),
+    }
+}
+
+fn validate_containers(spec: &At<'_>, facts: &PodFacts<'_>, errors: &mut FieldErrors) {
+    let mut names: Vec<&str> = Vec::new();
+    let unique = |container: &At<'_>, name: &str, names: &[&str], errors: &mut FieldErrors| {
+        if names.contains(&name) && !name.is_empty() {
+            errors.push(container.get("name").duplicate());
+        }
+    };
+    if spec.get("containers").is_empty() {
+        errors.push(spec.get("containers").required(""));
+    }
+    for container in spec.each("containers") {
+        containers::validate(&container, facts, errors);
+        let name = container.get("name").text();
+        unique(&container, name, &names, errors);
+        names.push(name);
+        containers::validate_running(&container, facts, errors);
+        containers::validate_restarts(&container, errors);
+    }
+    containers::host_port_conflicts(spec.each("containers"), errors);
+    for container in spec.each("initContainers") {
+        containers::validate(&container, facts, errors);
+        containers::validate_restarts(&container, errors);
+        let name = container.get("name").text();
+        unique(&container, name, &names, errors);
+        names.push(name);
+        containers::host_port_conflicts(std::iter::once(container.clone()), errors);
+        if container.get("restartPolicy").text() == "Always" {
+            containers::validate_running(&container, facts, errors);
+            continue;
+        }
+        for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+            if container.has(field) {
+                let detail = "may not be set for init containers without restartPolicy=Always";
+                errors.push(container.get(field).forbidden(detail));
+            }
+        }
+    }
+    let targets = names.clone();
+    for container in spec.each("ephemeralContainers") {
+        containers::validate(&container, facts, errors);
+        let name = container.get("name").text();
+        unique(&container, name, &names, errors);
+        names.push(name);
+        validate_ephemeral(&container, &targets, errors);
+    }
+}
+
+fn validate_ephemeral(container: &At<'_>, targets: &[&str], errors: &mut FieldErrors) {
+    const NOT_HERE: &str = "cannot be set for an Ephemeral Container";
+    let target = container.get("targetContainerName");
+    if !target.text().is_empty() && !targets.contains(&target.text()) {
+        errors.push(FieldError::not_found(target.path.clone(), target.value));
+    }
+    for field in NOT_EPHEMERAL {
+        let part = container.get(field);
+        if part.is_set() && !(part.is_empty() && matches!(field, "ports" | "resources")) {
+            errors.push(part.forbidden(NOT_HERE));
+        }
+    }
+    for mount in container.each("volumeMounts") {
+        for field in ["subPath", "subPathExpr"] {
+            if !mount.get(field).text().is_empty() {
+                errors.push(mount.get(field).forbidden(NOT_HERE));
+            }
+        }
+    }
+}
+
+fn validate_volumes(volumes: &At<'_>, errors: &mut FieldErrors) {
+    let mut names: Vec<&str> = Vec::new();
+    for volume in volumes.items() {
+        volume_sources::validate(&volume, &["name"], errors);
+        let name = volume.get("name");
+        name.named(NameRule::Label, errors);
+        if names.contains(&name.text()) && !name.text().is_empty() {
+            errors.push(name.duplicate());
+        }
+        names.push(name.text());
+    }
+}
+
+fn validate_claims(claims: &At<'_>, errors: &mut FieldErrors) {
+    let mut names: Vec<&str> = Vec::new();
+    for claim in claims.items() {
+        let name = claim.get("name");
+        if name.present("", errors) {
+            if names.contains(&name.text()) {
+                errors.push(name.duplicate());
             } else {
-                "must be greater than or equal to 0"
-            };
-            errors.push(FieldError::invalid(format!("{field}.{name}"), value, detail));
+                name.name(NameRule::Label, errors);
+            }
+        }
+        names.push(name.text());
+        match (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName")) {
+            (true, true) => errors.push(claim.invalid(
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            )),
+            (false, false) => errors
+                .push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")),
+            _ => {}
+        }
+        for field in ["resourceClaimName", "resourceClaimTemplateName"] {
+            if claim.has(field) {
+                claim.get(field).name(NameRule::Subdomain, errors);
+            }
         }
     }
-    for (name, rule) in [
-        ("nodeName", NameRule::Subdomain),
+}
+
+fn validate_dns(spec: &At<'_>, errors: &mut FieldErrors) {
+    let config = spec.get("dnsConfig");
+    let (servers, searches) = (config.get("nameservers"), config.get("searches"));
+    if spec.get("dnsPolicy").text() == "None" {
+        if !config.is_set() {
+            errors.push(config.required("must provide `dnsConfig` when `dnsPolicy` is None"));
+            return;
+        }
+        if servers.is_empty() {
+            let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            errors.push(servers.required(detail));
+            return;
+        }
+    }
+    if servers.len() > NAMESERVERS_MAX {
+        errors.push(servers.invalid("must not have more than 3 nameservers"));
+    }
+    servers.items().for_each(|server| address(&server, errors));
+    if searches.len() > SEARCHES_MAX {
+        errors.push(searches.invalid("must not have more than 32 search paths"));
+    }
+    if searches.texts().join(" ").len() > SEARCH_CHARS_MAX {
+        let detail = "must not have more than 2048 characters (including spaces) in the search list";
+        errors.push(searches.invalid(detail));
+    }
+    for option in config.each("options") {
+        if option.get("name").text().is_empty() {
+            errors.push(option.required("must not be empty"));
+        }
+    }
+}
+
+/// An IP address.
+pub(crate) fn address(at: &At<'_>, errors: &mut FieldErrors) {
+    if at.text().parse::<IpAddr>().is_err() {
+        errors.push(at.invalid_text("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+    }
+}
+
+fn validate_gates(gates: &At<'_>, errors: &mut FieldErrors) {
+    let mut names: Vec<&str> = Vec::new();
+    for gate in gates.items() {
+        let name = At::new(gate.get("name").value, gate.path.clone());
+        name.label_key(errors);
+        if names.contains(&name.text()) {
+            errors.push(name.duplicate());
+        }
+        names.push(name.text());
+    }
+}
+
+/// A pod with users of its own shares no other namespace that would undo that.
+fn validate_host_users(spec: &At<'_>, errors: &mut FieldErrors) {
+    if spec.get("hostUsers").value != &Value::Bool(false) {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if spec.get(field).truth() {
+            errors.push(FieldError::forbidden(spec.child(shown), "when `hostUsers` is false"));
+        }
+    }
+}
+
+fn validate_names(spec: &At<'_>, errors: &mut FieldErrors) {
+    for (field, rule) in [
         ("serviceAccountName", NameRule::Subdomain),
+        ("nodeName", NameRule::Subdomain),
         ("hostname", NameRule::Label),
         ("subdomain", NameRule::Label),
+        ("priorityClassName", NameRule::Subdomain),
     ] {
-        let text = tree::text(spec, &[name]);
-        if !text.is_empty()
-            && let Some(detail) = wrong_name(rule, text)
-        {
-            errors.push(FieldError::invalid(format!("{field}.{name}"), &text.into(), &detail));
-        }
+        spec.get(field).name_if_set(rule, errors);
     }
-    validate_tolerations(spec, field, errors);
-}
-
-fn check_choice(spec: &Value, field: &str, name: &str, known: &[&str], errors: &mut FieldErrors) {
-    let value = tree::at(spec, &[name]);
-    if !value.as_str().is_some_and(|text| known.contains(&text)) {
-        errors.push(FieldError::not_supported(format!("{field}.{name}"), value, known));
+    if spec.has("runtimeClassName") {
+        spec.get("runtimeClassName").name(NameRule::Subdomain, errors);
     }
 }
 
-/// Checks volumes and gives their names.
-fn validate_volumes(spec: &Value, field: &str, errors: &mut FieldErrors) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for (index, volume) in tree::items(spec, &["volumes"]).iter().enumerate() {
-        let field = format!("{field}.volumes[{index}]");
-        let name = tree::text(volume, &["name"]);
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{field}.name"), ""));
-        } else if let Some(detail) = wrong_name(NameRule::Label, name) {
-            errors.push(FieldError::invalid(format!("{field}.name"), &name.into(), &detail));
-        } else if names.iter().any(|known| known == name) {
-            errors.push(FieldError::duplicate(format!("{field}.name"), &name.into()));
-        }
-        names.push(name.to_owned());
-        let sources: Vec<&String> = volume
-            .as_object()
-            .into_iter()
-            .flat_map(|fields| fields.keys())
-            .filter(|key| *key != "name")
-            .collect();
-        if sources.len() > 1 {
-            let detail = "may not specify more than 1 volume type";
-            errors.push(FieldError::forbidden(format!("{field}.{}", sources[1]), detail));
-        }
-        let required = [
-            ("hostPath", "path"),
-            ("configMap", "name"),
-            ("secret", "secretName"),
-            ("persistentVolumeClaim", "claimName"),
-        ];
-        for (source, key) in required {
-            if volume.get(source).is_some() && tree::text(volume, &[source, key]).is_empty() {
-                errors.push(FieldError::required(format!("{field}.{source}.{key}"), ""));
-            }
-        }
-    }
-    names
-}
-
-fn validate_tolerations(spec: &Value, field: &str, errors: &mut FieldErrors) {
-    for (index, toleration) in tree::items(spec, &["tolerations"]).iter().enumerate() {
-        let field = format!("{field}.tolerations[{index}]");
-        let (operator, value) = (tree::text(toleration, &["operator"]), tree::text(toleration, &["value"]));
-        if operator == "Exists" && !value.is_empty() {
-            let detail = "value must be empty when `operator` is 'Exists'";
-            errors.push(FieldError::invalid(format!("{field}.operator"), &json!(value), detail));
-        }
-        if !matches!(operator, "" | "Equal" | "Exists") {
-            let operator = tree::at(toleration, &["operator"]);
-            errors.push(FieldError::not_supported(
-                format!("{field}.operator"),
-                operator,
-                &["Equal", "Exists"],
-            ));
-        }
-        if tree::text(toleration, &["key"]).is_empty() && operator != "Exists" {
-            let detail =
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-            errors.push(FieldError::invalid(format!("{field}.operator"), &json!(operator), detail));
-        }
-        let effect = tree::text(toleration, &["effect"]);
-        if !tree::at(toleration, &["tolerationSeconds"]).is_null() && effect != "NoExecute" {
-            let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
-            errors.push(FieldError::invalid(format!("{field}.effect"), &json!(effect), detail));
-        }
+fn validate_aliases(aliases: &At<'_>, errors: &mut FieldErrors) {
+    for alias in aliases.items() {
+        address(&alias.get("ip"), errors);
+        alias.each("hostnames").for_each(|name| name.name(NameRule::Subdomain, errors));
     }
 }

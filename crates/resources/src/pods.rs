@@ -7,15 +7,17 @@ use apiserver::strategy::Strategy;
 use apiserver::tree;
 use serde_json::Value;
 
-use crate::{pod_spec, pod_update};
+use crate::at::At;
+use crate::{pod_parts, pod_spec, pod_update, pod_warnings};
+
+/// How dear a pod's deletion is to its ReplicaSet. Source: KEP-2255.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 pub(crate) struct Pods;
 
 impl Strategy for Pods {
     fn default(&self, object: &mut Value) {
-        let spec = tree::member(object, "spec");
-        tree::set_default(spec, "enableServiceLinks", true);
-        pod_spec::default(spec);
+        pod_spec::default_pod(tree::member(object, "spec"));
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -33,7 +35,62 @@ impl Strategy for Pods {
     }
 
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
-        pod_spec::validate(tree::at(object, &["spec"]), "spec", errors);
+        let spec = At::object(object).get("spec");
+        pod_spec::validate(&spec, errors);
+        spec.get("terminationGracePeriodSeconds").not_negative(errors);
+        if spec.get("serviceAccountName").text().is_empty() {
+            for source in spec.each("volumes").flat_map(|volume| volume.get("projected").each("sources")) {
+                if source.has("serviceAccountToken") {
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    errors.push(source.get("serviceAccountToken").forbidden(detail));
+                }
+            }
+        }
+        let cost = At::object(object).down(&["metadata", "annotations", DELETION_COST]);
+        if cost.is_set() && cost.text().parse::<i32>().is_err() {
+            let field = format!("metadata.annotations[{DELETION_COST}]");
+            errors.push(FieldError::invalid(field, cost.value, "must be a 32bit integer"));
+        }
+    }
+
+    fn validate_create(&self, object: &Value, errors: &mut FieldErrors) {
+        let spec = At::object(object).get("spec");
+        if !spec.get("ephemeralContainers").is_empty() {
+            errors.push(spec.get("ephemeralContainers").forbidden("cannot be set on create"));
+        }
+        if !spec.get("nodeName").text().is_empty() && !spec.get("schedulingGates").is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            errors.push(spec.get("nodeName").forbidden(detail));
+        }
+    }
+
+    fn take_part(&self, subresource: &str, wanted: &Value, new: &mut Value) {
+        match subresource {
+            "ephemeralcontainers" => {
+                tree::copy(tree::at(wanted, &["spec"]), tree::member(new, "spec"), "ephemeralContainers");
+            }
+            "resize" => pod_parts::take_resources(wanted, new),
+            _ => {}
+        }
+    }
+
+    fn validate_part(&self, subresource: &str, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        match subresource {
+            "ephemeralcontainers" => {
+                self.validate(new, errors);
+                pod_parts::ephemeral_containers(new, old, errors);
+            }
+            "resize" => {
+                self.validate(new, errors);
+                pod_parts::resize(new, old, errors);
+            }
+            _ => {}
+        }
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        let pod = At::object(object);
+        pod_warnings::warnings(&pod.get("spec"), &pod.get("metadata"))
     }
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {

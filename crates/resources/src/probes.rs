@@ -2,10 +2,15 @@
 
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::tree;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::at::{At, POSITIVE};
+use crate::containers::{PodFacts, port_or_name};
 
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
-const HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
+const HANDLERS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
+const HEADER: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used \
+                      for validation is '[-A-Za-z0-9]+')";
 
 /// Defaults of a container's probes.
 pub(crate) fn default(container: &mut Value) {
@@ -41,56 +46,78 @@ fn default_http(handler: &mut Value) {
 }
 
 /// What is wrong with a container's probes.
-pub(crate) fn validate(container: &Value, field: &str, errors: &mut FieldErrors) {
+pub(crate) fn validate(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
     for name in PROBES {
-        let probe = tree::at(container, &[name]);
-        if probe.is_null() {
+        let probe = container.get(name);
+        if !probe.is_set() {
             continue;
         }
-        let field = format!("{field}.{name}");
-        validate_handler(probe, &field, errors);
+        validate_handler(&probe, pod, errors);
         for part in
             ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
         {
-            let value = tree::at(probe, &[part]);
-            if value.as_i64().is_some_and(|number| number < 0) {
-                let detail = "must be greater than or equal to 0";
-                errors.push(FieldError::invalid(format!("{field}.{part}"), value, detail));
-            }
+            probe.get(part).not_negative(errors);
         }
-        let threshold = tree::at(probe, &["successThreshold"]);
-        if name != "readinessProbe" && threshold.as_i64().is_some_and(|number| number != 1) {
-            errors.push(FieldError::invalid(format!("{field}.successThreshold"), threshold, "must be 1"));
+        let grace = probe.get("terminationGracePeriodSeconds");
+        if grace.is_set() && grace.number() <= 0 {
+            errors.push(grace.invalid(POSITIVE));
+        }
+        let threshold = probe.get("successThreshold");
+        if name == "readinessProbe" {
+            if grace.is_set() {
+                errors.push(grace.invalid("must not be set for readinessProbes"));
+            }
+        } else if threshold.is_set() && threshold.number() != 1 {
+            errors.push(threshold.invalid("must be 1"));
         }
     }
 }
 
-fn validate_handler(handler: &Value, field: &str, errors: &mut FieldErrors) {
-    let given: Vec<&str> =
-        HANDLERS.into_iter().filter(|name| !tree::at(handler, &[name]).is_null()).collect();
-    match given.as_slice() {
-        [] => errors.push(FieldError::required(field, "must specify a handler type")),
-        [_] => {}
-        [_, second, ..] => errors.push(FieldError::forbidden(
-            format!("{field}.{second}"),
-            "may not specify more than 1 handler type",
-        )),
+/// What is wrong with a container's life cycle, if set.
+pub(crate) fn validate_lifecycle(lifecycle: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
+    for hook in ["postStart", "preStop"] {
+        if lifecycle.has(hook) {
+            validate_handler(&lifecycle.get(hook), pod, errors);
+        }
     }
-    if given.contains(&"exec") && tree::items(handler, &["exec", "command"]).is_empty() {
-        errors.push(FieldError::required(format!("{field}.exec.command"), ""));
+    let signal = lifecycle.get("stopSignal");
+    if signal.is_set() && pod.system.is_empty() {
+        errors.push(signal.forbidden("may not be set for containers with empty `spec.os.name`"));
     }
-    for name in ["httpGet", "tcpSocket"] {
-        if given.contains(&name) {
-            let port = tree::at(handler, &[name, "port"]);
-            let fits = match port {
-                Value::Number(number) => number.as_i64().is_some_and(|port| (1..=65535).contains(&port)),
-                Value::String(text) => !text.is_empty() && text.len() <= 15,
-                _ => false,
-            };
-            if !fits {
-                let detail = "must be between 1 and 65535, inclusive";
-                errors.push(FieldError::invalid(format!("{field}.{name}.port"), port, detail));
+}
+
+fn validate_handler(handler: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
+    let mut given = HANDLERS.into_iter().map(|name| (name, handler.get(name))).filter(|(_, at)| at.is_set());
+    let Some((name, action)) = given.next() else {
+        errors.push(handler.required("must specify a handler type"));
+        return;
+    };
+    for (_, second) in given {
+        errors.push(second.forbidden("may not specify more than 1 handler type"));
+    }
+    match name {
+        "exec" if action.get("command").is_empty() => errors.push(action.get("command").required("")),
+        "httpGet" => {
+            action.get("path").present("", errors);
+            port_or_name(&action.get("port"), errors);
+            action.get("scheme").one_of(&["HTTP", "HTTPS"], errors);
+            for header in action.each("httpHeaders") {
+                let name = header.get("name").text();
+                let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+                if name.is_empty() || !name.bytes().all(fits) {
+                    errors.push(FieldError::invalid(action.child("httpHeaders"), &json!(name), HEADER));
+                }
             }
         }
+        "tcpSocket" | "grpc" => port_or_name(&action.get("port"), errors),
+        "sleep" => {
+            let seconds = action.get("seconds").number();
+            if let Some(grace) = pod.grace.filter(|grace| !(0..=*grace).contains(&seconds)) {
+                let detail =
+                    format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                errors.push(FieldError::invalid(action.path, &json!(seconds), &detail));
+            }
+        }
+        _ => {}
     }
 }

@@ -9,7 +9,7 @@ use apiserver::tree;
 use serde_json::{Value, json};
 
 use crate::allocate;
-use crate::containers::wrong_port_name;
+use crate::containers::port_name_problems;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 /// Sessions last three hours unless said otherwise.
@@ -158,7 +158,7 @@ fn validate_ports(ports: &[Value], errors: &mut FieldErrors) {
             let detail = "must be between 1 and 65535, inclusive";
             errors.push(FieldError::invalid(format!("{field}.targetPort"), &number.into(), detail));
         }
-        if let Some(detail) = target.as_str().and_then(wrong_port_name) {
+        for detail in target.as_str().into_iter().flat_map(port_name_problems) {
             errors.push(FieldError::invalid(format!("{field}.targetPort"), target, detail));
         }
         let protocol = tree::text(port, &["protocol"]);

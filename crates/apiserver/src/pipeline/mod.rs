@@ -3,6 +3,7 @@
 mod bootstrap_tokens;
 mod context;
 mod delete;
+mod eviction;
 mod expiry;
 mod meta;
 mod read;
@@ -53,7 +54,7 @@ pub struct Parts {
 }
 
 /// The object itself, and the subresources whose requests carry it whole and change a part of it.
-const OF_THE_OBJECT: [&str; 4] = ["", "status", "approval", "finalize"];
+const OF_THE_OBJECT: [&str; 6] = ["", "status", "approval", "finalize", "ephemeralcontainers", "resize"];
 
 /// The pipeline. Shared behind an `Arc` by the HTTP front and every in-process transport.
 pub struct Pipeline {

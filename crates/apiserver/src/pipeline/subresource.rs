@@ -1,8 +1,8 @@
-//! Subresources that carry something else than the object, but `scale`: binding, eviction, token.
+//! Subresources that carry something else than the object: binding here, the others in files of their own.
 
 use api::connect::User;
 use api::decode::Mode;
-use api::{Call, DeleteOptions, Request, Response, Status, WriteOptions};
+use api::{Call, Request, Response, Status, WriteOptions};
 use serde_json::{Value, json};
 
 use super::write::{Change, Ownership, unsaved};
@@ -22,7 +22,7 @@ impl Pipeline {
             }
             (("", "pods"), "eviction", Call::Create { body, options }) => {
                 let (eviction, warnings) = decode(asked, &body, &options)?;
-                self.evict(asked, &eviction, warnings, options.dry_run).await
+                self.evict(asked, &eviction, warnings, &options).await
             }
             (("", "serviceaccounts"), "token", Call::Create { body, options }) => {
                 let (request, warnings) = decode(asked, &body, &options)?;
@@ -122,37 +122,6 @@ impl Pipeline {
         self.system_change(asked, &change, options).await?;
         done(warnings)
     }
-
-    async fn evict(
-        &self,
-        asked: &Asked<'_>,
-        eviction: &Value,
-        warnings: Vec<String>,
-        dry_run: bool,
-    ) -> Result<Response, Status> {
-        super::meta::fit_to_request(asked, &mut eviction.clone())?;
-        let options = tree::at(eviction, &["deleteOptions"]);
-        let text = |path: &[&str]| tree::at(options, path).as_str().map(str::to_owned);
-        let options = DeleteOptions {
-            dry_run: dry_run || !tree::items(options, &["dryRun"]).is_empty(),
-            grace_period_seconds: tree::at(options, &["gracePeriodSeconds"]).as_i64(),
-            propagation: None,
-            precondition_uid: text(&["preconditions", "uid"]),
-            precondition_resource_version: text(&["preconditions", "resourceVersion"]),
-        };
-        let whole = Asked {
-            user: asked.user,
-            kind: asked.kind.clone(),
-            stored: asked.stored.clone(),
-            resource: asked.resource.clone(),
-            strategy: asked.strategy.clone(),
-            namespace: asked.namespace,
-            name: asked.name,
-            subresource: "",
-        };
-        self.delete(&whole, &options).await?;
-        done(warnings)
-    }
 }
 
 /// The body of a request to a subresource, as the kind that it takes.
@@ -162,7 +131,7 @@ fn decode(asked: &Asked<'_>, body: &[u8], options: &WriteOptions) -> Result<(Val
 }
 
 /// The answer of a command that has nothing to show.
-fn done(warnings: Vec<String>) -> Result<Response, Status> {
+pub(super) fn done(warnings: Vec<String>) -> Result<Response, Status> {
     let status =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     Ok(Response::Object { object: unsaved(&status)?, created: true, warnings })

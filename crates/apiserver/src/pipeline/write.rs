@@ -85,6 +85,7 @@ impl Pipeline {
         meta::validate(&object, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
         words::validate(&asked.stored, &object, &mut errors);
         asked.strategy.validate(&object, &mut errors);
+        asked.strategy.validate_create(&object, &mut errors);
         field::check(&asked.kind.group, &asked.kind.kind, &name, &errors)?;
         for link in &self.parts.admission {
             link.validate(&review, Some(&object), self).await?;
@@ -339,13 +340,12 @@ impl Pipeline {
                 asked.strategy.prepare_status(new, old);
                 return;
             }
-            "approval" => {
-                isolate(new, old, |wanted, new| copy_part(wanted, new, "status", "conditions"));
-                return meta::keep(new, old, false);
-            }
-            "finalize" => {
-                isolate(new, old, |wanted, new| copy_part(wanted, new, "spec", "finalizers"));
-                return meta::keep(new, old, false);
+            "approval" | "finalize" | "ephemeralcontainers" | "resize" => {
+                let part = asked.subresource;
+                isolate(new, old, |wanted, new| asked.strategy.take_part(part, wanted, new));
+                self.default(asked, new);
+                let changed = asked.strategy.generation() && meta::spec_differs(new, old);
+                return meta::keep(new, old, changed);
             }
             system => {
                 // The system's own changes (binding, scale) touch what they name and nothing else.
@@ -367,12 +367,14 @@ impl Pipeline {
         meta::validate(new, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
         meta::validate_change(new, old, &mut errors);
         words::validate(&asked.stored, new, &mut errors);
-        if asked.subresource == "status" {
-            asked.strategy.validate_status(new, old, &mut errors);
-        } else if asked.subresource.is_empty() {
-            asked.strategy.validate(new, &mut errors);
-            words::validate_change(&asked.stored, new, old, &mut errors);
-            asked.strategy.validate_update(new, old, &mut errors);
+        match asked.subresource {
+            "" => {
+                asked.strategy.validate(new, &mut errors);
+                words::validate_change(&asked.stored, new, old, &mut errors);
+                asked.strategy.validate_update(new, old, &mut errors);
+            }
+            "status" => asked.strategy.validate_status(new, old, &mut errors),
+            part => asked.strategy.validate_part(part, new, old, &mut errors),
         }
         field::check(&asked.kind.group, &asked.kind.kind, asked.name, &errors)
     }
@@ -430,10 +432,6 @@ fn isolate(new: &mut Value, old: &Value, part: impl Fn(&Value, &mut Value)) {
     for field in ["annotations", "managedFields"] {
         tree::copy(tree::at(&wanted, &["metadata"]), tree::member(new, "metadata"), field);
     }
-}
-
-fn copy_part(from: &Value, to: &mut Value, parent: &str, field: &str) {
-    tree::copy(tree::at(from, &[parent]), tree::member(to, parent), field);
 }
 
 fn busy(asked: &Asked<'_>) -> Status {

@@ -7,6 +7,7 @@ mod catalog;
 mod cluster;
 mod http_front;
 mod lifecycle;
+mod parts;
 mod services;
 mod subresources;
 mod watching;
