@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use api::connect::Body;
-use api::{Reason, Status};
+use api::{Reason, Status, protobuf};
 use base::BoxError;
 use bytes::Bytes;
 use flate2::Compression;
@@ -11,12 +11,12 @@ use flate2::write::GzEncoder;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
-use super::negotiate::media_type;
+use super::negotiate::{JSON, YAML, media_type, unsupported};
 
 /// The largest body that a request may have. Source: `MaxRequestBodyBytes`.
 const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// Answers from this size on are compressed where the client accepts it.
-const COMPRESS_BYTES_MIN: usize = 128 * 1024;
+/// Answers from this size on are compressed where the client accepts it. Source: `defaultGzipThresholdBytes`.
+pub(super) const COMPRESS_BYTES_MIN: usize = 128 * 1024;
 
 /// A body of known bytes.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
@@ -24,7 +24,12 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// Reads a request's body and turns YAML and protobuf into JSON; with the first key that YAML repeats.
-pub(super) async fn read<B>(headers: &HeaderMap, body: B) -> Result<(Bytes, Option<String>), Status>
+/// Only built-in kinds have a protobuf form.
+pub(super) async fn read<B>(
+    headers: &HeaderMap,
+    body: B,
+    builtin: bool,
+) -> Result<(Bytes, Option<String>), Status>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -38,10 +43,10 @@ where
             Status::bad_request(format!("the body of the request could not be read: {error}"))
         }
     })?;
-    to_json(text(headers, header::CONTENT_TYPE), bytes.to_bytes())
+    to_json(text(headers, header::CONTENT_TYPE), bytes.to_bytes(), builtin)
 }
 
-fn to_json(content_type: &str, bytes: Bytes) -> Result<(Bytes, Option<String>), Status> {
+fn to_json(content_type: &str, bytes: Bytes, builtin: bool) -> Result<(Bytes, Option<String>), Status> {
     if bytes.is_empty() {
         return Ok((bytes, None));
     }
@@ -51,19 +56,14 @@ fn to_json(content_type: &str, bytes: Bytes) -> Result<(Bytes, Option<String>), 
                 .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
             return Ok((json.into(), repeated));
         }
-        api::protobuf::MEDIA_TYPE => {
-            let value = api::protobuf::decode(api::schema::Schema::builtin(), &bytes)?;
+        protobuf::MEDIA_TYPE if builtin => {
+            let value = protobuf::decode(api::schema::Schema::builtin(), &bytes)?;
             serde_json::to_vec(&value).map(Bytes::from).map_err(|error| Status::internal(error.to_string()))
         }
-        "" | "application/json" => Ok(bytes),
+        "" | JSON => Ok(bytes),
         other if other.ends_with("+json") => Ok(bytes),
-        other => Err(Status::new(
-            Reason::UnsupportedMediaType,
-            format!(
-                "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                 application/json, application/yaml, application/vnd.kubernetes.protobuf"
-            ),
-        )),
+        _ if builtin => Err(unsupported(&[JSON, YAML, protobuf::MEDIA_TYPE])),
+        _ => Err(unsupported(&[JSON, YAML])),
     };
     json.map(|json| (json, None))
 }
@@ -82,7 +82,7 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
 
 /// Compresses bytes if it is worth it.
 pub(super) fn compress(bytes: Bytes, gzip: bool) -> (Bytes, bool) {
-    if !gzip || bytes.len() < COMPRESS_BYTES_MIN {
+    if !gzip || bytes.len() <= COMPRESS_BYTES_MIN {
         return (bytes, false);
     }
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());

@@ -5,8 +5,10 @@ mod connect;
 mod documents;
 mod health;
 mod impersonate;
+mod lists;
 mod negotiate;
 mod path;
+mod pretty;
 mod query;
 mod respond;
 mod watch;
@@ -28,6 +30,7 @@ use crate::authz::Attributes;
 use crate::bootstrap::Bootstrap;
 use crate::pipeline::{Pipeline, attributes};
 use body::text;
+use negotiate::Offer;
 use path::{ResourcePath, Target};
 use query::Query;
 
@@ -65,9 +68,10 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
+        let accept = text(request.headers(), header::ACCEPT).to_owned();
         match self.route(peer, request).await {
             Ok(response) => response,
-            Err(status) => respond::failure(&status),
+            Err(status) => respond::failure(&status, &accept),
         }
     }
 
@@ -141,10 +145,16 @@ impl Front {
             )?,
         };
         self.pipeline.authorize(&attributes(user, &request))?;
-        let accepted = respond::accepted(parts.headers)?;
+        let kind = self.pipeline.kind(&request.resource)?;
+        let builtin = api::protobuf::speaks(kind.typed());
+        let offer = Offer { protobuf: builtin, stream: matches!(request.call, Call::Watch(_)) };
+        let accepted = respond::accepted(parts.headers, &parts.query, offer)?;
+        if !builtin {
+            query::check_patch(&request.call)?;
+        }
         let mut warning = None;
         if !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_)) {
-            let (body, repeated) = body::read(parts.headers, body).await?;
+            let (body, repeated) = body::read(parts.headers, body, builtin).await?;
             request.call = query::call(
                 parts.method,
                 path,
@@ -155,13 +165,12 @@ impl Front {
             )?;
             warning = warning_of(&request.call, repeated)?;
         }
-        let kind = self.pipeline.kind(&request.resource)?;
         let response = self.pipeline.call_authorized(user, request).await?;
         let gzip = body::takes_gzip(parts.headers);
-        let render = respond::Render { kind: &kind, accepted, gzip, query: &parts.query };
+        let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: &parts.query };
         let mut answer = match response {
             Response::Watch(stream) => watch::respond(stream, &render, self.drain.clone()),
-            other => render.response(other)?,
+            other => render.response(other).await?,
         };
         for text in kind.deprecation().into_iter().chain(warning.as_deref()) {
             answer.headers_mut().extend(respond::warning_header(text).map(|value| (header::WARNING, value)));

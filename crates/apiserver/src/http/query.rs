@@ -9,12 +9,19 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::negotiate::media_type;
+use super::negotiate::{media_type, unsupported};
 use super::path::ResourcePath;
 use crate::field::{FieldError, FieldErrors};
 use crate::options::{Write, refuse};
 use crate::tree;
 
+/// The media types of patches, as refusals list them.
+const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 /// The part of a user agent that names a manager.
 const AGENT_CHARS_MAX: usize = 128;
 
@@ -162,14 +169,17 @@ fn patch_type(content_type: &str) -> Result<PatchType, Status> {
         "application/merge-patch+json" => Ok(PatchType::Merge),
         "application/strategic-merge-patch+json" => Ok(PatchType::StrategicMerge),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
-        other => Err(Status::new(
-            Reason::UnsupportedMediaType,
-            format!(
-                "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
-                 application/apply-patch+yaml"
-            ),
-        )),
+        _ => Err(unsupported(&PATCHES)),
+    }
+}
+
+/// Strategic merges need what only built-in kinds say of themselves.
+pub(super) fn check_patch(call: &Call) -> Result<(), Status> {
+    match call {
+        Call::Patch { kind: PatchType::StrategicMerge, .. } => {
+            Err(unsupported(&[PATCHES[0], PATCHES[1], PATCHES[3]]))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,30 +1,37 @@
 //! Answers: objects, lists and failures as HTTP responses, in the form that the client accepts.
 
+use std::sync::Arc;
+
 use api::connect::Body;
-use api::{List, Object, Reason, Response, Status};
-use bytes::{BufMut, Bytes, BytesMut};
+use api::schema::Schema;
+use api::{List, Object, Response, Status, protobuf};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::body::{compress, full, text};
-use super::negotiate::{self, Accepted, Encoding, Form};
+use super::body::{COMPRESS_BYTES_MIN, compress, full, text};
+use super::lists::{self, Listing, Write};
+use super::negotiate::{self, Accepted, Encoding, Form, JSON, Offer, YAML};
+use super::pretty::Indent;
 use super::query::Query;
 use crate::words::{self, Kind};
 
 /// The form that a request accepts, or 406.
-pub(super) fn accepted(headers: &HeaderMap) -> Result<Accepted, Status> {
-    negotiate::accepted(text(headers, header::ACCEPT)).ok_or_else(|| {
-        Status::new(
-            Reason::NotAcceptable,
-            "only the following media types are accepted: application/json, application/yaml",
-        )
-    })
+pub(super) fn accepted(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Accepted, Status> {
+    let accepted = negotiate::accepted(text(headers, header::ACCEPT), offer)
+        .ok_or_else(|| negotiate::not_acceptable(offer.stream))?;
+    let pretty = accepted.pretty || negotiate::pretty(query.get("pretty"), text(headers, header::USER_AGENT));
+    Ok(Accepted { pretty, ..accepted })
 }
 
-/// A failure as its Status object.
-pub(super) fn failure(status: &Status) -> http::Response<Body> {
+/// A failure as its Status object, in the encoding that the client accepts; if it accepts none, in JSON.
+pub(super) fn failure(status: &Status, accept: &str) -> http::Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json_response(code, status.to_json().to_string());
+    let json = status.to_json().to_string();
+    let encoding = negotiate::accepted(accept, Offer { protobuf: true, stream: false })
+        .map_or(Encoding::Json, |accepted| accepted.encoding);
+    let (media, bytes) = encoded(encoding, json.clone().into()).unwrap_or((JSON, json.into()));
+    let mut response = typed_response(code, media, bytes);
     if status.details.retry_after_seconds > 0 {
         response.headers_mut().insert(header::RETRY_AFTER, status.details.retry_after_seconds.into());
     }
@@ -34,9 +41,13 @@ pub(super) fn failure(status: &Status) -> http::Response<Body> {
     response
 }
 
-/// A JSON answer.
-pub(super) fn json_response(code: StatusCode, body: impl Into<Bytes>) -> http::Response<Body> {
-    typed_response(code, "application/json", body)
+/// The JSON of an object in an encoding, with its media type.
+fn encoded(encoding: Encoding, json: Bytes) -> Result<(&'static str, Bytes), Status> {
+    Ok(match encoding {
+        Encoding::Json => (JSON, json),
+        Encoding::Yaml => (YAML, to_yaml(&json)?),
+        Encoding::Protobuf => (protobuf::MEDIA_TYPE, protobuf::object(Schema::builtin(), &json)?.into()),
+    })
 }
 
 /// An answer of some media type.
@@ -54,7 +65,9 @@ pub(super) fn typed_response(
 
 /// How one request's answer is rendered.
 pub(super) struct Render<'a> {
-    pub(super) kind: &'a Kind,
+    pub(super) kind: &'a Arc<Kind>,
+    /// The name in the request's path; empty where it has none.
+    pub(super) name: &'a str,
     pub(super) accepted: Accepted,
     pub(super) gzip: bool,
     pub(super) query: &'a Query,
@@ -62,52 +75,79 @@ pub(super) struct Render<'a> {
 
 impl Render<'_> {
     /// Renders everything but watches.
-    pub(super) fn response(&self, response: Response) -> Result<http::Response<Body>, Status> {
-        let (code, bytes, warnings) = match response {
+    pub(super) async fn response(&self, response: Response) -> Result<http::Response<Body>, Status> {
+        let (code, json, warnings) = match response {
             Response::Object { object, created, warnings } => {
                 let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+                if self.protobuf_metadata() {
+                    let bytes = protobuf::partial(Schema::builtin(), object.bytes())?;
+                    return Ok(self.answer(code, protobuf::MEDIA_TYPE, bytes.into(), &warnings));
+                }
                 (code, self.object(&object)?, warnings)
             }
-            Response::List(list) => (StatusCode::OK, self.list(&list)?, Vec::new()),
+            Response::List(list) if self.accepted.form != Form::Table => return self.list(list).await,
+            Response::List(list) => (StatusCode::OK, self.table(&list)?, Vec::new()),
             Response::Deleted { uid, warnings } => (StatusCode::OK, self.deleted(&uid), warnings),
             Response::Watch(_) => return Err(Status::internal("a watch is not rendered as one answer")),
         };
-        let (bytes, media) = match self.accepted.encoding {
-            Encoding::Json => (bytes, "application/json"),
-            Encoding::Yaml => (to_yaml(&bytes)?, "application/yaml"),
-        };
+        let (media, bytes) = encoded(self.accepted.encoding, json)?;
+        Ok(self.answer(code, media, bytes, &warnings))
+    }
+
+    fn answer(
+        &self,
+        code: StatusCode,
+        media: &'static str,
+        bytes: Bytes,
+        warnings: &[String],
+    ) -> http::Response<Body> {
+        let bytes = if self.indents() { Indent::default().piece(&bytes).into() } else { bytes };
         let (bytes, packed) = compress(bytes, self.gzip);
         let mut answer = typed_response(code, media, bytes);
         if packed {
-            answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            mark_packed(&mut answer);
         }
-        for warning in &warnings {
+        for warning in warnings {
             if let Some(value) = warning_header(warning) {
                 answer.headers_mut().append(header::WARNING, value);
             }
         }
-        Ok(answer)
+        answer
     }
 
-    /// One object in the accepted form.
-    pub(super) fn object(&self, object: &Object) -> Result<Bytes, Status> {
+    fn indents(&self) -> bool {
+        self.accepted.pretty && self.accepted.encoding == Encoding::Json
+    }
+
+    fn protobuf_metadata(&self) -> bool {
+        self.accepted.form == Form::Metadata && self.accepted.encoding == Encoding::Protobuf
+    }
+
+    /// One object in the accepted form, as JSON.
+    fn object(&self, object: &Object) -> Result<Bytes, Status> {
         match self.accepted.form {
             Form::Plain => Ok(object.bytes().clone()),
-            Form::Metadata => Ok(Bytes::from(metadata_of(object)?.to_string())),
-            Form::Table => {
-                let table = words::table(self.kind, &[object], self.include(), true)?;
-                Ok(Bytes::from(table.to_string()))
-            }
+            Form::Metadata => Ok(Bytes::from(metadata_of(object, self.accepted.meta_version)?.to_string())),
+            Form::Table => self.rows(&[object], true).map(|table| Bytes::from(table.to_string())),
         }
     }
 
-    /// The rows of a watch event: a Table with one row, its columns only the first time.
+    /// The object of a watch event: as [`Render::object`], a table's columns only the first time.
     pub(super) fn event(&self, object: &Object, columns: bool) -> Result<Bytes, Status> {
-        if self.accepted.form != Form::Table {
-            return self.object(object);
+        match (self.accepted.form, self.accepted.encoding) {
+            (Form::Table, _) => self.rows(&[object], columns).map(|table| Bytes::from(table.to_string())),
+            (Form::Metadata, Encoding::Protobuf) => {
+                protobuf::partial(Schema::builtin(), object.bytes()).map(Bytes::from)
+            }
+            (_, Encoding::Protobuf) => protobuf::object(Schema::builtin(), object.bytes()).map(Bytes::from),
+            _ => self.object(object),
         }
-        words::table(self.kind, &[object], self.include(), columns)
-            .map(|table| Bytes::from(table.to_string()))
+    }
+
+    fn rows(&self, objects: &[&Object], columns: bool) -> Result<Value, Status> {
+        let mut table = words::table(self.kind, objects, self.include(), columns)?;
+        table["apiVersion"] = self.accepted.meta_version.into();
+        Ok(table)
     }
 
     fn include(&self) -> words::Include {
@@ -118,51 +158,59 @@ impl Render<'_> {
         }
     }
 
-    fn list(&self, list: &List) -> Result<Bytes, Status> {
-        let metadata = list_metadata(list);
-        match self.accepted.form {
-            Form::Table => {
-                let objects: Vec<&Object> = list.items.iter().map(AsRef::as_ref).collect();
-                let mut table = words::table(self.kind, &objects, self.include(), true)?;
-                table["metadata"] = metadata;
-                Ok(Bytes::from(table.to_string()))
-            }
-            Form::Metadata => {
-                let items = list.items.iter().map(|item| metadata_of(item)).collect::<Result<Vec<_>, _>>()?;
-                Ok(Bytes::from(
-                    json!({
-                        "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                        "metadata": metadata, "items": items,
-                    })
-                    .to_string(),
-                ))
-            }
-            Form::Plain => Ok(self.concatenate(list, &metadata)),
-        }
+    fn table(&self, list: &List) -> Result<Bytes, Status> {
+        let objects: Vec<&Object> = list.items.iter().map(AsRef::as_ref).collect();
+        let mut table = self.rows(&objects, true)?;
+        table["metadata"] = list_metadata(list);
+        Ok(Bytes::from(table.to_string()))
     }
 
-    /// A list is its items' bytes one after the other: no tree is built.
-    fn concatenate(&self, list: &List, metadata: &Value) -> Bytes {
-        let size: usize = list.items.iter().map(|item| item.bytes().len() + 1).sum();
-        let head = format!(
-            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            self.kind.list_kind,
-            self.kind.api_version()
-        );
-        let mut out = BytesMut::with_capacity(head.len() + size + 2);
-        out.put_slice(head.as_bytes());
-        for (index, item) in list.items.iter().enumerate() {
-            if index > 0 {
-                out.put_u8(b',');
+    /// A list, item by item: no tree is built, and of a large one only what the client is taking is in memory.
+    async fn list(&self, list: List) -> Result<http::Response<Body>, Status> {
+        let metadata = list_metadata(&list).to_string();
+        let api_version = self.kind.api_version();
+        let (api_version, kind) = match self.accepted.form {
+            Form::Metadata => (self.accepted.meta_version, "PartialObjectMetadataList"),
+            _ => (api_version.as_str(), self.kind.list_kind.as_ref()),
+        };
+        let write = match (self.accepted.encoding, self.accepted.form) {
+            (Encoding::Protobuf, Form::Metadata) => Write::ProtobufMetadata,
+            (Encoding::Protobuf, _) => Write::Protobuf(self.kind.clone()),
+            (_, Form::Metadata) => Write::Metadata(self.accepted.meta_version),
+            _ => Write::Json,
+        };
+        let mut items = list.items;
+        let (head, tail) = if self.accepted.encoding == Encoding::Protobuf {
+            let (measured, held) = lists::measured(&items, &write).await?;
+            let mut head = write.items().head(api_version, kind, metadata.as_bytes(), measured)?;
+            if let Some(held) = held {
+                head.extend_from_slice(&held);
+                items.clear();
             }
-            out.put_slice(item.bytes());
+            (head, protobuf::Items::tail())
+        } else {
+            let head = format!(
+                "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
+            );
+            (head.into_bytes(), b"]}".to_vec())
+        };
+        let mut listing = Listing { head, items: items.into_iter(), write, tail };
+        let yaml = self.accepted.encoding == Encoding::Yaml;
+        let media = if self.accepted.encoding == Encoding::Protobuf { protobuf::MEDIA_TYPE } else { JSON };
+        if let Some(whole) = listing.whole(if yaml { usize::MAX } else { COMPRESS_BYTES_MIN })? {
+            let (media, bytes) = if yaml { (YAML, to_yaml(&whole)?) } else { (media, whole) };
+            return Ok(self.answer(StatusCode::OK, media, bytes, &[]));
         }
-        out.put_slice(b"]}");
-        out.freeze()
+        let mut answer = typed_response(StatusCode::OK, media, Bytes::new());
+        *answer.body_mut() = listing.body(self.indents(), self.gzip);
+        if self.gzip {
+            mark_packed(&mut answer);
+        }
+        Ok(answer)
     }
 
     fn deleted(&self, uid: &str) -> Bytes {
-        let mut details = json!({ "kind": self.kind.plural, "uid": uid });
+        let mut details = json!({ "name": self.name, "kind": self.kind.plural, "uid": uid });
         if !self.kind.group.is_empty() {
             details["group"] = self.kind.group.as_ref().into();
         }
@@ -186,15 +234,21 @@ fn list_metadata(list: &List) -> Value {
     metadata
 }
 
-/// An object's `PartialObjectMetadata`.
-fn metadata_of(object: &Object) -> Result<Value, Status> {
+/// Says that a body is compressed.
+fn mark_packed(answer: &mut http::Response<Body>) {
+    answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    answer.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+}
+
+/// An object's `PartialObjectMetadata` of an `apiVersion`.
+pub(super) fn metadata_of(object: &Object, api_version: &str) -> Result<Value, Status> {
     #[derive(serde::Deserialize)]
     struct Head {
         #[serde(default)]
         metadata: Value,
     }
     let head: Head = object.decode().map_err(|error| Status::internal(error.to_string()))?;
-    Ok(json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": head.metadata }))
+    Ok(json!({ "kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": head.metadata }))
 }
 
 fn to_yaml(bytes: &[u8]) -> Result<Bytes, Status> {

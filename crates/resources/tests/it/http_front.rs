@@ -15,8 +15,8 @@ pub(crate) const JSON: &str = "application/json";
 /// An answer, read to its end.
 pub(crate) struct Answer {
     pub(crate) code: u16,
-    headers: HeaderMap,
-    body: Bytes,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
@@ -24,7 +24,12 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
-    fn events(&self) -> Vec<Value> {
+    /// A header's text; empty where absent.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn events(&self) -> Vec<Value> {
         self.body.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 

@@ -5,6 +5,7 @@
 mod boundaries;
 mod catalog;
 mod cluster;
+mod encodings;
 mod http_front;
 mod lifecycle;
 mod parts;
