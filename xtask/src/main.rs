@@ -16,8 +16,7 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["generate", "schema", "--swagger", path] => {
             let target = workspace::root().join("crates/api/schema");
-            let (overlay, protobuf) = (target.join("overlay.tsv"), target.join("protobuf.tsv"));
-            write(&target.join("kubernetes.tsv"), &schema::generate(path.as_ref(), &overlay, &protobuf)?)
+            write(&target.join("kubernetes.tsv"), &schema::generate(path.as_ref(), &target)?)
         }
         ["generate", "protobuf", "--go", path] => {
             let out = workspace::root().join("crates/api/schema/protobuf.tsv");

@@ -7,6 +7,8 @@ pub mod conversion;
 pub mod cron;
 pub mod decode;
 pub mod defaults;
+#[cfg(test)]
+mod generate;
 pub mod meta;
 pub mod object;
 pub mod openapi;

@@ -27,16 +27,29 @@ struct Walk<'c> {
 
 impl Walk<'_> {
     fn field(&mut self, value: &Value, field: &Field, ty: Typed<'_>, path: &str) {
-        if let Some(text) = value.as_str()
-            && !field.values().is_empty()
-            && !text.is_empty()
-            && !field.values().iter().any(|allowed| allowed == text)
-        {
-            let allowed: Vec<String> = field.values().iter().map(|value| format!("\"{value}\"")).collect();
-            let message = format!("Unsupported value: \"{text}\": supported values: {}", allowed.join(", "));
-            self.push("FieldValueNotSupported", path, message);
+        if !field.values().is_empty() {
+            match value {
+                Value::String(text) => self.enumerated(text, field, path),
+                Value::Array(items) => {
+                    for (index, text) in
+                        items.iter().enumerate().filter_map(|(n, item)| Some((n, item.as_str()?)))
+                    {
+                        self.enumerated(text, field, &format!("{path}[{index}]"));
+                    }
+                }
+                _ => {}
+            }
         }
         self.value(value, ty.of(field.ty), path);
+    }
+
+    fn enumerated(&mut self, text: &str, field: &Field, path: &str) {
+        if text.is_empty() || field.values().iter().any(|allowed| allowed == text) {
+            return;
+        }
+        let allowed: Vec<String> = field.values().iter().map(|value| format!("\"{value}\"")).collect();
+        let message = format!("Unsupported value: \"{text}\": supported values: {}", allowed.join(", "));
+        self.push("FieldValueNotSupported", path, message);
     }
 
     fn value(&mut self, value: &Value, ty: Typed<'_>, path: &str) {
@@ -134,6 +147,11 @@ mod tests {
                 "spec.containers[0].name: Required value",
                 "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
             ]
+        );
+        let volume = json!({"spec": {"accessModes": ["ReadWriteOnce", "Sometimes"]}});
+        assert!(
+            said(&object(&volume, typed("io.k8s.api.core.v1.PersistentVolume")))[0]
+                .starts_with("spec.accessModes[1]: Unsupported value: \"Sometimes\"")
         );
         let empty = json!({"spec": {"containers": []}});
         assert_eq!(

@@ -1,7 +1,8 @@
 //! `cargo xtask generate schema`: merges what knows the facts of the Kubernetes API into one table without prose, a
 //! line per field. Sources: upstream's OpenAPI description (structure, list types, merge keys), the sources of
-//! k8s-openapi (what a newer release added and removed), an overlay in the table's own format (defaults, immutability,
-//! retired versions), which wins, and what upstream's Go types say of protobuf (`generate protobuf` reads those).
+//! k8s-openapi (what a newer release added and removed), overlays in the table's own format (constant defaults,
+//! immutability, enumerations; retired versions), which win, and what upstream's Go types say of protobuf
+//! (`generate protobuf` reads those).
 
 mod gotypes;
 mod newer;
@@ -22,16 +23,24 @@ use table::Table;
 
 pub(crate) use gotypes::generate as protobuf;
 
-/// The table as text.
-pub(crate) fn generate(swagger: &Path, overlay: &Path, protobuf: &Path) -> Result<String> {
+/// The overlays, in the order in which they apply.
+pub(crate) const OVERLAYS: [&str; 2] = ["overlay.tsv", "retired.tsv"];
+
+/// The table as text; `tables` is where the overlays and `protobuf.tsv` are.
+pub(crate) fn generate(swagger: &Path, tables: &Path) -> Result<String> {
     let read =
         |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let mut table: Table = swagger::read(&read(swagger)?)?;
     let release =
         source::newest_release(&crate_root("k8s-openapi")?).context("k8s-openapi holds no release")?;
     newer::merge(&mut table, &source::read(&release)?, &release_name(&release));
-    table.overlay(&read(overlay)?)?;
-    gotypes::merge(&mut table, &read(protobuf)?)?;
+    let protobuf = read(&tables.join("protobuf.tsv"))?;
+    // Before, so that copies have numbers, and after, as the overlays add definitions.
+    gotypes::merge(&mut table, &protobuf)?;
+    for overlay in OVERLAYS {
+        table.overlay(&read(&tables.join(overlay))?).with_context(|| overlay.to_owned())?;
+    }
+    gotypes::merge(&mut table, &protobuf)?;
     Ok(table.print(&release_name(&release)))
 }
 
@@ -60,7 +69,7 @@ pub(crate) fn stale(table: &str, overlay: &str) -> Vec<String> {
         };
         let there: Vec<&str> =
             known.get(&(definition, field)).map(|facts| facts.split('\t').collect()).unwrap_or_default();
-        let missing = facts.split('\t').filter(|fact| *fact != "-" && !there.contains(fact));
+        let missing = facts.split('\t').filter(|fact| !matches!(*fact, "-" | "!") && !there.contains(fact));
         complaints.extend(missing.map(|fact| {
             format!("{definition}.{field}: the table lacks {fact}: run `cargo xtask generate schema`")
         }));

@@ -31,7 +31,8 @@ pub(crate) type Attributes = BTreeMap<String, String>;
 
 impl Table {
     /// Applies an overlay: a definition that is not there is added, a field's attributes are added to what is there.
-    /// `-` as a type keeps the field's type and number.
+    /// `-` as a type keeps the field's type and number, `!` takes the field away. `like=DEFINITION` begins with a copy of
+    /// another definition; a kind gets a list like the other's.
     pub(crate) fn overlay(&mut self, text: &str) -> Result<()> {
         let mut current = String::new();
         for (index, line) in text.lines().enumerate() {
@@ -47,9 +48,32 @@ impl Table {
             } else {
                 let mut parts = line.split('\t');
                 current = parts.next().unwrap_or_default().to_owned();
-                let definition = self.definitions.entry(current.clone()).or_default();
-                definition.attributes.extend(parts.map(attribute));
+                let mut attributes: Attributes = parts.map(attribute).collect();
+                if let Some(model) = attributes.remove("like") {
+                    self.copy(&model, &current, &attributes)
+                        .with_context(|| format!("overlay:{line_number}"))?;
+                }
+                self.definitions.entry(current.clone()).or_default().attributes.extend(attributes);
             }
+        }
+        Ok(())
+    }
+
+    /// Adds a definition with the fields of another, and the list of it where it is a kind.
+    fn copy(&mut self, model: &str, name: &str, attributes: &Attributes) -> Result<()> {
+        let known = |table: &Self, name: &str| {
+            let found = table.definitions.get(name).cloned();
+            found.with_context(|| format!("there is no definition {name}"))
+        };
+        let mut copy = known(self, model)?;
+        copy.attributes.retain(|name, _| name != "kind" && name != "since");
+        self.definitions.insert(name.to_owned(), copy);
+        if let Some(kind) = attributes.get("kind") {
+            let mut list = known(self, &format!("{model}List"))?;
+            list.attributes.insert("kind".into(), format!("{kind}List"));
+            let items = list.fields.get_mut("items").context("a list has items")?;
+            items.ty = format!("[]{name}");
+            self.definitions.insert(format!("{name}List"), list);
         }
         Ok(())
     }
@@ -75,7 +99,11 @@ impl Table {
 fn overlay_field(definition: &mut Definition, line: &str) -> Result<()> {
     let mut parts = line.split('\t');
     let name = parts.next().context("a field has a name")?;
-    let ty = parts.next().context("a field has a type or `-`")?;
+    let ty = parts.next().context("a field has a type, `-` or `!`")?;
+    if ty == "!" {
+        definition.fields.remove(name).with_context(|| format!("there is no field {name}"))?;
+        return Ok(());
+    }
     if ty != "-" {
         let number = parts.next().context("a new field has a protobuf number")?.parse()?;
         let field = Field { ty: ty.to_owned(), number, attributes: Attributes::new() };

@@ -100,7 +100,7 @@ impl Row {
 
     /// The columns of its table.
     pub fn columns(&self) -> &[Column] {
-        columns_of(&self.group, &self.kind)
+        columns_of(&self.storage_group, &self.kind)
     }
 
     /// What clients of a retired version are warned with.

@@ -1,14 +1,47 @@
 //! `meta/v1.Table`: what `kubectl get` shows, computed at the server. Columns are data: a name, a type, a priority (0 is
 //! shown always, 1 with `-o wide`) and where the cell comes from. Source: `pkg/printers/internalversion`.
 
-mod kinds;
+mod access;
+mod admission;
+mod cluster;
+mod core;
+mod devices;
+mod network;
 mod pod;
+mod storage;
 mod workloads;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub use kinds::columns_of;
+/// The columns of a family's kinds, by group and kind.
+pub(crate) type Family = &'static [(&'static str, &'static str, &'static [Column])];
+
+/// A file each.
+const FAMILIES: [Family; 8] = [
+    core::KINDS,
+    workloads::KINDS,
+    network::KINDS,
+    storage::KINDS,
+    access::KINDS,
+    cluster::KINDS,
+    admission::KINDS,
+    devices::KINDS,
+];
+
+pub(crate) const NAME: Column = column("Name", "string", Cell::Name);
+pub(crate) const AGE: Column = column("Age", "string", Cell::Age);
+
+/// Kinds that upstream has no printer for.
+pub(crate) const CREATED: &[Column] =
+    &[NAME, column("Created At", "date", Cell::Text(&["metadata", "creationTimestamp"]))];
+
+/// The columns of a kind in the group in which it is stored; name and age where nothing else is known.
+pub fn columns_of(group: &str, kind: &str) -> &'static [Column] {
+    let rows = FAMILIES.iter().flat_map(|family| family.iter());
+    let row = rows.into_iter().find(|(of_group, of_kind, _)| (*of_group, *of_kind) == (group, kind));
+    row.map_or(&[NAME, AGE], |(_, _, columns)| columns)
+}
 
 /// Where a cell comes from.
 #[derive(Clone, Copy)]
@@ -17,6 +50,12 @@ pub enum Cell {
     Name,
     /// The value under a path of field names; `<none>` where there is none.
     Path(&'static [&'static str]),
+    /// The text under a path; empty where there is none.
+    Text(&'static [&'static str]),
+    /// The value under a path; `<unset>` where there is none.
+    Optional(&'static [&'static str]),
+    /// The truth value under a path; false where there is none.
+    Flag(&'static [&'static str]),
     /// The number of entries of a list or map.
     Count(&'static [&'static str]),
     /// Time since `metadata.creationTimestamp`.
@@ -30,7 +69,7 @@ pub enum Cell {
 pub struct Column {
     /// Its header.
     pub name: &'static str,
-    /// `string`, `integer` or `boolean`.
+    /// `string`, `integer`, `boolean` or `date`.
     pub kind: &'static str,
     /// 0: always; 1: wide only.
     pub priority: u8,
@@ -79,6 +118,12 @@ fn cell(column: &Column, object: &Value, now: Timestamp) -> Value {
             Value::String(text) if text.is_empty() => json!("<none>"),
             other => other.clone(),
         },
+        Cell::Text(path) => json!(text(object, path)),
+        Cell::Optional(path) => match at(object, path) {
+            Value::Null => json!("<unset>"),
+            other => other.clone(),
+        },
+        Cell::Flag(path) => json!(at(object, path) == true),
         Cell::Count(path) => match at(object, path) {
             Value::Array(items) => json!(items.len()),
             Value::Object(entries) => json!(entries.len()),
@@ -108,6 +153,29 @@ pub(crate) fn items<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
 /// The integer under a path; 0 where there is none.
 pub(crate) fn number(value: &Value, path: &[&str]) -> i64 {
     at(value, path).as_i64().unwrap_or(0)
+}
+
+/// The texts of a list, joined.
+pub(crate) fn joined(values: &[Value], separator: &str) -> String {
+    values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(separator)
+}
+
+/// At most so many words, then how many more.
+pub(crate) fn shortened(words: &[String], most: usize, separator: &str) -> String {
+    match words.len().checked_sub(most) {
+        None | Some(0) => words.join(separator),
+        Some(more) => format!("{} + {more} more...", words[..most].join(separator)),
+    }
+}
+
+/// The condition of a type.
+pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    items(object, &["status", "conditions"]).iter().find(|condition| text(condition, &["type"]) == kind)
+}
+
+/// Whether the condition of a type is true.
+pub(crate) fn has(object: &Value, kind: &str) -> bool {
+    condition(object, kind).is_some_and(|condition| text(condition, &["status"]) == "True")
 }
 
 /// `<none>` in place of nothing.
@@ -197,6 +265,29 @@ mod tests {
         ];
         for (seconds, wanted) in cases {
             assert_eq!(human_duration(seconds), wanted);
+        }
+    }
+
+    #[test]
+    fn every_kind_has_columns_and_any_object_cells() {
+        let schema = crate::schema::Schema::builtin();
+        for row in crate::catalog::Catalog::builtin().rows() {
+            assert_eq!(
+                row.columns().iter().filter(|column| column.name == "Name").count(),
+                1,
+                "{}",
+                row.kind
+            );
+            let stored = schema.of_kind(&row.storage_group, &row.storage_version, &row.kind);
+            let ty = schema.typed(stored.expect("the type of what is stored"));
+            for seed in 0..4 {
+                let object = crate::generate::Generator::new(seed).object(ty, &row.api_version(), &row.kind);
+                let cells = cells(row.columns(), &object, Timestamp::UNIX_EPOCH);
+                for (cell, column) in cells.iter().zip(row.columns()) {
+                    assert!(!cell.is_null() && !cell.is_object(), "{} {}: {cell}", row.kind, column.name);
+                }
+                assert!(super::cells(row.columns(), &json!({}), Timestamp::UNIX_EPOCH).len() == cells.len());
+            }
         }
     }
 
