@@ -132,7 +132,7 @@ fn migration_status(object: &Value, _: Timestamp) -> Value {
     let last = held
         .map(|condition| text(condition, &["type"]))
         .filter(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded"))
-        .last();
+        .next_back();
     json!(last.unwrap_or("Unknown"))
 }
 
