@@ -87,8 +87,9 @@ fn request_condition(object: &Value, _: Timestamp) -> Value {
 }
 
 fn pod_request_state(object: &Value, _: Timestamp) -> Value {
-    let kinds = items(object, &["status", "conditions"]).iter().map(|condition| text(condition, &["type"]));
-    let last = kinds.filter(|kind| matches!(*kind, "Issued" | "Denied" | "Failed")).next_back();
+    let mut kinds =
+        items(object, &["status", "conditions"]).iter().map(|condition| text(condition, &["type"]));
+    let last = kinds.rfind(|kind| matches!(*kind, "Issued" | "Denied" | "Failed"));
     json!(last.unwrap_or("Pending"))
 }
 

@@ -131,8 +131,7 @@ fn migration_status(object: &Value, _: Timestamp) -> Value {
     let held = conditions.filter(|condition| text(condition, &["status"]) == "True");
     let last = held
         .map(|condition| text(condition, &["type"]))
-        .filter(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded"))
-        .next_back();
+        .rfind(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded"));
     json!(last.unwrap_or("Unknown"))
 }
 
