@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::Chain;
 use crate::authn::token::Tokens;
-use crate::authz::{Authorizer, Closed};
+use crate::authz::{Authorizer, Standard};
 use crate::bootstrap::Bootstrap;
 use crate::http::Front;
 use crate::pipeline::{Parts, Pipeline};
@@ -51,7 +51,7 @@ pub struct Config {
     pub shared: bool,
     /// Readiness of the process's components, where a supervisor runs them.
     pub readiness: Option<Readiness>,
-    /// Who may do what; [`Closed`] unless another is given.
+    /// Who may do what; [`Standard`] unless another is given.
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// Admission links, in order.
     pub admission: Chain,
@@ -107,7 +107,7 @@ impl Server {
             catalog: Catalog::builtin(),
             strategies,
             admission: config.admission,
-            authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Closed)),
+            authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Standard::default())),
             tokens,
             store,
             clock: config.clock,

@@ -15,6 +15,7 @@ pub mod options;
 mod peers;
 pub mod pipeline;
 pub mod pki;
+mod selection;
 mod server;
 pub mod storage;
 pub mod strategy;

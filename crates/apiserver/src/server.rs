@@ -19,7 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn::user_of_certificate;
-use crate::bootstrap::Bootstrap;
+use crate::authz::defaults;
+use crate::bootstrap::{Bootstrap, administrator};
 use crate::http::Front;
 use crate::peers;
 use crate::pipeline::Pipeline;
@@ -202,6 +203,8 @@ impl Component for Server {
         pipeline.synced().await;
         ctx.waiting_for("the system's namespaces and Services");
         Bootstrap::apply(&self.bootstrap, &pipeline).await?;
+        ctx.waiting_for("the default roles");
+        defaults::reconcile(&pipeline, &administrator()).await?;
         ctx.spawn(keep_bootstrap(pipeline.clone(), self.bootstrap.clone()));
         if self.bootstrap.lock().servers.is_some() {
             ctx.spawn(peers::keep(pipeline.clone(), self.bootstrap.clone()));

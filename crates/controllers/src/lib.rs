@@ -14,6 +14,7 @@ pub mod per_namespace;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
+pub mod role_aggregation;
 pub mod selector;
 pub mod service_cidrs;
 pub mod taint_eviction;
@@ -41,6 +42,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
         Arc::new(pod_gc::PodGc::new(ctx)),
+        Arc::new(role_aggregation::RoleAggregation::new(ctx)),
         Arc::new(service_cidrs::ServiceCidrs::new(ctx)),
         Arc::new(taint_eviction::TaintEviction::new(ctx)),
         Arc::new(token_cleaner::TokenCleaner::new(ctx)),

@@ -110,6 +110,9 @@ pub const SERVICE_CIDRS: Kind = cluster("networking.k8s.io", "v1", "servicecidrs
 /// Cluster IPs, as objects.
 pub const IP_ADDRESSES: Kind = cluster("networking.k8s.io", "v1", "ipaddresses", "IPAddress");
 
+/// Cluster roles.
+pub const CLUSTER_ROLES: Kind = cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
+
 /// Certificate signing requests.
 pub const CERTIFICATE_SIGNING_REQUESTS: Kind =
     cluster("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest");

@@ -17,6 +17,8 @@ use api::{GroupVersionResource, Object, Status};
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::cache::Changes;
+
 /// What a link may look at besides the object.
 #[async_trait]
 pub trait World: Send + Sync {
@@ -30,6 +32,10 @@ pub trait World: Send + Sync {
     ) -> Result<Option<Arc<Object>>, Status>;
     /// All objects of a stored resource in a namespace (empty: all), from the cache.
     fn all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>>;
+    /// What happened to a stored resource after a revision (0: everything), as the cache knows it.
+    fn changes(&self, group: &str, resource: &str, _revision: i64) -> Changes {
+        Changes::All(self.all(group, resource, ""), 0)
+    }
 }
 
 /// What is done to the object.

@@ -1,13 +1,18 @@
-//! Authorization: an interface with upstream's full attributes, and the closed default.
+//! Authorization: an interface with upstream's full attributes, and the authorizer that every server has.
 
-mod closed;
+mod components;
+pub(crate) mod defaults;
 mod node;
+pub(crate) mod rbac;
+mod standard;
 
 use api::connect::User;
 
 use crate::admission::World;
 
-pub use closed::Closed;
+pub use rbac::Rule;
+pub use standard::Standard;
+pub(crate) use standard::everything;
 
 /// What is asked, as an authorizer sees it. Source: `authorizer.Attributes`.
 #[derive(Debug, Clone, Default)]
@@ -73,23 +78,38 @@ pub enum Decision {
         reason: String,
     },
     /// Not mine to say.
-    NoOpinion,
+    NoOpinion {
+        /// What may be wrong, if anything; it is told where nobody else allows it.
+        reason: String,
+    },
 }
 
-/// One rule of what a user may do, for SelfSubjectRulesReview.
+/// The rules that hold for a user, for SelfSubjectRulesReview.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs, reason = "upstream's names: authorization/v1 ResourceRule and NonResourceRule")]
-pub struct Rule {
-    pub verbs: Vec<String>,
-    pub api_groups: Vec<String>,
-    pub resources: Vec<String>,
-    pub non_resource_urls: Vec<String>,
+pub struct Rules {
+    /// What is known.
+    pub rules: Vec<Rule>,
+    /// Whether there may be more.
+    pub incomplete: bool,
+    /// Why there may be more.
+    pub error: String,
+}
+
+impl Rules {
+    /// Says that there may be more, and why.
+    pub fn lacks(&mut self, why: &str) {
+        self.incomplete = true;
+        if !self.error.is_empty() {
+            self.error.push_str(", ");
+        }
+        self.error.push_str(why);
+    }
 }
 
 /// Says what a user may do. Pure: everything it decides on is in the attributes, in its own state and in the caches.
 pub trait Authorizer: Send + Sync + 'static {
     /// Decides.
     fn authorize(&self, attributes: &Attributes, world: &dyn World) -> Decision;
-    /// The rules that hold for a user in a namespace.
-    fn rules(&self, user: &User, namespace: &str) -> Vec<Rule>;
+    /// The rules that hold for a user in a namespace (empty: everywhere).
+    fn rules(&self, user: &User, namespace: &str, world: &dyn World) -> Rules;
 }

@@ -1,91 +1,218 @@
-//! What a node may see: the pods that are bound to it, and the Secrets and ConfigMaps that those refer to.
+//! What a node may see and change: itself, the pods that are bound to it, and what those refer to.
 //! Source: `plugin/pkg/auth/authorizer/node`. Its graph is read off the pods' cache here: a node has few pods, and asks
 //! once for each object that it then watches.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use api::Object;
 use serde_json::Value;
 
 use super::Attributes;
+use super::rbac::Rule;
 use crate::admission::World;
 use crate::authn::names;
+use crate::selection::selected;
 use crate::tree;
 
-/// Whether a request of the node `node` is within what it may see; `Err` says why not. What is not about the guarded
-/// resources passes: the grants decide on it.
-pub(super) fn check(attributes: &Attributes, node: &str, world: &dyn World) -> Result<(), String> {
-    if !attributes.is_resource || !attributes.group.is_empty() {
-        return lease(attributes, node);
+/// Rules that Skiff's nodes need beyond those of upstream's role `system:node`: every host routes to the pods of the
+/// others and balances Services by itself, and its lease says how far its data path has come.
+const SKIFFS_OWN: [(&[&str], &str, &[&str]); 5] = [
+    (&["list", "watch"], "", &["endpoints", "namespaces"]),
+    (&["get"], "", &["namespaces"]),
+    (READ, "discovery.k8s.io", &["endpointslices"]),
+    (&["create", "update", "patch"], "events.k8s.io", &["events"]),
+    (&["list", "watch"], "coordination.k8s.io", &["leases"]),
+];
+const READ: &[&str] = &["get", "list", "watch"];
+
+/// The rules of nodes: those of the role, and Skiff's own.
+pub(super) fn rules(role: &[Rule]) -> Vec<Rule> {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let own = SKIFFS_OWN.iter().map(|(verbs, group, resources)| Rule {
+        verbs: owned(verbs),
+        api_groups: owned(&[group]),
+        resources: owned(resources),
+        ..Rule::default()
+    });
+    role.iter().cloned().chain(own).collect()
+}
+
+/// Whether a request concerns the node `node`; `Err` says why not, in upstream's words where upstream has some. What is
+/// not about the guarded resources passes: the rules decide on it.
+pub(super) fn check(asked: &Attributes, node: &str, world: &dyn World) -> Result<(), String> {
+    if !asked.is_resource {
+        return Ok(());
     }
-    let reads = matches!(attributes.verb.as_str(), "get" | "list" | "watch");
-    match (attributes.resource.as_str(), attributes.subresource.as_str()) {
-        ("secrets" | "configmaps", _) => {
-            let name = named(attributes);
-            let everybodys = attributes.resource == "configmaps"
-                && attributes.namespace == names::CLUSTER_CONFIG.0
-                && name == names::CLUSTER_CONFIG.1;
-            if reads && !name.is_empty() && (everybodys || refers(attributes, node, name, world)) {
-                return Ok(());
+    let reads = READ.contains(&asked.verb.as_str());
+    let ask = Ask { asked, node, world };
+    match (asked.group.as_str(), asked.resource.as_str(), asked.subresource.as_str()) {
+        ("", "secrets" | "configmaps", "") if reads => ask.referred(),
+        ("", "secrets" | "configmaps", "") => Err("can only read resources of this type".to_owned()),
+        ("", "secrets" | "configmaps", _) => Err("cannot read subresource".to_owned()),
+        ("", "persistentvolumeclaims", "status") if matches!(asked.verb.as_str(), "update" | "patch") => {
+            ask.referred()
+        }
+        ("", "persistentvolumeclaims" | "persistentvolumes", "")
+        | ("resource.k8s.io", "resourceclaims", "")
+        | ("storage.k8s.io", "volumeattachments", "")
+        | ("", "serviceaccounts", "") => ask.gets_referred(),
+        ("", "serviceaccounts", "token") if asked.verb == "create" => ask.referred(),
+        ("", "serviceaccounts", "token") => {
+            Err("can only create tokens for individual service accounts".to_owned())
+        }
+        ("", "pods", "") if reads => ask.pods(),
+        ("", "pods", "") if asked.verb == "create" => {
+            Err("a node creates no pods: Skiff has no static pods to mirror".to_owned())
+        }
+        ("", "nodes", _) if !reads && asked.verb != "create" => ask.own("node"),
+        ("coordination.k8s.io", "leases", _) if !reads => {
+            if asked.namespace != names::NODE_LEASES {
+                let place = names::NODE_LEASES;
+                return Err(format!("can only access leases in the \"{place}\" system namespace"));
             }
-            Err(format!("no pod of node '{node}' refers to this object"))
+            if asked.verb == "create" { Ok(()) } else { ask.own("node lease") }
         }
-        ("pods", "") if attributes.verb == "get" => {
-            let is_own =
-                bound(world, node, &attributes.namespace).any(|pod| pod.meta().name == attributes.name);
-            if is_own { Ok(()) } else { Err(format!("the pod is not bound to node '{node}'")) }
-        }
-        ("pods", "") if reads => {
-            if selected(&attributes.field_selector, "spec.nodeName") == Some(node) {
-                return Ok(());
-            }
-            Err(format!("can only list/watch pods with spec.nodeName field selector '{node}'"))
-        }
+        ("storage.k8s.io", "csinodes", "") if asked.verb == "create" => Ok(()),
+        ("storage.k8s.io", "csinodes", "") => ask.own("CSINode"),
+        ("storage.k8s.io", "csinodes", _) => Err("cannot authorize CSINode subresources".to_owned()),
+        ("resource.k8s.io", "resourceslices", "") => ask.slices(),
         _ => Ok(()),
     }
 }
 
-/// Nodes read each other's leases, and write their own, which are in one namespace; those elsewhere are elections.
-fn lease(attributes: &Attributes, node: &str) -> Result<(), String> {
-    let is_lease = attributes.group == "coordination.k8s.io" && attributes.resource == "leases";
-    let reads = matches!(attributes.verb.as_str(), "get" | "list" | "watch");
-    if is_lease && !reads && attributes.namespace != names::NODE_LEASES {
-        return Err(format!("node '{node}' has its lease in {}", names::NODE_LEASES));
-    }
-    Ok(())
-}
-
-/// The name of the one object that is asked for; a list or watch names it in its selector.
-fn named(attributes: &Attributes) -> &str {
-    if attributes.name.is_empty() {
-        selected(&attributes.field_selector, "metadata.name").unwrap_or_default()
-    } else {
-        &attributes.name
-    }
-}
-
-/// The value that a field selector demands of a field.
-fn selected<'a>(selector: &'a str, field: &str) -> Option<&'a str> {
-    selector.split(',').find_map(|term| {
-        let (name, value) = term.split_once('=')?;
-        (name.trim() == field).then(|| value.trim_start_matches('=').trim())
-    })
-}
-
-fn bound<'a>(
-    world: &dyn World,
+/// A node's request.
+struct Ask<'a> {
+    asked: &'a Attributes,
     node: &'a str,
-    namespace: &str,
-) -> impl Iterator<Item = std::sync::Arc<api::Object>> + use<'a> {
-    // An empty namespace would mean all of them.
-    let pods = if namespace.is_empty() { Vec::new() } else { world.all("", "pods", namespace) };
-    pods.into_iter().filter(move |pod| pod.node_name() == Some(node))
+    world: &'a dyn World,
 }
 
-fn refers(attributes: &Attributes, node: &str, name: &str, world: &dyn World) -> bool {
-    bound(world, node, &attributes.namespace).any(|pod| {
-        pod.decode::<Value>().is_ok_and(|pod| match attributes.resource.as_str() {
-            "secrets" => secrets(&pod).any(|known| known == name),
-            _ => config_maps(&pod).any(|known| known == name),
-        })
+impl Ask<'_> {
+    /// What is the node's own by its name.
+    fn own(&self, what: &str) -> Result<(), String> {
+        if self.asked.name == self.node {
+            return Ok(());
+        }
+        Err(format!("can only access {what} with the same name as the requesting node"))
+    }
+
+    fn gets_referred(&self) -> Result<(), String> {
+        if self.asked.verb != "get" {
+            return Err("can only get individual resources of this type".to_owned());
+        }
+        self.referred()
+    }
+
+    fn pods(&self) -> Result<(), String> {
+        let Self { asked, node, world } = self;
+        if asked.verb == "get" {
+            let is_own =
+                bound(*world, node, &asked.namespace).iter().any(|pod| pod.meta().name == asked.name);
+            return if is_own { Ok(()) } else { Err(self.unrelated()) };
+        }
+        if selected(&asked.field_selector, "spec.nodeName") == Some(*node) {
+            return Ok(());
+        }
+        Err(format!("can only list/watch pods with spec.nodeName field selector '{node}'"))
+    }
+
+    fn slices(&self) -> Result<(), String> {
+        let Self { asked, node, .. } = self;
+        let many = matches!(asked.verb.as_str(), "list" | "watch" | "deletecollection");
+        if many && selected(&asked.field_selector, "spec.nodeName") != Some(*node) {
+            let verb = &asked.verb;
+            return Err(format!("can only {verb} resourceslices with spec.nodeName field selector '{node}'"));
+        }
+        Ok(())
+    }
+
+    /// What a pod of the node refers to.
+    fn referred(&self) -> Result<(), String> {
+        let asked = self.asked;
+        let of_cluster = matches!(asked.resource.as_str(), "persistentvolumes" | "volumeattachments");
+        if asked.namespace.is_empty() && !of_cluster {
+            return Err("can only read namespaced object of this type".to_owned());
+        }
+        if asked.name.is_empty() {
+            return Err("No Object name found".to_owned());
+        }
+        let everybodys =
+            asked.resource == "configmaps" && (&*asked.namespace, &*asked.name) == names::CLUSTER_CONFIG;
+        if everybodys || refers(asked, self.node, self.world) { Ok(()) } else { Err(self.unrelated()) }
+    }
+
+    fn unrelated(&self) -> String {
+        format!("no relationship found between node '{}' and this object", self.node)
+    }
+}
+
+/// The node's pods in a namespace (empty: in all of them).
+fn bound(world: &dyn World, node: &str, namespace: &str) -> Vec<Arc<Object>> {
+    let mut pods = world.all("", "pods", namespace);
+    pods.retain(|pod| pod.node_name() == Some(node));
+    pods
+}
+
+fn refers(asked: &Attributes, node: &str, world: &dyn World) -> bool {
+    let name = asked.name.as_str();
+    let by_pods = |named: &dyn Fn(&Value) -> bool| {
+        bound(world, node, &asked.namespace)
+            .iter()
+            .any(|pod| pod.decode::<Value>().is_ok_and(|pod| named(&pod)))
+    };
+    match asked.resource.as_str() {
+        "secrets" => by_pods(&|pod| secrets(pod).any(|known| known == name)),
+        "configmaps" => by_pods(&|pod| config_maps(pod).any(|known| known == name)),
+        "serviceaccounts" => by_pods(&|pod| tree::text(pod, &["spec", "serviceAccountName"]) == name),
+        "persistentvolumeclaims" => by_pods(&|pod| claims(pod).any(|known| known == name)),
+        "resourceclaims" => by_pods(&|pod| resource_claims(pod).any(|known| known == name)),
+        "persistentvolumes" => volume_of(world, name).is_some_and(|(namespace, claim)| {
+            let of_claim = Attributes {
+                resource: "persistentvolumeclaims".into(),
+                namespace,
+                name: claim,
+                ..Attributes::default()
+            };
+            refers(&of_claim, node, world)
+        }),
+        "volumeattachments" => named(world, "storage.k8s.io", "volumeattachments", name)
+            .is_some_and(|attachment| tree::text(&attachment, &["spec", "nodeName"]) == node),
+        _ => false,
+    }
+}
+
+/// Namespace and name of the claim that a volume is bound to.
+fn volume_of(world: &dyn World, name: &str) -> Option<(String, String)> {
+    let volume = named(world, "", "persistentvolumes", name)?;
+    let claim = tree::at(&volume, &["spec", "claimRef"]);
+    let part = |field: &str| tree::text(claim, &[field]).to_owned();
+    Some((part("namespace"), part("name")))
+        .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+}
+
+/// An object of a resource without namespaces.
+fn named(world: &dyn World, group: &str, resource: &str, name: &str) -> Option<Value> {
+    world.all(group, resource, "").iter().find(|object| object.meta().name == name)?.decode().ok()
+}
+
+/// The claims of a pod's volumes; those of ephemeral volumes have names of pod and volume.
+fn claims(pod: &Value) -> impl Iterator<Item = Cow<'_, str>> {
+    let pod_name = tree::text(pod, &["metadata", "name"]);
+    tree::items(pod, &["spec", "volumes"]).iter().filter_map(move |volume| {
+        let claim = tree::text(volume, &["persistentVolumeClaim", "claimName"]);
+        if !claim.is_empty() {
+            return Some(Cow::Borrowed(claim));
+        }
+        let ephemeral = !tree::at(volume, &["ephemeral"]).is_null();
+        ephemeral.then(|| Cow::Owned(format!("{pod_name}-{}", tree::text(volume, &["name"]))))
     })
+}
+
+fn resource_claims(pod: &Value) -> impl Iterator<Item = &str> {
+    let named = tree::items(pod, &["spec", "resourceClaims"]).iter();
+    let made = tree::items(pod, &["status", "resourceClaimStatuses"]).iter();
+    names_at(named.chain(made), &[&["resourceClaimName"]])
 }
 
 /// The sources of a pod's volumes: the volumes themselves, and the parts of projected ones.
@@ -163,13 +290,5 @@ mod tests {
         let mut found: Vec<_> = config_maps(&pod).collect();
         found.sort_unstable();
         assert_eq!(found, ["c-env", "c-key", "c-projected", "c-volume"]);
-    }
-
-    #[test]
-    fn selectors_are_read() {
-        assert_eq!(selected("spec.nodeName=n1", "spec.nodeName"), Some("n1"));
-        assert_eq!(selected("a=b,metadata.name==x", "metadata.name"), Some("x"));
-        assert_eq!(selected("metadata.name!=x", "metadata.name"), None);
-        assert_eq!(selected("", "metadata.name"), None);
     }
 }

@@ -37,6 +37,17 @@ pub struct Cache {
     ended: CancellationToken,
 }
 
+/// What happened to a resource after a revision.
+#[derive(Debug)]
+pub enum Changes {
+    /// Nothing.
+    None,
+    /// These changes, in order.
+    Some(Vec<Arc<Change>>),
+    /// More than is remembered: here is all there is now, and the revision at which it was.
+    All(Vec<Arc<Object>>, Revision),
+}
+
 /// Objects and the revision at which they were all there was.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -78,6 +89,16 @@ impl Cache {
     pub async fn synced(&self) {
         // The sender is held by `self`, so waiting cannot fail.
         let _ = self.revision.subscribe().wait_for(|revision| *revision > 0).await;
+    }
+
+    /// What happened after `revision` (0: everything).
+    pub fn changes(&self, revision: Revision) -> Changes {
+        let state = self.state.lock();
+        match state.since(revision).filter(|_| revision > 0) {
+            Some(changes) if changes.is_empty() => Changes::None,
+            Some(changes) => Changes::Some(changes),
+            None => Changes::All(state.range("", ""), state.revision()),
+        }
     }
 
     /// The object under a key, as the cache knows it.

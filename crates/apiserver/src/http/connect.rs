@@ -36,7 +36,7 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        self.pipeline.authorize(&Attributes {
+        let attributes = Attributes {
             user: user.clone(),
             verb: verb(request.method(), &path.subresource).into(),
             namespace: path.namespace.clone(),
@@ -47,7 +47,8 @@ impl Front {
             name: path.name.clone(),
             is_resource: true,
             ..Attributes::default()
-        })?;
+        };
+        self.pipeline.authorize(&attributes).await?;
         let resource = GroupVersionResource::new(&path.group, &path.version, &path.resource);
         let kind = self.pipeline.kind(&resource)?;
         check_served(&kind, &path.subresource, asked(request.method()))?;

@@ -108,10 +108,10 @@ fn taken(wanted: Wanted) -> User {
 
 impl Front {
     /// The user that the request asks to be taken for, if its own may do that.
-    pub(super) fn impersonate(&self, user: User, headers: &HeaderMap) -> Result<User, Status> {
+    pub(super) async fn impersonate(&self, user: User, headers: &HeaderMap) -> Result<User, Status> {
         let Some(wanted) = wanted(headers)? else { return Ok(user) };
         for question in questions(&user, &wanted) {
-            self.pipeline.authorize(&question)?;
+            self.pipeline.authorize(&question).await?;
         }
         Ok(taken(wanted))
     }

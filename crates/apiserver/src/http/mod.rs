@@ -85,7 +85,7 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         let user = self.authenticate(peer, request.headers()).await?;
-        let user = self.impersonate(user, request.headers())?;
+        let user = self.impersonate(user, request.headers()).await?;
         let uri = request.uri().clone();
         let target =
             path::parse(uri.path()).ok_or_else(|| Status::bad_request("the path is not valid UTF-8"))?;
@@ -94,7 +94,7 @@ impl Front {
             Target::Other => {
                 let parts =
                     Parts { method: request.method(), headers: request.headers(), path: uri.path(), query };
-                self.authorize_path(&user, &parts)?;
+                self.authorize_path(&user, &parts).await?;
                 self.document(&parts).await
             }
             Target::Resource(path) if CONNECTIONS.contains(&path.subresource.as_str()) => {
@@ -144,7 +144,7 @@ impl Front {
                 Bytes::new(),
             )?,
         };
-        self.pipeline.authorize(&attributes(user, &request))?;
+        self.pipeline.authorize(&attributes(user, &request)).await?;
         let kind = self.pipeline.kind(&request.resource)?;
         let builtin = api::protobuf::speaks(kind.typed());
         let offer = Offer { protobuf: builtin, stream: matches!(request.call, Call::Watch(_)) };
@@ -190,13 +190,14 @@ impl Front {
         }
     }
 
-    fn authorize_path(&self, user: &User, parts: &Parts<'_>) -> Result<(), Status> {
-        self.pipeline.authorize(&Attributes {
+    async fn authorize_path(&self, user: &User, parts: &Parts<'_>) -> Result<(), Status> {
+        let asked = Attributes {
             user: user.clone(),
             verb: parts.method.as_str().to_ascii_lowercase(),
             path: parts.path.to_owned(),
             ..Attributes::default()
-        })
+        };
+        self.pipeline.authorize(&asked).await
     }
 }
 

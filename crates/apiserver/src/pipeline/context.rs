@@ -8,7 +8,7 @@ use store::RangeRequest;
 
 use super::Pipeline;
 use crate::admission::World;
-use crate::cache::unavailable;
+use crate::cache::{Changes, unavailable};
 use crate::storage;
 use crate::strategy::{Settings, View};
 use crate::words::Kind;
@@ -51,6 +51,11 @@ impl World for Pipeline {
     fn all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
         let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Vec::new() };
         self.cache(&kind).list(namespace, "", 0, |_| true).items
+    }
+
+    fn changes(&self, group: &str, resource: &str, revision: i64) -> Changes {
+        let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Changes::None };
+        self.cache(&kind).changes(revision)
     }
 }
 

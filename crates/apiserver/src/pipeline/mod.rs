@@ -6,6 +6,7 @@ mod delete;
 mod eviction;
 mod expiry;
 mod meta;
+mod privileges;
 mod read;
 mod reviews;
 mod scale;
@@ -28,8 +29,9 @@ use store::Store;
 
 use crate::admission::Chain;
 use crate::authn::token::Tokens;
-use crate::authz::{Attributes, Authorizer, Decision};
+use crate::authz::{Attributes, Authorizer, Decision, rbac};
 use crate::cache::Cache;
+use crate::selection::selected;
 use crate::strategy::{Settings, Strategies, Strategy};
 use crate::words::{Catalog, Kind};
 
@@ -62,6 +64,26 @@ pub struct Pipeline {
     caches: RwLock<HashMap<String, Arc<Cache>>>,
     expiry: expiry::Expiry,
     tasks: Tasks,
+}
+
+/// How far a cache has to come to show what a request did.
+enum Reach {
+    Nothing,
+    Revision(i64),
+    /// What is gone has no revision that the answer tells.
+    Newest,
+}
+
+impl Reach {
+    fn of(verb: Verb, answer: &Result<Response, Status>) -> Self {
+        match (verb, answer) {
+            (Verb::Create | Verb::Update | Verb::Patch, Ok(Response::Object { object, .. })) => {
+                Self::Revision(object.revision())
+            }
+            (Verb::Delete | Verb::DeleteCollection, Ok(_)) => Self::Newest,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 /// A request that passed authorization, with what every verb needs.
@@ -98,7 +120,7 @@ impl Pipeline {
     /// ([`crate::authn::in_process`]); the HTTP front, whose users prove theirs, has its own way in.
     pub async fn call(&self, user: &User, request: Request) -> Result<Response, Status> {
         let user = crate::authn::in_process(user);
-        self.authorize(&attributes(&user, &request))?;
+        self.authorize(&attributes(&user, &request)).await?;
         self.call_authorized(&user, request).await
     }
 
@@ -128,7 +150,8 @@ impl Pipeline {
         if !OF_THE_OBJECT.contains(&request.subresource.as_str()) {
             return self.subresource(&asked, request.call).await;
         }
-        match request.call {
+        let verb = request.call.verb();
+        let answer = match request.call {
             Call::Get { resource_version } => self.get(&asked, &resource_version).await,
             Call::List(options) => self.list(&asked, &options).await.map(Response::List),
             Call::Watch(options) => self.watch(&asked, &options).await.map(Response::Watch),
@@ -137,15 +160,33 @@ impl Pipeline {
             Call::Patch { kind, body, options } => self.patch(&asked, kind, &body, &options).await,
             Call::Delete(options) => self.delete(&asked, &options).await,
             Call::DeleteCollection(options, list) => self.delete_collection(&asked, &options, &list).await,
+        };
+        if asked.stored.group == rbac::GROUP {
+            let reach = Reach::of(verb, &answer);
+            self.take_effect(&asked.stored, reach).await;
+        }
+        answer
+    }
+
+    /// Lets a change of roles and bindings reach the cache before it is answered: who was told of a right has it.
+    async fn take_effect(&self, stored: &Kind, reach: Reach) {
+        let cache = self.cache(stored);
+        let seen = match reach {
+            Reach::Nothing => Ok(()),
+            Reach::Revision(revision) => cache.wait_for(revision).await,
+            Reach::Newest => cache.make_current().await,
+        };
+        if let Err(error) = seen {
+            tracing::warn!(%error, prefix = cache.prefix(), "a change is written and not in effect yet");
         }
     }
 
     /// 403 unless the authorizer allows it.
-    pub fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
-        let reason = match self.parts.authorizer.authorize(attributes, self) {
+    pub async fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
+        let reason = match self.decide(attributes).await {
             Decision::Allow { .. } => return Ok(()),
-            Decision::Deny { reason } => format!(": {reason}"),
-            Decision::NoOpinion => String::new(),
+            Decision::Deny { reason } | Decision::NoOpinion { reason } if reason.is_empty() => reason,
+            Decision::Deny { reason } | Decision::NoOpinion { reason } => format!(": {reason}"),
         };
         let sentence = attributes.sentence();
         if !attributes.is_resource {
@@ -160,6 +201,11 @@ impl Pipeline {
             &attributes.resource,
             &attributes.name,
         ))
+    }
+
+    /// What the authorizers say.
+    pub(crate) async fn decide(&self, attributes: &Attributes) -> Decision {
+        self.parts.authorizer.authorize(attributes, self)
     }
 
     /// Serves a row from now on: requests, discovery and OpenAPI have it when this returns. A row of a new resource gets
@@ -295,6 +341,10 @@ pub fn attributes(user: &User, request: &Request) -> Attributes {
         }
         _ => Default::default(),
     };
+    // A list or watch of the one object that its selector names is about that object.
+    let named = selected(&selectors.0, "metadata.name").filter(|_| request.name.is_empty());
+    let named = named.filter(|_| matches!(request.call, Call::List(_) | Call::Watch(_)));
+    let name = named.unwrap_or(&request.name).to_owned();
     // A namespace is in itself. Source: `endpoints/request/requestinfo.go`.
     let is_namespace = request.resource.group.is_empty() && request.resource.resource == "namespaces";
     let namespace = if is_namespace { &request.name } else { &request.namespace };
@@ -306,7 +356,7 @@ pub fn attributes(user: &User, request: &Request) -> Attributes {
         version: request.resource.version.clone(),
         resource: request.resource.resource.clone(),
         subresource: request.subresource.clone(),
-        name: request.name.clone(),
+        name,
         is_resource: true,
         path: String::new(),
         field_selector: selectors.0,

@@ -46,10 +46,10 @@ impl Pipeline {
         let status = match kind.kind.as_ref() {
             "TokenReview" => self.token_review(&review).await?,
             "SelfSubjectReview" => json!({ "userInfo": user_info(user) }),
-            "SelfSubjectAccessReview" => self.access(user.clone(), &review, ""),
-            "SubjectAccessReview" => self.access(subject(&review), &review, ""),
-            "LocalSubjectAccessReview" => self.access(subject(&review), &review, namespace),
-            "SelfSubjectRulesReview" => self.rules(user, tree::text(&review, &["spec", "namespace"])),
+            "SelfSubjectAccessReview" => self.access(user.clone(), &review, "").await,
+            "SubjectAccessReview" => self.access(subject(&review), &review, "").await,
+            "LocalSubjectAccessReview" => self.access(subject(&review), &review, namespace).await,
+            "SelfSubjectRulesReview" => self.rules(user, tree::text(&review, &["spec", "namespace"]))?,
             other => return Err(Status::internal(format!("no answer to a {other}"))),
         };
         let fields = tree::members(&mut review);
@@ -74,27 +74,36 @@ impl Pipeline {
         })
     }
 
-    fn access(&self, user: User, review: &Value, namespace: &str) -> Value {
-        match self.parts.authorizer.authorize(&review_attributes(user, review, namespace), self) {
-            Decision::Allow { reason } => json!({ "allowed": true, "reason": reason }),
-            Decision::Deny { reason } => json!({ "allowed": false, "denied": true, "reason": reason }),
-            Decision::NoOpinion => json!({ "allowed": false }),
+    async fn access(&self, user: User, review: &Value, namespace: &str) -> Value {
+        let (allowed, denied, reason) = match self.decide(&review_attributes(user, review, namespace)).await {
+            Decision::Allow { reason } => (true, false, reason),
+            Decision::Deny { reason } => (false, true, reason),
+            Decision::NoOpinion { reason } => (false, false, reason),
+        };
+        let mut status = json!({ "allowed": allowed });
+        if denied {
+            status["denied"] = true.into();
         }
+        if !reason.is_empty() {
+            status["reason"] = reason.into();
+        }
+        status
     }
 
-    fn rules(&self, user: &User, namespace: &str) -> Value {
-        let rules = self.parts.authorizer.rules(user, namespace);
+    fn rules(&self, user: &User, namespace: &str) -> Result<Value, Status> {
+        if namespace.is_empty() {
+            return Err(Status::bad_request("no namespace on request"));
+        }
+        let found = self.parts.authorizer.rules(user, namespace, self);
         let (paths, resources): (Vec<_>, Vec<_>) =
-            rules.iter().partition(|rule| !rule.non_resource_urls.is_empty());
-        let resources: Vec<_> = resources
-            .iter()
-            .map(|rule| json!({ "verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources }))
-            .collect();
-        let paths: Vec<_> = paths
-            .iter()
-            .map(|rule| json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }))
-            .collect();
-        json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false })
+            found.rules.into_iter().partition(|rule| !rule.non_resource_urls.is_empty());
+        let mut status = json!({
+            "resourceRules": resources, "nonResourceRules": paths, "incomplete": found.incomplete,
+        });
+        if !found.error.is_empty() {
+            status["evaluationError"] = found.error.into();
+        }
+        Ok(status)
     }
 }
 

@@ -81,6 +81,7 @@ impl Pipeline {
         if let Some((writer, Ownership::FromChange)) = &owned {
             words::own_changes(&asked.stored, None, &mut object, writer);
         }
+        self.check_privileges(asked, &object, None).await?;
         let mut errors = Vec::new();
         meta::validate(&object, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
         words::validate(&asked.stored, &object, &mut errors);
@@ -264,6 +265,7 @@ impl Pipeline {
                 tree::copy(tree::at(&old, &["metadata"]), tree::member(&mut new, "metadata"), "managedFields")
             }
         }
+        self.check_privileges(asked, &new, Some(&old)).await?;
         self.validate_update(asked, &new, &old)?;
         for link in &self.parts.admission {
             link.validate(&review, Some(&new), self).await?;

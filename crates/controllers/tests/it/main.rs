@@ -354,3 +354,22 @@ async fn endpoints_made_by_hand_become_slices() {
         .await;
     slices(0).await;
 }
+
+#[tokio::test]
+async fn the_roles_of_users_gather_those_that_are_meant_for_them() {
+    let cluster = start().await;
+    let own = json!({ "apiGroups": ["example.com"], "resources": ["boats"], "verbs": ["get"] });
+    let labels = json!({ "rbac.authorization.k8s.io/aggregate-to-view": "true" });
+    let role = json!({ "metadata": { "name": "boats", "labels": labels }, "rules": [own] });
+    cluster.create(&kinds::CLUSTER_ROLES, "", role).await;
+    let holds = |role: &Value| role["rules"].as_array().is_some_and(|rules| rules.contains(&own));
+    // A view is part of what editors may do, and that of what administrators of a namespace may.
+    for name in ["view", "edit", "admin"] {
+        cluster.until(kinds::CLUSTER_ROLES, &Key::new("", name), holds).await;
+    }
+    let boats = Key::new("", "boats");
+    cluster.client.delete(&kinds::CLUSTER_ROLES.gvr(), &boats, DeleteOptions::default()).await.unwrap();
+    for name in ["view", "edit", "admin"] {
+        cluster.until(kinds::CLUSTER_ROLES, &Key::new("", name), |role| !holds(role)).await;
+    }
+}

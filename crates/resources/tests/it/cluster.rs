@@ -2,19 +2,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::connect::{Body, NodeAddress, NodeConnector, User};
-use api::{
-    Call, DeleteOptions, GroupVersionResource, ListOptions, PatchType, Request, Response, Status,
-    WriteOptions,
-};
+use api::{Call, DeleteOptions, GroupVersionResource, PatchType, Request, Response, Status, WriteOptions};
 use apiserver::http::Front;
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
-use base::lifecycle::Context;
+use base::lifecycle::{Supervisor, Tasks};
 use serde_json::{Value, json};
 use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig, Store};
+use tokio_util::sync::CancellationToken;
+
+/// Nothing here takes that long, whatever else the machine does.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct NoNodes;
 
@@ -31,13 +33,14 @@ pub(crate) struct Cluster {
     pub(crate) user: User,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) front: Arc<Front>,
-    ctx: Context,
+    stop: CancellationToken,
+    _tasks: Tasks,
     _dir: tempfile::TempDir,
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.ctx.cancel().cancel();
+        self.stop.cancel();
     }
 }
 
@@ -48,6 +51,11 @@ pub(crate) fn resource(group: &str, version: &str, plural: &str) -> GroupVersion
 impl Cluster {
     /// Starts a server on a free loopback port and waits until its bootstrap objects are there.
     pub(crate) async fn start() -> Self {
+        Self::start_over(Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap()).await
+    }
+
+    /// The same over a store that may hold something already.
+    pub(crate) async fn start_over(store: Arc<dyn Store>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let config = Config {
@@ -64,33 +72,20 @@ impl Cluster {
             authorizer: None,
             admission: apiserver::admission::standard(),
         };
-        let store = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
         let (pipeline, server) =
             Server::build(config, store.clone(), resources::strategies(), Arc::new(NoNodes)).await.unwrap();
         let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
         let front = server.front().clone();
-        let ctx = Context::detached("test");
-        let running = ctx.clone();
-        ctx.spawn(async move {
-            use base::lifecycle::Component;
-            server.run(running).await.unwrap();
+        let mut supervisor = Supervisor::new();
+        let (readiness, stop, tasks) = (supervisor.readiness(), CancellationToken::new(), Tasks::default());
+        supervisor.add(Arc::new(server));
+        let running = stop.clone();
+        tasks.spawn(async move {
+            supervisor.run(running, Duration::from_secs(60)).await.unwrap();
         });
-        let cluster = Self { pipeline, user, store, front, ctx, _dir: dir };
-        cluster.wait_for_bootstrap().await;
-        cluster
-    }
-
-    /// The DNS Service is the last of the bootstrap objects.
-    async fn wait_for_bootstrap(&self) {
-        use futures::StreamExt;
-        let options =
-            ListOptions { field_selector: "metadata.name=kube-dns".into(), ..ListOptions::default() };
-        let call = Call::Watch(options);
-        let services = resource("", "v1", "services");
-        let Ok(Response::Watch(mut stream)) = self.call(&services, "kube-system", "", "", call).await else {
-            panic!("no watch");
-        };
-        assert!(stream.next().await.unwrap().is_ok());
+        let ready = tokio::time::timeout(PATIENCE, readiness.wait_all()).await;
+        assert!(ready.is_ok(), "not ready: {:?}", readiness.missing());
+        Self { pipeline, user, store, front, stop, _tasks: tasks, _dir: dir }
     }
 
     pub(crate) async fn call(

@@ -1,0 +1,207 @@
+//! Rights that a write needs beyond its verb: nobody gives away what he does not hold (roles, bindings), and whoever
+//! approves or signs a certificate may do so for its signer.
+//! Source: `pkg/registry/rbac/*/policybased`, `plugin/pkg/admission/certificates`.
+
+use api::{Reason, Status};
+use serde_json::Value;
+
+use super::{Asked, Pipeline, meta};
+use crate::admission::World;
+use crate::authn::{in_group, names};
+use crate::authz::rbac::{GROUP, Missing, Rule, missing};
+use crate::authz::{Attributes, Decision, everything};
+use crate::tree;
+
+const CERTIFICATES: &str = "certificates.k8s.io";
+const REQUESTS: &str = "certificatesigningrequests";
+
+impl Pipeline {
+    /// Refuses a write that would give more than its writer holds. `old` is absent where the object is new.
+    pub(super) async fn check_privileges(
+        &self,
+        asked: &Asked<'_>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        if in_group(asked.user, names::MASTERS) {
+            return Ok(());
+        }
+        match (asked.stored.group.as_ref(), asked.stored.plural.as_ref(), asked.subresource) {
+            (GROUP, "roles" | "clusterroles", _) => self.check_role(asked, new, old).await,
+            (GROUP, "rolebindings" | "clusterrolebindings", _) => self.check_binding(asked, new, old).await,
+            (CERTIFICATES, REQUESTS, "approval") => self.check_signer(asked, new, "approve").await,
+            (CERTIFICATES, REQUESTS, "status") if signs(new, old) => {
+                self.check_signer(asked, new, "sign").await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn check_role(&self, asked: &Asked<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+        if old.is_some_and(|old| only_collected(new, old))
+            || self.holds(asked, "escalate", &asked.stored.plural, new).await
+        {
+            return Ok(());
+        }
+        self.check_rules(asked, new, &rules_of(new))?;
+        let aggregates = |role: &Value| !tree::at(role, &["aggregationRule"]).is_null();
+        if aggregates(new) || old.is_some_and(aggregates) {
+            // It can gather anything, and a role that gathers no more may have kept somebody from something.
+            let why = "must have cluster-admin privileges to use the aggregationRule";
+            self.check_rules(asked, new, &everything()).map_err(|_| forbidden(asked, new, why))?;
+        }
+        Ok(())
+    }
+
+    async fn check_binding(&self, asked: &Asked<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+        if old.is_some_and(|old| only_collected(new, old)) {
+            return Ok(());
+        }
+        let role = tree::at(new, &["roleRef"]);
+        let (resource, place, word) = match tree::text(role, &["kind"]) {
+            "ClusterRole" => ("clusterroles", "", "clusterrole"),
+            "Role" => ("roles", asked.namespace, "role"),
+            // Validation refuses it.
+            _ => return Ok(()),
+        };
+        if self.holds(asked, "bind", resource, role).await {
+            return Ok(());
+        }
+        let name = tree::text(role, &["name"]);
+        let Some(found) = self.find(GROUP, resource, place, name).await? else {
+            return Err(Status::not_found(GROUP, word, name));
+        };
+        let role: Value = found.decode().map_err(|error| Status::internal(error.to_string()))?;
+        self.check_rules(asked, new, &rules_of(&role))
+    }
+
+    /// Whether the writer may do `verb` with the role that `named` (by `name`, or its own metadata) is.
+    async fn holds(&self, asked: &Asked<'_>, verb: &str, resource: &str, named: &Value) -> bool {
+        let own = tree::text(named, &["metadata", "name"]);
+        let name = if own.is_empty() { tree::text(named, &["name"]) } else { own };
+        let attributes = Attributes {
+            user: asked.user.clone(),
+            verb: verb.into(),
+            namespace: asked.namespace.into(),
+            group: GROUP.into(),
+            version: "*".into(),
+            resource: resource.into(),
+            name: name.into(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        matches!(self.decide(&attributes).await, Decision::Allow { .. })
+    }
+
+    fn check_rules(&self, asked: &Asked<'_>, new: &Value, wanted: &[Rule]) -> Result<(), Status> {
+        let held = self.parts.authorizer.rules(asked.user, asked.namespace, self);
+        let lines = match missing(&held.rules, wanted) {
+            Missing::Nothing => return Ok(()),
+            Missing::TooLarge(rights) => {
+                let why = format!("its rules stand for {rights} rights, too many to compare with yours");
+                return Err(forbidden(asked, new, &why));
+            }
+            Missing::Rights(lines) => lines.join("\n"),
+        };
+        let groups: Vec<String> = asked.user.groups.iter().map(|group| format!("{group:?}")).collect();
+        let (name, groups) = (&asked.user.name, groups.join(" "));
+        let mut why = format!(
+            "user {name:?} (groups=[{groups}]) is attempting to grant RBAC permissions not currently held:\n{lines}"
+        );
+        if !held.error.is_empty() {
+            why.push_str(&format!("; resolution errors: [{}]", held.error));
+        }
+        Err(forbidden(asked, new, &why))
+    }
+
+    /// Whether the writer may `verb` for a request's signer, or for all of the signer's domain.
+    async fn check_signer(&self, asked: &Asked<'_>, new: &Value, verb: &str) -> Result<(), Status> {
+        let signer = tree::text(new, &["spec", "signerName"]);
+        let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+        for name in [signer.to_owned(), format!("{domain}/*")] {
+            let attributes = Attributes {
+                user: asked.user.clone(),
+                verb: verb.into(),
+                group: CERTIFICATES.into(),
+                version: "*".into(),
+                resource: "signers".into(),
+                name,
+                is_resource: true,
+                ..Attributes::default()
+            };
+            if matches!(self.decide(&attributes).await, Decision::Allow { .. }) {
+                return Ok(());
+            }
+        }
+        let why = match verb {
+            "approve" => format!("user not permitted to approve requests with signerName {signer:?}"),
+            _ => format!("user not permitted to sign requests with signerName {signer:?}"),
+        };
+        Err(forbidden(asked, new, &why))
+    }
+}
+
+fn forbidden(asked: &Asked<'_>, new: &Value, why: &str) -> Status {
+    let name = tree::text(new, &["metadata", "name"]);
+    let (group, resource) = (&asked.stored.group, &asked.stored.plural);
+    let what = api::status::qualified(group, resource);
+    Status::new(Reason::Forbidden, format!("{what} {name:?} is forbidden: {why}"))
+        .about(group, resource, name)
+}
+
+fn rules_of(role: &Value) -> Vec<Rule> {
+    serde_json::from_value(tree::at(role, &["rules"]).clone()).unwrap_or_default()
+}
+
+/// Whether a status says something that only the signer may say: a certificate, or that signing failed.
+fn signs(new: &Value, old: Option<&Value>) -> bool {
+    let certificate = |request: &Value| tree::at(request, &["status", "certificate"]).clone();
+    let failed = |request: &Value| {
+        let conditions = tree::items(request, &["status", "conditions"]).iter();
+        conditions
+            .filter(|condition| tree::text(condition, &["type"]) == "Failed")
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let old = old.unwrap_or(&Value::Null);
+    certificate(new) != certificate(old) || failed(new) != failed(old)
+}
+
+/// Whether a write changes nothing but what garbage collection needs to let an object go.
+/// Source: `pkg/registry/rbac/helpers.go`.
+fn only_collected(new: &Value, old: &Value) -> bool {
+    let without = |object: &Value| {
+        let mut object = object.clone();
+        let metadata = tree::metadata(&mut object);
+        for field in ["ownerReferences", "finalizers", "managedFields"] {
+            metadata.remove(field);
+        }
+        object
+    };
+    meta::same(&without(new), &without(old))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn letting_go_is_no_escalation() {
+        let role = |owners: Value, verbs: Value| json!({ "metadata": { "name": "r", "ownerReferences": owners, "finalizers": owners }, "rules": verbs });
+        let old = role(json!([{ "name": "x" }]), json!(["get"]));
+        assert!(only_collected(&role(json!([]), json!(["get"])), &old));
+        assert!(!only_collected(&role(json!([]), json!(["*"])), &old));
+    }
+
+    #[test]
+    fn who_writes_a_certificate_or_its_failure_signs() {
+        let status = |status: Value| json!({ "status": status });
+        let failed = status(json!({ "conditions": [{ "type": "Failed" }] }));
+        let approved = status(json!({ "conditions": [{ "type": "Approved" }] }));
+        assert!(signs(&status(json!({ "certificate": "x" })), Some(&approved)));
+        assert!(signs(&failed, Some(&approved)));
+        assert!(!signs(&failed, Some(&failed)) && !signs(&approved, None));
+    }
+}
