@@ -1,0 +1,482 @@
+//! Kinds with a few rules each: RuntimeClass, LeaseCandidate, PodTemplate, APIService, devices, trust bundles, storage
+//! migrations, groups of pods. Sources: upstream's `validation.go` and `strategy.go` of each group.
+
+use std::collections::BTreeMap;
+
+use apiserver::field::{FieldError, FieldErrors};
+use apiserver::names::name_problems;
+use apiserver::strategy::{NameRule, Strategy};
+use apiserver::tree;
+use serde_json::{Value, json};
+
+use crate::at::At;
+use crate::compute::{self, Names};
+use crate::containers::config_key_problems;
+use crate::simple::{Simple, fill};
+use crate::{affinity, certificates, pod_spec, template, volume_sources};
+
+/// How the containers of a pod are run.
+pub(crate) const RUNTIME_CLASSES: Simple = Simple {
+    create_on_update: true,
+    unconditional_update: false,
+    check: |class, errors| {
+        class.get("handler").named(NameRule::Label, errors);
+        let overhead = json!({ "limits": class.down(&["overhead", "podFixed"]).value });
+        compute::validate(&At::new(&overhead, "overhead"), Names::Container, &[], errors);
+        let scheduling = class.get("scheduling");
+        scheduling.get("nodeSelector").labels(errors);
+        let tolerations = scheduling.get("tolerations");
+        affinity::tolerations(&tolerations, errors);
+        let mut seen: Vec<Value> = Vec::new();
+        for toleration in tolerations.items() {
+            let mut key = toleration.value.clone();
+            tree::members(&mut key).remove("tolerationSeconds");
+            if seen.contains(&key) {
+                errors.push(toleration.duplicate());
+            }
+            seen.push(key);
+        }
+    },
+    frozen: &[&["handler"]],
+    ..Simple::PLAIN
+};
+
+/// Templates that stand alone.
+pub(crate) const POD_TEMPLATES: Simple = Simple {
+    default: |object| pod_spec::default_template(tree::member(object, "template")),
+    check: |object, errors| template::validate(&object.get("template"), errors),
+    warnings: |object| template::warnings(&object.get("template")),
+    ..Simple::COUNTED
+};
+
+/// Who would lead.
+pub(crate) const LEASE_CANDIDATES: Simple = Simple {
+    names: NameRule::PathSegment,
+    create_on_update: true,
+    unconditional_update: false,
+    check: |candidate, errors| {
+        let name = candidate.down(&["metadata", "name"]);
+        for detail in config_key_problems(name.text()) {
+            errors.push(name.invalid_text(&detail));
+        }
+        let spec = candidate.get("spec");
+        spec.get("leaseName").present("", errors);
+        let (emulated, binary) = (spec.get("emulationVersion"), spec.get("binaryVersion"));
+        for version in [&emulated, &binary].into_iter().filter(|version| !version.text().is_empty()) {
+            if semantic(version.text()).is_none() {
+                errors.push(version.invalid("must be a valid semantic version"));
+            }
+        }
+        binary.present("", errors);
+        if let (Some(emulates), Some(is)) = (semantic(emulated.text()), semantic(binary.text()))
+            && is < emulates
+        {
+            errors.push(binary.invalid("must be greater than or equal to `emulationVersion`"));
+        }
+        let strategy = spec.get("strategy");
+        match strategy.text() {
+            "" => errors.push(strategy.required("")),
+            "OldestEmulationVersion" if emulated.text().is_empty() => {
+                let detail = "must be specified when `strategy` is 'OldestEmulationVersion'";
+                errors.push(emulated.required(detail));
+            }
+            "OldestEmulationVersion" => {}
+            text if text.contains('/') => strategy.label_key(errors),
+            _ => errors.push(strategy.not_supported(&["OldestEmulationVersion"])),
+        }
+    },
+    frozen: &[&["spec", "leaseName"]],
+    ..Simple::PLAIN
+};
+
+/// `1.2.3`, without what may follow a hyphen or a plus.
+fn semantic(text: &str) -> Option<[u64; 3]> {
+    let core = text.split(['-', '+']).next().unwrap_or_default();
+    let mut parts = core.split('.').map(|part| part.parse().ok());
+    let version = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(version)
+}
+
+/// Groups and versions, and who serves them. Source: `kube-aggregator/pkg/apis/apiregistration/validation`.
+pub(crate) struct ApiServices;
+
+const GROUP_PRIORITY_MAX: i64 = 20_000;
+const VERSION_PRIORITY_MAX: i64 = 1_000;
+
+impl Strategy for ApiServices {
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
+    fn generation(&self) -> bool {
+        false
+    }
+
+    fn default(&self, object: &mut Value) {
+        if let Some(service) = object.pointer_mut("/spec/service").filter(|at| at.is_object()) {
+            tree::set_default(service, "port", 443);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        let local = tree::at(object, &["spec", "service"]).is_null();
+        if local {
+            let now = tree::at(object, &["metadata", "creationTimestamp"]).clone();
+            let condition = json!({ "type": "Available", "status": "True", "reason": "Local",
+                "message": "Local APIServices are always available", "lastTransitionTime": now });
+            tree::object(object, "status").insert("conditions".into(), json!([condition]));
+        }
+    }
+
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        let spec = At::object(object).get("spec");
+        let (group, version) = (spec.get("group"), spec.get("version"));
+        let name = At::object(object).down(&["metadata", "name"]);
+        let required = format!("{}.{}", version.text(), group.text());
+        if name.text() != required {
+            errors.push(name.invalid(&format!("must be `spec.version+\".\"+spec.group`: {required:?}")));
+        }
+        if group.text().is_empty() && version.text() != "v1" {
+            let detail = "only v1 may have an empty group and it better be legacy kube";
+            errors.push(group.required(detail));
+        }
+        group.name_if_set(NameRule::Subdomain, errors);
+        version.name(NameRule::Label1035, errors);
+        for (field, most) in
+            [("groupPriorityMinimum", GROUP_PRIORITY_MAX), ("versionPriority", VERSION_PRIORITY_MAX)]
+        {
+            let priority = spec.get(field);
+            if !(1..=most).contains(&priority.number()) {
+                let detail = format!("must be positive and less than {most}");
+                errors.push(priority.invalid_number(&detail));
+            }
+        }
+        let (service, bundle) = (spec.get("service"), spec.get("caBundle"));
+        let insecure = spec.get("insecureSkipTLSVerify");
+        if !service.is_set() {
+            if !bundle.text().is_empty() {
+                let shown = json!(format!("{} bytes", bundle.text().len() / 4 * 3));
+                let detail = "local APIServices may not have a caBundle";
+                errors.push(FieldError::invalid(bundle.path, &shown, detail));
+            }
+            if insecure.truth() {
+                errors.push(insecure.invalid("local APIServices may not have insecureSkipTLSVerify"));
+            }
+            return;
+        }
+        service.get("namespace").present("", errors);
+        service.get("name").present("", errors);
+        let port = service.get("port");
+        if port.is_set() && !(1..=65535).contains(&port.number()) {
+            errors.push(port.invalid("port is not valid: must be between 1 and 65535, inclusive"));
+        }
+        if insecure.truth() && !bundle.text().is_empty() {
+            errors.push(insecure.invalid("may not be true if caBundle is present"));
+        }
+    }
+}
+
+/// Objects to be written anew.
+pub(crate) const MIGRATIONS: Simple = Simple {
+    unconditional_update: false,
+    check: |migration, errors| {
+        let resource = migration.down(&["spec", "resource"]);
+        for (part, rule) in [("resource", NameRule::Label1035), ("group", NameRule::Subdomain)] {
+            let text = resource.get(part);
+            if text.text().is_empty() {
+                if part == "resource" {
+                    errors.push(text.required("resource is required to be set"));
+                }
+                continue;
+            }
+            let problems = name_problems(rule, text.text());
+            if !problems.is_empty() {
+                errors.push(text.invalid(&problems.join(",")));
+            }
+        }
+    },
+    status: |migration, before, errors| {
+        let status = migration.get("status");
+        status.get("conditions").conditions(errors);
+        let version = status.get("resourceVersion");
+        let held = before.down(&["status", "resourceVersion"]);
+        if !held.text().is_empty() {
+            version.unchanged(&held, errors);
+        }
+    },
+    frozen: &[&["spec"]],
+    ..Simple::PLAIN
+};
+
+/// Authorities to trust.
+pub(crate) const TRUST_BUNDLES: Simple = Simple {
+    unconditional_update: false,
+    names: NameRule::PathSegment,
+    check: |bundle, errors| {
+        let (signer, name) = (bundle.down(&["spec", "signerName"]), bundle.down(&["metadata", "name"]));
+        if signer.text().is_empty() {
+            if name.text().contains(':') {
+                let detail = "ClusterTrustBundle without signer name must not have \":\" in its name";
+                errors.push(name.invalid(detail));
+            }
+        } else {
+            certificates::signer_name(&signer, errors);
+            let prefix = signer.text().replace('/', ":") + ":";
+            if !name.text().starts_with(&prefix) {
+                let detail = format!(
+                    "ClusterTrustBundle for signerName {} must be named with prefix {prefix}",
+                    signer.text()
+                );
+                errors.push(name.invalid(&detail));
+            }
+        }
+        bundle.down(&["spec", "trustBundle"]).present("", errors);
+    },
+    frozen: &[&["spec", "signerName"]],
+    ..Simple::PLAIN
+};
+
+/// Certificates that pods ask for.
+pub(crate) const POD_CERTIFICATES: Simple = Simple {
+    unconditional_update: false,
+    check: |request, errors| certificates::signer_name(&request.down(&["spec", "signerName"]), errors),
+    frozen: &[&["spec"]],
+    ..Simple::PLAIN
+};
+
+const REQUESTS_MAX: usize = 32;
+const SELECTORS_MAX: usize = 32;
+
+/// Devices that are wanted.
+pub(crate) const CLAIMS: Simple = Simple {
+    check: |claim, errors| check_claim(&claim.get("spec"), errors),
+    frozen: &[&["spec"]],
+    default: |claim| default_claim(tree::member(claim, "spec")),
+    ..Simple::PLAIN
+};
+
+/// Claims to be made per pod.
+pub(crate) const CLAIM_TEMPLATES: Simple = Simple {
+    check: |template, errors| check_claim(&template.down(&["spec", "spec"]), errors),
+    frozen: &[&["spec"]],
+    default: |template| default_claim(tree::member(tree::member(template, "spec"), "spec")),
+    ..Simple::PLAIN
+};
+
+fn default_claim(spec: &mut Value) {
+    let requests = spec.pointer_mut("/devices/requests").and_then(Value::as_array_mut);
+    for request in requests.into_iter().flatten() {
+        let own = request.get_mut("exactly").into_iter().filter(|at| at.is_object());
+        own.for_each(default_request);
+        let choices = request.get_mut("firstAvailable").and_then(Value::as_array_mut);
+        choices.into_iter().flatten().for_each(default_request);
+    }
+}
+
+fn default_request(request: &mut Value) {
+    fill(request, "allocationMode", "ExactCount");
+    if tree::text(request, &["allocationMode"]) == "ExactCount" {
+        fill(request, "count", 1);
+    }
+}
+
+fn check_claim(spec: &At<'_>, errors: &mut FieldErrors) {
+    let devices = spec.get("devices");
+    let requests = devices.get("requests");
+    if requests.len() > REQUESTS_MAX {
+        errors.push(requests.too_many(REQUESTS_MAX));
+    }
+    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for request in requests.items() {
+        let name = request.get("name");
+        name.named(NameRule::Label, errors);
+        if names.contains_key(name.text()) {
+            errors.push(name.duplicate());
+        }
+        let (exactly, choices) = (request.get("exactly"), request.get("firstAvailable"));
+        let parts = choices.items().map(|choice| choice.get("name").text()).collect();
+        names.insert(name.text(), parts);
+        match (exactly.is_set(), !choices.is_empty()) {
+            (true, true) => {
+                errors.push(request.invalid("exactly one of `exactly` or `firstAvailable` is required"));
+            }
+            (false, false) => {
+                errors.push(request.required("exactly one of `exactly` or `firstAvailable` is required"));
+            }
+            (true, false) => check_request(&exactly, errors),
+            (false, true) => {
+                for choice in choices.items() {
+                    choice.get("name").named(NameRule::Label, errors);
+                    check_request(&choice, errors);
+                }
+            }
+        }
+    }
+    for part in devices.each("constraints").chain(devices.each("config")) {
+        for request in part.each("requests") {
+            let (name, sub) = request
+                .text()
+                .split_once('/')
+                .map_or((request.text(), None), |(name, sub)| (name, Some(sub)));
+            let known = names.get(name).is_some_and(|parts| sub.is_none_or(|sub| parts.contains(&sub)));
+            if !known {
+                let detail = "must be the name of a request in the claim or the name of a request and a subrequest \
+                              separated by '/'";
+                errors.push(request.invalid(detail));
+            }
+        }
+    }
+}
+
+fn check_request(request: &At<'_>, errors: &mut FieldErrors) {
+    request.get("deviceClassName").named(NameRule::Subdomain, errors);
+    selectors(&request.get("selectors"), errors);
+    let (mode, count) = (request.get("allocationMode"), request.get("count"));
+    match mode.text() {
+        "All" if count.number() != 0 => {
+            errors.push(count.invalid("must not be specified when allocationMode is 'All'"));
+        }
+        "ExactCount" if count.number() <= 0 => {
+            errors.push(count.invalid_number("must be greater than zero"));
+        }
+        "All" | "ExactCount" => {}
+        _ => errors.push(mode.not_supported(&["All", "ExactCount"])),
+    }
+    affinity::tolerations(&request.get("tolerations"), errors);
+}
+
+fn selectors(selectors: &At<'_>, errors: &mut FieldErrors) {
+    if selectors.len() > SELECTORS_MAX {
+        errors.push(selectors.too_many(SELECTORS_MAX));
+    }
+    for selector in selectors.items() {
+        if selector.has("cel") {
+            selector.down(&["cel", "expression"]).present("", errors);
+        } else {
+            errors.push(selector.get("cel").required(""));
+        }
+    }
+}
+
+/// Kinds of devices.
+pub(crate) const DEVICE_CLASSES: Simple = Simple {
+    check: |class, errors| selectors(&class.down(&["spec", "selectors"]), errors),
+    ..Simple::COUNTED
+};
+
+/// What drivers offer.
+pub(crate) const SLICES: Simple = Simple {
+    check: |slice, errors| {
+        let spec = slice.get("spec");
+        volume_sources::csi_driver(&spec.get("driver"), errors);
+        let pool = spec.get("pool");
+        if pool.get("name").present("", errors) {
+            for part in pool.get("name").text().split('/') {
+                At::new(&json!(part), pool.child("name")).name(NameRule::Subdomain, errors);
+            }
+        }
+        let count = pool.get("resourceSliceCount");
+        if count.number() <= 0 {
+            errors.push(count.invalid_number("must be greater than zero"));
+        }
+        let mut names: Vec<&str> = Vec::new();
+        for name in spec.each("devices").map(|device| device.get("name")) {
+            name.named(NameRule::Label, errors);
+            if names.contains(&name.text()) {
+                errors.push(name.duplicate());
+            }
+            names.push(name.text());
+        }
+    },
+    frozen: &[&["spec", "driver"], &["spec", "nodeName"], &["spec", "pool", "name"]],
+    ..Simple::COUNTED
+};
+
+/// Devices that claims had better not get.
+pub(crate) const TAINT_RULES: Simple = Simple {
+    check: |rule, errors| {
+        let taint = rule.down(&["spec", "taint"]);
+        taint.get("key").label_key(errors);
+        taint.get("effect").one_of(&["NoExecute", "NoSchedule", "None"], errors);
+    },
+    ..Simple::COUNTED
+};
+
+/// Groups of pods that are placed together.
+pub(crate) const POD_GROUPS: Simple = Simple { unconditional_update: false, ..Simple::PLAIN };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::at::said;
+
+    fn causes(strategy: &dyn Strategy, mut object: Value) -> Vec<String> {
+        strategy.default(&mut object);
+        let mut errors = Vec::new();
+        strategy.validate(&object, &mut errors);
+        said(&errors)
+    }
+
+    #[test]
+    fn failures_are_upstreams() {
+        let service = |name: &str, spec: Value| json!({ "metadata": { "name": name }, "spec": spec });
+        let claim = |request: Value| json!({ "spec": { "devices": { "requests": [request] } } });
+        let rows: [(&dyn Strategy, Value, Vec<&str>); 9] = [
+            (&RUNTIME_CLASSES, json!({ "handler": "runc" }), vec![]),
+            (&RUNTIME_CLASSES, json!({}), vec!["handler: Required value"]),
+            (
+                &ApiServices,
+                service(
+                    "a",
+                    json!({ "group": "b.c", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1 }),
+                ),
+                vec![
+                    "metadata.name: Invalid value: \"a\": must be `spec.version+\".\"+spec.group`: \"v1.b.c\"",
+                ],
+            ),
+            (
+                &ApiServices,
+                service("v1.b.c", json!({ "group": "b.c", "version": "v1" })),
+                vec![
+                    "spec.groupPriorityMinimum: Invalid value: 0: must be positive and less than 20000",
+                    "spec.versionPriority: Invalid value: 0: must be positive and less than 1000",
+                ],
+            ),
+            (
+                &LEASE_CANDIDATES,
+                json!({ "metadata": { "name": "a" }, "spec": { "leaseName": "l", "binaryVersion": "1.2.3",
+                    "emulationVersion": "1.3.0", "strategy": "OldestEmulationVersion" } }),
+                vec![
+                    "spec.binaryVersion: Invalid value: \"1.2.3\": must be greater than or equal to `emulationVersion`",
+                ],
+            ),
+            (&CLAIMS, claim(json!({ "name": "r", "exactly": { "deviceClassName": "gpu" } })), vec![]),
+            (
+                &CLAIMS,
+                claim(
+                    json!({ "name": "r", "exactly": { "deviceClassName": "gpu", "allocationMode": "Some" } }),
+                ),
+                vec![
+                    "spec.devices.requests[0].exactly.allocationMode: Unsupported value: \"Some\": supported values: \
+                     \"All\", \"ExactCount\"",
+                ],
+            ),
+            (
+                &MIGRATIONS,
+                json!({ "spec": {} }),
+                vec!["spec.resource.resource: Required value: resource is required to be set"],
+            ),
+            (
+                &TRUST_BUNDLES,
+                json!({ "metadata": { "name": "x" }, "spec": { "signerName": "a.b/c", "trustBundle": "y" } }),
+                vec![
+                    "metadata.name: Invalid value: \"x\": ClusterTrustBundle for signerName a.b/c must be named with prefix \
+                     a.b:c:",
+                ],
+            ),
+        ];
+        for (strategy, object, expected) in rows {
+            assert_eq!(causes(strategy, object.clone()), expected, "{object}");
+        }
+    }
+}

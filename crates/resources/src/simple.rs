@@ -1,0 +1,110 @@
+//! Kinds whose strategy is data: rules for the name, for writes without a version and for the generation, fields that
+//! stay, and checks.
+
+use apiserver::field::FieldErrors;
+use apiserver::strategy::{NameRule, Strategy};
+use apiserver::tree;
+use serde_json::Value;
+
+use crate::at::At;
+
+/// Checks of one object.
+pub(crate) type Check = fn(&At<'_>, &mut FieldErrors);
+/// Checks of a change: the object after and before it.
+pub(crate) type Compare = fn(&At<'_>, &At<'_>, &mut FieldErrors);
+
+/// A strategy as a row.
+#[derive(Clone, Copy)]
+pub(crate) struct Simple {
+    pub(crate) names: NameRule,
+    pub(crate) generation: bool,
+    pub(crate) create_on_update: bool,
+    pub(crate) unconditional_update: bool,
+    /// Defaults that depend on other fields.
+    pub(crate) default: fn(&mut Value),
+    /// What is wrong with an object.
+    pub(crate) check: Check,
+    /// What is wrong with a change.
+    pub(crate) compare: Compare,
+    /// What is wrong with a change of the status.
+    pub(crate) status: Compare,
+    /// Fields that an update leaves as they were: paths from the object.
+    pub(crate) frozen: &'static [&'static [&'static str]],
+    pub(crate) warnings: fn(&At<'_>) -> Vec<String>,
+}
+
+impl Simple {
+    /// No generation and nothing of its own.
+    pub(crate) const PLAIN: Self = Self {
+        names: NameRule::Subdomain,
+        generation: false,
+        create_on_update: false,
+        unconditional_update: true,
+        default: |_| {},
+        check: |_, _| {},
+        compare: |_, _, _| {},
+        status: |_, _, _| {},
+        frozen: &[],
+        warnings: |_| Vec::new(),
+    };
+    /// A generation and nothing else.
+    pub(crate) const COUNTED: Self = Self { generation: true, ..Self::PLAIN };
+    /// As [`Simple::COUNTED`], and an update names the version that it changes.
+    pub(crate) const VERSIONED: Self = Self { unconditional_update: false, ..Self::COUNTED };
+}
+
+impl Strategy for Simple {
+    fn name_rule(&self) -> NameRule {
+        self.names
+    }
+
+    fn generation(&self) -> bool {
+        self.generation
+    }
+
+    fn create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+
+    fn default(&self, object: &mut Value) {
+        (self.default)(object);
+    }
+
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        (self.check)(&At::object(object), errors);
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        let (after, before) = (At::object(new), At::object(old));
+        for path in self.frozen {
+            after.down(path).unchanged(&before.down(path), errors);
+        }
+        (self.compare)(&after, &before, errors);
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        (self.status)(&At::object(new), &At::object(old), errors);
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.warnings)(&At::object(object))
+    }
+}
+
+/// Puts a default in every item of a list under `path`.
+pub(crate) fn each_mut<'v>(value: &'v mut Value, path: &[&str]) -> impl Iterator<Item = &'v mut Value> {
+    let list = path.iter().try_fold(value, |value, key| value.get_mut(*key));
+    list.and_then(Value::as_array_mut).into_iter().flatten().filter(|item| item.is_object())
+}
+
+/// Sets a member that is absent, null or Go's zero.
+pub(crate) fn fill(value: &mut Value, key: &str, default: impl Into<Value>) {
+    let slot = tree::member(value, key);
+    if slot.is_null() || *slot == 0 || *slot == "" {
+        *slot = default.into();
+    }
+}
