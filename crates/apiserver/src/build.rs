@@ -17,7 +17,7 @@ use crate::admission::Chain;
 use crate::authn::token::Tokens;
 use crate::authz::{Authorizer, Standard};
 use crate::bootstrap::Bootstrap;
-use crate::http::Front;
+use crate::http::{Front, Metrics};
 use crate::pipeline::{Parts, Pipeline};
 use crate::pki::{Pki, PkiError};
 use crate::server::Server;
@@ -117,6 +117,7 @@ impl Server {
             pipeline: pipeline.clone(),
             nodes,
             readiness: config.readiness,
+            metrics: Metrics::new().map_err(|error| BuildError::Config(format!("metrics: {error}")))?,
             git_version: config.git_version,
             bootstrap: bootstrap.clone(),
             drain: CancellationToken::new(),

@@ -51,7 +51,7 @@ pub fn check_list(options: &ListOptions) -> Result<(), Status> {
         }
         forbid_continue(options, &mut errors);
         if wanted != EXACT && wanted != NOT_OLDER_THAN {
-            errors.push(FieldError::not_supported(MATCH, &json!(wanted), &["", EXACT, NOT_OLDER_THAN]));
+            errors.push(FieldError::not_supported(MATCH, &json!(wanted), &[EXACT, NOT_OLDER_THAN, ""]));
         }
         if wanted == EXACT && options.resource_version == "0" {
             let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";

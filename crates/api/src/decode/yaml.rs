@@ -13,7 +13,7 @@ pub fn yaml_to_json(body: &[u8]) -> Result<(Vec<u8>, Option<String>), String> {
         Err(strict) => {
             let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
             let tree = serde_saphyr::from_str_with_options(text, options).map_err(|error| said(&error))?;
-            (tree, Some(said(&strict)))
+            (tree, Some(repeated_key(&said(&strict))))
         }
     };
     let json = serde_json::to_vec(&tree).map_err(|error| format!("yaml: {error}"))?;
@@ -26,6 +26,18 @@ fn said(error: &serde_saphyr::Error) -> String {
     let line = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
     // The parser's advice to programmers is none to users.
     format!("yaml: {}", line.split(", set ").next().unwrap_or_default())
+}
+
+/// Go's sentence for a repeated key: the line, and the key.
+fn repeated_key(said: &str) -> String {
+    let parts = said.strip_prefix("yaml: line ").and_then(|rest| {
+        let (line, rest) = rest.split_once(' ')?;
+        Some((line, rest.split_once("duplicate mapping key: ")?.1))
+    });
+    match parts {
+        Some((line, key)) => format!("line {line}: key {key:?} already set in map"),
+        None => said.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +69,7 @@ mod tests {
     fn a_repeated_key_is_told_and_its_last_value_counts() {
         let (json, repeated) = yaml_to_json(b"a: 1\nb: {c: 1, c: 2}\na: 2\n").expect("YAML");
         assert_eq!(json, br#"{"a":2,"b":{"c":2}}"#);
-        assert_eq!(repeated.as_deref(), Some("yaml: line 2 column 11: duplicate mapping key: c"));
+        assert_eq!(repeated.as_deref(), Some("line 2: key \"c\" already set in map"));
         assert!(yaml_to_json(b"a: 1\na: [").is_err());
     }
 }

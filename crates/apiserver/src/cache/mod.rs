@@ -130,17 +130,7 @@ impl Cache {
         let reached = tokio::time::timeout(CATCH_UP_MAX, seen.wait_for(|now| *now >= revision)).await;
         match reached {
             Ok(_) => Ok(()),
-            Err(_) => {
-                let message = format!("Too large resource version: {revision}, current: {}", self.revision());
-                let mut status = Status::new(Reason::Timeout, message);
-                status.details.retry_after_seconds = 1;
-                status.details.causes.push(api::Cause {
-                    reason: "ResourceVersionTooLarge".into(),
-                    message: "Too large resource version".into(),
-                    field: String::new(),
-                });
-                Err(status)
-            }
+            Err(_) => Err(too_large(revision, self.revision())),
         }
     }
 
@@ -184,9 +174,23 @@ impl Cache {
 pub fn unavailable(error: store::StoreError) -> Status {
     match error {
         store::StoreError::Compacted { oldest } => expired(0, oldest),
+        store::StoreError::Future { asked, current } => too_large(asked, current),
         store::StoreError::TooLarge(what) => Status::new(Reason::RequestEntityTooLarge, what),
         other => Status::new(Reason::ServiceUnavailable, other.to_string()),
     }
+}
+
+/// 504: the version asked for is not there yet. Source: `storage.NewTooLargeResourceVersionError`.
+fn too_large(asked: Revision, current: Revision) -> Status {
+    let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
+    let mut status = Status::new(Reason::Timeout, message);
+    status.details.retry_after_seconds = 1;
+    status.details.causes.push(api::Cause {
+        reason: "ResourceVersionTooLarge".into(),
+        message: "Too large resource version".into(),
+        field: String::new(),
+    });
+    status
 }
 
 /// 410: the history asked for is gone.

@@ -32,6 +32,7 @@ impl Front {
         let tokens = self.pipeline.tokens();
         match segments.as_slice() {
             [] => Ok(json_document(parts, &documents::root(catalog))),
+            ["metrics"] => Ok(self.metrics_page()),
             ["version"] => Ok(json_document(parts, &self.version())),
             ["api" | "apis"] if aggregated(parts).is_some() => {
                 let form = aggregated(parts).unwrap_or(DiscoveryForm::V2);

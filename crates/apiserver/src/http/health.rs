@@ -12,6 +12,34 @@ struct Check {
     wrong: Option<String>,
 }
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A line for each check, and whether one failed that counts.
+fn report(checks: &[Check], excluded: &[&str]) -> (String, bool) {
+    let (mut lines, mut failed) = (String::new(), false);
+    for check in checks {
+        let name = &check.name;
+        lines += &match &check.wrong {
+            _ if excluded.contains(&name.as_str()) => format!("[+]{name} excluded: ok\n"),
+            None => format!("[+]{name} ok\n"),
+            Some(why) => {
+                failed = true;
+                format!("[-]{name} failed: {why}\n")
+            }
+        };
+    }
+    let unknown: Vec<String> = excluded
+        .iter()
+        .filter(|name| !checks.iter().any(|check| check.name == **name))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    if !unknown.is_empty() {
+        let names = unknown.join(",");
+        lines += &format!("warn: some health checks cannot be excluded: no matches for {names}\n");
+    }
+    (lines, failed)
+}
+
 impl Front {
     /// Answers `/livez`, `/readyz`, `/healthz` and `/<of them>/<check>`.
     pub(super) async fn health(&self, parts: &Parts<'_>) -> Option<http::Response<Body>> {
@@ -24,27 +52,22 @@ impl Front {
                 return Some(typed_response(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n"));
             }
         }
-        for excluded in parts.query.all("exclude") {
-            checks.retain(|check| check.name != excluded);
+        let excluded: Vec<&str> = parts.query.all("exclude").filter(|name| !name.is_empty()).collect();
+        let (report, failed) = report(&checks, &excluded);
+        if failed {
+            let text = format!("{report}{endpoint} check failed\n");
+            return Some(typed_response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, text));
         }
-        let failed = checks.iter().any(|check| check.wrong.is_some());
-        let code = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
-        if !failed && parts.query.get("verbose").is_none() {
-            return Some(typed_response(code, "text/plain; charset=utf-8", "ok"));
-        }
-        let mut lines: String = checks
-            .iter()
-            .map(|check| match &check.wrong {
-                None => format!("[+]{} ok\n", check.name),
-                Some(why) => format!("[-]{} failed: {why}\n", check.name),
-            })
-            .collect();
-        lines += &format!("{endpoint} check {}\n", if failed { "failed" } else { "passed" });
-        Some(typed_response(code, "text/plain; charset=utf-8", lines))
+        let text = match parts.query.get("verbose") {
+            None => "ok".to_owned(),
+            Some(_) => format!("{report}{endpoint} check passed\n"),
+        };
+        Some(typed_response(StatusCode::OK, TEXT, text))
     }
 
     async fn checks(&self, endpoint: &str) -> Vec<Check> {
-        let mut checks = vec![Check { name: "ping".into(), wrong: None }];
+        let fine = |name: &str| Check { name: name.into(), wrong: None };
+        let mut checks = vec![fine("ping"), fine("log")];
         let store = self.pipeline.store().current_revision().await;
         checks.push(Check { name: "etcd".into(), wrong: store.err().map(|error| error.to_string()) });
         if endpoint == "livez" {
@@ -52,12 +75,31 @@ impl Front {
         }
         let unsynced = self.pipeline.unsynced();
         let wrong = (!unsynced.is_empty()).then(|| format!("not filled yet: {}", unsynced.join(", ")));
-        checks.push(Check { name: "watch-caches".into(), wrong });
+        checks.push(Check { name: "informer-sync".into(), wrong });
+        let drains = self.drain.is_cancelled().then(|| "process is shutting down".to_owned());
+        checks.push(Check { name: "shutdown".into(), wrong: drains });
         if let Some(readiness) = &self.readiness {
             for name in readiness.missing() {
                 checks.push(Check { name: format!("component-{name}"), wrong: Some("not ready".into()) });
             }
         }
         checks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_excluded_does_not_count() {
+        let check =
+            |name: &str, wrong: Option<&str>| Check { name: name.into(), wrong: wrong.map(str::to_owned) };
+        let checks = [check("ping", None), check("etcd", Some("gone"))];
+        assert_eq!(report(&checks, &[]), ("[+]ping ok\n[-]etcd failed: gone\n".into(), true));
+        let (text, failed) = report(&checks, &["etcd", "moon"]);
+        assert!(!failed);
+        let warning = "warn: some health checks cannot be excluded: no matches for \"moon\"\n";
+        assert_eq!(text, format!("[+]ping ok\n[+]etcd excluded: ok\n{warning}"));
     }
 }

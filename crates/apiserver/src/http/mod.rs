@@ -6,6 +6,7 @@ mod documents;
 mod health;
 mod impersonate;
 mod lists;
+mod metrics;
 mod negotiate;
 mod path;
 mod pretty;
@@ -14,7 +15,7 @@ mod respond;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::connect::{Body, NodeConnector, User};
 use api::{Call, FieldValidation, GroupVersionResource, Reason, Request, Response, Status};
@@ -22,6 +23,7 @@ use base::BoxError;
 use base::lifecycle::Readiness;
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +31,10 @@ use crate::authn;
 use crate::authz::Attributes;
 use crate::bootstrap::Bootstrap;
 use crate::pipeline::{Pipeline, attributes};
+use crate::words::{self, Kind};
 use body::text;
+use metrics::Labels;
+pub(crate) use metrics::Metrics;
 use negotiate::Offer;
 use path::{ResourcePath, Target};
 use query::Query;
@@ -45,6 +50,8 @@ pub struct Front {
     pub(crate) nodes: Arc<dyn NodeConnector>,
     /// Readiness of the process's components, where a supervisor runs them.
     pub(crate) readiness: Option<Readiness>,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
     /// `v1.37.0+skiff.1`
     pub(crate) git_version: String,
     /// How clients reach the server.
@@ -69,15 +76,29 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         let accept = text(request.headers(), header::ACCEPT).to_owned();
-        match self.route(peer, request).await {
-            Ok(response) => response,
-            Err(status) => respond::failure(&status, &accept),
+        let since = Instant::now();
+        let target = path::parse(request.uri().path());
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let labels = Labels::of(request.method(), target.as_ref(), &query, |path| self.has(path));
+        let held = self.metrics.began(&labels);
+        let answer = match target {
+            Some(target) => self.route(peer, target, query, request).await,
+            None => Err(Status::bad_request("the path is not valid UTF-8")),
+        };
+        let response = answer.unwrap_or_else(|status| respond::failure(&status, &accept));
+        self.metrics.answered(&labels, response.status(), since);
+        if !labels.long_running() {
+            return response;
         }
+        // A watch is open until its body ends.
+        response.map(|body| body.map_frame(move |frame| (&held, frame).1).boxed_unsync())
     }
 
     async fn route<B>(
         &self,
         peer: Option<&User>,
+        target: Target,
+        query: Query,
         request: http::Request<B>,
     ) -> Result<http::Response<Body>, Status>
     where
@@ -87,9 +108,6 @@ impl Front {
         let user = self.authenticate(peer, request.headers()).await?;
         let user = self.impersonate(user, request.headers()).await?;
         let uri = request.uri().clone();
-        let target =
-            path::parse(uri.path()).ok_or_else(|| Status::bad_request("the path is not valid UTF-8"))?;
-        let query = Query::parse(uri.query().unwrap_or_default());
         match target {
             Target::Other => {
                 let parts =
@@ -163,7 +181,7 @@ impl Front {
                 text(parts.headers, header::USER_AGENT),
                 body,
             )?;
-            warning = warning_of(&request.call, repeated)?;
+            warning = warning_of(&kind, &request.call, repeated)?;
         }
         let response = self.pipeline.call_authorized(user, request).await?;
         let gzip = body::takes_gzip(parts.headers);
@@ -176,6 +194,13 @@ impl Front {
             answer.headers_mut().extend(respond::warning_header(text).map(|value| (header::WARNING, value)));
         }
         Ok(answer)
+    }
+
+    /// Whether a path names a resource, and a subresource, that there is.
+    fn has(&self, path: &ResourcePath) -> bool {
+        let resource = GroupVersionResource::new(&path.group, &path.version, &path.resource);
+        let kind = self.pipeline.kind(&resource);
+        kind.is_ok_and(|kind| path.subresource.is_empty() || kind.subresource(&path.subresource).is_some())
     }
 
     async fn authenticate(&self, peer: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
@@ -201,17 +226,25 @@ impl Front {
     }
 }
 
-/// What a repeated key of a body means to a write: as an unknown field it is refused, told or let pass.
-fn warning_of(call: &Call, repeated: Option<String>) -> Result<Option<String>, Status> {
-    let validation = match call {
-        Call::Create { options, .. } | Call::Update { options, .. } | Call::Patch { options, .. } => {
-            options.field_validation
-        }
-        _ => FieldValidation::Ignore,
+/// What a repeated key of a body means to a write: as an unknown field it is refused, with all that is wrong besides, told
+/// or let pass.
+fn warning_of(kind: &Kind, call: &Call, repeated: Option<String>) -> Result<Option<String>, Status> {
+    let (body, validation) = match call {
+        Call::Create { body, options }
+        | Call::Update { body, options }
+        | Call::Patch { body, options, .. } => (body, options.field_validation),
+        _ => return Ok(None),
     };
     match (validation, repeated) {
         (FieldValidation::Strict, Some(key)) => {
-            Err(Status::bad_request(format!("strict decoding error: {key}")))
+            let decoded = words::decode(kind, body, FieldValidation::Warn)?;
+            let problems: Vec<String> =
+                [format!("yaml: unmarshal errors:\n  {key}")].into_iter().chain(decoded.1).collect();
+            let (name, version) = (&kind.kind, &kind.version);
+            Err(Status::bad_request(format!(
+                "{name} in version \"{version}\" cannot be handled as a {name}: strict decoding error: {}",
+                problems.join(", ")
+            )))
         }
         (FieldValidation::Warn, repeated) => Ok(repeated),
         _ => Ok(None),

@@ -1,5 +1,7 @@
 //! Query parameters and bodies into calls. Pure, but for reading the clock nowhere.
 
+use std::num::IntErrorKind;
+
 use api::decode::Mode;
 use api::schema::Schema;
 use api::{
@@ -22,6 +24,8 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+/// How long a watch lasts at least that does not say so.
+const WATCH_SECONDS_MIN: u64 = 1800;
 /// The part of a user agent that names a manager.
 const AGENT_CHARS_MAX: usize = 128;
 
@@ -55,11 +59,16 @@ impl Query {
         self.get(name).is_some_and(|value| !matches!(value, "false" | "0"))
     }
 
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Status> {
+    /// A whole number; the failure is Go's.
+    fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         match self.get(name).filter(|text| !text.is_empty()) {
             None => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("{name}: Invalid value: \"{text}\": must be a number"))
+            Some(text) => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+                let why = match error.kind() {
+                    IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                    _ => "invalid syntax",
+                };
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
             }),
         }
     }
@@ -77,14 +86,30 @@ fn list_options(query: &Query) -> Result<ListOptions, Status> {
     Ok(ListOptions {
         label_selector: query.text("labelSelector"),
         field_selector: query.text("fieldSelector"),
-        limit: query.number("limit")?.unwrap_or(0),
+        limit: unsigned(query.number("limit")?).unwrap_or(0),
         continue_token: query.text("continue"),
         resource_version: query.text("resourceVersion"),
         resource_version_match: query.text("resourceVersionMatch"),
-        timeout_seconds: query.number("timeoutSeconds")?,
+        timeout_seconds: unsigned(query.number("timeoutSeconds")?).filter(|seconds| *seconds > 0),
         allow_watch_bookmarks: query.flag("allowWatchBookmarks"),
         send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
     })
+}
+
+/// The options of a watch, which ends some time: between half an hour and an hour, so that watches do not all come
+/// back at once. Source: `--min-request-timeout`.
+fn watch_options(query: &Query) -> Result<ListOptions, Status> {
+    let mut options = list_options(query)?;
+    options.timeout_seconds.get_or_insert_with(|| {
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ());
+        WATCH_SECONDS_MIN + random % WATCH_SECONDS_MIN
+    });
+    Ok(options)
+}
+
+/// What is less than nothing says nothing.
+fn unsigned(number: Option<i64>) -> Option<u64> {
+    number.map(|number| u64::try_from(number).unwrap_or(0))
 }
 
 fn write_options(query: &Query, user_agent: &str, kind: Write) -> Result<WriteOptions, Status> {
@@ -123,7 +148,7 @@ fn decode_delete_options(body: &[u8]) -> Result<Value, Status> {
     let options = api::decode::json(body, schema.typed(ty), Mode::Object).map_err(refused)?.value;
     match tree::text(&options, &["kind"]) {
         "" | "DeleteOptions" => Ok(options),
-        other => Err(refused(format!("it is a {other}"))),
+        _ => Err(Status::bad_request("decoded object cannot be converted to DeleteOptions")),
     }
 }
 
@@ -199,7 +224,7 @@ pub(super) fn call(
 ) -> Result<Call, Status> {
     let one = !path.name.is_empty();
     match *method {
-        Method::GET | Method::HEAD if is_watch(method, path, query) => Ok(Call::Watch(list_options(query)?)),
+        Method::GET | Method::HEAD if is_watch(method, path, query) => Ok(Call::Watch(watch_options(query)?)),
         Method::GET | Method::HEAD if one => {
             Ok(Call::Get { resource_version: query.text("resourceVersion") })
         }

@@ -256,6 +256,18 @@ impl Pipeline {
         caches.values().filter(|cache| cache.revision() == 0).map(|cache| cache.prefix().to_owned()).collect()
     }
 
+    /// How many objects there are of each stored resource (`pods`, `deployments.apps`).
+    pub fn object_counts(&self) -> Vec<(String, usize)> {
+        let count = |kind: Arc<Kind>| {
+            let name = api::status::qualified(&kind.group, &kind.plural);
+            self.caches
+                .read()
+                .get(&crate::storage::prefix(&kind.group, &kind.plural))
+                .map(|cache| (name, cache.len()))
+        };
+        self.parts.catalog.stored().into_iter().filter_map(count).collect()
+    }
+
     /// Ends the caches' tasks.
     pub async fn shutdown(&self) {
         self.tasks.shutdown().await;

@@ -47,7 +47,10 @@ impl Pipeline {
         crate::options::check_list(options)?;
         let selectors = self.selectors(asked, options)?;
         let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
-        let exact = options.resource_version_match == "Exact";
+        // A page of a version is a page of exactly that one, unless the client says otherwise.
+        let unsaid = options.resource_version_match.is_empty() && limit > 0;
+        let exact = options.resource_version_match == "Exact"
+            || (unsaid && !matches!(options.resource_version.as_str(), "" | "0"));
         let mut list = if !options.continue_token.is_empty() {
             let token = decode_token(&options.continue_token, asked.namespace)?;
             self.list_at(asked, &selectors, limit, token.rv, &token.start).await?
@@ -154,9 +157,11 @@ impl Pipeline {
                 current_enough(cache, version).await?;
                 Ok(Start::After(cache.revision()))
             }
+            // Upstream turns a watch from nothing into one with initial events: who takes bookmarks is told their end.
             "" | "0" => {
                 current_enough(cache, version).await?;
-                Ok(Start::Snapshot { mark_end: false })
+                let mark_end = options.resource_version_match.is_empty() && options.allow_watch_bookmarks;
+                Ok(Start::Snapshot { mark_end })
             }
             version => {
                 let revision = parse_revision(version)?;
@@ -187,7 +192,14 @@ impl Pipeline {
     fn selectors(&self, asked: &Asked<'_>, options: &ListOptions) -> Result<Selectors, Status> {
         let selectors = Selectors::parse(&asked.kind, &options.label_selector, &options.field_selector)?;
         // A list or watch of one name is a field selector spelled in the path.
-        Ok(if asked.name.is_empty() { selectors } else { selectors.named(asked.name) })
+        if asked.name.is_empty() {
+            return Ok(selectors);
+        }
+        if !options.field_selector.is_empty() && selectors.name() != Some(asked.name) {
+            let message = "fieldSelector metadata.name doesn't match requested name";
+            return Err(Status::bad_request(message));
+        }
+        Ok(selectors.named(asked.name))
     }
 }
 
@@ -217,7 +229,11 @@ async fn current_enough(cache: &Cache, version: &str) -> Result<(), Status> {
 
 fn parse_revision(text: &str) -> Result<Revision, Status> {
     text.parse().ok().filter(|revision| *revision >= 0).ok_or_else(|| {
-        Status::bad_request(format!("resourceVersion: Invalid value: \"{text}\": must be a number"))
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let why = if digits { "value out of range" } else { "invalid syntax" };
+        Status::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}"
+        ))
     })
 }
 
@@ -233,29 +249,40 @@ fn token(revision: Revision, start: String) -> String {
 /// Reads the token of a list within a namespace (empty: of all). A token is anybody's to write: it leads nowhere but into
 /// the namespace that the request was authorized for.
 fn decode_token(token: &str, namespace: &str) -> Result<Continue, Status> {
-    let bytes = URL_SAFE_NO_PAD.decode(token).ok();
-    let stays = |start: &str| namespace.is_empty() || start.starts_with(&format!("{namespace}/"));
-    bytes
-        .and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok())
-        .filter(|token| token.v == CONTINUE_VERSION && (token.rv > 0 || token.rv == PRESENT))
-        .filter(|token| stays(&token.start))
-        .ok_or_else(|| {
-            Status::bad_request("continue key is not valid: it was not made by this server for this list")
-        })
+    let invalid =
+        |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| invalid(&format!(": {error}")))?;
+    let token: Continue = serde_json::from_slice(&bytes).map_err(|error| invalid(&format!(": {error}")))?;
+    if token.v != CONTINUE_VERSION {
+        return Err(invalid(&format!(": server does not recognize this encoded version {}", token.v)));
+    }
+    if token.rv <= 0 && token.rv != PRESENT {
+        return Err(invalid(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(invalid(": encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    if !namespace.is_empty() && !token.start.starts_with(&format!("{namespace}/")) {
+        return Err(invalid(&format!(": {}", token.start)));
+    }
+    Ok(token)
 }
 
 /// A list whose revision is gone cannot go on as it was; from `after` on it can with what is there now.
 fn expired_page(error: store::StoreError, after: &str) -> Status {
     let store::StoreError::Compacted { .. } = error else { return unavailable(error) };
+    if after.is_empty() {
+        let message = "The resourceVersion for the provided list is too old.";
+        return Status::new(Reason::Expired, message);
+    }
     let mut status = Status::new(
         Reason::Expired,
-        "The provided continue parameter is too old to display a consistent list result. You must start a new list \
-         without the continue parameter, or go on with the token of this answer, which leads to an inconsistent list: \
-         its pages are of different versions.",
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list.",
     );
-    if !after.is_empty() {
-        status.details.continue_token = token(PRESENT, after.to_owned());
-    }
+    status.details.continue_token = token(PRESENT, after.to_owned());
     status
 }
 

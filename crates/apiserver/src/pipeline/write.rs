@@ -15,6 +15,8 @@ use crate::words::{self, Writer};
 
 /// How often a write that nobody forbids is repeated after another writer came in between.
 const ATTEMPTS_MAX: u32 = 16;
+/// How many generated names are tried. Source: `maxNameGenerationCreateAttempts`.
+const NAMES_MAX: u32 = 8;
 
 /// The object that a change begins with.
 pub(super) struct Live {
@@ -98,25 +100,30 @@ impl Pipeline {
             let companions = asked.strategy.companions(self, None, Some(&mut chosen), attempt)?;
             if dry_run {
                 if self.read_stored(&asked.stored, &key).await?.is_some() {
-                    return Err(self.exists(asked, &key));
+                    return Err(self.exists(asked, &key, &object));
                 }
                 return Ok((unsaved(&chosen)?, warnings));
             }
             match self.put(asked, &key, &chosen, 0, companions).await? {
                 Outcome::Written(object) => return Ok((object, warnings)),
-                Outcome::Raced if generated => {
+                Outcome::Raced if generated && attempt + 1 < NAMES_MAX => {
                     tree::metadata(&mut object).remove("name");
                     meta::generate_name(&mut object);
                 }
-                Outcome::Raced => return Err(self.exists(asked, &key)),
+                Outcome::Raced => return Err(self.exists(asked, &key, &object)),
                 Outcome::CompanionTaken | Outcome::Deleted(_) => {}
             }
         }
         Err(busy(asked))
     }
 
-    fn exists(&self, asked: &Asked<'_>, key: &Key) -> Status {
-        Status::already_exists(&asked.kind.group, &asked.kind.plural, &key.name)
+    fn exists(&self, asked: &Asked<'_>, key: &Key, object: &Value) -> Status {
+        let mut status = Status::already_exists(&asked.kind.group, &asked.kind.plural, &key.name);
+        if !tree::text(object, &["metadata", "generateName"]).is_empty() {
+            status.message += ", the server was not able to generate a unique name for the object";
+            status.details.retry_after_seconds = 1;
+        }
+        status
     }
 
     /// Schema defaults and those that depend on other fields, in the storage version.
@@ -190,7 +197,8 @@ impl Pipeline {
         let change = |live: &Value| {
             let patched = words::patch(&asked.kind, live, &patch)?;
             let bytes = serde_json::to_vec(&patched).map_err(|error| Status::internal(error.to_string()))?;
-            let (mut object, warnings) = words::decode(&asked.kind, &bytes, options.field_validation)?;
+            let (mut object, warnings) = words::decode(&asked.kind, &bytes, options.field_validation)
+                .map_err(|status| misshapen(status, &bytes))?;
             words::default(&asked.kind, &mut object);
             Ok((object, warnings))
         };
@@ -434,6 +442,17 @@ fn isolate(new: &mut Value, old: &Value, part: impl Fn(&Value, &mut Value)) {
     for field in ["annotations", "managedFields"] {
         tree::copy(tree::at(&wanted, &["metadata"]), tree::member(new, "metadata"), field);
     }
+}
+
+/// The 422 of a patch whose result is no object of the kind. Source: `handlers/patch.go`.
+fn misshapen(status: Status, patched: &[u8]) -> Status {
+    // What follows the colon is the decoder's own sentence.
+    let problem = status.message.split_once(" cannot be handled as a ");
+    let problem = problem.and_then(|(_, rest)| rest.split_once(": ")).map(|(_, problem)| problem.to_owned());
+    let Some(problem) = problem else { return status };
+    let patched = Value::String(String::from_utf8_lossy(patched).into_owned());
+    let errors = [field::FieldError::invalid("patch", &patched, &problem)];
+    field::check("", "", "", &errors).err().unwrap_or(status)
 }
 
 fn busy(asked: &Asked<'_>) -> Status {

@@ -10,6 +10,7 @@ mod encodings;
 mod http_front;
 mod lifecycle;
 mod parts;
+mod rules;
 mod services;
 mod subresources;
 mod watching;

@@ -133,7 +133,7 @@ async fn a_body_of_wrong_types_changes_nothing() {
     assert_eq!(write(&cluster, Method::PUT, path, JSON, finalize).await.code, 400);
     let approval = json!({ "status": { "conditions": ["Approved"] } }).to_string();
     let path = format!("{REQUESTS}/csr/approval");
-    assert_eq!(write(&cluster, Method::PATCH, &path, MERGE, approval).await.code, 400);
+    assert_eq!(write(&cluster, Method::PATCH, &path, MERGE, approval).await.code, 422);
 }
 
 #[tokio::test]
