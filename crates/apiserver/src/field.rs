@@ -95,10 +95,9 @@ pub fn check(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Resu
     if errors.is_empty() {
         return Ok(());
     }
-    // Schema and strategy may both have found the same.
     let mut seen = HashSet::new();
     let errors: Vec<&FieldError> =
-        errors.iter().filter(|error| seen.insert((&error.field, &error.reason))).collect();
+        errors.iter().filter(|error| seen.insert((&error.field, &error.message))).collect();
     let lines: Vec<String> =
         errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
     let what = if let [one] = lines.as_slice() { one.clone() } else { format!("[{}]", lines.join(", ")) };

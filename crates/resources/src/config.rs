@@ -7,11 +7,11 @@ use apiserver::strategy::{NameRule, Strategy};
 use apiserver::tree;
 use serde_json::{Value, json};
 
+use crate::at::At;
+use crate::containers::config_key_problems;
+
 /// All values of a ConfigMap or Secret together. Source: `MaxSecretSize`.
 const DATA_BYTES_MAX: usize = 1024 * 1024;
-const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
-                   'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-
 /// No generation, and nothing else of their own.
 pub(crate) struct Plain;
 
@@ -58,6 +58,7 @@ impl Strategy for Leases {
         if duration.as_i64().is_some_and(|seconds| seconds <= 0) {
             errors.push(FieldError::invalid("spec.leaseDurationSeconds", duration, "must be greater than 0"));
         }
+        At::object(object).down(&["spec", "leaseTransitions"]).not_negative(errors);
     }
 }
 
@@ -119,18 +120,7 @@ impl Strategy for Secrets {
         if size > DATA_BYTES_MAX {
             errors.push(FieldError::too_long("data", DATA_BYTES_MAX));
         }
-        let wanted: &[&str] = match tree::text(object, &["type"]) {
-            "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
-            "kubernetes.io/dockercfg" => &[".dockercfg"],
-            "kubernetes.io/tls" => &["tls.crt", "tls.key"],
-            "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
-            _ => &[],
-        };
-        for key in wanted {
-            if tree::at(object, &["data", key]).is_null() {
-                errors.push(FieldError::required(format!("data[{key}]"), ""));
-            }
-        }
+        check_kind(object, errors);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
@@ -148,10 +138,48 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+/// Account that a token is of, by annotation.
+const ACCOUNT: &str = "kubernetes.io/service-account.name";
+
+/// What a Secret of a known type cannot do without.
+fn check_kind(object: &Value, errors: &mut FieldErrors) {
+    let data = At::object(object).get("data");
+    let named = |key: &str| At::new(tree::at(data.value, &[key]), format!("data[{key}]"));
+    let wanted: &[&str] = match tree::text(object, &["type"]) {
+        "kubernetes.io/service-account-token" => {
+            let account = tree::text(object, &["metadata", "annotations", ACCOUNT]);
+            if account.is_empty() {
+                errors.push(FieldError::required(format!("metadata.annotations[{ACCOUNT}]"), ""));
+            }
+            return;
+        }
+        "kubernetes.io/basic-auth" if data.has("username") || data.has("password") => return,
+        "kubernetes.io/basic-auth" => &["username", "password"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        _ => return,
+    };
+    for value in wanted.iter().map(|key| named(key)) {
+        if !value.is_set() {
+            errors.push(value.required(""));
+        } else if value.path.starts_with("data[.docker") && !holds_object(value.text()) {
+            let shown = json!("<secret contents redacted>");
+            errors.push(FieldError::invalid(value.path, &shown, "it is no JSON object"));
+        }
+    }
+}
+
+fn holds_object(encoded: &str) -> bool {
+    use base64::Engine;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    serde_json::from_slice::<serde_json::Map<String, Value>>(&decoded).is_ok()
+}
+
 fn check_key(key: &str, field: &str, errors: &mut FieldErrors) {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if key.is_empty() || key.len() > 253 || !key.bytes().all(fits) || key == "." || key.starts_with("..") {
-        errors.push(FieldError::invalid(field, &json!(key), KEY));
+    for detail in config_key_problems(key) {
+        errors.push(FieldError::invalid(field, &json!(key), &detail));
     }
 }
 
@@ -191,5 +219,13 @@ impl Strategy for PriorityClasses {
             let detail = format!("maximum allowed value of a user defined priority is {PRIORITY_MAX}");
             errors.push(FieldError::forbidden("value", &detail));
         }
+        let policy = At::object(object).get("preemptionPolicy");
+        policy.one_of_if_set(&["PreemptLowerPriority", "Never"], errors);
+    }
+    fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        if tree::at(new, &["value"]) != tree::at(old, &["value"]) {
+            errors.push(FieldError::forbidden("value", "may not be changed in an update."));
+        }
+        At::object(new).keeps(&At::object(old), &["preemptionPolicy"], errors);
     }
 }

@@ -32,6 +32,7 @@ mod quota;
 mod rbac;
 mod security;
 mod service_ranges;
+mod service_rules;
 mod services;
 mod simple;
 mod stateful;

@@ -3,15 +3,12 @@
 
 use api::Status;
 use apiserver::field::{FieldError, FieldErrors};
-use apiserver::names::wrong_name;
 use apiserver::strategy::{Companions, NameRule, Strategy, View};
 use apiserver::tree;
 use serde_json::{Value, json};
 
-use crate::allocate;
-use crate::containers::port_name_problems;
+use crate::{allocate, service_rules};
 
-const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 /// Sessions last three hours unless said otherwise.
 const AFFINITY_SECONDS: i64 = 10_800;
 
@@ -19,7 +16,7 @@ pub(crate) struct Services;
 
 impl Strategy for Services {
     fn name_rule(&self) -> NameRule {
-        NameRule::Label1035
+        NameRule::Label
     }
 
     fn generation(&self) -> bool {
@@ -40,7 +37,8 @@ impl Strategy for Services {
         if kind != "ExternalName" {
             tree::set_default(spec, "internalTrafficPolicy", "Cluster");
         }
-        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        let outside = kind == "ClusterIP" && !tree::items(spec, &["externalIPs"]).is_empty();
+        if outside || matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
             tree::set_default(spec, "externalTrafficPolicy", "Cluster");
         } else {
             tree::members(spec).remove("externalTrafficPolicy");
@@ -71,43 +69,25 @@ impl Strategy for Services {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
+        service_rules::drop_dependent(new, old);
         allocate::keep(new, old);
     }
 
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
-        let spec = tree::at(object, &["spec"]);
-        let kind = tree::text(spec, &["type"]);
-        if !TYPES.contains(&kind) {
-            errors.push(FieldError::not_supported("spec.type", tree::at(spec, &["type"]), &TYPES));
-        }
-        let headless = tree::text(spec, &["clusterIP"]) == "None";
-        let ports = tree::items(spec, &["ports"]);
-        if ports.is_empty() && !headless && kind != "ExternalName" {
-            errors.push(FieldError::required("spec.ports", ""));
-        }
-        if headless && matches!(kind, "NodePort" | "LoadBalancer") {
-            let detail = format!("may not be set to 'None' for {kind} services");
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!("None"), &detail));
-        }
-        if kind == "ExternalName" {
-            let name = tree::text(spec, &["externalName"]);
-            if name.is_empty() {
-                errors.push(FieldError::required("spec.externalName", ""));
-            } else if let Some(detail) = wrong_name(NameRule::Subdomain, name.trim_end_matches('.')) {
-                errors.push(FieldError::invalid("spec.externalName", &name.into(), &detail));
-            }
-        }
-        let affinity = tree::at(spec, &["sessionAffinity"]);
-        if !matches!(affinity.as_str(), Some("None" | "ClientIP")) {
-            let known = ["ClientIP", "None"];
-            errors.push(FieldError::not_supported("spec.sessionAffinity", affinity, &known));
-        }
-        apiserver::names::check_labels(tree::at(spec, &["selector"]), "spec.selector", errors);
-        validate_ports(ports, errors);
+        service_rules::validate(object, errors);
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value, errors: &mut FieldErrors) {
+        service_rules::load_balancer(new, errors);
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        service_rules::warnings(object)
     }
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         let external = |object: &Value| tree::text(object, &["spec", "type"]) == "ExternalName";
+        service_rules::update(new, old, errors);
         if external(new) || external(old) {
             return;
         }
@@ -128,56 +108,5 @@ impl Strategy for Services {
         attempt: u32,
     ) -> Result<Companions, Status> {
         allocate::companions(view, old, new, attempt)
-    }
-}
-
-fn validate_ports(ports: &[Value], errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
-    let mut seen: Vec<(i64, &str)> = Vec::new();
-    let mut seen_on_nodes: Vec<(i64, &str)> = Vec::new();
-    for (index, port) in ports.iter().enumerate() {
-        let field = format!("spec.ports[{index}]");
-        let name = tree::text(port, &["name"]);
-        if name.is_empty() && ports.len() > 1 {
-            errors.push(FieldError::required(format!("{field}.name"), ""));
-        } else if !name.is_empty() {
-            if let Some(detail) = wrong_name(NameRule::Label, name) {
-                errors.push(FieldError::invalid(format!("{field}.name"), &name.into(), &detail));
-            } else if names.contains(&name) {
-                errors.push(FieldError::duplicate(format!("{field}.name"), &name.into()));
-            }
-            names.push(name);
-        }
-        let number = tree::at(port, &["port"]);
-        if !number.as_i64().is_some_and(|port| (1..=65535).contains(&port)) {
-            let detail = "must be between 1 and 65535, inclusive";
-            errors.push(FieldError::invalid(format!("{field}.port"), number, detail));
-        }
-        let target = tree::at(port, &["targetPort"]);
-        if let Some(number) = target.as_i64().filter(|port| !(1..=65535).contains(port)) {
-            let detail = "must be between 1 and 65535, inclusive";
-            errors.push(FieldError::invalid(format!("{field}.targetPort"), &number.into(), detail));
-        }
-        for detail in target.as_str().into_iter().flat_map(port_name_problems) {
-            errors.push(FieldError::invalid(format!("{field}.targetPort"), target, detail));
-        }
-        let protocol = tree::text(port, &["protocol"]);
-        if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
-            let known = ["SCTP", "TCP", "UDP"];
-            errors.push(FieldError::not_supported(format!("{field}.protocol"), &protocol.into(), &known));
-        }
-        let key = (number.as_i64().unwrap_or(0), protocol);
-        if seen.contains(&key) {
-            let value = json!({ "port": key.0, "protocol": key.1 });
-            errors.push(FieldError::duplicate(field.clone(), &value));
-        }
-        seen.push(key);
-        let on_node = tree::at(port, &["nodePort"]);
-        if let Some(number) = on_node.as_i64().filter(|number| *number != 0) {
-            if seen_on_nodes.contains(&(number, protocol)) {
-                errors.push(FieldError::duplicate(format!("spec.ports[{index}].nodePort"), on_node));
-            }
-            seen_on_nodes.push((number, protocol));
-        }
     }
 }

@@ -86,9 +86,9 @@ impl Pipeline {
         self.check_privileges(asked, &object, None).await?;
         let mut errors = Vec::new();
         meta::validate(&object, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
-        words::validate(&asked.stored, &object, &mut errors);
         asked.strategy.validate(&object, &mut errors);
         asked.strategy.validate_create(&object, &mut errors);
+        add_schemas(&mut errors, |errors| words::validate(&asked.stored, &object, errors));
         field::check(&asked.kind.group, &asked.kind.kind, &name, &errors)?;
         for link in &self.parts.admission {
             link.validate(&review, Some(&object), self).await?;
@@ -376,16 +376,16 @@ impl Pipeline {
         let mut errors = Vec::new();
         meta::validate(new, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
         meta::validate_change(new, old, &mut errors);
-        words::validate(&asked.stored, new, &mut errors);
         match asked.subresource {
             "" => {
                 asked.strategy.validate(new, &mut errors);
-                words::validate_change(&asked.stored, new, old, &mut errors);
                 asked.strategy.validate_update(new, old, &mut errors);
+                add_schemas(&mut errors, |errors| words::validate_change(&asked.stored, new, old, errors));
             }
             "status" => asked.strategy.validate_status(new, old, &mut errors),
             part => asked.strategy.validate_part(part, new, old, &mut errors),
         }
+        add_schemas(&mut errors, |errors| words::validate(&asked.stored, new, errors));
         field::check(&asked.kind.group, &asked.kind.kind, asked.name, &errors)
     }
 
@@ -429,6 +429,21 @@ impl Pipeline {
             time: meta::rfc3339(self.parts.clock.now()),
         })
     }
+}
+
+/// Adds what the schema finds where the strategy, which knows upstream's words, found nothing.
+fn add_schemas(errors: &mut field::FieldErrors, check: impl FnOnce(&mut field::FieldErrors)) {
+    let mut more = Vec::new();
+    check(&mut more);
+    let said = |found: &field::FieldError| {
+        errors.iter().any(|known| {
+            let rest = found.field.strip_prefix(known.field.as_str());
+            rest == Some("")
+                || (known.reason == found.reason && rest.is_some_and(|rest| rest.starts_with('.')))
+        })
+    };
+    more.retain(|found| !said(found));
+    errors.extend(more);
 }
 
 /// Upstream's explanation of a conflict.

@@ -1,0 +1,381 @@
+//! What is wrong with a Service. Source: `validateService` in `core/validation/validation.go`.
+
+use std::net::IpAddr;
+
+use apiserver::field::{FieldError, FieldErrors};
+use apiserver::strategy::NameRule;
+use apiserver::tree;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::at::{At, IMMUTABLE};
+use crate::containers::port_or_name;
+use crate::pod_spec::address;
+
+const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const AFFINITY_SECONDS_MAX: i64 = 86_400;
+const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// What is wrong with a Service; its addresses are judged where they are allocated.
+pub(crate) fn validate(object: &Value, errors: &mut FieldErrors) {
+    let spec = At::object(object).get("spec");
+    let kind = spec.get("type").text();
+    let headless = spec.get("clusterIP").text() == "None";
+    let ports = spec.get("ports");
+    if ports.is_empty() && !headless && kind != "ExternalName" {
+        errors.push(ports.required(""));
+    }
+    if headless && matches!(kind, "NodePort" | "LoadBalancer") {
+        let detail = format!("may not be set to 'None' for {kind} services");
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!("None"), &detail));
+    }
+    if kind == "ExternalName" {
+        external_name(&spec, errors);
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for port in ports.items() {
+        check_port(&port, ports.len() > 1, &mut names, errors);
+    }
+    spec.get("selector").labels(errors);
+    affinity(&spec, errors);
+    for ip in spec.each("externalIPs") {
+        external_ip(&ip, errors);
+    }
+    if spec.get("type").present("", errors) {
+        spec.get("type").one_of(&TYPES, errors);
+    }
+    taken_twice(&ports, kind, errors);
+    balancer(&spec, kind, errors);
+    traffic(&spec, kind, errors);
+}
+
+fn external_name(spec: &At<'_>, errors: &mut FieldErrors) {
+    for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let part = spec.get(field);
+        if part.is_set() && !(part.value.is_array() && part.is_empty()) {
+            errors.push(part.forbidden("may not be set for ExternalName services"));
+        }
+    }
+    let name = spec.get("externalName");
+    if name.present("", errors) {
+        let plain = json!(name.text().strip_suffix('.').unwrap_or(name.text()));
+        At::new(&plain, name.path).name(NameRule::Subdomain, errors);
+    }
+}
+
+fn check_port<'v>(port: &At<'v>, named: bool, names: &mut Vec<&'v str>, errors: &mut FieldErrors) {
+    let name = port.get("name");
+    if name.text().is_empty() {
+        if named {
+            errors.push(name.required(""));
+        }
+    } else {
+        name.name(NameRule::Label, errors);
+        if names.contains(&name.text()) {
+            errors.push(name.duplicate());
+        }
+        names.push(name.text());
+    }
+    port.get("port").port(errors);
+    if port.get("protocol").present("", errors) {
+        port.get("protocol").one_of(&PROTOCOLS, errors);
+    }
+    port_or_name(&port.get("targetPort"), errors);
+    if port.has("appProtocol") {
+        port.get("appProtocol").label_key(errors);
+    }
+}
+
+fn affinity(spec: &At<'_>, errors: &mut FieldErrors) {
+    let (affinity, config) = (spec.get("sessionAffinity"), spec.get("sessionAffinityConfig"));
+    if affinity.present("", errors) {
+        affinity.one_of(&["ClientIP", "None"], errors);
+    }
+    match affinity.text() {
+        "ClientIP" => {
+            let timeout = config.down(&["clientIP", "timeoutSeconds"]);
+            if !timeout.is_set() {
+                errors.push(timeout.required("when session affinity type is ClientIP"));
+            } else if !(1..=AFFINITY_SECONDS_MAX).contains(&timeout.number()) {
+                errors.push(timeout.invalid("must be greater than 0 and less than 86400"));
+            }
+        }
+        "None" if config.is_set() => {
+            errors.push(config.forbidden("must not be set when session affinity is None"));
+        }
+        _ => {}
+    }
+}
+
+/// An address outside that leads here: one that can be routed to.
+fn external_ip(ip: &At<'_>, errors: &mut FieldErrors) {
+    let Ok(parsed) = ip.text().parse::<IpAddr>() else {
+        address(ip, errors);
+        return;
+    };
+    let local = match parsed {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let multicast = match parsed {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] == 0xff02,
+    };
+    for (wrong, detail) in [
+        (parsed.is_unspecified(), format!("may not be unspecified ({parsed})")),
+        (parsed.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()),
+        (local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()),
+        (multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()),
+    ] {
+        if wrong {
+            errors.push(ip.invalid(&detail));
+        }
+    }
+}
+
+fn taken_twice(ports: &At<'_>, kind: &str, errors: &mut FieldErrors) {
+    let mut on_nodes: Vec<(i64, &str)> = Vec::new();
+    let mut own: Vec<(i64, &str)> = Vec::new();
+    for port in ports.items() {
+        let (node, protocol) = (port.get("nodePort"), port.get("protocol").text());
+        if node.number() != 0 {
+            if kind == "ClusterIP" {
+                errors.push(node.forbidden("may not be used when `type` is 'ClusterIP'"));
+            }
+            if on_nodes.contains(&(node.number(), protocol)) {
+                errors.push(node.duplicate());
+            }
+            on_nodes.push((node.number(), protocol));
+        }
+        let key = (port.get("port").number(), protocol);
+        if own.contains(&key) {
+            let shown = json!({ "port": key.0, "protocol": key.1 });
+            errors.push(FieldError::duplicate(port.path.clone(), &shown));
+        }
+        own.push(key);
+    }
+}
+
+fn balancer(spec: &At<'_>, kind: &str, errors: &mut FieldErrors) {
+    let balanced = kind == "LoadBalancer";
+    let ranges = At::new(spec.get("loadBalancerSourceRanges").value, "spec.LoadBalancerSourceRanges");
+    if !ranges.is_empty() && !balanced {
+        errors.push(ranges.forbidden("may only be used when `type` is 'LoadBalancer'"));
+    }
+    for range in ranges.items() {
+        if range.text().trim().parse::<IpNet>().is_err() {
+            errors.push(range.invalid(CIDR));
+        }
+    }
+    let (nodes, class) = (spec.get("allocateLoadBalancerNodePorts"), spec.get("loadBalancerClass"));
+    if nodes.is_set() && !balanced {
+        errors.push(nodes.forbidden("may only be used when `type` is 'LoadBalancer'"));
+    }
+    if class.is_set() {
+        if !balanced {
+            errors.push(class.forbidden("may only be used when `type` is 'LoadBalancer'"));
+        }
+        class.label_key(errors);
+    }
+}
+
+fn traffic(spec: &At<'_>, kind: &str, errors: &mut FieldErrors) {
+    let (external, health) = (spec.get("externalTrafficPolicy"), spec.get("healthCheckNodePort"));
+    let reachable = matches!(kind, "NodePort" | "LoadBalancer")
+        || (kind == "ClusterIP" && !spec.get("externalIPs").is_empty());
+    if !reachable {
+        if !external.text().is_empty() {
+            errors.push(external.invalid("may only be set for externally-accessible services"));
+        }
+    } else if external.present("", errors) {
+        external.one_of(&["Cluster", "Local"], errors);
+    }
+    let checked = kind == "LoadBalancer" && external.text() == "Local";
+    if health.number() != 0 {
+        if checked {
+            health.port(errors);
+        } else {
+            let detail =
+                "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+            errors.push(health.invalid(detail));
+        }
+    }
+    let internal = spec.get("internalTrafficPolicy");
+    if internal.is_set() {
+        internal.one_of(&["Cluster", "Local"], errors);
+    } else if matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer") {
+        errors.push(internal.required(""));
+    }
+    let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    spec.get("trafficDistribution").one_of_if_set(&known, errors);
+}
+
+/// Fields that only some types have, and whether a type has them.
+type Dependent = (&'static [&'static str], fn(&str) -> bool);
+const DEPENDENT: [Dependent; 2] = [
+    (&["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"], |kind| kind != "ExternalName"),
+    (&["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"], |kind| {
+        kind == "LoadBalancer"
+    }),
+];
+
+/// A change of the type takes away what only the old type had, unless the writer says otherwise.
+/// Source: `dropTypeDependentFields` in `registry/core/service/strategy.go`.
+pub(crate) fn drop_dependent(new: &mut Value, old: &Value) {
+    let before = tree::at(old, &["spec"]);
+    let (now, then) = (tree::text(new, &["spec", "type"]).to_owned(), tree::text(before, &["type"]));
+    let spec = tree::object(new, "spec");
+    for (fields, _) in DEPENDENT.iter().filter(|(_, has)| has(then) && !has(&now)) {
+        for field in *fields {
+            if spec.get(*field) == before.get(field) {
+                spec.remove(*field);
+            }
+        }
+    }
+    let on_nodes = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    if !on_nodes(then) || on_nodes(&now) {
+        return;
+    }
+    let held: Vec<&Value> =
+        tree::items(before, &["ports"]).iter().map(|port| tree::at(port, &["nodePort"])).collect();
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if held.contains(&tree::at(port, &["nodePort"])) {
+            tree::members(port).remove("nodePort");
+        }
+    }
+}
+
+/// What may not change: the class of a load balancer, and the port that says whether a node has endpoints.
+pub(crate) fn update(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let (spec, before) = (At::object(new).get("spec"), At::object(old).get("spec"));
+    let balanced = |spec: &At<'_>| spec.get("type").text() == "LoadBalancer";
+    let class = spec.get("loadBalancerClass");
+    if balanced(&spec) && balanced(&before) && class.value != before.get("loadBalancerClass").value {
+        errors.push(class.invalid("may not change once set"));
+    }
+    let health = spec.get("healthCheckNodePort");
+    let checked = |spec: &At<'_>| balanced(spec) && spec.get("externalTrafficPolicy").text() == "Local";
+    let held = before.get("healthCheckNodePort");
+    if checked(&spec) && checked(&before) && held.number() != 0 && health.value != held.value {
+        errors.push(health.forbidden(IMMUTABLE));
+    }
+}
+
+/// What is wrong with the addresses that a load balancer gave.
+pub(crate) fn load_balancer(object: &Value, errors: &mut FieldErrors) {
+    let status = At::object(object).down(&["status", "loadBalancer"]);
+    let ingress = status.get("ingress");
+    if !ingress.is_empty() && At::object(object).down(&["spec", "type"]).text() != "LoadBalancer" {
+        errors.push(ingress.forbidden("may only be used when `spec.type` is 'LoadBalancer'"));
+    }
+    for point in ingress.items() {
+        let (ip, mode, host) = (point.get("ip"), point.get("ipMode"), point.get("hostname"));
+        if !ip.text().is_empty() {
+            address(&ip, errors);
+        } else if mode.is_set() {
+            errors.push(mode.forbidden("may not be specified when `ip` is not set"));
+        }
+        mode.one_of_if_set(&["Proxy", "VIP"], errors);
+        host.name_if_set(NameRule::Subdomain, errors);
+        if host.text().parse::<IpAddr>().is_ok() {
+            errors.push(host.invalid("must be a DNS name, not an IP address"));
+        }
+    }
+}
+
+/// What the writer should know. Source: `pkg/api/service/warnings.go`.
+pub(crate) fn warnings(object: &Value) -> Vec<String> {
+    let spec = At::object(object).get("spec");
+    let mut all = Vec::new();
+    let ip = spec.get("clusterIP").text() == "None";
+    if ip && !spec.get("loadBalancerIP").text().is_empty() {
+        all.push("spec.loadBalancerIP is ignored when spec.clusterIP is \"None\"".to_owned());
+    }
+    if ip && !spec.get("externalIPs").is_empty() {
+        all.push("spec.externalIPs is ignored when spec.clusterIP is \"None\"".to_owned());
+    }
+    if ip && spec.get("sessionAffinity").text() == "ClientIP" {
+        all.push("spec.SessionAffinity is ignored for headless services".to_owned());
+    }
+    if spec.get("trafficDistribution").text() == "PreferClose" {
+        let what = "deprecated; use \"PreferSameZone\" instead";
+        all.push(format!("spec.trafficDistribution: {what}"));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::at::said;
+
+    #[test]
+    fn what_only_the_old_type_had_goes_with_it() {
+        let old = json!({ "spec": { "type": "LoadBalancer", "clusterIP": "10.0.0.1", "allocateLoadBalancerNodePorts": true,
+            "ports": [{ "port": 80, "nodePort": 30000 }] } });
+        let mut new = old.clone();
+        new["spec"]["type"] = json!("ClusterIP");
+        drop_dependent(&mut new, &old);
+        assert_eq!(
+            new["spec"],
+            json!({ "type": "ClusterIP", "clusterIP": "10.0.0.1", "ports": [{ "port": 80 }] })
+        );
+    }
+
+    #[test]
+    fn failures_are_upstreams() {
+        let causes = |patch: Value| {
+            let mut spec = json!({ "type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+                "ports": [{ "port": 80, "protocol": "TCP", "targetPort": 80 }] });
+            spec.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+            let mut errors = Vec::new();
+            validate(&json!({ "spec": spec }), &mut errors);
+            said(&errors)
+        };
+        let rows = [
+            (json!({}), vec![]),
+            (json!({ "ports": [] }), vec!["spec.ports: Required value"]),
+            (
+                json!({ "type": "ExternalName", "externalName": "" }),
+                vec!["spec.externalName: Required value"],
+            ),
+            (
+                json!({ "externalIPs": ["127.0.0.1"], "externalTrafficPolicy": "Cluster" }),
+                vec![
+                    "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, \
+                     ::1/128)",
+                ],
+            ),
+            (
+                json!({ "ports": [{ "port": 80, "protocol": "TCP", "targetPort": 80, "nodePort": 30000 }] }),
+                vec!["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
+            ),
+            (
+                json!({ "loadBalancerSourceRanges": ["10.0.0.0/8"] }),
+                vec![
+                    "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                ],
+            ),
+            (
+                json!({ "sessionAffinity": "ClientIP", "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 90000 } } }),
+                vec![
+                    "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 90000: must be greater than 0 and \
+                     less than 86400",
+                ],
+            ),
+            (
+                json!({ "ports": [{ "port": 80, "protocol": "TCP", "targetPort": "a_b" }, { "port": 80, "protocol": "TCP", "targetPort": 1, "name": "b" }] }),
+                vec![
+                    "spec.ports[0].name: Required value",
+                    "spec.ports[0].targetPort: Invalid value: \"a_b\": must contain only alpha-numeric characters (a-z, \
+                     0-9), and hyphens (-)",
+                    "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}",
+                ],
+            ),
+        ];
+        for (patch, expected) in rows {
+            assert_eq!(causes(patch.clone()), expected, "{patch}");
+        }
+    }
+}
