@@ -32,6 +32,7 @@ test: setup ## Everything that proves it, from one debug build
 	$(CARGO) build $(ALL) --all-targets
 	@scripts/base-image nginx
 	@scripts/example-images
+	@scripts/clients
 	$(CARGO) test $(ALL) --no-fail-fast -- --test-threads=2
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
 

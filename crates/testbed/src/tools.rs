@@ -27,6 +27,11 @@ fn cache() -> PathBuf {
     std::env::var_os("SKIFF_CACHE").map_or_else(home, PathBuf::from)
 }
 
+/// A file that set-up fetched or made, by its path in the cache.
+pub fn cached(path: &str) -> PathBuf {
+    cache().join(path)
+}
+
 /// The pinned real `kubectl`.
 pub fn kubectl() -> Result<PathBuf> {
     let path = cache().join("kubectl/bin/kubectl");

@@ -218,11 +218,14 @@ async fn forward_channels(mut socket: Socket, runtime: &dyn Runtime, sandbox: &s
             }
         }
     };
-    tokio::pin!(pump);
-    tokio::select! {
-        () = &mut pump => {}
-        _ = join_all(connections) => pump.await,
+    {
+        tokio::pin!(pump);
+        tokio::select! {
+            () = &mut pump => {}
+            _ = join_all(connections) => pump.await,
+        }
     }
+    websocket::close(socket).await;
 }
 
 async fn channel_connection(

@@ -167,7 +167,7 @@ async fn pump(
 
 /// Ends the connection in good order: clients take any other code than 1000 for a failure, and a connection that is
 /// dropped before they have answered may take the last messages with it.
-async fn close(mut socket: Socket) {
+pub(crate) async fn close(mut socket: Socket) {
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     if socket.close(Some(frame)).await.is_ok() {
         let answer = async { while let Some(Ok(_)) = socket.next().await {} };
