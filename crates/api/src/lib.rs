@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod connect;
 pub mod conversion;
 pub mod cron;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod authz;
 mod bootstrap;
 mod build;
 pub mod cache;
+pub mod definitions;
 pub mod field;
 pub mod http;
 pub mod names;

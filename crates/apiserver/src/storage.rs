@@ -72,7 +72,7 @@ const UNREADABLE: &str = "skiff.dev/unreadable";
 /// of the schema, as if it were written now; of one that is no object at all there is only its name, and an annotation
 /// that says why, so that it can be seen and deleted. `None`: the key is none of the kind's.
 pub fn read(kind: &Kind, key: &[u8], value: &[u8], revision: i64) -> Option<Object> {
-    match decode(key, value, revision) {
+    match decode(key, filled(kind, value).as_deref().unwrap_or(value), revision) {
         Ok(object) => Some(object),
         Err(error) => {
             tracing::error!(%error, "stored value read as far as possible");
@@ -81,12 +81,25 @@ pub fn read(kind: &Kind, key: &[u8], value: &[u8], revision: i64) -> Option<Obje
     }
 }
 
+/// A stored custom resource with the defaults that its version has got since it was written.
+fn filled(kind: &Kind, value: &[u8]) -> Option<Bytes> {
+    let custom = kind.custom.as_ref().filter(|custom| custom.has_defaults())?;
+    let before: Value = serde_json::from_slice(value).ok()?;
+    if before["apiVersion"] != kind.api_version() {
+        return None;
+    }
+    let mut object = before.clone();
+    custom.default(&mut object);
+    if object == before { None } else { encode(&object).ok() }
+}
+
 fn mended(kind: &Kind, key: &[u8], value: &[u8], revision: i64, error: &Unreadable) -> Option<Object> {
     let prefix = prefix(&kind.group, &kind.plural);
     let suffix = std::str::from_utf8(key).ok()?.strip_prefix(prefix.as_str())?;
     let (namespace, name) = suffix.split_once('/').unwrap_or(("", suffix));
     let tree = serde_json::from_slice(value).ok();
-    let fitted = tree.and_then(|tree| api::decode::value(tree, kind.typed(), Mode::Object).ok());
+    let ty = kind.custom.as_ref().map_or(kind.typed(), |custom| custom.envelope(&kind.schema));
+    let fitted = tree.and_then(|tree| api::decode::value(tree, ty, Mode::Object).ok());
     let mut object = match fitted.map(|decoded| decoded.value) {
         Some(object) if object.is_object() => object,
         _ => json!({ "metadata": { "annotations": { UNREADABLE: error.to_string() } } }),

@@ -10,6 +10,7 @@ mod claims;
 mod compute;
 mod config;
 mod containers;
+mod definitions;
 mod discovery;
 mod field_refs;
 mod flow;
@@ -109,6 +110,7 @@ pub fn strategies() -> Strategies {
     all.add("coordination.k8s.io", "leases", config::Leases);
     all.add("scheduling.k8s.io", "priorityclasses", config::PriorityClasses);
     all.add("certificates.k8s.io", "certificatesigningrequests", certificates::CertificateSigningRequests);
+    all.add("apiextensions.k8s.io", "customresourcedefinitions", definitions::Definitions);
     all.add("networking.k8s.io", "ingresses", ingress::Ingresses);
     all.add("networking.k8s.io", "ipaddresses", service_ranges::IpAddresses);
     all.add("networking.k8s.io", "servicecidrs", service_ranges::ServiceCidrs);

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::conversion;
+use crate::custom::Custom;
 use crate::request::GroupVersionResource;
 use crate::schema::{Name, Schema, Struct, TypeId, Typed};
 use crate::table::{Column, columns_of};
@@ -50,6 +51,8 @@ pub struct Row {
     pub schema: Arc<Schema>,
     /// Its type.
     pub ty: TypeId,
+    /// What a CustomResourceDefinition says of it besides; `None`: the kind is built in.
+    pub custom: Option<Arc<Custom>>,
 }
 
 /// A subresource of a row.
@@ -104,13 +107,16 @@ impl Row {
     }
 
     /// What clients of a retired version are warned with.
-    pub fn deprecation(&self) -> Option<&'static str> {
+    pub fn deprecation(&self) -> Option<&str> {
+        if let Some(custom) = &self.custom {
+            return custom.deprecation.as_deref();
+        }
         conversion::deprecation(&self.group, &self.version, &self.kind)
     }
 
     /// Whether its objects are kept; reviews and bindings are questions and commands that nobody stores.
     pub fn is_stored(&self) -> bool {
-        self.serves("get")
+        self.serves("get") || self.custom.is_some()
     }
 
     /// Its definition.
@@ -171,12 +177,14 @@ impl Catalog {
         catalog
     }
 
-    /// Adds or replaces a row.
+    /// Adds or replaces a row. One without verbs is not served: it is found as the version in which others are stored.
     pub fn insert(&mut self, row: Row) {
         let row = Arc::new(row);
         self.remove(&row.resource());
         self.by_resource.insert(row.resource(), row.clone());
-        self.rows.push(row);
+        if !row.verbs.is_empty() {
+            self.rows.push(row);
+        }
     }
 
     /// Removes a row.
@@ -202,7 +210,13 @@ impl Catalog {
         self.by_kind(group, version, kind)
     }
 
-    /// All rows, in the order of their declaration.
+    /// The row in which the objects of a resource are stored.
+    pub fn storage_of(&self, group: &str, plural: &str) -> Option<&Arc<Row>> {
+        let is_it = |row: &&Arc<Row>| row.group == group && row.plural == plural && row.is_storage_version();
+        self.rows.iter().find(is_it).or_else(|| self.by_resource.values().find(is_it))
+    }
+
+    /// All rows that are served, in the order of their declaration.
     pub fn rows(&self) -> impl Iterator<Item = &Arc<Row>> {
         self.rows.iter()
     }

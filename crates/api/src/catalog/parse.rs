@@ -37,6 +37,7 @@ fn row(line: &'static str, schema: &Arc<Schema>) -> Option<Row> {
         selectable_fields: Vec::new(),
         schema: schema.clone(),
         ty: schema.of_kind(group, version, kind)?,
+        custom: None,
     };
     for attribute in attributes.split_ascii_whitespace() {
         let (key, value) = attribute.split_once('=')?;

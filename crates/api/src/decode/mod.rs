@@ -74,7 +74,14 @@ pub fn object(
     validation: FieldValidation,
     mode: Mode,
 ) -> Result<(Value, Vec<String>), Status> {
-    kind(row.typed(), &row.api_version(), &row.kind, body, validation, mode)
+    let (api_version, kind) = (row.api_version(), row.kind.as_ref());
+    let Some(custom) = &row.custom else {
+        return self::kind(row.typed(), &api_version, kind, body, validation, mode);
+    };
+    let decoded = json(body, custom.envelope(&row.schema), mode);
+    let mut decoded = decoded.map_err(|problem| refused(&api_version, kind, &problem))?;
+    decoded.problems.extend(custom.prune(&mut decoded.value));
+    checked(decoded, &api_version, kind, validation)
 }
 
 /// [`object`] for a type that is not a row: a subresource's kind.
@@ -87,6 +94,16 @@ pub fn kind(
     mode: Mode,
 ) -> Result<(Value, Vec<String>), Status> {
     let decoded = json(body, ty, mode).map_err(|problem| refused(api_version, kind, &problem))?;
+    checked(decoded, api_version, kind, validation)
+}
+
+/// What was decoded is of the kind, and says nothing that it may not.
+fn checked(
+    decoded: Decoded,
+    api_version: &str,
+    kind: &str,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
     let (mut object, problems) = (decoded.value, decoded.problems);
     let Value::Object(fields) = &mut object else {
         return Err(Status::bad_request("the body of the request is not an object"));

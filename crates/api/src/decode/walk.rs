@@ -127,7 +127,13 @@ impl<'s, 'n> Seed<'s, 'n> {
                 index.ok().and_then(|at| Some((definition.fields.get(at)?, seen.get_mut(at)?)))
             else {
                 if definition.preserve_unknown {
-                    object.insert(key.into_owned(), access.next_value()?);
+                    if object.contains_key(key.as_ref()) {
+                        self.notes.problem("duplicate", &key);
+                    }
+                    self.notes.path.push(Step::Field(key.clone().into_owned()));
+                    let value = access.next_value_seed(Free { notes: self.notes })?;
+                    self.notes.path.pop();
+                    object.insert(key.into_owned(), value);
                 } else {
                     access.next_value::<IgnoredAny>()?;
                     self.notes.problem("unknown", &key);
@@ -289,5 +295,77 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             _ => return Err(self.wrong("object")),
         };
         Ok(Some(Value::Object(object)))
+    }
+}
+
+/// A value that is taken as it comes; repeated fields are reported.
+struct Free<'n> {
+    notes: &'n mut Notes,
+}
+
+impl<'de> DeserializeSeed<'de> for Free<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Free<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            self.notes.path.push(Step::Index(items.len()));
+            let next = access.next_element_seed(Free { notes: self.notes })?;
+            self.notes.path.pop();
+            match next {
+                Some(value) => items.push(value),
+                None => return Ok(Value::Array(items)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = access.next_key::<Cow<'de, str>>()? {
+            if object.contains_key(key.as_ref()) {
+                self.notes.problem("duplicate", &key);
+            }
+            self.notes.path.push(Step::Field(key.clone().into_owned()));
+            let value = access.next_value_seed(Free { notes: self.notes })?;
+            self.notes.path.pop();
+            object.insert(key.into_owned(), value);
+        }
+        Ok(Value::Object(object))
     }
 }

@@ -11,7 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde_json::{Map, Value, json};
 
 use crate::catalog::{Catalog, Row, group_version};
-use crate::schema::{Descriptions, TypeId};
+use crate::schema::{Descriptions, Schema, Typed};
 use schemas::Definitions;
 
 pub use protobuf::{MEDIA_TYPE as V2_PROTOBUF, OLD_MEDIA_TYPE as V2_PROTOBUF_OLD};
@@ -122,12 +122,14 @@ fn contents(rows: &[&Row], dialect: Dialect, descriptions: &Descriptions) -> (Va
     (Value::Object(all), definitions.finish())
 }
 
-/// The type of a kind in the schema that a row uses.
-fn type_of_kind(row: &Row, group: &str, version: &str, kind: &str) -> Option<TypeId> {
+/// The type of a kind in the schema that a row uses, or a built-in one (`Scale`).
+fn type_of_kind<'r>(row: &'r Row, group: &str, version: &str, kind: &str) -> Option<Typed<'r>> {
     if (row.group.as_ref(), row.version.as_ref(), row.kind.as_ref()) == (group, version, kind) {
-        return Some(row.ty);
+        return Some(row.typed());
     }
-    row.schema.of_kind(group, version, kind)
+    let builtin = Schema::builtin();
+    let own = row.schema.of_kind(group, version, kind).map(|id| row.schema.typed(id));
+    own.or_else(|| builtin.of_kind(group, version, kind).map(|id| builtin.typed(id)))
 }
 
 #[cfg(test)]

@@ -128,9 +128,31 @@ fn insert(all: &mut Map<String, Value>, path: &str, item: Value) {
 impl Path<'_, '_> {
     /// The name of a kind's definition, which the document then holds.
     fn name_of(&mut self, [group, version, kind]: [&str; 3]) -> Option<String> {
-        let ty = self.row.schema.typed(type_of_kind(self.row, group, version, kind)?);
+        if let Some(name) = self.published(group, version, kind) {
+            return Some(name);
+        }
+        let ty = type_of_kind(self.row, group, version, kind)?;
         self.definitions.schema(ty);
         ty.structure().map(|definition| definition.name.to_string())
+    }
+
+    /// The definition of a kind, or a kind's list, that a CustomResourceDefinition brings.
+    fn published(&mut self, group: &str, version: &str, kind: &str) -> Option<String> {
+        let (row, dialect) = (self.row, self.dialect);
+        let published = &row.custom.as_ref()?.published[usize::from(dialect == Dialect::V3)];
+        let schema = match kind {
+            kind if row.kind == kind => &published.kind,
+            kind if row.list_kind == kind => &published.list,
+            _ => return None,
+        };
+        if row.group != group || row.version != version {
+            return None;
+        }
+        self.meta("ObjectMeta");
+        self.meta("ListMeta");
+        let name = crate::custom::definition_name(group, version, kind);
+        self.definitions.publish(&name, schema);
+        Some(name)
     }
 
     /// The name of a definition of the meta group.

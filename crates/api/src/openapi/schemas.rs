@@ -25,6 +25,12 @@ impl<'d> Definitions<'d> {
         Self { dialect, descriptions, known: BTreeSet::new(), done: Map::new() }
     }
 
+    /// Adds a definition as it is written.
+    pub(super) fn publish(&mut self, name: &str, schema: &Value) {
+        self.known.insert(name.to_owned());
+        self.done.insert(name.to_owned(), schema.clone());
+    }
+
     /// All definitions that were referred to.
     pub(super) fn finish(self) -> Value {
         Value::Object(self.done)

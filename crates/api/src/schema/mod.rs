@@ -159,6 +159,27 @@ pub enum Union {
 }
 
 impl Field {
+    /// An optional field without facts besides its type; for schemas built at run time.
+    pub fn new(name: Name, ty: TypeId) -> Self {
+        Self {
+            name,
+            ty,
+            number: 0,
+            within: Box::default(),
+            shows_zero: false,
+            required: false,
+            immutable: false,
+            extra: None,
+        }
+    }
+
+    /// Sets the value of the field where it is absent.
+    pub fn set_default(&mut self, default: Option<Value>) {
+        if default.is_some() {
+            self.extra.get_or_insert_default().default = default;
+        }
+    }
+
     /// The value of a field that is absent.
     pub fn default(&self) -> Option<&Value> {
         self.extra.as_ref()?.default.as_ref()

@@ -101,6 +101,16 @@ impl Cache {
         }
     }
 
+    /// The revision as it moves.
+    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// Whether the resource is not served any more, or through another cache.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
     /// The object under a key, as the cache knows it.
     pub fn peek(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
         self.state.lock().get(&crate::storage::suffix(namespace, name))

@@ -45,7 +45,7 @@ impl Pipeline {
     ) -> Result<Response, Status> {
         let key = Key::new(asked.namespace, asked.name);
         for attempt in 0..ATTEMPTS_MAX {
-            let Live { object, from_cache } = self.live(asked, &key, attempt).await?;
+            let Live { object, from_cache, .. } = self.live(asked, &key, attempt).await?;
             match self.delete_once(asked, options, &key, object, attempt).await {
                 // Only a transaction proves that what the cache showed was not out of date.
                 Ok(Some((_, Proof::None))) if from_cache => {}
@@ -76,13 +76,13 @@ impl Pipeline {
         let deleted = || Response::Deleted { uid: uid.clone(), warnings: Vec::new() };
         let outcome = match self.plan_delete(asked, options, &old) {
             Plan::Pending => {
-                let object = self.present(asked, live)?;
+                let object = self.present(asked, live).await?;
                 let response = Response::Object { object, created: false, warnings: Vec::new() };
                 return Ok(Some((response, Proof::None)));
             }
             Plan::Remove if options.dry_run => return Ok(Some((deleted(), Proof::None))),
             Plan::Mark(new) if options.dry_run => {
-                let object = self.present(asked, unsaved(&new)?)?;
+                let object = self.present(asked, unsaved(&new)?).await?;
                 let response = Response::Object { object, created: false, warnings: Vec::new() };
                 return Ok(Some((response, Proof::None)));
             }
@@ -96,7 +96,7 @@ impl Pipeline {
             Outcome::Deleted(_) => Some((deleted(), Proof::Committed)),
             Outcome::Written(object) => {
                 self.tell_admission(asked, &object).await;
-                let object = self.present(asked, object)?;
+                let object = self.present(asked, object).await?;
                 Some((Response::Object { object, created: false, warnings: Vec::new() }, Proof::Committed))
             }
             Outcome::Raced | Outcome::CompanionTaken => None,

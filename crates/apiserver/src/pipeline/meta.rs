@@ -91,11 +91,15 @@ pub(super) fn keep(new: &mut Value, old: &Value, changed: bool) {
     }
 }
 
-/// Whether anything but metadata and status differs.
-pub(super) fn spec_differs(new: &Value, old: &Value) -> bool {
+/// Whether anything but metadata, and the status where it is `apart`, differs.
+pub(super) fn spec_differs(new: &Value, old: &Value, apart: bool) -> bool {
     let relevant = |value: &Value| {
         let mut fields = value.as_object().cloned().unwrap_or_default();
-        fields.retain(|name, _| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
+        fields.retain(|name, _| match name.as_str() {
+            "metadata" | "apiVersion" | "kind" => false,
+            "status" => !apart,
+            _ => true,
+        });
         fields
     };
     relevant(new) != relevant(old)
@@ -136,7 +140,10 @@ pub(super) fn finalizers(object: &Value) -> Vec<String> {
 }
 
 /// What is wrong with metadata. Source: `apimachinery/pkg/api/validation/objectmeta.go`.
-pub(super) fn validate(object: &Value, namespaced: bool, rule: NameRule, errors: &mut FieldErrors) {
+pub(super) fn validate(object: &Value, asked: &Asked<'_>, errors: &mut FieldErrors) {
+    let (namespaced, rule) = (asked.kind.namespaced, asked.strategy.name_rule());
+    // Definitions and custom resources take any qualified name.
+    let any_finalizer = asked.kind.custom.is_some() || asked.kind.group == crate::definitions::GROUP;
     let metadata = tree::at(object, &["metadata"]);
     let name = tree::text(metadata, &["name"]);
     if name.is_empty() {
@@ -158,7 +165,10 @@ pub(super) fn validate(object: &Value, namespaced: bool, rule: NameRule, errors:
         let field = format!("metadata.finalizers[{index}]");
         if let Some(detail) = crate::names::wrong_qualified_name(text) {
             errors.push(FieldError::invalid(field, finalizer, &detail));
-        } else if !text.contains('/') && !matches!(text, "orphan" | "foregroundDeletion" | "kubernetes") {
+        } else if !any_finalizer
+            && !text.contains('/')
+            && !matches!(text, "orphan" | "foregroundDeletion" | "kubernetes")
+        {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(FieldError::invalid(field, finalizer, detail));
         }

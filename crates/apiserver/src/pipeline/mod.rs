@@ -2,6 +2,7 @@
 
 mod bootstrap_tokens;
 mod context;
+mod convert;
 mod delete;
 mod eviction;
 mod expiry;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 pub use meta::rfc3339;
 
 use api::connect::User;
-use api::{Call, GroupVersionResource, Object, Reason, Request, Response, Status, Verb};
+use api::{Call, GroupVersionResource, Reason, Request, Response, Status, Verb};
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
 use parking_lot::RwLock;
@@ -31,6 +32,7 @@ use crate::admission::Chain;
 use crate::authn::token::Tokens;
 use crate::authz::{Attributes, Authorizer, Decision, rbac};
 use crate::cache::Cache;
+use crate::definitions;
 use crate::selection::selected;
 use crate::strategy::{Settings, Strategies, Strategy};
 use crate::words::{Catalog, Kind};
@@ -63,6 +65,7 @@ pub struct Pipeline {
     parts: Parts,
     caches: RwLock<HashMap<String, Arc<Cache>>>,
     expiry: expiry::Expiry,
+    pub(crate) definitions: definitions::Progress,
     tasks: Tasks,
 }
 
@@ -108,11 +111,13 @@ impl Pipeline {
             parts,
             caches: RwLock::default(),
             expiry: expiry::Expiry::default(),
+            definitions: definitions::Progress::default(),
             tasks: Tasks::default(),
         });
         for kind in pipeline.parts.catalog.stored() {
             pipeline.cache(&kind);
         }
+        pipeline.spawn(definitions::follow(Arc::downgrade(&pipeline)));
         pipeline
     }
 
@@ -126,6 +131,35 @@ impl Pipeline {
 
     /// Answers a request whose authorization is done.
     pub(crate) async fn call_authorized(&self, user: &User, request: Request) -> Result<Response, Status> {
+        let defines = request.resource.group == definitions::GROUP
+            && request.resource.resource == definitions::PLURAL
+            && !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_));
+        let answer = self.dispatch(user, request).await?;
+        if defines && !definitions::is_own(user) {
+            let written = match &answer {
+                Response::Object { object, .. } => Some(object.revision()),
+                _ => None,
+            };
+            self.settle_definitions(written).await?;
+        }
+        Ok(answer)
+    }
+
+    /// A change of a CustomResourceDefinition is answered once it is served.
+    async fn settle_definitions(&self, written: Option<i64>) -> Result<(), Status> {
+        let revision = match written {
+            Some(revision) => revision,
+            None => self.store().current_revision().await.map_err(crate::cache::unavailable)?,
+        };
+        let Some(kind) = self.parts.catalog.storage_of(definitions::GROUP, definitions::PLURAL) else {
+            return Ok(());
+        };
+        self.cache(&kind).wait_for_or_progress(revision).await?;
+        self.definitions.reached(revision).await;
+        Ok(())
+    }
+
+    async fn dispatch(&self, user: &User, request: Request) -> Result<Response, Status> {
         let kind = self.kind(&request.resource)?;
         check_served(&kind, &request.subresource, request.call.verb())?;
         if let Some(answer) = self.review(user, &kind, &request).await {
@@ -134,7 +168,8 @@ impl Pipeline {
         if (kind.group.as_ref(), kind.plural.as_ref()) == ("", "bindings") {
             return self.bind_named(user, &kind, &request).await;
         }
-        let stored = self.parts.catalog.stored_kind(&kind);
+        // Custom resources are worked on in the version asked for, and converted where they are read and written.
+        let stored = if kind.custom.is_some() { kind.clone() } else { self.parts.catalog.stored_kind(&kind) };
         let strategy = self.parts.strategies.of(&stored.group, &stored.plural).clone();
         let asked = Asked {
             user,
@@ -217,6 +252,30 @@ impl Pipeline {
         self.parts.catalog.insert(row);
     }
 
+    /// Serves the rows of a CustomResourceDefinition from now on. If what it says has `changed`, its objects are read anew:
+    /// those who watch them begin again.
+    pub(crate) async fn serve_definition(&self, rows: Vec<Kind>, changed: bool) {
+        let stored = rows.iter().find(|row| row.is_storage_version());
+        let fresh =
+            stored.filter(|_| changed).map(|stored| Cache::new(self.parts.store.clone(), stored.clone()));
+        if let Some(cache) = &fresh {
+            self.tasks.spawn(cache.clone().feed());
+            cache.synced().await;
+        }
+        for row in rows {
+            self.parts.catalog.insert(row);
+        }
+        if let Some(cache) = fresh {
+            let before = self.caches.write().insert(cache.prefix().to_owned(), cache);
+            before.into_iter().for_each(|cache| cache.end());
+        }
+    }
+
+    /// Runs a task that ends, at the latest, with the pipeline.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
     /// Serves a row no longer. Its watches end; what is stored of it stays in the store.
     pub fn withdraw(&self, resource: &GroupVersionResource) {
         let Some(row) = self.parts.catalog.find(resource) else { return };
@@ -242,8 +301,9 @@ impl Pipeline {
         &self.parts.store
     }
 
-    /// Returns once every cache has been filled.
+    /// Returns once every cache has been filled, and everything that is defined is served.
     pub async fn synced(&self) {
+        self.definitions.begun().await;
         let caches: Vec<_> = self.caches.read().values().cloned().collect();
         for cache in caches {
             cache.synced().await;
@@ -274,7 +334,7 @@ impl Pipeline {
     }
 
     pub(crate) fn kind(&self, resource: &GroupVersionResource) -> Result<Arc<Kind>, Status> {
-        self.parts.catalog.find(resource).ok_or_else(not_served)
+        self.parts.catalog.find(resource).filter(|kind| !kind.verbs.is_empty()).ok_or_else(not_served)
     }
 
     /// The cache of a stored kind, made on first use.
@@ -290,14 +350,6 @@ impl Pipeline {
             cache
         };
         caches.entry(prefix.clone()).or_insert_with(fresh).clone()
-    }
-
-    /// An object of the storage version as the version asked for shows it.
-    pub(crate) fn present(&self, asked: &Asked<'_>, object: Arc<Object>) -> Result<Arc<Object>, Status> {
-        if asked.kind.is_storage_version() {
-            return Ok(object);
-        }
-        self.parts.catalog.convert_object(&object, &asked.stored, &asked.kind)
     }
 }
 
@@ -337,7 +389,11 @@ pub(crate) fn check_served(kind: &Kind, subresource: &str, verb: Verb) -> Result
     if verbs.iter().any(|served| served == verb.as_str()) {
         return Ok(());
     }
-    let message = "the server does not allow this method on the requested resource";
+    let message = if kind.custom.is_some() && subresource.is_empty() {
+        format!("{} not allowed while custom resource definition is terminating", verb.as_str())
+    } else {
+        "the server does not allow this method on the requested resource".to_owned()
+    };
     Err(Status::new(Reason::MethodNotAllowed, message))
 }
 

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Key, List, ListOptions, Object, Reason, Response, Status, WatchEventKind, WatchStream};
+use api::{
+    Key, List, ListOptions, Object, Reason, Response, Status, WatchEvent, WatchEventKind, WatchStream,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use store::{RangeEnd, RangeRequest, Revision};
 
-use super::{Asked, Pipeline};
+use super::{Asked, Pipeline, convert};
 use crate::cache::{Cache, Filter, Scope, Start, WatchOptions, unavailable};
 use crate::storage;
-use crate::words::Selectors;
+use crate::words::{Kind, Selectors};
 
 /// Where the next page of a list begins. Source: `storage/continue.go`.
 #[derive(Serialize, Deserialize)]
@@ -39,7 +41,7 @@ impl Pipeline {
             cache.wait_for(parse_revision(resource_version)?).await?;
             cache.peek(asked.namespace, asked.name)
         };
-        let object = self.present(asked, object.ok_or_else(|| asked.not_found())?)?;
+        let object = self.present(asked, object.ok_or_else(|| asked.not_found())?).await?;
         Ok(Response::Object { object, created: false, warnings: Vec::new() })
     }
 
@@ -69,10 +71,7 @@ impl Pipeline {
             let remaining = (snapshot.remaining > 0 && selectors.is_empty()).then_some(snapshot.remaining);
             List { items: snapshot.items, revision: snapshot.revision, continue_token: token, remaining }
         };
-        if !asked.kind.is_storage_version() {
-            list.items =
-                list.items.into_iter().map(|item| self.present(asked, item)).collect::<Result<_, _>>()?;
-        }
+        list.items = self.present_all(asked, list.items).await?;
         Ok(list)
     }
 
@@ -174,6 +173,10 @@ impl Pipeline {
 
     /// The stream in the version asked for.
     fn presented(&self, asked: &Asked<'_>, stream: WatchStream) -> WatchStream {
+        if asked.kind.custom.is_some() {
+            let kind = asked.kind.clone();
+            return Box::pin(stream.then(move |batch| presented_custom(kind.clone(), batch)));
+        }
         if asked.kind.is_storage_version() {
             return stream;
         }
@@ -201,6 +204,21 @@ impl Pipeline {
         }
         Ok(selectors.named(asked.name))
     }
+}
+
+/// The events of custom resources in a version.
+async fn presented_custom(
+    kind: Arc<Kind>,
+    batch: Result<Vec<WatchEvent>, Status>,
+) -> Result<Vec<WatchEvent>, Status> {
+    let mut batch = batch?;
+    let shows = |event: &&mut WatchEvent| event.kind != WatchEventKind::Bookmark;
+    let objects = batch.iter_mut().filter(shows).map(|event| event.object.clone()).collect();
+    let converted = convert::custom(&kind, objects).await?;
+    for (event, object) in batch.iter_mut().filter(shows).zip(converted) {
+        event.object = object;
+    }
+    Ok(batch)
 }
 
 fn scope(asked: &Asked<'_>, selectors: &Selectors) -> Scope {

@@ -1,6 +1,7 @@
 //! The `scale` subresource: how many replicas an object wants, read and written without knowing its kind.
 //! Source: `kubernetes/pkg/registry/apps/deployment/storage` and `managedfields.ScaleHandler`.
 
+use api::custom::ScalePaths;
 use api::decode::Mode;
 use api::{Call, FieldValidation, Key, Object, PatchType, Reason, Response, Status, WriteOptions};
 use serde_json::{Value, json};
@@ -23,7 +24,8 @@ impl Pipeline {
             Call::Get { .. } => {
                 let key = Key::new(asked.namespace, asked.name);
                 let live = self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?;
-                return scale_response(&live, Vec::new());
+                let live = self.present(asked, live).await?;
+                return scale_response(&paths(asked), &live, Vec::new());
             }
             Call::Update { body, options } => {
                 let (scale, warnings) = decode(asked, &body, options.field_validation, Mode::Object)?;
@@ -48,7 +50,7 @@ impl Pipeline {
         };
         match self.write_scale(asked, &wanted, &options).await? {
             Response::Object { object, warnings: more, .. } => {
-                scale_response(&object, warnings.into_iter().chain(more).collect())
+                scale_response(&paths(asked), &object, warnings.into_iter().chain(more).collect())
             }
             other => Ok(other),
         }
@@ -63,8 +65,9 @@ impl Pipeline {
         let Some(writer) = self.writer(options, asked) else {
             return Err(Status::internal("a scale without a writer"));
         };
+        let paths = paths(asked);
         let change = |live: &Value| {
-            let present = scale_of(live);
+            let present = scale_of(&paths, live);
             let (mut new, mut warnings) = (live.clone(), Vec::new());
             let scale = match wanted {
                 Wanted::Update(scale) => scale.clone(),
@@ -75,18 +78,18 @@ impl Pipeline {
                 }
                 Wanted::Apply(intent) => {
                     let writer = words::Writer { api_version: SCALE_VERSION.into(), ..writer.clone() };
-                    let present = with_owners(present, live);
+                    let present = with_owners(&paths, present, live);
                     let (_, ty) = words::kind_of_subresource(&asked.kind, "scale")?;
                     let place = ty.place();
                     let scale =
                         api::patch::apply::apply(&present, intent.clone(), place, &writer, options.force)?;
-                    take_owners(&mut new, &scale, &asked.stored.api_version());
+                    take_owners(&paths, &mut new, &scale, &asked.stored.api_version());
                     scale
                 }
             };
             check(asked, &scale)?;
             let replicas = tree::at(&scale, &["spec", "replicas"]).as_i64().unwrap_or(0);
-            tree::object(&mut new, "spec").insert("replicas".into(), replicas.into());
+            *paths.spec.iter().fold(&mut new, |value, name| tree::member(value, name)) = replicas.into();
             let metadata = tree::member(&mut new, "metadata");
             tree::copy(tree::at(&scale, &["metadata"]), metadata, "resourceVersion");
             Ok((new, warnings))
@@ -140,8 +143,20 @@ fn check(asked: &Asked<'_>, scale: &Value) -> Result<(), Status> {
     crate::field::check("autoscaling", "Scale", asked.name, &errors)
 }
 
+/// Where the numbers stand.
+fn paths(asked: &Asked<'_>) -> ScalePaths {
+    let path = |parent: &str| vec![parent.to_owned(), "replicas".to_owned()];
+    let declared = asked.kind.custom.as_ref().and_then(|custom| custom.scale.clone());
+    declared.unwrap_or_else(|| ScalePaths { spec: path("spec"), status: path("status"), selector: None })
+}
+
+fn under<'a>(object: &'a Value, path: &[String]) -> &'a Value {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    tree::at(object, &path)
+}
+
 /// An object's `autoscaling/v1` Scale.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(paths: &ScalePaths, object: &Value) -> Value {
     let metadata = tree::at(object, &["metadata"]);
     let mut kept = serde_json::Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -149,31 +164,39 @@ fn scale_of(object: &Value) -> Value {
             kept.insert(field.to_owned(), value.clone());
         }
     }
-    let mut status = json!({ "replicas": tree::at(object, &["status", "replicas"]).as_i64().unwrap_or(0) });
-    let selector = words::selector_text(tree::at(object, &["spec", "selector"]));
+    let mut status = json!({ "replicas": under(object, &paths.status).as_i64().unwrap_or(0) });
+    let selector = match &paths.selector {
+        Some(path) => under(object, path).as_str().unwrap_or_default().to_owned(),
+        None => words::selector_text(tree::at(object, &["spec", "selector"])),
+    };
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
     json!({
         "kind": "Scale", "apiVersion": SCALE_VERSION, "metadata": kept,
-        "spec": { "replicas": tree::at(object, &["spec", "replicas"]).as_i64().unwrap_or(0) }, "status": status,
+        "spec": { "replicas": under(object, &paths.spec).as_i64().unwrap_or(0) }, "status": status,
     })
 }
 
-fn scale_response(object: &Object, warnings: Vec<String>) -> Result<Response, Status> {
+fn scale_response(paths: &ScalePaths, object: &Object, warnings: Vec<String>) -> Result<Response, Status> {
     let tree: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
-    Ok(Response::Object { object: unsaved(&scale_of(&tree))?, created: false, warnings })
+    Ok(Response::Object { object: unsaved(&scale_of(paths, &tree))?, created: false, warnings })
 }
 
-/// Where the number of replicas stands in `fieldsV1`, in the object as in its Scale.
+/// Where the number of replicas stands in `fieldsV1` of a Scale.
 const REPLICAS: &str = "/f:spec/f:replicas";
+
+/// Where it stands in `fieldsV1` of the object.
+fn replicas_of(paths: &ScalePaths) -> Vec<String> {
+    paths.spec.iter().map(|name| format!("f:{name}")).collect()
+}
 
 fn owners(object: &Value) -> &[Value] {
     tree::items(object, &["metadata", "managedFields"])
 }
 
-fn owns_replicas(entry: &Value) -> bool {
-    entry["fieldsV1"].pointer(REPLICAS).is_some()
+fn owns_replicas(paths: &ScalePaths, entry: &Value) -> bool {
+    !under(&entry["fieldsV1"], &replicas_of(paths)).is_null()
 }
 
 /// Who an entry of managedFields belongs to.
@@ -182,10 +205,10 @@ fn owner(entry: &Value) -> [&Value; 3] {
 }
 
 /// The Scale with the owners of the object's number of replicas.
-fn with_owners(mut scale: Value, object: &Value) -> Value {
+fn with_owners(paths: &ScalePaths, mut scale: Value, object: &Value) -> Value {
     let entries: Vec<Value> = owners(object)
         .iter()
-        .filter(|entry| owns_replicas(entry))
+        .filter(|entry| owns_replicas(paths, entry))
         .map(|entry| {
             let mut entry = entry.clone();
             entry["apiVersion"] = SCALE_VERSION.into();
@@ -199,27 +222,39 @@ fn with_owners(mut scale: Value, object: &Value) -> Value {
     scale
 }
 
-/// Gives the object the owners that its Scale has: whoever lost the replicas there loses them here.
-fn take_owners(object: &mut Value, scale: &Value, api_version: &str) {
-    let mut entries = owners(object).to_vec();
-    let held = |entry: &Value| owners(scale).iter().any(|other| owner(other) == owner(entry));
-    for entry in entries.iter_mut().filter(|entry| owns_replicas(entry) && !held(entry)) {
-        let fields = tree::object(entry, "fieldsV1");
-        let left = fields.get_mut("f:spec").and_then(Value::as_object_mut).is_some_and(|spec| {
-            spec.remove("f:replicas");
-            !spec.is_empty()
-        });
-        if !left {
-            fields.remove("f:spec");
+/// Takes a path out of a tree of fields, with the parents that hold nothing else.
+fn take_path(fields: &mut Value, path: &[String]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    let Some(members) = fields.as_object_mut() else { return };
+    if let Some(below) = members.get_mut(first) {
+        take_path(below, rest);
+        if rest.is_empty() || below.as_object().is_none_or(serde_json::Map::is_empty) {
+            members.remove(first);
         }
     }
+}
+
+/// Gives the object the owners that its Scale has: whoever lost the replicas there loses them here.
+fn take_owners(paths: &ScalePaths, object: &mut Value, scale: &Value, api_version: &str) {
+    let mut entries = owners(object).to_vec();
+    let path = replicas_of(paths);
+    let held = |entry: &Value| owners(scale).iter().any(|other| owner(other) == owner(entry));
+    for entry in entries.iter_mut().filter(|entry| owns_replicas(paths, entry) && !held(entry)) {
+        take_path(tree::member(entry, "fieldsV1"), &path);
+    }
     entries.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
-    for gained in owners(scale).iter().filter(|entry| owns_replicas(entry)) {
+    for gained in owners(scale).iter().filter(|entry| entry["fieldsV1"].pointer(REPLICAS).is_some()) {
+        let own = |entry: &mut Value| {
+            let fields = tree::member(entry, "fieldsV1");
+            *path.iter().fold(fields, |value, name| tree::member(value, name)) = json!({});
+        };
         match entries.iter_mut().find(|entry| owner(entry) == owner(gained)) {
-            Some(entry) => entry["fieldsV1"]["f:spec"]["f:replicas"] = json!({}),
+            Some(entry) => own(entry),
             None => {
                 let mut entry = gained.clone();
                 entry["apiVersion"] = api_version.into();
+                entry["fieldsV1"] = json!({});
+                own(&mut entry);
                 entries.push(entry);
             }
         }

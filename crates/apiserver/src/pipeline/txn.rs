@@ -43,7 +43,11 @@ impl Pipeline {
         expected: Revision,
         companions: Companions,
     ) -> Result<Outcome, Status> {
-        let value = storage::encode(object).map_err(|error| Status::internal(error.to_string()))?;
+        let shown = storage::encode(object).map_err(|error| Status::internal(error.to_string()))?;
+        let value = match self.to_storage(asked, object).await? {
+            None => shown.clone(),
+            Some(stored) => storage::encode(&stored).map_err(|error| Status::internal(error.to_string()))?,
+        };
         if value.len() > OBJECT_BYTES_MAX {
             let message = format!("object of {} bytes is over the limit of {OBJECT_BYTES_MAX}", value.len());
             return Err(Status::new(api::Reason::RequestEntityTooLarge, message));
@@ -53,7 +57,7 @@ impl Pipeline {
             None => 0,
             Some(ttl) => self.expiry.lease(&*self.parts.store, ttl, self.parts.clock.now()).await?,
         };
-        let write = Op::Put { key: path.clone().into(), value: value.clone(), lease };
+        let write = Op::Put { key: path.clone().into(), value, lease };
         let committed = self.commit(&path, expected, write, companions).await;
         if committed.is_err() && lease != 0 {
             // It may be the lease that is gone: the next write gets another.
@@ -61,7 +65,7 @@ impl Pipeline {
         }
         match committed? {
             Ok(revision) => {
-                let object = storage::decode(path.as_bytes(), &value, revision)
+                let object = storage::decode(path.as_bytes(), &shown, revision)
                     .map_err(|error| Status::internal(error.to_string()))?;
                 Ok(Outcome::Written(Arc::new(object)))
             }

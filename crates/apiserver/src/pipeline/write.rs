@@ -23,6 +23,8 @@ pub(super) struct Live {
     pub(super) object: Arc<Object>,
     /// Whether it may be out of date; a transaction finds out.
     pub(super) from_cache: bool,
+    /// Whether it lies in the store as it would be written now.
+    pub(super) in_form: bool,
 }
 
 /// What an update makes of the present object: a tree in the version asked for, with warnings.
@@ -53,7 +55,7 @@ impl Pipeline {
         let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
         let (object, more) = self.create_tree(asked, object, options.dry_run, owned).await?;
         warnings.extend(more);
-        Ok(Response::Object { object: self.present(asked, object)?, created: true, warnings })
+        Ok(Response::Object { object: self.present(asked, object).await?, created: true, warnings })
     }
 
     /// Creates from a tree in the version asked for.
@@ -85,10 +87,10 @@ impl Pipeline {
         }
         self.check_privileges(asked, &object, None).await?;
         let mut errors = Vec::new();
-        meta::validate(&object, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
+        meta::validate(&object, asked, &mut errors);
         asked.strategy.validate(&object, &mut errors);
         asked.strategy.validate_create(&object, &mut errors);
-        add_schemas(&mut errors, |errors| words::validate(&asked.stored, &object, errors));
+        add_schemas(&mut errors, |errors| words::validate(&asked.stored, &object, None, errors));
         field::check(&asked.kind.group, &asked.kind.kind, &name, &errors)?;
         for link in &self.parts.admission {
             link.validate(&review, Some(&object), self).await?;
@@ -153,7 +155,7 @@ impl Pipeline {
                 tree::metadata(&mut object).remove("resourceVersion");
                 let (object, warnings) =
                     self.create_tree(asked, object.clone(), options.dry_run, owned).await?;
-                Ok(Response::Object { object: self.present(asked, object)?, created: true, warnings })
+                Ok(Response::Object { object: self.present(asked, object).await?, created: true, warnings })
             }
             other => other,
         }
@@ -168,6 +170,9 @@ impl Pipeline {
     ) -> Result<Response, Status> {
         let what = if kind == PatchType::Apply { options::Write::Apply } else { options::Write::Patch };
         options::check_write(what, options)?;
+        if kind == PatchType::StrategicMerge && asked.kind.custom.is_some() {
+            return Err(no_strategic_merge());
+        }
         let patch = words::Patch::parse(kind, body)?;
         let writer = self.writer(options, asked);
         if let words::Patch::Apply(intent) = &patch {
@@ -189,7 +194,11 @@ impl Pipeline {
                     meta::fit_to_request(asked, &mut object)?;
                     let (object, more) = self.create_tree(asked, object, options.dry_run, owned).await?;
                     warnings.extend(more);
-                    Ok(Response::Object { object: self.present(asked, object)?, created: true, warnings })
+                    Ok(Response::Object {
+                        object: self.present(asked, object).await?,
+                        created: true,
+                        warnings,
+                    })
                 }
                 other => other,
             };
@@ -233,11 +242,14 @@ impl Pipeline {
     pub(super) async fn live(&self, asked: &Asked<'_>, key: &Key, attempt: u32) -> Result<Live, Status> {
         let cached =
             if attempt == 0 { self.cache(&asked.stored).peek(&key.namespace, &key.name) } else { None };
-        if let Some(object) = cached {
-            return Ok(Live { object, from_cache: true });
-        }
-        let object = self.read_stored(&asked.stored, key).await?.ok_or_else(|| asked.not_found())?;
-        Ok(Live { object, from_cache: false })
+        let from_cache = cached.is_some();
+        let object = match cached {
+            Some(object) => object,
+            None => self.read_stored(&asked.stored, key).await?.ok_or_else(|| asked.not_found())?,
+        };
+        let in_form = self.is_stored_form(asked, &object);
+        let object = if asked.kind.custom.is_some() { self.present(asked, object).await? } else { object };
+        Ok(Live { object, from_cache, in_form })
     }
 
     /// One round: `None` if another writer came in between and the change may be repeated, or if nothing would be
@@ -251,7 +263,7 @@ impl Pipeline {
         owned: Option<&(Writer, Ownership)>,
         attempt: u32,
     ) -> Result<Option<Response>, Status> {
-        let Live { object: live, from_cache } = live;
+        let Live { object: live, from_cache, in_form } = live;
         let catalog = &self.parts.catalog;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
         let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind);
@@ -281,18 +293,18 @@ impl Pipeline {
         if asked.subresource.is_empty() {
             warnings.extend(asked.strategy.warnings(&new));
         }
-        let same = meta::same(&new, &old);
+        let same = *in_form && meta::same(&new, &old);
         if *from_cache && (same || dry_run) {
             return Ok(None);
         }
         if same {
-            let object = self.present(asked, live.clone())?;
+            let object = self.present(asked, live.clone()).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
         let companions = asked.strategy.companions(self, Some(&old), Some(&mut new), attempt)?;
         if dry_run {
             tree::metadata(&mut new).insert("resourceVersion".into(), live.revision().to_string().into());
-            let object = self.present(asked, unsaved(&new)?)?;
+            let object = self.present(asked, unsaved(&new)?).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
         let key = meta::key_of(&new);
@@ -304,12 +316,12 @@ impl Pipeline {
         };
         match outcome {
             Outcome::Written(object) => {
-                let object = self.present(asked, object)?;
+                let object = self.present(asked, object).await?;
                 Ok(Some(Response::Object { object, created: false, warnings }))
             }
             Outcome::Deleted(revision) => {
                 tree::metadata(&mut new).insert("resourceVersion".into(), revision.to_string().into());
-                let object = self.present(asked, unsaved(&new)?)?;
+                let object = self.present(asked, unsaved(&new)?).await?;
                 Ok(Some(Response::Object { object, created: false, warnings }))
             }
             // The next round reads anew: a patch is computed again, and an update that names its version
@@ -342,6 +354,8 @@ impl Pipeline {
 
     /// What writers may not change goes back to what it was; generation counts what they did change.
     fn prepare_update(&self, asked: &Asked<'_>, new: &mut Value, old: &Value) {
+        // A custom resource whose status is no subresource has no status apart from the rest.
+        let apart = asked.kind.custom.is_none() || asked.kind.subresource("status").is_some();
         match asked.subresource {
             "" => {}
             "status" => {
@@ -354,12 +368,12 @@ impl Pipeline {
                 let part = asked.subresource;
                 isolate(new, old, |wanted, new| asked.strategy.take_part(part, wanted, new));
                 self.default(asked, new);
-                let changed = asked.strategy.generation() && meta::spec_differs(new, old);
+                let changed = asked.strategy.generation() && meta::spec_differs(new, old, apart);
                 return meta::keep(new, old, changed);
             }
             system => {
                 // The system's own changes (binding, scale) touch what they name and nothing else.
-                let counts = system == "scale" && meta::spec_differs(new, old);
+                let counts = system == "scale" && meta::spec_differs(new, old, apart);
                 return meta::keep(new, old, counts);
             }
         }
@@ -368,13 +382,13 @@ impl Pipeline {
         }
         self.default(asked, new);
         asked.strategy.prepare_update(new, old);
-        let changed = asked.strategy.generation() && meta::spec_differs(new, old);
+        let changed = asked.strategy.generation() && meta::spec_differs(new, old, apart);
         meta::keep(new, old, changed);
     }
 
     fn validate_update(&self, asked: &Asked<'_>, new: &Value, old: &Value) -> Result<(), Status> {
         let mut errors = Vec::new();
-        meta::validate(new, asked.kind.namespaced, asked.strategy.name_rule(), &mut errors);
+        meta::validate(new, asked, &mut errors);
         meta::validate_change(new, old, &mut errors);
         match asked.subresource {
             "" => {
@@ -385,7 +399,7 @@ impl Pipeline {
             "status" => asked.strategy.validate_status(new, old, &mut errors),
             part => asked.strategy.validate_part(part, new, old, &mut errors),
         }
-        add_schemas(&mut errors, |errors| words::validate(&asked.stored, new, errors));
+        add_schemas(&mut errors, |errors| words::validate(&asked.stored, new, Some(old), errors));
         field::check(&asked.kind.group, &asked.kind.kind, asked.name, &errors)
     }
 
@@ -468,6 +482,13 @@ fn misshapen(status: Status, patched: &[u8]) -> Status {
     let patched = Value::String(String::from_utf8_lossy(patched).into_owned());
     let errors = [field::FieldError::invalid("patch", &patched, &problem)];
     field::check("", "", "", &errors).err().unwrap_or(status)
+}
+
+/// Custom resources have no strategy for their lists.
+fn no_strategic_merge() -> Status {
+    let message = "the body of the request was in an unknown format - accepted media types include: \
+                   application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+    Status::new(api::Reason::UnsupportedMediaType, message)
 }
 
 fn busy(asked: &Asked<'_>) -> Status {

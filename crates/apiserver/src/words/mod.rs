@@ -14,6 +14,7 @@ use api::{FieldValidation, GroupVersionResource, Object, PatchType, Status};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::field::{FieldError, FieldErrors};
 use crate::tree;
@@ -26,12 +27,15 @@ pub use api::catalog::Row as Kind;
 pub struct Catalog {
     /// The present table. A change makes another one, so that who reads keeps one that agrees with itself.
     rows: RwLock<Arc<api::catalog::Catalog>>,
+    /// Counts the changes.
+    changes: watch::Sender<u64>,
 }
 
 impl Catalog {
     /// The built-in kinds.
     pub fn builtin() -> Arc<Self> {
-        Arc::new(Self { rows: RwLock::new(Arc::new(api::catalog::Catalog::builtin())) })
+        let rows = RwLock::new(Arc::new(api::catalog::Catalog::builtin()));
+        Arc::new(Self { rows, changes: watch::Sender::new(0) })
     }
 
     /// The table as it is now.
@@ -42,11 +46,18 @@ impl Catalog {
     /// Adds or replaces a row.
     pub(crate) fn insert(&self, row: Kind) {
         Arc::make_mut(&mut *self.rows.write()).insert(row);
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Removes a row.
     pub(crate) fn remove(&self, resource: &GroupVersionResource) {
         Arc::make_mut(&mut *self.rows.write()).remove(resource);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Tells that the table has become another.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// The kinds that are stored, in their storage versions.
@@ -66,11 +77,7 @@ impl Catalog {
 
     /// The storage version of a resource.
     pub fn storage_of(&self, group: &str, resource: &str) -> Option<Arc<Kind>> {
-        self.rows
-            .read()
-            .rows()
-            .find(|row| row.group == group && row.plural == resource && row.is_storage_version())
-            .cloned()
+        self.rows.read().storage_of(group, resource).cloned()
     }
 
     /// Converts a tree between versions of a kind.
@@ -146,12 +153,18 @@ pub fn decode_intent(
 
 /// Schema defaults, after those of a retired version.
 pub fn default(kind: &Kind, object: &mut Value) {
+    if let Some(custom) = &kind.custom {
+        return custom.default(object);
+    }
     api::conversion::default(&kind.group, &kind.kind, object);
     api::defaults::apply(object, kind.typed());
 }
 
-/// Required fields and enumerated values of the schema.
-pub fn validate(kind: &Kind, object: &Value, errors: &mut FieldErrors) {
+/// Required fields and values of the schema; `old` is what the object was before an update.
+pub fn validate(kind: &Kind, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    if let Some(custom) = &kind.custom {
+        return errors.extend(custom.validate(object, old).into_iter().map(FieldError::from));
+    }
     errors.extend(api::validate::object(object, kind.typed()).into_iter().map(FieldError::from));
 }
 
@@ -248,12 +261,15 @@ pub enum Include {
 /// A Table of objects; `columns` says whether the definitions of its columns are wanted too.
 pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) -> Result<Value, Status> {
     let definitions = kind.columns();
+    let printed = kind.custom.as_ref().map(|custom| custom.columns.as_slice());
     let now = jiff::Timestamp::now();
     let mut rows = Vec::with_capacity(objects.len());
     for object in objects {
         let tree: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
         // Columns read the stored version, whatever the rows carry.
-        let cells = if kind.is_storage_version() {
+        let cells = if let Some(columns) = printed {
+            api::custom::cells(columns, &tree, now)
+        } else if kind.is_storage_version() {
             api::table::cells(definitions, &tree, now)
         } else {
             let (from, to) = (kind.api_version(), kind.storage_api_version());
@@ -273,7 +289,11 @@ pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) 
         rows.push(row);
     }
     let mut table = json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "rows": rows });
-    table["columnDefinitions"] = if columns { api::table::definitions(definitions) } else { Value::Null };
+    table["columnDefinitions"] = match printed {
+        _ if !columns => Value::Null,
+        Some(columns) => api::custom::definitions(columns),
+        None => api::table::definitions(definitions),
+    };
     if let [object] = objects {
         table["metadata"]["resourceVersion"] = object.meta().resource_version.clone().into();
     }

@@ -41,6 +41,7 @@ fn widgets() -> Row {
         selectable_fields: Vec::new(),
         schema: Arc::new(schema),
         ty,
+        custom: None,
     }
 }
 

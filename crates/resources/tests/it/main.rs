@@ -6,6 +6,7 @@ mod access;
 mod boundaries;
 mod catalog;
 mod cluster;
+mod definitions;
 mod encodings;
 mod http_front;
 mod lifecycle;

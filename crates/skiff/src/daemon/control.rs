@@ -26,6 +26,7 @@ use super::connect::{self, Connector};
 use super::host::Host;
 use super::local;
 use super::net::Net;
+use super::served::ServedKinds;
 use super::shared;
 use crate::settings::Settings;
 
@@ -118,6 +119,7 @@ pub(crate) async fn build(
     } else {
         managed.into_iter().chain([placing]).for_each(|component| supervisor.add(component));
     }
+    supervisor.add(Arc::new(ServedKinds::new(&pipeline, &ctx.catalog)));
     supervisor.add(Arc::new(controllers::node_role::NodeRole::new(&ctx, &settings.node_name)));
     supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
     connector.set_authority(server.pki().clone());

@@ -15,6 +15,7 @@ mod member_access;
 mod members;
 mod narrate;
 mod net;
+mod served;
 mod shared;
 mod storage;
 

@@ -1,0 +1,177 @@
+//! From a CustomResourceDefinition to rows of the catalog: one for each version.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::jsonpath::JsonPath;
+use super::props::Props;
+use super::{Conversion, Custom, Published, Webhook, columns, openapi, shape};
+use crate::catalog::{ALL_VERBS, Row, Subresource};
+use crate::schema::{Name, Schema};
+
+/// Where the numbers of the `scale` subresource stand in an object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScalePaths {
+    /// The number that is wanted.
+    pub spec: Vec<String>,
+    /// The number that there is.
+    pub status: Vec<String>,
+    /// The selector, as text.
+    pub selector: Option<Vec<String>>,
+}
+
+/// What is still served of a kind that is being removed: whoever holds objects by a finalizer has to let go of them.
+const TERMINATING_VERBS: [&str; 7] =
+    ["delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+
+/// The rows of a definition with names that were accepted: of each served version, and of the stored one without verbs if
+/// it is not served. A definition that was stored and has no valid schema any more has no rows.
+pub fn rows(crd: &Value) -> Result<Vec<Row>, String> {
+    let (spec, names) = (&crd["spec"], &crd["status"]["acceptedNames"]);
+    let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let stored = versions.iter().find(|version| version["storage"] == true).ok_or("no version is stored")?;
+    let ending = !crd["metadata"]["deletionTimestamp"].is_null();
+    versions
+        .iter()
+        .filter(|version| version["served"] == true || version["storage"] == true)
+        .map(|version| row(spec, names, version, &text(stored, "name"), ending))
+        .collect()
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().unwrap_or_default().to_owned()
+}
+
+fn texts(value: &Value, field: &str) -> Vec<Name> {
+    let items = value[field].as_array().into_iter().flatten();
+    items.filter_map(Value::as_str).map(|item| Name::Owned(item.to_owned())).collect()
+}
+
+fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool) -> Result<Row, String> {
+    let [group, kind, list_kind] = [text(spec, "group"), text(names, "kind"), text(names, "listKind")];
+    let name = text(version, "name");
+    let open = match &version["schema"]["openAPIV3Schema"] {
+        Value::Null => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        open => open.clone(),
+    };
+    let mut props = Props::read(&open)?;
+    if spec["preserveUnknownFields"] == true {
+        props.preserve_unknown = Some(true);
+    }
+    let mut schema = Schema::default();
+    let names_of = |kind: &str| [group.clone(), name.clone(), kind.to_owned()].map(Name::Owned);
+    let definition = openapi::name(&group, &name, &kind);
+    let types = shape::build(&mut schema, &props, definition, names_of(&kind));
+    let published = ["#/definitions/", "#/components/schemas/"]
+        .map(|place| publish(&open, place, [group.as_str(), &name, &kind], &list_kind));
+    let custom = Custom {
+        columns: columns::read(version),
+        scale: scale(&version["subresources"]["scale"]),
+        deprecation: deprecation(version, &group, &kind),
+        conversion: conversion(&spec["conversion"]),
+        published,
+        has_defaults: props.has_defaults(),
+        schema: props,
+        envelope: types.envelope,
+    };
+    let verbs: &[&'static str] = match (version["served"] == true, ending) {
+        (false, _) => &[],
+        (true, true) => &TERMINATING_VERBS,
+        (true, false) => &ALL_VERBS,
+    };
+    let selectable = version["selectableFields"].as_array().into_iter().flatten();
+    Ok(Row {
+        subresources: subresources(version, [&group, &name, &kind]),
+        group: group.clone().into(),
+        version: name.into(),
+        list_kind: list_kind.into(),
+        kind: kind.into(),
+        plural: text(names, "plural").into(),
+        singular: text(names, "singular").into(),
+        short_names: texts(names, "shortNames"),
+        categories: texts(names, "categories"),
+        namespaced: spec["scope"] == "Namespaced",
+        verbs: verbs.iter().map(|verb| Name::Borrowed(verb)).collect(),
+        storage_group: group.into(),
+        storage_version: stored.to_owned().into(),
+        selectable_fields: selectable
+            .filter_map(|field| field["jsonPath"].as_str())
+            .map(|path| Name::Owned(path.trim_start_matches('.').to_owned()))
+            .collect(),
+        schema: Arc::new(schema),
+        ty: types.root,
+        custom: Some(Arc::new(custom)),
+    })
+}
+
+fn publish(open: &Value, place: &str, kind: [&str; 3], list_kind: &str) -> Published {
+    let [group, version, name] = kind;
+    let v2 = place == "#/definitions/";
+    let schema = if v2 { openapi::v2(open) } else { openapi::v3(open) };
+    let refer = |to: String| {
+        let reference = json!({"$ref": format!("{place}{to}")});
+        if v2 { reference } else { json!({"allOf": [reference]}) }
+    };
+    let item = json!({"$ref": format!("{place}{}", openapi::name(group, version, name))});
+    Published {
+        kind: openapi::kind(schema, refer(format!("{META}.ObjectMeta")), kind),
+        list: openapi::list(item, refer(format!("{META}.ListMeta")), [group, version, list_kind]),
+    }
+}
+
+fn subresources(version: &Value, [group, name, kind]: [&str; 3]) -> Vec<Subresource> {
+    let declared = &version["subresources"];
+    let verbs = || PART_VERBS.map(Name::Borrowed).to_vec();
+    let mut all = Vec::new();
+    if !declared["scale"].is_null() {
+        all.push(Subresource {
+            name: "scale".into(),
+            group: "autoscaling".into(),
+            version: "v1".into(),
+            kind: "Scale".into(),
+            verbs: verbs(),
+        });
+    }
+    if !declared["status"].is_null() {
+        all.push(Subresource {
+            name: "status".into(),
+            group: group.to_owned().into(),
+            version: name.to_owned().into(),
+            kind: kind.to_owned().into(),
+            verbs: verbs(),
+        });
+    }
+    all
+}
+
+fn scale(declared: &Value) -> Option<ScalePaths> {
+    let path = |field: &str| JsonPath::parse(declared[field].as_str()?).ok()?.fields();
+    Some(ScalePaths {
+        spec: path("specReplicasPath")?,
+        status: path("statusReplicasPath")?,
+        selector: path("labelSelectorPath").filter(|path| !path.is_empty()),
+    })
+}
+
+fn deprecation(version: &Value, group: &str, kind: &str) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    let declared = version["deprecationWarning"].as_str().map(str::to_owned);
+    Some(declared.unwrap_or_else(|| format!("{group}/{} {kind} is deprecated", text(version, "name"))))
+}
+
+fn conversion(declared: &Value) -> Conversion {
+    if declared["strategy"] != "Webhook" {
+        return Conversion::None;
+    }
+    let webhook = &declared["webhook"];
+    let versions = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
+    Conversion::Webhook(Box::new(Webhook {
+        client: webhook["clientConfig"].clone(),
+        review_versions: versions.filter_map(Value::as_str).map(str::to_owned).collect(),
+    }))
+}

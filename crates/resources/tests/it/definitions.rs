@@ -1,0 +1,264 @@
+//! CustomResourceDefinitions: what a client does with one and with its objects, from creation to the end.
+
+use api::{DeleteOptions, PatchType, Reason, WriteOptions};
+use futures::StreamExt;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, options, resource};
+use crate::http_front::{JSON, get, write};
+
+const OBJECTS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+
+fn definition() -> Value {
+    let schema = json!({"type": "object", "required": ["spec"], "properties": {
+        "spec": {"type": "object", "description": "What is wanted.", "required": ["size"], "properties": {
+            "size": {"type": "integer", "minimum": 1, "maximum": 10},
+            "color": {"type": "string", "enum": ["red", "green"], "default": "red"},
+            "ports": {"type": "array", "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["port", "protocol"], "items": {"type": "object", "required": ["port"],
+                "properties": {"port": {"type": "integer"}, "protocol": {"type": "string", "default": "TCP"},
+                    "name": {"type": "string"}}}},
+            "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "percent": {"x-kubernetes-int-or-string": true},
+        }},
+        "status": {"type": "object", "properties": {"ready": {"type": "integer"}, "selector": {"type": "string"}}},
+    }});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "kind": "Widget", "shortNames": ["wd"], "categories": ["all"]},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+                "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.size",
+                    "statusReplicasPath": ".status.ready", "labelSelectorPath": ".status.selector"}},
+                "additionalPrinterColumns": [
+                    {"name": "Size", "type": "integer", "jsonPath": ".spec.size"},
+                    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+                ],
+                "selectableFields": [{"jsonPath": ".spec.color"}],
+            }],
+        },
+    })
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+async fn defined(cluster: &Cluster, definition: Value) -> Value {
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.create(&crds, "", definition).await.unwrap();
+    cluster.get(&crds, "", &name).await.unwrap()
+}
+
+fn condition<'c>(crd: &'c Value, kind: &str) -> &'c Value {
+    crd["status"]["conditions"].as_array().unwrap().iter().find(|one| one["type"] == kind).unwrap()
+}
+
+#[tokio::test]
+async fn a_definition_is_established_and_served_when_its_creation_is_answered() {
+    let cluster = Cluster::start().await;
+    let crd = defined(&cluster, definition()).await;
+    assert_eq!(condition(&crd, "Established")["status"], "True");
+    assert_eq!(condition(&crd, "NamesAccepted")["reason"], "NoConflicts");
+    assert_eq!(crd["status"]["acceptedNames"]["listKind"], "WidgetList");
+    assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
+
+    let widgets = resource("example.com", "v1", "widgets");
+    let made = cluster.create(&widgets, "default", widget("a", json!({"size": 3}))).await.unwrap();
+    assert_eq!((&made["spec"]["color"], &made["metadata"]["generation"]), (&json!("red"), &json!(1)));
+
+    let wrong = widget("b", json!({"size": 11, "color": "blue", "percent": true}));
+    let refused = write(&cluster, Method::POST, OBJECTS, JSON, wrong.to_string()).await;
+    assert_eq!((refused.code, refused.json()["reason"].as_str()), (422, Some("Invalid")));
+    assert_eq!(
+        refused.message(),
+        "Widget.example.com \"b\" is invalid: [spec.color: Unsupported value: \"blue\": supported values: \"red\", \
+         \"green\", spec.percent: Invalid value: \"boolean\": spec.percent in body must be of type integer,string: \
+         \"boolean\", spec.size: Invalid value: 11: spec.size in body should be less than or equal to 10]"
+    );
+    let unknown = widget("c", json!({"size": 1, "colour": "red", "any": {"x": 1}})).to_string();
+    let warned = write(&cluster, Method::POST, OBJECTS, JSON, unknown.clone()).await;
+    assert_eq!(warned.warnings(), ["299 - \"unknown field \\\"spec.colour\\\"\""]);
+    assert_eq!(warned.json()["spec"], json!({"size": 1, "color": "red", "any": {"x": 1}}));
+    let strict =
+        write(&cluster, Method::POST, &format!("{OBJECTS}?fieldValidation=Strict"), JSON, unknown).await;
+    assert_eq!(strict.code, 400);
+    assert!(strict.message().ends_with("strict decoding error: unknown field \"spec.colour\""));
+
+    let table = get(&cluster, OBJECTS, TABLE).await.json();
+    assert_eq!(table["columnDefinitions"][1]["name"], "Size");
+    assert_eq!(table["rows"][0]["cells"][1], 3);
+    let selected = get(&cluster, &format!("{OBJECTS}?fieldSelector=spec.color%3Dgreen"), JSON).await;
+    assert_eq!(selected.json()["items"], json!([]));
+    let v3 = get(&cluster, "/openapi/v3/apis/example.com/v1", JSON).await.json();
+    let published = &v3["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(published["properties"]["spec"]["properties"]["size"]["maximum"], 10);
+    assert_eq!(published["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+}
+
+#[tokio::test]
+async fn patches_status_scale_and_apply_work_on_custom_objects() {
+    let cluster = Cluster::start().await;
+    defined(&cluster, definition()).await;
+    let widgets = resource("example.com", "v1", "widgets");
+    let (whole, status, scale) =
+        (("default", "a", ""), ("default", "a", "status"), ("default", "a", "scale"));
+    let ports = json!([{"port": 80}]);
+    cluster.create(&widgets, "default", widget("a", json!({"size": 3, "ports": ports}))).await.unwrap();
+
+    let strategic = cluster.patch(&widgets, whole, PatchType::StrategicMerge, json!({}), options()).await;
+    assert_eq!(strategic.unwrap_err().reason, Reason::UnsupportedMediaType);
+    let patch = json!({"spec": {"size": 4}, "status": {"ready": 9}});
+    let merged = cluster.patch(&widgets, whole, PatchType::Merge, patch, options()).await.unwrap();
+    assert_eq!((&merged["spec"]["size"], &merged["status"]), (&json!(4), &Value::Null));
+    assert_eq!(merged["metadata"]["generation"], 2);
+    let patch = json!({"spec": {"size": 7}, "status": {"ready": 2, "selector": "a=b"}});
+    let told = cluster.patch(&widgets, status, PatchType::Merge, patch, options()).await.unwrap();
+    assert_eq!((&told["spec"]["size"], &told["status"]["ready"]), (&json!(4), &json!(2)));
+    assert_eq!(told["metadata"]["generation"], 2);
+
+    let path = format!("{OBJECTS}/a/scale");
+    let shown = get(&cluster, &path, JSON).await.json();
+    assert_eq!(
+        (&shown["spec"]["replicas"], &shown["status"]),
+        (&json!(4), &json!({"replicas": 2, "selector": "a=b"}))
+    );
+    let patch = json!({"spec": {"replicas": 5}});
+    cluster.patch(&widgets, scale, PatchType::Merge, patch, options()).await.unwrap();
+    let scaled = cluster.get(&widgets, "default", "a").await.unwrap();
+    assert_eq!((&scaled["spec"]["size"], &scaled["metadata"]["generation"]), (&json!(5), &json!(3)));
+
+    let applied = |manager: &str| WriteOptions { field_manager: manager.into(), ..WriteOptions::default() };
+    let intent = |port: i64, name: &str| {
+        json!({"apiVersion": "example.com/v1", "kind": "Widget",
+        "metadata": {"name": "a"}, "spec": {"ports": [{"port": port, "name": name}]}})
+    };
+    cluster.patch(&widgets, whole, PatchType::Apply, intent(81, "x"), applied("one")).await.unwrap();
+    let both =
+        cluster.patch(&widgets, whole, PatchType::Apply, intent(82, "y"), applied("two")).await.unwrap();
+    let ports: Vec<&Value> =
+        both["spec"]["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect();
+    assert_eq!(ports, [80, 81, 82]);
+    let conflict = cluster.patch(&widgets, whole, PatchType::Apply, intent(81, "z"), applied("two")).await;
+    assert_eq!(conflict.unwrap_err().reason, Reason::Conflict);
+}
+
+#[tokio::test]
+async fn names_that_another_has_are_refused_until_it_goes() {
+    let cluster = Cluster::start().await;
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    defined(&cluster, definition()).await;
+    let mut other = definition();
+    other["metadata"]["name"] = "gadgets.example.com".into();
+    other["spec"]["names"] = json!({"plural": "gadgets", "kind": "Gadget", "shortNames": ["wd"]});
+    let crd = defined(&cluster, other).await;
+    assert_eq!(condition(&crd, "NamesAccepted")["reason"], "ShortNamesConflict");
+    assert_eq!(condition(&crd, "Established")["reason"], "NotAccepted");
+    let gadgets = resource("example.com", "v1", "gadgets");
+    let unknown = cluster.get(&gadgets, "default", "a").await.unwrap_err();
+    assert_eq!(unknown.message, "the server could not find the requested resource");
+
+    let mut watch = {
+        let call = api::Call::Watch(api::ListOptions {
+            field_selector: "metadata.name=gadgets.example.com".into(),
+            ..Default::default()
+        });
+        match cluster.call(&crds, "", "", "", call).await {
+            Ok(api::Response::Watch(stream)) => stream,
+            _ => panic!("no watch"),
+        }
+    };
+    cluster.delete(&crds, "", "widgets.example.com", DeleteOptions::default()).await.unwrap();
+    while let Some(batch) = watch.next().await {
+        let established = batch.unwrap().iter().any(|event| {
+            let crd: Value = event.object.decode().unwrap();
+            condition(&crd, "Established")["status"] == "True"
+        });
+        if established {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_definition_goes_with_its_objects_and_takes_none_meanwhile() {
+    let cluster = Cluster::start().await;
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let widgets = resource("example.com", "v1", "widgets");
+    defined(&cluster, definition()).await;
+    let mut held = widget("held", json!({"size": 1}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    cluster.create(&widgets, "default", held).await.unwrap();
+    cluster.create(&widgets, "default", widget("free", json!({"size": 1}))).await.unwrap();
+
+    let call = api::Call::Watch(api::ListOptions::default());
+    let Ok(api::Response::Watch(mut watch)) = cluster.call(&crds, "", "", "", call).await else {
+        panic!("no watch")
+    };
+    let ending = cluster.delete(&crds, "", "widgets.example.com", DeleteOptions::default()).await.unwrap();
+    assert_eq!(condition(&ending, "Terminating")["reason"], "InstanceDeletionPending");
+    let refused = cluster.create(&widgets, "default", widget("late", json!({"size": 1}))).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::MethodNotAllowed);
+    assert_eq!(refused.message, "create not allowed while custom resource definition is terminating");
+    let patch = json!({"metadata": {"finalizers": null}});
+    cluster.patch(&widgets, ("default", "held", ""), PatchType::Merge, patch, options()).await.unwrap();
+    let is_end = |event: &api::WatchEvent| event.kind == api::WatchEventKind::Deleted;
+    while !watch.next().await.unwrap().unwrap().iter().any(is_end) {}
+}
+
+#[tokio::test]
+async fn a_new_default_reaches_objects_that_are_stored() {
+    let cluster = Cluster::start().await;
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let widgets = resource("example.com", "v1", "widgets");
+    let mut crd = defined(&cluster, definition()).await;
+    cluster.create(&widgets, "default", widget("a", json!({"size": 1}))).await.unwrap();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let properties = crd.pointer_mut(spec).unwrap();
+    properties["shape"] = json!({"type": "string", "default": "round"});
+    cluster.update(&crds, ("", "widgets.example.com", ""), &crd).await.unwrap();
+    let read = cluster.get(&widgets, "default", "a").await.unwrap();
+    assert_eq!(read["spec"]["shape"], "round");
+    let list = get(&cluster, OBJECTS, JSON).await.json();
+    assert_eq!(list["items"][0]["spec"]["shape"], "round");
+}
+
+#[tokio::test]
+async fn versions_are_shown_as_asked_and_stored_as_said() {
+    let cluster = Cluster::start().await;
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let mut crd = definition();
+    let mut second = crd["spec"]["versions"][0].clone();
+    second["name"] = "v2".into();
+    second["storage"] = false.into();
+    crd["spec"]["versions"].as_array_mut().unwrap().push(second);
+    let mut crd = defined(&cluster, crd).await;
+    let (v1, v2) = (resource("example.com", "v1", "widgets"), resource("example.com", "v2", "widgets"));
+    let mut object = widget("a", json!({"size": 1}));
+    object["apiVersion"] = "example.com/v2".into();
+    let made = cluster.create(&v2, "default", object).await.unwrap();
+    assert_eq!(made["apiVersion"], "example.com/v2");
+    let stored = async || {
+        let path = "/registry/example.com/widgets/default/a";
+        let read = cluster.store.range(store::RangeRequest::key(path)).await.unwrap();
+        serde_json::from_slice::<Value>(&read.kvs[0].value).unwrap()["apiVersion"].clone()
+    };
+    assert_eq!(stored().await, json!("example.com/v1"));
+    assert_eq!(cluster.get(&v1, "default", "a").await.unwrap()["apiVersion"], "example.com/v1");
+
+    crd["spec"]["versions"][0]["storage"] = false.into();
+    crd["spec"]["versions"][1]["storage"] = true.into();
+    let crd = cluster.update(&crds, ("", "widgets.example.com", ""), &crd).await.unwrap();
+    assert_eq!(crd["status"]["storedVersions"], json!(["v1", "v2"]));
+    let read = cluster.get(&v1, "default", "a").await.unwrap();
+    assert_eq!((&read["apiVersion"], stored().await), (&json!("example.com/v1"), json!("example.com/v1")));
+    // Written again, even unchanged, it is stored in the present storage version.
+    cluster.update(&v1, ("default", "a", ""), &read).await.unwrap();
+    assert_eq!(stored().await, json!("example.com/v2"));
+}
