@@ -114,7 +114,7 @@ async fn versions_and_tokens_of_reads_are_checked_in_upstreams_words() {
 async fn pages_of_a_version_are_exact_and_versions_to_come_are_told_so() {
     let cluster = Cluster::start().await;
     let first = made(&cluster, "a").await;
-    made(&cluster, "b").await;
+    let second = made(&cluster, "b").await;
     let names = |list: Value| -> Vec<String> {
         let items = list["items"].as_array().unwrap();
         items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
@@ -123,7 +123,12 @@ async fn pages_of_a_version_are_exact_and_versions_to_come_are_told_so() {
     let exact = get(&cluster, &format!("{MAPS}?resourceVersion={first}&limit=5"), JSON).await.json();
     assert_eq!(exact["metadata"]["resourceVersion"], *first);
     assert!(!names(exact).contains(&"b".to_owned()));
+    // The cache answers as soon as it is at the version asked for: only the later one has to show the later object.
+    let version =
+        |list: &Value| list["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
     let newer = get(&cluster, &format!("{MAPS}?resourceVersion={first}"), JSON).await.json();
+    assert!(version(&newer) >= first.parse().unwrap());
+    let newer = get(&cluster, &format!("{MAPS}?resourceVersion={second}"), JSON).await.json();
     assert!(names(newer).contains(&"b".to_owned()));
     let page = get(&cluster, &format!("{MAPS}?limit=-1"), JSON).await.json();
     assert!(names(page).len() >= 2, "less than nothing is no limit");
