@@ -226,6 +226,11 @@ impl Strategies {
         self.known.insert((group.to_owned(), resource.to_owned()), Arc::new(strategy));
     }
 
+    /// Whether a kind has a strategy of its own.
+    pub fn has(&self, group: &str, resource: &str) -> bool {
+        self.known.contains_key(&(group.to_owned(), resource.to_owned()))
+    }
+
     /// A kind's strategy.
     pub fn of(&self, group: &str, resource: &str) -> &Arc<dyn Strategy> {
         // Two short strings: cheaper than a second index.

@@ -116,3 +116,54 @@ pub fn strategies() -> Strategies {
     all.add("networking.k8s.io", "servicecidrs", service_ranges::ServiceCidrs);
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::strategies;
+
+    /// The kinds whose changes upstream counts. Source: `Generation = 1` in `pkg/registry`.
+    const COUNTED: [&str; 28] = [
+        "cronjobs",
+        "customresourcedefinitions",
+        "daemonsets",
+        "deployments",
+        "deviceclasses",
+        "devicetaintrules",
+        "endpointslices",
+        "flowschemas",
+        "horizontalpodautoscalers",
+        "ingressclasses",
+        "ingresses",
+        "jobs",
+        "mutatingadmissionpolicies",
+        "mutatingadmissionpolicybindings",
+        "mutatingwebhookconfigurations",
+        "networkpolicies",
+        "poddisruptionbudgets",
+        "pods",
+        "podtemplates",
+        "priorityclasses",
+        "prioritylevelconfigurations",
+        "replicasets",
+        "replicationcontrollers",
+        "resourceslices",
+        "statefulsets",
+        "validatingadmissionpolicies",
+        "validatingadmissionpolicybindings",
+        "validatingwebhookconfigurations",
+    ];
+    /// Stored kinds that are ordinary on purpose.
+    const ORDINARY: [&str; 1] = ["customresourcedefinitions"];
+
+    #[test]
+    fn every_stored_kind_has_rules_and_counts_as_upstream_does() {
+        let all = strategies();
+        let catalog = api::catalog::Catalog::builtin();
+        for row in catalog.rows().filter(|row| row.is_stored() && row.is_storage_version()) {
+            let (group, plural) = (row.group.as_ref(), row.plural.as_ref());
+            assert!(all.has(group, plural) || ORDINARY.contains(&plural), "{plural}.{group} has no strategy");
+            let counts = all.of(group, plural).generation();
+            assert_eq!(counts, COUNTED.contains(&plural), "{plural}.{group}");
+        }
+    }
+}

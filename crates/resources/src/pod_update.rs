@@ -10,6 +10,34 @@ const MUTABLE: &str = "pod updates may not change fields other than `spec.contai
                        was previously negative)";
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
+/// Annotations that a pod keeps, and upstream's words for each.
+const KEPT: [(&str, &str); 2] = [
+    ("container.apparmor.security.beta.kubernetes.io/", "AppArmor annotations"),
+    ("kubernetes.io/config.mirror", "mirror pod annotation"),
+];
+
+/// What is wrong with a change of a pod's annotations.
+pub(crate) fn annotations(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let path = ["metadata", "annotations"];
+    let (after, before) = (tree::at(new, &path), tree::at(old, &path));
+    let forbid = |key: &String, verb: &str, errors: &mut FieldErrors| {
+        for (_, what) in KEPT.iter().filter(|(prefix, _)| key.starts_with(prefix)) {
+            let detail = format!("may not {verb} {what}");
+            errors.push(FieldError::forbidden(format!("metadata.annotations[{key}]"), &detail));
+        }
+    };
+    for (key, value) in before.as_object().into_iter().flatten() {
+        if after.get(key) != Some(value) {
+            forbid(key, "remove or update", errors);
+        }
+    }
+    for (key, _) in after.as_object().into_iter().flatten() {
+        if before.get(key).is_none() {
+            forbid(key, "add", errors);
+        }
+    }
+}
+
 /// What is wrong with a change of a pod's spec.
 pub(crate) fn validate(after: &Value, before: &Value, errors: &mut FieldErrors) {
     for list in ["containers", "initContainers"] {
@@ -177,6 +205,20 @@ mod tests {
         assert_eq!(changed(json!({}), image), Vec::<String>::new());
         assert_eq!(changed(json!({}), name), ["spec"]);
         assert_eq!(changed(json!({}), more), ["spec.containers"]);
+    }
+
+    #[test]
+    fn a_mirror_stays_a_mirror() {
+        let pod =
+            |value: &str| json!({ "metadata": { "annotations": { "kubernetes.io/config.mirror": value } } });
+        let said = |new: &Value, old: &Value| {
+            let mut errors = Vec::new();
+            annotations(new, old, &mut errors);
+            errors.into_iter().map(|error| error.message).collect::<Vec<_>>()
+        };
+        assert!(said(&pod("a"), &pod("a")).is_empty());
+        assert_eq!(said(&pod("b"), &pod("a")), ["Forbidden: may not remove or update mirror pod annotation"]);
+        assert_eq!(said(&pod("a"), &json!({})), ["Forbidden: may not add mirror pod annotation"]);
     }
 
     #[test]

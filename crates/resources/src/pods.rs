@@ -95,6 +95,7 @@ impl Strategy for Pods {
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         pod_update::validate(tree::at(new, &["spec"]), tree::at(old, &["spec"]), errors);
+        pod_update::annotations(new, old, errors);
     }
 
     fn validate_status(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {

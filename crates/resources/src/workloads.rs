@@ -142,8 +142,7 @@ impl Strategy for ReplicationControllers {
     }
 
     fn orphans_by_default(&self) -> bool {
-        // Upstream's storage does for v1; kubectl always says what it wants.
-        false
+        true
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {

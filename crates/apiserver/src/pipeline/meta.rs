@@ -148,8 +148,10 @@ pub(super) fn validate(object: &Value, asked: &Asked<'_>, errors: &mut FieldErro
     let name = tree::text(metadata, &["name"]);
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else if let Some(detail) = crate::names::wrong_name(rule, name) {
-        errors.push(FieldError::invalid("metadata.name", &json!(name), &detail));
+    } else {
+        for detail in crate::names::name_problems(rule, name) {
+            errors.push(FieldError::invalid("metadata.name", &json!(name), &detail));
+        }
     }
     let namespace = tree::text(metadata, &["namespace"]);
     if !namespaced && !namespace.is_empty() {
@@ -178,7 +180,7 @@ pub(super) fn validate(object: &Value, asked: &Asked<'_>, errors: &mut FieldErro
 fn validate_annotations(annotations: &Value, errors: &mut FieldErrors) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
-        if let Some(detail) = crate::names::wrong_qualified_name(&key.to_lowercase()) {
+        for detail in crate::names::qualified_name_problems(&key.to_lowercase()) {
             errors.push(FieldError::invalid("metadata.annotations", &json!(key), &detail));
         }
         size += key.len() + value.as_str().map_or(0, str::len);

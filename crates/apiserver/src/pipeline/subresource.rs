@@ -21,7 +21,7 @@ impl Pipeline {
                 self.bind(asked, &binding, warnings, &options).await
             }
             (("", "pods"), "eviction", Call::Create { body, options }) => {
-                let (eviction, warnings) = decode(asked, &body, &options)?;
+                let (eviction, warnings) = decode(asked, &of_today(&body), &options)?;
                 self.evict(asked, &eviction, warnings, &options).await
             }
             (("", "serviceaccounts"), "token", Call::Create { body, options }) => {
@@ -128,6 +128,16 @@ impl Pipeline {
 fn decode(asked: &Asked<'_>, body: &[u8], options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
     let validation = options.field_validation;
     words::decode_subresource(&asked.kind, asked.subresource, body, validation, Mode::Object)
+}
+
+/// The Eviction of policy/v1beta1, which old clients send, is the one of policy/v1.
+fn of_today(body: &bytes::Bytes) -> bytes::Bytes {
+    let Ok(mut eviction) = serde_json::from_slice::<Value>(body) else { return body.clone() };
+    if eviction.get("apiVersion").is_none_or(|version| version != "policy/v1beta1") {
+        return body.clone();
+    }
+    tree::members(&mut eviction).insert("apiVersion".into(), "policy/v1".into());
+    eviction.to_string().into()
 }
 
 /// The answer of a command that has nothing to show.

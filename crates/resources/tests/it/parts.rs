@@ -110,7 +110,9 @@ async fn an_eviction_asks_the_budget() {
     let evict = || {
         post(&cluster, "/api/v1/namespaces/default/pods/p/eviction", json!({ "metadata": { "name": "p" } }))
     };
-    let early = evict().await;
+    // Old clients send what is now policy/v1.
+    let old = json!({ "apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": { "name": "p" } });
+    let early = post(&cluster, "/api/v1/namespaces/default/pods/p/eviction", old).await;
     assert_eq!((early.code, &early.json()["details"]["retryAfterSeconds"]), (429, &json!(10)));
     let seen = |allowed: i64| {
         json!({ "status": { "observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 1,
