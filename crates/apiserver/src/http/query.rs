@@ -17,6 +17,7 @@ use crate::field::{FieldError, FieldErrors};
 use crate::options::{Write, refuse};
 use crate::tree;
 
+const PROPAGATION: &str = "propagationPolicy";
 /// The media types of patches, as refusals list them.
 const PATCHES: [&str; 4] = [
     "application/json-patch+json",
@@ -157,17 +158,23 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
     let text = |path: &[&str]| tree::at(&body, path).as_str().map(str::to_owned);
     let propagation =
         query.get("propagationPolicy").map(str::to_owned).or_else(|| text(&["propagationPolicy"]));
-    let orphan = tree::at(&body, &["orphanDependents"]).as_bool();
+    let orphan = tree::at(&body, &["orphanDependents"])
+        .as_bool()
+        .or_else(|| query.get("orphanDependents").map(|_| query.flag("orphanDependents")));
+    let mut errors = FieldErrors::new();
+    if let (Some(policy), Some(_)) = (&propagation, orphan) {
+        let detail = "orphanDependents and deletionPropagation cannot be both set";
+        errors.push(FieldError::invalid(PROPAGATION, &json!(policy), detail));
+    }
     let propagation = match (propagation.as_deref(), orphan) {
         (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
         (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
         (Some("Foreground"), _) => Some(Propagation::Foreground),
         (None, None) => None,
         (Some(other), _) => {
-            return Err(Status::bad_request(format!(
-                "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \
-                 \"Orphan\""
-            )));
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            errors.push(FieldError::not_supported(PROPAGATION, &json!(other), &known));
+            None
         }
     };
     let grace = match query.number("gracePeriodSeconds")? {
@@ -176,7 +183,6 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
     };
     // A negative grace is the shortest. Source: `rest.BeforeDelete`.
     let grace = grace.map(|seconds: i64| if seconds < 0 { 1 } else { seconds });
-    let mut errors = FieldErrors::new();
     let dry_run = query.dry_run(&mut errors);
     refuse("DeleteOptions", &errors)?;
     Ok(DeleteOptions {

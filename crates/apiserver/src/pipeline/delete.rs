@@ -191,20 +191,24 @@ impl Pipeline {
     }
 }
 
+/// Source: `rest.BeforeDelete`, whose conflicts name the kind.
 fn check_preconditions(asked: &Asked<'_>, options: &DeleteOptions, live: &Object) -> Result<(), Status> {
-    if let Some(uid) = &options.precondition_uid
-        && *uid != live.meta().uid
-    {
-        return Err(asked.conflict(&other_uid(uid, live)));
+    let meta = live.meta();
+    let conflict = |why: &str| Status::conflict(&asked.kind.group, &asked.kind.kind, &meta.name, why);
+    if let Some(uid) = options.precondition_uid.as_ref().filter(|uid| **uid != meta.uid) {
+        return Err(conflict(&format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been \
+             deleted and then recreated",
+            meta.uid
+        )));
     }
-    if let Some(version) = &options.precondition_resource_version
-        && *version != live.meta().resource_version
-    {
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
-            live.meta().resource_version
-        );
-        return Err(asked.conflict(&why));
+    let version = options.precondition_resource_version.as_ref();
+    if let Some(version) = version.filter(|version| **version != meta.resource_version) {
+        return Err(conflict(&format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). \
+             The object might have been modified",
+            meta.resource_version
+        )));
     }
     Ok(())
 }

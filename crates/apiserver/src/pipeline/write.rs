@@ -474,7 +474,7 @@ fn isolate(new: &mut Value, old: &Value, part: impl Fn(&Value, &mut Value)) {
 }
 
 /// The 422 of a patch whose result is no object of the kind. Source: `handlers/patch.go`.
-fn misshapen(status: Status, patched: &[u8]) -> Status {
+pub(super) fn misshapen(status: Status, patched: &[u8]) -> Status {
     // What follows the colon is the decoder's own sentence.
     let problem = status.message.split_once(" cannot be handled as a ");
     let problem = problem.and_then(|(_, rest)| rest.split_once(": ")).map(|(_, problem)| problem.to_owned());

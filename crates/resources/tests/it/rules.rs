@@ -247,6 +247,64 @@ async fn refused_writes_say_why_in_upstreams_words() {
 }
 
 #[tokio::test]
+async fn deletions_are_refused_in_upstreams_words() {
+    let cluster = Cluster::start().await;
+    let version = made(&cluster, "a").await;
+    let one = format!("{MAPS}/a");
+    let delete = async |query: &str, body: Value| {
+        refused(&write(&cluster, Method::DELETE, &format!("{one}{query}"), JSON, body.to_string()).await)
+    };
+    let uid = get(&cluster, &one, JSON).await.json()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let conflict = "Operation cannot be fulfilled on ConfigMap \"a\": the";
+    let invalid = "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy:";
+    for (query, body, code, message) in [
+        (
+            "",
+            json!({ "preconditions": { "uid": "other" } }),
+            409,
+            format!(
+                "{conflict} UID in the precondition (other) does not match the UID in record ({uid}). The object might \
+                 have been deleted and then recreated"
+            ),
+        ),
+        (
+            "",
+            json!({ "preconditions": { "resourceVersion": "1" } }),
+            409,
+            format!(
+                "{conflict} ResourceVersion in the precondition (1) does not match the ResourceVersion in record \
+                 ({version}). The object might have been modified"
+            ),
+        ),
+        (
+            "?propagationPolicy=Never",
+            json!({}),
+            422,
+            format!(
+                "{invalid} Unsupported value: \"Never\": supported values: \"Foreground\", \"Background\", \"Orphan\", \
+                 \"nil\""
+            ),
+        ),
+        (
+            "",
+            json!({ "propagationPolicy": "Orphan", "orphanDependents": true }),
+            422,
+            format!(
+                "{invalid} Invalid value: \"Orphan\": orphanDependents and deletionPropagation cannot be both set"
+            ),
+        ),
+    ] {
+        let (found, _, said) = delete(query, body).await;
+        assert_eq!((found, said), (code, message), "{query}");
+    }
+    // None of these, nor a dry run, deletes anything.
+    for query in ["?dryRun=All", "?dryRun=All&propagationPolicy=Foreground"] {
+        assert_eq!(write(&cluster, Method::DELETE, &format!("{one}{query}"), JSON, "").await.code, 200);
+    }
+    assert_eq!(get(&cluster, &one, JSON).await.json()["metadata"]["resourceVersion"], *version);
+}
+
+#[tokio::test]
 async fn health_checks_have_names_and_figures_upstreams() {
     let cluster = Cluster::start().await;
     let text = async |path: &str| {

@@ -108,14 +108,14 @@ async fn a_body_of_wrong_types_changes_nothing() {
     let scale = format!("{DEPLOYMENTS}/web/scale");
     let wrong = json!({ "spec": { "replicas": "3" } });
     let json_patch = json!([{ "op": "replace", "path": "/spec/replicas", "value": "3" }]);
-    for (method, media, body) in [
-        (Method::PATCH, MERGE, &wrong),
-        (Method::PATCH, "application/strategic-merge-patch+json", &wrong),
-        (Method::PATCH, "application/json-patch+json", &json_patch),
-        (Method::PUT, JSON, &wrong),
+    for (code, method, media, body) in [
+        (422, Method::PATCH, MERGE, &wrong),
+        (422, Method::PATCH, "application/strategic-merge-patch+json", &wrong),
+        (422, Method::PATCH, "application/json-patch+json", &json_patch),
+        (400, Method::PUT, JSON, &wrong),
     ] {
         let refused = write(&cluster, method, &scale, media, body.to_string()).await;
-        assert_eq!(refused.code, 400, "{media}: {}", refused.message());
+        assert_eq!(refused.code, code, "{media}: {}", refused.message());
     }
     assert_eq!(get(&cluster, &scale, JSON).await.json()["spec"]["replicas"], 2);
     let binding = json!({ "target": { "name": 3 } });
@@ -155,7 +155,7 @@ async fn unknown_fields_are_warned_about_or_refused_everywhere() {
     let scale = format!("{DEPLOYMENTS}/web/scale");
     let patch = json!({ "spec": { "replicas": 3, "x": 1 } }).to_string();
     let strict = format!("{scale}?fieldValidation=Strict");
-    assert_eq!(write(&cluster, Method::PATCH, &strict, MERGE, patch.clone()).await.code, 400);
+    assert_eq!(write(&cluster, Method::PATCH, &strict, MERGE, patch.clone()).await.code, 422);
     let scaled = write(&cluster, Method::PATCH, &scale, MERGE, patch).await;
     assert_eq!(
         (scaled.code, scaled.warnings().len(), &scaled.json()["spec"]["replicas"]),
