@@ -103,6 +103,33 @@ async fn a_definition_is_established_and_served_when_its_creation_is_answered() 
 }
 
 #[tokio::test]
+async fn custom_objects_have_no_protobuf_but_their_metadata_has() {
+    let cluster = Cluster::start().await;
+    defined(&cluster, definition()).await;
+    let body = widget("a", json!({"size": 3})).to_string();
+    assert_eq!(write(&cluster, Method::POST, OBJECTS, JSON, body.clone()).await.code, 201);
+    let protobuf = api::protobuf::MEDIA_TYPE;
+    assert_eq!(get(&cluster, OBJECTS, protobuf).await.code, 406);
+    let fallback = get(&cluster, OBJECTS, &format!("{protobuf},{JSON}")).await;
+    assert_eq!((fallback.code, fallback.header("content-type")), (200, JSON));
+    let metadata = format!("{protobuf};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+    let metadata = get(&cluster, OBJECTS, &metadata).await;
+    assert_eq!((metadata.code, metadata.header("content-type")), (200, protobuf));
+    let refused = write(&cluster, Method::POST, OBJECTS, protobuf, body).await;
+    assert_eq!(
+        (refused.code, refused.message()),
+        (
+            415,
+            "the body of the request was in an unknown format - accepted media types include: application/json, \
+             application/yaml"
+                .to_owned()
+        )
+    );
+    let strategic = "application/strategic-merge-patch+json";
+    assert_eq!(write(&cluster, Method::PATCH, &format!("{OBJECTS}/a"), strategic, "{}").await.code, 415);
+}
+
+#[tokio::test]
 async fn patches_status_scale_and_apply_work_on_custom_objects() {
     let cluster = Cluster::start().await;
     defined(&cluster, definition()).await;
