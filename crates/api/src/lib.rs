@@ -2,6 +2,7 @@
 //! on them (selectors, patches, schemas, codecs). No I/O.
 
 pub mod catalog;
+pub mod cel;
 pub mod connect;
 pub mod conversion;
 pub mod cron;

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::props::{Additional, Items, Props};
-use super::{causes, fill, prune, validate};
+use super::props::{Additional, Items, Props, Rule};
+use super::{causes, fill, prune, rules, validate};
 use crate::status::Cause;
 
 /// How many failures are told.
@@ -274,10 +274,7 @@ impl Check {
         self.map_type(schema, path);
         self.list_type(schema, path);
         for (index, rule) in schema.rules.iter().enumerate() {
-            if rule.rule.trim().is_empty() {
-                let at = format!("{path}.x-kubernetes-validations[{index}].rule");
-                self.required(&at, "rule is not specified");
-            }
+            self.rule(rule, &format!("{path}.x-kubernetes-validations[{index}]"));
         }
         let children = schema.properties.iter().map(|(name, one)| (format!("properties[{name}]"), one));
         let children = children.chain(schema.item().map(|item| ("items".to_owned(), item)));
@@ -285,6 +282,25 @@ impl Check {
             children.chain(schema.additional().map(|one| ("additionalProperties".to_owned(), one)));
         for (name, child) in children.chain(nested(schema)) {
             self.open_api(child, &format!("{path}.{name}"));
+        }
+    }
+
+    fn rule(&mut self, rule: &Rule, path: &str) {
+        if rule.rule.trim().is_empty() {
+            return self.required(&format!("{path}.rule"), "rule is not specified");
+        }
+        if rule.message.trim().contains(['\n', '\r']) {
+            let detail = "message must not contain line breaks";
+            self.invalid(&format!("{path}.message"), rule.message.as_str(), detail);
+        }
+        if let Some(reason) = rule.reason.as_deref().filter(|reason| !rules::REASONS.contains(reason)) {
+            let supported = rules::REASONS.map(str::to_owned);
+            self.causes.push(causes::not_supported(&format!("{path}.reason"), &json!(reason), &supported));
+        }
+        if let Err((field, error)) = rules::compile(rule) {
+            let value = if field == "rule" { &rule.rule } else { &rule.message_expression };
+            let detail = format!("compilation failed: {error}");
+            self.invalid(&format!("{path}.{field}"), value.as_str(), &detail);
         }
     }
 

@@ -11,12 +11,14 @@ mod openapi;
 mod props;
 mod prune;
 mod rows;
+mod rules;
 mod shape;
 mod validate;
 
 pub use check::check_schema;
 pub use columns::{PrinterColumn, cells, definitions};
 pub use formats::is_known as is_known_format;
+pub(crate) use formats::{duration as duration_of, fits as fits_format};
 pub use jsonpath::JsonPath;
 pub use openapi::name as definition_name;
 pub use props::{Additional, Items, Props, Rule, pattern};
@@ -97,6 +99,17 @@ impl Custom {
 
     /// What is wrong with an object; `old` is what it was before an update.
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
-        validate::validate(object, old, &self.schema)
+        let mut causes = validate::validate(object, old, &self.schema);
+        if self.schema.with_rules {
+            let blocks = |cause: &Cause| {
+                !["FieldValueInvalid", "FieldValueDuplicate"].contains(&cause.reason.as_str())
+            };
+            if causes.iter().any(blocks) {
+                causes.push(rules::unchecked());
+            } else {
+                causes.extend(rules::check(object, old, &self.schema));
+            }
+        }
+        causes
     }
 }

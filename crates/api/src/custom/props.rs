@@ -7,6 +7,8 @@ use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
+use super::rules::{self, Compiled};
+
 /// The largest program that a pattern may compile to: a schema has many patterns.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
@@ -69,6 +71,12 @@ pub struct Props {
     /// The pattern, where there is one and it is a regular expression.
     #[serde(skip)]
     pub compiled: Option<Regex>,
+    /// The rules, where they were compiled.
+    #[serde(skip)]
+    pub(super) compiled_rules: Vec<Compiled>,
+    /// Whether a compiled rule stands here or below.
+    #[serde(skip)]
+    pub(super) with_rules: bool,
 }
 
 /// A CEL rule. Source: apiextensions/v1 `ValidationRule`.
@@ -116,6 +124,14 @@ impl Props {
             self.compiled = pattern(&self.pattern).ok();
         }
         self.children_mut().for_each(Self::compile);
+    }
+
+    /// Compiles the rules; one that is none is left out (and refused where the definition is checked).
+    pub(super) fn compile_rules(&mut self) {
+        self.compiled_rules = self.rules.iter().filter_map(|rule| rules::compile(rule).ok()).collect();
+        self.children_mut().for_each(Self::compile_rules);
+        self.with_rules =
+            !self.compiled_rules.is_empty() || self.children_mut().any(|child| child.with_rules);
     }
 
     fn children_mut(&mut self) -> impl Iterator<Item = &mut Self> {
@@ -173,15 +189,6 @@ impl Props {
         let default = |key: &str| self.item()?.properties.get(key)?.default.as_ref();
         let keys = self.list_keys.iter();
         keys.map(|key| item.get(key).or_else(|| default(key)).unwrap_or(&Value::Null)).collect()
-    }
-
-    /// Whether a CEL rule stands anywhere in it.
-    pub fn has_rules(&self) -> bool {
-        !self.rules.is_empty()
-            || self.properties.values().any(Self::has_rules)
-            || self.item().is_some_and(Self::has_rules)
-            || self.additional().is_some_and(Self::has_rules)
-            || self.all_of.iter().any(Self::has_rules)
     }
 
     /// Whether a default stands anywhere in it.

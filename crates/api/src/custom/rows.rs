@@ -61,6 +61,7 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
     if spec["preserveUnknownFields"] == true {
         props.preserve_unknown = Some(true);
     }
+    props.compile_rules();
     let mut schema = Schema::default();
     let names_of = |kind: &str| [group.clone(), name.clone(), kind.to_owned()].map(Name::Owned);
     let definition = openapi::name(&group, &name, &kind);

@@ -289,3 +289,34 @@ async fn versions_are_shown_as_asked_and_stored_as_said() {
     cluster.update(&v1, ("default", "a", ""), &read).await.unwrap();
     assert_eq!(stored().await, json!("example.com/v2"));
 }
+
+#[tokio::test]
+async fn rules_are_held_against_writes_and_refused_where_they_are_none() {
+    let cluster = Cluster::start().await;
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let rules = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let mut wrong = definition();
+    wrong.pointer_mut(rules).unwrap()["x-kubernetes-validations"] = json!([{"rule": "self.size >"}]);
+    let refused = cluster.create(&crds, "", wrong).await.unwrap_err();
+    let field = "spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule";
+    assert_eq!(refused.details.causes[0].field, field);
+    assert!(refused.message.contains("compilation failed: ERROR: <input>:1:"), "{}", refused.message);
+
+    let mut crd = definition();
+    crd.pointer_mut(rules).unwrap()["x-kubernetes-validations"] = json!([
+        {"rule": "self.color != 'green' || self.size < 5", "message": "green ones are small"},
+        {"rule": "self.size >= oldSelf.size", "messageExpression": "'it was %d'.format([oldSelf.size])"},
+    ]);
+    defined(&cluster, crd).await;
+    let widgets = resource("example.com", "v1", "widgets");
+    let large = widget("a", json!({"size": 6, "color": "green"}));
+    let refused = cluster.create(&widgets, "default", large).await.unwrap_err();
+    assert_eq!(
+        refused.message,
+        "Widget.example.com \"a\" is invalid: spec: Invalid value: \"object\": green ones are small"
+    );
+    cluster.create(&widgets, "default", widget("a", json!({"size": 3}))).await.unwrap();
+    let patch = json!({"spec": {"size": 2}});
+    let shrunk = cluster.patch(&widgets, ("default", "a", ""), PatchType::Merge, patch, options()).await;
+    assert!(shrunk.unwrap_err().message.ends_with("spec: Invalid value: \"object\": it was 3"));
+}

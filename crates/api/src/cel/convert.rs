@@ -1,0 +1,87 @@
+//! Conversions between types, and values as text.
+
+use jiff::Timestamp;
+
+use super::eval::no_overload;
+use super::{CelError, Val};
+use crate::custom::duration_of;
+
+type Result<T> = std::result::Result<T, CelError>;
+
+/// `int(x)`, `string(x)`, …; `None`: the name is no type's.
+pub(super) fn convert<'v>(name: &str, value: &Val<'v>) -> Result<Option<Val<'v>>> {
+    let wrong = || no_overload(name, std::slice::from_ref(value));
+    let range = || CelError::fault("range error converting to integer");
+    Ok(Some(match (name, value) {
+        ("dyn", value) => value.clone(),
+        ("type", value) => Val::Type(value.type_name()),
+        ("int", Val::Int(_)) | ("uint", Val::UInt(_)) | ("double", Val::Double(_)) => value.clone(),
+        ("bool", Val::Bool(_)) | ("bytes", Val::Bytes(_)) => value.clone(),
+        ("int", Val::UInt(value)) => Val::Int(i64::try_from(*value).map_err(|_| range())?),
+        ("int", Val::Double(value)) if value.abs() < 9.2e18 => Val::Int(*value as i64),
+        ("int", Val::Double(_)) => return Err(range()),
+        ("int", Val::Text(text)) => Val::Int(text.parse().map_err(|_| type_error("int"))?),
+        ("int", Val::Time(time)) => Val::Int(time.as_second()),
+        ("int", Val::Duration(nanoseconds)) => Val::Int(*nanoseconds),
+        ("uint", Val::Int(value)) => Val::UInt(u64::try_from(*value).map_err(|_| range())?),
+        ("uint", Val::Double(value)) if (0.0..1.8e19).contains(value) => Val::UInt(*value as u64),
+        ("uint", Val::Double(_)) => return Err(range()),
+        ("uint", Val::Text(text)) => Val::UInt(text.parse().map_err(|_| type_error("uint"))?),
+        ("double", Val::Int(value)) => Val::Double(*value as f64),
+        ("double", Val::UInt(value)) => Val::Double(*value as f64),
+        ("double", Val::Text(text)) => Val::Double(text.parse().map_err(|_| type_error("double"))?),
+        ("bool", Val::Text(text)) => Val::Bool(match &**text {
+            "true" | "True" | "TRUE" | "t" | "1" => true,
+            "false" | "False" | "FALSE" | "f" | "0" => false,
+            _ => return Err(type_error("bool")),
+        }),
+        ("bytes", Val::Text(text)) => Val::Bytes(text.as_bytes().into()),
+        ("string", value) => Val::Text(text_of(value).ok_or_else(wrong)?.into()),
+        ("duration", Val::Duration(_)) | ("timestamp", Val::Time(_)) => value.clone(),
+        ("duration", Val::Text(text)) => {
+            Val::Duration(duration_of(text).ok_or_else(|| type_error("google.protobuf.Duration"))?)
+        }
+        ("timestamp", Val::Text(text)) => {
+            Val::Time(text.parse().map_err(|_| type_error("google.protobuf.Timestamp"))?)
+        }
+        ("timestamp", Val::Int(seconds)) => {
+            Val::Time(Timestamp::from_second(*seconds).map_err(|_| type_error("google.protobuf.Timestamp"))?)
+        }
+        ("int" | "uint" | "double" | "bool" | "bytes" | "duration" | "timestamp", _) => return Err(wrong()),
+        _ => return Ok(None),
+    }))
+}
+
+fn type_error(wanted: &str) -> CelError {
+    CelError::fault(format!("type conversion error from 'string' to '{wanted}'"))
+}
+
+/// A value as text, where it has one.
+pub(super) fn text_of(value: &Val<'_>) -> Option<String> {
+    Some(match value {
+        Val::Text(text) | Val::Url(text) => text.to_string(),
+        Val::Bool(value) => value.to_string(),
+        Val::Int(value) => value.to_string(),
+        Val::UInt(value) => value.to_string(),
+        Val::Double(value) => value.to_string(),
+        Val::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.to_owned(),
+        Val::Time(time) => time.to_string(),
+        Val::Duration(nanoseconds) => duration_text(*nanoseconds),
+        Val::Quantity(quantity) => quantity.to_string(),
+        Val::Ip(address) => address.to_string(),
+        Val::Cidr(address, length) => format!("{address}/{length}"),
+        Val::Type(name) => (*name).to_owned(),
+        _ => return None,
+    })
+}
+
+/// Seconds with their fraction, as protobuf writes durations: `1.5s`.
+fn duration_text(nanoseconds: i64) -> String {
+    let (seconds, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    if rest == 0 {
+        return format!("{seconds}s");
+    }
+    let sign = if nanoseconds < 0 && seconds == 0 { "-" } else { "" };
+    let fraction = format!("{:09}", rest.unsigned_abs());
+    format!("{sign}{seconds}.{}s", fraction.trim_end_matches('0'))
+}

@@ -1,0 +1,256 @@
+//! Kubernetes' own libraries: quantities, URLs, addresses and named formats. Source: `k8s.io/apiserver/pkg/cel/library`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Budget, CelError, Val};
+use crate::custom::fits_format;
+use crate::quantity::Quantity;
+
+type Result<T> = std::result::Result<T, CelError>;
+
+/// A function without a receiver; `None`: there is none of the name.
+pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], _: &mut Budget) -> Result<Option<Val<'v>>> {
+    let value = match (name, arguments) {
+        ("quantity", [Val::Text(text)]) => {
+            Val::Quantity(text.parse().map_err(|error| CelError::fault(format!("{error}")))?)
+        }
+        ("isQuantity", [Val::Text(text)]) => Val::Bool(text.parse::<Quantity>().is_ok()),
+        ("url", [Val::Text(text)]) if is_url(text) => Val::Url(text.clone()),
+        ("url", [Val::Text(text)]) => {
+            return Err(CelError::fault(format!("URL parse error during conversion from string: {text:?}")));
+        }
+        ("isURL", [Val::Text(text)]) => Val::Bool(is_url(text)),
+        ("ip", [Val::Text(text)]) => Val::Ip(address(text).ok_or_else(|| {
+            CelError::fault(format!("IP Address {text:?} parse error during conversion from string"))
+        })?),
+        ("isIP", [Val::Text(text)]) => Val::Bool(address(text).is_some()),
+        ("ip.isCanonical", [Val::Text(text)]) => {
+            let parsed = address(text).ok_or_else(|| CelError::fault("not an IP address"))?;
+            Val::Bool(parsed.to_string() == **text)
+        }
+        ("cidr", [Val::Text(text)]) => {
+            let (address, length) = cidr(text).ok_or_else(|| {
+                CelError::fault(format!(
+                    "network address parse error during conversion from string: {text:?}"
+                ))
+            })?;
+            Val::Cidr(address, length)
+        }
+        ("isCIDR", [Val::Text(text)]) => Val::Bool(cidr(text).is_some()),
+        ("format.named", [Val::Text(format)]) if FORMATS.iter().any(|(known, _)| **known == **format) => {
+            Val::some(Val::Format(format.clone()))
+        }
+        ("format.named", [Val::Text(_)]) => Val::Optional(None),
+        (name, []) => match name.strip_prefix("format.") {
+            Some(format) if FORMATS.iter().any(|(known, _)| *known == format) => Val::Format(format.into()),
+            _ => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    Ok(Some(value))
+}
+
+/// A function of a receiver; `None`: there is none of the name.
+pub(super) fn method<'v>(
+    name: &str,
+    value: &Val<'v>,
+    arguments: &[Val<'v>],
+    budget: &mut Budget,
+) -> Result<Option<Val<'v>>> {
+    match value {
+        Val::Quantity(quantity) => quantity_method(name, *quantity, arguments),
+        Val::Url(url) => Ok(url_method(name, url)),
+        Val::Ip(address) => Ok(ip_method(name, *address, arguments)),
+        Val::Cidr(base, length) => cidr_method(name, *base, *length, arguments),
+        Val::Format(format) => match (name, arguments) {
+            ("validate", [Val::Text(text)]) => {
+                budget.spend_on(text.len())?;
+                Ok(Some(validate(format, text)))
+            }
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn quantity_method<'v>(name: &str, one: Quantity, arguments: &[Val<'v>]) -> Result<Option<Val<'v>>> {
+    let other = match arguments {
+        [] => None,
+        [Val::Quantity(other)] => Some(*other),
+        [Val::Int(units)] => Some(Quantity::from_units(*units, crate::quantity::Format::DecimalSi)),
+        _ => return Ok(None),
+    };
+    let whole = one.value().checked_mul(1000) == Some(one.milli_value());
+    Ok(Some(match (name, other) {
+        ("isInteger", None) => Val::Bool(whole),
+        ("asInteger", None) if whole => Val::Int(one.value()),
+        ("asInteger", None) => return Err(CelError::fault("cannot convert value to integer")),
+        ("asApproximateFloat", None) => Val::Double(one.milli_value() as f64 / 1000.0),
+        ("sign", None) => Val::Int(if one.is_negative() { -1 } else { i64::from(one.milli_value() != 0) }),
+        ("add", Some(other)) => Val::Quantity(one.plus(other)),
+        ("sub", Some(other)) => Val::Quantity(one.minus(other)),
+        ("isLessThan", Some(other)) => Val::Bool(one < other),
+        ("isGreaterThan", Some(other)) => Val::Bool(one > other),
+        ("compareTo", Some(other)) => Val::Int(one.cmp(&other) as i64),
+        _ => return Ok(None),
+    }))
+}
+
+/// Absolute URIs and absolute paths. Source: `net/url.ParseRequestURI`.
+fn is_url(text: &str) -> bool {
+    let clean = !text.chars().any(|letter| letter.is_control() || letter == ' ');
+    clean && (text.starts_with('/') || text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some()))
+}
+
+fn url_method<'v>(name: &str, url: &str) -> Option<Val<'v>> {
+    let uri: Option<http::Uri> = url.parse().ok();
+    let uri = uri.as_ref();
+    let host = || uri.and_then(http::Uri::host).unwrap_or_default();
+    let port = || uri.and_then(http::Uri::port).map(|port| port.to_string());
+    Some(match name {
+        "getScheme" => Val::text(uri.and_then(http::Uri::scheme_str).unwrap_or_default()),
+        "getHostname" => Val::text(host().trim_start_matches('[').trim_end_matches(']')),
+        "getHost" => {
+            Val::text(&port().map_or_else(|| host().to_owned(), |port| format!("{}:{port}", host())))
+        }
+        "getPort" => Val::text(&port().unwrap_or_default()),
+        "getEscapedPath" => Val::text(uri.map_or("", http::Uri::path)),
+        "getQuery" => {
+            let mut query = std::collections::BTreeMap::<_, Vec<Val<'v>>>::new();
+            for pair in
+                uri.and_then(http::Uri::query).unwrap_or_default().split('&').filter(|pair| !pair.is_empty())
+            {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                query.entry(super::value::Key::Text(key.into())).or_default().push(Val::text(value));
+            }
+            let entries = query.into_iter().map(|(key, values)| (key, Val::list(values)));
+            Val::Map(Arc::new(entries.collect()))
+        }
+        _ => return None,
+    })
+}
+
+/// An address without a zone, and no IPv4 address in IPv6's clothes.
+fn address(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().ok()?;
+    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    (!mapped).then_some(address)
+}
+
+fn cidr(text: &str) -> Option<(IpAddr, u8)> {
+    let (base, length) = text.split_once('/')?;
+    let address = address(base)?;
+    let canonical = length == "0" || !length.starts_with(['0', '+']);
+    let length = length.parse().ok().filter(|length| canonical && *length <= bits(address))?;
+    Some((address, length))
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// An address as a number at the top of 128 bits.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+        IpAddr::V6(address) => u128::from(address),
+    }
+}
+
+fn mask(length: u8) -> u128 {
+    if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length.min(128))) }
+}
+
+fn ip_method<'v>(name: &str, address: IpAddr, arguments: &[Val<'v>]) -> Option<Val<'v>> {
+    if !arguments.is_empty() {
+        return None;
+    }
+    let holds = match (name, address) {
+        ("family", address) => return Some(Val::Int(if address.is_ipv4() { 4 } else { 6 })),
+        ("isUnspecified", address) => address.is_unspecified(),
+        ("isLoopback", address) => address.is_loopback(),
+        ("isLinkLocalMulticast", IpAddr::V4(address)) => address.octets()[..3] == [224, 0, 0],
+        ("isLinkLocalMulticast", IpAddr::V6(address)) => address.segments()[0] & 0xff0f == 0xff02,
+        ("isLinkLocalUnicast", IpAddr::V4(address)) => address.is_link_local(),
+        ("isLinkLocalUnicast", IpAddr::V6(address)) => address.is_unicast_link_local(),
+        ("isGlobalUnicast", IpAddr::V4(address)) => {
+            !(address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || address.is_link_local()
+                || address.is_broadcast())
+        }
+        ("isGlobalUnicast", IpAddr::V6(address)) => {
+            !(address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || address.is_unicast_link_local())
+        }
+        _ => return None,
+    };
+    Some(Val::Bool(holds))
+}
+
+fn cidr_method<'v>(name: &str, base: IpAddr, length: u8, arguments: &[Val<'v>]) -> Result<Option<Val<'v>>> {
+    let inside = |address: IpAddr, least: u8| {
+        address.is_ipv4() == base.is_ipv4()
+            && least >= length
+            && number(address) & mask(length) == number(base) & mask(length)
+    };
+    let network = || match base {
+        IpAddr::V4(address) => IpAddr::V4((u32::from(address) & (mask(length) >> 96) as u32).into()),
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & mask(length)).into()),
+    };
+    Ok(Some(match (name, arguments) {
+        ("containsIP", [Val::Ip(address)]) => Val::Bool(inside(*address, bits(base))),
+        ("containsIP", [Val::Text(text)]) => {
+            let address =
+                address(text).ok_or_else(|| CelError::fault(format!("IP Address {text:?} parse error")))?;
+            Val::Bool(inside(address, bits(base)))
+        }
+        ("containsCIDR", [Val::Cidr(address, other)]) => Val::Bool(inside(*address, *other)),
+        ("containsCIDR", [Val::Text(text)]) => {
+            let parsed = cidr(text)
+                .ok_or_else(|| CelError::fault(format!("network address parse error: {text:?}")))?;
+            Val::Bool(inside(parsed.0, parsed.1))
+        }
+        ("ip", []) => Val::Ip(base),
+        ("masked", []) => Val::Cidr(network(), length),
+        ("prefixLength", []) => Val::Int(i64::from(length)),
+        _ => return Ok(None),
+    }))
+}
+
+/// Named formats and the pattern that each is (empty: it is checked otherwise).
+const FORMATS: [(&str, &str); 12] = [
+    ("dns1123Label", "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+    ("dns1123Subdomain", "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
+    ("dns1035Label", "^[a-z]([-a-z0-9]*[a-z0-9])?$"),
+    ("qualifiedName", "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$"),
+    ("dns1123LabelPrefix", "^[a-z0-9]([-a-z0-9]*[-a-z0-9])?$"),
+    ("dns1123SubdomainPrefix", "^[a-z0-9]([-a-z0-9.]*)?$"),
+    ("dns1035LabelPrefix", "^[a-z]([-a-z0-9]*)?$"),
+    ("labelValue", "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"),
+    ("uri", ""),
+    ("uuid", ""),
+    ("byte", ""),
+    ("date", ""),
+];
+
+fn validate<'v>(format: &str, text: &str) -> Val<'v> {
+    let known = FORMATS.iter().find(|(known, _)| *known == format);
+    let fits = match known {
+        Some((_, "")) => fits_format(format, text),
+        Some((name, source)) => {
+            let max = if name.contains("Subdomain") { 253 } else { 63 };
+            (text.len() <= max || *name == "qualifiedName")
+                && crate::custom::pattern(source).is_ok_and(|pattern| pattern.is_match(text))
+        }
+        None => false,
+    };
+    if fits {
+        return Val::Optional(None);
+    }
+    Val::some(Val::list(vec![Val::text(&format!("{text:?} is no {format}"))]))
+}

@@ -1,0 +1,224 @@
+//! Operators: arithmetic that does not wrap, comparison across numbers, equality of everything.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use cel::common::ast::operators as op;
+use jiff::{SignedDuration, Timestamp};
+
+use super::eval::no_overload;
+use super::{Budget, CelError, Val};
+
+type Result<T> = std::result::Result<T, CelError>;
+
+/// The value of an operator; `None`: the name is no operator's.
+pub(super) fn apply<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budget) -> Result<Option<Val<'v>>> {
+    let value = match (name, arguments) {
+        (op::EQUALS, [one, other]) => Val::Bool(equal(one, other, budget)?),
+        (op::NOT_EQUALS, [one, other]) => Val::Bool(!equal(one, other, budget)?),
+        (op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS, [one, other]) => {
+            let order = compare(one, other).ok_or_else(|| no_overload(name, arguments))?;
+            Val::Bool(match name {
+                op::LESS => order.is_lt(),
+                op::LESS_EQUALS => order.is_le(),
+                op::GREATER => order.is_gt(),
+                _ => order.is_ge(),
+            })
+        }
+        (op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO, [one, other]) => {
+            arithmetic(name, one, other, budget)?
+        }
+        (op::LOGICAL_NOT, [Val::Bool(value)]) => Val::Bool(!value),
+        (op::NEGATE, [Val::Int(value)]) => Val::Int(value.checked_neg().ok_or_else(overflow)?),
+        (op::NEGATE, [Val::Double(value)]) => Val::Double(-value),
+        (op::NEGATE, [Val::Duration(value)]) => Val::Duration(value.checked_neg().ok_or_else(overflow)?),
+        (op::IN, [item, range]) => Val::Bool(contains(range, item, budget)?),
+        (op::INDEX, [value, index]) => {
+            let found = value.at(index)?;
+            let missing = || match index {
+                Val::Text(key) => CelError::fault(format!("no such key: {key}")),
+                Val::Int(at) => CelError::fault(format!("index out of bounds: {at}")),
+                _ => CelError::fault("no such key"),
+            };
+            found.ok_or_else(missing)?
+        }
+        (op::LOGICAL_NOT | op::NEGATE, _) => return Err(no_overload(name, arguments)),
+        _ => return Ok(None),
+    };
+    Ok(Some(value))
+}
+
+fn overflow() -> CelError {
+    CelError::fault("return error for overflow")
+}
+
+/// Whether a list has an item or a map a key.
+pub(super) fn contains<'v>(range: &Val<'v>, item: &Val<'v>, budget: &mut Budget) -> Result<bool> {
+    if let Some(items) = range.items(budget)? {
+        for one in items.iter() {
+            if equal(one, item, budget)? {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    match range {
+        Val::Map(_) | Val::Json(..) => Ok(range.at(item)?.is_some()),
+        _ => Err(no_overload(op::IN, &[item.clone(), range.clone()])),
+    }
+}
+
+/// Equality: numbers across their types, lists and maps by what is in them; other types differ.
+pub(super) fn equal<'v>(one: &Val<'v>, other: &Val<'v>, budget: &mut Budget) -> Result<bool> {
+    budget.spend(1)?;
+    if let (Some(one), Some(other)) = (one.items(budget)?, other.items(budget)?) {
+        if one.len() != other.len() {
+            return Ok(false);
+        }
+        for (one, other) in one.iter().zip(other.iter()) {
+            if !equal(one, other, budget)? {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    if let (Some(keys), Some(others)) = (one.keys(budget)?, other.keys(budget)?) {
+        if keys.len() != others.len() {
+            return Ok(false);
+        }
+        for key in &keys {
+            let same = match (one.at(key)?, other.at(key)?) {
+                (Some(one), Some(other)) => equal(&one, &other, budget)?,
+                _ => false,
+            };
+            if !same {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    if let (Val::Text(one), Val::Text(other)) = (one, other) {
+        budget.spend_on(one.len().min(other.len()))?;
+    }
+    Ok(match (one, other) {
+        (Val::Null, Val::Null) | (Val::Optional(None), Val::Optional(None)) => true,
+        (Val::Bool(one), Val::Bool(other)) => one == other,
+        (Val::Bytes(one), Val::Bytes(other)) => one == other,
+        (Val::Type(one), Val::Type(other)) => one == other,
+        (Val::Url(one), Val::Url(other)) => one == other,
+        (Val::Ip(one), Val::Ip(other)) => one == other,
+        (Val::Cidr(one, length), Val::Cidr(other, other_length)) => one == other && length == other_length,
+        (Val::Optional(Some(one)), Val::Optional(Some(other))) => equal(one, other, budget)?,
+        (Val::Bool(_), _) => false,
+        _ => compare(one, other) == Some(Ordering::Equal),
+    })
+}
+
+/// The order of two values, where there is one.
+pub(super) fn compare(one: &Val<'_>, other: &Val<'_>) -> Option<Ordering> {
+    Some(match (one, other) {
+        (Val::Int(one), Val::Int(other)) => one.cmp(other),
+        (Val::UInt(one), Val::UInt(other)) => one.cmp(other),
+        (Val::Int(one), Val::UInt(other)) => i128::from(*one).cmp(&i128::from(*other)),
+        (Val::UInt(one), Val::Int(other)) => i128::from(*one).cmp(&i128::from(*other)),
+        (Val::Double(_) | Val::Int(_) | Val::UInt(_), Val::Double(_) | Val::Int(_) | Val::UInt(_)) => {
+            return number(one)?.partial_cmp(&number(other)?);
+        }
+        (Val::Text(one), Val::Text(other)) => one.cmp(other),
+        (Val::Bytes(one), Val::Bytes(other)) => one.cmp(other),
+        (Val::Bool(one), Val::Bool(other)) => one.cmp(other),
+        (Val::Duration(one), Val::Duration(other)) => one.cmp(other),
+        (Val::Time(one), Val::Time(other)) => one.cmp(other),
+        (Val::Quantity(one), Val::Quantity(other)) => one.cmp(other),
+        _ => return None,
+    })
+}
+
+fn number(value: &Val<'_>) -> Option<f64> {
+    match value {
+        Val::Int(value) => Some(*value as f64),
+        Val::UInt(value) => Some(*value as f64),
+        Val::Double(value) => Some(*value),
+        _ => None,
+    }
+}
+
+fn arithmetic<'v>(name: &str, one: &Val<'v>, other: &Val<'v>, budget: &mut Budget) -> Result<Val<'v>> {
+    let wrong = || no_overload(name, &[one.clone(), other.clone()]);
+    match (one, other) {
+        (Val::Int(one), Val::Int(other)) => integer(name, *one, *other),
+        (Val::UInt(one), Val::UInt(other)) => match name {
+            op::ADD => one.checked_add(*other),
+            op::SUBSTRACT => one.checked_sub(*other),
+            op::MULTIPLY => one.checked_mul(*other),
+            _ if *other == 0 => return Err(zero(name)),
+            op::DIVIDE => one.checked_div(*other),
+            _ => one.checked_rem(*other),
+        }
+        .map(Val::UInt)
+        .ok_or_else(overflow),
+        (Val::Double(_), Val::Int(_) | Val::Double(_)) | (Val::Int(_), Val::Double(_)) => {
+            let (Some(one), Some(other)) = (number(one), number(other)) else { return Err(wrong()) };
+            match name {
+                op::ADD => Ok(Val::Double(one + other)),
+                op::SUBSTRACT => Ok(Val::Double(one - other)),
+                op::MULTIPLY => Ok(Val::Double(one * other)),
+                op::DIVIDE => Ok(Val::Double(one / other)),
+                _ => Err(wrong()),
+            }
+        }
+        (Val::Text(one), Val::Text(other)) if name == op::ADD => {
+            budget.spend_on(one.len() + other.len())?;
+            Ok(Val::Text(format!("{one}{other}").into()))
+        }
+        (Val::Bytes(one), Val::Bytes(other)) if name == op::ADD => {
+            budget.spend_on(one.len() + other.len())?;
+            Ok(Val::Bytes([&one[..], &other[..]].concat().into()))
+        }
+        (Val::Duration(one), Val::Duration(other)) => match name {
+            op::ADD => one.checked_add(*other),
+            op::SUBSTRACT => one.checked_sub(*other),
+            _ => return Err(wrong()),
+        }
+        .map(Val::Duration)
+        .ok_or_else(overflow),
+        (Val::Time(time), Val::Duration(by)) if name == op::ADD => moved(*time, *by),
+        (Val::Duration(by), Val::Time(time)) if name == op::ADD => moved(*time, *by),
+        (Val::Time(time), Val::Duration(by)) if name == op::SUBSTRACT => moved(*time, by.saturating_neg()),
+        (Val::Time(one), Val::Time(other)) if name == op::SUBSTRACT => {
+            let between = one.duration_since(*other).as_nanos();
+            i64::try_from(between).map(Val::Duration).map_err(|_| overflow())
+        }
+        _ => {
+            let (Some(first), Some(second)) = (one.items(budget)?, other.items(budget)?) else {
+                return Err(wrong());
+            };
+            if name != op::ADD {
+                return Err(wrong());
+            }
+            budget.spend((first.len() + second.len()) as u64)?;
+            Ok(Val::List(Arc::new(first.iter().chain(second.iter()).cloned().collect())))
+        }
+    }
+}
+
+fn integer<'v>(name: &str, one: i64, other: i64) -> Result<Val<'v>> {
+    match name {
+        op::ADD => one.checked_add(other),
+        op::SUBSTRACT => one.checked_sub(other),
+        op::MULTIPLY => one.checked_mul(other),
+        _ if other == 0 => return Err(zero(name)),
+        op::DIVIDE => one.checked_div(other),
+        _ => one.checked_rem(other),
+    }
+    .map(Val::Int)
+    .ok_or_else(overflow)
+}
+
+fn zero(name: &str) -> CelError {
+    CelError::fault(if name == op::DIVIDE { "division by zero" } else { "modulus by zero" })
+}
+
+fn moved<'v>(time: Timestamp, by: i64) -> Result<Val<'v>> {
+    time.checked_add(SignedDuration::from_nanos(by)).map(Val::Time).map_err(|_| overflow())
+}
