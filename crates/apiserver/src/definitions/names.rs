@@ -32,6 +32,9 @@ impl Taken {
             taken.resources.extend([&names.plural, &names.singular].into_iter().chain(&names.short).cloned());
             taken.kinds.extend([&names.kind, &names.list_kind].map(Clone::clone));
         }
+        // What has no name takes none.
+        taken.resources.remove("");
+        taken.kinds.remove("");
         taken
     }
 }
