@@ -32,7 +32,7 @@ pub(crate) type Attributes = BTreeMap<String, String>;
 impl Table {
     /// Applies an overlay: a definition that is not there is added, a field's attributes are added to what is there.
     /// `-` as a type keeps the field's type and number, `!` takes the field away. `like=DEFINITION` begins with a copy of
-    /// another definition; a kind gets a list like the other's.
+    /// another definition; a kind gets a list like the other's. `-` as the number of a new type keeps number and attributes.
     pub(crate) fn overlay(&mut self, text: &str) -> Result<()> {
         let mut current = String::new();
         for (index, line) in text.lines().enumerate() {
@@ -105,7 +105,15 @@ fn overlay_field(definition: &mut Definition, line: &str) -> Result<()> {
         return Ok(());
     }
     if ty != "-" {
-        let number = parts.next().context("a new field has a protobuf number")?.parse()?;
+        let number = parts.next().context("a new field has a protobuf number or `-`")?;
+        if number == "-" {
+            let field =
+                definition.fields.get_mut(name).with_context(|| format!("there is no field {name}"))?;
+            ty.clone_into(&mut field.ty);
+            field.attributes.extend(parts.map(attribute));
+            return Ok(());
+        }
+        let number = number.parse()?;
         let field = Field { ty: ty.to_owned(), number, attributes: Attributes::new() };
         definition.fields.insert(name.to_owned(), field);
     }

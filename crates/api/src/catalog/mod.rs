@@ -6,7 +6,6 @@ mod parse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::conversion;
 use crate::custom::Custom;
 use crate::request::GroupVersionResource;
 use crate::schema::{Name, Schema, Struct, TypeId, Typed};
@@ -45,6 +44,8 @@ pub struct Row {
     pub storage_group: Name,
     /// Version that is stored.
     pub storage_version: Name,
+    /// What clients of a deprecated version of a built-in kind are warned with.
+    pub deprecation: Option<Name>,
     /// What field selectors may name besides `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Vec<Name>,
     /// Where its type lives.
@@ -106,17 +107,18 @@ impl Row {
         columns_of(&self.storage_group, &self.kind)
     }
 
-    /// What clients of a retired version are warned with.
+    /// What clients of a deprecated version are warned with.
     pub fn deprecation(&self) -> Option<&str> {
-        if let Some(custom) = &self.custom {
-            return custom.deprecation.as_deref();
+        match &self.custom {
+            Some(custom) => custom.deprecation.as_deref(),
+            None => self.deprecation.as_deref(),
         }
-        conversion::deprecation(&self.group, &self.version, &self.kind)
     }
 
-    /// Whether its objects are kept; reviews and bindings are questions and commands that nobody stores.
+    /// Whether its objects are kept: nobody stores questions and commands (reviews, bindings), nor what is computed when
+    /// it is asked for (component statuses). Nothing of that can be watched.
     pub fn is_stored(&self) -> bool {
-        self.serves("get") || self.custom.is_some()
+        self.serves("watch") || self.custom.is_some()
     }
 
     /// Its definition.
@@ -284,7 +286,24 @@ mod tests {
         let catalog = Catalog::builtin();
         let row = catalog.by_api_version("extensions/v1beta1", "Deployment").expect("a row");
         assert_eq!(row.storage_api_version(), "apps/v1");
-        assert!(row.deprecation().is_some());
+        assert_eq!(
+            row.deprecation.as_deref(),
+            Some(
+                "extensions/v1beta1 Deployment is deprecated in v1.8+, unavailable in v1.16+; use apps/v1 Deployment"
+            )
+        );
+        let said = |api_version: &str, kind: &str| {
+            catalog.by_api_version(api_version, kind).and_then(|row| row.deprecation.as_deref())
+        };
+        assert_eq!(
+            said("v1", "Endpoints"),
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        );
+        assert_eq!(
+            said("resource.k8s.io/v1beta1", "DeviceClass"),
+            Some("resource.k8s.io/v1beta1 DeviceClass is deprecated in v1.35+, unavailable in v1.38+")
+        );
+        assert_eq!(said("autoscaling/v1", "HorizontalPodAutoscaler"), None);
         assert_eq!(row.columns().len(), 8);
         assert!(catalog.get(&row.storage_resource()).is_some());
     }
@@ -297,12 +316,14 @@ mod tests {
         let groups = Catalog::builtin().groups();
         let networking = groups.iter().find(|group| group.name == "networking.k8s.io").expect("a group");
         assert_eq!(networking.versions, ["v1", "v1beta1"]);
+        let scaling = groups.iter().find(|group| group.name == "autoscaling").expect("a group");
+        assert_eq!(scaling.versions, ["v2", "v1", "v2beta2", "v2beta1"]);
     }
 
     #[test]
     fn retired_groups_have_no_aliases_and_come_last() {
         let catalog = Catalog::builtin();
-        let retired: Vec<&Arc<Row>> = catalog.rows().filter(|row| row.deprecation().is_some()).collect();
+        let retired: Vec<&Arc<Row>> = catalog.rows().filter(|row| row.deprecation.is_some()).collect();
         assert!(!retired.is_empty());
         for row in retired.iter().filter(|row| row.group != row.storage_group) {
             assert!(row.short_names.is_empty() && row.categories.is_empty(), "{}", row.api_version());

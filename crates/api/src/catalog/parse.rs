@@ -34,6 +34,7 @@ fn row(line: &'static str, schema: &Arc<Schema>) -> Option<Row> {
         subresources: Vec::new(),
         storage_group: group.into(),
         storage_version: version.into(),
+        deprecation: None,
         selectable_fields: Vec::new(),
         schema: schema.clone(),
         ty: schema.of_kind(group, version, kind)?,
@@ -50,6 +51,7 @@ fn row(line: &'static str, schema: &Arc<Schema>) -> Option<Row> {
                 let (group, version) = split(value);
                 (row.storage_group, row.storage_version) = (group.into(), version.into());
             }
+            "deprecated" => row.deprecation = Some(deprecation(&row, value)?.into()),
             "fields" => row.selectable_fields = names(value),
             "sub" => {
                 let all: Option<Vec<_>> = value.split(';').map(|one| subresource(one, &row)).collect();
@@ -59,6 +61,21 @@ fn row(line: &'static str, schema: &Arc<Schema>) -> Option<Row> {
         }
     }
     Some(row)
+}
+
+/// `1.8,1.16,apps/v1/Deployment` in upstream's words; the last two may be absent. Source:
+/// `k8s.io/apiserver/pkg/endpoints/deprecation`.
+fn deprecation(row: &Row, facts: &str) -> Option<String> {
+    let mut facts = facts.splitn(3, ',');
+    let mut text = format!("{} {} is deprecated in v{}+", row.api_version(), row.kind, facts.next()?);
+    if let Some(release) = facts.next().filter(|release| !release.is_empty()) {
+        text.push_str(&format!(", unavailable in v{release}+"));
+    }
+    if let Some(instead) = facts.next() {
+        let (api_version, kind) = instead.rsplit_once('/')?;
+        text.push_str(&format!("; use {api_version} {kind}"));
+    }
+    Some(text)
 }
 
 fn subresource(text: &'static str, row: &Row) -> Option<Subresource> {

@@ -98,6 +98,7 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
         verbs: verbs.iter().map(|verb| Name::Borrowed(verb)).collect(),
         storage_group: group.into(),
         storage_version: stored.to_owned().into(),
+        deprecation: None,
         selectable_fields: selectable
             .filter_map(|field| field["jsonPath"].as_str())
             .map(|path| Name::Owned(path.trim_start_matches('.').to_owned()))

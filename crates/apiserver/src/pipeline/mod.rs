@@ -1,6 +1,7 @@
 //! The one way in: every read and write of cluster state, whoever asks and from wherever.
 
 mod bootstrap_tokens;
+mod computed;
 mod context;
 mod convert;
 mod delete;
@@ -163,6 +164,9 @@ impl Pipeline {
         let kind = self.kind(&request.resource)?;
         check_served(&kind, &request.subresource, request.call.verb())?;
         if let Some(answer) = self.review(user, &kind, &request).await {
+            return answer;
+        }
+        if let Some(answer) = self.computed(&kind, &request).await {
             return answer;
         }
         if (kind.group.as_ref(), kind.plural.as_ref()) == ("", "bindings") {

@@ -156,7 +156,7 @@ pub fn default(kind: &Kind, object: &mut Value) {
     if let Some(custom) = &kind.custom {
         return custom.default(object);
     }
-    api::conversion::default(&kind.group, &kind.kind, object);
+    api::conversion::default(&kind.group, &kind.version, &kind.kind, object);
     api::defaults::apply(object, kind.typed());
 }
 

@@ -38,6 +38,7 @@ fn widgets() -> Row {
         subresources: Vec::new(),
         storage_group: "example.com".into(),
         storage_version: "v1".into(),
+        deprecation: None,
         selectable_fields: Vec::new(),
         schema: Arc::new(schema),
         ty,
