@@ -312,6 +312,8 @@ impl Path<'_, '_> {
         ];
         let (schema, media): (Value, &[&str]) = match body {
             Body::Object(name) => (self.dialect.reference(name), &["*/*"]),
+            // Clients send the patches that they find here: custom resources take no strategic merge, the last.
+            Body::Patch if self.row.custom.is_some() => (json!({"type": "object"}), &PATCHES[..3]),
             Body::Patch => (json!({"type": "object"}), &PATCHES),
         };
         match self.dialect {

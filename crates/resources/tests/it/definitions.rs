@@ -100,6 +100,10 @@ async fn a_definition_is_established_and_served_when_its_creation_is_answered() 
     let published = &v3["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(published["properties"]["spec"]["properties"]["size"]["maximum"], 10);
     assert_eq!(published["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    let patch =
+        &v3["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"]["requestBody"];
+    assert!(patch["content"]["application/merge-patch+json"].is_object());
+    assert!(patch["content"]["application/strategic-merge-patch+json"].is_null());
 }
 
 #[tokio::test]
