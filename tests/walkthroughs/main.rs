@@ -2,6 +2,7 @@
 //! the base images of `scripts/base-image`.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod docker_client;
 mod first_hour;
 mod first_minutes;

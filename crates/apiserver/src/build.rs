@@ -14,12 +14,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Chain;
+use crate::authn::Access;
 use crate::authn::token::Tokens;
-use crate::authz::{Authorizer, Standard};
+use crate::authz::{Authorizer, Standard, Webhook};
 use crate::bootstrap::Bootstrap;
 use crate::http::{Front, Metrics};
 use crate::pipeline::{Parts, Pipeline};
 use crate::pki::{Pki, PkiError};
+use crate::remote::FileError;
 use crate::server::Server;
 use crate::strategy::{Settings, Strategies};
 use crate::words::Catalog;
@@ -51,6 +53,8 @@ pub struct Config {
     pub shared: bool,
     /// Readiness of the process's components, where a supervisor runs them.
     pub readiness: Option<Readiness>,
+    /// Whom the server believes besides its own authority.
+    pub access: Access,
     /// Who may do what; [`Standard`] unless another is given.
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// Admission links, in order.
@@ -71,6 +75,9 @@ pub enum BuildError {
     /// Keys and certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// A file that says whom to believe.
+    #[error(transparent)]
+    Access(#[from] FileError),
     /// The configuration.
     #[error("configuration: {0}")]
     Config(String),
@@ -103,11 +110,16 @@ impl Server {
             kubernetes,
             dns: config.dns_address,
         }));
+        let believed = config.access.believed(ISSUER, &config.clock)?;
+        let webhook = config.access.authorization_webhook.as_deref();
+        let webhook = webhook.map(|path| Webhook::new(path, config.clock.clone())).transpose()?;
         let pipeline = Pipeline::new(Parts {
             catalog: Catalog::builtin(),
             strategies,
             admission: config.admission,
             authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Standard::default())),
+            webhook,
+            authenticators: believed.authenticators,
             tokens,
             store,
             clock: config.clock,
@@ -116,6 +128,7 @@ impl Server {
         let front = Front {
             pipeline: pipeline.clone(),
             nodes,
+            anonymous: believed.anonymous,
             readiness: config.readiness,
             metrics: Metrics::new().map_err(|error| BuildError::Config(format!("metrics: {error}")))?,
             git_version: config.git_version,

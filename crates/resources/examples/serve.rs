@@ -48,6 +48,7 @@ async fn main() -> anyhow::Result<()> {
         clock: Arc::new(base::clock::SystemClock),
         shared: false,
         readiness: None,
+        access: apiserver::Access::default(),
         authorizer: None,
         admission: apiserver::admission::standard(),
     };

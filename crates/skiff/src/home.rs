@@ -202,6 +202,7 @@ mod tests {
     fn settings(place: &Path, name: &str) -> Settings {
         Settings {
             etcd: None,
+            access: apiserver::Access::default(),
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

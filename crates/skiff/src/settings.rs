@@ -68,6 +68,18 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) etcd_keyfile: Option<PathBuf>,
+    /// AuthenticationConfiguration: the OpenID Connect providers whose tokens the API server believes
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authentication_config: Option<PathBuf>,
+    /// Webhook that knows tokens, in kubeconfig format
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authentication_token_webhook_config_file: Option<PathBuf>,
+    /// Webhook that authorizes what no role allows, in kubeconfig format
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authorization_webhook_config_file: Option<PathBuf>,
 }
 
 /// A kind of store.
@@ -109,6 +121,8 @@ pub(crate) struct Settings {
     pub(crate) node_port: u16,
     /// The etcd that keeps the cluster's objects; `None`: the embedded store does.
     pub(crate) etcd: Option<EtcdAccess>,
+    /// Whom the API server believes besides its own authority. Paths are absolute.
+    pub(crate) access: apiserver::Access,
 }
 
 impl UpArgs {
@@ -119,6 +133,7 @@ impl UpArgs {
             None => Self::default(),
         };
         let etcd = self.etcd(&file)?;
+        let access = self.access(&file)?;
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -148,7 +163,33 @@ impl UpArgs {
             api_port: self.api_port.or(file.api_port).unwrap_or(if default { 6443 } else { derived }),
             node_port: self.node_port.or(file.node_port).unwrap_or(if default { 10250 } else { derived + 1 }),
             etcd,
+            access,
             instance,
+        })
+    }
+
+    /// Whom the API server believes besides its own authority.
+    fn access(&self, file: &Self) -> Result<apiserver::Access> {
+        let path = |flag: &str, own: &Option<PathBuf>, file: &Option<PathBuf>| {
+            let path = own.as_ref().or(file.as_ref()).filter(|path| !path.as_os_str().is_empty());
+            path.map(std::path::absolute).transpose().with_context(|| format!("path of {flag}"))
+        };
+        Ok(apiserver::Access {
+            authentication_config: path(
+                "--authentication-config",
+                &self.authentication_config,
+                &file.authentication_config,
+            )?,
+            token_webhook: path(
+                "--authentication-token-webhook-config-file",
+                &self.authentication_token_webhook_config_file,
+                &file.authentication_token_webhook_config_file,
+            )?,
+            authorization_webhook: path(
+                "--authorization-webhook-config-file",
+                &self.authorization_webhook_config_file,
+                &file.authorization_webhook_config_file,
+            )?,
         })
     }
 
@@ -204,6 +245,15 @@ impl Settings {
             ("--etcd-cafile".to_owned(), file(etcd.and_then(|etcd| etcd.ca.as_ref()))),
             ("--etcd-certfile".to_owned(), file(identity.map(|(cert, _)| cert))),
             ("--etcd-keyfile".to_owned(), file(identity.map(|(_, key)| key))),
+            ("--authentication-config".to_owned(), file(self.access.authentication_config.as_ref())),
+            (
+                "--authentication-token-webhook-config-file".to_owned(),
+                file(self.access.token_webhook.as_ref()),
+            ),
+            (
+                "--authorization-webhook-config-file".to_owned(),
+                file(self.access.authorization_webhook.as_ref()),
+            ),
             ("--data-dir".to_owned(), text(&self.instance.data_dir)),
             ("--run-dir".to_owned(), text(&self.instance.run_dir)),
             ("--kubeconfig".to_owned(), self.kubeconfig.as_deref().map(text).unwrap_or_default()),

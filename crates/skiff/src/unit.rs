@@ -61,6 +61,7 @@ mod tests {
     fn settings(kubeconfig: Option<&str>) -> Settings {
         Settings {
             etcd: None,
+            access: apiserver::Access::default(),
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

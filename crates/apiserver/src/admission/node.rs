@@ -60,8 +60,13 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
     let name = tree::text(subject, &["metadata", "name"]);
     match (kind, review.operation) {
         (("", "pods"), Operation::Create) => Some("a node cannot create pods".to_owned()),
-        (("", "pods"), _) if tree::text(subject, &["spec", "nodeName"]) != node => {
-            Some(format!("node \"{node}\" can only change pods with spec.nodeName set to itself"))
+        (("", "pods"), operation) if tree::text(subject, &["spec", "nodeName"]) != node => {
+            let what = match (operation, review.subresource) {
+                (Operation::Delete, _) => "delete pods",
+                (_, "status") => "update pod status for pods",
+                _ => "change pods",
+            };
+            Some(format!("node \"{node}\" can only {what} with spec.nodeName set to itself"))
         }
         (("", "nodes"), Operation::Create) if name != node => {
             Some(format!("node \"{node}\" is not allowed to create node \"{name}\""))
@@ -69,7 +74,20 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
         (("", "nodes"), Operation::Create) => new_node(review, object, node),
         (("", "nodes"), Operation::Update) => changed_node(subject, object, node),
         (("coordination.k8s.io", "leases"), Operation::Create) if name != node => {
-            Some(format!("node \"{node}\" is not allowed to create lease \"{name}\""))
+            Some("can only access node lease with the same name as the requesting node".to_owned())
+        }
+        (("storage.k8s.io", "csinodes"), _) if name != node => {
+            Some("can only access CSINode with the same name as the requesting node".to_owned())
+        }
+        (("resource.k8s.io", "resourceslices"), operation)
+            if tree::text(subject, &["spec", "nodeName"]) != node =>
+        {
+            let verb = match operation {
+                Operation::Create => "create",
+                Operation::Update => "update",
+                Operation::Delete => "delete",
+            };
+            Some(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
         }
         _ => None,
     }

@@ -1,9 +1,23 @@
-//! Authentication: who asks. Client certificates, service account tokens, anonymous.
+//! Authentication: who asks. Client certificates, service account tokens, bootstrap tokens, tokens that others vouch for
+//! (OpenID Connect, a webhook), anonymous.
 
 mod cert;
+pub(crate) mod config;
+mod oidc;
 pub mod token;
+mod webhook;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use api::connect::User;
+use async_trait::async_trait;
+use base::clock::SharedClock;
+use serde_json::Value;
+
+use crate::remote::FileError;
+use crate::tree;
+use config::{Anonymous, AuthenticationConfiguration};
 
 pub use cert::user_of_certificate;
 
@@ -35,6 +49,82 @@ pub mod names {
     pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
     /// Skiff's own components in this process: `skiff:<component>`, in this group.
     pub const COMPONENTS: &str = "skiff:components";
+}
+
+/// The files that say whom the server believes besides its own authority; names are upstream's flags.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// `--authentication-config`: an `AuthenticationConfiguration`.
+    pub authentication_config: Option<PathBuf>,
+    /// `--authentication-token-webhook-config-file`, in kubeconfig format.
+    pub token_webhook: Option<PathBuf>,
+    /// `--authorization-webhook-config-file`, in kubeconfig format.
+    pub authorization_webhook: Option<PathBuf>,
+}
+
+/// Who somebody else says that a token's bearer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user: User,
+    /// Those of the audiences asked for that the token holds for.
+    pub audiences: Vec<String>,
+}
+
+/// Judges tokens that are not the server's own.
+#[async_trait]
+pub trait TokenAuthenticator: Send + Sync + 'static {
+    /// The bearer of a token that holds for one of `audiences` (never none); `Ok(None)`: not known here. `Err` says why
+    /// nothing can be said, without the token.
+    async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Identity>, String>;
+}
+
+/// Who is believed, made from the files.
+pub(crate) struct Believed {
+    pub(crate) authenticators: Vec<Arc<dyn TokenAuthenticator>>,
+    pub(crate) anonymous: Option<Anonymous>,
+}
+
+impl Access {
+    /// Reads the files; `own` is the API server's own audience.
+    pub(crate) fn believed(&self, own: &str, clock: &SharedClock) -> Result<Believed, FileError> {
+        let mut believed = Believed { authenticators: Vec::new(), anonymous: None };
+        if let Some(path) = &self.authentication_config {
+            let config = AuthenticationConfiguration::read(path)?;
+            for jwt in config.jwt {
+                let provider = oidc::Provider::new(jwt, own, clock.clone());
+                let provider = provider.map_err(|cause| FileError::new(path, cause))?;
+                believed.authenticators.push(Arc::new(provider));
+            }
+            believed.anonymous = config.anonymous;
+        }
+        if let Some(path) = &self.token_webhook {
+            believed.authenticators.push(Arc::new(webhook::TokenWebhook::new(path, own, clock.clone())?));
+        }
+        Ok(believed)
+    }
+}
+
+/// A user whom somebody outside vouches for: nobody outside makes a component of this process.
+pub(crate) fn foreign(mut user: User) -> User {
+    user.groups.retain(|group| group != names::COMPONENTS);
+    authenticated(user)
+}
+
+/// The user that authentication/v1 `UserInfo` says.
+fn user_from_json(info: &Value) -> User {
+    let extra = tree::at(info, &["extra"]).as_object().into_iter().flatten();
+    User {
+        name: tree::text(info, &["username"]).into(),
+        uid: tree::text(info, &["uid"]).into(),
+        groups: texts(tree::at(info, &["groups"])),
+        extra: extra.map(|(name, values)| (name.clone(), texts(values))).collect(),
+    }
+}
+
+/// The texts of a list.
+fn texts(values: &Value) -> Vec<String> {
+    tree::items(values, &[]).iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
 }
 
 /// The user of a request without credentials.

@@ -5,6 +5,7 @@ pub(crate) mod defaults;
 mod node;
 pub(crate) mod rbac;
 mod standard;
+mod webhook;
 
 use api::connect::User;
 
@@ -12,7 +13,8 @@ use crate::admission::World;
 
 pub use rbac::Rule;
 pub use standard::Standard;
-pub(crate) use standard::everything;
+pub(crate) use standard::{everything, joined};
+pub(crate) use webhook::Webhook;
 
 /// What is asked, as an authorizer sees it. Source: `authorizer.Attributes`.
 #[derive(Debug, Clone, Default)]

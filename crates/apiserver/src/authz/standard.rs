@@ -63,7 +63,8 @@ pub(crate) fn everything() -> [Rule; 2] {
     ]
 }
 
-fn joined(mut first: String, second: &str) -> String {
+/// Two reasons, each on a line of its own.
+pub(crate) fn joined(mut first: String, second: &str) -> String {
     if !first.is_empty() && !second.is_empty() {
         first.push('\n');
     }

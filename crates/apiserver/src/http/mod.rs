@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::authn;
+use crate::authn::config::Anonymous;
 use crate::authz::Attributes;
 use crate::bootstrap::Bootstrap;
 use crate::pipeline::{Pipeline, attributes};
@@ -48,6 +49,8 @@ const CONNECTIONS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"]
 pub struct Front {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) nodes: Arc<dyn NodeConnector>,
+    /// Which requests without credentials are let in, where a configuration says so.
+    pub(crate) anonymous: Option<Anonymous>,
     /// Readiness of the process's components, where a supervisor runs them.
     pub(crate) readiness: Option<Readiness>,
     /// What is counted.
@@ -105,7 +108,7 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let user = self.authenticate(peer, request.headers()).await?;
+        let user = self.authenticate(peer, request.uri().path(), request.headers()).await?;
         let user = self.impersonate(user, request.headers()).await?;
         let uri = request.uri().clone();
         match target {
@@ -203,16 +206,23 @@ impl Front {
         kind.is_ok_and(|kind| path.subresource.is_empty() || kind.subresource(&path.subresource).is_some())
     }
 
-    async fn authenticate(&self, peer: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
+    async fn authenticate(
+        &self,
+        peer: Option<&User>,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<User, Status> {
         if let Some(user) = peer {
             return Ok(user.clone());
         }
-        let authorization = text(headers, header::AUTHORIZATION);
-        let Some(token) = authorization.strip_prefix("Bearer ") else { return Ok(authn::anonymous()) };
-        match self.pipeline.authenticate_token(token.trim(), &[]).await? {
-            Some((user, _)) => Ok(user),
-            None => Err(Status::new(Reason::Unauthorized, "Unauthorized")),
+        let refused = || Status::new(Reason::Unauthorized, "Unauthorized");
+        let (scheme, token) = text(headers, header::AUTHORIZATION).split_once(' ').unwrap_or_default();
+        if !scheme.eq_ignore_ascii_case("bearer") || token.trim().is_empty() {
+            let allowed = self.anonymous.as_ref().is_none_or(|anonymous| anonymous.allows(path));
+            return if allowed { Ok(authn::anonymous()) } else { Err(refused()) };
         }
+        let known = self.pipeline.authenticate_token(token.trim(), &[]).await?;
+        known.map(|(user, _)| user).ok_or_else(refused)
     }
 
     async fn authorize_path(&self, user: &User, parts: &Parts<'_>) -> Result<(), Status> {

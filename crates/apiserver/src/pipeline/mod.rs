@@ -30,8 +30,9 @@ use parking_lot::RwLock;
 use store::Store;
 
 use crate::admission::Chain;
+use crate::authn::TokenAuthenticator;
 use crate::authn::token::Tokens;
-use crate::authz::{Attributes, Authorizer, Decision, rbac};
+use crate::authz::{Attributes, Authorizer, Decision, Webhook, joined, rbac};
 use crate::cache::Cache;
 use crate::definitions;
 use crate::selection::selected;
@@ -48,6 +49,10 @@ pub struct Parts {
     pub admission: Chain,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Who is asked where no authorizer here allows it.
+    pub(crate) webhook: Option<Webhook>,
+    /// Who judges tokens that are not the server's own, in order.
+    pub authenticators: Vec<Arc<dyn TokenAuthenticator>>,
     /// Service account tokens.
     pub tokens: Tokens,
     /// The store.
@@ -244,7 +249,16 @@ impl Pipeline {
 
     /// What the authorizers say.
     pub(crate) async fn decide(&self, attributes: &Attributes) -> Decision {
-        self.parts.authorizer.authorize(attributes, self)
+        let decision = self.parts.authorizer.authorize(attributes, self);
+        let (Some(webhook), Decision::NoOpinion { reason }) = (&self.parts.webhook, &decision) else {
+            return decision;
+        };
+        match webhook.decide(attributes).await {
+            Decision::NoOpinion { reason: more } => {
+                Decision::NoOpinion { reason: joined(reason.clone(), &more) }
+            }
+            other => other,
+        }
     }
 
     /// Serves a row from now on: requests, discovery and OpenAPI have it when this returns. A row of a new resource gets

@@ -94,7 +94,10 @@ impl Pipeline {
         if namespace.is_empty() {
             return Err(Status::bad_request("no namespace on request"));
         }
-        let found = self.parts.authorizer.rules(user, namespace, self);
+        let mut found = self.parts.authorizer.rules(user, namespace, self);
+        if self.parts.webhook.is_some() {
+            found.lacks("webhook authorizer does not support user rule resolution");
+        }
         let (paths, resources): (Vec<_>, Vec<_>) =
             found.rules.into_iter().partition(|rule| !rule.non_resource_urls.is_empty());
         let mut status = json!({

@@ -87,6 +87,7 @@ impl Pipeline {
             "" => "",
             "Pod" => "pods",
             "Secret" => "secrets",
+            "Node" => "nodes",
             other => {
                 let message = format!("cannot bind token to object of type {other}");
                 return Err(Status::bad_request(message));
@@ -95,7 +96,7 @@ impl Pipeline {
         let mut on_node = None;
         if !resource.is_empty() {
             let object = self
-                .find("", resource, asked.namespace, name)
+                .find("", resource, if resource == "nodes" { "" } else { asked.namespace }, name)
                 .await?
                 .ok_or_else(|| Status::not_found("", resource, name))?;
             let uid = tree::text(reference, &["uid"]);
@@ -109,6 +110,8 @@ impl Pipeline {
                 check_account(&object, asked)?;
                 on_node = object.node_name().map(str::to_owned);
                 bound.pod = found;
+            } else if resource == "nodes" {
+                bound.node = found;
             } else {
                 bound.secret = found;
             }
@@ -116,8 +119,12 @@ impl Pipeline {
         if let Some(node) = authn::node_of(asked.user)
             && on_node.as_deref() != Some(node)
         {
-            let message = "a node may request tokens only for pods that are bound to it";
-            return Err(Status::new(Reason::Forbidden, message));
+            let why = match on_node {
+                None => "node requested token not bound to a pod",
+                Some(_) => "node requested token bound to a pod scheduled on a different node",
+            };
+            let message = format!("serviceaccounts \"{}\" is forbidden: {why}", asked.name);
+            return Err(Status::new(Reason::Forbidden, message).about("", "serviceaccounts", asked.name));
         }
         if let Some(node) = on_node {
             let uid = self.find("", "nodes", "", &node).await?.map(|node| node.meta().uid.clone());
@@ -133,21 +140,49 @@ impl Pipeline {
         token: &str,
         audiences: &[String],
     ) -> Result<Option<(User, Vec<String>)>, Status> {
-        if let Some((id, secret)) = bootstrap_tokens::parts(token) {
-            let user = self.bootstrap_user(id, secret).await?;
-            return Ok(user.map(|user| (user, Vec::new())));
-        }
         let own = [self.parts.tokens.issuer().to_owned()];
         let audiences = if audiences.is_empty() { &own[..] } else { audiences };
+        if let Some((id, secret)) = bootstrap_tokens::parts(token).filter(|_| audiences.contains(&own[0]))
+            && let Some(user) = self.bootstrap_user(id, secret).await?
+        {
+            return Ok(Some((user, own.to_vec())));
+        }
+        if let Some(found) = self.account_of_token(token, audiences).await? {
+            return Ok(Some(found));
+        }
+        for authenticator in &self.parts.authenticators {
+            match authenticator.authenticate(token, audiences).await {
+                Ok(Some(identity)) => return Ok(Some((identity.user, identity.audiences))),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(error, "a token is not judged"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The service account of a token that this server signed, while what it is bound to lives.
+    async fn account_of_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<(User, Vec<String>)>, Status> {
         let Some(claims) = self.parts.tokens.verify(token, audiences) else { return Ok(None) };
         let bound = &claims.bound;
         let account = &bound.serviceaccount;
         if !self.lives("serviceaccounts", &bound.namespace, account).await? {
             return Ok(None);
         }
-        for (resource, reference) in [("pods", &bound.pod), ("secrets", &bound.secret)] {
+        // The node of a pod is told and not checked: the pod ends with it.
+        let node = bound.node.as_ref().filter(|_| bound.pod.is_none());
+        let namespace = bound.namespace.as_str();
+        let named = [
+            ("pods", namespace, bound.pod.as_ref()),
+            ("secrets", namespace, bound.secret.as_ref()),
+            ("nodes", "", node),
+        ];
+        for (resource, namespace, reference) in named {
             if let Some(reference) = reference
-                && !self.lives(resource, &bound.namespace, reference).await?
+                && !self.lives(resource, namespace, reference).await?
             {
                 return Ok(None);
             }

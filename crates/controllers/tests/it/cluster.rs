@@ -90,6 +90,7 @@ impl Cluster {
             clock: clock.clone(),
             shared: false,
             readiness: None,
+            access: apiserver::Access::default(),
             authorizer: None,
             admission: apiserver::admission::standard(),
         };

@@ -1,6 +1,7 @@
 //! Who may do what, asked over HTTP: roles and bindings, what they may not give away, reviews, impersonation.
 
 use api::connect::User;
+use base::lifecycle::Tasks;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -277,4 +278,115 @@ async fn the_default_roles_are_there_and_written_once() {
         after.iter().filter(|entry| !before.contains(entry)).map(|entry| &entry.2).collect();
     assert_eq!(changed, ["system:discovery"]);
     assert_eq!(after.len(), before.len());
+}
+
+/// A webhook on a loopback port that answers each review with what `answer` says as its status; a kubeconfig names it.
+async fn webhook(
+    (dir, name): (&std::path::Path, &str),
+    tasks: &Tasks,
+    answer: fn(&Value) -> Value,
+) -> std::path::PathBuf {
+    use http_body_util::{BodyExt, Full};
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let mut review: Value = serde_json::from_slice(&body).unwrap();
+                review["status"] = answer(&review["spec"]);
+                let body = Full::new(bytes::Bytes::from(review.to_string()));
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            });
+            // One request a connection: they are served one after the other.
+            let mut server = hyper::server::conn::http1::Builder::new();
+            let _ = server.keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+        }
+    });
+    let path = dir.join(name);
+    let server = format!("http://{address}/review");
+    let config = json!({ "clusters": [{ "name": "w", "cluster": { "server": server } }] });
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn webhooks_vouch_for_tokens_and_allow_what_no_role_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = Tasks::default();
+    let tokens = webhook((dir.path(), "tokens"), &tasks, |spec| match spec["token"].as_str() {
+        Some("of-jane") => {
+            let user = json!({ "username": "jane", "groups": ["staff", "skiff:components"] });
+            json!({ "authenticated": true, "user": user, "audiences": spec["audiences"] })
+        }
+        _ => json!({ "authenticated": false }),
+    });
+    let rights = webhook((dir.path(), "rights"), &tasks, |spec| {
+        let asked = (&spec["user"], &spec["resourceAttributes"]["verb"]);
+        match (asked.0.as_str(), asked.1.as_str()) {
+            (Some("jane"), Some("list")) => json!({ "allowed": true, "reason": "she may" }),
+            (Some("jane"), _) => json!({ "allowed": false, "denied": true, "reason": "she may not" }),
+            _ => json!({ "allowed": false }),
+        }
+    });
+    let cluster = Cluster::start_believing(apiserver::Access {
+        token_webhook: Some(tokens.await),
+        authorization_webhook: Some(rights.await),
+        ..apiserver::Access::default()
+    })
+    .await;
+    let jane = [("authorization", "bearer of-jane"), ("content-type", JSON)];
+    let ask = async |method: Method, path: &str, body: &str| {
+        send(&cluster, None, method, path, &jane, body.to_owned()).await
+    };
+    assert_eq!(ask(Method::GET, MAPS, "").await.code, 200);
+    let refused = ask(Method::DELETE, &format!("{MAPS}/x"), "").await;
+    assert!(refused.code == 403 && refused.message().ends_with(": she may not"), "{}", refused.message());
+    let stranger = [("authorization", "Bearer of-nobody")];
+    assert_eq!(send(&cluster, None, Method::GET, MAPS, &stranger, "").await.code, 401);
+    let review = json!({ "spec": { "token": "of-jane" } });
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let status = asks(&cluster, &cluster.user, Method::POST, reviews, review).await.json()["status"].take();
+    // Nobody outside makes a component of this process.
+    assert_eq!(status["user"]["groups"], json!(["staff", "system:authenticated"]), "{status}");
+    let rules = json!({ "spec": { "namespace": "default" } });
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+    let status =
+        asks(&cluster, &user("bob", &[]), Method::POST, reviews, rules).await.json()["status"].take();
+    assert_eq!((&status["incomplete"], status["evaluationError"].as_str().is_some()), (&json!(true), true));
+}
+
+#[tokio::test]
+async fn a_token_of_a_provider_names_its_user_and_anonymous_requests_may_be_refused() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("authentication.yaml");
+    let config = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "anonymous": { "enabled": true, "conditions": [{ "path": "/livez" }] },
+        "jwt": [{
+            "issuer": { "url": "https://127.0.0.1:1", "audiences": ["skiff"] },
+            "claimMappings": { "username": { "claim": "sub", "prefix": "" } },
+        }],
+    });
+    std::fs::write(&path, config.to_string()).unwrap();
+    let access = apiserver::Access { authentication_config: Some(path), ..apiserver::Access::default() };
+    let cluster = Cluster::start_believing(access).await;
+    let code = async |path: &str, headers: &[(&str, &str)]| {
+        send(&cluster, None, Method::GET, path, headers, "").await.code
+    };
+    assert_eq!((code("/livez", &[]).await, code("/version", &[]).await), (200, 401));
+    // Nobody answers for the provider, and what it did not sign is not believed.
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let claims =
+        json!({ "iss": "https://127.0.0.1:1", "aud": "skiff", "sub": "jane", "exp": 4_000_000_000_u64 });
+    for header in [json!({ "alg": "none" }), json!({ "alg": "RS256", "kid": "k" })] {
+        let token = format!("Bearer {}.{}.c2ln", part(header), part(claims.clone()));
+        assert_eq!(code("/livez", &[("authorization", &token)]).await, 401);
+    }
 }

@@ -56,6 +56,16 @@ impl Cluster {
 
     /// The same over a store that may hold something already.
     pub(crate) async fn start_over(store: Arc<dyn Store>) -> Self {
+        Self::build(store, apiserver::Access::default()).await
+    }
+
+    /// The same, believing others too.
+    pub(crate) async fn start_believing(access: apiserver::Access) -> Self {
+        let store = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
+        Self::build(store, access).await
+    }
+
+    async fn build(store: Arc<dyn Store>, access: apiserver::Access) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let config = Config {
@@ -69,6 +79,7 @@ impl Cluster {
             clock: Arc::new(base::clock::SystemClock),
             shared: false,
             readiness: None,
+            access,
             authorizer: None,
             admission: apiserver::admission::standard(),
         };

@@ -202,6 +202,7 @@ mod tests {
         }
         let settings = Settings {
             etcd: None,
+            access: apiserver::Access::default(),
             instance: Instance { name: "t".into(), data_dir: path("data"), run_dir: path("run") },
             kubeconfig: Some(path("config")),
             address: None,

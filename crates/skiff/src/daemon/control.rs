@@ -70,6 +70,7 @@ pub(crate) async fn build(
         clock: clock.clone(),
         shared: settings.etcd.is_some(),
         readiness: Some(supervisor.readiness()),
+        access: settings.access.clone(),
         authorizer: None,
         admission: apiserver::admission::standard(),
     };

@@ -126,6 +126,7 @@ mod tests {
             api_port: 6443,
             node_port: 10250,
             etcd: None,
+            access: apiserver::Access::default(),
         };
         std::fs::create_dir(path("run")).unwrap();
         let pki = Pki::open(&path("pki"), Arc::new(SystemClock), Vec::new(), []).unwrap();
