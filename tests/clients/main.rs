@@ -4,6 +4,7 @@
 
 mod helm;
 mod libraries;
+mod operator;
 mod older_kubectl;
 
 use std::path::PathBuf;
