@@ -4,8 +4,8 @@
 
 mod helm;
 mod libraries;
-mod operator;
 mod older_kubectl;
+mod operator;
 
 use std::path::PathBuf;
 

@@ -41,7 +41,9 @@ fn an_operator_keeps_what_its_users_ask_for() {
         let object = format!(
             r#"{{"apiVersion":"example.com/v1","kind":"Greeting","metadata":{{"name":"g"}},"spec":{spec}}}"#
         );
-        site.host.sh(&format!("echo '{object}' | {} apply -f -", testbed::kubectl().unwrap().display())).unwrap()
+        site.host
+            .sh(&format!("echo '{object}' | {} apply -f -", testbed::kubectl().unwrap().display()))
+            .unwrap()
     };
     let refused = apply(r#"{"text":"far too long for a short greeting"}"#);
     assert!(refused.code == 1 && refused.err.contains("spec.text: Too long"), "{refused:?}");
