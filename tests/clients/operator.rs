@@ -12,6 +12,10 @@ struct Operator(Child);
 
 impl Operator {
     fn start(host: &Host) -> Self {
+        // kopf asks who this host is: answered here, and not by the machine's resolver.
+        host.must_sh(
+            "(cat /etc/hosts; echo 127.0.0.1 $(hostname)) > /run/hosts; mount --bind /run/hosts /etc/hosts",
+        );
         let mut command: Command = host.command(&client("python/bin/python3").to_string_lossy());
         command.args(["-m", "kopf", "run", "--all-namespaces", "--standalone", &file("python/operator.py")]);
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -24,8 +28,7 @@ impl Operator {
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        testbed::end(&mut self.0);
     }
 }
 

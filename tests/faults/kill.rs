@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{self, Cluster, SERVER, deployment, running_containers, service, text};
+use crate::support::{Cluster, SERVER, deployment, running_containers, service, text};
 
 const ROUNDS: u32 = 20;
 
@@ -126,7 +126,7 @@ impl Load {
 
     fn stop(&mut self) {
         for (mut child, reader) in self.writers.drain(..) {
-            support::end(&mut child);
+            testbed::end(&mut child);
             reader.join().expect("every answer was understood");
         }
     }

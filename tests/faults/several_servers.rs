@@ -4,9 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
-use testbed::{Host, Testbed};
-
-use crate::support::end;
+use testbed::{Host, Testbed, end};
 
 const SERVING: &str = "echo began; exec sleep 3600";
 

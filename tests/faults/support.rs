@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use testbed::{Host, Ran, Testbed};
+use testbed::{Host, Ran, Testbed, end};
 
 /// Nothing here takes so long, however slow the machine: a wait that reaches it has failed.
 const WAIT_MAX: Duration = Duration::from_secs(180);
@@ -221,14 +221,6 @@ pub(crate) fn admin_keys(host: &Host) -> String {
         ));
     }
     directory
-}
-
-/// Ends a process in the host's namespaces together with `nsenter`, which waits for it outside.
-pub(crate) fn end(child: &mut std::process::Child) {
-    let inside = format!("/proc/{pid}/task/{pid}/children", pid = child.id());
-    let inside = std::fs::read_to_string(inside).unwrap_or_default();
-    let _ = Command::new("kill").args(inside.split_ascii_whitespace()).stderr(Stdio::null()).status();
-    let _ = child.wait();
 }
 
 /// A string of an object; empty where there is none.

@@ -12,4 +12,4 @@ mod tools;
 pub use host::{Host, Ran};
 pub use load::{Failure, Load, LoadConfig, LoadReport};
 pub use sandbox::Testbed;
-pub use tools::{base_image, cached, example_images, kubectl, repository, skiff_binary};
+pub use tools::{base_image, cached, end, example_images, kubectl, repository, skiff_binary};

@@ -55,6 +55,14 @@ pub fn example_images() -> Result<PathBuf> {
     Ok(PathBuf::from(path.trim_end()))
 }
 
+/// Ends a process in the host's namespaces together with `nsenter`, which waits for it outside.
+pub fn end(child: &mut Child) {
+    let inside = format!("/proc/{pid}/task/{pid}/children", pid = child.id());
+    let inside = fs::read_to_string(inside).unwrap_or_default();
+    let _ = Command::new("kill").args(inside.split_ascii_whitespace()).stderr(Stdio::null()).status();
+    let _ = child.wait();
+}
+
 /// Runs a command that has to succeed; gives its standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
