@@ -17,7 +17,7 @@ impl Operator {
             "(cat /etc/hosts; echo 127.0.0.1 $(hostname)) > /run/hosts; mount --bind /run/hosts /etc/hosts",
         );
         let mut command: Command = host.command(&client("python/bin/python3").to_string_lossy());
-        command.args(["-m", "kopf", "run", "--all-namespaces", "--standalone", &file("python/operator.py")]);
+        command.args(["-m", "kopf", "run", "--all-namespaces", "--standalone", &file("python/greetings.py")]);
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
         // Read to the end, so that it never waits for its log.
@@ -36,7 +36,7 @@ impl Drop for Operator {
 fn an_operator_keeps_what_its_users_ask_for() {
     let site = Site::up();
     let kubectl = |args: &[&str]| site.host.must_kubectl(args);
-    kubectl(&["apply", "-f", &file("python/operator.yaml")]);
+    kubectl(&["apply", "-f", &file("python/greetings.yaml")]);
     kubectl(&["wait", "crd/greetings.example.com", "--for=condition=Established", "--timeout=60s"]);
     let operator = Operator::start(&site.host);
 
