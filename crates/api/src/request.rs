@@ -93,6 +93,17 @@ pub enum FieldValidation {
     Strict,
 }
 
+impl FieldValidation {
+    /// As requests spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ignore => "Ignore",
+            Self::Warn => "Warn",
+            Self::Strict => "Strict",
+        }
+    }
+}
+
 /// Options of create, update and patch. Source: `metav1.{Create,Update,Patch}Options`.
 #[derive(Debug, Clone, Default)]
 pub struct WriteOptions {

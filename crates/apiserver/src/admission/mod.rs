@@ -2,22 +2,25 @@
 
 mod lifecycle;
 mod node;
+mod notes;
 mod pods;
 mod requestor;
 
 pub use lifecycle::NamespaceLifecycle;
 pub use node::NodeRestriction;
+pub use notes::Notes;
 pub use pods::{DefaultTolerationSeconds, Priority, ServiceAccounts};
 pub use requestor::Requestor;
 
 use std::sync::Arc;
 
 use api::connect::User;
-use api::{GroupVersionResource, Object, Status};
+use api::{DeleteOptions, GroupVersionResource, Object, Propagation, Status, WriteOptions};
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::cache::Changes;
+use crate::words::Kind;
 
 /// What a link may look at besides the object.
 #[async_trait]
@@ -45,14 +48,113 @@ pub enum Operation {
     Create,
     Update,
     Delete,
+    Connect,
 }
 
-/// A write as admission sees it; resource and objects are of the storage version.
+impl Operation {
+    /// As AdmissionReview and rules spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// The options of the request, by its verb: an update or a patch may end as a creation.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "each variant is its verb")]
+pub enum Options<'a> {
+    Create(&'a WriteOptions),
+    Update(&'a WriteOptions),
+    Patch(&'a WriteOptions),
+    Delete(&'a DeleteOptions),
+    Connect,
+}
+
+impl Options<'_> {
+    /// Whether nothing will be stored.
+    pub fn dry_run(&self) -> bool {
+        match self {
+            Self::Create(options) | Self::Update(options) | Self::Patch(options) => options.dry_run,
+            Self::Delete(options) => options.dry_run,
+            Self::Connect => false,
+        }
+    }
+
+    /// `CreateOptions` and its siblings of `meta.k8s.io/v1`, as AdmissionReview carries them; null for connections.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Create(options) => write_options("CreateOptions", options),
+            Self::Update(options) => write_options("UpdateOptions", options),
+            Self::Patch(options) => write_options("PatchOptions", options),
+            Self::Delete(options) => delete_options(options),
+            Self::Connect => Value::Null,
+        }
+    }
+}
+
+fn options_of(kind: &str, dry_run: bool) -> Map<String, Value> {
+    let mut options = Map::new();
+    options.insert("kind".into(), kind.into());
+    options.insert("apiVersion".into(), "meta.k8s.io/v1".into());
+    if dry_run {
+        options.insert("dryRun".into(), json!(["All"]));
+    }
+    options
+}
+
+fn write_options(kind: &str, given: &WriteOptions) -> Value {
+    let mut options = options_of(kind, given.dry_run);
+    if given.force {
+        options.insert("force".into(), true.into());
+    }
+    if !given.field_manager.is_empty() {
+        options.insert("fieldManager".into(), given.field_manager.clone().into());
+    }
+    options.insert("fieldValidation".into(), given.field_validation.as_str().into());
+    Value::Object(options)
+}
+
+fn delete_options(given: &DeleteOptions) -> Value {
+    let mut options = options_of("DeleteOptions", given.dry_run);
+    if let Some(seconds) = given.grace_period_seconds {
+        options.insert("gracePeriodSeconds".into(), seconds.into());
+    }
+    if let Some(policy) = given.propagation {
+        let policy = match policy {
+            Propagation::Orphan => "Orphan",
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+        };
+        options.insert("propagationPolicy".into(), policy.into());
+    }
+    let mut preconditions = Map::new();
+    let named = [("uid", &given.precondition_uid), ("resourceVersion", &given.precondition_resource_version)];
+    for (name, wanted) in named {
+        wanted.iter().for_each(|wanted| drop(preconditions.insert(name.into(), wanted.clone().into())));
+    }
+    if !preconditions.is_empty() {
+        options.insert("preconditions".into(), preconditions.into());
+    }
+    Value::Object(options)
+}
+
+/// A write or connection as admission sees it; resource and objects are of the storage version (custom resources: of the
+/// version asked for). The object of a connection is its options (`PodExecOptions` and its siblings).
 pub struct Review<'a> {
     /// Who writes.
     pub user: &'a User,
     /// What.
     pub operation: Operation,
+    /// With which options.
+    pub options: Options<'a>,
+    /// The kind in the version asked for; for connections the kind that is connected to.
+    pub asked: &'a Kind,
+    /// The same kind in the version of `resource`, of `old` and of the object.
+    pub kind: &'a Kind,
     /// The resource.
     pub resource: &'a GroupVersionResource,
     /// The subresource, or empty.
@@ -63,8 +165,8 @@ pub struct Review<'a> {
     pub name: &'a str,
     /// The object before.
     pub old: Option<&'a Value>,
-    /// Whether nothing will be stored.
-    pub dry_run: bool,
+    /// What is to be told besides yes and no.
+    pub notes: &'a Notes,
 }
 
 /// One link of the chain.

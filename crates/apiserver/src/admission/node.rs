@@ -59,6 +59,8 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
     let subject = review.old.unwrap_or(object);
     let name = tree::text(subject, &["metadata", "name"]);
     match (kind, review.operation) {
+        // What a node may connect to is authorization's to say.
+        (_, Operation::Connect) => None,
         (("", "pods"), Operation::Create) => Some("a node cannot create pods".to_owned()),
         (("", "pods"), operation) if tree::text(subject, &["spec", "nodeName"]) != node => {
             let what = match (operation, review.subresource) {
@@ -82,11 +84,7 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
         (("resource.k8s.io", "resourceslices"), operation)
             if tree::text(subject, &["spec", "nodeName"]) != node =>
         {
-            let verb = match operation {
-                Operation::Create => "create",
-                Operation::Update => "update",
-                Operation::Delete => "delete",
-            };
+            let verb = operation.as_str().to_ascii_lowercase();
             Some(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
         }
         _ => None,
@@ -149,12 +147,14 @@ fn is_foreign(label: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use api::GroupVersionResource;
     use api::connect::User;
+    use api::{GroupVersionResource, WriteOptions};
     use serde_json::json;
 
     use super::*;
+    use crate::admission::{Notes, Options};
     use crate::authn;
+    use crate::words::Catalog;
 
     /// What node `a` is told when it writes.
     fn asked(resource: &str, operation: Operation, old: Option<&Value>, object: &Value) -> Option<String> {
@@ -172,15 +172,20 @@ mod tests {
     ) -> Option<String> {
         let group = if resource == "leases" { "coordination.k8s.io" } else { "" };
         let resource = GroupVersionResource::new(group, "v1", resource);
+        let kind = Catalog::builtin().find(&resource).unwrap();
+        let given = WriteOptions::default();
         let review = Review {
             user,
             operation,
+            options: Options::Update(&given),
+            asked: &kind,
+            kind: &kind,
             resource: &resource,
             subresource: "",
             namespace: "",
             name: "",
             old,
-            dry_run: false,
+            notes: &Notes::default(),
         };
         refusal(&review, object, "a")
     }

@@ -228,7 +228,7 @@ async fn write(pipeline: &Pipeline, crd: &Value, subresource: &str) -> Result<Ar
         subresource: subresource.into(),
         call: Call::Update { body: crd.to_string().into(), options },
     };
-    match pipeline.call_authorized(&identity(), request).await? {
+    match pipeline.call_authorized(&identity(), request, &Arc::default()).await? {
         Response::Object { object, .. } => Ok(object),
         _ => Err(Status::internal("an update was answered with something else")),
     }

@@ -1,6 +1,7 @@
 //! Connections that leave through the node connector: logs, exec, attach, port-forward, node proxying.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::connect::{Body, NodeAddress, User};
 use api::{GroupVersionResource, Object, Reason, Status, Verb};
@@ -8,13 +9,13 @@ use base::BoxError;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Front;
 use super::path::ResourcePath;
 use super::query::Query;
 use super::respond::typed_response;
-use crate::admission::World;
+use crate::admission::{Notes, World};
 use crate::authz::Attributes;
 use crate::pipeline::check_served;
 use crate::tree;
@@ -31,6 +32,7 @@ impl Front {
         path: &ResourcePath,
         query: &Query,
         request: http::Request<B>,
+        notes: &Arc<Notes>,
     ) -> Result<http::Response<Body>, Status>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -52,6 +54,10 @@ impl Front {
         let resource = GroupVersionResource::new(&path.group, &path.version, &path.resource);
         let kind = self.pipeline.kind(&resource)?;
         check_served(&kind, &path.subresource, asked(request.method()))?;
+        if let Some(options) = connect_options(path, query) {
+            let place = [path.namespace.as_str(), path.name.as_str(), path.subresource.as_str()];
+            self.pipeline.admit_connection(user, &kind, place, options, notes).await?;
+        }
         let (node, target) = match (path.group.as_str(), path.resource.as_str(), path.subresource.as_str()) {
             ("", "pods", _) => match self.pod_target(path, query).await? {
                 Some(target) => target,
@@ -165,6 +171,39 @@ fn verb(method: &Method, subresource: &str) -> &'static str {
         ("proxy", &Method::DELETE) => "delete",
         _ => "create",
     }
+}
+
+/// The options of a connection as admission sees them; logs are read and not admitted.
+fn connect_options(path: &ResourcePath, query: &Query) -> Option<Value> {
+    let flag = |name: &str| query.flag(name);
+    let streams = |kind: &str| {
+        json!({
+            "kind": kind, "apiVersion": "v1", "stdin": flag("stdin"), "stdout": flag("stdout"),
+            "stderr": flag("stderr"), "tty": flag("tty"), "container": query.get("container").unwrap_or_default(),
+        })
+    };
+    let options = match (path.resource.as_str(), path.subresource.as_str()) {
+        (_, "exec") => {
+            let mut options = streams("PodExecOptions");
+            options["command"] = query.all("command").collect::<Vec<_>>().into();
+            options
+        }
+        (_, "attach") => streams("PodAttachOptions"),
+        (_, "portforward") => {
+            let ports: Vec<i64> = query.all("ports").filter_map(|port| port.parse().ok()).collect();
+            json!({ "kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": ports })
+        }
+        (resource, "proxy") => {
+            let kind = match resource {
+                "pods" => "PodProxyOptions",
+                "services" => "ServiceProxyOptions",
+                _ => "NodeProxyOptions",
+            };
+            json!({ "kind": kind, "apiVersion": "v1", "path": path.rest })
+        }
+        _ => return None,
+    };
+    Some(options)
 }
 
 /// The container asked for, or the one that goes without saying.

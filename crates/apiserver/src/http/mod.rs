@@ -27,6 +27,7 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Notes;
 use crate::authn;
 use crate::authn::config::Anonymous;
 use crate::authz::Attributes;
@@ -84,11 +85,17 @@ impl Front {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let labels = Labels::of(request.method(), target.as_ref(), &query, |path| self.has(path));
         let held = self.metrics.began(&labels);
+        let notes = Arc::<Notes>::default();
         let answer = match target {
-            Some(target) => self.route(peer, target, query, request).await,
+            Some(target) => self.route(peer, target, query, request, &notes).await,
             None => Err(Status::bad_request("the path is not valid UTF-8")),
         };
-        let response = answer.unwrap_or_else(|status| respond::failure(&status, &accept));
+        let mut response = answer.unwrap_or_else(|status| respond::failure(&status, &accept));
+        for text in notes.warnings() {
+            response
+                .headers_mut()
+                .extend(respond::warning_header(&text).map(|value| (header::WARNING, value)));
+        }
         self.metrics.answered(&labels, response.status(), since);
         if !labels.long_running() {
             return response;
@@ -103,6 +110,7 @@ impl Front {
         target: Target,
         query: Query,
         request: http::Request<B>,
+        notes: &Arc<Notes>,
     ) -> Result<http::Response<Body>, Status>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -119,13 +127,13 @@ impl Front {
                 self.document(&parts).await
             }
             Target::Resource(path) if CONNECTIONS.contains(&path.subresource.as_str()) => {
-                self.connect(&user, &path, &query, request).await
+                self.connect(&user, &path, &query, request, notes).await
             }
             Target::Resource(path) => {
                 let (head, body) = request.into_parts();
                 let parts = Parts { method: &head.method, headers: &head.headers, path: uri.path(), query };
                 let watch = query::is_watch(parts.method, &path, &parts.query);
-                let answer = self.resource(&user, &path, &parts, body);
+                let answer = self.resource(&user, &path, &parts, body, notes);
                 if watch {
                     return answer.await;
                 }
@@ -145,6 +153,7 @@ impl Front {
         path: &ResourcePath,
         parts: &Parts<'_>,
         body: B,
+        notes: &Arc<Notes>,
     ) -> Result<http::Response<Body>, Status>
     where
         B: http_body::Body<Data = Bytes>,
@@ -186,7 +195,7 @@ impl Front {
             )?;
             warning = warning_of(&kind, &request.call, repeated)?;
         }
-        let response = self.pipeline.call_authorized(user, request).await?;
+        let response = self.pipeline.call_authorized(user, request, notes).await?;
         let gzip = body::takes_gzip(parts.headers);
         let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: &parts.query };
         let mut answer = match response {

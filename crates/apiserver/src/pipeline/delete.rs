@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::txn::Outcome;
 use super::write::{Live, unsaved};
 use super::{Asked, Pipeline, meta};
-use crate::admission::Operation;
+use crate::admission::{Operation, Options};
 use crate::tree;
 
 /// How often a deletion is repeated after another writer came in between.
@@ -68,7 +68,14 @@ impl Pipeline {
     ) -> Result<Option<(Response, Proof)>, Status> {
         check_preconditions(asked, options, &live)?;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
-        let review = self.review_of(asked, Operation::Delete, asked.name, Some(&old), options.dry_run);
+        let review = self.review_of(
+            asked,
+            Operation::Delete,
+            Options::Delete(options),
+            &asked.notes,
+            asked.name,
+            Some(&old),
+        );
         for link in &self.parts.admission {
             link.validate(&review, None, self).await?;
         }
@@ -180,6 +187,7 @@ impl Pipeline {
                 namespace: &item.meta().namespace,
                 name: &item.meta().name,
                 subresource: "",
+                notes: asked.notes.clone(),
             };
             match self.delete(&one, options).await {
                 Err(status) if status.reason != api::Reason::NotFound => return Err(status),

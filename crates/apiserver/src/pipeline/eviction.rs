@@ -165,6 +165,7 @@ impl Pipeline {
             namespace: asked.namespace,
             name: budget,
             subresource: "status",
+            notes: asked.notes.clone(),
         };
         let now = meta::rfc3339(self.parts.clock.now());
         let change = |live: &Value| {
@@ -187,6 +188,7 @@ fn part_of<'a>(asked: &Asked<'a>, user: &'a api::connect::User, subresource: &'a
         namespace: asked.namespace,
         name: asked.name,
         subresource,
+        notes: asked.notes.clone(),
     }
 }
 

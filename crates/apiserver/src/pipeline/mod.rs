@@ -27,9 +27,10 @@ use api::{Call, GroupVersionResource, Reason, Request, Response, Status, Verb};
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
 use parking_lot::RwLock;
+use serde_json::Value;
 use store::Store;
 
-use crate::admission::Chain;
+use crate::admission::{Chain, Notes, Operation, Options, Review};
 use crate::authn::TokenAuthenticator;
 use crate::authn::token::Tokens;
 use crate::authz::{Attributes, Authorizer, Decision, Webhook, joined, rbac};
@@ -108,6 +109,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) subresource: &'a str,
+    /// What is to be told besides the answer.
+    pub(crate) notes: Arc<Notes>,
 }
 
 impl Pipeline {
@@ -132,15 +135,21 @@ impl Pipeline {
     pub async fn call(&self, user: &User, request: Request) -> Result<Response, Status> {
         let user = crate::authn::in_process(user);
         self.authorize(&attributes(&user, &request)).await?;
-        self.call_authorized(&user, request).await
+        let notes = Arc::default();
+        self.call_authorized(&user, request, &notes).await
     }
 
-    /// Answers a request whose authorization is done.
-    pub(crate) async fn call_authorized(&self, user: &User, request: Request) -> Result<Response, Status> {
+    /// Answers a request whose authorization is done; what admission has to say besides comes into `notes`.
+    pub(crate) async fn call_authorized(
+        &self,
+        user: &User,
+        request: Request,
+        notes: &Arc<Notes>,
+    ) -> Result<Response, Status> {
         let defines = request.resource.group == definitions::GROUP
             && request.resource.resource == definitions::PLURAL
             && !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_));
-        let answer = self.dispatch(user, request).await?;
+        let answer = self.dispatch(user, request, notes).await?;
         if defines && !definitions::is_own(user) {
             let written = match &answer {
                 Response::Object { object, .. } => Some(object.revision()),
@@ -165,7 +174,7 @@ impl Pipeline {
         Ok(())
     }
 
-    async fn dispatch(&self, user: &User, request: Request) -> Result<Response, Status> {
+    async fn dispatch(&self, user: &User, request: Request, notes: &Arc<Notes>) -> Result<Response, Status> {
         let kind = self.kind(&request.resource)?;
         check_served(&kind, &request.subresource, request.call.verb())?;
         if let Some(answer) = self.review(user, &kind, &request).await {
@@ -175,7 +184,7 @@ impl Pipeline {
             return answer;
         }
         if (kind.group.as_ref(), kind.plural.as_ref()) == ("", "bindings") {
-            return self.bind_named(user, &kind, &request).await;
+            return self.bind_named(user, &kind, &request, notes).await;
         }
         // Custom resources are worked on in the version asked for, and converted where they are read and written.
         let stored = if kind.custom.is_some() { kind.clone() } else { self.parts.catalog.stored_kind(&kind) };
@@ -189,6 +198,7 @@ impl Pipeline {
             namespace: &request.namespace,
             name: &request.name,
             subresource: &request.subresource,
+            notes: notes.clone(),
         };
         asked.check_scope(&request.call)?;
         if !OF_THE_OBJECT.contains(&request.subresource.as_str()) {
@@ -223,6 +233,38 @@ impl Pipeline {
         if let Err(error) = seen {
             tracing::warn!(%error, prefix = cache.prefix(), "a change is written and not in effect yet");
         }
+    }
+
+    /// Admits a connection through a subresource; `options` is what upstream calls its object.
+    pub(crate) async fn admit_connection(
+        &self,
+        user: &User,
+        kind: &Kind,
+        [namespace, name, subresource]: [&str; 3],
+        mut options: Value,
+        notes: &Notes,
+    ) -> Result<(), Status> {
+        let resource = kind.resource();
+        let review = Review {
+            user,
+            operation: Operation::Connect,
+            options: Options::Connect,
+            asked: kind,
+            kind,
+            resource: &resource,
+            subresource,
+            namespace,
+            name,
+            old: None,
+            notes,
+        };
+        for link in &self.parts.admission {
+            link.mutate(&review, &mut options, self).await?;
+        }
+        for link in &self.parts.admission {
+            link.validate(&review, Some(&options), self).await?;
+        }
+        Ok(())
     }
 
     /// 403 unless the authorizer allows it.

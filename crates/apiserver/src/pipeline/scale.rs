@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::write::{Ownership, unsaved};
 use super::{Asked, Pipeline};
+use crate::admission::Options;
 use crate::tree;
 use crate::words::{self, Patch};
 
@@ -98,7 +99,7 @@ impl Pipeline {
             return self.system_change(asked, &change, options).await;
         }
         let owned = Some((writer.clone(), Ownership::Applied));
-        self.change(asked, &change, options.dry_run, owned).await
+        self.change(asked, &change, Options::Update(options), owned).await
     }
 }
 

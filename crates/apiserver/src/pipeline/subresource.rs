@@ -1,5 +1,7 @@
 //! Subresources that carry something else than the object: binding here, the others in files of their own.
 
+use std::sync::Arc;
+
 use api::connect::User;
 use api::decode::Mode;
 use api::{Call, Request, Response, Status, WriteOptions};
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::write::{Change, Ownership, unsaved};
 use super::{Asked, Pipeline};
+use crate::admission::{Notes, Options};
 use crate::tree;
 use crate::words::{self, Kind, Writer};
 
@@ -42,7 +45,7 @@ impl Pipeline {
         options: &WriteOptions,
     ) -> Result<Response, Status> {
         let owned = self.writer(options, asked).map(|writer: Writer| (writer, Ownership::FromChange));
-        self.change(asked, change, options.dry_run, owned).await
+        self.change(asked, change, Options::Update(options), owned).await
     }
 
     /// A Binding that is posted to its own collection: it names the pod itself.
@@ -52,6 +55,7 @@ impl Pipeline {
         user: &User,
         kind: &Kind,
         request: &Request,
+        notes: &Arc<Notes>,
     ) -> Result<Response, Status> {
         let Call::Create { body, options } = &request.call else {
             return Err(Status::internal("a binding is created and nothing else"));
@@ -75,6 +79,7 @@ impl Pipeline {
             namespace: &request.namespace,
             name: &name,
             subresource: "binding",
+            notes: notes.clone(),
         };
         asked.check_scope(&request.call)?;
         self.bind(&asked, &binding, warnings, options).await

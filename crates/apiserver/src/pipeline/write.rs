@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::txn::Outcome;
 use super::{Asked, Pipeline, meta};
-use crate::admission::{Operation, Review};
+use crate::admission::{Notes, Operation, Options, Review};
 use crate::field;
 use crate::options;
 use crate::tree;
@@ -25,6 +25,15 @@ pub(super) struct Live {
     pub(super) from_cache: bool,
     /// Whether it lies in the store as it would be written now.
     pub(super) in_form: bool,
+}
+
+/// One attempt at a change that may have to be repeated.
+struct Round<'a> {
+    options: Options<'a>,
+    owned: Option<&'a (Writer, Ownership)>,
+    attempt: u32,
+    /// What counts only if no other round follows.
+    notes: Notes,
 }
 
 /// What an update makes of the present object: a tree in the version asked for, with warnings.
@@ -53,7 +62,7 @@ impl Pipeline {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
         let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
-        let (object, more) = self.create_tree(asked, object, options.dry_run, owned).await?;
+        let (object, more) = self.create_tree(asked, object, Options::Create(options), owned).await?;
         warnings.extend(more);
         Ok(Response::Object { object: self.present(asked, object).await?, created: true, warnings })
     }
@@ -63,7 +72,7 @@ impl Pipeline {
         &self,
         asked: &Asked<'_>,
         mut object: Value,
-        dry_run: bool,
+        options: Options<'_>,
         owned: Option<(Writer, Ownership)>,
     ) -> Result<(Arc<Object>, Vec<String>), Status> {
         let catalog = &self.parts.catalog;
@@ -77,7 +86,7 @@ impl Pipeline {
         }
         asked.strategy.prepare_create(&mut object);
         let name = tree::text(&object, &["metadata", "name"]).to_owned();
-        let review = self.review_of(asked, Operation::Create, &name, None, dry_run);
+        let review = self.review_of(asked, Operation::Create, options, &asked.notes, &name, None);
         for link in &self.parts.admission {
             link.mutate(&review, &mut object, self).await?;
         }
@@ -100,7 +109,7 @@ impl Pipeline {
             let key = meta::key_of(&object);
             let mut chosen = object.clone();
             let companions = asked.strategy.companions(self, None, Some(&mut chosen), attempt)?;
-            if dry_run {
+            if options.dry_run() {
                 if self.read_stored(&asked.stored, &key).await?.is_some() {
                     return Err(self.exists(asked, &key, &object));
                 }
@@ -146,7 +155,7 @@ impl Pipeline {
         words::default(&asked.kind, &mut object);
         let change = |_: &Value| Ok((object.clone(), warnings.clone()));
         let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
-        match self.change(asked, &change, options.dry_run, owned.clone()).await {
+        match self.change(asked, &change, Options::Update(options), owned.clone()).await {
             Err(status)
                 if status.reason == api::Reason::NotFound
                     && asked.strategy.create_on_update()
@@ -154,7 +163,7 @@ impl Pipeline {
             {
                 tree::metadata(&mut object).remove("resourceVersion");
                 let (object, warnings) =
-                    self.create_tree(asked, object.clone(), options.dry_run, owned).await?;
+                    self.create_tree(asked, object.clone(), Options::Update(options), owned).await?;
                 Ok(Response::Object { object: self.present(asked, object).await?, created: true, warnings })
             }
             other => other,
@@ -188,11 +197,12 @@ impl Pipeline {
             };
             let change = |live: &Value| apply(Some(live));
             let owned = Some((writer.clone(), Ownership::Applied));
-            return match self.change(asked, &change, options.dry_run, owned.clone()).await {
+            return match self.change(asked, &change, Options::Patch(options), owned.clone()).await {
                 Err(status) if status.reason == api::Reason::NotFound && asked.subresource.is_empty() => {
                     let (mut object, mut warnings) = apply(None)?;
                     meta::fit_to_request(asked, &mut object)?;
-                    let (object, more) = self.create_tree(asked, object, options.dry_run, owned).await?;
+                    let (object, more) =
+                        self.create_tree(asked, object, Options::Patch(options), owned).await?;
                     warnings.extend(more);
                     Ok(Response::Object {
                         object: self.present(asked, object).await?,
@@ -212,7 +222,7 @@ impl Pipeline {
             Ok((object, warnings))
         };
         let owned = writer.map(|writer| (writer, Ownership::FromChange));
-        self.change(asked, &change, options.dry_run, owned).await
+        self.change(asked, &change, Options::Patch(options), owned).await
     }
 
     /// The conflict-retry loop around one change of one object (or of its status).
@@ -220,19 +230,22 @@ impl Pipeline {
         &self,
         asked: &Asked<'_>,
         change: &Change<'_>,
-        dry_run: bool,
+        options: Options<'_>,
         owned: Option<(Writer, Ownership)>,
     ) -> Result<Response, Status> {
         let key = Key::new(asked.namespace, asked.name);
         for attempt in 0..ATTEMPTS_MAX {
             let live = self.live(asked, &key, attempt).await?;
-            match self.change_once(asked, change, &live, dry_run, owned.as_ref(), attempt).await {
-                Ok(Some(response)) => return Ok(response),
-                Ok(None) => {}
+            let round = Round { options, owned: owned.as_ref(), attempt, notes: Notes::default() };
+            let answer = match self.change_once(asked, change, &live, &round).await {
+                Ok(Some(response)) => Ok(response),
+                Ok(None) => continue,
                 // What the cache showed may have been out of date.
-                Err(_) if live.from_cache => {}
-                Err(status) => return Err(status),
-            }
+                Err(_) if live.from_cache => continue,
+                Err(status) => Err(status),
+            };
+            asked.notes.absorb(round.notes);
+            return answer;
         }
         Err(busy(asked))
     }
@@ -259,11 +272,11 @@ impl Pipeline {
         asked: &Asked<'_>,
         change: &Change<'_>,
         live: &Live,
-        dry_run: bool,
-        owned: Option<&(Writer, Ownership)>,
-        attempt: u32,
+        round: &Round<'_>,
     ) -> Result<Option<Response>, Status> {
         let Live { object: live, from_cache, in_form } = live;
+        let Round { options, owned, attempt, notes } = round;
+        let dry_run = options.dry_run();
         let catalog = &self.parts.catalog;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
         let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind);
@@ -271,7 +284,7 @@ impl Pipeline {
         self.precondition(asked, &new, live)?;
         let mut new = catalog.convert(new, &asked.kind, &asked.stored);
         self.prepare_update(asked, &mut new, &old);
-        let review = self.review_of(asked, Operation::Update, asked.name, Some(&old), dry_run);
+        let review = self.review_of(asked, Operation::Update, *options, notes, asked.name, Some(&old));
         for link in &self.parts.admission {
             link.mutate(&review, &mut new, self).await?;
         }
@@ -301,7 +314,7 @@ impl Pipeline {
             let object = self.present(asked, live.clone()).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
-        let companions = asked.strategy.companions(self, Some(&old), Some(&mut new), attempt)?;
+        let companions = asked.strategy.companions(self, Some(&old), Some(&mut new), *attempt)?;
         if dry_run {
             tree::metadata(&mut new).insert("resourceVersion".into(), live.revision().to_string().into());
             let object = self.present(asked, unsaved(&new)?).await?;
@@ -309,7 +322,7 @@ impl Pipeline {
         }
         let key = meta::key_of(&new);
         let outcome = if self.may_vanish(asked, &new) {
-            let gone = asked.strategy.companions(self, Some(&old), None, attempt)?;
+            let gone = asked.strategy.companions(self, Some(&old), None, *attempt)?;
             self.remove(asked, &key, live.revision(), gone).await?
         } else {
             self.put(asked, &key, &new, live.revision(), companions).await?
@@ -416,19 +429,23 @@ impl Pipeline {
         &self,
         asked: &'a Asked<'_>,
         operation: Operation,
+        options: Options<'a>,
+        notes: &'a Notes,
         name: &'a str,
         old: Option<&'a Value>,
-        dry_run: bool,
     ) -> Review<'a> {
         Review {
             user: asked.user,
             operation,
+            options,
+            asked: &asked.kind,
+            kind: &asked.stored,
             resource: &asked.resource,
             subresource: asked.subresource,
             namespace: asked.namespace,
             name,
             old,
-            dry_run,
+            notes,
         }
     }
 
