@@ -18,9 +18,11 @@ use crate::authn::Access;
 use crate::authn::token::Tokens;
 use crate::authz::{Authorizer, Standard, Webhook};
 use crate::bootstrap::Bootstrap;
+use crate::encryption::{Keys, Sealed};
 use crate::http::{Front, Metrics};
 use crate::pipeline::{Parts, Pipeline};
 use crate::pki::{Pki, PkiError};
+use crate::protection::Protection;
 use crate::remote::FileError;
 use crate::server::Server;
 use crate::strategy::{Settings, Strategies};
@@ -55,6 +57,8 @@ pub struct Config {
     pub readiness: Option<Readiness>,
     /// Whom the server believes besides its own authority.
     pub access: Access,
+    /// How the server and what it keeps are protected.
+    pub protection: Protection,
     /// Who may do what; [`Standard`] unless another is given.
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// Admission links, in order.
@@ -75,9 +79,9 @@ pub enum BuildError {
     /// Keys and certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
-    /// A file that says whom to believe.
+    /// A file that says whom to believe, or how to protect.
     #[error(transparent)]
-    Access(#[from] FileError),
+    File(#[from] FileError),
     /// The configuration.
     #[error("configuration: {0}")]
     Config(String),
@@ -113,6 +117,10 @@ impl Server {
         let believed = config.access.believed(ISSUER, &config.clock)?;
         let webhook = config.access.authorization_webhook.as_deref();
         let webhook = webhook.map(|path| Webhook::new(path, config.clock.clone())).transpose()?;
+        let keys = config.protection.encryption_provider_config.as_deref();
+        let keys = keys.map(Keys::load).transpose()?;
+        let sealed = keys.map(|keys| Sealed::new(store.clone(), Arc::new(keys)));
+        let store = sealed.clone().map_or(store, |sealed| sealed as Arc<dyn Store>);
         let pipeline = Pipeline::new(Parts {
             catalog: Catalog::builtin(),
             strategies,
@@ -122,6 +130,7 @@ impl Server {
             authenticators: believed.authenticators,
             tokens,
             store,
+            sealed,
             clock: config.clock,
             settings: Settings { service_ranges: config.service_ranges, node_ports: config.node_ports },
         });

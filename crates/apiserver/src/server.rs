@@ -199,6 +199,10 @@ impl Component for Server {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let pipeline = self.front.pipeline.clone();
+        if let Some(sealed) = pipeline.sealed() {
+            // Before the caches are filled: a key that is missing may yet come.
+            ctx.spawn(sealed.keys().clone().follow());
+        }
         ctx.waiting_for("the store's objects");
         pipeline.synced().await;
         ctx.waiting_for("the system's namespaces and Services");

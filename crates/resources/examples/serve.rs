@@ -49,6 +49,7 @@ async fn main() -> anyhow::Result<()> {
         shared: false,
         readiness: None,
         access: apiserver::Access::default(),
+        protection: apiserver::Protection::default(),
         authorizer: None,
         admission: apiserver::admission::standard(),
     };

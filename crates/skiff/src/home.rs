@@ -203,6 +203,7 @@ mod tests {
         Settings {
             etcd: None,
             access: apiserver::Access::default(),
+            protection: apiserver::Protection::default(),
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

@@ -80,6 +80,34 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) authorization_webhook_config_file: Option<PathBuf>,
+    /// EncryptionConfiguration: which resources are encrypted in the store, and with which keys
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// Audit policy: which requests are written down, and how much of them
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_policy_file: Option<PathBuf>,
+    /// The audit log, one event a line; '-' for standard output
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// Days that old audit logs are kept [default: for ever]
+    #[arg(long, value_name = "DAYS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_log_maxage: Option<u32>,
+    /// How many old audit logs are kept [default: all]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_log_maxbackup: Option<u32>,
+    /// Megabytes at which an audit log is put aside [default: 100]
+    #[arg(long, value_name = "MB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_log_maxsize: Option<u32>,
+    /// Webhook that takes audit events, in kubeconfig format
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_webhook_config_file: Option<PathBuf>,
 }
 
 /// A kind of store.
@@ -123,6 +151,8 @@ pub(crate) struct Settings {
     pub(crate) etcd: Option<EtcdAccess>,
     /// Whom the API server believes besides its own authority. Paths are absolute.
     pub(crate) access: apiserver::Access,
+    /// Encryption at rest and auditing. Paths are absolute.
+    pub(crate) protection: apiserver::Protection,
 }
 
 impl UpArgs {
@@ -134,6 +164,7 @@ impl UpArgs {
         };
         let etcd = self.etcd(&file)?;
         let access = self.access(&file)?;
+        let protection = self.protection(&file)?;
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -164,16 +195,14 @@ impl UpArgs {
             node_port: self.node_port.or(file.node_port).unwrap_or(if default { 10250 } else { derived + 1 }),
             etcd,
             access,
+            protection,
             instance,
         })
     }
 
     /// Whom the API server believes besides its own authority.
     fn access(&self, file: &Self) -> Result<apiserver::Access> {
-        let path = |flag: &str, own: &Option<PathBuf>, file: &Option<PathBuf>| {
-            let path = own.as_ref().or(file.as_ref()).filter(|path| !path.as_os_str().is_empty());
-            path.map(std::path::absolute).transpose().with_context(|| format!("path of {flag}"))
-        };
+        let path = path_of;
         Ok(apiserver::Access {
             authentication_config: path(
                 "--authentication-config",
@@ -190,6 +219,42 @@ impl UpArgs {
                 &self.authorization_webhook_config_file,
                 &file.authorization_webhook_config_file,
             )?,
+        })
+    }
+
+    /// Encryption at rest and auditing.
+    fn protection(&self, file: &Self) -> Result<apiserver::Protection> {
+        let policy = path_of("--audit-policy-file", &self.audit_policy_file, &file.audit_policy_file)?;
+        let log = self.audit_log_path.as_ref().or(file.audit_log_path.as_ref());
+        let log = match log {
+            Some(stdout) if stdout.as_os_str() == "-" => Some(stdout.clone()),
+            _ => path_of("--audit-log-path", &self.audit_log_path, &file.audit_log_path)?,
+        };
+        let webhook = path_of(
+            "--audit-webhook-config-file",
+            &self.audit_webhook_config_file,
+            &file.audit_webhook_config_file,
+        )?;
+        if policy.is_none() && (log.is_some() || webhook.is_some()) {
+            bail!(
+                "an audit log or webhook is given, but nothing says what to audit; add --audit-policy-file"
+            );
+        }
+        let number = |own: Option<u32>, file: Option<u32>| own.or(file).unwrap_or(0);
+        Ok(apiserver::Protection {
+            encryption_provider_config: path_of(
+                "--encryption-provider-config",
+                &self.encryption_provider_config,
+                &file.encryption_provider_config,
+            )?,
+            audit: apiserver::Audit {
+                policy_file: policy,
+                log_path: log,
+                log_maxage: number(self.audit_log_maxage, file.audit_log_maxage),
+                log_maxbackup: number(self.audit_log_maxbackup, file.audit_log_maxbackup),
+                log_maxsize: number(self.audit_log_maxsize, file.audit_log_maxsize),
+                webhook_config_file: webhook,
+            },
         })
     }
 
@@ -239,6 +304,7 @@ impl Settings {
         let etcd = self.etcd.as_ref();
         let file = |path: Option<&PathBuf>| path.map(|path| text(path)).unwrap_or_default();
         let identity = etcd.and_then(|etcd| etcd.identity.as_ref());
+        let audit = &self.protection.audit;
         BTreeMap::from([
             ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
             ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
@@ -254,6 +320,16 @@ impl Settings {
                 "--authorization-webhook-config-file".to_owned(),
                 file(self.access.authorization_webhook.as_ref()),
             ),
+            (
+                "--encryption-provider-config".to_owned(),
+                file(self.protection.encryption_provider_config.as_ref()),
+            ),
+            ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
+            ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
+            ("--audit-log-maxage".to_owned(), audit.log_maxage.to_string()),
+            ("--audit-log-maxbackup".to_owned(), audit.log_maxbackup.to_string()),
+            ("--audit-log-maxsize".to_owned(), audit.log_maxsize.to_string()),
+            ("--audit-webhook-config-file".to_owned(), file(audit.webhook_config_file.as_ref())),
             ("--data-dir".to_owned(), text(&self.instance.data_dir)),
             ("--run-dir".to_owned(), text(&self.instance.run_dir)),
             ("--kubeconfig".to_owned(), self.kubeconfig.as_deref().map(text).unwrap_or_default()),
@@ -263,6 +339,12 @@ impl Settings {
             ("--node-port".to_owned(), self.node_port.to_string()),
         ])
     }
+}
+
+/// The absolute path that a flag or the configuration file names.
+fn path_of(flag: &str, own: &Option<PathBuf>, file: &Option<PathBuf>) -> Result<Option<PathBuf>> {
+    let path = own.as_ref().or(file.as_ref()).filter(|path| !path.as_os_str().is_empty());
+    path.map(std::path::absolute).transpose().with_context(|| format!("path of {flag}"))
 }
 
 fn read_config(path: &Path) -> Result<UpArgs> {

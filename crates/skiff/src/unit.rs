@@ -62,6 +62,7 @@ mod tests {
         Settings {
             etcd: None,
             access: apiserver::Access::default(),
+            protection: apiserver::Protection::default(),
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

@@ -48,6 +48,9 @@ pub enum StoreError {
     /// A request that makes no sense, such as an empty key or a key that is changed twice in one transaction.
     #[error("invalid request: {0}")]
     Invalid(String),
+    /// A value that a store over another one cannot read (it was encrypted with a key that is not there).
+    #[error("{0}")]
+    Unreadable(String),
     /// The disk or the remote store failed. Whether the write happened is unknown: read before repeating it.
     #[error("storage unavailable: {0}")]
     Unavailable(String),

@@ -186,6 +186,7 @@ pub fn unavailable(error: store::StoreError) -> Status {
         store::StoreError::Compacted { oldest } => expired(0, oldest),
         store::StoreError::Future { asked, current } => too_large(asked, current),
         store::StoreError::TooLarge(what) => Status::new(Reason::RequestEntityTooLarge, what),
+        store::StoreError::Unreadable(what) => Status::internal(format!("Internal error occurred: {what}")),
         other => Status::new(Reason::ServiceUnavailable, other.to_string()),
     }
 }

@@ -36,6 +36,7 @@ use crate::authn::token::Tokens;
 use crate::authz::{Attributes, Authorizer, Decision, Webhook, joined, rbac};
 use crate::cache::Cache;
 use crate::definitions;
+use crate::encryption::Sealed;
 use crate::selection::selected;
 use crate::strategy::{Settings, Strategies, Strategy};
 use crate::words::{Catalog, Kind};
@@ -58,6 +59,8 @@ pub struct Parts {
     pub tokens: Tokens,
     /// The store.
     pub store: Arc<dyn Store>,
+    /// The same, where its values are encrypted.
+    pub(crate) sealed: Option<Arc<Sealed>>,
     /// Time.
     pub clock: SharedClock,
     /// Ranges of addresses and ports.
@@ -354,6 +357,11 @@ impl Pipeline {
     /// Service account tokens.
     pub fn tokens(&self) -> &Tokens {
         &self.parts.tokens
+    }
+
+    /// The store's encryption, if there is any.
+    pub(crate) fn sealed(&self) -> Option<&Arc<Sealed>> {
+        self.parts.sealed.as_ref()
     }
 
     /// The store, for its health.

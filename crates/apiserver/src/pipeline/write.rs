@@ -310,7 +310,7 @@ impl Pipeline {
         if *from_cache && (same || dry_run) {
             return Ok(None);
         }
-        if same {
+        if same && (dry_run || !self.is_stale(asked, &meta::key_of(&new)).await?) {
             let object = self.present(asked, live.clone()).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
@@ -341,6 +341,13 @@ impl Pipeline {
             // then meets the conflict.
             Outcome::Raced | Outcome::CompanionTaken => Ok(None),
         }
+    }
+
+    /// Whether an object lies in the store under an old key, so that writing it as it is changes how it lies.
+    async fn is_stale(&self, asked: &Asked<'_>, key: &Key) -> Result<bool, Status> {
+        let Some(sealed) = self.sealed() else { return Ok(false) };
+        let stale = sealed.is_stale(&super::context::store_key(&asked.stored, key)).await;
+        stale.map_err(crate::cache::unavailable)
     }
 
     /// A conflict if the writer named the object or the version that it changes and that is not the present one.

@@ -91,6 +91,7 @@ impl Cluster {
             shared: false,
             readiness: None,
             access: apiserver::Access::default(),
+            protection: apiserver::Protection::default(),
             authorizer: None,
             admission: apiserver::admission::standard(),
         };

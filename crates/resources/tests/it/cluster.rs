@@ -56,16 +56,25 @@ impl Cluster {
 
     /// The same over a store that may hold something already.
     pub(crate) async fn start_over(store: Arc<dyn Store>) -> Self {
-        Self::build(store, apiserver::Access::default()).await
+        Self::build(store, apiserver::Access::default(), apiserver::Protection::default()).await
     }
 
     /// The same, believing others too.
     pub(crate) async fn start_believing(access: apiserver::Access) -> Self {
         let store = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
-        Self::build(store, access).await
+        Self::build(store, access, apiserver::Protection::default()).await
     }
 
-    async fn build(store: Arc<dyn Store>, access: apiserver::Access) -> Self {
+    /// The same over a store, protected.
+    pub(crate) async fn start_protected(store: Arc<dyn Store>, protection: apiserver::Protection) -> Self {
+        Self::build(store, apiserver::Access::default(), protection).await
+    }
+
+    async fn build(
+        store: Arc<dyn Store>,
+        access: apiserver::Access,
+        protection: apiserver::Protection,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let config = Config {
@@ -80,6 +89,7 @@ impl Cluster {
             shared: false,
             readiness: None,
             access,
+            protection,
             authorizer: None,
             admission: apiserver::admission::standard(),
         };

@@ -11,6 +11,7 @@ mod encodings;
 mod http_front;
 mod lifecycle;
 mod parts;
+mod protection;
 mod retired;
 mod rules;
 mod services;

@@ -203,6 +203,7 @@ mod tests {
         let settings = Settings {
             etcd: None,
             access: apiserver::Access::default(),
+            protection: apiserver::Protection::default(),
             instance: Instance { name: "t".into(), data_dir: path("data"), run_dir: path("run") },
             kubeconfig: Some(path("config")),
             address: None,

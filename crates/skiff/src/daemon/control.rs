@@ -71,6 +71,7 @@ pub(crate) async fn build(
         shared: settings.etcd.is_some(),
         readiness: Some(supervisor.readiness()),
         access: settings.access.clone(),
+        protection: settings.protection.clone(),
         authorizer: None,
         admission: apiserver::admission::standard(),
     };

@@ -127,6 +127,7 @@ mod tests {
             node_port: 10250,
             etcd: None,
             access: apiserver::Access::default(),
+            protection: apiserver::Protection::default(),
         };
         std::fs::create_dir(path("run")).unwrap();
         let pki = Pki::open(&path("pki"), Arc::new(SystemClock), Vec::new(), []).unwrap();
