@@ -71,6 +71,7 @@ pub(super) fn text_of(value: &Val<'_>) -> Option<String> {
         Val::Ip(address) => address.to_string(),
         Val::Cidr(address, length) => format!("{address}/{length}"),
         Val::Type(name) => (*name).to_owned(),
+        Val::Semver(version) => version.to_string(),
         _ => return None,
     })
 }

@@ -3,334 +3,391 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators as op,
-};
-
-use super::names::bound_names;
+use super::ast::{Kind, Literal, Macro, Node, What};
 use super::value::Key;
-use super::{Budget, CelError, Val, library, operators};
+use super::{Budget, CelError, Val, Variables, library, operators};
 
 type Result<T> = std::result::Result<T, CelError>;
 
-/// One evaluation: the variables, innermost last, and what is left to spend.
+/// How deep an evaluation may go, from variable to variable: a tree is at most 100 deep.
+const DEPTH_MAX: usize = 250;
+/// Types that have no other name than this.
+const TYPES: [&str; 10] =
+    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
+
+/// One evaluation: the names that macros bind, innermost last, and what is left to spend.
 pub(super) struct Evaluation<'v, 'b> {
+    pub(super) globals: &'b Variables<'v>,
     pub(super) scope: Vec<(&'v str, Val<'v>)>,
     pub(super) budget: &'b mut Budget,
+    pub(super) depth: usize,
+    /// How many of the composed variables are known here.
+    pub(super) composed: usize,
 }
 
 impl<'v> Evaluation<'v, '_> {
-    pub(super) fn value(&mut self, expression: &'v IdedExpr) -> Result<Val<'v>> {
+    pub(super) fn value(&mut self, node: &'v Node) -> Result<Val<'v>> {
         self.budget.spend(1)?;
-        match &expression.expr {
-            Expr::Literal(literal) => Ok(constant(literal)),
-            Expr::Ident(name) => self.name(name),
-            Expr::Select(select) => self.select(select),
-            Expr::Call(call) => self.call(call),
-            Expr::List(list) => {
-                let mut items = Vec::with_capacity(list.elements.len());
-                for (index, element) in list.elements.iter().enumerate() {
-                    match (self.value(element)?, list.optional_indices.contains(&index)) {
-                        (Val::Optional(None), true) => {}
-                        (Val::Optional(Some(item)), true) => items.push((*item).clone()),
-                        (item, _) => items.push(item),
-                    }
-                }
-                Ok(Val::list(items))
-            }
-            Expr::Map(map) => {
-                let mut entries = BTreeMap::new();
-                for entry in &map.entries {
-                    let EntryExpr::MapEntry(entry) = &entry.expr else { continue };
-                    let key = Key::of(&self.value(&entry.key)?)?;
-                    match (self.value(&entry.value)?, entry.optional) {
-                        (Val::Optional(None), true) => {}
-                        (Val::Optional(Some(value)), true) => {
-                            entries.insert(key, (*value).clone());
-                        }
-                        (value, _) => {
-                            entries.insert(key, value);
-                        }
-                    }
-                }
-                Ok(Val::Map(Arc::new(entries)))
-            }
-            Expr::Comprehension(all) => self.comprehension(all),
-            Expr::Struct(made) => Err(CelError::fault(format!("undeclared type '{}'", made.type_name))),
-            Expr::Unspecified => Err(CelError::fault("an expression without content")),
+        if self.depth >= DEPTH_MAX {
+            return Err(CelError::fault("variables lean on each other too deeply"));
         }
+        self.depth += 1;
+        let value = self.part(node);
+        self.depth -= 1;
+        value
+    }
+
+    fn part(&mut self, node: &'v Node) -> Result<Val<'v>> {
+        match &node.kind {
+            Kind::Literal(literal) => Ok(constant(literal)),
+            Kind::Name(name) => self.name(name),
+            Kind::Select { of, field, test, optional } => self.select(of, field, *test, *optional),
+            Kind::Index { of, index, optional: true } => {
+                let (value, index) = (self.value(of)?, self.value(index)?);
+                Ok(optional_of(value.at(&index)?))
+            }
+            Kind::Index { of, index, .. } => {
+                let (value, index) = (self.value(of)?, self.value(index)?);
+                operators::index(&value, &index)
+            }
+            Kind::Call { name, target: None, arguments } => {
+                let arguments = self.all(arguments)?;
+                match operators::apply(name, &arguments, self.budget)? {
+                    Some(value) => Ok(value),
+                    None => library::function(name, &arguments, self.budget),
+                }
+            }
+            Kind::Call { name, target: Some(target), arguments } => self.method(name, target, arguments),
+            Kind::And(parts) => self.decided(parts, false),
+            Kind::Or(parts) => self.decided(parts, true),
+            Kind::Condition(parts) => {
+                let [condition, yes, no] = &**parts;
+                match self.value(condition)? {
+                    Val::Bool(true) => self.value(yes),
+                    Val::Bool(false) => self.value(no),
+                    other => Err(no_overload("_?_:_", &[other])),
+                }
+            }
+            Kind::List(items) => self.list(items),
+            Kind::Map(entries) => self.map(entries),
+            Kind::Struct { name, fields } => self.structure(name, fields),
+            Kind::Macro(made) => self.macro_value(made),
+        }
+    }
+
+    fn bound(&self, name: &str) -> Option<&Val<'v>> {
+        let found = self.scope.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value);
+        found.or_else(|| self.globals.get(name))
     }
 
     fn name(&mut self, name: &str) -> Result<Val<'v>> {
-        let found = self.scope.iter().rev().find(|(known, _)| *known == name);
-        if let Some((_, value)) = found {
+        if let Some(value) = self.bound(name) {
             return Ok(value.clone());
         }
-        let types = ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
-        let known = types.into_iter().find(|known| *known == name);
+        let known = TYPES.into_iter().find(|known| *known == name);
         known.map(Val::Type).ok_or_else(|| CelError::fault(format!("no such attribute(s): {name}")))
     }
 
-    fn select(&mut self, select: &'v SelectExpr) -> Result<Val<'v>> {
-        if let Some(name) = self.type_path(select) {
+    fn select(&mut self, of: &'v Node, field: &'v str, test: bool, optional: bool) -> Result<Val<'v>> {
+        if let Some(name) = type_path(of, field) {
             return Ok(Val::Type(name));
         }
-        let value = self.value(&select.operand)?;
-        let field = value.field(&select.field)?;
-        if select.test {
-            return Ok(Val::Bool(!matches!(field, None | Some(Val::Optional(None)))));
-        }
-        field.ok_or_else(|| CelError::fault(format!("no such key: {}", select.field)))
-    }
-
-    /// `google.protobuf.Timestamp` as a type.
-    fn type_path(&self, select: &SelectExpr) -> Option<&'static str> {
-        let Expr::Select(package) = &select.operand.expr else { return None };
-        let Expr::Ident(root) = &package.operand.expr else { return None };
-        match (root.as_str(), package.field.as_str(), select.field.as_str()) {
-            ("google", "protobuf", "Timestamp") => Some("google.protobuf.Timestamp"),
-            ("google", "protobuf", "Duration") => Some("google.protobuf.Duration"),
-            _ => None,
-        }
-    }
-
-    fn call(&mut self, call: &'v CallExpr) -> Result<Val<'v>> {
-        let name = call.func_name.as_str();
-        match (name, call.args.as_slice()) {
-            (op::LOGICAL_AND, [left, right]) => return self.short_circuit(left, right, false),
-            (op::LOGICAL_OR, [left, right]) => return self.short_circuit(left, right, true),
-            (op::CONDITIONAL, [condition, yes, no]) => {
-                return match self.value(condition)? {
-                    Val::Bool(true) => self.value(yes),
-                    Val::Bool(false) => self.value(no),
-                    other => Err(no_overload(name, &[other])),
-                };
-            }
-            (op::NOT_STRICTLY_FALSE, [argument]) => {
-                return match self.value(argument) {
-                    Ok(Val::Bool(holds)) => Ok(Val::Bool(holds)),
-                    Err(CelError::Cost) => Err(CelError::Cost),
-                    _ => Ok(Val::Bool(true)),
-                };
-            }
-            (op::ADD, [accumulated, item]) => {
-                if let Some(grown) = self.grown(accumulated, item)? {
-                    return Ok(grown);
-                }
-            }
-            (op::OPT_SELECT, [operand, field]) => {
-                let value = self.value(operand)?;
-                let Expr::Literal(LiteralValue::String(field)) = &field.expr else {
-                    return Err(CelError::fault("an optional selection of no name"));
-                };
-                let found = value.field(field.inner())?;
-                return Ok(optional(found));
-            }
-            (op::OPT_INDEX, [operand, index]) => {
-                let (value, index) = (self.value(operand)?, self.value(index)?);
-                return Ok(optional(value.at(&index)?));
-            }
-            _ => {}
-        }
-        let Some(target) = &call.target else {
-            let arguments = self.arguments(&call.args)?;
-            return match operators::apply(name, &arguments, self.budget)? {
-                Some(value) => Ok(value),
-                None => library::function(name, &arguments, self.budget),
-            };
+        let found = match self.composed_variable(of, field) {
+            Some(value) => Some(value?),
+            None => self.value(of)?.field(field)?,
         };
-        if let Expr::Ident(package) = &target.expr
-            && library::PACKAGES.contains(&package.as_str())
-            && !self.scope.iter().any(|(known, _)| known == package)
+        if optional {
+            return Ok(optional_of(found));
+        }
+        if test {
+            return Ok(Val::Bool(!matches!(found, None | Some(Val::Optional(None)))));
+        }
+        found.ok_or_else(|| CelError::fault(format!("no such key: {field}")))
+    }
+
+    /// `variables.name`: evaluated where it is first asked for, among those that stand before it.
+    fn composed_variable(&mut self, of: &'v Node, field: &str) -> Option<Result<Val<'v>>> {
+        let composition = self.globals.composition?;
+        if !matches!(&of.kind, Kind::Name(name) if **name == *"variables")
+            || self.bound("variables").is_some()
         {
-            let arguments = self.arguments(&call.args)?;
+            return None;
+        }
+        let place = composition.entries.iter().take(self.composed).position(|(name, _)| name == field)?;
+        if let Some(known) = self.globals.remembered.borrow().get(place).and_then(Clone::clone) {
+            return Some(known);
+        }
+        let (name, program) = composition.entries.get(place)?;
+        let value = match program {
+            Err(error) => {
+                Err(CelError::fault(format!("composited variable {name:?} fails to compile: {error}")))
+            }
+            Ok(program) => {
+                let scope = std::mem::take(&mut self.scope);
+                let composed = std::mem::replace(&mut self.composed, place);
+                let value = self.value(&program.tree);
+                (self.scope, self.composed) = (scope, composed);
+                value.map_err(|error| match error {
+                    CelError::Fault(error) => {
+                        CelError::fault(format!("composited variable {name:?} fails to evaluate: {error}"))
+                    }
+                    other => other,
+                })
+            }
+        };
+        let mut remembered = self.globals.remembered.borrow_mut();
+        remembered.resize(composition.entries.len(), None);
+        if !value.as_ref().is_err_and(CelError::is_final) {
+            remembered[place] = Some(value.clone());
+        }
+        Some(value)
+    }
+
+    fn method(&mut self, name: &'v str, target: &'v Node, arguments: &'v [Node]) -> Result<Val<'v>> {
+        if let Kind::Name(package) = &target.kind
+            && library::PACKAGES.contains(&&**package)
+            && self.bound(package).is_none()
+        {
+            let arguments = self.all(arguments)?;
             return library::function(&format!("{package}.{name}"), &arguments, self.budget);
         }
         let receiver = self.value(target)?;
-        if bound_names(name, call.args.len()) > 0 {
-            return self.macro_call(name, &receiver, &call.args);
-        }
         // `or` and `orValue` look at their argument only where there is nothing.
-        if let (Val::Optional(held), "or" | "orValue", [otherwise]) = (&receiver, name, call.args.as_slice())
-        {
+        if let (Val::Optional(held), "or" | "orValue", [otherwise]) = (&receiver, name, arguments) {
             return match held {
                 Some(_) if name == "or" => Ok(receiver),
                 Some(held) => Ok((**held).clone()),
                 None => self.value(otherwise),
             };
         }
-        let arguments = self.arguments(&call.args)?;
+        let arguments = self.all(arguments)?;
         library::method(name, &receiver, &arguments, self.budget)
     }
 
-    fn arguments(&mut self, arguments: &'v [IdedExpr]) -> Result<Vec<Val<'v>>> {
-        arguments.iter().map(|argument| self.value(argument)).collect()
+    fn all(&mut self, nodes: &'v [Node]) -> Result<Vec<Val<'v>>> {
+        nodes.iter().map(|node| self.value(node)).collect()
     }
 
-    /// `&&` and `||`: one decisive side is enough, also where the other is an error.
-    fn short_circuit(&mut self, left: &'v IdedExpr, right: &'v IdedExpr, decisive: bool) -> Result<Val<'v>> {
-        let first = self.value(left);
-        match &first {
-            Ok(Val::Bool(value)) if *value == decisive => return first,
-            Err(CelError::Cost) => return first,
+    /// `&&` and `||`: one decisive part is enough, also where others are errors.
+    fn decided(&mut self, parts: &'v [Node], decisive: bool) -> Result<Val<'v>> {
+        let mut failed = None;
+        for part in parts {
+            match self.value(part) {
+                Ok(Val::Bool(value)) if value == decisive => return Ok(Val::Bool(value)),
+                Ok(Val::Bool(_)) => {}
+                Ok(other) => {
+                    let name = if decisive { "_||_" } else { "_&&_" };
+                    failed = failed.or(Some(no_overload(name, &[other, Val::Bool(!decisive)])));
+                }
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(Val::Bool(!decisive)), Err)
+    }
+
+    fn list(&mut self, nodes: &'v [(Node, bool)]) -> Result<Val<'v>> {
+        let mut items = Vec::with_capacity(nodes.len());
+        for (node, optional) in nodes {
+            let value = self.value(node)?;
+            items.extend(unwrapped(value, *optional));
+        }
+        Ok(Val::list(items))
+    }
+
+    fn map(&mut self, nodes: &'v [(Node, Node, bool)]) -> Result<Val<'v>> {
+        let mut entries = BTreeMap::new();
+        for (key, value, optional) in nodes {
+            let key = Key::of(&self.value(key)?)?;
+            let value = self.value(value)?;
+            if let Some(value) = unwrapped(value, *optional)
+                && entries.insert(key, value).is_some()
+            {
+                return Err(CelError::fault("Failed with repeated key"));
+            }
+        }
+        Ok(Val::Map(Arc::new(entries)))
+    }
+
+    fn structure(&mut self, name: &'v str, fields: &'v [(Box<str>, Node, bool)]) -> Result<Val<'v>> {
+        if !self.globals.patch_types || !is_patch_type(name) {
+            return Err(CelError::fault(format!("undeclared type '{name}'")));
+        }
+        let mut made = BTreeMap::new();
+        for (field, value, optional) in fields {
+            let value = self.value(value)?;
+            if let Some(value) = unwrapped(value, *optional) {
+                made.insert(Arc::<str>::from(&**field), value);
+            }
+        }
+        Ok(Val::Made(name.into(), Arc::new(made)))
+    }
+
+    fn macro_value(&mut self, made: &'v Macro) -> Result<Val<'v>> {
+        let range = self.value(&made.range)?;
+        let [name, ..] = made.names.as_slice() else { return Err(CelError::fault("a macro without a name")) };
+        let [body, ..] = made.bodies.as_slice() else {
+            return Err(CelError::fault("a macro without a body"));
+        };
+        match made.what {
+            What::Bind => return self.with(&[(name, range)], body),
+            What::OptMap | What::OptFlatMap => {
+                let Val::Optional(held) = range else { return Err(no_overload("optMap", &[range])) };
+                let Some(held) = held else { return Ok(Val::Optional(None)) };
+                let value = self.with(&[(name, (*held).clone())], body)?;
+                return Ok(if made.what == What::OptMap { Val::some(value) } else { value });
+            }
             _ => {}
         }
-        match (first, self.value(right)) {
-            (_, Ok(Val::Bool(value))) if value == decisive => Ok(Val::Bool(value)),
-            (_, Err(CelError::Cost)) => Err(CelError::Cost),
-            (Err(error), _) | (_, Err(error)) => Err(error),
-            (Ok(Val::Bool(_)), Ok(Val::Bool(value))) => Ok(Val::Bool(value)),
-            (Ok(one), Ok(other)) => Err(no_overload(if decisive { "_||_" } else { "_&&_" }, &[one, other])),
-        }
-    }
-
-    /// The list that a `map` or `filter` collects, with an item more: in place, since nobody else holds it.
-    fn grown(&mut self, accumulated: &'v IdedExpr, item: &'v IdedExpr) -> Result<Option<Val<'v>>> {
-        let (Expr::Ident(name), Expr::List(list)) = (&accumulated.expr, &item.expr) else { return Ok(None) };
-        let ([element], true) = (list.elements.as_slice(), name.starts_with('@')) else { return Ok(None) };
-        let element = self.value(element)?;
-        let Some((_, slot)) = self.scope.iter_mut().rev().find(|(known, _)| known == name) else {
-            return Ok(None);
-        };
-        let Val::List(mut items) = std::mem::replace(slot, Val::Null) else {
-            return Err(CelError::fault("a collection that is no list"));
-        };
-        Arc::make_mut(&mut items).push(element);
-        Ok(Some(Val::List(items)))
-    }
-
-    fn comprehension(&mut self, all: &'v ComprehensionExpr) -> Result<Val<'v>> {
-        let range = self.value(&all.iter_range)?;
-        let items = self.elements(&range)?;
-        let accumulated = self.value(&all.accu_init)?;
-        let depth = self.scope.len();
-        self.scope.push((&all.accu_var, accumulated));
-        let mut outcome = Ok(());
-        // An error of a step is the result so far: a later item may decide (`exists`), and then it is forgotten.
-        let mut failed: Option<CelError> = None;
-        for item in items.iter() {
-            self.scope.truncate(depth + 1);
-            if failed.is_none() && !matches!(self.value(&all.loop_cond), Ok(Val::Bool(true))) {
-                break;
+        let pairs = self.pairs(&range, made.names.len() == 2)?;
+        match made.what {
+            What::All => self.quantified(made, &pairs, false),
+            What::Exists => self.quantified(made, &pairs, true),
+            What::ExistsOne => {
+                let mut count = 0;
+                for pair in &pairs {
+                    count += usize::from(self.holds(made, pair, body)?);
+                }
+                Ok(Val::Bool(count == 1))
             }
-            self.scope.push((&all.iter_var, item.clone()));
-            match self.value(&all.loop_step) {
-                Ok(value) => {
-                    let decided = matches!(&value, Val::Bool(_));
-                    if failed.is_none() || decided_by(all, &value) {
-                        failed = None;
-                        self.scope[depth].1 = value;
-                    } else if !decided {
-                        break;
+            What::Filter => {
+                let mut items = Vec::new();
+                for pair in &pairs {
+                    if self.holds(made, pair, body)? {
+                        items.push(pair[0].clone());
                     }
                 }
-                Err(CelError::Cost) => {
-                    outcome = Err(CelError::Cost);
-                    break;
-                }
-                Err(error) if is_quantifier(all) => failed = failed.or(Some(error)),
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
+                Ok(Val::list(items))
+            }
+            _ => self.collected(made, &pairs),
+        }
+    }
+
+    /// `all` and `exists`: an error of one item counts only if no other decides.
+    fn quantified(&mut self, made: &'v Macro, pairs: &[[Val<'v>; 2]], decisive: bool) -> Result<Val<'v>> {
+        let mut failed = None;
+        for pair in pairs {
+            match self.holds(made, pair, &made.bodies[0]) {
+                Ok(value) if value == decisive => return Ok(Val::Bool(value)),
+                Ok(_) => {}
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        self.scope.truncate(depth + 1);
-        let result = match (outcome, failed) {
-            (Err(error), _) | (Ok(()), Some(error)) => Err(error),
-            (Ok(()), None) => self.value(&all.result),
+        failed.map_or(Ok(Val::Bool(!decisive)), Err)
+    }
+
+    /// `map`, `transformList`, `transformMap` and `transformMapEntry`, each with or without a condition.
+    fn collected(&mut self, made: &'v Macro, pairs: &[[Val<'v>; 2]]) -> Result<Val<'v>> {
+        let (mut list, mut map) = (Vec::new(), BTreeMap::new());
+        let (condition, body) = match made.bodies.as_slice() {
+            [condition, body] => (Some(condition), body),
+            [body, ..] => (None, body),
+            [] => return Err(CelError::fault("a macro without a body")),
         };
-        self.scope.truncate(depth);
-        result
-    }
-
-    /// What a comprehension goes through: items of lists, keys of maps.
-    fn elements(&mut self, range: &Val<'v>) -> Result<Arc<Vec<Val<'v>>>> {
-        if let Some(items) = range.items(self.budget)? {
-            return Ok(items);
-        }
-        match range.keys(self.budget)? {
-            Some(keys) => Ok(Arc::new(keys)),
-            None => Err(CelError::fault(format!(
-                "expression of type '{}' cannot be range of a comprehension",
-                range.type_name()
-            ))),
-        }
-    }
-
-    /// The macros that the parser leaves alone: of optional values, and with two variables.
-    fn macro_call(&mut self, name: &str, receiver: &Val<'v>, arguments: &'v [IdedExpr]) -> Result<Val<'v>> {
-        let names: Vec<&'v str> = arguments
-            .iter()
-            .take(bound_names(name, arguments.len()))
-            .map(|argument| match &argument.expr {
-                Expr::Ident(name) => Ok(name.as_str()),
-                _ => Err(CelError::fault("argument must be a simple name")),
-            })
-            .collect::<Result<_>>()?;
-        let bodies = arguments.get(names.len()..).unwrap_or_default();
-        if let ([name_of, ..], "optMap" | "optFlatMap", [body]) = (names.as_slice(), name, bodies) {
-            let Val::Optional(Some(held)) = receiver else { return Ok(Val::Optional(None)) };
-            let value = self.with(&[(name_of, (**held).clone())], body)?;
-            return Ok(if name == "optMap" { Val::some(value) } else { value });
-        }
-        let [first, second] = names[..] else { return Err(CelError::fault("two variables are needed")) };
-        let pairs = self.pairs(receiver)?;
-        let (mut list, mut map, mut count) = (Vec::new(), BTreeMap::new(), 0_usize);
-        for (key, value) in &pairs {
-            let bound = [(first, key.clone()), (second, value.clone())];
-            let (condition, body) = match bodies {
-                [body] => (None, body),
-                [condition, body] => (Some(condition), body),
-                _ => return Err(CelError::fault("wrong number of arguments")),
-            };
+        for pair in pairs {
             if let Some(condition) = condition
-                && !matches!(self.with(&bound, condition)?, Val::Bool(true))
+                && !self.holds(made, pair, condition)?
             {
                 continue;
             }
-            let value = self.with(&bound, body)?;
-            match (name, &value) {
-                ("transformList", _) => list.push(value),
-                ("transformMap", _) => {
-                    map.insert(Key::of(key)?, value);
+            let value = self.with_pair(made, pair, body)?;
+            match made.what {
+                What::Map => {
+                    map.insert(Key::of(&pair[0])?, value);
                 }
-                (_, Val::Bool(true)) => count += 1,
-                (_, Val::Bool(false)) => {}
-                _ => return Err(no_overload(name, &[value])),
+                What::Entry => {
+                    let keys = value
+                        .keys(self.budget)?
+                        .ok_or_else(|| no_overload("transformMapEntry", std::slice::from_ref(&value)))?;
+                    for key in keys {
+                        let entry = value.at(&key)?.unwrap_or(Val::Null);
+                        if map.insert(Key::of(&key)?, entry).is_some() {
+                            return Err(CelError::fault("insert failed: key already exists"));
+                        }
+                    }
+                }
+                _ => list.push(value),
             }
         }
-        Ok(match name {
-            "transformList" => Val::list(list),
-            "transformMap" => Val::Map(Arc::new(map)),
-            "all" => Val::Bool(count == pairs.len()),
-            "exists" => Val::Bool(count > 0),
-            _ => Val::Bool(count == 1),
+        Ok(if matches!(made.what, What::Map | What::Entry) {
+            Val::Map(Arc::new(map))
+        } else {
+            Val::list(list)
         })
     }
 
-    fn pairs(&mut self, receiver: &Val<'v>) -> Result<Vec<(Val<'v>, Val<'v>)>> {
-        if let Some(items) = receiver.items(self.budget)? {
-            return Ok(items
-                .iter()
-                .enumerate()
-                .map(|(at, item)| (Val::Int(at as i64), item.clone()))
-                .collect());
+    /// What a macro goes through: items of lists, keys of maps; with two names places and items, keys and values.
+    fn pairs(&mut self, range: &Val<'v>, two: bool) -> Result<Vec<[Val<'v>; 2]>> {
+        if let Some(items) = range.items(self.budget)? {
+            let pair = |(place, item): (usize, &Val<'v>)| match two {
+                true => [Val::Int(i64::try_from(place).unwrap_or(i64::MAX)), item.clone()],
+                false => [item.clone(), Val::Null],
+            };
+            return Ok(items.iter().enumerate().map(pair).collect());
         }
-        let keys = self.elements(receiver)?;
-        keys.iter().map(|key| Ok((key.clone(), receiver.at(key)?.unwrap_or(Val::Null)))).collect()
+        let Some(keys) = range.keys(self.budget)? else {
+            return Err(CelError::fault(format!(
+                "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
+                range.type_name()
+            )));
+        };
+        let pair = |key: Val<'v>| {
+            let value = if two { range.at(&key)?.unwrap_or(Val::Null) } else { Val::Null };
+            Ok([key, value])
+        };
+        keys.into_iter().map(pair).collect()
     }
 
-    fn with(&mut self, bound: &[(&'v str, Val<'v>)], body: &'v IdedExpr) -> Result<Val<'v>> {
-        let depth = self.scope.len();
+    fn holds(&mut self, made: &'v Macro, pair: &[Val<'v>; 2], body: &'v Node) -> Result<bool> {
+        match self.with_pair(made, pair, body)? {
+            Val::Bool(holds) => Ok(holds),
+            other => Err(no_overload("_?_:_", &[other])),
+        }
+    }
+
+    fn with_pair(&mut self, made: &'v Macro, pair: &[Val<'v>; 2], body: &'v Node) -> Result<Val<'v>> {
+        match made.names.as_slice() {
+            [one] => self.with(&[(one, pair[0].clone())], body),
+            [one, two, ..] => self.with(&[(one, pair[0].clone()), (two, pair[1].clone())], body),
+            [] => Err(CelError::fault("a macro without a name")),
+        }
+    }
+
+    fn with(&mut self, bound: &[(&'v str, Val<'v>)], body: &'v Node) -> Result<Val<'v>> {
+        let before = self.scope.len();
         self.scope.extend(bound.iter().cloned());
         let value = self.value(body);
-        self.scope.truncate(depth);
+        self.scope.truncate(before);
         value
     }
 }
 
-fn optional(found: Option<Val<'_>>) -> Val<'_> {
+/// The types of objects that mutations make: `Object`, what is in it by its path (`Object.spec`), and `JSONPatch`.
+pub(super) fn is_patch_type(name: &str) -> bool {
+    name == "Object" || name.starts_with("Object.") || name == "JSONPatch"
+}
+
+/// `google.protobuf.Timestamp` as a type.
+fn type_path(of: &Node, field: &str) -> Option<&'static str> {
+    let Kind::Select { of, field: package, .. } = &of.kind else { return None };
+    let Kind::Name(root) = &of.kind else { return None };
+    match (&**root, &**package, field) {
+        ("google", "protobuf", "Timestamp") => Some("google.protobuf.Timestamp"),
+        ("google", "protobuf", "Duration") => Some("google.protobuf.Duration"),
+        _ => None,
+    }
+}
+
+/// An item that may be left out: `None` if it is an optional without value.
+fn unwrapped(value: Val<'_>, optional: bool) -> Option<Val<'_>> {
+    match value {
+        Val::Optional(held) if optional => held.map(|held| (*held).clone()),
+        value => Some(value),
+    }
+}
+
+fn optional_of(found: Option<Val<'_>>) -> Val<'_> {
     match found {
         None => Val::Optional(None),
         Some(already @ Val::Optional(_)) => already,
@@ -338,26 +395,15 @@ fn optional(found: Option<Val<'_>>) -> Val<'_> {
     }
 }
 
-/// Whether a comprehension is `all` or `exists`.
-fn is_quantifier(all: &ComprehensionExpr) -> bool {
-    matches!(&all.loop_step.expr, Expr::Call(call) if [op::LOGICAL_AND, op::LOGICAL_OR].contains(&call.func_name.as_str()))
-}
-
-/// Whether a value decides a quantifier: false for `all`, true for `exists`.
-fn decided_by(all: &ComprehensionExpr, value: &Val<'_>) -> bool {
-    let exists = matches!(&all.loop_step.expr, Expr::Call(call) if call.func_name == op::LOGICAL_OR);
-    matches!(value, Val::Bool(value) if *value == exists)
-}
-
-fn constant<'v>(literal: &LiteralValue) -> Val<'v> {
+fn constant<'v>(literal: &Literal) -> Val<'v> {
     match literal {
-        LiteralValue::Boolean(value) => Val::Bool(*value.inner()),
-        LiteralValue::Bytes(value) => Val::Bytes(value.inner().into()),
-        LiteralValue::Double(value) => Val::Double(*value.inner()),
-        LiteralValue::Int(value) => Val::Int(*value.inner()),
-        LiteralValue::Null => Val::Null,
-        LiteralValue::String(value) => Val::text(value.inner()),
-        LiteralValue::UInt(value) => Val::UInt(*value.inner()),
+        Literal::Null => Val::Null,
+        Literal::Bool(value) => Val::Bool(*value),
+        Literal::Int(value) => Val::Int(*value),
+        Literal::UInt(value) => Val::UInt(*value),
+        Literal::Double(value) => Val::Double(*value),
+        Literal::Text(text) => Val::Text(text.clone()),
+        Literal::Bytes(bytes) => Val::Bytes(bytes.clone()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::semver::Semver;
 use super::{Budget, CelError, Val};
 use crate::custom::fits_format;
 use crate::quantity::Quantity;
@@ -37,6 +38,14 @@ pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], _: &mut Budget) ->
             })?;
             Val::Cidr(address, length)
         }
+        ("semver", [Val::Text(text), rest @ ..]) => {
+            let normalize = matches!(rest, [Val::Bool(true)]);
+            Val::Semver(Arc::new(Semver::parse(text, normalize).map_err(CelError::fault)?))
+        }
+        ("isSemver", [Val::Text(text), rest @ ..]) => {
+            Val::Bool(Semver::parse(text, matches!(rest, [Val::Bool(true)])).is_ok())
+        }
+        ("jsonpatch.escapeKey", [Val::Text(text)]) => Val::text(&text.replace('~', "~0").replace('/', "~1")),
         ("isCIDR", [Val::Text(text)]) => Val::Bool(cidr(text).is_some()),
         ("format.named", [Val::Text(format)]) if FORMATS.iter().any(|(known, _)| **known == **format) => {
             Val::some(Val::Format(format.clone()))
@@ -63,6 +72,8 @@ pub(super) fn method<'v>(
         Val::Url(url) => Ok(url_method(name, url)),
         Val::Ip(address) => Ok(ip_method(name, *address, arguments)),
         Val::Cidr(base, length) => cidr_method(name, *base, *length, arguments),
+        Val::Authz(step) => step.method(name, arguments, budget),
+        Val::Semver(version) => Ok(semver_method(name, version, arguments)),
         Val::Format(format) => match (name, arguments) {
             ("validate", [Val::Text(text)]) => {
                 budget.spend_on(text.len())?;
@@ -95,6 +106,19 @@ fn quantity_method<'v>(name: &str, one: Quantity, arguments: &[Val<'v>]) -> Resu
         ("compareTo", Some(other)) => Val::Int(one.cmp(&other) as i64),
         _ => return Ok(None),
     }))
+}
+
+fn semver_method<'v>(name: &str, one: &Semver, arguments: &[Val<'v>]) -> Option<Val<'v>> {
+    let number = |place: usize| Val::Int(i64::try_from(one.numbers[place]).unwrap_or(i64::MAX));
+    Some(match (name, arguments) {
+        ("major", []) => number(0),
+        ("minor", []) => number(1),
+        ("patch", []) => number(2),
+        ("isLessThan", [Val::Semver(other)]) => Val::Bool(one.order(other).is_lt()),
+        ("isGreaterThan", [Val::Semver(other)]) => Val::Bool(one.order(other).is_gt()),
+        ("compareTo", [Val::Semver(other)]) => Val::Int(one.order(other) as i64),
+        _ => return None,
+    })
 }
 
 /// Absolute URIs and absolute paths. Source: `net/url.ParseRequestURI`.

@@ -15,7 +15,8 @@ use crate::custom::pattern;
 type Result<T> = std::result::Result<T, CelError>;
 
 /// Libraries whose functions are called through their name.
-pub(super) const PACKAGES: [&str; 7] = ["optional", "sets", "base64", "format", "math", "strings", "ip"];
+pub(super) const PACKAGES: [&str; 9] =
+    ["optional", "sets", "base64", "format", "math", "strings", "ip", "jsonpatch", "lists"];
 
 /// The longest text that a function makes.
 const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -46,6 +47,10 @@ pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budge
             return bytes
                 .map(|bytes| Val::Bytes(bytes.into()))
                 .map_err(|error| CelError::fault(error.to_string()));
+        }
+        ("lists.range", [Val::Int(count)]) => {
+            budget.spend(u64::try_from(*count).unwrap_or(0))?;
+            return Ok(Val::list((0..*count).map(Val::Int).collect()));
         }
         ("strings.quote", [Val::Text(text)]) => return Ok(Val::text(&format!("{text:?}"))),
         ("math.greatest" | "math.least", values) if !values.is_empty() => {
@@ -356,7 +361,7 @@ fn list_method<'v>(
             let mut total = items.first().cloned().unwrap_or(Val::Int(0));
             for item in items.iter().skip(1) {
                 let pair = [total, item.clone()];
-                let sum = super::operators::apply(cel::common::ast::operators::ADD, &pair, budget)?;
+                let sum = super::operators::apply(super::operators::op::ADD, &pair, budget)?;
                 total = sum.ok_or_else(|| no_overload(name, &pair))?;
             }
             total
@@ -379,21 +384,28 @@ fn list_method<'v>(
             }
             found
         }
-        ("flatten", []) => {
-            let mut flat = Vec::new();
-            for item in items.iter() {
-                match item.items(budget)? {
-                    Some(inner) => flat.extend(inner.iter().cloned()),
-                    None => flat.push(item.clone()),
-                }
-            }
-            Val::list(flat)
+        ("flatten", []) => Val::list(flat(&items, 1, budget)?),
+        ("flatten", [Val::Int(depth)]) if *depth >= 0 => Val::list(flat(&items, *depth, budget)?),
+        ("flatten", [Val::Int(_)]) => return Err(CelError::fault("level must be non-negative")),
+        ("includes", [item]) => Val::Bool(contains(value, item, budget)?),
+        ("first", []) => items.first().cloned().map_or(Val::Optional(None), Val::some),
+        ("last", []) => items.last().cloned().map_or(Val::Optional(None), Val::some),
+        ("slice", [Val::Int(from), Val::Int(to)]) => {
+            let part = usize::try_from(*from).ok().zip(usize::try_from(*to).ok());
+            let part = part.and_then(|(from, to)| items.get(from..to));
+            let wrong =
+                || CelError::fault(format!("cannot slice({from}, {to}), list is length {}", items.len()));
+            Val::list(part.ok_or_else(wrong)?.to_vec())
         }
         ("reverse", []) => Val::list(items.iter().rev().cloned().collect()),
         ("distinct", []) => {
             let mut kept: Vec<Val<'v>> = Vec::new();
             for item in items.iter() {
-                if !contains(&Val::list(kept.clone()), item, budget)? {
+                let mut known = false;
+                for one in &kept {
+                    known = known || equal(one, item, budget)?;
+                }
+                if !known {
                     kept.push(item.clone());
                 }
             }
@@ -408,6 +420,19 @@ fn list_method<'v>(
         _ => return Ok(None),
     };
     Ok(Some(value))
+}
+
+/// A list with the lists in it opened, so many levels deep.
+fn flat<'v>(items: &[Val<'v>], depth: i64, budget: &mut Budget) -> Result<Vec<Val<'v>>> {
+    let mut out = Vec::new();
+    for item in items {
+        match item.items(budget)? {
+            // The depth of what can be opened is that of the expression and of JSON, both of which are bounded.
+            Some(inner) if depth > 0 => out.extend(flat(&inner, depth - 1, budget)?),
+            _ => out.push(item.clone()),
+        }
+    }
+    Ok(out)
 }
 
 fn extreme<'v>(name: &str, items: &[Val<'v>], most: bool) -> Result<Val<'v>> {

@@ -1,24 +1,35 @@
-//! CEL, the language of validation rules and admission policies: the `cel` crate parses, and the walk over its tree is our
-//! own, since every step of it is paid from a budget. Kubernetes' libraries for strings, lists, regular expressions, URLs,
-//! quantities, addresses and optional values are part of it. Source: the CEL specification, `k8s.io/apiserver/pkg/cel`.
-//!
-//! Types are checked where an expression runs, and not before: an expression of wrong types is an error of its run.
+//! CEL, the language of validation rules and admission policies. The text is read into a tree whose depth is bounded, and
+//! every step of a walk over it is paid from a budget: whoever writes expressions takes neither stack nor time without
+//! end. Kubernetes' libraries for strings, lists, regular expressions, URLs, quantities, addresses, versions and optional
+//! values are part of it. Source: the CEL specification, `k8s.io/apiserver/pkg/cel`.
 
+mod ast;
+mod authz;
+mod check;
 mod convert;
+pub mod declared;
 mod eval;
-mod guard;
 mod kubernetes;
+mod lex;
 mod library;
 mod names;
 mod operators;
+mod parse;
+mod semver;
+mod types;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
-use cel::common::ast::IdedExpr;
+use std::cell::RefCell;
+
 use serde_json::Value;
 
+pub use authz::{Answer, Authority, Question, Step};
+pub use check::Environment;
+pub use semver::Semver;
+pub use types::{Fields, Type};
 pub use value::Val;
 
 /// What the evaluation of one expression may cost. Source: upstream's `PerCallLimit`.
@@ -33,9 +44,17 @@ pub enum CelError {
     /// It went wrong.
     #[error("{0}")]
     Fault(String),
+    /// It needs an answer that is not known yet.
+    #[error("a question about rights is not answered yet")]
+    Unanswered(Box<Question>),
 }
 
 impl CelError {
+    /// Whether it ends the evaluation whatever else the expression says.
+    fn is_final(&self) -> bool {
+        !matches!(self, Self::Fault(_))
+    }
+
     fn fault(message: impl Into<String>) -> Self {
         Self::Fault(message.into())
     }
@@ -64,28 +83,63 @@ impl Budget {
         Ok(())
     }
 
+    /// Runs something within what one call may cost, and pays for it. Where the budget itself is the narrower bound,
+    /// nothing is left of it afterwards.
+    pub fn call<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, CelError>) -> Result<T, CelError> {
+        let may = self.left.min(CALL_COST_MAX);
+        let mut call = Self::new(may);
+        let result = run(&mut call);
+        let spent = if matches!(result, Err(CelError::Cost)) { may } else { may - call.left };
+        self.left -= spent;
+        result
+    }
+
     /// Pays for work on something long.
     fn spend_on(&mut self, length: usize) -> Result<(), CelError> {
         self.spend(1 + length as u64 / 10)
     }
 }
 
-/// A parsed expression.
+/// An expression that can be run.
 #[derive(Debug, Clone)]
 pub struct Program {
-    expression: IdedExpr,
+    tree: ast::Node,
     source: String,
 }
 
-/// The variables of an expression.
+/// Named expressions that others speak of as `variables.name`; each may speak of those before it.
 #[derive(Debug, Clone, Default)]
-pub struct Variables<'v>(Vec<(&'v str, Val<'v>)>);
+pub struct Composition {
+    /// The failure is why an expression could not be compiled.
+    entries: Vec<(String, Result<Program, String>)>,
+}
+
+impl Composition {
+    /// Adds an expression.
+    pub fn add(&mut self, name: &str, program: Result<Program, String>) {
+        self.entries.push((name.to_owned(), program));
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// The variables of expressions; what composed ones evaluate to is remembered here.
+#[derive(Debug, Clone, Default)]
+pub struct Variables<'v> {
+    known: Vec<(&'v str, Val<'v>)>,
+    composition: Option<&'v Composition>,
+    remembered: RefCell<Vec<Option<Result<Val<'v>, CelError>>>>,
+    patch_types: bool,
+}
 
 impl<'v> Variables<'v> {
     /// Adds a variable.
     #[must_use]
     pub fn with(mut self, name: &'v str, value: Val<'v>) -> Self {
-        self.0.push((name, value));
+        self.known.push((name, value));
         self
     }
 
@@ -94,18 +148,33 @@ impl<'v> Variables<'v> {
     pub fn json(self, name: &'v str, value: &'v Value) -> Self {
         self.with(name, Val::of_json(value, None))
     }
+
+    /// Adds `variables`.
+    #[must_use]
+    pub fn composed(mut self, composition: &'v Composition) -> Self {
+        self.composition = Some(composition);
+        self
+    }
+
+    /// Lets expressions make objects (`Object{…}`, `JSONPatch{…}`).
+    #[must_use]
+    pub fn patching(mut self) -> Self {
+        self.patch_types = true;
+        self
+    }
+
+    fn get(&self, name: &str) -> Option<&Val<'v>> {
+        self.known.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
 }
 
 impl Program {
-    /// Parses an expression in which only these variables are known. The failure is a text for people, as upstream's
+    /// Compiles an expression in which only these variables are known. The failure is a text for people, as upstream's
     /// (`ERROR: <input>:1:1: …`).
     pub fn compile(source: &str, variables: &[&str]) -> Result<Self, String> {
-        guard::check(source)?;
-        let expression = parse(source)?;
-        names::check(&expression, variables).map_err(|unknown| {
-            format!("ERROR: <input>:1:1: undeclared reference to '{unknown}' (in container '')")
-        })?;
-        Ok(Self { expression, source: source.to_owned() })
+        let tree = parse::parse(source).map_err(|wrong| parse::pointed(source, &wrong))?;
+        names::check(&tree, variables).map_err(|wrong| parse::pointed(source, &wrong))?;
+        Ok(Self { tree, source: source.to_owned() })
     }
 
     /// The expression as it was written.
@@ -115,13 +184,15 @@ impl Program {
 
     /// Whether the expression speaks of a variable.
     pub fn uses(&self, variable: &str) -> bool {
-        names::uses(&self.expression, variable)
+        self.tree.uses(variable)
     }
 
     /// Its value.
     pub fn run<'v>(&'v self, variables: &Variables<'v>, budget: &mut Budget) -> Result<Val<'v>, CelError> {
-        let mut evaluation = eval::Evaluation { scope: variables.0.clone(), budget };
-        evaluation.value(&self.expression)
+        let composed = variables.composition.map_or(0, |composition| composition.entries.len());
+        let mut evaluation =
+            eval::Evaluation { globals: variables, scope: Vec::new(), budget, depth: 0, composed };
+        evaluation.value(&self.tree)
     }
 
     /// Its value, which has to be `true` or `false`.
@@ -131,23 +202,4 @@ impl Program {
             other => Err(CelError::fault(format!("expected a bool, found {}", other.type_name()))),
         }
     }
-}
-
-/// The stack on which an expression is parsed: the grammar recurses through every level of precedence.
-const PARSE_STACK_BYTES: usize = 16 << 20;
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a thread for its stack alone: this call owns it and waits for it"
-)]
-fn parse(source: &str) -> Result<IdedExpr, String> {
-    let parsed = || {
-        let parser = cel::parser::Parser::new().enable_optional_syntax(true);
-        parser.parse(source).map_err(|errors| errors.to_string())
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(PARSE_STACK_BYTES).spawn_scoped(scope, parsed);
-        let failed = |_| "ERROR: <input>:1:1: the expression cannot be parsed".to_owned();
-        thread.map_err(|error| error.to_string())?.join().map_err(failed)?
-    })
 }

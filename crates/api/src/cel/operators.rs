@@ -3,13 +3,30 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use cel::common::ast::operators as op;
 use jiff::{SignedDuration, Timestamp};
 
 use super::eval::no_overload;
 use super::{Budget, CelError, Val};
 
 type Result<T> = std::result::Result<T, CelError>;
+
+/// CEL's names of operators.
+pub(super) mod op {
+    pub(in crate::cel) const EQUALS: &str = "_==_";
+    pub(in crate::cel) const NOT_EQUALS: &str = "_!=_";
+    pub(in crate::cel) const LESS: &str = "_<_";
+    pub(in crate::cel) const LESS_EQUALS: &str = "_<=_";
+    pub(in crate::cel) const GREATER: &str = "_>_";
+    pub(in crate::cel) const GREATER_EQUALS: &str = "_>=_";
+    pub(in crate::cel) const ADD: &str = "_+_";
+    pub(in crate::cel) const SUBSTRACT: &str = "_-_";
+    pub(in crate::cel) const MULTIPLY: &str = "_*_";
+    pub(in crate::cel) const DIVIDE: &str = "_/_";
+    pub(in crate::cel) const MODULO: &str = "_%_";
+    pub(in crate::cel) const LOGICAL_NOT: &str = "!_";
+    pub(in crate::cel) const NEGATE: &str = "-_";
+    pub(in crate::cel) const IN: &str = "@in";
+}
 
 /// The value of an operator; `None`: the name is no operator's.
 pub(super) fn apply<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budget) -> Result<Option<Val<'v>>> {
@@ -33,19 +50,20 @@ pub(super) fn apply<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budget) 
         (op::NEGATE, [Val::Double(value)]) => Val::Double(-value),
         (op::NEGATE, [Val::Duration(value)]) => Val::Duration(value.checked_neg().ok_or_else(overflow)?),
         (op::IN, [item, range]) => Val::Bool(contains(range, item, budget)?),
-        (op::INDEX, [value, index]) => {
-            let found = value.at(index)?;
-            let missing = || match index {
-                Val::Text(key) => CelError::fault(format!("no such key: {key}")),
-                Val::Int(at) => CelError::fault(format!("index out of bounds: {at}")),
-                _ => CelError::fault("no such key"),
-            };
-            found.ok_or_else(missing)?
-        }
         (op::LOGICAL_NOT | op::NEGATE, _) => return Err(no_overload(name, arguments)),
         _ => return Ok(None),
     };
     Ok(Some(value))
+}
+
+/// `value[index]`.
+pub(super) fn index<'v>(value: &Val<'v>, index: &Val<'v>) -> Result<Val<'v>> {
+    let missing = || match index {
+        Val::Text(key) => CelError::fault(format!("no such key: {key}")),
+        Val::Int(at) => CelError::fault(format!("index out of bounds: {at}")),
+        _ => CelError::fault("no such key"),
+    };
+    value.at(index)?.ok_or_else(missing)
 }
 
 fn overflow() -> CelError {
@@ -109,6 +127,17 @@ pub(super) fn equal<'v>(one: &Val<'v>, other: &Val<'v>, budget: &mut Budget) -> 
         (Val::Ip(one), Val::Ip(other)) => one == other,
         (Val::Cidr(one, length), Val::Cidr(other, other_length)) => one == other && length == other_length,
         (Val::Optional(Some(one)), Val::Optional(Some(other))) => equal(one, other, budget)?,
+        (Val::Made(name, fields), Val::Made(other, others)) => {
+            if name != other || fields.len() != others.len() {
+                return Ok(false);
+            }
+            for ((name, one), (other_name, other)) in fields.iter().zip(others.iter()) {
+                if name != other_name || !equal(one, other, budget)? {
+                    return Ok(false);
+                }
+            }
+            true
+        }
         (Val::Bool(_), _) => false,
         _ => compare(one, other) == Some(Ordering::Equal),
     })
@@ -130,6 +159,7 @@ pub(super) fn compare(one: &Val<'_>, other: &Val<'_>) -> Option<Ordering> {
         (Val::Duration(one), Val::Duration(other)) => one.cmp(other),
         (Val::Time(one), Val::Time(other)) => one.cmp(other),
         (Val::Quantity(one), Val::Quantity(other)) => one.cmp(other),
+        (Val::Semver(one), Val::Semver(other)) => one.order(other),
         _ => return None,
     })
 }

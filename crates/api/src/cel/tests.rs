@@ -60,6 +60,17 @@ fn expressions_are_what_upstream_makes_of_them() {
         "self.a > 0 ? true : self.zzz",
         "{'a': 1}.a == 1 && {'a': {'b': 2}} == {'a': {'b': 2}}",
         "self.list.all(i, v, v == i + 1) && self.list.transformList(i, v, i + v) == [1, 3, 5]",
+        "semver('1.2.3').isLessThan(semver('1.10.0')) && semver('1.0.0-alpha.1').compareTo(semver('1.0.0-alpha.beta')) == -1",
+        "semver('v1.0', true) == semver('1.0.0') && semver('1.2.3').minor() == 2 && !isSemver('v1.0') && isSemver('v1.0', true)",
+        "[1, [2, [3]]].flatten(2) == [1, 2, 3] && lists.range(3) == [0, 1, 2] && [1, 2, 3].slice(1, 3) == [2, 3]",
+        "[1, 2].first().value() == 1 && ![].last().hasValue() && [1, 1, 2].distinct() == [1, 2] && [3, 1].sort() == [1, 3]",
+        "jsonpatch.escapeKey('k8s.io/my~label') == 'k8s.io~1my~0label'",
+        "cel.bind(x, self.a + 1, x * x) == 4 && self.map.transformMap(k, v, v + k) == {'k': 'vk', 'k2': 'v2k2'}",
+        "self.list.transformMapEntry(i, v, {string(v): i}) == {'1': 0, '2': 1, '3': 2}",
+        "self.map.exists(k, v, k == 'k2' && v == 'v2') && self.list.map(x, x > 1, x * 10) == [20, 30]",
+        "[?self.?zzz, 1] == [1] && {?'z': self.?zzz} == {}",
+        "r'\\d' == '\\\\d' && '\\x41\\101\\u0041' == 'AAA' && \"\"\"a'b\"\"\" == 'a\\'b'",
+        "-5 % 3 == -2 && - self.a == -1 && 0x1F == 31 && 1e3 == 1000.0 && .5 == 0.5",
         "b'abc' == bytes('abc') && base64.decode('YWJj') == b'abc'",
     ] {
         assert_eq!(run(source, &object).as_deref(), Ok("true"), "{source}");
@@ -76,12 +87,16 @@ fn what_goes_wrong_is_an_error_and_no_more() {
         ("self.a + self.s", "found no matching overload for '_+_' applied to '(int, string)'"),
         ("[1][5]", "index out of bounds: 5"),
         ("unknown == 1", "undeclared reference to 'unknown'"),
-        ("self.", "Syntax error"),
+        (
+            "self.",
+            "ERROR: <input>:1:6: Syntax error: mismatched input '<EOF>' expecting IDENTIFIER\n | self.\n | .....^",
+        ),
         ("", "Syntax error"),
         ("'abc'.matches('(')", "error parsing regexp"),
         ("-(-9223372036854775807 - 1)", "return error for overflow"),
         ("[1, 2, 3].map(x, [1, 2, 3].map(y, zz))", "undeclared reference to 'zz'"),
         ("'x'.substring(5)", "index out of range"),
+        ("semver('1.2')", "No Major.Minor.Patch elements found"),
         ("quantity('x')", "quantities must match"),
         ("Foo{a: 1}", "undeclared"),
     ] {
@@ -99,12 +114,8 @@ fn depth_length_and_cost_are_bounded() {
     assert_eq!(run(&sum(50), &object).as_deref(), Ok("true"));
     let flat = vec!["true"; 500].join(" && ");
     assert_eq!(run(&flat, &object).as_deref(), Ok("true"));
-    for source in [
-        deep(1000),
-        sum(5000),
-        format!("{}true", "!".repeat(5000)),
-        format!("'{}' == ''", "x".repeat(20_000)),
-    ] {
+    assert_eq!(run(&format!("{}true", "!".repeat(5000)), &object).as_deref(), Ok("true"));
+    for source in [deep(1000), sum(5000), "[".repeat(5000), format!("'{}' == ''", "x".repeat(200_000))] {
         assert!(run(&source, &object).is_err());
     }
     let doubled = "[1,2,3,4,5,6,7,8,9,10].map(a, [1,2,3,4,5,6,7,8,9,10].map(b, [1,2,3,4,5,6,7,8,9,10].map(c, \
@@ -134,5 +145,282 @@ fn nonsense_does_not_panic() {
         "\"\"\"a",
     ] {
         let _ = run(source, &json!({}));
+    }
+}
+
+/// Numbers that are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+}
+
+#[test]
+fn no_text_takes_the_compiler_or_the_walk_down() {
+    let words = [
+        "self",
+        "oldSelf",
+        "x",
+        "y",
+        ".",
+        ".a",
+        ".?b",
+        "[",
+        "]",
+        "(",
+        ")",
+        "{",
+        "}",
+        ",",
+        ":",
+        "?",
+        "!",
+        "-",
+        "+",
+        "*",
+        "/",
+        "%",
+        "==",
+        "<",
+        "in",
+        "&&",
+        "||",
+        "1",
+        "0x",
+        "2u",
+        "1.5e",
+        "'t'",
+        "\"",
+        "b'\\xff'",
+        "r'\\'",
+        "\\",
+        "`",
+        "é",
+        "true",
+        "null",
+        "has(",
+        ".all(x,",
+        ".map(x,",
+        ".exists(",
+        "cel.bind(x,",
+        "optional.of(",
+        "size(",
+        "\n",
+        "//",
+        ".format([",
+        "duration('",
+        "quantity(",
+        ".transformMap(k,v,",
+        "Object{",
+        "for",
+        "9223372036854775808",
+        "-",
+    ];
+    let mut dice = Dice(7);
+    let object = json!({"a": [1, 2], "b": {"c": "d"}});
+    for _ in 0..20_000 {
+        let count = 1 + dice.below(24);
+        let text: String = (0..count).map(|_| words[dice.below(words.len())]).collect::<Vec<_>>().join(" ");
+        let _ = checked_any(&text);
+        if let Ok(program) = Program::compile(&text, &["self", "oldSelf"]) {
+            let _ = program.run(&Variables::default().json("self", &object), &mut Budget::new(5_000));
+        }
+    }
+    for part in [
+        "(",
+        "[",
+        "{",
+        "!(",
+        "-(",
+        "1?",
+        "1?1:",
+        "self.",
+        "self[",
+        "a(",
+        "[].map(x,",
+        "1+",
+        "1==",
+        "a&&(",
+        "{1:",
+    ] {
+        for count in [10, 49, 60, 5_000] {
+            let text = format!("{}1", part.repeat(count));
+            let _ = run(&text, &object);
+            let _ = checked_any(&text);
+        }
+    }
+}
+
+fn checked_any(source: &str) -> Result<Type, String> {
+    Environment::default().with("self", Type::Dyn).with("oldSelf", Type::Text).check(source)
+}
+
+#[test]
+fn variables_are_evaluated_where_they_are_asked_for_and_see_those_before() {
+    let compile = |source: &str| Program::compile(source, &["variables", "self"]);
+    let mut composition = Composition::default();
+    for (name, source) in [
+        ("one", "self.a"),
+        ("two", "variables.one + 1"),
+        ("broken", "self.nothing"),
+        ("wrong", "1 +"),
+        ("ahead", "variables.after"),
+        ("after", "1"),
+    ] {
+        composition.add(name, compile(source));
+    }
+    let object = json!({"a": 1});
+    let said = |source: &str| {
+        let program = compile(source).unwrap();
+        let variables = Variables::default().json("self", &object).composed(&composition);
+        let value = program.holds(&variables, &mut Budget::new(CALL_COST_MAX));
+        value.map_err(|error| error.to_string())
+    };
+    assert_eq!(said("variables.two == 2 && [1].all(self, variables.one == 1)"), Ok(true));
+    assert_eq!(said("true || variables.broken"), Ok(true));
+    assert_eq!(
+        said("variables.broken == 1").unwrap_err(),
+        "composited variable \"broken\" fails to evaluate: no such key: nothing"
+    );
+    assert!(
+        said("variables.wrong == 1")
+            .unwrap_err()
+            .starts_with("composited variable \"wrong\" fails to compile: ERROR")
+    );
+    assert!(said("variables.ahead == 1").is_err());
+    let mut chain = Composition::default();
+    chain.add("v0", compile("1"));
+    for number in 1..2_000 {
+        chain.add(&format!("v{number}"), compile(&format!("variables.v{} + 1", number - 1)));
+    }
+    let last = compile("variables.v1999 > 0").unwrap();
+    let variables = Variables::default().composed(&chain);
+    let refused = last.holds(&variables, &mut Budget::new(CALL_COST_MAX)).unwrap_err();
+    assert!(refused.to_string().contains("too deeply"), "{refused}");
+}
+
+#[derive(Debug)]
+struct Known(Option<bool>);
+
+impl Authority for Known {
+    fn answer(&self, _: &Question) -> Option<Answer> {
+        self.0.map(|allowed| Answer { allowed, reason: "because".into() })
+    }
+}
+
+#[test]
+fn rights_are_asked_for_and_an_unknown_answer_ends_the_evaluation() {
+    let request = Question { resource: "pods".into(), ..Question::default() };
+    let ask = |known: &Known, source: &str| {
+        let program = Program::compile(source, &["authorizer"]).unwrap();
+        let variables =
+            Variables::default().with("authorizer", Val::Authz(Step::authorizer(known, request.clone())));
+        program.holds(&variables, &mut Budget::new(CALL_COST_MAX))
+    };
+    let source = "authorizer.group('apps').resource('deployments').namespace('n').name('x').subresource('scale')\
+                  .check('get').allowed()";
+    assert_eq!(ask(&Known(Some(true)), source), Ok(true));
+    assert_eq!(ask(&Known(Some(false)), source), Ok(false));
+    let Err(CelError::Unanswered(question)) =
+        ask(&Known(None), &format!("true || false && {source} || {source}"))
+            .and_then(|_| ask(&Known(None), &format!("[1].exists(x, {source}) || true")))
+    else {
+        panic!("an answer")
+    };
+    assert_eq!(
+        (question.verb.as_str(), question.resource.as_str(), question.name.as_str()),
+        ("get", "deployments", "x")
+    );
+    for (source, wanted) in [
+        ("authorizer.path('/healthz').check('get').reason() == 'because'", Ok(true)),
+        ("authorizer.requestResource.check('create').allowed()", Ok(true)),
+        (
+            "authorizer.serviceAccount('default', 'my').group('').resource('pods').check('list').allowed()",
+            Ok(true),
+        ),
+        ("authorizer.path(' ').check('get').allowed()", Err("path must not be empty")),
+        (
+            "authorizer.serviceAccount('a.b', 'c').path('/').check('get').allowed()",
+            Err("Invalid service account namespace"),
+        ),
+    ] {
+        let said = ask(&Known(Some(true)), source).map_err(|error| error.to_string());
+        assert_eq!(said, wanted.map_err(str::to_owned), "{source}");
+    }
+}
+
+fn checked(source: &str) -> Result<String, String> {
+    let row = crate::catalog::Catalog::builtin();
+    let row = row.by_kind("apps", "v1", "Deployment").unwrap();
+    let composed = declared::variables(&[("replicas".to_owned(), Type::Int)]);
+    let environment = Environment::default()
+        .with("object", declared::of_kind(row))
+        .with("any", Type::Dyn)
+        .with("request", declared::request())
+        .with("authorizer", Type::named("kubernetes.authorization.Authorizer"))
+        .with("variables", composed)
+        .patching();
+    environment.check(source).map(|ty| ty.to_string())
+}
+
+#[test]
+fn types_are_known_before_a_run() {
+    for (source, wanted) in [
+        ("object.spec.replicas > 1 && object.metadata.name.startsWith('a')", "bool"),
+        (
+            "object.spec.template.spec.containers.all(c, c.image.contains('/') && c.resources.limits['cpu'] == '1')",
+            "bool",
+        ),
+        ("object.spec.template.spec.containers.map(c, c.name)", "list(string)"),
+        ("object.metadata.?labels[?'a'].orValue('b')", "string"),
+        ("object.metadata.creationTimestamp < timestamp('2026-01-01T00:00:00Z')", "bool"),
+        ("has(object.spec.strategy) ? object.spec.strategy.type : 'x'", "string"),
+        ("any.spec.foo", "dyn"),
+        ("any.x == 1 && any.y.contains('z') && any.l.exists(e, e in ['a'])", "bool"),
+        ("any.l.filter(x, x > 1).size() + variables.replicas", "int"),
+        ("authorizer.group('').resource('pods').check('get').allowed()", "bool"),
+        ("authorizer.requestResource.check('get').reason()", "string"),
+        ("request.userInfo.groups.exists(g, g == 'a') && request.operation == 'CREATE'", "bool"),
+        ("{'a': 1}.transformMap(k, v, k + string(v))", "map(string, string)"),
+        ("[JSONPatch{op: 'add', path: '/a', value: 1}]", "list(JSONPatch)"),
+        ("Object{spec: Object.spec{replicas: 2}}", "Object"),
+        ("quantity(any.q).isLessThan(quantity('1Gi')) && url(any.u).getHost() == 'h'", "bool"),
+        ("optional.of(1).optMap(x, string(x)).orValue('')", "string"),
+        ("cel.bind(x, 1, [x].sum())", "int"),
+        ("object == null || null != object.spec", "bool"),
+    ] {
+        assert_eq!(checked(source).as_deref(), Ok(wanted), "{source}");
+    }
+    for (source, wanted) in [
+        (
+            "object.replicas > 1",
+            "ERROR: <input>:1:7: undefined field 'replicas'\n | object.replicas > 1\n | ......^",
+        ),
+        (
+            "object.spec.replicas > '1'",
+            "ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'\n \
+             | object.spec.replicas > '1'\n | .....................^",
+        ),
+        ("foo(1)", "ERROR: <input>:1:4: undeclared reference to 'foo' (in container '')\n | foo(1)\n | ...^"),
+        (
+            "variables.other",
+            "ERROR: <input>:1:10: undefined field 'other'\n | variables.other\n | .........^",
+        ),
+        (
+            "object.spec.replicas.all(x, true)",
+            "ERROR: <input>:1:12: expression of type 'int' cannot be range of a comprehension",
+        ),
+        ("[1, 'a']", "expected type 'int' but found 'string'"),
+        ("'a'.foo", "type 'string' does not support field selection"),
+        (
+            "nobody\n  == 1 && 1",
+            "ERROR: <input>:1:1: undeclared reference to 'nobody' (in container '')\n | nobody\n | ^\nERROR: <input>:2:8: found no matching overload for '_&&_' applied to '(bool, int)'",
+        ),
+    ] {
+        let error = checked(source).unwrap_err();
+        assert!(error.contains(wanted), "{source}: {error}");
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Budget, CelError};
+use super::semver::Semver;
+use super::{Budget, CelError, Step};
 use crate::custom::{Props, duration_of};
 use crate::quantity::Quantity;
 
@@ -38,6 +39,10 @@ pub enum Val<'v> {
     Cidr(IpAddr, u8),
     /// A named format (`dns1123Label`).
     Format(Arc<str>),
+    Authz(Step<'v>),
+    /// An object that an expression made, by the name of its type.
+    Made(Arc<str>, Arc<BTreeMap<Arc<str>, Val<'v>>>),
+    Semver(Arc<Semver>),
 }
 
 /// The key of a map.
@@ -116,6 +121,60 @@ impl<'v> Val<'v> {
         special.unwrap_or_else(|| Self::text(text))
     }
 
+    /// The value as JSON: what an expression made for an object. Others than JSON's own types are as `string()` shows
+    /// them; the failure names what has no such form.
+    pub fn to_json(&self) -> Result<Value, String> {
+        Ok(match self {
+            Self::Null | Self::Optional(None) => Value::Null,
+            Self::Optional(Some(inner)) => inner.to_json()?,
+            Self::Bool(value) => (*value).into(),
+            Self::Int(value) => (*value).into(),
+            Self::UInt(value) => (*value).into(),
+            Self::Double(value) if value.fract() == 0.0 && value.abs() < 9.0e15 => (*value as i64).into(),
+            Self::Double(value) => (*value).into(),
+            Self::Json(value, _) => (*value).clone(),
+            Self::List(items) => items.iter().map(Self::to_json).collect::<Result<Vec<_>, _>>()?.into(),
+            Self::Map(entries) => {
+                let entry = |(key, value): (&Key, &Self)| match key {
+                    Key::Text(name) => Ok((name.to_string(), value.to_json()?)),
+                    other => Err(format!("map key {other:?} is not a string")),
+                };
+                Value::Object(entries.iter().map(entry).collect::<Result<_, String>>()?)
+            }
+            Self::Made(_, fields) => {
+                let entry = |(name, value): (&Arc<str>, &Self)| Ok((name.to_string(), value.to_json()?));
+                Value::Object(fields.iter().map(entry).collect::<Result<_, String>>()?)
+            }
+            Self::Bytes(bytes) => {
+                use base64::Engine as _;
+                base64::engine::general_purpose::STANDARD.encode(bytes).into()
+            }
+            other => match super::convert::text_of(other) {
+                Some(text) => text.into(),
+                None => return Err(format!("unable to convert to JSON: {}", other.type_name())),
+            },
+        })
+    }
+
+    /// Whether the objects that an expression made are named by where they stand: `Object.spec` under `spec` of an
+    /// `Object`. Source: `ObjectVal.CheckTypeNamesMatchFieldPathNames`.
+    pub fn check_made(&self, path: &str) -> Result<(), String> {
+        match self {
+            Self::Made(name, fields) => {
+                if **name != *path {
+                    return Err(format!(
+                        "unexpected type name {name:?}, expected {path:?}, which matches field name path from root \
+                         Object type"
+                    ));
+                }
+                fields.iter().try_for_each(|(name, value)| value.check_made(&format!("{path}.{name}")))
+            }
+            Self::List(items) => items.iter().try_for_each(|item| item.check_made(path)),
+            Self::Map(entries) => entries.values().try_for_each(|value| value.check_made(path)),
+            _ => Ok(()),
+        }
+    }
+
     /// The name of its type.
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -137,6 +196,9 @@ impl<'v> Val<'v> {
             Self::Ip(_) => "net.IP",
             Self::Cidr(..) => "net.CIDR",
             Self::Format(_) => "kubernetes.NamedFormat",
+            Self::Authz(step) => step.type_name(),
+            Self::Made(..) => "object",
+            Self::Semver(_) => "kubernetes.Semver",
         }
     }
 
@@ -184,6 +246,8 @@ impl<'v> Val<'v> {
                 let below = schema.and_then(|schema| schema.child(name));
                 Ok(fields.get(name).map(|value| Self::of_json(value, below)))
             }
+            Self::Authz(step) => Ok(step.field(name)),
+            Self::Made(_, fields) => Ok(fields.get(name).cloned()),
             Self::Optional(None) => Ok(Some(Self::Optional(None))),
             Self::Optional(Some(inner)) => {
                 Ok(Some(inner.field(name)?.map_or(Self::Optional(None), Self::some)))
@@ -226,7 +290,7 @@ impl<'v> Val<'v> {
 }
 
 /// A property's name from the identifier that stands for it. Source: `apiserver/pkg/cel.Unescape`.
-fn unescape(identifier: &str) -> String {
+pub(super) fn unescape(identifier: &str) -> String {
     if !identifier.contains("__") {
         return identifier.to_owned();
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::causes;
 use super::props::{Props, Rule};
 use super::validate::before;
-use crate::cel::{Budget, CALL_COST_MAX, CelError, Program, Val, Variables};
+use crate::cel::{Budget, CelError, Program, Val, Variables};
 use crate::status::Cause;
 
 /// What all rules of one object may cost. Source: upstream's `RuntimeCELCostBudget`.
@@ -111,7 +111,7 @@ impl Walk {
             value.clone()
         };
         let place = if path.is_empty() { NOWHERE } else { path };
-        match self.paid(|budget| compiled.program.holds(&variables, budget)) {
+        match self.budget.call(|budget| compiled.program.holds(&variables, budget)) {
             Ok(true) => {}
             Ok(false) => {
                 let detail = self.detail(compiled, &variables);
@@ -137,6 +137,7 @@ impl Walk {
                 };
                 self.causes.push(causes::invalid(place, &json!(schema.ty), detail));
             }
+            Err(CelError::Unanswered(_)) => {}
             Err(CelError::Fault(error)) => {
                 let detail = if error.contains("overload") {
                     format!(
@@ -152,20 +153,10 @@ impl Walk {
         }
     }
 
-    /// Runs something within what one call, and all of them, may cost.
-    fn paid<T>(&mut self, run: impl FnOnce(&mut Budget) -> Result<T, CelError>) -> Result<T, CelError> {
-        let may = self.budget.left().min(CALL_COST_MAX);
-        let mut call = Budget::new(may);
-        let result = run(&mut call);
-        let spent = if matches!(result, Err(CelError::Cost)) { may } else { may - call.left() };
-        self.budget = Budget::new(self.budget.left() - spent);
-        result
-    }
-
     /// What a rule that does not hold says.
-    fn detail(&mut self, compiled: &Compiled, variables: &Variables<'_>) -> String {
+    fn detail<'v>(&mut self, compiled: &'v Compiled, variables: &Variables<'v>) -> String {
         if let Some(message) = &compiled.message
-            && let Ok(Val::Text(text)) = self.paid_text(message, variables)
+            && let Ok(Val::Text(text)) = self.budget.call(|budget| message.run(variables, budget))
         {
             let text = text.trim();
             if !text.is_empty() && !text.contains(['\n', '\r']) && text.len() <= 5 * 1024 {
@@ -176,18 +167,6 @@ impl Walk {
             "" => format!("failed rule: {}", name_of(&compiled.rule)),
             message => message.to_owned(),
         }
-    }
-
-    fn paid_text<'v>(
-        &mut self,
-        program: &'v Program,
-        variables: &Variables<'v>,
-    ) -> Result<Val<'v>, CelError> {
-        let may = self.budget.left().min(CALL_COST_MAX);
-        let mut call = Budget::new(may);
-        let result = program.run(variables, &mut call);
-        self.budget = Budget::new(self.budget.left() - (may - call.left()));
-        result
     }
 }
 

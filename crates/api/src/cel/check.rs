@@ -1,0 +1,429 @@
+//! Types are checked before an expression runs. What is not known passes; what cannot be right is said where it stands,
+//! in upstream's words. Source: `cel-go/checker`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::ast::{Kind, Literal, Macro, Node, What};
+use super::eval::is_patch_type;
+use super::lex::Wrong;
+use super::library::PACKAGES;
+use super::parse;
+use super::types::{Overload, Type, overloads};
+
+/// Names of types as values.
+const TYPES: [&str; 11] =
+    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "optional_type"];
+/// How many problems are told.
+const PROBLEMS_MAX: usize = 100;
+
+/// The variables that an expression knows, and whether it may make objects.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    variables: Vec<(String, Type)>,
+    patch_types: bool,
+}
+
+impl Environment {
+    /// Adds a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, ty: Type) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), ty));
+        self
+    }
+
+    /// Lets expressions make objects (`Object{…}`, `JSONPatch{…}`).
+    #[must_use]
+    pub fn patching(mut self) -> Self {
+        self.patch_types = true;
+        self
+    }
+
+    /// The type of an expression; the failure is a text for people, as upstream's (`ERROR: <input>:1:1: …`).
+    pub fn check(&self, source: &str) -> Result<Type, String> {
+        let tree = parse::parse(source).map_err(|wrong| parse::pointed(source, &wrong))?;
+        let mut checker = Checker { environment: self, scope: Vec::new(), problems: Vec::new() };
+        let ty = checker.of(&tree);
+        if checker.problems.is_empty() {
+            return Ok(ty);
+        }
+        let mut problems = checker.problems;
+        problems.sort_by_key(|(at, _)| *at);
+        let shown: Vec<String> = problems.iter().map(|wrong| parse::pointed(source, wrong)).collect();
+        Err(shown.join("\n"))
+    }
+}
+
+struct Checker<'e, 'n> {
+    environment: &'e Environment,
+    /// The names that macros bind, innermost last.
+    scope: Vec<(&'n str, Type)>,
+    problems: Vec<Wrong>,
+}
+
+impl<'n> Checker<'_, 'n> {
+    fn of(&mut self, node: &'n Node) -> Type {
+        match &node.kind {
+            Kind::Literal(literal) => of_literal(literal),
+            Kind::Name(name) => self.of_name(node.at, name),
+            Kind::Select { of, field, test, optional } => {
+                let ty = self.of_select(node.at, of, field);
+                match (test, optional, ty) {
+                    (true, ..) => Type::Bool,
+                    (_, true, already @ Type::Optional(_)) => already,
+                    (_, true, ty) => Type::Optional(Arc::new(ty)),
+                    (_, _, ty) => ty,
+                }
+            }
+            Kind::Index { of, index, optional } => {
+                let (of, index) = (self.of(of), self.of(index));
+                let ty = self.of_index(node.at, &of, &index);
+                match ty {
+                    already @ Type::Optional(_) if *optional => already,
+                    ty if *optional => Type::Optional(Arc::new(ty)),
+                    ty => ty,
+                }
+            }
+            Kind::Call { name, target, arguments } => {
+                self.of_call(node.at, name, target.as_deref(), arguments)
+            }
+            Kind::And(parts) => self.of_decision(node.at, "_&&_", parts),
+            Kind::Or(parts) => self.of_decision(node.at, "_||_", parts),
+            Kind::Condition(parts) => {
+                let [condition, yes, no] = &**parts;
+                let types = [self.of(condition), self.of(yes), self.of(no)];
+                self.one_of_two(node.at, types)
+            }
+            Kind::List(items) => {
+                let mut joined = None;
+                for (item, optional) in items {
+                    let ty = self.of(item);
+                    let ty = if *optional { held(ty) } else { ty };
+                    self.join(&mut joined, ty, item.at);
+                }
+                Type::list(joined.unwrap_or(Type::Dyn))
+            }
+            Kind::Map(entries) => {
+                let (mut keys, mut values) = (None, None);
+                for (key, value, optional) in entries {
+                    let (key_type, ty) = (self.of(key), self.of(value));
+                    self.join(&mut keys, key_type, key.at);
+                    self.join(&mut values, if *optional { held(ty) } else { ty }, value.at);
+                }
+                Type::Map(Arc::new(keys.unwrap_or(Type::Dyn)), Arc::new(values.unwrap_or(Type::Dyn)))
+            }
+            Kind::Struct { name, fields } => {
+                for (_, value, _) in fields {
+                    self.of(value);
+                }
+                if self.environment.patch_types && is_patch_type(name) {
+                    return Type::named(name);
+                }
+                self.wrong(node.at, format!("undeclared reference to '{name}' (in container '')"))
+            }
+            Kind::Macro(made) => self.of_macro(node.at, made),
+        }
+    }
+
+    fn wrong(&mut self, at: usize, problem: String) -> Type {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push((at, problem));
+        }
+        Type::Dyn
+    }
+
+    fn known(&self, name: &str) -> Option<Type> {
+        let bound = self.scope.iter().rev().find(|(known, _)| *known == name).map(|(_, ty)| ty.clone());
+        let declared = || self.environment.variables.iter().find(|(known, _)| known == name);
+        bound.or_else(|| declared().map(|(_, ty)| ty.clone()))
+    }
+
+    fn of_name(&mut self, at: usize, name: &str) -> Type {
+        match self.known(name) {
+            Some(ty) => ty,
+            None if TYPES.contains(&name) => Type::TypeOf,
+            None => self.wrong(at, format!("undeclared reference to '{name}' (in container '')")),
+        }
+    }
+
+    fn of_select(&mut self, at: usize, of: &'n Node, field: &str) -> Type {
+        if is_time_type(of, field) && self.known("google").is_none() {
+            return Type::TypeOf;
+        }
+        let ty = self.of(of);
+        self.field_of(at, &ty, field)
+    }
+
+    fn field_of(&mut self, at: usize, ty: &Type, field: &str) -> Type {
+        match ty {
+            Type::Dyn | Type::Letter(_) => Type::Dyn,
+            Type::Map(_, value) => (**value).clone(),
+            Type::Optional(inner) => match self.field_of(at, inner, field) {
+                already @ Type::Optional(_) => already,
+                ty => Type::Optional(Arc::new(ty)),
+            },
+            Type::Object(fields) => match fields.field(field) {
+                Some(ty) => ty,
+                None => self.wrong(at, format!("undefined field '{field}'")),
+            },
+            Type::Named(name)
+                if **name == *"kubernetes.authorization.Authorizer" && field == "requestResource" =>
+            {
+                Type::named("kubernetes.authorization.ResourceCheck")
+            }
+            Type::Named(name) if is_patch_type(name) => Type::Dyn,
+            other => self.wrong(at, format!("type '{other}' does not support field selection")),
+        }
+    }
+
+    fn of_index(&mut self, at: usize, of: &Type, index: &Type) -> Type {
+        let is_number = matches!(index, Type::Int | Type::UInt | Type::Double | Type::Dyn);
+        match of {
+            Type::Dyn => return Type::Dyn,
+            Type::List(item) if is_number => return (**item).clone(),
+            Type::Map(key, value) if fits(key, index, &mut HashMap::new()) => return (**value).clone(),
+            Type::Optional(inner) => {
+                return match self.of_index(at, inner, index) {
+                    already @ Type::Optional(_) => already,
+                    ty => Type::Optional(Arc::new(ty)),
+                };
+            }
+            _ => {}
+        }
+        self.no_overload(at, "_[_]", &[of.clone(), index.clone()])
+    }
+
+    fn no_overload(&mut self, at: usize, name: &str, arguments: &[Type]) -> Type {
+        let shown: Vec<String> = arguments.iter().map(Type::to_string).collect();
+        self.wrong(at, format!("found no matching overload for '{name}' applied to '({})'", shown.join(", ")))
+    }
+
+    fn of_decision(&mut self, at: usize, name: &str, parts: &'n [Node]) -> Type {
+        for part in parts {
+            let ty = self.of(part);
+            if !matches!(ty, Type::Bool | Type::Dyn) {
+                self.no_overload(at, name, &[Type::Bool, ty]);
+            }
+        }
+        Type::Bool
+    }
+
+    fn one_of_two(&mut self, at: usize, types: [Type; 3]) -> Type {
+        let [condition, yes, no] = &types;
+        let decides = matches!(condition, Type::Bool | Type::Dyn);
+        if decides && fits(yes, no, &mut HashMap::new()) {
+            return if matches!(yes, Type::Dyn | Type::Null) { no.clone() } else { yes.clone() };
+        }
+        if decides && fits(no, yes, &mut HashMap::new()) {
+            return no.clone();
+        }
+        self.no_overload(at, "_?_:_", &types)
+    }
+
+    /// The type that all items of a literal have.
+    fn join(&mut self, joined: &mut Option<Type>, ty: Type, at: usize) {
+        match joined {
+            None => *joined = Some(ty),
+            Some(known) if fits(known, &ty, &mut HashMap::new()) => {
+                if matches!(known, Type::Null) {
+                    *joined = Some(ty);
+                }
+            }
+            Some(known) => {
+                let problem = format!("expected type '{known}' but found '{ty}'");
+                self.wrong(at, problem);
+            }
+        }
+    }
+
+    fn of_call(&mut self, at: usize, name: &str, target: Option<&'n Node>, arguments: &'n [Node]) -> Type {
+        let package = match target.map(|target| &target.kind) {
+            Some(Kind::Name(package)) if PACKAGES.contains(&&**package) && self.known(package).is_none() => {
+                Some(&**package)
+            }
+            _ => None,
+        };
+        let full = package.map_or_else(|| name.to_owned(), |package| format!("{package}.{name}"));
+        let receiver = target.filter(|_| package.is_none());
+        let types: Vec<Type> = receiver.into_iter().chain(arguments).map(|node| self.of(node)).collect();
+        let known = overloads(&full);
+        if known.is_empty() && !is_order(&full) {
+            return self.wrong(at, format!("undeclared reference to '{full}' (in container '')"));
+        }
+        if is_order(&full) {
+            return if ordered(&types) { Type::Bool } else { self.no_overload(at, &full, &types) };
+        }
+        if let [Type::Dyn, ..] = types.as_slice()
+            && receiver.is_some()
+            && known.iter().any(|known| known.method && known.parameters.len() == types.len())
+        {
+            return result_of_any(known, types.len());
+        }
+        let mut results: Vec<Type> = Vec::new();
+        for overload in known {
+            if overload.method != receiver.is_some() || overload.parameters.len() != types.len() {
+                continue;
+            }
+            let mut letters = HashMap::new();
+            if overload.parameters.iter().zip(&types).all(|(wanted, ty)| fits(wanted, ty, &mut letters)) {
+                results.push(filled(&overload.result, &letters));
+            }
+        }
+        match results.as_slice() {
+            [] => {
+                let shown: Vec<String> = types.iter().map(Type::to_string).collect();
+                let applied = match (receiver, shown.split_first()) {
+                    (Some(_), Some((first, rest))) => format!("{first}.({})", rest.join(", ")),
+                    _ => format!("({})", shown.join(", ")),
+                };
+                self.wrong(at, format!("found no matching overload for '{full}' applied to '{applied}'"))
+            }
+            [first, rest @ ..] if rest.iter().all(|other| other.is(first)) => first.clone(),
+            _ => Type::Dyn,
+        }
+    }
+
+    fn of_macro(&mut self, at: usize, made: &'n Macro) -> Type {
+        let range = self.of(&made.range);
+        let (first, second) = match (&range, made.what) {
+            (_, What::Bind) => (range.clone(), Type::Dyn),
+            (Type::Optional(inner), What::OptMap | What::OptFlatMap) => ((**inner).clone(), Type::Dyn),
+            (Type::Dyn, _) => (Type::Dyn, Type::Dyn),
+            (Type::List(item), _) if made.names.len() == 2 => (Type::Int, (**item).clone()),
+            (Type::List(item), _) => ((**item).clone(), Type::Dyn),
+            (Type::Map(key, value), _) => ((**key).clone(), (**value).clone()),
+            (other, _) => {
+                let problem = format!(
+                    "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                );
+                (self.wrong(made.range.at, problem), Type::Dyn)
+            }
+        };
+        let before = self.scope.len();
+        let types = [first.clone(), second];
+        self.scope.extend(made.names.iter().map(|name| &**name).zip(types));
+        let bodies: Vec<Type> = made.bodies.iter().map(|body| self.of(body)).collect();
+        self.scope.truncate(before);
+        let body = bodies.last().cloned().unwrap_or(Type::Dyn);
+        let condition = match made.what {
+            What::All | What::Exists | What::ExistsOne | What::Filter => Some(&body),
+            _ if bodies.len() == 2 => bodies.first(),
+            _ => None,
+        };
+        if let Some(ty) = condition.filter(|ty| !matches!(ty, Type::Bool | Type::Dyn)) {
+            let name = match made.what {
+                What::All => "_&&_",
+                What::Exists => "_||_",
+                _ => "_?_:_",
+            };
+            self.no_overload(at, name, &[Type::Bool, ty.clone()]);
+        }
+        match made.what {
+            What::All | What::Exists | What::ExistsOne => Type::Bool,
+            What::Filter => Type::list(first),
+            What::List => Type::list(body),
+            What::Map => Type::Map(Arc::new(first), Arc::new(body)),
+            What::Entry | What::Bind | What::OptFlatMap => body,
+            What::OptMap => Type::Optional(Arc::new(body)),
+        }
+    }
+}
+
+fn of_literal(literal: &Literal) -> Type {
+    match literal {
+        Literal::Null => Type::Null,
+        Literal::Bool(_) => Type::Bool,
+        Literal::Int(_) => Type::Int,
+        Literal::UInt(_) => Type::UInt,
+        Literal::Double(_) => Type::Double,
+        Literal::Text(_) => Type::Text,
+        Literal::Bytes(_) => Type::Bytes,
+    }
+}
+
+/// What an optional item of a literal adds to it.
+fn held(ty: Type) -> Type {
+    match ty {
+        Type::Optional(inner) => (*inner).clone(),
+        _ => Type::Dyn,
+    }
+}
+
+fn is_time_type(of: &Node, field: &str) -> bool {
+    let Kind::Select { of, field: package, .. } = &of.kind else { return false };
+    matches!(&of.kind, Kind::Name(root) if **root == *"google")
+        && **package == *"protobuf"
+        && matches!(field, "Timestamp" | "Duration")
+}
+
+fn is_order(name: &str) -> bool {
+    matches!(name, "_<_" | "_<=_" | "_>_" | "_>=_")
+}
+
+/// Numbers are in order across their types, others among themselves.
+fn ordered(types: &[Type]) -> bool {
+    let number = |ty: &Type| matches!(ty, Type::Int | Type::UInt | Type::Double);
+    let scalar = |ty: &Type| {
+        matches!(ty, Type::Bool | Type::Text | Type::Bytes | Type::Duration | Type::Time) || number(ty)
+    };
+    match types {
+        [Type::Dyn, Type::Dyn] => true,
+        [Type::Dyn, other] | [other, Type::Dyn] => scalar(other),
+        [one, other] => scalar(one) && ((number(one) && number(other)) || one.is(other)),
+        _ => false,
+    }
+}
+
+/// What a method gives where its receiver is not known.
+fn result_of_any(known: &[Overload], count: usize) -> Type {
+    let mut results = known
+        .iter()
+        .filter(|overload| overload.method && overload.parameters.len() == count)
+        .map(|overload| filled(&overload.result, &HashMap::new()));
+    let Some(first) = results.next() else { return Type::Dyn };
+    if results.all(|other| other.is(&first)) { first } else { Type::Dyn }
+}
+
+/// Whether a value of a type may stand where another is wanted; letters are bound on the way.
+fn fits(wanted: &Type, ty: &Type, letters: &mut HashMap<u8, Type>) -> bool {
+    match (wanted, ty) {
+        (Type::Letter(letter), ty) => match letters.get(letter).cloned() {
+            None => {
+                letters.insert(*letter, ty.clone());
+                true
+            }
+            Some(bound) if fits(&bound, ty, letters) => {
+                if matches!(bound, Type::Null) {
+                    letters.insert(*letter, ty.clone());
+                }
+                true
+            }
+            Some(_) => false,
+        },
+        (Type::Dyn, _) | (_, Type::Dyn) => true,
+        (Type::List(wanted), Type::List(ty)) | (Type::Optional(wanted), Type::Optional(ty)) => {
+            fits(wanted, ty, letters)
+        }
+        (Type::Map(key, value), Type::Map(other_key, other_value)) => {
+            fits(key, other_key, letters) && fits(value, other_value, letters)
+        }
+        // Whatever may be absent may be null.
+        (Type::Null, Type::Object(_) | Type::Named(_) | Type::Duration | Type::Time | Type::Optional(_))
+        | (Type::Object(_) | Type::Named(_) | Type::Duration | Type::Time | Type::Optional(_), Type::Null) => {
+            true
+        }
+        (wanted, ty) => wanted.is(ty),
+    }
+}
+
+/// A result with its letters filled in.
+fn filled(result: &Type, letters: &HashMap<u8, Type>) -> Type {
+    match result {
+        Type::Letter(letter) => letters.get(letter).cloned().unwrap_or(Type::Dyn),
+        Type::List(item) => Type::list(filled(item, letters)),
+        Type::Optional(inner) => Type::Optional(Arc::new(filled(inner, letters))),
+        Type::Map(key, value) => Type::Map(Arc::new(filled(key, letters)), Arc::new(filled(value, letters))),
+        other => other.clone(),
+    }
+}
