@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 /// The scale that values are kept in: upstream caps precision at nano.
 const NANO: i128 = 1_000_000_000;
+/// The largest amount that is read: more than 2^63 - 1 units become that many, as upstream.
+const NANOS_MAX: i128 = i64::MAX as i128 * NANO;
 
 /// How a quantity is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +124,8 @@ impl FromStr for Quantity {
             return Err(ParseError);
         }
         let (scale, format) = suffix_scale(suffix)?;
-        let mut nanos = scaled(whole, 0, scale).saturating_add(scaled(fraction, fraction.len(), scale));
+        let nanos = scaled(whole, 0, scale).saturating_add(scaled(fraction, fraction.len(), scale));
+        let mut nanos = nanos.min(NANOS_MAX);
         if negative {
             nanos = -nanos;
         }
@@ -258,6 +261,7 @@ mod tests {
         }
         assert_eq!("9".repeat(500).parse::<Quantity>().unwrap().value(), i64::MAX);
         assert_eq!("1e99999".parse::<Quantity>().unwrap().value(), i64::MAX);
+        assert_eq!(canonical("2.15e44"), i64::MAX.to_string());
         assert_eq!("1e-99999".parse::<Quantity>().unwrap().value(), 1);
         assert!(format!("0.{}", "1".repeat(500)).parse::<Quantity>().is_ok());
     }

@@ -1,7 +1,7 @@
 //! Authentication: who asks. Client certificates, service account tokens, bootstrap tokens, tokens that others vouch for
 //! (OpenID Connect, a webhook), anonymous.
 
-mod cert;
+pub mod cert;
 pub(crate) mod config;
 mod oidc;
 pub mod token;
