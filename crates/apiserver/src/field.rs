@@ -90,6 +90,13 @@ impl From<Cause> for FieldError {
     }
 }
 
+/// Failures in one sentence: `path: message`, several in brackets.
+pub fn joined<'e>(errors: impl IntoIterator<Item = &'e FieldError>) -> String {
+    let lines: Vec<String> =
+        errors.into_iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+    if let [one] = lines.as_slice() { one.clone() } else { format!("[{}]", lines.join(", ")) }
+}
+
 /// The 422 that failures make; `Ok` if there are none.
 pub fn check(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Result<(), Status> {
     if errors.is_empty() {
@@ -98,9 +105,7 @@ pub fn check(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Resu
     let mut seen = HashSet::new();
     let errors: Vec<&FieldError> =
         errors.iter().filter(|error| seen.insert((&error.field, &error.message))).collect();
-    let lines: Vec<String> =
-        errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
-    let what = if let [one] = lines.as_slice() { one.clone() } else { format!("[{}]", lines.join(", ")) };
+    let what = joined(errors.iter().copied());
     let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
     let mut status = Status::new(Reason::Invalid, format!("{qualified} \"{name}\" is invalid: {what}"))
         .about(group, kind, name);

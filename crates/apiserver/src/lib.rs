@@ -26,6 +26,7 @@ pub mod storage;
 pub mod strategy;
 pub mod tree;
 mod watched;
+mod webhook;
 pub mod words;
 
 pub use authn::Access;

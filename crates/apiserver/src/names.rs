@@ -21,6 +21,9 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
      must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for \
      validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
+/// All annotations together.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
 fn is_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -116,6 +119,20 @@ pub fn label_value_problems(value: &str) -> Vec<String> {
     let long = (value.len() > 63).then(|| "must be no more than 63 bytes".to_owned());
     let token = value.is_empty() || is_token(value);
     long.into_iter().chain((!token).then(|| LABEL_VALUE.to_owned())).collect()
+}
+
+/// Checks a map of annotations.
+pub fn check_annotations(annotations: &Value, field: &str, errors: &mut FieldErrors) {
+    let mut size = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        for detail in qualified_name_problems(&key.to_lowercase()) {
+            errors.push(FieldError::invalid(field, &json!(key), &detail));
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_BYTES_MAX {
+        errors.push(FieldError::too_long(field, ANNOTATIONS_BYTES_MAX));
+    }
 }
 
 /// Checks a map of labels.

@@ -106,19 +106,25 @@ pub(crate) fn client(
 }
 
 /// The JSON of a successful answer of bounded size.
-pub(crate) async fn json(mut response: Response) -> Result<Value, String> {
+pub(crate) async fn json(response: Response) -> Result<Value, String> {
     let status = response.status();
     if !status.is_success() {
         return Err(format!("answered {status}"));
     }
+    let bytes = bytes(response, ANSWER_BYTES_MAX).await?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("the answer is no JSON: {error}"))
+}
+
+/// An answer's body of bounded size.
+pub(crate) async fn bytes(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| base::error::chain(&error))? {
-        if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(format!("the answer is larger than {ANSWER_BYTES_MAX} bytes"));
+        if bytes.len() + chunk.len() > bytes_max {
+            return Err(format!("the answer is larger than {bytes_max} bytes"));
         }
         bytes.extend_from_slice(&chunk);
     }
-    serde_json::from_slice(&bytes).map_err(|error| format!("the answer is no JSON: {error}"))
+    Ok(bytes)
 }
 
 #[derive(Default, Deserialize)]

@@ -8,6 +8,7 @@ use api::{Object, Status};
 use serde_json::Value;
 
 use super::{Asked, Pipeline};
+use crate::webhook::{Webhooks, conversion};
 use crate::words::Kind;
 
 /// Whether an object is written in a version.
@@ -17,44 +18,45 @@ fn is_of(object: &Object, kind: &Kind) -> bool {
     object.bytes().starts_with(head.as_bytes())
 }
 
-/// Converts custom resources to a version of their kind; those that are of it stay what they are.
-pub(super) async fn custom(kind: &Kind, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
-    if objects.iter().all(|object| is_of(object, kind)) {
+/// Converts custom resources to a version of their kind, all at once; those that are of it stay what they are.
+pub(super) async fn custom(
+    webhooks: &Webhooks,
+    kind: &Kind,
+    mut objects: Vec<Arc<Object>>,
+) -> Result<Vec<Arc<Object>>, Status> {
+    let failed = |error: serde_json::Error| Status::internal(error.to_string());
+    let others: Vec<usize> = (0..objects.len()).filter(|index| !is_of(&objects[*index], kind)).collect();
+    if others.is_empty() {
         return Ok(objects);
     }
-    let failed = |error: serde_json::Error| Status::internal(error.to_string());
-    let mut converted = Vec::with_capacity(objects.len());
-    for object in objects {
-        if is_of(&object, kind) {
-            converted.push(object);
-            continue;
-        }
-        let tree = trees(kind, vec![object.decode().map_err(failed)?]).await?;
-        for tree in tree {
-            let bytes = serde_json::to_vec(&tree).map_err(failed)?;
-            converted.push(Arc::new(Object::parse(bytes.into()).map_err(failed)?));
-        }
+    let decoded = others.iter().map(|index| objects[*index].decode().map_err(failed));
+    let converted = trees(webhooks, kind, decoded.collect::<Result<_, _>>()?).await?;
+    for (index, tree) in others.into_iter().zip(converted) {
+        let bytes = serde_json::to_vec(&tree).map_err(failed)?;
+        objects[index] = Arc::new(Object::parse(bytes.into()).map_err(failed)?);
     }
-    Ok(converted)
+    Ok(objects)
 }
 
-/// [`custom`] for trees.
-async fn trees(kind: &Kind, mut objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+/// [`custom`] for trees, all of another version.
+pub(crate) async fn trees(
+    webhooks: &Webhooks,
+    kind: &Kind,
+    mut objects: Vec<Value>,
+) -> Result<Vec<Value>, Status> {
     let Some(custom) = &kind.custom else { return Ok(objects) };
     match &custom.conversion {
-        Conversion::None => {}
-        Conversion::Webhook(_) => {
-            return Err(Status::internal(format!(
-                "conversion webhook for {}, Kind={} failed: it is not called yet",
-                kind.api_version(),
-                kind.kind
-            )));
+        Conversion::None => {
+            objects.iter_mut().for_each(|object| object["apiVersion"] = kind.api_version().into());
+        }
+        Conversion::Webhook(webhook) => {
+            let version = kind.api_version();
+            let converted = conversion::convert(webhooks, webhook, &objects, &version).await;
+            objects = converted.map_err(Status::internal)?;
+            objects.iter_mut().for_each(|object| drop(custom.prune(object)));
         }
     }
-    for object in &mut objects {
-        object["apiVersion"] = kind.api_version().into();
-        custom.default(object);
-    }
+    objects.iter_mut().for_each(|object| custom.default(object));
     Ok(objects)
 }
 
@@ -76,7 +78,7 @@ impl Pipeline {
         objects: Vec<Arc<Object>>,
     ) -> Result<Vec<Arc<Object>>, Status> {
         if asked.kind.custom.is_some() {
-            return custom(&asked.kind, objects).await;
+            return custom(&self.webhooks, &asked.kind, objects).await;
         }
         if asked.kind.is_storage_version() {
             return Ok(objects);
@@ -97,7 +99,7 @@ impl Pipeline {
         let Some(stored) = self.parts.catalog.storage_of(&asked.kind.group, &asked.kind.plural) else {
             return Ok(None);
         };
-        Ok(trees(&stored, vec![object.clone()]).await?.into_iter().next())
+        Ok(trees(&self.webhooks, &stored, vec![object.clone()]).await?.into_iter().next())
     }
 
     /// Whether an object lies in the store as it would be written now.

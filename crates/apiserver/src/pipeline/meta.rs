@@ -15,8 +15,6 @@ const SYSTEM: [&str; 6] =
 /// How long generated names may be before their suffix. Source: `apiserver/pkg/storage/names`.
 const GENERATED_PREFIX_MAX: usize = 58;
 const GENERATED_SUFFIX: usize = 5;
-/// All annotations together.
-const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 /// A time as metadata carries it: seconds, UTC.
 pub fn rfc3339(now: Timestamp) -> String {
@@ -160,7 +158,7 @@ pub(super) fn validate(object: &Value, asked: &Asked<'_>, errors: &mut FieldErro
         errors.push(FieldError::invalid("metadata.namespace", &json!(namespace), &detail));
     }
     crate::names::check_labels(tree::at(metadata, &["labels"]), "metadata.labels", errors);
-    validate_annotations(tree::at(metadata, &["annotations"]), errors);
+    crate::names::check_annotations(tree::at(metadata, &["annotations"]), "metadata.annotations", errors);
     validate_owners(tree::items(metadata, &["ownerReferences"]), errors);
     for (index, finalizer) in tree::items(metadata, &["finalizers"]).iter().enumerate() {
         let text = finalizer.as_str().unwrap_or_default();
@@ -174,19 +172,6 @@ pub(super) fn validate(object: &Value, asked: &Asked<'_>, errors: &mut FieldErro
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(FieldError::invalid(field, finalizer, detail));
         }
-    }
-}
-
-fn validate_annotations(annotations: &Value, errors: &mut FieldErrors) {
-    let mut size = 0;
-    for (key, value) in annotations.as_object().into_iter().flatten() {
-        for detail in crate::names::qualified_name_problems(&key.to_lowercase()) {
-            errors.push(FieldError::invalid("metadata.annotations", &json!(key), &detail));
-        }
-        size += key.len() + value.as_str().map_or(0, str::len);
-    }
-    if size > ANNOTATIONS_BYTES_MAX {
-        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX));
     }
 }
 

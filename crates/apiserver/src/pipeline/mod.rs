@@ -39,6 +39,7 @@ use crate::definitions;
 use crate::encryption::Sealed;
 use crate::selection::selected;
 use crate::strategy::{Settings, Strategies, Strategy};
+use crate::webhook::{Services, Webhooks};
 use crate::words::{Catalog, Kind};
 
 /// What the pipeline is made of.
@@ -70,10 +71,15 @@ pub struct Parts {
 /// The object itself, and the subresources whose requests carry it whole and change a part of it.
 const OF_THE_OBJECT: [&str; 6] = ["", "status", "approval", "finalize", "ephemeralcontainers", "resize"];
 
+/// What a webhook that is named by a Service is found by.
+const WHERE_SERVICES_ARE: [(&str, &str); 2] = [("", "services"), ("discovery.k8s.io", "endpointslices")];
+
 /// The pipeline. Shared behind an `Arc` by the HTTP front and every in-process transport.
 pub struct Pipeline {
     parts: Parts,
     caches: RwLock<HashMap<String, Arc<Cache>>>,
+    /// Clients of the webhooks that are asked.
+    pub(crate) webhooks: Arc<Webhooks>,
     expiry: expiry::Expiry,
     pub(crate) definitions: definitions::Progress,
     tasks: Tasks,
@@ -119,16 +125,27 @@ pub(crate) struct Asked<'a> {
 impl Pipeline {
     /// Builds the pipeline; caches are filled as soon as it runs in a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
+        let tasks = Tasks::default();
+        let mut caches = HashMap::new();
+        let mut cache = |kind: &Kind| {
+            let prefix = crate::storage::prefix(&kind.group, &kind.plural);
+            let fresh = || filling(&parts.store, &tasks, kind);
+            caches.entry(prefix).or_insert_with(fresh).clone()
+        };
+        parts.catalog.stored().iter().for_each(|kind| drop(cache(kind)));
+        let [services, slices] = WHERE_SERVICES_ARE.map(|(group, resource)| {
+            let kind = parts.catalog.storage_of(group, resource);
+            #[allow(clippy::expect_used, reason = "a built-in kind: no input reaches it")]
+            cache(&kind.expect("the catalog has Services and EndpointSlices"))
+        });
         let pipeline = Arc::new(Self {
+            webhooks: Arc::new(Webhooks::new(Services::new(services, slices))),
             parts,
-            caches: RwLock::default(),
+            caches: RwLock::new(caches),
             expiry: expiry::Expiry::default(),
             definitions: definitions::Progress::default(),
-            tasks: Tasks::default(),
+            tasks,
         });
-        for kind in pipeline.parts.catalog.stored() {
-            pipeline.cache(&kind);
-        }
         pipeline.spawn(definitions::follow(Arc::downgrade(&pipeline)));
         pipeline
     }
@@ -319,10 +336,8 @@ impl Pipeline {
     /// those who watch them begin again.
     pub(crate) async fn serve_definition(&self, rows: Vec<Kind>, changed: bool) {
         let stored = rows.iter().find(|row| row.is_storage_version());
-        let fresh =
-            stored.filter(|_| changed).map(|stored| Cache::new(self.parts.store.clone(), stored.clone()));
+        let fresh = stored.filter(|_| changed).map(|stored| filling(&self.parts.store, &self.tasks, stored));
         if let Some(cache) = &fresh {
-            self.tasks.spawn(cache.clone().feed());
             cache.synced().await;
         }
         for row in rows {
@@ -412,13 +427,16 @@ impl Pipeline {
             return cache.clone();
         }
         let mut caches = self.caches.write();
-        let fresh = || {
-            let cache = Cache::new(self.parts.store.clone(), stored.clone());
-            self.tasks.spawn(cache.clone().feed());
-            cache
-        };
+        let fresh = || filling(&self.parts.store, &self.tasks, stored);
         caches.entry(prefix.clone()).or_insert_with(fresh).clone()
     }
+}
+
+/// A cache that is being filled.
+fn filling(store: &Arc<dyn Store>, tasks: &Tasks, stored: &Kind) -> Arc<Cache> {
+    let cache = Cache::new(store.clone(), stored.clone());
+    tasks.spawn(cache.clone().feed());
+    cache
 }
 
 impl Asked<'_> {

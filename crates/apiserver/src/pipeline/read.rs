@@ -15,6 +15,7 @@ use store::{RangeEnd, RangeRequest, Revision};
 use super::{Asked, Pipeline, convert};
 use crate::cache::{Cache, Filter, Scope, Start, WatchOptions, unavailable};
 use crate::storage;
+use crate::webhook::Webhooks;
 use crate::words::{Kind, Selectors};
 
 /// Where the next page of a list begins. Source: `storage/continue.go`.
@@ -174,8 +175,10 @@ impl Pipeline {
     /// The stream in the version asked for.
     fn presented(&self, asked: &Asked<'_>, stream: WatchStream) -> WatchStream {
         if asked.kind.custom.is_some() {
-            let kind = asked.kind.clone();
-            return Box::pin(stream.then(move |batch| presented_custom(kind.clone(), batch)));
+            let (webhooks, kind) = (self.webhooks.clone(), asked.kind.clone());
+            return Box::pin(
+                stream.then(move |batch| presented_custom(webhooks.clone(), kind.clone(), batch)),
+            );
         }
         if asked.kind.is_storage_version() {
             return stream;
@@ -208,13 +211,14 @@ impl Pipeline {
 
 /// The events of custom resources in a version.
 async fn presented_custom(
+    webhooks: Arc<Webhooks>,
     kind: Arc<Kind>,
     batch: Result<Vec<WatchEvent>, Status>,
 ) -> Result<Vec<WatchEvent>, Status> {
     let mut batch = batch?;
     let shows = |event: &&mut WatchEvent| event.kind != WatchEventKind::Bookmark;
     let objects = batch.iter_mut().filter(shows).map(|event| event.object.clone()).collect();
-    let converted = convert::custom(&kind, objects).await?;
+    let converted = convert::custom(&webhooks, &kind, objects).await?;
     for (event, object) in batch.iter_mut().filter(shows).zip(converted) {
         event.object = object;
     }

@@ -1,0 +1,48 @@
+//! Webhooks: servers that the API server asks about objects. Here is how they are found and called; what they are asked
+//! stands in `conversion` and in `crate::admission::webhook`. Source: `apiserver/pkg/util/webhook`.
+
+mod client;
+pub(crate) mod conversion;
+mod failure;
+mod services;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+
+pub(crate) use client::Client;
+pub(crate) use services::Services;
+
+/// So many clients are kept, with their connections, though nothing uses them now. Source: upstream's
+/// `defaultCacheSize`.
+const CLIENTS_MAX: usize = 200;
+
+/// The clients of all webhooks. Equal configurations share a client and its connections.
+pub(crate) struct Webhooks {
+    services: Arc<Services>,
+    clients: Mutex<HashMap<String, Arc<Client>>>,
+}
+
+impl Webhooks {
+    /// None yet; those that are named by Services are found by these.
+    pub(crate) fn new(services: Services) -> Self {
+        Self { services: Arc::new(services), clients: Mutex::default() }
+    }
+
+    /// The client of a `clientConfig`. The failure is what is wrong with the configuration.
+    pub(crate) fn client(&self, config: &Value) -> Result<Arc<Client>, String> {
+        let key = config.to_string();
+        if let Some(client) = self.clients.lock().get(&key) {
+            return Ok(client.clone());
+        }
+        let fresh = Arc::new(Client::new(config, &self.services)?);
+        let mut clients = self.clients.lock();
+        if clients.len() >= CLIENTS_MAX {
+            // Those that only this table knows are the past's.
+            clients.retain(|_, client| Arc::strong_count(client) > 1);
+        }
+        Ok(clients.entry(key).or_insert(fresh).clone())
+    }
+}

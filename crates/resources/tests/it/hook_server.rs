@@ -1,0 +1,113 @@
+//! A webhook on a loopback port, over HTTPS, found by its URL or by a Service.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use apiserver::pki::Pki;
+use base::clock::SystemClock;
+use base::lifecycle::Tasks;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::cluster::{Cluster, resource};
+
+/// What a webhook says to a review that was sent to a path; `None`: nothing, ever.
+pub(crate) type Says = Arc<dyn Fn(&str, &Value) -> Option<Value> + Send + Sync>;
+
+/// A running webhook.
+pub(crate) struct HookServer {
+    address: SocketAddr,
+    ca: String,
+    asked: Arc<Mutex<Vec<(String, Value)>>>,
+    _tasks: Tasks,
+    _dir: tempfile::TempDir,
+}
+
+impl HookServer {
+    /// A webhook that answers so.
+    pub(crate) async fn start(says: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let names = vec!["hook.default.svc".to_owned()];
+        let pki = Pki::open(dir.path(), Arc::new(SystemClock), names, [loopback]).unwrap();
+        let listener = TcpListener::bind((loopback, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(pki.server_config(&[b"http/1.1"]).unwrap());
+        let (asked, tasks) = (Arc::new(Mutex::new(Vec::new())), Tasks::default());
+        let (says, heard): (Says, _) = (Arc::new(says), asked.clone());
+        tasks.spawn(async move {
+            let mut open = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let Ok((stream, _)) = accepted else { return };
+                        open.push(serve(acceptor.clone(), stream, says.clone(), heard.clone()));
+                    }
+                    Some(()) = open.next() => {}
+                }
+            }
+        });
+        Self { address, ca: STANDARD.encode(pki.ca_pem()), asked, _tasks: tasks, _dir: dir }
+    }
+
+    /// A `clientConfig` with a URL.
+    pub(crate) fn by_url(&self, path: &str) -> Value {
+        json!({ "url": format!("https://{}{path}", self.address), "caBundle": self.ca })
+    }
+
+    /// A `clientConfig` with the Service that [`HookServer::serve_as_service`] makes.
+    pub(crate) fn by_service(&self, path: &str) -> Value {
+        let service = json!({ "namespace": "default", "name": "hook", "port": 8443, "path": path });
+        json!({ "service": service, "caBundle": self.ca })
+    }
+
+    /// Makes Service `default/hook` lead here.
+    pub(crate) async fn serve_as_service(&self, cluster: &Cluster) {
+        let service = json!({ "metadata": { "name": "hook" }, "spec": { "ports": [{ "port": 8443 }] } });
+        cluster.create(&resource("", "v1", "services"), "default", service).await.unwrap();
+        let slice = json!({
+            "metadata": { "name": "hook-1", "labels": { "kubernetes.io/service-name": "hook" } },
+            "addressType": "IPv4", "ports": [{ "name": "", "port": self.address.port() }],
+            "endpoints": [{ "addresses": [self.address.ip()], "conditions": { "ready": true } }],
+        });
+        let slices = resource("discovery.k8s.io", "v1", "endpointslices");
+        cluster.create(&slices, "default", slice).await.unwrap();
+    }
+
+    /// What it was asked since it was last asked this: paths and reviews.
+    pub(crate) fn asked(&self) -> Vec<(String, Value)> {
+        std::mem::take(&mut *self.asked.lock())
+    }
+}
+
+async fn serve(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    says: Says,
+    heard: Arc<Mutex<Vec<(String, Value)>>>,
+) {
+    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (says, heard) = (says.clone(), heard.clone());
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let review: Value = serde_json::from_slice(&body).unwrap();
+            let answer = says(&path, &review);
+            heard.lock().push((path, review));
+            let Some(answer) = answer else { return std::future::pending().await };
+            let body = Full::new(bytes::Bytes::from(answer.to_string()));
+            Ok::<_, std::convert::Infallible>(http::Response::new(body))
+        }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
