@@ -160,10 +160,14 @@ impl Status {
         if !self.details.continue_token.is_empty() {
             metadata["continue"] = self.details.continue_token.as_str().into();
         }
-        serde_json::json!({
+        let mut status = serde_json::json!({
             "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
-            "message": self.message, "reason": self.reason, "details": self.details, "code": self.code,
-        })
+            "message": self.message, "details": self.details, "code": self.code,
+        });
+        if self.reason != Reason::Unknown {
+            status["reason"] = serde_json::json!(self.reason);
+        }
+        status
     }
 }
 

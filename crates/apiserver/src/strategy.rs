@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::{DeleteOptions, Object, Status};
 use serde_json::Value;
 
-use crate::field::FieldErrors;
+use crate::field::{FieldError, FieldErrors};
 use crate::{storage, tree};
 
 /// Which names a kind allows. Source: `k8s.io/apimachinery/pkg/api/validation/name.go`.
@@ -127,6 +127,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// What is wrong with a change, besides.
     fn validate_update(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// Whether an error of an object is none to those who speak this version of the kind, in which it was allowed.
+    fn forgives(&self, _version: &str, _error: &FieldError) -> bool {
+        false
+    }
 
     /// What is wrong with a change of `status`.
     fn validate_status(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}

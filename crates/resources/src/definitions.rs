@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use api::custom::{JsonPath, check_schema, is_known_format};
-use apiserver::definitions::FINALIZER;
+use apiserver::definitions::{APPROVED, Approval, FINALIZER};
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::wrong_name;
 use apiserver::strategy::{NameRule, Strategy};
@@ -17,8 +17,6 @@ const COLUMN_FORMATS: [&str; 9] =
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 /// The most fields that selectors may name. Source: `validation.MaxSelectableFields`.
 const SELECTABLE_MAX: usize = 8;
-/// The annotation that says that a definition in upstream's own groups was reviewed.
-const APPROVED: &str = "api-approved.kubernetes.io";
 
 /// Definitions: names and status are completed by the server.
 pub(crate) struct Definitions;
@@ -78,6 +76,10 @@ impl Strategy for Definitions {
     }
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        let approval = ["metadata", "annotations", APPROVED];
+        if tree::at(new, &approval) == tree::at(old, &approval) {
+            errors.retain(|error| !is_of_approval(error));
+        }
         let mut same = |path: &[&str]| {
             let (after, before) = (tree::at(new, path), tree::at(old, path));
             if after != before {
@@ -95,6 +97,10 @@ impl Strategy for Definitions {
 
     fn validate_status(&self, new: &Value, _: &Value, errors: &mut FieldErrors) {
         check_stored_versions(new, errors);
+    }
+
+    fn forgives(&self, version: &str, error: &FieldError) -> bool {
+        version == "v1beta1" && is_of_approval(error)
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
@@ -421,29 +427,22 @@ fn check_stored_versions(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
+/// Whether an error is that a definition is not approved: v1 refuses it, a condition tells it in any version.
+fn is_of_approval(error: &FieldError) -> bool {
+    error.field == format!("metadata.annotations[{APPROVED}]")
+}
+
 /// Upstream's own groups take reviewed definitions only. Source: KEP-1111.
 fn check_approval(object: &Value, errors: &mut FieldErrors) {
-    let group = tree::text(object, &["spec", "group"]);
-    let protected = |owner: &str| group == owner || group.ends_with(&format!(".{owner}"));
-    if !protected("k8s.io") && !protected("kubernetes.io") {
-        return;
-    }
     let path = format!("metadata.annotations[{APPROVED}]");
-    match tree::text(object, &["metadata", "annotations", APPROVED]) {
-        "" => errors.push(FieldError::required(
-            path,
-            "protected groups must have approval annotation \"api-approved.kubernetes.io\", see \
-             https://github.com/kubernetes/enhancements/pull/1111",
-        )),
-        text if text.starts_with("unapproved")
-            || text.starts_with("https://")
-            || text.starts_with("http://") => {}
-        text => {
-            let detail = "protected groups must have approval annotation \"api-approved.kubernetes.io\" with either a URL \
-                          or a reason starting with \"unapproved\", see \
-                          https://github.com/kubernetes/enhancements/pull/1111";
-            errors.push(FieldError::invalid(path, &json!(text), detail));
+    let Some(approval) = Approval::of(object) else { return };
+    match approval {
+        Approval::Missing => errors.push(FieldError::required(path, &approval.message())),
+        Approval::Invalid => {
+            let text = tree::at(object, &["metadata", "annotations", APPROVED]);
+            errors.push(FieldError::invalid(path, text, &approval.message()));
         }
+        Approval::Approved(_) | Approval::Bypassed(_) => {}
     }
 }
 

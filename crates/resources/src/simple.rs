@@ -1,7 +1,7 @@
 //! Kinds whose strategy is data: rules for the name, for writes without a version and for the generation, fields that
 //! stay, and checks.
 
-use apiserver::field::FieldErrors;
+use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::{NameRule, Strategy};
 use apiserver::tree;
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub(crate) struct Simple {
     /// Fields that an update leaves as they were: paths from the object.
     pub(crate) frozen: &'static [&'static [&'static str]],
     pub(crate) warnings: fn(&At<'_>) -> Vec<String>,
+    /// Whether what is wrong was allowed in a version.
+    pub(crate) forgives: fn(&str, &FieldError) -> bool,
 }
 
 impl Simple {
@@ -46,6 +48,7 @@ impl Simple {
         status: |_, _, _| {},
         frozen: &[],
         warnings: |_| Vec::new(),
+        forgives: |_, _| false,
     };
     /// A generation and nothing else.
     pub(crate) const COUNTED: Self = Self { generation: true, ..Self::PLAIN };
@@ -92,6 +95,10 @@ impl Strategy for Simple {
 
     fn warnings(&self, object: &Value) -> Vec<String> {
         (self.warnings)(&At::object(object))
+    }
+
+    fn forgives(&self, version: &str, error: &FieldError) -> bool {
+        (self.forgives)(version, error)
     }
 }
 

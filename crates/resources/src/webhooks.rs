@@ -28,12 +28,27 @@ pub(crate) const MUTATING: Simple = Simple {
             tree::set_default(hook, "reinvocationPolicy", "Never");
         }
     },
-    check: check_hooks,
-    ..Simple::VERSIONED
+    ..VALIDATING
 };
 /// Webhooks that may refuse them.
-pub(crate) const VALIDATING: Simple =
-    Simple { default: default_hooks, check: check_hooks, ..Simple::VERSIONED };
+pub(crate) const VALIDATING: Simple = Simple {
+    default: default_hooks,
+    check: check_hooks,
+    // Who had side effects may keep them. Source: `hasNoSideEffects`.
+    compare: |_, old, errors| {
+        let has = |hook: &At<'_>| !SIDE_EFFECTS.contains(&hook.get("sideEffects").text());
+        if old.each("webhooks").any(|hook| has(&hook)) {
+            errors.retain(|error| !is_of_side_effects(error));
+        }
+    },
+    forgives: |version, error| version == "v1beta1" && is_of_side_effects(error),
+    ..Simple::VERSIONED
+};
+
+/// Whether an error is that a webhook has side effects, which v1 refuses.
+fn is_of_side_effects(error: &FieldError) -> bool {
+    error.field.ends_with(".sideEffects") && error.reason == "FieldValueNotSupported"
+}
 
 fn default_hooks(object: &mut Value) {
     for hook in each_mut(object, &["webhooks"]) {

@@ -5,14 +5,20 @@ mod node;
 mod notes;
 mod pods;
 mod requestor;
+mod rounds;
+pub mod rules;
+mod webhook;
 
 pub use lifecycle::NamespaceLifecycle;
 pub use node::NodeRestriction;
 pub use notes::Notes;
 pub use pods::{DefaultTolerationSeconds, Priority, ServiceAccounts};
 pub use requestor::Requestor;
+pub use rounds::Rounds;
+pub use webhook::{MutatingWebhooks, ValidatingWebhooks};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::connect::User;
 use api::{DeleteOptions, GroupVersionResource, Object, Propagation, Status, WriteOptions};
@@ -20,7 +26,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use crate::cache::Changes;
-use crate::words::Kind;
+use crate::words::{Catalog, Kind};
 
 /// What a link may look at besides the object.
 #[async_trait]
@@ -38,6 +44,19 @@ pub trait World: Send + Sync {
     /// What happened to a stored resource after a revision (0: everything), as the cache knows it.
     fn changes(&self, group: &str, resource: &str, _revision: i64) -> Changes {
         Changes::All(self.all(group, resource, ""), 0)
+    }
+    /// The kinds.
+    fn catalog(&self) -> Arc<Catalog> {
+        Catalog::builtin()
+    }
+    /// An object as another version of its kind shows it.
+    async fn convert(&self, object: Value, from: &Kind, to: &Kind) -> Result<Value, Status> {
+        Ok(self.catalog().convert(object, from, to))
+    }
+    /// What the webhook that a `clientConfig` names answers to a review within a time; or upstream's sentence on why it
+    /// does not.
+    async fn ask(&self, _client: &Value, _review: &Value, _within: Duration) -> Result<Value, String> {
+        Err("nobody is asked here".to_owned())
     }
 }
 
@@ -167,6 +186,15 @@ pub struct Review<'a> {
     pub old: Option<&'a Value>,
     /// What is to be told besides yes and no.
     pub notes: &'a Notes,
+    /// How often the chain has changed the object, and who wants to see it again.
+    pub rounds: Rounds,
+}
+
+impl Review<'_> {
+    /// Whether the object is of the subresource's own kind (Scale, Binding, options of connections).
+    pub fn subresource_is_own_kind(&self) -> bool {
+        self.kind.subresource(self.subresource).is_some_and(|part| part.kind != self.kind.kind)
+    }
 }
 
 /// One link of the chain.
@@ -192,6 +220,37 @@ pub trait Link: Send + Sync + 'static {
 /// The chain, in order.
 pub type Chain = Vec<Arc<dyn Link>>;
 
+/// Lets the chain change an object: once, and once more if a configured plugin (webhooks, policies) changed it. Whether
+/// one did.
+pub(crate) async fn mutate(
+    chain: &Chain,
+    review: &Review<'_>,
+    object: &mut Value,
+    world: &dyn World,
+) -> Result<bool, Status> {
+    loop {
+        for link in chain {
+            link.mutate(review, object, world).await?;
+        }
+        if !review.rounds.begin_second() {
+            return Ok(review.rounds.is_second());
+        }
+    }
+}
+
+/// Lets the chain refuse.
+pub(crate) async fn validate(
+    chain: &Chain,
+    review: &Review<'_>,
+    object: Option<&Value>,
+    world: &dyn World,
+) -> Result<(), Status> {
+    for link in chain {
+        link.validate(review, object, world).await?;
+    }
+    Ok(())
+}
+
 /// The chain that every cluster has, in upstream's order.
 pub fn standard() -> Chain {
     vec![
@@ -201,5 +260,7 @@ pub fn standard() -> Chain {
         Arc::new(Priority),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(Requestor),
+        Arc::new(MutatingWebhooks::default()),
+        Arc::new(ValidatingWebhooks::default()),
     ]
 }

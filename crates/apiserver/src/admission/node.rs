@@ -61,7 +61,9 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
     match (kind, review.operation) {
         // What a node may connect to is authorization's to say.
         (_, Operation::Connect) => None,
-        (("", "pods"), Operation::Create) => Some("a node cannot create pods".to_owned()),
+        (("", "pods"), Operation::Create) if review.subresource.is_empty() => {
+            Some("a node cannot create pods".to_owned())
+        }
         (("", "pods"), operation) if tree::text(subject, &["spec", "nodeName"]) != node => {
             let what = match (operation, review.subresource) {
                 (Operation::Delete, _) => "delete pods",
@@ -186,6 +188,7 @@ mod tests {
             name: "",
             old,
             notes: &Notes::default(),
+            rounds: Default::default(),
         };
         refusal(&review, object, "a")
     }

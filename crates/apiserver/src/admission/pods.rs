@@ -62,9 +62,17 @@ fn mounts_token(pod: &Value, account: &Value) -> bool {
         .unwrap_or(true)
 }
 
-/// Mounts the token into every container that has nothing at its place yet. Pure, but for the volume's random name.
+/// How the volume of a token begins its name.
+const TOKEN_VOLUME: &str = "kube-api-access-";
+
+/// Mounts the token into every container that has nothing at its place yet, from the volume that is there for it if
+/// there is one. Pure, but for the random name of a new volume.
 fn mount_token(spec: &mut Value) {
-    let name = format!("kube-api-access-{}", base::id::suffix(5));
+    let volumes = tree::items(spec, &["volumes"]).iter();
+    let known =
+        volumes.map(|volume| tree::text(volume, &["name"])).find(|name| name.starts_with(TOKEN_VOLUME));
+    let known = known.map(str::to_owned);
+    let name = known.clone().unwrap_or_else(|| format!("{TOKEN_VOLUME}{}", base::id::suffix(5)));
     let mut used = false;
     for list in ["initContainers", "containers"] {
         let containers = tree::members(spec).get_mut(list).and_then(Value::as_array_mut);
@@ -81,7 +89,7 @@ fn mount_token(spec: &mut Value) {
             }
         }
     }
-    if !used {
+    if !used || known.is_some() {
         return;
     }
     let volume = json!({

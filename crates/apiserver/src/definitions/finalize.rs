@@ -37,10 +37,11 @@ pub(super) async fn finish(pipeline: Weak<Pipeline>, name: String, rows: Vec<Gro
     }
 }
 
-/// Deletes the objects of the first row that is served and waits until none is left: finalizers may hold them.
+/// Deletes the objects of a row that is served, best of the one that needs no conversion, and waits until none is left: finalizers may hold them.
 async fn emptied(pipeline: &Pipeline, rows: &[GroupVersionResource]) -> Result<(), Status> {
-    let served = rows.iter().find_map(|row| pipeline.catalog().find(row).filter(|row| !row.verbs.is_empty()));
-    let Some(row) = served else { return Ok(()) };
+    let served =
+        rows.iter().filter_map(|row| pipeline.catalog().find(row).filter(|row| !row.verbs.is_empty()));
+    let Some(row) = served.min_by_key(|row| !row.is_storage_version()) else { return Ok(()) };
     let mut told = 0;
     loop {
         let Some(stored) = pipeline.catalog().storage_of(&row.group, &row.plural) else { return Ok(()) };

@@ -2,6 +2,7 @@
 //! what is left of one that is being deleted is deleted with it. A write of a definition is answered after that.
 //! Source: `apiextensions-apiserver/pkg/controller` (status, establish, finalizer) and `pkg/apiserver`.
 
+mod approval;
 mod finalize;
 mod names;
 
@@ -19,6 +20,7 @@ use crate::cache::Cache;
 use crate::pipeline::Pipeline;
 use crate::strategy::View as _;
 use crate::tree;
+pub use approval::{ANNOTATION as APPROVED, Approval};
 use names::{Names, Taken};
 
 /// The group of definitions.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use super::approval::{self, Approval};
 use crate::tree;
 
 /// A definition's names.
@@ -157,6 +158,10 @@ pub(super) fn decide(crd: &Value, taken: &Taken, now: &str) -> Option<Value> {
         (Some(_), false) => {
             set(&mut status, "Established", false, "NotAccepted", "not all names are accepted", now);
         }
+    }
+    if let Some(approval) = Approval::of(crd) {
+        let (holds, reason) = approval.condition();
+        set(&mut status, approval::CONDITION, holds, reason, &approval.message(), now);
     }
     (status != before).then_some(status)
 }

@@ -1,9 +1,11 @@
 //! What strategies and admission see of the pipeline.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Key, Object, Status};
 use async_trait::async_trait;
+use serde_json::Value;
 use store::RangeRequest;
 
 use super::Pipeline;
@@ -11,7 +13,7 @@ use crate::admission::World;
 use crate::cache::{Changes, unavailable};
 use crate::storage;
 use crate::strategy::{Settings, View};
-use crate::words::Kind;
+use crate::words::{Catalog, Kind};
 
 impl View for Pipeline {
     fn peek(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
@@ -56,6 +58,25 @@ impl World for Pipeline {
     fn changes(&self, group: &str, resource: &str, revision: i64) -> Changes {
         let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Changes::None };
         self.cache(&kind).changes(revision)
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.parts.catalog.clone()
+    }
+
+    async fn convert(&self, object: Value, from: &Kind, to: &Kind) -> Result<Value, Status> {
+        if to.custom.is_none() {
+            return Ok(self.parts.catalog.convert(object, from, to));
+        }
+        let converted = super::convert::trees(&self.webhooks, to, vec![object]).await?;
+        converted.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
+    }
+
+    async fn ask(&self, client: &Value, review: &Value, within: Duration) -> Result<Value, String> {
+        let client = self.webhooks.client(client);
+        let client = client.map_err(|error| format!("could not get REST client: {error}"))?;
+        let answer = client.post(review, within, true).await;
+        answer.map_err(|error| format!("failed to call webhook: {error}"))
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::txn::Outcome;
 use super::write::{Live, unsaved};
 use super::{Asked, Pipeline, meta};
-use crate::admission::{Operation, Options};
+use crate::admission::{self, Operation, Options};
 use crate::tree;
 
 /// How often a deletion is repeated after another writer came in between.
@@ -76,9 +76,7 @@ impl Pipeline {
             asked.name,
             Some(&old),
         );
-        for link in &self.parts.admission {
-            link.validate(&review, None, self).await?;
-        }
+        admission::validate(&self.parts.admission, &review, None, self).await?;
         let uid = live.meta().uid.clone();
         let deleted = || Response::Deleted { uid: uid.clone(), warnings: Vec::new() };
         let outcome = match self.plan_delete(asked, options, &old) {

@@ -23,14 +23,14 @@ use std::sync::Arc;
 pub use meta::rfc3339;
 
 use api::connect::User;
-use api::{Call, GroupVersionResource, Reason, Request, Response, Status, Verb};
+use api::{Call, GroupVersionResource, Reason, Request, Response, Status, Verb, WriteOptions};
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
 use parking_lot::RwLock;
 use serde_json::Value;
 use store::Store;
 
-use crate::admission::{Chain, Notes, Operation, Options, Review};
+use crate::admission::{self, Chain, Notes, Operation, Options, Review};
 use crate::authn::TokenAuthenticator;
 use crate::authn::token::Tokens;
 use crate::authz::{Attributes, Authorizer, Decision, Webhook, joined, rbac};
@@ -73,6 +73,9 @@ const OF_THE_OBJECT: [&str; 6] = ["", "status", "approval", "finalize", "ephemer
 
 /// What a webhook that is named by a Service is found by.
 const WHERE_SERVICES_ARE: [(&str, &str); 2] = [("", "services"), ("discovery.k8s.io", "endpointslices")];
+
+/// The groups whose objects take effect before their change is answered: rights, and what configures admission.
+const AT_ONCE: [&str; 2] = [rbac::GROUP, admission::rules::GROUP];
 
 /// The pipeline. Shared behind an `Arc` by the HTTP front and every in-process transport.
 pub struct Pipeline {
@@ -235,14 +238,14 @@ impl Pipeline {
             Call::Delete(options) => self.delete(&asked, &options).await,
             Call::DeleteCollection(options, list) => self.delete_collection(&asked, &options, &list).await,
         };
-        if asked.stored.group == rbac::GROUP {
+        if AT_ONCE.contains(&asked.stored.group.as_ref()) {
             let reach = Reach::of(verb, &answer);
             self.take_effect(&asked.stored, reach).await;
         }
         answer
     }
 
-    /// Lets a change of roles and bindings reach the cache before it is answered: who was told of a right has it.
+    /// Lets a change of what decisions rest on reach the cache before it is answered: who was told of a right has it.
     async fn take_effect(&self, stored: &Kind, reach: Reach) {
         let cache = self.cache(stored);
         let seen = match reach {
@@ -277,14 +280,25 @@ impl Pipeline {
             name,
             old: None,
             notes,
+            rounds: Default::default(),
         };
-        for link in &self.parts.admission {
-            link.mutate(&review, &mut options, self).await?;
-        }
-        for link in &self.parts.admission {
-            link.validate(&review, Some(&options), self).await?;
-        }
-        Ok(())
+        admission::mutate(&self.parts.admission, &review, &mut options, self).await?;
+        admission::validate(&self.parts.admission, &review, Some(&options), self).await
+    }
+
+    /// Admits what is created at a subresource and is no object of the kind: a binding, an eviction, a request for a
+    /// token.
+    async fn admit_part(
+        &self,
+        asked: &Asked<'_>,
+        mut part: Value,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
+        let options = Options::Create(options);
+        let review = self.review_of(asked, Operation::Create, options, &asked.notes, asked.name, None);
+        admission::mutate(&self.parts.admission, &review, &mut part, self).await?;
+        admission::validate(&self.parts.admission, &review, Some(&part), self).await?;
+        Ok(part)
     }
 
     /// 403 unless the authorizer allows it.

@@ -145,6 +145,20 @@ fn check(asked: &Asked<'_>, scale: &Value) -> Result<(), Status> {
     crate::field::check("autoscaling", "Scale", asked.name, &errors)
 }
 
+/// The subresource.
+pub(super) const NAME: &str = "scale";
+
+/// The Scale of an object, as admission sees it.
+pub(super) fn shown(asked: &Asked<'_>, object: &Value) -> Value {
+    scale_of(&paths(asked), object)
+}
+
+/// Takes the replicas of a Scale that admission changed into the object.
+pub(super) fn take(asked: &Asked<'_>, scale: &Value, object: &mut Value) {
+    let replicas = tree::at(scale, &["spec", "replicas"]).as_i64().unwrap_or(0);
+    *paths(asked).spec.iter().fold(object, |value, name| tree::member(value, name)) = replicas.into();
+}
+
 /// Where the numbers stand.
 fn paths(asked: &Asked<'_>) -> ScalePaths {
     let path = |parent: &str| vec![parent.to_owned(), "replicas".to_owned()];

@@ -21,14 +21,17 @@ impl Pipeline {
             (_, "scale", call) => self.scale(asked, call).await,
             (("", "pods"), "binding", Call::Create { body, options }) => {
                 let (binding, warnings) = decode(asked, &body, &options)?;
+                let binding = self.admit_part(asked, binding, &options).await?;
                 self.bind(asked, &binding, warnings, &options).await
             }
             (("", "pods"), "eviction", Call::Create { body, options }) => {
                 let (eviction, warnings) = decode(asked, &of_today(&body), &options)?;
+                let eviction = self.admit_part(asked, eviction, &options).await?;
                 self.evict(asked, &eviction, warnings, &options).await
             }
             (("", "serviceaccounts"), "token", Call::Create { body, options }) => {
                 let (request, warnings) = decode(asked, &body, &options)?;
+                let request = self.admit_part(asked, request, &options).await?;
                 self.request_token(asked, request, warnings).await
             }
             (_, name, _) => Err(Status::new(
@@ -82,6 +85,7 @@ impl Pipeline {
             notes: notes.clone(),
         };
         asked.check_scope(&request.call)?;
+        let binding = self.admit_part(&asked, binding, options).await?;
         self.bind(&asked, &binding, warnings, options).await
     }
 

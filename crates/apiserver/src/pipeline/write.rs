@@ -1,13 +1,14 @@
 //! Create, update and patch: decode, default, admit, own fields, prepare, validate, one transaction.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use api::{Key, Object, PatchType, Response, Status, WriteOptions};
 use serde_json::Value;
 
 use super::txn::Outcome;
-use super::{Asked, Pipeline, meta};
-use crate::admission::{Notes, Operation, Options, Review};
+use super::{Asked, Pipeline, meta, scale};
+use crate::admission::{self, Notes, Operation, Options, Review};
 use crate::field;
 use crate::options;
 use crate::tree;
@@ -81,14 +82,11 @@ impl Pipeline {
         let mut object = catalog.convert(object, &asked.kind, &asked.stored);
         self.default(asked, &mut object);
         meta::begin(&mut object, self.parts.clock.now(), asked.strategy.generation());
-        if asked.kind.subresource("status").is_some() {
-            tree::members(&mut object).remove("status");
-        }
-        asked.strategy.prepare_create(&mut object);
+        prepare_create(asked, &mut object);
         let name = tree::text(&object, &["metadata", "name"]).to_owned();
         let review = self.review_of(asked, Operation::Create, options, &asked.notes, &name, None);
-        for link in &self.parts.admission {
-            link.mutate(&review, &mut object, self).await?;
+        if admission::mutate(&self.parts.admission, &review, &mut object, self).await? {
+            prepare_create(asked, &mut object);
         }
         self.default(asked, &mut object);
         if let Some((writer, Ownership::FromChange)) = &owned {
@@ -100,10 +98,9 @@ impl Pipeline {
         asked.strategy.validate(&object, &mut errors);
         asked.strategy.validate_create(&object, &mut errors);
         add_schemas(&mut errors, |errors| words::validate(&asked.stored, &object, None, errors));
+        errors.retain(|error| !asked.strategy.forgives(&asked.kind.version, error));
         field::check(&asked.kind.group, &asked.kind.kind, &name, &errors)?;
-        for link in &self.parts.admission {
-            link.validate(&review, Some(&object), self).await?;
-        }
+        admission::validate(&self.parts.admission, &review, Some(&object), self).await?;
         let warnings = asked.strategy.warnings(&object);
         for attempt in 0..ATTEMPTS_MAX {
             let key = meta::key_of(&object);
@@ -284,10 +281,9 @@ impl Pipeline {
         self.precondition(asked, &new, live)?;
         let mut new = catalog.convert(new, &asked.kind, &asked.stored);
         self.prepare_update(asked, &mut new, &old);
-        let review = self.review_of(asked, Operation::Update, *options, notes, asked.name, Some(&old));
-        for link in &self.parts.admission {
-            link.mutate(&review, &mut new, self).await?;
-        }
+        let shown_old = shown_part(asked, &old);
+        let review = self.review_of(asked, Operation::Update, *options, notes, asked.name, Some(&shown_old));
+        self.mutate_change(asked, &review, &mut new, &old).await?;
         self.default(asked, &mut new);
         match owned {
             Some((writer, Ownership::FromChange)) => {
@@ -300,8 +296,9 @@ impl Pipeline {
         }
         self.check_privileges(asked, &new, Some(&old)).await?;
         self.validate_update(asked, &new, &old)?;
-        for link in &self.parts.admission {
-            link.validate(&review, Some(&new), self).await?;
+        if !is_admitted(asked) {
+            let shown = shown_part(asked, &new);
+            admission::validate(&self.parts.admission, &review, Some(&shown), self).await?;
         }
         if asked.subresource.is_empty() {
             warnings.extend(asked.strategy.warnings(&new));
@@ -348,6 +345,29 @@ impl Pipeline {
         let Some(sealed) = self.sealed() else { return Ok(false) };
         let stale = sealed.is_stale(&super::context::store_key(&asked.stored, key)).await;
         stale.map_err(crate::cache::unavailable)
+    }
+
+    /// Lets admission change what an update makes of an object. What it may not change goes back, as with what clients send.
+    async fn mutate_change(
+        &self,
+        asked: &Asked<'_>,
+        review: &Review<'_>,
+        new: &mut Value,
+        old: &Value,
+    ) -> Result<(), Status> {
+        if is_admitted(asked) {
+            return Ok(());
+        }
+        let chain = &self.parts.admission;
+        if asked.subresource == scale::NAME {
+            let mut shown = scale::shown(asked, new);
+            if admission::mutate(chain, review, &mut shown, self).await? {
+                scale::take(asked, &shown, new);
+            }
+        } else if admission::mutate(chain, review, new, self).await? {
+            self.prepare_update(asked, new, old);
+        }
+        Ok(())
     }
 
     /// A conflict if the writer named the object or the version that it changes and that is not the present one.
@@ -420,6 +440,7 @@ impl Pipeline {
             part => asked.strategy.validate_part(part, new, old, &mut errors),
         }
         add_schemas(&mut errors, |errors| words::validate(&asked.stored, new, Some(old), errors));
+        errors.retain(|error| !asked.strategy.forgives(&asked.kind.version, error));
         field::check(&asked.kind.group, &asked.kind.kind, asked.name, &errors)
     }
 
@@ -453,6 +474,7 @@ impl Pipeline {
             name,
             old,
             notes,
+            rounds: Default::default(),
         }
     }
 
@@ -467,6 +489,27 @@ impl Pipeline {
             time: meta::rfc3339(self.parts.clock.now()),
         })
     }
+}
+
+/// Fields of a new object that nobody may set are cleared.
+fn prepare_create(asked: &Asked<'_>, object: &mut Value) {
+    if asked.kind.subresource("status").is_some() {
+        tree::members(object).remove("status");
+    }
+    asked.strategy.prepare_create(object);
+}
+
+/// Whether admission has seen what the change is made of: the binding.
+fn is_admitted(asked: &Asked<'_>) -> bool {
+    asked.subresource == "binding"
+}
+
+/// What of an object a request to a subresource is about, as admission sees it.
+fn shown_part<'v>(asked: &Asked<'_>, object: &'v Value) -> Cow<'v, Value> {
+    if asked.subresource == scale::NAME {
+        return Cow::Owned(scale::shown(asked, object));
+    }
+    Cow::Borrowed(object)
 }
 
 /// Adds what the schema finds where the strategy, which knows upstream's words, found nothing.

@@ -37,11 +37,16 @@ fn of_connection(error: &io::Error, dialed: &str) -> Option<String> {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Some(format!("dial tcp {dialed}: connect: connection refused"));
     }
-    let tls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let inner = error.get_ref()?;
+    if let Some(error) = inner.downcast_ref::<io::Error>() {
+        return of_connection(error, dialed);
+    }
+    let tls = inner.downcast_ref::<rustls::Error>()?;
     let why = match tls {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "certificate signed by unknown authority".to_owned()
-        }
+        // An authority of the same name with another key is as unknown.
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "certificate signed by unknown authority".to_owned(),
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => "certificate has expired or is not yet valid".to_owned(),

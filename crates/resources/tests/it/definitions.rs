@@ -324,3 +324,42 @@ async fn rules_are_held_against_writes_and_refused_where_they_are_none() {
     let shrunk = cluster.patch(&widgets, ("default", "a", ""), PatchType::Merge, patch, options()).await;
     assert!(shrunk.unwrap_err().message.ends_with("spec: Invalid value: \"object\": it was 3"));
 }
+
+#[tokio::test]
+async fn upstreams_own_groups_need_an_approval_that_the_older_version_only_tells_of() {
+    let cluster = Cluster::start().await;
+    let mut crd = definition();
+    crd["metadata"]["name"] = "widgets.example.k8s.io".into();
+    crd["spec"]["group"] = "example.k8s.io".into();
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let needs = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see \
+                 https://github.com/kubernetes/enhancements/pull/1111";
+    let refused = cluster.create(&crds, "", crd.clone()).await.unwrap_err();
+    assert!(refused.code == 422 && refused.message.ends_with(needs), "{}", refused.message);
+
+    let old = resource("apiextensions.k8s.io", "v1beta1", "customresourcedefinitions");
+    crd["apiVersion"] = "apiextensions.k8s.io/v1beta1".into();
+    crd["spec"]["preserveUnknownFields"] = false.into();
+    // The older version spells their paths otherwise.
+    crd["spec"]["versions"][0].as_object_mut().unwrap().remove("additionalPrinterColumns");
+    cluster.create(&old, "", crd).await.unwrap();
+    let said = async || {
+        let crd = cluster.get(&crds, "", "widgets.example.k8s.io").await.unwrap();
+        let told = condition(&crd, "KubernetesAPIApprovalPolicyConformant");
+        ["status", "reason", "message"].map(|field| told[field].as_str().unwrap().to_owned())
+    };
+    assert_eq!(said().await, ["False", "MissingAnnotation", needs]);
+    // What was let in may be changed, and approved.
+    let change = |name: &str, value: &str| json!({"metadata": {"annotations": {name: value}}});
+    for (change, wanted) in [
+        (change("a", "b"), ["False", "MissingAnnotation", needs]),
+        (
+            change("api-approved.kubernetes.io", "https://example.com/1"),
+            ["True", "ApprovedAnnotation", "approved in https://example.com/1"],
+        ),
+    ] {
+        let place = ("", "widgets.example.k8s.io", "");
+        cluster.patch(&crds, place, PatchType::Merge, change, WriteOptions::default()).await.unwrap();
+        assert_eq!(said().await, wanted);
+    }
+}

@@ -59,6 +59,11 @@ impl HookServer {
         Self { address, ca: STANDARD.encode(pki.ca_pem()), asked, _tasks: tasks, _dir: dir }
     }
 
+    /// The authority that vouches for it, in PEM.
+    pub(crate) fn ca(&self) -> Vec<u8> {
+        STANDARD.decode(&self.ca).unwrap()
+    }
+
     /// A `clientConfig` with a URL.
     pub(crate) fn by_url(&self, path: &str) -> Value {
         json!({ "url": format!("https://{}{path}", self.address), "caBundle": self.ca })

@@ -10,6 +10,7 @@ mod converted;
 mod definitions;
 mod encodings;
 mod hook_server;
+mod hooks;
 mod http_front;
 mod lifecycle;
 mod parts;
