@@ -46,13 +46,15 @@ impl Pipeline {
         let key = Key::new(asked.namespace, asked.name);
         for attempt in 0..ATTEMPTS_MAX {
             let Live { object, from_cache, .. } = self.live(asked, &key, attempt).await?;
-            match self.delete_once(asked, options, &key, object, attempt).await {
-                // Only a transaction proves that what the cache showed was not out of date.
-                Ok(Some((_, Proof::None))) if from_cache => {}
-                Ok(Some((response, _))) => return Ok(response),
-                Ok(None) => {}
-                Err(_) if from_cache => {}
-                Err(status) => return Err(status),
+            let answer = match self.delete_once(asked, options, &key, object.clone(), attempt).await {
+                Ok(Some((response, Proof::Committed))) => return Ok(response),
+                Ok(Some((response, Proof::None))) => Ok(response),
+                Ok(None) => continue,
+                Err(status) => Err(status),
+            };
+            // Only a transaction proves that what the cache showed was not out of date.
+            if !from_cache || self.is_present(asked, &key, &object).await? {
+                return answer;
             }
         }
         Err(asked.conflict("it is being changed by others all the time; try again"))

@@ -237,10 +237,12 @@ impl Pipeline {
             let answer = match self.change_once(asked, change, &live, &round).await {
                 Ok(Some(response)) => Ok(response),
                 Ok(None) => continue,
-                // What the cache showed may have been out of date.
-                Err(_) if live.from_cache => continue,
                 Err(status) => Err(status),
             };
+            // What the cache showed may have been out of date.
+            if answer.is_err() && live.from_cache && !self.is_present(asked, &key, &live.object).await? {
+                continue;
+            }
             asked.notes.absorb(round.notes);
             return answer;
         }
@@ -260,6 +262,18 @@ impl Pipeline {
         let in_form = self.is_stored_form(asked, &object);
         let object = if asked.kind.custom.is_some() { self.present(asked, object).await? } else { object };
         Ok(Live { object, from_cache, in_form })
+    }
+
+    /// Whether an object that the cache showed is what the store has. To ask is cheaper than to do everything again, and
+    /// nobody whom admission asks is asked twice.
+    pub(super) async fn is_present(
+        &self,
+        asked: &Asked<'_>,
+        key: &Key,
+        shown: &Object,
+    ) -> Result<bool, Status> {
+        let stored = self.read_stored(&asked.stored, key).await?;
+        Ok(stored.is_some_and(|stored| stored.revision() == shown.revision()))
     }
 
     /// One round: `None` if another writer came in between and the change may be repeated, or if nothing would be
@@ -304,10 +318,11 @@ impl Pipeline {
             warnings.extend(asked.strategy.warnings(&new));
         }
         let same = *in_form && meta::same(&new, &old);
-        if *from_cache && (same || dry_run) {
+        let key = meta::key_of(&old);
+        if *from_cache && (same || dry_run) && !self.is_present(asked, &key, live).await? {
             return Ok(None);
         }
-        if same && (dry_run || !self.is_stale(asked, &meta::key_of(&new)).await?) {
+        if same && (dry_run || !self.is_stale(asked, &key).await?) {
             let object = self.present(asked, live.clone()).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
@@ -317,7 +332,6 @@ impl Pipeline {
             let object = self.present(asked, unsaved(&new)?).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
-        let key = meta::key_of(&new);
         let outcome = if self.may_vanish(asked, &new) {
             let gone = asked.strategy.companions(self, Some(&old), None, *attempt)?;
             self.remove(asked, &key, live.revision(), gone).await?

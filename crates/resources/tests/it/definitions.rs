@@ -363,3 +363,38 @@ async fn upstreams_own_groups_need_an_approval_that_the_older_version_only_tells
         assert_eq!(said().await, wanted);
     }
 }
+
+#[tokio::test]
+async fn definitions_and_their_objects_outlive_the_server_and_end_together() {
+    let first = Cluster::start().await;
+    defined(&first, definition()).await;
+    let widgets = resource("example.com", "v1", "widgets");
+    let mut held = widget("held", json!({"size": 1}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    first.create(&widgets, "default", held).await.unwrap();
+    first.create(&widgets, "default", widget("free", json!({"size": 2}))).await.unwrap();
+
+    let second = Cluster::start_over(first.store.clone()).await;
+    assert_eq!(second.get(&widgets, "default", "free").await.unwrap()["spec"]["size"], 2);
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    second.delete(&crds, "", "widgets.example.com", DeleteOptions::default()).await.unwrap();
+    // The end that one server began the next brings about: what held the last object lets go of it there.
+    let third = Cluster::start_over(second.store.clone()).await;
+    let refused = third.create(&widgets, "default", widget("late", json!({"size": 3}))).await.unwrap_err();
+    assert_eq!(refused.code, 405);
+    let call = api::Call::Watch(api::ListOptions::default());
+    let api::Response::Watch(mut watch) = third.call(&crds, "", "", "", call).await.unwrap() else {
+        panic!()
+    };
+    let patch = json!({"metadata": {"finalizers": null}});
+    let place = ("default", "held", "");
+    third.patch(&widgets, place, PatchType::Merge, patch, WriteOptions::default()).await.unwrap();
+    let mut gone = false;
+    while !gone {
+        let events = watch.next().await.unwrap().unwrap();
+        gone = events.iter().any(|event| event.kind == api::WatchEventKind::Deleted);
+    }
+    assert_eq!(third.get(&crds, "", "widgets.example.com").await.unwrap_err().code, 404);
+    let left = third.store.range(store::RangeRequest::prefix("/registry/example.com/")).await.unwrap();
+    assert_eq!(left.kvs.len(), 0);
+}

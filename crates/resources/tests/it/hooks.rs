@@ -154,7 +154,9 @@ async fn a_validating_webhook_refuses_what_it_does_not_want() {
     let one = format!("{MAPS}/good");
     let merge = "application/merge-patch+json";
     let change = json!({ "data": bad }).to_string();
+    case.server.asked();
     assert_eq!(write(&case.cluster, Method::PATCH, &one, merge, change).await.code, 403);
+    assert_eq!(case.server.asked().len(), 1, "nobody is asked twice about one change");
     let pinned = json!({ "data": { "webhook-e2e-test": "webhook-nondeletable" } }).to_string();
     assert_eq!(write(&case.cluster, Method::PATCH, &one, merge, pinned).await.code, 200);
     let kept = write(&case.cluster, Method::DELETE, &one, JSON, "").await;
