@@ -163,6 +163,7 @@ pub struct Group {
 pub struct Catalog {
     rows: Vec<Arc<Row>>,
     by_resource: HashMap<GroupVersionResource, Arc<Row>>,
+    by_plural: HashMap<String, Vec<Arc<Row>>>,
 }
 
 impl Catalog {
@@ -184,6 +185,7 @@ impl Catalog {
         let row = Arc::new(row);
         self.remove(&row.resource());
         self.by_resource.insert(row.resource(), row.clone());
+        self.by_plural.entry(row.plural.to_string()).or_default().push(row.clone());
         if !row.verbs.is_empty() {
             self.rows.push(row);
         }
@@ -193,6 +195,14 @@ impl Catalog {
     pub fn remove(&mut self, resource: &GroupVersionResource) {
         if self.by_resource.remove(resource).is_some() {
             self.rows.retain(|row| row.resource() != *resource);
+            let of_name = self.by_plural.get_mut(&resource.resource);
+            let left = of_name.map_or(0, |rows| {
+                rows.retain(|row| row.resource() != *resource);
+                rows.len()
+            });
+            if left == 0 {
+                self.by_plural.remove(&resource.resource);
+            }
         }
     }
 
@@ -214,8 +224,7 @@ impl Catalog {
 
     /// The row in which the objects of a resource are stored.
     pub fn storage_of(&self, group: &str, plural: &str) -> Option<&Arc<Row>> {
-        let is_it = |row: &&Arc<Row>| row.group == group && row.plural == plural && row.is_storage_version();
-        self.rows.iter().find(is_it).or_else(|| self.by_resource.values().find(is_it))
+        self.by_plural.get(plural)?.iter().find(|row| row.group == group && row.is_storage_version())
     }
 
     /// All rows that are served, in the order of their declaration.
@@ -344,5 +353,6 @@ mod tests {
         assert_eq!(catalog.rows().count(), before);
         catalog.remove(&pods);
         assert!(catalog.get(&pods).is_none() && catalog.by_kind("", "v1", "Pod").is_none());
+        assert!(catalog.storage_of("", "pods").is_none() && catalog.storage_of("", "services").is_some());
     }
 }
