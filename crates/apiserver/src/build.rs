@@ -14,11 +14,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Chain;
+use crate::audit::Auditor;
 use crate::authn::Access;
 use crate::authn::token::Tokens;
 use crate::authz::{Authorizer, Standard, Webhook};
 use crate::bootstrap::Bootstrap;
 use crate::encryption::{Keys, Sealed};
+use crate::flow::Flow;
 use crate::http::{Front, Metrics};
 use crate::pipeline::{Parts, Pipeline};
 use crate::pki::{Pki, PkiError};
@@ -121,6 +123,10 @@ impl Server {
         let keys = keys.map(Keys::load).transpose()?;
         let sealed = keys.map(|keys| Sealed::new(store.clone(), Arc::new(keys)));
         let store = sealed.clone().map_or(store, |sealed| sealed as Arc<dyn Store>);
+        let metrics = Metrics::new().map_err(|error| BuildError::Config(format!("metrics: {error}")))?;
+        let auditing = &config.protection.audit;
+        let auditor = Auditor::open(auditing, config.clock.clone(), metrics.audit.clone())?;
+        let flow = Flow::new(metrics.flow.clone());
         let pipeline = Pipeline::new(Parts {
             catalog: Catalog::builtin(),
             strategies,
@@ -131,6 +137,7 @@ impl Server {
             tokens,
             store,
             sealed,
+            auditor,
             clock: config.clock,
             settings: Settings { service_ranges: config.service_ranges, node_ports: config.node_ports },
         });
@@ -139,7 +146,8 @@ impl Server {
             nodes,
             anonymous: believed.anonymous,
             readiness: config.readiness,
-            metrics: Metrics::new().map_err(|error| BuildError::Config(format!("metrics: {error}")))?,
+            metrics,
+            flow,
             git_version: config.git_version,
             bootstrap: bootstrap.clone(),
             drain: CancellationToken::new(),

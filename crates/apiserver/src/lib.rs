@@ -1,6 +1,7 @@
 //! One pipeline for every kind: authentication, authorization, admission, watch cache, discovery, OpenAPI.
 
 pub mod admission;
+mod audit;
 pub mod authn;
 pub mod authz;
 mod bootstrap;
@@ -10,6 +11,7 @@ pub mod definitions;
 mod encryption;
 mod expiring;
 pub mod field;
+mod flow;
 pub mod http;
 pub mod names;
 pub mod net;

@@ -72,6 +72,18 @@ impl Service {
     pub(crate) async fn ask(&self, object: &Value) -> Result<Value, RemoteError> {
         let failed = |cause: String| RemoteError { url: self.url.clone(), cause };
         let body = serde_json::to_vec(object).map_err(|error| failed(error.to_string()))?;
+        json(self.send(body).await?).await.map_err(failed)
+    }
+
+    /// Sends JSON to a service whose answer says nothing but whether it took it.
+    pub(crate) async fn tell(&self, body: Vec<u8>) -> Result<(), RemoteError> {
+        let response = self.send(body).await?;
+        let refused = |code| RemoteError { url: self.url.clone(), cause: format!("answered {code}") };
+        if response.status().is_success() { Ok(()) } else { Err(refused(response.status())) }
+    }
+
+    async fn send(&self, body: Vec<u8>) -> Result<Response, RemoteError> {
+        let failed = |cause: String| RemoteError { url: self.url.clone(), cause };
         let request = self.http.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body);
         let request = match &self.credentials {
             Credentials::Connection => request,
@@ -83,8 +95,7 @@ impl Service {
             }
             Credentials::Basic(user, password) => request.basic_auth(user, Some(password)),
         };
-        let response = request.send().await.map_err(|error| failed(base::error::chain(&error)))?;
-        json(response).await.map_err(failed)
+        request.send().await.map_err(|error| failed(base::error::chain(&error)))
     }
 }
 

@@ -16,18 +16,30 @@ use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use store::StoreError;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn::user_of_certificate;
 use crate::authz::defaults;
 use crate::bootstrap::{Bootstrap, administrator};
-use crate::http::Front;
+use crate::flow;
+use crate::http::{Front, Remote};
 use crate::peers;
 use crate::pipeline::Pipeline;
 use crate::pki::Pki;
 
 /// A client has this long to finish the TLS handshake and each request's head.
 const HEAD_MAX: Duration = Duration::from_secs(15);
+/// The head of a request may be so large: tokens of users in many groups are long.
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Streams that a client may reset before they are served; one that goes on opening and resetting them is cut off.
+const RESETS_MAX: usize = 100;
+/// What waits in memory for a client that does not take it, for each of its streams.
+const SEND_BYTES_MAX: usize = 256 * 1024;
+/// Of the files that the process may have open, connections take one in so many at most.
+const FILES_PART: usize = 2;
+/// Connections where nobody says how many files there may be.
+const CONNECTIONS_MAX: usize = 16 * 1024;
 /// How many requests one HTTP/2 connection may have open: a node watches each object that its pods refer to.
 const STREAMS_MAX: u32 = 1000;
 /// HTTP/2 windows: lists are large, and most clients are on this machine.
@@ -71,9 +83,17 @@ impl Server {
 
     async fn accept(&self, ctx: &Context) -> Result<(), BoxError> {
         let acceptor = TlsAcceptor::from(self.tls.clone());
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let places = Arc::new(Semaphore::new(connections_max(&limits)));
         loop {
-            let stream = tokio::select! {
-                (stream, _) = base::accept::next("the API server", || self.listener.accept()) => stream,
+            let accepted = async {
+                // Who finds no place waits in the kernel until another goes.
+                let place = places.clone().acquire_owned().await;
+                let (stream, _) = base::accept::next("the API server", || self.listener.accept()).await;
+                (stream, place)
+            };
+            let (stream, place) = tokio::select! {
+                accepted = accepted => accepted,
                 () = ctx.cancelled() => return Ok(()),
             };
             let connection =
@@ -82,6 +102,7 @@ impl Server {
                 if let Err(error) = connection.serve(stream).await {
                     tracing::debug!(%error, "connection ended");
                 }
+                drop(place);
             });
         }
     }
@@ -96,22 +117,32 @@ struct Connection {
 impl Connection {
     async fn serve(self, stream: TcpStream) -> Result<(), BoxError> {
         stream.set_nodelay(true)?;
+        let remote = Remote(stream.peer_addr()?);
         let tls = tokio::time::timeout(HEAD_MAX, self.acceptor.accept(stream)).await??;
         let peer = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let user: Option<User> = peer.and_then(|cert| user_of_certificate(cert));
         let user = Arc::new(user);
         let front = self.front.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             let (front, user) = (front.clone(), user.clone());
+            request.extensions_mut().insert(remote);
             async move { Ok::<_, std::convert::Infallible>(front.serve(user.as_ref().as_ref(), request).await) }
         });
         let mut builder = auto::Builder::new(Owned(self.ctx.clone()));
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .max_buf_size(HEAD_BYTES_MAX as usize * 2);
         builder
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_local_error_reset_streams(RESETS_MAX)
+            .max_send_buf_size(SEND_BYTES_MAX)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES * 4);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
@@ -125,6 +156,15 @@ impl Connection {
         };
         result.map_err(|error| error as BoxError)
     }
+}
+
+/// How many connections there may be, by what `/proc/self/limits` says about open files: the rest is left to the store,
+/// the containers and the connections that the server opens itself.
+fn connections_max(limits: &str) -> usize {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let files =
+        line.and_then(|line| line.split_whitespace().next()).and_then(|soft| soft.parse::<usize>().ok());
+    files.map_or(CONNECTIONS_MAX, |files| (files / FILES_PART).clamp(16, CONNECTIONS_MAX))
 }
 
 /// Runs hyper's tasks as tasks of the component.
@@ -199,6 +239,9 @@ impl Component for Server {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let pipeline = self.front.pipeline.clone();
+        if let Some(auditor) = pipeline.auditor() {
+            auditor.run(&ctx);
+        }
         if let Some(sealed) = pipeline.sealed() {
             // Before the caches are filled: a key that is missing may yet come.
             ctx.spawn(sealed.keys().clone().follow());
@@ -209,6 +252,9 @@ impl Component for Server {
         Bootstrap::apply(&self.bootstrap, &pipeline).await?;
         ctx.waiting_for("the default roles");
         defaults::reconcile(&pipeline, &administrator()).await?;
+        ctx.waiting_for("the default priority levels");
+        flow::ensure(&pipeline, &administrator()).await?;
+        ctx.spawn(flow::keep(pipeline.clone(), administrator()));
         ctx.spawn(keep_bootstrap(pipeline.clone(), self.bootstrap.clone()));
         if self.bootstrap.lock().servers.is_some() {
             ctx.spawn(peers::keep(pipeline.clone(), self.bootstrap.clone()));
@@ -225,5 +271,22 @@ impl Component for Server {
             result = self.accept(&ctx) => result,
             result = self.pki.keep_renewed(&ctx) => result.map_err(Into::into),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_to_others() {
+        let limits = |soft: &str| {
+            format!(
+                "Limit   Soft Limit   Hard Limit   Units\nMax open files            {soft}        524288    files\n"
+            )
+        };
+        assert_eq!(connections_max(&limits("1024")), 512);
+        assert_eq!(connections_max(&limits("1000000")), CONNECTIONS_MAX);
+        assert_eq!((connections_max(&limits("10")), connections_max("")), (16, CONNECTIONS_MAX));
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn is_time(text: &str) -> bool {
 }
 
 /// A duration as Go spells it (`1h30m`, `300ms`), in nanoseconds.
-pub(crate) fn duration(text: &str) -> Option<i64> {
+pub fn duration(text: &str) -> Option<i64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
         None => (1.0, text.strip_prefix('+').unwrap_or(text)),

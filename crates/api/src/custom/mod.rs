@@ -17,6 +17,7 @@ mod validate;
 
 pub use check::check_schema;
 pub use columns::{PrinterColumn, cells, definitions};
+pub use formats::duration as go_duration;
 pub use formats::is_known as is_known_format;
 pub(crate) use formats::{duration as duration_of, fits as fits_format};
 pub use jsonpath::JsonPath;

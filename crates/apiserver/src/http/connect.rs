@@ -50,7 +50,7 @@ impl Front {
             is_resource: true,
             ..Attributes::default()
         };
-        self.pipeline.authorize(&attributes).await?;
+        self.pipeline.authorize_noted(&attributes, notes).await?;
         let resource = GroupVersionResource::new(&path.group, &path.version, &path.resource);
         let kind = self.pipeline.kind(&resource)?;
         check_served(&kind, &path.subresource, asked(request.method()))?;

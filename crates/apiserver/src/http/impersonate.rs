@@ -9,6 +9,7 @@ use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 
 use super::Front;
+use crate::audit::Record;
 use crate::authn::{self, in_group, names};
 use crate::authz::Attributes;
 
@@ -108,12 +109,21 @@ fn taken(wanted: Wanted) -> User {
 
 impl Front {
     /// The user that the request asks to be taken for, if its own may do that.
-    pub(super) async fn impersonate(&self, user: User, headers: &HeaderMap) -> Result<User, Status> {
+    pub(super) async fn impersonate(
+        &self,
+        user: User,
+        headers: &HeaderMap,
+        record: Option<&Record>,
+    ) -> Result<User, Status> {
         let Some(wanted) = wanted(headers)? else { return Ok(user) };
         for question in questions(&user, &wanted) {
             self.pipeline.authorize(&question).await?;
         }
-        Ok(taken(wanted))
+        let taken = taken(wanted);
+        if let Some(record) = record {
+            record.impersonated(&taken);
+        }
+        Ok(taken)
     }
 }
 

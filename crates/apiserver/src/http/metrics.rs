@@ -14,6 +14,7 @@ use super::query::{self, Query};
 use super::respond::typed_response;
 use super::{CONNECTIONS, Front};
 use crate::pipeline::Pipeline;
+use crate::{audit, flow};
 
 /// Prometheus' text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -34,6 +35,10 @@ pub(crate) struct Metrics {
     in_flight: IntGaugeVec,
     long_running: IntGaugeVec,
     objects: IntGaugeVec,
+    /// Of priority and fairness.
+    pub(crate) flow: flow::Metrics,
+    /// Of auditing.
+    pub(crate) audit: audit::Metrics,
 }
 
 /// One more for as long as it lives.
@@ -174,7 +179,8 @@ impl Metrics {
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, requests, seconds, in_flight, long_running, objects })
+        let (flow, audit) = (flow::Metrics::new(&registry)?, audit::Metrics::new(&registry)?);
+        Ok(Self { registry, requests, seconds, in_flight, long_running, objects, flow, audit })
     }
 
     /// A request began.
@@ -211,6 +217,7 @@ impl Metrics {
 impl Front {
     /// Answers `/metrics`.
     pub(super) fn metrics_page(&self) -> http::Response<Body> {
+        self.flow.gather();
         typed_response(StatusCode::OK, MEDIA_TYPE, self.metrics.text(&self.pipeline))
     }
 }

@@ -3,6 +3,7 @@
 mod body;
 mod connect;
 mod documents;
+mod guard;
 mod health;
 mod impersonate;
 mod lists;
@@ -15,7 +16,7 @@ mod respond;
 mod watch;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use api::connect::{Body, NodeConnector, User};
 use api::{Call, FieldValidation, GroupVersionResource, Reason, Request, Response, Status};
@@ -27,22 +28,22 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Notes;
 use crate::authn;
 use crate::authn::config::Anonymous;
 use crate::authz::Attributes;
 use crate::bootstrap::Bootstrap;
+use crate::flow::Flow;
 use crate::pipeline::{Pipeline, attributes};
 use crate::words::{self, Kind};
 use body::text;
+pub use guard::Remote;
+use guard::{Asks, Trail};
 use metrics::Labels;
 pub(crate) use metrics::Metrics;
 use negotiate::Offer;
 use path::{ResourcePath, Target};
 use query::Query;
 
-/// How long a request that is no watch may take.
-const REQUEST_MAX: Duration = Duration::from_secs(60);
 /// Subresources that are connections to a node and not objects.
 const CONNECTIONS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
 
@@ -56,6 +57,8 @@ pub struct Front {
     pub(crate) readiness: Option<Readiness>,
     /// What is counted.
     pub(crate) metrics: Metrics,
+    /// Who waits for whom.
+    pub(crate) flow: Arc<Flow>,
     /// `v1.37.0+skiff.1`
     pub(crate) git_version: String,
     /// How clients reach the server.
@@ -69,7 +72,7 @@ struct Parts<'a> {
     method: &'a Method,
     headers: &'a HeaderMap,
     path: &'a str,
-    query: Query,
+    query: &'a Query,
 }
 
 impl Front {
@@ -85,23 +88,27 @@ impl Front {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let labels = Labels::of(request.method(), target.as_ref(), &query, |path| self.has(path));
         let held = self.metrics.began(&labels);
-        let notes = Arc::<Notes>::default();
+        let mut trail = Trail::new(request.headers());
         let answer = match target {
-            Some(target) => self.route(peer, target, query, request, &notes).await,
+            Some(target) => self.route(peer, target, query, request, &mut trail).await,
             None => Err(Status::bad_request("the path is not valid UTF-8")),
         };
-        let mut response = answer.unwrap_or_else(|status| respond::failure(&status, &accept));
-        for text in notes.warnings() {
+        let (mut response, failure) = match answer {
+            Ok(response) => (response, None),
+            Err(status) => (respond::failure(&status, &accept), Some(status)),
+        };
+        for text in trail.notes.warnings() {
             response
                 .headers_mut()
                 .extend(respond::warning_header(&text).map(|value| (header::WARNING, value)));
         }
+        let record = trail.answered(&mut response, failure.as_ref(), labels.long_running());
         self.metrics.answered(&labels, response.status(), since);
         if !labels.long_running() {
             return response;
         }
         // A watch is open until its body ends.
-        response.map(|body| body.map_frame(move |frame| (&held, frame).1).boxed_unsync())
+        response.map(|body| body.map_frame(move |frame| (&held, &record, frame).2).boxed_unsync())
     }
 
     async fn route<B>(
@@ -110,39 +117,52 @@ impl Front {
         target: Target,
         query: Query,
         request: http::Request<B>,
-        notes: &Arc<Notes>,
+        trail: &mut Trail,
     ) -> Result<http::Response<Body>, Status>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let user = self.authenticate(peer, request.uri().path(), request.headers()).await?;
-        let user = self.impersonate(user, request.headers()).await?;
-        let uri = request.uri().clone();
-        match target {
+        let (uri, method) = (request.uri().clone(), request.method().clone());
+        let lower = method.as_str().to_ascii_lowercase();
+        let asks = Asks::new(&method, uri.path(), &target, &query, &lower)?;
+        let user = match self.authenticate(peer, uri.path(), request.headers()).await {
+            Ok(user) => user,
+            Err(refusal) => {
+                self.audit_stranger(&request, &asks, &refusal, trail);
+                return Err(refusal);
+            }
+        };
+        self.audit(&request, &asks, Some(&user), trail);
+        if let Some(record) = trail.record() {
+            record.received();
+        }
+        let user = self.impersonate(user, request.headers(), trail.record()).await?;
+        // Held until the request is answered: a watch is answered when it has begun.
+        let _seat = match self.turn(&user, &asks, trail).await {
+            Ok(seat) => seat,
+            Err(refused) => return Ok(guard::too_many(&refused)),
+        };
+        match &target {
             Target::Other => {
-                let parts =
-                    Parts { method: request.method(), headers: request.headers(), path: uri.path(), query };
-                self.authorize_path(&user, &parts).await?;
+                let (headers, path) = (request.headers(), uri.path());
+                let parts = Parts { method: &method, headers, path, query: &query };
+                self.authorize_path(&user, &parts, trail).await?;
                 self.document(&parts).await
             }
             Target::Resource(path) if CONNECTIONS.contains(&path.subresource.as_str()) => {
-                self.connect(&user, &path, &query, request, notes).await
+                self.connect(&user, path, &query, request, &trail.notes).await
             }
             Target::Resource(path) => {
                 let (head, body) = request.into_parts();
-                let parts = Parts { method: &head.method, headers: &head.headers, path: uri.path(), query };
-                let watch = query::is_watch(parts.method, &path, &parts.query);
-                let answer = self.resource(&user, &path, &parts, body, notes);
-                if watch {
+                let parts =
+                    Parts { method: &method, headers: &head.headers, path: uri.path(), query: &query };
+                let answer = self.resource(&user, path, &parts, body, trail);
+                if asks.verb == "watch" {
                     return answer.await;
                 }
-                tokio::time::timeout(REQUEST_MAX, answer).await.unwrap_or_else(|_| {
-                    Err(Status::new(
-                        Reason::Timeout,
-                        "request did not complete within the allotted timeout of 60 s",
-                    ))
-                })
+                let answered = tokio::time::timeout(asks.deadline, answer).await;
+                answered.unwrap_or_else(|_| Err(guard::timed_out()))
             }
         }
     }
@@ -153,7 +173,7 @@ impl Front {
         path: &ResourcePath,
         parts: &Parts<'_>,
         body: B,
-        notes: &Arc<Notes>,
+        trail: &Trail,
     ) -> Result<http::Response<Body>, Status>
     where
         B: http_body::Body<Data = Bytes>,
@@ -168,36 +188,42 @@ impl Front {
             call: query::call(
                 parts.method,
                 path,
-                &parts.query,
+                parts.query,
                 text(parts.headers, header::CONTENT_TYPE),
                 text(parts.headers, header::USER_AGENT),
                 Bytes::new(),
             )?,
         };
-        self.pipeline.authorize(&attributes(user, &request)).await?;
+        self.pipeline.authorize_noted(&attributes(user, &request), &trail.notes).await?;
         let kind = self.pipeline.kind(&request.resource)?;
         let builtin = api::protobuf::speaks(kind.typed());
         let offer = Offer { protobuf: builtin, stream: matches!(request.call, Call::Watch(_)) };
-        let accepted = respond::accepted(parts.headers, &parts.query, offer)?;
+        let accepted = respond::accepted(parts.headers, parts.query, offer)?;
         if !builtin {
             query::check_patch(&request.call)?;
         }
         let mut warning = None;
         if !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_)) {
             let (body, repeated) = body::read(parts.headers, body, builtin).await?;
+            if let Some(record) = trail.record() {
+                record.request(&body);
+            }
             request.call = query::call(
                 parts.method,
                 path,
-                &parts.query,
+                parts.query,
                 text(parts.headers, header::CONTENT_TYPE),
                 text(parts.headers, header::USER_AGENT),
                 body,
             )?;
             warning = warning_of(&kind, &request.call, repeated)?;
         }
-        let response = self.pipeline.call_authorized(user, request, notes).await?;
+        let response = self.pipeline.call_authorized(user, request, &trail.notes).await?;
+        if let Some(record) = trail.record() {
+            record.responded(&response);
+        }
         let gzip = body::takes_gzip(parts.headers);
-        let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: &parts.query };
+        let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: parts.query };
         let mut answer = match response {
             Response::Watch(stream) => watch::respond(stream, &render, self.drain.clone()),
             other => render.response(other).await?,
@@ -234,14 +260,14 @@ impl Front {
         known.map(|(user, _)| user).ok_or_else(refused)
     }
 
-    async fn authorize_path(&self, user: &User, parts: &Parts<'_>) -> Result<(), Status> {
+    async fn authorize_path(&self, user: &User, parts: &Parts<'_>, trail: &Trail) -> Result<(), Status> {
         let asked = Attributes {
             user: user.clone(),
             verb: parts.method.as_str().to_ascii_lowercase(),
             path: parts.path.to_owned(),
             ..Attributes::default()
         };
-        self.pipeline.authorize(&asked).await
+        self.pipeline.authorize_noted(&asked, &trail.notes).await
     }
 }
 

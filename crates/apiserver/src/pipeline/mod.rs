@@ -1,5 +1,6 @@
 //! The one way in: every read and write of cluster state, whoever asks and from wherever.
 
+mod audited;
 mod bootstrap_tokens;
 mod computed;
 mod context;
@@ -31,6 +32,7 @@ use serde_json::Value;
 use store::Store;
 
 use crate::admission::{self, Chain, Notes, Operation, Options, Review};
+use crate::audit::{self, Auditor};
 use crate::authn::TokenAuthenticator;
 use crate::authn::token::Tokens;
 use crate::authz::{Attributes, Authorizer, Decision, Webhook, joined, rbac};
@@ -62,6 +64,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The same, where its values are encrypted.
     pub(crate) sealed: Option<Arc<Sealed>>,
+    /// What is written down of requests.
+    pub(crate) auditor: Option<Arc<Auditor>>,
     /// Time.
     pub clock: SharedClock,
     /// Ranges of addresses and ports.
@@ -157,6 +161,9 @@ impl Pipeline {
     /// ([`crate::authn::in_process`]); the HTTP front, whose users prove theirs, has its own way in.
     pub async fn call(&self, user: &User, request: Request) -> Result<Response, Status> {
         let user = crate::authn::in_process(user);
+        if let Some(auditor) = &self.parts.auditor {
+            return self.call_audited(auditor, &user, request).await;
+        }
         self.authorize(&attributes(&user, &request)).await?;
         let notes = Arc::default();
         self.call_authorized(&user, request, &notes).await
@@ -303,24 +310,32 @@ impl Pipeline {
 
     /// 403 unless the authorizer allows it.
     pub async fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
-        let reason = match self.decide(attributes).await {
-            Decision::Allow { .. } => return Ok(()),
-            Decision::Deny { reason } | Decision::NoOpinion { reason } if reason.is_empty() => reason,
-            Decision::Deny { reason } | Decision::NoOpinion { reason } => format!(": {reason}"),
-        };
-        let sentence = attributes.sentence();
-        if !attributes.is_resource {
-            return Err(Status::new(Reason::Forbidden, format!("forbidden: {sentence}{reason}")));
+        judged(attributes, self.decide(attributes).await)
+    }
+
+    /// As [`Pipeline::authorize`], for the request itself: where there is auditing, the decision is told it.
+    pub(crate) async fn authorize_noted(&self, attributes: &Attributes, notes: &Notes) -> Result<(), Status> {
+        let decision = self.decide(attributes).await;
+        if self.parts.auditor.is_some() {
+            let (word, reason) = match &decision {
+                Decision::Allow { reason } => ("allow", reason),
+                Decision::Deny { reason } | Decision::NoOpinion { reason } => ("forbid", reason),
+            };
+            notes.annotate(audit::DECISION, word);
+            notes.annotate(audit::REASON, reason.as_str());
         }
-        let what = api::status::qualified(&attributes.group, &attributes.resource);
-        let subject =
-            if attributes.name.is_empty() { what } else { format!("{what} \"{}\"", attributes.name) };
-        let message = format!("{subject} is forbidden: {sentence}{reason}");
-        Err(Status::new(Reason::Forbidden, message).about(
-            &attributes.group,
-            &attributes.resource,
-            &attributes.name,
-        ))
+        judged(attributes, decision)
+    }
+
+    /// What is written down of requests, if anything is.
+    pub(crate) fn auditor(&self) -> Option<&Arc<Auditor>> {
+        self.parts.auditor.as_ref()
+    }
+
+    /// How many objects there are of a resource.
+    pub(crate) fn count(&self, group: &str, resource: &str) -> usize {
+        let stored = self.parts.catalog.storage_of(group, resource);
+        stored.map_or(0, |stored| self.cache(&stored).len())
     }
 
     /// What the authorizers say.
@@ -495,6 +510,27 @@ pub(crate) fn check_served(kind: &Kind, subresource: &str, verb: Verb) -> Result
         "the server does not allow this method on the requested resource".to_owned()
     };
     Err(Status::new(Reason::MethodNotAllowed, message))
+}
+
+/// 403 unless it was allowed.
+fn judged(attributes: &Attributes, decision: Decision) -> Result<(), Status> {
+    let reason = match decision {
+        Decision::Allow { .. } => return Ok(()),
+        Decision::Deny { reason } | Decision::NoOpinion { reason } if reason.is_empty() => reason,
+        Decision::Deny { reason } | Decision::NoOpinion { reason } => format!(": {reason}"),
+    };
+    let sentence = attributes.sentence();
+    if !attributes.is_resource {
+        return Err(Status::new(Reason::Forbidden, format!("forbidden: {sentence}{reason}")));
+    }
+    let what = api::status::qualified(&attributes.group, &attributes.resource);
+    let subject = if attributes.name.is_empty() { what } else { format!("{what} \"{}\"", attributes.name) };
+    let message = format!("{subject} is forbidden: {sentence}{reason}");
+    Err(Status::new(Reason::Forbidden, message).about(
+        &attributes.group,
+        &attributes.resource,
+        &attributes.name,
+    ))
 }
 
 fn not_served() -> Status {

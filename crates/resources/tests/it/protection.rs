@@ -114,3 +114,125 @@ async fn secrets_are_encrypted_at_rest_and_their_keys_rotate() {
     );
     assert_eq!(stored(&store).await, before);
 }
+
+const POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+rules:
+  - {level: None, users: ["skiff:apiserver", "skiff:bootstrap"]}
+  - {level: Metadata, resources: [{group: "", resources: [secrets]}], omitStages: [RequestReceived]}
+  - {level: RequestResponse, resources: [{group: "", resources: [configmaps]}], omitManagedFields: true}
+  - {level: Metadata, userGroups: ["system:authenticated", "system:unauthenticated"]}
+  - {level: Metadata, nonResourceURLs: [/version]}
+"#;
+
+/// The events of the log once there is one of this request and stage: they are written beside the requests.
+async fn events_with(log: &Path, id: &str, stage: &str) -> Vec<Value> {
+    for _ in 0..600 {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let events: Vec<Value> = whole.collect();
+        if events.iter().any(|event| event["auditID"] == id && event["stage"] == stage) {
+            return events.into_iter().filter(|event| event["auditID"] == id).collect();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("no event {stage} of {id}")
+}
+
+#[tokio::test]
+async fn the_audit_log_says_who_did_what_and_no_more_than_the_policy_wants() {
+    let dir = tempfile::tempdir().unwrap();
+    let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit/audit.log"));
+    std::fs::write(&policy, POLICY).unwrap();
+    let audit = apiserver::Audit {
+        policy_file: Some(policy),
+        log_path: Some(log.clone()),
+        ..apiserver::Audit::default()
+    };
+    let store: Arc<dyn Store> = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
+    let cluster = Cluster::start_protected(store, Protection { audit, ..Protection::default() }).await;
+    let maps = crate::http_front::MAPS;
+    let ask =
+        async |peer: bool, id: &str, method: Method, path: &str, more: &[(&str, &str)], body: String| {
+            let headers =
+                [&[("audit-id", id), ("content-type", JSON), ("user-agent", "test/1")], more].concat();
+            let peer = peer.then_some(&cluster.user);
+            let answer = crate::http_front::send(&cluster, peer, method, path, &headers, body).await;
+            assert_eq!(answer.header("audit-id"), id);
+            answer
+        };
+
+    let map = json!({ "metadata": { "name": "m" }, "data": { "k": "v" } }).to_string();
+    assert_eq!(ask(true, "one", Method::POST, maps, &[], map).await.code, 201);
+    let events = events_with(&log, "one", "ResponseComplete").await;
+    assert_eq!((events.len(), &events[0]["stage"]), (2, &json!("RequestReceived")));
+    let done = &events[1];
+    assert_eq!(
+        (&done["verb"], &done["level"], &done["user"]["username"]),
+        (&json!("create"), &json!("RequestResponse"), &json!("admin"))
+    );
+    assert_eq!((&done["requestURI"], &done["userAgent"]), (&json!(maps), &json!("test/1")));
+    assert_eq!(
+        done["objectRef"],
+        json!({ "resource": "configmaps", "namespace": "default", "apiVersion": "v1" })
+    );
+    assert_eq!(
+        (&done["responseStatus"]["code"], &done["requestObject"]["data"]),
+        (&json!(201), &json!({ "k": "v" }))
+    );
+    let made = &done["responseObject"]["metadata"];
+    assert!(made["uid"].is_string() && made.get("managedFields").is_none(), "{made}");
+    assert_eq!(done["annotations"]["authorization.k8s.io/decision"], "allow");
+
+    let secret = json!({ "metadata": { "name": "a" }, "stringData": { "password": "hunter2" } }).to_string();
+    assert_eq!(ask(true, "two", Method::POST, SECRETS, &[], secret).await.code, 201);
+    assert_eq!(ask(true, "three", Method::GET, SECRETS, &[], String::new()).await.code, 200);
+    for id in ["two", "three"] {
+        let events = events_with(&log, id, "ResponseComplete").await;
+        assert_eq!(events.len(), 1, "its reception is left out");
+        assert!(events[0].get("requestObject").is_none() && events[0].get("responseObject").is_none());
+    }
+    let bob = [("impersonate-user", "bob")];
+    assert_eq!(ask(true, "four", Method::GET, SECRETS, &bob, String::new()).await.code, 403);
+    let refused = events_with(&log, "four", "ResponseComplete").await.pop().unwrap();
+    assert_eq!(
+        (&refused["user"]["username"], &refused["impersonatedUser"]["username"]),
+        (&json!("admin"), &json!("bob"))
+    );
+    assert_eq!(
+        (&refused["verb"], &refused["responseStatus"]["reason"]),
+        (&json!("list"), &json!("Forbidden"))
+    );
+    assert_eq!(refused["annotations"]["authorization.k8s.io/decision"], "forbid");
+
+    let wrong = [("authorization", "Bearer nonsense")];
+    assert_eq!(ask(false, "five", Method::GET, "/version", &wrong, String::new()).await.code, 401);
+    let stranger = events_with(&log, "five", "ResponseStarted").await;
+    assert_eq!(stranger.len(), 1);
+    assert_eq!(stranger[0]["responseStatus"]["message"], "Authentication failed, attempted: bearer");
+
+    let watch = format!("{maps}?watch=1&timeoutSeconds=1");
+    assert_eq!(ask(true, "six", Method::GET, &watch, &[], String::new()).await.code, 200);
+    let stages: Vec<Value> = events_with(&log, "six", "ResponseComplete")
+        .await
+        .iter()
+        .map(|event| event["stage"].clone())
+        .collect();
+    assert_eq!(stages, ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
+
+    // Components in this process are written down alike.
+    let gvr = crate::cluster::resource("", "v1", "configmaps");
+    cluster.delete(&gvr, "default", "m", api::DeleteOptions::default()).await.unwrap();
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "a secret is in the log");
+    let path = format!("{maps}/m");
+    for _ in 0..600 {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.lines().any(|line| line.contains(&path) && line.contains("\"verb\":\"delete\"")) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the deletion is not in the log");
+}

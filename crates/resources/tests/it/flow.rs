@@ -1,0 +1,180 @@
+//! Priority and fairness as clients meet it: the objects that every cluster has, who waits, and who is turned away.
+
+use std::time::Duration;
+
+use api::connect::User;
+use bytes::Bytes;
+use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt};
+use http::{Method, Request};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::http_front::{Answer, JSON, MAPS, get, send, write};
+
+const GROUP: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
+const MERGE: &str = "application/merge-patch+json";
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("never {what}");
+}
+
+#[tokio::test]
+async fn the_default_objects_are_there_and_kept() {
+    let cluster = Cluster::start().await;
+    let names = async |resource: &str| -> Vec<String> {
+        let list = get(&cluster, &format!("{GROUP}/{resource}"), JSON).await.json();
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        names("prioritylevelconfigurations").await,
+        [
+            "catch-all",
+            "exempt",
+            "global-default",
+            "leader-election",
+            "node-high",
+            "system",
+            "workload-high",
+            "workload-low"
+        ]
+    );
+    assert_eq!(names("flowschemas").await.len(), 11);
+    let level = |name: &str| format!("{GROUP}/prioritylevelconfigurations/{name}");
+    let shares = json!({ "spec": { "limited": { "nominalConcurrencyShares": 77 } } });
+    let shares_of = async |name: &str| {
+        get(&cluster, &level(name), JSON).await.json()["spec"]["limited"]["nominalConcurrencyShares"].clone()
+    };
+    // Mandatory ones go back, suggested ones follow their annotation, and what is deleted comes again.
+    for (name, shipped) in [("catch-all", 5), ("system", 30)] {
+        assert_eq!(write(&cluster, Method::PATCH, &level(name), MERGE, shares.to_string()).await.code, 200);
+        until("as shipped", async || shares_of(name).await == shipped).await;
+    }
+    let own = json!({ "metadata": { "annotations": { "apf.kubernetes.io/autoupdate-spec": "false" } } });
+    assert_eq!(write(&cluster, Method::PATCH, &level("system"), MERGE, own.to_string()).await.code, 200);
+    assert_eq!(write(&cluster, Method::PATCH, &level("system"), MERGE, shares.to_string()).await.code, 200);
+    assert_eq!(write(&cluster, Method::DELETE, &level("node-high"), JSON, "").await.code, 200);
+    until("again there", async || get(&cluster, &level("node-high"), JSON).await.code == 200).await;
+    assert_eq!(shares_of("system").await, 77);
+    // A schema without its level dangles until there is one.
+    let condition = async || {
+        let schema = get(&cluster, &format!("{GROUP}/flowschemas/probes"), JSON).await.json();
+        schema["status"]["conditions"][0].clone()
+    };
+    until("found", async || condition().await["reason"] == "Found").await;
+    let schema = json!({ "metadata": { "name": "lost" }, "spec": { "priorityLevelConfiguration": { "name": "nowhere" } } });
+    let made = write(&cluster, Method::POST, &format!("{GROUP}/flowschemas"), JSON, schema.to_string()).await;
+    assert_eq!(made.code, 201, "{}", made.message());
+    until("dangling", async || {
+        let lost = get(&cluster, &format!("{GROUP}/flowschemas/lost/status"), JSON).await.json();
+        lost["status"]["conditions"][0]["status"] == "True"
+    })
+    .await;
+}
+
+/// Jane, who may do everything, has a level of her own that lets one request in, and one wait.
+async fn with_narrow_level() -> (Cluster, User) {
+    let cluster = Cluster::start().await;
+    let jane = apiserver::authn::authenticated(User { name: "jane".into(), ..User::default() });
+    let post = async |path: String, object: Value| {
+        let made = write(&cluster, Method::POST, &path, JSON, object.to_string()).await;
+        assert_eq!(made.code, 201, "{}", made.message());
+    };
+    let role =
+        json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" });
+    let binding = json!({ "metadata": { "name": "jane" }, "roleRef": role, "subjects": [
+        { "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane" } ] });
+    post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".into(), binding).await;
+    let queuing = json!({ "queues": 1, "handSize": 1, "queueLengthLimit": 1 });
+    let level = json!({ "metadata": { "name": "narrow" }, "spec": { "type": "Limited", "limited": {
+        "nominalConcurrencyShares": 0, "borrowingLimitPercent": 0,
+        "limitResponse": { "type": "Queue", "queuing": queuing } } } });
+    post(format!("{GROUP}/prioritylevelconfigurations"), level).await;
+    let rule = json!({ "subjects": [{ "kind": "User", "user": { "name": "jane" } }], "resourceRules": [
+        { "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true } ] });
+    let schema = json!({ "metadata": { "name": "jane" }, "spec": {
+        "matchingPrecedence": 50, "priorityLevelConfiguration": { "name": "narrow" }, "rules": [rule] } });
+    post(format!("{GROUP}/flowschemas"), schema).await;
+    until("classified", async || {
+        let uid = get(&cluster, &format!("{GROUP}/flowschemas/jane"), JSON).await.json();
+        let answer = send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await;
+        uid["metadata"]["uid"] == answer.header("x-kubernetes-pf-flowschema-uid")
+    })
+    .await;
+    (cluster, jane)
+}
+
+#[tokio::test]
+async fn who_comes_too_soon_waits_and_who_comes_too_often_is_turned_away() {
+    let (cluster, jane) = with_narrow_level().await;
+    // A request whose body does not end holds its seat.
+    let (mut body, frames) = mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(1);
+    let request =
+        Request::post(MAPS).header("content-type", JSON).body(StreamBody::new(frames.boxed())).unwrap();
+    let mut slow = Box::pin(cluster.front.serve(Some(&jane), request));
+    assert!(futures::poll!(slow.as_mut()).is_pending());
+    let executing =
+        "apiserver_flowcontrol_current_executing_requests{flow_schema=\"jane\",priority_level=\"narrow\"} 1";
+    let waiting =
+        "apiserver_flowcontrol_current_inqueue_requests{flow_schema=\"jane\",priority_level=\"narrow\"} 1";
+    let counts = async |line: &str| {
+        let page = get(&cluster, "/metrics", "").await;
+        String::from_utf8(page.body.to_vec()).unwrap().lines().any(|known| known == line)
+    };
+    until("in execution", async || counts(executing).await).await;
+    // The time that it has is over before its turn comes.
+    let late = send(&cluster, Some(&jane), Method::GET, &format!("{MAPS}?timeout=400ms"), &[], "").await;
+    refused(&late);
+    let mut waits = Box::pin(send(&cluster, Some(&jane), Method::GET, MAPS, &[], ""));
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    until("waiting", async || counts(waiting).await).await;
+    refused(&send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await);
+    // Others do not notice.
+    assert_eq!(get(&cluster, MAPS, JSON).await.code, 200);
+    body.send(Ok(Frame::data(r#"{"metadata":{"name":"slow"}}"#.into()))).await.unwrap();
+    drop(body);
+    let (slow, waits) = futures::join!(slow, waits);
+    assert_eq!((slow.status(), waits.code), (http::StatusCode::CREATED, 200));
+    for reason in ["queue-full", "time-out"] {
+        let line = format!(
+            "apiserver_flowcontrol_rejected_requests_total{{flow_schema=\"jane\",priority_level=\"narrow\",reason=\"{reason}\"}} 1"
+        );
+        assert!(counts(&line).await, "{line}");
+    }
+    let free = executing.replace(" 1", " 0");
+    assert!(counts(&free).await, "all seats are given back");
+    assert!(counts("apiserver_flowcontrol_nominal_limit_seats{priority_level=\"workload-low\"} 245").await);
+}
+
+fn refused(answer: &Answer) {
+    assert_eq!((answer.code, answer.header("retry-after")), (429, "1"));
+    assert_eq!(answer.body, "Too many requests, please try again later.\n");
+    assert!(!answer.header("x-kubernetes-pf-prioritylevel-uid").is_empty());
+}
+
+#[tokio::test]
+async fn who_goes_while_waiting_leaves_its_place() {
+    let (cluster, jane) = with_narrow_level().await;
+    let (body, frames) = mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(1);
+    let slow =
+        Request::post(MAPS).header("content-type", JSON).body(StreamBody::new(frames.boxed())).unwrap();
+    let mut slow = Box::pin(cluster.front.serve(Some(&jane), slow));
+    assert!(futures::poll!(slow.as_mut()).is_pending());
+    for _ in 0..3 {
+        let mut waits = Box::pin(send(&cluster, Some(&jane), Method::GET, MAPS, &[], ""));
+        assert!(futures::poll!(waits.as_mut()).is_pending(), "there is one place, and it is free");
+    }
+    // So does one that is let in and goes before it is answered.
+    drop(slow);
+    drop(body);
+    assert_eq!(send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await.code, 200);
+}
