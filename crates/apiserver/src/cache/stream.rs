@@ -16,6 +16,9 @@ use super::{Cache, expired};
 /// How often an idle watch is told the revision that it has reached.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
+/// Events of what is there at first that are rendered at once.
+const BATCH_MAX: usize = 128;
+
 /// Whether an object belongs to the watch.
 pub type Filter = Arc<dyn Fn(&Object) -> bool + Send + Sync>;
 
@@ -103,13 +106,25 @@ impl Cache {
                 Registration { cache: self.clone(), scope: options.scope.clone(), id, mailbox };
             (registration, first, told)
         };
-        let first = if first.is_empty() { VecDeque::new() } else { VecDeque::from([first]) };
+        let first = batches(first);
         let next_bookmark = Instant::now() + BOOKMARK_EVERY;
         let watch = Watch { registration, options, first, told, next_bookmark, over: false };
         Ok(Box::pin(stream::unfold(watch, |mut watch| async move {
             let item = watch.next().await?;
             Some((item, watch))
         })))
+    }
+}
+
+/// Events in batches that are written one by one: a client that is slow holds one of them in memory and not all.
+fn batches(events: Vec<WatchEvent>) -> VecDeque<Vec<WatchEvent>> {
+    let (mut events, mut batches) = (events.into_iter(), VecDeque::new());
+    loop {
+        let batch: Vec<WatchEvent> = events.by_ref().take(BATCH_MAX).collect();
+        if batch.is_empty() {
+            return batches;
+        }
+        batches.push_back(batch);
     }
 }
 

@@ -34,16 +34,31 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    // Upstream unpacks no bodies either; a packed one could be of any size.
+    let packed = text(headers, header::CONTENT_ENCODING);
+    if !matches!(packed, "" | "identity") {
+        let message =
+            format!("the body of the request is encoded as {packed:?}; bodies are taken as they are");
+        return Err(Status::new(Reason::UnsupportedMediaType, message));
+    }
+    let declared = text(headers, header::CONTENT_LENGTH).parse::<usize>();
+    if declared.is_ok_and(|bytes| bytes > REQUEST_BYTES_MAX) {
+        return Err(too_large());
+    }
     let limited = Limited::new(body, REQUEST_BYTES_MAX);
     let bytes = limited.collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            let message = format!("Request entity too large: limit is {REQUEST_BYTES_MAX}");
-            Status::new(Reason::RequestEntityTooLarge, message)
+            too_large()
         } else {
             Status::bad_request(format!("the body of the request could not be read: {error}"))
         }
     })?;
     to_json(text(headers, header::CONTENT_TYPE), bytes.to_bytes(), builtin)
+}
+
+fn too_large() -> Status {
+    let message = format!("Request entity too large: limit is {REQUEST_BYTES_MAX}");
+    Status::new(Reason::RequestEntityTooLarge, message)
 }
 
 fn to_json(content_type: &str, bytes: Bytes, builtin: bool) -> Result<(Bytes, Option<String>), Status> {

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod access;
+mod bad_input;
 mod boundaries;
 mod catalog;
 mod cluster;
 mod converted;
 mod definitions;
 mod encodings;
+mod flow;
 mod hook_server;
 mod hooks;
 mod http_front;
