@@ -23,13 +23,18 @@ use crate::authn::user_of_certificate;
 use crate::authz::defaults;
 use crate::bootstrap::{Bootstrap, administrator};
 use crate::flow;
-use crate::http::{Front, Remote};
+use crate::http::{Front, Known, Remote};
 use crate::peers;
 use crate::pipeline::Pipeline;
 use crate::pki::Pki;
 
 /// A client has this long to finish the TLS handshake and each request's head.
 const HEAD_MAX: Duration = Duration::from_secs(15);
+/// A connection whose client has not proved who it is ends after this time, so that strangers cannot take the places of
+/// others for good; what it has asked until then is answered.
+const STRANGER_MAX: Duration = Duration::from_secs(60);
+/// Longer than the longest answer to a stranger.
+const LINGER_MAX: Duration = Duration::from_secs(75);
 /// The head of a request may be so large: tokens of users in many groups are long.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Streams that a client may reset before they are served; one that goes on opening and resetting them is cut off.
@@ -123,9 +128,15 @@ impl Connection {
         let user: Option<User> = peer.and_then(|cert| user_of_certificate(cert));
         let user = Arc::new(user);
         let front = self.front.clone();
+        let known = Known::default();
+        if user.is_some() {
+            known.proved();
+        }
+        let stranger = known.clone();
         let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             let (front, user) = (front.clone(), user.clone());
             request.extensions_mut().insert(remote);
+            request.extensions_mut().insert(known.clone());
             async move { Ok::<_, std::convert::Infallible>(front.serve(user.as_ref().as_ref(), request).await) }
         });
         let mut builder = auto::Builder::new(Owned(self.ctx.clone()));
@@ -147,12 +158,21 @@ impl Connection {
             .initial_connection_window_size(WINDOW_BYTES * 4);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
         tokio::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = self.ctx.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let overdue = async {
+            tokio::time::sleep(STRANGER_MAX).await;
+            if stranger.is_proved() {
+                std::future::pending::<()>().await;
             }
+        };
+        let linger = tokio::select! {
+            result = connection.as_mut() => return result.map_err(|error| error as BoxError),
+            () = self.ctx.cancelled() => None,
+            () = overdue => Some(LINGER_MAX),
+        };
+        connection.as_mut().graceful_shutdown();
+        let result = match linger {
+            None => connection.await,
+            Some(linger) => tokio::time::timeout(linger, connection).await?,
         };
         result.map_err(|error| error as BoxError)
     }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::connect::{Body, User};
@@ -32,6 +33,22 @@ const LEVEL_UID: &str = "x-kubernetes-pf-prioritylevel-uid";
 /// Who is at the other end of the connection, where the server knows it (an extension of the request).
 #[derive(Debug, Clone, Copy)]
 pub struct Remote(pub SocketAddr);
+
+/// Told once the client at the other end of a connection has proved who it is (an extension of its requests).
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<AtomicBool>);
+
+impl Known {
+    /// The client has proved who it is.
+    pub fn proved(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has.
+    pub fn is_proved(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// What a request asks for, as far as its head says it.
 pub(super) struct Asks<'a> {

@@ -36,8 +36,8 @@ use crate::flow::Flow;
 use crate::pipeline::{Pipeline, attributes};
 use crate::words::{self, Kind};
 use body::text;
-pub use guard::Remote;
 use guard::{Asks, Trail};
+pub use guard::{Known, Remote};
 use metrics::Labels;
 pub(crate) use metrics::Metrics;
 use negotiate::Offer;
@@ -133,6 +133,11 @@ impl Front {
                 return Err(refusal);
             }
         };
+        if let Some(known) = request.extensions().get::<Known>()
+            && !authn::in_group(&user, authn::names::UNAUTHENTICATED)
+        {
+            known.proved();
+        }
         self.audit(&request, &asks, Some(&user), trail);
         if let Some(record) = trail.record() {
             record.received();

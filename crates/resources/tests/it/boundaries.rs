@@ -132,3 +132,20 @@ async fn no_number_of_a_client_ends_the_daemon() {
     let refused = write(&cluster, Method::POST, &format!("{accounts}/default/token"), JSON, token).await;
     assert_eq!(refused.code, 422, "{}", refused.message());
 }
+
+#[tokio::test]
+async fn a_connection_is_known_by_who_proves_who_it_is() {
+    let cluster = Cluster::start().await;
+    let known_after = async |peer: Option<&User>, bearer: Option<&str>| {
+        let known = apiserver::http::Known::default();
+        let mut request = Request::get("/version").extension(known.clone());
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        let answer = cluster.front.serve(peer, request.body(Full::new(Bytes::new())).unwrap()).await;
+        (answer.status().as_u16(), known.is_proved())
+    };
+    assert_eq!(known_after(None, None).await, (200, false));
+    assert_eq!(known_after(None, Some("nonsense")).await, (401, false));
+    assert_eq!(known_after(Some(&cluster.user), None).await, (200, true));
+}
