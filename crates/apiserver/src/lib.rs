@@ -20,6 +20,7 @@ pub mod options;
 mod peers;
 pub mod pipeline;
 pub mod pki;
+mod policies;
 mod protection;
 mod remote;
 mod selection;

@@ -12,6 +12,7 @@ mod config;
 mod containers;
 mod definitions;
 mod discovery;
+mod expressions;
 mod field_refs;
 mod flow;
 mod ingress;

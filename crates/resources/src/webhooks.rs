@@ -1,6 +1,7 @@
-//! admissionregistration.k8s.io: webhooks, and policies without their expressions.
+//! admissionregistration.k8s.io: webhooks and policies.
 //! Source: `admissionregistration/validation/validation.go`, `admissionregistration/v1/defaults.go`.
 
+use api::cel::{Environment, Type};
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
 use apiserver::strategy::NameRule;
@@ -8,6 +9,7 @@ use apiserver::tree;
 use serde_json::{Value, json};
 
 use crate::at::At;
+use crate::expressions::{self, check as expression};
 use crate::simple::{Simple, each_mut};
 
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
@@ -69,6 +71,7 @@ fn default_rules(parent: &mut Value, list: &str) {
 }
 
 fn check_hooks(object: &At<'_>, errors: &mut FieldErrors) {
+    let known = expressions::of_webhook();
     let mut names: Vec<&str> = Vec::new();
     for hook in object.each("webhooks") {
         let name = hook.get("name");
@@ -90,7 +93,7 @@ fn check_hooks(object: &At<'_>, errors: &mut FieldErrors) {
         hook.get("objectSelector").selector(errors);
         hook.get("reinvocationPolicy").one_of_if_set(&["IfNeeded", "Never"], errors);
         check_client(&hook.get("clientConfig"), errors);
-        check_conditions(&hook.get("matchConditions"), errors);
+        check_conditions(&hook.get("matchConditions"), &known, errors);
         review_versions(&hook.get("admissionReviewVersions"), errors);
         if names.contains(&name.text()) {
             errors.push(name.duplicate());
@@ -222,14 +225,14 @@ pub(crate) fn check_service(service: &At<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn check_conditions(conditions: &At<'_>, errors: &mut FieldErrors) {
+fn check_conditions(conditions: &At<'_>, known: &Environment, errors: &mut FieldErrors) {
     if conditions.len() > CONDITIONS_MAX {
         errors.push(conditions.too_many(CONDITIONS_MAX));
     }
     let mut names: Vec<&str> = Vec::new();
     for condition in conditions.items() {
         let name = condition.get("name");
-        expression(&condition.get("expression"), "", errors);
+        expression(&condition.get("expression"), "", known, &[Type::Bool], errors);
         if name.present("", errors) {
             name.label_key(errors);
             if names.contains(&name.text()) {
@@ -237,12 +240,6 @@ fn check_conditions(conditions: &At<'_>, errors: &mut FieldErrors) {
             }
         }
         names.push(name.text());
-    }
-}
-
-fn expression(expression: &At<'_>, detail: &str, errors: &mut FieldErrors) {
-    if expression.text().trim().is_empty() {
-        errors.push(expression.required(detail));
     }
 }
 
@@ -277,7 +274,9 @@ pub(crate) const VALIDATING_POLICIES: Simple = Simple {
             errors.push(validations.required(detail));
             errors.push(annotations.required(detail));
         }
-        validations.items().for_each(|validation| check_validation(&validation, errors));
+        let deciding = expressions::of_policy(&spec, true);
+        let telling = expressions::of_policy(&spec, false);
+        validations.items().for_each(|one| check_validation(&one, &deciding, &telling, errors));
         if annotations.len() > ANNOTATIONS_MAX {
             errors.push(annotations.invalid("must not have more than 20 auditAnnotations"));
         }
@@ -285,7 +284,9 @@ pub(crate) const VALIDATING_POLICIES: Simple = Simple {
         for annotation in annotations.items() {
             let key = annotation.get("key");
             key.present("", errors);
-            expression(&annotation.get("valueExpression"), "valueExpression is not specified", errors);
+            let value = annotation.get("valueExpression");
+            let types = [Type::Text, Type::Null];
+            expression(&value, "valueExpression is not specified", &telling, &types, errors);
             if keys.contains(&key.text()) {
                 errors.push(key.duplicate());
             }
@@ -305,15 +306,20 @@ pub(crate) const MUTATING_POLICIES: Simple = Simple {
         if mutations.is_empty() {
             errors.push(mutations.required("mutations must contain at least one item"));
         }
+        let making = expressions::of_policy(&spec, true).patching();
         for mutation in mutations.items() {
             let kind = mutation.get("patchType");
             if kind.present("", errors) {
                 kind.one_of(&["ApplyConfiguration", "JSONPatch"], errors);
             }
-            let field = if kind.text() == "JSONPatch" { "jsonPatch" } else { "applyConfiguration" };
+            let (field, made) = match kind.text() {
+                "JSONPatch" => ("jsonPatch", Type::list(Type::named("JSONPatch"))),
+                _ => ("applyConfiguration", Type::named("Object")),
+            };
             let body = mutation.get(field);
             if body.is_set() {
-                expression(&body.get("expression"), "expression is not specified", errors);
+                let source = body.get("expression");
+                expression(&source, "expression is not specified", &making, &[made], errors);
             } else {
                 let detail = format!("must be specified when patchType is {}", kind.text());
                 errors.push(body.required(&detail));
@@ -358,11 +364,8 @@ fn check_policy(spec: &At<'_>, operations: &[&str], errors: &mut FieldErrors) {
     } else {
         errors.push(constraints.required(""));
     }
-    check_conditions(&spec.get("matchConditions"), errors);
-    for variable in spec.each("variables") {
-        variable.get("name").present("name is not specified", errors);
-        expression(&variable.get("expression"), "expression is not specified", errors);
-    }
+    expressions::check_variables(spec, errors);
+    check_conditions(&spec.get("matchConditions"), &expressions::of_policy(spec, true), errors);
 }
 
 fn check_matches(constraints: &At<'_>, operations: &[&str], errors: &mut FieldErrors) {
@@ -384,8 +387,18 @@ fn check_matches(constraints: &At<'_>, operations: &[&str], errors: &mut FieldEr
     }
 }
 
-fn check_validation(validation: &At<'_>, errors: &mut FieldErrors) {
-    expression(&validation.get("expression"), "expression is not specified", errors);
+fn check_validation(
+    validation: &At<'_>,
+    deciding: &Environment,
+    telling: &Environment,
+    errors: &mut FieldErrors,
+) {
+    let source = validation.get("expression");
+    expression(&source, "expression is not specified", deciding, &[Type::Bool], errors);
+    let message = validation.get("messageExpression");
+    if !message.text().trim().is_empty() {
+        expression(&message, "", telling, &[Type::Text], errors);
+    }
     for field in ["messageExpression", "message"] {
         let text = validation.get(field);
         if !text.text().is_empty() && text.text().trim().is_empty() {

@@ -1,7 +1,7 @@
 //! Types are checked before an expression runs. What is not known passes; what cannot be right is said where it stands,
 //! in upstream's words. Source: `cel-go/checker`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::ast::{Kind, Literal, Macro, Node, What};
@@ -21,6 +21,8 @@ const PROBLEMS_MAX: usize = 100;
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     variables: Vec<(String, Type)>,
+    /// What `variables` has.
+    composed: Option<BTreeMap<String, Type>>,
     patch_types: bool,
 }
 
@@ -31,6 +33,25 @@ impl Environment {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), ty));
         self
+    }
+
+    /// Adds `variables`, with those of a policy, each of which knows those before it: names and expressions. One that
+    /// cannot be compiled may be anything.
+    #[must_use]
+    pub fn composed<'s>(mut self, variables: impl IntoIterator<Item = (&'s str, &'s str)>) -> Self {
+        self.composed.get_or_insert_default();
+        for (name, source) in variables {
+            let _ = self.compose(name, source);
+        }
+        self
+    }
+
+    /// Adds one composed variable; the failure is of its expression.
+    pub fn compose(&mut self, name: &str, source: &str) -> Result<(), String> {
+        let checked = self.check(source.trim());
+        let ty = checked.as_ref().map_or(Type::Dyn, Clone::clone);
+        self.composed.get_or_insert_default().insert(name.to_owned(), ty);
+        checked.map(drop)
     }
 
     /// Lets expressions make objects (`Object{…}`, `JSONPatch{…}`).
@@ -143,6 +164,9 @@ impl<'n> Checker<'_, 'n> {
         match self.known(name) {
             Some(ty) => ty,
             None if TYPES.contains(&name) => Type::TypeOf,
+            None if name == "variables" && self.environment.composed.is_some() => {
+                Type::named("kubernetes.variables")
+            }
             None => self.wrong(at, format!("undeclared reference to '{name}' (in container '')")),
         }
     }
@@ -150,6 +174,15 @@ impl<'n> Checker<'_, 'n> {
     fn of_select(&mut self, at: usize, of: &'n Node, field: &str) -> Type {
         if is_time_type(of, field) && self.known("google").is_none() {
             return Type::TypeOf;
+        }
+        if let (Kind::Name(name), Some(composed)) = (&of.kind, &self.environment.composed)
+            && **name == *"variables"
+            && self.known(name).is_none()
+        {
+            return match composed.get(field) {
+                Some(ty) => ty.clone(),
+                None => self.wrong(at, format!("undefined field '{field}'")),
+            };
         }
         let ty = self.of(of);
         self.field_of(at, &ty, field)

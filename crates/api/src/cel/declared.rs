@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::check::Environment;
 use super::types::{Fields, Type};
 use super::value::unescape;
 use crate::catalog::Row;
@@ -196,8 +197,19 @@ pub fn namespace() -> Type {
     fields("kubernetes.Namespace", &parts)
 }
 
-/// The variables as a type whose fields they are.
-pub fn variables(known: &[(String, Type)]) -> Type {
-    let fields = known.iter().cloned().collect();
-    Type::Object(Arc::new(Named { name: "kubernetes.variables".to_owned(), fields }))
+/// What the expressions of admission know: `params` where a policy has parameters, `authorizer` where rights may be asked.
+/// Objects may be of any kind.
+pub fn admission(params: bool, authorizer: bool) -> Environment {
+    let mut environment = Environment::default()
+        .with("object", Type::Dyn)
+        .with("oldObject", Type::Dyn)
+        .with("request", request())
+        .with("namespaceObject", namespace());
+    if params {
+        environment = environment.with("params", Type::Dyn);
+    }
+    if authorizer {
+        environment = environment.with("authorizer", Type::named("kubernetes.authorization.Authorizer"));
+    }
+    environment
 }

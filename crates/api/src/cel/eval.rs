@@ -113,7 +113,7 @@ impl<'v> Evaluation<'v, '_> {
         {
             return None;
         }
-        let place = composition.entries.iter().take(self.composed).position(|(name, _)| name == field)?;
+        let place = composition.places.get(field).copied().filter(|place| *place < self.composed)?;
         if let Some(known) = self.globals.remembered.borrow().get(place).and_then(Clone::clone) {
             return Some(known);
         }

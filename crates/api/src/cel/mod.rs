@@ -7,6 +7,7 @@ mod ast;
 mod authz;
 mod check;
 mod convert;
+pub(crate) mod cost;
 pub mod declared;
 mod eval;
 mod kubernetes;
@@ -23,6 +24,7 @@ mod value;
 mod tests;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use serde_json::Value;
 
@@ -112,11 +114,13 @@ pub struct Program {
 pub struct Composition {
     /// The failure is why an expression could not be compiled.
     entries: Vec<(String, Result<Program, String>)>,
+    places: HashMap<String, usize>,
 }
 
 impl Composition {
     /// Adds an expression.
     pub fn add(&mut self, name: &str, program: Result<Program, String>) {
+        self.places.entry(name.to_owned()).or_insert(self.entries.len());
         self.entries.push((name.to_owned(), program));
     }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::props::{Additional, Items, Props, Rule};
-use super::{causes, fill, prune, rules, validate};
+use super::{causes, expressions, fill, prune, rules, validate};
 use crate::status::Cause;
 
 /// How many failures are told.
@@ -32,6 +32,7 @@ pub fn check_schema(path: &str, schema: &Value) -> Vec<Cause> {
     check.structural(&props, Level::Root, path);
     check.open_api(&props, path);
     if check.causes.is_empty() {
+        check.causes.extend(expressions::check(&props, path));
         check.defaults(&props, path, false);
     }
     check.causes.sort_by(|one, other| (&one.field, &one.message).cmp(&(&other.field, &other.message)));
@@ -274,7 +275,7 @@ impl Check {
         self.map_type(schema, path);
         self.list_type(schema, path);
         for (index, rule) in schema.rules.iter().enumerate() {
-            self.rule(rule, &format!("{path}.x-kubernetes-validations[{index}]"));
+            self.rule(rule, schema, &format!("{path}.x-kubernetes-validations[{index}]"));
         }
         let children = schema.properties.iter().map(|(name, one)| (format!("properties[{name}]"), one));
         let children = children.chain(schema.item().map(|item| ("items".to_owned(), item)));
@@ -285,23 +286,35 @@ impl Check {
         }
     }
 
-    fn rule(&mut self, rule: &Rule, path: &str) {
+    fn rule(&mut self, rule: &Rule, schema: &Props, path: &str) {
+        let broken = |text: &str| text.contains(['\n', '\r']);
+        let blank = |text: &str| !text.is_empty() && text.trim().is_empty();
+        let message = format!("{path}.message");
         if rule.rule.trim().is_empty() {
-            return self.required(&format!("{path}.rule"), "rule is not specified");
+            self.required(&format!("{path}.rule"), "rule is not specified");
+        } else if blank(&rule.message) {
+            self.invalid(&message, rule.message.as_str(), "must be non-empty if specified");
+        } else if broken(rule.message.trim()) {
+            self.invalid(&message, rule.message.as_str(), "message must not contain line breaks");
+        } else if broken(rule.rule.trim()) && rule.message.is_empty() {
+            self.required(&message, "message must be specified if rule contains line breaks");
         }
-        if rule.message.trim().contains(['\n', '\r']) {
-            let detail = "message must not contain line breaks";
-            self.invalid(&format!("{path}.message"), rule.message.as_str(), detail);
+        if blank(&rule.message_expression) {
+            let detail = "messageExpression must be non-empty if specified";
+            self.required(&format!("{path}.messageExpression"), detail);
         }
         if let Some(reason) = rule.reason.as_deref().filter(|reason| !rules::REASONS.contains(reason)) {
             let supported = rules::REASONS.map(str::to_owned);
             self.causes.push(causes::not_supported(&format!("{path}.reason"), &json!(reason), &supported));
         }
-        if let Err((field, error)) = rules::compile(rule) {
-            let value = if field == "rule" { &rule.rule } else { &rule.message_expression };
-            let detail = format!("compilation failed: {error}");
-            self.invalid(&format!("{path}.{field}"), value.as_str(), &detail);
-        }
+        let problem = match rule.field_path.as_str() {
+            "" => return,
+            text if blank(text) => "must be non-empty if specified",
+            text if broken(text) => "must not contain line breaks",
+            text if !expressions::is_path(schema, text) => "must be a valid path",
+            _ => return,
+        };
+        self.invalid(&format!("{path}.fieldPath"), rule.field_path.as_str(), problem);
     }
 
     fn map_type(&mut self, schema: &Props, path: &str) {

@@ -13,8 +13,8 @@ use crate::status::Cause;
 
 /// What all rules of one object may cost. Source: upstream's `RuntimeCELCostBudget`.
 const OBJECT_COST_MAX: u64 = 10_000_000;
-const SELF: &str = "self";
-const OLD_SELF: &str = "oldSelf";
+pub(super) const SELF: &str = "self";
+pub(super) const OLD_SELF: &str = "oldSelf";
 /// Where upstream has no path.
 const NOWHERE: &str = "<nil>";
 /// The reasons that a rule may name.
@@ -31,13 +31,13 @@ pub(super) struct Compiled {
     transition: bool,
 }
 
-/// Compiles a rule; the failures are of its expression and of its message's.
-pub(super) fn compile(rule: &Rule) -> Result<Compiled, (&'static str, String)> {
+/// Compiles a rule; what is wrong with one is said where its definition is written.
+pub(super) fn compile(rule: &Rule) -> Result<Compiled, String> {
     let variables = [SELF, OLD_SELF];
-    let program = Program::compile(&rule.rule, &variables).map_err(|error| ("rule", error))?;
+    let program = Program::compile(&rule.rule, &variables)?;
     let message = match rule.message_expression.trim() {
         "" => None,
-        text => Some(Program::compile(text, &variables).map_err(|error| ("messageExpression", error))?),
+        text => Some(Program::compile(text, &variables)?),
     };
     let transition = program.uses(OLD_SELF);
     Ok(Compiled { rule: rule.clone(), program, message, transition })

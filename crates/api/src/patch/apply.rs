@@ -149,6 +149,45 @@ pub fn apply<'s, S: Shape<'s>>(
     Ok(merged)
 }
 
+/// Merges a configuration into an object without any ownership, as MutatingAdmissionPolicy does. The failure names lists,
+/// maps and structs that are one value: they are not for merging. Source: `policy/mutating/patch/smd.go`.
+pub fn merge_unowned<'s, S: Shape<'s>>(
+    live: Value,
+    config: Value,
+    shape: Option<S>,
+) -> Result<Value, String> {
+    let mut atomics = Vec::new();
+    find_atomics(&config, shape, "", &mut atomics);
+    if !atomics.is_empty() {
+        let problem = "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs";
+        return Err(format!("{problem}: {}", atomics.join(", ")));
+    }
+    Ok(merge(live, config, shape))
+}
+
+fn find_atomics<'s, S: Shape<'s>>(config: &Value, shape: Option<S>, path: &str, found: &mut Vec<String>) {
+    let Some(known) = shape else { return };
+    match config {
+        Value::Object(fields) => {
+            if known.facts().atomic_map {
+                found.push(path.to_owned());
+            }
+            for (name, value) in fields {
+                find_atomics(value, descend(shape, name), &format!("{path}.{name}"), found);
+            }
+        }
+        Value::Array(items) => {
+            if known.facts().list_type == ListType::Atomic {
+                found.push(path.to_owned());
+            }
+            for (place, item) in items.iter().enumerate() {
+                find_atomics(item, known.element(), &format!("{path}[{place}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Removes paths from every other owner.
 fn take_away(owners: &mut Owners, me: &Owner, set: &FieldSet) {
     for (owner, entry) in owners.iter_mut() {

@@ -1,9 +1,11 @@
 //! Admission: ordered links that may change or refuse a write. One link, one reason.
 
+pub mod conditions;
 mod lifecycle;
 mod node;
 mod notes;
 mod pods;
+mod policy;
 mod requestor;
 mod rounds;
 pub mod rules;
@@ -13,6 +15,7 @@ pub use lifecycle::NamespaceLifecycle;
 pub use node::NodeRestriction;
 pub use notes::Notes;
 pub use pods::{DefaultTolerationSeconds, Priority, ServiceAccounts};
+pub use policy::{MutatingPolicies, ValidatingPolicies};
 pub use requestor::Requestor;
 pub use rounds::Rounds;
 pub use webhook::{MutatingWebhooks, ValidatingWebhooks};
@@ -25,6 +28,7 @@ use api::{DeleteOptions, GroupVersionResource, Object, Propagation, Status, Writ
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
+use crate::authz::{Attributes, Decision};
 use crate::cache::Changes;
 use crate::words::{Catalog, Kind};
 
@@ -48,6 +52,10 @@ pub trait World: Send + Sync {
     /// The kinds.
     fn catalog(&self) -> Arc<Catalog> {
         Catalog::builtin()
+    }
+    /// Who may do what.
+    async fn decide(&self, _: &Attributes) -> Decision {
+        Decision::NoOpinion { reason: String::new() }
     }
     /// An object as another version of its kind shows it.
     async fn convert(&self, object: Value, from: &Kind, to: &Kind) -> Result<Value, Status> {
@@ -260,7 +268,9 @@ pub fn standard() -> Chain {
         Arc::new(Priority),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(Requestor),
+        Arc::new(MutatingPolicies::default()),
         Arc::new(MutatingWebhooks::default()),
+        Arc::new(ValidatingPolicies::default()),
         Arc::new(ValidatingWebhooks::default()),
     ]
 }

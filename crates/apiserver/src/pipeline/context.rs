@@ -10,6 +10,7 @@ use store::RangeRequest;
 
 use super::Pipeline;
 use crate::admission::World;
+use crate::authz::{Attributes, Decision};
 use crate::cache::{Changes, unavailable};
 use crate::storage;
 use crate::strategy::{Settings, View};
@@ -58,6 +59,10 @@ impl World for Pipeline {
     fn changes(&self, group: &str, resource: &str, revision: i64) -> Changes {
         let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Changes::None };
         self.cache(&kind).changes(revision)
+    }
+
+    async fn decide(&self, attributes: &Attributes) -> Decision {
+        Pipeline::decide(self, attributes).await
     }
 
     fn catalog(&self) -> Arc<Catalog> {

@@ -154,6 +154,7 @@ impl Pipeline {
             tasks,
         });
         pipeline.spawn(definitions::follow(Arc::downgrade(&pipeline)));
+        pipeline.spawn(crate::policies::follow(Arc::downgrade(&pipeline)));
         pipeline
     }
 

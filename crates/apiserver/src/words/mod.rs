@@ -244,6 +244,11 @@ pub fn apply(
     apply::apply(live.unwrap_or(&Value::Null), intent.clone(), shape(kind), writer, force)
 }
 
+/// Merges what a mutating policy wants to be so into an object, in a version of its kind.
+pub fn merge_unowned(kind: &Kind, live: Value, config: Value) -> Result<Value, String> {
+    apply::merge_unowned(live, config, shape(kind))
+}
+
 /// Where patches begin in a kind's schema.
 fn shape(kind: &Kind) -> Option<api::schema::Place<'_>> {
     kind.typed().place()

@@ -16,6 +16,7 @@ mod hooks;
 mod http_front;
 mod lifecycle;
 mod parts;
+mod policies;
 mod protection;
 mod retired;
 mod rules;

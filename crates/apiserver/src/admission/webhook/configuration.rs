@@ -8,9 +8,9 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use store::Revision;
 
-use super::conditions::Conditions;
 use super::review;
 use crate::admission::World;
+use crate::admission::conditions::{Conditions, WEBHOOK_VARIABLES};
 use crate::admission::rules::{GROUP, Selection};
 use crate::cache::Changes;
 use crate::tree;
@@ -99,7 +99,7 @@ impl Hook {
             id: format!("{configuration}/{name}/{index}"),
             client: tree::at(hook, &["clientConfig"]).clone(),
             selection: Selection::of_webhook(hook),
-            conditions: Conditions::of(hook),
+            conditions: Conditions::compile(hook, &WEBHOOK_VARIABLES),
             ignores_failure: tree::text(hook, &["failurePolicy"]) == "Ignore",
             dry_run: match tree::text(hook, &["sideEffects"]) {
                 "" => None,

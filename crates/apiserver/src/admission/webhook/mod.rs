@@ -3,7 +3,6 @@
 //! an object after them; those that may only refuse are asked all at once.
 //! Source: `apiserver/pkg/admission/plugin/webhook`.
 
-mod conditions;
 mod configuration;
 mod review;
 
@@ -14,11 +13,13 @@ use api::{FieldValidation, Status};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use super::conditions::{Answers, Met, Scene, answered};
 use super::lifecycle::forbidden;
 use super::rules::{Matched, is_exempt};
 use super::{Link, Operation, Review, World};
 use crate::words;
 use configuration::{Hook, Hooks};
+pub(super) use review::request;
 use review::{Answer, internal};
 
 const MUTATING: &str = "MutatingAdmissionWebhook";
@@ -186,16 +187,18 @@ impl<'a> Call<'a> {
             }
             Some(object) => world.convert(object.clone(), review.kind, &matched.kind).await.map(Cow::Owned),
         };
-        let (object, old) = (shown(object).await?, shown(review.old).await?);
-        let request = review::request(review, &matched);
         if !hook.conditions.is_empty() {
-            match hook.conditions.hold([&object, &old], &request) {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
-                Err(_) if hook.ignores_failure => return Ok(None),
-                Err(error) => return Err(forbidden(review, &error)),
+            let scene = Scene::new(review, object, &matched, world).await?;
+            let evaluate = |answers: &Answers| hook.conditions.met(&scene.variables(None, answers));
+            match answered(review.user, world, &mut Answers::default(), evaluate).await {
+                Met::Yes => {}
+                Met::No(_) => return Ok(None),
+                Met::Failed(_) if hook.ignores_failure => return Ok(None),
+                Met::Failed(error) => return Err(forbidden(review, &error)),
             }
         }
+        let (object, old) = (shown(object).await?, shown(review.old).await?);
+        let request = review::request(review, &matched);
         Ok(Some(Self { hook, review, matched, whole, request, object, old }))
     }
 

@@ -21,7 +21,7 @@ pub(super) const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 const PATCH_TYPE: &str = "JSONPatch";
 
 /// The AdmissionRequest of a request that is matched as a version of its kind, without uid and objects.
-pub(super) fn request(review: &Review<'_>, matched: &Matched) -> Value {
+pub(in crate::admission) fn request(review: &Review<'_>, matched: &Matched) -> Value {
     let kind_of = |kind: &Kind| match kind.subresource(review.subresource) {
         Some(part) => json!({ "group": part.group, "version": part.version, "kind": part.kind }),
         None => json!({ "group": kind.group, "version": kind.version, "kind": kind.kind }),

@@ -1,0 +1,132 @@
+//! The expressions of webhooks and policies, compiled as they are written: what cannot be right is refused.
+//! Source: `admissionregistration/validation/validation.go`, `admission/plugin/cel/compile.go`.
+
+use std::collections::BTreeSet;
+
+use api::cel::{Environment, Type, declared};
+use apiserver::field::{FieldError, FieldErrors};
+use serde_json::json;
+
+use crate::at::At;
+
+/// What match conditions of webhooks know.
+pub(crate) fn of_webhook() -> Environment {
+    declared::admission(false, true)
+}
+
+/// What a policy's expressions know, with rights or, for what only tells, without.
+pub(crate) fn of_policy(spec: &At<'_>, authorizer: bool) -> Environment {
+    let variables: Vec<_> = spec.each("variables").collect();
+    let sources = variables.iter().map(|one| (one.get("name").text(), one.get("expression").text()));
+    declared::admission(spec.has("paramKind"), authorizer).composed(sources)
+}
+
+/// The variables of a policy: their names, and each expression with those before it.
+pub(crate) fn check_variables(spec: &At<'_>, errors: &mut FieldErrors) {
+    let mut environment = declared::admission(spec.has("paramKind"), true).composed([]);
+    let mut before = BTreeSet::new();
+    for variable in spec.each("variables") {
+        let (name, expression) = (variable.get("name"), variable.get("expression"));
+        if name.present("name is not specified", errors) && !is_identifier(name.text()) {
+            errors.push(name.invalid("name is not a valid CEL identifier"));
+        }
+        if !before.insert(name.text()) {
+            errors.push(name.duplicate());
+        }
+        check(&expression, "expression is not specified", &environment, &[], errors);
+        // What is wrong with it is said above.
+        let _ = environment.compose(name.text(), expression.text());
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    let mut letters = name.chars();
+    letters.next().is_some_and(|letter| letter.is_ascii_alphabetic() || letter == '_')
+        && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+}
+
+/// An expression has to be there, to compile, and to be of one of some types (none: of any).
+pub(crate) fn check(
+    expression: &At<'_>,
+    missing: &str,
+    environment: &Environment,
+    wanted: &[Type],
+    errors: &mut FieldErrors,
+) {
+    let source = expression.text().trim();
+    if source.is_empty() {
+        errors.push(expression.required(missing));
+        return;
+    }
+    let problem = match environment.check(source) {
+        Err(problem) => format!("compilation failed: {problem}"),
+        Ok(ty) if wanted.is_empty() || wanted.iter().any(|wanted| wanted.is(&ty)) => return,
+        Ok(ty) => match wanted {
+            [one] => format!("must evaluate to {} but got {}", shown(one), shown(&ty)),
+            several => {
+                let several: Vec<String> = several.iter().map(shown).collect();
+                format!("must evaluate to one of [{}] but got {}", several.join(" "), shown(&ty))
+            }
+        },
+    };
+    errors.push(FieldError::invalid(expression.path.clone(), &json!(source), &problem));
+}
+
+/// A type by its name at run time.
+fn shown(ty: &Type) -> String {
+    match ty {
+        Type::Null => "null_type".to_owned(),
+        Type::Time => "google.protobuf.Timestamp".to_owned(),
+        Type::Duration => "google.protobuf.Duration".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::at::said;
+
+    fn problems(spec: serde_json::Value, expression: &str, wanted: &[Type]) -> Vec<String> {
+        let spec = At::new(&spec, "spec");
+        let value = json!(expression);
+        let mut errors = Vec::new();
+        check_variables(&spec, &mut errors);
+        check(&At::new(&value, "e"), "missing", &of_policy(&spec, true), wanted, &mut errors);
+        said(&errors)
+    }
+
+    #[test]
+    fn expressions_compile_or_are_refused_in_upstreams_words() {
+        let spec = json!({"variables": [{"name": "n", "expression": "object.spec.n"}, {"name": "m", "expression": "1 + 1"}]});
+        assert_eq!(
+            problems(
+                spec.clone(),
+                "variables.n > variables.m && authorizer.path('/').check('get').allowed()",
+                &[Type::Bool]
+            ),
+            [""; 0]
+        );
+        for (source, wanted) in [
+            ("variables.m", "must evaluate to bool but got int"),
+            ("object.spec.enabled", "must evaluate to bool but got dyn"),
+            (
+                "params.x == 1",
+                "compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')",
+            ),
+            (
+                "1 + ",
+                "compilation failed: ERROR: <input>:1:5: Syntax error: mismatched input '<EOF>' expecting",
+            ),
+            (" ", "Required value: missing"),
+        ] {
+            let said = problems(spec.clone(), source, &[Type::Bool]);
+            assert!(said.len() == 1 && said[0].contains(wanted), "{source}: {said:?}");
+        }
+        let said = problems(json!({}), "1", &[Type::Text, Type::Null]);
+        assert!(said[0].ends_with("must evaluate to one of [string null_type] but got int"), "{said:?}");
+        let twice = json!({"paramKind": {}, "variables": [{"name": "a", "expression": "params.x"}, {"name": "a", "expression": "1"}, {"name": "1", "expression": "variables.b"}]});
+        let said = problems(twice, "true", &[Type::Bool]);
+        assert_eq!(said.len(), 3, "{said:?}");
+    }
+}
