@@ -46,6 +46,7 @@ pub(crate) struct Client {
 struct Dialed(Arc<Mutex<Option<SocketAddr>>>);
 
 /// Resolves a Service's name.
+#[derive(Clone)]
 struct Dial {
     services: Arc<Services>,
     namespace: String,
@@ -56,12 +57,12 @@ struct Dial {
 
 impl Resolve for Dial {
     fn resolve(&self, _: Name) -> Resolving {
-        let found = self.services.endpoint(&self.namespace, &self.name, self.port);
-        *self.dialed.0.lock() = found.as_ref().ok().copied();
-        Box::pin(std::future::ready(match found {
-            Ok(address) => Ok(Box::new(std::iter::once(address)) as Addrs),
-            Err(unresolved) => Err(unresolved.into()),
-        }))
+        let dial = self.clone();
+        Box::pin(async move {
+            let found = dial.services.endpoint(&dial.namespace, &dial.name, dial.port).await;
+            *dial.dialed.0.lock() = found.as_ref().ok().copied();
+            Ok(Box::new(std::iter::once(found?)) as Addrs)
+        })
     }
 }
 

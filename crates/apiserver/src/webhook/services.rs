@@ -32,8 +32,26 @@ impl Services {
         Self { services, slices, turns: AtomicUsize::new(0) }
     }
 
-    /// A ready endpoint behind a Service's port.
-    pub(crate) fn endpoint(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, Unresolved> {
+    /// A ready endpoint behind a Service's port. What the caches do not know may have been written a moment ago: then they
+    /// are brought up to date before they are believed.
+    pub(crate) async fn endpoint(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: u16,
+    ) -> Result<SocketAddr, Unresolved> {
+        if let Ok(known) = self.known(namespace, name, port) {
+            return Ok(known);
+        }
+        for cache in [&self.services, &self.slices] {
+            if let Err(error) = cache.make_current().await {
+                tracing::debug!(%error, "a webhook's Service is looked up in what is known");
+            }
+        }
+        self.known(namespace, name, port)
+    }
+
+    fn known(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, Unresolved> {
         let missing = || Unresolved(format!("service \"{name}\" not found"));
         let service = self.services.peek(namespace, name).ok_or_else(missing)?;
         let service: Value = service.decode().map_err(|error| Unresolved(error.to_string()))?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, options, resource};
 use crate::hook_server::HookServer;
-use crate::http_front::{Answer, JSON, MAPS, write};
+use crate::http_front::{Answer, JSON, MAPS, get, write};
 
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
 
@@ -190,27 +190,30 @@ async fn a_webhook_that_cannot_be_asked_is_what_its_policy_says() {
     let hidden = json!({ "service": { "namespace": "default", "name": "hook", "path": "/x", "port": 8443 } });
     let mut strange = case.server.by_url("/allow");
     strange["caBundle"] = STANDARD.encode(Case::start().await.server.ca()).into();
-    let url = case.server.by_url("/hang")["url"].as_str().unwrap().to_owned();
-    let post = |url: &str, cause: &str| {
+    let post = |url: &str, seconds: u64, cause: &str| {
         format!(
             "Internal error occurred: failed calling webhook \"x.example.com\": failed to call webhook: Post \
-             \"{url}?timeout=1s\": {cause}"
+             \"{url}?timeout={seconds}s\": {cause}"
         )
     };
     let untrusted = "tls: failed to verify certificate: x509: certificate signed by unknown authority";
-    for (client, wanted) in [
-        (hidden, post("https://hook.default.svc:8443/x", "service \"hook\" not found")),
-        (strange, post(&url.replace("hang", "allow"), untrusted)),
-        (case.server.by_url("/hang"), post(&url, "context deadline exceeded")),
+    let [allow, hang, nonsense] = ["/allow", "/hang", "/nonsense"].map(|path| case.server.by_url(path));
+    let url = |client: &Value| client["url"].as_str().unwrap().to_owned();
+    // Only what never answers is waited for.
+    for (client, seconds, wanted) in [
+        (hidden, 30, post("https://hook.default.svc:8443/x", 30, "service \"hook\" not found")),
+        (strange, 30, post(&url(&allow), 30, untrusted)),
+        (hang.clone(), 1, post(&url(&hang), 1, "context deadline exceeded")),
         (
-            case.server.by_url("/nonsense"),
+            nonsense,
+            30,
             "Internal error occurred: failed calling webhook \"x.example.com\": received invalid webhook response: webhook \
              response was absent"
                 .to_owned(),
         ),
     ] {
         for (policy, code) in [("Fail", 500), ("Ignore", 201)] {
-            let more = json!({ "failurePolicy": policy, "timeoutSeconds": 1 });
+            let more = json!({ "failurePolicy": policy, "timeoutSeconds": seconds });
             let hooks = json!([with(hook("x", client.clone(), creates()), more)]);
             case.register("validating", "x", hooks.clone()).await;
             case.register("mutating", "y", hooks).await;
@@ -452,4 +455,42 @@ async fn webhooks_of_the_older_version_may_have_side_effects() {
     let wanted = "admission webhook \"old.example.com\" does not support dry run";
     assert_eq!((dry.code, dry.message().as_str()), (400, wanted));
     assert!(case.server.asked().is_empty());
+}
+
+/// "list mutating webhooks", "list validating webhooks", "update mutating webhook" and "discovery document".
+#[tokio::test]
+async fn configurations_are_listed_changed_and_removed_like_all_else() {
+    let case = Case::start().await;
+    let group = get(&case.cluster, CONFIGURATIONS, JSON).await.json();
+    let creates = || rule(&["CREATE"], "", "configmaps");
+    for (kind, path) in [("mutating", "/stage-1"), ("validating", "/deny")] {
+        let plural = format!("{kind}webhookconfigurations");
+        let served = group["resources"].as_array().unwrap();
+        assert!(served.iter().any(|served| served["name"] == plural.as_str()));
+        for number in 0..10 {
+            let hooks = json!([hook(&format!("h-{number}"), case.server.by_url(path), creates())]);
+            case.register(kind, &format!("{kind}-{number}"), hooks).await;
+        }
+        let list = format!("{CONFIGURATIONS}/{plural}?labelSelector=of%3Dtest");
+        assert_eq!(get(&case.cluster, &list, JSON).await.json()["items"].as_array().unwrap().len(), 10);
+        let touched = async |name: &str| {
+            let made = case.map(&format!("{kind}-{name}"), json!({ "mutation-start": "yes" })).await;
+            made.code == 403 || made.json()["data"]["mutation-stage-1"] == "yes"
+        };
+        assert!(touched("a").await);
+        case.forget(kind).await;
+        assert!(!touched("b").await);
+
+        case.register(kind, "one", json!([hook("one", case.server.by_url(path), creates())])).await;
+        for (operations, wanted) in [(["UPDATE"], false), (["CREATE"], true)] {
+            let change =
+                json!([{ "op": "replace", "path": "/webhooks/0/rules/0/operations", "value": operations }]);
+            let place = format!("{CONFIGURATIONS}/{plural}/one");
+            let json_patch = "application/json-patch+json";
+            let changed = write(&case.cluster, Method::PATCH, &place, json_patch, change.to_string()).await;
+            assert_eq!(changed.code, 200);
+            assert_eq!(touched(&operations[0].to_lowercase()).await, wanted, "{kind} {operations:?}");
+        }
+        case.forget(kind).await;
+    }
 }
