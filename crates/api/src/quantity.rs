@@ -41,6 +41,9 @@ const DECIMAL: [(&str, i32); 10] =
 const BINARY: [(&str, u32); 6] = [("Ki", 1), ("Mi", 2), ("Gi", 3), ("Ti", 4), ("Pi", 5), ("Ei", 6)];
 
 impl Quantity {
+    /// Nothing.
+    pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
+
     /// A whole number of units.
     pub fn from_units(units: i64, format: Format) -> Self {
         Self { nanos: i128::from(units) * NANO, format }
@@ -66,16 +69,41 @@ impl Quantity {
         self.nanos < 0
     }
 
-    /// The sum, in this quantity's format.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self { nanos: self.nanos.saturating_add(other.nanos), format: self.format }
+    /// Whether it is nothing.
+    pub fn is_zero(&self) -> bool {
+        self.nanos == 0
     }
 
-    /// The difference, in this quantity's format.
+    /// The sum, in this quantity's format; nothing takes the other's.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { nanos: self.nanos.saturating_add(other.nanos), format: self.format_with(other) }
+    }
+
+    /// The difference, in this quantity's format; nothing takes the other's.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
-        Self { nanos: self.nanos.saturating_sub(other.nanos), format: self.format }
+        Self { nanos: self.nanos.saturating_sub(other.nanos), format: self.format_with(other) }
+    }
+
+    fn format_with(self, other: Self) -> Format {
+        if self.is_zero() { other.format } else { self.format }
+    }
+
+    /// Whether it is more than `factor` times `other`, by magnitude.
+    pub fn exceeds(self, other: Self, factor: Self) -> bool {
+        let (own, other) = (self.nanos.unsigned_abs(), other.nanos.unsigned_abs());
+        let factor = factor.nanos.unsigned_abs();
+        match (own.checked_mul(NANO.unsigned_abs()), other.checked_mul(factor)) {
+            (Some(own), Some(product)) => own > product,
+            // Too large to be told apart to the last digit.
+            _ => own as f64 > other as f64 * (factor as f64 / NANO as f64),
+        }
+    }
+
+    /// How often `other`, which is not zero, goes into it, by magnitude.
+    pub fn ratio(self, other: Self) -> f64 {
+        self.nanos.unsigned_abs() as f64 / other.nanos.unsigned_abs() as f64
     }
 }
 
@@ -252,6 +280,16 @@ mod tests {
         assert_eq!("1Gi".parse::<Quantity>().unwrap().value(), 1 << 30);
         assert_eq!("1u".parse::<Quantity>().unwrap().milli_value(), 1);
         assert!("1500m".parse::<Quantity>().unwrap() > "1".parse().unwrap());
+    }
+
+    #[test]
+    fn products_and_ratios_are_exact_where_they_fit() {
+        let quantity = |text: &str| text.parse::<Quantity>().unwrap();
+        assert!(!quantity("400m").exceeds(quantity("200m"), quantity("2")));
+        assert!(quantity("401m").exceeds(quantity("200m"), quantity("2")));
+        assert!(!quantity("8Ei").exceeds(quantity("4Ei"), quantity("3")));
+        assert!((quantity("1Gi").ratio(quantity("512Mi")) - 2.0).abs() < f64::EPSILON);
+        assert_eq!(Quantity::ZERO.plus(quantity("1Gi")).to_string(), "1Gi");
     }
 
     #[test]
