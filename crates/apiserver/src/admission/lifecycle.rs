@@ -72,12 +72,16 @@ pub(super) fn forbidden(review: &Review<'_>, why: &str) -> Status {
     Status::new(Reason::Forbidden, message).about(group, resource, review.name)
 }
 
+/// Whether the review is of a resource, or of one of its subresources.
+pub(super) fn is(review: &Review<'_>, group: &str, resource: &str, subresource: &str) -> bool {
+    review.resource.group == group
+        && review.resource.resource == resource
+        && review.subresource == subresource
+}
+
 /// Whether the review is of the creation of a pod itself.
 pub(super) fn creates_pod(review: &Review<'_>) -> bool {
-    review.operation == Operation::Create
-        && review.resource.group.is_empty()
-        && review.resource.resource == "pods"
-        && review.subresource.is_empty()
+    review.operation == Operation::Create && is(review, "", "pods", "")
 }
 
 /// A pod's text under `spec`.

@@ -1,23 +1,48 @@
 //! Admission: ordered links that may change or refuse a write. One link, one reason.
 
+mod certificates;
+mod classes;
 pub mod conditions;
 mod lifecycle;
+mod limits;
 mod node;
+mod nodes;
 mod notes;
-mod pods;
+mod pod_security;
 mod policy;
+mod priority;
+mod quota;
 mod requestor;
 mod rounds;
 pub mod rules;
+mod runtime_class;
+mod service_accounts;
+mod services;
+mod storage;
+mod tolerations;
 mod webhook;
 
+pub use certificates::{
+    CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest,
+};
+pub use classes::{DefaultIngressClass, DefaultStorageClass};
 pub use lifecycle::NamespaceLifecycle;
+pub use limits::LimitRanger;
 pub use node::NodeRestriction;
+pub(crate) use node::projects;
+pub use nodes::{PodTopologyLabels, TaintNodesByCondition};
 pub use notes::Notes;
-pub use pods::{DefaultTolerationSeconds, Priority, ServiceAccounts};
+pub use pod_security::PodSecurity;
 pub use policy::{MutatingPolicies, ValidatingPolicies};
+pub use priority::Priority;
+pub use quota::ResourceQuota;
 pub use requestor::Requestor;
 pub use rounds::Rounds;
+pub use runtime_class::RuntimeClass;
+pub use service_accounts::ServiceAccounts;
+pub use services::DenyServiceExternalIps;
+pub use storage::{PersistentVolumeClaimResize, StorageObjectInUseProtection};
+pub use tolerations::DefaultTolerationSeconds;
 pub use webhook::{MutatingWebhooks, ValidatingWebhooks};
 
 use std::sync::Arc;
@@ -26,6 +51,7 @@ use std::time::Duration;
 use api::connect::User;
 use api::{DeleteOptions, GroupVersionResource, Object, Propagation, Status, WriteOptions};
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::authz::{Attributes, Decision};
@@ -45,6 +71,34 @@ pub trait World: Send + Sync {
     ) -> Result<Option<Arc<Object>>, Status>;
     /// All objects of a stored resource in a namespace (empty: all), from the cache.
     fn all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>>;
+    /// An object of a stored resource, from the store itself.
+    async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        self.find(group, resource, namespace, name).await
+    }
+    /// Writes an object's status, if nobody has written the object since `old`; whether it is written.
+    async fn write_status(
+        &self,
+        _: &str,
+        resource: &str,
+        _old: &Object,
+        _new: Value,
+    ) -> Result<bool, Status> {
+        Err(Status::internal(format!("{resource} cannot be written from here")))
+    }
+    /// Whether somebody may do something.
+    async fn allows(&self, attributes: &Attributes) -> bool {
+        matches!(self.decide(attributes).await, Decision::Allow { .. })
+    }
+    /// The present moment.
+    fn moment(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
     /// What happened to a stored resource after a revision (0: everything), as the cache knows it.
     fn changes(&self, group: &str, resource: &str, _revision: i64) -> Changes {
         Changes::All(self.all(group, resource, ""), 0)
@@ -263,14 +317,58 @@ pub(crate) async fn validate(
 pub fn standard() -> Chain {
     vec![
         Arc::new(NamespaceLifecycle),
+        Arc::new(LimitRanger),
         Arc::new(ServiceAccounts),
         Arc::new(NodeRestriction),
+        Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity),
         Arc::new(Priority),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(DefaultStorageClass),
+        Arc::new(StorageObjectInUseProtection),
+        Arc::new(PersistentVolumeClaimResize),
+        Arc::new(RuntimeClass),
+        Arc::new(CertificateApproval),
+        Arc::new(CertificateSigning),
+        Arc::new(ClusterTrustBundleAttest),
+        Arc::new(CertificateSubjectRestriction),
+        Arc::new(DefaultIngressClass),
+        Arc::new(PodTopologyLabels),
         Arc::new(Requestor),
         Arc::new(MutatingPolicies::default()),
         Arc::new(MutatingWebhooks::default()),
         Arc::new(ValidatingPolicies::default()),
         Arc::new(ValidatingWebhooks::default()),
+        Arc::new(ResourceQuota::default()),
     ]
+}
+
+/// What links read off the caches: who has been told that such an object is written finds it in effect.
+pub(crate) const CONSULTED: [(&str, &str); 7] = [
+    ("", "limitranges"),
+    ("", "namespaces"),
+    ("", "resourcequotas"),
+    ("networking.k8s.io", "ingressclasses"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("scheduling.k8s.io", "priorityclasses"),
+    ("storage.k8s.io", "storageclasses"),
+];
+
+/// An object as a tree.
+pub(crate) fn decoded(object: &Object) -> Result<Value, Status> {
+    object.decode().map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Several reasons as one, each said once; `None` where there is none. Source: `util/errors`, `NewAggregate`.
+pub(crate) fn aggregate(reasons: Vec<String>) -> Option<String> {
+    let mut said: Vec<String> = Vec::new();
+    for reason in reasons {
+        if !said.contains(&reason) {
+            said.push(reason);
+        }
+    }
+    match said.len() {
+        0 | 1 => said.pop(),
+        _ => Some(format!("[{}]", said.join(", "))),
+    }
 }

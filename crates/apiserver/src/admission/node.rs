@@ -7,9 +7,10 @@ use api::Status;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::lifecycle::forbidden;
+use super::lifecycle::{creates_pod, forbidden};
 use super::{Link, Operation, Review, World};
 use crate::authn::{in_group, names, node_of};
+use crate::authz::node as references;
 use crate::tree;
 
 /// Labels of the cluster's own domains that a node may give itself. Source: `kubelet/pkg/apis/well_known_labels.go`.
@@ -45,11 +46,17 @@ impl Link for NodeRestriction {
         &self,
         review: &Review<'_>,
         object: Option<&Value>,
-        _: &dyn World,
+        world: &dyn World,
     ) -> Result<(), Status> {
         let Some(node) = node_of(review.user) else { return Ok(()) };
         let object = object.unwrap_or(&Value::Null);
-        refusal(review, object, node).map_or(Ok(()), |why| Err(forbidden(review, &why)))
+        let why = if creates_pod(review) {
+            let own = world.find("", "nodes", "", node).await?;
+            new_pod(object, node, own.as_ref().map_or("", |own| own.meta().uid.as_str()))
+        } else {
+            refusal(review, object, node)
+        };
+        why.map_or(Ok(()), |why| Err(forbidden(review, &why)))
     }
 }
 
@@ -61,9 +68,6 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
     match (kind, review.operation) {
         // What a node may connect to is authorization's to say.
         (_, Operation::Connect) => None,
-        (("", "pods"), Operation::Create) if review.subresource.is_empty() => {
-            Some("a node cannot create pods".to_owned())
-        }
         (("", "pods"), operation) if tree::text(subject, &["spec", "nodeName"]) != node => {
             let what = match (operation, review.subresource) {
                 (Operation::Delete, _) => "delete pods",
@@ -71,6 +75,12 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
                 _ => "change pods",
             };
             Some(format!("node \"{node}\" can only {what} with spec.nodeName set to itself"))
+        }
+        (("", "pods"), Operation::Update) if changes_claims(subject, object) => {
+            Some(format!("node \"{node}\" cannot update resource claim statues"))
+        }
+        (("", "persistentvolumeclaims"), _) if review.subresource != "status" => {
+            Some("may only update PVC status".to_owned())
         }
         (("", "nodes"), Operation::Create) if name != node => {
             Some(format!("node \"{node}\" is not allowed to create node \"{name}\""))
@@ -91,6 +101,65 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// The annotation of pods that show what a node runs by itself.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Why a node may not create a pod: it only shows pods that it runs by itself, its own, and none that would give it a
+/// right to read anything.
+fn new_pod(pod: &Value, node: &str, uid: &str) -> Option<String> {
+    if tree::at(pod, &["metadata", "annotations", MIRROR]).is_null() {
+        return Some(format!(
+            "pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"
+        ));
+    }
+    if tree::text(pod, &["spec", "nodeName"]) != node {
+        return Some(format!("node \"{node}\" can only create pods with spec.nodeName set to itself"));
+    }
+    let owners = tree::items(pod, &["metadata", "ownerReferences"]);
+    let owned = |what: &str| Some(format!("node \"{node}\" can only create pods with {what} set to itself"));
+    let owner = match owners {
+        [owner] => owner,
+        [] => return owned("an owner reference"),
+        _ => return owned("a single owner reference"),
+    };
+    let is = |field: &str, wanted: &str| tree::text(owner, &[field]) == wanted;
+    if !is("apiVersion", "v1") || !is("kind", "Node") || !is("name", node) {
+        return owned("an owner reference");
+    }
+    if owner["controller"] != true {
+        return owned("a controller owner reference");
+    }
+    if owner["blockOwnerDeletion"] == true {
+        return Some(format!("node \"{node}\" must not set blockOwnerDeletion on an owner reference"));
+    }
+    let said = tree::text(owner, &["uid"]);
+    if said != uid {
+        return Some(format!("node {node} UID mismatch: expected {said} got {uid}"));
+    }
+    let referred = [
+        (!tree::text(pod, &["spec", "serviceAccountName"]).is_empty(), "a service account"),
+        (references::secrets(pod).next().is_some(), "secrets"),
+        (references::config_maps(pod).next().is_some(), "configmaps"),
+        (projects(pod, "clusterTrustBundle").next().is_some(), "clustertrustbundles"),
+        (references::claims(pod).next().is_some(), "persistentvolumeclaims"),
+        (references::resource_claims(pod).next().is_some(), "resourceclaims"),
+    ];
+    let (_, what) = referred.iter().find(|(refers, _)| *refers)?;
+    Some(format!("node \"{node}\" can not create pods that reference {what}"))
+}
+
+/// The sources of one kind that a pod's projected volumes have.
+pub(crate) fn projects<'a>(pod: &'a Value, source: &'static str) -> impl Iterator<Item = &'a Value> {
+    let volumes = tree::items(pod, &["spec", "volumes"]).iter();
+    let sources = volumes.flat_map(|volume| tree::items(volume, &["projected", "sources"]));
+    sources.filter_map(move |held| held.get(source)).filter(|held| !held.is_null())
+}
+
+fn changes_claims(old: &Value, new: &Value) -> bool {
+    let statuses = |pod| tree::items(pod, &["status", "resourceClaimStatuses"]);
+    statuses(old) != statuses(new)
 }
 
 /// What a node may not say of itself when it registers. The range of its pods is routed by every host, so that it is
@@ -198,12 +267,43 @@ mod tests {
     }
 
     #[test]
-    fn a_node_creates_no_pod_whatever_it_calls_it() {
+    fn a_node_shows_its_own_pods_and_none_that_give_it_rights() {
+        let owner =
+            json!({ "apiVersion": "v1", "kind": "Node", "name": "a", "uid": "u", "controller": true });
         let mirror = json!({
-            "metadata": { "name": "x", "annotations": { "kubernetes.io/config.mirror": "y" } },
+            "metadata": { "name": "x", "annotations": { MIRROR: "y" }, "ownerReferences": [owner] },
             "spec": { "nodeName": "a" },
         });
-        assert!(asked("pods", Operation::Create, None, &mirror).is_some());
+        assert_eq!(new_pod(&mirror, "a", "u"), None);
+        let refused = |change: &dyn Fn(&mut Value), expected: &str| {
+            let mut pod = mirror.clone();
+            change(&mut pod);
+            assert_eq!(new_pod(&pod, "a", "u").as_deref(), Some(expected));
+        };
+        refused(
+            &|pod| pod["metadata"]["annotations"] = json!({}),
+            "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"a\" can only create mirror pods",
+        );
+        refused(
+            &|pod| pod["spec"]["nodeName"] = "b".into(),
+            "node \"a\" can only create pods with spec.nodeName set to itself",
+        );
+        refused(
+            &|pod| pod["metadata"]["ownerReferences"] = json!([]),
+            "node \"a\" can only create pods with an owner reference set to itself",
+        );
+        refused(
+            &|pod| pod["metadata"]["ownerReferences"][0]["uid"] = "v".into(),
+            "node a UID mismatch: expected v got u",
+        );
+        refused(
+            &|pod| pod["spec"]["volumes"] = json!([{ "name": "v", "secret": { "secretName": "s" } }]),
+            "node \"a\" can not create pods that reference secrets",
+        );
+        refused(
+            &|pod| pod["spec"]["serviceAccountName"] = "default".into(),
+            "node \"a\" can not create pods that reference a service account",
+        );
         assert_eq!(asked("pods", Operation::Update, Some(&mirror), &mirror), None);
         let other = json!({ "metadata": { "name": "x" }, "spec": { "nodeName": "b" } });
         assert!(asked("pods", Operation::Delete, Some(&other), &Value::Null).is_some());

@@ -2,7 +2,7 @@
 
 mod components;
 pub(crate) mod defaults;
-mod node;
+pub(crate) mod node;
 pub(crate) mod rbac;
 mod standard;
 mod webhook;

@@ -197,7 +197,7 @@ fn named(world: &dyn World, group: &str, resource: &str, name: &str) -> Option<V
 }
 
 /// The claims of a pod's volumes; those of ephemeral volumes have names of pod and volume.
-fn claims(pod: &Value) -> impl Iterator<Item = Cow<'_, str>> {
+pub(crate) fn claims(pod: &Value) -> impl Iterator<Item = Cow<'_, str>> {
     let pod_name = tree::text(pod, &["metadata", "name"]);
     tree::items(pod, &["spec", "volumes"]).iter().filter_map(move |volume| {
         let claim = tree::text(volume, &["persistentVolumeClaim", "claimName"]);
@@ -209,14 +209,14 @@ fn claims(pod: &Value) -> impl Iterator<Item = Cow<'_, str>> {
     })
 }
 
-fn resource_claims(pod: &Value) -> impl Iterator<Item = &str> {
+pub(crate) fn resource_claims(pod: &Value) -> impl Iterator<Item = &str> {
     let named = tree::items(pod, &["spec", "resourceClaims"]).iter();
     let made = tree::items(pod, &["status", "resourceClaimStatuses"]).iter();
     names_at(named.chain(made), &[&["resourceClaimName"]])
 }
 
 /// The sources of a pod's volumes: the volumes themselves, and the parts of projected ones.
-fn volume_sources(pod: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn volume_sources(pod: &Value) -> impl Iterator<Item = &Value> {
     tree::items(pod, &["spec", "volumes"])
         .iter()
         .flat_map(|volume| std::iter::once(volume).chain(tree::items(volume, &["projected", "sources"])))
@@ -243,7 +243,7 @@ fn names_at<'a>(
         .filter(|name| !name.is_empty())
 }
 
-fn secrets(pod: &Value) -> impl Iterator<Item = &str> {
+pub(crate) fn secrets(pod: &Value) -> impl Iterator<Item = &str> {
     let of_volumes = names_at(volume_sources(pod), &[&["secret", "secretName"], &["secret", "name"]]);
     let of_env =
         names_at(containers(pod).flat_map(env_sources), &[&["secretRef", "name"], &["secretKeyRef", "name"]]);
@@ -251,7 +251,7 @@ fn secrets(pod: &Value) -> impl Iterator<Item = &str> {
     of_volumes.chain(of_env).chain(of_pulls)
 }
 
-fn config_maps(pod: &Value) -> impl Iterator<Item = &str> {
+pub(crate) fn config_maps(pod: &Value) -> impl Iterator<Item = &str> {
     let of_volumes = names_at(volume_sources(pod), &[&["configMap", "name"]]);
     let of_env = names_at(
         containers(pod).flat_map(env_sources),

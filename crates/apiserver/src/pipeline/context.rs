@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::{Key, Object, Status};
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::Value;
 use store::RangeRequest;
 
@@ -54,6 +55,31 @@ impl World for Pipeline {
     fn all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
         let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Vec::new() };
         self.cache(&kind).list(namespace, "", 0, |_| true).items
+    }
+
+    async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Ok(None) };
+        self.read_stored(&kind, &Key::new(namespace, name)).await
+    }
+
+    async fn write_status(
+        &self,
+        group: &str,
+        resource: &str,
+        old: &Object,
+        new: Value,
+    ) -> Result<bool, Status> {
+        self.put_status(group, resource, old, new).await
+    }
+
+    fn moment(&self) -> Timestamp {
+        self.parts.clock.now()
     }
 
     fn changes(&self, group: &str, resource: &str, revision: i64) -> Changes {

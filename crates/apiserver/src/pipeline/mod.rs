@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use meta::rfc3339;
+pub(crate) use write::MODIFIED;
 
 use api::connect::User;
 use api::{Call, GroupVersionResource, Reason, Request, Response, Status, Verb, WriteOptions};
@@ -246,14 +247,16 @@ impl Pipeline {
             Call::Delete(options) => self.delete(&asked, &options).await,
             Call::DeleteCollection(options, list) => self.delete_collection(&asked, &options, &list).await,
         };
-        if AT_ONCE.contains(&asked.stored.group.as_ref()) {
+        let consulted = (asked.stored.group.as_ref(), asked.stored.plural.as_ref());
+        if AT_ONCE.contains(&consulted.0) || admission::CONSULTED.contains(&consulted) {
             let reach = Reach::of(verb, &answer);
             self.take_effect(&asked.stored, reach).await;
         }
         answer
     }
 
-    /// Lets a change of what decisions rest on reach the cache before it is answered: who was told of a right has it.
+    /// Lets a change of what authorization and admission read reach the cache before it is answered: who was told of a
+    /// right has it, who was told of a limit meets it.
     async fn take_effect(&self, stored: &Kind, reach: Reach) {
         let cache = self.cache(stored);
         let seen = match reach {

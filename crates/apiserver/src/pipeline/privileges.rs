@@ -1,6 +1,5 @@
-//! Rights that a write needs beyond its verb: nobody gives away what he does not hold (roles, bindings), and whoever
-//! approves or signs a certificate may do so for its signer.
-//! Source: `pkg/registry/rbac/*/policybased`, `plugin/pkg/admission/certificates`.
+//! Rights that a write needs beyond its verb: nobody gives away what he does not hold (roles, bindings).
+//! Source: `pkg/registry/rbac/*/policybased`.
 
 use api::{Reason, Status};
 use serde_json::Value;
@@ -11,9 +10,6 @@ use crate::authn::{in_group, names};
 use crate::authz::rbac::{GROUP, Missing, Rule, missing};
 use crate::authz::{Attributes, Decision, everything};
 use crate::tree;
-
-const CERTIFICATES: &str = "certificates.k8s.io";
-const REQUESTS: &str = "certificatesigningrequests";
 
 impl Pipeline {
     /// Refuses a write that would give more than its writer holds. `old` is absent where the object is new.
@@ -26,13 +22,9 @@ impl Pipeline {
         if in_group(asked.user, names::MASTERS) {
             return Ok(());
         }
-        match (asked.stored.group.as_ref(), asked.stored.plural.as_ref(), asked.subresource) {
-            (GROUP, "roles" | "clusterroles", _) => self.check_role(asked, new, old).await,
-            (GROUP, "rolebindings" | "clusterrolebindings", _) => self.check_binding(asked, new, old).await,
-            (CERTIFICATES, REQUESTS, "approval") => self.check_signer(asked, new, "approve").await,
-            (CERTIFICATES, REQUESTS, "status") if signs(new, old) => {
-                self.check_signer(asked, new, "sign").await
-            }
+        match (asked.stored.group.as_ref(), asked.stored.plural.as_ref()) {
+            (GROUP, "roles" | "clusterroles") => self.check_role(asked, new, old).await,
+            (GROUP, "rolebindings" | "clusterrolebindings") => self.check_binding(asked, new, old).await,
             _ => Ok(()),
         }
     }
@@ -113,32 +105,6 @@ impl Pipeline {
         }
         Err(forbidden(asked, new, &why))
     }
-
-    /// Whether the writer may `verb` for a request's signer, or for all of the signer's domain.
-    async fn check_signer(&self, asked: &Asked<'_>, new: &Value, verb: &str) -> Result<(), Status> {
-        let signer = tree::text(new, &["spec", "signerName"]);
-        let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
-        for name in [signer.to_owned(), format!("{domain}/*")] {
-            let attributes = Attributes {
-                user: asked.user.clone(),
-                verb: verb.into(),
-                group: CERTIFICATES.into(),
-                version: "*".into(),
-                resource: "signers".into(),
-                name,
-                is_resource: true,
-                ..Attributes::default()
-            };
-            if matches!(self.decide(&attributes).await, Decision::Allow { .. }) {
-                return Ok(());
-            }
-        }
-        let why = match verb {
-            "approve" => format!("user not permitted to approve requests with signerName {signer:?}"),
-            _ => format!("user not permitted to sign requests with signerName {signer:?}"),
-        };
-        Err(forbidden(asked, new, &why))
-    }
 }
 
 fn forbidden(asked: &Asked<'_>, new: &Value, why: &str) -> Status {
@@ -151,20 +117,6 @@ fn forbidden(asked: &Asked<'_>, new: &Value, why: &str) -> Status {
 
 fn rules_of(role: &Value) -> Vec<Rule> {
     serde_json::from_value(tree::at(role, &["rules"]).clone()).unwrap_or_default()
-}
-
-/// Whether a status says something that only the signer may say: a certificate, or that signing failed.
-fn signs(new: &Value, old: Option<&Value>) -> bool {
-    let certificate = |request: &Value| tree::at(request, &["status", "certificate"]).clone();
-    let failed = |request: &Value| {
-        let conditions = tree::items(request, &["status", "conditions"]).iter();
-        conditions
-            .filter(|condition| tree::text(condition, &["type"]) == "Failed")
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    let old = old.unwrap_or(&Value::Null);
-    certificate(new) != certificate(old) || failed(new) != failed(old)
 }
 
 /// Whether a write changes nothing but what garbage collection needs to let an object go.
@@ -193,15 +145,5 @@ mod tests {
         let old = role(json!([{ "name": "x" }]), json!(["get"]));
         assert!(only_collected(&role(json!([]), json!(["get"])), &old));
         assert!(!only_collected(&role(json!([]), json!(["*"])), &old));
-    }
-
-    #[test]
-    fn who_writes_a_certificate_or_its_failure_signs() {
-        let status = |status: Value| json!({ "status": status });
-        let failed = status(json!({ "conditions": [{ "type": "Failed" }] }));
-        let approved = status(json!({ "conditions": [{ "type": "Approved" }] }));
-        assert!(signs(&status(json!({ "certificate": "x" })), Some(&approved)));
-        assert!(signs(&failed, Some(&approved)));
-        assert!(!signs(&failed, Some(&failed)) && !signs(&approved, None));
     }
 }

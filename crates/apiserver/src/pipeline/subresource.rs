@@ -103,7 +103,8 @@ impl Pipeline {
             crate::field::check("", "Binding", asked.name, &errors)?;
         }
         let uid = tree::text(binding, &["metadata", "uid"]).to_owned();
-        let annotations = tree::at(binding, &["metadata", "annotations"]).clone();
+        let given =
+            ["annotations", "labels"].map(|part| (part, tree::at(binding, &["metadata", part]).clone()));
         let now = super::meta::rfc3339(self.parts.clock.now());
         let change = |live: &Value| {
             if !uid.is_empty() && uid != tree::text(live, &["metadata", "uid"]) {
@@ -120,10 +121,12 @@ impl Pipeline {
             }
             let mut new = live.clone();
             tree::object(&mut new, "spec").insert("nodeName".into(), node.clone().into());
-            for (name, value) in annotations.as_object().into_iter().flatten() {
-                let metadata = tree::member(&mut new, "metadata");
-                let text = value.as_str().unwrap_or_default();
-                tree::object(metadata, "annotations").insert(name.clone(), text.into());
+            for (part, values) in &given {
+                for (name, value) in values.as_object().into_iter().flatten() {
+                    let metadata = tree::member(&mut new, "metadata");
+                    let text = value.as_str().unwrap_or_default();
+                    tree::object(metadata, part).insert(name.clone(), text.into());
+                }
             }
             set_scheduled(&mut new, &now);
             Ok((new, Vec::new()))

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::write::unsaved;
 use super::{Asked, Pipeline, bootstrap_tokens, meta};
-use crate::admission::World;
+use crate::admission::{self, World};
 use crate::authn;
 use crate::authn::token::{Bound, Claims, Reference};
+use crate::authz::Attributes;
 use crate::field::{self, FieldError};
 use crate::tree;
 
@@ -93,7 +94,7 @@ impl Pipeline {
                 return Err(Status::bad_request(message));
             }
         };
-        let mut on_node = None;
+        let (mut on_node, mut of_pod) = (None, None);
         if !resource.is_empty() {
             let object = self
                 .find("", resource, if resource == "nodes" { "" } else { asked.namespace }, name)
@@ -110,6 +111,7 @@ impl Pipeline {
                 check_account(&object, asked)?;
                 on_node = object.node_name().map(str::to_owned);
                 bound.pod = found;
+                of_pod = Some(object);
             } else if resource == "nodes" {
                 bound.node = found;
             } else {
@@ -126,11 +128,49 @@ impl Pipeline {
             let message = format!("serviceaccounts \"{}\" is forbidden: {why}", asked.name);
             return Err(Status::new(Reason::Forbidden, message).about("", "serviceaccounts", asked.name));
         }
+        if let Some(pod) = of_pod.filter(|_| authn::node_of(asked.user).is_some()) {
+            self.check_audience(asked, request, &pod).await?;
+        }
         if let Some(node) = on_node {
             let uid = self.find("", "nodes", "", &node).await?.map(|node| node.meta().uid.clone());
             bound.node = Some(Reference { name: node, uid: uid.unwrap_or_default() });
         }
         Ok(bound)
+    }
+
+    /// A node asks for tokens for those alone whom the pod's volumes name, or whom a role lets it ask for.
+    /// Source: `plugin/pkg/admission/noderestriction`, `validateNodeServiceAccountAudience`.
+    async fn check_audience(&self, asked: &Asked<'_>, request: &Value, pod: &Object) -> Result<(), Status> {
+        let refuse = |why: String| {
+            let message = format!("serviceaccounts \"{}\" is forbidden: {why}", asked.name);
+            Err(Status::new(Reason::Forbidden, message).about("", "serviceaccounts", asked.name))
+        };
+        let audience = match tree::items(request, &["spec", "audiences"]) {
+            [] => "",
+            [one] => one.as_str().unwrap_or_default(),
+            _ => return refuse("node may only request 0 or 1 audiences".to_owned()),
+        };
+        let pod = admission::decoded(pod)?;
+        let named = admission::projects(&pod, "serviceAccountToken")
+            .any(|token| tree::text(token, &["audience"]) == audience);
+        let attributes = Attributes {
+            user: asked.user.clone(),
+            verb: "request-serviceaccounts-token-audience".into(),
+            namespace: asked.namespace.into(),
+            version: "v1".into(),
+            resource: audience.into(),
+            name: asked.name.into(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        if named || self.allows(&attributes).await {
+            return Ok(());
+        }
+        let user = &asked.user.name;
+        refuse(format!(
+            "audience \"{audience}\" not found in pod spec volume, {user} is not authorized to request tokens for this \
+             audience"
+        ))
     }
 
     /// The user of a bearer token that holds for one of `audiences` (empty: the API server's own), with the audiences

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::connect::User;
 use api::{Key, Object, Status};
 use bytes::Bytes;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::{Asked, Pipeline, meta};
 use crate::cache::{Cache, unavailable};
 use crate::storage;
 use crate::strategy::{Claim, Companions, Content};
-use crate::words::{self, Writer};
+use crate::words::{self, Kind, Writer};
 
 /// The field manager of objects that are written beside others.
 const MANAGER: &str = "skiff-apiserver";
@@ -70,6 +71,44 @@ impl Pipeline {
                 Ok(Outcome::Written(Arc::new(object)))
             }
             Err(outcome) => Ok(outcome),
+        }
+    }
+
+    /// Writes the status that the server itself gives an object, if nobody has written the object since `old`.
+    pub(super) async fn put_status(
+        &self,
+        group: &str,
+        resource: &str,
+        old: &Object,
+        mut new: Value,
+    ) -> Result<bool, Status> {
+        let missing = || Status::internal(format!("{resource}.{group} is not stored"));
+        let kind = self.parts.catalog.storage_of(group, resource).ok_or_else(missing)?;
+        let before: Value = old.decode().map_err(|error| Status::internal(error.to_string()))?;
+        words::own_changes(&kind, Some(&before), &mut new, &self.server_writer(&kind, "status"));
+        let (key, user) = (old.key(), User::default());
+        let asked = Asked {
+            user: &user,
+            resource: kind.resource(),
+            strategy: self.parts.strategies.of(group, resource).clone(),
+            kind: kind.clone(),
+            stored: kind,
+            namespace: &key.namespace,
+            name: &key.name,
+            subresource: "status",
+            notes: Arc::default(),
+        };
+        let outcome = self.put(&asked, &key, &new, old.revision(), Companions::default()).await?;
+        Ok(matches!(outcome, Outcome::Written(_)))
+    }
+
+    /// The server as a writer, for managedFields.
+    fn server_writer(&self, kind: &Kind, subresource: &str) -> Writer {
+        Writer {
+            manager: MANAGER.into(),
+            api_version: kind.api_version(),
+            subresource: subresource.to_owned(),
+            time: meta::rfc3339(self.parts.clock.now()),
         }
     }
 
@@ -137,13 +176,7 @@ impl Pipeline {
         };
         let missing = || Status::internal(format!("{resource}.{group} is not stored"));
         let kind = self.parts.catalog.storage_of(&group, &resource).ok_or_else(missing)?;
-        let writer = Writer {
-            manager: MANAGER.into(),
-            api_version: kind.api_version(),
-            subresource: String::new(),
-            time: meta::rfc3339(self.parts.clock.now()),
-        };
-        words::own_changes(&kind, None, &mut object, &writer);
+        words::own_changes(&kind, None, &mut object, &self.server_writer(&kind, ""));
         storage::encode(&object).map_err(failed)
     }
 

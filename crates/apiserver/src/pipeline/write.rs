@@ -542,7 +542,7 @@ fn add_schemas(errors: &mut field::FieldErrors, check: impl FnOnce(&mut field::F
 }
 
 /// Upstream's explanation of a conflict.
-pub(super) const MODIFIED: &str =
+pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
 /// An update of a part of an object changes what `part` copies, the annotations, and nothing else.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod access;
+mod admission;
 mod bad_input;
 mod boundaries;
 mod catalog;
@@ -18,6 +19,7 @@ mod lifecycle;
 mod parts;
 mod policies;
 mod protection;
+mod quotas;
 mod retired;
 mod rules;
 mod services;

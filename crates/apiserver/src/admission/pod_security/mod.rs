@@ -1,0 +1,230 @@
+//! PodSecurity: what a namespace's labels forbid its pods, by the Pod Security Standards. Pods are refused; whoever writes
+//! a workload whose pods would be refused is warned. Source: `k8s.io/pod-security-admission/admission`.
+
+mod baseline;
+mod checks;
+mod policy;
+mod restricted;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet};
+
+use api::Status;
+use async_trait::async_trait;
+use serde_json::Value;
+
+use self::checks::{Finding, Pod, details, judge, reasons};
+use self::policy::{Level, PREFIX, Policy, Standard};
+use super::lifecycle::forbidden;
+use super::{Link, Operation, Review, World, decoded};
+use crate::{field, tree};
+
+/// How many pods of a namespace are judged when its labels change.
+const PODS_MAX: usize = 3000;
+/// Subresources of pods that do not change what they may do.
+const HARMLESS: [&str; 8] =
+    ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+/// What makes pods, and where it says how they look.
+const WORKLOADS: [(&str, &str, &[&str]); 8] = [
+    ("", "replicationcontrollers", &["spec", "template"]),
+    ("", "podtemplates", &["template"]),
+    ("apps", "replicasets", &["spec", "template"]),
+    ("apps", "deployments", &["spec", "template"]),
+    ("apps", "statefulsets", &["spec", "template"]),
+    ("apps", "daemonsets", &["spec", "template"]),
+    ("batch", "jobs", &["spec", "template"]),
+    ("batch", "cronjobs", &["spec", "jobTemplate", "spec", "template"]),
+];
+
+/// The link.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct PodSecurity;
+
+#[async_trait]
+impl Link for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    async fn validate(
+        &self,
+        review: &Review<'_>,
+        object: Option<&Value>,
+        world: &dyn World,
+    ) -> Result<(), Status> {
+        let writes = matches!(review.operation, Operation::Create | Operation::Update);
+        let Some(object) = object.filter(|_| writes) else { return Ok(()) };
+        match (review.resource.group.as_str(), review.resource.resource.as_str()) {
+            ("", "namespaces") if review.subresource.is_empty() => of_namespace(review, object, world),
+            ("", "pods") if !HARMLESS.contains(&review.subresource) => of_pod(review, object, world).await,
+            (group, resource) if review.subresource.is_empty() => {
+                let workload = WORKLOADS.iter().find(|known| (known.0, known.1) == (group, resource));
+                match workload.map(|(_, _, path)| tree::at(object, path)).filter(|found| !found.is_null()) {
+                    Some(template) => of_template(review, template, world).await,
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Labels have to be legible; who asks for more is told which pods do not give it.
+fn of_namespace(review: &Review<'_>, object: &Value, world: &dyn World) -> Result<(), Status> {
+    let (policy, errors) = Policy::of(object);
+    let before = review.old.map(Policy::of);
+    let known = before.as_ref().is_some_and(|(_, known)| *known == errors);
+    if !known {
+        field::check("", "Namespace", review.name, &errors)?;
+    }
+    let Some((before, _)) = before else { return Ok(()) };
+    let (asked, before) = (policy.enforce, before.enforce);
+    let relaxed = asked.version == before.version && asked.level <= before.level;
+    if asked == before || asked.level == Level::Privileged || relaxed {
+        return Ok(());
+    }
+    let pods = world.all("", "pods", review.name);
+    let total = pods.len();
+    let pods: Vec<Value> = pods.iter().map(|pod| decoded(pod)).collect::<Result<_, _>>()?;
+    let pods = by_novelty(&pods);
+    let judged = &pods[..pods.len().min(PODS_MAX)];
+    warnings(review.name, asked, judged, total).into_iter().for_each(|text| review.notes.warn(text));
+    Ok(())
+}
+
+/// The pods, those first whose controller has none before them. Pure.
+fn by_novelty(pods: &[Value]) -> Vec<&Value> {
+    let controller = |pod: &&Value| {
+        let owners = tree::items(pod, &["metadata", "ownerReferences"]).iter();
+        let mut owners = owners.filter(|owner| owner["controller"] == true);
+        owners.next().map(|owner| tree::text(owner, &["uid"]).to_owned())
+    };
+    let mut seen = HashSet::new();
+    let (first, more): (Vec<&Value>, Vec<&Value>) =
+        pods.iter().partition(|pod| controller(pod).is_none_or(|uid| seen.insert(uid)));
+    first.into_iter().chain(more).collect()
+}
+
+/// What the namespace's pods have against a new standard: a line for each set of reasons. Pure.
+fn warnings(namespace: &str, asked: Standard, pods: &[&Value], total: usize) -> Vec<String> {
+    let mut violations: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for pod in pods {
+        let findings = judge(asked, &whole(pod));
+        if !findings.is_empty() {
+            violations.entry(reasons(&findings)).or_default().push(tree::text(pod, &["metadata", "name"]));
+        }
+    }
+    let mut lines: Vec<String> = violations
+        .into_iter()
+        .map(|(reasons, names)| {
+            let first = names.iter().min().copied().unwrap_or_default();
+            match names.len() - 1 {
+                0 => format!("{first}: {reasons}"),
+                1 => format!("{first} (and 1 other pod): {reasons}"),
+                more => format!("{first} (and {more} other pods): {reasons}"),
+            }
+        })
+        .collect();
+    lines.sort_unstable();
+    if !lines.is_empty() {
+        let head = format!(
+            "existing pods in namespace \"{namespace}\" violate the new PodSecurity enforce level \"{asked}\""
+        );
+        lines.insert(0, head);
+    }
+    if pods.len() < total {
+        let head = format!(
+            "new PodSecurity enforce level only checked against the first {} of {total} existing pods",
+            pods.len()
+        );
+        lines.insert(0, head);
+    }
+    lines
+}
+
+fn whole(pod: &Value) -> Pod<'_> {
+    Pod { metadata: tree::at(pod, &["metadata"]), spec: tree::at(pod, &["spec"]) }
+}
+
+async fn of_pod(review: &Review<'_>, pod: &Value, world: &dyn World) -> Result<(), Status> {
+    let Some(namespace) = world.find("", "namespaces", "", review.namespace).await? else {
+        let why = format!("failed to lookup namespace \"{}\"", review.namespace);
+        annotate(review, "error", &why);
+        return Err(Status::internal(format!("Internal error occurred: {why}")));
+    };
+    let (policy, errors) = Policy::of(&decoded(&namespace)?);
+    if errors.is_empty() && policy.asks_nothing() {
+        annotate(review, "enforce-policy", "privileged:latest");
+        return Ok(());
+    }
+    if review.old.is_some_and(|old| !changes(pod, old)) {
+        return Ok(());
+    }
+    tell_errors(review, &errors);
+    annotate(review, "enforce-policy", &policy.enforce.to_string());
+    let enforced = judge(policy.enforce, &whole(pod));
+    audit_and_warn(review, &policy, &whole(pod), enforced.is_empty());
+    if enforced.is_empty() {
+        return Ok(());
+    }
+    Err(forbidden(review, &format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced))))
+}
+
+async fn of_template(review: &Review<'_>, template: &Value, world: &dyn World) -> Result<(), Status> {
+    let Some(namespace) = world.find("", "namespaces", "", review.namespace).await? else {
+        let name = review.namespace;
+        let why = format!("failed to lookup namespace \"{name}\": namespaces \"{name}\" not found");
+        annotate(review, "error", &why);
+        return Ok(());
+    };
+    let (policy, errors) = Policy::of(&decoded(&namespace)?);
+    if !errors.is_empty() || policy.warn.level > Level::Privileged || policy.audit.level > Level::Privileged {
+        tell_errors(review, &errors);
+        audit_and_warn(review, &policy, &whole(template), true);
+    }
+    Ok(())
+}
+
+fn audit_and_warn(review: &Review<'_>, policy: &Policy, pod: &Pod<'_>, warn: bool) {
+    let sentence = |standard: Standard, findings: &[Finding]| {
+        format!("would violate PodSecurity \"{standard}\": {}", details(findings))
+    };
+    let audited = judge(policy.audit, pod);
+    if !audited.is_empty() {
+        annotate(review, "audit-violations", &sentence(policy.audit, &audited));
+    }
+    // Who is refused anyway is told why in the refusal.
+    let warned = if warn { judge(policy.warn, pod) } else { Vec::new() };
+    if !warned.is_empty() {
+        review.notes.warn(sentence(policy.warn, &warned));
+    }
+}
+
+fn tell_errors(review: &Review<'_>, errors: &field::FieldErrors) {
+    let lines = errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+    if let Some(errors) = super::aggregate(lines) {
+        annotate(review, "error", &format!("Failed to parse policy: {errors}"));
+    }
+}
+
+fn annotate(review: &Review<'_>, key: &str, value: &str) {
+    review.notes.annotate(format!("{PREFIX}{key}"), value);
+}
+
+/// Whether an update changes anything that the standards look at: of a pod that runs only images, and ephemeral
+/// containers, which come anew. Pure.
+fn changes(pod: &Value, old: &Value) -> bool {
+    let list = |pod, name| -> &[Value] { tree::items(pod, &["spec", name]) };
+    let image = |container: &Value| tree::text(container, &["image"]).to_owned();
+    let fixed = ["containers", "initContainers"].iter().any(|name| {
+        let (new, old) = (list(pod, name), list(old, name));
+        new.len() != old.len() || new.iter().zip(old).any(|(new, old)| image(new) != image(old))
+    });
+    let ephemeral = "ephemeralContainers";
+    fixed
+        || list(pod, ephemeral).iter().any(|new| {
+            let same = |known: &&Value| known["name"] == new["name"];
+            list(old, ephemeral).iter().find(same).is_none_or(|old| image(new) != image(old))
+        })
+}

@@ -1,0 +1,262 @@
+//! ResourceQuota: what a namespace's objects use together. The last link: what it lets pass is charged at once, in the
+//! quota's status, so that two that fit only one by one do not both pass.
+//! Source: `k8s.io/apiserver/pkg/admission/plugin/resourcequota`.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use api::quota::{Counted, is_terminating, masked, unnamed};
+use api::resources::{ResourceList, add, amounts, subtract, to_json};
+use api::{Object, Status};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::lifecycle::forbidden;
+use super::{Link, Operation, Review, World, decoded};
+use crate::tree;
+
+/// How often a charge is repeated after another writer changed the quota.
+const ATTEMPTS_MAX: u32 = 8;
+/// Writers of one namespace wait for each other here and not at the store; a power of two is not needed.
+const LANES: usize = 64;
+
+/// The link.
+#[derive(Debug)]
+pub struct ResourceQuota {
+    lanes: Vec<Mutex<()>>,
+}
+
+impl Default for ResourceQuota {
+    fn default() -> Self {
+        Self { lanes: (0..LANES).map(|_| Mutex::default()).collect() }
+    }
+}
+
+#[async_trait]
+impl Link for ResourceQuota {
+    fn name(&self) -> &'static str {
+        "ResourceQuota"
+    }
+
+    async fn validate(
+        &self,
+        review: &Review<'_>,
+        object: Option<&Value>,
+        world: &dyn World,
+    ) -> Result<(), Status> {
+        let Some(object) = object.filter(|object| is_charged(review, object)) else { return Ok(()) };
+        let mut quotas = world.all("", "resourcequotas", review.namespace);
+        if quotas.is_empty() {
+            return Ok(());
+        }
+        let mut hasher = DefaultHasher::new();
+        review.namespace.hash(&mut hasher);
+        let lane = usize::try_from(hasher.finish() % LANES as u64).unwrap_or(0);
+        let _turn = self.lanes[lane].lock().await;
+        for _ in 0..ATTEMPTS_MAX {
+            quotas = charge_all(review, object, &quotas, world).await?;
+            if quotas.is_empty() {
+                return Ok(());
+            }
+        }
+        let name = quotas.first().map(|quota| quota.meta().name.clone()).unwrap_or_default();
+        Err(Status::conflict("", "resourcequotas", &name, crate::pipeline::MODIFIED))
+    }
+}
+
+/// Charges an object to every quota that it counts for, once it fits all of them; the quotas that others changed in
+/// between, as they are now.
+async fn charge_all(
+    review: &Review<'_>,
+    object: &Value,
+    quotas: &[Arc<Object>],
+    world: &dyn World,
+) -> Result<Vec<Arc<Object>>, Status> {
+    let change = Change {
+        counted: Counted { group: &review.resource.group, resource: &review.resource.resource },
+        object,
+        old: review.old,
+        limited: review.subresource != "status",
+    };
+    let mut charges = Vec::new();
+    for quota in quotas {
+        let mut tree = decoded(quota)?;
+        let used = change.charge(&tree, world.moment()).map_err(|why| forbidden(review, &why))?;
+        if let Some(used) = used {
+            tree::object(&mut tree, "status").insert("used".into(), to_json(&used));
+            charges.push((quota, tree));
+        }
+    }
+    if review.options.dry_run() {
+        return Ok(Vec::new());
+    }
+    let mut changed = Vec::new();
+    for (quota, tree) in charges {
+        if !world.write_status("", "resourcequotas", quota, tree).await? {
+            changed.extend(world.read("", "resourcequotas", review.namespace, &quota.meta().name).await?);
+        }
+    }
+    Ok(changed)
+}
+
+/// Whether a write may change what an object uses. Source: the evaluators' `Handles`.
+fn is_charged(review: &Review<'_>, object: &Value) -> bool {
+    let kind = (review.resource.group.as_str(), review.resource.resource.as_str());
+    if review.namespace.is_empty() || matches!(kind, ("", "namespaces" | "events")) {
+        return false;
+    }
+    match (kind, review.subresource, review.operation) {
+        (_, "", Operation::Create) => true,
+        (("", "pods"), "", Operation::Update) => {
+            review.old.is_some_and(|old| is_terminating(old) != is_terminating(object))
+        }
+        (("", "services" | "persistentvolumeclaims"), "", Operation::Update)
+        | (("resource.k8s.io", "resourceclaims"), "", Operation::Update)
+        | (("", "pods"), "resize", Operation::Update)
+        | (("", "persistentvolumeclaims"), "status", Operation::Update) => true,
+        _ => false,
+    }
+}
+
+/// A write of something that is counted.
+struct Change<'a> {
+    counted: Counted<'a>,
+    object: &'a Value,
+    old: Option<&'a Value>,
+    /// Whether it may be refused: what a controller tells is so, whatever a quota says.
+    limited: bool,
+}
+
+impl Change<'_> {
+    /// What a quota's `used` becomes; `None` if it stays. Pure.
+    fn charge(&self, quota: &Value, now: Timestamp) -> Result<Option<ResourceList>, String> {
+        let name = tree::text(quota, &["metadata", "name"]);
+        let hard = amounts(tree::at(quota, &["status", "hard"]));
+        let used = amounts(tree::at(quota, &["status", "used"]));
+        let restricted: Vec<&str> =
+            hard.keys().map(String::as_str).filter(|name| self.counted.is_tracked_as(name)).collect();
+        if restricted.is_empty() || !self.counted.is_in_scope(quota, self.object) {
+            return Ok(None);
+        }
+        if (self.counted.group, self.counted.resource) == ("", "pods")
+            && let Some(missing) = unnamed(self.object, restricted.iter().copied())
+        {
+            return Err(format!("failed quota: {name}: {missing}"));
+        }
+        if restricted.iter().any(|resource| !used.contains_key(*resource)) {
+            return Err(format!("status unknown for quota: {name}, resources: {}", restricted.join(",")));
+        }
+        let asked = self.counted.usage(self.object, now);
+        let negative: Vec<&str> =
+            asked.iter().filter(|(_, amount)| amount.is_negative()).map(|(name, _)| name.as_str()).collect();
+        if !negative.is_empty() {
+            return Err(format!("quota usage is negative for resource(s): {}", negative.join(",")));
+        }
+        let before = self.old.filter(|old| self.counted.is_in_scope(quota, old));
+        let before = before.map(|old| self.counted.usage(old, now)).unwrap_or_default();
+        let mut more = subtract(&asked, &before);
+        more.retain(|name, amount| hard.contains_key(name) && !amount.is_zero() && !amount.is_negative());
+        if more.is_empty() {
+            return Ok(None);
+        }
+        let mut after = used.clone();
+        add(&mut after, &more);
+        let exceeded = |name: &str| {
+            more.contains_key(name)
+                && after.get(name).zip(hard.get(name)).is_some_and(|(sum, most)| sum > most)
+        };
+        if self.limited && more.keys().any(|name| exceeded(name)) {
+            let part = |list: &ResourceList| shown(&masked(list, exceeded));
+            return Err(format!(
+                "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
+                part(&more),
+                part(&used),
+                part(&hard)
+            ));
+        }
+        Ok(Some(after))
+    }
+}
+
+/// `cpu=1,pods=2`
+fn shown(list: &ResourceList) -> String {
+    list.iter().map(|(name, amount)| format!("{name}={amount}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn quota(hard: Value, used: Value) -> Value {
+        json!({ "metadata": { "name": "q" }, "status": { "hard": hard, "used": used } })
+    }
+
+    fn charged(
+        resource: &str,
+        quota: &Value,
+        object: Value,
+        old: Option<Value>,
+    ) -> Result<Option<Value>, String> {
+        let counted = Counted { group: "", resource };
+        let change = Change { counted, object: &object, old: old.as_ref(), limited: true };
+        change.charge(quota, Timestamp::UNIX_EPOCH).map(|used| used.map(|used| to_json(&used)))
+    }
+
+    fn pod(cpu: &str) -> Value {
+        json!({ "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": cpu } } }] } })
+    }
+
+    #[test]
+    fn what_fits_is_charged_and_what_does_not_is_told_why() {
+        let quota = quota(
+            json!({ "pods": "2", "requests.cpu": "1" }),
+            json!({ "pods": "1", "requests.cpu": "600m" }),
+        );
+        assert_eq!(
+            charged("pods", &quota, pod("400m"), None),
+            Ok(Some(json!({ "pods": "2", "requests.cpu": "1" })))
+        );
+        assert_eq!(
+            charged("pods", &quota, pod("500m"), None).unwrap_err(),
+            "exceeded quota: q, requested: requests.cpu=500m, used: requests.cpu=600m, limited: requests.cpu=1"
+        );
+        assert_eq!(charged("secrets", &quota, json!({}), None), Ok(None));
+    }
+
+    #[test]
+    fn a_pod_names_what_is_limited() {
+        let quota = quota(json!({ "limits.cpu": "1" }), json!({ "limits.cpu": "0" }));
+        assert_eq!(
+            charged("pods", &quota, pod("1"), None).unwrap_err(),
+            "failed quota: q: must specify limits.cpu for: c"
+        );
+    }
+
+    #[test]
+    fn nothing_passes_before_it_is_counted() {
+        let fresh = quota(json!({ "pods": "1", "count/pods": "1" }), json!({ "pods": "0" }));
+        assert_eq!(
+            charged("pods", &fresh, pod("1"), None).unwrap_err(),
+            "status unknown for quota: q, resources: count/pods,pods"
+        );
+        assert_eq!(
+            charged("pods", &json!({ "spec": { "hard": { "pods": "0" } } }), pod("1"), None),
+            Ok(None)
+        );
+    }
+
+    #[test]
+    fn an_update_is_charged_what_it_adds() {
+        let quota = quota(json!({ "services.nodeports": "1" }), json!({ "services.nodeports": "0" }));
+        let service = |kind: &str| json!({ "spec": { "type": kind, "ports": [{ "port": 1 }] } });
+        let charged = |new, old| charged("services", &quota, service(new), Some(service(old)));
+        assert_eq!(charged("NodePort", "ClusterIP"), Ok(Some(json!({ "services.nodeports": "1" }))));
+        assert_eq!(charged("ClusterIP", "NodePort"), Ok(None));
+        assert_eq!(charged("NodePort", "NodePort"), Ok(None));
+    }
+}
