@@ -13,10 +13,12 @@ pub mod node_role;
 pub mod per_namespace;
 pub mod pod_gc;
 pub mod pods;
+pub mod quota;
 pub mod replicaset;
 pub mod role_aggregation;
 pub mod selector;
 pub mod service_cidrs;
+pub mod storage_protection;
 pub mod taint_eviction;
 pub mod token_cleaner;
 
@@ -42,8 +44,10 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
         Arc::new(pod_gc::PodGc::new(ctx)),
+        Arc::new(quota::Quotas::new(ctx)),
         Arc::new(role_aggregation::RoleAggregation::new(ctx)),
         Arc::new(service_cidrs::ServiceCidrs::new(ctx)),
+        Arc::new(storage_protection::StorageProtection::new(ctx)),
         Arc::new(taint_eviction::TaintEviction::new(ctx)),
         Arc::new(token_cleaner::TokenCleaner::new(ctx)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),

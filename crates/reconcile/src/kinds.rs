@@ -80,6 +80,16 @@ pub const PODS: Kind = namespaced("", "v1", "pods", "Pod");
 pub const SERVICES: Kind = namespaced("", "v1", "services", "Service");
 /// Endpoints, the older form of endpoint slices.
 pub const ENDPOINTS: Kind = namespaced("", "v1", "endpoints", "Endpoints");
+/// Resource quotas.
+pub const RESOURCE_QUOTAS: Kind = namespaced("", "v1", "resourcequotas", "ResourceQuota");
+/// Claims of volumes.
+pub const PERSISTENT_VOLUME_CLAIMS: Kind =
+    namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
+/// Volumes.
+pub const PERSISTENT_VOLUMES: Kind = cluster("", "v1", "persistentvolumes", "PersistentVolume");
+/// Volume attributes classes.
+pub const VOLUME_ATTRIBUTES_CLASSES: Kind =
+    cluster("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass");
 /// Endpoint slices.
 pub const ENDPOINT_SLICES: Kind = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 /// ConfigMaps.

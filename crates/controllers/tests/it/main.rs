@@ -4,6 +4,7 @@
 
 mod cluster;
 mod services;
+mod storage;
 
 use std::sync::Arc;
 use std::time::Duration;

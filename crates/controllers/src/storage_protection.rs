@@ -1,0 +1,228 @@
+//! Lets claims, volumes and volume attributes classes go whose deletion has begun, once nobody uses them: admission gave
+//! them a finalizer for that. Source: `k8s.io/kubernetes/pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`.
+
+use std::sync::Arc;
+
+use api::{Key, Object};
+use async_trait::async_trait;
+use base::BoxError;
+use base::lifecycle::{Component, Context};
+use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
+use serde_json::Value;
+
+use crate::claim::ignore_gone;
+use crate::context::{Ctx, decode};
+
+const NAME: &str = "storage-protection-controller";
+const WORKERS: usize = 2;
+const CLAIM: &str = "kubernetes.io/pvc-protection";
+const VOLUME: &str = "kubernetes.io/pv-protection";
+const CLASS: &str = "kubernetes.io/vac-protection";
+
+/// The controller.
+pub struct StorageProtection {
+    ctx: Ctx,
+}
+
+impl StorageProtection {
+    /// A controller over these handles.
+    pub fn new(ctx: &Ctx) -> Self {
+        Self { ctx: ctx.named(NAME) }
+    }
+}
+
+/// What is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Protected {
+    Claim,
+    Volume,
+    Class,
+}
+
+impl Protected {
+    const ALL: [Self; 3] = [Self::Claim, Self::Volume, Self::Class];
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Claim => kinds::PERSISTENT_VOLUME_CLAIMS,
+            Self::Volume => kinds::PERSISTENT_VOLUMES,
+            Self::Class => kinds::VOLUME_ATTRIBUTES_CLASSES,
+        }
+    }
+
+    fn finalizer(self) -> &'static str {
+        match self {
+            Self::Claim => CLAIM,
+            Self::Volume => VOLUME,
+            Self::Class => CLASS,
+        }
+    }
+}
+
+type Item = (Protected, Key);
+
+#[async_trait]
+impl Component for StorageProtection {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        let informers = Protected::ALL.map(|what| self.ctx.informers.get(what.kind()));
+        let pods = self.ctx.informers.get(kinds::PODS);
+        let worker = Worker { ctx: self.ctx.clone(), informers, pods };
+        let queue: Queue<Item> = Queue::new(self.ctx.clock.clone());
+        let mut registrations = Vec::new();
+        for (what, informer) in Protected::ALL.into_iter().zip(&worker.informers) {
+            let (queue, known) = (queue.clone(), worker.informers.clone());
+            registrations.push(informer.on_change(move |change| {
+                if change.new.as_ref().is_some_and(|held| waits(held, what.finalizer())) {
+                    queue.add((what, change.key.clone()));
+                }
+                // A claim or volume that goes or changes may have been the last to use a class.
+                if what != Protected::Class {
+                    add_waiting(&queue, Protected::Class, &known[2].list());
+                }
+            }));
+        }
+        let (from_pods, claims) = (queue.clone(), worker.informers[0].clone());
+        registrations.push(worker.pods.on_change(move |change| {
+            if change.old.is_some() {
+                add_waiting(&from_pods, Protected::Claim, &claims.in_namespace(&change.key.namespace));
+            }
+        }));
+        tokio::select! {
+            () = ctx.cancelled() => return Ok(()),
+            () = worker.synced() => {}
+        }
+        ctx.ready();
+        run_workers(&ctx, NAME, &queue, WORKERS, Arc::new(worker)).await;
+        drop(registrations);
+        Ok(())
+    }
+}
+
+fn waits(object: &Object, finalizer: &str) -> bool {
+    let meta = object.meta();
+    meta.is_terminating() && meta.finalizers.iter().any(|held| held == finalizer)
+}
+
+fn add_waiting(queue: &Queue<Item>, what: Protected, objects: &[Arc<Object>]) {
+    let waiting = objects.iter().filter(|object| waits(object, what.finalizer()));
+    waiting.for_each(|object| queue.add((what, object.key())));
+}
+
+struct Worker {
+    ctx: Ctx,
+    /// Claims, volumes, classes.
+    informers: [Informer; 3],
+    pods: Informer,
+}
+
+impl Worker {
+    async fn synced(&self) {
+        let [claims, volumes, classes] = &self.informers;
+        tokio::join!(claims.synced(), volumes.synced(), classes.synced(), self.pods.synced());
+    }
+
+    fn informer(&self, what: Protected) -> &Informer {
+        match what {
+            Protected::Claim => &self.informers[0],
+            Protected::Volume => &self.informers[1],
+            Protected::Class => &self.informers[2],
+        }
+    }
+
+    fn is_used(&self, what: Protected, object: &Object) -> Result<bool, BoxError> {
+        let any = |objects: Vec<Arc<Object>>, uses: &dyn Fn(&Value) -> bool| -> Result<bool, BoxError> {
+            for object in objects {
+                if uses(&decode::<Value>(&object)?) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let meta = object.meta();
+        match what {
+            Protected::Claim => {
+                any(self.pods.in_namespace(&meta.namespace), &|pod| pod_uses(pod, &meta.name))
+            }
+            Protected::Volume => Ok(decode::<Value>(object)?["status"]["phase"] == "Bound"),
+            Protected::Class => {
+                let uses = |held: &Value| names_class(held, &meta.name);
+                Ok(any(self.informers[0].list(), &uses)? || any(self.informers[1].list(), &uses)?)
+            }
+        }
+    }
+}
+
+/// Whether a pod that has a node mounts a claim, by name or as an ephemeral volume of its own. Pure.
+fn pod_uses(pod: &Value, claim: &str) -> bool {
+    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+    if text(&pod["spec"]["nodeName"]).is_empty() {
+        return false;
+    }
+    let pod_name = text(&pod["metadata"]["name"]);
+    pod["spec"]["volumes"].as_array().into_iter().flatten().any(|volume| {
+        volume["persistentVolumeClaim"]["claimName"] == claim
+            || (volume["ephemeral"].is_object() && format!("{pod_name}-{}", text(&volume["name"])) == claim)
+    })
+}
+
+/// Whether a claim or volume names a volume attributes class. Pure.
+fn names_class(object: &Value, class: &str) -> bool {
+    let status = &object["status"];
+    [
+        &object["spec"]["volumeAttributesClassName"],
+        &status["currentVolumeAttributesClassName"],
+        &status["modifyVolumeStatus"]["targetVolumeAttributesClassName"],
+    ]
+    .iter()
+    .any(|name| **name == class)
+}
+
+#[async_trait]
+impl Reconcile<Item> for Worker {
+    async fn reconcile(&self, (what, key): &Item) -> Result<Action, BoxError> {
+        let informer = self.informer(*what);
+        let Some(held) = informer.get(key).filter(|held| waits(held, what.finalizer())) else {
+            return Ok(Action::Done);
+        };
+        if self.is_used(*what, &held)? {
+            return Ok(Action::Done);
+        }
+        let mut object: Value = decode(&held)?;
+        if let Some(list) = object["metadata"]["finalizers"].as_array_mut() {
+            list.retain(|name| name != what.finalizer());
+        }
+        let written = self.ctx.client.update(&what.kind().gvr(), key, "", &object).await;
+        ignore_gone(written)?;
+        Ok(Action::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pods_with_a_node_use_their_claims() {
+        let pod = |node: &str| {
+            json!({ "metadata": { "name": "p" }, "spec": { "nodeName": node, "volumes": [
+                { "name": "a", "persistentVolumeClaim": { "claimName": "data" } },
+                { "name": "tmp", "ephemeral": {} },
+            ] } })
+        };
+        assert!(pod_uses(&pod("n"), "data") && pod_uses(&pod("n"), "p-tmp"));
+        assert!(!pod_uses(&pod("n"), "other") && !pod_uses(&pod(""), "data"));
+    }
+
+    #[test]
+    fn classes_are_used_while_they_are_named() {
+        assert!(names_class(&json!({ "spec": { "volumeAttributesClassName": "gold" } }), "gold"));
+        assert!(names_class(&json!({ "status": { "currentVolumeAttributesClassName": "gold" } }), "gold"));
+        assert!(!names_class(&json!({ "spec": {} }), "gold"));
+    }
+}
