@@ -3,6 +3,7 @@
 
 mod auth;
 mod exec;
+mod host_logs;
 mod https;
 mod logs;
 mod port_forward;
@@ -11,6 +12,7 @@ mod query;
 mod route;
 mod spdy;
 mod summary;
+mod usage;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -84,6 +86,8 @@ impl NodeServer {
             Route::Pods => Ok(json(&summary::pods(deps))),
             Route::Stats => Ok(json(&summary::stats(deps).await)),
             Route::Metrics => Ok(text(StatusCode::OK, summary::metrics(deps))),
+            Route::ResourceMetrics => Ok(text(StatusCode::OK, summary::resource_metrics(deps).await)),
+            Route::HostLogs(path) => host_logs::serve(&path).await,
             Route::Healthz => Ok(text(StatusCode::OK, "ok")),
             Route::ApiServer => {
                 let follows = deps.config.server.as_ref().and_then(|server| server.api_server.clone());
@@ -92,7 +96,7 @@ impl NodeServer {
             }
             Route::NotFound => Err(Status::new(
                 api::Reason::NotFound,
-                "the node serves no such path: see /containerLogs, /exec, /attach, /portForward, /pods, /stats/summary, /metrics, /healthz",
+                "the node serves no such path: see /containerLogs, /exec, /attach, /portForward, /pods, /stats/summary, /metrics, /metrics/resource, /logs/, /healthz",
             )),
         }
     }

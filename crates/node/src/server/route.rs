@@ -1,6 +1,7 @@
 //! Paths of the node's server, as the kubelet has them.
 
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 /// A pod, or a container of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub(crate) enum Route {
     Pods,
     Stats,
     Metrics,
+    /// Use of resources.
+    ResourceMetrics,
+    /// The host's logs; what follows `/logs`.
+    HostLogs(String),
     Healthz,
     /// The API server says where it is. Skiff's own: the kubelet has no such path.
     ApiServer,
@@ -57,11 +62,19 @@ pub(crate) fn parse(method: &Method, path: &str) -> Route {
         ["pods" | "runningpods"] => Some(Route::Pods),
         ["stats", "summary"] => Some(Route::Stats),
         ["metrics"] => Some(Route::Metrics),
-        ["healthz"] => Some(Route::Healthz),
+        ["metrics", "resource"] => Some(Route::ResourceMetrics),
+        ["logs", ..] if method == Method::GET || method == Method::HEAD => decoded(path).map(Route::HostLogs),
+        ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => Some(Route::Healthz),
         ["apiServer"] if method == Method::PUT => Some(Route::ApiServer),
         _ => None,
     };
     found.unwrap_or(Route::NotFound)
+}
+
+/// What follows `/logs`, decoded.
+fn decoded(path: &str) -> Option<String> {
+    let rest = path.trim_start_matches('/').strip_prefix("logs")?;
+    Some(percent_decode_str(rest).decode_utf8().ok()?.into_owned())
 }
 
 impl Route {
@@ -70,7 +83,8 @@ impl Route {
         match self {
             Self::Pods => "pods",
             Self::Stats => "stats",
-            Self::Metrics => "metrics",
+            Self::Metrics | Self::ResourceMetrics => "metrics",
+            Self::HostLogs(_) => "log",
             Self::Healthz => "healthz",
             Self::Logs(_)
             | Self::Exec(_)
@@ -106,5 +120,9 @@ mod tests {
         assert_eq!(parse(&Method::GET, "/apiServer"), Route::NotFound);
         assert_eq!(parse(&Method::GET, "/stats/summary").subresource(), "stats");
         assert_eq!(with_uid.subresource(), "proxy");
+        assert_eq!(parse(&Method::GET, "/metrics/resource").subresource(), "metrics");
+        assert_eq!(parse(&Method::GET, "/logs/a%20b/"), Route::HostLogs("/a b/".into()));
+        assert_eq!(parse(&Method::GET, "/logs"), Route::HostLogs(String::new()));
+        assert_eq!(parse(&Method::DELETE, "/logs/a"), Route::NotFound);
     }
 }

@@ -1,11 +1,12 @@
 //! What tools read from a node: its pods, their use of resources, a few counters.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::usage::{self, ContainerUsage, PodUsage, Usage};
 use crate::deps::Deps;
-use crate::pod::PodView;
 
 /// `GET /pods`: the pods of this node as the API has them.
 pub(super) fn pods(deps: &Deps) -> Value {
@@ -14,32 +15,42 @@ pub(super) fn pods(deps: &Deps) -> Value {
     json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
 }
 
-/// `GET /stats/summary`: CPU and memory per container. Shape: upstream's `stats/v1alpha1.Summary`, its main fields.
+/// `GET /stats/summary`: CPU and memory of the node, its pods and their containers. Shape: upstream's
+/// `stats/v1alpha1.Summary`, its main fields.
 pub(super) async fn stats(deps: &Deps) -> Value {
     let now = reconcile::time::seconds(deps.now());
-    let mut pods = Vec::new();
-    for object in deps.caches.pods.list() {
-        let Ok(pod) = PodView::decode(&object) else { continue };
-        let mut containers = Vec::new();
-        for record in deps.state.pod(pod.uid()).containers.iter().filter(|record| record.is_running()) {
-            let Ok(stats) = deps.runtime.stats(&record.id).await else { continue };
-            containers.push(json!({
-                "name": record.name,
-                "startTime": record.started_at().map(reconcile::time::seconds),
-                "cpu": { "time": now, "usageCoreNanoSeconds": stats.cpu_usage_ns },
-                "memory": {
-                    "time": now, "usageBytes": stats.memory_usage_bytes,
-                    "workingSetBytes": stats.memory_working_set_bytes,
-                },
-            }));
-        }
-        let meta = &pod.metadata;
-        pods.push(json!({
-            "podRef": { "name": meta.name, "namespace": meta.namespace, "uid": meta.uid },
-            "containers": containers,
-        }));
-    }
-    json!({ "node": { "nodeName": deps.config.node_name }, "pods": pods })
+    let used = |usage: &Usage| {
+        json!({
+            "cpu": { "time": now, "usageCoreNanoSeconds": usage.cpu_ns },
+            "memory": {
+                "time": now, "usageBytes": usage.memory_bytes, "workingSetBytes": usage.working_set_bytes,
+            },
+        })
+    };
+    let pods: Vec<Value> = usage::pods(deps)
+        .await
+        .iter()
+        .map(|pod| {
+            let containers: Vec<Value> = pod
+                .containers
+                .iter()
+                .map(|container| {
+                    let mut entry = used(&container.usage);
+                    entry["name"] = container.name.clone().into();
+                    entry["startTime"] = json!(container.started.map(reconcile::time::seconds));
+                    entry
+                })
+                .collect();
+            let meta = &pod.pod.metadata;
+            let mut entry = used(&pod.sum());
+            entry["podRef"] = json!({ "name": meta.name, "namespace": meta.namespace, "uid": meta.uid });
+            entry["containers"] = containers.into();
+            entry
+        })
+        .collect();
+    let mut node = used(&usage::node().await);
+    node["nodeName"] = deps.config.node_name.clone().into();
+    json!({ "node": node, "pods": pods })
 }
 
 /// `GET /metrics` in the Prometheus text format.
@@ -53,12 +64,100 @@ pub(super) fn metrics(deps: &Deps) -> String {
         })
         .sum();
     let mut text = String::new();
-    for (name, help, value) in [
-        ("kubelet_running_pods", "Pods bound to this node.", pods.len()),
-        ("kubelet_running_containers", "Containers that run.", running),
-    ] {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
-    }
+    family(&mut text, "kubelet_running_pods", "gauge", "Pods bound to this node.");
+    sample(&mut text, "kubelet_running_pods", &[], pods.len(), None);
+    family(&mut text, "kubelet_running_containers", "gauge", "Containers that run.");
+    sample(&mut text, "kubelet_running_containers", &[], running, None);
     text
+}
+
+/// `GET /metrics/resource` in the Prometheus text format: what the resource metrics API is made of.
+/// Source: `pkg/kubelet/metrics/collectors/resource_metrics.go`, its names.
+pub(super) async fn resource_metrics(deps: &Deps) -> String {
+    let pods = usage::pods(deps).await;
+    resource_text(deps.now(), &usage::node().await, &pods)
+}
+
+fn resource_text(now: Timestamp, node: &Usage, pods: &[PodUsage]) -> String {
+    let mut text = String::new();
+    let out = &mut text;
+    let at = Some(now);
+    family(out, "node_cpu_usage_seconds_total", "counter", "CPU time of the node, in core-seconds.");
+    sample(out, "node_cpu_usage_seconds_total", &[], seconds(node.cpu_ns), at);
+    family(out, "node_memory_working_set_bytes", "gauge", "Working set of the node, in bytes.");
+    sample(out, "node_memory_working_set_bytes", &[], node.working_set_bytes, at);
+    let running = || pods.iter().filter(|pod| !pod.containers.is_empty());
+    let labels = |pod: &'_ PodUsage| {
+        let meta = &pod.pod.metadata;
+        [("namespace", meta.namespace.clone()), ("pod", meta.name.clone())]
+    };
+    family(out, "pod_cpu_usage_seconds_total", "counter", "CPU time of a pod, in core-seconds.");
+    for pod in running() {
+        sample(out, "pod_cpu_usage_seconds_total", &labels(pod), seconds(pod.sum().cpu_ns), at);
+    }
+    family(out, "pod_memory_working_set_bytes", "gauge", "Working set of a pod, in bytes.");
+    for pod in running() {
+        sample(out, "pod_memory_working_set_bytes", &labels(pod), pod.sum().working_set_bytes, at);
+    }
+    for (name, kind, help, value) in CONTAINER_METRICS {
+        family(out, name, kind, help);
+        for (pod, container) in
+            running().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)))
+        {
+            let [namespace, pod] = labels(pod);
+            if let Some(value) = value(container) {
+                sample(out, name, &[("container", container.name.clone()), namespace, pod], value, at);
+            }
+        }
+    }
+    family(out, "resource_scrape_error", "gauge", "1 if something could not be measured.");
+    sample(out, "resource_scrape_error", &[], 0, None);
+    text
+}
+
+/// A metric of containers: name, type, what it says, and its value.
+type ContainerMetric = (&'static str, &'static str, &'static str, fn(&ContainerUsage) -> Option<f64>);
+
+#[allow(clippy::cast_precision_loss, reason = "figures of memory and time are far below 2^53")]
+const CONTAINER_METRICS: [ContainerMetric; 3] = [
+    (
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "CPU time of a container, in core-seconds.",
+        |container| Some(seconds(container.usage.cpu_ns)),
+    ),
+    ("container_memory_working_set_bytes", "gauge", "Working set of a container, in bytes.", |container| {
+        Some(container.usage.working_set_bytes as f64)
+    }),
+    (
+        "container_start_time_seconds",
+        "gauge",
+        "When a container started, in seconds since 1970.",
+        |container| container.started.map(|at| at.as_millisecond() as f64 / 1000.0),
+    ),
+];
+
+#[allow(clippy::cast_precision_loss, reason = "a nanosecond in years of CPU time is lost")]
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+/// The head of a metric.
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// A line of a metric. Labels are names of the API, which need no escape.
+fn sample(
+    text: &mut String,
+    name: &str,
+    labels: &[(&str, String)],
+    value: impl Display,
+    at: Option<Timestamp>,
+) {
+    let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    let at = at.map_or_else(String::new, |at| format!(" {}", at.as_millisecond()));
+    let _ = writeln!(text, "{name}{labels} {value}{at}");
 }

@@ -153,6 +153,17 @@ async fn the_node_tells_its_pods_and_their_use() {
     assert_eq!(pods["items"][0]["metadata"]["name"], "web");
     let stats: Value = serde_json::from_str(&get(&server, "/stats/summary").await.1).unwrap();
     assert_eq!(stats["pods"][0]["containers"][0]["cpu"]["usageCoreNanoSeconds"], 5);
+    assert_eq!(stats["pods"][0]["cpu"]["usageCoreNanoSeconds"], 5);
+    assert!(stats["node"]["cpu"]["usageCoreNanoSeconds"].as_u64() > Some(0));
+    assert!(stats["node"]["memory"]["workingSetBytes"].as_u64() > Some(0));
+    let resources = get(&server, "/metrics/resource").await.1;
+    let labels = "{container=\"main\",namespace=\"default\",pod=\"web\"}";
+    assert!(
+        resources.contains(&format!("container_cpu_usage_seconds_total{labels} 0.000000005 ")),
+        "{resources}"
+    );
+    assert!(resources.contains("node_cpu_usage_seconds_total "));
+    assert!(get(&server, "/logs/").await.1.contains("<pre>"));
     assert!(get(&server, "/metrics").await.1.contains("kubelet_running_containers 1\n"));
     assert_eq!(get(&server, "/healthz").await, (200, "ok".to_owned()));
 }

@@ -1,0 +1,129 @@
+//! What the node and its pods use: counters and gauges as they are at this moment. Rates are for whoever asks twice.
+//! Sources: kernel's `Documentation/admin-guide/cgroup-v2.rst`, `proc(5)`.
+
+use jiff::Timestamp;
+
+use crate::deps::{Deps, blocking};
+use crate::pod::PodView;
+
+/// CPU time in nanoseconds, and memory that cannot be reclaimed at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) cpu_ns: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) working_set_bytes: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_ns += other.cpu_ns;
+        self.memory_bytes += other.memory_bytes;
+        self.working_set_bytes += other.working_set_bytes;
+    }
+}
+
+/// A running container.
+pub(super) struct ContainerUsage {
+    pub(super) name: String,
+    pub(super) started: Option<Timestamp>,
+    pub(super) usage: Usage,
+}
+
+/// A pod with running containers.
+pub(super) struct PodUsage {
+    pub(super) pod: PodView,
+    pub(super) containers: Vec<ContainerUsage>,
+}
+
+impl PodUsage {
+    /// All containers together.
+    pub(super) fn sum(&self) -> Usage {
+        let mut sum = Usage::default();
+        self.containers.iter().for_each(|container| sum += container.usage);
+        sum
+    }
+}
+
+/// Every pod of the node, by namespace and name.
+pub(super) async fn pods(deps: &Deps) -> Vec<PodUsage> {
+    let mut pods = Vec::new();
+    for object in deps.caches.pods.list() {
+        let Ok(pod) = PodView::decode(&object) else { continue };
+        let mut containers = Vec::new();
+        for record in deps.state.pod(pod.uid()).containers.iter().filter(|record| record.is_running()) {
+            let Ok(stats) = deps.runtime.stats(&record.id).await else { continue };
+            let usage = Usage {
+                cpu_ns: stats.cpu_usage_ns,
+                memory_bytes: stats.memory_usage_bytes,
+                working_set_bytes: stats.memory_working_set_bytes,
+            };
+            containers.push(ContainerUsage {
+                name: record.name.clone(),
+                started: record.started_at(),
+                usage,
+            });
+        }
+        pods.push(PodUsage { pod, containers });
+    }
+    pods
+}
+
+/// The whole host.
+pub(super) async fn node() -> Usage {
+    blocking(|| {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let cpu_ns = group_cpu(&read("/sys/fs/cgroup/cpu.stat")).or_else(|| host_cpu(&read("/proc/stat")));
+        let (memory_bytes, working_set_bytes) = host_memory(&read("/proc/meminfo"));
+        Usage { cpu_ns: cpu_ns.unwrap_or_default(), memory_bytes, working_set_bytes }
+    })
+    .await
+    .unwrap_or_default()
+}
+
+/// `usage_usec` of the root group's `cpu.stat` (cgroup version 2), in nanoseconds.
+fn group_cpu(stat: &str) -> Option<u64> {
+    let usage = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+    usage.trim().parse::<u64>().ok()?.checked_mul(1000)
+}
+
+/// Time that the processors were busy, of `/proc/stat`, in nanoseconds.
+fn host_cpu(stat: &str) -> Option<u64> {
+    /// Nanoseconds in a tick: `USER_HZ` is 100 wherever Linux runs.
+    const TICK: u64 = 10_000_000;
+    let ticks: Vec<u64> = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu "))?
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    // user nice system idle iowait irq softirq steal; guests' time is part of user and nice.
+    let busy = ticks.iter().take(8).enumerate().filter(|(index, _)| !matches!(index, 3 | 4));
+    busy.map(|(_, ticks)| *ticks).sum::<u64>().checked_mul(TICK)
+}
+
+/// Memory in use, and what of it is no file page that lies unused.
+fn host_memory(meminfo: &str) -> (u64, u64) {
+    let kib = |name: &str| {
+        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        rest.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let used = kib("MemTotal").saturating_sub(kib("MemFree"));
+    (used * 1024, used.saturating_sub(kib("Inactive(file)")) * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_figures_are_read() {
+        assert_eq!(group_cpu("usage_usec 1500\nuser_usec 1000\n"), Some(1_500_000));
+        assert_eq!(group_cpu(""), None);
+        let stat = "cpu  1 2 3 400 500 6 7 8 90 90\ncpu0 1 2\n";
+        assert_eq!(host_cpu(stat), Some(27 * 10_000_000));
+        assert_eq!(host_cpu("intr 1"), None);
+        let meminfo = "MemTotal:  1000 kB\nMemFree:  200 kB\nInactive:  1 kB\nInactive(file):  300 kB\n";
+        assert_eq!(host_memory(meminfo), (800 * 1024, 500 * 1024));
+        assert_eq!(host_memory(""), (0, 0));
+    }
+}
