@@ -1,6 +1,6 @@
 //! A user's first minutes on a host of its own: start, image, Deployment, Service, removal without a trace.
 
-use testbed::Testbed;
+use testbed::{Host, Testbed};
 
 /// A web server that answers with its pod's name.
 const SERVER: &str = "mkdir -p /w; hostname > /w/index.html; exec httpd -f -p 80 -h /w";
@@ -58,8 +58,23 @@ fn from_an_image_to_a_balanced_service_and_no_trace_after() {
     assert_eq!(seen.trim(), pod);
     let by_name = host.must_kubectl(&["exec", pod, "--", "wget", "-qO-", "http://web/"]);
     assert!(by_name.starts_with("web-"), "{by_name}");
+    reached_through_the_api_server(&host, pod);
 
     assert_eq!(bed.leaked_packets().unwrap(), 0, "{}", bed.leaks().unwrap());
     host.must_skiff(&["down", "--purge"]);
     host.must_be_as(&before);
+}
+
+/// A pod, its Service and the node's own server answer through the API server, which also tells what they use.
+fn reached_through_the_api_server(host: &Host, pod: &str) {
+    let raw = |path: &str| host.must_kubectl(&["get", "--raw", path]);
+    assert_eq!(raw(&format!("/api/v1/namespaces/default/pods/{pod}:80/proxy/")).trim(), pod);
+    assert!(raw("/api/v1/namespaces/default/services/web:80/proxy/").starts_with("web-"));
+    let node = host.must_kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    assert_eq!(raw(&format!("/api/v1/nodes/{node}/proxy/healthz")), "ok");
+    assert!(raw(&format!("/api/v1/nodes/{node}/proxy/logs/")).contains("<pre>"));
+    assert!(host.must_kubectl(&["top", "node"]).contains(&node));
+    assert!(host.must_kubectl(&["top", "pod", "--containers"]).contains(pod));
+    let service = host.must_kubectl(&["get", "apiservice", "v1beta1.metrics.k8s.io"]);
+    assert!(service.contains("Local") && service.contains("True"), "{service}");
 }

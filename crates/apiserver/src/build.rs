@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Chain;
+use crate::aggregation::Aggregator;
 use crate::audit::Auditor;
 use crate::authn::Access;
 use crate::authn::token::Tokens;
@@ -25,9 +26,11 @@ use crate::http::{Front, Metrics};
 use crate::pipeline::{Parts, Pipeline};
 use crate::pki::{Pki, PkiError};
 use crate::protection::Protection;
+use crate::proxy::{self, Direct, Egress, Outbound};
 use crate::remote::FileError;
 use crate::server::Server;
 use crate::strategy::{Settings, Strategies};
+use crate::usage::Usage;
 use crate::words::Catalog;
 
 /// Names that every API server's certificate carries. Source: kubeadm's `GetAPIServerAltNames`.
@@ -63,6 +66,8 @@ pub struct Config {
     pub protection: Protection,
     /// Who may do what; [`Standard`] unless another is given.
     pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// How the API server connects to pods and Services; [`Direct`] unless another is given.
+    pub egress: Option<Arc<dyn Egress>>,
     /// Admission links, in order.
     pub admission: Chain,
 }
@@ -138,12 +143,17 @@ impl Server {
             store,
             sealed,
             auditor,
+            usage: Usage::new(nodes.clone(), config.clock.clone()),
             clock: config.clock,
             settings: Settings { service_ranges: config.service_ranges, node_ports: config.node_ports },
         });
+        let outbound = Arc::new(Outbound::new(config.egress.unwrap_or_else(|| Arc::new(Direct))));
         let front = Front {
             pipeline: pipeline.clone(),
             nodes,
+            aggregator: Arc::new(Aggregator::new(outbound.clone(), pki.clone())?),
+            outbound,
+            insecure: Arc::new(proxy::insecure().map_err(|error| BuildError::Config(error.to_string()))?),
             anonymous: believed.anonymous,
             readiness: config.readiness,
             metrics,

@@ -1,6 +1,7 @@
 //! One pipeline for every kind: authentication, authorization, admission, watch cache, discovery, OpenAPI.
 
 pub mod admission;
+mod aggregation;
 mod audit;
 pub mod authn;
 pub mod authz;
@@ -22,12 +23,14 @@ pub mod pipeline;
 pub mod pki;
 mod policies;
 mod protection;
+pub mod proxy;
 mod remote;
 mod selection;
 mod server;
 pub mod storage;
 pub mod strategy;
 pub mod tree;
+mod usage;
 mod watched;
 mod webhook;
 pub mod words;

@@ -1,7 +1,7 @@
 //! The way to nodes over HTTPS: each request goes over a connection of its own to the node's server, authenticated both
 //! ways. Upgraded connections (exec, attach, port-forward) are joined with the client's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,25 +10,46 @@ use api::{Reason, Status};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::Tasks;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Request, Response, header};
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::pki::Pki;
+use crate::proxy::exchange;
+use crate::tree;
 
 /// The common name under which nodes know the API server. Source: upstream's certificate of the same name.
 pub const CLIENT_NAME: &str = "kube-apiserver-kubelet-client";
 /// How long a connection's client certificate lives: it is checked once, when the connection opens.
 const CLIENT_LIFE: Duration = Duration::from_secs(3600);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Where a node's server listens if its Node does not say.
+const NODE_PORT: u64 = 10250;
+
+/// Where a node's server is, by what its Node object says. Pure.
+pub(crate) fn address_of(node: &Value, name: &str) -> Result<NodeAddress, Status> {
+    let address = tree::items(node, &["status", "addresses"])
+        .iter()
+        .filter(|address| tree::text(address, &["type"]) == "InternalIP")
+        .find_map(|address| tree::text(address, &["address"]).parse::<IpAddr>().ok())
+        .ok_or_else(|| {
+            Status::new(
+                Reason::ServiceUnavailable,
+                format!("node {name} has no InternalIP in its status: is its agent running?"),
+            )
+        })?;
+    let port = tree::at(node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
+    let port = port.as_u64().unwrap_or(NODE_PORT);
+    let port = u16::try_from(port).map_err(|_| Status::internal(format!("node {name} has port {port}")))?;
+    Ok(NodeAddress { name: name.to_owned(), address, port })
+}
 
 /// Reaches nodes over HTTPS.
 pub struct HttpsNodes {
@@ -99,28 +120,9 @@ impl NodeConnector for HttpsNodes {
             Status::new(Reason::ServiceUnavailable, text)
         };
         let stream = self.connect(node).await.map_err(unreachable)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| unreachable(error.into()))?;
-        self.connections.spawn(async move {
-            // Its errors reach whoever reads the answer.
-            let _ = connection.with_upgrades().await;
-        });
-        let client = hyper::upgrade::on(&mut request);
         if let Ok(host) = HeaderValue::from_str(&node.name) {
             request.headers_mut().insert(header::HOST, host);
         }
-        let mut answer = sender.send_request(request).await.map_err(|error| unreachable(error.into()))?;
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            self.connections.spawn(join(client, hyper::upgrade::on(&mut answer)));
-        }
-        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+        exchange(&self.connections, stream, request).await.map_err(|error| unreachable(error.into()))
     }
-}
-
-/// Copies both ways until both sides have ended.
-async fn join(client: OnUpgrade, node: OnUpgrade) {
-    let (Ok(client), Ok(node)) = tokio::join!(client, node) else { return };
-    // A side that breaks off is the end, whoever it was.
-    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(node)).await;
 }

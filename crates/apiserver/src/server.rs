@@ -19,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use crate::aggregation;
+use crate::authn::front_proxy::FrontProxy;
 use crate::authn::user_of_certificate;
 use crate::authz::defaults;
 use crate::bootstrap::{Bootstrap, administrator};
@@ -101,8 +103,12 @@ impl Server {
                 accepted = accepted => accepted,
                 () = ctx.cancelled() => return Ok(()),
             };
-            let connection =
-                Connection { front: self.front.clone(), acceptor: acceptor.clone(), ctx: ctx.clone() };
+            let connection = Connection {
+                front: self.front.clone(),
+                pki: self.pki.clone(),
+                acceptor: acceptor.clone(),
+                ctx: ctx.clone(),
+            };
             ctx.spawn_draining(async move {
                 if let Err(error) = connection.serve(stream).await {
                     tracing::debug!(%error, "connection ended");
@@ -115,6 +121,7 @@ impl Server {
 
 struct Connection {
     front: Arc<Front>,
+    pki: Arc<Pki>,
     acceptor: TlsAcceptor,
     ctx: Context,
 }
@@ -124,9 +131,11 @@ impl Connection {
         stream.set_nodelay(true)?;
         let remote = Remote(stream.peer_addr()?);
         let tls = tokio::time::timeout(HEAD_MAX, self.acceptor.accept(stream)).await??;
-        let peer = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let user: Option<User> = peer.and_then(|cert| user_of_certificate(cert));
-        let user = Arc::new(user);
+        let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let proxy = self.pki.front_proxy(chain).map(FrontProxy);
+        // Who names others in headers is nobody itself.
+        let own = chain.first().filter(|_| proxy.is_none());
+        let user: Arc<Option<User>> = Arc::new(own.and_then(|cert| user_of_certificate(cert)));
         let front = self.front.clone();
         let known = Known::default();
         if user.is_some() {
@@ -137,6 +146,9 @@ impl Connection {
             let (front, user) = (front.clone(), user.clone());
             request.extensions_mut().insert(remote);
             request.extensions_mut().insert(known.clone());
+            if let Some(proxy) = proxy {
+                request.extensions_mut().insert(proxy);
+            }
             async move { Ok::<_, std::convert::Infallible>(front.serve(user.as_ref().as_ref(), request).await) }
         });
         let mut builder = auto::Builder::new(Owned(self.ctx.clone()));
@@ -279,6 +291,10 @@ impl Component for Server {
         if self.bootstrap.lock().servers.is_some() {
             ctx.spawn(peers::keep(pipeline.clone(), self.bootstrap.clone()));
         }
+        let weak = || Arc::downgrade(&pipeline);
+        ctx.spawn(aggregation::register(weak()));
+        ctx.spawn(aggregation::follow(weak(), self.front.aggregator.clone()));
+        ctx.spawn(aggregation::publish(weak(), self.pki.clone()));
         ctx.spawn(compact(pipeline));
         let drain = self.front.drain.clone();
         let cancel = ctx.cancel().clone();

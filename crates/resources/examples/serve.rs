@@ -51,6 +51,7 @@ async fn main() -> anyhow::Result<()> {
         access: apiserver::Access::default(),
         protection: apiserver::Protection::default(),
         authorizer: None,
+        egress: None,
         admission: apiserver::admission::standard(),
     };
     let (_pipeline, server) =

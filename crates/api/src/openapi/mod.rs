@@ -50,9 +50,9 @@ pub fn v2(catalog: &Catalog, version: &str) -> Value {
     })
 }
 
-/// `/openapi/v2` in protobuf ([`V2_PROTOBUF`]): its definitions.
-pub fn v2_protobuf(catalog: &Catalog, version: &str) -> Vec<u8> {
-    protobuf::encode(&v2(catalog, version))
+/// A document of version 2 in protobuf ([`V2_PROTOBUF`]): its definitions.
+pub fn v2_protobuf(document: &Value) -> Vec<u8> {
+    protobuf::encode(document)
 }
 
 /// `/openapi/v3`: where each group version's document is. The hash in an address changes with what is served there, so

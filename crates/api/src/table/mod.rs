@@ -6,6 +6,7 @@ mod admission;
 mod cluster;
 mod core;
 mod devices;
+mod metrics;
 mod network;
 mod pod;
 mod storage;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 pub(crate) type Family = &'static [(&'static str, &'static str, &'static [Column])];
 
 /// A file each.
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 9] = [
     core::KINDS,
     workloads::KINDS,
     network::KINDS,
@@ -27,6 +28,7 @@ const FAMILIES: [Family; 8] = [
     cluster::KINDS,
     admission::KINDS,
     devices::KINDS,
+    metrics::KINDS,
 ];
 
 pub(crate) const NAME: Column = column("Name", "string", Cell::Name);

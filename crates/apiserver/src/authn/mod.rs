@@ -3,6 +3,7 @@
 
 pub mod cert;
 pub(crate) mod config;
+pub(crate) mod front_proxy;
 mod oidc;
 pub mod token;
 mod webhook;

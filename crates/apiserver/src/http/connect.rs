@@ -1,6 +1,5 @@
-//! Connections that leave through the node connector: logs, exec, attach, port-forward, node proxying.
+//! Connections to nodes' servers on behalf of pods: logs, exec, attach, port-forward.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::connect::{Body, NodeAddress, User};
@@ -17,12 +16,11 @@ use super::query::Query;
 use super::respond::typed_response;
 use crate::admission::{Notes, World};
 use crate::authz::Attributes;
+use crate::nodes::address_of;
 use crate::pipeline::check_served;
 use crate::tree;
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
-/// Where a node's server listens if its Node does not say.
-const NODE_PORT: u64 = 10250;
 
 impl Front {
     /// Authorizes the connection, finds the node and hands the request over.
@@ -38,9 +36,34 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
+        self.may_connect(user, path, (request.method(), query), notes).await?;
+        let (node, target) = match (path.group.as_str(), path.resource.as_str(), path.subresource.as_str()) {
+            ("", "pods", _) => match self.pod_target(path, query).await? {
+                Some(target) => target,
+                // Nothing runs yet, so that there is nothing to read.
+                None => return Ok(typed_response(StatusCode::OK, "text/plain", Bytes::new())),
+            },
+            _ => return Err(unsupported(path)),
+        };
+        let address = self.node_address(&node).await?;
+        let (mut head, body) = request.into_parts();
+        head.uri = target.parse().map_err(|_| Status::bad_request("the path cannot be sent to the node"))?;
+        head.headers.remove(http::header::HOST);
+        let body = body.map_err(Into::into).boxed_unsync();
+        self.nodes.request(&address, http::Request::from_parts(head, body)).await
+    }
+
+    /// Whether a user may open a connection, and there is such a one.
+    pub(super) async fn may_connect(
+        &self,
+        user: &User,
+        path: &ResourcePath,
+        (method, query): (&Method, &Query),
+        notes: &Arc<Notes>,
+    ) -> Result<(), Status> {
         let attributes = Attributes {
             user: user.clone(),
-            verb: verb(request.method(), &path.subresource).into(),
+            verb: verb(method, &path.subresource).into(),
             namespace: path.namespace.clone(),
             group: path.group.clone(),
             version: path.version.clone(),
@@ -53,31 +76,12 @@ impl Front {
         self.pipeline.authorize_noted(&attributes, notes).await?;
         let resource = GroupVersionResource::new(&path.group, &path.version, &path.resource);
         let kind = self.pipeline.kind(&resource)?;
-        check_served(&kind, &path.subresource, asked(request.method()))?;
+        check_served(&kind, &path.subresource, asked(method))?;
         if let Some(options) = connect_options(path, query) {
             let place = [path.namespace.as_str(), path.name.as_str(), path.subresource.as_str()];
             self.pipeline.admit_connection(user, &kind, place, options, notes).await?;
         }
-        let (node, target) = match (path.group.as_str(), path.resource.as_str(), path.subresource.as_str()) {
-            ("", "pods", _) => match self.pod_target(path, query).await? {
-                Some(target) => target,
-                // Nothing runs yet, so that there is nothing to read.
-                None => return Ok(typed_response(StatusCode::OK, "text/plain", Bytes::new())),
-            },
-            ("", "nodes", "proxy") => {
-                let pairs = query.pairs().map(|(name, value)| (name.to_owned(), value.to_owned()));
-                (path.name.clone(), format!("/{}{}", path.rest, encode(pairs)))
-            }
-            _ => return Err(unsupported(path)),
-        };
-        let address = self.node_address(&node).await?;
-        let (mut head, body) = request.into_parts();
-        head.uri = target.parse().map_err(|_| Status::bad_request("the path cannot be sent to the node"))?;
-        // The client's credentials are for this server, not for the node's.
-        head.headers.remove(http::header::AUTHORIZATION);
-        head.headers.remove(http::header::HOST);
-        let body = body.map_err(Into::into).boxed_unsync();
-        self.nodes.request(&address, http::Request::from_parts(head, body)).await
+        Ok(())
     }
 
     /// The pod's node and the path at its server; `None` for the log of a pod that has no node yet.
@@ -117,28 +121,13 @@ impl Front {
         Ok(Some((node.to_owned(), target)))
     }
 
-    async fn node_address(&self, name: &str) -> Result<NodeAddress, Status> {
+    pub(super) async fn node_address(&self, name: &str) -> Result<NodeAddress, Status> {
         let node = self
             .pipeline
             .find("", "nodes", "", name)
             .await?
             .ok_or_else(|| Status::not_found("", "nodes", name))?;
-        let tree = decoded(&node)?;
-        let address = tree::items(&tree, &["status", "addresses"])
-            .iter()
-            .filter(|address| tree::text(address, &["type"]) == "InternalIP")
-            .find_map(|address| tree::text(address, &["address"]).parse::<IpAddr>().ok())
-            .ok_or_else(|| {
-                Status::new(
-                    Reason::ServiceUnavailable,
-                    format!("node {name} has no InternalIP in its status: is its agent running?"),
-                )
-            })?;
-        let port = tree::at(&tree, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
-        let port = port.as_u64().unwrap_or(NODE_PORT);
-        let port =
-            u16::try_from(port).map_err(|_| Status::internal(format!("node {name} has port {port}")))?;
-        Ok(NodeAddress { name: name.to_owned(), address, port })
+        address_of(&decoded(&node)?, name)
     }
 }
 

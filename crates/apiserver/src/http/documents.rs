@@ -14,6 +14,7 @@ use super::body::{compress, takes_gzip, text};
 use super::negotiate::clauses;
 use super::respond::typed_response;
 use super::{Front, Parts};
+use crate::aggregation;
 use crate::words::documents::{self, DiscoveryForm};
 
 impl Front {
@@ -29,23 +30,28 @@ impl Front {
         }
         let segments: Vec<&str> = parts.path.split('/').filter(|segment| !segment.is_empty()).collect();
         let catalog = &*self.pipeline.catalog().rows();
+        let remotes = &*self.aggregator.remotes();
         let tokens = self.pipeline.tokens();
         match segments.as_slice() {
-            [] => Ok(json_document(parts, &documents::root(catalog))),
+            [] => Ok(json_document(parts, &documents::root(catalog, remotes))),
             ["metrics"] => Ok(self.metrics_page()),
             ["version"] => Ok(json_document(parts, &self.version())),
             ["api" | "apis"] if aggregated(parts).is_some() => {
                 let form = aggregated(parts).unwrap_or(DiscoveryForm::V2);
-                let body = documents::aggregated(catalog, segments[0] == "api", form);
+                let body = documents::aggregated(catalog, remotes, segments[0] == "api", form);
                 Ok(etagged(parts, form.media_type(), body.to_string().into()))
             }
             ["api"] => Ok(json_document(parts, &documents::core_versions(&self.address()))),
-            ["apis"] => Ok(json_document(parts, &documents::groups(catalog))),
-            ["apis", group] => found(parts, documents::group(catalog, group)),
+            ["apis"] => Ok(json_document(parts, &documents::groups(catalog, remotes))),
+            ["apis", group] => found(parts, documents::group(catalog, remotes, group)),
             ["api", version] => found(parts, documents::resources(catalog, "", version)),
             ["apis", group, version] => found(parts, documents::resources(catalog, group, version)),
             ["openapi", "v2"] => self.openapi_v2(parts),
-            ["openapi", "v3"] => Ok(json_document(parts, &api::openapi::v3_index(catalog, self.release()))),
+            ["openapi", "v3"] => {
+                let mut index = api::openapi::v3_index(catalog, self.release());
+                aggregation::into_index(&mut index, remotes);
+                Ok(json_document(parts, &index))
+            }
             ["openapi", "v3", rest @ ..] => {
                 found(parts, api::openapi::v3(catalog, &rest.join("/"), self.release()))
             }
@@ -76,15 +82,20 @@ impl Front {
             "application/json" | "*/*" | "application/*" => Some("application/json"),
             _ => None,
         });
+        let document = || {
+            let mut document = api::openapi::v2(catalog, self.release());
+            aggregation::into_document(&mut document, &self.aggregator.remotes());
+            document
+        };
         if wanted == Some(V2_PROTOBUF) {
-            let body = api::openapi::v2_protobuf(catalog, self.release());
+            let body = api::openapi::v2_protobuf(&document());
             return Ok(etagged(parts, V2_PROTOBUF, body.into()));
         }
         if wanted.is_none() && !accept.is_empty() {
             let says = "OpenAPI v2 is served as application/json and as protobuf";
             return Err(Status::new(Reason::NotAcceptable, says));
         }
-        Ok(json_document(parts, &api::openapi::v2(catalog, self.release())))
+        Ok(json_document(parts, &document()))
     }
 
     /// Where clients that are not told otherwise reach the server.

@@ -127,6 +127,15 @@ impl Front {
     }
 }
 
+/// Takes away what said who asks: it was for this server, and not for those to whom the request may be passed on.
+pub(super) fn forget_credentials(headers: &mut HeaderMap) {
+    let said = |name: &str| name.starts_with("impersonate-") || name.starts_with("x-remote-");
+    let names: Vec<_> = headers.keys().filter(|name| said(name.as_str())).cloned().collect();
+    for name in names.iter().chain([&http::header::AUTHORIZATION]) {
+        headers.remove(name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::{HeaderName, HeaderValue};

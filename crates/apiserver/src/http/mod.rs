@@ -1,5 +1,6 @@
 //! The HTTP front: the same requests as in-process, decoded from paths, queries and bodies.
 
+mod aggregate;
 mod body;
 mod connect;
 mod documents;
@@ -11,6 +12,7 @@ mod metrics;
 mod negotiate;
 mod path;
 mod pretty;
+pub(crate) mod proxy;
 mod query;
 mod respond;
 mod watch;
@@ -28,16 +30,20 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::aggregation::Aggregator;
 use crate::authn;
 use crate::authn::config::Anonymous;
+use crate::authn::front_proxy::{self, FrontProxy};
 use crate::authz::Attributes;
 use crate::bootstrap::Bootstrap;
 use crate::flow::Flow;
 use crate::pipeline::{Pipeline, attributes};
+use crate::proxy::Outbound;
 use crate::words::{self, Kind};
 use body::text;
 use guard::{Asks, Trail};
 pub use guard::{Known, Remote};
+use impersonate::forget_credentials;
 use metrics::Labels;
 pub(crate) use metrics::Metrics;
 use negotiate::Offer;
@@ -51,6 +57,12 @@ const CONNECTIONS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"]
 pub struct Front {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) nodes: Arc<dyn NodeConnector>,
+    /// Extension API servers.
+    pub(crate) aggregator: Arc<Aggregator>,
+    /// The way to pods and Services.
+    pub(crate) outbound: Arc<Outbound>,
+    /// TLS to pods and Services, whose certificates nobody vouches for.
+    pub(crate) insecure: Arc<rustls::ClientConfig>,
     /// Which requests without credentials are let in, where a configuration says so.
     pub(crate) anonymous: Option<Anonymous>,
     /// Readiness of the process's components, where a supervisor runs them.
@@ -116,7 +128,7 @@ impl Front {
         peer: Option<&User>,
         target: Target,
         query: Query,
-        request: http::Request<B>,
+        mut request: http::Request<B>,
         trail: &mut Trail,
     ) -> Result<http::Response<Body>, Status>
     where
@@ -126,7 +138,8 @@ impl Front {
         let (uri, method) = (request.uri().clone(), request.method().clone());
         let lower = method.as_str().to_ascii_lowercase();
         let asks = Asks::new(&method, uri.path(), &target, &query, &lower)?;
-        let user = match self.authenticate(peer, uri.path(), request.headers()).await {
+        let proxy = request.extensions().get::<FrontProxy>().copied();
+        let user = match self.authenticate(peer, proxy, uri.path(), request.headers()).await {
             Ok(user) => user,
             Err(refusal) => {
                 self.audit_stranger(&request, &asks, &refusal, trail);
@@ -143,17 +156,24 @@ impl Front {
             record.received();
         }
         let user = self.impersonate(user, request.headers(), trail.record()).await?;
+        forget_credentials(request.headers_mut());
         // Held until the request is answered: a watch is answered when it has begun.
         let _seat = match self.turn(&user, &asks, trail).await {
             Ok(seat) => seat,
             Err(refused) => return Ok(guard::too_many(&refused)),
         };
+        if let Some(remote) = self.remote(uri.path()) {
+            return self.aggregate(&user, &remote, &asks, request, &trail.notes).await;
+        }
         match &target {
             Target::Other => {
                 let (headers, path) = (request.headers(), uri.path());
                 let parts = Parts { method: &method, headers, path, query: &query };
                 self.authorize_path(&user, &parts, trail).await?;
                 self.document(&parts).await
+            }
+            Target::Resource(path) if path.subresource == "proxy" => {
+                self.proxy(&user, path, &query, request, &trail.notes).await
             }
             Target::Resource(path) if CONNECTIONS.contains(&path.subresource.as_str()) => {
                 self.connect(&user, path, &query, request, &trail.notes).await
@@ -249,6 +269,7 @@ impl Front {
     async fn authenticate(
         &self,
         peer: Option<&User>,
+        proxy: Option<FrontProxy>,
         path: &str,
         headers: &HeaderMap,
     ) -> Result<User, Status> {
@@ -256,6 +277,9 @@ impl Front {
             return Ok(user.clone());
         }
         let refused = || Status::new(Reason::Unauthorized, "Unauthorized");
+        if let Some(FrontProxy(trusted)) = proxy {
+            return front_proxy::user(headers).filter(|_| trusted).ok_or_else(refused);
+        }
         let (scheme, token) = text(headers, header::AUTHORIZATION).split_once(' ').unwrap_or_default();
         if !scheme.eq_ignore_ascii_case("bearer") || token.trim().is_empty() {
             let allowed = self.anonymous.as_ref().is_none_or(|anonymous| anonymous.allows(path));

@@ -20,7 +20,7 @@ pub(super) struct ResourcePath {
     pub(super) resource: String,
     pub(super) name: String,
     pub(super) subresource: String,
-    /// What follows the subresource (`proxy/…`).
+    /// What follows the subresource (`proxy/…`), as it was sent: empty, or from its slash on.
     pub(super) rest: String,
     /// The legacy `/watch/` prefix.
     pub(super) watch: bool,
@@ -64,10 +64,20 @@ pub(super) fn parse(path: &str) -> Option<Target> {
         parsed.name = (*name).into();
         if let [subresource, rest @ ..] = after {
             parsed.subresource = (*subresource).into();
-            parsed.rest = rest.join("/");
+            parsed.rest = after_segments(path, texts.len() - rest.len()).into();
         }
     }
     Some(Target::Resource(parsed))
+}
+
+/// What follows the first `count` segments of a path.
+fn after_segments(path: &str, count: usize) -> &str {
+    let mut left = path;
+    for _ in 0..count {
+        let segment = left.trim_start_matches('/');
+        left = segment.find('/').map_or("", |end| &segment[end..]);
+    }
+    left
 }
 
 #[cfg(test)]
@@ -94,7 +104,9 @@ mod tests {
             ("apps", "deployments", "")
         );
         assert!(resource("/api/v1/watch/namespaces/a/pods").watch);
-        assert_eq!(resource("/api/v1/nodes/n/proxy/a/b").rest, "a/b");
+        for rest in ["", "/", "/a/b", "//a%2Fb/", "/a//"] {
+            assert_eq!(resource(&format!("/api/v1//nodes/n/proxy{rest}")).rest, rest);
+        }
         assert_eq!(resource("/api/v1/namespaces/a/configmaps/x%2Fy").name, "x/y");
         assert_eq!(parse("/apis/apps/v1"), Some(Target::Other));
         assert_eq!(parse("/healthz"), Some(Target::Other));

@@ -1,9 +1,11 @@
-//! Resources that are computed when they are asked for and never stored: the health of the control plane's components.
+//! Resources that are computed when they are asked for and never stored: the health of the control plane's components
+//! here, what nodes and pods use in [`super::metrics`].
 //! Source: `pkg/registry/core/componentstatus`.
 
 use std::sync::Arc;
 
 use api::{Call, List, Object, Request, Response, Status};
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -20,10 +22,11 @@ const ELECTED: [(&str, &str); 2] =
 impl Pipeline {
     /// Answers a request for something computed; `None` if the request is for none.
     pub(super) async fn computed(&self, kind: &Kind, request: &Request) -> Option<Result<Response, Status>> {
-        if (kind.group.as_ref(), kind.plural.as_ref()) != ("", "componentstatuses") {
-            return None;
+        match (kind.group.as_ref(), kind.plural.as_ref()) {
+            ("", "componentstatuses") => Some(self.component_statuses(kind, request).await),
+            (super::metrics::GROUP, _) => Some(self.usage(kind, request).boxed().await),
+            _ => None,
         }
-        Some(self.component_statuses(kind, request).await)
     }
 
     async fn component_statuses(&self, kind: &Kind, request: &Request) -> Result<Response, Status> {

@@ -9,6 +9,7 @@ mod delete;
 mod eviction;
 mod expiry;
 mod meta;
+mod metrics;
 mod privileges;
 mod read;
 mod reviews;
@@ -42,6 +43,7 @@ use crate::definitions;
 use crate::encryption::Sealed;
 use crate::selection::selected;
 use crate::strategy::{Settings, Strategies, Strategy};
+use crate::usage::Usage;
 use crate::webhook::{Services, Webhooks};
 use crate::words::{Catalog, Kind};
 
@@ -67,6 +69,8 @@ pub struct Parts {
     pub(crate) sealed: Option<Arc<Sealed>>,
     /// What is written down of requests.
     pub(crate) auditor: Option<Arc<Auditor>>,
+    /// What nodes tell of their use of resources.
+    pub(crate) usage: Usage,
     /// Time.
     pub clock: SharedClock,
     /// Ranges of addresses and ports.

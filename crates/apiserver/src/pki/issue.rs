@@ -51,8 +51,26 @@ pub struct Issued {
     pub renew_at: Timestamp,
 }
 
-/// The authority's certificate and key.
+/// What an authority is called: in its certificate, and its files.
+#[derive(Clone, Copy)]
+pub(super) struct CaName {
+    common_name: &'static str,
+    certificate: &'static str,
+    key: &'static str,
+}
+
+/// The cluster's own authority.
+pub(super) const CLUSTER: CaName = CaName { common_name: "skiff-ca", certificate: "ca.crt", key: "ca.key" };
+/// The authority of those who may say on whose behalf they ask. Source: kubeadm's names of the files.
+pub(super) const FRONT_PROXY: CaName = CaName {
+    common_name: "skiff-front-proxy-ca",
+    certificate: "front-proxy-ca.crt",
+    key: "front-proxy-ca.key",
+};
+
+/// An authority's certificate and key.
 pub(super) struct Ca {
+    name: CaName,
     pub(super) cert_pem: String,
     key_pem: String,
     renew_at: Timestamp,
@@ -60,11 +78,11 @@ pub(super) struct Ca {
 
 impl Ca {
     /// Reads the CA from `dir`, or makes it.
-    pub(super) fn open(dir: &Path, now: Timestamp) -> Result<Self, PkiError> {
-        let key_pem = files::read_or_make(&dir.join("ca.key"), new_key_pem)?;
-        let cert_pem = files::read_or_make(&dir.join("ca.crt"), || self_sign(&key_pem, now))?;
+    pub(super) fn open(dir: &Path, name: CaName, now: Timestamp) -> Result<Self, PkiError> {
+        let key_pem = files::read_or_make(&dir.join(name.key), new_key_pem)?;
+        let cert_pem = files::read_or_make(&dir.join(name.certificate), || self_sign(name, &key_pem, now))?;
         let renew_at = renewal_of(&cert_pem)?;
-        Ok(Self { cert_pem, key_pem, renew_at })
+        Ok(Self { name, cert_pem, key_pem, renew_at })
     }
 
     pub(super) fn renew_at(&self) -> Timestamp {
@@ -73,10 +91,10 @@ impl Ca {
 
     /// The same key and name with a new life, written to `dir`.
     pub(super) fn renewed(&self, dir: &Path, now: Timestamp) -> Result<Self, PkiError> {
-        let cert_pem = self_sign(&self.key_pem, now)?;
-        files::write(&dir.join("ca.crt"), &cert_pem)?;
+        let cert_pem = self_sign(self.name, &self.key_pem, now)?;
+        files::write(&dir.join(self.name.certificate), &cert_pem)?;
         let renew_at = renewal_of(&cert_pem)?;
-        Ok(Self { cert_pem, key_pem: self.key_pem.clone(), renew_at })
+        Ok(Self { name: self.name, cert_pem, key_pem: self.key_pem.clone(), renew_at })
     }
 
     /// Issues a leaf.
@@ -165,13 +183,13 @@ pub(super) fn distinguished_name(identity: &Identity) -> DistinguishedName {
     name
 }
 
-fn self_sign(key_pem: &str, now: Timestamp) -> Result<String, PkiError> {
+fn self_sign(name: CaName, key_pem: &str, now: Timestamp) -> Result<String, PkiError> {
     let failed = |error: rcgen::Error| PkiError::material("make the CA's certificate", error);
     let key = KeyPair::from_pem(key_pem).map_err(failed)?;
     let mut params = CertificateParams::default();
     set_life(&mut params, now, CA_LIFE);
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "skiff-ca");
+    params.distinguished_name.push(DnType::CommonName, name.common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

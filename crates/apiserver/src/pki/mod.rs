@@ -17,17 +17,22 @@ use base::clock::SharedClock;
 use base::lifecycle::Context;
 use jiff::Timestamp;
 use parking_lot::RwLock;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 pub use issue::{GROUPS_MAX, Identity, Issued};
 pub use kubeconfig::{KubeconfigEntry, kubeconfig};
 pub use request::{Requested, SigningRequest, read as read_request, signing_request};
+pub(crate) use tls::roots;
 pub use tls::{HotResolver, client_config};
 
 /// How long the CA's certificate is valid.
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long a leaf certificate is valid unless its owner asks for less.
 pub const LEAF_LIFE: Duration = Duration::from_secs(365 * 86_400);
+
+/// The common name of a front proxy. Source: kubeadm's `--requestheader-allowed-names`.
+pub const FRONT_PROXY_NAME: &str = "front-proxy-client";
 
 /// Why the authority could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,9 @@ pub struct Pki {
     dir: PathBuf,
     clock: SharedClock,
     ca: RwLock<issue::Ca>,
+    /// Who may say on whose behalf they ask: extension API servers believe it, and this server too.
+    front_proxy: RwLock<issue::Ca>,
+    front_proxies: tls::ClientCheck,
     addresses: watch::Sender<BTreeSet<IpAddr>>,
     names: Vec<String>,
     resolver: Arc<HotResolver>,
@@ -81,7 +89,9 @@ impl Pki {
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> Result<Arc<Self>, PkiError> {
         files::private_dir(dir)?;
-        let ca = issue::Ca::open(dir, clock.now())?;
+        let ca = issue::Ca::open(dir, issue::CLUSTER, clock.now())?;
+        let front_proxy = issue::Ca::open(dir, issue::FRONT_PROXY, clock.now())?;
+        let front_proxies = tls::ClientCheck::new(&front_proxy.cert_pem)?;
         let sa_key_pem = files::read_or_make(&dir.join("sa.key"), issue::new_key_pem)?;
         let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
         let published = watch::Sender::new(ca.cert_pem.as_str().into());
@@ -91,6 +101,8 @@ impl Pki {
             dir: dir.to_owned(),
             clock,
             ca: RwLock::new(ca),
+            front_proxy: RwLock::new(front_proxy),
+            front_proxies,
             addresses: watch::Sender::new(addresses),
             names,
             resolver,
@@ -103,6 +115,23 @@ impl Pki {
     /// The CA's certificate as PEM: what `kube-root-ca.crt` and kubeconfigs carry.
     pub fn ca_pem(&self) -> String {
         self.ca.read().cert_pem.clone()
+    }
+
+    /// The certificate of the authority of front proxies, as PEM.
+    pub fn front_proxy_ca_pem(&self) -> String {
+        self.front_proxy.read().cert_pem.clone()
+    }
+
+    /// Issues a client certificate of a front proxy, by which extension API servers know this one.
+    pub fn issue_front_proxy(&self) -> Result<Issued, PkiError> {
+        let identity = Identity { user: FRONT_PROXY_NAME.into(), client: true, ..Identity::default() };
+        self.front_proxy.read().issue(&identity, self.clock.now(), LEAF_LIFE)
+    }
+
+    /// What a client's certificates, which the handshake has checked, say of it: `None` if they are not from the authority
+    /// of front proxies, else whether it is one.
+    pub(crate) fn front_proxy(&self, chain: &[CertificateDer<'_>]) -> Option<bool> {
+        self.front_proxies.check(chain, FRONT_PROXY_NAME)
     }
 
     /// The CA's certificate as PEM, told anew whenever it has been renewed: what carries a copy of it is to be written
@@ -156,7 +185,7 @@ impl Pki {
     /// The TLS side of a server: this authority's certificate, swapped when renewed; client certificates of this
     /// authority are checked when offered.
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<rustls::ServerConfig>, PkiError> {
-        tls::server_config(&self.ca_pem(), self.resolver.clone(), alpn)
+        tls::server_config(&(self.ca_pem() + &self.front_proxy_ca_pem()), self.resolver.clone(), alpn)
     }
 
     /// Renews what is past two thirds of its life, sleeping until the next moment between, until `ctx` drains.
@@ -169,10 +198,16 @@ impl Pki {
                 self.renew_server()?;
                 self.published.send_replace(self.ca_pem().into());
             }
+            if self.front_proxy.read().renew_at() <= now {
+                let renewed = self.front_proxy.read().renewed(&self.dir, now)?;
+                *self.front_proxy.write() = renewed;
+                self.published.send_replace(self.ca_pem().into());
+            }
             if self.resolver.renew_at() <= now {
                 self.renew_server()?;
             }
             let next = self.ca.read().renew_at().min(self.resolver.renew_at());
+            let next = next.min(self.front_proxy.read().renew_at());
             tokio::select! {
                 () = self.clock.sleep_until(next) => {}
                 () = ctx.cancelled() => return Ok(()),

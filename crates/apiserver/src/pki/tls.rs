@@ -6,11 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use rustls::client::ResolvesClientCert;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::{Issued, PkiError};
 
@@ -81,7 +82,7 @@ pub fn client_config(ca_pem: &str, certificate: Arc<HotResolver>) -> Result<rust
     Ok(config)
 }
 
-fn roots(ca_pem: &str) -> Result<RootCertStore, PkiError> {
+pub(crate) fn roots(ca_pem: &str) -> Result<RootCertStore, PkiError> {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         let cert = cert.map_err(|error| PkiError::material("set up TLS", error))?;
@@ -90,7 +91,44 @@ fn roots(ca_pem: &str) -> Result<RootCertStore, PkiError> {
     Ok(roots)
 }
 
-/// A server configuration with the resolver's certificate; clients may offer one of the CA's.
+/// Tells the clients of one authority from those of others.
+pub(super) struct ClientCheck {
+    /// The authority's name, in DER.
+    issuer: Vec<u8>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientCheck {
+    pub(super) fn new(ca_pem: &str) -> Result<Self, PkiError> {
+        let failed = |cause: String| PkiError::material("read an authority's certificate", cause);
+        let der =
+            CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(&der).map_err(|error| failed(error.to_string()))?;
+        let issuer = parsed.subject().as_raw().to_vec();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca_pem)?), provider).build();
+        Ok(Self { issuer, verifier: verifier.map_err(|error| failed(error.to_string()))? })
+    }
+
+    /// `None` if the certificates name another authority; else whether they are the authority's, under that name.
+    pub(super) fn check(&self, chain: &[CertificateDer<'_>], common_name: &str) -> Option<bool> {
+        let (leaf, others) = chain.split_first()?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+        if parsed.issuer().as_raw() != self.issuer {
+            return None;
+        }
+        let named = parsed
+            .subject()
+            .iter_common_name()
+            .any(|name| name.as_str().is_ok_and(|name| name == common_name));
+        let verified = self.verifier.verify_client_cert(leaf, others, UnixTime::now());
+        Some(named && verified.is_ok())
+    }
+}
+
+/// A server configuration with the resolver's certificate; clients may offer one of the authorities in `ca_pem`.
 pub(super) fn server_config(
     ca_pem: &str,
     resolver: Arc<HotResolver>,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use api::catalog::Catalog;
 
 use super::Kind;
+use crate::aggregation::{Remotes, discovery};
 
 /// The version of aggregated discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +26,13 @@ impl DiscoveryForm {
     }
 }
 
-/// The groups and their versions, preferred first.
-fn groups_of(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
+/// The groups and their versions, preferred first: those served here and those of extension API servers.
+fn groups_of(catalog: &Catalog, remotes: &Remotes) -> Vec<(String, Vec<String>)> {
     let groups = catalog.groups().into_iter();
-    groups
-        .map(|group| {
-            (group.name.into_owned(), group.versions.iter().map(|version| version.to_string()).collect())
-        })
-        .collect()
+    let local = groups.map(|group| {
+        (group.name.into_owned(), group.versions.iter().map(|version| version.to_string()).collect())
+    });
+    discovery::merged(local.collect(), remotes)
 }
 
 fn api_version(group: &str, version: &str) -> String {
@@ -40,9 +40,9 @@ fn api_version(group: &str, version: &str) -> String {
 }
 
 /// `/`
-pub fn root(catalog: &Catalog) -> Value {
+pub(crate) fn root(catalog: &Catalog, remotes: &Remotes) -> Value {
     let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
-    for (group, versions) in groups_of(catalog).into_iter().filter(|(group, _)| !group.is_empty()) {
+    for (group, versions) in groups_of(catalog, remotes).into_iter().filter(|(group, _)| !group.is_empty()) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
@@ -67,8 +67,8 @@ fn group_document(group: &str, versions: &[String]) -> Value {
 }
 
 /// `/apis`
-pub fn groups(catalog: &Catalog) -> Value {
-    let groups: Vec<Value> = groups_of(catalog)
+pub(crate) fn groups(catalog: &Catalog, remotes: &Remotes) -> Value {
+    let groups: Vec<Value> = groups_of(catalog, remotes)
         .into_iter()
         .filter(|(group, _)| !group.is_empty())
         .map(|(group, versions)| group_document(&group, &versions))
@@ -77,9 +77,9 @@ pub fn groups(catalog: &Catalog) -> Value {
 }
 
 /// `/apis/<group>`
-pub fn group(catalog: &Catalog, name: &str) -> Option<Value> {
+pub(crate) fn group(catalog: &Catalog, remotes: &Remotes, name: &str) -> Option<Value> {
     let (group, versions) =
-        groups_of(catalog).into_iter().find(|(group, _)| group == name && !name.is_empty())?;
+        groups_of(catalog, remotes).into_iter().find(|(group, _)| group == name && !name.is_empty())?;
     let mut document = group_document(&group, &versions);
     document["kind"] = "APIGroup".into();
     document["apiVersion"] = "v1".into();
@@ -127,14 +127,17 @@ fn rows_of<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl I
 }
 
 /// `/api` and `/apis` in their aggregated form.
-pub fn aggregated(catalog: &Catalog, core: bool, form: DiscoveryForm) -> Value {
-    let items: Vec<Value> = groups_of(catalog)
+pub(crate) fn aggregated(catalog: &Catalog, remotes: &Remotes, core: bool, form: DiscoveryForm) -> Value {
+    let items: Vec<Value> = groups_of(catalog, remotes)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
+                    if let Some(remote) = remotes.get(&group, version) {
+                        return discovery::version(remote);
+                    }
                     let resources: Vec<Value> =
                         rows_of(catalog, &group, version).map(aggregated_resource).collect();
                     json!({ "version": version, "resources": resources, "freshness": "Current" })

@@ -93,6 +93,7 @@ impl Cluster {
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
             authorizer: None,
+            egress: None,
             admission: apiserver::admission::standard(),
         };
         let (pipeline, server) =

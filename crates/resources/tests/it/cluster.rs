@@ -7,6 +7,8 @@ use std::time::Duration;
 use api::connect::{Body, NodeAddress, NodeConnector, User};
 use api::{Call, DeleteOptions, GroupVersionResource, PatchType, Request, Response, Status, WriteOptions};
 use apiserver::http::Front;
+use apiserver::pki::Pki;
+use apiserver::proxy::Egress;
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::lifecycle::{Supervisor, Tasks};
@@ -33,6 +35,9 @@ pub(crate) struct Cluster {
     pub(crate) user: User,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) front: Arc<Front>,
+    /// Where it listens, and its authority.
+    pub(crate) address: SocketAddr,
+    pub(crate) pki: Arc<Pki>,
     stop: CancellationToken,
     _tasks: Tasks,
     _dir: tempfile::TempDir,
@@ -48,33 +53,52 @@ pub(crate) fn resource(group: &str, version: &str, plural: &str) -> GroupVersion
     GroupVersionResource::new(group, version, plural)
 }
 
+/// What a cluster is made of besides the ordinary.
+pub(crate) struct Made {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) access: apiserver::Access,
+    pub(crate) protection: apiserver::Protection,
+    pub(crate) nodes: Arc<dyn NodeConnector>,
+    pub(crate) egress: Option<Arc<dyn Egress>>,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        let store = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
+        Self {
+            store,
+            access: apiserver::Access::default(),
+            protection: apiserver::Protection::default(),
+            nodes: Arc::new(NoNodes),
+            egress: None,
+        }
+    }
+}
+
 impl Cluster {
     /// Starts a server on a free loopback port and waits until its bootstrap objects are there.
     pub(crate) async fn start() -> Self {
-        Self::start_over(Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap()).await
+        Self::make(Made::default()).await
     }
 
     /// The same over a store that may hold something already.
     pub(crate) async fn start_over(store: Arc<dyn Store>) -> Self {
-        Self::build(store, apiserver::Access::default(), apiserver::Protection::default()).await
+        Self::make(Made { store, ..Made::default() }).await
     }
 
     /// The same, believing others too.
     pub(crate) async fn start_believing(access: apiserver::Access) -> Self {
-        let store = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
-        Self::build(store, access, apiserver::Protection::default()).await
+        Self::make(Made { access, ..Made::default() }).await
     }
 
     /// The same over a store, protected.
     pub(crate) async fn start_protected(store: Arc<dyn Store>, protection: apiserver::Protection) -> Self {
-        Self::build(store, apiserver::Access::default(), protection).await
+        Self::make(Made { store, protection, ..Made::default() }).await
     }
 
-    async fn build(
-        store: Arc<dyn Store>,
-        access: apiserver::Access,
-        protection: apiserver::Protection,
-    ) -> Self {
+    /// Starts a server that is made so.
+    pub(crate) async fn make(made: Made) -> Self {
+        let Made { store, access, protection, nodes, egress } = made;
         let dir = tempfile::tempdir().unwrap();
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let config = Config {
@@ -91,12 +115,14 @@ impl Cluster {
             access,
             protection,
             authorizer: None,
+            egress,
             admission: apiserver::admission::standard(),
         };
         let (pipeline, server) =
-            Server::build(config, store.clone(), resources::strategies(), Arc::new(NoNodes)).await.unwrap();
+            Server::build(config, store.clone(), resources::strategies(), nodes).await.unwrap();
         let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
         let front = server.front().clone();
+        let (address, pki) = (server.local_addr().unwrap(), server.pki().clone());
         let mut supervisor = Supervisor::new();
         let (readiness, stop, tasks) = (supervisor.readiness(), CancellationToken::new(), Tasks::default());
         supervisor.add(Arc::new(server));
@@ -106,7 +132,7 @@ impl Cluster {
         });
         let ready = tokio::time::timeout(PATIENCE, readiness.wait_all()).await;
         assert!(ready.is_ok(), "not ready: {:?}", readiness.missing());
-        Self { pipeline, user, store, front, stop, _tasks: tasks, _dir: dir }
+        Self { pipeline, user, store, front, address, pki, stop, _tasks: tasks, _dir: dir }
     }
 
     pub(crate) async fn call(

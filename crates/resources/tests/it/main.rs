@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod aggregation;
 mod bad_input;
 mod boundaries;
 mod catalog;
@@ -19,6 +20,7 @@ mod lifecycle;
 mod parts;
 mod policies;
 mod protection;
+mod proxy;
 mod quotas;
 mod retired;
 mod rules;

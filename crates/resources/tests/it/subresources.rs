@@ -63,7 +63,7 @@ async fn what_a_row_does_not_offer_is_not_served() {
         (Method::GET, format!("{one}/status"), 404),
         (Method::GET, format!("{one}/log"), 404),
         (Method::PUT, format!("{one}/status"), 404),
-        (Method::GET, format!("{PODS}/p/proxy"), 404),
+        (Method::GET, format!("{one}/proxy"), 404),
         (Method::GET, format!("{PODS}/p/scale"), 404),
         (Method::POST, format!("{PODS}/p/ephemeralcontainers"), 405),
         (Method::DELETE, format!("{PODS}/p/exec"), 405),
@@ -82,9 +82,7 @@ async fn what_a_row_does_not_offer_is_not_served() {
         .map(|entry| entry["name"].as_str().unwrap())
         .collect();
     assert!(names.contains(&"pods/log") && names.contains(&"nodes/proxy"), "{names:?}");
-    for absent in ["pods/proxy", "pods/scale", "services/proxy"] {
-        assert!(!names.contains(&absent), "{absent}");
-    }
+    assert!(!names.contains(&"pods/scale"), "{names:?}");
 }
 
 #[tokio::test]

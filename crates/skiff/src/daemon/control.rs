@@ -73,6 +73,7 @@ pub(crate) async fn build(
         access: settings.access.clone(),
         protection: settings.protection.clone(),
         authorizer: None,
+        egress: None,
         admission: apiserver::admission::standard(),
     };
     let connector = Arc::new(Connector::default());

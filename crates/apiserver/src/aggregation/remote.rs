@@ -1,0 +1,309 @@
+//! One extension API server: how it is reached, what it serves, and whether it can be used. It is looked at whenever its
+//! Service or its endpoints change, with back-off while it fails, and every [`LOOK_EVERY`] otherwise.
+//! Source: `kube-aggregator/pkg/controllers/status/remote`.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use api::connect::Body;
+use base::backoff::Policy;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use parking_lot::RwLock;
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+
+use super::availability::{self, Condition};
+use super::{Aggregator, openapi};
+use crate::admission::World;
+use crate::authn::front_proxy;
+use crate::http::proxy::endpoints;
+use crate::pipeline::Pipeline;
+use crate::pki::{self, HotResolver};
+use crate::proxy::locate::Endpoint;
+use crate::proxy::{AnyServer, Destination, Outbound, collected};
+use crate::strategy::View;
+use crate::tree;
+
+/// How often a server that works is looked at. Source: upstream's resync of APIServices.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// While it does not work. Source: upstream's rate limiter.
+const RETRY: Policy = Policy { first: Duration::from_millis(100), max: Duration::from_secs(30) };
+/// It has this long to tell what it serves. Source: upstream's discovery client.
+const ANSWER_MAX: Duration = Duration::from_secs(6);
+/// So many endpoints are tried in one look.
+const ATTEMPTS_MAX: usize = 5;
+/// What it serves is told in at most so many bytes.
+const DISCOVERY_BYTES_MAX: usize = 4 << 20;
+
+/// The Service of an extension API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServiceRef {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) port: i64,
+}
+
+/// What is known of it.
+#[derive(Debug, Clone, Default)]
+struct State {
+    available: bool,
+    /// Its APIResourceList, as last read.
+    resources: Option<Arc<Value>>,
+    openapi: openapi::Documents,
+}
+
+/// An extension API server, for one group version.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    name: String,
+    uid: String,
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) group_priority: i64,
+    pub(crate) version_priority: i64,
+    service: ServiceRef,
+    tls: Result<(Arc<ClientConfig>, ServerName<'static>), String>,
+    state: RwLock<State>,
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// Nobody is there.
+    NoEndpoint,
+    /// Why not.
+    Failed(String),
+}
+
+impl Remote {
+    pub(super) fn new(name: &str, uid: &str, spec: &Value, certificate: &Arc<HotResolver>) -> Self {
+        let text = |path: &[&str]| tree::text(spec, path).to_owned();
+        let number = |path: &[&str]| tree::at(spec, path).as_i64();
+        let service = ServiceRef {
+            namespace: text(&["service", "namespace"]),
+            name: text(&["service", "name"]),
+            port: number(&["service", "port"]).unwrap_or(443),
+        };
+        Self {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            group: text(&["group"]),
+            version: text(&["version"]),
+            group_priority: number(&["groupPriorityMinimum"]).unwrap_or_default(),
+            version_priority: number(&["versionPriority"]).unwrap_or_default(),
+            tls: tls(spec, &service, certificate),
+            service,
+            state: RwLock::default(),
+        }
+    }
+
+    /// Takes over what is known of the same server under another specification.
+    pub(super) fn inherit(&self, before: &Self) {
+        *self.state.write() = before.state.read().clone();
+    }
+
+    /// Whether its requests are passed on.
+    pub(crate) fn is_available(&self) -> bool {
+        self.state.read().available
+    }
+
+    /// What it serves, as it last said.
+    pub(crate) fn resources(&self) -> Option<Arc<Value>> {
+        self.state.read().resources.clone()
+    }
+
+    /// Its part of the OpenAPI documents, as it last said.
+    pub(crate) fn openapi(&self) -> openapi::Documents {
+        self.state.read().openapi.clone()
+    }
+
+    /// The host that requests name.
+    pub(crate) fn host(&self) -> String {
+        format!("{}.{}.svc", self.service.name, self.service.namespace)
+    }
+
+    /// The server's path of the group version.
+    pub(super) fn path(&self) -> String {
+        if self.group.is_empty() {
+            return format!("/api/{}", self.version);
+        }
+        format!("/apis/{}/{}", self.group, self.version)
+    }
+
+    /// The Service as it is now, and its endpoints that are ready.
+    fn look(&self, pipeline: &Pipeline) -> Result<Vec<Endpoint>, Condition> {
+        let ServiceRef { namespace, name, .. } = &self.service;
+        let service = pipeline.peek("", "services", namespace, name);
+        let service = service.and_then(|service| service.decode::<Value>().ok());
+        availability::of_service(service.as_ref(), &self.service, |port| {
+            endpoints(pipeline, namespace, name, port)
+        })
+    }
+
+    /// Sends a request to one of its endpoints.
+    pub(crate) async fn send(
+        &self,
+        pipeline: &Pipeline,
+        outbound: &Outbound,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Unanswered> {
+        let endpoints = self.look(pipeline).map_err(|_| Unanswered::NoEndpoint)?;
+        let endpoint = outbound.one_of(endpoints).ok_or(Unanswered::NoEndpoint)?;
+        self.send_to(&endpoint, outbound, request).await.map_err(Unanswered::Failed)
+    }
+
+    async fn send_to(
+        &self,
+        endpoint: &Endpoint,
+        outbound: &Outbound,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, String> {
+        let tls = Some(self.tls.clone()?);
+        let answer = outbound.send(&Destination { address: endpoint.address, tls }, request).await;
+        answer.map_err(|error| base::error::chain(&*error))
+    }
+
+    /// Asks it something on this server's own behalf: status, body and entity tag.
+    pub(super) async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        outbound: &Outbound,
+        (path, accept, known): (&str, &str, Option<&str>),
+        bytes_max: usize,
+    ) -> Result<(StatusCode, Vec<u8>, Option<String>), String> {
+        let mut request = Request::get(path).header(header::HOST, self.host()).header(header::ACCEPT, accept);
+        if let Some(tag) = known {
+            request = request.header(header::IF_NONE_MATCH, tag);
+        }
+        let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+        let mut request = request.body(body).map_err(|error| error.to_string())?;
+        front_proxy::name(request.headers_mut(), &super::identity());
+        let answer = async {
+            let answer = self.send_to(endpoint, outbound, request).await?;
+            let tag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+            let status = answer.status();
+            Ok((status, collected(answer.into_body(), bytes_max).await?, tag))
+        };
+        tokio::time::timeout(ANSWER_MAX, answer).await.map_err(|_| "no answer in time".to_owned())?
+    }
+
+    /// Whether it can be used: asks some of its endpoints what it serves, until one says it.
+    async fn check(&self, looked: &Result<Vec<Endpoint>, Condition>, outbound: &Outbound) -> Condition {
+        let endpoints = match looked {
+            Ok(endpoints) => endpoints,
+            Err(condition) => return condition.clone(),
+        };
+        let mut last = String::new();
+        for endpoint in endpoints.iter().take(ATTEMPTS_MAX) {
+            match self.discover(endpoint, outbound).await {
+                Ok(resources) => {
+                    let before = self.openapi();
+                    let documents = openapi::read(self, endpoint, outbound, before).await;
+                    let mut state = self.state.write();
+                    state.resources = Some(Arc::new(resources));
+                    state.openapi = documents;
+                    return Condition::passed();
+                }
+                Err(error) => last = error,
+            }
+        }
+        Condition::failed(last)
+    }
+
+    async fn discover(&self, endpoint: &Endpoint, outbound: &Outbound) -> Result<Value, String> {
+        let path = self.path();
+        let url = format!("https://{}{path}", endpoint.address);
+        let failed = |cause: String| format!("failing or missing response from {url}: {cause}");
+        let answer =
+            self.ask(endpoint, outbound, (&path, "application/json", None), DISCOVERY_BYTES_MAX).await;
+        let (status, body, _) = answer.map_err(|cause| failed(format!("Get {url:?}: {cause}")))?;
+        if !status.is_success() {
+            return Err(failed(format!("bad status from {url}: {}", status.as_u16())));
+        }
+        // What is no list of resources still is an answer, as upstream sees it.
+        Ok(serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// Writes the condition where it says something new.
+    async fn tell(&self, pipeline: &Pipeline, condition: &Condition) {
+        let found = pipeline.find(super::GROUP, super::PLURAL, "", &self.name).await;
+        let Ok(Some(object)) = found else { return };
+        let Ok(service) = object.decode::<Value>() else { return };
+        let now = crate::rfc3339(pipeline.now());
+        let present = tree::items(&service, &["status", "conditions"]);
+        let Some(conditions) = condition.among(present, &now) else { return };
+        let written = super::write_conditions(pipeline, &self.name, &self.uid, conditions).await;
+        if let Err(error) = written {
+            tracing::debug!(%error, name = self.name, "the condition of an APIService was not written");
+        }
+    }
+}
+
+/// TLS as the APIService says: whom to believe, and this server's own certificate.
+fn tls(
+    spec: &Value,
+    service: &ServiceRef,
+    certificate: &Arc<HotResolver>,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+    let name = format!("{}.{}.svc", service.name, service.namespace);
+    let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = if tree::at(spec, &["insecureSkipTLSVerify"]).as_bool() == Some(true) {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+    } else {
+        let bundle = STANDARD.decode(tree::text(spec, &["caBundle"]));
+        let bundle = bundle.map_err(|error| format!("caBundle: {error}"))?;
+        let bundle = String::from_utf8(bundle).map_err(|_| "caBundle is no PEM".to_owned())?;
+        let roots = pki::roots(&bundle).map_err(|error| format!("caBundle: {error}"))?;
+        builder.with_root_certificates(roots)
+    };
+    let mut config = builder.with_client_cert_resolver(certificate.clone());
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((Arc::new(config), name))
+}
+
+/// Looks after one: until it is stopped, or there is no pipeline any more.
+pub(super) async fn keep(remote: Arc<Remote>, pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>) {
+    let Some(strong) = pipeline.upgrade() else { return };
+    let watched = [("", "services"), ("discovery.k8s.io", "endpointslices"), ("", "endpoints")];
+    let caches = watched.map(|(group, resource)| super::cache(&strong, group, resource));
+    let [Some(services), Some(slices), Some(endpoints)] = caches else { return };
+    drop(strong);
+    let (mut services, mut slices, mut endpoints) =
+        (services.revisions(), slices.revisions(), endpoints.revisions());
+    let mut failures = 0;
+    loop {
+        let Some(strong) = pipeline.upgrade() else { return };
+        aggregator.renew(strong.now());
+        let looked = remote.look(&strong);
+        let condition = remote.check(&looked, &aggregator.outbound).await;
+        remote.state.write().available = condition.available;
+        remote.tell(&strong, &condition).await;
+        drop(strong);
+        failures = if condition.available { 0 } else { failures + 1 };
+        let pause = if condition.available { LOOK_EVERY } else { RETRY.delay(failures) };
+        let timer = tokio::time::sleep(pause);
+        tokio::pin!(timer);
+        loop {
+            let changed = tokio::select! {
+                () = &mut timer => break,
+                changed = services.changed() => changed,
+                changed = slices.changed() => changed,
+                changed = endpoints.changed() => changed,
+            };
+            let Some(strong) = pipeline.upgrade().filter(|_| changed.is_ok()) else { return };
+            if remote.look(&strong) != looked {
+                break;
+            }
+        }
+    }
+}
