@@ -116,7 +116,7 @@ mod tests {
             ),
             (
                 "1 + ",
-                "compilation failed: ERROR: <input>:1:5: Syntax error: mismatched input '<EOF>' expecting",
+                "compilation failed: ERROR: <input>:1:4: Syntax error: mismatched input '<EOF>' expecting",
             ),
             (" ", "Required value: missing"),
         ] {
