@@ -115,7 +115,7 @@ impl LabelSelector {
             if !part.trim().is_empty() {
                 requirements.push(parse_requirement(part.trim())?);
             } else if !text.trim().is_empty() {
-                return Err(unparsable(text, "found '', expected: identifier after ','"));
+                return Err(Status::new(Reason::BadRequest, "found '', expected: identifier after ','"));
             }
         }
         Ok(Self { requirements })
@@ -150,6 +150,11 @@ impl LabelSelector {
     }
 }
 
+/// Upstream's sentence about a requirement's end.
+fn unexpected(why: &str) -> Status {
+    Status::new(Reason::BadRequest, format!("unable to parse requirement: {why}"))
+}
+
 fn unparsable(text: &str, why: &str) -> Status {
     Status::new(Reason::BadRequest, format!("unable to parse requirement: {why} in {text:?}"))
 }
@@ -177,8 +182,11 @@ fn parse_requirement(text: &str) -> Result<Requirement, Status> {
         return requirement(key.trim(), Condition::DoesNotExist);
     }
     if let Some((key, negated, set)) = split_set(text) {
-        let set = set.strip_prefix('(').and_then(|set| set.strip_suffix(')'));
-        let set = set.ok_or_else(|| unparsable(text, "expected: '(' and ')' around the values"))?;
+        let Some(set) = set.strip_prefix('(') else {
+            let found = set.split([' ', ',', '(', ')']).next().unwrap_or_default();
+            return Err(unexpected(&format!("found '{found}' expected: '('")));
+        };
+        let set = set.strip_suffix(')').ok_or_else(|| unexpected("found '', expected: ',' or ')'"))?;
         let values: Vec<String> = set.split(',').map(|value| value.trim().to_owned()).collect();
         return requirement(key, if negated { Condition::NotIn(values) } else { Condition::In(values) });
     }

@@ -72,6 +72,11 @@ fn wrong_types_are_named_as_upstream_names_them() {
         ),
         "{containers}"
     );
+    // A map's keys are no fields.
+    let labels = json!({"template": {"metadata": {"labels": {"on": true}}}});
+    let labels = deployment(&labels).expect_err("a truth value");
+    let place = "ObjectMeta.spec.template.metadata.labels of type string";
+    assert!(labels.ends_with(&format!("cannot unmarshal bool into Go struct field {place}")), "{labels}");
     assert!(deployment(&json!({"replicas": 3_000_000_000_u64})).is_err());
     assert!(deployment(&json!({"replicas": 1.5})).is_err());
 }

@@ -25,6 +25,8 @@ pub(super) struct Notes {
 
 enum Step {
     Field(String),
+    /// A map's key, which Go's sentences leave out.
+    Key(String),
     Index(usize),
 }
 
@@ -34,8 +36,8 @@ impl Notes {
         let mut text = String::new();
         for step in &self.path {
             match step {
-                Step::Field(name) if text.is_empty() => text.push_str(name),
-                Step::Field(name) => {
+                Step::Field(name) | Step::Key(name) if text.is_empty() => text.push_str(name),
+                Step::Field(name) | Step::Key(name) => {
                     text.push('.');
                     text.push_str(name);
                 }
@@ -61,7 +63,7 @@ impl Notes {
             .iter()
             .filter_map(|step| match step {
                 Step::Field(name) => Some(name.as_str()),
-                Step::Index(_) => None,
+                Step::Key(_) | Step::Index(_) => None,
             })
             .collect();
         let place = match self.definitions.last() {
@@ -168,7 +170,7 @@ impl<'s, 'n> Seed<'s, 'n> {
             if object.contains_key(key.as_ref()) {
                 self.notes.problem("duplicate", &key);
             }
-            self.notes.path.push(Step::Field(key.clone().into_owned()));
+            self.notes.path.push(Step::Key(key.clone().into_owned()));
             let read = access.next_value_seed(self.at(value))?;
             self.notes.path.pop();
             object.insert(key.into_owned(), read.unwrap_or_else(|| zero(value)));

@@ -21,6 +21,7 @@ pub(super) const KINDS: Family = &[
     ("batch", "CronJob", CRON_JOB),
     ("policy", "PodDisruptionBudget", DISRUPTION_BUDGET),
     ("autoscaling", "HorizontalPodAutoscaler", AUTOSCALER),
+    ("autoscaling", "Scale", SCALE),
 ];
 
 const CONTAINERS: Column = wide("Containers", "string", Cell::Of(containers));
@@ -96,6 +97,13 @@ const DAEMON_SET: &[Column] = &[
     CONTAINERS,
     IMAGES,
     SELECTOR,
+];
+
+const SCALE: &[Column] = &[
+    NAME,
+    column("Desired", "integer", Cell::Of(|object, _| json!(number(object, &["spec", "replicas"])))),
+    column("Available", "integer", Cell::Of(|object, _| json!(number(object, &["status", "replicas"])))),
+    AGE,
 ];
 
 const STATEFUL_SET: &[Column] = &[NAME, column("Ready", "string", Cell::Of(ready)), AGE, CONTAINERS, IMAGES];

@@ -35,7 +35,8 @@ impl Front {
         match segments.as_slice() {
             [] => Ok(json_document(parts, &documents::root(catalog, remotes))),
             ["metrics"] => Ok(self.metrics_page()),
-            ["version"] => Ok(json_document(parts, &self.version())),
+            // Indented whoever asks, as upstream's.
+            ["version"] => Ok(etagged(parts, "application/json", format!("{:#}", self.version()).into())),
             ["api" | "apis"] if aggregated(parts).is_some() => {
                 let form = aggregated(parts).unwrap_or(DiscoveryForm::V2);
                 let body = documents::aggregated(catalog, remotes, segments[0] == "api", form);
@@ -114,7 +115,8 @@ impl Front {
 
     fn version(&self) -> Value {
         json!({
-            "major": "1", "minor": "37", "gitVersion": self.git_version, "gitCommit": "", "gitTreeState": "clean",
+            "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
+            "minCompatibilityMajor": "1", "minCompatibilityMinor": "36", "gitVersion": self.git_version, "gitCommit": "", "gitTreeState": "clean",
             "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
             "platform": format!("linux/{}", match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other }),
         })

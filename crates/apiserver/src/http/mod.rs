@@ -205,8 +205,11 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         // Authorization comes before the body is looked at: what is forbidden gives no hint.
+        let resource = GroupVersionResource::new(&path.group, &path.version, &path.resource);
+        // Of what is not served, no method is allowed either: that it is not there says more.
+        let unserved = |status| self.pipeline.kind(&resource).err().unwrap_or(status);
         let mut request = Request {
-            resource: GroupVersionResource::new(&path.group, &path.version, &path.resource),
+            resource: resource.clone(),
             namespace: path.namespace.clone(),
             name: path.name.clone(),
             subresource: path.subresource.clone(),
@@ -217,12 +220,15 @@ impl Front {
                 text(parts.headers, header::CONTENT_TYPE),
                 text(parts.headers, header::USER_AGENT),
                 Bytes::new(),
-            )?,
+            )
+            .map_err(unserved)?,
         };
         self.pipeline.authorize_noted(&attributes(user, &request), &trail.notes).await?;
         let kind = self.pipeline.kind(&request.resource)?;
         let builtin = api::protobuf::speaks(kind.typed());
-        let offer = Offer { protobuf: builtin, stream: matches!(request.call, Call::Watch(_)) };
+        // What is only asked and never kept (reviews) has no rows.
+        let table = kind.verbs.iter().any(|verb| verb == "list");
+        let offer = Offer { protobuf: builtin, stream: matches!(request.call, Call::Watch(_)), table };
         let accepted = respond::accepted(parts.headers, parts.query, offer)?;
         if !builtin {
             query::check_patch(&request.call)?;

@@ -35,6 +35,8 @@ pub(super) struct Offer {
     pub(super) protobuf: bool,
     /// The answer is a stream of events, which YAML has no form for.
     pub(super) stream: bool,
+    /// It can be shown as rows.
+    pub(super) table: bool,
 }
 
 /// A form in an encoding.
@@ -128,12 +130,13 @@ pub(super) fn accepted(accept: &str, offer: Offer) -> Option<Accepted> {
             [(JSON, Encoding::Json), (YAML, Encoding::Yaml), (protobuf::MEDIA_TYPE, Encoding::Protobuf)];
         encodings.into_iter().filter(|(media, _)| clause.takes(media)).find_map(|(_, encoding)| {
             let (form, meta_version) = clause.form(encoding)?;
+            let shown = form != Form::Table || offer.table;
             let spoken = encoding != Encoding::Protobuf || offer.protobuf || form == Form::Metadata;
             let streamed = match clause.parameter("stream") {
                 None | Some("") => true,
                 Some(stream) => stream == "watch" && encoding != Encoding::Yaml,
             };
-            let fits = spoken && streamed && !(offer.stream && encoding == Encoding::Yaml);
+            let fits = shown && spoken && streamed && !(offer.stream && encoding == Encoding::Yaml);
             let pretty = clause.parameter("pretty") == Some("1");
             fits.then_some(Accepted { form, encoding, meta_version, pretty })
         })
@@ -176,9 +179,9 @@ pub(super) fn media_type(content_type: &str) -> &str {
 mod tests {
     use super::*;
 
-    const BUILTIN: Offer = Offer { protobuf: true, stream: false };
-    const CUSTOM: Offer = Offer { protobuf: false, stream: false };
-    const WATCH: Offer = Offer { protobuf: true, stream: true };
+    const BUILTIN: Offer = Offer { protobuf: true, stream: false, table: true };
+    const CUSTOM: Offer = Offer { protobuf: false, stream: false, table: true };
+    const WATCH: Offer = Offer { protobuf: true, stream: true, table: true };
 
     #[test]
     fn the_most_wanted_form_that_there_is_wins() {

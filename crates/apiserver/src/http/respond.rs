@@ -28,7 +28,7 @@ pub(super) fn accepted(headers: &HeaderMap, query: &Query, offer: Offer) -> Resu
 pub(super) fn failure(status: &Status, accept: &str) -> http::Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let json = status.to_json().to_string();
-    let encoding = negotiate::accepted(accept, Offer { protobuf: true, stream: false })
+    let encoding = negotiate::accepted(accept, Offer { protobuf: true, stream: false, table: true })
         .map_or(Encoding::Json, |accepted| accepted.encoding);
     let (media, bytes) = encoded(encoding, json.clone().into()).unwrap_or((JSON, json.into()));
     let mut response = typed_response(code, media, bytes);

@@ -487,11 +487,15 @@ impl Asked<'_> {
         if named && self.name.is_empty() {
             return Err(Status::bad_request("name is required"));
         }
-        let needs_namespace = named || matches!(call, Call::Create { .. });
-        if self.kind.namespaced && needs_namespace && self.namespace.is_empty() {
-            return Err(Status::bad_request("an empty namespace may not be set during creation"));
+        if !self.kind.namespaced || !self.namespace.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // Across namespaces there are lists and watches; nothing has a name there.
+        match call {
+            Call::List(_) | Call::Watch(_) | Call::DeleteCollection(..) => Ok(()),
+            _ if named => Err(not_served()),
+            _ => Err(not_allowed()),
+        }
     }
 
     pub(crate) fn not_found(&self) -> Status {
@@ -512,12 +516,16 @@ pub(crate) fn check_served(kind: &Kind, subresource: &str, verb: Verb) -> Result
     if verbs.iter().any(|served| served == verb.as_str()) {
         return Ok(());
     }
-    let message = if kind.custom.is_some() && subresource.is_empty() {
-        format!("{} not allowed while custom resource definition is terminating", verb.as_str())
-    } else {
-        "the server does not allow this method on the requested resource".to_owned()
-    };
-    Err(Status::new(Reason::MethodNotAllowed, message))
+    if kind.custom.is_some() && subresource.is_empty() {
+        let message =
+            format!("{} not allowed while custom resource definition is terminating", verb.as_str());
+        return Err(Status::new(Reason::MethodNotAllowed, message));
+    }
+    Err(not_allowed())
+}
+
+fn not_allowed() -> Status {
+    Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
 }
 
 /// 403 unless it was allowed.

@@ -263,10 +263,35 @@ pub enum Include {
     Object,
 }
 
+/// Why a field cannot be selected by: kinds with fields of their own say it in other words than those with none.
+fn not_selectable(kind: &Kind, path: &str) -> Status {
+    Status::bad_request(if kind.selectable_fields.is_empty() && kind.custom.is_none() {
+        format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    } else {
+        format!("field label not supported: {path}")
+    })
+}
+
+/// Whether these are the Scale of an object of a kind, which is printed in columns of its own.
+fn is_scale(kind: &Kind, objects: &[&Object]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(default)]
+        kind: String,
+    }
+    match objects {
+        [object] if kind.subresource("scale").is_some() => {
+            object.decode().is_ok_and(|head: Head| head.kind == "Scale")
+        }
+        _ => false,
+    }
+}
+
 /// A Table of objects; `columns` says whether the definitions of its columns are wanted too.
 pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) -> Result<Value, Status> {
-    let definitions = kind.columns();
-    let printed = kind.custom.as_ref().map(|custom| custom.columns.as_slice());
+    let scale = is_scale(kind, objects);
+    let definitions = if scale { api::table::columns_of("autoscaling", "Scale") } else { kind.columns() };
+    let printed = kind.custom.as_ref().filter(|_| !scale).map(|custom| custom.columns.as_slice());
     let now = jiff::Timestamp::now();
     let mut rows = Vec::with_capacity(objects.len());
     for object in objects {
@@ -274,7 +299,7 @@ pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) 
         // Columns read the stored version, whatever the rows carry.
         let cells = if let Some(columns) = printed {
             api::custom::cells(columns, &tree, now)
-        } else if kind.is_storage_version() {
+        } else if scale || kind.is_storage_version() {
             api::table::cells(definitions, &tree, now)
         } else {
             let (from, to) = (kind.api_version(), kind.storage_api_version());
@@ -353,7 +378,7 @@ impl Selectors {
                 || (term.path == OWNER && term.equal)
                 || kind.selectable_fields.iter().any(|field| *field == term.path);
             if !offered {
-                return Err(Status::bad_request(format!("field label not supported: {}", term.path)));
+                return Err(not_selectable(kind, &term.path));
             }
             term.path = api::conversion::selectable_path(&kind.group, &kind.kind, &term.path).into_owned();
         }
