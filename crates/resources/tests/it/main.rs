@@ -10,6 +10,7 @@ mod boundaries;
 mod catalog;
 mod cluster;
 mod converted;
+mod conformance;
 mod definitions;
 mod encodings;
 mod flow;
