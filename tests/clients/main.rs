@@ -2,7 +2,10 @@
 //! `scripts/clients` and the base images of `scripts/base-image`.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod controller_runtime;
 mod helm;
+mod kube_rs;
+mod kubectl;
 mod libraries;
 mod older_kubectl;
 mod operator;
