@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::workspace;
 
+mod conformance;
 mod edges;
 mod sources;
 
@@ -63,6 +64,11 @@ mod tests {
         assert!(files.len() > 100, "only {} files were found", files.len());
         let complaints: Vec<String> = files.iter().flat_map(sources::check).collect();
         assert_none(&complaints);
+    }
+
+    #[test]
+    fn the_tests_of_the_conformance_list_are_there() {
+        assert_none(&conformance::check(&tracked().expect("git lists the files")));
     }
 
     #[test]
