@@ -5,6 +5,7 @@
 mod address;
 mod bad_input;
 mod kill;
+mod linearizable;
 mod pods;
 mod reboot;
 mod second_host;

@@ -69,7 +69,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Streams the changes of a range from a revision on, in revision order, without gap or repetition; the changes
     /// of one revision arrive in one batch. With `progress`, batches without events tell the revision up to which the
-    /// watcher has seen everything, whenever asked by [`Store::request_progress`] and from time to time.
+    /// watcher has seen everything: whenever asked by [`Store::request_progress`], from time to time, and once when a
+    /// watch that began in the past has told all that had happened when it was opened.
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, StoreError>;
 
     /// Asks every watch with `progress` to report the revision it has reached, which is at least the newest revision at

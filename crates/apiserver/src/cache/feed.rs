@@ -4,16 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Object;
 use base::backoff::Policy;
 use futures::StreamExt;
-use store::{EventKind, RangeEnd, RangeRequest, Revision, StoreError, WatchBatch, WatchRequest};
+use store::{EventKind, RangeEnd, RangeRequest, Revision, StoreError, WatchBatch, WatchRequest, WatchStream};
 
 use super::Cache;
+use super::state::State;
 
 /// Delays between attempts while the store fails.
 const RETRY: Policy = Policy { first: Duration::from_millis(50), max: Duration::from_secs(5) };
 /// How many keys one read of the first list takes.
 const PAGE: usize = 500;
+/// So many revisions before its beginning a cache knows what happened, if the store still does.
+const HISTORY: Revision = 1000;
+/// How long the store may take to tell them.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(2);
+
+type Objects = BTreeMap<Box<str>, Arc<Object>>;
 
 impl Cache {
     /// Keeps the cache filled until it is ended.
@@ -37,35 +45,80 @@ impl Cache {
 
     /// Resumes after the revision reached, or lists; then follows until the watch ends.
     async fn follow(&self) -> Result<(), StoreError> {
-        if self.revision() == 0 {
-            self.fill().await?;
-        }
-        let request = WatchRequest {
-            key: self.prefix.clone().into(),
-            end: RangeEnd::Prefix,
-            start_revision: self.revision() + 1,
-            prev_kv: false,
-            progress: true,
-        };
-        let mut stream = match self.store.watch(request).await {
-            Err(StoreError::Compacted { .. }) => return self.fill().await,
-            other => other?,
+        let mut stream = match self.revision() {
+            0 => self.fill().await?,
+            reached => match self.watch_after(reached).await {
+                Err(StoreError::Compacted { .. }) => self.fill().await?,
+                other => other?,
+            },
         };
         while let Some(batch) = stream.next().await {
             match batch {
-                Ok(batch) => self.apply(batch),
-                Err(StoreError::Compacted { .. }) => return self.fill().await,
+                Ok(batch) => self.apply(&batch),
+                Err(StoreError::Compacted { .. }) => stream = self.fill().await?,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    async fn fill(&self) -> Result<(), StoreError> {
-        let mut objects = BTreeMap::new();
-        let mut request = RangeRequest { limit: PAGE, ..RangeRequest::prefix(self.prefix.clone()) };
+    async fn watch_after(&self, revision: Revision) -> Result<WatchStream, StoreError> {
+        let request = WatchRequest {
+            key: self.prefix.clone().into(),
+            end: RangeEnd::Prefix,
+            start_revision: revision + 1,
+            prev_kv: false,
+            progress: true,
+        };
+        self.store.watch(request).await
+    }
+
+    /// Fills the cache with what is there now and with the latest history, so that who watched before this process began
+    /// goes on where he was. What follows comes with the stream.
+    async fn fill(&self) -> Result<WatchStream, StoreError> {
+        let newest = self.store.current_revision().await?;
+        let filled = tokio::time::timeout(HISTORY_PATIENCE, self.fill_with_history(newest)).await;
+        if let Ok(filled @ (Ok(_) | Err(StoreError::Unavailable(_)))) = filled {
+            return filled;
+        }
+        // The history is compacted just now, or the store does not tell that it has told all: begin without.
+        let (objects, revision) = self.read_all(0).await?;
+        self.state.lock().fill(objects, revision);
+        self.revision.send_replace(revision);
+        self.watch_after(revision).await
+    }
+
+    /// Begins at a revision in the past and catches up to `newest` before anybody sees the cache.
+    async fn fill_with_history(&self, newest: Revision) -> Result<WatchStream, StoreError> {
+        let begin = newest.saturating_sub(HISTORY).max(1);
+        let (objects, begin) = match self.read_all(begin).await {
+            Err(StoreError::Compacted { oldest }) => (self.read_all(oldest).await?.0, oldest),
+            read => (read?.0, begin),
+        };
+        let mut stream = self.watch_after(begin).await?;
+        let (mut history, mut reached) = (Vec::new(), begin);
+        while reached < newest {
+            let Some(batch) = stream.next().await else { break };
+            let batch = batch?;
+            reached = batch.revision;
+            history.push(batch);
+        }
+        let mut state = self.state.lock();
+        state.fill(objects, begin);
+        history.iter().for_each(|batch| self.take(&mut state, batch));
+        let reached = state.revision();
+        drop(state);
+        self.revision.send_replace(reached);
+        Ok(stream)
+    }
+
+    /// All objects at a revision (0: the newest), page by page, and the revision.
+    async fn read_all(&self, at: Revision) -> Result<(Objects, Revision), StoreError> {
+        let mut objects = Objects::new();
+        let mut request =
+            RangeRequest { limit: PAGE, revision: at, ..RangeRequest::prefix(self.prefix.clone()) };
         let end = prefix_end(self.prefix.as_bytes());
-        let mut revision: Revision = 0;
+        let mut revision = at;
         loop {
             let page = self.store.range(request.clone()).await?;
             if revision == 0 {
@@ -84,13 +137,19 @@ impl Cache {
             request.end = RangeEnd::Before(end.clone().into());
             request.revision = revision;
         }
-        self.state.lock().fill(objects, revision);
-        self.revision.send_replace(revision);
-        Ok(())
+        Ok((objects, revision))
     }
 
-    fn apply(&self, batch: WatchBatch) {
-        let mut state = self.state.lock();
+    fn apply(&self, batch: &WatchBatch) {
+        self.take(&mut self.state.lock(), batch);
+        self.revision.send_if_modified(|seen| {
+            let moved = batch.revision > *seen;
+            *seen = (*seen).max(batch.revision);
+            moved
+        });
+    }
+
+    fn take(&self, state: &mut State, batch: &WatchBatch) {
         for event in &batch.events {
             let Some(suffix) = self.suffix_of(&event.kv.key) else { continue };
             let revision = event.kv.mod_revision;
@@ -105,12 +164,6 @@ impl Cache {
             state.apply(suffix, object, revision);
         }
         state.reached(batch.revision);
-        drop(state);
-        self.revision.send_if_modified(|seen| {
-            let moved = batch.revision > *seen;
-            *seen = (*seen).max(batch.revision);
-            moved
-        });
     }
 
     fn suffix_of<'a>(&self, key: &'a [u8]) -> Option<&'a str> {

@@ -136,3 +136,24 @@ async fn a_list_whose_revision_is_gone_goes_on_with_what_is_there() {
     let (next, token) = page(&expired.details.continue_token).await.unwrap();
     assert_eq!((next.as_str(), token.as_str()), ("c", ""));
 }
+
+#[tokio::test]
+async fn a_watch_goes_on_at_another_server() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    let first = cluster.create(&maps, "default", json!({ "metadata": { "name": "a" } })).await.unwrap();
+    cluster.create(&maps, "default", json!({ "metadata": { "name": "b" } })).await.unwrap();
+    cluster.delete(&maps, "default", "a", DeleteOptions::default()).await.unwrap();
+    // Whose caches begin now.
+    let other = Cluster::start_over(cluster.store.clone()).await;
+    let since = ListOptions {
+        resource_version: first["metadata"]["resourceVersion"].as_str().unwrap().into(),
+        field_selector: "metadata.name!=kube-root-ca.crt".into(),
+        ..ListOptions::default()
+    };
+    let (mut stream, mut pending) = (watch(&other, "default", since).await, Vec::new());
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Added, "b".into()));
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Deleted, "a".into()));
+    cluster.create(&maps, "default", json!({ "metadata": { "name": "c" } })).await.unwrap();
+    assert_eq!(next(&mut stream, &mut pending).await, (WatchEventKind::Added, "c".into()));
+}

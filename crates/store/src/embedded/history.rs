@@ -121,7 +121,8 @@ impl History {
         progress: bool,
     ) -> (u64, Arc<Watcher>) {
         let unread = (start <= self.last()).then_some(start.max(self.first));
-        let cursor = Mutex::new(Cursor { unread, report: None, reported: Instant::now() });
+        let report = unread.filter(|_| progress).map(|_| self.last());
+        let cursor = Mutex::new(Cursor { unread, report, reported: Instant::now() });
         let watcher = Arc::new(Watcher { range, start, prev_kv, progress, cursor, wake: Notify::new() });
         let id = self.next_watcher;
         self.next_watcher += 1;

@@ -45,10 +45,7 @@ impl Progress {
     /// Asks every watch for a report of at least `revision`.
     pub(super) fn ask(&self, revision: Revision) {
         for asked in self.watches.lock().values() {
-            let mut wanted = asked.revision.lock();
-            *wanted = (*wanted).max(Some(revision));
-            drop(wanted);
-            asked.wake.notify_one();
+            asked.want(revision);
         }
     }
 }
@@ -60,6 +57,14 @@ impl Drop for Membership {
 }
 
 impl Asked {
+    /// Wants a report of at least `revision`.
+    pub(super) fn want(&self, revision: Revision) {
+        let mut wanted = self.revision.lock();
+        *wanted = (*wanted).max(Some(revision));
+        drop(wanted);
+        self.wake.notify_one();
+    }
+
     /// The revision that has to be reported, if one has.
     pub(super) fn wanted(&self) -> Option<Revision> {
         *self.revision.lock()

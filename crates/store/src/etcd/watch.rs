@@ -69,7 +69,12 @@ pub(super) async fn open(etcd: &Etcd, request: WatchRequest) -> Result<WatchStre
     let progress = match request.progress.then(|| reporter(etcd, request, start)) {
         None => None,
         Some(mut reporter) => match reporter.begin(position).await {
-            Ok(()) => Some(reporter),
+            Ok(()) => {
+                if position < newest {
+                    reporter.membership.asked.want(newest);
+                }
+                Some(reporter)
+            }
             Err(error @ StoreError::Compacted { .. }) => return Ok(stream::iter([Err(error)]).boxed()),
             Err(error) => return Err(error),
         },

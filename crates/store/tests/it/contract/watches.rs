@@ -14,6 +14,7 @@ cases![
     previous_versions_come_when_asked_for,
     progress_is_reported_when_asked,
     progress_never_overtakes_events,
+    a_watch_from_the_past_says_when_it_has_told_all,
     a_compacted_start_is_refused,
     a_watch_survives_compaction,
     many_changes_arrive_complete,
@@ -158,6 +159,17 @@ async fn progress_never_overtakes_events(bench: Bench) {
         seen.sort();
         expected.sort();
         assert_eq!(seen, expected);
+    }
+}
+
+async fn a_watch_from_the_past_says_when_it_has_told_all(bench: Bench) {
+    let first = bench.put("own", "1").await;
+    let elsewhere = bench.put("elsewhere", "1").await;
+    for start_revision in [first, elsewhere] {
+        let own =
+            WatchRequest { key: bench.key("own"), progress: true, ..bench.watch_request(start_revision) };
+        let seen = wait_for(&mut bench.watch(own).await, elsewhere).await;
+        assert_eq!(seen.len(), usize::from(start_revision == first));
     }
 }
 
