@@ -86,6 +86,12 @@ impl Object {
         &self.meta
     }
 
+    /// One of its annotations, decoded anew.
+    pub fn annotation(&self, name: &str) -> Option<String> {
+        let mut head: Head = self.decode().ok()?;
+        head.metadata.annotations.remove(name)
+    }
+
     /// Its key within its resource.
     pub fn key(&self) -> Key {
         Key::new(self.meta.namespace.clone(), self.meta.name.clone())
@@ -114,5 +120,19 @@ impl fmt::Debug for Object {
             .field("key", &self.key().to_string())
             .field("revision", &self.revision)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_annotation_is_found_although_the_head_has_none() {
+        let json = r#"{"metadata":{"name":"a","annotations":{"example.com/x":"y"}}}"#;
+        let object = Object::parse(Bytes::from_static(json.as_bytes())).unwrap();
+        assert!(object.meta().annotations.is_empty());
+        assert_eq!(object.annotation("example.com/x").as_deref(), Some("y"));
+        assert_eq!(object.annotation("z"), None);
     }
 }

@@ -93,8 +93,7 @@ impl Reconcile<Key> for Worker {
             let other: Node = decode(&other)?;
             used.extend(other.spec.pod_cidr.parse::<Ipv4Net>());
         }
-        let wished =
-            object.meta().annotations.get(kinds::WISHED_POD_RANGE).and_then(|range| range.parse().ok());
+        let wished = object.annotation(kinds::WISHED_POD_RANGE).and_then(|range| range.parse().ok());
         let Some(range) = free(&self.ranges, &used, wished) else {
             let message = "no range of pod addresses is left for this node: delete nodes that are gone";
             let involved = Involved::object(&kinds::NODES, &object);
