@@ -11,7 +11,7 @@ use api::{
     WatchStream,
 };
 use client::Client;
-use client::https::Https;
+use client::https::{Config, Https};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
@@ -25,6 +25,17 @@ pub(crate) const CONFIG_MAPS: usize = 2000;
 const NAMESPACE: &str = "default";
 const DEPLOYMENT: &str = "bench";
 
+/// How the kubeconfig in the home directory says to connect.
+pub(crate) fn connection() -> Result<Config> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
+    Ok(client::kubeconfig::load(&home.join(".kube/config"), None)?.config)
+}
+
+/// A client with a connection of its own.
+pub(crate) fn client() -> Result<Client> {
+    Ok(Client::new(Arc::new(Https::new(&connection()?)?), "bench"))
+}
+
 /// The administrator's connection.
 pub(crate) struct Cluster {
     client: Client,
@@ -35,11 +46,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Connects as the kubeconfig in the home directory says.
     pub(crate) async fn connect() -> Result<Self> {
-        let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
-        let loaded = client::kubeconfig::load(&home.join(".kube/config"), None)?;
-        let client = Client::new(Arc::new(Https::new(&loaded.config)?), "bench");
         Ok(Self {
-            client,
+            client: client()?,
             pods: GroupVersionResource::new("", "v1", "pods"),
             deployments: GroupVersionResource::new("apps", "v1", "deployments"),
         })

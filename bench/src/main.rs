@@ -4,10 +4,13 @@
 //! missed one is printed, not failed. The program runs twice: outside it makes the host, inside (argument `inside`) it
 //! measures there, so that neither namespaces nor `nsenter` stand in the figures.
 
+mod api;
 mod cluster;
+mod etcd;
 mod figures;
 mod peer;
 mod processes;
+mod rows;
 mod skiff;
 
 use std::io::Write;
@@ -31,18 +34,19 @@ const STARTS: usize = 7;
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => outside(),
-        ["inside", program, archive] => tokio::runtime::Builder::new_current_thread()
+        [] => outside("all"),
+        ["api"] => outside("api"),
+        ["inside", what, program, archive] => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the runtime")?
-            .block_on(inside(Path::new(program), Path::new(archive))),
-        _ => bail!("bench takes no arguments"),
+            .block_on(inside(what, Path::new(program), Path::new(archive))),
+        _ => bail!("bench takes no arguments, or `api` for the API server alone"),
     }
 }
 
 /// Makes a host and measures on it.
-fn outside() -> Result<()> {
+fn outside(what: &str) -> Result<()> {
     let own = std::env::current_exe().context("find this program")?;
     let beside = || own.with_file_name("skiff");
     let program = std::env::var_os("SKIFF_BINARY").map_or_else(beside, PathBuf::from);
@@ -51,7 +55,7 @@ fn outside() -> Result<()> {
     let host = bed.host()?;
     let measured = host
         .command(&own.to_string_lossy())
-        .arg("inside")
+        .args(["inside", what])
         .args([&program, &archive])
         .status()
         .context("measure on the host")?;
@@ -62,8 +66,13 @@ fn outside() -> Result<()> {
     Ok(())
 }
 
-async fn inside(program: &Path, archive: &Path) -> Result<()> {
+async fn inside(what: &str, program: &Path, archive: &Path) -> Result<()> {
     let skiff = Skiff::new(program)?;
+    if what == "api" {
+        skiff.run(&["up"])?;
+        let measured = api_server().await;
+        return measured.and(skiff.run(&["down", "--purge"]).map(drop));
+    }
     let mut figures = vec![Figure::new("release binary", Unit::Megabytes, skiff.size()?, Some(60.0))];
     let measured = measure(&skiff, archive, &mut figures).await;
     let ended = skiff.run(&["down", "--purge"]);
@@ -102,6 +111,7 @@ async fn measure(skiff: &Skiff, archive: &Path, figures: &mut Vec<Figure>) -> Re
     pods(&cluster, figures).await?;
     scale(&cluster, figures).await?;
     throughput(&cluster, figures).await?;
+    api_server().await?;
 
     progress("starts of an instance that is there");
     let starts = Samples::collect(STARTS, || {
@@ -151,6 +161,23 @@ async fn scale(cluster: &Cluster, figures: &mut Vec<Figure>) -> Result<()> {
     let name = format!("{PODS} replicas Ready after the scale");
     figures.push(Figure::new(&name, Unit::Seconds, seconds, Some(4.0)));
     cluster.remove_deployment().await
+}
+
+/// The API server's operations, and etcd's beside them; a table of its own.
+async fn api_server() -> Result<()> {
+    progress("the API server under load");
+    let syncs = api::bare_syncs(Path::new("/var/lib"), 500)?;
+    let (mut rows, memory) = api::measure().await?;
+    progress("etcd under load");
+    rows.extend(etcd::measure().await?);
+    let (median, slowest) = (syncs.median() * 1000.0, syncs.percentile(99) * 1000.0);
+    writeln!(
+        std::io::stdout(),
+        "{}\nA bare sync of 1 kB: {median:.2} ms at the median, {slowest:.2} ms at the 99th percentile.\n\
+         Memory with all objects and watchers: {memory:.1} MB.\n",
+        rows::table(&rows)
+    )?;
+    Ok(())
 }
 
 async fn throughput(cluster: &Cluster, figures: &mut Vec<Figure>) -> Result<()> {

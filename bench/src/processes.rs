@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 /// What just happened has settled after so long.
 const SETTLE: Duration = Duration::from_secs(20);
+/// `sysconf(_SC_CLK_TCK)`, which is the same on every Linux of today.
+const TICKS_PER_SECOND: f64 = 100.0;
 /// Three heartbeats of the node.
 const WATCH: Duration = Duration::from_secs(40);
 
@@ -38,6 +40,31 @@ impl Memory {
     /// All of Skiff.
     pub(crate) fn total(self) -> f64 {
         self.daemon + self.shims
+    }
+}
+
+/// The processor time of one process.
+pub(crate) struct Cpu(u32);
+
+impl Cpu {
+    /// Of the daemon.
+    pub(crate) fn of_daemon() -> Result<Self> {
+        let daemon = skiffs()?.into_iter().find(|process| !process.shim);
+        daemon.map(|process| Self(process.pid)).context("no daemon is there to be measured")
+    }
+
+    /// Of another process.
+    pub(crate) fn of(pid: u32) -> Self {
+        Self(pid)
+    }
+
+    /// Seconds that its threads ran, those that ended too.
+    pub(crate) fn seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
+        // What follows the name, which may hold anything: utime and stime are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("stat has no name")?;
+        let ticks = fields.split_ascii_whitespace().skip(11).take(2).map(str::parse::<f64>);
+        Ok(ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND)
     }
 }
 
