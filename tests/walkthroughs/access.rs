@@ -93,14 +93,14 @@ fn roles_of_the_cluster(host: &Host) {
     must(host, "create clusterrolebinding scrapers --clusterrole=scraper --group=monitors");
     can(host, "get /metrics --as eve", "no");
     can(host, "get /metrics --as eve --as-group monitors", "yes");
-    must(host, "create clusterrole boats --verb=get,list --resource=nodes");
+    must(host, "create clusterrole boats --verb=get,list --resource=persistentvolumes");
     must(host, "label clusterrole boats rbac.authorization.k8s.io/aggregate-to-view=true");
     must(
         host,
-        "wait clusterrole/view --timeout=60s --for=jsonpath={.rules[?(@.resources[0]==\"nodes\")].verbs[0]}=get",
+        "wait clusterrole/view --timeout=60s --for=jsonpath={.rules[?(@.resources[0]==\"persistentvolumes\")].verbs[0]}=get",
     );
     must(host, "create clusterrolebinding viewers --clusterrole=view --group=visitors");
-    can(host, "list nodes --as eve --as-group visitors", "yes");
+    can(host, "list persistentvolumes --as eve --as-group visitors", "yes");
     can(host, "get secrets -n shop --as eve --as-group visitors", "no");
 }
 

@@ -172,6 +172,9 @@ async fn sets_replace_adopt_and_release_pods() {
         "spec": { "containers": [{ "name": "c", "image": "db" }] } });
     cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
     cluster.create(&kinds::PODS, "default", orphan).await;
+    // Whoever of several is too many, it is not the one that runs: also where the controller sees the orphan late.
+    let early = Key::new("default", "early");
+    cluster.until(kinds::PODS, &early, |held| held["status"]["phase"] == "Running").await;
     let set = json!({ "metadata": { "name": "db" }, "spec": { "replicas": 2, "selector": { "app": "db" },
         "template": { "metadata": { "labels": { "app": "db" } }, "spec": { "containers": [{ "name": "c", "image": "db" }] } } } });
     let set = cluster.create(&kinds::REPLICATION_CONTROLLERS, "default", set).await;
@@ -182,7 +185,6 @@ async fn sets_replace_adopt_and_release_pods() {
     let pods = cluster.until_all(kinds::PODS, "default", |pods| pods.len() == 2 && owned(pods) == 2).await;
     assert!(pods.iter().any(|pod| pod.meta().name == "early"), "the orphan was adopted");
 
-    let early = Key::new("default", "early");
     cluster.client.delete(&kinds::PODS.gvr(), &early, DeleteOptions::default()).await.unwrap();
     let pods = cluster
         .until_all(kinds::PODS, "default", |pods| {

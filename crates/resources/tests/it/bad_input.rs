@@ -131,7 +131,7 @@ fn queries() -> Vec<Case> {
             "a bad field selector",
             "fieldSelector=spec.moon%3Dfull",
             400,
-            "field label not supported: spec.moon",
+            "\"spec.moon\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
         ),
         query("a bad version", "resourceVersion=soon", 400, "resourceVersion: Invalid value"),
         query("a bad limit", "limit=many", 400, "strconv.ParseInt: parsing \"many\": invalid syntax"),

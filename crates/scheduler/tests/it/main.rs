@@ -28,6 +28,8 @@ async fn node(cluster: &Cluster, name: &str, cpu: &str) {
     let status = json!({ "status": { "allocatable": { "cpu": cpu, "memory": "1Gi", "pods": "110" } } });
     let key = Key::new("", name);
     cluster.client.patch(&kinds::NODES.gvr(), &key, "status", PatchType::Merge, &status).await.unwrap();
+    // A new node is tainted until it is ready, which nobody here looks after.
+    cluster.merge(&kinds::NODES, &key, json!({ "spec": { "taints": null } })).await;
 }
 
 async fn pod(cluster: &Cluster, name: &str, cpu: &str) -> Key {
