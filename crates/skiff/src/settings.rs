@@ -305,6 +305,7 @@ impl Settings {
         let file = |path: Option<&PathBuf>| path.map(|path| text(path)).unwrap_or_default();
         let identity = etcd.and_then(|etcd| etcd.identity.as_ref());
         let audit = &self.protection.audit;
+        let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
         BTreeMap::from([
             ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
             ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
@@ -326,9 +327,9 @@ impl Settings {
             ),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
-            ("--audit-log-maxage".to_owned(), audit.log_maxage.to_string()),
-            ("--audit-log-maxbackup".to_owned(), audit.log_maxbackup.to_string()),
-            ("--audit-log-maxsize".to_owned(), audit.log_maxsize.to_string()),
+            ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),
+            ("--audit-log-maxbackup".to_owned(), count(audit.log_maxbackup.into())),
+            ("--audit-log-maxsize".to_owned(), count(audit.log_maxsize.into())),
             ("--audit-webhook-config-file".to_owned(), file(audit.webhook_config_file.as_ref())),
             ("--data-dir".to_owned(), text(&self.instance.data_dir)),
             ("--run-dir".to_owned(), text(&self.instance.run_dir)),
