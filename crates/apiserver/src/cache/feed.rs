@@ -77,39 +77,37 @@ impl Cache {
     /// goes on where he was. What follows comes with the stream.
     async fn fill(&self) -> Result<WatchStream, StoreError> {
         let newest = self.store.current_revision().await?;
-        let filled = tokio::time::timeout(HISTORY_PATIENCE, self.fill_with_history(newest)).await;
-        if let Ok(filled @ (Ok(_) | Err(StoreError::Unavailable(_)))) = filled {
-            return filled;
+        match self.fill_with_history(newest).await {
+            Ok(Some(stream)) => return Ok(stream),
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            // The past is compacted, lies under keys that nobody has any more, or is told too slowly: begin without it.
+            Ok(None) | Err(_) => {}
         }
-        // The history is compacted just now, or the store does not tell that it has told all: begin without.
         let (objects, revision) = self.read_all(0).await?;
         self.state.lock().fill(objects, revision);
         self.revision.send_replace(revision);
         self.watch_after(revision).await
     }
 
-    /// Begins at a revision in the past and catches up to `newest` before anybody sees the cache.
-    async fn fill_with_history(&self, newest: Revision) -> Result<WatchStream, StoreError> {
+    /// Begins at a revision in the past and catches up to `newest` before anybody sees the cache; nothing if the store takes
+    /// too long to tell what happened since.
+    async fn fill_with_history(&self, newest: Revision) -> Result<Option<WatchStream>, StoreError> {
         let begin = newest.saturating_sub(HISTORY).max(1);
         let (objects, begin) = match self.read_all(begin).await {
             Err(StoreError::Compacted { oldest }) => (self.read_all(oldest).await?.0, oldest),
             read => (read?.0, begin),
         };
         let mut stream = self.watch_after(begin).await?;
-        let (mut history, mut reached) = (Vec::new(), begin);
-        while reached < newest {
-            let Some(batch) = stream.next().await else { break };
-            let batch = batch?;
-            reached = batch.revision;
-            history.push(batch);
-        }
+        let catching_up = catch_up(&mut stream, begin, newest);
+        let Ok(history) = tokio::time::timeout(HISTORY_PATIENCE, catching_up).await else { return Ok(None) };
+        let history = history?;
         let mut state = self.state.lock();
         state.fill(objects, begin);
         history.iter().for_each(|batch| self.take(&mut state, batch));
         let reached = state.revision();
         drop(state);
         self.revision.send_replace(reached);
-        Ok(stream)
+        Ok(Some(stream))
     }
 
     /// All objects at a revision (0: the newest), page by page, and the revision.
@@ -169,6 +167,24 @@ impl Cache {
     fn suffix_of<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
         std::str::from_utf8(key).ok()?.strip_prefix(self.prefix.as_str())
     }
+}
+
+/// The batches of a stream up to a revision.
+async fn catch_up(
+    stream: &mut WatchStream,
+    begin: Revision,
+    newest: Revision,
+) -> Result<Vec<WatchBatch>, StoreError> {
+    let (mut history, mut reached) = (Vec::new(), begin);
+    while reached < newest {
+        let Some(batch) = stream.next().await else {
+            return Err(StoreError::Unavailable("the watch ended while a cache caught up".into()));
+        };
+        let batch = batch?;
+        reached = batch.revision;
+        history.push(batch);
+    }
+    Ok(history)
 }
 
 /// The first key after all that start with `prefix`. Prefixes here end in `/`, so the last byte can always grow.
