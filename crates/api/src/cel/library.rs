@@ -413,6 +413,13 @@ fn list_method<'v>(
         }
         ("sort", []) => {
             budget.spend(items.len() as u64 * 4)?;
+            let kind = items.first().map(std::mem::discriminant);
+            let ordered =
+                |item: &Val<'v>| Some(std::mem::discriminant(item)) == kind && compare(item, item).is_some();
+            // Values without an order among them make no sorted list.
+            if !items.iter().all(ordered) {
+                return Err(CelError::fault("list elements must have the same type"));
+            }
             let mut sorted = items.to_vec();
             sorted.sort_by(|one, other| compare(one, other).unwrap_or(std::cmp::Ordering::Equal));
             Val::list(sorted)

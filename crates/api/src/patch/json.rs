@@ -10,6 +10,9 @@ const OPERATIONS_MAX: usize = 10_000;
 /// Bound on what `copy` operations may add together, as upstream's request limit.
 const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// How deep a patched object may be; what is decoded from a body is no deeper.
+const DEPTH_MAX: usize = 128;
+
 /// Applies a JSON patch.
 pub fn json_patch(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
     let patch: json_patch::Patch = serde_json::from_slice(patch)
@@ -23,6 +26,7 @@ pub fn json_patch(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
     }
     let mut copied = 0;
     for operation in &patch.0 {
+        check_depth(object, operation)?;
         if let json_patch::PatchOperation::Copy(copy) = operation {
             copied += object.pointer(&copy.from.to_string()).map_or(0, |value| value.to_string().len());
             if copied > COPIED_BYTES_MAX {
@@ -40,6 +44,33 @@ pub fn json_patch(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
         })?;
     }
     Ok(())
+}
+
+/// Refuses an operation that would make the object deeper than any that is decoded: whatever walks it would otherwise go
+/// deeper than a stack.
+fn check_depth(object: &Value, operation: &json_patch::PatchOperation) -> Result<(), Status> {
+    use json_patch::PatchOperation::{Add, Copy, Move, Remove, Replace, Test};
+    let steps = |path: &dyn std::fmt::Display| path.to_string().matches('/').count();
+    let (above, value) = match operation {
+        Add(add) => (steps(&add.path), Some(&add.value)),
+        Replace(replace) => (steps(&replace.path), Some(&replace.value)),
+        Copy(copy) => (steps(&copy.path), object.pointer(&copy.from.to_string())),
+        Move(moved) => (steps(&moved.path), object.pointer(&moved.from.to_string())),
+        Remove(_) | Test(_) => return Ok(()),
+    };
+    let fits = above < DEPTH_MAX && value.is_none_or(|value| is_within(value, DEPTH_MAX - above));
+    let message = || format!("the JSON patch makes an object of more than {DEPTH_MAX} levels");
+    fits.then_some(()).ok_or_else(|| Status::new(Reason::RequestEntityTooLarge, message()))
+}
+
+/// Whether a value has at most so many levels.
+fn is_within(value: &Value, levels: usize) -> bool {
+    match value {
+        _ if levels == 0 => false,
+        Value::Array(items) => items.iter().all(|item| is_within(item, levels - 1)),
+        Value::Object(members) => members.values().all(|member| is_within(member, levels - 1)),
+        _ => true,
+    }
 }
 
 /// Applies a merge patch.
@@ -79,6 +110,19 @@ mod tests {
         );
         assert_eq!(json_patch(&mut object, b"{").unwrap_err().code, 400);
         assert_eq!(merge_patch(&mut object, b"[]").unwrap_err().code, 400);
+        // Each copy of the whole into its own depth doubles it.
+        let (mut object, mut depth) = (json!({ "x": {} }), 1);
+        let refused = loop {
+            let into = format!("/x{}", "/a".repeat(depth));
+            let double = format!(
+                r#"[{{"op":"copy","from":"/x","path":"/y"}},{{"op":"move","from":"/y","path":"{into}"}}]"#
+            );
+            match json_patch(&mut object, double.as_bytes()) {
+                Ok(()) => depth *= 2,
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!((refused.code, depth), (413, 64));
         let mut object = json!({"a": ["x".repeat(1000)]});
         let double = r#"{"op":"copy","from":"/a","path":"/a/-"}"#;
         let bomb = format!("[{}]", [double; 60].join(","));

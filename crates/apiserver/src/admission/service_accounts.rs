@@ -74,7 +74,9 @@ impl Link for ServiceAccounts {
             return Err(forbidden(review, &why));
         };
         let account = decoded(&account)?;
-        if tree::text(&account, &["metadata", "annotations", ENFORCED]) != "true" {
+        // Spelled as Go's `strconv.ParseBool` takes it.
+        let enforced = tree::text(&account, &["metadata", "annotations", ENFORCED]);
+        if !["1", "t", "T", "true", "TRUE", "True"].contains(&enforced) {
             return Ok(());
         }
         match unlisted(pod, &account, name) {
@@ -118,6 +120,15 @@ fn unlisted(pod: &Value, account: &Value, name: &str) -> Option<String> {
     }
     for (list, word) in [("initContainers", "init container"), ("containers", "container")] {
         for container in tree::items(pod, &["spec", list]) {
+            for from in tree::items(container, &["envFrom"]) {
+                let secret = tree::text(from, &["secretRef", "name"]);
+                if !secret.is_empty() && !lists("secrets", secret) {
+                    let one = tree::text(container, &["name"]);
+                    return Some(format!(
+                        "{word} {one} with envFrom referencing secret.secretName=\"{secret}\" {end} secret"
+                    ));
+                }
+            }
             for env in tree::items(container, &["env"]) {
                 let secret = tree::text(env, &["valueFrom", "secretKeyRef", "name"]);
                 if !secret.is_empty() && !lists("secrets", secret) {

@@ -109,7 +109,13 @@ impl Front {
     async fn proxied_node(&self, path: &ResourcePath) -> Result<Reached, Status> {
         let asked = locate::named(&path.name, "node")?;
         let node = self.node_address(asked.name).await?;
-        let Some(port) = other_port(&asked, &node)? else { return Ok(Reached::Node(node)) };
+        let Some(port) = other_port(&asked, &node)? else {
+            // Where a member finds the API server is told by the API server alone, in whose name this would arrive.
+            if path.rest.trim_matches('/') == "apiServer" {
+                return Err(Status::new(Reason::Forbidden, "a node's API server is not set through a proxy"));
+            }
+            return Ok(Reached::Node(node));
+        };
         if !locate::is_proxyable(node.address) {
             return Err(locate::not_allowed());
         }

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use api::{Key, Object, PatchType, Response, Status, WriteOptions};
+use api::{Key, Object, PatchType, Response, Status, Verb, WriteOptions};
 use serde_json::Value;
 
 use super::txn::Outcome;
 use super::{Asked, Pipeline, meta, scale};
 use crate::admission::{self, Notes, Operation, Options, Review};
+use crate::authz::Attributes;
 use crate::field;
 use crate::options;
 use crate::tree;
@@ -85,8 +86,11 @@ impl Pipeline {
         prepare_create(asked, &mut object);
         let name = tree::text(&object, &["metadata", "name"]).to_owned();
         let review = self.review_of(asked, Operation::Create, options, &asked.notes, &name, None);
+        let begun = meta::system(&object);
         if admission::mutate(&self.parts.admission, &review, &mut object, self).await? {
             prepare_create(asked, &mut object);
+            meta::restore(&mut object, begun);
+            meta::fit_to_request(asked, &mut object)?;
         }
         self.default(asked, &mut object);
         if let Some((writer, Ownership::FromChange)) = &owned {
@@ -158,6 +162,7 @@ impl Pipeline {
                     && asked.strategy.create_on_update()
                     && asked.subresource.is_empty() =>
             {
+                self.authorize_creation(asked).await?;
                 tree::metadata(&mut object).remove("resourceVersion");
                 let (object, warnings) =
                     self.create_tree(asked, object.clone(), Options::Update(options), owned).await?;
@@ -196,6 +201,7 @@ impl Pipeline {
             let owned = Some((writer.clone(), Ownership::Applied));
             return match self.change(asked, &change, Options::Patch(options), owned.clone()).await {
                 Err(status) if status.reason == api::Reason::NotFound && asked.subresource.is_empty() => {
+                    self.authorize_creation(asked).await?;
                     let (mut object, mut warnings) = apply(None)?;
                     meta::fit_to_request(asked, &mut object)?;
                     let (object, more) =
@@ -220,6 +226,23 @@ impl Pipeline {
         };
         let owned = writer.map(|writer| (writer, Ownership::FromChange));
         self.change(asked, &change, Options::Patch(options), owned).await
+    }
+
+    /// Who updates or applies what is not there creates it, and needs the right to. Source: `handlers/update.go`,
+    /// `withAuthorization`.
+    async fn authorize_creation(&self, asked: &Asked<'_>) -> Result<(), Status> {
+        let creation = Attributes {
+            user: asked.user.clone(),
+            verb: Verb::Create.as_str().into(),
+            namespace: asked.namespace.into(),
+            group: asked.kind.group.to_string(),
+            version: asked.kind.version.to_string(),
+            resource: asked.kind.plural.to_string(),
+            name: asked.name.into(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        self.authorize(&creation).await
     }
 
     /// The conflict-retry loop around one change of one object (or of its status).
