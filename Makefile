@@ -7,7 +7,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # One set of features for all steps, so that no crate is built twice.
 ALL := --workspace --features shim/program --locked
 
-.PHONY: help setup demo check test bench soak clean-machine
+.PHONY: help setup demo check test fuzz bench soak clean-machine
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -34,8 +34,10 @@ test: setup ## Everything that proves it, from one debug build
 	@scripts/example-images
 	@scripts/clients
 	$(CARGO) test $(ALL) --no-fail-fast -- --test-threads=2
-	@scripts/fuzz
 	python3 -m unittest discover -s examples/sentiment/sa-logic/tests
+
+fuzz: ## Half a minute of made-up bytes for each decoder that sees some from outside
+	@scripts/fuzz
 
 bench: setup ## The figures of speed and memory, from a release build
 	@scripts/base-image busybox
