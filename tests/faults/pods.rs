@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, condition, container, deployment, is_ready, pod, restarts, service, text};
+use crate::support::{
+    Cluster, SERVER, condition, container, deployment, is_ready, pod, restarts, service, text,
+};
 
 /// The messages of a pod's events with a reason.
 fn events(cluster: &Cluster, name: &str, reason: &str) -> Vec<String> {
@@ -131,6 +133,23 @@ fn exit_codes_signals_and_messages_are_told() {
     until_event(&cluster, "absent", "Failed", "/no/such/program");
     let status = container(&absent).to_string();
     assert!(status.contains("/no/such/program"), "{status}");
+    cluster.purge();
+}
+
+#[test]
+fn without_a_probe_a_server_is_ready_when_it_listens() {
+    let cluster = Cluster::up();
+    let named = |name: &str, script: &str| {
+        let mut pod = pod(name, script);
+        pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}]);
+        pod
+    };
+    cluster.apply(&[named("slow", &format!("sleep 0.7; {SERVER}")), named("silent", "exec sleep 100000")]);
+    let slow = cluster.until(&["pod", "slow"], "Ready", is_ready);
+    let url = format!("http://{}/", text(&slow["status"]["podIP"]));
+    assert_eq!(cluster.host.must_sh(&format!("curl --silent --show-error --fail {url}")), "slow\n");
+    // What never listens is not held to it.
+    cluster.until(&["pod", "silent"], "Ready", is_ready);
     cluster.purge();
 }
 

@@ -72,7 +72,7 @@ pub(crate) struct StartFailure {
 pub(crate) struct ProbeState {
     /// The startup probe has succeeded, or there is none.
     pub(crate) started: bool,
-    /// The readiness probe succeeds, or there is none.
+    /// The readiness probe succeeds, or there is none and the ports that the container names are listened to.
     pub(crate) ready: bool,
     /// Set once the liveness probe has failed for good.
     pub(crate) liveness_failed: bool,

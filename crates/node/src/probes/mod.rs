@@ -3,6 +3,7 @@
 pub(crate) mod check;
 mod grpc;
 mod insecure;
+pub(crate) mod listening;
 mod prober;
 
 pub(crate) use prober::{ProbeReport, ProbeTarget, Prober};

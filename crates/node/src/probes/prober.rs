@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::{mpsc, watch};
 
-use super::{ProbeType, check, grpc};
+use super::{ProbeType, check, grpc, listening};
 use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::pod::view::probe_of;
@@ -29,6 +29,8 @@ pub(crate) struct ProbeTarget {
     pub(crate) container: Container,
     pub(crate) container_id: String,
     pub(crate) address: Option<IpAddr>,
+    /// Its first process, as the host sees it.
+    pub(crate) pid: u32,
     pub(crate) started_at: Timestamp,
     /// Verdicts that are known from before a restart of the node.
     pub(crate) started: bool,
@@ -64,6 +66,9 @@ impl Prober {
                 started: started.clone(),
             };
             tasks.spawn(asking.run());
+        }
+        if !target.ready && target.container.readiness_probe.is_none() {
+            tasks.spawn(ready_when_listening(deps.clone(), target, reports.clone()));
         }
         Self { _tasks: tasks }
     }
@@ -107,6 +112,18 @@ impl Thresholds {
         self.verdict = Some(healthy);
         Some(healthy)
     }
+}
+
+/// Reports a container without a readiness probe as ready once it listens.
+async fn ready_when_listening(
+    deps: Arc<Deps>,
+    target: ProbeTarget,
+    reports: mpsc::UnboundedSender<ProbeReport>,
+) {
+    let ports = listening::expected(&target.container);
+    listening::until(&*deps.clock, target.pid, &ports, target.started_at).await;
+    let container_id = target.container_id;
+    let _ = reports.send(ProbeReport { container_id, which: ProbeType::Readiness, healthy: true });
 }
 
 struct Asking {

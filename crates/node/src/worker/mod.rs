@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use api::{PatchType, Reason};
 use base::backoff::Policy;
+use engine_api::ContainerState;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use reconcile::{EventType, kinds};
@@ -140,7 +141,8 @@ impl PodWorker {
         if !self.sandbox_ready(runtime) {
             return;
         }
-        for record in runtime.containers.iter().filter(|record| record.is_running()) {
+        for record in &runtime.containers {
+            let ContainerState::Running { pid, started_at } = record.state else { continue };
             let starting = self.starting.as_deref() == Some(record.name.as_str());
             if self.probers.contains_key(&record.id) || starting {
                 continue;
@@ -152,7 +154,8 @@ impl PodWorker {
                 container: container.clone(),
                 container_id: record.id.clone(),
                 address: self.addresses.first().copied(),
-                started_at: record.started_at().unwrap_or(self.deps.now()),
+                pid,
+                started_at,
                 started: state.started,
                 ready: state.ready,
             };

@@ -19,7 +19,7 @@ use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::pod::plan::{ImageState, ProbeState, StartFailure, Step, Waiting};
 use crate::pod::status::container_id;
-use crate::probes::{ProbeReport, Prober};
+use crate::probes::{ProbeReport, Prober, listening};
 use crate::sources;
 use crate::tokens::Tokens;
 
@@ -134,7 +134,7 @@ impl PodWorker {
     }
 
     /// What probes are assumed to say before they have: what the API heard of this very run, or that a container without
-    /// a probe is fine.
+    /// a probe is fine (and ready, unless it names ports that it is yet to listen to).
     pub(super) fn initial_probe_state(&self, container: &Container, id: &str) -> ProbeState {
         let lists = [&self.pod.status.container_statuses, &self.pod.status.init_container_statuses];
         let known = lists
@@ -146,7 +146,8 @@ impl PodWorker {
         let was_ready = known.is_some_and(|known| known.ready);
         ProbeState {
             started: container.startup_probe.is_none() || was_started,
-            ready: container.readiness_probe.is_none() || was_ready,
+            ready: (container.readiness_probe.is_none() && listening::expected(container).is_empty())
+                || was_ready,
             liveness_failed: false,
             startup_failed: false,
         }
