@@ -267,6 +267,32 @@ async fn owners_go_before_after_or_without_their_dependents() {
     assert_eq!(*order.lock(), ["Pod", "Pod", "ReplicaSet", "Deployment"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circle_of_owners_does_not_keep_itself_alive() {
+    let cluster = start().await;
+    let names = ["a", "b", "c"];
+    let mut uids = Vec::new();
+    for name in names {
+        let map = json!({ "metadata": { "name": name } });
+        uids.push(cluster.create(&kinds::CONFIG_MAPS, "default", map).await.meta().uid.clone());
+    }
+    let maps = kinds::CONFIG_MAPS.gvr();
+    for (index, name) in names.into_iter().enumerate() {
+        let owner = (index + 1) % 3;
+        let (uid, owner) = (&uids[owner], names[owner]);
+        let owners = json!({ "metadata": { "ownerReferences": [{
+            "apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": uid,
+            "controller": true, "blockOwnerDeletion": true,
+        }] } });
+        cluster.client.patch(&maps, &Key::new("default", name), "", PatchType::Merge, &owners).await.unwrap();
+    }
+    let foreground = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+    cluster.client.delete(&maps, &Key::new("default", "a"), foreground).await.unwrap();
+    for name in names {
+        cluster.until(kinds::CONFIG_MAPS, &Key::new("default", name), Value::is_null).await;
+    }
+}
+
 /// Lets hours of the controllers' time pass while `work` goes on.
 async fn hurry<T>(clock: &VirtualClock, work: impl Future<Output = T>) -> T {
     let mut ticks = tokio::time::interval(Duration::from_millis(20));

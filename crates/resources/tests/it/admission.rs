@@ -51,6 +51,29 @@ pub(crate) fn pod(name: &str, resources: Value) -> Value {
 }
 
 #[tokio::test]
+async fn a_token_is_not_mounted_where_the_account_or_the_pod_declines() {
+    let cluster = shop().await;
+    for account in [None, Some(true), Some(false)] {
+        let name = format!("account-{}", account.map_or("silent".to_owned(), |mounts| mounts.to_string()));
+        let body = json!({ "metadata": { "name": name }, "automountServiceAccountToken": account });
+        made(&cluster, "/api/v1/namespaces/shop/serviceaccounts", body).await;
+        for declared in [None, Some(true), Some(false)] {
+            let mut body = pod("p", json!({}));
+            body["spec"]["serviceAccountName"] = json!(name);
+            body["spec"]["automountServiceAccountToken"] = json!(declared);
+            let made = made(&cluster, &format!("{PODS}?dryRun=All"), body).await;
+            // The pod's word goes before the account's.
+            let expected = declared.or(account).unwrap_or(true);
+            let mounts = made["spec"]["containers"][0]["volumeMounts"].as_array().into_iter().flatten();
+            let places: Vec<_> = mounts.map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+            let place = "/var/run/secrets/kubernetes.io/serviceaccount";
+            assert_eq!(places, if expected { vec![place] } else { vec![] }, "{account:?} {declared:?}");
+            assert_eq!(made["spec"]["volumes"].is_array(), expected, "{account:?} {declared:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn limit_ranges_give_defaults_and_bounds() {
     let cluster = shop().await;
     let limits = json!({ "metadata": { "name": "l" }, "spec": { "limits": [

@@ -132,6 +132,43 @@ async fn a_service_account_may_discover_and_ask_about_itself() {
 }
 
 #[tokio::test]
+async fn whoever_trusts_the_issuer_finds_its_keys_and_verifies_a_token() {
+    let cluster = Cluster::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = json!({ "metadata": { "name": "bob" } }).to_string();
+    assert_eq!(write(&cluster, Method::POST, accounts, JSON, account).await.code, 201);
+    let asked = json!({ "spec": { "audiences": ["oidc-discovery-test"] } }).to_string();
+    let made = write(&cluster, Method::POST, &format!("{accounts}/bob/token"), JSON, asked).await.json();
+    let token = made["status"]["token"].as_str().unwrap();
+    let own = write(&cluster, Method::POST, &format!("{accounts}/bob/token"), JSON, "{}").await.json();
+    // A pod reads the documents by its own token.
+    let bearer = format!("Bearer {}", own["status"]["token"].as_str().unwrap());
+    let document = async |path: &str| {
+        let answer = send(&cluster, None, Method::GET, path, &[("authorization", &bearer)], "").await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.message());
+        answer
+    };
+    let discovery = document("/.well-known/openid-configuration").await.json();
+    let issuer = discovery["issuer"].as_str().unwrap();
+    let path = discovery["jwks_uri"].as_str().unwrap().strip_prefix(issuer).unwrap();
+    let keys = document(path).await;
+    assert_eq!(keys.header("content-type"), "application/jwk-set+json");
+    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_slice(&keys.body).unwrap();
+    let header = jsonwebtoken::decode_header(token).unwrap();
+    let algorithms = discovery["id_token_signing_alg_values_supported"].as_array().unwrap();
+    assert!(algorithms.contains(&serde_json::to_value(header.alg).unwrap()), "{algorithms:?}");
+    let key = keys.find(header.kid.as_deref().unwrap()).unwrap();
+    let mut demanded = jsonwebtoken::Validation::new(header.alg);
+    demanded.set_issuer(&[issuer]);
+    demanded.set_audience(&["oidc-discovery-test"]);
+    let key = jsonwebtoken::DecodingKey::from_jwk(key).unwrap();
+    let claims = jsonwebtoken::decode::<Value>(token, &key, &demanded).unwrap().claims;
+    assert_eq!(claims["sub"], "system:serviceaccount:default:bob");
+    demanded.set_audience(&["others"]);
+    jsonwebtoken::decode::<Value>(token, &key, &demanded).unwrap_err();
+}
+
+#[tokio::test]
 async fn administrators_may_speak_for_others() {
     let cluster = Cluster::start().await;
     let bob = [("impersonate-user", "bob"), ("impersonate-group", "testers")];
