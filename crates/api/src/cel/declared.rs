@@ -152,20 +152,25 @@ fn texts(names: &[&'static str]) -> Vec<(&'static str, Type)> {
     names.iter().map(|name| (*name, Type::Text)).collect()
 }
 
+/// The type of `authentication.k8s.io/v1` `UserInfo`.
+pub fn user_info() -> Type {
+    let mut user = texts(&["username", "uid"]);
+    user.push(("groups", Type::list(Type::Text)));
+    user.push(("extra", Type::map(Type::list(Type::Text))));
+    fields("kubernetes.UserInfo", &user)
+}
+
 /// The type of `request`.
 pub fn request() -> Type {
     let kind = fields("kubernetes.GroupVersionKind", &texts(&["group", "version", "kind"]));
     let resource = fields("kubernetes.GroupVersionResource", &texts(&["group", "version", "resource"]));
-    let mut user = texts(&["username", "uid"]);
-    user.push(("groups", Type::list(Type::Text)));
-    user.push(("extra", Type::map(Type::list(Type::Text))));
     let mut request = texts(&["subResource", "requestSubResource", "name", "namespace", "operation"]);
     request.extend([
         ("kind", kind.clone()),
         ("resource", resource.clone()),
         ("requestKind", kind),
         ("requestResource", resource),
-        ("userInfo", fields("kubernetes.UserInfo", &user)),
+        ("userInfo", user_info()),
         ("dryRun", Type::Bool),
         ("options", Type::Dyn),
     ]);

@@ -2,6 +2,7 @@
 //! (OpenID Connect, a webhook), anonymous.
 
 pub mod cert;
+mod claims;
 pub(crate) mod config;
 pub(crate) mod front_proxy;
 mod oidc;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use api::connect::User;
 use async_trait::async_trait;
 use base::clock::SharedClock;
 use base64::Engine as _;
@@ -13,7 +12,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::config::{ClaimRule, Jwt, Prefixed};
+use super::claims::Claims;
+use super::config::{Issuer, Jwt};
 use super::{Identity, TokenAuthenticator, foreign};
 use crate::remote;
 use crate::tree;
@@ -38,7 +38,8 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 /// One provider.
 pub(crate) struct Provider {
-    config: Jwt,
+    issuer: Issuer,
+    claims: Claims,
     /// The API server's own audience.
     own: String,
     http: reqwest::Client,
@@ -58,7 +59,8 @@ impl Provider {
         let authority = &config.issuer.certificate_authority;
         let authority = (!authority.is_empty()).then_some(authority.as_bytes());
         let http = remote::client(authority, Ok)?;
-        Ok(Self { config, own: own.to_owned(), http, clock, keys: Mutex::default() })
+        let claims = Claims::new(&config).map_err(|(field, cause)| format!("{field}: {cause}"))?;
+        Ok(Self { issuer: config.issuer, claims, own: own.to_owned(), http, clock, keys: Mutex::default() })
     }
 
     /// The key that signed, from what is known or from the provider.
@@ -80,7 +82,7 @@ impl Provider {
     }
 
     async fn fetch(&self) -> Result<JwkSet, String> {
-        let issuer = &self.config.issuer;
+        let issuer = &self.issuer;
         let url = match issuer.discovery_url.as_str() {
             "" => format!("{}{DISCOVERY}", issuer.url.trim_end_matches('/')),
             url => url.to_owned(),
@@ -118,9 +120,7 @@ fn find(set: &JwkSet, kid: Option<&str>) -> Option<Result<DecodingKey, String>> 
 impl TokenAuthenticator for Provider {
     async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Identity>, String> {
         // It vouches for the API server itself, whatever its own audiences are called.
-        if !audiences.contains(&self.own)
-            || issuer_of(token).as_deref() != Some(self.config.issuer.url.as_str())
-        {
+        if !audiences.contains(&self.own) || issuer_of(token).as_deref() != Some(self.issuer.url.as_str()) {
             return Ok(None);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|error| format!("oidc: {error}"))?;
@@ -129,14 +129,14 @@ impl TokenAuthenticator for Provider {
         }
         let key = self.key(header.kid.as_deref()).await?;
         let mut validation = Validation::new(header.alg);
-        validation.set_audience(&self.config.issuer.audiences);
-        validation.set_issuer(&[&self.config.issuer.url]);
+        validation.set_audience(&self.issuer.audiences);
+        validation.set_issuer(&[&self.issuer.url]);
         validation.set_required_spec_claims(&["exp", "aud", "iss"]);
         validation.validate_nbf = true;
         validation.leeway = LEEWAY_SECONDS;
         let claims = jsonwebtoken::decode::<Value>(token, &key, &validation);
         let claims = claims.map_err(|error| format!("oidc: verify token: {error}"))?.claims;
-        let user = foreign(user_of(&self.config, &claims)?);
+        let user = foreign(self.claims.user(&claims)?);
         Ok(Some(Identity { user, audiences: vec![self.own.clone()] }))
     }
 }
@@ -147,41 +147,6 @@ fn issuer_of(token: &str) -> Option<String> {
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
     Some(tree::text(&claims, &["iss"]).to_owned())
-}
-
-/// The user that claims make. Pure.
-fn user_of(config: &Jwt, claims: &Value) -> Result<User, String> {
-    for ClaimRule { claim, required_value, .. } in &config.claim_validation_rules {
-        let said = tree::text(claims, &[claim]);
-        if said != required_value {
-            return Err(format!("oidc: claim {claim:?} does not have the required value"));
-        }
-    }
-    let mappings = &config.claim_mappings;
-    let claim = mappings.username.claim.as_str();
-    let name = tree::text(claims, &[claim]);
-    if name.is_empty() {
-        return Err(format!("oidc: parse username claims {claim:?}: claim not present"));
-    }
-    if claim == "email" && tree::at(claims, &["email_verified"]).as_bool() == Some(false) {
-        return Err("oidc: email not verified".to_owned());
-    }
-    let prefixed =
-        |mapping: &Prefixed, text: &str| format!("{}{text}", mapping.prefix.as_deref().unwrap_or_default());
-    let groups = match tree::at(claims, &[&mappings.groups.claim]) {
-        _ if mappings.groups.claim.is_empty() => Vec::new(),
-        Value::String(group) => vec![prefixed(&mappings.groups, group)],
-        groups => super::texts(groups).iter().map(|group| prefixed(&mappings.groups, group)).collect(),
-    };
-    let jti = tree::text(claims, &["jti"]);
-    let extra = (!jti.is_empty())
-        .then(|| ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={jti}")]));
-    Ok(User {
-        name: prefixed(&mappings.username, name),
-        uid: tree::text(claims, &[&mappings.uid.claim]).to_owned(),
-        groups,
-        extra: extra.into_iter().collect(),
-    })
 }
 
 #[cfg(test)]
@@ -202,34 +167,9 @@ mod tests {
     use crate::authn::token::{Bound, Claims, Tokens};
     use crate::pki::Pki;
 
-    fn config(more: Value) -> Jwt {
-        let mut config = json!({
-            "issuer": { "url": "https://login.example.com", "audiences": ["skiff"] },
-            "claimMappings": {
-                "username": { "claim": "sub", "prefix": "oidc:" }, "groups": { "claim": "groups", "prefix": "" },
-            },
-        });
-        for (key, value) in more.as_object().unwrap() {
-            config[key] = value.clone();
-        }
-        serde_json::from_value(config).unwrap()
-    }
-
-    #[test]
-    fn claims_become_a_user() {
-        let user =
-            user_of(&config(json!({})), &json!({ "sub": "jane", "groups": ["a", "b"], "jti": "1" })).unwrap();
-        assert_eq!((user.name.as_str(), user.groups), ("oidc:jane", vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(user.extra[0].1, ["JTI=1"]);
-        let one = user_of(&config(json!({})), &json!({ "sub": "jane", "groups": "a" })).unwrap();
-        assert_eq!(one.groups, ["a"]);
-        assert!(user_of(&config(json!({})), &json!({ "groups": "a" })).is_err());
-        let rules = json!({ "claimValidationRules": [{ "claim": "hd", "requiredValue": "example.com" }] });
-        assert!(user_of(&config(rules.clone()), &json!({ "sub": "jane" })).is_err());
-        assert!(user_of(&config(rules), &json!({ "sub": "jane", "hd": "example.com" })).is_ok());
-        let mail = config(json!({ "claimMappings": { "username": { "claim": "email", "prefix": "" } } }));
-        let claims = |verified: bool| json!({ "email": "j@x", "email_verified": verified });
-        assert!(user_of(&mail, &claims(true)).is_ok() && user_of(&mail, &claims(false)).is_err());
+    fn config(issuer: Value) -> Jwt {
+        let mappings = json!({ "username": { "claim": "sub", "prefix": "oidc:" } });
+        serde_json::from_value(json!({ "issuer": issuer, "claimMappings": mappings })).unwrap()
     }
 
     #[test]
@@ -265,7 +205,7 @@ mod tests {
             }
         });
         let issuer = json!({ "url": url, "audiences": ["skiff"], "certificateAuthority": pki.ca_pem() });
-        (tokens, config(json!({ "issuer": issuer })))
+        (tokens, config(issuer))
     }
 
     #[tokio::test]
