@@ -12,6 +12,7 @@ pub mod defaults;
 #[cfg(test)]
 mod generate;
 pub mod meta;
+pub mod names;
 pub mod object;
 pub mod openapi;
 pub mod patch;

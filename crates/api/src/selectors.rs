@@ -1,6 +1,8 @@
 //! Label and field selectors, parsed from query strings or from `LabelSelector` objects, and matched.
 //! Source: `k8s.io/apimachinery/pkg/{labels,fields}`.
 
+mod grammar;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -110,15 +112,10 @@ impl Requirement {
 impl LabelSelector {
     /// Parses `a=b,c!=d,e in (f,g),h,!i`.
     pub fn parse(text: &str) -> Result<Self, Status> {
-        let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            if !part.trim().is_empty() {
-                requirements.push(parse_requirement(part.trim())?);
-            } else if !text.trim().is_empty() {
-                return Err(Status::new(Reason::BadRequest, "found '', expected: identifier after ','"));
-            }
+        match grammar::parse(text) {
+            Ok(requirements) => Ok(Self { requirements }),
+            Err(cause) => Err(Status::new(Reason::BadRequest, cause)),
         }
-        Ok(Self { requirements })
     }
 
     /// From an object's selector. Nothing in it matches everything; whoever wants nothing asks before.
@@ -148,93 +145,6 @@ impl LabelSelector {
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
-}
-
-/// Upstream's sentence about a requirement's end.
-fn unexpected(why: &str) -> Status {
-    Status::new(Reason::BadRequest, format!("unable to parse requirement: {why}"))
-}
-
-fn unparsable(text: &str, why: &str) -> Status {
-    Status::new(Reason::BadRequest, format!("unable to parse requirement: {why} in {text:?}"))
-}
-
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let (mut depth, mut start, mut parts) = (0_i32, 0, Vec::new());
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'(' => depth += 1,
-            b')' => depth -= 1,
-            b',' if depth <= 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn parse_requirement(text: &str) -> Result<Requirement, Status> {
-    let requirement = |key: &str, condition| check_key(text, key).map(|key| Requirement { key, condition });
-    if let Some(key) = text.strip_prefix('!') {
-        return requirement(key.trim(), Condition::DoesNotExist);
-    }
-    if let Some((key, negated, set)) = split_set(text) {
-        let Some(set) = set.strip_prefix('(') else {
-            let found = set.split([' ', ',', '(', ')']).next().unwrap_or_default();
-            return Err(unexpected(&format!("found '{found}' expected: '('")));
-        };
-        let set = set.strip_suffix(')').ok_or_else(|| unexpected("found '', expected: ',' or ')'"))?;
-        let values: Vec<String> = set.split(',').map(|value| value.trim().to_owned()).collect();
-        return requirement(key, if negated { Condition::NotIn(values) } else { Condition::In(values) });
-    }
-    for (operator, negated) in [("!=", true), ("==", false), ("=", false)] {
-        if let Some((key, value)) = text.split_once(operator) {
-            let value = value.trim();
-            if let Some(wrong) = value.chars().find(|c| !(c.is_alphanumeric() || "-_.".contains(*c))) {
-                return Err(unparsable(text, &format!("found {wrong:?}, expected: a label value")));
-            }
-            let values = vec![value.to_owned()];
-            return requirement(
-                key.trim(),
-                if negated { Condition::NotIn(values) } else { Condition::In(values) },
-            );
-        }
-    }
-    for (operator, above) in [('>', true), ('<', false)] {
-        if let Some((key, value)) = text.split_once(operator) {
-            let bound = value
-                .trim()
-                .parse()
-                .map_err(|_| unparsable(text, "for 'Gt', 'Lt' operators, the value must be an integer"))?;
-            return requirement(
-                key.trim(),
-                if above { Condition::GreaterThan(bound) } else { Condition::LessThan(bound) },
-            );
-        }
-    }
-    requirement(text, Condition::Exists)
-}
-
-/// `key in (…)` and `key notin (…)` as (key, negated, rest).
-fn split_set(text: &str) -> Option<(&str, bool, &str)> {
-    let (key, rest) = text.split_once(char::is_whitespace)?;
-    let rest = rest.trim_start();
-    let (negated, rest) = match rest.strip_prefix("notin") {
-        Some(rest) => (true, rest),
-        None => (false, rest.strip_prefix("in")?),
-    };
-    Some((key, negated, rest.trim()))
-}
-
-fn check_key(text: &str, key: &str) -> Result<String, Status> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    if key.is_empty() || key.len() > 317 || !key.chars().all(fits) {
-        return Err(unparsable(text, "expected: a label key"));
-    }
-    Ok(key.to_owned())
 }
 
 /// A conjunction of exact field conditions: `metadata.name=x,status.phase!=Running`.
@@ -317,6 +227,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names;
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -343,15 +254,48 @@ mod tests {
         ] {
             assert!(matches(selector, &set), "{selector}");
         }
-        for selector in ["app=api", "app notin (web)", "!app", "gone", "n>5", "tier in ()"] {
+        for selector in ["app=api", "app notin (web)", "!app", "gone", "n>5", "tier in (,back)", "app=", "in"]
+        {
             assert!(!matches(selector, &set), "{selector}");
+        }
+        for selector in ["x notin (a,,b)", "in in (notin),notin=in"] {
+            assert!(matches(selector, &[("in", "notin"), ("notin", "in")]), "{selector}");
         }
     }
 
     #[test]
-    fn malformed_selectors_are_refused() {
-        for selector in ["a=b=c", ",", "a in b", "a,,b", "a b", "=x", "n>x", "a=b c"] {
-            assert_eq!(LabelSelector::parse(selector).unwrap_err().code, 400, "{selector}");
+    fn malformed_selectors_are_refused_in_upstreams_words() {
+        let name = names::qualified_name_problems("-a").join("; ");
+        let value = names::label_value_problems("-b").join("; ");
+        for (selector, said) in [
+            ("a=b=c", "found '=', expected: ',' or 'end of string'".to_owned()),
+            ("!a=b", "found '=', expected: ',' or 'end of string'".to_owned()),
+            (",", "found ',', expected: !, identifier, or 'end of string'".to_owned()),
+            ("=x", "found '=', expected: !, identifier, or 'end of string'".to_owned()),
+            ("a,,b", "found ',', expected: identifier after ','".to_owned()),
+            ("a=b c", "found 'c', expected: ',' or 'end of string'".to_owned()),
+            ("a in b", "unable to parse requirement: found 'b' expected: '('".to_owned()),
+            ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'".to_owned()),
+            ("a in (b c)", "unable to parse requirement: found 'c', expected: ',' or ')'".to_owned()),
+            (
+                "a in ()",
+                "unable to parse requirement: values: Invalid value: []: for 'in', 'notin' operators, values set \
+                 can't be empty"
+                    .to_owned(),
+            ),
+            ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt".to_owned()),
+            (
+                "n>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value \
+                 must be an integer"
+                    .to_owned(),
+            ),
+            ("-a=b", format!("unable to parse requirement: <nil>: Invalid value: \"-a\": {name}")),
+            ("a=-b", format!("unable to parse requirement: values[0][a]: Invalid value: \"-b\": {value}")),
+            ("a in (-b)", format!("unable to parse requirement: values[0][a]: Invalid value: \"-b\": {value}")),
+        ] {
+            let status = LabelSelector::parse(selector).unwrap_err();
+            assert_eq!((status.code, status.message), (400, said), "{selector}");
         }
         assert!(FieldSelector::parse("nonsense").is_err());
     }

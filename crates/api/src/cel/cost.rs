@@ -137,8 +137,8 @@ impl<'n, 'p> Estimate<'n, 'p> {
     fn of_macro(&mut self, made: &'n Macro) -> Costed<'p> {
         let (cost, range) = self.of(&made.range);
         let is_map = matches!(&range.shape, Shape::Of(schema) if schema.ty == "object");
-        // Keys are texts of any length.
-        let key = || if is_map { Value::sized(REQUEST_BYTES_MAX) } else { Value::scalar() };
+        // Upstream's declaration of keys says nothing of their length, which counts as none (`@keys`).
+        let key = || if is_map { Value::sized(0) } else { Value::scalar() };
         let bound: Vec<Value<'p>> = match (made.what, made.names.len()) {
             (What::Bind | What::OptMap | What::OptFlatMap, _) => vec![range.clone()],
             (_, 2) => vec![key(), item_of(&range)],
@@ -284,6 +284,8 @@ fn call<'p>(name: &str, values: &[Value<'p>]) -> Costed<'p> {
             let shape = values.first().map_or(Shape::Unknown, |value| value.shape.clone());
             (part(size, BYTES_PER_COST).max(1), Value { shape, size })
         }
+        "_-_" | "_*_" | "_/_" | "_%_" | "-_" | "!_" => (1, Value::scalar()),
+        "getHost" | "getHostname" | "getPort" | "getScheme" | "getEscapedPath" => (1, whole()),
         "@in" => {
             let is_map = matches!(values.get(1).map(|value| &value.shape), Some(Shape::Of(schema)) if schema.ty == "object");
             (if is_map { 1 } else { size(1).max(1) }, Value::scalar())
@@ -322,9 +324,9 @@ fn call<'p>(name: &str, values: &[Value<'p>]) -> Costed<'p> {
             let size = size(0).saturating_mul(item.saturating_add(size(1)));
             (part(size, BYTES_PER_COST).saturating_mul(2).max(1), Value::sized(size))
         }
-        "size" | "hasValue" | "getHours" | "getMinutes" | "getSeconds" | "int" | "double" | "bool" => {
-            (1, Value::scalar())
-        }
+        "size" | "hasValue" | "int" | "uint" | "double" | "bool" | "duration" | "timestamp" | "type"
+        | "getFullYear" | "getMonth" | "getDate" | "getDayOfMonth" | "getDayOfWeek" | "getDayOfYear"
+        | "getHours" | "getMinutes" | "getSeconds" | "getMilliseconds" => (1, Value::scalar()),
         "or" | "orValue" | "value" | "dyn" => (
             1,
             values

@@ -247,7 +247,7 @@ fn cidr_method<'v>(name: &str, base: IpAddr, length: u8, arguments: &[Val<'v>]) 
 }
 
 /// Named formats and the pattern that each is (empty: it is checked otherwise).
-const FORMATS: [(&str, &str); 12] = [
+const FORMATS: [(&str, &str); 13] = [
     ("dns1123Label", "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
     ("dns1123Subdomain", "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
     ("dns1035Label", "^[a-z]([-a-z0-9]*[a-z0-9])?$"),
@@ -260,6 +260,7 @@ const FORMATS: [(&str, &str); 12] = [
     ("uuid", ""),
     ("byte", ""),
     ("date", ""),
+    ("datetime", ""),
 ];
 
 fn validate<'v>(format: &str, text: &str) -> Val<'v> {

@@ -51,6 +51,7 @@ fn expressions_are_what_upstream_makes_of_them() {
         "type(self.a) == int && string(1) == '1' && int('3') == 3 && double(1) == 1.0",
         "self.?zzz.orValue('none') == 'none' && self.?a.hasValue() && self.map[?'zz'].orValue('d') == 'd'",
         "optional.of(1).value() == 1 && !optional.none().hasValue() && self.?a.optMap(x, x + 1).orValue(0) == 2",
+        "!format.datetime().validate('2026-01-01T00:00:00Z').hasValue() && format.datetime().validate('x').hasValue()",
         "format.dns1123Label().validate('a-b').hasValue() == false && format.dns1123Label().validate('A').hasValue()",
         "true || self.zzz == 1",
         "self.zzz == 1 || true",

@@ -123,7 +123,8 @@ pub(super) fn overloads(name: &str) -> &'static [Overload] {
 fn overload(line: &'static str) -> Option<(&'static str, Overload)> {
     let (head, rest) = line.split_once('(').filter(|_| !line.starts_with('#'))?;
     let (inside, result) = rest.rsplit_once(") ")?;
-    let (receiver, name) = match head.split_once(' ') {
+    // A receiver may have spaces of its own: `map<A, B> size`.
+    let (receiver, name) = match head.rsplit_once(' ') {
         Some((receiver, name)) => (Some(receiver), name),
         None => (None, head),
     };

@@ -53,14 +53,41 @@ pub(super) fn to_stored(spec: &mut Value) {
     }
 }
 
-/// `preserveUnknownFields`, as `v1` says it: only schemas say so there.
+/// `preserveUnknownFields`, as `v1` says it: only schemas say so there, each for its own fields. Such definitions are old
+/// ones, many of which left out types that go without saying.
 fn preserve_unknown(version: &mut Map<String, Value>) {
     let schema = version.entry("schema").or_insert_with(|| json!({}));
     let Some(schema) = schema.as_object_mut() else { return };
     let root = schema.entry("openAPIV3Schema").or_insert_with(|| json!({}));
     let Some(root) = root.as_object_mut() else { return };
     root.entry("type").or_insert_with(|| json!("object"));
+    preserve_below(root);
     root.insert(PRESERVE.into(), json!(true));
+}
+
+fn preserve_below(schema: &mut Map<String, Value>) {
+    let implied = [("items", "array"), ("properties", "object"), ("additionalProperties", "object")];
+    let ty = implied.into_iter().find(|(field, _)| schema.get(*field).is_some_and(|value| !value.is_null()));
+    if let Some((_, ty)) = ty {
+        schema.entry("type").or_insert_with(|| json!(ty));
+    }
+    let is_map = schema.get("additionalProperties").is_some_and(|value| !value.is_null());
+    match schema.get("type").and_then(Value::as_str) {
+        Some("object") if !is_map => drop(schema.insert(PRESERVE.into(), json!(true))),
+        None if schema.get("x-kubernetes-int-or-string").is_none_or(|said| *said != true) => {
+            schema.insert(PRESERVE.into(), json!(true));
+        }
+        _ => {}
+    }
+    let mut parts: Vec<&mut Value> = Vec::new();
+    for (name, value) in schema.iter_mut() {
+        match name.as_str() {
+            "properties" => parts.extend(value.as_object_mut().into_iter().flat_map(Map::values_mut)),
+            "items" | "additionalProperties" => parts.push(value),
+            _ => {}
+        }
+    }
+    parts.into_iter().filter_map(Value::as_object_mut).for_each(preserve_below);
 }
 
 /// What is equal in all versions goes beside them.

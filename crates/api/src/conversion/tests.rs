@@ -315,6 +315,32 @@ fn an_empty_selector_of_a_budget_keeps_its_meaning() {
 }
 
 #[test]
+fn an_old_definition_keeps_unknown_fields_at_every_level_and_needs_no_types() {
+    let (old, stored) = ("apiextensions.k8s.io/v1beta1", "apiextensions.k8s.io/v1");
+    let object = json!({"apiVersion": old, "spec": {"group": "example.com", "version": "v1", "names": {"kind": "Widget"},
+    "validation": {"openAPIV3Schema": {"properties": {
+        "spec": {"required": ["x"], "properties": {"x": {"type": "string"}, "any": {}}},
+        "list": {"items": {"properties": {"y": {"type": "integer"}}}},
+        "map": {"additionalProperties": {"type": "string"}},
+    }}}}});
+    let there =
+        convert(defaulted(old, "CustomResourceDefinition", object), "CustomResourceDefinition", old, stored);
+    let open = |mut schema: Value| {
+        schema["x-kubernetes-preserve-unknown-fields"] = true.into();
+        schema
+    };
+    assert_eq!(
+        there["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
+        open(json!({"type": "object", "properties": {
+            "spec": open(json!({"type": "object", "required": ["x"],
+                "properties": {"x": {"type": "string"}, "any": open(json!({}))}})),
+            "list": {"type": "array", "items": open(json!({"type": "object", "properties": {"y": {"type": "integer"}}}))},
+            "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        }}))
+    );
+}
+
+#[test]
 fn an_old_definition_says_for_each_version_what_it_said_for_all() {
     let (old, stored) = ("apiextensions.k8s.io/v1beta1", "apiextensions.k8s.io/v1");
     let object = json!({"apiVersion": old, "spec": {"group": "example.com", "version": "v1", "names": {"kind": "Widget"},

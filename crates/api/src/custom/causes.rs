@@ -12,6 +12,11 @@ pub(super) fn invalid(field: &str, value: &Value, detail: impl AsRef<str>) -> Ca
     cause("FieldValueInvalid", field, format!("Invalid value: {value}: {}", detail.as_ref()))
 }
 
+/// Of a value that is too large to be told.
+pub(super) fn invalid_one(field: &str, detail: impl AsRef<str>) -> Cause {
+    cause("FieldValueInvalid", field, format!("Invalid value: {}", detail.as_ref()))
+}
+
 pub(super) fn type_invalid(field: &str, value: &Value, detail: impl AsRef<str>) -> Cause {
     cause("FieldValueTypeInvalid", field, format!("Invalid value: {value}: {}", detail.as_ref()))
 }
@@ -28,6 +33,11 @@ pub(super) fn forbidden(field: &str, detail: impl AsRef<str>) -> Cause {
 
 pub(super) fn duplicate(field: &str, value: &Value) -> Cause {
     cause("FieldValueDuplicate", field, format!("Duplicate value: {value}"))
+}
+
+/// Of a value that is too large to be told.
+pub(super) fn duplicate_one(field: &str) -> Cause {
+    cause("FieldValueDuplicate", field, "Duplicate value".to_owned())
 }
 
 pub(super) fn not_supported(field: &str, value: &Value, supported: &[String]) -> Cause {

@@ -281,6 +281,38 @@ mod tests {
     }
 
     #[test]
+    fn idioms_of_wellknown_definitions_are_cheap() {
+        for (schema, rule) in [
+            (
+                json!({"type": "string"}),
+                "duration(self) >= duration('1ms') && duration(self).getSeconds() < 60",
+            ),
+            (json!({"type": "string", "format": "date-time"}), "self > timestamp('2020-01-01T00:00:00Z')"),
+            (
+                json!({"type": "string", "format": "date-time"}),
+                "self - duration('1h') < self && self + duration('1h') > self",
+            ),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 3}),
+                "self.size() <= 3",
+            ),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 30}),
+                "self.all(key, !key.contains('*') && key.matches('^[a-z]+$'))",
+            ),
+            (
+                json!({"x-kubernetes-int-or-string": true}),
+                "type(self) == int ? self >= 0 : (type(self) == string ? self == '25%' : false)",
+            ),
+        ] {
+            let mut schema = schema;
+            schema["x-kubernetes-validations"] = json!([{"rule": rule}]);
+            let whole = json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": 64, "items": schema}}});
+            assert_eq!(check(&Props::read(&whole).unwrap(), "p"), [], "{rule}");
+        }
+    }
+
+    #[test]
     fn what_does_not_belong_together_is_not_compared() {
         let schema = |kind: &str| {
             let item = json!({"type": "object", "properties": {"k": {"type": "string", "maxLength": 9}},

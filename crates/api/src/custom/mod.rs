@@ -4,6 +4,7 @@
 mod causes;
 mod check;
 mod columns;
+mod embedded;
 mod expressions;
 mod fill;
 mod formats;

@@ -38,6 +38,10 @@ impl Walk {
                 }
                 for (name, field) in fields.iter_mut() {
                     if is_object && OF_OBJECTS.contains(&name.as_str()) {
+                        // That of the whole object has been read as such.
+                        if name == "metadata" && schema.embedded && !self.path.is_empty() {
+                            self.metadata(field);
+                        }
                         continue;
                     }
                     if let Some(below) = schema.child(name) {
@@ -57,6 +61,21 @@ impl Walk {
             }
             _ => {}
         }
+    }
+
+    /// An embedded object's metadata; what cannot be read stays, for validation to say so.
+    fn metadata(&mut self, value: &mut Value) {
+        let Ok(decoded) = super::embedded::metadata(value) else { return };
+        *value = decoded.value;
+        self.path.push(".metadata".to_owned());
+        for problem in &decoded.problems {
+            if let Some(name) =
+                problem.strip_prefix("unknown field \"").and_then(|rest| rest.strip_suffix('"'))
+            {
+                self.report(name);
+            }
+        }
+        self.path.pop();
     }
 
     fn report(&mut self, name: &str) {
@@ -88,7 +107,7 @@ mod tests {
         .unwrap();
         let mut object = json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "extra": 1, "spec": {
             "a": "x", "b": 1, "free": {"any": [1], "known": {"x": "1", "y": 2}}, "list": [{"k": "1", "l": 2}],
-            "inner": {"kind": "I", "apiVersion": "v1", "metadata": {"name": "x"}, "spec": {"gone": 1}, "other": 1},
+            "inner": {"kind": "I", "apiVersion": "v1", "metadata": {"name": "x", "more": 1}, "spec": {"gone": 1}, "other": 1},
             "map": {"k": "v"},
         }});
         let problems = prune(&mut object, &schema);
@@ -99,6 +118,7 @@ mod tests {
                 "unknown field \"spec.b\"",
                 "unknown field \"spec.free.known.y\"",
                 "unknown field \"spec.inner.other\"",
+                "unknown field \"spec.inner.metadata.more\"",
                 "unknown field \"spec.inner.spec.gone\"",
                 "unknown field \"spec.list[0].l\"",
             ]

@@ -105,11 +105,7 @@ impl Walk {
         } else if let Some(before) = before {
             variables = variables.with(OLD_SELF, before);
         }
-        let shown = if matches!(value, Value::Object(_) | Value::Array(_)) {
-            json!(schema.ty)
-        } else {
-            value.clone()
-        };
+        let has_parts = matches!(value, Value::Object(_) | Value::Array(_));
         let place = if path.is_empty() { NOWHERE } else { path };
         match self.budget.call(|budget| compiled.program.holds(&variables, budget)) {
             Ok(true) => {}
@@ -119,8 +115,10 @@ impl Walk {
                 self.causes.push(match rule.reason.as_deref() {
                     Some("FieldValueForbidden") => causes::forbidden(&place, detail),
                     Some("FieldValueRequired") => causes::required(&place, &detail),
-                    Some("FieldValueDuplicate") => causes::duplicate(&place, &shown),
-                    _ => causes::invalid(&place, &shown, detail),
+                    Some("FieldValueDuplicate") if has_parts => causes::duplicate_one(&place),
+                    Some("FieldValueDuplicate") => causes::duplicate(&place, value),
+                    _ if has_parts => causes::invalid_one(&place, detail),
+                    _ => causes::invalid(&place, value, detail),
                 });
             }
             Err(CelError::Cost) => {
@@ -222,11 +220,11 @@ mod tests {
         for (rule, wanted) in [
             (
                 json!({"rule": "self.min <= self.max"}),
-                "spec: Invalid value: \"object\": failed rule: self.min <= self.max",
+                "spec: Invalid value: failed rule: self.min <= self.max",
             ),
             (
                 json!({"rule": "self.min <= self.max", "message": "min over max", "fieldPath": ".min"}),
-                "spec.min: Invalid value: \"object\": min over max",
+                "spec.min: Invalid value: min over max",
             ),
             (
                 json!({"rule": "self.min <= self.max", "messageExpression": "'%d > %d'.format([self.min, self.max])",

@@ -143,6 +143,15 @@ impl Walk {
     }
 
     fn number(&mut self, number: &Number, value: &Value, schema: &Props, path: &str) {
+        if !is_within_format(number, schema) {
+            let (ty, format) = (&schema.ty, &schema.format);
+            let format = if format.is_empty() {
+                "(default format)".to_owned()
+            } else {
+                format!("with format {format}")
+            };
+            self.whole(format!("Checked value must be of type {ty} {format} in {path}"));
+        }
         if let Some(multiple) = &schema.multiple_of
             && !is_multiple(number, multiple)
         {
@@ -181,6 +190,9 @@ impl Walk {
 
     fn object(&mut self, value: &Value, old: Option<&Value>, schema: &Props, path: &str) {
         let Value::Object(fields) = value else { return };
+        if schema.embedded {
+            self.causes.extend(super::embedded::check(value, path));
+        }
         if let Some(min) = schema.min_properties.filter(|min| (fields.len() as u64) < *min) {
             self.says(path, &json!(fields.len()), &format!("should have at least {min} properties"));
         }
@@ -278,6 +290,26 @@ fn is_whole(number: &Number) -> bool {
     !number.is_f64() || number.as_f64().is_some_and(|value| value.fract() == 0.0)
 }
 
+/// Whether a number can be what its type and format say. Source: `IsValueValidAgainstRange`.
+fn is_within_format(number: &Number, schema: &Props) -> bool {
+    if schema.ty != "integer" {
+        let is_single = matches!(schema.format.as_str(), "float" | "float32");
+        return !is_single || number.as_f64().is_none_or(|value| value.abs() <= f64::from(f32::MAX));
+    }
+    let whole = match (number.as_i64(), number.as_u64(), number.as_f64()) {
+        (Some(whole), ..) => i128::from(whole),
+        (_, Some(whole), _) => i128::from(whole),
+        // Beyond what any format holds the conversion saturates.
+        (.., float) => float.unwrap_or_default() as i128,
+    };
+    match schema.format.as_str() {
+        "int32" => i32::try_from(whole).is_ok(),
+        "uint32" => u32::try_from(whole).is_ok(),
+        "uint64" => u64::try_from(whole).is_ok(),
+        _ => i64::try_from(whole).is_ok(),
+    }
+}
+
 /// Equality of an enumerated value: 1 and 1.0 are the same.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
@@ -322,6 +354,55 @@ mod tests {
         let schema = Props::read(&schema).unwrap();
         let causes = validate(&value, old.as_ref(), &schema);
         causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn numbers_fit_their_format() {
+        let schema = |ty: &str, format: &str| json!({"type": "object", "properties": {"n": {"type": ty, "format": format}}});
+        let beyond =
+            |ty: &str, format: &str, number: Value| said(schema(ty, format), json!({"n": number}), None);
+        assert_eq!(
+            beyond("integer", "int32", json!(5_000_000_000_i64)),
+            ["<nil>: Invalid value: \"\": Checked value must be of type integer with format int32 in n"]
+        );
+        assert_eq!(
+            beyond("integer", "", json!(1e20)),
+            ["<nil>: Invalid value: \"\": Checked value must be of type integer (default format) in n"]
+        );
+        assert_eq!(beyond("integer", "uint32", json!(-1)).len(), 1);
+        assert_eq!(beyond("number", "float", json!(1e39)).len(), 1);
+        for (ty, format, number) in [
+            ("integer", "int64", json!(i64::MIN)),
+            ("integer", "uint64", json!(u64::MAX)),
+            ("number", "float", json!(1e38)),
+            ("number", "", json!(1e300)),
+        ] {
+            assert!(beyond(ty, format, number).is_empty(), "{ty} {format}");
+        }
+    }
+
+    #[test]
+    fn embedded_objects_are_objects() {
+        let schema = json!({"type": "object", "properties": {"e": {"type": "object",
+            "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}});
+        let about = |embedded: Value| said(schema.clone(), json!({"e": embedded}), None);
+        assert_eq!(about(json!({})), ["e.apiVersion: Required value", "e.kind: Required value"]);
+        let pod = |metadata: Value| about(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}));
+        assert!(pod(json!({"name": "a", "labels": {"a": "b"}})).is_empty());
+        assert!(
+            pod(json!({"name": 5}))[0]
+                .starts_with("e.metadata: Invalid value: {\"name\":5}: json: cannot unmarshal")
+        );
+        let wrong = pod(json!({"name": "a/b", "labels": {"a b": "x"}, "annotations": {"/": ""}}));
+        assert!(
+            wrong[0].starts_with("e.metadata.name: Invalid value: \"a/b\": may not contain '/'"),
+            "{wrong:?}"
+        );
+        assert!(wrong[1].starts_with("e.metadata.labels: Invalid value: \"a b\": name part"), "{wrong:?}");
+        assert!(wrong[2].starts_with("e.metadata.annotations: "), "{wrong:?}");
+        let odd = about(json!({"apiVersion": "a/b/c", "kind": "-"}));
+        assert_eq!(odd[0], "e.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c");
+        assert!(odd[1].contains("may have mixed case"), "{odd:?}");
     }
 
     #[test]

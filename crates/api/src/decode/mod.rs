@@ -79,7 +79,7 @@ pub fn object(
         return self::kind(row.typed(), &api_version, kind, body, validation, mode);
     };
     let decoded = json(body, custom.envelope(&row.schema), mode);
-    let mut decoded = decoded.map_err(|problem| refused(&api_version, kind, &problem))?;
+    let mut decoded = decoded.map_err(|problem| unreadable(body, &api_version, kind, &problem))?;
     decoded.problems.extend(custom.prune(&mut decoded.value));
     checked(decoded, &api_version, kind, validation)
 }
@@ -93,7 +93,7 @@ pub fn kind(
     validation: FieldValidation,
     mode: Mode,
 ) -> Result<(Value, Vec<String>), Status> {
-    let decoded = json(body, ty, mode).map_err(|problem| refused(api_version, kind, &problem))?;
+    let decoded = json(body, ty, mode).map_err(|problem| unreadable(body, api_version, kind, &problem))?;
     checked(decoded, api_version, kind, validation)
 }
 
@@ -127,6 +127,31 @@ fn checked(
         FieldValidation::Strict => {
             Err(refused(api_version, kind, &format!("strict decoding error: {}", problems.join(", "))))
         }
+    }
+}
+
+/// What is not JSON says nothing of what it is. Source: `transformDecodeError` in `apiserver/pkg/endpoints/handlers`.
+fn unreadable(body: &[u8], api_version: &str, kind: &str, problem: &str) -> Status {
+    let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(body) else {
+        return refused(api_version, kind, problem);
+    };
+    let cause = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: \
+         {cause} ({})",
+        summary(body)
+    ))
+}
+
+/// How a body begins.
+fn summary(body: &[u8]) -> String {
+    const SHOWN_MAX: usize = 30;
+    let start = &body[..body.len().min(SHOWN_MAX)];
+    let more = if body.len() > SHOWN_MAX { " ..." } else { "" };
+    match start.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(start)),
+        Some(_) => start.iter().map(|byte| format!("{byte:02x}")).chain([more.to_owned()]).collect(),
     }
 }
 

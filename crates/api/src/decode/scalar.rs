@@ -55,6 +55,14 @@ pub(super) fn take(wanted: Scalar, found: &Found<'_>) -> Result<Value, Wrong> {
     }
 }
 
+/// A number as Go writes it again: whole ones without a point, so that they can be read as integers.
+pub(super) fn number(value: f64) -> Option<Number> {
+    let whole = value as i64;
+    // Neither side of the range is a whole number that a cast saturates to.
+    let is_whole = whole as f64 == value && whole != i64::MAX && whole != i64::MIN;
+    if is_whole { Some(whole.into()) } else { Number::from_f64(value) }
+}
+
 /// Base64 as Go takes it: line ends do not count.
 fn bytes(text: &str) -> Result<Value, Wrong> {
     let plain: String = text.chars().filter(|letter| !matches!(letter, '\r' | '\n')).collect();

@@ -40,6 +40,26 @@ fn unknown_fields_are_refused_warned_about_or_dropped() {
 }
 
 #[test]
+fn what_is_not_json_is_not_recognized() {
+    let schema = crate::schema::Schema::builtin();
+    let map = schema.typed(schema.named("io.k8s.api.core.v1.ConfigMap").unwrap());
+    let said = |body: &str| {
+        let decoded = kind(map, "v1", "ConfigMap", body.as_bytes(), FieldValidation::Strict, Mode::Object);
+        decoded.unwrap_err().message
+    };
+    let unrecognized = |cause: &str, start: &str| {
+        format!(
+            "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse \
+             error: {cause} ({start})"
+        )
+    };
+    assert_eq!(said("{"), unrecognized("unexpected end of JSON input", "{"));
+    assert_eq!(said(""), unrecognized("unexpected end of JSON input", "<empty>"));
+    assert!(said("nonsense").ends_with(" (6e6f6e73656e7365)"), "{}", said("nonsense"));
+    assert!(said(&format!("{{ {}", "x".repeat(40))).ends_with(&format!(" ({{ {} ...)", "x".repeat(28))));
+}
+
+#[test]
 fn repeated_fields_are_noticed_and_the_last_one_counts() {
     let body = br#"{"metadata":{"name":"a","name":"b","labels":{"x":"1","x":"2"}}}"#;
     let (object, warnings) =

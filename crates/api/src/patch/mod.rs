@@ -5,6 +5,7 @@ pub mod apply;
 pub mod fields;
 mod json;
 pub mod strategic;
+pub mod typed;
 
 use std::borrow::Cow;
 

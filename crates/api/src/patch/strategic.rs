@@ -38,9 +38,11 @@ fn merge_map<'s, S: Shape<'s>>(
     }
     if let Some(keys) = patch.remove(RETAIN_KEYS) {
         let keys = keys.as_array().cloned().unwrap_or_default();
-        if let Some(stray) =
-            patch.keys().find(|key| !key.starts_with('$') && !keys.contains(&Value::from(key.as_str())))
-        {
+        // A null takes a key away, which is what the list is for.
+        let sets = |(key, value): &(&String, &Value)| {
+            !value.is_null() && !key.starts_with('$') && !keys.contains(&Value::from(key.as_str()))
+        };
+        if let Some((stray, _)) = patch.iter().find(sets) {
             return Err(Status::bad_request(format!(
                 "{RETAIN_KEYS} does not list {stray:?}, which the patch sets"
             )));
@@ -222,6 +224,11 @@ mod tests {
         );
         let retain = json!({"spec": {"$retainKeys": ["x"], "x": 1}});
         assert_eq!(patched(object(), retain), json!({"spec": {"x": 1}}));
+        // As kubectl sends a volume that gets another source.
+        let retain = json!({"spec": {"$retainKeys": ["y"], "containers": null, "y": 1}});
+        assert_eq!(patched(object(), retain), json!({"spec": {"y": 1}}));
+        let stray = json!({"spec": {"$retainKeys": ["y"], "x": 1}});
+        assert_eq!(apply(object(), stray, Some(Place::Object)).unwrap_err().code, 400);
         assert_eq!(
             apply(object(), json!({"spec": {"$patch": "what"}}), Some(Place::Object)).unwrap_err().code,
             400

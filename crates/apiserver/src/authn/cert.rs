@@ -1,6 +1,9 @@
-//! Users from client certificates: the common name is the user, each organization a group.
+//! Users from client certificates: the common name is the user, each organization a group. The certificate's digest
+//! tells one credential of a user from another. Source: `CommonNameUserConversion` in
+//! `apiserver/pkg/authentication/request/x509`.
 
 use api::connect::User;
+use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The user that a certificate (checked by TLS before) names; `None` if it names none.
@@ -12,7 +15,9 @@ pub fn user_of_certificate(der: &[u8]) -> Option<User> {
         .iter_organization()
         .filter_map(|group| group.as_str().ok().map(str::to_owned))
         .collect();
-    (!name.is_empty()).then(|| super::authenticated(User { name, groups, ..User::default() }))
+    let digest: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
+    let extra = vec![(super::names::CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={digest}")])];
+    (!name.is_empty()).then(|| super::authenticated(User { name, groups, extra, ..User::default() }))
 }
 
 #[cfg(test)]
@@ -36,6 +41,9 @@ mod tests {
             let user = user_of_certificate(&der).unwrap();
             assert_eq!(user.name, "jane");
             assert_eq!(user.groups, [groups, &["system:authenticated"]].concat());
+            let (key, values) = &user.extra[0];
+            assert_eq!(key, "authentication.kubernetes.io/credential-id");
+            assert_eq!(values[0].len(), "X509SHA256=".len() + 64, "{values:?}");
         }
         assert!(pki.issue_client("jane", &["a", "b", "c"], LEAF_LIFE).is_err());
         assert!(user_of_certificate(b"nonsense").is_none());

@@ -7,14 +7,13 @@ use api::connect::User;
 use serde_json::{Value, json};
 
 use super::config::{Extra, Jwt, Mapped, Rule};
+use super::names;
 use crate::tree;
 
 /// The variable of a token's claims.
 const CLAIMS: &str = "claims";
 /// The variable of the user that they made.
 const USER: &str = "user";
-/// The extra that names the token itself.
-const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 /// What is made of one provider's claims.
 pub(super) struct Claims {
@@ -90,7 +89,7 @@ impl Claims {
         }
         let jti = tree::text(claims, &["jti"]);
         if !jti.is_empty() {
-            extra.push((CREDENTIAL.to_owned(), vec![format!("JTI={jti}")]));
+            extra.push((names::CREDENTIAL_ID.to_owned(), vec![format!("JTI={jti}")]));
         }
         let user = User { name, uid: self.uid.one(claims)?, groups: self.groups.many(claims)?, extra };
         let shown = shown(&user);

@@ -29,6 +29,8 @@ pub mod names {
     pub const ANONYMOUS: &str = "system:anonymous";
     /// Everyone without credentials.
     pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+    /// Key of the extra that says by which credential a user came.
+    pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
     /// Everyone with credentials.
     pub const AUTHENTICATED: &str = "system:authenticated";
     /// May do everything.

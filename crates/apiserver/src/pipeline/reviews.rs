@@ -66,6 +66,9 @@ impl Pipeline {
             .filter_map(|audience| audience.as_str().map(str::to_owned))
             .collect();
         let token = tree::text(review, &["spec", "token"]);
+        if token.is_empty() {
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        }
         Ok(match self.authenticate_token(token, &audiences).await? {
             Some((user, held)) => {
                 json!({ "authenticated": true, "user": user_info(&user), "audiences": held })

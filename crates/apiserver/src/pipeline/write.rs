@@ -189,9 +189,8 @@ impl Pipeline {
         if let words::Patch::Apply(intent) = &patch {
             let Some(writer) = writer else { return Err(Status::internal("apply without a writer")) };
             // The intent is checked as a body of its own; what it does not say stays unsaid.
-            let bytes = serde_json::to_vec(intent).map_err(|error| Status::internal(error.to_string()))?;
             let (intent, warnings) =
-                words::decode_intent(&asked.kind, asked.subresource, &bytes, options.field_validation)?;
+                words::decode_intent(&asked.kind, asked.subresource, intent, options.field_validation)?;
             let apply = |live: Option<&Value>| {
                 let mut new = words::apply(&asked.kind, live, &intent, &writer, options.force)?;
                 words::default(&asked.kind, &mut new);

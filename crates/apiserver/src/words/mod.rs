@@ -10,7 +10,7 @@ use api::patch::apply;
 pub use api::patch::apply::Writer;
 use api::schema::{Schema, Typed};
 use api::selectors::{FieldSelector, LabelSelector};
-use api::{FieldValidation, GroupVersionResource, Object, PatchType, Status};
+use api::{FieldValidation, GroupVersionResource, Object, PatchType, Reason, Status};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -133,14 +133,30 @@ fn carries_status(subresource: &str) -> bool {
     matches!(subresource, "status" | "approval")
 }
 
-/// Decodes the intent of an apply: what it says empty counts as said.
+/// Decodes the intent of an apply: what it says empty counts as said. Source: `Apply` in
+/// `apimachinery/pkg/util/managedfields/internal/structuredmerge.go`.
 pub fn decode_intent(
     kind: &Kind,
     subresource: &str,
-    body: &[u8],
+    intent: &Value,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    let (mut intent, warnings) = api::decode::object(kind, body, validation, Mode::Configuration)?;
+    let (said, wanted) = (tree::text(intent, &["apiVersion"]), kind.api_version());
+    if said != wanted {
+        // A group and version without either is a slash to Go.
+        let said = if said.is_empty() { "/" } else { said };
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {said}, expected: {wanted}"
+        )));
+    }
+    if let Err(cause) = api::patch::typed::check(intent, kind.typed()) {
+        let part = |field| tree::text(intent, &["metadata", field]);
+        let about = format!("{}/{}; {}", part("namespace"), part("name"), go_kind(kind));
+        let message = format!("failed to create typed patch object ({about}): {cause}");
+        return Err(Status::new(Reason::Unknown, message));
+    }
+    let body = serde_json::to_vec(intent).map_err(|error| Status::internal(error.to_string()))?;
+    let (mut intent, warnings) = api::decode::object(kind, &body, validation, Mode::Configuration)?;
     let said = tree::members(&mut intent);
     // What the request cannot change is not owned by whoever says it. Source: the strategies' `GetResetFields`.
     if carries_status(subresource) {
@@ -149,6 +165,11 @@ pub fn decode_intent(
         said.remove("status");
     }
     Ok((intent, warnings))
+}
+
+/// Group, version and kind as Go prints them: `apps/v1, Kind=Deployment`.
+fn go_kind(kind: &Kind) -> String {
+    format!("{}/{}, Kind={}", kind.group, kind.version, kind.kind)
 }
 
 /// Schema defaults, after those of a retired version.
