@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::connect::User;
 use api::{DeleteOptions, Object, Status};
 use serde_json::Value;
 
@@ -109,6 +110,9 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Defaults that depend on other fields; the schema's constant defaults are in place.
     fn default(&self, _object: &mut Value) {}
+
+    /// Before creation: writes down who asks, where the kind says so.
+    fn signed(&self, _user: &User, _object: &mut Value) {}
 
     /// Before creation: fields that clients may not set are cleared. `status` is cleared by the pipeline.
     fn prepare_create(&self, _object: &mut Value) {}

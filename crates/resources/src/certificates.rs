@@ -1,5 +1,6 @@
-//! Certificate signing requests. Source: `certificates/validation/validation.go`, `registry/certificates`.
+//! Certificate signing requests, each of which says who made it, whatever its maker wrote. Source: `certificates/validation/validation.go`, `registry/certificates`.
 
+use api::connect::User;
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
 use apiserver::strategy::{NameRule, Strategy};
@@ -49,6 +50,22 @@ impl Strategy for CertificateSigningRequests {
 
     fn generation(&self) -> bool {
         false
+    }
+
+    fn signed(&self, user: &User, object: &mut Value) {
+        let spec = tree::object(object, "spec");
+        for field in ["username", "uid", "groups", "extra"] {
+            spec.remove(field);
+        }
+        spec.insert("username".into(), user.name.clone().into());
+        spec.insert("groups".into(), user.groups.clone().into());
+        if !user.uid.is_empty() {
+            spec.insert("uid".into(), user.uid.clone().into());
+        }
+        if !user.extra.is_empty() {
+            let extra = user.extra.iter().map(|(name, values)| (name.clone(), json!(values)));
+            spec.insert("extra".into(), Value::Object(extra.collect()));
+        }
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {

@@ -94,7 +94,8 @@ pub fn record_update<'s, S: Shape<'s>>(
 ) {
     let none = Value::Object(Map::new());
     let before = old.unwrap_or(&none);
-    let recorded = new["metadata"].get("managedFields").or_else(|| before["metadata"].get("managedFields"));
+    let brought = new["metadata"].get("managedFields").filter(|list| check_record(list).is_ok());
+    let recorded = brought.or_else(|| before["metadata"].get("managedFields"));
     let mut owners = read(recorded);
     let change = Comparison::of(before, new, shape);
     let gained = stripped(change.added.union(&change.modified));
@@ -141,7 +142,7 @@ pub fn apply<'s, S: Shape<'s>>(
         .filter(|(_, set)| !set.is_empty())
         .collect();
     if !force && !conflicts.is_empty() {
-        return Err(conflict(&conflicts));
+        return Err(conflict(conflicts));
     }
     take_away(&mut owners, &me, &changed.union(&change.removed));
     put(&mut owners, me, said, last, writer);
@@ -220,6 +221,26 @@ fn stripped(mut set: FieldSet) -> FieldSet {
     set
 }
 
+/// What is wrong with a record that others wrote: null and an empty one are none.
+/// Source: `managedfields/internal/managedfields.go`, `DecodeManagedFields`.
+pub fn check_record(list: &Value) -> Result<(), String> {
+    for (place, entry) in list.as_array().into_iter().flatten().enumerate() {
+        let text = |field: &str| entry[field].as_str().unwrap_or_default();
+        if !matches!(text("operation"), "Apply" | "Update") {
+            return Err("operation must be `Apply` or `Update`".into());
+        }
+        if text("apiVersion").is_empty() {
+            return Err("apiVersion must not be empty".into());
+        }
+        match text("fieldsType") {
+            "FieldsV1" => {}
+            "" => return Err(format!("missing fieldsType in managed fields entry {place}")),
+            other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {place}")),
+        }
+    }
+    Ok(())
+}
+
 fn read(list: Option<&Value>) -> Owners {
     let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
     let mut owners = Owners::new();
@@ -293,10 +314,16 @@ fn merge_ancient(mut owners: Owners) -> Owners {
     owners
 }
 
-fn conflict(conflicts: &[(Owner, FieldSet)]) -> Status {
+/// Managers are told in the order of upstream's identifiers, which begin with the name.
+/// Source: `fieldmanager`, `getConflictMessage`.
+fn conflict(mut conflicts: Vec<(Owner, FieldSet)>) -> Status {
+    conflicts.sort_by(|(a, _), (b, _)| {
+        let key = |owner: &Owner| (owner.manager.clone(), !owner.apply, owner.api_version.clone());
+        key(a).cmp(&key(b)).then_with(|| a.subresource.cmp(&b.subresource))
+    });
     let mut causes = Vec::new();
     let mut lines = Vec::new();
-    for (owner, set) in conflicts {
+    for (owner, set) in &conflicts {
         lines.push(format!("conflicts with {}:", owner.describe()));
         for path in set.paths() {
             lines.push(format!("- {path}"));
@@ -468,6 +495,44 @@ mod tests {
             apply(&first, labelled(json!({"a": "2"})), Some(Place::Object), &writer("you"), true).unwrap();
         assert_eq!(forced["metadata"]["managedFields"].as_array().unwrap().len(), 1);
         assert_eq!(forced["metadata"]["managedFields"][0]["manager"], "you");
+    }
+
+    #[test]
+    fn conflicts_are_told_by_the_names_of_managers() {
+        let mut live = labelled(json!({"a": "1", "b": "1"}));
+        record_update(None, &mut live, Some(Place::Object), &writer("b-updates"));
+        let live = applied(&live, labelled(json!({"b": "1"})), "a-applies").unwrap();
+        let error = applied(&live, labelled(json!({"a": "2", "b": "2"})), "you").unwrap_err();
+        assert_eq!(
+            error.message,
+            "Apply failed with 3 conflicts: conflicts with \"a-applies\":\n- .metadata.labels.b\nconflicts with \
+             \"b-updates\" using v1:\n- .metadata.labels.a\n- .metadata.labels.b"
+        );
+    }
+
+    #[test]
+    fn a_record_that_is_nonsense_counts_for_nothing() {
+        let entry = |field: &str, value: &str| {
+            let mut entry = json!({
+                "manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {},
+            });
+            entry[field] = value.into();
+            json!([entry])
+        };
+        for (field, value, wanted) in [
+            ("manager", "", Ok(())),
+            ("operation", "Steal", Err("operation must be `Apply` or `Update`")),
+            ("apiVersion", "", Err("apiVersion must not be empty")),
+            ("fieldsType", "", Err("missing fieldsType in managed fields entry 0")),
+            ("fieldsType", "V2", Err("invalid fieldsType \"V2\" in managed fields entry 0")),
+        ] {
+            assert_eq!(check_record(&entry(field, value)), wanted.map_err(str::to_owned), "{field} {value}");
+        }
+        let first = applied(&Value::Null, labelled(json!({"a": "1"})), "me").unwrap();
+        let mut second = first.clone();
+        second["metadata"]["managedFields"] = entry("operation", "Steal");
+        record_update(Some(&first), &mut second, Some(Place::Object), &writer("you"));
+        assert_eq!(second, first);
     }
 
     #[test]

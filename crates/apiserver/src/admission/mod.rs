@@ -12,7 +12,6 @@ mod pod_security;
 mod policy;
 mod priority;
 mod quota;
-mod requestor;
 mod rounds;
 pub mod rules;
 mod runtime_class;
@@ -36,7 +35,6 @@ pub use pod_security::PodSecurity;
 pub use policy::{MutatingPolicies, ValidatingPolicies};
 pub use priority::Priority;
 pub use quota::ResourceQuota;
-pub use requestor::Requestor;
 pub use rounds::Rounds;
 pub use runtime_class::RuntimeClass;
 pub use service_accounts::ServiceAccounts;
@@ -144,14 +142,14 @@ impl Operation {
     }
 }
 
-/// The options of the request, by its verb: an update or a patch may end as a creation.
+/// The options of the request. An update or a patch may end as a creation: what counts is the operation.
 #[derive(Debug, Clone, Copy)]
-#[allow(missing_docs, reason = "each variant is its verb")]
 pub enum Options<'a> {
-    Create(&'a WriteOptions),
-    Update(&'a WriteOptions),
-    Patch(&'a WriteOptions),
+    /// Of a create, an update or a patch.
+    Write(&'a WriteOptions),
+    /// Of a deletion.
     Delete(&'a DeleteOptions),
+    /// Connections have none.
     Connect,
 }
 
@@ -159,18 +157,19 @@ impl Options<'_> {
     /// Whether nothing will be stored.
     pub fn dry_run(&self) -> bool {
         match self {
-            Self::Create(options) | Self::Update(options) | Self::Patch(options) => options.dry_run,
+            Self::Write(options) => options.dry_run,
             Self::Delete(options) => options.dry_run,
             Self::Connect => false,
         }
     }
 
-    /// `CreateOptions` and its siblings of `meta.k8s.io/v1`, as AdmissionReview carries them; null for connections.
-    pub fn to_json(&self) -> Value {
+    /// `CreateOptions` and its siblings of `meta.k8s.io/v1`, as AdmissionReview carries them; null for connections. There
+    /// is no operation of patches: they are shown as the creation or the update that they are.
+    /// Source: `handlers/patch.go`, `patchToCreateOptions`, `patchToUpdateOptions`.
+    pub fn to_json(&self, operation: Operation) -> Value {
         match self {
-            Self::Create(options) => write_options("CreateOptions", options),
-            Self::Update(options) => write_options("UpdateOptions", options),
-            Self::Patch(options) => write_options("PatchOptions", options),
+            Self::Write(options) if operation == Operation::Create => write_options("CreateOptions", options),
+            Self::Write(options) => write_options("UpdateOptions", options),
             Self::Delete(options) => delete_options(options),
             Self::Connect => Value::Null,
         }
@@ -189,9 +188,6 @@ fn options_of(kind: &str, dry_run: bool) -> Map<String, Value> {
 
 fn write_options(kind: &str, given: &WriteOptions) -> Value {
     let mut options = options_of(kind, given.dry_run);
-    if given.force {
-        options.insert("force".into(), true.into());
-    }
     if !given.field_manager.is_empty() {
         options.insert("fieldManager".into(), given.field_manager.clone().into());
     }
@@ -242,8 +238,10 @@ pub struct Review<'a> {
     pub subresource: &'a str,
     /// The namespace.
     pub namespace: &'a str,
-    /// The name; empty where it is to be generated.
+    /// The name; empty where it is to be generated, which happens between mutation and validation.
     pub name: &'a str,
+    /// With what a generated name will begin; empty where nothing is generated.
+    pub prefix: &'a str,
     /// The object before.
     pub old: Option<&'a Value>,
     /// What is to be told besides yes and no.
@@ -253,6 +251,11 @@ pub struct Review<'a> {
 }
 
 impl Review<'_> {
+    /// What messages call the object. Source: `admission/errors.go`, `extractResourceName`.
+    pub fn called(&self) -> &str {
+        [self.name, self.prefix].into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown")
+    }
+
     /// Whether the object is of the subresource's own kind (Scale, Binding, options of connections).
     pub fn subresource_is_own_kind(&self) -> bool {
         self.kind.subresource(self.subresource).is_some_and(|part| part.kind != self.kind.kind)
@@ -334,7 +337,6 @@ pub fn standard() -> Chain {
         Arc::new(CertificateSubjectRestriction),
         Arc::new(DefaultIngressClass),
         Arc::new(PodTopologyLabels),
-        Arc::new(Requestor),
         Arc::new(MutatingPolicies::default()),
         Arc::new(MutatingWebhooks::default()),
         Arc::new(ValidatingPolicies::default()),

@@ -7,7 +7,7 @@ use api::Status;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::lifecycle::{creates_pod, forbidden};
+use super::lifecycle::{creates_pod, forbidden, is};
 use super::{Link, Operation, Review, World};
 use crate::authn::{in_group, names, node_of};
 use crate::authz::node as references;
@@ -53,6 +53,11 @@ impl Link for NodeRestriction {
         let why = if creates_pod(review) {
             let own = world.find("", "nodes", "", node).await?;
             new_pod(object, node, own.as_ref().map_or("", |own| own.meta().uid.as_str()))
+        } else if review.operation == Operation::Create && is(review, "", "pods", "eviction") {
+            let pod = world.find("", "pods", review.namespace, review.name).await?;
+            let pod = pod.ok_or_else(|| Status::not_found("", "pods", review.name))?;
+            let own = pod.node_name() == Some(node);
+            (!own).then(|| format!("node {node} can only evict pods with spec.nodeName set to itself"))
         } else {
             refusal(review, object, node)
         };
@@ -248,13 +253,14 @@ mod tests {
         let review = Review {
             user,
             operation,
-            options: Options::Update(&given),
+            options: Options::Write(&given),
             asked: &kind,
             kind: &kind,
             resource: &resource,
             subresource: "",
             namespace: "",
             name: "",
+            prefix: "",
             old,
             notes: &Notes::default(),
             rounds: Default::default(),

@@ -16,6 +16,8 @@ struct State {
     second: bool,
     wanted: bool,
     plugins: HashMap<&'static str, Plugin>,
+    /// The object's managedFields before the first change.
+    owned: Option<Value>,
 }
 
 #[derive(Debug, Default)]
@@ -48,19 +50,34 @@ impl Rounds {
         begins
     }
 
+    /// A plugin is about to change this object.
+    pub fn changes(&self, object: &Value) {
+        let owned = || object["metadata"]["managedFields"].clone();
+        self.0.lock().owned.get_or_insert_with(owned);
+    }
+
+    /// The object's managedFields before the first change (null: none); `None` where nothing was changed.
+    pub fn owned_before(&self) -> Option<Value> {
+        self.0.lock().owned.clone()
+    }
+
     /// A plugin's turn in a round begins with this object.
     pub fn enter(&self, plugin: &'static str, object: &Value) {
         let mut state = self.0.lock();
         let second = state.second;
         let known = state.plugins.entry(plugin).or_default();
-        if second && known.left != *object {
+        if second && !known.ran.is_empty() && known.left != *object {
             known.changed();
         }
     }
 
-    /// Its turn ends with this one.
+    /// Its turn ends with this one, which is kept only where a part might run again for it.
     pub fn leave(&self, plugin: &'static str, object: &Value) {
-        self.0.lock().plugins.entry(plugin).or_default().left = object.clone();
+        let mut state = self.0.lock();
+        let second = state.second;
+        if let Some(known) = state.plugins.get_mut(plugin).filter(|known| !second && !known.ran.is_empty()) {
+            known.left = object.clone();
+        }
     }
 
     /// Whether a part of a plugin runs in this round: in the second only what ran in the first and was overtaken.

@@ -5,9 +5,9 @@ use api::Status;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::lifecycle::{creates_pod, forbidden, spec_text};
+use super::lifecycle::{creates_pod, forbidden, is, spec_text};
 use super::node::{MIRROR, projects};
-use super::{Link, Review, World, decoded};
+use super::{Link, Operation, Review, World, decoded};
 use crate::authz::node as references;
 use crate::tree;
 
@@ -58,8 +58,9 @@ impl Link for ServiceAccounts {
         object: Option<&Value>,
         world: &dyn World,
     ) -> Result<(), Status> {
-        let Some(pod) = object.filter(|_| creates_pod(review)) else { return Ok(()) };
-        if is_mirror(pod) {
+        let adds = review.operation == Operation::Update && is(review, "", "pods", "ephemeralcontainers");
+        let Some(pod) = object.filter(|_| adds || creates_pod(review)) else { return Ok(()) };
+        if is_mirror(pod) && !adds {
             return of_mirror(pod).map_or(Ok(()), |why| Err(forbidden(review, why)));
         }
         let (namespace, name) = (review.namespace, spec_text(pod, "serviceAccountName"));
@@ -79,10 +80,9 @@ impl Link for ServiceAccounts {
         if !["1", "t", "T", "true", "TRUE", "True"].contains(&enforced) {
             return Ok(());
         }
-        match unlisted(pod, &account, name) {
-            Some(why) => Err(forbidden(review, &why)),
-            None => Ok(()),
-        }
+        let why =
+            if adds { unlisted_in(pod, EPHEMERAL, &account, name) } else { unlisted(pod, &account, name) };
+        why.map_or(Ok(()), |why| Err(forbidden(review, &why)))
     }
 }
 
@@ -106,44 +106,62 @@ fn of_mirror(pod: &Value) -> Option<&'static str> {
         .map(|_| "a mirror pod may not use ServiceAccountToken volume projections")
 }
 
-/// The first Secret that a pod uses and its account does not list. Pure.
+/// Containers that are added to a pod, and what messages call one.
+const EPHEMERAL: (&str, &str) = ("ephemeralContainers", "ephemeral container");
+
+/// Whether an account lists a Secret, for mounting (`secrets`) or pulling (`imagePullSecrets`).
+fn lists(account: &Value, field: &str, secret: &str) -> bool {
+    tree::items(account, &[field]).iter().any(|held| tree::text(held, &["name"]) == secret)
+}
+
+fn not_listed(name: &str) -> String {
+    format!("is not allowed because service account {name} does not reference that")
+}
+
+/// The first Secret that a new pod uses and its account does not list. Pure.
 fn unlisted(pod: &Value, account: &Value, name: &str) -> Option<String> {
-    let lists = |field: &str, secret: &str| {
-        tree::items(account, &[field]).iter().any(|held| tree::text(held, &["name"]) == secret)
-    };
-    let end = format!("is not allowed because service account {name} does not reference that");
+    let end = not_listed(name);
     for volume in tree::items(pod, &["spec", "volumes"]) {
         let secret = tree::text(volume, &["secret", "secretName"]);
-        if !secret.is_empty() && !lists("secrets", secret) {
+        if !secret.is_empty() && !lists(account, "secrets", secret) {
             return Some(format!("volume with secret.secretName=\"{secret}\" {end} secret"));
         }
     }
-    for (list, word) in [("initContainers", "init container"), ("containers", "container")] {
-        for container in tree::items(pod, &["spec", list]) {
-            for from in tree::items(container, &["envFrom"]) {
-                let secret = tree::text(from, &["secretRef", "name"]);
-                if !secret.is_empty() && !lists("secrets", secret) {
-                    let one = tree::text(container, &["name"]);
-                    return Some(format!(
-                        "{word} {one} with envFrom referencing secret.secretName=\"{secret}\" {end} secret"
-                    ));
-                }
-            }
-            for env in tree::items(container, &["env"]) {
-                let secret = tree::text(env, &["valueFrom", "secretKeyRef", "name"]);
-                if !secret.is_empty() && !lists("secrets", secret) {
-                    let (one, env) = (tree::text(container, &["name"]), tree::text(env, &["name"]));
-                    return Some(format!(
-                        "{word} {one} with envVar {env} referencing secret.secretName=\"{secret}\" {end} secret"
-                    ));
-                }
-            }
-        }
+    let containers = [("initContainers", "init container"), ("containers", "container")];
+    if let Some(why) = containers.into_iter().find_map(|list| unlisted_in(pod, list, account, name)) {
+        return Some(why);
     }
     let pulls = tree::items(pod, &["spec", "imagePullSecrets"]).iter().enumerate();
     let mut pulls = pulls.map(|(at, held)| (at, tree::text(held, &["name"])));
-    let (at, secret) = pulls.find(|(_, secret)| !lists("imagePullSecrets", secret))?;
+    let (at, secret) = pulls.find(|(_, secret)| !lists(account, "imagePullSecrets", secret))?;
     Some(format!("imagePullSecrets[{at}].name=\"{secret}\" {end} imagePullSecret"))
+}
+
+/// The first Secret that the environment of one of these containers uses and the account does not list. Pure.
+fn unlisted_in(pod: &Value, (list, word): (&str, &str), account: &Value, name: &str) -> Option<String> {
+    let end = not_listed(name);
+    let missing = |secret: &str| !secret.is_empty() && !lists(account, "secrets", secret);
+    for container in tree::items(pod, &["spec", list]) {
+        let one = tree::text(container, &["name"]);
+        for from in tree::items(container, &["envFrom"]) {
+            let secret = tree::text(from, &["secretRef", "name"]);
+            if missing(secret) {
+                return Some(format!(
+                    "{word} {one} with envFrom referencing secret.secretName=\"{secret}\" {end} secret"
+                ));
+            }
+        }
+        for env in tree::items(container, &["env"]) {
+            let secret = tree::text(env, &["valueFrom", "secretKeyRef", "name"]);
+            if missing(secret) {
+                let env = tree::text(env, &["name"]);
+                return Some(format!(
+                    "{word} {one} with envVar {env} referencing secret.secretName=\"{secret}\" {end} secret"
+                ));
+            }
+        }
+    }
+    None
 }
 
 /// The pod's word counts before the account's; unsaid means yes.

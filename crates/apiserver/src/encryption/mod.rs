@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::remote::FileError;
 use cipher::Cipher;
@@ -123,6 +124,8 @@ fn resource_of(key: &[u8]) -> Option<(&str, &str)> {
 pub(crate) struct Keys {
     path: PathBuf,
     now: RwLock<Now>,
+    /// How often they became others.
+    changes: watch::Sender<u64>,
 }
 
 struct Now {
@@ -135,7 +138,13 @@ impl Keys {
     /// Reads a file of keys.
     pub(crate) fn load(path: &Path) -> Result<Self, FileError> {
         let text = std::fs::read(path).map_err(|error| FileError::new(path, error))?;
-        Ok(Self { path: path.to_owned(), now: RwLock::new(read(path, &text)?) })
+        let now = RwLock::new(read(path, &text)?);
+        Ok(Self { path: path.to_owned(), now, changes: watch::Sender::new(0) })
+    }
+
+    /// Tells when other keys are in use.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     fn providers(&self) -> Arc<Providers> {
@@ -160,6 +169,7 @@ impl Keys {
         }
         let now = read(&self.path, &text)?;
         *self.now.write() = now;
+        self.changes.send_modify(|count| *count += 1);
         Ok(true)
     }
 }

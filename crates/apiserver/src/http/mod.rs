@@ -219,7 +219,7 @@ impl Front {
                 parts.query,
                 text(parts.headers, header::CONTENT_TYPE),
                 text(parts.headers, header::USER_AGENT),
-                Bytes::new(),
+                None,
             )
             .map_err(unserved)?,
         };
@@ -233,7 +233,7 @@ impl Front {
         if !builtin {
             query::check_patch(&request.call)?;
         }
-        let mut warning = None;
+        kind.deprecation().into_iter().for_each(|text| trail.notes.warn(text));
         if !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_)) {
             let (body, repeated) = body::read(parts.headers, body, builtin).await?;
             if let Some(record) = trail.record() {
@@ -245,24 +245,24 @@ impl Front {
                 parts.query,
                 text(parts.headers, header::CONTENT_TYPE),
                 text(parts.headers, header::USER_AGENT),
-                body,
+                Some(body),
             )?;
-            warning = warning_of(&kind, &request.call, repeated)?;
+            let repeated = warning_of(&kind, &request.call, repeated)?;
+            repeated.into_iter().for_each(|text| trail.notes.warn(text));
         }
-        let response = self.pipeline.call_authorized(user, request, &trail.notes).await?;
+        let mut response = self.pipeline.call_authorized(user, request, &trail.notes).await?;
+        if let Response::Object { warnings, .. } | Response::Deleted { warnings, .. } = &mut response {
+            warnings.drain(..).for_each(|text| trail.notes.warn(text));
+        }
         if let Some(record) = trail.record() {
             record.responded(&response);
         }
         let gzip = body::takes_gzip(parts.headers);
         let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: parts.query };
-        let mut answer = match response {
-            Response::Watch(stream) => watch::respond(stream, &render, self.drain.clone()),
-            other => render.response(other).await?,
-        };
-        for text in kind.deprecation().into_iter().chain(warning.as_deref()) {
-            answer.headers_mut().extend(respond::warning_header(text).map(|value| (header::WARNING, value)));
+        match response {
+            Response::Watch(stream) => Ok(watch::respond(stream, &render, self.drain.clone())),
+            other => render.response(other).await,
         }
-        Ok(answer)
     }
 
     /// Whether a path names a resource, and a subresource, that there is.

@@ -31,7 +31,7 @@ const WATCH_SECONDS_MIN: u64 = 1800;
 const AGENT_CHARS_MAX: usize = 128;
 
 /// The parameters of a query, in order.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -73,14 +73,13 @@ impl Query {
             }),
         }
     }
+}
 
-    fn dry_run(&self, errors: &mut FieldErrors) -> bool {
-        let values: Vec<&str> = self.all("dryRun").collect();
-        if values.iter().any(|value| *value != "All") {
-            errors.push(FieldError::not_supported("dryRun", &json!(values), &["All"]));
-        }
-        !values.is_empty()
+fn dry_run(values: Vec<&str>, errors: &mut FieldErrors) -> bool {
+    if values.iter().any(|value| *value != "All") {
+        errors.push(FieldError::not_supported("dryRun", &json!(values), &["All"]));
     }
+    !values.is_empty()
 }
 
 fn list_options(query: &Query) -> Result<ListOptions, Status> {
@@ -133,7 +132,7 @@ fn write_options(query: &Query, user_agent: &str, kind: Write) -> Result<WriteOp
         None if kind == Write::Apply => String::new(),
         None => agent,
     };
-    let dry_run = query.dry_run(&mut errors);
+    let dry_run = dry_run(query.all("dryRun").collect(), &mut errors);
     refuse(kind.kind(), &errors)?;
     Ok(WriteOptions { dry_run, field_manager: manager, field_validation, force: query.flag("force") })
 }
@@ -153,8 +152,11 @@ fn decode_delete_options(body: &[u8]) -> Result<Value, Status> {
     }
 }
 
+/// A body says everything: beside one the query counts for nothing. Source: `handlers/delete.go`.
 fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
-    let body = if body.is_empty() { Value::Null } else { decode_delete_options(body)? };
+    let none = Query::default();
+    let (query, body) =
+        if body.is_empty() { (query, Value::Null) } else { (&none, decode_delete_options(body)?) };
     let text = |path: &[&str]| tree::at(&body, path).as_str().map(str::to_owned);
     let propagation =
         query.get("propagationPolicy").map(str::to_owned).or_else(|| text(&["propagationPolicy"]));
@@ -183,10 +185,11 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
     };
     // A negative grace is the shortest. Source: `rest.BeforeDelete`.
     let grace = grace.map(|seconds: i64| if seconds < 0 { 1 } else { seconds });
-    let dry_run = query.dry_run(&mut errors);
+    let said = tree::items(&body, &["dryRun"]).iter().filter_map(Value::as_str);
+    let dry_run = dry_run(query.all("dryRun").chain(said).collect(), &mut errors);
     refuse("DeleteOptions", &errors)?;
     Ok(DeleteOptions {
-        dry_run: dry_run || !tree::items(&body, &["dryRun"]).is_empty(),
+        dry_run,
         grace_period_seconds: grace,
         propagation,
         precondition_uid: text(&["preconditions", "uid"]),
@@ -219,16 +222,22 @@ pub(super) fn is_watch(method: &Method, path: &ResourcePath, query: &Query) -> b
     *method == Method::GET && path.subresource.is_empty() && (path.watch || query.flag("watch"))
 }
 
-/// The call that a request makes; `body` is JSON already.
+/// The call that a request makes; `body` is JSON already, and absent as long as it is not read.
 pub(super) fn call(
     method: &Method,
     path: &ResourcePath,
     query: &Query,
     content_type: &str,
     user_agent: &str,
-    body: Bytes,
+    body: Option<Bytes>,
 ) -> Result<Call, Status> {
     let one = !path.name.is_empty();
+    // Whether the query of a deletion counts is known once there is a body.
+    let deletion = match &body {
+        Some(body) if *method == Method::DELETE => delete_options(query, body)?,
+        _ => DeleteOptions::default(),
+    };
+    let body = body.unwrap_or_default();
     match *method {
         Method::GET | Method::HEAD if is_watch(method, path, query) => Ok(Call::Watch(watch_options(query)?)),
         Method::GET | Method::HEAD if one => {
@@ -247,8 +256,8 @@ pub(super) fn call(
             let options = write_options(query, user_agent, what)?;
             Ok(Call::Patch { kind, body, options })
         }
-        Method::DELETE if one => Ok(Call::Delete(delete_options(query, &body)?)),
-        Method::DELETE => Ok(Call::DeleteCollection(delete_options(query, &body)?, list_options(query)?)),
+        Method::DELETE if one => Ok(Call::Delete(deletion)),
+        Method::DELETE => Ok(Call::DeleteCollection(deletion, list_options(query)?)),
         _ => Err(Status::new(
             Reason::MethodNotAllowed,
             "the server does not allow this method on the requested resource",

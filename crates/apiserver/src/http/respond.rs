@@ -74,43 +74,32 @@ pub(super) struct Render<'a> {
 }
 
 impl Render<'_> {
-    /// Renders everything but watches.
+    /// Renders everything but watches, without warnings.
     pub(super) async fn response(&self, response: Response) -> Result<http::Response<Body>, Status> {
-        let (code, json, warnings) = match response {
-            Response::Object { object, created, warnings } => {
+        let (code, json) = match response {
+            Response::Object { object, created, .. } => {
                 let code = if created { StatusCode::CREATED } else { StatusCode::OK };
                 if self.protobuf_metadata() {
                     let bytes = protobuf::partial(Schema::builtin(), object.bytes())?;
-                    return Ok(self.answer(code, protobuf::MEDIA_TYPE, bytes.into(), &warnings));
+                    return Ok(self.answer(code, protobuf::MEDIA_TYPE, bytes.into()));
                 }
-                (code, self.object(&object)?, warnings)
+                (code, self.object(&object)?)
             }
             Response::List(list) if self.accepted.form != Form::Table => return self.list(list).await,
-            Response::List(list) => (StatusCode::OK, self.table(&list)?, Vec::new()),
-            Response::Deleted { uid, warnings } => (StatusCode::OK, self.deleted(&uid), warnings),
+            Response::List(list) => (StatusCode::OK, self.table(&list)?),
+            Response::Deleted { uid, .. } => (StatusCode::OK, self.deleted(&uid)),
             Response::Watch(_) => return Err(Status::internal("a watch is not rendered as one answer")),
         };
         let (media, bytes) = encoded(self.accepted.encoding, json)?;
-        Ok(self.answer(code, media, bytes, &warnings))
+        Ok(self.answer(code, media, bytes))
     }
 
-    fn answer(
-        &self,
-        code: StatusCode,
-        media: &'static str,
-        bytes: Bytes,
-        warnings: &[String],
-    ) -> http::Response<Body> {
+    fn answer(&self, code: StatusCode, media: &'static str, bytes: Bytes) -> http::Response<Body> {
         let bytes = if self.indents() { Indent::default().piece(&bytes).into() } else { bytes };
         let (bytes, packed) = compress(bytes, self.gzip);
         let mut answer = typed_response(code, media, bytes);
         if packed {
             mark_packed(&mut answer);
-        }
-        for warning in warnings {
-            if let Some(value) = warning_header(warning) {
-                answer.headers_mut().append(header::WARNING, value);
-            }
         }
         answer
     }
@@ -199,7 +188,7 @@ impl Render<'_> {
         let media = if self.accepted.encoding == Encoding::Protobuf { protobuf::MEDIA_TYPE } else { JSON };
         if let Some(whole) = listing.whole(if yaml { usize::MAX } else { COMPRESS_BYTES_MIN })? {
             let (media, bytes) = if yaml { (YAML, to_yaml(&whole)?) } else { (media, whole) };
-            return Ok(self.answer(StatusCode::OK, media, bytes, &[]));
+            return Ok(self.answer(StatusCode::OK, media, bytes));
         }
         let mut answer = typed_response(StatusCode::OK, media, Bytes::new());
         *answer.body_mut() = listing.body(self.indents(), self.gzip);

@@ -79,9 +79,9 @@ impl Pipeline {
         }
     }
 
-    /// Marks the pod and deletes it.
+    /// Marks the pod and deletes it. Admission has seen the eviction, and sees neither.
     async fn delete_evicted(&self, asked: &Asked<'_>, mut options: DeleteOptions) -> Result<(), Status> {
-        let whole = part_of(asked, asked.user, "");
+        let whole = asked.part("", asked.user);
         if !options.dry_run {
             let version = self.mark_disrupted(asked, &options).await?;
             if options.precondition_resource_version.is_some() {
@@ -94,7 +94,7 @@ impl Pipeline {
     /// Says in the pod why it goes; gives the pod's version after that.
     async fn mark_disrupted(&self, asked: &Asked<'_>, options: &DeleteOptions) -> Result<String, Status> {
         let system = administrator();
-        let status = part_of(asked, &system, "status");
+        let status = asked.part("status", &system);
         let now = meta::rfc3339(self.parts.clock.now());
         let differs = |wanted: &Option<String>, live: &Value, field: &str| {
             wanted.as_deref().is_some_and(|wanted| wanted != tree::text(live, &["metadata", field]))
@@ -165,6 +165,7 @@ impl Pipeline {
             namespace: asked.namespace,
             name: budget,
             subresource: "status",
+            admitted: false,
             notes: asked.notes.clone(),
         };
         let now = meta::rfc3339(self.parts.clock.now());
@@ -174,21 +175,6 @@ impl Pipeline {
         };
         let signed = WriteOptions { field_manager: MANAGER.into(), dry_run, ..WriteOptions::default() };
         self.system_change(&status, &change, &signed).await.map(drop)
-    }
-}
-
-/// The same object by another of its parts.
-fn part_of<'a>(asked: &Asked<'a>, user: &'a api::connect::User, subresource: &'a str) -> Asked<'a> {
-    Asked {
-        user,
-        kind: asked.kind.clone(),
-        stored: asked.stored.clone(),
-        resource: asked.resource.clone(),
-        strategy: asked.strategy.clone(),
-        namespace: asked.namespace,
-        name: asked.name,
-        subresource,
-        notes: asked.notes.clone(),
     }
 }
 

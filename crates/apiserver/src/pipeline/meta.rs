@@ -48,29 +48,19 @@ pub(super) fn fit_to_request(asked: &Asked<'_>, object: &mut Value) -> Result<()
     Ok(())
 }
 
-/// What the system has set in an object's metadata, to be put back after others had a say.
-pub(super) fn system(object: &Value) -> Vec<(&'static str, Value)> {
-    SYSTEM.iter().map(|field| (*field, tree::at(object, &["metadata", field]).clone())).collect()
-}
-
-/// Puts back what [`system`] gave.
-pub(super) fn restore(object: &mut Value, system: Vec<(&'static str, Value)>) {
-    let metadata = tree::metadata(object);
-    for (field, value) in system {
-        match value {
-            Value::Null => drop(metadata.remove(field)),
-            value => drop(metadata.insert(field.into(), value)),
-        }
-    }
-}
-
-/// What the system sets on a new object. A name is generated where only its prefix is given.
-pub(super) fn begin(object: &mut Value, now: Timestamp, generation: bool) {
+/// Takes away what only the system says of a new object.
+pub(super) fn wipe(object: &mut Value) {
     let metadata = tree::metadata(object);
     for field in SYSTEM {
         metadata.remove(field);
     }
     metadata.remove("resourceVersion");
+}
+
+/// What the system sets on a new object. A name is generated where only its prefix is given.
+pub(super) fn begin(object: &mut Value, now: Timestamp, generation: bool) {
+    wipe(object);
+    let metadata = tree::metadata(object);
     metadata.insert("uid".into(), base::id::uuid().into());
     metadata.insert("creationTimestamp".into(), rfc3339(now).into());
     if generation {

@@ -32,6 +32,7 @@ use base::lifecycle::Tasks;
 use parking_lot::RwLock;
 use serde_json::Value;
 use store::Store;
+use tokio::sync::watch;
 
 use crate::admission::{self, Chain, Notes, Operation, Options, Review};
 use crate::audit::{self, Auditor};
@@ -130,6 +131,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) subresource: &'a str,
+    /// Whether admission has seen what this is a part of.
+    pub(crate) admitted: bool,
     /// What is to be told besides the answer.
     pub(crate) notes: Arc<Notes>,
 }
@@ -213,9 +216,6 @@ impl Pipeline {
     async fn dispatch(&self, user: &User, request: Request, notes: &Arc<Notes>) -> Result<Response, Status> {
         let kind = self.kind(&request.resource)?;
         check_served(&kind, &request.subresource, request.call.verb())?;
-        if let Some(answer) = self.review(user, &kind, &request).await {
-            return answer;
-        }
         if let Some(answer) = self.computed(&kind, &request).await {
             return answer;
         }
@@ -234,9 +234,13 @@ impl Pipeline {
             namespace: &request.namespace,
             name: &request.name,
             subresource: &request.subresource,
+            admitted: false,
             notes: notes.clone(),
         };
         asked.check_scope(&request.call)?;
+        if matches!(asked.kind.group.as_ref(), "authentication.k8s.io" | "authorization.k8s.io") {
+            return self.review(&asked, &request.call).await;
+        }
         if !OF_THE_OBJECT.contains(&request.subresource.as_str()) {
             return self.subresource(&asked, request.call).await;
         }
@@ -293,6 +297,7 @@ impl Pipeline {
             subresource,
             namespace,
             name,
+            prefix: "",
             old: None,
             notes,
             rounds: Default::default(),
@@ -309,7 +314,7 @@ impl Pipeline {
         mut part: Value,
         options: &WriteOptions,
     ) -> Result<Value, Status> {
-        let options = Options::Create(options);
+        let options = Options::Write(options);
         let review = self.review_of(asked, Operation::Create, options, &asked.notes, asked.name, None);
         admission::mutate(&self.parts.admission, &review, &mut part, self).await?;
         admission::validate(&self.parts.admission, &review, Some(&part), self).await?;
@@ -411,6 +416,11 @@ impl Pipeline {
         &self.parts.tokens
     }
 
+    /// Tells when other keys encrypt the store, if any do.
+    pub fn key_changes(&self) -> Option<watch::Receiver<u64>> {
+        self.sealed().map(|sealed| sealed.keys().changes())
+    }
+
     /// The store's encryption, if there is any.
     pub(crate) fn sealed(&self) -> Option<&Arc<Sealed>> {
         self.parts.sealed.as_ref()
@@ -495,6 +505,22 @@ impl Asked<'_> {
             Call::List(_) | Call::Watch(_) | Call::DeleteCollection(..) => Ok(()),
             _ if named => Err(not_served()),
             _ => Err(not_allowed()),
+        }
+    }
+
+    /// What follows from this, by another part of the same object; admission has seen enough of it.
+    pub(crate) fn part<'b>(&'b self, subresource: &'b str, user: &'b User) -> Asked<'b> {
+        Asked {
+            user,
+            kind: self.kind.clone(),
+            stored: self.stored.clone(),
+            resource: self.resource.clone(),
+            strategy: self.strategy.clone(),
+            namespace: self.namespace,
+            name: self.name,
+            subresource,
+            admitted: true,
+            notes: self.notes.clone(),
         }
     }
 

@@ -1,45 +1,26 @@
 //! Reviews: questions in the shape of objects that are created and never stored.
 
 use api::connect::User;
-use api::{Call, Request, Response, Status};
+use api::{Call, Response, Status};
 use serde_json::{Value, json};
 
-use super::Pipeline;
 use super::write::unsaved;
+use super::{Asked, Pipeline, meta};
 use crate::authz::{Attributes, Decision};
 use crate::field::{FieldError, FieldErrors};
 use crate::tree;
 use crate::words::{self, Kind};
 
 impl Pipeline {
-    /// Answers a review; `None` if the request is none.
-    pub(super) async fn review(
-        &self,
-        user: &User,
-        kind: &Kind,
-        request: &Request,
-    ) -> Option<Result<Response, Status>> {
-        if !matches!(kind.group.as_ref(), "authentication.k8s.io" | "authorization.k8s.io") {
-            return None;
-        }
-        let Call::Create { body, options } = &request.call else {
-            return Some(Err(Status::internal("a review is created and nothing else")));
+    /// Answers a review, which is admitted like everything that is created.
+    pub(super) async fn review(&self, asked: &Asked<'_>, call: &Call) -> Result<Response, Status> {
+        let Call::Create { body, options } = call else {
+            return Err(Status::internal("a review is created and nothing else"));
         };
-        let read = words::decode(kind, body, options.field_validation);
-        Some(match read {
-            Ok((review, warnings)) => self.answer(user, kind, &request.namespace, review, warnings).await,
-            Err(status) => Err(status),
-        })
-    }
-
-    async fn answer(
-        &self,
-        user: &User,
-        kind: &Kind,
-        namespace: &str,
-        mut review: Value,
-        warnings: Vec<String>,
-    ) -> Result<Response, Status> {
+        let (kind, user, namespace) = (&asked.kind, asked.user, asked.namespace);
+        let (mut review, warnings) = words::decode(kind, body, options.field_validation)?;
+        meta::fit_to_request(asked, &mut review)?;
+        let mut review = self.admit_part(asked, review, options).await?;
         if kind.kind.ends_with("SubjectAccessReview") {
             check_access(kind, &review, namespace)?;
         }
@@ -55,8 +36,8 @@ impl Pipeline {
         let fields = tree::members(&mut review);
         fields.insert("apiVersion".into(), kind.api_version().into());
         fields.insert("kind".into(), kind.kind.as_ref().into());
-        fields.entry("metadata").or_insert_with(|| json!({ "creationTimestamp": null }));
         fields.insert("status".into(), status);
+        tree::metadata(&mut review).entry("creationTimestamp").or_insert(Value::Null);
         Ok(Response::Object { object: unsaved(&review)?, created: true, warnings })
     }
 

@@ -99,7 +99,7 @@ impl Pipeline {
             return self.system_change(asked, &change, options).await;
         }
         let owned = Some((writer.clone(), Ownership::Applied));
-        self.change(asked, &change, Options::Update(options), owned).await
+        self.change(asked, &change, Options::Write(options), owned).await
     }
 }
 

@@ -48,7 +48,7 @@ impl Pipeline {
         options: &WriteOptions,
     ) -> Result<Response, Status> {
         let owned = self.writer(options, asked).map(|writer: Writer| (writer, Ownership::FromChange));
-        self.change(asked, change, Options::Update(options), owned).await
+        self.change(asked, change, Options::Write(options), owned).await
     }
 
     /// A Binding that is posted to its own collection: it names the pod itself.
@@ -82,6 +82,7 @@ impl Pipeline {
             namespace: &request.namespace,
             name: &name,
             subresource: "binding",
+            admitted: false,
             notes: notes.clone(),
         };
         asked.check_scope(&request.call)?;
@@ -131,7 +132,8 @@ impl Pipeline {
             set_scheduled(&mut new, &now);
             Ok((new, Vec::new()))
         };
-        self.system_change(asked, &change, options).await?;
+        let admitted = asked.part("binding", asked.user);
+        self.system_change(&admitted, &change, options).await?;
         done(warnings)
     }
 }

@@ -96,6 +96,7 @@ impl Pipeline {
             namespace: &key.namespace,
             name: &key.name,
             subresource: "status",
+            admitted: false,
             notes: Arc::default(),
         };
         let outcome = self.put(&asked, &key, &new, old.revision(), Companions::default()).await?;

@@ -20,6 +20,9 @@ const ATTEMPTS_MAX: u32 = 16;
 /// How many generated names are tried. Source: `maxNameGenerationCreateAttempts`.
 const NAMES_MAX: u32 = 8;
 
+/// The field of metadata that says who owns which field.
+const MANAGED: &str = "managedFields";
+
 /// The object that a change begins with.
 pub(super) struct Live {
     pub(super) object: Arc<Object>,
@@ -64,12 +67,14 @@ impl Pipeline {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
         let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
-        let (object, more) = self.create_tree(asked, object, Options::Create(options), owned).await?;
+        let (object, more) = self.create_tree(asked, object, Options::Write(options), owned).await?;
         warnings.extend(more);
         Ok(Response::Object { object: self.present(asked, object).await?, created: true, warnings })
     }
 
-    /// Creates from a tree in the version asked for.
+    /// Creates from a tree in the version asked for. Who writes owns what it sent, and not what admission and the server
+    /// add; admission sees the object before it has a generated name, a uid and what the strategy gives it.
+    /// Source: `handlers/create.go`, `registry/generic/registry/store.go`.
     async fn create_tree(
         &self,
         asked: &Asked<'_>,
@@ -77,65 +82,92 @@ impl Pipeline {
         options: Options<'_>,
         owned: Option<(Writer, Ownership)>,
     ) -> Result<(Arc<Object>, Vec<String>), Status> {
-        let catalog = &self.parts.catalog;
-        let generated = tree::text(&object, &["metadata", "name"]).is_empty();
         words::default(&asked.kind, &mut object);
-        let mut object = catalog.convert(object, &asked.kind, &asked.stored);
+        let mut object = self.parts.catalog.convert(object, &asked.kind, &asked.stored);
         self.default(asked, &mut object);
-        meta::begin(&mut object, self.parts.clock.now(), asked.strategy.generation());
-        prepare_create(asked, &mut object);
-        let name = tree::text(&object, &["metadata", "name"]).to_owned();
-        let review = self.review_of(asked, Operation::Create, options, &asked.notes, &name, None);
-        let begun = meta::system(&object);
-        if admission::mutate(&self.parts.admission, &review, &mut object, self).await? {
-            prepare_create(asked, &mut object);
-            meta::restore(&mut object, begun);
-            meta::fit_to_request(asked, &mut object)?;
-        }
-        self.default(asked, &mut object);
+        meta::wipe(&mut object);
         if let Some((writer, Ownership::FromChange)) = &owned {
             words::own_changes(&asked.stored, None, &mut object, writer);
         }
+        let given = tree::text(&object, &["metadata", "name"]).to_owned();
+        let prefix = tree::text(&object, &["metadata", "generateName"]).to_owned();
+        let review = self.review_of(asked, Operation::Create, options, &asked.notes, &given, None);
+        let review = Review { prefix: &prefix, ..review };
+        if self.let_change(&review, &mut object).await? {
+            meta::fit_to_request(asked, &mut object)?;
+        }
+        self.default(asked, &mut object);
+        let generated = tree::text(&object, &["metadata", "name"]).is_empty();
+        for attempt in 1.. {
+            match self.create_named(asked, object, options).await? {
+                Created::Stored(object, warnings) => return Ok((object, warnings)),
+                Created::Taken(taken) if generated && attempt < NAMES_MAX => {
+                    object = taken;
+                    tree::metadata(&mut object).remove("name");
+                }
+                Created::Taken(taken) => return Err(exists(asked, &taken)),
+            }
+        }
+        Err(busy(asked))
+    }
+
+    /// Creates an object that admission has changed under the name that it has or is given now.
+    async fn create_named(
+        &self,
+        asked: &Asked<'_>,
+        mut object: Value,
+        options: Options<'_>,
+    ) -> Result<Created, Status> {
+        meta::begin(&mut object, self.parts.clock.now(), asked.strategy.generation());
+        prepare_create(asked, &mut object);
+        self.default(asked, &mut object);
         self.check_privileges(asked, &object, None).await?;
+        let key = meta::key_of(&object);
         let mut errors = Vec::new();
         meta::validate(&object, asked, &mut errors);
         asked.strategy.validate(&object, &mut errors);
         asked.strategy.validate_create(&object, &mut errors);
         add_schemas(&mut errors, |errors| words::validate(&asked.stored, &object, None, errors));
         errors.retain(|error| !asked.strategy.forgives(&asked.kind.version, error));
-        field::check(&asked.kind.group, &asked.kind.kind, &name, &errors)?;
+        field::check(&asked.kind.group, &asked.kind.kind, &key.name, &errors)?;
+        let review = self.review_of(asked, Operation::Create, options, &asked.notes, &key.name, None);
         admission::validate(&self.parts.admission, &review, Some(&object), self).await?;
         let warnings = asked.strategy.warnings(&object);
         for attempt in 0..ATTEMPTS_MAX {
-            let key = meta::key_of(&object);
             let mut chosen = object.clone();
             let companions = asked.strategy.companions(self, None, Some(&mut chosen), attempt)?;
             if options.dry_run() {
                 if self.read_stored(&asked.stored, &key).await?.is_some() {
-                    return Err(self.exists(asked, &key, &object));
+                    return Ok(Created::Taken(object));
                 }
-                return Ok((unsaved(&chosen)?, warnings));
+                return Ok(Created::Stored(unsaved(&chosen)?, warnings));
             }
             match self.put(asked, &key, &chosen, 0, companions).await? {
-                Outcome::Written(object) => return Ok((object, warnings)),
-                Outcome::Raced if generated && attempt + 1 < NAMES_MAX => {
-                    tree::metadata(&mut object).remove("name");
-                    meta::generate_name(&mut object);
-                }
-                Outcome::Raced => return Err(self.exists(asked, &key, &object)),
+                Outcome::Written(object) => return Ok(Created::Stored(object, warnings)),
+                Outcome::Raced => return Ok(Created::Taken(object)),
                 Outcome::CompanionTaken | Outcome::Deleted(_) => {}
             }
         }
         Err(busy(asked))
     }
 
-    fn exists(&self, asked: &Asked<'_>, key: &Key, object: &Value) -> Status {
-        let mut status = Status::already_exists(&asked.kind.group, &asked.kind.plural, &key.name);
-        if !tree::text(object, &["metadata", "generateName"]).is_empty() {
-            status.message += ", the server was not able to generate a unique name for the object";
-            status.details.retry_after_seconds = 1;
+    /// Lets admission change an object; whether a configured plugin did. Its managedFields go back to what they were where
+    /// a plugin made nonsense of them. Source: `handlers/fieldmanager/admission.go`.
+    async fn let_change(&self, review: &Review<'_>, object: &mut Value) -> Result<bool, Status> {
+        let changed = admission::mutate(&self.parts.admission, review, object, self).await?;
+        let Some(before) = review.rounds.owned_before() else { return Ok(changed) };
+        if let Err(problem) = api::patch::apply::check_record(tree::at(object, &["metadata", MANAGED])) {
+            review.notes.warn(format!(
+                ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated \
+                 mutating admission controller; please fix your requests: {problem}"
+            ));
+            let metadata = tree::metadata(object);
+            metadata.remove(MANAGED);
+            if before.is_array() {
+                metadata.insert(MANAGED.into(), before);
+            }
         }
-        status
+        Ok(changed)
     }
 
     /// Schema defaults and those that depend on other fields, in the storage version.
@@ -156,7 +188,7 @@ impl Pipeline {
         words::default(&asked.kind, &mut object);
         let change = |_: &Value| Ok((object.clone(), warnings.clone()));
         let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
-        match self.change(asked, &change, Options::Update(options), owned.clone()).await {
+        match self.change(asked, &change, Options::Write(options), owned.clone()).await {
             Err(status)
                 if status.reason == api::Reason::NotFound
                     && asked.strategy.create_on_update()
@@ -165,7 +197,7 @@ impl Pipeline {
                 self.authorize_creation(asked).await?;
                 tree::metadata(&mut object).remove("resourceVersion");
                 let (object, warnings) =
-                    self.create_tree(asked, object.clone(), Options::Update(options), owned).await?;
+                    self.create_tree(asked, object.clone(), Options::Write(options), owned).await?;
                 Ok(Response::Object { object: self.present(asked, object).await?, created: true, warnings })
             }
             other => other,
@@ -198,13 +230,13 @@ impl Pipeline {
             };
             let change = |live: &Value| apply(Some(live));
             let owned = Some((writer.clone(), Ownership::Applied));
-            return match self.change(asked, &change, Options::Patch(options), owned.clone()).await {
+            return match self.change(asked, &change, Options::Write(options), owned.clone()).await {
                 Err(status) if status.reason == api::Reason::NotFound && asked.subresource.is_empty() => {
                     self.authorize_creation(asked).await?;
                     let (mut object, mut warnings) = apply(None)?;
                     meta::fit_to_request(asked, &mut object)?;
                     let (object, more) =
-                        self.create_tree(asked, object, Options::Patch(options), owned).await?;
+                        self.create_tree(asked, object, Options::Write(options), owned).await?;
                     warnings.extend(more);
                     Ok(Response::Object {
                         object: self.present(asked, object).await?,
@@ -224,7 +256,7 @@ impl Pipeline {
             Ok((object, warnings))
         };
         let owned = writer.map(|writer| (writer, Ownership::FromChange));
-        self.change(asked, &change, Options::Patch(options), owned).await
+        self.change(asked, &change, Options::Write(options), owned).await
     }
 
     /// Who updates or applies what is not there creates it, and needs the right to. Source: `handlers/update.go`,
@@ -317,22 +349,20 @@ impl Pipeline {
         self.precondition(asked, &new, live)?;
         let mut new = catalog.convert(new, &asked.kind, &asked.stored);
         self.prepare_update(asked, &mut new, &old);
-        let shown_old = shown_part(asked, &old);
-        let review = self.review_of(asked, Operation::Update, *options, notes, asked.name, Some(&shown_old));
-        self.mutate_change(asked, &review, &mut new, &old).await?;
-        self.default(asked, &mut new);
         match owned {
             Some((writer, Ownership::FromChange)) => {
                 words::own_changes(&asked.stored, Some(&old), &mut new, writer);
             }
             Some((_, Ownership::Applied)) => {}
-            None => {
-                tree::copy(tree::at(&old, &["metadata"]), tree::member(&mut new, "metadata"), "managedFields")
-            }
+            None => tree::copy(tree::at(&old, &["metadata"]), tree::member(&mut new, "metadata"), MANAGED),
         }
+        let shown_old = shown_part(asked, &old);
+        let review = self.review_of(asked, Operation::Update, *options, notes, asked.name, Some(&shown_old));
+        self.mutate_change(asked, &review, &mut new, &old).await?;
+        self.default(asked, &mut new);
         self.check_privileges(asked, &new, Some(&old)).await?;
         self.validate_update(asked, &new, &old)?;
-        if !is_admitted(asked) {
+        if !asked.admitted {
             let shown = shown_part(asked, &new);
             admission::validate(&self.parts.admission, &review, Some(&shown), self).await?;
         }
@@ -391,16 +421,15 @@ impl Pipeline {
         new: &mut Value,
         old: &Value,
     ) -> Result<(), Status> {
-        if is_admitted(asked) {
+        if asked.admitted {
             return Ok(());
         }
-        let chain = &self.parts.admission;
         if asked.subresource == scale::NAME {
             let mut shown = scale::shown(asked, new);
-            if admission::mutate(chain, review, &mut shown, self).await? {
+            if self.let_change(review, &mut shown).await? {
                 scale::take(asked, &shown, new);
             }
-        } else if admission::mutate(chain, review, new, self).await? {
+        } else if self.let_change(review, new).await? {
             self.prepare_update(asked, new, old);
         }
         Ok(())
@@ -508,6 +537,7 @@ impl Pipeline {
             subresource: asked.subresource,
             namespace: asked.namespace,
             name,
+            prefix: "",
             old,
             notes,
             rounds: Default::default(),
@@ -527,17 +557,31 @@ impl Pipeline {
     }
 }
 
+/// What became of an object that was to be created.
+enum Created {
+    Stored(Arc<Object>, Vec<String>),
+    /// Its name is taken; the object that has it now could not be made.
+    Taken(Value),
+}
+
+/// 409 for an object whose name is taken; where the server chose it, whoever asked may ask again.
+fn exists(asked: &Asked<'_>, object: &Value) -> Status {
+    let name = tree::text(object, &["metadata", "name"]);
+    let mut status = Status::already_exists(&asked.kind.group, &asked.kind.plural, name);
+    if !tree::text(object, &["metadata", "generateName"]).is_empty() {
+        status.message += ", the server was not able to generate a unique name for the object";
+        status.details.retry_after_seconds = 1;
+    }
+    status
+}
+
 /// Fields of a new object that nobody may set are cleared.
 fn prepare_create(asked: &Asked<'_>, object: &mut Value) {
     if asked.kind.subresource("status").is_some() {
         tree::members(object).remove("status");
     }
+    asked.strategy.signed(asked.user, object);
     asked.strategy.prepare_create(object);
-}
-
-/// Whether admission has seen what the change is made of: the binding.
-fn is_admitted(asked: &Asked<'_>) -> bool {
-    asked.subresource == "binding"
 }
 
 /// What of an object a request to a subresource is about, as admission sees it.

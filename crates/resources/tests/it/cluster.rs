@@ -5,20 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::connect::{Body, NodeAddress, NodeConnector, User};
-use api::{Call, DeleteOptions, GroupVersionResource, PatchType, Request, Response, Status, WriteOptions};
+use api::{
+    Call, DeleteOptions, GroupVersionResource, ListOptions, PatchType, Request, Response, Status,
+    WriteOptions,
+};
 use apiserver::http::Front;
 use apiserver::pki::Pki;
 use apiserver::proxy::Egress;
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::lifecycle::{Supervisor, Tasks};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig, Store};
 use tokio_util::sync::CancellationToken;
 
 /// Nothing here takes that long, whatever else the machine does.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 struct NoNodes;
 
@@ -133,6 +137,29 @@ impl Cluster {
         let ready = tokio::time::timeout(PATIENCE, readiness.wait_all()).await;
         assert!(ready.is_ok(), "not ready: {:?}", readiness.missing());
         Self { pipeline, user, store, front, address, pki, stop, _tasks: tasks, _dir: dir }
+    }
+
+    /// Waits until something holds that follows from objects of these resources: looks again whenever one changes.
+    pub(crate) async fn until(
+        &self,
+        resources: &[GroupVersionResource],
+        what: &str,
+        mut holds: impl AsyncFnMut() -> bool,
+    ) {
+        let mut streams = Vec::new();
+        for resource in resources {
+            match self.call(resource, "", "", "", Call::Watch(ListOptions::default())).await.unwrap() {
+                Response::Watch(stream) => streams.push(stream),
+                _ => panic!("not a watch"),
+            }
+        }
+        let mut changes = futures::stream::select_all(streams);
+        let wait = async {
+            while !holds().await {
+                changes.next().await.unwrap().unwrap();
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never {what}");
     }
 
     pub(crate) async fn call(

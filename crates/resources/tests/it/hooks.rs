@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, options, resource};
 use crate::hook_server::HookServer;
 use crate::http_front::{Answer, JSON, MAPS, get, write};
 
-const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
+pub(crate) const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
 
 /// What the webhook says at its paths.
 fn says(path: &str, review: &Value) -> Option<Value> {
@@ -63,16 +63,16 @@ fn says(path: &str, review: &Value) -> Option<Value> {
     Some(json!({ "apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response }))
 }
 
-fn patch(response: &mut Value, patch: Value) {
+pub(crate) fn patch(response: &mut Value, patch: Value) {
     response["patchType"] = "JSONPatch".into();
     response["patch"] = STANDARD.encode(patch.to_string()).into();
 }
 
-fn rule(operations: &[&str], group: &str, resource: &str) -> Value {
+pub(crate) fn rule(operations: &[&str], group: &str, resource: &str) -> Value {
     json!({ "operations": operations, "apiGroups": [group], "apiVersions": ["*"], "resources": [resource] })
 }
 
-fn hook(name: &str, client: Value, rule: Value) -> Value {
+pub(crate) fn hook(name: &str, client: Value, rule: Value) -> Value {
     json!({
         "name": format!("{name}.example.com"), "clientConfig": client, "rules": [rule], "sideEffects": "None",
         "admissionReviewVersions": ["v1", "v1beta1"],
@@ -87,22 +87,27 @@ fn with(mut hook: Value, more: Value) -> Value {
     hook
 }
 
-struct Case {
-    cluster: Cluster,
-    server: HookServer,
+pub(crate) struct Case {
+    pub(crate) cluster: Cluster,
+    pub(crate) server: HookServer,
 }
 
 impl Case {
     async fn start() -> Self {
+        Self::saying(says).await
+    }
+
+    /// With a webhook that answers so.
+    pub(crate) async fn saying(says: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) -> Self {
         Self { cluster: Cluster::start().await, server: HookServer::start(says).await }
     }
 
-    async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         write(&self.cluster, Method::POST, path, JSON, body.to_string()).await
     }
 
     /// Registers webhooks; `kind` is `mutating` or `validating`.
-    async fn register(&self, kind: &str, name: &str, hooks: Value) {
+    pub(crate) async fn register(&self, kind: &str, name: &str, hooks: Value) {
         let path = format!("{CONFIGURATIONS}/{kind}webhookconfigurations");
         let body = json!({ "metadata": { "name": name, "labels": { "of": "test" } }, "webhooks": hooks });
         let answer = self.post(&path, body).await;

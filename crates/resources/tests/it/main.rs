@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod admitted;
 mod aggregation;
 mod bad_input;
 mod boundaries;

@@ -277,8 +277,8 @@ async fn deletions_are_refused_in_upstreams_words() {
             ),
         ),
         (
-            "?propagationPolicy=Never",
-            json!({}),
+            "?propagationPolicy=Orphan",
+            json!({ "propagationPolicy": "Never" }),
             422,
             format!(
                 "{invalid} Unsupported value: \"Never\": supported values: \"Foreground\", \"Background\", \"Orphan\", \

@@ -9,8 +9,10 @@ mod restricted;
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
-use api::Status;
+use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -20,8 +22,12 @@ use super::lifecycle::forbidden;
 use super::{Link, Operation, Review, World, decoded};
 use crate::{field, tree};
 
-/// How many pods of a namespace are judged when its labels change.
+/// How many pods of a namespace are judged when its labels change, and for how long.
+/// Source: `defaultNamespaceMaxPodsToCheck`, `defaultNamespacePodCheckTimeout`.
 const PODS_MAX: usize = 3000;
+const JUDGING_MAX: Duration = Duration::from_secs(1);
+/// After how many pods others have their turn.
+const PODS_AT_ONCE: usize = 50;
 /// Subresources of pods that do not change what they may do.
 const HARMLESS: [&str; 8] =
     ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
@@ -56,7 +62,7 @@ impl Link for PodSecurity {
         let writes = matches!(review.operation, Operation::Create | Operation::Update);
         let Some(object) = object.filter(|_| writes) else { return Ok(()) };
         match (review.resource.group.as_str(), review.resource.resource.as_str()) {
-            ("", "namespaces") if review.subresource.is_empty() => of_namespace(review, object, world),
+            ("", "namespaces") if review.subresource.is_empty() => of_namespace(review, object, world).await,
             ("", "pods") if !HARMLESS.contains(&review.subresource) => of_pod(review, object, world).await,
             (group, resource) if review.subresource.is_empty() => {
                 let workload = WORKLOADS.iter().find(|known| (known.0, known.1) == (group, resource));
@@ -71,7 +77,7 @@ impl Link for PodSecurity {
 }
 
 /// Labels have to be legible; who asks for more is told which pods do not give it.
-fn of_namespace(review: &Review<'_>, object: &Value, world: &dyn World) -> Result<(), Status> {
+async fn of_namespace(review: &Review<'_>, object: &Value, world: &dyn World) -> Result<(), Status> {
     let (policy, errors) = Policy::of(object);
     let before = review.old.map(Policy::of);
     let known = before.as_ref().is_some_and(|(_, known)| *known == errors);
@@ -84,63 +90,83 @@ fn of_namespace(review: &Review<'_>, object: &Value, world: &dyn World) -> Resul
     if asked == before || asked.level == Level::Privileged || relaxed {
         return Ok(());
     }
-    let pods = world.all("", "pods", review.name);
-    let total = pods.len();
-    let pods: Vec<Value> = pods.iter().map(|pod| decoded(pod)).collect::<Result<_, _>>()?;
-    let pods = by_novelty(&pods);
-    let judged = &pods[..pods.len().min(PODS_MAX)];
-    warnings(review.name, asked, judged, total).into_iter().for_each(|text| review.notes.warn(text));
+    let pods = by_novelty(world.all("", "pods", review.name));
+    let mut judged = Judged { total: pods.len(), ..Judged::default() };
+    let end = world.moment() + JUDGING_MAX;
+    for pod in pods.iter().take(PODS_MAX) {
+        judged.add(asked, pod)?;
+        if world.moment() > end {
+            break;
+        }
+        if judged.count.is_multiple_of(PODS_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
+    }
+    judged.warnings(review.name, asked).into_iter().for_each(|text| review.notes.warn(text));
     Ok(())
 }
 
 /// The pods, those first whose controller has none before them. Pure.
-fn by_novelty(pods: &[Value]) -> Vec<&Value> {
-    let controller = |pod: &&Value| {
-        let owners = tree::items(pod, &["metadata", "ownerReferences"]).iter();
-        let mut owners = owners.filter(|owner| owner["controller"] == true);
-        owners.next().map(|owner| tree::text(owner, &["uid"]).to_owned())
-    };
+fn by_novelty(pods: Vec<Arc<Object>>) -> Vec<Arc<Object>> {
     let mut seen = HashSet::new();
-    let (first, more): (Vec<&Value>, Vec<&Value>) =
-        pods.iter().partition(|pod| controller(pod).is_none_or(|uid| seen.insert(uid)));
-    first.into_iter().chain(more).collect()
+    let is_first = |pod: &Arc<Object>| {
+        let controller = pod.meta().controller();
+        controller.is_none_or(|owner| seen.insert(owner.uid.clone()))
+    };
+    let (mut first, more): (Vec<_>, Vec<_>) = pods.into_iter().partition(is_first);
+    first.extend(more);
+    first
 }
 
-/// What the namespace's pods have against a new standard: a line for each set of reasons. Pure.
-fn warnings(namespace: &str, asked: Standard, pods: &[&Value], total: usize) -> Vec<String> {
-    let mut violations: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for pod in pods {
-        let findings = judge(asked, &whole(pod));
+/// What is known of a namespace's pods after some of them were held against a new standard.
+#[derive(Debug, Default)]
+struct Judged {
+    count: usize,
+    total: usize,
+    /// The names of pods by the reasons that speak against them.
+    violations: BTreeMap<String, Vec<String>>,
+}
+
+impl Judged {
+    fn add(&mut self, asked: Standard, pod: &Object) -> Result<(), Status> {
+        let tree = decoded(pod)?;
+        let findings = judge(asked, &whole(&tree));
         if !findings.is_empty() {
-            violations.entry(reasons(&findings)).or_default().push(tree::text(pod, &["metadata", "name"]));
+            self.violations.entry(reasons(&findings)).or_default().push(pod.meta().name.clone());
         }
+        self.count += 1;
+        Ok(())
     }
-    let mut lines: Vec<String> = violations
-        .into_iter()
-        .map(|(reasons, names)| {
-            let first = names.iter().min().copied().unwrap_or_default();
-            match names.len() - 1 {
-                0 => format!("{first}: {reasons}"),
-                1 => format!("{first} (and 1 other pod): {reasons}"),
-                more => format!("{first} (and {more} other pods): {reasons}"),
-            }
-        })
-        .collect();
-    lines.sort_unstable();
-    if !lines.is_empty() {
-        let head = format!(
-            "existing pods in namespace \"{namespace}\" violate the new PodSecurity enforce level \"{asked}\""
-        );
-        lines.insert(0, head);
+
+    /// A line for each set of reasons, under their heads.
+    fn warnings(self, namespace: &str, asked: Standard) -> Vec<String> {
+        let Self { count, total, violations } = self;
+        let mut lines: Vec<String> = violations
+            .into_iter()
+            .map(|(reasons, names)| {
+                let first = names.iter().min().map(String::as_str).unwrap_or_default();
+                match names.len() - 1 {
+                    0 => format!("{first}: {reasons}"),
+                    1 => format!("{first} (and 1 other pod): {reasons}"),
+                    more => format!("{first} (and {more} other pods): {reasons}"),
+                }
+            })
+            .collect();
+        lines.sort_unstable();
+        if !lines.is_empty() {
+            let head = format!(
+                "existing pods in namespace \"{namespace}\" violate the new PodSecurity enforce level \"{asked}\""
+            );
+            lines.insert(0, head);
+        }
+        if count < total {
+            let head = format!(
+                "new PodSecurity enforce level only checked against the first {count} of {total} existing pods"
+            );
+            lines.insert(0, head);
+        }
+        lines
     }
-    if pods.len() < total {
-        let head = format!(
-            "new PodSecurity enforce level only checked against the first {} of {total} existing pods",
-            pods.len()
-        );
-        lines.insert(0, head);
-    }
-    lines
 }
 
 fn whole(pod: &Value) -> Pod<'_> {

@@ -1,9 +1,13 @@
 //! Pods against every check.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use api::connect::User;
 use serde_json::json;
 
 use super::policy::Version;
 use super::*;
+use crate::admission::{Notes, Options};
 
 fn judged(level: Level, version: Version, spec: Value) -> String {
     let pod = json!({ "metadata": {}, "spec": spec });
@@ -178,13 +182,87 @@ fn existing_pods_are_told_by_reason() {
         |name: &str| json!({ "metadata": { "name": name }, "spec": { "hostPID": true, "containers": [] } });
     let pods = [pod("b"), pod("a"), json!({ "metadata": { "name": "c" }, "spec": hardened() })];
     let asked = Standard { level: Level::Baseline, version: Version::Latest };
-    let lines = warnings("shop", asked, &by_novelty(&pods), 4);
+    let mut judged = Judged { total: 4, ..Judged::default() };
+    for pod in pods {
+        judged.add(asked, &Object::parse(pod.to_string().into()).unwrap()).unwrap();
+    }
+    let lines = judged.warnings("shop", asked);
     assert_eq!(
         lines,
         [
             "new PodSecurity enforce level only checked against the first 3 of 4 existing pods",
             "existing pods in namespace \"shop\" violate the new PodSecurity enforce level \"baseline:latest\"",
             "a (and 1 other pod): host namespaces",
+        ]
+    );
+}
+
+#[test]
+fn pods_of_new_controllers_come_first() {
+    let pod = |name: &str, owner: Option<&str>| {
+        let owners: Vec<Value> = owner
+            .iter()
+            .map(
+                |uid| json!({ "apiVersion": "v1", "kind": "X", "name": "x", "uid": uid, "controller": true }),
+            )
+            .collect();
+        let pod = json!({ "metadata": { "name": name, "ownerReferences": owners } });
+        Arc::new(Object::parse(pod.to_string().into()).unwrap())
+    };
+    let pods = vec![pod("a", Some("1")), pod("b", Some("1")), pod("c", None), pod("d", Some("2"))];
+    let names: Vec<String> = by_novelty(pods).iter().map(|pod| pod.meta().name.clone()).collect();
+    assert_eq!(names, ["a", "c", "d", "b"]);
+}
+
+/// A namespace of three pods, in which two seconds pass whenever somebody looks at the clock.
+#[derive(Default)]
+struct Slow(AtomicI64);
+
+#[async_trait]
+impl World for Slow {
+    async fn find(&self, _: &str, _: &str, _: &str, _: &str) -> Result<Option<Arc<Object>>, Status> {
+        Ok(None)
+    }
+
+    fn all(&self, _: &str, _: &str, _: &str) -> Vec<Arc<Object>> {
+        let pod = |name: &str| json!({ "metadata": { "name": name }, "spec": { "hostPID": true } });
+        ["a", "b", "c"].map(|name| Arc::new(Object::parse(pod(name).to_string().into()).unwrap())).into()
+    }
+
+    fn moment(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(self.0.fetch_add(2, Ordering::Relaxed)).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn pods_are_judged_for_a_time_and_no_longer() {
+    let (user, given, notes) = (User::default(), api::WriteOptions::default(), Notes::default());
+    let resource = api::GroupVersionResource::new("", "v1", "namespaces");
+    let kind = crate::words::Catalog::builtin().find(&resource).unwrap();
+    let namespace = |level: &str| json!({ "metadata": { "name": "shop", "labels": { "pod-security.kubernetes.io/enforce": level } } });
+    let old = namespace("privileged");
+    let review = Review {
+        user: &user,
+        operation: Operation::Update,
+        options: Options::Write(&given),
+        asked: &kind,
+        kind: &kind,
+        resource: &resource,
+        subresource: "",
+        namespace: "shop",
+        name: "shop",
+        prefix: "",
+        old: Some(&old),
+        notes: &notes,
+        rounds: Default::default(),
+    };
+    PodSecurity.validate(&review, Some(&namespace("baseline")), &Slow::default()).await.unwrap();
+    assert_eq!(
+        notes.warnings(),
+        [
+            "new PodSecurity enforce level only checked against the first 1 of 3 existing pods",
+            "existing pods in namespace \"shop\" violate the new PodSecurity enforce level \"baseline:latest\"",
+            "a: host namespaces"
         ]
     );
 }

@@ -239,6 +239,7 @@ async fn invoke(
     if !review.rounds.runs(PLUGIN, &key) {
         return Ok(());
     }
+    review.rounds.changes(object);
     for mutation in &policy.body.mutations {
         let current = object.clone();
         let bare = Scene::new(review, Some(&current), matched, world).await?;

@@ -142,6 +142,7 @@ async fn change(
         let matched = call.matched.clone();
         let is_changed = changed.is_some();
         if let Some(new) = changed {
+            review.rounds.changes(object);
             *object = if whole { world.convert(new, &matched.kind, review.kind).await? } else { new };
         }
         review.rounds.ran(MUTATING, &hook.id, is_changed, hook.again);

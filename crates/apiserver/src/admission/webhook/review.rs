@@ -34,7 +34,7 @@ pub(in crate::admission) fn request(review: &Review<'_>, matched: &Matched) -> V
         "kind": kind_of(&matched.kind), "resource": resource_of(&matched.kind),
         "requestKind": kind_of(review.asked), "requestResource": resource_of(review.asked),
         "operation": review.operation.as_str(), "userInfo": user_info(review.user),
-        "dryRun": review.options.dry_run(), "options": review.options.to_json(),
+        "dryRun": review.options.dry_run(), "options": review.options.to_json(review.operation),
     });
     for (field, text) in [
         ("subResource", review.subresource),
