@@ -1,7 +1,5 @@
 //! Priority and fairness as clients meet it: the objects that every cluster has, who waits, and who is turned away.
 
-use std::time::Duration;
-
 use api::connect::User;
 use bytes::Bytes;
 use futures::channel::mpsc;
@@ -11,27 +9,23 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, resource};
 use crate::http_front::{Answer, JSON, MAPS, get, send, write};
 
 const GROUP: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 const MERGE: &str = "application/merge-patch+json";
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("never {what}");
+/// Waits for what levels and schemas lead to.
+async fn until(cluster: &Cluster, what: &str, holds: impl AsyncFnMut() -> bool) {
+    let of = |plural| resource("flowcontrol.apiserver.k8s.io", "v1", plural);
+    cluster.until(&[of("prioritylevelconfigurations"), of("flowschemas")], what, holds).await;
 }
 
 #[tokio::test]
 async fn the_default_objects_are_there_and_kept() {
     let cluster = Cluster::start().await;
-    let names = async |resource: &str| -> Vec<String> {
-        let list = get(&cluster, &format!("{GROUP}/{resource}"), JSON).await.json();
+    let names = async |plural: &str| -> Vec<String> {
+        let list = get(&cluster, &format!("{GROUP}/{plural}"), JSON).await.json();
         let items = list["items"].as_array().unwrap().iter();
         items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
     };
@@ -57,24 +51,24 @@ async fn the_default_objects_are_there_and_kept() {
     // Mandatory ones go back, suggested ones follow their annotation, and what is deleted comes again.
     for (name, shipped) in [("catch-all", 5), ("system", 30)] {
         assert_eq!(write(&cluster, Method::PATCH, &level(name), MERGE, shares.to_string()).await.code, 200);
-        until("as shipped", async || shares_of(name).await == shipped).await;
+        until(&cluster, "as shipped", async || shares_of(name).await == shipped).await;
     }
     let own = json!({ "metadata": { "annotations": { "apf.kubernetes.io/autoupdate-spec": "false" } } });
     assert_eq!(write(&cluster, Method::PATCH, &level("system"), MERGE, own.to_string()).await.code, 200);
     assert_eq!(write(&cluster, Method::PATCH, &level("system"), MERGE, shares.to_string()).await.code, 200);
     assert_eq!(write(&cluster, Method::DELETE, &level("node-high"), JSON, "").await.code, 200);
-    until("again there", async || get(&cluster, &level("node-high"), JSON).await.code == 200).await;
+    until(&cluster, "again there", async || get(&cluster, &level("node-high"), JSON).await.code == 200).await;
     assert_eq!(shares_of("system").await, 77);
     // A schema without its level dangles until there is one.
     let condition = async || {
         let schema = get(&cluster, &format!("{GROUP}/flowschemas/probes"), JSON).await.json();
         schema["status"]["conditions"][0].clone()
     };
-    until("found", async || condition().await["reason"] == "Found").await;
+    until(&cluster, "found", async || condition().await["reason"] == "Found").await;
     let schema = json!({ "metadata": { "name": "lost" }, "spec": { "priorityLevelConfiguration": { "name": "nowhere" } } });
     let made = write(&cluster, Method::POST, &format!("{GROUP}/flowschemas"), JSON, schema.to_string()).await;
     assert_eq!(made.code, 201, "{}", made.message());
-    until("dangling", async || {
+    until(&cluster, "dangling", async || {
         let lost = get(&cluster, &format!("{GROUP}/flowschemas/lost/status"), JSON).await.json();
         lost["status"]["conditions"][0]["status"] == "True"
     })
@@ -104,7 +98,7 @@ async fn with_narrow_level() -> (Cluster, User) {
     let schema = json!({ "metadata": { "name": "jane" }, "spec": {
         "matchingPrecedence": 50, "priorityLevelConfiguration": { "name": "narrow" }, "rules": [rule] } });
     post(format!("{GROUP}/flowschemas"), schema).await;
-    until("classified", async || {
+    until(&cluster, "classified", async || {
         let uid = get(&cluster, &format!("{GROUP}/flowschemas/jane"), JSON).await.json();
         let answer = send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await;
         uid["metadata"]["uid"] == answer.header("x-kubernetes-pf-flowschema-uid")
@@ -130,13 +124,13 @@ async fn who_comes_too_soon_waits_and_who_comes_too_often_is_turned_away() {
         let page = get(&cluster, "/metrics", "").await;
         String::from_utf8(page.body.to_vec()).unwrap().lines().any(|known| known == line)
     };
-    until("in execution", async || counts(executing).await).await;
-    // The time that it has is over before its turn comes.
+    assert!(counts(executing).await);
+    // Its turn cannot come before the time that it has is over, however short or long that is.
     let late = send(&cluster, Some(&jane), Method::GET, &format!("{MAPS}?timeout=400ms"), &[], "").await;
     refused(&late);
     let mut waits = Box::pin(send(&cluster, Some(&jane), Method::GET, MAPS, &[], ""));
     assert!(futures::poll!(waits.as_mut()).is_pending());
-    until("waiting", async || counts(waiting).await).await;
+    assert!(counts(waiting).await);
     refused(&send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await);
     // Others do not notice.
     assert_eq!(get(&cluster, MAPS, JSON).await.code, 200);

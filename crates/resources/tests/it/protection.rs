@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use apiserver::Protection;
+use futures::StreamExt;
 use http::Method;
+use inotify::{Inotify, WatchMask};
 use serde_json::{Value, json};
 use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig, RangeRequest, Store};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PATIENCE};
 use crate::http_front::{JSON, get, write};
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
@@ -32,21 +34,38 @@ async fn stored(store: &Arc<dyn Store>) -> Vec<u8> {
     store.range(RangeRequest::key(STORED)).await.unwrap().kvs[0].value.to_vec()
 }
 
-/// Writes the secret as it is until it lies in the store under a prefix: the server reads its keys anew when the kernel
-/// tells it that they changed, and nobody tells the client.
+/// Gives the server other keys, which it reads anew when the kernel tells it.
+async fn rotate(cluster: &Cluster, path: &Path, providers: &str) {
+    let mut changes = cluster.pipeline.key_changes().unwrap();
+    keys(path, providers);
+    tokio::time::timeout(PATIENCE, changes.changed()).await.unwrap().unwrap();
+}
+
+/// Writes the secret as it is; it then lies in the store under a prefix.
 async fn rewritten(cluster: &Cluster, store: &Arc<dyn Store>, prefix: &[u8]) -> Value {
     let path = format!("{SECRETS}/a");
-    for _ in 0..600 {
-        let now = get(cluster, &path, JSON).await;
-        assert_eq!(now.code, 200, "{}", now.message());
-        let written = write(cluster, Method::PUT, &path, JSON, now.body.clone()).await;
-        assert_eq!(written.code, 200, "{}", written.message());
-        if stored(store).await.starts_with(prefix) {
-            return written.json();
+    let now = get(cluster, &path, JSON).await;
+    assert_eq!(now.code, 200, "{}", now.message());
+    let written = write(cluster, Method::PUT, &path, JSON, now.body.clone()).await;
+    assert_eq!(written.code, 200, "{}", written.message());
+    assert!(stored(store).await.starts_with(prefix));
+    written.json()
+}
+
+/// What a file says once it says what is wanted: it is read again whenever the kernel tells that it was written.
+async fn said<T>(path: &Path, wanted: impl Fn(&str) -> Option<T>) -> T {
+    let inotify = Inotify::init().unwrap();
+    inotify.watches().add(path.parent().unwrap(), WatchMask::MODIFY | WatchMask::CREATE).unwrap();
+    let mut written = inotify.into_event_stream([0; 4096]).unwrap();
+    let wait = async {
+        loop {
+            if let Some(found) = wanted(&std::fs::read_to_string(path).unwrap_or_default()) {
+                return found;
+            }
+            written.next().await.unwrap().unwrap();
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("never rewritten")
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap()
 }
 
 #[tokio::test]
@@ -87,7 +106,8 @@ async fn secrets_are_encrypted_at_rest_and_their_keys_rotate() {
     assert!(map.kvs[0].value.starts_with(b"{"));
 
     // A new key is taken without a restart; values of the old one are read and rewritten.
-    keys(&path, &format!("{{secretbox: {{keys: [{TWO}]}}}}, {{aescbc: {{keys: [{ONE}]}}}}"));
+    rotate(&cluster, &path, &format!("{{secretbox: {{keys: [{TWO}]}}}}, {{aescbc: {{keys: [{ONE}]}}}}"))
+        .await;
     rewritten(&cluster, &store, b"k8s:enc:secretbox:v1:two:").await;
     drop(cluster);
 
@@ -95,15 +115,8 @@ async fn secrets_are_encrypted_at_rest_and_their_keys_rotate() {
     let before = stored(&store).await;
     keys(&path, &format!("{{secretbox: {{keys: [{TWO}]}}}}, {{identity: {{}}}}"));
     let cluster = Cluster::start_protected(store.clone(), protection).await;
-    keys(&path, &format!("{{secretbox: {{keys: [{ONE}]}}}}, {{identity: {{}}}}"));
-    let mut refused = get(&cluster, &format!("{SECRETS}/a"), JSON).await;
-    for _ in 0..600 {
-        if refused.code != 200 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        refused = get(&cluster, &format!("{SECRETS}/a"), JSON).await;
-    }
+    rotate(&cluster, &path, &format!("{{secretbox: {{keys: [{ONE}]}}}}, {{identity: {{}}}}")).await;
+    let refused = get(&cluster, &format!("{SECRETS}/a"), JSON).await;
     assert_eq!(refused.code, 500);
     assert_eq!(
         refused.message(),
@@ -128,16 +141,12 @@ rules:
 
 /// The events of the log once there is one of this request and stage: they are written beside the requests.
 async fn events_with(log: &Path, id: &str, stage: &str) -> Vec<Value> {
-    for _ in 0..600 {
-        let text = std::fs::read_to_string(log).unwrap_or_default();
+    said(log, |text| {
         let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let events: Vec<Value> = whole.collect();
-        if events.iter().any(|event| event["auditID"] == id && event["stage"] == stage) {
-            return events.into_iter().filter(|event| event["auditID"] == id).collect();
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("no event {stage} of {id}")
+        let events: Vec<Value> = whole.filter(|event| event["auditID"] == id).collect();
+        events.iter().any(|event| event["stage"] == stage).then_some(events)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -227,12 +236,6 @@ async fn the_audit_log_says_who_did_what_and_no_more_than_the_policy_wants() {
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "a secret is in the log");
     let path = format!("{maps}/m");
-    for _ in 0..600 {
-        let text = std::fs::read_to_string(&log).unwrap();
-        if text.lines().any(|line| line.contains(&path) && line.contains("\"verb\":\"delete\"")) {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("the deletion is not in the log");
+    let deleted = |line: &str| line.contains(&path) && line.contains("\"verb\":\"delete\"");
+    said(&log, |text| text.lines().any(deleted).then_some(())).await;
 }
