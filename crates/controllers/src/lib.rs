@@ -23,6 +23,7 @@ pub mod taint_eviction;
 pub mod token_cleaner;
 
 mod claim;
+mod followed;
 
 use std::sync::Arc;
 

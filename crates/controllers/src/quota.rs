@@ -1,12 +1,11 @@
 //! Keeps the status of ResourceQuotas: what they limit, and what is used of it. The API server charges what it admits;
-//! this controller counts anew when something goes, when a quota changes, and a moment after the server charged, since a
-//! write that was charged may have failed. Source: `k8s.io/kubernetes/pkg/controller/resourcequota`.
+//! this controller counts anew when something goes, when a quota changes, a moment after the server charged, since a
+//! write that was charged may have failed, and every five minutes. Source: `k8s.io/kubernetes/pkg/controller/resourcequota`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::quantity::Quantity;
+use api::quantity::{Format, Quantity};
 use api::quota::{Counted, is_terminating, masked};
 use api::resources::{ResourceList, add, amounts, to_json};
 use api::{GroupVersionResource, Key, Object};
@@ -14,19 +13,24 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use jiff::Timestamp;
-use parking_lot::RwLock;
 use reconcile::kinds::Served;
-use reconcile::{Action, Change, Informer, Queue, Reconcile, Registration, kinds, run_workers};
+use reconcile::{Action, Change, Informer, Queue, Reconcile, kinds, run_workers};
 use serde_json::{Value, json};
 
 use crate::claim::ignore_gone;
 use crate::context::{Ctx, decode};
+use crate::followed::{Followed, on_served};
 
 const NAME: &str = "resourcequota-controller";
 /// Source: `--concurrent-resource-quota-syncs`.
 const WORKERS: usize = 5;
 /// By then what was charged is stored, or will not be.
 const SETTLED: Duration = Duration::from_secs(5);
+/// For how long what goes is gathered before it is counted.
+const GATHERING: Duration = Duration::from_millis(100);
+/// A timer: what is used may change with nothing but time (a pod counts no longer once its grace is over).
+/// Source: `--resource-quota-sync-period`.
+const RESYNC: Duration = Duration::from_secs(300);
 
 /// The controller.
 pub struct Quotas {
@@ -51,7 +55,7 @@ impl Component for Quotas {
             ctx: self.ctx.clone(),
             queue: Queue::new(self.ctx.clock.clone()),
             quotas: self.ctx.informers.get(kinds::RESOURCE_QUOTAS),
-            counted: RwLock::default(),
+            counted: Followed::default(),
         });
         let mut catalog = self.ctx.catalog.watch();
         let served = catalog.borrow_and_update().clone();
@@ -69,13 +73,8 @@ impl Component for Quotas {
             () = worker.quotas.synced() => {}
         }
         ctx.ready();
-        let (watcher, following) = (ctx.clone(), worker.clone());
-        ctx.spawn(async move {
-            while catalog.changed().await.is_ok() && !watcher.cancel().is_cancelled() {
-                let served = catalog.borrow_and_update().clone();
-                following.follow(&served);
-            }
-        });
+        let following = worker.clone();
+        on_served(&ctx, catalog, move |served| following.follow(served));
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
@@ -86,17 +85,11 @@ fn spec_differs(old: &Object, new: &Object) -> bool {
     spec(old) != spec(new)
 }
 
-/// A resource whose objects are counted.
-struct Followed {
-    informer: Informer,
-    _registration: Registration,
-}
-
 struct Worker {
     ctx: Ctx,
     queue: Queue<Key>,
     quotas: Informer,
-    counted: RwLock<HashMap<GroupVersionResource, Followed>>,
+    counted: Followed,
 }
 
 fn counted(resource: &GroupVersionResource) -> Counted<'_> {
@@ -106,44 +99,37 @@ fn counted(resource: &GroupVersionResource) -> Counted<'_> {
 impl Worker {
     /// Counts exactly the objects of these resources that live in namespaces. Events never count.
     fn follow(self: &Arc<Self>, served: &[Served]) {
-        let wanted: Vec<&Served> = served
-            .iter()
-            .filter(|row| row.namespaced && row.resource.resource != kinds::EVENTS.resource)
-            .collect();
-        self.counted.write().retain(|resource, _| wanted.iter().any(|row| row.resource == *resource));
-        for row in wanted {
-            if self.counted.read().contains_key(&row.resource) {
-                continue;
+        let wanted =
+            served.iter().filter(|row| row.namespaced && row.resource.resource != kinds::EVENTS.resource);
+        let weak = Arc::downgrade(self);
+        let more = self.counted.set(&self.ctx.informers, wanted, move |resource, change| {
+            if let Some(worker) = weak.upgrade() {
+                worker.changed(resource, change);
             }
-            let informer = self.ctx.informers.get(row.resource.clone());
-            let (weak, resource) = (Arc::downgrade(self), row.resource.clone());
-            let registration = informer.on_change(move |change| {
-                if let Some(worker) = weak.upgrade() {
-                    worker.changed(&resource, change);
-                }
-            });
-            let followed = Followed { informer, _registration: registration };
-            self.counted.write().insert(row.resource.clone(), followed);
-            // A quota may have waited for this resource.
+        });
+        if more {
+            // A quota may have waited for a resource.
             self.quotas.list().iter().for_each(|quota| self.queue.add(quota.key()));
         }
     }
 
-    /// What goes, or uses less, makes room.
+    /// What goes, or uses less, makes room. What goes together is counted together: a count looks at everything.
     fn changed(&self, resource: &GroupVersionResource, change: &Change) {
         let Some(old) = &change.old else { return };
         let namespace = &change.key.namespace;
         let quotas = self.quotas.in_namespace(namespace);
         let gone = change.new.is_none();
-        let weighed = resource.group.is_empty()
-            && matches!(resource.resource.as_str(), "pods" | "services" | "persistentvolumeclaims");
+        let weighed = matches!(
+            (resource.group.as_str(), resource.resource.as_str()),
+            ("", "pods" | "services" | "persistentvolumeclaims") | ("resource.k8s.io", "resourceclaims")
+        );
         if quotas.is_empty() || !(gone || weighed) {
             return;
         }
         let now = self.ctx.clock.now();
         let less = change.new.as_ref().is_none_or(|new| uses_otherwise(&counted(resource), old, new, now));
         if less {
-            quotas.iter().for_each(|quota| self.queue.add(quota.key()));
+            quotas.iter().for_each(|quota| self.queue.add_after(quota.key(), GATHERING));
         }
     }
 
@@ -151,6 +137,7 @@ impl Worker {
     fn used(&self, quota: &Value, namespace: &str) -> Result<ResourceList, BoxError> {
         let hard = amounts(&quota["spec"]["hard"]);
         let now = self.ctx.clock.now();
+        let unscoped = is_unscoped(quota);
         let followed = self.counted.read();
         let mut used = ResourceList::new();
         for (resource, followed) in &*followed {
@@ -165,7 +152,14 @@ impl Worker {
             for name in names.keys() {
                 used.entry(name.clone()).or_insert(Quantity::ZERO);
             }
-            for object in followed.informer.in_namespace(namespace) {
+            let objects = followed.informer.in_namespace(namespace);
+            if unscoped && names.keys().all(|name| kind.counts_objects(name)) {
+                let number = i64::try_from(objects.len()).unwrap_or(i64::MAX);
+                let number = Quantity::from_units(number, Format::DecimalSi);
+                used.extend(names.into_keys().map(|name| (name, number)));
+                continue;
+            }
+            for object in objects {
                 let object: Value = decode(&object)?;
                 if kind.is_in_scope(quota, &object) {
                     add(&mut used, &masked(&kind.usage(&object, now), |name| names.contains_key(name)));
@@ -174,6 +168,13 @@ impl Worker {
         }
         Ok(used)
     }
+}
+
+/// Whether a quota counts objects whatever they are.
+fn is_unscoped(quota: &Value) -> bool {
+    let empty = |value: &Value| value.as_array().is_none_or(Vec::is_empty);
+    let spec = &quota["spec"];
+    empty(&spec["scopes"]) && empty(&spec["scopeSelector"]["matchExpressions"])
 }
 
 /// Whether a change of an object changes what it uses, or for which quotas it counts.
@@ -209,7 +210,7 @@ impl Reconcile<Key> for Worker {
                 self.ctx.caught_up(&self.quotas, written.revision()).await;
             }
         }
-        Ok(Action::Done)
+        Ok(Action::After(RESYNC))
     }
 }
 

@@ -1,9 +1,9 @@
-//! Lets claims, volumes and volume attributes classes go whose deletion has begun, once nobody uses them: admission gave
-//! them a finalizer for that. Source: `k8s.io/kubernetes/pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`.
+//! Lets claims, volumes and volume attributes classes go whose deletion has begun, once nobody uses them. What keeps them
+//! until then is a finalizer, which admission gives them, and this controller where they lack it. Source: `k8s.io/kubernetes/pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`.
 
 use std::sync::Arc;
 
-use api::{Key, Object};
+use api::{Key, ListOptions, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -76,7 +76,7 @@ impl Component for StorageProtection {
         for (what, informer) in Protected::ALL.into_iter().zip(&worker.informers) {
             let (queue, known) = (queue.clone(), worker.informers.clone());
             registrations.push(informer.on_change(move |change| {
-                if change.new.as_ref().is_some_and(|held| waits(held, what.finalizer())) {
+                if change.new.as_ref().is_some_and(|held| todo(held, what.finalizer()).is_some()) {
                     queue.add((what, change.key.clone()));
                 }
                 // A claim or volume that goes or changes may have been the last to use a class.
@@ -102,9 +102,27 @@ impl Component for StorageProtection {
     }
 }
 
-fn waits(object: &Object, finalizer: &str) -> bool {
+/// What an object needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Todo {
+    /// The finalizer that it lacks.
+    Protect,
+    /// To be let go, once nobody uses it.
+    Release,
+}
+
+/// What an object needs, if anything. Pure.
+fn todo(object: &Object, finalizer: &str) -> Option<Todo> {
     let meta = object.meta();
-    meta.is_terminating() && meta.finalizers.iter().any(|held| held == finalizer)
+    match (meta.is_terminating(), meta.finalizers.iter().any(|held| held == finalizer)) {
+        (true, true) => Some(Todo::Release),
+        (false, false) => Some(Todo::Protect),
+        _ => None,
+    }
+}
+
+fn waits(object: &Object, finalizer: &str) -> bool {
+    todo(object, finalizer) == Some(Todo::Release)
 }
 
 fn add_waiting(queue: &Queue<Item>, what: Protected, objects: &[Arc<Object>]) {
@@ -156,6 +174,20 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Whether a pod that the cache does not show yet uses a claim: only the server knows.
+    async fn is_used_after_all(&self, claim: &Object) -> Result<bool, BoxError> {
+        let meta = claim.meta();
+        let pods = self.ctx.client.list(&kinds::PODS.gvr(), &meta.namespace, ListOptions::default()).await?;
+        for pod in &pods.items {
+            if pod_uses(&decode::<Value>(pod)?, &meta.name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// Whether a pod that has a node mounts a claim, by name or as an ephemeral volume of its own. Pure.
 fn pod_uses(pod: &Value, claim: &str) -> bool {
     let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
@@ -185,16 +217,21 @@ fn names_class(object: &Value, class: &str) -> bool {
 impl Reconcile<Item> for Worker {
     async fn reconcile(&self, (what, key): &Item) -> Result<Action, BoxError> {
         let informer = self.informer(*what);
-        let Some(held) = informer.get(key).filter(|held| waits(held, what.finalizer())) else {
-            return Ok(Action::Done);
-        };
-        if self.is_used(*what, &held)? {
+        let Some(held) = informer.get(key) else { return Ok(Action::Done) };
+        let Some(todo) = todo(&held, what.finalizer()) else { return Ok(Action::Done) };
+        if todo == Todo::Release
+            && (self.is_used(*what, &held)?
+                || (*what == Protected::Claim && self.is_used_after_all(&held).await?))
+        {
             return Ok(Action::Done);
         }
         let mut object: Value = decode(&held)?;
-        if let Some(list) = object["metadata"]["finalizers"].as_array_mut() {
-            list.retain(|name| name != what.finalizer());
+        let mut finalizers = held.meta().finalizers.clone();
+        finalizers.retain(|name| name != what.finalizer());
+        if todo == Todo::Protect {
+            finalizers.push(what.finalizer().to_owned());
         }
+        object["metadata"]["finalizers"] = finalizers.into();
         let written = self.ctx.client.update(&what.kind().gvr(), key, "", &object).await;
         ignore_gone(written)?;
         Ok(Action::Done)
@@ -206,6 +243,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_lacks_its_finalizer_gets_it_and_what_ends_waits_for_its_users() {
+        let object = |ends: bool, finalizers: &[&str]| {
+            let ends = ends.then_some("2026-01-01T00:00:00Z");
+            let meta = json!({ "name": "d", "finalizers": finalizers, "deletionTimestamp": ends });
+            Object::parse(json!({ "metadata": meta }).to_string().into()).unwrap()
+        };
+        for (ends, finalizers, wanted) in [
+            (false, &["other"][..], Some(Todo::Protect)),
+            (false, &["other", CLAIM], None),
+            (true, &["other", CLAIM], Some(Todo::Release)),
+            (true, &["other"], None),
+        ] {
+            assert_eq!(todo(&object(ends, finalizers), CLAIM), wanted, "{ends} {finalizers:?}");
+        }
+    }
 
     #[test]
     fn pods_with_a_node_use_their_claims() {

@@ -65,6 +65,16 @@ impl Counted<'_> {
         }
     }
 
+    /// Whether a quota's resource is their number, whatever is in them. Pods are not: those that have ended do not count.
+    pub fn counts_objects(&self, name: &str) -> bool {
+        match (self.group, self.resource) {
+            ("", "persistentvolumeclaims") => name == "persistentvolumeclaims" || name == self.counter(),
+            ("", "services") => name == "services" || name == self.counter(),
+            ("", alias) => name == self.counter() || (name == alias && ALIASES.contains(&alias)),
+            _ => name == self.counter(),
+        }
+    }
+
     /// What an object uses at this moment. Amounts of zero are told where a change of the object may raise them.
     pub fn usage(&self, object: &Value, now: Timestamp) -> ResourceList {
         let mut used = BTreeMap::from([(self.counter(), count(1))]);

@@ -137,3 +137,20 @@ fn containers_name_what_is_limited() {
     whole["spec"]["resources"] = json!({ "limits": { "cpu": "1" } });
     assert_eq!(unnamed(&whole, ["memory"].into_iter()), None);
 }
+
+#[test]
+fn where_only_objects_are_counted_what_is_in_them_does_not_matter() {
+    let plain = json!({ "metadata": { "name": "x" } });
+    for (group, resource) in
+        [("", "secrets"), ("", "services"), ("", "persistentvolumeclaims"), ("apps", "deployments")]
+    {
+        let kind = Counted { group, resource };
+        let used = kind.usage(&plain, now());
+        let counters: Vec<&String> = used.keys().filter(|name| kind.counts_objects(name)).collect();
+        assert!(counters.iter().any(|name| name.starts_with("count/")), "{resource}");
+        assert!(counters.iter().all(|name| used[*name] == count(1)), "{resource}: {used:?}");
+    }
+    let claims = "gold.storageclass.storage.k8s.io/persistentvolumeclaims";
+    assert!(!CLAIMS.counts_objects(claims) && !CLAIMS.counts_objects("requests.storage"));
+    assert!(!PODS.counts_objects("pods") && PODS.counts_objects("count/pods"));
+}

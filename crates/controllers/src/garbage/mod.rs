@@ -10,7 +10,6 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +17,11 @@ use api::{GroupVersionResource, Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use parking_lot::RwLock;
 use reconcile::kinds::Served;
-use reconcile::{Action, Change, Informer, Queue, Reconcile, Registration, kinds, run_workers};
+use reconcile::{Action, Change, Informer, Queue, Reconcile, kinds, run_workers};
 
 use crate::context::Ctx;
+use crate::followed::{Followed, on_served};
 use plan::{FOREGROUND, ORPHAN};
 
 const NAME: &str = "garbage-collector-controller";
@@ -53,7 +52,7 @@ impl Component for GarbageCollector {
         let worker = Arc::new(Worker {
             ctx: self.ctx.clone(),
             queue: Queue::new(self.ctx.clock.clone()),
-            monitors: RwLock::default(),
+            monitors: Followed::default(),
         });
         let mut catalog = self.ctx.catalog.watch();
         let served = catalog.borrow_and_update().clone();
@@ -63,13 +62,8 @@ impl Component for GarbageCollector {
             () = worker.synced() => {}
         }
         ctx.ready();
-        let (watcher, watched) = (ctx.clone(), worker.clone());
-        ctx.spawn(async move {
-            while catalog.changed().await.is_ok() && !watcher.cancel().is_cancelled() {
-                let served = catalog.borrow_and_update().clone();
-                watched.monitor(&served);
-            }
-        });
+        let watched = worker.clone();
+        on_served(&ctx, catalog, move |served| watched.monitor(served));
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
@@ -89,39 +83,22 @@ impl Node {
     }
 }
 
-/// A watched resource.
-struct Monitor {
-    served: Served,
-    informer: Informer,
-    _registration: Registration,
-}
-
 struct Worker {
     ctx: Ctx,
     queue: Queue<Node>,
-    monitors: RwLock<HashMap<GroupVersionResource, Monitor>>,
+    monitors: Followed,
 }
 
 impl Worker {
     /// Watches exactly these resources. Events are left out: they are many, own nothing and expire.
     fn monitor(self: &Arc<Self>, served: &[Served]) {
-        let wanted: Vec<&Served> =
-            served.iter().filter(|row| row.resource.resource != kinds::EVENTS.resource).collect();
-        self.monitors.write().retain(|resource, _| wanted.iter().any(|row| row.resource == *resource));
-        for row in wanted {
-            if self.monitors.read().contains_key(&row.resource) {
-                continue;
+        let wanted = served.iter().filter(|row| row.resource.resource != kinds::EVENTS.resource);
+        let weak = Arc::downgrade(self);
+        self.monitors.set(&self.ctx.informers, wanted, move |resource, change| {
+            if let Some(worker) = weak.upgrade() {
+                worker.changed(resource, change);
             }
-            let informer = self.ctx.informers.get(row.resource.clone());
-            let (weak, resource) = (Arc::downgrade(self), row.resource.clone());
-            let registration = informer.on_change(move |change| {
-                if let Some(worker) = weak.upgrade() {
-                    worker.changed(&resource, change);
-                }
-            });
-            let monitor = Monitor { served: row.clone(), informer, _registration: registration };
-            self.monitors.write().insert(row.resource.clone(), monitor);
-        }
+        });
     }
 
     /// Returns when every watched resource is known, or when waiting for the rest has lasted too long: one resource

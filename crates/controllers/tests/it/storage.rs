@@ -53,13 +53,37 @@ async fn a_quota_is_counted_and_what_goes_makes_room() {
     cluster.until(kinds::RESOURCE_QUOTAS, &key, pods("1")).await;
 }
 
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_lost_its_protection_gets_it_again() {
+    let cluster = start().await;
+    let claim = json!({ "metadata": { "name": "d" }, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
+    let (claims, key) = (kinds::PERSISTENT_VOLUME_CLAIMS, Key::new("default", "d"));
+    cluster.create(&claims, "default", claim).await;
+    let protected = |held: &Value| held["metadata"]["finalizers"] == json!([PROTECTION]);
+    let made = cluster.until(claims, &key, protected).await;
+    let mut bare = made.clone();
+    bare["metadata"]["finalizers"] = json!([]);
+    let bare = cluster.client.update(&claims.gvr(), &key, "", &bare).await.unwrap();
+    assert!(bare.meta().finalizers.is_empty());
+    let lost = bare.revision();
+    let later = |held: &Value| {
+        held["metadata"]["resourceVersion"].as_str().is_some_and(|text| text.parse::<i64>().unwrap() > lost)
+    };
+    cluster.until(claims, &key, |held| later(held) && protected(held)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_goes_after_the_pods_that_use_it() {
     let cluster = start().await;
     cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
-    let claim = json!({ "metadata": { "name": "d" }, "spec": {
-        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
-    cluster.create(&kinds::PERSISTENT_VOLUME_CLAIMS, "default", claim).await;
+    let claim = |name: &str| {
+        json!({ "metadata": { "name": name }, "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } })
+    };
+    cluster.create(&kinds::PERSISTENT_VOLUME_CLAIMS, "default", claim("d")).await;
     cluster.create(&kinds::PODS, "default", pod("a", Some("d"))).await;
     // The controller has seen the pod once its cache has.
     cluster.until(kinds::PODS, &Key::new("default", "a"), |held| !held.is_null()).await;
@@ -67,6 +91,13 @@ async fn a_claim_goes_after_the_pods_that_use_it() {
     let claims = kinds::PERSISTENT_VOLUME_CLAIMS;
     cluster.client.delete(&claims.gvr(), &key, DeleteOptions::default()).await.unwrap();
     cluster.until(claims, &key, |held| !held["metadata"]["deletionTimestamp"].is_null()).await;
+    // One that nobody uses goes; the controller has been at work since, and has let this one be.
+    cluster.create(&claims, "default", claim("unused")).await;
+    let unused = Key::new("default", "unused");
+    cluster.client.delete(&claims.gvr(), &unused, DeleteOptions::default()).await.unwrap();
+    cluster.until(claims, &unused, Value::is_null).await;
+    let kept = cluster.client.get(&claims.gvr(), &key).await.unwrap();
+    assert_eq!(kept.meta().finalizers, [PROTECTION]);
     cluster.client.delete(&kinds::PODS.gvr(), &Key::new("default", "a"), now()).await.unwrap();
     cluster.until(claims, &key, Value::is_null).await;
 }
