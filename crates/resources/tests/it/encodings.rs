@@ -164,7 +164,9 @@ async fn large_answers_are_compressed_and_people_get_them_indented() {
         let mut unpacked = Vec::new();
         flate2::read::GzDecoder::new(&packed.body[..]).read_to_end(&mut unpacked).unwrap();
         if accept == JSON {
-            assert_eq!(unpacked, plain.body);
+            // Not its version: others write in between.
+            let unpacked: Value = serde_json::from_slice(&unpacked).unwrap();
+            assert_eq!(unpacked["items"], plain.json()["items"]);
         }
         let one = send(&cluster, Some(&cluster.user), Method::GET, &format!("{MAPS}/a"), &headers, "").await;
         assert_eq!(one.header("content-encoding"), "", "small answers are not");
@@ -176,7 +178,7 @@ async fn large_answers_are_compressed_and_people_get_them_indented() {
     assert_eq!(metadata.json()["items"].as_array().unwrap().len(), 3);
     let pretty = get(&cluster, &format!("{MAPS}?pretty=true"), JSON).await;
     assert!(pretty.body.starts_with(b"{\n  \"kind\": \"ConfigMapList\",\n"), "{:?}", &pretty.body[..80]);
-    assert_eq!(pretty.json(), plain.json());
+    assert_eq!(pretty.json()["items"], plain.json()["items"]);
     let curl = [("user-agent", "curl/8.5.0")];
     let one = send(&cluster, Some(&cluster.user), Method::GET, &format!("{MAPS}/a"), &curl, "").await;
     assert!(one.body.starts_with(b"{\n  \""));
