@@ -114,6 +114,7 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
             median_ms: samples.median() * 1000.0,
             p99_ms: samples.percentile(99) * 1000.0,
             cpu_at_most_ms: None,
+            p99_at_most_ms: None,
         });
     }
     Ok(rows)

@@ -58,6 +58,11 @@ impl Cpu {
         Self(pid)
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0
+    }
+
     /// Seconds that its threads ran, those that ended too.
     pub(crate) fn seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
