@@ -14,6 +14,7 @@ mod expiring;
 pub mod field;
 mod flow;
 pub mod http;
+mod lengthy;
 pub mod names;
 pub mod net;
 pub mod nodes;

@@ -53,7 +53,7 @@ pub(super) enum Literal {
     Int(i64),
     UInt(u64),
     Double(f64),
-    Text(Arc<str>),
+    Text(Box<str>),
     Bytes(Arc<[u8]>),
 }
 

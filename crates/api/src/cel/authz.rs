@@ -2,6 +2,8 @@
 //! evaluation does not wait: it ends with the question, and is begun anew when the answer is known.
 //! Source: `k8s.io/apiserver/pkg/cel/library/authz.go`.
 
+use std::sync::Arc;
+
 use super::{Budget, CelError, Val};
 
 type Result<T> = std::result::Result<T, CelError>;
@@ -53,17 +55,17 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "upstream's types: kubernetes.authorization.Authorizer and its siblings")]
 pub enum Step<'v> {
-    Authorizer(&'v dyn Authority, Box<Question>),
-    Path(&'v dyn Authority, Box<Question>),
-    Group(&'v dyn Authority, Box<Question>),
-    Resource(&'v dyn Authority, Box<Question>),
-    Decision(Answer),
+    Authorizer(&'v dyn Authority, Arc<Question>),
+    Path(&'v dyn Authority, Arc<Question>),
+    Group(&'v dyn Authority, Arc<Question>),
+    Resource(&'v dyn Authority, Arc<Question>),
+    Decision(Arc<Answer>),
 }
 
 impl<'v> Step<'v> {
     /// `authorizer`; `request` is the question that `authorizer.requestResource` begins with.
     pub fn authorizer(authority: &'v dyn Authority, request: Question) -> Self {
-        Self::Authorizer(authority, Box::new(request))
+        Self::Authorizer(authority, Arc::new(request))
     }
 
     pub(super) fn type_name(&self) -> &'static str {
@@ -73,6 +75,23 @@ impl<'v> Step<'v> {
             Self::Group(..) => "kubernetes.authorization.GroupCheck",
             Self::Resource(..) => "kubernetes.authorization.ResourceCheck",
             Self::Decision(_) => "kubernetes.authorization.Decision",
+        }
+    }
+
+    /// How long the question has become, which each step copies.
+    fn length(&self) -> usize {
+        match self {
+            Self::Authorizer(_, asked)
+            | Self::Path(_, asked)
+            | Self::Group(_, asked)
+            | Self::Resource(_, asked) => {
+                let texts =
+                    [&asked.verb, &asked.group, &asked.resource, &asked.subresource, &asked.namespace];
+                let more = [&asked.name, &asked.field_selector, &asked.label_selector];
+                let path = asked.path.as_ref().map_or(0, String::len);
+                path + texts.into_iter().chain(more).map(String::len).sum::<usize>()
+            }
+            Self::Decision(answer) => answer.reason.len(),
         }
     }
 
@@ -101,33 +120,34 @@ impl<'v> Step<'v> {
             })
             .collect();
         let Some(texts) = texts else { return Ok(None) };
+        budget.spend_on(self.length() + texts.iter().map(|text| text.len()).sum::<usize>())?;
         let step = match (self, name, texts.as_slice()) {
             (Self::Authorizer(authority, asked), "path", [path]) => {
                 not_empty("path", path)?;
                 let service_account = asked.service_account.clone();
                 let question =
                     Question { service_account, path: Some((*path).to_owned()), ..Question::default() };
-                Self::Path(*authority, Box::new(question))
+                Self::Path(*authority, Arc::new(question))
             }
             (Self::Authorizer(authority, asked), "group", [group]) => {
                 let service_account = asked.service_account.clone();
                 let question =
                     Question { service_account, group: (*group).to_owned(), ..Question::default() };
-                Self::Group(*authority, Box::new(question))
+                Self::Group(*authority, Arc::new(question))
             }
             (Self::Authorizer(authority, asked), "serviceAccount", [namespace, account]) => {
                 service_account(namespace, account)?;
                 let of = Some(((*namespace).to_owned(), (*account).to_owned()));
                 let question = Question { service_account: of, ..(**asked).clone() };
-                Self::Authorizer(*authority, Box::new(question))
+                Self::Authorizer(*authority, Arc::new(question))
             }
             (Self::Group(authority, asked), "resource", [resource]) => {
                 not_empty("resource", resource)?;
                 let question = Question { resource: (*resource).to_owned(), ..(**asked).clone() };
-                Self::Resource(*authority, Box::new(question))
+                Self::Resource(*authority, Arc::new(question))
             }
             (Self::Resource(authority, asked), name, [text]) if name != "check" => {
-                let mut question = asked.clone();
+                let mut question = (**asked).clone();
                 let part = match name {
                     "subresource" => &mut question.subresource,
                     "namespace" => &mut question.namespace,
@@ -137,13 +157,13 @@ impl<'v> Step<'v> {
                     _ => return Ok(None),
                 };
                 *part = (*text).to_owned();
-                Self::Resource(*authority, question)
+                Self::Resource(*authority, Arc::new(question))
             }
             (Self::Path(authority, asked) | Self::Resource(authority, asked), "check", [verb]) => {
-                budget.spend(CHECK_COST)?;
+                budget.spend_waiting(CHECK_COST)?;
                 let question = Question { verb: (*verb).to_owned(), ..(**asked).clone() };
                 match authority.answer(&question) {
-                    Some(answer) => Self::Decision(answer),
+                    Some(answer) => Self::Decision(Arc::new(answer)),
                     None => return Err(CelError::Unanswered(Box::new(question))),
                 }
             }

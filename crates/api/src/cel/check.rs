@@ -17,6 +17,9 @@ const TYPES: [&str; 11] =
 /// How many problems are told.
 const PROBLEMS_MAX: usize = 100;
 
+/// How much of one is told.
+const PROBLEM_BYTES_MAX: usize = 4096;
+
 /// The variables that an expression knows, and whether it may make objects.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -84,7 +87,12 @@ struct Checker<'e, 'n> {
 }
 
 impl<'n> Checker<'_, 'n> {
+    /// The type of a node, bounded however the expression combines others, so that neither time nor stack grow with it.
     fn of(&mut self, node: &'n Node) -> Type {
+        self.combined(node).bounded()
+    }
+
+    fn combined(&mut self, node: &'n Node) -> Type {
         match &node.kind {
             Kind::Literal(literal) => of_literal(literal),
             Kind::Name(name) => self.of_name(node.at, name),
@@ -132,7 +140,8 @@ impl<'n> Checker<'_, 'n> {
                     self.join(&mut keys, key_type, key.at);
                     self.join(&mut values, if *optional { held(ty) } else { ty }, value.at);
                 }
-                Type::Map(Arc::new(keys.unwrap_or(Type::Dyn)), Arc::new(values.unwrap_or(Type::Dyn)))
+                let keys = keys.filter(Type::is_key).unwrap_or(Type::Dyn);
+                Type::Map(Arc::new(keys), Arc::new(values.unwrap_or(Type::Dyn)))
             }
             Kind::Struct { name, fields } => {
                 for (_, value, _) in fields {
@@ -147,7 +156,8 @@ impl<'n> Checker<'_, 'n> {
         }
     }
 
-    fn wrong(&mut self, at: usize, problem: String) -> Type {
+    fn wrong(&mut self, at: usize, mut problem: String) -> Type {
+        problem.truncate(problem.floor_char_boundary(PROBLEM_BYTES_MAX));
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push((at, problem));
         }
@@ -356,7 +366,10 @@ impl<'n> Checker<'_, 'n> {
             What::All | What::Exists | What::ExistsOne => Type::Bool,
             What::Filter => Type::list(first),
             What::List => Type::list(body),
-            What::Map => Type::Map(Arc::new(first), Arc::new(body)),
+            What::Map => {
+                let key = if first.is_key() { first } else { Type::Dyn };
+                Type::Map(Arc::new(key), Arc::new(body))
+            }
             What::Entry | What::Bind | What::OptFlatMap => body,
             What::OptMap => Type::Optional(Arc::new(body)),
         }

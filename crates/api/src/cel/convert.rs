@@ -3,18 +3,26 @@
 use jiff::Timestamp;
 
 use super::eval::no_overload;
-use super::{CelError, Val};
+use super::operators::length;
+use super::{Budget, CelError, Val};
 use crate::custom::duration_of;
 
 type Result<T> = std::result::Result<T, CelError>;
 
+const CONVERSIONS: [&str; 8] = ["int", "uint", "double", "bool", "bytes", "string", "duration", "timestamp"];
+
 /// `int(x)`, `string(x)`, …; `None`: the name is no type's.
-pub(super) fn convert<'v>(name: &str, value: &Val<'v>) -> Result<Option<Val<'v>>> {
+pub(super) fn convert<'v>(name: &str, value: &Val<'v>, budget: &mut Budget) -> Result<Option<Val<'v>>> {
+    match name {
+        "dyn" => return Ok(Some(value.clone())),
+        "type" => return Ok(Some(Val::Type(value.type_name()))),
+        name if !CONVERSIONS.contains(&name) => return Ok(None),
+        _ => {}
+    }
+    budget.spend(length(value) as u64 / 10)?;
     let wrong = || no_overload(name, std::slice::from_ref(value));
     let range = || CelError::fault("range error converting to integer");
     Ok(Some(match (name, value) {
-        ("dyn", value) => value.clone(),
-        ("type", value) => Val::Type(value.type_name()),
         ("int", Val::Int(_)) | ("uint", Val::UInt(_)) | ("double", Val::Double(_)) => value.clone(),
         ("bool", Val::Bool(_)) | ("bytes", Val::Bytes(_)) => value.clone(),
         ("int", Val::UInt(value)) => Val::Int(i64::try_from(*value).map_err(|_| range())?),
@@ -36,7 +44,8 @@ pub(super) fn convert<'v>(name: &str, value: &Val<'v>) -> Result<Option<Val<'v>>
             _ => return Err(type_error("bool")),
         }),
         ("bytes", Val::Text(text)) => Val::Bytes(text.as_bytes().into()),
-        ("string", value) => Val::Text(text_of(value).ok_or_else(wrong)?.into()),
+        ("string", Val::Text(_)) => value.clone(),
+        ("string", value) => Val::Text(text_of(value, budget)?.ok_or_else(wrong)?.into()),
         ("duration", Val::Duration(_)) | ("timestamp", Val::Time(_)) => value.clone(),
         ("duration", Val::Text(text)) => {
             Val::Duration(duration_of(text).ok_or_else(|| type_error("google.protobuf.Duration"))?)
@@ -57,14 +66,15 @@ fn type_error(wanted: &str) -> CelError {
 }
 
 /// A value as text, where it has one.
-pub(super) fn text_of(value: &Val<'_>) -> Option<String> {
-    Some(match value {
+pub(super) fn text_of(value: &Val<'_>, budget: &mut Budget) -> Result<Option<String>> {
+    budget.spend(length(value) as u64 / 10)?;
+    Ok(Some(match value {
         Val::Text(text) | Val::Url(text) => text.to_string(),
         Val::Bool(value) => value.to_string(),
         Val::Int(value) => value.to_string(),
         Val::UInt(value) => value.to_string(),
         Val::Double(value) => value.to_string(),
-        Val::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.to_owned(),
+        Val::Bytes(bytes) => return Ok(std::str::from_utf8(bytes).ok().map(str::to_owned)),
         Val::Time(time) => time.to_string(),
         Val::Duration(nanoseconds) => duration_text(*nanoseconds),
         Val::Quantity(quantity) => quantity.to_string(),
@@ -72,8 +82,8 @@ pub(super) fn text_of(value: &Val<'_>) -> Option<String> {
         Val::Cidr(address, length) => format!("{address}/{length}"),
         Val::Type(name) => (*name).to_owned(),
         Val::Semver(version) => version.to_string(),
-        _ => return None,
-    })
+        _ => return Ok(None),
+    }))
 }
 
 /// Seconds with their fraction, as protobuf writes durations: `1.5s`.

@@ -186,7 +186,7 @@ fn larger<'p>(known: Option<Value<'p>>, value: Value<'p>) -> Value<'p> {
 
 fn field_of<'p>(value: &Value<'p>, field: &str) -> Value<'p> {
     let Shape::Of(schema) = &value.shape else { return item_of(value) };
-    match schema.properties.get(&unescape(field)).or_else(|| schema.child(field)) {
+    match schema.properties.get(&*unescape(field)).or_else(|| schema.child(field)) {
         Some(below) => Value { shape: Shape::Of(below), size: size_of(below) },
         None => Value::sized(REQUEST_BYTES_MAX - 2),
     }

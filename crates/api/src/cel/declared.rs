@@ -52,7 +52,7 @@ impl Fields for Named {
     }
 
     fn field(&self, name: &str) -> Option<Type> {
-        self.fields.get(&unescape(name)).or_else(|| self.fields.get(name)).cloned()
+        self.fields.get(&*unescape(name)).or_else(|| self.fields.get(name)).cloned()
     }
 }
 

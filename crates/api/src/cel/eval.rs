@@ -1,16 +1,17 @@
 //! The walk over an expression's tree.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::ast::{Kind, Literal, Macro, Node, What};
-use super::value::Key;
-use super::{Budget, CelError, Val, Variables, library, operators};
+use super::value::{Key, Text, Walk};
+use super::{Budget, CelError, Val, Variables, library, operators, told};
 
 type Result<T> = std::result::Result<T, CelError>;
 
-/// How deep an evaluation may go, from variable to variable: a tree is at most 100 deep.
+/// How deep an evaluation may go, from variable to variable: a tree is at most 100 deep, and 50 macros.
 const DEPTH_MAX: usize = 250;
+/// As how many levels a macro counts, by the stack that it takes.
+const MACRO_DEPTH: usize = 4;
 /// Types that have no other name than this.
 const TYPES: [&str; 10] =
     ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
@@ -28,12 +29,13 @@ pub(super) struct Evaluation<'v, 'b> {
 impl<'v> Evaluation<'v, '_> {
     pub(super) fn value(&mut self, node: &'v Node) -> Result<Val<'v>> {
         self.budget.spend(1)?;
-        if self.depth >= DEPTH_MAX {
+        let levels = if matches!(node.kind, Kind::Macro(_)) { MACRO_DEPTH } else { 1 };
+        if self.depth + levels > DEPTH_MAX {
             return Err(CelError::fault("variables lean on each other too deeply"));
         }
-        self.depth += 1;
+        self.depth += levels;
         let value = self.part(node);
-        self.depth -= 1;
+        self.depth -= levels;
         value
     }
 
@@ -44,11 +46,11 @@ impl<'v> Evaluation<'v, '_> {
             Kind::Select { of, field, test, optional } => self.select(of, field, *test, *optional),
             Kind::Index { of, index, optional: true } => {
                 let (value, index) = (self.value(of)?, self.value(index)?);
-                Ok(optional_of(value.at(&index)?))
+                optional_of(value.at(&index, self.budget)?)
             }
             Kind::Index { of, index, .. } => {
                 let (value, index) = (self.value(of)?, self.value(index)?);
-                operators::index(&value, &index)
+                operators::index(&value, &index, self.budget)
             }
             Kind::Call { name, target: None, arguments } => {
                 let arguments = self.all(arguments)?;
@@ -94,15 +96,15 @@ impl<'v> Evaluation<'v, '_> {
         }
         let found = match self.composed_variable(of, field) {
             Some(value) => Some(value?),
-            None => self.value(of)?.field(field)?,
+            None => self.value(of)?.field(field, self.budget)?,
         };
         if optional {
-            return Ok(optional_of(found));
+            return optional_of(found);
         }
         if test {
             return Ok(Val::Bool(!matches!(found, None | Some(Val::Optional(None)))));
         }
-        found.ok_or_else(|| CelError::fault(format!("no such key: {field}")))
+        found.ok_or_else(|| CelError::fault(format!("no such key: {}", told(field))))
     }
 
     /// `variables.name`: evaluated where it is first asked for, among those that stand before it.
@@ -120,6 +122,7 @@ impl<'v> Evaluation<'v, '_> {
         let (name, program) = composition.entries.get(place)?;
         let value = match program {
             Err(error) => {
+                let (name, error) = (told(name), told(error));
                 Err(CelError::fault(format!("composited variable {name:?} fails to compile: {error}")))
             }
             Ok(program) => {
@@ -129,6 +132,7 @@ impl<'v> Evaluation<'v, '_> {
                 (self.scope, self.composed) = (scope, composed);
                 value.map_err(|error| match error {
                     CelError::Fault(error) => {
+                        let name = told(name);
                         CelError::fault(format!("composited variable {name:?} fails to evaluate: {error}"))
                     }
                     other => other,
@@ -156,7 +160,7 @@ impl<'v> Evaluation<'v, '_> {
         if let (Val::Optional(held), "or" | "orValue", [otherwise]) = (&receiver, name, arguments) {
             return match held {
                 Some(_) if name == "or" => Ok(receiver),
-                Some(held) => Ok((**held).clone()),
+                Some(held) => Ok(Val::clone(held)),
                 None => self.value(otherwise),
             };
         }
@@ -192,7 +196,7 @@ impl<'v> Evaluation<'v, '_> {
             let value = self.value(node)?;
             items.extend(unwrapped(value, *optional));
         }
-        Ok(Val::list(items))
+        Val::list(items)
     }
 
     fn map(&mut self, nodes: &'v [(Node, Node, bool)]) -> Result<Val<'v>> {
@@ -206,7 +210,7 @@ impl<'v> Evaluation<'v, '_> {
                 return Err(CelError::fault("Failed with repeated key"));
             }
         }
-        Ok(Val::Map(Arc::new(entries)))
+        Val::map(entries)
     }
 
     fn structure(&mut self, name: &'v str, fields: &'v [(Box<str>, Node, bool)]) -> Result<Val<'v>> {
@@ -217,10 +221,10 @@ impl<'v> Evaluation<'v, '_> {
         for (field, value, optional) in fields {
             let value = self.value(value)?;
             if let Some(value) = unwrapped(value, *optional) {
-                made.insert(Arc::<str>::from(&**field), value);
+                made.insert(&**field, value);
             }
         }
-        Ok(Val::Made(name.into(), Arc::new(made)))
+        Val::made(name, made)
     }
 
     fn macro_value(&mut self, made: &'v Macro) -> Result<Val<'v>> {
@@ -234,40 +238,48 @@ impl<'v> Evaluation<'v, '_> {
             What::OptMap | What::OptFlatMap => {
                 let Val::Optional(held) = range else { return Err(no_overload("optMap", &[range])) };
                 let Some(held) = held else { return Ok(Val::Optional(None)) };
-                let value = self.with(&[(name, (*held).clone())], body)?;
-                return Ok(if made.what == What::OptMap { Val::some(value) } else { value });
+                let value = self.with(&[(name, Val::clone(&held))], body)?;
+                return if made.what == What::OptMap { Val::some(value) } else { Ok(value) };
             }
             _ => {}
         }
-        let pairs = self.pairs(&range, made.names.len() == 2)?;
+        let Some(walk) = range.walk() else {
+            return Err(CelError::fault(format!(
+                "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
+                range.type_name()
+            )));
+        };
+        let rounds = Rounds { walk, items: range.is_list() && made.names.len() < 2 };
         match made.what {
-            What::All => self.quantified(made, &pairs, false),
-            What::Exists => self.quantified(made, &pairs, true),
+            What::All => self.quantified(made, rounds, false),
+            What::Exists => self.quantified(made, rounds, true),
             What::ExistsOne => {
                 let mut count = 0;
-                for pair in &pairs {
-                    count += usize::from(self.holds(made, pair, body)?);
+                for pair in rounds {
+                    count += usize::from(self.holds(made, &pair, body)?);
                 }
                 Ok(Val::Bool(count == 1))
             }
             What::Filter => {
                 let mut items = Vec::new();
-                for pair in &pairs {
-                    if self.holds(made, pair, body)? {
-                        items.push(pair[0].clone());
+                for pair in rounds {
+                    if self.holds(made, &pair, body)? {
+                        self.budget.spend_items(1)?;
+                        let [item, _] = pair;
+                        items.push(item);
                     }
                 }
-                Ok(Val::list(items))
+                Val::list(items)
             }
-            _ => self.collected(made, &pairs),
+            _ => self.collected(made, rounds),
         }
     }
 
     /// `all` and `exists`: an error of one item counts only if no other decides.
-    fn quantified(&mut self, made: &'v Macro, pairs: &[[Val<'v>; 2]], decisive: bool) -> Result<Val<'v>> {
+    fn quantified(&mut self, made: &'v Macro, rounds: Rounds<'_, 'v>, decisive: bool) -> Result<Val<'v>> {
         let mut failed = None;
-        for pair in pairs {
-            match self.holds(made, pair, &made.bodies[0]) {
+        for pair in rounds {
+            match self.holds(made, &pair, &made.bodies[0]) {
                 Ok(value) if value == decisive => return Ok(Val::Bool(value)),
                 Ok(_) => {}
                 Err(error) if error.is_final() => return Err(error),
@@ -278,31 +290,32 @@ impl<'v> Evaluation<'v, '_> {
     }
 
     /// `map`, `transformList`, `transformMap` and `transformMapEntry`, each with or without a condition.
-    fn collected(&mut self, made: &'v Macro, pairs: &[[Val<'v>; 2]]) -> Result<Val<'v>> {
+    fn collected(&mut self, made: &'v Macro, rounds: Rounds<'_, 'v>) -> Result<Val<'v>> {
         let (mut list, mut map) = (Vec::new(), BTreeMap::new());
         let (condition, body) = match made.bodies.as_slice() {
             [condition, body] => (Some(condition), body),
             [body, ..] => (None, body),
             [] => return Err(CelError::fault("a macro without a body")),
         };
-        for pair in pairs {
+        for pair in rounds {
             if let Some(condition) = condition
-                && !self.holds(made, pair, condition)?
+                && !self.holds(made, &pair, condition)?
             {
                 continue;
             }
-            let value = self.with_pair(made, pair, body)?;
+            let value = self.with_pair(made, &pair, body)?;
+            self.budget.spend_items(1)?;
             match made.what {
                 What::Map => {
                     map.insert(Key::of(&pair[0])?, value);
                 }
                 What::Entry => {
-                    let keys = value
-                        .keys(self.budget)?
-                        .ok_or_else(|| no_overload("transformMapEntry", std::slice::from_ref(&value)))?;
-                    for key in keys {
-                        let entry = value.at(&key)?.unwrap_or(Val::Null);
-                        if map.insert(Key::of(&key)?, entry).is_some() {
+                    let entries = value.walk().filter(|_| !value.is_list());
+                    for (key, entry) in entries
+                        .ok_or_else(|| no_overload("transformMapEntry", std::slice::from_ref(&value)))?
+                    {
+                        self.budget.spend_items(2)?;
+                        if map.insert(Key::of(&key)?, entry.paid(self.budget)?).is_some() {
                             return Err(CelError::fault("insert failed: key already exists"));
                         }
                     }
@@ -310,33 +323,7 @@ impl<'v> Evaluation<'v, '_> {
                 _ => list.push(value),
             }
         }
-        Ok(if matches!(made.what, What::Map | What::Entry) {
-            Val::Map(Arc::new(map))
-        } else {
-            Val::list(list)
-        })
-    }
-
-    /// What a macro goes through: items of lists, keys of maps; with two names places and items, keys and values.
-    fn pairs(&mut self, range: &Val<'v>, two: bool) -> Result<Vec<[Val<'v>; 2]>> {
-        if let Some(items) = range.items(self.budget)? {
-            let pair = |(place, item): (usize, &Val<'v>)| match two {
-                true => [Val::Int(i64::try_from(place).unwrap_or(i64::MAX)), item.clone()],
-                false => [item.clone(), Val::Null],
-            };
-            return Ok(items.iter().enumerate().map(pair).collect());
-        }
-        let Some(keys) = range.keys(self.budget)? else {
-            return Err(CelError::fault(format!(
-                "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
-                range.type_name()
-            )));
-        };
-        let pair = |key: Val<'v>| {
-            let value = if two { range.at(&key)?.unwrap_or(Val::Null) } else { Val::Null };
-            Ok([key, value])
-        };
-        keys.into_iter().map(pair).collect()
+        if matches!(made.what, What::Map | What::Entry) { Val::map(map) } else { Val::list(list) }
     }
 
     fn holds(&mut self, made: &'v Macro, pair: &[Val<'v>; 2], body: &'v Node) -> Result<bool> {
@@ -346,7 +333,9 @@ impl<'v> Evaluation<'v, '_> {
         }
     }
 
+    /// One round, which costs a step besides its expression.
     fn with_pair(&mut self, made: &'v Macro, pair: &[Val<'v>; 2], body: &'v Node) -> Result<Val<'v>> {
+        self.budget.spend(1)?;
         match made.names.as_slice() {
             [one] => self.with(&[(one, pair[0].clone())], body),
             [one, two, ..] => self.with(&[(one, pair[0].clone()), (two, pair[1].clone())], body),
@@ -360,6 +349,22 @@ impl<'v> Evaluation<'v, '_> {
         let value = self.value(body);
         self.scope.truncate(before);
         value
+    }
+}
+
+/// What a macro goes through: items of lists, keys of maps; with two names places and items, keys and values.
+struct Rounds<'r, 'v> {
+    walk: Walk<'r, 'v>,
+    /// Whether it is the items that come first.
+    items: bool,
+}
+
+impl<'v> Iterator for Rounds<'_, 'v> {
+    type Item = [Val<'v>; 2];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, value) = self.walk.next()?;
+        Some(if self.items { [value, Val::Null] } else { [key, value] })
     }
 }
 
@@ -382,27 +387,27 @@ fn type_path(of: &Node, field: &str) -> Option<&'static str> {
 /// An item that may be left out: `None` if it is an optional without value.
 fn unwrapped(value: Val<'_>, optional: bool) -> Option<Val<'_>> {
     match value {
-        Val::Optional(held) if optional => held.map(|held| (*held).clone()),
+        Val::Optional(held) if optional => held.map(|held| Val::clone(&held)),
         value => Some(value),
     }
 }
 
-fn optional_of(found: Option<Val<'_>>) -> Val<'_> {
+fn optional_of(found: Option<Val<'_>>) -> Result<Val<'_>> {
     match found {
-        None => Val::Optional(None),
-        Some(already @ Val::Optional(_)) => already,
+        None => Ok(Val::Optional(None)),
+        Some(already @ Val::Optional(_)) => Ok(already),
         Some(value) => Val::some(value),
     }
 }
 
-fn constant<'v>(literal: &Literal) -> Val<'v> {
+fn constant(literal: &Literal) -> Val<'_> {
     match literal {
         Literal::Null => Val::Null,
         Literal::Bool(value) => Val::Bool(*value),
         Literal::Int(value) => Val::Int(*value),
         Literal::UInt(value) => Val::UInt(*value),
         Literal::Double(value) => Val::Double(*value),
-        Literal::Text(text) => Val::Text(text.clone()),
+        Literal::Text(text) => Val::Text(Text::Given(text)),
         Literal::Bytes(bytes) => Val::Bytes(bytes.clone()),
     }
 }

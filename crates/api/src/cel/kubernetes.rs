@@ -3,26 +3,38 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::operators::length;
+use super::patterns::pattern;
 use super::semver::Semver;
-use super::{Budget, CelError, Val};
+use super::value::{Key, Text};
+use super::{Budget, CelError, Val, told};
 use crate::custom::fits_format;
 use crate::quantity::Quantity;
 
 type Result<T> = std::result::Result<T, CelError>;
 
 /// A function without a receiver; `None`: there is none of the name.
-pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], _: &mut Budget) -> Result<Option<Val<'v>>> {
+pub(super) fn function<'v>(
+    name: &str,
+    arguments: &[Val<'v>],
+    budget: &mut Budget,
+) -> Result<Option<Val<'v>>> {
+    if let [value, ..] = arguments {
+        budget.spend(length(value) as u64 / 10)?;
+    }
     let value = match (name, arguments) {
         ("quantity", [Val::Text(text)]) => {
-            Val::Quantity(text.parse().map_err(|error| CelError::fault(format!("{error}")))?)
+            Val::Quantity(Arc::new(text.parse().map_err(|error| CelError::fault(format!("{error}")))?))
         }
         ("isQuantity", [Val::Text(text)]) => Val::Bool(text.parse::<Quantity>().is_ok()),
         ("url", [Val::Text(text)]) if is_url(text) => Val::Url(text.clone()),
         ("url", [Val::Text(text)]) => {
+            let text = told(text);
             return Err(CelError::fault(format!("URL parse error during conversion from string: {text:?}")));
         }
         ("isURL", [Val::Text(text)]) => Val::Bool(is_url(text)),
         ("ip", [Val::Text(text)]) => Val::Ip(address(text).ok_or_else(|| {
+            let text = told(text);
             CelError::fault(format!("IP Address {text:?} parse error during conversion from string"))
         })?),
         ("isIP", [Val::Text(text)]) => Val::Bool(address(text).is_some()),
@@ -32,6 +44,7 @@ pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], _: &mut Budget) ->
         }
         ("cidr", [Val::Text(text)]) => {
             let (address, length) = cidr(text).ok_or_else(|| {
+                let text = told(text);
                 CelError::fault(format!(
                     "network address parse error during conversion from string: {text:?}"
                 ))
@@ -48,11 +61,13 @@ pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], _: &mut Budget) ->
         ("jsonpatch.escapeKey", [Val::Text(text)]) => Val::text(&text.replace('~', "~0").replace('/', "~1")),
         ("isCIDR", [Val::Text(text)]) => Val::Bool(cidr(text).is_some()),
         ("format.named", [Val::Text(format)]) if FORMATS.iter().any(|(known, _)| **known == **format) => {
-            Val::some(Val::Format(format.clone()))
+            Val::some(Val::Format(format.clone()))?
         }
         ("format.named", [Val::Text(_)]) => Val::Optional(None),
         (name, []) => match name.strip_prefix("format.") {
-            Some(format) if FORMATS.iter().any(|(known, _)| *known == format) => Val::Format(format.into()),
+            Some(format) if FORMATS.iter().any(|(known, _)| *known == format) => {
+                Val::Format(Text::from(format.to_owned()))
+            }
             _ => return Ok(None),
         },
         _ => return Ok(None),
@@ -68,17 +83,14 @@ pub(super) fn method<'v>(
     budget: &mut Budget,
 ) -> Result<Option<Val<'v>>> {
     match value {
-        Val::Quantity(quantity) => quantity_method(name, *quantity, arguments),
-        Val::Url(url) => Ok(url_method(name, url)),
+        Val::Quantity(quantity) => quantity_method(name, **quantity, arguments),
+        Val::Url(url) => url_method(name, url, budget),
         Val::Ip(address) => Ok(ip_method(name, *address, arguments)),
         Val::Cidr(base, length) => cidr_method(name, *base, *length, arguments),
         Val::Authz(step) => step.method(name, arguments, budget),
         Val::Semver(version) => Ok(semver_method(name, version, arguments)),
         Val::Format(format) => match (name, arguments) {
-            ("validate", [Val::Text(text)]) => {
-                budget.spend_on(text.len())?;
-                Ok(Some(validate(format, text)))
-            }
+            ("validate", [Val::Text(text)]) => validate(format, text, budget).map(Some),
             _ => Ok(None),
         },
         _ => Ok(None),
@@ -88,7 +100,7 @@ pub(super) fn method<'v>(
 fn quantity_method<'v>(name: &str, one: Quantity, arguments: &[Val<'v>]) -> Result<Option<Val<'v>>> {
     let other = match arguments {
         [] => None,
-        [Val::Quantity(other)] => Some(*other),
+        [Val::Quantity(other)] => Some(**other),
         [Val::Int(units)] => Some(Quantity::from_units(*units, crate::quantity::Format::DecimalSi)),
         _ => return Ok(None),
     };
@@ -99,8 +111,8 @@ fn quantity_method<'v>(name: &str, one: Quantity, arguments: &[Val<'v>]) -> Resu
         ("asInteger", None) => return Err(CelError::fault("cannot convert value to integer")),
         ("asApproximateFloat", None) => Val::Double(one.milli_value() as f64 / 1000.0),
         ("sign", None) => Val::Int(if one.is_negative() { -1 } else { i64::from(one.milli_value() != 0) }),
-        ("add", Some(other)) => Val::Quantity(one.plus(other)),
-        ("sub", Some(other)) => Val::Quantity(one.minus(other)),
+        ("add", Some(other)) => Val::Quantity(Arc::new(one.plus(other))),
+        ("sub", Some(other)) => Val::Quantity(Arc::new(one.minus(other))),
         ("isLessThan", Some(other)) => Val::Bool(one < other),
         ("isGreaterThan", Some(other)) => Val::Bool(one > other),
         ("compareTo", Some(other)) => Val::Int(one.cmp(&other) as i64),
@@ -127,12 +139,14 @@ fn is_url(text: &str) -> bool {
     clean && (text.starts_with('/') || text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some()))
 }
 
-fn url_method<'v>(name: &str, url: &str) -> Option<Val<'v>> {
+/// Each reads the URL anew.
+fn url_method<'v>(name: &str, url: &str, budget: &mut Budget) -> Result<Option<Val<'v>>> {
+    budget.spend_on(url.len().saturating_mul(2))?;
     let uri: Option<http::Uri> = url.parse().ok();
     let uri = uri.as_ref();
     let host = || uri.and_then(http::Uri::host).unwrap_or_default();
     let port = || uri.and_then(http::Uri::port).map(|port| port.to_string());
-    Some(match name {
+    Ok(Some(match name {
         "getScheme" => Val::text(uri.and_then(http::Uri::scheme_str).unwrap_or_default()),
         "getHostname" => Val::text(host().trim_start_matches('[').trim_end_matches(']')),
         "getHost" => {
@@ -146,13 +160,14 @@ fn url_method<'v>(name: &str, url: &str) -> Option<Val<'v>> {
                 uri.and_then(http::Uri::query).unwrap_or_default().split('&').filter(|pair| !pair.is_empty())
             {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                query.entry(super::value::Key::Text(key.into())).or_default().push(Val::text(value));
+                budget.spend_items(4)?;
+                query.entry(Key::Text(key.to_owned().into())).or_default().push(Val::text(value));
             }
-            let entries = query.into_iter().map(|(key, values)| (key, Val::list(values)));
-            Val::Map(Arc::new(entries.collect()))
+            let entries = query.into_iter().map(|(key, values)| Ok((key, Val::list(values)?)));
+            Val::map(entries.collect::<Result<_>>()?)?
         }
-        _ => return None,
-    })
+        _ => return Ok(None),
+    }))
 }
 
 /// An address without a zone, and no IPv4 address in IPv6's clothes.
@@ -229,14 +244,14 @@ fn cidr_method<'v>(name: &str, base: IpAddr, length: u8, arguments: &[Val<'v>]) 
     Ok(Some(match (name, arguments) {
         ("containsIP", [Val::Ip(address)]) => Val::Bool(inside(*address, bits(base))),
         ("containsIP", [Val::Text(text)]) => {
-            let address =
-                address(text).ok_or_else(|| CelError::fault(format!("IP Address {text:?} parse error")))?;
+            let address = address(text)
+                .ok_or_else(|| CelError::fault(format!("IP Address {:?} parse error", told(text))))?;
             Val::Bool(inside(address, bits(base)))
         }
         ("containsCIDR", [Val::Cidr(address, other)]) => Val::Bool(inside(*address, *other)),
         ("containsCIDR", [Val::Text(text)]) => {
             let parsed = cidr(text)
-                .ok_or_else(|| CelError::fault(format!("network address parse error: {text:?}")))?;
+                .ok_or_else(|| CelError::fault(format!("network address parse error: {:?}", told(text))))?;
             Val::Bool(inside(parsed.0, parsed.1))
         }
         ("ip", []) => Val::Ip(base),
@@ -263,19 +278,19 @@ const FORMATS: [(&str, &str); 13] = [
     ("datetime", ""),
 ];
 
-fn validate<'v>(format: &str, text: &str) -> Val<'v> {
+fn validate<'v>(format: &str, text: &str, budget: &mut Budget) -> Result<Val<'v>> {
+    budget.spend_on(text.len())?;
     let known = FORMATS.iter().find(|(known, _)| *known == format);
     let fits = match known {
         Some((_, "")) => fits_format(format, text),
         Some((name, source)) => {
             let max = if name.contains("Subdomain") { 253 } else { 63 };
-            (text.len() <= max || *name == "qualifiedName")
-                && crate::custom::pattern(source).is_ok_and(|pattern| pattern.is_match(text))
+            (text.len() <= max || *name == "qualifiedName") && pattern(text, source, budget)?.is_match(text)
         }
         None => false,
     };
     if fits {
-        return Val::Optional(None);
+        return Ok(Val::Optional(None));
     }
-    Val::some(Val::list(vec![Val::text(&format!("{text:?} is no {format}"))]))
+    Val::some(Val::list(vec![Val::text(&format!("{:?} is no {format}", told(text)))])?)
 }

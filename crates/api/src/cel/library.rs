@@ -1,16 +1,15 @@
 //! The functions: CEL's own, and those for strings, lists, sets, regular expressions and optional values.
 //! Source: `cel-go/ext`, `k8s.io/apiserver/pkg/cel/library`.
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use jiff::tz::TimeZone;
 
 use super::convert::{convert, text_of};
 use super::eval::no_overload;
-use super::operators::{compare, contains, equal};
-use super::{Budget, CelError, Val, kubernetes};
-use crate::custom::pattern;
+use super::operators::{compare, contains, equal, length, ordered};
+use super::patterns::pattern;
+use super::value::Text;
+use super::{Budget, CelError, Val, kubernetes, told};
 
 type Result<T> = std::result::Result<T, CelError>;
 
@@ -18,47 +17,47 @@ type Result<T> = std::result::Result<T, CelError>;
 pub(super) const PACKAGES: [&str; 9] =
     ["optional", "sets", "base64", "format", "math", "strings", "ip", "jsonpatch", "lists"];
 
-/// The longest text that a function makes.
-const TEXT_BYTES_MAX: usize = 1 << 20;
-
 /// A function without a receiver.
 pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budget) -> Result<Val<'v>> {
-    if let [value] = arguments {
-        if let Val::Text(text) = value {
-            budget.spend_on(text.len())?;
-        }
-        if let Some(converted) = convert(name, value)? {
-            return Ok(converted);
-        }
+    if let [value] = arguments
+        && let Some(converted) = convert(name, value, budget)?
+    {
+        return Ok(converted);
     }
     match (name, arguments) {
         ("size", [value]) => return size(value, budget),
         ("matches", [Val::Text(text), Val::Text(regex)]) => return matches(text, regex, budget),
-        ("optional.of", [value]) => return Ok(Val::some(value.clone())),
+        ("optional.of", [value]) => return Val::some(value.clone()),
         ("optional.none", []) => return Ok(Val::Optional(None)),
         ("optional.ofNonZeroValue", [value]) => {
-            return Ok(if is_zero(value, budget)? { Val::Optional(None) } else { Val::some(value.clone()) });
+            return if is_zero(value) { Ok(Val::Optional(None)) } else { Val::some(value.clone()) };
         }
         ("base64.encode", [Val::Bytes(bytes)]) => {
+            budget.spend_on(bytes.len().saturating_mul(4) / 3)?;
             return Ok(Val::text(&base64::engine::general_purpose::STANDARD.encode(bytes)));
         }
         ("base64.decode", [Val::Text(text)]) => {
+            budget.spend_on(text.len())?;
             let bytes = base64::engine::general_purpose::STANDARD.decode(&**text);
             return bytes
                 .map(|bytes| Val::Bytes(bytes.into()))
                 .map_err(|error| CelError::fault(error.to_string()));
         }
         ("lists.range", [Val::Int(count)]) => {
-            budget.spend(u64::try_from(*count).unwrap_or(0))?;
-            return Ok(Val::list((0..*count).map(Val::Int).collect()));
+            budget.spend_items(usize::try_from(*count).unwrap_or(0))?;
+            return Val::list((0..*count).map(Val::Int).collect());
         }
-        ("strings.quote", [Val::Text(text)]) => return Ok(Val::text(&format!("{text:?}"))),
+        ("strings.quote", [Val::Text(text)]) => {
+            budget.spend_on(text.len())?;
+            budget.spend_on(text.escape_debug().count())?;
+            return Ok(Val::Text(format!("{:?}", &**text).into()));
+        }
         ("math.greatest" | "math.least", values) if !values.is_empty() => {
-            let values = match values {
-                [one] => one.items(budget)?.unwrap_or_else(|| Arc::new(vec![one.clone()])),
-                several => Arc::new(several.to_vec()),
+            let items = match values {
+                [one] => one.items(budget)?.unwrap_or(values.into()),
+                several => several.into(),
             };
-            return extreme(name, &values, name == "math.greatest");
+            return extreme(name, &items, name == "math.greatest", budget);
         }
         _ => {}
     }
@@ -83,8 +82,8 @@ pub(super) fn method<'v>(
         Val::List(_) | Val::Json(serde_json::Value::Array(_), _) => {
             list_method(name, value, arguments, budget)?
         }
-        Val::Optional(held) => optional_method(name, held.as_deref(), arguments)?,
-        Val::Time(_) | Val::Duration(_) => time_method(name, value, arguments)?,
+        Val::Optional(held) => optional_method(name, held.as_ref().map(|held| &***held), arguments)?,
+        Val::Time(_) | Val::Duration(_) => time_method(name, value, arguments, budget)?,
         _ => None,
     };
     if let Some(found) = found {
@@ -113,161 +112,180 @@ fn size<'v>(value: &Val<'v>, budget: &mut Budget) -> Result<Val<'v>> {
             text.chars().count()
         }
         Val::Bytes(bytes) => bytes.len(),
-        Val::List(items) => items.len(),
-        Val::Map(entries) => entries.len(),
-        Val::Json(serde_json::Value::Array(items), _) => items.len(),
-        Val::Json(serde_json::Value::Object(fields), _) => fields.len(),
-        other => return Err(no_overload("size", std::slice::from_ref(other))),
+        other => other.len().ok_or_else(|| no_overload("size", std::slice::from_ref(other)))?,
     }))
 }
 
 /// Whether a value is its type's zero.
-fn is_zero(value: &Val<'_>, budget: &mut Budget) -> Result<bool> {
-    Ok(match value {
+fn is_zero(value: &Val<'_>) -> bool {
+    match value {
         Val::Null => true,
         Val::Bool(value) => !value,
         Val::Int(value) | Val::Duration(value) => *value == 0,
         Val::UInt(value) => *value == 0,
         Val::Double(value) => *value == 0.0,
-        Val::Text(_) | Val::Bytes(_) | Val::List(_) | Val::Map(_) | Val::Json(..) => {
-            matches!(size(value, budget)?, Val::Int(0))
-        }
-        _ => false,
-    })
-}
-
-/// A regular expression is compiled where it is used; its size is bounded, and its run is linear.
-fn regex(text: &str, source: &str, budget: &mut Budget) -> Result<regex::Regex> {
-    // Source: upstream's estimate, the length of the text by a quarter of the pattern's.
-    budget.spend((1 + text.len() as u64 / 10) * (1 + source.len() as u64 / 4) + 50)?;
-    pattern(source).map_err(|error| CelError::fault(format!("error parsing regexp: {error}")))
+        Val::Text(_) | Val::Bytes(_) => length(value) == 0,
+        _ => value.len() == Some(0),
+    }
 }
 
 fn matches<'v>(text: &str, source: &str, budget: &mut Budget) -> Result<Val<'v>> {
-    Ok(Val::Bool(regex(text, source, budget)?.is_match(text)))
+    Ok(Val::Bool(pattern(text, source, budget)?.is_match(text)))
 }
 
 fn text_method<'v>(
     name: &str,
-    text: &Arc<str>,
+    text: &Text<'v>,
     arguments: &[Val<'v>],
     budget: &mut Budget,
 ) -> Result<Option<Val<'v>>> {
-    budget.spend_on(text.len())?;
     let value = match (name, arguments) {
-        ("startsWith", [Val::Text(part)]) => Val::Bool(text.starts_with(&**part)),
-        ("endsWith", [Val::Text(part)]) => Val::Bool(text.ends_with(&**part)),
+        ("matches", [Val::Text(source)]) => return matches(text, source, budget).map(Some),
+        // Source: cel-go looks at as many letters as the part has.
+        ("startsWith" | "endsWith", [Val::Text(part)]) => {
+            budget.spend_on(part.len())?;
+            Val::Bool(if name == "startsWith" { text.starts_with(&**part) } else { text.ends_with(&**part) })
+        }
+        ("find", [Val::Text(source)]) => {
+            let found = pattern(text, source, budget)?.find(text).map_or("", |found| found.as_str());
+            budget.spend_on(found.len())?;
+            Val::text(found)
+        }
+        ("findAll", [Val::Text(source), rest @ ..]) => {
+            let mut found = Vec::new();
+            for part in pattern(text, source, budget)?.find_iter(text).take(limit(rest)) {
+                budget.spend_items(1)?;
+                budget.spend_on(part.len())?;
+                found.push(Val::text(part.as_str()));
+            }
+            Val::list(found)?
+        }
+        ("indexOf" | "lastIndexOf", [Val::Text(part), from @ ..]) => {
+            budget.spend_on(text.len())?;
+            budget.spend_on(part.len())?;
+            index_of(name, text, part, from)?
+        }
         ("contains", [Val::Text(part)]) => {
+            budget.spend_on(text.len())?;
             budget.spend_on(part.len())?;
             Val::Bool(text.contains(&**part))
         }
-        ("matches", [Val::Text(source)]) => matches(text, source, budget)?,
-        ("find", [Val::Text(source)]) => {
-            Val::text(regex(text, source, budget)?.find(text).map_or("", |found| found.as_str()))
-        }
-        ("findAll", [Val::Text(source), rest @ ..]) => {
-            let limit = match rest {
-                [Val::Int(limit)] if *limit >= 0 => usize::try_from(*limit).unwrap_or(usize::MAX),
-                _ => usize::MAX,
-            };
-            let regex = regex(text, source, budget)?;
-            Val::list(regex.find_iter(text).take(limit).map(|found| Val::text(found.as_str())).collect())
-        }
-        ("charAt", [Val::Int(at)]) => {
-            let letters: Vec<char> = text.chars().collect();
-            match usize::try_from(*at).ok().filter(|at| *at <= letters.len()) {
-                Some(at) => Val::text(&letters.get(at).map(char::to_string).unwrap_or_default()),
-                None => return Err(CelError::fault(format!("index out of range: {at}"))),
-            }
-        }
-        ("indexOf" | "lastIndexOf", [Val::Text(part), ..]) => index_of(name, text, part, arguments.get(1))?,
-        ("lowerAscii", []) => Val::text(&text.to_ascii_lowercase()),
-        ("upperAscii", []) => Val::text(&text.to_ascii_uppercase()),
-        ("trim", []) => Val::text(text.trim()),
-        ("reverse", []) => Val::text(&text.chars().rev().collect::<String>()),
+        ("split", [Val::Text(by), rest @ ..]) => split(text, by, limit(rest), budget)?,
         ("replace", [Val::Text(from), Val::Text(to), rest @ ..]) => {
-            let times = match rest {
-                [Val::Int(times)] => usize::try_from(*times).unwrap_or(usize::MAX),
-                _ => usize::MAX,
-            };
+            budget.spend_on(text.len())?;
             let found =
                 if from.is_empty() { text.chars().count() + 1 } else { text.matches(&**from).count() };
-            made(text.len() + found.min(times).saturating_mul(to.len()), budget)?;
-            Val::text(&text.replacen(&**from, to, times))
-        }
-        ("split", [Val::Text(by), rest @ ..]) => {
-            let limit = match rest {
-                [Val::Int(limit)] => *limit,
-                _ => -1,
-            };
-            Val::list(split(text, by, limit))
-        }
-        ("substring", [Val::Int(from), rest @ ..]) => {
-            let letters: Vec<char> = text.chars().collect();
-            let to = match rest {
-                [Val::Int(to)] => *to,
-                _ => letters.len() as i64,
-            };
-            let part = usize::try_from(*from).ok().zip(usize::try_from(to).ok());
-            let part = part.and_then(|(from, to)| letters.get(from..to));
-            let part = part.ok_or_else(|| CelError::fault(format!("index out of range: {from}")))?;
-            Val::text(&part.iter().collect::<String>())
+            let times = limit(rest);
+            budget.spend_on(text.len().saturating_add(found.min(times).saturating_mul(to.len())))?;
+            Val::Text(text.replacen(&**from, to, times).into())
         }
         ("format", [list]) => {
             let Some(values) = list.items(budget)? else { return Ok(None) };
-            Val::text(&format(text, &values, budget)?)
+            Val::Text(format(text, &values, budget)?.into())
+        }
+        ("charAt" | "lowerAscii" | "upperAscii" | "trim" | "reverse" | "substring", arguments) => {
+            budget.spend_on(text.len())?;
+            return part_of(name, text, arguments);
         }
         _ => return Ok(None),
     };
     Ok(Some(value))
 }
 
-/// Pays for a text to be made, and refuses one that is too long.
-fn made(bytes: usize, budget: &mut Budget) -> Result<()> {
-    budget.spend_on(bytes)?;
-    if bytes > TEXT_BYTES_MAX { Err(CelError::Cost) } else { Ok(()) }
+/// How many there may be at most: all, where nothing or less than nothing is said.
+fn limit(said: &[Val<'_>]) -> usize {
+    match said {
+        [Val::Int(limit)] => usize::try_from(*limit).unwrap_or(usize::MAX),
+        _ => usize::MAX,
+    }
 }
 
-fn index_of<'v>(name: &str, text: &str, part: &str, from: Option<&Val<'v>>) -> Result<Val<'v>> {
-    let letters: Vec<char> = text.chars().collect();
-    let wanted: Vec<char> = part.chars().collect();
-    let last = letters.len().saturating_sub(wanted.len());
-    let at = |at: usize| letters.get(at..at + wanted.len()) == Some(&wanted[..]);
-    let from = match from {
-        None => None,
-        Some(Val::Int(from)) => {
-            let from = usize::try_from(*from).ok().filter(|from| *from <= letters.len());
-            Some(from.ok_or_else(|| CelError::fault("index out of range"))?)
+/// Functions that make a text of at most the same length.
+fn part_of<'v>(name: &str, text: &str, arguments: &[Val<'v>]) -> Result<Option<Val<'v>>> {
+    let wrong = |at: i64| CelError::fault(format!("index out of range: {at}"));
+    Ok(Some(match (name, arguments) {
+        ("charAt", [Val::Int(at)]) => {
+            let from = byte_of(text, *at).ok_or_else(|| wrong(*at))?;
+            Val::Text(text[from..].chars().next().map(String::from).unwrap_or_default().into())
         }
-        Some(other) => return Err(no_overload(name, std::slice::from_ref(other))),
+        ("lowerAscii", []) => Val::Text(text.to_ascii_lowercase().into()),
+        ("upperAscii", []) => Val::Text(text.to_ascii_uppercase().into()),
+        ("trim", []) => Val::text(text.trim()),
+        ("reverse", []) => Val::Text(text.chars().rev().collect::<String>().into()),
+        ("substring", [Val::Int(from), rest @ ..]) => {
+            let to = match rest {
+                [Val::Int(to)] => byte_of(text, *to),
+                _ => Some(text.len()),
+            };
+            let part = byte_of(text, *from).zip(to).and_then(|(from, to)| text.get(from..to));
+            Val::text(part.ok_or_else(|| wrong(*from))?)
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// Where a letter begins, or the text ends.
+fn byte_of(text: &str, letter: i64) -> Option<usize> {
+    let letter = usize::try_from(letter).ok()?;
+    text.char_indices().map(|(at, _)| at).chain([text.len()]).nth(letter)
+}
+
+fn index_of<'v>(name: &str, text: &str, part: &str, from: &[Val<'v>]) -> Result<Val<'v>> {
+    let from = match from {
+        [] => None,
+        [Val::Int(from)] => {
+            Some(byte_of(text, *from).ok_or_else(|| CelError::fault(format!("index out of range: {from}")))?)
+        }
+        other => return Err(no_overload(name, other)),
     };
     let found = if name == "indexOf" {
-        (from.unwrap_or(0)..=last).find(|place| at(*place))
+        let from = from.unwrap_or(0);
+        text[from..].find(part).map(|at| from + at)
     } else {
-        (0..=from.unwrap_or(last).min(last)).rev().find(|place| at(*place))
+        // The last that begins no later.
+        let end = from.map_or(text.len(), |from| text.floor_char_boundary(from.saturating_add(part.len())));
+        text[..end].rfind(part)
     };
-    Ok(found.map_or(Val::Int(-1), count))
+    Ok(found.map_or(Val::Int(-1), |at| count(text[..at].chars().count())))
 }
 
-fn split<'v>(text: &str, by: &str, limit: i64) -> Vec<Val<'v>> {
-    let limit = match limit {
-        0 => return Vec::new(),
-        limit => usize::try_from(limit).unwrap_or(usize::MAX),
-    };
-    if by.is_empty() {
-        let letters: Vec<String> = text.chars().map(String::from).collect();
-        let cut = limit.saturating_sub(1).min(letters.len());
-        let mut parts: Vec<Val<'v>> = letters[..cut].iter().map(|letter| Val::text(letter)).collect();
-        if cut < letters.len() {
-            parts.push(Val::text(&letters[cut..].concat()));
-        }
-        return parts;
+fn split<'v>(text: &str, by: &str, limit: usize, budget: &mut Budget) -> Result<Val<'v>> {
+    budget.spend_on(text.len())?;
+    let mut parts = Vec::new();
+    if limit == 0 {
+        return Val::list(parts);
     }
-    text.splitn(limit, by).map(Val::text).collect()
+    let mut rest = text;
+    loop {
+        let last = parts.len() + 1 == limit;
+        let found = match rest.chars().next() {
+            _ if last => None,
+            // Without a separator each letter is a part.
+            Some(letter) if by.is_empty() && letter.len_utf8() < rest.len() => Some(letter.len_utf8()),
+            _ if by.is_empty() => None,
+            _ => rest.find(by),
+        };
+        let (part, after) = match found {
+            Some(at) => (&rest[..at], Some(&rest[at + by.len()..])),
+            None => (rest, None),
+        };
+        if part.is_empty() && by.is_empty() {
+            break;
+        }
+        budget.spend_items(1)?;
+        budget.spend_on(part.len())?;
+        parts.push(Val::text(part));
+        match after {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    Val::list(parts)
 }
 
 /// `"%s has %d".format([…])`.
 fn format(text: &str, values: &[Val<'_>], budget: &mut Budget) -> Result<String> {
+    budget.spend_on(text.len())?;
     let mut out = String::new();
     let mut values = values.iter();
     let mut letters = text.chars();
@@ -291,44 +309,54 @@ fn format(text: &str, values: &[Val<'_>], budget: &mut Budget) -> Result<String>
         let value =
             values.next().ok_or_else(|| CelError::fault("index out of range: not enough arguments"))?;
         let digits = precision.trim_start_matches('.').parse().unwrap_or(6_usize).min(100);
+        // What is longer than a number pays for itself.
+        budget.spend(20)?;
         let wrong = || CelError::fault(format!("could not format {} with %{verb}", value.type_name()));
-        let part = match (verb, value) {
-            ('s', value) => shown(value, budget)?,
-            ('d', Val::Int(_) | Val::UInt(_)) => text_of(value).ok_or_else(wrong)?,
-            ('f', Val::Double(value)) => format!("{value:.digits$}"),
-            ('f', Val::Int(value)) => format!("{:.digits$}", *value as f64),
-            ('e', Val::Double(value)) => format!("{value:.digits$e}"),
-            ('x', Val::Int(value)) => format!("{value:x}"),
-            ('X', Val::Int(value)) => format!("{value:X}"),
-            ('x' | 'X', Val::Text(text)) => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
-            ('o', Val::Int(value)) => format!("{value:o}"),
-            ('b', Val::Int(value)) => format!("{value:b}"),
-            ('b', Val::Bool(value)) => u8::from(*value).to_string(),
+        match (verb, value) {
+            ('s', value) => show(value, &mut out, budget)?,
+            ('d', Val::Int(_) | Val::UInt(_)) => out += &text_of(value, budget)?.ok_or_else(wrong)?,
+            ('f', Val::Double(value)) => out += &format!("{value:.digits$}"),
+            ('f', Val::Int(value)) => out += &format!("{:.digits$}", *value as f64),
+            ('e', Val::Double(value)) => out += &format!("{value:.digits$e}"),
+            ('x', Val::Int(value)) => out += &format!("{value:x}"),
+            ('X', Val::Int(value)) => out += &format!("{value:X}"),
+            ('x' | 'X', Val::Text(text)) => {
+                budget.spend_on(text.len().saturating_mul(2))?;
+                text.bytes().for_each(|byte| out += &format!("{byte:02x}"));
+            }
+            ('o', Val::Int(value)) => out += &format!("{value:o}"),
+            ('b', Val::Int(value)) => out += &format!("{value:b}"),
+            ('b', Val::Bool(value)) => out += &u8::from(*value).to_string(),
             _ => return Err(wrong()),
-        };
-        out.push_str(&part);
-        made(out.len(), budget)?;
+        }
     }
     Ok(out)
 }
 
-/// A value as `%s` shows it.
-fn shown(value: &Val<'_>, budget: &mut Budget) -> Result<String> {
+/// Writes a value as `%s` shows it.
+fn show(value: &Val<'_>, out: &mut String, budget: &mut Budget) -> Result<()> {
     budget.spend(1)?;
-    if let Some(items) = value.items(budget)? {
-        let items: Vec<String> = items.iter().map(|item| shown(item, budget)).collect::<Result<_>>()?;
-        return Ok(format!("[{}]", items.join(", ")));
-    }
-    if let Some(keys) = value.keys(budget)? {
-        let mut entries = Vec::new();
-        for key in &keys {
-            let below = value.at(key)?.unwrap_or(Val::Null);
-            entries.push(format!("{}: {}", shown(key, budget)?, shown(&below, budget)?));
+    let Some(parts) = value.walk() else {
+        match text_of(value, budget)? {
+            Some(text) => *out += &text,
+            None => *out += if matches!(value, Val::Null) { "null" } else { value.type_name() },
         }
-        return Ok(format!("{{{}}}", entries.join(", ")));
+        return Ok(());
+    };
+    let is_list = value.is_list();
+    out.push(if is_list { '[' } else { '{' });
+    for (place, (key, part)) in parts.enumerate() {
+        if place > 0 {
+            *out += ", ";
+        }
+        if !is_list {
+            show(&key, out, budget)?;
+            *out += ": ";
+        }
+        show(&part.paid(budget)?, out, budget)?;
     }
-    Ok(text_of(value)
-        .unwrap_or_else(|| if matches!(value, Val::Null) { "null".into() } else { value.type_name().into() }))
+    out.push(if is_list { ']' } else { '}' });
+    Ok(())
 }
 
 fn list_method<'v>(
@@ -337,25 +365,27 @@ fn list_method<'v>(
     arguments: &[Val<'v>],
     budget: &mut Budget,
 ) -> Result<Option<Val<'v>>> {
+    // Two look at one item only.
+    let one = match (name, arguments) {
+        ("first", []) => Some(Val::Int(0)),
+        ("last", []) => Some(count(value.len().unwrap_or(0).wrapping_sub(1))),
+        ("size", []) => return Ok(None),
+        _ => None,
+    };
+    if let Some(place) = one {
+        return value.at(&place, budget)?.map_or(Ok(Val::Optional(None)), Val::some).map(Some);
+    }
     let Some(items) = value.items(budget)? else { return Ok(None) };
+    budget.spend(items.len() as u64)?;
     let value = match (name, arguments) {
-        ("join", rest) => {
-            let by = match rest {
-                [Val::Text(by)] => by.clone(),
-                _ => "".into(),
-            };
-            let mut parts = Vec::with_capacity(items.len());
-            for item in items.iter() {
-                let Val::Text(text) = item else { return Err(no_overload(name, std::slice::from_ref(item))) };
-                budget.spend_on(text.len() + by.len())?;
-                parts.push(&**text);
-            }
-            Val::text(&parts.join(&*by))
-        }
+        ("join", rest) => joined(&items, rest, budget)?,
         ("isSorted", []) => {
-            let ordered = |pair: &[Val<'v>]| compare(&pair[0], &pair[1]).map(|order| order.is_le());
-            let ordered: Option<Vec<bool>> = items.windows(2).map(ordered).collect();
-            Val::Bool(ordered.ok_or_else(|| no_overload(name, &[]))?.into_iter().all(|ordered| ordered))
+            let mut sorted = true;
+            for pair in items.windows(2) {
+                let order = ordered(&pair[0], &pair[1], budget)?.ok_or_else(|| no_overload(name, &[]))?;
+                sorted = sorted && order.is_le();
+            }
+            Val::Bool(sorted)
         }
         ("sum", []) => {
             let mut total = items.first().cloned().unwrap_or(Val::Int(0));
@@ -370,7 +400,7 @@ fn list_method<'v>(
             if items.is_empty() {
                 return Err(CelError::fault(format!("{name} called on empty list")));
             }
-            extreme(name, &items, name == "max")?
+            extreme(name, &items, name == "max", budget)?
         }
         ("indexOf" | "lastIndexOf", [wanted]) => {
             let mut found = Val::Int(-1);
@@ -384,20 +414,23 @@ fn list_method<'v>(
             }
             found
         }
-        ("flatten", []) => Val::list(flat(&items, 1, budget)?),
-        ("flatten", [Val::Int(depth)]) if *depth >= 0 => Val::list(flat(&items, *depth, budget)?),
+        ("flatten", []) => flattened(&items, 1, budget)?,
+        ("flatten", [Val::Int(depth)]) if *depth >= 0 => flattened(&items, *depth, budget)?,
         ("flatten", [Val::Int(_)]) => return Err(CelError::fault("level must be non-negative")),
         ("includes", [item]) => Val::Bool(contains(value, item, budget)?),
-        ("first", []) => items.first().cloned().map_or(Val::Optional(None), Val::some),
-        ("last", []) => items.last().cloned().map_or(Val::Optional(None), Val::some),
         ("slice", [Val::Int(from), Val::Int(to)]) => {
             let part = usize::try_from(*from).ok().zip(usize::try_from(*to).ok());
             let part = part.and_then(|(from, to)| items.get(from..to));
             let wrong =
                 || CelError::fault(format!("cannot slice({from}, {to}), list is length {}", items.len()));
-            Val::list(part.ok_or_else(wrong)?.to_vec())
+            let part = part.ok_or_else(wrong)?;
+            budget.spend_items(part.len())?;
+            Val::list(part.to_vec())?
         }
-        ("reverse", []) => Val::list(items.iter().rev().cloned().collect()),
+        ("reverse", []) => {
+            budget.spend_items(items.len())?;
+            Val::list(items.iter().rev().cloned().collect())?
+        }
         ("distinct", []) => {
             let mut kept: Vec<Val<'v>> = Vec::new();
             for item in items.iter() {
@@ -406,49 +439,82 @@ fn list_method<'v>(
                     known = known || equal(one, item, budget)?;
                 }
                 if !known {
+                    budget.spend_items(1)?;
                     kept.push(item.clone());
                 }
             }
-            Val::list(kept)
+            Val::list(kept)?
         }
-        ("sort", []) => {
-            budget.spend(items.len() as u64 * 4)?;
-            let kind = items.first().map(std::mem::discriminant);
-            let ordered =
-                |item: &Val<'v>| Some(std::mem::discriminant(item)) == kind && compare(item, item).is_some();
-            // Values without an order among them make no sorted list.
-            if !items.iter().all(ordered) {
-                return Err(CelError::fault("list elements must have the same type"));
-            }
-            let mut sorted = items.to_vec();
-            sorted.sort_by(|one, other| compare(one, other).unwrap_or(std::cmp::Ordering::Equal));
-            Val::list(sorted)
-        }
+        ("sort", []) => sorted(&items, budget)?,
         _ => return Ok(None),
     };
     Ok(Some(value))
 }
 
-/// A list with the lists in it opened, so many levels deep.
-fn flat<'v>(items: &[Val<'v>], depth: i64, budget: &mut Budget) -> Result<Vec<Val<'v>>> {
-    let mut out = Vec::new();
+fn joined<'v>(items: &[Val<'v>], by: &[Val<'v>], budget: &mut Budget) -> Result<Val<'v>> {
+    let by = match by {
+        [Val::Text(by)] => &**by,
+        _ => "",
+    };
+    let mut parts = Vec::with_capacity(items.len());
     for item in items {
-        match item.items(budget)? {
-            // The depth of what can be opened is that of the expression and of JSON, both of which are bounded.
-            Some(inner) if depth > 0 => out.extend(flat(&inner, depth - 1, budget)?),
-            _ => out.push(item.clone()),
-        }
+        let Val::Text(text) = item else { return Err(no_overload("join", std::slice::from_ref(item))) };
+        budget.spend_on(text.len() + by.len())?;
+        parts.push(&**text);
     }
-    Ok(out)
+    Ok(Val::Text(parts.join(by).into()))
 }
 
-fn extreme<'v>(name: &str, items: &[Val<'v>], most: bool) -> Result<Val<'v>> {
+/// A list in order. Each item is compared with about as many others as the list has binary digits in its length.
+fn sorted<'v>(items: &[Val<'v>], budget: &mut Budget) -> Result<Val<'v>> {
+    budget.spend_items(items.len())?;
+    let each = u64::from(items.len().max(1).ilog2()) + 1;
+    let long: u64 = items.iter().map(|item| 1 + length(item) as u64 / 10).sum();
+    budget.spend(long.saturating_mul(each))?;
+    let kind = items.first().map(std::mem::discriminant);
+    let has_order =
+        |item: &Val<'v>| Some(std::mem::discriminant(item)) == kind && compare(item, item).is_some();
+    // Values without an order among them make no sorted list.
+    if !items.iter().all(has_order) {
+        return Err(CelError::fault("list elements must have the same type"));
+    }
+    let mut sorted = items.to_vec();
+    sorted.sort_by(|one, other| compare(one, other).unwrap_or(std::cmp::Ordering::Equal));
+    Val::list(sorted)
+}
+
+/// A list with the lists in it opened, so many levels deep.
+fn flattened<'v>(items: &[Val<'v>], depth: i64, budget: &mut Budget) -> Result<Val<'v>> {
+    let mut out = Vec::new();
+    for item in items {
+        flatten(item.clone(), depth, &mut out, budget)?;
+    }
+    Val::list(out)
+}
+
+/// Recurses as deep as a value is nested, which is bounded for what was made and for JSON.
+fn flatten<'v>(item: Val<'v>, depth: i64, out: &mut Vec<Val<'v>>, budget: &mut Budget) -> Result<()> {
+    if depth <= 0 || !item.is_list() {
+        budget.spend_items(1)?;
+        out.push(item);
+        return Ok(());
+    }
+    budget.spend(1)?;
+    item.walk()
+        .into_iter()
+        .flatten()
+        .try_for_each(|(_, inner)| flatten(inner.paid(budget)?, depth - 1, out, budget))
+}
+
+fn extreme<'v>(name: &str, items: &[Val<'v>], most: bool, budget: &mut Budget) -> Result<Val<'v>> {
     let mut best: Option<&Val<'v>> = None;
     for item in items {
+        budget.spend(1)?;
         let order = match best {
             None => None,
             Some(best) => {
-                Some(compare(item, best).ok_or_else(|| no_overload(name, &[item.clone(), best.clone()]))?)
+                let order = ordered(item, best, budget)?;
+                Some(order.ok_or_else(|| no_overload(name, &[item.clone(), best.clone()]))?)
             }
         };
         if order.is_none_or(|order| if most { order.is_gt() } else { order.is_lt() }) {
@@ -486,7 +552,15 @@ fn optional_method<'v>(name: &str, held: Option<&Val<'v>>, arguments: &[Val<'v>]
     }))
 }
 
-fn time_method<'v>(name: &str, value: &Val<'v>, arguments: &[Val<'v>]) -> Result<Option<Val<'v>>> {
+/// What it costs to look for a time zone.
+const ZONE_COST: u64 = 50;
+
+fn time_method<'v>(
+    name: &str,
+    value: &Val<'v>,
+    arguments: &[Val<'v>],
+    budget: &mut Budget,
+) -> Result<Option<Val<'v>>> {
     if let Val::Duration(nanoseconds) = value {
         let unit = match name {
             "getHours" => 3_600_000_000_000,
@@ -501,7 +575,8 @@ fn time_method<'v>(name: &str, value: &Val<'v>, arguments: &[Val<'v>]) -> Result
     let zone = match arguments {
         [] => TimeZone::UTC,
         [Val::Text(name)] => {
-            TimeZone::get(name).map_err(|_| CelError::fault(format!("unknown time zone {name}")))?
+            budget.spend(ZONE_COST + name.len() as u64 / 10)?;
+            TimeZone::get(name).map_err(|_| CelError::fault(format!("unknown time zone {}", told(name))))?
         }
         _ => return Ok(None),
     };

@@ -16,15 +16,20 @@ mod library;
 mod names;
 mod operators;
 mod parse;
+mod patterns;
 mod semver;
 mod types;
 mod value;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::Value;
 
@@ -32,10 +37,18 @@ pub use authz::{Answer, Authority, Question, Step};
 pub use check::Environment;
 pub use semver::Semver;
 pub use types::{Fields, Type};
-pub use value::Val;
+pub use value::{Deep, Key, Text, Val};
 
 /// What the evaluation of one expression may cost. Source: upstream's `PerCallLimit`.
 pub const CALL_COST_MAX: u64 = 1_000_000;
+/// What is spent within few milliseconds.
+const QUICK_COST_MAX: u64 = 50_000;
+/// What one item of a list or a map costs that is made: it takes about 16 bytes of memory for each.
+const ITEM_COST: u64 = 2;
+/// How much of a text a failure tells.
+const TOLD_BYTES_MAX: usize = 1024;
+/// How long a failure may become, which says of each variable on the way that it failed.
+const FAULT_BYTES_MAX: usize = 16 << 10;
 
 /// Why an expression has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +62,9 @@ pub enum CelError {
     /// It needs an answer that is not known yet.
     #[error("a question about rights is not answered yet")]
     Unanswered(Box<Question>),
+    /// It takes longer than it may where it runs.
+    #[error("the evaluation takes long")]
+    Long,
 }
 
 impl CelError {
@@ -58,20 +74,31 @@ impl CelError {
     }
 
     fn fault(message: impl Into<String>) -> Self {
-        Self::Fault(message.into())
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(FAULT_BYTES_MAX));
+        Self::Fault(message)
     }
 }
 
-/// What is left to spend. A step costs 1, work on long values as much as they are long.
-#[derive(Debug, Clone)]
+/// As much of a text as is told: failures are made and kept for no more than a step costs.
+fn told(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TOLD_BYTES_MAX)]
+}
+
+/// What is left to spend. A step costs 1, work on long values as much as they are long. What is made is paid for before
+/// it is made, at 16 bytes or less for 1, so that the memory of an evaluation is bounded with its cost.
+#[derive(Debug, Clone, Default)]
 pub struct Budget {
     left: u64,
+    /// What may be spent before the evaluation gives way.
+    quick: Option<u64>,
+    patterns: patterns::Patterns,
 }
 
 impl Budget {
     /// A budget of so much.
     pub fn new(cost: u64) -> Self {
-        Self { left: cost }
+        Self { left: cost, ..Self::default() }
     }
 
     /// What is left.
@@ -81,6 +108,15 @@ impl Budget {
 
     /// Pays.
     fn spend(&mut self, cost: u64) -> Result<(), CelError> {
+        self.spend_waiting(cost)?;
+        let Some(quick) = &mut self.quick else { return Ok(()) };
+        let left = quick.checked_sub(cost);
+        *quick = left.unwrap_or(0);
+        left.map(drop).ok_or(CelError::Long)
+    }
+
+    /// Pays for what others do meanwhile.
+    fn spend_waiting(&mut self, cost: u64) -> Result<(), CelError> {
         self.left = self.left.checked_sub(cost).ok_or(CelError::Cost)?;
         Ok(())
     }
@@ -89,16 +125,33 @@ impl Budget {
     /// nothing is left of it afterwards.
     pub fn call<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, CelError>) -> Result<T, CelError> {
         let may = self.left.min(CALL_COST_MAX);
-        let mut call = Self::new(may);
+        let mut call = Self { left: may, quick: None, patterns: std::mem::take(&mut self.patterns) };
         let result = run(&mut call);
         let spent = if matches!(result, Err(CelError::Cost)) { may } else { may - call.left };
         self.left -= spent;
+        self.patterns = call.patterns;
         result
     }
 
-    /// Pays for work on something long.
+    /// Pays for reading or making a text.
     fn spend_on(&mut self, length: usize) -> Result<(), CelError> {
         self.spend(1 + length as u64 / 10)
+    }
+
+    /// Pays for items that are made.
+    fn spend_items(&mut self, count: usize) -> Result<(), CelError> {
+        self.spend((count as u64).saturating_mul(ITEM_COST))
+    }
+}
+
+/// How much may be spent, on whatever expressions, before an evaluation gives way ([`CelError::Long`]): what starts
+/// where others wait begins anew elsewhere.
+#[derive(Debug)]
+pub struct Pace(AtomicU64);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(AtomicU64::new(QUICK_COST_MAX))
     }
 }
 
@@ -137,6 +190,7 @@ pub struct Variables<'v> {
     composition: Option<&'v Composition>,
     remembered: RefCell<Vec<Option<Result<Val<'v>, CelError>>>>,
     patch_types: bool,
+    pace: Option<&'v Pace>,
 }
 
 impl<'v> Variables<'v> {
@@ -167,6 +221,13 @@ impl<'v> Variables<'v> {
         self
     }
 
+    /// Bounds what is spent at one go.
+    #[must_use]
+    pub fn paced(mut self, pace: Option<&'v Pace>) -> Self {
+        self.pace = pace;
+        self
+    }
+
     fn get(&self, name: &str) -> Option<&Val<'v>> {
         self.known.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
@@ -193,6 +254,14 @@ impl Program {
 
     /// Its value.
     pub fn run<'v>(&'v self, variables: &Variables<'v>, budget: &mut Budget) -> Result<Val<'v>, CelError> {
+        let Some(Pace(pace)) = variables.pace else { return self.evaluate(variables, budget) };
+        budget.quick = Some(pace.load(Relaxed));
+        let result = self.evaluate(variables, budget);
+        pace.store(budget.quick.take().unwrap_or(0), Relaxed);
+        result
+    }
+
+    fn evaluate<'v>(&'v self, variables: &Variables<'v>, budget: &mut Budget) -> Result<Val<'v>, CelError> {
         let composed = variables.composition.map_or(0, |composition| composition.entries.len());
         let mut evaluation =
             eval::Evaluation { globals: variables, scope: Vec::new(), budget, depth: 0, composed };

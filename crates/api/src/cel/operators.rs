@@ -1,12 +1,11 @@
 //! Operators: arithmetic that does not wrap, comparison across numbers, equality of everything.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::eval::no_overload;
-use super::{Budget, CelError, Val};
+use super::{Budget, CelError, Val, told};
 
 type Result<T> = std::result::Result<T, CelError>;
 
@@ -34,7 +33,7 @@ pub(super) fn apply<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budget) 
         (op::EQUALS, [one, other]) => Val::Bool(equal(one, other, budget)?),
         (op::NOT_EQUALS, [one, other]) => Val::Bool(!equal(one, other, budget)?),
         (op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS, [one, other]) => {
-            let order = compare(one, other).ok_or_else(|| no_overload(name, arguments))?;
+            let order = ordered(one, other, budget)?.ok_or_else(|| no_overload(name, arguments))?;
             Val::Bool(match name {
                 op::LESS => order.is_lt(),
                 op::LESS_EQUALS => order.is_le(),
@@ -57,13 +56,13 @@ pub(super) fn apply<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budget) 
 }
 
 /// `value[index]`.
-pub(super) fn index<'v>(value: &Val<'v>, index: &Val<'v>) -> Result<Val<'v>> {
+pub(super) fn index<'v>(value: &Val<'v>, index: &Val<'v>, budget: &mut Budget) -> Result<Val<'v>> {
     let missing = || match index {
-        Val::Text(key) => CelError::fault(format!("no such key: {key}")),
+        Val::Text(key) => CelError::fault(format!("no such key: {}", told(key))),
         Val::Int(at) => CelError::fault(format!("index out of bounds: {at}")),
         _ => CelError::fault("no such key"),
     };
-    value.at(index)?.ok_or_else(missing)
+    value.at(index, budget)?.ok_or_else(missing)
 }
 
 fn overflow() -> CelError {
@@ -72,58 +71,57 @@ fn overflow() -> CelError {
 
 /// Whether a list has an item or a map a key.
 pub(super) fn contains<'v>(range: &Val<'v>, item: &Val<'v>, budget: &mut Budget) -> Result<bool> {
-    if let Some(items) = range.items(budget)? {
-        for one in items.iter() {
-            if equal(one, item, budget)? {
+    if range.is_list() {
+        for (_, one) in range.walk().into_iter().flatten() {
+            if equal(&one.paid(budget)?, item, budget)? {
                 return Ok(true);
             }
         }
         return Ok(false);
     }
     match range {
-        Val::Map(_) | Val::Json(..) => Ok(range.at(item)?.is_some()),
+        Val::Map(_) | Val::Json(..) => Ok(range.at(item, budget)?.is_some()),
         _ => Err(no_overload(op::IN, &[item.clone(), range.clone()])),
     }
+}
+
+/// Equality of lists and of maps, by what is in them.
+fn equal_inside<'v>(one: &Val<'v>, other: &Val<'v>, budget: &mut Budget) -> Result<bool> {
+    if let (Val::Json(one, schema), Val::Json(other, same)) = (one, other)
+        && std::ptr::eq(*one, *other)
+        && schema.map(std::ptr::from_ref) == same.map(std::ptr::from_ref)
+    {
+        return Ok(true);
+    }
+    if one.len() != other.len() {
+        return Ok(false);
+    }
+    for (key, value) in one.walk().into_iter().flatten() {
+        let same = match other.at(&key, budget)? {
+            Some(other) => equal(&value.paid(budget)?, &other, budget)?,
+            None => false,
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Equality: numbers across their types, lists and maps by what is in them; other types differ.
 pub(super) fn equal<'v>(one: &Val<'v>, other: &Val<'v>, budget: &mut Budget) -> Result<bool> {
     budget.spend(1)?;
-    if let (Some(one), Some(other)) = (one.items(budget)?, other.items(budget)?) {
-        if one.len() != other.len() {
-            return Ok(false);
-        }
-        for (one, other) in one.iter().zip(other.iter()) {
-            if !equal(one, other, budget)? {
-                return Ok(false);
-            }
-        }
-        return Ok(true);
-    }
-    if let (Some(keys), Some(others)) = (one.keys(budget)?, other.keys(budget)?) {
-        if keys.len() != others.len() {
-            return Ok(false);
-        }
-        for key in &keys {
-            let same = match (one.at(key)?, other.at(key)?) {
-                (Some(one), Some(other)) => equal(&one, &other, budget)?,
-                _ => false,
-            };
-            if !same {
-                return Ok(false);
-            }
-        }
-        return Ok(true);
-    }
-    if let (Val::Text(one), Val::Text(other)) = (one, other) {
-        budget.spend_on(one.len().min(other.len()))?;
+    if let (Some(_), Some(_)) = (one.len(), other.len()) {
+        return if one.is_list() == other.is_list() { equal_inside(one, other, budget) } else { Ok(false) };
     }
     Ok(match (one, other) {
         (Val::Null, Val::Null) | (Val::Optional(None), Val::Optional(None)) => true,
         (Val::Bool(one), Val::Bool(other)) => one == other,
-        (Val::Bytes(one), Val::Bytes(other)) => one == other,
         (Val::Type(one), Val::Type(other)) => one == other,
-        (Val::Url(one), Val::Url(other)) => one == other,
+        (Val::Url(one), Val::Url(other)) => {
+            budget.spend_on(one.len().min(other.len()))?;
+            one == other
+        }
         (Val::Ip(one), Val::Ip(other)) => one == other,
         (Val::Cidr(one, length), Val::Cidr(other, other_length)) => one == other && length == other_length,
         (Val::Optional(Some(one)), Val::Optional(Some(other))) => equal(one, other, budget)?,
@@ -139,8 +137,23 @@ pub(super) fn equal<'v>(one: &Val<'v>, other: &Val<'v>, budget: &mut Budget) -> 
             true
         }
         (Val::Bool(_), _) => false,
-        _ => compare(one, other) == Some(Ordering::Equal),
+        _ => ordered(one, other, budget)? == Some(Ordering::Equal),
     })
+}
+
+/// The order of two values, where there is one, as long as they are.
+pub(super) fn ordered(one: &Val<'_>, other: &Val<'_>, budget: &mut Budget) -> Result<Option<Ordering>> {
+    budget.spend(length(one).min(length(other)) as u64 / 10)?;
+    Ok(compare(one, other))
+}
+
+/// How long it takes to look at a value that has no parts.
+pub(super) fn length(value: &Val<'_>) -> usize {
+    match value {
+        Val::Text(text) | Val::Url(text) => text.len(),
+        Val::Bytes(bytes) => bytes.len(),
+        _ => 0,
+    }
 }
 
 /// The order of two values, where there is one.
@@ -199,7 +212,7 @@ fn arithmetic<'v>(name: &str, one: &Val<'v>, other: &Val<'v>, budget: &mut Budge
         }
         (Val::Text(one), Val::Text(other)) if name == op::ADD => {
             budget.spend_on(one.len() + other.len())?;
-            Ok(Val::Text(format!("{one}{other}").into()))
+            Ok(Val::Text([&**one, other].concat().into()))
         }
         (Val::Bytes(one), Val::Bytes(other)) if name == op::ADD => {
             budget.spend_on(one.len() + other.len())?;
@@ -220,14 +233,17 @@ fn arithmetic<'v>(name: &str, one: &Val<'v>, other: &Val<'v>, budget: &mut Budge
             i64::try_from(between).map(Val::Duration).map_err(|_| overflow())
         }
         _ => {
-            let (Some(first), Some(second)) = (one.items(budget)?, other.items(budget)?) else {
-                return Err(wrong());
-            };
-            if name != op::ADD {
+            if name != op::ADD || !one.is_list() || !other.is_list() {
                 return Err(wrong());
             }
-            budget.spend((first.len() + second.len()) as u64)?;
-            Ok(Val::List(Arc::new(first.iter().chain(second.iter()).cloned().collect())))
+            let mut items = Vec::new();
+            for list in [one, other] {
+                budget.spend_items(list.len().unwrap_or_default())?;
+                for (_, item) in list.walk().into_iter().flatten() {
+                    items.push(item.paid(budget)?);
+                }
+            }
+            Val::list(items)
         }
     }
 }

@@ -3,6 +3,9 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+/// The longest version; comparing two costs a step.
+const BYTES_MAX: usize = 1024;
+
 /// A version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Semver {
@@ -15,6 +18,9 @@ pub struct Semver {
 impl Semver {
     /// Reads a version; `normalize` lets a leading `v`, missing parts and leading zeros pass.
     pub fn parse(text: &str, normalize: bool) -> Result<Self, String> {
+        if text.len() > BYTES_MAX {
+            return Err(format!("Version string longer than {BYTES_MAX} bytes"));
+        }
         let normal = if normalize { normalized(text) } else { text.to_owned() };
         let (rest, build) = match normal.split_once('+') {
             Some((rest, build)) => (rest, identifiers(build, false)?),

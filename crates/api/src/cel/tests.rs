@@ -319,7 +319,9 @@ fn rights_are_asked_for_and_an_unknown_answer_ends_the_evaluation() {
         let program = Program::compile(source, &["authorizer"]).unwrap();
         let variables =
             Variables::default().with("authorizer", Val::Authz(Step::authorizer(known, request.clone())));
-        program.holds(&variables, &mut Budget::new(CALL_COST_MAX))
+        // A question is paid for, but nobody computes meanwhile.
+        let pace = Pace::default();
+        program.holds(&variables.paced(Some(&pace)), &mut Budget::new(CALL_COST_MAX))
     };
     let source = "authorizer.group('apps').resource('deployments').namespace('n').name('x').subresource('scale')\
                   .check('get').allowed()";

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+/// How many parts a type may have.
+const PARTS_MAX: usize = 64;
+
 /// A type.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "CEL's and Kubernetes' types")]
@@ -54,6 +57,26 @@ impl Type {
     /// A type that has only a name.
     pub fn named(name: &str) -> Self {
         Self::Named(name.into())
+    }
+
+    /// The type, if it is of no more than a bounded number of parts, so that whoever looks at types does so in bounded
+    /// time; or else any type.
+    pub(super) fn bounded(self) -> Self {
+        fn fits(ty: &Type, left: &mut usize) -> bool {
+            let Some(less) = left.checked_sub(1) else { return false };
+            *left = less;
+            match ty {
+                Type::List(inner) | Type::Optional(inner) => fits(inner, left),
+                Type::Map(key, value) => fits(key, left) && fits(value, left),
+                _ => true,
+            }
+        }
+        if fits(&self, &mut { PARTS_MAX }) { self } else { Self::Dyn }
+    }
+
+    /// Whether it may be the key of a map.
+    pub(super) fn is_key(&self) -> bool {
+        matches!(self, Self::Bool | Self::Int | Self::UInt | Self::Text)
     }
 
     /// Whether it is this very type.

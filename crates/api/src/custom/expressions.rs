@@ -70,8 +70,11 @@ struct Rules {
 
 impl Rules {
     fn visit(&mut self, schema: &Props, path: &str, place: Place<'_>) {
+        // The type takes as long to make as the schema is large.
+        let ty = (!schema.rules.is_empty()).then(|| declared::of_rule(schema, place.root));
         for (index, rule) in schema.rules.iter().enumerate() {
-            self.rule(rule, schema, &format!("{path}.x-kubernetes-validations[{index}]"), place);
+            let ty = ty.clone().unwrap_or(Type::Dyn);
+            self.rule(rule, ty, schema, &format!("{path}.x-kubernetes-validations[{index}]"), place);
         }
         let atomic_map = schema.map_type.as_deref() == Some("atomic");
         let apart = place.apart.or(atomic_map.then_some(path));
@@ -91,8 +94,7 @@ impl Rules {
         }
     }
 
-    fn rule(&mut self, rule: &Rule, schema: &Props, path: &str, place: Place<'_>) {
-        let ty = declared::of_rule(schema, place.root);
+    fn rule(&mut self, rule: &Rule, ty: Type, schema: &Props, path: &str, place: Place<'_>) {
         let old = match rule.optional_old_self {
             Some(true) => Type::Optional(Arc::new(ty.clone())),
             _ => ty.clone(),

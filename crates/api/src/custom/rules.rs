@@ -1,14 +1,12 @@
 //! `x-kubernetes-validations`: CEL rules over custom resources, with transition rules, and rules of what an update leaves
 //! as it was let pass. Source: `apiextensions-apiserver/pkg/apiserver/schema/cel/validation.go`, KEP-2876.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::causes;
 use super::props::{Props, Rule};
 use super::validate::before;
-use crate::cel::{Budget, CelError, Program, Val, Variables};
+use crate::cel::{Budget, CelError, Pace, Program, Val, Variables};
 use crate::status::Cause;
 
 /// What all rules of one object may cost. Source: upstream's `RuntimeCELCostBudget`.
@@ -43,21 +41,30 @@ pub(super) fn compile(rule: &Rule) -> Result<Compiled, String> {
     Ok(Compiled { rule: rule.clone(), program, message, transition })
 }
 
-/// What rules have against a value.
-pub(super) fn check(value: &Value, old: Option<&Value>, schema: &Props) -> Vec<Cause> {
-    let mut walk = Walk { causes: Vec::new(), budget: Budget::new(OBJECT_COST_MAX), over: false };
+/// What rules have against a value; `None`: finding out takes longer than the pace allows.
+pub(super) fn check(
+    value: &Value,
+    old: Option<&Value>,
+    schema: &Props,
+    pace: Option<&Pace>,
+) -> Option<Vec<Cause>> {
+    let budget = Budget::new(OBJECT_COST_MAX);
+    let mut walk = Walk { causes: Vec::new(), budget, over: false, pace, long: false };
     walk.value(value, old, schema, "");
-    walk.causes
+    (!walk.long).then_some(walk.causes)
 }
 
-struct Walk {
+struct Walk<'p> {
     causes: Vec<Cause>,
     budget: Budget,
     /// Nothing more is run.
     over: bool,
+    pace: Option<&'p Pace>,
+    /// An expression gave way.
+    long: bool,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn value(&mut self, value: &Value, old: Option<&Value>, schema: &Props, path: &str) {
         if self.over || (value.is_null() && schema.nullable) {
             return;
@@ -98,12 +105,12 @@ impl Walk {
         if !compiled.transition && old == Some(value) {
             return;
         }
-        let mut variables = Variables::default().with(SELF, Val::of_json(value, Some(schema)));
-        let before = old.map(|old| Val::of_json(old, Some(schema)));
+        let mut variables =
+            Variables::default().paced(self.pace).with(SELF, Val::of_json(value, Some(schema)));
         if may_lack_old {
-            variables = variables.with(OLD_SELF, Val::Optional(before.map(Arc::new)));
-        } else if let Some(before) = before {
-            variables = variables.with(OLD_SELF, before);
+            variables = variables.with(OLD_SELF, Val::optional_json(old, Some(schema)));
+        } else if let Some(old) = old {
+            variables = variables.with(OLD_SELF, Val::of_json(old, Some(schema)));
         }
         let has_parts = matches!(value, Value::Object(_) | Value::Array(_));
         let place = if path.is_empty() { NOWHERE } else { path };
@@ -135,6 +142,7 @@ impl Walk {
                 };
                 self.causes.push(causes::invalid(place, &json!(schema.ty), detail));
             }
+            Err(CelError::Long) => (self.over, self.long) = (true, true),
             Err(CelError::Unanswered(_)) => {}
             Err(CelError::Fault(error)) => {
                 let detail = if error.contains("overload") {
@@ -153,9 +161,12 @@ impl Walk {
 
     /// What a rule that does not hold says.
     fn detail<'v>(&mut self, compiled: &'v Compiled, variables: &Variables<'v>) -> String {
-        if let Some(message) = &compiled.message
-            && let Ok(Val::Text(text)) = self.budget.call(|budget| message.run(variables, budget))
-        {
+        let told = compiled.message.as_ref();
+        let told = told.map(|message| self.budget.call(|budget| message.run(variables, budget)));
+        if matches!(told, Some(Err(CelError::Long))) {
+            (self.over, self.long) = (true, true);
+        }
+        if let Some(Ok(Val::Text(text))) = told {
             let text = text.trim();
             if !text.is_empty() && !text.contains(['\n', '\r']) && text.len() <= 5 * 1024 {
                 return text.to_owned();
@@ -210,7 +221,7 @@ mod tests {
         }}}});
         let mut props = Props::read(&schema).unwrap();
         props.compile_rules();
-        let causes = check(&value, old.as_ref(), &props);
+        let causes = check(&value, old.as_ref(), &props, None).unwrap();
         causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use api::Status;
-use api::cel::{Answer, Authority, Budget, CelError, Program, Question, Step, Val, Variables};
+use api::cel::{Answer, Authority, Budget, CelError, Pace, Program, Question, Step, Val, Variables};
 use api::connect::User;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use super::webhook::request;
 use super::{Review, World};
 use crate::authn::names;
 use crate::authz::{Attributes, Decision};
-use crate::tree;
+use crate::{lengthy, tree};
 
 /// What all conditions of one webhook or policy may cost. Source: `RuntimeCELCostBudgetMatchConditions`.
 const CONDITIONS_COST_MAX: u64 = 2_500_000;
@@ -28,34 +28,54 @@ pub const OUT_OF_BUDGET: &str =
 
 /// What is known of rights so far, for one request.
 #[derive(Debug, Default)]
-pub struct Answers(HashMap<Question, Answer>);
+pub struct Answers {
+    known: HashMap<Question, Answer>,
+    /// How long an evaluation may take, where others wait for it to end.
+    pace: Option<Pace>,
+}
 
 impl Authority for Answers {
     fn answer(&self, question: &Question) -> Option<Answer> {
-        self.0.get(question).cloned()
+        self.known.get(question).cloned()
     }
 }
 
+/// Why an evaluation has to begin anew.
+#[derive(Debug)]
+pub enum Pause {
+    /// It needs to know a right.
+    Question(Box<Question>),
+    /// It takes long.
+    Long,
+}
+
 /// An evaluation, begun anew with every answer that it turns out to need. Each expression can pay for two questions at
-/// most, so this ends.
+/// most, so this ends. One that takes long begins anew where nobody waits for the thread.
 pub async fn answered<T>(
     user: &User,
     world: &dyn World,
     answers: &mut Answers,
-    evaluate: impl Fn(&Answers) -> Result<T, Box<Question>> + Send + Sync,
+    evaluate: impl Fn(&Answers) -> Result<T, Pause> + Send + Sync,
 ) -> T {
+    let mut long = false;
     loop {
+        answers.pace = (!long).then(Pace::default);
         // The result does not outlive the step, so that nothing of it is held while others decide.
-        let question = match evaluate(answers) {
+        let result = if long { lengthy::run(|| evaluate(answers)) } else { evaluate(answers) };
+        let question = match result {
             Ok(result) => return result,
-            Err(question) => *question,
+            Err(Pause::Question(question)) => *question,
+            Err(Pause::Long) => {
+                long = true;
+                continue;
+            }
         };
         let decision = world.decide(&attributes(user, &question)).await;
         let (allowed, reason) = match decision {
             Decision::Allow { reason } => (true, reason),
             Decision::Deny { reason } | Decision::NoOpinion { reason } => (false, reason),
         };
-        answers.0.insert(question, Answer { allowed, reason });
+        answers.known.insert(question, Answer { allowed, reason });
     }
 }
 
@@ -154,6 +174,7 @@ impl<'a> Scene<'a> {
     /// The variables, with the parameters of one binding (null where there are none).
     pub fn variables<'v>(&'v self, params: Option<&'v Value>, answers: &'v Answers) -> Variables<'v> {
         let variables = Variables::default()
+            .paced(answers.pace.as_ref())
             .json("object", &self.object)
             .json("oldObject", &self.old)
             .json("request", &self.request)
@@ -218,7 +239,8 @@ impl Expression {
         };
         match budget.call(|budget| program.run(variables, budget)) {
             Ok(value) => Ok(Ok(value)),
-            Err(CelError::Unanswered(question)) => Err(Stop::Question(question)),
+            Err(CelError::Unanswered(question)) => Err(Stop::Pause(Pause::Question(question))),
+            Err(CelError::Long) => Err(Stop::Pause(Pause::Long)),
             Err(CelError::Cost) if budget.left() == 0 => Err(Stop::Budget),
             Err(error) => Ok(Err(format!("expression '{}' resulted in error: {error}", self.source))),
         }
@@ -228,8 +250,8 @@ impl Expression {
 /// Why a whole evaluation ends.
 #[derive(Debug)]
 pub enum Stop {
-    /// It needs to know a right.
-    Question(Box<Question>),
+    /// It has to begin anew.
+    Pause(Pause),
     /// Nothing is left to pay with.
     Budget,
 }
@@ -265,7 +287,7 @@ impl Conditions {
     }
 
     /// Whether they hold. One that does not decides, whatever goes wrong with others.
-    pub fn met<'v>(&'v self, variables: &Variables<'v>) -> Result<Met, Box<Question>> {
+    pub fn met<'v>(&'v self, variables: &Variables<'v>) -> Result<Met, Pause> {
         let mut budget = Budget::new(CONDITIONS_COST_MAX);
         let mut errors = Vec::new();
         for (name, expression) in &self.0 {
@@ -276,7 +298,7 @@ impl Conditions {
                     errors.push(format!("must evaluate to bool but got {}", other.type_name()));
                 }
                 Ok(Err(error)) => errors.push(error),
-                Err(Stop::Question(question)) => return Err(question),
+                Err(Stop::Pause(pause)) => return Err(pause),
                 Err(Stop::Budget) => return Ok(Met::Failed(OUT_OF_BUDGET.to_owned())),
             }
         }

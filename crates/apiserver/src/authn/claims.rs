@@ -243,9 +243,9 @@ fn not(program: &Program, wanted: &str) -> String {
 /// What an expression says of one variable.
 fn evaluated(program: &Program, variable: &str, value: &Value) -> Result<Value, String> {
     let variables = Variables::default().json(variable, value);
-    let found = program.run(&variables, &mut Budget::new(CALL_COST_MAX));
-    let failed = |cause: String| format!("oidc: expression {:?}: {cause}", program.source());
-    found.map_err(|error| failed(error.to_string()))?.to_json().map_err(failed)
+    let mut budget = Budget::new(CALL_COST_MAX);
+    let found = program.run(&variables, &mut budget).and_then(|value| value.to_json(&mut budget));
+    found.map_err(|cause| format!("oidc: expression {:?}: {cause}", program.source()))
 }
 
 #[cfg(test)]

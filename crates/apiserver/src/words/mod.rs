@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::field::{FieldError, FieldErrors};
-use crate::tree;
+use crate::{lengthy, tree};
 
 /// A kind in one version: a row of the catalog.
 pub use api::catalog::Row as Kind;
@@ -184,7 +184,9 @@ pub fn default(kind: &Kind, object: &mut Value) {
 /// Required fields and values of the schema; `old` is what the object was before an update.
 pub fn validate(kind: &Kind, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
     if let Some(custom) = &kind.custom {
-        return errors.extend(custom.validate(object, old).into_iter().map(FieldError::from));
+        let causes = custom.validate_quickly(object, old);
+        let causes = causes.unwrap_or_else(|| lengthy::run(|| custom.validate(object, old)));
+        return errors.extend(causes.into_iter().map(FieldError::from));
     }
     errors.extend(api::validate::object(object, kind.typed()).into_iter().map(FieldError::from));
 }

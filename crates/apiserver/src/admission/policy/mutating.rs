@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use api::cel::{Budget, Question, Val};
+use api::cel::{Budget, CelError, Val};
 use api::status::Cause;
 use api::{FieldValidation, Reason, Status};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::super::conditions::{Answers, Expression, Met, OUT_OF_BUDGET, Scene, Stop, answered, is_shown_as};
+use super::super::conditions::{
+    Answers, Expression, Met, OUT_OF_BUDGET, Pause, Scene, Stop, answered, is_shown_as,
+};
 use super::super::lifecycle::forbidden;
 use super::super::rules::{self, Matched};
 use super::super::{Link, Operation, Review, World};
@@ -266,54 +268,68 @@ fn patch_of(
     scene: &Scene<'_>,
     params: Option<&Value>,
     answers: &Answers,
-) -> Result<Result<Value, String>, Box<Question>> {
+) -> Result<Result<Value, String>, Pause> {
     let variables = scene.variables(params, answers).composed(&policy.composition).patching();
-    let value = match mutation.expression.run(&variables, &mut Budget::new(MUTATION_COST_MAX)) {
+    let mut budget = Budget::new(MUTATION_COST_MAX);
+    let value = match mutation.expression.run(&variables, &mut budget) {
         Ok(Ok(value)) => value,
         Ok(Err(problem)) => return Ok(Err(problem)),
-        Err(Stop::Question(question)) => return Err(question),
+        Err(Stop::Pause(pause)) => return Err(pause),
         Err(Stop::Budget) => return Ok(Err(OUT_OF_BUDGET.to_owned())),
     };
-    Ok(match mutation.how {
-        How::Apply => configuration(&value),
-        How::Patch => operations(&value),
-    })
+    // What is made of the value is paid as another expression would be.
+    Ok(budget
+        .call(|budget| match mutation.how {
+            How::Apply => configuration(&value, budget),
+            How::Patch => operations(&value, budget),
+        })
+        .map_err(|problem| problem.to_string()))
 }
 
-fn configuration(value: &Val<'_>) -> Result<Value, String> {
+fn configuration(value: &Val<'_>, budget: &mut Budget) -> Result<Value, CelError> {
     match value {
         Val::Made(..) => {
-            value.check_made("Object").map_err(|problem| format!("type mismatch: {problem}"))?;
-            value.to_json()
+            value.check_made("Object", budget).map_err(mismatch)?;
+            value.to_json(budget)
         }
-        other => {
-            Err(format!("unsupported return type from ApplyConfiguration expression: {}", other.type_name()))
-        }
+        other => Err(CelError::Fault(format!(
+            "unsupported return type from ApplyConfiguration expression: {}",
+            other.type_name()
+        ))),
+    }
+}
+
+fn mismatch(problem: CelError) -> CelError {
+    match problem {
+        CelError::Fault(problem) => CelError::Fault(format!("type mismatch: {problem}")),
+        other => other,
     }
 }
 
 /// RFC 6902, from a list of `JSONPatch` objects.
-fn operations(value: &Val<'_>) -> Result<Value, String> {
+fn operations(value: &Val<'_>, budget: &mut Budget) -> Result<Value, CelError> {
     let Val::List(items) = value else {
-        return Err("type mismatch: JSONPatchType.expression should evaluate to array".to_owned());
+        let problem = "type mismatch: JSONPatchType.expression should evaluate to array";
+        return Err(CelError::Fault(problem.to_owned()));
     };
-    let operation = |item: &Val<'_>| match item {
-        Val::Made(name, fields) if **name == *"JSONPatch" => {
-            if let Some(made @ Val::Made(root, _)) = fields.get("value") {
-                made.check_made(root).map_err(|problem| format!("type mismatch: {problem}"))?;
-            }
-            let mut operation = item.to_json()?;
-            for name in ["op", "path"] {
-                tree::set_default(&mut operation, name, "");
-            }
-            Ok(operation)
+    let mut operations = Vec::new();
+    for item in items.iter() {
+        let Val::Made("JSONPatch", fields) = item else {
+            return Err(CelError::Fault(format!(
+                "type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch, got element of {}",
+                item.type_name()
+            )));
+        };
+        if let Some(made @ Val::Made(root, _)) = fields.get("value") {
+            made.check_made(root, budget).map_err(mismatch)?;
         }
-        other => Err(format!(
-            "type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch, got element of {}",
-            other.type_name()
-        )),
-    };
-    items.iter().map(operation).collect::<Result<Vec<_>, _>>().map(Value::Array)
+        let mut operation = item.to_json(budget)?;
+        for name in ["op", "path"] {
+            tree::set_default(&mut operation, name, "");
+        }
+        operations.push(operation);
+    }
+    Ok(Value::Array(operations))
 }
 
 /// The object with a patch applied, decoded and defaulted, in the version matched.

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use api::cel::{Budget, Question, Val, Variables};
+use api::cel::{Budget, Val, Variables};
 use api::status::Cause;
 use api::{Reason, Status};
 use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::super::conditions::{Answers, Expression, Met, OUT_OF_BUDGET, Scene, Stop, answered};
+use super::super::conditions::{Answers, Expression, Met, OUT_OF_BUDGET, Pause, Scene, Stop, answered};
 use super::super::lifecycle::forbidden;
 use super::super::rules::{self, Matched};
 use super::super::{Link, Review, World};
@@ -118,7 +118,7 @@ fn judge(
     scene: &Scene<'_>,
     params: &Value,
     answers: &Answers,
-) -> Result<Judgement, Box<Question>> {
+) -> Result<Judgement, Pause> {
     let params = policy.param_kind.as_ref().map(|_| params);
     let variables = scene.variables(params, answers).composed(&policy.composition);
     // A failure of the whole is one of its first validation.
@@ -136,18 +136,19 @@ fn judge(
     let mut results = Vec::with_capacity(policy.body.validations.len());
     for validation in &policy.body.validations {
         match validation.expression.run(&variables, &mut budget) {
-            Ok(result) => results.push(result),
-            Err(Stop::Question(question)) => return Err(question),
+            // What it is besides true or not is not kept: it may be large.
+            Ok(result) => results.push(result.map(|value| matches!(value, Val::Bool(true)))),
+            Err(Stop::Pause(pause)) => return Err(pause),
             Err(Stop::Budget) => return Ok(failed(OUT_OF_BUDGET.to_owned())),
         }
     }
     let mut judgement = Judgement::default();
     for (place, (validation, result)) in policy.body.validations.iter().zip(results).enumerate() {
         let denial = match result {
-            Ok(Val::Bool(true)) => continue,
+            Ok(true) => continue,
             Err(_) if !policy.fails => continue,
             Err(error) => Denial::invalid(error),
-            Ok(_) => {
+            Ok(false) => {
                 let message = message_of(validation, &variables, &mut budget)?;
                 Denial { message, reason: validation.reason }
             }
@@ -163,7 +164,7 @@ fn message_of<'v>(
     validation: &'v Validation,
     variables: &Variables<'v>,
     budget: &mut Budget,
-) -> Result<String, Box<Question>> {
+) -> Result<String, Pause> {
     if let Some(expression) = &validation.message_expression {
         match expression.run(variables, budget) {
             Ok(Ok(Val::Text(text))) => {
@@ -172,7 +173,7 @@ fn message_of<'v>(
                     return Ok(text.to_owned());
                 }
             }
-            Err(Stop::Question(question)) => return Err(question),
+            Err(Stop::Pause(pause)) => return Err(pause),
             Err(Stop::Budget) => return Ok(format!("failed messageExpression: {OUT_OF_BUDGET}")),
             Ok(_) => {}
         }
@@ -188,12 +189,12 @@ fn annotate<'v>(
     policy: &'v Policy<Body>,
     variables: &Variables<'v>,
     judgement: &mut Judgement,
-) -> Result<(), Box<Question>> {
+) -> Result<(), Pause> {
     let mut budget = Budget::new(POLICY_COST_MAX);
     for (key, expression) in &policy.body.annotations {
         let value = match expression.run(variables, &mut budget) {
             Ok(value) => value,
-            Err(Stop::Question(question)) => return Err(question),
+            Err(Stop::Pause(pause)) => return Err(pause),
             Err(Stop::Budget) => Err(OUT_OF_BUDGET.to_owned()),
         };
         match value {
