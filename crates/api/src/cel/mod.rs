@@ -1,6 +1,8 @@
 //! CEL, the language of validation rules and admission policies. The text is read into a tree whose depth is bounded, and
-//! every step of a walk over it is paid from a budget: whoever writes expressions takes neither stack nor time without
-//! end. Kubernetes' libraries for strings, lists, regular expressions, URLs, quantities, addresses, versions and optional
+//! every step of a walk over it is paid from a budget, as is all that a step touches or makes, before it does: whoever
+//! writes expressions, or objects that they look at, takes neither stack nor time nor memory without end. Values are
+//! nested 100 levels deep at most, types have 64 parts, and patterns are paid by the size that they compile to.
+//! Kubernetes' libraries for strings, lists, regular expressions, URLs, quantities, addresses, versions and optional
 //! values are part of it. Source: the CEL specification, `k8s.io/apiserver/pkg/cel`.
 
 mod ast;
