@@ -2,12 +2,16 @@
 //! Source: `admissionregistration/validation/validation.go`, `admission/plugin/cel/compile.go`.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use api::cel::{Environment, Type, declared};
 use apiserver::field::{FieldError, FieldErrors};
 use serde_json::json;
 
 use crate::at::At;
+
+/// The longest expression that selects devices. Source: `CELSelectorExpressionMaxLength`.
+const SELECTOR_BYTES_MAX: usize = 10 * 1024;
 
 /// What match conditions of webhooks know.
 pub(crate) fn of_webhook() -> Environment {
@@ -72,6 +76,23 @@ pub(crate) fn check(
     errors.push(FieldError::invalid(expression.path.clone(), &json!(source), &problem));
 }
 
+/// An expression that selects devices: a yes or no, or what is only known at run time.
+/// Source: `CompileCELExpression` in `k8s.io/dynamic-resource-allocation/cel`, `validateCELExpression`.
+pub(crate) fn check_selector(expression: &At<'_>, errors: &mut FieldErrors) {
+    static DEVICE: LazyLock<Environment> = LazyLock::new(declared::device);
+    let source = expression.text();
+    if source.len() > SELECTOR_BYTES_MAX {
+        errors.push(expression.too_long(SELECTOR_BYTES_MAX));
+        return;
+    }
+    let problem = match DEVICE.check(source) {
+        Ok(Type::Bool | Type::Dyn) => return,
+        Ok(ty) => format!("must evaluate to bool or the unknown type, not {}", shown(&ty)),
+        Err(problem) => format!("compilation failed: {problem}"),
+    };
+    errors.push(expression.invalid(&problem));
+}
+
 /// A type by its name at run time.
 fn shown(ty: &Type) -> String {
     match ty {
@@ -128,5 +149,36 @@ mod tests {
         let twice = json!({"paramKind": {}, "variables": [{"name": "a", "expression": "params.x"}, {"name": "a", "expression": "1"}, {"name": "1", "expression": "variables.b"}]});
         let said = problems(twice, "true", &[Type::Bool]);
         assert_eq!(said.len(), 3, "{said:?}");
+    }
+
+    #[test]
+    fn devices_are_selected_by_what_is_known_of_them() {
+        let wrong = |source: &str| {
+            let (source, mut errors) = (json!(source), Vec::new());
+            check_selector(&At::new(&source, "e"), &mut errors);
+            said(&errors).join("; ")
+        };
+        for right in [
+            "device.driver == 'gpu.example.com'",
+            "device.attributes['gpu.example.com'].model == 'a' && device.attributes['gpu.example.com'].cores > 4",
+            "device.attributes['gpu.example.com'].fast",
+            "device.capacity['gpu.example.com'].memory.compareTo(quantity('1Gi')) >= 0",
+            "device.attributes['gpu.example.com'].version.isGreaterThan(semver('1.0.0'))",
+            "cel.bind(gpu, device.attributes['gpu.example.com'], gpu.a && gpu.b)",
+            "device.driver in ['a', 'b'] && !device.allowMultipleAllocations",
+        ] {
+            assert_eq!(wrong(right), "", "{right}");
+        }
+        for (source, problem) in [
+            ("device.driver(", "compilation failed: ERROR: <input>:1:"),
+            ("foo", "compilation failed: ERROR: <input>:1:1: undeclared reference to 'foo'"),
+            ("device.vendor == 'a'", "compilation failed: ERROR: <input>:1:7: undefined field 'vendor'"),
+            ("1", "e: Invalid value: \"1\": must evaluate to bool or the unknown type, not int"),
+            ("device.capacity", "must evaluate to bool or the unknown type, not map(string, map(string,"),
+        ] {
+            assert!(wrong(source).contains(problem), "{source}: {}", wrong(source));
+        }
+        let long = format!("'{}' == ''", "a".repeat(SELECTOR_BYTES_MAX));
+        assert_eq!(wrong(&long), "e: Too long: may not be more than 10240 bytes");
     }
 }

@@ -1,7 +1,5 @@
-//! Kinds with a few rules each: RuntimeClass, LeaseCandidate, PodTemplate, APIService, devices, trust bundles, storage
-//! migrations, groups of pods. Sources: upstream's `validation.go` and `strategy.go` of each group.
-
-use std::collections::BTreeMap;
+//! Kinds with a few rules each: RuntimeClass, LeaseCandidate, PodTemplate, APIService, trust bundles, storage migrations,
+//! groups of pods. Sources: upstream's `validation.go` and `strategy.go` of each group.
 
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
@@ -12,8 +10,8 @@ use serde_json::{Value, json};
 use crate::at::At;
 use crate::compute::{self, Names};
 use crate::containers::config_key_problems;
-use crate::simple::{Simple, fill};
-use crate::{affinity, certificates, pod_spec, template, volume_sources};
+use crate::simple::Simple;
+use crate::{affinity, certificates, pod_spec, template};
 
 /// How the containers of a pod are run.
 pub(crate) const RUNTIME_CLASSES: Simple = Simple {
@@ -244,164 +242,6 @@ pub(crate) const POD_CERTIFICATES: Simple = Simple {
     ..Simple::PLAIN
 };
 
-const REQUESTS_MAX: usize = 32;
-const SELECTORS_MAX: usize = 32;
-
-/// Devices that are wanted.
-pub(crate) const CLAIMS: Simple = Simple {
-    check: |claim, errors| check_claim(&claim.get("spec"), errors),
-    frozen: &[&["spec"]],
-    default: |claim| default_claim(tree::member(claim, "spec")),
-    ..Simple::PLAIN
-};
-
-/// Claims to be made per pod.
-pub(crate) const CLAIM_TEMPLATES: Simple = Simple {
-    check: |template, errors| check_claim(&template.down(&["spec", "spec"]), errors),
-    frozen: &[&["spec"]],
-    default: |template| default_claim(tree::member(tree::member(template, "spec"), "spec")),
-    ..Simple::PLAIN
-};
-
-fn default_claim(spec: &mut Value) {
-    let requests = spec.pointer_mut("/devices/requests").and_then(Value::as_array_mut);
-    for request in requests.into_iter().flatten() {
-        let own = request.get_mut("exactly").into_iter().filter(|at| at.is_object());
-        own.for_each(default_request);
-        let choices = request.get_mut("firstAvailable").and_then(Value::as_array_mut);
-        choices.into_iter().flatten().for_each(default_request);
-    }
-}
-
-fn default_request(request: &mut Value) {
-    fill(request, "allocationMode", "ExactCount");
-    if tree::text(request, &["allocationMode"]) == "ExactCount" {
-        fill(request, "count", 1);
-    }
-}
-
-fn check_claim(spec: &At<'_>, errors: &mut FieldErrors) {
-    let devices = spec.get("devices");
-    let requests = devices.get("requests");
-    if requests.len() > REQUESTS_MAX {
-        errors.push(requests.too_many(REQUESTS_MAX));
-    }
-    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for request in requests.items() {
-        let name = request.get("name");
-        name.named(NameRule::Label, errors);
-        if names.contains_key(name.text()) {
-            errors.push(name.duplicate());
-        }
-        let (exactly, choices) = (request.get("exactly"), request.get("firstAvailable"));
-        let parts = choices.items().map(|choice| choice.get("name").text()).collect();
-        names.insert(name.text(), parts);
-        match (exactly.is_set(), !choices.is_empty()) {
-            (true, true) => {
-                errors.push(request.invalid("exactly one of `exactly` or `firstAvailable` is required"));
-            }
-            (false, false) => {
-                errors.push(request.required("exactly one of `exactly` or `firstAvailable` is required"));
-            }
-            (true, false) => check_request(&exactly, errors),
-            (false, true) => {
-                for choice in choices.items() {
-                    choice.get("name").named(NameRule::Label, errors);
-                    check_request(&choice, errors);
-                }
-            }
-        }
-    }
-    for part in devices.each("constraints").chain(devices.each("config")) {
-        for request in part.each("requests") {
-            let (name, sub) = request
-                .text()
-                .split_once('/')
-                .map_or((request.text(), None), |(name, sub)| (name, Some(sub)));
-            let known = names.get(name).is_some_and(|parts| sub.is_none_or(|sub| parts.contains(&sub)));
-            if !known {
-                let detail = "must be the name of a request in the claim or the name of a request and a subrequest \
-                              separated by '/'";
-                errors.push(request.invalid(detail));
-            }
-        }
-    }
-}
-
-fn check_request(request: &At<'_>, errors: &mut FieldErrors) {
-    request.get("deviceClassName").named(NameRule::Subdomain, errors);
-    selectors(&request.get("selectors"), errors);
-    let (mode, count) = (request.get("allocationMode"), request.get("count"));
-    match mode.text() {
-        "All" if count.number() != 0 => {
-            errors.push(count.invalid("must not be specified when allocationMode is 'All'"));
-        }
-        "ExactCount" if count.number() <= 0 => {
-            errors.push(count.invalid_number("must be greater than zero"));
-        }
-        "All" | "ExactCount" => {}
-        _ => errors.push(mode.not_supported(&["All", "ExactCount"])),
-    }
-    affinity::tolerations(&request.get("tolerations"), errors);
-}
-
-fn selectors(selectors: &At<'_>, errors: &mut FieldErrors) {
-    if selectors.len() > SELECTORS_MAX {
-        errors.push(selectors.too_many(SELECTORS_MAX));
-    }
-    for selector in selectors.items() {
-        if selector.has("cel") {
-            selector.down(&["cel", "expression"]).present("", errors);
-        } else {
-            errors.push(selector.get("cel").required(""));
-        }
-    }
-}
-
-/// Kinds of devices.
-pub(crate) const DEVICE_CLASSES: Simple = Simple {
-    check: |class, errors| selectors(&class.down(&["spec", "selectors"]), errors),
-    ..Simple::COUNTED
-};
-
-/// What drivers offer.
-pub(crate) const SLICES: Simple = Simple {
-    check: |slice, errors| {
-        let spec = slice.get("spec");
-        volume_sources::csi_driver(&spec.get("driver"), errors);
-        let pool = spec.get("pool");
-        if pool.get("name").present("", errors) {
-            for part in pool.get("name").text().split('/') {
-                At::new(&json!(part), pool.child("name")).name(NameRule::Subdomain, errors);
-            }
-        }
-        let count = pool.get("resourceSliceCount");
-        if count.number() <= 0 {
-            errors.push(count.invalid_number("must be greater than zero"));
-        }
-        let mut names: Vec<&str> = Vec::new();
-        for name in spec.each("devices").map(|device| device.get("name")) {
-            name.named(NameRule::Label, errors);
-            if names.contains(&name.text()) {
-                errors.push(name.duplicate());
-            }
-            names.push(name.text());
-        }
-    },
-    frozen: &[&["spec", "driver"], &["spec", "nodeName"], &["spec", "pool", "name"]],
-    ..Simple::COUNTED
-};
-
-/// Devices that claims had better not get.
-pub(crate) const TAINT_RULES: Simple = Simple {
-    check: |rule, errors| {
-        let taint = rule.down(&["spec", "taint"]);
-        taint.get("key").label_key(errors);
-        taint.get("effect").one_of(&["NoExecute", "NoSchedule", "None"], errors);
-    },
-    ..Simple::COUNTED
-};
-
 /// Groups of pods that are placed together.
 pub(crate) const POD_GROUPS: Simple = Simple { unconditional_update: false, ..Simple::PLAIN };
 
@@ -420,8 +260,7 @@ mod tests {
     #[test]
     fn failures_are_upstreams() {
         let service = |name: &str, spec: Value| json!({ "metadata": { "name": name }, "spec": spec });
-        let claim = |request: Value| json!({ "spec": { "devices": { "requests": [request] } } });
-        let rows: [(&dyn Strategy, Value, Vec<&str>); 9] = [
+        let rows: [(&dyn Strategy, Value, Vec<&str>); 7] = [
             (&RUNTIME_CLASSES, json!({ "handler": "runc" }), vec![]),
             (&RUNTIME_CLASSES, json!({}), vec!["handler: Required value"]),
             (
@@ -448,17 +287,6 @@ mod tests {
                     "emulationVersion": "1.3.0", "strategy": "OldestEmulationVersion" } }),
                 vec![
                     "spec.binaryVersion: Invalid value: \"1.2.3\": must be greater than or equal to `emulationVersion`",
-                ],
-            ),
-            (&CLAIMS, claim(json!({ "name": "r", "exactly": { "deviceClassName": "gpu" } })), vec![]),
-            (
-                &CLAIMS,
-                claim(
-                    json!({ "name": "r", "exactly": { "deviceClassName": "gpu", "allocationMode": "Some" } }),
-                ),
-                vec![
-                    "spec.devices.requests[0].exactly.allocationMode: Unsupported value: \"Some\": supported values: \
-                     \"All\", \"ExactCount\"",
                 ],
             ),
             (

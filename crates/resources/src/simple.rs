@@ -24,6 +24,8 @@ pub(crate) struct Simple {
     pub(crate) default: fn(&mut Value),
     /// What is wrong with an object.
     pub(crate) check: Check,
+    /// What is wrong with a spec that is new: one that was stored when more was allowed may stay as it is.
+    pub(crate) fresh: Check,
     /// What is wrong with a change.
     pub(crate) compare: Compare,
     /// What is wrong with a change of the status.
@@ -44,6 +46,7 @@ impl Simple {
         unconditional_update: true,
         default: |_| {},
         check: |_, _| {},
+        fresh: |_, _| {},
         compare: |_, _, _| {},
         status: |_, _, _| {},
         frozen: &[],
@@ -81,8 +84,15 @@ impl Strategy for Simple {
         (self.check)(&At::object(object), errors);
     }
 
+    fn validate_create(&self, object: &Value, errors: &mut FieldErrors) {
+        (self.fresh)(&At::object(object), errors);
+    }
+
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         let (after, before) = (At::object(new), At::object(old));
+        if after.get("spec").value != before.get("spec").value {
+            (self.fresh)(&after, errors);
+        }
         for path in self.frozen {
             after.down(path).unchanged(&before.down(path), errors);
         }

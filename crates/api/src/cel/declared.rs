@@ -202,6 +202,22 @@ pub fn namespace() -> Type {
     fields("kubernetes.Namespace", &parts)
 }
 
+/// What the selectors of devices know: `device`. Its attributes may be of any type.
+/// Source: `k8s.io/dynamic-resource-allocation/cel/compile.go`.
+pub fn device() -> Environment {
+    let quantities = Type::map(Type::named("kubernetes.Quantity"));
+    let device = fields(
+        "kubernetes.DRADevice",
+        &[
+            ("driver", Type::Text),
+            ("attributes", Type::map(Type::map(Type::Dyn))),
+            ("capacity", Type::map(quantities)),
+            ("allowMultipleAllocations", Type::Bool),
+        ],
+    );
+    Environment::default().with("device", device)
+}
+
 /// What the expressions of admission know: `params` where a policy has parameters, `authorizer` where rights may be asked.
 /// Objects may be of any kind.
 pub fn admission(params: bool, authorizer: bool) -> Environment {

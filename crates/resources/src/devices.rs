@@ -1,0 +1,372 @@
+//! Devices (DRA): what drivers offer, its classes, and claims to some of it. Source: `resource/validation/validation.go`.
+
+use std::collections::BTreeMap;
+
+use apiserver::field::{FieldError, FieldErrors};
+use apiserver::strategy::NameRule;
+use apiserver::tree;
+use serde_json::{Value, json};
+
+use crate::at::At;
+use crate::simple::{Simple, fill};
+use crate::{affinity, expressions, volume_sources};
+
+const REQUESTS_MAX: usize = 32;
+const CHOICES_MAX: usize = 8;
+const CONSTRAINTS_MAX: usize = 32;
+const CONFIGS_MAX: usize = 32;
+const SELECTORS_MAX: usize = 32;
+const IDENTIFIER_BYTES_MAX: usize = 32;
+const IDENTIFIER: &str = "a valid C identifier must start with alphabetic character or '_', followed by a string of \
+                          alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for \
+                          validation is '[A-Za-z_][A-Za-z0-9_]*')";
+const REFERENCE: &str =
+    "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+const ONE_KIND: &str = "exactly one of `exactly` or `firstAvailable` is required";
+/// Upstream's words where neither is set, too.
+const ONE_ATTRIBUTE: &str =
+    "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+
+/// The requests of a claim by name, with the names of their choices.
+type Names<'v> = BTreeMap<&'v str, Vec<&'v str>>;
+
+/// Devices that are wanted.
+pub(crate) const CLAIMS: Simple = Simple {
+    fresh: |claim, errors| check_claim(&claim.get("spec"), errors),
+    frozen: &[&["spec"]],
+    default: |claim| default_claim(tree::member(claim, "spec")),
+    ..Simple::PLAIN
+};
+
+/// Claims to be made per pod.
+pub(crate) const CLAIM_TEMPLATES: Simple = Simple {
+    fresh: |template, errors| check_claim(&template.down(&["spec", "spec"]), errors),
+    frozen: &[&["spec"]],
+    default: |template| default_claim(tree::member(tree::member(template, "spec"), "spec")),
+    ..Simple::PLAIN
+};
+
+fn default_claim(spec: &mut Value) {
+    let requests = spec.pointer_mut("/devices/requests").and_then(Value::as_array_mut);
+    for request in requests.into_iter().flatten() {
+        let own = request.get_mut("exactly").into_iter().filter(|at| at.is_object());
+        own.for_each(default_request);
+        let choices = request.get_mut("firstAvailable").and_then(Value::as_array_mut);
+        choices.into_iter().flatten().for_each(default_request);
+    }
+}
+
+fn default_request(request: &mut Value) {
+    fill(request, "allocationMode", "ExactCount");
+    if tree::text(request, &["allocationMode"]) == "ExactCount" {
+        fill(request, "count", 1);
+    }
+}
+
+fn check_claim(spec: &At<'_>, errors: &mut FieldErrors) {
+    let devices = spec.get("devices");
+    let requests = devices.get("requests");
+    at_most(&requests, REQUESTS_MAX, errors);
+    let mut names = Names::new();
+    for request in requests.items() {
+        let name = request.get("name");
+        name.named(NameRule::Label, errors);
+        if names.contains_key(name.text()) {
+            errors.push(FieldError::duplicate(request.path.clone(), name.value));
+        }
+        let parts = request.each("firstAvailable").map(|choice| choice.get("name").text()).collect();
+        names.insert(name.text(), parts);
+        check_kind(&request, errors);
+    }
+    let (constraints, configs) = (devices.get("constraints"), devices.get("config"));
+    at_most(&constraints, CONSTRAINTS_MAX, errors);
+    for constraint in constraints.items() {
+        check_references(&constraint.get("requests"), &names, errors);
+        let (same, other) = (constraint.get("matchAttribute"), constraint.get("distinctAttribute"));
+        match (same.is_set(), other.is_set()) {
+            (false, false) => errors.push(constraint.required(ONE_ATTRIBUTE)),
+            (true, _) => attribute(&same, errors),
+            _ => attribute(&other, errors),
+        }
+    }
+    at_most(&configs, CONFIGS_MAX, errors);
+    for config in configs.items() {
+        check_references(&config.get("requests"), &names, errors);
+        check_config(&config, errors);
+    }
+}
+
+fn at_most(list: &At<'_>, most: usize, errors: &mut FieldErrors) {
+    if list.len() > most {
+        errors.push(list.too_many(most));
+    }
+}
+
+/// One kind of device, or a choice of several.
+fn check_kind(request: &At<'_>, errors: &mut FieldErrors) {
+    let (exactly, choices) = (request.get("exactly"), request.get("firstAvailable"));
+    match (exactly.is_set(), !choices.is_empty()) {
+        (true, true) => {
+            let detail = format!("{ONE_KIND}, but multiple fields are set");
+            errors.push(FieldError::invalid(request.path.clone(), &Value::Null, &detail));
+        }
+        (false, false) => errors.push(request.required(ONE_KIND)),
+        (true, false) => check_request(&exactly, errors),
+        (false, true) => {
+            at_most(&choices, CHOICES_MAX, errors);
+            let mut seen: Vec<&str> = Vec::new();
+            for choice in choices.items() {
+                let name = choice.get("name");
+                name.named(NameRule::Label, errors);
+                if seen.contains(&name.text()) {
+                    errors.push(FieldError::duplicate(choice.path.clone(), name.value));
+                }
+                seen.push(name.text());
+                check_request(&choice, errors);
+            }
+        }
+    }
+}
+
+fn check_references(references: &At<'_>, names: &Names<'_>, errors: &mut FieldErrors) {
+    at_most(references, REQUESTS_MAX, errors);
+    let mut seen: Vec<&str> = Vec::new();
+    for reference in references.items() {
+        let text = reference.text();
+        let (name, choice) = text.split_once('/').map_or((text, None), |(name, choice)| (name, Some(choice)));
+        let known = names.get(name).is_some_and(|parts| choice.is_none_or(|choice| parts.contains(&choice)));
+        if !known {
+            errors.push(reference.invalid(REFERENCE));
+        }
+        if seen.contains(&text) {
+            errors.push(reference.duplicate());
+        }
+        seen.push(text);
+    }
+}
+
+/// A device's attribute: `domain/identifier`. Source: `validateFullyQualifiedName`.
+fn attribute(name: &At<'_>, errors: &mut FieldErrors) {
+    if !name.present("name is required", errors) {
+        return;
+    }
+    let Some((domain, id)) = name.text().split_once('/') else {
+        identifier(name, name.text(), errors);
+        errors.push(name.invalid("must include a domain"));
+        return;
+    };
+    if domain.is_empty() {
+        errors.push(FieldError::invalid(name.path.clone(), &json!(""), "the domain must not be empty"));
+    } else {
+        volume_sources::csi_driver(&At::new(&json!(domain), name.path.clone()), errors);
+    }
+    if id.is_empty() {
+        errors.push(FieldError::invalid(name.path.clone(), &json!(""), "the name must not be empty"));
+    } else {
+        identifier(name, id, errors);
+    }
+}
+
+fn identifier(name: &At<'_>, id: &str, errors: &mut FieldErrors) {
+    if id.len() > IDENTIFIER_BYTES_MAX {
+        errors.push(name.too_long(IDENTIFIER_BYTES_MAX));
+    }
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !id.bytes().all(word) || id.as_bytes().first().is_none_or(u8::is_ascii_digit) {
+        errors.push(FieldError::invalid(name.path.clone(), &json!(id), IDENTIFIER));
+    }
+}
+
+/// What a driver is told.
+fn check_config(config: &At<'_>, errors: &mut FieldErrors) {
+    let opaque = config.get("opaque");
+    if !opaque.is_set() {
+        errors.push(opaque.required(""));
+        return;
+    }
+    volume_sources::csi_driver(&opaque.get("driver"), errors);
+    let parameters = opaque.get("parameters");
+    if !parameters.is_set() {
+        errors.push(parameters.required(""));
+    }
+}
+
+fn check_request(request: &At<'_>, errors: &mut FieldErrors) {
+    request.get("deviceClassName").named(NameRule::Subdomain, errors);
+    selectors(&request.get("selectors"), errors);
+    let (mode, count) = (request.get("allocationMode"), request.get("count"));
+    match mode.text() {
+        "All" if count.number() != 0 => {
+            errors.push(count.invalid("must not be specified when allocationMode is 'All'"));
+        }
+        "ExactCount" if count.number() <= 0 => {
+            errors.push(count.invalid_number("must be greater than zero"));
+        }
+        "All" | "ExactCount" => {}
+        _ => errors.push(mode.not_supported(&["All", "ExactCount"])),
+    }
+    affinity::tolerations(&request.get("tolerations"), errors);
+}
+
+fn selectors(selectors: &At<'_>, errors: &mut FieldErrors) {
+    if selectors.len() > SELECTORS_MAX {
+        errors.push(selectors.too_many(SELECTORS_MAX));
+        return;
+    }
+    for selector in selectors.items() {
+        if !selector.has("cel") {
+            errors.push(selector.get("cel").required(""));
+            continue;
+        }
+        let expression = selector.down(&["cel", "expression"]);
+        if expression.present("", errors) {
+            expressions::check_selector(&expression, errors);
+        }
+    }
+}
+
+/// Kinds of devices.
+pub(crate) const DEVICE_CLASSES: Simple = Simple {
+    fresh: |class, errors| {
+        let spec = class.get("spec");
+        selectors(&spec.get("selectors"), errors);
+        at_most(&spec.get("config"), CONFIGS_MAX, errors);
+        spec.each("config").for_each(|config| check_config(&config, errors));
+    },
+    ..Simple::COUNTED
+};
+
+/// What drivers offer.
+pub(crate) const SLICES: Simple = Simple {
+    check: |slice, errors| {
+        let spec = slice.get("spec");
+        volume_sources::csi_driver(&spec.get("driver"), errors);
+        let pool = spec.get("pool");
+        if pool.get("name").present("", errors) {
+            for part in pool.get("name").text().split('/') {
+                At::new(&json!(part), pool.child("name")).name(NameRule::Subdomain, errors);
+            }
+        }
+        let count = pool.get("resourceSliceCount");
+        if count.number() <= 0 {
+            errors.push(count.invalid_number("must be greater than zero"));
+        }
+        let mut names: Vec<&str> = Vec::new();
+        for name in spec.each("devices").map(|device| device.get("name")) {
+            name.named(NameRule::Label, errors);
+            if names.contains(&name.text()) {
+                errors.push(name.duplicate());
+            }
+            names.push(name.text());
+        }
+    },
+    frozen: &[&["spec", "driver"], &["spec", "nodeName"], &["spec", "pool", "name"]],
+    ..Simple::COUNTED
+};
+
+/// Devices that claims had better not get.
+pub(crate) const TAINT_RULES: Simple = Simple {
+    check: |rule, errors| {
+        let taint = rule.down(&["spec", "taint"]);
+        taint.get("key").label_key(errors);
+        taint.get("effect").one_of(&["NoExecute", "NoSchedule", "None"], errors);
+    },
+    ..Simple::COUNTED
+};
+
+#[cfg(test)]
+mod tests {
+    use apiserver::strategy::Strategy;
+
+    use super::*;
+    use crate::at::said;
+
+    fn causes(strategy: &dyn Strategy, mut object: Value) -> Vec<String> {
+        strategy.default(&mut object);
+        let mut errors = Vec::new();
+        strategy.validate(&object, &mut errors);
+        strategy.validate_create(&object, &mut errors);
+        said(&errors)
+    }
+
+    fn claim(request: Value) -> Value {
+        json!({ "spec": { "devices": { "requests": [request] } } })
+    }
+
+    fn request() -> Value {
+        json!({ "name": "r", "exactly": { "deviceClassName": "gpu" } })
+    }
+
+    #[test]
+    fn requests_are_of_one_kind() {
+        let rows: [(Value, Vec<&str>); 4] = [
+            (request(), vec![]),
+            (
+                json!({ "name": "r", "exactly": { "deviceClassName": "gpu", "allocationMode": "Some" } }),
+                vec![
+                    "spec.devices.requests[0].exactly.allocationMode: Unsupported value: \"Some\": supported values: \
+                     \"All\", \"ExactCount\"",
+                ],
+            ),
+            (
+                json!({ "name": "r", "exactly": { "deviceClassName": "gpu" },
+                    "firstAvailable": [{ "name": "a", "deviceClassName": "gpu" }] }),
+                vec![
+                    "spec.devices.requests[0]: Invalid value: null: exactly one of `exactly` or `firstAvailable` is \
+                     required, but multiple fields are set",
+                ],
+            ),
+            (
+                json!({ "name": "r", "exactly": { "deviceClassName": "gpu",
+                    "selectors": [{ "cel": { "expression": "1" } }, {}] } }),
+                vec![
+                    "spec.devices.requests[0].exactly.selectors[0].cel.expression: Invalid value: \"1\": must evaluate \
+                     to bool or the unknown type, not int",
+                    "spec.devices.requests[0].exactly.selectors[1].cel: Required value",
+                ],
+            ),
+        ];
+        for (request, expected) in rows {
+            assert_eq!(causes(&CLAIMS, claim(request.clone())), expected, "{request}");
+        }
+    }
+
+    #[test]
+    fn constraints_name_requests_and_an_attribute() {
+        let at = "spec.devices.constraints[0]";
+        for (constraint, expected) in [
+            (json!({ "requests": ["r"], "matchAttribute": "a.example.com/id" }), vec![]),
+            (json!({}), vec![format!("{at}: Required value: {ONE_ATTRIBUTE}")]),
+            (
+                json!({ "requests": ["x", "x"], "distinctAttribute": "id" }),
+                vec![
+                    format!("{at}.requests[0]: Invalid value: \"x\": {REFERENCE}"),
+                    format!("{at}.requests[1]: Invalid value: \"x\": {REFERENCE}"),
+                    format!("{at}.requests[1]: Duplicate value: \"x\""),
+                    format!("{at}.distinctAttribute: Invalid value: \"id\": must include a domain"),
+                ],
+            ),
+            (
+                json!({ "matchAttribute": "a.example.com/1d" }),
+                vec![format!("{at}.matchAttribute: Invalid value: \"1d\": {IDENTIFIER}")],
+            ),
+        ] {
+            let mut claim = claim(request());
+            claim["spec"]["devices"]["constraints"] = json!([constraint]);
+            assert_eq!(causes(&CLAIMS, claim), expected, "{constraint}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_may_stay_and_what_is_new_has_to_compile() {
+        let class = |source: &str| json!({ "spec": { "selectors": [{ "cel": { "expression": source } }] } });
+        assert_eq!(causes(&DEVICE_CLASSES, class("device.driver == 'a'")), [""; 0]);
+        assert_eq!(causes(&DEVICE_CLASSES, class("foo")).len(), 1);
+        let changes = |old: &str, new: &str| {
+            let mut errors = Vec::new();
+            DEVICE_CLASSES.validate_update(&class(new), &class(old), &mut errors);
+            errors.len()
+        };
+        assert_eq!((changes("foo", "foo"), changes("foo", "bar"), changes("foo", "true")), (0, 1, 0));
+    }
+}
