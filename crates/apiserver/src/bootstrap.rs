@@ -230,10 +230,18 @@ fn dns_service(address: IpAddr) -> Item {
     Item { resource, namespace: "kube-system", object, keep_current: false }
 }
 
+const SERVER: &str = "system:apiserver";
+
+/// Whether that is the server itself, whose own addresses may be such as nobody else may name: a machine without a network
+/// has none but loopback. Whoever can take this identity may do everything already.
+pub(crate) fn is_server(user: &User) -> bool {
+    user.name == SERVER && user.groups.iter().any(|group| group == authn::names::MASTERS)
+}
+
 /// The identity under which the server writes its own objects.
 pub(crate) fn administrator() -> User {
     authn::authenticated(User {
-        name: "system:apiserver".into(),
+        name: SERVER.into(),
         groups: vec![authn::names::MASTERS.into()],
         ..User::default()
     })

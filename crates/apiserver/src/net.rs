@@ -36,6 +36,18 @@ pub fn holds((base, length): (IpAddr, u8), address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address of a range may be given to somebody: its own and, for IPv4, its broadcast address may not.
+/// Source: `firstAddress` and `lastAddress` of upstream's allocator.
+pub fn gives((base, length): (IpAddr, u8), address: IpAddr) -> bool {
+    let last = match base {
+        IpAddr::V4(base) if length < 32 => {
+            IpAddr::from(Ipv4Addr::from(u32::from(base) | (u32::MAX >> length)))
+        }
+        _ => base,
+    };
+    holds((base, length), address) && address != base && address != last
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +58,14 @@ mod tests {
         assert_eq!(nth(range.0, 10).to_string(), "10.96.0.10");
         assert!(holds(range, "10.111.255.255".parse().unwrap()));
         assert!(!holds(range, "10.112.0.0".parse().unwrap()));
+        assert!(
+            gives(range, "10.96.0.1".parse().unwrap()) && gives(range, "10.111.255.254".parse().unwrap())
+        );
+        for taken in ["10.96.0.0", "10.111.255.255", "10.112.0.1"] {
+            assert!(!gives(range, taken.parse().unwrap()), "{taken}");
+        }
+        let six = ("fd00::".parse().unwrap(), 112);
+        assert!(gives(six, "fd00::ffff".parse().unwrap()) && !gives(six, "fd00::".parse().unwrap()));
         assert_eq!(usable(("10.0.0.0".parse().unwrap(), 24)), 254);
     }
 }

@@ -132,6 +132,9 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with a change, besides.
     fn validate_update(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
 
+    /// What is wrong with an object (`old`: what it was before a change) besides, unless the server itself writes it.
+    fn validate_foreign(&self, _object: &Value, _old: Option<&Value>, _errors: &mut FieldErrors) {}
+
     /// Whether an error of an object is none to those who speak this version of the kind, in which it was allowed.
     fn forgives(&self, _version: &str, _error: &FieldError) -> bool {
         false

@@ -10,6 +10,7 @@ use apiserver::strategy::{Companions, View};
 use apiserver::{net, rfc3339, tree};
 use serde_json::{Value, json};
 
+use crate::service_families::{self, family};
 use crate::service_ranges::{self, Range};
 
 pub(crate) const GROUP: &str = "networking.k8s.io";
@@ -70,7 +71,7 @@ pub(crate) fn companions(
     let (addresses, ports) = match new {
         Some(service) => {
             let (asked_addresses, asked_ports) = held(service);
-            choose_addresses(view, service, &old_addresses)?;
+            choose_addresses(view, service, old, &old_addresses)?;
             choose_ports(view, service, &old_ports, attempt)?;
             let held = held(service);
             for address in held.0.difference(&old_addresses) {
@@ -147,7 +148,12 @@ fn held(service: &Value) -> (BTreeSet<IpAddr>, BTreeSet<u16>) {
 }
 
 /// Fills `clusterIP(s)`, `ipFamilies` and `ipFamilyPolicy`.
-fn choose_addresses(view: &dyn View, service: &mut Value, old: &BTreeSet<IpAddr>) -> Result<(), Status> {
+fn choose_addresses(
+    view: &dyn View,
+    service: &mut Value,
+    old: Option<&Value>,
+    held: &BTreeSet<IpAddr>,
+) -> Result<(), Status> {
     if !takes_address(service) {
         let spec = tree::object(service, "spec");
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
@@ -155,56 +161,36 @@ fn choose_addresses(view: &dyn View, service: &mut Value, old: &BTreeSet<IpAddr>
         }
         return Ok(());
     }
-    let families = families_of(view, service);
-    let policy = if families.len() > 1 { "PreferDualStack" } else { "SingleStack" };
+    let mut own: Vec<&str> = Vec::new();
+    for (base, _) in &view.settings().service_ranges {
+        if !own.contains(&family(base)) {
+            own.push(family(base));
+        }
+    }
+    let mut errors = Vec::new();
+    service_families::settle(service, old, &own, &mut errors);
+    field::check("", "Service", tree::text(service, &["metadata", "name"]), &errors)?;
     let mut addresses: Vec<String> = Vec::new();
     if tree::text(service, &["spec", "clusterIP"]) == "None" {
         addresses.push("None".to_owned());
     } else {
         let open = service_ranges::open(view);
         let asked = tree::items(service, &["spec", "clusterIPs"]).to_vec();
-        for (index, name) in families.iter().enumerate() {
-            let ranges: Vec<Range> = open.iter().filter(|(base, _)| family(base) == *name).copied().collect();
+        let families = tree::items(service, &["spec", "ipFamilies"]).iter().filter_map(Value::as_str);
+        for (index, name) in families.enumerate() {
+            let ranges: Vec<Range> = open.iter().filter(|(base, _)| family(base) == name).copied().collect();
             let address = match asked.get(index).and_then(Value::as_str).filter(|text| !text.is_empty()) {
-                Some(text) => explicit(service, text, &ranges, old)?,
+                Some(text) => explicit(service, text, &ranges, held)?,
                 None => any_address(view, name, &ranges)?,
             };
             addresses.push(address.to_string());
         }
     }
-    let families = json!(families);
-    let spec = tree::member(service, "spec");
-    tree::set_default(spec, "ipFamilies", families);
-    tree::set_default(spec, "ipFamilyPolicy", policy);
+    let spec = tree::object(service, "spec");
     let first = addresses.first().cloned().unwrap_or_default();
-    tree::members(spec).insert("clusterIP".into(), first.into());
-    tree::members(spec).insert("clusterIPs".into(), addresses.into());
+    spec.insert("clusterIP".into(), first.into());
+    spec.insert("clusterIPs".into(), addresses.into());
     Ok(())
-}
-
-pub(crate) fn family(address: &IpAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-/// The families that the Service takes addresses of: one, or both where it asks for that.
-fn families_of(view: &dyn View, service: &Value) -> Vec<&'static str> {
-    let own = view.settings().service_ranges.iter().map(|(base, _)| family(base));
-    let asked = tree::items(service, &["spec", "ipFamilies"]);
-    let mut families: Vec<&str> =
-        own.clone().filter(|name| asked.iter().any(|asked| asked == name)).collect();
-    // In the order of the Service, whose first family is the one of `clusterIP`.
-    families.sort_by_key(|name| asked.iter().position(|asked| asked == name));
-    if families.is_empty() {
-        let explicit = tree::text(service, &["spec", "clusterIP"]).parse::<IpAddr>().ok();
-        families.extend(own.clone().find(|name| explicit.is_none_or(|address| family(&address) == *name)));
-    }
-    let both =
-        matches!(tree::text(service, &["spec", "ipFamilyPolicy"]), "PreferDualStack" | "RequireDualStack");
-    if both {
-        let more: Vec<&str> = own.filter(|name| !families.contains(name)).collect();
-        families.extend(more);
-    }
-    families
 }
 
 /// An address that the Service asks for by name.
@@ -213,7 +199,7 @@ fn explicit(service: &Value, text: &str, ranges: &[Range], old: &BTreeSet<IpAddr
     let Ok(address) = text.parse::<IpAddr>() else {
         return Err(refused("must be a valid IP address").unwrap_or_else(|| Status::bad_request(text)));
     };
-    if !old.contains(&address) && !ranges.iter().any(|range| net::holds(*range, address)) {
+    if !old.contains(&address) && !ranges.iter().any(|range| net::gives(*range, address)) {
         let detail = format!(
             "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs \
              is {}",

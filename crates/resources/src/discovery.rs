@@ -1,15 +1,18 @@
-//! Endpoints and EndpointSlices. Source: `discovery/validation/validation.go`, `validateEndpointSubsets`. Addresses of the
-//! loopback are taken, which upstream refuses: a server that runs alone has no other.
+//! Endpoints and EndpointSlices. Source: `discovery/validation/validation.go`, `validateEndpointSubsets`. Whoever may write
+//! them sends other people's traffic somewhere: not to the sender's own loopback, nor to the metadata service of a cloud.
 
 use std::net::IpAddr;
 
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::{NameRule, Strategy};
+use apiserver::tree;
 use serde_json::{Value, json};
 
 use crate::at::At;
-use crate::pod_spec::address;
+use crate::pod_spec::{address, ordinary_address};
 
+/// Where a subset has its addresses.
+const LISTS: [&str; 2] = ["addresses", "notReadyAddresses"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const ENDPOINTS_MAX: usize = 1000;
 const ADDRESSES_MAX: usize = 100;
@@ -30,11 +33,10 @@ impl Strategy for Endpoints {
 
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
         for subset in At::object(object).each("subsets") {
-            let lists = ["addresses", "notReadyAddresses"];
-            if lists.iter().all(|list| subset.get(list).is_empty()) {
+            if LISTS.iter().all(|list| subset.get(list).is_empty()) {
                 errors.push(subset.required("must specify `addresses` or `notReadyAddresses`"));
             }
-            for point in lists.iter().flat_map(|list| subset.each(list)) {
+            for point in LISTS.iter().flat_map(|list| subset.each(list)) {
                 address(&point.get("ip"), errors);
                 point.get("hostname").name_if_set(NameRule::Label, errors);
                 point.get("nodeName").name_if_set(NameRule::Subdomain, errors);
@@ -51,6 +53,22 @@ impl Strategy for Endpoints {
             }
         }
     }
+
+    fn validate_foreign(&self, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+        if is_as_before("subsets", object, old) {
+            return;
+        }
+        for subset in At::object(object).each("subsets") {
+            for point in LISTS.iter().flat_map(|list| subset.each(list)) {
+                ordinary_address(&point.get("ip"), errors);
+            }
+        }
+    }
+}
+
+/// What was written when more was allowed may stay as it is.
+fn is_as_before(field: &str, object: &Value, old: Option<&Value>) -> bool {
+    old.is_some_and(|old| tree::at(old, &[field]) == tree::at(object, &[field]))
 }
 
 /// The form that everyone reads.
@@ -80,6 +98,18 @@ impl Strategy for EndpointSlices {
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         At::object(new).keeps(&At::object(old), &["addressType"], errors);
+    }
+
+    fn validate_foreign(&self, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+        let slice = At::object(object);
+        if slice.get("addressType").text() == "FQDN" || is_as_before("endpoints", object, old) {
+            return;
+        }
+        // More are refused anyway.
+        let endpoints = slice.each("endpoints").take(ENDPOINTS_MAX);
+        for address in endpoints.flat_map(|endpoint| endpoint.each("addresses").take(ADDRESSES_MAX)) {
+            ordinary_address(&address, errors);
+        }
     }
 }
 
@@ -113,7 +143,7 @@ fn check_endpoint(endpoint: &At<'_>, family: &str, errors: &mut FieldErrors) {
         errors.push(addresses.too_many(ADDRESSES_MAX));
     }
     for one in addresses.items() {
-        let parsed = one.text().parse::<IpAddr>();
+        let parsed = one.text().parse::<IpAddr>().map(|ip| ip.to_canonical());
         match (family, parsed) {
             ("FQDN", _) => one.name(NameRule::Subdomain, errors),
             ("IPv4", Ok(ip)) if !ip.is_ipv4() => {
@@ -193,5 +223,44 @@ mod tests {
         let mut errors = Vec::new();
         Endpoints.validate(&json!({ "subsets": [{ "addresses": [{ "ip": "x" }] }] }), &mut errors);
         assert_eq!(errors.len(), 1);
+    }
+
+    #[test]
+    fn addresses_do_not_lead_to_the_sender_itself() {
+        const LOOPBACK: &str = "may not be in the loopback range (127.0.0.0/8, ::1/128)";
+        const LINK: &str = "may not be in the link-local range (169.254.0.0/16, fe80::/10)";
+        const MULTICAST: &str = "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)";
+        for (address, wrong) in [
+            ("10.0.0.1", None),
+            ("192.0.2.1", None),
+            ("fd00::1", None),
+            ("127.8.8.8", Some(LOOPBACK)),
+            ("::1", Some(LOOPBACK)),
+            ("::ffff:127.0.0.1", Some(LOOPBACK)),
+            ("169.254.169.254", Some(LINK)),
+            ("fe80::1", Some(LINK)),
+            ("224.0.0.1", Some(MULTICAST)),
+            ("ff02::1", Some(MULTICAST)),
+            ("0.0.0.0", Some("may not be unspecified (0.0.0.0)")),
+            ("::", Some("may not be unspecified (::)")),
+        ] {
+            let causes = |strategy: &dyn Strategy, object: &Value, old: Option<&Value>| {
+                let mut errors = Vec::new();
+                strategy.validate_foreign(object, old, &mut errors);
+                said(&errors)
+            };
+            let cause = |field: &str| -> Vec<String> {
+                wrong.iter().map(|why| format!("{field}: Invalid value: {address:?}: {why}")).collect()
+            };
+            let old_form = json!({ "subsets": [{ "notReadyAddresses": [{ "ip": address }] }] });
+            assert_eq!(causes(&Endpoints, &old_form, None), cause("subsets[0].notReadyAddresses[0].ip"));
+            let slice =
+                json!({ "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1", address] }] });
+            assert_eq!(causes(&EndpointSlices, &slice, None), cause("endpoints[0].addresses[1]"));
+            // What was there before this rule may stay, and only that.
+            assert!(causes(&EndpointSlices, &slice, Some(&slice)).is_empty());
+            let other = json!({ "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1"] }] });
+            assert_eq!(causes(&EndpointSlices, &slice, Some(&other)), cause("endpoints[0].addresses[1]"));
+        }
     }
 }

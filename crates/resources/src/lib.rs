@@ -34,6 +34,7 @@ mod probes;
 mod quota;
 mod rbac;
 mod security;
+mod service_families;
 mod service_ranges;
 mod service_rules;
 mod services;

@@ -294,6 +294,27 @@ fn validate_dns(spec: &At<'_>, errors: &mut FieldErrors) {
     }
 }
 
+/// An address that traffic is sent to: none that leads to the sender itself, its link or nowhere. Whatever is no address
+/// at all is left to [`address`]. Source: `ValidateNonSpecialIP`.
+pub(crate) fn ordinary_address(at: &At<'_>, errors: &mut FieldErrors) {
+    // ::ffff:127.0.0.1 is loopback too.
+    let Ok(ip) = at.text().parse::<IpAddr>().map(|ip| ip.to_canonical()) else { return };
+    let (local, multicast) = match ip {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    for (wrong, detail) in [
+        (ip.is_unspecified(), format!("may not be unspecified ({})", at.text())),
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()),
+        (local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()),
+        (multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()),
+    ] {
+        if wrong {
+            errors.push(at.invalid(&detail));
+        }
+    }
+}
+
 /// An IP address.
 pub(crate) fn address(at: &At<'_>, errors: &mut FieldErrors) {
     if at.text().parse::<IpAddr>().is_err() {

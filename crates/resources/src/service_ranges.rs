@@ -11,7 +11,8 @@ use apiserver::{net, tree};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::allocate::{GROUP, family};
+use crate::allocate::GROUP;
+use crate::service_families::family;
 
 const CIDRS: &str = "servicecidrs";
 const IMMUTABLE: &str = "field is immutable";

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::at::{At, IMMUTABLE};
 use crate::containers::port_or_name;
-use crate::pod_spec::address;
+use crate::pod_spec::{address, ordinary_address};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
@@ -40,7 +40,8 @@ pub(crate) fn validate(object: &Value, errors: &mut FieldErrors) {
     spec.get("selector").labels(errors);
     affinity(&spec, errors);
     for ip in spec.each("externalIPs") {
-        external_ip(&ip, errors);
+        address(&ip, errors);
+        ordinary_address(&ip, errors);
     }
     if spec.get("type").present("", errors) {
         spec.get("type").one_of(&TYPES, errors);
@@ -105,32 +106,6 @@ fn affinity(spec: &At<'_>, errors: &mut FieldErrors) {
             errors.push(config.forbidden("must not be set when session affinity is None"));
         }
         _ => {}
-    }
-}
-
-/// An address outside that leads here: one that can be routed to.
-fn external_ip(ip: &At<'_>, errors: &mut FieldErrors) {
-    let Ok(parsed) = ip.text().parse::<IpAddr>() else {
-        address(ip, errors);
-        return;
-    };
-    let local = match parsed {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let multicast = match parsed {
-        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
-        IpAddr::V6(v6) => v6.segments()[0] == 0xff02,
-    };
-    for (wrong, detail) in [
-        (parsed.is_unspecified(), format!("may not be unspecified ({parsed})")),
-        (parsed.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()),
-        (local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()),
-        (multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()),
-    ] {
-        if wrong {
-            errors.push(ip.invalid(&detail));
-        }
     }
 }
 

@@ -168,6 +168,18 @@ impl Pipeline {
         Ok(Err(Outcome::CompanionTaken))
     }
 
+    /// What a dry run cannot take: the failure of the first key that the client named and another has.
+    pub(super) async fn check_claims(&self, companions: Companions) -> Result<(), Status> {
+        for Claim { key, taken, .. } in companions.claims {
+            let Some(status) = taken else { continue };
+            let request = RangeRequest { keys_only: true, ..RangeRequest::key(key) };
+            if !self.parts.store.range(request).await.map_err(unavailable)?.kvs.is_empty() {
+                return Err(status);
+            }
+        }
+        Ok(())
+    }
+
     /// The bytes of what is written beside an object. Objects are owned by the server, which made them.
     fn companion(&self, content: Content) -> Result<Bytes, Status> {
         let failed = |error: serde_json::Error| Status::internal(error.to_string());

@@ -10,6 +10,7 @@ use super::txn::Outcome;
 use super::{Asked, Pipeline, meta, scale};
 use crate::admission::{self, Notes, Operation, Options, Review};
 use crate::authz::Attributes;
+use crate::bootstrap;
 use crate::field;
 use crate::options;
 use crate::tree;
@@ -127,6 +128,9 @@ impl Pipeline {
         meta::validate(&object, asked, &mut errors);
         asked.strategy.validate(&object, &mut errors);
         asked.strategy.validate_create(&object, &mut errors);
+        if !bootstrap::is_server(asked.user) {
+            asked.strategy.validate_foreign(&object, None, &mut errors);
+        }
         add_schemas(&mut errors, |errors| words::validate(&asked.stored, &object, None, errors));
         errors.retain(|error| !asked.strategy.forgives(&asked.kind.version, error));
         field::check(&asked.kind.group, &asked.kind.kind, &key.name, &errors)?;
@@ -140,6 +144,7 @@ impl Pipeline {
                 if self.read_stored(&asked.stored, &key).await?.is_some() {
                     return Ok(Created::Taken(object));
                 }
+                self.check_claims(companions).await?;
                 return Ok(Created::Stored(unsaved(&chosen)?, warnings));
             }
             match self.put(asked, &key, &chosen, 0, companions).await? {
@@ -380,6 +385,7 @@ impl Pipeline {
         }
         let companions = asked.strategy.companions(self, Some(&old), Some(&mut new), *attempt)?;
         if dry_run {
+            self.check_claims(companions).await?;
             tree::metadata(&mut new).insert("resourceVersion".into(), live.revision().to_string().into());
             let object = self.present(asked, unsaved(&new)?).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
@@ -499,6 +505,9 @@ impl Pipeline {
             "" => {
                 asked.strategy.validate(new, &mut errors);
                 asked.strategy.validate_update(new, old, &mut errors);
+                if !bootstrap::is_server(asked.user) {
+                    asked.strategy.validate_foreign(new, Some(old), &mut errors);
+                }
                 add_schemas(&mut errors, |errors| words::validate_change(&asked.stored, new, old, errors));
             }
             "status" => asked.strategy.validate_status(new, old, &mut errors),

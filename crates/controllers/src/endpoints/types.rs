@@ -173,7 +173,8 @@ impl ServicePort {
 /// The pod's address of a family.
 pub(super) fn address(pod: &Pod, family: &str) -> Option<String> {
     let fits = |text: &&str| match text.parse::<IpAddr>() {
-        Ok(address) => address.is_ipv6() == (family == "IPv6"),
+        // On a machine without a network, pods on the host's own are at its loopback address: that is nobody else's way.
+        Ok(address) => address.is_ipv6() == (family == "IPv6") && !address.is_loopback(),
         Err(_) => false,
     };
     let all = pod.status.pod_ips.iter().map(|held| held.ip.as_str());

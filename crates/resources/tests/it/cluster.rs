@@ -57,6 +57,11 @@ pub(crate) fn resource(group: &str, version: &str, plural: &str) -> GroupVersion
     GroupVersionResource::new(group, version, plural)
 }
 
+/// A request for a certificate of `jane`, made once by openssl, as a CertificateSigningRequest has it.
+pub(crate) fn signing_request() -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, include_str!("jane.csr"))
+}
+
 /// What a cluster is made of besides the ordinary.
 pub(crate) struct Made {
     pub(crate) store: Arc<dyn Store>,
@@ -201,6 +206,26 @@ impl Cluster {
     ) -> Result<Value, Status> {
         let call = Call::Create { body: object.to_string().into(), options: options() };
         self.object(resource, (namespace, "", ""), call).await
+    }
+
+    /// Creates as the server itself does, which may name loopback addresses as endpoints.
+    pub(crate) async fn create_as_server(
+        &self,
+        resource: &GroupVersionResource,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Response, Status> {
+        let groups = self.user.groups.clone();
+        let server = User { name: "system:apiserver".into(), groups, ..User::default() };
+        let call = Call::Create { body: object.to_string().into(), options: options() };
+        let request = Request {
+            resource: resource.clone(),
+            namespace: namespace.into(),
+            name: String::new(),
+            subresource: String::new(),
+            call,
+        };
+        self.pipeline.call(&server, request).await
     }
 
     pub(crate) async fn get(

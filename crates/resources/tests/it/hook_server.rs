@@ -85,7 +85,7 @@ impl HookServer {
             "endpoints": [{ "addresses": [self.address.ip()], "conditions": { "ready": true } }],
         });
         let slices = resource("discovery.k8s.io", "v1", "endpointslices");
-        cluster.create(&slices, "default", slice).await.unwrap();
+        cluster.create_as_server(&slices, "default", slice).await.unwrap();
     }
 
     /// What it was asked since it was last asked this: paths and reviews.

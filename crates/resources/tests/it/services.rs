@@ -282,3 +282,88 @@ async fn an_address_is_owned_by_the_server_and_never_changes() {
     }
     assert_eq!(cluster.get(&services, "default", "a").await.unwrap()["spec"], made["spec"]);
 }
+
+/// The server's ranges are IPv4 alone.
+#[tokio::test]
+async fn a_cluster_of_one_family_gives_no_other_and_no_edge_address() {
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    for (spec, wrong) in [
+        (
+            json!({ "ipFamilies": ["IPv6"] }),
+            "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
+        ),
+        (
+            json!({ "ipFamilyPolicy": "RequireDualStack" }),
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack \
+             services",
+        ),
+        (json!({ "clusterIP": "10.96.0.0" }), "the provided IP (10.96.0.0) is not in the valid range"),
+        (json!({ "clusterIP": "10.96.0.255" }), "the provided IP (10.96.0.255) is not in the valid range"),
+    ] {
+        let mut asked = service("a", spec);
+        asked["spec"]["selector"] = json!({ "app": "a" });
+        let refused = cluster.create(&services, "default", asked).await.unwrap_err();
+        assert_eq!((refused.code, refused.message.contains(wrong)), (422, true), "{}", refused.message);
+    }
+    let free = service("free", json!({ "clusterIP": "None" }));
+    let made = cluster.create(&services, "default", free).await.unwrap();
+    let families = (&made["spec"]["ipFamilyPolicy"], &made["spec"]["ipFamilies"]);
+    assert_eq!(families, (&json!("RequireDualStack"), &json!(["IPv4", "IPv6"])));
+}
+
+#[tokio::test]
+async fn a_dry_run_is_told_what_is_taken() {
+    let cluster = Cluster::start().await;
+    let services = resource("", "v1", "services");
+    let exposed = |name: &str| {
+        service(name, json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30001 }] }))
+    };
+    let made = cluster.create(&services, "default", exposed("a")).await.unwrap();
+    let dry = |object: Value| {
+        let options = api::WriteOptions { dry_run: true, ..options() };
+        let call = Call::Create { body: object.to_string().into(), options };
+        cluster.call(&services, "default", "", "", call)
+    };
+    let refused = dry(exposed("b")).await.err().unwrap();
+    let wanted = "spec.ports[0].nodePort: Invalid value: 30001: provided port is already allocated";
+    assert_eq!((refused.code, refused.message.contains(wanted)), (422, true), "{}", refused.message);
+    let same = service("b", json!({ "clusterIP": made["spec"]["clusterIP"] }));
+    let refused = dry(same).await.err().unwrap();
+    assert!(refused.message.contains("provided IP is already allocated"), "{}", refused.message);
+    // What is free may be had, also after the dry run.
+    for _ in 0..2 {
+        let free = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30002 }] });
+        assert!(dry(service("b", free)).await.is_ok());
+    }
+}
+
+/// Whoever may write endpoints reaches neither the servers' loopback nor a cloud's metadata by them.
+#[tokio::test]
+async fn endpoints_lead_to_no_special_address() {
+    let cluster = Cluster::start().await;
+    let endpoints = resource("", "v1", "endpoints");
+    let slices = resource("discovery.k8s.io", "v1", "endpointslices");
+    let slice = |address: &str| json!({ "metadata": { "name": "s" }, "addressType": "IPv4", "endpoints": [{ "addresses": [address] }] });
+    let old_form = |address: &str| json!({ "metadata": { "name": "s" }, "subsets": [{ "addresses": [{ "ip": address }] }] });
+    for (address, why) in
+        [("127.0.0.1", "may not be in the loopback range"), ("169.254.169.254", "link-local range")]
+    {
+        let refused = cluster.create(&slices, "default", slice(address)).await.unwrap_err();
+        let field = "endpoints[0].addresses[0]: Invalid value";
+        assert!(refused.message.contains(field) && refused.message.contains(why), "{}", refused.message);
+        let refused = cluster.create(&endpoints, "default", old_form(address)).await.unwrap_err();
+        let field = "subsets[0].addresses[0].ip: Invalid value";
+        assert!(refused.message.contains(field) && refused.message.contains(why), "{}", refused.message);
+    }
+    cluster.create(&slices, "default", slice("192.0.2.1")).await.unwrap();
+    let place = ("default", "s", "");
+    let refused = cluster.update(&slices, place, &slice("127.0.0.1")).await.unwrap_err();
+    assert!(refused.message.contains("loopback"), "{}", refused.message);
+    // The server's own: it listens on loopback alone.
+    let own = cluster.get(&slices, "default", "kubernetes").await.unwrap();
+    assert_eq!(own["endpoints"][0]["addresses"], json!(["127.0.0.1"]));
+    let labelled = json!({ "metadata": { "labels": { "a": "b" } } });
+    let place = ("default", "kubernetes", "");
+    cluster.patch(&slices, place, PatchType::Merge, labelled, options()).await.unwrap();
+}
