@@ -4,7 +4,9 @@ use api::connect::User;
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
 use apiserver::strategy::{NameRule, Strategy};
-use apiserver::tree;
+use apiserver::{pki, tree};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::at::At;
@@ -96,6 +98,19 @@ impl Strategy for CertificateSigningRequests {
         let life = spec.get("expirationSeconds");
         if life.is_set() && life.number() < LIFE_MIN_SECONDS {
             errors.push(life.invalid("may not specify a duration less than 600 seconds (10 minutes)"));
+        }
+    }
+
+    /// What was stored before requests were looked at stays what it is.
+    fn validate_create(&self, object: &Value, errors: &mut FieldErrors) {
+        let request = At::object(object).down(&["spec", "request"]);
+        // That it is base64 the schema says.
+        let pem = STANDARD.decode(request.text()).unwrap_or_default();
+        if request.text().is_empty() {
+            return;
+        }
+        if let Err(problem) = pki::check_request(&pem) {
+            errors.push(request.invalid(&problem));
         }
     }
 
@@ -191,6 +206,21 @@ fn of_kind<'v>(object: &'v Value, kind: &str) -> Vec<&'v Value> {
 mod tests {
     use super::*;
     use crate::at::said;
+
+    #[test]
+    fn a_request_is_one_before_it_is_stored() {
+        let causes = |request: &str| {
+            let mut errors = Vec::new();
+            let object = json!({ "spec": { "request": request } });
+            CertificateSigningRequests.validate_create(&object, &mut errors);
+            said(&errors)
+        };
+        let wrong = "spec.request: Invalid value: \"eHhx\": PEM block type must be CERTIFICATE REQUEST";
+        assert_eq!(causes("eHhx"), [wrong]);
+        let identity = pki::Identity { user: "u".into(), ..pki::Identity::default() };
+        let request = pki::signing_request(&identity).unwrap().request_pem;
+        assert_eq!(causes(&STANDARD.encode(request)), [""; 0]);
+    }
 
     #[test]
     fn a_decision_stays() {

@@ -13,7 +13,7 @@ use super::lifecycle::{forbidden, is};
 use super::{Link, Operation, Review, World};
 use crate::authn::names;
 use crate::authz::Attributes;
-use crate::tree;
+use crate::{pki, tree};
 
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &str = "certificatesigningrequests";
@@ -167,13 +167,8 @@ fn signs(new: &Value, old: &Value) -> bool {
 /// The organizations that a request (base64 of PEM) names: the groups of the certificate's user.
 fn organizations(request: &str) -> Result<Vec<String>, String> {
     let bytes = STANDARD.decode(request).map_err(|error| error.to_string())?;
-    let wrong = "PEM block type must be CERTIFICATE REQUEST";
-    let (_, block) = x509_parser::pem::parse_x509_pem(&bytes).map_err(|_| wrong.to_owned())?;
-    if block.label != "CERTIFICATE REQUEST" {
-        return Err(wrong.to_owned());
-    }
-    let (_, request) =
-        X509CertificationRequest::from_der(&block.contents).map_err(|error| error.to_string())?;
+    let der = pki::request_der(&bytes)?;
+    let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| error.to_string())?;
     let subject = &request.certification_request_info.subject;
     Ok(subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect())
 }
@@ -183,7 +178,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pki;
 
     #[test]
     fn who_writes_a_certificate_or_its_failure_signs() {

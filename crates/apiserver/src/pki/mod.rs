@@ -22,7 +22,8 @@ use tokio::sync::watch;
 
 pub use issue::{GROUPS_MAX, Identity, Issued};
 pub use kubeconfig::{KubeconfigEntry, kubeconfig};
-pub use request::{Requested, SigningRequest, read as read_request, signing_request};
+pub(crate) use request::der as request_der;
+pub use request::{Requested, SigningRequest, check as check_request, read as read_request, signing_request};
 pub(crate) use tls::roots;
 pub use tls::{HotResolver, client_config};
 

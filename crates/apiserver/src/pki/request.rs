@@ -9,6 +9,11 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256, SanType,
 };
 
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::error::X509Error;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+
 use super::PkiError;
 use super::issue::{Identity, distinguished_name};
 
@@ -75,6 +80,39 @@ pub fn read(request_pem: &str) -> Result<Requested, PkiError> {
     Ok(requested)
 }
 
+/// The DER of the first block of a PEM, which has to be a request; else what is wrong, in upstream's words.
+pub(crate) fn der(pem: &[u8]) -> Result<Vec<u8>, String> {
+    const WRONG: &str = "PEM block type must be CERTIFICATE REQUEST";
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| WRONG.to_owned())?;
+    if block.label == "CERTIFICATE REQUEST" { Ok(block.contents) } else { Err(WRONG.to_owned()) }
+}
+
+/// Whether a request (PEM) may be stored for whoever signs it: it can be read, and it is signed with the key that it names.
+/// A signature of a kind that is not known here is its signer's business.
+///
+/// # Errors
+/// What is wrong, in upstream's words where it has some. Source: `validateCSR` in `certificates/validation`.
+pub fn check(pem: &[u8]) -> Result<(), String> {
+    /// Shorter keys are not verified here.
+    const RSA_BITS_MIN: usize = 2048;
+    let der = der(pem)?;
+    let (rest, request) = X509CertificationRequest::from_der(&der)
+        .map_err(|error| format!("asn1: structure error: {error}"))?;
+    if !rest.is_empty() {
+        return Err("asn1: syntax error: trailing data".to_owned());
+    }
+    let failure = match request.certification_request_info.subject_pki.parsed() {
+        Ok(PublicKey::RSA(key)) if key.key_size() < RSA_BITS_MIN => return Ok(()),
+        Ok(PublicKey::RSA(_)) => "crypto/rsa: verification error",
+        Ok(PublicKey::EC(_)) => "x509: ECDSA verification failure",
+        _ => "x509: Ed25519 verification failure",
+    };
+    match request.verify_signature() {
+        Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => Ok(()),
+        Err(_) => Err(failure.to_owned()),
+    }
+}
+
 fn ia5(text: &Ia5String) -> String {
     text.as_str().to_owned()
 }
@@ -107,8 +145,38 @@ mod tests {
         assert_eq!(read_back.names, ["n2"]);
         assert!(!read_back.more);
         assert!(read("nonsense").is_err());
+        assert_eq!(check(request.request_pem.as_bytes()), Ok(()));
         let (head, tail) = request.request_pem.split_at(request.request_pem.len() / 2);
         let broken = format!("{}{tail}", &head[..head.len() - 1]);
         assert!(read(&broken).is_err());
+    }
+
+    #[test]
+    fn what_is_no_request_or_signed_by_another_key_is_refused() {
+        let block = "PEM block type must be CERTIFICATE REQUEST";
+        assert_eq!(check(b"xxx").unwrap_err(), block);
+        assert_eq!(
+            check(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap_err(),
+            block
+        );
+        let broken = check(b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n");
+        assert!(broken.unwrap_err().starts_with("asn1: "));
+        let request = signing_request(&Identity { user: "a".into(), ..Identity::default() }).unwrap();
+        let mut der = der(request.request_pem.as_bytes()).unwrap();
+        // The last byte is the signature's.
+        *der.last_mut().unwrap() ^= 1;
+        let forged = pem("CERTIFICATE REQUEST", &der);
+        assert_eq!(check(forged.as_bytes()).unwrap_err(), "x509: ECDSA verification failure");
+        der.push(0);
+        let longer = pem("CERTIFICATE REQUEST", &der);
+        assert_eq!(check(longer.as_bytes()).unwrap_err(), "asn1: syntax error: trailing data");
+    }
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
     }
 }

@@ -5,7 +5,7 @@ use base::lifecycle::Tasks;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, resource};
+use crate::cluster::{Cluster, resource, signing_request};
 use crate::http_front::{Answer, JSON, MAPS, get, send, write};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -223,7 +223,7 @@ async fn who_approves_a_certificate_may_do_so_for_its_signer() {
     let cluster = Cluster::start().await;
     let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     let spec = json!({
-        "request": "LS0t", "signerName": "example.com/own", "usages": ["client auth"],
+        "request": signing_request(), "signerName": "example.com/own", "usages": ["client auth"],
     });
     made(&cluster, requests, json!({ "metadata": { "name": "r" }, "spec": spec })).await;
     let updates = rule(&["update", "patch"], "certificates.k8s.io", "certificatesigningrequests/approval");

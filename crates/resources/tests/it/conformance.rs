@@ -5,7 +5,7 @@ use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, options, resource};
+use crate::cluster::{Cluster, options, resource, signing_request};
 use crate::http_front::{JSON, get, send, write};
 
 const MERGE: &str = "application/merge-patch+json";
@@ -280,14 +280,11 @@ async fn service_accounts_webhooks_and_quotas_live() {
     }
 }
 
-/// A request for a certificate of `jane`, made once by openssl.
-const REQUEST: &str = include_str!("jane.csr");
-
 #[tokio::test]
 async fn certificate_requests_live_and_are_decided_and_signed_apart() {
     let cluster = Cluster::start().await;
     let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, REQUEST);
+    let request = signing_request();
     let object = json!({ "spec": { "request": request, "signerName": "example.com/nobody", "usages": ["client auth"],
         "expirationSeconds": 3600 } });
     let patch = json!({ "metadata": { "annotations": { "patched": "yes" } } });

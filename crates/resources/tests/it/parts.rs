@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, signing_request};
 use crate::http_front::{Answer, JSON, get, write};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -140,7 +140,7 @@ async fn an_eviction_asks_the_budget() {
 async fn a_decision_about_a_certificate_cannot_be_taken_back() {
     let cluster = Cluster::start().await;
     let request = json!({ "metadata": { "name": "csr" }, "spec": {
-        "request": "AAAA", "signerName": "example.com/mine", "usages": ["client auth"] } });
+        "request": signing_request(), "signerName": "example.com/mine", "usages": ["client auth"] } });
     assert_eq!(post(&cluster, REQUESTS, request).await.code, 201);
     let path = format!("{REQUESTS}/csr/approval");
     let decide = |kinds: &[&str]| {

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, signing_request};
 use crate::http_front::{Answer, JSON, MAPS, get, write};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -38,7 +38,7 @@ async fn furnished() -> Cluster {
         (
             REQUESTS,
             json!({ "metadata": { "name": "csr" }, "spec": {
-                "request": "AAAA", "signerName": "example.com/mine", "usages": ["client auth"],
+                "request": signing_request(), "signerName": "example.com/mine", "usages": ["client auth"],
             } }),
         ),
     ];
@@ -175,7 +175,10 @@ async fn a_decision_is_applied_and_changes_nothing_else() {
     assert_eq!(approved.code, 200, "{}", approved.message());
     let approved = approved.json();
     assert_eq!(approved["status"]["conditions"][0]["type"], "Approved");
-    assert_eq!((approved["status"].get("certificate"), &approved["spec"]["request"]), (None, &json!("AAAA")));
+    assert_eq!(
+        (approved["status"].get("certificate"), &approved["spec"]["request"]),
+        (None, &json!(signing_request()))
+    );
     let owner = approved["metadata"]["managedFields"]
         .as_array()
         .unwrap()
