@@ -198,6 +198,24 @@ fn check_frozen(new: &Value, old: &Value, fields: &[&str], errors: &mut FieldErr
     }
 }
 
+/// The classes that every cluster has, with their values.
+const SYSTEM_CLASSES: [(&str, i64); 2] =
+    [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+/// Whether a class is one of the system's own, as it must be. Source: `IsKnownSystemPriorityClass`.
+fn known_system_class(class: &Value, name: &str, value: i64) -> Result<(), String> {
+    let Some((_, wanted)) = SYSTEM_CLASSES.iter().find(|(known, _)| *known == name) else {
+        return Err(format!("{name} is not a known system priority class"));
+    };
+    if value != *wanted {
+        return Err(format!("value of {name} PriorityClass must be {wanted}"));
+    }
+    if tree::at(class, &["globalDefault"]) == &Value::Bool(true) {
+        return Err(format!("globalDefault of {name} PriorityClass must be false"));
+    }
+    Ok(())
+}
+
 /// Priorities of pods.
 pub(crate) struct PriorityClasses;
 
@@ -211,11 +229,14 @@ impl Strategy for PriorityClasses {
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
         let name = tree::text(object, &["metadata", "name"]);
         let value = tree::at(object, &["value"]).as_i64().unwrap_or(0);
-        let system = matches!(name, "system-cluster-critical" | "system-node-critical");
-        if name.starts_with("system-") && !system {
-            let detail = "priority class names with 'system-' prefix are reserved for system use only";
-            errors.push(FieldError::forbidden("metadata.name", detail));
-        } else if !system && value > PRIORITY_MAX {
+        if name.starts_with("system-") {
+            if let Err(why) = known_system_class(object, name, value) {
+                let detail = format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+                );
+                errors.push(FieldError::forbidden("metadata.name", &detail));
+            }
+        } else if value > PRIORITY_MAX {
             let detail = format!("maximum allowed value of a user defined priority is {PRIORITY_MAX}");
             errors.push(FieldError::forbidden("value", &detail));
         }
@@ -227,5 +248,42 @@ impl Strategy for PriorityClasses {
             errors.push(FieldError::forbidden("value", "may not be changed in an update."));
         }
         At::object(new).keeps(&At::object(old), &["preemptionPolicy"], errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::at::said;
+
+    #[test]
+    fn the_systems_priority_classes_are_its_own() {
+        let prefix = "priority class names with 'system-' prefix are reserved for system use only. error: ";
+        for (name, value, global, wanted) in [
+            ("own", 1, true, None),
+            ("system-node-critical", 2_000_001_000, false, None),
+            ("system-x", 1, false, Some("system-x is not a known system priority class")),
+            (
+                "system-node-critical",
+                1,
+                false,
+                Some("value of system-node-critical PriorityClass must be 2000001000"),
+            ),
+            (
+                "system-cluster-critical",
+                2_000_000_000,
+                true,
+                Some("globalDefault of system-cluster-critical PriorityClass must be false"),
+            ),
+        ] {
+            let class = json!({ "metadata": { "name": name }, "value": value, "globalDefault": global });
+            let mut errors = Vec::new();
+            PriorityClasses.validate(&class, &mut errors);
+            let wanted: Vec<String> =
+                wanted.iter().map(|why| format!("metadata.name: Forbidden: {prefix}{why}")).collect();
+            assert_eq!(said(&errors), wanted);
+        }
     }
 }

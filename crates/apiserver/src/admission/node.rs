@@ -183,14 +183,21 @@ fn new_node(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
     (!labels.is_empty()).then(|| format!("is not allowed to set the following labels: {}", labels.join(", ")))
 }
 
+/// The ranges of a node's pods; the first may stand in one field or in both.
+fn ranges(node: &Value) -> Vec<&Value> {
+    match tree::items(node, &["spec", "podCIDRs"]) {
+        [] => vec![tree::at(node, &["spec", "podCIDR"])],
+        all => all.iter().collect(),
+    }
+}
+
 /// What a node may not change about itself afterwards: all by which it would draw pods or traffic to itself.
 fn changed_node(old: &Value, new: &Value, node: &str) -> Option<String> {
-    let kept: [(&[&str], &str); 4] = [
-        (&["spec", "podCIDR"], "spec.podCIDR"),
-        (&["spec", "podCIDRs"], "spec.podCIDRs"),
-        (&["spec", "taints"], "taints"),
-        (&["metadata", "ownerReferences"], "ownerReferences"),
-    ];
+    if ranges(old) != ranges(new) {
+        return Some(format!("node \"{node}\" is not allowed to modify spec.podCIDR"));
+    }
+    let kept: [(&[&str], &str); 2] =
+        [(&["spec", "taints"], "taints"), (&["metadata", "ownerReferences"], "ownerReferences")];
     if let Some((_, what)) = kept.iter().find(|(path, _)| tree::at(old, path) != tree::at(new, path)) {
         return Some(format!("node \"{node}\" is not allowed to modify {what}"));
     }
