@@ -22,7 +22,8 @@ fn requirement(random: &mut Random) -> (String, Value, String) {
     if values.is_empty() {
         values.push("1");
     }
-    let set = values.join(",");
+    // Nothing between the brackets is no value at all; a comma has an empty one at either side.
+    let set = if values == [""] { ",".to_owned() } else { values.join(",") };
     let (within, without) = (format!("{key} in ({set})"), format!("{key} notin ({set})"));
     let expression =
         |operator: &str, values: &[&str]| json!({ "key": key, "operator": operator, "values": values });
