@@ -3,6 +3,7 @@
 
 mod auth;
 mod exec;
+mod host;
 mod host_logs;
 mod https;
 mod logs;
@@ -36,6 +37,8 @@ pub struct NodeServer {
     https: Option<https::Listening>,
     /// Sessions (exec, attach, port-forward) outlive the request that opened them.
     sessions: Tasks,
+    /// How fast CPU time was used when somebody last asked.
+    rates: usage::Rates,
 }
 
 impl NodeServer {
@@ -45,7 +48,7 @@ impl NodeServer {
             Some(config) => Some(https::Listening::bind(config).await?),
             None => None,
         };
-        Ok(Arc::new(Self { deps, https, sessions: Tasks::default() }))
+        Ok(Arc::new(Self { deps, https, sessions: Tasks::default(), rates: usage::Rates::default() }))
     }
 
     /// The port that the HTTPS server has; upstream's number where there is none.
@@ -84,7 +87,7 @@ impl NodeServer {
             Route::Attach(target) => exec::attach(self, target, request).await,
             Route::PortForward(target) => port_forward::serve(self, &target, request).await,
             Route::Pods => Ok(json(&summary::pods(deps))),
-            Route::Stats => Ok(json(&summary::stats(deps).await)),
+            Route::Stats => Ok(json(&summary::stats(deps, &self.rates).await)),
             Route::Metrics => Ok(text(StatusCode::OK, summary::metrics(deps))),
             Route::ResourceMetrics => Ok(text(StatusCode::OK, summary::resource_metrics(deps).await)),
             Route::HostLogs(path) => host_logs::serve(&path).await,

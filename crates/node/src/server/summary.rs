@@ -5,8 +5,9 @@ use std::fmt::{Display, Write as _};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::usage::{self, ContainerUsage, PodUsage, Usage};
-use crate::deps::Deps;
+use super::host;
+use super::usage::{self, ContainerUsage, PodUsage, Rates, Usage};
+use crate::deps::{Deps, blocking};
 
 /// `GET /pods`: the pods of this node as the API has them.
 pub(super) fn pods(deps: &Deps) -> Value {
@@ -15,42 +16,104 @@ pub(super) fn pods(deps: &Deps) -> Value {
     json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
 }
 
-/// `GET /stats/summary`: CPU and memory of the node, its pods and their containers. Shape: upstream's
-/// `stats/v1alpha1.Summary`, its main fields.
-pub(super) async fn stats(deps: &Deps) -> Value {
-    let now = reconcile::time::seconds(deps.now());
-    let used = |usage: &Usage| {
-        json!({
-            "cpu": { "time": now, "usageCoreNanoSeconds": usage.cpu_ns },
-            "memory": {
-                "time": now, "usageBytes": usage.memory_bytes, "workingSetBytes": usage.working_set_bytes,
-            },
-        })
-    };
-    let pods: Vec<Value> = usage::pods(deps)
-        .await
-        .iter()
-        .map(|pod| {
-            let containers: Vec<Value> = pod
-                .containers
-                .iter()
-                .map(|container| {
-                    let mut entry = used(&container.usage);
-                    entry["name"] = container.name.clone().into();
-                    entry["startTime"] = json!(container.started.map(reconcile::time::seconds));
-                    entry
-                })
-                .collect();
-            let meta = &pod.pod.metadata;
-            let mut entry = used(&pod.sum());
-            entry["podRef"] = json!({ "name": meta.name, "namespace": meta.namespace, "uid": meta.uid });
-            entry["containers"] = containers.into();
-            entry
-        })
-        .collect();
-    let mut node = used(&usage::node().await);
+/// `GET /stats/summary`: CPU, memory, file systems and network of the node, its pods and their containers. Rates are
+/// those since it was last asked. Shape: upstream's `stats/v1alpha1.Summary`.
+pub(super) async fn stats(deps: &Deps, rates: &Rates) -> Value {
+    let at = deps.now();
+    let now = reconcile::time::seconds(at);
+    let data_dir = deps.config.data_dir.clone();
+    let (usage, pods) = (usage::node().await, usage::pods(deps).await);
+    let mut node = used(&usage, rates.nanocores("", at, usage.cpu_ns), &now);
+    let memory = u64::try_from(deps.hardware.memory_bytes).unwrap_or_default();
+    node["memory"]["availableBytes"] = memory.saturating_sub(usage.working_set_bytes).into();
     node["nodeName"] = deps.config.node_name.clone().into();
+    let figures = blocking(move || {
+        let fs = host::file_system(&data_dir, &now);
+        let shown = pods.iter().map(|pod| (pod_figures(pod, fs.as_ref(), &now), pod_rates(pod)));
+        let shown: Vec<(Value, Vec<(String, u64)>)> = shown.collect();
+        (fs, host::network_of_host(&now), shown)
+    });
+    let (fs, network, mut pods) = figures.await.unwrap_or_default();
+    for (shown, counters) in &mut pods {
+        rated(shown, counters, rates, at);
+    }
+    rates.keep(at);
+    // Images and what containers write lie in the same file system.
+    node["runtime"] = json!({ "imageFs": fs, "containerFs": fs });
+    node["fs"] = fs.into();
+    node["network"] = network.into();
+    let pods: Vec<Value> = pods.into_iter().map(|(shown, _)| shown).collect();
     json!({ "node": node, "pods": pods })
+}
+
+fn used(usage: &Usage, nanocores: Option<u64>, now: &str) -> Value {
+    let mut cpu = json!({ "time": now, "usageCoreNanoSeconds": usage.cpu_ns });
+    if let Some(nanocores) = nanocores {
+        cpu["usageNanoCores"] = nanocores.into();
+    }
+    json!({
+        "cpu": cpu,
+        "memory": {
+            "time": now, "usageBytes": usage.memory_bytes, "workingSetBytes": usage.working_set_bytes,
+        },
+    })
+}
+
+/// A pod but for its rates. Reads files: blocks.
+fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
+    let container = |container: &ContainerUsage| {
+        let mut entry = used(&container.usage, None, now);
+        entry["name"] = container.name.clone().into();
+        entry["startTime"] = json!(container.started.map(reconcile::time::seconds));
+        if let Some(fs) = fs {
+            entry["rootfs"] = shared(fs);
+            entry["logs"] = shared(fs);
+            let length = std::fs::metadata(&container.log_path).map(|file| file.len());
+            entry["logs"]["usedBytes"] = length.unwrap_or_default().into();
+        }
+        entry
+    };
+    let meta = &pod.pod.metadata;
+    let mut entry = used(&pod.sum(), None, now);
+    entry["podRef"] = json!({ "name": meta.name, "namespace": meta.namespace, "uid": meta.uid });
+    let started = pod.containers.iter().filter_map(|container| container.started).min();
+    entry["startTime"] = json!(started.map(reconcile::time::seconds));
+    entry["containers"] = pod.containers.iter().map(container).collect();
+    // A pod in the host's network has none of its own.
+    let process = pod.containers.first().filter(|_| !pod.pod.host_network());
+    let network =
+        process.and_then(|process| host::network_of(&process.pid.to_string(), host::POD_INTERFACE, now));
+    if let Some(network) = network {
+        entry["network"] = network;
+    }
+    entry
+}
+
+/// What somebody has of a file system that he shares with others: how large it is, and how much is left.
+fn shared(fs: &Value) -> Value {
+    let fields = ["time", "availableBytes", "capacityBytes", "inodesFree", "inodes"];
+    fields.into_iter().map(|field| (field.to_owned(), fs[field].clone())).collect()
+}
+
+/// The counters of a pod and of its containers, in order.
+fn pod_rates(pod: &PodUsage) -> Vec<(String, u64)> {
+    let own = (pod.pod.uid().to_owned(), pod.sum().cpu_ns);
+    let containers = pod.containers.iter().map(|container| (container.id.clone(), container.usage.cpu_ns));
+    std::iter::once(own).chain(containers).collect()
+}
+
+/// Adds the rates of a pod and its containers, where there are any.
+fn rated(shown: &mut Value, counters: &[(String, u64)], rates: &Rates, at: Timestamp) {
+    for (place, (who, cpu_ns)) in counters.iter().enumerate() {
+        let Some(nanocores) = rates.nanocores(who, at, *cpu_ns) else { continue };
+        let entry = match place {
+            0 => Some(&mut *shown),
+            place => shown["containers"].get_mut(place - 1),
+        };
+        if let Some(entry) = entry {
+            entry["cpu"]["usageNanoCores"] = nanocores.into();
+        }
+    }
 }
 
 /// `GET /metrics` in the Prometheus text format.

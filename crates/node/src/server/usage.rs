@@ -1,7 +1,11 @@
 //! What the node and its pods use: counters and gauges as they are at this moment. Rates are for whoever asks twice.
 //! Sources: kernel's `Documentation/admin-guide/cgroup-v2.rst`, `proc(5)`.
 
-use jiff::Timestamp;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use crate::deps::{Deps, blocking};
 use crate::pod::PodView;
@@ -22,8 +26,50 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
+/// Samples that are nearer to each other say little of a rate.
+const APART: SignedDuration = SignedDuration::from_secs(1);
+
+/// How fast counters of CPU time grow: from the time before that somebody asked to now.
+#[derive(Default)]
+pub(super) struct Rates(Mutex<HashMap<String, Counted>>);
+
+struct Counted {
+    at: Timestamp,
+    cpu_ns: u64,
+    nanocores: Option<u64>,
+    asked: Timestamp,
+}
+
+impl Rates {
+    /// Nanoseconds of CPU time in a second; nothing the first time. `who` is whose counter it is.
+    pub(super) fn nanocores(&self, who: &str, now: Timestamp, cpu_ns: u64) -> Option<u64> {
+        let mut all = self.0.lock();
+        let Some(known) = all.get_mut(who) else {
+            all.insert(who.to_owned(), Counted { at: now, cpu_ns, nanocores: None, asked: now });
+            return None;
+        };
+        known.asked = now;
+        let passed = now.duration_since(known.at);
+        if passed >= APART {
+            let grown = cpu_ns.checked_sub(known.cpu_ns).map(u128::from);
+            let rate = grown.map(|grown| grown * 1_000_000_000 / passed.as_nanos().unsigned_abs());
+            known.nanocores = rate.and_then(|rate| u64::try_from(rate).ok());
+            (known.at, known.cpu_ns) = (now, cpu_ns);
+        }
+        known.nanocores
+    }
+
+    /// Forgets those that nobody asked for at this moment: they are gone.
+    pub(super) fn keep(&self, now: Timestamp) {
+        self.0.lock().retain(|_, known| known.asked == now);
+    }
+}
+
 /// A running container.
 pub(super) struct ContainerUsage {
+    pub(super) id: String,
+    pub(super) pid: u32,
+    pub(super) log_path: PathBuf,
     pub(super) name: String,
     pub(super) started: Option<Timestamp>,
     pub(super) usage: Usage,
@@ -57,7 +103,11 @@ pub(super) async fn pods(deps: &Deps) -> Vec<PodUsage> {
                 memory_bytes: stats.memory_usage_bytes,
                 working_set_bytes: stats.memory_working_set_bytes,
             };
+            let engine_api::ContainerState::Running { pid, .. } = &record.state else { continue };
             containers.push(ContainerUsage {
+                id: record.id.clone(),
+                pid: *pid,
+                log_path: record.log_path.clone(),
                 name: record.name.clone(),
                 started: record.started_at(),
                 usage,
@@ -114,6 +164,20 @@ fn host_memory(meminfo: &str) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_of_the_time_between_two_questions() {
+        let (rates, begun) = (Rates::default(), Timestamp::UNIX_EPOCH);
+        let at = |millis| begun.saturating_add(SignedDuration::from_millis(millis)).unwrap();
+        assert_eq!(rates.nanocores("a", at(0), 1_000_000_000), None);
+        assert_eq!(rates.nanocores("a", at(500), 1_100_000_000), None, "too soon");
+        assert_eq!(rates.nanocores("a", at(2000), 2_000_000_000), Some(500_000_000));
+        assert_eq!(rates.nanocores("a", at(2100), 9_000_000_000), Some(500_000_000), "that of before");
+        assert_eq!(rates.nanocores("a", at(4000), 0), None, "a counter that began anew");
+        rates.nanocores("b", at(5000), 1);
+        rates.keep(at(5000));
+        assert_eq!(rates.0.lock().len(), 1);
+    }
 
     #[test]
     fn the_kernels_figures_are_read() {

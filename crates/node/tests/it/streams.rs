@@ -156,6 +156,9 @@ async fn the_node_tells_its_pods_and_their_use() {
     assert_eq!(stats["pods"][0]["cpu"]["usageCoreNanoSeconds"], 5);
     assert!(stats["node"]["cpu"]["usageCoreNanoSeconds"].as_u64() > Some(0));
     assert!(stats["node"]["memory"]["workingSetBytes"].as_u64() > Some(0));
+    assert!(stats["node"]["fs"]["capacityBytes"].as_u64() > Some(0));
+    assert_eq!(stats["node"]["runtime"]["imageFs"]["capacityBytes"], stats["node"]["fs"]["capacityBytes"]);
+    assert!(stats["pods"][0]["containers"][0]["rootfs"]["availableBytes"].is_u64());
     let resources = get(&server, "/metrics/resource").await.1;
     let labels = "{container=\"main\",namespace=\"default\",pod=\"web\"}";
     assert!(
