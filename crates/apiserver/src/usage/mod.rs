@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use api::Status;
 use api::connect::{NodeAddress, NodeConnector};
+use base::backoff::Policy;
 use base::clock::SharedClock;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -29,6 +30,10 @@ const FIRST_WINDOW: Duration = Duration::from_secs(1);
 const WINDOW_MAX: SignedDuration = SignedDuration::from_secs(60);
 /// A node has this long to tell its figures. Source: metrics-server's `--kubelet-request-timeout`.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Who asks for several nodes waits for one that says nothing no longer than this: a first answer takes a second.
+const NODE_MAX: Duration = Duration::from_secs(5);
+/// A node that told nothing is left alone for this time, and longer as it goes on telling nothing.
+const SILENCE: Policy = Policy { first: Duration::from_secs(10), max: Duration::from_secs(60) };
 /// A node's figures are at most this long: a few hundred bytes a container.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -38,6 +43,16 @@ pub(crate) struct Usage {
     clock: SharedClock,
     /// By node. Who asks for a node that is being measured waits for that.
     nodes: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Known>>>>,
+    /// Nodes that told nothing when they were last asked.
+    silent: Mutex<HashMap<String, Silent>>,
+}
+
+/// A node that told nothing.
+struct Silent {
+    why: Status,
+    times: u32,
+    /// When it is asked again.
+    until: Timestamp,
 }
 
 /// What is known of a node.
@@ -52,11 +67,32 @@ struct Known {
 impl Usage {
     /// Asks nodes by way of `connector`.
     pub(crate) fn new(connector: Arc<dyn NodeConnector>, clock: SharedClock) -> Self {
-        Self { connector, clock, nodes: Mutex::default() }
+        Self { connector, clock, nodes: Mutex::default(), silent: Mutex::default() }
     }
 
-    /// What a node and its pods used in the last seconds.
+    /// What a node and its pods used in the last seconds. One that told nothing a moment ago is not asked: nobody waits
+    /// for it who asks for others too.
     pub(crate) async fn of(&self, node: &NodeAddress) -> Result<Arc<Window>, Status> {
+        if let Some(silent) = self.silent.lock().get(&node.name)
+            && self.clock.now() < silent.until
+        {
+            return Err(silent.why.clone());
+        }
+        let answer = tokio::time::timeout(NODE_MAX, self.measured(node)).await;
+        let answer = answer.unwrap_or_else(|_| Err(untold(node, "no answer in time")));
+        let mut all = self.silent.lock();
+        match &answer {
+            Ok(_) => drop(all.remove(&node.name)),
+            Err(why) => {
+                let times = all.get(&node.name).map_or(1, |silent| silent.times.saturating_add(1));
+                let until = self.clock.now().saturating_add(SILENCE.delay(times)).unwrap_or(Timestamp::MAX);
+                all.insert(node.name.clone(), Silent { why: why.clone(), times, until });
+            }
+        }
+        answer
+    }
+
+    async fn measured(&self, node: &NodeAddress) -> Result<Arc<Window>, Status> {
         let known = self.nodes.lock().entry(node.name.clone()).or_default().clone();
         let mut known = known.lock().await;
         let now = self.clock.now();
@@ -88,18 +124,14 @@ impl Usage {
     /// Forgets nodes that are no more.
     pub(crate) fn retain(&self, nodes: &HashSet<&str>) {
         self.nodes.lock().retain(|name, _| nodes.contains(name.as_str()));
+        self.silent.lock().retain(|name, _| nodes.contains(name.as_str()));
     }
 
     async fn sample(&self, node: &NodeAddress) -> Result<Sample, Status> {
         let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
         let request = http::Request::get("/metrics/resource").body(body);
         let request = request.map_err(|error| Status::internal(error.to_string()))?;
-        let failed = |cause: String| {
-            Status::new(
-                api::Reason::ServiceUnavailable,
-                format!("node {} told no figures: {cause}", node.name),
-            )
-        };
+        let failed = |cause: String| untold(node, &cause);
         let ask = async {
             let answer = self.connector.request(node, request).await?;
             if !answer.status().is_success() {
@@ -111,6 +143,11 @@ impl Usage {
         };
         tokio::time::timeout(ANSWER_MAX, ask).await.map_err(|_| failed("no answer in time".into()))?
     }
+}
+
+fn untold(node: &NodeAddress, cause: &str) -> Status {
+    let message = format!("node {} told no figures: {cause}", node.name);
+    Status::new(api::Reason::ServiceUnavailable, message)
 }
 
 #[cfg(test)]
@@ -148,6 +185,38 @@ mod tests {
             let body = Full::from(text).map_err(|never| match never {}).boxed_unsync();
             Ok(http::Response::new(body))
         }
+    }
+
+    /// A node that refuses.
+    struct Mute(AtomicU32);
+
+    #[async_trait]
+    impl NodeConnector for Mute {
+        async fn request(
+            &self,
+            node: &NodeAddress,
+            _: http::Request<Body>,
+        ) -> Result<http::Response<Body>, Status> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(untold(node, "it is away"))
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_again_for_a_node_that_says_nothing() {
+        let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
+        let node = Arc::new(Mute(AtomicU32::new(0)));
+        let usage = Usage::new(node.clone(), Arc::new(clock.clone()));
+        let address = NodeAddress { name: "n".into(), address: "10.0.0.1".parse().unwrap(), port: 1 };
+        let mut asked = Vec::new();
+        for seconds in [0, 9, 2, 12, 10] {
+            clock.advance(Duration::from_secs(seconds));
+            assert!(usage.of(&address).await.is_err());
+            asked.push(node.0.load(Ordering::Relaxed));
+        }
+        assert_eq!(asked, [1, 1, 2, 2, 3], "after ten seconds, and then after twenty");
+        usage.retain(&HashSet::new());
+        assert!(usage.silent.lock().is_empty());
     }
 
     #[tokio::test]
