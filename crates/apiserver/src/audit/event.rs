@@ -122,6 +122,25 @@ pub(super) fn body(bytes: &[u8], omit_managed_fields: bool) -> Option<Box<RawVal
     RawValue::from_string(text.to_owned()).ok()
 }
 
+/// A list as events carry it, of the bodies of its items.
+pub(super) fn list<'a>(
+    revision: i64,
+    items: impl Iterator<Item = &'a [u8]>,
+    omit_managed_fields: bool,
+) -> Option<Box<RawValue>> {
+    let items: Vec<Box<RawValue>> = items.filter_map(|item| body(item, omit_managed_fields)).collect();
+    let list = json!({ "kind": "List", "metadata": { "resourceVersion": revision.to_string() } }).to_string();
+    let mut text = list.trim_end_matches('}').to_owned() + "},\"items\":[";
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        text.push_str(item.get());
+    }
+    text.push_str("]}");
+    RawValue::from_string(text).ok()
+}
+
 /// Removes the managed fields of an object, of a list's items and of a table's rows.
 fn strip(value: &mut Value) {
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -141,6 +160,11 @@ mod tests {
             br#"{"items":[{"metadata":{"name":"a","managedFields":[1]}}],"metadata":{"managedFields":[]}}"#;
         assert_eq!(body(list, false).unwrap().get().as_bytes(), list);
         assert_eq!(body(list, true).unwrap().get(), r#"{"items":[{"metadata":{"name":"a"}}],"metadata":{}}"#);
+        let items = [&br#"{"metadata":{"name":"a","managedFields":[1]}}"#[..], br#"{"b":1}"#];
+        assert_eq!(
+            super::list(7, items.into_iter(), true).unwrap().get(),
+            r#"{"kind":"List","metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":"a"}},{"b":1}]}"#
+        );
         assert!(body(b"{\"a\":", false).is_none() && body(b"{\"a\":", true).is_none());
         assert_eq!(micro_time("2026-01-02T03:04:05.5Z".parse().unwrap()), "2026-01-02T03:04:05.500000Z");
     }

@@ -84,12 +84,38 @@ impl Rotated {
     fn append(&mut self, lines: &[u8], now: Timestamp) -> io::Result<()> {
         self.file()?;
         let more = lines.len() as u64;
-        if self.bytes > 0 && self.bytes.saturating_add(more) > self.bytes_max {
-            self.put_aside(now)?;
+        if self.bytes > 0
+            && self.bytes.saturating_add(more) > self.bytes_max
+            && let Err(error) = self.put_aside(now)
+        {
+            // A file that is too long is better than events that are nowhere.
+            let path = self.path.display().to_string();
+            tracing::error!(%error, path, "the audit log is not put aside and grows; is its directory writable?");
         }
-        self.file()?.write_all(lines)?;
-        self.bytes += more;
-        Ok(())
+        // A file that was taken away or a moment without room: opened anew and tried once more.
+        self.write(lines).or_else(|_| {
+            self.file = None;
+            self.write(lines)
+        })
+    }
+
+    /// Appends all or nothing.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let file = self.file()?;
+        let written = file.write_all(lines);
+        let length = file.metadata().map(|file| file.len());
+        match (written, length) {
+            (Ok(()), length) => {
+                self.bytes = length.unwrap_or(self.bytes + lines.len() as u64);
+                Ok(())
+            }
+            (Err(error), _) => {
+                let before = self.bytes;
+                // What was begun goes; where it cannot, a reader meets half a line.
+                let _ = self.file()?.set_len(before);
+                Err(error)
+            }
+        }
     }
 
     fn put_aside(&mut self, now: Timestamp) -> io::Result<()> {
@@ -146,6 +172,25 @@ mod tests {
     use base::clock::VirtualClock;
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_put_aside_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
+        let options = Audit { log_maxsize: 1, ..Audit::default() };
+        let mut log = Log::open(&path, &options, Arc::new(clock.clone())).unwrap();
+        // Something is in the way of the old file's name.
+        std::fs::create_dir_all(dir.path().join("audit-2026-01-01T00-00-00.000.log/x")).unwrap();
+        let line = [vec![b'x'; 600 * 1024], vec![b'\n']].concat();
+        for _ in 0..3 {
+            log.append(&line).unwrap();
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * line.len() as u64, "nothing is lost");
+        clock.advance(Duration::from_secs(1));
+        log.append(&line).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), line.len() as u64, "put aside when it can be");
+    }
 
     #[test]
     fn full_files_are_put_aside_and_old_ones_go() {

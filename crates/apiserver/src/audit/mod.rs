@@ -32,6 +32,12 @@ pub(crate) const DECISION: &str = "authorization.k8s.io/decision";
 pub(crate) const REASON: &str = "authorization.k8s.io/reason";
 /// Of a client's name for its software so much is kept. Source: `maxUserAgentLength`.
 const AGENT_MAX: usize = 1024;
+/// A body is written down if it is at most so long, in bytes: every single object is, and lists of a few hundred are. A
+/// longer one is left out whole and the event says so, as upstream's truncating backend does; upstream writes all where
+/// that is not asked for, but a list of everything would stand in memory once more for each request for it.
+const BODY_BYTES_MAX: usize = 3 << 20;
+/// Says of an event that bodies were left out. Source: `plugin/pkg/audit/truncate`.
+const TRUNCATED: &str = "audit.k8s.io/truncated";
 
 /// What is counted. Source: `apiserver/pkg/audit/metrics.go`.
 #[derive(Clone)]
@@ -216,10 +222,19 @@ impl Record {
 
     /// The request's body, as JSON.
     pub(crate) fn request(&self, body: &[u8]) {
-        if self.0.verdict.level >= Level::Request && !body.is_empty() {
+        if self.0.verdict.level >= Level::Request && !body.is_empty() && self.fits(body.len()) {
             let body = event::body(body, self.0.verdict.omit_managed_fields);
             self.0.state.lock().event.request_object = body;
         }
+    }
+
+    /// Whether a body of so many bytes is written down; the event says so if not.
+    fn fits(&self, bytes: usize) -> bool {
+        let fits = bytes <= BODY_BYTES_MAX;
+        if !fits {
+            self.0.state.lock().event.annotations.insert(TRUNCATED.to_owned(), "true".to_owned());
+        }
+        fits
     }
 
     /// Whether the response's body is wanted.
@@ -229,7 +244,7 @@ impl Record {
 
     /// The response's body, as JSON.
     pub(crate) fn response(&self, body: &[u8]) {
-        if self.wants_response() {
+        if self.wants_response() && self.fits(body.len()) {
             let body = event::body(body, self.0.verdict.omit_managed_fields);
             self.0.state.lock().event.response_object = body;
         }
@@ -243,19 +258,12 @@ impl Record {
         match response {
             Response::Object { object, .. } => self.response(object.bytes()),
             Response::List(list) => {
-                let mut body = format!(
-                    "{{\"kind\":\"List\",\"metadata\":{{\"resourceVersion\":\"{}\"}},\"items\":[",
-                    list.revision
-                )
-                .into_bytes();
-                for (at, item) in list.items.iter().enumerate() {
-                    if at > 0 {
-                        body.push(b',');
-                    }
-                    body.extend_from_slice(item.bytes());
+                // Looked at before anything is copied.
+                if self.fits(list.items.iter().map(|item| item.bytes().len()).sum()) {
+                    let items = list.items.iter().map(|item| item.bytes().as_ref());
+                    let body = event::list(list.revision, items, self.0.verdict.omit_managed_fields);
+                    self.0.state.lock().event.response_object = body;
                 }
-                body.extend_from_slice(b"]}");
-                self.response(&body);
             }
             Response::Deleted { uid, .. } => {
                 let status = serde_json::json!({
