@@ -45,6 +45,8 @@ struct Package {
     structs: BTreeMap<String, Vec<GoField>>,
     /// `type Phase string`: named scalars.
     scalars: Vec<String>,
+    /// `type Verbs []string`: named lists, which are messages whose first field repeats.
+    lists: Vec<String>,
 }
 
 /// The table of all packages below `staging`.
@@ -104,6 +106,7 @@ fn read_file(text: &str, package: &mut Package) {
             match rest.split_whitespace().collect::<Vec<_>>()[..] {
                 [name, "struct", "{", ..] => current = Some((name.to_owned(), Vec::new())),
                 [name, scalar, ..] if SCALARS.contains(&scalar) => package.scalars.push(name.to_owned()),
+                [name, list, ..] if list.starts_with("[]") => package.lists.push(name.to_owned()),
                 _ => {}
             }
         } else if line == "}" {
@@ -168,7 +171,9 @@ fn collect(package: &Package, name: &str, within: &[u32], lines: &mut BTreeMap<S
 }
 
 fn facts(package: &Package, field: &GoField, within: &[u32]) -> String {
-    let mut facts = field.number.to_string();
+    let list = package.lists.contains(&field.ty);
+    let within = if list { [within, &[field.number]].concat() } else { within.to_vec() };
+    let mut facts = if list { "1".to_owned() } else { field.number.to_string() };
     if !within.is_empty() {
         let path: Vec<String> = within.iter().map(u32::to_string).collect();
         let _ = write!(facts, "\tin={}", path.join("."));
@@ -177,7 +182,7 @@ fn facts(package: &Package, field: &GoField, within: &[u32]) -> String {
         let _ = write!(facts, "\twire={wire}");
     }
     // Types of other packages may be texts (`types.UID`) or structs: the merge, which knows, tells them apart.
-    let container = field.ty.starts_with("[]") || field.ty.starts_with("map[");
+    let container = list || field.ty.starts_with("[]") || field.ty.starts_with("map[");
     let scalar = SCALARS.contains(&field.ty.as_str()) || package.scalars.contains(&field.ty);
     let foreign = !package.structs.contains_key(&field.ty);
     if !container && (scalar || foreign) && (field.pointer || !field.omits_zero) {
@@ -240,12 +245,15 @@ mod tests {
             \tScope *ScopeType `json:\"scope,omitempty\" protobuf:\"bytes,4,opt,name=scope\"`\n\
             \tKey string `json:\"key\" protobuf:\"bytes,5,opt,name=key\"`\n\
             \tNote string `json:\"note,omitempty\" protobuf:\"bytes,6,opt,name=note\"`\n\
+            \tVerbs Verbs `json:\"verbs\" protobuf:\"bytes,7,opt,name=verbs\"`\n\
             }\n\
+            type Verbs []string\n\
             type ScopeType string\n";
         read_file(source, &mut package);
         let mut out = String::new();
         print(&mut out, "p", &package);
-        let named = "p.Named\n\tkey\t5\tin=2.2\tzero\n\tnote\t6\tin=2.2\n\tresourceNames\t1\n\tscope\t4\tin=2.2\tzero\n";
+        let named = "p.Named\n\tkey\t5\tin=2.2\tzero\n\tnote\t6\tin=2.2\n\tresourceNames\t1\n\tscope\t4\tin=2.2\tzero\n\
+            \tverbs\t1\tin=2.2.7\n";
         assert!(out.starts_with(named), "{out}");
     }
 }

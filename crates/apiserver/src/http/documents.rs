@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use api::connect::Body;
 use api::openapi::{V2_PROTOBUF, V2_PROTOBUF_OLD};
-use api::{Reason, Status};
+use api::{Reason, Status, protobuf};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -35,6 +35,11 @@ impl Front {
         match segments.as_slice() {
             [] => Ok(json_document(parts, &documents::root(catalog, remotes))),
             ["metrics"] => Ok(self.metrics_page()),
+            ["debug", "api_priority_and_fairness", what] => {
+                let details = parts.query.get("includeRequestDetails").is_some_and(|said| !said.is_empty());
+                let table = self.flow.dump(what, details).ok_or_else(not_found)?;
+                Ok(typed_response(StatusCode::OK, "text/plain; charset=utf-8", table))
+            }
             // Indented whoever asks, as upstream's.
             ["version"] => Ok(etagged(parts, "application/json", format!("{:#}", self.version()).into())),
             ["api" | "apis"] if aggregated(parts).is_some() => {
@@ -42,11 +47,11 @@ impl Front {
                 let body = documents::aggregated(catalog, remotes, segments[0] == "api", form);
                 Ok(etagged(parts, form.media_type(), body.to_string().into()))
             }
-            ["api"] => Ok(json_document(parts, &documents::core_versions(&self.address()))),
-            ["apis"] => Ok(json_document(parts, &documents::groups(catalog, remotes))),
-            ["apis", group] => found(parts, documents::group(catalog, remotes, group)),
-            ["api", version] => found(parts, documents::resources(catalog, "", version)),
-            ["apis", group, version] => found(parts, documents::resources(catalog, group, version)),
+            ["api"] => discovery(parts, Some(documents::core_versions(&self.address()))),
+            ["apis"] => discovery(parts, Some(documents::groups(catalog, remotes))),
+            ["apis", group] => discovery(parts, documents::group(catalog, remotes, group)),
+            ["api", version] => discovery(parts, documents::resources(catalog, "", version)),
+            ["apis", group, version] => discovery(parts, documents::resources(catalog, group, version)),
             ["openapi", "v2"] => self.openapi_v2(parts),
             ["openapi", "v3"] => {
                 let mut index = api::openapi::v3_index(catalog, self.release());
@@ -129,6 +134,24 @@ fn not_found() -> Status {
 
 fn json_document(parts: &Parts<'_>, value: &Value) -> http::Response<Body> {
     etagged(parts, "application/json", value.to_string().into())
+}
+
+/// A document of discovery that names one group or version, or all of them: in protobuf for who asks for that first.
+fn discovery(parts: &Parts<'_>, value: Option<Value>) -> Result<http::Response<Body>, Status> {
+    let mut value = value.ok_or_else(not_found)?;
+    let accept = text(parts.headers, header::ACCEPT);
+    let wanted = clauses(accept).find_map(|clause| match clause.media {
+        protobuf::MEDIA_TYPE => clause.parameter("as").is_none().then_some(true),
+        "application/json" | "application/yaml" | "application/*" | "*/*" => Some(false),
+        _ => None,
+    });
+    if wanted != Some(true) {
+        return Ok(json_document(parts, &value));
+    }
+    // As text `APIVersions` says no version; on the wire everything has one.
+    value["apiVersion"] = "v1".into();
+    let body = protobuf::object(api::schema::Schema::builtin(), value.to_string().as_bytes())?;
+    Ok(etagged(parts, protobuf::MEDIA_TYPE, body.into()))
 }
 
 fn found(parts: &Parts<'_>, value: Option<Value>) -> Result<http::Response<Body>, Status> {

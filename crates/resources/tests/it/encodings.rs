@@ -66,6 +66,37 @@ async fn a_go_client_speaks_protobuf_with_every_verb() {
 }
 
 #[tokio::test]
+async fn discovery_comes_in_protobuf_where_it_is_asked_for() {
+    let cluster = Cluster::start().await;
+    for (path, kind) in [
+        ("/api", "APIVersions"),
+        ("/apis", "APIGroupList"),
+        ("/apis/apps", "APIGroup"),
+        ("/apis/apps/v1", "APIResourceList"),
+    ] {
+        let mut told = get(&cluster, path, JSON).await.json();
+        told["apiVersion"] = "v1".into();
+        let packed = ask(&cluster, Method::GET, path, None).await;
+        let mut read = read(&packed);
+        assert_eq!((packed.code, &read["kind"]), (200, &json!(kind)));
+        // What is empty is not on the wire.
+        let shown = |document: &mut Value| {
+            for one in document["resources"].as_array_mut().into_iter().flatten() {
+                let fields = one.as_object_mut().unwrap();
+                fields.retain(|_, value| *value != json!("") && *value != json!(false));
+            }
+        };
+        shown(&mut told);
+        shown(&mut read);
+        assert_eq!(read, told, "{path}");
+    }
+    // The first field of a message, and not a field of the resource itself.
+    let verb = b"\x0a\x06create";
+    let resources = ask(&cluster, Method::GET, "/apis/apps/v1", None).await.body;
+    assert!(resources.windows(verb.len()).any(|part| part == verb), "verbs are a message");
+}
+
+#[tokio::test]
 async fn lists_and_watches_come_in_protobuf() {
     let cluster = Cluster::start().await;
     let large = "x".repeat(100_000);
