@@ -5,6 +5,7 @@ mod classes;
 pub mod conditions;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod node;
 mod nodes;
 mod notes;
@@ -27,6 +28,7 @@ pub use certificates::{
 pub use classes::{DefaultIngressClass, DefaultStorageClass};
 pub use lifecycle::NamespaceLifecycle;
 pub use limits::LimitRanger;
+pub use metrics::Metrics;
 pub use node::NodeRestriction;
 pub(crate) use node::projects;
 pub use nodes::{PodTopologyLabels, TaintNodesByCondition};
@@ -117,6 +119,10 @@ pub trait World: Send + Sync {
     /// does not.
     async fn ask(&self, _client: &Value, _review: &Value, _within: Duration) -> Result<Value, String> {
         Err("nobody is asked here".to_owned())
+    }
+    /// Where it is counted what webhooks and policies say, if anywhere.
+    fn figures(&self) -> Option<&Metrics> {
+        None
     }
 }
 

@@ -134,6 +134,14 @@ impl<T> Dispatcher<T> {
         begun
     }
 
+    /// Every level's queues by its name, and whether it is configured no more.
+    pub(super) fn queues(&self) -> Vec<(&Arc<str>, &Queues<T>, bool)> {
+        let mut all: Vec<_> =
+            self.levels.iter().map(|(name, state)| (name, &state.queues, state.retired)).collect();
+        all.sort_by_key(|(name, ..)| (*name).clone());
+        all
+    }
+
     /// All levels as figures.
     pub(super) fn figures(&self) -> Vec<LevelFigures> {
         let figures = |(name, state): (&Arc<str>, &LevelState<T>)| {

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::defaults::{self, AUTO_UPDATE, GROUP, LEVELS, SCHEMAS};
 use crate::admission::World;
-use crate::cache::Changes;
 use crate::pipeline::{Pipeline, rfc3339};
 use crate::strategy::View;
 use crate::tree;
@@ -108,13 +107,7 @@ async fn changed(pipeline: &Pipeline, resource: &str, after: i64) {
     let Some(kind) = pipeline.catalog().storage_of(GROUP, resource) else {
         return std::future::pending().await;
     };
-    let cache = pipeline.cache(&kind);
-    let mut revisions = cache.revisions();
-    while matches!(cache.changes(after), Changes::None) {
-        if revisions.changed().await.is_err() {
-            return;
-        }
-    }
+    pipeline.cache(&kind).happened(after, |_| true).await;
 }
 
 /// One round.

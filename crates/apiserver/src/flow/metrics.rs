@@ -100,7 +100,7 @@ impl Metrics {
         let executed = |kind| self.executed.with_label_values(&[level, schema, kind]);
         let refused = |why: Refusal| self.rejected.with_label_values(&[level, schema, why.reason()]);
         Counted(Some(Handles {
-            refused: [Refusal::ConcurrencyLimit, Refusal::QueueFull, Refusal::TimeOut]
+            refused: [Refusal::ConcurrencyLimit, Refusal::QueueFull, Refusal::TimeOut, Refusal::Cancelled]
                 .map(|why| (why, refused(why))),
             dispatched: self.dispatched.with_label_values(&flow),
             in_queue: self.in_queue.with_label_values(&flow),
@@ -122,7 +122,7 @@ fn registered<C: Collector + Clone + 'static>(
 }
 
 struct Handles {
-    refused: [(Refusal, IntCounter); 3],
+    refused: [(Refusal, IntCounter); 4],
     dispatched: IntCounter,
     in_queue: IntGauge,
     in_queue_seats: IntGauge,
@@ -138,6 +138,17 @@ struct Handles {
 pub(super) struct Counted(Option<Handles>);
 
 impl Counted {
+    /// How many requests were let in, turned away, waited too long and went while they waited.
+    pub(super) fn totals(&self) -> [u64; 4] {
+        let Some(own) = &self.0 else { return [0; 4] };
+        let of = |wanted: &[Refusal]| {
+            let counted = own.refused.iter().filter(|(why, _)| wanted.contains(why));
+            counted.map(|(_, counter)| counter.get()).sum()
+        };
+        let away = of(&[Refusal::ConcurrencyLimit, Refusal::QueueFull]);
+        [own.dispatched.get(), away, of(&[Refusal::TimeOut]), of(&[Refusal::Cancelled])]
+    }
+
     pub(super) fn queued(&self, seats: u32) {
         if let Some(own) = &self.0 {
             own.in_queue.inc();

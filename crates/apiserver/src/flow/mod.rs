@@ -10,6 +10,7 @@ mod config;
 mod defaults;
 mod demand;
 mod dispatcher;
+mod dump;
 mod keep;
 mod metrics;
 mod queues;
@@ -43,10 +44,43 @@ const OBJECTS_PER_SEAT: usize = 100;
 /// The longest advice to wait, in seconds. Source: `maxRetryAfter`.
 const RETRY_SECONDS_MAX: u64 = 32;
 
-/// Who is told that its request begins, and at which level it waits.
+/// Who is told that its request begins, and at which level it waits; the rest is for those who look on.
 struct Waker {
     told: oneshot::Sender<Held>,
     level: Arc<str>,
+    schema: Arc<Schema>,
+    distinguisher: String,
+    about: About,
+    arrived: jiff::Timestamp,
+}
+
+/// What a request that waits asks for.
+struct About {
+    user: String,
+    verb: String,
+    path: String,
+    namespace: String,
+    resource: String,
+    subresource: String,
+    group: String,
+}
+
+impl About {
+    fn of(digest: &Digest<'_>) -> Self {
+        let parts = digest
+            .resource
+            .map_or([""; 4], |named| [named.namespace, named.resource, named.subresource, named.group]);
+        let [namespace, resource, subresource, group] = parts.map(str::to_owned);
+        Self {
+            user: digest.user.name.clone(),
+            verb: digest.verb.to_owned(),
+            path: digest.path.to_owned(),
+            namespace,
+            resource,
+            subresource,
+            group,
+        }
+    }
 }
 
 /// What a list or watch goes through.
@@ -156,6 +190,9 @@ impl Waits<'_> {
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
+        if self.place.is_some() {
+            self.schema.counted.refused(Refusal::Cancelled);
+        }
         self.give_up();
     }
 }
@@ -227,7 +264,14 @@ impl Flow {
         let waker = || {
             let (sender, receiver) = oneshot::channel();
             told = Some(receiver);
-            Waker { told: sender, level: schema.level.clone() }
+            Waker {
+                told: sender,
+                level: schema.level.clone(),
+                schema: schema.clone(),
+                distinguisher: schema.distinguisher(digest).to_owned(),
+                about: About::of(digest),
+                arrived: jiff::Timestamp::now(),
+            }
         };
         let flow = (schema.name.as_ref(), schema.distinguisher(digest));
         let hash = self.hashes.hash_one(flow);
@@ -276,7 +320,7 @@ impl Flow {
     /// Tells those whose turn it is. The seats of who went in this moment are given back, and others follow.
     fn tell(&self, begun: Begun<Waker>) {
         let mut next = begun;
-        while let Some((Waker { told, level }, held)) = next.pop() {
+        while let Some((Waker { told, level, .. }, held)) = next.pop() {
             if let Err(held) = told.send(held) {
                 next.extend(self.act(|state, now| state.leave(now, &level, &held)));
             }

@@ -24,6 +24,18 @@ pub(super) struct Queuing {
     pub(super) length: usize,
 }
 
+/// A queue as figures.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct QueueFigures {
+    pub(super) waiting: usize,
+    pub(super) executing: u32,
+    pub(super) seats: u32,
+    pub(super) next: f64,
+    pub(super) waiting_seats: u32,
+    /// The widest of those that wait.
+    pub(super) widest: u32,
+}
+
 /// Why a request is turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -33,6 +45,8 @@ pub(crate) enum Refusal {
     QueueFull,
     /// It waited too long.
     TimeOut,
+    /// Its client went while it waited.
+    Cancelled,
 }
 
 impl Refusal {
@@ -42,6 +56,7 @@ impl Refusal {
             Self::ConcurrencyLimit => "concurrency-limit",
             Self::QueueFull => "queue-full",
             Self::TimeOut => "time-out",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -94,6 +109,17 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
+    fn figures(&self) -> QueueFigures {
+        QueueFigures {
+            waiting: self.waiting.len(),
+            executing: self.executing,
+            seats: self.seats,
+            next: self.next,
+            waiting_seats: self.waiting_seats,
+            widest: self.waiting.iter().map(|one| one.seats).max().unwrap_or_default(),
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.executing == 0
     }
@@ -160,6 +186,25 @@ impl<T> Queues<T> {
     /// Seats in use.
     pub(super) fn seats(&self) -> u32 {
         self.seats
+    }
+
+    /// Requests that run; where there are no queues, the seats that they hold.
+    pub(super) fn executing(&self) -> u32 {
+        let queued = self.queues.iter().map(|queue| queue.executing).sum();
+        if self.queues.is_empty() { self.seats } else { queued }
+    }
+
+    /// Each queue as figures, in order.
+    pub(super) fn figures(&self) -> Vec<QueueFigures> {
+        self.queues.iter().map(Queue::figures).collect()
+    }
+
+    /// Who waits: the queue's number, the place in it, the seats wanted.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (usize, usize, u32, &T)> {
+        self.queues.iter().enumerate().flat_map(|(number, queue)| {
+            let places = queue.waiting.iter().enumerate();
+            places.map(move |(place, one)| (number, place, one.seats, &one.who))
+        })
     }
 
     /// The seats that may be in use.

@@ -14,7 +14,7 @@ use super::query::{self, Query};
 use super::respond::typed_response;
 use super::{CONNECTIONS, Front};
 use crate::pipeline::Pipeline;
-use crate::{audit, flow};
+use crate::{admission, audit, encryption, flow};
 
 /// Prometheus' text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -39,6 +39,10 @@ pub(crate) struct Metrics {
     pub(crate) flow: flow::Metrics,
     /// Of auditing.
     pub(crate) audit: audit::Metrics,
+    /// Of webhooks and policies.
+    pub(crate) admission: admission::Metrics,
+    /// Of values at rest.
+    pub(crate) encryption: encryption::Metrics,
 }
 
 /// One more for as long as it lives.
@@ -180,7 +184,20 @@ impl Metrics {
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let (flow, audit) = (flow::Metrics::new(&registry)?, audit::Metrics::new(&registry)?);
-        Ok(Self { registry, requests, seconds, in_flight, long_running, objects, flow, audit })
+        let admission = admission::Metrics::new(&registry)?;
+        let encryption = encryption::Metrics::new(&registry)?;
+        Ok(Self {
+            registry,
+            requests,
+            seconds,
+            in_flight,
+            long_running,
+            objects,
+            flow,
+            audit,
+            admission,
+            encryption,
+        })
     }
 
     /// A request began.

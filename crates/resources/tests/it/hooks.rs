@@ -232,6 +232,17 @@ async fn a_webhook_that_cannot_be_asked_is_what_its_policy_says() {
             case.forget("mutating").await;
         }
     }
+    // All of it is counted.
+    let page = crate::http_front::get(&case.cluster, "/metrics", "").await;
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    for figure in [
+        "apiserver_admission_webhook_request_total{code=\"503\"",
+        "apiserver_admission_webhook_rejection_count{error_type=\"calling_webhook_error\"",
+        "apiserver_admission_webhook_fail_open_count{",
+        "apiserver_admission_webhook_admission_duration_seconds_bucket{",
+    ] {
+        assert!(page.contains(figure), "{figure}");
+    }
 }
 
 /// "ordered mutation", "mutation with defaulting", "update mutating webhook" and "list mutating webhooks".

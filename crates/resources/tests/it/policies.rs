@@ -110,6 +110,11 @@ async fn a_deployment_is_validated_where_the_binding_says() {
         assert_eq!(gone.code, 200);
     }
     made(&cluster, DEPLOYMENTS, deployment("one", 1)).await;
+    let page = crate::http_front::get(&cluster, "/metrics", "").await;
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    let figure = "apiserver_validating_admission_policy_check_total{enforcement_action=\"deny\",\
+                  error_type=\"no_error\",policy=\"replicas\",policy_binding=\"replicas-binding\"}";
+    assert!(page.contains(figure), "{figure}");
 }
 
 #[tokio::test]

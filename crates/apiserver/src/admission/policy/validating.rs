@@ -2,6 +2,7 @@
 //! Source: `admission/plugin/policy/validating/{dispatcher,validator}.go`.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use api::cel::{Budget, Val, Variables};
 use api::status::Cause;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use super::super::conditions::{Answers, Expression, Met, OUT_OF_BUDGET, Pause, Scene, Stop, answered};
 use super::super::lifecycle::forbidden;
 use super::super::rules::{self, Matched};
-use super::super::{Link, Review, World};
+use super::super::{Link, Metrics, Review, World};
 use super::parameters::{self, Wrong};
 use super::registry::Registry;
 use super::{Binding, Policy};
@@ -94,11 +95,25 @@ impl Body {
 struct Denial {
     message: String,
     reason: Reason,
+    /// What went wrong, in upstream's word in figures; `no_error` where a validation just does not hold.
+    error: &'static str,
+}
+
+/// What kind of failure a message tells of. Source: `validating/metrics/errors.go`.
+fn error_type(message: &str) -> &'static str {
+    if message.contains(OUT_OF_BUDGET) {
+        "out_of_budget"
+    } else if message.starts_with("compilation") {
+        "compile_error"
+    } else {
+        "invalid_error"
+    }
 }
 
 impl Denial {
     fn invalid(message: impl Into<String>) -> Self {
-        Self { message: message.into(), reason: Reason::Invalid }
+        let message = message.into();
+        Self { error: error_type(&message), message, reason: Reason::Invalid }
     }
 }
 
@@ -107,6 +122,8 @@ impl Denial {
 struct Judgement {
     /// What its validations refuse, each with its place; what is done about it is the binding's to say.
     denials: Vec<(usize, Denial)>,
+    /// What could not be evaluated and is let pass, in upstream's words in figures.
+    ignored: Vec<&'static str>,
     /// What goes wrong beside them and refuses whatever the binding says.
     errors: Vec<Denial>,
     annotations: Vec<(String, String)>,
@@ -146,11 +163,14 @@ fn judge(
     for (place, (validation, result)) in policy.body.validations.iter().zip(results).enumerate() {
         let denial = match result {
             Ok(true) => continue,
-            Err(_) if !policy.fails => continue,
+            Err(error) if !policy.fails => {
+                judgement.ignored.push(error_type(&error));
+                continue;
+            }
             Err(error) => Denial::invalid(error),
             Ok(false) => {
                 let message = message_of(validation, &variables, &mut budget)?;
-                Denial { message, reason: validation.reason }
+                Denial { message, reason: validation.reason, error: "no_error" }
             }
         };
         judgement.denials.push((place, denial));
@@ -337,6 +357,24 @@ impl Link for ValidatingPolicies {
     }
 }
 
+/// Counts what a judgement says.
+fn count(
+    figures: &Metrics,
+    names: [&str; 2],
+    binding: &Binding,
+    judgement: &Judgement,
+    took: std::time::Duration,
+) {
+    for error in &judgement.ignored {
+        figures.policy(names, error, "allow", took);
+    }
+    for (_, denial) in &judgement.denials {
+        for action in binding.actions.iter().map(|action| action.to_ascii_lowercase()) {
+            figures.policy(names, denial.error, &action, took);
+        }
+    }
+}
+
 /// A request as a policy means it.
 struct Seen<'s> {
     review: &'s Review<'s>,
@@ -384,7 +422,11 @@ async fn apply(
         let Some(scene) = &scene else { continue };
         for params in &all {
             let evaluate = |answers: &Answers| judge(policy, scene, params, answers);
+            let since = Instant::now();
             let judgement = answered(review.user, *world, answers, evaluate).await;
+            if let Some(figures) = world.figures() {
+                count(figures, [&policy.name, &binding.name], binding, &judgement, since.elapsed());
+            }
             findings.act(policy, binding, &judgement, review);
             for (key, value) in judgement.annotations {
                 let values = annotations.entry(key).or_default();

@@ -8,6 +8,7 @@ mod review;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{FieldValidation, Status};
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::conditions::{Answers, Met, Scene, answered};
 use super::lifecycle::forbidden;
+use super::metrics::{Asked, Ended};
 use super::rules::{Matched, is_exempt};
 use super::{Link, Operation, Review, World};
 use crate::words;
@@ -203,7 +205,25 @@ impl<'a> Call<'a> {
         Ok(Some(Self { hook, review, matched, whole, request, object, old }))
     }
 
+    /// Asks, and counts it.
     async fn ask(&self, mutating: bool, world: &dyn World) -> Result<Answer, Failure> {
+        let since = Instant::now();
+        let answer = self.answered(mutating, world).await;
+        if let Some(figures) = world.figures() {
+            let ended = match &answer {
+                Ok(_) => Ended::Passed,
+                Err(Failure::Refused(status)) => Ended::Refused(status.code),
+                Err(Failure::Call(_)) if self.hook.ignores_failure => Ended::FailedOpen,
+                Err(Failure::Call(_)) => Ended::Failed,
+            };
+            let step = if mutating { "admit" } else { "validating" };
+            let operation = self.review.operation.as_str();
+            figures.webhook(Asked { name: &self.hook.name, step, operation }, since.elapsed(), ended);
+        }
+        answer
+    }
+
+    async fn answered(&self, mutating: bool, world: &dyn World) -> Result<Answer, Failure> {
         let hook = self.hook;
         if self.review.options.dry_run() {
             match hook.dry_run {
