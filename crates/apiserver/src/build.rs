@@ -126,16 +126,19 @@ impl Server {
         let webhook = webhook.map(|path| Webhook::new(path, config.clock.clone())).transpose()?;
         let keys = config.protection.encryption_provider_config.as_deref();
         let keys = keys.map(Keys::load).transpose()?;
-        let sealed = keys.map(|keys| Sealed::new(store.clone(), Arc::new(keys)));
-        let store = sealed.clone().map_or(store, |sealed| sealed as Arc<dyn Store>);
         let metrics = Metrics::new().map_err(|error| BuildError::Config(format!("metrics: {error}")))?;
+        let seal = |keys| Sealed::new(store.clone(), Arc::new(keys), metrics.encryption.clone());
+        let sealed = keys.map(seal);
+        let store = sealed.clone().map_or(store, |sealed| sealed as Arc<dyn Store>);
         let auditing = &config.protection.audit;
         let auditor = Auditor::open(auditing, config.clock.clone(), metrics.audit.clone())?;
         let flow = Flow::new(metrics.flow.clone());
+        let egress = config.egress.unwrap_or_else(|| Arc::new(Direct));
         let pipeline = Pipeline::new(Parts {
             catalog: Catalog::builtin(),
             strategies,
             admission: config.admission,
+            admission_metrics: metrics.admission.clone(),
             authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Standard::default())),
             webhook,
             authenticators: believed.authenticators,
@@ -144,10 +147,11 @@ impl Server {
             sealed,
             auditor,
             usage: Usage::new(nodes.clone(), config.clock.clone()),
+            egress: egress.clone(),
             clock: config.clock,
             settings: Settings { service_ranges: config.service_ranges, node_ports: config.node_ports },
         });
-        let outbound = Arc::new(Outbound::new(config.egress.unwrap_or_else(|| Arc::new(Direct))));
+        let outbound = Arc::new(Outbound::new(egress));
         let front = Front {
             pipeline: pipeline.clone(),
             nodes,

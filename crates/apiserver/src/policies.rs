@@ -3,11 +3,13 @@
 //! Source: `controller/validatingadmissionpolicystatus`, `policy/validating/typechecking.go`.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
+use std::time::Duration;
 
 use api::cel::{Environment, declared};
 use api::connect::User;
 use api::{Call, GroupVersionResource, Request, Status, WriteOptions};
+use base::backoff::Policy;
 use serde_json::{Value, json};
 
 use crate::admission::rules::GROUP;
@@ -17,6 +19,8 @@ use crate::tree;
 const PLURAL: &str = "validatingadmissionpolicies";
 /// Who writes here.
 const MANAGER: &str = "skiff:policy-status";
+/// Between attempts to write what was not written.
+const RETRY: Policy = Policy { first: Duration::from_millis(100), max: Duration::from_secs(30) };
 /// How many kinds one rule may name. Source: `maxTypesToCheck`.
 const TYPES_MAX: usize = 10;
 
@@ -27,10 +31,11 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
         .and_then(|pipeline| pipeline.catalog().storage_of(GROUP, PLURAL).map(|kind| pipeline.cache(&kind)));
     let Some(cache) = cache else { return };
     cache.synced().await;
-    let mut changes = cache.revisions();
+    let mut failures = 0;
     loop {
-        changes.mark_unchanged();
-        for object in cache.list("", "", 0, |_| true).items {
+        let mut written = true;
+        let present = cache.list("", "", 0, |_| true);
+        for object in present.items {
             let Some(pipeline) = pipeline.upgrade() else { return };
             let Ok(policy) = object.decode::<Value>() else { continue };
             let Some(status) = status_of(&policy, &pipeline.catalog().rows()) else { continue };
@@ -38,11 +43,16 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
                 Ok(()) => {}
                 // Somebody else wrote it: there will be another change to look at.
                 Err(status) if [404, 409].contains(&status.code) => {}
-                Err(status) => tracing::warn!(%status, "the status of an admission policy was not written"),
+                Err(status) => {
+                    tracing::warn!(%status, "the status of an admission policy was not written");
+                    written = false;
+                }
             }
         }
-        if changes.changed().await.is_err() {
-            return;
+        failures = if written { 0 } else { failures + 1 };
+        tokio::select! {
+            () = cache.happened(present.revision, |_| true) => {}
+            () = tokio::time::sleep(RETRY.delay(failures)), if failures > 0 => {}
         }
     }
 }
@@ -58,7 +68,7 @@ async fn write(pipeline: &Pipeline, mut policy: Value, status: Value) -> Result<
         call: Call::Update { body: policy.to_string().into(), options },
     };
     let user = User { name: MANAGER.into(), groups: vec!["system:masters".into()], ..User::default() };
-    pipeline.call_authorized(&user, request, &Arc::default()).await.map(drop)
+    pipeline.call(&user, request).await.map(drop)
 }
 
 /// The status that a policy should have, if it has another. Pure.

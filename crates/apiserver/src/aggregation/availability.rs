@@ -21,6 +21,14 @@ impl Condition {
         Self { available: true, reason: "Local", message: "Local APIServices are always available".into() }
     }
 
+    /// Of a group that is this server's own: whoever else says to serve it is not asked.
+    pub(super) fn own(group: &str) -> Self {
+        let message = format!(
+            "group {group:?} is this API server's own: its requests are not passed on; remove spec.service"
+        );
+        Self::missing("GroupIsLocal", message)
+    }
+
     /// Everything is as it should be.
     pub(super) fn passed() -> Self {
         Self { available: true, reason: "Passed", message: "all checks passed".into() }

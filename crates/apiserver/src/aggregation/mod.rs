@@ -12,18 +12,22 @@ mod trust;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use api::catalog::Catalog;
 use api::connect::User;
 use api::{Call, GroupVersionResource, Object, PatchType, Request, Status, WriteOptions};
+use base::backoff::Policy;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Snapshot};
 use crate::pipeline::Pipeline;
 use crate::pki::{HotResolver, Pki, PkiError};
 use crate::proxy::Outbound;
 use crate::tree;
+use crate::words::Kind;
 use priorities::group_priority;
 
 pub(crate) use openapi::{into_document, into_index};
@@ -35,6 +39,10 @@ pub(crate) use trust::publish;
 pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 /// Their plural.
 pub(crate) const PLURAL: &str = "apiservices";
+/// Served here until somebody registers another server for it.
+pub(crate) const METRICS: &str = "metrics.k8s.io";
+/// Between attempts to write what was not written.
+const RETRY: Policy = Policy { first: Duration::from_millis(100), max: Duration::from_secs(30) };
 /// Who writes here.
 const MANAGER: &str = "kube-aggregator";
 
@@ -118,7 +126,7 @@ async fn write_conditions(
 ) -> Result<(), Status> {
     let body = json!({ "metadata": { "uid": uid }, "status": { "conditions": conditions } });
     let call = Call::Patch { kind: PatchType::Merge, body: body.to_string().into(), options: options() };
-    pipeline.call_authorized(&identity(), about(name, "status", call), &Arc::default()).await.map(drop)
+    pipeline.call(&identity(), about(name, "status", call)).await.map(drop)
 }
 
 /// The cache of a stored resource.
@@ -144,17 +152,22 @@ impl Drop for Kept {
 pub(crate) async fn follow(pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>) {
     let Some(cache) = pipeline.upgrade().and_then(|pipeline| cache(&pipeline, GROUP, PLURAL)) else { return };
     cache.synced().await;
-    let mut changes = cache.revisions();
-    let mut kept: HashMap<String, Kept> = HashMap::new();
+    let (mut kept, mut failures): (HashMap<String, Kept>, u32) = Default::default();
     loop {
-        changes.mark_unchanged();
-        let present = cache.list("", "", 0, |_| true).items;
+        let Snapshot { items: present, revision: seen, .. } = cache.list("", "", 0, |_| true);
         let Some(strong) = pipeline.upgrade() else { return };
         kept.retain(|name, _| present.iter().any(|object| object.meta().name == *name));
-        let mut fresh = Vec::new();
+        let (mut fresh, mut written) = (Vec::new(), true);
         for object in &present {
-            fresh.extend(take(&strong, &aggregator, object, &mut kept).await);
+            match take(&strong, &aggregator, object, &mut kept).await {
+                Ok(taken) => fresh.extend(taken),
+                Err(error) => {
+                    tracing::debug!(%error, name = object.meta().name, "a condition is not written yet");
+                    written = false;
+                }
+            }
         }
+        failures = if written { 0 } else { failures + 1 };
         let table = kept.values().map(|kept| {
             let remote = &kept.remote;
             ((remote.group.clone(), remote.version.clone()), remote.clone())
@@ -168,37 +181,47 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>
             });
         }
         drop(strong);
-        if changes.changed().await.is_err() {
-            return;
+        tokio::select! {
+            () = cache.happened(seen, |_| true) => {}
+            () = tokio::time::sleep(RETRY.delay(failures)), if failures > 0 => {}
         }
     }
 }
 
-/// Looks at one APIService: a local one is available; a remote one that is new, or says something new, is given back to be
+/// Whether a group is this server's own, so that nobody else ever answers for it: what is built in, and who registers whom.
+/// Figures are the exception: another server may measure them better.
+fn is_own(group: &str, catalog: &Catalog) -> bool {
+    let built_in = |row: &Arc<Kind>| row.custom.is_none() && row.group == group;
+    group.is_empty() || group == GROUP || (group != METRICS && catalog.rows().any(built_in))
+}
+
+/// Looks at one APIService: a local one is available, one that claims a group of this server is not; a remote one that is new, or says something new, is given back to be
 /// looked after.
 async fn take(
     pipeline: &Pipeline,
     aggregator: &Aggregator,
     object: &Object,
     kept: &mut HashMap<String, Kept>,
-) -> Option<(Arc<Remote>, CancellationToken)> {
+) -> Result<Option<(Arc<Remote>, CancellationToken)>, Status> {
     let (name, uid) = (object.meta().name.clone(), object.meta().uid.clone());
-    let service: Value = object.decode().ok()?;
+    let Ok(service) = object.decode::<Value>() else { return Ok(None) };
     let spec = tree::at(&service, &["spec"]);
-    if tree::at(spec, &["service"]).is_null() {
+    let group = tree::text(spec, &["group"]);
+    let answered_here = match tree::at(spec, &["service"]).is_null() {
+        true => Some(availability::Condition::local()),
+        false => is_own(group, &pipeline.catalog().rows()).then(|| availability::Condition::own(group)),
+    };
+    if let Some(condition) = answered_here {
         kept.remove(&name);
         let now = crate::rfc3339(crate::strategy::View::now(pipeline));
-        let local = availability::Condition::local();
-        if let Some(conditions) = local.among(tree::items(&service, &["status", "conditions"]), &now)
-            && let Err(error) = write_conditions(pipeline, &name, &uid, conditions).await
-        {
-            tracing::debug!(%error, name, "a local APIService is not marked as available yet");
+        if let Some(conditions) = condition.among(tree::items(&service, &["status", "conditions"]), &now) {
+            write_conditions(pipeline, &name, &uid, conditions).await?;
         }
-        return None;
+        return Ok(None);
     }
     let said = (uid.clone(), spec.clone());
     if kept.get(&name).is_some_and(|kept| kept.said == said) {
-        return None;
+        return Ok(None);
     }
     let before = kept.remove(&name);
     let remote = Arc::new(Remote::new(&name, &uid, spec, &aggregator.certificate));
@@ -208,5 +231,5 @@ async fn take(
     }
     let stop = CancellationToken::new();
     kept.insert(name, Kept { said, remote: remote.clone(), stop: stop.clone() });
-    Some((remote, stop))
+    Ok(Some((remote, stop)))
 }

@@ -59,7 +59,7 @@ fn desired(catalog: &Catalog) -> BTreeMap<String, (Value, Kept)> {
         let kept = match (row.custom.is_some(), group) {
             (true, _) if all.contains_key(&name) => continue,
             (true, _) => Kept::Always,
-            (false, "metrics.k8s.io") => Kept::Once,
+            (false, super::METRICS) => Kept::Once,
             (false, super::GROUP) => continue,
             (false, _) => Kept::OnStart,
         };
@@ -119,26 +119,27 @@ fn plan(desired: &BTreeMap<String, (Value, Kept)>, present: &[Arc<Object>], star
 pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
     let Some(strong) = pipeline.upgrade() else { return };
     let Some(cache) = super::cache(&strong, super::GROUP, super::PLURAL) else { return };
-    let (mut rows, mut services) = (strong.catalog().changes(), cache.revisions());
+    let mut rows = strong.catalog().changes();
     drop(strong);
-    let mut start = true;
+    cache.synced().await;
+    let (mut start, mut failures) = (true, 0);
     loop {
         rows.mark_unchanged();
-        services.mark_unchanged();
+        let present = cache.list("", "", 0, |_| true);
         let Some(strong) = pipeline.upgrade() else { return };
         let wanted = desired(&strong.catalog().rows());
-        let steps = plan(&wanted, &cache.list("", "", 0, |_| true).items, start);
+        let steps = plan(&wanted, &present.items, start);
         let done: Vec<_> = steps.into_iter().map(|step| carry_out(&strong, step).boxed()).collect();
         let done: Vec<bool> = futures::stream::iter(done).buffer_unordered(AT_ONCE).collect().await;
-        // What failed is tried again with the next change, which a conflict is a sign of.
-        start &= !done.iter().all(|done| *done);
+        let all = done.iter().all(|done| *done);
+        start &= !all;
+        failures = if all { 0 } else { failures + 1 };
         drop(strong);
-        let changed = tokio::select! {
-            changed = rows.changed() => changed,
-            changed = services.changed() => changed,
-        };
-        if changed.is_err() {
-            return;
+        tokio::select! {
+            changed = rows.changed() => if changed.is_err() { return },
+            // A conflict is a sign of one.
+            () = cache.happened(present.revision, |_| true) => {}
+            () = tokio::time::sleep(super::RETRY.delay(failures)), if failures > 0 => {}
         }
     }
 }
@@ -155,8 +156,7 @@ async fn carry_out(pipeline: &Pipeline, step: Step) -> bool {
         }
         Step::Delete(name) => (name, Call::Delete(DeleteOptions::default())),
     };
-    let done =
-        pipeline.call_authorized(&super::identity(), super::about(&name, "", call), &Arc::default()).await;
+    let done = pipeline.call(&super::identity(), super::about(&name, "", call)).await;
     match done {
         Ok(_) | Err(Status { code: 404 | 409, .. }) => true,
         Err(error) => {

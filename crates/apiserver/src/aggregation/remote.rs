@@ -16,16 +16,19 @@ use parking_lot::RwLock;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::ServerName;
+use rustls_platform_verifier::Verifier;
 use serde_json::Value;
+use store::Revision;
 
 use super::availability::{self, Condition};
 use super::{Aggregator, openapi};
 use crate::admission::World;
 use crate::authn::front_proxy;
+use crate::cache::{Cache, Change};
 use crate::http::proxy::endpoints;
 use crate::pipeline::Pipeline;
 use crate::pki::{self, HotResolver};
-use crate::proxy::locate::Endpoint;
+use crate::proxy::locate::{Endpoint, is_proxyable};
 use crate::proxy::{AnyServer, Destination, Outbound, collected};
 use crate::strategy::View;
 use crate::tree;
@@ -142,7 +145,10 @@ impl Remote {
         let service = pipeline.peek("", "services", namespace, name);
         let service = service.and_then(|service| service.decode::<Value>().ok());
         availability::of_service(service.as_ref(), &self.service, |port| {
-            endpoints(pipeline, namespace, name, port)
+            let mut found = endpoints(pipeline, namespace, name, port);
+            // Whoever writes endpoints does not make this server speak to its own host.
+            found.retain(|endpoint| is_proxyable(endpoint.address.ip()));
+            found
         })
     }
 
@@ -245,6 +251,30 @@ impl Remote {
     }
 }
 
+/// Who vouches for an extension API server.
+#[derive(Debug, PartialEq, Eq)]
+enum Trust {
+    /// Its certificate is not looked at.
+    Anybody,
+    /// The authorities that this host believes.
+    System,
+    /// These, in PEM.
+    Bundle(String),
+}
+
+/// Whom an APIService tells to believe. Source: `rest.TLSClientConfig`, as `handler_proxy.go` fills it.
+fn trust(spec: &Value) -> Result<Trust, String> {
+    if tree::at(spec, &["insecureSkipTLSVerify"]).as_bool() == Some(true) {
+        return Ok(Trust::Anybody);
+    }
+    let bundle = STANDARD.decode(tree::text(spec, &["caBundle"]));
+    let bundle = bundle.map_err(|error| format!("caBundle: {error}"))?;
+    if bundle.is_empty() {
+        return Ok(Trust::System);
+    }
+    String::from_utf8(bundle).map(Trust::Bundle).map_err(|_| "caBundle is no PEM".to_owned())
+}
+
 /// TLS as the APIService says: whom to believe, and this server's own certificate.
 fn tls(
     spec: &Value,
@@ -257,31 +287,64 @@ fn tls(
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let builder = if tree::at(spec, &["insecureSkipTLSVerify"]).as_bool() == Some(true) {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
-    } else {
-        let bundle = STANDARD.decode(tree::text(spec, &["caBundle"]));
-        let bundle = bundle.map_err(|error| format!("caBundle: {error}"))?;
-        let bundle = String::from_utf8(bundle).map_err(|_| "caBundle is no PEM".to_owned())?;
-        let roots = pki::roots(&bundle).map_err(|error| format!("caBundle: {error}"))?;
-        builder.with_root_certificates(roots)
+    let builder = match trust(spec)? {
+        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+        Trust::System => {
+            let system = Verifier::new(provider).map_err(|error| format!("the system's roots: {error}"))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(system))
+        }
+        Trust::Bundle(pem) => {
+            let roots = pki::roots(&pem).map_err(|error| format!("caBundle: {error}"))?;
+            builder.with_root_certificates(roots)
+        }
     };
     let mut config = builder.with_client_cert_resolver(certificate.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((Arc::new(config), name))
 }
 
+/// What a look at a Service depends on.
+struct Looked {
+    caches: [Arc<Cache>; 3],
+    service: ServiceRef,
+}
+
+impl Looked {
+    fn of(pipeline: &Pipeline, service: &ServiceRef) -> Option<Self> {
+        let named = [("", "services"), ("discovery.k8s.io", "endpointslices"), ("", "endpoints")];
+        let [Some(services), Some(slices), Some(endpoints)] =
+            named.map(|(group, resource)| super::cache(pipeline, group, resource))
+        else {
+            return None;
+        };
+        Some(Self { caches: [services, slices, endpoints], service: service.clone() })
+    }
+
+    fn revisions(&self) -> [Revision; 3] {
+        self.caches.each_ref().map(|cache| cache.revision())
+    }
+
+    /// Returns once one of them may be another than at these revisions.
+    async fn changed(&self, [services, slices, endpoints]: [Revision; 3]) {
+        let ServiceRef { namespace, name, .. } = &self.service;
+        let is_it =
+            |change: &Change| change.new.meta().namespace == *namespace && change.new.meta().name == *name;
+        let within = |change: &Change| change.new.meta().namespace == *namespace;
+        tokio::select! {
+            () = self.caches[0].happened(services, is_it) => {}
+            () = self.caches[1].happened(slices, within) => {}
+            () = self.caches[2].happened(endpoints, is_it) => {}
+        }
+    }
+}
+
 /// Looks after one: until it is stopped, or there is no pipeline any more.
 pub(super) async fn keep(remote: Arc<Remote>, pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>) {
-    let Some(strong) = pipeline.upgrade() else { return };
-    let watched = [("", "services"), ("discovery.k8s.io", "endpointslices"), ("", "endpoints")];
-    let caches = watched.map(|(group, resource)| super::cache(&strong, group, resource));
-    let [Some(services), Some(slices), Some(endpoints)] = caches else { return };
-    drop(strong);
-    let (mut services, mut slices, mut endpoints) =
-        (services.revisions(), slices.revisions(), endpoints.revisions());
+    let depends = pipeline.upgrade().and_then(|strong| Looked::of(&strong, &remote.service));
+    let Some(depends) = depends else { return };
     let mut failures = 0;
     loop {
+        let mut seen = depends.revisions();
         let Some(strong) = pipeline.upgrade() else { return };
         aggregator.renew(strong.now());
         let looked = remote.look(&strong);
@@ -294,16 +357,30 @@ pub(super) async fn keep(remote: Arc<Remote>, pipeline: Weak<Pipeline>, aggregat
         let timer = tokio::time::sleep(pause);
         tokio::pin!(timer);
         loop {
-            let changed = tokio::select! {
+            tokio::select! {
                 () = &mut timer => break,
-                changed = services.changed() => changed,
-                changed = slices.changed() => changed,
-                changed = endpoints.changed() => changed,
-            };
-            let Some(strong) = pipeline.upgrade().filter(|_| changed.is_ok()) else { return };
+                () = depends.changed(seen) => seen = depends.revisions(),
+            }
+            let Some(strong) = pipeline.upgrade() else { return };
             if remote.look(&strong) != looked {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_names_no_authority_believes_those_of_the_system() {
+        assert_eq!(trust(&json!({})), Ok(Trust::System));
+        assert_eq!(trust(&json!({ "caBundle": "", "insecureSkipTLSVerify": false })), Ok(Trust::System));
+        assert_eq!(trust(&json!({ "caBundle": "YQ==" })), Ok(Trust::Bundle("a".into())));
+        assert_eq!(trust(&json!({ "insecureSkipTLSVerify": true })), Ok(Trust::Anybody));
+        assert!(trust(&json!({ "caBundle": "*" })).is_err());
     }
 }

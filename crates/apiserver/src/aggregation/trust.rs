@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
+use crate::cache::Change;
 use crate::pipeline::Pipeline;
 use crate::pki::{FRONT_PROXY_NAME, Pki};
 use crate::strategy::View;
@@ -64,11 +65,15 @@ pub(crate) async fn publish(pipeline: Weak<Pipeline>, pki: Arc<Pki>) {
         return;
     };
     cache.synced().await;
-    let (mut renewed, mut changes) = (pki.ca_renewals(), cache.revisions());
+    let mut renewed = pki.ca_renewals();
     let mut failures = 0;
+    let ours = |change: &Change| {
+        let meta = change.new.meta();
+        (meta.namespace.as_str(), meta.name.as_str()) == (NAMESPACE, NAME)
+    };
     loop {
         renewed.mark_unchanged();
-        changes.mark_unchanged();
+        let seen = cache.revision();
         let Some(strong) = pipeline.upgrade() else { return };
         let done = write(&strong, &pki).await;
         drop(strong);
@@ -76,13 +81,10 @@ pub(crate) async fn publish(pipeline: Weak<Pipeline>, pki: Arc<Pki>) {
         if let Err(error) = done {
             tracing::debug!(%error, "{NAMESPACE}/{NAME} was not written; trying again");
         }
-        let changed = tokio::select! {
-            changed = changes.changed() => changed,
-            changed = renewed.changed() => changed,
-            () = tokio::time::sleep(RETRY.delay(failures)), if failures > 0 => Ok(()),
-        };
-        if changed.is_err() {
-            return;
+        tokio::select! {
+            () = cache.happened(seen, ours) => {}
+            changed = renewed.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY.delay(failures)), if failures > 0 => {}
         }
     }
 }
@@ -115,7 +117,7 @@ async fn write(pipeline: &Pipeline, pki: &Pki) -> Result<(), Status> {
         subresource: String::new(),
         call,
     };
-    pipeline.call_authorized(&super::identity(), request, &Arc::default()).await.map(drop)
+    pipeline.call(&super::identity(), request).await.map(drop)
 }
 
 #[cfg(test)]

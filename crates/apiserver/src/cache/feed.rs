@@ -1,16 +1,18 @@
 //! Filling a cache: list once, then follow the store's watch; list again only when history is lost.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Object;
 use base::backoff::Policy;
 use futures::StreamExt;
-use store::{EventKind, RangeEnd, RangeRequest, Revision, StoreError, WatchBatch, WatchRequest, WatchStream};
+use store::{
+    EventKind, KeyValue, RangeEnd, RangeRequest, Revision, StoreError, WatchBatch, WatchRequest, WatchStream,
+};
+use tokio::sync::watch;
 
 use super::Cache;
-use super::state::State;
+use super::state::{Contents, State};
 
 /// Delays between attempts while the store fails.
 const RETRY: Policy = Policy { first: Duration::from_millis(50), max: Duration::from_secs(5) };
@@ -20,8 +22,6 @@ const PAGE: usize = 500;
 const HISTORY: Revision = 1000;
 /// How long the store may take to tell them.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(2);
-
-type Objects = BTreeMap<Box<str>, Arc<Object>>;
 
 impl Cache {
     /// Keeps the cache filled until it is ended.
@@ -52,14 +52,24 @@ impl Cache {
                 other => other?,
             },
         };
-        while let Some(batch) = stream.next().await {
+        let mut keys = self.sealed.as_ref().map(|sealed| sealed.keys().changes());
+        loop {
+            let whole = self.state.lock().is_whole();
+            let batch = tokio::select! {
+                batch = stream.next() => batch,
+                // What could not be read is read again with the keys that there are now.
+                () = changed(keys.as_mut()), if !whole => {
+                    stream = self.fill().await?;
+                    continue;
+                }
+            };
             match batch {
-                Ok(batch) => self.apply(&batch),
-                Err(StoreError::Compacted { .. }) => stream = self.fill().await?,
-                Err(error) => return Err(error),
+                Some(Ok(batch)) => self.apply(&batch),
+                Some(Err(StoreError::Compacted { .. })) => stream = self.fill().await?,
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
             }
         }
-        Ok(())
     }
 
     async fn watch_after(&self, revision: Revision) -> Result<WatchStream, StoreError> {
@@ -83,8 +93,8 @@ impl Cache {
             // The past is compacted, lies under keys that nobody has any more, or is told too slowly: begin without it.
             Ok(None) | Err(_) => {}
         }
-        let (objects, revision) = self.read_all(0).await?;
-        self.state.lock().fill(objects, revision);
+        let (contents, revision) = self.read_all(0).await?;
+        self.state.lock().fill(contents, revision);
         self.revision.send_replace(revision);
         self.watch_after(revision).await
     }
@@ -93,7 +103,7 @@ impl Cache {
     /// too long to tell what happened since.
     async fn fill_with_history(&self, newest: Revision) -> Result<Option<WatchStream>, StoreError> {
         let begin = newest.saturating_sub(HISTORY).max(1);
-        let (objects, begin) = match self.read_all(begin).await {
+        let (contents, begin) = match self.read_all(begin).await {
             Err(StoreError::Compacted { oldest }) => (self.read_all(oldest).await?.0, oldest),
             read => (read?.0, begin),
         };
@@ -102,7 +112,7 @@ impl Cache {
         let Ok(history) = tokio::time::timeout(HISTORY_PATIENCE, catching_up).await else { return Ok(None) };
         let history = history?;
         let mut state = self.state.lock();
-        state.fill(objects, begin);
+        state.fill(contents, begin);
         history.iter().for_each(|batch| self.take(&mut state, batch));
         let reached = state.revision();
         drop(state);
@@ -111,8 +121,8 @@ impl Cache {
     }
 
     /// All objects at a revision (0: the newest), page by page, and the revision.
-    async fn read_all(&self, at: Revision) -> Result<(Objects, Revision), StoreError> {
-        let mut objects = Objects::new();
+    async fn read_all(&self, at: Revision) -> Result<(Contents, Revision), StoreError> {
+        let mut contents = Contents::default();
         let mut request =
             RangeRequest { limit: PAGE, revision: at, ..RangeRequest::prefix(self.prefix.clone()) };
         let end = prefix_end(self.prefix.as_bytes());
@@ -124,8 +134,10 @@ impl Cache {
             }
             for kv in &page.kvs {
                 let Some(suffix) = self.suffix_of(&kv.key) else { continue };
-                if let Some(object) = crate::storage::read(&self.kind, &kv.key, &kv.value, kv.mod_revision) {
-                    objects.insert(suffix.into(), Arc::new(object));
+                match self.read(kv) {
+                    Ok(Some(object)) => drop(contents.objects.insert(suffix.into(), Arc::new(object))),
+                    Ok(None) => {}
+                    Err(why) => drop(contents.unreadable.insert(suffix.into(), why)),
                 }
             }
             let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
@@ -135,7 +147,22 @@ impl Cache {
             request.end = RangeEnd::Before(end.clone().into());
             request.revision = revision;
         }
-        Ok((objects, revision))
+        Ok((contents, revision))
+    }
+
+    /// The object of a stored value, or why there is none: no key opens it. Nothing where it is not one of the kind's.
+    fn read(&self, kv: &KeyValue) -> Result<Option<Object>, Arc<str>> {
+        let value = match &self.sealed {
+            Some(sealed) => sealed.opened(kv).map_err(|error| {
+                tracing::error!(%error, "an object cannot be read; its resource is refused until its key is there");
+                match error {
+                    StoreError::Unreadable(why) => Arc::from(why),
+                    other => Arc::from(other.to_string()),
+                }
+            })?,
+            None => kv.value.clone(),
+        };
+        Ok(crate::storage::read(&self.kind, &kv.key, &value, kv.mod_revision))
     }
 
     fn apply(&self, batch: &WatchBatch) {
@@ -151,21 +178,28 @@ impl Cache {
         for event in &batch.events {
             let Some(suffix) = self.suffix_of(&event.kv.key) else { continue };
             let revision = event.kv.mod_revision;
-            let object = match event.kind {
-                EventKind::Delete => None,
-                EventKind::Put => {
-                    let read = crate::storage::read(&self.kind, &event.kv.key, &event.kv.value, revision);
-                    let Some(object) = read else { continue };
-                    Some(Arc::new(object))
-                }
-            };
-            state.apply(suffix, object, revision);
+            match event.kind {
+                EventKind::Delete => state.apply(suffix, None, revision),
+                EventKind::Put => match self.read(&event.kv) {
+                    Ok(Some(object)) => state.apply(suffix, Some(Arc::new(object)), revision),
+                    Ok(None) => {}
+                    Err(why) => state.lose(suffix, why, revision),
+                },
+            }
         }
         state.reached(batch.revision);
     }
 
     fn suffix_of<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
         std::str::from_utf8(key).ok()?.strip_prefix(self.prefix.as_str())
+    }
+}
+
+/// Returns when there are other keys; never where there are none.
+async fn changed(keys: Option<&mut watch::Receiver<u64>>) {
+    let Some(keys) = keys else { return std::future::pending().await };
+    if keys.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -5,13 +5,12 @@ mod feed;
 mod state;
 mod stream;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Object, Reason, Status};
 use parking_lot::Mutex;
-use store::{Revision, Store};
+use store::{Revision, Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +18,9 @@ pub(crate) use feed::prefix_end;
 pub use state::{Change, Scope};
 pub use stream::{Filter, Start, WatchOptions};
 
+use crate::encryption::Sealed;
 use crate::words::Kind;
-use state::State;
+use state::{Contents, State};
 
 /// How long a read waits for the cache to catch up before it asks the store or gives up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(3);
@@ -29,7 +29,9 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 pub struct Cache {
     kind: Kind,
     prefix: String,
+    /// Where its values come from; closed ones where they are encrypted.
     store: Arc<dyn Store>,
+    sealed: Option<Arc<Sealed>>,
     state: Mutex<State>,
     /// The revision up to which the cache has seen everything; 0 before the first list.
     revision: watch::Sender<Revision>,
@@ -57,22 +59,26 @@ pub struct Snapshot {
     pub revision: Revision,
     /// How many more there are behind the limit.
     pub remaining: u64,
+    /// Those whose stored values cannot be read, by key suffix, and why: they are missing among the items.
+    pub unreadable: Vec<(Box<str>, Arc<str>)>,
 }
 
 impl Cache {
-    /// A cache over all objects of a stored kind; [`Cache::feed`] fills it.
-    pub fn new(store: Arc<dyn Store>, kind: Kind) -> Arc<Self> {
+    /// A cache over all objects of a stored kind; [`Cache::feed`] fills it. Where values are encrypted, it reads them below
+    /// that, each for itself: one that no key opens keeps nobody from the others.
+    pub(crate) fn new(store: Arc<dyn Store>, sealed: Option<Arc<Sealed>>, kind: Kind) -> Arc<Self> {
+        let store = sealed.as_ref().map_or(store, |sealed| sealed.inner().clone());
         let state = Mutex::new(State::default());
         let prefix = crate::storage::prefix(&kind.group, &kind.plural);
         let (revision, ended) = (watch::Sender::new(0), CancellationToken::new());
-        Arc::new(Self { kind, prefix, store, state, revision, ended })
+        Arc::new(Self { kind, prefix, store, sealed, state, revision, ended })
     }
 
     /// Ends the cache and all its watches: the resource is not served any more.
     pub fn end(&self) {
         // First this, then the watchers: one that comes in between sees it.
         self.ended.cancel();
-        self.state.lock().fill(BTreeMap::new(), self.revision());
+        self.state.lock().fill(Contents::default(), self.revision());
     }
 
     /// The store's prefix of the resource.
@@ -101,6 +107,23 @@ impl Cache {
         }
     }
 
+    /// Returns once something that `concerns` says yes to has happened after a revision, or may have. That the store is
+    /// further on, because of other resources, is nothing.
+    pub(crate) async fn happened(&self, after: Revision, concerns: impl Fn(&Change) -> bool) {
+        let (mut revisions, mut after) = (self.revisions(), after);
+        loop {
+            match self.changes(after) {
+                Changes::None => {}
+                Changes::Some(changes) if !changes.iter().any(|change| concerns(change)) => {
+                    after = changes.last().map_or(after, |change| change.revision);
+                }
+                Changes::Some(_) | Changes::All(..) => return,
+            }
+            // The sender is held by `self`.
+            let _ = revisions.changed().await;
+        }
+    }
+
     /// The revision as it moves.
     pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
         self.revision.subscribe()
@@ -114,6 +137,12 @@ impl Cache {
     /// The object under a key, as the cache knows it.
     pub fn peek(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
         self.state.lock().get(&crate::storage::suffix(namespace, name))
+    }
+
+    /// Why the object under a key cannot be read, if so.
+    pub(crate) fn unreadable(&self, namespace: &str, name: &str) -> Option<Status> {
+        let why = self.state.lock().unreadable(&crate::storage::suffix(namespace, name))?;
+        Some(unavailable(StoreError::Unreadable(why.to_string())))
     }
 
     /// Makes sure that the cache holds everything that was committed before this call.
@@ -155,10 +184,10 @@ impl Cache {
     ) -> Snapshot {
         let candidates = {
             let state = self.state.lock();
-            (state.range(namespace, after), state.revision())
+            (state.range(namespace, after), state.unreadable_in(namespace), state.revision())
         };
-        let (all, revision) = candidates;
-        let mut snapshot = Snapshot { revision, ..Snapshot::default() };
+        let (all, unreadable, revision) = candidates;
+        let mut snapshot = Snapshot { revision, unreadable, ..Snapshot::default() };
         for object in all {
             if limit > 0 && snapshot.items.len() == limit {
                 snapshot.remaining += 1;

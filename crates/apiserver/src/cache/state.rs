@@ -112,10 +112,18 @@ impl Mailbox {
 /// The number of a watcher within its cache.
 pub(super) type WatcherId = u64;
 
+/// What is stored, by key suffix.
+#[derive(Default)]
+pub(super) struct Contents {
+    pub(super) objects: BTreeMap<Box<str>, Arc<Object>>,
+    /// Why the others cannot be read.
+    pub(super) unreadable: BTreeMap<Box<str>, Arc<str>>,
+}
+
 /// Everything under the cache's lock.
 #[derive(Default)]
 pub(super) struct State {
-    objects: BTreeMap<Box<str>, Arc<Object>>,
+    contents: Contents,
     revision: Revision,
     ring: VecDeque<Arc<Change>>,
     /// Changes after this revision are in the ring.
@@ -126,11 +134,30 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn get(&self, suffix: &str) -> Option<Arc<Object>> {
-        self.objects.get(suffix).cloned()
+        self.contents.objects.get(suffix).cloned()
+    }
+
+    /// Why an object cannot be read, if so.
+    pub(super) fn unreadable(&self, suffix: &str) -> Option<Arc<str>> {
+        self.contents.unreadable.get(suffix).cloned()
+    }
+
+    /// The objects of a namespace (empty: all) that cannot be read, and why.
+    pub(super) fn unreadable_in(&self, namespace: &str) -> Vec<(Box<str>, Arc<str>)> {
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let from =
+            self.contents.unreadable.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        let within = from.take_while(|(suffix, _)| suffix.starts_with(&prefix));
+        within.map(|(suffix, why)| (suffix.clone(), why.clone())).collect()
+    }
+
+    /// Whether every object can be read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.contents.unreadable.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.objects.len()
+        self.contents.objects.len()
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -146,7 +173,8 @@ impl State {
         let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
         let from =
             if after > prefix.as_str() { Bound::Excluded(after) } else { Bound::Included(prefix.as_str()) };
-        self.objects
+        self.contents
+            .objects
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(&prefix))
             .map(|(_, object)| object.clone())
@@ -163,10 +191,22 @@ impl State {
     }
 
     /// Starts anew from a list at `revision`: every watcher ends, as nobody knows what happened in between.
-    pub(super) fn fill(&mut self, objects: BTreeMap<Box<str>, Arc<Object>>, revision: Revision) {
-        self.objects = objects;
+    pub(super) fn fill(&mut self, contents: Contents, revision: Revision) {
+        self.contents = contents;
         self.revision = revision;
-        self.oldest = revision;
+        self.begin_again();
+    }
+
+    /// An object was written that cannot be read. What it is now nobody can be told: they begin again, and are refused.
+    pub(super) fn lose(&mut self, suffix: &str, why: Arc<str>, revision: Revision) {
+        self.contents.objects.remove(suffix);
+        self.contents.unreadable.insert(suffix.into(), why);
+        self.revision = self.revision.max(revision);
+        self.begin_again();
+    }
+
+    fn begin_again(&mut self) {
+        self.oldest = self.revision;
         self.ring.clear();
         for (_, mailbox) in self.watchers.drain().flat_map(|(_, list)| list) {
             mailbox.end();
@@ -175,9 +215,10 @@ impl State {
 
     /// Applies a put (`object`) or a deletion (`None`) and tells the watchers whose scope it touches.
     pub(super) fn apply(&mut self, suffix: &str, object: Option<Arc<Object>>, revision: Revision) {
+        self.contents.unreadable.remove(suffix);
         let old = match &object {
-            Some(new) => self.objects.insert(suffix.into(), new.clone()),
-            None => self.objects.remove(suffix),
+            Some(new) => self.contents.objects.insert(suffix.into(), new.clone()),
+            None => self.contents.objects.remove(suffix),
         };
         let deleted = object.is_none();
         let last = || {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use api::{Object, Status, WatchEvent, WatchEventKind, WatchStream};
 use bytes::Bytes;
 use futures::stream;
-use store::Revision;
+use store::{Revision, StoreError};
 use tokio::time::Instant;
 
 use super::state::{Change, Mail, Mailbox, Scope, WatcherId};
-use super::{Cache, expired};
+use super::{Cache, expired, unavailable};
 
 /// How often an idle watch is told the revision that it has reached.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -89,6 +89,13 @@ impl Cache {
                         Scope::Name(suffix) => ("", Some(suffix.as_str())),
                         Scope::All | Scope::Node(_) | Scope::Owner(_) => ("", None),
                     };
+                    let unreadable = match name {
+                        Some(suffix) => state.unreadable(suffix),
+                        None => state.unreadable_in(namespace).into_iter().next().map(|(_, why)| why),
+                    };
+                    if let Some(why) = unreadable {
+                        return Err(unavailable(StoreError::Unreadable(why.to_string())));
+                    }
                     let objects = match name {
                         Some(suffix) => state.get(suffix).into_iter().collect(),
                         None => state.range(namespace, ""),

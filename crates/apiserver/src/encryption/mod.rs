@@ -6,6 +6,7 @@
 
 mod cipher;
 mod config;
+mod metrics;
 mod sealed;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use crate::remote::FileError;
 use cipher::Cipher;
 
+pub(crate) use metrics::Metrics;
 pub(crate) use sealed::Sealed;
 
 /// What every encrypted value begins with. Reserved: no stored JSON begins so.
@@ -110,6 +112,15 @@ impl Providers {
 fn family(prefix: &[u8]) -> &[u8] {
     let colons = prefix.iter().enumerate().filter(|(_, byte)| **byte == b':');
     colons.map(|(at, _)| at + 1).nth(3).map_or(prefix, |end| &prefix[..end])
+}
+
+/// What a value's provider is called in figures: the part of its prefix that names no key. Empty where it has none, or one
+/// that nobody knows: what lies in the store does not decide how many figures there are.
+fn provider_of<'a>(providers: &[Provider], value: &'a [u8]) -> &'a str {
+    let known =
+        |provider: &Provider| provider.cipher.is_some() && value.starts_with(family(&provider.prefix));
+    let known = value.starts_with(ENCRYPTED) && providers.iter().any(known);
+    if known { std::str::from_utf8(family(value)).unwrap_or_default() } else { "" }
 }
 
 /// Group and resource of a key in the store; the group of `core` is empty.

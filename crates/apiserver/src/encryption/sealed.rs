@@ -1,32 +1,45 @@
 //! The store with its values closed: what goes in is encrypted, what comes out is opened, and nobody above knows.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
 use store::{
     Event, KeyValue, LeaseId, Op, OpOutcome, RangeRequest, RangeResponse, Revision, Store, StoreError, Txn,
     TxnResponse, WatchBatch, WatchRequest, WatchStream,
 };
 
-use super::{Keys, Providers};
+use super::metrics::Way;
+use super::{Keys, Metrics, Providers, family, provider_of};
 
 /// A store over another one. Conditions on values see what is stored, and nobody asks them of objects.
 pub(crate) struct Sealed {
     inner: Arc<dyn Store>,
     keys: Arc<Keys>,
+    metrics: Metrics,
 }
 
 impl Sealed {
     /// Encrypts what lies in `inner` with these keys.
-    pub(crate) fn new(inner: Arc<dyn Store>, keys: Arc<Keys>) -> Arc<Self> {
-        Arc::new(Self { inner, keys })
+    pub(crate) fn new(inner: Arc<dyn Store>, keys: Arc<Keys>, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { inner, keys, metrics })
     }
 
     /// The keys.
     pub(crate) fn keys(&self) -> &Arc<Keys> {
         &self.keys
+    }
+
+    /// The store underneath: its values are closed.
+    pub(crate) fn inner(&self) -> &Arc<dyn Store> {
+        &self.inner
+    }
+
+    /// A value of the store underneath, as it was before it was written.
+    pub(crate) fn opened(&self, kv: &KeyValue) -> Result<Bytes, StoreError> {
+        self.metrics.opened(&self.keys.providers(), kv)
     }
 
     /// Whether the value under a key would be written otherwise now: an update that changes nothing writes it then.
@@ -47,64 +60,78 @@ fn unreadable(key: &[u8], cause: &str) -> StoreError {
     StoreError::Unreadable(format!("unable to transform key {:?}: {cause}", String::from_utf8_lossy(key)))
 }
 
-fn open(providers: &Providers, kv: &mut KeyValue) -> Result<(), StoreError> {
-    let opened = providers.open(&kv.key, &kv.value).map_err(|cause| unreadable(&kv.key, &cause))?;
-    kv.value = opened.value;
-    Ok(())
-}
-
-fn open_all(providers: &Providers, mut read: RangeResponse) -> Result<RangeResponse, StoreError> {
-    for kv in &mut read.kvs {
-        open(providers, kv)?;
+/// Opening and closing, counted where the resource is one that is encrypted.
+impl Metrics {
+    fn opened(&self, providers: &Providers, kv: &KeyValue) -> Result<Bytes, StoreError> {
+        let since = Instant::now();
+        let opened = providers.open(&kv.key, &kv.value);
+        if let Some(own) = providers.of(&kv.key) {
+            self.went(Way::FromStorage, provider_of(own, &kv.value), since.elapsed(), opened.is_ok());
+        }
+        opened.map(|opened| opened.value).map_err(|cause| unreadable(&kv.key, &cause))
     }
-    Ok(read)
-}
 
-fn open_event(providers: &Providers, event: &mut Event) -> Result<(), StoreError> {
-    if event.kind == store::EventKind::Put {
-        open(providers, &mut event.kv)?;
+    fn open(&self, providers: &Providers, kv: &mut KeyValue) -> Result<(), StoreError> {
+        kv.value = self.opened(providers, kv)?;
+        Ok(())
     }
-    event.prev.as_mut().map_or(Ok(()), |prev| open(providers, prev))
-}
 
-fn close(providers: &Providers, op: Op) -> Result<Op, StoreError> {
-    let Op::Put { key, value, lease } = op else { return Ok(op) };
-    let closed = providers.close(&key, value).map_err(|cause| {
-        StoreError::Unreadable(format!(
-            "unable to transform key {:?}: {cause}",
-            String::from_utf8_lossy(&key)
-        ))
-    })?;
-    Ok(Op::Put { key, value: closed, lease })
+    fn open_all(&self, providers: &Providers, mut read: RangeResponse) -> Result<RangeResponse, StoreError> {
+        read.kvs.iter_mut().try_for_each(|kv| self.open(providers, kv))?;
+        Ok(read)
+    }
+
+    fn open_event(&self, providers: &Providers, event: &mut Event) -> Result<(), StoreError> {
+        if event.kind == store::EventKind::Put {
+            self.open(providers, &mut event.kv)?;
+        }
+        event.prev.as_mut().map_or(Ok(()), |prev| self.open(providers, prev))
+    }
+
+    fn close(&self, providers: &Providers, op: Op) -> Result<Op, StoreError> {
+        let Op::Put { key, value, lease } = op else { return Ok(op) };
+        let since = Instant::now();
+        let closed = providers.close(&key, value);
+        if let Some(own) = providers.of(&key) {
+            let writes = own.first().filter(|first| first.cipher.is_some());
+            let provider = writes.map_or(&b""[..], |first| family(&first.prefix));
+            let provider = std::str::from_utf8(provider).unwrap_or_default();
+            self.went(Way::ToStorage, provider, since.elapsed(), closed.is_ok());
+        }
+        let value = closed.map_err(|cause| unreadable(&key, &cause))?;
+        Ok(Op::Put { key, value, lease })
+    }
 }
 
 #[async_trait]
 impl Store for Sealed {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
-        open_all(&self.keys.providers(), self.inner.range(request).await?)
+        self.metrics.open_all(&self.keys.providers(), self.inner.range(request).await?)
     }
 
     async fn txn(&self, mut txn: Txn) -> Result<TxnResponse, StoreError> {
         let providers = self.keys.providers();
         for ops in [&mut txn.then, &mut txn.or_else] {
-            *ops =
-                std::mem::take(ops).into_iter().map(|op| close(&providers, op)).collect::<Result<_, _>>()?;
+            *ops = std::mem::take(ops)
+                .into_iter()
+                .map(|op| self.metrics.close(&providers, op))
+                .collect::<Result<_, _>>()?;
         }
         let mut response = self.inner.txn(txn).await?;
         for outcome in &mut response.outcomes {
             if let OpOutcome::Range(read) = outcome {
-                read.kvs.iter_mut().try_for_each(|kv| open(&providers, kv))?;
+                read.kvs.iter_mut().try_for_each(|kv| self.metrics.open(&providers, kv))?;
             }
         }
         Ok(response)
     }
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, StoreError> {
-        let keys = self.keys.clone();
+        let (keys, metrics) = (self.keys.clone(), self.metrics.clone());
         let opened = move |batch: Result<WatchBatch, StoreError>| {
             let mut batch = batch?;
             let providers = keys.providers();
-            batch.events.iter_mut().try_for_each(|event| open_event(&providers, event))?;
+            batch.events.iter_mut().try_for_each(|event| metrics.open_event(&providers, event))?;
             Ok(batch)
         };
         Ok(Box::pin(self.inner.watch(request).await?.map(opened)))

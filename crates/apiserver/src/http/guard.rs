@@ -56,7 +56,9 @@ pub(super) struct Asks<'a> {
     pub(super) target: &'a Target,
     pub(super) path: &'a str,
     pub(super) query: &'a Query,
-    /// How long it may take.
+    /// Whether it lasts as long as its client likes: a watch, or a connection to a pod, Service or node.
+    pub(super) long_running: bool,
+    /// How long it may take, if it is none of those.
     pub(super) deadline: Duration,
 }
 
@@ -77,12 +79,22 @@ impl<'a> Asks<'a> {
         target: &'a Target,
         query: &'a Query,
         lower: &'a str,
-    ) -> Result<Self, Status> {
+    ) -> Self {
         let verb = match target {
             Target::Resource(path) => verb(method, path, query),
             Target::Other => lower,
         };
-        Ok(Self { verb, target, path, query, deadline: deadline(query)? })
+        let long_running = is_long_running(method, target, query);
+        Self { verb, target, path, query, long_running, deadline: REQUEST_MAX }
+    }
+
+    /// Takes over how long the client gives it. What is long-running has no such time: its parameter of that name, if
+    /// there is one, is its backend's.
+    pub(super) fn timed(&mut self) -> Result<(), Status> {
+        if !self.long_running {
+            self.deadline = deadline(self.query)?;
+        }
+        Ok(())
     }
 
     fn resource(&self) -> Option<&'a ResourcePath> {
@@ -98,7 +110,7 @@ impl<'a> Asks<'a> {
             version: &path.version,
             resource: &path.resource,
             subresource: &path.subresource,
-            namespace: &path.namespace,
+            namespace: path.within(),
             name: &path.name,
         });
         Subject { user, verb: self.verb, resource, path: self.path }
@@ -109,22 +121,17 @@ impl<'a> Asks<'a> {
             group: &path.group,
             resource: &path.resource,
             subresource: &path.subresource,
-            // A namespace is in itself.
-            namespace: if path.namespace.is_empty() && path.resource == "namespaces" && path.group.is_empty()
-            {
-                &path.name
-            } else {
-                &path.namespace
-            },
+            namespace: path.within(),
         });
         Digest { user, verb: self.verb, resource, path: self.path }
     }
+}
 
-    /// Whether it lasts as long as its client likes and is not counted: connections, but not watches.
-    fn is_connection(&self) -> bool {
-        self.resource()
-            .is_some_and(|path| path.subresource != "log" && CONNECTIONS.contains(&path.subresource.as_str()))
-    }
+/// Whether a request lasts as long as its client likes. Source: `server/filters/longrunning.go` with the verbs and
+/// subresources of kube-apiserver.
+pub(super) fn is_long_running(method: &Method, target: &Target, query: &Query) -> bool {
+    let Target::Resource(path) = target else { return false };
+    query::is_watch(method, path, query) || CONNECTIONS.contains(&path.subresource.as_str())
 }
 
 /// The verb of a request for a resource. Source: `endpoints/request/requestinfo.go`.
@@ -248,29 +255,51 @@ impl Front {
         refusal: &Status,
         trail: &mut Trail,
     ) {
+        let authorization = text(request.headers(), header::AUTHORIZATION);
+        let scheme = authorization.split(' ').next().unwrap_or_default().to_ascii_lowercase();
+        let tried = match scheme.as_str() {
+            "bearer" | "basic" => format!(", attempted: {scheme}"),
+            _ => String::new(),
+        };
+        let told = Status { message: format!("Authentication failed{tried}"), ..refusal.clone() };
+        self.audit_refused(request, asks, &told, trail);
+    }
+
+    /// As [`Front::audit`] for a request that is refused before anybody knows whose it is.
+    /// Source: `endpoints/filters/request_deadline.go`, `withFailedRequestAudit`.
+    pub(super) fn audit_refused<B>(
+        &self,
+        request: &http::Request<B>,
+        asks: &Asks<'_>,
+        told: &Status,
+        trail: &mut Trail,
+    ) {
         self.audit(request, asks, None, trail);
         if let Some(record) = trail.record.take() {
-            let authorization = text(request.headers(), header::AUTHORIZATION);
-            let scheme = authorization.split(' ').next().unwrap_or_default().to_ascii_lowercase();
-            let tried = match scheme.as_str() {
-                "bearer" | "basic" => format!(", attempted: {scheme}"),
-                _ => String::new(),
-            };
-            let told = Status { message: format!("Authentication failed{tried}"), ..refusal.clone() };
-            record.answered(refusal.code, Some(&told));
+            record.answered(told.code, Some(told));
             record.started();
             record.close();
         }
     }
 
-    /// Waits until it is the request's turn. The seats are its own until it is answered; connections take none.
+    /// The 400 of a path that is no text.
+    pub(super) fn unreadable_path<B>(&self, request: &http::Request<B>, trail: &mut Trail) -> Status {
+        let refusal = Status::bad_request("the path is not valid UTF-8");
+        let (method, query) = (request.method().as_str().to_ascii_lowercase(), Query::parse(""));
+        let asks = Asks::new(request.method(), request.uri().path(), &Target::Other, &query, &method);
+        self.audit_refused(request, &asks, &refusal, trail);
+        refusal
+    }
+
+    /// Waits until it is the request's turn. The seats are its own until it is answered, those of a watch until it has
+    /// begun; connections take none.
     pub(super) async fn turn(
         &self,
         user: &User,
         asks: &Asks<'_>,
         trail: &mut Trail,
     ) -> Result<Option<Seat>, Refused> {
-        if asks.is_connection() {
+        if asks.long_running && asks.verb != "watch" {
             return Ok(None);
         }
         let digest = asks.digest(user);
@@ -323,6 +352,22 @@ mod tests {
         }
         let said = "invalid timeout specified in the request URL - time: invalid duration \"soon\"";
         assert_eq!(of("timeout=soon"), Err(said.to_owned()));
+    }
+
+    #[test]
+    fn what_lasts_as_its_client_likes_has_no_time_of_its_own() {
+        let asked = |path: &str, query: &str| {
+            let (target, query) = (super::super::path::parse(path).unwrap(), Query::parse(query));
+            let mut asks = Asks::new(&Method::GET, path, &target, &query, "get");
+            asks.timed().map(|()| (asks.long_running, asks.deadline)).map_err(|status| status.code)
+        };
+        let pod = "/api/v1/namespaces/a/pods/b";
+        for connection in ["log", "exec", "attach", "portforward", "proxy/x"] {
+            assert_eq!(asked(&format!("{pod}/{connection}"), "timeout=soon"), Ok((true, REQUEST_MAX)));
+        }
+        assert_eq!(asked("/apis/g/v1/things", "watch=1&timeout=soon"), Ok((true, REQUEST_MAX)));
+        assert_eq!(asked("/apis/g/v1/things", "timeout=2s"), Ok((false, Duration::from_secs(2))));
+        assert_eq!(asked(pod, "timeout=soon"), Err(400));
     }
 
     #[test]

@@ -98,12 +98,14 @@ impl Front {
         let since = Instant::now();
         let target = path::parse(request.uri().path());
         let query = Query::parse(request.uri().query().unwrap_or_default());
+        let long_running =
+            target.as_ref().is_some_and(|target| guard::is_long_running(request.method(), target, &query));
         let labels = Labels::of(request.method(), target.as_ref(), &query, |path| self.has(path));
         let held = self.metrics.began(&labels);
         let mut trail = Trail::new(request.headers());
         let answer = match target {
             Some(target) => self.route(peer, target, query, request, &mut trail).await,
-            None => Err(Status::bad_request("the path is not valid UTF-8")),
+            None => Err(self.unreadable_path(&request, &mut trail)),
         };
         let (mut response, failure) = match answer {
             Ok(response) => (response, None),
@@ -114,12 +116,13 @@ impl Front {
                 .headers_mut()
                 .extend(respond::warning_header(&text).map(|value| (header::WARNING, value)));
         }
-        let record = trail.answered(&mut response, failure.as_ref(), labels.long_running());
+        let record = trail.answered(&mut response, failure.as_ref(), long_running);
         self.metrics.answered(&labels, response.status(), since);
-        if !labels.long_running() {
+        if !long_running {
             return response;
         }
         // A watch is open until its body ends.
+        let held = labels.long_running().then_some(held);
         response.map(|body| body.map_frame(move |frame| (&held, &record, frame).2).boxed_unsync())
     }
 
@@ -137,7 +140,11 @@ impl Front {
     {
         let (uri, method) = (request.uri().clone(), request.method().clone());
         let lower = method.as_str().to_ascii_lowercase();
-        let asks = Asks::new(&method, uri.path(), &target, &query, &lower)?;
+        let mut asks = Asks::new(&method, uri.path(), &target, &query, &lower);
+        if let Err(refusal) = asks.timed() {
+            self.audit_refused(&request, &asks, &refusal, trail);
+            return Err(refusal);
+        }
         let proxy = request.extensions().get::<FrontProxy>().copied();
         let user = match self.authenticate(peer, proxy, uri.path(), request.headers()).await {
             Ok(user) => user,
@@ -158,11 +165,13 @@ impl Front {
         let user = self.impersonate(user, request.headers(), trail.record()).await?;
         forget_credentials(request.headers_mut());
         // Held until the request is answered: a watch is answered when it has begun.
-        let _seat = match self.turn(&user, &asks, trail).await {
+        let seat = match self.turn(&user, &asks, trail).await {
             Ok(seat) => seat,
             Err(refused) => return Ok(guard::too_many(&refused)),
         };
         if let Some(remote) = self.remote(uri.path()) {
+            // A watch has begun, as far as this server can tell, when it is passed on.
+            let _seat = seat.filter(|_| !asks.long_running);
             return self.aggregate(&user, &remote, &asks, request, &trail.notes).await;
         }
         match &target {

@@ -26,6 +26,13 @@ pub(super) struct ResourcePath {
     pub(super) watch: bool,
 }
 
+impl ResourcePath {
+    /// The namespace that a request concerns.
+    pub(super) fn within(&self) -> &str {
+        crate::pipeline::concerned([&self.group, &self.resource], &self.namespace, &self.name)
+    }
+}
+
 /// Subresources of a namespace: what else follows a namespace's name is a resource in it.
 const OF_NAMESPACE: [&str; 2] = ["status", "finalize"];
 

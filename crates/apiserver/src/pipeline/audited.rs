@@ -73,10 +73,10 @@ fn begin(auditor: &Arc<Auditor>, user: &User, request: &Request) -> Option<Recor
         version: &resource.version,
         resource: &resource.resource,
         subresource: &request.subresource,
-        namespace: &request.namespace,
+        namespace: super::concerned([&resource.group, &resource.resource], &request.namespace, &request.name),
         name: &request.name,
     };
-    let uri = uri(&target, matches!(request.call, Call::Watch(_)));
+    let uri = uri(&target, &request.namespace, matches!(request.call, Call::Watch(_)));
     auditor.begin(Begin {
         subject: Subject {
             user: Some(user),
@@ -92,11 +92,10 @@ fn begin(auditor: &Arc<Auditor>, user: &User, request: &Request) -> Option<Recor
 }
 
 /// The path by which clients over the network would ask.
-fn uri(target: &Target<'_>, watch: bool) -> String {
+fn uri(target: &Target<'_>, within: &str, watch: bool) -> String {
     let mut uri = if target.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", target.group) };
-    let namespace = if target.namespace.is_empty() { "" } else { "namespaces" };
-    let rest =
-        [target.version, namespace, target.namespace, target.resource, target.name, target.subresource];
+    let namespaces = if within.is_empty() { "" } else { "namespaces" };
+    let rest = [target.version, namespaces, within, target.resource, target.name, target.subresource];
     for part in rest.into_iter().filter(|part| !part.is_empty()) {
         uri.push('/');
         uri.push_str(part);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use store::RangeRequest;
 
 use super::Pipeline;
-use crate::admission::World;
+use crate::admission::{Metrics, World};
 use crate::authz::{Attributes, Decision};
 use crate::cache::{Changes, unavailable};
 use crate::storage;
@@ -108,6 +108,10 @@ impl World for Pipeline {
         let client = client.map_err(|error| format!("could not get REST client: {error}"))?;
         let answer = client.post(review, within, true).await;
         answer.map_err(|error| format!("failed to call webhook: {error}"))
+    }
+
+    fn figures(&self) -> Option<&Metrics> {
+        Some(&self.parts.admission_metrics)
     }
 }
 

@@ -42,6 +42,7 @@ use crate::authz::{Attributes, Authorizer, Decision, Webhook, joined, rbac};
 use crate::cache::Cache;
 use crate::definitions;
 use crate::encryption::Sealed;
+use crate::proxy::Egress;
 use crate::selection::selected;
 use crate::strategy::{Settings, Strategies, Strategy};
 use crate::usage::Usage;
@@ -56,6 +57,8 @@ pub struct Parts {
     pub strategies: Strategies,
     /// Admission links in order.
     pub admission: Chain,
+    /// What is counted of them.
+    pub(crate) admission_metrics: admission::Metrics,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
     /// Who is asked where no authorizer here allows it.
@@ -72,6 +75,8 @@ pub struct Parts {
     pub(crate) auditor: Option<Arc<Auditor>>,
     /// What nodes tell of their use of resources.
     pub(crate) usage: Usage,
+    /// How connections to addresses of the cluster are opened.
+    pub(crate) egress: Arc<dyn Egress>,
     /// Time.
     pub clock: SharedClock,
     /// Ranges of addresses and ports.
@@ -144,7 +149,7 @@ impl Pipeline {
         let mut caches = HashMap::new();
         let mut cache = |kind: &Kind| {
             let prefix = crate::storage::prefix(&kind.group, &kind.plural);
-            let fresh = || filling(&parts.store, &tasks, kind);
+            let fresh = || filling(&parts, &tasks, kind);
             caches.entry(prefix).or_insert_with(fresh).clone()
         };
         parts.catalog.stored().iter().for_each(|kind| drop(cache(kind)));
@@ -154,7 +159,7 @@ impl Pipeline {
             cache(&kind.expect("the catalog has Services and EndpointSlices"))
         });
         let pipeline = Arc::new(Self {
-            webhooks: Arc::new(Webhooks::new(Services::new(services, slices))),
+            webhooks: Arc::new(Webhooks::new(Services::new(services, slices, parts.egress.clone()))),
             parts,
             caches: RwLock::new(caches),
             expiry: expiry::Expiry::default(),
@@ -378,7 +383,7 @@ impl Pipeline {
     /// those who watch them begin again.
     pub(crate) async fn serve_definition(&self, rows: Vec<Kind>, changed: bool) {
         let stored = rows.iter().find(|row| row.is_storage_version());
-        let fresh = stored.filter(|_| changed).map(|stored| filling(&self.parts.store, &self.tasks, stored));
+        let fresh = stored.filter(|_| changed).map(|stored| filling(&self.parts, &self.tasks, stored));
         if let Some(cache) = &fresh {
             cache.synced().await;
         }
@@ -474,14 +479,14 @@ impl Pipeline {
             return cache.clone();
         }
         let mut caches = self.caches.write();
-        let fresh = || filling(&self.parts.store, &self.tasks, stored);
+        let fresh = || filling(&self.parts, &self.tasks, stored);
         caches.entry(prefix.clone()).or_insert_with(fresh).clone()
     }
 }
 
 /// A cache that is being filled.
-fn filling(store: &Arc<dyn Store>, tasks: &Tasks, stored: &Kind) -> Arc<Cache> {
-    let cache = Cache::new(store.clone(), stored.clone());
+fn filling(parts: &Parts, tasks: &Tasks, stored: &Kind) -> Arc<Cache> {
+    let cache = Cache::new(parts.store.clone(), parts.sealed.clone(), stored.clone());
     tasks.spawn(cache.clone().feed());
     cache
 }
@@ -579,6 +584,12 @@ fn not_served() -> Status {
     Status::new(Reason::NotFound, "the server could not find the requested resource")
 }
 
+/// The namespace that a request concerns: a namespace is in itself. Source: `endpoints/request/requestinfo.go`.
+pub(crate) fn concerned<'a>([group, resource]: [&str; 2], namespace: &'a str, name: &'a str) -> &'a str {
+    let is_namespace = group.is_empty() && resource == "namespaces";
+    if is_namespace { name } else { namespace }
+}
+
 /// The attributes of a request.
 pub fn attributes(user: &User, request: &Request) -> Attributes {
     let selectors = match &request.call {
@@ -591,13 +602,11 @@ pub fn attributes(user: &User, request: &Request) -> Attributes {
     let named = selected(&selectors.0, "metadata.name").filter(|_| request.name.is_empty());
     let named = named.filter(|_| matches!(request.call, Call::List(_) | Call::Watch(_)));
     let name = named.unwrap_or(&request.name).to_owned();
-    // A namespace is in itself. Source: `endpoints/request/requestinfo.go`.
-    let is_namespace = request.resource.group.is_empty() && request.resource.resource == "namespaces";
-    let namespace = if is_namespace { &request.name } else { &request.namespace };
+    let resource = [request.resource.group.as_str(), &request.resource.resource];
     Attributes {
         user: user.clone(),
         verb: request.call.verb().as_str().into(),
-        namespace: namespace.clone(),
+        namespace: concerned(resource, &request.namespace, &request.name).to_owned(),
         group: request.resource.group.clone(),
         version: request.resource.version.clone(),
         resource: request.resource.resource.clone(),

@@ -10,10 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use store::{RangeEnd, RangeRequest, Revision};
+use store::{RangeEnd, RangeRequest, Revision, StoreError};
 
 use super::{Asked, Pipeline, convert};
-use crate::cache::{Cache, Filter, Scope, Start, WatchOptions, unavailable};
+use crate::cache::{Cache, Filter, Scope, Snapshot, Start, WatchOptions, unavailable};
 use crate::storage;
 use crate::webhook::Webhooks;
 use crate::words::{Kind, Selectors};
@@ -40,6 +40,9 @@ impl Pipeline {
         } else {
             let cache = self.cache(&asked.stored);
             cache.wait_for(parse_revision(resource_version)?).await?;
+            if let Some(refused) = cache.unreadable(asked.namespace, asked.name) {
+                return Err(refused);
+            }
             cache.peek(asked.namespace, asked.name)
         };
         let object = self.present(asked, object.ok_or_else(|| asked.not_found())?).await?;
@@ -65,6 +68,7 @@ impl Pipeline {
             current_enough(&cache, &options.resource_version).await?;
             let keep = |object: &Object| selectors.matches(object);
             let snapshot = cache.list(asked.namespace, "", limit, keep);
+            readable(&snapshot, &selectors)?;
             let token = match snapshot.items.last() {
                 Some(last) if snapshot.remaining > 0 => encode_token(snapshot.revision, last),
                 _ => String::new(),
@@ -223,6 +227,17 @@ async fn presented_custom(
         event.object = object;
     }
     Ok(batch)
+}
+
+/// A list lacks nothing: one of whose objects some cannot be read is refused, unless it is of another one alone.
+fn readable(snapshot: &Snapshot, selectors: &Selectors) -> Result<(), Status> {
+    let asked_for = |suffix: &str| {
+        let name = suffix.rsplit('/').next().unwrap_or_default();
+        selectors.name().is_none_or(|wanted| wanted == name)
+    };
+    let first = snapshot.unreadable.iter().find(|(suffix, _)| asked_for(suffix));
+    let refused = |(_, why): &(Box<str>, Arc<str>)| unavailable(StoreError::Unreadable(why.to_string()));
+    first.map(refused).map_or(Ok(()), Err)
 }
 
 fn scope(asked: &Asked<'_>, selectors: &Selectors) -> Scope {

@@ -18,6 +18,12 @@ pub(crate) use forward::{AnyServer, Destination, Outbound, collected, exchange, 
 pub trait Egress: Send + Sync + 'static {
     /// Opens a TCP connection.
     async fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream>;
+
+    /// Where the connections of those who open them themselves go, webhooks' clients among them: to the address itself,
+    /// unless something stands in its place.
+    fn stands_at(&self, address: SocketAddr) -> SocketAddr {
+        address
+    }
 }
 
 /// Connects from where the API server runs.

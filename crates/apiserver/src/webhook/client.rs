@@ -61,7 +61,8 @@ impl Resolve for Dial {
         Box::pin(async move {
             let found = dial.services.endpoint(&dial.namespace, &dial.name, dial.port).await;
             *dial.dialed.0.lock() = found.as_ref().ok().copied();
-            Ok(Box::new(std::iter::once(found?)) as Addrs)
+            let reached = dial.services.stands_at(found?);
+            Ok(Box::new(std::iter::once(reached)) as Addrs)
         })
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::cache::Cache;
+use crate::proxy::Egress;
+use crate::proxy::locate::is_proxyable;
 use crate::tree;
 
 /// The label by which a slice names its Service.
@@ -22,14 +24,20 @@ pub(crate) struct Unresolved(String);
 pub(crate) struct Services {
     services: Arc<Cache>,
     slices: Arc<Cache>,
+    egress: Arc<dyn Egress>,
     /// Counts the questions, so that endpoints take turns.
     turns: AtomicUsize,
 }
 
 impl Services {
     /// Services and EndpointSlices as these caches know them.
-    pub(crate) fn new(services: Arc<Cache>, slices: Arc<Cache>) -> Self {
-        Self { services, slices, turns: AtomicUsize::new(0) }
+    pub(crate) fn new(services: Arc<Cache>, slices: Arc<Cache>, egress: Arc<dyn Egress>) -> Self {
+        Self { services, slices, egress, turns: AtomicUsize::new(0) }
+    }
+
+    /// Where an endpoint's connections go.
+    pub(super) fn stands_at(&self, endpoint: SocketAddr) -> SocketAddr {
+        self.egress.stands_at(endpoint)
     }
 
     /// A ready endpoint behind a Service's port. What the caches do not know may have been written a moment ago: then they
@@ -103,7 +111,9 @@ fn endpoints(slice: &Value, port: &str) -> Vec<SocketAddr> {
     let ready = |endpoint: &&Value| tree::at(endpoint, &["conditions", "ready"]).as_bool() != Some(false);
     let address = |endpoint: &Value| {
         let address = tree::items(endpoint, &["addresses"]).first()?;
-        address.as_str()?.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, number))
+        let address = address.as_str()?.parse::<IpAddr>().ok();
+        // Whoever writes endpoints does not make this server speak to its own host.
+        address.filter(|address| is_proxyable(*address)).map(|address| SocketAddr::new(address, number))
     };
     tree::items(slice, &["endpoints"]).iter().filter(ready).filter_map(address).collect()
 }
@@ -125,6 +135,8 @@ mod tests {
                 { "addresses": ["10.0.0.3"], "conditions": { "ready": true } } ] }),
             json!({ "ports": [{ "name": "web", "port": 8443 }], "endpoints": [{ "addresses": ["fd00::1"] }] }),
             json!({ "ports": [{ "name": "other", "port": 1 }], "endpoints": [{ "addresses": ["10.0.0.4"] }] }),
+            json!({ "ports": [{ "name": "web", "port": 6443 }], "endpoints": [
+                { "addresses": ["127.0.0.1"] }, { "addresses": ["169.254.169.254"] } ] }),
         ];
         let chosen = |turn| choose(&service, &slices, 443, turn).unwrap().to_string();
         assert_eq!([chosen(0), chosen(1), chosen(2)], ["10.0.0.1:8443", "10.0.0.3:8443", "10.0.0.1:8443"]);

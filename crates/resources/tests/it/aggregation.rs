@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::connect::{Body, User};
+use api::connect::{Body, NodeConnector, User};
 use api::{Call, GroupVersionResource, ListOptions, Response};
 use apiserver::pki::{HotResolver, Issued, client_config};
 use base::lifecycle::Tasks;
@@ -34,7 +34,7 @@ use crate::http_front::{JSON, get, send, write};
 use crate::proxy::{Streets, body};
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
-const FLUNDERS: &str = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders";
+pub(crate) const FLUNDERS: &str = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -71,9 +71,12 @@ async fn until_reason(cluster: &Cluster, name: &str, reason: &str) -> Value {
     until(cluster, &services, ("", name), |service| condition(service, "reason") == reason).await
 }
 
-/// What the sample says: what it serves, and of everything else who asked for what.
+/// What the sample says: what it serves, and of everything else who asked for what. Of watches it says nothing.
 async fn sample(request: Request<Incoming>) -> http::Response<Body> {
     let (head, given) = request.into_parts();
+    if head.uri.query().is_some_and(|query| query.contains("watch=true")) {
+        return std::future::pending().await;
+    }
     let given = given.collect().await.unwrap().to_bytes();
     let texts = |name: &str| -> Vec<String> {
         head.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
@@ -165,10 +168,15 @@ fn slice(ready: bool) -> Value {
 
 /// A cluster in which an APIService is registered step by step, until it is available.
 async fn with_sample(tasks: &Tasks) -> Cluster {
+    with_sample_and(tasks, Made::default().nodes).await
+}
+
+/// The same, with nodes.
+pub(crate) async fn with_sample_and(tasks: &Tasks, nodes: Arc<dyn NodeConnector>) -> Cluster {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = "10.1.0.9:8443".parse().unwrap();
     let streets = Streets(HashMap::from([(address, listener.local_addr().unwrap())]));
-    let cluster = Cluster::make(Made { egress: Some(Arc::new(streets)), ..Made::default() }).await;
+    let cluster = Cluster::make(Made { egress: Some(Arc::new(streets)), nodes, ..Made::default() }).await;
     let trust = ("kube-system", "extension-apiserver-authentication");
     let maps = resource("", "v1", "configmaps");
     let trust = until(&cluster, &maps, trust, |_| true).await["data"].clone();
@@ -224,6 +232,54 @@ async fn requests_are_passed_on_with_their_user() {
     assert!(refused.message().contains(listed), "{}", refused.message());
     let away = get(&cluster, "/apis/wardle.example.com/v1alpha1/away", JSON).await;
     assert_eq!(away.code, 502);
+    // What was authorized is what is asked for: nothing is hidden in a name.
+    for hidden in ["x%2Fstatus", "..%2F..%2Fother%2Fflunders", "%2e%2e", "x/status/../../y"] {
+        let refused = get(&cluster, &format!("{FLUNDERS}/{hidden}"), JSON).await;
+        assert_eq!(refused.code, 400, "{hidden}: {:?}", refused.body);
+    }
+    let plain = get(&cluster, &format!("{FLUNDERS}//a%20b"), JSON).await.json();
+    assert_eq!(plain["path"], format!("{FLUNDERS}/a%20b"));
+}
+
+#[tokio::test]
+async fn nobody_answers_for_this_servers_own_groups_nor_on_its_own_host() {
+    let tasks = Tasks::default();
+    let cluster = with_sample(&tasks).await;
+    let claim = |group: &str, version: &str, service: &str| {
+        let spec = json!({
+            "group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": 1,
+            "insecureSkipTLSVerify": true, "service": { "namespace": "default", "name": service } });
+        json!({ "metadata": { "name": format!("{version}.{group}") }, "spec": spec })
+    };
+    made(&cluster, SERVICES, claim("apps", "v9", "sample-api")).await;
+    let seen = until_reason(&cluster, "v9.apps", "GroupIsLocal").await;
+    assert_eq!(condition(&seen, "status"), "False");
+    assert_eq!(get(&cluster, "/apis/apps/v9/deployments", JSON).await.code, 404);
+    // The very kind that says who serves what.
+    let services = resource("apiregistration.k8s.io", "v1", "apiservices");
+    for (group, version) in [("apiregistration.k8s.io", "v1"), ("", "v1"), ("apps", "v1")] {
+        let name = format!("{version}.{group}");
+        let own = claim(group, version, "sample-api");
+        let path = format!("{SERVICES}/{name}");
+        let patch = json!({ "spec": own["spec"] }).to_string();
+        let taken = write(&cluster, Method::PATCH, &path, "application/merge-patch+json", patch).await;
+        if taken.code == 404 {
+            made(&cluster, SERVICES, own).await;
+        }
+        until(&cluster, &services, ("", &name), |seen| condition(seen, "reason") == "GroupIsLocal").await;
+    }
+    assert_eq!(get(&cluster, SERVICES, JSON).await.json()["kind"], "APIServiceList");
+    assert_eq!(get(&cluster, "/api/v1/namespaces/default", JSON).await.json()["kind"], "Namespace");
+
+    let ports = json!({ "ports": [{ "name": "https", "port": 443 }] });
+    let service = json!({ "metadata": { "name": "inside" }, "spec": ports });
+    made(&cluster, "/api/v1/namespaces/default/services", service).await;
+    let mut inside = slice(true);
+    inside["metadata"] = json!({ "name": "inside-1", "labels": { "kubernetes.io/service-name": "inside" } });
+    inside["endpoints"][0]["addresses"] = json!(["127.0.0.1"]);
+    made(&cluster, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", inside).await;
+    made(&cluster, SERVICES, claim("inside.example.com", "v1", "inside")).await;
+    until_reason(&cluster, "v1.inside.example.com", "MissingEndpoints").await;
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig, Store};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Nothing here takes that long, whatever else the machine does.
@@ -30,6 +31,23 @@ struct NoNodes;
 impl NodeConnector for NoNodes {
     async fn request(&self, _: &NodeAddress, _: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         Err(Status::internal("no nodes"))
+    }
+}
+
+/// An address of the cluster that Services may lead to; its ports are those of loopback, to which nobody is led.
+pub(crate) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+struct Elsewhere;
+
+#[async_trait]
+impl Egress for Elsewhere {
+    async fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        TcpStream::connect(self.stands_at(address)).await
+    }
+
+    fn stands_at(&self, address: SocketAddr) -> SocketAddr {
+        let ip = if address.ip() == ELSEWHERE { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+        SocketAddr::new(ip, address.port())
     }
 }
 
@@ -79,7 +97,7 @@ impl Default for Made {
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
             nodes: Arc::new(NoNodes),
-            egress: None,
+            egress: Some(Arc::new(Elsewhere)),
         }
     }
 }

@@ -1,6 +1,11 @@
 //! Priority and fairness as clients meet it: the objects that every cluster has, who waits, and who is turned away.
 
-use api::connect::User;
+use std::sync::Arc;
+
+use api::Status;
+use api::connect::{Body, NodeAddress, NodeConnector, User};
+use async_trait::async_trait;
+use base::lifecycle::Tasks;
 use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
@@ -78,9 +83,15 @@ async fn the_default_objects_are_there_and_kept() {
 /// Jane, who may do everything, has a level of her own that lets one request in, and one wait.
 async fn with_narrow_level() -> (Cluster, User) {
     let cluster = Cluster::start().await;
+    let jane = narrow(&cluster).await;
+    (cluster, jane)
+}
+
+/// Gives a cluster Jane and her level.
+async fn narrow(cluster: &Cluster) -> User {
     let jane = apiserver::authn::authenticated(User { name: "jane".into(), ..User::default() });
     let post = async |path: String, object: Value| {
-        let made = write(&cluster, Method::POST, &path, JSON, object.to_string()).await;
+        let made = write(cluster, Method::POST, &path, JSON, object.to_string()).await;
         assert_eq!(made.code, 201, "{}", made.message());
     };
     let role =
@@ -98,13 +109,55 @@ async fn with_narrow_level() -> (Cluster, User) {
     let schema = json!({ "metadata": { "name": "jane" }, "spec": {
         "matchingPrecedence": 50, "priorityLevelConfiguration": { "name": "narrow" }, "rules": [rule] } });
     post(format!("{GROUP}/flowschemas"), schema).await;
-    until(&cluster, "classified", async || {
-        let uid = get(&cluster, &format!("{GROUP}/flowschemas/jane"), JSON).await.json();
-        let answer = send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await;
+    until(cluster, "classified", async || {
+        let uid = get(cluster, &format!("{GROUP}/flowschemas/jane"), JSON).await.json();
+        let answer = send(cluster, Some(&jane), Method::GET, MAPS, &[], "").await;
         uid["metadata"]["uid"] == answer.header("x-kubernetes-pf-flowschema-uid")
     })
     .await;
-    (cluster, jane)
+    jane
+}
+
+/// A node that takes a request and never begins to answer.
+struct Silent;
+
+#[async_trait]
+impl NodeConnector for Silent {
+    async fn request(&self, _: &NodeAddress, _: Request<Body>) -> Result<http::Response<Body>, Status> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn what_lasts_as_its_client_likes_holds_no_seat() {
+    let tasks = Tasks::default();
+    let cluster = crate::aggregation::with_sample_and(&tasks, Arc::new(Silent)).await;
+    let jane = narrow(&cluster).await;
+    let made = async |path: &str, object: Value| {
+        let made = write(&cluster, Method::POST, path, JSON, object.to_string()).await;
+        assert_eq!(made.code, 201, "{}", made.message());
+    };
+    made("/api/v1/namespaces/default/serviceaccounts", json!({ "metadata": { "name": "default" } })).await;
+    made("/api/v1/nodes", json!({ "metadata": { "name": "n" } })).await;
+    let address = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "192.0.2.1" }] } });
+    let told = write(&cluster, Method::PATCH, "/api/v1/nodes/n/status", MERGE, address.to_string()).await;
+    assert_eq!(told.code, 200, "{}", told.message());
+    let pod = json!({ "metadata": { "name": "p" }, "spec": {
+        "nodeName": "n", "containers": [{ "name": "c", "image": "i" }] } });
+    made("/api/v1/namespaces/default/pods", pod).await;
+    let pods = "/api/v1/namespaces/default/pods/p";
+    for path in [
+        format!("{pods}/log?follow=true&timeout=as-the-node-likes"),
+        format!("{pods}/exec?command=sh&container=c"),
+        format!("{}?watch=true&timeout=as-it-likes", crate::aggregation::FLUNDERS),
+    ] {
+        let mut lasting = Box::pin(send(&cluster, Some(&jane), Method::GET, &path, &[], ""));
+        assert!(futures::poll!(lasting.as_mut()).is_pending(), "{path}");
+        // With the one seat taken there would be a wait, and a refusal.
+        let other = send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await;
+        assert_eq!(other.code, 200, "{path}");
+        assert!(futures::poll!(lasting.as_mut()).is_pending(), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -132,6 +185,26 @@ async fn who_comes_too_soon_waits_and_who_comes_too_often_is_turned_away() {
     assert!(futures::poll!(waits.as_mut()).is_pending());
     assert!(counts(waiting).await);
     refused(&send(&cluster, Some(&jane), Method::GET, MAPS, &[], "").await);
+    let dump = async |what: &str| {
+        let page = get(&cluster, &format!("/debug/api_priority_and_fairness/{what}"), "").await;
+        String::from_utf8(page.body.to_vec()).unwrap()
+    };
+    let cells = |page: &str| -> Vec<String> {
+        let line = page.lines().find(|line| line.starts_with("narrow,")).unwrap_or_else(|| panic!("{page}"));
+        line.split(',').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let levels = cells(&dump("dump_priority_levels").await);
+    // Active, neither idle nor on its way out; one waits, one runs; some were let in, one was turned away, one waited too
+    // long.
+    assert_eq!(levels[1..6], ["1", "false", "false", "1", "1"]);
+    assert_eq!(levels[7..10], ["1", "1", "0"]);
+    assert_eq!(cells(&dump("dump_queues").await)[1..5], ["0", "1", "1", "1"]);
+    let request = cells(&dump("dump_requests?includeRequestDetails=1").await);
+    assert_eq!((request[1].as_str(), request[9].as_str(), request[10].as_str()), ("jane", "jane", "list"));
+    assert_eq!(cells(&dump("dump_requests").await).len(), 9);
+    let eve = apiserver::authn::authenticated(User { name: "eve".into(), ..User::default() });
+    let path = "/debug/api_priority_and_fairness/dump_queues";
+    assert_eq!(send(&cluster, Some(&eve), Method::GET, path, &[], "").await.code, 403);
     // Others do not notice.
     assert_eq!(get(&cluster, MAPS, JSON).await.code, 200);
     body.send(Ok(Frame::data(r#"{"metadata":{"name":"slow"}}"#.into()))).await.unwrap();

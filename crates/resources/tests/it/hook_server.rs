@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::cluster::{Cluster, resource};
+use crate::cluster::{Cluster, ELSEWHERE, resource};
 
 /// What a webhook says to a review that was sent to a path; `None`: nothing, ever.
 pub(crate) type Says = Arc<dyn Fn(&str, &Value) -> Option<Value> + Send + Sync>;
@@ -82,7 +82,7 @@ impl HookServer {
         let slice = json!({
             "metadata": { "name": "hook-1", "labels": { "kubernetes.io/service-name": "hook" } },
             "addressType": "IPv4", "ports": [{ "name": "", "port": self.address.port() }],
-            "endpoints": [{ "addresses": [self.address.ip()], "conditions": { "ready": true } }],
+            "endpoints": [{ "addresses": [ELSEWHERE], "conditions": { "ready": true } }],
         });
         let slices = resource("discovery.k8s.io", "v1", "endpointslices");
         cluster.create_as_server(&slices, "default", slice).await.unwrap();

@@ -27,6 +27,7 @@ mod quotas;
 mod retired;
 mod rules;
 mod services;
+mod slow;
 mod subresources;
 mod watching;
 mod writes;

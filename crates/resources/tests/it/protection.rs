@@ -128,6 +128,75 @@ async fn secrets_are_encrypted_at_rest_and_their_keys_rotate() {
     assert_eq!(stored(&store).await, before);
 }
 
+#[tokio::test]
+async fn what_no_key_opens_keeps_nobody_from_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.yaml");
+    let store: Arc<dyn Store> = Embedded::open(Arc::new(Memory::new()), EmbeddedConfig::STANDARD).unwrap();
+    let protection = Protection { encryption_provider_config: Some(path.clone()), ..Protection::default() };
+    let secret = |name: &str| json!({ "metadata": { "name": name }, "stringData": { "a": "b" } }).to_string();
+    keys(&path, &format!("{{secretbox: {{keys: [{ONE}]}}}}"));
+    let cluster = Cluster::start_protected(store.clone(), protection.clone()).await;
+    assert_eq!(write(&cluster, Method::POST, SECRETS, JSON, secret("a")).await.code, 201);
+    let elsewhere = "/api/v1/namespaces/kube-system/secrets";
+    drop(cluster);
+
+    keys(&path, &format!("{{secretbox: {{keys: [{TWO}]}}}}"));
+    let cluster = Cluster::start_protected(store.clone(), protection.clone()).await;
+    let why = format!(
+        "Internal error occurred: unable to transform key {STORED:?}: no matching key was found for the provided \
+         Secretbox transformer"
+    );
+    for path in [
+        format!("{SECRETS}/a"),
+        format!("{SECRETS}/a?resourceVersion=0"),
+        SECRETS.to_owned(),
+        format!("{SECRETS}?resourceVersion=0"),
+        "/api/v1/secrets".to_owned(),
+        format!("{SECRETS}?watch=1&timeoutSeconds=1"),
+        format!("{SECRETS}?fieldSelector=metadata.name%3Da"),
+    ] {
+        let refused = get(&cluster, &path, JSON).await;
+        assert_eq!((refused.code, refused.message()), (500, why.clone()), "{path}");
+        assert_eq!(refused.json()["reason"], "InternalError");
+    }
+    // Everything else is as ever.
+    assert_eq!(write(&cluster, Method::POST, SECRETS, JSON, secret("b")).await.code, 201);
+    for path in [
+        format!("{SECRETS}/b"),
+        format!("{SECRETS}?fieldSelector=metadata.name%3Db"),
+        elsewhere.to_owned(),
+        format!("{elsewhere}?watch=1&timeoutSeconds=1"),
+        crate::http_front::MAPS.to_owned(),
+        "/api/v1/namespaces".to_owned(),
+    ] {
+        let answer = get(&cluster, &path, JSON).await;
+        assert_eq!(answer.code, 200, "{path}: {:?}", answer.body);
+    }
+    let figures = get(&cluster, "/metrics", "").await;
+    let figures = String::from_utf8(figures.body.to_vec()).unwrap();
+    for (way, status) in [("to_storage", "OK"), ("from_storage", "unknown-non-grpc")] {
+        let line = format!(
+            "apiserver_storage_transformation_operations_total{{status=\"{status}\",transformation_type=\"{way}\",\
+             transformer_prefix=\"k8s:enc:secretbox:v1:\"}}"
+        );
+        assert!(figures.contains(&line), "{line}");
+    }
+    // The key comes back.
+    keys(&path, &format!("{{secretbox: {{keys: [{TWO}, {ONE}]}}}}"));
+    let names = async || {
+        let list = get(&cluster, SECRETS, JSON).await;
+        (list.code == 200).then(|| list.json()["items"].as_array().map_or(0, Vec::len))
+    };
+    for _ in 0..600 {
+        if names().await == Some(2) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("never readable again");
+}
+
 const POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -136,6 +205,7 @@ rules:
   - {level: Metadata, resources: [{group: "", resources: [secrets]}], omitStages: [RequestReceived]}
   - {level: RequestResponse, resources: [{group: "", resources: [configmaps]}], omitManagedFields: true}
   - {level: Metadata, userGroups: ["system:authenticated", "system:unauthenticated"]}
+  - {level: Metadata, namespaces: [default], omitStages: [RequestReceived]}
   - {level: Metadata, nonResourceURLs: [/version]}
 "#;
 
@@ -221,6 +291,24 @@ async fn the_audit_log_says_who_did_what_and_no_more_than_the_policy_wants() {
     assert_eq!(stranger.len(), 1);
     assert_eq!(stranger[0]["responseStatus"]["message"], "Authentication failed, attempted: bearer");
 
+    // What is refused before anybody is asked who it is, is written down too.
+    let hasty = format!("{SECRETS}?timeout=soon");
+    assert_eq!(ask(true, "hasty", Method::GET, &hasty, &[], String::new()).await.code, 400);
+    let hasty = events_with(&log, "hasty", "ResponseStarted").await;
+    let why = hasty[0]["responseStatus"]["message"].as_str().unwrap();
+    assert!(why.starts_with("invalid timeout specified in the request URL"), "{why}");
+
+    // A namespace is in itself.
+    assert_eq!(
+        ask(true, "own", Method::GET, "/api/v1/namespaces/default", &[], String::new()).await.code,
+        200
+    );
+    let own = events_with(&log, "own", "ResponseComplete").await;
+    assert_eq!(
+        own[0]["objectRef"],
+        json!({ "resource": "namespaces", "namespace": "default", "name": "default", "apiVersion": "v1" })
+    );
+
     let watch = format!("{maps}?watch=1&timeoutSeconds=1");
     assert_eq!(ask(true, "six", Method::GET, &watch, &[], String::new()).await.code, 200);
     let stages: Vec<Value> = events_with(&log, "six", "ResponseComplete")
@@ -230,6 +318,10 @@ async fn the_audit_log_says_who_did_what_and_no_more_than_the_policy_wants() {
         .collect();
     assert_eq!(stages, ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
 
+    // What the server writes of its own accord is written down: it registered its groups.
+    let registered = |line: &str| {
+        line.contains("\"username\":\"system:kube-aggregator\"") && line.contains("\"verb\":\"create\"")
+    };
     // Components in this process are written down alike.
     let gvr = crate::cluster::resource("", "v1", "configmaps");
     cluster.delete(&gvr, "default", "m", api::DeleteOptions::default()).await.unwrap();
@@ -237,5 +329,6 @@ async fn the_audit_log_says_who_did_what_and_no_more_than_the_policy_wants() {
     assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "a secret is in the log");
     let path = format!("{maps}/m");
     let deleted = |line: &str| line.contains(&path) && line.contains("\"verb\":\"delete\"");
-    said(&log, |text| text.lines().any(deleted).then_some(())).await;
+    let both = |text: &str| text.lines().any(deleted) && text.lines().any(registered);
+    said(&log, |text| both(text).then_some(())).await;
 }
