@@ -277,7 +277,8 @@ async fn nobody_answers_for_this_servers_own_groups_nor_on_its_own_host() {
     let mut inside = slice(true);
     inside["metadata"] = json!({ "name": "inside-1", "labels": { "kubernetes.io/service-name": "inside" } });
     inside["endpoints"][0]["addresses"] = json!(["127.0.0.1"]);
-    made(&cluster, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", inside).await;
+    let slices = resource("discovery.k8s.io", "v1", "endpointslices");
+    cluster.create_as_server(&slices, "default", inside).await.unwrap();
     made(&cluster, SERVICES, claim("inside.example.com", "v1", "inside")).await;
     until_reason(&cluster, "v1.inside.example.com", "MissingEndpoints").await;
 }
