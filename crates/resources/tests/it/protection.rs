@@ -220,6 +220,7 @@ async fn events_with(log: &Path, id: &str, stage: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one log, read from its first line to its last")]
 async fn the_audit_log_says_who_did_what_and_no_more_than_the_policy_wants() {
     let dir = tempfile::tempdir().unwrap();
     let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit/audit.log"));
