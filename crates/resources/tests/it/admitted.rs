@@ -141,7 +141,7 @@ async fn nobody_says_who_asks_but_the_server() {
     let requests = "certificatesigningrequests";
     let case = Case::with("mutating", "/me", rule(&["CREATE"], "certificates.k8s.io", requests)).await;
     let csr = json!({ "metadata": { "name": "csr" }, "spec": {
-        "request": "AAAA", "signerName": "example.com/mine", "usages": ["client auth"], "username": "root",
+        "request": crate::cluster::signing_request(), "signerName": "example.com/mine", "usages": ["client auth"], "username": "root",
     } });
     let made = case.post(&format!("/apis/certificates.k8s.io/v1/{requests}"), csr).await;
     assert_eq!((made.code, &made.json()["spec"]["username"]), (201, &json!("admin")));
