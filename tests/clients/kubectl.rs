@@ -2,8 +2,8 @@
 //!
 //! A transcript is what a person would see. `$ ` begins a command line of bash, `> ` goes on with it; what follows is all
 //! that it prints, on both outputs, and `? N` its exit code where that is not 0. `[..]` stands for anything within a
-//! line, runs of blanks within a line count as one, and `## ` is a remark. Each transcript runs in a namespace of its own,
-//! `$NAMESPACE`, which stands in the expected output as `transcript`.
+//! line, runs of blanks within a line count as one, `## ` is a remark, and log lines of the client library are left out.
+//! Each transcript runs in a namespace of its own, `$NAMESPACE`, which stands in the expected output as `transcript`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,6 +67,18 @@ fn fits(expected: &str, line: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// Whether a line is the client library's own log (klog: `E1121 22:39:40.490860 …`), which says when it saw something: that
+/// depends on the moment.
+fn is_log(line: &str) -> bool {
+    let mut words = line.split(' ');
+    let head = words.next().and_then(|word| word.strip_prefix(['I', 'W', 'E', 'F'])).unwrap_or_default();
+    let time = words.next().unwrap_or_default();
+    head.len() == 4
+        && head.bytes().all(|byte| byte.is_ascii_digit())
+        && time.len() == "22:39:40.490860".len()
+        && time.bytes().all(|byte| byte.is_ascii_digit() || b":.".contains(&byte))
+}
+
 /// A person's home directory with one `kubectl` on the path.
 struct Person<'a> {
     site: &'a Site,
@@ -116,7 +128,7 @@ impl<'a> Person<'a> {
         let mut wrong = Vec::new();
         for step in steps(&fs::read_to_string(file(&format!("kubectl/{name}.txt"))).unwrap()) {
             let (code, said) = self.bash(&namespace, &step.command);
-            let lines: Vec<&str> = said.lines().collect();
+            let lines: Vec<&str> = said.lines().filter(|line| !is_log(line)).collect();
             let same = lines.len() == step.expected.len()
                 && step.expected.iter().zip(&lines).all(|(expected, line)| fits(expected, line));
             if !same || code != step.code {
@@ -162,5 +174,7 @@ fn a_transcript_is_read_and_compared() {
     };
     assert_eq!(read, [step(2, "a <<E\nb\nE", &["said  so"], 2), step(8, "c", &[], 0)]);
     assert!(fits("a   b", "a b ") && !fits("a b", " a b") && fits("a [..] c[..]", "a b b c"));
+    let log = "E1121 22:39:40.490860    4782 reflector.go:205] \"Failed to watch\" err=\"context deadline exceeded\"";
+    assert!(is_log(log) && !is_log("Error from server") && !is_log("E1121 is no log"));
     assert!(!fits("a [..]c", "a b") && !fits("a", "ab") && fits("[..]", ""));
 }
