@@ -253,6 +253,12 @@ impl Informer {
         self.shared.revision()
     }
 
+    /// The newest revision that the cache is known to reflect, and every newer one. Changes are told before the revision
+    /// that they belong to.
+    pub fn revisions(&self) -> watch::Receiver<i64> {
+        self.shared.revision.subscribe()
+    }
+
     /// Returns once the cache reflects `revision` or a later one.
     pub async fn caught_up(&self, revision: i64) {
         // The sender lives in `shared`, so waiting cannot fail.

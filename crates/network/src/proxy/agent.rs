@@ -209,6 +209,7 @@ impl Component for Proxy {
         *self.view.programmed.write() =
             Programmed { state: Some(State::new(self.fixed.node_pods)), settled: false, complete: false };
         let mut published = self.published.news();
+        let mut reached = self.slices.revisions();
         let mut ops = fixed(&self.fixed);
         let mut first = true;
         loop {
@@ -218,8 +219,10 @@ impl Component for Proxy {
                 () = ctx.cancelled() => return Ok(()),
                 changes = services.changed() => keys = self.view.catalog.write().services_changed(&changes),
                 changes = slices.changed() => keys = self.view.catalog.write().slices_changed(&changes),
-                // Its sender is held by this component.
+                // Their senders are held by this component.
                 _ = published.changed() => {}
+                // Changes may have been taken before it was said up to where they go.
+                _ = reached.changed() => {}
                 () = std::future::ready(()), if first => {}
             }
             let change = *published.borrow_and_update();
@@ -227,7 +230,7 @@ impl Component for Proxy {
             if let Some(changes) = futures::FutureExt::now_or_never(services.changed()) {
                 keys.extend(self.view.catalog.write().services_changed(&changes));
             }
-            let revision = self.slices.revision();
+            let revision = *reached.borrow_and_update();
             if let Some(changes) = futures::FutureExt::now_or_never(slices.changed()) {
                 keys.extend(self.view.catalog.write().slices_changed(&changes));
             }

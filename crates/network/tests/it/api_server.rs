@@ -43,6 +43,11 @@ impl ApiServer {
         self.event(resource, WatchEventKind::Deleted, object, false)
     }
 
+    /// Tells the watchers of a resource that nothing has changed up to a revision, which it gives.
+    pub(crate) fn bookmark(&self, resource: &str) -> i64 {
+        self.event(resource, WatchEventKind::Bookmark, json!({"metadata": {}}), false)
+    }
+
     fn event(&self, resource: &str, kind: WatchEventKind, mut object: Value, end: bool) -> i64 {
         let revision = self.revision.fetch_add(1, Ordering::SeqCst) + 1;
         object["metadata"]["resourceVersion"] = json!(revision.to_string());

@@ -186,6 +186,15 @@ fn udp_clients_move_on_when_their_endpoint_goes() {
 }
 
 #[test]
+fn what_is_programmed_is_said_up_to_the_newest_revision() {
+    in_world(|world| async move {
+        // Whoever waits for a revision waits for no further change.
+        let newest = world.api.bookmark("endpointslices");
+        world.programmed(newest).await;
+    });
+}
+
+#[test]
 fn local_policy_keeps_external_clients_on_this_node() {
     in_world(|world| async move {
         let (a, client) = (world.pod("a"), world.pod("client"));

@@ -111,6 +111,11 @@ impl World {
         self.informers.get(reconcile::kinds::SERVICES).caught_up(services).await;
         let slices =
             self.api.put("endpointslices", json!({"metadata": {"name": "sync", "namespace": "sync"}}));
+        self.programmed(slices).await;
+    }
+
+    /// Waits until the kernel reflects the endpoint slices up to a revision.
+    pub(crate) async fn programmed(&self, slices: i64) {
         let mut revision = self.view.revision();
         let programmed = revision.wait_for(|programmed| *programmed >= slices);
         tokio::time::timeout(std::time::Duration::from_secs(60), programmed).await.unwrap().unwrap();
