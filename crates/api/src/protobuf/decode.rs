@@ -285,20 +285,19 @@ fn first_bytes(message: &[u8], wanted: u32) -> Result<Option<&[u8]>, Problem> {
 
 /// Seconds and nanoseconds since 1970; an empty message is no time.
 fn time_of(message: &[u8], scalar: Scalar) -> Result<Value, Problem> {
-    let (mut seconds, mut nanos, mut said) = (0i64, 0i32, false);
+    if message.is_empty() {
+        return Ok(Value::Null);
+    }
+    let (mut seconds, mut nanos) = (0i64, 0i32);
     let mut reader = Reader(message);
     while let Some((number, wire)) = reader.next()? {
         if let Wire::Varint(value) = wire {
-            said |= value != 0;
             match number {
                 1 => seconds = value.cast_signed(),
                 2 => nanos = i32::try_from(value.cast_signed()).map_err(|_| "a time is out of range")?,
                 _ => {}
             }
         }
-    }
-    if !said {
-        return Ok(Value::Null);
     }
     let time = Timestamp::new(seconds, nanos).map_err(|_| "a time is out of range")?;
     let format = if scalar == Scalar::MicroTime { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
@@ -333,6 +332,14 @@ mod tests {
     fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
         let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
         [MAGIC, &field(1, &meta), &field(2, raw)].concat()
+    }
+
+    #[test]
+    fn the_epoch_is_a_time_and_nothing_is_none() {
+        assert_eq!(time_of(b"", Scalar::Time), Ok(Value::Null));
+        for message in [&[8, 0, 16, 0][..], &[16, 1]] {
+            assert_eq!(time_of(message, Scalar::Time), Ok("1970-01-01T00:00:00Z".into()));
+        }
     }
 
     #[test]
