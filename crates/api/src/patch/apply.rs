@@ -116,6 +116,11 @@ pub fn apply<'s, S: Shape<'s>>(
     writer: &Writer,
     force: bool,
 ) -> Result<Value, Status> {
+    if !config.is_object() {
+        return Err(Status::bad_request(
+            "error decoding patch: a configuration that is applied is an object",
+        ));
+    }
     if config["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
@@ -476,6 +481,13 @@ mod tests {
         assert_eq!(without_record(second.clone()), labelled(json!({"a": "1"})));
         let third = applied(&second, json!({"metadata": {"name": "x"}}), "me").unwrap();
         assert_eq!(third, json!({"metadata": {"name": "x"}}));
+    }
+
+    #[test]
+    fn what_is_no_object_is_not_applied() {
+        for config in [json!(2), json!(null), json!([])] {
+            assert_eq!(applied(&json!({}), config, "a").unwrap_err().code, 400);
+        }
     }
 
     #[test]
