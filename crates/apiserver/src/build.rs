@@ -22,7 +22,7 @@ use crate::authz::{Authorizer, Standard, Webhook};
 use crate::bootstrap::Bootstrap;
 use crate::encryption::{Keys, Sealed};
 use crate::flow::Flow;
-use crate::http::{Front, Metrics};
+use crate::http::{Front, Kept, Metrics};
 use crate::pipeline::{Parts, Pipeline};
 use crate::pki::{Pki, PkiError};
 use crate::protection::Protection;
@@ -161,6 +161,7 @@ impl Server {
             anonymous: believed.anonymous,
             readiness: config.readiness,
             metrics,
+            documents: Kept::default(),
             flow,
             git_version: config.git_version,
             bootstrap: bootstrap.clone(),

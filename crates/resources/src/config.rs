@@ -86,7 +86,7 @@ impl Strategy for ConfigMaps {
             }
         }
         if size > DATA_BYTES_MAX {
-            errors.push(FieldError::too_long("", DATA_BYTES_MAX));
+            errors.push(FieldError::too_long("[]", DATA_BYTES_MAX));
         }
     }
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {

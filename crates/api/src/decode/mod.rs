@@ -19,6 +19,9 @@ pub use yaml::yaml_to_json;
 /// The largest body that is decoded. Source: upstream's `MaxRequestBodyBytes`.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// Values nest so deep at most. Source: `maxNestingDepth` of Go's `encoding/json`.
+const DEPTH_MAX: usize = 10_000;
+
 /// What a body held.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
@@ -52,6 +55,12 @@ pub fn json(body: &[u8], ty: Typed<'_>, mode: Mode) -> Result<Decoded, String> {
         (Ok(value), None) => value.unwrap_or(Value::Null),
     };
     deserializer.end().map_err(|error| format!("json: {error}"))?;
+    // What is dropped may be of any depth; what is kept is not.
+    if !notes.problems.is_empty()
+        && let Some(problem) = too_deep(body)
+    {
+        return Err(problem);
+    }
     Ok(Decoded { value, problems: notes.problems })
 }
 
@@ -132,15 +141,36 @@ fn checked(
 
 /// What is not JSON says nothing of what it is. Source: `transformDecodeError` in `apiserver/pkg/endpoints/handlers`.
 fn unreadable(body: &[u8], api_version: &str, kind: &str, problem: &str) -> Status {
-    let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(body) else {
-        return refused(api_version, kind, problem);
+    let cause = match (serde_json::from_slice::<serde::de::IgnoredAny>(body), too_deep(body)) {
+        (Err(error), _) if error.is_eof() => "unexpected end of JSON input".to_owned(),
+        (Err(error), _) => error.to_string(),
+        (Ok(_), Some(depth)) => depth,
+        (Ok(_), None) => return refused(api_version, kind, problem),
     };
-    let cause = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
     Status::bad_request(format!(
         "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: \
          {cause} ({})",
         summary(body)
     ))
+}
+
+/// What is wrong with JSON that nests deeper than [`DEPTH_MAX`], in Go's words.
+fn too_deep(body: &[u8]) -> Option<String> {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => depth += 1,
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return Some(format!("invalid character '{}' exceeded max depth", char::from(*byte)));
+        }
+    }
+    None
 }
 
 /// How a body begins.

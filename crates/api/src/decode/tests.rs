@@ -60,6 +60,19 @@ fn what_is_not_json_is_not_recognized() {
 }
 
 #[test]
+fn what_is_dropped_may_nest_so_deep_and_no_deeper() {
+    let of = |depth: usize| {
+        let nested =
+            format!(r#"{{"metadata":{{"name":"\"[a"}},"x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        object(&row("v1", "ConfigMap"), nested.as_bytes(), FieldValidation::Warn, Mode::Object)
+    };
+    assert_eq!(of(DEPTH_MAX - 1).expect("an object").1, ["unknown field \"x\""]);
+    let refused = of(DEPTH_MAX).expect_err("too deep");
+    let says = "json parse error: invalid character '[' exceeded max depth ({";
+    assert!(refused.code == 400 && refused.message.contains(says), "{}", refused.message);
+}
+
+#[test]
 fn repeated_fields_are_noticed_and_the_last_one_counts() {
     let body = br#"{"metadata":{"name":"a","name":"b","labels":{"x":"1","x":"2"}}}"#;
     let (object, warnings) =

@@ -32,7 +32,7 @@ use priorities::group_priority;
 
 pub(crate) use openapi::{into_document, into_index};
 pub(crate) use registration::follow as register;
-pub(crate) use remote::{Remote, Unanswered};
+pub(crate) use remote::{Remote, Stamp, Unanswered};
 pub(crate) use trust::publish;
 
 /// The group of APIServices.
@@ -62,6 +62,11 @@ impl Remotes {
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Remote>> {
         self.0.values()
+    }
+
+    /// What they say, to be compared.
+    pub(crate) fn stamps(&self) -> Vec<Stamp> {
+        self.all().map(Stamp::of).collect()
     }
 }
 

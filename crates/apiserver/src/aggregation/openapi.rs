@@ -23,6 +23,13 @@ pub(crate) struct Documents {
     v3: Option<Read>,
 }
 
+impl Documents {
+    /// Versions 2 and 3, where there are any.
+    pub(super) fn all(&self) -> [Option<&Arc<Value>>; 2] {
+        [&self.v2, &self.v3].map(|read| read.as_ref().map(|read| &read.document))
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Read {
     document: Arc<Value>,
@@ -55,8 +62,10 @@ async fn one(
     if status == http::StatusCode::NOT_MODIFIED {
         return before;
     }
-    let document = serde_json::from_slice(&body).ok().filter(|_| status.is_success())?;
-    Some(Read { document: Arc::new(document), tag })
+    let document: Value = serde_json::from_slice(&body).ok().filter(|_| status.is_success())?;
+    // A server without tags says the same again and again.
+    let same = before.filter(|before| *before.document == document).map(|before| before.document);
+    Some(Read { document: same.unwrap_or_else(|| Arc::new(document)), tag })
 }
 
 /// Adds what extension API servers publish to the index of version 3.

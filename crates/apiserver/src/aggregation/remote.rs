@@ -75,6 +75,35 @@ pub(crate) struct Remote {
     state: RwLock<State>,
 }
 
+/// What an extension API server said at some time, without keeping it: equal ones say that nothing has changed.
+#[derive(Debug)]
+pub(crate) struct Stamp {
+    remote: Weak<Remote>,
+    available: bool,
+    said: [Option<Weak<Value>>; 3],
+}
+
+impl Stamp {
+    pub(super) fn of(remote: &Arc<Remote>) -> Self {
+        let state = remote.state.read();
+        let [v2, v3] = state.openapi.all();
+        let said = [state.resources.as_ref(), v2, v3].map(|said| said.map(Arc::downgrade));
+        Self { remote: Arc::downgrade(remote), available: state.available, said }
+    }
+}
+
+impl PartialEq for Stamp {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Option<Weak<Value>>, &Option<Weak<Value>>)| match (one, other) {
+            (Some(one), Some(other)) => one.ptr_eq(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        self.remote.ptr_eq(&other.remote)
+            && self.available == other.available
+            && self.said.iter().zip(&other.said).all(same)
+    }
+}
+
 /// A request that got no answer.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
@@ -212,7 +241,9 @@ impl Remote {
                     let before = self.openapi();
                     let documents = openapi::read(self, endpoint, outbound, before).await;
                     let mut state = self.state.write();
-                    state.resources = Some(Arc::new(resources));
+                    if state.resources.as_deref() != Some(&resources) {
+                        state.resources = Some(Arc::new(resources));
+                    }
                     state.openapi = documents;
                     return Condition::passed();
                 }

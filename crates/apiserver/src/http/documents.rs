@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::{compress, takes_gzip, text};
-use super::negotiate::clauses;
+use super::kept::{self, Document};
+use super::negotiate::{JSON, clauses};
 use super::respond::typed_response;
 use super::{Front, Parts};
 use crate::aggregation;
@@ -29,11 +30,11 @@ impl Front {
             return Ok(response);
         }
         let segments: Vec<&str> = parts.path.split('/').filter(|segment| !segment.is_empty()).collect();
-        let catalog = &*self.pipeline.catalog().rows();
-        let remotes = &*self.aggregator.remotes();
+        let (rows, remotes) = (self.pipeline.catalog().rows(), self.aggregator.remotes());
+        let (catalog, remotes) = (&*rows, &*remotes);
         let tokens = self.pipeline.tokens();
         match segments.as_slice() {
-            [] => Ok(json_document(parts, &documents::root(catalog, remotes))),
+            [] => json_document(parts, &documents::root(catalog, remotes)),
             ["metrics"] => Ok(self.metrics_page()),
             ["debug", "api_priority_and_fairness", what] => {
                 let details = parts.query.get("includeRequestDetails").is_some_and(|said| !said.is_empty());
@@ -41,27 +42,30 @@ impl Front {
                 Ok(typed_response(StatusCode::OK, "text/plain; charset=utf-8", table))
             }
             // Indented whoever asks, as upstream's.
-            ["version"] => Ok(etagged(parts, "application/json", format!("{:#}", self.version()).into())),
+            ["version"] => etagged(parts, JSON, format!("{:#}", self.version()).into()),
             ["api" | "apis"] if aggregated(parts).is_some() => {
                 let form = aggregated(parts).unwrap_or(DiscoveryForm::V2);
-                let body = documents::aggregated(catalog, remotes, segments[0] == "api", form);
-                Ok(etagged(parts, form.media_type(), body.to_string().into()))
+                let name = format!("{} {form:?}", segments[0]);
+                let make = || documents::aggregated(catalog, remotes, segments[0] == "api", form);
+                self.kept(parts, form.media_type(), &name, || one(&name, Some(make()))).await
             }
             ["api"] => discovery(parts, Some(documents::core_versions(&self.address()))),
             ["apis"] => discovery(parts, Some(documents::groups(catalog, remotes))),
             ["apis", group] => discovery(parts, documents::group(catalog, remotes, group)),
             ["api", version] => discovery(parts, documents::resources(catalog, "", version)),
             ["apis", group, version] => discovery(parts, documents::resources(catalog, group, version)),
-            ["openapi", "v2"] => self.openapi_v2(parts),
+            ["openapi", "v2"] => self.openapi_v2(parts).await,
             ["openapi", "v3"] => {
                 let mut index = api::openapi::v3_index(catalog, self.release());
                 aggregation::into_index(&mut index, remotes);
-                Ok(json_document(parts, &index))
+                json_document(parts, &index)
             }
             ["openapi", "v3", rest @ ..] => {
-                found(parts, api::openapi::v3(catalog, &rest.join("/"), self.release()))
+                let (name, path) = (segments.join("/"), rest.join("/"));
+                let make = || one(&name, api::openapi::v3(catalog, &path, self.release()));
+                self.kept(parts, JSON, &name, make).await
             }
-            [".well-known", "openid-configuration"] => Ok(json_document(
+            [".well-known", "openid-configuration"] => json_document(
                 parts,
                 &json!({
                     "issuer": tokens.issuer(),
@@ -70,7 +74,7 @@ impl Front {
                     "subject_types_supported": ["public"],
                     "id_token_signing_alg_values_supported": ["ES256"],
                 }),
-            )),
+            ),
             ["openid", "v1", "jwks"] => {
                 let keys = Bytes::from(tokens.jwks().to_string());
                 Ok(typed_response(StatusCode::OK, "application/jwk-set+json", keys))
@@ -79,29 +83,40 @@ impl Front {
         }
     }
 
-    fn openapi_v2(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
+    async fn openapi_v2(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
         let accept = text(parts.headers, header::ACCEPT);
-        let catalog = &*self.pipeline.catalog().rows();
         // The first that the client names and the server has.
         let wanted = clauses(accept).find_map(|clause| match clause.media {
             V2_PROTOBUF | V2_PROTOBUF_OLD => Some(V2_PROTOBUF),
-            "application/json" | "*/*" | "application/*" => Some("application/json"),
+            JSON | "*/*" | "application/*" => Some(JSON),
             _ => None,
         });
-        let document = || {
-            let mut document = api::openapi::v2(catalog, self.release());
-            aggregation::into_document(&mut document, &self.aggregator.remotes());
-            document
-        };
-        if wanted == Some(V2_PROTOBUF) {
-            let body = api::openapi::v2_protobuf(&document());
-            return Ok(etagged(parts, V2_PROTOBUF, body.into()));
-        }
         if wanted.is_none() && !accept.is_empty() {
             let says = "OpenAPI v2 is served as application/json and as protobuf";
             return Err(Status::new(Reason::NotAcceptable, says));
         }
-        Ok(json_document(parts, &document()))
+        let media = wanted.unwrap_or(JSON);
+        // The tree is by far the largest part of the work: both forms are made of one.
+        let make = || {
+            let mut tree = api::openapi::v2(&self.pipeline.catalog().rows(), self.release());
+            aggregation::into_document(&mut tree, &self.aggregator.remotes());
+            let protobuf = Document::plain(&api::openapi::v2_protobuf(&tree))?;
+            Ok(vec![(JSON.to_owned(), Document::json(&tree)?), (V2_PROTOBUF.to_owned(), protobuf)])
+        };
+        self.kept(parts, media, media, make).await
+    }
+
+    /// Answers with a document that is kept under a name, and made where it is not.
+    async fn kept(
+        &self,
+        parts: &Parts<'_>,
+        media: &'static str,
+        name: &str,
+        make: impl FnOnce() -> Result<Vec<(String, Document)>, Status>,
+    ) -> Result<http::Response<Body>, Status> {
+        let made_of = (&self.pipeline.catalog().rows(), &*self.aggregator.remotes());
+        let document = self.documents.find(made_of, name, make).await?.ok_or_else(not_found)?;
+        tagged(parts, media, &document.etag, |gzip| document.sent(gzip))
     }
 
     /// Where clients that are not told otherwise reach the server.
@@ -132,8 +147,8 @@ fn not_found() -> Status {
     Status::new(Reason::NotFound, "the server could not find the requested resource")
 }
 
-fn json_document(parts: &Parts<'_>, value: &Value) -> http::Response<Body> {
-    etagged(parts, "application/json", value.to_string().into())
+fn json_document(parts: &Parts<'_>, value: &Value) -> Result<http::Response<Body>, Status> {
+    etagged(parts, JSON, value.to_string().into())
 }
 
 /// A document of discovery that names one group or version, or all of them: in protobuf for who asks for that first.
@@ -146,37 +161,47 @@ fn discovery(parts: &Parts<'_>, value: Option<Value>) -> Result<http::Response<B
         _ => None,
     });
     if wanted != Some(true) {
-        return Ok(json_document(parts, &value));
+        return json_document(parts, &value);
     }
     // As text `APIVersions` says no version; on the wire everything has one.
     value["apiVersion"] = "v1".into();
     let body = protobuf::object(api::schema::Schema::builtin(), value.to_string().as_bytes())?;
-    Ok(etagged(parts, protobuf::MEDIA_TYPE, body.into()))
+    etagged(parts, protobuf::MEDIA_TYPE, body.into())
 }
 
-fn found(parts: &Parts<'_>, value: Option<Value>) -> Result<http::Response<Body>, Status> {
-    value.map(|value| json_document(parts, &value)).ok_or_else(not_found)
+/// A document that is made, if there is one, under its name.
+fn one(name: &str, value: Option<Value>) -> Result<Vec<(String, Document)>, Status> {
+    let made = value.map(|value| Document::json(&value)).transpose()?;
+    Ok(made.map(|document| (name.to_owned(), document)).into_iter().collect())
 }
 
 /// A document with its digest as ETag; 304 where the client has it.
-fn etagged(parts: &Parts<'_>, media: &'static str, body: Bytes) -> http::Response<Body> {
-    let digest: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
-    let etag = format!("\"{digest}\"");
+fn etagged(parts: &Parts<'_>, media: &'static str, body: Bytes) -> Result<http::Response<Body>, Status> {
+    let etag = kept::tag(&Sha256::digest(&body));
+    tagged(parts, media, &etag, |gzip| Ok(compress(body, gzip)))
+}
+
+fn tagged(
+    parts: &Parts<'_>,
+    media: &'static str,
+    etag: &str,
+    body: impl FnOnce(bool) -> Result<(Bytes, bool), Status>,
+) -> Result<http::Response<Body>, Status> {
     let mut response = if text(parts.headers, header::IF_NONE_MATCH) == etag {
         typed_response(StatusCode::NOT_MODIFIED, media, Bytes::new())
     } else {
-        let (body, packed) = compress(body, takes_gzip(parts.headers));
+        let (body, packed) = body(takes_gzip(parts.headers))?;
         let mut response = typed_response(StatusCode::OK, media, body);
         if packed {
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         response
     };
-    if let Ok(value) = HeaderValue::from_str(&etag) {
+    if let Ok(value) = HeaderValue::from_str(etag) {
         response.headers_mut().insert(header::ETAG, value);
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-    response
+    Ok(response)
 }
 
 /// The aggregated form that the client accepts before plain JSON.

@@ -7,6 +7,7 @@ mod documents;
 mod guard;
 mod health;
 mod impersonate;
+mod kept;
 mod lists;
 mod metrics;
 mod negotiate;
@@ -44,6 +45,7 @@ use body::text;
 use guard::{Asks, Trail};
 pub use guard::{Known, Remote};
 use impersonate::forget_credentials;
+pub(crate) use kept::Kept;
 use metrics::Labels;
 pub(crate) use metrics::Metrics;
 use negotiate::Offer;
@@ -69,6 +71,8 @@ pub struct Front {
     pub(crate) readiness: Option<Readiness>,
     /// What is counted.
     pub(crate) metrics: Metrics,
+    /// Documents of discovery and OpenAPI.
+    pub(crate) documents: Kept,
     /// Who waits for whom.
     pub(crate) flow: Arc<Flow>,
     /// `v1.37.0+skiff.1`

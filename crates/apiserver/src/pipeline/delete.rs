@@ -68,7 +68,12 @@ impl Pipeline {
         live: Arc<Object>,
         attempt: u32,
     ) -> Result<Option<(Response, Proof)>, Status> {
-        check_preconditions(asked, options, &live)?;
+        check_preconditions(
+            asked,
+            options,
+            &live.meta().name,
+            [&live.meta().uid, &live.meta().resource_version],
+        )?;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
         let review = self.review_of(
             asked,
@@ -202,26 +207,26 @@ impl Pipeline {
     }
 }
 
-/// Source: `rest.BeforeDelete`, whose conflicts name the kind.
-fn check_preconditions(asked: &Asked<'_>, options: &DeleteOptions, live: &Object) -> Result<(), Status> {
-    let meta = live.meta();
-    let conflict = |why: &str| Status::conflict(&asked.kind.group, &asked.kind.kind, &meta.name, why);
-    if let Some(uid) = options.precondition_uid.as_ref().filter(|uid| **uid != meta.uid) {
-        return Err(conflict(&format!(
-            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been \
-             deleted and then recreated",
-            meta.uid
-        )));
+/// Whether an object of this uid and resource version is the one that is to go. Source: `rest.BeforeDelete`, whose
+/// conflicts name the kind.
+pub(super) fn check_preconditions(
+    asked: &Asked<'_>,
+    options: &DeleteOptions,
+    name: &str,
+    [uid, version]: [&str; 2],
+) -> Result<(), Status> {
+    let conflict = |field: &str, wanted: &str, present: &str, then: &str| {
+        let why = format!(
+            "the {field} in the precondition ({wanted}) does not match the {field} in record ({present}). The object \
+             might have been {then}"
+        );
+        Err(Status::conflict(&asked.kind.group, &asked.kind.kind, name, &why))
+    };
+    match (&options.precondition_uid, &options.precondition_resource_version) {
+        (Some(wanted), _) if wanted != uid => conflict("UID", wanted, uid, "deleted and then recreated"),
+        (_, Some(wanted)) if wanted != version => conflict("ResourceVersion", wanted, version, "modified"),
+        _ => Ok(()),
     }
-    let version = options.precondition_resource_version.as_ref();
-    if let Some(version) = version.filter(|version| **version != meta.resource_version) {
-        return Err(conflict(&format!(
-            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). \
-             The object might have been modified",
-            meta.resource_version
-        )));
-    }
-    Ok(())
 }
 
 /// Upstream's explanation where another object of the name is meant.

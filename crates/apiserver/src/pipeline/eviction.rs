@@ -9,6 +9,7 @@ use api::status::Cause;
 use api::{DeleteOptions, Key, Object, Reason, Response, Status, WriteOptions};
 use serde_json::{Value, json};
 
+use super::delete::check_preconditions;
 use super::subresource::done;
 use super::{Asked, Pipeline, meta};
 use crate::bootstrap::administrator;
@@ -35,8 +36,13 @@ impl Pipeline {
     ) -> Result<Response, Status> {
         meta::fit_to_request(asked, &mut eviction.clone())?;
         let given = delete_options(eviction, options.dry_run);
+        let key = Key::new(asked.namespace, asked.name);
         for _ in 0..ATTEMPTS_MAX {
-            match self.evict_once(asked, given.clone()).await {
+            let live = self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?;
+            // Another pod of the name, or version of the pod, never becomes the one that is meant.
+            let meta = live.meta();
+            check_preconditions(asked, &given, &meta.name, [&meta.uid, &meta.resource_version])?;
+            match self.evict_once(asked, &live, given.clone()).await {
                 Err(status)
                     if status.reason == Reason::Conflict && given.precondition_resource_version.is_none() => {
                 }
@@ -47,9 +53,12 @@ impl Pipeline {
         Err(too_many(RETRY_SECONDS, "the pod is changed by others all the time".into()))
     }
 
-    async fn evict_once(&self, asked: &Asked<'_>, mut options: DeleteOptions) -> Result<(), Status> {
-        let key = Key::new(asked.namespace, asked.name);
-        let live = self.read_stored(&asked.stored, &key).await?.ok_or_else(|| asked.not_found())?;
+    async fn evict_once(
+        &self,
+        asked: &Asked<'_>,
+        live: &Object,
+        mut options: DeleteOptions,
+    ) -> Result<(), Status> {
         let pod: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
         let unchanged = || Some(live.meta().resource_version.clone());
         let mut guarded_by = None;
@@ -96,20 +105,9 @@ impl Pipeline {
         let system = administrator();
         let status = asked.part("status", &system);
         let now = meta::rfc3339(self.parts.clock.now());
-        let differs = |wanted: &Option<String>, live: &Value, field: &str| {
-            wanted.as_deref().is_some_and(|wanted| wanted != tree::text(live, &["metadata", field]))
-        };
         let change = |live: &Value| {
-            if differs(&options.precondition_uid, live, "uid") {
-                let why = "the UID in the precondition does not match the UID in record. The object might have been \
-                           deleted and then recreated";
-                return Err(Status::conflict("", "Pod", asked.name, why));
-            }
-            if differs(&options.precondition_resource_version, live, "resourceVersion") {
-                let why = "the ResourceVersion in the precondition does not match the ResourceVersion in record. The \
-                           object might have been modified";
-                return Err(Status::conflict("", "Pod", asked.name, why));
-            }
+            let present = ["uid", "resourceVersion"].map(|field| tree::text(live, &["metadata", field]));
+            check_preconditions(asked, options, asked.name, present)?;
             let mut new = live.clone();
             let condition = json!({
                 "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
@@ -180,7 +178,8 @@ impl Pipeline {
 
 fn delete_options(eviction: &Value, dry_run: bool) -> DeleteOptions {
     let options = tree::at(eviction, &["deleteOptions"]);
-    let text = |path: &[&str]| tree::at(options, path).as_str().map(str::to_owned);
+    // None says the same as an empty one.
+    let text = |path: &[&str]| Some(tree::text(options, path).to_owned()).filter(|text| !text.is_empty());
     DeleteOptions {
         dry_run: dry_run || !tree::items(options, &["dryRun"]).is_empty(),
         grace_period_seconds: tree::at(options, &["gracePeriodSeconds"]).as_i64(),

@@ -128,6 +128,20 @@ async fn an_eviction_asks_the_budget() {
     assert_eq!(cause["message"], "The disruption budget b needs 1 healthy pods and has 1 currently");
 
     assert_eq!(patch(&cluster, &status, MERGE, seen(1)).await.code, 200);
+    let uid = get(&cluster, &format!("{PODS}/p"), JSON).await.json()["metadata"]["uid"].clone();
+    let other = json!({ "metadata": { "name": "p" }, "deleteOptions": { "preconditions": { "uid": "x" } } });
+    let other = post(&cluster, &format!("{PODS}/p/eviction"), other).await;
+    assert_eq!(
+        (other.code, other.message()),
+        (
+            409,
+            format!(
+                "Operation cannot be fulfilled on Pod \"p\": the UID in the precondition (x) does not match the UID in record \
+         ({}). The object might have been deleted and then recreated",
+                uid.as_str().unwrap()
+            )
+        )
+    );
     let done = evict().await;
     assert_eq!(done.code, 201, "{}", done.message());
     assert_eq!(get(&cluster, &format!("{PODS}/p"), JSON).await.code, 404);
