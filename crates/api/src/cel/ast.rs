@@ -78,6 +78,8 @@ pub(super) enum What {
     Map,
     /// `transformMapEntry`.
     Entry,
+    /// `sortBy`: a list in the order of what its items evaluate to.
+    SortBy,
     OptMap,
     OptFlatMap,
     /// `cel.bind`: the range is the value.
@@ -99,6 +101,7 @@ impl What {
             ("transformList", 3 | 4) => (Self::List, 2),
             ("transformMap", 3 | 4) => (Self::Map, 2),
             ("transformMapEntry", 3 | 4) => (Self::Entry, 2),
+            ("sortBy", 2) => (Self::SortBy, 1),
             ("optMap", 2) => (Self::OptMap, 1),
             ("optFlatMap", 2) => (Self::OptFlatMap, 1),
             _ => return None,

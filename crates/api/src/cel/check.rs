@@ -8,8 +8,8 @@ use super::ast::{Kind, Literal, Macro, Node, What};
 use super::eval::is_patch_type;
 use super::lex::Wrong;
 use super::library::PACKAGES;
-use super::parse;
 use super::types::{Overload, Type, overloads};
+use super::{literals, parse};
 
 /// Names of types as values.
 const TYPES: [&str; 11] =
@@ -27,6 +27,43 @@ pub struct Environment {
     /// What `variables` has.
     composed: Option<BTreeMap<String, Type>>,
     patch_types: bool,
+    bindings: bool,
+    stored: bool,
+}
+
+/// What is known of each node of a tree, by where the node lies.
+#[derive(Debug, Default)]
+pub(super) struct Notes(HashMap<usize, Note>);
+
+#[derive(Debug)]
+struct Note {
+    ty: Type,
+    overloads: Vec<&'static Overload>,
+}
+
+impl Notes {
+    /// The type of a node.
+    pub(super) fn ty(&self, node: &Node) -> Type {
+        self.0.get(&place_of(node)).map_or(Type::Dyn, |note| note.ty.clone())
+    }
+
+    /// The overloads that a call may mean; none for operators and macros that have nodes of their own.
+    pub(super) fn overloads(&self, node: &Node) -> &[&'static Overload] {
+        self.0.get(&place_of(node)).map(|note| note.overloads.as_slice()).unwrap_or_default()
+    }
+}
+
+fn place_of(node: &Node) -> usize {
+    std::ptr::from_ref(node).addr()
+}
+
+/// An expression whose types are right.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(super) tree: Box<Node>,
+    pub(super) notes: Notes,
+    /// The type of its value.
+    pub(crate) ty: Type,
 }
 
 impl Environment {
@@ -64,15 +101,44 @@ impl Environment {
         self
     }
 
+    /// Lets expressions name values (`cel.bind`), which only selectors of devices may.
+    #[must_use]
+    pub fn binding(mut self) -> Self {
+        self.bindings = true;
+        self
+    }
+
+    /// Knows also what only expressions may use that were stored before. Source: `environment.StoredExpressions`.
+    #[must_use]
+    pub fn stored(mut self) -> Self {
+        self.stored = true;
+        self
+    }
+
     /// The type of an expression; the failure is a text for people, as upstream's (`ERROR: <input>:1:1: …`).
     pub fn check(&self, source: &str) -> Result<Type, String> {
+        self.checked(source).map(|checked| checked.ty)
+    }
+
+    /// The same, with all that is known of its parts.
+    pub(crate) fn checked(&self, source: &str) -> Result<Checked, String> {
         let tree = parse::parse(source).map_err(|wrong| parse::pointed(source, &wrong))?;
-        let mut checker = Checker { environment: self, scope: Vec::new(), problems: Vec::new() };
+        let tree = Box::new(tree);
+        let mut checker = Checker {
+            environment: self,
+            scope: Vec::new(),
+            problems: Vec::new(),
+            notes: Notes::default(),
+            meant: Vec::new(),
+        };
         let ty = checker.of(&tree);
-        if checker.problems.is_empty() {
-            return Ok(ty);
+        let (notes, mut problems) = (checker.notes, checker.problems);
+        if problems.is_empty() {
+            problems = literals::check(&tree, &notes);
         }
-        let mut problems = checker.problems;
+        if problems.is_empty() {
+            return Ok(Checked { tree, notes, ty });
+        }
         problems.sort_by_key(|(at, _)| *at);
         let shown: Vec<String> = problems.iter().map(|wrong| parse::pointed(source, wrong)).collect();
         Err(shown.join("\n"))
@@ -84,12 +150,18 @@ struct Checker<'e, 'n> {
     /// The names that macros bind, innermost last.
     scope: Vec<(&'n str, Type)>,
     problems: Vec<Wrong>,
+    notes: Notes,
+    /// The overloads that the call at hand may mean.
+    meant: Vec<&'static Overload>,
 }
 
 impl<'n> Checker<'_, 'n> {
     /// The type of a node, bounded however the expression combines others, so that neither time nor stack grow with it.
     fn of(&mut self, node: &'n Node) -> Type {
-        self.combined(node).bounded()
+        let ty = self.combined(node).bounded();
+        let overloads = std::mem::take(&mut self.meant);
+        self.notes.0.insert(place_of(node), Note { ty: ty.clone(), overloads });
+        ty
     }
 
     fn combined(&mut self, node: &'n Node) -> Type {
@@ -129,7 +201,7 @@ impl<'n> Checker<'_, 'n> {
                 for (item, optional) in items {
                     let ty = self.of(item);
                     let ty = if *optional { held(ty) } else { ty };
-                    self.join(&mut joined, ty, item.at);
+                    Self::join(&mut joined, ty);
                 }
                 Type::list(joined.unwrap_or(Type::Dyn))
             }
@@ -137,8 +209,8 @@ impl<'n> Checker<'_, 'n> {
                 let (mut keys, mut values) = (None, None);
                 for (key, value, optional) in entries {
                     let (key_type, ty) = (self.of(key), self.of(value));
-                    self.join(&mut keys, key_type, key.at);
-                    self.join(&mut values, if *optional { held(ty) } else { ty }, value.at);
+                    Self::join(&mut keys, key_type);
+                    Self::join(&mut values, if *optional { held(ty) } else { ty });
                 }
                 let keys = keys.filter(Type::is_key).unwrap_or(Type::Dyn);
                 Type::Map(Arc::new(keys), Arc::new(values.unwrap_or(Type::Dyn)))
@@ -264,8 +336,8 @@ impl<'n> Checker<'_, 'n> {
         self.no_overload(at, "_?_:_", &types)
     }
 
-    /// The type that all items of a literal have.
-    fn join(&mut self, joined: &mut Option<Type>, ty: Type, at: usize) {
+    /// The type that all items of a literal have; that of several types is said where literals are checked.
+    fn join(joined: &mut Option<Type>, ty: Type) {
         match joined {
             None => *joined = Some(ty),
             Some(known) if fits(known, &ty, &mut HashMap::new()) => {
@@ -273,10 +345,7 @@ impl<'n> Checker<'_, 'n> {
                     *joined = Some(ty);
                 }
             }
-            Some(known) => {
-                let problem = format!("expected type '{known}' but found '{ty}'");
-                self.wrong(at, problem);
-            }
+            Some(_) => *joined = Some(Type::Dyn),
         }
     }
 
@@ -290,8 +359,11 @@ impl<'n> Checker<'_, 'n> {
         let full = package.map_or_else(|| name.to_owned(), |package| format!("{package}.{name}"));
         let receiver = target.filter(|_| package.is_none());
         let types: Vec<Type> = receiver.into_iter().chain(arguments).map(|node| self.of(node)).collect();
-        let known = overloads(&full);
-        if known.is_empty() && !is_order(&full) {
+        let environment = self.environment;
+        let is_known = |overload: &&Overload| environment.stored || !overload.stored;
+        let known: Vec<&'static Overload> = overloads(&full).iter().filter(is_known).collect();
+        let hidden = full == "jsonpatch.escapeKey" && !environment.patch_types;
+        if (known.is_empty() && !is_order(&full)) || hidden {
             return self.wrong(at, format!("undeclared reference to '{full}' (in container '')"));
         }
         if is_order(&full) {
@@ -301,8 +373,11 @@ impl<'n> Checker<'_, 'n> {
             && receiver.is_some()
             && known.iter().any(|known| known.method && known.parameters.len() == types.len())
         {
-            return result_of_any(known, types.len());
+            let meant = |overload: &&Overload| overload.method && overload.parameters.len() == types.len();
+            self.meant = known.into_iter().filter(meant).collect();
+            return result_of_any(&self.meant);
         }
+        let mut meant = Vec::new();
         let mut results: Vec<Type> = Vec::new();
         for overload in known {
             if overload.method != receiver.is_some() || overload.parameters.len() != types.len() {
@@ -311,8 +386,10 @@ impl<'n> Checker<'_, 'n> {
             let mut letters = HashMap::new();
             if overload.parameters.iter().zip(&types).all(|(wanted, ty)| fits(wanted, ty, &mut letters)) {
                 results.push(filled(&overload.result, &letters));
+                meant.push(overload);
             }
         }
+        self.meant = meant;
         match results.as_slice() {
             [] => {
                 let shown: Vec<String> = types.iter().map(Type::to_string).collect();
@@ -328,6 +405,9 @@ impl<'n> Checker<'_, 'n> {
     }
 
     fn of_macro(&mut self, at: usize, made: &'n Macro) -> Type {
+        if made.what == What::Bind && !self.environment.bindings {
+            return self.wrong(at, "undeclared reference to 'bind' (in container '')".to_owned());
+        }
         let range = self.of(&made.range);
         let (first, second) = match (&range, made.what) {
             (_, What::Bind) => (range.clone(), Type::Dyn),
@@ -366,12 +446,27 @@ impl<'n> Checker<'_, 'n> {
             What::All | What::Exists | What::ExistsOne => Type::Bool,
             What::Filter => Type::list(first),
             What::List => Type::list(body),
+            What::SortBy => self.of_sort(at, range, body),
             What::Map => {
                 let key = if first.is_key() { first } else { Type::Dyn };
                 Type::Map(Arc::new(key), Arc::new(body))
             }
             What::Entry | What::Bind | What::OptFlatMap => body,
             What::OptMap => Type::Optional(Arc::new(body)),
+        }
+    }
+
+    /// A list in the order of keys.
+    fn of_sort(&mut self, at: usize, range: Type, key: Type) -> Type {
+        let ordered = matches!(key, Type::Dyn) || key.is_comparable();
+        match range {
+            Type::List(_) if ordered => range,
+            Type::Dyn if ordered => Type::list(Type::Dyn),
+            other => {
+                let applied = format!("{other}.({})", Type::list(key));
+                let name = "@sortByAssociatedKeys";
+                self.wrong(at, format!("found no matching overload for '{name}' applied to '{applied}'"))
+            }
         }
     }
 }
@@ -422,11 +517,8 @@ fn ordered(types: &[Type]) -> bool {
 }
 
 /// What a method gives where its receiver is not known.
-fn result_of_any(known: &[Overload], count: usize) -> Type {
-    let mut results = known
-        .iter()
-        .filter(|overload| overload.method && overload.parameters.len() == count)
-        .map(|overload| filled(&overload.result, &HashMap::new()));
+fn result_of_any(known: &[&Overload]) -> Type {
+    let mut results = known.iter().map(|overload| filled(&overload.result, &HashMap::new()));
     let Some(first) = results.next() else { return Type::Dyn };
     if results.all(|other| other.is(&first)) { first } else { Type::Dyn }
 }
@@ -434,6 +526,8 @@ fn result_of_any(known: &[Overload], count: usize) -> Type {
 /// Whether a value of a type may stand where another is wanted; letters are bound on the way.
 fn fits(wanted: &Type, ty: &Type, letters: &mut HashMap<u8, Type>) -> bool {
     match (wanted, ty) {
+        (Type::Letter(b'C'), ty) if !ty.is_comparable() && !matches!(ty, Type::Dyn) => false,
+        (Type::Letter(b'S'), ty) if !ty.is_summable() && !matches!(ty, Type::Dyn) => false,
         (Type::Letter(letter), ty) => match letters.get(letter).cloned() {
             None => {
                 letters.insert(*letter, ty.clone());

@@ -215,7 +215,7 @@ pub fn device() -> Environment {
             ("allowMultipleAllocations", Type::Bool),
         ],
     );
-    Environment::default().with("device", device)
+    Environment::default().with("device", device).binding()
 }
 
 /// What the expressions of admission know: `params` where a policy has parameters, `authorizer` where rights may be asked.

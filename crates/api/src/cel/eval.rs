@@ -251,6 +251,7 @@ impl<'v> Evaluation<'v, '_> {
         };
         let rounds = Rounds { walk, items: range.is_list() && made.names.len() < 2 };
         match made.what {
+            What::SortBy => self.sorted_by(made, rounds),
             What::All => self.quantified(made, rounds, false),
             What::Exists => self.quantified(made, rounds, true),
             What::ExistsOne => {
@@ -324,6 +325,21 @@ impl<'v> Evaluation<'v, '_> {
             }
         }
         if matches!(made.what, What::Map | What::Entry) { Val::map(map) } else { Val::list(list) }
+    }
+
+    /// `sortBy`: the items in the order of their keys.
+    fn sorted_by(&mut self, made: &'v Macro, rounds: Rounds<'_, 'v>) -> Result<Val<'v>> {
+        if !rounds.items {
+            return Err(CelError::fault("no such overload: @sortByAssociatedKeys"));
+        }
+        let (mut items, mut keys) = (Vec::new(), Vec::new());
+        for pair in rounds {
+            keys.push(self.with_pair(made, &pair, &made.bodies[0])?);
+            self.budget.spend_items(2)?;
+            let [item, _] = pair;
+            items.push(item);
+        }
+        library::sorted(&items, &keys, self.budget)
     }
 
     fn holds(&mut self, made: &'v Macro, pair: &[Val<'v>; 2], body: &'v Node) -> Result<bool> {
@@ -400,7 +416,7 @@ fn optional_of(found: Option<Val<'_>>) -> Result<Val<'_>> {
     }
 }
 
-fn constant(literal: &Literal) -> Val<'_> {
+pub(super) fn constant(literal: &Literal) -> Val<'_> {
     match literal {
         Literal::Null => Val::Null,
         Literal::Bool(value) => Val::Bool(*value),

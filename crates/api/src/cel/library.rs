@@ -28,6 +28,11 @@ pub(super) fn function<'v>(name: &str, arguments: &[Val<'v>], budget: &mut Budge
         ("size", [value]) => return size(value, budget),
         ("matches", [Val::Text(text), Val::Text(regex)]) => return matches(text, regex, budget),
         ("optional.of", [value]) => return Val::some(value.clone()),
+        ("optional.unwrap", [list]) => {
+            if let Some(items) = list.items(budget)? {
+                return unwrapped(&items, budget);
+            }
+        }
         ("optional.none", []) => return Ok(Val::Optional(None)),
         ("optional.ofNonZeroValue", [value]) => {
             return if is_zero(value) { Ok(Val::Optional(None)) } else { Val::some(value.clone()) };
@@ -89,8 +94,11 @@ pub(super) fn method<'v>(
     if let Some(found) = found {
         return Ok(found);
     }
-    if name == "size" && arguments.is_empty() {
-        return size(value, budget);
+    match (name, arguments) {
+        ("size", []) => return size(value, budget),
+        // What is no list includes what it is.
+        ("includes", [other]) => return equal(value, other, budget).map(Val::Bool),
+        _ => {}
     }
     match kubernetes::method(name, value, arguments, budget)? {
         Some(value) => Ok(value),
@@ -445,7 +453,8 @@ fn list_method<'v>(
             }
             Val::list(kept)?
         }
-        ("sort", []) => sorted(&items, budget)?,
+        ("sort", []) => sorted(&items, &items, budget)?,
+        ("unwrapOpt", []) => unwrapped(&items, budget)?,
         _ => return Ok(None),
     };
     Ok(Some(value))
@@ -465,22 +474,38 @@ fn joined<'v>(items: &[Val<'v>], by: &[Val<'v>], budget: &mut Budget) -> Result<
     Ok(Val::Text(parts.join(by).into()))
 }
 
-/// A list in order. Each item is compared with about as many others as the list has binary digits in its length.
-fn sorted<'v>(items: &[Val<'v>], budget: &mut Budget) -> Result<Val<'v>> {
+/// What the optionals of a list hold.
+fn unwrapped<'v>(items: &[Val<'v>], budget: &mut Budget) -> Result<Val<'v>> {
     budget.spend_items(items.len())?;
-    let each = u64::from(items.len().max(1).ilog2()) + 1;
-    let long: u64 = items.iter().map(|item| 1 + length(item) as u64 / 10).sum();
+    let mut held = Vec::new();
+    for item in items {
+        let Val::Optional(inside) = item else {
+            return Err(CelError::fault(format!("value of type {} is not optional", item.type_name())));
+        };
+        held.extend(inside.as_ref().map(|inside| Val::clone(inside)));
+    }
+    Val::list(held)
+}
+
+/// Items in the order of their keys. Each key is compared with about as many others as the list has binary digits in its
+/// length.
+pub(super) fn sorted<'v>(items: &[Val<'v>], keys: &[Val<'v>], budget: &mut Budget) -> Result<Val<'v>> {
+    budget.spend_items(items.len())?;
+    let each = u64::from(keys.len().max(1).ilog2()) + 1;
+    let long: u64 = keys.iter().map(|key| 1 + length(key) as u64 / 10).sum();
     budget.spend(long.saturating_mul(each))?;
-    let kind = items.first().map(std::mem::discriminant);
-    let has_order =
-        |item: &Val<'v>| Some(std::mem::discriminant(item)) == kind && compare(item, item).is_some();
+    let Some(first) = keys.first() else { return Val::list(items.to_vec()) };
+    if compare(first, first).is_none() {
+        return Err(CelError::fault("list elements must be comparable"));
+    }
+    let kind = std::mem::discriminant(first);
     // Values without an order among them make no sorted list.
-    if !items.iter().all(has_order) {
+    if !keys.iter().all(|key| std::mem::discriminant(key) == kind && compare(key, key).is_some()) {
         return Err(CelError::fault("list elements must have the same type"));
     }
-    let mut sorted = items.to_vec();
-    sorted.sort_by(|one, other| compare(one, other).unwrap_or(std::cmp::Ordering::Equal));
-    Val::list(sorted)
+    let mut order: Vec<(&Val<'v>, &Val<'v>)> = keys.iter().zip(items).collect();
+    order.sort_by(|(one, _), (other, _)| compare(one, other).unwrap_or(std::cmp::Ordering::Equal));
+    Val::list(order.into_iter().map(|(_, item)| item.clone()).collect())
 }
 
 /// A list with the lists in it opened, so many levels deep.

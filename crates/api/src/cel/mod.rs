@@ -15,6 +15,7 @@ mod eval;
 mod kubernetes;
 mod lex;
 mod library;
+mod literals;
 mod names;
 mod operators;
 mod parse;
@@ -36,6 +37,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::Value;
 
 pub use authz::{Answer, Authority, Question, Step};
+pub(crate) use check::Checked;
 pub use check::Environment;
 pub use semver::Semver;
 pub use types::{Fields, Type};

@@ -86,3 +86,12 @@ fn compiled(source: &str, budget: &mut Budget) -> Result<(Regex, usize), CelErro
     }
     Err(wrong(&"expression too large"))
 }
+
+/// Whether a text is a pattern, however large it becomes.
+pub(super) fn is_pattern(source: &str) -> bool {
+    source.len() <= SOURCE_BYTES_MAX
+        && match RegexBuilder::new(source).size_limit(SIZES[0].0).build() {
+            Ok(_) | Err(regex::Error::CompiledTooBig(_)) => true,
+            Err(_) => false,
+        }
+}

@@ -73,6 +73,10 @@ fn expressions_are_what_upstream_makes_of_them() {
         "r'\\d' == '\\\\d' && '\\x41\\101\\u0041' == 'AAA' && \"\"\"a'b\"\"\" == 'a\\'b'",
         "-5 % 3 == -2 && - self.a == -1 && 0x1F == 31 && 1e3 == 1000.0 && .5 == 0.5",
         "b'abc' == bytes('abc') && base64.decode('YWJj') == b'abc'",
+        "[{'a': 2, 'b': 'x'}, {'a': 1, 'b': 'y'}].sortBy(x, x.a).map(x, x.b) == ['y', 'x'] && [].sortBy(x, x) == []",
+        "self.items.sortBy(one, -one.port).map(one, one.name) == ['y', 'x'] && ['bb', 'a'].sortBy(t, size(t))[0] == 'a'",
+        "[optional.of(1), optional.none()].unwrapOpt() == [1] && optional.unwrap([optional.of(2)]) == [2]",
+        "self.list.includes(2) && !self.list.includes(9) && 'a'.includes('a') && !'a'.includes('b')",
     ] {
         assert_eq!(run(source, &object).as_deref(), Ok("true"), "{source}");
     }
@@ -99,6 +103,9 @@ fn what_goes_wrong_is_an_error_and_no_more() {
         ("'x'.substring(5)", "index out of range"),
         ("semver('1.2')", "No Major.Minor.Patch elements found"),
         ("quantity('x')", "quantities must match"),
+        ("[1, 'a'].sortBy(x, x)", "list elements must have the same type"),
+        ("[[1]].sortBy(x, x)", "list elements must be comparable"),
+        ("{'a': 1}.sortBy(x, x)", "no such overload: @sortByAssociatedKeys"),
         ("Foo{a: 1}", "undeclared"),
     ] {
         let error = run(source, &object).unwrap_err();
@@ -364,7 +371,8 @@ fn checked(source: &str) -> Result<String, String> {
         .with("request", declared::request())
         .with("authorizer", Type::named("kubernetes.authorization.Authorizer"))
         .composed([("replicas", "object.spec.replicas")])
-        .patching();
+        .patching()
+        .binding();
     environment.check(source).map(|ty| ty.to_string())
 }
 

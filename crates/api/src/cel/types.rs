@@ -79,6 +79,30 @@ impl Type {
         matches!(self, Self::Bool | Self::Int | Self::UInt | Self::Text)
     }
 
+    /// Whether its values have an order.
+    pub(super) fn is_comparable(&self) -> bool {
+        let texts = matches!(self, Self::Text | Self::Bytes | Self::Bool);
+        texts || self.is_summable() || matches!(self, Self::Time)
+    }
+
+    /// Whether a list of it can be added up.
+    pub(super) fn is_summable(&self) -> bool {
+        matches!(self, Self::Int | Self::UInt | Self::Double | Self::Duration)
+    }
+
+    /// The name that its values have at run time.
+    pub(super) fn plain_name(&self) -> String {
+        match self {
+            Self::List(_) => "list".to_owned(),
+            Self::Map(..) => "map".to_owned(),
+            Self::Optional(_) => "optional_type".to_owned(),
+            Self::Null => "null_type".to_owned(),
+            Self::Time => "google.protobuf.Timestamp".to_owned(),
+            Self::Duration => "google.protobuf.Duration".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether it is this very type.
     pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
@@ -126,6 +150,8 @@ pub(super) struct Overload {
     pub(super) method: bool,
     pub(super) parameters: Vec<Type>,
     pub(super) result: Type,
+    /// Whether only expressions know it that were stored before.
+    pub(super) stored: bool,
 }
 
 /// The overloads of a function.
@@ -144,6 +170,10 @@ pub(super) fn overloads(name: &str) -> &'static [Overload] {
 
 /// `size(list<A>) int`, or for a method `string size() int`; `None` for comments and blank lines.
 fn overload(line: &'static str) -> Option<(&'static str, Overload)> {
+    let (stored, line) = match line.strip_prefix("stored ") {
+        Some(line) => (true, line),
+        None => (false, line),
+    };
     let (head, rest) = line.split_once('(').filter(|_| !line.starts_with('#'))?;
     let (inside, result) = rest.rsplit_once(") ")?;
     // A receiver may have spaces of its own: `map<A, B> size`.
@@ -153,7 +183,7 @@ fn overload(line: &'static str) -> Option<(&'static str, Overload)> {
     };
     let parameters = split(inside).filter(|part| !part.is_empty());
     let parameters = receiver.into_iter().chain(parameters).map(read).collect();
-    Some((name, Overload { method: receiver.is_some(), parameters, result: read(result) }))
+    Some((name, Overload { method: receiver.is_some(), parameters, result: read(result), stored }))
 }
 
 /// Splits at commas outside angle brackets.
@@ -193,6 +223,8 @@ fn read(name: &'static str) -> Type {
         "type" => Type::TypeOf,
         "A" => Type::Letter(b'A'),
         "B" => Type::Letter(b'B'),
+        "C" => Type::Letter(b'C'),
+        "S" => Type::Letter(b'S'),
         other => Type::named(other),
     }
 }
