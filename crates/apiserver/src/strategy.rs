@@ -135,6 +135,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with an object (`old`: what it was before a change) besides, unless the server itself writes it.
     fn validate_foreign(&self, _object: &Value, _old: Option<&Value>, _errors: &mut FieldErrors) {}
 
+    /// Whether what is wrong with an object may take long to find out, so that others should not wait for the thread.
+    fn validation_is_lengthy(&self) -> bool {
+        false
+    }
+
     /// Whether an error of an object is none to those who speak this version of the kind, in which it was allowed.
     fn forgives(&self, _version: &str, _error: &FieldError) -> bool {
         false

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use api::custom::{JsonPath, check_schema, is_known_format};
+use api::custom::{Before, JsonPath, check_rules, check_schema, is_known_format};
 use apiserver::definitions::{APPROVED, Approval, FINALIZER};
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::wrong_name;
@@ -93,6 +93,24 @@ impl Strategy for Definitions {
             same(&["spec", "scope"]);
             same(&["spec", "names", "kind"]);
         }
+    }
+
+    /// The rules of schemas: those that were stored before may stay.
+    fn validate_foreign(&self, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+        let before = old.map(Before::of);
+        for (index, version) in tree::items(object, &["spec", "versions"]).iter().enumerate() {
+            let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+            if errors.iter().any(|error| error.field.starts_with(&path)) {
+                continue;
+            }
+            let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
+            let causes = check_rules(&path, schema, tree::text(version, &["name"]), before.as_ref());
+            errors.extend(causes.into_iter().map(FieldError::from));
+        }
+    }
+
+    fn validation_is_lengthy(&self) -> bool {
+        true
     }
 
     fn validate_status(&self, new: &Value, _: &Value, errors: &mut FieldErrors) {

@@ -2,7 +2,6 @@
 //! Source: `admissionregistration/validation/validation.go`, `admission/plugin/cel/compile.go`.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 
 use api::cel::{Environment, Type, declared};
 use apiserver::field::{FieldError, FieldErrors};
@@ -12,6 +11,9 @@ use crate::at::At;
 
 /// The longest expression that selects devices. Source: `CELSelectorExpressionMaxLength`.
 const SELECTOR_BYTES_MAX: usize = 10 * 1024;
+
+/// What such an expression may cost. Source: `CELSelectorExpressionMaxCost`.
+const SELECTOR_COST_MAX: u64 = 1_000_000;
 
 /// What match conditions of webhooks know.
 pub(crate) fn of_webhook() -> Environment {
@@ -79,15 +81,19 @@ pub(crate) fn check(
 /// An expression that selects devices: a yes or no, or what is only known at run time.
 /// Source: `CompileCELExpression` in `k8s.io/dynamic-resource-allocation/cel`, `validateCELExpression`.
 pub(crate) fn check_selector(expression: &At<'_>, errors: &mut FieldErrors) {
-    static DEVICE: LazyLock<Environment> = LazyLock::new(declared::device);
     let source = expression.text();
     if source.len() > SELECTOR_BYTES_MAX {
         errors.push(expression.too_long(SELECTOR_BYTES_MAX));
         return;
     }
-    let problem = match DEVICE.check(source) {
-        Ok(Type::Bool | Type::Dyn) => return,
-        Ok(ty) => format!("must evaluate to bool or the unknown type, not {}", shown(&ty)),
+    let problem = match declared::device_selector(source) {
+        Ok((Type::Bool | Type::Dyn, cost)) => {
+            if cost > SELECTOR_COST_MAX {
+                errors.push(expression.forbidden("too complex, exceeds cost limit"));
+            }
+            return;
+        }
+        Ok((ty, _)) => format!("must evaluate to bool or the unknown type, not {}", shown(&ty)),
         Err(problem) => format!("compilation failed: {problem}"),
     };
     errors.push(expression.invalid(&problem));
@@ -178,6 +184,8 @@ mod tests {
         ] {
             assert!(wrong(source).contains(problem), "{source}: {}", wrong(source));
         }
+        let dear = "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a != b))))";
+        assert_eq!(wrong(dear), "e: Forbidden: too complex, exceeds cost limit");
         let long = format!("'{}' == ''", "a".repeat(SELECTOR_BYTES_MAX));
         assert_eq!(wrong(&long), "e: Too long: may not be more than 10240 bytes");
     }

@@ -491,7 +491,7 @@ fn held(ty: Type) -> Type {
     }
 }
 
-fn is_time_type(of: &Node, field: &str) -> bool {
+pub(super) fn is_time_type(of: &Node, field: &str) -> bool {
     let Kind::Select { of, field: package, .. } = &of.kind else { return false };
     matches!(&of.kind, Kind::Name(root) if **root == *"google")
         && **package == *"protobuf"

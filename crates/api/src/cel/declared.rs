@@ -2,9 +2,11 @@
 //! Source: `k8s.io/apiserver/pkg/cel/common/schemas.go`, `admission/plugin/cel/compile.go`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::check::Environment;
+use super::cost;
+use super::sizes::Decl;
 use super::types::{Fields, Type};
 use super::value::unescape;
 use crate::catalog::Row;
@@ -204,7 +206,7 @@ pub fn namespace() -> Type {
 
 /// What the selectors of devices know: `device`. Its attributes may be of any type.
 /// Source: `k8s.io/dynamic-resource-allocation/cel/compile.go`.
-pub fn device() -> Environment {
+fn device() -> Environment {
     let quantities = Type::map(Type::named("kubernetes.Quantity"));
     let device = fields(
         "kubernetes.DRADevice",
@@ -216,6 +218,14 @@ pub fn device() -> Environment {
         ],
     );
     Environment::default().with("device", device).binding()
+}
+
+/// The type of an expression that selects devices, and what it costs at most.
+pub fn device_selector(source: &str) -> Result<(Type, u64), String> {
+    static DEVICE: LazyLock<Environment> = LazyLock::new(device);
+    let checked = DEVICE.checked(source)?;
+    let cost = cost::max_cost(&checked, Decl::device());
+    Ok((checked.ty, cost))
 }
 
 /// What the expressions of admission know: `params` where a policy has parameters, `authorizer` where rights may be asked.

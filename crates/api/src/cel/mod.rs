@@ -21,6 +21,7 @@ mod operators;
 mod parse;
 mod patterns;
 mod semver;
+pub(crate) mod sizes;
 mod types;
 mod value;
 

@@ -12,6 +12,11 @@ pub(super) fn invalid(field: &str, value: &Value, detail: impl AsRef<str>) -> Ca
     cause("FieldValueInvalid", field, format!("Invalid value: {value}: {}", detail.as_ref()))
 }
 
+/// Of a value that upstream does not show as JSON.
+pub(super) fn invalid_shown(field: &str, shown: &str, detail: impl AsRef<str>) -> Cause {
+    cause("FieldValueInvalid", field, format!("Invalid value: {shown}: {}", detail.as_ref()))
+}
+
 /// Of a value that is too large to be told.
 pub(super) fn invalid_one(field: &str, detail: impl AsRef<str>) -> Cause {
     cause("FieldValueInvalid", field, format!("Invalid value: {}", detail.as_ref()))

@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 
+use super::expressions::{self, Before};
 use super::props::{Additional, Items, Props, Rule};
-use super::{causes, expressions, fill, prune, rules, validate};
+use super::{causes, fill, prune, rules, validate};
 use crate::status::Cause;
 
 /// How many failures are told.
@@ -19,7 +20,7 @@ enum Level {
     Field,
 }
 
-/// What is wrong with a schema; `path` is its own.
+/// What is wrong with a schema apart from its rules; `path` is its own.
 pub fn check_schema(path: &str, schema: &Value) -> Vec<Cause> {
     let props = match Props::read(schema) {
         Ok(props) => props,
@@ -32,13 +33,24 @@ pub fn check_schema(path: &str, schema: &Value) -> Vec<Cause> {
     check.structural(&props, Level::Root, path);
     check.open_api(&props, path);
     if check.causes.is_empty() {
-        check.causes.extend(expressions::check(&props, path));
         check.defaults(&props, path, false);
     }
-    check.causes.sort_by(|one, other| (&one.field, &one.message).cmp(&(&other.field, &other.message)));
-    check.causes.dedup();
-    check.causes.truncate(CAUSES_MAX);
-    check.causes
+    told(check.causes)
+}
+
+/// What is wrong with the rules of a schema that is valid apart from them; `version` is the name of the version that has
+/// it, `before` how its definition was before an update. Takes up to seconds.
+pub fn check_rules(path: &str, schema: &Value, version: &str, before: Option<&Before<'_>>) -> Vec<Cause> {
+    let unchanged = before.is_some_and(|before| before.has(version, schema));
+    Props::read(schema)
+        .map_or_else(|_| Vec::new(), |props| told(expressions::check(&props, path, before, unchanged)))
+}
+
+fn told(mut causes: Vec<Cause>) -> Vec<Cause> {
+    causes.sort_by(|one, other| (&one.field, &one.message).cmp(&(&other.field, &other.message)));
+    causes.dedup();
+    causes.truncate(CAUSES_MAX);
+    causes
 }
 
 struct Check {
@@ -295,7 +307,7 @@ impl Check {
         } else if blank(&rule.message) {
             self.invalid(&message, rule.message.as_str(), "must be non-empty if specified");
         } else if broken(rule.message.trim()) {
-            self.invalid(&message, rule.message.as_str(), "message must not contain line breaks");
+            self.invalid(&message, rule.message.as_str(), "must not contain line breaks");
         } else if broken(rule.rule.trim()) && rule.message.is_empty() {
             self.required(&message, "message must be specified if rule contains line breaks");
         }
@@ -511,6 +523,22 @@ mod tests {
         ] {
             let all = said(schema);
             assert!(all.first().is_some_and(|first| first.starts_with(wanted)), "{wanted}: {all:?}");
+        }
+        // Below a junctor nothing has rules, whatever the junctor.
+        let rules = json!([{"rule": "true"}]);
+        let nested = json!({"properties": {"x": {"x-kubernetes-validations": rules}}});
+        for (junctor, below, at) in [
+            ("allOf", json!([nested]), "allOf[0]"),
+            ("anyOf", json!([nested]), "anyOf[0]"),
+            ("oneOf", json!([nested]), "oneOf[0]"),
+            ("not", nested.clone(), "not"),
+        ] {
+            let schema = json!({"type": "object", "properties": {"a": {"type": "object",
+                "properties": {"x": {"type": "string"}}, junctor: below}}});
+            let wanted = format!(
+                "s.properties[a].{at}.properties[x].x-kubernetes-validations: Forbidden: must be empty to be structural"
+            );
+            assert_eq!(said(schema), [wanted]);
         }
         let good = json!({"type": "object", "properties": {
             "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},

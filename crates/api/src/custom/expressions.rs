@@ -2,14 +2,16 @@
 //! schema. Source: `apis/apiextensions/validation.ValidateCustomResourceDefinitionOpenAPISchema`,
 //! `apiextensions-apiserver/pkg/apiserver/schema/cel/compilation.go`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::causes;
 use super::props::{Props, Rule};
 use super::rules;
-use crate::cel::{Environment, Program, Type, cost, declared};
+use crate::cel::sizes::{self, Decl};
+use crate::cel::{Checked, Environment, Program, Type, cost, declared};
 use crate::status::Cause;
 
 /// What one expression may cost by its estimate, for all values that it is run on. Source: `StaticEstimatedCostLimit`.
@@ -19,9 +21,52 @@ const SCHEMA_COST_MAX: u64 = 100_000_000;
 /// How many of the most expensive rules are told.
 const EXPENSIVE_TOLD: usize = 4;
 
-/// What is wrong with the rules of a schema that is valid apart from them; `path` is its own.
-pub(super) fn check(schema: &Props, path: &str) -> Vec<Cause> {
-    let mut rules = Rules::default();
+/// A definition as it was before an update: what it had may stay, though new servers would not take it.
+/// Source: `preexistingExpressions`, `findVersionsWithUnchangedSchemas`.
+#[derive(Debug, Default)]
+pub struct Before<'v> {
+    rules: BTreeSet<&'v str>,
+    messages: BTreeSet<&'v str>,
+    schemas: BTreeMap<&'v str, &'v Value>,
+}
+
+impl<'v> Before<'v> {
+    /// Reads a definition.
+    pub fn of(definition: &'v Value) -> Self {
+        let mut before = Self::default();
+        let versions = definition["spec"]["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for version in versions {
+            let schema = &version["schema"]["openAPIV3Schema"];
+            before.schemas.insert(version["name"].as_str().unwrap_or_default(), schema);
+            before.read(schema);
+        }
+        before
+    }
+
+    fn read(&mut self, schema: &'v Value) {
+        let rules = schema["x-kubernetes-validations"].as_array().map(Vec::as_slice).unwrap_or_default();
+        self.rules.extend(rules.iter().filter_map(|rule| rule["rule"].as_str()));
+        self.messages.extend(rules.iter().filter_map(|rule| rule["messageExpression"].as_str()));
+        for (_, below) in schema["properties"].as_object().into_iter().flatten() {
+            self.read(below);
+        }
+        for below in ["items", "additionalProperties"] {
+            if schema[below].is_object() {
+                self.read(&schema[below]);
+            }
+        }
+    }
+
+    /// Whether a version had this very schema.
+    pub(super) fn has(&self, version: &str, schema: &Value) -> bool {
+        self.schemas.get(version) == Some(&schema)
+    }
+}
+
+/// What is wrong with the rules of a schema that is valid apart from them; `path` is its own. One that is as it was
+/// (`unchanged`) may have expressions that cost too much.
+pub(super) fn check(schema: &Props, path: &str, before: Option<&Before<'_>>, unchanged: bool) -> Vec<Cause> {
+    let mut rules = Rules { before, unchanged, causes: Vec::new(), total: 0, expensive: Vec::new() };
     rules.visit(schema, path, Place { root: true, apart: None, count: Some(1) });
     if rules.total > SCHEMA_COST_MAX {
         rules.expensive.sort_by(|(_, one), (_, other)| other.cmp(one));
@@ -60,15 +105,16 @@ struct Place<'p> {
     count: Option<u64>,
 }
 
-#[derive(Default)]
-struct Rules {
+struct Rules<'b> {
+    before: Option<&'b Before<'b>>,
+    unchanged: bool,
     causes: Vec<Cause>,
     total: u64,
     /// What counts in the total, and its cost.
     expensive: Vec<(String, u64)>,
 }
 
-impl Rules {
+impl Rules<'_> {
     fn visit(&mut self, schema: &Props, path: &str, place: Place<'_>) {
         // The type takes as long to make as the schema is large.
         let ty = (!schema.rules.is_empty()).then(|| declared::of_rule(schema, place.root));
@@ -100,48 +146,53 @@ impl Rules {
             _ => ty.clone(),
         };
         let environment = Environment::default().with(rules::SELF, ty).with(rules::OLD_SELF, old);
-        let checks = [
-            ("rule", &rule.rule, Type::Bool, "cel expression must evaluate to a bool"),
-            (
-                "messageExpression",
-                &rule.message_expression,
-                Type::Text,
-                "messageExpression must evaluate to a string",
-            ),
-        ];
-        for (field, source, wanted, otherwise) in checks {
-            if source.trim().is_empty() {
-                continue;
+        let was_rule = self.before.is_some_and(|before| before.rules.contains(rule.rule.as_str()));
+        let message = rule.message_expression.as_str();
+        let was_message = self.before.is_some_and(|before| before.messages.contains(message));
+        let found = typed(&environment, &rule.rule, was_rule, &Type::Bool);
+        let at = format!("{path}.rule");
+        let checked = match found {
+            Err(detail) => {
+                let detail = detail.unwrap_or_else(|| "cel expression must evaluate to a bool".to_owned());
+                self.causes.push(causes::invalid_shown(&at, &shown(rule), detail));
+                return;
             }
-            let at = format!("{path}.{field}");
-            match environment.check(source) {
-                Ok(ty) if ty.is(&wanted) => {}
-                Ok(_) => self.causes.push(causes::invalid(&at, &json!(source), otherwise)),
-                Err(problem) => {
-                    let detail = format!("compilation failed: {problem}");
-                    self.causes.push(causes::invalid(&at, &json!(source), detail));
-                    continue;
-                }
+            Ok(checked) => checked,
+        };
+        self.pay("estimated rule cost", at, &checked, schema, place, true);
+        if let Ok(program) = Program::compile(&rule.rule, &[rules::SELF, rules::OLD_SELF]) {
+            self.compares(&program, rule, path, place);
+        }
+        if rule.message_expression.trim().is_empty() {
+            return;
+        }
+        let at = format!("{path}.messageExpression");
+        match typed(&environment, &rule.message_expression, was_message, &Type::Text) {
+            Err(detail) => {
+                let detail = detail.map(|detail| format!("messageExpression {detail}"));
+                let detail =
+                    detail.unwrap_or_else(|| "messageExpression must evaluate to a string".to_owned());
+                self.causes.push(causes::invalid_shown(&at, &shown(rule), detail));
             }
-            let Ok(program) = Program::compile(source, &[rules::SELF, rules::OLD_SELF]) else { continue };
-            self.pay(field, at, &program, schema, place);
-            if field == "rule" {
-                self.compares(&program, rule, path, place);
-            }
+            Ok(checked) => self.pay("estimated messageExpression cost", at, &checked, schema, place, false),
         }
     }
 
-    /// Estimates what an expression costs; that of a message is run once.
-    fn pay(&mut self, field: &str, at: String, program: &Program, schema: &Props, place: Place<'_>) {
-        let once = cost::max_cost(program, schema);
-        let (what, cost) = match field {
-            "rule" => {
-                let count = place.count.unwrap_or_else(|| cost::max_count(schema));
-                ("estimated rule cost", once.saturating_mul(count))
-            }
-            _ => ("estimated messageExpression cost", once),
-        };
-        if cost > RULE_COST_MAX {
+    /// Estimates what an expression costs, once or for each value that there may be.
+    fn pay(
+        &mut self,
+        what: &str,
+        at: String,
+        checked: &Checked,
+        schema: &Props,
+        place: Place<'_>,
+        each: bool,
+    ) {
+        let whole = place.root || schema.embedded;
+        let once = cost::max_cost(checked, Decl::Schema(schema, whole));
+        let count = if each { place.count.unwrap_or_else(|| sizes::max_count(schema)) } else { 1 };
+        let cost = once.saturating_mul(count);
+        if cost > RULE_COST_MAX && !self.unchanged {
             self.causes.push(causes::forbidden(&at, over_budget(what, cost, RULE_COST_MAX)));
         }
         self.total = self.total.saturating_add(cost);
@@ -165,6 +216,37 @@ impl Rules {
             _ => {}
         }
     }
+}
+
+/// An expression of a type; the failure is why it does not compile, or nothing where it is of another type.
+fn typed(
+    environment: &Environment,
+    source: &str,
+    stored: bool,
+    ty: &Type,
+) -> Result<Checked, Option<String>> {
+    let checked =
+        if stored { environment.clone().stored().checked(source) } else { environment.checked(source) };
+    match checked {
+        Ok(checked) if checked.ty.is(ty) => Ok(checked),
+        Ok(_) => Err(None),
+        Err(problem) => Err(Some(format!("compilation failed: {problem}"))),
+    }
+}
+
+/// A rule as upstream shows it in failures: as Go prints it.
+fn shown(rule: &Rule) -> String {
+    let pointer = |ty: &str, set: bool| format!("(*{ty})({})", if set { "0xc000000000" } else { "nil" });
+    format!(
+        "apiextensions.ValidationRule{{Rule:{:?}, Message:{:?}, MessageExpression:{:?}, Reason:{}, FieldPath:{:?}, \
+         OptionalOldSelf:{}}}",
+        rule.rule,
+        rule.message,
+        rule.message_expression,
+        pointer("apiextensions.FieldValueErrorReason", rule.reason.is_some()),
+        rule.field_path,
+        pointer("bool", rule.optional_old_self.is_some()),
+    )
 }
 
 /// Whether a rule's `fieldPath` (`.spec.a`, `.spec['a']`) leads to a field of the schema.
@@ -204,7 +286,10 @@ mod tests {
                 "a-b": {"type": "string"},
                 "list": {"type": "array", "maxItems": 9, "items": {"type": "object", "properties": {"x": {"type": "integer"}}}}}}}});
         let schema = Props::read(&schema).unwrap();
-        check(&schema, "p").iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+        check(&schema, "p", None, false)
+            .iter()
+            .map(|cause| format!("{}: {}", cause.field, cause.message))
+            .collect()
     }
 
     #[test]
@@ -221,7 +306,9 @@ mod tests {
         for (rule, wanted) in [
             (
                 json!({"rule": "self.replicas"}),
-                "rule: Invalid value: \"self.replicas\": cel expression must evaluate to a bool",
+                "rule: Invalid value: apiextensions.ValidationRule{Rule:\"self.replicas\", Message:\"\", MessageExpression:\"\", \
+                 Reason:(*apiextensions.FieldValueErrorReason)(nil), FieldPath:\"\", OptionalOldSelf:(*bool)(nil)}: cel \
+                 expression must evaluate to a bool",
             ),
             (
                 json!({"rule": "self.missing > 1"}),
@@ -233,7 +320,7 @@ mod tests {
             ),
             (
                 json!({"rule": "true", "messageExpression": "1"}),
-                "messageExpression: Invalid value: \"1\": messageExpression must evaluate to a string",
+                ": messageExpression must evaluate to a string",
             ),
             (
                 json!({"rule": "true", "optionalOldSelf": true}),
@@ -259,7 +346,7 @@ mod tests {
             let mut list = json!({"type": "array", "items": {"type": "string", "maxLength": 20}});
             list.as_object_mut().unwrap().extend(bounds.as_object().unwrap().clone());
             let schema = json!({"type": "object", "properties": {"l": list}, "x-kubernetes-validations": [{"rule": rule}]});
-            check(&Props::read(&schema).unwrap(), "p")
+            check(&Props::read(&schema).unwrap(), "p", None, false)
         };
         let nested = "self.l.all(a, self.l.exists_one(b, a == b))";
         assert_eq!(schema(json!({"maxItems": 100}), nested), []);
@@ -276,7 +363,13 @@ mod tests {
                 json!({"type": "string", "x-kubernetes-validations": [{"rule": "self.matches('^[a-z]+$')"}]});
             let mut list = json!({"type": "array", "items": item});
             list.as_object_mut().unwrap().extend(max.as_object().unwrap().clone());
-            check(&Props::read(&json!({"type": "object", "properties": {"l": list}})).unwrap(), "p").len()
+            check(
+                &Props::read(&json!({"type": "object", "properties": {"l": list}})).unwrap(),
+                "p",
+                None,
+                false,
+            )
+            .len()
         };
         assert_eq!(items(json!({"maxItems": 5})), 0);
         assert!(items(json!({})) > 0);
@@ -303,14 +396,14 @@ mod tests {
                 "self.all(key, !key.contains('*') && key.matches('^[a-z]+$'))",
             ),
             (
-                json!({"x-kubernetes-int-or-string": true}),
-                "type(self) == int ? self >= 0 : (type(self) == string ? self == '25%' : false)",
+                json!({"type": "object", "properties": {"s": {"x-kubernetes-int-or-string": true}}}),
+                "type(self.s) == int ? self.s >= 0 : (type(self.s) == string ? self.s == '25%' : false)",
             ),
         ] {
             let mut schema = schema;
             schema["x-kubernetes-validations"] = json!([{"rule": rule}]);
             let whole = json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": 64, "items": schema}}});
-            assert_eq!(check(&Props::read(&whole).unwrap(), "p"), [], "{rule}");
+            assert_eq!(check(&Props::read(&whole).unwrap(), "p", None, false), [], "{rule}");
         }
     }
 
@@ -322,8 +415,8 @@ mod tests {
             json!({"type": "object", "properties": {"l": {"type": "array", "x-kubernetes-list-type": kind, "maxItems": 9,
                 "x-kubernetes-list-map-keys": ["k"], "items": item}}})
         };
-        assert_eq!(check(&Props::read(&schema("map")).unwrap(), "p"), []);
-        let wrong = check(&Props::read(&schema("atomic")).unwrap(), "p");
+        assert_eq!(check(&Props::read(&schema("map")).unwrap(), "p", None, false), []);
+        let wrong = check(&Props::read(&schema("atomic")).unwrap(), "p", None, false);
         let wanted =
             "oldSelf cannot be used on the uncorrelatable portion of the schema within p.properties[l]";
         assert!(wrong.len() == 1 && wrong[0].message.ends_with(wanted), "{wrong:?}");
@@ -333,5 +426,231 @@ mod tests {
         {
             assert_eq!(is_path(&paths, path), valid, "{path}");
         }
+    }
+
+    /// The highest cost of a rule on a schema.
+    fn cost_of(schema: serde_json::Value, rule: &str) -> u64 {
+        let schema = Props::read(&schema).unwrap();
+        let ty = declared::of_rule(&schema, false);
+        let environment = Environment::default().with(rules::SELF, ty.clone()).with(rules::OLD_SELF, ty);
+        let checked = environment.checked(rule).unwrap_or_else(|error| panic!("{rule}: {error}"));
+        cost::max_cost(&checked, Decl::Schema(&schema, false))
+    }
+
+    fn scalar(ty: &str) -> serde_json::Value {
+        match ty {
+            "int-or-string" => json!({"x-kubernetes-int-or-string": true}),
+            "duration" | "date" | "date-time" | "byte" => json!({"type": "string", "format": ty}),
+            ty => json!({"type": ty}),
+        }
+    }
+
+    fn with(mut schema: serde_json::Value, bound: &str, most: Option<u64>) -> serde_json::Value {
+        if let Some(most) = most {
+            schema[bound] = json!(most);
+        }
+        schema
+    }
+
+    /// Upstream's numbers: without bounds, and with one. Source: `TestCostEstimation`.
+    #[test]
+    fn costs_of_lists_and_maps_are_upstreams() {
+        let object = json!({"type": "object", "required": ["required"],
+            "properties": {"required": {"type": "string"}, "optional": {"type": "string"}}});
+        let list_of_numbers = json!({"type": "array", "items": {"type": "number"}});
+        let map_of_numbers = json!({"type": "object", "additionalProperties": {"type": "number"}});
+        for (item, rule, unbounded, most, bounded) in [
+            (scalar("number"), "self.all(x, true)", 4_718_591, 10, 32),
+            (scalar("string"), "self.all(x, true)", 3_145_727, 20, 62),
+            (scalar("boolean"), "self.all(x, true)", 1_887_437, 5, 17),
+            (list_of_numbers.clone(), "self.all(x, true)", 3_145_727, 100, 302),
+            (scalar("number"), "self[1] == 0.0", 2, 5_000, 2),
+            (scalar("string"), "self[1] == self[1]", 314_577, 8, 314_577),
+            (scalar("number"), "self.all(x, x == 0.0)", 6_291_454, 3 * 1024 * 2048, 25_165_826),
+            (scalar("int-or-string"), "self.all(x, true)", 4_718_591, 10, 32),
+            (scalar("int-or-string"), "self[0] == 5", 3, 10, 3),
+            (scalar("boolean"), "self[0] == false", 2, 25, 2),
+            (object.clone(), "self[0] == null", 2, 422, 2),
+            (list_of_numbers.clone(), "self[0][0] == -1.0", 3, 51, 3),
+            (map_of_numbers.clone(), "self.all(x, x.y == 25.2)", 6_291_452, 12, 74),
+            (map_of_numbers.clone(), "self[0].x > 2.0", 4, 3_000, 4),
+            (scalar("duration"), "self.all(x, true)", 2_359_295, 5, 17),
+            (scalar("duration"), "self[0].getHours() == 2", 4, 525, 4),
+            (scalar("date"), "self.all(x, true)", 725_936, 15, 47),
+            (scalar("date"), "self[2].getDayOfMonth() == 13", 4, 42, 4),
+            (scalar("date-time"), "self.all(x, true)", 428_963, 25, 77),
+        ] {
+            for (most, wanted) in [(None, unbounded), (Some(most), bounded)] {
+                let list = with(json!({"type": "array", "items": item}), "maxItems", most);
+                assert_eq!(cost_of(list, rule), wanted, "{item} {rule} {most:?}");
+            }
+        }
+        let nested = "self.all(x, self.all(y, true))";
+        let list = json!({"type": "array", "items": {"type": "number"}});
+        assert_eq!(cost_of(with(list.clone(), "maxItems", Some(10)), nested), 352);
+        assert_eq!(
+            cost_of(with(list.clone(), "maxItems", Some(10)), "self.all(x, self.all(y, self.all(z, true)))"),
+            3552
+        );
+        assert!(cost_of(list, nested) > RULE_COST_MAX);
+        for (value, rule, unbounded, most, bounded) in [
+            (scalar("number"), "self.all(x, true)", 1_348_169, 10, 32),
+            (scalar("string"), "self.all(x, true)", 1_179_647, 3, 11),
+            (scalar("boolean"), "self.all(x, true)", 943_718, 100, 302),
+            (scalar("number"), "self[\"x\"] == 0.0", 2, 0, 2),
+            (scalar("int-or-string"), "self.all(x, true)", 1_348_169, 15, 47),
+            (map_of_numbers, "self.all(x, true)", 1_179_647, 10, 32),
+            (list_of_numbers, "self.all(x, true)", 1_179_647, 25, 77),
+            (scalar("duration"), "self.all(x, true)", 1_048_577, 5, 17),
+            (scalar("date"), "self.all(x, true)", 524_288, 10, 32),
+            (scalar("date-time"), "self.all(x, true)", 349_526, 25, 77),
+            (scalar("integer"), "oldSelf.size() == self.size()", 5, 10, 5),
+            (scalar("date-time"), "self[\"a\"] == self[\"b\"]", 8, 7, 8),
+            (scalar("duration"), "self[\"c\"] == self[\"d\"]", 8, 42, 8),
+        ] {
+            for (most, wanted) in [(None, unbounded), (Some(most), bounded)] {
+                let map =
+                    with(json!({"type": "object", "additionalProperties": value}), "maxProperties", most);
+                assert_eq!(cost_of(map, rule), wanted, "{value} {rule} {most:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn costs_of_texts_are_upstreams() {
+        for (rule, unbounded, most, bounded) in [
+            ("self.contains('test')", 314_574, 10, 5),
+            ("self.startsWith('test')", 2, 15, 2),
+            ("self.endsWith('test')", 2, 30, 2),
+            ("size(self + \"hello\") > size(\"hello\")", 314_578, 4, 7),
+            ("self.matches(\"x\")", 314_574, 50, 22),
+            ("\"\".matches(\"(((((((((())))))))))[0-9]\")", 7, 10, 7),
+            ("self.matches(\"\")", 1, 100, 1),
+            ("self == \"x\"", 2, 0, 1),
+            ("self.find('[0-9]+') == ''", 629_147, 10, 11),
+            ("self.lowerAscii() == 'lower!'", 314_575, 10, 6),
+        ] {
+            for (most, wanted) in [(None, unbounded), (Some(most), bounded)] {
+                assert_eq!(
+                    cost_of(with(scalar("string"), "maxLength", most), rule),
+                    wanted,
+                    "{rule} {most:?}"
+                );
+            }
+        }
+        let text = |most: Option<u64>| with(scalar("string"), "maxLength", most);
+        let list = |most: Option<u64>| with(json!({"type": "array", "items": text(most)}), "maxItems", most);
+        let object = |most: Option<u64>| {
+            json!({"type": "object", "properties": {"str": text(most), "separator": text(most),
+                "before": text(Some(2)), "after": text(Some(4))}})
+        };
+        let values = |most: Option<u64>| {
+            with(json!({"type": "string", "enum": ["A", "B", "C", "LongValue"]}), "maxLength", most)
+        };
+        let any = |most: Option<u64>| with(scalar("int-or-string"), "maxLength", most);
+        type Made<'m> = &'m dyn Fn(Option<u64>) -> serde_json::Value;
+        let made: [(Made<'_>, &str, u64, u64, u64); 6] = [
+            (&list, "self.join(' ') == 'aa bb'", 329_853_068_905, 10, 43),
+            (&list, "self.isSorted() == true", 329_854_432_052, 10, 52),
+            (&object, "self.str.replace(self.before, self.after) == 'does not matter'", 629_154, 4, 12),
+            (&object, "self.str.split(self.separator) == []", 629_160, 10, 22),
+            (&values, "self.contains('A')", 2, 1_000, 401),
+            (&any, "isQuantity(self)", 314_574, 20, 9),
+        ];
+        for (schema, rule, unbounded, most, bounded) in made {
+            assert_eq!(cost_of(schema(None), rule), unbounded, "{rule}");
+            assert_eq!(cost_of(schema(Some(most)), rule), bounded, "{rule} {most}");
+        }
+        let bytes = |most: Option<u64>| cost_of(with(scalar("byte"), "maxLength", most), "self == b\"x\"");
+        assert_eq!((bytes(None), bytes(Some(0))), (2, 1));
+    }
+
+    /// Source: `library/cost_test.go`.
+    #[test]
+    fn costs_of_library_functions_are_upstreams() {
+        for (source, wanted) in [
+            ("[1, 2, 3, 4, 5].sum() == 0", 16),
+            ("[uint(1), uint(2), uint(3), uint(4), uint(5)].max() == uint(1)", 22),
+            ("[duration('1s'), duration('2s')].isSorted()", 14),
+            ("[1, 2, 3, 4, 5].indexOf(3) == 0", 16),
+            ("'01234567890123456789012345678901234567890123456789'.indexOf('123') == 0", 6),
+            ("url('https:://kubernetes.io/').getHost() == ''", 4),
+            ("url('https:://kubernetes.io/') == url('https:://kubernetes.io/')", 9),
+            ("url('https:://kubernetes.io/') == url('http://x.b')", 5),
+            ("ip('192.168.0.1').family() == 4", 4),
+            ("ip('2001:db8:3333:4444:5555:6666:7777:8888').isLoopback()", 5),
+            ("ip('192.168.0.1') == ip('192.168.0.1')", 5),
+            ("ip.isCanonical('2001:db8:3333:4444:5555:6666:7777:8888')", 8),
+            ("cidr('192.168.0.0/16').ip() == ip('192.168.0.1')", 6),
+            ("cidr('192.168.0.0/16').containsCIDR(cidr('192.0.0.0/30'))", 11),
+            ("cidr('192.168.0.0/16').containsIP('192.0.0.1')", 7),
+            ("'ABCDEFGHIJ abcdefghij'.lowerAscii() == 'abcdefghij ABCDEFGHIJ'.lowerAscii()", 9),
+            ("strings.quote('ABCDEFGHIJ abcdefghij') == strings.quote('ABCDEFGHIJ abcdefghij')", 11),
+            ("'abc 123 def 123'.replace('', 'x') == ''", 3),
+            ("'abc 123 def 123'.split(' ') == []", 13),
+            ("quantity('200M') == quantity('0.2G') && quantity('0.2G') == quantity('200M')", 6),
+            ("quantity('50k').add(20).sub(quantity('100k')).sub(-50000).asInteger() > 0", 7),
+            ("format.named('dns1123Label').value().validate('my-name').hasValue()", 35),
+            ("format.named('dns1123Label').value() == format.named('dns1123Label').value()", 11),
+            ("sets.contains([1, 2, 3, 4], [2, 3])", 29),
+            ("!sets.equivalent([1, 2], [2, 2, 2])", 34),
+            ("sets.intersects([[1], [2, 3]], [[1, 2], [2, 3]])", 65),
+            ("semver('1.0.0').isLessThan(semver('1.1.0'))", 3),
+            ("{'a': 1, 'b': 2}.all(k, v, v > 0)", 41),
+            ("{'a': 1, 'b': 2}.exists(k, v, v > 0)", 43),
+            ("{'a': 1, 'b': 2}.existsOne(k, v, v > 0)", 40),
+            ("{'a': 1, 'b': 2}.transformMap(k, v, v + 1).size() == 2", 73),
+            ("{'a': 1, 'b': 2}.transformMap(k, v, v < 5, v + 1).size() == 2", 77),
+            ("{'a': 1, 'b': 2}.transformMapEntry(k, v, {k: v + 1}).size() == 2", 133),
+            ("[1, 2].transformList(i, v, v + 1).size() == 2", 51),
+            ("[1, 2].transformList(i, v, v < 5, v + 1).size() == 2", 55),
+        ] {
+            assert_eq!(cost_of(json!({"type": "boolean"}), source), wanted, "{source}");
+        }
+    }
+
+    #[test]
+    fn names_of_objects_are_short() {
+        let schema = json!({"type": "object", "x-kubernetes-validations": [
+            {"rule": "self.metadata.name.contains('x')"}, {"rule": "self.metadata.generateName.matches('^[a-z]+$')"}]});
+        assert_eq!(check(&Props::read(&schema).unwrap(), "p", None, false), []);
+        let schema = Props::read(&json!({"type": "object"})).unwrap();
+        let environment = Environment::default().with(rules::SELF, declared::of_rule(&schema, true));
+        let checked = environment.checked("self.metadata.name.contains('x')").unwrap();
+        assert_eq!(cost::max_cost(&checked, Decl::Schema(&schema, true)), 3 + 102);
+    }
+
+    #[test]
+    fn what_was_stored_may_stay() {
+        let definition = |rule: &str, message: &str, more: &str, items: u64| {
+            let schema = json!({"type": "object", "properties": {
+                "l": {"type": "array", "items": {"type": "string", "maxLength": 100_000}, "maxItems": items,
+                    "x-kubernetes-validations": [{"rule": rule, "messageExpression": message}]},
+                "more": {"type": "string", "description": more}}});
+            json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}})
+        };
+        let said = |new: &Value, old: Option<&Value>| -> Vec<String> {
+            let before = old.map(Before::of);
+            let schema = &new["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let causes = super::super::check_rules("p", schema, "v1", before.as_ref());
+            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+        };
+        // What an older server does not know is refused where it is new.
+        let newer = definition("self.includes('a')", "'x'", "", 9);
+        assert_eq!(said(&newer, None).len(), 1);
+        assert_eq!(said(&newer, Some(&newer)), [""; 0]);
+        assert_eq!(said(&definition("self.includes('a')", "'y'", "z", 9), Some(&newer)), [""; 0]);
+        assert_eq!(said(&definition("self.includes('b')", "'x'", "", 9), Some(&newer)).len(), 1);
+        // One that cannot be right stays wrong.
+        let wrong = definition("self.nothing('a')", "'x'", "", 9);
+        assert_eq!(said(&wrong, Some(&wrong)).len(), 1);
+        // What costs too much stays where the whole schema does, as long as all of it together is not too much.
+        let rule = "self.all(x, x.contains('0123456789012'))";
+        let dear = definition(rule, "'x'", "", 500);
+        assert!(said(&dear, None)[0].contains("estimated rule cost exceeds budget by factor of 4.0x"));
+        assert_eq!(said(&dear, Some(&dear)), [""; 0]);
+        assert!(!said(&dear, Some(&definition(rule, "'x'", "before", 500))).is_empty());
+        let dearest = definition(rule, "'x'", "", 5_000);
+        assert!(!said(&dearest, Some(&dearest)).is_empty());
     }
 }

@@ -17,8 +17,9 @@ mod rules;
 mod shape;
 mod validate;
 
-pub use check::check_schema;
+pub use check::{check_rules, check_schema};
 pub use columns::{PrinterColumn, cells, definitions};
+pub use expressions::Before;
 pub use formats::duration as go_duration;
 pub use formats::is_known as is_known_format;
 pub(crate) use formats::{duration as duration_of, fits as fits_format};

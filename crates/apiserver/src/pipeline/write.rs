@@ -12,6 +12,7 @@ use crate::admission::{self, Notes, Operation, Options, Review};
 use crate::authz::Attributes;
 use crate::bootstrap;
 use crate::field;
+use crate::lengthy;
 use crate::options;
 use crate::tree;
 use crate::words::{self, Writer};
@@ -126,11 +127,13 @@ impl Pipeline {
         let key = meta::key_of(&object);
         let mut errors = Vec::new();
         meta::validate(&object, asked, &mut errors);
-        asked.strategy.validate(&object, &mut errors);
-        asked.strategy.validate_create(&object, &mut errors);
-        if !bootstrap::is_server(asked.user) {
-            asked.strategy.validate_foreign(&object, None, &mut errors);
-        }
+        unhurried(asked, || {
+            asked.strategy.validate(&object, &mut errors);
+            asked.strategy.validate_create(&object, &mut errors);
+            if !bootstrap::is_server(asked.user) {
+                asked.strategy.validate_foreign(&object, None, &mut errors);
+            }
+        });
         add_schemas(&mut errors, |errors| words::validate(&asked.stored, &object, None, errors));
         errors.retain(|error| !asked.strategy.forgives(&asked.kind.version, error));
         field::check(&asked.kind.group, &asked.kind.kind, &key.name, &errors)?;
@@ -503,11 +506,13 @@ impl Pipeline {
         meta::validate_change(new, old, &mut errors);
         match asked.subresource {
             "" => {
-                asked.strategy.validate(new, &mut errors);
-                asked.strategy.validate_update(new, old, &mut errors);
-                if !bootstrap::is_server(asked.user) {
-                    asked.strategy.validate_foreign(new, Some(old), &mut errors);
-                }
+                unhurried(asked, || {
+                    asked.strategy.validate(new, &mut errors);
+                    asked.strategy.validate_update(new, old, &mut errors);
+                    if !bootstrap::is_server(asked.user) {
+                        asked.strategy.validate_foreign(new, Some(old), &mut errors);
+                    }
+                });
                 add_schemas(&mut errors, |errors| words::validate_change(&asked.stored, new, old, errors));
             }
             "status" => asked.strategy.validate_status(new, old, &mut errors),
@@ -602,6 +607,11 @@ fn shown_part<'v>(asked: &Asked<'_>, object: &'v Value) -> Cow<'v, Value> {
 }
 
 /// Adds what the schema finds where the strategy, which knows upstream's words, found nothing.
+/// Validates; where that may take long, others do not wait for the thread meanwhile.
+fn unhurried(asked: &Asked<'_>, validate: impl FnOnce()) {
+    if asked.strategy.validation_is_lengthy() { lengthy::run(validate) } else { validate() }
+}
+
 fn add_schemas(errors: &mut field::FieldErrors, check: impl FnOnce(&mut field::FieldErrors)) {
     let mut more = Vec::new();
     check(&mut more);
