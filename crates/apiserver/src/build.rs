@@ -126,7 +126,8 @@ impl Server {
         let webhook = webhook.map(|path| Webhook::new(path, config.clock.clone())).transpose()?;
         let keys = config.protection.encryption_provider_config.as_deref();
         let keys = keys.map(Keys::load).transpose()?;
-        let metrics = Metrics::new().map_err(|error| BuildError::Config(format!("metrics: {error}")))?;
+        let metrics = Metrics::new(&config.git_version)
+            .map_err(|error| BuildError::Config(format!("metrics: {error}")))?;
         let seal = |keys| Sealed::new(store.clone(), Arc::new(keys), metrics.encryption.clone());
         let sealed = keys.map(seal);
         let store = sealed.clone().map_or(store, |sealed| sealed as Arc<dyn Store>);
@@ -139,6 +140,7 @@ impl Server {
             strategies,
             admission: config.admission,
             admission_metrics: metrics.admission.clone(),
+            authorization_metrics: metrics.authorization.clone(),
             authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Standard::default())),
             webhook,
             authenticators: believed.authenticators,

@@ -115,6 +115,12 @@ impl Row {
         }
     }
 
+    /// The release of Kubernetes that has a deprecated version no more (`1.16`); empty where none is said.
+    pub fn removed_release(&self) -> &str {
+        let said = self.deprecation.as_deref().and_then(|text| text.split_once("unavailable in v"));
+        said.and_then(|(_, rest)| rest.split_once('+')).map_or("", |(release, _)| release)
+    }
+
     /// Whether its objects are kept: nobody stores questions and commands (reviews, bindings), nor what is computed when
     /// it is asked for (component statuses). Nothing of that can be watched.
     pub fn is_stored(&self) -> bool {
@@ -301,6 +307,7 @@ mod tests {
                 "extensions/v1beta1 Deployment is deprecated in v1.8+, unavailable in v1.16+; use apps/v1 Deployment"
             )
         );
+        assert_eq!(row.removed_release(), "1.16");
         let said = |api_version: &str, kind: &str| {
             catalog.by_api_version(api_version, kind).and_then(|row| row.deprecation.as_deref())
         };

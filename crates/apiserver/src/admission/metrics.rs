@@ -1,13 +1,17 @@
 //! What is counted of webhooks and policies, under upstream's names. Names of webhooks, policies and bindings are their
 //! administrators'. Source: `apiserver/pkg/admission/metrics`, `admission/plugin/policy/validating/metrics`.
 
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use super::Operation;
 
 /// Upper bounds of the classes of durations, in seconds, as upstream has them.
 const WEBHOOK_SECONDS: [f64; 8] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
+const PLUGIN_SECONDS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 const POLICY_SECONDS: [f64; 5] = [0.000_000_5, 0.001, 0.01, 0.1, 1.0];
 const POLICY: [&str; 4] = ["policy", "policy_binding", "error_type", "enforcement_action"];
 /// Larger codes than that are counted as that.
@@ -22,6 +26,120 @@ pub struct Metrics {
     failed_open: IntCounterVec,
     checks: IntCounterVec,
     check_seconds: HistogramVec,
+    plugins: Arc<Plugins>,
+}
+
+/// A step of admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Plugins may change the object.
+    Admit,
+    /// They may only refuse.
+    Validate,
+}
+
+/// The plugins in the chain's order, and whether they take part in each step.
+const PLUGINS: [(&str, [bool; 2]); 24] = [
+    ("NamespaceLifecycle", [true, true]),
+    ("LimitRanger", [true, true]),
+    ("ServiceAccount", [true, true]),
+    ("NodeRestriction", [false, true]),
+    ("TaintNodesByCondition", [true, false]),
+    ("PodSecurity", [false, true]),
+    ("Priority", [true, true]),
+    ("DefaultTolerationSeconds", [true, false]),
+    ("DefaultStorageClass", [true, false]),
+    ("StorageObjectInUseProtection", [true, false]),
+    ("PersistentVolumeClaimResize", [false, true]),
+    ("RuntimeClass", [true, true]),
+    ("CertificateApproval", [false, true]),
+    ("CertificateSigning", [false, true]),
+    ("ClusterTrustBundleAttest", [false, true]),
+    ("CertificateSubjectRestriction", [false, true]),
+    ("DefaultIngressClass", [true, false]),
+    ("PodTopologyLabels", [true, false]),
+    ("MutatingAdmissionPolicy", [true, false]),
+    ("MutatingAdmissionWebhook", [true, false]),
+    ("ValidatingAdmissionPolicy", [false, true]),
+    ("ValidatingAdmissionWebhook", [false, true]),
+    ("ResourceQuota", [false, true]),
+    ("DenyServiceExternalIPs", [false, true]),
+];
+
+/// By step, operation and whether the request was refused; looked up once.
+type Durations = [[[OnceLock<Histogram>; 2]; 4]; 2];
+
+/// How long plugins and whole steps take.
+#[derive(Debug)]
+struct Plugins {
+    of_plugins: HistogramVec,
+    of_steps: HistogramVec,
+    plugins: Vec<Durations>,
+    steps: Durations,
+}
+
+/// Takes the time of the plugins of one step of one request.
+pub(super) struct StopWatch<'a> {
+    plugins: Option<&'a Plugins>,
+    step: Step,
+    operation: Operation,
+    since: Instant,
+    lap: Instant,
+    /// The plugin that is probably the next.
+    next: usize,
+    refused: bool,
+}
+
+impl<'a> StopWatch<'a> {
+    pub(super) fn start(figures: Option<&'a Metrics>, step: Step, operation: Operation) -> Self {
+        let plugins = figures.map(|figures| &*figures.plugins);
+        let now = Instant::now();
+        Self { plugins, step, operation, since: now, lap: now, next: 0, refused: false }
+    }
+
+    /// A plugin has had its turn.
+    pub(super) fn lap(&mut self, name: &str, refused: bool) {
+        let Some(plugins) = self.plugins else { return };
+        self.refused |= refused;
+        let order = (self.next..PLUGINS.len()).chain(0..self.next);
+        let Some(at) = order.into_iter().find(|at| PLUGINS[*at].0 == name) else { return };
+        self.next = (at + 1) % PLUGINS.len();
+        // Who takes no part takes no time.
+        if !PLUGINS[at].1[self.step as usize] {
+            return;
+        }
+        let now = Instant::now();
+        let durations =
+            &plugins.plugins[at][self.step as usize][self.operation as usize][usize::from(refused)];
+        let labels = || [name, self.step.as_str(), self.operation.as_str(), word(refused)];
+        let durations = durations.get_or_init(|| plugins.of_plugins.with_label_values(&labels()));
+        durations.observe((now - self.lap).as_secs_f64());
+        self.lap = now;
+    }
+}
+
+impl Drop for StopWatch<'_> {
+    fn drop(&mut self) {
+        let Some(plugins) = self.plugins else { return };
+        let durations =
+            &plugins.steps[self.step as usize][self.operation as usize][usize::from(self.refused)];
+        let labels = [self.step.as_str(), self.operation.as_str(), word(self.refused)];
+        let durations = durations.get_or_init(|| plugins.of_steps.with_label_values(&labels));
+        durations.observe((self.lap - self.since).as_secs_f64());
+    }
+}
+
+impl Step {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Validate => "validate",
+        }
+    }
+}
+
+fn word(refused: bool) -> &'static str {
+    if refused { "true" } else { "false" }
 }
 
 /// How a webhook's call ended.
@@ -31,10 +149,12 @@ pub(super) enum Ended {
     Passed,
     /// It refuses the request with this code.
     Refused(u16),
-    /// It could not be asked; the request is refused.
-    Failed,
-    /// It could not be asked; the request goes on.
-    FailedOpen,
+    /// It could not be asked, for which this code stands; the request is refused.
+    Failed(u16),
+    /// It could not be asked, for which this code stands; the request goes on.
+    FailedOpen(u16),
+    /// It was not asked, since it may do more than answer; the request is refused.
+    Unasked,
 }
 
 /// Which webhook was asked about what: its name, `admit` or `validating`, the operation.
@@ -88,6 +208,22 @@ impl Metrics {
                 &POLICY_SECONDS,
                 &POLICY,
             )?,
+            plugins: Arc::new(Plugins {
+                of_plugins: histogram(
+                    "apiserver_admission_controller_admission_duration_seconds",
+                    "How long plugins of admission took.",
+                    &PLUGIN_SECONDS,
+                    &["name", "type", "operation", "rejected"],
+                )?,
+                of_steps: histogram(
+                    "apiserver_admission_step_admission_duration_seconds",
+                    "How long steps of admission took.",
+                    &PLUGIN_SECONDS,
+                    &["type", "operation", "rejected"],
+                )?,
+                plugins: PLUGINS.iter().map(|_| Durations::default()).collect(),
+                steps: Durations::default(),
+            }),
         })
     }
 
@@ -96,26 +232,22 @@ impl Metrics {
         let Asked { name, step, operation } = asked;
         let (code, rejected) = match ended {
             Ended::Passed => (200, "false"),
-            Ended::Refused(code) => (code.min(CODE_MAX), "true"),
-            // Upstream's for a webhook that cannot be reached.
-            Ended::Failed => (503, "true"),
-            Ended::FailedOpen => (503, "false"),
+            Ended::Refused(code) | Ended::Failed(code) => (code, "true"),
+            Ended::FailedOpen(code) => (code, "false"),
+            Ended::Unasked => (0, "true"),
         };
-        let code = code.to_string();
+        let code = code.min(CODE_MAX).to_string();
         self.requests.with_label_values(&[name, step, operation, &code, rejected]).inc();
         let took = took.as_secs_f64();
         self.seconds.with_label_values(&[name, step, operation, rejected]).observe(took);
-        match ended {
-            Ended::Passed => {}
-            Ended::FailedOpen => self.failed_open.with_label_values(&[name, step]).inc(),
-            Ended::Refused(_) => {
-                self.rejections.with_label_values(&[name, step, operation, "no_error", &code]).inc();
-            }
-            Ended::Failed => {
-                let error = "calling_webhook_error";
-                self.rejections.with_label_values(&[name, step, operation, error, &code]).inc();
-            }
-        }
+        let error = match ended {
+            Ended::Passed => return,
+            Ended::FailedOpen(_) => return self.failed_open.with_label_values(&[name, step]).inc(),
+            Ended::Refused(_) => "no_error",
+            Ended::Failed(_) => "calling_webhook_error",
+            Ended::Unasked => "apiserver_internal_error",
+        };
+        self.rejections.with_label_values(&[name, step, operation, error, &code]).inc();
     }
 
     /// A validation of a policy did not hold, or failed: what was done about it (`deny`, `warn`, `audit`, `allow`).
@@ -131,4 +263,45 @@ fn registered<C: Collector + Clone + 'static>(
     collector: C,
 ) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone())).map(|()| collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_is_counted_in_its_order() {
+        let names: Vec<&str> = crate::admission::standard().iter().map(|link| link.name()).collect();
+        assert_eq!(names, PLUGINS.map(|(name, _)| name)[..names.len()]);
+    }
+
+    #[test]
+    fn plugins_and_steps_are_counted_under_upstreams_names() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let mut watch = StopWatch::start(Some(&metrics), Step::Validate, Operation::Create);
+        for (name, refused) in [("LimitRanger", false), ("DefaultStorageClass", false), ("LimitRanger", true)]
+        {
+            watch.lap(name, refused);
+        }
+        drop(watch);
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let counts: Vec<&str> = text.lines().filter(|line| line.contains("_count{")).collect();
+        let (plugin, step) = (
+            "apiserver_admission_controller_admission_duration_seconds_count",
+            "apiserver_admission_step_admission_duration_seconds_count",
+        );
+        assert_eq!(
+            counts,
+            [
+                format!(
+                    r#"{plugin}{{name="LimitRanger",operation="CREATE",rejected="false",type="validate"}} 1"#
+                ),
+                format!(
+                    r#"{plugin}{{name="LimitRanger",operation="CREATE",rejected="true",type="validate"}} 1"#
+                ),
+                format!(r#"{step}{{operation="CREATE",rejected="true",type="validate"}} 1"#),
+            ]
+        );
+    }
 }

@@ -29,6 +29,7 @@ pub use classes::{DefaultIngressClass, DefaultStorageClass};
 pub use lifecycle::NamespaceLifecycle;
 pub use limits::LimitRanger;
 pub use metrics::Metrics;
+use metrics::{Step, StopWatch};
 pub use node::NodeRestriction;
 pub(crate) use node::projects;
 pub use nodes::{PodTopologyLabels, TaintNodesByCondition};
@@ -56,6 +57,7 @@ use serde_json::{Map, Value, json};
 
 use crate::authz::{Attributes, Decision};
 use crate::cache::Changes;
+pub use crate::webhook::Unanswered;
 use crate::words::{Catalog, Kind};
 
 /// What a link may look at besides the object.
@@ -115,10 +117,9 @@ pub trait World: Send + Sync {
     async fn convert(&self, object: Value, from: &Kind, to: &Kind) -> Result<Value, Status> {
         Ok(self.catalog().convert(object, from, to))
     }
-    /// What the webhook that a `clientConfig` names answers to a review within a time; or upstream's sentence on why it
-    /// does not.
-    async fn ask(&self, _client: &Value, _review: &Value, _within: Duration) -> Result<Value, String> {
-        Err("nobody is asked here".to_owned())
+    /// What the webhook that a `clientConfig` names answers to a review within a time.
+    async fn ask(&self, _client: &Value, _review: &Value, _within: Duration) -> Result<Value, Unanswered> {
+        Err(Unanswered::new(500, "nobody is asked here"))
     }
     /// Where it is counted what webhooks and policies say, if anywhere.
     fn figures(&self) -> Option<&Metrics> {
@@ -299,9 +300,12 @@ pub(crate) async fn mutate(
     object: &mut Value,
     world: &dyn World,
 ) -> Result<bool, Status> {
+    let mut watch = StopWatch::start(world.figures(), Step::Admit, review.operation);
     loop {
         for link in chain {
-            link.mutate(review, object, world).await?;
+            let said = link.mutate(review, object, world).await;
+            watch.lap(link.name(), said.is_err());
+            said?;
         }
         if !review.rounds.begin_second() {
             return Ok(review.rounds.is_second());
@@ -316,8 +320,11 @@ pub(crate) async fn validate(
     object: Option<&Value>,
     world: &dyn World,
 ) -> Result<(), Status> {
+    let mut watch = StopWatch::start(world.figures(), Step::Validate, review.operation);
     for link in chain {
-        link.validate(review, object, world).await?;
+        let said = link.validate(review, object, world).await;
+        watch.lap(link.name(), said.is_err());
+        said?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! What admission has to say about a request that it lets pass: warnings for the client and annotations for the audit log.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -12,7 +14,11 @@ const CUT_CHARS: usize = 256;
 
 /// The notes of one request, or of one round of a write that may be repeated.
 #[derive(Debug, Default)]
-pub struct Notes(Mutex<Said>);
+pub struct Notes {
+    said: Mutex<Said>,
+    /// Nanoseconds.
+    waited: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Said {
@@ -56,29 +62,41 @@ fn cut(mut text: String) -> String {
 impl Notes {
     /// A `Warning` header of the answer; said twice it is told once, and what is too much is cut.
     pub fn warn(&self, text: impl Into<String>) {
-        self.0.lock().warn(text.into());
+        self.said.lock().warn(text.into());
     }
 
     /// An annotation of the request's audit event; the first of a key stays, as upstream.
     pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.0.lock().annotations.entry(key.into()).or_insert_with(|| value.into());
+        self.said.lock().annotations.entry(key.into()).or_insert_with(|| value.into());
     }
 
     /// Adds the notes of a round that counts.
     pub fn absorb(&self, round: Self) {
-        let said = round.0.into_inner();
+        self.waited.fetch_add(round.waited.into_inner(), Ordering::Relaxed);
+        let said = round.said.into_inner();
         said.warnings.into_iter().for_each(|warning| self.warn(warning));
         said.annotations.into_iter().for_each(|(key, value)| self.annotate(key, value));
     }
 
     /// The warnings, in the order in which they were first said.
     pub fn warnings(&self) -> Vec<String> {
-        self.0.lock().warnings.clone()
+        self.said.lock().warnings.clone()
+    }
+
+    /// The request waited so long for others: webhooks, or its turn.
+    pub fn waits(&self, took: Duration) {
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// How long it waited in all.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
     /// The audit annotations.
     pub fn annotations(&self) -> BTreeMap<String, String> {
-        self.0.lock().annotations.clone()
+        self.said.lock().annotations.clone()
     }
 }
 

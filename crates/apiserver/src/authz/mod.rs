@@ -2,6 +2,7 @@
 
 mod components;
 pub(crate) mod defaults;
+mod metrics;
 pub(crate) mod node;
 pub(crate) mod rbac;
 mod standard;
@@ -11,6 +12,7 @@ use api::connect::User;
 
 use crate::admission::World;
 
+pub use metrics::Metrics;
 pub use rbac::Rule;
 pub use standard::Standard;
 pub(crate) use standard::{everything, joined};

@@ -18,6 +18,9 @@ use super::{Front, Parts};
 use crate::aggregation;
 use crate::words::documents::{self, DiscoveryForm};
 
+/// What the server runs on, in Go's words.
+pub(super) const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+
 impl Front {
     pub(super) async fn document(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
         if !matches!(*parts.method, Method::GET | Method::HEAD) {
@@ -138,7 +141,7 @@ impl Front {
             "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
             "minCompatibilityMajor": "1", "minCompatibilityMinor": "36", "gitVersion": self.git_version, "gitCommit": "", "gitTreeState": "clean",
             "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
-            "platform": format!("linux/{}", match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other }),
+            "platform": PLATFORM,
         })
     }
 }

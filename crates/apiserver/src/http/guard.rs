@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::connect::{Body, User};
 use api::{Reason, Status};
@@ -19,6 +19,7 @@ use super::{CONNECTIONS, Front};
 use crate::admission::Notes;
 use crate::audit::{self, Begin, Record, Subject};
 use crate::flow::{Digest, Named, Refused, Scan, Schema, Seat};
+use crate::words::Kind;
 
 /// How long a request that is no watch may take. Source: `--request-timeout`.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -306,7 +307,10 @@ impl Front {
         let Some(schema) = self.flow.classify(&digest, &*self.pipeline) else { return Ok(None) };
         trail.schema = Some(schema.clone());
         let scan = self.scan(asks);
-        self.flow.enter(&schema, &digest, scan, asks.deadline / WAIT_PART).await.map(Some)
+        let since = Instant::now();
+        let entered = self.flow.enter(&schema, &digest, scan, asks.deadline / WAIT_PART).await;
+        trail.notes.waits(since.elapsed());
+        entered.map(Some)
     }
 
     /// What a list, or a watch that begins with what is there, goes through.
@@ -322,6 +326,17 @@ impl Front {
         let named = !path.name.is_empty() || crate::selection::selected(fields, "metadata.name").is_some();
         let limit = asks.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(0);
         Some(Scan { objects: self.pipeline.count(&path.group, &path.resource), limit, named })
+    }
+}
+
+/// Says to the client and to the audit log that a version is deprecated. Source: `endpoints/metrics.MonitorRequest`.
+pub(super) fn tell_deprecation(kind: &Kind, notes: &Notes) {
+    let Some(text) = kind.deprecation() else { return };
+    notes.warn(text);
+    notes.annotate("k8s.io/deprecated", "true");
+    let removed = kind.removed_release();
+    if !removed.is_empty() {
+        notes.annotate("k8s.io/removed-release", removed);
     }
 }
 

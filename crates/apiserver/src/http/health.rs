@@ -52,6 +52,9 @@ impl Front {
                 return Some(typed_response(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n"));
             }
         }
+        for check in &checks {
+            self.metrics.checked(endpoint, &check.name, check.wrong.is_none());
+        }
         let excluded: Vec<&str> = parts.query.all("exclude").filter(|name| !name.is_empty()).collect();
         let (report, failed) = report(&checks, &excluded);
         if failed {

@@ -1,233 +1,256 @@
-//! What the server counts, in Prometheus' format under upstream's names. Source:
-//! `apiserver/pkg/endpoints/metrics/metrics.go` and `storage/etcd3/metrics`.
+//! What the server counts, in Prometheus' format under upstream's names. Requests are counted in [`super::counted`].
+//! Source: `apiserver/pkg/endpoints/metrics`, `endpoints/filters/metrics.go`, `storage/etcd3/metrics` and
+//! `component-base/metrics`.
 
 use std::time::Instant;
 
-use api::connect::Body;
-use http::{Method, StatusCode};
+use api::Status;
+use api::connect::{Body, User};
+use http::{HeaderMap, StatusCode, header};
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder, exponential_buckets,
 };
 
-use super::path::{ResourcePath, Target};
-use super::query::{self, Query};
+use super::Front;
+use super::body::text;
+use super::counted::Requests;
 use super::respond::typed_response;
-use super::{CONNECTIONS, Front};
 use crate::pipeline::Pipeline;
-use crate::{admission, audit, encryption, flow};
+use crate::words::Kind;
+use crate::{admission, audit, authz, encryption, flow};
 
 /// Prometheus' text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Upper bounds of the classes of durations, in seconds, as upstream has them.
-const SECONDS: [f64; 23] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
-    20.0, 30.0, 45.0, 60.0,
-];
-const LABELS: [&str; 8] =
-    ["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"];
-const COMPONENT: &str = "apiserver";
+/// Users that upstream counts by name.
+const NAMED: [&str; 5] =
+    ["admin", "client", "kube_proxy", "kubelet", "system:serviceaccount:kube-system:default"];
 
 /// The server's figures.
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    seconds: HistogramVec,
-    in_flight: IntGaugeVec,
-    long_running: IntGaugeVec,
+    pub(super) requests: Requests,
+    authentication: [(IntCounter, Histogram); 3],
+    users: IntCounterVec,
+    watch_events: IntCounterVec,
+    watch_sizes: HistogramVec,
+    deprecated: IntGaugeVec,
+    stored: IntGaugeVec,
     objects: IntGaugeVec,
+    health: IntGaugeVec,
+    health_checks: IntCounterVec,
     /// Of priority and fairness.
     pub(crate) flow: flow::Metrics,
     /// Of auditing.
     pub(crate) audit: audit::Metrics,
     /// Of webhooks and policies.
     pub(crate) admission: admission::Metrics,
+    /// Of what the authorizers decide.
+    pub(crate) authorization: authz::Metrics,
     /// Of values at rest.
     pub(crate) encryption: encryption::Metrics,
 }
 
-/// One more for as long as it lives.
-pub(super) struct Held(IntGauge);
+/// The figures of one watch.
+pub(super) struct Watched {
+    events: IntCounter,
+    sizes: Histogram,
+}
 
-impl Held {
-    fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
+impl Watched {
+    /// An event was sent, whose object has so many bytes.
+    #[allow(clippy::cast_precision_loss, reason = "no object has 2^53 bytes")]
+    pub(super) fn sent(&self, bytes: usize) {
+        self.events.inc();
+        self.sizes.observe(bytes as f64);
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
+/// Makes and registers figures.
+struct Maker<'r>(&'r Registry);
 
-/// What a request is counted under.
-pub(super) struct Labels {
-    verb: &'static str,
-    dry_run: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    long_running: bool,
-}
-
-impl Labels {
-    /// Those of a request; what names no resource is counted under its verb alone. The names are the client's until
-    /// `known` says that the server has them: unknown ones are not counted apart, or anybody could fill the memory.
-    pub(super) fn of(
-        method: &Method,
-        target: Option<&Target>,
-        query: &Query,
-        known: impl Fn(&ResourcePath) -> bool,
-    ) -> Self {
-        let verb = match *method {
-            Method::GET => "GET",
-            Method::HEAD => "HEAD",
-            Method::POST => "POST",
-            Method::PUT => "PUT",
-            Method::PATCH => "PATCH",
-            Method::DELETE => "DELETE",
-            Method::OPTIONS => "OPTIONS",
-            _ => "other",
-        };
-        let bare = Self {
-            verb,
-            dry_run: if query.get("dryRun").is_some() { "All" } else { "" },
-            group: String::new(),
-            version: String::new(),
-            resource: String::new(),
-            subresource: String::new(),
-            scope: "",
-            long_running: false,
-        };
-        let Some(Target::Resource(path)) = target else { return bare };
-        if !known(path) {
-            return bare;
-        }
-        let watch = query::is_watch(method, path, query);
-        let connection = CONNECTIONS.contains(&path.subresource.as_str());
-        let verb = match (verb, path.name.is_empty()) {
-            _ if watch => "WATCH",
-            _ if connection && path.subresource != "log" => "CONNECT",
-            ("GET", true) => "LIST",
-            ("DELETE", true) => "DELETECOLLECTION",
-            (verb, _) => verb,
-        };
-        let scope = match (path.name.is_empty(), path.namespace.is_empty()) {
-            (false, _) => "resource",
-            (true, false) => "namespace",
-            (true, true) => "cluster",
-        };
-        Self {
-            verb,
-            group: path.group.clone(),
-            version: path.version.clone(),
-            resource: path.resource.clone(),
-            subresource: path.subresource.clone(),
-            scope,
-            long_running: watch || connection,
-            ..bare
-        }
+impl Maker<'_> {
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(gauge.clone())).map(|()| gauge)
     }
 
-    /// Whether the request lasts for as long as its client likes.
-    pub(super) fn long_running(&self) -> bool {
-        self.long_running
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(counter.clone())).map(|()| counter)
     }
 
-    fn values(&self) -> [&str; 8] {
-        [
-            self.verb,
-            self.dry_run,
-            &self.group,
-            &self.version,
-            &self.resource,
-            &self.subresource,
-            self.scope,
-            COMPONENT,
-        ]
+    fn histogram(
+        &self,
+        (name, help): (&str, &str),
+        buckets: Vec<f64>,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
+        self.0.register(Box::new(histogram.clone())).map(|()| histogram)
     }
 
-    fn kind(&self) -> &'static str {
-        if matches!(self.verb, "GET" | "HEAD" | "LIST" | "WATCH") { "readOnly" } else { "mutating" }
+    /// `kubernetes_build_info` of a version such as `v1.37.0+skiff.1`.
+    fn build_info(&self, git_version: &str) -> Result<(), prometheus::Error> {
+        let labels = [
+            ("major", "1"),
+            ("minor", "37"),
+            ("git_version", git_version),
+            ("git_commit", ""),
+            ("git_tree_state", "clean"),
+            ("build_date", "1970-01-01T00:00:00Z"),
+            ("go_version", ""),
+            ("compiler", "rustc"),
+            ("platform", super::documents::PLATFORM),
+        ];
+        let names = labels.map(|(name, _)| name);
+        let info = self.gauge("kubernetes_build_info", "What this server was built from.", &names)?;
+        info.with_label_values(&labels.map(|(_, value)| value)).set(1);
+        Ok(())
     }
 }
 
 impl Metrics {
-    /// All at zero; the figures of the process are read when they are asked for.
-    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+    /// All at zero, for a server of this version; the figures of the process are read when they are asked for.
+    pub(crate) fn new(git_version: &str) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let gauge = |name: &str, help: &str, labels: &[&str]| {
-            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let in_flight = gauge(
-            "apiserver_current_inflight_requests",
-            "Requests that are being answered, by kind; long-running ones apart.",
-            &["request_kind"],
+        let make = Maker(&registry);
+        make.build_info(git_version)?;
+        let results = ["success", "failure", "error"];
+        let attempts = make.counter(
+            "authentication_attempts",
+            "Requests whose user was to be told, by whether it could.",
+            &["result"],
         )?;
-        let long: Vec<&str> = LABELS.into_iter().filter(|label| *label != "dry_run").collect();
-        let long_running =
-            gauge("apiserver_longrunning_requests", "Watches and connections that are open.", &long)?;
-        let objects = gauge("apiserver_storage_objects", "Stored objects, by resource.", &["resource"])?;
-        let counted: Vec<&str> = LABELS.into_iter().chain(["code"]).collect();
-        let requests = Opts::new("apiserver_request_total", "Requests that were answered.");
-        let requests = IntCounterVec::new(requests, &counted)?;
-        let seconds = HistogramOpts::new(
-            "apiserver_request_duration_seconds",
-            "How long answers took, long-running requests left out.",
-        );
-        let seconds = HistogramVec::new(seconds.buckets(SECONDS.to_vec()), &LABELS)?;
-        registry.register(Box::new(requests.clone()))?;
-        registry.register(Box::new(seconds.clone()))?;
+        let took = make.histogram(
+            ("authentication_duration_seconds", "How long it took to tell a request's user."),
+            exponential_buckets(0.001, 2.0, 15)?,
+            &["result"],
+        )?;
+        let of_resource = ["group", "version", "resource"];
+        let removed = ["group", "version", "resource", "subresource", "removed_release"];
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let (flow, audit) = (flow::Metrics::new(&registry)?, audit::Metrics::new(&registry)?);
-        let admission = admission::Metrics::new(&registry)?;
-        let encryption = encryption::Metrics::new(&registry)?;
         Ok(Self {
+            requests: Requests::new(&registry)?,
+            authentication: results
+                .map(|result| (attempts.with_label_values(&[result]), took.with_label_values(&[result]))),
+            users: make.counter(
+                "authenticated_user_requests",
+                "Requests of users that are known, by classes of names.",
+                &["username"],
+            )?,
+            watch_events: make.counter(
+                "apiserver_watch_events_total",
+                "Events that were sent to watchers.",
+                &of_resource,
+            )?,
+            watch_sizes: make.histogram(
+                ("apiserver_watch_events_sizes", "Bytes of the objects of such events."),
+                exponential_buckets(1024.0, 2.0, 8)?,
+                &of_resource,
+            )?,
+            deprecated: make.gauge(
+                "apiserver_requested_deprecated_apis",
+                "Deprecated versions that were asked for, and the release that has them no more.",
+                &removed,
+            )?,
+            stored: make.gauge("apiserver_storage_objects", "Stored objects, by resource.", &["resource"])?,
+            objects: make.gauge(
+                "apiserver_resource_objects",
+                "Stored objects, by group and resource.",
+                &["group", "resource"],
+            )?,
+            health: make.gauge(
+                "kubernetes_healthcheck",
+                "Whether a health check passed when it was last asked for.",
+                &["name", "type"],
+            )?,
+            health_checks: make.counter(
+                "kubernetes_healthchecks_total",
+                "How often health checks passed and did not.",
+                &["name", "type", "status"],
+            )?,
+            flow: flow::Metrics::new(&registry)?,
+            audit: audit::Metrics::new(&registry)?,
+            admission: admission::Metrics::new(&registry)?,
+            authorization: authz::Metrics::new(&registry)?,
+            encryption: encryption::Metrics::new(&registry)?,
             registry,
-            requests,
-            seconds,
-            in_flight,
-            long_running,
-            objects,
-            flow,
-            audit,
-            admission,
-            encryption,
         })
     }
 
-    /// A request began.
-    pub(super) fn began(&self, labels: &Labels) -> Held {
-        if !labels.long_running {
-            return Held::new(self.in_flight.with_label_values(&[labels.kind()]));
-        }
-        let [verb, _, rest @ ..] = labels.values();
-        let values: Vec<&str> = std::iter::once(verb).chain(rest).collect();
-        Held::new(self.long_running.with_label_values(&values))
+    /// Counts how a request's user is told.
+    pub(super) async fn authenticated(
+        &self,
+        headers: &HeaderMap,
+        telling: impl Future<Output = Result<User, Status>>,
+    ) -> Result<User, Status> {
+        let since = Instant::now();
+        let told = telling.await;
+        let [success, failure, error] = &self.authentication;
+        let (attempts, took) = match &told {
+            Ok(user) => {
+                self.users.with_label_values(&[class_of(&user.name)]).inc();
+                success
+            }
+            // Who shows nothing is nobody; what is shown and not believed is an error.
+            Err(_) if text(headers, header::AUTHORIZATION).is_empty() => failure,
+            Err(_) => error,
+        };
+        attempts.inc();
+        took.observe(since.elapsed().as_secs_f64());
+        told
     }
 
-    /// A request was answered.
-    pub(super) fn answered(&self, labels: &Labels, code: StatusCode, since: Instant) {
-        let values = labels.values();
-        let counted: Vec<&str> = values.into_iter().chain([code.as_str()]).collect();
-        self.requests.with_label_values(&counted).inc();
-        if !labels.long_running {
-            self.seconds.with_label_values(&values).observe(since.elapsed().as_secs_f64());
+    /// The figures of watches of a kind.
+    pub(super) fn watched(&self, kind: &Kind) -> Watched {
+        let labels = [kind.group.as_ref(), kind.version.as_ref(), kind.plural.as_ref()];
+        Watched {
+            events: self.watch_events.with_label_values(&labels),
+            sizes: self.watch_sizes.with_label_values(&labels),
         }
+    }
+
+    /// A health check of an endpoint (`livez`) passed, or did not.
+    pub(super) fn checked(&self, endpoint: &str, check: &str, passed: bool) {
+        let status = if passed { "success" } else { "error" };
+        self.health.with_label_values(&[check, endpoint]).set(i64::from(passed));
+        self.health_checks.with_label_values(&[check, endpoint, status]).inc();
     }
 
     /// All figures as text.
     fn text(&self, pipeline: &Pipeline) -> String {
+        self.stored.reset();
         self.objects.reset();
-        for (resource, count) in pipeline.object_counts() {
+        for (group, resource, count) in pipeline.object_counts() {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.objects.with_label_values(&[resource.as_str()]).set(count);
+            let qualified = api::status::qualified(&group, &resource);
+            self.stored.with_label_values(&[qualified.as_str()]).set(count);
+            self.objects.with_label_values(&[&group, &resource]).set(count);
         }
+        self.deprecated(pipeline);
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// What was asked for tells which of it is deprecated: a request does not pay for that.
+    fn deprecated(&self, pipeline: &Pipeline) {
+        let rows = pipeline.catalog().rows();
+        for asked in self.requests.asked() {
+            let Some([group, version, resource, subresource]) = asked.resource() else { continue };
+            let row = rows.get(&api::GroupVersionResource::new(group, version, resource));
+            let Some(row) = row.filter(|row| row.deprecation().is_some()) else { continue };
+            let labels = [group, version, resource, subresource, row.removed_release()];
+            self.deprecated.with_label_values(&labels).set(1);
+        }
+    }
+}
+
+/// Under which name a user is counted: there may be any number of users. Source: `compressUsername`.
+fn class_of(name: &str) -> &str {
+    match NAMED.iter().find(|named| **named == name) {
+        Some(named) => named,
+        None if name.contains('@') => "email_id",
+        None => "other",
     }
 }
 
@@ -236,30 +259,5 @@ impl Front {
     pub(super) fn metrics_page(&self) -> http::Response<Body> {
         self.flow.gather();
         typed_response(StatusCode::OK, MEDIA_TYPE, self.metrics.text(&self.pipeline))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::path;
-    use super::*;
-
-    fn labels(method: Method, path: &str, query: &str) -> [String; 4] {
-        let target = path::parse(path);
-        let labels = Labels::of(&method, target.as_ref(), &Query::parse(query), |path| path.resource != "x");
-        [labels.verb, labels.scope, &labels.resource, labels.kind()].map(str::to_owned)
-    }
-
-    #[test]
-    fn requests_are_counted_under_upstreams_names() {
-        let pods = "/api/v1/namespaces/a/pods";
-        assert_eq!(labels(Method::GET, pods, ""), ["LIST", "namespace", "pods", "readOnly"]);
-        assert_eq!(labels(Method::GET, pods, "watch=1"), ["WATCH", "namespace", "pods", "readOnly"]);
-        assert_eq!(labels(Method::GET, "/api/v1/watch/pods", ""), ["WATCH", "cluster", "pods", "readOnly"]);
-        assert_eq!(labels(Method::DELETE, pods, ""), ["DELETECOLLECTION", "namespace", "pods", "mutating"]);
-        let exec = format!("{pods}/p/exec");
-        assert_eq!(labels(Method::GET, &exec, ""), ["CONNECT", "resource", "pods", "mutating"]);
-        assert_eq!(labels(Method::GET, "/api/v1/x/y", ""), ["GET", "", "", "readOnly"]);
-        assert_eq!(labels(Method::TRACE, "/metrics", ""), ["other", "", "", "mutating"]);
     }
 }

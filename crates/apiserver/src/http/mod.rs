@@ -3,6 +3,7 @@
 mod aggregate;
 mod body;
 mod connect;
+mod counted;
 mod documents;
 mod guard;
 mod health;
@@ -42,11 +43,11 @@ use crate::pipeline::{Pipeline, attributes};
 use crate::proxy::Outbound;
 use crate::words::{self, Kind};
 use body::text;
+use counted::Labels;
 use guard::{Asks, Trail};
 pub use guard::{Known, Remote};
 use impersonate::forget_credentials;
 pub(crate) use kept::Kept;
-use metrics::Labels;
 pub(crate) use metrics::Metrics;
 use negotiate::Offer;
 use path::{ResourcePath, Target};
@@ -104,8 +105,9 @@ impl Front {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let long_running =
             target.as_ref().is_some_and(|target| guard::is_long_running(request.method(), target, &query));
-        let labels = Labels::of(request.method(), target.as_ref(), &query, |path| self.has(path));
-        let held = self.metrics.began(&labels);
+        let applies = counted::applies(request.headers());
+        let labels = Labels::of(request.method(), target.as_ref(), &query, applies, |path| self.has(path));
+        let held = self.metrics.requests.began(labels);
         let mut trail = Trail::new(request.headers());
         let answer = match target {
             Some(target) => self.route(peer, target, query, request, &mut trail).await,
@@ -120,13 +122,14 @@ impl Front {
                 .headers_mut()
                 .extend(respond::warning_header(&text).map(|value| (header::WARNING, value)));
         }
+        let waited = trail.notes.waited();
         let record = trail.answered(&mut response, failure.as_ref(), long_running);
-        self.metrics.answered(&labels, response.status(), since);
+        let response = self.metrics.requests.answered(&held, response, since, waited);
         if !long_running {
             return response;
         }
         // A watch is open until its body ends.
-        let held = labels.long_running().then_some(held);
+        let held = held.long_running().then_some(held);
         response.map(|body| body.map_frame(move |frame| (&held, &record, frame).2).boxed_unsync())
     }
 
@@ -150,7 +153,8 @@ impl Front {
             return Err(refusal);
         }
         let proxy = request.extensions().get::<FrontProxy>().copied();
-        let user = match self.authenticate(peer, proxy, uri.path(), request.headers()).await {
+        let telling = self.authenticate(peer, proxy, uri.path(), request.headers());
+        let user = match self.metrics.authenticated(request.headers(), telling).await {
             Ok(user) => user,
             Err(refusal) => {
                 self.audit_stranger(&request, &asks, &refusal, trail);
@@ -246,7 +250,7 @@ impl Front {
         if !builtin {
             query::check_patch(&request.call)?;
         }
-        kind.deprecation().into_iter().for_each(|text| trail.notes.warn(text));
+        guard::tell_deprecation(&kind, &trail.notes);
         if !matches!(request.call, Call::Get { .. } | Call::List(_) | Call::Watch(_)) {
             let (body, repeated) = body::read(parts.headers, body, builtin).await?;
             if let Some(record) = trail.record() {
@@ -273,7 +277,9 @@ impl Front {
         let gzip = body::takes_gzip(parts.headers);
         let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: parts.query };
         match response {
-            Response::Watch(stream) => Ok(watch::respond(stream, &render, self.drain.clone())),
+            Response::Watch(stream) => {
+                Ok(watch::respond(stream, &render, self.metrics.watched(&kind), self.drain.clone()))
+            }
             other => render.response(other).await,
         }
     }

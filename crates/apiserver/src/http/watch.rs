@@ -13,6 +13,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Watched;
 use super::negotiate::{Accepted, Encoding, Form, JSON};
 use super::query::Query;
 use super::respond::Render;
@@ -24,12 +25,14 @@ struct Rendering {
     accepted: Accepted,
     query: Query,
     columns_sent: bool,
+    watched: Watched,
 }
 
 /// Streams events.
 pub(super) fn respond(
     stream: WatchStream,
     render: &Render<'_>,
+    watched: Watched,
     drain: CancellationToken,
 ) -> http::Response<Body> {
     let mut rendering = Rendering {
@@ -37,6 +40,7 @@ pub(super) fn respond(
         accepted: render.accepted,
         query: render.query.clone(),
         columns_sent: false,
+        watched,
     };
     let media = match render.accepted.encoding {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
@@ -63,7 +67,10 @@ impl Rendering {
         let mut out = BytesMut::new();
         for event in events {
             match self.event(event) {
-                Ok(object) => self.put(&mut out, word(event.kind), &object),
+                Ok(object) => {
+                    self.put(&mut out, word(event.kind), &object);
+                    self.watched.sent(object.len());
+                }
                 Err(status) => out.put_slice(&self.failure(&status)),
             }
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use store::RangeRequest;
 
 use super::Pipeline;
-use crate::admission::{Metrics, World};
+use crate::admission::{Metrics, Unanswered, World};
 use crate::authz::{Attributes, Decision};
 use crate::cache::{Changes, unavailable};
 use crate::storage;
@@ -103,11 +103,12 @@ impl World for Pipeline {
         converted.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
     }
 
-    async fn ask(&self, client: &Value, review: &Value, within: Duration) -> Result<Value, String> {
+    async fn ask(&self, client: &Value, review: &Value, within: Duration) -> Result<Value, Unanswered> {
         let client = self.webhooks.client(client);
-        let client = client.map_err(|error| format!("could not get REST client: {error}"))?;
+        let client =
+            client.map_err(|error| Unanswered::new(500, format!("could not get REST client: {error}")))?;
         let answer = client.post(review, within, true).await;
-        answer.map_err(|error| format!("failed to call webhook: {error}"))
+        answer.map_err(|failed| failed.within("failed to call webhook"))
     }
 
     fn figures(&self) -> Option<&Metrics> {

@@ -21,6 +21,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use meta::rfc3339;
 pub(crate) use write::MODIFIED;
@@ -38,7 +39,7 @@ use crate::admission::{self, Chain, Notes, Operation, Options, Review};
 use crate::audit::{self, Auditor};
 use crate::authn::TokenAuthenticator;
 use crate::authn::token::Tokens;
-use crate::authz::{Attributes, Authorizer, Decision, Webhook, joined, rbac};
+use crate::authz::{self, Attributes, Authorizer, Decision, Webhook, joined, rbac};
 use crate::cache::Cache;
 use crate::definitions;
 use crate::encryption::Sealed;
@@ -61,6 +62,8 @@ pub struct Parts {
     pub(crate) admission_metrics: admission::Metrics,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What is counted of decisions.
+    pub(crate) authorization_metrics: authz::Metrics,
     /// Who is asked where no authorizer here allows it.
     pub(crate) webhook: Option<Webhook>,
     /// Who judges tokens that are not the server's own, in order.
@@ -333,7 +336,9 @@ impl Pipeline {
 
     /// As [`Pipeline::authorize`], for the request itself: where there is auditing, the decision is told it.
     pub(crate) async fn authorize_noted(&self, attributes: &Attributes, notes: &Notes) -> Result<(), Status> {
+        let since = Instant::now();
         let decision = self.decide(attributes).await;
+        self.parts.authorization_metrics.attempted(&decision, since.elapsed());
         if self.parts.auditor.is_some() {
             let (word, reason) = match &decision {
                 Decision::Allow { reason } => ("allow", reason),
@@ -359,10 +364,14 @@ impl Pipeline {
     /// What the authorizers say.
     pub(crate) async fn decide(&self, attributes: &Attributes) -> Decision {
         let decision = self.parts.authorizer.authorize(attributes, self);
+        let figures = &self.parts.authorization_metrics;
         let (Some(webhook), Decision::NoOpinion { reason }) = (&self.parts.webhook, &decision) else {
+            figures.decided(attributes, &decision);
             return decision;
         };
-        match webhook.decide(attributes).await {
+        let asked = webhook.decide(attributes).await;
+        figures.webhook_decided(&asked);
+        match asked {
             Decision::NoOpinion { reason: more } => {
                 Decision::NoOpinion { reason: joined(reason.clone(), &more) }
             }
@@ -452,13 +461,12 @@ impl Pipeline {
     }
 
     /// How many objects there are of each stored resource (`pods`, `deployments.apps`).
-    pub fn object_counts(&self) -> Vec<(String, usize)> {
+    pub fn object_counts(&self) -> Vec<(String, String, usize)> {
         let count = |kind: Arc<Kind>| {
-            let name = api::status::qualified(&kind.group, &kind.plural);
             self.caches
                 .read()
                 .get(&crate::storage::prefix(&kind.group, &kind.plural))
-                .map(|cache| (name, cache.len()))
+                .map(|cache| (kind.group.to_string(), kind.plural.to_string(), cache.len()))
         };
         self.parts.catalog.stored().into_iter().filter_map(count).collect()
     }

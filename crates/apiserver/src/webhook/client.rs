@@ -15,14 +15,16 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Response, Url};
 use serde_json::Value;
 
-use super::Services;
 use super::failure;
+use super::{Services, Unanswered};
 use crate::remote;
 use crate::tree;
 
 const JSON: &str = "application/json";
 /// The port of a Service that names none.
 const PORT: u16 = 443;
+/// Under which code a webhook is counted that could not be asked. Source: `NewServiceUnavailable`.
+const UNREACHABLE: u16 = 503;
 /// How often a webhook that asks to be called later is called. Source: client-go's `maxRetries`.
 const ATTEMPTS_MAX: u32 = 11;
 /// An answer is at most so much larger than its question: one converts objects, or says what to change in one.
@@ -117,7 +119,12 @@ impl Client {
 
     /// Posts a review and reads the answer, all within a time. `told`: the webhook is told how long it has. The failure
     /// is a sentence such as upstream's clients say.
-    pub(crate) async fn post(&self, review: &Value, within: Duration, told: bool) -> Result<Value, String> {
+    pub(crate) async fn post(
+        &self,
+        review: &Value,
+        within: Duration,
+        told: bool,
+    ) -> Result<Value, Unanswered> {
         let mut url = self.url.clone();
         let mut shown = self.shown.clone();
         if told {
@@ -129,8 +136,8 @@ impl Client {
         let answered = tokio::time::timeout(within, self.answered(&url, &body)).await;
         let answer = answered.unwrap_or_else(|_| Err(Failed::Call(failure::DEADLINE.to_owned())));
         answer.map_err(|failed| match failed {
-            Failed::Call(cause) => format!("Post {shown:?}: {cause}"),
-            Failed::Answer(sentence) => sentence,
+            Failed::Call(cause) => Unanswered::new(UNREACHABLE, format!("Post {shown:?}: {cause}")),
+            Failed::Answer(code, sentence) => Unanswered::new(code, sentence),
         })
     }
 
@@ -167,8 +174,8 @@ impl Client {
 enum Failed {
     /// The webhook was not reached, or did not end its answer.
     Call(String),
-    /// What it answered is none.
-    Answer(String),
+    /// What it answered is none: its code, and what is wrong.
+    Answer(u16, String),
 }
 
 /// How long a webhook that is busy wants to be left alone.
@@ -183,8 +190,9 @@ async fn read(response: Response, bytes_max: usize) -> Result<Value, Failed> {
     let code = response.status().as_u16();
     let bytes = remote::bytes(response, bytes_max).await.map_err(Failed::Call)?;
     if !(200..=206).contains(&code) {
-        return Err(Failed::Answer(failure::answered(code, &bytes)));
+        return Err(Failed::Answer(code, failure::answered(code, &bytes)));
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Failed::Answer(format!("couldn't get version/kind; json parse error: {error}")))
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failed::Answer(UNREACHABLE, format!("couldn't get version/kind; json parse error: {error}"))
+    })
 }

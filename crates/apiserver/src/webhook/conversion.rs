@@ -48,7 +48,7 @@ async fn ask(
     let kind = kind_of(objects.first().unwrap_or(&Value::Null));
     let failed = |error: String| format!("conversion webhook for {kind} failed: {error}");
     let client = webhooks.client(&webhook.client)?;
-    let answer = client.post(&review, ANSWER_MAX, false).await.map_err(failed)?;
+    let answer = client.post(&review, ANSWER_MAX, false).await.map_err(|error| failed(error.why))?;
     let converted = answered(answer, version, &uid).map_err(failed)?;
     if converted.len() != objects.len() {
         let (got, wanted) = (converted.len(), objects.len());

@@ -19,6 +19,27 @@ pub(crate) use services::Services;
 /// `defaultCacheSize`.
 const CLIENTS_MAX: usize = 200;
 
+/// Why a webhook did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The code that its answer had, or that upstream gives to the failure.
+    pub code: u16,
+    /// Upstream's sentence on it.
+    pub why: String,
+}
+
+impl Unanswered {
+    /// A failure that is counted under a code.
+    pub fn new(code: u16, why: impl Into<String>) -> Self {
+        Self { code, why: why.into() }
+    }
+
+    /// The same, with what failed before its sentence.
+    pub(crate) fn within(self, what: &str) -> Self {
+        Self { why: format!("{what}: {}", self.why), ..self }
+    }
+}
+
 /// The clients of all webhooks. Equal configurations share a client and its connections.
 pub(crate) struct Webhooks {
     services: Arc<Services>,

@@ -311,3 +311,41 @@ async fn bodies_are_bounded_whatever_their_form() {
         (201, &json!("81"), 1)
     );
 }
+
+#[tokio::test]
+async fn what_dashboards_and_alerts_ask_for_is_counted() {
+    let cluster = Cluster::start().await;
+    let old = "/apis/extensions/v1beta1/namespaces/default/deployments";
+    assert_eq!(get(&cluster, old, JSON).await.code, 200);
+    let map = json!({ "metadata": { "name": "a" } }).to_string();
+    assert_eq!(write(&cluster, Method::POST, MAPS, JSON, map).await.code, 201);
+    let watch = get(&cluster, &format!("{MAPS}?watch=1&resourceVersion=0&timeoutSeconds=1"), JSON).await;
+    assert!(!watch.events().is_empty());
+    assert_eq!(get(&cluster, "/readyz", "").await.code, 200);
+    let text = String::from_utf8(get(&cluster, "/metrics", "").await.body.to_vec()).unwrap();
+    let value = |series: &str| {
+        let line =
+            text.lines().find(|line| line.starts_with(series)).unwrap_or_else(|| panic!("no {series}"));
+        line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()
+    };
+    let maps = r#"group="",resource="configmaps",version="v1""#;
+    for counted in [
+        "kubernetes_build_info{build_date=\"1970-01-01T00:00:00Z\",",
+        r#"apiserver_requested_deprecated_apis{group="extensions",removed_release="1.16",resource="deployments","#,
+        "apiserver_response_sizes_count{",
+        r#"apiserver_request_sli_duration_seconds_count{component="apiserver",group="",resource="configmaps",scope="resource",subresource="",verb="POST",version="v1"}"#,
+        r#"apiserver_admission_controller_admission_duration_seconds_count{name="NamespaceLifecycle",operation="CREATE",rejected="false",type="admit"}"#,
+        r#"apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="false",type="validate"}"#,
+        &format!("apiserver_watch_events_total{{{maps}}}"),
+        &format!("apiserver_watch_events_sizes_count{{{maps}}}"),
+        r#"authentication_attempts{result="success"}"#,
+        r#"authentication_duration_seconds_count{result="success"}"#,
+        r#"authenticated_user_requests{username="admin"}"#,
+        r#"authorization_attempts_total{result="allowed"}"#,
+        r#"apiserver_resource_objects{group="",resource="configmaps"}"#,
+        r#"apiserver_storage_objects{resource="configmaps"}"#,
+        r#"kubernetes_healthcheck{name="ping",type="readyz"}"#,
+    ] {
+        assert!(value(counted) >= 1.0, "{counted}");
+    }
+}

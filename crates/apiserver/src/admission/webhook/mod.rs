@@ -18,7 +18,7 @@ use super::conditions::{Answers, Met, Scene, answered};
 use super::lifecycle::forbidden;
 use super::metrics::{Asked, Ended};
 use super::rules::{Matched, is_exempt};
-use super::{Link, Operation, Review, World};
+use super::{Link, Operation, Review, Unanswered, World};
 use crate::words;
 use configuration::{Hook, Hooks};
 pub(super) use review::request;
@@ -112,7 +112,9 @@ impl Link for ValidatingWebhooks {
         for hook in hooks.iter() {
             calls.extend(Call::meant(hook, review, object, world).await?);
         }
+        let since = Instant::now();
         let answers = futures::future::join_all(calls.iter().map(|call| call.ask(false, world))).await;
+        review.notes.waits(since.elapsed());
         for (index, (call, answer)) in calls.iter().zip(answers).enumerate() {
             call.settled(answer, &format!("{VALIDATION_FAILED_OPEN}round_0_index_{index}"))?;
         }
@@ -167,9 +169,11 @@ struct Call<'a> {
 /// Why a webhook has no say.
 enum Failure {
     /// It could not be asked, or gave no answer: its failure policy decides.
-    Call(String),
+    Call(Unanswered),
     /// The request is refused, whatever the policy.
     Refused(Status),
+    /// It may not be asked about what is not to happen.
+    DryRun(Status),
 }
 
 impl<'a> Call<'a> {
@@ -209,12 +213,17 @@ impl<'a> Call<'a> {
     async fn ask(&self, mutating: bool, world: &dyn World) -> Result<Answer, Failure> {
         let since = Instant::now();
         let answer = self.answered(mutating, world).await;
+        if mutating {
+            // Others are asked at the same time.
+            self.review.notes.waits(since.elapsed());
+        }
         if let Some(figures) = world.figures() {
             let ended = match &answer {
                 Ok(_) => Ended::Passed,
                 Err(Failure::Refused(status)) => Ended::Refused(status.code),
-                Err(Failure::Call(_)) if self.hook.ignores_failure => Ended::FailedOpen,
-                Err(Failure::Call(_)) => Ended::Failed,
+                Err(Failure::DryRun(_)) => Ended::Unasked,
+                Err(Failure::Call(failed)) if self.hook.ignores_failure => Ended::FailedOpen(failed.code),
+                Err(Failure::Call(failed)) => Ended::Failed(failed.code),
             };
             let step = if mutating { "admit" } else { "validating" };
             let operation = self.review.operation.as_str();
@@ -227,20 +236,21 @@ impl<'a> Call<'a> {
         let hook = self.hook;
         if self.review.options.dry_run() {
             match hook.dry_run {
-                None => return Err(Failure::Call("Webhook SideEffects is nil".to_owned())),
-                Some(false) => return Err(Failure::Refused(review::no_dry_run(&hook.name))),
+                None => return Err(Failure::Call(Unanswered::new(400, "Webhook SideEffects is nil"))),
+                Some(false) => return Err(Failure::DryRun(review::no_dry_run(&hook.name))),
                 Some(true) => {}
             }
         }
         let version = hook.version.ok_or_else(|| {
             let why = "webhook does not accept known AdmissionReview versions (v1, v1beta1)";
-            Failure::Call(format!("could not create admission objects: {why}"))
+            Failure::Call(Unanswered::new(400, format!("could not create admission objects: {why}")))
         })?;
         let uid = base::id::uuid();
         let question = review::question(version, &uid, self.request.clone(), [&self.object, &self.old]);
         let answer = world.ask(&hook.client, &question, hook.within).await.map_err(Failure::Call)?;
         let answer = review::answer(&hook.name, &answer, version, &uid, mutating)
-            .map_err(|error| Failure::Call(format!("received invalid webhook response: {error}")))?;
+            .map_err(|error| Unanswered::new(503, format!("received invalid webhook response: {error}")))
+            .map_err(Failure::Call)?;
         for (key, value) in &answer.annotations {
             self.review.notes.annotate(key, value);
         }
@@ -249,7 +259,7 @@ impl<'a> Call<'a> {
             Some(refused) => Err(Failure::Refused(refused)),
             None => match &answer.odd_patch {
                 Some(kind) if !answer.patch.is_empty() => {
-                    Err(Failure::Call(format!("unsupported patch type {kind:?}")))
+                    Err(Failure::Call(Unanswered::new(400, format!("unsupported patch type {kind:?}"))))
                 }
                 _ => Ok(answer),
             },
@@ -262,13 +272,13 @@ impl<'a> Call<'a> {
         let name = &self.hook.name;
         match answer {
             Ok(answer) => Ok(answer),
-            Err(Failure::Refused(status)) => Err(status),
-            Err(Failure::Call(why)) if self.hook.ignores_failure => {
+            Err(Failure::Refused(status) | Failure::DryRun(status)) => Err(status),
+            Err(Failure::Call(Unanswered { why, .. })) if self.hook.ignores_failure => {
                 tracing::warn!(webhook = name, why, "a webhook could not be asked; the request goes on");
                 self.review.notes.annotate(failed_open, name);
                 Ok(Answer::default())
             }
-            Err(Failure::Call(why)) => Err(review::failure(name, &why)),
+            Err(Failure::Call(failed)) => Err(review::failure(name, &failed.why)),
         }
     }
 
