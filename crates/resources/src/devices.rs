@@ -8,14 +8,18 @@ use apiserver::tree;
 use serde_json::{Value, json};
 
 use crate::at::At;
+use crate::device_slices::pool_name;
 use crate::simple::{Simple, fill};
-use crate::{affinity, expressions, volume_sources};
+use crate::{expressions, volume_sources};
 
 const REQUESTS_MAX: usize = 32;
 const CHOICES_MAX: usize = 8;
 const CONSTRAINTS_MAX: usize = 32;
 const CONFIGS_MAX: usize = 32;
 const SELECTORS_MAX: usize = 32;
+const TOLERATIONS_MAX: usize = 16;
+const PARAMETERS_BYTES_MAX: usize = 10 * 1024;
+const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 const IDENTIFIER_BYTES_MAX: usize = 32;
 const IDENTIFIER: &str = "a valid C identifier must start with alphabetic character or '_', followed by a string of \
                           alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for \
@@ -34,6 +38,7 @@ type Names<'v> = BTreeMap<&'v str, Vec<&'v str>>;
 pub(crate) const CLAIMS: Simple = Simple {
     fresh: |claim, errors| check_claim(&claim.get("spec"), errors),
     frozen: &[&["spec"]],
+    lengthy: true,
     default: |claim| default_claim(tree::member(claim, "spec")),
     ..Simple::PLAIN
 };
@@ -42,6 +47,7 @@ pub(crate) const CLAIMS: Simple = Simple {
 pub(crate) const CLAIM_TEMPLATES: Simple = Simple {
     fresh: |template, errors| check_claim(&template.down(&["spec", "spec"]), errors),
     frozen: &[&["spec"]],
+    lengthy: true,
     default: |template| default_claim(tree::member(tree::member(template, "spec"), "spec")),
     ..Simple::PLAIN
 };
@@ -57,6 +63,9 @@ fn default_claim(spec: &mut Value) {
 }
 
 fn default_request(request: &mut Value) {
+    for toleration in request.get_mut("tolerations").and_then(Value::as_array_mut).into_iter().flatten() {
+        fill(toleration, "operator", "Equal");
+    }
     fill(request, "allocationMode", "ExactCount");
     if tree::text(request, &["allocationMode"]) == "ExactCount" {
         fill(request, "count", 1);
@@ -96,7 +105,7 @@ fn check_claim(spec: &At<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn at_most(list: &At<'_>, most: usize, errors: &mut FieldErrors) {
+pub(crate) fn at_most(list: &At<'_>, most: usize, errors: &mut FieldErrors) {
     if list.len() > most {
         errors.push(list.too_many(most));
     }
@@ -147,33 +156,41 @@ fn check_references(references: &At<'_>, names: &Names<'_>, errors: &mut FieldEr
 
 /// A device's attribute: `domain/identifier`. Source: `validateFullyQualifiedName`.
 fn attribute(name: &At<'_>, errors: &mut FieldErrors) {
-    if !name.present("name is required", errors) {
-        return;
-    }
-    let Some((domain, id)) = name.text().split_once('/') else {
-        identifier(name, name.text(), errors);
-        errors.push(name.invalid("must include a domain"));
-        return;
-    };
-    if domain.is_empty() {
-        errors.push(FieldError::invalid(name.path.clone(), &json!(""), "the domain must not be empty"));
-    } else {
-        volume_sources::csi_driver(&At::new(&json!(domain), name.path.clone()), errors);
-    }
-    if id.is_empty() {
-        errors.push(FieldError::invalid(name.path.clone(), &json!(""), "the name must not be empty"));
-    } else {
-        identifier(name, id, errors);
+    qualified_name(name.text(), &name.path, errors);
+    if !name.text().contains('/') {
+        let detail = "a fully qualified name must be a domain and a name separated by a slash";
+        errors.push(name.invalid(detail));
     }
 }
 
-fn identifier(name: &At<'_>, id: &str, errors: &mut FieldErrors) {
+/// `identifier` or `domain/identifier`. Source: `validateQualifiedName`.
+pub(crate) fn qualified_name(name: &str, path: &str, errors: &mut FieldErrors) {
+    let wrong = |shown: &str, detail: &str| FieldError::invalid(path, &json!(shown), detail);
+    match name.split('/').collect::<Vec<_>>().as_slice() {
+        [id] => identifier(id, path, errors),
+        [domain, id] => {
+            if domain.is_empty() {
+                errors.push(wrong("", "the domain must not be empty"));
+            } else {
+                volume_sources::csi_driver(&At::new(&json!(domain), path), errors);
+            }
+            if id.is_empty() {
+                errors.push(wrong("", "the name must not be empty"));
+            } else {
+                identifier(id, path, errors);
+            }
+        }
+        _ => errors.push(wrong(name, "must not contain more than one slash")),
+    }
+}
+
+fn identifier(id: &str, path: &str, errors: &mut FieldErrors) {
     if id.len() > IDENTIFIER_BYTES_MAX {
-        errors.push(name.too_long(IDENTIFIER_BYTES_MAX));
+        errors.push(FieldError::too_long(path, IDENTIFIER_BYTES_MAX));
     }
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if !id.bytes().all(word) || id.as_bytes().first().is_none_or(u8::is_ascii_digit) {
-        errors.push(FieldError::invalid(name.path.clone(), &json!(id), IDENTIFIER));
+        errors.push(FieldError::invalid(path, &json!(id), IDENTIFIER));
     }
 }
 
@@ -188,6 +205,11 @@ fn check_config(config: &At<'_>, errors: &mut FieldErrors) {
     let parameters = opaque.get("parameters");
     if !parameters.is_set() {
         errors.push(parameters.required(""));
+    } else if parameters.value.to_string().len() > PARAMETERS_BYTES_MAX {
+        errors.push(parameters.too_long(PARAMETERS_BYTES_MAX));
+    } else if !parameters.value.is_object() {
+        let detail = "must be a valid JSON object";
+        errors.push(FieldError::invalid(parameters.path, &json!("<value omitted>"), detail));
     }
 }
 
@@ -205,7 +227,42 @@ fn check_request(request: &At<'_>, errors: &mut FieldErrors) {
         "All" | "ExactCount" => {}
         _ => errors.push(mode.not_supported(&["All", "ExactCount"])),
     }
-    affinity::tolerations(&request.get("tolerations"), errors);
+    let tolerations = request.get("tolerations");
+    at_most(&tolerations, TOLERATIONS_MAX, errors);
+    tolerations.items().for_each(|one| toleration(&one, errors));
+}
+
+/// What keeps claims from a device.
+pub(crate) fn taint(taint: &At<'_>, errors: &mut FieldErrors) {
+    taint.get("key").label_key(errors);
+    if !taint.get("value").text().is_empty() {
+        taint.get("value").label_value(errors);
+    }
+    let effect = taint.get("effect");
+    if effect.present("", errors) {
+        effect.one_of(&EFFECTS, errors);
+    }
+}
+
+/// What a request puts up with.
+fn toleration(toleration: &At<'_>, errors: &mut FieldErrors) {
+    let (key, operator) = (toleration.get("key"), toleration.get("operator"));
+    let (value, effect) = (toleration.get("value"), toleration.get("effect"));
+    if !key.text().is_empty() {
+        key.label_key(errors);
+    }
+    match operator.text() {
+        "Exists" if !value.text().is_empty() => {
+            errors.push(value.invalid("must be empty for operator `Exists`"));
+        }
+        "Exists" => {}
+        "Equal" => value.label_value(errors),
+        "" => errors.push(operator.required("")),
+        _ => errors.push(operator.not_supported(&["Equal", "Exists"])),
+    }
+    if !effect.text().is_empty() {
+        effect.one_of(&EFFECTS, errors);
+    }
 }
 
 fn selectors(selectors: &At<'_>, errors: &mut FieldErrors) {
@@ -233,43 +290,19 @@ pub(crate) const DEVICE_CLASSES: Simple = Simple {
         at_most(&spec.get("config"), CONFIGS_MAX, errors);
         spec.each("config").for_each(|config| check_config(&config, errors));
     },
-    ..Simple::COUNTED
-};
-
-/// What drivers offer.
-pub(crate) const SLICES: Simple = Simple {
-    check: |slice, errors| {
-        let spec = slice.get("spec");
-        volume_sources::csi_driver(&spec.get("driver"), errors);
-        let pool = spec.get("pool");
-        if pool.get("name").present("", errors) {
-            for part in pool.get("name").text().split('/') {
-                At::new(&json!(part), pool.child("name")).name(NameRule::Subdomain, errors);
-            }
-        }
-        let count = pool.get("resourceSliceCount");
-        if count.number() <= 0 {
-            errors.push(count.invalid_number("must be greater than zero"));
-        }
-        let mut names: Vec<&str> = Vec::new();
-        for name in spec.each("devices").map(|device| device.get("name")) {
-            name.named(NameRule::Label, errors);
-            if names.contains(&name.text()) {
-                errors.push(name.duplicate());
-            }
-            names.push(name.text());
-        }
-    },
-    frozen: &[&["spec", "driver"], &["spec", "nodeName"], &["spec", "pool", "name"]],
+    lengthy: true,
     ..Simple::COUNTED
 };
 
 /// Devices that claims had better not get.
 pub(crate) const TAINT_RULES: Simple = Simple {
     check: |rule, errors| {
-        let taint = rule.down(&["spec", "taint"]);
-        taint.get("key").label_key(errors);
-        taint.get("effect").one_of(&["NoExecute", "NoSchedule", "None"], errors);
+        let selector = rule.down(&["spec", "deviceSelector"]);
+        let named = |field: &str| Some(selector.get(field)).filter(At::is_set);
+        named("driver").inspect(|driver| volume_sources::csi_driver(driver, errors));
+        named("pool").inspect(|pool| pool_name(pool, errors));
+        named("device").inspect(|device| device.name(NameRule::Label, errors));
+        taint(&rule.down(&["spec", "taint"]), errors);
     },
     ..Simple::COUNTED
 };
@@ -343,7 +376,10 @@ mod tests {
                     format!("{at}.requests[0]: Invalid value: \"x\": {REFERENCE}"),
                     format!("{at}.requests[1]: Invalid value: \"x\": {REFERENCE}"),
                     format!("{at}.requests[1]: Duplicate value: \"x\""),
-                    format!("{at}.distinctAttribute: Invalid value: \"id\": must include a domain"),
+                    format!(
+                        "{at}.distinctAttribute: Invalid value: \"id\": a fully qualified name must be a domain and a name \
+                         separated by a slash"
+                    ),
                 ],
             ),
             (

@@ -78,6 +78,36 @@ pub(crate) fn check(
     errors.push(FieldError::invalid(expression.path.clone(), &json!(source), &problem));
 }
 
+/// Forgives expressions that an update leaves as they were and that only newer servers know: those who are older take
+/// none that is new. Source: `preexistingExpressions` of `admissionregistration/validation`.
+pub(crate) fn forgive_stored(new: &At<'_>, old: &At<'_>, known: &Environment, errors: &mut FieldErrors) {
+    let is_of_compiler = |error: &FieldError| error.message.contains(": compilation failed: ");
+    if !errors.iter().any(is_of_compiler) {
+        return;
+    }
+    let (mut after, mut before) = (Vec::new(), Vec::new());
+    collect(new, &mut after);
+    collect(old, &mut before);
+    let before: BTreeSet<&str> = before.into_iter().map(|(_, source)| source).collect();
+    let known = known.clone().stored();
+    let stored = |error: &FieldError| {
+        let source = after.iter().find(|(path, _)| *path == error.field).map(|(_, source)| *source);
+        source.is_some_and(|source| before.contains(source) && known.check(source.trim()).is_ok())
+    };
+    errors.retain(|error| !is_of_compiler(error) || !stored(error));
+}
+
+/// All expressions of an object, with their paths.
+fn collect<'v>(at: &At<'v>, found: &mut Vec<(String, &'v str)>) {
+    for (key, value) in at.value.as_object().into_iter().flatten() {
+        match value.as_str() {
+            Some(source) if key.ends_with("xpression") => found.push((at.child(key), source)),
+            _ => collect(&At::new(value, at.child(key)), found),
+        }
+    }
+    at.items().for_each(|item| collect(&item, found));
+}
+
 /// An expression that selects devices: a yes or no, or what is only known at run time.
 /// Source: `CompileCELExpression` in `k8s.io/dynamic-resource-allocation/cel`, `validateCELExpression`.
 pub(crate) fn check_selector(expression: &At<'_>, errors: &mut FieldErrors) {
@@ -111,6 +141,8 @@ fn shown(ty: &Type) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::at::said;
 
@@ -155,6 +187,31 @@ mod tests {
         let twice = json!({"paramKind": {}, "variables": [{"name": "a", "expression": "params.x"}, {"name": "a", "expression": "1"}, {"name": "1", "expression": "variables.b"}]});
         let said = problems(twice, "true", &[Type::Bool]);
         assert_eq!(said.len(), 3, "{said:?}");
+    }
+
+    #[test]
+    fn what_was_stored_may_stay_though_it_is_too_new() {
+        let policy = |first: &str, second: &str| json!({"spec": {"validations": [{"expression": first}, {"expression": second}]}});
+        let changes = |old: &Value, new: &Value| {
+            let (old, new, mut errors) = (At::object(old), At::object(new), Vec::new());
+            for one in new.down(&["spec", "validations"]).items() {
+                check(
+                    &one.get("expression"),
+                    "",
+                    &of_policy(&new.get("spec"), true),
+                    &[Type::Bool],
+                    &mut errors,
+                );
+            }
+            forgive_stored(&new, &old, &of_policy(&new.get("spec"), true), &mut errors);
+            said(&errors).len()
+        };
+        let newer = "['a'].includes(object.b)";
+        assert_eq!(changes(&policy("true", "true"), &policy("true", newer)), 1);
+        assert_eq!(changes(&policy("true", newer), &policy("false", newer)), 0);
+        assert_eq!(changes(&policy(newer, "true"), &policy("true", newer)), 0);
+        // What no server knows stays wrong, as does what is of another type.
+        assert_eq!(changes(&policy("nothing", "1"), &policy("nothing", "1")), 2);
     }
 
     #[test]

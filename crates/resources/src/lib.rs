@@ -11,6 +11,7 @@ mod compute;
 mod config;
 mod containers;
 mod definitions;
+mod device_slices;
 mod devices;
 mod discovery;
 mod expressions;
@@ -97,7 +98,7 @@ pub fn strategies() -> Strategies {
     all.add("resource.k8s.io", "resourceclaims", devices::CLAIMS);
     all.add("resource.k8s.io", "resourceclaimtemplates", devices::CLAIM_TEMPLATES);
     all.add("resource.k8s.io", "deviceclasses", devices::DEVICE_CLASSES);
-    all.add("resource.k8s.io", "resourceslices", devices::SLICES);
+    all.add("resource.k8s.io", "resourceslices", device_slices::SLICES);
     all.add("resource.k8s.io", "devicetaintrules", devices::TAINT_RULES);
     all.add("scheduling.k8s.io", "podgroups", others::POD_GROUPS);
     all.add("scheduling.k8s.io", "workloads", others::POD_GROUPS);

@@ -32,6 +32,8 @@ pub(crate) struct Simple {
     pub(crate) status: Compare,
     /// Fields that an update leaves as they were: paths from the object.
     pub(crate) frozen: &'static [&'static [&'static str]],
+    /// Whether its checks may take long.
+    pub(crate) lengthy: bool,
     pub(crate) warnings: fn(&At<'_>) -> Vec<String>,
     /// Whether what is wrong was allowed in a version.
     pub(crate) forgives: fn(&str, &FieldError) -> bool,
@@ -50,6 +52,7 @@ impl Simple {
         compare: |_, _, _| {},
         status: |_, _, _| {},
         frozen: &[],
+        lengthy: false,
         warnings: |_| Vec::new(),
         forgives: |_, _| false,
     };
@@ -101,6 +104,10 @@ impl Strategy for Simple {
 
     fn validate_status(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         (self.status)(&At::object(new), &At::object(old), errors);
+    }
+
+    fn validation_is_lengthy(&self) -> bool {
+        self.lengthy
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {

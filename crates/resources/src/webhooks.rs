@@ -37,12 +37,14 @@ pub(crate) const VALIDATING: Simple = Simple {
     default: default_hooks,
     check: check_hooks,
     // Who had side effects may keep them. Source: `hasNoSideEffects`.
-    compare: |_, old, errors| {
+    compare: |new, old, errors| {
         let has = |hook: &At<'_>| !SIDE_EFFECTS.contains(&hook.get("sideEffects").text());
         if old.each("webhooks").any(|hook| has(&hook)) {
             errors.retain(|error| !is_of_side_effects(error));
         }
+        expressions::forgive_stored(new, old, &expressions::of_webhook(), errors);
     },
+    lengthy: true,
     forgives: |version, error| version == "v1beta1" && is_of_side_effects(error),
     ..Simple::VERSIONED
 };
@@ -293,6 +295,10 @@ pub(crate) const VALIDATING_POLICIES: Simple = Simple {
             keys.push(key.text());
         }
     },
+    compare: |new, old, errors| {
+        expressions::forgive_stored(new, old, &expressions::of_policy(&new.get("spec"), true), errors);
+    },
+    lengthy: true,
     ..Simple::VERSIONED
 };
 
@@ -326,6 +332,11 @@ pub(crate) const MUTATING_POLICIES: Simple = Simple {
             }
         }
     },
+    compare: |new, old, errors| {
+        let known = expressions::of_policy(&new.get("spec"), true).patching();
+        expressions::forgive_stored(new, old, &known, errors);
+    },
+    lengthy: true,
     ..Simple::VERSIONED
 };
 

@@ -86,6 +86,16 @@ impl Rounds {
         !state.second || state.plugins.get(plugin).is_some_and(|known| known.again.contains(part))
     }
 
+    /// A plugin has written the object anew, changed or not: each part that has run and wants to see changes runs again,
+    /// also the last. Source: the end of `dispatchInvocations` in `policy/mutating/dispatcher.go`.
+    pub fn wrote(&self, plugin: &'static str) {
+        let mut state = self.0.lock();
+        if let Some(known) = state.plugins.get_mut(plugin).filter(|known| !known.ran.is_empty()) {
+            known.changed();
+            state.wanted = true;
+        }
+    }
+
     /// A part has run; whether it changed the object, and whether it wants to see what is changed after it.
     pub fn ran(&self, plugin: &'static str, part: &str, changed: bool, again: bool) {
         let mut state = self.0.lock();
@@ -133,6 +143,19 @@ mod tests {
             rounds.enter(PLUGIN, &seen);
             assert_eq!(rounds.runs(PLUGIN, "a"), runs);
         }
+    }
+
+    #[test]
+    fn what_was_written_anew_is_seen_by_all_that_want_to() {
+        let rounds = Rounds::default();
+        rounds.enter(PLUGIN, &json!(0));
+        rounds.ran(PLUGIN, "a", false, true);
+        rounds.ran(PLUGIN, "b", false, false);
+        rounds.wrote(PLUGIN);
+        rounds.leave(PLUGIN, &json!(0));
+        assert!(rounds.begin_second());
+        rounds.enter(PLUGIN, &json!(0));
+        assert_eq!(["a", "b"].map(|part| rounds.runs(PLUGIN, part)), [true, false]);
     }
 
     #[test]

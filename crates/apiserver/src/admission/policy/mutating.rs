@@ -149,9 +149,12 @@ impl Link for MutatingPolicies {
         }
         if !invocations.is_empty() {
             review.rounds.enter(PLUGIN, object);
-            let mut answers = Answers::default();
+            let (mut answers, mut written) = (Answers::default(), false);
             for invocation in &invocations {
-                invoke(invocation, review, object, world, &mut answers, &mut errors).await?;
+                written |= invoke(invocation, review, object, world, &mut answers, &mut errors).await?;
+            }
+            if written {
+                review.rounds.wrote(PLUGIN);
             }
             review.rounds.leave(PLUGIN, object);
         }
@@ -210,7 +213,7 @@ async fn invocations_of(
     invocations
 }
 
-/// Lets a policy change the object, if its conditions are met.
+/// Lets a policy change the object, if its conditions are met; whether it wrote it anew, changed or not.
 async fn invoke(
     invocation: &Invocation,
     review: &Review<'_>,
@@ -218,13 +221,12 @@ async fn invoke(
     world: &dyn World,
     answers: &mut Answers,
     errors: &mut Errors,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     let Invocation { policy, binding, matched, params } = invocation;
     let key = invocation.key();
     let params = policy.param_kind.as_ref().map(|_| params);
-    let before = object.clone();
     let met = {
-        let scene = Scene::new(review, Some(&before), matched, world).await?;
+        let scene = Scene::new(review, Some(object), matched, world).await?;
         let evaluate = |answers: &Answers| {
             policy.conditions.met(&scene.variables(params, answers).composed(&policy.composition))
         };
@@ -232,33 +234,38 @@ async fn invoke(
     };
     match met {
         Met::Yes => {}
-        Met::No(_) => return Ok(()),
+        Met::No(_) => return Ok(false),
         Met::Failed(problem) => {
             errors.add(policy, Some(binding), &problem, Some(Reason::Invalid));
-            return Ok(());
+            return Ok(false);
         }
     }
     if !review.rounds.runs(PLUGIN, &key) {
-        return Ok(());
+        return Ok(false);
     }
     review.rounds.changes(object);
+    let (mut written, mut differs) = (false, false);
     for mutation in &policy.body.mutations {
-        let current = object.clone();
-        let bare = Scene::new(review, Some(&current), matched, world).await?;
-        let scene = bare.with_namespace(review, world).await?;
-        let evaluate = |answers: &Answers| patch_of(policy, mutation, &scene, params, answers);
-        let patch = answered(review.user, world, answers, evaluate).await;
-        let changed = patch.and_then(|patch| patched(mutation.how, &scene.object, patch, review, matched));
-        match changed {
-            Ok(changed) if review.subresource_is_own_kind() || is_shown_as(review, matched) => {
-                *object = changed
+        let changed = {
+            let bare = Scene::new(review, Some(object), matched, world).await?;
+            let scene = bare.with_namespace(review, world).await?;
+            let evaluate = |answers: &Answers| patch_of(policy, mutation, &scene, params, answers);
+            let patch = answered(review.user, world, answers, evaluate).await;
+            patch.and_then(|patch| patched(mutation.how, &scene.object, patch, review, matched))
+        };
+        let changed = match changed {
+            Ok(changed) if review.subresource_is_own_kind() || is_shown_as(review, matched) => changed,
+            Ok(changed) => world.convert(changed, &matched.kind, review.kind).await?,
+            Err(problem) => {
+                errors.add(policy, Some(binding), &problem, Some(Reason::Invalid));
+                continue;
             }
-            Ok(changed) => *object = world.convert(changed, &matched.kind, review.kind).await?,
-            Err(problem) => errors.add(policy, Some(binding), &problem, Some(Reason::Invalid)),
-        }
+        };
+        (written, differs) = (true, differs || changed != *object);
+        *object = changed;
     }
-    review.rounds.ran(PLUGIN, &key, before != *object, policy.body.again);
-    Ok(())
+    review.rounds.ran(PLUGIN, &key, differs, policy.body.again);
+    Ok(written)
 }
 
 /// What a mutation's expression makes, as JSON.
