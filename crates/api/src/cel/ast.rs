@@ -9,6 +9,8 @@ pub(super) struct Node {
     pub(super) at: usize,
     /// How many levels of nodes it has.
     pub(super) depth: usize,
+    /// Whether its value is known before any run.
+    pub(super) constant: bool,
     pub(super) kind: Kind,
 }
 
@@ -106,6 +108,24 @@ impl What {
             ("optFlatMap", 2) => (Self::OptFlatMap, 1),
             _ => return None,
         })
+    }
+}
+
+impl Kind {
+    /// Whether it is a literal, or made of literals alone. Source: `decOptimize` in `cel-go/interpreter`.
+    pub(super) fn is_constant(&self) -> bool {
+        match self {
+            Self::Literal(_) => true,
+            Self::List(items) => items.iter().all(|(item, optional)| item.constant && !optional),
+            Self::Map(entries) => {
+                entries.iter().all(|(key, value, optional)| key.constant && value.constant && !optional)
+            }
+            Self::Call { name, target: None, arguments } => {
+                let converts = ["int", "uint", "double", "bool", "string", "bytes", "duration", "timestamp"];
+                converts.contains(&&**name) && matches!(arguments.as_slice(), [one] if one.constant)
+            }
+            _ => false,
+        }
     }
 }
 

@@ -160,7 +160,7 @@ impl<'v> Step<'v> {
                 Self::Resource(*authority, Arc::new(question))
             }
             (Self::Path(authority, asked) | Self::Resource(authority, asked), "check", [verb]) => {
-                budget.spend_waiting(CHECK_COST)?;
+                budget.charge(CHECK_COST)?;
                 let question = Question { verb: (*verb).to_owned(), ..(**asked).clone() };
                 match authority.answer(&question) {
                     Some(answer) => Self::Decision(Arc::new(answer)),

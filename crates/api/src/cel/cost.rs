@@ -12,10 +12,10 @@ use super::types::{Overload, Type};
 /// What one unit of a text costs. Source: `StringTraversalCostFactor`.
 pub(super) const PER_BYTE: f64 = 0.1;
 /// What one letter of a pattern costs. Source: `RegexStringLengthCostFactor`.
-const PER_PATTERN_BYTE: f64 = 0.25;
+pub(super) const PER_PATTERN_BYTE: f64 = 0.25;
 pub(super) const LIST_COST: u64 = 10;
-const MAP_COST: u64 = 30;
-const STRUCT_COST: u64 = 40;
+pub(super) const MAP_COST: u64 = 30;
+pub(super) const STRUCT_COST: u64 = 40;
 /// A question about rights.
 const QUESTION_COST: u64 = 350_000;
 /// Source: `MaxFormatSize`, `MaxNameFormatRegexSize`.

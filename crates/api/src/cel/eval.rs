@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::ast::{Kind, Literal, Macro, Node, What};
+use super::cost::{LIST_COST, MAP_COST, STRUCT_COST};
 use super::value::{Key, Text, Walk};
-use super::{Budget, CelError, Val, Variables, library, operators, told};
+use super::{Budget, CelError, Val, Variables, actual, library, operators, told};
 
 type Result<T> = std::result::Result<T, CelError>;
 
@@ -24,6 +25,8 @@ pub(super) struct Evaluation<'v, 'b> {
     pub(super) depth: usize,
     /// How many of the composed variables are known here.
     pub(super) composed: usize,
+    /// Within how many parts nothing has a cost.
+    pub(super) free: usize,
 }
 
 impl<'v> Evaluation<'v, '_> {
@@ -34,8 +37,62 @@ impl<'v> Evaluation<'v, '_> {
             return Err(CelError::fault("variables lean on each other too deeply"));
         }
         self.depth += levels;
+        let free = usize::from(node.constant);
+        self.free += free;
         let value = self.part(node);
+        self.free -= free;
         self.depth -= levels;
+        value
+    }
+
+    /// Pays what upstream says that a step costs.
+    fn charge(&mut self, cost: u64) -> Result<()> {
+        if self.free == 0 { self.budget.charge(cost) } else { Ok(()) }
+    }
+
+    /// Pays for a call that has its value.
+    fn charged(
+        &mut self,
+        name: &str,
+        method: bool,
+        arguments: &[Val<'v>],
+        value: Val<'v>,
+    ) -> Result<Val<'v>> {
+        let cost = actual::call(name, method, arguments, &value, self.budget)?;
+        self.charge(cost)?;
+        Ok(value)
+    }
+
+    /// A part of a value, after a look at what it is part of: upstream counts a step more where that is no variable.
+    fn step(&mut self, of: &'v Node) -> Result<()> {
+        let way = matches!(of.kind, Kind::Name(_) | Kind::Select { test: false, .. } | Kind::Index { .. });
+        self.charge(if way { 1 } else { 2 })
+    }
+
+    /// What a condition decides for: upstream does not count the variable where the value is one of its parts.
+    fn branch(&mut self, node: &'v Node) -> Result<Val<'v>> {
+        let value = self.value(node)?;
+        if self.free == 0 && self.is_variable(node) {
+            self.budget.left += 1;
+        }
+        Ok(value)
+    }
+
+    /// Whether a node is a variable or a part of one.
+    fn is_variable(&self, node: &Node) -> bool {
+        match &node.kind {
+            Kind::Name(name) => self.bound(name).is_some() || **name == *"variables",
+            Kind::Select { of, test: false, .. } | Kind::Index { of, .. } => self.is_variable(of),
+            _ => false,
+        }
+    }
+
+    /// What stands between brackets: a variable costs nothing there.
+    fn place(&mut self, index: &'v Node) -> Result<Val<'v>> {
+        let free = usize::from(self.is_variable(index));
+        self.free += free;
+        let value = self.value(index);
+        self.free -= free;
         value
     }
 
@@ -45,19 +102,24 @@ impl<'v> Evaluation<'v, '_> {
             Kind::Name(name) => self.name(name),
             Kind::Select { of, field, test, optional } => self.select(of, field, *test, *optional),
             Kind::Index { of, index, optional: true } => {
-                let (value, index) = (self.value(of)?, self.value(index)?);
+                let (value, index) = (self.value(of)?, self.place(index)?);
+                self.step(of)?;
                 optional_of(value.at(&index, self.budget)?)
             }
             Kind::Index { of, index, .. } => {
-                let (value, index) = (self.value(of)?, self.value(index)?);
+                let (value, index) = (self.value(of)?, self.place(index)?);
+                self.step(of)?;
                 operators::index(&value, &index, self.budget)
             }
             Kind::Call { name, target: None, arguments } => {
+                let known = matches!(arguments.as_slice(), [_, list] if **name == *"@in" && list.constant);
                 let arguments = self.all(arguments)?;
-                match operators::apply(name, &arguments, self.budget)? {
-                    Some(value) => Ok(value),
-                    None => library::function(name, &arguments, self.budget),
-                }
+                let value = match operators::apply(name, &arguments, self.budget)? {
+                    Some(value) => value,
+                    None => library::function(name, &arguments, self.budget)?,
+                };
+                // Upstream looks into a literal as into a set.
+                if known { Ok(value) } else { self.charged(name, false, &arguments, value) }
             }
             Kind::Call { name, target: Some(target), arguments } => self.method(name, target, arguments),
             Kind::And(parts) => self.decided(parts, false),
@@ -65,8 +127,8 @@ impl<'v> Evaluation<'v, '_> {
             Kind::Condition(parts) => {
                 let [condition, yes, no] = &**parts;
                 match self.value(condition)? {
-                    Val::Bool(true) => self.value(yes),
-                    Val::Bool(false) => self.value(no),
+                    Val::Bool(true) => self.branch(yes),
+                    Val::Bool(false) => self.branch(no),
                     other => Err(no_overload("_?_:_", &[other])),
                 }
             }
@@ -84,7 +146,9 @@ impl<'v> Evaluation<'v, '_> {
 
     fn name(&mut self, name: &str) -> Result<Val<'v>> {
         if let Some(value) = self.bound(name) {
-            return Ok(value.clone());
+            let value = value.clone();
+            self.charge(1)?;
+            return Ok(value);
         }
         let known = TYPES.into_iter().find(|known| *known == name);
         known.map(Val::Type).ok_or_else(|| CelError::fault(format!("no such attribute(s): {name}")))
@@ -95,8 +159,17 @@ impl<'v> Evaluation<'v, '_> {
             return Ok(Val::Type(name));
         }
         let found = match self.composed_variable(of, field) {
-            Some(value) => Some(value?),
-            None => self.value(of)?.field(field, self.budget)?,
+            Some(value) => {
+                self.charge(2)?;
+                Some(value?)
+            }
+            None => {
+                let value = self.value(of)?;
+                if !test {
+                    self.step(of)?;
+                }
+                value.field(field, self.budget)?
+            }
         };
         if optional {
             return optional_of(found);
@@ -128,8 +201,9 @@ impl<'v> Evaluation<'v, '_> {
             Ok(program) => {
                 let scope = std::mem::take(&mut self.scope);
                 let composed = std::mem::replace(&mut self.composed, place);
+                let free = std::mem::take(&mut self.free);
                 let value = self.value(&program.tree);
-                (self.scope, self.composed) = (scope, composed);
+                (self.scope, self.composed, self.free) = (scope, composed, free);
                 value.map_err(|error| match error {
                     CelError::Fault(error) => {
                         let name = told(name);
@@ -153,7 +227,9 @@ impl<'v> Evaluation<'v, '_> {
             && self.bound(package).is_none()
         {
             let arguments = self.all(arguments)?;
-            return library::function(&format!("{package}.{name}"), &arguments, self.budget);
+            let name = format!("{package}.{name}");
+            let value = library::function(&name, &arguments, self.budget)?;
+            return self.charged(&name, false, &arguments, value);
         }
         let receiver = self.value(target)?;
         // `or` and `orValue` look at their argument only where there is nothing.
@@ -164,8 +240,10 @@ impl<'v> Evaluation<'v, '_> {
                 None => self.value(otherwise),
             };
         }
-        let arguments = self.all(arguments)?;
-        library::method(name, &receiver, &arguments, self.budget)
+        let mut arguments = self.all(arguments)?;
+        let value = library::method(name, &receiver, &arguments, self.budget)?;
+        arguments.insert(0, receiver);
+        self.charged(name, true, &arguments, value)
     }
 
     fn all(&mut self, nodes: &'v [Node]) -> Result<Vec<Val<'v>>> {
@@ -192,6 +270,7 @@ impl<'v> Evaluation<'v, '_> {
 
     fn list(&mut self, nodes: &'v [(Node, bool)]) -> Result<Val<'v>> {
         let mut items = Vec::with_capacity(nodes.len());
+        self.charge(LIST_COST)?;
         for (node, optional) in nodes {
             let value = self.value(node)?;
             items.extend(unwrapped(value, *optional));
@@ -201,6 +280,7 @@ impl<'v> Evaluation<'v, '_> {
 
     fn map(&mut self, nodes: &'v [(Node, Node, bool)]) -> Result<Val<'v>> {
         let mut entries = BTreeMap::new();
+        self.charge(MAP_COST)?;
         for (key, value, optional) in nodes {
             let key = Key::of(&self.value(key)?)?;
             let value = self.value(value)?;
@@ -218,6 +298,7 @@ impl<'v> Evaluation<'v, '_> {
             return Err(CelError::fault(format!("undeclared type '{name}'")));
         }
         let mut made = BTreeMap::new();
+        self.charge(STRUCT_COST)?;
         for (field, value, optional) in fields {
             let value = self.value(value)?;
             if let Some(value) = unwrapped(value, *optional) {
@@ -228,7 +309,9 @@ impl<'v> Evaluation<'v, '_> {
     }
 
     fn macro_value(&mut self, made: &'v Macro) -> Result<Val<'v>> {
+        let left = self.budget.left;
         let range = self.value(&made.range)?;
+        let paid = left.saturating_sub(self.budget.left);
         let [name, ..] = made.names.as_slice() else { return Err(CelError::fault("a macro without a name")) };
         let [body, ..] = made.bodies.as_slice() else {
             return Err(CelError::fault("a macro without a body"));
@@ -237,9 +320,16 @@ impl<'v> Evaluation<'v, '_> {
             What::Bind => return self.with(&[(name, range)], body),
             What::OptMap | What::OptFlatMap => {
                 let Val::Optional(held) = range else { return Err(no_overload("optMap", &[range])) };
+                // Asked whether there is a value; then upstream evaluates the range once more.
+                self.charge(2)?;
                 let Some(held) = held else { return Ok(Val::Optional(None)) };
+                self.charge(paid)?;
                 let value = self.with(&[(name, Val::clone(&held))], body)?;
-                return if made.what == What::OptMap { Val::some(value) } else { Ok(value) };
+                if made.what == What::OptFlatMap {
+                    return Ok(value);
+                }
+                self.charge(1)?;
+                return Val::some(value);
             }
             _ => {}
         }
@@ -250,6 +340,8 @@ impl<'v> Evaluation<'v, '_> {
             )));
         };
         let rounds = Rounds { walk, items: range.is_list() && made.names.len() < 2 };
+        // The loops that upstream writes for macros end with a look at what was gathered.
+        self.charge(if made.what == What::ExistsOne { 2 } else { 1 })?;
         match made.what {
             What::SortBy => self.sorted_by(made, rounds),
             What::All => self.quantified(made, rounds, false),
@@ -257,7 +349,10 @@ impl<'v> Evaluation<'v, '_> {
             What::ExistsOne => {
                 let mut count = 0;
                 for pair in rounds {
-                    count += usize::from(self.holds(made, &pair, body)?);
+                    if self.holds(made, &pair, body)? {
+                        self.charge(2)?;
+                        count += 1;
+                    }
                 }
                 Ok(Val::Bool(count == 1))
             }
@@ -265,6 +360,7 @@ impl<'v> Evaluation<'v, '_> {
                 let mut items = Vec::new();
                 for pair in rounds {
                     if self.holds(made, &pair, body)? {
+                        self.charge(LIST_COST + 3)?;
                         self.budget.spend_items(1)?;
                         let [item, _] = pair;
                         items.push(item);
@@ -277,11 +373,17 @@ impl<'v> Evaluation<'v, '_> {
     }
 
     /// `all` and `exists`: an error of one item counts only if no other decides.
-    fn quantified(&mut self, made: &'v Macro, rounds: Rounds<'_, 'v>, decisive: bool) -> Result<Val<'v>> {
+    fn quantified(&mut self, made: &'v Macro, mut rounds: Rounds<'_, 'v>, decisive: bool) -> Result<Val<'v>> {
         let mut failed = None;
-        for pair in rounds {
+        // Whether to go on is asked before each round, also before the one that there is no need for.
+        let look = if decisive { 3 } else { 2 };
+        while let Some(pair) = rounds.next() {
+            self.charge(look + 1)?;
             match self.holds(made, &pair, &made.bodies[0]) {
-                Ok(value) if value == decisive => return Ok(Val::Bool(value)),
+                Ok(value) if value == decisive => {
+                    self.charge(if rounds.next().is_some() { look } else { 0 })?;
+                    return Ok(Val::Bool(value));
+                }
                 Ok(_) => {}
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => failed = failed.or(Some(error)),
@@ -306,6 +408,11 @@ impl<'v> Evaluation<'v, '_> {
             }
             let value = self.with_pair(made, &pair, body)?;
             self.budget.spend_items(1)?;
+            self.charge(match made.what {
+                What::Map => 3,
+                What::Entry => 2,
+                _ => LIST_COST + 2,
+            })?;
             match made.what {
                 What::Map => {
                     map.insert(Key::of(&pair[0])?, value);
@@ -335,10 +442,12 @@ impl<'v> Evaluation<'v, '_> {
         let (mut items, mut keys) = (Vec::new(), Vec::new());
         for pair in rounds {
             keys.push(self.with_pair(made, &pair, &made.bodies[0])?);
+            self.charge(LIST_COST + 2)?;
             self.budget.spend_items(2)?;
             let [item, _] = pair;
             items.push(item);
         }
+        self.charge(2 + actual::sorting(keys.len() as u64, keys.first()))?;
         library::sorted(&items, &keys, self.budget)
     }
 

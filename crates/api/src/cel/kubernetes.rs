@@ -294,3 +294,13 @@ fn validate<'v>(format: &str, text: &str, budget: &mut Budget) -> Result<Val<'v>
     }
     Val::some(Val::list(vec![Val::text(&format!("{:?} is no {format}", told(text)))])?)
 }
+
+/// As how long upstream counts the pattern of a format. Source: `MaxRegexSize` in `library/format.go`.
+pub(super) fn format_pattern_size(format: &str) -> u64 {
+    match format {
+        "dns1123Label" | "dns1035Label" | "dns1123LabelPrefix" | "dns1035LabelPrefix" => 30,
+        "labelValue" => 40,
+        "dns1123Subdomain" | "dns1123SubdomainPrefix" | "qualifiedName" => 60,
+        _ => 128,
+    }
+}

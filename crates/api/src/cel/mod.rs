@@ -5,6 +5,7 @@
 //! Kubernetes' libraries for strings, lists, regular expressions, URLs, quantities, addresses, versions and optional
 //! values are part of it. Source: the CEL specification, `k8s.io/apiserver/pkg/cel`.
 
+mod actual;
 mod ast;
 mod authz;
 mod check;
@@ -46,10 +47,12 @@ pub use value::{Deep, Key, Text, Val};
 
 /// What the evaluation of one expression may cost. Source: upstream's `PerCallLimit`.
 pub const CALL_COST_MAX: u64 = 1_000_000;
+/// How much more work than cost there may be: upstream's cost counts neither all that is done here nor the same.
+const WORK_PER_COST: u64 = 2;
 /// What is spent within few milliseconds.
 const QUICK_COST_MAX: u64 = 50_000;
-/// What one item of a list or a map costs that is made: it takes about 16 bytes of memory for each.
-const ITEM_COST: u64 = 2;
+/// What work one item of a list or a map is that is made: it takes about 8 bytes of memory for each.
+const ITEM_COST: u64 = 4;
 /// How much of a text a failure tells.
 const TOLD_BYTES_MAX: usize = 1024;
 /// How long a failure may become, which says of each variable on the way that it failed.
@@ -90,11 +93,13 @@ fn told(text: &str) -> &str {
     &text[..text.floor_char_boundary(TOLD_BYTES_MAX)]
 }
 
-/// What is left to spend. A step costs 1, work on long values as much as they are long. What is made is paid for before
-/// it is made, at 16 bytes or less for 1, so that the memory of an evaluation is bounded with its cost.
+/// What is left to spend, in upstream's units of cost, by which users are refused, and in work, by which time and memory
+/// are bounded. A step is work of 1, one on long values as much as they are long. What is made is paid for before it is
+/// made, at 8 bytes or less for 1.
 #[derive(Debug, Clone, Default)]
 pub struct Budget {
     left: u64,
+    work: u64,
     /// What may be spent before the evaluation gives way.
     quick: Option<u64>,
     patterns: patterns::Patterns,
@@ -103,25 +108,25 @@ pub struct Budget {
 impl Budget {
     /// A budget of so much.
     pub fn new(cost: u64) -> Self {
-        Self { left: cost, ..Self::default() }
+        Self { left: cost, work: cost.saturating_mul(WORK_PER_COST), ..Self::default() }
     }
 
-    /// What is left.
+    /// What is left; nothing where no work may be done.
     pub fn left(&self) -> u64 {
-        self.left
+        if self.work == 0 { 0 } else { self.left }
     }
 
-    /// Pays.
-    fn spend(&mut self, cost: u64) -> Result<(), CelError> {
-        self.spend_waiting(cost)?;
+    /// Pays for work.
+    fn spend(&mut self, work: u64) -> Result<(), CelError> {
+        self.work = self.work.checked_sub(work).ok_or(CelError::Cost)?;
         let Some(quick) = &mut self.quick else { return Ok(()) };
-        let left = quick.checked_sub(cost);
+        let left = quick.checked_sub(work);
         *quick = left.unwrap_or(0);
         left.map(drop).ok_or(CelError::Long)
     }
 
-    /// Pays for what others do meanwhile.
-    fn spend_waiting(&mut self, cost: u64) -> Result<(), CelError> {
+    /// Pays what upstream says that it costs.
+    fn charge(&mut self, cost: u64) -> Result<(), CelError> {
         self.left = self.left.checked_sub(cost).ok_or(CelError::Cost)?;
         Ok(())
     }
@@ -130,17 +135,21 @@ impl Budget {
     /// nothing is left of it afterwards.
     pub fn call<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, CelError>) -> Result<T, CelError> {
         let may = self.left.min(CALL_COST_MAX);
-        let mut call = Self { left: may, quick: None, patterns: std::mem::take(&mut self.patterns) };
+        let work = self.work.min(CALL_COST_MAX * WORK_PER_COST);
+        let mut call = Self { left: may, work, quick: None, patterns: std::mem::take(&mut self.patterns) };
         let result = run(&mut call);
-        let spent = if matches!(result, Err(CelError::Cost)) { may } else { may - call.left };
-        self.left -= spent;
+        if matches!(result, Err(CelError::Cost)) {
+            (call.left, call.work) = (0, 0);
+        }
+        self.left -= may - call.left;
+        self.work -= work - call.work;
         self.patterns = call.patterns;
         result
     }
 
     /// Pays for reading or making a text.
     fn spend_on(&mut self, length: usize) -> Result<(), CelError> {
-        self.spend(1 + length as u64 / 10)
+        self.spend(1 + length as u64 / 5)
     }
 
     /// Pays for items that are made.
@@ -269,7 +278,7 @@ impl Program {
     fn evaluate<'v>(&'v self, variables: &Variables<'v>, budget: &mut Budget) -> Result<Val<'v>, CelError> {
         let composed = variables.composition.map_or(0, |composition| composition.entries.len());
         let mut evaluation =
-            eval::Evaluation { globals: variables, scope: Vec::new(), budget, depth: 0, composed };
+            eval::Evaluation { globals: variables, scope: Vec::new(), budget, depth: 0, composed, free: 0 };
         evaluation.value(&self.tree)
     }
 

@@ -62,7 +62,7 @@ struct Parser<'s> {
 
 /// A node over others.
 fn node(at: usize, kind: Kind) -> Result<Node> {
-    let mut made = Node { at, depth: 1, kind };
+    let mut made = Node { at, depth: 1, constant: kind.is_constant(), kind };
     let mut below = 0;
     made.each(&mut |node| below = below.max(node.depth));
     made.depth += below;

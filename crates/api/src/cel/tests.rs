@@ -434,3 +434,102 @@ fn types_are_known_before_a_run() {
         assert!(error.contains(wanted), "{source}: {error}");
     }
 }
+
+/// What a run costs, in upstream's units. Source: `celcoststability_test.go` of apiextensions-apiserver.
+#[test]
+fn costs_are_upstreams() {
+    let cost = |source: &str, object: &Value| {
+        let program = Program::compile(source, &["self"]).unwrap();
+        let mut budget = Budget::new(CALL_COST_MAX);
+        let value = program.run(&Variables::default().json("self", object), &mut budget);
+        assert!(value.is_ok(), "{source}: {value:?}");
+        CALL_COST_MAX - budget.left()
+    };
+    let texts = json!({"val1": "Rook takes \u{1F451}"});
+    for (source, wanted) in [
+        ("self.val1.startsWith('Rook')", 3),
+        ("!self.val1.startsWith('knight')", 4),
+        ("self.val1.matches('^[^0-9]*$')", 8),
+        ("!self.val1.matches('^[0-9]*$')", 7),
+        ("type(self.val1) == string", 4),
+        ("size(self.val1) == 12", 4),
+        ("self.val1.charAt(3) == 'k'", 4),
+        ("self.val1.indexOf('o') == 1", 4),
+        ("self.val1.replace(' ', 'x') == 'Rookxtakesx\u{1F451}'", 7),
+        ("self.val1.split(' ') == ['Rook', 'takes', '\u{1F451}']", 6),
+        ("self.val1.substring(5) == 'takes \u{1F451}'", 5),
+        ("self.val1.substring(4, 10).trim() == 'takes'", 6),
+        ("self.val1.upperAscii() == 'ROOK TAKES \u{1F451}'", 6),
+        ("self.val1.lowerAscii() == self.val1.lowerAscii()", 10),
+        ("'%o %o %o'.format([7, 8, 9]) == '7 10 11'", 2),
+        ("'%b %b %b'.format([7, 8, 9]) == '111 1000 1001'", 3),
+        ("double(5) < 10.0", 1),
+        ("5 < int(10.0)", 1),
+        ("duration('1h2m') + duration('3s4ms') == duration('1h2m3s4ms')", 2),
+        ("self.val1 != ['anything']", 3),
+    ] {
+        assert_eq!(cost(source, &texts), wanted, "{source}");
+    }
+    let lists = json!({"val1": [1, 2, 3], "val2": [1, 2, 3], "set": ["a", "b", "c"],
+        "large": (0..1_000).collect::<Vec<i32>>()});
+    for (source, wanted) in [
+        ("1 in self.val1", 5),
+        ("self.val2[0] in self.val1", 8),
+        ("!(0 in self.val1)", 6),
+        ("self.val1 + self.val2 == [1, 2, 3, 1, 2, 3]", 6),
+        ("has(self.val1) && has(self.val2)", 2),
+        ("sets.contains(self.set, ['a'])", 6),
+        ("sets.equivalent(self.set, ['a', 'b', 'c'])", 21),
+        ("sets.contains(self.large, [1])", 1_003),
+        ("!sets.equivalent(self.large, [1, 2, 3])", 6_004),
+        ("self.val1[0] == 1 ? true : false", 4),
+    ] {
+        assert_eq!(cost(source, &lists), wanted, "{source}");
+    }
+    let maps = json!({"val": {"b": 1, "d": 2}, "something": "25%", "a1": {"b1": {"c1": 4}}, "min": 1});
+    for (source, wanted) in [
+        ("'b' in self.val", 3),
+        ("!has(self.val.a)", 3),
+        ("has(self.a1.b1.c1)", 3),
+        ("!(has(self.a1.d2) && has(self.a1.d2.e2))", 3),
+        ("self.val.all(k, self.val[k] > 0)", 17),
+        ("!self.val.exists(k, self.val[k] == 3)", 20),
+        ("self.val.exists_one(k, self.val[k] == 2)", 14),
+        ("!self.val.exists_one(k, self.val[k] > 0)", 17),
+        ("size(self.val.filter(k, self.val[k] > 1)) == 1", 26),
+        ("self.val.all(k, v, v > 0)", 13),
+        ("!self.val.exists(k, v, v == 3)", 16),
+        ("self.val.existsOne(k, v, v == 2)", 10),
+        ("self.val.transformMap(k, v, v > 1, v + 1).size() == 1", 14),
+        ("self.val.transformMap(k, v, v + 1).size() == 2", 15),
+        ("self.val.transformMapEntry(k, v, v > 1, {k + '2': v + 1}).size() == 1", 45),
+        ("self.val.transformMapEntry(k, v, {k + '2': v + 1}).size() == 2", 77),
+        ("type(self.something) == int ? self.something == 1 : self.something == '25%'", 7),
+        ("self.something == 1 || self.something == '25%'", 6),
+        ("self.something == '25%' || self.something == 1", 3),
+    ] {
+        assert_eq!(cost(source, &maps), wanted, "{source}");
+    }
+    let items = json!({"array": [1, 1, 2, 2, 3, 3, 4, 5], "listMap": [{"k": "a1", "v": "b1"}, {"k": "a2", "v": "b2"},
+        {"k": "a3", "v": "b3", "v2": "z"}]});
+    for (source, wanted) in [
+        ("2 in self.array", 10),
+        ("self.array.all(e, e > 0)", 43),
+        ("self.array.exists(e, e > 2)", 36),
+        ("self.array.exists_one(e, e > 4)", 22),
+        ("!self.array.all(e, e < 2)", 21),
+        ("!self.array.exists(e, e < 0)", 52),
+        ("size(self.array.filter(e, e%2 == 0)) == 3", 68),
+        ("self.array.map(e, e * 20).filter(e, e > 50).exists(e, e == 60)", 194),
+        ("self.array.transformList(i, e, e > 2, e * 2).size() > 0", 77),
+        ("self.array.transformList(i, e, e * 2).size() > 0", 117),
+        ("self.listMap.all(m, m.k.startsWith('a'))", 21),
+        ("self.listMap.all(m, !has(m.v2) || m.v2 == 'z')", 21),
+        ("self.listMap.exists(m, m.k.endsWith('1'))", 13),
+        ("self.listMap.map(m, m.v).exists(v, v == 'b1')", 55),
+        ("self.listMap.exists(m, has(m.v2) && m.v2 == 'z')", 21),
+        ("self.listMap.map(m, has(m.v2) && m.v2 == 'z', m.v2).size() == 1", 25),
+    ] {
+        assert_eq!(cost(source, &items), wanted, "{source}");
+    }
+}

@@ -22,7 +22,7 @@ use crate::quantity::Quantity;
 /// too, may recurse. JSON counts as one level: whoever reads it bounds its depth.
 const DEPTH_MAX: u32 = 100;
 /// What one value of JSON costs that is made of another: it takes some tens of bytes.
-const JSON_COST: u64 = 4;
+const JSON_COST: u64 = 8;
 /// The longest texts of formats that are read anew each time they are asked for.
 const TIME_BYTES_MAX: usize = 256;
 
