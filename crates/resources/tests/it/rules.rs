@@ -334,7 +334,7 @@ async fn health_checks_have_names_and_figures_upstreams() {
     for line in [
         "# TYPE apiserver_request_total counter",
         "apiserver_request_total{code=\"201\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\",\
-         scope=\"namespace\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1",
+         scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1",
         "# TYPE apiserver_request_duration_seconds histogram",
         "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
         "# TYPE process_resident_memory_bytes gauge",
