@@ -54,8 +54,12 @@ pub(crate) fn cel(data: &[u8]) {
     let Ok(sources) = std::str::from_utf8(sources) else { return };
     let object = serde_json::from_slice::<Value>(object)
         .unwrap_or_else(|_| json!({ "a": [1, 2.5, "x", null, true], "b": { "c": "2026-01-01T00:00:00Z" } }));
-    let mut environment =
-        Environment::default().with("self", Type::Dyn).with("oldSelf", Type::Dyn).composed([]).patching();
+    let mut environment = Environment::default()
+        .with("self", Type::Dyn)
+        .with("oldSelf", Type::Dyn)
+        .composed([])
+        .patching()
+        .binding();
     let mut composition = Composition::default();
     let mut budget = Budget::new(CEL_COST);
     for (place, source) in sources.split("\n;\n").enumerate() {

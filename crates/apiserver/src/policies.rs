@@ -13,6 +13,7 @@ use base::backoff::Policy;
 use serde_json::{Value, json};
 
 use crate::admission::rules::GROUP;
+use crate::lengthy;
 use crate::pipeline::Pipeline;
 use crate::tree;
 
@@ -38,7 +39,8 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
         for object in present.items {
             let Some(pipeline) = pipeline.upgrade() else { return };
             let Ok(policy) = object.decode::<Value>() else { continue };
-            let Some(status) = status_of(&policy, &pipeline.catalog().rows()) else { continue };
+            let rows = pipeline.catalog().rows();
+            let Some(status) = lengthy::run(|| status_of(&policy, &rows)) else { continue };
             match write(&pipeline, policy, status).await {
                 Ok(()) => {}
                 // Somebody else wrote it: there will be another change to look at.

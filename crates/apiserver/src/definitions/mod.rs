@@ -17,6 +17,7 @@ use store::Revision;
 use tokio::sync::watch;
 
 use crate::cache::{Cache, Changes};
+use crate::lengthy;
 use crate::pipeline::Pipeline;
 use crate::strategy::View as _;
 use crate::tree;
@@ -205,7 +206,7 @@ async fn serve(pipeline: &Pipeline, name: &str, crd: &Value, known: &mut Known) 
     if !names::holds(crd, "Established") || known.served == Some(wanted) {
         return;
     }
-    let rows = match api::custom::rows(crd) {
+    let rows = match lengthy::run(|| api::custom::rows(crd)) {
         Ok(rows) => rows,
         Err(error) => {
             tracing::error!(definition = name, error, "a CustomResourceDefinition cannot be served");

@@ -307,6 +307,53 @@ async fn objects_are_changed_before_they_are_validated() {
     assert_eq!(get(&cluster, &format!("{MAPS}/n"), JSON).await.code, 404);
 }
 
+/// A policy of one mutation with whatever else, with one binding.
+async fn mutating_with(cluster: &Cluster, name: &str, expression: &str, more: Value, binding: Value) {
+    let mut spec = json!({ "matchConstraints": { "resourceRules": [maps()] }, "reinvocationPolicy": "Never",
+        "mutations": [apply(expression)] });
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let policy = json!({ "metadata": { "name": name }, "spec": spec });
+    made(cluster, &format!("{GROUP}/mutatingadmissionpolicies"), policy).await;
+    let mut bound = json!({ "policyName": name });
+    bound.as_object_mut().unwrap().extend(binding.as_object().unwrap().clone());
+    let bound = json!({ "metadata": { "name": name }, "spec": bound });
+    made(cluster, &format!("{GROUP}/mutatingadmissionpolicybindings"), bound).await;
+}
+
+#[tokio::test]
+async fn mutations_have_parameters_and_conditions_and_run_again_where_they_want_to() {
+    let cluster = Cluster::start().await;
+    made(&cluster, MAPS, map("limits", json!({ "max": "5" }))).await;
+    let condition = json!([{ "name": "asked", "expression": "has(object.data) && 'ask' in object.data" }]);
+    let more =
+        json!({ "paramKind": { "apiVersion": "v1", "kind": "ConfigMap" }, "matchConditions": condition });
+    let param = json!({ "paramRef": { "name": "limits", "parameterNotFoundAction": "Deny" } });
+    mutating_with(&cluster, "a-params", "Object{data: {'max': params.data.max}}", more, param).await;
+    // Whoever wants to see changes runs again once the object was written anew, after everybody else; nobody else does.
+    let counts = |name: &str| {
+        format!("Object{{data: {{'{name}': string(int(object.data.?{name}.orValue('0')) + 1)}}}}")
+    };
+    let asked = json!({ "matchConditions": condition, "reinvocationPolicy": "IfNeeded" });
+    mutating_with(&cluster, "b-again", &counts("again"), asked, json!({})).await;
+    let asked = json!({ "matchConditions": condition });
+    mutating_with(&cluster, "c-once", &counts("once"), asked, json!({})).await;
+    // What goes wrong is let pass where the policy says so, and what is done is done.
+    let wrong = json!({ "matchConditions": condition, "failurePolicy": "Ignore" });
+    mutating_with(&cluster, "d-wrong", "Object{data: {'d': object.data.nothing}}", wrong, json!({})).await;
+    let plain = post(&cluster, MAPS, map("plain", json!({ "x": "y" }))).await;
+    assert_eq!(plain.json()["data"], json!({ "x": "y" }));
+    let asked = post(&cluster, MAPS, map("asked", json!({ "ask": "" }))).await;
+    assert_eq!(asked.code, 201, "{}", asked.message());
+    assert_eq!(asked.json()["data"], json!({ "ask": "", "max": "5", "again": "2", "once": "1" }));
+    // A binding refuses where its parameter is not there.
+    let more = json!({ "paramKind": { "apiVersion": "v1", "kind": "ConfigMap" } });
+    let param = json!({ "paramRef": { "name": "nobody", "parameterNotFoundAction": "Deny" } });
+    mutating_with(&cluster, "e-missing", "Object{data: {'max': params.data.max}}", more, param).await;
+    let refused = post(&cluster, MAPS, map("late", json!({ "ask": "" }))).await;
+    assert_eq!(refused.code, 403, "{}", refused.message());
+    assert!(refused.message().contains("no params found"), "{}", refused.message());
+}
+
 #[tokio::test]
 async fn a_policy_that_cannot_hold_is_refused_with_the_place() {
     let cluster = Cluster::start().await;
