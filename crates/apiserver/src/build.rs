@@ -13,7 +13,7 @@ use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Chain;
+use crate::admission::{self, Chain};
 use crate::aggregation::Aggregator;
 use crate::audit::Auditor;
 use crate::authn::Access;
@@ -134,11 +134,15 @@ impl Server {
         let auditing = &config.protection.audit;
         let auditor = Auditor::open(auditing, config.clock.clone(), metrics.audit.clone())?;
         let flow = Flow::new(metrics.flow.clone());
+        let admission = match &config.protection.admission_control_config_file {
+            Some(path) => admission::configured(config.admission, path)?,
+            None => config.admission,
+        };
         let egress = config.egress.unwrap_or_else(|| Arc::new(Direct));
         let pipeline = Pipeline::new(Parts {
             catalog: Catalog::builtin(),
             strategies,
-            admission: config.admission,
+            admission,
             admission_metrics: metrics.admission.clone(),
             authorization_metrics: metrics.authorization.clone(),
             authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Standard::default())),

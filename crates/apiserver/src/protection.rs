@@ -1,4 +1,4 @@
-//! How the server and what it keeps are protected: encryption at rest, the audit log.
+//! How the server and what it keeps are protected: encryption at rest, admission, the audit log.
 
 use std::path::PathBuf;
 
@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub struct Protection {
     /// An EncryptionConfiguration: which resources are encrypted in the store, and with which keys.
     pub encryption_provider_config: Option<PathBuf>,
+    /// An AdmissionConfiguration: what plugins of admission hold for right, and which there are besides.
+    pub admission_control_config_file: Option<PathBuf>,
     /// Who did what.
     pub audit: Audit,
 }

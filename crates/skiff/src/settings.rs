@@ -84,6 +84,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// AdmissionConfiguration: defaults and exemptions of PodSecurity, resources that need a quota, more plugins
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) admission_control_config_file: Option<PathBuf>,
     /// Audit policy: which requests are written down, and how much of them
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -247,6 +251,11 @@ impl UpArgs {
                 &self.encryption_provider_config,
                 &file.encryption_provider_config,
             )?,
+            admission_control_config_file: path_of(
+                "--admission-control-config-file",
+                &self.admission_control_config_file,
+                &file.admission_control_config_file,
+            )?,
             audit: apiserver::Audit {
                 policy_file: policy,
                 log_path: log,
@@ -324,6 +333,10 @@ impl Settings {
             (
                 "--encryption-provider-config".to_owned(),
                 file(self.protection.encryption_provider_config.as_ref()),
+            ),
+            (
+                "--admission-control-config-file".to_owned(),
+                file(self.protection.admission_control_config_file.as_ref()),
             ),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),

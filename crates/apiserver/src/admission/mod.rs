@@ -3,6 +3,7 @@
 mod certificates;
 mod classes;
 pub mod conditions;
+mod config;
 mod lifecycle;
 mod limits;
 mod metrics;
@@ -26,6 +27,7 @@ pub use certificates::{
     CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest,
 };
 pub use classes::{DefaultIngressClass, DefaultStorageClass};
+pub(crate) use config::configured;
 pub use lifecycle::NamespaceLifecycle;
 pub use limits::LimitRanger;
 pub use metrics::Metrics;
@@ -337,7 +339,7 @@ pub fn standard() -> Chain {
         Arc::new(ServiceAccounts),
         Arc::new(NodeRestriction),
         Arc::new(TaintNodesByCondition),
-        Arc::new(PodSecurity),
+        Arc::new(PodSecurity::default()),
         Arc::new(Priority),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass),

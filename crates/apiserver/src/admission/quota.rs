@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use api::quota::{Counted, is_terminating, masked, unnamed};
 use api::resources::{ResourceList, add, amounts, subtract, to_json};
-use api::{Object, Status};
+use api::{Object, Reason, Status};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::lifecycle::forbidden;
@@ -27,12 +28,119 @@ const LANES: usize = 64;
 #[derive(Debug)]
 pub struct ResourceQuota {
     lanes: Vec<Mutex<()>>,
+    limited: Vec<Limited>,
 }
 
 impl Default for ResourceQuota {
     fn default() -> Self {
-        Self { lanes: (0..LANES).map(|_| Mutex::default()).collect() }
+        Self::limiting(Vec::new())
     }
+}
+
+/// What nobody uses but under a quota that covers it: a LimitedResource of a ResourceQuotaConfiguration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Limited {
+    #[serde(default)]
+    api_group: String,
+    resource: String,
+    /// Amounts whose names contain one of these.
+    #[serde(default)]
+    match_contains: Vec<String>,
+    /// Objects that one of these selects.
+    #[serde(default)]
+    match_scopes: Vec<Scope>,
+}
+
+/// A ScopedResourceSelectorRequirement.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Scope {
+    scope_name: String,
+    operator: String,
+    #[serde(default)]
+    values: Vec<String>,
+}
+
+impl ResourceQuota {
+    /// The link with a configuration.
+    pub(super) fn limiting(limited: Vec<Limited>) -> Self {
+        Self { lanes: (0..LANES).map(|_| Mutex::default()).collect(), limited }
+    }
+
+    /// Refuses what is limited and no quota of the namespace covers.
+    fn check_covered(
+        &self,
+        review: &Review<'_>,
+        object: &Value,
+        quotas: &[Arc<Object>],
+        now: Timestamp,
+    ) -> Result<(), Status> {
+        let counted = Counted { group: &review.resource.group, resource: &review.resource.resource };
+        let concerned = |limited: &&Limited| {
+            (limited.api_group.as_str(), limited.resource.as_str()) == (counted.group, counted.resource)
+        };
+        let limited: Vec<&Limited> = self.limited.iter().filter(concerned).collect();
+        if limited.is_empty() {
+            return Ok(());
+        }
+        let quotas = quotas.iter().map(|quota| decoded(quota)).collect::<Result<Vec<_>, _>>()?;
+        match uncovered(&limited, &counted, object, &quotas, now) {
+            None => Ok(()),
+            Some(Uncovered::Amounts(names)) => {
+                Err(forbidden(review, &format!("insufficient quota to consume: {names}")))
+            }
+            Some(Uncovered::Scopes(scopes)) => {
+                let why = format!("insufficient quota to match these scopes: [{scopes}]");
+                Err(Status::new(Reason::Forbidden, why))
+            }
+        }
+    }
+}
+
+/// What is limited and not covered.
+#[derive(Debug, PartialEq)]
+enum Uncovered {
+    /// `cpu,memory`
+    Amounts(String),
+    /// `{PriorityClass In [a b]}`
+    Scopes(String),
+}
+
+/// What of an object no quota covers that has to be. Pure.
+fn uncovered(
+    limited: &[&Limited],
+    counted: &Counted<'_>,
+    object: &Value,
+    quotas: &[Value],
+    now: Timestamp,
+) -> Option<Uncovered> {
+    let covering: Vec<&Value> = quotas.iter().filter(|quota| counted.is_in_scope(quota, object)).collect();
+    let is_covered =
+        |name: &str| covering.iter().any(|quota| !tree::at(quota, &["status", "hard", name]).is_null());
+    let used = counted.usage(object, now);
+    let is_limited =
+        |name: &str| limited.iter().flat_map(|one| &one.match_contains).any(|part| name.contains(part));
+    let amounts: Vec<&str> =
+        used.keys().map(String::as_str).filter(|name| is_limited(name) && !is_covered(name)).collect();
+    if !amounts.is_empty() {
+        return Some(Uncovered::Amounts(amounts.join(",")));
+    }
+    let selects = |scope: &&Scope| {
+        let alone = json!({ "spec": { "scopeSelector": { "matchExpressions": [scope] } } });
+        counted.is_in_scope(&alone, object)
+    };
+    let names = |quota: &Value, name: &str| {
+        let expressions = tree::items(quota, &["spec", "scopeSelector", "matchExpressions"]);
+        tree::items(quota, &["spec", "scopes"]).iter().any(|scope| scope == name)
+            || expressions.iter().any(|expression| expression["scopeName"] == name)
+    };
+    let is_free = |scope: &&Scope| !covering.iter().any(|quota| names(quota, &scope.scope_name));
+    let scopes = limited.iter().flat_map(|one| &one.match_scopes).filter(selects).filter(is_free);
+    let scopes: Vec<String> = scopes
+        .map(|scope| format!("{{{} {} [{}]}}", scope.scope_name, scope.operator, scope.values.join(" ")))
+        .collect();
+    (!scopes.is_empty()).then(|| Uncovered::Scopes(scopes.join(" ")))
 }
 
 #[async_trait]
@@ -49,6 +157,7 @@ impl Link for ResourceQuota {
     ) -> Result<(), Status> {
         let Some(object) = object.filter(|object| is_charged(review, object)) else { return Ok(()) };
         let mut quotas = world.all("", "resourcequotas", review.namespace);
+        self.check_covered(review, object, &quotas, world.moment())?;
         if quotas.is_empty() {
             return Ok(());
         }
@@ -188,8 +297,6 @@ fn shown(list: &ResourceList) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn quota(hard: Value, used: Value) -> Value {
@@ -235,6 +342,31 @@ mod tests {
             charged("pods", &quota, pod("1"), None).unwrap_err(),
             "failed quota: q: must specify limits.cpu for: c"
         );
+    }
+
+    #[test]
+    fn what_is_limited_needs_a_quota() {
+        let limited: Limited = serde_json::from_value(json!({
+            "resource": "pods", "matchContains": ["cpu"],
+            "matchScopes": [{ "scopeName": "PriorityClass", "operator": "In", "values": ["a", "b"] }],
+        }))
+        .unwrap();
+        let counted = Counted { group: "", resource: "pods" };
+        let of = |pod: &Value, quotas: &[Value]| {
+            uncovered(&[&limited], &counted, pod, quotas, Timestamp::UNIX_EPOCH)
+        };
+        let amounts = Uncovered::Amounts("cpu,requests.cpu".into());
+        assert_eq!(of(&pod("1"), &[]), Some(amounts));
+        let all = quota(json!({ "cpu": "1", "requests.cpu": "1" }), json!({}));
+        assert_eq!(of(&pod("1"), std::slice::from_ref(&all)), None);
+        let mut high = pod("1");
+        high["spec"]["priorityClassName"] = "b".into();
+        let scopes = Uncovered::Scopes("{PriorityClass In [a b]}".into());
+        assert_eq!(of(&high, std::slice::from_ref(&all)), Some(scopes));
+        let mut of_class = all.clone();
+        of_class["spec"] = json!({ "scopeSelector": { "matchExpressions": [
+            { "scopeName": "PriorityClass", "operator": "Exists" }] } });
+        assert_eq!(of(&high, &[of_class]), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What protects the server and what it keeps: encryption at rest.
+//! What protects the server and what it keeps: encryption at rest, the audit log, admission as a file configures it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig, RangeRequest, Store};
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, Made, PATIENCE, resource};
 use crate::http_front::{JSON, get, write};
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
@@ -332,4 +332,34 @@ async fn the_audit_log_says_who_did_what_and_no_more_than_the_policy_wants() {
     let deleted = |line: &str| line.contains(&path) && line.contains("\"verb\":\"delete\"");
     let both = |text: &str| text.lines().any(deleted) && text.lines().any(registered);
     said(&log, |text| both(text).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_file_configures_admission() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admission.yaml");
+    let pod_security = "{apiVersion: pod-security.admission.config.k8s.io/v1, kind: PodSecurityConfiguration, \
+                        defaults: {enforce: baseline}, exemptions: {namespaces: [kube-system]}}";
+    let text = format!(
+        "{{apiVersion: apiserver.config.k8s.io/v1, kind: AdmissionConfiguration, plugins: [{{name: PodSecurity, \
+         configuration: {pod_security}}}, {{name: DenyServiceExternalIPs}}]}}"
+    );
+    std::fs::write(&path, text).unwrap();
+    let protection = Protection { admission_control_config_file: Some(path), ..Protection::default() };
+    let cluster = Cluster::make(Made { protection, ..Made::default() }).await;
+    let (pods, accounts) = (resource("", "v1", "pods"), resource("", "v1", "serviceaccounts"));
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "hostNetwork": true, "containers": [
+        { "name": "c", "image": "a:1" }] } });
+    let account = json!({ "metadata": { "name": "default" } });
+    for namespace in ["default", "kube-system"] {
+        cluster.create(&accounts, namespace, account.clone()).await.unwrap();
+    }
+    let refused = cluster.create(&pods, "default", pod.clone()).await.unwrap_err();
+    let says = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert_eq!((refused.code, refused.message.as_str()), (403, says));
+    cluster.create(&pods, "kube-system", pod).await.unwrap();
+    let service = json!({ "metadata": { "name": "s" }, "spec": { "ports": [{ "port": 80 }], "externalIPs": ["192.0.2.1"] } });
+    let refused = cluster.create(&resource("", "v1", "services"), "default", service).await.unwrap_err();
+    let says = "services \"s\" is forbidden: Use of external IPs is denied by admission control.";
+    assert_eq!((refused.code, refused.message.as_str()), (403, says));
 }

@@ -5,6 +5,7 @@ mod baseline;
 mod checks;
 mod policy;
 mod restricted;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use self::checks::{Finding, Pod, details, judge, reasons};
 use self::policy::{Level, PREFIX, Policy, Standard};
+pub(crate) use self::settings::Settings;
 use super::lifecycle::forbidden;
 use super::{Link, Operation, Review, World, decoded};
 use crate::{field, tree};
@@ -28,6 +30,8 @@ const PODS_MAX: usize = 3000;
 const JUDGING_MAX: Duration = Duration::from_secs(1);
 /// After how many pods others have their turn.
 const PODS_AT_ONCE: usize = 50;
+/// The audit annotation of what is exempt.
+const EXEMPT: &str = "exempt";
 /// Subresources of pods that do not change what they may do.
 const HARMLESS: [&str; 8] =
     ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
@@ -44,8 +48,8 @@ const WORKLOADS: [(&str, &str, &[&str]); 8] = [
 ];
 
 /// The link.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct PodSecurity;
+#[derive(Debug, Default, Clone)]
+pub struct PodSecurity(Settings);
 
 #[async_trait]
 impl Link for PodSecurity {
@@ -62,12 +66,16 @@ impl Link for PodSecurity {
         let writes = matches!(review.operation, Operation::Create | Operation::Update);
         let Some(object) = object.filter(|_| writes) else { return Ok(()) };
         match (review.resource.group.as_str(), review.resource.resource.as_str()) {
-            ("", "namespaces") if review.subresource.is_empty() => of_namespace(review, object, world).await,
-            ("", "pods") if !HARMLESS.contains(&review.subresource) => of_pod(review, object, world).await,
+            ("", "namespaces") if review.subresource.is_empty() => {
+                self.of_namespace(review, object, world).await
+            }
+            ("", "pods") if !HARMLESS.contains(&review.subresource) => {
+                self.of_pod(review, object, world).await
+            }
             (group, resource) if review.subresource.is_empty() => {
                 let workload = WORKLOADS.iter().find(|known| (known.0, known.1) == (group, resource));
                 match workload.map(|(_, _, path)| tree::at(object, path)).filter(|found| !found.is_null()) {
-                    Some(template) => of_template(review, template, world).await,
+                    Some(template) => self.of_template(review, template, world).await,
                     None => Ok(()),
                 }
             }
@@ -76,34 +84,169 @@ impl Link for PodSecurity {
     }
 }
 
-/// Labels have to be legible; who asks for more is told which pods do not give it.
-async fn of_namespace(review: &Review<'_>, object: &Value, world: &dyn World) -> Result<(), Status> {
-    let (policy, errors) = Policy::of(object);
-    let before = review.old.map(Policy::of);
-    let known = before.as_ref().is_some_and(|(_, known)| *known == errors);
-    if !known {
-        field::check("", "Namespace", review.name, &errors)?;
+impl PodSecurity {
+    /// The link with a configuration.
+    pub(super) fn of(settings: Settings) -> Self {
+        Self(settings)
     }
-    let Some((before, _)) = before else { return Ok(()) };
-    let (asked, before) = (policy.enforce, before.enforce);
-    let relaxed = asked.version == before.version && asked.level <= before.level;
-    if asked == before || asked.level == Level::Privileged || relaxed {
-        return Ok(());
+
+    fn policy(&self, namespace: &Value) -> (Policy, field::FieldErrors) {
+        Policy::of(self.0.policy(), namespace)
     }
-    let pods = by_novelty(world.all("", "pods", review.name));
-    let mut judged = Judged { total: pods.len(), ..Judged::default() };
-    let end = world.moment() + JUDGING_MAX;
-    for pod in pods.iter().take(PODS_MAX) {
-        judged.add(asked, pod)?;
-        if world.moment() > end {
-            break;
+
+    /// Whether the namespace or the user of a request is exempt, which the audit log is told.
+    fn exempts(&self, review: &Review<'_>) -> bool {
+        let exemptions = &self.0.exemptions;
+        let listed = |list: &[String], name: &str| list.iter().any(|known| known == name);
+        let why = if listed(&exemptions.namespaces, review.namespace) {
+            "namespace"
+        } else if listed(&exemptions.usernames, &review.user.name) {
+            "user"
+        } else {
+            return false;
+        };
+        annotate(review, EXEMPT, why);
+        true
+    }
+
+    /// Whether a pod, or a template of pods, is of a class that is exempt.
+    fn exempts_class(&self, pod: &Value) -> bool {
+        let class = tree::text(pod, &["spec", "runtimeClassName"]);
+        self.0.exemptions.runtime_classes.iter().any(|known| known == class)
+    }
+
+    /// What is said where an exempt namespace asks for something.
+    fn ignored(&self, policy: &Policy, namespace: &Value) -> Option<String> {
+        if policy.asks_nothing() || *policy == self.0.policy() {
+            return None;
         }
-        if judged.count.is_multiple_of(PODS_AT_ONCE) {
-            tokio::task::yield_now().await;
-        }
+        let modes = [("enforce", policy.enforce), ("audit", policy.audit), ("warn", policy.warn)];
+        let asked = modes.into_iter().filter(|(mode, standard)| {
+            let has = |label: String| !tree::at(namespace, &["metadata", "labels", &label]).is_null();
+            standard.level > Level::Privileged
+                && (has(format!("{PREFIX}{mode}")) || has(format!("{PREFIX}{mode}-version")))
+        });
+        let asked: Vec<String> = asked.map(|(mode, standard)| format!("{mode}={standard}")).collect();
+        Some(format!(
+            "namespace {:?} is exempt from Pod Security, and the policy ({}) will be ignored",
+            tree::text(namespace, &["metadata", "name"]),
+            asked.join(", ")
+        ))
     }
-    judged.warnings(review.name, asked).into_iter().for_each(|text| review.notes.warn(text));
-    Ok(())
+
+    /// Labels have to be legible; who asks for more is told which pods do not give it.
+    async fn of_namespace(
+        &self,
+        review: &Review<'_>,
+        object: &Value,
+        world: &dyn World,
+    ) -> Result<(), Status> {
+        let (policy, errors) = self.policy(object);
+        let before = review.old.map(|old| self.policy(old));
+        let known = before.as_ref().is_some_and(|(_, known)| *known == errors);
+        if !known {
+            field::check("", "Namespace", review.name, &errors)?;
+        }
+        let exempt = self.0.exemptions.namespaces.iter().any(|name| name == review.name);
+        let ignored = || self.ignored(&policy, object).into_iter().for_each(|text| review.notes.warn(text));
+        let Some((before, _)) = before else {
+            if exempt {
+                ignored();
+            }
+            return Ok(());
+        };
+        let (asked, before) = (policy.enforce, before.enforce);
+        let relaxed = asked.version == before.version && asked.level <= before.level;
+        if asked == before || asked.level == Level::Privileged || relaxed {
+            return Ok(());
+        }
+        if exempt {
+            ignored();
+            return Ok(());
+        }
+        let mut pods = world.all("", "pods", review.name);
+        if !self.0.exemptions.runtime_classes.is_empty() {
+            pods.retain(|pod| !decoded(pod).is_ok_and(|pod| self.exempts_class(&pod)));
+        }
+        let pods = by_novelty(pods);
+        let mut judged = Judged { total: pods.len(), ..Judged::default() };
+        let end = world.moment() + JUDGING_MAX;
+        for pod in pods.iter().take(PODS_MAX) {
+            judged.add(asked, pod)?;
+            if world.moment() > end {
+                break;
+            }
+            if judged.count.is_multiple_of(PODS_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
+        }
+        judged.warnings(review.name, asked).into_iter().for_each(|text| review.notes.warn(text));
+        Ok(())
+    }
+
+    async fn of_pod(&self, review: &Review<'_>, pod: &Value, world: &dyn World) -> Result<(), Status> {
+        if self.exempts(review) {
+            return Ok(());
+        }
+        let Some(namespace) = world.find("", "namespaces", "", review.namespace).await? else {
+            let why = format!("failed to lookup namespace \"{}\"", review.namespace);
+            annotate(review, "error", &why);
+            return Err(Status::internal(format!("Internal error occurred: {why}")));
+        };
+        let (policy, errors) = self.policy(&decoded(&namespace)?);
+        if errors.is_empty() && policy.asks_nothing() {
+            annotate(review, "enforce-policy", "privileged:latest");
+            return Ok(());
+        }
+        if review.old.is_some_and(|old| !changes(pod, old)) {
+            return Ok(());
+        }
+        if self.exempts_class(pod) {
+            annotate(review, EXEMPT, "runtimeClass");
+            return Ok(());
+        }
+        tell_errors(review, &errors);
+        annotate(review, "enforce-policy", &policy.enforce.to_string());
+        let enforced = judge(policy.enforce, &whole(pod));
+        audit_and_warn(review, &policy, &whole(pod), enforced.is_empty());
+        if enforced.is_empty() {
+            return Ok(());
+        }
+        Err(forbidden(
+            review,
+            &format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced)),
+        ))
+    }
+
+    async fn of_template(
+        &self,
+        review: &Review<'_>,
+        template: &Value,
+        world: &dyn World,
+    ) -> Result<(), Status> {
+        if self.exempts(review) {
+            return Ok(());
+        }
+        let Some(namespace) = world.find("", "namespaces", "", review.namespace).await? else {
+            let name = review.namespace;
+            let why = format!("failed to lookup namespace \"{name}\": namespaces \"{name}\" not found");
+            annotate(review, "error", &why);
+            return Ok(());
+        };
+        let (policy, errors) = self.policy(&decoded(&namespace)?);
+        if self.exempts_class(template) {
+            annotate(review, EXEMPT, "runtimeClass");
+            return Ok(());
+        }
+        if !errors.is_empty()
+            || policy.warn.level > Level::Privileged
+            || policy.audit.level > Level::Privileged
+        {
+            tell_errors(review, &errors);
+            audit_and_warn(review, &policy, &whole(template), true);
+        }
+        Ok(())
+    }
 }
 
 /// The pods, those first whose controller has none before them. Pure.
@@ -171,45 +314,6 @@ impl Judged {
 
 fn whole(pod: &Value) -> Pod<'_> {
     Pod { metadata: tree::at(pod, &["metadata"]), spec: tree::at(pod, &["spec"]) }
-}
-
-async fn of_pod(review: &Review<'_>, pod: &Value, world: &dyn World) -> Result<(), Status> {
-    let Some(namespace) = world.find("", "namespaces", "", review.namespace).await? else {
-        let why = format!("failed to lookup namespace \"{}\"", review.namespace);
-        annotate(review, "error", &why);
-        return Err(Status::internal(format!("Internal error occurred: {why}")));
-    };
-    let (policy, errors) = Policy::of(&decoded(&namespace)?);
-    if errors.is_empty() && policy.asks_nothing() {
-        annotate(review, "enforce-policy", "privileged:latest");
-        return Ok(());
-    }
-    if review.old.is_some_and(|old| !changes(pod, old)) {
-        return Ok(());
-    }
-    tell_errors(review, &errors);
-    annotate(review, "enforce-policy", &policy.enforce.to_string());
-    let enforced = judge(policy.enforce, &whole(pod));
-    audit_and_warn(review, &policy, &whole(pod), enforced.is_empty());
-    if enforced.is_empty() {
-        return Ok(());
-    }
-    Err(forbidden(review, &format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced))))
-}
-
-async fn of_template(review: &Review<'_>, template: &Value, world: &dyn World) -> Result<(), Status> {
-    let Some(namespace) = world.find("", "namespaces", "", review.namespace).await? else {
-        let name = review.namespace;
-        let why = format!("failed to lookup namespace \"{name}\": namespaces \"{name}\" not found");
-        annotate(review, "error", &why);
-        return Ok(());
-    };
-    let (policy, errors) = Policy::of(&decoded(&namespace)?);
-    if !errors.is_empty() || policy.warn.level > Level::Privileged || policy.audit.level > Level::Privileged {
-        tell_errors(review, &errors);
-        audit_and_warn(review, &policy, &whole(template), true);
-    }
-    Ok(())
 }
 
 fn audit_and_warn(review: &Review<'_>, policy: &Policy, pod: &Pod<'_>, warn: bool) {

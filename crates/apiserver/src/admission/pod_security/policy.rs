@@ -42,11 +42,6 @@ pub(super) struct Policy {
     pub(super) warn: Standard,
 }
 
-impl Standard {
-    /// What holds where no label says otherwise.
-    const NONE: Self = Self { level: Level::Privileged, version: Version::Latest };
-}
-
 impl fmt::Display for Standard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.level {
@@ -67,10 +62,9 @@ impl Policy {
         [self.enforce, self.audit, self.warn].iter().all(|standard| standard.level == Level::Privileged)
     }
 
-    /// The policy of a namespace, with what is wrong with its labels: what cannot be read is enforced as the strictest,
+    /// The policy of a namespace, which is another than this one where its labels say so, with what is wrong with them: what cannot be read is enforced as the strictest,
     /// and neither audited nor warned of.
-    pub(super) fn of(namespace: &Value) -> (Self, FieldErrors) {
-        let mut policy = Self { enforce: Standard::NONE, audit: Standard::NONE, warn: Standard::NONE };
+    pub(super) fn of(mut policy: Self, namespace: &Value) -> (Self, FieldErrors) {
         let mut errors = FieldErrors::new();
         let Some(labels) = tree::at(namespace, &["metadata", "labels"]).as_object() else {
             return (policy, errors);
@@ -116,7 +110,7 @@ fn invalid(mode: &str, text: &str, why: &str) -> FieldError {
     FieldError::invalid(format!("metadata.labels[{PREFIX}{mode}]"), &text.into(), why)
 }
 
-fn level(text: &str) -> Result<Level, &'static str> {
+pub(super) fn level(text: &str) -> Result<Level, &'static str> {
     match text {
         "privileged" => Ok(Level::Privileged),
         "baseline" => Ok(Level::Baseline),
@@ -125,7 +119,7 @@ fn level(text: &str) -> Result<Level, &'static str> {
     }
 }
 
-fn version(text: &str) -> Result<Version, &'static str> {
+pub(super) fn version(text: &str) -> Result<Version, &'static str> {
     let wrong = "must be \"latest\" or \"v1.x\"";
     if text == "latest" {
         return Ok(Version::Latest);
@@ -140,12 +134,14 @@ fn version(text: &str) -> Result<Version, &'static str> {
 mod tests {
     use serde_json::json;
 
+    use super::super::settings::Settings;
     use super::*;
 
     fn policy(labels: &[(&str, &str)]) -> (String, Vec<String>) {
         let labels: Map<String, Value> =
             labels.iter().map(|(mode, text)| (format!("{PREFIX}{mode}"), json!(text))).collect();
-        let (policy, errors) = Policy::of(&json!({ "metadata": { "labels": labels } }));
+        let (policy, errors) =
+            Policy::of(Settings::default().policy(), &json!({ "metadata": { "labels": labels } }));
         let shown = format!("{} {} {}", policy.enforce, policy.audit, policy.warn);
         (shown, errors.into_iter().map(|error| format!("{}: {}", error.field, error.message)).collect())
     }

@@ -256,7 +256,7 @@ async fn pods_are_judged_for_a_time_and_no_longer() {
         notes: &notes,
         rounds: Default::default(),
     };
-    PodSecurity.validate(&review, Some(&namespace("baseline")), &Slow::default()).await.unwrap();
+    PodSecurity::default().validate(&review, Some(&namespace("baseline")), &Slow::default()).await.unwrap();
     assert_eq!(
         notes.warnings(),
         [
