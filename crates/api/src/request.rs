@@ -164,6 +164,8 @@ pub struct DeleteOptions {
     pub precondition_uid: Option<String>,
     /// Only this version.
     pub precondition_resource_version: Option<String>,
+    /// Remove what cannot be read, and nothing else.
+    pub ignore_read_error: bool,
 }
 
 /// The part of a request that depends on the verb. Bodies are JSON (apply patches too, converted from YAML before).

@@ -18,6 +18,7 @@ use crate::options::{Write, refuse};
 use crate::tree;
 
 const PROPAGATION: &str = "propagationPolicy";
+const IGNORE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 /// The media types of patches, as refusals list them.
 const PATCHES: [&str; 4] = [
     "application/json-patch+json",
@@ -183,6 +184,18 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
         Some(grace) => Some(grace),
         None => tree::at(&body, &["gracePeriodSeconds"]).as_i64(),
     };
+    let ignore_read_error = tree::at(&body, &[IGNORE]).as_bool().unwrap_or_else(|| query.flag(IGNORE));
+    if ignore_read_error {
+        let beside = [
+            ("propagationPolicy", propagation.is_some() && orphan.is_none()),
+            ("orphanDependents", orphan.is_some()),
+            ("gracePeriodSeconds", grace.is_some()),
+            ("preconditions", !tree::at(&body, &["preconditions"]).is_null()),
+        ];
+        errors.extend(beside.into_iter().filter(|(_, given)| *given).map(|(other, _)| {
+            FieldError::invalid(IGNORE, &json!(true), &format!("cannot be set together with .{other}"))
+        }));
+    }
     // A negative grace is the shortest. Source: `rest.BeforeDelete`.
     let grace = grace.map(|seconds: i64| if seconds < 0 { 1 } else { seconds });
     let said = tree::items(&body, &["dryRun"]).iter().filter_map(Value::as_str);
@@ -194,6 +207,7 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
         propagation,
         precondition_uid: text(&["preconditions", "uid"]),
         precondition_resource_version: text(&["preconditions", "resourceVersion"]),
+        ignore_read_error,
     })
 }
 
@@ -257,7 +271,13 @@ pub(super) fn call(
             Ok(Call::Patch { kind, body, options })
         }
         Method::DELETE if one => Ok(Call::Delete(deletion)),
-        Method::DELETE => Ok(Call::DeleteCollection(deletion, list_options(query)?)),
+        Method::DELETE => {
+            if deletion.ignore_read_error {
+                let why = "is not allowed with DELETECOLLECTION, try again after removing the option";
+                refuse("DeleteOptions", &[FieldError::invalid(IGNORE, &json!(true), why)])?;
+            }
+            Ok(Call::DeleteCollection(deletion, list_options(query)?))
+        }
         _ => Err(Status::new(
             Reason::MethodNotAllowed,
             "the server does not allow this method on the requested resource",

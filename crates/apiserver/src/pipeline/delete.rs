@@ -43,6 +43,9 @@ impl Pipeline {
         asked: &Asked<'_>,
         options: &DeleteOptions,
     ) -> Result<Response, Status> {
+        if options.ignore_read_error {
+            return self.delete_unreadable(asked, options).await;
+        }
         let key = Key::new(asked.namespace, asked.name);
         for attempt in 0..ATTEMPTS_MAX {
             let Live { object, from_cache, .. } = self.live(asked, &key, attempt).await?;

@@ -186,6 +186,7 @@ fn delete_options(eviction: &Value, dry_run: bool) -> DeleteOptions {
         propagation: None,
         precondition_uid: text(&["preconditions", "uid"]),
         precondition_resource_version: text(&["preconditions", "resourceVersion"]),
+        ignore_read_error: false,
     }
 }
 

@@ -5,6 +5,7 @@ mod bootstrap_tokens;
 mod computed;
 mod context;
 mod convert;
+mod corrupt;
 mod delete;
 mod eviction;
 mod expiry;

@@ -12,7 +12,7 @@ use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig, RangeRequest, Store};
 
 use crate::cluster::{Cluster, Made, PATIENCE, resource};
-use crate::http_front::{JSON, get, write};
+use crate::http_front::{JSON, get, send, write};
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 const STORED: &str = "/registry/core/secrets/default/a";
@@ -137,7 +137,9 @@ async fn what_no_key_opens_keeps_nobody_from_the_rest() {
     let secret = |name: &str| json!({ "metadata": { "name": name }, "stringData": { "a": "b" } }).to_string();
     keys(&path, &format!("{{secretbox: {{keys: [{ONE}]}}}}"));
     let cluster = Cluster::start_protected(store.clone(), protection.clone()).await;
-    assert_eq!(write(&cluster, Method::POST, SECRETS, JSON, secret("a")).await.code, 201);
+    for name in ["a", "lost"] {
+        assert_eq!(write(&cluster, Method::POST, SECRETS, JSON, secret(name)).await.code, 201);
+    }
     let elsewhere = "/api/v1/namespaces/kube-system/secrets";
     drop(cluster);
 
@@ -182,6 +184,30 @@ async fn what_no_key_opens_keeps_nobody_from_the_rest() {
         );
         assert!(figures.contains(&line), "{line}");
     }
+    // What is lost for good can be removed, if that is what one wants.
+    let lost = format!("{SECRETS}/lost");
+    let remove = async |path: &str, options: Value| {
+        let answer = write(&cluster, Method::DELETE, path, JSON, options.to_string()).await;
+        (answer.code, answer.message())
+    };
+    assert_eq!(remove(&lost, json!({})).await.0, 500);
+    let ignore = json!({ "ignoreStoreReadErrorWithClusterBreakingPotential": true });
+    let mut graceful = ignore.clone();
+    graceful["gracePeriodSeconds"] = 0.into();
+    let (code, says) = remove(&lost, graceful).await;
+    assert!(
+        code == 422 && says.ends_with("Invalid value: true: cannot be set together with .gracePeriodSeconds")
+    );
+    let (code, says) = remove(SECRETS, ignore.clone()).await;
+    assert!(code == 422 && says.contains("is not allowed with DELETECOLLECTION"), "{says}");
+    let (code, says) = remove(&format!("{SECRETS}/b"), ignore.clone()).await;
+    assert!(code == 409 && says.ends_with("because the object is decodable from storage"), "{says}");
+    let stranger = api::connect::User { name: "jane".into(), ..Default::default() };
+    let headers = [("content-type", JSON)];
+    let refused = send(&cluster, Some(&stranger), Method::DELETE, &lost, &headers, ignore.to_string()).await;
+    assert_eq!(refused.code, 403);
+    assert_eq!(remove(&lost, ignore.clone()).await.0, 200);
+    assert_eq!(remove(&lost, ignore).await.0, 404);
     // The key comes back.
     keys(&path, &format!("{{secretbox: {{keys: [{TWO}, {ONE}]}}}}"));
     let names = async || {
