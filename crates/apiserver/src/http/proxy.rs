@@ -20,7 +20,7 @@ use super::{Front, Remote};
 use crate::admission::{Notes, World};
 use crate::pipeline::Pipeline;
 use crate::proxy::locate::{self, Endpoint, Named};
-use crate::proxy::{Destination, rewrite};
+use crate::proxy::{Destination, linked, rewrite};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -75,8 +75,9 @@ impl Front {
             let code = answer.status().as_u16();
             return Err(Status::internal(format!("invalid upgrade response: status code {code}")));
         }
-        rewrite::answer(answer.headers_mut(), &prefix, [&host.to_string(), &asked_host], upgraded);
-        Ok(answer)
+        let host = host.to_string();
+        rewrite::answer(answer.headers_mut(), &prefix, [&host, &asked_host], upgraded);
+        Ok(linked(answer, move |text| rewrite::link(text, &prefix, [&host, &asked_host])))
     }
 
     async fn send_to(

@@ -3,7 +3,9 @@
 //! carries them. Source: `apimachinery/pkg/util/proxy`, `pkg/registry/core/{pod,service,node}`.
 
 mod forward;
+mod html;
 pub(crate) mod locate;
+mod page;
 pub(crate) mod rewrite;
 
 use std::net::SocketAddr;
@@ -12,6 +14,7 @@ use async_trait::async_trait;
 use tokio::net::TcpStream;
 
 pub(crate) use forward::{AnyServer, Destination, Outbound, collected, exchange, insecure};
+pub(crate) use page::linked;
 
 /// Opens the API server's connections to addresses of the cluster.
 #[async_trait]

@@ -116,6 +116,16 @@ fn location_of(text: &str, prefix: &str, hosts: [&str; 2]) -> String {
     format!("{prefix}{path}{query}{fragment}")
 }
 
+/// An address that a page names, as [`location_of`] changes it; its path may hold what no header may.
+pub(crate) fn link(text: &str, prefix: &str, hosts: [&str; 2]) -> String {
+    match text.strip_prefix('/') {
+        // Of a host that is named, and through the proxy already.
+        Some(rest) if rest.starts_with('/') || text.starts_with(prefix) => text.to_owned(),
+        Some(_) => format!("{prefix}{text}"),
+        None => location_of(text, prefix, hosts),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +178,23 @@ mod tests {
         assert_eq!(to(&format!("{prefix}/done")), format!("{prefix}/done"));
         for stays in ["relative/path", "http://example.com/a", "https://10.1.0.7:81/a", "mailto:a@b"] {
             assert_eq!(to(stays), stays);
+        }
+    }
+
+    #[test]
+    fn a_link_of_a_page_leads_through_the_proxy_again() {
+        let to = |text: &str| link(text, "/p", ["10.1.0.7:80", "localhost:8001"]);
+        for (text, expected) in [
+            ("/a b?x=1#y", "/p/a b?x=1#y"),
+            ("/p/a", "/p/a"),
+            ("//example.com/a", "//example.com/a"),
+            ("http://localhost:8001/a", "/p/a"),
+            ("http://example.com/a", "http://example.com/a"),
+            ("a/b", "a/b"),
+            ("#top", "#top"),
+            ("", ""),
+        ] {
+            assert_eq!(to(text), expected, "{text}");
         }
     }
 

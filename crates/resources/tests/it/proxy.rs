@@ -117,6 +117,10 @@ async fn backend(mut request: Request<Incoming>, tasks: Arc<Tasks>) -> Response<
         let away = Response::builder().status(302).header("location", "/login?x=1");
         return away.body(body("")).unwrap();
     }
+    if head.uri.path() == "/page" {
+        let page = Response::builder().header("content-type", "text/html");
+        return page.body(body("<a href=\"/login\">in</a>")).unwrap();
+    }
     let headers: HashMap<String, String> = head
         .headers
         .iter()
@@ -223,6 +227,8 @@ async fn every_method_reaches_pods_and_services_with_path_query_and_body() {
         assert_eq!(teapot.code, 418);
         let away = ask(&cluster, Method::GET, &format!("{proxy}/away"), "").await;
         assert_eq!((away.code, away.header("location")), (302, format!("{proxy}/login?x=1").as_str()));
+        let page = ask(&cluster, Method::GET, &format!("{proxy}/page"), "").await;
+        assert_eq!(page.body, format!("<a href=\"{proxy}/login\">in</a>"));
         let bare = ask(&cluster, Method::GET, &format!("{proxy}?x=1"), "").await;
         assert_eq!((bare.code, bare.header("location")), (301, format!("{proxy}/?x=1").as_str()));
         assert_eq!(ask(&cluster, Method::POST, proxy, "").await.json()["path"], "/");
