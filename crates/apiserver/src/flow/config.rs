@@ -32,10 +32,13 @@ pub(crate) struct Digest<'a> {
 }
 
 /// A resource that is asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 #[allow(missing_docs, reason = "the parts of a resource's path")]
 pub(crate) struct Named<'a> {
     pub(crate) group: &'a str,
+    /// Only shown, as the name.
+    pub(crate) version: &'a str,
+    pub(crate) name: &'a str,
     pub(crate) resource: &'a str,
     pub(crate) subresource: &'a str,
     pub(crate) namespace: &'a str,
@@ -393,7 +396,7 @@ mod tests {
     }
 
     fn pods<'a>(user: &'a User, verb: &'a str) -> Digest<'a> {
-        let resource = Named { group: "", resource: "pods", subresource: "", namespace: "ns" };
+        let resource = Named { resource: "pods", namespace: "ns", ..Named::default() };
         Digest { user, verb, resource: Some(resource), path: "" }
     }
 
@@ -422,8 +425,13 @@ mod tests {
         ] {
             assert_eq!(class(&pods(who, "list")), expected, "{}", who.name);
         }
-        let resource =
-            |group, resource, subresource, namespace| Named { group, resource, subresource, namespace };
+        let resource = |group, resource, subresource, namespace| Named {
+            group,
+            resource,
+            subresource,
+            namespace,
+            ..Named::default()
+        };
         let lease = resource("coordination.k8s.io", "leases", "", "kube-node-lease");
         let status = resource("", "nodes", "status", "");
         for (named, expected) in [(lease, "system-node-high"), (status, "system-node-high")] {

@@ -133,14 +133,13 @@ fn requests(state: &Dispatcher<Waker>, details: bool) -> Vec<Row> {
             ];
             if details {
                 let about = &who.about;
-                // The name and the version are not kept: fairness does not look at them.
                 row.extend([
                     about.user.clone(),
                     about.verb.clone(),
                     about.path.clone(),
                     about.namespace.clone(),
-                    String::new(),
-                    about.group.clone(),
+                    about.name.clone(),
+                    about.version.clone(),
                     about.resource.clone(),
                     about.subresource.clone(),
                 ]);

@@ -62,15 +62,16 @@ struct About {
     namespace: String,
     resource: String,
     subresource: String,
-    group: String,
+    name: String,
+    /// `apps/v1`
+    version: String,
 }
 
 impl About {
     fn of(digest: &Digest<'_>) -> Self {
-        let parts = digest
-            .resource
-            .map_or([""; 4], |named| [named.namespace, named.resource, named.subresource, named.group]);
-        let [namespace, resource, subresource, group] = parts.map(str::to_owned);
+        let named = digest.resource.unwrap_or_default();
+        let parts = [named.namespace, named.resource, named.subresource, named.name];
+        let [namespace, resource, subresource, name] = parts.map(str::to_owned);
         Self {
             user: digest.user.name.clone(),
             verb: digest.verb.to_owned(),
@@ -78,7 +79,8 @@ impl About {
             namespace,
             resource,
             subresource,
-            group,
+            name,
+            version: api::catalog::group_version(named.group, named.version),
         }
     }
 }

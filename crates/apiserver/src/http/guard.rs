@@ -120,6 +120,8 @@ impl<'a> Asks<'a> {
     fn digest<'b>(&'b self, user: &'b User) -> Digest<'b> {
         let resource = self.resource().map(|path| Named {
             group: &path.group,
+            version: &path.version,
+            name: &path.name,
             resource: &path.resource,
             subresource: &path.subresource,
             namespace: path.within(),

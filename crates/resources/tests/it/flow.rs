@@ -201,6 +201,7 @@ async fn who_comes_too_soon_waits_and_who_comes_too_often_is_turned_away() {
     assert_eq!(cells(&dump("dump_queues").await)[1..5], ["0", "1", "1", "1"]);
     let request = cells(&dump("dump_requests?includeRequestDetails=1").await);
     assert_eq!((request[1].as_str(), request[9].as_str(), request[10].as_str()), ("jane", "jane", "list"));
+    assert_eq!(request[12..], ["default", "", "v1", "configmaps", ""]);
     assert_eq!(cells(&dump("dump_requests").await).len(), 9);
     let eve = apiserver::authn::authenticated(User { name: "eve".into(), ..User::default() });
     let path = "/debug/api_priority_and_fairness/dump_queues";
