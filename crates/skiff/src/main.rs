@@ -20,6 +20,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use cli::instance::{Instance, InstanceArgs};
 
+/// Objects come and go by the thousand, on all threads: glibc's allocator keeps what they leave behind in pieces. How it
+/// is set up stands in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A whole container platform in one binary: docker build to zero-downtime update on a real cluster.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, disable_help_subcommand = true)]
