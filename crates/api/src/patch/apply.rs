@@ -62,6 +62,15 @@ impl Owner {
         }
     }
 
+    fn of_entry(entry: &Value) -> Self {
+        Self {
+            apply: entry["operation"] == "Apply",
+            manager: text(entry, "manager"),
+            api_version: text(entry, "apiVersion"),
+            subresource: text(entry, "subresource"),
+        }
+    }
+
     /// The owner in messages, as upstream prints it.
     fn describe(&self) -> String {
         let mut text = format!("{:?}", self.manager);
@@ -94,16 +103,25 @@ pub fn record_update<'s, S: Shape<'s>>(
 ) {
     let none = Value::Object(Map::new());
     let before = old.unwrap_or(&none);
+    let known = before["metadata"].get("managedFields");
     let brought = new["metadata"].get("managedFields").filter(|list| check_record(list).is_ok());
-    let recorded = brought.or_else(|| before["metadata"].get("managedFields"));
-    let mut owners = read(recorded);
+    let recorded = brought.or(known);
     let change = Comparison::of(before, new, shape);
-    let gained = stripped(change.added.union(&change.modified));
+    let gained = stripped(change.added.union(change.modified));
     let me = Owner::of(writer, false);
-    take_away(&mut owners, &me, &gained.union(&change.removed));
+    if recorded == known && stripped(change.removed.clone()).is_empty() && is_recorded(known, &me, &gained) {
+        // Nothing of the record changes, so that it need not be read.
+        if let (Some(known), Some(metadata)) = (known, new.get_mut("metadata").and_then(Value::as_object_mut))
+        {
+            metadata.insert("managedFields".into(), known.clone());
+        }
+        return;
+    }
+    let mut owners = read(recorded);
+    take_away(&mut owners, &me, &[&gained, &change.removed]);
     let mine = owners.remove(&me);
     let set = mine.as_ref().map(|entry| entry.set.clone()).unwrap_or_default();
-    let set = set.union(&gained).difference(&change.removed);
+    let set = set.union(gained).difference(&change.removed);
     put(&mut owners, me, set, mine, writer);
     write(new, merge_ancient(owners));
 }
@@ -136,11 +154,11 @@ pub fn apply<'s, S: Shape<'s>>(
     let said = stripped(FieldSet::of(&config, shape));
     let mut merged = merge(live.clone(), config, shape);
     if let Some(last) = &last {
-        let kept = owners.values().fold(said.clone(), |kept, entry| kept.union(&entry.set));
-        prune(&mut merged, &last.set.difference(&said), &kept, shape);
+        let kept = owners.values().fold(said.clone(), |kept, entry| kept.union(entry.set.clone()));
+        prune(&mut merged, &last.set.clone().difference(&said), &kept, shape);
     }
     let change = Comparison::of(live, &merged, shape);
-    let changed = stripped(change.added.union(&change.modified));
+    let changed = stripped(change.added.union(change.modified));
     let conflicts: Vec<(Owner, FieldSet)> = owners
         .iter()
         .map(|(owner, entry)| (owner.clone(), entry.set.intersection(&changed)))
@@ -149,7 +167,7 @@ pub fn apply<'s, S: Shape<'s>>(
     if !force && !conflicts.is_empty() {
         return Err(conflict(conflicts));
     }
-    take_away(&mut owners, &me, &changed.union(&change.removed));
+    take_away(&mut owners, &me, &[&changed, &change.removed]);
     put(&mut owners, me, said, last, writer);
     write(&mut merged, owners);
     Ok(merged)
@@ -194,12 +212,21 @@ fn find_atomics<'s, S: Shape<'s>>(config: &Value, shape: Option<S>, path: &str, 
     }
 }
 
+/// Whether a record says already that these paths are the writer's and nobody else's.
+fn is_recorded(record: Option<&Value>, me: &Owner, set: &FieldSet) -> bool {
+    let Some(entries) = record.and_then(Value::as_array) else { return false };
+    let mine = |entry: &Value| Owner::of_entry(entry) == *me;
+    let fits = |entry: &Value| {
+        let share = set.share_of(&entry["fieldsV1"]);
+        if mine(entry) { share.all } else { !share.some }
+    };
+    entries.iter().all(fits) && (set.is_empty() || entries.iter().any(mine))
+}
+
 /// Removes paths from every other owner.
-fn take_away(owners: &mut Owners, me: &Owner, set: &FieldSet) {
-    for (owner, entry) in owners.iter_mut() {
-        if owner != me {
-            entry.set = entry.set.difference(set);
-        }
+fn take_away(owners: &mut Owners, me: &Owner, sets: &[&FieldSet]) {
+    for (_, entry) in owners.iter_mut().filter(|(owner, _)| *owner != me) {
+        entry.set = sets.iter().fold(std::mem::take(&mut entry.set), |left, set| left.difference(set));
     }
     owners.retain(|_, entry| !entry.set.is_empty());
 }
@@ -246,18 +273,15 @@ pub fn check_record(list: &Value) -> Result<(), String> {
     Ok(())
 }
 
+fn text(entry: &Value, field: &str) -> String {
+    entry[field].as_str().unwrap_or_default().to_owned()
+}
+
 fn read(list: Option<&Value>) -> Owners {
-    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
     let mut owners = Owners::new();
     for entry in list.and_then(Value::as_array).into_iter().flatten() {
-        let owner = Owner {
-            apply: entry["operation"] == "Apply",
-            manager: text(entry, "manager"),
-            api_version: text(entry, "apiVersion"),
-            subresource: text(entry, "subresource"),
-        };
-        owners
-            .insert(owner, Entry { set: FieldSet::from_json(&entry["fieldsV1"]), time: text(entry, "time") });
+        let (set, time) = (FieldSet::from_json(&entry["fieldsV1"]), text(entry, "time"));
+        owners.insert(Owner::of_entry(entry), Entry { set, time });
     }
     owners
 }
@@ -310,10 +334,10 @@ fn merge_ancient(mut owners: Owners) -> Owners {
             .map(|(owner, _)| owner.clone());
         let Some((owner, entry)) = oldest.and_then(|owner| owners.remove_entry(&owner)) else { break };
         let ancient = Owner { manager: ANCIENT.into(), subresource: String::new(), ..owner };
-        let merged = owners.remove(&ancient).map_or_else(
-            || entry.clone(),
-            |known| Entry { set: known.set.union(&entry.set), time: known.time.max(entry.time.clone()) },
-        );
+        let merged = match owners.remove(&ancient) {
+            Some(known) => Entry { set: known.set.union(entry.set), time: known.time.max(entry.time) },
+            None => entry,
+        };
         owners.insert(ancient, merged);
     }
     owners
@@ -573,6 +597,26 @@ mod tests {
         let after = without_record(applied(&updated, config, "me").unwrap());
         let wanted = json!({"metadata": {"name": "x", "labels": {"x": "y"}}, "spec": {"containers": [{"name": "a", "image": "2"}]}});
         assert_eq!(after, wanted);
+    }
+
+    #[test]
+    fn a_record_that_says_it_already_stays_as_it_is() {
+        let mut first = labelled(json!({"a": "1", "b": "1"}));
+        record_update(None, &mut first, Some(Place::Object), &writer("me"));
+        let later = |manager: &str| Writer { time: "2026-02-02T00:00:00Z".into(), ..writer(manager) };
+        let update = |labels: Value, manager: &str| {
+            let mut next = labelled(labels);
+            record_update(Some(&first), &mut next, Some(Place::Object), &later(manager));
+            next["metadata"]["managedFields"].take()
+        };
+        let before = first["metadata"]["managedFields"].clone();
+        assert_eq!(update(json!({"a": "2", "b": "1"}), "me"), before);
+        // Another writer, another field, or one field less make it another record.
+        assert_eq!(update(json!({"a": "2", "b": "1"}), "you").as_array().unwrap().len(), 2);
+        let more = update(json!({"a": "1", "b": "1", "c": "1"}), "me");
+        assert_eq!(more[0]["fieldsV1"]["f:metadata"]["f:labels"]["f:c"], json!({}));
+        let less = update(json!({"a": "1"}), "me");
+        assert_eq!(less[0]["fieldsV1"]["f:metadata"]["f:labels"].get("f:b"), None);
     }
 
     #[test]

@@ -48,6 +48,15 @@ impl std::fmt::Display for Step {
     }
 }
 
+/// How much of a set another holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// At least one of its paths.
+    pub some: bool,
+    /// Each of its paths.
+    pub all: bool,
+}
+
 /// A set of paths, as a tree. A path is in the set if its last step is a member of its parent's node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSet {
@@ -76,6 +85,27 @@ impl FieldSet {
             }
         }
         set
+    }
+
+    /// Whether all paths are in `fieldsV1` as [`FieldSet::to_json`] writes it, or none.
+    pub fn share_of(&self, json: &Value) -> Share {
+        let mut share = Share { some: false, all: true };
+        self.count_in(Some(json), &mut share);
+        share
+    }
+
+    fn count_in(&self, json: Option<&Value>, share: &mut Share) {
+        let at = |step: &Step| json.and_then(|json| json.get(step.to_string()));
+        for step in &self.members {
+            let is_member =
+                |below: &Value| below.get(".").is_some() || below.as_object().is_none_or(Map::is_empty);
+            let found = at(step).is_some_and(is_member);
+            share.some |= found;
+            share.all &= found;
+        }
+        for (step, child) in &self.children {
+            child.count_in(at(step), share);
+        }
     }
 
     /// Writes `fieldsV1`.
@@ -121,14 +151,16 @@ impl FieldSet {
 
     /// Paths in either.
     #[must_use]
-    pub fn union(&self, other: &Self) -> Self {
-        let mut set = self.clone();
-        set.members.extend(other.members.iter().cloned());
-        for (step, child) in &other.children {
-            let merged = set.children.get(step).map_or_else(|| child.clone(), |mine| mine.union(child));
-            set.children.insert(step.clone(), merged);
+    pub fn union(mut self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
         }
-        set
+        self.members.extend(other.members);
+        for (step, theirs) in other.children {
+            let mine = self.children.remove(&step).unwrap_or_default();
+            self.children.insert(step, mine.union(theirs));
+        }
+        self
     }
 
     /// Paths in both.
@@ -146,15 +178,14 @@ impl FieldSet {
 
     /// Paths in this one only.
     #[must_use]
-    pub fn difference(&self, other: &Self) -> Self {
-        let mut set =
-            Self { members: self.members.difference(&other.members).cloned().collect(), ..Self::default() };
-        for (step, child) in &self.children {
-            let left =
-                other.children.get(step).map_or_else(|| child.clone(), |theirs| child.difference(theirs));
-            set.put_child(step.clone(), left);
+    pub fn difference(mut self, other: &Self) -> Self {
+        self.members.retain(|member| !other.members.contains(member));
+        for (step, theirs) in &other.children {
+            if let Some((step, mine)) = self.children.remove_entry(step) {
+                self.put_child(step, mine.difference(theirs));
+            }
         }
-        set
+        self
     }
 
     /// The set below one step; with it whether the step itself is a member.
@@ -269,32 +300,56 @@ impl Comparison {
     /// Compares two values.
     pub fn of<'s, S: Shape<'s>>(old: &Value, new: &Value, shape: Option<S>) -> Self {
         let mut found = Self::default();
+        if let (Value::Object(old), Value::Object(new)) = (old, new) {
+            for (name, item) in new {
+                let before = old.get(name);
+                if before != Some(item) {
+                    found.differs(Step::Field(name.clone()), before, item, descend(shape, name));
+                }
+            }
+            for (name, item) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
+                found.lost(Step::Field(name.clone()), item, descend(shape, name));
+            }
+            return found;
+        }
         let before: BTreeMap<Step, &Value> =
             steps(old, shape).into_iter().map(|(step, item, ..)| (step, item)).collect();
         let mut seen = BTreeSet::new();
         for (step, item, place, _) in steps(new, shape) {
-            match before.get(&step) {
-                None => found.added.gain(step.clone(), item, place),
-                Some(old) if *old == item => {}
-                Some(old) if is_granular(old, place) && is_granular(item, place) && same_kind(old, item) => {
-                    let below = Self::of(old, item, place);
-                    found.added.put_child(step.clone(), below.added);
-                    found.modified.put_child(step.clone(), below.modified);
-                    found.removed.put_child(step.clone(), below.removed);
-                }
-                Some(_) => {
-                    found.modified.members.insert(step.clone());
-                }
+            let before = before.get(&step).copied();
+            if before != Some(item) {
+                found.differs(step.clone(), before, item, place);
             }
             seen.insert(step);
         }
         for (step, item, place, _) in steps(old, shape) {
             if !seen.contains(&step) {
-                found.removed.put_child(step.clone(), everything(item, place));
-                found.removed.members.insert(step);
+                found.lost(step, item, place);
             }
         }
         found
+    }
+
+    /// Adds a part that is new or has become another.
+    fn differs<'s, S: Shape<'s>>(&mut self, step: Step, old: Option<&Value>, new: &Value, place: Option<S>) {
+        match old {
+            None => self.added.gain(step, new, place),
+            Some(old) if is_granular(old, place) && is_granular(new, place) && same_kind(old, new) => {
+                let below = Self::of(old, new, place);
+                self.added.put_child(step.clone(), below.added);
+                self.modified.put_child(step.clone(), below.modified);
+                self.removed.put_child(step, below.removed);
+            }
+            Some(_) => {
+                self.modified.members.insert(step);
+            }
+        }
+    }
+
+    /// Adds a part that is gone.
+    fn lost<'s, S: Shape<'s>>(&mut self, step: Step, old: &Value, place: Option<S>) {
+        self.removed.put_child(step.clone(), everything(old, place));
+        self.removed.members.insert(step);
     }
 }
 
@@ -382,12 +437,30 @@ mod tests {
     }
 
     #[test]
+    fn the_written_form_is_compared_with_as_it_is() {
+        let written =
+            json!({"f:a": {}, "f:b": {".": {}, "f:c": {}}, "f:d": {"k:{\"name\":\"x\"}": {"f:e": {}}}});
+        let share = |set: Value| {
+            let share = FieldSet::from_json(&set).share_of(&written);
+            (share.some, share.all)
+        };
+        assert_eq!(share(json!({})), (false, true));
+        assert_eq!(share(written.clone()), (true, true));
+        assert_eq!(share(json!({"f:b": {"f:c": {}}})), (true, true));
+        assert_eq!(share(json!({"f:b": {"f:c": {}, "f:x": {}}})), (true, false));
+        // `d` itself is not in the set, only what is in it.
+        assert_eq!(share(json!({"f:d": {}})), (false, false));
+        assert_eq!(share(json!({"f:d": {"k:{\"name\":\"x\"}": {"f:e": {}}}})), (true, true));
+        assert_eq!(share(json!({"f:a": {"f:x": {}}, "f:z": {}})), (false, false));
+    }
+
+    #[test]
     fn sets_add_up() {
         let one = FieldSet::from_json(&json!({"f:a": {}, "f:b": {"f:c": {}, "f:d": {}}}));
         let two = FieldSet::from_json(&json!({"f:b": {".": {}, "f:c": {}}}));
         assert_eq!(one.intersection(&two).to_json(), json!({"f:b": {"f:c": {}}}));
-        assert_eq!(one.difference(&two).to_json(), json!({"f:a": {}, "f:b": {"f:d": {}}}));
-        assert_eq!(one.union(&two).difference(&one).to_json(), json!({"f:b": {}}));
+        assert_eq!(one.clone().difference(&two).to_json(), json!({"f:a": {}, "f:b": {"f:d": {}}}));
+        assert_eq!(one.clone().union(two).difference(&one).to_json(), json!({"f:b": {}}));
         assert_eq!(one.paths(), [".a", ".b.c", ".b.d"]);
     }
 }
