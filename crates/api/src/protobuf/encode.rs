@@ -229,6 +229,11 @@ fn arrange(out: &mut Vec<u8>, begin: usize, marks: &[Mark<'_>]) {
         parts.extend((!bytes.is_empty()).then_some(Part { field: mark.field, bytes }));
         from = to;
     }
+    if own {
+        parts.sort_by_key(|part| part.field.number);
+        parts.iter().for_each(|part| out.extend_from_slice(part.bytes));
+        return;
+    }
     parts.sort_by(|one, other| one.path().cmp(other.path()));
     nest(&parts, 0, out);
 }
