@@ -171,6 +171,7 @@ impl Server {
             flow,
             git_version: config.git_version,
             bootstrap: bootstrap.clone(),
+            encoded: Arc::default(),
             drain: CancellationToken::new(),
         };
         let server = Self { front: Arc::new(front), pki, listener: Arc::new(listener), tls, bootstrap };

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use feed::prefix_end;
 pub use state::{Change, Scope};
+pub(crate) use stream::BATCH_MAX;
 pub use stream::{Filter, Start, WatchOptions};
 
 use crate::encryption::Sealed;

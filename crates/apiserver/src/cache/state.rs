@@ -89,10 +89,12 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    pub(super) fn take(&self) -> Mail {
+    /// The oldest changes, at most so many.
+    pub(super) fn take(&self, max: usize) -> Mail {
         let mut queue = self.queue.lock();
         if !queue.changes.is_empty() {
-            Mail::Changes(queue.changes.drain(..).collect())
+            let count = queue.changes.len().min(max);
+            Mail::Changes(queue.changes.drain(..count).collect())
         } else if queue.ended {
             Mail::Ended
         } else {
@@ -314,7 +316,7 @@ mod tests {
         let mailboxes: Vec<_> = scopes.iter().map(|scope| state.register(scope).1).collect();
         let taken = || -> Vec<usize> {
             let count = |mail| if let Mail::Changes(changes) = mail { changes.len() } else { 0 };
-            mailboxes.iter().map(|mailbox| count(mailbox.take())).collect()
+            mailboxes.iter().map(|mailbox| count(mailbox.take(usize::MAX))).collect()
         };
         state.apply("a/x", Some(object("a", "x", "o", "n")), 1);
         assert_eq!(taken(), [1, 1, 0, 1, 0, 1, 0, 1, 0]);

@@ -1,6 +1,7 @@
 //! One watch on the cache: from a snapshot or a revision on, filtered, with bookmarks.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use api::{Object, Status, WatchEvent, WatchEventKind, WatchStream};
 use bytes::Bytes;
 use futures::stream;
 use store::{Revision, StoreError};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::state::{Change, Mail, Mailbox, Scope, WatcherId};
 use super::{Cache, expired, unavailable};
@@ -16,8 +17,8 @@ use super::{Cache, expired, unavailable};
 /// How often an idle watch is told the revision that it has reached.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
-/// Events of what is there at first that are rendered at once.
-const BATCH_MAX: usize = 128;
+/// Events that are rendered at once.
+pub(crate) const BATCH_MAX: usize = 64;
 
 /// Whether an object belongs to the watch.
 pub type Filter = Arc<dyn Fn(&Object) -> bool + Send + Sync>;
@@ -70,7 +71,8 @@ struct Watch {
     options: WatchOptions,
     first: VecDeque<Vec<WatchEvent>>,
     told: Revision,
-    next_bookmark: Instant,
+    /// When something is due without an event; one timer for the watch's whole life, as events are many.
+    alarm: Option<Pin<Box<Sleep>>>,
     over: bool,
 }
 
@@ -114,8 +116,8 @@ impl Cache {
             (registration, first, told)
         };
         let first = batches(first);
-        let next_bookmark = Instant::now() + BOOKMARK_EVERY;
-        let watch = Watch { registration, options, first, told, next_bookmark, over: false };
+        let alarm = next_alarm(&options).map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let watch = Watch { registration, options, first, told, alarm, over: false };
         Ok(Box::pin(stream::unfold(watch, |mut watch| async move {
             let item = watch.next().await?;
             Some((item, watch))
@@ -141,7 +143,7 @@ impl Watch {
             return Some(Ok(batch));
         }
         while !self.over {
-            match self.registration.mailbox.take() {
+            match self.registration.mailbox.take(BATCH_MAX) {
                 Mail::Changes(changes) => {
                     self.told = changes.last().map_or(self.told, |change| change.revision);
                     let batch = events(changes.into_iter(), &self.options.filter);
@@ -166,26 +168,35 @@ impl Watch {
 
     /// Waits for mail, the deadline, or the time of a bookmark (which it returns).
     async fn wait(&mut self) -> Option<WatchEvent> {
-        let deadline = self.options.deadline;
         tokio::select! {
-            () = self.registration.mailbox.woken() => None,
-            () = sleep_until(deadline) => { self.over = true; None }
-            () = tokio::time::sleep_until(self.next_bookmark), if self.options.bookmarks => {
-                self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                let reached = self.registration.cache.state.lock().told(&self.registration.mailbox)?;
-                if reached <= self.told {
-                    return None;
-                }
-                self.told = reached;
-                bookmark(&self.options.type_meta, reached, false)
-            }
+            () = self.registration.mailbox.woken() => return None,
+            () = rung(self.alarm.as_mut()) => {}
         }
+        if self.options.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.over = true;
+            return None;
+        }
+        if let (Some(alarm), Some(at)) = (&mut self.alarm, next_alarm(&self.options)) {
+            alarm.as_mut().reset(at);
+        }
+        let reached = self.registration.cache.state.lock().told(&self.registration.mailbox)?;
+        if reached <= self.told {
+            return None;
+        }
+        self.told = reached;
+        bookmark(&self.options.type_meta, reached, false)
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
+/// The deadline, or the time of the next bookmark where they are welcome.
+fn next_alarm(options: &WatchOptions) -> Option<Instant> {
+    let bookmark = options.bookmarks.then(|| Instant::now() + BOOKMARK_EVERY);
+    [options.deadline, bookmark].into_iter().flatten().min()
+}
+
+async fn rung(alarm: Option<&mut Pin<Box<Sleep>>>) {
+    match alarm {
+        Some(alarm) => alarm.await,
         None => std::future::pending().await,
     }
 }
@@ -236,9 +247,8 @@ fn event(change: &Change, filter: &Filter) -> Option<WatchEvent> {
         (true, true) => (WatchEventKind::Modified, change.new.clone()),
         (true, false) => {
             // Who left the selection is shown as it was last seen in it, at the revision of its leaving.
-            let old = change.old.as_ref()?;
-            let last = crate::storage::with_revision(old, change.revision).map(Arc::new);
-            (WatchEventKind::Deleted, if change.deleted { change.new.clone() } else { last? })
+            let left = || crate::storage::with_revision(change.old.as_ref()?, change.revision).map(Arc::new);
+            (WatchEventKind::Deleted, if change.deleted { change.new.clone() } else { left()? })
         }
     };
     Some(WatchEvent { kind, object, initial_events_end: false })

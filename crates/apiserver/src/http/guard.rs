@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use api::connect::{Body, User};
 use api::{Reason, Status};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::body::text;
 use super::path::{ResourcePath, Target};
@@ -184,15 +184,16 @@ impl Trail {
     }
 
     fn told(&self, headers: &mut HeaderMap) {
-        let mut put = |name: &'static str, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(name, value);
-            }
-        };
-        put(AUDIT_ID, &self.audit_id);
+        if let Ok(mut id) = HeaderValue::from_str(&self.audit_id) {
+            // No two answers share it: HTTP/2's table of headers is spared what it would only drive others out with.
+            id.set_sensitive(true);
+            headers.insert(AUDIT_ID, id);
+        }
         if let Some((schema, level)) = self.schema.as_ref().map(|schema| schema.uids()) {
-            put(SCHEMA_UID, schema);
-            put(LEVEL_UID, level);
+            for (name, uid) in [(SCHEMA_UID, schema), (LEVEL_UID, level)] {
+                headers
+                    .extend(HeaderValue::from_str(uid).ok().map(|uid| (HeaderName::from_static(name), uid)));
+            }
         }
     }
 

@@ -16,13 +16,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 
 use super::pretty::Indent;
-use super::respond::metadata_of;
-use crate::words::Kind;
+use crate::words::{Kind, write_metadata};
 
 /// How much is written at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Lists up to this size are held whole where their length has to be known before.
-const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How an item is written.
 #[derive(Clone)]
@@ -41,9 +40,7 @@ impl Write {
     fn item(&self, object: &Object, out: &mut Vec<u8>) -> Result<(), Status> {
         match self {
             Self::Json => out.extend_from_slice(object.bytes()),
-            Self::Metadata(version) => {
-                out.extend_from_slice(metadata_of(object, version)?.to_string().as_bytes());
-            }
+            Self::Metadata(version) => write_metadata(object, version, out)?,
             Self::Protobuf(_) | Self::ProtobufMetadata => self.items().item(object.bytes(), out)?,
         }
         Ok(())
@@ -74,6 +71,7 @@ impl Listing {
     /// The next piece; `None`: it was the last.
     fn piece(&mut self) -> Result<Option<Vec<u8>>, Status> {
         let mut out = std::mem::take(&mut self.head);
+        out.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
         while out.len() < CHUNK_BYTES {
             let Some(object) = self.items.next() else {
                 out.append(&mut self.tail);

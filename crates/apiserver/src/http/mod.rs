@@ -52,6 +52,7 @@ pub(crate) use metrics::Metrics;
 use negotiate::Offer;
 use path::{ResourcePath, Target};
 use query::Query;
+pub(crate) use watch::Encoded;
 
 /// Subresources that are connections to a node and not objects.
 const CONNECTIONS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
@@ -80,6 +81,8 @@ pub struct Front {
     pub(crate) git_version: String,
     /// How clients reach the server.
     pub(crate) bootstrap: Arc<Mutex<Bootstrap>>,
+    /// What watchers are shown, encoded once for all of them.
+    pub(crate) encoded: Arc<Encoded>,
     /// Ends watches when the server drains.
     pub(crate) drain: CancellationToken,
 }
@@ -278,7 +281,8 @@ impl Front {
         let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: parts.query };
         match response {
             Response::Watch(stream) => {
-                Ok(watch::respond(stream, &render, self.metrics.watched(&kind), self.drain.clone()))
+                let watched = self.metrics.watched(&kind);
+                Ok(watch::respond(stream, &render, watched, self.encoded.clone(), self.drain.clone()))
             }
             other => render.response(other).await,
         }

@@ -10,7 +10,7 @@ pub(super) const JSON: &str = "application/json";
 pub(super) const YAML: &str = "application/yaml";
 
 /// The form of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Form {
     /// The object as it is.
     Plain,
@@ -21,7 +21,7 @@ pub(super) enum Form {
 }
 
 /// The encoding of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Encoding {
     Json,
     Yaml,
@@ -40,7 +40,7 @@ pub(super) struct Offer {
 }
 
 /// A form in an encoding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Accepted {
     pub(super) form: Form,
     pub(super) encoding: Encoding,

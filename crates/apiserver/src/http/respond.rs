@@ -116,15 +116,19 @@ impl Render<'_> {
     fn object(&self, object: &Object) -> Result<Bytes, Status> {
         match self.accepted.form {
             Form::Plain => Ok(object.bytes().clone()),
-            Form::Metadata => Ok(Bytes::from(metadata_of(object, self.accepted.meta_version)?.to_string())),
-            Form::Table => self.rows(&[object], true).map(|table| Bytes::from(table.to_string())),
+            Form::Metadata => {
+                let mut out = Vec::new();
+                words::write_metadata(object, self.accepted.meta_version, &mut out)?;
+                Ok(out.into())
+            }
+            Form::Table => self.row(object, true),
         }
     }
 
     /// The object of a watch event: as [`Render::object`], a table's columns only the first time.
     pub(super) fn event(&self, object: &Object, columns: bool) -> Result<Bytes, Status> {
         match (self.accepted.form, self.accepted.encoding) {
-            (Form::Table, _) => self.rows(&[object], columns).map(|table| Bytes::from(table.to_string())),
+            (Form::Table, _) => self.row(object, columns),
             (Form::Metadata, Encoding::Protobuf) => {
                 protobuf::partial(Schema::builtin(), object.bytes()).map(Bytes::from)
             }
@@ -133,10 +137,15 @@ impl Render<'_> {
         }
     }
 
-    fn rows(&self, objects: &[&Object], columns: bool) -> Result<Value, Status> {
-        let mut table = words::table(self.kind, objects, self.include(), columns)?;
-        table["apiVersion"] = self.accepted.meta_version.into();
-        Ok(table)
+    /// The table of one object.
+    fn row(&self, object: &Object, columns: bool) -> Result<Bytes, Status> {
+        let metadata = json!({ "resourceVersion": object.meta().resource_version });
+        self.table_of(&[object], columns, &metadata)
+    }
+
+    fn table_of(&self, objects: &[&Object], columns: bool, metadata: &Value) -> Result<Bytes, Status> {
+        let head = (self.accepted.meta_version, metadata);
+        words::table(self.kind, objects, self.include(), columns, head).map(Bytes::from)
     }
 
     fn include(&self) -> words::Include {
@@ -149,9 +158,7 @@ impl Render<'_> {
 
     fn table(&self, list: &List) -> Result<Bytes, Status> {
         let objects: Vec<&Object> = list.items.iter().map(AsRef::as_ref).collect();
-        let mut table = self.rows(&objects, true)?;
-        table["metadata"] = list_metadata(list);
-        Ok(Bytes::from(table.to_string()))
+        self.table_of(&objects, true, &list_metadata(list))
     }
 
     /// A list, item by item: no tree is built, and of a large one only what the client is taking is in memory.
@@ -227,17 +234,6 @@ fn list_metadata(list: &List) -> Value {
 fn mark_packed(answer: &mut http::Response<Body>) {
     answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     answer.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-}
-
-/// An object's `PartialObjectMetadata` of an `apiVersion`.
-pub(super) fn metadata_of(object: &Object, api_version: &str) -> Result<Value, Status> {
-    #[derive(serde::Deserialize)]
-    struct Head {
-        #[serde(default)]
-        metadata: Value,
-    }
-    let head: Head = object.decode().map_err(|error| Status::internal(error.to_string()))?;
-    Ok(json!({ "kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": head.metadata }))
 }
 
 fn to_yaml(bytes: &[u8]) -> Result<Bytes, Status> {

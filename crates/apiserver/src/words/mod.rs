@@ -13,7 +13,8 @@ use api::selectors::{FieldSelector, LabelSelector};
 use api::{FieldValidation, GroupVersionResource, Object, PatchType, Reason, Status};
 use bytes::Bytes;
 use parking_lot::RwLock;
-use serde_json::{Value, json};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::field::{FieldError, FieldErrors};
@@ -104,6 +105,15 @@ pub fn decode(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(
     api::decode::object(kind, body, validation, Mode::Object)
 }
 
+/// [`decode`] for what a patch has made of an object.
+pub fn decode_tree(
+    kind: &Kind,
+    tree: Value,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    api::decode::tree(kind, tree, validation, Mode::Object)
+}
+
 /// Decodes the body of a request to a subresource, as the kind that the row names for it.
 pub fn decode_subresource(
     kind: &Kind,
@@ -155,8 +165,7 @@ pub fn decode_intent(
         let message = format!("failed to create typed patch object ({about}): {cause}");
         return Err(Status::new(Reason::Unknown, message));
     }
-    let body = serde_json::to_vec(intent).map_err(|error| Status::internal(error.to_string()))?;
-    let (mut intent, warnings) = api::decode::object(kind, &body, validation, Mode::Configuration)?;
+    let (mut intent, warnings) = api::decode::tree(kind, intent.clone(), validation, Mode::Configuration)?;
     let said = tree::members(&mut intent);
     // What the request cannot change is not owned by whoever says it. Source: the strategies' `GetResetFields`.
     if carries_status(subresource) {
@@ -310,14 +319,29 @@ fn is_scale(kind: &Kind, objects: &[&Object]) -> bool {
     }
 }
 
-/// A Table of objects; `columns` says whether the definitions of its columns are wanted too.
-pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) -> Result<Value, Status> {
+/// A Table of objects of a version of `meta.k8s.io`, as JSON; `columns` says whether the definitions of its columns are
+/// wanted too. Written row by row: of each object there is a tree only while its cells are read.
+pub fn table(
+    kind: &Kind,
+    objects: &[&Object],
+    include: Include,
+    columns: bool,
+    (api_version, metadata): (&str, &Value),
+) -> Result<Vec<u8>, Status> {
     let scale = is_scale(kind, objects);
     let definitions = if scale { api::table::columns_of("autoscaling", "Scale") } else { kind.columns() };
     let printed = kind.custom.as_ref().filter(|_| !scale).map(|custom| custom.columns.as_slice());
+    let shown = match printed {
+        _ if !columns => Value::Null,
+        Some(columns) => api::custom::definitions(columns),
+        None => api::table::definitions(definitions),
+    };
     let now = jiff::Timestamp::now();
-    let mut rows = Vec::with_capacity(objects.len());
-    for object in objects {
+    let mut out = format!(
+        "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"columnDefinitions\":{shown},\"rows\":["
+    )
+    .into_bytes();
+    for (place, object) in objects.iter().enumerate() {
         let tree: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
         // Columns read the stored version, whatever the rows carry.
         let cells = if let Some(columns) = printed {
@@ -326,31 +350,40 @@ pub fn table(kind: &Kind, objects: &[&Object], include: Include, columns: bool) 
             api::table::cells(definitions, &tree, now)
         } else {
             let (from, to) = (kind.api_version(), kind.storage_api_version());
-            let stored = api::conversion::convert(tree.clone(), &kind.kind, &from, &to);
-            api::table::cells(definitions, &stored, now)
+            api::table::cells(definitions, &api::conversion::convert(tree, &kind.kind, &from, &to), now)
         };
-        let mut row = json!({ "cells": cells });
+        out.extend_from_slice(if place == 0 { b"{\"cells\":" } else { b",{\"cells\":" });
+        serde_json::to_writer(&mut out, &cells).map_err(|error| Status::internal(error.to_string()))?;
+        if include != Include::None {
+            out.extend_from_slice(b",\"object\":");
+        }
         match include {
             Include::None => {}
-            Include::Object => row["object"] = tree,
-            Include::Metadata => {
-                row["object"] = json!({
-                    "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": tree["metadata"],
-                });
-            }
+            Include::Object => out.extend_from_slice(object.bytes()),
+            Include::Metadata => write_metadata(object, "meta.k8s.io/v1", &mut out)?,
         }
-        rows.push(row);
+        out.push(b'}');
     }
-    let mut table = json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "rows": rows });
-    table["columnDefinitions"] = match printed {
-        _ if !columns => Value::Null,
-        Some(columns) => api::custom::definitions(columns),
-        None => api::table::definitions(definitions),
-    };
-    if let [object] = objects {
-        table["metadata"]["resourceVersion"] = object.meta().resource_version.clone().into();
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+/// Writes an object's `PartialObjectMetadata` of an `apiVersion`: its metadata as its bytes have them.
+pub fn write_metadata(object: &Object, api_version: &str, out: &mut Vec<u8>) -> Result<(), Status> {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(default, borrow)]
+        metadata: Option<&'a RawValue>,
     }
-    Ok(table)
+    let head: Head<'_> =
+        serde_json::from_slice(object.bytes()).map_err(|error| Status::internal(error.to_string()))?;
+    let metadata = head.metadata.map_or("{}", RawValue::get);
+    let begin =
+        format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{api_version}\",\"metadata\":");
+    for part in [begin.as_str(), metadata, "}"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    Ok(())
 }
 
 /// An object's selector (a `LabelSelector`, or the plain map of older kinds) as text.
@@ -487,6 +520,8 @@ fn default_of_selectable(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -495,7 +530,9 @@ mod tests {
             Catalog::builtin().find(&GroupVersionResource::new("events.k8s.io", "v1", "events")).unwrap();
         let event = json!({ "metadata": { "name": "e" }, "regarding": { "kind": "Pod", "name": "p" }, "note": "hello" });
         let object = Object::parse(event.to_string().into()).unwrap();
-        let table = table(&kind, &[&object], Include::Object, true).unwrap();
+        let head = ("meta.k8s.io/v1", &json!({}));
+        let table = table(&kind, &[&object], Include::Object, true, head).unwrap();
+        let table: Value = serde_json::from_slice(&table).unwrap();
         let names: Vec<&str> = table["columnDefinitions"]
             .as_array()
             .unwrap()
