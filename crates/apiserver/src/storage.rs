@@ -41,12 +41,14 @@ pub fn encode(object: &Value) -> Result<Bytes, serde_json::Error> {
     for name in ["apiVersion", "kind"] {
         write_field(&mut out, name, fields.get(name).unwrap_or(&Value::Null))?;
     }
-    let mut metadata = fields.get("metadata").cloned().unwrap_or(Value::Object(Map::new()));
-    if let Some(metadata) = metadata.as_object_mut() {
-        metadata.remove("resourceVersion");
-        metadata.remove("selfLink");
+    write_name(&mut out, "metadata")?;
+    out.push(b'{');
+    for (name, value) in fields.get("metadata").and_then(Value::as_object).into_iter().flatten() {
+        if !matches!(name.as_str(), "resourceVersion" | "selfLink") {
+            write_field(&mut out, name, value)?;
+        }
     }
-    write_field(&mut out, "metadata", &metadata)?;
+    out.push(b'}');
     for (name, value) in fields {
         if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
             write_field(&mut out, name, value)?;
@@ -57,12 +59,18 @@ pub fn encode(object: &Value) -> Result<Bytes, serde_json::Error> {
 }
 
 fn write_field(out: &mut Vec<u8>, name: &str, value: &Value) -> Result<(), serde_json::Error> {
-    if out.len() > 1 {
+    write_name(out, name)?;
+    serde_json::to_writer(&mut *out, value)
+}
+
+/// The name of a member, after a comma where it is not the first.
+fn write_name(out: &mut Vec<u8>, name: &str) -> Result<(), serde_json::Error> {
+    if out.last() != Some(&b'{') {
         out.push(b',');
     }
     serde_json::to_writer(&mut *out, name)?;
     out.push(b':');
-    serde_json::to_writer(&mut *out, value)
+    Ok(())
 }
 
 /// The annotation of an object whose stored value cannot be read: why.

@@ -83,13 +83,36 @@ pub fn object(
     validation: FieldValidation,
     mode: Mode,
 ) -> Result<(Value, Vec<String>), Status> {
+    let decoded = json(body, type_of(row), mode);
+    let decoded = decoded.map_err(|problem| unreadable(body, &row.api_version(), &row.kind, &problem));
+    of_row(row, decoded, validation)
+}
+
+/// [`object`] from a tree: what a patch has made of an object.
+pub fn tree(
+    row: &Row,
+    tree: Value,
+    validation: FieldValidation,
+    mode: Mode,
+) -> Result<(Value, Vec<String>), Status> {
+    let decoded = value(tree, type_of(row), mode);
+    of_row(row, decoded.map_err(|problem| refused(&row.api_version(), &row.kind, &problem)), validation)
+}
+
+fn type_of(row: &Row) -> Typed<'_> {
+    row.custom.as_ref().map_or_else(|| row.typed(), |custom| custom.envelope(&row.schema))
+}
+
+fn of_row(
+    row: &Row,
+    decoded: Result<Decoded, Status>,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
     let (api_version, kind) = (row.api_version(), row.kind.as_ref());
-    let Some(custom) = &row.custom else {
-        return self::kind(row.typed(), &api_version, kind, body, validation, mode);
-    };
-    let decoded = json(body, custom.envelope(&row.schema), mode);
-    let mut decoded = decoded.map_err(|problem| unreadable(body, &api_version, kind, &problem))?;
-    decoded.problems.extend(custom.prune(&mut decoded.value));
+    let mut decoded = decoded?;
+    if let Some(custom) = &row.custom {
+        decoded.problems.extend(custom.prune(&mut decoded.value));
+    }
     checked(decoded, &api_version, kind, validation)
 }
 

@@ -122,6 +122,11 @@ impl Pipeline {
         let path = store_key(stored, key);
         let read = self.parts.store.range(RangeRequest::key(path)).await.map_err(unavailable)?;
         let Some(kv) = read.kvs.first() else { return Ok(None) };
+        // What the cache has of this very revision need not be read again.
+        let cached = self.cache(stored).peek(&key.namespace, &key.name);
+        if let Some(object) = cached.filter(|object| object.revision() == kv.mod_revision) {
+            return Ok(Some(object));
+        }
         Ok(storage::read(stored, &kv.key, &kv.value, kv.mod_revision).map(Arc::new))
     }
 }

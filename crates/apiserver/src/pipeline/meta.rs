@@ -97,32 +97,45 @@ pub(super) fn keep(new: &mut Value, old: &Value, changed: bool) {
 
 /// Whether anything but metadata, and the status where it is `apart`, differs.
 pub(super) fn spec_differs(new: &Value, old: &Value, apart: bool) -> bool {
-    let relevant = |value: &Value| {
-        let mut fields = value.as_object().cloned().unwrap_or_default();
-        fields.retain(|name, _| match name.as_str() {
-            "metadata" | "apiVersion" | "kind" => false,
-            "status" => !apart,
-            _ => true,
-        });
-        fields
-    };
-    relevant(new) != relevant(old)
+    !same_but(new, old, |name| match name {
+        "metadata" | "apiVersion" | "kind" => true,
+        "status" => apart,
+        _ => false,
+    })
 }
 
 /// Whether two versions of an object say the same, times of managedFields and the version itself apart.
 pub(super) fn same(new: &Value, old: &Value) -> bool {
-    let stripped = |value: &Value| {
-        let mut value = value.clone();
-        let metadata = tree::metadata(&mut value);
-        metadata.remove("resourceVersion");
-        if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
-            for entry in entries {
-                tree::members(entry).remove("time");
-            }
+    let [one, other] = [new, old].map(|value| tree::at(value, &["metadata"]));
+    same_but(new, old, |name| name == "metadata")
+        && same_but(one, other, |name| matches!(name, "resourceVersion" | "managedFields"))
+        && same_owners(one.get("managedFields"), other.get("managedFields"))
+}
+
+/// Whether entries of managedFields, where there are any, are the same but for their times.
+fn same_owners(one: Option<&Value>, other: Option<&Value>) -> bool {
+    match [one, other].map(|entries| entries.and_then(Value::as_array)) {
+        [Some(one), Some(other)] => {
+            let same = |(one, other)| same_but(one, other, |name| name == "time");
+            one.len() == other.len() && one.iter().zip(other).all(same)
         }
-        value
+        _ => one == other,
+    }
+}
+
+/// Whether the members of two objects are the same but for those that do not count; anything else counts as an empty
+/// object.
+fn same_but(one: &Value, other: &Value, ignored: impl Fn(&str) -> bool) -> bool {
+    let [one, other] = [one, other].map(Value::as_object);
+    let counted = |fields: Option<&serde_json::Map<String, Value>>| {
+        fields.map_or(0, |fields| fields.keys().filter(|name| !ignored(name)).count())
     };
-    stripped(new) == stripped(old)
+    counted(one) == counted(other)
+        && one
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| !ignored(name))
+            .all(|(name, value)| other.and_then(|other| other.get(name)) == Some(value))
 }
 
 /// The object's key.
@@ -215,5 +228,46 @@ pub(super) fn validate_change(new: &Value, old: &Value, errors: &mut FieldErrors
             );
             errors.push(FieldError::forbidden("metadata.finalizers", &detail));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_versions_make_no_difference_and_all_else_does() {
+        let object = |version: &str, time: &str, manager: &str, data: &str| {
+            json!({
+                "metadata": {
+                    "name": "a", "resourceVersion": version, "managedFields": [{ "manager": manager, "time": time }],
+                },
+                "data": { "k": data },
+            })
+        };
+        let old = object("1", "then", "m", "v");
+        assert!(same(&object("2", "now", "m", "v"), &old));
+        assert!(!same(&object("1", "then", "other", "v"), &old));
+        assert!(!same(&object("1", "then", "m", "w"), &old));
+        let mut more = old.clone();
+        more["metadata"]["labels"] = json!({ "a": "b" });
+        assert!(!same(&more, &old) && !same(&old, &more));
+        more = old.clone();
+        tree::metadata(&mut more).remove("managedFields");
+        assert!(!same(&more, &old) && !same(&old, &more));
+        more = old.clone();
+        more["status"] = json!({});
+        assert!(!same(&more, &old) && !same(&old, &more));
+    }
+
+    #[test]
+    fn the_status_counts_where_it_is_not_apart() {
+        let old = json!({ "metadata": { "name": "a" }, "spec": { "a": 1 }, "status": { "b": 1 } });
+        let mut new = old.clone();
+        new["status"]["b"] = 2.into();
+        new["metadata"]["name"] = "b".into();
+        assert!(!spec_differs(&new, &old, true) && spec_differs(&new, &old, false));
+        new["spec"]["a"] = 2.into();
+        assert!(spec_differs(&new, &old, true));
     }
 }

@@ -226,11 +226,11 @@ impl Pipeline {
         }
         let patch = words::Patch::parse(kind, body)?;
         let writer = self.writer(options, asked);
-        if let words::Patch::Apply(intent) = &patch {
+        if let words::Patch::Apply(intent) = patch {
             let Some(writer) = writer else { return Err(Status::internal("apply without a writer")) };
             // The intent is checked as a body of its own; what it does not say stays unsaid.
             let (intent, warnings) =
-                words::decode_intent(&asked.kind, asked.subresource, intent, options.field_validation)?;
+                words::decode_intent(&asked.kind, asked.subresource, &intent, options.field_validation)?;
             let apply = |live: Option<&Value>| {
                 let mut new = words::apply(&asked.kind, live, &intent, &writer, options.force)?;
                 words::default(&asked.kind, &mut new);
@@ -256,10 +256,12 @@ impl Pipeline {
             };
         }
         let change = |live: &Value| {
-            let patched = words::patch(&asked.kind, live, &patch)?;
-            let bytes = serde_json::to_vec(&patched).map_err(|error| Status::internal(error.to_string()))?;
-            let (mut object, warnings) = words::decode(&asked.kind, &bytes, options.field_validation)
-                .map_err(|status| misshapen(status, &bytes))?;
+            let patched = || words::patch(&asked.kind, live, &patch);
+            let decoded = words::decode_tree(&asked.kind, patched()?, options.field_validation);
+            let (mut object, warnings) = decoded.map_err(|status| match patched() {
+                Ok(patched) => misshapen(status, &patched),
+                Err(_) => status,
+            })?;
             words::default(&asked.kind, &mut object);
             Ok((object, warnings))
         };
@@ -352,8 +354,13 @@ impl Pipeline {
         let dry_run = options.dry_run();
         let catalog = &self.parts.catalog;
         let old: Value = live.decode().map_err(|error| Status::internal(error.to_string()))?;
-        let shown = catalog.convert(old.clone(), &asked.stored, &asked.kind);
+        let shown = if asked.kind.is_storage_version() || asked.kind.custom.is_some() {
+            Cow::Borrowed(&old)
+        } else {
+            Cow::Owned(catalog.convert(old.clone(), &asked.stored, &asked.kind))
+        };
         let (new, mut warnings) = change(&shown)?;
+        drop(shown);
         self.precondition(asked, &new, live)?;
         let mut new = catalog.convert(new, &asked.kind, &asked.stored);
         self.prepare_update(asked, &mut new, &old);
@@ -640,12 +647,12 @@ fn isolate(new: &mut Value, old: &Value, part: impl Fn(&Value, &mut Value)) {
 }
 
 /// The 422 of a patch whose result is no object of the kind. Source: `handlers/patch.go`.
-pub(super) fn misshapen(status: Status, patched: &[u8]) -> Status {
+pub(super) fn misshapen(status: Status, patched: &Value) -> Status {
     // What follows the colon is the decoder's own sentence.
     let problem = status.message.split_once(" cannot be handled as a ");
     let problem = problem.and_then(|(_, rest)| rest.split_once(": ")).map(|(_, problem)| problem.to_owned());
     let Some(problem) = problem else { return status };
-    let patched = Value::String(String::from_utf8_lossy(patched).into_owned());
+    let patched = Value::String(patched.to_string());
     let errors = [field::FieldError::invalid("patch", &patched, &problem)];
     field::check("", "", "", &errors).err().unwrap_or(status)
 }
