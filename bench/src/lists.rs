@@ -91,7 +91,18 @@ impl Curl {
         let at = |name: &str| self.directory.path().join(name).display().to_string();
         let mut command = Command::new("curl");
         command.kill_on_drop(true);
-        command.args(["-sf", "--cacert", &at("ca"), "--cert", &at("cert"), "--key", &at("key")]);
+        // What calls itself curl is taken for a person, who likes it indented.
+        command.args([
+            "-sf",
+            "-A",
+            "bench",
+            "--cacert",
+            &at("ca"),
+            "--cert",
+            &at("cert"),
+            "--key",
+            &at("key"),
+        ]);
         for header in headers {
             command.args(["-H", header]);
         }
