@@ -99,6 +99,19 @@ pub fn tree(
     of_row(row, decoded.map_err(|problem| refused(&row.api_version(), &row.kind, &problem)), validation)
 }
 
+/// Containers within containers of what is read from JSON at most: serde_json reads no deeper.
+pub const NESTING_MAX: usize = 127;
+
+/// Whether a value nests so many containers at most: what is stored deeper could not be read again.
+pub fn nests_within(value: &Value, containers: usize) -> bool {
+    let below = |value: &Value| containers > 0 && nests_within(value, containers - 1);
+    match value {
+        Value::Array(items) => containers > 0 && items.iter().all(below),
+        Value::Object(members) => containers > 0 && members.values().all(below),
+        _ => true,
+    }
+}
+
 fn type_of(row: &Row) -> Typed<'_> {
     row.custom.as_ref().map_or_else(|| row.typed(), |custom| custom.envelope(&row.schema))
 }

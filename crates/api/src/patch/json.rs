@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::decode::{NESTING_MAX, nests_within};
 use crate::{Reason, Status};
 
 /// Upstream's bound on the operations of one patch.
@@ -9,9 +10,6 @@ const OPERATIONS_MAX: usize = 10_000;
 
 /// Bound on what `copy` operations may add together, as upstream's request limit.
 const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
-
-/// How deep a patched object may be; what is decoded from a body is no deeper.
-const DEPTH_MAX: usize = 128;
 
 /// Applies a JSON patch.
 pub fn json_patch(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
@@ -58,19 +56,10 @@ fn check_depth(object: &Value, operation: &json_patch::PatchOperation) -> Result
         Move(moved) => (steps(&moved.path), object.pointer(&moved.from.to_string())),
         Remove(_) | Test(_) => return Ok(()),
     };
-    let fits = above < DEPTH_MAX && value.is_none_or(|value| is_within(value, DEPTH_MAX - above));
-    let message = || format!("the JSON patch makes an object of more than {DEPTH_MAX} levels");
+    let left = NESTING_MAX.checked_sub(above);
+    let fits = left.is_some_and(|left| value.is_none_or(|value| nests_within(value, left)));
+    let message = || format!("the JSON patch makes an object that nests more than {NESTING_MAX} levels deep");
     fits.then_some(()).ok_or_else(|| Status::new(Reason::RequestEntityTooLarge, message()))
-}
-
-/// Whether a value has at most so many levels.
-fn is_within(value: &Value, levels: usize) -> bool {
-    match value {
-        _ if levels == 0 => false,
-        Value::Array(items) => items.iter().all(|item| is_within(item, levels - 1)),
-        Value::Object(members) => members.values().all(|member| is_within(member, levels - 1)),
-        _ => true,
-    }
 }
 
 /// Applies a merge patch.
@@ -99,6 +88,22 @@ mod tests {
         .unwrap();
         merge_patch(&mut object, br#"{"a":{"b":null,"c":2}}"#).unwrap();
         assert_eq!(object, json!({"a": {"c": 2}, "l": [1, 2, 3]}));
+    }
+
+    #[test]
+    fn what_a_patch_makes_can_be_read_again() {
+        let put = |lists: usize| {
+            let value = "[".repeat(lists) + &"]".repeat(lists);
+            let mut object = json!({ "spec": { "a": {} } });
+            json_patch(
+                &mut object,
+                format!(r#"[{{"op":"add","path":"/spec/a/b","value":{value}}}]"#).as_bytes(),
+            )
+            .map(|()| serde_json::from_str::<Value>(&object.to_string()).is_ok())
+            .map_err(|refused| refused.code)
+        };
+        // Within the object, `spec` and `a`.
+        assert_eq!((put(NESTING_MAX - 3), put(NESTING_MAX - 2)), (Ok(true), Err(413)));
     }
 
     #[test]

@@ -142,15 +142,22 @@ impl Watch {
         if let Some(batch) = self.first.pop_front() {
             return Some(Ok(batch));
         }
+        let mut batch = Vec::new();
         while !self.over {
+            // Looked at here as well: where something always happens, nobody waits.
+            if self.alarm.as_ref().is_some_and(|alarm| alarm.deadline() <= Instant::now()) {
+                batch.extend(self.rung());
+            }
             match self.registration.mailbox.take(BATCH_MAX) {
-                Mail::Changes(changes) => {
+                Mail::Changes(changes) if !self.over => {
                     self.told = changes.last().map_or(self.told, |change| change.revision);
-                    let batch = events(changes.into_iter(), &self.options.filter);
-                    if !batch.is_empty() {
+                    batch.extend(events(changes.into_iter(), &self.options.filter));
+                    if batch.len() >= BATCH_MAX {
                         return Some(Ok(batch));
                     }
                 }
+                _ if !batch.is_empty() => return Some(Ok(batch)),
+                Mail::Changes(_) => {}
                 Mail::Ended => {
                     self.over = true;
                     let oldest = self.registration.cache.state.lock().oldest();
@@ -169,9 +176,13 @@ impl Watch {
     /// Waits for mail, the deadline, or the time of a bookmark (which it returns).
     async fn wait(&mut self) -> Option<WatchEvent> {
         tokio::select! {
-            () = self.registration.mailbox.woken() => return None,
-            () = rung(self.alarm.as_mut()) => {}
+            () = self.registration.mailbox.woken() => None,
+            () = due(self.alarm.as_mut()) => self.rung(),
         }
+    }
+
+    /// What is due without an event: the end, or a bookmark where the watcher has been told everything else.
+    fn rung(&mut self) -> Option<WatchEvent> {
         if self.options.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.over = true;
             return None;
@@ -194,7 +205,7 @@ fn next_alarm(options: &WatchOptions) -> Option<Instant> {
     [options.deadline, bookmark].into_iter().flatten().min()
 }
 
-async fn rung(alarm: Option<&mut Pin<Box<Sleep>>>) {
+async fn due(alarm: Option<&mut Pin<Box<Sleep>>>) {
     match alarm {
         Some(alarm) => alarm.await,
         None => std::future::pending().await,

@@ -191,8 +191,8 @@ impl Trail {
         }
         if let Some((schema, level)) = self.schema.as_ref().map(|schema| schema.uids()) {
             for (name, uid) in [(SCHEMA_UID, schema), (LEVEL_UID, level)] {
-                headers
-                    .extend(HeaderValue::from_str(uid).ok().map(|uid| (HeaderName::from_static(name), uid)));
+                let Ok(uid) = HeaderValue::from_str(uid) else { continue };
+                headers.insert(HeaderName::from_static(name), uid);
             }
         }
     }

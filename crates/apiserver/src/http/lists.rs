@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::connect::Body;
 use api::protobuf::Items;
@@ -20,8 +21,43 @@ use crate::words::{Kind, write_metadata};
 
 /// How much is written at once.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Lists up to this size are held whole where their length has to be known before.
-const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many items are looked at to know how much will be written at once.
+const CHUNK_ITEMS: usize = 128;
+/// Of lists whose length has to be known before so much is held, all together; what finds no place is encoded twice.
+const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// One list holds so much at most.
+const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How much is held.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// The items of a list, encoded, and the room that was taken for them.
+struct Held {
+    bytes: Vec<u8>,
+    room: usize,
+}
+
+impl Held {
+    /// Takes room, if there is some.
+    fn take(room: usize) -> Option<Self> {
+        let held = Self { bytes: Vec::new(), room };
+        let before = HELD.fetch_add(room, Ordering::Relaxed);
+        // Dropped, it gives the room back.
+        (room <= LIST_BYTES_MAX && before + room <= HELD_BYTES_MAX).then_some(held)
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.room, Ordering::Relaxed);
+    }
+}
 
 /// How an item is written.
 #[derive(Clone)]
@@ -62,6 +98,8 @@ impl Write {
 /// A list that is being written.
 pub(super) struct Listing {
     pub(super) head: Vec<u8>,
+    /// Items that are written already; they come before the others.
+    pub(super) held: Option<Bytes>,
     pub(super) items: std::vec::IntoIter<Arc<Object>>,
     pub(super) write: Write,
     pub(super) tail: Vec<u8>,
@@ -69,9 +107,19 @@ pub(super) struct Listing {
 
 impl Listing {
     /// The next piece; `None`: it was the last.
-    fn piece(&mut self) -> Result<Option<Vec<u8>>, Status> {
+    fn piece(&mut self) -> Result<Option<Bytes>, Status> {
         let mut out = std::mem::take(&mut self.head);
-        out.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
+        if !out.is_empty() && self.held.is_some() {
+            return Ok(Some(out.into()));
+        }
+        if let Some(held) = self.held.take() {
+            return Ok(Some(held));
+        }
+        if self.items.len() > 1 && out.len() < CHUNK_BYTES {
+            let next = self.items.as_slice().iter().take(CHUNK_ITEMS);
+            let size: usize = next.map(|item| item.bytes().len()).sum();
+            out.reserve(size.min(CHUNK_BYTES + CHUNK_BYTES / 8));
+        }
         while out.len() < CHUNK_BYTES {
             let Some(object) = self.items.next() else {
                 out.append(&mut self.tail);
@@ -82,15 +130,18 @@ impl Listing {
                 out.push(b',');
             }
         }
-        Ok((!out.is_empty()).then_some(out))
+        Ok((!out.is_empty()).then(|| out.into()))
     }
 
     /// The list at once, if it has at most so many bytes.
     pub(super) fn whole(&mut self, bytes_max: usize) -> Result<Option<Bytes>, Status> {
+        if self.held.as_ref().is_some_and(|held| held.len() > bytes_max) {
+            return Ok(None);
+        }
         let mut out = Vec::new();
         while out.len() <= bytes_max {
             match self.piece()? {
-                Some(mut piece) => out.append(&mut piece),
+                Some(piece) => out.extend_from_slice(&piece),
                 None => return Ok(Some(out.into())),
             }
         }
@@ -130,9 +181,9 @@ impl Flow {
                 return Ok(self.gzip.take().map(GzEncoder::finish).transpose()?.map(Bytes::from));
             };
             if let Some(indent) = &mut self.indent {
-                piece = indent.piece(&piece);
+                piece = indent.piece(&piece).into();
             }
-            let Some(gzip) = &mut self.gzip else { return Ok(Some(piece.into())) };
+            let Some(gzip) = &mut self.gzip else { return Ok(Some(piece)) };
             gzip.write_all(&piece)?;
             let packed = std::mem::take(gzip.get_mut());
             if !packed.is_empty() {
@@ -143,24 +194,23 @@ impl Flow {
     }
 }
 
-/// The items of a protobuf list, encoded, or how long they are if they are too long to be held. The length has to stand
-/// before them: what is not held is encoded a second time.
-pub(super) async fn measured(
-    items: &[Arc<Object>],
-    write: &Write,
-) -> Result<(usize, Option<Vec<u8>>), Status> {
-    let (mut held, mut gone) = (Vec::new(), 0);
+/// The items of a protobuf list, encoded, or how long they are if there is no room for them. The length has to stand before
+/// them: what is not held is encoded a second time.
+pub(super) async fn measured(items: &[Arc<Object>], write: &Write) -> Result<(usize, Option<Bytes>), Status> {
+    // A message is no longer than its JSON, but for odd ones.
+    let mut held = Held::take(items.iter().map(|item| item.bytes().len()).sum());
+    let (mut all, mut item, mut told) = (0, Vec::new(), 0);
     for object in items {
-        let before = held.len();
-        write.item(object, &mut held)?;
-        if gone > 0 || held.len() > HELD_BYTES_MAX {
-            gone += held.len();
-            held.clear();
-        }
+        let out = held.as_mut().map_or(&mut item, |held| &mut held.bytes);
+        let before = out.len();
+        write.item(object, out)?;
+        all += out.len() - before;
+        item.clear();
         // Others get their turn while a long list is measured.
-        if before / CHUNK_BYTES != (gone + held.len()) / CHUNK_BYTES {
+        if all / CHUNK_BYTES != told {
+            told = all / CHUNK_BYTES;
             tokio::task::yield_now().await;
         }
     }
-    Ok(if gone > 0 { (gone + held.len(), None) } else { (held.len(), Some(held)) })
+    Ok((all, held.map(Bytes::from_owner)))
 }

@@ -176,13 +176,13 @@ impl Render<'_> {
             _ => Write::Json,
         };
         let mut items = list.items;
+        let mut held = None;
         let (head, tail) = if self.accepted.encoding == Encoding::Protobuf {
-            let (measured, held) = lists::measured(&items, &write).await?;
-            let mut head = write.items().head(api_version, kind, metadata.as_bytes(), measured)?;
-            if let Some(held) = held {
-                head.extend_from_slice(&held);
-                items.clear();
+            let (measured, encoded) = lists::measured(&items, &write).await?;
+            if encoded.is_some() {
+                (held, items) = (encoded, Vec::new());
             }
+            let head = write.items().head(api_version, kind, metadata.as_bytes(), measured)?;
             (head, protobuf::Items::tail())
         } else {
             let head = format!(
@@ -190,7 +190,7 @@ impl Render<'_> {
             );
             (head.into_bytes(), b"]}".to_vec())
         };
-        let mut listing = Listing { head, items: items.into_iter(), write, tail };
+        let mut listing = Listing { head, held, items: items.into_iter(), write, tail };
         let yaml = self.accepted.encoding == Encoding::Yaml;
         let media = if self.accepted.encoding == Encoding::Protobuf { protobuf::MEDIA_TYPE } else { JSON };
         if let Some(whole) = listing.whole(if yaml { usize::MAX } else { COMPRESS_BYTES_MIN })? {

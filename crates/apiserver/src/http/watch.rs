@@ -149,8 +149,10 @@ fn paced(stream: WatchStream) -> impl Stream<Item = Result<Vec<WatchEvent>, Stat
 
 impl Rendering {
     fn batch(&mut self, events: &[WatchEvent]) -> Bytes {
-        let mut out =
-            BytesMut::with_capacity(events.iter().map(|event| event.object.bytes().len() + LINE_BYTES).sum());
+        let size = |event: &WatchEvent| event.object.bytes().len() + LINE_BYTES;
+        // What is not written as it is has another size, mostly a much smaller one.
+        let size = if self.is_plain() { events.iter().map(size).sum() } else { 0 };
+        let mut out = BytesMut::with_capacity(size);
         for event in events {
             match self.event(event) {
                 Ok(object) => {
@@ -163,17 +165,23 @@ impl Rendering {
         out.freeze()
     }
 
+    fn is_plain(&self) -> bool {
+        self.accepted.form == Form::Plain && self.accepted.encoding == Encoding::Json
+    }
+
     fn event(&mut self, event: &WatchEvent) -> Result<Bytes, Status> {
-        let plain = self.accepted.form == Form::Plain && self.accepted.encoding == Encoding::Json;
+        let plain = self.is_plain();
         if event.kind == WatchEventKind::Bookmark && plain {
             return Ok(event.object.bytes().clone());
         }
         let (kind, accepted, columns) = (&self.kind, self.accepted, !self.columns_sent);
         let render = Render { kind, name: "", accepted, gzip: false, query: &self.query };
-        self.columns_sent = true;
-        // Rows are for people, of whom few watch; bookmarks are each watcher's own.
-        if plain || accepted.form == Form::Table || event.kind == WatchEventKind::Bookmark {
-            return render.event(&event.object, columns);
+        // Rows are for people, of whom few watch; bookmarks are each watcher's own, and so is what is converted.
+        let shared = kind.custom.is_none() && kind.is_storage_version();
+        if plain || !shared || accepted.form == Form::Table || event.kind == WatchEventKind::Bookmark {
+            let rendered = render.event(&event.object, columns)?;
+            self.columns_sent = true;
+            return Ok(rendered);
         }
         self.encoded.object(&event.object, accepted, || render.event(&event.object, columns))
     }

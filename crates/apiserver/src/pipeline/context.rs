@@ -123,7 +123,8 @@ impl Pipeline {
         let read = self.parts.store.range(RangeRequest::key(path)).await.map_err(unavailable)?;
         let Some(kv) = read.kvs.first() else { return Ok(None) };
         // What the cache has of this very revision need not be read again.
-        let cached = self.cache(stored).peek(&key.namespace, &key.name);
+        let cache = self.caches.read().get(&storage::prefix(&stored.group, &stored.plural)).cloned();
+        let cached = cache.and_then(|cache| cache.peek(&key.namespace, &key.name));
         if let Some(object) = cached.filter(|object| object.revision() == kv.mod_revision) {
             return Ok(Some(object));
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::connect::User;
+use api::decode::{NESTING_MAX, nests_within};
 use api::{Key, Object, Status};
 use bytes::Bytes;
 use serde_json::Value;
@@ -49,6 +50,10 @@ impl Pipeline {
             None => shown.clone(),
             Some(stored) => storage::encode(&stored).map_err(|error| Status::internal(error.to_string()))?,
         };
+        if !nests_within(object, NESTING_MAX) {
+            let message = format!("object nests more than {NESTING_MAX} levels deep, with its managedFields");
+            return Err(Status::new(api::Reason::RequestEntityTooLarge, message));
+        }
         if value.len() > OBJECT_BYTES_MAX {
             let message = format!("object of {} bytes is over the limit of {OBJECT_BYTES_MAX}", value.len());
             return Err(Status::new(api::Reason::RequestEntityTooLarge, message));

@@ -63,6 +63,32 @@ async fn initial_events_end_with_a_bookmark() {
 }
 
 #[tokio::test]
+async fn a_watch_ends_in_time_also_where_something_always_happens() {
+    let cluster = Cluster::start().await;
+    let maps = resource("", "v1", "configmaps");
+    let options = ListOptions { timeout_seconds: Some(1), ..ListOptions::default() };
+    let mut stream = watch(&cluster, "default", options).await;
+    let write = async |number: usize| {
+        let map = json!({ "metadata": { "name": format!("map-{number}") } });
+        cluster.create(&maps, "default", map).await.unwrap();
+    };
+    for number in 0..100 {
+        write(number).await;
+    }
+    // The watcher never catches up.
+    let begun = std::time::Instant::now();
+    for number in 100.. {
+        write(number).await;
+        write(usize::MAX - number).await;
+        let batch = stream.next().await;
+        if batch.is_none() {
+            return;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "the watch goes on");
+    }
+}
+
+#[tokio::test]
 async fn pages_are_of_one_revision() {
     let cluster = Cluster::start().await;
     let maps = resource("", "v1", "configmaps");
