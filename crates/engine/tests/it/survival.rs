@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use engine_api::contract::{log_text, outcome, patiently};
+use engine_api::logs::{self, LogQuery};
 use engine_api::{ContainerEventKind, ContainerState, ExecSpec, Runtime, SandboxSpec, SandboxState};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use shim::{Call, ContainerConfig, Event, FromShim, State, ToShim};
 use tokio::io::Interest;
 
@@ -78,7 +79,11 @@ async fn a_killed_daemon_takes_its_containers_back() {
     let status = bench.engine.container(&ticking.1).await.unwrap();
     assert!(matches!(status.state, ContainerState::Running { pid, .. } if pid == ticking.2), "{status:?}");
     assert_eq!(bench.subject().end(&ending.1).await.code, 6);
-    assert!(log_text(&status.log_path).lines().count() > 1);
+    let new = LogQuery { follow: true, tail: Some(0), ..LogQuery::default() };
+    let mut ticks = Box::pin(logs::read(status.log_path.clone(), new, std::future::pending().boxed()));
+    for _ in 0..2 {
+        patiently(ticks.next()).await.unwrap().unwrap();
+    }
     let exec =
         ExecSpec { command: ["echo", "still here"].map(str::to_owned).to_vec(), ..ExecSpec::default() };
     let (_, stdout, _) = outcome(bench.engine.exec(&ticking.1, exec).await.unwrap()).await;
