@@ -59,17 +59,16 @@ fn check_spec(spec: &At<'_>, errors: &mut FieldErrors) {
         |device: At<'_>| !device.get("taints").is_empty() || !device.get("consumesCounters").is_empty();
     let most = if devices.items().any(advanced) { ADVANCED_DEVICES_MAX } else { DEVICES_MAX };
     each_once(&devices, most, "name", |device, errors| check_device(device, each.truth(), errors), errors);
-    let sets = spec.get("sharedCounters");
-    each_once(
-        &sets,
-        COUNTER_SETS_MAX,
-        "name",
-        |set, errors| {
-            set.get("name").named(NameRule::Label, errors);
-            counters(&set.get("counters"), errors);
-        },
-        errors,
-    );
+    counter_sets(&spec.get("sharedCounters"), COUNTER_SETS_MAX, "name", errors);
+}
+
+/// Checks sets of counters, each with its name in the field `name`.
+fn counter_sets(list: &At<'_>, most: usize, name: &str, errors: &mut FieldErrors) {
+    let check = |set: &At<'_>, errors: &mut FieldErrors| {
+        set.get(name).named(NameRule::Label, errors);
+        counters(&set.get("counters"), errors);
+    };
+    each_once(list, most, name, check, errors);
 }
 
 /// Checks the items of a list that is not too long, and that no two have the same name.
@@ -181,17 +180,7 @@ fn check_device(device: &At<'_>, own_place: bool, errors: &mut FieldErrors) {
     } else {
         taints.items().for_each(|one| taint(&one, errors));
     }
-    let consumes = device.get("consumesCounters");
-    each_once(
-        &consumes,
-        CONSUMPTIONS_MAX,
-        "counterSet",
-        |consumed, errors| {
-            consumed.get("counterSet").named(NameRule::Label, errors);
-            counters(&consumed.get("counters"), errors);
-        },
-        errors,
-    );
+    counter_sets(&device.get("consumesCounters"), CONSUMPTIONS_MAX, "counterSet", errors);
     if own_place {
         let set = places(device, "must not be empty", errors);
         one_place(device, &set, ONE_PLACE_EACH, ONE_PLACE_EACH, errors);

@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::{GzDecoder, GzEncoder};
 use futures::stream;
 use http::{Response, StatusCode, header};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 
 use super::html::Page;
@@ -54,7 +54,8 @@ impl<F: Fn(&str) -> String> Filter<F> {
     }
 }
 
-/// An answer whose links are changed, if it is a page that can be read. A redirect stays as it is.
+/// An answer whose links are changed, if it is a page that can be read. A redirect stays as it is, and so does an answer
+/// without a body (to HEAD): its headers tell of a page that is elsewhere.
 pub(crate) fn linked<F>(answer: Response<Body>, link: F) -> Response<Body>
 where
     F: Fn(&str) -> String + Send + 'static,
@@ -72,7 +73,11 @@ where
         _ => return answer,
     };
     let whole = !matches!(answer.status(), StatusCode::SWITCHING_PROTOCOLS | StatusCode::PARTIAL_CONTENT);
-    if media != "text/html" || !whole || answer.headers().contains_key(header::LOCATION) {
+    if media != "text/html"
+        || !whole
+        || answer.body().is_end_stream()
+        || answer.headers().contains_key(header::LOCATION)
+    {
         return answer;
     }
     let (mut head, body) = answer.into_parts();
@@ -122,5 +127,9 @@ mod tests {
         assert_eq!(plain, changed);
         assert_eq!(through("text/plain", "", page.into()).await, (true, page.into()));
         assert_eq!(through("text/html", "br", page.into()).await, (true, page.into()));
+        // The answer to a HEAD.
+        for encoding in ["", "gzip"] {
+            assert_eq!(through("text/html", encoding, Vec::new()).await, (true, Vec::new()), "{encoding}");
+        }
     }
 }
