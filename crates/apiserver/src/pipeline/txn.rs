@@ -35,6 +35,14 @@ pub(super) enum Outcome {
     CompanionTaken,
 }
 
+/// An object on its way to the store.
+struct Encoded {
+    /// In the version asked for.
+    shown: Bytes,
+    /// In the version that is stored.
+    value: Bytes,
+}
+
 impl Pipeline {
     /// Writes an object if its revision is still `expected` (0: absent).
     pub(super) async fn put(
@@ -45,19 +53,7 @@ impl Pipeline {
         expected: Revision,
         companions: Companions,
     ) -> Result<Outcome, Status> {
-        let shown = storage::encode(object).map_err(|error| Status::internal(error.to_string()))?;
-        let value = match self.to_storage(asked, object).await? {
-            None => shown.clone(),
-            Some(stored) => storage::encode(&stored).map_err(|error| Status::internal(error.to_string()))?,
-        };
-        if !nests_within(object, NESTING_MAX) {
-            let message = format!("object nests more than {NESTING_MAX} levels deep, with its managedFields");
-            return Err(Status::new(api::Reason::RequestEntityTooLarge, message));
-        }
-        if value.len() > OBJECT_BYTES_MAX {
-            let message = format!("object of {} bytes is over the limit of {OBJECT_BYTES_MAX}", value.len());
-            return Err(Status::new(api::Reason::RequestEntityTooLarge, message));
-        }
+        let Encoded { shown, value } = self.encoded(asked, object).await?;
         let path = store_key(&asked.stored, key);
         let lease = match asked.strategy.time_to_live() {
             None => 0,
@@ -77,6 +73,35 @@ impl Pipeline {
             }
             Err(outcome) => Ok(outcome),
         }
+    }
+
+    /// An object as it is stored; 413 if it is larger, or nests deeper, than what can be read again.
+    async fn encoded(&self, asked: &Asked<'_>, object: &Value) -> Result<Encoded, Status> {
+        let failed = |error: serde_json::Error| Status::internal(error.to_string());
+        let refused = |message| Err(Status::new(api::Reason::RequestEntityTooLarge, message));
+        if !nests_within(object, NESTING_MAX) {
+            return refused(format!(
+                "object nests more than {NESTING_MAX} levels deep, with its managedFields"
+            ));
+        }
+        let shown = storage::encode(object).map_err(failed)?;
+        let value = match self.to_storage(asked, object).await? {
+            None => shown.clone(),
+            Some(stored) => storage::encode(&stored).map_err(failed)?,
+        };
+        if value.len() > OBJECT_BYTES_MAX {
+            return refused(format!(
+                "object of {} bytes is over the limit of {OBJECT_BYTES_MAX}",
+                value.len()
+            ));
+        }
+        Ok(Encoded { shown, value })
+    }
+
+    /// What a dry run shows instead of storing it; refused where to store it would be.
+    pub(super) async fn unstored(&self, asked: &Asked<'_>, object: &Value) -> Result<Arc<Object>, Status> {
+        self.encoded(asked, object).await?;
+        super::write::unsaved(object)
     }
 
     /// Writes the status that the server itself gives an object, if nobody has written the object since `old`.

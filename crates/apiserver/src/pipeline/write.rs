@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use api::{Key, Object, PatchType, Response, Status, Verb, WriteOptions};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::txn::Outcome;
@@ -148,7 +149,7 @@ impl Pipeline {
                     return Ok(Created::Taken(object));
                 }
                 self.check_claims(companions).await?;
-                return Ok(Created::Stored(unsaved(&chosen)?, warnings));
+                return Ok(Created::Stored(self.unstored(asked, &chosen).await?, warnings));
             }
             match self.put(asked, &key, &chosen, 0, companions).await? {
                 Outcome::Written(object) => return Ok(Created::Stored(object, warnings)),
@@ -191,10 +192,16 @@ impl Pipeline {
         options: &WriteOptions,
     ) -> Result<Response, Status> {
         options::check_write(options::Write::Update, options)?;
-        let (mut object, warnings) = words::decode(&asked.kind, body, options.field_validation)?;
-        meta::fit_to_request(asked, &mut object)?;
-        words::default(&asked.kind, &mut object);
-        let change = |_: &Value| Ok((object.clone(), warnings.clone()));
+        let decode = || {
+            let (mut object, warnings) = words::decode(&asked.kind, body, options.field_validation)?;
+            meta::fit_to_request(asked, &mut object)?;
+            words::default(&asked.kind, &mut object);
+            Ok((object, warnings))
+        };
+        // Whoever has to try again reads the body again: that is rarer than a copy would be dear.
+        let decoded = Mutex::new(Some(decode()?));
+        let taken = || decoded.lock().take().map_or_else(decode, Ok);
+        let change = |_: &Value| taken();
         let owned = self.writer(options, asked).map(|writer| (writer, Ownership::FromChange));
         match self.change(asked, &change, Options::Write(options), owned.clone()).await {
             Err(status)
@@ -203,9 +210,10 @@ impl Pipeline {
                     && asked.subresource.is_empty() =>
             {
                 self.authorize_creation(asked).await?;
+                let (mut object, mut warnings) = taken()?;
                 tree::metadata(&mut object).remove("resourceVersion");
-                let (object, warnings) =
-                    self.create_tree(asked, object.clone(), Options::Write(options), owned).await?;
+                let (object, more) = self.create_tree(asked, object, Options::Write(options), owned).await?;
+                warnings.extend(more);
                 Ok(Response::Object { object: self.present(asked, object).await?, created: true, warnings })
             }
             other => other,
@@ -397,7 +405,7 @@ impl Pipeline {
         if dry_run {
             self.check_claims(companions).await?;
             tree::metadata(&mut new).insert("resourceVersion".into(), live.revision().to_string().into());
-            let object = self.present(asked, unsaved(&new)?).await?;
+            let object = self.present(asked, self.unstored(asked, &new).await?).await?;
             return Ok(Some(Response::Object { object, created: false, warnings }));
         }
         let outcome = if self.may_vanish(asked, &new) {
