@@ -2,7 +2,8 @@
 //!
 //! It takes whatever is queued, decides each request in order, writes all of them as one frame, waits until the frame
 //! is durable, publishes, and only then answers. Requests that arrive meanwhile form the next frame: the slower the
-//! disk, the larger the group.
+//! disk, the larger the group. Where several write at once, it waits for a moment before it takes what is queued: one
+//! wait for the disk then serves more of them (as PostgreSQL's `commit_delay` does, with `commit_siblings` 1).
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,8 @@ use crate::{LeaseId, Revision, StoreError, Txn, TxnResponse};
 const QUEUE: usize = 1024;
 /// A frame takes no further request when it has so many bytes.
 const FRAME_BYTES: usize = 4 << 20;
+/// The writer waits for others that write so long at most, and no longer than the disk took the last time.
+const GATHER_MAX: Duration = Duration::from_micros(500);
 
 /// What readers, watches, timer and writer share.
 #[derive(Debug)]
@@ -106,7 +109,19 @@ struct Work {
 impl Work {
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stopping: &AtomicBool) {
         let mut received = Vec::new();
+        let (mut before, mut took) = (0, Duration::ZERO);
         while queue.blocking_recv_many(&mut received, QUEUE) > 0 {
+            // Those who were answered together will probably ask again together.
+            if received.len() < before {
+                gather(took);
+                while received.len() < QUEUE
+                    && let Ok(job) = queue.try_recv()
+                {
+                    received.push(job);
+                }
+            }
+            before = received.len();
+            let since = Instant::now();
             if stopping.load(Ordering::Acquire) {
                 // What is queued is still written; then the queue ends.
                 queue.close();
@@ -115,6 +130,7 @@ impl Work {
             while !jobs.is_empty() {
                 self.write(&mut jobs);
             }
+            took = since.elapsed();
         }
         self.shared.state.write().fail(StoreError::Unavailable("the store is closed".to_owned()));
     }
@@ -158,6 +174,12 @@ impl Work {
             }
         }
     }
+}
+
+/// Gives others, who may write just now, the time to say so.
+#[allow(clippy::disallowed_methods, reason = "it is time that is waited for: who comes later is not missed")]
+fn gather(took: Duration) {
+    std::thread::sleep(took.min(GATHER_MAX));
 }
 
 /// Decides one job; its record goes to `log`.
