@@ -31,6 +31,10 @@ impl Link for CertificateApproval {
         "CertificateApproval"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[(GROUP, REQUESTS)]
+    }
+
     async fn validate(
         &self,
         review: &Review<'_>,
@@ -55,6 +59,10 @@ pub struct CertificateSigning;
 impl Link for CertificateSigning {
     fn name(&self) -> &'static str {
         "CertificateSigning"
+    }
+
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[(GROUP, REQUESTS)]
     }
 
     async fn validate(
@@ -86,6 +94,10 @@ impl Link for ClusterTrustBundleAttest {
         "ClusterTrustBundleAttest"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[(GROUP, BUNDLES)]
+    }
+
     async fn validate(
         &self,
         review: &Review<'_>,
@@ -110,6 +122,10 @@ pub struct CertificateSubjectRestriction;
 impl Link for CertificateSubjectRestriction {
     fn name(&self) -> &'static str {
         "CertificateSubjectRestriction"
+    }
+
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[(GROUP, REQUESTS)]
     }
 
     async fn validate(

@@ -31,6 +31,10 @@ impl Link for DefaultStorageClass {
         "DefaultStorageClass"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "persistentvolumeclaims")]
+    }
+
     async fn mutate(&self, review: &Review<'_>, claim: &mut Value, world: &dyn World) -> Result<(), Status> {
         if review.operation == Operation::Create && is(review, "", "persistentvolumeclaims", "") {
             let classes = world.all("storage.k8s.io", "storageclasses", "");
@@ -49,6 +53,10 @@ pub struct DefaultIngressClass;
 impl Link for DefaultIngressClass {
     fn name(&self) -> &'static str {
         "DefaultIngressClass"
+    }
+
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("networking.k8s.io", "ingresses")]
     }
 
     async fn mutate(

@@ -27,6 +27,10 @@ impl Link for LimitRanger {
         "LimitRanger"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "pods"), ("", "persistentvolumeclaims")]
+    }
+
     async fn mutate(&self, review: &Review<'_>, object: &mut Value, world: &dyn World) -> Result<(), Status> {
         if !concerns(review) || review.resource.resource != "pods" {
             return Ok(());

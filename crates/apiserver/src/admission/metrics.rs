@@ -101,20 +101,34 @@ impl<'a> StopWatch<'a> {
     pub(super) fn lap(&mut self, name: &str, refused: bool) {
         let Some(plugins) = self.plugins else { return };
         self.refused |= refused;
-        let order = (self.next..PLUGINS.len()).chain(0..self.next);
-        let Some(at) = order.into_iter().find(|at| PLUGINS[*at].0 == name) else { return };
-        self.next = (at + 1) % PLUGINS.len();
         // Who takes no part takes no time.
-        if !PLUGINS[at].1[self.step as usize] {
-            return;
-        }
+        let Some(at) = self.place(name) else { return };
         let now = Instant::now();
+        self.took(plugins, at, refused, now - self.lap);
+        self.lap = now;
+    }
+
+    /// A plugin has nothing to say about such resources. It is counted as one that said so at once.
+    pub(super) fn skip(&mut self, name: &str) {
+        let Some(plugins) = self.plugins else { return };
+        if let Some(at) = self.place(name) {
+            self.took(plugins, at, false, Duration::ZERO);
+        }
+    }
+
+    /// Where a plugin stands in the chain, if it takes part in the step.
+    fn place(&mut self, name: &str) -> Option<usize> {
+        let at = (self.next..PLUGINS.len()).chain(0..self.next).find(|at| PLUGINS[*at].0 == name)?;
+        self.next = (at + 1) % PLUGINS.len();
+        PLUGINS[at].1[self.step as usize].then_some(at)
+    }
+
+    fn took(&self, plugins: &Plugins, at: usize, refused: bool, time: Duration) {
         let durations =
             &plugins.plugins[at][self.step as usize][self.operation as usize][usize::from(refused)];
-        let labels = || [name, self.step.as_str(), self.operation.as_str(), word(refused)];
+        let labels = || [PLUGINS[at].0, self.step.as_str(), self.operation.as_str(), word(refused)];
         let durations = durations.get_or_init(|| plugins.of_plugins.with_label_values(&labels()));
-        durations.observe((now - self.lap).as_secs_f64());
-        self.lap = now;
+        durations.observe(time.as_secs_f64());
     }
 }
 

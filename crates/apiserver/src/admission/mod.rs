@@ -265,6 +265,14 @@ impl Review<'_> {
         [self.name, self.prefix].into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown")
     }
 
+    /// Whether it is about one of some resources, or of all where none is named.
+    fn is_about(&self, resources: &[(&str, &str)]) -> bool {
+        let same = |(group, resource): &(&str, &str)| {
+            *resource == self.resource.resource && *group == self.resource.group
+        };
+        resources.is_empty() || resources.iter().any(same)
+    }
+
     /// Whether the object is of the subresource's own kind (Scale, Binding, options of connections).
     pub fn subresource_is_own_kind(&self) -> bool {
         self.kind.subresource(self.subresource).is_some_and(|part| part.kind != self.kind.kind)
@@ -276,6 +284,10 @@ impl Review<'_> {
 pub trait Link: Send + Sync + 'static {
     /// Its name.
     fn name(&self) -> &'static str;
+    /// The resources that it is about, as group and plural, where they are few: it is not asked about others.
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
     /// May change the object.
     async fn mutate(&self, _: &Review<'_>, _object: &mut Value, _world: &dyn World) -> Result<(), Status> {
         Ok(())
@@ -305,6 +317,10 @@ pub(crate) async fn mutate(
     let mut watch = StopWatch::start(world.figures(), Step::Admit, review.operation);
     loop {
         for link in chain {
+            if !review.is_about(link.about()) {
+                watch.skip(link.name());
+                continue;
+            }
             let said = link.mutate(review, object, world).await;
             watch.lap(link.name(), said.is_err());
             said?;
@@ -324,6 +340,10 @@ pub(crate) async fn validate(
 ) -> Result<(), Status> {
     let mut watch = StopWatch::start(world.figures(), Step::Validate, review.operation);
     for link in chain {
+        if !review.is_about(link.about()) {
+            watch.skip(link.name());
+            continue;
+        }
         let said = link.validate(review, object, world).await;
         watch.lap(link.name(), said.is_err());
         said?;

@@ -23,6 +23,10 @@ impl Link for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "nodes")]
+    }
+
     async fn mutate(&self, review: &Review<'_>, node: &mut Value, _: &dyn World) -> Result<(), Status> {
         if review.operation == Operation::Create && is(review, "", "nodes", "") {
             taint(node);
@@ -53,6 +57,10 @@ pub struct PodTopologyLabels;
 impl Link for PodTopologyLabels {
     fn name(&self) -> &'static str {
         "PodTopologyLabels"
+    }
+
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "pods")]
     }
 
     async fn mutate(&self, review: &Review<'_>, object: &mut Value, world: &dyn World) -> Result<(), Status> {

@@ -22,6 +22,10 @@ impl Link for Priority {
         "Priority"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "pods"), (GROUP, CLASSES)]
+    }
+
     async fn mutate(&self, review: &Review<'_>, pod: &mut Value, world: &dyn World) -> Result<(), Status> {
         if !is(review, "", "pods", "") {
             return Ok(());

@@ -23,6 +23,10 @@ impl Link for RuntimeClass {
         "RuntimeClass"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "pods")]
+    }
+
     async fn mutate(&self, review: &Review<'_>, pod: &mut Value, world: &dyn World) -> Result<(), Status> {
         if !creates_pod(review) {
             return Ok(());

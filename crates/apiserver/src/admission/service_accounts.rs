@@ -26,6 +26,10 @@ impl Link for ServiceAccounts {
         "ServiceAccount"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "pods")]
+    }
+
     async fn mutate(&self, review: &Review<'_>, pod: &mut Value, world: &dyn World) -> Result<(), Status> {
         if !creates_pod(review) || is_mirror(pod) {
             return Ok(());

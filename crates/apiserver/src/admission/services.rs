@@ -21,6 +21,10 @@ impl Link for DenyServiceExternalIps {
         "DenyServiceExternalIPs"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "services")]
+    }
+
     async fn validate(
         &self,
         review: &Review<'_>,

@@ -21,6 +21,10 @@ impl Link for PersistentVolumeClaimResize {
         "PersistentVolumeClaimResize"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "persistentvolumeclaims")]
+    }
+
     async fn validate(
         &self,
         review: &Review<'_>,
@@ -75,6 +79,10 @@ pub struct StorageObjectInUseProtection;
 impl Link for StorageObjectInUseProtection {
     fn name(&self) -> &'static str {
         "StorageObjectInUseProtection"
+    }
+
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "persistentvolumeclaims"), ("", "persistentvolumes")]
     }
 
     async fn mutate(&self, review: &Review<'_>, object: &mut Value, _: &dyn World) -> Result<(), Status> {

@@ -22,6 +22,10 @@ impl Link for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
+    fn about(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "pods")]
+    }
+
     async fn mutate(&self, review: &Review<'_>, pod: &mut Value, _: &dyn World) -> Result<(), Status> {
         let writes = matches!(review.operation, Operation::Create | Operation::Update);
         if writes && is(review, "", "pods", "") {
