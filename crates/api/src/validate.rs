@@ -1,6 +1,8 @@
 //! What the schema alone can say against an object: required fields of the desired state, enumerations and immutable
 //! fields, in upstream's words. Source: `k8s.io/apimachinery/pkg/util/validation/field`.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::schema::{Field, Type, Typed};
@@ -14,10 +16,28 @@ pub fn object(value: &Value, ty: Typed<'_>) -> Vec<Cause> {
     for field in &definition.fields {
         if let Some(below) = value.get(field.name.as_ref()) {
             let mut walk = Walk { required: field.name == "spec", causes: &mut causes };
-            walk.field(below, field, ty, &field.name);
+            walk.field(below, field, ty, &Path::Field(None, &field.name));
         }
     }
     causes
+}
+
+/// Where a value lies. It is written out only where something is to be said: most values are as they should be.
+enum Path<'p> {
+    Field(Option<&'p Path<'p>>, &'p str),
+    Item(&'p Path<'p>, usize),
+    Entry(&'p Path<'p>, &'p str),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Field(None, name) => f.write_str(name),
+            Self::Field(Some(above), name) => write!(f, "{above}.{name}"),
+            Self::Item(above, index) => write!(f, "{above}[{index}]"),
+            Self::Entry(above, key) => write!(f, "{above}[{key}]"),
+        }
+    }
 }
 
 struct Walk<'c> {
@@ -26,7 +46,7 @@ struct Walk<'c> {
 }
 
 impl Walk<'_> {
-    fn field(&mut self, value: &Value, field: &Field, ty: Typed<'_>, path: &str) {
+    fn field(&mut self, value: &Value, field: &Field, ty: Typed<'_>, path: &Path<'_>) {
         if !field.values().is_empty() {
             match value {
                 Value::String(text) => self.enumerated(text, field, path),
@@ -34,7 +54,7 @@ impl Walk<'_> {
                     for (index, text) in
                         items.iter().enumerate().filter_map(|(n, item)| Some((n, item.as_str()?)))
                     {
-                        self.enumerated(text, field, &format!("{path}[{index}]"));
+                        self.enumerated(text, field, &Path::Item(path, index));
                     }
                 }
                 _ => {}
@@ -43,7 +63,7 @@ impl Walk<'_> {
         self.value(value, ty.of(field.ty), path);
     }
 
-    fn enumerated(&mut self, text: &str, field: &Field, path: &str) {
+    fn enumerated(&mut self, text: &str, field: &Field, path: &Path<'_>) {
         if text.is_empty() || field.values().iter().any(|allowed| allowed == text) {
             return;
         }
@@ -52,11 +72,11 @@ impl Walk<'_> {
         self.push("FieldValueNotSupported", path, message);
     }
 
-    fn value(&mut self, value: &Value, ty: Typed<'_>, path: &str) {
+    fn value(&mut self, value: &Value, ty: Typed<'_>, path: &Path<'_>) {
         match (ty.get(), value) {
             (Type::Struct(definition), Value::Object(object)) => {
                 for field in &definition.fields {
-                    let path = format!("{path}.{}", field.name);
+                    let path = Path::Field(Some(path), &field.name);
                     match object.get(field.name.as_ref()) {
                         Some(below) if !is_missing(below) || !field.required => {
                             self.field(below, field, ty, &path)
@@ -70,20 +90,20 @@ impl Walk<'_> {
             }
             (Type::List { item, .. }, Value::Array(items)) => {
                 for (index, below) in items.iter().enumerate() {
-                    self.value(below, ty.of(*item), &format!("{path}[{index}]"));
+                    self.value(below, ty.of(*item), &Path::Item(path, index));
                 }
             }
             (Type::Map { value: element, .. }, Value::Object(entries)) => {
                 for (name, below) in entries {
-                    self.value(below, ty.of(*element), &format!("{path}[{name}]"));
+                    self.value(below, ty.of(*element), &Path::Entry(path, name));
                 }
             }
             _ => {}
         }
     }
 
-    fn push(&mut self, reason: &str, field: &str, message: String) {
-        self.causes.push(Cause { reason: reason.into(), message, field: field.into() });
+    fn push(&mut self, reason: &str, field: &Path<'_>, message: String) {
+        self.causes.push(Cause { reason: reason.into(), message, field: field.to_string() });
     }
 }
 

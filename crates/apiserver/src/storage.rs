@@ -24,12 +24,12 @@ pub struct Unreadable {
 /// The prefix under which a resource lies; group and resource are those of its storage version.
 pub fn prefix(group: &str, resource: &str) -> String {
     let group = if group.is_empty() { "core" } else { group };
-    format!("/registry/{group}/{resource}/")
+    ["/registry/", group, "/", resource, "/"].concat()
 }
 
 /// An object's key below its resource's prefix: `namespace/name`, or `name`. Its byte order is the order of lists.
 pub fn suffix(namespace: &str, name: &str) -> String {
-    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+    if namespace.is_empty() { name.to_owned() } else { [namespace, "/", name].concat() }
 }
 
 /// Encodes an object for the store.

@@ -1,13 +1,13 @@
 //! What is special about a kind: the hooks that the pipeline calls. Every hook has the behaviour of an ordinary kind as
 //! its default, so that a strategy holds only what differs.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::connect::User;
 use api::{DeleteOptions, Object, Status};
+use foldhash::HashMap;
 use serde_json::Value;
 
 use crate::field::{FieldError, FieldErrors};
@@ -227,30 +227,36 @@ impl Strategy for Ordinary {}
 /// The strategies by group and resource of the storage version.
 #[derive(Clone)]
 pub struct Strategies {
-    known: HashMap<(String, String), Arc<dyn Strategy>>,
+    /// By plural name; nearly every name is of one group alone.
+    known: HashMap<String, Vec<(String, Arc<dyn Strategy>)>>,
     ordinary: Arc<dyn Strategy>,
 }
 
 impl Default for Strategies {
     fn default() -> Self {
-        Self { known: HashMap::new(), ordinary: Arc::new(Ordinary) }
+        Self { known: HashMap::default(), ordinary: Arc::new(Ordinary) }
     }
 }
 
 impl Strategies {
     /// Adds a kind's strategy.
     pub fn add(&mut self, group: &str, resource: &str, strategy: impl Strategy) {
-        self.known.insert((group.to_owned(), resource.to_owned()), Arc::new(strategy));
+        let of_name = self.known.entry(resource.to_owned()).or_default();
+        of_name.retain(|(known, _)| known != group);
+        of_name.push((group.to_owned(), Arc::new(strategy)));
     }
 
     /// Whether a kind has a strategy of its own.
     pub fn has(&self, group: &str, resource: &str) -> bool {
-        self.known.contains_key(&(group.to_owned(), resource.to_owned()))
+        self.own(group, resource).is_some()
     }
 
     /// A kind's strategy.
     pub fn of(&self, group: &str, resource: &str) -> &Arc<dyn Strategy> {
-        // Two short strings: cheaper than a second index.
-        self.known.get(&(group.to_owned(), resource.to_owned())).unwrap_or(&self.ordinary)
+        self.own(group, resource).unwrap_or(&self.ordinary)
+    }
+
+    fn own(&self, group: &str, resource: &str) -> Option<&Arc<dyn Strategy>> {
+        self.known.get(resource)?.iter().find(|(known, _)| known == group).map(|(_, strategy)| strategy)
     }
 }

@@ -3,8 +3,9 @@
 
 mod parse;
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::custom::Custom;
 use crate::request::GroupVersionResource;

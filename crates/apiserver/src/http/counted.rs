@@ -1,11 +1,11 @@
 //! Requests as they are counted: under which labels, and in which figures. The figures of labels are looked up once for a
 //! request. Source: `apiserver/pkg/endpoints/metrics/metrics.go`.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use api::connect::Body;
+use foldhash::HashMap;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;

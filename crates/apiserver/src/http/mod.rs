@@ -183,20 +183,20 @@ impl Front {
         if let Some(remote) = self.remote(uri.path()) {
             // A watch has begun, as far as this server can tell, when it is passed on.
             let _seat = seat.filter(|_| !asks.long_running);
-            return self.aggregate(&user, &remote, &asks, request, &trail.notes).await;
+            return Box::pin(self.aggregate(&user, &remote, &asks, request, &trail.notes)).await;
         }
         match &target {
             Target::Other => {
                 let (headers, path) = (request.headers(), uri.path());
                 let parts = Parts { method: &method, headers, path, query: &query };
                 self.authorize_path(&user, &parts, trail).await?;
-                self.document(&parts).await
+                Box::pin(self.document(&parts)).await
             }
             Target::Resource(path) if path.subresource == "proxy" => {
-                self.proxy(&user, path, &query, request, &trail.notes).await
+                Box::pin(self.proxy(&user, path, &query, request, &trail.notes)).await
             }
             Target::Resource(path) if CONNECTIONS.contains(&path.subresource.as_str()) => {
-                self.connect(&user, path, &query, request, &trail.notes).await
+                Box::pin(self.connect(&user, path, &query, request, &trail.notes)).await
             }
             Target::Resource(path) => {
                 let (head, body) = request.into_parts();

@@ -28,7 +28,7 @@ use crate::words::Kind;
 const ENCODED_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Between two batches of events of one watch so much time passes at least, if something happens all the time.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(4);
 /// Bytes of an event besides its object, at most.
 const LINE_BYTES: usize = 32;
 

@@ -23,7 +23,7 @@ impl Pipeline {
     /// Answers a request for something computed; `None` if the request is for none.
     pub(super) async fn computed(&self, kind: &Kind, request: &Request) -> Option<Result<Response, Status>> {
         match (kind.group.as_ref(), kind.plural.as_ref()) {
-            ("", "componentstatuses") => Some(self.component_statuses(kind, request).await),
+            ("", "componentstatuses") => Some(self.component_statuses(kind, request).boxed().await),
             (super::metrics::GROUP, _) => Some(self.usage(kind, request).boxed().await),
             _ => None,
         }

@@ -67,8 +67,19 @@ impl Pipeline {
         asked: &Asked<'_>,
         object: Arc<Object>,
     ) -> Result<Arc<Object>, Status> {
+        if asked.kind.custom.is_none() {
+            return self.shown(asked, object);
+        }
         let one = self.present_all(asked, vec![object]).await?;
         one.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
+    }
+
+    /// An object of a built-in kind in the version asked for.
+    fn shown(&self, asked: &Asked<'_>, object: Arc<Object>) -> Result<Arc<Object>, Status> {
+        if asked.kind.is_storage_version() {
+            return Ok(object);
+        }
+        self.parts.catalog.convert_object(&object, &asked.stored, &asked.kind)
     }
 
     /// [`Pipeline::present`] for many.
@@ -78,13 +89,10 @@ impl Pipeline {
         objects: Vec<Arc<Object>>,
     ) -> Result<Vec<Arc<Object>>, Status> {
         if asked.kind.custom.is_some() {
-            return custom(&self.webhooks, &asked.kind, objects).await;
+            // Apart, as all requests would have to hold the room that it takes.
+            return Box::pin(custom(&self.webhooks, &asked.kind, objects)).await;
         }
-        if asked.kind.is_storage_version() {
-            return Ok(objects);
-        }
-        let catalog = &self.parts.catalog;
-        objects.iter().map(|object| catalog.convert_object(object, &asked.stored, &asked.kind)).collect()
+        objects.into_iter().map(|object| self.shown(asked, object)).collect()
     }
 
     /// A tree as it is stored, if that is another version than the one asked for.
@@ -99,7 +107,7 @@ impl Pipeline {
         let Some(stored) = self.parts.catalog.storage_of(&asked.kind.group, &asked.kind.plural) else {
             return Ok(None);
         };
-        Ok(trees(&self.webhooks, &stored, vec![object.clone()]).await?.into_iter().next())
+        Ok(Box::pin(trees(&self.webhooks, &stored, vec![object.clone()])).await?.into_iter().next())
     }
 
     /// Whether an object lies in the store as it would be written now.

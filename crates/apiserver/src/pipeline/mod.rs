@@ -20,7 +20,6 @@ mod tokens;
 mod txn;
 mod write;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,6 +30,7 @@ use api::connect::User;
 use api::{Call, GroupVersionResource, Reason, Request, Response, Status, Verb, WriteOptions};
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
+use foldhash::HashMap;
 use parking_lot::RwLock;
 use serde_json::Value;
 use store::Store;
@@ -150,7 +150,7 @@ impl Pipeline {
     /// Builds the pipeline; caches are filled as soon as it runs in a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
         let tasks = Tasks::default();
-        let mut caches = HashMap::new();
+        let mut caches = HashMap::default();
         let mut cache = |kind: &Kind| {
             let prefix = crate::storage::prefix(&kind.group, &kind.plural);
             let fresh = || filling(&parts, &tasks, kind);
@@ -203,7 +203,7 @@ impl Pipeline {
                 Response::Object { object, .. } => Some(object.revision()),
                 _ => None,
             };
-            self.settle_definitions(written).await?;
+            Box::pin(self.settle_definitions(written)).await?;
         }
         Ok(answer)
     }
@@ -229,7 +229,7 @@ impl Pipeline {
             return answer;
         }
         if (kind.group.as_ref(), kind.plural.as_ref()) == ("", "bindings") {
-            return self.bind_named(user, &kind, &request, notes).await;
+            return Box::pin(self.bind_named(user, &kind, &request, notes)).await;
         }
         // Custom resources are worked on in the version asked for, and converted where they are read and written.
         let stored = if kind.custom.is_some() { kind.clone() } else { self.parts.catalog.stored_kind(&kind) };
@@ -248,21 +248,24 @@ impl Pipeline {
         };
         asked.check_scope(&request.call)?;
         if matches!(asked.kind.group.as_ref(), "authentication.k8s.io" | "authorization.k8s.io") {
-            return self.review(&asked, &request.call).await;
+            return Box::pin(self.review(&asked, &request.call)).await;
         }
         if !OF_THE_OBJECT.contains(&request.subresource.as_str()) {
-            return self.subresource(&asked, request.call).await;
+            return Box::pin(self.subresource(&asked, request.call)).await;
         }
         let verb = request.call.verb();
         let answer = match request.call {
             Call::Get { resource_version } => self.get(&asked, &resource_version).await,
             Call::List(options) => self.list(&asked, &options).await.map(Response::List),
             Call::Watch(options) => self.watch(&asked, &options).await.map(Response::Watch),
-            Call::Create { body, options } => self.create(&asked, &body, &options).await,
-            Call::Update { body, options } => self.update(&asked, &body, &options).await,
-            Call::Patch { kind, body, options } => self.patch(&asked, kind, &body, &options).await,
-            Call::Delete(options) => self.delete(&asked, &options).await,
-            Call::DeleteCollection(options, list) => self.delete_collection(&asked, &options, &list).await,
+            // Writes apart, as reads would have to hold the room that they take.
+            Call::Create { body, options } => Box::pin(self.create(&asked, &body, &options)).await,
+            Call::Update { body, options } => Box::pin(self.update(&asked, &body, &options)).await,
+            Call::Patch { kind, body, options } => Box::pin(self.patch(&asked, kind, &body, &options)).await,
+            Call::Delete(options) => Box::pin(self.delete(&asked, &options)).await,
+            Call::DeleteCollection(options, list) => {
+                Box::pin(self.delete_collection(&asked, &options, &list)).await
+            }
         };
         let consulted = (asked.stored.group.as_ref(), asked.stored.plural.as_ref());
         if AT_ONCE.contains(&consulted.0) || admission::CONSULTED.contains(&consulted) {

@@ -73,6 +73,9 @@ impl Catalog {
 
     /// The storage version of a kind.
     pub fn stored_kind(&self, kind: &Arc<Kind>) -> Arc<Kind> {
+        if kind.is_storage_version() {
+            return kind.clone();
+        }
         self.rows.read().get(&kind.storage_resource()).unwrap_or(kind).clone()
     }
 
