@@ -35,7 +35,7 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
     let mut failures = 0;
     loop {
         let mut written = true;
-        let present = cache.list("", "", 0, |_| true);
+        let present = cache.list("", 0, |_| true);
         for object in present.items {
             let Some(pipeline) = pipeline.upgrade() else { return };
             let Ok(policy) = object.decode::<Value>() else { continue };

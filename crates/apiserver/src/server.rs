@@ -42,7 +42,7 @@ const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Streams that a client may reset before they are served; one that goes on opening and resetting them is cut off.
 const RESETS_MAX: usize = 100;
 /// What waits in memory for a client that does not take it, for each of its streams.
-const SEND_BYTES_MAX: usize = 256 * 1024;
+const SEND_BYTES_MAX: usize = 128 * 1024;
 /// Of the files that the process may have open, connections take one in so many at most.
 const FILES_PART: usize = 2;
 /// Connections where nobody says how many files there may be.

@@ -159,7 +159,7 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>
     cache.synced().await;
     let (mut kept, mut failures): (HashMap<String, Kept>, u32) = Default::default();
     loop {
-        let Snapshot { items: present, revision: seen, .. } = cache.list("", "", 0, |_| true);
+        let Snapshot { items: present, revision: seen, .. } = cache.list("", 0, |_| true);
         let Some(strong) = pipeline.upgrade() else { return };
         kept.retain(|name, _| present.iter().any(|object| object.meta().name == *name));
         let (mut fresh, mut written) = (Vec::new(), true);

@@ -125,7 +125,7 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
     let (mut start, mut failures) = (true, 0);
     loop {
         rows.mark_unchanged();
-        let present = cache.list("", "", 0, |_| true);
+        let present = cache.list("", 0, |_| true);
         let Some(strong) = pipeline.upgrade() else { return };
         let wanted = desired(&strong.catalog().rows());
         let steps = plan(&wanted, &present.items, start);

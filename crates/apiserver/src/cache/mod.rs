@@ -104,7 +104,7 @@ impl Cache {
         match state.since(revision).filter(|_| revision > 0) {
             Some(changes) if changes.is_empty() => Changes::None,
             Some(changes) => Changes::Some(changes),
-            None => Changes::All(state.range("", ""), state.revision()),
+            None => Changes::All(state.range(""), state.revision()),
         }
     }
 
@@ -174,18 +174,11 @@ impl Cache {
         }
     }
 
-    /// The objects of a namespace (empty: of all) that pass `keep`, at most `limit` of them (0: all), after the key
-    /// suffix `after`.
-    pub fn list(
-        &self,
-        namespace: &str,
-        after: &str,
-        limit: usize,
-        keep: impl Fn(&Object) -> bool,
-    ) -> Snapshot {
+    /// The objects of a namespace (empty: of all) that pass `keep`, at most `limit` of them (0: all).
+    pub fn list(&self, namespace: &str, limit: usize, keep: impl Fn(&Object) -> bool) -> Snapshot {
         let candidates = {
             let state = self.state.lock();
-            (state.range(namespace, after), state.unreadable_in(namespace), state.revision())
+            (state.range(namespace), state.unreadable_in(namespace), state.revision())
         };
         let (all, unreadable, revision) = candidates;
         let mut snapshot = Snapshot { revision, unreadable, ..Snapshot::default() };

@@ -170,17 +170,16 @@ impl State {
         self.oldest
     }
 
-    /// Objects of a namespace (empty: all) after a key suffix, in order.
-    pub(super) fn range(&self, namespace: &str, after: &str) -> Vec<Arc<Object>> {
-        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-        let from =
-            if after > prefix.as_str() { Bound::Excluded(after) } else { Bound::Included(prefix.as_str()) };
-        self.contents
-            .objects
-            .range::<str, _>((from, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(&prefix))
-            .map(|(_, object)| object.clone())
-            .collect()
+    /// Objects of a namespace (empty: all), in order.
+    pub(super) fn range(&self, namespace: &str) -> Vec<Arc<Object>> {
+        let objects = &self.contents.objects;
+        if namespace.is_empty() {
+            return objects.values().cloned().collect();
+        }
+        // A namespace's keys end before what follows a slash: no key is looked at on the way.
+        let (from, to) = (format!("{namespace}/"), format!("{namespace}0"));
+        let bounds = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
+        objects.range::<str, _>(bounds).map(|(_, object)| object.clone()).collect()
     }
 
     /// Changes after `revision`, or `None` if the ring no longer holds them all.
@@ -297,6 +296,23 @@ mod tests {
             "spec": { "nodeName": node },
         });
         Arc::new(Object::parse(object.to_string().into()).unwrap())
+    }
+
+    #[test]
+    fn a_namespace_has_its_own_objects_and_no_others() {
+        let mut state = State::default();
+        let present = [("a", "y"), ("a", "x"), ("a-b", "x"), ("a0", "x"), ("ab", "x")];
+        for (revision, (namespace, name)) in (1..).zip(present) {
+            let key = crate::storage::suffix(namespace, name);
+            state.apply(&key, Some(object(namespace, name, "", "")), revision);
+        }
+        let keys = |namespace: &str| -> Vec<String> {
+            let found = state.range(namespace);
+            found.iter().map(|object| format!("{}/{}", object.meta().namespace, object.meta().name)).collect()
+        };
+        assert_eq!(keys("a"), ["a/x", "a/y"]);
+        assert_eq!(keys(""), ["a-b/x", "a/x", "a/y", "a0/x", "ab/x"]);
+        assert!(keys("b").is_empty() && keys("A").is_empty());
     }
 
     #[test]

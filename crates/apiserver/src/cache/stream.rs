@@ -100,7 +100,7 @@ impl Cache {
                     }
                     let objects = match name {
                         Some(suffix) => state.get(suffix).into_iter().collect(),
-                        None => state.range(namespace, ""),
+                        None => state.range(namespace),
                     };
                     (initial_events(objects, &options, mark_end, state.revision()), state.revision())
                 }

@@ -86,7 +86,7 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
         if seen > 0 && matches!(cache.changes(seen), Changes::None) {
             seen = reached.max(seen);
         } else {
-            let snapshot = cache.list("", "", 0, |_| true);
+            let snapshot = cache.list("", 0, |_| true);
             registrar.sync(&present, &snapshot.items).await;
             seen = snapshot.revision;
         }

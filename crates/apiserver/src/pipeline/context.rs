@@ -54,7 +54,7 @@ impl World for Pipeline {
 
     fn all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
         let Some(kind) = self.parts.catalog.storage_of(group, resource) else { return Vec::new() };
-        self.cache(&kind).list(namespace, "", 0, |_| true).items
+        self.cache(&kind).list(namespace, 0, |_| true).items
     }
 
     async fn read(

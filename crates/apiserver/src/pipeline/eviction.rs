@@ -139,7 +139,7 @@ impl Pipeline {
             let parsed = spec.and_then(|spec| LabelSelector::from_spec(&spec).ok());
             parsed.is_some_and(|selector| selector.matches(&labels))
         };
-        let mut budgets = cache.list(asked.namespace, "", 0, |_| true).items.into_iter().filter(selects);
+        let mut budgets = cache.list(asked.namespace, 0, |_| true).items.into_iter().filter(selects);
         let first = budgets.next();
         if budgets.next().is_some() {
             let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not \

@@ -66,8 +66,10 @@ impl Pipeline {
         } else {
             let cache = self.cache(&asked.stored);
             current_enough(&cache, &options.resource_version).await?;
-            let keep = |object: &Object| selectors.matches(object);
-            let snapshot = cache.list(asked.namespace, "", limit, keep);
+            // Where everything is selected, no object is looked at.
+            let every = selectors.is_empty();
+            let keep = |object: &Object| every || selectors.matches(object);
+            let snapshot = cache.list(asked.namespace, limit, keep);
             readable(&snapshot, &selectors)?;
             let token = match snapshot.items.last() {
                 Some(last) if snapshot.remaining > 0 => encode_token(snapshot.revision, last),

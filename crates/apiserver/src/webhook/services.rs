@@ -66,7 +66,7 @@ impl Services {
         let is_its = |slice: &api::Object| slice.meta().labels.get(SERVICE_NAME).is_some_and(|of| of == name);
         let slices: Vec<Value> = self
             .slices
-            .list(namespace, "", 0, is_its)
+            .list(namespace, 0, is_its)
             .items
             .iter()
             .filter_map(|slice| slice.decode().ok())

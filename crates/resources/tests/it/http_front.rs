@@ -316,7 +316,8 @@ async fn bodies_are_bounded_whatever_their_form() {
 async fn a_dry_run_refuses_what_cannot_be_stored() {
     let cluster = Cluster::start().await;
     let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
-    let large = json!({ "metadata": { "name": "large" }, "revision": 1, "data": { "x": "x".repeat(1_600_000) } });
+    let large =
+        json!({ "metadata": { "name": "large" }, "revision": 1, "data": { "x": "x".repeat(1_600_000) } });
     for path in [revisions.to_owned(), format!("{revisions}?dryRun=All")] {
         let answer = write(&cluster, Method::POST, &path, JSON, large.to_string()).await;
         assert_eq!(answer.code, 413, "{path}");
