@@ -13,6 +13,7 @@ mod convert;
 pub(crate) mod cost;
 pub mod declared;
 mod eval;
+mod keyed;
 mod kubernetes;
 mod lex;
 mod library;
@@ -43,7 +44,7 @@ pub(crate) use check::Checked;
 pub use check::Environment;
 pub use semver::Semver;
 pub use types::{Fields, Type};
-pub use value::{Deep, Key, Text, Val};
+pub use value::{Deep, Key, Listed, Text, Val};
 
 /// What the evaluation of one expression may cost. Source: upstream's `PerCallLimit`.
 pub const CALL_COST_MAX: u64 = 1_000_000;

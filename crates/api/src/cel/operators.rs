@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use jiff::{SignedDuration, Timestamp};
 
 use super::eval::no_overload;
+use super::keyed::Listing;
 use super::{Budget, CelError, Val, told};
 
 type Result<T> = std::result::Result<T, CelError>;
@@ -87,6 +88,9 @@ pub(super) fn contains<'v>(range: &Val<'v>, item: &Val<'v>, budget: &mut Budget)
 
 /// Equality of lists and of maps, by what is in them.
 fn equal_inside<'v>(one: &Val<'v>, other: &Val<'v>, budget: &mut Budget) -> Result<bool> {
+    if let Some(listing) = Listing::of(one) {
+        return listing.equal(one, other, budget);
+    }
     if let (Val::Json(one, schema), Val::Json(other, same)) = (one, other)
         && std::ptr::eq(*one, *other)
         && schema.map(std::ptr::from_ref) == same.map(std::ptr::from_ref)
@@ -235,6 +239,9 @@ fn arithmetic<'v>(name: &str, one: &Val<'v>, other: &Val<'v>, budget: &mut Budge
         _ => {
             if name != op::ADD || !one.is_list() || !other.is_list() {
                 return Err(wrong());
+            }
+            if let Some(listing) = Listing::of(one) {
+                return listing.joined(one, other, budget);
             }
             let mut items = Vec::new();
             for list in [one, other] {

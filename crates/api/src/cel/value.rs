@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
+use std::hash::{Hash, Hasher};
 use std::iter::Enumerate;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -37,7 +38,7 @@ pub enum Val<'v> {
     Double(f64),
     Text(Text<'v>),
     Bytes(Arc<[u8]>),
-    List(Arc<Deep<Vec<Val<'v>>>>),
+    List(Arc<Deep<Listed<'v>>>),
     Map(Arc<Deep<BTreeMap<Key<'v>, Val<'v>>>>),
     /// An object or a list, and what it looks like.
     Json(&'v Value, Option<&'v Props>),
@@ -106,6 +107,27 @@ impl PartialOrd for Text<'_> {
 impl Ord for Text<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         (**self).cmp(other)
+    }
+}
+
+impl Hash for Text<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+/// The items of a list that was made, and the schema of the list of which it goes on to be one.
+#[derive(Debug)]
+pub struct Listed<'v> {
+    items: Vec<Val<'v>>,
+    schema: Option<&'v Props>,
+}
+
+impl<'v> Deref for Listed<'v> {
+    type Target = Vec<Val<'v>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.items
     }
 }
 
@@ -199,8 +221,22 @@ impl<'v> Val<'v> {
     }
 
     pub(super) fn list(items: Vec<Self>) -> Result<Self, CelError> {
+        Self::listed(items, None)
+    }
+
+    /// A list as its schema says.
+    pub(super) fn listed(items: Vec<Self>, schema: Option<&'v Props>) -> Result<Self, CelError> {
         let depth = items.iter().map(Self::depth).max().unwrap_or(0);
-        Deep::above(depth, items).map(Self::List)
+        Deep::above(depth, Listed { items, schema }).map(Self::List)
+    }
+
+    /// The schema of a list.
+    pub(super) fn list_schema(&self) -> Option<&'v Props> {
+        match self {
+            Self::List(items) => items.schema,
+            Self::Json(Value::Array(_), schema) => *schema,
+            _ => None,
+        }
     }
 
     pub(super) fn map(entries: BTreeMap<Key<'v>, Self>) -> Result<Self, CelError> {
