@@ -68,10 +68,10 @@ pub(crate) fn check(
         Err(problem) => format!("compilation failed: {problem}"),
         Ok(ty) if wanted.is_empty() || wanted.iter().any(|wanted| wanted.is(&ty)) => return,
         Ok(ty) => match wanted {
-            [one] => format!("must evaluate to {} but got {}", shown(one), shown(&ty)),
+            [one] => format!("must evaluate to {} but got {}", one.full_name(), ty.full_name()),
             several => {
-                let several: Vec<String> = several.iter().map(shown).collect();
-                format!("must evaluate to one of [{}] but got {}", several.join(" "), shown(&ty))
+                let several: Vec<String> = several.iter().map(Type::full_name).collect();
+                format!("must evaluate to one of [{}] but got {}", several.join(" "), ty.full_name())
             }
         },
     };
@@ -123,20 +123,10 @@ pub(crate) fn check_selector(expression: &At<'_>, errors: &mut FieldErrors) {
             }
             return;
         }
-        Ok((ty, _)) => format!("must evaluate to bool or the unknown type, not {}", shown(&ty)),
+        Ok((ty, _)) => format!("must evaluate to bool or the unknown type, not {}", ty.full_name()),
         Err(problem) => format!("compilation failed: {problem}"),
     };
     errors.push(expression.invalid(&problem));
-}
-
-/// A type by its name at run time.
-fn shown(ty: &Type) -> String {
-    match ty {
-        Type::Null => "null_type".to_owned(),
-        Type::Time => "google.protobuf.Timestamp".to_owned(),
-        Type::Duration => "google.protobuf.Duration".to_owned(),
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]

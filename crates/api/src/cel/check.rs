@@ -8,12 +8,10 @@ use super::ast::{Kind, Literal, Macro, Node, What};
 use super::eval::is_patch_type;
 use super::lex::Wrong;
 use super::library::PACKAGES;
+use super::names::{PACKAGE_OF_TIMES, type_named, type_path};
 use super::types::{Overload, Type, overloads};
 use super::{literals, parse};
 
-/// Names of types as values.
-const TYPES: [&str; 11] =
-    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "optional_type"];
 /// How many problems are told.
 const PROBLEMS_MAX: usize = 100;
 
@@ -245,7 +243,7 @@ impl<'n> Checker<'_, 'n> {
     fn of_name(&mut self, at: usize, name: &str) -> Type {
         match self.known(name) {
             Some(ty) => ty,
-            None if TYPES.contains(&name) => Type::TypeOf,
+            None if type_named(name).is_some() => Type::TypeOf,
             None if name == "variables" && self.environment.composed.is_some() => {
                 Type::named("kubernetes.variables")
             }
@@ -254,7 +252,7 @@ impl<'n> Checker<'_, 'n> {
     }
 
     fn of_select(&mut self, at: usize, of: &'n Node, field: &str) -> Type {
-        if is_time_type(of, field) && self.known("google").is_none() {
+        if type_path(of, field).is_some() && self.known(PACKAGE_OF_TIMES).is_none() {
             return Type::TypeOf;
         }
         if let (Kind::Name(name), Some(composed)) = (&of.kind, &self.environment.composed)
@@ -489,13 +487,6 @@ fn held(ty: Type) -> Type {
         Type::Optional(inner) => (*inner).clone(),
         _ => Type::Dyn,
     }
-}
-
-pub(super) fn is_time_type(of: &Node, field: &str) -> bool {
-    let Kind::Select { of, field: package, .. } = &of.kind else { return false };
-    matches!(&of.kind, Kind::Name(root) if **root == *"google")
-        && **package == *"protobuf"
-        && matches!(field, "Timestamp" | "Duration")
 }
 
 fn is_order(name: &str) -> bool {

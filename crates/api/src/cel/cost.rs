@@ -4,9 +4,10 @@
 //! Source: `cel-go/checker/cost.go`, `cel-go/ext/{lists,sets}.go`, `k8s.io/apiserver/pkg/cel/library/cost.go`.
 
 use super::ast::{Kind, Literal, Macro, Node, What};
-use super::check::{Checked, Notes, is_time_type};
+use super::check::{Checked, Notes};
 use super::library::PACKAGES;
 use super::sizes::Decl;
+use super::names::type_path;
 use super::types::{Overload, Type};
 
 /// What one unit of a text costs. Source: `StringTraversalCostFactor`.
@@ -184,7 +185,7 @@ impl<'n, 'p> Estimate<'n, 'p> {
 
     fn of_select(&mut self, node: &Node, of: &'n Node, field: &str, test: bool, optional: bool) -> Known<'p> {
         let ty = self.notes.ty(node);
-        if is_time_type(of, field) && matches!(ty, Type::TypeOf) {
+        if type_path(of, field).is_some() && matches!(ty, Type::TypeOf) {
             return Known::made(1, self.told(Path::Known(self.root), &ty));
         }
         let operand = self.of(of);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::ast::{Kind, Literal, Macro, Node, What};
 use super::cost::{LIST_COST, MAP_COST, STRUCT_COST};
+use super::names::{PACKAGE_OF_TIMES, type_named, type_path};
 use super::value::{Key, Text, Walk};
 use super::{Budget, CelError, Val, Variables, actual, library, operators, told};
 
@@ -13,9 +14,6 @@ type Result<T> = std::result::Result<T, CelError>;
 const DEPTH_MAX: usize = 250;
 /// As how many levels a macro counts, by the stack that it takes.
 const MACRO_DEPTH: usize = 4;
-/// Types that have no other name than this.
-const TYPES: [&str; 10] =
-    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
 
 /// One evaluation: the names that macros bind, innermost last, and what is left to spend.
 pub(super) struct Evaluation<'v, 'b> {
@@ -150,12 +148,15 @@ impl<'v> Evaluation<'v, '_> {
             self.charge(1)?;
             return Ok(value);
         }
-        let known = TYPES.into_iter().find(|known| *known == name);
-        known.map(Val::Type).ok_or_else(|| CelError::fault(format!("no such attribute(s): {name}")))
+        type_named(name)
+            .map(Val::Type)
+            .ok_or_else(|| CelError::fault(format!("no such attribute(s): {name}")))
     }
 
     fn select(&mut self, of: &'v Node, field: &'v str, test: bool, optional: bool) -> Result<Val<'v>> {
-        if let Some(name) = type_path(of, field) {
+        if let Some(name) = type_path(of, field)
+            && self.bound(PACKAGE_OF_TIMES).is_none()
+        {
             return Ok(Val::Type(name));
         }
         let found = match self.composed_variable(of, field) {
@@ -496,17 +497,6 @@ impl<'v> Iterator for Rounds<'_, 'v> {
 /// The types of objects that mutations make: `Object`, what is in it by its path (`Object.spec`), and `JSONPatch`.
 pub(super) fn is_patch_type(name: &str) -> bool {
     name == "Object" || name.starts_with("Object.") || name == "JSONPatch"
-}
-
-/// `google.protobuf.Timestamp` as a type.
-fn type_path(of: &Node, field: &str) -> Option<&'static str> {
-    let Kind::Select { of, field: package, .. } = &of.kind else { return None };
-    let Kind::Name(root) = &of.kind else { return None };
-    match (&**root, &**package, field) {
-        ("google", "protobuf", "Timestamp") => Some("google.protobuf.Timestamp"),
-        ("google", "protobuf", "Duration") => Some("google.protobuf.Duration"),
-        _ => None,
-    }
 }
 
 /// An item that may be left out: `None` if it is an optional without value.

@@ -48,6 +48,7 @@ fn expressions_are_what_upstream_makes_of_them() {
         "duration('1h') > duration('59m') && duration('90s').getMinutes() == 1",
         "timestamp('2026-01-02T03:04:05Z').getFullYear() == 2026 && timestamp('2026-01-02T03:04:05Z').getMonth() == 0",
         "timestamp('2026-01-02T00:00:00Z') - timestamp('2026-01-01T00:00:00Z') == duration('24h')",
+        "type(optional.of(1)) == optional_type && type(self.?zzz) == optional_type && type(1) != optional_type",
         "type(self.a) == int && string(1) == '1' && int('3') == 3 && double(1) == 1.0",
         "self.?zzz.orValue('none') == 'none' && self.?a.hasValue() && self.map[?'zz'].orValue('d') == 'd'",
         "optional.of(1).value() == 1 && !optional.none().hasValue() && self.?a.optMap(x, x + 1).orValue(0) == 2",

@@ -96,9 +96,19 @@ impl Type {
             Self::List(_) => "list".to_owned(),
             Self::Map(..) => "map".to_owned(),
             Self::Optional(_) => "optional_type".to_owned(),
+            other => other.full_name(),
+        }
+    }
+
+    /// The same, with what is in it.
+    pub fn full_name(&self) -> String {
+        match self {
             Self::Null => "null_type".to_owned(),
             Self::Time => "google.protobuf.Timestamp".to_owned(),
             Self::Duration => "google.protobuf.Duration".to_owned(),
+            Self::List(item) => format!("list({})", item.full_name()),
+            Self::Map(key, value) => format!("map({}, {})", key.full_name(), value.full_name()),
+            Self::Optional(inner) => format!("optional_type({})", inner.full_name()),
             other => other.to_string(),
         }
     }
