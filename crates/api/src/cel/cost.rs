@@ -1,6 +1,7 @@
 //! What an expression costs at most, in upstream's numbers: from its tree, the types in it, and how large the values are
 //! that it sees. Upstream refuses definitions by these, so they are the same to the unit, also where they surprise: what
-//! has no path from a variable counts by its type alone, and what a macro binds from such a value as the variable itself.
+//! has no path from a variable counts by its type alone, and what a macro binds from such a value as the whole object (not so
+//! for devices).
 //! Source: `cel-go/checker/cost.go`, `cel-go/ext/{lists,sets}.go`, `k8s.io/apiserver/pkg/cel/library/cost.go`.
 
 use super::ast::{Kind, Literal, Macro, Node, What};
@@ -164,10 +165,15 @@ impl<'n, 'p> Estimate<'n, 'p> {
         }
     }
 
-    /// Where a path leads on. One that begins nowhere begins with the variable.
+    /// Where the path begins that has this name, or none.
+    fn begin(&self, name: Option<&str>) -> Path<'p> {
+        if self.root.begins(name) { Path::Known(self.root) } else { Path::Lost }
+    }
+
+    /// Where a path leads on.
     fn below(&self, path: Path<'p>, step: impl Fn(Decl<'p>) -> Option<Decl<'p>>) -> Path<'p> {
         match path {
-            Path::None => Path::Known(self.root),
+            Path::None => self.begin(None),
             Path::Lost => Path::Lost,
             Path::Known(decl) => step(decl).map_or(Path::Lost, Path::Known),
         }
@@ -177,7 +183,7 @@ impl<'n, 'p> Estimate<'n, 'p> {
         let ty = self.notes.ty(node);
         let bound = self.scope.iter().rev().find(|(known, _)| *known == name).map(|(_, known)| *known);
         let Some(bound) = bound else {
-            let path = Path::Known(self.root);
+            let path = self.begin(Some(name));
             return Known { cost: 1, path, size: self.told(path, &ty), entry: None };
         };
         Known { cost: 1, size: self.told(bound.path, &ty).or(bound.size), ..bound }
@@ -186,7 +192,7 @@ impl<'n, 'p> Estimate<'n, 'p> {
     fn of_select(&mut self, node: &Node, of: &'n Node, field: &str, test: bool, optional: bool) -> Known<'p> {
         let ty = self.notes.ty(node);
         if type_path(of, field).is_some() && matches!(ty, Type::TypeOf) {
-            return Known::made(1, self.told(Path::Known(self.root), &ty));
+            return Known::made(1, self.told(self.begin(Some(PACKAGE_OF_TIMES)), &ty));
         }
         let operand = self.of(of);
         if test {

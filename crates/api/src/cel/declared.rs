@@ -244,3 +244,27 @@ pub fn admission(params: bool, authorizer: bool) -> Environment {
     }
     environment
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first five are upstream's numbers. Source: `dynamic-resource-allocation/cel/compile_test.go`.
+    #[test]
+    fn what_selectors_of_devices_cost() {
+        for (source, wanted) in [
+            ("device.driver == \"dra.example.com\"", 4),
+            ("cel.bind(dra, device.attributes[\"dra.example.com\"], dra.name)", 15),
+            ("device.attributes.exists_one(x, x == \"dra.example.com\")", 164),
+            ("device.capacity[\"dra.example.com\"].exists_one(x, x == \"memory\")", 133),
+            ("device.allowMultipleAllocations == true", 3),
+            // What is no part of the device is as large as the list says that it is in.
+            ("[device.driver].exists(x, x == \"a\")", 19),
+        ] {
+            assert_eq!(device_selector(source).map(|(_, cost)| cost), Ok(wanted), "{source}");
+        }
+        // Nothing tells how large a type is.
+        let cost = device_selector("type(device.driver) == string || true").map(|(_, cost)| cost);
+        assert!(cost.is_ok_and(|cost| cost > 1 << 60));
+    }
+}

@@ -55,6 +55,7 @@ impl Fixed {
 /// Source: `ResourceSliceMaxAttributesAndCapacitiesPerDevice`.
 const ATTRIBUTES_MAX: u64 = 32;
 static ZERO: Fixed = Fixed::sized(0);
+static ONE: Fixed = Fixed::sized(1);
 /// Source: `DriverNameMaxLength`, `DeviceMaxDomainLength`, `DeviceMaxIDLength`, `DeviceAttributeMaxValueLength`.
 static DOMAIN: Fixed = Fixed::sized(63);
 static ID: Fixed = Fixed::sized(32);
@@ -69,7 +70,7 @@ static DEVICE: Fixed = Fixed {
         ("driver", &DOMAIN),
         ("attributes", &ATTRIBUTES),
         ("capacity", &CAPACITIES),
-        ("allowMultipleAllocations", &ZERO),
+        ("allowMultipleAllocations", &ONE),
     ],
     key: None,
     item: None,
@@ -80,6 +81,14 @@ impl<'p> Decl<'p> {
     /// The declaration of `device`.
     pub(crate) fn device() -> Self {
         Self::Fixed(&DEVICE)
+    }
+
+    /// Whether a path begins with it that begins with this name, or with none: a schema stands for whatever there is.
+    pub(super) fn begins(self, name: Option<&str>) -> bool {
+        match self {
+            Self::Fixed(_) => name == Some("device"),
+            _ => true,
+        }
     }
 
     /// What a schema declares, if expressions see it at all.
