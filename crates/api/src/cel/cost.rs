@@ -7,8 +7,8 @@
 use super::ast::{Kind, Literal, Macro, Node, What};
 use super::check::{Checked, Notes};
 use super::library::PACKAGES;
+use super::names::{PACKAGE_OF_TIMES, type_path};
 use super::sizes::Decl;
-use super::names::type_path;
 use super::types::{Overload, Type};
 
 /// What one unit of a text costs. Source: `StringTraversalCostFactor`.
@@ -359,7 +359,10 @@ impl<'n, 'p> Estimate<'n, 'p> {
                 let of = u64::from(made.what == What::OptMap);
                 let ask = range.cost.saturating_add(1);
                 let cost = ask.saturating_mul(2).saturating_add(LIST_COST + of).saturating_add(body.cost);
-                Known::made(cost, Some(UNKNOWN))
+                // What is there, or nothing: a size that counts for all that a condition may give.
+                let nothing = self.told(Path::None, &self.notes.ty(node)).unwrap_or(UNKNOWN);
+                let size = if made.what == What::OptMap { nothing } else { nothing.or(body.size()) };
+                Known::made(cost, Some(size))
             }
         }
     }
@@ -400,7 +403,8 @@ impl Call<'_, '_, '_> {
             }
             "replace" => (first.at(2.0 * PER_BYTE), Some(replaced(first, self.size(1), self.size(2)))),
             "split" => {
-                let most = self.number(2).unwrap_or(first.most);
+                // A limit below 0 is none, which upstream reads as the largest number.
+                let most = self.literal(2).map_or(first.most, |limit| limit as u64);
                 (first.at(2.0 * PER_BYTE), Some(Size { least: 0, most }))
             }
             "join" => {
@@ -445,11 +449,16 @@ impl Call<'_, '_, '_> {
     }
 
     /// A number that is written where an argument stands.
-    fn number(&self, at: usize) -> Option<u64> {
+    fn literal(&self, at: usize) -> Option<i64> {
         match self.nodes.get(at).map(|node| &node.kind) {
-            Some(Kind::Literal(Literal::Int(number))) => u64::try_from(*number).ok(),
+            Some(Kind::Literal(Literal::Int(number))) => Some(*number),
             _ => None,
         }
+    }
+
+    /// The same, where one below 0 counts as 0.
+    fn number(&self, at: usize) -> Option<u64> {
+        self.literal(at).map(|number| u64::try_from(number).unwrap_or(0))
     }
 
     /// Each item costs 1, and those that are texts as much as they are long.

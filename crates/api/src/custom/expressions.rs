@@ -610,6 +610,34 @@ mod tests {
     }
 
     #[test]
+    fn what_an_optional_gives_is_as_large_as_its_type() {
+        let number = json!({"type": "object", "properties": {"n": {"type": "integer"}}});
+        for (source, wanted) in [
+            ("self.?n.optMap(x, x + 1) == optional.of(1)", 21),
+            ("self.?n.optFlatMap(x, optional.of(x + 1)) == optional.of(1)", 21),
+            ("self.?n.optMap(x, x > 1).orValue(true)", 20),
+        ] {
+            assert_eq!(cost_of(number.clone(), source), wanted, "{source}");
+        }
+        let text = json!({"type": "object", "properties": {"t": {"type": "string", "maxLength": 5}}});
+        assert!(cost_of(text, "self.?t.optMap(x, x + 'a') == optional.of('b')") > 1 << 60);
+    }
+
+    /// A limit below 0 is none for `split`; other numbers below 0 count as 0.
+    #[test]
+    fn costs_of_numbers_below_0_are_upstreams() {
+        for (source, wanted) in [
+            ("self.split(',', 2).all(x, true)", 10),
+            ("self.split(',', -1).all(x, true)", u64::MAX),
+            ("[1, 2, 3].slice(-1, 2).all(x, true)", 30),
+            ("[[1], [2]].flatten(-1).all(x, true)", 48),
+            ("lists.range(-1).all(x, true)", 12),
+        ] {
+            assert_eq!(cost_of(with(scalar("string"), "maxLength", Some(2)), source), wanted, "{source}");
+        }
+    }
+
+    #[test]
     fn names_of_objects_are_short() {
         let schema = json!({"type": "object", "x-kubernetes-validations": [
             {"rule": "self.metadata.name.contains('x')"}, {"rule": "self.metadata.generateName.matches('^[a-z]+$')"}]});
