@@ -19,6 +19,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+mod regexps;
 pub mod request;
 pub mod resources;
 pub mod schema;

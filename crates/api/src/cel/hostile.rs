@@ -323,18 +323,19 @@ fn patterns_are_paid_by_their_size() {
     // The second time it is there.
     let twice = cost("self.t.matches('^[a-z ]+$') && self.t.matches('^[a-z ]+$')", &object);
     assert!(twice < 2 * simple, "{twice}");
-    let large = cost(r"self.t.matches('(\\w{3}){9}x')", &object);
+    let large = cost(r"self.t.matches('(\\pL{3}){9}x')", &object);
     assert!(large > 10_000, "{large}");
     // Patterns that are made are compiled each, and paid each; what is large takes long to run.
     for hostile in [
         "self.n.all(x, !self.t.matches('[a-z]{9}' + string(x)))",
-        r"self.n.all(x, !self.t.matches('(\\w{9}){9}' + string(x)))",
+        r"self.n.all(x, !self.t.matches('(\\pL{9}){9}' + string(x)))",
         r"self.n.all(x, !self.t.matches('(\\pL{9}){9}'))",
     ] {
         assert_eq!(end(hostile, &object), CelError::Cost, "{hostile}");
     }
     for (source, wanted) in [
-        (r"self.t.matches('((\\w{99}){99}){99}')", "expression too large"),
+        (r"self.t.matches('((\\w{99}){99}){99}')", "invalid repeat count: `{99}`"),
+        (r"self.t.matches('(\\pL{99}){9}(\\pL{99}){9}(\\pL{99}){9}(\\pL{99}){9}')", "expression too large"),
         (
             r"self.t.matches('\\pL'.replace('', '\\pL\\pL\\pL\\pL\\pL\\pL').replace('', '\\pL\\pL\\pL\\pL\\pL').replace('', '\\pL\\pL\\pL\\pL\\pL').replace('p', '\\pL\\pL\\pL\\pL\\pL'))",
             "error parsing regexp",

@@ -1,13 +1,14 @@
 //! Regular expressions of expressions. The run of one is linear in the text, but each letter may take as long as the
-//! pattern is large, and a short pattern may be large (`(\\w{9}){99}`): so both compiling one and running it are paid by
+//! pattern is large, and a short pattern may be large (`(\\pL{9}){99}`): so both compiling one and running it are paid by
 //! its size. One that an evaluation has paid for it keeps for as long as it lasts; small ones are remembered for others.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 
 use super::{Budget, CelError, told};
+use crate::regexps::{Failed, compile};
 
 /// The longest pattern in bytes: what is made of it before its size is known is some hundred times as long.
 const SOURCE_BYTES_MAX: usize = 16 << 10;
@@ -55,11 +56,9 @@ fn remembered() -> MutexGuard<'static, HashMap<Box<str>, Regex>> {
 
 /// Compiles a pattern, each time as large as was paid for.
 fn compiled(source: &str, budget: &mut Budget) -> Result<(Regex, usize), CelError> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        CelError::fault(format!("error parsing regexp: {}", told(&error.to_string())))
-    };
+    let too_large = || CelError::fault("error parsing regexp: expression too large");
     if source.len() > SOURCE_BYTES_MAX {
-        return Err(wrong(&"expression too large"));
+        return Err(too_large());
     }
     budget.spend(source.len() as u64)?;
     for (size, (bytes, cost, _)) in SIZES.into_iter().enumerate() {
@@ -69,7 +68,7 @@ fn compiled(source: &str, budget: &mut Budget) -> Result<(Regex, usize), CelErro
         {
             return Ok((regex.clone(), size));
         }
-        match RegexBuilder::new(source).size_limit(bytes).dfa_size_limit(2 * bytes).build() {
+        match compile(source, bytes) {
             Ok(regex) => {
                 if size == 0 {
                     let mut remembered = remembered();
@@ -80,18 +79,14 @@ fn compiled(source: &str, budget: &mut Budget) -> Result<(Regex, usize), CelErro
                 }
                 return Ok((regex, size));
             }
-            Err(regex::Error::CompiledTooBig(_)) => {}
-            Err(error) => return Err(wrong(&error)),
+            Err(Failed::TooLarge) => {}
+            Err(Failed::Wrong(problem)) => return Err(CelError::fault(told(&problem))),
         }
     }
-    Err(wrong(&"expression too large"))
+    Err(too_large())
 }
 
 /// Whether a text is a pattern, however large it becomes.
 pub(super) fn is_pattern(source: &str) -> bool {
-    source.len() <= SOURCE_BYTES_MAX
-        && match RegexBuilder::new(source).size_limit(SIZES[0].0).build() {
-            Ok(_) | Err(regex::Error::CompiledTooBig(_)) => true,
-            Err(_) => false,
-        }
+    source.len() <= SOURCE_BYTES_MAX && !matches!(compile(source, SIZES[0].0), Err(Failed::Wrong(_)))
 }

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
 use super::rules::{self, Compiled};
+use crate::regexps::{self, Failed};
 
 /// The largest program that a pattern may compile to: a schema has many patterns.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
+/// The longest text of one: a program is some times as long.
+const PATTERN_TEXT_MAX: usize = PATTERN_BYTES_MAX / 8;
 
 /// One node of a schema. Fields have upstream's names.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -200,7 +203,14 @@ impl Props {
     }
 }
 
-/// A regular expression as schemas and rules have it, bounded in size.
-pub fn pattern(text: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(text).size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build()
+/// A regular expression as schemas have it, bounded in size; the failure is upstream's.
+pub fn pattern(text: &str) -> Result<Regex, String> {
+    let compiled = match text.len() {
+        length if length > PATTERN_TEXT_MAX => Err(Failed::TooLarge),
+        _ => regexps::compile(text, PATTERN_BYTES_MAX),
+    };
+    compiled.map_err(|failed| match failed {
+        Failed::TooLarge => "error parsing regexp: expression too large".to_owned(),
+        Failed::Wrong(problem) => problem,
+    })
 }
