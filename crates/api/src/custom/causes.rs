@@ -1,8 +1,93 @@
 //! Failures of fields, in upstream's words. Source: `k8s.io/apimachinery/pkg/util/validation/field`.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::status::Cause;
+
+/// How many failures are told.
+pub(super) const CAUSES_MAX: usize = 100;
+/// How long they may be together, after which no more are gathered.
+const CAUSES_BYTES_MAX: usize = 1 << 20;
+
+/// Failures, no more than are told.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    causes: Vec<Cause>,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Whether no more are gathered, so that whoever looks for them may stop.
+    pub(super) fn is_full(&self) -> bool {
+        self.causes.len() >= CAUSES_MAX || self.bytes >= CAUSES_BYTES_MAX
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.causes.is_empty()
+    }
+
+    pub(super) fn push(&mut self, cause: Cause) {
+        if !self.is_full() {
+            self.bytes += cause.field.len() + cause.message.len();
+            self.causes.push(cause);
+        }
+    }
+
+    /// All of them in order.
+    pub(super) fn told(mut self) -> Vec<Cause> {
+        self.causes.sort_by(|one, other| (&one.field, &one.message).cmp(&(&other.field, &other.message)));
+        self.causes.dedup();
+        self.causes
+    }
+}
+
+/// The way to a part of a schema. It becomes a text only where it is told: names may be as long as a request.
+#[derive(Debug)]
+pub(super) struct Trail<'p> {
+    up: Option<&'p Trail<'p>>,
+    step: Step<'p>,
+}
+
+/// A step on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step<'p> {
+    /// As it is written.
+    Plain(&'p str),
+    Property(&'p str),
+    Rule(usize),
+}
+
+pub(super) const ITEMS: Step<'static> = Step::Plain("items");
+pub(super) const ADDITIONAL: Step<'static> = Step::Plain("additionalProperties");
+
+impl<'p> Trail<'p> {
+    pub(super) fn root(path: &'p str) -> Self {
+        Self { up: None, step: Step::Plain(path) }
+    }
+
+    pub(super) fn is_root(&self) -> bool {
+        self.up.is_none()
+    }
+
+    pub(super) fn below(&'p self, step: Step<'p>) -> Self {
+        Self { up: Some(self), step }
+    }
+}
+
+impl fmt::Display for Trail<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(up) = self.up {
+            write!(out, "{up}.")?;
+        }
+        match self.step {
+            Step::Plain(name) => out.write_str(name),
+            Step::Property(name) => write!(out, "properties[{name}]"),
+            Step::Rule(index) => write!(out, "x-kubernetes-validations[{index}]"),
+        }
+    }
+}
 
 fn cause(reason: &str, field: &str, message: String) -> Cause {
     Cause { reason: reason.into(), message, field: field.into() }

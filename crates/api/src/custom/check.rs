@@ -1,15 +1,18 @@
 //! Whether a CustomResourceDefinition's schema is structural and says nothing that a server cannot hold objects to.
 //! Source: `apiextensions-apiserver/pkg/apiserver/schema/validation.go`, `complete.go` and `apis/apiextensions/validation`.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::causes::{ADDITIONAL, Gathered, ITEMS, Step, Trail};
 use super::expressions::{self, Before};
 use super::props::{Additional, Items, Props, Rule};
 use super::{causes, fill, prune, rules, validate};
 use crate::status::Cause;
 
-/// How many failures are told.
-const CAUSES_MAX: usize = 100;
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 
 /// Where a schema stands.
@@ -26,16 +29,17 @@ pub fn check_schema(path: &str, schema: &Value) -> Vec<Cause> {
         Ok(props) => props,
         Err(error) => return vec![causes::invalid(path, &json!(""), error)],
     };
-    let mut check = Check { causes: Vec::new() };
+    let mut check = Check { causes: Gathered::default() };
+    let root = &Trail::root(path);
     if props.nullable {
-        check.forbidden(&format!("{path}.nullable"), "nullable cannot be true at the root");
+        check.forbidden(root.below(Step::Plain("nullable")), "nullable cannot be true at the root");
     }
-    check.structural(&props, Level::Root, path);
-    check.open_api(&props, path);
+    check.structural(&props, Level::Root, root);
+    check.open_api(&props, root);
     if check.causes.is_empty() {
-        check.defaults(&props, path, false);
+        check.defaults(&props, root, false);
     }
-    told(check.causes)
+    check.causes.told()
 }
 
 /// What is wrong with the rules of a schema that is valid apart from them; `version` is the name of the version that has
@@ -43,80 +47,87 @@ pub fn check_schema(path: &str, schema: &Value) -> Vec<Cause> {
 pub fn check_rules(path: &str, schema: &Value, version: &str, before: Option<&Before<'_>>) -> Vec<Cause> {
     let unchanged = before.is_some_and(|before| before.has(version, schema));
     Props::read(schema)
-        .map_or_else(|_| Vec::new(), |props| told(expressions::check(&props, path, before, unchanged)))
-}
-
-fn told(mut causes: Vec<Cause>) -> Vec<Cause> {
-    causes.sort_by(|one, other| (&one.field, &one.message).cmp(&(&other.field, &other.message)));
-    causes.dedup();
-    causes.truncate(CAUSES_MAX);
-    causes
+        .map_or_else(|_| Vec::new(), |props| expressions::check(&props, path, before, unchanged))
 }
 
 struct Check {
-    causes: Vec<Cause>,
+    causes: Gathered,
 }
 
 impl Check {
-    fn forbidden(&mut self, path: &str, detail: &str) {
-        self.causes.push(causes::forbidden(path, detail));
+    /// Gathers a failure, which is made only if it is told.
+    fn say(&mut self, path: impl Display, cause: impl FnOnce(&str) -> Cause) {
+        if !self.causes.is_full() {
+            self.causes.push(cause(&path.to_string()));
+        }
     }
 
-    fn required(&mut self, path: &str, detail: &str) {
-        self.causes.push(causes::required(path, detail));
+    fn forbidden(&mut self, path: impl Display, detail: &str) {
+        self.say(path, |path| causes::forbidden(path, detail));
     }
 
-    fn invalid(&mut self, path: &str, value: impl Into<Value>, detail: &str) {
-        self.causes.push(causes::invalid(path, &value.into(), detail));
+    fn required(&mut self, path: impl Display, detail: &str) {
+        self.say(path, |path| causes::required(path, detail));
     }
 
-    fn structural(&mut self, schema: &Props, level: Level, path: &str) {
+    fn invalid(&mut self, path: impl Display, value: impl Serialize, detail: &str) {
+        self.say(path, |path| causes::invalid(path, &json!(value), detail));
+    }
+
+    fn not_supported(&mut self, path: impl Display, value: &str, supported: &[&str]) {
+        let supported: Vec<String> = supported.iter().map(|one| (*one).to_owned()).collect();
+        self.say(path, |path| causes::not_supported(path, &json!(value), &supported));
+    }
+
+    fn structural(&mut self, schema: &Props, level: Level, path: &Trail<'_>) {
+        if self.causes.is_full() {
+            return;
+        }
         if schema.ty == "array" && schema.items.is_none() {
-            self.required(&format!("{path}.items"), "must be specified");
+            self.required(path.below(Step::Plain("items")), "must be specified");
         }
         if let Some(item) = schema.item() {
-            self.structural(item, Level::Item, &format!("{path}.items"));
+            self.structural(item, Level::Item, &path.below(ITEMS));
         }
         for (name, property) in &schema.properties {
-            self.structural(property, Level::Field, &format!("{path}.properties[{name}]"));
+            self.structural(property, Level::Field, &path.below(Step::Property(name)));
         }
         if schema.additional_properties.is_some() && level == Level::Root {
-            self.forbidden(&format!("{path}.additionalProperties"), "must not be used at the root");
+            self.forbidden(path.below(Step::Plain("additionalProperties")), "must not be used at the root");
         }
         if let Some(additional) = schema.additional() {
-            self.structural(additional, Level::Field, &format!("{path}.additionalProperties"));
+            self.structural(additional, Level::Field, &path.below(ADDITIONAL));
         }
         self.extensions(schema, path);
         self.own_type(schema, level, path);
         self.metadata(schema, level, path);
         self.values(schema, is_int_or_string(&schema.any_of), path);
         for (index, one) in nested(schema) {
-            let at = format!("{path}.{index}");
-            self.complete(one, schema, &at, path);
+            self.complete(one, schema, &path.below(Step::Plain(&index)), path);
         }
     }
 
-    fn extensions(&mut self, schema: &Props, path: &str) {
+    fn extensions(&mut self, schema: &Props, path: &Trail<'_>) {
         let detail = "must be false if x-kubernetes-int-or-string is true";
         if schema.int_or_string && schema.preserve_unknown == Some(true) {
-            self.invalid(&format!("{path}.x-kubernetes-preserve-unknown-fields"), true, detail);
+            self.invalid(path.below(Step::Plain("x-kubernetes-preserve-unknown-fields")), true, detail);
         }
         if schema.int_or_string && schema.embedded {
-            self.invalid(&format!("{path}.x-kubernetes-embedded-resource"), true, detail);
+            self.invalid(path.below(Step::Plain("x-kubernetes-embedded-resource")), true, detail);
         }
         if schema.embedded && schema.additional_properties.is_some() {
             let detail = "must not be used if x-kubernetes-embedded-resource is set";
-            self.forbidden(&format!("{path}.additionalProperties"), detail);
+            self.forbidden(path.below(Step::Plain("additionalProperties")), detail);
         }
         if schema.embedded && !schema.preserves() && schema.properties.is_empty() {
             let detail = "must not be empty if x-kubernetes-embedded-resource is true without \
                           x-kubernetes-preserve-unknown-fields";
-            self.required(&format!("{path}.properties"), detail);
+            self.required(path.below(Step::Plain("properties")), detail);
         }
     }
 
-    fn own_type(&mut self, schema: &Props, level: Level, path: &str) {
-        let (ty, at) = (schema.ty.as_str(), format!("{path}.type"));
+    fn own_type(&mut self, schema: &Props, level: Level, path: &Trail<'_>) {
+        let (ty, at) = (schema.ty.as_str(), path.below(Step::Plain("type")));
         if schema.embedded && ty != "object" {
             let detail = "must be object if x-kubernetes-embedded-resource is true";
             if ty.is_empty() { self.required(&at, detail) } else { self.invalid(&at, ty, detail) }
@@ -133,7 +144,7 @@ impl Check {
         }
     }
 
-    fn metadata(&mut self, schema: &Props, level: Level, path: &str) {
+    fn metadata(&mut self, schema: &Props, level: Level, path: &Trail<'_>) {
         if level != Level::Root && !schema.embedded {
             return;
         }
@@ -144,9 +155,9 @@ impl Check {
             }
         }
         let Some(metadata) = schema.properties.get("metadata") else { return };
-        let at = format!("{path}.properties[metadata]");
+        let at = path.below(Step::Property("metadata"));
         if metadata.ty != "object" {
-            self.invalid(&format!("{at}.type"), metadata.ty.as_str(), "must be object");
+            self.invalid(at.below(Step::Plain("type")), metadata.ty.as_str(), "must be object");
         }
         let plain = metadata.properties.keys().all(|name| name == "name" || name == "generateName")
             && metadata.items.is_none()
@@ -161,36 +172,42 @@ impl Check {
     }
 
     /// The parts of a schema that only restrict values.
-    fn values(&mut self, schema: &Props, skip_any_of: bool, path: &str) {
+    fn values(&mut self, schema: &Props, skip_any_of: bool, path: &Trail<'_>) {
+        if self.causes.is_full() {
+            return;
+        }
         let skip_all_of = schema.all_of.first().is_some_and(|first| is_int_or_string(&first.any_of));
         for (index, one) in schema.any_of.iter().enumerate().filter(|_| !skip_any_of) {
-            self.nested(one, false, &format!("{path}.anyOf[{index}]"));
+            self.nested(one, false, &path.below(Step::Plain(&format!("anyOf[{index}]"))));
         }
         for (index, one) in schema.all_of.iter().enumerate() {
-            self.nested(one, skip_all_of && index == 0, &format!("{path}.allOf[{index}]"));
+            self.nested(one, skip_all_of && index == 0, &path.below(Step::Plain(&format!("allOf[{index}]"))));
         }
         for (index, one) in schema.one_of.iter().enumerate() {
-            self.nested(one, false, &format!("{path}.oneOf[{index}]"));
+            self.nested(one, false, &path.below(Step::Plain(&format!("oneOf[{index}]"))));
         }
         if let Some(not) = &schema.not {
-            self.nested(not, false, &format!("{path}.not"));
+            self.nested(not, false, &path.below(Step::Plain("not")));
         }
         if !schema.pattern.is_empty()
             && let Err(error) = super::pattern(&schema.pattern)
         {
             let detail = format!("must be a valid regular expression, but isn't: {error}");
-            self.invalid(&format!("{path}.pattern"), schema.pattern.as_str(), &detail);
+            self.invalid(path.below(Step::Plain("pattern")), schema.pattern.as_str(), &detail);
         }
     }
 
     /// A schema below a junctor: it restricts and declares nothing.
-    fn nested(&mut self, schema: &Props, skip_any_of: bool, path: &str) {
+    fn nested(&mut self, schema: &Props, skip_any_of: bool, path: &Trail<'_>) {
+        if self.causes.is_full() {
+            return;
+        }
         self.values(schema, skip_any_of, path);
         if let Some(item) = schema.item() {
-            self.nested(item, false, &format!("{path}.items"));
+            self.nested(item, false, &path.below(ITEMS));
         }
         for (name, property) in &schema.properties {
-            self.nested(property, false, &format!("{path}.properties[{name}]"));
+            self.nested(property, false, &path.below(Step::Property(name)));
         }
         let declared = [
             (!schema.ty.is_empty(), "type", "must be empty to be structural"),
@@ -212,38 +229,48 @@ impl Check {
             (!schema.rules.is_empty(), "x-kubernetes-validations", "must be empty to be structural"),
         ];
         for (_, field, detail) in declared.into_iter().filter(|(declared, _, _)| *declared) {
-            self.forbidden(&format!("{path}.{field}"), detail);
+            self.forbidden(path.below(Step::Plain(field)), detail);
         }
         if schema.properties.contains_key("metadata") {
             let detail = "must not be specified in a nested context";
-            self.forbidden(&format!("{path}.properties[metadata]"), detail);
+            self.forbidden(path.below(Step::Property("metadata")), detail);
         }
     }
 
+    fn undeclared(&mut self, path: &Trail<'_>, at: &Trail<'_>) {
+        self.say(path, |path| causes::required(path, &format!("because it is defined in {at}")));
+    }
+
     /// What a restriction speaks of has to be declared outside of it.
-    fn complete(&mut self, part: &Props, schema: &Props, at: &str, path: &str) {
+    fn complete(&mut self, part: &Props, schema: &Props, at: &Trail<'_>, path: &Trail<'_>) {
+        if self.causes.is_full() {
+            return;
+        }
         for (name, property) in &part.properties {
-            let (at, path) = (format!("{at}.properties[{name}]"), format!("{path}.properties[{name}]"));
+            let (at, path) = (at.below(Step::Property(name)), path.below(Step::Property(name)));
             match schema.child(name) {
                 Some(declared) => self.complete(property, declared, &at, &path),
                 None if schema.preserves() => {}
-                None => self.required(&path, &format!("because it is defined in {at}")),
+                None => self.undeclared(&path, &at),
             }
         }
         if let Some(item) = part.item() {
-            let (at, path) = (format!("{at}.items"), format!("{path}.items"));
+            let (at, path) = (at.below(ITEMS), path.below(ITEMS));
             match schema.item() {
                 Some(declared) => self.complete(item, declared, &at, &path),
-                None => self.required(&path, &format!("because it is defined in {at}")),
+                None => self.undeclared(&path, &at),
             }
         }
         for (index, one) in nested(part) {
-            self.complete(one, schema, &format!("{at}.{index}"), path);
+            self.complete(one, schema, &at.below(Step::Plain(&index)), path);
         }
     }
 
     /// What no schema may have, and what hangs together.
-    fn open_api(&mut self, schema: &Props, path: &str) {
+    fn open_api(&mut self, schema: &Props, path: &Trail<'_>) {
+        if self.causes.is_full() {
+            return;
+        }
         let never = [
             (!schema.id.is_empty(), "id", "id is not supported"),
             (schema.additional_items.is_some(), "additionalItems", "additionalItems is not supported"),
@@ -262,48 +289,53 @@ impl Check {
             ),
         ];
         for (_, field, detail) in never.into_iter().filter(|(used, _, _)| *used) {
-            self.forbidden(&format!("{path}.{field}"), detail);
+            self.forbidden(path.below(Step::Plain(field)), detail);
         }
         if schema.ty == "null" {
             let detail = "type cannot be set to null, use nullable as an alternative";
-            self.forbidden(&format!("{path}.type"), detail);
+            self.forbidden(path.below(Step::Plain("type")), detail);
         } else if !schema.ty.is_empty() && !TYPES.contains(&schema.ty.as_str()) {
-            let supported = TYPES.map(str::to_owned);
-            self.causes.push(causes::not_supported(&format!("{path}.type"), &json!(schema.ty), &supported));
+            self.not_supported(path.below(Step::Plain("type")), &schema.ty, &TYPES);
         }
         if matches!(schema.items, Some(Items::Several(_))) {
-            self.forbidden(&format!("{path}.items"), "items must be a schema object and not an array");
+            self.forbidden(
+                path.below(Step::Plain("items")),
+                "items must be a schema object and not an array",
+            );
         }
         let closed_or_typed =
             matches!(schema.additional_properties, Some(Additional::Schema(_) | Additional::Allowed(false)));
         if closed_or_typed && !schema.properties.is_empty() {
             let detail = "additionalProperties and properties are mutual exclusive";
-            self.forbidden(&format!("{path}.additionalProperties"), detail);
+            self.forbidden(path.below(Step::Plain("additionalProperties")), detail);
         }
         if schema.preserve_unknown == Some(false) {
-            let at = format!("{path}.x-kubernetes-preserve-unknown-fields");
+            let at = path.below(Step::Plain("x-kubernetes-preserve-unknown-fields"));
             self.invalid(&at, false, "must be true or undefined");
         }
         self.map_type(schema, path);
         self.list_type(schema, path);
         for (index, rule) in schema.rules.iter().enumerate() {
-            self.rule(rule, schema, &format!("{path}.x-kubernetes-validations[{index}]"));
+            self.rule(rule, schema, &path.below(Step::Rule(index)));
         }
         let children = schema.properties.iter().map(|(name, one)| (format!("properties[{name}]"), one));
         let children = children.chain(schema.item().map(|item| ("items".to_owned(), item)));
         let children =
             children.chain(schema.additional().map(|one| ("additionalProperties".to_owned(), one)));
         for (name, child) in children.chain(nested(schema)) {
-            self.open_api(child, &format!("{path}.{name}"));
+            self.open_api(child, &path.below(Step::Plain(&name)));
         }
     }
 
-    fn rule(&mut self, rule: &Rule, schema: &Props, path: &str) {
+    fn rule(&mut self, rule: &Rule, schema: &Props, path: &Trail<'_>) {
+        if self.causes.is_full() {
+            return;
+        }
         let broken = |text: &str| text.contains(['\n', '\r']);
         let blank = |text: &str| !text.is_empty() && text.trim().is_empty();
-        let message = format!("{path}.message");
+        let message = path.below(Step::Plain("message"));
         if rule.rule.trim().is_empty() {
-            self.required(&format!("{path}.rule"), "rule is not specified");
+            self.required(path.below(Step::Plain("rule")), "rule is not specified");
         } else if blank(&rule.message) {
             self.invalid(&message, rule.message.as_str(), "must be non-empty if specified");
         } else if broken(rule.message.trim()) {
@@ -313,11 +345,10 @@ impl Check {
         }
         if blank(&rule.message_expression) {
             let detail = "messageExpression must be non-empty if specified";
-            self.required(&format!("{path}.messageExpression"), detail);
+            self.required(path.below(Step::Plain("messageExpression")), detail);
         }
         if let Some(reason) = rule.reason.as_deref().filter(|reason| !rules::REASONS.contains(reason)) {
-            let supported = rules::REASONS.map(str::to_owned);
-            self.causes.push(causes::not_supported(&format!("{path}.reason"), &json!(reason), &supported));
+            self.not_supported(path.below(Step::Plain("reason")), reason, &rules::REASONS);
         }
         let problem = match rule.field_path.as_str() {
             "" => return,
@@ -326,14 +357,14 @@ impl Check {
             text if !expressions::is_path(schema, text) => "must be a valid path",
             _ => return,
         };
-        self.invalid(&format!("{path}.fieldPath"), rule.field_path.as_str(), problem);
+        self.invalid(path.below(Step::Plain("fieldPath")), rule.field_path.as_str(), problem);
     }
 
-    fn map_type(&mut self, schema: &Props, path: &str) {
+    fn map_type(&mut self, schema: &Props, path: &Trail<'_>) {
         let Some(map_type) = schema.map_type.as_deref() else { return };
         if schema.ty != "object" {
             let (at, detail) =
-                (format!("{path}.type"), "must be object if x-kubernetes-map-type is specified");
+                (path.below(Step::Plain("type")), "must be object if x-kubernetes-map-type is specified");
             if schema.ty.is_empty() {
                 self.required(&at, detail)
             } else {
@@ -341,14 +372,13 @@ impl Check {
             }
         }
         if !["atomic", "granular"].contains(&map_type) {
-            let (at, supported) =
-                (format!("{path}.x-kubernetes-map-type"), ["atomic", "granular"].map(str::to_owned));
-            self.causes.push(causes::not_supported(&at, &json!(map_type), &supported));
+            let at = path.below(Step::Plain("x-kubernetes-map-type"));
+            self.not_supported(at, map_type, &["atomic", "granular"]);
         }
     }
 
-    fn list_type(&mut self, schema: &Props, path: &str) {
-        let at = format!("{path}.x-kubernetes-list-type");
+    fn list_type(&mut self, schema: &Props, path: &Trail<'_>) {
+        let at = path.below(Step::Plain("x-kubernetes-list-type"));
         let Some(list_type) = schema.list_type.as_deref() else {
             if !schema.list_keys.is_empty() {
                 self.required(&at, "must be map if x-kubernetes-list-map-keys is non-empty");
@@ -357,7 +387,7 @@ impl Check {
         };
         if schema.ty != "array" {
             let (at, detail) =
-                (format!("{path}.type"), "must be array if x-kubernetes-list-type is specified");
+                (path.below(Step::Plain("type")), "must be array if x-kubernetes-list-type is specified");
             if schema.ty.is_empty() {
                 self.required(&at, detail)
             } else {
@@ -367,15 +397,14 @@ impl Check {
             let detail = "must be atomic as item of a list with x-kubernetes-list-type=set";
             let list = item.list_type.as_deref();
             if item.ty == "array" && list.is_some_and(|list| list != "atomic") {
-                self.invalid(&format!("{path}.items.x-kubernetes-list-type"), json!(list), detail);
+                self.invalid(path.below(ITEMS).below(Step::Plain("x-kubernetes-list-type")), list, detail);
             }
             if item.ty == "object" && item.map_type.as_deref() != Some("atomic") {
-                self.invalid(&format!("{path}.items.x-kubernetes-map-type"), json!(list), detail);
+                self.invalid(path.below(ITEMS).below(Step::Plain("x-kubernetes-map-type")), list, detail);
             }
         }
         if !["atomic", "set", "map"].contains(&list_type) {
-            let supported = ["atomic", "set", "map"].map(str::to_owned);
-            self.causes.push(causes::not_supported(&at, &json!(list_type), &supported));
+            self.not_supported(&at, list_type, &["atomic", "set", "map"]);
         }
         if list_type != "map" {
             if !schema.list_keys.is_empty() {
@@ -386,77 +415,87 @@ impl Check {
         self.list_keys(schema, path);
     }
 
-    fn list_keys(&mut self, schema: &Props, path: &str) {
-        let at = format!("{path}.x-kubernetes-list-map-keys");
+    fn list_keys(&mut self, schema: &Props, path: &Trail<'_>) {
+        let at = path.below(Step::Plain("x-kubernetes-list-map-keys"));
         if schema.list_keys.is_empty() {
             self.required(&at, "must not be empty if x-kubernetes-list-type is map");
         }
         let Some(item) = schema.item() else {
-            return self
-                .required(&format!("{path}.items"), "must have a schema if x-kubernetes-list-type is map");
+            return self.required(
+                path.below(Step::Plain("items")),
+                "must have a schema if x-kubernetes-list-type is map",
+            );
         };
         if item.ty != "object" {
             let detail = "must be object if parent array's x-kubernetes-list-type is map";
-            return self.invalid(&format!("{path}.items.type"), item.ty.as_str(), detail);
+            return self.invalid(path.below(ITEMS).below(Step::Plain("type")), item.ty.as_str(), detail);
         }
-        for (index, key) in schema.list_keys.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for key in &schema.list_keys {
+            if self.causes.is_full() {
+                return;
+            }
             match item.properties.get(key) {
                 Some(property) => {
-                    let place = format!("{path}.items.properties[{key}]");
+                    let items = path.below(ITEMS);
+                    let place = items.below(Step::Property(key));
                     if matches!(property.ty.as_str(), "array" | "object") {
                         let detail = "must be a scalar type if parent array's x-kubernetes-list-type is map";
-                        self.invalid(&format!("{place}.type"), property.ty.as_str(), detail);
+                        self.invalid(place.below(Step::Plain("type")), property.ty.as_str(), detail);
                     }
                     if property.nullable {
                         self.forbidden(
-                            &format!("{place}.nullable"),
+                            place.below(Step::Plain("nullable")),
                             "this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
                         );
                     }
                     if property.default.is_none() && !item.required.contains(key) {
                         let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
-                        self.required(&format!("{place}.default"), detail);
+                        self.required(place.below(Step::Plain("default")), detail);
                     }
                 }
-                None => {
-                    self.invalid(&at, json!(schema.list_keys), "entries must all be names of item properties")
-                }
+                None => self.invalid(&at, &schema.list_keys, "entries must all be names of item properties"),
             }
-            if schema.list_keys[..index].contains(key) {
-                self.invalid(&at, json!(schema.list_keys), "must not contain duplicate entries");
+            if !seen.insert(key) {
+                self.invalid(&at, &schema.list_keys, "must not contain duplicate entries");
             }
         }
     }
 
     /// Defaults are values of their schema.
-    fn defaults(&mut self, schema: &Props, path: &str, in_metadata: bool) {
+    fn defaults(&mut self, schema: &Props, path: &Trail<'_>, in_metadata: bool) {
+        if self.causes.is_full() {
+            return;
+        }
         if let Some(default) = &schema.default {
-            let at = format!("{path}.default");
+            let at = path.below(Step::Plain("default"));
             if in_metadata {
                 self.forbidden(&at, "must not be set in top-level metadata");
             }
             let mut value = default.clone();
             if !prune::prune(&mut value, schema).is_empty() {
-                self.invalid(&at, default.clone(), "must not have unknown fields");
+                self.invalid(&at, default, "must not have unknown fields");
             }
             fill::default(&mut value, schema);
             for cause in validate::validate(&value, None, schema) {
-                let field = match cause.field.as_str() {
-                    "<nil>" => at.clone(),
-                    below => format!("{at}.{below}"),
-                };
-                self.causes.push(Cause { field, ..cause });
+                self.say(&at, |at| {
+                    let field = match cause.field.as_str() {
+                        "<nil>" => at.to_owned(),
+                        below => format!("{at}.{below}"),
+                    };
+                    Cause { field, ..cause }
+                });
             }
         }
         for (name, property) in &schema.properties {
-            let below = in_metadata || (name == "metadata" && path.ends_with("openAPIV3Schema"));
-            self.defaults(property, &format!("{path}.properties[{name}]"), below);
+            let below = in_metadata || (name == "metadata" && path.is_root());
+            self.defaults(property, &path.below(Step::Property(name)), below);
         }
         if let Some(item) = schema.item() {
-            self.defaults(item, &format!("{path}.items"), in_metadata);
+            self.defaults(item, &path.below(ITEMS), in_metadata);
         }
         if let Some(additional) = schema.additional() {
-            self.defaults(additional, &format!("{path}.additionalProperties"), in_metadata);
+            self.defaults(additional, &path.below(ADDITIONAL), in_metadata);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::causes;
+use super::causes::{self, ADDITIONAL, Gathered, ITEMS, Step, Trail};
 use super::props::{Props, Rule};
 use super::rules;
 use crate::cel::sizes::{self, Decl};
@@ -66,11 +66,10 @@ impl<'v> Before<'v> {
 /// What is wrong with the rules of a schema that is valid apart from them; `path` is its own. One that is as it was
 /// (`unchanged`) may have expressions that cost too much.
 pub(super) fn check(schema: &Props, path: &str, before: Option<&Before<'_>>, unchanged: bool) -> Vec<Cause> {
-    let mut rules = Rules { before, unchanged, causes: Vec::new(), total: 0, expensive: Vec::new() };
-    rules.visit(schema, path, Place { root: true, apart: None, count: Some(1) });
+    let mut rules = Rules { before, unchanged, causes: Gathered::default(), total: 0, expensive: Vec::new() };
+    rules.visit(schema, &Trail::root(path), Place { root: true, apart: None, count: Some(1) });
     if rules.total > SCHEMA_COST_MAX {
-        rules.expensive.sort_by(|(_, one), (_, other)| other.cmp(one));
-        for (path, _) in rules.expensive.iter().take(EXPENSIVE_TOLD) {
+        for (path, _) in &rules.expensive {
             let detail =
                 "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
             rules.causes.push(causes::forbidden(path, detail));
@@ -78,7 +77,7 @@ pub(super) fn check(schema: &Props, path: &str, before: Option<&Before<'_>>, unc
         let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
         rules.causes.push(causes::forbidden(path, over_budget(what, rules.total, SCHEMA_COST_MAX)));
     }
-    rules.causes
+    rules.causes.told()
 }
 
 /// Source: `getCostErrorMessage`.
@@ -100,7 +99,7 @@ fn over_budget(what: &str, cost: u64, max: u64) -> String {
 struct Place<'p> {
     root: bool,
     /// The path of the schema within which old and new values do not belong together.
-    apart: Option<&'p str>,
+    apart: Option<&'p Trail<'p>>,
     /// How many values of it there are at most, where that is bounded.
     count: Option<u64>,
 }
@@ -108,39 +107,45 @@ struct Place<'p> {
 struct Rules<'b> {
     before: Option<&'b Before<'b>>,
     unchanged: bool,
-    causes: Vec<Cause>,
+    causes: Gathered,
     total: u64,
-    /// What counts in the total, and its cost.
+    /// What counts most in the total, and its cost, the dearest first.
     expensive: Vec<(String, u64)>,
 }
 
 impl Rules<'_> {
-    fn visit(&mut self, schema: &Props, path: &str, place: Place<'_>) {
+    fn visit(&mut self, schema: &Props, path: &Trail<'_>, place: Place<'_>) {
         // The type takes as long to make as the schema is large.
         let ty = (!schema.rules.is_empty()).then(|| declared::of_rule(schema, place.root));
         for (index, rule) in schema.rules.iter().enumerate() {
+            if self.causes.is_full() {
+                return;
+            }
             let ty = ty.clone().unwrap_or(Type::Dyn);
-            self.rule(rule, ty, schema, &format!("{path}.x-kubernetes-validations[{index}]"), place);
+            self.rule(rule, ty, schema, &path.below(Step::Rule(index)), place);
         }
+        // That a map is atomic says nothing of entries without names of their own, as upstream has it.
         let atomic_map = schema.map_type.as_deref() == Some("atomic");
         let apart = place.apart.or(atomic_map.then_some(path));
-        for (name, below) in &schema.properties {
-            let inner = Place { root: false, apart, count: place.count };
-            self.visit(below, &format!("{path}.properties[{name}]"), inner);
-        }
         let times = |most: Option<u64>| Some(place.count?.saturating_mul(most?));
+        let count = match schema.additional_properties {
+            Some(_) => times(schema.max_properties),
+            None => place.count,
+        };
+        for (name, below) in &schema.properties {
+            self.visit(below, &path.below(Step::Property(name)), Place { root: false, apart, count });
+        }
         if let Some(below) = schema.additional() {
-            let inner = Place { root: false, apart, count: times(schema.max_properties) };
-            self.visit(below, &format!("{path}.additionalProperties"), inner);
+            self.visit(below, &path.below(ADDITIONAL), Place { root: false, apart: place.apart, count });
         }
         if let Some(item) = schema.item() {
             let apart = place.apart.or((!schema.is_keyed()).then_some(path));
             let inner = Place { root: false, apart, count: times(schema.max_items) };
-            self.visit(item, &format!("{path}.items"), inner);
+            self.visit(item, &path.below(ITEMS), inner);
         }
     }
 
-    fn rule(&mut self, rule: &Rule, ty: Type, schema: &Props, path: &str, place: Place<'_>) {
+    fn rule(&mut self, rule: &Rule, ty: Type, schema: &Props, path: &Trail<'_>, place: Place<'_>) {
         let old = match rule.optional_old_self {
             Some(true) => Type::Optional(Arc::new(ty.clone())),
             _ => ty.clone(),
@@ -150,31 +155,31 @@ impl Rules<'_> {
         let message = rule.message_expression.as_str();
         let was_message = self.before.is_some_and(|before| before.messages.contains(message));
         let found = typed(&environment, &rule.rule, was_rule, &Type::Bool);
-        let at = format!("{path}.rule");
+        let at = path.below(Step::Plain("rule"));
         let checked = match found {
             Err(detail) => {
                 let detail = detail.unwrap_or_else(|| "cel expression must evaluate to a bool".to_owned());
-                self.causes.push(causes::invalid_shown(&at, &shown(rule), detail));
+                self.causes.push(causes::invalid_shown(&at.to_string(), &shown(rule), detail));
                 return;
             }
             Ok(checked) => checked,
         };
-        self.pay("estimated rule cost", at, &checked, schema, place, true);
+        self.pay("estimated rule cost", &at, &checked, schema, place, true);
         if let Ok(program) = Program::compile(&rule.rule, &[rules::SELF, rules::OLD_SELF]) {
             self.compares(&program, rule, path, place);
         }
         if rule.message_expression.trim().is_empty() {
             return;
         }
-        let at = format!("{path}.messageExpression");
+        let at = path.below(Step::Plain("messageExpression"));
         match typed(&environment, &rule.message_expression, was_message, &Type::Text) {
             Err(detail) => {
                 let detail = detail.map(|detail| format!("messageExpression {detail}"));
                 let detail =
                     detail.unwrap_or_else(|| "messageExpression must evaluate to a string".to_owned());
-                self.causes.push(causes::invalid_shown(&at, &shown(rule), detail));
+                self.causes.push(causes::invalid_shown(&at.to_string(), &shown(rule), detail));
             }
-            Ok(checked) => self.pay("estimated messageExpression cost", at, &checked, schema, place, false),
+            Ok(checked) => self.pay("estimated messageExpression cost", &at, &checked, schema, place, false),
         }
     }
 
@@ -182,7 +187,7 @@ impl Rules<'_> {
     fn pay(
         &mut self,
         what: &str,
-        at: String,
+        at: &Trail<'_>,
         checked: &Checked,
         schema: &Props,
         place: Place<'_>,
@@ -193,15 +198,17 @@ impl Rules<'_> {
         let count = if each { place.count.unwrap_or_else(|| sizes::max_count(schema)) } else { 1 };
         let cost = once.saturating_mul(count);
         if cost > RULE_COST_MAX && !self.unchanged {
-            self.causes.push(causes::forbidden(&at, over_budget(what, cost, RULE_COST_MAX)));
+            self.causes.push(causes::forbidden(&at.to_string(), over_budget(what, cost, RULE_COST_MAX)));
         }
         self.total = self.total.saturating_add(cost);
-        if cost >= SCHEMA_COST_MAX / 100 {
-            self.expensive.push((at, cost));
+        let place = self.expensive.partition_point(|(_, known)| *known >= cost);
+        if cost >= SCHEMA_COST_MAX / 100 && place < EXPENSIVE_TOLD {
+            self.expensive.insert(place, (at.to_string(), cost));
+            self.expensive.truncate(EXPENSIVE_TOLD);
         }
     }
 
-    fn compares(&mut self, program: &Program, rule: &Rule, path: &str, place: Place<'_>) {
+    fn compares(&mut self, program: &Program, rule: &Rule, path: &Trail<'_>, place: Place<'_>) {
         match (program.uses(rules::OLD_SELF), place.apart, rule.optional_old_self) {
             (true, Some(apart), _) => {
                 let detail = format!(
@@ -354,8 +361,8 @@ mod tests {
         let wrong = schema(json!({}), nested);
         let detail = "exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, \
                       and maxLength where arrays, maps, and strings are declared)";
-        assert_eq!(wrong[0].field, "p.x-kubernetes-validations[0].rule");
-        assert_eq!(wrong[0].message, format!("Forbidden: estimated rule cost {detail}"));
+        assert_eq!(wrong[2].field, "p.x-kubernetes-validations[0].rule");
+        assert_eq!(wrong[2].message, format!("Forbidden: estimated rule cost {detail}"));
         assert_eq!(wrong.len(), 3, "{wrong:?}");
         // A rule on items counts once an item.
         let items = |max: serde_json::Value| {
@@ -635,6 +642,69 @@ mod tests {
         ] {
             assert_eq!(cost_of(with(scalar("string"), "maxLength", Some(2)), source), wanted, "{source}");
         }
+    }
+
+    #[test]
+    fn no_more_is_gathered_than_is_told() {
+        let long = "n".repeat(100_000);
+        let many = |count: usize, rule: &str| {
+            let ruled = json!({"type": "string", "x-kubernetes-validations": [{"rule": rule}]});
+            let fields: serde_json::Map<_, _> =
+                (0..count).map(|one| (format!("f{one}"), ruled.clone())).collect();
+            json!({"type": "object", "properties": {&long: {"type": "object", "properties": fields}}})
+        };
+        let size =
+            |causes: &[Cause]| causes.iter().map(|one| one.field.len() + one.message.len()).sum::<usize>();
+        let causes = check(&Props::read(&many(300, "nothing")).unwrap(), "p", None, false);
+        assert!(causes.len() <= 11 && size(&causes) < 1_200_000, "{}", causes.len());
+        // All of the schema costs too much, and the four dearest of its rules are told.
+        let dear = Props::read(&many(300, "self.contains('abcdefghijk')")).unwrap();
+        let mut rules = Rules {
+            before: None,
+            unchanged: true,
+            causes: Gathered::default(),
+            total: 0,
+            expensive: Vec::new(),
+        };
+        rules.visit(&dear, &Trail::root("p"), Place { root: true, apart: None, count: Some(1) });
+        assert_eq!((rules.total, rules.expensive.len()), (300 * 629_147, 0));
+        let dearer = Props::read(&many(300, "self.contains('abcdefghijklmnopqrstuvwxyz')")).unwrap();
+        rules.visit(&dearer, &Trail::root("p"), Place { root: true, apart: None, count: Some(1) });
+        assert!(rules.expensive.len() <= EXPENSIVE_TOLD);
+        let causes = super::super::check_schema("p", &many(300, " "));
+        assert!(causes.len() <= 11 && size(&causes) < 1_200_000, "{}", causes.len());
+    }
+
+    #[test]
+    fn maps_with_properties_count_as_maps() {
+        let schema = |bounds: serde_json::Value| {
+            let mut map = json!({"type": "object", "additionalProperties": true, "properties": {"a": {"type": "string",
+                "x-kubernetes-validations": [{"rule": "self.contains('abcdefghijk')"}]}}});
+            map.as_object_mut().unwrap().extend(bounds.as_object().unwrap().clone());
+            let whole = json!({"type": "object", "properties": {"m": map}});
+            check(&Props::read(&whole).unwrap(), "p", None, false).len()
+        };
+        assert!(schema(json!({})) > 0);
+        assert_eq!(
+            (schema(json!({"maxProperties": 2})), schema(json!({"maxProperties": 2_000})) > 0),
+            (0, true)
+        );
+    }
+
+    #[test]
+    fn fields_of_an_atomic_map_are_not_compared() {
+        let ruled = json!({"type": "string", "maxLength": 9, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
+        let said = |map: serde_json::Value| {
+            let whole = json!({"type": "object", "properties": {"m": map}});
+            check(&Props::read(&whole).unwrap(), "p", None, false).len()
+        };
+        let atomic = |below: &str, inside: serde_json::Value| {
+            let mut map = json!({"type": "object", "x-kubernetes-map-type": "atomic", "maxProperties": 3});
+            map[below] = inside;
+            map
+        };
+        assert_eq!(said(atomic("properties", json!({"a": ruled}))), 1);
+        assert_eq!(said(atomic("additionalProperties", ruled)), 0);
     }
 
     #[test]
