@@ -16,7 +16,7 @@ use crate::schema::{Scalar, Schema, Type as SchemaType, TypeId};
 /// The type of a kind's objects.
 pub fn of_kind(row: &Row) -> Type {
     let Some(custom) = &row.custom else { return of_builtin(row.ty, &row.kind) };
-    let Type::Object(schema) = of_props(&custom.schema, &row.kind) else { return Type::Dyn };
+    let Some(Type::Object(schema)) = of_props(&custom.schema, &row.kind) else { return Type::Dyn };
     let metadata = Schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
     let metadata = metadata.map_or(Type::Dyn, |ty| of_builtin(ty, &format!("{}.metadata", row.kind)));
     let added = [("apiVersion", Type::Text), ("kind", Type::Text), ("metadata", metadata)];
@@ -26,9 +26,10 @@ pub fn of_kind(row: &Row) -> Type {
     }))
 }
 
-/// The type that a rule of a custom resource's schema sees; of the whole object it sees name and generated name besides.
-pub fn of_rule(schema: &Props, whole: bool) -> Type {
-    match of_props(schema, "self") {
+/// The type that a rule of a custom resource's schema sees, if rules see what it declares; of the whole object they see
+/// name and generated name besides.
+pub fn of_rule(schema: &Props, whole: bool) -> Option<Type> {
+    Some(match of_props(schema, "self")? {
         Type::Object(under) if whole || schema.embedded => {
             let metadata = fields("self.metadata", &[("name", Type::Text), ("generateName", Type::Text)]);
             let added = [("apiVersion", Type::Text), ("kind", Type::Text), ("metadata", metadata)];
@@ -38,7 +39,7 @@ pub fn of_rule(schema: &Props, whole: bool) -> Type {
             }))
         }
         ty => ty,
-    }
+    })
 }
 
 /// Fields by name.
@@ -114,35 +115,33 @@ fn of_builtin(ty: TypeId, name: &str) -> Type {
     }
 }
 
-fn of_props(schema: &Props, name: &str) -> Type {
+/// What a schema declares; `None`: nothing that expressions see. Fields that an object may have beyond those that are
+/// declared are not seen either.
+fn of_props(schema: &Props, name: &str) -> Option<Type> {
     if schema.int_or_string {
-        return Type::Dyn;
+        return Some(Type::Dyn);
     }
-    match (schema.ty.as_str(), schema.format.as_str()) {
+    Some(match (schema.ty.as_str(), schema.format.as_str()) {
         ("boolean", _) => Type::Bool,
         ("integer", _) => Type::Int,
         ("number", _) => Type::Double,
         ("string", "byte") => Type::Bytes,
         ("string", "duration") => Type::Duration,
-        ("string", "date" | "date-time" | "datetime") => Type::Time,
+        ("string", "date" | "date-time") => Type::Time,
         ("string", _) => Type::Text,
-        ("array", _) => {
-            Type::list(schema.item().map_or(Type::Dyn, |item| of_props(item, &format!("{name}.@idx"))))
-        }
+        ("array", _) => Type::list(of_props(schema.item()?, &format!("{name}.@idx"))?),
         ("object", _) => {
             if let Some(value) = schema.additional() {
-                return Type::map(of_props(value, &format!("{name}.@elem")));
-            }
-            if schema.properties.is_empty() && schema.preserves() {
-                return Type::Dyn;
+                return Some(Type::map(of_props(value, &format!("{name}.@elem"))?));
             }
             let known = schema.properties.iter();
-            let known =
-                known.map(|(field, below)| (field.clone(), of_props(below, &format!("{name}.{field}"))));
+            let known = known.filter_map(|(field, below)| {
+                Some((field.clone(), of_props(below, &format!("{name}.{field}"))?))
+            });
             Type::Object(Arc::new(Named { name: name.to_owned(), fields: known.collect() }))
         }
-        _ => Type::Dyn,
-    }
+        _ => return None,
+    })
 }
 
 fn fields(name: &str, known: &[(&str, Type)]) -> Type {

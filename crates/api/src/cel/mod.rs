@@ -44,6 +44,7 @@ pub(crate) use check::Checked;
 pub use check::Environment;
 pub use semver::Semver;
 pub use types::{Fields, Type};
+pub(crate) use value::has_identifier;
 pub use value::{Deep, Key, Listed, Text, Val};
 
 /// What the evaluation of one expression may cost. Source: upstream's `PerCallLimit`.

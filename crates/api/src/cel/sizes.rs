@@ -176,7 +176,7 @@ fn is_complete(schema: &Props) -> bool {
 }
 
 /// Whether expressions see what a schema declares: not what may be anything.
-fn seen(schema: &Props) -> bool {
+pub(crate) fn seen(schema: &Props) -> bool {
     if schema.int_or_string {
         return true;
     }

@@ -294,7 +294,7 @@ impl<'v> Val<'v> {
                 bytes.map(|bytes| Self::Bytes(bytes.into()))
             }
             _ if text.len() > TIME_BYTES_MAX => None,
-            "date-time" | "datetime" => text.parse().ok().map(Self::Time),
+            "date-time" => text.parse().ok().map(Self::Time),
             "date" => format!("{text}T00:00:00Z").parse().ok().map(Self::Time),
             "duration" => duration_of(text).map(Self::Duration),
             _ => None,
@@ -529,6 +529,12 @@ fn copied(value: &Value, budget: &mut Budget) -> Result<Value, CelError> {
         }
         scalar => scalar.clone(),
     })
+}
+
+/// Whether an identifier stands for a property's name. Source: `apiserver/pkg/cel.Escape`.
+pub(crate) fn has_identifier(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/');
+    !name.is_empty() && !name.as_bytes()[0].is_ascii_digit() && name.bytes().all(fits)
 }
 
 /// A property's name from the identifier that stands for it. Source: `apiserver/pkg/cel.Unescape`.

@@ -136,6 +136,10 @@ pub(super) fn not_supported(field: &str, value: &Value, supported: &[String]) ->
     cause("FieldValueNotSupported", field, message)
 }
 
+pub(super) fn internal(field: &str, detail: &str) -> Cause {
+    cause("InternalError", field, format!("Internal error: {detail}"))
+}
+
 pub(super) fn too_long(field: &str, max: u64) -> Cause {
     cause("FieldValueTooLong", field, format!("Too long: may not be more than {max} bytes"))
 }

@@ -11,7 +11,7 @@ use super::causes::{self, ADDITIONAL, Gathered, ITEMS, Step, Trail};
 use super::props::{Props, Rule};
 use super::rules;
 use crate::cel::sizes::{self, Decl};
-use crate::cel::{Checked, Environment, Program, Type, cost, declared};
+use crate::cel::{Checked, Environment, Program, Type, cost, declared, has_identifier};
 use crate::status::Cause;
 
 /// What one expression may cost by its estimate, for all values that it is run on. Source: `StaticEstimatedCostLimit`.
@@ -67,7 +67,7 @@ impl<'v> Before<'v> {
 /// (`unchanged`) may have expressions that cost too much.
 pub(super) fn check(schema: &Props, path: &str, before: Option<&Before<'_>>, unchanged: bool) -> Vec<Cause> {
     let mut rules = Rules { before, unchanged, causes: Gathered::default(), total: 0, expensive: Vec::new() };
-    rules.visit(schema, &Trail::root(path), Place { root: true, apart: None, count: Some(1) });
+    rules.visit(schema, &Trail::root(path), Place { root: true, apart: None, count: Some(1), hidden: false });
     if rules.total > SCHEMA_COST_MAX {
         for (path, _) in &rules.expensive {
             let detail =
@@ -102,6 +102,8 @@ struct Place<'p> {
     apart: Option<&'p Trail<'p>>,
     /// How many values of it there are at most, where that is bounded.
     count: Option<u64>,
+    /// Whether it is below what expressions do not see.
+    hidden: bool,
 }
 
 struct Rules<'b> {
@@ -116,12 +118,14 @@ struct Rules<'b> {
 impl Rules<'_> {
     fn visit(&mut self, schema: &Props, path: &Trail<'_>, place: Place<'_>) {
         // The type takes as long to make as the schema is large.
-        let ty = (!schema.rules.is_empty()).then(|| declared::of_rule(schema, place.root));
+        let ty = (!schema.rules.is_empty() && !place.hidden).then(|| declared::of_rule(schema, place.root));
+        let ty = ty.flatten();
+        if ty.is_none() && !schema.rules.is_empty() && !self.causes.is_full() {
+            let detail = "internal error: failed to retrieve type information for x-kubernetes-validations";
+            self.causes.push(causes::internal(&format!("{path}.x-kubernetes-validations"), detail));
+        }
         for (index, rule) in schema.rules.iter().enumerate() {
-            if self.causes.is_full() {
-                return;
-            }
-            let ty = ty.clone().unwrap_or(Type::Dyn);
+            let Some(ty) = ty.clone().filter(|_| !self.causes.is_full()) else { break };
             self.rule(rule, ty, schema, &path.below(Step::Rule(index)), place);
         }
         // That a map is atomic says nothing of entries without names of their own, as upstream has it.
@@ -132,15 +136,21 @@ impl Rules<'_> {
             Some(_) => times(schema.max_properties),
             None => place.count,
         };
+        let hidden = place.hidden || !sizes::seen(schema);
         for (name, below) in &schema.properties {
-            self.visit(below, &path.below(Step::Property(name)), Place { root: false, apart, count });
+            let hidden = hidden || !has_identifier(name);
+            self.visit(below, &path.below(Step::Property(name)), Place { root: false, apart, count, hidden });
         }
         if let Some(below) = schema.additional() {
-            self.visit(below, &path.below(ADDITIONAL), Place { root: false, apart: place.apart, count });
+            self.visit(
+                below,
+                &path.below(ADDITIONAL),
+                Place { root: false, apart: place.apart, count, hidden },
+            );
         }
         if let Some(item) = schema.item() {
             let apart = place.apart.or((!schema.is_keyed()).then_some(path));
-            let inner = Place { root: false, apart, count: times(schema.max_items) };
+            let inner = Place { root: false, apart, count: times(schema.max_items), hidden };
             self.visit(item, &path.below(ITEMS), inner);
         }
     }
@@ -290,7 +300,9 @@ mod tests {
                 "replicas": {"type": "integer"}, "name": {"type": "string"}, "at": {"type": "string", "format": "date-time"},
                 "any": {"x-kubernetes-int-or-string": true}, "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
                 "tags": {"type": "object", "additionalProperties": {"type": "string"}},
-                "a-b": {"type": "string"},
+                "a-b": {"type": "string"}, "datetime": {"type": "string", "format": "datetime"},
+                "untyped": {"x-kubernetes-preserve-unknown-fields": true},
+                "untypeds": {"type": "array", "items": {"x-kubernetes-preserve-unknown-fields": true}},
                 "list": {"type": "array", "maxItems": 9, "items": {"type": "object", "properties": {"x": {"type": "integer"}}}}}}}});
         let schema = Props::read(&schema).unwrap();
         check(&schema, "p", None, false)
@@ -304,7 +316,7 @@ mod tests {
         for rule in [
             "self.replicas > 1 && self.name.size() < 5 && self.list.all(i, i.x > 0)",
             "self == oldSelf || has(self.tags) && self.tags['a'] == 'b'",
-            "self.any == 1 || self.any == '1' || self.free.deep.down == 2",
+            "self.any == 1 || self.any == '1' || self.free == oldSelf.free",
             "self.at < timestamp('2026-01-01T00:00:00Z') && self.a__dash__b == ''",
             "self.list.map(i, i.x).sum() <= self.replicas && self.list.exists_one(i, i.x == 1)",
         ] {
@@ -321,6 +333,10 @@ mod tests {
                 json!({"rule": "self.missing > 1"}),
                 "compilation failed: ERROR: <input>:1:5: undefined field 'missing'",
             ),
+            (json!({"rule": "self.free.deep == 2"}), "1:10: undefined field 'deep'"),
+            (json!({"rule": "has(self.untyped)"}), "undefined field 'untyped'"),
+            (json!({"rule": "self.untypeds.size() == 1"}), "undefined field 'untypeds'"),
+            (json!({"rule": "self.datetime < timestamp('2026-01-01T00:00:00Z')"}), "'(string, timestamp)'"),
             (
                 json!({"rule": "self.name > 1"}),
                 "found no matching overload for '_>_' applied to '(string, int)'",
@@ -438,7 +454,7 @@ mod tests {
     /// The highest cost of a rule on a schema.
     fn cost_of(schema: serde_json::Value, rule: &str) -> u64 {
         let schema = Props::read(&schema).unwrap();
-        let ty = declared::of_rule(&schema, false);
+        let ty = declared::of_rule(&schema, false).unwrap();
         let environment = Environment::default().with(rules::SELF, ty.clone()).with(rules::OLD_SELF, ty);
         let checked = environment.checked(rule).unwrap_or_else(|error| panic!("{rule}: {error}"));
         cost::max_cost(&checked, Decl::Schema(&schema, false))
@@ -645,6 +661,40 @@ mod tests {
     }
 
     #[test]
+    fn what_expressions_do_not_see_has_no_rules() {
+        let ruled = |mut schema: serde_json::Value| {
+            schema["x-kubernetes-validations"] = json!([{"rule": "true"}]);
+            schema
+        };
+        for (name, schema, at) in [
+            ("any", ruled(json!({"x-kubernetes-preserve-unknown-fields": true})), "p.properties[any]"),
+            ("a:b", ruled(json!({"type": "string"})), "p.properties[a:b]"),
+            (
+                "any",
+                json!({"x-kubernetes-preserve-unknown-fields": true, "properties": {"a": ruled(json!({"type": "string"}))}}),
+                "p.properties[any].properties[a]",
+            ),
+        ] {
+            let schema = Props::read(&json!({"type": "object", "properties": {name: schema}})).unwrap();
+            let causes = check(&schema, "p", None, false);
+            assert_eq!(causes.len(), 1);
+            assert_eq!(causes[0].field, format!("{at}.x-kubernetes-validations"));
+            let wanted = "Internal error: internal error: failed to retrieve type information for x-kubernetes-validations";
+            assert_eq!(causes[0].message, wanted);
+        }
+        let free = ruled(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+        assert_eq!(
+            check(
+                &Props::read(&json!({"type": "object", "properties": {"f": free}})).unwrap(),
+                "p",
+                None,
+                false
+            ),
+            []
+        );
+    }
+
+    #[test]
     fn no_more_is_gathered_than_is_told() {
         let long = "n".repeat(100_000);
         let many = |count: usize, rule: &str| {
@@ -666,10 +716,18 @@ mod tests {
             total: 0,
             expensive: Vec::new(),
         };
-        rules.visit(&dear, &Trail::root("p"), Place { root: true, apart: None, count: Some(1) });
+        rules.visit(
+            &dear,
+            &Trail::root("p"),
+            Place { root: true, apart: None, count: Some(1), hidden: false },
+        );
         assert_eq!((rules.total, rules.expensive.len()), (300 * 629_147, 0));
         let dearer = Props::read(&many(300, "self.contains('abcdefghijklmnopqrstuvwxyz')")).unwrap();
-        rules.visit(&dearer, &Trail::root("p"), Place { root: true, apart: None, count: Some(1) });
+        rules.visit(
+            &dearer,
+            &Trail::root("p"),
+            Place { root: true, apart: None, count: Some(1), hidden: false },
+        );
         assert!(rules.expensive.len() <= EXPENSIVE_TOLD);
         let causes = super::super::check_schema("p", &many(300, " "));
         assert!(causes.len() <= 11 && size(&causes) < 1_200_000, "{}", causes.len());
@@ -713,7 +771,7 @@ mod tests {
             {"rule": "self.metadata.name.contains('x')"}, {"rule": "self.metadata.generateName.matches('^[a-z]+$')"}]});
         assert_eq!(check(&Props::read(&schema).unwrap(), "p", None, false), []);
         let schema = Props::read(&json!({"type": "object"})).unwrap();
-        let environment = Environment::default().with(rules::SELF, declared::of_rule(&schema, true));
+        let environment = Environment::default().with(rules::SELF, declared::of_rule(&schema, true).unwrap());
         let checked = environment.checked("self.metadata.name.contains('x')").unwrap();
         assert_eq!(cost::max_cost(&checked, Decl::Schema(&schema, true)), 3 + 102);
     }
