@@ -90,12 +90,14 @@ impl ResourceQuota {
             Some(Uncovered::Amounts(names)) => {
                 Err(forbidden(review, &format!("insufficient quota to consume: {names}")))
             }
-            Some(Uncovered::Scopes(scopes)) => {
-                let why = format!("insufficient quota to match these scopes: [{scopes}]");
-                Err(Status::new(Reason::Forbidden, why))
-            }
+            Some(Uncovered::Scopes(scopes)) => Err(no_quota_for(&scopes)),
         }
     }
+}
+
+/// Upstream's plain error, which no reason goes with: the server answers it as a fault of its own.
+fn no_quota_for(scopes: &str) -> Status {
+    Status::new(Reason::Unknown, format!("insufficient quota to match these scopes: [{scopes}]"))
 }
 
 /// What is limited and not covered.
@@ -363,6 +365,10 @@ mod tests {
         high["spec"]["priorityClassName"] = "b".into();
         let scopes = Uncovered::Scopes("{PriorityClass In [a b]}".into());
         assert_eq!(of(&high, std::slice::from_ref(&all)), Some(scopes));
+        let status = no_quota_for("{PriorityClass In [a b]}").to_json();
+        assert_eq!((&status["code"], &status["reason"]), (&json!(500), &Value::Null));
+        assert_eq!(status["message"], "insufficient quota to match these scopes: [{PriorityClass In [a b]}]");
+        assert_eq!(status["details"], json!({}));
         let mut of_class = all.clone();
         of_class["spec"] = json!({ "scopeSelector": { "matchExpressions": [
             { "scopeName": "PriorityClass", "operator": "Exists" }] } });
