@@ -98,8 +98,7 @@ impl Strategy for Definitions {
     /// The rules of schemas: those that were stored before may stay.
     fn validate_foreign(&self, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
         let before = old.map(Before::of);
-        for (index, version) in tree::items(object, &["spec", "versions"]).iter().enumerate() {
-            let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+        for (path, version) in schemas(tree::items(object, &["spec", "versions"])) {
             if errors.iter().any(|error| error.field.starts_with(&path)) {
                 continue;
             }
@@ -195,6 +194,44 @@ fn check_group(spec: &Value, errors: &mut FieldErrors) {
     }
 }
 
+/// Whether all versions have the same of something, which upstream reads as the definition's own and tells once.
+/// Source: `Convert_v1_CustomResourceDefinitionSpec_To_apiextensions_CustomResourceDefinitionSpec`.
+fn is_shared(versions: &[Value], part: &str) -> bool {
+    let same = |part: &str| versions.windows(2).all(|pair| pair[0][part] == pair[1][part]);
+    // Selectable fields are those of a schema.
+    same(part) && (part != "selectableFields" || same("schema"))
+}
+
+/// The schemas that are told apart, each with its path and a version that has it.
+fn schemas(versions: &[Value]) -> Vec<(String, &Value)> {
+    if is_shared(versions, "schema") {
+        return versions.first().map(|first| (schema_path("spec"), first)).into_iter().collect();
+    }
+    let each = versions.iter().enumerate();
+    each.map(|(index, version)| (schema_path(&format!("spec.versions[{index}]")), version)).collect()
+}
+
+fn schema_path(of: &str) -> String {
+    format!("{of}.{}.openAPIV3Schema", if of == "spec" { "validation" } else { "schema" })
+}
+
+/// Checks what versions may share, as far as it is told here.
+fn check_parts(version: &Value, path: &str, is_here: impl Fn(&str) -> bool, errors: &mut FieldErrors) {
+    let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
+    if is_here("schema") && !schema.is_null() {
+        errors.extend(check_schema(&schema_path(path), schema).into_iter().map(FieldError::from));
+    }
+    if is_here("subresources") {
+        check_scale(tree::at(version, &["subresources", "scale"]), path, errors);
+    }
+    if is_here("additionalPrinterColumns") {
+        check_columns(version, path, errors);
+    }
+    if is_here("selectableFields") {
+        check_selectable(version, path, errors);
+    }
+}
+
 fn check_versions(spec: &Value, errors: &mut FieldErrors) {
     let versions = tree::items(spec, &["versions"]);
     let mut names = BTreeSet::new();
@@ -205,17 +242,14 @@ fn check_versions(spec: &Value, errors: &mut FieldErrors) {
             errors.push(FieldError::invalid(format!("{path}.name"), &json!(name), &detail));
         }
         names.insert(name);
-        let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
-        let at = format!("{path}.schema.openAPIV3Schema");
-        if schema.is_null() {
-            errors.push(FieldError::required(at, ""));
-        } else {
-            errors.extend(check_schema(&at, schema).into_iter().map(FieldError::from));
+        if tree::at(version, &["schema", "openAPIV3Schema"]).is_null() {
+            errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), ""));
         }
         check_deprecation(version, &path, errors);
-        check_scale(tree::at(version, &["subresources", "scale"]), &path, errors);
-        check_columns(version, &path, errors);
-        check_selectable(version, &path, errors);
+        check_parts(version, &path, |part| !is_shared(versions, part), errors);
+    }
+    if let Some(first) = versions.first() {
+        check_parts(first, "spec", |part| is_shared(versions, part), errors);
     }
     let shown = json!(versions);
     if names.len() != versions.len() {
@@ -540,9 +574,43 @@ mod tests {
         assert_eq!(
             columns,
             [
-                "spec.versions[0].subresources.scale.specReplicasPath: Invalid value: \".status.a\": should be a json path under .spec",
-                "spec.versions[0].additionalPrinterColumns[0].type: Invalid value: \"x\": must be one of boolean,date,integer,number,string",
-                "spec.versions[0].additionalPrinterColumns[0].JSONPath: Invalid value: \"a\": must be a simple json path starting with .",
+                "spec.subresources.scale.specReplicasPath: Invalid value: \".status.a\": should be a json path under .spec",
+                "spec.additionalPrinterColumns[0].type: Invalid value: \"x\": must be one of boolean,date,integer,number,string",
+                "spec.additionalPrinterColumns[0].JSONPath: Invalid value: \"a\": must be a simple json path starting with .",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_all_versions_share_is_told_once() {
+        let versions = |other: &str| {
+            said(|object| {
+                let versions = object["spec"]["versions"].as_array_mut().unwrap();
+                versions.truncate(1);
+                versions[0]["schema"] =
+                    json!({"openAPIV3Schema": {"type": "object", "properties": {"a": {}}}});
+                versions[0]["additionalPrinterColumns"] =
+                    json!([{"name": "a", "type": "x", "jsonPath": ".a"}]);
+                let mut second = versions[0].clone();
+                second["name"] = "v2".into();
+                second["storage"] = false.into();
+                second["schema"]["openAPIV3Schema"]["description"] = other.into();
+                versions[0]["schema"]["openAPIV3Schema"]["description"] = "one".into();
+                versions.push(second);
+            })
+        };
+        let fields = |other: &str| -> Vec<String> {
+            versions(other).iter().map(|one| one.split(": ").next().unwrap().to_owned()).collect()
+        };
+        let columns = "spec.additionalPrinterColumns[0].type";
+        let below = "openAPIV3Schema.properties[a].type";
+        assert_eq!(fields("one"), [&format!("spec.validation.{below}"), columns]);
+        assert_eq!(
+            fields("other"),
+            [
+                &format!("spec.versions[0].schema.{below}"),
+                &format!("spec.versions[1].schema.{below}"),
+                columns
             ]
         );
     }

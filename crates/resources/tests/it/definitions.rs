@@ -302,7 +302,7 @@ async fn rules_are_held_against_writes_and_refused_where_they_are_none() {
     let mut wrong = definition();
     wrong.pointer_mut(rules).unwrap()["x-kubernetes-validations"] = json!([{"rule": "self.size >"}]);
     let refused = cluster.create(&crds, "", wrong).await.unwrap_err();
-    let field = "spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule";
+    let field = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule";
     assert_eq!(refused.details.causes[0].field, field);
     assert!(refused.message.contains("compilation failed: ERROR: <input>:1:"), "{}", refused.message);
 
