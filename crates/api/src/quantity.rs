@@ -59,6 +59,11 @@ impl Quantity {
         clamp(round_away(self.nanos, NANO))
     }
 
+    /// The same, however large it is.
+    pub fn whole(&self) -> i128 {
+        round_away(self.nanos, NANO)
+    }
+
     /// The amount in thousandths, rounded up (away from zero), as upstream's `MilliValue`.
     pub fn milli_value(&self) -> i64 {
         clamp(round_away(self.nanos, NANO / 1000))

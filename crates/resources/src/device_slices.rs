@@ -265,7 +265,8 @@ fn check_values(values: &At<'_>, default: Quantity, whole: Quantity, errors: &mu
             }
         }
         for (place, (value, amount)) in amounts.iter().enumerate() {
-            if amounts[..place].iter().any(|(_, before)| before == amount) {
+            // Amounts are the same that are so many whole units.
+            if amounts[..place].iter().any(|(_, before)| before.whole() == amount.whole()) {
                 errors.push(value.duplicate());
             }
         }
@@ -320,8 +321,8 @@ fn check_range(range: &At<'_>, default: Quantity, whole: Quantity, errors: &mut 
         return;
     }
     for value in [Some(default), max].into_iter().flatten() {
-        let over = i128::from(value.milli_value()) - i128::from(min.milli_value());
-        if over % i128::from(by.milli_value()).max(1) != 0 {
+        // Amounts are counted in whole units.
+        if (value.whole() - min.whole()) % by.whole().max(1) != 0 {
             errors.push(wrong(
                 "step",
                 value,
@@ -500,6 +501,12 @@ mod tests {
             ),
             (json!({ "default": "1Gi", "validValues": ["1Gi", "2Gi"] }), vec![]),
             (
+            // Amounts are whole ones, however large.
+            (json!({ "default": "1500m", "validRange": { "min": "1", "max": "4", "step": "1" } }), vec![]),
+            (
+                json!({ "default": "2", "validValues": ["1500m", "2"] }),
+                vec![format!("{at}.validValues[1]: Duplicate value: \"2\"")],
+            ),
                 json!({ "default": "3Gi", "validValues": ["2Gi", "1Gi", "9Gi"] }),
                 vec![
                     format!(
@@ -538,6 +545,17 @@ mod tests {
             assert_eq!(policy(change.clone(), true), expected, "{change}");
         }
         let refused = policy(json!({ "default": "1Gi" }), false);
+        let large = of_device(
+            json!({ "allowMultipleAllocations": true, "capacity": { "memory": { "value": "7E",
+            "requestPolicy": { "default": "6E", "validRange": { "min": "1", "max": "5E", "step": "2" } } } } }),
+        );
+        let odd = |amount: &str| {
+            format!(
+                "{at}.validRange.step: Invalid value: \"{amount}\": value is not a multiple of a given step (2) from (1)"
+            )
+        };
+        let more = format!("{at}.validRange.default: Invalid value: \"6E\": default is more than max: 5E");
+        assert_eq!(large, [more, odd("6E"), odd("5E")]);
         assert_eq!(refused, [format!("{at}: Forbidden: allowMultipleAllocations must be true")]);
     }
 }
