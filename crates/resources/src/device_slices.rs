@@ -71,8 +71,9 @@ fn counter_sets(list: &At<'_>, most: usize, name: &str, errors: &mut FieldErrors
     each_once(list, most, name, check, errors);
 }
 
-/// Checks the items of a list that is not too long, and that no two have the same name.
-fn each_once(
+/// Checks the items of a list that is not too long, and that no two have the same name, or, where `name` is empty, are the
+/// same text.
+pub(crate) fn each_once(
     list: &At<'_>,
     most: usize,
     name: &str,
@@ -86,7 +87,7 @@ fn each_once(
     list.items().for_each(|item| check(&item, errors));
     let mut seen: Vec<&str> = Vec::new();
     for item in list.items() {
-        let key = item.get(name).text();
+        let key = if name.is_empty() { item.text() } else { item.get(name).text() };
         if seen.contains(&key) {
             errors.push(FieldError::duplicate(item.path, &json!(key)));
         }
@@ -500,13 +501,13 @@ mod tests {
                 vec![],
             ),
             (json!({ "default": "1Gi", "validValues": ["1Gi", "2Gi"] }), vec![]),
-            (
             // Amounts are whole ones, however large.
             (json!({ "default": "1500m", "validRange": { "min": "1", "max": "4", "step": "1" } }), vec![]),
             (
                 json!({ "default": "2", "validValues": ["1500m", "2"] }),
                 vec![format!("{at}.validValues[1]: Duplicate value: \"2\"")],
             ),
+            (
                 json!({ "default": "3Gi", "validValues": ["2Gi", "1Gi", "9Gi"] }),
                 vec![
                     format!(
@@ -544,7 +545,6 @@ mod tests {
         ] {
             assert_eq!(policy(change.clone(), true), expected, "{change}");
         }
-        let refused = policy(json!({ "default": "1Gi" }), false);
         let large = of_device(
             json!({ "allowMultipleAllocations": true, "capacity": { "memory": { "value": "7E",
             "requestPolicy": { "default": "6E", "validRange": { "min": "1", "max": "5E", "step": "2" } } } } }),
@@ -556,6 +556,7 @@ mod tests {
         };
         let more = format!("{at}.validRange.default: Invalid value: \"6E\": default is more than max: 5E");
         assert_eq!(large, [more, odd("6E"), odd("5E")]);
+        let refused = policy(json!({ "default": "1Gi" }), false);
         assert_eq!(refused, [format!("{at}: Forbidden: allowMultipleAllocations must be true")]);
     }
 }

@@ -8,7 +8,7 @@ use apiserver::tree;
 use serde_json::{Value, json};
 
 use crate::at::At;
-use crate::device_slices::pool_name;
+use crate::device_slices::{each_once, pool_name};
 use crate::simple::{Simple, fill};
 use crate::{expressions, volume_sources};
 
@@ -122,36 +122,31 @@ fn check_kind(request: &At<'_>, errors: &mut FieldErrors) {
         (false, false) => errors.push(request.required(ONE_KIND)),
         (true, false) => check_request(&exactly, errors),
         (false, true) => {
-            at_most(&choices, CHOICES_MAX, errors);
-            let mut seen: Vec<&str> = Vec::new();
-            for choice in choices.items() {
-                let name = choice.get("name");
-                name.named(NameRule::Label, errors);
-                if seen.contains(&name.text()) {
-                    errors.push(FieldError::duplicate(choice.path.clone(), name.value));
-                }
-                seen.push(name.text());
-                check_request(&choice, errors);
-            }
+            each_once(
+                &choices,
+                CHOICES_MAX,
+                "name",
+                |choice, errors| {
+                    choice.get("name").named(NameRule::Label, errors);
+                    check_request(choice, errors);
+                },
+                errors,
+            );
         }
     }
 }
 
 fn check_references(references: &At<'_>, names: &Names<'_>, errors: &mut FieldErrors) {
-    at_most(references, REQUESTS_MAX, errors);
-    let mut seen: Vec<&str> = Vec::new();
-    for reference in references.items() {
-        let text = reference.text();
-        let (name, choice) = text.split_once('/').map_or((text, None), |(name, choice)| (name, Some(choice)));
-        let known = names.get(name).is_some_and(|parts| choice.is_none_or(|choice| parts.contains(&choice)));
-        if !known {
+    let is_known = |text: &str| match text.split_once('/') {
+        None => names.contains_key(text),
+        Some((name, choice)) => names.get(name).is_some_and(|parts| parts.contains(&choice)),
+    };
+    let check = |reference: &At<'_>, errors: &mut FieldErrors| {
+        if !is_known(reference.text()) {
             errors.push(reference.invalid(REFERENCE));
         }
-        if seen.contains(&text) {
-            errors.push(reference.duplicate());
-        }
-        seen.push(text);
-    }
+    };
+    each_once(references, REQUESTS_MAX, "", check, errors);
 }
 
 /// A device's attribute: `domain/identifier`. Source: `validateFullyQualifiedName`.
