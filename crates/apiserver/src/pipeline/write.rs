@@ -621,12 +621,12 @@ fn shown_part<'v>(asked: &Asked<'_>, object: &'v Value) -> Cow<'v, Value> {
     Cow::Borrowed(object)
 }
 
-/// Adds what the schema finds where the strategy, which knows upstream's words, found nothing.
 /// Validates; where that may take long, others do not wait for the thread meanwhile.
 fn unhurried(asked: &Asked<'_>, validate: impl FnOnce()) {
     if asked.strategy.validation_is_lengthy() { lengthy::run(validate) } else { validate() }
 }
 
+/// Adds what the schema finds where the strategy, which knows upstream's words, found nothing.
 fn add_schemas(errors: &mut field::FieldErrors, check: impl FnOnce(&mut field::FieldErrors)) {
     let mut more = Vec::new();
     check(&mut more);
