@@ -46,8 +46,8 @@ impl Front {
             }
             // Indented whoever asks, as upstream's.
             ["version"] => etagged(parts, JSON, format!("{:#}", self.version()).into()),
-            ["api" | "apis"] if aggregated(parts).is_some() => {
-                let form = aggregated(parts).unwrap_or(DiscoveryForm::V2);
+            ["api" | "apis"] if aggregated(text(parts.headers, header::ACCEPT)).is_some() => {
+                let form = aggregated(text(parts.headers, header::ACCEPT)).unwrap_or(DiscoveryForm::V2);
                 let name = format!("{} {form:?}", segments[0]);
                 let make = || documents::aggregated(catalog, remotes, segments[0] == "api", form);
                 self.kept(parts, form.media_type(), &name, || one(&name, Some(make()))).await
@@ -207,9 +207,11 @@ fn tagged(
     Ok(response)
 }
 
-/// The aggregated form that the client accepts before plain JSON.
-fn aggregated(parts: &Parts<'_>) -> Option<DiscoveryForm> {
-    clauses(text(parts.headers, header::ACCEPT))
+/// The aggregated form that the client accepts before plain JSON. It is served as JSON: a clause that asks for it in
+/// another encoding is passed over.
+fn aggregated(accept: &str) -> Option<DiscoveryForm> {
+    clauses(accept)
+        .filter(|clause| matches!(clause.media, "application/json" | "application/*" | "*/*"))
         .find_map(|clause| match (clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
                 Some(Some(DiscoveryForm::V2))
@@ -217,8 +219,35 @@ fn aggregated(parts: &Parts<'_>) -> Option<DiscoveryForm> {
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
                 Some(Some(DiscoveryForm::V2Beta1))
             }
-            (None, _, _) if matches!(clause.media, "application/json" | "*/*") => Some(None),
+            (None, _, _) => Some(None),
             _ => None,
         })
         .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aggregated_discovery_is_json() {
+        let list = |media: &str, version: &str| {
+            format!("{media};as=APIGroupDiscoveryList;g=apidiscovery.k8s.io;v={version}")
+        };
+        let (json, protobuf) = ("application/json", "application/vnd.kubernetes.protobuf");
+        for (accept, wanted) in [
+            (list(json, "v2"), Some(DiscoveryForm::V2)),
+            (list("*/*", "v2"), Some(DiscoveryForm::V2)),
+            (
+                format!("{},{},{json}", list(protobuf, "v2"), list(json, "v2beta1")),
+                Some(DiscoveryForm::V2Beta1),
+            ),
+            (format!("{},{json}", list(protobuf, "v2")), None),
+            (list("text/plain", "v2"), None),
+            (format!("{json},{}", list(json, "v2")), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(aggregated(&accept), wanted, "{accept}");
+        }
+    }
 }
