@@ -224,11 +224,14 @@ pub struct Ordinary;
 
 impl Strategy for Ordinary {}
 
+/// A group, and the strategy of one of its resources.
+type OfGroup = (String, Arc<dyn Strategy>);
+
 /// The strategies by group and resource of the storage version.
 #[derive(Clone)]
 pub struct Strategies {
     /// By plural name; nearly every name is of one group alone.
-    known: HashMap<String, Vec<(String, Arc<dyn Strategy>)>>,
+    known: HashMap<String, Vec<OfGroup>>,
     ordinary: Arc<dyn Strategy>,
 }
 
