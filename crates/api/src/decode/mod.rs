@@ -2,6 +2,7 @@
 //! reported and dropped, numbers, quantities and times take their canonical form. Source: `sigs.k8s.io/json` and
 //! KEP-2885 (server-side field validation).
 
+mod plain;
 mod scalar;
 mod walk;
 mod yaml;
@@ -14,6 +15,7 @@ use crate::request::FieldValidation;
 use crate::schema::Typed;
 use crate::status::Status;
 
+pub use plain::is_plain_json;
 pub use yaml::yaml_to_json;
 
 /// The largest body that is decoded. Source: upstream's `MaxRequestBodyBytes`.

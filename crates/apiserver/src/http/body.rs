@@ -66,6 +66,9 @@ fn to_json(content_type: &str, bytes: Bytes, builtin: bool) -> Result<(Bytes, Op
         return Ok((bytes, None));
     }
     let json = match media_type(content_type) {
+        "application/yaml" | "application/apply-patch+yaml" if api::decode::is_plain_json(&bytes) => {
+            Ok(bytes)
+        }
         "application/yaml" | "application/apply-patch+yaml" => {
             let (json, repeated) = api::decode::yaml_to_json(&bytes)
                 .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
