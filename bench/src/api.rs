@@ -59,6 +59,7 @@ pub(crate) struct Grown {
     pub(crate) before: f64,
     pub(crate) with_objects: f64,
     pub(crate) with_watchers: f64,
+    pub(crate) with_writes: f64,
 }
 
 /// All scenarios, as rows. A write should be answered within `write_at_most_ms`, 99 times of 100.
@@ -70,7 +71,7 @@ pub(crate) async fn measure(write_at_most_ms: f64) -> Result<(Vec<Row>, Grown)> 
     let mut rows = vec![write(created, "create", Some(0.11)).told()];
     let with_objects = Memory::now()?.total();
     rows.extend(load.lists().await?);
-    let (watched, with_watchers) = load.watched(write_at_most_ms).await?;
+    let (watched, [with_watchers, with_writes]) = load.watched(write_at_most_ms).await?;
     rows.extend(watched);
     rows.push(load.watched_in_protobuf().await?.told());
     rows.push(load.each(2 * OBJECTS, |client, n| load.get(client, n)).await?.row("get", Some(0.047)).told());
@@ -88,7 +89,7 @@ pub(crate) async fn measure(write_at_most_ms: f64) -> Result<(Vec<Row>, Grown)> 
     }
     let deleted = load.each(OBJECTS, |client, n| load.delete(client, n)).await?;
     rows.push(write(deleted, "delete", Some(0.1)).told());
-    Ok((rows, Grown { before, with_objects, with_watchers }))
+    Ok((rows, Grown { before, with_objects, with_watchers, with_writes }))
 }
 
 impl Load {

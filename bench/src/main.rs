@@ -188,11 +188,13 @@ async fn api_server() -> Result<()> {
     writeln!(
         std::io::stdout(),
         "{}\nA bare sync of 1 kB: {median:.2} ms at the median, {slowest:.2} ms at the 99th percentile.\n\
-         Memory: {:.1} MB at first, {:.1} MB with all objects, {:.1} MB with the watchers too.\n",
+         Memory: {:.1} MB at first, {:.1} MB with all objects, {:.1} MB with the watchers too, {:.1} MB \
+         after their writes.\n",
         rows::table(&rows),
         memory.before,
         memory.with_objects,
         memory.with_watchers,
+        memory.with_writes,
     )?;
     Ok(())
 }

@@ -26,11 +26,13 @@ const SEEN_WRITES: usize = 2000;
 const CHURN: (u32, Duration) = (300, Duration::from_secs(30));
 /// Delivery to all watchers takes less, in milliseconds.
 const DELIVERY_AT_MOST: f64 = 10.0;
+/// After so long, memory that is free has gone back to the system.
+const SETTLED: Duration = Duration::from_secs(2);
 
 impl Load {
     /// Writes at full speed for the cost of an event, then churn at an even pace for the time until one is delivered. With
-    /// the memory that the watchers need besides all that is there.
-    pub(crate) async fn watched(&self, write_at_most_ms: f64) -> Result<(Vec<Row>, f64)> {
+    /// the memory of all that is there, with the watchers and after the writes, whose older versions are kept for minutes.
+    pub(crate) async fn watched(&self, write_at_most_ms: f64) -> Result<(Vec<Row>, [f64; 2])> {
         let watchers = (0..WATCHERS).map(|_| cluster::client()).collect::<Result<Vec<_>>>()?;
         let list =
             self.clients[0].list(&self.maps, NAMESPACE, ListOptions::default()).await.map_err(failed)?;
@@ -41,6 +43,8 @@ impl Load {
             streams.push(watcher.watch(&self.maps, NAMESPACE, options).await.map_err(failed)?);
         }
         drop(list);
+        tokio::time::sleep(SETTLED).await;
+        let with_watchers = Memory::now()?.total();
         let (begun, before) = (Instant::now(), self.daemon.seconds()?);
         let watching = follow_all(&mut streams, SEEN_WRITES, begun);
         let writing = self.each(SEEN_WRITES, |client, n| self.mark(client, n, begun));
@@ -54,7 +58,8 @@ impl Load {
             written.row("the writes beside it", None),
         ];
         rows.extend(self.churn(&mut streams, write_at_most_ms).await?);
-        Ok((rows, Memory::now()?.total()))
+        tokio::time::sleep(SETTLED).await;
+        Ok((rows, [with_watchers, Memory::now()?.total()]))
     }
 
     /// The same number of watchers as clients in Go are: protobuf, whose frames are counted and not decoded.

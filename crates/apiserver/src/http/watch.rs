@@ -29,6 +29,11 @@ const ENCODED_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Between two batches of events of one watch so much time passes at least, if something happens all the time.
 const PAUSE: Duration = Duration::from_millis(4);
+/// Of so many events at once, the next batch may come a pause later, and of twice as many two: the more there are, the less
+/// each of them is missed.
+const STEP: usize = 4;
+/// So many pauses at most.
+const PAUSES_MAX: u32 = 4;
 /// Bytes of an event besides its object, at most.
 const LINE_BYTES: usize = 32;
 
@@ -142,9 +147,15 @@ fn paced(stream: WatchStream) -> impl Stream<Item = Result<Vec<WatchEvent>, Stat
         }
         let batch = stream.next().await?;
         let more = batch.as_ref().is_ok_and(|events| events.len() >= BATCH_MAX);
-        let next = (!more).then(|| Instant::now() + PAUSE);
+        let next = (!more).then(|| Instant::now() + pause(batch.as_ref().map_or(0, Vec::len)));
         Some((batch, (stream, next)))
     })
+}
+
+/// How long a watch pauses after so many events at once.
+fn pause(events: usize) -> Duration {
+    let pauses = u32::try_from(events / STEP).unwrap_or(PAUSES_MAX).saturating_add(1);
+    PAUSE * pauses.min(PAUSES_MAX)
 }
 
 impl Rendering {
@@ -231,6 +242,12 @@ mod tests {
     fn object(size: usize) -> Arc<Object> {
         let json = serde_json::json!({ "metadata": { "name": "a" }, "data": { "k": "x".repeat(size) } });
         Arc::new(Object::parse(json.to_string().into()).unwrap())
+    }
+
+    #[test]
+    fn the_more_is_written_the_longer_are_the_pauses() {
+        let pauses = [0, 1, 3, 4, 8, 12, BATCH_MAX, usize::MAX].map(|events| pause(events).as_millis());
+        assert_eq!(pauses, [4, 4, 4, 8, 12, 16, 16, 16]);
     }
 
     #[test]
