@@ -13,6 +13,7 @@ mod encryption;
 mod expiring;
 pub mod field;
 mod flow;
+mod gathered;
 pub mod http;
 mod lengthy;
 pub mod names;

@@ -25,6 +25,7 @@ use crate::authn::user_of_certificate;
 use crate::authz::defaults;
 use crate::bootstrap::{Bootstrap, administrator};
 use crate::flow;
+use crate::gathered::Gathered;
 use crate::http::{Front, Known, Remote};
 use crate::peers;
 use crate::pipeline::Pipeline;
@@ -168,7 +169,9 @@ impl Connection {
             .max_send_buf_size(SEND_BYTES_MAX)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES * 4);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+        let gathers = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let io = TokioIo::new(Gathered::new(tls, gathers));
+        let connection = builder.serve_connection_with_upgrades(io, service);
         tokio::pin!(connection);
         let overdue = async {
             tokio::time::sleep(STRANGER_MAX).await;

@@ -31,7 +31,7 @@ const ENCODED_BYTES_MAX: usize = 2 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(4);
 /// Of so many events at once, the next batch may come a pause later, and of twice as many two: the more there are, the less
 /// each of them is missed.
-const STEP: usize = 4;
+const STEP: usize = 6;
 /// So many pauses at most.
 const PAUSES_MAX: u32 = 4;
 /// Bytes of an event besides its object, at most.
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn the_more_is_written_the_longer_are_the_pauses() {
         let pauses = [0, 1, 3, 4, 8, 12, BATCH_MAX, usize::MAX].map(|events| pause(events).as_millis());
-        assert_eq!(pauses, [4, 4, 4, 8, 12, 16, 16, 16]);
+        assert_eq!(pauses, [4, 4, 4, 4, 8, 12, 16, 16]);
     }
 
     #[test]

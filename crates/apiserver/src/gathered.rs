@@ -1,0 +1,191 @@
+//! What a connection sends, gathered. HTTP/2 flushes after each frame, and a large answer has hundreds of them: each would
+//! be two TLS records, a system call and a walk through the network stack of its own. Frames that follow each other at
+//! once go out together.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// So much is gathered at most: four full TLS records.
+const BYTES_MAX: usize = 64 * 1024;
+/// What is smaller goes out as it comes: an ordinary answer is one small write.
+const LARGE_BYTES: usize = 8 * 1024;
+
+/// A connection whose large writes are held back until nothing follows them.
+pub(crate) struct Gathered<T> {
+    inner: T,
+    /// Whether anything is gathered at all. Only who flushes again and again may be trusted to, as HTTP/2 does.
+    gathers: bool,
+    held: BytesMut,
+    /// Whether a flush came after the last write and was put off.
+    put_off: bool,
+}
+
+impl<T: AsyncWrite + Unpin> Gathered<T> {
+    pub(crate) fn new(inner: T, gathers: bool) -> Self {
+        Self { inner, gathers, held: BytesMut::new(), put_off: false }
+    }
+
+    fn passes(&self, bytes: usize) -> bool {
+        !self.gathers || (self.held.is_empty() && bytes < LARGE_BYTES)
+    }
+
+    /// Holds back as much of some pieces as there is room for.
+    fn hold(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let all: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if self.held.len() + all > BYTES_MAX {
+            ready!(self.send(cx))?;
+        }
+        self.held.reserve(BYTES_MAX - self.held.len());
+        let before = self.held.len();
+        for piece in pieces {
+            let room = BYTES_MAX - self.held.len();
+            self.held.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
+        self.put_off = false;
+        Poll::Ready(Ok(self.held.len() - before))
+    }
+
+    /// Sends all that is held back.
+    fn send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let sent = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.held))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.held.advance(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.passes(bytes.len()) {
+            return Pin::new(&mut this.inner).poll_write(cx, bytes);
+        }
+        this.hold(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.passes(pieces.iter().map(|piece| piece.len()).sum()) {
+            return Pin::new(&mut this.inner).poll_write_vectored(cx, pieces);
+        }
+        this.hold(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    /// The first flush after a write that is held back is put off: if nothing follows, the next one, for which the task is
+    /// woken, sends it.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.held.is_empty() && !this.put_off {
+            this.put_off = true;
+            cx.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.send(cx))?;
+        // Most connections never send anything large again.
+        this.held = BytesMut::new();
+        Pin::new(&mut this.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.send(cx))?;
+        Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_read(cx, buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// What was written, piece by piece; takes so much at once.
+    struct Wire {
+        writes: Vec<usize>,
+        most: usize,
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let taken = bytes.len().min(self.most);
+            self.writes.push(taken);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What reaches the wire of frames, each of which is flushed, before and after a last flush.
+    fn sent(gathers: bool, frames: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let mut out = Gathered::new(Wire { writes: Vec::new(), most: usize::MAX }, gathers);
+        let cx = &mut Context::from_waker(Waker::noop());
+        for frame in frames {
+            let (head, body) = (vec![0; 9], vec![0; frame - 9]);
+            let pieces = [IoSlice::new(&head), IoSlice::new(&body)];
+            // The wire does not take pieces together: what passes is its first piece.
+            let taken = Pin::new(&mut out).poll_write_vectored(cx, &pieces);
+            assert!(matches!(taken, Poll::Ready(Ok(taken)) if taken == *frame || taken == 9), "{taken:?}");
+            assert!(Pin::new(&mut out).poll_flush(cx).is_ready());
+        }
+        let before = out.inner.writes.clone();
+        assert!(Pin::new(&mut out).poll_flush(cx).is_ready());
+        (before, out.inner.writes)
+    }
+
+    #[test]
+    fn large_frames_that_follow_each_other_go_out_together() {
+        assert_eq!(sent(true, &[16_393, 16_393]), (vec![], vec![32_786]));
+        assert_eq!(sent(true, &[16_393; 5]), (vec![49_179], vec![49_179, 32_786]));
+        // The end of a large answer goes with it.
+        assert_eq!(sent(true, &[16_393, 100]), (vec![], vec![16_493]));
+        // Small ones and those of others go as they come.
+        assert_eq!(sent(true, &[100, 200]).0.len(), 2);
+        assert_eq!(sent(false, &[16_393, 16_393]).0.len(), 2);
+    }
+
+    #[test]
+    fn what_is_held_leaves_before_the_end_and_however_little_is_taken() {
+        let mut out = Gathered::new(Wire { writes: Vec::new(), most: 10_000 }, true);
+        let cx = &mut Context::from_waker(Waker::noop());
+        let frame = vec![0; 100_000];
+        assert!(matches!(Pin::new(&mut out).poll_write(cx, &frame), Poll::Ready(Ok(BYTES_MAX))));
+        assert!(Pin::new(&mut out).poll_shutdown(cx).is_ready());
+        assert_eq!(out.inner.writes.iter().sum::<usize>(), BYTES_MAX);
+    }
+}
