@@ -30,6 +30,8 @@ pub(crate) struct Load {
     pub(crate) clients: Vec<Client>,
     pub(crate) maps: GroupVersionResource,
     pub(crate) daemon: Cpu,
+    /// What moments in objects count from.
+    pub(crate) epoch: Instant,
 }
 
 /// What a scenario took.
@@ -99,7 +101,7 @@ impl Load {
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
         clients[0].create(&namespaces, "", &namespace).await.map_err(failed)?;
         let maps = GroupVersionResource::new("", "v1", "configmaps");
-        Ok(Self { clients, maps, daemon: Cpu::of_daemon()? })
+        Ok(Self { clients, maps, daemon: Cpu::of_daemon()?, epoch: Instant::now() })
     }
 
     /// Operations `0..count`, by all clients at once, each going on with the next that nobody has begun.

@@ -46,8 +46,8 @@ impl Load {
         tokio::time::sleep(SETTLED).await;
         let with_watchers = Memory::now()?.total();
         let (begun, before) = (Instant::now(), self.daemon.seconds()?);
-        let watching = follow_all(&mut streams, SEEN_WRITES, begun);
-        let writing = self.each(SEEN_WRITES, |client, n| self.mark(client, n, begun));
+        let watching = follow_all(&mut streams, SEEN_WRITES, self.epoch);
+        let writing = self.each(SEEN_WRITES, |client, n| self.mark(client, n));
         let (delays, written) = try_join(watching, writing).await?;
         let (seconds, cpu) = (begun.elapsed().as_secs_f64(), self.daemon.seconds()? - before);
         // What the writes themselves cost counts as the events' too.
@@ -81,7 +81,7 @@ impl Load {
         }
         let (begun, before) = (Instant::now(), self.daemon.seconds()?);
         let watching = try_join_all(bodies.iter_mut().map(|body| count_frames(body, SEEN_WRITES)));
-        let writing = self.each(SEEN_WRITES, |client, n| self.mark(client, n, begun));
+        let writing = self.each(SEEN_WRITES, |client, n| self.mark(client, n));
         let (_, written) = try_join(watching, writing).await?;
         let (seconds, cpu) = (begun.elapsed().as_secs_f64(), self.daemon.seconds()? - before);
         let operations = SEEN_WRITES * WATCHERS;
@@ -102,12 +102,12 @@ impl Load {
                 // From the moment when it is due, also where the one before took too long.
                 let due = start + each * u32::try_from(number)?;
                 tokio::time::sleep_until(due).await;
-                self.step(client, step, begun).await?;
+                self.step(client, step).await?;
                 times.push(due.elapsed().as_secs_f64());
             }
             Ok::<_, anyhow::Error>(times)
         });
-        let (delays, times) = try_join(follow_all(streams, total, begun), try_join_all(writers)).await?;
+        let (delays, times) = try_join(follow_all(streams, total, self.epoch), try_join_all(writers)).await?;
         let (seconds, cpu) = (begun.elapsed().as_secs_f64(), self.daemon.seconds()? - before);
         let taken = |operations, times| Taken { operations, seconds, cpu, latencies: Samples::new(times) };
         let writes = taken(total, times.concat()).row("300 mixed writes a second", None);
@@ -116,9 +116,9 @@ impl Load {
     }
 
     /// The next thing in the life of a client's own object.
-    async fn step(&self, client: usize, step: usize, begun: Instant) -> Result<()> {
+    async fn step(&self, client: usize, step: usize) -> Result<()> {
         let key = Key::new(NAMESPACE, format!("churn-{client}"));
-        let moment = begun.elapsed().as_micros().to_string();
+        let moment = self.epoch.elapsed().as_micros().to_string();
         let mut object = map(&key.name, "churn");
         object["data"]["moment"] = moment.as_str().into();
         let (client, maps) = (&self.clients[client], &self.maps);
@@ -142,8 +142,9 @@ impl Load {
     }
 
     /// Writes the moment into an object.
-    async fn mark(&self, client: usize, number: usize, begun: Instant) -> Result<()> {
-        let patch = json!({ "data": { "moment": begun.elapsed().as_micros().to_string() } });
+    /// Writes the moment into an object. No two moments are the same, or it would be no change and no event.
+    async fn mark(&self, client: usize, number: usize) -> Result<()> {
+        let patch = json!({ "data": { "moment": self.epoch.elapsed().as_micros().to_string() } });
         let key = Self::key(number);
         let patched = self.clients[client].patch(&self.maps, &key, "", PatchType::Merge, &patch).await;
         patched.map_err(failed).map(drop)
