@@ -121,7 +121,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::task::Waker;
+
+    use bytes::Bytes;
+    use futures::{StreamExt, stream};
+    use http_body::Frame;
+    use http_body_util::{BodyExt, Empty, StreamBody};
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
 
     use super::*;
 
@@ -187,5 +195,39 @@ mod tests {
         assert!(matches!(Pin::new(&mut out).poll_write(cx, &frame), Poll::Ready(Ok(BYTES_MAX))));
         assert!(Pin::new(&mut out).poll_shutdown(cx).is_ready());
         assert_eq!(out.inner.writes.iter().sum::<usize>(), BYTES_MAX);
+    }
+
+    /// Each answer is one piece, after which nothing comes, as in a watch: all of it arrives.
+    #[tokio::test]
+    async fn nothing_stays_behind_on_a_connection_of_http_2() {
+        let (near, far) = tokio::io::duplex(BYTES_MAX);
+        let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+            let size: usize = request.uri().path()[1..].parse().unwrap();
+            let piece = Ok::<_, Infallible>(Frame::data(Bytes::from(vec![7; size])));
+            let pieces = stream::iter([piece]).chain(stream::pending());
+            Ok::<_, Infallible>(http::Response::new(StreamBody::new(pieces)))
+        });
+        let io = TokioIo::new(Gathered::new(near, true));
+        let server =
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service);
+        let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(far));
+        let talk = async {
+            let (mut client, connection) = client.await.unwrap();
+            let ask = async {
+                for size in [1, LARGE_BYTES - 10, LARGE_BYTES, 16_384, BYTES_MAX, BYTES_MAX + 1, 300_000] {
+                    let request = http::Request::get(format!("http://x/{size}"));
+                    let request = request.body(Empty::<Bytes>::new()).unwrap();
+                    let mut answer = client.send_request(request).await.unwrap();
+                    let mut come = 0;
+                    while come < size {
+                        let frame = answer.frame().await.unwrap().unwrap();
+                        come += frame.into_data().map_or(0, |data| data.len());
+                    }
+                    assert_eq!(come, size);
+                }
+            };
+            tokio::select! { () = ask => {}, ended = connection => panic!("the client ended: {ended:?}") }
+        };
+        tokio::select! { () = talk => {}, ended = server => panic!("the server ended: {ended:?}") }
     }
 }
