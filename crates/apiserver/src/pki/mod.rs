@@ -292,4 +292,33 @@ mod tests {
         assert!(pki.resolver.renew_at() > clock.now());
         assert!(pki.resolver.renew_at() > old_leaf);
     }
+    /// A client whose own order begins with the long key, as OpenSSL's and rustls's do.
+    #[tokio::test]
+    async fn the_server_chooses_the_shortest_sufficient_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = VirtualClock::new(Timestamp::now());
+        let pki = open(dir.path(), &clock);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(tls::roots(&pki.ca_pem()).unwrap())
+            .with_no_client_auth();
+        let mut client =
+            rustls::ClientConnection::new(Arc::new(config), "kubernetes".try_into().unwrap()).unwrap();
+        let mut server = rustls::ServerConnection::new(pki.server_config(&[]).unwrap()).unwrap();
+        let mut wire = Vec::new();
+        while server.is_handshaking() {
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            wire.clear();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+            wire.clear();
+        }
+        let chosen = server.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(chosen, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, SignatureScheme};
+use rustls::{CipherSuite, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
@@ -136,7 +137,7 @@ pub(super) fn server_config(
 ) -> Result<Arc<rustls::ServerConfig>, PkiError> {
     let failed = |cause: String| PkiError::material("set up TLS", cause);
     let roots = roots(ca_pem)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(serving_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
@@ -147,5 +148,22 @@ pub(super) fn server_config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config.ignore_client_order = true;
     Ok(Arc::new(config))
+}
+
+/// The cryptography of the serving side, where the shortest sufficient key comes first, as Go's servers choose: AES with
+/// 128 bits takes ten rounds of fourteen, and large answers are mostly encryption.
+fn serving_provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let longer = |suite: CipherSuite| {
+        !matches!(
+            suite,
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    };
+    provider.cipher_suites.sort_by_key(|suite| longer(suite.suite()));
+    provider
 }
