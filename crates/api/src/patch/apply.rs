@@ -94,7 +94,8 @@ type Owners = BTreeMap<Owner, Entry>;
 
 /// Records an update (or a create, or a patch other than apply): the writer owns what it added or changed.
 ///
-/// `new` brings its `managedFields` along, or else those of `old` are taken; an empty list starts anew.
+/// `new` brings its `managedFields` along, or else those of `old` are taken; a list of one empty entry starts anew.
+/// Source: `managedfields/internal/fieldmanager.go`, `decodeLiveOrNew`.
 pub fn record_update<'s, S: Shape<'s>>(
     old: Option<&Value>,
     new: &mut Value,
@@ -104,8 +105,12 @@ pub fn record_update<'s, S: Shape<'s>>(
     let none = Value::Object(Map::new());
     let before = old.unwrap_or(&none);
     let known = before["metadata"].get("managedFields");
-    let brought = new["metadata"].get("managedFields").filter(|list| check_record(list).is_ok());
-    let recorded = brought.or(known);
+    let recorded = match new["metadata"].get("managedFields") {
+        _ if !writer.subresource.is_empty() => known,
+        Some(list) if is_reset(list) => None,
+        Some(list) if !is_empty(list) && check_record(list).is_ok() => Some(list),
+        _ => known,
+    };
     let change = Comparison::of(before, new, shape);
     let gained = stripped(change.added.union(change.modified));
     let me = Owner::of(writer, false);
@@ -271,6 +276,19 @@ pub fn check_record(list: &Value) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn is_empty(list: &Value) -> bool {
+    list.as_array().is_none_or(Vec::is_empty)
+}
+
+/// Whether a record is the one that takes all fields from all owners: a single entry that says nothing.
+fn is_reset(list: &Value) -> bool {
+    let says = |entry: &Value| match entry {
+        Value::Object(fields) => fields.values().any(|value| !value.is_null() && value != ""),
+        _ => true,
+    };
+    list.as_array().is_some_and(|entries| matches!(entries.as_slice(), [entry] if !says(entry)))
 }
 
 fn text(entry: &Value, field: &str) -> String {

@@ -1,6 +1,7 @@
 //! The end of a definition: its objects are deleted, and when the last is gone the definition may go too.
 //! Source: `apiextensions-apiserver/pkg/controller/finalizer`.
 
+use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -53,15 +54,19 @@ async fn emptied(pipeline: &Pipeline, rows: &[GroupVersionResource]) -> Result<(
             return Ok(());
         }
         if left != told {
-            let call = Call::DeleteCollection(DeleteOptions::default(), ListOptions::default());
-            let request = Request {
-                resource: row.resource(),
-                namespace: String::new(),
-                name: String::new(),
-                subresource: String::new(),
-                call,
-            };
-            pipeline.call(&identity(), request).await?;
+            let objects = cache.list("", 0, |_| true).items;
+            let namespaces: BTreeSet<_> = objects.iter().map(|object| &object.meta().namespace).collect();
+            for namespace in namespaces {
+                let call = Call::DeleteCollection(DeleteOptions::default(), ListOptions::default());
+                let request = Request {
+                    resource: row.resource(),
+                    namespace: namespace.clone(),
+                    name: String::new(),
+                    subresource: String::new(),
+                    call,
+                };
+                pipeline.call(&identity(), request).await?;
+            }
             told = left;
             continue;
         }

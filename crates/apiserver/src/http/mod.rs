@@ -106,6 +106,7 @@ impl Front {
         let since = Instant::now();
         let target = path::parse(request.uri().path());
         let query = Query::parse(request.uri().query().unwrap_or_default());
+        let head = request.method() == Method::HEAD;
         let long_running =
             target.as_ref().is_some_and(|target| guard::is_long_running(request.method(), target, &query));
         let applies = counted::applies(request.headers());
@@ -120,6 +121,9 @@ impl Front {
             Ok(response) => (response, None),
             Err(status) => (respond::failure(&status, &accept), Some(status)),
         };
+        if head {
+            response = respond::without_body(response);
+        }
         for text in trail.notes.warnings() {
             response
                 .headers_mut()

@@ -24,6 +24,15 @@ pub(super) fn accepted(headers: &HeaderMap, query: &Query, offer: Offer) -> Resu
     Ok(Accepted { pretty, ..accepted })
 }
 
+/// The answer to a HEAD: what a GET has, but for the body. HTTP/2 takes one that is there for a protocol error.
+pub(super) fn without_body(response: http::Response<Body>) -> http::Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(bytes) = http_body::Body::size_hint(&body).exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| bytes.into());
+    }
+    http::Response::from_parts(head, full(Bytes::new()))
+}
+
 /// A failure as its Status object, in the encoding that the client accepts; if it accepts none, in JSON.
 pub(super) fn failure(status: &Status, accept: &str) -> http::Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

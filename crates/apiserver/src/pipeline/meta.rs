@@ -48,6 +48,17 @@ pub(super) fn fit_to_request(asked: &Asked<'_>, object: &mut Value) -> Result<()
     Ok(())
 }
 
+/// As [`fit_to_request`], of an object that is there: it says its name. Source: `handlers/rest.go`, `checkName`.
+pub(super) fn same_object(asked: &Asked<'_>, object: &mut Value) -> Result<(), Status> {
+    if tree::text(object, &["metadata", "name"]).is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            asked.name
+        )));
+    }
+    fit_to_request(asked, object)
+}
+
 /// Takes away what only the system says of a new object.
 pub(super) fn wipe(object: &mut Value) {
     let metadata = tree::metadata(object);

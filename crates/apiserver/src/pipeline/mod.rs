@@ -519,7 +519,7 @@ impl Asked<'_> {
         }
         // Across namespaces there are lists and watches; nothing has a name there.
         match call {
-            Call::List(_) | Call::Watch(_) | Call::DeleteCollection(..) => Ok(()),
+            Call::List(_) | Call::Watch(_) => Ok(()),
             _ if named => Err(not_served()),
             _ => Err(not_allowed()),
         }

@@ -194,7 +194,7 @@ impl Pipeline {
         options::check_write(options::Write::Update, options)?;
         let decode = || {
             let (mut object, warnings) = words::decode(&asked.kind, body, options.field_validation)?;
-            meta::fit_to_request(asked, &mut object)?;
+            meta::same_object(asked, &mut object)?;
             words::default(&asked.kind, &mut object);
             Ok((object, warnings))
         };
@@ -241,6 +241,7 @@ impl Pipeline {
                 words::decode_intent(&asked.kind, asked.subresource, &intent, options.field_validation)?;
             let apply = |live: Option<&Value>| {
                 let mut new = words::apply(&asked.kind, live, &intent, &writer, options.force)?;
+                meta::same_object(asked, &mut new)?;
                 words::default(&asked.kind, &mut new);
                 Ok::<_, Status>((new, warnings.clone()))
             };
@@ -249,8 +250,8 @@ impl Pipeline {
             return match self.change(asked, &change, Options::Write(options), owned.clone()).await {
                 Err(status) if status.reason == api::Reason::NotFound && asked.subresource.is_empty() => {
                     self.authorize_creation(asked).await?;
-                    let (mut object, mut warnings) = apply(None)?;
-                    meta::fit_to_request(asked, &mut object)?;
+                    let (object, mut warnings) = apply(None)?;
+                    meant_another(asked, &object)?;
                     let (object, more) =
                         self.create_tree(asked, object, Options::Write(options), owned).await?;
                     warnings.extend(more);
@@ -270,6 +271,7 @@ impl Pipeline {
                 Ok(patched) => misshapen(status, &patched),
                 Err(_) => status,
             })?;
+            meta::same_object(asked, &mut object)?;
             words::default(&asked.kind, &mut object);
             Ok((object, warnings))
         };
@@ -644,6 +646,17 @@ fn add_schemas(errors: &mut field::FieldErrors, check: impl FnOnce(&mut field::F
 /// Upstream's explanation of a conflict.
 pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
+
+/// Who names the object's uid means one that there was: it is not made anew. Source: `handlers/patch.go`, `applyPatch`.
+fn meant_another(asked: &Asked<'_>, object: &Value) -> Result<(), Status> {
+    let uid = tree::text(object, &["metadata", "uid"]);
+    if uid.is_empty() {
+        return Ok(());
+    }
+    let why =
+        format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+    Err(Status::conflict(&asked.kind.group, &asked.kind.plural, asked.name, &why))
+}
 
 /// An update of a part of an object changes what `part` copies, the annotations, and nothing else.
 fn isolate(new: &mut Value, old: &Value, part: impl Fn(&Value, &mut Value)) {

@@ -362,3 +362,109 @@ async fn what_dashboards_and_alerts_ask_for_is_counted() {
         assert!(value(counted) >= 1.0, "{counted}");
     }
 }
+
+const MERGE: [(&str, &str); 1] = [("content-type", "application/merge-patch+json")];
+
+#[tokio::test]
+async fn nothing_is_deleted_across_namespaces_at_once() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.user.clone();
+    for (path, name) in [("/api/v1/configmaps", "configmaps"), ("/apis/apps/v1/deployments", "deployments")] {
+        let answer = send(&cluster, Some(&admin), Method::DELETE, path, &[], "").await;
+        assert_eq!(answer.code, 405, "{name}: {}", answer.message());
+    }
+    let answer = send(&cluster, Some(&admin), Method::DELETE, MAPS, &[], "").await;
+    assert_eq!(answer.code, 200);
+}
+
+#[tokio::test]
+async fn a_head_is_answered_without_a_body() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.user.clone();
+    for path in ["/version", "/healthz", "/api/v1/namespaces/default", "/api/v1/namespaces/none"] {
+        let got = send(&cluster, Some(&admin), Method::GET, path, &[], "").await;
+        let head = send(&cluster, Some(&admin), Method::HEAD, path, &[], "").await;
+        assert_eq!((head.code, head.body.len()), (got.code, 0), "{path}");
+        assert_eq!(head.header("content-length"), got.body.len().to_string(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_patch_cannot_make_another_object_of_one() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.user.clone();
+    let made = json!({ "metadata": { "name": "a" }, "data": { "a": "1" } }).to_string();
+    send(&cluster, Some(&admin), Method::POST, MAPS, &[("content-type", JSON)], made).await;
+    let path = format!("{MAPS}/a");
+    let said = [
+        (
+            json!({ "metadata": { "name": "b" } }),
+            "the name of the object (b) does not match the name on the URL (a)",
+        ),
+        (
+            json!({ "metadata": { "name": null } }),
+            "the name of the object (a based on URL) was undeterminable: name must be provided",
+        ),
+        (
+            json!({ "metadata": { "namespace": "b" } }),
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+    ];
+    for (patch, message) in said {
+        let answer = send(&cluster, Some(&admin), Method::PATCH, &path, &MERGE, patch.to_string()).await;
+        assert_eq!((answer.code, answer.message().as_str()), (400, message));
+    }
+    // Who applies an object with a uid means one that there was.
+    let apply =
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "gone", "uid": "abc" } });
+    let path = format!("{MAPS}/gone?fieldManager=me");
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let answer = send(&cluster, Some(&admin), Method::PATCH, &path, &headers, apply.to_string()).await;
+    assert_eq!(answer.code, 409);
+    let why = "uid mismatch: the provided object specified uid abc, and no existing object was found";
+    assert!(answer.message().ends_with(why), "{}", answer.message());
+}
+
+#[tokio::test]
+async fn one_empty_entry_takes_all_fields_from_all_owners() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.user.clone();
+    let made = json!({ "metadata": { "name": "a" }, "data": { "a": "1" } }).to_string();
+    let made = send(&cluster, Some(&admin), Method::POST, MAPS, &[("content-type", JSON)], made).await.json();
+    let owners = |object: &Value| object["metadata"]["managedFields"].as_array().map_or(0, Vec::len);
+    assert_eq!(owners(&made), 1);
+    let path = format!("{MAPS}/a");
+    // An empty list, or one that says something wrong, is no such wish.
+    for record in [json!([]), json!([{ "operation": "Foo" }])] {
+        let patch = json!({ "metadata": { "managedFields": record } }).to_string();
+        let answer = send(&cluster, Some(&admin), Method::PATCH, &path, &MERGE, patch).await.json();
+        assert_eq!(answer["metadata"]["managedFields"], made["metadata"]["managedFields"]);
+    }
+    let patch = json!({ "metadata": { "managedFields": [{}] } }).to_string();
+    let answer = send(&cluster, Some(&admin), Method::PATCH, &path, &MERGE, patch).await.json();
+    assert_eq!(owners(&answer), 0, "{answer}");
+    let read = send(&cluster, Some(&admin), Method::GET, &path, &[], "").await.json();
+    assert_eq!(owners(&read), 0);
+}
+
+#[tokio::test]
+async fn a_stateful_set_without_a_strategy_gets_all_of_the_default() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.user.clone();
+    let set = json!({
+        "metadata": { "name": "web" },
+        "spec": {
+            "selector": { "matchLabels": { "app": "web" } },
+            "template": {
+                "metadata": { "labels": { "app": "web" } },
+                "spec": { "containers": [{ "name": "web", "image": "web" }] },
+            },
+        },
+    });
+    let path = "/apis/apps/v1/namespaces/default/statefulsets";
+    let made =
+        send(&cluster, Some(&admin), Method::POST, path, &[("content-type", JSON)], set.to_string()).await;
+    let strategy =
+        json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": 0, "maxUnavailable": 1 } });
+    assert_eq!(made.json()["spec"]["updateStrategy"], strategy);
+}
