@@ -1,4 +1,5 @@
-//! Services over HTTPS that decide for the API server (webhooks), named by files in kubeconfig format.
+//! Services over HTTPS that decide for the API server (webhooks), named by files in kubeconfig format, and whom such
+//! files say to be.
 //! Source: `apiserver/pkg/util/webhook`, `client-go/tools/clientcmd/api/v1`.
 
 use std::path::{Path, PathBuf};
@@ -7,8 +8,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header;
-use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, RequestBuilder, Response};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 /// A service has this long to answer. Source: upstream's webhook defaults.
@@ -48,24 +50,51 @@ pub(crate) struct Service {
     credentials: Credentials,
 }
 
-#[derive(Debug)]
-enum Credentials {
+/// How whoever asks a service says who they are, in each request.
+pub(crate) enum Credentials {
     /// None, or a certificate.
     Connection,
+    /// A bearer token.
     Token(String),
     /// Read for each request: it may be renewed.
     TokenFile(PathBuf),
+    /// A name and a password.
     Basic(String, String),
+}
+
+/// Secrets are not told.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "Connection",
+            Self::Token(_) => "Token",
+            Self::TokenFile(_) => "TokenFile",
+            Self::Basic(..) => "Basic",
+        })
+    }
+}
+
+impl Credentials {
+    /// A request with them. The failure is a sentence.
+    pub(crate) async fn sign(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
+        Ok(match self {
+            Self::Connection => request,
+            Self::Token(token) => request.bearer_auth(token),
+            Self::TokenFile(path) => {
+                let token = tokio::fs::read_to_string(path).await;
+                let token = token.map_err(|error| format!("token in {}: {error}", path.display()))?;
+                request.bearer_auth(token.trim())
+            }
+            Self::Basic(user, password) => request.basic_auth(user, Some(password)),
+        })
+    }
 }
 
 impl Service {
     /// The service that a file in kubeconfig format names by its current context.
     pub(crate) fn from_kubeconfig(path: &Path) -> Result<Self, FileError> {
-        let failed = |cause: String| FileError::new(path, cause);
-        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        let config: Kubeconfig = serde_yaml_ng::from_str(&text).map_err(|error| failed(error.to_string()))?;
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        config.service(directory).map_err(failed)
+        let config = Kubeconfig::read(path)?;
+        config.service(directory_of(path)).map_err(|cause| FileError::new(path, cause))
     }
 
     /// Sends an object and reads the answer.
@@ -85,16 +114,7 @@ impl Service {
     async fn send(&self, body: Vec<u8>) -> Result<Response, RemoteError> {
         let failed = |cause: String| RemoteError { url: self.url.clone(), cause };
         let request = self.http.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body);
-        let request = match &self.credentials {
-            Credentials::Connection => request,
-            Credentials::Token(token) => request.bearer_auth(token),
-            Credentials::TokenFile(path) => {
-                let token = tokio::fs::read_to_string(path).await;
-                let token = token.map_err(|error| failed(format!("token in {}: {error}", path.display())))?;
-                request.bearer_auth(token.trim())
-            }
-            Credentials::Basic(user, password) => request.basic_auth(user, Some(password)),
-        };
+        let request = self.credentials.sign(request).await.map_err(failed)?;
         request.send().await.map_err(|error| failed(base::error::chain(&error)))
     }
 }
@@ -138,9 +158,10 @@ pub(crate) async fn bytes(mut response: Response, bytes_max: usize) -> Result<Ve
     Ok(bytes)
 }
 
+/// What a file in kubeconfig format says.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
-struct Kubeconfig {
+pub(crate) struct Kubeconfig {
     current_context: String,
     clusters: Vec<Named>,
     users: Vec<Named>,
@@ -167,7 +188,7 @@ struct Cluster {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
-struct User {
+pub(crate) struct User {
     client_certificate: Option<PathBuf>,
     client_certificate_data: String,
     client_key: Option<PathBuf>,
@@ -177,6 +198,10 @@ struct User {
     token_file: Option<PathBuf>,
     username: String,
     password: String,
+    #[serde(rename = "as")]
+    impersonated: Option<IgnoredAny>,
+    auth_provider: Option<IgnoredAny>,
+    exec: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
@@ -186,7 +211,87 @@ struct Context {
     user: String,
 }
 
+/// The directory that the paths in a file are relative to.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+impl User {
+    /// Names what is not known here, before somebody is asked as nobody instead.
+    fn check(&self) -> Result<(), String> {
+        for (field, stands) in [
+            ("exec", self.exec.is_some()),
+            ("auth-provider", self.auth_provider.is_some()),
+            ("as", self.impersonated.is_some()),
+        ] {
+            if stands {
+                return Err(format!(
+                    "{field} is not known here; name a client certificate, token, tokenFile or username instead"
+                ));
+            }
+        }
+        if self.has_certificate() != self.has_key() {
+            return Err("client-certificate and client-key belong together".to_owned());
+        }
+        Ok(())
+    }
+
+    fn has_certificate(&self) -> bool {
+        !self.client_certificate_data.is_empty() || is_named(self.client_certificate.as_deref())
+    }
+
+    fn has_key(&self) -> bool {
+        !self.client_key_data.is_empty() || is_named(self.client_key.as_deref())
+    }
+
+    /// The certificate and key that it proves itself by, if any.
+    pub(crate) fn identity(&self, directory: &Path) -> Result<Option<Identity>, String> {
+        let file = |path: &Option<PathBuf>, data: &str| contents(directory, path.as_deref(), data);
+        let certificate = file(&self.client_certificate, &self.client_certificate_data)?;
+        let key = file(&self.client_key, &self.client_key_data)?;
+        let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
+        let pem = [certificate, b"\n".to_vec(), key].concat();
+        Identity::from_pem(&pem).map(Some).map_err(|error| base::error::chain(&error))
+    }
+
+    /// What its requests carry.
+    pub(crate) fn credentials(&self, directory: &Path) -> Credentials {
+        if !self.token.is_empty() {
+            Credentials::Token(self.token.clone())
+        } else if let Some(path) = &self.token_file {
+            Credentials::TokenFile(directory.join(path))
+        } else if !self.username.is_empty() {
+            Credentials::Basic(self.username.clone(), self.password.clone())
+        } else {
+            Credentials::Connection
+        }
+    }
+}
+
 impl Kubeconfig {
+    /// Reads a file.
+    pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
+        let text = std::fs::read_to_string(path).map_err(|error| FileError::new(path, error))?;
+        serde_yaml_ng::from_str(&text).map_err(|error| FileError::new(path, error))
+    }
+
+    /// The user of a name.
+    pub(crate) fn user(&self, name: &str) -> Option<&User> {
+        named(&self.users, name).map(|known| &known.user)
+    }
+
+    /// The user of the current context.
+    pub(crate) fn current_user(&self) -> Option<&User> {
+        self.user(&named(&self.contexts, &self.current_context)?.context.user)
+    }
+
+    /// Says which user cannot be used, and why.
+    pub(crate) fn check_users(&self) -> Result<(), String> {
+        self.users.iter().try_for_each(|known| {
+            known.user.check().map_err(|cause| format!("user {:?}: {cause}", known.name))
+        })
+    }
+
     fn service(&self, directory: &Path) -> Result<Service, String> {
         let none = Context::default();
         let context = match self.current_context.as_str() {
@@ -203,33 +308,23 @@ impl Kubeconfig {
         let first = self.users.first().filter(|_| context.user.is_empty());
         let none = User::default();
         let user = first.or_else(|| named(&self.users, &context.user)).map_or(&none, |user| &user.user);
-        let file = |path: &Option<PathBuf>, data: &str| contents(directory, path.as_deref(), data);
-        let authorities = file(&cluster.certificate_authority, &cluster.certificate_authority_data)?;
-        let certificate = file(&user.client_certificate, &user.client_certificate_data)?;
-        let key = file(&user.client_key, &user.client_key_data)?;
+        user.check()?;
+        let authorities = contents(
+            directory,
+            cluster.certificate_authority.as_deref(),
+            &cluster.certificate_authority_data,
+        )?;
+        let identity = user.identity(directory)?;
         let http = client(authorities.as_deref(), |mut builder| {
             if cluster.insecure_skip_tls_verify {
                 builder = builder.tls_danger_accept_invalid_certs(true);
             }
-            match (certificate, key) {
-                (Some(certificate), Some(key)) => {
-                    let pem = [certificate, b"\n".to_vec(), key].concat();
-                    let identity = Identity::from_pem(&pem).map_err(|error| base::error::chain(&error))?;
-                    Ok(builder.identity(identity))
-                }
-                (None, None) => Ok(builder),
-                _ => Err("client-certificate and client-key belong together".to_owned()),
-            }
+            Ok(match identity {
+                Some(identity) => builder.identity(identity),
+                None => builder,
+            })
         })?;
-        let credentials = if !user.token.is_empty() {
-            Credentials::Token(user.token.clone())
-        } else if let Some(path) = &user.token_file {
-            Credentials::TokenFile(directory.join(path))
-        } else if !user.username.is_empty() {
-            Credentials::Basic(user.username.clone(), user.password.clone())
-        } else {
-            Credentials::Connection
-        };
+        let credentials = user.credentials(directory);
         Ok(Service { http, url: cluster.server.clone(), credentials })
     }
 }
@@ -238,12 +333,16 @@ fn named<'a>(list: &'a [Named], name: &str) -> Option<&'a Named> {
     list.iter().find(|known| known.name == name)
 }
 
+fn is_named(path: Option<&Path>) -> bool {
+    path.is_some_and(|path| !path.as_os_str().is_empty())
+}
+
 /// What a file says, or the data that stands in its place (which wins, as in clients).
 fn contents(directory: &Path, path: Option<&Path>, data: &str) -> Result<Option<Vec<u8>>, String> {
     if !data.is_empty() {
         return STANDARD.decode(data).map(Some).map_err(|error| format!("data is no base64: {error}"));
     }
-    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { return Ok(None) };
+    let Some(path) = path.filter(|path| is_named(Some(path))) else { return Ok(None) };
     let path = directory.join(path);
     std::fs::read(&path).map(Some).map_err(|error| format!("{}: {error}", path.display()))
 }
@@ -286,6 +385,10 @@ mod tests {
                 "no base64",
             ),
             ("current-context: x", "no context \"x\""),
+            (
+                "{clusters: [{name: a, cluster: {server: 'https://a'}}], users: [{name: u, user: {exec: {command: x}}}]}",
+                "exec is not known here",
+            ),
             ("[", "expected struct"),
         ] {
             let said = read(text).unwrap_err();

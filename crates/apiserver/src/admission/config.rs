@@ -11,7 +11,10 @@ use serde_yaml_ng::Value;
 
 use super::pod_security::Settings;
 use super::quota::Limited;
-use super::{Chain, DenyServiceExternalIps, Link, PodSecurity, ResourceQuota};
+use super::{
+    Chain, DenyServiceExternalIps, Link, MutatingWebhooks, PodSecurity, ResourceQuota, Users,
+    ValidatingWebhooks,
+};
 use crate::remote::FileError;
 
 const FILE: (&[&str], &str) = (
@@ -33,6 +36,9 @@ const QUOTA_VERSIONS: &[&str] = &[
 ];
 /// The kind has the second name in `resourcequota.admission.k8s.io`.
 const QUOTA_KINDS: [&str; 2] = ["ResourceQuotaConfiguration", "Configuration"];
+const WEBHOOK_VERSIONS: &[&str] = &["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1alpha1"];
+/// The kind had the second name in `v1alpha1`.
+const WEBHOOK_KINDS: [&str; 2] = ["WebhookAdmissionConfiguration", "WebhookAdmission"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -57,6 +63,16 @@ struct Plugin {
 struct QuotaFile {
     #[serde(default)]
     limited_resources: Vec<Limited>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WebhookFile {
+    /// As whom webhooks are asked.
+    #[serde(default)]
+    kube_config_file: PathBuf,
+    #[serde(default)]
+    static_manifests_dir: String,
 }
 
 /// The chain as a file configures it.
@@ -104,6 +120,12 @@ fn link(name: &str, given: Option<&[u8]>, chain: &Chain) -> Result<Option<Arc<dy
             let file: QuotaFile = of_kind(given, QUOTA_VERSIONS, &QUOTA_KINDS)?;
             Ok(Some(Arc::new(ResourceQuota::limiting(file.limited_resources))))
         }
+        ("MutatingAdmissionWebhook", Some(given)) => {
+            Ok(Some(Arc::new(MutatingWebhooks::asked_as(users(given)?))))
+        }
+        ("ValidatingAdmissionWebhook", Some(given)) => {
+            Ok(Some(Arc::new(ValidatingWebhooks::asked_as(users(given)?))))
+        }
         ("DenyServiceExternalIPs", None) => Ok(Some(Arc::new(DenyServiceExternalIps))),
         (_, None) if chain.iter().any(|known| known.name() == name) => Ok(None),
         (_, Some(_)) if chain.iter().any(|known| known.name() == name) => {
@@ -111,6 +133,23 @@ fn link(name: &str, given: Option<&[u8]>, chain: &Chain) -> Result<Option<Arc<dy
         }
         _ => Err("there is no such plugin here; leave it out".to_owned()),
     }
+}
+
+/// As whom a plugin's configuration wants webhooks to be asked.
+fn users(given: &[u8]) -> Result<Option<Arc<Users>>, String> {
+    let file: WebhookFile = of_kind(given, WEBHOOK_VERSIONS, &WEBHOOK_KINDS)?;
+    if !file.static_manifests_dir.is_empty() {
+        let remedy = "create the webhook configurations as objects instead";
+        return Err(format!("staticManifestsDir is not known here; {remedy}"));
+    }
+    let path = file.kube_config_file;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    if !path.is_absolute() {
+        return Err(format!("kubeConfigFile: Invalid value: {path:?}: must be an absolute file path"));
+    }
+    Users::read(&path).map(|users| Some(Arc::new(users))).map_err(|error| error.to_string())
 }
 
 /// Reads a text that says of which version and kind it is.
@@ -180,6 +219,21 @@ mod tests {
                  exemptions.usernames[1]: Duplicate value: \"a\"",
             ),
             ("- {name: PodSecurity, nonsense: 1}\n", "unknown field"),
+            (
+                "- name: MutatingAdmissionWebhook\n  configuration: {apiVersion: apiserver.config.k8s.io/v1, \
+                 kind: WebhookAdmissionConfiguration, kubeConfigFile: users}\n",
+                "plugin MutatingAdmissionWebhook: kubeConfigFile: Invalid value: \"users\": must be an absolute file path",
+            ),
+            (
+                "- name: ValidatingAdmissionWebhook\n  configuration: {apiVersion: apiserver.config.k8s.io/v1, \
+                 kind: WebhookAdmissionConfiguration, staticManifestsDir: /nowhere}\n",
+                "staticManifestsDir is not known here; create the webhook configurations as objects",
+            ),
+            (
+                "- name: ValidatingAdmissionWebhook\n  configuration: {apiVersion: apiserver.config.k8s.io/v1alpha1, \
+                 kind: WebhookAdmission, kubeConfigFile: /nowhere/users}\n",
+                "/nowhere/users: No such file",
+            ),
         ] {
             let said = read(text).unwrap_err();
             assert!(said.contains(says), "{text}: {said}");

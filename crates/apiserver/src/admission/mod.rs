@@ -59,7 +59,7 @@ use serde_json::{Map, Value, json};
 
 use crate::authz::{Attributes, Decision};
 use crate::cache::Changes;
-pub use crate::webhook::Unanswered;
+pub use crate::webhook::{Unanswered, Users};
 use crate::words::{Catalog, Kind};
 
 /// What a link may look at besides the object.
@@ -119,8 +119,13 @@ pub trait World: Send + Sync {
     async fn convert(&self, object: Value, from: &Kind, to: &Kind) -> Result<Value, Status> {
         Ok(self.catalog().convert(object, from, to))
     }
-    /// What the webhook that a `clientConfig` names answers to a review within a time.
-    async fn ask(&self, _client: &Value, _review: &Value, _within: Duration) -> Result<Value, Unanswered> {
+    /// What the webhook that a `clientConfig` names answers to a review within a time. It is asked as one of these users.
+    async fn ask(
+        &self,
+        _client: (&Value, Option<&Users>),
+        _review: &Value,
+        _within: Duration,
+    ) -> Result<Value, Unanswered> {
         Err(Unanswered::new(500, "nobody is asked here"))
     }
     /// Where it is counted what webhooks and policies say, if anywhere.

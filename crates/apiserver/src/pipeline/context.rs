@@ -10,7 +10,7 @@ use serde_json::Value;
 use store::RangeRequest;
 
 use super::Pipeline;
-use crate::admission::{Metrics, Unanswered, World};
+use crate::admission::{Metrics, Unanswered, Users, World};
 use crate::authz::{Attributes, Decision};
 use crate::cache::{Changes, unavailable};
 use crate::storage;
@@ -103,8 +103,13 @@ impl World for Pipeline {
         converted.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
     }
 
-    async fn ask(&self, client: &Value, review: &Value, within: Duration) -> Result<Value, Unanswered> {
-        let client = self.webhooks.client(client);
+    async fn ask(
+        &self,
+        (client, users): (&Value, Option<&Users>),
+        review: &Value,
+        within: Duration,
+    ) -> Result<Value, Unanswered> {
+        let client = self.webhooks.client(client, users);
         let client =
             client.map_err(|error| Unanswered::new(500, format!("could not get REST client: {error}")))?;
         let answer = client.post(review, within, true).await;

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::header;
 use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Response, Url};
+use reqwest::{ClientBuilder, Identity, Response, Url};
 use serde_json::Value;
 
 use super::failure;
-use super::{Services, Unanswered};
-use crate::remote;
+use super::{Services, Unanswered, Users};
+use crate::remote::{self, Credentials};
 use crate::tree;
 
 const JSON: &str = "application/json";
@@ -41,6 +41,7 @@ pub(crate) struct Client {
     /// `Host` where it is not the URL's.
     host: Option<String>,
     dialed: Dialed,
+    credentials: Credentials,
 }
 
 /// The address that was last tried to reach, where a name had to be resolved.
@@ -71,28 +72,36 @@ impl Resolve for Dial {
 
 impl Client {
     /// The client of a `clientConfig`. The failure is what is wrong with the configuration.
-    pub(super) fn new(config: &Value, services: &Arc<Services>) -> Result<Self, String> {
+    pub(super) fn new(
+        config: &Value,
+        services: &Arc<Services>,
+        users: Option<&Users>,
+    ) -> Result<Self, String> {
         let bundle = STANDARD
             .decode(tree::text(config, &["caBundle"]))
             .map_err(|error| format!("caBundle is no base64: {error}"))?;
         let authorities = Some(bundle.trim_ascii()).filter(|bundle| !bundle.is_empty());
         let service = tree::at(config, &["service"]);
         if service.is_object() {
-            return Self::of_service(service, authorities, services);
+            return Self::of_service(service, authorities, services, users);
         }
         let text = tree::text(config, &["url"]);
         if text.is_empty() {
             return Err("webhook configuration must have either service or URL".to_owned());
         }
         let url: Url = text.parse().map_err(|error| format!("Unparsable URL: {error}"))?;
-        let http = remote::client(authorities, |builder| Ok(builder.no_proxy()))?;
-        Ok(Self { http, shown: url.to_string(), url, host: None, dialed: Dialed::default() })
+        let target =
+            format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(PORT));
+        let (identity, credentials) = Users::known(users, &target)?;
+        let http = remote::client(authorities, |builder| Ok(proven(builder.no_proxy(), identity)))?;
+        Ok(Self { http, shown: url.to_string(), url, host: None, dialed: Dialed::default(), credentials })
     }
 
     fn of_service(
         service: &Value,
         authorities: Option<&[u8]>,
         services: &Arc<Services>,
+        users: Option<&Users>,
     ) -> Result<Self, String> {
         let text = |field: &str| tree::text(service, &[field]);
         let port = tree::at(service, &["port"]).as_u64().and_then(|port| u16::try_from(port).ok());
@@ -110,11 +119,14 @@ impl Client {
             port,
             dialed: dialed.clone(),
         };
+        let target = format!("{host}:{port}");
+        let (identity, credentials) = Users::known(users, &target)?;
         let http = remote::client(authorities, |builder| {
-            Ok(builder.no_proxy().dns_resolver(Arc::new(dial) as Arc<dyn Resolve>))
+            let builder = builder.no_proxy().dns_resolver(Arc::new(dial) as Arc<dyn Resolve>);
+            Ok(proven(builder, identity))
         })?;
-        let shown = format!("https://{host}:{port}{path}");
-        Ok(Self { http, url, shown, host: Some(format!("{host}:{port}")), dialed })
+        let shown = format!("https://{target}{path}");
+        Ok(Self { http, url, shown, host: Some(target), dialed, credentials })
     }
 
     /// Posts a review and reads the answer, all within a time. `told`: the webhook is told how long it has. The failure
@@ -150,6 +162,7 @@ impl Client {
             if let Some(host) = &self.host {
                 request = request.header(header::HOST, host);
             }
+            let request = self.credentials.sign(request).await.map_err(Failed::Call)?;
             let response = request.send().await.map_err(|error| Failed::Call(self.cause(&error)))?;
             match patience(&response).filter(|_| attempt < ATTEMPTS_MAX) {
                 Some(patience) => tokio::time::sleep(patience).await,
@@ -167,6 +180,14 @@ impl Client {
             format!("{}:{port}", self.url.host_str().unwrap_or_default())
         };
         failure::cause(error, &dialed.unwrap_or_else(authority))
+    }
+}
+
+/// A client that proves who it is by a certificate, if there is one.
+fn proven(builder: ClientBuilder, identity: Option<Identity>) -> ClientBuilder {
+    match identity {
+        Some(identity) => builder.identity(identity),
+        None => builder,
     }
 }
 

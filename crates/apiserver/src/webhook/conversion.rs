@@ -47,7 +47,7 @@ async fn ask(
     });
     let kind = kind_of(objects.first().unwrap_or(&Value::Null));
     let failed = |error: String| format!("conversion webhook for {kind} failed: {error}");
-    let client = webhooks.client(&webhook.client)?;
+    let client = webhooks.client(&webhook.client, None)?;
     let answer = client.post(&review, ANSWER_MAX, false).await.map_err(|error| failed(error.why))?;
     let converted = answered(answer, version, &uid).map_err(failed)?;
     if converted.len() != objects.len() {

@@ -5,8 +5,10 @@ mod client;
 pub(crate) mod conversion;
 mod failure;
 mod services;
+mod users;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -14,6 +16,7 @@ use serde_json::Value;
 
 pub(crate) use client::Client;
 pub(crate) use services::Services;
+pub use users::Users;
 
 /// So many clients are kept, with their connections, though nothing uses them now. Source: upstream's
 /// `defaultCacheSize`.
@@ -43,7 +46,8 @@ impl Unanswered {
 /// The clients of all webhooks. Equal configurations share a client and its connections.
 pub(crate) struct Webhooks {
     services: Arc<Services>,
-    clients: Mutex<HashMap<String, Arc<Client>>>,
+    /// By the file that names the users, and the configuration.
+    clients: Mutex<HashMap<(PathBuf, String), Arc<Client>>>,
 }
 
 impl Webhooks {
@@ -52,13 +56,14 @@ impl Webhooks {
         Self { services: Arc::new(services), clients: Mutex::default() }
     }
 
-    /// The client of a `clientConfig`. The failure is what is wrong with the configuration.
-    pub(crate) fn client(&self, config: &Value) -> Result<Arc<Client>, String> {
-        let key = config.to_string();
+    /// The client of a `clientConfig`, which says that it is one of these users. The failure is what is wrong with the
+    /// configuration.
+    pub(crate) fn client(&self, config: &Value, users: Option<&Users>) -> Result<Arc<Client>, String> {
+        let key = (users.map(|users| users.file().to_owned()).unwrap_or_default(), config.to_string());
         if let Some(client) = self.clients.lock().get(&key) {
             return Ok(client.clone());
         }
-        let fresh = Arc::new(Client::new(config, &self.services)?);
+        let fresh = Arc::new(Client::new(config, &self.services, users)?);
         let mut clients = self.clients.lock();
         if clients.len() >= CLIENTS_MAX {
             // Those that only this table knows are the past's.

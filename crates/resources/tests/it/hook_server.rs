@@ -23,11 +23,18 @@ use crate::cluster::{Cluster, ELSEWHERE, resource};
 /// What a webhook says to a review that was sent to a path; `None`: nothing, ever.
 pub(crate) type Says = Arc<dyn Fn(&str, &Value) -> Option<Value> + Send + Sync>;
 
+/// Paths and reviews that it was asked.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+/// How whoever asked said who they are.
+type Asking = Arc<Mutex<Vec<String>>>;
+
 /// A running webhook.
 pub(crate) struct HookServer {
     address: SocketAddr,
     ca: String,
-    asked: Arc<Mutex<Vec<(String, Value)>>>,
+    asked: Asked,
+    asked_by: Asking,
+    pki: Arc<Pki>,
     _tasks: Tasks,
     _dir: tempfile::TempDir,
 }
@@ -44,19 +51,21 @@ impl HookServer {
         let acceptor = TlsAcceptor::from(pki.server_config(&[b"http/1.1"]).unwrap());
         let (asked, tasks) = (Arc::new(Mutex::new(Vec::new())), Tasks::default());
         let (says, heard): (Says, _) = (Arc::new(says), asked.clone());
+        let asked_by = Asking::default();
+        let by = asked_by.clone();
         tasks.spawn(async move {
             let mut open = FuturesUnordered::new();
             loop {
                 tokio::select! {
                     accepted = listener.accept() => {
                         let Ok((stream, _)) = accepted else { return };
-                        open.push(serve(acceptor.clone(), stream, says.clone(), heard.clone()));
+                        open.push(serve(acceptor.clone(), stream, says.clone(), (heard.clone(), by.clone())));
                     }
                     Some(()) = open.next() => {}
                 }
             }
         });
-        Self { address, ca: STANDARD.encode(pki.ca_pem()), asked, _tasks: tasks, _dir: dir }
+        Self { address, ca: STANDARD.encode(pki.ca_pem()), asked, asked_by, pki, _tasks: tasks, _dir: dir }
     }
 
     /// The authority that vouches for it, in PEM.
@@ -88,21 +97,38 @@ impl HookServer {
         cluster.create_as_server(&slices, "default", slice).await.unwrap();
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A certificate and its key, in base64, by which it knows who asks.
+    pub(crate) fn certificate(&self) -> (String, String) {
+        let life = std::time::Duration::from_secs(3600);
+        let issued = self.pki.issue_client("server", &[], life).unwrap();
+        (STANDARD.encode(issued.cert_pem), STANDARD.encode(issued.key_pem))
+    }
+
+    /// How whoever asked said who they are: `Authorization`, "certificate" or nothing.
+    pub(crate) fn asked_by(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked_by.lock())
+    }
+
     /// What it was asked since it was last asked this: paths and reviews.
     pub(crate) fn asked(&self) -> Vec<(String, Value)> {
         std::mem::take(&mut *self.asked.lock())
     }
 }
 
-async fn serve(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    says: Says,
-    heard: Arc<Mutex<Vec<(String, Value)>>>,
-) {
+async fn serve(acceptor: TlsAcceptor, stream: TcpStream, says: Says, (heard, by): (Asked, Asking)) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
+    let is_certified = stream.get_ref().1.peer_certificates().is_some();
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (says, heard) = (says.clone(), heard.clone());
+        let (says, heard, by) = (says.clone(), heard.clone(), by.clone());
+        let header = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        let asking =
+            header.unwrap_or_else(|| if is_certified { "certificate".into() } else { String::new() });
+        by.lock().push(asking);
         async move {
             let path = request.uri().path().to_owned();
             let body = request.into_body().collect().await.unwrap().to_bytes();

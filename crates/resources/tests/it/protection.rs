@@ -12,6 +12,8 @@ use store::memory::Memory;
 use store::{Embedded, EmbeddedConfig, RangeRequest, Store};
 
 use crate::cluster::{Cluster, Made, PATIENCE, resource};
+use crate::hook_server::HookServer;
+use crate::hooks::{hook as admission_hook, rule};
 use crate::http_front::{JSON, get, send, write};
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
@@ -388,4 +390,55 @@ async fn a_file_configures_admission() {
     let refused = cluster.create(&resource("", "v1", "services"), "default", service).await.unwrap_err();
     let says = "services \"s\" is forbidden: Use of external IPs is denied by admission control.";
     assert_eq!((refused.code, refused.message.as_str()), (403, says));
+}
+
+#[tokio::test]
+async fn webhooks_are_asked_as_the_user_that_a_file_names() {
+    let hook = HookServer::start(|_, review| {
+        let response = json!({ "uid": review["request"]["uid"], "allowed": true });
+        Some(json!({ "apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response }))
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (certificate, key) = hook.certificate();
+    let users = json!({ "users": [
+        { "name": hook.address().to_string(), "user": { "tokenFile": "token" } },
+        { "name": "*.default.svc:8443", "user": { "client-certificate-data": certificate, "client-key-data": key } },
+    ] });
+    std::fs::write(at("users"), users.to_string()).unwrap();
+    std::fs::write(at("token"), "first\n").unwrap();
+    let webhooks = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration",
+        "kubeConfigFile": at("users"),
+    });
+    std::fs::write(at("webhooks"), webhooks.to_string()).unwrap();
+    let file = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [
+            { "name": "MutatingAdmissionWebhook", "configuration": webhooks },
+            { "name": "ValidatingAdmissionWebhook", "path": "webhooks" },
+        ],
+    });
+    std::fs::write(at("admission"), file.to_string()).unwrap();
+    let protection =
+        Protection { admission_control_config_file: Some(at("admission")), ..Protection::default() };
+    let cluster = Cluster::make(Made { protection, ..Made::default() }).await;
+    hook.serve_as_service(&cluster).await;
+    let maps = rule(&["CREATE"], "", "configmaps");
+    for (plural, client) in [
+        ("mutatingwebhookconfigurations", hook.by_url("/")),
+        ("validatingwebhookconfigurations", hook.by_service("/")),
+    ] {
+        let own =
+            json!({ "metadata": { "name": "a" }, "webhooks": [admission_hook("a", client, maps.clone())] });
+        cluster.create(&resource("admissionregistration.k8s.io", "v1", plural), "", own).await.unwrap();
+    }
+    let create = async |name: &str| {
+        let map = json!({ "metadata": { "name": name } });
+        cluster.create(&resource("", "v1", "configmaps"), "default", map).await.unwrap();
+        hook.asked_by()
+    };
+    assert_eq!(create("a").await, ["Bearer first", "certificate"]);
+    std::fs::write(at("token"), "second\n").unwrap();
+    assert_eq!(create("b").await, ["Bearer second", "certificate"]);
 }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use store::Revision;
 
 use super::review;
-use crate::admission::World;
 use crate::admission::conditions::{Conditions, WEBHOOK_VARIABLES};
 use crate::admission::rules::{GROUP, Selection};
+use crate::admission::{Users, World};
 use crate::cache::Changes;
 use crate::tree;
 
@@ -29,6 +29,8 @@ pub(super) struct Hook {
     pub(super) id: String,
     /// Where it is.
     pub(super) client: Value,
+    /// As whom it is asked.
+    pub(super) users: Option<Arc<Users>>,
     /// Which requests it is for; or what about that cannot be understood.
     pub(super) selection: Result<Selection, String>,
     /// What else has to hold.
@@ -48,13 +50,14 @@ pub(super) struct Hook {
 /// The webhooks of all configurations of a kind, by the names of their configurations.
 pub(super) struct Hooks {
     resource: &'static str,
+    users: Option<Arc<Users>>,
     known: RwLock<(Revision, Arc<Vec<Hook>>)>,
 }
 
 impl Hooks {
     /// Of a resource of admissionregistration.k8s.io.
-    pub(super) fn of(resource: &'static str) -> Self {
-        Self { resource, known: RwLock::default() }
+    pub(super) fn of(resource: &'static str, users: Option<Arc<Users>>) -> Self {
+        Self { resource, users, known: RwLock::default() }
     }
 
     /// The webhooks as the cache knows them now.
@@ -68,18 +71,19 @@ impl Hooks {
             }
             Changes::All(objects, revision) => (objects, revision),
         };
-        let hooks = Arc::new(objects.iter().flat_map(|object| compile(object)).collect());
+        let hooks =
+            Arc::new(objects.iter().flat_map(|object| compile(object, self.users.as_ref())).collect());
         *self.known.write() = (seen, Arc::clone(&hooks));
         hooks
     }
 }
 
-fn compile(configuration: &Object) -> Vec<Hook> {
+fn compile(configuration: &Object, users: Option<&Arc<Users>>) -> Vec<Hook> {
     let name = &configuration.meta().name;
     match configuration.decode::<Value>() {
         Ok(tree) => {
             let hooks = tree::items(&tree, &["webhooks"]).iter().enumerate();
-            hooks.map(|(index, hook)| Hook::read(name, index, hook)).collect()
+            hooks.map(|(index, hook)| Hook::read(name, index, hook, users)).collect()
         }
         Err(error) => {
             tracing::error!(configuration = name, %error, "a webhook configuration cannot be read");
@@ -89,7 +93,7 @@ fn compile(configuration: &Object) -> Vec<Hook> {
 }
 
 impl Hook {
-    fn read(configuration: &str, index: usize, hook: &Value) -> Self {
+    fn read(configuration: &str, index: usize, hook: &Value, users: Option<&Arc<Users>>) -> Self {
         let name = tree::text(hook, &["name"]).to_owned();
         let known =
             |version: &Value| review::VERSIONS.into_iter().find(|known| version.as_str() == Some(known));
@@ -98,6 +102,7 @@ impl Hook {
             configuration: configuration.to_owned(),
             id: format!("{configuration}/{name}/{index}"),
             client: tree::at(hook, &["clientConfig"]).clone(),
+            users: users.cloned(),
             selection: Selection::of_webhook(hook),
             conditions: Conditions::compile(hook, &WEBHOOK_VARIABLES),
             ignores_failure: tree::text(hook, &["failurePolicy"]) == "Ignore",

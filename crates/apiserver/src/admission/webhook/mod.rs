@@ -18,7 +18,7 @@ use super::conditions::{Answers, Met, Scene, answered};
 use super::lifecycle::forbidden;
 use super::metrics::{Asked, Ended};
 use super::rules::{Matched, is_exempt};
-use super::{Link, Operation, Review, Unanswered, World};
+use super::{Link, Operation, Review, Unanswered, Users, World};
 use crate::words;
 use configuration::{Hook, Hooks};
 pub(super) use review::request;
@@ -37,15 +37,29 @@ pub struct MutatingWebhooks(Hooks);
 /// ValidatingAdmissionWebhook.
 pub struct ValidatingWebhooks(Hooks);
 
+impl MutatingWebhooks {
+    /// Those that are asked as these users.
+    pub(super) fn asked_as(users: Option<Arc<Users>>) -> Self {
+        Self(Hooks::of("mutatingwebhookconfigurations", users))
+    }
+}
+
+impl ValidatingWebhooks {
+    /// Those that are asked as these users.
+    pub(super) fn asked_as(users: Option<Arc<Users>>) -> Self {
+        Self(Hooks::of("validatingwebhookconfigurations", users))
+    }
+}
+
 impl Default for MutatingWebhooks {
     fn default() -> Self {
-        Self(Hooks::of("mutatingwebhookconfigurations"))
+        Self::asked_as(None)
     }
 }
 
 impl Default for ValidatingWebhooks {
     fn default() -> Self {
-        Self(Hooks::of("validatingwebhookconfigurations"))
+        Self::asked_as(None)
     }
 }
 
@@ -247,7 +261,8 @@ impl<'a> Call<'a> {
         })?;
         let uid = base::id::uuid();
         let question = review::question(version, &uid, self.request.clone(), [&self.object, &self.old]);
-        let answer = world.ask(&hook.client, &question, hook.within).await.map_err(Failure::Call)?;
+        let client = (&hook.client, hook.users.as_deref());
+        let answer = world.ask(client, &question, hook.within).await.map_err(Failure::Call)?;
         let answer = review::answer(&hook.name, &answer, version, &uid, mutating)
             .map_err(|error| Unanswered::new(503, format!("received invalid webhook response: {error}")))
             .map_err(Failure::Call)?;
