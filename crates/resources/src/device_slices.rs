@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::at::{At, NOT_NEGATIVE};
 use crate::devices::{at_most, qualified_name, taint};
-use crate::simple::Simple;
+use crate::simple::Ratcheting;
 use crate::{affinity, volume_sources};
 
 const DEVICES_MAX: usize = 128;
@@ -23,19 +23,23 @@ const CONDITIONS_MAX: usize = 4;
 const OPTIONS_MAX: usize = 10;
 const TEXT_BYTES_MAX: usize = 64;
 const POOL_BYTES_MAX: usize = 253;
+const TOO_LARGE: &str = "must not be larger than 9223372036854775807";
 const ONE_PLACE: &str =
     "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
 const ONE_PLACE_EACH: &str = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when \
                               `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
 
 /// What drivers offer.
-pub(crate) const SLICES: Simple = Simple {
-    check: |slice, errors| check_spec(&slice.get("spec"), errors),
+pub(crate) const SLICES: Ratcheting = Ratcheting {
+    check: |slice, old, errors| {
+        let before = old.map(|old| old.get("spec"));
+        check_spec(&slice.get("spec"), before.as_ref(), errors);
+    },
     frozen: &[&["spec", "pool", "name"], &["spec", "driver"], &["spec", "nodeName"]],
-    ..Simple::COUNTED
+    lengthy: false,
 };
 
-fn check_spec(spec: &At<'_>, errors: &mut FieldErrors) {
+fn check_spec(spec: &At<'_>, before: Option<&At<'_>>, errors: &mut FieldErrors) {
     volume_sources::csi_driver(&spec.get("driver"), errors);
     check_pool(&spec.get("pool"), errors);
     let mut set = places(spec, "must be either unset or set to a non-empty string", errors);
@@ -58,7 +62,14 @@ fn check_spec(spec: &At<'_>, errors: &mut FieldErrors) {
     let advanced =
         |device: At<'_>| !device.get("taints").is_empty() || !device.get("consumesCounters").is_empty();
     let most = if devices.items().any(advanced) { ADVANCED_DEVICES_MAX } else { DEVICES_MAX };
-    each_once(&devices, most, "name", |device, errors| check_device(device, each.truth(), errors), errors);
+    let known = |device: &At<'_>| {
+        let name = device.get("name").text();
+        before?.each("devices").find(|known| known.get("name").text() == name)
+    };
+    let check = |device: &At<'_>, errors: &mut FieldErrors| {
+        check_device(device, known(device).as_ref(), each.truth(), errors);
+    };
+    each_once(&devices, most, "name", check, errors);
     counter_sets(&spec.get("sharedCounters"), COUNTER_SETS_MAX, "name", errors);
 }
 
@@ -152,7 +163,9 @@ fn one_place(of: &At<'_>, set: &[&str], none: &str, several: &str, errors: &mut 
     }
 }
 
-fn check_device(device: &At<'_>, own_place: bool, errors: &mut FieldErrors) {
+/// A device, which was another one before (absent: it is new). Capacities and taints that were stored when more was allowed
+/// may stay.
+fn check_device(device: &At<'_>, before: Option<&At<'_>>, own_place: bool, errors: &mut FieldErrors) {
     device.get("name").named(NameRule::Label, errors);
     let (attributes, capacity) = (device.get("attributes"), device.get("capacity"));
     let count = attributes.entries().count() + capacity.entries().count();
@@ -165,21 +178,12 @@ fn check_device(device: &At<'_>, own_place: bool, errors: &mut FieldErrors) {
         qualified_name(name, &attributes.path, errors);
         check_attribute(&attribute, errors);
     }
-    let shared = device.get("allowMultipleAllocations").truth();
-    for (name, amount) in capacity.entries() {
-        qualified_name(name, &capacity.path, errors);
-        let policy = amount.get("requestPolicy");
-        match policy.is_set() {
-            true if shared => check_policy(&policy, &amount.get("value"), errors),
-            true => errors.push(policy.forbidden("allowMultipleAllocations must be true")),
-            false => {}
-        }
+    let is_new = |field: &str| before.is_none_or(|before| before.get(field).value != device.get(field).value);
+    if is_new("capacity") {
+        check_capacity(&capacity, device.get("allowMultipleAllocations").truth(), errors);
     }
-    let taints = device.get("taints");
-    if taints.len() > TAINTS_MAX {
-        errors.push(taints.too_many(TAINTS_MAX));
-    } else {
-        taints.items().for_each(|one| taint(&one, errors));
+    if is_new("taints") {
+        check_taints(&device.get("taints"), errors);
     }
     counter_sets(&device.get("consumesCounters"), CONSUMPTIONS_MAX, "counterSet", errors);
     if own_place {
@@ -191,6 +195,26 @@ fn check_device(device: &At<'_>, own_place: bool, errors: &mut FieldErrors) {
         errors.push(FieldError::invalid(device.path.clone(), &Value::Null, detail));
     }
     binding_conditions(device, errors);
+}
+
+fn check_capacity(capacity: &At<'_>, shared: bool, errors: &mut FieldErrors) {
+    for (name, amount) in capacity.entries() {
+        qualified_name(name, &capacity.path, errors);
+        let policy = amount.get("requestPolicy");
+        match policy.is_set() {
+            true if shared => check_policy(&policy, &amount.get("value"), errors),
+            true => errors.push(policy.forbidden("allowMultipleAllocations must be true")),
+            false => {}
+        }
+    }
+}
+
+fn check_taints(taints: &At<'_>, errors: &mut FieldErrors) {
+    if taints.len() > TAINTS_MAX {
+        errors.push(taints.too_many(TAINTS_MAX));
+    } else {
+        taints.items().for_each(|one| taint(&one, errors));
+    }
 }
 
 fn counters(counters: &At<'_>, errors: &mut FieldErrors) {
@@ -244,7 +268,7 @@ fn check_policy(policy: &At<'_>, whole: &At<'_>, errors: &mut FieldErrors) {
         None if !values.is_empty() => errors.push(default.required("required when validValues is defined")),
         None if range.is_set() => errors.push(default.required("required when validRange is defined")),
         Some(default) if !values.is_empty() => check_values(&values, default, whole, errors),
-        Some(default) if range.is_set() => check_range(&range, default, whole, errors),
+        Some(_) if range.is_set() => check_range(&range, &default, whole, errors),
         _ => {}
     }
 }
@@ -278,7 +302,8 @@ fn check_values(values: &At<'_>, default: Quantity, whole: Quantity, errors: &mu
     }
 }
 
-fn check_range(range: &At<'_>, default: Quantity, whole: Quantity, errors: &mut FieldErrors) {
+fn check_range(range: &At<'_>, given: &At<'_>, whole: Quantity, errors: &mut FieldErrors) {
+    let Some(default) = given.quantity() else { return };
     let (least, most, step) = (range.get("min"), range.get("max"), range.get("step"));
     let Some(min) = least.quantity() else {
         errors.push(least.required("required when validRange is defined"));
@@ -314,11 +339,15 @@ fn check_range(range: &At<'_>, default: Quantity, whole: Quantity, errors: &mut 
         let one = min.plus(by);
         errors.push(wrong("step", by, format!("one step {one} is larger than capacity value: {whole}")));
     }
-    let negative = [("default", Some(default)), ("min", Some(min)), ("max", max)];
-    let negative = negative.into_iter().filter_map(|(field, amount)| Some((field, amount?)));
-    let negative: Vec<_> = negative.filter(|(_, amount)| amount.is_negative()).collect();
-    errors.extend(negative.iter().map(|(field, amount)| wrong(field, *amount, NOT_NEGATIVE.to_owned())));
-    if !negative.is_empty() {
+    let known = [("default", given), ("min", &least), ("max", &most), ("step", &step)];
+    let odd: Vec<FieldError> = known
+        .into_iter()
+        .filter_map(|(field, amount)| {
+            Some(FieldError::invalid(range.child(field), amount.value, beyond(amount)?))
+        })
+        .collect();
+    if !odd.is_empty() {
+        errors.extend(odd);
         return;
     }
     for value in [Some(default), max].into_iter().flatten() {
@@ -331,6 +360,19 @@ fn check_range(range: &At<'_>, default: Quantity, whole: Quantity, errors: &mut 
             ));
         }
     }
+}
+
+/// What is wrong with an amount that cannot be counted in whole units.
+fn beyond(amount: &At<'_>) -> Option<&'static str> {
+    let read = amount.quantity()?;
+    if read.is_negative() {
+        return Some(NOT_NEGATIVE);
+    }
+    // 2^63 - 1 has 19 digits: what is read as that and has fewer was more, and upstream cuts only binary ones so.
+    let digits = amount.text().bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.');
+    let is_short = digits.filter(|byte| *byte != b'.').count() < 19;
+    let is_more = read.value() == i64::MAX && is_short && !amount.text().ends_with('i');
+    is_more.then_some(TOO_LARGE)
 }
 
 /// Conditions that have to hold before a pod is bound, and those that mean that it cannot be.
@@ -367,6 +409,8 @@ pub(crate) fn binding_conditions(of: &At<'_>, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
+    use apiserver::strategy::Strategy;
+
     use super::*;
     use crate::at::said;
 
@@ -377,7 +421,7 @@ mod tests {
             spec[field] = value.clone();
         }
         let mut errors = Vec::new();
-        check_spec(&At::new(&spec, "spec"), &mut errors);
+        check_spec(&At::new(&spec, "spec"), None, &mut errors);
         said(&errors)
     }
 
@@ -556,7 +600,51 @@ mod tests {
         };
         let more = format!("{at}.validRange.default: Invalid value: \"6E\": default is more than max: 5E");
         assert_eq!(large, [more, odd("6E"), odd("5E")]);
+        let huge = of_device(
+            json!({ "allowMultipleAllocations": true, "capacity": { "memory": { "value": "100E",
+            "requestPolicy": { "default": "-1", "validRange": { "min": "-1", "max": "20E", "step": "10E" } } } } }),
+        );
+        let beyond = |field: &str, amount: &str, detail: &str| {
+            format!("{at}.validRange.{field}: Invalid value: \"{amount}\": {detail}")
+        };
+        assert_eq!(
+            huge,
+            [
+                beyond("default", "-1", NOT_NEGATIVE),
+                beyond("min", "-1", NOT_NEGATIVE),
+                beyond("max", "20E", TOO_LARGE),
+                beyond("step", "10E", TOO_LARGE),
+            ]
+        );
         let refused = policy(json!({ "default": "1Gi" }), false);
         assert_eq!(refused, [format!("{at}: Forbidden: allowMultipleAllocations must be true")]);
+    }
+
+    #[test]
+    fn what_is_stored_of_a_device_may_stay() {
+        let slice = |taint: &str, policy: Value, model: &str| {
+            json!({ "spec": { "driver": "gpu.example.com", "nodeName": "n",
+                "pool": { "name": "p", "resourceSliceCount": 1, "generation": 1 },
+                "devices": [{ "name": "d", "attributes": { "model": { "string": model } },
+                    "taints": [{ "key": "a", "effect": taint }],
+                    "capacity": { "memory": { "value": "1Gi", "requestPolicy": policy } } }] } })
+        };
+        let changes = |old: &Value, new: &Value| {
+            let mut errors = Vec::new();
+            SLICES.validate_update(new, old, &mut errors);
+            said(&errors)
+        };
+        let old = slice("Odd", json!({ "default": "1" }), "a");
+        assert_eq!(changes(&old, &slice("Odd", json!({ "default": "1" }), "b")), [""; 0]);
+        let unknown = "spec.devices[0].taints[0].effect: Unsupported value: \"Other\": supported values: \"NoExecute\", \
+                       \"NoSchedule\", \"None\"";
+        let unshared = "spec.devices[0].capacity[memory].requestPolicy: Forbidden: allowMultipleAllocations must be true";
+        assert_eq!(changes(&old, &slice("Other", json!({ "default": "2" }), "a")), [unshared, unknown]);
+        let mut renamed = old.clone();
+        renamed["spec"]["devices"][0]["name"] = "e".into();
+        assert_eq!(changes(&old, &renamed).len(), 2);
+        let mut moved = old.clone();
+        moved["spec"]["nodeName"] = "m".into();
+        assert_eq!(changes(&old, &moved), ["spec.nodeName: Invalid value: \"m\": field is immutable"]);
     }
 }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use apiserver::field::{FieldError, FieldErrors};
+use apiserver::names;
 use apiserver::strategy::NameRule;
 use apiserver::tree;
 use serde_json::{Value, json};
 
 use crate::at::At;
 use crate::device_slices::{each_once, pool_name};
-use crate::simple::{Simple, fill};
-use crate::{expressions, volume_sources};
+use crate::simple::{Ratcheting, Simple, fill};
+use crate::{claim_status, expressions, volume_sources};
 
 const REQUESTS_MAX: usize = 32;
 const CHOICES_MAX: usize = 8;
@@ -18,6 +19,8 @@ const CONSTRAINTS_MAX: usize = 32;
 const CONFIGS_MAX: usize = 32;
 const SELECTORS_MAX: usize = 32;
 const TOLERATIONS_MAX: usize = 16;
+/// In the status of a device or of a rule.
+pub(crate) const STATUS_CONDITIONS_MAX: usize = 8;
 const PARAMETERS_BYTES_MAX: usize = 10 * 1024;
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 const IDENTIFIER_BYTES_MAX: usize = 32;
@@ -32,7 +35,7 @@ const ONE_ATTRIBUTE: &str =
     "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
 
 /// The requests of a claim by name, with the names of their choices.
-type Names<'v> = BTreeMap<&'v str, Vec<&'v str>>;
+pub(crate) type Names<'v> = BTreeMap<&'v str, Vec<&'v str>>;
 
 /// Devices that are wanted.
 pub(crate) const CLAIMS: Simple = Simple {
@@ -40,6 +43,8 @@ pub(crate) const CLAIMS: Simple = Simple {
     frozen: &[&["spec"]],
     lengthy: true,
     default: |claim| default_claim(tree::member(claim, "spec")),
+    prepare_status: claim_status::drop_freed,
+    status: claim_status::check,
     ..Simple::PLAIN
 };
 
@@ -76,15 +81,15 @@ fn check_claim(spec: &At<'_>, errors: &mut FieldErrors) {
     let devices = spec.get("devices");
     let requests = devices.get("requests");
     at_most(&requests, REQUESTS_MAX, errors);
-    let mut names = Names::new();
+    let names = names_of(&requests);
+    let mut seen: Vec<&str> = Vec::new();
     for request in requests.items() {
         let name = request.get("name");
         name.named(NameRule::Label, errors);
-        if names.contains_key(name.text()) {
+        if seen.contains(&name.text()) {
             errors.push(FieldError::duplicate(request.path.clone(), name.value));
         }
-        let parts = request.each("firstAvailable").map(|choice| choice.get("name").text()).collect();
-        names.insert(name.text(), parts);
+        seen.push(name.text());
         check_kind(&request, errors);
     }
     let (constraints, configs) = (devices.get("constraints"), devices.get("config"));
@@ -103,6 +108,13 @@ fn check_claim(spec: &At<'_>, errors: &mut FieldErrors) {
         check_references(&config.get("requests"), &names, errors);
         check_config(&config, errors);
     }
+}
+
+/// The names by which a claim's requests are referred to.
+pub(crate) fn names_of<'v>(requests: &At<'v>) -> Names<'v> {
+    let parts =
+        |request: &At<'v>| request.each("firstAvailable").map(|choice| choice.get("name").text()).collect();
+    requests.items().map(|request| (request.get("name").text(), parts(&request))).collect()
 }
 
 pub(crate) fn at_most(list: &At<'_>, most: usize, errors: &mut FieldErrors) {
@@ -136,17 +148,26 @@ fn check_kind(request: &At<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn check_references(references: &At<'_>, names: &Names<'_>, errors: &mut FieldErrors) {
-    let is_known = |text: &str| match text.split_once('/') {
-        None => names.contains_key(text),
-        Some((name, choice)) => names.get(name).is_some_and(|parts| parts.contains(&choice)),
-    };
-    let check = |reference: &At<'_>, errors: &mut FieldErrors| {
-        if !is_known(reference.text()) {
-            errors.push(reference.invalid(REFERENCE));
-        }
-    };
+/// References to requests, each once.
+pub(crate) fn check_references(references: &At<'_>, names: &Names<'_>, errors: &mut FieldErrors) {
+    let check = |one: &At<'_>, errors: &mut FieldErrors| reference(one, names, errors);
     each_once(references, REQUESTS_MAX, "", check, errors);
+}
+
+/// The name of a request, or of a request and one of its choices. Source: `validateRequestNameRef`.
+pub(crate) fn reference(reference: &At<'_>, names: &Names<'_>, errors: &mut FieldErrors) {
+    let parts: Vec<&str> = reference.text().split('/').collect();
+    let is_known = match parts.as_slice() {
+        [name] => names.contains_key(name),
+        [name, choice] => names.get(name).is_some_and(|parts| parts.contains(choice)),
+        _ => return errors.push(reference.invalid_text(REFERENCE)),
+    };
+    for part in parts {
+        At::new(&json!(part), reference.path.clone()).name(NameRule::Label, errors);
+    }
+    if !is_known {
+        errors.push(reference.invalid_text(REFERENCE));
+    }
 }
 
 /// A device's attribute: `domain/identifier`. Source: `validateFullyQualifiedName`.
@@ -190,7 +211,7 @@ fn identifier(id: &str, path: &str, errors: &mut FieldErrors) {
 }
 
 /// What a driver is told.
-fn check_config(config: &At<'_>, errors: &mut FieldErrors) {
+pub(crate) fn check_config(config: &At<'_>, errors: &mut FieldErrors) {
     let opaque = config.get("opaque");
     if !opaque.is_set() {
         errors.push(opaque.required(""));
@@ -198,13 +219,20 @@ fn check_config(config: &At<'_>, errors: &mut FieldErrors) {
     }
     volume_sources::csi_driver(&opaque.get("driver"), errors);
     let parameters = opaque.get("parameters");
-    if !parameters.is_set() {
+    if parameters.is_set() {
+        free_object(&parameters, errors);
+    } else {
         errors.push(parameters.required(""));
-    } else if parameters.value.to_string().len() > PARAMETERS_BYTES_MAX {
-        errors.push(parameters.too_long(PARAMETERS_BYTES_MAX));
-    } else if !parameters.value.is_object() {
+    }
+}
+
+/// An object of the driver's own kind. Source: `validateRawExtension`.
+pub(crate) fn free_object(object: &At<'_>, errors: &mut FieldErrors) {
+    if object.value.to_string().len() > PARAMETERS_BYTES_MAX {
+        errors.push(object.too_long(PARAMETERS_BYTES_MAX));
+    } else if !object.value.is_object() {
         let detail = "must be a valid JSON object";
-        errors.push(FieldError::invalid(parameters.path, &json!("<value omitted>"), detail));
+        errors.push(FieldError::invalid(object.path.clone(), &json!("<value omitted>"), detail));
     }
 }
 
@@ -222,8 +250,12 @@ fn check_request(request: &At<'_>, errors: &mut FieldErrors) {
         "All" | "ExactCount" => {}
         _ => errors.push(mode.not_supported(&["All", "ExactCount"])),
     }
-    let tolerations = request.get("tolerations");
-    at_most(&tolerations, TOLERATIONS_MAX, errors);
+    tolerations(&request.get("tolerations"), errors);
+}
+
+/// What a request puts up with.
+pub(crate) fn tolerations(tolerations: &At<'_>, errors: &mut FieldErrors) {
+    at_most(tolerations, TOLERATIONS_MAX, errors);
     tolerations.items().for_each(|one| toleration(&one, errors));
 }
 
@@ -239,7 +271,6 @@ pub(crate) fn taint(taint: &At<'_>, errors: &mut FieldErrors) {
     }
 }
 
-/// What a request puts up with.
 fn toleration(toleration: &At<'_>, errors: &mut FieldErrors) {
     let (key, operator) = (toleration.get("key"), toleration.get("operator"));
     let (value, effect) = (toleration.get("value"), toleration.get("effect"));
@@ -278,16 +309,46 @@ fn selectors(selectors: &At<'_>, errors: &mut FieldErrors) {
 }
 
 /// Kinds of devices.
-pub(crate) const DEVICE_CLASSES: Simple = Simple {
-    fresh: |class, errors| {
+pub(crate) const DEVICE_CLASSES: Ratcheting = Ratcheting {
+    check: |class, old, errors| {
         let spec = class.get("spec");
-        selectors(&spec.get("selectors"), errors);
-        at_most(&spec.get("config"), CONFIGS_MAX, errors);
-        spec.each("config").for_each(|config| check_config(&config, errors));
+        let is_new =
+            |field: &str| old.is_none_or(|old| old.get("spec").get(field).value != spec.get(field).value);
+        if is_new("selectors") {
+            selectors(&spec.get("selectors"), errors);
+        }
+        if is_new("config") {
+            at_most(&spec.get("config"), CONFIGS_MAX, errors);
+            spec.each("config").for_each(|config| check_config(&config, errors));
+        }
+        let name = spec.get("extendedResourceName");
+        if name.is_set() && is_new("extendedResourceName") {
+            extended_resource(&name, errors);
+        }
     },
+    frozen: &[],
     lengthy: true,
-    ..Simple::COUNTED
 };
+
+/// The name of a resource that pods may request as they do those of device plugins. Source:
+/// `k8s.io/apimachinery/pkg/api/validate.ExtendedResourceName`.
+fn extended_resource(name: &At<'_>, errors: &mut FieldErrors) {
+    const OWN: &str = "kubernetes.io/";
+    const REQUESTS: &str = "requests.";
+    if !name.text().contains('/') {
+        errors
+            .push(name.invalid_text("a name must be a domain-prefixed path, such as 'example.com/my-prop'"));
+    } else if name.text().contains(OWN) {
+        errors.push(name.invalid_text(&format!("must not have {OWN:?} domain")));
+    }
+    if name.text().starts_with(REQUESTS) {
+        errors.push(name.invalid_text(&format!("must not have {REQUESTS:?} prefix")));
+    }
+    // Quotas know it by this name.
+    for detail in names::qualified_name_problems(&format!("{REQUESTS}{}", name.text())) {
+        errors.push(name.invalid_text(&detail));
+    }
+}
 
 /// Devices that claims had better not get.
 pub(crate) const TAINT_RULES: Simple = Simple {
@@ -298,6 +359,11 @@ pub(crate) const TAINT_RULES: Simple = Simple {
         named("pool").inspect(|pool| pool_name(pool, errors));
         named("device").inspect(|device| device.name(NameRule::Label, errors));
         taint(&rule.down(&["spec", "taint"]), errors);
+    },
+    status: |rule, _, errors| {
+        let conditions = rule.down(&["status", "conditions"]);
+        conditions.conditions(errors);
+        at_most(&conditions, STATUS_CONDITIONS_MAX, errors);
     },
     ..Simple::COUNTED
 };
@@ -399,5 +465,34 @@ mod tests {
             errors.len()
         };
         assert_eq!((changes("foo", "foo"), changes("foo", "bar"), changes("foo", "true")), (0, 1, 0));
+        let mut configured = class("foo");
+        configured["spec"]["config"] = json!([{ "opaque": { "driver": "a.example.com", "parameters": {} } }]);
+        let mut errors = Vec::new();
+        DEVICE_CLASSES.validate_update(&configured, &class("foo"), &mut errors);
+        assert_eq!(said(&errors), [""; 0]);
+    }
+
+    #[test]
+    fn a_class_stands_for_an_extended_resource() {
+        let at = "spec.extendedResourceName: Invalid value";
+        for (name, expected) in [
+            ("example.com/gpu", vec![]),
+            (
+                "gpu",
+                vec![format!(
+                    "{at}: \"gpu\": a name must be a domain-prefixed path, such as 'example.com/my-prop'"
+                )],
+            ),
+            (
+                "requests.kubernetes.io/gpu",
+                vec![
+                    format!("{at}: \"requests.kubernetes.io/gpu\": must not have \"kubernetes.io/\" domain"),
+                    format!("{at}: \"requests.kubernetes.io/gpu\": must not have \"requests.\" prefix"),
+                ],
+            ),
+        ] {
+            let class = json!({ "spec": { "extendedResourceName": name } });
+            assert_eq!(causes(&DEVICE_CLASSES, class), expected, "{name}");
+        }
     }
 }

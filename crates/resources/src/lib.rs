@@ -6,6 +6,7 @@ mod allocate;
 mod at;
 mod autoscaling;
 mod certificates;
+mod claim_status;
 mod claims;
 mod compute;
 mod config;

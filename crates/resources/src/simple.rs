@@ -28,6 +28,8 @@ pub(crate) struct Simple {
     pub(crate) fresh: Check,
     /// What is wrong with a change.
     pub(crate) compare: Compare,
+    /// Before a change of the status: what it leaves behind goes.
+    pub(crate) prepare_status: fn(&mut Value, &Value),
     /// What is wrong with a change of the status.
     pub(crate) status: Compare,
     /// Fields that an update leaves as they were: paths from the object.
@@ -50,6 +52,7 @@ impl Simple {
         check: |_, _| {},
         fresh: |_, _| {},
         compare: |_, _, _| {},
+        prepare_status: |_, _| {},
         status: |_, _, _| {},
         frozen: &[],
         lengthy: false,
@@ -102,6 +105,10 @@ impl Strategy for Simple {
         (self.compare)(&after, &before, errors);
     }
 
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        (self.prepare_status)(new, old);
+    }
+
     fn validate_status(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         (self.status)(&At::object(new), &At::object(old), errors);
     }
@@ -116,6 +123,36 @@ impl Strategy for Simple {
 
     fn forgives(&self, version: &str, error: &FieldError) -> bool {
         (self.forgives)(version, error)
+    }
+}
+
+/// A kind with a generation whose parts may stay as they were stored when more was allowed: its checks see what was there
+/// before a change.
+#[derive(Clone, Copy)]
+pub(crate) struct Ratcheting {
+    /// What is wrong with an object, which was another one before (absent: it is new).
+    pub(crate) check: fn(&At<'_>, Option<&At<'_>>, &mut FieldErrors),
+    /// Fields that an update leaves as they were: paths from the object.
+    pub(crate) frozen: &'static [&'static [&'static str]],
+    /// Whether its checks may take long.
+    pub(crate) lengthy: bool,
+}
+
+impl Strategy for Ratcheting {
+    fn validate_create(&self, object: &Value, errors: &mut FieldErrors) {
+        (self.check)(&At::object(object), None, errors);
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        let (after, before) = (At::object(new), At::object(old));
+        (self.check)(&after, Some(&before), errors);
+        for path in self.frozen {
+            after.down(path).unchanged(&before.down(path), errors);
+        }
+    }
+
+    fn validation_is_lengthy(&self) -> bool {
+        self.lengthy
     }
 }
 
