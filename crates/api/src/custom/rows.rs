@@ -66,8 +66,16 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
     let names_of = |kind: &str| [group.clone(), name.clone(), kind.to_owned()].map(Name::Owned);
     let definition = openapi::name(&group, &name, &kind);
     let types = shape::build(&mut schema, &props, definition, names_of(&kind));
+    let selectable: Vec<&str> = version["selectableFields"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|field| field["jsonPath"].as_str())
+        .map(|path| path.strip_prefix('.').unwrap_or(path))
+        .collect();
     let published = ["#/definitions/", "#/components/schemas/"]
-        .map(|place| publish(&open, place, [group.as_str(), &name, &kind], &list_kind));
+        .map(|place| publish(&open, place, [group.as_str(), &name, &kind], &list_kind))
+        .map(|published| published.selectable_by(&selectable));
     let custom = Custom {
         columns: columns::read(version),
         scale: scale(&version["subresources"]["scale"]),
@@ -83,7 +91,6 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
         (true, true) => &TERMINATING_VERBS,
         (true, false) => &ALL_VERBS,
     };
-    let selectable = version["selectableFields"].as_array().into_iter().flatten();
     Ok(Row {
         subresources: subresources(version, [&group, &name, &kind]),
         group: group.clone().into(),
@@ -99,10 +106,7 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
         storage_group: group.into(),
         storage_version: stored.to_owned().into(),
         deprecation: None,
-        selectable_fields: selectable
-            .filter_map(|field| field["jsonPath"].as_str())
-            .map(|path| Name::Owned(path.trim_start_matches('.').to_owned()))
-            .collect(),
+        selectable_fields: selectable.into_iter().map(|path| Name::Owned(path.to_owned())).collect(),
         schema: Arc::new(schema),
         ty: types.root,
         custom: Some(Arc::new(custom)),
@@ -121,6 +125,20 @@ fn publish(open: &Value, place: &str, kind: [&str; 3], list_kind: &str) -> Publi
     Published {
         kind: openapi::kind(schema, refer(format!("{META}.ObjectMeta")), kind),
         list: openapi::list(item, refer(format!("{META}.ListMeta")), [group, version, list_kind]),
+    }
+}
+
+impl Published {
+    /// The same, saying by which fields objects can be selected. Source: `buildSelectableFields` in
+    /// `apiextensions-apiserver/pkg/controller/openapi/builder`.
+    fn selectable_by(mut self, fields: &[&str]) -> Self {
+        if !fields.is_empty() {
+            let said: Value = fields.iter().map(|field| json!({"fieldPath": field})).collect();
+            for definition in [&mut self.kind, &mut self.list].into_iter().filter_map(Value::as_object_mut) {
+                definition.insert("x-kubernetes-selectable-fields".into(), said.clone());
+            }
+        }
+        self
     }
 }
 

@@ -424,6 +424,8 @@ pub struct Selectors {
     owner: Option<String>,
     /// Whether terms besides those on the head's fields need the whole object.
     deep: bool,
+    /// Whether the objects are custom ones, whose fields have no zero values: what is absent reads as the empty text.
+    custom: bool,
 }
 
 impl Selectors {
@@ -433,7 +435,10 @@ impl Selectors {
         let labels = LabelSelector::parse(labels)?;
         let mut fields = FieldSelector::parse(fields)?;
         for term in &mut fields.terms {
-            let offered = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
+            // Custom resources without namespaces are not selected by them; upstream takes that for its own kinds.
+            let in_namespaces = kind.namespaced || kind.custom.is_none();
+            let offered = term.path == "metadata.name"
+                || (term.path == "metadata.namespace" && in_namespaces)
                 || (term.path == OWNER && term.equal)
                 || kind.selectable_fields.iter().any(|field| *field == term.path);
             if !offered {
@@ -450,7 +455,7 @@ impl Selectors {
         });
         let head = |path: &str| matches!(path, "metadata.name" | "metadata.namespace" | "spec.nodeName");
         let deep = fields.terms.iter().any(|term| !head(&term.path));
-        Ok(Self { labels, fields, owner, deep })
+        Ok(Self { labels, fields, owner, deep, custom: kind.custom.is_some() })
     }
 
     /// Only the object with a name.
@@ -482,6 +487,7 @@ impl Selectors {
             let parts: Vec<&str> = path.split('.').collect();
             match tree::at(&tree, &parts) {
                 Value::String(text) => text.clone(),
+                Value::Null if self.custom => String::new(),
                 Value::Null => default_of_selectable(path).to_owned(),
                 other => other.to_string(),
             }

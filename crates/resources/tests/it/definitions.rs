@@ -23,7 +23,7 @@ fn definition() -> Value {
             "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
             "percent": {"x-kubernetes-int-or-string": true},
         }},
-        "status": {"type": "object", "properties": {"ready": {"type": "integer"}, "selector": {"type": "string"}}},
+        "status": {"type": "object", "properties": {"ready": {"type": "integer"}, "replicas": {"type": "integer"}, "selector": {"type": "string"}}},
     }});
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -397,4 +397,53 @@ async fn definitions_and_their_objects_outlive_the_server_and_end_together() {
     assert_eq!(third.get(&crds, "", "widgets.example.com").await.unwrap_err().code, 404);
     let left = third.store.range(store::RangeRequest::prefix("/registry/example.com/")).await.unwrap();
     assert_eq!(left.kvs.len(), 0);
+}
+
+#[tokio::test]
+async fn each_version_is_selected_by_its_own_fields() {
+    let cluster = Cluster::start().await;
+    let mut gadgets = definition();
+    gadgets["metadata"]["name"] = "gadgets.example.com".into();
+    gadgets["spec"]["names"] = json!({"plural": "gadgets", "kind": "Gadget"});
+    gadgets["spec"]["scope"] = "Cluster".into();
+    let versions = &mut gadgets["spec"]["versions"];
+    let mut other = versions[0].clone();
+    other["name"] = "v2".into();
+    other["storage"] = false.into();
+    other["schema"]["openAPIV3Schema"]["description"] = "The next one.".into();
+    other["selectableFields"] = json!([{"jsonPath": ".status.replicas"}, {"jsonPath": ".spec.size"}]);
+    versions.as_array_mut().unwrap().push(other);
+    defined(&cluster, gadgets).await;
+
+    let gadget = json!({"apiVersion": "example.com/v1", "kind": "Gadget", "metadata": {"name": "a"},
+        "spec": {"size": 3, "color": "green"}});
+    cluster.create(&resource("example.com", "v1", "gadgets"), "", gadget).await.unwrap();
+    let select = async |version: &str, selector: &str| {
+        let path = format!("/apis/example.com/{version}/gadgets?fieldSelector={selector}");
+        let answer = get(&cluster, &path, JSON).await;
+        match answer.code {
+            200 => Ok(answer.json()["items"].as_array().unwrap().len()),
+            code => Err((code, answer.message().to_owned())),
+        }
+    };
+    let refused = |field: &str| Err((400, format!("field label not supported: {field}")));
+    assert_eq!(select("v1", "spec.color%3Dgreen").await, Ok(1));
+    assert_eq!(select("v1", "spec.size%3D3").await, refused("spec.size"));
+    assert_eq!(select("v2", "spec.size%3D3,metadata.name!%3Db").await, Ok(1));
+    assert_eq!(select("v2", "spec.size%3D4").await, Ok(0));
+    assert_eq!(select("v2", "spec.color%3Dgreen").await, refused("spec.color"));
+    // What is absent is the empty text, whatever its name, and there are no namespaces.
+    assert_eq!(select("v2", "status.replicas%3D").await, Ok(1));
+    assert_eq!(select("v2", "status.replicas%3D0").await, Ok(0));
+    assert_eq!(select("v1", "metadata.namespace%3Da").await, refused("metadata.namespace"));
+
+    let fields = async |version: &str, kind: &str| {
+        let path = format!("/openapi/v3/apis/example.com/{version}");
+        let document = get(&cluster, &path, JSON).await.json();
+        let name = format!("com.example.{version}.{kind}");
+        document["components"]["schemas"][name]["x-kubernetes-selectable-fields"].clone()
+    };
+    assert_eq!(fields("v1", "Gadget").await, json!([{"fieldPath": "spec.color"}]));
+    let both = json!([{"fieldPath": "status.replicas"}, {"fieldPath": "spec.size"}]);
+    assert_eq!((fields("v2", "Gadget").await, fields("v2", "GadgetList").await), (both.clone(), both));
 }
