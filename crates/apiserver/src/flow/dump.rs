@@ -1,12 +1,14 @@
-//! `/debug/api_priority_and_fairness/dump_*`: levels, queues and waiting requests as tables, for people who look for who
+//! `/debug/api_priority_and_fairness/dump_*`: levels, queues and requests as tables, for people who look for who
 //! holds up whom. Source: `apiserver/pkg/util/flowcontrol/apf_controller_debug.go`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::dispatcher::Dispatcher;
 use super::queues::{QueueFigures, Queues};
-use super::{Flow, Waker};
+use super::running::About;
+use super::{Flow, Schema, Waker};
 
 const LEVELS: [&str; 10] = [
     "PriorityLevelName",
@@ -31,7 +33,7 @@ const QUEUES: [&str; 9] = [
     "MaxSeatsSum",
     "TotalWorkSum",
 ];
-const REQUESTS: [&str; 9] = [
+const REQUESTS: [&str; 10] = [
     "PriorityLevelName",
     "FlowSchemaName",
     "QueueIndex",
@@ -41,9 +43,12 @@ const REQUESTS: [&str; 9] = [
     "InitialSeats",
     "FinalSeats",
     "AdditionalLatency",
+    "StartTime",
 ];
 const DETAILS: [&str; 8] =
     ["UserName", "Verb", "APIPath", "Namespace", "Name", "APIVersion", "Resource", "SubResource"];
+/// When a request began that has not: Go's zero time.
+const NEVER: &str = "0001-01-01T00:00:00Z";
 /// The least width of a column, and what separates it from the next.
 const WIDTH_MIN: usize = 8;
 const GAP: usize = 1;
@@ -56,7 +61,7 @@ impl Flow {
         let rows = match what {
             "dump_priority_levels" => self.levels(),
             "dump_queues" => self.act(|state, _| queues(state)),
-            "dump_requests" => self.act(|state, _| requests(state, details)),
+            "dump_requests" => self.requests(details),
             _ => return None,
         };
         Some(table(&rows))
@@ -71,6 +76,7 @@ impl Flow {
                 sum
             })
         };
+        let running = self.running.lock();
         self.act(|state, _| {
             let level = |(name, queues, retired): (&Arc<str>, &Queues<Waker>, bool)| {
                 let figures = queues.figures();
@@ -82,7 +88,7 @@ impl Flow {
                     queues.is_idle().to_string(),
                     retired.to_string(),
                     waiting.to_string(),
-                    queues.executing().to_string(),
+                    running.of(name).len().to_string(),
                 ];
                 row.extend(totals(name).map(|total| total.to_string()));
                 row
@@ -90,6 +96,87 @@ impl Flow {
             headed(&LEVELS, state.queues().into_iter().map(level))
         })
     }
+
+    /// Level by level and queue by queue, those who wait before those who run; last those who run without a queue.
+    fn requests(&self, details: bool) -> Vec<Row> {
+        let titles: Vec<&str> = REQUESTS.into_iter().chain(DETAILS.into_iter().filter(|_| details)).collect();
+        let running = self.running.lock();
+        self.act(|state, _| {
+            let rows = state.queues().into_iter().flat_map(|(name, queues, _)| {
+                let running = running.of(name);
+                let waiting: Vec<_> = queues.waiting().collect();
+                let numbers = (0..queues.figures().len()).map(Some).chain([None]);
+                let rows: Vec<Row> = numbers
+                    .flat_map(|number| {
+                        let waits = waiting.iter().filter(move |(queue, ..)| Some(*queue) == number);
+                        let runs = running.iter().filter(move |request| request.queue == number);
+                        let waits = waits.map(|(_, place, seats, who)| Request {
+                            queue: number,
+                            place: Some(*place),
+                            seats: *seats,
+                            schema: &who.schema,
+                            about: &who.about,
+                            arrived: who.arrived,
+                            began: None,
+                        });
+                        let runs = runs.map(|request| Request {
+                            queue: number,
+                            place: None,
+                            seats: request.seats,
+                            schema: &request.schema,
+                            about: &request.about,
+                            arrived: request.arrived,
+                            began: Some(request.began),
+                        });
+                        waits.chain(runs).map(|request| self.row(name, &request, details)).collect::<Vec<_>>()
+                    })
+                    .collect();
+                rows
+            });
+            headed(&titles, rows)
+        })
+    }
+
+    fn row(&self, level: &str, request: &Request<'_>, details: bool) -> Row {
+        let number = |number: Option<usize>| number.map_or("-1".to_owned(), |number| number.to_string());
+        let about = request.about.parts();
+        let mut row: Row = vec![
+            level.to_owned(),
+            request.schema.name.to_string(),
+            number(request.queue),
+            number(request.place),
+            about.distinguisher.to_owned(),
+            self.moment(request.arrived),
+            request.seats.to_string(),
+            "0".to_owned(),
+            "0s".to_owned(),
+            request.began.map_or(NEVER.to_owned(), |began| self.moment(began)),
+        ];
+        if details {
+            row.extend([about.user, about.verb, about.path, about.namespace, about.name].map(str::to_owned));
+            row.push(api::catalog::group_version(about.group, about.version));
+            row.extend([about.resource, about.subresource].map(str::to_owned));
+        }
+        row
+    }
+
+    /// An instant of this process as others read it.
+    fn moment(&self, instant: Instant) -> String {
+        let passed = instant.saturating_duration_since(self.begun);
+        self.born.checked_add(passed).unwrap_or(self.born).to_string()
+    }
+}
+
+/// A request, and where it is.
+struct Request<'a> {
+    queue: Option<usize>,
+    /// Its place among those who wait in the queue, if it does.
+    place: Option<usize>,
+    seats: u32,
+    schema: &'a Schema,
+    about: &'a About,
+    arrived: Instant,
+    began: Option<Instant>,
 }
 
 fn headed(titles: &[&str], rows: impl Iterator<Item = Row>) -> Vec<Row> {
@@ -114,41 +201,6 @@ fn queues(state: &Dispatcher<Waker>) -> Vec<Row> {
         queues.figures().into_iter().enumerate().map(row)
     });
     headed(&QUEUES, rows)
-}
-
-fn requests(state: &Dispatcher<Waker>, details: bool) -> Vec<Row> {
-    let titles: Vec<&str> = REQUESTS.into_iter().chain(DETAILS.into_iter().filter(|_| details)).collect();
-    let rows = state.queues().into_iter().flat_map(|(name, queues, _)| {
-        let row = move |(queue, place, seats, who): (usize, usize, u32, &Waker)| {
-            let mut row: Row = vec![
-                name.to_string(),
-                who.schema.name.to_string(),
-                queue.to_string(),
-                place.to_string(),
-                who.distinguisher.clone(),
-                who.arrived.to_string(),
-                seats.to_string(),
-                "0".to_owned(),
-                "0s".to_owned(),
-            ];
-            if details {
-                let about = &who.about;
-                row.extend([
-                    about.user.clone(),
-                    about.verb.clone(),
-                    about.path.clone(),
-                    about.namespace.clone(),
-                    about.name.clone(),
-                    about.version.clone(),
-                    about.resource.clone(),
-                    about.subresource.clone(),
-                ]);
-            }
-            row
-        };
-        queues.waiting().map(row)
-    });
-    headed(&titles, rows)
 }
 
 /// Rows as Go's `tabwriter` sets them: a comma after every cell but the last, columns as wide as their widest cell. What a

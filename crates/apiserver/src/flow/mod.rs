@@ -14,6 +14,7 @@ mod dump;
 mod keep;
 mod metrics;
 mod queues;
+mod running;
 mod seats;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
@@ -29,6 +31,7 @@ use crate::cache::Changes;
 use config::Config;
 use dispatcher::{Begun, Dispatcher};
 use queues::{Arrival, Held, Place};
+use running::{About, Register, Running};
 
 pub(crate) use config::{Digest, Named, Schema};
 pub(crate) use keep::{ensure, keep};
@@ -49,40 +52,8 @@ struct Waker {
     told: oneshot::Sender<Held>,
     level: Arc<str>,
     schema: Arc<Schema>,
-    distinguisher: String,
     about: About,
-    arrived: jiff::Timestamp,
-}
-
-/// What a request that waits asks for.
-struct About {
-    user: String,
-    verb: String,
-    path: String,
-    namespace: String,
-    resource: String,
-    subresource: String,
-    name: String,
-    /// `apps/v1`
-    version: String,
-}
-
-impl About {
-    fn of(digest: &Digest<'_>) -> Self {
-        let named = digest.resource.unwrap_or_default();
-        let parts = [named.namespace, named.resource, named.subresource, named.name];
-        let [namespace, resource, subresource, name] = parts.map(str::to_owned);
-        Self {
-            user: digest.user.name.clone(),
-            verb: digest.verb.to_owned(),
-            path: digest.path.to_owned(),
-            namespace,
-            resource,
-            subresource,
-            name,
-            version: api::catalog::group_version(named.group, named.version),
-        }
-    }
+    arrived: Instant,
 }
 
 /// What a list or watch goes through.
@@ -128,7 +99,11 @@ pub(crate) struct Flow {
     state: Mutex<Dispatcher<Waker>>,
     current: RwLock<Current>,
     retries: Mutex<HashMap<Arc<str>, Retry>>,
+    /// Who runs, for those who look on.
+    running: Mutex<Register>,
     begun: Instant,
+    /// The moment of `begun`.
+    born: Timestamp,
     /// Flows are hashed with a key of this process, so that nobody can choose a flow that meets another's queues.
     hashes: RandomState,
     metrics: Metrics,
@@ -139,6 +114,8 @@ pub(crate) struct Seat {
     flow: Arc<Flow>,
     schema: Arc<Schema>,
     held: Option<Held>,
+    /// What it is registered by.
+    id: u64,
     seats: u32,
     watch: bool,
     since: Instant,
@@ -154,6 +131,7 @@ pub(crate) struct Refused {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.flow.running.lock().end(self.id);
         self.schema.counted.ended(self.seats, self.since.elapsed().as_secs_f64(), self.watch);
         if let Some(held) = self.held.take() {
             self.flow.leave(&self.schema.level, &held);
@@ -209,7 +187,9 @@ impl Flow {
             state: Mutex::new(state),
             current: RwLock::new(Current { seen: [-1; 2], config }),
             retries: Mutex::default(),
+            running: Mutex::default(),
             begun: Instant::now(),
+            born: Timestamp::now(),
             hashes: RandomState::new(),
             metrics,
         })
@@ -270,9 +250,8 @@ impl Flow {
                 told: sender,
                 level: schema.level.clone(),
                 schema: schema.clone(),
-                distinguisher: schema.distinguisher(digest).to_owned(),
-                about: About::of(digest),
-                arrived: jiff::Timestamp::now(),
+                about: About::of(digest, schema),
+                arrived: since,
             }
         };
         let flow = (schema.name.as_ref(), schema.distinguisher(digest));
@@ -305,8 +284,17 @@ impl Flow {
             (Some(Arrival::Wait(_)) | None, _) => None,
         };
         schema.counted.began(seats);
+        let began = Instant::now();
+        let id = self.running.lock().begin(Running {
+            schema: schema.clone(),
+            about: About::of(digest, schema),
+            queue: held.as_ref().and_then(Held::queue),
+            seats,
+            arrived: since,
+            began,
+        });
         let (flow, schema) = (self.clone(), schema.clone());
-        Ok(Seat { flow, schema, held, seats, watch, since: Instant::now() })
+        Ok(Seat { flow, schema, held, id, seats, watch, since: began })
     }
 
     fn act<R>(&self, act: impl FnOnce(&mut Dispatcher<Waker>, Duration) -> R) -> R {

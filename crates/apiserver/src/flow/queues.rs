@@ -69,6 +69,13 @@ pub(super) struct Held {
     since: Duration,
 }
 
+impl Held {
+    /// The queue that it is counted in, if there are some.
+    pub(super) fn queue(&self) -> Option<usize> {
+        self.queue
+    }
+}
+
 /// Where a request waits; given back to [`Queues::give_up`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
@@ -186,12 +193,6 @@ impl<T> Queues<T> {
     /// Seats in use.
     pub(super) fn seats(&self) -> u32 {
         self.seats
-    }
-
-    /// Requests that run; where there are no queues, the seats that they hold.
-    pub(super) fn executing(&self) -> u32 {
-        let queued = self.queues.iter().map(|queue| queue.executing).sum();
-        if self.queues.is_empty() { self.seats } else { queued }
     }
 
     /// Each queue as figures, in order.

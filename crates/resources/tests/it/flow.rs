@@ -199,10 +199,23 @@ async fn who_comes_too_soon_waits_and_who_comes_too_often_is_turned_away() {
     assert_eq!(levels[1..6], ["1", "false", "false", "1", "1"]);
     assert_eq!(levels[7..10], ["1", "1", "0"]);
     assert_eq!(cells(&dump("dump_queues").await)[1..5], ["0", "1", "1", "1"]);
-    let request = cells(&dump("dump_requests?includeRequestDetails=1").await);
-    assert_eq!((request[1].as_str(), request[9].as_str(), request[10].as_str()), ("jane", "jane", "list"));
-    assert_eq!(request[12..], ["default", "", "v1", "configmaps", ""]);
-    assert_eq!(cells(&dump("dump_requests").await).len(), 9);
+    let page = dump("dump_requests?includeRequestDetails=1").await;
+    // One waits in the queue, and one of it runs; who looks on runs too, at a level without queues.
+    let waiting = cells(&page);
+    assert_eq!(
+        (&waiting[1..4], waiting[9].as_str()),
+        (&["jane", "0", "0"].map(str::to_owned)[..], "0001-01-01T00:00:00Z")
+    );
+    assert_eq!(waiting[10..], ["jane", "list", "", "default", "", "v1", "configmaps", ""]);
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("narrow,")).collect();
+    let runs = cells(rows[1]);
+    assert_eq!((rows.len(), &runs[1..4]), (2, &["jane", "0", "-1"].map(str::to_owned)[..]));
+    assert!(runs[5] <= runs[9] && runs[9].starts_with("20"), "{runs:?}");
+    assert_eq!(runs[10..], ["jane", "create", "", "default", "", "v1", "configmaps", ""]);
+    let looks = page.lines().find(|line| line.starts_with("exempt,")).unwrap();
+    let looks: Vec<&str> = looks.split(',').map(str::trim).collect();
+    assert_eq!((&looks[2..4], looks[11]), (&["-1", "-1"][..], "get"));
+    assert_eq!(cells(&dump("dump_requests").await).len(), 10);
     let eve = apiserver::authn::authenticated(User { name: "eve".into(), ..User::default() });
     let path = "/debug/api_priority_and_fairness/dump_queues";
     assert_eq!(send(&cluster, Some(&eve), Method::GET, path, &[], "").await.code, 403);
