@@ -73,7 +73,7 @@ pub(super) fn text_of(value: &Val<'_>, budget: &mut Budget) -> Result<Option<Str
         Val::Bool(value) => value.to_string(),
         Val::Int(value) => value.to_string(),
         Val::UInt(value) => value.to_string(),
-        Val::Double(value) => value.to_string(),
+        Val::Double(value) => double_text(*value),
         Val::Bytes(bytes) => return Ok(std::str::from_utf8(bytes).ok().map(str::to_owned)),
         Val::Time(time) => time.to_string(),
         Val::Duration(nanoseconds) => duration_text(*nanoseconds),
@@ -84,6 +84,18 @@ pub(super) fn text_of(value: &Val<'_>, budget: &mut Budget) -> Result<Option<Str
         Val::Semver(version) => version.to_string(),
         _ => return Ok(None),
     }))
+}
+
+/// A double as Go's `%g` writes it: with an exponent where it is large or small. Source: `strconv.FormatFloat`.
+fn double_text(value: f64) -> String {
+    if value.is_infinite() {
+        return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    let scientific = format!("{value:e}");
+    match scientific.split_once('e').map(|(digits, exponent)| (digits, exponent.parse::<i32>())) {
+        Some((digits, Ok(exponent))) if !(-4..6).contains(&exponent) => format!("{digits}e{exponent:+03}"),
+        _ => value.to_string(),
+    }
 }
 
 /// Seconds with their fraction, as protobuf writes durations: `1.5s`.

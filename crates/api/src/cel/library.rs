@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use jiff::tz::TimeZone;
 
-use super::convert::{convert, text_of};
+use super::convert::convert;
 use super::eval::no_overload;
 use super::operators::{compare, contains, equal, length, ordered};
 use super::patterns::pattern;
@@ -189,7 +189,7 @@ fn text_method<'v>(
         }
         ("format", [list]) => {
             let Some(values) = list.items(budget)? else { return Ok(None) };
-            Val::Text(format(text, &values, budget)?.into())
+            Val::Text(super::format::format(text, &values, budget)?.into())
         }
         ("charAt" | "lowerAscii" | "upperAscii" | "trim" | "reverse" | "substring", arguments) => {
             budget.spend_on(text.len())?;
@@ -289,82 +289,6 @@ fn split<'v>(text: &str, by: &str, limit: usize, budget: &mut Budget) -> Result<
         }
     }
     Val::list(parts)
-}
-
-/// `"%s has %d".format([…])`.
-fn format(text: &str, values: &[Val<'_>], budget: &mut Budget) -> Result<String> {
-    budget.spend_on(text.len())?;
-    let mut out = String::new();
-    let mut values = values.iter();
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '%' {
-            out.push(letter);
-            continue;
-        }
-        let mut precision = String::new();
-        let verb = loop {
-            match letters.next() {
-                Some(letter) if letter == '.' || letter.is_ascii_digit() => precision.push(letter),
-                Some(letter) => break letter,
-                None => return Err(CelError::fault("unexpected end of format string")),
-            }
-        };
-        if verb == '%' {
-            out.push('%');
-            continue;
-        }
-        let value =
-            values.next().ok_or_else(|| CelError::fault("index out of range: not enough arguments"))?;
-        let digits = precision.trim_start_matches('.').parse().unwrap_or(6_usize).min(100);
-        // What is longer than a number pays for itself.
-        budget.spend(20)?;
-        let wrong = || CelError::fault(format!("could not format {} with %{verb}", value.type_name()));
-        match (verb, value) {
-            ('s', value) => show(value, &mut out, budget)?,
-            ('d', Val::Int(_) | Val::UInt(_)) => out += &text_of(value, budget)?.ok_or_else(wrong)?,
-            ('f', Val::Double(value)) => out += &format!("{value:.digits$}"),
-            ('f', Val::Int(value)) => out += &format!("{:.digits$}", *value as f64),
-            ('e', Val::Double(value)) => out += &format!("{value:.digits$e}"),
-            ('x', Val::Int(value)) => out += &format!("{value:x}"),
-            ('X', Val::Int(value)) => out += &format!("{value:X}"),
-            ('x' | 'X', Val::Text(text)) => {
-                budget.spend_on(text.len().saturating_mul(2))?;
-                text.bytes().for_each(|byte| out += &format!("{byte:02x}"));
-            }
-            ('o', Val::Int(value)) => out += &format!("{value:o}"),
-            ('b', Val::Int(value)) => out += &format!("{value:b}"),
-            ('b', Val::Bool(value)) => out += &u8::from(*value).to_string(),
-            _ => return Err(wrong()),
-        }
-    }
-    Ok(out)
-}
-
-/// Writes a value as `%s` shows it.
-fn show(value: &Val<'_>, out: &mut String, budget: &mut Budget) -> Result<()> {
-    budget.spend(1)?;
-    let Some(parts) = value.walk() else {
-        match text_of(value, budget)? {
-            Some(text) => *out += &text,
-            None => *out += if matches!(value, Val::Null) { "null" } else { value.type_name() },
-        }
-        return Ok(());
-    };
-    let is_list = value.is_list();
-    out.push(if is_list { '[' } else { '{' });
-    for (place, (key, part)) in parts.enumerate() {
-        if place > 0 {
-            *out += ", ";
-        }
-        if !is_list {
-            show(&key, out, budget)?;
-            *out += ": ";
-        }
-        show(&part.paid(budget)?, out, budget)?;
-    }
-    out.push(if is_list { ']' } else { '}' });
-    Ok(())
 }
 
 fn list_method<'v>(

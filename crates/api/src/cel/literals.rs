@@ -2,14 +2,15 @@
 //! of several types. Said when an expression is written, where its types are right. Source: the validators of
 //! `cel-go/cel/validator.go` and `cel-go/ext/formatting.go` that `k8s.io/apiserver/pkg/cel/environment` asks for.
 
+use super::Budget;
 use super::ast::{Kind, Literal, Node};
 use super::check::Notes;
 use super::convert::convert;
 use super::eval::constant;
+use super::format::{Clause, only};
 use super::lex::Wrong;
 use super::patterns::is_pattern;
 use super::types::Type;
-use super::{Budget, told};
 
 /// What reading one literal may cost; more than any of these does that is valid.
 const READ_COST_MAX: u64 = 100_000;
@@ -105,9 +106,9 @@ impl Literals<'_> {
             let Some(item) = items.get(next) else {
                 return Err((None, format!("index {next} out of range")));
             };
-            let (verb, after) = verb_of(clause)
+            let (clause, after) = Clause::parse(clause)
                 .map_err(|problem| (None, format!("could not parse formatting clause: {problem}")))?;
-            self.shows(verb, item)
+            self.shows(clause.verb, item)
                 .map_err(|(at, problem)| (Some(at), format!("error during formatting: {problem}")))?;
             next += 1;
             rest = after;
@@ -125,34 +126,21 @@ impl Literals<'_> {
     fn shows(&self, verb: char, item: &Node) -> Result<(), Wrong> {
         let ty = self.notes.ty(item);
         let whole = matches!(ty, Type::Int | Type::UInt | Type::Dyn);
-        let (fits, what) = match verb {
+        let fits = match verb {
             's' => return self.shows_text(item),
-            'd' => (whole, "decimal clause can only be used on integers"),
-            'f' => (
-                matches!(ty, Type::Double | Type::Text | Type::Dyn),
-                "fixed-point clause can only be used on doubles",
-            ),
-            'e' => (
-                matches!(ty, Type::Double | Type::Text | Type::Dyn),
-                "scientific clause can only be used on doubles",
-            ),
-            'b' => (whole || matches!(ty, Type::Bool), "only integers and bools can be formatted as binary"),
-            'o' => (whole, "octal clause can only be used on integers"),
-            _ => (
-                whole || matches!(ty, Type::Text | Type::Bytes),
-                "only integers, byte buffers, and strings can be formatted as hex",
-            ),
+            'd' | 'o' => whole,
+            'f' | 'e' => matches!(ty, Type::Double | Type::Text | Type::Dyn),
+            'b' => whole || matches!(ty, Type::Bool),
+            _ => whole || matches!(ty, Type::Text | Type::Bytes),
         };
-        if fits { Ok(()) } else { Err((item.at, format!("{what}, was given {}", ty.plain_name()))) }
+        if fits { Ok(()) } else { Err((item.at, format!("{}, was given {}", only(verb), ty.plain_name()))) }
     }
 
     /// What `%s` shows: everything that has a text, also inside of lists and maps.
     fn shows_text(&self, item: &Node) -> Result<(), Wrong> {
         let ty = self.notes.ty(item);
         if matches!(ty, Type::Optional(_) | Type::Named(_) | Type::Object(_)) {
-            let what = "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, \
-                        durations, and timestamps, was given";
-            return Err((item.at, format!("{what} {}", ty.plain_name())));
+            return Err((item.at, format!("{}, was given {}", only('s'), ty.plain_name())));
         }
         match &item.kind {
             Kind::List(items) => items.iter().try_for_each(|(item, _)| self.shows_text(item)),
@@ -178,35 +166,6 @@ fn equivalent(one: &Type, other: &Type) -> bool {
             inside(key, other_key) && inside(value, other_value)
         }
         (one, other) => one.is(other),
-    }
-}
-
-/// The letter of a clause, behind its precision, and what follows.
-fn verb_of(clause: &str) -> Result<(char, &str), String> {
-    let rest = match clause.strip_prefix('.') {
-        None => clause,
-        Some(precision) => {
-            let rest = precision.trim_start_matches(|letter: char| letter.is_ascii_digit());
-            if rest.is_empty() {
-                return Err(
-                    "error while parsing precision: could not find end of precision specifier".to_owned()
-                );
-            }
-            let digits = &precision[..precision.len() - rest.len()];
-            if digits.parse::<i64>().is_err() {
-                return Err(format!(
-                    "error while parsing precision: error while converting precision to integer: strconv.Atoi: parsing \
-                     {:?}: invalid syntax",
-                    told(digits)
-                ));
-            }
-            rest
-        }
-    };
-    let mut letters = rest.chars();
-    match letters.next() {
-        Some(verb @ ('s' | 'd' | 'f' | 'e' | 'b' | 'x' | 'X' | 'o')) => Ok((verb, letters.as_str())),
-        other => Err(format!("unrecognized formatting clause \"{}\"", other.unwrap_or_default())),
     }
 }
 

@@ -13,6 +13,7 @@ mod convert;
 pub(crate) mod cost;
 pub mod declared;
 mod eval;
+mod format;
 mod keyed;
 mod kubernetes;
 mod lex;

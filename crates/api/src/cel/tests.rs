@@ -36,6 +36,11 @@ fn expressions_are_what_upstream_makes_of_them() {
         "self.b.upperAscii() == 'TEXT' && 'a,b'.split(',') == ['a', 'b'] && ['a', 'b'].join('-') == 'a-b'",
         "'abc'.substring(1) == 'bc' && 'abc'.indexOf('c') == 2 && 'abc'.charAt(0) == 'a' && ' x '.trim() == 'x'",
         "'hello'.replace('l', 'L', 1) == 'heLlo' && '%s-%d'.format(['a', 3]) == 'a-3'",
+        r#"'%s'.format([{'b': [1.5, "x", null], 'a': duration('2h'), 'c': b'z'}])
+            == '{"a":duration("7200s"), "b":[1.500000, "x", null], "c":b"z"}'"#,
+        "'%s %s %s'.format([type(1), double('Infinity'), 0.000000002]) == 'int +Inf 2e-09'",
+        "'%.2f|%.1e'.format([self.d * 1000.0, self.d]) == '1,500.00|1.5\\u202f\\u00d7\\u202f10\\u2070\\u2070'",
+        "string(1000000.0) == '1e+06' && string(123456.0) == '123456' && string(0.0001) == '0.0001'",
         "'abc 123'.find('[0-9]+') == '123' && 'a1b2'.findAll('[0-9]') == ['1', '2']",
         "[3, 1, 2].max() == 3 && [1, 2].isSorted() && [1, 2, 3].sum() == 6 && [1, 2, 1].lastIndexOf(1) == 2",
         "sets.contains([1, 2, 3], [2]) && sets.equivalent([1, 2], [2, 1]) && sets.intersects([1], [1, 2])",
