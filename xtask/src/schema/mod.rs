@@ -24,7 +24,7 @@ use table::Table;
 pub(crate) use gotypes::generate as protobuf;
 
 /// The overlays, in the order in which they apply.
-pub(crate) const OVERLAYS: [&str; 3] = ["overlay.tsv", "retired.tsv", "metrics.tsv"];
+pub(crate) const OVERLAYS: [&str; 4] = ["overlay.tsv", "retired.tsv", "metrics.tsv", "discovery.tsv"];
 
 /// The table as text; `tables` is where the overlays and `protobuf.tsv` are.
 pub(crate) fn generate(swagger: &Path, tables: &Path) -> Result<String> {

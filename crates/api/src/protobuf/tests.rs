@@ -303,6 +303,27 @@ fn a_list_and_its_metadata_are_read_by_k8s_pb() {
 }
 
 #[test]
+fn aggregated_discovery_is_read_by_k8s_pb() {
+    use k8s_pb::api::apidiscovery::v2::APIGroupDiscoveryList;
+    let kind = json!({ "group": "apps", "version": "v1", "kind": "Deployment" });
+    let resource = json!({
+        "resource": "deployments", "responseKind": kind, "scope": "Namespaced", "singularResource": "deployment",
+        "verbs": ["get", "list"], "shortNames": ["deploy"], "categories": ["all"],
+        "subresources": [{
+            "subresource": "status", "responseKind": kind, "verbs": ["get"], "acceptedTypes": [kind],
+        }],
+    });
+    let version = json!({ "version": "v1", "resources": [resource], "freshness": "Current" });
+    let list = json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
+        "items": [{ "metadata": { "name": "apps" }, "versions": [version] }],
+    });
+    let body = encoded(&list);
+    assert_eq!(decode(Schema::builtin(), &body).unwrap(), list);
+    assert_eq!(rewritten::<APIGroupDiscoveryList>(&body), body);
+}
+
+#[test]
 fn an_event_is_a_message_after_its_length() {
     use k8s_pb::apimachinery::pkg::apis::meta::v1::WatchEvent;
     let object = json!({ "apiVersion": "v1", "kind": "Secret", "data": { "k": "c2VjcmV0" } });

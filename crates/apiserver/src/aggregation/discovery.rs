@@ -68,7 +68,11 @@ fn aggregated(list: &Value, group: &str, version: &str) -> Vec<Value> {
         let kind = json!({
             "group": given("group", group), "version": given("version", version), "kind": given("kind", ""),
         });
-        let verbs = tree::items(resource, &["verbs"]);
+        // What is no name would have no form in protobuf, and one server spoil the document of all.
+        let names = |field: &'static str| -> Vec<&Value> {
+            tree::items(resource, &[field]).iter().filter(|name| name.is_string()).collect()
+        };
+        let verbs = names("verbs");
         match name.split_once('/') {
             None => {
                 let scope = match tree::at(resource, &["namespaced"]).as_bool() {
@@ -80,7 +84,9 @@ fn aggregated(list: &Value, group: &str, version: &str) -> Vec<Value> {
                     "singularResource": given("singularName", ""), "verbs": verbs,
                 });
                 for field in ["shortNames", "categories"] {
-                    tree::copy(resource, &mut entry, field);
+                    if !names(field).is_empty() {
+                        entry[field] = json!(names(field));
+                    }
                 }
                 all.push(entry);
             }
@@ -106,7 +112,7 @@ mod tests {
     fn subresources_stand_with_their_resource() {
         let list = json!({ "resources": [
             { "name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder",
-              "verbs": ["get", "list"], "shortNames": ["fl"] },
+              "verbs": ["get", 1, "list"], "shortNames": ["fl"], "categories": {} },
             { "name": "flunders/status", "singularName": "", "namespaced": true, "kind": "Flunder", "verbs": ["get"] },
             { "name": "none/status", "kind": "X", "verbs": ["get"] },
         ] });

@@ -4,19 +4,19 @@ use std::net::SocketAddr;
 
 use api::connect::Body;
 use api::openapi::{V2_PROTOBUF, V2_PROTOBUF_OLD};
-use api::{Reason, Status, protobuf};
+use api::{Reason, Status};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha512};
 
 use super::body::{compress, takes_gzip, text};
 use super::kept::{self, Document};
-use super::negotiate::{JSON, clauses};
-use super::respond::typed_response;
+use super::negotiate::{self, Clause, Encoding, JSON, clauses};
+use super::respond::{encoded, mark_packed, typed_response};
 use super::{Front, Parts};
 use crate::aggregation;
-use crate::words::documents::{self, DiscoveryForm};
+use crate::words::documents;
 
 /// What the server runs on, in Go's words.
 pub(super) const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
@@ -36,6 +36,7 @@ impl Front {
         let (rows, remotes) = (self.pipeline.catalog().rows(), self.aggregator.remotes());
         let (catalog, remotes) = (&*rows, &*remotes);
         let tokens = self.pipeline.tokens();
+        let accept = text(parts.headers, header::ACCEPT);
         match segments.as_slice() {
             [] => json_document(parts, &documents::root(catalog, remotes)),
             ["metrics"] => Ok(self.metrics_page()),
@@ -46,11 +47,10 @@ impl Front {
             }
             // Indented whoever asks, as upstream's.
             ["version"] => etagged(parts, JSON, format!("{:#}", self.version()).into()),
-            ["api" | "apis"] if aggregated(text(parts.headers, header::ACCEPT)).is_some() => {
-                let form = aggregated(text(parts.headers, header::ACCEPT)).unwrap_or(DiscoveryForm::V2);
-                let name = format!("{} {form:?}", segments[0]);
-                let make = || documents::aggregated(catalog, remotes, segments[0] == "api", form);
-                self.kept(parts, form.media_type(), &name, || one(&name, Some(make()))).await
+            ["api" | "apis"] if negotiate::encoding(accept, is_aggregated).is_some() => {
+                let encoding = negotiate::encoding(accept, is_aggregated).unwrap_or(Encoding::Json);
+                let make = || documents::aggregated(catalog, remotes, segments[0] == "api");
+                self.aggregated(parts, segments[0], encoding, make).await
             }
             ["api"] => discovery(parts, Some(documents::core_versions(&self.address()))),
             ["apis"] => discovery(parts, Some(documents::groups(catalog, remotes))),
@@ -109,6 +109,33 @@ impl Front {
         self.kept(parts, media, media, make).await
     }
 
+    /// Aggregated discovery of a path (`api`, `apis`). In each encoding it has the tag of its JSON; clients may keep it.
+    /// Source: `apiserver/pkg/endpoints/discovery/aggregated/etag.go`.
+    async fn aggregated(
+        &self,
+        parts: &Parts<'_>,
+        path: &str,
+        encoding: Encoding,
+        tree: impl FnOnce() -> Value,
+    ) -> Result<http::Response<Body>, Status> {
+        let name = format!("{path} {encoding:?}");
+        let make = || {
+            let tree = tree();
+            let json = Document::json(&tree)?;
+            let document = match encoding {
+                Encoding::Json => json,
+                _ => {
+                    let (_, bytes) = encoded(encoding, tree.to_string().into())?;
+                    Document::plain(&bytes)?.with_tag_of(json)
+                }
+            };
+            Ok(vec![(name.clone(), document)])
+        };
+        let mut response = self.kept(parts, aggregated_media_type(encoding), &name, make).await?;
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+        Ok(response)
+    }
+
     /// Answers with a document that is kept under a name, and made where it is not.
     async fn kept(
         &self,
@@ -154,22 +181,17 @@ fn json_document(parts: &Parts<'_>, value: &Value) -> Result<http::Response<Body
     etagged(parts, JSON, value.to_string().into())
 }
 
-/// A document of discovery that names one group or version, or all of them: in protobuf for who asks for that first.
+/// A document of discovery that names one group or version, or all of them.
 fn discovery(parts: &Parts<'_>, value: Option<Value>) -> Result<http::Response<Body>, Status> {
     let mut value = value.ok_or_else(not_found)?;
-    let accept = text(parts.headers, header::ACCEPT);
-    let wanted = clauses(accept).find_map(|clause| match clause.media {
-        protobuf::MEDIA_TYPE => clause.parameter("as").is_none().then_some(true),
-        "application/json" | "application/yaml" | "application/*" | "*/*" => Some(false),
-        _ => None,
-    });
-    if wanted != Some(true) {
-        return json_document(parts, &value);
+    let encoding = negotiate::encoding(text(parts.headers, header::ACCEPT), |clause| clause.is_plain())
+        .ok_or_else(|| negotiate::not_acceptable(false))?;
+    if encoding == Encoding::Protobuf {
+        // As text `APIVersions` says no version; on the wire everything has one.
+        value["apiVersion"] = "v1".into();
     }
-    // As text `APIVersions` says no version; on the wire everything has one.
-    value["apiVersion"] = "v1".into();
-    let body = protobuf::object(api::schema::Schema::builtin(), value.to_string().as_bytes())?;
-    etagged(parts, protobuf::MEDIA_TYPE, body.into())
+    let (media, body) = encoded(encoding, value.to_string().into())?;
+    etagged(parts, media, body)
 }
 
 /// A document that is made, if there is one, under its name.
@@ -180,7 +202,7 @@ fn one(name: &str, value: Option<Value>) -> Result<Vec<(String, Document)>, Stat
 
 /// A document with its digest as ETag; 304 where the client has it.
 fn etagged(parts: &Parts<'_>, media: &'static str, body: Bytes) -> Result<http::Response<Body>, Status> {
-    let etag = kept::tag(&Sha256::digest(&body));
+    let etag = kept::tag(&Sha512::digest(&body));
     tagged(parts, media, &etag, |gzip| Ok(compress(body, gzip)))
 }
 
@@ -190,39 +212,38 @@ fn tagged(
     etag: &str,
     body: impl FnOnce(bool) -> Result<(Bytes, bool), Status>,
 ) -> Result<http::Response<Body>, Status> {
-    let mut response = if text(parts.headers, header::IF_NONE_MATCH) == etag {
-        typed_response(StatusCode::NOT_MODIFIED, media, Bytes::new())
+    let known = text(parts.headers, header::IF_NONE_MATCH) == etag;
+    let (code, (body, packed)) = if known {
+        (StatusCode::NOT_MODIFIED, (Bytes::new(), false))
     } else {
-        let (body, packed) = body(takes_gzip(parts.headers))?;
-        let mut response = typed_response(StatusCode::OK, media, body);
-        if packed {
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        response
+        (StatusCode::OK, body(takes_gzip(parts.headers))?)
     };
+    let mut response = typed_response(code, media, body);
     if let Ok(value) = HeaderValue::from_str(etag) {
         response.headers_mut().insert(header::ETAG, value);
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    if packed {
+        mark_packed(&mut response);
+    }
     Ok(response)
 }
 
-/// The aggregated form that the client accepts before plain JSON. It is served as JSON: a clause that asks for it in
-/// another encoding is passed over.
-fn aggregated(accept: &str) -> Option<DiscoveryForm> {
-    clauses(accept)
-        .filter(|clause| matches!(clause.media, "application/json" | "application/*" | "*/*"))
-        .find_map(|clause| match (clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
-                Some(Some(DiscoveryForm::V2))
-            }
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
-                Some(Some(DiscoveryForm::V2Beta1))
-            }
-            (None, _, _) => Some(None),
-            _ => None,
-        })
-        .flatten()
+/// Whether a clause asks for aggregated discovery; plain ones are passed over. Upstream has its first version
+/// (`v2beta1`) no more. Source: `discovery/aggregated/negotiation.go`.
+fn is_aggregated(clause: &Clause<'_>) -> bool {
+    ["as", "g", "v"].map(|name| clause.parameter(name))
+        == [Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")]
+}
+
+fn aggregated_media_type(encoding: Encoding) -> &'static str {
+    match encoding {
+        Encoding::Json => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        Encoding::Yaml => "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        Encoding::Protobuf => {
+            "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+        }
+    }
 }
 
 #[cfg(test)]
@@ -230,24 +251,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn aggregated_discovery_is_json() {
+    fn aggregated_discovery_goes_before_plain() {
         let list = |media: &str, version: &str| {
             format!("{media};as=APIGroupDiscoveryList;g=apidiscovery.k8s.io;v={version}")
         };
         let (json, protobuf) = ("application/json", "application/vnd.kubernetes.protobuf");
         for (accept, wanted) in [
-            (list(json, "v2"), Some(DiscoveryForm::V2)),
-            (list("*/*", "v2"), Some(DiscoveryForm::V2)),
-            (
-                format!("{},{},{json}", list(protobuf, "v2"), list(json, "v2beta1")),
-                Some(DiscoveryForm::V2Beta1),
-            ),
-            (format!("{},{json}", list(protobuf, "v2")), None),
+            (list(json, "v2"), Some(Encoding::Json)),
+            (list("*/*", "v2"), Some(Encoding::Json)),
+            (list(protobuf, "v2"), Some(Encoding::Protobuf)),
+            (list("application/yaml", "v2"), Some(Encoding::Yaml)),
+            (format!("{},{}", list(protobuf, "v2"), list(json, "v2")), Some(Encoding::Protobuf)),
+            (format!("{};q=0.5,{}", list(protobuf, "v2"), list(json, "v2")), Some(Encoding::Json)),
+            (format!("{json},{}", list(json, "v2")), Some(Encoding::Json)),
+            (format!("{};profile=nopeer", list(protobuf, "v2")), Some(Encoding::Protobuf)),
+            (format!("{};stream=watch", list(protobuf, "v2")), Some(Encoding::Protobuf)),
+            (format!("{};stream=watch", list("application/yaml", "v2")), None),
+            (format!("{};sv=v1", list(json, "v2")), None),
+            (format!("{},{json}", list(json, "v2beta1")), None),
+            (format!("{json};g=apidiscovery.k8s.io;v=v2"), None),
             (list("text/plain", "v2"), None),
-            (format!("{json},{}", list(json, "v2")), None),
+            (json.to_owned(), None),
             (String::new(), None),
         ] {
-            assert_eq!(aggregated(&accept), wanted, "{accept}");
+            assert_eq!(negotiate::encoding(&accept, is_aggregated), wanted, "{accept}");
         }
     }
 }

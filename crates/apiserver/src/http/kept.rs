@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha512};
 use tokio::sync::Mutex;
 
 use super::body::COMPRESS_BYTES_MIN;
@@ -23,7 +23,7 @@ use crate::lengthy;
 pub(super) struct Document {
     bytes: Bytes,
     packed: bool,
-    /// The digest of the plain bytes, in quotation marks.
+    /// The digest of the plain bytes, in quotation marks. Source: `sha512.Sum512` in `kube-openapi` and `etag.go`.
     pub(super) etag: String,
 }
 
@@ -38,9 +38,14 @@ impl Document {
         Self::written(|out| out.write_all(bytes))
     }
 
+    /// The same under the tag of another.
+    pub(super) fn with_tag_of(self, other: Self) -> Self {
+        Self { etag: other.etag, ..self }
+    }
+
     fn written(write: impl FnOnce(&mut Packer) -> io::Result<()>) -> Result<Self, Status> {
         let mut packer = Packer {
-            digest: Sha256::new(),
+            digest: Sha512::new(),
             packed: GzEncoder::new(Vec::new(), Compression::fast()),
             length: 0,
         };
@@ -81,7 +86,7 @@ pub(super) fn tag(digest: &[u8]) -> String {
 
 /// Packs what is written, and takes its digest and length.
 struct Packer {
-    digest: Sha256,
+    digest: Sha512,
     packed: GzEncoder<Vec<u8>>,
     length: usize,
 }
@@ -173,6 +178,6 @@ mod tests {
         let (packed, is_packed) = document.sent(true).unwrap();
         assert!(is_packed && packed.len() < text.len() / 10);
         assert_eq!(document.sent(false).unwrap(), (Bytes::from(text.clone()), false));
-        assert_eq!(document.etag, tag(&Sha256::digest(text)));
+        assert_eq!(document.etag, tag(&Sha512::digest(text)));
     }
 }

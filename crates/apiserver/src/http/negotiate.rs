@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use api::{Reason, Status, protobuf};
 
-/// What objects are encoded in, in the order in which the server prefers them.
+/// What objects are encoded in.
 pub(super) const JSON: &str = "application/json";
 pub(super) const YAML: &str = "application/yaml";
 
@@ -27,6 +27,10 @@ pub(super) enum Encoding {
     Yaml,
     Protobuf,
 }
+
+/// In the order in which the server prefers them.
+const ENCODINGS: [(&str, Encoding); 3] =
+    [(JSON, Encoding::Json), (YAML, Encoding::Yaml), (protobuf::MEDIA_TYPE, Encoding::Protobuf)];
 
 /// What a resource can be answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,12 +96,24 @@ impl<'a> Clause<'a> {
         self.media == media || matches!(self.media, "*/*" | "application/*")
     }
 
+    /// Whether it asks for what there is as it is.
+    pub(super) fn is_plain(&self) -> bool {
+        ["as", "g", "v"].iter().all(|name| self.parameter(name).is_none())
+    }
+
+    /// Whether what it says of streams can be in this encoding: of YAML there are none.
+    fn streams(&self, encoding: Encoding) -> bool {
+        match self.parameter("stream") {
+            None | Some("") => true,
+            Some(stream) => stream == "watch" && encoding != Encoding::Yaml,
+        }
+    }
+
     /// The form that the clause asks for, with its `apiVersion`, if there is such a form in this encoding.
     fn form(&self, encoding: Encoding) -> Option<(Form, &'static str)> {
         let (Some(kind), group, version) = (self.parameter("as"), self.parameter("g"), self.parameter("v"))
         else {
-            let asked = self.parameter("g").is_some() || self.parameter("v").is_some();
-            return (!asked).then_some((Form::Plain, META_V1));
+            return self.is_plain().then_some((Form::Plain, META_V1));
         };
         let version = match (group, version) {
             (Some("meta.k8s.io"), Some("v1")) => META_V1,
@@ -126,20 +142,28 @@ pub(super) fn accepted(accept: &str, offer: Offer) -> Option<Accepted> {
         return Some(Accepted::PLAIN);
     }
     clauses(accept).find_map(|clause| {
-        let encodings =
-            [(JSON, Encoding::Json), (YAML, Encoding::Yaml), (protobuf::MEDIA_TYPE, Encoding::Protobuf)];
-        encodings.into_iter().filter(|(media, _)| clause.takes(media)).find_map(|(_, encoding)| {
+        ENCODINGS.into_iter().filter(|(media, _)| clause.takes(media)).find_map(|(_, encoding)| {
             let (form, meta_version) = clause.form(encoding)?;
             let shown = form != Form::Table || offer.table;
             let spoken = encoding != Encoding::Protobuf || offer.protobuf || form == Form::Metadata;
-            let streamed = match clause.parameter("stream") {
-                None | Some("") => true,
-                Some(stream) => stream == "watch" && encoding != Encoding::Yaml,
-            };
-            let fits = shown && spoken && streamed && !(offer.stream && encoding == Encoding::Yaml);
+            let fits =
+                shown && spoken && clause.streams(encoding) && !(offer.stream && encoding == Encoding::Yaml);
             let pretty = clause.parameter("pretty") == Some("1");
             fits.then_some(Accepted { form, encoding, meta_version, pretty })
         })
+    })
+}
+
+/// The encoding of the most wanted clause of those that ask for a document in the right way; `None`: 406. Who says
+/// nothing takes JSON, if that is a right way.
+pub(super) fn encoding(accept: &str, right: impl Fn(&Clause<'_>) -> bool) -> Option<Encoding> {
+    let accept = if accept.trim().is_empty() { JSON } else { accept };
+    // Upstream lets nobody choose the version of a group.
+    let free = |clause: &Clause<'_>| clause.parameter("sv").is_none_or(str::is_empty);
+    clauses(accept).filter(|clause| free(clause) && right(clause)).find_map(|clause| {
+        let mut encodings = ENCODINGS.into_iter();
+        let found = encodings.find(|(media, encoding)| clause.takes(media) && clause.streams(*encoding));
+        found.map(|(_, encoding)| encoding)
     })
 }
 

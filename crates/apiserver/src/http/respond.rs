@@ -51,7 +51,7 @@ pub(super) fn failure(status: &Status, accept: &str) -> http::Response<Body> {
 }
 
 /// The JSON of an object in an encoding, with its media type.
-fn encoded(encoding: Encoding, json: Bytes) -> Result<(&'static str, Bytes), Status> {
+pub(super) fn encoded(encoding: Encoding, json: Bytes) -> Result<(&'static str, Bytes), Status> {
     Ok(match encoding {
         Encoding::Json => (JSON, json),
         Encoding::Yaml => (YAML, to_yaml(&json)?),
@@ -240,7 +240,7 @@ fn list_metadata(list: &List) -> Value {
 }
 
 /// Says that a body is compressed.
-fn mark_packed(answer: &mut http::Response<Body>) {
+pub(super) fn mark_packed(answer: &mut http::Response<Body>) {
     answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     answer.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }

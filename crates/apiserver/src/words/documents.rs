@@ -7,25 +7,6 @@ use api::catalog::Catalog;
 use super::Kind;
 use crate::aggregation::{Remotes, discovery};
 
-/// The version of aggregated discovery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiscoveryForm {
-    /// `v2`
-    V2,
-    /// `v2beta1`
-    V2Beta1,
-}
-
-impl DiscoveryForm {
-    /// Its media type.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            Self::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-        }
-    }
-}
-
 /// The groups and their versions, preferred first: those served here and those of extension API servers.
 fn groups_of(catalog: &Catalog, remotes: &Remotes) -> Vec<(String, Vec<String>)> {
     let groups = catalog.groups().into_iter();
@@ -127,7 +108,7 @@ fn rows_of<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl I
 }
 
 /// `/api` and `/apis` in their aggregated form.
-pub(crate) fn aggregated(catalog: &Catalog, remotes: &Remotes, core: bool, form: DiscoveryForm) -> Value {
+pub(crate) fn aggregated(catalog: &Catalog, remotes: &Remotes, core: bool) -> Value {
     let items: Vec<Value> = groups_of(catalog, remotes)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
@@ -151,12 +132,8 @@ pub(crate) fn aggregated(catalog: &Catalog, remotes: &Remotes, core: bool, form:
             json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
-    let version = match form {
-        DiscoveryForm::V2 => "v2",
-        DiscoveryForm::V2Beta1 => "v2beta1",
-    };
     json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
         "items": items,
     })
 }

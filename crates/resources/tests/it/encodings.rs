@@ -97,6 +97,55 @@ async fn discovery_comes_in_protobuf_where_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn aggregated_discovery_comes_in_the_encoding_that_is_asked_for() {
+    const FORM: &str = "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let cluster = Cluster::start().await;
+    for path in ["/api", "/apis"] {
+        let ask = async |media: &str| get(&cluster, path, &format!("{media};{FORM},{JSON}")).await;
+        let (told, packed) = (ask(JSON).await, ask(MEDIA_TYPE).await);
+        for (answer, media) in [(&told, JSON), (&packed, MEDIA_TYPE)] {
+            assert_eq!((answer.code, answer.header("content-type")), (200, &*format!("{media};{FORM}")));
+            assert_eq!((answer.header("cache-control"), answer.header("vary")), ("public", "Accept"));
+        }
+        assert_eq!(packed.header("etag"), told.header("etag"), "that of its JSON");
+        // What is empty is not on the wire.
+        let mut told = told.json();
+        for group in told["items"].as_array_mut().unwrap() {
+            group["metadata"].as_object_mut().unwrap().remove("creationTimestamp");
+        }
+        strip(&mut told);
+        let mut read = decode(Schema::builtin(), &packed.body).unwrap();
+        strip(&mut read);
+        assert_eq!(read, told, "{path}");
+        let yaml = ask("application/yaml").await;
+        assert_eq!(yaml.header("content-type"), format!("application/yaml;{FORM}"));
+        assert!(yaml.body.starts_with(b"apiVersion:") || yaml.body.starts_with(b"kind:"));
+        let accept = format!("{MEDIA_TYPE};{FORM}");
+        let headers = [("accept", accept.as_str()), ("if-none-match", packed.header("etag"))];
+        let known = send(&cluster, Some(&cluster.user), Method::GET, path, &headers, "").await;
+        assert_eq!((known.code, known.header("cache-control")), (304, "public"));
+        // Upstream has the first version no more: with nothing beside it, it is not acceptable.
+        let old = format!("{JSON};{}", FORM.replace("v2", "v2beta1"));
+        assert_eq!(get(&cluster, path, &old).await.code, 406);
+        let old = get(&cluster, path, &format!("{old},{JSON}")).await;
+        assert_eq!((old.code, old.header("content-type")), (200, JSON));
+    }
+}
+
+/// Takes empty texts, lists and objects away.
+fn strip(value: &mut Value) {
+    let is_empty = |value: &Value| [json!(""), json!([]), json!({})].contains(value);
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(strip);
+            fields.retain(|_, value| !is_empty(value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+#[tokio::test]
 async fn lists_and_watches_come_in_protobuf() {
     let cluster = Cluster::start().await;
     let large = "x".repeat(100_000);
