@@ -145,6 +145,7 @@ impl Server {
             admission,
             admission_metrics: metrics.admission.clone(),
             authorization_metrics: metrics.authorization.clone(),
+            comparisons: metrics.comparisons.clone(),
             authorizer: config.authorizer.unwrap_or_else(|| Arc::new(Standard::default())),
             webhook,
             authenticators: believed.authenticators,

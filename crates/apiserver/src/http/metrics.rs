@@ -16,7 +16,7 @@ use super::Front;
 use super::body::text;
 use super::counted::Requests;
 use super::respond::typed_response;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Comparisons, Pipeline};
 use crate::words::Kind;
 use crate::{admission, audit, authz, encryption, flow};
 
@@ -47,6 +47,8 @@ pub(crate) struct Metrics {
     pub(crate) admission: admission::Metrics,
     /// Of what the authorizers decide.
     pub(crate) authorization: authz::Metrics,
+    /// Of what updates change.
+    pub(crate) comparisons: Comparisons,
     /// Of values at rest.
     pub(crate) encryption: encryption::Metrics,
 }
@@ -174,6 +176,7 @@ impl Metrics {
             audit: audit::Metrics::new(&registry)?,
             admission: admission::Metrics::new(&registry)?,
             authorization: authz::Metrics::new(&registry)?,
+            comparisons: Comparisons::new(&registry)?,
             encryption: encryption::Metrics::new(&registry)?,
             registry,
         })

@@ -117,14 +117,19 @@ pub(super) fn spec_differs(new: &Value, old: &Value, apart: bool) -> bool {
 
 /// Whether two versions of an object say the same, times of managedFields and the version itself apart.
 pub(super) fn same(new: &Value, old: &Value) -> bool {
+    let [one, other] = [new, old].map(|value| tree::at(value, &["metadata"]).get("managedFields"));
+    same_content(new, old) && same_owners(one, other)
+}
+
+/// The same without managedFields.
+pub(super) fn same_content(new: &Value, old: &Value) -> bool {
     let [one, other] = [new, old].map(|value| tree::at(value, &["metadata"]));
     same_but(new, old, |name| name == "metadata")
         && same_but(one, other, |name| matches!(name, "resourceVersion" | "managedFields"))
-        && same_owners(one.get("managedFields"), other.get("managedFields"))
 }
 
 /// Whether entries of managedFields, where there are any, are the same but for their times.
-fn same_owners(one: Option<&Value>, other: Option<&Value>) -> bool {
+pub(super) fn same_owners(one: Option<&Value>, other: Option<&Value>) -> bool {
     match [one, other].map(|entries| entries.and_then(Value::as_array)) {
         [Some(one), Some(other)] => {
             let same = |(one, other)| same_but(one, other, |name| name == "time");

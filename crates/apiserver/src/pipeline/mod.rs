@@ -2,6 +2,7 @@
 
 mod audited;
 mod bootstrap_tokens;
+mod compared;
 mod computed;
 mod context;
 mod convert;
@@ -23,6 +24,7 @@ mod write;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use compared::Comparisons;
 pub use meta::rfc3339;
 pub(crate) use write::MODIFIED;
 
@@ -65,6 +67,8 @@ pub struct Parts {
     pub authorizer: Arc<dyn Authorizer>,
     /// What is counted of decisions.
     pub(crate) authorization_metrics: authz::Metrics,
+    /// What is counted of updates.
+    pub(crate) comparisons: Comparisons,
     /// Who is asked where no authorizer here allows it.
     pub(crate) webhook: Option<Webhook>,
     /// Who judges tokens that are not the server's own, in order.

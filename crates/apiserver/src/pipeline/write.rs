@@ -387,6 +387,7 @@ impl Pipeline {
         self.default(asked, &mut new);
         self.check_privileges(asked, &new, Some(&old)).await?;
         self.validate_update(asked, &new, &old)?;
+        let same = self.parts.comparisons.same(&new, &old) && *in_form;
         if !asked.admitted {
             let shown = shown_part(asked, &new);
             admission::validate(&self.parts.admission, &review, Some(&shown), self).await?;
@@ -394,7 +395,6 @@ impl Pipeline {
         if asked.subresource.is_empty() {
             warnings.extend(asked.strategy.warnings(&new));
         }
-        let same = *in_form && meta::same(&new, &old);
         let key = meta::key_of(&old);
         if *from_cache && (same || dry_run) && !self.is_present(asked, &key, live).await? {
             return Ok(None);

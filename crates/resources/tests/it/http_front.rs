@@ -334,6 +334,8 @@ async fn what_dashboards_and_alerts_ask_for_is_counted() {
     assert_eq!(write(&cluster, Method::POST, MAPS, JSON, map).await.code, 201);
     let watch = get(&cluster, &format!("{MAPS}?watch=1&resourceVersion=0&timeoutSeconds=1"), JSON).await;
     assert!(!watch.events().is_empty());
+    let changed = json!({ "metadata": { "name": "a" }, "data": { "k": "v" } }).to_string();
+    assert_eq!(write(&cluster, Method::PUT, &format!("{MAPS}/a"), JSON, changed).await.code, 200);
     assert_eq!(get(&cluster, "/readyz", "").await.code, 200);
     let text = String::from_utf8(get(&cluster, "/metrics", "").await.body.to_vec()).unwrap();
     let value = |series: &str| {
@@ -358,6 +360,7 @@ async fn what_dashboards_and_alerts_ask_for_is_counted() {
         r#"apiserver_resource_objects{group="",resource="configmaps"}"#,
         r#"apiserver_storage_objects{resource="configmaps"}"#,
         r#"kubernetes_healthcheck{name="ping",type="readyz"}"#,
+        r#"apiserver_request_timestamp_comparison_time_count{code_path="unequal_objects_fast"}"#,
     ] {
         assert!(value(counted) >= 1.0, "{counted}");
     }
