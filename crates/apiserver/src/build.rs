@@ -8,6 +8,7 @@ use std::sync::Arc;
 use api::connect::NodeConnector;
 use base::clock::SharedClock;
 use base::lifecycle::Readiness;
+use base::queues::Queues;
 use parking_lot::Mutex;
 use store::Store;
 use tokio::net::TcpListener;
@@ -169,6 +170,7 @@ impl Server {
             readiness: config.readiness,
             metrics,
             documents: Kept::default(),
+            queues: Queues::default(),
             flow,
             git_version: config.git_version,
             bootstrap: bootstrap.clone(),

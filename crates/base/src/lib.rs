@@ -10,5 +10,6 @@ pub mod lifecycle;
 pub mod lock;
 pub mod pattern;
 pub mod published;
+pub mod queues;
 
 pub use error::BoxError;

@@ -6,9 +6,11 @@ use std::time::Duration;
 use api::{Object, ObjectMeta, OwnerReference};
 use base::BoxError;
 use base::clock::SharedClock;
+use base::queues::Queues;
 use client::Client;
 use reconcile::kinds::Catalog;
-use reconcile::{Informer, Informers, Kind};
+use reconcile::queue::QueueKey;
+use reconcile::{Informer, Informers, Kind, Queue};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -27,6 +29,8 @@ pub struct Ctx {
     pub clock: SharedClock,
     /// What the server serves: the resources that garbage collection and namespace deletion reach.
     pub catalog: Catalog,
+    /// Where work queues tell of themselves.
+    pub queues: Queues,
     /// The certificate authority of the API server in PEM, published as `kube-root-ca.crt`; told anew when it is renewed.
     pub root_ca_pem: watch::Receiver<Arc<str>>,
 }
@@ -35,6 +39,11 @@ impl Ctx {
     /// The same handles for one controller: its writes carry its name in managedFields.
     pub(crate) fn named(&self, controller: &str) -> Self {
         Self { client: self.client.for_manager(controller), ..self.clone() }
+    }
+
+    /// A work queue under the name that upstream's has.
+    pub(crate) fn queue<K: QueueKey>(&self, name: &'static str) -> Queue<K> {
+        Queue::new(self.clock.clone()).named(name, &self.queues)
     }
 
     /// Waits, at most a moment, until a cache shows a write of this process, so that the next decision sees it.

@@ -49,7 +49,7 @@ impl Component for Namespaces {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let namespaces = self.ctx.informers.get(kinds::NAMESPACES);
         let pods = self.ctx.informers.get(kinds::PODS);
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("namespace");
         let (from_namespaces, from_pods, known) = (queue.clone(), queue.clone(), namespaces.clone());
         let _registrations = [
             namespaces.on_change(move |change| {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use ipnet::Ipv4Net;
-use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -43,7 +43,7 @@ impl Component for NodeIpam {
             () = ctx.cancelled() => return Ok(()),
             () = worker.nodes.synced() => {}
         }
-        let queue = Queue::new(self.ctx.clock.clone());
+        let queue = self.ctx.queue("cidrallocator_node");
         let listener = queue.clone();
         let _registration = worker.nodes.on_change(move |change| listener.add(change.key.clone()));
         ctx.ready();

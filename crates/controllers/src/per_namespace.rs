@@ -34,6 +34,13 @@ impl Kept {
         }
     }
 
+    fn queue(self) -> &'static str {
+        match self {
+            Self::ServiceAccount => "serviceaccount",
+            Self::RootCa => "root_ca_cert_publisher",
+        }
+    }
+
     fn kind(self) -> Kind {
         match self {
             Self::ServiceAccount => kinds::SERVICE_ACCOUNTS,
@@ -107,7 +114,7 @@ impl Component for PerNamespace {
         let kept = self.kept;
         let namespaces = self.ctx.informers.get(kinds::NAMESPACES);
         let objects = self.ctx.informers.get(kept.kind());
-        let queue: Queue<String> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<String> = self.ctx.queue(kept.queue());
         let (from_namespaces, from_objects) = (queue.clone(), queue.clone());
         let _registrations = [
             namespaces.on_change(move |change| from_namespaces.add(change.key.name.clone())),

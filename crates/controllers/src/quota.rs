@@ -53,7 +53,7 @@ impl Component for Quotas {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker {
             ctx: self.ctx.clone(),
-            queue: Queue::new(self.ctx.clock.clone()),
+            queue: self.ctx.queue("resourcequota_primary"),
             quotas: self.ctx.informers.get(kinds::RESOURCE_QUOTAS),
             counted: Followed::default(),
         });

@@ -72,7 +72,7 @@ impl Component for RoleAggregation {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let roles = self.ctx.informers.get(kinds::CLUSTER_ROLES);
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("ClusterRoleAggregator");
         tokio::select! {
             () = ctx.cancelled() => return Ok(()),
             () = roles.synced() => {}

@@ -48,7 +48,7 @@ impl Component for ServiceCidrs {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let cidrs = self.ctx.informers.get(kinds::SERVICE_CIDRS);
         let addresses = self.ctx.informers.get(kinds::IP_ADDRESSES);
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("ipaddresses");
         let (from_cidrs, from_addresses) = (queue.clone(), queue.clone());
         let (all, waiting) = (cidrs.clone(), cidrs.clone());
         let _registrations = [

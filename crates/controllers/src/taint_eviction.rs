@@ -43,7 +43,7 @@ impl Component for TaintEviction {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let nodes = self.ctx.informers.get(kinds::NODES);
         let pods = self.ctx.informers.get(kinds::PODS);
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("noexec_taint_pod");
         let (from_pods, from_nodes, all_pods) = (queue.clone(), queue.clone(), pods.clone());
         let _registrations = [
             pods.on_change(move |change| {

@@ -42,7 +42,7 @@ impl Component for TokenCleaner {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let secrets = self.ctx.informers.get(kinds::SECRETS);
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("token_cleaner");
         let listener = queue.clone();
         let _registration = secrets.on_change(move |change| {
             if change.key.namespace == NAMESPACE && change.new.is_some() {

@@ -1,14 +1,15 @@
 //! The keyed work queue: a key waits at most once, is worked on by one worker at a time, comes back after a back-off
 //! when its work failed, and can be set for later. Keys are served in the order in which they became due.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::backoff::{Backoff, Policy};
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
+use base::queues::{Counted, Durations, Figures, Queues};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -46,23 +47,52 @@ struct Shared<K> {
 
 struct State<K> {
     ready: VecDeque<K>,
-    /// The keys in `ready`, and those that were added while they are worked on.
-    dirty: HashSet<K>,
-    working: HashSet<K>,
+    /// The keys in `ready`, and those that were added while they are worked on; since when.
+    dirty: HashMap<K, Instant>,
+    /// Since when they are worked on.
+    working: HashMap<K, Instant>,
     later: BTreeSet<(Timestamp, K)>,
     deadlines: HashMap<K, Timestamp>,
     backoff: Backoff<K>,
     closed: bool,
+    adds: u64,
+    retries: u64,
+    waited: Durations,
+    worked: Durations,
 }
 
 impl<K: QueueKey> State<K> {
     /// Marks a key as due; tells whether a worker has to be woken.
     fn add(&mut self, key: K) -> bool {
-        if self.closed || !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+        if self.closed || self.dirty.contains_key(&key) {
             return false;
         }
-        self.ready.push_back(key);
-        true
+        self.adds += 1;
+        self.dirty.insert(key.clone(), Instant::now());
+        let free = !self.working.contains_key(&key);
+        if free {
+            self.ready.push_back(key);
+        }
+        free
+    }
+
+    /// Takes the next key to work on it.
+    fn take(&mut self) -> Option<K> {
+        let key = self.ready.pop_front()?;
+        let now = Instant::now();
+        if let Some(since) = self.dirty.remove(&key) {
+            self.waited.add(now - since);
+        }
+        self.working.insert(key.clone(), now);
+        Some(key)
+    }
+
+    /// Work on a key has ended; tells whether the key is due again.
+    fn give_back(&mut self, key: &K) -> bool {
+        if let Some(since) = self.working.remove(key) {
+            self.worked.add(since.elapsed());
+        }
+        self.dirty.contains_key(key)
     }
 
     /// Sets a key for `deadline` unless it is set for an earlier one; tells whether it is the new earliest of all.
@@ -107,12 +137,16 @@ impl<K: QueueKey> Queue<K> {
     pub fn with_backoff(clock: SharedClock, policy: Policy) -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            working: HashSet::new(),
+            dirty: HashMap::new(),
+            working: HashMap::new(),
             later: BTreeSet::new(),
             deadlines: HashMap::new(),
             backoff: Backoff::new(policy),
             closed: false,
+            adds: 0,
+            retries: 0,
+            waited: Durations::default(),
+            worked: Durations::default(),
         };
         let shared = Arc::new(Shared {
             clock,
@@ -126,6 +160,13 @@ impl<K: QueueKey> Queue<K> {
         Self { shared, _timer: Arc::new(timer) }
     }
 
+    /// The queue, told of under a name.
+    pub fn named(self, name: &'static str, queues: &Queues) -> Self {
+        let shared: Arc<dyn Counted> = self.shared.clone();
+        queues.tell_of(name, Arc::downgrade(&shared));
+        self
+    }
+
     /// Adds a key that is due now. Does nothing if it waits already; if it is being worked on, it comes once more.
     pub fn add(&self, key: K) {
         let woken = self.shared.state.lock().add(key);
@@ -136,12 +177,14 @@ impl<K: QueueKey> Queue<K> {
 
     /// Adds a key that is due in `delay`; the earliest of several such calls counts.
     pub fn add_after(&self, key: K, delay: Duration) {
-        if delay.is_zero() {
-            return self.add(key);
-        }
         let deadline = self.shared.clock.now().saturating_add(delay).unwrap_or(Timestamp::MAX);
-        let rescheduled = self.shared.state.lock().add_at(key, deadline);
-        if rescheduled {
+        let mut state = self.shared.state.lock();
+        state.retries += u64::from(!state.closed);
+        if delay.is_zero() {
+            if state.add(key) {
+                self.shared.ready.notify_one();
+            }
+        } else if state.add_at(key, deadline) {
             self.shared.rescheduled.notify_one();
         }
     }
@@ -179,9 +222,7 @@ impl<K: QueueKey> Queue<K> {
         loop {
             {
                 let mut state = self.shared.state.lock();
-                if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.working.insert(key.clone());
+                if let Some(key) = state.take() {
                     if !state.ready.is_empty() {
                         // Wake-ups that met no waiter are one; whoever got it passes it on.
                         self.shared.ready.notify_one();
@@ -242,12 +283,29 @@ impl<K: QueueKey> Claim<K> {
 impl<K: QueueKey> Drop for Claim<K> {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
-        state.working.remove(&self.key);
-        if state.dirty.contains(&self.key) {
+        if state.give_back(&self.key) {
             state.ready.push_back(self.key.clone());
             self.shared.ready.notify_one();
         } else if state.working.is_empty() && state.ready.is_empty() {
             self.shared.idle.notify_waiters();
+        }
+    }
+}
+
+impl<K: QueueKey> Counted for Shared<K> {
+    fn figures(&self) -> Figures {
+        let state = self.state.lock();
+        let now = Instant::now();
+        let running = || state.working.values().map(|since| now - *since);
+        Figures {
+            // As upstream's, which goes up with each key that is added.
+            depth: state.dirty.len() as u64,
+            adds: state.adds,
+            retries: state.retries,
+            waited: state.waited,
+            worked: state.worked,
+            unfinished: running().sum(),
+            longest: running().max().unwrap_or_default(),
         }
     }
 }

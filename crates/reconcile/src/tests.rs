@@ -9,6 +9,7 @@ use api::{
 };
 use async_trait::async_trait;
 use base::clock::{Clock, VirtualClock};
+use base::queues::Queues;
 use client::{Client, Transport};
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -179,6 +180,33 @@ async fn a_key_is_never_worked_on_twice_at_once_and_comes_again_if_added_meanwhi
     drop(second);
     queue.drain().await;
     assert!(queue.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_queue_tells_what_it_does() {
+    let queues = Queues::default();
+    let queue = Queue::new(Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH))).named("deployment", &queues);
+    let told = || queues.figures()["deployment"];
+    queue.add("a");
+    queue.add("a");
+    queue.add_after("b", Duration::ZERO);
+    assert_eq!((told().adds, told().depth, told().retries), (2, 2, 1));
+    let first = queue.next().await.unwrap();
+    // What is added while it is worked on waits, too.
+    queue.add("a");
+    let now = told();
+    assert_eq!((now.adds, now.depth, now.waited.count, now.worked.count), (3, 2, 1, 0));
+    assert_eq!(now.unfinished, now.longest);
+    queue.retry("c");
+    assert_eq!((told().adds, told().retries), (3, 2));
+    drop(first);
+    let ended = told();
+    assert_eq!((ended.worked.count, ended.unfinished, ended.longest), (1, Duration::ZERO, Duration::ZERO));
+    drop(queue);
+    // Its timer goes when the runtime gets to it.
+    while !queues.figures().is_empty() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use api::Status;
 use api::connect::{Body, User};
+use base::queues::Queues;
 use http::{HeaderMap, StatusCode, header};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
@@ -15,6 +16,7 @@ use prometheus::{
 use super::Front;
 use super::body::text;
 use super::counted::Requests;
+use super::queues;
 use super::respond::typed_response;
 use crate::pipeline::{Comparisons, Pipeline};
 use crate::words::Kind;
@@ -261,6 +263,12 @@ impl Front {
     /// Answers `/metrics`.
     pub(super) fn metrics_page(&self) -> http::Response<Body> {
         self.flow.gather();
-        typed_response(StatusCode::OK, MEDIA_TYPE, self.metrics.text(&self.pipeline))
+        let text = self.metrics.text(&self.pipeline) + &queues::text(&self.queues.figures());
+        typed_response(StatusCode::OK, MEDIA_TYPE, text)
+    }
+
+    /// The work queues of this process that `/metrics` shows.
+    pub fn queues(&self) -> &Queues {
+        &self.queues
     }
 }

@@ -16,6 +16,7 @@ mod path;
 mod pretty;
 pub(crate) mod proxy;
 mod query;
+mod queues;
 mod respond;
 mod watch;
 
@@ -26,6 +27,7 @@ use api::connect::{Body, NodeConnector, User};
 use api::{Call, FieldValidation, GroupVersionResource, Reason, Request, Response, Status};
 use base::BoxError;
 use base::lifecycle::Readiness;
+use base::queues::Queues;
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use http_body_util::BodyExt;
@@ -75,6 +77,8 @@ pub struct Front {
     pub(crate) metrics: Metrics,
     /// Documents of discovery and OpenAPI.
     pub(crate) documents: Kept,
+    /// Work queues of the process, for `/metrics`.
+    pub(crate) queues: Queues,
     /// Who waits for whom.
     pub(crate) flow: Arc<Flow>,
     /// `v1.37.0+skiff.1`

@@ -12,7 +12,7 @@ use base::lifecycle::{Component, Context};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reconcile::ports::{CertificateAuthority, CertificateSubject};
-use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, Informer, Reconcile, kinds, run_workers};
 use serde_json::json;
 
 use crate::claim::ignore_gone;
@@ -49,7 +49,7 @@ impl Component for Certificates {
             requests: self.ctx.informers.get(kinds::CERTIFICATE_SIGNING_REQUESTS),
             nodes: self.ctx.informers.get(kinds::NODES),
         });
-        let queue = Queue::new(self.ctx.clock.clone());
+        let queue = self.ctx.queue("certificate");
         let listener = queue.clone();
         tokio::select! {
             () = ctx.cancelled() => return Ok(()),

@@ -83,7 +83,7 @@ impl Worker {
             deployments: ctx.informers.get(kinds::DEPLOYMENTS),
             sets: ctx.informers.get(kinds::REPLICA_SETS),
             pods: ctx.informers.get(kinds::PODS),
-            queue: Queue::new(ctx.clock.clone()),
+            queue: ctx.queue("deployment"),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), NAME, ""),
         }
     }

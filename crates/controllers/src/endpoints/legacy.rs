@@ -44,7 +44,7 @@ impl Component for EndpointsController {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let endpoints = self.ctx.informers.get(kinds::ENDPOINTS);
-        let watched = Arc::new(Watched::new(&self.ctx));
+        let watched = Arc::new(Watched::new(&self.ctx, "endpoint"));
         let _registrations = watched.listen();
         let queue = watched.queue.clone();
         let _endpoints_registration = endpoints.on_change(move |change| queue.add(change.key.clone()));

@@ -53,7 +53,7 @@ impl Component for EndpointSliceMirroring {
             services: self.ctx.informers.get(kinds::SERVICES),
             slices: self.ctx.informers.get(kinds::ENDPOINT_SLICES),
         });
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("endpoint_slice_mirroring");
         let changed = queue.clone();
         let _endpoints = worker.endpoints.on_change(move |change| changed.add(change.key.clone()));
         let changed = queue.clone();

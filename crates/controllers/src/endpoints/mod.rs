@@ -42,12 +42,12 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(ctx: &Ctx) -> Self {
+    fn new(ctx: &Ctx, queue: &'static str) -> Self {
         Self {
             services: ctx.informers.get(kinds::SERVICES),
             pods: ctx.informers.get(kinds::PODS),
             nodes: ctx.informers.get(kinds::NODES),
-            queue: Queue::new(ctx.clock.clone()),
+            queue: ctx.queue(queue),
             selectors: RwLock::default(),
         }
     }

@@ -44,7 +44,7 @@ impl Component for EndpointSlices {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let slices = self.ctx.informers.get(kinds::ENDPOINT_SLICES);
-        let watched = Arc::new(Watched::new(&self.ctx));
+        let watched = Arc::new(Watched::new(&self.ctx, "endpoint_slice"));
         let _registrations = watched.listen();
         let queue = watched.queue.clone();
         let _slices_registration = slices.on_change(move |change| {

@@ -51,7 +51,7 @@ impl Component for GarbageCollector {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker {
             ctx: self.ctx.clone(),
-            queue: Queue::new(self.ctx.clock.clone()),
+            queue: self.ctx.queue("garbage_collector_attempt_to_delete"),
             monitors: Followed::default(),
         });
         let mut catalog = self.ctx.catalog.watch();

@@ -58,7 +58,7 @@ impl Component for NodeLifecycle {
             nodes: self.ctx.informers.get(kinds::NODES),
             leases: self.ctx.informers.get(kinds::LEASES),
             pods: self.ctx.informers.get(kinds::PODS),
-            queue: Queue::new(self.ctx.clock.clone()),
+            queue: self.ctx.queue("node_lifecycle_controller"),
             events: EventRecorder::new(
                 self.ctx.client.clone(),
                 self.ctx.clock.clone(),

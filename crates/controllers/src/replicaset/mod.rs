@@ -30,17 +30,27 @@ const WORKERS: usize = 5;
 #[derive(Debug)]
 pub struct Flavor {
     name: &'static str,
+    /// The name of its work queue. Source: `NewReplicaSetController`, `NewReplicationManager`.
+    queue: &'static str,
     kind: Kind,
     /// Whether `spec.selector` is a plain map of labels.
     plain_selector: bool,
 }
 
 /// ReplicaSets.
-pub const REPLICA_SET: Flavor =
-    Flavor { name: "replicaset-controller", kind: kinds::REPLICA_SETS, plain_selector: false };
+pub const REPLICA_SET: Flavor = Flavor {
+    name: "replicaset-controller",
+    queue: "replicaset",
+    kind: kinds::REPLICA_SETS,
+    plain_selector: false,
+};
 /// ReplicationControllers.
-pub const REPLICATION_CONTROLLER: Flavor =
-    Flavor { name: "replication-controller", kind: kinds::REPLICATION_CONTROLLERS, plain_selector: true };
+pub const REPLICATION_CONTROLLER: Flavor = Flavor {
+    name: "replication-controller",
+    queue: "replicationmanager",
+    kind: kinds::REPLICATION_CONTROLLERS,
+    plain_selector: true,
+};
 
 /// The controller of one of the two kinds.
 pub struct ReplicaSets {
@@ -92,7 +102,7 @@ impl Worker {
             flavor,
             sets: ctx.informers.get(flavor.kind),
             pods: ctx.informers.get(kinds::PODS),
-            queue: Queue::new(ctx.clock.clone()),
+            queue: ctx.queue(flavor.queue),
             expectations: Expectations::new(ctx.clock.clone()),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), flavor.name, ""),
         }

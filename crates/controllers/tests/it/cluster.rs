@@ -12,6 +12,7 @@ use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::clock::{SharedClock, SystemClock};
 use base::lifecycle::{Component, Readiness, Supervisor, Tasks};
+use base::queues::Queues;
 use client::{Client, Transport};
 use reconcile::{Change, Informer, Informers, kinds};
 use serde_json::{Value, json};
@@ -54,6 +55,8 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) informers: Informers,
     pub(crate) clock: SharedClock,
+    /// What `/metrics` shows of work queues.
+    pub(crate) queues: Queues,
     /// The authority that is published to pods.
     pub(crate) root_ca_pem: watch::Sender<Arc<str>>,
     pub(crate) readiness: Readiness,
@@ -106,6 +109,7 @@ impl Cluster {
             informers: Informers::new(client.clone(), clock.clone()),
             client,
             clock,
+            queues: server.front().queues().clone(),
             root_ca_pem,
             readiness: supervisor.readiness(),
             stop: CancellationToken::new(),

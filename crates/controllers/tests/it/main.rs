@@ -29,6 +29,7 @@ async fn start_at(clock: SharedClock) -> Cluster {
             informers: cluster.informers.clone(),
             clock,
             catalog: Catalog::new(kinds::served(&api::catalog::Catalog::builtin())),
+            queues: cluster.queues.clone(),
             root_ca_pem: cluster.root_ca_pem.subscribe(),
         };
         let mut all = controllers::all(&ctx);
@@ -130,6 +131,15 @@ async fn a_deployment_rolls_out_serves_rolls_back_and_goes() {
     cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
     cluster.until_all(kinds::REPLICA_SETS, "default", <[_]>::is_empty).await;
     serves(&cluster, 0).await;
+
+    let told = cluster.queues.figures();
+    for name in ["deployment", "replicaset", "endpoint", "endpoint_slice"] {
+        let figures = &told[name];
+        assert!(
+            figures.adds > 0 && figures.waited.count > 0 && figures.worked.count > 0,
+            "{name}: {figures:?}"
+        );
+    }
 }
 
 fn reason(event: &Object) -> String {

@@ -93,6 +93,7 @@ pub(crate) async fn build(
         informers: informers.clone(),
         clock: clock.clone(),
         catalog: Catalog::new(kinds::served(&pipeline.catalog().rows())),
+        queues: server.front().queues().clone(),
         root_ca_pem: server.pki().ca_renewals(),
     };
     let authority = Arc::new(Authority(server.pki().clone()));
