@@ -78,6 +78,11 @@ impl FieldError {
         Self::new("FieldValueTooLong", field, format!("Too long: may not be more than {bytes_max} bytes"))
     }
 
+    /// `Internal error: detail`: it could not be found out whether the field is right.
+    pub fn internal(field: impl Into<String>, detail: &str) -> Self {
+        Self::new("InternalError", field, format!("Internal error: {detail}"))
+    }
+
     /// `Not found: value`
     pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
         Self::new("FieldValueNotFound", field, format!("Not found: {}", shown(value)))

@@ -80,6 +80,19 @@ impl Companions {
     }
 }
 
+/// Something that may be written only in namespaces with a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelNeeded {
+    /// The field that asks for it.
+    pub field: String,
+    /// The label that grants it: key and value.
+    pub label: (&'static str, &'static str),
+    /// What it is, as messages call it.
+    pub what: &'static str,
+    /// On what, as messages call it.
+    pub on: &'static str,
+}
+
 /// What a strategy may look at while it decides.
 pub trait View: Send + Sync {
     /// An object of a stored resource (`group`, `resource`), as the cache knows it.
@@ -161,6 +174,12 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// What is wrong with a change through such a request (or through binding and scale).
     fn validate_part(&self, _subresource: &str, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// The label that the namespace must have for a write to the object, or to one of its subresources. `old` is absent
+    /// where the object is new.
+    fn label_needed(&self, _subresource: &str, _new: &Value, _old: Option<&Value>) -> Option<LabelNeeded> {
+        None
+    }
 
     /// What the writer should know.
     fn warnings(&self, _object: &Value) -> Vec<String> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::at::At;
 use crate::device_slices::{each_once, pool_name};
 use crate::simple::{Ratcheting, Simple, fill};
-use crate::{claim_status, expressions, volume_sources};
+use crate::{admin_access, claim_status, expressions, volume_sources};
 
 const REQUESTS_MAX: usize = 32;
 const CHOICES_MAX: usize = 8;
@@ -45,6 +45,7 @@ pub(crate) const CLAIMS: Simple = Simple {
     default: |claim| default_claim(tree::member(claim, "spec")),
     prepare_status: claim_status::drop_freed,
     status: claim_status::check,
+    label_needed: admin_access::of_claim,
     ..Simple::PLAIN
 };
 
@@ -54,6 +55,7 @@ pub(crate) const CLAIM_TEMPLATES: Simple = Simple {
     frozen: &[&["spec"]],
     lengthy: true,
     default: |template| default_claim(tree::member(tree::member(template, "spec"), "spec")),
+    label_needed: admin_access::of_template,
     ..Simple::PLAIN
 };
 

@@ -1,6 +1,7 @@
 //! What is special about each kind: strategies with their computed defaults and validation. One line per kind here, one
 //! small file per family.
 
+mod admin_access;
 mod affinity;
 mod allocate;
 mod at;

@@ -2,7 +2,7 @@
 //! stay, and checks.
 
 use apiserver::field::{FieldError, FieldErrors};
-use apiserver::strategy::{NameRule, Strategy};
+use apiserver::strategy::{LabelNeeded, NameRule, Strategy};
 use apiserver::tree;
 use serde_json::Value;
 
@@ -32,6 +32,9 @@ pub(crate) struct Simple {
     pub(crate) prepare_status: fn(&mut Value, &Value),
     /// What is wrong with a change of the status.
     pub(crate) status: Compare,
+    /// The label that a namespace must have for what is written to a subresource (or the object itself), and was there
+    /// before or not.
+    pub(crate) label_needed: fn(&str, &At<'_>, Option<&At<'_>>) -> Option<LabelNeeded>,
     /// Fields that an update leaves as they were: paths from the object.
     pub(crate) frozen: &'static [&'static [&'static str]],
     /// Whether its checks may take long.
@@ -54,6 +57,7 @@ impl Simple {
         compare: |_, _, _| {},
         prepare_status: |_, _| {},
         status: |_, _, _| {},
+        label_needed: |_, _, _| None,
         frozen: &[],
         lengthy: false,
         warnings: |_| Vec::new(),
@@ -111,6 +115,11 @@ impl Strategy for Simple {
 
     fn validate_status(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         (self.status)(&At::object(new), &At::object(old), errors);
+    }
+
+    fn label_needed(&self, subresource: &str, new: &Value, old: Option<&Value>) -> Option<LabelNeeded> {
+        let old = old.map(At::object);
+        (self.label_needed)(subresource, &At::object(new), old.as_ref())
     }
 
     fn validation_is_lengthy(&self) -> bool {

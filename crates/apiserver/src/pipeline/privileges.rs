@@ -1,14 +1,17 @@
-//! Rights that a write needs beyond its verb: nobody gives away what he does not hold (roles, bindings).
-//! Source: `pkg/registry/rbac/*/policybased`.
+//! Rights that a write needs beyond its verb: nobody gives away what he does not hold (roles, bindings), and some things
+//! are only for namespaces with a label.
+//! Source: `pkg/registry/rbac/*/policybased`, `pkg/registry/resource/utils.go`.
 
 use api::{Reason, Status};
 use serde_json::Value;
 
 use super::{Asked, Pipeline, meta};
-use crate::admission::World;
+use crate::admission::{World, decoded};
 use crate::authn::{in_group, names};
 use crate::authz::rbac::{GROUP, Missing, Rule, missing};
 use crate::authz::{Attributes, Decision, everything};
+use crate::field::{FieldError, FieldErrors};
+use crate::strategy::LabelNeeded;
 use crate::tree;
 
 impl Pipeline {
@@ -27,6 +30,26 @@ impl Pipeline {
             (GROUP, "rolebindings" | "clusterrolebindings") => self.check_binding(asked, new, old).await,
             _ => Ok(()),
         }
+    }
+
+    /// What is wrong with a write that only a namespace with a label may have. The namespace is read from the store: a
+    /// label that another server took away grants nothing here either.
+    pub(super) async fn check_label(
+        &self,
+        asked: &Asked<'_>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> FieldErrors {
+        let Some(needed) = asked.strategy.label_needed(asked.subresource, new, old) else {
+            return Vec::new();
+        };
+        let name = asked.namespace;
+        let found = match self.read("", "namespaces", "", name).await {
+            Ok(Some(found)) => decoded(&found).map_err(|status| status.message),
+            Ok(None) => Err(Status::not_found("", "namespaces", name).message),
+            Err(status) => Err(status.message),
+        };
+        lacking(&needed, found.as_ref()).into_iter().collect()
     }
 
     async fn check_role(&self, asked: &Asked<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
@@ -107,6 +130,23 @@ impl Pipeline {
     }
 }
 
+/// What is wrong where a namespace (or why it is not known) does not have the label that is needed.
+fn lacking(needed: &LabelNeeded, namespace: Result<&Value, &String>) -> Option<FieldError> {
+    let LabelNeeded { field, label: (key, value), what, on } = needed;
+    match namespace {
+        Ok(namespace) if tree::text(namespace, &["metadata", "labels", key]) == *value => None,
+        Ok(_) => {
+            let detail =
+                format!("{what} to {on} requires the `{key}: {value}` label on the containing namespace");
+            Some(FieldError::forbidden(field.as_str(), &detail))
+        }
+        Err(why) => {
+            let detail = format!("could not retrieve namespace to verify {what}: {why}");
+            Some(FieldError::internal(field.as_str(), &detail))
+        }
+    }
+}
+
 fn forbidden(asked: &Asked<'_>, new: &Value, why: &str) -> Status {
     let name = tree::text(new, &["metadata", "name"]);
     let (group, resource) = (&asked.stored.group, &asked.stored.plural);
@@ -138,6 +178,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_label_grants_by_its_very_value() {
+        let needed = LabelNeeded {
+            field: "spec.a".into(),
+            label: ("example.com/b", "true"),
+            what: "use",
+            on: "things",
+        };
+        let said = |namespace: Result<&Value, &String>| {
+            lacking(&needed, namespace).map(|error| (error.reason.into_owned(), error.message))
+        };
+        let labelled = |value: &str| json!({ "metadata": { "labels": { "example.com/b": value } } });
+        assert_eq!(said(Ok(&labelled("true"))), None);
+        let refused =
+            "Forbidden: use to things requires the `example.com/b: true` label on the containing namespace";
+        let refused = Some(("FieldValueForbidden".to_owned(), refused.to_owned()));
+        for namespace in [labelled("True"), labelled(""), json!({ "metadata": {} })] {
+            assert_eq!(said(Ok(&namespace)), refused, "{namespace}");
+        }
+        let unknown = "Internal error: could not retrieve namespace to verify use: gone";
+        assert_eq!(said(Err(&"gone".to_owned())), Some(("InternalError".to_owned(), unknown.to_owned())));
+    }
 
     #[test]
     fn letting_go_is_no_escalation() {

@@ -126,7 +126,7 @@ impl Pipeline {
         self.default(asked, &mut object);
         self.check_privileges(asked, &object, None).await?;
         let key = meta::key_of(&object);
-        let mut errors = Vec::new();
+        let mut errors = self.check_label(asked, &object, None).await;
         meta::validate(&object, asked, &mut errors);
         unhurried(asked, || {
             asked.strategy.validate(&object, &mut errors);
@@ -388,6 +388,7 @@ impl Pipeline {
         self.check_privileges(asked, &new, Some(&old)).await?;
         self.validate_update(asked, &new, &old)?;
         let same = self.parts.comparisons.same(&new, &old) && *in_form;
+        self.validate_update(asked, &new, &old).await?;
         if !asked.admitted {
             let shown = shown_part(asked, &new);
             admission::validate(&self.parts.admission, &review, Some(&shown), self).await?;
@@ -517,8 +518,8 @@ impl Pipeline {
         meta::keep(new, old, changed);
     }
 
-    fn validate_update(&self, asked: &Asked<'_>, new: &Value, old: &Value) -> Result<(), Status> {
-        let mut errors = Vec::new();
+    async fn validate_update(&self, asked: &Asked<'_>, new: &Value, old: &Value) -> Result<(), Status> {
+        let mut errors = self.check_label(asked, new, Some(old)).await;
         meta::validate(new, asked, &mut errors);
         meta::validate_change(new, old, &mut errors);
         match asked.subresource {

@@ -39,7 +39,7 @@ pub(crate) async fn shop() -> Cluster {
     cluster
 }
 
-async fn label(cluster: &Cluster, labels: Value) -> Answer {
+pub(crate) async fn label(cluster: &Cluster, labels: Value) -> Answer {
     let body = json!({ "metadata": { "labels": labels } });
     write(cluster, Method::PATCH, "/api/v1/namespaces/shop", MERGE, body.to_string()).await
 }

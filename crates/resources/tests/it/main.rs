@@ -13,6 +13,7 @@ mod cluster;
 mod conformance;
 mod converted;
 mod definitions;
+mod devices;
 mod encodings;
 mod flow;
 mod hook_server;

@@ -1,0 +1,107 @@
+//! Devices (DRA), shown through the API: who gets admin access to them.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::admission::{label, post, shop};
+use crate::cluster::Cluster;
+use crate::http_front::{Answer, JSON, get, write};
+
+const MERGE: &str = "application/merge-patch+json";
+const LABEL: &str = "resource.kubernetes.io/admin-access";
+const REFUSAL: &str = "Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label \
+                       on the containing namespace";
+
+fn path(version: &str, resource: &str) -> String {
+    format!("/apis/resource.k8s.io/{version}/namespaces/shop/{resource}")
+}
+
+/// A claim or a template, as a version has it, whose second request says this of admin access.
+fn object(version: &str, resource: &str, name: &str, admin: Option<bool>) -> Value {
+    let own = json!({ "deviceClassName": "gpu", "adminAccess": admin });
+    let request = if version == "v1beta1" {
+        json!({ "name": "b", "deviceClassName": "gpu", "adminAccess": admin })
+    } else {
+        json!({ "name": "b", "exactly": own })
+    };
+    let choice = json!({ "name": "a", "firstAvailable": [{ "name": "x", "deviceClassName": "gpu" }] });
+    let spec = json!({ "devices": { "requests": [choice, request] } });
+    let spec = if resource == "resourceclaims" { spec } else { json!({ "spec": spec }) };
+    json!({ "metadata": { "name": name }, "spec": spec })
+}
+
+async fn set_label(cluster: &Cluster, value: Option<&str>) {
+    let answer = label(cluster, json!({ LABEL: value })).await;
+    assert_eq!(answer.code, 200, "{}", answer.message());
+}
+
+#[tokio::test]
+async fn claims_ask_for_admin_access_where_the_namespace_says_so() {
+    let cluster = shop().await;
+    let at = "spec.devices.requests[1].adminAccess";
+    let mut made = 0;
+    for granted in [None, Some("True"), Some("true"), None] {
+        set_label(&cluster, granted).await;
+        for version in ["v1", "v1beta2", "v1beta1"] {
+            for (kind, resource) in
+                [("ResourceClaim", "resourceclaims"), ("ResourceClaimTemplate", "resourceclaimtemplates")]
+            {
+                for admin in [None, Some(false), Some(true)] {
+                    made += 1;
+                    let name = format!("n{made}");
+                    let body = object(version, resource, &name, admin);
+                    let answer = post(&cluster, &path(version, resource), body).await;
+                    let what = format!("{granted:?} {version} {resource} {admin:?}: {}", answer.message());
+                    if admin != Some(true) || granted == Some("true") {
+                        assert_eq!(answer.code, 201, "{what}");
+                        continue;
+                    }
+                    assert_eq!(answer.code, 422, "{what}");
+                    let expected = format!("{kind}.resource.k8s.io \"{name}\" is invalid: {at}: {REFUSAL}");
+                    assert_eq!(answer.message(), expected, "{what}");
+                    let cause = json!({ "reason": "FieldValueForbidden", "message": REFUSAL, "field": at });
+                    assert_eq!(answer.json()["details"]["causes"], json!([cause]), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Writes a claim's status: a device that was allocated, for these users.
+async fn allocate(cluster: &Cluster, admin: Option<bool>, users: &[&str]) -> Answer {
+    let device = json!({ "request": "b", "driver": "a.example.com", "pool": "p", "device": "d",
+        "adminAccess": admin });
+    let users: Vec<Value> =
+        users.iter().map(|name| json!({ "resource": "pods", "name": name, "uid": name })).collect();
+    let status = json!({ "allocation": { "devices": { "results": [device] } }, "reservedFor": users });
+    let path = path("v1", "resourceclaims") + "/c/status";
+    write(cluster, Method::PATCH, &path, MERGE, json!({ "status": status }).to_string()).await
+}
+
+#[tokio::test]
+async fn claims_are_allocated_with_admin_access_where_the_namespace_says_so() {
+    let cluster = shop().await;
+    let claims = path("v1", "resourceclaims");
+    let created = post(&cluster, &claims, object("v1", "resourceclaims", "c", None)).await;
+    assert_eq!(created.code, 201, "{}", created.message());
+    let refused = allocate(&cluster, Some(true), &[]).await;
+    let expected = format!(
+        "ResourceClaim.resource.k8s.io \"c\" is invalid: status.allocation.devices.results[0].adminAccess: {REFUSAL}"
+    );
+    assert_eq!((refused.code, refused.message()), (422, expected));
+
+    set_label(&cluster, Some("true")).await;
+    let granted = allocate(&cluster, Some(true), &[]).await;
+    assert_eq!(granted.code, 200, "{}", granted.message());
+
+    // What was granted stays, and so does the rest of the object changeable.
+    set_label(&cluster, None).await;
+    let used = allocate(&cluster, Some(true), &["p"]).await;
+    assert_eq!(used.code, 200, "{}", used.message());
+    let note = json!({ "metadata": { "annotations": { "a": "b" } } }).to_string();
+    let noted = write(&cluster, Method::PATCH, &format!("{claims}/c"), MERGE, note).await;
+    assert_eq!(noted.code, 200, "{}", noted.message());
+    let now = get(&cluster, &format!("{claims}/c"), JSON).await.json();
+    assert_eq!(now["status"]["allocation"]["devices"]["results"][0]["adminAccess"], true);
+    assert_eq!(now["status"]["reservedFor"][0]["name"], "p");
+}
