@@ -206,12 +206,12 @@ async fn who_comes_too_soon_waits_and_who_comes_too_often_is_turned_away() {
         (&waiting[1..4], waiting[9].as_str()),
         (&["jane", "0", "0"].map(str::to_owned)[..], "0001-01-01T00:00:00Z")
     );
-    assert_eq!(waiting[10..], ["jane", "list", "", "default", "", "v1", "configmaps", ""]);
+    assert_eq!(waiting[10..], ["jane", "list", MAPS, "default", "", "v1", "configmaps", ""]);
     let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("narrow,")).collect();
     let runs = cells(rows[1]);
     assert_eq!((rows.len(), &runs[1..4]), (2, &["jane", "0", "-1"].map(str::to_owned)[..]));
     assert!(runs[5] <= runs[9] && runs[9].starts_with("20"), "{runs:?}");
-    assert_eq!(runs[10..], ["jane", "create", "", "default", "", "v1", "configmaps", ""]);
+    assert_eq!(runs[10..], ["jane", "create", MAPS, "default", "", "v1", "configmaps", ""]);
     let looks = page.lines().find(|line| line.starts_with("exempt,")).unwrap();
     let looks: Vec<&str> = looks.split(',').map(str::trim).collect();
     assert_eq!((&looks[2..4], looks[11]), (&["-1", "-1"][..], "get"));
