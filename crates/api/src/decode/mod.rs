@@ -4,6 +4,7 @@
 
 mod plain;
 mod scalar;
+mod syntax;
 mod walk;
 mod yaml;
 
@@ -16,6 +17,7 @@ use crate::schema::Typed;
 use crate::status::Status;
 
 pub use plain::is_plain_json;
+pub use syntax::syntax_error;
 pub use yaml::yaml_to_json;
 
 /// The largest body that is decoded. Source: upstream's `MaxRequestBodyBytes`.

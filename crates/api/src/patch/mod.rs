@@ -4,12 +4,14 @@
 pub mod apply;
 pub mod fields;
 mod json;
+mod shown;
 pub mod strategic;
 pub mod typed;
 
 use std::borrow::Cow;
 
-pub use json::{json_patch, merge_patch};
+pub use json::{Refusal, json_patch, merge_patch};
+pub use shown::shown;
 
 /// How the items of a list belong together. Source: KEP-555, `x-kubernetes-list-type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Value};
 
+use super::shown::{go_type, shown};
 use super::{Shape, descend, facts};
-use crate::Status;
+use crate::{Reason, Status};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -15,9 +16,12 @@ const ELEMENT_ORDER: &str = "$setElementOrder/";
 pub fn apply<'s, S: Shape<'s>>(object: Value, patch: Value, shape: Option<S>) -> Result<Value, Status> {
     match (object, patch) {
         (Value::Object(object), Value::Object(patch)) => merge_map(object, patch, shape).map(Value::Object),
-        _ => Err(Status::bad_request(
-            "error decoding patch: a strategic merge patch of an object is an object",
-        )),
+        (_, patch) => {
+            let found = if patch.is_array() { "array" } else { go_type(&patch) };
+            Err(Status::bad_request(format!(
+                "json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+            )))
+        }
     }
 }
 
@@ -26,30 +30,28 @@ fn merge_map<'s, S: Shape<'s>>(
     mut patch: Map<String, Value>,
     shape: Option<S>,
 ) -> Result<Map<String, Value>, Status> {
-    match patch.remove(PATCH) {
+    match patch.get(PATCH).map(|directive| directive.as_str()) {
         None => {}
-        Some(Value::String(directive)) => match directive.as_str() {
-            "replace" => return Ok(without_directives(patch)),
-            "delete" => return Ok(Map::new()),
-            "merge" => {}
-            other => return Err(unknown_directive(other)),
-        },
-        Some(other) => return Err(unknown_directive(&other.to_string())),
+        Some(Some("replace")) => return Ok(without_directives(patch)),
+        Some(Some("delete")) => return Ok(Map::new()),
+        Some(_) => return Err(unknown_directive(patch)),
     }
     if let Some(keys) = patch.remove(RETAIN_KEYS) {
-        let keys = keys.as_array().cloned().unwrap_or_default();
+        let Value::Array(keys) = keys else { return Err(bad_format("retainKeys")) };
         // A null takes a key away, which is what the list is for.
-        let sets = |(key, value): &(&String, &Value)| {
+        let sets = |(key, value): (&String, &Value)| {
             !value.is_null() && !key.starts_with('$') && !keys.contains(&Value::from(key.as_str()))
         };
-        if let Some((stray, _)) = patch.iter().find(sets) {
-            return Err(Status::bad_request(format!(
-                "{RETAIN_KEYS} does not list {stray:?}, which the patch sets"
-            )));
+        if patch.iter().any(sets) {
+            return Err(bad_format("retainKeys"));
         }
         object.retain(|key, _| keys.contains(&Value::from(key.as_str())));
     }
     let orders = take_prefixed(&mut patch, ELEMENT_ORDER);
+    for (field, order) in &orders {
+        let key = facts(descend(shape, field)).patch_merge_key;
+        check_order(object.get(field), patch.get(field), order, key)?;
+    }
     for (field, gone) in take_prefixed(&mut patch, DELETE_FROM) {
         if let (Some(Value::Array(items)), Value::Array(gone)) = (object.get_mut(&field), gone) {
             items.retain(|item| !gone.contains(item));
@@ -80,8 +82,70 @@ fn merge_map<'s, S: Shape<'s>>(
     Ok(object)
 }
 
-fn unknown_directive(directive: &str) -> Status {
-    Status::bad_request(format!("Unknown patch type: {directive}"))
+/// A failure to which upstream gives no status: a fault of the server without a reason.
+/// Source: `interpretStrategicMergePatchError` in `handlers/patch.go`.
+fn unclassified(message: String) -> Status {
+    Status::new(Reason::Unknown, message)
+}
+
+/// Source: `ErrBadPatchFormatForRetainKeys` and its siblings in `apimachinery/pkg/util/mergepatch/errors.go`, as those
+/// below.
+fn bad_format(what: &str) -> Status {
+    Status::bad_request(format!("invalid patch format of {what}"))
+}
+
+fn unknown_directive(patch: Map<String, Value>) -> Status {
+    let directive = patch.get(PATCH).map(shown).unwrap_or_default();
+    unclassified(format!("unknown patch type: {directive} in map: {}", shown(&Value::Object(patch))))
+}
+
+fn no_merge_key(item: &Value, key: &str) -> Status {
+    unclassified(format!("map: {} does not contain declared merge key: {key}", shown(item)))
+}
+
+fn wrong_type(wanted: &Value, found: &Value) -> Status {
+    unclassified(format!("expected a {}, but received a {}", go_type(wanted), go_type(found)))
+}
+
+/// Whether what a patch puts into a list stands in the order that the patch sets, which names it all.
+/// Source: `mergePatchIntoOriginal` and `validatePatchWithSetOrderList` in `strategicpatch/patch.go`.
+fn check_order(
+    old: Option<&Value>,
+    new: Option<&Value>,
+    order: &Value,
+    key: Option<&str>,
+) -> Result<(), Status> {
+    let list = |value: &Value| match value {
+        Value::Array(items) => Ok(items.clone()),
+        other => Err(wrong_type(&Value::Array(Vec::new()), other)),
+    };
+    let wanted = list(order)?;
+    old.map(list).transpose()?;
+    let items = new.map(list).transpose()?.unwrap_or_default();
+    if wanted.is_empty() || items.is_empty() {
+        return Ok(());
+    }
+    let marked = |item: &Value| item.get(PATCH).is_some();
+    let id = |item: &Value| match key {
+        None => Ok(item.clone()),
+        Some(_) if !item.is_object() => Err(wrong_type(&Value::Object(Map::new()), item)),
+        Some(key) => item.get(key).cloned().ok_or_else(|| no_merge_key(item, key)),
+    };
+    let mut rest = wanted.iter();
+    for item in items.iter().filter(|item| !marked(item)) {
+        let mut named = false;
+        while !named {
+            let Some(next) = rest.next() else {
+                return Err(unclassified(format!(
+                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                    shown(&Value::Array(items)),
+                    shown(order)
+                )));
+            };
+            named = id(item)? == id(next)?;
+        }
+    }
+    Ok(())
 }
 
 fn take_prefixed(patch: &mut Map<String, Value>, prefix: &str) -> Vec<(String, Value)> {
@@ -126,34 +190,35 @@ fn merge_list<'s, S: Shape<'s>>(
         }
         return Ok(merged);
     };
-    let directive = |item: &Value| item.get(PATCH).and_then(Value::as_str).map(str::to_owned);
-    if new.iter().any(|item| directive(item).as_deref() == Some("replace")) {
-        let rest = new.into_iter().filter(|item| directive(item).is_none());
+    if new.iter().any(|item| item.get(PATCH).is_some_and(|directive| directive == "replace")) {
+        let rest = new.into_iter().filter(|item| item.get(PATCH).is_none());
         return Ok(rest.map(item_without_directives).collect());
     }
     let element = place.and_then(Shape::element);
     let mut merged = old;
     for item in new {
         let Value::Object(item) = item else {
-            return Err(Status::bad_request(format!(
-                "the patch of a list by key {key:?} has an item that is no object"
-            )));
+            return Err(wrong_type(&Value::Object(Map::new()), &item));
+        };
+        let deletes = match item.get(PATCH).map(|directive| directive.as_str()) {
+            None => false,
+            Some(Some("delete")) => true,
+            Some(Some("merge")) => {
+                return Err(unclassified("merging lists cannot yet be specified in the patch".to_owned()));
+            }
+            Some(_) => return Err(unknown_directive(item)),
         };
         let Some(id) = item.get(key).cloned() else {
-            return Err(Status::bad_request(format!(
-                "map: {} does not contain declared merge key: {key}",
-                Value::Object(item)
-            )));
+            return Err(no_merge_key(&Value::Object(item), key));
         };
         let at = merged.iter().position(|known| known.get(key) == Some(&id));
-        match (directive(&Value::Object(item.clone())).as_deref(), at) {
-            (Some("delete"), _) => merged.retain(|known| known.get(key) != Some(&id)),
-            (Some("merge") | None, Some(at)) => {
+        match at {
+            _ if deletes => merged.retain(|known| known.get(key) != Some(&id)),
+            Some(at) => {
                 let known = merged[at].as_object().cloned().unwrap_or_default();
                 merged[at] = Value::Object(merge_map(known, item, element)?);
             }
-            (Some("merge") | None, None) => merged.push(Value::Object(merge_map(Map::new(), item, element)?)),
-            (Some(other), _) => return Err(unknown_directive(other)),
+            None => merged.push(Value::Object(merge_map(Map::new(), item, element)?)),
         }
     }
     Ok(merged)
@@ -227,12 +292,68 @@ mod tests {
         // As kubectl sends a volume that gets another source.
         let retain = json!({"spec": {"$retainKeys": ["y"], "containers": null, "y": 1}});
         assert_eq!(patched(object(), retain), json!({"spec": {"y": 1}}));
-        let stray = json!({"spec": {"$retainKeys": ["y"], "x": 1}});
-        assert_eq!(apply(object(), stray, Some(Place::Object)).unwrap_err().code, 400);
-        assert_eq!(
-            apply(object(), json!({"spec": {"$patch": "what"}}), Some(Place::Object)).unwrap_err().code,
-            400
+    }
+
+    /// As upstream answers them: what its own errors do not name is a fault of the server to it.
+    #[test]
+    fn directives_that_make_no_sense_are_refused() {
+        let object = || pod(json!([{"name": "a"}, {"name": "b"}]));
+        let said = |patch: Value| {
+            let refused = apply(object(), patch, Some(Place::Object)).unwrap_err();
+            (refused.code, refused.message)
+        };
+        let ordered = |order: Value, containers: Value| json!({"spec": {"$setElementOrder/containers": order, "containers": containers}});
+        let mismatch = |patch: &str, order: &str| {
+            format!("The order in patch list:\n{patch}\n doesn't match $setElementOrder list:\n{order}\n")
+        };
+        for (patch, code, message) in [
+            (
+                json!({"spec": {"$retainKeys": ["y"], "x": 1}}),
+                400,
+                "invalid patch format of retainKeys".into(),
+            ),
+            (json!({"spec": {"$retainKeys": "y"}}), 400, "invalid patch format of retainKeys".into()),
+            (
+                json!({"spec": {"$patch": "what"}}),
+                500,
+                "unknown patch type: what in map: map[$patch:what]".into(),
+            ),
+            (
+                pod(json!([{"name": "a", "$patch": "what"}])),
+                500,
+                "unknown patch type: what in map: map[$patch:what name:a]".into(),
+            ),
+            (
+                pod(json!([{"image": "x"}])),
+                500,
+                "map: map[image:x] does not contain declared merge key: name".into(),
+            ),
+            (pod(json!(["a"])), 500, "expected a map[string]interface {}, but received a string".into()),
+            // An item that the order does not name, and two in another order.
+            (
+                ordered(json!([{"name": "a"}]), json!([{"name": "c", "image": "2"}])),
+                500,
+                mismatch("[map[image:2 name:c]]", "[map[name:a]]"),
+            ),
+            (
+                ordered(json!([{"name": "a"}, {"name": "b"}]), json!([{"name": "b"}, {"name": "a"}])),
+                500,
+                mismatch("[map[name:b] map[name:a]]", "[map[name:a] map[name:b]]"),
+            ),
+            (
+                ordered(json!("a"), json!([{"name": "a"}])),
+                500,
+                "expected a []interface {}, but received a string".into(),
+            ),
+        ] {
+            assert_eq!(said(patch.clone()), (code, message), "{patch}");
+        }
+        // What is deleted needs no place in the order.
+        let patch = ordered(
+            json!([{"name": "b"}]),
+            json!([{"name": "a", "$patch": "delete"}, {"name": "b", "image": "2"}]),
         );
+        assert_eq!(patched(object(), patch), pod(json!([{"name": "b", "image": "2"}])));
     }
 
     #[test]
@@ -261,12 +382,5 @@ mod tests {
             patched(object, patch),
             json!({"metadata": {"labels": {"b": "2"}, "annotations": {"x": "y"}}})
         );
-    }
-
-    #[test]
-    fn an_item_without_its_key_is_refused() {
-        let patch = pod(json!([{"image": "x"}]));
-        let error = apply(pod(json!([])), patch, Some(Place::Object)).unwrap_err();
-        assert!(error.message.contains("merge key: name"), "{}", error.message);
     }
 }

@@ -125,7 +125,7 @@ fn patched(
     let scale = words::patch(&asked.kind, present, patch)?;
     let bytes = serde_json::to_vec(&scale).map_err(|error| Status::internal(error.to_string()))?;
     decode(asked, &bytes, options.field_validation, Mode::Object)
-        .map_err(|status| super::write::misshapen(status, &scale))
+        .map_err(|status| super::write::misshapen(status, patch, || Ok(scale)))
 }
 
 fn check(asked: &Asked<'_>, scale: &Value) -> Result<(), Status> {

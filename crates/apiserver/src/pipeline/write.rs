@@ -272,6 +272,7 @@ impl Pipeline {
                 Err(_) => status,
             })?;
             meta::same_object(asked, &mut object)?;
+            let (mut object, warnings) = decoded.map_err(|status| misshapen(status, &patch, patched))?;
             words::default(&asked.kind, &mut object);
             Ok((object, warnings))
         };
@@ -668,15 +669,52 @@ fn isolate(new: &mut Value, old: &Value, part: impl Fn(&Value, &mut Value)) {
     }
 }
 
-/// The 422 of a patch whose result is no object of the kind. Source: `handlers/patch.go`.
-pub(super) fn misshapen(status: Status, patched: &Value) -> Status {
+/// The 422 of a patch whose result is no object of the kind: shown is the result, and of a strategic merge the patch.
+/// Source: `handlers/patch.go`.
+pub(super) fn misshapen(
+    status: Status,
+    patch: &words::Patch,
+    patched: impl FnOnce() -> Result<Value, Status>,
+) -> Status {
     // What follows the colon is the decoder's own sentence.
     let problem = status.message.split_once(" cannot be handled as a ");
     let problem = problem.and_then(|(_, rest)| rest.split_once(": ")).map(|(_, problem)| problem.to_owned());
     let Some(problem) = problem else { return status };
-    let patched = Value::String(patched.to_string());
-    let errors = [field::FieldError::invalid("patch", &patched, &problem)];
+    let (shown, problem) = match patch {
+        words::Patch::Strategic(patch) => {
+            (api::patch::shown(patch), unrestorable(&problem).unwrap_or(problem))
+        }
+        _ => match patched() {
+            Ok(patched) => (patched.to_string(), problem),
+            Err(_) => return status,
+        },
+    };
+    let errors = [field::FieldError::invalid("patch", &Value::String(shown), &problem)];
     field::check("", "", "", &errors).err().unwrap_or(status)
+}
+
+/// The sentence of a decoder about a value of a wrong type in the words of the converter that upstream reads the result
+/// of a strategic merge with. Source: `fromUnstructured` in `apimachinery/pkg/runtime/converter.go`.
+fn unrestorable(problem: &str) -> Option<String> {
+    let (found, rest) = problem.strip_prefix("json: cannot unmarshal ")?.split_once(" into Go ")?;
+    let (_, wanted) = rest.rsplit_once(" of type ")?;
+    let found = match found {
+        "array" => "slice",
+        "object" => "map",
+        "number" => "int64",
+        text if text.starts_with("number") => "float64",
+        text => text,
+    };
+    Some(match wanted {
+        list if list.starts_with("[]") => format!("cannot restore slice from {found}"),
+        map if map.starts_with("map[") => format!("cannot restore map from {found}"),
+        structure if structure.contains('.') => format!("cannot restore struct from: {found}"),
+        // A number that is too large is one that upstream cuts off.
+        "int32" | "int64" if found == "int64" => return None,
+        "int32" | "int64" if found == "float64" => format!("cannot convert {found} to {wanted}"),
+        "string" if found == "int64" => format!("cannot convert {found} to {wanted}"),
+        scalar => format!("unrecognized type: {scalar}"),
+    })
 }
 
 /// Custom resources have no strategy for their lists.
@@ -698,4 +736,28 @@ fn busy(asked: &Asked<'_>) -> Status {
 pub(super) fn unsaved(object: &Value) -> Result<Arc<Object>, Status> {
     let bytes = serde_json::to_vec(object).map_err(|error| Status::internal(error.to_string()))?;
     Object::parse(bytes.into()).map(Arc::new).map_err(|error| Status::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unrestorable;
+
+    #[test]
+    fn a_wrong_type_is_told_in_the_converters_words() {
+        for (found, wanted, said) in [
+            ("string", "int32", Some("unrecognized type: int32")),
+            ("bool", "string", Some("unrecognized type: string")),
+            ("number", "string", Some("cannot convert int64 to string")),
+            ("number 1.5", "int32", Some("cannot convert float64 to int32")),
+            ("string", "map[string]string", Some("cannot restore map from string")),
+            ("object", "[]v1.Container", Some("cannot restore slice from map")),
+            ("array", "v1.PodSpec", Some("cannot restore struct from: slice")),
+            ("number", "int32", None),
+        ] {
+            let sentence =
+                format!("json: cannot unmarshal {found} into Go struct field A.b.c of type {wanted}");
+            assert_eq!(unrestorable(&sentence).as_deref(), said, "{sentence}");
+        }
+        assert_eq!(unrestorable("strict decoding error: unknown field \"a\""), None);
+    }
 }

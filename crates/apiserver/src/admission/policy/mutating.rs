@@ -360,7 +360,7 @@ fn patched(
         How::Patch => {
             let mut new = object.clone();
             api::patch::json_patch(&mut new, patch.to_string().as_bytes())
-                .map_err(|status| format!("JSON Patch: {}", status.message))?;
+                .map_err(|refusal| format!("JSON Patch: {refusal}"))?;
             new
         }
     };

@@ -303,7 +303,7 @@ impl<'a> Call<'a> {
             return Ok(None);
         }
         let mut new = self.object.clone().into_owned();
-        api::patch::json_patch(&mut new, &answer.patch).map_err(|status| internal(status.message))?;
+        api::patch::json_patch(&mut new, &answer.patch).map_err(|refusal| internal(refusal.to_string()))?;
         if self.review.operation != Operation::Connect {
             new = self.read(&new)?;
         }
