@@ -16,6 +16,7 @@ use super::query::Query;
 use super::respond::typed_response;
 use crate::admission::{Notes, World};
 use crate::authz::Attributes;
+use crate::field::{self, FieldError, FieldErrors};
 use crate::nodes::address_of;
 use crate::pipeline::check_served;
 use crate::tree;
@@ -37,6 +38,9 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         self.may_connect(user, path, (request.method(), query), notes).await?;
+        if path.subresource == "log" {
+            check_log(query, &path.name)?;
+        }
         let (node, target) = match (path.group.as_str(), path.resource.as_str(), path.subresource.as_str()) {
             ("", "pods", _) => match self.pod_target(path, query).await? {
                 Some(target) => target,
@@ -224,6 +228,40 @@ fn container_of(pod: &Value, asked: &str, pod_name: &str) -> Result<String, Stat
     }
 }
 
+/// The streams that a log may be of. Both together are as good as none.
+const STREAMS: [&str; 3] = ["All", "Stderr", "Stdout"];
+
+/// What a request for a log asks for has to make sense. Source: `ValidatePodLogOptions` in
+/// `core/validation/validation.go`.
+fn check_log(query: &Query, pod: &str) -> Result<(), Status> {
+    let mut errors = FieldErrors::new();
+    let tail = query.number("tailLines")?;
+    let least = |name: &str, number: Option<i64>, least: i64, detail: &str, errors: &mut FieldErrors| {
+        if let Some(number) = number.filter(|number| *number < least) {
+            errors.push(FieldError::invalid(name, &json!(number), detail));
+        }
+    };
+    least("tailLines", tail, 0, "must be greater than or equal to 0", &mut errors);
+    least("limitBytes", query.number("limitBytes")?, 1, "must be greater than 0", &mut errors);
+    let since = query.number("sinceSeconds")?;
+    if since.is_some() && query.get("sinceTime").is_some_and(|time| !time.is_empty()) {
+        let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(FieldError::forbidden("", detail));
+    } else {
+        least("sinceSeconds", since, 1, "must be greater than 0", &mut errors);
+    }
+    if let Some(stream) = query.get("stream") {
+        if !STREAMS.contains(&stream) {
+            errors.push(FieldError::not_supported("stream", &json!(stream), &STREAMS));
+        }
+        if stream != STREAMS[0] && tail.is_some() {
+            let detail = "`tailLines` and specific `stream` are mutually exclusive for now";
+            errors.push(FieldError::forbidden("", detail));
+        }
+    }
+    field::check("", "PodLogOptions", pod, &errors)
+}
+
 type Pairs = Vec<(String, String)>;
 
 /// The parameters of a log request, spelled the same at the node.
@@ -261,4 +299,45 @@ fn stream_query(query: &Query) -> Pairs {
 fn encode(pairs: impl IntoIterator<Item = (String, String)>) -> String {
     let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
     if text.is_empty() { text } else { format!("?{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_asked_for_in_a_way_that_makes_sense() {
+        let said = |query: &str| {
+            check_log(&Query::parse(query), "web").map_err(|status| (status.code, status.message))
+        };
+        for fine in
+            ["", "tailLines=0", "limitBytes=1&sinceSeconds=1", "stream=All&tailLines=1", "stream=Stderr"]
+        {
+            assert_eq!(said(fine), Ok(()), "{fine}");
+        }
+        let above = "Invalid value: 0: must be greater than 0";
+        for (query, wanted) in [
+            ("tailLines=-1", "tailLines: Invalid value: -1: must be greater than or equal to 0".to_owned()),
+            ("sinceSeconds=0", format!("sinceSeconds: {above}")),
+            ("limitBytes=0", format!("limitBytes: {above}")),
+            (
+                "sinceSeconds=0&sinceTime=2026-01-01T00:00:00Z",
+                ": Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned(),
+            ),
+            (
+                "stream=Foo",
+                "stream: Unsupported value: \"Foo\": supported values: \"All\", \"Stderr\", \"Stdout\""
+                    .to_owned(),
+            ),
+            (
+                "stream=Stdout&tailLines=1",
+                ": Forbidden: `tailLines` and specific `stream` are mutually exclusive for now".to_owned(),
+            ),
+        ] {
+            let message = format!("PodLogOptions \"web\" is invalid: {wanted}");
+            assert_eq!(said(query), Err((422, message)), "{query}");
+        }
+        let number = "strconv.ParseInt: parsing \"x\": invalid syntax".to_owned();
+        assert_eq!(said("tailLines=x"), Err((400, number)));
+    }
 }

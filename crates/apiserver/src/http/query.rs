@@ -62,7 +62,7 @@ impl Query {
     }
 
     /// A whole number; the failure is Go's.
-    fn number(&self, name: &str) -> Result<Option<i64>, Status> {
+    pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         match self.get(name).filter(|text| !text.is_empty()) {
             None => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {

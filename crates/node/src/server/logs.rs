@@ -16,6 +16,7 @@ use super::route::Target;
 use crate::deps::Deps;
 use crate::logs::{LogOptions, text};
 use crate::pod::ContainerRecord;
+use crate::pod::status::container_id;
 
 pub(super) fn serve(deps: &Arc<Deps>, target: &Target, query: &Query) -> Result<Response<Body>, Status> {
     let options = options(deps, query)?;
@@ -30,24 +31,37 @@ pub(super) fn serve(deps: &Arc<Deps>, target: &Target, query: &Query) -> Result<
     Ok(response(StatusCode::OK, "text/plain", StreamBody::new(text).boxed_unsync()))
 }
 
-/// The run before the newest one; with one run only, that one if it has ended.
+/// The run that ended last before the present one.
 fn previous(deps: &Deps, target: &Target) -> Result<ContainerRecord, Status> {
     let newest = query::container(deps, target)?;
     let pod = query::pod(deps, target)?;
+    let reported = query::reported(&pod.status, &target.container)
+        .and_then(|status| status.last_state.as_ref()?.terminated.as_ref()?.container_id.as_deref());
     let runtime = deps.state.pod(pod.uid());
-    let older = runtime.containers.into_iter().filter(|record| {
+    previous_of(&newest, &runtime.containers, reported).cloned().ok_or_else(|| {
+        Status::bad_request(format!(
+            "previous terminated container \"{}\" in pod \"{}\" not found",
+            target.container, target.pod
+        ))
+    })
+}
+
+/// The newest run counts as the one before where its end is reported as such: another one is waited for. What ended and
+/// is not followed by another has none before it but older ones. Source: `validateContainerLogStatus` in
+/// `pkg/kubelet/kubelet_pods.go`.
+fn previous_of<'r>(
+    newest: &'r ContainerRecord,
+    records: &'r [ContainerRecord],
+    reported: Option<&str>,
+) -> Option<&'r ContainerRecord> {
+    if newest.exit().is_some() && reported == Some(container_id(&newest.id).as_str()) {
+        return Some(newest);
+    }
+    let older = records.iter().filter(|record| {
         record.name == newest.name
             && (record.attempt, record.created_at) < (newest.attempt, newest.created_at)
     });
-    older
-        .max_by_key(|record| (record.attempt, record.created_at))
-        .or_else(|| Some(newest).filter(|newest| newest.exit().is_some()))
-        .ok_or_else(|| {
-            Status::bad_request(format!(
-                "previous terminated container \"{}\" in pod \"{}\" not found",
-                target.container, target.pod
-            ))
-        })
+    older.max_by_key(|record| (record.attempt, record.created_at))
 }
 
 fn options(deps: &Deps, query: &Query) -> Result<LogOptions, Status> {
@@ -76,4 +90,29 @@ fn options(deps: &Deps, query: &Query) -> Result<LogOptions, Status> {
         timestamps: query.flag(&["timestamps"]),
         limit_bytes: query.number("limitBytes")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pod::tests::{exited, pod, record, running};
+
+    #[test]
+    fn only_what_has_a_successor_is_a_previous_run() {
+        let pod = pod(json!({ "containers": [{ "name": "main" }] }));
+        let found = |runs: &[ContainerRecord], reported: Option<&str>| {
+            runs.last().and_then(|newest| previous_of(newest, runs, reported)).map(|run| run.id.clone())
+        };
+        // It has ended for good, or its restart is not put off yet; then it is.
+        let mut runs = vec![record(&pod, "main", 0, exited(1, 0, 1))];
+        assert_eq!(found(&runs, None), None);
+        assert_eq!(found(&runs, Some("skiff://main-0")).as_deref(), Some("main-0"));
+        runs.push(record(&pod, "main", 1, exited(1, 2, 3)));
+        assert_eq!(found(&runs, Some("skiff://main-0")).as_deref(), Some("main-0"));
+        assert_eq!(found(&runs, Some("skiff://main-1")).as_deref(), Some("main-1"));
+        runs.push(record(&pod, "main", 2, running(4)));
+        assert_eq!(found(&runs, Some("skiff://main-1")).as_deref(), Some("main-1"));
+    }
 }

@@ -2,6 +2,7 @@
 
 use api::{Key, Reason, Status};
 use http::Request;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodStatus};
 
 use super::route::Target;
 use crate::deps::Deps;
@@ -94,14 +95,34 @@ pub(crate) fn container(deps: &Deps, target: &Target) -> Result<ContainerRecord,
     let runtime = deps.state.pod(pod.uid());
     latest(&runtime.containers, &target.container).cloned().ok_or_else(|| {
         if pod.container(&target.container).is_some() {
-            let text =
-                format!("container \"{}\" in pod \"{}\" is waiting to start", target.container, target.pod);
-            Status::bad_request(text)
+            let state = reported(&pod.status, &target.container).and_then(|status| status.state.as_ref());
+            let container = format!("container \"{}\" in pod \"{}\"", target.container, target.pod);
+            Status::bad_request(format!("{container} is {}", absence(state)))
         } else {
             let text = format!("container {} is not valid for pod {}", target.container, target.pod);
             Status::bad_request(text)
         }
     })
+}
+
+/// What was last told of a container.
+pub(crate) fn reported<'s>(status: &'s PodStatus, name: &str) -> Option<&'s ContainerStatus> {
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten().find(|status| status.name == name)
+}
+
+/// Why there is no run of a container. Source: `validateContainerLogStatus` in `pkg/kubelet/kubelet_pods.go`.
+fn absence(state: Option<&ContainerState>) -> String {
+    let Some(state) = state else { return "not available".to_owned() };
+    let waiting = state.waiting.as_ref().map(|waiting| waiting.reason.as_deref().unwrap_or_default());
+    match waiting {
+        Some("ErrImagePull") => "waiting to start: image can't be pulled".to_owned(),
+        Some("ImagePullBackOff") => "waiting to start: trying and failing to pull image".to_owned(),
+        Some(reason) => format!("waiting to start: {reason}"),
+        None if state.terminated.is_some() => "terminated".to_owned(),
+        None => "waiting to start - no logs yet".to_owned(),
+    }
 }
 
 /// The running container that a request means.
@@ -129,6 +150,24 @@ pub(crate) fn sandbox(deps: &Deps, target: &Target) -> Result<SandboxRecord, Sta
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_without_a_run_says_what_it_waits_for() {
+        let said = |state: serde_json::Value| {
+            let status = serde_json::json!({ "containerStatuses": [{ "name": "main", "image": "", "imageID": "",
+                "ready": false, "restartCount": 0, "state": state }] });
+            let status: PodStatus = serde_json::from_value(status).unwrap();
+            assert!(reported(&status, "other").is_none());
+            absence(reported(&status, "main").and_then(|status| status.state.as_ref()))
+        };
+        let waiting = |reason: &str| said(serde_json::json!({ "waiting": { "reason": reason } }));
+        assert_eq!(waiting("ContainerCreating"), "waiting to start: ContainerCreating");
+        assert_eq!(waiting("ErrImagePull"), "waiting to start: image can't be pulled");
+        assert_eq!(waiting("ImagePullBackOff"), "waiting to start: trying and failing to pull image");
+        assert_eq!(said(serde_json::json!({ "terminated": { "exitCode": 1 } })), "terminated");
+        assert_eq!(said(serde_json::json!({})), "waiting to start - no logs yet");
+        assert_eq!(absence(None), "not available");
+    }
 
     #[test]
     fn parameters_are_decoded() {
