@@ -148,6 +148,17 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with an object (`old`: what it was before a change) besides, unless the server itself writes it.
     fn validate_foreign(&self, _object: &Value, _old: Option<&Value>, _errors: &mut FieldErrors) {}
 
+    /// What is wrong with an object (`old`: what it was before a change) besides, to those who speak a version of the kind
+    /// (`group/version`): an object that is seen through two groups may be asked more by one.
+    fn validate_spoken(
+        &self,
+        _api_version: &str,
+        _object: &Value,
+        _old: Option<&Value>,
+        _errors: &mut FieldErrors,
+    ) {
+    }
+
     /// Whether what is wrong with an object may take long to find out, so that others should not wait for the thread.
     fn validation_is_lengthy(&self) -> bool {
         false

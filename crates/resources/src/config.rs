@@ -1,6 +1,4 @@
-//! Kinds with little of their own: ConfigMap, Secret, Event, Lease, PriorityClass, ServiceAccount.
-
-use std::time::Duration;
+//! Kinds with little of their own: ConfigMap, Secret, Lease, PriorityClass, ServiceAccount.
 
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::{NameRule, Strategy};
@@ -18,24 +16,6 @@ pub(crate) struct Plain;
 impl Strategy for Plain {
     fn generation(&self) -> bool {
         false
-    }
-}
-
-/// How long an event is kept. Source: `--event-ttl`.
-const EVENT_TTL: Duration = Duration::from_secs(3600);
-
-/// Events: written by everyone, also over what is there, and forgotten after a while.
-pub(crate) struct Events;
-
-impl Strategy for Events {
-    fn time_to_live(&self) -> Option<Duration> {
-        Some(EVENT_TTL)
-    }
-    fn generation(&self) -> bool {
-        false
-    }
-    fn create_on_update(&self) -> bool {
-        true
     }
 }
 

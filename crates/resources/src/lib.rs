@@ -16,6 +16,7 @@ mod definitions;
 mod device_slices;
 mod devices;
 mod discovery;
+mod events;
 mod expressions;
 mod field_refs;
 mod flow;
@@ -61,7 +62,7 @@ pub fn strategies() -> Strategies {
     all.add("", "configmaps", config::ConfigMaps);
     all.add("", "secrets", config::Secrets);
     all.add("", "serviceaccounts", config::Plain);
-    all.add("", "events", config::Events);
+    all.add("", "events", events::Events);
     all.add("", "endpoints", discovery::Endpoints);
     all.add("discovery.k8s.io", "endpointslices", discovery::EndpointSlices);
     all.add("", "replicationcontrollers", workloads::ReplicationControllers);

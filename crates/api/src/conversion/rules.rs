@@ -108,6 +108,7 @@ const RULES: &[Rule] = &[
             Step::Rename { at: "", old: "deprecatedFirstTimestamp", stored: "firstTimestamp" },
             Step::Rename { at: "", old: "deprecatedLastTimestamp", stored: "lastTimestamp" },
             Step::Rename { at: "", old: "deprecatedCount", stored: "count" },
+            Step::Own { at: "", to_stored: |_| {}, from_stored: special::unsigned },
         ],
     },
     Rule {

@@ -127,3 +127,13 @@ pub(super) fn topology_from_stored(endpoint: &mut Value) {
         fields.insert("topology".into(), Value::Object(topology));
     }
 }
+
+/// An event that nobody reports has texts that say so in the core group alone.
+pub(super) fn unsigned(event: &mut Value) {
+    let Some(event) = event.as_object_mut() else { return };
+    for field in ["reportingComponent", "reportingController", "reportingInstance"] {
+        if event.get(field).is_some_and(|text| text == "") {
+            event.remove(field);
+        }
+    }
+}

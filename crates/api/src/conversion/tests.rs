@@ -269,6 +269,12 @@ fn an_event_is_one_object_in_both_groups() {
         "lastTimestamp": "2026-01-02T00:00:00Z", "count": 2});
     assert_eq!(stored, expected);
     assert_eq!(convert(stored, "Event", "v1", "events.k8s.io/v1"), new);
+    let stored =
+        json!({"apiVersion": "v1", "kind": "Event", "reportingComponent": "", "reportingInstance": ""});
+    assert_eq!(
+        convert(stored, "Event", "v1", "events.k8s.io/v1"),
+        json!({"apiVersion": "events.k8s.io/v1", "kind": "Event"})
+    );
     assert_eq!(selectable_path("events.k8s.io", "Event", "regarding.name"), "involvedObject.name");
     assert_eq!(selectable_path("", "Event", "source"), "source.component");
 }
