@@ -155,20 +155,31 @@ fn balancer(spec: &At<'_>, kind: &str, errors: &mut FieldErrors) {
     }
 }
 
+/// Whether a Service is reached from outside. Source: `ExternallyAccessible` in `pkg/api/service/util.go`.
+pub(crate) fn is_reachable(spec: &Value) -> bool {
+    match tree::text(spec, &["type"]) {
+        "NodePort" | "LoadBalancer" => true,
+        "ClusterIP" => !tree::items(spec, &["externalIPs"]).is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether nodes answer for a Service's health.
+fn is_checked(spec: &Value) -> bool {
+    tree::text(spec, &["type"]) == "LoadBalancer" && tree::text(spec, &["externalTrafficPolicy"]) == "Local"
+}
+
 fn traffic(spec: &At<'_>, kind: &str, errors: &mut FieldErrors) {
     let (external, health) = (spec.get("externalTrafficPolicy"), spec.get("healthCheckNodePort"));
-    let reachable = matches!(kind, "NodePort" | "LoadBalancer")
-        || (kind == "ClusterIP" && !spec.get("externalIPs").is_empty());
-    if !reachable {
+    if !is_reachable(spec.value) {
         if !external.text().is_empty() {
             errors.push(external.invalid("may only be set for externally-accessible services"));
         }
     } else if external.present("", errors) {
         external.one_of(&["Cluster", "Local"], errors);
     }
-    let checked = kind == "LoadBalancer" && external.text() == "Local";
     if health.number() != 0 {
-        if checked {
+        if is_checked(spec.value) {
             health.port(errors);
         } else {
             let detail =
@@ -186,22 +197,29 @@ fn traffic(spec: &At<'_>, kind: &str, errors: &mut FieldErrors) {
     spec.get("trafficDistribution").one_of_if_set(&known, errors);
 }
 
-/// Fields that only some types have, and whether a type has them.
-type Dependent = (&'static [&'static str], fn(&str) -> bool);
-const DEPENDENT: [Dependent; 2] = [
-    (&["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"], |kind| kind != "ExternalName"),
-    (&["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"], |kind| {
-        kind == "LoadBalancer"
+/// Fields that only some Services have, and whether one has them, told by its spec.
+type Dependent = (&'static [&'static str], fn(&Value) -> bool);
+const DEPENDENT: [Dependent; 4] = [
+    (&["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"], |spec| {
+        tree::text(spec, &["type"]) != "ExternalName"
     }),
+    (&["allocateLoadBalancerNodePorts", "loadBalancerClass"], |spec| {
+        tree::text(spec, &["type"]) == "LoadBalancer"
+    }),
+    (&["healthCheckNodePort"], is_checked),
+    (&["externalTrafficPolicy"], is_reachable),
 ];
 
-/// A change of the type takes away what only the old type had, unless the writer says otherwise.
+/// A change takes away what only the old Service had, unless the writer says otherwise. Nothing is taken from a new one:
+/// what does not belong there is refused.
 /// Source: `dropTypeDependentFields` in `registry/core/service/strategy.go`.
 pub(crate) fn drop_dependent(new: &mut Value, old: &Value) {
     let before = tree::at(old, &["spec"]);
     let (now, then) = (tree::text(new, &["spec", "type"]).to_owned(), tree::text(before, &["type"]));
+    // What a Service has is told before anything is taken.
+    let wanted = tree::at(new, &["spec"]).clone();
     let spec = tree::object(new, "spec");
-    for (fields, _) in DEPENDENT.iter().filter(|(_, has)| has(then) && !has(&now)) {
+    for (fields, _) in DEPENDENT.iter().filter(|(_, has)| has(before) && !has(&wanted)) {
         for field in *fields {
             if spec.get(*field) == before.get(field) {
                 spec.remove(*field);
@@ -230,9 +248,9 @@ pub(crate) fn update(new: &Value, old: &Value, errors: &mut FieldErrors) {
         errors.push(class.invalid("may not change once set"));
     }
     let health = spec.get("healthCheckNodePort");
-    let checked = |spec: &At<'_>| balanced(spec) && spec.get("externalTrafficPolicy").text() == "Local";
     let held = before.get("healthCheckNodePort");
-    if checked(&spec) && checked(&before) && held.number() != 0 && health.value != held.value {
+    if is_checked(spec.value) && is_checked(before.value) && held.number() != 0 && health.value != held.value
+    {
         errors.push(health.forbidden(IMMUTABLE));
     }
 }
@@ -296,6 +314,27 @@ mod tests {
             new["spec"],
             json!({ "type": "ClusterIP", "clusterIP": "10.0.0.1", "ports": [{ "port": 80 }] })
         );
+        // A policy of traffic from outside, and the port for a node's health, go where they mean nothing; a changed one
+        // is left to be refused.
+        let local = json!({ "spec": { "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 30001 } });
+        for (change, left) in [
+            (json!({ "type": "ClusterIP" }), json!({ "type": "ClusterIP" })),
+            (
+                json!({ "type": "ClusterIP", "externalTrafficPolicy": "Cluster" }),
+                json!({ "type": "ClusterIP", "externalTrafficPolicy": "Cluster" }),
+            ),
+            (json!({ "type": "NodePort" }), json!({ "type": "NodePort", "externalTrafficPolicy": "Local" })),
+            (
+                json!({ "externalTrafficPolicy": "Cluster" }),
+                json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Cluster" }),
+            ),
+        ] {
+            let mut new = local.clone();
+            new["spec"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            drop_dependent(&mut new, &local);
+            assert_eq!(new["spec"], left, "{change}");
+        }
     }
 
     #[test]

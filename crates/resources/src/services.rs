@@ -27,21 +27,23 @@ impl Strategy for Services {
         let spec = tree::member(object, "spec");
         tree::set_default(spec, "type", "ClusterIP");
         tree::set_default(spec, "sessionAffinity", "None");
-        if tree::text(spec, &["sessionAffinity"]) == "ClientIP" {
-            let config = tree::member(tree::member(spec, "sessionAffinityConfig"), "clientIP");
-            tree::set_default(config, "timeoutSeconds", AFFINITY_SECONDS);
-        } else {
-            tree::members(spec).remove("sessionAffinityConfig");
+        match tree::text(spec, &["sessionAffinity"]) {
+            "ClientIP" => {
+                let config = tree::member(tree::member(spec, "sessionAffinityConfig"), "clientIP");
+                tree::set_default(config, "timeoutSeconds", AFFINITY_SECONDS);
+            }
+            // Also upstream drops it here: its validation never sees one.
+            "None" => {
+                tree::members(spec).remove("sessionAffinityConfig");
+            }
+            _ => {}
         }
         let kind = tree::text(spec, &["type"]).to_owned();
         if kind != "ExternalName" {
             tree::set_default(spec, "internalTrafficPolicy", "Cluster");
         }
-        let outside = kind == "ClusterIP" && !tree::items(spec, &["externalIPs"]).is_empty();
-        if outside || matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        if service_rules::is_reachable(spec) {
             tree::set_default(spec, "externalTrafficPolicy", "Cluster");
-        } else {
-            tree::members(spec).remove("externalTrafficPolicy");
         }
         if kind == "LoadBalancer" {
             tree::set_default(spec, "allocateLoadBalancerNodePorts", true);
