@@ -144,17 +144,30 @@ fn check_kind(object: &Value, errors: &mut FieldErrors) {
     for value in wanted.iter().map(|key| named(key)) {
         if !value.is_set() {
             errors.push(value.required(""));
-        } else if value.path.starts_with("data[.docker") && !holds_object(value.text()) {
+        } else if value.path.starts_with("data[.docker")
+            && let Some(problem) = no_object(value.text())
+        {
             let shown = json!("<secret contents redacted>");
-            errors.push(FieldError::invalid(value.path, &shown, "it is no JSON object"));
+            errors.push(FieldError::invalid(value.path, &shown, &problem));
         }
     }
 }
 
-fn holds_object(encoded: &str) -> bool {
+/// Why Go cannot read a value as a map; null is none to it.
+fn no_object(encoded: &str) -> Option<String> {
     use base64::Engine;
     let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
-    serde_json::from_slice::<serde_json::Map<String, Value>>(&decoded).is_ok()
+    if let Some(problem) = api::decode::syntax_error(&decoded) {
+        return Some(problem);
+    }
+    let found = match decoded.trim_ascii_start().first()? {
+        b'{' | b'n' => return None,
+        b'[' => "array",
+        b'"' => "string",
+        b't' | b'f' => "bool",
+        _ => "number",
+    };
+    Some(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
 }
 
 fn check_key(key: &str, field: &str, errors: &mut FieldErrors) {
@@ -237,6 +250,28 @@ mod tests {
 
     use super::*;
     use crate::at::said;
+
+    #[test]
+    fn what_a_registry_is_entered_with_is_json() {
+        for (text, wanted) in [
+            (r#"{"auths":{}}"#, None),
+            ("x", Some("invalid character 'x' looking for beginning of value")),
+            ("", Some("unexpected end of JSON input")),
+            ("[]", Some("json: cannot unmarshal array into Go value of type map[string]interface {}")),
+        ] {
+            let secret = json!({ "type": "kubernetes.io/dockerconfigjson",
+                "data": { ".dockerconfigjson": base64(text.as_bytes()) } });
+            let mut errors = Vec::new();
+            Secrets.validate(&secret, &mut errors);
+            let wanted: Vec<String> = wanted
+                .iter()
+                .map(|why| {
+                    format!("data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": {why}")
+                })
+                .collect();
+            assert_eq!(said(&errors), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn the_systems_priority_classes_are_its_own() {

@@ -341,10 +341,11 @@ pub(crate) fn replicas_within(object: &Value, parts: &[&str], errors: &mut Field
     let status = At::object(object).get("status");
     let count = |name: &str| status.get(name).number();
     for part in parts.iter().filter(|part| count(part) > count("replicas")) {
-        errors.push(status.get(part).invalid("cannot be greater than status.replicas"));
+        errors.push(status.get(part).invalid_number("cannot be greater than status.replicas"));
     }
     if count("availableReplicas") > count("readyReplicas") {
-        errors.push(status.get("availableReplicas").invalid("cannot be greater than readyReplicas"));
+        let available = status.get("availableReplicas");
+        errors.push(available.invalid_number("cannot be greater than readyReplicas"));
     }
 }
 
@@ -352,4 +353,30 @@ fn replica_status(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
     counted(new, old, &["replicas", parts[0], parts[1], parts[2]], errors);
     replicas_within(new, &parts, errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::at::said;
+
+    #[test]
+    fn counts_that_are_absent_are_zeros() {
+        let mut errors = Vec::new();
+        let status = json!({ "status": { "replicas": -1, "readyReplicas": -1 } });
+        Deployments.validate_status(&status, &json!({}), &mut errors);
+        let more = "cannot be greater than status.replicas";
+        assert_eq!(
+            said(&errors),
+            [
+                "status.replicas: Invalid value: -1: must be greater than or equal to 0".to_owned(),
+                "status.readyReplicas: Invalid value: -1: must be greater than or equal to 0".to_owned(),
+                format!("status.updatedReplicas: Invalid value: 0: {more}"),
+                format!("status.availableReplicas: Invalid value: 0: {more}"),
+                "status.availableReplicas: Invalid value: 0: cannot be greater than readyReplicas".to_owned(),
+            ]
+        );
+    }
 }

@@ -639,8 +639,9 @@ fn add_schemas(errors: &mut field::FieldErrors, check: impl FnOnce(&mut field::F
     let said = |found: &field::FieldError| {
         errors.iter().any(|known| {
             let rest = found.field.strip_prefix(known.field.as_str());
-            rest == Some("")
-                || (known.reason == found.reason && rest.is_some_and(|rest| rest.starts_with('.')))
+            // Upstream names a list where the schema names its item.
+            let below = |rest: &str| rest.starts_with('.') || (rest.starts_with('[') && rest.ends_with(']'));
+            rest == Some("") || (known.reason == found.reason && rest.is_some_and(below))
         })
     };
     more.retain(|found| !said(found));
@@ -742,7 +743,25 @@ pub(super) fn unsaved(object: &Value) -> Result<Arc<Object>, Status> {
 
 #[cfg(test)]
 mod tests {
-    use super::unrestorable;
+    use serde_json::json;
+
+    use super::{add_schemas, unrestorable};
+    use crate::field::FieldError;
+
+    #[test]
+    fn what_a_strategy_says_of_a_list_is_not_said_of_its_item_again() {
+        let wrong = |field: &str| FieldError::not_supported(field, &json!("x"), &["y"]);
+        let mut errors = vec![wrong("spec.accessModes")];
+        add_schemas(&mut errors, |found| {
+            found.extend([
+                wrong("spec.accessModes[0]"),
+                wrong("spec.accessModesToo"),
+                wrong("spec.other[1]"),
+            ]);
+        });
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["spec.accessModes", "spec.accessModesToo", "spec.other[1]"]);
+    }
 
     #[test]
     fn a_wrong_type_is_told_in_the_converters_words() {

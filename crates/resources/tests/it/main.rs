@@ -25,6 +25,7 @@ mod policies;
 mod protection;
 mod proxy;
 mod quotas;
+mod refusals;
 mod retired;
 mod rules;
 mod services;
