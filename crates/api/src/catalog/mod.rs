@@ -16,6 +16,30 @@ use crate::table::{Column, columns_of};
 pub const ALL_VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// Resources whose objects are the answer to their deletion.
+const RETURNED: [(&str, &[&str]); 3] = [
+    (
+        "",
+        &[
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "pods",
+            "podtemplates",
+            "resourcequotas",
+            "serviceaccounts",
+            "services",
+        ],
+    ),
+    (
+        "resource.k8s.io",
+        &["deviceclasses", "devicetaintrules", "resourceclaims", "resourceclaimtemplates", "resourceslices"],
+    ),
+    (
+        "storage.k8s.io",
+        &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"],
+    ),
+];
+
 /// A served resource in one version.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -126,6 +150,13 @@ impl Row {
     /// it is asked for (component statuses). Nothing of that can be watched.
     pub fn is_stored(&self) -> bool {
         self.serves("watch") || self.custom.is_some()
+    }
+
+    /// Whether the answer to a deletion is the object that was deleted, and not only that it was. Source: the registries
+    /// with `ReturnDeletedObject` of `kubernetes/pkg/registry`.
+    pub fn returns_deleted(&self) -> bool {
+        let of_group = RETURNED.iter().find(|(group, _)| self.storage_group == *group);
+        self.custom.is_none() && of_group.is_some_and(|(_, plurals)| plurals.contains(&self.plural.as_ref()))
     }
 
     /// Its definition.

@@ -1,80 +1,66 @@
-//! A row's paths and their operations.
+//! A row's paths and their operations. Source: `registerResourceHandlers` of `apiserver/pkg/endpoints/installer.go`, and
+//! `apiextensions-apiserver/pkg/controller/openapi/builder` for custom resources.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::operations::{
+    self, ANYTHING, Answer, Body, JSON_YAML, LISTS, LOGS, OBJECTS, Operation, capital, names_of,
+};
+use super::parameters::{self, Parameter, Query, Shared};
 use super::{Dialect, schemas::Definitions, type_of_kind};
-use crate::catalog::Row;
+use crate::catalog::{Row, Subresource};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
-/// A query parameter: name, type, what it does.
-type Parameter = (&'static str, &'static str, &'static str);
+/// Codes of answers.
+type Codes = &'static [(&'static str, &'static str)];
+const FOUND: Codes = &[("200", "OK")];
+const WRITTEN: Codes = &[("200", "OK"), ("201", "Created")];
+const MADE: Codes = &[("200", "OK"), ("201", "Created"), ("202", "Accepted")];
+const REMOVED: Codes = &[("200", "OK"), ("202", "Accepted")];
 
-const DRY_RUN: Parameter = ("dryRun", "string", "All: everything is done except storing the result.");
-const PRETTY: Parameter = ("pretty", "string", "Whether the output is indented.");
-const WRITE: &[Parameter] = &[
-    DRY_RUN,
-    (
-        "fieldManager",
-        "string",
-        "The name of whoever makes the change, for the record of who owns which field.",
-    ),
-    (
-        "fieldValidation",
-        "string",
-        "What happens to unknown and repeated fields: Ignore drops them, Warn also says so, Strict refuses the request.",
-    ),
+/// The patches that are taken, in upstream's order: there are clients that send the first.
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
-const FORCE: Parameter =
-    ("force", "boolean", "Takes over fields that others own; allowed for apply patches only.");
-const DELETE: &[Parameter] = &[
-    DRY_RUN,
-    ("gracePeriodSeconds", "integer", "Seconds before the object is removed; 0 removes it at once."),
-    ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
-    ("propagationPolicy", "string", "What happens to dependents: Orphan, Background or Foreground."),
-];
-const LIST: &[Parameter] = &[
-    ("allowWatchBookmarks", "boolean", "Asks a watch for events that carry a resource version only."),
-    ("continue", "string", "Where the last page ended."),
-    ("fieldSelector", "string", "Restricts the objects by their fields."),
-    ("labelSelector", "string", "Restricts the objects by their labels."),
-    ("limit", "integer", "The most objects in a page."),
-    ("resourceVersion", "string", "The resource version to serve from."),
-    ("resourceVersionMatch", "string", "How resourceVersion is meant: Exact or NotOlderThan."),
-    ("sendInitialEvents", "boolean", "Whether a watch begins with what is there."),
-    ("timeoutSeconds", "integer", "Ends the call after so many seconds."),
-    ("watch", "boolean", "Answers with changes instead of a list."),
+/// Custom resources take no strategic merge.
+const PATCHES_OF_CUSTOM: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+
+const READ_POST: &[(&str, &str)] = &[("get", "Get"), ("post", "Post")];
+const ALL: &[(&str, &str)] = &[
+    ("delete", "Delete"),
+    ("get", "Get"),
+    ("head", "Head"),
+    ("options", "Options"),
+    ("patch", "Patch"),
+    ("post", "Post"),
+    ("put", "Put"),
 ];
 
-/// What all operations of a path share.
-struct Path<'a, 'd> {
+/// What all paths of a row share.
+struct Paths<'a, 'd> {
     row: &'a Row,
     dialect: Dialect,
     definitions: &'a mut Definitions<'d>,
+    shared: &'a mut Shared,
+    all: &'a mut Map<String, Value>,
+}
+
+/// What a path's operations are about.
+#[derive(Clone, Copy)]
+struct About<'n> {
     /// The kind that requests and answers speak of.
-    kind: [&'a str; 3],
+    kind: [&'n str; 3],
     /// `NamespacedPod`, `NamespacedPodStatus`.
-    noun: String,
-}
-
-/// An operation before it is written down.
-struct Operation<'p> {
-    /// HTTP method.
-    method: &'static str,
-    /// The verb of its id: `read`, `replace`, ….
-    verb: &'static str,
-    /// `x-kubernetes-action`.
-    action: &'static str,
-    parameters: Vec<&'p [Parameter]>,
-    /// A definition's name, or `None` for what the path's kind is.
-    body: Option<Body>,
-    answer: String,
-    created: bool,
-}
-
-enum Body {
-    Object(String),
-    Patch,
+    noun: &'n str,
+    /// `status`; empty for the object itself.
+    subresource: &'n str,
+    namespaced: bool,
+    named: bool,
 }
 
 /// Adds the paths of a row.
@@ -82,50 +68,56 @@ pub(super) fn of(
     row: &Row,
     dialect: Dialect,
     definitions: &mut Definitions<'_>,
+    shared: &mut Shared,
     all: &mut Map<String, Value>,
 ) {
+    let kind = [row.group.as_ref(), row.version.as_ref(), row.kind.as_ref()];
+    let mut paths = Paths { row, dialect, definitions, shared, all };
+    let Some(own) = paths.name_of(kind) else { return };
     let prefix = if row.group.is_empty() { "/api" } else { "/apis" };
     let base = format!("{prefix}/{}", row.api_version());
     let (scope, noun) = if row.namespaced {
-        (format!("{base}/namespaces/{{namespace}}/{}", row.plural), format!("Namespaced{}", row.kind))
+        (format!("namespaces/{{namespace}}/{}", row.plural), format!("Namespaced{}", row.kind))
     } else {
-        (format!("{base}/{}", row.plural), row.kind.to_string())
+        (row.plural.to_string(), row.kind.to_string())
     };
-    let kind = [row.group.as_ref(), row.version.as_ref(), row.kind.as_ref()];
-    let mut path = Path { row, dialect, definitions, kind, noun };
-    let Some(own) = path.name_of(kind) else { return };
-    if let Some(item) = path.collection(&own) {
-        insert(all, &scope, path.with_parameters(item, row.namespaced, false));
-    }
+    let about = About { kind, noun: &noun, subresource: "", namespaced: row.namespaced, named: false };
+    let collection = paths.collection(about, &own);
+    paths.insert(format!("{base}/{scope}"), collection);
+    let everywhere = format!("{}ForAllNamespaces", row.kind);
+    let about_all = About { noun: &everywhere, namespaced: false, ..about };
     if row.namespaced && row.serves("list") {
-        path.noun = format!("{}ForAllNamespaces", row.kind);
-        let list = path.list();
-        let item = path.item(vec![list]);
-        insert(all, &format!("{base}/{}", row.plural), path.with_parameters(item, false, false));
-        path.noun = format!("Namespaced{}", row.kind);
+        let list = paths.list(about_all);
+        paths.insert(format!("{base}/{}", row.plural), vec![list]);
     }
-    let verbs: Vec<&str> = row.verbs.iter().map(AsRef::as_ref).collect();
-    if let Some(item) = path.object(&own, &verbs) {
-        insert(all, &format!("{scope}/{{name}}"), path.with_parameters(item, row.namespaced, true));
-    }
-    let noun = path.noun.clone();
+    let named = About { named: true, ..about };
+    let object = paths.object(named, &own, &row.verbs);
+    paths.insert(format!("{base}/{scope}/{{name}}"), object);
     for subresource in &row.subresources {
-        path.kind = [&subresource.group, &subresource.version, &subresource.kind];
-        path.noun = noun.clone() + &capital(&subresource.name);
-        let Some(name) = path.name_of(path.kind) else { continue };
-        let verbs: Vec<&str> = subresource.verbs.iter().map(AsRef::as_ref).collect();
-        if let Some(item) = path.object(&name, &verbs) {
-            let at = format!("{scope}/{{name}}/{}", subresource.name);
-            insert(all, &at, path.with_parameters(item, row.namespaced, true));
+        let noun = noun.clone() + &capital(&subresource.name);
+        let named = About { noun: &noun, subresource: &subresource.name, ..named };
+        paths.subresource(&format!("{base}/{scope}/{{name}}/{}", subresource.name), named, subresource, &own);
+    }
+    if row.custom.is_none() && row.serves("watch") {
+        let watched = paths.watch(About { noun: &format!("{noun}List"), ..about }, "watchlist");
+        paths.insert(format!("{base}/watch/{scope}"), vec![watched]);
+        let watched = paths.watch(named, "watch");
+        paths.insert(format!("{base}/watch/{scope}/{{name}}"), vec![watched]);
+        if row.namespaced {
+            let noun = format!("{}ListForAllNamespaces", row.kind);
+            let watched = paths.watch(About { noun: &noun, ..about_all }, "watchlist");
+            paths.insert(format!("{base}/watch/{}", row.plural), vec![watched]);
         }
     }
 }
 
-fn insert(all: &mut Map<String, Value>, path: &str, item: Value) {
-    all.insert(path.to_owned(), item);
-}
+impl Paths<'_, '_> {
+    fn insert(&mut self, path: String, operations: Vec<Operation>) {
+        if !operations.is_empty() {
+            self.all.insert(path, operations::item(operations, self.dialect, self.shared));
+        }
+    }
 
-impl Path<'_, '_> {
     /// The name of a kind's definition, which the document then holds.
     fn name_of(&mut self, [group, version, kind]: [&str; 3]) -> Option<String> {
         if let Some(name) = self.published(group, version, kind) {
@@ -158,241 +150,229 @@ impl Path<'_, '_> {
     /// The name of a definition of the meta group.
     fn meta(&mut self, name: &str) -> String {
         let full = format!("{META}.{name}");
-        let schema = crate::schema::Schema::builtin();
-        if let Some(id) = schema.named(&full) {
-            self.definitions.schema(schema.typed(id));
-        }
+        self.definitions.builtin(&full);
         full
     }
 
-    fn list(&mut self) -> Operation<'static> {
-        let list = [self.row.group.as_ref(), self.row.version.as_ref(), self.row.list_kind.as_ref()];
-        let answer = self.name_of(list).unwrap_or_default();
-        Operation {
-            method: "get",
-            verb: "list",
-            action: "list",
-            parameters: vec![LIST],
-            body: None,
-            answer,
-            created: false,
+    /// Whether a CustomResourceDefinition brings the row: then some things are said otherwise.
+    fn is_custom(&self) -> bool {
+        self.row.custom.is_some()
+    }
+
+    /// An operation that says what all of them say.
+    fn operation(
+        &self,
+        about: About<'_>,
+        method: &'static str,
+        verb: &str,
+        action: &'static str,
+    ) -> Operation {
+        let (word, tag) = names_of(&self.row.group, &self.row.version);
+        let mut parameters = Vec::new();
+        if about.named {
+            parameters.push(Parameter::path("name", format!("name of the {}", about.kind[2])));
         }
+        if about.namespaced {
+            let says = "the object's namespace: who may do what, and whose names must differ";
+            parameters.push(Parameter::path("namespace", says));
+        }
+        if action != "connect" {
+            parameters.push(Parameter::query(&parameters::PRETTY));
+        }
+        let custom = self.is_custom();
+        Operation {
+            method,
+            id: format!("{verb}{word}{}", about.noun),
+            tag,
+            description: self.description(verb, about),
+            about: Some((action, about.kind.map(str::to_owned))),
+            parameters,
+            body: None,
+            consumes: if custom { JSON_YAML } else { ANYTHING },
+            produces: if custom { JSON_YAML } else { OBJECTS },
+            codes: FOUND,
+            answer: Answer::Text,
+        }
+    }
+
+    fn description(&self, verb: &str, about: About<'_>) -> String {
+        let kind = self.row.kind.as_ref();
+        let of = match about.subresource {
+            "" => String::new(),
+            name => format!(" {name} of"),
+        };
+        // Source: `GetArticleForNoun`.
+        let article = match kind.chars().next() {
+            _ if kind.ends_with('s') && !kind.ends_with("ss") => " ",
+            Some('A' | 'E' | 'I' | 'O' | 'U') => " an ",
+            _ => " a ",
+        };
+        match verb {
+            "list" if self.row.serves("watch") => format!("list or watch objects of kind {kind}"),
+            "list" => format!("list objects of kind {kind}"),
+            "watch" => {
+                format!("watch objects of kind {kind}; deprecated: list them with the parameter watch")
+            }
+            "create" | "delete" => format!("{verb}{of}{article}{kind}"),
+            "patch" => format!("partially update{of} the specified {kind}"),
+            verb => format!("{verb}{of} the specified {kind}"),
+        }
+    }
+
+    fn list(&mut self, about: About<'_>) -> Operation {
+        let list = [self.row.group.as_ref(), self.row.version.as_ref(), self.row.list_kind.as_ref()];
+        let answer = self.name_of(list).map_or(Answer::Text, Answer::Object);
+        let produces = if self.is_custom() { JSON_YAML } else { LISTS };
+        let list = Operation { produces, answer, ..self.operation(about, "get", "list", "list") };
+        with(list, &[parameters::SELECT, parameters::WATCH])
+    }
+
+    /// A watch by its old path.
+    fn watch(&mut self, about: About<'_>, action: &'static str) -> Operation {
+        let answer = Answer::Object(self.meta("WatchEvent"));
+        let watch = Operation { produces: LISTS, answer, ..self.operation(about, "get", "watch", action) };
+        with(watch, &[parameters::SELECT, parameters::WATCH])
+    }
+
+    fn create(&self, about: About<'_>, own: &str) -> Operation {
+        let create = Operation {
+            body: Some(Body { definition: own.to_owned(), required: true }),
+            codes: MADE,
+            answer: Answer::Object(own.to_owned()),
+            ..self.operation(about, "post", "create", "post")
+        };
+        with(create, &[parameters::WRITE])
     }
 
     /// Operations on a collection.
-    fn collection(&mut self, own: &str) -> Option<Value> {
+    fn collection(&mut self, about: About<'_>, own: &str) -> Vec<Operation> {
         let mut operations = Vec::new();
         if self.row.serves("list") {
-            operations.push(self.list());
+            operations.push(self.list(about));
         }
         if self.row.serves("create") {
-            operations.push(create(own));
+            operations.push(self.create(about, own));
         }
         if self.row.serves("deletecollection") {
             let (options, answer) = (self.meta("DeleteOptions"), self.meta("Status"));
-            operations.push(Operation {
-                method: "delete",
-                verb: "deleteCollection",
-                action: "deletecollection",
-                parameters: vec![DELETE, LIST],
-                body: Some(Body::Object(options)),
-                answer,
-                created: false,
+            let noun = format!("Collection{}", about.noun);
+            let mut delete =
+                self.operation(About { noun: &noun, ..about }, "delete", "delete", "deletecollection");
+            delete.description = format!("delete collection of {}", self.row.kind);
+            delete.answer = Answer::Object(answer);
+            operations.push(if self.is_custom() {
+                with(delete, &[parameters::SELECT, parameters::WATCH])
+            } else {
+                delete.body = Some(Body { definition: options, required: false });
+                with(delete, &[parameters::DELETE, parameters::SELECT])
             });
         }
-        (!operations.is_empty()).then(|| self.item(operations))
+        operations
     }
 
     /// Operations on one object, or on a subresource of it.
-    fn object(&mut self, own: &str, verbs: &[&str]) -> Option<Value> {
-        let subresource = self.kind != [&self.row.group, &self.row.version, &self.row.kind]
-            || self.noun.len() > "Namespaced".len() + self.row.kind.len();
+    fn object(&mut self, about: About<'_>, own: &str, verbs: &[crate::schema::Name]) -> Vec<Operation> {
+        let serves = |verb: &str| verbs.iter().any(|served| served == verb);
+        let body = |name: &str| Some(Body { definition: name.to_owned(), required: true });
+        let answer = Answer::Object(own.to_owned());
+        let custom = self.is_custom();
         let mut operations = Vec::new();
-        if verbs.contains(&"get") {
-            operations.push(Operation {
-                method: "get",
-                verb: "read",
-                action: "get",
-                parameters: vec![],
-                body: None,
-                answer: own.to_owned(),
-                created: false,
-            });
+        if serves("get") {
+            let read = Operation { answer: answer.clone(), ..self.operation(about, "get", "read", "get") };
+            operations.push(with(read, if custom { &[parameters::GET] } else { &[] }));
         }
-        if verbs.contains(&"update") {
-            operations.push(Operation {
-                method: "put",
-                verb: "replace",
-                action: "put",
-                parameters: vec![WRITE],
-                body: Some(Body::Object(own.to_owned())),
-                answer: own.to_owned(),
-                created: true,
-            });
+        if serves("update") {
+            let replace = self.operation(about, "put", "replace", "put");
+            let replace = Operation { body: body(own), codes: WRITTEN, answer: answer.clone(), ..replace };
+            operations.push(with(replace, &[parameters::WRITE]));
         }
-        if verbs.contains(&"patch") {
-            operations.push(Operation {
-                method: "patch",
-                verb: "patch",
-                action: "patch",
-                parameters: vec![WRITE, &[FORCE]],
-                body: Some(Body::Patch),
-                answer: own.to_owned(),
-                created: true,
-            });
-        }
-        if verbs.contains(&"delete") {
-            let (options, answer) = (self.meta("DeleteOptions"), self.meta("Status"));
-            operations.push(Operation {
-                method: "delete",
-                verb: "delete",
-                action: "delete",
-                parameters: vec![DELETE],
-                body: Some(Body::Object(options)),
+        if serves("patch") {
+            let definition = self.meta("Patch");
+            let patch = Operation {
+                body: body(&definition),
+                consumes: if custom { PATCHES_OF_CUSTOM } else { PATCHES },
+                codes: if custom { FOUND } else { WRITTEN },
                 answer,
-                created: false,
-            });
+                ..self.operation(about, "patch", "patch", "patch")
+            };
+            operations.push(with(patch, &[parameters::WRITE, parameters::FORCE]));
+        }
+        if serves("delete") {
+            let (options, status) = (self.meta("DeleteOptions"), self.meta("Status"));
+            let answer = if self.row.returns_deleted() { own.to_owned() } else { status };
+            let delete = Operation {
+                body: Some(Body { definition: options, required: false }),
+                codes: REMOVED,
+                answer: Answer::Object(answer),
+                ..self.operation(about, "delete", "delete", "delete")
+            };
+            operations.push(with(delete, &[parameters::DELETE]));
         }
         // The create of an ordinary kind belongs to its collection.
-        if subresource && verbs.contains(&"create") {
-            operations.push(create(own));
+        if !about.subresource.is_empty() && serves("create") {
+            operations.push(self.create(about, own));
         }
-        (!operations.is_empty()).then(|| self.item(operations))
+        operations
     }
 
-    fn item(&mut self, operations: Vec<Operation<'_>>) -> Value {
-        let mut item = Map::new();
-        for operation in operations {
-            let method = operation.method;
-            item.insert(method.to_owned(), self.operation(operation));
+    /// Operations on a subresource.
+    fn subresource(&mut self, path: &str, about: About<'_>, subresource: &Subresource, own: &str) {
+        match subresource.name.as_ref() {
+            "log" => {
+                let read = self.operation(about, "get", "read", "get");
+                let read = Operation { produces: LOGS, ..read };
+                self.insert(path.to_owned(), vec![with(read, &[parameters::LOG])]);
+            }
+            "exec" | "attach" | "portforward" => {
+                let connect = self.connect(about, subresource, READ_POST, None);
+                self.insert(path.to_owned(), connect);
+            }
+            "proxy" => {
+                let connect = self.connect(about, subresource, ALL, None);
+                self.insert(path.to_owned(), connect);
+                let noun = format!("{}WithPath", about.noun);
+                let rest = Parameter::path("path", "what is asked for behind the proxy");
+                let connect = self.connect(About { noun: &noun, ..about }, subresource, ALL, Some(&rest));
+                self.insert(format!("{path}/{{path}}"), connect);
+            }
+            _ => {
+                let kind = [&*subresource.group, &*subresource.version, &*subresource.kind];
+                let name = if kind == about.kind { Some(own.to_owned()) } else { self.name_of(kind) };
+                let Some(name) = name else { return };
+                let operations = self.object(About { kind, ..about }, &name, &subresource.verbs);
+                self.insert(path.to_owned(), operations);
+            }
         }
-        Value::Object(item)
     }
 
-    fn operation(&mut self, operation: Operation<'_>) -> Value {
-        let [group, version, kind] = self.kind;
-        let tag = format!("{}_{}", group_word(&self.row.group).to_lowercase(), self.row.version);
-        let id = format!(
-            "{}{}{}{}",
-            operation.verb,
-            group_word(&self.row.group),
-            capital(&self.row.version),
-            self.noun
-        );
-        let mut parameters: Vec<Value> =
-            operation.parameters.iter().copied().flatten().map(|one| self.query(one)).collect();
-        let mut out = json!({
-            "operationId": id, "tags": [tag], "x-kubernetes-action": operation.action,
-            "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
+    /// Connections to an object: their ids name the method, since there are several.
+    fn connect(
+        &self,
+        about: About<'_>,
+        subresource: &Subresource,
+        methods: &[(&'static str, &'static str)],
+        rest: Option<&Parameter>,
+    ) -> Vec<Operation> {
+        let query: &[Query] = parameters::of_connection(&subresource.kind);
+        let each = methods.iter().map(|(method, word)| {
+            let noun = format!("{word}{}", about.noun);
+            let mut connect = self.operation(About { noun: &noun, ..about }, method, "connect", "connect");
+            connect.description = format!(
+                "connect {} requests to {} of {}",
+                method.to_ascii_uppercase(),
+                about.subresource,
+                self.row.kind
+            );
+            connect.produces = ANYTHING;
+            connect.parameters.extend(rest.cloned());
+            with(connect, &[query])
         });
-        let mut responses = Map::new();
-        responses.insert("200".into(), self.answer("OK", &operation.answer));
-        if operation.created {
-            responses.insert("201".into(), self.answer("Created", &operation.answer));
-        }
-        responses.insert("401".into(), json!({"description": "Unauthorized"}));
-        out["responses"] = Value::Object(responses);
-        if let Some(body) = &operation.body {
-            self.body(body, &mut out, &mut parameters);
-        }
-        if self.dialect == Dialect::V2 {
-            out["schemes"] = json!(["https"]);
-            out["produces"] = json!(["application/json", "application/yaml"]);
-        }
-        out["parameters"] = Value::Array(parameters);
-        out
-    }
-
-    fn body(&mut self, body: &Body, operation: &mut Value, parameters: &mut Vec<Value>) {
-        const PATCHES: [&str; 4] = [
-            "application/apply-patch+yaml",
-            "application/json-patch+json",
-            "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
-        ];
-        let (schema, media): (Value, &[&str]) = match body {
-            Body::Object(name) => (self.dialect.reference(name), &["*/*"]),
-            // Clients send the patches that they find here: custom resources take no strategic merge, the last.
-            Body::Patch if self.row.custom.is_some() => (json!({"type": "object"}), &PATCHES[..3]),
-            Body::Patch => (json!({"type": "object"}), &PATCHES),
-        };
-        match self.dialect {
-            Dialect::V2 => {
-                parameters.push(json!({"in": "body", "name": "body", "required": true, "schema": schema}));
-                operation["consumes"] = json!(media);
-            }
-            Dialect::V3 => {
-                let content: Map<String, Value> =
-                    media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
-                operation["requestBody"] = json!({"content": content});
-            }
-        }
-    }
-
-    fn answer(&self, description: &str, name: &str) -> Value {
-        let schema = if name.is_empty() { json!({"type": "object"}) } else { self.dialect.reference(name) };
-        match self.dialect {
-            Dialect::V2 => json!({"description": description, "schema": schema}),
-            Dialect::V3 => json!({"description": description, "content": {
-                "application/json": {"schema": schema}, "application/yaml": {"schema": schema},
-            }}),
-        }
-    }
-
-    fn query(&self, (name, ty, description): &Parameter) -> Value {
-        self.parameter("query", name, ty, description)
-    }
-
-    fn parameter(&self, place: &str, name: &str, ty: &str, description: &str) -> Value {
-        let mut parameter = json!({"in": place, "name": name, "description": description});
-        if place == "path" {
-            parameter["required"] = true.into();
-        }
-        match self.dialect {
-            Dialect::V2 => {
-                parameter["type"] = ty.into();
-                parameter["uniqueItems"] = true.into();
-            }
-            Dialect::V3 => parameter["schema"] = json!({"type": ty, "uniqueItems": true}),
-        }
-        parameter
-    }
-
-    /// The parameters of a path itself.
-    fn with_parameters(&self, mut item: Value, namespaced: bool, named: bool) -> Value {
-        let mut parameters = Vec::new();
-        if named {
-            let description = format!("name of the {}", self.row.kind);
-            parameters.push(self.parameter("path", "name", "string", &description));
-        }
-        if namespaced {
-            let description = "the object's namespace: who may do what, and whose names must differ";
-            parameters.push(self.parameter("path", "namespace", "string", description));
-        }
-        parameters.push(self.query(&PRETTY));
-        item["parameters"] = Value::Array(parameters);
-        item
+        each.collect()
     }
 }
 
-fn create(own: &str) -> Operation<'static> {
-    Operation {
-        method: "post",
-        verb: "create",
-        action: "post",
-        parameters: vec![WRITE],
-        body: Some(Body::Object(own.to_owned())),
-        answer: own.to_owned(),
-        created: true,
-    }
-}
-
-/// A group as ids of operations spell it: `Core`, `Apps`, `Networking`.
-fn group_word(group: &str) -> String {
-    if group.is_empty() { "Core".to_owned() } else { capital(group.split('.').next().unwrap_or_default()) }
-}
-
-fn capital(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+/// An operation with more parameters.
+fn with(mut operation: Operation, queries: &[&[Query]]) -> Operation {
+    operation.parameters.extend(queries.iter().copied().flatten().map(Parameter::query));
+    operation
 }

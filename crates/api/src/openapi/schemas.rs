@@ -5,30 +5,60 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
-use crate::schema::{Descriptions, Field, ListKind, Scalar, Struct, Type, Typed};
+use super::operations::capital;
+use crate::schema::{Descriptions, Field, ListKind, Scalar, Schema, Struct, Type, Typed};
 
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
 const MICRO_TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime";
 
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+/// Definitions of whose fields one is set, the one that the discriminator names; which of them are a union's members is
+/// in no other source. Source: the `+union` markers of `k8s.io/api`.
+const UNIONS: [(&str, Option<&str>, &[&str]); 6] = [
+    ("io.k8s.api.core.v1.AppArmorProfile", Some("type"), &["localhostProfile"]),
+    ("io.k8s.api.core.v1.PodSchedulingGroup", None, &["podGroupName"]),
+    ("io.k8s.api.core.v1.SeccompProfile", Some("type"), &["localhostProfile"]),
+    ("io.k8s.api.flowcontrol.v1.LimitResponse", Some("type"), &["queuing"]),
+    ("io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec", Some("type"), &["exempt", "limited"]),
+    ("io.k8s.api.flowcontrol.v1.Subject", Some("kind"), &["group", "serviceAccount", "user"]),
+];
+/// Kinds of the meta group that belong to every group and version. Source: `metav1.AddToGroupVersion`.
+const IN_ALL_GROUPS: [&str; 2] = ["DeleteOptions", "WatchEvent"];
+
 /// The definitions of a document, as they come to be referred to.
 pub(super) struct Definitions<'d> {
     dialect: Dialect,
+    /// The groups and versions that the document is about, and the core group's; sorted.
+    versions: BTreeSet<[&'d str; 2]>,
     descriptions: &'d Descriptions,
     known: BTreeSet<String>,
     done: Map<String, Value>,
 }
 
 impl<'d> Definitions<'d> {
-    pub(super) fn new(dialect: Dialect, descriptions: &'d Descriptions) -> Self {
-        Self { dialect, descriptions, known: BTreeSet::new(), done: Map::new() }
+    pub(super) fn new(
+        dialect: Dialect,
+        mut versions: BTreeSet<[&'d str; 2]>,
+        descriptions: &'d Descriptions,
+    ) -> Self {
+        versions.insert(["", "v1"]);
+        Self { dialect, versions, descriptions, known: BTreeSet::new(), done: Map::new() }
     }
 
     /// Adds a definition as it is written.
     pub(super) fn publish(&mut self, name: &str, schema: &Value) {
         self.known.insert(name.to_owned());
         self.done.insert(name.to_owned(), schema.clone());
+    }
+
+    /// Adds a definition of the built-in schema by its name.
+    pub(super) fn builtin(&mut self, name: &str) {
+        let schema = Schema::builtin();
+        if let Some(id) = schema.named(name) {
+            self.schema(schema.typed(id));
+        }
     }
 
     /// All definitions that were referred to.
@@ -39,6 +69,10 @@ impl<'d> Definitions<'d> {
     /// The schema of a type: a reference where it has a name.
     pub(super) fn schema(&mut self, ty: Typed<'_>) -> Value {
         match ty.get() {
+            Type::Scalar(Scalar::Any) => match ty.alias() {
+                Some(name) => self.named(name, anything(name)),
+                None => self.scalar(Scalar::Any),
+            },
             Type::Scalar(scalar) => self.scalar(*scalar),
             Type::List { item, kind, declared } => {
                 let mut schema = json!({"type": "array", "items": self.schema(ty.of(*item))});
@@ -145,9 +179,25 @@ impl<'d> Definitions<'d> {
         if definition.preserve_unknown {
             schema["x-kubernetes-preserve-unknown-fields"] = true.into();
         }
+        if let Some((_, discriminator, members)) = UNIONS.iter().find(|(name, ..)| definition.name == *name) {
+            let members: Map<String, Value> =
+                members.iter().map(|name| ((*name).to_owned(), capital(name).into())).collect();
+            let mut union = json!({"fields-to-discriminateBy": members});
+            if let Some(discriminator) = discriminator {
+                union["discriminator"] = (*discriminator).into();
+            }
+            schema["x-kubernetes-unions"] = json!([union]);
+        }
         if let Some([group, version, kind]) = &definition.kind {
             schema["x-kubernetes-group-version-kind"] =
                 json!([{"group": group, "version": version, "kind": kind}]);
+        }
+        if let Some(kind) = definition.name.strip_prefix(META).filter(|kind| IN_ALL_GROUPS.contains(kind)) {
+            let kinds = self
+                .versions
+                .iter()
+                .map(|[group, version]| json!({"group": group, "version": version, "kind": kind}));
+            schema["x-kubernetes-group-version-kind"] = kinds.collect();
         }
         schema
     }
@@ -182,6 +232,12 @@ impl<'d> Definitions<'d> {
         }
         schema
     }
+}
+
+/// A definition that holds any JSON: where it may be something else than an object, it does not say what.
+fn anything(name: &str) -> Value {
+    let free = name.rsplit_once('.').is_some_and(|(_, name)| name.starts_with("JSON"));
+    if free { json!({}) } else { json!({"type": "object"}) }
 }
 
 fn list_type(kind: &ListKind) -> &'static str {

@@ -6,6 +6,9 @@ use std::io::Read as _;
 
 static COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.gz"));
 
+/// So often a definition is like one that is like another, at most.
+const LIKE_MAX: usize = 8;
+
 /// Prose by definition and field.
 #[derive(Debug, Default)]
 pub struct Descriptions {
@@ -15,6 +18,8 @@ pub struct Descriptions {
 #[derive(Debug, Default)]
 struct Described {
     own: String,
+    /// The definition that has the descriptions of this one.
+    like: Option<String>,
     fields: HashMap<String, String>,
 }
 
@@ -35,21 +40,36 @@ impl Descriptions {
                 None => {
                     let (name, prose) = line.split_once('\t').unwrap_or((line, ""));
                     name.clone_into(&mut current);
-                    definitions.entry(current.clone()).or_default().own = unescape(prose);
+                    let described = definitions.entry(current.clone()).or_default();
+                    match prose.strip_prefix('\t') {
+                        Some(like) => described.like = Some(like.to_owned()),
+                        None => described.own = unescape(prose),
+                    }
                 }
             }
         }
         Self { definitions }
     }
 
+    /// What is told of a definition, or of the one that it is like.
+    fn of(&self, name: &str) -> Option<&Described> {
+        let mut described = self.definitions.get(name)?;
+        // One retired version may be like another; a table that led in a circle would end here, too.
+        for _ in 0..LIKE_MAX {
+            let Some(like) = &described.like else { break };
+            described = self.definitions.get(like)?;
+        }
+        Some(described)
+    }
+
     /// What a definition is.
     pub fn definition(&self, name: &str) -> Option<&str> {
-        self.definitions.get(name).map(|described| described.own.as_str()).filter(|own| !own.is_empty())
+        self.of(name).map(|described| described.own.as_str()).filter(|own| !own.is_empty())
     }
 
     /// What a field is. `apiVersion` and `kind`, which the sources leave out, have a sentence of their own.
     pub fn field(&self, definition: &str, field: &str) -> Option<&str> {
-        let described = self.definitions.get(definition).and_then(|described| described.fields.get(field));
+        let described = self.of(definition).and_then(|described| described.fields.get(field));
         described.map(String::as_str).or(match field {
             "apiVersion" => Some("The group and version in which this object is written."),
             "kind" => Some("The kind of this object, in CamelCase."),

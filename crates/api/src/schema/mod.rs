@@ -222,6 +222,8 @@ pub struct Schema {
     types: Vec<Type>,
     by_name: HashMap<Name, TypeId>,
     by_kind: HashMap<[Name; 3], TypeId>,
+    /// Leaves that hold any JSON and have a name of their own (`RawExtension`).
+    aliases: HashMap<TypeId, Name>,
 }
 
 impl Schema {
@@ -251,6 +253,13 @@ impl Schema {
     /// The type of a kind.
     pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
         self.by_kind.get(&[group, version, kind].map(|part| Name::Owned(part.to_owned()))).copied()
+    }
+
+    /// Adds a leaf that holds any JSON under a name of its own.
+    fn add_alias(&mut self, name: Name) {
+        let id = self.add(Type::Scalar(Scalar::Any));
+        self.by_name.insert(name.clone(), id);
+        self.aliases.insert(id, name);
     }
 
     /// The definition of a type, if it has fields.
@@ -306,6 +315,11 @@ impl<'s> Typed<'s> {
     /// Its index.
     pub fn id(self) -> TypeId {
         self.id
+    }
+
+    /// The name of a leaf that holds any JSON (`io.k8s.apimachinery.pkg.runtime.RawExtension`), if it has one.
+    pub fn alias(self) -> Option<&'s str> {
+        self.schema.aliases.get(&self.id).map(AsRef::as_ref)
     }
 
     /// Its schema.

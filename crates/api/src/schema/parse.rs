@@ -55,6 +55,8 @@ impl Reader {
             let (name, attributes) = line.split_once('\t').unwrap_or((line, ""));
             let alias = attributes.split('\t').find_map(|attribute| attribute.strip_prefix("alias="));
             match alias.and_then(scalar) {
+                // Documents name it; all others are equal to their scalar.
+                Some(Scalar::Any) => self.schema.add_alias(Name::Borrowed(name)),
                 Some(scalar) => {
                     let id = self.shape(Shape::Scalar(scalar));
                     self.schema.by_name.insert(Name::Borrowed(name), id);
