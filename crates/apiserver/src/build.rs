@@ -171,6 +171,7 @@ impl Server {
             metrics,
             documents: Kept::default(),
             queues: Queues::default(),
+            started: Arc::default(),
             flow,
             git_version: config.git_version,
             bootstrap: bootstrap.clone(),

@@ -29,6 +29,7 @@ pub mod proxy;
 mod remote;
 mod selection;
 mod server;
+mod started;
 pub mod storage;
 pub mod strategy;
 pub mod tree;

@@ -30,6 +30,7 @@ use crate::http::{Front, Known, Remote};
 use crate::peers;
 use crate::pipeline::Pipeline;
 use crate::pki::Pki;
+use crate::started::Step;
 
 /// A client has this long to finish the TLS handshake and each request's head.
 const HEAD_MAX: Duration = Duration::from_secs(15);
@@ -131,7 +132,9 @@ impl Connection {
     async fn serve(self, stream: TcpStream) -> Result<(), BoxError> {
         stream.set_nodelay(true)?;
         let remote = Remote(stream.peer_addr()?);
-        let tls = tokio::time::timeout(HEAD_MAX, self.acceptor.accept(stream)).await??;
+        let shaken = tokio::time::timeout(HEAD_MAX, self.acceptor.accept(stream)).await;
+        let failed = || self.front.metrics.handshakes_failed.inc();
+        let tls = shaken.inspect_err(|_| failed())?.inspect_err(|_| failed())?;
         let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let proxy = self.pki.front_proxy(chain).map(FrontProxy);
         // Who names others in headers is nobody itself.
@@ -283,21 +286,26 @@ impl Component for Server {
         }
         ctx.waiting_for("the store's objects");
         pipeline.synced().await;
+        let started = self.front.started.clone();
+        started.done(Step::Definitions);
         ctx.waiting_for("the system's namespaces and Services");
         Bootstrap::apply(&self.bootstrap, &pipeline).await?;
+        started.done(Step::Bootstrap);
         ctx.waiting_for("the default roles");
         defaults::reconcile(&pipeline, &administrator()).await?;
+        started.done(Step::Roles);
         ctx.waiting_for("the default priority levels");
         flow::ensure(&pipeline, &administrator()).await?;
+        started.done(Step::Flow);
         ctx.spawn(flow::keep(pipeline.clone(), administrator()));
         ctx.spawn(keep_bootstrap(pipeline.clone(), self.bootstrap.clone()));
         if self.bootstrap.lock().servers.is_some() {
             ctx.spawn(peers::keep(pipeline.clone(), self.bootstrap.clone()));
         }
         let weak = || Arc::downgrade(&pipeline);
-        ctx.spawn(aggregation::register(weak()));
-        ctx.spawn(aggregation::follow(weak(), self.front.aggregator.clone()));
-        ctx.spawn(aggregation::publish(weak(), self.pki.clone()));
+        ctx.spawn(aggregation::register(weak(), started.clone()));
+        ctx.spawn(aggregation::follow(weak(), self.front.aggregator.clone(), started.clone()));
+        ctx.spawn(aggregation::publish(weak(), self.pki.clone(), started));
         ctx.spawn(compact(pipeline));
         let drain = self.front.drain.clone();
         let cancel = ctx.cancel().clone();

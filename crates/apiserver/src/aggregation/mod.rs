@@ -26,6 +26,7 @@ use crate::cache::{Cache, Snapshot};
 use crate::pipeline::Pipeline;
 use crate::pki::{HotResolver, Pki, PkiError};
 use crate::proxy::Outbound;
+use crate::started::{Started, Step};
 use crate::tree;
 use crate::words::Kind;
 use priorities::group_priority;
@@ -154,7 +155,7 @@ impl Drop for Kept {
 }
 
 /// Follows the APIServices for as long as there is a pipeline.
-pub(crate) async fn follow(pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>) {
+pub(crate) async fn follow(pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>, started: Arc<Started>) {
     let Some(cache) = pipeline.upgrade().and_then(|pipeline| cache(&pipeline, GROUP, PLURAL)) else { return };
     cache.synced().await;
     let (mut kept, mut failures): (HashMap<String, Kept>, u32) = Default::default();
@@ -178,6 +179,7 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>
             ((remote.group.clone(), remote.version.clone()), remote.clone())
         });
         *aggregator.remotes.write() = Arc::new(Remotes(table.collect()));
+        started.done(Step::Services);
         // Whoever is told of one that it is available finds it in the table.
         for (remote, stop) in fresh {
             let keeping = remote::keep(remote, pipeline.clone(), aggregator.clone());
@@ -191,6 +193,18 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>, aggregator: Arc<Aggregator>
             () = tokio::time::sleep(RETRY.delay(failures)), if failures > 0 => {}
         }
     }
+}
+
+/// The APIServices, and whether each is available as its condition says.
+pub(crate) fn availability(pipeline: &Pipeline) -> Vec<(String, bool)> {
+    let Some(cache) = cache(pipeline, GROUP, PLURAL) else { return Vec::new() };
+    let each = cache.list("", 0, |_| true).items.into_iter().map(|object| {
+        let service: Value = object.decode().unwrap_or_default();
+        let mut conditions = tree::items(&service, &["status", "conditions"]).iter();
+        let available = conditions.any(|one| one["type"] == "Available" && one["status"] == "True");
+        (object.meta().name.clone(), available)
+    });
+    each.collect()
 }
 
 /// Whether a group is this server's own, so that nobody else ever answers for it: what is built in, and who registers whom.

@@ -99,9 +99,11 @@ fn merge(document: &mut Value, other: &Value, prefix: &str) {
     for (path, item) in members("paths").filter(|(path, _)| under(path)) {
         paths.insert(path.clone(), item.clone());
     }
-    let definitions = tree::object(document, "definitions");
-    for (name, definition) in members("definitions") {
-        definitions.entry(name.clone()).or_insert_with(|| definition.clone());
+    for kind in ["definitions", "parameters"] {
+        let own = tree::object(document, kind);
+        for (name, definition) in members(kind) {
+            own.entry(name.clone()).or_insert_with(|| definition.clone());
+        }
     }
 }
 
@@ -116,11 +118,12 @@ mod tests {
         let mut own = json!({ "paths": { "/api/v1/pods": 1 }, "definitions": { "Meta": 1 } });
         let other = json!({
             "paths": { "/apis/a/v1/": 2, "/apis/a/v1/x": 2, "/apis/a/v1beta1/x": 2, "/healthz": 2, "/api/v1/pods": 2 },
-            "definitions": { "Meta": 2, "Flunder": 2 },
+            "definitions": { "Meta": 2, "Flunder": 2 }, "parameters": { "limit-1": 2 },
         });
         merge(&mut own, &other, "/apis/a/v1/");
         assert_eq!(own["paths"], json!({ "/api/v1/pods": 1, "/apis/a/v1/": 2, "/apis/a/v1/x": 2 }));
         assert_eq!(own["definitions"], json!({ "Meta": 1, "Flunder": 2 }));
+        assert_eq!(own["parameters"], json!({ "limit-1": 2 }));
         merge(&mut own, &json!(7), "/apis/a/v1/");
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::priorities::{group_priority, version_priority};
 use crate::pipeline::Pipeline;
+use crate::started::{self, Started};
 use crate::tree;
 
 /// Says that the server keeps an APIService, and when.
@@ -116,7 +117,7 @@ fn plan(desired: &BTreeMap<String, (Value, Kept)>, present: &[Arc<Object>], star
 }
 
 /// Keeps them for as long as there is a pipeline.
-pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
+pub(crate) async fn follow(pipeline: Weak<Pipeline>, started: Arc<Started>) {
     let Some(strong) = pipeline.upgrade() else { return };
     let Some(cache) = super::cache(&strong, super::GROUP, super::PLURAL) else { return };
     let mut rows = strong.catalog().changes();
@@ -133,6 +134,9 @@ pub(crate) async fn follow(pipeline: Weak<Pipeline>) {
         let done: Vec<bool> = futures::stream::iter(done).buffer_unordered(AT_ONCE).collect().await;
         let all = done.iter().all(|done| *done);
         start &= !all;
+        if all {
+            started.done(started::Step::Registration);
+        }
         failures = if all { 0 } else { failures + 1 };
         drop(strong);
         tokio::select! {

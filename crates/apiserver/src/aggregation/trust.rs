@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::cache::Change;
 use crate::pipeline::Pipeline;
 use crate::pki::{FRONT_PROXY_NAME, Pki};
+use crate::started::{Started, Step};
 use crate::strategy::View;
 use crate::tree;
 
@@ -59,7 +60,7 @@ fn joined(present: &str, own: &str, now: Timestamp) -> String {
 }
 
 /// Keeps the ConfigMap for as long as there is a pipeline.
-pub(crate) async fn publish(pipeline: Weak<Pipeline>, pki: Arc<Pki>) {
+pub(crate) async fn publish(pipeline: Weak<Pipeline>, pki: Arc<Pki>, started: Arc<Started>) {
     let Some(cache) = pipeline.upgrade().and_then(|pipeline| super::cache(&pipeline, "", "configmaps"))
     else {
         return;
@@ -78,8 +79,9 @@ pub(crate) async fn publish(pipeline: Weak<Pipeline>, pki: Arc<Pki>) {
         let done = write(&strong, &pki).await;
         drop(strong);
         failures = if done.is_ok() { 0 } else { failures + 1 };
-        if let Err(error) = done {
-            tracing::debug!(%error, "{NAMESPACE}/{NAME} was not written; trying again");
+        match done {
+            Ok(()) => started.done(Step::Trust),
+            Err(error) => tracing::debug!(%error, "{NAMESPACE}/{NAME} was not written; trying again"),
         }
         tokio::select! {
             () = cache.happened(seen, ours) => {}

@@ -1,6 +1,7 @@
 //! Filling a cache: list once, then follow the store's watch; list again only when history is lost.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::Object;
@@ -86,6 +87,12 @@ impl Cache {
     /// Fills the cache with what is there now and with the latest history, so that who watched before this process began
     /// goes on where he was. What follows comes with the stream.
     async fn fill(&self) -> Result<WatchStream, StoreError> {
+        let stream = self.begin().await?;
+        self.filled.fetch_add(1, Ordering::Relaxed);
+        Ok(stream)
+    }
+
+    async fn begin(&self) -> Result<WatchStream, StoreError> {
         let newest = self.store.current_revision().await?;
         match self.fill_with_history(newest).await {
             Ok(Some(stream)) => return Ok(stream),
@@ -175,6 +182,7 @@ impl Cache {
     }
 
     fn take(&self, state: &mut State, batch: &WatchBatch) {
+        self.received.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
         for event in &batch.events {
             let Some(suffix) = self.suffix_of(&event.kv.key) else { continue };
             let revision = event.kv.mod_revision;

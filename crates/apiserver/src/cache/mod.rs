@@ -6,6 +6,7 @@ mod state;
 mod stream;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::{Object, Reason, Status};
@@ -38,6 +39,10 @@ pub struct Cache {
     revision: watch::Sender<Revision>,
     /// The resource is not served any more.
     ended: CancellationToken,
+    /// Events that the store told.
+    received: AtomicU64,
+    /// How often all was read anew.
+    filled: AtomicU64,
 }
 
 /// What happened to a resource after a revision.
@@ -72,7 +77,8 @@ impl Cache {
         let state = Mutex::new(State::default());
         let prefix = crate::storage::prefix(&kind.group, &kind.plural);
         let (revision, ended) = (watch::Sender::new(0), CancellationToken::new());
-        Arc::new(Self { kind, prefix, store, sealed, state, revision, ended })
+        let (received, filled) = Default::default();
+        Arc::new(Self { kind, prefix, store, sealed, state, revision, ended, received, filled })
     }
 
     /// Ends the cache and all its watches: the resource is not served any more.
@@ -190,6 +196,11 @@ impl Cache {
             }
         }
         snapshot
+    }
+
+    /// How many events the store has told, and how often the cache was filled anew.
+    pub(crate) fn counts(&self) -> [u64; 2] {
+        [&self.received, &self.filled].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// How many objects there are.

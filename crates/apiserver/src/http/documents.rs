@@ -17,28 +17,43 @@ use super::respond::{encoded, mark_packed, typed_response};
 use super::{Front, Parts};
 use crate::aggregation;
 use crate::words::documents;
+use crate::strategy::View as _;
+use crate::words::documents::{self, DiscoveryForm};
+
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What the server runs on, in Go's words.
 pub(super) const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
 
 impl Front {
     pub(super) async fn document(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
-        if !matches!(*parts.method, Method::GET | Method::HEAD) {
+        if let Some(response) = self.health(parts).await {
+            return Ok(response);
+        }
+        let segments: Vec<&str> = parts.path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let reads = matches!(*parts.method, Method::GET | Method::HEAD);
+        if !reads && self.is_routed(&segments) {
             return Err(Status::new(
                 Reason::MethodNotAllowed,
                 "the server does not allow this method on the requested resource",
             ));
         }
-        if let Some(response) = self.health(parts).await {
-            return Ok(response);
+        match self.found(parts, &segments).await {
+            // Below what is routed, upstream's router answers; elsewhere nobody does.
+            Err(status) if status.code == 404 && !self.is_routed(&segments) => Ok(nothing_here()),
+            answer => answer,
         }
-        let segments: Vec<&str> = parts.path.split('/').filter(|segment| !segment.is_empty()).collect();
+    }
+
+    async fn found(&self, parts: &Parts<'_>, segments: &[&str]) -> Result<http::Response<Body>, Status> {
         let (rows, remotes) = (self.pipeline.catalog().rows(), self.aggregator.remotes());
         let (catalog, remotes) = (&*rows, &*remotes);
         let tokens = self.pipeline.tokens();
         let accept = text(parts.headers, header::ACCEPT);
         match segments.as_slice() {
             [] => json_document(parts, &documents::root(catalog, remotes)),
+        match segments {
+            [] | ["index.html"] => json_document(parts, &documents::root(catalog, remotes)),
             ["metrics"] => Ok(self.metrics_page()),
             ["debug", "api_priority_and_fairness", what] => {
                 let details = parts.query.get("includeRequestDetails").is_some_and(|said| !said.is_empty());
@@ -59,15 +74,14 @@ impl Front {
             ["apis", group, version] => discovery(parts, documents::resources(catalog, group, version)),
             ["openapi", "v2"] => self.openapi_v2(parts).await,
             ["openapi", "v3"] => {
-                let mut index = api::openapi::v3_index(catalog, self.release());
-                aggregation::into_index(&mut index, remotes);
-                json_document(parts, &index)
+                let make = || {
+                    let mut index = api::openapi::v3_index(catalog, self.release());
+                    aggregation::into_index(&mut index, remotes);
+                    one("openapi/v3", Some(index))
+                };
+                self.kept(parts, JSON, "openapi/v3", make).await
             }
-            ["openapi", "v3", rest @ ..] => {
-                let (name, path) = (segments.join("/"), rest.join("/"));
-                let make = || one(&name, api::openapi::v3(catalog, &path, self.release()));
-                self.kept(parts, JSON, &name, make).await
-            }
+            ["openapi", "v3", rest @ ..] => self.openapi_v3(parts, &rest.join("/")).await,
             [".well-known", "openid-configuration"] => json_document(
                 parts,
                 &json!({
@@ -84,6 +98,53 @@ impl Front {
             }
             _ => Err(not_found()),
         }
+    }
+
+    /// Whether upstream's router has routes below a path, which are all for reading: it says so where nothing fits. Below
+    /// `/apis` those are of the groups that this server has by itself. Source: `director.ServeHTTP` of
+    /// `apiserver/pkg/server/handler.go`, the web services of `endpoints/discovery` and of `server/routes`.
+    fn is_routed(&self, segments: &[&str]) -> bool {
+        match segments {
+            ["apis", group, ..] => {
+                let rows = self.pipeline.catalog().rows();
+                rows.rows().any(|row| row.group == *group && row.custom.is_none())
+            }
+            ["api" | "apis" | "version", ..] => true,
+            [".well-known", "openid-configuration"] | ["openid", ..] => true,
+            _ => false,
+        }
+    }
+
+    /// A document of OpenAPI version 3. Under its hash it never changes; under another it is found elsewhere. It is
+    /// served as JSON. Source: `HandleGroupVersion` of `kube-openapi/pkg/handler3`, and `kube-aggregator`'s, which
+    /// answers 404 where there is none.
+    async fn openapi_v3(&self, parts: &Parts<'_>, path: &str) -> Result<http::Response<Body>, Status> {
+        let rows = self.pipeline.catalog().rows();
+        let Some(hash) = api::openapi::v3_hash(&rows, path, self.release()) else {
+            return Ok(typed_response(StatusCode::NOT_FOUND, TEXT, Bytes::new()));
+        };
+        let accept = text(parts.headers, header::ACCEPT);
+        let json = |media: &str| matches!(media, JSON | "application/*" | "*/*" | "*/json");
+        if !accept.is_empty() && !clauses(accept).any(|clause| json(clause.media)) {
+            return Ok(typed_response(StatusCode::NOT_ACCEPTABLE, TEXT, Bytes::new()));
+        }
+        let asked = parts.query.get("hash").filter(|asked| !asked.is_empty());
+        if asked.is_some_and(|asked| asked != hash) {
+            let mut moved = typed_response(StatusCode::MOVED_PERMANENTLY, JSON, Bytes::new());
+            let to = HeaderValue::try_from(format!("/openapi/v3/{path}?hash={hash}"));
+            moved.headers_mut().extend(to.ok().map(|to| (header::LOCATION, to)));
+            moved.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+            return Ok(moved);
+        }
+        let name = format!("openapi/v3/{path}");
+        let make = || one(&name, api::openapi::v3(&rows, path, self.release()));
+        let mut response = self.kept(parts, JSON, &name, make).await?;
+        if asked.is_some() {
+            let headers = response.headers_mut();
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+            headers.extend(in_a_year(self.pipeline.now()).map(|expires| (header::EXPIRES, expires)));
+        }
+        Ok(response)
     }
 
     async fn openapi_v2(&self, parts: &Parts<'_>) -> Result<http::Response<Body>, Status> {
@@ -171,6 +232,19 @@ impl Front {
             "platform": PLATFORM,
         })
     }
+}
+
+/// When a year has passed, as HTTP writes it.
+fn in_a_year(now: jiff::Timestamp) -> Option<HeaderValue> {
+    let expires = now.checked_add(jiff::SignedDuration::from_hours(365 * 24)).ok()?;
+    HeaderValue::try_from(expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).ok()
+}
+
+/// What is answered where nothing is. Source: Go's `http.NotFound`.
+pub(super) fn nothing_here() -> http::Response<Body> {
+    let mut response = typed_response(StatusCode::NOT_FOUND, TEXT, "404 page not found\n");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn not_found() -> Status {

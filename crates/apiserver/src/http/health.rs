@@ -3,8 +3,10 @@
 use api::connect::Body;
 use http::StatusCode;
 
+use super::documents::nothing_here;
 use super::respond::typed_response;
 use super::{Front, Parts};
+use crate::started;
 
 /// One check: its name, and what is wrong.
 struct Check {
@@ -49,7 +51,7 @@ impl Front {
         if let Some(one) = segments.next() {
             checks.retain(|check| check.name == one);
             if checks.is_empty() {
-                return Some(typed_response(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n"));
+                return Some(nothing_here());
             }
         }
         for check in &checks {
@@ -72,8 +74,16 @@ impl Front {
         let fine = |name: &str| Check { name: name.into(), wrong: None };
         let mut checks = vec![fine("ping"), fine("log")];
         let store = self.pipeline.store().current_revision().await;
-        checks.push(Check { name: "etcd".into(), wrong: store.err().map(|error| error.to_string()) });
-        if endpoint == "livez" {
+        let store = store.err().map(|error| error.to_string());
+        checks.push(Check { name: "etcd".into(), wrong: store.clone() });
+        if endpoint == "readyz" {
+            checks.push(Check { name: "etcd-readiness".into(), wrong: store });
+        }
+        checks.extend(started::CHECKS.iter().map(|(name, step)| {
+            let wrong = (!self.started.has(*step)).then(|| "not finished".to_owned());
+            Check { name: (*name).into(), wrong }
+        }));
+        if endpoint != "readyz" {
             return checks;
         }
         let unsynced = self.pipeline.unsynced();

@@ -20,7 +20,7 @@ use super::queues;
 use super::respond::typed_response;
 use crate::pipeline::{Comparisons, Pipeline};
 use crate::words::Kind;
-use crate::{admission, audit, authz, encryption, flow};
+use crate::{admission, aggregation, audit, authz, encryption, flow};
 
 /// Prometheus' text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -39,6 +39,13 @@ pub(crate) struct Metrics {
     deprecated: IntGaugeVec,
     stored: IntGaugeVec,
     objects: IntGaugeVec,
+    /// Events from the store: as the storage and as the watch cache counts them.
+    received: [IntCounterVec; 2],
+    filled: IntCounterVec,
+    reached: IntGaugeVec,
+    unavailable: IntGaugeVec,
+    /// TLS connections that were given up before they began.
+    pub(crate) handshakes_failed: IntCounter,
     health: IntGaugeVec,
     health_checks: IntCounterVec,
     /// Of priority and fairness.
@@ -81,6 +88,11 @@ impl Maker<'_> {
 
     fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(counter.clone())).map(|()| counter)
+    }
+
+    fn count(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        let counter = IntCounter::new(name, help)?;
         self.0.register(Box::new(counter.clone())).map(|()| counter)
     }
 
@@ -164,6 +176,37 @@ impl Metrics {
                 "Stored objects, by group and resource.",
                 &["group", "resource"],
             )?,
+            received: [
+                make.counter(
+                    "apiserver_storage_events_received_total",
+                    "Events that the store told, by resource.",
+                    &["group", "resource"],
+                )?,
+                make.counter(
+                    "apiserver_watch_cache_events_received_total",
+                    "Events that a watch cache took, by resource.",
+                    &["group", "resource"],
+                )?,
+            ],
+            filled: make.counter(
+                "apiserver_watch_cache_initializations_total",
+                "How often a watch cache was filled anew, by resource.",
+                &["group", "resource"],
+            )?,
+            reached: make.gauge(
+                "apiserver_watch_cache_resource_version",
+                "The resource version up to which a watch cache has seen everything.",
+                &["group", "resource"],
+            )?,
+            unavailable: make.gauge(
+                "aggregator_unavailable_apiservice",
+                "Whether an APIService is not available.",
+                &["name"],
+            )?,
+            handshakes_failed: make.count(
+                "apiserver_tls_handshake_errors_total",
+                "TLS connections that were given up before they began.",
+            )?,
             health: make.gauge(
                 "kubernetes_healthcheck",
                 "Whether a health check passed when it was last asked for.",
@@ -234,7 +277,28 @@ impl Metrics {
             self.objects.with_label_values(&[&group, &resource]).set(count);
         }
         self.deprecated(pipeline);
+        self.cached(pipeline);
+        self.unavailable.reset();
+        for (name, available) in aggregation::availability(pipeline) {
+            self.unavailable.with_label_values(&[name.as_str()]).set(i64::from(!available));
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// What the watch caches have counted.
+    fn cached(&self, pipeline: &Pipeline) {
+        let [stored, cached] = &self.received;
+        stored.reset();
+        cached.reset();
+        self.filled.reset();
+        self.reached.reset();
+        for (group, resource, [received, filled], revision) in pipeline.cache_counts() {
+            let labels = [group.as_str(), resource.as_str()];
+            stored.with_label_values(&labels).inc_by(received);
+            cached.with_label_values(&labels).inc_by(received);
+            self.filled.with_label_values(&labels).inc_by(filled);
+            self.reached.with_label_values(&labels).set(revision);
+        }
     }
 
     /// What was asked for tells which of it is deprecated: a request does not pay for that.

@@ -43,6 +43,7 @@ use crate::bootstrap::Bootstrap;
 use crate::flow::Flow;
 use crate::pipeline::{Pipeline, attributes};
 use crate::proxy::Outbound;
+use crate::started::Started;
 use crate::words::{self, Kind};
 use body::text;
 use counted::Labels;
@@ -75,6 +76,8 @@ pub struct Front {
     pub(crate) readiness: Option<Readiness>,
     /// What is counted.
     pub(crate) metrics: Metrics,
+    /// What has been done since the server started.
+    pub(crate) started: Arc<Started>,
     /// Documents of discovery and OpenAPI.
     pub(crate) documents: Kept,
     /// Work queues of the process, for `/metrics`.
@@ -289,6 +292,7 @@ impl Front {
         let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: parts.query };
         match response {
             Response::Watch(stream) => {
+                render.check_watch()?;
                 let watched = self.metrics.watched(&kind);
                 Ok(watch::respond(stream, &render, watched, self.encoded.clone(), self.drain.clone()))
             }

@@ -154,15 +154,25 @@ impl Render<'_> {
 
     fn table_of(&self, objects: &[&Object], columns: bool, metadata: &Value) -> Result<Bytes, Status> {
         let head = (self.accepted.meta_version, metadata);
-        words::table(self.kind, objects, self.include(), columns, head).map(Bytes::from)
+        words::table(self.kind, objects, self.include()?, columns, head).map(Bytes::from)
     }
 
-    fn include(&self) -> words::Include {
+    /// What a table's rows carry of their objects. Source: `ValidateTableOptions` of `meta/v1/validation`.
+    fn include(&self) -> Result<words::Include, Status> {
         match self.query.get("includeObject") {
-            Some("None") => words::Include::None,
-            Some("Object") => words::Include::Object,
-            _ => words::Include::Metadata,
+            Some("None") => Ok(words::Include::None),
+            Some("Object") => Ok(words::Include::Object),
+            None | Some("" | "Metadata") => Ok(words::Include::Metadata),
+            Some(other) => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', \
+                 'Object', 'None', or empty"
+            ))),
         }
+    }
+
+    /// Refuses what a watch cannot be rendered with, before it begins.
+    pub(super) fn check_watch(&self) -> Result<(), Status> {
+        if self.accepted.form == Form::Table { self.include().map(drop) } else { Ok(()) }
     }
 
     fn table(&self, list: &List) -> Result<Bytes, Status> {

@@ -468,6 +468,16 @@ impl Pipeline {
         caches.values().filter(|cache| cache.revision() == 0).map(|cache| cache.prefix().to_owned()).collect()
     }
 
+    /// What the caches of stored resources have been told: group and resource, events, fillings, and the revision reached.
+    pub(crate) fn cache_counts(&self) -> Vec<(String, String, [u64; 2], store::Revision)> {
+        let count = |kind: Arc<Kind>| {
+            let caches = self.caches.read();
+            let cache = caches.get(&crate::storage::prefix(&kind.group, &kind.plural))?;
+            Some((kind.group.to_string(), kind.plural.to_string(), cache.counts(), cache.revision()))
+        };
+        self.parts.catalog.stored().into_iter().filter_map(count).collect()
+    }
+
     /// How many objects there are of each stored resource (`pods`, `deployments.apps`).
     pub fn object_counts(&self) -> Vec<(String, String, usize)> {
         let count = |kind: Arc<Kind>| {

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PATIENCE};
 
 pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -90,9 +90,21 @@ fn deployment(api_version: &str, name: &str) -> Value {
     })
 }
 
+/// Waits until everything has been done that the server does when it starts: the last of it when it already answers. No
+/// object tells that it is done.
+pub(crate) async fn started(cluster: &Cluster) {
+    let wait = async {
+        while get(cluster, "/livez", "").await.code != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never started");
+}
+
 #[tokio::test]
 async fn strangers_see_health_and_version_and_nothing_else() {
     let cluster = Cluster::start().await;
+    started(&cluster).await;
     for path in ["/livez", "/readyz", "/healthz", "/version"] {
         assert_eq!(send(&cluster, None, Method::GET, path, &[], "").await.code, 200, "{path}");
     }
@@ -336,6 +348,7 @@ async fn what_dashboards_and_alerts_ask_for_is_counted() {
     assert!(!watch.events().is_empty());
     let changed = json!({ "metadata": { "name": "a" }, "data": { "k": "v" } }).to_string();
     assert_eq!(write(&cluster, Method::PUT, &format!("{MAPS}/a"), JSON, changed).await.code, 200);
+    started(&cluster).await;
     assert_eq!(get(&cluster, "/readyz", "").await.code, 200);
     let text = String::from_utf8(get(&cluster, "/metrics", "").await.body.to_vec()).unwrap();
     let value = |series: &str| {
@@ -361,9 +374,15 @@ async fn what_dashboards_and_alerts_ask_for_is_counted() {
         r#"apiserver_storage_objects{resource="configmaps"}"#,
         r#"kubernetes_healthcheck{name="ping",type="readyz"}"#,
         r#"apiserver_request_timestamp_comparison_time_count{code_path="unequal_objects_fast"}"#,
+        r#"apiserver_storage_events_received_total{group="",resource="configmaps"}"#,
+        r#"apiserver_watch_cache_events_received_total{group="",resource="configmaps"}"#,
+        r#"apiserver_watch_cache_initializations_total{group="",resource="configmaps"}"#,
+        r#"apiserver_watch_cache_resource_version{group="",resource="configmaps"}"#,
     ] {
         assert!(value(counted) >= 1.0, "{counted}");
     }
+    assert!(value(r#"aggregator_unavailable_apiservice{name="v1.apps"}"#) < 2.0);
+    assert_eq!(value("apiserver_tls_handshake_errors_total"), 0.0);
 }
 
 const MERGE: [(&str, &str); 1] = [("content-type", "application/merge-patch+json")];

@@ -14,6 +14,7 @@ mod conformance;
 mod converted;
 mod definitions;
 mod devices;
+mod documents;
 mod encodings;
 mod flow;
 mod hook_server;

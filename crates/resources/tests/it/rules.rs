@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::http_front::{Answer, JSON, MAPS, get, send, write};
+use crate::http_front::{Answer, JSON, MAPS, get, send, started, write};
 
 async fn made(cluster: &Cluster, name: &str) -> String {
     let map = json!({ "metadata": { "name": name }, "data": { "k": "v" } }).to_string();
@@ -307,6 +307,7 @@ async fn deletions_are_refused_in_upstreams_words() {
 #[tokio::test]
 async fn health_checks_have_names_and_figures_upstreams() {
     let cluster = Cluster::start().await;
+    started(&cluster).await;
     let text = async |path: &str| {
         let answer = get(&cluster, path, "").await;
         (answer.code, String::from_utf8_lossy(&answer.body).into_owned())

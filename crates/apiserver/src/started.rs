@@ -1,0 +1,70 @@
+//! What the server does once when it starts, and whether it has been done: health checks tell it by the names that
+//! upstream's start hooks have. Source: the `poststarthook/…` checks of `kubernetes/cmd/kube-apiserver`.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// A step of the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Step {
+    /// CustomResourceDefinitions have been read, and what they define is served.
+    Definitions = 1,
+    /// The system's namespaces, priority classes and Services are there.
+    Bootstrap = 1 << 1,
+    /// The default roles are there.
+    Roles = 1 << 2,
+    /// The default FlowSchemas and levels are there.
+    Flow = 1 << 3,
+    /// Extension API servers can read whom to believe.
+    Trust = 1 << 4,
+    /// It is known which APIServices others serve.
+    Services = 1 << 5,
+    /// Everything that is served here has its APIService.
+    Registration = 1 << 6,
+}
+
+/// Checks, and the step after which each passes.
+pub(crate) const CHECKS: [(&str, Step); 11] = [
+    ("poststarthook/start-apiextensions-controllers", Step::Definitions),
+    ("poststarthook/crd-informer-synced", Step::Definitions),
+    ("poststarthook/start-system-namespaces-controller", Step::Bootstrap),
+    ("poststarthook/start-cluster-authentication-info-controller", Step::Trust),
+    ("poststarthook/rbac/bootstrap-roles", Step::Roles),
+    ("poststarthook/scheduling/bootstrap-system-priority-classes", Step::Bootstrap),
+    ("poststarthook/priority-and-fairness-config-producer", Step::Flow),
+    ("poststarthook/bootstrap-controller", Step::Bootstrap),
+    ("poststarthook/apiservice-registration-controller", Step::Services),
+    ("poststarthook/kube-apiserver-autoregistration", Step::Registration),
+    ("autoregister-completion", Step::Registration),
+];
+
+/// The steps that have been done.
+#[derive(Debug, Default)]
+pub(crate) struct Started(AtomicU8);
+
+impl Started {
+    pub(crate) fn done(&self, step: Step) {
+        self.0.fetch_or(step as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has(&self, step: Step) -> bool {
+        self.0.load(Ordering::Relaxed) & step as u8 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_passes_after_its_own_step() {
+        let started = Started::default();
+        let passing = || CHECKS.iter().filter(|(_, step)| started.has(*step)).count();
+        assert_eq!(passing(), 0);
+        started.done(Step::Roles);
+        assert_eq!(passing(), 1);
+        started.done(Step::Bootstrap);
+        assert_eq!(passing(), 4);
+        assert!(started.has(Step::Roles) && !started.has(Step::Registration));
+    }
+}
