@@ -16,9 +16,8 @@ use super::negotiate::{self, Clause, Encoding, JSON, clauses};
 use super::respond::{encoded, mark_packed, typed_response};
 use super::{Front, Parts};
 use crate::aggregation;
-use crate::words::documents;
 use crate::strategy::View as _;
-use crate::words::documents::{self, DiscoveryForm};
+use crate::words::documents;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -50,8 +49,6 @@ impl Front {
         let (catalog, remotes) = (&*rows, &*remotes);
         let tokens = self.pipeline.tokens();
         let accept = text(parts.headers, header::ACCEPT);
-        match segments.as_slice() {
-            [] => json_document(parts, &documents::root(catalog, remotes)),
         match segments {
             [] | ["index.html"] => json_document(parts, &documents::root(catalog, remotes)),
             ["metrics"] => Ok(self.metrics_page()),

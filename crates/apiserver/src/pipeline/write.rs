@@ -268,12 +268,8 @@ impl Pipeline {
         let change = |live: &Value| {
             let patched = || words::patch(&asked.kind, live, &patch);
             let decoded = words::decode_tree(&asked.kind, patched()?, options.field_validation);
-            let (mut object, warnings) = decoded.map_err(|status| match patched() {
-                Ok(patched) => misshapen(status, &patched),
-                Err(_) => status,
-            })?;
-            meta::same_object(asked, &mut object)?;
             let (mut object, warnings) = decoded.map_err(|status| misshapen(status, &patch, patched))?;
+            meta::same_object(asked, &mut object)?;
             words::default(&asked.kind, &mut object);
             Ok((object, warnings))
         };
@@ -388,9 +384,8 @@ impl Pipeline {
         self.mutate_change(asked, &review, &mut new, &old).await?;
         self.default(asked, &mut new);
         self.check_privileges(asked, &new, Some(&old)).await?;
-        self.validate_update(asked, &new, &old)?;
-        let same = self.parts.comparisons.same(&new, &old) && *in_form;
         self.validate_update(asked, &new, &old).await?;
+        let same = self.parts.comparisons.same(&new, &old) && *in_form;
         if !asked.admitted {
             let shown = shown_part(asked, &new);
             admission::validate(&self.parts.admission, &review, Some(&shown), self).await?;
