@@ -316,7 +316,7 @@ fn conflicting() -> Vec<Case> {
             "a patch that is no object",
             &["patch", "configmap", "there", "-p", "[]"],
             Value::Null,
-            &["BadRequest", "error decoding patch: a strategic merge patch of an object is an object"],
+            &["BadRequest", "json: cannot unmarshal array into Go value of type map[string]interface {}"],
         ),
         case(
             "a patch of a field that is none",

@@ -345,7 +345,8 @@ impl Paths<'_, '_> {
         }
     }
 
-    /// Connections to an object: their ids name the method, since there are several.
+    /// Connections to an object: their ids name the method, since there are several. They are about their options and not
+    /// about the object: kubectl looks for what a kind offers at the first PATCH that is about it.
     fn connect(
         &self,
         about: About<'_>,
@@ -354,6 +355,8 @@ impl Paths<'_, '_> {
         rest: Option<&Parameter>,
     ) -> Vec<Operation> {
         let query: &[Query] = parameters::of_connection(&subresource.kind);
+        let [group, version, _] = about.kind;
+        let about = About { kind: [group, version, subresource.kind.as_ref()], ..about };
         let each = methods.iter().map(|(method, word)| {
             let noun = format!("{word}{}", about.noun);
             let mut connect = self.operation(About { noun: &noun, ..about }, method, "connect", "connect");

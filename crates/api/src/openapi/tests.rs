@@ -338,6 +338,19 @@ fn each_write_names_field_validation() {
 }
 
 #[test]
+fn whatever_patches_a_kind_checks_its_fields() {
+    let document = v3(&Catalog::builtin(), "api/v1", "v1.37.0").expect("a document");
+    let kind_of = |operation: &Value| operation["x-kubernetes-group-version-kind"]["kind"].clone();
+    let paths = document["paths"].as_object().expect("paths");
+    let patches: Vec<_> = paths.iter().filter(|(_, item)| item["patch"].is_object()).collect();
+    assert!(patches.iter().any(|(_, item)| kind_of(&item["patch"]) == "PodProxyOptions"));
+    for (path, item) in patches.iter().filter(|(_, item)| kind_of(&item["patch"]) == "Pod") {
+        let parameters = item["patch"]["parameters"].as_array().expect("parameters");
+        assert!(parameters.iter().any(|one| one["name"] == "fieldValidation"), "{path}");
+    }
+}
+
+#[test]
 fn kubectl_finds_a_kind_its_fields_and_how_they_merge() {
     let document = v3(&Catalog::builtin(), "apis/apps/v1", "v1.37.0").expect("a document");
     let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
