@@ -377,6 +377,7 @@ async fn a_token_of_a_provider_names_its_user_and_anonymous_requests_may_be_refu
     std::fs::write(&path, config.to_string()).unwrap();
     let access = apiserver::Access { authentication_config: Some(path), ..apiserver::Access::default() };
     let cluster = Cluster::start_believing(access).await;
+    crate::http_front::started(&cluster).await;
     let code = async |path: &str, headers: &[(&str, &str)]| {
         send(&cluster, None, Method::GET, path, headers, "").await.code
     };
