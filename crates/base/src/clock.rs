@@ -1,5 +1,6 @@
 //! Time as a handle, so that tests can drive it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,12 +44,47 @@ impl Clock for SystemClock {
 pub struct VirtualClock {
     now: Arc<Mutex<Timestamp>>,
     ticks: watch::Sender<u64>,
+    sleepers: Arc<Mutex<Sleepers>>,
+}
+
+/// Who sleeps until when: deadlines, told apart by a number.
+#[derive(Debug, Default)]
+struct Sleepers {
+    deadlines: BTreeSet<(Timestamp, u64)>,
+    numbers: u64,
+}
+
+/// One that sleeps; forgotten with it, whether it woke or was given up.
+struct Sleeper {
+    sleepers: Arc<Mutex<Sleepers>>,
+    entry: (Timestamp, u64),
+}
+
+impl Sleeper {
+    fn new(sleepers: &Arc<Mutex<Sleepers>>, deadline: Timestamp) -> Self {
+        let mut held = sleepers.lock();
+        held.numbers += 1;
+        let entry = (deadline, held.numbers);
+        held.deadlines.insert(entry);
+        Self { sleepers: sleepers.clone(), entry }
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.sleepers.lock().deadlines.remove(&self.entry);
+    }
 }
 
 impl VirtualClock {
     /// A clock that shows `start`.
     pub fn new(start: Timestamp) -> Self {
-        Self { now: Arc::new(Mutex::new(start)), ticks: watch::Sender::new(0) }
+        Self { now: Arc::new(Mutex::new(start)), ticks: watch::Sender::new(0), sleepers: Arc::default() }
+    }
+
+    /// When the next sleeper wants to be woken: a test that goes from one such moment to the next misses nothing.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.sleepers.lock().deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// Moves the clock forward and wakes every sleeper whose deadline has come.
@@ -69,6 +105,7 @@ impl Clock for VirtualClock {
 
     async fn sleep_until(&self, deadline: Timestamp) {
         let mut ticks = self.ticks.subscribe();
+        let _sleeper = Sleeper::new(&self.sleepers, deadline);
         // The sender lives as long as `self`, so waiting cannot fail while this call borrows it.
         let _ = ticks.wait_for(|_| self.now() >= deadline).await;
     }
@@ -85,9 +122,11 @@ mod tests {
         let sleep = clock.sleep_until(deadline);
         tokio::pin!(sleep);
         assert!(futures_poll(&mut sleep).await.is_none());
+        assert_eq!(clock.next_deadline(), Some(deadline));
         clock.advance(Duration::from_secs(3600));
         sleep.await;
         assert_eq!(clock.now(), deadline);
+        assert_eq!(clock.next_deadline(), None);
     }
 
     async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

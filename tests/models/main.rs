@@ -1,0 +1,10 @@
+//! Controllers on the real API server and store, under a clock that jumps from one deadline to the next. A seed makes a
+//! story: users, kubelets, failing requests, watches that break and controllers that are killed, in random order. What
+//! always has to hold is looked at after each single change, in the order of revisions.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod deployments;
+mod faults;
+mod kubelet;
+mod witness;
+mod world;
