@@ -26,6 +26,16 @@ pub(crate) struct Claim<'a> {
 impl Claim<'_> {
     /// The objects that belong to the owner after adoption and release. Orphans are adopted if `adoptable` says so.
     pub(crate) async fn run(&self, adoptable: impl Fn(&Object) -> bool) -> Result<Vec<Arc<Object>>, Status> {
+        self.run_among(|_| true, adoptable).await
+    }
+
+    /// The same where more than the selector decides what may belong to the owner: its own that are no `member` are
+    /// released too.
+    pub(crate) async fn run_among(
+        &self,
+        member: impl Fn(&Object) -> bool,
+        adoptable: impl Fn(&Object) -> bool,
+    ) -> Result<Vec<Arc<Object>>, Status> {
         let uid = &self.owner.uid;
         let is_ours = |object: &Object| object.meta().controller().is_some_and(|owner| owner.uid == *uid);
         let (mut claimed, strays): (Vec<_>, Vec<_>) = self
@@ -33,7 +43,7 @@ impl Claim<'_> {
             .owned_by(uid)
             .into_iter()
             .filter(|object| is_ours(object))
-            .partition(|object| self.selector.matches(&object.meta().labels));
+            .partition(|object| self.selector.matches(&object.meta().labels) && member(object));
         if self.owner.is_terminating() {
             return Ok(claimed);
         }
@@ -45,15 +55,22 @@ impl Claim<'_> {
             .labelled(&self.owner.namespace, |labels| self.selector.matches(labels))
             .into_iter()
             .filter(|object| object.meta().controller().is_none() && !object.meta().is_terminating())
-            .filter(|object| adoptable(object))
+            .filter(|object| member(object) && adoptable(object))
             .collect();
+        claimed.extend(self.adopt(orphans).await?);
+        Ok(claimed)
+    }
+
+    /// Makes the owner the controller of these, if it is there and stays; gives those that are its own now.
+    pub(crate) async fn adopt(&self, orphans: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
+        let mut adopted = Vec::new();
         if !orphans.is_empty() && self.owner_still_exists().await? {
             let owner = controller_ref(&self.owner_kind, self.owner);
             for object in orphans {
-                claimed.extend(self.patch(&object, &adopt_patch(&owner, &object.meta().uid)).await?);
+                adopted.extend(self.patch(&object, &adopt_patch(&owner, &object.meta().uid)).await?);
             }
         }
-        Ok(claimed)
+        Ok(adopted)
     }
 
     /// Asks the server, not the cache: an owner that is gone must not adopt.

@@ -107,6 +107,10 @@ pub const REPLICATION_CONTROLLERS: Kind =
 pub const REPLICA_SETS: Kind = namespaced("apps", "v1", "replicasets", "ReplicaSet");
 /// Deployments.
 pub const DEPLOYMENTS: Kind = namespaced("apps", "v1", "deployments", "Deployment");
+/// Stateful sets.
+pub const STATEFUL_SETS: Kind = namespaced("apps", "v1", "statefulsets", "StatefulSet");
+/// Daemon sets.
+pub const DAEMON_SETS: Kind = namespaced("apps", "v1", "daemonsets", "DaemonSet");
 /// Controller revisions.
 pub const CONTROLLER_REVISIONS: Kind = namespaced("apps", "v1", "controllerrevisions", "ControllerRevision");
 /// Leases: heartbeats of nodes and leadership.

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::amount::resolve;
 use crate::selector::LabelSelector;
 
 /// The revision of a Deployment, and that of each of its sets.
@@ -164,18 +165,5 @@ impl Deployment {
 
     pub(super) fn condition(&self, kind: &str) -> Option<&DeploymentCondition> {
         self.status.conditions.iter().find(|held| held.r#type == kind)
-    }
-}
-
-/// An `IntOrString` of `total`; nothing sensible is 0.
-fn resolve(value: &Value, total: i64, round_up: bool) -> i64 {
-    match value {
-        Value::Number(number) => number.as_i64().unwrap_or(0).max(0),
-        Value::String(text) => {
-            let percent = text.strip_suffix('%').and_then(|percent| percent.parse::<i64>().ok()).unwrap_or(0);
-            let hundredths = percent.max(0).saturating_mul(total);
-            if round_up { hundredths.saturating_add(99) / 100 } else { hundredths / 100 }
-        }
-        _ => 0,
     }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
-use api::ObjectMeta;
 use jiff::Timestamp;
 use reconcile::Kind;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::types::Set;
-use crate::context::controller_ref;
 use crate::pods::{self, Pod};
+use crate::template;
 
 /// At most so many pods are made or deleted in one go. Source: `BurstReplicas`.
 const BURST: usize = 500;
@@ -48,26 +47,13 @@ pub(super) fn plan(set: &Set, active: &[Pod], per_node: &HashMap<String, usize>,
 
 /// The pod that a set's template stands for.
 pub(super) fn pod_body(kind: &Kind, set: &Set) -> Value {
-    let template = &set.spec.template;
-    let mut metadata = Map::new();
-    metadata.insert("generateName".into(), name_prefix(&set.metadata).into());
-    for field in ["labels", "annotations", "finalizers"] {
-        if let Some(value) = template["metadata"].get(field).filter(|value| !value.is_null()) {
-            metadata.insert(field.into(), value.clone());
-        }
-    }
-    metadata.insert("namespace".into(), set.metadata.namespace.as_str().into());
-    metadata.insert("ownerReferences".into(), json!([controller_ref(kind, &set.metadata)]));
-    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"] })
-}
-
-/// Pods are named after their set, with a dash. Names are cut by the server where they would be too long.
-fn name_prefix(owner: &ObjectMeta) -> String {
-    format!("{}-", owner.name)
+    template::pod(&set.spec.template, kind, &set.metadata)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn set(replicas: i64) -> Set {

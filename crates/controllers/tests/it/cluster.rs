@@ -245,7 +245,7 @@ async fn play_one(client: &Client, change: &Change, bind: bool, addresses: &Atom
         return Ok(());
     }
     let held: Value = pod.decode().unwrap();
-    if held["status"]["phase"] == "Running" {
+    if ["Running", "Succeeded", "Failed"].iter().any(|phase| held["status"]["phase"] == *phase) {
         return Ok(());
     }
     let number = addresses.fetch_add(1, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod services;
+mod stateful;
 mod storage;
 
 use std::sync::Arc;

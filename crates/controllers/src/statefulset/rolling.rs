@@ -1,0 +1,32 @@
+//! The rolling update of a StatefulSet: which pods are deleted, so that others of the update revision take their place.
+//! Source: `updateStatefulSetAfterInvariantEstablished`.
+
+use jiff::Timestamp;
+
+use super::plan::{Slot, Step, delete};
+use super::types::{Member, StatefulSet};
+
+/// The pods to replace now, from the highest ordinal down to the partition, as many as may be missing.
+///
+/// With parallel pods, those that are not available anyway cost nothing: they are replaced first and all at once, so that
+/// a version that never came up does not stand in the way of the one that mends it.
+pub(super) fn replace(set: &StatefulSet, update: &str, slots: &[Slot<'_>], now: Timestamp) -> Vec<Step> {
+    let unavailable = slots.iter().filter(|slot| slot.is_unavailable(set, now)).count();
+    let unavailable = i64::try_from(unavailable).unwrap_or(i64::MAX);
+    let budget = usize::try_from(set.max_unavailable().saturating_sub(unavailable)).unwrap_or(0);
+    let kept = usize::try_from(set.partition()).unwrap_or(usize::MAX);
+    let old = slots.iter().skip(kept).rev().filter_map(|slot| match slot {
+        Slot::Held(member) => {
+            Some(*member).filter(|member| member.revision() != update && !member.is_terminating())
+        }
+        Slot::Missing { .. } => None,
+    });
+    let is_well = |member: &&Member| member.is_available(set.min_ready(), now);
+    let victims: Vec<&Member> = if set.is_ordered() {
+        old.take(budget).collect()
+    } else {
+        let (well, broken): (Vec<_>, Vec<_>) = old.partition(is_well);
+        broken.into_iter().chain(well.into_iter().take(budget)).collect()
+    };
+    victims.into_iter().map(|member| delete(member, true)).collect()
+}

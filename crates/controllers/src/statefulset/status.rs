@@ -1,0 +1,80 @@
+//! What a StatefulSet's status says. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::types::{Member, StatefulSet, StatefulSetStatus};
+
+/// The status of a set with these pods, of which those that are being replaced count as current still.
+/// Source: `computeReplicaStatus`.
+pub(super) fn status<'a>(
+    set: &StatefulSet,
+    (current, update): (&str, &str),
+    collisions: Option<i32>,
+    members: impl Iterator<Item = &'a Member> + Clone,
+    now: Timestamp,
+) -> StatefulSetStatus {
+    let count = |holds: &dyn Fn(&Member) -> bool| {
+        i64::try_from(members.clone().filter(|member| holds(member)).count()).unwrap_or(i64::MAX)
+    };
+    let of = |member: &Member, revision: &str| {
+        member.is_created() && !member.is_terminating() && member.revision() == revision
+    };
+    StatefulSetStatus {
+        observed_generation: set.metadata.generation,
+        replicas: count(&Member::is_created),
+        ready_replicas: count(&Member::is_running_and_ready),
+        available_replicas: count(&|member| {
+            member.is_running_and_ready() && member.is_available(set.min_ready(), now)
+        }),
+        current_replicas: count(&|member| of(member, current)),
+        updated_replicas: count(&|member| of(member, update)),
+        current_revision: current.to_owned(),
+        update_revision: update.to_owned(),
+        collision_count: collisions,
+    }
+}
+
+/// Ends a rolling update whose last pod is ready: the revision that it went to is the current one.
+/// Source: `completeRollingUpdate`.
+pub(super) fn complete(set: &StatefulSet, status: &mut StatefulSetStatus) {
+    let counts = [status.updated_replicas, status.ready_replicas, status.replicas];
+    if set.rolls() && counts.iter().all(|count| *count == set.replicas()) {
+        status.current_replicas = status.updated_replicas;
+        status.current_revision.clone_from(&status.update_revision);
+    }
+}
+
+/// When the next ready pod becomes available.
+pub(super) fn next_available<'a>(
+    set: &StatefulSet,
+    members: impl Iterator<Item = &'a Member>,
+    now: Timestamp,
+) -> Option<Duration> {
+    let min_ready = set.min_ready();
+    if min_ready.is_zero() {
+        return None;
+    }
+    let next =
+        members.filter_map(|member| member.pod.available_at(min_ready)).filter(|at| *at > now).min()?;
+    Duration::try_from(next.duration_since(now)).ok()
+}
+
+/// A merge patch for the status: zeros are absent where upstream leaves them out.
+pub(super) fn patch(status: &StatefulSetStatus) -> Value {
+    let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
+    let name = |name: &str| if name.is_empty() { Value::Null } else { name.into() };
+    json!({ "status": {
+        "observedGeneration": count(status.observed_generation),
+        "replicas": status.replicas,
+        "readyReplicas": count(status.ready_replicas),
+        "availableReplicas": status.available_replicas,
+        "currentReplicas": count(status.current_replicas),
+        "updatedReplicas": count(status.updated_replicas),
+        "currentRevision": name(&status.current_revision),
+        "updateRevision": name(&status.update_revision),
+        "collisionCount": status.collision_count,
+    }})
+}
