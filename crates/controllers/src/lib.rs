@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod context;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
@@ -38,6 +39,7 @@ pub use context::Ctx;
 /// Every controller that needs nothing but the API, to be added to the supervisor.
 pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
     vec![
+        Arc::new(daemonset::DaemonSets::new(ctx)),
         Arc::new(deployment::Deployments::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
         Arc::new(endpoints::EndpointsController::new(ctx)),

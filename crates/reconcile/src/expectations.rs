@@ -51,16 +51,21 @@ impl Expectations {
         Pending { creations: 0, deletions: HashSet::new(), since: self.clock.now() }
     }
 
+    /// `creations` objects will now be created for `key`, and those with these uids deleted; replaces what was expected
+    /// before.
+    pub fn expect(&self, key: &Key, creations: u64, deletions: impl IntoIterator<Item = String>) {
+        let fresh = Pending { creations, deletions: deletions.into_iter().collect(), ..self.fresh() };
+        self.pending.lock().insert(key.clone(), fresh);
+    }
+
     /// `count` objects will now be created for `key`; replaces what was expected before.
     pub fn expect_creations(&self, key: &Key, count: u64) {
-        let fresh = Pending { creations: count, ..self.fresh() };
-        self.pending.lock().insert(key.clone(), fresh);
+        self.expect(key, count, []);
     }
 
     /// The objects with these uids will now be deleted; replaces what was expected before.
     pub fn expect_deletions(&self, key: &Key, uids: impl IntoIterator<Item = String>) {
-        let fresh = Pending { deletions: uids.into_iter().collect(), ..self.fresh() };
-        self.pending.lock().insert(key.clone(), fresh);
+        self.expect(key, 0, uids);
     }
 
     /// One creation was seen, or failed and will never be seen.
@@ -119,6 +124,12 @@ mod tests {
         clock.advance(EXPIRES_AFTER);
         assert!(!expectations.satisfied(&key));
         clock.advance(Duration::from_secs(1));
+        assert!(expectations.satisfied(&key));
+
+        expectations.expect(&key, 1, ["c".to_owned()]);
+        expectations.creation_observed(&key);
+        assert!(!expectations.satisfied(&key));
+        expectations.deletion_observed(&key, "c");
         assert!(expectations.satisfied(&key));
     }
 }

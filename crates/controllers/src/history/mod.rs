@@ -59,6 +59,11 @@ impl History<'_> {
         read(&held)
     }
 
+    /// The revisions that belong to the object after adoption and release, oldest first. Source: `controlledHistories`.
+    pub(crate) async fn claimed(&self) -> Result<Vec<Revision>, BoxError> {
+        read(&self.claim().run(|_| true).await?)
+    }
+
     /// Keeps a snapshot under this name and number: the revision that holds it then, made now or before; `None` if the
     /// name stands for something else.
     pub(crate) async fn create(

@@ -196,7 +196,7 @@ impl Cluster {
         last
     }
 
-    /// Plays the nodes. With `bind`, also the scheduler: every pod goes to node `n1`.
+    /// Plays the nodes. With `bind`, also the scheduler: every pod goes to the node that it names, else to `n1`.
     pub(crate) fn play_nodes(&self, bind: bool) {
         let (client, pods) = (self.client.for_manager("kubelet"), self.informers.get(kinds::PODS));
         self.tasks.spawn(play(client, pods, bind));
@@ -216,6 +216,12 @@ async fn play(client: Client, pods: Informer, bind: bool) {
     }
 }
 
+/// What a pod says of the node that it is to go to.
+#[derive(serde::Deserialize)]
+struct Wanted {
+    spec: reconcile::node_affinity::NodeNeeds,
+}
+
 async fn play_one(client: &Client, change: &Change, bind: bool, addresses: &AtomicU32) -> Result<(), Status> {
     let Some(pod) = &change.new else { return Ok(()) };
     let (resource, key) = (kinds::PODS.gvr(), &change.key);
@@ -225,9 +231,10 @@ async fn play_one(client: &Client, change: &Change, bind: bool, addresses: &Atom
     }
     if pod.node_name().is_none() {
         if bind {
+            let wanted: Wanted = pod.decode().unwrap();
             let body = json!({
                 "apiVersion": "v1", "kind": "Binding", "metadata": { "name": key.name, "namespace": key.namespace },
-                "target": { "kind": "Node", "name": "n1" },
+                "target": { "kind": "Node", "name": wanted.spec.named().unwrap_or("n1") },
             });
             let call = api::Call::Create {
                 body: serde_json::to_vec(&body).unwrap().into(),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod cluster;
+mod daemons;
 mod services;
 mod stateful;
 mod storage;
