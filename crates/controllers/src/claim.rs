@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::{Key, Object, ObjectMeta, PatchType, Reason, Status};
 use reconcile::{Informer, Kind};
+use serde_json::{Value, json};
 
 use crate::context::{Ctx, adopt_patch, controller_ref, release_patch};
 use crate::selector::{LabelSelector, Select};
@@ -21,6 +22,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) selector: &'a LabelSelector,
     /// Where the objects are held.
     pub(crate) objects: &'a Informer,
+    /// A finalizer that its objects carry: what is adopted gets it, what is released loses it.
+    pub(crate) finalizer: Option<&'a str>,
 }
 
 impl Claim<'_> {
@@ -48,7 +51,11 @@ impl Claim<'_> {
             return Ok(claimed);
         }
         for object in strays {
-            self.patch(&object, &release_patch(uid, &object.meta().uid)).await?;
+            let mut patch = release_patch(uid, &object.meta().uid);
+            if let Some(finalizer) = self.finalizer {
+                patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+            }
+            self.patch(&object, &patch).await?;
         }
         let orphans: Vec<_> = self
             .objects
@@ -67,7 +74,11 @@ impl Claim<'_> {
         if !orphans.is_empty() && self.owner_still_exists().await? {
             let owner = controller_ref(&self.owner_kind, self.owner);
             for object in orphans {
-                adopted.extend(self.patch(&object, &adopt_patch(&owner, &object.meta().uid)).await?);
+                let mut patch = adopt_patch(&owner, &object.meta().uid);
+                if let Some(finalizer) = self.finalizer {
+                    patch["metadata"]["finalizers"] = json!([finalizer]);
+                }
+                adopted.extend(self.patch(&object, &patch).await?);
             }
         }
         Ok(adopted)
@@ -83,7 +94,7 @@ impl Claim<'_> {
         }
     }
 
-    async fn patch(&self, object: &Object, patch: &serde_json::Value) -> Result<Option<Arc<Object>>, Status> {
+    async fn patch(&self, object: &Object, patch: &Value) -> Result<Option<Arc<Object>>, Status> {
         let resource = self.objects.resource();
         let kind = PatchType::StrategicMerge;
         ignore_gone(self.ctx.client.patch(resource, &object.key(), "", kind, patch).await)

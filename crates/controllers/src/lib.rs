@@ -7,6 +7,7 @@ pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
 pub mod ip_repair;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -23,6 +24,7 @@ pub mod statefulset;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod token_cleaner;
+pub mod ttl_after_finished;
 
 mod amount;
 mod claim;
@@ -46,6 +48,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(endpoints::EndpointSliceMirroring::new(ctx)),
         Arc::new(garbage::GarbageCollector::new(ctx)),
         Arc::new(ip_repair::IpRepair::new(ctx)),
+        Arc::new(job::Jobs::new(ctx)),
         Arc::new(namespace::Namespaces::new(ctx)),
         Arc::new(node_lifecycle::NodeLifecycle::new(ctx)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
@@ -58,6 +61,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(storage_protection::StorageProtection::new(ctx)),
         Arc::new(taint_eviction::TaintEviction::new(ctx)),
         Arc::new(token_cleaner::TokenCleaner::new(ctx)),
+        Arc::new(ttl_after_finished::TtlAfterFinished::new(ctx)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICATION_CONTROLLER)),
     ]

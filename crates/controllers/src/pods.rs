@@ -32,8 +32,20 @@ pub struct PodSpec {
     pub subdomain: String,
     /// Containers.
     pub containers: Vec<Container>,
+    /// Containers that run before them; those that are restarted always run beside them.
+    pub init_containers: Vec<InitContainer>,
     /// Taints that it bears.
     pub tolerations: Vec<Toleration>,
+}
+
+/// The part of an init container that controllers use.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InitContainer {
+    /// Name.
+    pub name: String,
+    /// `Always` for one that runs beside the others.
+    pub restart_policy: String,
 }
 
 /// The part of `core/v1.Container` that controllers use.
@@ -64,8 +76,10 @@ pub struct PodStatus {
     pub phase: String,
     /// Conditions.
     pub conditions: Vec<Condition>,
-    /// Restart counts.
+    /// Restart counts and ends.
     pub container_statuses: Vec<ContainerStatus>,
+    /// The same of the containers that run before them.
+    pub init_container_statuses: Vec<ContainerStatus>,
     /// The primary address.
     #[serde(rename = "podIP")]
     pub pod_ip: String,
@@ -82,12 +96,34 @@ pub struct PodIp {
     pub ip: String,
 }
 
-/// `core/v1.ContainerStatus`, its restarts.
+/// `core/v1.ContainerStatus`, its restarts and its end.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerStatus {
+    /// Name.
+    pub name: String,
     /// How often it was started again.
     pub restart_count: i64,
+    /// How it is.
+    pub state: ContainerState,
+}
+
+/// `core/v1.ContainerState`, the end.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    /// Present once it has ended.
+    pub terminated: Option<Terminated>,
+}
+
+/// `core/v1.ContainerStateTerminated`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Terminated {
+    /// Exit code.
+    pub exit_code: i64,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
 }
 
 /// A condition of a pod or node.
@@ -152,6 +188,25 @@ impl Pod {
             _ => 0,
         }
     }
+}
+
+/// Orders pods by how far they have come: those that have come least go first. Source: `controller.ActivePods`.
+pub fn progress_order(a: &Pod, b: &Pod) -> Ordering {
+    let placed = |pod: &Pod| !pod.spec.node_name.is_empty();
+    // The later moment goes first; none is the latest of all.
+    let later_first = |a: Option<Timestamp>, b: Option<Timestamp>| match (a, b) {
+        (Some(a), Some(b)) => b.cmp(&a),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    };
+    let since = |pod: &Pod| pod.ready().and_then(|held| held.last_transition_time);
+    placed(a)
+        .cmp(&placed(b))
+        .then_with(|| a.phase_rank().cmp(&b.phase_rank()))
+        .then_with(|| a.is_ready().cmp(&b.is_ready()))
+        .then_with(|| later_first(since(a), since(b)))
+        .then_with(|| b.restarts().cmp(&a.restarts()))
+        .then_with(|| later_first(a.metadata.creation_timestamp, b.metadata.creation_timestamp))
+        .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
 }
 
 /// Orders pods by who is to be deleted first. `siblings` tells how many pods of related sets share each one's node.

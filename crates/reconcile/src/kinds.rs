@@ -113,6 +113,10 @@ pub const STATEFUL_SETS: Kind = namespaced("apps", "v1", "statefulsets", "Statef
 pub const DAEMON_SETS: Kind = namespaced("apps", "v1", "daemonsets", "DaemonSet");
 /// Controller revisions.
 pub const CONTROLLER_REVISIONS: Kind = namespaced("apps", "v1", "controllerrevisions", "ControllerRevision");
+/// Jobs.
+pub const JOBS: Kind = namespaced("batch", "v1", "jobs", "Job");
+/// Jobs by the clock.
+pub const CRON_JOBS: Kind = namespaced("batch", "v1", "cronjobs", "CronJob");
 /// Leases: heartbeats of nodes and leadership.
 pub const LEASES: Kind = namespaced("coordination.k8s.io", "v1", "leases", "Lease");
 /// Priority classes.

@@ -92,6 +92,7 @@ impl Worker {
             owner: &set.metadata,
             selector: &set.spec.selector,
             objects: &self.pods,
+            finalizer: None,
         };
         claim.run(|_| true).await?.iter().map(|pod| Daemon::decode(pod)).collect()
     }

@@ -44,6 +44,7 @@ impl Worker {
             owner: &deployment.metadata,
             selector: &deployment.spec.selector,
             objects: &self.sets,
+            finalizer: None,
         };
         let objects = claim.run(|_| true).await?;
         let sets: Vec<Set> = objects

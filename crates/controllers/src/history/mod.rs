@@ -39,6 +39,7 @@ impl History<'_> {
             owner: self.owner,
             selector: self.selector,
             objects: self.revisions,
+            finalizer: None,
         }
     }
 

@@ -35,6 +35,7 @@ impl Worker {
             owner: &set.metadata,
             selector: &set.selector,
             objects: &self.pods,
+            finalizer: None,
         };
         let pods = claim.run(|pod| decode::<Pod>(pod).is_ok_and(|pod| pod.is_active())).await?;
         let active: Vec<Pod> = pods

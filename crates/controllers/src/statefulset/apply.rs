@@ -122,6 +122,7 @@ impl Worker {
             owner: &set.metadata,
             selector: &set.spec.selector,
             objects: &self.pods,
+            finalizer: None,
         };
         let name = &set.metadata.name;
         let is_member = |pod: &Object| identity::ordinal(name, &pod.meta().name).is_some();

@@ -252,7 +252,7 @@ async fn play_one(client: &Client, change: &Change, bind: bool, addresses: &Atom
         return Ok(());
     }
     let held: Value = pod.decode().unwrap();
-    if ["Running", "Succeeded", "Failed"].iter().any(|phase| held["status"]["phase"] == *phase) {
+    if matches!(held["status"]["phase"].as_str(), Some("Running" | "Succeeded" | "Failed")) {
         return Ok(());
     }
     let number = addresses.fetch_add(1, Ordering::Relaxed);

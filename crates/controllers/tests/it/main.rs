@@ -4,6 +4,7 @@
 
 mod cluster;
 mod daemons;
+mod jobs;
 mod services;
 mod stateful;
 mod storage;

@@ -1,0 +1,284 @@
+//! Carries out what is decided: makes and deletes pods, takes finalizers, writes the status.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use api::{DeleteOptions, Key, Object, ObjectMeta, PatchType, Reason, Status};
+use base::BoxError;
+use futures::future::join_all;
+use reconcile::{Action, EventType, Involved, kinds};
+use serde_json::{Value, json};
+
+use super::plan::{Act, NewPod, Snapshot, View};
+use super::track::{Acted, Event, Tracked, track};
+use super::types::{Job, JobStatus, TRACKING, index, is_tracked};
+use super::{Worker, body};
+use crate::claim::Claim;
+use crate::context::decode;
+use crate::pods::Pod;
+
+/// Somebody else wrote the status meanwhile: its change brings the next pass, and this time does if it was missed.
+const AFTER_CONFLICT: Duration = Duration::from_secs(1);
+
+/// One pass over one Job.
+struct Pass<'a> {
+    key: &'a Key,
+    job: &'a Job,
+    involved: Involved,
+}
+
+/// What acting on the pods came to, and the error with which it ended.
+type Outcome = (Acted, Result<(), Status>);
+
+impl Worker {
+    pub(super) async fn sync(&self, key: &Key) -> Result<Action, BoxError> {
+        let Some(object) = self.jobs.get(key) else {
+            self.forget(key);
+            return Ok(Action::Done);
+        };
+        let job: Job = decode(&object)?;
+        if job.is_managed_elsewhere() {
+            return Ok(Action::Done);
+        }
+        if job.status.finished().is_some() {
+            self.forget(key);
+            return Ok(Action::Done);
+        }
+        let pass = Pass { key, job: &job, involved: Involved::object(&kinds::JOBS, &object) };
+        if !matches!(job.spec.completion_mode.as_str(), "" | "NonIndexed" | "Indexed") {
+            let message = "Skipped Job sync because completion mode is unknown";
+            self.say(&pass, EventType::Warning, "UnknownCompletionMode", message);
+            return Ok(Action::Done);
+        }
+        self.bring_forward(&pass).await
+    }
+
+    async fn bring_forward(&self, pass: &Pass<'_>) -> Result<Action, BoxError> {
+        let job = pass.job;
+        // Read before the pods: an observation that comes in between only makes the next pass come sooner.
+        let may_act = self.expectations.satisfied(pass.key);
+        let pods = self.claim(job).await?;
+        let (backoff, removed) = self.recall(pass.key, &job.metadata.uid, &pods);
+        let now = self.ctx.clock.now();
+        let view = View::new(Snapshot { job, pods: &pods, may_act, removed: &removed, backoff, now });
+        let act = view.act();
+        let wait = if let Act::Wait(wait) = act { Some(wait) } else { None };
+        let (acted, result) = self.act(pass, &view, act).await;
+        match self.write_down(pass, &view, track(&view, acted)).await {
+            Err(status) if is_gone(&status) => return Ok(Action::After(AFTER_CONFLICT)),
+            written => written?,
+        }
+        result?;
+        let deadline = view.until_deadline().filter(|left| !left.is_zero());
+        Ok(wait.into_iter().chain(deadline).min().map_or(Action::Done, Action::After))
+    }
+
+    /// The Job's pods, in the order of their indexes.
+    async fn claim(&self, job: &Job) -> Result<Vec<Pod>, BoxError> {
+        let claim = Claim {
+            ctx: &self.ctx,
+            owner_kind: kinds::JOBS,
+            owner: &job.metadata,
+            selector: &job.spec.selector,
+            objects: &self.pods,
+            finalizer: Some(TRACKING),
+        };
+        let objects = claim.run(|_| true).await?;
+        let mut pods: Vec<Pod> =
+            objects.iter().map(|object| decode::<Pod>(object)).collect::<Result<_, _>>()?;
+        pods.sort_by(|a, b| index(a).cmp(&index(b)).then_with(|| a.metadata.name.cmp(&b.metadata.name)));
+        Ok(pods)
+    }
+
+    async fn act(&self, pass: &Pass<'_>, view: &View<'_>, act: Act) -> Outcome {
+        let chosen = |uids: &[String]| -> Vec<&Pod> {
+            let uids: HashSet<&String> = uids.iter().collect();
+            view.active.iter().filter(|pod| uids.contains(&pod.metadata.uid)).copied().collect()
+        };
+        match act {
+            Act::Nothing | Act::Wait(_) => (Acted::default(), Ok(())),
+            Act::End(uids) => self.delete(pass, &chosen(&uids), false).await,
+            Act::Remove(uids) => {
+                self.expectations.expect_deletions(pass.key, uids.iter().cloned());
+                self.delete(pass, &chosen(&uids), true).await
+            }
+            Act::Create(new) => self.create(pass, &new).await,
+        }
+    }
+
+    /// Makes pods in batches that double as long as all succeed: a Job that cannot make pods (a quota, a bad template)
+    /// tries one and not five hundred. Source: `slowStartBatch`.
+    async fn create(&self, pass: &Pass<'_>, new: &[NewPod]) -> Outcome {
+        let template = body::template(pass.job);
+        self.expectations.expect_creations(pass.key, new.len() as u64);
+        let mut acted = Acted::default();
+        let (mut rest, mut batch) = (new, 1);
+        while !rest.is_empty() {
+            let (these, later) = rest.split_at(batch.min(rest.len()));
+            let made =
+                these.iter().map(|new| self.create_one(pass, body::pod(&template, &pass.job.metadata, new)));
+            let results = join_all(made).await;
+            let failed = results.iter().filter(|result| result.is_err()).count();
+            acted.created += i64::try_from(these.len() - failed).unwrap_or(0);
+            if let Some(error) = results.into_iter().find_map(Result::err) {
+                self.expectations.creations_failed(pass.key, (failed + later.len()) as u64);
+                // Nothing can be made in a namespace that is being deleted, and soon nobody will want it.
+                return (acted, if is_ending_namespace(&error) { Ok(()) } else { Err(error) });
+            }
+            rest = later;
+            batch *= 2;
+        }
+        (acted, Ok(()))
+    }
+
+    async fn create_one(&self, pass: &Pass<'_>, body: Value) -> Result<(), Status> {
+        match self.ctx.client.create(&kinds::PODS.gvr(), &pass.key.namespace, &body).await {
+            Ok(pod) => {
+                let message = format!("Created pod: {}", pod.meta().name);
+                self.say(pass, EventType::Normal, "SuccessfulCreate", &message);
+                Ok(())
+            }
+            Err(status) => {
+                if !is_ending_namespace(&status) {
+                    let message = format!("Error creating: {status}");
+                    self.say(pass, EventType::Warning, "FailedCreate", &message);
+                }
+                Err(status)
+            }
+        }
+    }
+
+    /// Deletes pods. Those that are to count for nothing lose their finalizers first.
+    async fn delete(&self, pass: &Pass<'_>, pods: &[&Pod], uncounted: bool) -> Outcome {
+        let results = join_all(pods.iter().map(|pod| async move {
+            if uncounted && is_tracked(&pod.metadata) {
+                self.take_finalizer(&pod.metadata).await?;
+            }
+            self.delete_one(pass, &pod.metadata).await
+        }))
+        .await;
+        let mut acted = Acted::default();
+        let mut outcome = Ok(());
+        for (pod, result) in pods.iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    acted.deleted += 1;
+                    acted.deleted_ready += i64::from(pod.is_ready());
+                }
+                Err(status) => {
+                    self.expectations.deletion_observed(pass.key, &pod.metadata.uid);
+                    outcome = Err(status);
+                }
+            }
+        }
+        (acted, outcome)
+    }
+
+    async fn delete_one(&self, pass: &Pass<'_>, pod: &ObjectMeta) -> Result<(), Status> {
+        let options = DeleteOptions { precondition_uid: Some(pod.uid.clone()), ..DeleteOptions::default() };
+        match self.ctx.client.delete(&kinds::PODS.gvr(), &key_of(pod), options).await {
+            Ok(()) => {
+                let message = format!("Deleted pod: {}", pod.name);
+                self.say(pass, EventType::Normal, "SuccessfulDelete", &message);
+                Ok(())
+            }
+            // The one that was meant is gone, and its deletion will not be told any more.
+            Err(status) if is_gone(&status) => {
+                self.expectations.deletion_observed(pass.key, &pod.uid);
+                Ok(())
+            }
+            Err(status) => {
+                let message = format!("Error deleting: {status}");
+                self.say(pass, EventType::Warning, "FailedDelete", &message);
+                Err(status)
+            }
+        }
+    }
+
+    /// Takes the finalizer from a pod, if it is still the same one.
+    pub(super) async fn take_finalizer(&self, pod: &ObjectMeta) -> Result<(), Status> {
+        let patch =
+            json!({ "metadata": { "uid": pod.uid, "$deleteFromPrimitiveList/finalizers": [TRACKING] } });
+        let resource = kinds::PODS.gvr();
+        let patched =
+            self.ctx.client.patch(&resource, &key_of(pod), "", PatchType::StrategicMerge, &patch).await;
+        match patched {
+            Err(status) if !is_gone(&status) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    /// The three steps of counting.
+    async fn write_down(&self, pass: &Pass<'_>, view: &View<'_>, tracked: Tracked<'_>) -> Result<(), Status> {
+        let meta = &pass.job.metadata;
+        let mut version = meta.resource_version.clone();
+        if tracked.status != pass.job.status {
+            let written = self.write_status(pass, &tracked.status, &version).await?;
+            version.clone_from(&written.meta().resource_version);
+            self.remember_failures(pass.key, &meta.uid, view.backoff);
+            self.say_all(pass, &tracked.events);
+        }
+        let (stuck, result) = self.take_finalizers(pass, &tracked.counted).await;
+        let first = tracked.status.clone();
+        let (last, events) = tracked.settle(pass.job, &stuck, self.ctx.clock.now());
+        if last != first {
+            self.write_status(pass, &last, &version).await?;
+            self.say_all(pass, &events);
+        }
+        result
+    }
+
+    /// Takes the finalizers of pods; gives the uids of those that still have theirs, and why.
+    async fn take_finalizers(&self, pass: &Pass<'_>, pods: &[&Pod]) -> (HashSet<String>, Result<(), Status>) {
+        let results = join_all(pods.iter().map(|pod| self.take_finalizer(&pod.metadata))).await;
+        let mut stuck = HashSet::new();
+        let mut outcome = Ok(());
+        for (pod, result) in pods.iter().zip(results) {
+            match result {
+                Ok(()) => self.remember_removal(pass.key, &pass.job.metadata.uid, &pod.metadata.uid),
+                Err(status) => {
+                    stuck.insert(pod.metadata.uid.clone());
+                    outcome = Err(status);
+                }
+            }
+        }
+        (stuck, outcome)
+    }
+
+    /// Writes the status, unless the Job has another version by now; returns when the cache shows it.
+    async fn write_status(
+        &self,
+        pass: &Pass<'_>,
+        status: &JobStatus,
+        version: &str,
+    ) -> Result<std::sync::Arc<Object>, Status> {
+        let patch = status.patch(&pass.job.metadata, version);
+        let resource = kinds::JOBS.gvr();
+        let written = self.ctx.client.patch(&resource, pass.key, "status", PatchType::Merge, &patch).await?;
+        self.ctx.caught_up(&self.jobs, written.revision()).await;
+        Ok(written)
+    }
+
+    fn say(&self, pass: &Pass<'_>, event_type: EventType, reason: &str, message: &str) {
+        self.events.event(pass.involved.clone(), event_type, reason, message);
+    }
+
+    fn say_all(&self, pass: &Pass<'_>, events: &[Event]) {
+        for (event_type, reason, message) in events {
+            self.say(pass, *event_type, reason, message);
+        }
+    }
+}
+
+fn key_of(meta: &ObjectMeta) -> Key {
+    Key::new(meta.namespace.as_str(), meta.name.as_str())
+}
+
+/// The object is gone, or another one has its name.
+fn is_gone(status: &Status) -> bool {
+    matches!(status.reason, Reason::NotFound | Reason::Conflict)
+}
+
+fn is_ending_namespace(status: &Status) -> bool {
+    status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+}

@@ -1,0 +1,177 @@
+//! Jobs, and Jobs by the clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{DeleteOptions, Key, Object, PatchType, Propagation};
+use base::clock::VirtualClock;
+use jiff::Timestamp;
+use reconcile::kinds;
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use super::{condition, reason, start, start_at};
+
+const TRACKING: &str = "batch.kubernetes.io/job-tracking";
+
+fn job(name: &str, spec: Value) -> Value {
+    let mut job = json!({ "metadata": { "name": name }, "spec": { "template": { "spec": {
+        "restartPolicy": "Never", "containers": [{ "name": "main", "image": "sum:1" }] } } } });
+    for (field, value) in spec.as_object().unwrap() {
+        job["spec"][field] = value.clone();
+    }
+    job
+}
+
+fn pods_of(cluster: &Cluster, job: &str) -> Vec<Arc<Object>> {
+    let pods = cluster.informers.get(kinds::PODS);
+    pods.labelled("default", |labels| labels.get("job-name").is_some_and(|name| name == job))
+}
+
+fn is_running(pod: &Object) -> bool {
+    !pod.meta().is_terminating() && pod.decode::<Value>().unwrap()["status"]["phase"] == "Running"
+}
+
+/// Waits until so many pods of a Job run.
+async fn running(cluster: &Cluster, job: &str, count: usize) -> Vec<Arc<Object>> {
+    let of_job = |pods: &[Arc<Object>]| -> Vec<Arc<Object>> {
+        let ours = |pod: &&Arc<Object>| pod.meta().labels.get("job-name").is_some_and(|name| name == job);
+        pods.iter().filter(ours).filter(|pod| is_running(pod)).cloned().collect()
+    };
+    of_job(&cluster.until_all(kinds::PODS, "default", |pods| of_job(pods).len() == count).await)
+}
+
+/// A pod's containers end.
+async fn end(cluster: &Cluster, pod: &Object, exit_code: i64, at: Timestamp) {
+    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
+    let ended = json!({ "exitCode": exit_code, "finishedAt": reconcile::time::seconds(at) });
+    let patch = json!({ "status": { "phase": phase, "containerStatuses": [
+        { "name": "main", "state": { "terminated": ended }, "image": "", "imageID": "", "ready": false, "restartCount": 0 }] } });
+    let resource = kinds::PODS.gvr();
+    cluster.client.patch(&resource, &pod.key(), "status", PatchType::StrategicMerge, &patch).await.unwrap();
+}
+
+fn holds(job: &Value, kind: &str) -> bool {
+    condition(job, kind)["status"] == "True"
+}
+
+async fn said(cluster: &Cluster, reasons: &[&str]) {
+    let wanted = |events: &[Arc<Object>]| {
+        reasons.iter().all(|wanted| events.iter().any(|event| reason(event) == *wanted))
+    };
+    cluster.until_all(kinds::EVENTS, "default", wanted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_to_its_end() {
+    let cluster = start().await;
+    let key = Key::new("default", "sum");
+    let spec = json!({ "completions": 3, "parallelism": 2 });
+    cluster.create(&kinds::JOBS, "default", job("sum", spec)).await;
+    for (active, left) in [(2, 2), (2, 1), (1, 0)] {
+        let pods = running(&cluster, "sum", active).await;
+        assert!(pods[0].meta().finalizers.iter().any(|finalizer| finalizer == TRACKING));
+        end(&cluster, &pods[0], 0, Timestamp::now()).await;
+        let seen = |job: &Value| job["status"]["succeeded"] == 3 - left;
+        cluster.until(kinds::JOBS, &key, seen).await;
+    }
+    let done = cluster.until(kinds::JOBS, &key, |job| holds(job, "Complete")).await;
+    assert_eq!(condition(&done, "SuccessCriteriaMet")["reason"], "CompletionsReached");
+    let status = &done["status"];
+    assert_eq!(
+        (&status["ready"], &status["terminating"], &status["active"]),
+        (&json!(0), &json!(0), &Value::Null)
+    );
+    assert_eq!(status["uncountedTerminatedPods"], json!({}));
+    assert!(status["completionTime"].is_string());
+    let left = pods_of(&cluster, "sum");
+    assert_eq!(left.len(), 3);
+    assert!(left.iter().all(|pod| pod.meta().finalizers.is_empty()));
+    said(&cluster, &["SuccessfulCreate", "Completed"]).await;
+
+    // Its pods go with it.
+    let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+    cluster.client.delete(&kinds::JOBS.gvr(), &key, options).await.unwrap();
+    cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_holds_the_pods_of_a_job_that_is_gone() {
+    let cluster = start().await;
+    for (name, propagation) in [("gone", Propagation::Background), ("left", Propagation::Orphan)] {
+        cluster
+            .create(&kinds::JOBS, "default", job(name, json!({ "parallelism": 2, "completions": 2 })))
+            .await;
+        running(&cluster, name, 2).await;
+        let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+        cluster.client.delete(&kinds::JOBS.gvr(), &Key::new("default", name), options).await.unwrap();
+    }
+    let left = cluster
+        .until_all(kinds::PODS, "default", |pods| {
+            pods.len() == 2 && pods.iter().all(|pod| pod.meta().finalizers.is_empty())
+        })
+        .await;
+    assert!(left.iter().all(|pod| pod.meta().labels["job-name"] == "left" && !pod.meta().is_terminating()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_back_off_until_the_limit_and_the_job_goes_in_time() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let cluster = start_at(Arc::new(clock.clone())).await;
+    let key = Key::new("default", "bad");
+    let spec = json!({ "backoffLimit": 1, "ttlSecondsAfterFinished": 3600 });
+    cluster.create(&kinds::JOBS, "default", job("bad", spec)).await;
+    let first = running(&cluster, "bad", 1).await.remove(0);
+    end(&cluster, &first, 1, later(&clock)).await;
+    cluster.until(kinds::JOBS, &key, |job| job["status"]["failed"] == 1).await;
+    assert_eq!(pods_of(&cluster, "bad").len(), 1);
+    clock.advance(Duration::from_secs(11));
+    let second = running(&cluster, "bad", 1).await.remove(0);
+    end(&cluster, &second, 1, later(&clock)).await;
+    let failed = cluster.until(kinds::JOBS, &key, |job| holds(job, "Failed")).await;
+    assert_eq!(condition(&failed, "Failed")["reason"], "BackoffLimitExceeded");
+    assert_eq!(failed["status"]["failed"], 2);
+    said(&cluster, &["BackoffLimitExceeded"]).await;
+    clock.advance(Duration::from_secs(3700));
+    cluster.until(kinds::JOBS, &key, Value::is_null).await;
+    cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
+}
+
+/// The time, a second later: events of one moment would have one name.
+fn later(clock: &VirtualClock) -> Timestamp {
+    clock.advance(Duration::from_secs(1));
+    base::clock::Clock::now(clock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_indexed_job_waits_goes_on_and_names_its_pods() {
+    let cluster = start().await;
+    let key = Key::new("default", "parts");
+    let spec = json!({ "completionMode": "Indexed", "completions": 3, "parallelism": 3, "suspend": true });
+    cluster.create(&kinds::JOBS, "default", job("parts", spec)).await;
+    let waits = cluster.until(kinds::JOBS, &key, |job| holds(job, "Suspended")).await;
+    assert!(waits["status"]["startTime"].is_null());
+    cluster.merge(&kinds::JOBS, &key, json!({ "spec": { "suspend": false } })).await;
+    for (index, pod) in running(&cluster, "parts", 3).await.iter().enumerate() {
+        let pod: Value = pod.decode().unwrap();
+        let name = format!("parts-{index}");
+        assert!(pod["metadata"]["name"].as_str().unwrap().starts_with(&format!("{name}-")));
+        assert_eq!(pod["spec"]["hostname"], name);
+        assert_eq!(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"], index.to_string());
+        assert_eq!(pod["spec"]["containers"][0]["env"][0]["name"], "JOB_COMPLETION_INDEX");
+    }
+    cluster.merge(&kinds::JOBS, &key, json!({ "spec": { "suspend": true } })).await;
+    cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
+    let waits = cluster.until(kinds::JOBS, &key, |job| holds(job, "Suspended")).await;
+    assert_eq!(waits["status"]["failed"], Value::Null);
+    cluster.merge(&kinds::JOBS, &key, json!({ "spec": { "suspend": false } })).await;
+    let pods = running(&cluster, "parts", 3).await;
+    end(&cluster, &pods[0], 0, Timestamp::now()).await;
+    end(&cluster, &pods[2], 0, Timestamp::now()).await;
+    let some = cluster.until(kinds::JOBS, &key, |job| job["status"]["succeeded"] == 2).await;
+    assert_eq!(some["status"]["completedIndexes"], "0,2");
+    end(&cluster, &pods[1], 0, Timestamp::now()).await;
+    let done = cluster.until(kinds::JOBS, &key, |job| holds(job, "Complete")).await;
+    assert_eq!(done["status"]["completedIndexes"], "0-2");
+    said(&cluster, &["Suspended", "Resumed", "SuccessfulDelete", "Completed"]).await;
+}
