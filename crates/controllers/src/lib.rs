@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod context;
 pub mod daemonset;
+pub mod cronjob;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
@@ -42,6 +43,7 @@ pub use context::Ctx;
 pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
     vec![
         Arc::new(daemonset::DaemonSets::new(ctx)),
+        Arc::new(cronjob::CronJobs::new(ctx)),
         Arc::new(deployment::Deployments::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
         Arc::new(endpoints::EndpointsController::new(ctx)),

@@ -175,3 +175,57 @@ async fn an_indexed_job_waits_goes_on_and_names_its_pods() {
     assert_eq!(done["status"]["completedIndexes"], "0-2");
     said(&cluster, &["Suspended", "Resumed", "SuccessfulDelete", "Completed"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_makes_a_job_when_it_is_due() {
+    let now = Timestamp::now();
+    let clock = VirtualClock::new(now);
+    let cluster = start_at(Arc::new(clock.clone())).await;
+    let key = Key::new("default", "tick");
+    let template = job("x", json!({}))["spec"].clone();
+    let spec = json!({ "schedule": "* * * * *", "concurrencyPolicy": "Forbid", "successfulJobsHistoryLimit": 1,
+        "jobTemplate": { "metadata": { "annotations": { "a": "b" } }, "spec": template } });
+    let body = json!({ "metadata": { "name": "tick" }, "spec": spec });
+    cluster.create(&kinds::CRON_JOBS, "default", body).await;
+    cluster.until(kinds::CRON_JOBS, &key, |cron| cron.is_object()).await;
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        // The API server has a clock of its own: the CronJob was made when it says.
+        clock.advance(Duration::from_secs(61));
+        let cron =
+            cluster.until(kinds::CRON_JOBS, &key, |cron| cron["status"]["active"][0].is_object()).await;
+        let active = &cron["status"]["active"][0];
+        let scheduled: Timestamp = cron["status"]["lastScheduleTime"].as_str().unwrap().parse().unwrap();
+        let name = format!("tick-{}", scheduled.as_second() / 60);
+        assert_eq!((&active["name"], &active["kind"]), (&json!(name), &json!("Job")));
+        let made =
+            cluster.until(kinds::JOBS, &Key::new("default", name.as_str()), |job| job.is_object()).await;
+        let annotations = &made["metadata"]["annotations"];
+        assert_eq!(annotations["batch.kubernetes.io/cronjob-scheduled-timestamp"], scheduled.to_string());
+        assert_eq!(annotations["a"], "b");
+        let pod = running(&cluster, &name, 1).await.remove(0);
+        end(&cluster, &pod, 0, later(&clock)).await;
+        let idle = |cron: &Value| {
+            cron["status"]["active"].is_null() && cron["status"]["lastSuccessfulTime"].is_string()
+        };
+        cluster.until(kinds::CRON_JOBS, &key, idle).await;
+        names.push(name);
+    }
+    cluster
+        .until_all(kinds::JOBS, "default", |jobs| jobs.len() == 1 && jobs[0].meta().name == names[2])
+        .await;
+    said(&cluster, &["SuccessfulCreate", "SawCompletedJob"]).await;
+
+    // What `kubectl create job --from=cronjob/tick` sends.
+    let cron = cluster.informers.get(kinds::CRON_JOBS).get(&key).unwrap();
+    let mut by_hand = job("by-hand", json!({}));
+    by_hand["metadata"]["annotations"] = json!({ "cronjob.kubernetes.io/instantiate": "manual" });
+    by_hand["metadata"]["ownerReferences"] = json!([{ "apiVersion": "batch/v1", "kind": "CronJob", "name": "tick",
+        "uid": cron.meta().uid, "controller": true }]);
+    later(&clock);
+    cluster.create(&kinds::JOBS, "default", by_hand).await;
+    let pod = running(&cluster, "by-hand", 1).await.remove(0);
+    said(&cluster, &["UnexpectedJob"]).await;
+    end(&cluster, &pod, 0, later(&clock)).await;
+    cluster.until(kinds::JOBS, &Key::new("default", "by-hand"), |job| holds(job, "Complete")).await;
+}
