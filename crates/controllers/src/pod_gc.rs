@@ -147,20 +147,21 @@ impl Worker {
         Ok(())
     }
 
-    /// Nobody will report for a pod whose node is gone: it has failed.
-    async fn mark_failed(&self, object: &Object) -> Result<(), BoxError> {
+    /// Nobody will report for a pod without a node, or whose node is gone (`disrupted`): it has failed. Whoever holds it
+    /// with a finalizer until it has ended, as Jobs do, would wait for ever.
+    async fn mark_failed(&self, object: &Object, disrupted: bool) -> Result<(), BoxError> {
         let pod: Pod = decode(object)?;
         if pod.is_finished() {
             return Ok(());
         }
-        let patch = json!({
-            "metadata": { "uid": pod.metadata.uid },
-            "status": { "phase": "Failed", "conditions": [{
+        let mut patch = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "phase": "Failed" } });
+        if disrupted {
+            patch["status"]["conditions"] = json!([{
                 "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
                 "message": "PodGC: node no longer exists",
                 "lastTransitionTime": reconcile::time::seconds(self.ctx.clock.now()),
-            }] },
-        });
+            }]);
+        }
         let resource = kinds::PODS.gvr();
         let kind = PatchType::StrategicMerge;
         ignore_gone(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
@@ -173,9 +174,12 @@ impl Reconcile<Key> for Worker {
     async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
         let Some(object) = self.pods.get(key) else { return Ok(Action::Done) };
         match object.node_name() {
-            None if object.meta().is_terminating() => self.delete(&object, Some(0)).await?,
+            None if object.meta().is_terminating() => {
+                self.mark_failed(&object, false).await?;
+                self.delete(&object, Some(0)).await?;
+            }
             Some(node) if self.node_is_gone(node).await? => {
-                self.mark_failed(&object).await?;
+                self.mark_failed(&object, true).await?;
                 self.delete(&object, Some(0)).await?;
             }
             _ if self.is_surplus(key) => self.delete(&object, None).await?,

@@ -181,6 +181,10 @@ impl Worker {
             }
         } else if change.old.is_none() {
             self.expectations.creation_observed(&key);
+            if self.expectations.satisfied(&key) {
+                // The last of those that were made has been seen: the next ones need not wait.
+                return self.queue.add(key);
+            }
         }
         self.add_gathered(&key);
     }

@@ -98,7 +98,12 @@ async fn a_job_runs_to_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_holds_the_pods_of_a_job_that_is_gone() {
     let cluster = start().await;
-    for (name, propagation) in [("gone", Propagation::Background), ("left", Propagation::Orphan)] {
+    let ways = [
+        ("gone", Propagation::Background),
+        ("first", Propagation::Foreground),
+        ("left", Propagation::Orphan),
+    ];
+    for (name, propagation) in ways {
         cluster
             .create(&kinds::JOBS, "default", job(name, json!({ "parallelism": 2, "completions": 2 })))
             .await;
@@ -112,6 +117,21 @@ async fn nobody_holds_the_pods_of_a_job_that_is_gone() {
         })
         .await;
     assert!(left.iter().all(|pod| pod.meta().labels["job-name"] == "left" && !pod.meta().is_terminating()));
+    cluster.until_all(kinds::JOBS, "default", <[_]>::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_never_had_a_node_has_failed_when_it_is_deleted() {
+    let cluster = start().await;
+    let key = Key::new("default", "gated");
+    let mut body = job("gated", json!({ "podReplacementPolicy": "Failed", "backoffLimit": 0 }));
+    body["spec"]["template"]["spec"]["schedulingGates"] = json!([{ "name": "example.com/wait" }]);
+    cluster.create(&kinds::JOBS, "default", body).await;
+    let pod = cluster.until_all(kinds::PODS, "default", |pods| pods.len() == 1).await.remove(0);
+    cluster.client.delete(&kinds::PODS.gvr(), &pod.key(), DeleteOptions::default()).await.unwrap();
+    let failed = cluster.until(kinds::JOBS, &key, |job| holds(job, "Failed")).await;
+    assert_eq!((&failed["status"]["failed"], &failed["status"]["terminating"]), (&json!(1), &json!(0)));
+    cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,4 +248,34 @@ async fn a_cron_job_makes_a_job_when_it_is_due() {
     said(&cluster, &["UnexpectedJob"]).await;
     end(&cluster, &pod, 0, later(&clock)).await;
     cluster.until(kinds::JOBS, &Key::new("default", "by-hand"), |job| holds(job, "Complete")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_may_make_no_pods_tries_one_now_and_then() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let cluster = start_at(Arc::new(clock.clone())).await;
+    let quota = json!({ "metadata": { "name": "none" }, "spec": { "hard": { "pods": "0" } } });
+    cluster.create(&kinds::RESOURCE_QUOTAS, "default", quota).await;
+    let known = |quota: &Value| quota["status"]["hard"]["pods"] == "0";
+    cluster.until(kinds::RESOURCE_QUOTAS, &Key::new("default", "none"), known).await;
+    cluster
+        .create(&kinds::JOBS, "default", job("many", json!({ "parallelism": 50, "completions": 50 })))
+        .await;
+    let refused = |events: &[Arc<Object>]| -> u64 {
+        let failed = events.iter().filter(|event| reason(event) == "FailedCreate");
+        failed.map(|event| event.decode::<Value>().unwrap()["count"].as_u64().unwrap_or(1)).sum()
+    };
+    let begun = base::clock::Clock::now(&clock);
+    let passing = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            clock.advance(Duration::from_millis(100));
+        }
+    };
+    let tries = cluster.until_all(kinds::EVENTS, "default", |events| refused(events) >= 4);
+    let events = tokio::select! { events = tries => events, () = passing => unreachable!() };
+    assert_eq!(refused(&events), 4);
+    // One, two and four seconds are between the four of them.
+    let passed = base::clock::Clock::now(&clock).duration_since(begun);
+    assert!(passed.as_secs() >= 7, "{passed}");
 }
