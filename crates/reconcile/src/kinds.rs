@@ -111,6 +111,9 @@ pub const DEPLOYMENTS: Kind = namespaced("apps", "v1", "deployments", "Deploymen
 pub const STATEFUL_SETS: Kind = namespaced("apps", "v1", "statefulsets", "StatefulSet");
 /// Daemon sets.
 pub const DAEMON_SETS: Kind = namespaced("apps", "v1", "daemonsets", "DaemonSet");
+/// Pod disruption budgets.
+pub const POD_DISRUPTION_BUDGETS: Kind =
+    namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
 /// Controller revisions.
 pub const CONTROLLER_REVISIONS: Kind = namespaced("apps", "v1", "controllerrevisions", "ControllerRevision");
 /// Jobs.

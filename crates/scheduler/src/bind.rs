@@ -1,20 +1,21 @@
-//! The writes of the scheduler: bindings, conditions and events.
+//! The writes of the scheduler: bindings, conditions, events, and the going of pods that make room.
 
 use std::sync::Arc;
 
-use api::{PatchType, Reason, Status};
+use api::{DeleteOptions, PatchType, Reason, Status};
 use reconcile::{EventType, Involved, kinds};
 use serde_json::json;
 
 use crate::Shared;
+use crate::framework::{Event, Preemption};
 use crate::types::Pod;
 
 /// Binds a pod to the node that it is assumed on.
 pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
     let body = json!({
         "apiVersion": "v1", "kind": "Binding",
-        "metadata": { "name": pod.key.name, "namespace": pod.key.namespace, "uid": pod.uid },
-        "target": { "apiVersion": "v1", "kind": "Node", "name": pod.node },
+        "metadata": { "name": pod.key.name, "namespace": pod.key.namespace, "uid": &*pod.uid },
+        "target": { "apiVersion": "v1", "kind": "Node", "name": &*pod.node },
     });
     match create_binding(&shared, &pod, &body).await {
         Ok(()) => {
@@ -42,55 +43,127 @@ async fn create_binding(shared: &Shared, pod: &Pod, body: &serde_json::Value) ->
 }
 
 /// The binding failed: the pod is not where it was assumed, and is tried again unless it is gone or bound already.
-fn undo(shared: &Shared, pod: &Pod, status: &Status) {
-    let now = shared.clock.now();
-    let current = shared.pods.get(&pod.key).filter(|held| held.meta().uid == pod.uid);
+fn undo(shared: &Shared, pod: &Arc<Pod>, status: &Status) {
+    let current = shared.sources.pods.get(&pod.key).filter(|held| *held.meta().uid == *pod.uid);
     let bound = current.as_ref().is_some_and(|held| held.node_name().is_some());
-    let mut state = shared.state.lock();
+    let state = &mut *shared.state.lock();
     if bound {
         // The informer has put it where it is.
         state.queue.remove(&pod.uid);
         return;
     }
-    state.cache.remove_pod(&pod.uid);
+    state.assumed.remove(&pod.uid);
+    let left = state.cluster.remove_pod(&pod.uid);
     if current.is_none() || status.reason == Reason::NotFound {
         state.queue.remove(&pod.uid);
     } else {
-        tracing::debug!(pod = %pod.key, node = pod.node, error = %status, "binding failed, trying again");
-        state.queue.failed(&pod.uid, now);
+        tracing::debug!(pod = %pod.key, node = %pod.node, error = %status, "binding failed, trying again");
+        state.queue.failed(&pod.uid, shared.clock.now());
     }
-    drop(state);
+    if let Some(pod) = left {
+        shared.raise(state, &Event::PodLeft(pod));
+    }
     shared.wake.notify_one();
 }
 
-/// Says on the pod and in an event why it goes nowhere.
-pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, reason: &str, message: String) {
-    shared.events.event(involved(&pod), EventType::Warning, "FailedScheduling", message.as_str());
-    write_condition(&shared, &pod, reason, &message).await;
+/// What is said of a pod that goes nowhere.
+pub(crate) struct Told {
+    /// The condition's reason.
+    pub(crate) reason: &'static str,
+    /// The condition's message, and the event's.
+    pub(crate) message: String,
+    /// The node on which room is made for it from now on; empty: none any more. `None`: as it was.
+    pub(crate) nominated: Option<String>,
 }
 
-/// Writes the condition PodScheduled=False, unless it says so already.
-pub(crate) async fn write_condition(shared: &Shared, pod: &Pod, reason: &str, message: &str) {
-    let same = pod.scheduled.as_ref().is_some_and(|(status, held_reason, held_message)| {
-        status == "False" && held_reason == reason && held_message == message
+/// Says on the pod and in an event why it goes nowhere.
+pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, told: Told) {
+    shared.events.event(involved(&pod), EventType::Warning, "FailedScheduling", told.message.as_str());
+    write_status(&shared, &pod, &told).await;
+}
+
+/// Writes the condition PodScheduled=False and the node on which room is made, unless the pod says so already.
+pub(crate) async fn write_status(shared: &Shared, pod: &Pod, told: &Told) {
+    let mut status = serde_json::Map::new();
+    let held = pod.scheduled.as_deref();
+    let same = held.is_some_and(|(status, reason, message)| {
+        status == "False" && reason == told.reason && *message == told.message
     });
-    if same {
-        return;
+    if !same {
+        let mut condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": told.reason, "message": told.message,
+        });
+        if held.is_none_or(|(status, ..)| status != "False") {
+            condition["lastTransitionTime"] = reconcile::time::seconds(shared.clock.now()).into();
+        }
+        status.insert("conditions".to_owned(), json!([condition]));
     }
-    let since = reconcile::time::seconds(shared.clock.now());
-    let mut condition =
-        json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": message });
-    if pod.scheduled.as_ref().is_none_or(|(status, ..)| status != "False") {
-        condition["lastTransitionTime"] = since.into();
+    if let Some(node) = told.nominated.as_ref().filter(|node| ***node != *pod.nominated) {
+        let node = if node.is_empty() { serde_json::Value::Null } else { node.as_str().into() };
+        status.insert("nominatedNodeName".to_owned(), node);
     }
-    let patch = json!({
-        "metadata": { "uid": pod.uid },
-        "status": { "conditions": [condition] },
+    if !status.is_empty() {
+        patch_status(shared, pod, &status.into()).await;
+    }
+}
+
+async fn patch_status(shared: &Shared, pod: &Pod, status: &serde_json::Value) -> bool {
+    let patch = json!({ "metadata": { "uid": &*pod.uid }, "status": status });
+    let (resource, kind) = (kinds::PODS.gvr(), PatchType::StrategicMerge);
+    let written = shared.client.patch(&resource, &pod.key, "status", kind, &patch).await;
+    match written {
+        Ok(_) => true,
+        // Who is gone needs no status.
+        Err(error) if error.reason == Reason::NotFound => true,
+        Err(error) => {
+            tracing::debug!(pod = %pod.key, %error, "status not written");
+            false
+        }
+    }
+}
+
+/// Has pods go to make room for one, which waits meanwhile. Source: `prepareCandidateAsync`.
+pub(crate) async fn preempt(shared: Arc<Shared>, pod: Arc<Pod>, preemption: Preemption) {
+    for displaced in preemption.displaced.iter().filter(|displaced| !displaced.nominated.is_empty()) {
+        patch_status(&shared, displaced, &json!({ "nominatedNodeName": null })).await;
+    }
+    let mut all_went = true;
+    for victim in preemption.victims.iter().filter(|victim| !victim.terminating) {
+        all_went &= evict(&shared, &pod, victim, &preemption.node).await;
+        if !all_went {
+            break;
+        }
+    }
+    let state = &mut *shared.state.lock();
+    let asked_meanwhile = state.preempting.remove(&*pod.uid) == Some(true);
+    if !all_went || asked_meanwhile {
+        state.queue.retry(&pod.uid);
+        shared.wake.notify_one();
+    }
+}
+
+/// Says on a pod why it goes, and has it go.
+async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+        "message": format!("{}: preempting to accommodate a higher priority pod", pod.spec.scheduler_name),
+        "lastTransitionTime": reconcile::time::seconds(shared.clock.now()),
     });
-    let resource = kinds::PODS.gvr();
-    let kind = PatchType::StrategicMerge;
-    if let Err(error) = shared.client.patch(&resource, &pod.key, "status", kind, &patch).await {
-        tracing::debug!(pod = %pod.key, %error, "condition PodScheduled not written");
+    if !patch_status(shared, victim, &json!({ "conditions": [condition] })).await {
+        return false;
+    }
+    let options =
+        DeleteOptions { precondition_uid: Some(victim.uid.to_string()), ..DeleteOptions::default() };
+    match shared.client.delete(&kinds::PODS.gvr(), &victim.key, options).await {
+        Ok(()) => {
+            let message = format!("Preempted by pod {} on node {node}", pod.uid);
+            shared.events.event(involved(victim), EventType::Normal, "Preempted", message);
+            true
+        }
+        Err(error) => {
+            tracing::debug!(pod = %victim.key, %error, "pod not evicted");
+            false
+        }
     }
 }
 

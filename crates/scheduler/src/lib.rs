@@ -1,10 +1,12 @@
 //! Places pods on nodes: a queue of those that wait, plugins that filter and score nodes, and a binding.
 //!
-//! One loop decides for one pod at a time over the scheduler's own cache, which holds a small projection of each node and
-//! pod and is kept up to date change by change; the binding is written while the next pod is decided on, which sees the
-//! placed one as assumed.
+//! One loop decides for one pod at a time over the scheduler's own view of the cluster, which holds a small projection of
+//! each node and pod and is kept up to date change by change; the binding is written while the next pod is decided on,
+//! which sees the placed one as assumed.
 
-pub mod cache;
+pub mod budgets;
+pub mod cluster;
+pub mod config;
 pub mod framework;
 pub mod queue;
 pub mod resources;
@@ -15,8 +17,11 @@ mod plugins;
 mod watch;
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,13 +30,17 @@ use base::clock::SharedClock;
 use base::lifecycle::{Component, Context};
 use client::Client;
 use parking_lot::Mutex;
-use reconcile::{EventRecorder, Informer, Informers, kinds};
-use tokio::sync::Notify;
+use reconcile::{EventRecorder, Informers};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use cache::Cache;
-use framework::{Decision, Framework};
+use bind::Told;
+use cluster::Cluster;
+pub use config::Config;
+use framework::{Decision, Preemption, Profile, Refused, Turn};
 use queue::PodQueue;
 use types::Pod;
+use types::intern::Interner;
+use watch::Sources;
 
 /// Upstream's name of the event source.
 const SOURCE: &str = "default-scheduler";
@@ -39,49 +48,76 @@ const SOURCE: &str = "default-scheduler";
 const UNSCHEDULABLE: &str = "Unschedulable";
 /// Reason of PodScheduled: the scheduler could not even try. Source: `PodReasonSchedulerError`.
 const SCHEDULER_ERROR: &str = "SchedulerError";
+/// Reason of PodScheduled: scheduling gates hold the pod back.
+const GATED: &str = "SchedulingGated";
+/// The message beside it.
+const GATED_MESSAGE: &str = "Scheduling is blocked due to non-empty scheduling gates";
+/// So many decisions may wait to be written; the next one is made when one of them is.
+const WRITES_MAX: usize = 256;
 
 /// The scheduler.
 pub struct Scheduler {
     client: Client,
     informers: Informers,
     clock: SharedClock,
+    config: Arc<Config>,
 }
 
 impl Scheduler {
-    /// A scheduler over these handles.
+    /// A scheduler over these handles, with upstream's defaults.
     pub fn new(client: &Client, informers: &Informers, clock: &SharedClock) -> Self {
-        Self { client: client.for_manager("scheduler"), informers: informers.clone(), clock: clock.clone() }
+        Self {
+            client: client.for_manager("scheduler"),
+            informers: informers.clone(),
+            clock: clock.clone(),
+            config: Arc::default(),
+        }
+    }
+
+    /// The same, configured.
+    #[must_use]
+    pub fn configured(self, config: Config) -> Self {
+        Self { config: Arc::new(config), ..self }
     }
 }
 
-/// What the loop, the handlers and the bindings share.
+/// What the loop, the handlers and the writes share.
 struct Shared {
     client: Client,
     clock: SharedClock,
-    pods: Informer,
-    nodes: Informer,
+    config: Arc<Config>,
+    sources: Sources,
     events: EventRecorder,
-    framework: Framework,
+    interner: Interner,
     state: Mutex<State>,
     /// Something may have become due.
     wake: Notify,
 }
 
-#[derive(Default)]
 struct State {
     queue: PodQueue,
-    cache: Cache,
-    turn: usize,
+    cluster: Cluster,
+    turn: Turn,
+    /// Pods on nodes of which the API server has not told yet.
+    assumed: HashSet<Arc<str>>,
+    /// Pods for which others are being told to go, and whether they would have been tried again meanwhile.
+    preempting: HashMap<Arc<str>, bool>,
     /// Pods that cannot be read, with the reason: to be told.
     unreadable: Vec<(Arc<Pod>, String)>,
+    /// Pods that gates hold back and that do not say so yet.
+    gated: Vec<Arc<Pod>>,
 }
 
 /// What the loop does next.
 enum Next {
     /// Bind: the pod carries the node.
     Bind(Arc<Pod>),
-    /// Say why not: the condition's reason and message.
-    Refuse(Arc<Pod>, &'static str, String),
+    /// Say why not.
+    Refuse(Arc<Pod>, Told),
+    /// Say why not, and have others go.
+    Preempt(Arc<Pod>, Told, Preemption),
+    /// Say that gates hold it back.
+    Gated(Arc<Pod>),
     /// Sleep until then, or until something happens.
     Wait(Option<jiff::Timestamp>),
 }
@@ -93,41 +129,74 @@ impl Component for Scheduler {
     }
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        let state = State {
+            queue: PodQueue::new(self.config.backoff),
+            cluster: Cluster::default(),
+            turn: Turn::default(),
+            assumed: HashSet::new(),
+            preempting: HashMap::new(),
+            unreadable: Vec::new(),
+            gated: Vec::new(),
+        };
         let shared = Arc::new(Shared {
             client: self.client.clone(),
             clock: self.clock.clone(),
-            pods: self.informers.get(kinds::PODS),
-            nodes: self.informers.get(kinds::NODES),
+            config: self.config.clone(),
+            sources: Sources::new(&self.informers),
             events: EventRecorder::new(self.client.clone(), self.clock.clone(), SOURCE, ""),
-            framework: Framework::default(),
-            state: Mutex::default(),
+            interner: Interner::default(),
+            state: Mutex::new(state),
             wake: Notify::new(),
         });
         let _registrations = watch::listen(&shared);
         tokio::select! {
             () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(shared.nodes.synced(), shared.pods.synced()); } => {}
+            () = shared.sources.synced() => {}
         }
         ctx.ready();
+        let writes = Arc::new(Semaphore::new(WRITES_MAX));
         loop {
+            let permit = tokio::select! {
+                () = ctx.cancelled() => return Ok(()),
+                permit = writes.clone().acquire_owned() => permit?,
+            };
             let next = shared.next();
-            match next {
-                Next::Bind(pod) => drop(ctx.spawn_draining(bind::bind(shared.clone(), pod))),
-                Next::Refuse(pod, reason, message) => {
-                    drop(ctx.spawn(bind::refuse(shared.clone(), pod, reason, message)));
+            if let Next::Wait(until) = next {
+                tokio::select! {
+                    () = ctx.cancelled() => return Ok(()),
+                    () = shared.wake.notified() => {}
+                    () = sleep_until(&shared.clock, until) => {}
                 }
-                Next::Wait(until) => {
-                    tokio::select! {
-                        () = ctx.cancelled() => return Ok(()),
-                        () = shared.wake.notified() => {}
-                        () = sleep_until(&shared.clock, until) => {}
-                    }
-                }
-            }
-            if ctx.cancel().is_cancelled() {
-                return Ok(());
+            } else {
+                write(&ctx, &shared, next, permit);
             }
         }
+    }
+}
+
+/// Writes a decision, beside those that are being written.
+fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphorePermit) {
+    let shared = shared.clone();
+    match next {
+        Next::Bind(pod) => drop(ctx.spawn_draining(async move {
+            bind::bind(shared, pod).await;
+            drop(permit);
+        })),
+        Next::Refuse(pod, told) => drop(ctx.spawn(async move {
+            bind::refuse(shared, pod, told).await;
+            drop(permit);
+        })),
+        Next::Preempt(pod, told, preemption) => drop(ctx.spawn(async move {
+            bind::refuse(shared.clone(), pod.clone(), told).await;
+            bind::preempt(shared, pod, preemption).await;
+            drop(permit);
+        })),
+        Next::Gated(pod) => drop(ctx.spawn(async move {
+            let told = Told { reason: GATED, message: GATED_MESSAGE.to_owned(), nominated: None };
+            bind::write_status(&shared, &pod, &told).await;
+            drop(permit);
+        })),
+        Next::Wait(_) => {}
     }
 }
 
@@ -139,34 +208,76 @@ async fn sleep_until(clock: &SharedClock, until: Option<jiff::Timestamp>) {
 }
 
 impl Shared {
+    /// The profile that a pod asks for, if it is one of ours.
+    fn profile(&self, pod: &Pod) -> Option<&Profile> {
+        self.config.profiles.iter().find(|profile| profile.name == pod.spec.scheduler_name)
+    }
+
     /// Decides for the next pod. Everything here is in memory; the writes come after.
     fn next(&self) -> Next {
         let now = self.clock.now();
         let state = &mut *self.state.lock();
-        if let Some((pod, error)) = state.unreadable.pop() {
-            return Next::Refuse(pod, SCHEDULER_ERROR, error);
+        if let Some((pod, message)) = state.unreadable.pop() {
+            return Next::Refuse(pod, Told { reason: SCHEDULER_ERROR, message, nominated: None });
+        }
+        if let Some(pod) = state.gated.pop() {
+            return Next::Gated(pod);
         }
         loop {
             let deadline = state.queue.tick(now);
-            let Some(attempt) = state.queue.pop() else { return Next::Wait(deadline) };
-            let pod = attempt.pod;
-            if pod.gated {
-                let by = std::collections::HashSet::from(["SchedulingGates"]);
-                state.queue.refused(&pod.uid, by, now);
+            let Some(pod) = state.queue.pop() else { return Next::Wait(deadline) };
+            if let Some(asked) = state.preempting.get_mut(&pod.uid) {
+                // Others are going to make room for it: it waits until they have been told to.
+                *asked = true;
+                state.queue.refused(&pod.uid, HashSet::from(["DefaultPreemption"]), now);
                 continue;
             }
-            state.turn = state.turn.wrapping_add(1);
-            return match self.framework.decide(&pod, &state.cache, state.turn) {
-                Decision::Node(node) => {
-                    let placed = Arc::new(Pod { node, ..(*pod).clone() });
-                    state.cache.put_pod(placed.clone());
-                    Next::Bind(placed)
-                }
-                Decision::Unschedulable { message, rejected_by } => {
-                    state.queue.refused(&pod.uid, rejected_by, now);
-                    Next::Refuse(pod, UNSCHEDULABLE, message)
-                }
+            let Some(profile) = self.profile(&pod) else {
+                state.queue.remove(&pod.uid);
+                continue;
             };
+            let decision = profile.decide(&pod, &mut state.cluster, &mut state.turn);
+            return state.carry_out(pod, decision, now);
         }
+    }
+}
+
+impl State {
+    fn carry_out(&mut self, pod: Arc<Pod>, decision: Decision, now: jiff::Timestamp) -> Next {
+        let told = |refused: &Refused| Told {
+            reason: UNSCHEDULABLE,
+            message: refused.message.clone(),
+            nominated: refused.nominated.clone(),
+        };
+        match decision {
+            Decision::Node(node) => {
+                let placed = Arc::new(Pod { node: node.into(), ..(*pod).clone() });
+                self.assumed.insert(placed.uid.clone());
+                self.cluster.put_pod(placed.clone());
+                Next::Bind(placed)
+            }
+            Decision::Refused(refused) => {
+                let told = told(&refused);
+                self.give_back(&pod, refused, now);
+                Next::Refuse(pod, told)
+            }
+            Decision::Preempt(refused, preemption) => {
+                let told = told(&refused);
+                self.give_back(&pod, refused, now);
+                self.preempting.insert(pod.uid.clone(), false);
+                for displaced in &preemption.displaced {
+                    self.cluster.nominated.remove(&displaced.uid);
+                    self.queue.retry(&displaced.uid);
+                }
+                Next::Preempt(pod, told, preemption)
+            }
+        }
+    }
+
+    fn give_back(&mut self, pod: &Arc<Pod>, refused: Refused, now: jiff::Timestamp) {
+        if let Some(node) = &refused.nominated {
+            self.cluster.nominated.put(pod.clone(), node);
+        }
+        self.queue.refused(&pod.uid, refused.by, now);
     }
 }

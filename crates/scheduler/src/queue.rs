@@ -1,5 +1,5 @@
-//! The pods that wait: those that can be tried now, those that wait out a back-off, and those that nothing has changed
-//! for since they were refused. Source: `backend/queue`.
+//! The pods that wait: those that can be tried now, those that wait out a back-off, those that nothing has changed for
+//! since they were refused, and those that somebody holds back. Source: `backend/queue`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -10,19 +10,21 @@ use jiff::Timestamp;
 
 use crate::types::Pod;
 
-/// How long a pod waits before its next attempt.
-const BACKOFF: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(10) };
 /// After so long a refused pod is tried again even though no event said that it might fit.
 const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// The order of attempts: higher priority first, then the older.
-type Rank = (std::cmp::Reverse<i64>, Timestamp, u64);
+/// The order of attempts: higher priority first, then who waits longer.
+type Rank = (std::cmp::Reverse<i64>, u64);
+type Uid = Arc<str>;
 
 /// A pod that waits.
 #[derive(Debug)]
 struct Waiting {
     pod: Arc<Pod>,
-    attempts: u32,
+    /// How often it was refused.
+    refusals: u32,
+    /// How often in a row something failed.
+    failures: u32,
     place: Place,
     rejected_by: HashSet<&'static str>,
 }
@@ -31,56 +33,83 @@ struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Active(Rank),
-    /// Until then.
-    Backoff(Timestamp),
+    /// Until then; after a refusal, or after a failure.
+    Backoff(Timestamp, Rank, Because),
     /// Since then.
     Unschedulable(Timestamp),
     /// Taken by [`PodQueue::pop`]; the count of moves at that time.
     InFlight(u64),
+    /// A plugin does not let it be tried.
+    Gated,
 }
 
-/// A pod to be tried.
-#[derive(Debug, Clone)]
-pub struct Attempt {
-    /// The pod.
-    pub pod: Arc<Pod>,
+/// Why a pod waits out a back-off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Because {
+    Refused,
+    Failed,
 }
 
 /// The queue; plain state, driven by the scheduler's loop.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PodQueue {
-    waiting: HashMap<String, Waiting>,
-    active: BTreeMap<Rank, String>,
-    backoff: BTreeSet<(Timestamp, String)>,
+    backoff_policy: Policy,
+    waiting: HashMap<Uid, Waiting>,
+    active: BTreeMap<Rank, Uid>,
+    backoff: BTreeSet<(Because, Timestamp, Rank, Uid)>,
+    unschedulable: BTreeSet<(Timestamp, Uid)>,
     sequence: u64,
     /// Counts events that moved or could have moved pods: one that comes while a pod is being tried must not be missed.
     moves: u64,
 }
 
 impl PodQueue {
-    /// Puts a pod, or its new version. A new version of a refused pod is tried again if `changed` says that it matters.
-    pub fn put(&mut self, pod: Arc<Pod>, changed: bool, now: Timestamp) {
+    /// An empty queue; refused pods wait so long before their next attempt.
+    pub fn new(backoff: Policy) -> Self {
+        Self {
+            backoff_policy: backoff,
+            waiting: HashMap::new(),
+            active: BTreeMap::new(),
+            backoff: BTreeSet::new(),
+            unschedulable: BTreeSet::new(),
+            sequence: 0,
+            moves: 0,
+        }
+    }
+
+    /// Puts a pod, or its new version. `gated` pods are not tried. A new version of a refused pod is tried again if
+    /// `helped` says so, given the plugins that refused it.
+    pub fn put(
+        &mut self,
+        pod: Arc<Pod>,
+        gated: bool,
+        now: Timestamp,
+        helped: impl Fn(&Pod, &HashSet<&'static str>) -> bool,
+    ) {
         let uid = pod.uid.clone();
-        if let Some(held) = self.waiting.get_mut(&uid) {
-            held.pod = pod;
-            if changed {
-                self.moves += 1;
-                if matches!(held.place, Place::Unschedulable(_)) {
-                    self.activate(&uid, now);
-                }
+        let Some(held) = self.waiting.get_mut(&uid) else {
+            let waiting =
+                Waiting { pod, refusals: 0, failures: 0, place: Place::Gated, rejected_by: HashSet::new() };
+            self.waiting.insert(uid.clone(), waiting);
+            if !gated {
+                self.activate(&uid);
             }
             return;
+        };
+        let before = std::mem::replace(&mut held.pod, pod);
+        match held.place {
+            Place::Gated if !gated => self.activate(&uid),
+            // Its attempt has not ended: should it be refused, it is tried again.
+            Place::InFlight(_) => self.moves += 1,
+            Place::Unschedulable(_) if helped(&before, &held.rejected_by) => self.back_off(&uid, now),
+            _ => {}
         }
-        let rank = self.rank(&pod, now);
-        self.active.insert(rank, uid.clone());
-        let waiting = Waiting { pod, attempts: 0, place: Place::Active(rank), rejected_by: HashSet::new() };
-        self.waiting.insert(uid, waiting);
     }
 
     /// Takes a pod out: it is gone, bound, or no longer ours.
     pub fn remove(&mut self, uid: &str) {
-        if let Some(held) = self.waiting.remove(uid) {
-            self.unplace(uid, held.place);
+        if let Some((uid, held)) = self.waiting.remove_entry(uid) {
+            self.unplace(&uid, held.place);
         }
     }
 
@@ -89,13 +118,24 @@ impl PodQueue {
         self.waiting.contains_key(uid)
     }
 
-    /// The next pod to be tried.
-    pub fn pop(&mut self) -> Option<Attempt> {
-        let (_, uid) = self.active.pop_first()?;
-        let held = self.waiting.get_mut(&uid)?;
-        held.attempts = held.attempts.saturating_add(1);
-        held.place = Place::InFlight(self.moves);
-        Some(Attempt { pod: held.pod.clone() })
+    /// The pod as it waits.
+    pub fn get(&self, uid: &str) -> Option<&Arc<Pod>> {
+        self.waiting.get(uid).map(|held| &held.pod)
+    }
+
+    /// The next pod to be tried. If none can be tried now, one that waits out the back-off of a refusal is: nobody would
+    /// have to wait for it.
+    pub fn pop(&mut self) -> Option<Arc<Pod>> {
+        let uid = match self.active.first_key_value() {
+            Some((_, uid)) => uid.clone(),
+            None => match self.backoff.first() {
+                Some((Because::Refused, _, _, uid)) => uid.clone(),
+                _ => return None,
+            },
+        };
+        let moves = self.moves;
+        self.move_to(&uid, Place::InFlight(moves));
+        self.waiting.get(&uid).map(|held| held.pod.clone())
     }
 
     /// Gives a pod back that these plugins refused. If something changed meanwhile, it waits out its back-off only.
@@ -104,16 +144,20 @@ impl PodQueue {
         let Some(held) = self.waiting.get_mut(uid) else { return };
         let Place::InFlight(since) = held.place else { return };
         held.rejected_by = rejected_by;
+        held.refusals = held.refusals.saturating_add(1);
+        held.failures = 0;
         if since == moves {
-            held.place = Place::Unschedulable(now);
+            self.move_to(uid, Place::Unschedulable(now));
         } else {
             self.back_off(uid, now);
         }
     }
 
-    /// Gives a pod back whose binding failed: tried again after its back-off.
+    /// Gives a pod back for which something failed: tried again after its back-off.
     pub fn failed(&mut self, uid: &str, now: Timestamp) {
-        if self.waiting.get(uid).is_some_and(|held| matches!(held.place, Place::InFlight(_))) {
+        let Some(held) = self.waiting.get_mut(uid) else { return };
+        if matches!(held.place, Place::InFlight(_)) {
+            held.failures = held.failures.saturating_add(1);
             self.back_off(uid, now);
         }
     }
@@ -121,70 +165,91 @@ impl PodQueue {
     /// Something changed: refused pods for which `may_help` says so come back, after their back-off.
     pub fn event(&mut self, now: Timestamp, may_help: impl Fn(&Pod, &HashSet<&'static str>) -> bool) {
         self.moves += 1;
-        let helped: Vec<String> = self
-            .waiting
-            .iter()
-            .filter(|(_, held)| matches!(held.place, Place::Unschedulable(_)))
-            .filter(|(_, held)| may_help(&held.pod, &held.rejected_by))
-            .map(|(uid, _)| uid.clone())
-            .collect();
+        let helps =
+            |uid: &Uid| self.waiting.get(uid).is_some_and(|held| may_help(&held.pod, &held.rejected_by));
+        let helped: Vec<Uid> =
+            self.unschedulable.iter().map(|(_, uid)| uid).filter(|uid| helps(uid)).cloned().collect();
         for uid in helped {
             self.back_off(&uid, now);
         }
     }
 
+    /// Tries a pod again at once if it was refused.
+    pub fn retry(&mut self, uid: &str) {
+        self.moves += 1;
+        let held = self.waiting.get(uid).map(|held| held.place);
+        if matches!(held, Some(Place::Unschedulable(_) | Place::Backoff(..))) {
+            self.activate(uid);
+        }
+    }
+
     /// Moves what is due to the active pods; gives when to call again.
     pub fn tick(&mut self, now: Timestamp) -> Option<Timestamp> {
-        while let Some((deadline, uid)) = self.backoff.first().cloned() {
-            if deadline > now {
-                break;
+        let mut next: Option<Timestamp> = None;
+        for because in [Because::Refused, Because::Failed] {
+            while let Some((deadline, uid)) = self.first_backoff(because) {
+                if deadline > now {
+                    next = Some(next.map_or(deadline, |next| next.min(deadline)));
+                    break;
+                }
+                self.activate(&uid);
             }
-            self.activate(&uid, now);
         }
-        let overdue = |held: &Waiting| match held.place {
-            Place::Unschedulable(since) => since.saturating_add(UNSCHEDULABLE_MAX).ok(),
-            _ => None,
-        };
-        let late: Vec<String> = self
-            .waiting
-            .iter()
-            .filter(|(_, held)| overdue(held).is_some_and(|deadline| deadline <= now))
-            .map(|(uid, _)| uid.clone())
-            .collect();
-        for uid in late {
-            self.activate(&uid, now);
+        while let Some((since, uid)) = self.unschedulable.first().cloned() {
+            let Ok(deadline) = since.saturating_add(UNSCHEDULABLE_MAX) else { break };
+            if deadline > now {
+                return Some(next.map_or(deadline, |next| next.min(deadline)));
+            }
+            self.activate(&uid);
         }
-        let leftover = self.waiting.values().filter_map(overdue).min();
-        self.backoff.first().map(|(deadline, _)| *deadline).into_iter().chain(leftover).min()
+        next
     }
 
-    fn rank(&mut self, pod: &Pod, now: Timestamp) -> Rank {
+    fn first_backoff(&self, because: Because) -> Option<(Timestamp, Uid)> {
+        let mut of_kind = self.backoff.iter().filter(|(held, ..)| *held == because);
+        match because {
+            Because::Refused => self.backoff.first().filter(|(held, ..)| *held == because),
+            Because::Failed => of_kind.next(),
+        }
+        .map(|(_, deadline, _, uid)| (*deadline, uid.clone()))
+    }
+
+    fn rank(&mut self, pod: &Pod) -> Rank {
         self.sequence += 1;
-        (std::cmp::Reverse(pod.priority), pod.created.unwrap_or(now), self.sequence)
+        (std::cmp::Reverse(pod.priority()), self.sequence)
     }
 
-    fn unplace(&mut self, uid: &str, place: Place) {
+    fn unplace(&mut self, uid: &Uid, place: Place) {
         match place {
             Place::Active(rank) => drop(self.active.remove(&rank)),
-            Place::Backoff(deadline) => drop(self.backoff.remove(&(deadline, uid.to_owned()))),
-            Place::Unschedulable(_) | Place::InFlight(_) => {}
+            Place::Backoff(deadline, rank, because) => {
+                self.backoff.remove(&(because, deadline, rank, uid.clone()));
+            }
+            Place::Unschedulable(since) => drop(self.unschedulable.remove(&(since, uid.clone()))),
+            Place::InFlight(_) | Place::Gated => {}
         }
     }
 
     fn move_to(&mut self, uid: &str, place: Place) {
-        let Some(held) = self.waiting.get_mut(uid) else { return };
-        let before = std::mem::replace(&mut held.place, place);
-        self.unplace(uid, before);
+        let Some((uid, held)) = self.waiting.get_key_value(uid) else { return };
+        let (uid, before) = (uid.clone(), held.place);
+        self.unplace(&uid, before);
         match place {
-            Place::Active(rank) => drop(self.active.insert(rank, uid.to_owned())),
-            Place::Backoff(deadline) => drop(self.backoff.insert((deadline, uid.to_owned()))),
-            Place::Unschedulable(_) | Place::InFlight(_) => {}
+            Place::Active(rank) => drop(self.active.insert(rank, uid.clone())),
+            Place::Backoff(deadline, rank, because) => {
+                self.backoff.insert((because, deadline, rank, uid.clone()));
+            }
+            Place::Unschedulable(since) => drop(self.unschedulable.insert((since, uid.clone()))),
+            Place::InFlight(_) | Place::Gated => {}
+        }
+        if let Some(held) = self.waiting.get_mut(&uid) {
+            held.place = place;
         }
     }
 
-    fn activate(&mut self, uid: &str, now: Timestamp) {
+    fn activate(&mut self, uid: &str) {
         let Some(pod) = self.waiting.get(uid).map(|held| held.pod.clone()) else { return };
-        let rank = self.rank(&pod, now);
+        let rank = self.rank(&pod);
         self.move_to(uid, Place::Active(rank));
     }
 
@@ -192,9 +257,17 @@ impl PodQueue {
     fn back_off(&mut self, uid: &str, now: Timestamp) {
         let Some(held) = self.waiting.get(uid) else { return };
         let since = if let Place::Unschedulable(since) = held.place { since } else { now };
-        match since.saturating_add(BACKOFF.delay(held.attempts)) {
-            Ok(deadline) if deadline > now => self.move_to(uid, Place::Backoff(deadline)),
-            _ => self.activate(uid, now),
+        let (count, because) = match held.failures {
+            0 => (held.refusals, Because::Refused),
+            failures => (failures, Because::Failed),
+        };
+        let pod = held.pod.clone();
+        match since.saturating_add(self.backoff_policy.delay(count)) {
+            Ok(deadline) if deadline > now => {
+                let rank = self.rank(&pod);
+                self.move_to(uid, Place::Backoff(deadline, rank, because));
+            }
+            _ => self.activate(uid),
         }
     }
 }
@@ -202,9 +275,13 @@ impl PodQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Spec;
+
+    const POLICY: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(10) };
 
     fn pod(uid: &str, priority: i64) -> Arc<Pod> {
-        Arc::new(Pod { uid: uid.into(), priority, ..Pod::default() })
+        let spec = Arc::new(Spec { priority, ..Spec::default() });
+        Arc::new(Pod { uid: uid.into(), spec, ..Pod::default() })
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -212,23 +289,27 @@ mod tests {
     }
 
     fn popped(queue: &mut PodQueue) -> Option<String> {
-        queue.pop().map(|attempt| attempt.pod.uid.clone())
+        queue.pop().map(|pod| pod.uid.to_string())
+    }
+
+    fn with(pods: &[(&str, i64)]) -> PodQueue {
+        let mut queue = PodQueue::new(POLICY);
+        for (uid, priority) in pods {
+            queue.put(pod(uid, *priority), false, at(0), |_, _| false);
+        }
+        queue
     }
 
     #[test]
     fn priority_then_age() {
-        let mut queue = PodQueue::default();
-        for (uid, priority) in [("a", 0), ("b", 0), ("c", 9)] {
-            queue.put(pod(uid, priority), true, at(0));
-        }
+        let mut queue = with(&[("a", 0), ("b", 0), ("c", 9)]);
         let order: Vec<_> = std::iter::from_fn(|| popped(&mut queue)).collect();
         assert_eq!(order, ["c", "a", "b"]);
     }
 
     #[test]
     fn refused_pods_wait_for_an_event_that_helps() {
-        let mut queue = PodQueue::default();
-        queue.put(pod("a", 0), true, at(0));
+        let mut queue = with(&[("a", 0)]);
         popped(&mut queue);
         queue.refused("a", HashSet::from(["NodeResourcesFit"]), at(0));
         assert_eq!(queue.tick(at(0)), Some(at(300)));
@@ -236,18 +317,43 @@ mod tests {
         assert_eq!(popped(&mut queue), None);
         queue.event(at(5), |_, by| by.contains("NodeResourcesFit"));
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
-        // The second attempt's back-off is longer than what has passed.
-        queue.refused("a", HashSet::new(), at(5));
-        queue.event(at(6), |_, _| true);
-        assert_eq!((popped(&mut queue), queue.tick(at(6))), (None, Some(at(7))));
-        queue.tick(at(7));
+    }
+
+    #[test]
+    fn a_back_off_grows_and_gives_way_to_others_only() {
+        let mut queue = with(&[("a", 9)]);
+        for (now, until) in [(0, 1), (10, 12), (20, 24), (30, 38), (40, 50), (60, 70)] {
+            assert_eq!(popped(&mut queue).as_deref(), Some("a"));
+            queue.refused("a", HashSet::new(), at(now));
+            queue.event(at(now), |_, _| true);
+            assert_eq!(queue.tick(at(now)), Some(at(until)));
+            // Another goes first, though it is less important; then nobody is in the way.
+            queue.put(pod("b", 0), false, at(now), |_, _| false);
+            assert_eq!(popped(&mut queue).as_deref(), Some("b"));
+            queue.remove("b");
+            if now < 40 {
+                queue.tick(at(until));
+            }
+        }
+    }
+
+    #[test]
+    fn who_waits_after_a_failure_is_not_tried_early() {
+        let mut queue = with(&[("a", 0)]);
+        popped(&mut queue);
+        queue.failed("a", at(0));
+        assert_eq!((popped(&mut queue), queue.tick(at(0))), (None, Some(at(1))));
+        queue.tick(at(1));
+        assert_eq!(popped(&mut queue).as_deref(), Some("a"));
+        // A refusal ends the row of failures.
+        queue.refused("a", HashSet::new(), at(1));
+        queue.retry("a");
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
     }
 
     #[test]
     fn an_event_during_the_attempt_is_not_missed() {
-        let mut queue = PodQueue::default();
-        queue.put(pod("a", 0), true, at(0));
+        let mut queue = with(&[("a", 0)]);
         popped(&mut queue);
         queue.event(at(0), |_, _| true);
         queue.refused("a", HashSet::new(), at(0));
@@ -260,11 +366,34 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_ever() {
-        let mut queue = PodQueue::default();
-        queue.put(pod("a", 0), true, at(0));
+        let mut queue = with(&[("a", 0)]);
         popped(&mut queue);
         queue.refused("a", HashSet::new(), at(0));
-        assert_eq!(queue.tick(at(300)), None);
+        assert_eq!((popped(&mut queue), queue.tick(at(300))), (None, None));
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn who_is_held_back_is_tried_when_the_gate_opens() {
+        let mut queue = PodQueue::new(POLICY);
+        queue.put(pod("a", 0), true, at(0), |_, _| true);
+        queue.event(at(1), |_, _| true);
+        queue.put(pod("a", 0), true, at(2), |_, _| true);
+        assert_eq!((popped(&mut queue), queue.tick(at(1000))), (None, None));
+        queue.put(pod("a", 0), false, at(1000), |_, _| true);
+        assert_eq!(popped(&mut queue).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_refused_pod_comes_back_when_its_own_change_helps() {
+        let mut queue = with(&[("a", 0)]);
+        popped(&mut queue);
+        queue.refused("a", HashSet::from(["NodeAffinity"]), at(0));
+        queue.put(pod("a", 1), false, at(1), |_, _| false);
+        assert_eq!(popped(&mut queue), None);
+        queue.put(pod("a", 2), false, at(2), |before, by| {
+            before.priority() == 1 && by.contains("NodeAffinity")
+        });
+        assert_eq!(queue.pop().map(|pod| pod.priority()), Some(2));
     }
 }

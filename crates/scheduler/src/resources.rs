@@ -6,77 +6,146 @@ use api::quantity::Quantity;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What a pod without a request counts as when nodes are compared. Source: `schedutil.DefaultMilliCPURequest`.
+/// What a container without a request counts as when nodes are compared. Source: `schedutil.DefaultMilliCPURequest`.
 const DEFAULT_CPU_MILLI: i128 = 100;
 /// The same for memory, in bytes.
 const DEFAULT_MEMORY_BYTES: i128 = 200 << 20;
 
-/// Amounts by resource name: thousandths of cores for `cpu`, whole units (bytes) for all others.
+/// Amounts: thousandths of cores for `cpu`, whole units (bytes) for all others.
 ///
-/// Each pod may ask for as much as an `i64` holds. Sums are wider, so that they never overflow, and what a pod added is
-/// exactly what is taken away when it goes: a saturated sum would forget the others.
+/// Each container may ask for as much as an `i64` holds. Sums are wider, so that they never overflow, and what a pod added
+/// is exactly what is taken away when it goes: a saturated sum would forget the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources(BTreeMap<String, i128>);
+pub struct Resources {
+    /// Thousandths of cores.
+    pub cpu: i128,
+    /// Bytes.
+    pub memory: i128,
+    /// Bytes.
+    pub ephemeral_storage: i128,
+    /// All others, sorted by name.
+    scalars: Vec<(Box<str>, i128)>,
+}
 
 impl Resources {
     /// From a resource list. A malformed amount counts as 0: the API server has refused it before.
     pub fn parse(list: &BTreeMap<String, Value>) -> Self {
-        let amount = |name: &str, value: &Value| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let quantity: Quantity = text.parse().unwrap_or_else(|_| Quantity::from_milli(0));
-            i128::from(if name == "cpu" { quantity.milli_value() } else { quantity.value() })
-        };
-        Self(list.iter().map(|(name, value)| (name.clone(), amount(name, value))).collect())
+        let mut read = Self::default();
+        for (name, value) in list {
+            let quantity: Quantity = match value {
+                Value::String(text) => text.parse(),
+                other => other.to_string().parse(),
+            }
+            .unwrap_or(Quantity::ZERO);
+            *read.slot(name) =
+                i128::from(if name == "cpu" { quantity.milli_value() } else { quantity.value() });
+        }
+        read
+    }
+
+    fn slot(&mut self, name: &str) -> &mut i128 {
+        match name {
+            "cpu" => &mut self.cpu,
+            "memory" => &mut self.memory,
+            "ephemeral-storage" => &mut self.ephemeral_storage,
+            _ => {
+                let at = match self.scalars.binary_search_by(|(held, _)| (**held).cmp(name)) {
+                    Ok(at) => at,
+                    Err(at) => {
+                        self.scalars.insert(at, (name.into(), 0));
+                        at
+                    }
+                };
+                &mut self.scalars[at].1
+            }
+        }
     }
 
     /// The amount of one resource.
     pub fn get(&self, name: &str) -> i128 {
-        self.0.get(name).copied().unwrap_or(0)
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral_storage,
+            _ => self.scalar(name).unwrap_or(0),
+        }
     }
 
-    /// Every resource with its amount.
+    /// The amount of a resource that is none of the three; `None` if it is not named at all.
+    pub fn scalar(&self, name: &str) -> Option<i128> {
+        let at = self.scalars.binary_search_by(|(held, _)| (**held).cmp(name)).ok()?;
+        Some(self.scalars[at].1)
+    }
+
+    /// The other resources, by name.
+    pub fn scalars(&self) -> impl Iterator<Item = (&str, i128)> {
+        self.scalars.iter().map(|(name, amount)| (&**name, *amount))
+    }
+
+    /// Every resource that is more than nothing, or named.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i128)> {
-        self.0.iter().map(|(name, amount)| (name.as_str(), *amount))
+        let fixed =
+            [("cpu", self.cpu), ("memory", self.memory), ("ephemeral-storage", self.ephemeral_storage)];
+        fixed.into_iter().filter(|(_, amount)| *amount != 0).chain(self.scalars())
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.cpu == 0 && self.memory == 0 && self.ephemeral_storage == 0 && self.scalars.is_empty()
     }
 
     /// Adds amounts.
     pub fn add(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            *self.0.entry(name.clone()).or_insert(0) += amount;
+        self.cpu += other.cpu;
+        self.memory += other.memory;
+        self.ephemeral_storage += other.ephemeral_storage;
+        for (name, amount) in other.scalars() {
+            *self.slot(name) += amount;
         }
     }
 
     /// Takes amounts away.
     pub fn subtract(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            if let Some(held) = self.0.get_mut(name) {
-                *held -= amount;
-            }
+        self.cpu -= other.cpu;
+        self.memory -= other.memory;
+        self.ephemeral_storage -= other.ephemeral_storage;
+        for (name, amount) in other.scalars() {
+            *self.slot(name) -= amount;
         }
     }
 
     /// Raises each amount to at least the other's.
     fn raise_to(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            let held = self.0.entry(name.clone()).or_insert(0);
-            *held = (*held).max(*amount);
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        self.ephemeral_storage = self.ephemeral_storage.max(other.ephemeral_storage);
+        for (name, amount) in other.scalars() {
+            let held = self.slot(name);
+            *held = (*held).max(amount);
         }
     }
+}
 
-    /// `(cpu in thousandths, memory in bytes)` for comparing nodes: nothing asked counts as a little.
-    pub fn for_scoring(&self) -> (i128, i128) {
-        let or = |amount: i128, default: i128| if amount == 0 { default } else { amount };
-        (or(self.get("cpu"), DEFAULT_CPU_MILLI), or(self.get("memory"), DEFAULT_MEMORY_BYTES))
-    }
+/// Whether a name is that of an extended resource. Source: `v1helper.IsExtendedResourceName`.
+pub fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
 /// The part of a container that says what it needs.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerNeeds {
+    pub(crate) name: String,
+    pub(crate) image: String,
     resources: Needs,
     restart_policy: String,
     pub(crate) ports: Vec<PortNeeds>,
+}
+
+impl ContainerNeeds {
+    pub(crate) fn is_sidecar(&self) -> bool {
+        self.restart_policy == "Always"
+    }
 }
 
 /// The part of a port that a node can run out of.
@@ -96,37 +165,103 @@ pub(crate) struct Needs {
     requests: BTreeMap<String, Value>,
 }
 
-/// What a pod asks for: its containers together, or any of its init containers (with the sidecars started before it),
-/// whichever is more; what is asked for the pod as a whole wins; plus its overhead. Source: `resourcehelper.PodRequests`.
-pub(crate) fn pod_requests(
-    containers: &[ContainerNeeds],
-    init_containers: &[ContainerNeeds],
-    pod: Option<&Needs>,
-    overhead: &BTreeMap<String, Value>,
-) -> Resources {
-    let requests = |container: &ContainerNeeds| Resources::parse(&container.resources.requests);
-    let mut total = Resources::default();
-    for container in containers {
-        total.add(&requests(container));
+/// What a node says of a container's resources while they are resized. Shape: `core/v1.ContainerStatus`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerReport {
+    name: String,
+    resources: Option<Needs>,
+    allocated_resources: BTreeMap<String, Value>,
+}
+
+/// Everything that says how much a pod asks for.
+#[derive(Debug, Default)]
+pub(crate) struct PodNeeds<'a> {
+    pub(crate) containers: &'a [ContainerNeeds],
+    pub(crate) init_containers: &'a [ContainerNeeds],
+    /// For the pod as a whole.
+    pub(crate) pod: Option<&'a Needs>,
+    pub(crate) overhead: Option<&'a BTreeMap<String, Value>>,
+    pub(crate) reports: &'a [ContainerReport],
+    /// Its resize cannot be had on its node: what it wishes does not count.
+    pub(crate) infeasible: bool,
+}
+
+/// What a pod asks for, and the same for comparing nodes, where a container that asks for no cpu or memory counts as a
+/// little: `(cpu in thousandths, memory in bytes)`.
+pub(crate) struct PodRequests {
+    pub(crate) requests: Resources,
+    pub(crate) compared: (i128, i128),
+}
+
+impl PodNeeds<'_> {
+    /// Its containers together, or any of its init containers (with the sidecars started before it), whichever is more;
+    /// what is asked for the pod as a whole wins; plus its overhead. While a container is resized it counts with the most
+    /// of what it wishes, has been promised and has. Source: `resourcehelper.PodRequests`.
+    pub(crate) fn total(&self) -> PodRequests {
+        let requests = self.sum(&Default::default());
+        let whole = self.pod.map(|pod| &pod.requests);
+        let unless_whole = |name: &str, default: i128| {
+            let asked = whole.is_some_and(|whole| whole.contains_key(name));
+            if asked { None } else { Some(default) }
+        };
+        let defaults = (unless_whole("cpu", DEFAULT_CPU_MILLI), unless_whole("memory", DEFAULT_MEMORY_BYTES));
+        let compared = self.sum(&defaults);
+        PodRequests { requests, compared: (compared.cpu, compared.memory) }
     }
-    let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
-    for container in init_containers {
-        if container.restart_policy == "Always" {
-            sidecars.add(&requests(container));
-            peak.raise_to(&sidecars);
-        } else {
-            let mut during = sidecars.clone();
-            during.add(&requests(container));
-            peak.raise_to(&during);
+
+    fn sum(&self, missing: &(Option<i128>, Option<i128>)) -> Resources {
+        let mut total = Resources::default();
+        for container in self.containers {
+            total.add(&self.container(container, true, missing));
         }
+        let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
+        for container in self.init_containers {
+            let own = self.container(container, container.is_sidecar(), missing);
+            if container.is_sidecar() {
+                sidecars.add(&own);
+                peak.raise_to(&sidecars);
+            } else {
+                let mut during = sidecars.clone();
+                during.add(&own);
+                peak.raise_to(&during);
+            }
+        }
+        total.add(&sidecars);
+        total.raise_to(&peak);
+        for (name, amount) in self.pod.map(|pod| Resources::parse(&pod.requests)).unwrap_or_default().iter() {
+            *total.slot(name) = amount;
+        }
+        if let Some(overhead) = self.overhead {
+            total.add(&Resources::parse(overhead));
+        }
+        total
     }
-    total.add(&sidecars);
-    total.raise_to(&peak);
-    if let Some(pod) = pod {
-        total.0.extend(Resources::parse(&pod.requests).0);
+
+    fn container(
+        &self,
+        container: &ContainerNeeds,
+        resizable: bool,
+        missing: &(Option<i128>, Option<i128>),
+    ) -> Resources {
+        let mut asked = Resources::parse(&container.resources.requests);
+        let report = self.reports.iter().find(|report| resizable && report.name == container.name);
+        if let Some(ContainerReport { resources: Some(actual), allocated_resources, .. }) = report {
+            if self.infeasible {
+                asked = Resources::default();
+            }
+            asked.raise_to(&Resources::parse(&actual.requests));
+            asked.raise_to(&Resources::parse(allocated_resources));
+        }
+        let named = |name: &str| container.resources.requests.contains_key(name);
+        if let (false, Some(default)) = (named("cpu"), missing.0) {
+            asked.cpu = asked.cpu.max(default);
+        }
+        if let (false, Some(default)) = (named("memory"), missing.1) {
+            asked.memory = asked.memory.max(default);
+        }
+        asked
     }
-    total.add(&Resources::parse(overhead));
-    total
 }
 
 #[cfg(test)]
@@ -135,23 +270,78 @@ mod tests {
 
     use super::*;
 
+    fn container(cpu: &str, policy: &str) -> ContainerNeeds {
+        let requests = json!({ "cpu": cpu, "memory": "1Mi" });
+        let value = json!({ "name": "c", "restartPolicy": policy, "resources": { "requests": requests } });
+        serde_json::from_value(value).unwrap()
+    }
+
     #[test]
     fn init_containers_count_where_they_need_more() {
-        let container = |cpu: &str, policy: &str| -> ContainerNeeds {
-            serde_json::from_value(json!({ "restartPolicy": policy, "resources": { "requests": { "cpu": cpu, "memory": "1Mi" } } })).unwrap()
+        let needs = PodNeeds {
+            containers: &[container("100m", ""), container("200m", "")],
+            init_containers: &[container("250m", "")],
+            ..PodNeeds::default()
         };
-        let none = BTreeMap::new();
-        let plain = pod_requests(
-            &[container("100m", ""), container("200m", "")],
-            &[container("250m", "")],
-            None,
-            &none,
-        );
+        let plain = needs.total().requests;
         assert_eq!((plain.get("cpu"), plain.get("memory")), (300, 2 << 20));
         let sidecar = [container("100m", "Always"), container("1", "")];
-        assert_eq!(pod_requests(&[container("100m", "")], &sidecar, None, &none).get("cpu"), 1100);
+        let one = [container("100m", "")];
+        let needs = PodNeeds { containers: &one, init_containers: &sidecar, ..PodNeeds::default() };
+        assert_eq!(needs.total().requests.cpu, 1100);
         let whole: Needs = serde_json::from_value(json!({ "requests": { "cpu": 2 } })).unwrap();
         let overhead = BTreeMap::from([("cpu".to_owned(), json!("50m"))]);
-        assert_eq!(pod_requests(&[container("100m", "")], &[], Some(&whole), &overhead).get("cpu"), 2050);
+        let needs = PodNeeds {
+            containers: &one,
+            pod: Some(&whole),
+            overhead: Some(&overhead),
+            ..PodNeeds::default()
+        };
+        assert_eq!(needs.total().requests.cpu, 2050);
+    }
+
+    #[test]
+    fn a_resize_counts_with_the_most_of_its_three_figures() {
+        let report = |actual: &str, allocated: &str| -> [ContainerReport; 1] {
+            let value = json!([{ "name": "c", "resources": { "requests": { "cpu": actual } },
+                "allocatedResources": { "cpu": allocated } }]);
+            serde_json::from_value(value).unwrap()
+        };
+        for (wished, actual, allocated, infeasible, counts) in [
+            ("1", "2", "3", false, 3000),
+            ("1", "2", "500m", false, 2000),
+            ("4", "2", "3", false, 4000),
+            ("4", "2", "3", true, 3000),
+        ] {
+            let (own, reports) = ([container(wished, "")], report(actual, allocated));
+            let needs = PodNeeds { containers: &own, reports: &reports, infeasible, ..PodNeeds::default() };
+            assert_eq!(needs.total().requests.cpu, counts, "{wished} {actual} {allocated}");
+        }
+    }
+
+    #[test]
+    fn nothing_asked_counts_a_little_for_each_container_when_nodes_are_compared() {
+        let none = ContainerNeeds::default();
+        let containers = [none.clone(), none, container("1", "")];
+        let needs = PodNeeds { containers: &containers, ..PodNeeds::default() };
+        let total = needs.total();
+        assert_eq!(total.compared, (1200, (400 << 20) + (1 << 20)));
+        assert_eq!((total.requests.cpu, total.requests.memory), (1000, 1 << 20));
+        let whole: Needs = serde_json::from_value(json!({ "requests": { "cpu": "50m" } })).unwrap();
+        let needs = PodNeeds { containers: &containers[..1], pod: Some(&whole), ..PodNeeds::default() };
+        assert_eq!(needs.total().compared, (50, 200 << 20));
+    }
+
+    #[test]
+    fn extended_resources_are_those_of_other_domains() {
+        for (name, extended) in [
+            ("nvidia.com/gpu", true),
+            ("cpu", false),
+            ("hugepages-2Mi", false),
+            ("kubernetes.io/x", false),
+            ("requests.nvidia.com/gpu", false),
+        ] {
+            assert_eq!(is_extended(name), extended, "{name}");
+        }
     }
 }

@@ -1,92 +1,231 @@
-//! From changes of pods and nodes to the scheduler's cache and queue.
+//! From changes of objects to the scheduler's view of the cluster, and to its queue.
 
 use std::sync::Arc;
 
 use api::Object;
-use reconcile::{Change, Registration};
+use api::selectors::LabelSelectorSpec;
+use reconcile::{Change, Informer, Informers, Registration, kinds};
+use serde::Deserialize;
 
 use crate::framework::Event;
-use crate::types::{Node, Pod};
+use crate::types::{Labels, Node, Pod, Selector};
 use crate::{Shared, State};
 
-/// Registers the handlers; nodes first, so that a first pod meets them.
-pub(crate) fn listen(shared: &Arc<Shared>) -> [Registration; 2] {
-    let weak = Arc::downgrade(shared);
-    let nodes = shared.nodes.on_change(move |change| {
-        if let Some(shared) = weak.upgrade() {
-            shared.node_changed(change);
+/// The informers that the scheduler reads.
+pub(crate) struct Sources {
+    pub(crate) pods: Informer,
+    pub(crate) nodes: Informer,
+    namespaces: Informer,
+    services: Informer,
+    budgets: Informer,
+    controllers: [(&'static str, Informer); 3],
+}
+
+impl Sources {
+    pub(crate) fn new(informers: &Informers) -> Self {
+        Self {
+            pods: informers.get(kinds::PODS),
+            nodes: informers.get(kinds::NODES),
+            namespaces: informers.get(kinds::NAMESPACES),
+            services: informers.get(kinds::SERVICES),
+            budgets: informers.get(kinds::POD_DISRUPTION_BUDGETS),
+            controllers: [kinds::REPLICA_SETS, kinds::STATEFUL_SETS, kinds::REPLICATION_CONTROLLERS]
+                .map(|kind| (kind.kind, informers.get(kind))),
         }
-    });
-    let weak = Arc::downgrade(shared);
-    let pods = shared.pods.on_change(move |change| {
-        if let Some(shared) = weak.upgrade() {
-            shared.pod_changed(change);
+    }
+
+    /// Returns once everything that the server had has been told.
+    pub(crate) async fn synced(&self) {
+        let others = [&self.namespaces, &self.services, &self.budgets, &self.nodes, &self.pods];
+        for informer in others.into_iter().chain(self.controllers.iter().map(|(_, informer)| informer)) {
+            informer.synced().await;
         }
-    });
-    [nodes, pods]
+    }
+}
+
+/// Registers the handlers; pods last, so that a first pod meets the others.
+pub(crate) fn listen(shared: &Arc<Shared>) -> Vec<Registration> {
+    let on = |informer: &Informer, handler: fn(&Shared, &Change)| {
+        let weak = Arc::downgrade(shared);
+        informer.on_change(move |change| {
+            if let Some(shared) = weak.upgrade() {
+                handler(&shared, change);
+            }
+        })
+    };
+    let sources = &shared.sources;
+    let mut held = vec![
+        on(&sources.namespaces, Shared::namespace_changed),
+        on(&sources.services, Shared::service_changed),
+        on(&sources.budgets, Shared::budget_changed),
+    ];
+    for (kind, informer) in &sources.controllers {
+        let (weak, kind) = (Arc::downgrade(shared), *kind);
+        held.push(informer.on_change(move |change| {
+            if let Some(shared) = weak.upgrade() {
+                shared.controller_changed(kind, change);
+            }
+        }));
+    }
+    held.push(on(&sources.nodes, Shared::node_changed));
+    held.push(on(&sources.pods, Shared::pod_changed));
+    held
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Selecting<S: Default> {
+    spec: SelectingSpec<S>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SelectingSpec<S: Default> {
+    selector: S,
+}
+
+/// Whether a change leaves the spec as it was.
+fn same_spec(change: &Change) -> bool {
+    let generation = |object: &Option<Arc<Object>>| object.as_ref().map(|object| object.meta().generation);
+    let old = generation(&change.old);
+    old.is_some_and(|old| old > 0) && old == generation(&change.new)
 }
 
 impl Shared {
-    fn node_changed(&self, change: &Change) {
-        let now = self.clock.now();
+    fn namespace_changed(&self, change: &Change) {
+        let labels = change.new.as_ref().map(|new| new.meta().labels.clone());
         let state = &mut *self.state.lock();
+        if state.cluster.groups.put_namespace(&change.key.name, labels) {
+            self.raise(state, &Event::NamespaceChanged);
+        }
+    }
+
+    fn service_changed(&self, change: &Change) {
+        let read = |new: &Arc<Object>| new.decode::<Selecting<Labels>>().unwrap_or_default().spec.selector;
+        let selector = change.new.as_ref().map(read);
+        let selected = &mut self.state.lock().cluster.selected;
+        selected.put_service(&change.key.namespace, &change.key.name, selector);
+    }
+
+    fn controller_changed(&self, kind: &'static str, change: &Change) {
+        if same_spec(change) {
+            return;
+        }
+        let selector = change.new.as_ref().map(|new| match kind {
+            "ReplicationController" => {
+                let labels = new.decode::<Selecting<Labels>>().unwrap_or_default().spec.selector;
+                if labels.is_empty() { Selector::default() } else { Selector::of_labels(&labels) }
+            }
+            _ => {
+                let read = new.decode::<Selecting<Option<LabelSelectorSpec>>>().unwrap_or_default();
+                Selector::new(read.spec.selector)
+            }
+        });
+        let selected = &mut self.state.lock().cluster.selected;
+        selected.put_controller(kind, &change.key.namespace, &change.key.name, selector);
+    }
+
+    fn budget_changed(&self, change: &Change) {
+        if let Err(error) = self.state.lock().cluster.budgets.put(&change.key, change.new.as_deref()) {
+            tracing::warn!(budget = %change.key, %error, "disruption budget left out");
+        }
+    }
+
+    fn node_changed(&self, change: &Change) {
         let Some(new) = &change.new else {
-            state.cache.remove_node(&change.key.name);
+            let state = &mut *self.state.lock();
+            if let Some(node) = state.cluster.remove_node(&change.key.name) {
+                self.raise(state, &Event::NodeGone(node));
+            }
             return;
         };
         let node = match Node::decode(new) {
-            Ok(node) => node,
+            Ok(node) => Arc::new(node),
             Err(error) => return tracing::warn!(node = change.key.name, %error, "node left out"),
         };
-        let old = state.cache.node(&node.name).cloned();
+        let state = &mut *self.state.lock();
+        let old = state.cluster.node(&node.name).cloned();
         // Heartbeats change nothing that matters here.
-        if old.as_deref() == Some(&node) {
+        if old.as_ref() == Some(&node) {
             return;
         }
-        let new = Arc::new(node.clone());
-        state.cache.put_node(node);
+        state.cluster.put_node(node.clone());
         let event = match old {
-            None => Event::NodeAdded(new),
-            Some(old) => Event::NodeChanged(old, new),
+            None => Event::NodeAdded(node),
+            Some(old) => Event::NodeChanged(old, node),
         };
-        self.raise(state, &event, now);
+        self.raise(state, &event);
     }
 
     fn pod_changed(&self, change: &Change) {
-        let now = self.clock.now();
         let Some(new) = &change.new else {
             if let Some(old) = &change.old {
-                self.pod_gone(old);
+                self.pod_gone(&old.meta().uid);
             }
             return;
         };
         let pod = match Pod::decode(new) {
-            Ok(pod) => Arc::new(pod),
+            Ok(pod) => Arc::new(self.interner.share(pod)),
             Err(error) => return self.pod_unreadable(change, new, &error.to_string()),
         };
         let state = &mut *self.state.lock();
         if pod.occupies() {
-            state.queue.remove(&pod.uid);
-            state.cache.put_pod(pod);
-        } else if !pod.node.is_empty() {
-            // It has finished: what it used is free.
-            state.queue.remove(&pod.uid);
-            if state.cache.remove_pod(&pod.uid) {
-                self.raise(state, &Event::PodLeft(pod), now);
-            }
+            self.pod_placed(state, pod);
         } else if pod.waits() {
-            // A pod that is being bound is assumed somewhere: its own news are no reason to try again.
-            let matters = change.old.as_ref().is_none_or(|old| {
-                old.meta().generation != new.meta().generation || old.meta().labels != new.meta().labels
-            });
-            if !state.cache.has_pod(&pod.uid) || state.queue.contains(&pod.uid) {
-                state.queue.put(pod, matters, now);
-                self.wake.notify_one();
-            }
+            self.pod_waits(state, pod);
         } else {
-            state.queue.remove(&pod.uid);
-            state.cache.remove_pod(&pod.uid);
+            // It has finished, or goes before it had a node: what it used or waited for is free.
+            self.pod_left(state, &pod.uid);
         }
+    }
+
+    fn pod_placed(&self, state: &mut State, pod: Arc<Pod>) {
+        state.queue.remove(&pod.uid);
+        let assumed = state.assumed.remove(&pod.uid);
+        let before = state.cluster.put_pod(pod.clone());
+        let event = match before {
+            Some(before) if !assumed => {
+                let same = before.labels == pod.labels
+                    && before.terminating == pod.terminating
+                    && before.spec.requests == pod.spec.requests;
+                if same {
+                    return;
+                }
+                Event::PodChanged(before, pod)
+            }
+            _ => Event::PodPlaced(pod),
+        };
+        self.raise(state, &event);
+    }
+
+    fn pod_waits(&self, state: &mut State, pod: Arc<Pod>) {
+        let Some(profile) = self.profile(&pod) else {
+            return self.pod_left(state, &pod.uid);
+        };
+        // A pod that is being bound is assumed somewhere: its own news are no reason to try again.
+        if state.cluster.has_pod(&pod.uid) && !state.queue.contains(&pod.uid) {
+            return;
+        }
+        let held = state.queue.get(&pod.uid);
+        let withdrawn = held.is_some_and(|held| !held.nominated.is_empty()) && pod.nominated.is_empty();
+        let nominated = match state.cluster.nominated.node_of(&pod.uid) {
+            _ if !pod.nominated.is_empty() => pod.nominated.to_string(),
+            // What the scheduler has just decided is not told by the API server yet.
+            Some(node) if !withdrawn => node.to_owned(),
+            _ => String::new(),
+        };
+        if !state.cluster.has_pod(&pod.uid) {
+            state.cluster.nominated.put(pod.clone(), &nominated);
+        }
+        let gated = profile.gate(&pod).is_some();
+        if gated && pod.scheduled.as_ref().is_none_or(|held| held.1 != crate::GATED) {
+            state.gated.push(pod.clone());
+        }
+        state.queue.put(pod.clone(), gated, self.clock.now(), |before, by| {
+            profile.may_help(&pod, by, &Event::OwnChanged(Arc::new(before.clone()), pod.clone()))
+                && (before.spec != pod.spec || before.labels != pod.labels || before.gates != pod.gates)
+        });
+        self.wake.notify_one();
     }
 
     /// A pod that cannot be read is placed nowhere, which its user has to know. It is said once per version of its spec.
@@ -101,20 +240,29 @@ impl Shared {
         }
     }
 
-    fn pod_gone(&self, old: &Object) {
-        let now = self.clock.now();
-        let state = &mut *self.state.lock();
-        let uid = &old.meta().uid;
+    fn pod_gone(&self, uid: &str) {
+        self.pod_left(&mut self.state.lock(), uid);
+    }
+
+    /// A pod uses nothing any more and waits for nothing.
+    fn pod_left(&self, state: &mut State, uid: &str) {
+        let waited = state.queue.get(uid).cloned();
         state.queue.remove(uid);
-        if state.cache.remove_pod(uid)
-            && let Ok(pod) = Pod::decode(old)
-        {
-            self.raise(state, &Event::PodLeft(Arc::new(pod)), now);
+        state.assumed.remove(uid);
+        state.preempting.remove(uid);
+        let had_room = state.cluster.nominated.node_of(uid).is_some();
+        state.cluster.nominated.remove(uid);
+        let left = state.cluster.remove_pod(uid);
+        if let Some(pod) = left.or(waited.filter(|_| had_room)) {
+            self.raise(state, &Event::PodLeft(pod));
         }
     }
 
-    fn raise(&self, state: &mut State, event: &Event, now: jiff::Timestamp) {
-        state.queue.event(now, |pod, rejected_by| self.framework.may_help(pod, rejected_by, event));
+    /// Something changed: whom it may help is tried again.
+    pub(crate) fn raise(&self, state: &mut State, event: &Event) {
+        state.queue.event(self.clock.now(), |pod, by| {
+            self.profile(pod).is_some_and(|profile| profile.may_help(pod, by, event))
+        });
         self.wake.notify_one();
     }
 }

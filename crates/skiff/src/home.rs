@@ -204,6 +204,7 @@ mod tests {
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
+            scheduler_config: None,
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

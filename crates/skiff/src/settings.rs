@@ -112,6 +112,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) audit_webhook_config_file: Option<PathBuf>,
+    /// KubeSchedulerConfiguration: profiles, plugins and their arguments
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scheduler_config: Option<PathBuf>,
 }
 
 /// A kind of store.
@@ -157,6 +161,8 @@ pub(crate) struct Settings {
     pub(crate) access: apiserver::Access,
     /// Encryption at rest and auditing. Paths are absolute.
     pub(crate) protection: apiserver::Protection,
+    /// How pods are placed: a configuration of the scheduler. Absolute.
+    pub(crate) scheduler_config: Option<PathBuf>,
 }
 
 impl UpArgs {
@@ -169,6 +175,7 @@ impl UpArgs {
         let etcd = self.etcd(&file)?;
         let access = self.access(&file)?;
         let protection = self.protection(&file)?;
+        let scheduler_config = path_of("--scheduler-config", &self.scheduler_config, &file.scheduler_config)?;
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -200,6 +207,7 @@ impl UpArgs {
             etcd,
             access,
             protection,
+            scheduler_config,
             instance,
         })
     }
@@ -338,6 +346,7 @@ impl Settings {
                 "--admission-control-config-file".to_owned(),
                 file(self.protection.admission_control_config_file.as_ref()),
             ),
+            ("--scheduler-config".to_owned(), file(self.scheduler_config.as_ref())),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
             ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),

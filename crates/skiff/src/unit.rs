@@ -63,6 +63,7 @@ mod tests {
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
+            scheduler_config: None,
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

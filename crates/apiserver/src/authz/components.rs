@@ -38,6 +38,8 @@ const GRANTS: &[Grant] = &[
     to("skiff:scheduler", READ, ALL, ALL),
     to("skiff:scheduler", &["create"], &[""], &["pods/binding", "bindings"]),
     to("skiff:scheduler", &["update", "patch"], &[""], &["pods/status"]),
+    // Pods that make room for more important ones.
+    to("skiff:scheduler", &["delete"], &[""], &["pods"]),
     to("skiff:scheduler", WRITE_EVENTS, EVENT_GROUPS, EVENTS),
     to("skiff:scheduler", &["get", "create", "update"], COORDINATION, &["leases"]),
     to("skiff:network", READ, ALL, ROUTED),
@@ -92,7 +94,7 @@ mod tests {
         };
         assert!(asks(authn::component("controllers"), "delete", "pods"));
         assert!(asks(authn::component("scheduler"), "watch", "nodes"));
-        assert!(!asks(authn::component("scheduler"), "delete", "pods"));
+        assert!(!asks(authn::component("scheduler"), "delete", "nodes"));
         assert!(!asks(authn::component("network"), "get", "secrets"));
         assert!(!asks(authn::component("unknown"), "get", "pods"));
         let claimed = User { name: "skiff:controllers".into(), groups: vec!["x".into()], ..User::default() };

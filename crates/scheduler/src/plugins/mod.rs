@@ -1,22 +1,62 @@
 //! The plugins, one module each.
 
+mod affinity;
+mod balanced;
 mod fit;
+mod gates;
+mod images;
+mod inter_pod;
 mod node;
+mod others;
+mod ports;
 mod spread;
 mod taints;
 
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::config::args::Args;
 use crate::framework::Plugin;
 
-/// Every plugin, cheap filters first.
-pub(crate) fn all() -> Vec<Box<dyn Plugin>> {
-    vec![
-        Box::new(node::Unschedulable),
-        Box::new(node::Name),
-        Box::new(taints::TaintToleration),
-        Box::new(node::Affinity),
-        Box::new(node::Ports),
-        Box::new(fit::Fit),
-        Box::new(fit::Balanced),
-        Box::new(spread::OwnerSpread),
-    ]
+pub(crate) use fit::{Shape, Strategy};
+
+/// Upstream's default plugins with the weights of their scores, in upstream's order.
+pub(crate) const DEFAULTS: [(&str, i64); 14] = [
+    ("SchedulingGates", 0),
+    ("PrioritySort", 0),
+    ("NodeUnschedulable", 0),
+    ("NodeName", 0),
+    ("TaintToleration", 3),
+    ("NodeAffinity", 2),
+    ("NodePorts", 0),
+    ("NodeResourcesFit", 1),
+    ("PodTopologySpread", 2),
+    ("InterPodAffinity", 2),
+    ("DefaultPreemption", 0),
+    ("NodeResourcesBalancedAllocation", 1),
+    ("ImageLocality", 1),
+    ("DefaultBinder", 0),
+];
+
+/// A plugin by its name; `None` if there is none.
+pub(crate) fn named(name: &str, args: &Args) -> Option<Arc<dyn Plugin>> {
+    Some(match name {
+        "SchedulingGates" => Arc::new(gates::Gates),
+        "PrioritySort" => Arc::new(others::PrioritySort),
+        "NodeUnschedulable" => Arc::new(node::Unschedulable),
+        "NodeName" => Arc::new(node::Name),
+        "TaintToleration" => Arc::new(taints::TaintToleration),
+        "NodeAffinity" => Arc::new(affinity::Affinity::new(args.node_affinity.added_affinity.clone())),
+        "NodePorts" => Arc::new(ports::Ports),
+        "NodeResourcesFit" => Arc::new(fit::Fit::new(&args.fit)),
+        "PodTopologySpread" => Arc::new(spread::Spread::new(&args.spread)),
+        "InterPodAffinity" => Arc::new(inter_pod::InterPod::new(&args.inter_pod)),
+        "DefaultPreemption" => Arc::new(others::DefaultPreemption::new(&args.preemption)),
+        "NodeResourcesBalancedAllocation" => Arc::new(balanced::Balanced::new(&args.balanced)),
+        "ImageLocality" => Arc::new(images::Images),
+        "DefaultBinder" => Arc::new(others::DefaultBinder),
+        _ => return None,
+    })
 }

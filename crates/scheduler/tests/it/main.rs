@@ -10,12 +10,17 @@ use std::sync::Arc;
 use api::{DeleteOptions, Key, PatchType};
 use cluster::Cluster;
 use reconcile::kinds;
-use scheduler::Scheduler;
+use scheduler::{Config, Scheduler};
 use serde_json::{Value, json};
 
 async fn start() -> Cluster {
+    start_with(Config::default).await
+}
+
+async fn start_with(config: impl Fn() -> Config) -> Cluster {
     let cluster = Cluster::start(|cluster| {
-        vec![Arc::new(Scheduler::new(&cluster.client, &cluster.informers, &cluster.clock))]
+        let scheduler = Scheduler::new(&cluster.client, &cluster.informers, &cluster.clock);
+        vec![Arc::new(scheduler.configured(config()))]
     })
     .await;
     cluster.play_nodes(false);
@@ -100,4 +105,93 @@ async fn a_burst_fills_the_nodes_and_never_overfills_one() {
     for name in ["n1", "n2", "n3"] {
         assert_eq!(pods.iter().filter(|pod| pod.node_name() == Some(name)).count(), 10, "{name}");
     }
+}
+
+fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a Value> {
+    pod["status"]["conditions"].as_array()?.iter().find(|held| held["type"] == kind)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_more_important_pod_has_another_go() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    let class = json!({ "metadata": { "name": "high" }, "value": 1000 });
+    cluster.create(&kinds::PRIORITY_CLASSES, "", class).await;
+    let container = json!({ "name": "c", "image": "i", "resources": { "requests": { "cpu": "700m" } } });
+    // Its finalizer keeps the one that goes, so that it can be looked at.
+    let body = json!({ "metadata": { "name": "low", "finalizers": ["example.com/hold"] },
+        "spec": { "containers": [container] } });
+    let low = cluster.create(&kinds::PODS, "default", body).await.key();
+    cluster.until(kinds::PODS, &low, |held| held["status"]["phase"] == "Running").await;
+    let body = json!({ "metadata": { "name": "high" },
+        "spec": { "priorityClassName": "high", "containers": [container] } });
+    let high = cluster.create(&kinds::PODS, "default", body).await.key();
+    let told = cluster.until(kinds::PODS, &low, |held| condition(held, "DisruptionTarget").is_some()).await;
+    let target = condition(&told, "DisruptionTarget").unwrap();
+    assert_eq!(
+        (target["status"].as_str(), target["reason"].as_str()),
+        (Some("True"), Some("PreemptionByScheduler"))
+    );
+    assert_eq!(target["message"], "default-scheduler: preempting to accommodate a higher priority pod");
+    let waits =
+        |held: &Value| held["status"]["nominatedNodeName"] == "n1" || held["spec"]["nodeName"] == "n1";
+    let waiting = cluster.until(kinds::PODS, &high, waits).await;
+    let uid = waiting["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    cluster.until(kinds::PODS, &low, |held| !held["metadata"]["deletionTimestamp"].is_null()).await;
+    cluster.merge(&kinds::PODS, &low, json!({ "metadata": { "finalizers": null } })).await;
+    let placed = cluster.until(kinds::PODS, &high, |held| held["status"]["phase"] == "Running").await;
+    assert_eq!(placed["spec"]["nodeName"], "n1");
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| {
+            let reasons: Vec<Value> = events.iter().map(|event| event.decode::<Value>().unwrap()).collect();
+            let says = format!("Preempted by pod {uid} on node n1");
+            reasons.iter().any(|event| event["reason"] == "Preempted" && event["message"] == says.as_str())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_holds_a_pod_back_until_it_is_taken_away() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    let body = json!({ "metadata": { "name": "gated" }, "spec": {
+        "schedulingGates": [{ "name": "example.com/wait" }], "containers": [{ "name": "c", "image": "i" }] } });
+    let key = cluster.create(&kinds::PODS, "default", body).await.key();
+    let says = |held: &Value| {
+        condition(held, "PodScheduled").is_some_and(|held| held["reason"] == "SchedulingGated")
+    };
+    let held = cluster.until(kinds::PODS, &key, says).await;
+    let held = condition(&held, "PodScheduled").unwrap();
+    assert_eq!(held["message"], "Scheduling is blocked due to non-empty scheduling gates");
+    // Pods that come later go before it.
+    let other = pod(&cluster, "other", "100m").await;
+    cluster.until(kinds::PODS, &other, |held| held["status"]["phase"] == "Running").await;
+    cluster.merge(&kinds::PODS, &key, json!({ "spec": { "schedulingGates": null } })).await;
+    cluster.until(kinds::PODS, &key, |held| held["status"]["phase"] == "Running").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_placed_by_the_profile_that_it_asks_for() {
+    const PROFILES: &str = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n\
+        profiles:\n- schedulerName: default-scheduler\n- schedulerName: packing\n  pluginConfig:\n  \
+        - {name: NodeResourcesFit, args: {scoringStrategy: {type: MostAllocated}}}\n";
+    let cluster = start_with(|| Config::parse(PROFILES).unwrap()).await;
+    node(&cluster, "n1", "1").await;
+    let first = pod(&cluster, "first", "300m").await;
+    cluster.until(kinds::PODS, &first, |held| held["status"]["phase"] == "Running").await;
+    node(&cluster, "n2", "1").await;
+    let asks = |name: &str, scheduler: &str| {
+        json!({ "metadata": { "name": name }, "spec": { "schedulerName": scheduler,
+        "containers": [{ "name": "c", "image": "i", "resources": { "requests": { "cpu": "100m" } } }] } })
+    };
+    let packed = cluster.create(&kinds::PODS, "default", asks("packed", "packing")).await.key();
+    let placed = cluster.until(kinds::PODS, &packed, |held| held["status"]["phase"] == "Running").await;
+    assert_eq!(placed["spec"]["nodeName"], "n1");
+    // Nobody of that name is here: the pod is left alone.
+    let foreign = cluster.create(&kinds::PODS, "default", asks("foreign", "other")).await.key();
+    let free = cluster.create(&kinds::PODS, "default", asks("free", "default-scheduler")).await.key();
+    let placed = cluster.until(kinds::PODS, &free, |held| held["status"]["phase"] == "Running").await;
+    assert_eq!(placed["spec"]["nodeName"], "n2");
+    let left = cluster.until(kinds::PODS, &foreign, |_| true).await;
+    assert!(left["spec"]["nodeName"].is_null() && condition(&left, "PodScheduled").is_none());
 }

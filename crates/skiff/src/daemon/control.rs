@@ -111,7 +111,12 @@ pub(crate) async fn build(
         clock.clone(),
     )));
     let client = local::client(&pipeline, "skiff:scheduler", &[local::COMPONENTS]);
-    let placing: Arc<dyn Component> = Arc::new(scheduler::Scheduler::new(&client, &informers, &clock));
+    let mut placing = scheduler::Scheduler::new(&client, &informers, &clock);
+    if let Some(path) = &settings.scheduler_config {
+        let config = scheduler::Config::read(path).map_err(|error| anyhow::anyhow!(error))?;
+        placing = placing.configured(config);
+    }
+    let placing: Arc<dyn Component> = Arc::new(placing);
     if settings.etcd.is_some() {
         let identity = format!("{}_{}", settings.node_name, base::id::uuid());
         let election = |client: &Client, lease| {

@@ -1,0 +1,348 @@
+//! One decision: which nodes will do for a pod, and which of them is best. Source: `schedule_one.go`.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::preemption::{self, Preemption};
+use super::verdict::{Reasons, Refused, refused_before};
+use super::{Check, PreFilter, Profile, Refusal};
+use crate::cluster::groups::Slot;
+use crate::cluster::{Cluster, NodeState};
+use crate::types::Pod;
+
+/// So many nodes that will do are always looked for. Source: `minFeasibleNodesToFind`.
+const FOUND_MIN: usize = 100;
+/// The least part of the nodes, in hundredths. Source: `minFeasibleNodesPercentageToFind`.
+const PERCENTAGE_MIN: usize = 5;
+
+/// What passes from decision to decision: where the search begins, and chance.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// Where among the nodes the next search begins.
+    start: usize,
+    chance: u64,
+}
+
+impl Turn {
+    /// A number below `bound`, which is above 0.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.chance =
+            self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.chance >> 33).unwrap_or(0) % bound.max(1)
+    }
+}
+
+/// Where a pod goes, or why it goes nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// To this node.
+    Node(String),
+    /// Nowhere for now.
+    Refused(Refused),
+    /// Nowhere yet: others have to go first.
+    Preempt(Refused, Preemption),
+}
+
+/// The nodes that will do for a pod.
+pub struct Shortlist {
+    /// They.
+    pub nodes: Vec<Slot>,
+    /// How many were looked at that will not do.
+    refused: Vec<(Slot, Refusal)>,
+}
+
+/// What the filters say of a pod.
+pub enum Choice {
+    /// These nodes will do.
+    Among(Shortlist),
+    /// None will.
+    None(Decision),
+}
+
+/// The filters of one pod.
+pub(super) struct Filters<'a> {
+    pub(super) pod: &'a Pod,
+    pub(super) cluster: &'a Cluster,
+    checks: Vec<(&'static str, Box<dyn Check + 'a>)>,
+    /// The only nodes that can be meant, and the plugins that said so.
+    only: Option<BTreeSet<String>>,
+    narrowed_by: BTreeSet<&'static str>,
+}
+
+impl<'a> Filters<'a> {
+    /// The filters, or the plugin that refuses every node.
+    pub(super) fn new(
+        profile: &'a Profile,
+        pod: &'a Pod,
+        cluster: &'a Cluster,
+    ) -> Result<Self, (&'static str, Refusal)> {
+        let mut filters = Self { pod, cluster, checks: Vec::new(), only: None, narrowed_by: BTreeSet::new() };
+        for plugin in &profile.filters {
+            let before = profile.pre_filters.contains(plugin.name());
+            match plugin.filter(pod, cluster) {
+                PreFilter::Skip => {}
+                PreFilter::Check(check) => filters.checks.push((plugin.name(), check)),
+                PreFilter::Only(names, check) => {
+                    filters.checks.push((plugin.name(), check));
+                    if before {
+                        filters.narrow(plugin.name(), names)?;
+                    }
+                }
+                PreFilter::Refuse(refusal) => return Err((plugin.name(), refusal)),
+            }
+        }
+        Ok(filters)
+    }
+
+    fn narrow(&mut self, by: &'static str, names: BTreeSet<String>) -> Result<(), (&'static str, Refusal)> {
+        self.narrowed_by.insert(by);
+        let names = match self.only.take() {
+            Some(held) => held.intersection(&names).cloned().collect(),
+            None => names,
+        };
+        if names.is_empty() {
+            let names: Vec<&str> = self.narrowed_by.iter().copied().collect();
+            let reason = match names.as_slice() {
+                [one] => format!("node(s) didn't satisfy plugin {one}"),
+                several => {
+                    format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", several.join(" "))
+                }
+            };
+            return Err((by, Refusal::lasting(reason)));
+        }
+        self.only = Some(names);
+        Ok(())
+    }
+
+    /// The first plugin that refuses a node speaks for it.
+    pub(super) fn refusal(&self, state: &NodeState) -> Option<(&'static str, Refusal)> {
+        self.checks.iter().find_map(|(name, check)| Some((*name, check.refusal(state)?)))
+    }
+
+    pub(super) fn add(&mut self, pod: &Arc<Pod>, state: &mut NodeState) {
+        state.add(pod);
+        for (_, check) in &mut self.checks {
+            check.add(pod, state);
+        }
+    }
+
+    pub(super) fn remove(&mut self, pod: &Pod, state: &mut NodeState) {
+        state.remove(&pod.uid);
+        for (_, check) in &mut self.checks {
+            check.remove(pod, state);
+        }
+    }
+
+    /// The same with the pods in mind that wait for room on the node and are no less important: the pod has to fit beside
+    /// them, and without them, since they may go elsewhere. Source: `RunFilterPluginsWithNominatedPods`.
+    pub(super) fn refusal_beside_nominated(&mut self, state: &NodeState) -> Option<(&'static str, Refusal)> {
+        let nominated = self.cluster.nominated.on(&state.node().name);
+        if !nominated.is_empty() {
+            let pod = self.pod;
+            let before: Vec<&Arc<Pod>> = nominated
+                .iter()
+                .filter(|other| other.priority() >= pod.priority() && other.uid != pod.uid)
+                .collect();
+            if !before.is_empty() {
+                let mut imagined = state.clone();
+                for other in &before {
+                    self.add(other, &mut imagined);
+                }
+                let refusal = self.refusal(&imagined);
+                for other in before {
+                    self.remove(other, &mut imagined);
+                }
+                if refusal.is_some() {
+                    return refusal;
+                }
+            }
+        }
+        self.refusal(state)
+    }
+}
+
+impl Profile {
+    /// Decides for one pod.
+    pub fn decide(&self, pod: &Arc<Pod>, cluster: &mut Cluster, turn: &mut Turn) -> Decision {
+        match self.shortlist(pod, cluster, turn) {
+            Choice::None(decision) => decision,
+            Choice::Among(list) => match self.best(pod, cluster, &list.nodes, turn, |_| 0) {
+                Some(name) => Decision::Node(name),
+                None => Decision::Refused(Refused::default()),
+            },
+        }
+    }
+
+    /// The nodes that will do for a pod.
+    pub fn shortlist(&self, pod: &Arc<Pod>, cluster: &mut Cluster, turn: &mut Turn) -> Choice {
+        if cluster.is_empty() {
+            let message = "no nodes available to schedule pods".to_owned();
+            let nominated = Some(String::new());
+            return Choice::None(Decision::Refused(Refused { message, by: HashSet::new(), nominated }));
+        }
+        for plugin in self.filters.iter().chain(self.scores.iter().map(|(plugin, _)| plugin)) {
+            plugin.prepare(pod, cluster);
+        }
+        let cluster = &*cluster;
+        let mut filters = match Filters::new(self, pod, cluster) {
+            Ok(filters) => filters,
+            Err((plugin, refusal)) => {
+                return Choice::None(self.refused_at_once(pod, cluster, plugin, &refusal));
+            }
+        };
+        if let Some(nodes) = room_made(&mut filters) {
+            return Choice::Among(Shortlist { nodes, refused: Vec::new() });
+        }
+        let named: Vec<Slot>;
+        let candidates = match &filters.only {
+            None => cluster.slots(),
+            Some(names) => {
+                named = names.iter().filter_map(|name| Some(cluster.named(name)?.slot)).collect();
+                &named
+            }
+        };
+        let enough = self.enough(candidates.len());
+        let mut list = Shortlist { nodes: Vec::with_capacity(enough), refused: Vec::new() };
+        let mut by = HashSet::new();
+        let mut looked_at = 0;
+        for at in 0..candidates.len() {
+            let slot = candidates[(turn.start + at) % candidates.len()];
+            looked_at += 1;
+            match filters.refusal_beside_nominated(cluster.state(slot)) {
+                None => list.nodes.push(slot),
+                Some((plugin, refusal)) => {
+                    by.insert(plugin);
+                    list.refused.push((slot, refusal));
+                }
+            }
+            if list.nodes.len() >= enough {
+                break;
+            }
+        }
+        turn.start = (turn.start + looked_at) % cluster.len();
+        if !list.nodes.is_empty() {
+            return Choice::Among(list);
+        }
+        by.extend(&filters.narrowed_by);
+        Choice::None(self.none_will_do(filters, &list.refused, by, turn))
+    }
+
+    /// After so many nodes that will do the search ends. Source: `numFeasibleNodesToFind`.
+    fn enough(&self, nodes: usize) -> usize {
+        if self.scores.is_empty() && !self.extended {
+            return 1;
+        }
+        if nodes < FOUND_MIN {
+            return nodes;
+        }
+        let percentage = match usize::try_from(self.percentage) {
+            Ok(0) | Err(_) => 50_usize.saturating_sub(nodes / 125).max(PERCENTAGE_MIN),
+            Ok(percentage) => percentage,
+        };
+        (nodes * percentage / 100).max(FOUND_MIN)
+    }
+
+    fn refused_at_once(
+        &self,
+        pod: &Arc<Pod>,
+        cluster: &Cluster,
+        plugin: &'static str,
+        refusal: &Refusal,
+    ) -> Decision {
+        let mut message = refused_before(cluster.len(), refusal);
+        let mut nominated = None;
+        if self.preemption().is_some() {
+            // No filter can be run without what was to be found out before; so nobody's going is imagined.
+            let no_help = preemption::not_helpful(pod, cluster.len());
+            message = format!("{message} preemption: {no_help}");
+            nominated = (!pod.spec.never_preempts).then(String::new);
+        } else {
+            nominated.get_or_insert_default();
+        }
+        Decision::Refused(Refused { message, by: HashSet::from([plugin]), nominated })
+    }
+
+    fn none_will_do(
+        &self,
+        filters: Filters<'_>,
+        refused: &[(Slot, Refusal)],
+        by: HashSet<&'static str>,
+        turn: &mut Turn,
+    ) -> Decision {
+        let nodes = filters.cluster.len();
+        let mut reasons = Reasons::default();
+        for (_, refusal) in refused {
+            reasons.node(refusal);
+        }
+        if filters.only.is_some() {
+            let plugins: Vec<&str> = filters.narrowed_by.iter().copied().collect();
+            let elsewhere = format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "));
+            reasons.nodes(&Refusal::lasting(elsewhere), nodes.saturating_sub(refused.len()));
+        }
+        let message = reasons.message(nodes);
+        let Some(settings) = self.preemption() else {
+            return Decision::Refused(Refused { message, by, nominated: Some(String::new()) });
+        };
+        match preemption::find(settings, filters, refused, turn) {
+            Ok(preemption) => {
+                let nominated = Some(preemption.node.clone());
+                Decision::Preempt(Refused { message, by, nominated }, preemption)
+            }
+            Err(none) => {
+                let message = format!("{message} preemption: {}", none.message);
+                let nominated = none.ends_nomination.then(String::new);
+                Decision::Refused(Refused { message, by, nominated })
+            }
+        }
+    }
+
+    /// The best of some nodes. `more` is added to each node's score.
+    pub fn best(
+        &self,
+        pod: &Pod,
+        cluster: &Cluster,
+        nodes: &[Slot],
+        turn: &mut Turn,
+        more: impl Fn(&str) -> i64,
+    ) -> Option<String> {
+        if let [one] = nodes {
+            return Some(cluster.state(*one).node().name.clone());
+        }
+        let states: Vec<&NodeState> = nodes.iter().map(|slot| cluster.state(*slot)).collect();
+        let mut totals: Vec<i64> = states.iter().map(|state| more(&state.node().name)).collect();
+        for (total, score) in totals.iter_mut().zip(self.totals(pod, cluster, &states)) {
+            *total = total.saturating_add(score);
+        }
+        let best = *totals.iter().max()?;
+        let equals: Vec<usize> = (0..states.len()).filter(|at| totals[*at] == best).collect();
+        let chosen = equals[turn.below(equals.len())];
+        Some(states[chosen].node().name.clone())
+    }
+
+    /// The weighted sum of every plugin's score, by node.
+    pub(super) fn totals(&self, pod: &Pod, cluster: &Cluster, states: &[&NodeState]) -> Vec<i64> {
+        let mut totals = vec![0_i64; states.len()];
+        let mut scores = Vec::with_capacity(states.len());
+        for (plugin, weight) in &self.scores {
+            let Some(rate) = plugin.rate(pod, cluster, states) else { continue };
+            scores.clear();
+            scores.extend(states.iter().map(|state| rate.score(state)));
+            rate.normalize(&mut scores, states);
+            for (total, score) in totals.iter_mut().zip(&scores) {
+                *total = total.saturating_add(score * weight);
+            }
+        }
+        totals
+    }
+}
+
+/// The node on which room was made for the pod, if it will do now: it is likely the only one.
+fn room_made(filters: &mut Filters<'_>) -> Option<Vec<Slot>> {
+    let (cluster, pod) = (filters.cluster, filters.pod);
+    let node = cluster.nominated.node_of(&pod.uid).unwrap_or(&pod.nominated);
+    if node.is_empty() || filters.only.as_ref().is_some_and(|only| !only.contains(node)) {
+        return None;
+    }
+    let state = cluster.named(node)?;
+    filters.refusal_beside_nominated(state).is_none().then(|| vec![state.slot])
+}

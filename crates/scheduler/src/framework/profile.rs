@@ -1,0 +1,87 @@
+//! A set of plugins under a scheduler's name.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Event, Plugin, Point, PreemptionSettings};
+use crate::types::Pod;
+
+/// A plugin with the weight of its score.
+pub type Weighed = (Arc<dyn Plugin>, i64);
+
+/// The plugins that place the pods which ask for one scheduler, in the order in which they are asked.
+pub struct Profile {
+    /// The scheduler's name.
+    pub name: String,
+    /// How many of the nodes, in hundredths, have to be found before the search ends; 0: by the number of nodes.
+    pub percentage: i64,
+    /// Whether nodes are compared by extenders as well, so that more than one has to be found.
+    pub extended: bool,
+    pub(super) gates: Vec<Arc<dyn Plugin>>,
+    pub(super) pre_filters: HashSet<&'static str>,
+    pub(super) filters: Vec<Arc<dyn Plugin>>,
+    pub(super) scores: Vec<Weighed>,
+    post_filters: Vec<Arc<dyn Plugin>>,
+    all: Vec<Arc<dyn Plugin>>,
+}
+
+impl Profile {
+    /// A profile; `enabled` are the plugins of each point, with weights for scores.
+    pub fn new(name: &str, percentage: i64, enabled: &[(Point, Vec<Weighed>)]) -> Self {
+        let at = |point: Point| -> Vec<Weighed> {
+            enabled
+                .iter()
+                .filter(|(held, _)| *held == point)
+                .flat_map(|(_, plugins)| plugins.clone())
+                .collect()
+        };
+        let plain = |point: Point| at(point).into_iter().map(|(plugin, _)| plugin).collect::<Vec<_>>();
+        let mut all: Vec<Arc<dyn Plugin>> = Vec::new();
+        for (plugin, _) in enabled.iter().flat_map(|(_, plugins)| plugins) {
+            if all.iter().all(|held| held.name() != plugin.name()) {
+                all.push(plugin.clone());
+            }
+        }
+        Self {
+            name: name.to_owned(),
+            percentage,
+            extended: false,
+            gates: plain(Point::PreEnqueue),
+            pre_filters: plain(Point::PreFilter).iter().map(|plugin| plugin.name()).collect(),
+            filters: plain(Point::Filter),
+            scores: at(Point::Score),
+            post_filters: plain(Point::PostFilter),
+            all,
+        }
+    }
+
+    /// The plugin that holds a pod back, and what it says.
+    pub fn gate(&self, pod: &Pod) -> Option<(&'static str, String)> {
+        self.gates.iter().find_map(|plugin| Some((plugin.name(), plugin.gate(pod)?)))
+    }
+
+    /// How room is made, if it is.
+    pub(super) fn preemption(&self) -> Option<&PreemptionSettings> {
+        self.post_filters.iter().find_map(|plugin| plugin.preemption())
+    }
+
+    /// Whether an event may let a pod fit that `by` refused. No refusals at all (there was no node) means that anything
+    /// may, and so does what plugins cannot know.
+    pub fn may_help(&self, pod: &Pod, by: &HashSet<&'static str>, event: &Event) -> bool {
+        by.is_empty()
+            || by.iter().any(|name| match self.all.iter().find(|plugin| plugin.name() == *name) {
+                Some(plugin) => plugin.may_help(pod, event),
+                None => true,
+            })
+    }
+
+    /// The plugins that score, with their weights.
+    pub fn score_weights(&self) -> Vec<(&'static str, i64)> {
+        self.scores.iter().map(|(plugin, weight)| (plugin.name(), *weight)).collect()
+    }
+
+    /// The plugins that filter.
+    pub fn filter_names(&self) -> Vec<&'static str> {
+        self.filters.iter().map(|plugin| plugin.name()).collect()
+    }
+}

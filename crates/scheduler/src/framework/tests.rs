@@ -1,0 +1,387 @@
+//! The real filters and scores against the slow ones, on random clusters that change step by step; and preemption.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{Key, Object};
+use serde_json::{Value, json};
+
+use super::cycle::Filters;
+use super::*;
+use crate::config::Config;
+use crate::reference::World;
+use crate::types::{Labels, Node};
+
+pub(crate) fn object(value: &Value) -> Object {
+    Object::parse(serde_json::to_vec(value).unwrap().into()).unwrap()
+}
+
+pub(crate) fn pod(value: &Value) -> Arc<Pod> {
+    Arc::new(Pod::decode(&object(value)).unwrap())
+}
+
+fn default_profile() -> Profile {
+    Config::default().profiles.pop().unwrap()
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    fn of<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()].clone()
+    }
+
+    fn rarely(&mut self) -> bool {
+        self.below(4) == 0
+    }
+}
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const HOST: &str = "kubernetes.io/hostname";
+
+fn random_node(random: &mut Random, name: &str) -> Arc<Node> {
+    let mut labels = json!({ "disk": random.of(&["ssd", "hdd"]) });
+    if random.below(8) > 0 {
+        labels[HOST] = name.into();
+    }
+    if random.below(5) > 0 {
+        labels[ZONE] = random.of(&["z1", "z2", "z3"]).into();
+    }
+    let effect = random.of(&["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+    let taints =
+        if random.rarely() { json!([{ "key": "k", "value": "v", "effect": effect }]) } else { json!([]) };
+    let images = json!([{ "names": [format!("{}:latest", random.of(&["a", "b"]))],
+        "sizeBytes": random.below(4 << 30) }]);
+    let allocatable = json!({ "cpu": random.of(&["2", "4", "8"]), "memory": random.of(&["4Gi", "8Gi"]),
+        "pods": random.of(&["4", "20"]), "example.com/gpu": random.of(&["0", "2"]) });
+    let value = json!({ "metadata": { "name": name, "labels": labels },
+        "spec": { "taints": taints, "unschedulable": random.below(12) == 0 },
+        "status": { "allocatable": allocatable, "images": images } });
+    Arc::new(Node::decode(&object(&value)).unwrap())
+}
+
+fn random_term(random: &mut Random) -> Value {
+    let mut term = json!({ "topologyKey": random.of(&[HOST, ZONE]),
+        "labelSelector": { "matchLabels": { "app": random.of(&["a", "b", "c"]) } } });
+    match random.below(4) {
+        0 => term["namespaces"] = json!(["x", "y"]),
+        1 => term["namespaceSelector"] = json!({ "matchLabels": { "team": random.of(&["red", "blue"]) } }),
+        _ => {}
+    }
+    term
+}
+
+fn random_spec(random: &mut Random) -> Value {
+    let requests = json!({ "cpu": random.of(&["0", "100m", "500m"]), "memory": random.of(&["64Mi", "1Gi"]) });
+    let mut container =
+        json!({ "name": "c", "image": random.of(&["a", "b", "c"]), "resources": { "requests": requests } });
+    if random.rarely() {
+        container["resources"]["requests"]["example.com/gpu"] = "1".into();
+    }
+    if random.rarely() {
+        container["ports"] = json!([{ "hostPort": random.of(&[80, 81]) }]);
+    }
+    let mut spec = json!({ "containers": [container] });
+    if random.rarely() {
+        spec["tolerations"] = json!([{ "key": "k", "operator": "Exists" }]);
+    }
+    if random.rarely() {
+        spec["nodeSelector"] = json!({ "disk": "ssd" });
+    }
+    let mut affinity = json!({});
+    if random.rarely() {
+        let zones = json!([{ "key": ZONE, "operator": random.of(&["In", "NotIn"]), "values": ["z1"] }]);
+        affinity["nodeAffinity"] = json!({ "preferredDuringSchedulingIgnoredDuringExecution":
+            [{ "weight": 5, "preference": { "matchExpressions": zones } }] });
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        if random.below(6) == 0 {
+            affinity[kind]["requiredDuringSchedulingIgnoredDuringExecution"] = json!([random_term(random)]);
+        }
+        if random.rarely() {
+            affinity[kind]["preferredDuringSchedulingIgnoredDuringExecution"] =
+                json!([{ "weight": 1 + random.below(9), "podAffinityTerm": random_term(random) }]);
+        }
+    }
+    spec["affinity"] = affinity;
+    if random.rarely() {
+        let constraint = |random: &mut Random| {
+            json!({ "maxSkew": 1 + random.below(2),
+            "topologyKey": random.of(&[HOST, ZONE]),
+            "whenUnsatisfiable": random.of(&["DoNotSchedule", "ScheduleAnyway"]),
+            "nodeAffinityPolicy": random.of(&["Honor", "Ignore"]), "nodeTaintsPolicy": random.of(&["Honor", "Ignore"]),
+            "labelSelector": { "matchLabels": { "app": random.of(&["a", "b"]) } } })
+        };
+        let mut first = constraint(random);
+        if first["whenUnsatisfiable"] == "DoNotSchedule" && random.rarely() {
+            first["minDomains"] = 3.into();
+        }
+        spec["topologySpreadConstraints"] = json!([first, constraint(random)]);
+    }
+    spec
+}
+
+fn random_pod(random: &mut Random, uid: &str) -> Arc<Pod> {
+    let labels = json!({ "app": random.of(&["a", "b", "c"]), "tier": random.of(&["1", "2"]) });
+    let mut value = json!({
+        "metadata": { "name": uid, "namespace": random.of(&["x", "y"]), "uid": uid, "labels": labels },
+        "spec": random_spec(random),
+    });
+    if random.below(8) == 0 {
+        value["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    }
+    pod(&value)
+}
+
+/// A cluster and the same as plain lists.
+#[derive(Default)]
+struct Both {
+    cluster: Cluster,
+    nodes: BTreeMap<String, Arc<Node>>,
+    pods: BTreeMap<String, Arc<Pod>>,
+    namespaces: BTreeMap<String, Labels>,
+    services: Vec<(String, Labels)>,
+}
+
+impl Both {
+    fn change(&mut self, random: &mut Random, step: u64) {
+        match random.below(12) {
+            0..=5 => {
+                let node = format!("n{}", random.below(9));
+                let pod = (*random_pod(random, &format!("p{step}"))).clone();
+                let pod = Arc::new(Pod { node: node.into(), ..pod });
+                self.cluster.put_pod(pod.clone());
+                self.pods.insert(pod.uid.to_string(), pod);
+            }
+            6..=8 if self.pods.len() > 5 => {
+                let at = usize::try_from(random.below(self.pods.len() as u64)).unwrap();
+                let uid = self.pods.keys().nth(at).unwrap().clone();
+                self.pods.remove(&uid);
+                assert!(self.cluster.remove_pod(&uid).is_some());
+            }
+            9 => {
+                let name = format!("n{}", random.below(9));
+                self.nodes.remove(&name);
+                self.cluster.remove_node(&name);
+            }
+            10 => {
+                let (name, team) = (random.of(&["x", "y"]), random.of(&["red", "blue"]));
+                let labels = Labels::from([("team".to_owned(), team.to_owned())]);
+                self.namespaces.insert(name.to_owned(), labels.clone());
+                self.cluster.groups.put_namespace(name, Some(labels));
+            }
+            _ => {
+                let name = format!("n{}", random.below(9));
+                let node = random_node(random, &name);
+                self.nodes.insert(name, node.clone());
+                self.cluster.put_node(node);
+            }
+        }
+    }
+
+    fn world(&self) -> World<'_> {
+        let there = |pod: &&Arc<Pod>| self.nodes.contains_key(&*pod.node);
+        World {
+            nodes: self.nodes.values().map(|node| &**node).collect(),
+            pods: self.pods.values().filter(there).map(|pod| &**pod).collect(),
+            namespaces: &self.namespaces,
+            services: &self.services,
+        }
+    }
+
+    /// Compares what both say of a pod; gives how many nodes would take it.
+    fn compare(&mut self, profile: &Profile, pod: &Arc<Pod>, step: u64) -> usize {
+        for plugin in profile.filters.iter().chain(profile.scores.iter().map(|(plugin, _)| plugin)) {
+            plugin.prepare(pod, &mut self.cluster);
+        }
+        let world = self.world();
+        let filters = match Filters::new(profile, pod, &self.cluster) {
+            Ok(filters) => filters,
+            Err((plugin, refusal)) => panic!("{plugin}: {refusal:?}"),
+        };
+        let mut fits = Vec::new();
+        for node in &world.nodes {
+            let state = self.cluster.named(&node.name).unwrap();
+            let mut said: Vec<String> = filters
+                .refusal(state)
+                .map(|(_, refusal)| refusal.reasons.iter().map(ToString::to_string).collect())
+                .unwrap_or_default();
+            let mut expected = world.refusal(pod, node);
+            said.sort();
+            expected.sort();
+            assert_eq!(said, expected, "step {step}, node {node:?}, pod {pod:?}");
+            if said.is_empty() {
+                fits.push(*node);
+            }
+        }
+        let states: Vec<_> = fits.iter().map(|node| self.cluster.named(&node.name).unwrap()).collect();
+        let mut said = profile.totals(pod, &self.cluster, &states);
+        let mut expected = world.scores(pod, &fits);
+        // Scores that are equal for all nodes may be left out.
+        for scores in [&mut said, &mut expected] {
+            let least = scores.iter().min().copied().unwrap_or(0);
+            scores.iter_mut().for_each(|score| *score -= least);
+        }
+        assert_eq!(said, expected, "step {step}, nodes {fits:?}, pod {pod:?}");
+        fits.len()
+    }
+}
+
+#[test]
+fn decisions_are_those_of_the_slow_scheduler() {
+    let profile = default_profile();
+    let (mut fitting, mut several) = (0, 0);
+    for seed in 0..12 {
+        let mut random = Random(seed);
+        let mut both = Both::default();
+        both.services.push(("x".into(), Labels::from([("app".into(), "a".into())])));
+        both.cluster.selected.put_service("x", "svc", Some(both.services[0].1.clone()));
+        for step in 0..200 {
+            both.change(&mut random, step);
+            if both.nodes.is_empty() {
+                continue;
+            }
+            let pod = random_pod(&mut random, "new");
+            let fits = both.compare(&profile, &pod, step);
+            fitting += usize::from(fits > 0);
+            several += usize::from(fits > 1);
+        }
+    }
+    assert!(fitting > 500 && several > 300, "the test must find places: {fitting}, {several}");
+}
+
+fn node(name: &str, cpu: &str) -> Arc<Node> {
+    let value = json!({ "metadata": { "name": name, "labels": { HOST: name } },
+        "status": { "allocatable": { "cpu": cpu, "memory": "64Gi", "pods": "50" } } });
+    Arc::new(Node::decode(&object(&value)).unwrap())
+}
+
+fn placed(name: &str, node: &str, priority: i64, cpu: &str, app: &str) -> Arc<Pod> {
+    let started = format!("2026-01-01T00:00:{:02}Z", name.len());
+    pod(&json!({ "metadata": { "name": name, "namespace": "ns", "uid": name, "labels": { "app": app } },
+        "spec": { "nodeName": node, "priority": priority,
+            "containers": [{ "resources": { "requests": { "cpu": cpu } } }] },
+        "status": { "startTime": started } }))
+}
+
+fn budget(name: &str, app: &str, allowed: i64) -> (Key, Object) {
+    let value = json!({ "metadata": { "name": name, "namespace": "ns" },
+        "spec": { "selector": { "matchLabels": { "app": app } } }, "status": { "disruptionsAllowed": allowed } });
+    (Key::new("ns", name), object(&value))
+}
+
+fn victims(cluster: &mut Cluster, pod: &Arc<Pod>) -> (String, Vec<String>, String) {
+    match default_profile().decide(pod, cluster, &mut Turn::default()) {
+        Decision::Preempt(refused, preemption) => {
+            assert_eq!(refused.nominated.as_deref(), Some(&*preemption.node));
+            let names = preemption.victims.iter().map(|victim| victim.key.name.clone()).collect();
+            (preemption.node, names, refused.message)
+        }
+        Decision::Refused(refused) => (String::new(), Vec::new(), refused.message),
+        Decision::Node(node) => panic!("placed on {node}"),
+    }
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn the_least_important_go_and_no_more_than_necessary() {
+    let mut cluster = Cluster::default();
+    for name in ["a", "b"] {
+        cluster.put_node(node(name, "4"));
+    }
+    for (name, node, priority, cpu) in [
+        ("low", "a", 1, "1"),
+        ("mid", "a", 5, "1"),
+        ("high", "a", 9, "2"),
+        ("mid2", "b", 5, "2"),
+        ("high2", "b", 9, "2"),
+    ] {
+        cluster.put_pod(placed(name, node, priority, cpu, "x"));
+    }
+    let wants = placed("new", "", 9, "1", "x");
+    let (node, gone, message) = victims(&mut cluster, &wants);
+    assert_eq!((node.as_str(), gone), ("a", names(&["low"])));
+    assert_eq!(message, "0/2 nodes are available: 2 Insufficient cpu.");
+    // Two have to go on one node; on the other, one of the same highest priority.
+    let (node, gone, _) = victims(&mut cluster, &placed("new", "", 9, "2", "x"));
+    assert_eq!((node.as_str(), gone), ("b", names(&["mid2"])));
+    // No node is large enough, whoever goes.
+    let (node, _, message) = victims(&mut cluster, &placed("new", "", 100, "8", "x"));
+    assert_eq!(node, "");
+    assert_eq!(
+        message,
+        "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 Preemption is not \
+         helpful for scheduling."
+    );
+}
+
+#[test]
+fn who_a_budget_protects_is_spared() {
+    let mut cluster = Cluster::default();
+    for name in ["a", "b"] {
+        cluster.put_node(node(name, "2"));
+        cluster.put_pod(placed(&format!("{name}1"), name, 1, "1", name));
+        cluster.put_pod(placed(&format!("{name}2"), name, 2, "1", name));
+    }
+    let (key, protects) = budget("pdb", "a", 0);
+    cluster.budgets.put(&key, Some(&protects)).unwrap();
+    let wants = placed("new", "", 9, "1", "x");
+    let (node, gone, _) = victims(&mut cluster, &wants);
+    assert_eq!((node.as_str(), gone), ("b", names(&["b1"])));
+    // If both are protected, the less important go all the same.
+    let (key, protects) = budget("pdb2", "b", 0);
+    cluster.budgets.put(&key, Some(&protects)).unwrap();
+    let (_, gone, _) = victims(&mut cluster, &wants);
+    assert_eq!(gone.len(), 1);
+    cluster.budgets.put(&key, None).unwrap();
+    assert_eq!(victims(&mut cluster, &wants).0, "b");
+}
+
+#[test]
+fn anti_affinity_ends_when_the_other_goes() {
+    let mut cluster = Cluster::default();
+    cluster.put_node(node("a", "4"));
+    cluster.put_pod(placed("low", "a", 1, "1", "db"));
+    let wants = pod(&json!({ "metadata": { "name": "new", "namespace": "ns", "uid": "new" }, "spec": {
+        "priority": 5, "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution":
+            [{ "topologyKey": HOST, "labelSelector": { "matchLabels": { "app": "db" } } }] } } } }));
+    let (node, gone, message) = victims(&mut cluster, &wants);
+    assert_eq!((node.as_str(), gone), ("a", names(&["low"])));
+    assert_eq!(message, "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.");
+}
+
+#[test]
+fn room_that_is_made_is_left_to_whom_it_is_made_for() {
+    let mut cluster = Cluster::default();
+    cluster.put_node(node("a", "2"));
+    cluster.put_pod(placed("leaving", "a", 1, "1", "x"));
+    let waits = placed("waits", "", 9, "1", "x");
+    cluster.nominated.put(waits.clone(), "a");
+    let decide =
+        |pod: &Arc<Pod>, cluster: &mut Cluster| default_profile().decide(pod, cluster, &mut Turn::default());
+    // One cpu is free, and kept for the important pod.
+    let (_, _, message) = victims(&mut cluster, &placed("other", "", 1, "1", "x"));
+    assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu. preemption: "), "{message}");
+    assert_eq!(decide(&placed("urgent", "", 10, "1", "x"), &mut cluster), Decision::Node("a".into()));
+    assert_eq!(decide(&waits, &mut cluster), Decision::Node("a".into()));
+    // While who was told to go is going, nobody else is told to.
+    let value = json!({ "metadata": { "name": "leaving", "uid": "leaving", "namespace": "ns",
+            "deletionTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": { "nodeName": "a", "priority": 1, "containers": [{ "resources": { "requests": { "cpu": "2" } } }] },
+        "status": { "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler" }] } });
+    cluster.put_pod(pod(&value));
+    let (_, _, message) = victims(&mut cluster, &waits);
+    assert_eq!(
+        message,
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to a terminating pod on the \
+         nominated node."
+    );
+}

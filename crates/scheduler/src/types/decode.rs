@@ -1,0 +1,384 @@
+//! From the bytes of a pod to what is kept of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::selectors::LabelSelectorSpec;
+use api::{Object, ObjectMeta};
+use base::BoxError;
+use jiff::Timestamp;
+use reconcile::taints::Toleration;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::node::{NodeAffinity, NodeSelector, PreferredTerm};
+use super::{HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint, Term};
+use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds};
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodBody {
+    metadata: ObjectMeta,
+    spec: PodSpec,
+    status: PodStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: String,
+    scheduler_name: String,
+    scheduling_gates: Vec<Gate>,
+    priority: i64,
+    preemption_policy: String,
+    containers: Vec<ContainerNeeds>,
+    init_containers: Vec<ContainerNeeds>,
+    resources: Option<Needs>,
+    overhead: Option<BTreeMap<String, Value>>,
+    node_selector: Labels,
+    affinity: Option<Affinity>,
+    tolerations: Vec<Toleration>,
+    topology_spread_constraints: Vec<SpreadSource>,
+    volumes: Vec<VolumeSource>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Gate {
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct VolumeSource {
+    image: Option<ImageVolume>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ImageVolume {
+    reference: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Affinity {
+    node_affinity: Option<NodeAffinityBody>,
+    pod_affinity: Option<PodAffinity>,
+    pod_anti_affinity: Option<PodAffinity>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeAffinityBody {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    required: Option<NodeSelector>,
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+    preferred: Vec<PreferredTerm>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodAffinity {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    required: Vec<TermSource>,
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+    preferred: Vec<WeightedSource>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WeightedSource {
+    weight: i64,
+    pod_affinity_term: TermSource,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct TermSource {
+    label_selector: Option<LabelSelectorSpec>,
+    namespaces: Vec<String>,
+    namespace_selector: Option<LabelSelectorSpec>,
+    topology_key: String,
+    match_label_keys: Vec<String>,
+    mismatch_label_keys: Vec<String>,
+}
+
+/// `core/v1.TopologySpreadConstraint`, as pods and the default constraints of a configuration have it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct SpreadSource {
+    pub(crate) max_skew: i64,
+    pub(crate) topology_key: String,
+    pub(crate) when_unsatisfiable: String,
+    pub(crate) label_selector: Option<LabelSelectorSpec>,
+    pub(crate) min_domains: Option<i64>,
+    pub(crate) node_affinity_policy: Option<String>,
+    pub(crate) node_taints_policy: Option<String>,
+    pub(crate) match_label_keys: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatus {
+    phase: String,
+    nominated_node_name: String,
+    start_time: Option<Timestamp>,
+    conditions: Vec<Condition>,
+    container_statuses: Vec<ContainerReport>,
+    init_container_statuses: Vec<ContainerReport>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
+    reason: String,
+    message: String,
+}
+
+/// The condition PodScheduled: status, reason, message.
+fn scheduled(conditions: Vec<Condition>) -> Option<Box<(String, String, String)>> {
+    let held = conditions.into_iter().find(|held| held.r#type == "PodScheduled")?;
+    Some(Box::new((held.status, held.reason, held.message)))
+}
+
+fn or(text: String, default: &str) -> String {
+    if text.is_empty() { default.to_owned() } else { text }
+}
+
+impl TermSource {
+    /// A term of a pod in this namespace with these labels: without namespaces it means its own, and the values of
+    /// `matchLabelKeys` are its own. (Upstream's API server writes the latter into the selector already.)
+    fn read(self, namespace: &str, labels: &Labels) -> Arc<Term> {
+        let mut selector = Selector::new(self.label_selector);
+        for (keys, operator) in [(self.match_label_keys, "In"), (self.mismatch_label_keys, "NotIn")] {
+            for (key, value) in keys.iter().filter_map(|key| Some((key, labels.get(key)?))) {
+                selector = selector.and(key, operator, value);
+            }
+        }
+        let mut namespaces = self.namespaces;
+        if namespaces.is_empty() && self.namespace_selector.is_none() {
+            namespaces.push(namespace.to_owned());
+        }
+        namespaces.sort();
+        let namespace_selector = self.namespace_selector.map(|spec| Selector::new(Some(spec)));
+        let pods = Matcher { namespaces, namespace_selector, selector };
+        Arc::new(Term { pods, topology_key: self.topology_key })
+    }
+}
+
+impl SpreadSource {
+    /// The constraint for a pod with these labels. Source: `filterTopologySpreadConstraints`.
+    pub(crate) fn read(self, labels: &Labels) -> SpreadConstraint {
+        let mut selector = Selector::new(self.label_selector);
+        for (key, value) in self.match_label_keys.iter().filter_map(|key| Some((key, labels.get(key)?))) {
+            selector = selector.and(key, "In", value);
+        }
+        let honors = |policy: Option<String>, default: bool| policy.map_or(default, |said| said == "Honor");
+        SpreadConstraint {
+            max_skew: self.max_skew,
+            topology_key: self.topology_key,
+            hard: self.when_unsatisfiable == "DoNotSchedule",
+            selector,
+            min_domains: self.min_domains.and_then(|domains| usize::try_from(domains).ok()).unwrap_or(1),
+            honors_affinity: honors(self.node_affinity_policy, true),
+            honors_taints: honors(self.node_taints_policy, false),
+        }
+    }
+}
+
+/// The name under which nodes report an image. Source: `normalizedImageName`.
+fn normalized_image(name: &str) -> String {
+    let tagged = name.rfind(':').is_some_and(|colon| name.rfind('/').is_none_or(|slash| slash < colon));
+    if tagged { name.to_owned() } else { format!("{name}:latest") }
+}
+
+fn host_ports(containers: &[ContainerNeeds], init_containers: &[ContainerNeeds]) -> Vec<HostPort> {
+    let sidecars = init_containers.iter().filter(|container| container.is_sidecar());
+    let ports = containers.iter().chain(sidecars).flat_map(|container| &container.ports);
+    ports
+        .filter_map(|port| Some((u16::try_from(port.host_port).ok().filter(|port| *port > 0)?, port)))
+        .map(|(number, port)| HostPort {
+            address: or(port.host_ip.clone(), "0.0.0.0").into(),
+            protocol: or(port.protocol.clone(), "TCP").into(),
+            port: number,
+        })
+        .collect()
+}
+
+impl PodSpec {
+    fn read(self, namespace: &str, meta: &ObjectMeta, status: &PodStatus) -> Spec {
+        let reports: Vec<ContainerReport> =
+            status.container_statuses.iter().chain(&status.init_container_statuses).cloned().collect();
+        let infeasible = status
+            .conditions
+            .iter()
+            .any(|held| held.r#type == "PodResizePending" && held.reason == "Infeasible");
+        let needs = PodNeeds {
+            containers: &self.containers,
+            init_containers: &self.init_containers,
+            pod: self.resources.as_ref(),
+            overhead: self.overhead.as_ref(),
+            reports: &reports,
+            infeasible,
+        };
+        let total = needs.total();
+        let affinity = self.affinity.unwrap_or_default();
+        let terms = |terms: Vec<TermSource>| -> Vec<Arc<Term>> {
+            terms.into_iter().map(|term| term.read(namespace, &meta.labels)).collect()
+        };
+        let weighted = |terms: Vec<WeightedSource>, sign: i64| {
+            let read = |term: WeightedSource| {
+                (term.weight * sign, term.pod_affinity_term.read(namespace, &meta.labels))
+            };
+            terms.into_iter().map(read).collect::<Vec<_>>()
+        };
+        let with = affinity.pod_affinity.unwrap_or_default();
+        let without = affinity.pod_anti_affinity.unwrap_or_default();
+        let images = self.init_containers.iter().chain(&self.containers).map(|container| &container.image);
+        let mounted = self.volumes.iter().filter_map(|volume| Some(&volume.image.as_ref()?.reference));
+        let node_affinity = affinity.node_affinity.unwrap_or_default();
+        Spec {
+            priority: self.priority,
+            never_preempts: self.preemption_policy == "Never",
+            owner: meta.controller().map(|owner| Owner {
+                kind: owner.kind.clone(),
+                name: owner.name.clone(),
+                uid: owner.uid.clone(),
+            }),
+            requests: total.requests,
+            compared: total.compared,
+            ports: host_ports(&self.containers, &self.init_containers),
+            images: images.chain(mounted).map(|image| normalized_image(image)).collect(),
+            scheduler_name: or(self.scheduler_name, SCHEDULER_NAME),
+            node_selector: self.node_selector,
+            node_affinity: NodeAffinity {
+                required: node_affinity.required,
+                preferred: node_affinity.preferred,
+            },
+            tolerations: self.tolerations,
+            affinity: terms(with.required),
+            anti_affinity: terms(without.required),
+            preferred: [weighted(with.preferred, 1), weighted(without.preferred, -1)].concat(),
+            spread: self
+                .topology_spread_constraints
+                .into_iter()
+                .map(|constraint| constraint.read(&meta.labels))
+                .collect(),
+        }
+    }
+}
+
+impl Pod {
+    /// What can be said of a pod that cannot be decoded: who it is, and its condition PodScheduled if that can be read.
+    pub fn unreadable(object: &Object) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct StatusOnly {
+            status: PodStatus,
+        }
+        let conditions = object.decode::<StatusOnly>().unwrap_or_default().status.conditions;
+        Self {
+            key: object.key(),
+            uid: object.meta().uid.as_str().into(),
+            scheduled: scheduled(conditions),
+            ..Self::default()
+        }
+    }
+
+    /// Decodes a pod.
+    pub fn decode(object: &Object) -> Result<Self, BoxError> {
+        let body: PodBody =
+            object.decode().map_err(|error| format!("cannot read pod {}: {error}", object.key()))?;
+        let (meta, mut spec, status) = (body.metadata, body.spec, body.status);
+        let preempted = |held: &Condition| {
+            held.r#type == "DisruptionTarget"
+                && held.status == "True"
+                && held.reason == "PreemptionByScheduler"
+        };
+        let node = std::mem::take(&mut spec.node_name);
+        let gates = std::mem::take(&mut spec.scheduling_gates);
+        Ok(Self {
+            key: object.key(),
+            terminating: meta.is_terminating(),
+            preempted: status.conditions.iter().any(preempted),
+            finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            gates: gates.into_iter().map(|gate| gate.name).collect(),
+            started: status.start_time,
+            spec: Arc::new(spec.read(&meta.namespace, &meta, &status)),
+            nominated: status.nominated_node_name.into(),
+            // Nobody asks for the condition of a pod that has its node.
+            scheduled: if node.is_empty() { scheduled(status.conditions) } else { None },
+            node: node.into(),
+            uid: meta.uid.into(),
+            labels: Arc::new(meta.labels),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(value: &Value) -> Pod {
+        Pod::decode(&Object::parse(serde_json::to_vec(value).unwrap().into()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn images_have_the_names_that_nodes_report() {
+        for (given, normalized) in [
+            ("a", "a:latest"),
+            ("a:1", "a:1"),
+            ("host:5000/a", "host:5000/a:latest"),
+            ("host:5000/a:2", "host:5000/a:2"),
+        ] {
+            assert_eq!(normalized_image(given), normalized);
+        }
+    }
+
+    #[test]
+    fn terms_mean_the_pods_own_namespace_and_labels() {
+        let term = json!({ "topologyKey": "zone", "labelSelector": { "matchLabels": { "app": "a" } },
+            "matchLabelKeys": ["hash", "absent"], "mismatchLabelKeys": ["tenant"] });
+        let all = json!({ "topologyKey": "zone", "namespaceSelector": {}, "labelSelector": {} });
+        let read = pod(&json!({
+            "metadata": { "name": "p", "namespace": "ns", "labels": { "hash": "1", "tenant": "t" } },
+            "spec": { "affinity": {
+                "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [term] },
+                "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution":
+                    [{ "weight": 7, "podAffinityTerm": all }] } } },
+        }));
+        let labels = |app: &str, hash: &str, tenant: &str| {
+            [("app", app), ("hash", hash), ("tenant", tenant)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into()
+        };
+        let own = &read.spec.affinity[0].pods;
+        assert!(own.matches("ns", None, &labels("a", "1", "u")));
+        assert!(!own.matches("other", None, &labels("a", "1", "u")));
+        assert!(!own.matches("ns", None, &labels("a", "2", "u")));
+        assert!(!own.matches("ns", None, &labels("a", "1", "t")));
+        let (weight, everywhere) = &read.spec.preferred[0];
+        assert!(*weight == -7 && everywhere.pods.matches("other", None, &labels("b", "2", "t")));
+    }
+
+    #[test]
+    fn constraints_have_upstreams_defaults() {
+        let read =
+            pod(&json!({ "metadata": { "labels": { "v": "1" } }, "spec": { "topologySpreadConstraints": [
+            { "maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+              "labelSelector": {}, "matchLabelKeys": ["v"] },
+            { "maxSkew": 1, "topologyKey": "host", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 3,
+              "nodeAffinityPolicy": "Ignore", "nodeTaintsPolicy": "Honor" },
+        ] } }));
+        let [zone, host] = &read.spec.spread[..] else { panic!("two constraints") };
+        assert!(zone.hard && zone.honors_affinity && !zone.honors_taints && zone.min_domains == 1);
+        assert!(zone.selector.matches(&Labels::from([("v".into(), "1".into())])));
+        assert!(!zone.selector.matches(&Labels::new()));
+        assert!(!host.hard && !host.honors_affinity && host.honors_taints && host.min_domains == 3);
+    }
+}

@@ -1,0 +1,160 @@
+//! What the scheduler keeps of pods and nodes.
+
+pub mod intern;
+pub mod node;
+pub mod selector;
+
+pub(crate) mod decode;
+
+use std::sync::Arc;
+
+use api::Key;
+use jiff::Timestamp;
+use reconcile::taints::Toleration;
+
+pub use node::{Node, NodeAffinity};
+pub use selector::{Labels, Matcher, Selector, Term};
+
+use crate::resources::Resources;
+
+/// The scheduler that pods without a name of one ask for.
+pub const SCHEDULER_NAME: &str = "default-scheduler";
+
+/// A pod, as far as placing it goes. What many pods have in common is shared.
+#[derive(Debug, Clone, Default)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: Key,
+    /// Uid.
+    pub uid: Arc<str>,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// Whether it is being deleted to make room for another.
+    pub preempted: bool,
+    /// Ran to its end: it uses nothing any more.
+    pub finished: bool,
+    /// The node that it is on; empty while it is on none.
+    pub node: Arc<str>,
+    /// The node on which room is made for it; empty if there is none.
+    pub nominated: Box<str>,
+    /// Whether scheduling gates hold it back: their names.
+    pub gates: Box<[String]>,
+    /// When it began to run.
+    pub started: Option<Timestamp>,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// What it asks for.
+    pub spec: Arc<Spec>,
+    /// The condition PodScheduled as it is stored: status, reason, message.
+    pub scheduled: Option<Box<(String, String, String)>>,
+}
+
+/// What a pod asks for of a node and of its neighbours.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Spec {
+    /// The scheduler that it asks for.
+    pub scheduler_name: String,
+    /// Higher goes first.
+    pub priority: i64,
+    /// Whether it takes no other pod's place (`preemptionPolicy: Never`).
+    pub never_preempts: bool,
+    /// Its controller: kind, name and uid.
+    pub owner: Option<Owner>,
+    /// What it asks for.
+    pub requests: Resources,
+    /// The same for comparing nodes: thousandths of cores, bytes of memory.
+    pub compared: (i128, i128),
+    /// Host ports.
+    pub ports: Vec<HostPort>,
+    /// Labels that the node must have.
+    pub node_selector: Labels,
+    /// Where it must go, and where it would like to go.
+    pub node_affinity: NodeAffinity,
+    /// Taints that it bears.
+    pub tolerations: Vec<Toleration>,
+    /// Pods that it must be with.
+    pub affinity: Vec<Arc<Term>>,
+    /// Pods that it must not be with.
+    pub anti_affinity: Vec<Arc<Term>>,
+    /// Pods that it would like to be with; those with a weight below 0, not to be with.
+    pub preferred: Vec<(i64, Arc<Term>)>,
+    /// How it and its like spread.
+    pub spread: Vec<SpreadConstraint>,
+    /// The images that it needs, by normalized name.
+    pub images: Vec<String>,
+}
+
+/// Who manages a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+}
+
+/// A port of the host that a pod takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// Address, `0.0.0.0` for all.
+    pub address: Box<str>,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Box<str>,
+    /// Number.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// Whether both cannot be had on one node. Source: `HostPortInfo.CheckConflict`.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let any = "0.0.0.0";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.address == other.address || &*self.address == any || &*other.address == any)
+    }
+}
+
+/// `core/v1.TopologySpreadConstraint`, with its defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SpreadConstraint {
+    /// How far domains may be apart.
+    pub max_skew: i64,
+    /// The label whose values are the domains.
+    pub topology_key: String,
+    /// Whether it must hold (`DoNotSchedule`), or is only better (`ScheduleAnyway`).
+    pub hard: bool,
+    /// The pods that are counted.
+    pub selector: Selector,
+    /// With fewer domains the least count is 0.
+    pub min_domains: usize,
+    /// Whether nodes that the pod's own affinity excludes are left out.
+    pub honors_affinity: bool,
+    /// Whether nodes with taints that the pod does not bear are left out.
+    pub honors_taints: bool,
+}
+
+impl Pod {
+    /// Whether it waits for a node.
+    pub fn waits(&self) -> bool {
+        self.node.is_empty() && !self.terminating && !self.finished
+    }
+
+    /// Whether it uses up something of a node.
+    pub fn occupies(&self) -> bool {
+        !self.node.is_empty() && !self.finished
+    }
+
+    /// Its priority.
+    pub fn priority(&self) -> i64 {
+        self.spec.priority
+    }
+}
+
+impl Spec {
+    /// Whether it says anything about other pods.
+    pub fn has_affinity(&self) -> bool {
+        !(self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred.is_empty())
+    }
+}
