@@ -24,8 +24,28 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
             // The informer says the same in a moment; until then the assumption stands.
             shared.state.lock().queue.remove(&pod.uid);
         }
-        Err(status) => undo(&shared, &pod, &status),
+        Err(status) => {
+            tracing::debug!(pod = %pod.key, node = %pod.node, error = %status, "binding failed");
+            let current = shared.sources.pods.get(&pod.key).filter(|held| *held.meta().uid == *pod.uid);
+            let fate = match current {
+                Some(held) if held.node_name().is_some() => Fate::Bound,
+                Some(_) if status.reason != Reason::NotFound => Fate::Waits,
+                _ => Fate::Gone,
+            };
+            undo(&shared, &pod, fate);
+        }
     }
+}
+
+/// What has become of a pod whose binding failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is on a node all the same.
+    Bound,
+    /// It is gone.
+    Gone,
+    /// It still waits.
+    Waits,
 }
 
 /// The server answers a binding with a Status or with the pod, as it is made; only the success counts.
@@ -43,24 +63,18 @@ async fn create_binding(shared: &Shared, pod: &Pod, body: &serde_json::Value) ->
 }
 
 /// The binding failed: the pod is not where it was assumed, and is tried again unless it is gone or bound already.
-fn undo(shared: &Shared, pod: &Arc<Pod>, status: &Status) {
-    let current = shared.sources.pods.get(&pod.key).filter(|held| *held.meta().uid == *pod.uid);
-    let bound = current.as_ref().is_some_and(|held| held.node_name().is_some());
+pub(crate) fn undo(shared: &Shared, pod: &Arc<Pod>, fate: Fate) {
     let state = &mut *shared.state.lock();
-    if bound {
-        // The informer has put it where it is.
-        state.queue.remove(&pod.uid);
-        return;
-    }
-    state.assumed.remove(&pod.uid);
-    let left = state.cluster.remove_pod(&pod.uid);
-    if current.is_none() || status.reason == Reason::NotFound {
-        state.queue.remove(&pod.uid);
-    } else {
-        tracing::debug!(pod = %pod.key, node = %pod.node, error = %status, "binding failed, trying again");
+    if fate == Fate::Waits {
         state.queue.failed(&pod.uid, shared.clock.now());
+    } else {
+        state.queue.remove(&pod.uid);
     }
-    if let Some(pod) = left {
+    // Where it is bound already, the informer has put it there, or will.
+    if fate != Fate::Bound
+        && state.assumed.remove(&pod.uid)
+        && let Some(pod) = state.cluster.remove_pod(&pod.uid)
+    {
         shared.raise(state, &Event::PodLeft(pod));
     }
     shared.wake.notify_one();
@@ -134,6 +148,11 @@ pub(crate) async fn preempt(shared: Arc<Shared>, pod: Arc<Pod>, preemption: Pree
             break;
         }
     }
+    told_to_go(&shared, &pod, all_went);
+}
+
+/// The others have been told to go, all of them or not: the pod may be tried again.
+pub(crate) fn told_to_go(shared: &Shared, pod: &Pod, all_went: bool) {
     let state = &mut *shared.state.lock();
     let asked_meanwhile = state.preempting.remove(&*pod.uid) == Some(true);
     if !all_went || asked_meanwhile {

@@ -17,6 +17,8 @@ mod plugins;
 mod watch;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -129,25 +131,7 @@ impl Component for Scheduler {
     }
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
-        let state = State {
-            queue: PodQueue::new(self.config.backoff),
-            cluster: Cluster::default(),
-            turn: Turn::default(),
-            assumed: HashSet::new(),
-            preempting: HashMap::new(),
-            unreadable: Vec::new(),
-            gated: Vec::new(),
-        };
-        let shared = Arc::new(Shared {
-            client: self.client.clone(),
-            clock: self.clock.clone(),
-            config: self.config.clone(),
-            sources: Sources::new(&self.informers),
-            events: EventRecorder::new(self.client.clone(), self.clock.clone(), SOURCE, ""),
-            interner: Interner::default(),
-            state: Mutex::new(state),
-            wake: Notify::new(),
-        });
+        let shared = Arc::new(Shared::new(self));
         let _registrations = watch::listen(&shared);
         tokio::select! {
             () = ctx.cancelled() => return Ok(()),
@@ -208,6 +192,29 @@ async fn sleep_until(clock: &SharedClock, until: Option<jiff::Timestamp>) {
 }
 
 impl Shared {
+    fn new(scheduler: &Scheduler) -> Self {
+        let state = State {
+            queue: PodQueue::new(scheduler.config.backoff),
+            cluster: Cluster::default(),
+            turn: Turn::default(),
+            assumed: HashSet::new(),
+            preempting: HashMap::new(),
+            unreadable: Vec::new(),
+            gated: Vec::new(),
+        };
+        let (client, clock) = (scheduler.client.clone(), scheduler.clock.clone());
+        Self {
+            sources: Sources::new(&scheduler.informers),
+            events: EventRecorder::new(client.clone(), clock.clone(), SOURCE, ""),
+            config: scheduler.config.clone(),
+            interner: Interner::default(),
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            client,
+            clock,
+        }
+    }
+
     /// The profile that a pod asks for, if it is one of ours.
     fn profile(&self, pod: &Pod) -> Option<&Profile> {
         self.config.profiles.iter().find(|profile| profile.name == pod.spec.scheduler_name)

@@ -131,7 +131,7 @@ impl Shared {
         }
     }
 
-    fn node_changed(&self, change: &Change) {
+    pub(crate) fn node_changed(&self, change: &Change) {
         let Some(new) = &change.new else {
             let state = &mut *self.state.lock();
             if let Some(node) = state.cluster.remove_node(&change.key.name) {
@@ -157,7 +157,7 @@ impl Shared {
         self.raise(state, &event);
     }
 
-    fn pod_changed(&self, change: &Change) {
+    pub(crate) fn pod_changed(&self, change: &Change) {
         let Some(new) = &change.new else {
             if let Some(old) = &change.old {
                 self.pod_gone(&old.meta().uid);
