@@ -124,6 +124,8 @@ pub struct ListOptions {
     pub label_selector: String,
     /// Field selector, unparsed.
     pub field_selector: String,
+    /// Of custom metrics: which series of a metric, unparsed. Source: `custom_metrics.MetricListOptions`.
+    pub metric_label_selector: String,
     /// At most so many; 0 sets no limit.
     pub limit: u64,
     /// Where the last page ended.

@@ -160,10 +160,12 @@ impl Server {
             settings: Settings { service_ranges: config.service_ranges, node_ports: config.node_ports },
         });
         let outbound = Arc::new(Outbound::new(egress));
+        let aggregator = Arc::new(Aggregator::new(outbound.clone(), pki.clone())?);
+        pipeline.aggregate_by(aggregator.clone());
         let front = Front {
             pipeline: pipeline.clone(),
             nodes,
-            aggregator: Arc::new(Aggregator::new(outbound.clone(), pki.clone())?),
+            aggregator,
             outbound,
             insecure: Arc::new(proxy::insecure().map_err(|error| BuildError::Config(error.to_string()))?),
             anonymous: believed.anonymous,

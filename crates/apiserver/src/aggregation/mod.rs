@@ -4,6 +4,7 @@
 
 mod availability;
 pub(crate) mod discovery;
+mod inside;
 mod openapi;
 mod priorities;
 mod registration;

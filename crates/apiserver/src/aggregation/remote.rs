@@ -5,7 +5,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use api::connect::Body;
+use api::connect::{Body, User};
 use base::backoff::Policy;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -39,6 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const RETRY: Policy = Policy { first: Duration::from_millis(100), max: Duration::from_secs(30) };
 /// It has this long to tell what it serves. Source: upstream's discovery client.
 const ANSWER_MAX: Duration = Duration::from_secs(6);
+/// It has this long to answer a component of this process.
+const READ_MAX: Duration = Duration::from_secs(30);
 /// So many endpoints are tried in one look.
 const ATTEMPTS_MAX: usize = 5;
 /// What it serves is told in at most so many bytes.
@@ -226,6 +228,35 @@ impl Remote {
             Ok((status, collected(answer.into_body(), bytes_max).await?, tag))
         };
         tokio::time::timeout(ANSWER_MAX, answer).await.map_err(|_| "no answer in time".to_owned())?
+    }
+
+    /// Reads something of it on behalf of a user: status and body.
+    pub(super) async fn read(
+        &self,
+        pipeline: &Pipeline,
+        outbound: &Outbound,
+        user: &User,
+        path: &str,
+        bytes_max: usize,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
+        if !self.is_available() {
+            return Err("service unavailable".into());
+        }
+        let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::get(path).header(header::HOST, self.host());
+        let request = request.header(header::ACCEPT, "application/json").body(body);
+        let mut request = request.map_err(|error| error.to_string())?;
+        front_proxy::name(request.headers_mut(), user);
+        let answer = async {
+            let answer =
+                self.send(pipeline, outbound, request).await.map_err(|unanswered| match unanswered {
+                    Unanswered::NoEndpoint => "service unavailable".to_owned(),
+                    Unanswered::Failed(cause) => cause,
+                })?;
+            let status = answer.status();
+            Ok((status, collected(answer.into_body(), bytes_max).await?))
+        };
+        tokio::time::timeout(READ_MAX, answer).await.map_err(|_| "no answer in time".to_owned())?
     }
 
     /// Whether it can be used: asks some of its endpoints what it serves, until one says it.

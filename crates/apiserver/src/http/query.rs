@@ -86,6 +86,7 @@ fn dry_run(values: Vec<&str>, errors: &mut FieldErrors) -> bool {
 fn list_options(query: &Query) -> Result<ListOptions, Status> {
     Ok(ListOptions {
         label_selector: query.text("labelSelector"),
+        metric_label_selector: String::new(),
         field_selector: query.text("fieldSelector"),
         limit: unsigned(query.number("limit")?).unwrap_or(0),
         continue_token: query.text("continue"),

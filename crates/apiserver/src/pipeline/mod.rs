@@ -21,7 +21,7 @@ mod tokens;
 mod txn;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 pub(crate) use compared::Comparisons;
@@ -39,6 +39,7 @@ use store::Store;
 use tokio::sync::watch;
 
 use crate::admission::{self, Chain, Notes, Operation, Options, Review};
+use crate::aggregation::Aggregator;
 use crate::audit::{self, Auditor};
 use crate::authn::TokenAuthenticator;
 use crate::authn::token::Tokens;
@@ -108,6 +109,8 @@ pub struct Pipeline {
     pub(crate) webhooks: Arc<Webhooks>,
     expiry: expiry::Expiry,
     pub(crate) definitions: definitions::Progress,
+    /// The way to extension API servers, for components of this process.
+    aggregator: OnceLock<Arc<Aggregator>>,
     tasks: Tasks,
 }
 
@@ -172,11 +175,18 @@ impl Pipeline {
             caches: RwLock::new(caches),
             expiry: expiry::Expiry::default(),
             definitions: definitions::Progress::default(),
+            aggregator: OnceLock::new(),
             tasks,
         });
         pipeline.spawn(definitions::follow(Arc::downgrade(&pipeline)));
         pipeline.spawn(crate::policies::follow(Arc::downgrade(&pipeline)));
         pipeline
+    }
+
+    /// From now on, what extension API servers serve is read from them.
+    pub(crate) fn aggregate_by(&self, aggregator: Arc<Aggregator>) {
+        // It is told once, when the server is built.
+        let _ = self.aggregator.set(aggregator);
     }
 
     /// Answers a request of a caller in this process, authorized here. The identity is believed
@@ -227,6 +237,11 @@ impl Pipeline {
     }
 
     async fn dispatch(&self, user: &User, request: Request, notes: &Arc<Notes>) -> Result<Response, Status> {
+        if let Some(aggregator) = self.aggregator.get()
+            && let Some(answer) = aggregator.read(self, user, &request).await
+        {
+            return answer;
+        }
         let kind = self.kind(&request.resource)?;
         check_served(&kind, &request.subresource, request.call.verb())?;
         if let Some(answer) = self.computed(&kind, &request).await {

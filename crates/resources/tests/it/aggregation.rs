@@ -242,6 +242,25 @@ async fn requests_are_passed_on_with_their_user() {
 }
 
 #[tokio::test]
+async fn components_of_this_process_read_what_it_serves() {
+    let tasks = Tasks::default();
+    let cluster = with_sample(&tasks).await;
+    let flunders = resource("wardle.example.com", "v1alpha1", "flunders");
+    let selected = ListOptions { metric_label_selector: "a=b".into(), ..ListOptions::default() };
+    let listed = cluster.call(&flunders, "default", "", "", Call::List(selected)).await.unwrap();
+    // The sample's answer has no items.
+    assert!(matches!(listed, Response::List(list) if list.items.is_empty()));
+    let get = || Call::Get { resource_version: String::new() };
+    let read = cluster.call(&flunders, "default", "*", "size", get()).await.unwrap();
+    let Response::Object { object, .. } = read else { panic!("no object") };
+    let told: Value = object.decode().unwrap();
+    assert_eq!(told["path"], format!("{FLUNDERS}/%2A/size"));
+    assert!(told["groups"].as_array().unwrap().contains(&json!("system:masters")), "{told}");
+    let written = Call::Create { body: "{}".into(), options: api::WriteOptions::default() };
+    assert_eq!(cluster.call(&flunders, "default", "", "", written).await.err().unwrap().code, 405);
+}
+
+#[tokio::test]
 async fn nobody_answers_for_this_servers_own_groups_nor_on_its_own_host() {
     let tasks = Tasks::default();
     let cluster = with_sample(&tasks).await;
