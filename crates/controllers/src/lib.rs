@@ -5,6 +5,7 @@ pub mod context;
 pub mod daemonset;
 pub mod cronjob;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod ip_repair;
@@ -32,6 +33,7 @@ mod claim;
 mod followed;
 mod history;
 mod template;
+mod scale;
 
 use std::sync::Arc;
 
@@ -45,6 +47,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(daemonset::DaemonSets::new(ctx)),
         Arc::new(cronjob::CronJobs::new(ctx)),
         Arc::new(deployment::Deployments::new(ctx)),
+        Arc::new(disruption::Disruptions::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
         Arc::new(endpoints::EndpointsController::new(ctx)),
         Arc::new(endpoints::EndpointSliceMirroring::new(ctx)),

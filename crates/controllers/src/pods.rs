@@ -134,6 +134,8 @@ pub struct Condition {
     pub r#type: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
+    /// Machine-readable.
+    pub reason: String,
     /// When the status changed last.
     pub last_transition_time: Option<Timestamp>,
 }

@@ -30,3 +30,42 @@ impl Select for LabelSelector {
 pub fn is_subset(wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
+
+/// A selector as Go prints it in messages: `nil`, or the generated text of `metav1.LabelSelector`.
+pub(crate) fn go_text(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else { return "nil".into() };
+    let labels: String =
+        selector.match_labels.iter().map(|(key, value)| format!("{key}: {value},")).collect();
+    let expressions: String = selector
+        .match_expressions
+        .iter()
+        .map(|one| {
+            let values = one.values.join(" ");
+            format!(
+                "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
+                one.key, one.operator
+            )
+        })
+        .collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_read_as_go_prints_them() {
+        let selector: LabelSelector = serde_json::from_value(serde_json::json!({
+            "matchLabels": { "a": "b" },
+            "matchExpressions": [{ "key": "k", "operator": "In", "values": ["x", "y"] }],
+        }))
+        .unwrap();
+        let text = "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement\
+                    {LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}";
+        assert_eq!(go_text(Some(&selector)), text);
+        assert_eq!(go_text(None), "nil");
+    }
+}

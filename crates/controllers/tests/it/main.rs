@@ -5,6 +5,7 @@
 mod cluster;
 mod daemons;
 mod jobs;
+mod disruption;
 mod services;
 mod stateful;
 mod storage;
@@ -40,9 +41,17 @@ async fn start_at(clock: SharedClock) -> Cluster {
         all
     })
     .await;
+    play(&cluster).await;
+    cluster
+}
+
+/// Nodes and a scheduler that stand in. The node says that it is ready: of one that does not the pods are not ready.
+async fn play(cluster: &Cluster) {
     cluster.play_nodes(true);
     cluster.create(&kinds::NODES, "", json!({ "metadata": { "name": "n1" } })).await;
-    cluster
+    let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }] } });
+    let (nodes, strategic) = (kinds::NODES.gvr(), PatchType::StrategicMerge);
+    cluster.client.patch(&nodes, &Key::new("", "n1"), "status", strategic, &ready).await.unwrap();
 }
 
 fn web(replicas: u32, image: &str) -> Value {
@@ -328,10 +337,7 @@ fn taints(node: &Value) -> Vec<String> {
 async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
     let clock = VirtualClock::new(jiff::Timestamp::now());
     let cluster = start_at(Arc::new(clock.clone())).await;
-    let node = Key::new("", "n1");
-    let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }] } });
-    let (nodes, strategic) = (kinds::NODES.gvr(), PatchType::StrategicMerge);
-    cluster.client.patch(&nodes, &node, "status", strategic, &ready).await.unwrap();
+    let (node, nodes) = (Key::new("", "n1"), kinds::NODES.gvr());
     let pod = |name: &str, seconds: Option<u32>, on: Option<&str>| {
         let toleration = seconds.map(|seconds| {
             json!([{ "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds }])

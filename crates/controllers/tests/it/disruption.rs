@@ -1,0 +1,90 @@
+//! Budgets are counted, and evictions asked of the API stay within them.
+
+use api::{DeleteOptions, Key, Reason};
+use reconcile::kinds;
+use serde_json::{Value, json};
+
+use crate::{start, web};
+
+fn eviction(pod: &Key) -> Value {
+    json!({
+        "apiVersion": "policy/v1", "kind": "Eviction",
+        "metadata": { "name": pod.name, "namespace": pod.namespace },
+    })
+}
+
+fn counts(held: &Value) -> [i64; 4] {
+    ["expectedPods", "desiredHealthy", "currentHealthy", "disruptionsAllowed"]
+        .map(|name| held["status"][name].as_i64().unwrap_or(-1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_counts_its_pods_and_evictions_wait_for_it() {
+    let cluster = start().await;
+    let budget = json!({ "metadata": { "name": "web" }, "spec": {
+        "maxUnavailable": "34%", "selector": { "matchLabels": { "app": "web" } } } });
+    cluster.create(&kinds::POD_DISRUPTION_BUDGETS, "default", budget).await;
+    let key = Key::new("default", "web");
+    let budgets = kinds::POD_DISRUPTION_BUDGETS;
+    let none = cluster.until(budgets, &key, |held| held["status"]["observedGeneration"] == 1).await;
+    assert_eq!(counts(&none), [0, 0, 0, 0]);
+    assert_eq!(none["status"]["conditions"][0]["reason"], "InsufficientPods");
+
+    cluster.create(&kinds::DEPLOYMENTS, "default", web(2, "web:1")).await;
+    cluster.until(budgets, &key, |held| counts(held) == [2, 1, 2, 1]).await;
+    let pods = cluster.until_all(kinds::PODS, "default", |pods| pods.len() == 2).await;
+    // What the node does not carry out: the pod keeps its finalizer, and so its place, until this test lets it go.
+    let [first, second] = [pods[0].key(), pods[1].key()];
+    let hold = json!({ "metadata": { "finalizers": ["example.com/hold"] } });
+    cluster.merge(&kinds::PODS, &first, hold).await;
+    let evict = async |pod: &Key| {
+        cluster.client.create_subresource(&kinds::PODS.gvr(), pod, "eviction", &eviction(pod)).await
+    };
+    evict(&first).await.unwrap();
+    let refused = evict(&second).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::TooManyRequests);
+    assert_eq!(refused.message, "Cannot evict pod as it would violate the pod's disruption budget.");
+    assert_eq!(refused.details.causes[0].reason, "DisruptionBudget");
+    // The set replaces what goes, and once the new pod is ready the next one may go.
+    cluster.until(budgets, &key, |held| counts(held) == [2, 1, 2, 1]).await;
+    evict(&second).await.unwrap();
+    cluster.merge(&kinds::PODS, &first, json!({ "metadata": { "finalizers": null } })).await;
+    cluster.until(budgets, &key, |held| counts(held) == [2, 1, 2, 1]).await;
+    // Another size is another number of expected pods.
+    cluster.merge(&kinds::DEPLOYMENTS, &key, json!({ "spec": { "replicas": 5 } })).await;
+    cluster.until(budgets, &key, |held| counts(held) == [5, 3, 5, 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
+    let cluster = start().await;
+    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    let owner =
+        cluster.create(&kinds::CONFIG_MAPS, "default", json!({ "metadata": { "name": "owner" } })).await;
+    let owner = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.meta().uid,
+        "controller": true });
+    let pod = json!({ "metadata": { "name": "p", "labels": { "app": "odd" }, "ownerReferences": [owner] },
+        "spec": { "containers": [{ "name": "c", "image": "a" }] } });
+    cluster.create(&kinds::PODS, "default", pod).await;
+    let budget = json!({ "metadata": { "name": "odd" }, "spec": {
+        "maxUnavailable": 1, "selector": { "matchLabels": { "app": "odd" } } } });
+    cluster.create(&kinds::POD_DISRUPTION_BUDGETS, "default", budget).await;
+    let key = Key::new("default", "odd");
+    let failed = cluster
+        .until(kinds::POD_DISRUPTION_BUDGETS, &key, |held| {
+            held["status"]["conditions"][0]["reason"] == "SyncFailed"
+        })
+        .await;
+    let message = failed["status"]["conditions"][0]["message"].as_str().unwrap();
+    assert_eq!(message, "configmaps does not implement the scale subresource");
+    // Pods alone are counted for a plain number.
+    let number = json!({ "spec": { "maxUnavailable": null, "minAvailable": 1 } });
+    cluster.merge(&kinds::POD_DISRUPTION_BUDGETS, &key, number).await;
+    cluster.until(kinds::POD_DISRUPTION_BUDGETS, &key, |held| counts(held) == [1, 1, 1, 0]).await;
+    cluster
+        .client
+        .delete(&kinds::PODS.gvr(), &Key::new("default", "p"), DeleteOptions::default())
+        .await
+        .unwrap();
+    cluster.until(kinds::POD_DISRUPTION_BUDGETS, &key, |held| counts(held) == [0, 1, 0, 0]).await;
+}
