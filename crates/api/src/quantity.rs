@@ -43,6 +43,8 @@ const BINARY: [(&str, u32); 6] = [("Ki", 1), ("Mi", 2), ("Gi", 3), ("Ti", 4), ("
 impl Quantity {
     /// Nothing.
     pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
+    /// One unit.
+    pub const ONE: Self = Self { nanos: NANO, format: Format::DecimalSi };
 
     /// A whole number of units.
     pub fn from_units(units: i64, format: Format) -> Self {

@@ -8,6 +8,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
+pub mod horizontal;
 pub mod ip_repair;
 pub mod job;
 pub mod namespace;
@@ -52,6 +53,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(endpoints::EndpointsController::new(ctx)),
         Arc::new(endpoints::EndpointSliceMirroring::new(ctx)),
         Arc::new(garbage::GarbageCollector::new(ctx)),
+        Arc::new(horizontal::Autoscalers::new(ctx)),
         Arc::new(ip_repair::IpRepair::new(ctx)),
         Arc::new(job::Jobs::new(ctx)),
         Arc::new(namespace::Namespaces::new(ctx)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::{Call, GroupVersionResource, Key, Object, ObjectMeta, Reason, Request, Response, Status};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::context::Ctx;
 
@@ -68,6 +69,18 @@ pub(crate) async fn get(
     };
     let scale = object.decode().map_err(unreadable)?;
     Ok((object, scale))
+}
+
+/// Sets how many replicas are wanted, unless somebody changed the object since its scale was read.
+pub(crate) async fn set(
+    ctx: &Ctx,
+    resource: &GroupVersionResource,
+    scale: &Object,
+    replicas: i32,
+) -> Result<(), Status> {
+    let mut body: Value = scale.decode().map_err(unreadable)?;
+    body["spec"]["replicas"] = replicas.into();
+    ctx.client.update(resource, &scale.key(), "scale", &body).await.map(drop)
 }
 
 fn unreadable(error: serde_json::Error) -> Status {

@@ -52,6 +52,27 @@ pub(crate) fn go_text(selector: Option<&LabelSelector>) -> String {
     )
 }
 
+/// A selector as requests carry it; none is empty. Source: `labels.Requirement.String`.
+pub(crate) fn query_text(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else { return String::new() };
+    let labels = selector.match_labels.iter().map(|(key, value)| (key, format!("{key}={value}")));
+    let expressions = selector.match_expressions.iter().map(|one| {
+        let mut values = one.values.clone();
+        values.sort_unstable();
+        let (key, values) = (&one.key, values.join(","));
+        let text = match one.operator.as_str() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.clone(),
+            _ => format!("!{key}"),
+        };
+        (key, text)
+    });
+    let mut terms: Vec<_> = labels.chain(expressions).collect();
+    terms.sort_by_key(|(key, _)| *key);
+    terms.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +88,6 @@ mod tests {
                     {LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}";
         assert_eq!(go_text(Some(&selector)), text);
         assert_eq!(go_text(None), "nil");
+        assert_eq!((query_text(Some(&selector)).as_str(), query_text(None).as_str()), ("a=b,k in (x,y)", ""));
     }
 }

@@ -125,6 +125,9 @@ pub const STATEFUL_SETS: Kind = namespaced("apps", "v1", "statefulsets", "Statef
 /// Pod disruption budgets.
 pub const POD_DISRUPTION_BUDGETS: Kind =
     namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
+/// Horizontal pod autoscalers.
+pub const HORIZONTAL_POD_AUTOSCALERS: Kind =
+    namespaced("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler");
 /// Leases: heartbeats of nodes and leadership.
 pub const LEASES: Kind = namespaced("coordination.k8s.io", "v1", "leases", "Lease");
 /// Priority classes.

@@ -6,6 +6,7 @@ mod cluster;
 mod daemons;
 mod jobs;
 mod disruption;
+mod horizontal;
 mod services;
 mod stateful;
 mod storage;
