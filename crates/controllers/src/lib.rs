@@ -16,6 +16,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod node_role;
 pub mod per_namespace;
+pub mod persistent_volume;
 pub mod pod_gc;
 pub mod pods;
 pub mod quota;
@@ -60,6 +61,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(node_lifecycle::NodeLifecycle::new(ctx)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
+        Arc::new(persistent_volume::PersistentVolumes::new(ctx)),
         Arc::new(pod_gc::PodGc::new(ctx)),
         Arc::new(quota::Quotas::new(ctx)),
         Arc::new(role_aggregation::RoleAggregation::new(ctx)),

@@ -87,6 +87,8 @@ pub const PERSISTENT_VOLUME_CLAIMS: Kind =
     namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
 /// Volumes.
 pub const PERSISTENT_VOLUMES: Kind = cluster("", "v1", "persistentvolumes", "PersistentVolume");
+/// Storage classes.
+pub const STORAGE_CLASSES: Kind = cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
 /// Volume attributes classes.
 pub const VOLUME_ATTRIBUTES_CLASSES: Kind =
     cluster("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass");

@@ -101,3 +101,100 @@ async fn a_claim_goes_after_the_pods_that_use_it() {
     cluster.client.delete(&kinds::PODS.gvr(), &Key::new("default", "a"), now()).await.unwrap();
     cluster.until(claims, &key, Value::is_null).await;
 }
+
+fn volume(name: &str, policy: &str, size: &str) -> Value {
+    json!({ "metadata": { "name": name }, "spec": {
+        "capacity": { "storage": size }, "accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+        "persistentVolumeReclaimPolicy": policy, "hostPath": { "path": "/data" } } })
+}
+
+fn claim(name: &str, class: &str) -> Value {
+    json!({ "metadata": { "name": name }, "spec": { "storageClassName": class,
+        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } })
+}
+
+fn phase(phase: &'static str) -> impl Fn(&Value) -> bool {
+    move |held: &Value| held["status"]["phase"] == phase
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_and_volumes_come_together_and_part() {
+    let cluster = start().await;
+    let (claims, volumes) = (kinds::PERSISTENT_VOLUME_CLAIMS, kinds::PERSISTENT_VOLUMES);
+    let key = |name: &str| Key::new("default", name);
+    cluster.create(&claims, "default", claim("a", "manual")).await;
+    for (name, policy, size) in [("large", "Retain", "9Gi"), ("small", "Delete", "2Gi")] {
+        cluster.create(&volumes, "", volume(name, policy, size)).await;
+    }
+    // Which of the two is there first is chance: it is taken, and the other one stays free.
+    let bound = cluster.until(claims, &key("a"), phase("Bound")).await;
+    let taken = Key::new("", bound["spec"]["volumeName"].as_str().unwrap());
+    let other = Key::new("", if taken.name == "large" { "small" } else { "large" });
+    let held = cluster.until(volumes, &taken, phase("Bound")).await;
+    assert_eq!(held["spec"]["claimRef"]["uid"], bound["metadata"]["uid"]);
+    assert_eq!(bound["status"]["capacity"], held["spec"]["capacity"]);
+    assert_eq!(bound["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"], "yes");
+    assert_eq!(held["metadata"]["annotations"]["pv.kubernetes.io/bound-by-controller"], "yes");
+    cluster.until(volumes, &other, phase("Available")).await;
+    // A claim that comes later takes what is left, and one more waits until there is more.
+    cluster.create(&claims, "default", claim("b", "manual")).await;
+    cluster.until(claims, &key("b"), phase("Bound")).await;
+    cluster.create(&claims, "default", claim("c", "manual")).await;
+    let none = |events: &[std::sync::Arc<api::Object>], reason: &str| {
+        events.iter().any(|event| event.decode::<Value>().unwrap()["reason"] == reason)
+    };
+    cluster.until_all(kinds::EVENTS, "default", |events| none(events, "ProvisioningFailed")).await;
+    cluster.create(&volumes, "", volume("third", "Retain", "1Gi")).await;
+    cluster.until(claims, &key("c"), phase("Bound")).await;
+    // What is left behind is kept, or nobody can delete it.
+    for name in ["a", "b"] {
+        cluster.client.delete(&claims.gvr(), &key(name), DeleteOptions::default()).await.unwrap();
+        cluster.until(claims, &key(name), Value::is_null).await;
+    }
+    cluster.until(volumes, &Key::new("", "large"), phase("Released")).await;
+    let failed = cluster.until(volumes, &Key::new("", "small"), phase("Failed")).await;
+    let why = "error getting deleter volume plugin for volume \"small\": no deletable volume plugin matched";
+    assert_eq!(failed["status"]["message"], why);
+    // A claim whose volume goes is lost.
+    let third = Key::new("", "third");
+    cluster.merge(&volumes, &third, json!({ "metadata": { "finalizers": null } })).await;
+    cluster.client.delete(&volumes.gvr(), &third, DeleteOptions::default()).await.unwrap();
+    cluster.merge(&volumes, &third, json!({ "metadata": { "finalizers": null } })).await;
+    cluster.until(claims, &key("c"), phase("Lost")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn provisioners_outside_are_told_when_it_is_time() {
+    let cluster = start().await;
+    let class = json!({ "metadata": { "name": "late" }, "provisioner": "example.com/p",
+        "volumeBindingMode": "WaitForFirstConsumer" });
+    cluster.create(&kinds::STORAGE_CLASSES, "", class).await;
+    let (claims, key) = (kinds::PERSISTENT_VOLUME_CLAIMS, Key::new("default", "d"));
+    cluster.create(&claims, "default", claim("d", "late")).await;
+    let says = |reason: &'static str| {
+        move |events: &[std::sync::Arc<api::Object>]| {
+            events.iter().any(|event| event.decode::<Value>().unwrap()["reason"] == reason)
+        }
+    };
+    cluster.until_all(kinds::EVENTS, "default", says("WaitForFirstConsumer")).await;
+    let chosen = json!({ "metadata": { "annotations": { "volume.kubernetes.io/selected-node": "n1" } } });
+    cluster.merge(&claims, &key, chosen).await;
+    cluster
+        .until(claims, &key, |held| {
+            held["metadata"]["annotations"]["volume.kubernetes.io/storage-provisioner"] == "example.com/p"
+        })
+        .await;
+    cluster.until_all(kinds::EVENTS, "default", says("ExternalProvisioning")).await;
+    // The provisioner makes the volume for the claim.
+    let uid = cluster.informers.get(claims).get(&key).unwrap().meta().uid.clone();
+    let mut made = volume("made", "Delete", "1Gi");
+    made["metadata"]["annotations"] = json!({ "pv.kubernetes.io/provisioned-by": "example.com/p" });
+    made["spec"]["storageClassName"] = "late".into();
+    made["spec"]["claimRef"] = json!({ "kind": "PersistentVolumeClaim", "apiVersion": "v1",
+        "namespace": "default", "name": "d", "uid": uid });
+    cluster.create(&kinds::PERSISTENT_VOLUMES, "", made).await;
+    cluster.until(claims, &key, phase("Bound")).await;
+    cluster.client.delete(&claims.gvr(), &key, DeleteOptions::default()).await.unwrap();
+    // It is the provisioner's to delete.
+    cluster.until(kinds::PERSISTENT_VOLUMES, &Key::new("", "made"), phase("Released")).await;
+}
