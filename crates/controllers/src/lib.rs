@@ -1,5 +1,6 @@
 //! One module per controller: a pure `plan` that decides and an `apply` that acts.
 
+pub mod bootstrap_signer;
 pub mod certificates;
 pub mod context;
 pub mod daemonset;
@@ -7,6 +8,8 @@ pub mod cronjob;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
+pub mod ephemeral_volume;
+pub mod expansion;
 pub mod garbage;
 pub mod horizontal;
 pub mod ip_repair;
@@ -15,6 +18,7 @@ pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod node_role;
+pub mod node_ttl;
 pub mod per_namespace;
 pub mod persistent_volume;
 pub mod pod_gc;
@@ -48,17 +52,21 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
     vec![
         Arc::new(daemonset::DaemonSets::new(ctx)),
         Arc::new(cronjob::CronJobs::new(ctx)),
+        Arc::new(bootstrap_signer::BootstrapSigner::new(ctx)),
         Arc::new(deployment::Deployments::new(ctx)),
         Arc::new(disruption::Disruptions::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
         Arc::new(endpoints::EndpointsController::new(ctx)),
         Arc::new(endpoints::EndpointSliceMirroring::new(ctx)),
+        Arc::new(ephemeral_volume::EphemeralVolumes::new(ctx)),
+        Arc::new(expansion::Expansion::new(ctx)),
         Arc::new(garbage::GarbageCollector::new(ctx)),
         Arc::new(horizontal::Autoscalers::new(ctx)),
         Arc::new(ip_repair::IpRepair::new(ctx)),
         Arc::new(job::Jobs::new(ctx)),
         Arc::new(namespace::Namespaces::new(ctx)),
         Arc::new(node_lifecycle::NodeLifecycle::new(ctx)),
+        Arc::new(node_ttl::NodeTtl::new(ctx)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
         Arc::new(persistent_volume::PersistentVolumes::new(ctx)),

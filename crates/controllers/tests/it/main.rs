@@ -9,6 +9,7 @@ mod disruption;
 mod horizontal;
 mod services;
 mod stateful;
+mod small;
 mod storage;
 
 use std::sync::Arc;
