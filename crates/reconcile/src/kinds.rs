@@ -122,11 +122,6 @@ pub const CONTROLLER_REVISIONS: Kind = namespaced("apps", "v1", "controllerrevis
 pub const JOBS: Kind = namespaced("batch", "v1", "jobs", "Job");
 /// Jobs by the clock.
 pub const CRON_JOBS: Kind = namespaced("batch", "v1", "cronjobs", "CronJob");
-/// Stateful sets.
-pub const STATEFUL_SETS: Kind = namespaced("apps", "v1", "statefulsets", "StatefulSet");
-/// Pod disruption budgets.
-pub const POD_DISRUPTION_BUDGETS: Kind =
-    namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
 /// Horizontal pod autoscalers.
 pub const HORIZONTAL_POD_AUTOSCALERS: Kind =
     namespaced("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler");
