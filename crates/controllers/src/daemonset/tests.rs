@@ -410,6 +410,35 @@ fn with_surge_no_node_is_ever_without_an_available_pod() {
 }
 
 #[test]
+fn an_undo_restarts_only_what_was_replaced() {
+    for seed in 1..20 {
+        let mut chance = Chance::new(seed);
+        let mut model = Model::new(rolling(0, 1, 0), 5);
+        model.settle(&mut chance, seed, &mut |_, _| {});
+        let uids = |model: &Model| {
+            model.pods.values().map(|pod| pod.pod.metadata.uid.clone()).collect::<BTreeSet<_>>()
+        };
+        let first = uids(&model);
+        model.set.spec.template = template(2);
+        model.set.metadata.generation += 1;
+        while first.intersection(&uids(&model)).count() > 2 {
+            model.advance(&mut chance, false);
+            model.pass(&mut |_, _| {});
+        }
+        let hash = model.hash();
+        let alive = |pod: &&Daemon| !pod.is_terminating() && pod.hash() != hash;
+        let kept: BTreeSet<String> =
+            model.pods.values().filter(alive).map(|pod| pod.pod.metadata.uid.clone()).collect();
+        assert!(!kept.is_empty());
+        model.set.spec.template = template(1);
+        model.set.metadata.generation += 1;
+        model.settle(&mut chance, seed, &mut |_, _| {});
+        assert!(kept.is_subset(&uids(&model)), "seed {seed}");
+        assert_eq!(model.revisions.iter().map(|held| held.revision).collect::<Vec<_>>(), [2, 3]);
+    }
+}
+
+#[test]
 fn bounds_are_rounded_up_and_never_both_zero() {
     let bounds = |surge: Value, unavailable: Value, nodes| {
         let mut spec = rolling(0, 0, 0);

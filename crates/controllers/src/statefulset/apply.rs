@@ -127,7 +127,7 @@ impl Worker {
         let name = &set.metadata.name;
         let is_member = |pod: &Object| identity::ordinal(name, &pod.meta().name).is_some();
         let pods = claim.run_among(is_member, |_| true).await?;
-        pods.iter().filter_map(|pod| Member::decode(name, pod).transpose()).collect()
+        pods.iter().filter_map(|pod| Member::decode(set, pod).transpose()).collect()
     }
 
     /// The claims of the set's pods, those that are wanted and those that are too many.

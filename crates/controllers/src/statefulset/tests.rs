@@ -165,7 +165,7 @@ impl Model {
                 body["metadata"]["uid"] = self.uid().into();
                 body["status"] = json!({ "phase": "Pending" });
                 let object = api::Object::parse(serde_json::to_vec(&body).unwrap().into()).unwrap();
-                let member = Member::decode("web", &object).unwrap().unwrap();
+                let member = Member::decode(&self.set, &object).unwrap().unwrap();
                 assert!(member.claims.values().all(|claim| self.claims.contains_key(claim)));
                 self.pods.insert(*ordinal, member);
             }
@@ -656,7 +656,7 @@ fn a_pod_has_its_identity_and_a_volume_for_each_claim() {
     // An orphan that was adopted lacks both.
     let body = json!({ "metadata": { "name": "web-4", "uid": "o" }, "spec": {} });
     let object = api::Object::parse(serde_json::to_vec(&body).unwrap().into()).unwrap();
-    let orphan = Member::decode("web", &object).unwrap().unwrap();
+    let orphan = Member::decode(&set, &object).unwrap().unwrap();
     let patch = identity::correction(&set, &orphan).unwrap();
     assert_eq!(patch["spec"]["volumes"], json!([claim]));
     assert_eq!(patch["metadata"]["uid"], "o");

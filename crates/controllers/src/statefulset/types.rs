@@ -174,7 +174,7 @@ pub(super) struct Member {
 
 impl Member {
     /// Decodes a pod whose name says that it is one of the set.
-    pub(super) fn decode(set: &str, object: &Object) -> Result<Option<Self>, BoxError> {
+    pub(super) fn decode(set: &StatefulSet, object: &Object) -> Result<Option<Self>, BoxError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Body {
@@ -196,8 +196,11 @@ impl Member {
         struct Source {
             claim_name: String,
         }
-        let Some(ordinal) = identity::ordinal(set, &object.meta().name) else { return Ok(None) };
-        let body: Body = decode(object)?;
+        let name = &object.meta().name;
+        let Some(ordinal) = identity::ordinal(&set.metadata.name, name) else { return Ok(None) };
+        // Nobody asks for the volumes of pods that have no claims.
+        let claimless = set.spec.volume_claim_templates.is_empty();
+        let body = if claimless { Body::default() } else { decode(object)? };
         let claim =
             |volume: Volume| volume.persistent_volume_claim.map(|source| (volume.name, source.claim_name));
         let claims = body.spec.volumes.into_iter().filter_map(claim).collect();
