@@ -27,11 +27,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct InProcess {
     pipeline: Arc<Pipeline>,
     user: User,
+    pods_asked_for: Arc<AtomicU32>,
 }
 
 #[async_trait]
 impl Transport for InProcess {
     async fn send(&self, request: Request) -> Result<Response, Status> {
+        let creates = matches!(request.call, api::Call::Create { .. }) && request.subresource.is_empty();
+        if creates && request.resource == kinds::PODS.gvr() {
+            self.pods_asked_for.fetch_add(1, Ordering::Relaxed);
+        }
         self.pipeline.call(&self.user, request).await
     }
 }
@@ -60,6 +65,8 @@ pub(crate) struct Cluster {
     /// The authority that is published to pods.
     pub(crate) root_ca_pem: watch::Sender<Arc<str>>,
     pub(crate) readiness: Readiness,
+    /// How many times somebody has tried to make a pod.
+    pub(crate) pods_asked_for: Arc<AtomicU32>,
     stop: CancellationToken,
     tasks: Tasks,
     _dir: tempfile::TempDir,
@@ -103,7 +110,9 @@ impl Cluster {
             Server::build(config, store, resources::strategies(), Arc::new(NoNodes)).await.unwrap();
         let root_ca_pem = watch::Sender::new(server.pki().ca_pem().into());
         let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
-        let client = Client::new(Arc::new(InProcess { pipeline, user }), "test");
+        let pods_asked_for = Arc::new(AtomicU32::new(0));
+        let transport = InProcess { pipeline, user, pods_asked_for: pods_asked_for.clone() };
+        let client = Client::new(Arc::new(transport), "test");
         let mut supervisor = Supervisor::new();
         let cluster = Self {
             informers: Informers::new(client.clone(), clock.clone()),
@@ -112,6 +121,7 @@ impl Cluster {
             queues: server.front().queues().clone(),
             root_ca_pem,
             readiness: supervisor.readiness(),
+            pods_asked_for,
             stop: CancellationToken::new(),
             tasks: Tasks::default(),
             _dir: dir,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{DeleteOptions, Key, Object, PatchType};
+use api::{DeleteOptions, Key, Object, PatchType, Propagation};
 use reconcile::kinds;
 use serde_json::{Value, json};
 
@@ -160,4 +160,97 @@ async fn daemons_follow_the_nodes() {
     completes(&cluster, 1).await;
     let left = cluster.until_all(kinds::PODS, "default", |pods| pods.len() == 1).await;
     assert_eq!(left[0].node_name(), Some("n2"));
+}
+
+async fn on_one_node() -> Cluster {
+    let cluster = start().await;
+    let account = Key::new("default", "default");
+    cluster.until(kinds::SERVICE_ACCOUNTS, &account, |held| !held.is_null()).await;
+    add_node(&cluster, "n2").await;
+    cluster
+}
+
+/// The only revision that there is.
+async fn revision(cluster: &Cluster) -> Arc<Object> {
+    cluster.until_all(kinds::CONTROLLER_REVISIONS, "default", |held| held.len() == 1).await[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_a_revision_become_one_and_no_pod_is_restarted() {
+    let cluster = on_one_node().await;
+    cluster.create(&kinds::DAEMON_SETS, "default", agent(json!({}))).await;
+    completes(&cluster, 1).await;
+    let pod = cluster.informers.get(kinds::PODS).in_namespace("default")[0].clone();
+    let first = revision(&cluster).await;
+    let mut copy: Value = first.decode().unwrap();
+    let meta = copy["metadata"].clone();
+    copy["metadata"] = json!({ "name": "agent-copy", "labels": { "app": "agent", "controller-revision-hash": "copy" },
+        "ownerReferences": meta["ownerReferences"] });
+    copy["revision"] = 7.into();
+    cluster.create(&kinds::CONTROLLER_REVISIONS, "default", copy).await;
+    cluster.merge(&kinds::DAEMON_SETS, &key(), json!({ "metadata": { "labels": { "wake": "up" } } })).await;
+    cluster.until(kinds::CONTROLLER_REVISIONS, &first.key(), Value::is_null).await;
+    let relabelled = |held: &Value| held["metadata"]["labels"]["controller-revision-hash"] == "copy";
+    cluster.until(kinds::PODS, &pod.key(), relabelled).await;
+    let held = completes(&cluster, 1).await;
+    assert_eq!(held["metadata"]["labels"]["wake"], "up");
+    assert_eq!(cluster.informers.get(kinds::PODS).get(&pod.key()).unwrap().meta().uid, pod.meta().uid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_daemon_set_takes_over_pods_and_history() {
+    let cluster = on_one_node().await;
+    cluster.create(&kinds::DAEMON_SETS, "default", agent(json!({}))).await;
+    completes(&cluster, 1).await;
+    let pod = cluster.informers.get(kinds::PODS).in_namespace("default")[0].clone();
+    let orphan = DeleteOptions { propagation: Some(Propagation::Orphan), ..DeleteOptions::default() };
+    cluster.client.delete(&kinds::DAEMON_SETS.gvr(), &key(), orphan).await.unwrap();
+    cluster.until(kinds::DAEMON_SETS, &key(), Value::is_null).await;
+    let new = cluster.create(&kinds::DAEMON_SETS, "default", agent(json!({}))).await;
+    completes(&cluster, 1).await;
+    let owned = |held: &Value| held["metadata"]["ownerReferences"][0]["uid"] == new.meta().uid.as_str();
+    let kept = cluster.until(kinds::PODS, &pod.key(), owned).await;
+    assert_eq!(kept["metadata"]["uid"], pod.meta().uid.as_str());
+    assert_eq!(cluster.informers.get(kinds::PODS).in_namespace("default").len(), 1);
+    let history = revision(&cluster).await;
+    assert_eq!(history.meta().controller().map(|owner| owner.uid.clone()), Some(new.meta().uid.clone()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_is_made_another() {
+    let cluster = on_one_node().await;
+    for (kind, body) in [
+        (kinds::DAEMON_SETS, agent(json!({}))),
+        (kinds::STATEFUL_SETS, {
+            let mut set = agent(json!({}));
+            set["spec"]["updateStrategy"] = Value::Null;
+            set
+        }),
+    ] {
+        cluster.create(&kind, "default", body.clone()).await;
+        let name = revision(&cluster).await.key();
+        cluster.client.delete(&kind.gvr(), &key(), DeleteOptions::default()).await.unwrap();
+        for gone in [kinds::PODS, kinds::CONTROLLER_REVISIONS] {
+            cluster.until_all(gone, "default", <[_]>::is_empty).await;
+        }
+        // Something else has the name that the revision of this template would have.
+        let stranger = json!({ "metadata": { "name": name.name }, "revision": 1, "data": { "x": 1 } });
+        cluster.create(&kinds::CONTROLLER_REVISIONS, "default", stranger).await;
+        cluster.create(&kind, "default", body).await;
+        let collided = |held: &Value| held["status"]["collisionCount"] == 1;
+        cluster.until(kind, &key(), collided).await;
+        let both = |held: &[Arc<Object>]| held.len() == 2;
+        let revisions = cluster.until_all(kinds::CONTROLLER_REVISIONS, "default", both).await;
+        assert!(revisions.iter().any(|held| held.meta().name.starts_with("agent-") && held.key() != name));
+        cluster.until_all(kinds::PODS, "default", |pods| pods.len() == 1).await;
+        cluster.client.delete(&kind.gvr(), &key(), DeleteOptions::default()).await.unwrap();
+        cluster
+            .client
+            .delete(&kinds::CONTROLLER_REVISIONS.gvr(), &name, DeleteOptions::default())
+            .await
+            .unwrap();
+        for gone in [kinds::PODS, kinds::CONTROLLER_REVISIONS] {
+            cluster.until_all(gone, "default", <[_]>::is_empty).await;
+        }
+    }
 }

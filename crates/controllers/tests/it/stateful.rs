@@ -1,13 +1,15 @@
 //! StatefulSets: names, numbers, claims and revisions, on a real API server.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use api::{DeleteOptions, Key, Object, PatchType, Propagation};
+use base::clock::VirtualClock;
 use reconcile::kinds;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{reason, start};
+use crate::{reason, start, start_at};
 
 fn web(extra: Value) -> Value {
     let mut spec = json!({
@@ -185,4 +187,36 @@ async fn a_new_set_takes_over_what_another_left_behind() {
     let released = |held: &Value| held["metadata"]["ownerReferences"].is_null();
     cluster.until(kinds::PODS, &Key::new("default", "web-2"), released).await;
     cluster.until(kinds::STATEFUL_SETS, &key(), |held| held["status"]["replicas"] == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_is_tried_again_only_as_time_passes() {
+    // Time stands still until the test lets it go on.
+    let clock = VirtualClock::new(jiff::Timestamp::now());
+    let cluster = start_at(Arc::new(clock.clone())).await;
+    service_account(&cluster).await;
+    // Somebody else has the name of the first pod.
+    let stranger = json!({ "metadata": { "name": "web-0" }, "spec": template("other:1")["spec"] });
+    cluster.create(&kinds::PODS, "default", stranger).await;
+    cluster.create(&kinds::STATEFUL_SETS, "default", web(json!({}))).await;
+    cluster.until(kinds::STATEFUL_SETS, &key(), |held| held["status"]["observedGeneration"] == 1).await;
+    // Meanwhile another set has all the time that it needs.
+    let mut other = web(json!({}));
+    other["metadata"]["name"] = "other".into();
+    other["spec"]["selector"]["matchLabels"]["app"] = "other".into();
+    other["spec"]["template"]["metadata"]["labels"]["app"] = "other".into();
+    cluster.create(&kinds::STATEFUL_SETS, "default", other).await;
+    cluster.until(kinds::STATEFUL_SETS, &Key::new("default", "other"), |held| is_complete(held, 3)).await;
+    let asked = cluster.pods_asked_for.load(Ordering::Relaxed);
+    // The stranger, three for the other set, and one for each change of the set that waits: it was made, and has a status.
+    assert!(asked <= 4 + 3, "{asked} pods were asked for");
+    // Once the name is free, the next try makes the pods.
+    cluster
+        .client
+        .delete(&kinds::PODS.gvr(), &Key::new("default", "web-0"), DeleteOptions::default())
+        .await
+        .unwrap();
+    cluster.until(kinds::PODS, &Key::new("default", "web-0"), Value::is_null).await;
+    clock.advance(std::time::Duration::from_secs(60));
+    completes(&cluster, 3).await;
 }
