@@ -149,31 +149,22 @@ impl Worker {
 
     /// Gives how many pods were deleted for the rolling update. A failure ends the pass after the steps that were under way.
     async fn carry_out(&self, pass: &Pass<'_>, phases: Vec<Vec<Step>>) -> Result<i64, BoxError> {
-        let deleted = |step: &Step| match step {
+        let victims = phases.iter().flatten().filter_map(|step| match step {
             Step::Delete { uid, .. } => Some(uid.clone()),
             _ => None,
-        };
-        let victims: Vec<String> = phases.iter().flatten().filter_map(deleted).collect();
-        let mut unseen: Vec<String> = victims.clone();
+        });
         self.expectations.expect_deletions(pass.key, victims);
-        let mut result = Ok(0);
-        for phase in phases {
-            let replaced =
-                phase.iter().filter(|step| matches!(step, Step::Delete { rolling: true, .. })).count();
-            let begun = self.carry_out_phase(pass, &phase).await;
-            unseen.retain(|uid| !phase.iter().any(|step| deleted(step).as_ref() == Some(uid)));
-            result = match begun {
-                Ok(()) => result.map(|count| count + i64::try_from(replaced).unwrap_or(0)),
-                Err(error) => Err(error),
-            };
-            if result.is_err() {
-                break;
+        let mut replaced = 0;
+        let mut phases = phases.into_iter();
+        for phase in phases.by_ref() {
+            if let Err(error) = self.carry_out_phase(pass, &phase).await {
+                phases.flatten().for_each(|step| self.not_done(pass, &step));
+                return Err(error);
             }
+            let rolling = phase.iter().filter(|step| matches!(step, Step::Delete { rolling: true, .. }));
+            replaced += i64::try_from(rolling.count()).unwrap_or(0);
         }
-        for uid in unseen {
-            self.expectations.deletion_observed(pass.key, &uid);
-        }
-        result
+        Ok(replaced)
     }
 
     /// The steps of a phase one after the other, or with parallel pods in batches that double as long as all succeed.
