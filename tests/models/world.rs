@@ -10,6 +10,7 @@ use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::clock::{Clock, VirtualClock};
 use base::lifecycle::{Component, Supervisor, Tasks};
+use base::queues::Queues;
 use client::Client;
 use controllers::Ctx;
 use reconcile::Informers;
@@ -163,6 +164,7 @@ impl World {
             informers: Informers::new(client, Arc::new(self.clock.clone())),
             clock: Arc::new(self.clock.clone()),
             catalog: Catalog::new(kinds::served(&self.pipeline.catalog().rows())),
+            queues: Queues::default(),
             root_ca_pem: self.ca.clone(),
         };
         let mut supervisor = Supervisor::new();
