@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{DeleteOptions, PatchType, Reason, Status};
-use reconcile::{EventType, Involved, kinds};
+use reconcile::{EventType, kinds};
 use serde_json::json;
 
 use crate::Shared;
@@ -20,7 +20,7 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
     match create_binding(&shared, &pod, &body).await {
         Ok(()) => {
             let message = format!("Successfully assigned {} to {}", pod.key, pod.node);
-            shared.events.event(involved(&pod), EventType::Normal, "Scheduled", message);
+            shared.event(&pod, &pod, EventType::Normal, "Scheduled", message);
             // The informer says the same in a moment; until then the assumption stands.
             shared.state.lock().queue.remove(&pod.uid);
         }
@@ -92,7 +92,7 @@ pub(crate) struct Told {
 
 /// Says on the pod and in an event why it goes nowhere.
 pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, told: Told) {
-    shared.events.event(involved(&pod), EventType::Warning, "FailedScheduling", told.message.as_str());
+    shared.event(&pod, &pod, EventType::Warning, "FailedScheduling", told.message.clone());
     write_status(&shared, &pod, &told).await;
 }
 
@@ -106,6 +106,7 @@ pub(crate) async fn write_status(shared: &Shared, pod: &Pod, told: &Told) {
     if !same {
         let mut condition = json!({
             "type": "PodScheduled", "status": "False", "reason": told.reason, "message": told.message,
+            "observedGeneration": pod.generation,
         });
         if held.is_none_or(|(status, ..)| status != "False") {
             condition["lastTransitionTime"] = reconcile::time::seconds(shared.clock.now()).into();
@@ -167,6 +168,7 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
         "message": format!("{}: preempting to accommodate a higher priority pod", pod.spec.scheduler_name),
         "lastTransitionTime": reconcile::time::seconds(shared.clock.now()),
+        "observedGeneration": victim.generation,
     });
     if !patch_status(shared, victim, &json!({ "conditions": [condition] })).await {
         return false;
@@ -176,7 +178,7 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
     match shared.client.delete(&kinds::PODS.gvr(), &victim.key, options).await {
         Ok(()) => {
             let message = format!("Preempted by pod {} on node {node}", pod.uid);
-            shared.events.event(involved(victim), EventType::Normal, "Preempted", message);
+            shared.event(victim, pod, EventType::Normal, "Preempted", message);
             true
         }
         Err(error) => {
@@ -184,8 +186,4 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
             false
         }
     }
-}
-
-fn involved(pod: &Pod) -> Involved {
-    Involved::named(&kinds::PODS, &pod.key, &pod.uid)
 }

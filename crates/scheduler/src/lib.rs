@@ -32,7 +32,7 @@ use base::clock::SharedClock;
 use base::lifecycle::{Component, Context};
 use client::Client;
 use parking_lot::Mutex;
-use reconcile::{EventRecorder, Informers};
+use reconcile::{EventRecorder, EventType, Informers, Involved, kinds};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use bind::Told;
@@ -44,8 +44,6 @@ use types::Pod;
 use types::intern::Interner;
 use watch::Sources;
 
-/// Upstream's name of the event source.
-const SOURCE: &str = "default-scheduler";
 /// Reason of PodScheduled: no node takes the pod.
 const UNSCHEDULABLE: &str = "Unschedulable";
 /// Reason of PodScheduled: the scheduler could not even try. Source: `PodReasonSchedulerError`.
@@ -89,7 +87,8 @@ struct Shared {
     clock: SharedClock,
     config: Arc<Config>,
     sources: Sources,
-    events: EventRecorder,
+    /// By profile: events come from the scheduler that a pod asks for.
+    events: Vec<EventRecorder>,
     interner: Interner,
     state: Mutex<State>,
     /// Something may have become due.
@@ -205,7 +204,12 @@ impl Shared {
         let (client, clock) = (scheduler.client.clone(), scheduler.clock.clone());
         Self {
             sources: Sources::new(&scheduler.informers),
-            events: EventRecorder::new(client.clone(), clock.clone(), SOURCE, ""),
+            events: scheduler
+                .config
+                .profiles
+                .iter()
+                .map(|profile| EventRecorder::new(client.clone(), clock.clone(), &profile.name, ""))
+                .collect(),
             config: scheduler.config.clone(),
             interner: Interner::default(),
             state: Mutex::new(state),
@@ -218,6 +222,15 @@ impl Shared {
     /// The profile that a pod asks for, if it is one of ours.
     fn profile(&self, pod: &Pod) -> Option<&Profile> {
         self.config.profiles.iter().find(|profile| profile.name == pod.spec.scheduler_name)
+    }
+
+    /// Records that something happened to a pod, on account of another or of itself.
+    fn event(&self, pod: &Pod, on_account_of: &Pod, kind: EventType, reason: &str, message: String) {
+        let name = &on_account_of.spec.scheduler_name;
+        let at = self.config.profiles.iter().position(|profile| profile.name == *name).unwrap_or(0);
+        if let Some(events) = self.events.get(at) {
+            events.event(Involved::named(&kinds::PODS, &pod.key, &pod.uid), kind, reason, message);
+        }
     }
 
     /// Decides for the next pod. Everything here is in memory; the writes come after.

@@ -283,6 +283,7 @@ impl Pod {
         Self {
             key: object.key(),
             uid: object.meta().uid.as_str().into(),
+            generation: object.meta().generation,
             scheduled: scheduled(conditions),
             ..Self::default()
         }
@@ -302,6 +303,7 @@ impl Pod {
         let gates = std::mem::take(&mut spec.scheduling_gates);
         Ok(Self {
             key: object.key(),
+            generation: meta.generation,
             terminating: meta.is_terminating(),
             preempted: status.conditions.iter().any(preempted),
             finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),

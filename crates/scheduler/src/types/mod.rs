@@ -27,6 +27,8 @@ pub struct Pod {
     pub key: Key,
     /// Uid.
     pub uid: Arc<str>,
+    /// Counts changes of its desired state.
+    pub generation: i64,
     /// Whether it is being deleted.
     pub terminating: bool,
     /// Whether it is being deleted to make room for another.

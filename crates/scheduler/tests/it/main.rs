@@ -64,6 +64,7 @@ async fn pods_are_placed_refused_with_a_reason_and_placed_once_there_is_room() {
     let condition = scheduled(&refused, "False").unwrap();
     assert_eq!(condition["reason"], "Unschedulable");
     assert_eq!(condition["message"], NO_ROOM);
+    assert_eq!(condition["observedGeneration"], 1);
     cluster
         .until_all(kinds::EVENTS, "default", |events| {
             let reasons: Vec<Value> = events.iter().map(|event| event.decode::<Value>().unwrap()).collect();
@@ -187,6 +188,15 @@ async fn a_pod_is_placed_by_the_profile_that_it_asks_for() {
     let packed = cluster.create(&kinds::PODS, "default", asks("packed", "packing")).await.key();
     let placed = cluster.until(kinds::PODS, &packed, |held| held["status"]["phase"] == "Running").await;
     assert_eq!(placed["spec"]["nodeName"], "n1");
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| {
+            let events = events.iter().map(|event| event.decode::<Value>().unwrap());
+            let own = |event: Value| {
+                event["involvedObject"]["name"] == "packed" && event["source"]["component"] == "packing"
+            };
+            events.into_iter().any(own)
+        })
+        .await;
     // Nobody of that name is here: the pod is left alone.
     let foreign = cluster.create(&kinds::PODS, "default", asks("foreign", "other")).await.key();
     let free = cluster.create(&kinds::PODS, "default", asks("free", "default-scheduler")).await.key();
