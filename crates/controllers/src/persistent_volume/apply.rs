@@ -75,11 +75,16 @@ impl Worker {
         let Some(object) = self.claims.get(key) else { return Ok(Action::Done) };
         let mut draft = Draft::of(CLAIMS, &object)?;
         let claim: Claim = draft.read()?;
-        let volumes: Vec<Volume> =
-            self.volumes.list().iter().map(|volume| decode(volume)).collect::<Result<_, _>>()?;
+        let named = &claim.spec.volume_name;
+        // A claim that names its volume is decided by that one.
+        let (volumes, waiting) = if named.is_empty() {
+            (self.volumes.list(), self.waiting_pods(key)?)
+        } else {
+            (self.volumes.get(&Key::new("", named.as_str())).into_iter().collect(), Vec::new())
+        };
+        let volumes: Vec<Volume> = volumes.iter().map(|volume| decode(volume)).collect::<Result<_, _>>()?;
         let classes: Vec<Class> =
             self.classes.list().iter().map(|class| decode(class)).collect::<Result<_, _>>()?;
-        let waiting = self.waiting_pods(key)?;
         let around = Around {
             volumes: &volumes,
             class: classes.iter().find(|class| class.metadata.name == claim.class()),

@@ -426,6 +426,11 @@ fn no_volume_is_two_claims_whatever_happens() {
             }
         }
         model.settle();
+        for (name, volume) in model.volumes.iter().filter(|(_, volume)| volume.status.phase == "Bound") {
+            let held = volume.spec.claim_ref.as_ref().map(|held| held.uid.as_str()).unwrap_or_default();
+            let has = |claim: &Claim| claim.metadata.uid == held && claim.spec.volume_name == *name;
+            assert!(model.claims.values().any(has), "seed {seed}: {name} is kept from everybody");
+        }
         for claim in model.claims.values() {
             let (phase, name) = (claim.status.phase.as_str(), &claim.metadata.name);
             if phase == "Bound" {

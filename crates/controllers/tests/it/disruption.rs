@@ -1,10 +1,13 @@
 //! Budgets are counted, and evictions asked of the API stay within them.
 
-use api::{DeleteOptions, Key, Reason};
+use std::sync::Arc;
+
+use api::{DeleteOptions, Key, PatchType, Reason};
+use base::clock::VirtualClock;
 use reconcile::kinds;
 use serde_json::{Value, json};
 
-use crate::{start, web};
+use crate::{condition, hurry, start, start_at, web};
 
 fn eviction(pod: &Key) -> Value {
     json!({
@@ -87,4 +90,24 @@ async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
         .await
         .unwrap();
     cluster.until(kinds::POD_DISRUPTION_BUDGETS, &key, |held| counts(held) == [0, 1, 0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_takes_back_that_it_is_disrupted() {
+    let clock = VirtualClock::new(jiff::Timestamp::now());
+    let cluster = start_at(Arc::new(clock.clone())).await;
+    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    let pod =
+        json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "a" }] } });
+    cluster.create(&kinds::PODS, "default", pod).await;
+    let (pods, key) = (kinds::PODS, Key::new("default", "p"));
+    cluster.until(pods, &key, |held| held["status"]["phase"] == "Running").await;
+    let said = json!({ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": reconcile::time::seconds(jiff::Timestamp::now()) });
+    let patch = json!({ "status": { "conditions": [said] } });
+    let strategic = PatchType::StrategicMerge;
+    cluster.client.patch(&pods.gvr(), &key, "status", strategic, &patch).await.unwrap();
+    let back = |held: &Value| condition(held, "DisruptionTarget")["status"] == "False";
+    let held = hurry(&clock, cluster.until(pods, &key, back)).await;
+    assert!(condition(&held, "DisruptionTarget")["reason"].is_null());
 }

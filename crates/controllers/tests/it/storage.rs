@@ -157,8 +157,8 @@ async fn claims_and_volumes_come_together_and_part() {
     assert_eq!(failed["status"]["message"], why);
     // A claim whose volume goes is lost.
     let third = Key::new("", "third");
-    cluster.merge(&volumes, &third, json!({ "metadata": { "finalizers": null } })).await;
     cluster.client.delete(&volumes.gvr(), &third, DeleteOptions::default()).await.unwrap();
+    // Its protection would keep it as long as it is bound.
     cluster.merge(&volumes, &third, json!({ "metadata": { "finalizers": null } })).await;
     cluster.until(claims, &key("c"), phase("Lost")).await;
 }
