@@ -256,3 +256,39 @@ fn of_containers(pods: &[PodMetrics], resource: &str, container: &str) -> Result
     }
     Ok(figures)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pods() -> Vec<PodMetrics> {
+        let pod = |name: &str, window: &str, containers: serde_json::Value| {
+            json!({ "metadata": { "name": name, "namespace": "ns" }, "timestamp": "2026-01-01T00:00:00Z",
+                "window": window, "containers": containers })
+        };
+        let two = json!([{ "name": "a", "usage": { "cpu": "250m", "memory": "1Ki" } },
+            { "name": "b", "usage": { "cpu": "1" } }]);
+        let pods =
+            [pod("x", "1m30.5s", two), pod("y", "30s", json!([])), pod("z", "odd", json!([{ "name": "a" }]))];
+        serde_json::from_value(json!(pods)).unwrap()
+    }
+
+    #[test]
+    fn what_pods_use_is_what_all_their_containers_use() {
+        let used = of_pods(&pods(), "cpu");
+        assert_eq!(used.len(), 1);
+        assert_eq!((used["x"].value, used["x"].window), (1250, Duration::from_millis(90_500)));
+        // One that does not say it leaves the pod without a figure.
+        assert!(of_pods(&pods(), "memory").is_empty());
+    }
+
+    #[test]
+    fn containers_are_asked_by_name() {
+        let figures = |container: &str, resource: &str| of_containers(&pods()[..1], resource, container);
+        assert_eq!(figures("b", "cpu").unwrap()["x"].value, 1000);
+        assert!(figures("b", "memory").unwrap().is_empty());
+        assert_eq!(figures("c", "cpu").unwrap_err(), "container c not present in metrics for pod ns/x");
+    }
+}
