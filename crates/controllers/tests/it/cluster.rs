@@ -235,13 +235,21 @@ struct Wanted {
 async fn play_one(client: &Client, change: &Change, bind: bool, addresses: &AtomicU32) -> Result<(), Status> {
     let Some(pod) = &change.new else { return Ok(()) };
     let (resource, key) = (kinds::PODS.gvr(), &change.key);
+    let held: Value = pod.decode().unwrap();
+    let has_ended = matches!(held["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     if pod.meta().is_terminating() {
+        // Whoever holds it waits for its end.
+        if pod.node_name().is_some() && !has_ended && !pod.meta().finalizers.is_empty() {
+            let patch = json!({ "status": { "phase": "Failed" } });
+            client.patch(&resource, key, "status", PatchType::StrategicMerge, &patch).await?;
+        }
         let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
         return client.delete(&resource, key, options).await;
     }
     if pod.node_name().is_none() {
         if bind {
             let wanted: Wanted = pod.decode().unwrap();
+        if bind && held["spec"]["schedulingGates"].is_null() {
             let body = json!({
                 "apiVersion": "v1", "kind": "Binding", "metadata": { "name": key.name, "namespace": key.namespace },
                 "target": { "kind": "Node", "name": wanted.spec.named().unwrap_or("n1") },
@@ -261,8 +269,7 @@ async fn play_one(client: &Client, change: &Change, bind: bool, addresses: &Atom
         }
         return Ok(());
     }
-    let held: Value = pod.decode().unwrap();
-    if matches!(held["status"]["phase"].as_str(), Some("Running" | "Succeeded" | "Failed")) {
+    if has_ended || held["status"]["phase"] == "Running" {
         return Ok(());
     }
     let number = addresses.fetch_add(1, Ordering::Relaxed);
