@@ -247,9 +247,8 @@ async fn play_one(client: &Client, change: &Change, bind: bool, addresses: &Atom
         return client.delete(&resource, key, options).await;
     }
     if pod.node_name().is_none() {
-        if bind {
-            let wanted: Wanted = pod.decode().unwrap();
         if bind && held["spec"]["schedulingGates"].is_null() {
+            let wanted: Wanted = pod.decode().unwrap();
             let body = json!({
                 "apiVersion": "v1", "kind": "Binding", "metadata": { "name": key.name, "namespace": key.namespace },
                 "target": { "kind": "Node", "name": wanted.spec.named().unwrap_or("n1") },
