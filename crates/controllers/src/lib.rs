@@ -3,8 +3,8 @@
 pub mod bootstrap_signer;
 pub mod certificates;
 pub mod context;
-pub mod daemonset;
 pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -38,8 +38,8 @@ mod amount;
 mod claim;
 mod followed;
 mod history;
-mod template;
 mod scale;
+mod template;
 
 use std::sync::Arc;
 

@@ -48,7 +48,10 @@ impl Aggregator {
             Call::Get { .. } => path(request, &ListOptions::default()),
             Call::List(options) => path(request, options),
             _ => {
-                return Err(Status::new(Reason::MethodNotAllowed, "extension API servers are only read here"));
+                return Err(Status::new(
+                    Reason::MethodNotAllowed,
+                    "extension API servers are only read here",
+                ));
             }
         };
         let user = if in_group(user, names::COMPONENTS) { component() } else { user.clone() };

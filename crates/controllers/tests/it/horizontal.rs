@@ -59,6 +59,7 @@ async fn start() -> (Cluster, VirtualClock, Figures) {
             informers: cluster.informers.clone(),
             clock: cluster.clock.clone(),
             catalog: Catalog::new(kinds::served(&api::catalog::Catalog::builtin())),
+            queues: cluster.queues.clone(),
             root_ca_pem: cluster.root_ca_pem.subscribe(),
         };
         let metered = Metered { inner: cluster.client.clone(), figures: served };

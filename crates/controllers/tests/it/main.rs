@@ -4,12 +4,12 @@
 
 mod cluster;
 mod daemons;
-mod jobs;
 mod disruption;
 mod horizontal;
+mod jobs;
 mod services;
-mod stateful;
 mod small;
+mod stateful;
 mod storage;
 
 use std::sync::Arc;
