@@ -118,8 +118,12 @@ impl Model {
     }
 
     fn get_ready(&mut self, uid: &str) {
-        let ready =
-            Condition { r#type: "Ready".into(), status: "True".into(), last_transition_time: Some(self.now) };
+        let ready = Condition {
+            r#type: "Ready".into(),
+            status: "True".into(),
+            last_transition_time: Some(self.now),
+            ..Condition::default()
+        };
         self.change(uid, |pod| {
             pod.status.phase = "Running".into();
             pod.status.conditions = vec![ready];

@@ -210,6 +210,7 @@ mod tests {
             node_name: "n1".into(),
             api_port: 6443,
             node_port: 10250,
+            scheduler_config: None,
         };
         let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
         let shared = Arc::new(clock.clone());

@@ -125,6 +125,7 @@ mod tests {
             node_name: "n2".into(),
             api_port: 6443,
             node_port: 10250,
+            scheduler_config: None,
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
