@@ -1,6 +1,6 @@
 //! Devices (DRA): what drivers offer, its classes, and claims to some of it. Source: `resource/validation/validation.go`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names;
@@ -84,14 +84,13 @@ fn check_claim(spec: &At<'_>, errors: &mut FieldErrors) {
     let requests = devices.get("requests");
     at_most(&requests, REQUESTS_MAX, errors);
     let names = names_of(&requests);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for request in requests.items() {
         let name = request.get("name");
         name.named(NameRule::Label, errors);
-        if seen.contains(&name.text()) {
+        if !seen.insert(name.text()) {
             errors.push(FieldError::duplicate(request.path.clone(), name.value));
         }
-        seen.push(name.text());
         check_kind(&request, errors);
     }
     let (constraints, configs) = (devices.get("constraints"), devices.get("config"));

@@ -156,10 +156,15 @@ pub(crate) async fn preempt(shared: Arc<Shared>, pod: Arc<Pod>, preemption: Pree
 pub(crate) fn told_to_go(shared: &Shared, pod: &Pod, all_went: bool) {
     let state = &mut *shared.state.lock();
     let asked_meanwhile = state.preempting.remove(&*pod.uid) == Some(true);
-    if !all_went || asked_meanwhile {
+    if !all_went {
+        // Whoever refuses it once may well do so again.
+        state.queue.in_vain(&pod.uid, shared.clock.now());
+    } else if asked_meanwhile {
         state.queue.retry(&pod.uid);
-        shared.wake.notify_one();
+    } else {
+        return;
     }
+    shared.wake.notify_one();
 }
 
 /// Says on a pod why it goes, and has it go.
@@ -183,7 +188,8 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
         }
         Err(error) => {
             tracing::debug!(pod = %victim.key, %error, "pod not evicted");
-            false
+            // Another of its name, or none: it has gone by itself.
+            matches!(error.reason, Reason::Conflict | Reason::NotFound)
         }
     }
 }

@@ -162,6 +162,19 @@ impl PodQueue {
         }
     }
 
+    /// What was done for a pod that waits came to nothing: it is tried again after the back-off of failures, from now on.
+    pub fn in_vain(&mut self, uid: &str, now: Timestamp) {
+        let Some(held) = self.waiting.get_mut(uid) else { return };
+        if !matches!(held.place, Place::Unschedulable(_) | Place::Backoff(..)) {
+            return;
+        }
+        held.failures = held.failures.saturating_add(1);
+        let (pod, failures) = (held.pod.clone(), held.failures);
+        let deadline = now.saturating_add(self.backoff_policy.delay(failures)).unwrap_or(Timestamp::MAX);
+        let rank = self.rank(&pod);
+        self.move_to(uid, Place::Backoff(deadline, rank, Because::Failed));
+    }
+
     /// Something changed: refused pods for which `may_help` says so come back, after their back-off.
     pub fn event(&mut self, now: Timestamp, may_help: impl Fn(&Pod, &HashSet<&'static str>) -> bool) {
         self.moves += 1;

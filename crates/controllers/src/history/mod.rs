@@ -214,4 +214,20 @@ mod tests {
         held.data["spec"]["template"]["spec"]["containers"][0]["name"] = "d".into();
         assert!(!snapshot.is_held_by(&held));
     }
+
+    #[test]
+    fn what_others_wrote_into_a_revision_is_no_template() {
+        let read = |data: serde_json::Value| Revision { data, ..Revision::default() }.template();
+        for data in [
+            json!({}),
+            json!({ "spec": "x" }),
+            json!({ "spec": { "template": [] } }),
+            json!({ "spec": { "template": { "metadata": {} } } }),
+            json!({ "spec": { "template": { "spec": "x" } } }),
+        ] {
+            assert_eq!(read(data.clone()), None, "{data}");
+        }
+        let template = json!({ "spec": {}, "$patch": "replace" });
+        assert_eq!(read(json!({ "spec": { "template": template } })), Some(json!({ "spec": {} })));
+    }
 }

@@ -26,9 +26,10 @@ pub(crate) struct Revision {
 }
 
 impl Revision {
-    /// The template that it brings back.
+    /// The template that it brings back; anybody may have written something else there.
     pub(crate) fn template(&self) -> Option<Value> {
-        let mut template = self.data.pointer("/spec/template").filter(|held| held.is_object())?.clone();
+        let mut template =
+            self.data.pointer("/spec/template").filter(|held| held["spec"].is_object())?.clone();
         template.as_object_mut()?.remove("$patch");
         Some(template)
     }

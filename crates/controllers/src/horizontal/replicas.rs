@@ -127,7 +127,8 @@ impl Counted<'_> {
         for pod in &groups.missing {
             let value = match goal {
                 Goal::Utilization(target) if ratio < 1.0 => {
-                    requests.get(pod).copied().unwrap_or(0) * i64::from(target.max(100)) / 100
+                    let request = i128::from(requests.get(pod).copied().unwrap_or(0));
+                    i64::try_from(request * i128::from(target.max(100)) / 100).unwrap_or(i64::MAX)
                 }
                 Goal::Average(target) if ratio < 1.0 => target,
                 Goal::Utilization(_) if ratio == 1.0 => continue,

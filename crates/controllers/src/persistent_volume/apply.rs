@@ -265,7 +265,7 @@ impl Worker {
             return Ok(None);
         };
         let key = Key::new(held.namespace.as_str(), held.name.as_str());
-        let known = match self.claims.get(&key) {
+        let known = match self.claims.get(&key).filter(|claim| claim.meta().uid == held.uid) {
             Some(claim) => Some(claim),
             None if matches!(volume.status.phase.as_str(), "Released" | "Failed") => None,
             None => match self.ctx.client.get(&CLAIMS.gvr(), &key).await {
