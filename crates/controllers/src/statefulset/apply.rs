@@ -1,5 +1,7 @@
 //! Carries out a StatefulSet's plan.
 
+use std::collections::BTreeSet;
+
 use api::{DeleteOptions, Key, Object, PatchType, Reason, Status};
 use base::BoxError;
 use futures::future::join_all;
@@ -135,9 +137,11 @@ impl Worker {
         if set.spec.volume_claim_templates.is_empty() {
             return Held::new();
         }
-        let wanted = set.start()..set.start().saturating_add(set.replicas());
-        let beyond = members.iter().map(|member| member.ordinal).filter(|ordinal| !set.wants(*ordinal));
+        let held: BTreeSet<i64> = members.iter().map(|member| member.ordinal).collect();
+        let wanted = set.ordinals(&held);
+        let beyond = held.into_iter().filter(|ordinal| !set.wants(*ordinal));
         wanted
+            .into_iter()
             .chain(beyond)
             .flat_map(|ordinal| claims::names(set, ordinal))
             .filter_map(|(_, name)| {

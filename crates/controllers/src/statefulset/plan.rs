@@ -55,6 +55,13 @@ pub(super) enum Slot<'a> {
 }
 
 impl Slot<'_> {
+    pub(super) fn ordinal(&self) -> i64 {
+        match self {
+            Self::Held(member) => member.ordinal,
+            Self::Missing { ordinal, .. } => *ordinal,
+        }
+    }
+
     /// Whether it lacks a pod that is available and stays. Source: `isUnavailable`.
     pub(super) fn is_unavailable(&self, set: &StatefulSet, now: Timestamp) -> bool {
         match self {
@@ -104,7 +111,9 @@ fn sort_out<'a>(snapshot: &Snapshot<'a>) -> (Vec<Slot<'a>>, Vec<&'a Member>) {
     let set = snapshot.set;
     let mut held: BTreeMap<i64, &Member> =
         snapshot.members.iter().map(|member| (member.ordinal, member)).collect();
-    let slots = (set.start()..set.start().saturating_add(set.replicas()))
+    let slots = set
+        .ordinals(&held.keys().copied().collect())
+        .into_iter()
         .map(|ordinal| match held.remove(&ordinal) {
             Some(member) => Slot::Held(member),
             None => Slot::Missing { ordinal, updated: !keeps_version(set, ordinal) },

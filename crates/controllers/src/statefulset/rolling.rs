@@ -11,11 +11,11 @@ use super::types::{Member, StatefulSet};
 /// With parallel pods, those that are not available anyway cost nothing: they are replaced first and all at once, so that
 /// a version that never came up does not stand in the way of the one that mends it.
 pub(super) fn replace(set: &StatefulSet, update: &str, slots: &[Slot<'_>], now: Timestamp) -> Vec<Step> {
-    let unavailable = slots.iter().filter(|slot| slot.is_unavailable(set, now)).count();
-    let unavailable = i64::try_from(unavailable).unwrap_or(i64::MAX);
+    let available = slots.iter().filter(|slot| !slot.is_unavailable(set, now)).count();
+    let unavailable = set.replicas().saturating_sub(i64::try_from(available).unwrap_or(i64::MAX));
     let budget = usize::try_from(set.max_unavailable().saturating_sub(unavailable)).unwrap_or(0);
-    let kept = usize::try_from(set.partition()).unwrap_or(usize::MAX);
-    let old = slots.iter().skip(kept).rev().filter_map(|slot| match slot {
+    let first = set.start().saturating_add(set.partition());
+    let old = slots.iter().rev().filter(|slot| slot.ordinal() >= first).filter_map(|slot| match slot {
         Slot::Held(member) => {
             Some(*member).filter(|member| member.revision() != update && !member.is_terminating())
         }

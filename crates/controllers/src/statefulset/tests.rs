@@ -662,3 +662,15 @@ fn a_pod_has_its_identity_and_a_volume_for_each_claim() {
     assert_eq!(patch["metadata"]["uid"], "o");
     assert_eq!(patch["metadata"]["labels"]["apps.kubernetes.io/pod-index"], "4");
 }
+
+/// Any number that is not negative is valid: a pass is bounded by the pods that there are.
+#[test]
+fn a_pass_is_not_as_long_as_the_number_that_is_wished_for() {
+    for policy in ["OrderedReady", "Parallel"] {
+        let set = set(json!({ "replicas": i32::MAX, "podManagementPolicy": policy }));
+        let ordinals = set.ordinals(&[3, 7, i64::from(i32::MAX)].into());
+        assert_eq!(ordinals.len(), 502);
+        assert_eq!(ordinals.first(), Some(&0));
+        assert_eq!(ordinals.last(), Some(&501));
+    }
+}

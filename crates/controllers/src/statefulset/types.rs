@@ -1,6 +1,6 @@
 //! Projections of StatefulSets and of their pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::{Object, ObjectMeta};
@@ -14,6 +14,9 @@ use crate::amount::resolve;
 use crate::context::decode;
 use crate::pods;
 use crate::selector::LabelSelector;
+
+/// Of the pods that are missing, so many are made in one pass, as with other controllers. Source: `BurstReplicas`.
+const MISSING_MAX: usize = 500;
 
 /// The name of the revision of which a pod is.
 pub(super) const REVISION_LABEL: &str = "controller-revision-hash";
@@ -144,6 +147,14 @@ impl StatefulSet {
     /// Whether an ordinal is one of those that are wanted.
     pub(super) fn wants(&self, ordinal: i64) -> bool {
         ordinal >= self.start() && ordinal < self.start().saturating_add(self.replicas())
+    }
+
+    /// The ordinals of one pass: of those that are wanted, all that are held and the first that are missing. A pass is as
+    /// long as there are pods, and not as a number that somebody wrote; the pods that it makes bring the next.
+    pub(super) fn ordinals(&self, held: &BTreeSet<i64>) -> BTreeSet<i64> {
+        let wanted = self.start()..self.start().saturating_add(self.replicas());
+        let missing = wanted.clone().filter(|ordinal| !held.contains(ordinal)).take(MISSING_MAX);
+        held.iter().copied().filter(|ordinal| wanted.contains(ordinal)).chain(missing).collect()
     }
 
     /// How many pods, from the first, a rolling update leaves as they are.
