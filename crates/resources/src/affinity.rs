@@ -1,6 +1,8 @@
 //! Where pods may, should and should not run: affinity, spreading, tolerations.
 //! Source: `core/validation/validation.go`.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::label_value_problems;
 use apiserver::strategy::NameRule;
@@ -120,7 +122,7 @@ fn label_keys(term: &At<'_>, lists: &[&str], errors: &mut FieldErrors) {
 
 /// What is wrong with `topologySpreadConstraints`.
 pub(crate) fn spreading(constraints: &At<'_>, errors: &mut FieldErrors) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut seen: HashSet<(&str, &str)> = HashSet::new();
     for constraint in constraints.items() {
         let (skew, domains) = (constraint.get("maxSkew"), constraint.get("minDomains"));
         if skew.number() <= 0 {
@@ -134,7 +136,7 @@ pub(crate) fn spreading(constraints: &At<'_>, errors: &mut FieldErrors) {
             let field = constraint.child("{topologyKey, whenUnsatisfiable}");
             errors.push(FieldError::duplicate(field, &json!(format!("{{{}, {}}}", pair.0, pair.1))));
         }
-        seen.push(pair);
+        seen.insert(pair);
         if domains.is_set() {
             if domains.number() <= 0 {
                 errors.push(domains.invalid(POSITIVE));

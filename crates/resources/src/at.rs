@@ -1,6 +1,8 @@
 //! A value with the path that leads to it, and the checks that many kinds ask of one field, in upstream's words.
 //! Source: `core/validation/validation.go`, `apps/validation/validation.go`, `meta/v1/validation`.
 
+use std::collections::HashSet;
+
 use api::quantity::Quantity;
 use api::selectors::{LabelSelector, LabelSelectorSpec};
 use apiserver::field::{FieldError, FieldErrors};
@@ -344,13 +346,13 @@ impl<'v> At<'v> {
 
     /// `metav1.Condition`s.
     pub(crate) fn conditions(&self, errors: &mut FieldErrors) {
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for condition in self.items() {
             let kind = condition.get("type").text();
             if seen.contains(&kind) {
                 errors.push(FieldError::duplicate(condition.path.clone(), &json!(kind)));
             }
-            seen.push(kind);
+            seen.insert(kind);
             if condition.get("type").present("is required", errors) {
                 condition.get("type").label_key(errors);
             }

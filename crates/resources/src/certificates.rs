@@ -1,5 +1,7 @@
 //! Certificate signing requests, each of which says who made it, whatever its maker wrote. Source: `certificates/validation/validation.go`, `registry/certificates`.
 
+use std::collections::HashSet;
+
 use api::connect::User;
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
@@ -81,13 +83,13 @@ impl Strategy for CertificateSigningRequests {
         if usages.is_empty() {
             errors.push(usages.required(""));
         }
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for usage in usages.items() {
             usage.one_of(&USAGES, errors);
             if seen.contains(&usage.text()) {
                 errors.push(usage.duplicate());
             }
-            seen.push(usage.text());
+            seen.insert(usage.text());
         }
         let signer = spec.get("signerName");
         if signer.text() == LEGACY_SIGNER {
@@ -162,7 +164,7 @@ pub(crate) fn signer_name(signer: &At<'_>, errors: &mut FieldErrors) {
 
 fn conditions(object: &Value, errors: &mut FieldErrors) {
     let list = At::object(object).down(&["status", "conditions"]);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for condition in list.items() {
         let (kind, status) = (condition.get("type"), condition.get("status"));
         kind.present("", errors);
@@ -183,7 +185,7 @@ fn conditions(object: &Value, errors: &mut FieldErrors) {
         if seen.contains(&kind.text()) {
             errors.push(kind.duplicate());
         }
-        seen.push(kind.text());
+        seen.insert(kind.text());
     }
 }
 

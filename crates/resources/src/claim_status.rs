@@ -1,6 +1,8 @@
 //! The status of claims to devices (DRA): what was allocated, for whom, and what drivers say of it.
 //! Source: `resource/validation/validation.go`, `registry/resource/resourceclaim`.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::NameRule;
 use apiserver::tree;
@@ -143,7 +145,7 @@ fn shown([driver, pool, device, share]: Id<'_>) -> String {
 
 /// What drivers say of allocated devices.
 fn check_devices(devices: &At<'_>, allocation: &At<'_>, errors: &mut FieldErrors) {
-    let allocated: Vec<Id<'_>> =
+    let allocated: HashSet<Id<'_>> =
         allocation.get("devices").each("results").map(|result| id(&result)).collect();
     for device in devices.items() {
         check_id(&device, errors);
@@ -160,7 +162,7 @@ fn check_devices(devices: &At<'_>, allocation: &At<'_>, errors: &mut FieldErrors
         }
         check_network(&device.get("networkData"), errors);
     }
-    let mut seen: Vec<Id<'_>> = Vec::new();
+    let mut seen: HashSet<Id<'_>> = HashSet::new();
     for device in devices.items() {
         let id = id(&device);
         if seen.contains(&id) {
@@ -168,7 +170,7 @@ fn check_devices(devices: &At<'_>, allocation: &At<'_>, errors: &mut FieldErrors
             let reason = "FieldValueDuplicate".into();
             errors.push(FieldError { reason, field: device.path, message });
         }
-        seen.push(id);
+        seen.insert(id);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Amounts of CPU, memory and other resources that containers and pods ask for.
 //! Source: `validateResourceRequirements`, `core/helper`, `core/v1/helper`.
 
+use std::collections::HashSet;
+
 use api::quantity::Quantity;
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::qualified_name_problems;
@@ -127,7 +129,7 @@ fn overcommits(name: &str) -> bool {
 }
 
 /// What is wrong with `resources`; `claims` are the names of the pod's resource claims.
-pub(crate) fn validate(resources: &At<'_>, names: Names, claims: &[&str], errors: &mut FieldErrors) {
+pub(crate) fn validate(resources: &At<'_>, names: Names, claims: &HashSet<&str>, errors: &mut FieldErrors) {
     let (limits, requests) = (resources.get("limits"), resources.get("requests"));
     let (mut huge, mut ordinary) = (false, false);
     for list in [&limits, &requests] {
@@ -165,7 +167,7 @@ pub(crate) fn validate(resources: &At<'_>, names: Names, claims: &[&str], errors
     if huge && !ordinary {
         errors.push(resources.forbidden("HugePages require cpu or memory"));
     }
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
     for claim in resources.each("claims") {
         let (name, request) = (claim.get("name").text(), claim.get("request").text());
         if name.is_empty() {
@@ -176,8 +178,8 @@ pub(crate) fn validate(resources: &At<'_>, names: Names, claims: &[&str], errors
         if seen.contains(&key) {
             errors.push(FieldError::duplicate(claim.path.clone(), &json!(key)));
         }
-        seen.push(key);
-        if !claims.contains(&name) {
+        seen.insert(key);
+        if !claims.contains(name) {
             errors.push(FieldError::not_found(claim.path.clone(), &json!(name)));
         }
     }

@@ -1,5 +1,7 @@
 //! Containers: image pull policy, ports, environment, mounts. Source: `core/v1/defaults.go`, `core/validation/validation.go`.
 
+use std::collections::{HashMap, HashSet};
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
 use apiserver::strategy::NameRule;
@@ -73,9 +75,9 @@ pub(crate) fn pull_policy(image: &str) -> &'static str {
 /// What a container's rules need to know of its pod.
 pub(crate) struct PodFacts<'v> {
     /// The names of the volumes, with whether they are claims.
-    pub(crate) volumes: Vec<(&'v str, bool)>,
+    pub(crate) volumes: HashMap<&'v str, bool>,
     /// The names of the resource claims.
-    pub(crate) claims: Vec<&'v str>,
+    pub(crate) claims: HashSet<&'v str>,
     pub(crate) restart_policy: &'v str,
     /// Whether the host's user namespace is shared.
     pub(crate) host_users: bool,
@@ -139,7 +141,7 @@ pub(crate) fn validate_restarts(container: &At<'_>, errors: &mut FieldErrors) {
 }
 
 fn validate_ports(ports: &At<'_>, errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for port in ports.items() {
         let name = port.get("name");
         if !name.text().is_empty() {
@@ -148,7 +150,7 @@ fn validate_ports(ports: &At<'_>, errors: &mut FieldErrors) {
                 errors.push(name.duplicate());
             }
             problems.into_iter().for_each(|detail| errors.push(name.invalid(detail)));
-            names.push(name.text());
+            names.insert(name.text());
         }
         let number = port.get("containerPort");
         if number.number() == 0 {
@@ -167,7 +169,7 @@ fn validate_ports(ports: &At<'_>, errors: &mut FieldErrors) {
 
 /// Ports of the host that are taken twice, among containers that run together.
 pub(crate) fn host_port_conflicts<'v>(containers: impl Iterator<Item = At<'v>>, errors: &mut FieldErrors) {
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
     for port in containers.flat_map(|container| container.each("ports")) {
         let host = port.get("hostPort");
         if host.number() == 0 {
@@ -177,7 +179,7 @@ pub(crate) fn host_port_conflicts<'v>(containers: impl Iterator<Item = At<'v>>, 
         if seen.contains(&key) {
             errors.push(FieldError::duplicate(host.path, &json!(key)));
         } else {
-            seen.push(key);
+            seen.insert(key);
         }
     }
 }
@@ -305,27 +307,27 @@ fn validate_env_from(list: &At<'_>, errors: &mut FieldErrors) {
 
 fn validate_mounts(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
     let mounts = container.get("volumeMounts");
-    let devices: Vec<(&str, &str)> = container
+    let (devices, device_paths): (HashSet<&str>, HashSet<&str>) = container
         .each("volumeDevices")
         .map(|device| (device.get("name").text(), device.get("devicePath").text()))
-        .collect();
+        .unzip();
     let privileged = container.down(&["securityContext", "privileged"]).truth();
-    let mut paths: Vec<&str> = Vec::new();
+    let mut paths: HashSet<&str> = HashSet::new();
     for mount in mounts.items() {
         let (name, path) = (mount.get("name"), mount.get("mountPath"));
         name.present("", errors);
-        if !pod.volumes.iter().any(|(known, _)| *known == name.text()) {
+        if !pod.volumes.contains_key(name.text()) {
             errors.push(FieldError::not_found(name.path.clone(), &json!(name.text())));
         }
         path.present("", errors);
         if paths.contains(&path.text()) {
             errors.push(path.invalid("must be unique"));
         }
-        paths.push(path.text());
-        if devices.iter().any(|(device, _)| *device == name.text()) {
+        paths.insert(path.text());
+        if devices.contains(name.text()) {
             errors.push(name.invalid("must not already exist in volumeDevices"));
         }
-        if devices.iter().any(|(_, device)| *device == path.text()) {
+        if device_paths.contains(path.text()) {
             errors.push(path.invalid("must not already exist as a path in volumeDevices"));
         }
         // Upstream reports these at the list.
@@ -357,16 +359,16 @@ fn validate_mounts(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErr
 }
 
 fn validate_devices(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
-    let (mut names, mut paths): (Vec<&str>, Vec<&str>) = Default::default();
+    let (mut names, mut paths): (HashSet<&str>, HashSet<&str>) = Default::default();
     for device in container.each("volumeDevices") {
         let (name, path) = (device.get("name"), device.get("devicePath"));
         name.present("", errors);
         if names.contains(&name.text()) {
             errors.push(name.invalid("must be unique"));
         }
-        match pod.volumes.iter().find(|(known, _)| *known == name.text()) {
+        match pod.volumes.get(name.text()) {
             None => errors.push(FieldError::not_found(name.path.clone(), &json!(name.text()))),
-            Some((_, false)) => {
+            Some(false) => {
                 let detail =
                     "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
                 errors.push(name.invalid(detail));
@@ -382,19 +384,19 @@ fn validate_devices(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldEr
         if !wrong.is_empty() {
             errors.push(path.invalid("can not contain backsteps ('..')"));
         }
-        names.push(name.text());
-        paths.push(path.text());
+        names.insert(name.text());
+        paths.insert(path.text());
     }
 }
 
 fn validate_resize_policy(list: &At<'_>, restart_policy: &str, errors: &mut FieldErrors) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for policy in list.items() {
         let (resource, restart) = (policy.get("resourceName").text(), policy.get("restartPolicy").text());
         if seen.contains(&resource) {
             errors.push(FieldError::duplicate(policy.path.clone(), &json!(resource)));
         }
-        seen.push(resource);
+        seen.insert(resource);
         for (text, known) in [(resource, ["cpu", "memory"]), (restart, ["NotRequired", "RestartContainer"])] {
             if text.is_empty() {
                 errors.push(list.required(""));
@@ -433,8 +435,8 @@ mod tests {
         let mut container = json!({ "name": "a", "image": "b", "imagePullPolicy": "Always" });
         container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let pod = PodFacts {
-            volumes: vec![("data", false)],
-            claims: vec![],
+            volumes: [("data", false)].into(),
+            claims: HashSet::new(),
             restart_policy: "Always",
             host_users: true,
             grace: Some(30),

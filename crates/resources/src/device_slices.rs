@@ -1,6 +1,8 @@
 //! ResourceSlices (DRA): what drivers offer on which nodes, with counters that devices share.
 //! Source: `resource/validation/validation.go`.
 
+use std::collections::HashSet;
+
 use api::quantity::Quantity;
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::NameRule;
@@ -96,13 +98,13 @@ pub(crate) fn each_once(
         return;
     }
     list.items().for_each(|item| check(&item, errors));
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for item in list.items() {
         let key = if name.is_empty() { item.text() } else { item.get(name).text() };
         if seen.contains(&key) {
             errors.push(FieldError::duplicate(item.path, &json!(key)));
         }
-        seen.push(key);
+        seen.insert(key);
     }
 }
 
@@ -384,13 +386,14 @@ pub(crate) fn binding_conditions(of: &At<'_>, errors: &mut FieldErrors) {
             list.items().for_each(|condition| condition.label_key(errors));
         }
     }
+    let texts: HashSet<&str> = wanted.texts().into_iter().collect();
     for list in [&wanted, &failed] {
-        let texts = list.texts();
-        for (place, condition) in list.items().enumerate() {
-            if texts[..place.min(texts.len())].contains(&condition.text()) {
+        let mut seen: HashSet<&str> = HashSet::new();
+        for condition in list.items() {
+            if !seen.insert(condition.text()) {
                 errors.push(condition.duplicate());
             }
-            if std::ptr::eq(list, &failed) && wanted.texts().contains(&condition.text()) {
+            if std::ptr::eq(list, &failed) && texts.contains(condition.text()) {
                 let detail = "bindingFailureConditions must not overlap with bindingConditions";
                 errors.push(condition.invalid(detail));
             }

@@ -1,6 +1,7 @@
 //! Endpoints and EndpointSlices. Source: `discovery/validation/validation.go`, `validateEndpointSubsets`. Whoever may write
 //! them sends other people's traffic somewhere: not to the sender's own loopback, nor to the metadata service of a cloud.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use apiserver::field::{FieldError, FieldErrors};
@@ -123,14 +124,14 @@ fn protocol(port: &At<'_>, errors: &mut FieldErrors) {
 }
 
 fn check_ports(ports: &At<'_>, errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for port in ports.items() {
         let name = port.get("name");
         name.name_if_set(NameRule::Label, errors);
         if names.contains(&name.text()) {
             errors.push(FieldError::duplicate(name.path.clone(), &json!(name.text())));
         }
-        names.push(name.text());
+        names.insert(name.text());
         protocol(&port, errors);
     }
 }
@@ -173,12 +174,12 @@ fn check_endpoint(endpoint: &At<'_>, family: &str, errors: &mut FieldErrors) {
             errors.push(list.too_many(HINTS_MAX));
             continue;
         }
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for name in list.items().map(|hint| hint.get("name")) {
             if seen.contains(&name.text()) {
                 errors.push(name.duplicate());
             }
-            seen.push(name.text());
+            seen.insert(name.text());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Priority and fairness. Source: `flowcontrol/validation/validation.go`, `flowcontrol/v1/defaults.go`.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
 use apiserver::strategy::NameRule;
@@ -53,13 +55,13 @@ pub(crate) const SCHEMAS: Simple = Simple {
 };
 
 fn conditions(object: &At<'_>, errors: &mut FieldErrors) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for kind in object.down(&["status", "conditions"]).items().map(|condition| condition.get("type")) {
         kind.present("", errors);
         if seen.contains(&kind.text()) {
             errors.push(kind.duplicate());
         }
-        seen.push(kind.text());
+        seen.insert(kind.text());
     }
 }
 

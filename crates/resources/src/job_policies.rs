@@ -1,6 +1,8 @@
 //! When a Job has failed and when it has succeeded, beyond counting. Source: `batch/validation/validation.go`, KEP-3329,
 //! KEP-3998.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use serde_json::json;
 
@@ -84,18 +86,18 @@ fn exit_codes(codes: &At<'_>, containers: &[&str], errors: &mut FieldErrors) {
     } else if values.len() > EXIT_CODES_MAX {
         errors.push(values.too_many(EXIT_CODES_MAX));
     }
-    let mut seen: Vec<i64> = Vec::new();
-    let mut ordered = true;
+    let mut seen: HashSet<i64> = HashSet::new();
+    let (mut ordered, mut last) = (true, i64::MIN);
     for value in values.items() {
         let code = value.number();
         if operator.text() == "In" && code == 0 {
             errors.push(value.invalid("must not be 0 for the In operator"));
         }
-        if seen.contains(&code) {
+        if !seen.insert(code) {
             errors.push(value.duplicate());
         }
-        ordered &= seen.last().is_none_or(|last| *last <= code);
-        seen.push(code);
+        ordered &= last <= code;
+        last = code;
     }
     if !ordered {
         errors.push(values.invalid("must be ordered"));

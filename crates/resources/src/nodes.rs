@@ -1,5 +1,7 @@
 //! Nodes.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::label_value_problems;
 use apiserver::strategy::Strategy;
@@ -35,7 +37,7 @@ impl Strategy for Nodes {
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
         let node = At::object(object);
         check_ranges(&node.down(&["spec", "podCIDRs"]), errors);
-        let mut seen: Vec<(&str, &str)> = Vec::new();
+        let mut seen: HashSet<(&str, &str)> = HashSet::new();
         for taint in node.down(&["spec", "taints"]).items() {
             // Upstream reports taints below metadata.
             let field = taint.path.replacen("spec.", "metadata.", 1);
@@ -53,7 +55,7 @@ impl Strategy for Nodes {
             if seen.contains(&pair) {
                 errors.push(taint.duplicate());
             }
-            seen.push(pair);
+            seen.insert(pair);
         }
         for list in ["capacity", "allocatable"] {
             for (name, amount) in node.down(&["status", list]).entries() {

@@ -1,6 +1,8 @@
 //! Kinds with a few rules each: RuntimeClass, LeaseCandidate, PodTemplate, APIService, trust bundles, storage migrations,
 //! groups of pods. Sources: upstream's `validation.go` and `strategy.go` of each group.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
 use apiserver::strategy::{NameRule, Strategy};
@@ -20,19 +22,18 @@ pub(crate) const RUNTIME_CLASSES: Simple = Simple {
     check: |class, errors| {
         class.get("handler").named(NameRule::Label, errors);
         let overhead = json!({ "limits": class.down(&["overhead", "podFixed"]).value });
-        compute::validate(&At::new(&overhead, "overhead"), Names::Container, &[], errors);
+        compute::validate(&At::new(&overhead, "overhead"), Names::Container, &HashSet::new(), errors);
         let scheduling = class.get("scheduling");
         scheduling.get("nodeSelector").labels(errors);
         let tolerations = scheduling.get("tolerations");
         affinity::tolerations(&tolerations, errors);
-        let mut seen: Vec<Value> = Vec::new();
+        let mut seen: HashSet<String> = HashSet::new();
         for toleration in tolerations.items() {
             let mut key = toleration.value.clone();
             tree::members(&mut key).remove("tolerationSeconds");
-            if seen.contains(&key) {
+            if !seen.insert(key.to_string()) {
                 errors.push(toleration.duplicate());
             }
-            seen.push(key);
         }
     },
     frozen: &[&["handler"]],

@@ -1,6 +1,7 @@
 //! `PodSpec`: computed defaults and validation, shared by pods and the templates of workloads.
 //! Source: `core/v1/defaults.go`, `core/validation/validation.go`.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use apiserver::field::{FieldError, FieldErrors};
@@ -94,7 +95,7 @@ pub(crate) fn validate(spec: &At<'_>, errors: &mut FieldErrors) {
     if resources.has("claims") {
         errors.push(resources.get("claims").forbidden("claims may not be set for Resources at pod-level"));
     }
-    compute::validate(&resources, Names::Pod, &[], errors);
+    compute::validate(&resources, Names::Pod, &HashSet::new(), errors);
     if spec.get("hostNetwork").truth() {
         for port in spec.each("containers").flat_map(|container| container.each("ports")) {
             let host = port.get("hostPort");
@@ -129,7 +130,12 @@ pub(crate) fn validate(spec: &At<'_>, errors: &mut FieldErrors) {
     spec.get("preemptionPolicy").one_of_if_set(&["PreemptLowerPriority", "Never"], errors);
     if spec.has("overhead") {
         let overhead = json!({ "limits": spec.get("overhead").value });
-        compute::validate(&At::new(&overhead, spec.child("overhead")), Names::Container, &[], errors);
+        compute::validate(
+            &At::new(&overhead, spec.child("overhead")),
+            Names::Container,
+            &HashSet::new(),
+            errors,
+        );
     }
     if spec.has("os") {
         let name = spec.down(&["os", "name"]);
@@ -154,9 +160,9 @@ fn facts_of<'v>(spec: &At<'v>) -> PodFacts<'v> {
 }
 
 fn validate_containers(spec: &At<'_>, facts: &PodFacts<'_>, errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
-    let unique = |container: &At<'_>, name: &str, names: &[&str], errors: &mut FieldErrors| {
-        if names.contains(&name) && !name.is_empty() {
+    let mut names: HashSet<&str> = HashSet::new();
+    let unique = |container: &At<'_>, name: &str, names: &HashSet<&str>, errors: &mut FieldErrors| {
+        if names.contains(name) && !name.is_empty() {
             errors.push(container.get("name").duplicate());
         }
     };
@@ -167,7 +173,7 @@ fn validate_containers(spec: &At<'_>, facts: &PodFacts<'_>, errors: &mut FieldEr
         containers::validate(&container, facts, errors);
         let name = container.get("name").text();
         unique(&container, name, &names, errors);
-        names.push(name);
+        names.insert(name);
         containers::validate_running(&container, facts, errors);
         containers::validate_restarts(&container, errors);
     }
@@ -177,7 +183,7 @@ fn validate_containers(spec: &At<'_>, facts: &PodFacts<'_>, errors: &mut FieldEr
         containers::validate_restarts(&container, errors);
         let name = container.get("name").text();
         unique(&container, name, &names, errors);
-        names.push(name);
+        names.insert(name);
         containers::host_port_conflicts(std::iter::once(container.clone()), errors);
         if container.get("restartPolicy").text() == "Always" {
             containers::validate_running(&container, facts, errors);
@@ -195,15 +201,15 @@ fn validate_containers(spec: &At<'_>, facts: &PodFacts<'_>, errors: &mut FieldEr
         containers::validate(&container, facts, errors);
         let name = container.get("name").text();
         unique(&container, name, &names, errors);
-        names.push(name);
+        names.insert(name);
         validate_ephemeral(&container, &targets, errors);
     }
 }
 
-fn validate_ephemeral(container: &At<'_>, targets: &[&str], errors: &mut FieldErrors) {
+fn validate_ephemeral(container: &At<'_>, targets: &HashSet<&str>, errors: &mut FieldErrors) {
     const NOT_HERE: &str = "cannot be set for an Ephemeral Container";
     let target = container.get("targetContainerName");
-    if !target.text().is_empty() && !targets.contains(&target.text()) {
+    if !target.text().is_empty() && !targets.contains(target.text()) {
         errors.push(FieldError::not_found(target.path.clone(), target.value));
     }
     for field in NOT_EPHEMERAL {
@@ -222,7 +228,7 @@ fn validate_ephemeral(container: &At<'_>, targets: &[&str], errors: &mut FieldEr
 }
 
 fn validate_volumes(volumes: &At<'_>, errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for volume in volumes.items() {
         volume_sources::validate(&volume, &["name"], errors);
         let name = volume.get("name");
@@ -230,12 +236,12 @@ fn validate_volumes(volumes: &At<'_>, errors: &mut FieldErrors) {
         if names.contains(&name.text()) && !name.text().is_empty() {
             errors.push(name.duplicate());
         }
-        names.push(name.text());
+        names.insert(name.text());
     }
 }
 
 fn validate_claims(claims: &At<'_>, errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for claim in claims.items() {
         let name = claim.get("name");
         if name.present("", errors) {
@@ -245,7 +251,7 @@ fn validate_claims(claims: &At<'_>, errors: &mut FieldErrors) {
                 name.name(NameRule::Label, errors);
             }
         }
-        names.push(name.text());
+        names.insert(name.text());
         match (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName")) {
             (true, true) => errors.push(claim.invalid(
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
@@ -323,14 +329,14 @@ pub(crate) fn address(at: &At<'_>, errors: &mut FieldErrors) {
 }
 
 fn validate_gates(gates: &At<'_>, errors: &mut FieldErrors) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for gate in gates.items() {
         let name = At::new(gate.get("name").value, gate.path.clone());
         name.label_key(errors);
         if names.contains(&name.text()) {
             errors.push(name.duplicate());
         }
-        names.push(name.text());
+        names.insert(name.text());
     }
 }
 

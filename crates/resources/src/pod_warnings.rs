@@ -1,5 +1,7 @@
 //! What the writer of a pod or of a template should know though it is accepted. Source: `pkg/api/pod/warnings.go`.
 
+use std::collections::HashSet;
+
 use crate::at::At;
 
 /// Volumes of a kind that went, and what upstream says of each.
@@ -84,12 +86,12 @@ pub(crate) fn warnings(spec: &At<'_>, metadata: &At<'_>) -> Vec<String> {
 }
 
 fn repeated(spec: &At<'_>, list: &str, field: &str, all: &mut Vec<String>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for item in spec.each(list).map(|item| item.get(field)) {
         if seen.contains(&item.text()) {
             all.push(format!("{}: duplicate {field} {:?}", item.path, item.text()));
         }
-        seen.push(item.text());
+        seen.insert(item.text());
     }
 }
 
@@ -104,7 +106,7 @@ fn of_container(container: &At<'_>, all: &mut Vec<String>) {
             }
         }
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for variable in container.each("env") {
         let (name, value) = (variable.get("name").text(), variable.get("value").text());
         let itself = format!("$({name})");
@@ -115,7 +117,7 @@ fn of_container(container: &At<'_>, all: &mut Vec<String>) {
                 "{path}: hides previous definition of {name:?}, which may be dropped when using apply"
             ));
         }
-        names.push(name);
+        names.insert(name);
     }
     let mut ports: Vec<At<'_>> = Vec::new();
     for port in container.each("ports") {

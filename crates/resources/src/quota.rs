@@ -1,5 +1,7 @@
 //! LimitRanges and ResourceQuotas. Source: `core/validation/validation.go`, `core/v1/defaults.go`.
 
+use std::collections::HashSet;
+
 use api::quantity::Quantity;
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::qualified_name_problems;
@@ -69,7 +71,7 @@ fn default_limits(object: &mut Value) {
 }
 
 fn check_limits(object: &At<'_>, errors: &mut FieldErrors) {
-    let mut types: Vec<&str> = Vec::new();
+    let mut types: HashSet<&str> = HashSet::new();
     for limit in object.down(&["spec", "limits"]).items() {
         let kind = limit.get("type");
         let problems = qualified_name_problems(kind.text());
@@ -80,7 +82,7 @@ fn check_limits(object: &At<'_>, errors: &mut FieldErrors) {
         if types.contains(&kind.text()) {
             errors.push(kind.duplicate());
         }
-        types.push(kind.text());
+        types.insert(kind.text());
         for bound in BOUNDS {
             let amounts = limit.get(bound);
             if kind.text() == "Pod" && bound.starts_with("default") {

@@ -1,5 +1,7 @@
 //! Security contexts of pods and containers. Source: `core/validation/validation.go`.
 
+use std::collections::HashSet;
+
 use apiserver::field::FieldErrors;
 
 use crate::at::At;
@@ -18,7 +20,7 @@ pub(crate) fn validate_pod(spec: &At<'_>, errors: &mut FieldErrors) {
         context.get(id).between(0, ID_MAX, errors);
     }
     context.each("supplementalGroups").for_each(|group| group.between(0, ID_MAX, errors));
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for sysctl in context.each("sysctls") {
         let name = sysctl.get("name");
         if name.present("", errors) {
@@ -36,7 +38,7 @@ pub(crate) fn validate_pod(spec: &At<'_>, errors: &mut FieldErrors) {
                 }
             }
         }
-        seen.push(name.text());
+        seen.insert(name.text());
     }
     context.get("fsGroupChangePolicy").one_of_if_set(&["Always", "OnRootMismatch"], errors);
     context.get("supplementalGroupsPolicy").one_of_if_set(&["Merge", "Strict"], errors);

@@ -1,6 +1,7 @@
 //! The families of addresses that a Service has: what it asks for, what the cluster can give, what is inferred. Pure.
 //! Source: `initIPFamilyFields` in `registry/core/service/storage/alloc.go`, `ValidateServiceClusterIPsRelatedFields`.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use apiserver::field::{FieldError, FieldErrors};
@@ -77,13 +78,13 @@ fn release(spec: &mut Value, before: &Value) {
 /// What is wrong with the fields for themselves.
 fn check_fields(spec: &At<'_>, errors: &mut FieldErrors) {
     let (addresses, families) = (spec.get("clusterIPs"), spec.get("ipFamilies"));
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for family in families.items() {
         family.one_of(&[IPV4, IPV6], errors);
         if seen.contains(&family.text()) {
             errors.push(family.duplicate());
         }
-        seen.push(family.text());
+        seen.insert(family.text());
     }
     spec.get("ipFamilyPolicy").one_of(&[PREFER, REQUIRE, SINGLE], errors);
     let before = errors.len();

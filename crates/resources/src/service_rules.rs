@@ -1,5 +1,6 @@
 //! What is wrong with a Service. Source: `validateService` in `core/validation/validation.go`.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use apiserver::field::{FieldError, FieldErrors};
@@ -110,8 +111,8 @@ fn affinity(spec: &At<'_>, errors: &mut FieldErrors) {
 }
 
 fn taken_twice(ports: &At<'_>, kind: &str, errors: &mut FieldErrors) {
-    let mut on_nodes: Vec<(i64, &str)> = Vec::new();
-    let mut own: Vec<(i64, &str)> = Vec::new();
+    let mut on_nodes: HashSet<(i64, &str)> = HashSet::new();
+    let mut own: HashSet<(i64, &str)> = HashSet::new();
     for port in ports.items() {
         let (node, protocol) = (port.get("nodePort"), port.get("protocol").text());
         if node.number() != 0 {
@@ -121,14 +122,14 @@ fn taken_twice(ports: &At<'_>, kind: &str, errors: &mut FieldErrors) {
             if on_nodes.contains(&(node.number(), protocol)) {
                 errors.push(node.duplicate());
             }
-            on_nodes.push((node.number(), protocol));
+            on_nodes.insert((node.number(), protocol));
         }
         let key = (port.get("port").number(), protocol);
         if own.contains(&key) {
             let shown = json!({ "port": key.0, "protocol": key.1 });
             errors.push(FieldError::duplicate(port.path.clone(), &shown));
         }
-        own.push(key);
+        own.insert(key);
     }
 }
 

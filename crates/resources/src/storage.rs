@@ -1,5 +1,7 @@
 //! storage.k8s.io. Source: `storage/validation/validation.go`, `storage/v1/defaults.go`.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::qualified_name_problems;
 use apiserver::strategy::NameRule;
@@ -70,24 +72,24 @@ fn parameters(parameters: &At<'_>, errors: &mut FieldErrors) {
 }
 
 fn topology(term: &At<'_>, errors: &mut FieldErrors) {
-    let mut keys: Vec<&str> = Vec::new();
+    let mut keys: HashSet<&str> = HashSet::new();
     for expression in term.each("matchLabelExpressions") {
         let (key, values) = (expression.get("key"), expression.get("values"));
         if values.is_empty() {
             errors.push(values.required(""));
         }
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for value in values.items() {
             if seen.contains(&value.text()) {
                 errors.push(value.duplicate());
             }
-            seen.push(value.text());
+            seen.insert(value.text());
         }
         key.label_key(errors);
         if keys.contains(&key.text()) {
             errors.push(key.duplicate());
         }
-        keys.push(key.text());
+        keys.insert(key.text());
     }
 }
 
@@ -132,7 +134,7 @@ fn attachment_status(attachment: &At<'_>, errors: &mut FieldErrors) {
 pub(crate) const NODES: Simple = Simple {
     unconditional_update: false,
     check: |node, errors| {
-        let mut names: Vec<&str> = Vec::new();
+        let mut names: HashSet<&str> = HashSet::new();
         for driver in node.down(&["spec", "drivers"]).items() {
             let (name, id) = (driver.get("name"), driver.get("nodeID"));
             volume_sources::csi_driver(&name, errors);
@@ -144,15 +146,15 @@ pub(crate) const NODES: Simple = Simple {
             if names.contains(&name.text()) {
                 errors.push(name.duplicate());
             }
-            names.push(name.text());
-            let mut keys: Vec<&str> = Vec::new();
+            names.insert(name.text());
+            let mut keys: HashSet<&str> = HashSet::new();
             for key in driver.each("topologyKeys") {
                 let key = At::new(key.value, driver.path.clone());
                 key.present("", errors);
                 if keys.contains(&key.text()) {
                     errors.push(key.duplicate());
                 }
-                keys.push(key.text());
+                keys.insert(key.text());
                 key.label_key(errors);
             }
         }
@@ -197,14 +199,14 @@ pub(crate) const DRIVERS: Simple = Simple {
     check: |driver, errors| {
         let spec = driver.get("spec");
         spec.get("fsGroupPolicy").one_of_if_set(&["File", "None", "ReadWriteOnceWithFSType"], errors);
-        let mut audiences: Vec<&str> = Vec::new();
+        let mut audiences: HashSet<&str> = HashSet::new();
         for request in spec.each("tokenRequests") {
             let (audience, life) = (request.get("audience"), request.get("expirationSeconds"));
             if audiences.contains(&audience.text()) {
                 errors.push(FieldError::duplicate(audience.path.clone(), &json!(audience.text())));
                 continue;
             }
-            audiences.push(audience.text());
+            audiences.insert(audience.text());
             if life.is_set() && life.number() < TOKEN_SECONDS_MIN {
                 errors.push(life.invalid("may not specify a duration less than 10 minutes"));
             }

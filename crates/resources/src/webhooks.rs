@@ -1,6 +1,8 @@
 //! admissionregistration.k8s.io: webhooks and policies.
 //! Source: `admissionregistration/validation/validation.go`, `admissionregistration/v1/defaults.go`.
 
+use std::collections::HashSet;
+
 use api::cel::{Environment, Type};
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::name_problems;
@@ -74,7 +76,7 @@ fn default_rules(parent: &mut Value, list: &str) {
 
 fn check_hooks(object: &At<'_>, errors: &mut FieldErrors) {
     let known = expressions::of_webhook();
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for hook in object.each("webhooks") {
         let name = hook.get("name");
         qualified(&name, errors);
@@ -100,7 +102,7 @@ fn check_hooks(object: &At<'_>, errors: &mut FieldErrors) {
         if names.contains(&name.text()) {
             errors.push(name.duplicate());
         }
-        names.push(name.text());
+        names.insert(name.text());
     }
 }
 
@@ -231,7 +233,7 @@ fn check_conditions(conditions: &At<'_>, known: &Environment, errors: &mut Field
     if conditions.len() > CONDITIONS_MAX {
         errors.push(conditions.too_many(CONDITIONS_MAX));
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for condition in conditions.items() {
         let name = condition.get("name");
         expression(&condition.get("expression"), "", known, &[Type::Bool], errors);
@@ -241,7 +243,7 @@ fn check_conditions(conditions: &At<'_>, known: &Environment, errors: &mut Field
                 errors.push(name.duplicate());
             }
         }
-        names.push(name.text());
+        names.insert(name.text());
     }
 }
 
@@ -250,13 +252,13 @@ fn review_versions(versions: &At<'_>, errors: &mut FieldErrors) {
         errors.push(versions.required("must specify one of v1, v1beta1"));
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for version in versions.items() {
         if seen.contains(&version.text()) {
             errors.push(version.invalid("duplicate version"));
             continue;
         }
-        seen.push(version.text());
+        seen.insert(version.text());
         version.name(NameRule::Label1035, errors);
     }
     if !seen.iter().any(|version| VERSIONS.contains(version)) {
@@ -282,7 +284,7 @@ pub(crate) const VALIDATING_POLICIES: Simple = Simple {
         if annotations.len() > ANNOTATIONS_MAX {
             errors.push(annotations.invalid("must not have more than 20 auditAnnotations"));
         }
-        let mut keys: Vec<&str> = Vec::new();
+        let mut keys: HashSet<&str> = HashSet::new();
         for annotation in annotations.items() {
             let key = annotation.get("key");
             key.present("", errors);
@@ -292,7 +294,7 @@ pub(crate) const VALIDATING_POLICIES: Simple = Simple {
             if keys.contains(&key.text()) {
                 errors.push(key.duplicate());
             }
-            keys.push(key.text());
+            keys.insert(key.text());
         }
     },
     compare: |new, old, errors| {
@@ -385,13 +387,13 @@ fn check_matches(constraints: &At<'_>, operations: &[&str], errors: &mut FieldEr
     constraints.get("objectSelector").selector(errors);
     for list in ["resourceRules", "excludeResourceRules"] {
         for rule in constraints.each(list) {
-            let mut names: Vec<&str> = Vec::new();
+            let mut names: HashSet<&str> = HashSet::new();
             for name in rule.each("resourceNames") {
                 name.name(NameRule::PathSegment, errors);
                 if names.contains(&name.text()) {
                     errors.push(name.duplicate());
                 }
-                names.push(name.text());
+                names.insert(name.text());
             }
             check_rule(&rule, operations, errors);
         }
@@ -439,13 +441,13 @@ pub(crate) const VALIDATING_BINDINGS: Simple = Simple {
     check: |binding, errors| {
         check_binding(binding, &OPERATIONS, errors);
         let actions = binding.down(&["spec", "validationActions"]);
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for action in actions.items() {
             action.one_of(&["Audit", "Deny", "Warn"], errors);
             if seen.contains(&action.text()) {
                 errors.push(action.duplicate());
             }
-            seen.push(action.text());
+            seen.insert(action.text());
         }
         if seen.contains(&"Deny") && seen.contains(&"Warn") {
             let detail = "must not contain both Deny and Warn (repeating the same validation failure information in the \
