@@ -1,175 +1,16 @@
 //! The seed's walkthrough: every command in its order, on the sentiment example. The images are built beforehand by
 //! `scripts/example-images` (a testbed host has no way out); the front end is built again on the host, of files only.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 
 use serde_json::Value;
-use testbed::{Host, Ran, Testbed};
+use testbed::{Host, Testbed};
 
 use crate::pressure::Pressure;
+use crate::terminal::{CURL, REGISTRY, Terminal};
 
-/// Asks until there is an answer: an application that has just been started may not listen yet.
-const CURL: &str =
-    "curl --silent --show-error --fail --max-time 10 --retry 60 --retry-delay 1 --retry-all-errors";
 const IMAGE: &str = "rinormaloku/sentiment-analysis-frontend";
-/// What stands for Docker Hub: Debian's registry, on the host.
-const REGISTRY: &str = "127.0.0.1:5000";
-
-/// A person at the terminal of a host, in one directory.
-struct Terminal<'a> {
-    host: &'a Host,
-    directory: PathBuf,
-    path: String,
-}
-
-impl<'a> Terminal<'a> {
-    fn open(host: &'a Host, directory: &Path) -> Self {
-        let parent = |program: PathBuf| program.parent().unwrap().display().to_string();
-        let path = [testbed::skiff_binary().unwrap(), testbed::kubectl().unwrap()].map(parent).join(":");
-        Self { host, directory: directory.to_owned(), path }
-    }
-
-    /// A shell of a person whose `docker` speaks to Skiff. Without its plugin for BuildKit newer clients fall back, and
-    /// say so at length.
-    fn line(&self, typed: &str) -> String {
-        let docker = format!("DOCKER_HOST=unix:///run/{}/docker.sock DOCKER_BUILDKIT=0", self.host.name);
-        let user = format!("DOCKER_USER_ID={REGISTRY}/rinormaloku");
-        let place = self.directory.display();
-        format!("cd {place} && export {docker} {user} PATH={}:$PATH && {typed}", self.path)
-    }
-
-    /// Types a command, which has to succeed.
-    #[track_caller]
-    fn ran(&self, typed: &str) -> Ran {
-        let ran = self.host.sh(&self.line(typed)).unwrap();
-        assert_eq!(ran.code, 0, "{typed}: {}{}", ran.out, ran.err);
-        ran
-    }
-
-    /// What a command prints.
-    #[track_caller]
-    fn types(&self, typed: &str) -> String {
-        self.ran(typed).out
-    }
-
-    /// The lines that a command prints, in columns.
-    #[track_caller]
-    fn table(&self, typed: &str) -> Vec<Vec<String>> {
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
-        self.types(typed).lines().map(words).collect()
-    }
-
-    /// Starts a command that goes on. It ends with the handle.
-    fn starts(&self, typed: &str) -> Running {
-        let mut command = self.host.command("setpriv");
-        command.args([
-            "--pdeathsig",
-            "KILL",
-            "timeout",
-            "180",
-            "sh",
-            "-c",
-            &self.line(&format!("exec {typed}")),
-        ]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Running { child, lines, typed: typed.to_owned() }
-    }
-
-    /// The names of the pods that a command line of `kubectl get pods` selects, all of which must be Running and Ready.
-    #[track_caller]
-    fn running(&self, selected: &str) -> BTreeSet<String> {
-        let rows = self.table(&format!("kubectl get {selected}"));
-        assert_eq!(rows[0], ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
-        for row in &rows[1..] {
-            assert_eq!(row[1..4], ["1/1", "Running", "0"], "{rows:?}");
-        }
-        rows[1..].iter().map(|row| row[0].clone()).collect()
-    }
-
-    /// Waits until a Deployment has been rolled out and nothing is left of the pods that it had before, so that its
-    /// Service answers from the new ones only. Gives what `rollout status` prints.
-    #[track_caller]
-    fn rolled_out(&self, deployment: &str, before: &BTreeSet<String>) -> String {
-        let status = self.types(&format!("kubectl rollout status deployment {deployment} --timeout=300s"));
-        for pod in before {
-            self.types(&format!("kubectl wait pod {pod} --for=delete --timeout=120s"));
-        }
-        status
-    }
-
-    /// The front end's page, fetched from where `skiff service` opens the browser.
-    #[track_caller]
-    fn page(&self) -> String {
-        let shown = self.services("skiff service sa-frontend-lb");
-        assert_eq!(shown.keys().collect::<Vec<_>>(), ["default/sa-frontend-lb"]);
-        self.types(&format!("{CURL} {}/", shown["default/sa-frontend-lb"]))
-    }
-
-    /// What stands in the frame of `skiff service`: `namespace/name` and the address.
-    #[track_caller]
-    fn services(&self, typed: &str) -> BTreeMap<String, String> {
-        let shown = self.types(typed);
-        let mut rows = shown.lines().filter(|line| !line.starts_with("|-")).map(|line| {
-            let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
-            (format!("{}/{}", cells[0], cells[1]), cells[2].to_owned())
-        });
-        assert_eq!(rows.next().unwrap(), ("NAMESPACE/NAME".to_owned(), "URL".to_owned()));
-        rows.collect()
-    }
-
-    /// Where a Service is reached: its cluster address, and its balancer's.
-    #[track_caller]
-    fn addresses(&self, service: &str) -> Vec<SocketAddr> {
-        let cluster = self.types(&format!("kubectl get service {service} -o jsonpath='{{.spec.clusterIP}}'"));
-        let balancer = self.balancer(service);
-        [&*cluster, balancer.trim_start_matches("http://")]
-            .map(|address| format!("{address}:80").parse().unwrap())
-            .into()
-    }
-
-    /// `http://address` of a Service's balancer.
-    #[track_caller]
-    fn balancer(&self, service: &str) -> String {
-        let ingress = "'{.status.loadBalancer.ingress[0].ip}'";
-        self.types(&format!("kubectl wait service {service} --for=jsonpath={ingress} --timeout=120s"));
-        format!("http://{}", self.types(&format!("kubectl get service {service} -o jsonpath={ingress}")))
-    }
-}
-
-/// A command that goes on, and what it prints.
-struct Running {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
-    typed: String,
-}
-
-impl Running {
-    /// Reads until a line that fits.
-    #[track_caller]
-    fn until(&mut self, fits: impl Fn(&str) -> bool) -> String {
-        let mut seen = String::new();
-        loop {
-            let start = seen.len();
-            let ended = self.lines.read_line(&mut seen).unwrap() == 0;
-            assert!(!ended, "{} ended after: {seen}", self.typed);
-            if fits(seen[start..].trim_end()) {
-                return seen[start..].trim_end().to_owned();
-            }
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn the_seeds_walkthrough_from_the_first_pod_to_the_whole_application() {
@@ -207,10 +48,18 @@ fn copy(host: &Host, from: &Path, to: &Path) {
     host.must_sh(&format!("cp -r {} {}", from.display(), to.display()));
 }
 
+/// The front end's page, fetched from where `skiff service` opens the browser.
+#[track_caller]
+fn front_page(terminal: &Terminal<'_>) -> String {
+    let shown = terminal.services("skiff service sa-frontend-lb");
+    assert_eq!(shown.keys().collect::<Vec<_>>(), ["default/sa-frontend-lb"]);
+    terminal.types(&format!("{CURL} {}/", shown["default/sa-frontend-lb"]))
+}
+
 /// "Installing and Starting".
 fn installing(terminal: &Terminal<'_>) {
     terminal.types("skiff up");
-    terminal.types(&format!("skiff load -i {}", testbed::example_images().unwrap().display()));
+    terminal.types(&format!("skiff load -i {}", testbed::example_images("sentiment").unwrap().display()));
     // A controller says what the node is there for.
     let mut watch = terminal.starts("kubectl get nodes --watch");
     watch.until(|line| line.split_whitespace().nth(2) == Some("control-plane"));
@@ -272,7 +121,7 @@ fn services(terminal: &Terminal<'_>) {
     assert_eq!((row[1].as_str(), format!("http://{}", row[3])), ("LoadBalancer", address), "{row:?}");
     assert!(row[4].starts_with("80:") && row[4].ends_with("/TCP"), "{row:?}");
     let page = terminal.types(&format!("{CURL} {}/", terminal.balancer("sa-frontend-lb")));
-    assert_eq!(page, terminal.page());
+    assert_eq!(page, front_page(terminal));
     assert!(page.contains("Sentiment Analyser"), "{page}");
 }
 
@@ -315,13 +164,13 @@ fn deployments(terminal: &Terminal<'_>) {
 
 /// "Rolling a Zero-Downtime deployment".
 fn rolling_update(terminal: &Terminal<'_>) {
-    assert!(terminal.page().contains("--button: royalblue"));
+    assert!(front_page(terminal).contains("--button: royalblue"));
     let before = terminal.running("pods");
     let applied = terminal.ran("kubectl apply -f sa-frontend-deployment-green.yaml --record");
     assert_eq!(applied.out, "deployment.extensions/sa-frontend configured\n");
     let status = terminal.rolled_out("sa-frontend", &before);
     said_how_it_rolls_out(&status);
-    assert!(terminal.page().contains("--button: green"));
+    assert!(front_page(terminal).contains("--button: green"));
 }
 
 /// What `kubectl rollout status` prints of an update of two pods: each line one of upstream's, those of pods that end
@@ -361,7 +210,7 @@ fn rolling_back(terminal: &Terminal<'_>) {
     let undone = terminal.types("kubectl rollout undo deployment sa-frontend --to-revision=1");
     assert_eq!(undone, "deployment.apps/sa-frontend rolled back\n");
     terminal.rolled_out("sa-frontend", &before);
-    assert!(terminal.page().contains("--button: royalblue"));
+    assert!(front_page(terminal).contains("--button: royalblue"));
     let history = terminal.table("kubectl rollout history deployment sa-frontend");
     let revisions: Vec<_> = history.iter().skip(2).filter_map(|row| row.first()).collect();
     assert_eq!(revisions, ["2", "3"]);
@@ -420,7 +269,7 @@ fn whole(terminal: &Terminal<'_>, example: &Path) {
     terminal.types("kill $(cat /run/registry.pid)");
 
     // What a browser does: the page, its script, and what the script asks.
-    let page = terminal.page();
+    let page = front_page(terminal);
     let script = page.split('"').find(|word| word.ends_with(".js")).unwrap().trim_start_matches("./");
     let script = terminal.types(&format!("{CURL} {}/{script}", terminal.balancer("sa-frontend-lb")));
     assert!(script.contains(&format!("{url}/sentiment")), "the page does not ask {url}");
@@ -435,8 +284,7 @@ fn whole(terminal: &Terminal<'_>, example: &Path) {
 
 /// "Push the image": into a registry, from where the nodes pull it.
 fn publish(terminal: &Terminal<'_>, pages: &Path) {
-    let developer =
-        Terminal { host: terminal.host, directory: pages.to_owned(), path: terminal.path.clone() };
+    let developer = Terminal::open(terminal.host, pages);
     let data = terminal.host.directory().join("registry");
     let config = format!(
         "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {REGISTRY}}}\n",
@@ -456,8 +304,7 @@ fn publish(terminal: &Terminal<'_>, pages: &Path) {
 /// Points the front end at the web app's balancer, builds its files and its image.
 fn rebuild(terminal: &Terminal<'_>, sources: &Path, pages: &Path, url: &str) {
     copy(terminal.host, sources, pages);
-    let developer =
-        Terminal { host: terminal.host, directory: pages.to_owned(), path: terminal.path.clone() };
+    let developer = Terminal::open(terminal.host, pages);
     edit(&developer, "src/App.js", "http://localhost:8080/sentiment", &format!("{url}/sentiment"));
     developer.types("NPM_CONFIG_UPDATE_NOTIFIER=false npm run build");
     let built = developer

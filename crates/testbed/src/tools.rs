@@ -49,9 +49,9 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The archive of the sentiment example's images, and of the front end's base image.
-pub fn example_images() -> Result<PathBuf> {
-    let path = run(Command::new(repository().join("scripts/example-images")).arg("path"))?;
+/// The archive of an example's images, and of the base image that its pages are built on.
+pub fn example_images(example: &str) -> Result<PathBuf> {
+    let path = run(Command::new(repository().join("scripts/example-images")).args(["path", example]))?;
     Ok(PathBuf::from(path.trim_end()))
 }
 
