@@ -105,7 +105,7 @@ impl Component for BootstrapSigner {
             maps: self.ctx.informers.get(kinds::CONFIG_MAPS),
             secrets: self.ctx.informers.get(kinds::SECRETS),
         });
-        let queue: Queue<()> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<()> = self.ctx.queue("bootstrap_signer_queue");
         let keys = queue.clone();
         let _maps = worker.maps.on_change(move |change| {
             if change.key == signed_map() && change.new.is_some() {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use api::{Object, ObjectMeta, OwnerReference};
 use base::BoxError;
+use base::backoff::Policy;
 use base::clock::SharedClock;
 use base::queues::Queues;
 use client::Client;
 use reconcile::kinds::Catalog;
-use reconcile::queue::QueueKey;
+use reconcile::queue::{QueueKey, RETRY};
 use reconcile::{Informer, Informers, Kind, Queue};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -43,7 +44,12 @@ impl Ctx {
 
     /// A work queue under the name that upstream's has.
     pub(crate) fn queue<K: QueueKey>(&self, name: &'static str) -> Queue<K> {
-        Queue::new(self.clock.clone()).named(name, &self.queues)
+        self.queue_with(name, RETRY)
+    }
+
+    /// The same where failed keys come back as `policy` says.
+    pub(crate) fn queue_with<K: QueueKey>(&self, name: &'static str, policy: Policy) -> Queue<K> {
+        Queue::with_backoff(self.clock.clone(), policy).named(name, &self.queues)
     }
 
     /// Waits, at most a moment, until a cache shows a write of this process, so that the next decision sees it.

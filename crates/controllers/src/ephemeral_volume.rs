@@ -115,7 +115,7 @@ impl Component for EphemeralVolumes {
             claims: self.ctx.informers.get(kinds::PERSISTENT_VOLUME_CLAIMS),
             events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), EVENTS, ""),
         });
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("ephemeral_volume");
         let keys = queue.clone();
         let _pods = worker.pods.on_change(move |change| {
             // What a pod mounts never changes.

@@ -106,7 +106,7 @@ impl Component for Expansion {
             volumes: self.ctx.informers.get(kinds::PERSISTENT_VOLUMES),
             events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), EVENTS, ""),
         });
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("volume_expand");
         let keys = queue.clone();
         let _registration = worker.claims.on_change(move |change| {
             let grows = |object: &Arc<Object>| decode::<Claim>(object).is_ok_and(|claim| claim.grows());

@@ -57,8 +57,9 @@ impl Component for IpRepair {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let services = self.ctx.informers.get(kinds::SERVICES);
         let addresses = self.ctx.informers.get(kinds::IP_ADDRESSES);
-        let queue: Queue<Subject> = Queue::new(self.ctx.clock.clone());
-        let (from_services, from_addresses) = (queue.clone(), queue.clone());
+        let queues: [Queue<Subject>; 2] = ["services", "ipaddresses"].map(|name| self.ctx.queue(name));
+        let [from_services, from_addresses] = queues.clone();
+        let owners = from_services.clone();
         let _registrations = [
             services.on_change(move |change| match (&change.old, &change.new) {
                 // Its addresses went in its own transaction.
@@ -71,7 +72,7 @@ impl Component for IpRepair {
                 if change.new.is_some() {
                     from_addresses.add(Subject::Address(change.key.name.clone()));
                 } else if let Some(owner) = parent(latest) {
-                    from_addresses.add(Subject::Service(owner));
+                    owners.add(Subject::Service(owner));
                 }
             }),
         ];
@@ -82,7 +83,8 @@ impl Component for IpRepair {
         ctx.ready();
         let events = EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), SOURCE, "");
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), services, addresses, events });
-        run_workers(&ctx, NAME, &queue, 1, worker).await;
+        let work = |queue| run_workers(&ctx, NAME, queue, 1, worker.clone());
+        tokio::join!(work(&queues[0]), work(&queues[1]));
         Ok(())
     }
 }

@@ -294,7 +294,8 @@ impl Worker {
         if next == *held || (remains.is_empty() && held.is_empty()) {
             return Ok(());
         }
-        let patch = json!({ "status": { "conditions": next } });
+        let patch =
+            json!({ "metadata": { "uid": namespace.metadata.uid }, "status": { "conditions": next } });
         let resource = kinds::NAMESPACES.gvr();
         ignore_gone(self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await)?;
         Ok(())

@@ -37,7 +37,7 @@ impl Component for NodeRole {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let nodes = self.ctx.informers.get(kinds::NODES);
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("node_role");
         let (listener, own) = (queue.clone(), self.node.clone());
         let _registration = nodes.on_change(move |change| {
             if change.key == own {

@@ -60,7 +60,7 @@ impl Component for NodeTtl {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let nodes = self.ctx.informers.get(kinds::NODES);
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), nodes, step: AtomicUsize::new(0) });
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("ttlcontroller");
         let (listener, keys) = (worker.clone(), queue.clone());
         let _registration = worker.nodes.on_change(move |change| {
             keys.add(change.key.clone());

@@ -160,9 +160,9 @@ impl Reconcile<Key> for Worker {
             Plan::Nothing => {}
             Plan::Welcome => {
                 self.set_finalizer(&object, true).await?;
-                self.say(key, "True", "Ready", READY).await?;
+                self.say(&object, "True", "Ready", READY).await?;
             }
-            Plan::Hold => self.say(key, "False", "Terminating", IN_USE).await?,
+            Plan::Hold => self.say(&object, "False", "Terminating", IN_USE).await?,
             Plan::ReleaseAt(due) => {
                 let left = Duration::try_from(due.duration_since(self.ctx.clock.now())).unwrap_or_default();
                 if !left.is_zero() {
@@ -187,21 +187,21 @@ impl Worker {
         }
         // With the version that was read: another's finalizer is not lost.
         let patch = json!({ "metadata": {
-            "resourceVersion": object.revision().to_string(), "finalizers": finalizers,
+            "uid": object.meta().uid, "resourceVersion": object.revision().to_string(), "finalizers": finalizers,
         } });
         let resource = kinds::SERVICE_CIDRS.gvr();
         ignore_gone(self.ctx.client.patch(&resource, &object.key(), "", PatchType::Merge, &patch).await)?;
         Ok(())
     }
 
-    async fn say(&self, key: &Key, status: &str, reason: &str, message: &str) -> Result<(), BoxError> {
-        let patch = json!({ "status": { "conditions": [{
+    async fn say(&self, object: &Object, status: &str, reason: &str, message: &str) -> Result<(), BoxError> {
+        let patch = json!({ "metadata": { "uid": object.meta().uid }, "status": { "conditions": [{
             "type": "Ready", "status": status, "reason": reason, "message": message,
             "lastTransitionTime": reconcile::time::seconds(self.ctx.clock.now()),
         }] } });
         let resource = kinds::SERVICE_CIDRS.gvr();
         let kind = PatchType::StrategicMerge;
-        ignore_gone(self.ctx.client.patch(&resource, key, "status", kind, &patch).await)?;
+        ignore_gone(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
         Ok(())
     }
 }

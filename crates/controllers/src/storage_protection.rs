@@ -7,6 +7,7 @@ use api::{Key, ListOptions, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
+use futures::future::join_all;
 use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
 use serde_json::Value;
 
@@ -57,9 +58,28 @@ impl Protected {
             Self::Class => CLASS,
         }
     }
+
+    /// The name of its work queue. Source: `NewPVCProtectionController` and its siblings.
+    fn queue(self) -> &'static str {
+        match self {
+            Self::Claim => "pvcprotection",
+            Self::Volume => "pvprotection",
+            Self::Class => "vacprotection",
+        }
+    }
+
+    fn of<T>(self, each: &[T; 3]) -> &T {
+        match self {
+            Self::Claim => &each[0],
+            Self::Volume => &each[1],
+            Self::Class => &each[2],
+        }
+    }
 }
 
 type Item = (Protected, Key);
+/// In the order of [`Protected::ALL`].
+type Queues = [Queue<Item>; 3];
 
 #[async_trait]
 impl Component for StorageProtection {
@@ -71,21 +91,21 @@ impl Component for StorageProtection {
         let informers = Protected::ALL.map(|what| self.ctx.informers.get(what.kind()));
         let pods = self.ctx.informers.get(kinds::PODS);
         let worker = Worker { ctx: self.ctx.clone(), informers, pods };
-        let queue: Queue<Item> = Queue::new(self.ctx.clock.clone());
+        let queues: Queues = Protected::ALL.map(|what| self.ctx.queue(what.queue()));
         let mut registrations = Vec::new();
         for (what, informer) in Protected::ALL.into_iter().zip(&worker.informers) {
-            let (queue, known) = (queue.clone(), worker.informers.clone());
+            let (queues, known) = (queues.clone(), worker.informers.clone());
             registrations.push(informer.on_change(move |change| {
                 if change.new.as_ref().is_some_and(|held| todo(held, what.finalizer()).is_some()) {
-                    queue.add((what, change.key.clone()));
+                    what.of(&queues).add((what, change.key.clone()));
                 }
                 // A claim or volume that goes or changes may have been the last to use a class.
                 if what != Protected::Class {
-                    add_waiting(&queue, Protected::Class, &known[2].list());
+                    add_waiting(&queues, Protected::Class, &known[2].list());
                 }
             }));
         }
-        let (from_pods, claims) = (queue.clone(), worker.informers[0].clone());
+        let (from_pods, claims) = (queues.clone(), worker.informers[0].clone());
         registrations.push(worker.pods.on_change(move |change| {
             if change.old.is_some() {
                 add_waiting(&from_pods, Protected::Claim, &claims.in_namespace(&change.key.namespace));
@@ -96,7 +116,8 @@ impl Component for StorageProtection {
             () = worker.synced() => {}
         }
         ctx.ready();
-        run_workers(&ctx, NAME, &queue, WORKERS, Arc::new(worker)).await;
+        let worker = Arc::new(worker);
+        join_all(queues.iter().map(|queue| run_workers(&ctx, NAME, queue, WORKERS, worker.clone()))).await;
         drop(registrations);
         Ok(())
     }
@@ -125,9 +146,9 @@ fn waits(object: &Object, finalizer: &str) -> bool {
     todo(object, finalizer) == Some(Todo::Release)
 }
 
-fn add_waiting(queue: &Queue<Item>, what: Protected, objects: &[Arc<Object>]) {
+fn add_waiting(queues: &Queues, what: Protected, objects: &[Arc<Object>]) {
     let waiting = objects.iter().filter(|object| waits(object, what.finalizer()));
-    waiting.for_each(|object| queue.add((what, object.key())));
+    waiting.for_each(|object| what.of(queues).add((what, object.key())));
 }
 
 struct Worker {
@@ -144,11 +165,7 @@ impl Worker {
     }
 
     fn informer(&self, what: Protected) -> &Informer {
-        match what {
-            Protected::Claim => &self.informers[0],
-            Protected::Volume => &self.informers[1],
-            Protected::Class => &self.informers[2],
-        }
+        what.of(&self.informers)
     }
 
     fn is_used(&self, what: Protected, object: &Object) -> Result<bool, BoxError> {

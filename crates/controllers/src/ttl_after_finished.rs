@@ -38,7 +38,7 @@ impl Component for TtlAfterFinished {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), jobs: self.ctx.informers.get(kinds::JOBS) });
-        let queue: Queue<Key> = Queue::new(self.ctx.clock.clone());
+        let queue: Queue<Key> = self.ctx.queue("ttl_jobs_to_delete");
         let changed = queue.clone();
         let _registration = worker.jobs.on_change(move |change| {
             let ends = |job: &Arc<Object>| decode::<Job>(job).is_ok_and(|job| ends_at(&job).is_some());

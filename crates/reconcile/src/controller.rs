@@ -19,6 +19,13 @@ pub enum Action {
     After(Duration),
 }
 
+impl Action {
+    /// Once more after the shortest of these times; nothing if there is none.
+    pub fn after(waits: impl IntoIterator<Item = Duration>) -> Self {
+        waits.into_iter().min().map_or(Self::Done, Self::After)
+    }
+}
+
 /// Brings the world of one key to where it should be. Idempotent: it is called again after every change and failure.
 #[async_trait]
 pub trait Reconcile<K: QueueKey>: Send + Sync + 'static {

@@ -14,18 +14,26 @@ use api::Key;
 /// After this time a missing observation is taken as lost, and the controller acts on what it sees.
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(5 * 60);
 
-/// Expectations per controlling object.
+/// Expectations per controlling object. An object that was deleted and made again under its name begins without any.
 pub struct Expectations {
     clock: SharedClock,
     pending: Mutex<HashMap<Key, Pending>>,
 }
 
 struct Pending {
+    /// Of the controlling object.
+    uid: String,
     /// Creations that were asked for and neither seen nor failed.
     creations: u64,
     /// Uids of objects whose deletion was asked for and not seen.
     deletions: HashSet<String>,
     since: Timestamp,
+}
+
+impl Pending {
+    fn is_met(&self) -> bool {
+        self.creations == 0 && self.deletions.is_empty()
+    }
 }
 
 impl Expectations {
@@ -34,38 +42,28 @@ impl Expectations {
         Self { clock, pending: Mutex::new(HashMap::new()) }
     }
 
-    /// Whether `key` may act: everything was seen, or waiting has become pointless.
-    pub fn satisfied(&self, key: &Key) -> bool {
-        let pending = self.pending.lock();
-        pending
-            .get(key)
-            .is_none_or(|held| (held.creations == 0 && held.deletions.is_empty()) || self.is_expired(held))
+    /// How long the object with this key and uid has to wait before it may act; `None` if everything was seen, or waiting has
+    /// become pointless. Nobody tells when that time is over: a pass that has to wait comes again after it.
+    pub fn wait(&self, key: &Key, uid: &str) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut pending = self.pending.lock();
+        let held = pending.get_mut(key).filter(|held| held.uid == uid && !held.is_met())?;
+        // A clock that went back begins anew, and does not prolong the wait.
+        held.since = held.since.min(now);
+        let age = Duration::try_from(now.duration_since(held.since)).unwrap_or_default();
+        EXPIRES_AFTER.checked_sub(age).filter(|left| !left.is_zero())
     }
 
-    fn is_expired(&self, held: &Pending) -> bool {
-        let age = self.clock.now().duration_since(held.since);
-        Duration::try_from(age).is_ok_and(|age| age > EXPIRES_AFTER)
-    }
-
-    fn fresh(&self) -> Pending {
-        Pending { creations: 0, deletions: HashSet::new(), since: self.clock.now() }
-    }
-
-    /// `creations` objects will now be created for `key`, and those with these uids deleted; replaces what was expected
-    /// before.
-    pub fn expect(&self, key: &Key, creations: u64, deletions: impl IntoIterator<Item = String>) {
-        let fresh = Pending { creations, deletions: deletions.into_iter().collect(), ..self.fresh() };
+    /// `creations` objects will now be created for the object with this key and uid, and those with these uids deleted;
+    /// replaces what was expected before.
+    pub fn expect(&self, key: &Key, uid: &str, creations: u64, deletions: impl IntoIterator<Item = String>) {
+        let fresh = Pending {
+            uid: uid.to_owned(),
+            creations,
+            deletions: deletions.into_iter().collect(),
+            since: self.clock.now(),
+        };
         self.pending.lock().insert(key.clone(), fresh);
-    }
-
-    /// `count` objects will now be created for `key`; replaces what was expected before.
-    pub fn expect_creations(&self, key: &Key, count: u64) {
-        self.expect(key, count, []);
-    }
-
-    /// The objects with these uids will now be deleted; replaces what was expected before.
-    pub fn expect_deletions(&self, key: &Key, uids: impl IntoIterator<Item = String>) {
-        self.expect(key, 0, uids);
     }
 
     /// One creation was seen, or failed and will never be seen.
@@ -103,33 +101,67 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn are_met_by_observations_failures_or_time() {
+    fn expectations() -> (VirtualClock, Expectations, Key) {
         let clock = VirtualClock::new(Timestamp::UNIX_EPOCH);
         let expectations = Expectations::new(Arc::new(clock.clone()));
-        let key = Key::new("default", "web");
-        assert!(expectations.satisfied(&key));
+        (clock, expectations, Key::new("default", "web"))
+    }
 
-        expectations.expect_creations(&key, 2);
+    #[test]
+    fn are_met_by_observations_or_failures() {
+        let (_, expectations, key) = expectations();
+        let waits = || expectations.wait(&key, "u").is_some();
+        assert!(!waits());
+
+        expectations.expect(&key, "u", 2, []);
         expectations.creation_observed(&key);
-        assert!(!expectations.satisfied(&key));
+        assert!(waits());
         expectations.creations_failed(&key, 1);
-        assert!(expectations.satisfied(&key));
+        assert!(!waits());
 
-        expectations.expect_deletions(&key, ["a".to_owned(), "b".to_owned()]);
+        expectations.expect(&key, "u", 0, ["a".to_owned(), "b".to_owned()]);
         expectations.deletion_observed(&key, "a");
         // Seeing the same deletion twice must not count for another one.
         expectations.deletion_observed(&key, "a");
-        assert!(!expectations.satisfied(&key));
-        clock.advance(EXPIRES_AFTER);
-        assert!(!expectations.satisfied(&key));
-        clock.advance(Duration::from_secs(1));
-        assert!(expectations.satisfied(&key));
+        assert!(waits());
 
-        expectations.expect(&key, 1, ["c".to_owned()]);
+        expectations.expect(&key, "u", 1, ["c".to_owned()]);
         expectations.creation_observed(&key);
-        assert!(!expectations.satisfied(&key));
+        assert!(waits());
         expectations.deletion_observed(&key, "c");
-        assert!(expectations.satisfied(&key));
+        assert!(!waits());
+    }
+
+    #[test]
+    fn end_after_a_time_that_is_told() {
+        let (clock, expectations, key) = expectations();
+        expectations.expect(&key, "u", 1, []);
+        assert_eq!(expectations.wait(&key, "u"), Some(EXPIRES_AFTER));
+        clock.advance(Duration::from_secs(100));
+        let left = expectations.wait(&key, "u").unwrap();
+        assert_eq!(left, EXPIRES_AFTER - Duration::from_secs(100));
+        clock.advance(left);
+        assert_eq!(expectations.wait(&key, "u"), None);
+    }
+
+    #[test]
+    fn are_not_those_of_another_object_of_the_name() {
+        let (_, expectations, key) = expectations();
+        expectations.expect(&key, "old", 1, []);
+        assert_eq!(expectations.wait(&key, "new"), None);
+        assert!(expectations.wait(&key, "old").is_some());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_prolongs_no_wait() {
+        let (clock, mut expectations, key) = expectations();
+        clock.advance(Duration::from_secs(1_000_000));
+        expectations.expect(&key, "u", 1, []);
+        let clock = VirtualClock::new(Timestamp::UNIX_EPOCH);
+        expectations.clock = Arc::new(clock.clone());
+        let left = expectations.wait(&key, "u").unwrap();
+        assert_eq!(left, EXPIRES_AFTER);
+        clock.advance(left);
+        assert_eq!(expectations.wait(&key, "u"), None);
     }
 }

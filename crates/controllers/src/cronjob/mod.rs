@@ -52,7 +52,7 @@ impl Component for CronJobs {
             ctx: self.ctx.clone(),
             crons: self.ctx.informers.get(kinds::CRON_JOBS),
             jobs: self.ctx.informers.get(kinds::JOBS),
-            queue: Queue::new(self.ctx.clock.clone()),
+            queue: self.ctx.queue("cronjob"),
             events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, ""),
         });
         let _registrations = worker.listen();

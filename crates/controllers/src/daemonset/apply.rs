@@ -48,7 +48,7 @@ impl Worker {
             return Ok(Action::Done);
         }
         // Read before the pods: an observation that comes in between only makes the next pass come sooner.
-        let may_act = self.expectations.satisfied(key);
+        let wait = self.expectations.wait(key, &set.metadata.uid);
         let daemons = self.daemons(&set).await?;
         let history = History {
             ctx: &self.ctx,
@@ -69,7 +69,7 @@ impl Worker {
         };
         let mut again = None;
         let mut result = Ok(());
-        if may_act {
+        if wait.is_none() {
             let plan = plan(&snapshot, &mut self.failures.lock());
             again = plan.again;
             result = self.carry_out(&Pass { key, set: &set, hash: &hash, involved }, plan).await;
@@ -78,10 +78,10 @@ impl Worker {
                 result = history.delete(revisions::surplus(&old, &daemons, limit)).await;
             }
         }
-        let written = self.write_status(key, &snapshot, may_act).await;
+        let written = self.write_status(key, &snapshot, wait.is_none()).await;
         result?;
         written?;
-        Ok(again.map_or(Action::Done, Action::After))
+        Ok(Action::after(wait.into_iter().chain(again)))
     }
 
     /// The set's pods after adoption and release.
@@ -105,7 +105,7 @@ impl Worker {
         plan.create.truncate(BURST);
         plan.delete.truncate(BURST);
         let uids = plan.delete.iter().map(|(_, uid)| uid.clone());
-        self.expectations.expect(pass.key, plan.create.len() as u64, uids);
+        self.expectations.expect(pass.key, &pass.set.metadata.uid, plan.create.len() as u64, uids);
         let created = self.create(pass, &plan.create).await;
         let deletions = plan.delete.iter().map(|(name, uid)| self.delete(pass, name, uid));
         let deleted: Result<(), Status> = join_all(deletions).await.into_iter().collect();
@@ -179,7 +179,7 @@ impl Worker {
         if next == snapshot.set.status {
             return Ok(());
         }
-        let patch = status::patch(&next);
+        let patch = status::patch(&snapshot.set.metadata.uid, &next);
         let resource = kinds::DAEMON_SETS.gvr();
         let written = self.ctx.client.patch(&resource, key, "status", api::PatchType::Merge, &patch).await;
         if let Some(object) = ignore_gone(written)? {

@@ -99,7 +99,7 @@ impl Worker {
             nodes: ctx.informers.get(kinds::NODES),
             revisions: ctx.informers.get(kinds::CONTROLLER_REVISIONS),
             known: RwLock::default(),
-            queue: Queue::new(ctx.clock.clone()),
+            queue: ctx.queue("daemonset"),
             expectations: Expectations::new(ctx.clock.clone()),
             failures: Mutex::default(),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), NAME, ""),

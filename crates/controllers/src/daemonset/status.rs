@@ -34,10 +34,10 @@ pub(super) fn status(snapshot: &Snapshot<'_>, acted: bool) -> DaemonSetStatus {
     status
 }
 
-/// A merge patch for the status: zeros are absent where upstream leaves them out.
-pub(super) fn patch(status: &DaemonSetStatus) -> Value {
+/// A merge patch for the status of the object with this uid: zeros are absent where upstream leaves them out.
+pub(super) fn patch(uid: &str, status: &DaemonSetStatus) -> Value {
     let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
-    json!({ "status": {
+    json!({ "metadata": { "uid": uid }, "status": {
         "observedGeneration": count(status.observed_generation),
         "currentNumberScheduled": status.current_number_scheduled,
         "numberMisscheduled": status.number_misscheduled,

@@ -113,7 +113,10 @@ impl Worker {
                 let patch = json!({ "metadata": { "annotations": { REVISION: revision } } });
                 self.patch_deployment(pass, "", &patch).await?;
             }
-            Step::Status(next) => self.patch_deployment(pass, "status", &status::patch(&next)).await?,
+            Step::Status(next) => {
+                self.patch_deployment(pass, "status", &status::patch(&pass.deployment.metadata.uid, &next))
+                    .await?
+            }
         }
         Ok(true)
     }

@@ -66,7 +66,10 @@ impl Component for Disruptions {
             () = worker.synced() => {}
         }
         ctx.ready();
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
+        tokio::join!(
+            run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()),
+            run_workers(&ctx, NAME, &worker.stale, 1, worker.clone()),
+        );
         Ok(())
     }
 }
@@ -81,6 +84,8 @@ struct Worker {
     /// What the budgets select: pods change often, budgets seldom.
     selectors: RwLock<BTreeMap<Key, LabelSelector>>,
     queue: Queue<Item>,
+    /// Pods that say that they are disrupted.
+    stale: Queue<Item>,
     events: EventRecorder,
 }
 
@@ -94,7 +99,8 @@ impl Worker {
             pods: ctx.informers.get(kinds::PODS),
             controllers: controllers.map(|kind| ctx.informers.get(kind)),
             selectors: RwLock::default(),
-            queue: Queue::new(ctx.clock.clone()),
+            queue: ctx.queue("disruption"),
+            stale: ctx.queue("stale_pod_disruption"),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), EVENTS, ""),
         }
     }
@@ -153,7 +159,7 @@ impl Worker {
             self.complain_of_several(pod);
         }
         if says_disrupted(pod) {
-            self.queue.add(Item::Pod(change.key.clone()));
+            self.stale.add(Item::Pod(change.key.clone()));
         }
     }
 

@@ -101,7 +101,7 @@ impl Worker {
             metrics: Metrics::new(ctx),
             histories: Mutex::default(),
             selectors: Mutex::default(),
-            queue: Queue::new(ctx.clock.clone()),
+            queue: ctx.queue("horizontalpodautoscaler"),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), NAME, ""),
         }
     }

@@ -56,11 +56,18 @@ impl Worker {
     async fn bring_forward(&self, pass: &Pass<'_>) -> Result<Action, BoxError> {
         let job = pass.job;
         // Read before the pods: an observation that comes in between only makes the next pass come sooner.
-        let may_act = self.expectations.satisfied(pass.key);
+        let unseen = self.expectations.wait(pass.key, &job.metadata.uid);
         let pods = self.claim(job).await?;
         let (backoff, removed) = self.recall(pass.key, &job.metadata.uid, &pods);
         let now = self.ctx.clock.now();
-        let view = View::new(Snapshot { job, pods: &pods, may_act, removed: &removed, backoff, now });
+        let view = View::new(Snapshot {
+            job,
+            pods: &pods,
+            may_act: unseen.is_none(),
+            removed: &removed,
+            backoff,
+            now,
+        });
         let act = view.act();
         let wait = if let Act::Wait(wait) = act { Some(wait) } else { None };
         let (acted, result) = self.act(pass, &view, act).await;
@@ -70,7 +77,7 @@ impl Worker {
         }
         result?;
         let deadline = view.until_deadline().filter(|left| !left.is_zero());
-        Ok(wait.into_iter().chain(deadline).min().map_or(Action::Done, Action::After))
+        Ok(Action::after(wait.into_iter().chain(deadline).chain(unseen)))
     }
 
     /// The Job's pods, in the order of their indexes.
@@ -99,7 +106,7 @@ impl Worker {
             Act::Nothing | Act::Wait(_) => (Acted::default(), Ok(())),
             Act::End(uids) => self.delete(pass, &chosen(&uids), false).await,
             Act::Remove(uids) => {
-                self.expectations.expect_deletions(pass.key, uids.iter().cloned());
+                self.expectations.expect(pass.key, &pass.job.metadata.uid, 0, uids.iter().cloned());
                 self.delete(pass, &chosen(&uids), true).await
             }
             Act::Create(new) => self.create(pass, &new).await,
@@ -110,7 +117,7 @@ impl Worker {
     /// tries one and not five hundred. Source: `slowStartBatch`.
     async fn create(&self, pass: &Pass<'_>, new: &[NewPod]) -> Outcome {
         let template = body::template(pass.job);
-        self.expectations.expect_creations(pass.key, new.len() as u64);
+        self.expectations.expect(pass.key, &pass.job.metadata.uid, new.len() as u64, []);
         let mut acted = Acted::default();
         let (mut rest, mut batch) = (new, 1);
         while !rest.is_empty() {

@@ -112,8 +112,8 @@ impl Worker {
             ctx: ctx.clone(),
             jobs: ctx.informers.get(kinds::JOBS),
             pods: ctx.informers.get(kinds::PODS),
-            queue: Queue::with_backoff(ctx.clock.clone(), RETRY),
-            orphans: Queue::with_backoff(ctx.clock.clone(), RETRY),
+            queue: ctx.queue_with("job", RETRY),
+            orphans: ctx.queue_with("job_orphan_pod", RETRY),
             expectations: Expectations::new(ctx.clock.clone()),
             memory: Mutex::default(),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), NAME, ""),
@@ -181,7 +181,7 @@ impl Worker {
             }
         } else if change.old.is_none() {
             self.expectations.creation_observed(&key);
-            if self.expectations.satisfied(&key) {
+            if self.expectations.wait(&key, &job.meta().uid).is_none() {
                 // The last of those that were made has been seen: the next ones need not wait.
                 return self.queue.add(key);
             }

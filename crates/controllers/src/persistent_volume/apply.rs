@@ -242,7 +242,7 @@ impl Worker {
             VolumeStep::Bound => self.volume_phase(&mut draft, "Bound", "").await?,
             VolumeStep::Wake => {
                 if let Some(claim) = &claim {
-                    self.queue.add(Item::Claim(meta_key(claim)));
+                    self.wake(Item::Claim(meta_key(claim)));
                 }
             }
             VolumeStep::Mismatch(told, claim_told) => {

@@ -24,8 +24,6 @@ use crate::context::{self, Ctx};
 const NAME: &str = "persistentvolume-binder-controller";
 /// The source of its events. Source: `NewController`.
 const EVENTS: &str = "persistentvolume-controller";
-/// Two keys may be worked on at once: writes over old versions fail.
-const WORKERS: usize = 2;
 
 /// The controller.
 pub struct PersistentVolumes {
@@ -64,7 +62,8 @@ impl Component for PersistentVolumes {
             () = synced => {}
         }
         ctx.ready();
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
+        let work = |queue| run_workers(&ctx, NAME, queue, 1, worker.clone());
+        tokio::join!(work(&worker.queued_claims), work(&worker.queued_volumes));
         Ok(())
     }
 }
@@ -76,7 +75,8 @@ struct Worker {
     volumes: Informer,
     classes: Informer,
     pods: Informer,
-    queue: Queue<Item>,
+    queued_claims: Queue<Item>,
+    queued_volumes: Queue<Item>,
     events: EventRecorder,
 }
 
@@ -88,7 +88,8 @@ impl Worker {
             volumes: ctx.informers.get(kinds::PERSISTENT_VOLUMES),
             classes: ctx.informers.get(kinds::STORAGE_CLASSES),
             pods: ctx.informers.get(kinds::PODS),
-            queue: Queue::new(ctx.clock.clone()),
+            queued_claims: ctx.queue("claims"),
+            queued_volumes: ctx.queue("volumes"),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), EVENTS, ""),
         }
     }
@@ -109,23 +110,31 @@ impl Worker {
         ]
     }
 
+    /// A claim and a volume may be worked on at once: writes over old versions fail.
+    fn wake(&self, item: Item) {
+        match item {
+            Item::Claim(_) => self.queued_claims.add(item),
+            Item::Volume(_) => self.queued_volumes.add(item),
+        }
+    }
+
     fn claim_changed(&self, change: &Change) {
-        self.queue.add(Item::Claim(change.key.clone()));
+        self.wake(Item::Claim(change.key.clone()));
         // The volume of a claim that goes, or takes another one, has to be looked at as well.
         for claim in [&change.old, &change.new].into_iter().flatten() {
             if let Some(volume) = text(claim, &["spec", "volumeName"]) {
-                self.queue.add(Item::Volume(Key::new("", volume)));
+                self.wake(Item::Volume(Key::new("", volume)));
             }
         }
     }
 
     fn volume_changed(&self, change: &Change) {
-        self.queue.add(Item::Volume(change.key.clone()));
+        self.wake(Item::Volume(change.key.clone()));
         let mut kept = false;
         for volume in [&change.old, &change.new].into_iter().flatten() {
             let reference = |field: &str| text(volume, &["spec", "claimRef", field]);
             if let (Some(namespace), Some(name)) = (reference("namespace"), reference("name")) {
-                self.queue.add(Item::Claim(Key::new(namespace, name)));
+                self.wake(Item::Claim(Key::new(namespace, name)));
                 kept = true;
             }
         }
@@ -138,7 +147,7 @@ impl Worker {
     fn wake_unbound(&self) {
         for claim in self.claims.list() {
             if text(&claim, &["status", "phase"]).as_deref() != Some("Bound") {
-                self.queue.add(Item::Claim(claim.key()));
+                self.wake(Item::Claim(claim.key()));
             }
         }
     }

@@ -28,7 +28,7 @@ impl Worker {
             return Ok(Action::Done);
         }
         // Read before the pods: an observation that comes in between only makes the next pass come sooner.
-        let may_act = self.expectations.satisfied(key);
+        let wait = self.expectations.wait(key, &set.metadata.uid);
         let claim = Claim {
             ctx: &self.ctx,
             owner_kind: self.flavor.kind,
@@ -44,7 +44,7 @@ impl Worker {
             .filter(|pod| pod.as_ref().map_or(true, Pod::is_active))
             .collect::<Result<_, _>>()?;
         let involved = Involved::object(&self.flavor.kind, &object);
-        let result = if may_act && !set.metadata.is_terminating() {
+        let result = if wait.is_none() && !set.metadata.is_terminating() {
             self.manage(key, &set, &active, &involved).await
         } else {
             Ok(())
@@ -53,8 +53,10 @@ impl Worker {
         self.write_status(key, &set, &active, failure.as_ref()).await?;
         match result {
             Err((_, status)) => Err(status.into()),
-            Ok(()) => Ok(status::next_available(&set, &active, self.ctx.clock.now())
-                .map_or(Action::Done, Action::After)),
+            Ok(()) => {
+                let available = status::next_available(&set, &active, self.ctx.clock.now());
+                Ok(Action::after(wait.into_iter().chain(available)))
+            }
         }
     }
 
@@ -72,7 +74,7 @@ impl Worker {
             }
             Decision::Delete(victims) => {
                 let victims: Vec<&Pod> = victims.into_iter().map(|index| &active[index]).collect();
-                self.delete(key, &victims, involved).await.map_err(|status| ("FailedDelete", status))
+                self.delete(key, set, &victims, involved).await.map_err(|status| ("FailedDelete", status))
             }
         }
     }
@@ -98,7 +100,7 @@ impl Worker {
     /// tries one and not five hundred. Source: `slowStartBatch`.
     async fn create(&self, key: &Key, set: &Set, count: usize, involved: &Involved) -> Result<(), Status> {
         let body = pod_body(&self.flavor.kind, set);
-        self.expectations.expect_creations(key, count as u64);
+        self.expectations.expect(key, &set.metadata.uid, count as u64, []);
         let mut left = count;
         let mut batch = 1;
         while left > 0 {
@@ -138,8 +140,15 @@ impl Worker {
         }
     }
 
-    async fn delete(&self, key: &Key, victims: &[&Pod], involved: &Involved) -> Result<(), Status> {
-        self.expectations.expect_deletions(key, victims.iter().map(|pod| pod.metadata.uid.clone()));
+    async fn delete(
+        &self,
+        key: &Key,
+        set: &Set,
+        victims: &[&Pod],
+        involved: &Involved,
+    ) -> Result<(), Status> {
+        let uids = victims.iter().map(|pod| pod.metadata.uid.clone());
+        self.expectations.expect(key, &set.metadata.uid, 0, uids);
         let results = join_all(victims.iter().map(|pod| self.delete_one(key, pod, involved))).await;
         results.into_iter().collect()
     }
@@ -178,7 +187,7 @@ impl Worker {
         if next == set.status {
             return Ok(());
         }
-        let patch = status::patch(&next);
+        let patch = status::patch(&set.metadata.uid, &next);
         let resource = self.flavor.kind.gvr();
         let written = self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await;
         ignore_gone(written)?;

@@ -61,11 +61,11 @@ pub(super) fn next_available(set: &Set, active: &[Pod], now: Timestamp) -> Optio
     Duration::try_from(next.duration_since(now)).ok()
 }
 
-/// A merge patch for the status: zeros are absent, as upstream leaves them out.
-pub(super) fn patch(status: &SetStatus) -> Value {
+/// A merge patch for the status of the object with this uid: zeros are absent, as upstream leaves them out.
+pub(super) fn patch(uid: &str, status: &SetStatus) -> Value {
     let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
     let conditions = if status.conditions.is_empty() { Value::Null } else { json!(status.conditions) };
-    json!({ "status": {
+    json!({ "metadata": { "uid": uid }, "status": {
         "replicas": status.replicas,
         "fullyLabeledReplicas": count(status.fully_labeled_replicas),
         "readyReplicas": count(status.ready_replicas),

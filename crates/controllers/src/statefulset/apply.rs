@@ -59,7 +59,7 @@ impl Worker {
             return Ok(Action::Done);
         }
         // Read before the pods: an observation that comes in between only makes the next pass come sooner.
-        let may_act = self.expectations.satisfied(key);
+        let wait = self.expectations.wait(key, &set.metadata.uid);
         let history = History {
             ctx: &self.ctx,
             revisions: &self.revisions,
@@ -93,7 +93,7 @@ impl Worker {
             current,
         };
         let Plan { phases, status, again } = plan;
-        let result = if may_act { self.carry_out(&pass, phases).await } else { Ok(0) };
+        let result = if wait.is_none() { self.carry_out(&pass, phases).await } else { Ok(0) };
         let replaced = *result.as_ref().unwrap_or(&0);
         let written = self.write_status(key, &set, finished(&set, status, replaced)).await;
         let (current, update) = versions.names();
@@ -103,7 +103,7 @@ impl Worker {
         result?;
         written?;
         truncated?;
-        Ok(again.map_or(Action::Done, Action::After))
+        Ok(Action::after(wait.into_iter().chain(again)))
     }
 
     /// A set that is being deleted changes nothing any more, also no history: what it counts is told.
@@ -157,7 +157,7 @@ impl Worker {
             Step::Delete { uid, .. } => Some(uid.clone()),
             _ => None,
         });
-        self.expectations.expect_deletions(pass.key, victims);
+        self.expectations.expect(pass.key, &pass.set.metadata.uid, 0, victims);
         let mut replaced = 0;
         let mut phases = phases.into_iter();
         for phase in phases.by_ref() {
@@ -385,7 +385,7 @@ impl Worker {
         if next == set.status {
             return Ok(());
         }
-        let patch = status::patch(&next);
+        let patch = status::patch(&set.metadata.uid, &next);
         let resource = kinds::STATEFUL_SETS.gvr();
         let written = self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await;
         if let Some(object) = ignore_gone(written)? {

@@ -93,7 +93,7 @@ impl Worker {
             pods: ctx.informers.get(kinds::PODS),
             claims: ctx.informers.get(kinds::PERSISTENT_VOLUME_CLAIMS),
             revisions: ctx.informers.get(kinds::CONTROLLER_REVISIONS),
-            queue: Queue::new(ctx.clock.clone()),
+            queue: ctx.queue("statefulset"),
             expectations: Expectations::new(ctx.clock.clone()),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), NAME, ""),
         }

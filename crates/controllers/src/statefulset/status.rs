@@ -62,11 +62,11 @@ pub(super) fn next_available<'a>(
     Duration::try_from(next.duration_since(now)).ok()
 }
 
-/// A merge patch for the status: zeros are absent where upstream leaves them out.
-pub(super) fn patch(status: &StatefulSetStatus) -> Value {
+/// A merge patch for the status of the object with this uid: zeros are absent where upstream leaves them out.
+pub(super) fn patch(uid: &str, status: &StatefulSetStatus) -> Value {
     let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
     let name = |name: &str| if name.is_empty() { Value::Null } else { name.into() };
-    json!({ "status": {
+    json!({ "metadata": { "uid": uid }, "status": {
         "observedGeneration": count(status.observed_generation),
         "replicas": status.replicas,
         "readyReplicas": count(status.ready_replicas),
