@@ -233,16 +233,27 @@ fn number(text: &str) -> Result<u32, String> {
     Ok(u32::try_from(value).unwrap_or(u32::MAX))
 }
 
+/// What is shorter, or negative, is so long. Source: `cron.Every`.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// The longest duration, in seconds. Source: `time.Duration`.
+const NANOSECONDS_MAX_S: f64 = 9_223_372_036.854_775;
+
 /// A duration as Go writes it: numbers with units, such as `1h30m` or `1.5s`.
 fn duration_of(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest.is_empty() {
-        return None;
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    match rest {
+        "" => return None,
+        // The only number that needs no unit.
+        "0" => return Some(SHORTEST),
+        _ => {}
     }
     let mut total = 0.0;
     while !rest.is_empty() {
         let digits = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
-        let amount: f64 = rest[..digits].parse().ok()?;
+        let amount: f64 = Some(&rest[..digits]).filter(|text| *text != ".")?.parse().ok()?;
         rest = &rest[digits..];
         let unit = rest.find(|char: char| char.is_ascii_digit() || char == '.').unwrap_or(rest.len());
         total += amount
@@ -257,8 +268,12 @@ fn duration_of(text: &str) -> Option<Duration> {
             };
         rest = &rest[unit..];
     }
-    // Shorter than a second is a second. Source: `cron.Every`.
-    Duration::try_from_secs_f64(total.max(1.0)).ok()
+    // Go counts nanoseconds in 63 bits.
+    if total >= NANOSECONDS_MAX_S {
+        return None;
+    }
+    let total = if negative { -total } else { total };
+    Duration::try_from_secs_f64(total.max(SHORTEST.as_secs_f64())).ok()
 }
 
 #[cfg(test)]
@@ -282,6 +297,9 @@ mod tests {
         assert_eq!(clock("@weekly"), clock("0 0 * * sun"));
         assert_eq!(clock("CRON_TZ=UTC 5 4 * * *"), clock("5 4 * * *"));
         assert_eq!(Schedule::parse("@every 1h30m"), Ok(Schedule::Every(Duration::from_secs(5400))));
+        for short in ["0", "+0", "-0", "0s", "-1h", "-1.5s", "300ms", ".5s", "1s"] {
+            assert_eq!(Schedule::parse(&format!("@every {short}")), Ok(Schedule::Every(SHORTEST)), "{short}");
+        }
     }
 
     #[test]
@@ -300,9 +318,17 @@ mod tests {
         ] {
             assert_eq!(Schedule::parse(text), Err(wrong.to_owned()), "{text}");
         }
-        for text in
-            ["TZ=", "@every x", "@every 1", "* * * * * 9", "99999999999999999999 * * * *", "-1 * * * *"]
-        {
+        for text in [
+            "TZ=",
+            "@every x",
+            "@every 1",
+            "@every -",
+            "@every .s",
+            "@every 99999999h",
+            "* * * * * 9",
+            "99999999999999999999 * * * *",
+            "-1 * * * *",
+        ] {
             assert!(Schedule::parse(text).is_err(), "{text}");
         }
     }

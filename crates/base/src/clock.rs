@@ -89,10 +89,12 @@ impl VirtualClock {
 
     /// Moves the clock forward and wakes every sleeper whose deadline has come.
     pub fn advance(&self, by: Duration) {
-        {
-            let mut now = self.now.lock();
-            *now = now.saturating_add(by).unwrap_or(Timestamp::MAX);
-        }
+        self.set(self.now().saturating_add(by).unwrap_or(Timestamp::MAX));
+    }
+
+    /// Sets the clock, which may go back, and wakes every sleeper whose deadline has come.
+    pub fn set(&self, now: Timestamp) {
+        *self.now.lock() = now;
         self.ticks.send_modify(|tick| *tick += 1);
     }
 }

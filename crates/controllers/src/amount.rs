@@ -1,5 +1,8 @@
-//! Numbers of pods that may be percentages (`intstr.IntOrString`).
+//! Numbers of pods that may be percentages (`intstr.IntOrString`), and sizes of storage.
 
+use std::collections::BTreeMap;
+
+use api::quantity::Quantity;
 use serde_json::Value;
 
 /// A number, or a percentage (`25%`) of `total`; nothing sensible is 0. Source: `intstr.GetScaledValueFromIntOrPercent`.
@@ -13,4 +16,9 @@ pub(crate) fn resolve(value: &Value, total: i64, round_up: bool) -> i64 {
         }
         _ => 0,
     }
+}
+
+/// How much storage amounts name; none or nothing sensible is 0.
+pub(crate) fn storage(amounts: &BTreeMap<String, String>) -> Quantity {
+    amounts.get("storage").and_then(|text| text.parse().ok()).unwrap_or(Quantity::ZERO)
 }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "bootstrap-signer-controller";
 const TOKENS: &str = "kube-system";
@@ -118,11 +118,9 @@ impl Component for BootstrapSigner {
                 keys.add(());
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.maps.synced(), worker.secrets.synced()); } => {}
+        if !ready(&ctx, &[&worker.maps, &worker.secrets]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, 1, worker).await;
         Ok(())
     }
@@ -137,7 +135,10 @@ impl Reconcile<()> for Worker {
         let now = self.ctx.clock.now();
         let mut tokens = BTreeMap::new();
         for secret in self.secrets.in_namespace(TOKENS) {
-            tokens.extend(signing_token(&decode(&secret)?, now));
+            // Most Secrets are none of a token, and one that nobody can read keeps no other token from signing.
+            if secret.meta().name.starts_with(TOKEN_PREFIX) {
+                tokens.extend(decode(&secret).ok().and_then(|secret| signing_token(&secret, now)));
+            }
         }
         let Some(signed) = signed(&data, &tokens)?.filter(|signed| *signed != data) else {
             return Ok(Action::Done);

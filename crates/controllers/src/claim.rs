@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use api::{Key, Object, ObjectMeta, PatchType, Reason, Status};
-use reconcile::{Informer, Kind};
+use api::{Key, Object, ObjectMeta, OwnerReference, PatchType, Reason, Status};
+use reconcile::{Change, Informer, Kind};
 use serde_json::{Value, json};
 
 use crate::context::{Ctx, adopt_patch, controller_ref, release_patch};
@@ -101,14 +101,69 @@ impl Claim<'_> {
     }
 }
 
+/// Whether a failure says that the object is gone, or is another one by now.
+pub(crate) fn is_gone(status: &Status) -> bool {
+    matches!(status.reason, Reason::NotFound | Reason::Conflict)
+}
+
+/// Whether a failure says that the namespace is being deleted, in which nothing can be made any more.
+pub(crate) fn is_ending_namespace(status: &Status) -> bool {
+    status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// An object that is gone, or is another one by now, needs no change any more.
 pub(crate) fn ignore_gone<T>(result: Result<T, Status>) -> Result<Option<T>, Status> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {
+        Err(status) if is_gone(&status) => {
             tracing::debug!(error = %status, "left as it is");
             Ok(None)
         }
         Err(status) => Err(status),
     }
+}
+
+/// The object that a controller reference means, if it is of this kind and still the same. Source: `resolveControllerRef`.
+pub(crate) fn resolve(
+    owners: &Informer,
+    kind: &Kind,
+    namespace: &str,
+    owner: Option<&OwnerReference>,
+) -> Option<Arc<Object>> {
+    let owner = owner.filter(|owner| owner.kind == kind.kind)?;
+    owners.get(&Key::new(namespace, owner.name.as_str())).filter(|held| held.meta().uid == owner.uid)
+}
+
+/// The object that a changed one belonged to, if it belongs to another one now.
+pub(crate) fn former(owners: &Informer, kind: &Kind, change: &Change) -> Option<Key> {
+    let (old, new) = (change.old.as_ref()?.meta(), change.new.as_ref()?.meta());
+    let moved = old.controller() != new.controller();
+    moved.then(|| resolve(owners, kind, &old.namespace, old.controller())).flatten().map(|held| held.key())
+}
+
+/// The objects that could adopt what has just lost its controller, or got other labels without having one. `selector` reads
+/// theirs; who selects everything adopts nothing.
+pub(crate) fn adopters(
+    owners: &Informer,
+    change: &Change,
+    selector: impl Fn(&Object) -> Option<LabelSelector>,
+) -> Vec<Key> {
+    let Some(orphan) = change.new.as_ref().map(|object| object.meta()) else { return Vec::new() };
+    let same = |old: &Arc<Object>| old.meta().labels == orphan.labels && old.meta().controller().is_none();
+    if orphan.controller().is_some()
+        || orphan.is_terminating()
+        || orphan.labels.is_empty()
+        || change.old.as_ref().is_some_and(same)
+    {
+        return Vec::new();
+    }
+    let selects = |held: &Arc<Object>| {
+        selector(held).is_some_and(|selector| !selector.is_empty() && selector.matches(&orphan.labels))
+    };
+    owners
+        .in_namespace(&orphan.namespace)
+        .iter()
+        .filter(|held| selects(held))
+        .map(|held| held.key())
+        .collect()
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Object, ObjectMeta, OwnerReference};
+use api::{Key, Object, ObjectMeta, OwnerReference};
 use base::BoxError;
 use base::backoff::Policy;
 use base::clock::SharedClock;
+use base::lifecycle::Context;
 use base::queues::Queues;
 use client::Client;
+use futures::future::join_all;
 use reconcile::kinds::Catalog;
 use reconcile::queue::{QueueKey, RETRY};
 use reconcile::{Informer, Informers, Kind, Queue};
@@ -62,6 +64,22 @@ impl Ctx {
             }
         }
     }
+}
+
+/// The key of an object by its metadata.
+pub(crate) fn key_of(meta: &ObjectMeta) -> Key {
+    Key::new(meta.namespace.as_str(), meta.name.as_str())
+}
+
+/// Returns once these caches have held everything that the server had, and says that the component is ready; false if it
+/// drains before that.
+pub(crate) async fn ready(ctx: &Context, caches: &[&Informer]) -> bool {
+    tokio::select! {
+        () = ctx.cancelled() => return false,
+        _ = join_all(caches.iter().map(|cache| cache.synced())) => {}
+    }
+    ctx.ready();
+    true
 }
 
 /// Decodes a projection; the error names the object.

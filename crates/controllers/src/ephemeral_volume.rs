@@ -11,7 +11,7 @@ use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Rec
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::context::{Ctx, controller_ref, decode};
+use crate::context::{Ctx, controller_ref, decode, ready};
 
 const NAME: &str = "ephemeral-volume-controller";
 /// The source of its events. Source: `NewController`.
@@ -137,11 +137,9 @@ impl Component for EphemeralVolumes {
                 }
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.pods.synced(), worker.claims.synced()); } => {}
+        if !ready(&ctx, &[&worker.pods, &worker.claims]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, WORKERS, worker.clone()).await;
         Ok(())
     }

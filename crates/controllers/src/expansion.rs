@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::quantity::Quantity;
 use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
@@ -12,7 +11,8 @@ use base::lifecycle::{Component, Context};
 use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 
-use crate::context::{Ctx, decode};
+use crate::amount::storage;
+use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "persistentvolume-expander-controller";
 /// The source of its events. Source: `NewExpandController`.
@@ -71,20 +71,30 @@ struct VolumeSpec {
     csi: Option<serde::de::IgnoredAny>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct ClaimRef {
+    namespace: String,
+    name: String,
     uid: String,
-}
-
-fn size(amounts: &BTreeMap<String, String>) -> Quantity {
-    amounts.get("storage").and_then(|text| text.parse().ok()).unwrap_or(Quantity::ZERO)
 }
 
 impl Claim {
     /// Whether it asks for more than it has.
     fn grows(&self) -> bool {
-        self.status.phase == "Bound" && size(&self.spec.resources.requests) > size(&self.status.capacity)
+        self.status.phase == "Bound"
+            && storage(&self.spec.resources.requests) > storage(&self.status.capacity)
+    }
+
+    /// Whether there is something new to say of it: it was not bound, or asks for more, or has got more. What else a resizer
+    /// writes on its way is no news.
+    fn is_news(&self, old: Option<&Self>) -> bool {
+        let news = |old: &Self| {
+            old.status.phase != "Bound"
+                || storage(&self.spec.resources.requests) > storage(&old.spec.resources.requests)
+                || storage(&self.status.capacity) > storage(&old.status.capacity)
+        };
+        self.grows() && old.is_none_or(news)
     }
 }
 
@@ -107,20 +117,32 @@ impl Component for Expansion {
             events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), EVENTS, ""),
         });
         let queue: Queue<Key> = self.ctx.queue("volume_expand");
-        let keys = queue.clone();
-        let _registration = worker.claims.on_change(move |change| {
-            let grows = |object: &Arc<Object>| decode::<Claim>(object).is_ok_and(|claim| claim.grows());
-            // What a resizer writes on its way is no news.
-            let began = change.new.as_ref().is_some_and(grows) && !change.old.as_ref().is_some_and(grows);
-            if began {
-                keys.add(change.key.clone());
-            }
-        });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.claims.synced(), worker.volumes.synced()); } => {}
+        let (keys, bound) = (queue.clone(), queue.clone());
+        let _registrations = [
+            worker.claims.on_change(move |change| {
+                let read = |claim: &Option<Arc<Object>>| decode::<Claim>(claim.as_ref()?).ok();
+                if read(&change.new).is_some_and(|claim| claim.is_news(read(&change.old).as_ref())) {
+                    keys.add(change.key.clone());
+                }
+            }),
+            // A claim whose volume comes late, or is bound late, is looked at then.
+            worker.volumes.on_change(move |change| {
+                let claim = |volume: &Option<Arc<Object>>| {
+                    decode::<Volume>(volume.as_ref()?)
+                        .ok()?
+                        .spec
+                        .claim_ref
+                        .filter(|held| !held.uid.is_empty())
+                };
+                let held = claim(&change.new).filter(|held| claim(&change.old).as_ref() != Some(held));
+                if let Some(held) = held {
+                    bound.add(Key::new(held.namespace, held.name));
+                }
+            }),
+        ];
+        if !ready(&ctx, &[&worker.claims, &worker.volumes]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, 1, worker).await;
         Ok(())
     }
@@ -165,5 +187,21 @@ mod tests {
                 && !grows("Bound", "1Gi", "2Gi")
                 && !grows("Pending", "2Gi", "1Gi")
         );
+    }
+
+    #[test]
+    fn what_a_resizer_writes_on_its_way_is_no_news() {
+        let claim = |phase: &str, asked: &str, held: &str| -> Claim {
+            let claim = json!({ "spec": { "resources": { "requests": { "storage": asked } } },
+                "status": { "phase": phase, "capacity": { "storage": held } } });
+            serde_json::from_value(claim).unwrap()
+        };
+        let old = claim("Bound", "2Gi", "1Gi");
+        assert!(old.is_news(None) && old.is_news(Some(&claim("Pending", "2Gi", "1Gi"))));
+        assert!(!claim("Bound", "2Gi", "1Gi").is_news(Some(&old)));
+        // It asks for still more, or has got a part.
+        assert!(claim("Bound", "3Gi", "1Gi").is_news(Some(&old)));
+        assert!(claim("Bound", "3Gi", "2Gi").is_news(Some(&claim("Bound", "3Gi", "1Gi"))));
+        assert!(!claim("Bound", "2Gi", "2Gi").is_news(Some(&old)));
     }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::claim::ignore_gone;
-use crate::context::Ctx;
+use crate::context::{Ctx, ready};
 
 const NAME: &str = "ipallocator-repair-controller";
 /// The event source that users of upstream know.
@@ -76,11 +76,9 @@ impl Component for IpRepair {
                 }
             }),
         ];
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(services.synced(), addresses.synced()); } => {}
+        if !ready(&ctx, &[&services, &addresses]).await {
+            return Ok(());
         }
-        ctx.ready();
         let events = EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), SOURCE, "");
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), services, addresses, events });
         let work = |queue| run_workers(&ctx, NAME, queue, 1, worker.clone());

@@ -38,6 +38,7 @@ mod amount;
 mod claim;
 mod followed;
 mod history;
+mod pod_control;
 mod scale;
 mod template;
 
@@ -50,9 +51,9 @@ pub use context::Ctx;
 /// Every controller that needs nothing but the API, to be added to the supervisor.
 pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
     vec![
-        Arc::new(daemonset::DaemonSets::new(ctx)),
-        Arc::new(cronjob::CronJobs::new(ctx)),
         Arc::new(bootstrap_signer::BootstrapSigner::new(ctx)),
+        Arc::new(cronjob::CronJobs::new(ctx)),
+        Arc::new(daemonset::DaemonSets::new(ctx)),
         Arc::new(deployment::Deployments::new(ctx)),
         Arc::new(disruption::Disruptions::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
@@ -72,6 +73,8 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(persistent_volume::PersistentVolumes::new(ctx)),
         Arc::new(pod_gc::PodGc::new(ctx)),
         Arc::new(quota::Quotas::new(ctx)),
+        Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),
+        Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICATION_CONTROLLER)),
         Arc::new(role_aggregation::RoleAggregation::new(ctx)),
         Arc::new(service_cidrs::ServiceCidrs::new(ctx)),
         Arc::new(statefulset::StatefulSets::new(ctx)),
@@ -79,7 +82,5 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(taint_eviction::TaintEviction::new(ctx)),
         Arc::new(token_cleaner::TokenCleaner::new(ctx)),
         Arc::new(ttl_after_finished::TtlAfterFinished::new(ctx)),
-        Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),
-        Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICATION_CONTROLLER)),
     ]
 }

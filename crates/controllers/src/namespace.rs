@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "namespace-controller";
 /// Source: `--concurrent-namespace-syncs`.
@@ -65,11 +65,9 @@ impl Component for Namespaces {
                 }
             }),
         ];
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(namespaces.synced(), pods.synced()); } => {}
+        if !ready(&ctx, &[&namespaces, &pods]).await {
+            return Ok(());
         }
-        ctx.ready();
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), namespaces });
         run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
         Ok(())

@@ -12,7 +12,7 @@ use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Reconcile,
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "node-ipam-controller";
 
@@ -39,14 +39,12 @@ impl Component for NodeIpam {
         let events = EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), "cidrAllocator", "");
         let nodes = self.ctx.informers.get(kinds::NODES);
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), nodes, ranges: self.ranges.clone(), events });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = worker.nodes.synced() => {}
+        if !ready(&ctx, &[&worker.nodes]).await {
+            return Ok(());
         }
         let queue = self.ctx.queue("cidrallocator_node");
         let listener = queue.clone();
         let _registration = worker.nodes.on_change(move |change| listener.add(change.key.clone()));
-        ctx.ready();
         // One worker: two at once could give the same range out.
         run_workers(&ctx, NAME, &queue, 1, worker).await;
         Ok(())

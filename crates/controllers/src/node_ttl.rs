@@ -12,7 +12,7 @@ use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde_json::json;
 
 use crate::claim::ignore_gone;
-use crate::context::Ctx;
+use crate::context::{Ctx, ready};
 
 const NAME: &str = "ttl-controller";
 const WORKERS: usize = 2;
@@ -74,11 +74,9 @@ impl Component for NodeTtl {
                 listener.nodes.list().iter().for_each(|node| keys.add(node.key()));
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = worker.nodes.synced() => {}
+        if !ready(&ctx, &[&worker.nodes]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, WORKERS, worker.clone()).await;
         Ok(())
     }

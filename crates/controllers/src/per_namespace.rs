@@ -11,8 +11,8 @@ use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::claim::{ignore_gone, is_ending_namespace};
+use crate::context::{Ctx, decode, ready};
 
 /// What is kept in every namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,11 +124,9 @@ impl Component for PerNamespace {
                 }
             }),
         ];
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(namespaces.synced(), objects.synced()); } => {}
+        if !ready(&ctx, &[&namespaces, &objects]).await {
+            return Ok(());
         }
-        ctx.ready();
         if kept == Kept::RootCa {
             ctx.spawn(follow_authority(self.ctx.root_ca_pem.clone(), namespaces.clone(), queue.clone()));
         }
@@ -173,11 +171,7 @@ impl Reconcile<String> for Worker {
                 Err(status) if matches!(status.reason, Reason::AlreadyExists | Reason::NotFound) => {
                     Ok(Action::Done)
                 }
-                Err(status)
-                    if status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") =>
-                {
-                    Ok(Action::Done)
-                }
+                Err(status) if is_ending_namespace(&status) => Ok(Action::Done),
                 Err(status) => Err(status.into()),
             };
         };

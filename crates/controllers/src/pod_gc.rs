@@ -1,7 +1,7 @@
-//! Pods that nobody else ends: those on nodes that are gone, those deleted before they had a node, and finished ones
-//! beyond a number. Source: `k8s.io/kubernetes/pkg/controller/podgc`.
+//! Pods that nobody else ends: those on nodes that are gone or out of service, those deleted before they had a node, and
+//! finished ones beyond a number. Source: `k8s.io/kubernetes/pkg/controller/podgc`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,19 @@ use reconcile::{Action, Change, Informer, Queue, Reconcile, Registration, kinds,
 use serde_json::json;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
+use crate::node_lifecycle::Node;
 use crate::pods::Pod;
 
 const NAME: &str = "pod-garbage-collector-controller";
+/// So many deletions are under way at once. Upstream sends all of a round together.
+const WORKERS: usize = 8;
 /// Finished pods beyond this number go, the oldest first. Source: `--terminated-pod-gc-threshold`.
 const FINISHED_MAX: usize = 12_500;
 /// A node may be made anew under its name: its pods wait so long. Source: `quarantineTime`.
 const QUARANTINE: Duration = Duration::from_secs(40);
+/// An administrator says by this taint that a node is off: its pods run no more. Source: `v1.TaintNodeOutOfService`.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// The pod garbage collector.
 pub struct PodGc {
@@ -47,8 +52,8 @@ impl Component for PodGc {
             ctx: self.ctx.clone(),
             pods: self.ctx.informers.get(kinds::PODS),
             nodes: self.ctx.informers.get(kinds::NODES),
-            queue: Queue::new(self.ctx.clock.clone()),
-            finished: Mutex::default(),
+            queue: self.ctx.queue("orphaned_pods_nodes"),
+            finished: Mutex::new(Finished::new(FINISHED_MAX)),
         });
         // Without the nodes every pod would look lost.
         tokio::select! {
@@ -56,14 +61,77 @@ impl Component for PodGc {
             () = worker.nodes.synced() => {}
         }
         let _registrations = worker.listen();
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = worker.pods.synced() => {}
+        if !ready(&ctx, &[&worker.pods]).await {
+            return Ok(());
         }
-        ctx.ready();
-        run_workers(&ctx, NAME, &worker.queue, 1, worker.clone()).await;
+        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
+}
+
+/// Who goes first among finished pods: what was evicted, then by age and name. Source: `byEvictionAndCreationTimestamp`.
+type Rank = (bool, Option<Timestamp>, String, String);
+
+/// A pod's rank if it is finished. One that is on its way out already is not counted: it makes room for nobody however
+/// often it is deleted, if a finalizer holds it.
+fn rank(pod: &Object) -> Option<Rank> {
+    let meta = pod.meta();
+    let status = pod.decode::<Pod>().ok().filter(Pod::is_finished)?.status;
+    let evicted = status.phase == "Failed" && status.reason == "Evicted";
+    (!meta.is_terminating())
+        .then(|| (!evicted, meta.creation_timestamp, meta.name.clone(), meta.namespace.clone()))
+}
+
+/// The finished pods: so many may stay, and all others rank before them.
+struct Finished {
+    most: usize,
+    stay: BTreeSet<Rank>,
+    surplus: BTreeSet<Rank>,
+    /// As each was counted: what is told when one goes may say something else.
+    ranks: HashMap<Key, Rank>,
+}
+
+impl Finished {
+    fn new(most: usize) -> Self {
+        Self { most, stay: BTreeSet::new(), surplus: BTreeSet::new(), ranks: HashMap::new() }
+    }
+
+    /// Counts a pod by its rank, or no more if it has none; gives the one that is too many then.
+    fn count(&mut self, key: &Key, rank: Option<Rank>) -> Option<Key> {
+        if self.ranks.get(key) == rank.as_ref() {
+            return None;
+        }
+        if let Some(held) = self.ranks.remove(key) {
+            self.remove(&held);
+        }
+        let rank = rank?;
+        self.ranks.insert(key.clone(), rank.clone());
+        self.stay.insert(rank);
+        let first = if self.stay.len() > self.most { self.stay.pop_first() } else { None }?;
+        let key = Key::new(first.3.as_str(), first.2.as_str());
+        self.surplus.insert(first);
+        Some(key)
+    }
+
+    /// The room is for the last of those that were too many.
+    fn remove(&mut self, rank: &Rank) {
+        if self.stay.remove(rank) {
+            self.stay.extend(self.surplus.pop_last());
+        } else {
+            self.surplus.remove(rank);
+        }
+    }
+
+    fn is_surplus(&self, key: &Key) -> bool {
+        self.ranks.get(key).is_some_and(|rank| self.surplus.contains(rank))
+    }
+}
+
+/// Whether nobody will say of a node's pods that they have ended. Source: `gcTerminating`.
+fn is_out_of_service(node: &Object) -> bool {
+    let off =
+        |node: Node| !node.is_ready() && node.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE);
+    node.decode().is_ok_and(off)
 }
 
 struct Worker {
@@ -71,8 +139,7 @@ struct Worker {
     pods: Informer,
     nodes: Informer,
     queue: Queue<Key>,
-    /// Finished pods, oldest first.
-    finished: Mutex<BTreeSet<(Option<Timestamp>, Key)>>,
+    finished: Mutex<Finished>,
 }
 
 impl Worker {
@@ -85,49 +152,50 @@ impl Worker {
         });
         let weak = Arc::downgrade(self);
         let nodes = self.nodes.on_change(move |change| {
-            let Some(worker) = weak.upgrade().filter(|_| change.new.is_none()) else { return };
-            for pod in worker.pods.on_node(&change.key.name) {
-                worker.queue.add_after(pod.key(), QUARANTINE);
+            if let Some(worker) = weak.upgrade() {
+                worker.node_changed(change);
             }
         });
         [pods, nodes]
     }
 
-    fn has_node(&self, name: &str) -> bool {
-        self.nodes.get(&Key::new("", name)).is_some()
+    fn node_changed(&self, change: &Change) {
+        let name = &change.key.name;
+        let Some(node) = &change.new else {
+            return self
+                .pods
+                .on_node(name)
+                .iter()
+                .for_each(|pod| self.queue.add_after(pod.key(), QUARANTINE));
+        };
+        if is_out_of_service(node) && !change.old.as_ref().is_some_and(|old| is_out_of_service(old)) {
+            let terminating = self.pods.on_node(name).into_iter().filter(|pod| pod.meta().is_terminating());
+            terminating.for_each(|pod| self.queue.add(pod.key()));
+        }
+    }
+
+    fn node(&self, name: &str) -> Option<Arc<Object>> {
+        self.nodes.get(&Key::new("", name))
     }
 
     fn pod_changed(&self, change: &Change) {
-        if let Some(old) = &change.old {
-            self.finished.lock().remove(&(old.meta().creation_timestamp, change.key.clone()));
-        }
+        let surplus = self.finished.lock().count(&change.key, change.new.as_deref().and_then(rank));
+        surplus.into_iter().for_each(|pod| self.queue.add(pod));
         let Some(new) = &change.new else { return };
-        match new.node_name() {
-            None if new.meta().is_terminating() => self.queue.add(change.key.clone()),
-            Some(node) if !self.has_node(node) => self.queue.add_after(change.key.clone(), QUARANTINE),
+        let terminating = new.meta().is_terminating();
+        match new.node_name().map(|name| self.node(name)) {
+            None if terminating => self.queue.add(change.key.clone()),
+            Some(None) => self.queue.add_after(change.key.clone(), QUARANTINE),
+            Some(Some(node)) if terminating && is_out_of_service(&node) => {
+                self.queue.add(change.key.clone());
+            }
             _ => {}
         }
-        if new.decode::<Pod>().is_ok_and(|pod| pod.is_finished()) {
-            let mut finished = self.finished.lock();
-            finished.insert((new.meta().creation_timestamp, change.key.clone()));
-            if finished.len() > FINISHED_MAX
-                && let Some((_, oldest)) = finished.first()
-            {
-                self.queue.add(oldest.clone());
-            }
-        }
-    }
-
-    /// Whether a finished pod is one of those that are too many.
-    fn is_surplus(&self, key: &Key) -> bool {
-        let finished = self.finished.lock();
-        let surplus = finished.len().saturating_sub(FINISHED_MAX);
-        finished.iter().take(surplus).any(|(_, held)| held == key)
     }
 
     /// Whether a node is truly gone: the cache says so, and the server too.
     async fn node_is_gone(&self, name: &str) -> Result<bool, BoxError> {
-        if self.has_node(name) {
+        if self.node(name).is_some() {
             return Ok(false);
         }
         match self.ctx.client.get(&kinds::NODES.gvr(), &Key::new("", name)).await {
@@ -137,9 +205,11 @@ impl Worker {
         }
     }
 
-    async fn delete(&self, object: &Object, grace_period_seconds: Option<i64>) -> Result<(), BoxError> {
+    /// Ends a pod at once: nobody waits for what it still does.
+    async fn end(&self, object: &Object, disrupted: bool) -> Result<(), BoxError> {
+        self.mark_failed(object, disrupted).await?;
         let options = DeleteOptions {
-            grace_period_seconds,
+            grace_period_seconds: Some(0),
             precondition_uid: Some(object.meta().uid.clone()),
             ..DeleteOptions::default()
         };
@@ -173,18 +243,78 @@ impl Worker {
 impl Reconcile<Key> for Worker {
     async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
         let Some(object) = self.pods.get(key) else { return Ok(Action::Done) };
+        let terminating = object.meta().is_terminating();
+        let off = |name: &str| self.node(name).is_some_and(|node| is_out_of_service(&node));
         match object.node_name() {
-            None if object.meta().is_terminating() => {
-                self.mark_failed(&object, false).await?;
-                self.delete(&object, Some(0)).await?;
-            }
-            Some(node) if self.node_is_gone(node).await? => {
-                self.mark_failed(&object, true).await?;
-                self.delete(&object, Some(0)).await?;
-            }
-            _ if self.is_surplus(key) => self.delete(&object, None).await?,
+            None if terminating => self.end(&object, false).await?,
+            Some(node) if terminating && off(node) => self.end(&object, false).await?,
+            Some(node) if self.node_is_gone(node).await? => self.end(&object, true).await?,
+            _ if self.finished.lock().is_surplus(key) => self.end(&object, false).await?,
             _ => {}
         }
         Ok(Action::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn pod(name: &str, created: i64, status: Value, deleted: bool) -> Object {
+        let at = |second: i64| Timestamp::from_second(second).unwrap().to_string();
+        let body = json!({ "metadata": { "name": name, "namespace": "ns", "uid": name,
+            "creationTimestamp": at(created), "deletionTimestamp": deleted.then(|| at(created)) },
+            "status": status });
+        Object::parse(serde_json::to_vec(&body).unwrap().into()).unwrap()
+    }
+
+    fn ended(name: &str, created: i64) -> Rank {
+        rank(&pod(name, created, json!({ "phase": "Succeeded" }), false)).unwrap()
+    }
+
+    #[test]
+    fn what_was_evicted_goes_first_and_then_the_oldest() {
+        let evicted = rank(&pod("evicted", 9, json!({ "phase": "Failed", "reason": "Evicted" }), false));
+        let mut all = [ended("young", 3), ended("b", 2), ended("a", 2), evicted.unwrap()];
+        all.sort();
+        let names: Vec<&str> = all.iter().map(|rank| rank.2.as_str()).collect();
+        assert_eq!(names, ["evicted", "a", "b", "young"]);
+        assert_eq!(rank(&pod("runs", 1, json!({ "phase": "Running" }), false)), None);
+        assert_eq!(rank(&pod("stuck", 1, json!({ "phase": "Failed" }), true)), None);
+    }
+
+    #[test]
+    fn all_that_are_too_many_are_told_and_none_when_there_is_room() {
+        let mut finished = Finished::new(2);
+        let mut count = |name: &str, rank: Option<Rank>| {
+            let surplus = finished.count(&Key::new("ns", name), rank).map(|key| key.name);
+            let names = |ranks: &BTreeSet<Rank>| ranks.iter().map(|rank| rank.2.clone()).collect::<Vec<_>>();
+            (surplus.unwrap_or_default(), names(&finished.stay), names(&finished.surplus))
+        };
+        let told: Vec<String> = (1..=5)
+            .map(|age| format!("p{age}"))
+            .zip(1..)
+            .map(|(name, age)| count(&name, Some(ended(&name, age))).0)
+            .collect();
+        assert_eq!(told, ["", "", "p1", "p2", "p3"]);
+        // An older one that comes late is too many itself; the same once more is no news.
+        assert_eq!(count("p0", Some(ended("p0", 0))).0, "p0");
+        assert_eq!(count("p0", Some(ended("p0", 0))).0, "");
+        assert_eq!(count("p5", None).1, ["p3", "p4"]);
+        assert_eq!(count("p0", None).2, ["p1", "p2"]);
+    }
+
+    #[test]
+    fn a_node_is_off_if_it_is_not_ready_and_somebody_says_so() {
+        let off = |ready: &str, taints: Value| {
+            let node = json!({ "metadata": { "name": "n", "uid": "n" }, "spec": { "taints": taints },
+                "status": { "conditions": [{ "type": "Ready", "status": ready }] } });
+            is_out_of_service(&Object::parse(serde_json::to_vec(&node).unwrap().into()).unwrap())
+        };
+        let taint = json!([{ "key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute" }]);
+        assert!(off("Unknown", taint.clone()) && off("False", taint.clone()));
+        assert!(!off("True", taint) && !off("Unknown", json!([])));
     }
 }

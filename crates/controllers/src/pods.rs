@@ -7,6 +7,7 @@ use api::ObjectMeta;
 use jiff::Timestamp;
 use reconcile::taints::Toleration;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// A projection of `core/v1.Pod`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -74,6 +75,8 @@ pub struct ContainerPort {
 pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     pub phase: String,
+    /// Why it is so, for machines: `Evicted`, ….
+    pub reason: String,
     /// Conditions.
     pub conditions: Vec<Condition>,
     /// Restart counts and ends.
@@ -190,6 +193,30 @@ impl Pod {
             _ => 0,
         }
     }
+}
+
+/// Whether a pod mounts a claim, by name or as an ephemeral volume of its own.
+pub(crate) fn uses_claim(pod: &Value, claim: &str) -> bool {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.any(|volume| {
+        let own = || format!("{name}-{}", volume["name"].as_str().unwrap_or_default());
+        volume["persistentVolumeClaim"]["claimName"] == claim
+            || (volume["ephemeral"].is_object() && own() == claim)
+    })
+}
+
+/// When the next of the ready pods will have been ready for `min_ready`.
+pub(crate) fn next_available<'a>(
+    pods: impl IntoIterator<Item = &'a Pod>,
+    min_ready: Duration,
+    now: Timestamp,
+) -> Option<Duration> {
+    if min_ready.is_zero() {
+        return None;
+    }
+    let next = pods.into_iter().filter_map(|pod| pod.available_at(min_ready)).filter(|at| *at > now).min()?;
+    Duration::try_from(next.duration_since(now)).ok()
 }
 
 /// Orders pods by how far they have come: those that have come least go first. Source: `controller.ActivePods`.

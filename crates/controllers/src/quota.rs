@@ -18,7 +18,7 @@ use reconcile::{Action, Change, Informer, Queue, Reconcile, kinds, run_workers};
 use serde_json::{Value, json};
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 use crate::followed::{Followed, on_served};
 
 const NAME: &str = "resourcequota-controller";
@@ -68,11 +68,9 @@ impl Component for Quotas {
                 _ => queue.add(change.key.clone()),
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = worker.quotas.synced() => {}
+        if !ready(&ctx, &[&worker.quotas]).await {
+            return Ok(());
         }
-        ctx.ready();
         let following = worker.clone();
         on_served(&ctx, catalog, move |served| following.follow(served));
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 use crate::selector::{LabelSelector, Select};
 
 const NAME: &str = "clusterrole-aggregation-controller";
@@ -73,14 +73,12 @@ impl Component for RoleAggregation {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let roles = self.ctx.informers.get(kinds::CLUSTER_ROLES);
         let queue: Queue<Key> = self.ctx.queue("ClusterRoleAggregator");
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = roles.synced() => {}
+        if !ready(&ctx, &[&roles]).await {
+            return Ok(());
         }
         // Any role may be part of any aggregated one: one round looks at all, however many changes led to it.
         let listener = queue.clone();
         let _registration = roles.on_change(move |_| listener.add(Key::new("", "")));
-        ctx.ready();
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), roles });
         run_workers(&ctx, NAME, &queue, 1, worker).await;
         Ok(())

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "service-cidr-controller";
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
@@ -63,11 +63,9 @@ impl Component for ServiceCidrs {
                 }
             }),
         ];
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(cidrs.synced(), addresses.synced()); } => {}
+        if !ready(&ctx, &[&cidrs, &addresses]).await {
+            return Ok(());
         }
-        ctx.ready();
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), cidrs, addresses });
         run_workers(&ctx, NAME, &queue, 1, worker).await;
         Ok(())

@@ -12,7 +12,8 @@ use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
 use serde_json::Value;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
+use crate::pods::uses_claim;
 
 const NAME: &str = "storage-protection-controller";
 const WORKERS: usize = 2;
@@ -111,11 +112,9 @@ impl Component for StorageProtection {
                 add_waiting(&from_pods, Protected::Claim, &claims.in_namespace(&change.key.namespace));
             }
         }));
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = worker.synced() => {}
+        if !ready(&ctx, &worker.caches()).await {
+            return Ok(());
         }
-        ctx.ready();
         let worker = Arc::new(worker);
         join_all(queues.iter().map(|queue| run_workers(&ctx, NAME, queue, WORKERS, worker.clone()))).await;
         drop(registrations);
@@ -159,9 +158,8 @@ struct Worker {
 }
 
 impl Worker {
-    async fn synced(&self) {
-        let [claims, volumes, classes] = &self.informers;
-        tokio::join!(claims.synced(), volumes.synced(), classes.synced(), self.pods.synced());
+    fn caches(&self) -> Vec<&Informer> {
+        self.informers.iter().chain([&self.pods]).collect()
     }
 
     fn informer(&self, what: Protected) -> &Informer {
@@ -205,17 +203,9 @@ impl Worker {
     }
 }
 
-/// Whether a pod that has a node mounts a claim, by name or as an ephemeral volume of its own. Pure.
+/// Whether a pod that has a node mounts a claim. Pure.
 fn pod_uses(pod: &Value, claim: &str) -> bool {
-    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
-    if text(&pod["spec"]["nodeName"]).is_empty() {
-        return false;
-    }
-    let pod_name = text(&pod["metadata"]["name"]);
-    pod["spec"]["volumes"].as_array().into_iter().flatten().any(|volume| {
-        volume["persistentVolumeClaim"]["claimName"] == claim
-            || (volume["ephemeral"].is_object() && format!("{pod_name}-{}", text(&volume["name"])) == claim)
-    })
+    pod["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty()) && uses_claim(pod, claim)
 }
 
 /// Whether a claim or volume names a volume attributes class. Pure.

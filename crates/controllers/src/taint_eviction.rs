@@ -14,7 +14,7 @@ use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Rec
 use serde_json::json;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 use crate::node_lifecycle::Node;
 use crate::pods::Pod;
 
@@ -69,11 +69,9 @@ impl Component for TaintEviction {
                 }
             }),
         ];
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(nodes.synced(), pods.synced()); } => {}
+        if !ready(&ctx, &[&nodes, &pods]).await {
+            return Ok(());
         }
-        ctx.ready();
         let events = EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, "");
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), nodes, pods, events });
         run_workers(&ctx, NAME, &queue, WORKERS, worker).await;

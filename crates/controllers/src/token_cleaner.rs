@@ -15,7 +15,7 @@ use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "token-cleaner-controller";
 const NAMESPACE: &str = "kube-system";
@@ -49,11 +49,9 @@ impl Component for TokenCleaner {
                 listener.add(change.key.clone());
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = secrets.synced() => {}
+        if !ready(&ctx, &[&secrets]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, 1, Arc::new(Worker { ctx: self.ctx.clone(), secrets })).await;
         Ok(())
     }

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 use crate::job::Job;
 
 const NAME: &str = "ttl-after-finished-controller";
@@ -46,11 +46,9 @@ impl Component for TtlAfterFinished {
                 changed.add(change.key.clone());
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = worker.jobs.synced() => {}
+        if !ready(&ctx, &[&worker.jobs]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
         Ok(())
     }

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 
 use api::Key;
 
+use crate::informer::Change;
+
 /// After this time a missing observation is taken as lost, and the controller acts on what it sees.
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(5 * 60);
 
@@ -87,6 +89,17 @@ impl Expectations {
         }
     }
 
+    /// A pod of the object was made or is going. One that is being deleted counts for nobody any more, however long it takes
+    /// to go.
+    pub fn pod_changed(&self, key: &Key, change: &Change) {
+        let Some(pod) = change.latest().map(|pod| pod.meta()) else { return };
+        if change.new.is_none() || pod.is_terminating() {
+            self.deletion_observed(key, &pod.uid);
+        } else if change.old.is_none() {
+            self.creation_observed(key);
+        }
+    }
+
     /// The controlling object is gone.
     pub fn forget(&self, key: &Key) {
         self.pending.lock().remove(key);
@@ -154,11 +167,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_prolongs_no_wait() {
-        let (clock, mut expectations, key) = expectations();
+        let (clock, expectations, key) = expectations();
         clock.advance(Duration::from_secs(1_000_000));
         expectations.expect(&key, "u", 1, []);
-        let clock = VirtualClock::new(Timestamp::UNIX_EPOCH);
-        expectations.clock = Arc::new(clock.clone());
+        clock.set(Timestamp::UNIX_EPOCH);
         let left = expectations.wait(&key, "u").unwrap();
         assert_eq!(left, EXPIRES_AFTER);
         clock.advance(left);

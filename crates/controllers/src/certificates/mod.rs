@@ -16,7 +16,7 @@ use reconcile::{Action, Informer, Reconcile, kinds, run_workers};
 use serde_json::json;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 use crate::node_lifecycle::Node;
 
 pub use plan::{CLIENT, NODE_CLIENT, NODE_SERVING, Plan, Request, plan};
@@ -51,12 +51,10 @@ impl Component for Certificates {
         });
         let queue = self.ctx.queue("certificate");
         let listener = queue.clone();
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.requests.synced(), worker.nodes.synced()); } => {}
+        if !ready(&ctx, &[&worker.requests, &worker.nodes]).await {
+            return Ok(());
         }
         let _registration = worker.requests.on_change(move |change| listener.add(change.key.clone()));
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, 1, worker).await;
         Ok(())
     }

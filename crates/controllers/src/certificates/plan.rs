@@ -23,7 +23,7 @@ const BOOTSTRAPPERS: &str = "system:bootstrappers";
 
 /// How long a certificate is valid at most.
 const LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
-/// Requests are removed so long after they were made: answered ones, and those that nobody answered.
+/// Requests are removed so long after they were answered, or after they were made or approved if nothing came of it.
 /// Source: `k8s.io/kubernetes/pkg/controller/certificates/cleaner`.
 const KEPT_ANSWERED: Duration = Duration::from_secs(3600);
 const KEPT_PENDING: Duration = Duration::from_secs(86_400);
@@ -70,11 +70,13 @@ pub struct Status {
 
 /// A condition.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Condition {
     /// `Approved`, `Denied` or `Failed`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// Since when.
+    pub last_update_time: Option<Timestamp>,
 }
 
 /// What is to be done.
@@ -95,6 +97,10 @@ pub enum Plan {
 }
 
 impl Request {
+    fn is_issued(&self) -> bool {
+        !self.status.certificate.is_empty()
+    }
+
     fn is(&self, condition: &str) -> bool {
         self.status.conditions.iter().any(|known| known.kind == condition)
     }
@@ -107,16 +113,12 @@ pub fn plan(
     is_ready_node: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Plan {
-    let answered = !request.status.certificate.is_empty() || request.is("Denied") || request.is("Failed");
-    let kept = if answered { KEPT_ANSWERED } else { KEPT_PENDING };
-    let age = request
-        .metadata
-        .creation_timestamp
-        .map_or(Duration::ZERO, |made| Duration::try_from(now.duration_since(made)).unwrap_or_default());
-    if age >= kept {
+    let left = left(request, now);
+    if left.is_zero() {
         return Plan::Remove;
     }
-    let wait = Plan::Wait(kept.saturating_sub(age));
+    let wait = Plan::Wait(left);
+    let answered = request.is_issued() || request.is("Denied") || request.is("Failed");
     let Some(good_for) = good_for(&request.spec.signer_name).filter(|_| !answered) else { return wait };
     let asked = match asked {
         Ok(asked) => asked,
@@ -135,6 +137,24 @@ pub fn plan(
         };
     }
     approval(request, good_for, asked, is_ready_node).unwrap_or(wait)
+}
+
+/// How long a request is still kept: from what was decided about it last, if that says when.
+fn left(request: &Request, now: Timestamp) -> Duration {
+    let made = request.metadata.creation_timestamp;
+    let kept = |condition: &Condition| {
+        let settled = condition.kind != "Approved" || request.is_issued();
+        let kept = if settled { KEPT_ANSWERED } else { KEPT_PENDING };
+        (condition.last_update_time.or(made), kept)
+    };
+    let conditions = request.status.conditions.iter().map(kept);
+    let pending = request.status.conditions.is_empty().then_some((made, KEPT_PENDING));
+    let left = conditions.chain(pending).map(|(since, kept)| {
+        let age =
+            since.map_or(Duration::ZERO, |since| now.duration_since(since).try_into().unwrap_or_default());
+        kept.saturating_sub(age)
+    });
+    left.min().unwrap_or(KEPT_PENDING)
 }
 
 fn good_for(signer: &str) -> Option<CertificateUse> {
@@ -247,6 +267,10 @@ mod tests {
         })
     }
 
+    fn condition(kind: &str, since: Option<Timestamp>) -> Condition {
+        Condition { kind: kind.into(), last_update_time: since }
+    }
+
     fn decide(request: &Request, asked: &Result<CertificateSubject, String>) -> Plan {
         plan(request, asked, |node| node == "n1", Timestamp::UNIX_EPOCH)
     }
@@ -294,7 +318,7 @@ mod tests {
         };
         assert!(matches!(decide(&request, &person(&["dev"])), Plan::Wait(_)));
         assert!(matches!(decide(&request, &person(&["dev", MASTERS])), Plan::Deny("Forbidden", _)));
-        request.status.conditions.push(Condition { kind: "Approved".into() });
+        request.status.conditions.push(condition("Approved", None));
         assert_eq!(decide(&request, &person(&["dev"])), Plan::Sign(CertificateUse::Client, LIFE_MAX));
         assert!(matches!(decide(&request, &person(&[MASTERS])), Plan::Fail(_)));
         request.spec.usages = vec!["server auth".into()];
@@ -304,17 +328,34 @@ mod tests {
     #[test]
     fn what_is_approved_is_signed_if_it_fits_and_goes_when_it_is_old() {
         let mut approved = request(NODE_SERVING, "system:node:n2", NODES, "server auth");
-        approved.status.conditions.push(Condition { kind: "Approved".into() });
+        approved.status.conditions.push(condition("Approved", None));
         approved.spec.expiration_seconds = Some(3600);
         let hour = Duration::from_secs(3600);
         assert_eq!(decide(&approved, &asked("n2", &["n2"])), Plan::Sign(CertificateUse::Server, hour));
         assert!(matches!(decide(&approved, &asked("n2", &[])), Plan::Fail(_)));
         approved.status.certificate = "x".into();
         assert_eq!(decide(&approved, &asked("n2", &["n2"])), Plan::Wait(hour));
-        approved.metadata.creation_timestamp = Some(Timestamp::UNIX_EPOCH);
-        assert_eq!(
-            plan(&approved, &asked("n2", &["n2"]), |_| true, Timestamp::UNIX_EPOCH + hour),
-            Plan::Remove
-        );
+    }
+
+    #[test]
+    fn requests_go_a_while_after_they_were_decided() {
+        let (hour, start) = (Duration::from_secs(3600), Timestamp::UNIX_EPOCH);
+        let decided = Some(start + 10 * hour);
+        let goes_after = |kind: Option<&str>, since: Option<Timestamp>, certificate: &str| {
+            let mut request = request("example.com/mine", "jane", "dev", "client auth");
+            request.metadata.creation_timestamp = Some(start);
+            request.status.conditions.extend(kind.map(|kind| condition(kind, since)));
+            request.status.certificate = certificate.into();
+            let goes = |hours: u32| {
+                plan(&request, &asked("n2", &[]), |_| true, start + hours * hour) == Plan::Remove
+            };
+            (0..100).find(|hours| goes(*hours))
+        };
+        assert_eq!(goes_after(None, None, ""), Some(24));
+        assert_eq!(goes_after(Some("Approved"), decided, ""), Some(34));
+        assert_eq!(goes_after(Some("Approved"), decided, "x"), Some(11));
+        assert_eq!(goes_after(Some("Denied"), decided, ""), Some(11));
+        assert_eq!(goes_after(Some("Failed"), decided, ""), Some(11));
+        assert_eq!(goes_after(Some("Denied"), None, ""), Some(1));
     }
 }

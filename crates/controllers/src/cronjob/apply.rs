@@ -10,7 +10,8 @@ use reconcile::{Action, EventType, Involved, kinds};
 use super::Worker;
 use super::plan::{self, Event, Observed};
 use super::types::{ActiveJob, CronJob, CronJobStatus};
-use crate::context::decode;
+use crate::claim::{is_ending_namespace, is_gone};
+use crate::context::{decode, key_of};
 use crate::job::Job;
 
 /// The cache is behind: its change brings the next pass, and this time does if it was missed.
@@ -39,12 +40,17 @@ impl Worker {
             let message = format!("Saw a job that the controller did not create or forgot: {name}");
             self.say(&pass, EventType::Warning, "UnexpectedJob", &message);
         }
-        self.drop_missing(&pass, &mut cron.status, &missing).await?;
+        let known = self.drop_missing(&pass, &mut cron.status, &missing).await;
+        // Before a new Job is made, for which a quota may need the room.
         for at in plan::too_old(&cron, &jobs) {
             // One that cannot be deleted is not in the way of the others; the next pass tries again.
             self.delete(&pass, &jobs[at].metadata).await.ok();
         }
-        let result = self.start_what_is_due(&pass, &mut cron).await;
+        // Whatever fails: what was seen is written down, since Jobs that told it may be gone by the next pass.
+        let result = match known {
+            Ok(()) => self.start_what_is_due(&pass, &mut cron).await,
+            Err(status) => Err(status),
+        };
         if cron.status != held {
             match self.write_status(key, &cron).await {
                 Err(status) if is_gone(&status) => return Ok(Action::After(BEHIND)),
@@ -163,7 +169,7 @@ impl Worker {
             }
             Err(error) => {
                 // Nothing can be made in a namespace that is being deleted, and soon nobody will want it.
-                if !error.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") {
+                if !is_ending_namespace(&error) {
                     let message = format!("Error creating job: {error}");
                     self.say(pass, EventType::Warning, "FailedCreate", &message);
                 }
@@ -212,13 +218,4 @@ impl Worker {
             self.say(pass, event_type, reason, &message);
         }
     }
-}
-
-fn key_of(meta: &ObjectMeta) -> Key {
-    Key::new(meta.namespace.as_str(), meta.name.as_str())
-}
-
-/// The object is gone, or is another one by now.
-fn is_gone(status: &Status) -> bool {
-    matches!(status.reason, Reason::NotFound | Reason::Conflict)
 }

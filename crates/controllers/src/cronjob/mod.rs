@@ -20,7 +20,7 @@ use reconcile::{
     run_workers,
 };
 
-use crate::context::{self, Ctx};
+use crate::context::{self, Ctx, ready};
 use timing::Clockwork;
 
 pub use types::{ActiveJob, CronJob, CronJobSpec, CronJobStatus};
@@ -56,11 +56,9 @@ impl Component for CronJobs {
             events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, ""),
         });
         let _registrations = worker.listen();
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.crons.synced(), worker.jobs.synced()); } => {}
+        if !ready(&ctx, &[&worker.crons, &worker.jobs]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }

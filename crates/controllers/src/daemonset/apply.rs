@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{DeleteOptions, Key, Reason, Status};
+use api::{Key, Status};
 use base::BoxError;
 use futures::future::join_all;
 use reconcile::{Action, EventType, Involved, kinds};
@@ -14,6 +14,7 @@ use super::{Worker, revisions, status};
 use crate::claim::{Claim, ignore_gone};
 use crate::context::decode;
 use crate::history::History;
+use crate::pod_control::PodControl;
 use crate::selector::Select;
 
 /// At most so many pods are made, and so many deleted, in one go. Source: `BurstReplicas`.
@@ -106,68 +107,18 @@ impl Worker {
         plan.delete.truncate(BURST);
         let uids = plan.delete.iter().map(|(_, uid)| uid.clone());
         self.expectations.expect(pass.key, &pass.set.metadata.uid, plan.create.len() as u64, uids);
-        let created = self.create(pass, &plan.create).await;
-        let deletions = plan.delete.iter().map(|(name, uid)| self.delete(pass, name, uid));
+        let control = PodControl {
+            ctx: &self.ctx,
+            events: &self.events,
+            expectations: &self.expectations,
+            key: pass.key,
+            involved: &pass.involved,
+        };
+        let body = |at: usize| placement::pod(pass.set, pass.hash, &plan.create[at]);
+        let (_, created) = control.create(plan.create.len(), body).await;
+        let deletions = plan.delete.iter().map(|(name, uid)| control.delete(name, uid));
         let deleted: Result<(), Status> = join_all(deletions).await.into_iter().collect();
         created.and(deleted)
-    }
-
-    /// Makes pods in batches that double as long as all succeed: a set that cannot make pods (a quota, a bad template) tries
-    /// one and not one for each node. Source: `slowStartBatch`.
-    async fn create(&self, pass: &Pass<'_>, nodes: &[String]) -> Result<(), Status> {
-        let (mut left, mut size) = (nodes, 1);
-        while !left.is_empty() {
-            let (batch, rest) = left.split_at(size.min(left.len()));
-            let results = join_all(batch.iter().map(|node| self.create_one(pass, node))).await;
-            let errors: Vec<Status> = results.into_iter().filter_map(Result::err).collect();
-            left = rest;
-            if let Some(error) = errors.first() {
-                self.expectations.creations_failed(pass.key, (errors.len() + left.len()) as u64);
-                // Nothing can be made in a namespace that is being deleted, and soon nobody will want it.
-                return if in_ending_namespace(error) { Ok(()) } else { Err(error.clone()) };
-            }
-            size *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_one(&self, pass: &Pass<'_>, node: &str) -> Result<(), Status> {
-        let body = placement::pod(pass.set, pass.hash, node);
-        match self.ctx.client.create(&kinds::PODS.gvr(), &pass.key.namespace, &body).await {
-            Ok(pod) => {
-                let message = format!("Created pod: {}", pod.meta().name);
-                self.note(pass, EventType::Normal, "SuccessfulCreate", message);
-                Ok(())
-            }
-            Err(status) => {
-                if !in_ending_namespace(&status) {
-                    let message = format!("Error creating: {status}");
-                    self.note(pass, EventType::Warning, "FailedCreate", message);
-                }
-                Err(status)
-            }
-        }
-    }
-
-    async fn delete(&self, pass: &Pass<'_>, name: &str, uid: &str) -> Result<(), Status> {
-        let options = DeleteOptions { precondition_uid: Some(uid.to_owned()), ..DeleteOptions::default() };
-        let key = Key::new(pass.key.namespace.as_str(), name);
-        match self.ctx.client.delete(&kinds::PODS.gvr(), &key, options).await {
-            Ok(()) => {
-                self.note(pass, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"));
-                Ok(())
-            }
-            Err(status) => {
-                self.expectations.deletion_observed(pass.key, uid);
-                if matches!(status.reason, Reason::NotFound | Reason::Conflict) {
-                    // It is gone, and another may have its name by now.
-                    return Ok(());
-                }
-                let message = format!("Error deleting: {status}");
-                self.note(pass, EventType::Warning, "FailedDelete", message);
-                Err(status)
-            }
-        }
     }
 
     fn note(&self, pass: &Pass<'_>, event_type: EventType, reason: &str, message: String) {
@@ -187,8 +138,4 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-fn in_ending_namespace(error: &Status) -> bool {
-    error.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }

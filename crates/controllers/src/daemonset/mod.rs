@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::{Key, ObjectMeta, OwnerReference};
+use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -27,8 +27,8 @@ use reconcile::{
 use self::backoff::Failures;
 use self::placement::Placement;
 use self::types::Node;
-use crate::context::{self, Ctx};
-use crate::selector::Select;
+use crate::claim::{adopters, former, resolve};
+use crate::context::{self, Ctx, ready};
 
 pub use types::{DaemonSet, DaemonSetSpec, DaemonSetStatus, RollingUpdate, UpdateStrategy};
 
@@ -57,19 +57,9 @@ impl Component for DaemonSets {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        let synced = async {
-            tokio::join!(
-                worker.sets.synced(),
-                worker.pods.synced(),
-                worker.nodes.synced(),
-                worker.revisions.synced()
-            );
-        };
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = synced => {}
+        if !ready(&ctx, &[&worker.sets, &worker.pods, &worker.nodes, &worker.revisions]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
@@ -125,13 +115,6 @@ impl Worker {
         ]
     }
 
-    /// The DaemonSet that a controller reference means, if it is still the same object.
-    fn resolve(&self, namespace: &str, owner: Option<&OwnerReference>) -> Option<Key> {
-        let owner = owner.filter(|owner| owner.kind == kinds::DAEMON_SETS.kind)?;
-        let key = Key::new(namespace, owner.name.as_str());
-        self.sets.get(&key).filter(|held| held.meta().uid == owner.uid).map(|_| key)
-    }
-
     /// Wakes the sets for which a node has become another one. Most sets run everywhere: all hear of nodes that come and go.
     fn node_changed(&self, change: &Change) {
         let name = &change.key.name;
@@ -156,64 +139,34 @@ impl Worker {
         }
     }
 
+    /// The DaemonSet that an object belongs to.
+    fn owner(&self, meta: &ObjectMeta) -> Option<Key> {
+        resolve(&self.sets, &kinds::DAEMON_SETS, &meta.namespace, meta.controller()).map(|set| set.key())
+    }
+
     fn pod_changed(&self, change: &Change) {
-        let Some(pod) = change.latest().map(|pod| pod.meta()) else { return };
-        let owner = self.resolve(&pod.namespace, pod.controller());
-        self.wake_former(change);
-        match owner {
-            Some(key) => {
-                // A pod that is being deleted counts for nobody any more, however long it takes to go.
-                if change.new.is_none() || pod.is_terminating() {
-                    self.expectations.deletion_observed(&key, &pod.uid);
-                } else if change.old.is_none() {
-                    self.expectations.creation_observed(&key);
-                }
-                self.queue.add(key);
-            }
-            None => self.orphan_changed(change),
+        self.wake_others(change);
+        if let Some(key) = change.latest().and_then(|pod| self.owner(pod.meta())) {
+            self.expectations.pod_changed(&key, change);
+            self.queue.add(key);
         }
     }
 
     fn revision_changed(&self, change: &Change) {
-        self.wake_former(change);
-        let owner = |meta: &ObjectMeta| self.resolve(&meta.namespace, meta.controller());
-        match (&change.old, &change.new) {
-            // It is made anew if it is needed.
-            (Some(old), None) => {
-                if let Some(key) = owner(old.meta()) {
-                    self.queue.add(key);
-                }
-            }
-            _ => self.orphan_changed(change),
+        self.wake_others(change);
+        // One that is gone is made anew if it is needed.
+        let gone = change.old.as_ref().filter(|_| change.new.is_none());
+        if let Some(key) = gone.and_then(|old| self.owner(old.meta())) {
+            self.queue.add(key);
         }
     }
 
-    /// Wakes the set that an object belonged to, if it belongs to another one now.
-    fn wake_former(&self, change: &Change) {
-        if let (Some(old), Some(new)) = (&change.old, &change.new)
-            && old.meta().controller() != new.meta().controller()
-            && let Some(former) = self.resolve(&old.meta().namespace, old.meta().controller())
-        {
-            self.queue.add(former);
-        }
-    }
-
-    /// Wakes the sets that could adopt an object without a controller.
-    fn orphan_changed(&self, change: &Change) {
-        let Some(orphan) = change.new.as_ref().map(|object| object.meta()) else { return };
-        let same = change
-            .old
-            .as_ref()
-            .is_some_and(|old| old.meta().labels == orphan.labels && old.meta().controller().is_none());
-        if orphan.controller().is_some() || orphan.is_terminating() || orphan.labels.is_empty() || same {
-            return;
-        }
-        for held in self.sets.in_namespace(&orphan.namespace) {
-            let Ok(set) = context::decode::<DaemonSet>(&held) else { continue };
-            if !set.spec.selector.is_empty() && set.spec.selector.matches(&orphan.labels) {
-                self.queue.add(held.key());
-            }
-        }
+    /// Wakes the set that an object belonged to before, and those that could adopt it.
+    fn wake_others(&self, change: &Change) {
+        let former = former(&self.sets, &kinds::DAEMON_SETS, change);
+        let selector = |set: &Object| Some(context::decode::<DaemonSet>(set).ok()?.spec.selector);
+        let adopters = adopters(&self.sets, change, selector);
+        former.into_iter().chain(adopters).for_each(|set| self.queue.add(set));
     }
 }
 

@@ -11,6 +11,7 @@ use super::backoff::Failures;
 use super::placement::{Placement, Verdict};
 use super::rolling;
 use super::types::{Daemon, DaemonSet, Node};
+use crate::pods;
 
 /// What is known when deciding.
 pub(super) struct Snapshot<'a> {
@@ -90,7 +91,8 @@ pub(super) fn plan(snapshot: &Snapshot<'_>, failures: &mut Failures) -> Plan {
     if snapshot.set.rolls() && plan.create.is_empty() && plan.delete.is_empty() {
         rolling::replace(snapshot, daemons, &mut plan);
     }
-    if let Some(after) = next_available(snapshot) {
+    let pods = snapshot.daemons.iter().map(|daemon| &daemon.pod);
+    if let Some(after) = pods::next_available(pods, snapshot.set.min_ready(), snapshot.now) {
         plan.look_again(after);
     }
     plan
@@ -194,15 +196,4 @@ fn delete_of_absent_nodes(snapshot: &Snapshot<'_>, daemons: &ByNode<'_>, plan: &
     let absent = daemons.iter().filter(|(node, _)| !there.contains(**node));
     let waiting = |daemon: &&&Daemon| daemon.pod.spec.node_name.is_empty() && !daemon.is_terminating();
     absent.flat_map(|(_, daemons)| daemons).filter(waiting).for_each(|daemon| plan.delete(daemon));
-}
-
-/// When the next ready pod becomes available.
-fn next_available(snapshot: &Snapshot<'_>) -> Option<Duration> {
-    let min_ready = snapshot.set.min_ready();
-    if min_ready.is_zero() {
-        return None;
-    }
-    let times = snapshot.daemons.iter().filter_map(|daemon| daemon.pod.available_at(min_ready));
-    let next = times.filter(|at| *at > snapshot.now).min()?;
-    Duration::try_from(next.duration_since(snapshot.now)).ok()
 }

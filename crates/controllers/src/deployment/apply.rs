@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::plan::{Plan, Snapshot, Step, plan};
 use super::types::{Deployment, REVISION};
 use super::{Worker, status, template};
-use crate::claim::{Claim, ignore_gone};
+use crate::claim::{Claim, ignore_gone, is_ending_namespace};
 use crate::context::decode;
 use crate::pods::Pod;
 use crate::replicaset::{self, Set};
@@ -173,9 +173,7 @@ impl Worker {
             }
             Err(error) if error.reason == Reason::AlreadyExists => self.resolve_collision(pass, name).await,
             // Nothing can be made in a namespace that is being deleted, and soon nobody will want it.
-            Err(error) if error.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => {
-                Ok(false)
-            }
+            Err(error) if is_ending_namespace(&error) => Ok(false),
             Err(error) => {
                 self.note_failed_create(pass, name, &error).await?;
                 Err(error.into())

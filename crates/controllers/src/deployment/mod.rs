@@ -15,7 +15,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use api::{Key, OwnerReference};
+use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -23,8 +23,8 @@ use reconcile::{
     Action, Change, EventRecorder, Informer, Queue, Reconcile, Registration, kinds, run_workers,
 };
 
-use crate::context::{self, Ctx};
-use crate::selector::Select;
+use crate::claim::{adopters, resolve};
+use crate::context::{self, Ctx, ready};
 
 pub use types::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus};
 
@@ -53,14 +53,9 @@ impl Component for Deployments {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        let synced = async {
-            tokio::join!(worker.deployments.synced(), worker.sets.synced(), worker.pods.synced());
-        };
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = synced => {}
+        if !ready(&ctx, &[&worker.deployments, &worker.sets, &worker.pods]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
@@ -106,29 +101,20 @@ impl Worker {
         [deployments, sets, pods]
     }
 
-    /// The Deployment that a controller reference means, if it is still the same object.
-    fn resolve(&self, namespace: &str, owner: Option<&OwnerReference>) -> Option<Key> {
-        let owner = owner.filter(|owner| owner.kind == kinds::DEPLOYMENTS.kind)?;
-        let key = Key::new(namespace, owner.name.as_str());
-        self.deployments.get(&key).filter(|held| held.meta().uid == owner.uid).map(|_| key)
+    /// The Deployment that a set belongs to.
+    fn owner(&self, set: &ObjectMeta) -> Option<Key> {
+        resolve(&self.deployments, &kinds::DEPLOYMENTS, &set.namespace, set.controller())
+            .map(|held| held.key())
     }
 
     fn set_changed(&self, change: &Change) {
         for set in [&change.old, &change.new].into_iter().flatten() {
-            let meta = set.meta();
-            if let Some(key) = self.resolve(&meta.namespace, meta.controller()) {
+            if let Some(key) = self.owner(set.meta()) {
                 self.queue.add(key);
             }
         }
-        let Some(orphan) = change.new.as_ref().filter(|set| set.meta().controller().is_none()) else {
-            return;
-        };
-        for held in self.deployments.in_namespace(&orphan.meta().namespace) {
-            let Ok(deployment) = context::decode::<Deployment>(&held) else { continue };
-            if deployment.spec.selector.matches(&orphan.meta().labels) {
-                self.queue.add(held.key());
-            }
-        }
+        let selector = |held: &Object| Some(context::decode::<Deployment>(held).ok()?.spec.selector);
+        adopters(&self.deployments, change, selector).into_iter().for_each(|held| self.queue.add(held));
     }
 
     /// With the strategy Recreate, the new pods wait until the last old one is gone.
@@ -137,7 +123,7 @@ impl Worker {
         let Some(set) = pod.meta().controller().and_then(|owner| self.sets.by_uid(&owner.uid)) else {
             return;
         };
-        if let Some(key) = self.resolve(&pod.meta().namespace, set.meta().controller()) {
+        if let Some(key) = self.owner(set.meta()) {
             self.queue.add(key);
         }
     }

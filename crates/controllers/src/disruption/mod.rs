@@ -21,7 +21,7 @@ use reconcile::{
     run_workers,
 };
 
-use crate::context::{self, Ctx};
+use crate::context::{self, Ctx, ready};
 use crate::selector::{LabelSelector, Select};
 
 pub use types::{Budget, BudgetSpec, BudgetStatus, Condition};
@@ -61,11 +61,9 @@ impl Component for Disruptions {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = worker.synced() => {}
+        if !ready(&ctx, &worker.caches()).await {
+            return Ok(());
         }
-        ctx.ready();
         tokio::join!(
             run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()),
             run_workers(&ctx, NAME, &worker.stale, 1, worker.clone()),
@@ -105,16 +103,8 @@ impl Worker {
         }
     }
 
-    async fn synced(&self) {
-        let [a, b, c, d] = &self.controllers;
-        tokio::join!(
-            self.budgets.synced(),
-            self.pods.synced(),
-            a.synced(),
-            b.synced(),
-            c.synced(),
-            d.synced()
-        );
+    fn caches(&self) -> Vec<&Informer> {
+        self.controllers.iter().chain([&self.budgets, &self.pods]).collect()
     }
 
     fn listen(self: &Arc<Self>) -> Vec<Registration> {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::types::{Budget, BudgetSpec, BudgetStatus, Condition};
+use crate::amount;
 use crate::pods::Pod;
 
 /// A pod whose eviction was allowed has to be on its way out within this time, else it counts again.
@@ -68,14 +69,7 @@ fn wanted(spec: &BudgetSpec, count: i32, scale: i32) -> (i32, i32) {
 
 /// A number as it is, or a percentage of `total`, rounded up.
 fn resolve(value: &Value, total: i32) -> i32 {
-    let number = match value {
-        Value::String(text) => {
-            let percent = text.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok()).unwrap_or(0);
-            (percent.saturating_mul(total.into()).saturating_add(99)).div_euclid(100)
-        }
-        other => other.as_i64().unwrap_or(0),
-    };
-    i32::try_from(number).unwrap_or(i32::MAX)
+    i32::try_from(amount::resolve(value, total.into(), true)).unwrap_or(i32::MAX)
 }
 
 /// The pods whose eviction was allowed and is still awaited. Source: `buildDisruptedPodMap`.

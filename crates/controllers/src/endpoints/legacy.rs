@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::types::{HEADLESS, Port, Service, address, target_ref};
 use super::{WORKERS, Watched};
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 use crate::pods::Pod;
 
 const NAME: &str = "endpoint-controller";
@@ -48,11 +48,9 @@ impl Component for EndpointsController {
         let _registrations = watched.listen();
         let queue = watched.queue.clone();
         let _endpoints_registration = endpoints.on_change(move |change| queue.add(change.key.clone()));
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(watched.synced(), endpoints.synced()); } => {}
+        if !ready(&ctx, &watched.caches(&endpoints)).await {
+            return Ok(());
         }
-        ctx.ready();
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), watched: watched.clone(), endpoints });
         run_workers(&ctx, NAME, &watched.queue, WORKERS, worker).await;
         Ok(())

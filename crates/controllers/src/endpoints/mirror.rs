@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::WORKERS;
 use super::slices::{Step, carry_out, service_of};
 use super::types::{Conditions, Endpoint, MANAGED_BY, Port, SERVICE_NAME, Service, Slice, TargetRef};
-use crate::context::{Ctx, controller_ref, decode};
+use crate::context::{Ctx, controller_ref, decode, ready};
 
 const NAME: &str = "endpointslicemirroring-controller";
 /// The value of [`MANAGED_BY`] on slices that this controller keeps.
@@ -64,13 +64,9 @@ impl Component for EndpointSliceMirroring {
                 changed.add(key);
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async {
-                tokio::join!(worker.endpoints.synced(), worker.services.synced(), worker.slices.synced());
-            } => {}
+        if !ready(&ctx, &[&worker.endpoints, &worker.services, &worker.slices]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
         Ok(())
     }

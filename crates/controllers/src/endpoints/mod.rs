@@ -52,8 +52,9 @@ impl Watched {
         }
     }
 
-    async fn synced(&self) {
-        tokio::join!(self.services.synced(), self.pods.synced(), self.nodes.synced());
+    /// What is watched, and another cache.
+    fn caches<'a>(&'a self, other: &'a Informer) -> [&'a Informer; 4] {
+        [&self.services, &self.pods, &self.nodes, other]
     }
 
     fn listen(self: &Arc<Self>) -> [Registration; 3] {

@@ -15,7 +15,7 @@ use super::types::{
 };
 use super::{WORKERS, Watched};
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, controller_ref, decode};
+use crate::context::{Ctx, controller_ref, decode, ready};
 use crate::pods::Pod;
 
 const NAME: &str = "endpointslice-controller";
@@ -52,11 +52,9 @@ impl Component for EndpointSlices {
                 queue.add(key);
             }
         });
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(watched.synced(), slices.synced()); } => {}
+        if !ready(&ctx, &watched.caches(&slices)).await {
+            return Ok(());
         }
-        ctx.ready();
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), watched: watched.clone(), slices });
         run_workers(&ctx, NAME, &watched.queue, WORKERS, worker).await;
         Ok(())

@@ -62,8 +62,8 @@ impl Metrics {
         Self { ctx: ctx.clone(), services: ctx.informers.get(services) }
     }
 
-    pub(super) async fn synced(&self) {
-        self.services.synced().await;
+    pub(super) fn services(&self) -> &Informer {
+        &self.services
     }
 
     /// What the pods of a selector use of a resource, or what one container of each does.

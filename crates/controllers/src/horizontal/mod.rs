@@ -23,7 +23,7 @@ use base::lifecycle::{Component, Context};
 use parking_lot::Mutex;
 use reconcile::{Action, EventRecorder, Informer, Queue, Reconcile, kinds, run_workers};
 
-use crate::context::Ctx;
+use crate::context::{Ctx, ready};
 use behavior::History;
 use metrics::Metrics;
 
@@ -65,14 +65,9 @@ impl Component for Autoscalers {
                 queue.add(change.key.clone());
             }
         });
-        let synced = async {
-            tokio::join!(worker.autoscalers.synced(), worker.pods.synced(), worker.metrics.synced());
-        };
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = synced => {}
+        if !ready(&ctx, &[&worker.autoscalers, &worker.pods, worker.metrics.services()]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }

@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use api::{DeleteOptions, Key, Object, ObjectMeta, PatchType, Reason, Status};
+use api::{Key, Object, ObjectMeta, PatchType, Status};
 use base::BoxError;
 use futures::future::join_all;
 use reconcile::{Action, EventType, Involved, kinds};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::plan::{Act, NewPod, Snapshot, View};
 use super::track::{Acted, Event, Tracked, track};
 use super::types::{Job, JobStatus, TRACKING, index, is_tracked};
 use super::{Worker, body};
-use crate::claim::Claim;
-use crate::context::decode;
+use crate::claim::{Claim, ignore_gone, is_gone};
+use crate::context::{decode, key_of};
+use crate::pod_control::PodControl;
 use crate::pods::Pod;
 
 /// Somebody else wrote the status meanwhile: its change brings the next pass, and this time does if it was missed.
@@ -113,55 +114,32 @@ impl Worker {
         }
     }
 
-    /// Makes pods in batches that double as long as all succeed: a Job that cannot make pods (a quota, a bad template)
-    /// tries one and not five hundred. Source: `slowStartBatch`.
+    fn control<'a>(&'a self, pass: &'a Pass<'_>) -> PodControl<'a> {
+        PodControl {
+            ctx: &self.ctx,
+            events: &self.events,
+            expectations: &self.expectations,
+            key: pass.key,
+            involved: &pass.involved,
+        }
+    }
+
     async fn create(&self, pass: &Pass<'_>, new: &[NewPod]) -> Outcome {
         let template = body::template(pass.job);
         self.expectations.expect(pass.key, &pass.job.metadata.uid, new.len() as u64, []);
-        let mut acted = Acted::default();
-        let (mut rest, mut batch) = (new, 1);
-        while !rest.is_empty() {
-            let (these, later) = rest.split_at(batch.min(rest.len()));
-            let made =
-                these.iter().map(|new| self.create_one(pass, body::pod(&template, &pass.job.metadata, new)));
-            let results = join_all(made).await;
-            let failed = results.iter().filter(|result| result.is_err()).count();
-            acted.created += i64::try_from(these.len() - failed).unwrap_or(0);
-            if let Some(error) = results.into_iter().find_map(Result::err) {
-                self.expectations.creations_failed(pass.key, (failed + later.len()) as u64);
-                // Nothing can be made in a namespace that is being deleted, and soon nobody will want it.
-                return (acted, if is_ending_namespace(&error) { Ok(()) } else { Err(error) });
-            }
-            rest = later;
-            batch *= 2;
-        }
-        (acted, Ok(()))
-    }
-
-    async fn create_one(&self, pass: &Pass<'_>, body: Value) -> Result<(), Status> {
-        match self.ctx.client.create(&kinds::PODS.gvr(), &pass.key.namespace, &body).await {
-            Ok(pod) => {
-                let message = format!("Created pod: {}", pod.meta().name);
-                self.say(pass, EventType::Normal, "SuccessfulCreate", &message);
-                Ok(())
-            }
-            Err(status) => {
-                if !is_ending_namespace(&status) {
-                    let message = format!("Error creating: {status}");
-                    self.say(pass, EventType::Warning, "FailedCreate", &message);
-                }
-                Err(status)
-            }
-        }
+        let body = |at: usize| body::pod(&template, &pass.job.metadata, &new[at]);
+        let (made, result) = self.control(pass).create(new.len(), body).await;
+        (Acted { created: i64::try_from(made).unwrap_or(0), ..Acted::default() }, result)
     }
 
     /// Deletes pods. Those that are to count for nothing lose their finalizers first.
     async fn delete(&self, pass: &Pass<'_>, pods: &[&Pod], uncounted: bool) -> Outcome {
+        let control = &self.control(pass);
         let results = join_all(pods.iter().map(|pod| async move {
             if uncounted && is_tracked(&pod.metadata) {
                 self.take_finalizer(&pod.metadata).await?;
             }
-            self.delete_one(pass, &pod.metadata).await
+            control.delete(&pod.metadata.name, &pod.metadata.uid).await
         }))
         .await;
         let mut acted = Acted::default();
@@ -181,38 +159,13 @@ impl Worker {
         (acted, outcome)
     }
 
-    async fn delete_one(&self, pass: &Pass<'_>, pod: &ObjectMeta) -> Result<(), Status> {
-        let options = DeleteOptions { precondition_uid: Some(pod.uid.clone()), ..DeleteOptions::default() };
-        match self.ctx.client.delete(&kinds::PODS.gvr(), &key_of(pod), options).await {
-            Ok(()) => {
-                let message = format!("Deleted pod: {}", pod.name);
-                self.say(pass, EventType::Normal, "SuccessfulDelete", &message);
-                Ok(())
-            }
-            // The one that was meant is gone, and its deletion will not be told any more.
-            Err(status) if is_gone(&status) => {
-                self.expectations.deletion_observed(pass.key, &pod.uid);
-                Ok(())
-            }
-            Err(status) => {
-                let message = format!("Error deleting: {status}");
-                self.say(pass, EventType::Warning, "FailedDelete", &message);
-                Err(status)
-            }
-        }
-    }
-
     /// Takes the finalizer from a pod, if it is still the same one.
     pub(super) async fn take_finalizer(&self, pod: &ObjectMeta) -> Result<(), Status> {
         let patch =
             json!({ "metadata": { "uid": pod.uid, "$deleteFromPrimitiveList/finalizers": [TRACKING] } });
         let resource = kinds::PODS.gvr();
-        let patched =
-            self.ctx.client.patch(&resource, &key_of(pod), "", PatchType::StrategicMerge, &patch).await;
-        match patched {
-            Err(status) if !is_gone(&status) => Err(status),
-            _ => Ok(()),
-        }
+        let kind = PatchType::StrategicMerge;
+        ignore_gone(self.ctx.client.patch(&resource, &key_of(pod), "", kind, &patch).await).map(drop)
     }
 
     /// The three steps of counting.
@@ -275,17 +228,4 @@ impl Worker {
             self.say(pass, *event_type, reason, message);
         }
     }
-}
-
-fn key_of(meta: &ObjectMeta) -> Key {
-    Key::new(meta.namespace.as_str(), meta.name.as_str())
-}
-
-/// The object is gone, or another one has its name.
-fn is_gone(status: &Status) -> bool {
-    matches!(status.reason, Reason::NotFound | Reason::Conflict)
-}
-
-fn is_ending_namespace(status: &Status) -> bool {
-    status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }

@@ -2,11 +2,11 @@
 
 use api::ObjectMeta;
 use reconcile::kinds;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::plan::NewPod;
 use super::types::{FAILURES, IGNORED_FAILURES, INDEX, Job, TRACKING};
-use crate::context::controller_ref;
+use crate::template;
 
 /// Tells a container its index.
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
@@ -15,31 +15,22 @@ const PREFIX_MAX: usize = 58;
 
 /// What all pods of a Job have in common.
 pub(super) fn template(job: &Job) -> Value {
-    let template = &job.spec.template;
-    let mut metadata = Map::new();
-    metadata.insert("generateName".into(), format!("{}-", job.metadata.name).into());
-    for field in ["labels", "annotations"] {
-        if let Some(value) = template["metadata"].get(field).filter(|value| !value.is_null()) {
-            metadata.insert(field.into(), value.clone());
-        }
+    let mut pod = template::pod(&job.spec.template, &kinds::JOBS, &job.metadata);
+    let finalizers = &mut pod["metadata"]["finalizers"];
+    if !finalizers.is_array() {
+        *finalizers = json!([]);
     }
-    let mut finalizers: Vec<Value> =
-        template["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-    if !finalizers.contains(&TRACKING.into()) {
+    if let Some(finalizers) = finalizers.as_array_mut().filter(|held| !held.contains(&TRACKING.into())) {
         finalizers.push(TRACKING.into());
     }
-    metadata.insert("finalizers".into(), finalizers.into());
-    metadata.insert("namespace".into(), job.metadata.namespace.as_str().into());
-    metadata.insert("ownerReferences".into(), json!([controller_ref(&kinds::JOBS, &job.metadata)]));
-    let mut spec = template["spec"].clone();
     if job.is_indexed() {
         for list in ["initContainers", "containers"] {
-            for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
                 tell_index(container);
             }
         }
     }
-    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
+    pod
 }
 
 /// Puts the variable with the index into a container that has none of this name.

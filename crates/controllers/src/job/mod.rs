@@ -27,9 +27,9 @@ use reconcile::{
     Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds, run_workers,
 };
 
-use crate::context::{self, Ctx};
+use crate::claim::{adopters, former, resolve};
+use crate::context::{self, Ctx, ready};
 use crate::pods::Pod;
-use crate::selector::Select;
 use backoff::Record;
 use orphans::Orphans;
 use types::is_tracked;
@@ -69,11 +69,9 @@ impl Component for Jobs {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.jobs.synced(), worker.pods.synced()); } => {}
+        if !ready(&ctx, &[&worker.jobs, &worker.pods]).await {
+            return Ok(());
         }
-        ctx.ready();
         let orphans = Arc::new(Orphans(worker.clone()));
         tokio::join!(
             run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()),
@@ -156,12 +154,7 @@ impl Worker {
     fn pod_changed(&self, change: &Change) {
         let Some(pod) = change.latest() else { return };
         let meta = pod.meta();
-        if let (Some(old), Some(_)) = (&change.old, &change.new)
-            && old.meta().controller() != meta.controller()
-            && let Some(former) = self.resolve(&meta.namespace, old.meta().controller())
-        {
-            self.add_gathered(&former.key());
-        }
+        former(&self.jobs, &kinds::JOBS, change).iter().for_each(|job| self.add_gathered(job));
         let Some(controller) = meta.controller() else { return self.orphan_changed(change) };
         let gone = change.new.is_none() || meta.is_terminating();
         let Some(job) = self.resolve(&meta.namespace, Some(controller)) else {
@@ -192,18 +185,9 @@ impl Worker {
     /// A pod without a controller: its finalizer goes, unless a Job adopts it.
     fn orphan_changed(&self, change: &Change) {
         let Some(pod) = &change.new else { return };
-        let meta = pod.meta();
         self.add_orphan(pod);
-        let same = |old: &Arc<Object>| old.meta().labels == meta.labels && old.meta().controller().is_none();
-        if meta.is_terminating() || meta.labels.is_empty() || change.old.as_ref().is_some_and(same) {
-            return;
-        }
-        for job in self.jobs.in_namespace(&meta.namespace) {
-            let Ok(decoded) = context::decode::<Job>(&job) else { continue };
-            if !decoded.spec.selector.is_empty() && decoded.spec.selector.matches(&meta.labels) {
-                self.queue.add(job.key());
-            }
-        }
+        let selector = |job: &Object| Some(context::decode::<Job>(job).ok()?.spec.selector);
+        adopters(&self.jobs, change, selector).into_iter().for_each(|job| self.queue.add(job));
     }
 
     fn add_orphan(&self, pod: &Object) {
@@ -221,9 +205,7 @@ impl Worker {
 
     /// The Job that a controller reference means, if it is still the same object.
     fn resolve(&self, namespace: &str, owner: Option<&OwnerReference>) -> Option<Arc<Object>> {
-        let owner = owner.filter(|owner| owner.kind == kinds::JOBS.kind)?;
-        let key = Key::new(namespace, owner.name.as_str());
-        self.jobs.get(&key).filter(|job| job.meta().uid == owner.uid)
+        resolve(&self.jobs, &kinds::JOBS, namespace, owner)
     }
 
     /// What is remembered of a Job, now that these are its pods.

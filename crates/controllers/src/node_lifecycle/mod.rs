@@ -22,7 +22,7 @@ use reconcile::{
 use serde_json::json;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode};
+use crate::context::{Ctx, decode, ready};
 use crate::pods::Pod;
 
 pub use plan::Node;
@@ -68,11 +68,9 @@ impl Component for NodeLifecycle {
             heartbeats: Mutex::default(),
         });
         let _registrations = worker.listen();
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.nodes.synced(), worker.leases.synced(), worker.pods.synced()); } => {}
+        if !ready(&ctx, &[&worker.nodes, &worker.leases, &worker.pods]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }

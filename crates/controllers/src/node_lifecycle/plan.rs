@@ -54,6 +54,11 @@ pub struct NodeCondition {
 }
 
 impl Node {
+    /// Source: `nodeutil.IsNodeReady`.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.condition("Ready").is_some_and(|held| held.status == "True")
+    }
+
     pub(crate) fn condition(&self, kind: &str) -> Option<&NodeCondition> {
         self.status.conditions.iter().find(|held| held.r#type == kind)
     }

@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::plan::{Around, ClaimStep, Reclaim, Said, VolumeStep, is_own_binding, plan_claim, plan_volume};
 use super::types::{BIND_COMPLETED, BOUND_BY_CONTROLLER, Claim, ClaimRef, Class, PROVISIONER, Volume};
 use super::{Item, Worker};
-use crate::context::decode;
+use crate::context::{decode, key_of};
+use crate::pods::uses_claim;
 
 const CLAIMS: Kind = kinds::PERSISTENT_VOLUME_CLAIMS;
 const VOLUMES: Kind = kinds::PERSISTENT_VOLUMES;
@@ -77,12 +78,12 @@ impl Worker {
         let claim: Claim = draft.read()?;
         let named = &claim.spec.volume_name;
         // A claim that names its volume is decided by that one.
-        let (volumes, waiting) = if named.is_empty() {
-            (self.volumes.list(), self.waiting_pods(key)?)
+        let volumes = if named.is_empty() {
+            self.index.read().candidates(&claim)
         } else {
-            (self.volumes.get(&Key::new("", named.as_str())).into_iter().collect(), Vec::new())
+            self.index.read().volume(named).into_iter().collect()
         };
-        let volumes: Vec<Volume> = volumes.iter().map(|volume| decode(volume)).collect::<Result<_, _>>()?;
+        let waiting = if named.is_empty() { self.waiting_pods(key)? } else { Vec::new() };
         let classes: Vec<Class> =
             self.classes.list().iter().map(|class| decode(class)).collect::<Result<_, _>>()?;
         let around = Around {
@@ -121,7 +122,7 @@ impl Worker {
     fn waiting_pods(&self, claim: &Key) -> Result<Vec<String>, BoxError> {
         let mut names = Vec::new();
         for pod in self.pods.in_namespace(&claim.namespace) {
-            if pod.node_name().is_none() && super::uses(&decode(&pod)?, &claim.name) {
+            if pod.node_name().is_none() && uses_claim(&decode(&pod)?, &claim.name) {
                 names.push(pod.meta().name.clone());
             }
         }
@@ -242,13 +243,13 @@ impl Worker {
             VolumeStep::Bound => self.volume_phase(&mut draft, "Bound", "").await?,
             VolumeStep::Wake => {
                 if let Some(claim) = &claim {
-                    self.wake(Item::Claim(meta_key(claim)));
+                    self.wake(Item::Claim(key_of(&claim.metadata)));
                 }
             }
             VolumeStep::Mismatch(told, claim_told) => {
                 self.say(&draft, (EventType::Warning, "VolumeMismatch", told));
                 if let Some(claim) = &claim {
-                    let involved = Involved::named(&CLAIMS, &meta_key(claim), &claim.metadata.uid);
+                    let involved = Involved::named(&CLAIMS, &key_of(&claim.metadata), &claim.metadata.uid);
                     self.events.event(involved, EventType::Warning, "VolumeMismatch", claim_told);
                 }
             }
@@ -307,10 +308,6 @@ impl Worker {
         self.write(&mut draft, "").await?;
         self.volume_phase(&mut draft, "Available", "").await
     }
-}
-
-fn meta_key(claim: &Claim) -> Key {
-    Key::new(claim.metadata.namespace.as_str(), claim.metadata.name.as_str())
 }
 
 /// The newest class that says it is the default, the first by name among equally old ones.

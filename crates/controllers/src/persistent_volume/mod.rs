@@ -2,6 +2,7 @@
 //! provisioners outside, which are told of by annotations. Source: `k8s.io/kubernetes/pkg/controller/volume/persistentvolume`.
 
 mod apply;
+mod index;
 mod plan;
 mod types;
 
@@ -10,16 +11,18 @@ mod tests;
 
 use std::sync::Arc;
 
-use api::Key;
+use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
+use parking_lot::RwLock;
 use reconcile::{
     Action, Change, EventRecorder, Informer, Queue, Reconcile, Registration, kinds, run_workers,
 };
-use serde_json::Value;
 
-use crate::context::{self, Ctx};
+use self::index::Index;
+use self::types::{Claim, Volume};
+use crate::context::{self, Ctx, ready};
 
 const NAME: &str = "persistentvolume-binder-controller";
 /// The source of its events. Source: `NewController`.
@@ -54,14 +57,9 @@ impl Component for PersistentVolumes {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
         let Worker { claims, volumes, classes, pods, .. } = &*worker;
-        let synced = async {
-            tokio::join!(claims.synced(), volumes.synced(), classes.synced(), pods.synced());
-        };
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = synced => {}
+        if !ready(&ctx, &[claims, volumes, classes, pods]).await {
+            return Ok(());
         }
-        ctx.ready();
         let work = |queue| run_workers(&ctx, NAME, queue, 1, worker.clone());
         tokio::join!(work(&worker.queued_claims), work(&worker.queued_volumes));
         Ok(())
@@ -75,6 +73,7 @@ struct Worker {
     volumes: Informer,
     classes: Informer,
     pods: Informer,
+    index: RwLock<Index>,
     queued_claims: Queue<Item>,
     queued_volumes: Queue<Item>,
     events: EventRecorder,
@@ -88,6 +87,7 @@ impl Worker {
             volumes: ctx.informers.get(kinds::PERSISTENT_VOLUMES),
             classes: ctx.informers.get(kinds::STORAGE_CLASSES),
             pods: ctx.informers.get(kinds::PODS),
+            index: RwLock::default(),
             queued_claims: ctx.queue("claims"),
             queued_volumes: ctx.queue("volumes"),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), EVENTS, ""),
@@ -119,56 +119,40 @@ impl Worker {
     }
 
     fn claim_changed(&self, change: &Change) {
+        let read = |claim: &Option<Arc<Object>>| context::decode::<Claim>(claim.as_ref()?).ok();
+        let (old, new) = (read(&change.old), read(&change.new));
+        self.index.write().put_claim(&change.key, new.as_ref());
         self.wake(Item::Claim(change.key.clone()));
         // The volume of a claim that goes, or takes another one, has to be looked at as well.
-        for claim in [&change.old, &change.new].into_iter().flatten() {
-            if let Some(volume) = text(claim, &["spec", "volumeName"]) {
-                self.wake(Item::Volume(Key::new("", volume)));
+        for claim in [old, new].into_iter().flatten() {
+            if !claim.spec.volume_name.is_empty() {
+                self.wake(Item::Volume(Key::new("", claim.spec.volume_name)));
             }
         }
     }
 
     fn volume_changed(&self, change: &Change) {
-        self.wake(Item::Volume(change.key.clone()));
-        let mut kept = false;
-        for volume in [&change.old, &change.new].into_iter().flatten() {
-            let reference = |field: &str| text(volume, &["spec", "claimRef", field]);
-            if let (Some(namespace), Some(name)) = (reference("namespace"), reference("name")) {
-                self.wake(Item::Claim(Key::new(namespace, name)));
-                kept = true;
-            }
-        }
+        let name = &change.key.name;
+        let new: Option<Volume> = change.new.as_ref().and_then(|volume| context::decode(volume).ok());
+        let mut index = self.index.write();
+        let old = index.volume(name);
+        index.put_volume(name, new);
+        let new = index.volume(name);
+        let volumes = [old, new.clone()];
+        let volumes = volumes.iter().flatten();
+        let mut woken: Vec<Key> = volumes.clone().filter_map(|volume| index::claim_of(volume)).collect();
         // One that anybody may have is what others wait for; one that is gone is missed by whoever names it.
-        if !kept || change.new.is_none() {
-            self.wake_unbound();
+        if woken.is_empty() || new.is_none() {
+            woken.extend(volumes.flat_map(|volume| index.seekers_of(name, volume.class())));
         }
+        drop(index);
+        self.wake(Item::Volume(change.key.clone()));
+        woken.into_iter().for_each(|claim| self.wake(Item::Claim(claim)));
     }
 
     fn wake_unbound(&self) {
-        for claim in self.claims.list() {
-            if text(&claim, &["status", "phase"]).as_deref() != Some("Bound") {
-                self.wake(Item::Claim(claim.key()));
-            }
-        }
+        self.index.read().seekers().for_each(|claim| self.wake(Item::Claim(claim.clone())));
     }
-}
-
-/// A text in an object; `None` if it is empty.
-fn text(object: &api::Object, path: &[&str]) -> Option<String> {
-    let tree: Value = context::decode(object).ok()?;
-    let found = path.iter().fold(&tree, |at, field| &at[*field]);
-    found.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
-}
-
-/// Whether a pod mounts a claim, by name or as an ephemeral volume of its own.
-fn uses(pod: &Value, claim: &str) -> bool {
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    volumes.any(|volume| {
-        let own = || format!("{name}-{}", volume["name"].as_str().unwrap_or_default());
-        volume["persistentVolumeClaim"]["claimName"] == claim
-            || (volume["ephemeral"].is_object() && own() == claim)
-    })
 }
 
 #[async_trait]

@@ -2,6 +2,7 @@
 //! `component-helpers/storage/volume/pv_helpers.go`.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use reconcile::EventType;
 
@@ -30,8 +31,8 @@ pub(super) enum ClaimStep {
 
 /// What a claim is decided by.
 pub(super) struct Around<'a> {
-    /// All volumes, by name.
-    pub(super) volumes: &'a [Volume],
+    /// The volume that it names, or all that could be its own.
+    pub(super) volumes: &'a [Arc<Volume>],
     /// The claim's class, if there is one of its name.
     pub(super) class: Option<&'a Class>,
     /// The class of those that name none.
@@ -44,7 +45,7 @@ pub(super) struct Around<'a> {
 pub(super) fn plan_claim(claim: &Claim, around: &Around<'_>) -> ClaimStep {
     let named = || {
         let name = &claim.spec.volume_name;
-        around.volumes.iter().find(|volume| volume.metadata.name == *name)
+        around.volumes.iter().map(Arc::as_ref).find(|volume| volume.metadata.name == *name)
     };
     if claim.has(BIND_COMPLETED) {
         plan_bound(claim, named())
@@ -145,7 +146,7 @@ fn plan_unbound(claim: &Claim, around: &Around<'_>) -> ClaimStep {
 /// The volume that fits best: with the fewest access modes, then the smallest; what is kept for the claim goes before.
 /// `late`: only the scheduler chooses among those that are not kept for the claim. Source: `findByClaim`,
 /// `FindMatchingVolume`.
-fn best<'a>(claim: &Claim, volumes: &'a [Volume], late: bool) -> Option<&'a Volume> {
+fn best<'a>(claim: &Claim, volumes: &'a [Arc<Volume>], late: bool) -> Option<&'a Volume> {
     let fits = |volume: &&Volume| {
         volume.allows(&claim.spec.access_modes)
             && (volume.spec.claim_ref.is_none() || volume.is_for(claim))
@@ -164,7 +165,8 @@ fn best<'a>(claim: &Claim, volumes: &'a [Volume], late: bool) -> Option<&'a Volu
         modes.sort_unstable();
         (modes.len(), modes)
     };
-    let candidates = volumes.iter().filter(fits).filter(|volume| volume.is_for(claim) || free(volume));
+    let candidates =
+        volumes.iter().map(Arc::as_ref).filter(fits).filter(|volume| volume.is_for(claim) || free(volume));
     candidates.min_by(|a, b| {
         let kept = |volume: &Volume| !volume.is_for(claim);
         let modes = modes(a).cmp(&modes(b));

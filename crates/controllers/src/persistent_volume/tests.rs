@@ -2,6 +2,7 @@
 //! writes break off: no volume is ever two claims', and whatever fits comes together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use reconcile::EventType;
 use serde_json::{Value, json};
@@ -45,7 +46,8 @@ fn class(mode: &str, provisioner: &str) -> Class {
 }
 
 fn step(claim: &Claim, volumes: &[Volume], class: Option<&Class>) -> ClaimStep {
-    plan_claim(claim, &Around { volumes, class, default_class: Some("d"), waiting: &[] })
+    let volumes: Vec<_> = volumes.iter().cloned().map(Arc::new).collect();
+    plan_claim(claim, &Around { volumes: &volumes, class, default_class: Some("d"), waiting: &[] })
 }
 
 fn bind(name: &str) -> ClaimStep {
@@ -107,8 +109,9 @@ fn late_binding_waits_for_the_scheduler() {
         ("WaitForFirstConsumer", "waiting for first consumer to be created before binding")
     );
     let waiting = ["p".to_owned(), "q".to_owned()];
+    let shared = free.clone().map(Arc::new);
     let around = |count: usize| Around {
-        volumes: &free,
+        volumes: &shared,
         class: Some(&late),
         default_class: None,
         waiting: &waiting[..count],

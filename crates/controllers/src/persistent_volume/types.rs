@@ -6,6 +6,7 @@ use api::ObjectMeta;
 use api::quantity::Quantity;
 use serde::{Deserialize, Serialize};
 
+use crate::amount::storage;
 use crate::selector::LabelSelector;
 
 /// The binding is complete: only then a claim without its volume is lost.
@@ -109,10 +110,6 @@ pub(super) struct Class {
     pub(super) volume_binding_mode: String,
 }
 
-fn size(amounts: &BTreeMap<String, String>) -> Quantity {
-    amounts.get("storage").and_then(|text| text.parse().ok()).unwrap_or(Quantity::ZERO)
-}
-
 fn mode(mode: Option<&String>) -> &str {
     mode.map_or("Filesystem", String::as_str)
 }
@@ -139,7 +136,7 @@ impl Claim {
     }
 
     pub(super) fn size(&self) -> Quantity {
-        size(&self.spec.resources.requests)
+        storage(&self.spec.resources.requests)
     }
 
     pub(super) fn mode(&self) -> &str {
@@ -161,7 +158,7 @@ impl Volume {
     }
 
     pub(super) fn size(&self) -> Quantity {
-        size(&self.spec.capacity)
+        storage(&self.spec.capacity)
     }
 
     pub(super) fn mode(&self) -> &str {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use api::{DeleteOptions, Key, PatchType, Reason, Status};
+use api::{Key, ObjectMeta, PatchType, Status};
 use base::BoxError;
 use futures::future::join_all;
-use reconcile::{Action, EventType, Involved, kinds};
+use reconcile::{Action, Involved};
 
 use super::Worker;
 use super::plan::{Decision, plan, pod_body};
@@ -13,7 +13,8 @@ use super::status::{self, Failure};
 use super::types::{self, Set};
 use crate::claim::{Claim, ignore_gone};
 use crate::context::decode;
-use crate::pods::Pod;
+use crate::pod_control::PodControl;
+use crate::pods::{self, Pod};
 use crate::selector::Select;
 
 impl Worker {
@@ -54,7 +55,7 @@ impl Worker {
         match result {
             Err((_, status)) => Err(status.into()),
             Ok(()) => {
-                let available = status::next_available(&set, &active, self.ctx.clock.now());
+                let available = pods::next_available(&active, set.min_ready(), self.ctx.clock.now());
                 Ok(Action::after(wait.into_iter().chain(available)))
             }
         }
@@ -67,14 +68,22 @@ impl Worker {
         active: &[Pod],
         involved: &Involved,
     ) -> Result<(), (&'static str, Status)> {
+        let (events, expectations) = (&self.events, &self.expectations);
+        let control = PodControl { ctx: &self.ctx, events, expectations, key, involved };
         match plan(set, active, &self.per_node(set), self.ctx.clock.now()) {
             Decision::Nothing => Ok(()),
             Decision::Create(count) => {
-                self.create(key, set, count, involved).await.map_err(|status| ("FailedCreate", status))
+                let body = pod_body(&self.flavor.kind, set);
+                expectations.expect(key, &set.metadata.uid, count as u64, []);
+                let (_, result) = control.create(count, |_| body.clone()).await;
+                result.map_err(|status| ("FailedCreate", status))
             }
             Decision::Delete(victims) => {
-                let victims: Vec<&Pod> = victims.into_iter().map(|index| &active[index]).collect();
-                self.delete(key, set, &victims, involved).await.map_err(|status| ("FailedDelete", status))
+                let victims: Vec<&ObjectMeta> =
+                    victims.into_iter().map(|index| &active[index].metadata).collect();
+                expectations.expect(key, &set.metadata.uid, 0, victims.iter().map(|pod| pod.uid.clone()));
+                let results = join_all(victims.iter().map(|pod| control.delete(&pod.name, &pod.uid))).await;
+                results.into_iter().collect::<Result<(), _>>().map_err(|status| ("FailedDelete", status))
             }
         }
     }
@@ -94,86 +103,6 @@ impl Worker {
             }
         }
         counts
-    }
-
-    /// Makes pods in batches that double as long as all succeed: a set that cannot make pods (a quota, a bad template)
-    /// tries one and not five hundred. Source: `slowStartBatch`.
-    async fn create(&self, key: &Key, set: &Set, count: usize, involved: &Involved) -> Result<(), Status> {
-        let body = pod_body(&self.flavor.kind, set);
-        self.expectations.expect(key, &set.metadata.uid, count as u64, []);
-        let mut left = count;
-        let mut batch = 1;
-        while left > 0 {
-            batch = batch.min(left);
-            let results =
-                join_all((0..batch).map(|_| self.create_one(&body, &key.namespace, involved))).await;
-            let failed = results.iter().filter(|result| result.is_err()).count();
-            left -= batch;
-            if let Some(error) = results.into_iter().find_map(Result::err) {
-                self.expectations.creations_failed(key, (failed + left) as u64);
-                // Nothing can be made in a namespace that is being deleted, and soon nobody will want it.
-                let ends = error.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating");
-                return if ends { Ok(()) } else { Err(error) };
-            }
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_one(
-        &self,
-        body: &serde_json::Value,
-        namespace: &str,
-        involved: &Involved,
-    ) -> Result<(), Status> {
-        match self.ctx.client.create(&kinds::PODS.gvr(), namespace, body).await {
-            Ok(pod) => {
-                let message = format!("Created pod: {}", pod.meta().name);
-                self.events.event(involved.clone(), EventType::Normal, "SuccessfulCreate", message);
-                Ok(())
-            }
-            Err(status) => {
-                let message = format!("Error creating: {status}");
-                self.events.event(involved.clone(), EventType::Warning, "FailedCreate", message);
-                Err(status)
-            }
-        }
-    }
-
-    async fn delete(
-        &self,
-        key: &Key,
-        set: &Set,
-        victims: &[&Pod],
-        involved: &Involved,
-    ) -> Result<(), Status> {
-        let uids = victims.iter().map(|pod| pod.metadata.uid.clone());
-        self.expectations.expect(key, &set.metadata.uid, 0, uids);
-        let results = join_all(victims.iter().map(|pod| self.delete_one(key, pod, involved))).await;
-        results.into_iter().collect()
-    }
-
-    async fn delete_one(&self, key: &Key, pod: &Pod, involved: &Involved) -> Result<(), Status> {
-        let meta = &pod.metadata;
-        let options = DeleteOptions { precondition_uid: Some(meta.uid.clone()), ..DeleteOptions::default() };
-        let pod_key = Key::new(meta.namespace.as_str(), meta.name.as_str());
-        match self.ctx.client.delete(&kinds::PODS.gvr(), &pod_key, options).await {
-            Ok(()) => {
-                let message = format!("Deleted pod: {}", meta.name);
-                self.events.event(involved.clone(), EventType::Normal, "SuccessfulDelete", message);
-                Ok(())
-            }
-            Err(status) => {
-                self.expectations.deletion_observed(key, &meta.uid);
-                if status.reason == Reason::Conflict {
-                    // Another pod has the name by now: the one that was meant is gone.
-                    return Ok(());
-                }
-                let message = format!("Error deleting: {status}");
-                self.events.event(involved.clone(), EventType::Warning, "FailedDelete", message);
-                Err(status)
-            }
-        }
     }
 
     async fn write_status(

@@ -8,7 +8,7 @@ mod types;
 
 use std::sync::Arc;
 
-use api::{Key, OwnerReference};
+use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -17,8 +17,8 @@ use reconcile::{
     run_workers,
 };
 
-use crate::context::Ctx;
-use crate::selector::Select;
+use crate::claim::{adopters, former, resolve};
+use crate::context::{Ctx, ready};
 
 pub(crate) use types::decode;
 pub use types::{Set, SetCondition, SetSpec, SetStatus};
@@ -74,11 +74,9 @@ impl Component for ReplicaSets {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx, self.flavor));
         let _registrations = worker.listen();
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(worker.sets.synced(), worker.pods.synced()); } => {}
+        if !ready(&ctx, &[&worker.sets, &worker.pods]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, self.flavor.name, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
@@ -120,53 +118,17 @@ impl Worker {
         [sets, pods]
     }
 
-    /// The set that a controller reference means, if it is one of ours and still the same object.
-    fn resolve(&self, namespace: &str, owner: Option<&OwnerReference>) -> Option<Key> {
-        let owner = owner.filter(|owner| owner.kind == self.flavor.kind.kind)?;
-        let key = Key::new(namespace, owner.name.as_str());
-        self.sets.get(&key).filter(|set| set.meta().uid == owner.uid).map(|_| key)
-    }
-
     fn pod_changed(&self, change: &Change) {
         let Some(pod) = change.latest().map(|pod| pod.meta()) else { return };
-        let owner = self.resolve(&pod.namespace, pod.controller());
-        if let (Some(old), Some(new)) = (&change.old, &change.new)
-            && old.meta().controller() != new.meta().controller()
-            && let Some(former) = self.resolve(&pod.namespace, old.meta().controller())
-        {
-            self.queue.add(former);
-        }
-        match owner {
-            Some(key) => {
-                // A pod that is being deleted counts for nobody any more, however long it takes to go.
-                if change.new.is_none() || pod.is_terminating() {
-                    self.expectations.deletion_observed(&key, &pod.uid);
-                } else if change.old.is_none() {
-                    self.expectations.creation_observed(&key);
-                }
-                self.queue.add(key);
-            }
-            None if pod.controller().is_none() && !pod.is_terminating() => self.orphan_changed(change),
-            None => {}
-        }
-    }
-
-    /// Wakes the sets that could adopt a pod without a controller.
-    fn orphan_changed(&self, change: &Change) {
-        let Some(pod) = change.new.as_ref().map(|pod| pod.meta()) else { return };
-        let same = change
-            .old
-            .as_ref()
-            .is_some_and(|old| old.meta().labels == pod.labels && old.meta().controller().is_none());
-        if same || pod.labels.is_empty() {
-            return;
-        }
-        for set in self.sets.in_namespace(&pod.namespace) {
-            let Ok(decoded) = types::decode(self.flavor, &set) else { continue };
-            if !decoded.selector.is_empty() && decoded.selector.matches(&pod.labels) {
-                self.queue.add(set.key());
-            }
-        }
+        let kind = &self.flavor.kind;
+        former(&self.sets, kind, change).into_iter().for_each(|set| self.queue.add(set));
+        let Some(set) = resolve(&self.sets, kind, &pod.namespace, pod.controller()) else {
+            let selector = |set: &Object| Some(types::decode(self.flavor, set).ok()?.selector);
+            let adopters = adopters(&self.sets, change, selector);
+            return adopters.into_iter().for_each(|set| self.queue.add(set));
+        };
+        self.expectations.pod_changed(&set.key(), change);
+        self.queue.add(set.key());
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a set's status says.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -17,7 +16,7 @@ pub(super) type Failure = (&'static str, String);
 pub(super) fn status(set: &Set, active: &[Pod], failure: Option<&Failure>, now: Timestamp) -> SetStatus {
     let labels: BTreeMap<String, String> =
         serde_json::from_value(set.spec.template["metadata"]["labels"].clone()).unwrap_or_default();
-    let min_ready = Duration::from_secs(set.spec.min_ready_seconds.into());
+    let min_ready = set.min_ready();
     let count = |holds: &dyn Fn(&Pod) -> bool| {
         i64::try_from(active.iter().filter(|pod| holds(pod)).count()).unwrap_or(i64::MAX)
     };
@@ -51,16 +50,6 @@ fn conditions(held: &[SetCondition], failure: Option<&Failure>, now: Timestamp) 
     conditions
 }
 
-/// When the next ready pod becomes available.
-pub(super) fn next_available(set: &Set, active: &[Pod], now: Timestamp) -> Option<Duration> {
-    let min_ready = Duration::from_secs(set.spec.min_ready_seconds.into());
-    if min_ready.is_zero() {
-        return None;
-    }
-    let next = active.iter().filter_map(|pod| pod.available_at(min_ready)).filter(|at| *at > now).min()?;
-    Duration::try_from(next.duration_since(now)).ok()
-}
-
 /// A merge patch for the status of the object with this uid: zeros are absent, as upstream leaves them out.
 pub(super) fn patch(uid: &str, status: &SetStatus) -> Value {
     let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
@@ -77,7 +66,10 @@ pub(super) fn patch(uid: &str, status: &SetStatus) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::pods;
 
     #[test]
     fn counts_and_the_failure_condition() {
@@ -104,7 +96,7 @@ mod tests {
         );
         assert_eq!(counts, (3, 1, 2, 1));
         assert_eq!((status.observed_generation, status.conditions[0].reason.as_str()), (4, "FailedCreate"));
-        assert_eq!(next_available(&set, &pods, now), Some(Duration::from_secs(5)));
+        assert_eq!(pods::next_available(&pods, set.min_ready(), now), Some(Duration::from_secs(5)));
         let kept = conditions(
             &status.conditions,
             Some(&("FailedCreate", "other words".to_owned())),

@@ -1,5 +1,7 @@
 //! Projections of the two kinds onto one shape.
 
+use std::time::Duration;
+
 use api::{Object, ObjectMeta};
 use base::BoxError;
 use jiff::Timestamp;
@@ -79,6 +81,10 @@ impl Set {
     /// How many pods are wanted.
     pub fn replicas(&self) -> i64 {
         self.spec.replicas.unwrap_or(1)
+    }
+
+    pub(super) fn min_ready(&self) -> Duration {
+        Duration::from_secs(self.spec.min_ready_seconds.into())
     }
 }
 

@@ -14,7 +14,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use api::{Key, OwnerReference};
+use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -22,8 +22,8 @@ use reconcile::{
     Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds, run_workers,
 };
 
-use crate::context::{self, Ctx};
-use crate::selector::Select;
+use crate::claim::{adopters, resolve};
+use crate::context::{self, Ctx, ready};
 
 pub use types::{
     Ordinals, RetentionPolicy, RollingUpdate, StatefulSet, StatefulSetSpec, StatefulSetStatus, UpdateStrategy,
@@ -54,19 +54,9 @@ impl Component for StatefulSets {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        let synced = async {
-            tokio::join!(
-                worker.sets.synced(),
-                worker.pods.synced(),
-                worker.claims.synced(),
-                worker.revisions.synced()
-            );
-        };
-        tokio::select! {
-            () = ctx.cancelled() => return Ok(()),
-            () = synced => {}
+        if !ready(&ctx, &[&worker.sets, &worker.pods, &worker.claims, &worker.revisions]).await {
+            return Ok(());
         }
-        ctx.ready();
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
@@ -117,36 +107,18 @@ impl Worker {
         [sets, pods, claims]
     }
 
-    /// The StatefulSet that a controller reference means, if it is still the same object.
-    fn resolve(&self, namespace: &str, owner: Option<&OwnerReference>) -> Option<Key> {
-        let owner = owner.filter(|owner| owner.kind == kinds::STATEFUL_SETS.kind)?;
-        let key = Key::new(namespace, owner.name.as_str());
-        self.sets.get(&key).filter(|held| held.meta().uid == owner.uid).map(|_| key)
-    }
-
     fn pod_changed(&self, change: &Change) {
         for pod in [&change.old, &change.new].into_iter().flatten() {
             let meta = pod.meta();
-            let Some(key) = self.resolve(&meta.namespace, meta.controller()) else { continue };
+            let owner = resolve(&self.sets, &kinds::STATEFUL_SETS, &meta.namespace, meta.controller());
+            let Some(key) = owner.map(|set| set.key()) else { continue };
             if change.new.is_none() || meta.is_terminating() {
                 self.expectations.deletion_observed(&key, &meta.uid);
             }
             self.queue.add(key);
         }
-        let Some(orphan) = change.new.as_ref().map(|pod| pod.meta()) else { return };
-        let same = change
-            .old
-            .as_ref()
-            .is_some_and(|old| old.meta().labels == orphan.labels && old.meta().controller().is_none());
-        if orphan.controller().is_some() || orphan.is_terminating() || orphan.labels.is_empty() || same {
-            return;
-        }
-        for held in self.sets.in_namespace(&orphan.namespace) {
-            let Ok(set) = context::decode::<StatefulSet>(&held) else { continue };
-            if !set.spec.selector.is_empty() && set.spec.selector.matches(&orphan.labels) {
-                self.queue.add(held.key());
-            }
-        }
+        let selector = |set: &Object| Some(context::decode::<StatefulSet>(set).ok()?.spec.selector);
+        adopters(&self.sets, change, selector).into_iter().for_each(|set| self.queue.add(set));
     }
 
     /// Pods wait for claims of their names that are being deleted, and pending ones get those that they have lost.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::claims::{self, ClaimStep, Held};
 use super::types::{Member, StatefulSet, StatefulSetStatus};
 use super::{identity, rolling, status};
+use crate::pods;
 
 /// What is known when deciding.
 pub(super) struct Snapshot<'a> {
@@ -79,7 +80,7 @@ pub(super) fn plan(snapshot: &Snapshot<'_>) -> Plan {
     let mut plan = Plan {
         phases: Vec::new(),
         status: status::status(set, snapshot.revisions, collisions, members.iter(), now),
-        again: status::next_available(set, members.iter(), now),
+        again: pods::next_available(members.iter().map(|member| &member.pod), set.min_ready(), now),
     };
     if set.metadata.is_terminating() {
         return plan;

@@ -1,7 +1,5 @@
 //! What a StatefulSet's status says. Pure.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -45,21 +43,6 @@ pub(super) fn complete(set: &StatefulSet, status: &mut StatefulSetStatus) {
         status.current_replicas = status.updated_replicas;
         status.current_revision.clone_from(&status.update_revision);
     }
-}
-
-/// When the next ready pod becomes available.
-pub(super) fn next_available<'a>(
-    set: &StatefulSet,
-    members: impl Iterator<Item = &'a Member>,
-    now: Timestamp,
-) -> Option<Duration> {
-    let min_ready = set.min_ready();
-    if min_ready.is_zero() {
-        return None;
-    }
-    let next =
-        members.filter_map(|member| member.pod.available_at(min_ready)).filter(|at| *at > now).min()?;
-    Duration::try_from(next.duration_since(now)).ok()
 }
 
 /// A merge patch for the status of the object with this uid: zeros are absent where upstream leaves them out.

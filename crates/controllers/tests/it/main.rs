@@ -7,6 +7,7 @@ mod daemons;
 mod disruption;
 mod horizontal;
 mod jobs;
+mod loops;
 mod services;
 mod small;
 mod stateful;
@@ -29,7 +30,14 @@ async fn start() -> Cluster {
 
 /// A cluster whose controllers go by a clock of their own.
 async fn start_at(clock: SharedClock) -> Cluster {
-    let cluster = Cluster::start(|cluster| {
+    let cluster = start_alone(clock).await;
+    play(&cluster).await;
+    cluster
+}
+
+/// The same with nobody who runs pods.
+async fn start_alone(clock: SharedClock) -> Cluster {
+    Cluster::start(|cluster| {
         let ctx = Ctx {
             client: cluster.client.clone(),
             informers: cluster.informers.clone(),
@@ -42,9 +50,7 @@ async fn start_at(clock: SharedClock) -> Cluster {
         all.push(Arc::new(controllers::node_role::NodeRole::new(&ctx, "n1")));
         all
     })
-    .await;
-    play(&cluster).await;
-    cluster
+    .await
 }
 
 /// Nodes and a scheduler that stand in. The node says that it is ready: of one that does not the pods are not ready.
@@ -147,6 +153,31 @@ async fn a_deployment_rolls_out_serves_rolls_back_and_goes() {
     serves(&cluster, 0).await;
 
     let told = cluster.queues.figures();
+    for name in [
+        "daemonset",
+        "statefulset",
+        "job",
+        "job_orphan_pod",
+        "cronjob",
+        "disruption",
+        "volume_expand",
+        "stale_pod_disruption",
+        "horizontalpodautoscaler",
+        "ttl_jobs_to_delete",
+        "ttlcontroller",
+        "claims",
+        "volumes",
+        "orphaned_pods_nodes",
+        "bootstrap_signer_queue",
+        "ephemeral_volume",
+        "pvcprotection",
+        "pvprotection",
+        "vacprotection",
+        "services",
+        "ipaddresses",
+    ] {
+        assert!(told.contains_key(name), "{name}");
+    }
     for name in ["deployment", "replicaset", "endpoint", "endpoint_slice"] {
         let figures = &told[name];
         assert!(
