@@ -163,7 +163,7 @@ impl World {
             client: client.clone(),
             informers: Informers::new(client, Arc::new(self.clock.clone())),
             clock: Arc::new(self.clock.clone()),
-            catalog: Catalog::new(kinds::served(&self.pipeline.catalog().rows())),
+            catalog: Catalog::new(self.pipeline.catalog().rows()),
             queues: Queues::default(),
             root_ca_pem: self.ca.clone(),
         };

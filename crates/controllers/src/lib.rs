@@ -23,6 +23,7 @@ pub mod per_namespace;
 pub mod persistent_volume;
 pub mod pod_gc;
 pub mod pods;
+pub mod policy_status;
 pub mod quota;
 pub mod replicaset;
 pub mod role_aggregation;
@@ -72,6 +73,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
         Arc::new(persistent_volume::PersistentVolumes::new(ctx)),
         Arc::new(pod_gc::PodGc::new(ctx)),
+        Arc::new(policy_status::PolicyStatus::new(ctx)),
         Arc::new(quota::Quotas::new(ctx)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICA_SET)),
         Arc::new(replicaset::ReplicaSets::new(ctx, &replicaset::REPLICATION_CONTROLLER)),

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use api::GroupVersionResource;
-use api::catalog::Row;
+use api::catalog::{Catalog as Rows, Row};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 /// A resource with the names that references to its objects use.
@@ -136,6 +137,10 @@ pub const SERVICE_CIDRS: Kind = cluster("networking.k8s.io", "v1", "servicecidrs
 /// Cluster IPs, as objects.
 pub const IP_ADDRESSES: Kind = cluster("networking.k8s.io", "v1", "ipaddresses", "IPAddress");
 
+/// Admission policies in expressions.
+pub const VALIDATING_ADMISSION_POLICIES: Kind =
+    cluster("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy");
+
 /// Cluster roles.
 pub const CLUSTER_ROLES: Kind = cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
 
@@ -175,17 +180,26 @@ pub fn served(rows: &api::catalog::Catalog) -> Vec<Served> {
 /// all of it. Whoever knows sets it; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Catalog {
+    rows: Arc<RwLock<Arc<Rows>>>,
     served: Arc<watch::Sender<Arc<[Served]>>>,
 }
 
 impl Catalog {
-    /// A catalog of these resources; see [`served`].
-    pub fn new(served: Vec<Served>) -> Self {
-        Self { served: Arc::new(watch::Sender::new(served.into())) }
+    /// A catalog of what is among these rows; see [`served`].
+    pub fn new(rows: Arc<Rows>) -> Self {
+        let served = Arc::new(watch::Sender::new(served(&rows).into()));
+        Self { rows: Arc::new(RwLock::new(rows)), served }
     }
 
-    /// Replaces the list; whoever watches it is told if it is another.
-    pub fn set(&self, served: Vec<Served>) {
+    /// The server's rows, with the types of all kinds.
+    pub fn rows(&self) -> Arc<Rows> {
+        self.rows.read().clone()
+    }
+
+    /// Replaces the rows; whoever watches what is served is told if it is another.
+    pub fn set(&self, rows: Arc<Rows>) {
+        let served = served(&rows);
+        *self.rows.write() = rows;
         self.served.send_if_modified(|held| {
             let differs = **held != *served;
             if differs {

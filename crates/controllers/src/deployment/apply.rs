@@ -111,24 +111,23 @@ impl Worker {
             }
             Step::Revision(revision) => {
                 let patch = json!({ "metadata": { "annotations": { REVISION: revision } } });
-                self.patch_deployment(pass, "", &patch).await?;
+                self.patch_deployment(pass, "", patch).await?;
             }
-            Step::Status(next) => {
-                self.patch_deployment(pass, "status", &status::patch(&pass.deployment.metadata.uid, &next))
-                    .await?
-            }
+            Step::Status(next) => self.patch_deployment(pass, "status", status::patch(&next)).await?,
         }
         Ok(true)
     }
 
+    /// Changes the Deployment by a merge patch, if it is still the same object.
     async fn patch_deployment(
         &self,
         pass: &Pass<'_>,
         subresource: &str,
-        patch: &Value,
+        mut patch: Value,
     ) -> Result<(), BoxError> {
+        patch["metadata"]["uid"] = pass.deployment.metadata.uid.as_str().into();
         let resource = kinds::DEPLOYMENTS.gvr();
-        let written = self.ctx.client.patch(&resource, pass.key, subresource, PatchType::Merge, patch).await;
+        let written = self.ctx.client.patch(&resource, pass.key, subresource, PatchType::Merge, &patch).await;
         if let Some(object) = ignore_gone(written)? {
             self.ctx.caught_up(&self.deployments, object.revision()).await;
         }
@@ -194,7 +193,7 @@ impl Worker {
         }
         let collisions = pass.deployment.status.collision_count.unwrap_or(0).saturating_add(1);
         tracing::debug!(deployment = %pass.key, set = name, collisions, "two templates have one hash");
-        self.patch_deployment(pass, "status", &json!({ "status": { "collisionCount": collisions } })).await?;
+        self.patch_deployment(pass, "status", json!({ "status": { "collisionCount": collisions } })).await?;
         Ok(false)
     }
 
@@ -218,6 +217,6 @@ impl Worker {
         let mut conditions = pass.deployment.status.conditions.clone();
         conditions.retain(|held| held.r#type != "Progressing");
         conditions.push(failed);
-        self.patch_deployment(pass, "status", &json!({ "status": { "conditions": conditions } })).await
+        self.patch_deployment(pass, "status", json!({ "status": { "conditions": conditions } })).await
     }
 }

@@ -173,10 +173,10 @@ pub(super) fn next_check(
     Some(left + Duration::from_secs(1))
 }
 
-/// A merge patch for the status of the Deployment with this uid: zeros are absent, as upstream leaves them out.
-pub(super) fn patch(uid: &str, status: &DeploymentStatus) -> Value {
+/// A merge patch for the status: zeros are absent, as upstream leaves them out.
+pub(super) fn patch(status: &DeploymentStatus) -> Value {
     let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
-    json!({ "metadata": { "uid": uid }, "status": {
+    json!({ "status": {
         "observedGeneration": count(status.observed_generation),
         "replicas": count(status.replicas),
         "updatedReplicas": count(status.updated_replicas),

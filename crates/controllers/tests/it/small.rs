@@ -56,3 +56,25 @@ async fn nodes_are_told_how_long_to_remember_and_tokens_sign() {
     cluster.client.delete(&kinds::SECRETS.gvr(), &token, DeleteOptions::default()).await.unwrap();
     cluster.until(kinds::CONFIG_MAPS, &key, |held| !held.is_null() && !signed(held)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_are_told_what_their_expressions_get_wrong() {
+    let cluster = start().await;
+    let rules = json!([{ "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["*"] }]);
+    let policy = |expression: &str| {
+        json!({ "metadata": { "name": "small" }, "spec": { "matchConstraints": { "resourceRules": rules },
+            "validations": [{ "expression": expression }] } })
+    };
+    let (policies, key) = (kinds::VALIDATING_ADMISSION_POLICIES, Key::new("", "small"));
+    cluster.create(&policies, "", policy("object.spec.replica < 5")).await;
+    let observed = |generation: i64| move |held: &Value| held["status"]["observedGeneration"] == generation;
+    let held = cluster.until(policies, &key, observed(1)).await;
+    let told = &held["status"]["typeChecking"]["expressionWarnings"][0];
+    assert_eq!(told["fieldRef"], "spec.validations[0].expression");
+    let warning = told["warning"].as_str().unwrap();
+    assert!(warning.starts_with("apps/v1, Kind=Deployment: ERROR: "), "{warning}");
+    assert!(warning.contains("undefined field 'replica'"), "{warning}");
+    cluster.merge(&policies, &key, policy("object.spec.replicas < 5")).await;
+    let held = cluster.until(policies, &key, observed(2)).await;
+    assert_eq!(held["status"]["typeChecking"], json!({}));
+}

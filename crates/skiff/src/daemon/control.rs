@@ -15,7 +15,7 @@ use client::Client;
 use network::routes::NodeRoutes;
 use reconcile::Informers;
 use reconcile::elected::Elected;
-use reconcile::kinds::{self, Catalog};
+use reconcile::kinds::Catalog;
 use reconcile::leader::Election;
 use store::Store;
 
@@ -92,7 +92,7 @@ pub(crate) async fn build(
         client: controllers,
         informers: informers.clone(),
         clock: clock.clone(),
-        catalog: Catalog::new(kinds::served(&pipeline.catalog().rows())),
+        catalog: Catalog::new(pipeline.catalog().rows()),
         queues: server.front().queues().clone(),
         root_ca_pem: server.pki().ca_renewals(),
     };

@@ -7,7 +7,7 @@ use apiserver::Pipeline;
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use reconcile::kinds::{self, Catalog};
+use reconcile::kinds::Catalog;
 
 /// Keeps the controllers' list of resources.
 pub(crate) struct ServedKinds {
@@ -37,7 +37,7 @@ impl Component for ServedKinds {
         ctx.ready();
         loop {
             changes.mark_unchanged();
-            self.catalog.set(kinds::served(&self.pipeline.catalog().rows()));
+            self.catalog.set(self.pipeline.catalog().rows());
             tokio::select! {
                 changed = changes.changed() => changed?,
                 () = ctx.cancelled() => return Ok(()),
