@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use api::{Key, Object, ObjectMeta, PatchType, Status};
+use api::{Key, Object, ObjectMeta, PatchType, Reason, Status};
 use base::BoxError;
 use futures::future::join_all;
 use reconcile::{Action, EventType, Involved, kinds};
@@ -13,7 +13,7 @@ use super::plan::{Act, NewPod, Snapshot, View};
 use super::track::{Acted, Event, Tracked, track};
 use super::types::{Job, JobStatus, TRACKING, index, is_tracked};
 use super::{Worker, body};
-use crate::claim::{Claim, ignore_gone, is_gone};
+use crate::claim::{Claim, is_gone};
 use crate::context::{decode, key_of};
 use crate::pod_control::PodControl;
 use crate::pods::Pod;
@@ -159,13 +159,18 @@ impl Worker {
         (acted, outcome)
     }
 
-    /// Takes the finalizer from a pod, if it is still the same one.
+    /// Takes the finalizer from a pod, if it is still the same one. A conflict tells nothing: the pod may have another
+    /// version, and then it has its finalizer still and must not be counted as one that has none.
     pub(super) async fn take_finalizer(&self, pod: &ObjectMeta) -> Result<(), Status> {
         let patch =
             json!({ "metadata": { "uid": pod.uid, "$deleteFromPrimitiveList/finalizers": [TRACKING] } });
         let resource = kinds::PODS.gvr();
-        let kind = PatchType::StrategicMerge;
-        ignore_gone(self.ctx.client.patch(&resource, &key_of(pod), "", kind, &patch).await).map(drop)
+        let patched =
+            self.ctx.client.patch(&resource, &key_of(pod), "", PatchType::StrategicMerge, &patch).await;
+        match patched {
+            Err(status) if status.reason != Reason::NotFound => Err(status),
+            _ => Ok(()),
+        }
     }
 
     /// The three steps of counting.
