@@ -15,7 +15,7 @@ pub(crate) const NODE: &str = "node-0";
 
 impl World {
     /// Puts a pod on the node, as the scheduler does.
-    async fn bind(&self, pod: &Object) {
+    pub(crate) async fn bind(&self, pod: &Object) {
         let binding = json!({ "target": { "kind": "Node", "name": NODE } });
         let bound = self.user.create_subresource(&kinds::PODS.gvr(), &pod.key(), "binding", &binding).await;
         or_too_late(bound);
@@ -36,7 +36,7 @@ impl World {
     }
 
     /// Takes away a pod that is being deleted.
-    async fn end(&self, pod: &Object) {
+    pub(crate) async fn end(&self, pod: &Object) {
         let options = DeleteOptions {
             grace_period_seconds: Some(0),
             precondition_uid: Some(pod.meta().uid.clone()),
@@ -71,7 +71,7 @@ impl World {
     pub(crate) async fn everything_runs(&mut self, witness: &mut Witness) {
         loop {
             self.settle().await;
-            witness.catch_up(|_, _| {});
+            witness.catch_up(|_, _| {}).await;
             if !self.kubelet(witness, false).await {
                 return;
             }

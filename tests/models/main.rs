@@ -5,6 +5,7 @@
 
 mod deployments;
 mod faults;
+mod jobs;
 mod kubelet;
 mod witness;
 mod world;

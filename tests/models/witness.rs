@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Key, ListOptions, Object, WatchEvent, WatchEventKind, WatchStream};
+use client::Client;
 use futures::{FutureExt, StreamExt};
 use reconcile::kinds::Kind;
 use serde_json::Value;
 
-use crate::world::{NAMESPACE, World};
+use crate::world::{World, home};
 
 /// One change.
 pub(crate) struct Seen {
@@ -17,9 +18,23 @@ pub(crate) struct Seen {
     pub(crate) after: Option<Arc<Object>>,
 }
 
+impl Seen {
+    fn print(&self) {
+        let Some(object) = self.after.as_deref().or(self.before.as_deref()) else { return };
+        let (what, mut held) = (if self.after.is_some() { "is" } else { "gone" }, value(object));
+        held["metadata"]["managedFields"] = Value::Null;
+        println!("TRACE {} {} {} {what} {held}", object.revision(), self.kind, object.key());
+    }
+}
+
 pub(crate) struct Witness {
-    streams: Vec<(&'static str, WatchStream)>,
+    user: Client,
+    streams: Vec<(Kind, WatchStream)>,
     objects: BTreeMap<(&'static str, Key), Arc<Object>>,
+    /// Whether every change is printed: where `SKIFF_MODELS_TRACE` is set.
+    traces: bool,
+    /// Seen, but another stream may be behind.
+    held: Vec<(&'static str, WatchEvent)>,
 }
 
 impl Witness {
@@ -27,22 +42,30 @@ impl Witness {
     pub(crate) async fn of(world: &World, kinds: &[Kind]) -> Self {
         let mut streams = Vec::new();
         for kind in kinds {
-            let stream = world.user.watch(&kind.gvr(), NAMESPACE, ListOptions::default()).await.unwrap();
-            streams.push((kind.kind, stream));
+            let stream = world.user.watch(&kind.gvr(), home(kind), ListOptions::default()).await.unwrap();
+            streams.push((*kind, stream));
         }
-        Self { streams, objects: BTreeMap::new() }
+        Self {
+            user: world.user.clone(),
+            streams,
+            objects: BTreeMap::new(),
+            traces: std::env::var_os("SKIFF_MODELS_TRACE").is_some(),
+            held: Vec::new(),
+        }
     }
 
     /// What changed since the last look; `look` is called after each change, when the state is as it was then.
-    pub(crate) fn catch_up(&mut self, mut look: impl FnMut(&Self, &Seen)) {
-        let mut news: Vec<(&'static str, WatchEvent)> = Vec::new();
+    pub(crate) async fn catch_up(&mut self, mut look: impl FnMut(&Self, &Seen)) {
+        let shown = self.shown().await;
         for (kind, stream) in &mut self.streams {
             while let Some(Some(batch)) = stream.next().now_or_never() {
-                news.extend(batch.unwrap().into_iter().map(|event| (*kind, event)));
+                self.held.extend(batch.unwrap().into_iter().map(|event| (kind.kind, event)));
             }
         }
-        news.sort_by_key(|(_, event)| event.object.revision());
-        for (kind, event) in news {
+        self.held.sort_by_key(|(_, event)| event.object.revision());
+        let known = self.held.partition_point(|(_, event)| event.object.revision() <= shown);
+        let later = self.held.split_off(known);
+        for (kind, event) in std::mem::replace(&mut self.held, later) {
             let place = (kind, event.object.key());
             let seen = match event.kind {
                 WatchEventKind::Bookmark => continue,
@@ -52,8 +75,24 @@ impl Witness {
                     Seen { kind, before, after: Some(event.object) }
                 }
             };
+            if self.traces {
+                seen.print();
+            }
             look(self, &seen);
         }
+    }
+
+    /// The revision that all streams have shown: whoever lists waits until what was written before is in the watch cache,
+    /// and so with its watchers.
+    async fn shown(&self) -> i64 {
+        let nobody = ListOptions { field_selector: "metadata.name=nobody".into(), ..ListOptions::default() };
+        let mut shown = i64::MAX;
+        for (kind, _) in &self.streams {
+            let list = self.user.list(&kind.gvr(), home(kind), nobody.clone()).await.unwrap();
+            shown = shown.min(list.revision);
+        }
+        tokio::task::yield_now().await;
+        shown
     }
 
     /// All objects of a kind.

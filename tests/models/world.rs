@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Status;
 use api::connect::{Body, NodeAddress, NodeConnector, User};
+use api::{DeleteOptions, Propagation, Status};
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::clock::{Clock, VirtualClock};
@@ -59,6 +59,7 @@ impl Drop for Life {
 }
 
 pub(crate) struct World {
+    pub(crate) seed: u64,
     pub(crate) clock: VirtualClock,
     pub(crate) chance: fastrand::Rng,
     pub(crate) faults: Arc<Faults>,
@@ -124,6 +125,7 @@ impl World {
             cut: CancellationToken::new(),
         };
         let mut world = Self {
+            seed,
             clock,
             chance: fastrand::Rng::with_seed(seed),
             faults,
@@ -207,12 +209,43 @@ impl World {
 
     /// Creates an object as a user.
     pub(crate) async fn create(&self, kind: &Kind, object: &Value) {
-        self.user.create(&kind.gvr(), NAMESPACE, object).await.unwrap();
+        self.user.create(&kind.gvr(), home(kind), object).await.unwrap();
     }
 
     /// Merges a patch into an object as a user.
     pub(crate) async fn merge(&self, kind: &Kind, name: &str, patch: &Value) {
-        let key = api::Key::new(NAMESPACE, name);
-        self.user.patch(&kind.gvr(), &key, "", api::PatchType::Merge, patch).await.unwrap();
+        self.try_merge(kind, name, patch).await.unwrap();
     }
+
+    /// Merges a patch into an object as a user, who may ask for what is not allowed, or too late.
+    pub(crate) async fn try_merge(&self, kind: &Kind, name: &str, patch: &Value) -> Result<(), Status> {
+        let key = api::Key::new(home(kind), name);
+        self.user.patch(&kind.gvr(), &key, "", api::PatchType::Merge, patch).await.map(|_| ())
+    }
+
+    /// Deletes an object as a user; it may be gone already.
+    pub(crate) async fn delete(&self, kind: &Kind, name: &str, propagation: Option<Propagation>) {
+        let options = DeleteOptions { propagation, ..DeleteOptions::default() };
+        let gone = self.user.delete(&kind.gvr(), &api::Key::new(home(kind), name), options).await;
+        assert!(gone.as_ref().map_or_else(|status| status.code == 404, |()| true), "{gone:?}");
+    }
+
+    /// What is done stays done: an hour later nobody has asked or written anything.
+    pub(crate) async fn rest(&self) {
+        let before = self.faults.calls();
+        self.pass(Duration::from_secs(3600)).await;
+        assert_eq!(self.faults.calls(), before, "somebody works on what is done");
+    }
+}
+
+/// The namespace of the objects of a kind here.
+pub(crate) fn home(kind: &Kind) -> &'static str {
+    if kind.namespaced { NAMESPACE } else { "" }
+}
+
+/// The seeds of a suite: a few, or as many as `SKIFF_MODELS_SEEDS` says, from `SKIFF_MODELS_FIRST` on.
+pub(crate) fn seeds(few: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = number("SKIFF_MODELS_FIRST").unwrap_or(1);
+    first..first + number("SKIFF_MODELS_SEEDS").unwrap_or(few)
 }
