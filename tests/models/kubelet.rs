@@ -89,7 +89,7 @@ impl World {
 }
 
 /// A pod may have changed since it was looked at, or be gone.
-fn or_too_late<T>(done: Result<T, Status>) {
+pub(crate) fn or_too_late<T>(done: Result<T, Status>) {
     if let Err(status) = done {
         assert!(matches!(status.code, 404 | 409), "{status:?}");
     }

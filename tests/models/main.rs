@@ -3,9 +3,12 @@
 //! always has to hold is looked at after each single change, in the order of revisions.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cronjobs;
+mod daemonsets;
 mod deployments;
 mod faults;
 mod jobs;
 mod kubelet;
+mod statefulsets;
 mod witness;
 mod world;
