@@ -14,4 +14,5 @@ mod sentiment;
 mod soak;
 mod terminal;
 mod web;
+mod workloads;
 mod zero_downtime;
