@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{Change, EventRecorder, Informers, kinds};
 
+use crate::admission::{HostPorts, PORTS_TAKEN};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
 use crate::images::Puller;
@@ -52,6 +53,7 @@ pub struct Handles {
 pub struct Agent {
     deps: Arc<Deps>,
     workers: Workers,
+    ports: Ports,
     server: Arc<NodeServer>,
     /// Informers end with their registry.
     _informers: Informers,
@@ -59,6 +61,8 @@ pub struct Agent {
 
 /// The workers by their pods' uids.
 type Workers = Arc<Mutex<HashMap<String, Arc<Mailbox>>>>;
+/// The ports of the host that pods have.
+type Ports = Arc<Mutex<HostPorts>>;
 
 impl Agent {
     /// Builds the agent and takes its server's port; nothing runs yet. Called within a tokio runtime.
@@ -109,7 +113,8 @@ impl Agent {
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
-        Ok(Arc::new(Self { deps, workers, server, _informers: informers }))
+        let ports = Ports::default();
+        Ok(Arc::new(Self { deps, workers, ports, server, _informers: informers }))
     }
 
     /// The node's server: the in-process way to logs, exec, attach and port-forward.
@@ -156,12 +161,34 @@ impl Agent {
         };
         let mailbox = Arc::new(Mailbox::default());
         self.workers.lock().insert(uid.clone(), mailbox.clone());
-        let worker = PodWorker::new(self.deps.clone(), mailbox, pod);
-        let workers = self.workers.clone();
+        let admitted = pod.is_terminal() || self.ports.lock().take(&pod, |uid| self.lives(uid));
+        let mut worker = PodWorker::new(self.deps.clone(), mailbox, pod);
+        if !admitted {
+            worker.reject(PORTS_TAKEN);
+        }
+        let (workers, ports) = (self.workers.clone(), self.ports.clone());
         ctx.spawn(async move {
             worker.run().await;
+            ports.lock().free(&uid);
             workers.lock().remove(&uid);
         });
+    }
+
+    /// Whether the API knows a pod whose life is not over.
+    fn lives(&self, uid: &str) -> bool {
+        let pod = self.deps.caches.pods.by_uid(uid).and_then(|object| PodView::decode(&object).ok());
+        pod.is_some_and(|pod| !pod.is_terminal())
+    }
+
+    /// Pods that were taken by an earlier run of the agent keep their ports, in whatever order they are told of.
+    fn keep_ports(&self) {
+        let mut ports = HostPorts::default();
+        let pods = self.deps.caches.pods.list();
+        let pods = pods.iter().filter_map(|object| PodView::decode(object).ok());
+        for pod in pods.filter(|pod| pod.status.start_time.is_some() && !pod.is_terminal()) {
+            ports.keep(&pod);
+        }
+        *self.ports.lock() = ports;
     }
 }
 
@@ -193,6 +220,7 @@ impl Component for Agent {
         ctx.spawn(registration::keep_lease(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
         self.end_orphans(&ctx);
+        self.keep_ports();
         let mut pods = self.deps.caches.pods.subscribe();
         ctx.ready();
         loop {

@@ -4,6 +4,7 @@
 //! worker (`worker`), which decides with pure functions (`pod`) and applies. `server` is the node's HTTP server for
 //! logs, exec, attach and port-forward, also in process.
 
+mod admission;
 mod agent;
 mod config;
 mod deps;

@@ -98,6 +98,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) starting: Option<&'a str>,
     /// Ids of containers that are being killed.
     pub(crate) killing: &'a [String],
+    /// The node has failed the pod, whether or not the API server knows already.
+    pub(crate) failed: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -196,7 +198,8 @@ pub(crate) fn current_sandbox(sandboxes: &[SandboxRecord]) -> Option<&SandboxRec
 pub(crate) fn plan(snapshot: &Snapshot<'_>) -> Plan {
     let mut plan = Plan::default();
     check_deadline(snapshot, &mut plan);
-    if plan.deadline_exceeded || snapshot.pod.is_terminal() || has_run_its_course(snapshot) {
+    let over = plan.deadline_exceeded || snapshot.failed || snapshot.pod.is_terminal();
+    if over || has_run_its_course(snapshot) {
         plan.finished = true;
         if anything_alive(snapshot) {
             plan.actions.push(Action::Finish);

@@ -20,6 +20,7 @@ struct Case {
     failures: HashMap<String, StartFailure>,
     starting: Option<String>,
     killing: Vec<String>,
+    failed: bool,
     now: i64,
 }
 
@@ -40,6 +41,7 @@ fn case(spec: serde_json::Value) -> Case {
         failures: HashMap::new(),
         starting: None,
         killing: Vec::new(),
+        failed: false,
         now: 0,
     }
 }
@@ -70,6 +72,7 @@ impl Case {
             start_failures: &self.failures,
             starting: self.starting.as_deref(),
             killing: &self.killing,
+            failed: self.failed,
             now: at(self.now),
         })
     }
@@ -93,6 +96,15 @@ fn a_new_pod_gets_volumes_and_sandbox_at_once() {
     assert_eq!(plan.waiting["main"].reason, "ContainerCreating");
     (case.sandbox, case.volumes) = (Step::Busy, Step::Busy);
     assert_eq!(case.plan().actions, []);
+}
+
+#[test]
+fn nothing_of_a_pod_that_the_node_has_failed_is_begun() {
+    let mut case = case(one());
+    case.sandboxes.clear();
+    (case.sandbox, case.volumes, case.failed) = (Step::Todo, Step::Todo, true);
+    let plan = case.plan();
+    assert!(plan.actions.is_empty() && plan.finished, "{plan:?}");
 }
 
 #[test]

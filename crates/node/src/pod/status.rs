@@ -73,9 +73,19 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         ..PodStatus::default()
     };
     status.conditions = Some(conditions(input, phase, &init, &apps));
-    status.container_statuses = Some(apps);
-    status.init_container_statuses = some(init);
+    // Where nothing has ever begun, containers that wait would hide why the pod has failed.
+    if phase != "Failed" || has_begun(input) {
+        status.container_statuses = Some(apps);
+        status.init_container_statuses = some(init);
+    }
     status
+}
+
+/// Whether a container of the pod was ever heard of, or its loss is what the pod has failed of.
+fn has_begun(input: &StatusInput<'_>) -> bool {
+    let known = [&input.last.container_statuses, &input.last.init_container_statuses];
+    let lost = input.ended && input.last.phase.as_deref() != Some("Failed");
+    lost || !input.containers.is_empty() || known.into_iter().flatten().flatten().next().is_some()
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

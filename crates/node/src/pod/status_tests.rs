@@ -177,6 +177,16 @@ fn containers_that_were_lost_say_so_at_the_end() {
 }
 
 #[test]
+fn a_pod_that_was_refused_has_no_containers() {
+    let mut case = case(json!({"containers": [{"name": "a"}]}));
+    case.last.phase = Some("Failed".to_owned());
+    for ended in [false, true] {
+        case.ended = ended;
+        assert_eq!(case.status().container_statuses, None);
+    }
+}
+
+#[test]
 fn containers_that_were_lost_count_as_restarted_once() {
     let mut case = case(json!({"containers": [{"name": "a"}]}));
     let known = json!({"name": "a", "containerID": "skiff://1", "restartCount": 2, "ready": true, "image": "",

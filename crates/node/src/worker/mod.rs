@@ -177,6 +177,7 @@ impl PodWorker {
             start_failures: &self.start_failures,
             starting: self.starting.as_deref(),
             killing: &self.killing,
+            failed: self.failure.is_some(),
             now: self.deps.now(),
         });
         if self.finishing {

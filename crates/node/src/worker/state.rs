@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodStatus};
+use reconcile::EventType;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -127,6 +128,14 @@ impl PodWorker {
             reports: mpsc::unbounded_channel(),
             cancel: CancellationToken::new(),
         }
+    }
+
+    /// The node does not take the pod: it fails without having begun.
+    pub(crate) fn reject(&mut self, why: (&'static str, &'static str)) {
+        self.failure = Some(why);
+        let (reason, message) = why;
+        let said = message.trim_start_matches("Pod was rejected: ");
+        self.deps.event(&self.pod, None, EventType::Warning, reason, said);
     }
 
     pub(super) fn push(&self, op: impl Future<Output = Outcome> + Send + 'static) {

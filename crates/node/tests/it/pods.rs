@@ -50,6 +50,41 @@ async fn a_pod_runs_and_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_ports_another_one_has_is_refused() {
+    let mut world = World::new().await;
+    // No TCP port: nothing listens here, and readiness would wait for it.
+    let mut ported = one();
+    ported["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 8080, "protocol": "UDP"}]);
+    world.create("first", ported.clone());
+    world.pod_until("first", "Running and Ready", running).await;
+    world.create("web", ported.clone());
+    let refused = |pod: &Value| {
+        let status = &pod["status"];
+        status["phase"] == "Failed"
+            && status["reason"] == "NodePorts"
+            && status["containerStatuses"].is_null()
+    };
+    let pod = world.pod_until("web", "refused", refused).await;
+    let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    assert_eq!(pod["status"]["message"], format!("Pod was rejected: {message}"));
+    world.until("an event", || world.events("NodePorts").contains(&message.to_owned()).then_some(())).await;
+
+    // Whoever was here before stays, also where the agent begins anew.
+    world.stop().await;
+    world.start().await;
+    assert!(refused(&world.settled("web").await) && running(&world.settled("first").await));
+    world.create("another", ported.clone());
+    world.pod_until("another", "refused", refused).await;
+    world.api.delete_pod("first", 30);
+    world.until("first gone", || world.api.get("pods", "default", "first").is_none().then_some(())).await;
+    world.create("next", ported);
+    world.pod_until("next", "Running and Ready", running).await;
+    let log = world.runtime.log.lock().clone();
+    let made: Vec<_> = log.iter().filter(|line| line.starts_with("create sandbox")).collect();
+    assert_eq!(made, ["create sandbox default/first", "create sandbox default/next"]);
+}
+
+#[tokio::test]
 async fn an_unchanged_pod_costs_no_writes() {
     let world = World::new().await;
     world.create("web", one());
