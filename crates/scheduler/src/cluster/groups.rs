@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 
 use crate::types::{Labels, Matcher};
 
-/// Beyond so many counters those that were asked for the longest time ago are forgotten.
+/// Beyond so many counters those that were asked for the longest time ago are forgotten, between decisions.
 const COUNTERS_MAX: usize = 4096;
 
 /// A place in the cluster's list of nodes.
@@ -53,6 +53,7 @@ pub struct Groups {
     free_groups: Vec<usize>,
     by_labels: HashMap<String, HashMap<Arc<Labels>, usize>>,
     counters: Vec<Option<Counter>>,
+    free_counters: Vec<usize>,
     by_question: HashMap<Question, usize, RandomState>,
     used: u64,
     namespaces: HashMap<String, Labels>,
@@ -137,6 +138,13 @@ impl Groups {
         self.free_groups.push(id);
     }
 
+    /// Another decision begins: what earlier ones asked for may be forgotten.
+    pub(super) fn begin(&mut self) {
+        if self.by_question.len() > COUNTERS_MAX {
+            self.forget_old();
+        }
+    }
+
     /// Makes sure that there is a counter of the pods that all of these mean. `pods` are all pods on nodes: their group,
     /// node, and whether they stay.
     pub(super) fn count(&mut self, question: &[Matcher], pods: impl Iterator<Item = (usize, Slot, bool)>) {
@@ -146,31 +154,37 @@ impl Groups {
             counter.used = used;
             return;
         }
-        if self.by_question.len() >= COUNTERS_MAX {
-            self.forget_old();
-        }
         let question: Question = question.into();
-        let id = self.counters.iter().position(Option::is_none).unwrap_or_else(|| {
+        let id = self.free_counters.pop().unwrap_or_else(|| {
             self.counters.push(None);
             self.counters.len() - 1
         });
-        let mut counted = vec![false; self.groups.len()];
-        for (group, counted) in self.groups.iter_mut().zip(&mut counted).filter(|(group, _)| group.pods > 0) {
-            let among = self.namespaces.get(&group.namespace);
-            let meant = |matcher: &Matcher| matcher.matches(&group.namespace, among, &group.labels);
-            *counted = question.iter().all(meant);
-            if *counted {
-                group.counters.push(id);
-            }
+        let counted = self.meant(&question);
+        for (group, _) in self.groups.iter_mut().zip(&counted).filter(|(_, counted)| **counted) {
+            group.counters.push(id);
         }
-        let mut nodes = Counts::default();
-        for (_, slot, staying) in pods.filter(|(group, ..)| counted[*group]) {
-            let count = nodes.entry(slot).or_default();
-            count.all += 1;
-            count.staying += i64::from(staying);
-        }
+        let nodes = count(&counted, pods);
         self.by_question.insert(question.clone(), id);
         self.counters[id] = Some(Counter { question, nodes, used });
+    }
+
+    /// The groups whose pods all of these mean.
+    fn meant(&self, question: &[Matcher]) -> Vec<bool> {
+        let meant = |group: &Group| {
+            let among = self.namespaces.get(&group.namespace);
+            group.pods > 0
+                && question.iter().all(|matcher| matcher.matches(&group.namespace, among, &group.labels))
+        };
+        self.groups.iter().map(meant).collect()
+    }
+
+    /// Counts without keeping a counter.
+    pub(super) fn count_once(
+        &self,
+        question: &[Matcher],
+        pods: impl Iterator<Item = (usize, Slot, bool)>,
+    ) -> Counts {
+        count(&self.meant(question), pods)
     }
 
     fn forget_old(&mut self) {
@@ -181,9 +195,10 @@ impl Groups {
     }
 
     fn forget(&mut self, which: impl Fn(&Counter) -> bool) {
-        for held in &mut self.counters {
+        for (id, held) in self.counters.iter_mut().enumerate() {
             if let Some(counter) = held.take_if(|counter| which(counter)) {
                 self.by_question.remove(&counter.question);
+                self.free_counters.push(id);
             }
         }
         let counters = &self.counters;
@@ -216,4 +231,15 @@ impl Groups {
         self.forget(|counter| counter.question.iter().any(|matcher| matcher.namespace_selector.is_some()));
         true
     }
+}
+
+/// Counts the pods of some groups by node.
+fn count(counted: &[bool], pods: impl Iterator<Item = (usize, Slot, bool)>) -> Counts {
+    let mut nodes = Counts::default();
+    for (_, slot, staying) in pods.filter(|(group, ..)| counted.get(*group).is_some_and(|counted| *counted)) {
+        let count = nodes.entry(slot).or_default();
+        count.all += 1;
+        count.staying += i64::from(staying);
+    }
+    nodes
 }

@@ -12,15 +12,16 @@ pub mod topology;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use groups::{Groups, Slot};
+use groups::{Counts, Groups, Slot};
 use nominated::Nominated;
 use order::Order;
 use selected::Selected;
 use terms::Terms;
-use topology::Topology;
+use topology::{Column, Topology};
 
 use crate::budgets::Budgets;
 use crate::resources::Resources;
@@ -105,7 +106,7 @@ pub struct Cluster {
     /// What pods on nodes say about others.
     pub terms: Terms,
     /// Places by their labels.
-    pub topology: Topology,
+    topology: Topology,
     /// Pods for which room is being made.
     pub nominated: Nominated,
     /// Which objects select which pods.
@@ -243,29 +244,48 @@ impl Cluster {
         self.places.contains_key(uid)
     }
 
-    /// Makes sure that the pods which all of these mean are counted.
-    pub fn count(&mut self, question: &[Matcher]) {
-        let states = &self.states;
-        let placed = states.iter().flat_map(|state| {
-            state.pods.iter().map(|placed| (placed.group, state.slot, !placed.pod.terminating))
-        });
-        self.groups.count(question, placed);
+    /// Another decision begins: what nobody asks for any more may be forgotten. Within one, nothing is that was asked for.
+    pub fn begin(&mut self) {
+        self.topology.forget_spare([&self.terms.spoken, &self.nominated.spoken]);
+        self.groups.begin();
     }
 
-    /// Makes sure that the values of a node label are known, and those that the terms of pods on nodes speak of.
-    pub fn tell_places<'a>(&mut self, keys: impl Iterator<Item = &'a str>) {
-        if self.topology.is_full() {
-            self.topology.clear();
+    /// Makes sure that the pods which all of these mean are counted.
+    pub fn count(&mut self, question: &[Matcher]) {
+        self.groups.count(question, placed(&self.states));
+    }
+
+    /// How many pods are where which all of these mean. Those that were not asked for by [`Self::count`] are counted now,
+    /// by looking at every pod.
+    pub fn counts(&self, question: &[Matcher]) -> Cow<'_, Counts> {
+        match self.groups.counts(question) {
+            Some(counts) => Cow::Borrowed(counts),
+            None => Cow::Owned(self.groups.count_once(question, placed(&self.states))),
         }
+    }
+
+    /// Makes sure that the values of node labels are known, and those that the terms of pods on nodes speak of.
+    pub fn tell_places<'a>(&mut self, keys: impl Iterator<Item = &'a str>) {
         let states = &self.states;
-        let topology = &mut self.topology;
-        let mut tell = |key: &str| {
-            let nodes = states.iter().filter_map(|state| Some((state.slot, state.node.as_deref()?)));
-            topology.add(key, nodes);
-        };
-        keys.for_each(&mut tell);
-        self.terms.topology_keys().for_each(&mut tell);
-        self.nominated.topology_keys().for_each(tell);
+        keys.for_each(|key| self.topology.add(key, there(states)));
+        for spoken in [&mut self.terms.spoken, &mut self.nominated.spoken] {
+            self.topology.add_news(spoken, || there(states));
+        }
+    }
+
+    /// The values that nodes have for a label. Those that were not asked for by [`Self::tell_places`] are read now, off
+    /// every node.
+    pub fn column(&self, key: &str) -> Cow<'_, Column> {
+        match self.topology.column(key) {
+            Some(column) => Cow::Borrowed(column),
+            None => Cow::Owned(Column::new(key, there(&self.states))),
+        }
+    }
+
+    /// How many labels of nodes are kept as columns.
+    #[cfg(test)]
+    pub(crate) fn known_labels(&self) -> usize {
+        self.topology.len()
     }
 
     fn free_if_unused(&mut self, slot: Slot) {
@@ -276,4 +296,16 @@ impl Cluster {
             self.free.push(slot);
         }
     }
+}
+
+/// The nodes that are there.
+fn there(states: &[NodeState]) -> impl Iterator<Item = (Slot, &Node)> {
+    states.iter().filter_map(|state| Some((state.slot, state.node.as_deref()?)))
+}
+
+/// The pods on nodes: group, node and whether they stay.
+fn placed(states: &[NodeState]) -> impl Iterator<Item = (usize, Slot, bool)> {
+    states
+        .iter()
+        .flat_map(|state| state.pods.iter().map(|placed| (placed.group, state.slot, !placed.pod.terminating)))
 }

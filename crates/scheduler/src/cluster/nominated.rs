@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::topology::Spoken;
 use crate::types::Pod;
 
 /// The pods that wait for room, by node.
@@ -11,6 +12,8 @@ use crate::types::Pod;
 pub struct Nominated {
     by_node: HashMap<String, Vec<Arc<Pod>>>,
     nodes: HashMap<Arc<str>, String>,
+    /// The labels of nodes by which they must not be with others.
+    pub(super) spoken: Spoken,
 }
 
 impl Nominated {
@@ -19,6 +22,7 @@ impl Nominated {
         self.remove(&pod.uid);
         if !node.is_empty() {
             self.nodes.insert(pod.uid.clone(), node.to_owned());
+            self.speak(&pod, 1);
             self.by_node.entry(node.to_owned()).or_default().push(pod);
         }
     }
@@ -26,11 +30,19 @@ impl Nominated {
     /// A pod waits no more.
     pub fn remove(&mut self, uid: &str) {
         let Some(node) = self.nodes.remove(uid) else { return };
-        if let Some(pods) = self.by_node.get_mut(&node) {
-            pods.retain(|pod| &*pod.uid != uid);
-            if pods.is_empty() {
-                self.by_node.remove(&node);
-            }
+        let Some(pods) = self.by_node.get_mut(&node) else { return };
+        let gone = pods.iter().position(|pod| &*pod.uid == uid).map(|at| pods.remove(at));
+        if pods.is_empty() {
+            self.by_node.remove(&node);
+        }
+        if let Some(pod) = gone {
+            self.speak(&pod, -1);
+        }
+    }
+
+    fn speak(&mut self, pod: &Pod, by: i64) {
+        for term in &pod.spec.anti_affinity {
+            self.spoken.change(&term.topology_key, by);
         }
     }
 
@@ -46,12 +58,6 @@ impl Nominated {
 
     /// Whether any of them must not be with others.
     pub fn has_anti_affinity(&self) -> bool {
-        self.by_node.values().flatten().any(|pod| !pod.spec.anti_affinity.is_empty())
-    }
-
-    /// The labels of nodes that they speak of so.
-    pub(super) fn topology_keys(&self) -> impl Iterator<Item = &str> {
-        let terms = self.by_node.values().flatten().flat_map(|pod| &pod.spec.anti_affinity);
-        terms.map(|term| term.topology_key.as_str())
+        !self.spoken.is_empty()
     }
 }

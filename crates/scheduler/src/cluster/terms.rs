@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::groups::Slot;
+use super::topology::Spoken;
 use crate::types::{Spec, Term};
 
 /// On how many pods of each node a term stands.
@@ -25,8 +26,8 @@ pub enum Wish {
 pub struct Terms {
     anti: HashMap<Arc<Term>, Standing, RandomState>,
     wishes: HashMap<(Arc<Term>, Wish), Standing, RandomState>,
-    /// The labels of nodes that they speak of, with how many of them do.
-    keys: HashMap<String, i64, RandomState>,
+    /// The labels of nodes that they speak of.
+    pub(super) spoken: Spoken,
 }
 
 impl Terms {
@@ -34,24 +35,13 @@ impl Terms {
     pub(super) fn change(&mut self, spec: &Spec, slot: Slot, by: i64) {
         for term in &spec.anti_affinity {
             let more = bump(&mut self.anti, term.clone(), slot, by);
-            self.speak_of(term, more);
+            self.spoken.change(&term.topology_key, more);
         }
         let required = spec.affinity.iter().map(|term| (term, Wish::Required));
         let preferred = spec.preferred.iter().map(|(weight, term)| (term, Wish::Weight(*weight)));
         for (term, wish) in required.chain(preferred) {
             let more = bump(&mut self.wishes, (term.clone(), wish), slot, by);
-            self.speak_of(term, more);
-        }
-    }
-
-    fn speak_of(&mut self, term: &Term, more: i64) {
-        if more == 0 {
-            return;
-        }
-        let count = self.keys.entry(term.topology_key.clone()).or_insert(0);
-        *count += more;
-        if *count == 0 {
-            self.keys.remove(&term.topology_key);
+            self.spoken.change(&term.topology_key, more);
         }
     }
 
@@ -63,11 +53,6 @@ impl Terms {
     /// Terms that count when nodes are compared.
     pub fn wishes(&self) -> impl Iterator<Item = (&(Arc<Term>, Wish), &Standing)> {
         self.wishes.iter()
-    }
-
-    /// The labels of nodes that the terms speak of.
-    pub(super) fn topology_keys(&self) -> impl Iterator<Item = &str> {
-        self.keys.keys().map(String::as_str)
     }
 }
 

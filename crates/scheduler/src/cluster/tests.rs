@@ -54,10 +54,12 @@ fn counters_follow_and_are_bounded() {
     assert_eq!(cluster.groups.counts(&web()).unwrap()[&0], groups::Count { all: 2, staying: 1 });
     for number in 0..5000 {
         let labels = Labels::from([("n".to_owned(), number.to_string())]);
+        cluster.begin();
         cluster.count(&[Matcher::within("ns", Selector::of_labels(&labels))]);
     }
-    // Forgotten, and counted anew when it is asked for.
+    // Forgotten; counted for the moment, or anew when it is asked for.
     assert_eq!(all(&cluster), None);
+    assert_eq!(cluster.counts(&web())[&0], groups::Count { all: 2, staying: 1 });
     cluster.count(&web());
     assert_eq!(all(&cluster), Some(2));
 }

@@ -180,7 +180,8 @@ impl Profile {
             let nominated = Some(String::new());
             return Choice::None(Decision::Refused(Refused { message, by: HashSet::new(), nominated }));
         }
-        for plugin in self.filters.iter().chain(self.scores.iter().map(|(plugin, _)| plugin)) {
+        cluster.begin();
+        for plugin in &self.preparing {
             plugin.prepare(pod, cluster);
         }
         let cluster = &*cluster;

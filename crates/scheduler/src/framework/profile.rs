@@ -21,6 +21,8 @@ pub struct Profile {
     pub(super) pre_filters: HashSet<&'static str>,
     pub(super) filters: Vec<Arc<dyn Plugin>>,
     pub(super) scores: Vec<Weighed>,
+    /// Those that filter or score, each once.
+    pub(super) preparing: Vec<Arc<dyn Plugin>>,
     post_filters: Vec<Arc<dyn Plugin>>,
     all: Vec<Arc<dyn Plugin>>,
 }
@@ -42,6 +44,12 @@ impl Profile {
                 all.push(plugin.clone());
             }
         }
+        let mut preparing = plain(Point::Filter);
+        for plugin in plain(Point::Score) {
+            if preparing.iter().all(|held| held.name() != plugin.name()) {
+                preparing.push(plugin);
+            }
+        }
         Self {
             name: name.to_owned(),
             percentage,
@@ -50,6 +58,7 @@ impl Profile {
             pre_filters: plain(Point::PreFilter).iter().map(|plugin| plugin.name()).collect(),
             filters: plain(Point::Filter),
             scores: at(Point::Score),
+            preparing,
             post_filters: plain(Point::PostFilter),
             all,
         }

@@ -196,7 +196,7 @@ impl Both {
 
     /// Compares what both say of a pod; gives how many nodes would take it.
     fn compare(&mut self, profile: &Profile, pod: &Arc<Pod>, step: u64) -> usize {
-        for plugin in profile.filters.iter().chain(profile.scores.iter().map(|(plugin, _)| plugin)) {
+        for plugin in &profile.preparing {
             plugin.prepare(pod, &mut self.cluster);
         }
         let world = self.world();
@@ -253,6 +253,51 @@ fn decisions_are_those_of_the_slow_scheduler() {
         }
     }
     assert!(fitting > 500 && several > 300, "the test must find places: {fitting}, {several}");
+}
+
+#[test]
+fn constraints_hold_however_many_labels_pods_speak_of() {
+    let mut cluster = Cluster::default();
+    cluster.put_node(node("a", "64"));
+    cluster.put_node(node("b", "0"));
+    cluster.put_pod(placed("like", "a", 0, "1m", "web"));
+    for number in 0..600 {
+        let key = format!("example.com/rack-{number}");
+        let term = json!({ "topologyKey": key, "labelSelector": { "matchLabels": { "app": "none" } } });
+        let uid = format!("speaks{number}");
+        let value = json!({ "metadata": { "name": uid, "namespace": "ns", "uid": uid }, "spec": {
+            "nodeName": "b", "affinity": { "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [term] } } } });
+        cluster.put_pod(pod(&value));
+    }
+    let like = json!({ "matchLabels": { "app": "web" } });
+    let constraint = json!({ "maxSkew": 1, "topologyKey": HOST, "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": like });
+    let soft = json!({ "maxSkew": 1, "topologyKey": "soft", "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": like });
+    let anti = json!([{ "topologyKey": HOST, "labelSelector": like }]);
+    for (spec, says) in [
+        (json!({ "topologySpreadConstraints": [constraint, soft] }), "pod topology spread constraints"),
+        (
+            json!({ "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": anti } } }),
+            "pod anti-affinity rules",
+        ),
+    ] {
+        let mut spec = spec;
+        spec["containers"] = json!([{ "resources": { "requests": { "cpu": "1m" } } }]);
+        let wants = pod(&json!({ "metadata": { "name": "new", "namespace": "ns", "uid": "new",
+            "labels": { "app": "web" } }, "spec": spec }));
+        for _ in 0..3 {
+            let (_, _, message) = victims(&mut cluster, &wants);
+            assert!(message.contains(says), "{message}");
+        }
+    }
+    // What is gone is forgotten.
+    for number in 0..600 {
+        assert!(cluster.remove_pod(&format!("speaks{number}")).is_some());
+    }
+    cluster.begin();
+    assert!(cluster.known_labels() < 300);
 }
 
 fn node(name: &str, cpu: &str) -> Arc<Node> {

@@ -1,8 +1,9 @@
 //! Pods that must or would like to be with others, or not with them. Source: `interpodaffinity`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::cluster::groups::{Counts, Slot};
+use crate::cluster::groups::Slot;
 use crate::cluster::terms::Wish;
 use crate::cluster::topology::Column;
 use crate::cluster::{Cluster, NodeState};
@@ -27,8 +28,8 @@ impl InterPod {
 
 /// Sums by the value that a node has for one label.
 struct Tally<'a> {
-    key: &'a str,
-    column: &'a Column,
+    key: Cow<'a, str>,
+    column: Cow<'a, Column>,
     sums: Vec<i64>,
 }
 
@@ -50,14 +51,15 @@ impl Tally<'_> {
 struct Tallies<'a>(Vec<Tally<'a>>);
 
 impl<'a> Tallies<'a> {
-    /// The sums of one label; `None` if the cluster was not asked for it.
-    fn of(&mut self, key: &'a str, cluster: &'a Cluster) -> Option<&mut Tally<'a>> {
-        if let Some(at) = self.0.iter().position(|tally| tally.key == key) {
-            return self.0.get_mut(at);
-        }
-        let column = cluster.topology.column(key)?;
-        self.0.push(Tally { key, column, sums: vec![0; column.bound()] });
-        self.0.last_mut()
+    /// The sums of one label.
+    fn of(&mut self, key: Cow<'a, str>, cluster: &'a Cluster) -> &mut Tally<'a> {
+        let at = self.0.iter().position(|tally| tally.key == key).unwrap_or_else(|| {
+            let column = cluster.column(&key);
+            let sums = vec![0; column.bound()];
+            self.0.push(Tally { key, column, sums });
+            self.0.len() - 1
+        });
+        &mut self.0[at]
     }
 
     fn known(&mut self, key: &str) -> Option<&mut Tally<'a>> {
@@ -103,20 +105,20 @@ impl<'a> Terms<'a> {
             without: Tallies::default(),
             others: Tallies::default(),
         };
-        let none = Counts::default();
-        let counts = |question: &[Matcher]| cluster.groups.counts(question).unwrap_or(&none);
         let spec = &pod.spec;
-        let meant = (!spec.affinity.is_empty()).then(|| counts(&question(&spec.affinity)));
-        for term in &spec.affinity {
-            let Some(tally) = terms.with.of(&term.topology_key, cluster) else { continue };
-            meant.into_iter().flatten().for_each(|(slot, count)| tally.add(*slot, count.all));
+        if !spec.affinity.is_empty() {
+            let meant = cluster.counts(&question(&spec.affinity));
+            for term in &spec.affinity {
+                let tally = terms.with.of(term.topology_key.as_str().into(), cluster);
+                meant.iter().for_each(|(slot, count)| tally.add(*slot, count.all));
+            }
         }
         for term in &spec.anti_affinity {
-            let Some(tally) = terms.without.of(&term.topology_key, cluster) else { continue };
-            counts(one(term)).iter().for_each(|(slot, count)| tally.add(*slot, count.all));
+            let tally = terms.without.of(term.topology_key.as_str().into(), cluster);
+            cluster.counts(one(term)).iter().for_each(|(slot, count)| tally.add(*slot, count.all));
         }
         for (term, standing) in cluster.terms.anti().filter(|(term, _)| means(term, pod, cluster)) {
-            let Some(tally) = terms.others.of(&term.topology_key, cluster) else { continue };
+            let tally = terms.others.of(term.topology_key.as_str().into(), cluster);
             standing.iter().for_each(|(slot, count)| tally.add(*slot, *count));
         }
         terms
@@ -155,16 +157,11 @@ impl<'a> Terms<'a> {
         }
         for term in other.spec.anti_affinity.iter().filter(|term| means(term, pod, cluster)) {
             // A pod that waits for room may bring a label that no pod on a node speaks of.
-            let key = cluster.topology.column(&term.topology_key).map(|column| (column, &term.topology_key));
-            let Some((column, key)) = key else { continue };
-            match self.others.known(key) {
-                Some(tally) => tally.add(slot, by),
-                None => self.others.0.extend(cluster.topology.key(key).map(|key| {
-                    let mut tally = Tally { key, column, sums: vec![0; column.bound()] };
-                    tally.add(slot, by);
-                    tally
-                })),
-            }
+            let tally = match self.others.known(&term.topology_key) {
+                Some(tally) => tally,
+                None => self.others.of(term.topology_key.clone().into(), cluster),
+            };
+            tally.add(slot, by);
         }
     }
 }
@@ -257,10 +254,11 @@ impl Plugin for InterPod {
     ) -> Option<Box<dyn Rate + 'a>> {
         let mut tallies = Tallies::default();
         for (weight, term) in &pod.spec.preferred {
-            let Some(counts) = cluster.groups.counts(one(term)).filter(|counts| !counts.is_empty()) else {
+            let counts = cluster.counts(one(term));
+            if counts.is_empty() {
                 continue;
-            };
-            let Some(tally) = tallies.of(&term.topology_key, cluster) else { continue };
+            }
+            let tally = tallies.of(term.topology_key.as_str().into(), cluster);
             counts.iter().for_each(|(slot, count)| tally.add(*slot, weight * count.all));
         }
         if !(self.ignores_others && pod.spec.preferred.is_empty()) {
@@ -272,7 +270,7 @@ impl Plugin for InterPod {
                 if weight == 0 || !means(term, pod, cluster) {
                     continue;
                 }
-                let Some(tally) = tallies.of(&term.topology_key, cluster) else { continue };
+                let tally = tallies.of(term.topology_key.as_str().into(), cluster);
                 standing.iter().for_each(|(slot, count)| tally.add(*slot, weight * count));
             }
         }

@@ -1,5 +1,7 @@
 //! Pods of a kind spread evenly over places. Source: `podtopologyspread`.
 
+use std::borrow::Cow;
+
 use super::{affinity, taints};
 use crate::cluster::groups::{Counts, Slot};
 use crate::cluster::topology::Column;
@@ -71,7 +73,7 @@ fn counts(constraint: &SpreadConstraint, pod: &Pod, node: &Node) -> bool {
 /// A constraint, and how many pods are in each place.
 struct Hard<'a> {
     constraint: SpreadConstraint,
-    column: &'a Column,
+    column: Cow<'a, Column>,
     /// By value: `None` where no node counts.
     sums: Vec<Option<i64>>,
     least: i64,
@@ -94,24 +96,15 @@ struct Skews<'a> {
 
 impl<'a> Skews<'a> {
     fn new(constraints: Vec<SpreadConstraint>, pod: &'a Pod, cluster: &'a Cluster) -> Self {
-        let none = Counts::default();
         let mut skews = Self { pod, constraints: Vec::new() };
         for constraint in constraints {
-            let Some(column) = cluster.topology.column(&constraint.topology_key) else { continue };
+            let column = cluster.column(&constraint.topology_key);
             let own = i64::from(constraint.selector.matches(&pod.labels));
-            skews.constraints.push(Hard {
-                constraint,
-                column,
-                sums: vec![None; column.bound()],
-                least: 0,
-                own,
-            });
+            let sums = vec![None; column.bound()];
+            skews.constraints.push(Hard { constraint, column, sums, least: 0, own });
         }
-        let found: Vec<&Counts> = skews
-            .constraints
-            .iter()
-            .map(|hard| cluster.groups.counts(&question(&hard.constraint, pod)).unwrap_or(&none))
-            .collect();
+        let counted = |hard: &Hard<'_>| cluster.counts(&question(&hard.constraint, pod));
+        let found: Vec<Cow<'_, Counts>> = skews.constraints.iter().map(counted).collect();
         for state in cluster.states() {
             if !has_all(&skews.constraints, state.slot) {
                 continue;
@@ -176,8 +169,8 @@ impl Check for Skews<'_> {
 /// A constraint that is better held, and how many pods are in each place.
 struct Soft<'a> {
     constraint: SpreadConstraint,
-    column: &'a Column,
-    found: &'a Counts,
+    column: Cow<'a, Column>,
+    found: Cow<'a, Counts>,
     /// By value, 0 for nodes without; empty if each node is a place of its own.
     sums: Vec<i64>,
     weight: f64,
@@ -210,7 +203,7 @@ impl<'a> Evenness<'a> {
                 present[soft.column.value(*slot).unwrap_or(0)] = true;
             }
             let mut sums = vec![0; present.len()];
-            for (slot, count) in soft.found {
+            for (slot, count) in soft.found.iter() {
                 let value = soft.column.value(*slot).unwrap_or(0);
                 let state = cluster.state(*slot);
                 let there = cluster.node(&state.node().name).is_some();
@@ -300,10 +293,10 @@ impl Plugin for Spread {
         cluster: &'a Cluster,
         nodes: &[&'a NodeState],
     ) -> Option<Box<dyn Rate + 'a>> {
-        let constraints = self.constraints(pod, cluster, false).into_iter().filter_map(|constraint| {
-            let column = cluster.topology.column(&constraint.topology_key)?;
-            let found = cluster.groups.counts(&question(&constraint, pod))?;
-            Some(Soft { constraint, column, found, sums: Vec::new(), weight: 0.0 })
+        let constraints = self.constraints(pod, cluster, false).into_iter().map(|constraint| {
+            let column = cluster.column(&constraint.topology_key);
+            let found = cluster.counts(&question(&constraint, pod));
+            Soft { constraint, column, found, sums: Vec::new(), weight: 0.0 }
         });
         let all_labels = !pod.spec.spread.is_empty() || !self.of_system;
         let mut evenness = Evenness { constraints: constraints.collect(), all_labels };
