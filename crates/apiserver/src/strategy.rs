@@ -127,6 +127,10 @@ pub trait Strategy: Send + Sync + 'static {
     /// Before creation: writes down who asks, where the kind says so.
     fn signed(&self, _user: &User, _object: &mut Value) {}
 
+    /// Before creation, and before a name is tried: fields that follow from others. It is called once, where
+    /// [`Self::prepare_create`] is called for each name that is generated.
+    fn complete(&self, _object: &mut Value) {}
+
     /// Before creation: fields that clients may not set are cleared. `status` is cleared by the pipeline.
     fn prepare_create(&self, _object: &mut Value) {}
 

@@ -1,12 +1,13 @@
 //! Where pods may, should and should not run: affinity, spreading, tolerations.
 //! Source: `core/validation/validation.go`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::label_value_problems;
 use apiserver::strategy::NameRule;
-use serde_json::json;
+use apiserver::tree;
+use serde_json::{Value, json};
 
 use crate::at::{At, POSITIVE};
 
@@ -114,9 +115,59 @@ fn label_keys(term: &At<'_>, lists: &[&str], errors: &mut FieldErrors) {
         }
         list.items().for_each(|key| key.label_key(errors));
     }
-    let mismatched = term.get("mismatchLabelKeys").texts();
-    for key in term.each("matchLabelKeys").filter(|key| mismatched.contains(&key.text())) {
+    let own: HashMap<&str, usize> = term.get("matchLabelKeys").texts().into_iter().zip(0..).collect();
+    let selector = term.get("labelSelector");
+    let mut asked: HashSet<&str> = selector.get("matchLabels").entries().map(|(key, _)| key).collect();
+    for expression in selector.each("matchExpressions") {
+        let key = expression.get("key");
+        // The values of the pod's own labels are among the expressions by now: a second one is the user's.
+        if let Some(at) = own.get(key.text()).filter(|_| asked.contains(key.text())) {
+            let field = format!("{}[{at}]", term.path);
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            errors.push(FieldError::invalid(field, key.value, detail));
+        }
+        asked.insert(key.text());
+    }
+    let mismatched: HashSet<&str> = term.get("mismatchLabelKeys").texts().into_iter().collect();
+    for key in term.each("matchLabelKeys").filter(|key| mismatched.contains(key.text())) {
         errors.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
+    }
+}
+
+/// Writes what `matchLabelKeys` and `mismatchLabelKeys` of a new pod's affinity and spreading mean into the selectors
+/// beside them: the values of the pod's own labels. Source: `mutatePodAffinity`, `mutateTopologySpreadConstraints`.
+pub(crate) fn merge_label_keys(pod: &mut Value) {
+    let labels = tree::at(pod, &["metadata", "labels"]).clone();
+    let spec = tree::member(pod, "spec");
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(pods) = spec.get_mut("affinity").and_then(|affinity| affinity.get_mut(kind)) else {
+            continue;
+        };
+        let preferred = elements(pods, PREFERRED).filter_map(|term| term.get_mut("podAffinityTerm"));
+        preferred.for_each(|term| merge_keys(term, &labels));
+        elements(pods, REQUIRED).for_each(|term| merge_keys(term, &labels));
+    }
+    elements(spec, "topologySpreadConstraints").for_each(|constraint| merge_keys(constraint, &labels));
+}
+
+fn elements<'a>(value: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
+    value.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// A term without a selector means no pod, whatever else it asks for.
+fn merge_keys(term: &mut Value, labels: &Value) {
+    let mut expressions = Vec::new();
+    for (list, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        let own = tree::items(term, &[list]).iter().filter_map(Value::as_str);
+        for (key, value) in own.filter_map(|key| Some((key, labels.get(key)?))) {
+            expressions.push(json!({ "key": key, "operator": operator, "values": [value] }));
+        }
+    }
+    let selector = term.get_mut("labelSelector").and_then(Value::as_object_mut);
+    let Some(selector) = selector.filter(|_| !expressions.is_empty()) else { return };
+    match selector.get_mut("matchExpressions").and_then(Value::as_array_mut) {
+        Some(held) => held.append(&mut expressions),
+        None => drop(selector.insert("matchExpressions".into(), expressions.into())),
     }
 }
 
@@ -191,5 +242,68 @@ pub(crate) fn tolerations(tolerations: &At<'_>, errors: &mut FieldErrors) {
         if !effect.text().is_empty() {
             effect.one_of(&EFFECTS, errors);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_own_labels_are_written_into_selectors() {
+        let term = |labels: Value| {
+            json!({ "topologyKey": "zone", "labelSelector": labels, "matchLabelKeys": ["hash", "absent"],
+                "mismatchLabelKeys": ["tenant"] })
+        };
+        let mut pod = json!({
+            "metadata": { "labels": { "hash": "1", "tenant": "t" } },
+            "spec": {
+                "affinity": {
+                    "podAffinity": { REQUIRED: [term(json!({ "matchLabels": { "app": "a" } })), term(json!(null))] },
+                    "podAntiAffinity": { PREFERRED: [{ "weight": 1, "podAffinityTerm": term(json!({})) }] },
+                },
+                "topologySpreadConstraints": [
+                    { "labelSelector": {}, "matchLabelKeys": ["hash"] },
+                    { "labelSelector": {} },
+                ],
+            },
+        });
+        merge_label_keys(&mut pod);
+        let own = json!({ "key": "hash", "operator": "In", "values": ["1"] });
+        let other = json!({ "key": "tenant", "operator": "NotIn", "values": ["t"] });
+        let affinity = &pod["spec"]["affinity"];
+        let with = &affinity["podAffinity"][REQUIRED];
+        assert_eq!(
+            with[0]["labelSelector"],
+            json!({ "matchLabels": { "app": "a" }, "matchExpressions": [own, other] })
+        );
+        assert_eq!(with[1]["labelSelector"], json!(null));
+        let without = &affinity["podAntiAffinity"][PREFERRED][0]["podAffinityTerm"];
+        assert_eq!(without["labelSelector"], json!({ "matchExpressions": [own, other] }));
+        let spread = &pod["spec"]["topologySpreadConstraints"];
+        assert_eq!(spread[0]["labelSelector"], json!({ "matchExpressions": [own] }));
+        assert_eq!(spread[1]["labelSelector"], json!({}));
+    }
+
+    #[test]
+    fn a_key_is_asked_for_once() {
+        let problems = |selector: Value| {
+            let mut pod = json!({ "metadata": { "labels": { "hash": "1" } }, "spec": {
+                "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "zone", "matchLabelKeys": ["hash"],
+                    "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector }] } });
+            merge_label_keys(&mut pod);
+            let mut errors = FieldErrors::new();
+            let at = At::object(&pod).down(&["spec", "topologySpreadConstraints"]);
+            spreading(&at, &mut errors);
+            errors.into_iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>()
+        };
+        assert!(problems(json!({ "matchLabels": { "app": "a" } })).is_empty());
+        let says = "spec.topologySpreadConstraints[0][0]: Invalid value: \"hash\": exists in both matchLabelKeys and \
+                    labelSelector";
+        assert_eq!(problems(json!({ "matchLabels": { "hash": "1" } })), [says]);
+        assert_eq!(
+            problems(json!({ "matchExpressions": [{ "key": "hash", "operator": "Exists" }] })),
+            [says]
+        );
     }
 }

@@ -5,10 +5,10 @@ use api::quantity::Quantity;
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::Strategy;
 use apiserver::tree;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::at::At;
-use crate::{pod_parts, pod_spec, pod_update, pod_warnings};
+use crate::{affinity, pod_parts, pod_spec, pod_update, pod_warnings};
 
 /// How dear a pod's deletion is to its ReplicaSet. Source: KEP-2255.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -20,11 +20,19 @@ impl Strategy for Pods {
         pod_spec::default_pod(tree::member(object, "spec"));
     }
 
+    fn complete(&self, object: &mut Value) {
+        affinity::merge_label_keys(object);
+    }
+
     fn prepare_create(&self, object: &mut Value) {
         let class = qos_class(object);
+        let gated = gated_condition(object);
         let status = tree::object(object, "status");
         status.insert("phase".into(), "Pending".into());
         status.insert("qosClass".into(), class.into());
+        if let Some(condition) = gated {
+            status.insert("conditions".into(), json!([condition]));
+        }
     }
 
     fn prepare_status(&self, new: &mut Value, old: &Value) {
@@ -117,6 +125,19 @@ impl Strategy for Pods {
     }
 }
 
+/// The condition of a pod that scheduling gates hold back, from its creation. Source: `applySchedulingGatedCondition`.
+fn gated_condition(pod: &Value) -> Option<Value> {
+    let gated = !tree::items(pod, &["spec", "schedulingGates"]).is_empty();
+    gated.then(|| {
+        json!({
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null,
+            "lastTransitionTime": tree::at(pod, &["metadata", "creationTimestamp"]),
+        })
+    })
+}
+
 /// `Guaranteed` if every container's limits for CPU and memory are set and equal its requests, `BestEffort` if none sets
 /// anything, else `Burstable`. Source: `helper/qos/qos.go`.
 pub(crate) fn qos_class(pod: &Value) -> &'static str {
@@ -145,8 +166,6 @@ pub(crate) fn qos_class(pod: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pod(resources: Value) -> Value {
@@ -159,6 +178,23 @@ mod tests {
         let both = json!({ "cpu": "1", "memory": "1Gi" });
         assert_eq!(qos_class(&pod(json!({ "limits": both, "requests": both }))), "Guaranteed");
         assert_eq!(qos_class(&pod(json!({ "requests": { "cpu": "1" } }))), "Burstable");
+    }
+
+    #[test]
+    fn a_gated_pod_says_so_from_its_creation() {
+        let mut gated = json!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "schedulingGates": [{ "name": "example.com/wait" }] } });
+        Pods.prepare_create(&mut gated);
+        let conditions = &gated["status"]["conditions"];
+        assert_eq!(
+            *conditions,
+            json!([{ "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates", "lastProbeTime": null,
+                "lastTransitionTime": "2026-01-01T00:00:00Z" }])
+        );
+        let mut plain = pod(json!({}));
+        Pods.prepare_create(&mut plain);
+        assert!(plain["status"].get("conditions").is_none());
     }
 
     #[test]

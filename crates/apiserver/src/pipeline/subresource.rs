@@ -104,6 +104,7 @@ impl Pipeline {
             crate::field::check("", "Binding", asked.name, &errors)?;
         }
         let uid = tree::text(binding, &["metadata", "uid"]).to_owned();
+        let version = tree::text(binding, &["metadata", "resourceVersion"]).to_owned();
         let given =
             ["annotations", "labels"].map(|part| (part, tree::at(binding, &["metadata", part]).clone()));
         let now = super::meta::rfc3339(self.parts.clock.now());
@@ -111,14 +112,11 @@ impl Pipeline {
             if !uid.is_empty() && uid != tree::text(live, &["metadata", "uid"]) {
                 return Err(asked.conflict("the pod is another one than the binding names (uid)"));
             }
-            if super::meta::terminating(live) {
-                let message = format!("pod {} is being deleted, cannot be assigned to a host", asked.name);
-                return Err(asked.conflict(&message));
+            if !version.is_empty() && version != tree::text(live, &["metadata", "resourceVersion"]) {
+                return Err(asked.conflict("the pod is of another version than the binding names"));
             }
-            let present = tree::text(live, &["spec", "nodeName"]);
-            if !present.is_empty() {
-                let message = format!("pod {} is already assigned to node \"{present}\"", asked.name);
-                return Err(asked.conflict(&message));
+            if let Some(why) = unbindable(live, asked.name) {
+                return Err(Status::conflict("", "pods/binding", asked.name, &why));
             }
             let mut new = live.clone();
             tree::object(&mut new, "spec").insert("nodeName".into(), node.clone().into());
@@ -129,6 +127,8 @@ impl Pipeline {
                     tree::object(metadata, part).insert(name.clone(), text.into());
                 }
             }
+            // Room that is made elsewhere is not waited for any more.
+            tree::object(&mut new, "status").remove("nominatedNodeName");
             set_scheduled(&mut new, &now);
             Ok((new, Vec::new()))
         };
@@ -159,6 +159,20 @@ pub(super) fn done(warnings: Vec<String>) -> Result<Response, Status> {
     let status =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     Ok(Response::Object { object: unsaved(&status)?, created: true, warnings })
+}
+
+/// Why a pod cannot be bound. Source: `pkg/registry/core/pod/storage`, `setPodNodeAndMetadata`.
+fn unbindable(pod: &Value, name: &str) -> Option<String> {
+    let node = tree::text(pod, &["spec", "nodeName"]);
+    if super::meta::terminating(pod) {
+        Some(format!("pod {name} is being deleted, cannot be assigned to a host"))
+    } else if !node.is_empty() {
+        Some(format!("pod {name} is already assigned to node {node:?}"))
+    } else if !tree::items(pod, &["spec", "schedulingGates"]).is_empty() {
+        Some(format!("pod {name} has non-empty .spec.schedulingGates"))
+    } else {
+        None
+    }
 }
 
 /// The condition that tells that a pod has its node.

@@ -101,6 +101,7 @@ impl Pipeline {
             meta::fit_to_request(asked, &mut object)?;
         }
         self.default(asked, &mut object);
+        asked.strategy.complete(&mut object);
         let generated = tree::text(&object, &["metadata", "name"]).is_empty();
         for attempt in 1.. {
             match self.create_named(asked, object, options).await? {

@@ -101,6 +101,41 @@ async fn a_binding_that_is_posted_to_its_collection_binds() {
 }
 
 #[tokio::test]
+async fn a_pod_that_gates_hold_back_is_not_bound() {
+    let cluster = furnished().await;
+    let gated = json!({ "metadata": { "name": "gated", "labels": { "hash": "1" } }, "spec": {
+        "schedulingGates": [{ "name": "example.com/wait" }],
+        "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {}, "matchLabelKeys": ["hash"] }],
+        "containers": [{ "name": "c", "image": "i" }] } });
+    let made = post(&cluster, PODS, &gated).await.json();
+    assert_eq!(made["status"]["conditions"][0]["reason"], "SchedulingGated");
+    let merged = &made["spec"]["topologySpreadConstraints"][0]["labelSelector"];
+    assert_eq!(merged["matchExpressions"], json!([{ "key": "hash", "operator": "In", "values": ["1"] }]));
+    let binding = |version: &str| json!({ "metadata": { "name": "gated", "resourceVersion": version }, "target": { "kind": "Node", "name": "n" } });
+    let refused = post(&cluster, &format!("{PODS}/gated/binding"), &binding("")).await;
+    assert_eq!(refused.code, 409);
+    assert_eq!(
+        refused.message(),
+        "Operation cannot be fulfilled on pods/binding \"gated\": pod gated has non-empty .spec.schedulingGates"
+    );
+    let path = format!("{PODS}/gated");
+    let open = json!({ "spec": { "schedulingGates": null } }).to_string();
+    assert_eq!(write(&cluster, Method::PATCH, &path, MERGE, open).await.code, 200);
+    let nominated = json!({ "status": { "nominatedNodeName": "m" } }).to_string();
+    assert_eq!(write(&cluster, Method::PATCH, &format!("{path}/status"), MERGE, nominated).await.code, 200);
+    // The version of the pod is that before both changes.
+    let old = made["metadata"]["resourceVersion"].as_str().unwrap();
+    assert_eq!(post(&cluster, &format!("{path}/binding"), &binding(old)).await.code, 409);
+    assert_eq!(post(&cluster, &format!("{path}/binding"), &binding("")).await.code, 201);
+    let bound = get(&cluster, &path, JSON).await.json();
+    assert_eq!(bound["spec"]["nodeName"], "n");
+    assert!(bound["status"].get("nominatedNodeName").is_none());
+    let again = post(&cluster, &format!("{path}/binding"), &binding("")).await;
+    assert!(again.message().contains("pods/binding \"gated\": pod gated is already assigned to node \"n\""));
+}
+
+#[tokio::test]
 async fn a_body_of_wrong_types_changes_nothing() {
     let cluster = furnished().await;
     let scale = format!("{DEPLOYMENTS}/web/scale");
