@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use api::{DeleteOptions, PatchType, Reason, Status};
+use api::{DeleteOptions, Object, PatchType, Reason, Status};
 use reconcile::{EventType, kinds};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::Shared;
 use crate::framework::{Event, Preemption};
+use crate::turns::Ticket;
 use crate::types::Pod;
+use crate::{SCHEDULER_ERROR, Shared};
 
 /// Binds a pod to the node that it is assumed on.
 pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
@@ -25,15 +27,26 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
             shared.state.lock().queue.remove(&pod.uid);
         }
         Err(status) => {
-            tracing::debug!(pod = %pod.key, node = %pod.node, error = %status, "binding failed");
-            let current = shared.sources.pods.get(&pod.key).filter(|held| *held.meta().uid == *pod.uid);
-            let fate = match current {
-                Some(held) if held.node_name().is_some() => Fate::Bound,
-                Some(_) if status.reason != Reason::NotFound => Fate::Waits,
-                _ => Fate::Gone,
-            };
+            let fate = fate(&shared, &pod);
             undo(&shared, &pod, fate);
+            if fate != Fate::Waits {
+                return tracing::debug!(pod = %pod.key, node = %pod.node, error = %status, "binding failed");
+            }
+            tracing::error!(pod = %pod.key, node = %pod.node, error = %status, "binding failed, tried again");
+            let message = format!("running Bind plugin \"DefaultBinder\": {}", status.message);
+            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()) };
+            refuse(shared, pod, told).await;
         }
+    }
+}
+
+/// What has become of a pod, as far as is known. What the server said of its binding does not count: the informer takes
+/// the pod away if it is gone. Source: `handleSchedulingFailure`.
+fn fate(shared: &Shared, pod: &Pod) -> Fate {
+    match shared.sources.pods.get(&pod.key).filter(|held| *held.meta().uid == *pod.uid) {
+        Some(held) if held.node_name().is_some() => Fate::Bound,
+        Some(_) => Fate::Waits,
+        None => Fate::Gone,
     }
 }
 
@@ -49,7 +62,7 @@ pub(crate) enum Fate {
 }
 
 /// The server answers a binding with a Status or with the pod, as it is made; only the success counts.
-async fn create_binding(shared: &Shared, pod: &Pod, body: &serde_json::Value) -> Result<(), Status> {
+async fn create_binding(shared: &Shared, pod: &Pod, body: &Value) -> Result<(), Status> {
     let resource = kinds::PODS.gvr();
     let body = serde_json::to_vec(body).map_err(|error| Status::internal(error.to_string()))?;
     let request = api::Request {
@@ -97,51 +110,111 @@ pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, told: Told) {
 }
 
 /// Writes the condition PodScheduled=False and the node on which room is made, unless the pod says so already.
-pub(crate) async fn write_status(shared: &Shared, pod: &Pod, told: &Told) {
+async fn write_status(shared: &Shared, pod: &Pod, told: &Told) {
+    let Some(held) = shared.sources.pods.get(&pod.key).filter(|held| *held.meta().uid == *pod.uid) else {
+        return;
+    };
+    // What was written last may not be told yet: then there is nothing to compare with.
+    let known = shared.state.lock().written.get(&pod.uid).is_none_or(|written| *written <= held.revision());
+    let said = known.then(|| Said::of(&held));
+    if let Some(status) = change(told, said.as_ref(), pod.generation, shared.clock.now())
+        && let Some(revision) = patch_status(shared, pod, &status).await
+    {
+        let state = &mut *shared.state.lock();
+        let told_of = |held: Arc<Object>| held.revision() >= revision;
+        if !shared.sources.pods.get(&pod.key).is_none_or(told_of) {
+            state.written.insert(pod.uid.clone(), revision);
+        }
+    }
+}
+
+/// What a pod says of its placing.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    /// Status, reason and message of the condition PodScheduled.
+    scheduled: Option<(String, String, String)>,
+    nominated: String,
+}
+
+impl Said {
+    fn of(pod: &Object) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Body {
+            status: PodStatus,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct PodStatus {
+            nominated_node_name: String,
+            conditions: Vec<Condition>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Condition {
+            r#type: String,
+            status: String,
+            reason: String,
+            message: String,
+        }
+        // Nothing is said by a status that cannot be read.
+        let status = pod.decode::<Body>().unwrap_or_default().status;
+        let held = status.conditions.into_iter().find(|held| held.r#type == "PodScheduled");
+        let scheduled = held.map(|held| (held.status, held.reason, held.message));
+        Self { scheduled, nominated: status.nominated_node_name }
+    }
+}
+
+/// What has to be changed in a status so that it says what is told; `None`: nothing. `said` is what it says, if that is
+/// known; if not, it is something that was told before.
+fn change(told: &Told, said: Option<&Said>, generation: i64, now: jiff::Timestamp) -> Option<Value> {
     let mut status = serde_json::Map::new();
-    let held = pod.scheduled.as_deref();
-    let same = held.is_some_and(|(status, reason, message)| {
+    let held = said.map(|said| said.scheduled.as_ref());
+    let same = held.flatten().is_some_and(|(status, reason, message)| {
         status == "False" && reason == told.reason && *message == told.message
     });
     if !same {
         let mut condition = json!({
             "type": "PodScheduled", "status": "False", "reason": told.reason, "message": told.message,
-            "observedGeneration": pod.generation,
+            "observedGeneration": generation,
         });
-        if held.is_none_or(|(status, ..)| status != "False") {
-            condition["lastTransitionTime"] = reconcile::time::seconds(shared.clock.now()).into();
+        if held.is_some_and(|held| held.is_none_or(|(status, ..)| status != "False")) {
+            condition["lastTransitionTime"] = reconcile::time::seconds(now).into();
         }
         status.insert("conditions".to_owned(), json!([condition]));
     }
-    if let Some(node) = told.nominated.as_ref().filter(|node| ***node != *pod.nominated) {
-        let node = if node.is_empty() { serde_json::Value::Null } else { node.as_str().into() };
+    let nominated = said.map(|said| said.nominated.as_str());
+    if let Some(node) = told.nominated.as_deref().filter(|node| Some(*node) != nominated) {
+        let node = if node.is_empty() { Value::Null } else { node.into() };
         status.insert("nominatedNodeName".to_owned(), node);
     }
-    if !status.is_empty() {
-        patch_status(shared, pod, &status.into()).await;
+    (!status.is_empty()).then(|| status.into())
+}
+
+/// Changes a pod's status; gives the revision of the change. Who is gone needs no status: its revision is 0.
+async fn patch_status(shared: &Shared, pod: &Pod, status: &Value) -> Option<i64> {
+    let patch = json!({ "metadata": { "uid": &*pod.uid }, "status": status });
+    let (resource, kind) = (kinds::PODS.gvr(), PatchType::StrategicMerge);
+    match shared.client.patch(&resource, &pod.key, "status", kind, &patch).await {
+        Ok(written) => Some(written.revision()),
+        Err(error) if error.reason == Reason::NotFound => Some(0),
+        Err(error) => {
+            tracing::warn!(pod = %pod.key, %error, "status not written");
+            None
+        }
     }
 }
 
-async fn patch_status(shared: &Shared, pod: &Pod, status: &serde_json::Value) -> bool {
-    let patch = json!({ "metadata": { "uid": &*pod.uid }, "status": status });
-    let (resource, kind) = (kinds::PODS.gvr(), PatchType::StrategicMerge);
-    let written = shared.client.patch(&resource, &pod.key, "status", kind, &patch).await;
-    match written {
-        Ok(_) => true,
-        // Who is gone needs no status.
-        Err(error) if error.reason == Reason::NotFound => true,
-        Err(error) => {
-            tracing::debug!(pod = %pod.key, %error, "status not written");
-            false
-        }
+/// Pods that waited for room which a more important one gets say so no more, each after what was decided about it before.
+pub(crate) async fn displace(shared: &Shared, displaced: Vec<(Ticket, Arc<Pod>)>) {
+    for (mut ticket, pod) in displaced {
+        ticket.turn().await;
+        patch_status(shared, &pod, &json!({ "nominatedNodeName": null })).await;
     }
 }
 
 /// Has pods go to make room for one, which waits meanwhile. Source: `prepareCandidateAsync`.
 pub(crate) async fn preempt(shared: Arc<Shared>, pod: Arc<Pod>, preemption: Preemption) {
-    for displaced in preemption.displaced.iter().filter(|displaced| !displaced.nominated.is_empty()) {
-        patch_status(&shared, displaced, &json!({ "nominatedNodeName": null })).await;
-    }
     let mut all_went = true;
     for victim in preemption.victims.iter().filter(|victim| !victim.terminating) {
         all_went &= evict(&shared, &pod, victim, &preemption.node).await;
@@ -175,7 +248,7 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
         "lastTransitionTime": reconcile::time::seconds(shared.clock.now()),
         "observedGeneration": victim.generation,
     });
-    if !patch_status(shared, victim, &json!({ "conditions": [condition] })).await {
+    if patch_status(shared, victim, &json!({ "conditions": [condition] })).await.is_none() {
         return false;
     }
     let options =
@@ -191,5 +264,49 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
             // Another of its name, or none: it has gone by itself.
             matches!(error.reason, Reason::Conflict | Reason::NotFound)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(value: &Value) -> Said {
+        Said::of(&Object::parse(serde_json::to_vec(value).unwrap().into()).unwrap())
+    }
+
+    fn changed(said: Option<&Said>, message: &str, nominated: Option<&str>) -> Option<Value> {
+        let nominated = nominated.map(str::to_owned);
+        let told = Told { reason: "Unschedulable", message: message.to_owned(), nominated };
+        change(&told, said, 3, jiff::Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn only_what_is_news_is_written() {
+        let condition = |status: &str, message: &str| {
+            json!({ "metadata": { "name": "p" }, "status": { "nominatedNodeName": "n", "conditions": [
+                { "type": "PodScheduled", "status": status, "reason": "Unschedulable", "message": message }] } })
+        };
+        let held = said(&condition("False", "full"));
+        assert_eq!(changed(Some(&held), "full", None), None);
+        assert_eq!(changed(Some(&held), "full", Some("n")), None);
+        assert_eq!(changed(Some(&held), "full", Some("")), Some(json!({ "nominatedNodeName": null })));
+        assert_eq!(changed(Some(&held), "full", Some("m")), Some(json!({ "nominatedNodeName": "m" })));
+        let other = changed(Some(&held), "fuller", Some("n")).unwrap();
+        assert_eq!(other["conditions"][0]["message"], "fuller");
+        assert_eq!(other["conditions"][0]["observedGeneration"], 3);
+        assert!(other["conditions"][0].get("lastTransitionTime").is_none());
+        let first = changed(Some(&Said::default()), "full", None).unwrap();
+        assert_eq!(first["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        // What was written last is not known: everything is, and the condition was False before.
+        let unknown = changed(None, "full", Some("")).unwrap();
+        assert_eq!(unknown["nominatedNodeName"], Value::Null);
+        assert!(unknown["conditions"][0].get("lastTransitionTime").is_none());
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_read_says_nothing() {
+        let broken = json!({ "metadata": { "name": "p" }, "status": { "conditions": "none" } });
+        assert_eq!(said(&broken), Said::default());
     }
 }

@@ -14,6 +14,7 @@ pub mod types;
 
 mod bind;
 mod plugins;
+mod turns;
 mod watch;
 
 #[cfg(test)]
@@ -38,8 +39,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use bind::Told;
 use cluster::Cluster;
 pub use config::Config;
-use framework::{Decision, Preemption, Profile, Refused, Turn};
+use framework::{Decision, Event, Preemption, Profile, Refused, Turn};
 use queue::PodQueue;
+use turns::Turns;
 use types::Pod;
 use types::intern::Interner;
 use watch::Sources;
@@ -48,10 +50,6 @@ use watch::Sources;
 const UNSCHEDULABLE: &str = "Unschedulable";
 /// Reason of PodScheduled: the scheduler could not even try. Source: `PodReasonSchedulerError`.
 const SCHEDULER_ERROR: &str = "SchedulerError";
-/// Reason of PodScheduled: scheduling gates hold the pod back.
-const GATED: &str = "SchedulingGated";
-/// The message beside it.
-const GATED_MESSAGE: &str = "Scheduling is blocked due to non-empty scheduling gates";
 /// So many decisions may wait to be written; the next one is made when one of them is.
 const WRITES_MAX: usize = 256;
 
@@ -90,6 +88,7 @@ struct Shared {
     /// By profile: events come from the scheduler that a pod asks for.
     events: Vec<EventRecorder>,
     interner: Interner,
+    turns: Arc<Turns>,
     state: Mutex<State>,
     /// Something may have become due.
     wake: Notify,
@@ -105,8 +104,8 @@ struct State {
     preempting: HashMap<Arc<str>, bool>,
     /// Pods that cannot be read, with the reason: to be told.
     unreadable: Vec<(Arc<Pod>, String)>,
-    /// Pods that gates hold back and that do not say so yet.
-    gated: Vec<Arc<Pod>>,
+    /// The revisions of statuses that were written and that the informer has not told of yet.
+    written: HashMap<Arc<str>, i64>,
 }
 
 /// What the loop does next.
@@ -117,8 +116,6 @@ enum Next {
     Refuse(Arc<Pod>, Told),
     /// Say why not, and have others go.
     Preempt(Arc<Pod>, Told, Preemption),
-    /// Say that gates hold it back.
-    Gated(Arc<Pod>),
     /// Sleep until then, or until something happens.
     Wait(Option<jiff::Timestamp>),
 }
@@ -157,28 +154,39 @@ impl Component for Scheduler {
     }
 }
 
-/// Writes a decision, beside those that are being written.
+/// Writes a decision, beside those that are being written, but after those about the same pod.
 fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphorePermit) {
     let shared = shared.clone();
     match next {
-        Next::Bind(pod) => drop(ctx.spawn_draining(async move {
-            bind::bind(shared, pod).await;
-            drop(permit);
-        })),
-        Next::Refuse(pod, told) => drop(ctx.spawn(async move {
-            bind::refuse(shared, pod, told).await;
-            drop(permit);
-        })),
-        Next::Preempt(pod, told, preemption) => drop(ctx.spawn(async move {
-            bind::refuse(shared.clone(), pod.clone(), told).await;
-            bind::preempt(shared, pod, preemption).await;
-            drop(permit);
-        })),
-        Next::Gated(pod) => drop(ctx.spawn(async move {
-            let told = Told { reason: GATED, message: GATED_MESSAGE.to_owned(), nominated: None };
-            bind::write_status(&shared, &pod, &told).await;
-            drop(permit);
-        })),
+        Next::Bind(pod) => {
+            let mut ticket = shared.turns.enter(&pod.uid);
+            drop(ctx.spawn_draining(async move {
+                ticket.turn().await;
+                bind::bind(shared, pod).await;
+                drop((ticket, permit));
+            }));
+        }
+        Next::Refuse(pod, told) => {
+            let mut ticket = shared.turns.enter(&pod.uid);
+            drop(ctx.spawn(async move {
+                ticket.turn().await;
+                bind::refuse(shared, pod, told).await;
+                drop((ticket, permit));
+            }));
+        }
+        Next::Preempt(pod, told, preemption) => {
+            let mut ticket = shared.turns.enter(&pod.uid);
+            let displaced = preemption.displaced.iter();
+            let displaced = displaced.map(|pod| (shared.turns.enter(&pod.uid), pod.clone())).collect();
+            drop(ctx.spawn(async move {
+                ticket.turn().await;
+                bind::refuse(shared.clone(), pod.clone(), told).await;
+                drop(ticket);
+                bind::displace(&shared, displaced).await;
+                bind::preempt(shared, pod, preemption).await;
+                drop(permit);
+            }));
+        }
         Next::Wait(_) => {}
     }
 }
@@ -199,7 +207,7 @@ impl Shared {
             assumed: HashSet::new(),
             preempting: HashMap::new(),
             unreadable: Vec::new(),
-            gated: Vec::new(),
+            written: HashMap::new(),
         };
         let (client, clock) = (scheduler.client.clone(), scheduler.clock.clone());
         Self {
@@ -212,6 +220,7 @@ impl Shared {
                 .collect(),
             config: scheduler.config.clone(),
             interner: Interner::default(),
+            turns: Arc::default(),
             state: Mutex::new(state),
             wake: Notify::new(),
             client,
@@ -240,9 +249,6 @@ impl Shared {
         if let Some((pod, message)) = state.unreadable.pop() {
             return Next::Refuse(pod, Told { reason: SCHEDULER_ERROR, message, nominated: None });
         }
-        if let Some(pod) = state.gated.pop() {
-            return Next::Gated(pod);
-        }
         loop {
             let deadline = state.queue.tick(now);
             let Some(pod) = state.queue.pop() else { return Next::Wait(deadline) };
@@ -256,8 +262,28 @@ impl Shared {
                 state.queue.remove(&pod.uid);
                 continue;
             };
+            let nominated = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
             let decision = profile.decide(&pod, &mut state.cluster, &mut state.turn);
-            return state.carry_out(pod, decision, now);
+            let next = state.carry_out(pod.clone(), decision, now);
+            if let Next::Preempt(_, _, preemption) = &next {
+                for displaced in &preemption.displaced {
+                    self.room_is_free(state, displaced, &preemption.node);
+                }
+            }
+            if let Some(node) = nominated {
+                self.room_is_free(state, &pod, &node);
+            }
+            return next;
+        }
+    }
+
+    /// Room on a node that was left to a pod is left to it no more, unless it still is, or the pod is there. Others of no
+    /// higher priority are tried again. Source: `hasNominatedNodeNameChanged`, `getLEPriorityPreCheck`.
+    fn room_is_free(&self, state: &mut State, pod: &Arc<Pod>, node: &str) {
+        let there = state.cluster.pod(&pod.uid).is_some_and(|placed| *placed.node == *node);
+        if !there && state.cluster.nominated.node_of(&pod.uid) != Some(node) {
+            let others = |other: &Pod| other.priority() <= pod.priority() && other.uid != pod.uid;
+            self.raise_among(state, &Event::PodLeft(pod.clone()), others);
         }
     }
 }

@@ -206,7 +206,6 @@ impl Model {
                 "{}",
                 told.message
             ),
-            Next::Gated(pod) => assert!(!pod.gates.is_empty()),
         }
         self.decisions += 1;
         true
@@ -216,7 +215,8 @@ impl Model {
     fn bind(&mut self, pod: &Arc<Pod>, refused: bool) {
         let name = pod.key.name.clone();
         let Some(held) = self.server.pods.get(&name).cloned() else {
-            return undo(&self.shared, pod, Fate::Gone);
+            // The server says that there is none; the informer has told of it or will.
+            return undo(&self.shared, pod, Fate::Waits);
         };
         if refused {
             return undo(&self.shared, pod, Fate::Waits);
@@ -310,4 +310,55 @@ async fn nobody_is_overcommitted_forgotten_or_tried_in_vain() {
         bound += model.server.pods.values().filter(|pod| pod.node.is_some()).count();
     }
     assert!(preempted > 50 && bound > 100, "the test must reach what it is about: {preempted}, {bound}");
+}
+
+#[tokio::test]
+async fn whom_room_was_left_to_for_nothing_does_not_keep_others_waiting() {
+    for end in ["cleared", "gone", "elsewhere"] {
+        let mut model = Model::new();
+        model.server.change_node("n1", 2);
+        let important = ModelPod { cpu: 2, priority: 10, gated: false, node: None };
+        model
+            .server
+            .change_pod("low", Some(ModelPod { node: Some("n1".into()), priority: 0, ..important.clone() }));
+        model.server.change_pod("high", Some(important.clone()));
+        model.tell(u64::MAX);
+        assert!(model.decide());
+        // Who was in the way goes; the room is left to the important pod, which somebody holds back meanwhile.
+        let (pod, preemption) = model.evicting.pop().unwrap();
+        assert_eq!(preemption.node, "n1");
+        let nominated = |model: &Model, node: &str| {
+            let mut value: serde_json::Value = model.server.pod_object("high").unwrap().decode().unwrap();
+            value["status"]["nominatedNodeName"] = node.into();
+            value["spec"]["schedulingGates"] = json!([{ "name": "g" }]);
+            Arc::new(Object::parse(serde_json::to_vec(&value).unwrap().into()).unwrap())
+        };
+        let key = Key::new("ns", "high");
+        let told = nominated(&model, "n1");
+        let change = |old: &Arc<Object>, new| Change { key: key.clone(), old: Some(old.clone()), new };
+        model.shared.pod_changed(&change(&told, Some(told.clone())));
+        model.server.change_pod("low", None);
+        model.server.change_pod("other", Some(ModelPod { priority: 0, ..important.clone() }));
+        model.tell(u64::MAX);
+        told_to_go(&model.shared, &pod, true);
+        model.shared.state.lock().queue.remove("high");
+        model.shared.pod_changed(&change(&told, Some(told.clone())));
+        while model.decide() {}
+        assert!(model.binding.is_empty(), "{end}: the room is left to another");
+        match end {
+            "cleared" => model.shared.pod_changed(&change(&told, Some(nominated(&model, "")))),
+            "gone" => model.shared.pod_changed(&change(&told, None)),
+            _ => {
+                model
+                    .server
+                    .pods
+                    .insert("high".into(), ModelPod { node: Some("n2".into()), ..important.clone() });
+                model.shared.pod_changed(&change(&told, model.server.pod_object("high")));
+            }
+        }
+        model.clock.advance(Duration::from_secs(11));
+        while model.decide() {}
+        let bound: Vec<&str> = model.binding.iter().map(|pod| pod.key.name.as_str()).collect();
+        assert_eq!(bound, ["other"], "{end}");
+    }
 }

@@ -92,7 +92,6 @@ fn what_cannot_be_read_still_has_a_name() {
     assert!(Pod::decode(&broken).is_err());
     let known = Pod::unreadable(&broken);
     assert_eq!((known.key.name.as_str(), &*known.uid), ("b", "u"));
-    assert_eq!(known.scheduled.map(|held| held.1).as_deref(), Some("SchedulerError"));
 }
 
 #[test]

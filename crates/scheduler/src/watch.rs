@@ -169,6 +169,9 @@ impl Shared {
             Err(error) => return self.pod_unreadable(change, new, &error.to_string()),
         };
         let state = &mut *self.state.lock();
+        if state.written.get(&pod.uid).is_some_and(|written| *written <= new.revision()) {
+            state.written.remove(&pod.uid);
+        }
         if pod.occupies() {
             self.pod_placed(state, pod);
         } else if pod.waits() {
@@ -182,7 +185,11 @@ impl Shared {
     fn pod_placed(&self, state: &mut State, pod: Arc<Pod>) {
         state.queue.remove(&pod.uid);
         let assumed = state.assumed.remove(&pod.uid);
+        let nominated = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
         let before = state.cluster.put_pod(pod.clone());
+        if let Some(node) = nominated {
+            self.room_is_free(state, &pod, &node);
+        }
         let event = match before {
             Some(before) if !assumed => {
                 let same = before.labels == pod.labels
@@ -208,7 +215,8 @@ impl Shared {
         }
         let held = state.queue.get(&pod.uid);
         let withdrawn = held.is_some_and(|held| !held.nominated.is_empty()) && pod.nominated.is_empty();
-        let nominated = match state.cluster.nominated.node_of(&pod.uid) {
+        let before = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
+        let nominated = match before.as_deref() {
             _ if !pod.nominated.is_empty() => pod.nominated.to_string(),
             // What the scheduler has just decided is not told by the API server yet.
             Some(node) if !withdrawn => node.to_owned(),
@@ -217,10 +225,10 @@ impl Shared {
         if !state.cluster.has_pod(&pod.uid) {
             state.cluster.nominated.put(pod.clone(), &nominated);
         }
-        let gated = profile.gate(&pod).is_some();
-        if gated && pod.scheduled.as_ref().is_none_or(|held| held.1 != crate::GATED) {
-            state.gated.push(pod.clone());
+        if let Some(node) = before {
+            self.room_is_free(state, &pod, &node);
         }
+        let gated = profile.gate(&pod).is_some();
         state.queue.put(pod.clone(), gated, self.clock.now(), |before, by| {
             profile.may_help(&pod, by, &Event::OwnChanged(Arc::new(before.clone()), pod.clone()))
                 && (before.spec != pod.spec || before.labels != pod.labels || before.gates != pod.gates)
@@ -250,6 +258,7 @@ impl Shared {
         state.queue.remove(uid);
         state.assumed.remove(uid);
         state.preempting.remove(uid);
+        state.written.remove(uid);
         let had_room = state.cluster.nominated.node_of(uid).is_some();
         state.cluster.nominated.remove(uid);
         let left = state.cluster.remove_pod(uid);
@@ -260,8 +269,13 @@ impl Shared {
 
     /// Something changed: whom it may help is tried again.
     pub(crate) fn raise(&self, state: &mut State, event: &Event) {
+        self.raise_among(state, event, |_| true);
+    }
+
+    /// The same for some pods alone.
+    pub(crate) fn raise_among(&self, state: &mut State, event: &Event, among: impl Fn(&Pod) -> bool) {
         state.queue.event(self.clock.now(), |pod, by| {
-            self.profile(pod).is_some_and(|profile| profile.may_help(pod, by, event))
+            among(pod) && self.profile(pod).is_some_and(|profile| profile.may_help(pod, by, event))
         });
         self.wake.notify_one();
     }

@@ -135,13 +135,6 @@ struct Condition {
     r#type: String,
     status: String,
     reason: String,
-    message: String,
-}
-
-/// The condition PodScheduled: status, reason, message.
-fn scheduled(conditions: Vec<Condition>) -> Option<Box<(String, String, String)>> {
-    let held = conditions.into_iter().find(|held| held.r#type == "PodScheduled")?;
-    Some(Box::new((held.status, held.reason, held.message)))
 }
 
 fn or(text: String, default: &str) -> String {
@@ -272,19 +265,12 @@ impl PodSpec {
 }
 
 impl Pod {
-    /// What can be said of a pod that cannot be decoded: who it is, and its condition PodScheduled if that can be read.
+    /// Who a pod is that cannot be decoded.
     pub fn unreadable(object: &Object) -> Self {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct StatusOnly {
-            status: PodStatus,
-        }
-        let conditions = object.decode::<StatusOnly>().unwrap_or_default().status.conditions;
         Self {
             key: object.key(),
             uid: object.meta().uid.as_str().into(),
             generation: object.meta().generation,
-            scheduled: scheduled(conditions),
             ..Self::default()
         }
     }
@@ -311,8 +297,6 @@ impl Pod {
             started: status.start_time,
             spec: Arc::new(spec.read(&meta.namespace, &meta, &status)),
             nominated: status.nominated_node_name.into(),
-            // Nobody asks for the condition of a pod that has its node.
-            scheduled: if node.is_empty() { scheduled(status.conditions) } else { None },
             node: node.into(),
             uid: meta.uid.into(),
             labels: Arc::new(meta.labels),

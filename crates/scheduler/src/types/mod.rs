@@ -47,8 +47,6 @@ pub struct Pod {
     pub labels: Arc<Labels>,
     /// What it asks for.
     pub spec: Arc<Spec>,
-    /// The condition PodScheduled as it is stored: status, reason, message.
-    pub scheduled: Option<Box<(String, String, String)>>,
 }
 
 /// What a pod asks for of a node and of its neighbours.

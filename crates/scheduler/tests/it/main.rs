@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use api::{DeleteOptions, Key, PatchType};
 use cluster::Cluster;
-use reconcile::kinds;
+use reconcile::{Kind, kinds};
 use scheduler::{Config, Scheduler};
 use serde_json::{Value, json};
 
@@ -169,6 +169,46 @@ async fn a_gate_holds_a_pod_back_until_it_is_taken_away() {
     cluster.until(kinds::PODS, &other, |held| held["status"]["phase"] == "Running").await;
     cluster.merge(&kinds::PODS, &key, json!({ "spec": { "schedulingGates": null } })).await;
     cluster.until(kinds::PODS, &key, |held| held["status"]["phase"] == "Running").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_that_fails_is_told_and_tried_again() {
+    const fn of(resource: &'static str, kind: &'static str) -> Kind {
+        let group = "admissionregistration.k8s.io";
+        Kind { group, version: "v1", resource, kind, namespaced: false }
+    }
+    const POLICIES: Kind = of("validatingadmissionpolicies", "ValidatingAdmissionPolicy");
+    const BINDINGS: Kind = of("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding");
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+        "resources": ["pods/binding"] });
+    let policy = json!({ "metadata": { "name": "closed" }, "spec": {
+        "matchConstraints": { "resourceRules": [rule] },
+        "validations": [{ "expression": "object.target.name != 'n1'", "message": "n1 is closed" }] } });
+    cluster.create(&POLICIES, "", policy).await;
+    let body = json!({ "metadata": { "name": "closed" },
+        "spec": { "policyName": "closed", "validationActions": ["Deny"] } });
+    let closed = cluster.create(&BINDINGS, "", body).await.key();
+    let first = pod(&cluster, "first", "700m").await;
+    let says =
+        |held: &Value| condition(held, "PodScheduled").is_some_and(|held| held["reason"] == "SchedulerError");
+    let held = cluster.until(kinds::PODS, &first, says).await;
+    let message = condition(&held, "PodScheduled").unwrap()["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("running Bind plugin \"DefaultBinder\": "), "{message}");
+    assert!(message.contains("n1 is closed"), "{message}");
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| {
+            let events = events.iter().map(|event| event.decode::<Value>().unwrap());
+            events.into_iter().any(|event| {
+                event["reason"] == "FailedScheduling" && event["message"].as_str() == Some(message)
+            })
+        })
+        .await;
+    cluster.client.delete(&BINDINGS.gvr(), &closed, DeleteOptions::default()).await.unwrap();
+    let placed = cluster.until(kinds::PODS, &first, |held| held["status"]["phase"] == "Running").await;
+    // Nothing that was decided before comes after the binding.
+    assert_eq!(condition(&placed, "PodScheduled").unwrap()["status"], "True");
 }
 
 #[tokio::test(flavor = "multi_thread")]
