@@ -99,18 +99,24 @@ impl Resources {
         self.cpu += other.cpu;
         self.memory += other.memory;
         self.ephemeral_storage += other.ephemeral_storage;
-        for (name, amount) in other.scalars() {
+        for (name, amount) in other.scalars().filter(|(_, amount)| *amount != 0) {
             *self.slot(name) += amount;
         }
     }
 
-    /// Takes amounts away.
+    /// Takes amounts away. A name of which nothing is left is forgotten: pods may have thought of any.
     pub fn subtract(&mut self, other: &Self) {
         self.cpu -= other.cpu;
         self.memory -= other.memory;
         self.ephemeral_storage -= other.ephemeral_storage;
-        for (name, amount) in other.scalars() {
-            *self.slot(name) -= amount;
+        let mut ended = false;
+        for (name, amount) in other.scalars().filter(|(_, amount)| *amount != 0) {
+            let held = self.slot(name);
+            *held -= amount;
+            ended |= *held == 0;
+        }
+        if ended {
+            self.scalars.retain(|(_, amount)| *amount != 0);
         }
     }
 
@@ -330,6 +336,22 @@ mod tests {
         let whole: Needs = serde_json::from_value(json!({ "requests": { "cpu": "50m" } })).unwrap();
         let needs = PodNeeds { containers: &containers[..1], pod: Some(&whole), ..PodNeeds::default() };
         assert_eq!(needs.total().compared, (50, 200 << 20));
+    }
+
+    #[test]
+    fn names_of_which_nothing_is_asked_are_not_kept() {
+        let named =
+            |name: &str, amount: &str| Resources::parse(&BTreeMap::from([(name.to_owned(), json!(amount))]));
+        let mut used = Resources::default();
+        used.add(&named("example.com/none", "0"));
+        used.add(&named("example.com/gpu", "2"));
+        used.add(&named("example.com/gpu", "1"));
+        assert_eq!(used.scalars().collect::<Vec<_>>(), [("example.com/gpu", 3)]);
+        used.subtract(&named("example.com/gpu", "2"));
+        used.subtract(&named("example.com/none", "0"));
+        assert_eq!(used.get("example.com/gpu"), 1);
+        used.subtract(&named("example.com/gpu", "1"));
+        assert_eq!(used, Resources::default());
     }
 
     #[test]

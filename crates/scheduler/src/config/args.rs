@@ -1,6 +1,6 @@
 //! What plugins are told, with upstream's defaults. Shape: `kubescheduler.config.k8s.io/v1`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::check::Problems;
 use crate::framework::PreemptionSettings;
@@ -52,12 +52,23 @@ impl AffinityArgs {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ResourceWeight {
     pub(crate) name: String,
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "weight")]
     pub(crate) weight: i64,
 }
 
 fn one() -> i64 {
     1
+}
+
+/// None is 1. Source: `SetDefaults_NodeResourcesFitArgs`.
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    i64::deserialize(deserializer).map(|weight| if weight == 0 { 1 } else { weight })
+}
+
+/// The resources that count where none is named.
+fn resources<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ResourceWeight>, D::Error> {
+    let given = Option::<Vec<ResourceWeight>>::deserialize(deserializer)?;
+    Ok(given.filter(|given| !given.is_empty()).unwrap_or_else(cpu_and_memory))
 }
 
 fn cpu_and_memory() -> Vec<ResourceWeight> {
@@ -78,6 +89,7 @@ pub(crate) struct FitArgs {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct ScoringStrategy {
     r#type: String,
+    #[serde(deserialize_with = "resources")]
     pub(crate) resources: Vec<ResourceWeight>,
     requested_to_capacity_ratio: Option<RatioParams>,
 }
@@ -101,12 +113,12 @@ struct RatioParams {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct ShapePoint {
-    utilization: i64,
-    score: i64,
+    utilization: i32,
+    score: i32,
 }
 
 /// Scores of shapes end there. Source: `config.MaxCustomPriorityScore`.
-const CUSTOM_SCORE_MAX: i64 = 10;
+const CUSTOM_SCORE_MAX: i32 = 10;
 
 impl FitArgs {
     pub(crate) fn strategy(&self) -> Strategy {
@@ -114,8 +126,11 @@ impl FitArgs {
         match (strategy.r#type.as_str(), &strategy.requested_to_capacity_ratio) {
             (MOST, _) => Strategy::Most,
             (RATIO, Some(params)) => {
-                let scale = crate::framework::MAX_SCORE / CUSTOM_SCORE_MAX;
-                let points = params.shape.iter().map(|point| (point.utilization, point.score * scale));
+                let scale = crate::framework::MAX_SCORE / i64::from(CUSTOM_SCORE_MAX);
+                let points = params
+                    .shape
+                    .iter()
+                    .map(|point| (point.utilization.into(), i64::from(point.score) * scale));
                 Strategy::Ratio(Shape(points.collect()))
             }
             _ => Strategy::Least,
@@ -169,7 +184,7 @@ impl RatioParams {
     fn check(&self, at: &str, problems: &mut Problems) {
         let at = format!("{at}.shape");
         if self.shape.is_empty() {
-            problems.add(&at, "Required value: at least one point must be specified");
+            return problems.add(&at, "Required value: at least one point must be specified");
         }
         let falls = self.shape.windows(2).position(|pair| pair[0].utilization >= pair[1].utilization);
         if let Some(number) = falls.map(|number| number + 1) {
@@ -193,6 +208,7 @@ impl RatioParams {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct BalancedArgs {
+    #[serde(deserialize_with = "resources")]
     pub(crate) resources: Vec<ResourceWeight>,
 }
 
@@ -279,7 +295,7 @@ impl SpreadArgs {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct InterPodArgs {
-    pub(crate) hard_pod_affinity_weight: i64,
+    pub(crate) hard_pod_affinity_weight: i32,
     pub(crate) ignore_preferred_terms_of_existing_pods: bool,
 }
 
@@ -302,8 +318,8 @@ impl InterPodArgs {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct PreemptionArgs {
-    min_candidate_nodes_percentage: i64,
-    min_candidate_nodes_absolute: i64,
+    min_candidate_nodes_percentage: i32,
+    min_candidate_nodes_absolute: i32,
 }
 
 impl Default for PreemptionArgs {
@@ -331,7 +347,7 @@ impl PreemptionArgs {
     }
 
     pub(super) fn settings(&self) -> PreemptionSettings {
-        let number = |number: i64| usize::try_from(number).unwrap_or(0);
+        let number = |number: i32| usize::try_from(number).unwrap_or(0);
         PreemptionSettings {
             percentage: number(self.min_candidate_nodes_percentage),
             absolute: number(self.min_candidate_nodes_absolute),

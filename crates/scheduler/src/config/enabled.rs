@@ -1,7 +1,7 @@
 //! Which plugins take part where: the defaults, what a profile adds and takes away, for all points or for one.
 //! Source: `mergePlugins`, `expandMultiPointPlugins`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -42,7 +42,21 @@ struct PluginSet {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Named {
     name: String,
-    weight: i64,
+    weight: i32,
+}
+
+/// Plugins that no version has any more. Source: `invalidPluginsByVersion`.
+const RETIRED: [&str; 4] = ["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDLimits"];
+
+/// What is said of one of them, wherever it is named.
+pub(super) fn check_retired(at: &str, name: &str, problems: &mut Problems) {
+    if RETIRED.contains(&name) {
+        let why = format!(
+            "was invalid in version \"v1\" (KubeSchedulerConfiguration is version {:?})",
+            super::VERSION
+        );
+        problems.invalid(at, &format!("{name:?}"), &why);
+    }
 }
 
 impl PluginSet {
@@ -93,12 +107,19 @@ impl Plugins {
         let everywhere = self.multi_point.over_defaults();
         let mut made: BTreeMap<String, Arc<dyn Plugin>> = BTreeMap::new();
         let own = Point::ALL.iter().flat_map(|point| &self.at(*point).enabled);
+        let own_names: BTreeSet<&str> = own.clone().map(|named| named.name.as_str()).collect();
         for named in everywhere.iter().chain(own) {
             if made.contains_key(&named.name) {
                 continue;
             }
             match plugins::named(&named.name, args) {
                 Some(plugin) => drop(made.insert(named.name.clone(), plugin)),
+                None if plugins::UPSTREAMS.contains(&named.name.as_str()) => {
+                    tracing::warn!(plugin = named.name, "the scheduler has no such plugin: it has no effect");
+                }
+                // What is said of these is said beside their point.
+                None if own_names.contains(named.name.as_str()) && RETIRED.contains(&named.name.as_str()) => {
+                }
                 None => problems.add("plugins", &format!("Plugin {:?} does not exist", named.name)),
             }
         }
@@ -138,6 +159,8 @@ impl Plugins {
     ) -> Vec<Weighed> {
         let set = self.at(point);
         for (at, named) in set.enabled.iter().enumerate() {
+            let at_point = format!("plugins.{}", point.name());
+            check_retired(&format!("{at_point}.enabled[{at}]"), &named.name, problems);
             let extends = made.get(&named.name).is_none_or(|plugin| plugin.points().contains(&point));
             if !extends {
                 let says = format!("plugin {:?} does not extend {} plugin", named.name, point.name());
@@ -157,7 +180,7 @@ impl Plugins {
         let from_all = everywhere.iter().filter(|named| in_all(&named.name) && !own(&named.name));
         let others = set.enabled.iter().filter(|named| !in_all(&named.name));
         let weighed = |named: &Named| {
-            let weight = if named.weight == 0 { 1 } else { named.weight };
+            let weight = if named.weight == 0 { 1 } else { i64::from(named.weight) };
             Some((made.get(&named.name)?.clone(), weight))
         };
         overriding.chain(from_all).chain(others).filter_map(weighed).collect()

@@ -49,8 +49,8 @@ const BACKOFF: Policy = Policy { first: Duration::from_secs(1), max: Duration::f
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct File {
-    parallelism: i64,
-    percentage_of_nodes_to_score: Option<i64>,
+    parallelism: i32,
+    percentage_of_nodes_to_score: Option<i32>,
     pod_initial_backoff_seconds: i64,
     pod_max_backoff_seconds: i64,
     profiles: Option<Vec<ProfileFile>>,
@@ -89,7 +89,7 @@ impl Default for File {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct ProfileFile {
     scheduler_name: Option<String>,
-    percentage_of_nodes_to_score: Option<i64>,
+    percentage_of_nodes_to_score: Option<i32>,
     plugins: Plugins,
     plugin_config: Vec<PluginConfig>,
 }
@@ -135,7 +135,7 @@ fn of_kind<T: DeserializeOwned>(value: Value, kind: &str, must_say: bool) -> Res
         .map_err(|error| format!("strict decoding error: {error}"))
 }
 
-fn check_percentage(percentage: Option<i64>, problems: &mut Problems) {
+fn check_percentage(percentage: Option<i32>, problems: &mut Problems) {
     if let Some(percentage) = percentage.filter(|percentage| !(0..=100).contains(percentage)) {
         let value = percentage.to_string();
         problems.invalid("percentageOfNodesToScore", &value, "not in valid range [0-100]");
@@ -170,7 +170,7 @@ impl File {
     }
 }
 
-fn profiles(files: Vec<ProfileFile>, percentage: Option<i64>, problems: &mut Problems) -> Vec<Profile> {
+fn profiles(files: Vec<ProfileFile>, percentage: Option<i32>, problems: &mut Problems) -> Vec<Profile> {
     let alone = files.len() <= 1;
     let files = if files.is_empty() { vec![ProfileFile::default()] } else { files };
     let mut names: Vec<String> = Vec::new();
@@ -194,7 +194,7 @@ fn profiles(files: Vec<ProfileFile>, percentage: Option<i64>, problems: &mut Pro
             check_percentage(file.percentage_of_nodes_to_score, problems);
             let args = read_args(file.plugin_config, problems);
             let enabled = file.plugins.enabled(&args, problems);
-            profiles.push(Profile::new(&name, percentage, &enabled));
+            profiles.push(Profile::new(&name, percentage.into(), &enabled));
         });
         names.push(name);
     }
@@ -211,6 +211,7 @@ fn read_args(configs: Vec<PluginConfig>, problems: &mut Problems) -> Args {
             problems.add(&at, &format!("Duplicate value: {:?}", config.name));
             continue;
         }
+        enabled::check_retired(&at, &config.name, problems);
         let read = read_one(&config.name, config.args, &mut args);
         problems.within(&format!("{at}.args"), |problems| match read {
             Ok(check) => check(&args, problems),
@@ -251,6 +252,15 @@ fn read_one(name: &str, given: Value, args: &mut Args) -> Result<Check, String> 
             args.preemption = read.settings();
             Box::new(move |_, problems| read.check(problems))
         }
-        other => return Err(format!("there is no plugin {other:?} that takes arguments")),
+        // Upstream decodes the arguments of plugins that it knows, and hands the others to whoever may know them.
+        other => {
+            if !given.is_null() {
+                tracing::warn!(
+                    plugin = other,
+                    "the scheduler has no plugin of that name that takes arguments"
+                );
+            }
+            Box::new(|_, _| ())
+        }
     })
 }

@@ -1,5 +1,6 @@
 //! What a configuration says, and what is said of one that is wrong.
 
+use super::args::FitArgs;
 use super::*;
 
 fn read(text: &str) -> Result<Config, String> {
@@ -67,6 +68,27 @@ fn profiles_change_plugins_for_one_point_or_all() {
 }
 
 #[test]
+fn what_upstream_accepts_is_accepted() {
+    let config = read(
+        "profiles:\n- plugins:\n    multiPoint: {enabled: [{name: DynamicResources}, {name: GangScheduling}]}\n    \
+         filter: {enabled: [{name: VolumeZone}, {name: NodeVolumeLimits}], disabled: [{name: VolumeBinding}]}\n    \
+         score: {enabled: [{name: VolumeBinding, weight: 3}]}\n  \
+         pluginConfig:\n  - {name: DynamicResources, args: {filterTimeout: 5s}}\n  \
+         - {name: ImageLocality}\n  - {name: SomebodyElses, args: {any: [1]}}\n  \
+         - {name: NodeResourcesFit, args: {scoringStrategy: {resources: [{name: cpu, weight: 0}], type: MostAllocated}}}\n",
+    )
+    .unwrap();
+    assert!(config.profiles[0].filter_names().contains(&"NodeResourcesFit"));
+    let args: FitArgs =
+        serde_yaml_ng::from_str("scoringStrategy: {resources: [{name: cpu, weight: 0}]}").unwrap();
+    assert_eq!(args.scoring_strategy.resources[0].weight, 1);
+    for none in ["resources: []", "resources: null"] {
+        let args: args::BalancedArgs = serde_yaml_ng::from_str(none).unwrap();
+        assert_eq!(args.resources.len(), 2, "{none}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said_in_upstreams_words() {
     let plugin =
         |name: &str, args: &str| format!("profiles: [{{pluginConfig: [{{name: {name}, args: {args}}}]}}]\n");
@@ -93,6 +115,19 @@ fn what_is_wrong_is_said_in_upstreams_words() {
         (
             "profiles: [{plugins: {filter: {enabled: [{name: Foo}]}}}]\n".into(),
             "profiles[0].plugins: Plugin \"Foo\" does not exist",
+        ),
+        (
+            "profiles: [{plugins: {filter: {enabled: [{name: EBSLimits}]}}}]\n".into(),
+            "profiles[0].plugins.filter.enabled[0]: Invalid value: \"EBSLimits\": was invalid in version \"v1\" \
+             (KubeSchedulerConfiguration is version \"kubescheduler.config.k8s.io/v1\")",
+        ),
+        (
+            "profiles: [{plugins: {multiPoint: {enabled: [{name: EBSLimits}]}}}]\n".into(),
+            "profiles[0].plugins: Plugin \"EBSLimits\" does not exist",
+        ),
+        (
+            "profiles: [{plugins: {score: {enabled: [{name: ImageLocality, weight: 3000000000}]}}}]\n".into(),
+            "strict decoding error: ",
         ),
         (
             "profiles: [{plugins: {filter: {enabled: [{name: ImageLocality}]}}}]\n".into(),

@@ -20,7 +20,7 @@ pub(super) struct InterPod {
 impl InterPod {
     pub(super) fn new(args: &InterPodArgs) -> Self {
         Self {
-            hard_weight: args.hard_pod_affinity_weight,
+            hard_weight: args.hard_pod_affinity_weight.into(),
             ignores_others: args.ignore_preferred_terms_of_existing_pods,
         }
     }

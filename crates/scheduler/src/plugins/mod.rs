@@ -23,7 +23,7 @@ use crate::framework::Plugin;
 pub(crate) use fit::{Shape, Strategy};
 
 /// Upstream's default plugins with the weights of their scores, in upstream's order.
-pub(crate) const DEFAULTS: [(&str, i64); 14] = [
+pub(crate) const DEFAULTS: [(&str, i32); 14] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -38,6 +38,31 @@ pub(crate) const DEFAULTS: [(&str, i64); 14] = [
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
     ("DefaultBinder", 0),
+];
+
+/// Plugins of upstream. One of these that is not here is accepted in configurations, with a warning, and does nothing.
+pub(crate) const UPSTREAMS: [&str; 21] = [
+    "DefaultBinder",
+    "DefaultPreemption",
+    "DynamicResources",
+    "GangScheduling",
+    "ImageLocality",
+    "InterPodAffinity",
+    "NodeAffinity",
+    "NodeDeclaredFeatures",
+    "NodeName",
+    "NodePorts",
+    "NodeResourcesBalancedAllocation",
+    "NodeResourcesFit",
+    "NodeUnschedulable",
+    "NodeVolumeLimits",
+    "PodTopologySpread",
+    "PrioritySort",
+    "SchedulingGates",
+    "TaintToleration",
+    "VolumeBinding",
+    "VolumeRestrictions",
+    "VolumeZone",
 ];
 
 /// A plugin by its name; `None` if there is none.
