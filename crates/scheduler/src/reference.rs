@@ -3,11 +3,54 @@
 
 use std::collections::BTreeMap;
 
+use reconcile::taints::Taint;
+
 use crate::framework::MAX_SCORE;
-use crate::types::{Labels, Node, Pod, SpreadConstraint, Term};
+use crate::types::{Labels, Node, NodeAffinity, Pod, SpreadConstraint, Term};
+
+/// How good nodes are by what is used of them.
+pub(crate) enum Strategy {
+    Least,
+    Most,
+    /// Points of how much is used and the score there, both in hundredths.
+    Ratio(Vec<(i64, i64)>),
+}
+
+/// What a configuration says, as far as it is not what upstream's defaults say.
+pub(crate) struct Settings {
+    /// Of taints, node affinity, room, spreading, neighbours, balance and images.
+    pub(crate) weights: [i64; 7],
+    pub(crate) strategy: Strategy,
+    pub(crate) compared: Vec<(&'static str, i64)>,
+    pub(crate) balanced: Vec<&'static str>,
+    pub(crate) ignored: Vec<&'static str>,
+    pub(crate) hard_weight: i64,
+    pub(crate) ignores_others: bool,
+    /// For pods without constraints of their own; `None`: the system's.
+    pub(crate) spreading: Option<Vec<SpreadConstraint>>,
+    /// Asked of every pod.
+    pub(crate) added: NodeAffinity,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            weights: [3, 2, 1, 2, 2, 1, 1],
+            strategy: Strategy::Least,
+            compared: vec![("cpu", 1), ("memory", 1)],
+            balanced: vec!["cpu", "memory"],
+            ignored: Vec::new(),
+            hard_weight: 1,
+            ignores_others: false,
+            spreading: None,
+            added: NodeAffinity::default(),
+        }
+    }
+}
 
 /// What there is.
 pub(crate) struct World<'a> {
+    pub(crate) settings: &'a Settings,
     pub(crate) nodes: Vec<&'a Node>,
     pub(crate) pods: Vec<&'a Pod>,
     pub(crate) namespaces: &'a BTreeMap<String, Labels>,
@@ -58,11 +101,21 @@ impl World<'_> {
     /// Why a pod cannot go to a node: the reasons of the first that refuses.
     pub(crate) fn refusal(&self, pod: &Pod, node: &Node) -> Vec<String> {
         let one = |text: &str| vec![text.to_owned()];
-        if node.unschedulable {
+        let cordon = Taint {
+            key: "node.kubernetes.io/unschedulable".into(),
+            effect: "NoSchedule".into(),
+            ..Taint::default()
+        };
+        if node.unschedulable && !pod.spec.tolerations.iter().any(|held| held.covers(&cordon)) {
             return one("node(s) were unschedulable");
         }
         if !bears_taints(pod, node) {
             return one("node(s) had untolerated taint(s)");
+        }
+        let added = &self.settings.added.required;
+        if !added.as_ref().is_none_or(|added| added.node_selector_terms.iter().any(|term| term.matches(node)))
+        {
+            return one("node(s) didn't match scheduler-enforced node affinity");
         }
         if !affinity_allows(pod, node) {
             return one("node(s) didn't match Pod's node affinity/selector");
@@ -78,7 +131,8 @@ impl World<'_> {
         }
         for (name, asked) in pod.spec.requests.iter() {
             let used: i128 = on.iter().map(|other| other.spec.requests.get(name)).sum();
-            if asked > node.allocatable.get(name) - used {
+            let counts = asked > 0 && !self.settings.ignored.contains(&name);
+            if counts && asked > node.allocatable.get(name) - used {
                 lacks.push(format!("Insufficient {name}"));
             }
         }
@@ -90,7 +144,8 @@ impl World<'_> {
     }
 
     fn spread_refusal(&self, pod: &Pod, node: &Node) -> Vec<String> {
-        let hard: Vec<&SpreadConstraint> = pod.spec.spread.iter().filter(|held| held.hard).collect();
+        let own = self.constraints(pod);
+        let hard: Vec<&SpreadConstraint> = own.iter().filter(|held| held.hard).collect();
         for constraint in &hard {
             let key = &constraint.topology_key;
             let Some(value) = node.labels.get(key) else {
@@ -115,6 +170,37 @@ impl World<'_> {
             }
         }
         Vec::new()
+    }
+
+    /// The constraints of a pod, or those that the configuration has for pods that a Service selects.
+    fn constraints(&self, pod: &Pod) -> Vec<SpreadConstraint> {
+        if !pod.spec.spread.is_empty() {
+            return pod.spec.spread.clone();
+        }
+        let mut labels = Labels::new();
+        for (namespace, selector) in self.services {
+            let selects = selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
+            if *namespace == pod.key.namespace && selects {
+                labels.extend(selector.clone());
+            }
+        }
+        if labels.is_empty() {
+            return Vec::new();
+        }
+        let system = || {
+            let of = |(key, max_skew): (&str, i64)| SpreadConstraint {
+                max_skew,
+                topology_key: key.into(),
+                honors_affinity: true,
+                min_domains: 1,
+                ..SpreadConstraint::default()
+            };
+            [(HOST, 3), (ZONE, 5)].map(of).into()
+        };
+        let selector = crate::types::Selector::of_labels(&labels);
+        let mut constraints: Vec<SpreadConstraint> = self.settings.spreading.clone().unwrap_or_else(system);
+        constraints.iter_mut().for_each(|held| held.selector = selector.clone());
+        constraints
     }
 
     fn counts(&self, constraint: &SpreadConstraint, pod: &Pod, node: &Node) -> bool {
@@ -173,8 +259,8 @@ impl World<'_> {
                 as i64
         });
         let preferred = each(&|node| {
-            let terms = &pod.spec.node_affinity.preferred;
-            terms.iter().filter(|term| term.preference.matches(node)).map(|term| term.weight).sum()
+            let terms = pod.spec.node_affinity.preferred.iter().chain(&self.settings.added.preferred);
+            terms.filter(|term| term.preference.matches(node)).map(|term| term.weight).sum()
         });
         let wishes = each(&|node| self.wishes(pod, node));
         let (least, most) = (wishes.iter().min().copied(), wishes.iter().max().copied());
@@ -187,19 +273,25 @@ impl World<'_> {
         let even = self.evenness(pod, nodes);
         (0..nodes.len())
             .map(|at| {
-                3 * (MAX_SCORE - to_max(&soft, at))
-                    + 2 * to_max(&preferred, at)
-                    + self.left(pod, nodes[at])
-                    + self.balance(pod, nodes[at])
-                    + self.images(pod, nodes[at])
-                    + 2 * between(wishes[at])
-                    + 2 * even[at]
+                let scores = [
+                    MAX_SCORE - to_max(&soft, at),
+                    to_max(&preferred, at),
+                    self.left(pod, nodes[at]),
+                    even[at],
+                    between(wishes[at]),
+                    self.balance(pod, nodes[at]),
+                    self.images(pod, nodes[at]),
+                ];
+                scores.iter().zip(self.settings.weights).map(|(score, weight)| score * weight).sum()
             })
             .collect()
     }
 
     fn wishes(&self, pod: &Pod, node: &Node) -> i64 {
         let mut sum = 0;
+        if self.settings.ignores_others && pod.spec.preferred.is_empty() {
+            return 0;
+        }
         for other in &self.pods {
             let Some(theirs) = self.node_of(other) else { continue };
             let together =
@@ -209,7 +301,7 @@ impl World<'_> {
                 .filter(|(_, term)| together(&term.topology_key) && self.means(term, other))
                 .map(|(weight, _)| weight)
                 .sum::<i64>();
-            let required = other.spec.affinity.iter().map(|term| (1, term));
+            let required = other.spec.affinity.iter().map(|term| (self.settings.hard_weight, term));
             let their_wishes = other.spec.preferred.iter().map(|(weight, term)| (*weight, term));
             sum += required
                 .chain(their_wishes)
@@ -221,26 +313,75 @@ impl World<'_> {
     }
 
     fn left(&self, pod: &Pod, node: &Node) -> i64 {
-        let used = |part: fn(&Pod) -> i128| self.on(node).into_iter().map(part).sum::<i128>() + part(pod);
-        let free = |used: i128, offered: i128| {
-            if used > offered { 0 } else { ((offered - used) * 100 / offered) as i64 }
-        };
-        let cpu = free(used(|pod| pod.spec.compared.0), node.allocatable.cpu);
-        let memory = free(used(|pod| pod.spec.compared.1), node.allocatable.memory);
-        (cpu + memory) / 2
+        let (mut sum, mut weights) = (0, 0);
+        for (name, weight) in &self.settings.compared {
+            let part = |pod: &Pod| match *name {
+                "cpu" => pod.spec.compared.0,
+                "memory" => pod.spec.compared.1,
+                name => pod.spec.requests.get(name),
+            };
+            let used = self.on(node).into_iter().map(part).sum::<i128>() + part(pod);
+            let Some(score) = self.scored(name, used, pod, node) else { continue };
+            sum += score * weight;
+            weights += weight;
+        }
+        match (weights, &self.settings.strategy) {
+            (0, _) => 0,
+            (_, Strategy::Ratio(_)) => (sum as f64 / weights as f64).round() as i64,
+            _ => sum / weights,
+        }
+    }
+
+    /// The score of a node for one resource; `None` if it does not matter.
+    fn scored(&self, name: &str, used: i128, pod: &Pod, node: &Node) -> Option<i64> {
+        let offered = node.allocatable.get(name);
+        let other = name.contains('/');
+        if offered == 0 || (other && pod.spec.requests.get(name) == 0) {
+            return None;
+        }
+        let hundredths = |part: i128| (part.min(offered).max(0) * 100 / offered) as i64;
+        match &self.settings.strategy {
+            Strategy::Least => Some(hundredths(offered - used)),
+            Strategy::Most => Some(hundredths(used)),
+            Strategy::Ratio(points) => {
+                let used = hundredths(used);
+                let mut score = points.last()?.1;
+                for pair in points.windows(2).rev() {
+                    let ((from, low), (to, high)) = (pair[0], pair[1]);
+                    if used <= to {
+                        score = low + (high - low) * (used - from) / (to - from);
+                    }
+                }
+                (score > 0).then_some(score)
+            }
+        }
     }
 
     fn balance(&self, pod: &Pod, node: &Node) -> i64 {
         let asked = &pod.spec.requests;
-        if asked.cpu == 0 && asked.memory == 0 {
+        if self.settings.balanced.iter().all(|name| asked.get(name) == 0) {
             return 0;
         }
         let score = |with: i128| {
-            let part = |name: &str| {
+            let mut parts = Vec::new();
+            for name in &self.settings.balanced {
+                let (offered, other) = (node.allocatable.get(name), name.contains('/'));
+                if offered == 0 || (other && asked.get(name) == 0) {
+                    continue;
+                }
                 let used: i128 = self.on(node).iter().map(|other| other.spec.requests.get(name)).sum();
-                ((used + with * asked.get(name)) as f64 / node.allocatable.get(name) as f64).min(1.0)
+                parts.push(((used + with * asked.get(name)) as f64 / offered as f64).min(1.0));
+            }
+            let deviation = match parts.as_slice() {
+                [a, b] => ((a - b) / 2.0).abs(),
+                [] | [_] => 0.0,
+                parts => {
+                    let count = parts.len() as f64;
+                    let mean = parts.iter().sum::<f64>() / count;
+                    (parts.iter().map(|part| (part - mean) * (part - mean)).sum::<f64>() / count).sqrt()
+                }
             };
-            ((1.0 - ((part("cpu") - part("memory")) / 2.0).abs()) * 100.0) as i64
+            ((1.0 - deviation) * 100.0) as i64
         };
         50 + (50 + score(1) - score(0)) / 2
     }
@@ -260,29 +401,9 @@ impl World<'_> {
     }
 
     fn evenness(&self, pod: &Pod, nodes: &[&Node]) -> Vec<i64> {
-        let mut constraints: Vec<SpreadConstraint> =
-            pod.spec.spread.iter().filter(|held| !held.hard).cloned().collect();
-        let own = !pod.spec.spread.is_empty();
-        if !own {
-            let mut labels = Labels::new();
-            for (namespace, selector) in self.services {
-                let selects = selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
-                if *namespace == pod.key.namespace && selects {
-                    labels.extend(selector.clone());
-                }
-            }
-            if !labels.is_empty() {
-                constraints = [(HOST, 3), (ZONE, 5)]
-                    .map(|(key, max_skew)| SpreadConstraint {
-                        max_skew,
-                        topology_key: key.into(),
-                        selector: crate::types::Selector::of_labels(&labels),
-                        honors_affinity: true,
-                        ..SpreadConstraint::default()
-                    })
-                    .into();
-            }
-        }
+        let own = !pod.spec.spread.is_empty() || self.settings.spreading.is_some();
+        let constraints: Vec<SpreadConstraint> =
+            self.constraints(pod).into_iter().filter(|held| !held.hard).collect();
         if constraints.is_empty() {
             return vec![0; nodes.len()];
         }
