@@ -58,6 +58,8 @@ pub struct PodQueue {
     active: BTreeMap<Rank, Uid>,
     backoff: BTreeSet<(Because, Timestamp, Rank, Uid)>,
     unschedulable: BTreeSet<(Timestamp, Uid)>,
+    /// The same by each plugin that refused them; those that none did, under an empty name.
+    refused_by: HashMap<&'static str, BTreeSet<Uid>>,
     sequence: u64,
     /// Counts events that moved or could have moved pods: one that comes while a pod is being tried must not be missed.
     moves: u64,
@@ -72,6 +74,7 @@ impl PodQueue {
             active: BTreeMap::new(),
             backoff: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
+            refused_by: HashMap::new(),
             sequence: 0,
             moves: 0,
         }
@@ -110,6 +113,9 @@ impl PodQueue {
     pub fn remove(&mut self, uid: &str) {
         if let Some((uid, held)) = self.waiting.remove_entry(uid) {
             self.unplace(&uid, held.place);
+            if matches!(held.place, Place::Unschedulable(_)) {
+                self.index(&uid, &held.rejected_by, false);
+            }
         }
     }
 
@@ -175,14 +181,29 @@ impl PodQueue {
         self.move_to(uid, Place::Backoff(deadline, rank, Because::Failed));
     }
 
-    /// Something changed: refused pods for which `may_help` says so come back, after their back-off.
-    pub fn event(&mut self, now: Timestamp, may_help: impl Fn(&Pod, &HashSet<&'static str>) -> bool) {
+    /// Something changed: refused pods for which `may_help` says so come back, after their back-off. Only those are asked
+    /// about that a plugin refused which `heeds` such changes at all: most changes concern few plugins, and many may wait.
+    pub fn event(
+        &mut self,
+        now: Timestamp,
+        heeds: impl Fn(&'static str) -> bool,
+        may_help: impl Fn(&Pod, &HashSet<&'static str>) -> bool,
+    ) {
         self.moves += 1;
         let helps =
-            |uid: &Uid| self.waiting.get(uid).is_some_and(|held| may_help(&held.pod, &held.rejected_by));
-        let helped: Vec<Uid> =
-            self.unschedulable.iter().map(|(_, uid)| uid).filter(|uid| helps(uid)).cloned().collect();
-        for uid in helped {
+            |uid: &&Uid| self.waiting.get(*uid).is_some_and(|held| may_help(&held.pod, &held.rejected_by));
+        let heeding = self.refused_by.iter().filter(|(plugin, _)| plugin.is_empty() || heeds(plugin));
+        let helped: BTreeSet<Uid> = heeding.flat_map(|(_, uids)| uids).filter(helps).cloned().collect();
+        let mut helped: Vec<(Timestamp, Uid)> = helped
+            .into_iter()
+            .filter_map(|uid| match self.waiting.get(&uid)?.place {
+                Place::Unschedulable(since) => Some((since, uid)),
+                _ => None,
+            })
+            .collect();
+        // Who was refused first comes first.
+        helped.sort_unstable();
+        for (_, uid) in helped {
             self.back_off(&uid, now);
         }
     }
@@ -243,6 +264,19 @@ impl PodQueue {
         }
     }
 
+    /// Keeps or takes away a refused pod under the plugins that refused it.
+    fn index(&mut self, uid: &Uid, by: &HashSet<&'static str>, refused: bool) {
+        let none = by.is_empty().then_some("");
+        for plugin in by.iter().copied().chain(none) {
+            let uids = self.refused_by.entry(plugin).or_default();
+            if refused {
+                uids.insert(uid.clone());
+            } else {
+                uids.remove(uid);
+            }
+        }
+    }
+
     fn move_to(&mut self, uid: &str, place: Place) {
         let Some((uid, held)) = self.waiting.get_key_value(uid) else { return };
         let (uid, before) = (uid.clone(), held.place);
@@ -255,9 +289,16 @@ impl PodQueue {
             Place::Unschedulable(since) => drop(self.unschedulable.insert((since, uid.clone()))),
             Place::InFlight(_) | Place::Gated => {}
         }
-        if let Some(held) = self.waiting.get_mut(&uid) {
-            held.place = place;
-        }
+        let refused = |place: Place| matches!(place, Place::Unschedulable(_));
+        let by = match self.waiting.get_mut(&uid) {
+            Some(held) if refused(before) || refused(place) => {
+                held.place = place;
+                held.rejected_by.clone()
+            }
+            Some(held) => return held.place = place,
+            None => return,
+        };
+        self.index(&uid, &by, refused(place));
     }
 
     fn activate(&mut self, uid: &str) {
@@ -326,9 +367,11 @@ mod tests {
         popped(&mut queue);
         queue.refused("a", HashSet::from(["NodeResourcesFit"]), at(0));
         assert_eq!(queue.tick(at(0)), Some(at(300)));
-        queue.event(at(5), |_, _| false);
+        queue.event(at(5), |_| true, |_, _| false);
         assert_eq!(popped(&mut queue), None);
-        queue.event(at(5), |_, by| by.contains("NodeResourcesFit"));
+        queue.event(at(5), |plugin| plugin != "NodeResourcesFit", |_, _| true);
+        assert_eq!(popped(&mut queue), None);
+        queue.event(at(5), |_| true, |_, by| by.contains("NodeResourcesFit"));
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
     }
 
@@ -338,7 +381,7 @@ mod tests {
         for (now, until) in [(0, 1), (10, 12), (20, 24), (30, 38), (40, 50), (60, 70)] {
             assert_eq!(popped(&mut queue).as_deref(), Some("a"));
             queue.refused("a", HashSet::new(), at(now));
-            queue.event(at(now), |_, _| true);
+            queue.event(at(now), |_| false, |_, _| true);
             assert_eq!(queue.tick(at(now)), Some(at(until)));
             // Another goes first, though it is less important; then nobody is in the way.
             queue.put(pod("b", 0), false, at(now), |_, _| false);
@@ -368,13 +411,14 @@ mod tests {
     fn an_event_during_the_attempt_is_not_missed() {
         let mut queue = with(&[("a", 0)]);
         popped(&mut queue);
-        queue.event(at(0), |_, _| true);
+        queue.event(at(0), |_| true, |_, _| true);
         queue.refused("a", HashSet::new(), at(0));
         queue.tick(at(1));
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
         queue.remove("a");
         queue.failed("a", at(1));
         assert!(!queue.contains("a") && queue.tick(at(1000)).is_none());
+        assert!(queue.refused_by.values().all(BTreeSet::is_empty));
     }
 
     #[test]
@@ -390,7 +434,7 @@ mod tests {
     fn who_is_held_back_is_tried_when_the_gate_opens() {
         let mut queue = PodQueue::new(POLICY);
         queue.put(pod("a", 0), true, at(0), |_, _| true);
-        queue.event(at(1), |_, _| true);
+        queue.event(at(1), |_| true, |_, _| true);
         queue.put(pod("a", 0), true, at(2), |_, _| true);
         assert_eq!((popped(&mut queue), queue.tick(at(1000))), (None, None));
         queue.put(pod("a", 0), false, at(1000), |_, _| true);

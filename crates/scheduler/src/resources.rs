@@ -180,6 +180,17 @@ pub(crate) struct ContainerReport {
     allocated_resources: BTreeMap<String, Value>,
 }
 
+impl std::hash::Hash for ContainerReport {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let actual = self.resources.as_ref().map(|actual| &actual.requests);
+        self.name.hash(state);
+        for (name, amount) in actual.into_iter().chain([&self.allocated_resources]).flatten() {
+            (name, amount.to_string()).hash(state);
+        }
+        actual.is_some().hash(state);
+    }
+}
+
 /// Everything that says how much a pod asks for.
 #[derive(Debug, Default)]
 pub(crate) struct PodNeeds<'a> {

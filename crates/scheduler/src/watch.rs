@@ -164,6 +164,9 @@ impl Shared {
             }
             return;
         };
+        if change.old.as_ref().is_some_and(|old| self.is_still(old, new)) {
+            return;
+        }
         let pod = match Pod::decode(new) {
             Ok(pod) => Arc::new(self.interner.share(pod)),
             Err(error) => return self.pod_unreadable(change, new, &error.to_string()),
@@ -180,6 +183,18 @@ impl Shared {
             // It has finished, or goes before it had a node: what it used or waited for is free.
             self.pod_left(state, &pod.uid);
         }
+    }
+
+    /// Whether a pod on a node has changed in nothing that counts, as most of its versions.
+    fn is_still(&self, old: &Object, new: &Object) -> bool {
+        let uid = new.meta().uid.as_str();
+        let held = {
+            let state = self.state.lock();
+            // Of one that is only assumed to be there this is the first news.
+            let told = !state.assumed.contains(uid) && !state.queue.contains(uid);
+            state.cluster.pod(uid).filter(|_| told).cloned()
+        };
+        held.is_some_and(|held| held.is_still(old, new))
     }
 
     fn pod_placed(&self, state: &mut State, pod: Arc<Pod>) {
@@ -274,7 +289,8 @@ impl Shared {
 
     /// The same for some pods alone.
     pub(crate) fn raise_among(&self, state: &mut State, event: &Event, among: impl Fn(&Pod) -> bool) {
-        state.queue.event(self.clock.now(), |pod, by| {
+        let heeds = |plugin: &str| self.config.profiles.iter().any(|profile| profile.heeds(plugin, event));
+        state.queue.event(self.clock.now(), heeds, |pod, by| {
             among(pod) && self.profile(pod).is_some_and(|profile| profile.may_help(pod, by, event))
         });
         self.wake.notify_one();

@@ -53,6 +53,9 @@ impl Nominated {
 
     /// The pods that wait for room on a node.
     pub fn on(&self, node: &str) -> &[Arc<Pod>] {
+        if self.by_node.is_empty() {
+            return &[];
+        }
         self.by_node.get(node).map_or(&[], Vec::as_slice)
     }
 

@@ -166,6 +166,11 @@ pub trait Plugin: Send + Sync {
     ) -> Option<Box<dyn Rate + 'a>> {
         None
     }
+    /// Whether events of this kind may change this plugin's refusal of any pod. It is asked before [`Self::may_help`], once
+    /// and not for each pod that waits.
+    fn heeds(&self, _event: &Event) -> bool {
+        true
+    }
     /// Whether an event may change this plugin's refusal of a pod.
     fn may_help(&self, _pod: &Pod, _event: &Event) -> bool {
         true

@@ -84,6 +84,11 @@ impl Profile {
             })
     }
 
+    /// Whether changes of this kind may end refusals of a plugin at all. What nobody knows may be ended by any.
+    pub fn heeds(&self, plugin: &str, event: &Event) -> bool {
+        self.all.iter().find(|held| held.name() == plugin).is_none_or(|held| held.heeds(event))
+    }
+
     /// The plugins that score, with their weights.
     pub fn score_weights(&self) -> Vec<(&'static str, i64)> {
         self.scores.iter().map(|(plugin, weight)| (plugin.name(), *weight)).collect()

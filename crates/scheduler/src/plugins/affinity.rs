@@ -100,6 +100,10 @@ impl Plugin for Affinity {
         any.then(|| Box::new(Preferred(&self.added, own)) as Box<dyn Rate>)
     }
 
+    fn heeds(&self, event: &Event) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::NodeChanged(..) | Event::OwnChanged(..))
+    }
+
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         match event {
             Event::NodeAdded(node) => self.allows(pod, node),

@@ -191,6 +191,10 @@ impl Plugin for Fit {
         Some(Box::new(Left(self, pod)))
     }
 
+    fn heeds(&self, event: &Event) -> bool {
+        !matches!(event, Event::PodPlaced(_) | Event::NodeGone(_) | Event::NamespaceChanged)
+    }
+
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         let asked = &pod.spec.requests;
         let fits = |node: &Node| {

@@ -277,6 +277,10 @@ impl Plugin for InterPod {
         (!tallies.0.is_empty()).then(|| Box::new(Wishes(tallies)) as Box<dyn Rate>)
     }
 
+    fn heeds(&self, event: &Event) -> bool {
+        !matches!(event, Event::NodeGone(_))
+    }
+
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         let spec = &pod.spec;
         // Labels of namespaces are not at hand here: a selector of them may match.

@@ -39,6 +39,10 @@ impl Plugin for Unschedulable {
         if bears_cordon(pod) { PreFilter::Skip } else { PreFilter::Check(Box::new(NotCordoned)) }
     }
 
+    fn heeds(&self, event: &Event) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::NodeChanged(..) | Event::OwnChanged(..))
+    }
+
     fn may_help(&self, _pod: &Pod, event: &Event) -> bool {
         match event {
             Event::NodeAdded(node) => !node.unschedulable,
@@ -73,6 +77,10 @@ impl Plugin for Name {
 
     fn filter<'a>(&'a self, pod: &'a Pod, _cluster: &'a Cluster) -> PreFilter<'a> {
         if pod.node.is_empty() { PreFilter::Skip } else { PreFilter::Check(Box::new(Named(&pod.node))) }
+    }
+
+    fn heeds(&self, event: &Event) -> bool {
+        matches!(event, Event::NodeAdded(_))
     }
 
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {

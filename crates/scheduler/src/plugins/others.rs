@@ -51,6 +51,10 @@ impl Plugin for DefaultPreemption {
         Some(&self.0)
     }
 
+    fn heeds(&self, _event: &Event) -> bool {
+        false
+    }
+
     fn may_help(&self, _pod: &Pod, _event: &Event) -> bool {
         false
     }

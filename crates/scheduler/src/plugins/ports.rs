@@ -36,6 +36,10 @@ impl Plugin for Ports {
         PreFilter::Check(Box::new(Free(&pod.spec.ports)))
     }
 
+    fn heeds(&self, event: &Event) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::PodLeft(_))
+    }
+
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         match event {
             Event::NodeAdded(_) => true,

@@ -307,6 +307,10 @@ impl Plugin for Spread {
         Some(Box::new(evenness))
     }
 
+    fn heeds(&self, event: &Event) -> bool {
+        !matches!(event, Event::NamespaceChanged)
+    }
+
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         let own = &pod.spec.spread;
         let meant = |other: &Pod| {

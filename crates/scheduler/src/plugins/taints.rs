@@ -71,6 +71,10 @@ impl Plugin for TaintToleration {
         Some(Box::new(SoftTaints(pod.spec.tolerations.iter().filter(soft).cloned().collect())))
     }
 
+    fn heeds(&self, event: &Event) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::NodeChanged(..) | Event::OwnChanged(..))
+    }
+
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         match event {
             Event::NodeAdded(node) => bears(pod, node),

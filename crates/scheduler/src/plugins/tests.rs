@@ -339,5 +339,6 @@ fn events_wake_only_whom_they_help() {
     ] {
         let by = std::collections::HashSet::from([plugin]);
         assert_eq!(own.may_help(pod, &by, event), helps, "{plugin} {event:?}");
+        assert!(!helps || own.heeds(plugin, event), "{plugin} {event:?}");
     }
 }

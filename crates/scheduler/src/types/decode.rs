@@ -1,6 +1,7 @@
 //! From the bytes of a pod to what is kept of it.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use api::selectors::LabelSelectorSpec;
@@ -137,6 +138,38 @@ struct Condition {
     reason: String,
 }
 
+/// What of a status counts for a pod that has its node.
+#[derive(PartialEq, Eq)]
+struct Counted {
+    finished: bool,
+    preempted: bool,
+    started: Option<Timestamp>,
+    reported: u64,
+}
+
+impl PodStatus {
+    fn infeasible(&self) -> bool {
+        self.conditions.iter().any(|held| held.r#type == "PodResizePending" && held.reason == "Infeasible")
+    }
+
+    fn counted(&self) -> Counted {
+        let preempted = |held: &Condition| {
+            held.r#type == "DisruptionTarget"
+                && held.status == "True"
+                && held.reason == "PreemptionByScheduler"
+        };
+        let mut hasher = DefaultHasher::new();
+        let reports = [&self.container_statuses, &self.init_container_statuses];
+        (reports, self.infeasible()).hash(&mut hasher);
+        Counted {
+            finished: matches!(self.phase.as_str(), "Succeeded" | "Failed"),
+            preempted: self.conditions.iter().any(preempted),
+            started: self.start_time,
+            reported: hasher.finish(),
+        }
+    }
+}
+
 fn or(text: String, default: &str) -> String {
     if text.is_empty() { default.to_owned() } else { text }
 }
@@ -205,17 +238,13 @@ impl PodSpec {
     fn read(self, namespace: &str, meta: &ObjectMeta, status: &PodStatus) -> Spec {
         let reports: Vec<ContainerReport> =
             status.container_statuses.iter().chain(&status.init_container_statuses).cloned().collect();
-        let infeasible = status
-            .conditions
-            .iter()
-            .any(|held| held.r#type == "PodResizePending" && held.reason == "Infeasible");
         let needs = PodNeeds {
             containers: &self.containers,
             init_containers: &self.init_containers,
             pod: self.resources.as_ref(),
             overhead: self.overhead.as_ref(),
             reports: &reports,
-            infeasible,
+            infeasible: status.infeasible(),
         };
         let total = needs.total();
         let affinity = self.affinity.unwrap_or_default();
@@ -275,26 +304,44 @@ impl Pod {
         }
     }
 
+    /// Whether nothing that counts has changed between two versions of a pod that has its node, of which this is the one
+    /// before. Only the status is read: most versions of a pod are what its node says of its containers.
+    pub fn is_still(&self, old: &Object, new: &Object) -> bool {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct StatusOnly {
+            status: PodStatus,
+        }
+        let (before, after) = (old.meta(), new.meta());
+        before.generation > 0
+            && before.generation == after.generation
+            && before.labels == after.labels
+            && before.is_terminating() == after.is_terminating()
+            && new.node_name().is_some_and(|node| *node == *self.node)
+            && new.decode::<StatusOnly>().is_ok_and(|read| {
+                let (finished, preempted) = (self.finished, self.preempted);
+                read.status.counted()
+                    == Counted { finished, preempted, started: self.started, reported: self.reported }
+            })
+    }
+
     /// Decodes a pod.
     pub fn decode(object: &Object) -> Result<Self, BoxError> {
         let body: PodBody =
             object.decode().map_err(|error| format!("cannot read pod {}: {error}", object.key()))?;
         let (meta, mut spec, status) = (body.metadata, body.spec, body.status);
-        let preempted = |held: &Condition| {
-            held.r#type == "DisruptionTarget"
-                && held.status == "True"
-                && held.reason == "PreemptionByScheduler"
-        };
+        let counted = status.counted();
         let node = std::mem::take(&mut spec.node_name);
         let gates = std::mem::take(&mut spec.scheduling_gates);
         Ok(Self {
             key: object.key(),
             generation: meta.generation,
             terminating: meta.is_terminating(),
-            preempted: status.conditions.iter().any(preempted),
-            finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            preempted: counted.preempted,
+            finished: counted.finished,
+            reported: counted.reported,
             gates: gates.into_iter().map(|gate| gate.name).collect(),
-            started: status.start_time,
+            started: counted.started,
             spec: Arc::new(spec.read(&meta.namespace, &meta, &status)),
             nominated: status.nominated_node_name.into(),
             node: node.into(),
@@ -312,6 +359,32 @@ mod tests {
 
     fn pod(value: &Value) -> Pod {
         Pod::decode(&Object::parse(serde_json::to_vec(value).unwrap().into()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_still_while_its_node_tells_of_containers_alone() {
+        let version = |change: &dyn Fn(&mut Value)| {
+            let mut value = json!({ "metadata": { "name": "p", "generation": 2, "labels": { "app": "a" } },
+                "spec": { "nodeName": "n", "containers": [{ "name": "c" }] },
+                "status": { "phase": "Pending", "startTime": "2026-01-01T00:00:00Z" } });
+            change(&mut value);
+            Object::parse(serde_json::to_vec(&value).unwrap().into()).unwrap()
+        };
+        let old = version(&|_| ());
+        let held = Pod::decode(&old).unwrap();
+        let still = |change: &dyn Fn(&mut Value)| held.is_still(&old, &version(change));
+        assert!(still(&|_| ()) && still(&|pod| pod["status"]["phase"] = "Running".into()));
+        assert!(still(&|pod| pod["status"]["containerStatuses"] = json!([])));
+        assert!(!still(&|pod| pod["status"]["phase"] = "Failed".into()));
+        assert!(!still(&|pod| pod["metadata"]["generation"] = 3.into()));
+        assert!(!still(&|pod| pod["metadata"]["labels"]["app"] = "b".into()));
+        assert!(!still(&|pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()));
+        assert!(!still(&|pod| pod["spec"]["nodeName"] = "m".into()));
+        assert!(!still(&|pod| pod["status"]["startTime"] = "2026-01-01T00:00:01Z".into()));
+        let resized = json!([{ "name": "c", "resources": { "requests": { "cpu": "2" } } }]);
+        assert!(!still(&|pod| pod["status"]["containerStatuses"] = resized.clone()));
+        let other = json!([{ "name": "c", "allocatedResources": { "cpu": "2" } }]);
+        assert!(!still(&|pod| pod["status"]["containerStatuses"] = other.clone()));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Pod {
     pub gates: Box<[String]>,
     /// When it began to run.
     pub started: Option<Timestamp>,
+    /// What its node says of its resources, as one number that is another when it says something else.
+    pub reported: u64,
     /// Its labels.
     pub labels: Arc<Labels>,
     /// What it asks for.

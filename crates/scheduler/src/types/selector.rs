@@ -3,24 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use api::selectors::{LabelSelector, LabelSelectorSpec, MatchExpression};
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
-/// A label selector, read once. An absent one, and one that makes no sense, matches nothing.
+/// A label selector, read once. An absent one, and one that makes no sense, matches nothing. Copies share what was read.
 #[derive(Debug, Clone, Default)]
-pub struct Selector {
-    source: Option<LabelSelectorSpec>,
+pub struct Selector(Option<Arc<Held>>);
+
+#[derive(Debug)]
+struct Held {
+    source: LabelSelectorSpec,
     read: Option<LabelSelector>,
 }
 
 impl Selector {
     /// Reads a selector as objects carry it. Source: `metav1.LabelSelectorAsSelector`.
     pub fn new(source: Option<LabelSelectorSpec>) -> Self {
-        let read = source.as_ref().and_then(|spec| LabelSelector::from_spec(spec).ok());
-        Self { source, read }
+        Self(source.map(|source| Arc::new(Held { read: LabelSelector::from_spec(&source).ok(), source })))
     }
 
     /// All of these labels.
@@ -28,24 +31,41 @@ impl Selector {
         Self::new(Some(LabelSelectorSpec { match_labels: labels.clone(), ..LabelSelectorSpec::default() }))
     }
 
-    /// This selector and one more requirement. An absent selector stays one that matches nothing.
+    fn source(&self) -> Option<&LabelSelectorSpec> {
+        self.0.as_ref().map(|held| &held.source)
+    }
+
+    fn read(&self) -> Option<&LabelSelector> {
+        self.0.as_ref()?.read.as_ref()
+    }
+
+    /// This selector and one more requirement, unless it asks for that already: the API server has written what a pod's
+    /// own labels mean into its selectors. An absent selector stays one that matches nothing.
     #[must_use]
     pub fn and(self, key: &str, operator: &str, value: &str) -> Self {
-        let Some(mut source) = self.source else { return Self::default() };
-        source.match_expressions.push(MatchExpression {
-            key: key.to_owned(),
-            operator: operator.to_owned(),
-            values: vec![value.to_owned()],
-        });
-        Self::new(Some(source))
+        let asks = |held: &MatchExpression| held.key == key && held.operator == operator;
+        match self.source() {
+            None => Self::default(),
+            Some(source) if source.match_expressions.iter().any(asks) => self,
+            Some(source) => {
+                let mut source = source.clone();
+                source.match_expressions.push(MatchExpression {
+                    key: key.to_owned(),
+                    operator: operator.to_owned(),
+                    values: vec![value.to_owned()],
+                });
+                Self::new(Some(source))
+            }
+        }
     }
 
     /// What both ask for; an absent one asks for nothing here.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
-        let (Some(mut source), Some(more)) = (self.source.clone(), &other.source) else {
-            return if self.source.is_none() { other.clone() } else { self };
+        let (Some(source), Some(more)) = (self.source(), other.source()) else {
+            return if self.0.is_none() { other.clone() } else { self };
         };
+        let mut source = source.clone();
         source.match_labels.extend(more.match_labels.clone());
         source.match_expressions.extend(more.match_expressions.iter().cloned());
         Self::new(Some(source))
@@ -53,18 +73,21 @@ impl Selector {
 
     /// Whether it asks for nothing at all: absent, or without any requirement.
     pub fn is_empty(&self) -> bool {
-        self.read.as_ref().is_none_or(LabelSelector::is_empty)
+        self.read().is_none_or(LabelSelector::is_empty)
     }
 
     /// Whether labels satisfy it.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.read.as_ref().is_some_and(|read| read.matches(labels))
+        self.read().is_some_and(|read| read.matches(labels))
     }
 }
 
 impl PartialEq for Selector {
     fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.source == other.source,
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 }
 
@@ -72,7 +95,7 @@ impl Eq for Selector {}
 
 impl Hash for Selector {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Some(source) = &self.source else { return };
+        let Some(source) = self.source() else { return };
         source.match_labels.hash(state);
         for expression in &source.match_expressions {
             (&expression.key, &expression.operator, &expression.values).hash(state);
@@ -134,6 +157,9 @@ mod tests {
         let app = read(json!({ "matchLabels": { "app": "web" } }));
         assert!(app.matches(&labels) && !app.is_empty());
         assert!(!app.clone().and("app", "NotIn", "web").matches(&labels));
+        // What is asked for already is not asked for twice: two values for one key would mean nobody.
+        let own = app.clone().and("hash", "In", "1");
+        assert!(own.clone().and("hash", "In", "2") == own);
         assert!(app.clone().with(&read(json!(null))) == app);
         assert!(!app.with(&read(json!({ "matchLabels": { "tier": "x" } }))).matches(&labels));
         assert!(!Selector::default().and("app", "In", "web").matches(&labels));
