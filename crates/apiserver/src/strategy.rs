@@ -152,11 +152,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with an object (`old`: what it was before a change) besides, unless the server itself writes it.
     fn validate_foreign(&self, _object: &Value, _old: Option<&Value>, _errors: &mut FieldErrors) {}
 
-    /// What is wrong with an object (`old`: what it was before a change) besides, to those who speak a version of the kind
-    /// (`group/version`): an object that is seen through two groups may be asked more by one.
+    /// What is wrong with an object (`old`: what it was before a change) besides, to those who speak of the kind in a
+    /// group: an object that is seen through two groups may be asked more by one.
     fn validate_spoken(
         &self,
-        _api_version: &str,
+        _group: &str,
         _object: &Value,
         _old: Option<&Value>,
         _errors: &mut FieldErrors,

@@ -13,8 +13,6 @@ use crate::at::{At, IMMUTABLE};
 
 /// How long an event is kept. Source: `--event-ttl`.
 const EVENT_TTL: Duration = Duration::from_secs(3600);
-/// The version that old clients write, and its rules are theirs.
-const CORE: &str = "v1";
 /// Namespaces in which events of objects without one may lie.
 const SHARED: [&str; 2] = ["default", "kube-system"];
 const NO_MATCH: &str = "does not match event.namespace";
@@ -50,17 +48,11 @@ impl Strategy for Events {
         }
     }
 
-    fn validate_spoken(
-        &self,
-        api_version: &str,
-        object: &Value,
-        old: Option<&Value>,
-        errors: &mut FieldErrors,
-    ) {
+    fn validate_spoken(&self, group: &str, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
         let event = At::object(object);
-        validate(&event, api_version, errors);
+        validate(&event, group, errors);
         match old {
-            _ if api_version == CORE => {}
+            _ if group.is_empty() => {}
             None => create(&event, errors),
             Some(old) => update(&event, &At::object(old), errors),
         }
@@ -68,7 +60,7 @@ impl Strategy for Events {
 }
 
 /// What is wrong with any event.
-fn validate(event: &At<'_>, api_version: &str, errors: &mut FieldErrors) {
+fn validate(event: &At<'_>, group: &str, errors: &mut FieldErrors) {
     let namespace = event.down(&["metadata", "namespace"]).text();
     let involved = event.down(&["involvedObject", "namespace"]);
     if event.get("eventTime").text().is_empty() {
@@ -85,7 +77,7 @@ fn validate(event: &At<'_>, api_version: &str, errors: &mut FieldErrors) {
         errors.push(involved.invalid_text(NO_MATCH));
     }
     let controller = event.get("reportingComponent");
-    let named = if api_version == CORE { "reportingComponent" } else { "reportingController" };
+    let named = if group.is_empty() { "reportingComponent" } else { "reportingController" };
     let controller = At::new(controller.value, named);
     controller.present("", errors);
     for problem in qualified_name_problems(controller.text()) {
@@ -182,7 +174,8 @@ mod tests {
     use super::*;
     use crate::at::said;
 
-    const NEW: &str = "events.k8s.io/v1";
+    const CORE: &str = "";
+    const NEW: &str = "events.k8s.io";
 
     fn merged(mut event: Value, change: &Value) -> Value {
         let members = event.as_object_mut().unwrap();
@@ -190,9 +183,9 @@ mod tests {
         event
     }
 
-    fn causes(api_version: &str, event: &Value, old: Option<&Value>) -> Vec<String> {
+    fn causes(group: &str, event: &Value, old: Option<&Value>) -> Vec<String> {
         let mut errors = Vec::new();
-        Events.validate_spoken(api_version, event, old, &mut errors);
+        Events.validate_spoken(group, event, old, &mut errors);
         said(&errors)
     }
 

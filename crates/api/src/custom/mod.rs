@@ -49,6 +49,9 @@ pub struct Custom {
     pub conversion: Conversion,
     /// The published schema and that of the list, for OpenAPI version 2 and 3.
     pub published: [Published; 2],
+    /// A digest of the schema that version 3 publishes, the same for equal ones: it is asked for far more often than a
+    /// definition changes, and the schema may be large.
+    pub digest: u64,
     /// Whether anything is filled in where objects lack it.
     has_defaults: bool,
     envelope: TypeId,

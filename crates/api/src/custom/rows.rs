@@ -1,5 +1,6 @@
 //! From a CustomResourceDefinition to rows of the catalog: one for each version.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -76,12 +77,15 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
     let published = ["#/definitions/", "#/components/schemas/"]
         .map(|place| publish(&open, place, [group.as_str(), &name, &kind], &list_kind))
         .map(|published| published.selectable_by(&selectable));
+    let mut digest = DefaultHasher::new();
+    published[1].kind.to_string().hash(&mut digest);
     let custom = Custom {
         columns: columns::read(version),
         scale: scale(&version["subresources"]["scale"]),
         deprecation: deprecation(version, &group, &kind),
         conversion: conversion(&spec["conversion"]),
         published,
+        digest: digest.finish(),
         has_defaults: props.has_defaults(),
         schema: props,
         envelope: types.envelope,

@@ -148,7 +148,7 @@ fn hash(rows: &[&Row], version: &str) -> String {
         (&row.kind, &row.plural, row.namespaced, &row.verbs, &row.short_names).hash(&mut hasher);
         row.subresources.iter().for_each(|one| (&one.name, &one.kind, &one.verbs).hash(&mut hasher));
         if let Some(custom) = &row.custom {
-            custom.published[1].kind.to_string().hash(&mut hasher);
+            custom.digest.hash(&mut hasher);
         }
     }
     format!("{:016X}", hasher.finish())

@@ -115,37 +115,43 @@ fn check_order(
     order: &Value,
     key: Option<&str>,
 ) -> Result<(), Status> {
-    let list = |value: &Value| match value {
-        Value::Array(items) => Ok(items.clone()),
-        other => Err(wrong_type(&Value::Array(Vec::new()), other)),
-    };
-    let wanted = list(order)?;
-    old.map(list).transpose()?;
-    let items = new.map(list).transpose()?.unwrap_or_default();
+    let wanted = items_of(order)?;
+    old.map(items_of).transpose()?;
+    let items = new.map(items_of).transpose()?.unwrap_or_default();
     if wanted.is_empty() || items.is_empty() {
         return Ok(());
     }
-    let marked = |item: &Value| item.get(PATCH).is_some();
-    let id = |item: &Value| match key {
-        None => Ok(item.clone()),
-        Some(_) if !item.is_object() => Err(wrong_type(&Value::Object(Map::new()), item)),
-        Some(key) => item.get(key).cloned().ok_or_else(|| no_merge_key(item, key)),
-    };
     let mut rest = wanted.iter();
-    for item in items.iter().filter(|item| !marked(item)) {
+    for item in items.iter().filter(|item| item.get(PATCH).is_none()) {
         let mut named = false;
         while !named {
             let Some(next) = rest.next() else {
                 return Err(unclassified(format!(
                     "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-                    shown(&Value::Array(items)),
+                    new.map(shown).unwrap_or_default(),
                     shown(order)
                 )));
             };
-            named = id(item)? == id(next)?;
+            named = id_of(item, key)? == id_of(next, key)?;
         }
     }
     Ok(())
+}
+
+fn items_of(value: &Value) -> Result<&[Value], Status> {
+    match value {
+        Value::Array(items) => Ok(items),
+        other => Err(wrong_type(&Value::Array(Vec::new()), other)),
+    }
+}
+
+/// What an item of a list is told by: its merge key, or all of it.
+fn id_of<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Status> {
+    match key {
+        None => Ok(item),
+        Some(_) if !item.is_object() => Err(wrong_type(&Value::Object(Map::new()), item)),
+        Some(key) => item.get(key).ok_or_else(|| no_merge_key(item, key)),
+    }
 }
 
 fn take_prefixed(patch: &mut Map<String, Value>, prefix: &str) -> Vec<(String, Value)> {

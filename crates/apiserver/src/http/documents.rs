@@ -59,13 +59,17 @@ impl Front {
             }
             // Indented whoever asks, as upstream's.
             ["version"] => etagged(parts, JSON, format!("{:#}", self.version()).into()),
-            ["api" | "apis"] if negotiate::encoding(accept, is_aggregated).is_some() => {
-                let encoding = negotiate::encoding(accept, is_aggregated).unwrap_or(Encoding::Json);
-                let make = || documents::aggregated(catalog, remotes, segments[0] == "api");
-                self.aggregated(parts, segments[0], encoding, make).await
+            ["api" | "apis"] => {
+                let core = segments[0] == "api";
+                match negotiate::encoding(accept, is_aggregated) {
+                    Some(encoding) => {
+                        let make = || documents::aggregated(catalog, remotes, core);
+                        self.aggregated(parts, segments[0], encoding, make).await
+                    }
+                    None if core => discovery(parts, Some(documents::core_versions(&self.address()))),
+                    None => discovery(parts, Some(documents::groups(catalog, remotes))),
+                }
             }
-            ["api"] => discovery(parts, Some(documents::core_versions(&self.address()))),
-            ["apis"] => discovery(parts, Some(documents::groups(catalog, remotes))),
             ["apis", group] => discovery(parts, documents::group(catalog, remotes, group)),
             ["api", version] => discovery(parts, documents::resources(catalog, "", version)),
             ["apis", group, version] => discovery(parts, documents::resources(catalog, group, version)),

@@ -133,7 +133,7 @@ impl Pipeline {
         unhurried(asked, || {
             asked.strategy.validate(&object, &mut errors);
             asked.strategy.validate_create(&object, &mut errors);
-            asked.strategy.validate_spoken(&asked.kind.api_version(), &object, None, &mut errors);
+            asked.strategy.validate_spoken(&asked.kind.group, &object, None, &mut errors);
             if !bootstrap::is_server(asked.user) {
                 asked.strategy.validate_foreign(&object, None, &mut errors);
             }
@@ -526,7 +526,7 @@ impl Pipeline {
                 unhurried(asked, || {
                     asked.strategy.validate(new, &mut errors);
                     asked.strategy.validate_update(new, old, &mut errors);
-                    asked.strategy.validate_spoken(&asked.kind.api_version(), new, Some(old), &mut errors);
+                    asked.strategy.validate_spoken(&asked.kind.group, new, Some(old), &mut errors);
                     if !bootstrap::is_server(asked.user) {
                         asked.strategy.validate_foreign(new, Some(old), &mut errors);
                     }
