@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::dispatcher::Dispatcher;
 use super::queues::{QueueFigures, Queues};
-use super::running::About;
+use super::running::{About, Running};
 use super::{Flow, Schema, Waker};
 
 const LEVELS: [&str; 10] = [
@@ -55,16 +54,83 @@ const GAP: usize = 1;
 
 type Row = Vec<String>;
 
+/// What a request is told by.
+#[derive(Clone)]
+struct Seen {
+    queue: Option<usize>,
+    /// Its place among those who wait in the queue, if it does.
+    place: Option<usize>,
+    seats: u32,
+    schema: Arc<Schema>,
+    about: About,
+    arrived: Instant,
+    began: Option<Instant>,
+}
+
+impl Seen {
+    fn waiting((queue, place, seats, who): (usize, usize, u32, &Waker)) -> Self {
+        Self {
+            queue: Some(queue),
+            place: Some(place),
+            seats,
+            schema: who.schema.clone(),
+            about: who.about.clone(),
+            arrived: who.arrived,
+            began: None,
+        }
+    }
+
+    fn running(request: &Running) -> Self {
+        Self {
+            queue: request.queue,
+            place: None,
+            seats: request.seats,
+            schema: request.schema.clone(),
+            about: request.about.clone(),
+            arrived: request.arrived,
+            began: Some(request.began),
+        }
+    }
+}
+
+/// A level at one moment.
+struct Level {
+    name: Arc<str>,
+    idle: bool,
+    retired: bool,
+    queues: Vec<QueueFigures>,
+    /// In the order of their queues and places.
+    waiting: Vec<Seen>,
+    /// As they began.
+    running: Vec<Seen>,
+}
+
 impl Flow {
     /// A table by its name; with `details` requests are told whole.
     pub(crate) fn dump(&self, what: &str, details: bool) -> Option<String> {
         let rows = match what {
             "dump_priority_levels" => self.levels(),
-            "dump_queues" => self.act(|state, _| queues(state)),
+            "dump_queues" => headed(&QUEUES, self.seen().iter().flat_map(queues)),
             "dump_requests" => self.requests(details),
             _ => return None,
         };
         Some(table(&rows))
+    }
+
+    /// Everything at one moment. Requests come and go under the same locks, so nothing is written down here but copied.
+    fn seen(&self) -> Vec<Level> {
+        let running = self.running.lock();
+        self.act(|state, _| {
+            let level = |(name, queues, retired): (&Arc<str>, &Queues<Waker>, bool)| Level {
+                name: name.clone(),
+                idle: queues.is_idle(),
+                retired,
+                queues: queues.figures(),
+                waiting: queues.waiting().map(Seen::waiting).collect(),
+                running: running.of(name).into_iter().map(Seen::running).collect(),
+            };
+            state.queues().into_iter().map(level).collect()
+        })
     }
 
     fn levels(&self) -> Vec<Row> {
@@ -76,68 +142,37 @@ impl Flow {
                 sum
             })
         };
-        let running = self.running.lock();
-        self.act(|state, _| {
-            let level = |(name, queues, retired): (&Arc<str>, &Queues<Waker>, bool)| {
-                let figures = queues.figures();
-                let waiting: usize = figures.iter().map(|queue| queue.waiting).sum();
-                let active = figures.iter().filter(|queue| queue.waiting > 0).count();
-                let mut row: Row = vec![
-                    name.to_string(),
-                    active.to_string(),
-                    queues.is_idle().to_string(),
-                    retired.to_string(),
-                    waiting.to_string(),
-                    running.of(name).len().to_string(),
-                ];
-                row.extend(totals(name).map(|total| total.to_string()));
-                row
-            };
-            headed(&LEVELS, state.queues().into_iter().map(level))
-        })
+        let row = |level: Level| {
+            let active = level.queues.iter().filter(|queue| queue.waiting > 0).count();
+            let mut row: Row = vec![
+                level.name.to_string(),
+                active.to_string(),
+                level.idle.to_string(),
+                level.retired.to_string(),
+                level.waiting.len().to_string(),
+                level.running.len().to_string(),
+            ];
+            row.extend(totals(&level.name).map(|total| total.to_string()));
+            row
+        };
+        headed(&LEVELS, self.seen().into_iter().map(row))
     }
 
     /// Level by level and queue by queue, those who wait before those who run; last those who run without a queue.
     fn requests(&self, details: bool) -> Vec<Row> {
         let titles: Vec<&str> = REQUESTS.into_iter().chain(DETAILS.into_iter().filter(|_| details)).collect();
-        let running = self.running.lock();
-        self.act(|state, _| {
-            let rows = state.queues().into_iter().flat_map(|(name, queues, _)| {
-                let running = running.of(name);
-                let waiting: Vec<_> = queues.waiting().collect();
-                let numbers = (0..queues.figures().len()).map(Some).chain([None]);
-                let rows: Vec<Row> = numbers
-                    .flat_map(|number| {
-                        let waits = waiting.iter().filter(move |(queue, ..)| Some(*queue) == number);
-                        let runs = running.iter().filter(move |request| request.queue == number);
-                        let waits = waits.map(|(_, place, seats, who)| Request {
-                            queue: number,
-                            place: Some(*place),
-                            seats: *seats,
-                            schema: &who.schema,
-                            about: &who.about,
-                            arrived: who.arrived,
-                            began: None,
-                        });
-                        let runs = runs.map(|request| Request {
-                            queue: number,
-                            place: None,
-                            seats: request.seats,
-                            schema: &request.schema,
-                            about: &request.about,
-                            arrived: request.arrived,
-                            began: Some(request.began),
-                        });
-                        waits.chain(runs).map(|request| self.row(name, &request, details)).collect::<Vec<_>>()
-                    })
-                    .collect();
-                rows
-            });
-            headed(&titles, rows)
-        })
+        let rows = self.seen().into_iter().flat_map(|mut level| {
+            let mut requests = std::mem::take(&mut level.waiting);
+            requests.append(&mut level.running);
+            // In each queue those who wait stand before those who run already.
+            requests.sort_by_key(|request| (request.queue.is_none(), request.queue));
+            let row = move |request: Seen| self.row(&level.name, &request, details);
+            requests.into_iter().map(row)
+        });
+        headed(&titles, rows)
     }
 
-    fn row(&self, level: &str, request: &Request<'_>, details: bool) -> Row {
+    fn row(&self, level: &str, request: &Seen, details: bool) -> Row {
         let number = |number: Option<usize>| number.map_or("-1".to_owned(), |number| number.to_string());
         let about = request.about.parts();
         let mut row: Row = vec![
@@ -167,40 +202,25 @@ impl Flow {
     }
 }
 
-/// A request, and where it is.
-struct Request<'a> {
-    queue: Option<usize>,
-    /// Its place among those who wait in the queue, if it does.
-    place: Option<usize>,
-    seats: u32,
-    schema: &'a Schema,
-    about: &'a About,
-    arrived: Instant,
-    began: Option<Instant>,
-}
-
 fn headed(titles: &[&str], rows: impl Iterator<Item = Row>) -> Vec<Row> {
     std::iter::once(titles.iter().map(|title| (*title).to_owned()).collect()).chain(rows).collect()
 }
 
-fn queues(state: &Dispatcher<Waker>) -> Vec<Row> {
-    let rows = state.queues().into_iter().flat_map(|(name, queues, _)| {
-        let row = move |(number, queue): (usize, QueueFigures)| {
-            vec![
-                name.to_string(),
-                number.to_string(),
-                queue.waiting.to_string(),
-                queue.executing.to_string(),
-                queue.seats.to_string(),
-                format!("{:.8}ss", queue.next),
-                queue.waiting_seats.to_string(),
-                queue.widest.to_string(),
-                format!("{:.8}ss", f64::from(queue.waiting_seats)),
-            ]
-        };
-        queues.figures().into_iter().enumerate().map(row)
-    });
-    headed(&QUEUES, rows)
+fn queues(level: &Level) -> impl Iterator<Item = Row> {
+    let row = move |(number, queue): (usize, &QueueFigures)| {
+        vec![
+            level.name.to_string(),
+            number.to_string(),
+            queue.waiting.to_string(),
+            queue.executing.to_string(),
+            queue.seats.to_string(),
+            format!("{:.8}ss", queue.next),
+            queue.waiting_seats.to_string(),
+            queue.widest.to_string(),
+            format!("{:.8}ss", f64::from(queue.waiting_seats)),
+        ]
+    };
+    level.queues.iter().enumerate().map(row)
 }
 
 /// Rows as Go's `tabwriter` sets them: a comma after every cell but the last, columns as wide as their widest cell. What a

@@ -10,6 +10,7 @@ use super::config::{Digest, Schema};
 const PARTS: usize = 10;
 
 /// What a request asks for. It is one piece of memory, as every request that runs has it.
+#[derive(Clone)]
 pub(super) struct About {
     texts: Box<str>,
     ends: [usize; PARTS],
