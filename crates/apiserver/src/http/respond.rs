@@ -24,10 +24,11 @@ pub(super) fn accepted(headers: &HeaderMap, query: &Query, offer: Offer) -> Resu
     Ok(Accepted { pretty, ..accepted })
 }
 
-/// The answer to a HEAD: what a GET has, but for the body. HTTP/2 takes one that is there for a protocol error.
+/// The answer to a HEAD: what a GET has, but for the body. HTTP/2 takes one that is there for a protocol error. Where
+/// there is no body already, another server has left it out and alone knows its length.
 pub(super) fn without_body(response: http::Response<Body>) -> http::Response<Body> {
     let (mut head, body) = response.into_parts();
-    if let Some(bytes) = http_body::Body::size_hint(&body).exact() {
+    if let Some(bytes) = http_body::Body::size_hint(&body).exact().filter(|bytes| *bytes > 0) {
         head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| bytes.into());
     }
     http::Response::from_parts(head, full(Bytes::new()))
@@ -272,4 +273,25 @@ pub(super) fn warning_header(text: &str) -> Option<HeaderValue> {
         })
         .collect();
     HeaderValue::from_str(&format!("299 - \"{quoted}\"")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_says_a_length_only_where_it_is_known() {
+        let length = |response: http::Response<Body>| {
+            let response = without_body(response);
+            assert_eq!(http_body::Body::size_hint(response.body()).exact(), Some(0));
+            text(response.headers(), header::CONTENT_LENGTH).to_owned()
+        };
+        let of = |body: &'static str| http::Response::new(full(Bytes::from_static(body.as_bytes())));
+        assert_eq!(length(of("12345")), "5");
+        // As another server answers a HEAD that streams what a GET asks for, and as one that knows how much it is.
+        assert_eq!(length(of("")), "");
+        let mut told = of("");
+        told.headers_mut().insert(header::CONTENT_LENGTH, 42.into());
+        assert_eq!(length(told), "42");
+    }
 }
