@@ -44,3 +44,4 @@ pub use pipeline::{Parts, Pipeline, rfc3339};
 pub use protection::{Audit, Protection};
 pub use remote::FileError;
 pub use server::Server;
+pub use started::Start;

@@ -30,7 +30,7 @@ use crate::http::{Front, Known, Remote};
 use crate::peers;
 use crate::pipeline::Pipeline;
 use crate::pki::Pki;
-use crate::started::Step;
+use crate::started::{Start, Step};
 
 /// A client has this long to finish the TLS handshake and each request's head.
 const HEAD_MAX: Duration = Duration::from_secs(15);
@@ -79,6 +79,11 @@ impl Server {
     /// The HTTP front: for tests and for serving over other listeners.
     pub fn front(&self) -> &Arc<Front> {
         &self.front
+    }
+
+    /// Ready when everything is done that the server does when it starts, also beside answering others.
+    pub fn start(&self) -> Start {
+        Start(self.front.started.clone())
     }
 
     /// Follows a change of the host's addresses: the certificate is issued anew and swapped, and the endpoints of

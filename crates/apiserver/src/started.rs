@@ -1,7 +1,12 @@
 //! What the server does once when it starts, and whether it has been done: health checks tell it by the names that
 //! upstream's start hooks have. Source: the `poststarthook/…` checks of `kubernetes/cmd/kube-apiserver`.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::BoxError;
+use base::lifecycle::{Component, Context};
+use tokio::sync::watch;
 
 /// A step of the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +45,56 @@ pub(crate) const CHECKS: [(&str, Step); 11] = [
 
 /// The steps that have been done.
 #[derive(Debug, Default)]
-pub(crate) struct Started(AtomicU8);
+pub(crate) struct Started(watch::Sender<u8>);
 
 impl Started {
     pub(crate) fn done(&self, step: Step) {
-        self.0.fetch_or(step as u8, Ordering::Relaxed);
+        self.0.send_if_modified(|done| {
+            let before = *done;
+            *done |= step as u8;
+            *done != before
+        });
     }
 
     pub(crate) fn has(&self, step: Step) -> bool {
-        self.0.load(Ordering::Relaxed) & step as u8 != 0
+        has(*self.0.borrow(), step)
+    }
+
+    /// Returns when all steps have been done.
+    pub(crate) async fn all(&self) {
+        let mut steps = self.0.subscribe();
+        // The sender is held by `self`, so waiting cannot fail.
+        let _ = steps.wait_for(|done| CHECKS.iter().all(|(_, step)| has(*done, *step))).await;
+    }
+}
+
+fn has(done: u8, step: Step) -> bool {
+    done & step as u8 != 0
+}
+
+/// A component that is ready once the API server has done everything that it does when it starts. It is one of its own,
+/// since others come after the API server, and what is left to do may need them: a webhook in a pod is asked about
+/// what the server writes.
+pub struct Start(pub(crate) Arc<Started>);
+
+#[async_trait]
+impl Component for Start {
+    fn name(&self) -> &'static str {
+        "apiserver-start"
+    }
+
+    fn after(&self) -> &'static [&'static str] {
+        &["apiserver"]
+    }
+
+    async fn run(&self, ctx: Context) -> Result<(), BoxError> {
+        ctx.waiting_for("the API server's first writes");
+        tokio::select! {
+            () = self.0.all() => ctx.ready(),
+            () = ctx.cancelled() => {}
+        }
+        ctx.cancelled().await;
+        Ok(())
     }
 }
 
@@ -66,5 +112,16 @@ mod tests {
         started.done(Step::Bootstrap);
         assert_eq!(passing(), 4);
         assert!(started.has(Step::Roles) && !started.has(Step::Registration));
+    }
+
+    #[tokio::test]
+    async fn the_start_is_over_with_its_last_step() {
+        let started = Arc::new(Started::default());
+        let mut all = std::pin::pin!(started.all());
+        for (_, step) in CHECKS {
+            assert!(futures::poll!(all.as_mut()).is_pending());
+            started.done(step);
+        }
+        all.await;
     }
 }

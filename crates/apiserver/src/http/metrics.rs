@@ -8,6 +8,8 @@ use api::Status;
 use api::connect::{Body, User};
 use base::queues::Queues;
 use http::{HeaderMap, StatusCode, header};
+use parking_lot::Mutex;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     TextEncoder, exponential_buckets,
@@ -31,6 +33,9 @@ const NAMED: [&str; 5] =
 /// The server's figures.
 pub(crate) struct Metrics {
     registry: Registry,
+    /// Held while figures are brought up to date and read: what starts anew from zero for one reader must not be counted
+    /// twice by another.
+    reading: Mutex<()>,
     pub(super) requests: Requests,
     authentication: [(IntCounter, Histogram); 3],
     users: IntCounterVec,
@@ -223,6 +228,7 @@ impl Metrics {
             authorization: authz::Metrics::new(&registry)?,
             comparisons: Comparisons::new(&registry)?,
             encryption: encryption::Metrics::new(&registry)?,
+            reading: Mutex::default(),
             registry,
         })
     }
@@ -266,8 +272,10 @@ impl Metrics {
         self.health_checks.with_label_values(&[check, endpoint, status]).inc();
     }
 
-    /// All figures as text.
-    fn text(&self, pipeline: &Pipeline) -> String {
+    /// All figures, brought up to date; those of priority and fairness are theirs to bring.
+    fn figures(&self, pipeline: &Pipeline, flow: &flow::Flow) -> Vec<MetricFamily> {
+        let _reading = self.reading.lock();
+        flow.gather();
         self.stored.reset();
         self.objects.reset();
         for (group, resource, count) in pipeline.object_counts() {
@@ -282,7 +290,7 @@ impl Metrics {
         for (name, available) in aggregation::availability(pipeline) {
             self.unavailable.with_label_values(&[name.as_str()]).set(i64::from(!available));
         }
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+        self.registry.gather()
     }
 
     /// What the watch caches have counted.
@@ -326,8 +334,9 @@ fn class_of(name: &str) -> &str {
 impl Front {
     /// Answers `/metrics`.
     pub(super) fn metrics_page(&self) -> http::Response<Body> {
-        self.flow.gather();
-        let text = self.metrics.text(&self.pipeline) + &queues::text(&self.queues.figures());
+        let figures = self.metrics.figures(&self.pipeline, &self.flow);
+        let text = TextEncoder::new().encode_to_string(&figures).unwrap_or_default();
+        let text = text + &queues::text(&self.queues.figures());
         typed_response(StatusCode::OK, MEDIA_TYPE, text)
     }
 

@@ -14,7 +14,7 @@ use apiserver::pki::Pki;
 use apiserver::proxy::Egress;
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
-use base::lifecycle::{Supervisor, Tasks};
+use base::lifecycle::{Readiness, Supervisor, Tasks};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use store::memory::Memory;
@@ -57,6 +57,8 @@ pub(crate) struct Cluster {
     pub(crate) user: User,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) front: Arc<Front>,
+    /// Which of its components are ready.
+    pub(crate) readiness: Readiness,
     /// Where it listens, and its authority.
     pub(crate) address: SocketAddr,
     pub(crate) pki: Arc<Pki>,
@@ -152,14 +154,16 @@ impl Cluster {
         let (address, pki) = (server.local_addr().unwrap(), server.pki().clone());
         let mut supervisor = Supervisor::new();
         let (readiness, stop, tasks) = (supervisor.readiness(), CancellationToken::new(), Tasks::default());
+        let start = server.start();
         supervisor.add(Arc::new(server));
+        supervisor.add(Arc::new(start));
         let running = stop.clone();
         tasks.spawn(async move {
             supervisor.run(running, Duration::from_secs(60)).await.unwrap();
         });
-        let ready = tokio::time::timeout(PATIENCE, readiness.wait_all()).await;
+        let ready = tokio::time::timeout(PATIENCE, readiness.wait_for(&["apiserver"])).await;
         assert!(ready.is_ok(), "not ready: {:?}", readiness.missing());
-        Self { pipeline, user, store, front, address, pki, stop, _tasks: tasks, _dir: dir }
+        Self { pipeline, user, store, front, readiness, address, pki, stop, _tasks: tasks, _dir: dir }
     }
 
     /// Waits until something holds that follows from objects of these resources: looks again whenever one changes.

@@ -90,20 +90,16 @@ fn deployment(api_version: &str, name: &str) -> Value {
     })
 }
 
-/// Waits until everything has been done that the server does when it starts: the last of it when it already answers. No
-/// object tells that it is done.
+/// Waits until everything has been done that the server does when it starts: the last of it when it already answers.
 pub(crate) async fn started(cluster: &Cluster) {
-    let wait = async {
-        while get(cluster, "/livez", "").await.code != 200 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never started");
+    let all = tokio::time::timeout(PATIENCE, cluster.readiness.wait_all()).await;
+    assert!(all.is_ok(), "never started: {:?}", cluster.readiness.missing());
 }
 
 #[tokio::test]
 async fn strangers_see_health_and_version_and_nothing_else() {
     let cluster = Cluster::start().await;
+    // Whoever waits for all components is not told anything else afterwards.
     started(&cluster).await;
     for path in ["/livez", "/readyz", "/healthz", "/version"] {
         assert_eq!(send(&cluster, None, Method::GET, path, &[], "").await.code, 200, "{path}");
@@ -383,6 +379,30 @@ async fn what_dashboards_and_alerts_ask_for_is_counted() {
     }
     assert!(value(r#"aggregator_unavailable_apiservice{name="v1.apps"}"#) < 2.0);
     assert_eq!(value("apiserver_tls_handshake_errors_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_reads_figures_at_the_same_time_sees_each_event_once() {
+    const FILLED: &str = r#"apiserver_watch_cache_initializations_total{group="",resource="configmaps"} "#;
+    let cluster = std::sync::Arc::new(Cluster::start().await);
+    let tasks = base::lifecycle::Tasks::default();
+    let readers = (0..4).map(|_| {
+        let cluster = cluster.clone();
+        let (told, seen) = tokio::sync::oneshot::channel();
+        tasks.spawn(async move {
+            let mut lines = Vec::new();
+            for _ in 0..25 {
+                let page = get(&cluster, "/metrics", "").await;
+                let page = String::from_utf8(page.body.to_vec()).unwrap();
+                lines.extend(page.lines().find_map(|line| line.strip_prefix(FILLED)).map(str::to_owned));
+            }
+            let _ = told.send(lines);
+        });
+        seen
+    });
+    for lines in futures::future::join_all(readers).await {
+        assert_eq!(lines.unwrap(), ["1"; 25]);
+    }
 }
 
 const MERGE: [(&str, &str); 1] = [("content-type", "application/merge-patch+json")];

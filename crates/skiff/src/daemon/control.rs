@@ -85,6 +85,7 @@ pub(crate) async fn build(
     let port = server.local_addr()?.port();
     let server = Arc::new(server);
     supervisor.add(server.clone());
+    supervisor.add(Arc::new(server.start()));
 
     let controllers = local::client(&pipeline, "skiff:controllers", &[local::COMPONENTS]);
     let informers = Informers::new(controllers.clone(), clock.clone());
