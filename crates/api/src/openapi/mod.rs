@@ -7,6 +7,7 @@ mod operations;
 mod parameters;
 mod paths;
 mod protobuf;
+mod protobuf3;
 mod schemas;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use parameters::Shared;
 use schemas::Definitions;
 
 pub use protobuf::{MEDIA_TYPE as V2_PROTOBUF, OLD_MEDIA_TYPE as V2_PROTOBUF_OLD};
+pub use protobuf3::{MEDIA_TYPE as V3_PROTOBUF, OLD_MEDIA_TYPE as V3_PROTOBUF_OLD};
 
 /// Which of the two languages a document speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +107,11 @@ pub fn v3(catalog: &Catalog, path: &str, version: &str) -> Option<Value> {
             "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header",
         }}},
     }))
+}
+
+/// A document of version 3 in protobuf ([`V3_PROTOBUF`]).
+pub fn v3_protobuf(document: &Value) -> Vec<u8> {
+    protobuf3::encode(document)
 }
 
 /// What a document of version 3 describes: the index paths, and the rows.

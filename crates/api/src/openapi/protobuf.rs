@@ -12,7 +12,7 @@ pub const OLD_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v
 
 /// A message while it is written.
 #[derive(Default)]
-struct Message(Vec<u8>);
+pub(super) struct Message(Vec<u8>);
 
 impl Message {
     fn varint(&mut self, mut value: u64) {
@@ -24,20 +24,55 @@ impl Message {
     }
 
     /// A field with a length: text, or another message.
-    fn put(&mut self, number: u32, bytes: &[u8]) {
+    pub(super) fn put(&mut self, number: u32, bytes: &[u8]) {
         self.varint(u64::from(number) << 3 | 2);
         self.varint(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
-    fn text(&mut self, number: u32, value: &Value) {
-        if let Some(text) = value.as_str() {
+    pub(super) fn message(&mut self, number: u32, message: &Self) {
+        self.put(number, &message.0);
+    }
+
+    /// A text, if it is one and not empty.
+    pub(super) fn text(&mut self, number: u32, value: &Value) {
+        if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
             self.put(number, text.as_bytes());
         }
     }
 
+    /// An integer, if it is not 0.
+    pub(super) fn count(&mut self, number: u32, value: u64) {
+        if value != 0 {
+            self.varint(u64::from(number) << 3);
+            self.varint(value);
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, number: u32, value: bool) {
+        self.varint(u64::from(number) << 3);
+        self.varint(u64::from(value));
+    }
+
+    /// A number, if it is not 0.
+    pub(super) fn number(&mut self, number: u32, value: f64) {
+        if value != 0.0 {
+            self.double(number, value);
+        }
+    }
+
+    pub(super) fn double(&mut self, number: u32, value: f64) {
+        self.varint(u64::from(number) << 3 | 1);
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// `NamedSchema`, `NamedAny`: a name and a value.
-    fn named(&mut self, number: u32, name: &str, value: &Self) {
+    pub(super) fn named(&mut self, number: u32, name: &str, value: &Self) {
         let mut named = Self::default();
         named.put(1, name.as_bytes());
         named.put(2, &value.0);
@@ -102,7 +137,7 @@ fn schema(value: &Value) -> Message {
 }
 
 /// `Any`: a value as YAML, of which JSON is a part.
-fn any(value: &Value) -> Message {
+pub(super) fn any(value: &Value) -> Message {
     let mut out = Message::default();
     out.put(2, value.to_string().as_bytes());
     out

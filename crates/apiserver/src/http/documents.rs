@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use api::connect::Body;
-use api::openapi::{V2_PROTOBUF, V2_PROTOBUF_OLD};
+use api::openapi::{V2_PROTOBUF, V2_PROTOBUF_OLD, V3_PROTOBUF, V3_PROTOBUF_OLD};
 use api::{Reason, Status};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -116,8 +116,8 @@ impl Front {
         }
     }
 
-    /// A document of OpenAPI version 3. Under its hash it never changes; under another it is found elsewhere. It is
-    /// served as JSON. Source: `HandleGroupVersion` of `kube-openapi/pkg/handler3`, and `kube-aggregator`'s, which
+    /// A document of OpenAPI version 3. Under its hash it never changes; under another it is found elsewhere. As
+    /// protobuf it has the tag of its JSON. Source: `HandleGroupVersion` of `kube-openapi/pkg/handler3`, and `kube-aggregator`'s, which
     /// answers 404 where there is none.
     async fn openapi_v3(&self, parts: &Parts<'_>, path: &str) -> Result<http::Response<Body>, Status> {
         let rows = self.pipeline.catalog().rows();
@@ -125,10 +125,14 @@ impl Front {
             return Ok(typed_response(StatusCode::NOT_FOUND, TEXT, Bytes::new()));
         };
         let accept = text(parts.headers, header::ACCEPT);
-        let json = |media: &str| matches!(media, JSON | "application/*" | "*/*" | "*/json");
-        if !accept.is_empty() && !clauses(accept).any(|clause| json(clause.media)) {
+        let wanted = clauses(accept).find_map(|clause| match clause.media {
+            V3_PROTOBUF | V3_PROTOBUF_OLD => Some(V3_PROTOBUF),
+            JSON | "application/*" | "*/*" | "*/json" => Some(JSON),
+            _ => None,
+        });
+        let Some(media) = wanted.or(accept.is_empty().then_some(JSON)) else {
             return Ok(typed_response(StatusCode::NOT_ACCEPTABLE, TEXT, Bytes::new()));
-        }
+        };
         let asked = parts.query.get("hash").filter(|asked| !asked.is_empty());
         if asked.is_some_and(|asked| asked != hash) {
             let mut moved = typed_response(StatusCode::MOVED_PERMANENTLY, JSON, Bytes::new());
@@ -137,9 +141,17 @@ impl Front {
             moved.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
             return Ok(moved);
         }
-        let name = format!("openapi/v3/{path}");
-        let make = || one(&name, api::openapi::v3(&rows, path, self.release()));
-        let mut response = self.kept(parts, JSON, &name, make).await?;
+        let name = format!("openapi/v3/{path} {media}");
+        let make = || {
+            let tree = api::openapi::v3(&rows, path, self.release()).ok_or_else(not_found)?;
+            let json = Document::json(&tree)?;
+            let document = match media {
+                JSON => json,
+                _ => Document::plain(&api::openapi::v3_protobuf(&tree))?.with_tag_of(&json),
+            };
+            Ok(vec![(name.clone(), document)])
+        };
+        let mut response = self.kept(parts, media, &name, make).await?;
         if asked.is_some() {
             let headers = response.headers_mut();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -188,7 +200,7 @@ impl Front {
                 Encoding::Json => json,
                 _ => {
                     let (_, bytes) = encoded(encoding, tree.to_string().into())?;
-                    Document::plain(&bytes)?.with_tag_of(json)
+                    Document::plain(&bytes)?.with_tag_of(&json)
                 }
             };
             Ok(vec![(name.clone(), document)])

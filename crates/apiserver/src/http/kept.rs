@@ -39,8 +39,8 @@ impl Document {
     }
 
     /// The same under the tag of another.
-    pub(super) fn with_tag_of(self, other: Self) -> Self {
-        Self { etag: other.etag, ..self }
+    pub(super) fn with_tag_of(self, other: &Self) -> Self {
+        Self { etag: other.etag.clone(), ..self }
     }
 
     fn written(write: impl FnOnce(&mut Packer) -> io::Result<()>) -> Result<Self, Status> {

@@ -59,8 +59,16 @@ async fn documents_are_kept_for_ever_under_their_hash() {
     let stale = get(&cluster, "/openapi/v3/apis/apps/v1?hash=0", JSON).await;
     assert_eq!((stale.code, stale.header("location")), (301, url.as_str()));
     let protobuf = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
-    assert_eq!(get(&cluster, &url, protobuf).await.code, 406);
-    assert_eq!(get(&cluster, &url, &format!("{protobuf},*/*")).await.code, 200);
+    for media in [protobuf, "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"] {
+        let packed = get(&cluster, &url, &format!("{media},*/*")).await;
+        assert_eq!((packed.code, packed.header("content-type")), (200, protobuf), "{media}");
+        assert_eq!(packed.header("etag"), known.header("etag"), "{media}");
+        assert_eq!(packed.body[..7], *b"\x0a\x053.0.0");
+    }
+    assert_eq!(
+        get(&cluster, &url, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf").await.code,
+        406
+    );
     assert_eq!(get(&cluster, "/openapi/v3/apis/nope/v1", JSON).await.code, 404);
     for path in ["version", "apis/apps", "openid/v1/jwks"] {
         let url = index["paths"][path]["serverRelativeURL"].as_str().unwrap();
