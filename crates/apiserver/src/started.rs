@@ -118,7 +118,9 @@ mod tests {
     async fn the_start_is_over_with_its_last_step() {
         let started = Arc::new(Started::default());
         let mut all = std::pin::pin!(started.all());
-        for (_, step) in CHECKS {
+        let first =
+            [Step::Definitions, Step::Bootstrap, Step::Roles, Step::Flow, Step::Trust, Step::Services];
+        for step in first.into_iter().chain([Step::Registration]) {
             assert!(futures::poll!(all.as_mut()).is_pending());
             started.done(step);
         }
