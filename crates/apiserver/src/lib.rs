@@ -27,6 +27,7 @@ mod policies;
 mod protection;
 pub mod proxy;
 mod remote;
+mod renewed;
 mod selection;
 mod server;
 mod started;

@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use crate::renewed::Renewed;
+
 /// A service has this long to answer. Source: upstream's webhook defaults.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ pub(crate) struct RemoteError {
 /// A service.
 #[derive(Debug)]
 pub(crate) struct Service {
-    http: Client,
+    http: Renewed,
     url: String,
     credentials: Credentials,
 }
@@ -113,7 +115,8 @@ impl Service {
 
     async fn send(&self, body: Vec<u8>) -> Result<Response, RemoteError> {
         let failed = |cause: String| RemoteError { url: self.url.clone(), cause };
-        let request = self.http.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body);
+        let request =
+            self.http.client().post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body);
         let request = self.credentials.sign(request).await.map_err(failed)?;
         request.send().await.map_err(|error| failed(base::error::chain(&error)))
     }
@@ -186,7 +189,7 @@ struct Cluster {
     insecure_skip_tls_verify: bool,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub(crate) struct User {
     client_certificate: Option<PathBuf>,
@@ -242,6 +245,14 @@ impl User {
 
     fn has_key(&self) -> bool {
         !self.client_key_data.is_empty() || is_named(self.client_key.as_deref())
+    }
+
+    /// The files of its certificate, which may be renewed.
+    pub(crate) fn files(&self, directory: &Path) -> Vec<PathBuf> {
+        let certificate = (&self.client_certificate, &self.client_certificate_data);
+        let named = [certificate, (&self.client_key, &self.client_key_data)].into_iter();
+        let named = named.filter(|(path, data)| data.is_empty() && is_named(path.as_deref()));
+        named.filter_map(|(path, _)| path.as_ref()).map(|path| directory.join(path)).collect()
     }
 
     /// The certificate and key that it proves itself by, if any.
@@ -314,17 +325,20 @@ impl Kubeconfig {
             cluster.certificate_authority.as_deref(),
             &cluster.certificate_authority_data,
         )?;
-        let identity = user.identity(directory)?;
-        let http = client(authorities.as_deref(), |mut builder| {
-            if cluster.insecure_skip_tls_verify {
-                builder = builder.tls_danger_accept_invalid_certs(true);
-            }
-            Ok(match identity {
-                Some(identity) => builder.identity(identity),
-                None => builder,
+        let credentials = user.credentials(directory);
+        let (files, user, directory) = (user.files(directory), user.clone(), directory.to_owned());
+        let insecure = cluster.insecure_skip_tls_verify;
+        let http = Renewed::new(files, move || {
+            client(authorities.as_deref(), |mut builder| {
+                if insecure {
+                    builder = builder.tls_danger_accept_invalid_certs(true);
+                }
+                Ok(match user.identity(&directory)? {
+                    Some(identity) => builder.identity(identity),
+                    None => builder,
+                })
             })
         })?;
-        let credentials = user.credentials(directory);
         Ok(Service { http, url: cluster.server.clone(), credentials })
     }
 }

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::failure;
 use super::{Services, Unanswered, Users};
 use crate::remote::{self, Credentials};
+use crate::renewed::Renewed;
 use crate::tree;
 
 const JSON: &str = "application/json";
@@ -33,7 +34,7 @@ const ANSWER_EXTRA_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A webhook's client.
 #[derive(Debug)]
 pub(crate) struct Client {
-    http: reqwest::Client,
+    http: Renewed,
     /// Where requests go.
     url: Url,
     /// The same as upstream spells it in messages.
@@ -92,8 +93,11 @@ impl Client {
         let url: Url = text.parse().map_err(|error| format!("Unparsable URL: {error}"))?;
         let target =
             format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(PORT));
-        let (identity, credentials) = Users::known(users, &target)?;
-        let http = remote::client(authorities, |builder| Ok(proven(builder.no_proxy(), identity)))?;
+        let user = Users::known(users, &target);
+        let (credentials, authorities) = (user.credentials(), authorities.map(<[u8]>::to_vec));
+        let http = Renewed::new(user.files(), move || {
+            remote::client(authorities.as_deref(), |builder| Ok(proven(builder.no_proxy(), user.identity()?)))
+        })?;
         Ok(Self { http, shown: url.to_string(), url, host: None, dialed: Dialed::default(), credentials })
     }
 
@@ -120,10 +124,13 @@ impl Client {
             dialed: dialed.clone(),
         };
         let target = format!("{host}:{port}");
-        let (identity, credentials) = Users::known(users, &target)?;
-        let http = remote::client(authorities, |builder| {
-            let builder = builder.no_proxy().dns_resolver(Arc::new(dial) as Arc<dyn Resolve>);
-            Ok(proven(builder, identity))
+        let user = Users::known(users, &target);
+        let (credentials, authorities) = (user.credentials(), authorities.map(<[u8]>::to_vec));
+        let http = Renewed::new(user.files(), move || {
+            remote::client(authorities.as_deref(), |builder| {
+                let builder = builder.no_proxy().dns_resolver(Arc::new(dial.clone()) as Arc<dyn Resolve>);
+                Ok(proven(builder, user.identity()?))
+            })
         })?;
         let shown = format!("https://{target}{path}");
         Ok(Self { http, url, shown, host: Some(target), dialed, credentials })
@@ -157,7 +164,7 @@ impl Client {
     async fn answered(&self, url: &Url, body: &Bytes) -> Result<Value, Failed> {
         let mut attempt = 1;
         loop {
-            let mut request = self.http.post(url.clone()).header(header::CONTENT_TYPE, JSON);
+            let mut request = self.http.client().post(url.clone()).header(header::CONTENT_TYPE, JSON);
             request = request.header(header::ACCEPT, "application/json, */*").body(body.clone());
             if let Some(host) = &self.host {
                 request = request.header(header::HOST, host);

@@ -7,6 +7,30 @@ use reqwest::Identity;
 
 use crate::remote::{Credentials, FileError, Kubeconfig, User, directory_of};
 
+/// A user, and where the files lie that it names.
+#[derive(Default)]
+pub(super) struct Known {
+    user: User,
+    directory: PathBuf,
+}
+
+impl Known {
+    /// The files of its certificate.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.user.files(&self.directory)
+    }
+
+    /// The certificate as it is now.
+    pub(super) fn identity(&self) -> Result<Option<Identity>, String> {
+        self.user.identity(&self.directory)
+    }
+
+    /// What requests carry; files of tokens are read with every one.
+    pub(super) fn credentials(&self) -> Credentials {
+        self.user.credentials(&self.directory)
+    }
+}
+
 /// The users of a file.
 pub struct Users {
     file: PathBuf,
@@ -33,16 +57,14 @@ impl Users {
         &self.file
     }
 
-    /// The certificate and the credentials for who is found at `host:port`. Files of certificates are read now, files of
-    /// tokens with every request.
-    pub(super) fn known(
-        users: Option<&Self>,
-        target: &str,
-    ) -> Result<(Option<Identity>, Credentials), String> {
+    /// As whom is asked who is found at `host:port`: nobody, where no user means them.
+    pub(super) fn known(users: Option<&Self>, target: &str) -> Known {
         let found = users.and_then(|users| Some((users, users.user(target)?)));
-        let Some((users, user)) = found else { return Ok((None, Credentials::Connection)) };
-        let directory = directory_of(&users.file);
-        Ok((user.identity(directory)?, user.credentials(directory)))
+        let known = found.map(|(users, user)| Known {
+            user: user.clone(),
+            directory: directory_of(&users.file).to_owned(),
+        });
+        known.unwrap_or_default()
     }
 
     /// The first user there is of the names that mean a target, and the current context's where there is none.
@@ -90,7 +112,7 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             Users::read(&file)
         };
-        let token = |users: &Users, target: &str| match Users::known(Some(users), target).unwrap().1 {
+        let token = |users: &Users, target: &str| match Users::known(Some(users), target).credentials() {
             Credentials::Token(token) => token,
             other => format!("{other:?}"),
         };
@@ -103,7 +125,8 @@ mod tests {
         assert_eq!(token(&users, "b.b.svc:443"), "any");
         assert_eq!(token(&users, "b.b.svc:8443"), "Basic");
         assert_eq!(token(&read(some).unwrap(), "b.b.svc:8443"), "Connection");
-        assert!(matches!(Users::known(None, "a:443").unwrap(), (None, Credentials::Connection)));
+        let nobody = Users::known(None, "a:443");
+        assert!(nobody.files().is_empty() && matches!(nobody.credentials(), Credentials::Connection));
         for (user, cause) in [
             ("{exec: {command: x}}", "user \"u\": exec is not known here; name a client certificate"),
             ("{auth-provider: {name: x}}", "user \"u\": auth-provider is not known here"),
