@@ -80,6 +80,9 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision, from the store itself and not from a cache.
     async fn current_revision(&self) -> Result<Revision, StoreError>;
 
+    /// The bytes that its data takes where it lies, free space within included.
+    async fn size(&self) -> Result<u64, StoreError>;
+
     /// Forgets all versions that are older than `revision`, except the newest of each key at that revision.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 

@@ -206,6 +206,11 @@ impl Backend for Memory {
         self.disk.lock().apply(Operation::Remove { name: name.to_owned() })
     }
 
+    fn size(&self) -> io::Result<u64> {
+        let disk = self.disk.lock();
+        Ok(disk.names.values().map(|file| disk.contents[*file].len() as u64).sum())
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         self.disk.lock().apply(Operation::SyncDir)
     }

@@ -145,6 +145,10 @@ impl Store for Sealed {
         self.inner.current_revision().await
     }
 
+    async fn size(&self) -> Result<u64, StoreError> {
+        self.inner.size().await
+    }
+
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.inner.compact(revision).await
     }

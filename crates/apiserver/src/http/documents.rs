@@ -51,7 +51,7 @@ impl Front {
         let accept = text(parts.headers, header::ACCEPT);
         match segments {
             [] | ["index.html"] => json_document(parts, &documents::root(catalog, remotes)),
-            ["metrics"] => Ok(self.metrics_page()),
+            ["metrics"] => Ok(self.metrics_page().await),
             ["debug", "api_priority_and_fairness", what] => {
                 let details = parts.query.get("includeRequestDetails").is_some_and(|said| !said.is_empty());
                 let table = self.flow.dump(what, details).ok_or_else(not_found)?;

@@ -26,6 +26,8 @@ use crate::{admission, aggregation, audit, authz, encryption, flow};
 
 /// Prometheus' text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The name of the store among upstream's, which may be several: those of the first of its endpoints.
+const STORE: &str = "etcd-0";
 /// Users that upstream counts by name.
 const NAMED: [&str; 5] =
     ["admin", "client", "kube_proxy", "kubelet", "system:serviceaccount:kube-system:default"];
@@ -43,11 +45,9 @@ pub(crate) struct Metrics {
     watch_sizes: HistogramVec,
     deprecated: IntGaugeVec,
     stored: IntGaugeVec,
+    size: IntGaugeVec,
     objects: IntGaugeVec,
-    /// Events from the store: as the storage and as the watch cache counts them.
-    received: [IntCounterVec; 2],
-    filled: IntCounterVec,
-    reached: IntGaugeVec,
+    caches: Caches,
     unavailable: IntGaugeVec,
     /// TLS connections that were given up before they began.
     pub(crate) handshakes_failed: IntCounter,
@@ -65,6 +65,43 @@ pub(crate) struct Metrics {
     pub(crate) comparisons: Comparisons,
     /// Of values at rest.
     pub(crate) encryption: encryption::Metrics,
+}
+
+/// The figures of the watch caches.
+struct Caches {
+    /// Events from the store: as the storage and as the watch cache counts them.
+    received: [IntCounterVec; 2],
+    filled: IntCounterVec,
+    reached: IntGaugeVec,
+}
+
+impl Caches {
+    fn new(make: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            received: [
+                make.counter(
+                    "apiserver_storage_events_received_total",
+                    "Events that the store told, by resource.",
+                    &["group", "resource"],
+                )?,
+                make.counter(
+                    "apiserver_watch_cache_events_received_total",
+                    "Events that a watch cache took, by resource.",
+                    &["group", "resource"],
+                )?,
+            ],
+            filled: make.counter(
+                "apiserver_watch_cache_initializations_total",
+                "How often a watch cache was filled anew, by resource.",
+                &["group", "resource"],
+            )?,
+            reached: make.gauge(
+                "apiserver_watch_cache_resource_version",
+                "The resource version up to which a watch cache has seen everything.",
+                &["group", "resource"],
+            )?,
+        })
+    }
 }
 
 /// The figures of one watch.
@@ -176,33 +213,17 @@ impl Metrics {
                 &removed,
             )?,
             stored: make.gauge("apiserver_storage_objects", "Stored objects, by resource.", &["resource"])?,
+            size: make.gauge(
+                "apiserver_storage_size_bytes",
+                "[STABLE] The bytes that the store takes where it lies.",
+                &["storage_cluster_id"],
+            )?,
             objects: make.gauge(
                 "apiserver_resource_objects",
                 "Stored objects, by group and resource.",
                 &["group", "resource"],
             )?,
-            received: [
-                make.counter(
-                    "apiserver_storage_events_received_total",
-                    "Events that the store told, by resource.",
-                    &["group", "resource"],
-                )?,
-                make.counter(
-                    "apiserver_watch_cache_events_received_total",
-                    "Events that a watch cache took, by resource.",
-                    &["group", "resource"],
-                )?,
-            ],
-            filled: make.counter(
-                "apiserver_watch_cache_initializations_total",
-                "How often a watch cache was filled anew, by resource.",
-                &["group", "resource"],
-            )?,
-            reached: make.gauge(
-                "apiserver_watch_cache_resource_version",
-                "The resource version up to which a watch cache has seen everything.",
-                &["group", "resource"],
-            )?,
+            caches: Caches::new(&make)?,
             unavailable: make.gauge(
                 "aggregator_unavailable_apiservice",
                 "Whether an APIService is not available.",
@@ -231,6 +252,10 @@ impl Metrics {
             reading: Mutex::default(),
             registry,
         })
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Counts how a request's user is told.
@@ -273,9 +298,14 @@ impl Metrics {
     }
 
     /// All figures, brought up to date; those of priority and fairness are theirs to bring.
-    fn figures(&self, pipeline: &Pipeline, flow: &flow::Flow) -> Vec<MetricFamily> {
+    fn figures(&self, pipeline: &Pipeline, flow: &flow::Flow, size: Option<u64>) -> Vec<MetricFamily> {
         let _reading = self.reading.lock();
         flow.gather();
+        // A store that does not tell its size has none, as upstream's.
+        self.size.reset();
+        if let Some(bytes) = size {
+            self.size.with_label_values(&[STORE]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         self.stored.reset();
         self.objects.reset();
         for (group, resource, count) in pipeline.object_counts() {
@@ -295,17 +325,17 @@ impl Metrics {
 
     /// What the watch caches have counted.
     fn cached(&self, pipeline: &Pipeline) {
-        let [stored, cached] = &self.received;
+        let Caches { received: [stored, cached], filled: fillings, reached } = &self.caches;
         stored.reset();
         cached.reset();
-        self.filled.reset();
-        self.reached.reset();
+        fillings.reset();
+        reached.reset();
         for (group, resource, [received, filled], revision) in pipeline.cache_counts() {
             let labels = [group.as_str(), resource.as_str()];
             stored.with_label_values(&labels).inc_by(received);
             cached.with_label_values(&labels).inc_by(received);
-            self.filled.with_label_values(&labels).inc_by(filled);
-            self.reached.with_label_values(&labels).set(revision);
+            fillings.with_label_values(&labels).inc_by(filled);
+            reached.with_label_values(&labels).set(revision);
         }
     }
 
@@ -333,11 +363,18 @@ fn class_of(name: &str) -> &str {
 
 impl Front {
     /// Answers `/metrics`.
-    pub(super) fn metrics_page(&self) -> http::Response<Body> {
-        let figures = self.metrics.figures(&self.pipeline, &self.flow);
+    pub(super) async fn metrics_page(&self) -> http::Response<Body> {
+        let size = self.pipeline.store().size().await;
+        let size = size.inspect_err(|error| tracing::debug!(%error, "the store does not tell its size")).ok();
+        let figures = self.metrics.figures(&self.pipeline, &self.flow, size);
         let text = TextEncoder::new().encode_to_string(&figures).unwrap_or_default();
         let text = text + &queues::text(&self.queues.figures());
         typed_response(StatusCode::OK, MEDIA_TYPE, text)
+    }
+
+    /// What `/metrics` shows: other components of this process show theirs there too.
+    pub fn figures(&self) -> &Registry {
+        self.metrics.registry()
     }
 
     /// The work queues of this process that `/metrics` shows.

@@ -368,6 +368,7 @@ async fn what_dashboards_and_alerts_ask_for_is_counted() {
         r#"authorization_attempts_total{result="allowed"}"#,
         r#"apiserver_resource_objects{group="",resource="configmaps"}"#,
         r#"apiserver_storage_objects{resource="configmaps"}"#,
+        r#"apiserver_storage_size_bytes{storage_cluster_id="etcd-0"}"#,
         r#"kubernetes_healthcheck{name="ping",type="readyz"}"#,
         r#"apiserver_request_timestamp_comparison_time_count{code_path="unequal_objects_fast"}"#,
         r#"apiserver_storage_events_received_total{group="",resource="configmaps"}"#,

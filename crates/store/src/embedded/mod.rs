@@ -59,12 +59,18 @@ impl EmbeddedConfig {
 }
 
 /// The embedded store. Dropping the last handle writes what is queued and ends its thread and its watches.
-#[derive(Debug)]
 pub struct Embedded {
     shared: Arc<Shared>,
     writer: Writer,
+    backend: Arc<dyn Backend>,
     /// Ends the lease timer with the store.
     _timer: Tasks,
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
 }
 
 impl Embedded {
@@ -74,7 +80,7 @@ impl Embedded {
     pub fn open(backend: Arc<dyn Backend>, config: EmbeddedConfig) -> Result<Arc<Self>, OpenError> {
         let mut state = State::new(config.progress_interval);
         let sizes = Sizes { segment: config.segment_bytes, ahead: config.ahead_bytes };
-        let log = Log::open(backend, sizes, &mut state)?;
+        let log = Log::open(backend.clone(), sizes, &mut state)?;
         state.leases.rearm(Instant::now());
         let shared =
             Arc::new(Shared { state: RwLock::new(state), leases_changed: tokio::sync::Notify::new() });
@@ -82,7 +88,7 @@ impl Embedded {
             .map_err(|source| OpenError::Io { what: "start the store's writer".to_owned(), source })?;
         let timer = Tasks::default();
         timer.spawn(expire_leases(shared.clone(), writer.jobs().clone()));
-        Ok(Arc::new(Self { shared, _timer: timer, writer }))
+        Ok(Arc::new(Self { shared, _timer: timer, writer, backend }))
     }
 
     /// Queues a job and waits for its answer.
@@ -167,6 +173,13 @@ impl Store for Embedded {
 
     async fn current_revision(&self) -> Result<Revision, StoreError> {
         Ok(self.shared.state.read().visible)
+    }
+
+    async fn size(&self) -> Result<u64, StoreError> {
+        let backend = self.backend.clone();
+        let size = tokio::task::spawn_blocking(move || backend.size()).await;
+        let failed = |error: String| StoreError::Unavailable(format!("the store's files: {error}"));
+        size.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {

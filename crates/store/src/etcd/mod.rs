@@ -197,6 +197,11 @@ impl Store for Etcd {
         Ok(convert::revision(response.header()))
     }
 
+    async fn size(&self) -> Result<u64, StoreError> {
+        let status = self.client.maintenance_client().status().await.map_err(convert::unavailable)?;
+        Ok(u64::try_from(status.db_size()).unwrap_or_default())
+    }
+
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         match self.kv.clone().compact(revision, None).await {
             Ok(_) => Ok(()),

@@ -2,10 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base::lock::FileLock;
+
+/// The unit of `st_blocks`, whatever the file system's own is (stat(2)).
+const BLOCK_BYTES: u64 = 512;
 
 /// A flat directory of files. Names are plain file names made by the log itself.
 ///
@@ -24,6 +27,8 @@ pub trait Backend: Send + Sync + 'static {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// The bytes that the files take on the disk.
+    fn size(&self) -> io::Result<u64>;
     /// Makes every creation, renaming and removal so far durable.
     fn sync_dir(&self) -> io::Result<()>;
 }
@@ -109,6 +114,19 @@ impl Backend for Files {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.dir.join(name))
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        let mut size = 0;
+        for entry in std::fs::read_dir(&self.dir)? {
+            match entry?.metadata() {
+                Ok(file) => size += file.blocks() * BLOCK_BYTES,
+                // It went in this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(size)
     }
 
     fn sync_dir(&self) -> io::Result<()> {

@@ -33,6 +33,8 @@ async fn a_key_carries_its_history(bench: Bench) {
     let kv = bench.get("k").await.unwrap();
     assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (again, again, 1));
     assert_eq!(bench.store.current_revision().await.unwrap(), again);
+    // What was written lies somewhere.
+    assert!(bench.store.size().await.unwrap() > 0);
 }
 
 async fn ranges_end_where_they_say(bench: Bench) {
