@@ -168,6 +168,8 @@ pub struct DeleteOptions {
     pub precondition_resource_version: Option<String>,
     /// Remove what cannot be read, and nothing else.
     pub ignore_read_error: bool,
+    /// Answer with 202 if the object stays for now: what `orphanDependents: false` asks for.
+    pub pending_is_accepted: bool,
 }
 
 /// The part of a request that depends on the verb. Bodies are JSON (apply patches too, converted from YAML before).
@@ -283,10 +285,12 @@ pub enum Response {
     List(List),
     /// A watch.
     Watch(WatchStream),
-    /// A finished delete: `Status` Success with these details.
+    /// A finished delete: `Status` Success with these details, or the object.
     Deleted {
         /// The uid of what went.
         uid: String,
+        /// What went, where deletions of its kind answer with it.
+        object: Option<Arc<Object>>,
         /// `Warning` headers.
         warnings: Vec<String>,
     },

@@ -256,7 +256,9 @@ impl Record {
             return;
         }
         match response {
-            Response::Object { object, .. } => self.response(object.bytes()),
+            Response::Object { object, .. } | Response::Deleted { object: Some(object), .. } => {
+                self.response(object.bytes());
+            }
             Response::List(list) => {
                 // Looked at before anything is copied.
                 if self.fits(list.items.iter().map(|item| item.bytes().len()).sum()) {

@@ -29,7 +29,7 @@ use base::BoxError;
 use base::lifecycle::Readiness;
 use base::queues::Queues;
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -281,6 +281,10 @@ impl Front {
             let repeated = warning_of(&kind, &request.call, repeated)?;
             repeated.into_iter().for_each(|text| trail.notes.warn(text));
         }
+        let found = match &request.call {
+            Call::Delete(options) if options.pending_is_accepted => StatusCode::ACCEPTED,
+            _ => StatusCode::OK,
+        };
         let mut response = self.pipeline.call_authorized(user, request, &trail.notes).await?;
         if let Response::Object { warnings, .. } | Response::Deleted { warnings, .. } = &mut response {
             warnings.drain(..).for_each(|text| trail.notes.warn(text));
@@ -289,7 +293,8 @@ impl Front {
             record.responded(&response);
         }
         let gzip = body::takes_gzip(parts.headers);
-        let render = respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: parts.query };
+        let render =
+            respond::Render { kind: &kind, name: &path.name, accepted, gzip, query: parts.query, found };
         match response {
             Response::Watch(stream) => {
                 render.check_watch()?;

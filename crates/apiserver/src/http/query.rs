@@ -209,6 +209,7 @@ fn delete_options(query: &Query, body: &[u8]) -> Result<DeleteOptions, Status> {
         precondition_uid: text(&["preconditions", "uid"]),
         precondition_resource_version: text(&["preconditions", "resourceVersion"]),
         ignore_read_error,
+        pending_is_accepted: orphan == Some(false),
     })
 }
 

@@ -81,6 +81,8 @@ pub(super) struct Render<'a> {
     pub(super) accepted: Accepted,
     pub(super) gzip: bool,
     pub(super) query: &'a Query,
+    /// The code of an answer with an object that nobody made.
+    pub(super) found: StatusCode,
 }
 
 impl Render<'_> {
@@ -88,19 +90,24 @@ impl Render<'_> {
     pub(super) async fn response(&self, response: Response) -> Result<http::Response<Body>, Status> {
         let (code, json) = match response {
             Response::Object { object, created, .. } => {
-                let code = if created { StatusCode::CREATED } else { StatusCode::OK };
-                if self.protobuf_metadata() {
-                    let bytes = protobuf::partial(Schema::builtin(), object.bytes())?;
-                    return Ok(self.answer(code, protobuf::MEDIA_TYPE, bytes.into()));
-                }
-                (code, self.object(&object)?)
+                return self.one(&object, if created { StatusCode::CREATED } else { self.found });
             }
+            Response::Deleted { object: Some(object), .. } => return self.one(&object, StatusCode::OK),
             Response::List(list) if self.accepted.form != Form::Table => return self.list(list).await,
             Response::List(list) => (StatusCode::OK, self.table(&list)?),
             Response::Deleted { uid, .. } => (StatusCode::OK, self.deleted(&uid)),
             Response::Watch(_) => return Err(Status::internal("a watch is not rendered as one answer")),
         };
         let (media, bytes) = encoded(self.accepted.encoding, json)?;
+        Ok(self.answer(code, media, bytes))
+    }
+
+    fn one(&self, object: &Object, code: StatusCode) -> Result<http::Response<Body>, Status> {
+        if self.protobuf_metadata() {
+            let bytes = protobuf::partial(Schema::builtin(), object.bytes())?;
+            return Ok(self.answer(code, protobuf::MEDIA_TYPE, bytes.into()));
+        }
+        let (media, bytes) = encoded(self.accepted.encoding, self.object(object)?)?;
         Ok(self.answer(code, media, bytes))
     }
 

@@ -186,7 +186,8 @@ impl Rendering {
             return Ok(event.object.bytes().clone());
         }
         let (kind, accepted, columns) = (&self.kind, self.accepted, !self.columns_sent);
-        let render = Render { kind, name: "", accepted, gzip: false, query: &self.query };
+        let render =
+            Render { kind, name: "", accepted, gzip: false, query: &self.query, found: StatusCode::OK };
         // Rows are for people, of whom few watch; bookmarks are each watcher's own, and so is what is converted.
         let shared = kind.custom.is_none() && kind.is_storage_version();
         if plain || !shared || accepted.form == Form::Table || event.kind == WatchEventKind::Bookmark {

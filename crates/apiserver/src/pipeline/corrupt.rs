@@ -35,7 +35,7 @@ impl Pipeline {
                     Outcome::Deleted(_)
                 )
             {
-                return Ok(Response::Deleted { uid: String::new(), warnings: Vec::new() });
+                return Ok(Response::Deleted { uid: String::new(), object: None, warnings: Vec::new() });
             }
         }
         Err(asked.conflict("it is being changed by others all the time; try again"))

@@ -1,4 +1,5 @@
-//! Delete and deletecollection: preconditions, grace, finalizers, propagation. Source: `registry/rest/delete.go`.
+//! Delete and deletecollection: preconditions, grace, finalizers, propagation. Source: `registry/rest/delete.go`,
+//! `registry/generic/registry/store.go`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,8 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// What a deletion does to an object. Pure.
 #[derive(Debug, PartialEq)]
 enum Plan {
-    /// Nothing keeps it.
-    Remove,
+    /// Nothing keeps it; where the kind's deletions answer with the object, how that looks at its end.
+    Remove(Option<Box<Value>>),
     /// It stays for now, changed like this.
     Mark(Box<Value>),
     /// It is on its way already.
@@ -90,34 +91,56 @@ impl Pipeline {
             admission::validate(&self.parts.admission, &review, None, self).await?;
         }
         let uid = live.meta().uid.clone();
-        let deleted = || Response::Deleted { uid: uid.clone(), warnings: Vec::new() };
-        let outcome = match self.plan_delete(asked, options, &old) {
-            Plan::Pending => {
-                let object = self.present(asked, live).await?;
-                let response = Response::Object { object, created: false, warnings: Vec::new() };
-                return Ok(Some((response, Proof::None)));
+        let (outcome, last) = match self.plan_delete(asked, options, &old) {
+            Plan::Pending => return Ok(Some((self.kept(asked, live).await?, Proof::None))),
+            Plan::Remove(last) if options.dry_run => {
+                let last = last.map(|last| unsaved(&last)).transpose()?;
+                return Ok(Some((self.deleted(asked, uid, last).await?, Proof::None)));
             }
-            Plan::Remove if options.dry_run => return Ok(Some((deleted(), Proof::None))),
             Plan::Mark(new) if options.dry_run => {
-                let object = self.present(asked, unsaved(&new)?).await?;
-                let response = Response::Object { object, created: false, warnings: Vec::new() };
-                return Ok(Some((response, Proof::None)));
+                return Ok(Some((self.kept(asked, unsaved(&new)?).await?, Proof::None)));
             }
-            Plan::Remove => {
+            Plan::Remove(last) => {
                 let companions = asked.strategy.companions(self, Some(&old), None, attempt)?;
-                self.remove(asked, key, live.revision(), companions).await?
+                (self.remove(asked, key, live.revision(), companions).await?, last)
             }
-            Plan::Mark(new) => self.put(asked, key, &new, live.revision(), Default::default()).await?,
+            Plan::Mark(new) => (self.put(asked, key, &new, live.revision(), Default::default()).await?, None),
         };
         Ok(match outcome {
-            Outcome::Deleted(_) => Some((deleted(), Proof::Committed)),
+            Outcome::Deleted(revision) => {
+                let last = last.map(|mut last| {
+                    // What is gone is shown as of its deletion.
+                    tree::metadata(&mut last).insert("resourceVersion".into(), revision.to_string().into());
+                    unsaved(&last)
+                });
+                Some((self.deleted(asked, uid, last.transpose()?).await?, Proof::Committed))
+            }
             Outcome::Written(object) => {
                 self.tell_admission(asked, &object).await;
-                let object = self.present(asked, object).await?;
-                Some((Response::Object { object, created: false, warnings: Vec::new() }, Proof::Committed))
+                Some((self.kept(asked, object).await?, Proof::Committed))
             }
             Outcome::Raced | Outcome::CompanionTaken => None,
         })
+    }
+
+    /// The answer about an object that is still there.
+    async fn kept(&self, asked: &Asked<'_>, object: Arc<Object>) -> Result<Response, Status> {
+        let object = self.present(asked, object).await?;
+        Ok(Response::Object { object, created: false, warnings: Vec::new() })
+    }
+
+    /// The answer about one that is gone. Source: `Store.finalizeDelete` of `registry/generic/registry`.
+    async fn deleted(
+        &self,
+        asked: &Asked<'_>,
+        uid: String,
+        last: Option<Arc<Object>>,
+    ) -> Result<Response, Status> {
+        let object = match last {
+            Some(last) => Some(self.present(asked, last).await?),
+            None => None,
+        };
+        Ok(Response::Deleted { uid, object, warnings: Vec::new() })
     }
 
     /// Admission asks the cache whether a namespace still takes objects: who has been told that its deletion began finds
@@ -130,25 +153,23 @@ impl Pipeline {
 
     fn plan_delete(&self, asked: &Asked<'_>, options: &DeleteOptions, old: &Value) -> Plan {
         let grace = asked.strategy.grace_seconds(old, options);
-        let before = tree::at(old, &["metadata", "deletionGracePeriodSeconds"]).as_i64();
+        let left = grace_left(old);
         let mut new = old.clone();
         let finalizers = finalizers_after(asked, options, old);
         set_finalizers(&mut new, &finalizers);
-        if meta::terminating(old) {
-            // A second deletion may only shorten the grace.
-            let shorter = match (grace, before) {
-                (Some(grace), Some(before)) => grace < before,
-                _ => false,
-            };
-            if shorter {
-                self.mark(&mut new, grace.unwrap_or(0), false);
-            }
-        } else {
+        if !meta::terminating(old) {
             self.mark(&mut new, grace.unwrap_or(0), asked.strategy.generation());
             asked.strategy.deletion_began(&mut new);
+        } else if grace.is_some() && left > 0 {
+            // A second deletion may only shorten the grace, and changes nothing else unless it does.
+            match options.grace_period_seconds.filter(|wanted| *wanted < left) {
+                Some(wanted) => self.shorten(&mut new, wanted.max(0)),
+                None => return Plan::Pending,
+            }
         }
         if self.may_vanish(asked, &new) {
-            Plan::Remove
+            let shown = || Box::new(if grace.is_some() { new } else { old.clone() });
+            Plan::Remove(asked.kind.returns_deleted().then(shown))
         } else if new == *old {
             Plan::Pending
         } else {
@@ -159,24 +180,26 @@ impl Pipeline {
     /// Sets the end of the grace.
     fn mark(&self, object: &mut Value, grace_seconds: i64, count: bool) {
         let grace = grace_seconds.clamp(0, GRACE_SECONDS_MAX);
-        let begun =
-            tree::at(object, &["metadata", "deletionTimestamp"]).as_str().and_then(|text| text.parse().ok());
-        let before = tree::at(object, &["metadata", "deletionGracePeriodSeconds"]).as_i64().unwrap_or(0);
-        // A shortened grace counts from the same beginning.
-        let start: jiff::Timestamp = match begun {
-            Some(end) => {
-                let before = before.clamp(0, GRACE_SECONDS_MAX).unsigned_abs();
-                jiff::Timestamp::saturating_sub(end, Duration::from_secs(before)).unwrap_or(end)
-            }
-            None => self.parts.clock.now(),
-        };
-        let end = start.saturating_add(Duration::from_secs(grace.unsigned_abs())).unwrap_or(start);
-        let metadata = tree::metadata(object);
-        metadata.insert("deletionTimestamp".into(), meta::rfc3339(end).into());
-        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        let start = self.parts.clock.now();
+        set_grace(object, start.saturating_add(seconds(grace)).unwrap_or(start), grace);
         if count {
+            let metadata = tree::metadata(object);
             let generation = metadata.get("generation").and_then(Value::as_i64).unwrap_or(0);
             metadata.insert("generation".into(), (generation + 1).into());
+        }
+    }
+
+    /// Shortens the grace, counted from the same beginning. It does not end in the past: what is left then is the shortest
+    /// grace that there is, so that whoever waits for its end ends it.
+    fn shorten(&self, object: &mut Value, grace: i64) {
+        let (now, before) = (self.parts.clock.now(), grace_left(object).min(GRACE_SECONDS_MAX));
+        let end = tree::text(object, &["metadata", "deletionTimestamp"]).parse::<jiff::Timestamp>();
+        let start = end.ok().and_then(|end| end.saturating_sub(seconds(before)).ok()).unwrap_or(now);
+        let end = start.saturating_add(seconds(grace)).unwrap_or(start);
+        if end < now {
+            set_grace(object, now, grace.min(1));
+        } else {
+            set_grace(object, end, grace);
         }
     }
 
@@ -190,6 +213,7 @@ impl Pipeline {
         for item in &list.items {
             let one = Asked {
                 user: asked.user,
+                verb: asked.verb,
                 kind: asked.kind.clone(),
                 stored: asked.stored.clone(),
                 resource: asked.resource.clone(),
@@ -230,6 +254,24 @@ pub(super) fn check_preconditions(
         (_, Some(wanted)) if wanted != version => conflict("ResourceVersion", wanted, version, "modified"),
         _ => Ok(()),
     }
+}
+
+/// The grace that a deletion has given, in seconds.
+fn grace_left(object: &Value) -> i64 {
+    match tree::at(object, &["metadata", "deletionGracePeriodSeconds"]).as_i64() {
+        Some(given) if given < 0 => 1,
+        given => given.unwrap_or(0),
+    }
+}
+
+fn seconds(count: i64) -> Duration {
+    Duration::from_secs(count.unsigned_abs())
+}
+
+fn set_grace(object: &mut Value, end: jiff::Timestamp, grace: i64) {
+    let metadata = tree::metadata(object);
+    metadata.insert("deletionTimestamp".into(), meta::rfc3339(end).into());
+    metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
 }
 
 /// Upstream's explanation where another object of the name is meant.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::selectors::{LabelSelector, LabelSelectorSpec};
 use api::status::Cause;
-use api::{DeleteOptions, Key, Object, Reason, Response, Status, WriteOptions};
+use api::{DeleteOptions, Key, Object, Reason, Response, Status, Verb, WriteOptions};
 use serde_json::{Value, json};
 
 use super::delete::check_preconditions;
@@ -156,6 +156,7 @@ impl Pipeline {
         let system = administrator();
         let status = Asked {
             user: &system,
+            verb: Verb::Update,
             resource: kind.resource(),
             strategy: self.parts.strategies.of(&kind.group, &kind.plural).clone(),
             kind: kind.clone(),
@@ -187,6 +188,7 @@ fn delete_options(eviction: &Value, dry_run: bool) -> DeleteOptions {
         precondition_uid: text(&["preconditions", "uid"]),
         precondition_resource_version: text(&["preconditions", "resourceVersion"]),
         ignore_read_error: false,
+        pending_is_accepted: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod audited;
 mod bootstrap_tokens;
+mod claim_rights;
 mod compared;
 mod computed;
 mod context;
@@ -137,6 +138,7 @@ impl Reach {
 /// A request that passed authorization, with what every verb needs.
 pub(crate) struct Asked<'a> {
     pub(crate) user: &'a User,
+    pub(crate) verb: Verb,
     /// The kind in the version asked for.
     pub(crate) kind: Arc<Kind>,
     /// The same kind in its storage version.
@@ -255,6 +257,7 @@ impl Pipeline {
         let strategy = self.parts.strategies.of(&stored.group, &stored.plural).clone();
         let asked = Asked {
             user,
+            verb: request.call.verb(),
             kind,
             resource: stored.resource(),
             stored,
@@ -558,6 +561,7 @@ impl Asked<'_> {
     pub(crate) fn part<'b>(&'b self, subresource: &'b str, user: &'b User) -> Asked<'b> {
         Asked {
             user,
+            verb: self.verb,
             kind: self.kind.clone(),
             stored: self.stored.clone(),
             resource: self.resource.clone(),

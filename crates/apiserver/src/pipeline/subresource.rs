@@ -75,6 +75,7 @@ impl Pipeline {
             .ok_or_else(|| Status::internal("the catalog has no pods"))?;
         let asked = Asked {
             user,
+            verb: request.call.verb(),
             resource: pods.resource(),
             strategy: self.parts.strategies.of(&pods.group, &pods.plural).clone(),
             kind: pods.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::connect::User;
 use api::decode::{NESTING_MAX, nests_within};
-use api::{Key, Object, Status};
+use api::{Key, Object, Status, Verb};
 use bytes::Bytes;
 use serde_json::Value;
 use store::{Compare, CompareTarget, Op, OpOutcome, RangeEnd, RangeRequest, Revision, Txn};
@@ -119,6 +119,7 @@ impl Pipeline {
         let (key, user) = (old.key(), User::default());
         let asked = Asked {
             user: &user,
+            verb: Verb::Update,
             resource: kind.resource(),
             strategy: self.parts.strategies.of(group, resource).clone(),
             kind: kind.clone(),

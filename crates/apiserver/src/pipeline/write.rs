@@ -518,7 +518,8 @@ impl Pipeline {
     }
 
     async fn validate_update(&self, asked: &Asked<'_>, new: &Value, old: &Value) -> Result<(), Status> {
-        let mut errors = self.check_label(asked, new, Some(old)).await;
+        let mut errors = self.check_claim_rights(asked, new, old).await;
+        errors.extend(self.check_label(asked, new, Some(old)).await);
         meta::validate(new, asked, &mut errors);
         meta::validate_change(new, old, &mut errors);
         match asked.subresource {

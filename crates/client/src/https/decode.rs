@@ -103,12 +103,12 @@ struct DeletedDetails {
     uid: String,
 }
 
-/// A delete answers with a `Status` when it is done, with the object while it is not.
+/// A delete answers with the object while it is not done, then with a `Status` or, for some kinds, the object.
 fn deleted(body: Bytes, warnings: Vec<String>) -> Result<Response, Status> {
     let head: TypeHead = serde_json::from_slice(&body).map_err(|error| garbled(&error))?;
     if head.kind == "Status" || head.kind.ends_with("List") {
         let status: DeletedStatus = serde_json::from_slice(&body).unwrap_or_default();
-        return Ok(Response::Deleted { uid: status.details.uid, warnings });
+        return Ok(Response::Deleted { uid: status.details.uid, object: None, warnings });
     }
     let object = Object::parse(body).map_err(|error| garbled(&error))?.into();
     Ok(Response::Object { object, created: false, warnings })

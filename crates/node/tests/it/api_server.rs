@@ -166,7 +166,7 @@ impl ApiServer {
             return Err(Status::conflict("", resource, &request.name, "uid differs"));
         }
         self.remove(resource, &request.namespace, &request.name);
-        Ok(Response::Deleted { uid, warnings: Vec::new() })
+        Ok(Response::Deleted { uid, object: None, warnings: Vec::new() })
     }
 
     fn create(&self, request: &Request, mut body: Value) -> Result<Arc<Object>, Status> {

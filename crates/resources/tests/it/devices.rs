@@ -1,11 +1,12 @@
 //! Devices (DRA), shown through the API: who gets admin access to them.
 
+use api::connect::User;
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::admission::{label, post, shop};
 use crate::cluster::Cluster;
-use crate::http_front::{Answer, JSON, get, write};
+use crate::http_front::{Answer, JSON, get, send, write};
 
 const MERGE: &str = "application/merge-patch+json";
 const LABEL: &str = "resource.kubernetes.io/admin-access";
@@ -104,4 +105,67 @@ async fn claims_are_allocated_with_admin_access_where_the_namespace_says_so() {
     let now = get(&cluster, &format!("{claims}/c"), JSON).await.json();
     assert_eq!(now["status"]["allocation"]["devices"]["results"][0]["adminAccess"], true);
     assert_eq!(now["status"]["reservedFor"][0]["name"], "p");
+}
+
+/// Lets `driver` do something with claims, beside what it may already.
+async fn grant(cluster: &Cluster, name: &str, verbs: &[&str], part: &str, names: &[&str]) {
+    let rule = json!({ "verbs": verbs, "apiGroups": ["resource.k8s.io"], "resources": [format!("resourceclaims/{part}")],
+        "resourceNames": names });
+    let group = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({ "metadata": { "name": name }, "rules": [rule] });
+    assert_eq!(post(cluster, &format!("{group}/clusterroles"), role).await.code, 201);
+    let binding = json!({ "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name },
+        "subjects": [{ "kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "driver" }] });
+    assert_eq!(post(cluster, &format!("{group}/clusterrolebindings"), binding).await.code, 201);
+}
+
+#[tokio::test]
+async fn a_status_is_written_by_whoever_may_write_its_parts() {
+    let cluster = shop().await;
+    let claims = path("v1", "resourceclaims");
+    let created = post(&cluster, &claims, object("v1", "resourceclaims", "c", None)).await;
+    assert_eq!(created.code, 201, "{}", created.message());
+    grant(&cluster, "status", &["patch"], "status", &[]).await;
+    let driver =
+        User { name: "driver".into(), groups: vec!["system:authenticated".into()], ..User::default() };
+    let patch = async |status: Value| {
+        let (path, body) = (format!("{claims}/c/status"), json!({ "status": status }).to_string());
+        send(&cluster, Some(&driver), Method::PATCH, &path, &[("content-type", MERGE)], body).await
+    };
+    let device = json!({ "driver": "a.example.com", "pool": "p", "device": "d" });
+    let mut result = device.clone();
+    result["request"] = "b".into();
+    let allocation = json!({ "allocation": { "devices": { "results": [result] } } });
+    let refused = patch(allocation.clone()).await;
+    assert_eq!(
+        (refused.code, refused.message().as_str()),
+        (
+            422,
+            "ResourceClaim.resource.k8s.io \"c\" is invalid: status: Forbidden: changing status.allocation or \
+             status.reservedFor requires resource=\"resourceclaims/binding\", verb=\"patch\" permission: \
+             resourceclaims.resource.k8s.io is forbidden: User \"driver\" cannot patch resource \
+             \"resourceclaims/binding\" in API group \"resource.k8s.io\" at the cluster scope"
+        )
+    );
+    grant(&cluster, "binding", &["patch"], "binding", &[]).await;
+    let allocated = patch(allocation).await;
+    assert_eq!(allocated.code, 200, "{}", allocated.message());
+
+    let told = json!({ "devices": [device] });
+    let refused = patch(told.clone()).await;
+    assert_eq!(
+        (refused.code, refused.message().as_str()),
+        (
+            422,
+            "ResourceClaim.resource.k8s.io \"c\" is invalid: status.devices: Forbidden: changing status.devices \
+             requires resource=\"resourceclaims/driver\", verb=\"[arbitrary-node:patch]\" permission: \
+             resourceclaims.resource.k8s.io \"a.example.com\" is forbidden: User \"driver\" cannot \
+             arbitrary-node:patch resource \"resourceclaims/driver\" in API group \"resource.k8s.io\" in the \
+             namespace \"shop\""
+        )
+    );
+    grant(&cluster, "driver", &["arbitrary-node:patch"], "driver", &["a.example.com"]).await;
+    let written = patch(told).await;
+    assert_eq!(written.code, 200, "{}", written.message());
 }

@@ -1,9 +1,15 @@
 //! Deletion: grace, finalizers, propagation, preconditions, namespaces; binding and tokens of pods.
 
 use api::{DeleteOptions, PatchType, Propagation, Reason};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, options, resource};
+use crate::http_front::{Answer, JSON, get, write};
+
+fn spec() -> Value {
+    json!({ "containers": [{ "name": "a", "image": "a:1" }] })
+}
 
 async fn bound_pod(cluster: &Cluster, name: &str) -> Value {
     let pods = resource("", "v1", "pods");
@@ -32,9 +38,34 @@ async fn a_bound_pod_goes_when_its_node_says_so() {
     let other = DeleteOptions { precondition_uid: uid, ..now.clone() };
     let refused = cluster.delete(&pods, "default", "p", other).await.unwrap_err();
     assert_eq!(refused.reason, Reason::Conflict);
+    // A second deletion may shorten the grace, and nothing else: not by what is the pod's own either.
+    let with =
+        |seconds: Option<i64>| DeleteOptions { grace_period_seconds: seconds, ..DeleteOptions::default() };
+    for (seconds, left) in [(Some(60), 30), (Some(20), 20), (None, 20), (Some(30), 20), (Some(10), 10)] {
+        let still = cluster.delete(&pods, "default", "p", with(seconds)).await.unwrap();
+        assert_eq!(still["metadata"]["deletionGracePeriodSeconds"], left, "{seconds:?}");
+    }
     let gone = cluster.delete(&pods, "default", "p", now).await.unwrap();
     assert_eq!(gone["deleted"], made["metadata"]["uid"]);
     assert_eq!(cluster.get(&pods, "default", "p").await.unwrap_err().reason, Reason::NotFound);
+}
+
+#[tokio::test]
+async fn what_stays_for_now_is_accepted_where_dependents_are_not_orphaned() {
+    let cluster = Cluster::start().await;
+    bound_pod(&cluster, "p").await;
+    let path = "/api/v1/namespaces/default/pods/p";
+    let options = json!({ "orphanDependents": false }).to_string();
+    let going = write(&cluster, Method::DELETE, path, JSON, options.clone()).await;
+    assert_eq!((going.code, &going.json()["kind"]), (202, &json!("Pod")));
+    let now = write(&cluster, Method::DELETE, &format!("{path}?gracePeriodSeconds=0"), JSON, "").await;
+    let gone = now.json();
+    assert_eq!((now.code, &gone["kind"]), (200, &json!("Pod")));
+    assert_eq!(gone["metadata"]["deletionGracePeriodSeconds"], 0);
+    assert!(gone["metadata"]["deletionTimestamp"].is_string());
+    bound_pod(&cluster, "p").await;
+    let now = json!({ "orphanDependents": false, "gracePeriodSeconds": 0 }).to_string();
+    assert_eq!(write(&cluster, Method::DELETE, path, JSON, now).await.code, 200);
 }
 
 #[tokio::test]
@@ -168,5 +199,77 @@ async fn events_end_with_their_lease() {
     let event = json!({ "metadata": { "name": "c" }, "involvedObject": { "namespace": "default" } });
     if cluster.create(&events, "default", event.clone()).await.is_err() {
         cluster.create(&events, "default", event).await.unwrap();
+    }
+}
+
+/// Each kind's deletion answers with what upstream's does: the object, or a Status.
+#[tokio::test]
+async fn deletions_answer_with_the_object_where_upstream_does() {
+    let cluster = Cluster::start().await;
+    let accounts = resource("", "v1", "serviceaccounts");
+    cluster.create(&accounts, "default", json!({ "metadata": { "name": "default" } })).await.unwrap();
+    let claim =
+        json!({ "devices": { "requests": [{ "name": "r", "exactly": { "deviceClassName": "c" } }] } });
+    let core = "/api/v1/namespaces/default";
+    let devices = "/apis/resource.k8s.io/v1";
+    let storage = "/apis/storage.k8s.io/v1";
+    for (path, name, rest, returned) in [
+        (format!("{core}/serviceaccounts"), "a", json!({}), true),
+        (format!("{core}/podtemplates"), "a", json!({ "template": { "spec": spec() } }), true),
+        (format!("{core}/pods"), "a", json!({ "spec": spec() }), true),
+        (format!("{core}/resourcequotas"), "a", json!({}), true),
+        (format!("{core}/services"), "a", json!({ "spec": { "ports": [{ "port": 1 }] } }), true),
+        (format!("{core}/configmaps"), "a", json!({}), false),
+        (format!("{core}/secrets"), "a", json!({}), false),
+        (format!("{core}/endpoints"), "a", json!({}), false),
+        (
+            format!("{core}/limitranges"),
+            "a",
+            json!({ "spec": { "limits": [{ "type": "Container" }] } }),
+            false,
+        ),
+        ("/api/v1/nodes".into(), "a", json!({}), false),
+        (format!("{devices}/deviceclasses"), "a", json!({ "spec": {} }), true),
+        (format!("{devices}/namespaces/default/resourceclaims"), "a", json!({ "spec": claim }), true),
+        (
+            format!("{devices}/namespaces/default/resourceclaimtemplates"),
+            "a",
+            json!({ "spec": { "spec": claim } }),
+            true,
+        ),
+        (format!("{storage}/storageclasses"), "a", json!({ "provisioner": "p" }), true),
+        (format!("{storage}/csidrivers"), "a", json!({ "spec": {} }), true),
+        (
+            format!("{storage}/csinodes"),
+            "a",
+            json!({ "spec": { "drivers": [{ "name": "d", "nodeID": "n" }] } }),
+            true,
+        ),
+        ("/apis/policy/v1/namespaces/default/poddisruptionbudgets".into(), "a", json!({ "spec": {} }), false),
+        ("/apis/scheduling.k8s.io/v1/priorityclasses".into(), "a", json!({ "value": 1 }), false),
+        ("/apis/node.k8s.io/v1/runtimeclasses".into(), "a", json!({ "handler": "h" }), false),
+    ] {
+        let mut object = rest;
+        object["metadata"] = json!({ "name": name });
+        let made = write(&cluster, Method::POST, &path, JSON, object.to_string()).await;
+        assert_eq!(made.code, 201, "{path}: {:?}", made.json());
+        let one = format!("{path}/{name}");
+        let tried = write(&cluster, Method::DELETE, &format!("{one}?dryRun=All"), JSON, "").await;
+        let gone = write(&cluster, Method::DELETE, &one, JSON, "").await;
+        for answer in [&tried, &gone] {
+            assert_eq!(answer.code, 200, "{path}: {:?}", answer.json());
+            let kind = if returned { made.json()["kind"].clone() } else { json!("Status") };
+            assert_eq!(answer.json()["kind"], kind, "{path}");
+        }
+        if returned {
+            let version = |answer: &Answer| -> u64 {
+                answer.json()["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+            };
+            assert_eq!(gone.json()["metadata"]["uid"], made.json()["metadata"]["uid"], "{path}");
+            assert!(version(&tried) == version(&made) && version(&gone) > version(&made), "{path}");
+        } else {
+            assert_eq!(gone.json()["details"]["uid"], made.json()["metadata"]["uid"], "{path}");
+        }
+        assert_eq!(get(&cluster, &one, JSON).await.code, 404);
     }
 }
