@@ -11,10 +11,16 @@ use apiserver::strategy::{NameRule, Strategy};
 use apiserver::tree;
 use serde_json::{Value, json};
 
+use crate::at::At;
+use crate::webhooks;
+
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 const COLUMN_FORMATS: [&str; 9] =
     ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
-const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+const PRESERVE: &str = "spec.preserveUnknownFields";
+/// What is wrong with a path that does not begin with a dot; what follows is taken as it comes.
+/// Source: `validateSimpleJSONPath`.
+const NO_PATH: &str = "must be a simple json path starting with .";
 /// The most fields that selectors may name. Source: `validation.MaxSelectableFields`.
 const SELECTABLE_MAX: usize = 8;
 
@@ -65,14 +71,16 @@ impl Strategy for Definitions {
         check_group(spec, errors);
         check_versions(spec, errors);
         check_names(tree::at(spec, &["names"]), errors);
-        check_conversion(tree::at(spec, &["conversion"]), errors);
+        check_shared(spec, errors);
+        check_conversion(spec, errors);
+        check_status(object, errors);
         check_stored_versions(object, errors);
-        if spec["preserveUnknownFields"] == true {
+        check_approval(object, errors);
+        if preserves(spec) {
             let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
                           spec.versions[*].schema instead";
-            errors.push(FieldError::invalid("spec.preserveUnknownFields", &json!(true), detail));
+            errors.push(FieldError::invalid(PRESERVE, &json!(true), detail));
         }
-        check_approval(object, errors);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
@@ -99,11 +107,9 @@ impl Strategy for Definitions {
     fn validate_foreign(&self, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
         let before = old.map(Before::of);
         for (path, version) in schemas(tree::items(object, &["spec", "versions"])) {
-            if errors.iter().any(|error| error.field.starts_with(&path)) {
-                continue;
-            }
+            let faulty = errors.iter().any(|error| error.field.starts_with(&path));
             let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
-            let causes = check_rules(&path, schema, tree::text(version, &["name"]), before.as_ref());
+            let causes = check_rules(&path, schema, tree::text(version, &["name"]), before.as_ref(), faulty);
             errors.extend(causes.into_iter().map(FieldError::from));
         }
     }
@@ -112,8 +118,9 @@ impl Strategy for Definitions {
         true
     }
 
+    /// What was stored is looked at when the definition itself is written.
     fn validate_status(&self, new: &Value, _: &Value, errors: &mut FieldErrors) {
-        check_stored_versions(new, errors);
+        check_status(new, errors);
     }
 
     fn forgives(&self, version: &str, error: &FieldError) -> bool {
@@ -215,11 +222,18 @@ fn schema_path(of: &str) -> String {
     format!("{of}.{}.openAPIV3Schema", if of == "spec" { "validation" } else { "schema" })
 }
 
-/// Checks what versions may share, as far as it is told here.
-fn check_parts(version: &Value, path: &str, is_here: impl Fn(&str) -> bool, errors: &mut FieldErrors) {
+/// Checks what versions may share, as far as it is told here. Source: `validateCustomResourceDefinitionVersion`.
+fn check_parts(
+    version: &Value,
+    path: &str,
+    with_status: bool,
+    is_here: impl Fn(&str) -> bool,
+    errors: &mut FieldErrors,
+) {
     let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
     if is_here("schema") && !schema.is_null() {
-        errors.extend(check_schema(&schema_path(path), schema).into_iter().map(FieldError::from));
+        let causes = check_schema(&schema_path(path), schema, with_status);
+        errors.extend(causes.into_iter().map(FieldError::from));
     }
     if is_here("subresources") {
         check_scale(tree::at(version, &["subresources", "scale"]), path, errors);
@@ -232,8 +246,28 @@ fn check_parts(version: &Value, path: &str, is_here: impl Fn(&str) -> bool, erro
     }
 }
 
+fn has_status(version: &Value) -> bool {
+    !tree::at(version, &["subresources", "status"]).is_null()
+}
+
+fn preserves(spec: &Value) -> bool {
+    spec["preserveUnknownFields"] == true
+}
+
 fn check_versions(spec: &Value, errors: &mut FieldErrors) {
     let versions = tree::items(spec, &["versions"]);
+    for (index, version) in versions.iter().enumerate() {
+        if tree::at(version, &["schema", "openAPIV3Schema"]).is_null() {
+            let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+            errors.push(FieldError::required(path, ""));
+        }
+    }
+    if preserves(spec)
+        && versions.iter().any(|version| has_default(tree::at(version, &["schema", "openAPIV3Schema"])))
+    {
+        let detail = "must be false in order to use defaults in the schema";
+        errors.push(FieldError::invalid(PRESERVE, &json!(true), detail));
+    }
     let mut names = BTreeSet::new();
     for (index, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{index}]");
@@ -242,23 +276,44 @@ fn check_versions(spec: &Value, errors: &mut FieldErrors) {
             errors.push(FieldError::invalid(format!("{path}.name"), &json!(name), &detail));
         }
         names.insert(name);
-        if tree::at(version, &["schema", "openAPIV3Schema"]).is_null() {
-            errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), ""));
-        }
         check_deprecation(version, &path, errors);
-        check_parts(version, &path, |part| !is_shared(versions, part), errors);
+        check_parts(version, &path, has_status(version), |part| !is_shared(versions, part), errors);
     }
-    if let Some(first) = versions.first() {
-        check_parts(first, "spec", |part| is_shared(versions, part), errors);
-    }
-    let shown = json!(versions);
+    let mut wrong = |detail: &str| {
+        errors.push(FieldError::invalid("spec.versions", &json!(versions), detail));
+    };
     if names.len() != versions.len() {
-        errors.push(FieldError::invalid("spec.versions", &shown, "must contain unique version names"));
+        wrong("must contain unique version names");
     }
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
-        let detail = "must have exactly one version marked as storage version";
-        errors.push(FieldError::invalid("spec.versions", &shown, detail));
+        wrong("must have exactly one version marked as storage version");
     }
+}
+
+/// Checks what all versions have in common.
+fn check_shared(spec: &Value, errors: &mut FieldErrors) {
+    let versions = tree::items(spec, &["versions"]);
+    if let Some(first) = versions.first() {
+        let with_status = versions.iter().any(has_status);
+        check_parts(first, "spec", with_status, |part| is_shared(versions, part), errors);
+    }
+}
+
+/// Whether a default stands anywhere in a schema.
+fn has_default(schema: &Value) -> bool {
+    let below = |name: &str| {
+        let below = tree::at(schema, &[name]);
+        let list = below.as_array().into_iter().flatten();
+        let map = below.as_object().into_iter().flatten().map(|(_, one)| one);
+        list.chain(map).any(has_default)
+    };
+    let one = |name: &str| {
+        let one = tree::at(schema, &[name]);
+        one.is_object() && has_default(one)
+    };
+    !tree::at(schema, &["default"]).is_null()
+        || ["properties", "allOf", "anyOf", "oneOf"].into_iter().any(below)
+        || ["items", "additionalProperties", "not"].into_iter().any(one)
 }
 
 fn check_deprecation(version: &Value, path: &str, errors: &mut FieldErrors) {
@@ -270,11 +325,11 @@ fn check_deprecation(version: &Value, path: &str, errors: &mut FieldErrors) {
     if version["deprecated"] != true {
         return wrong("can only be set for deprecated versions");
     }
-    if text.is_empty() {
-        wrong("must not be an empty string");
-    }
     if text.len() > 256 {
         wrong("must be <= 256 characters long");
+    }
+    if text.is_empty() {
+        wrong("must not be an empty string");
     }
     if let Some(at) = text.find(char::is_control) {
         wrong(&format!(
@@ -299,13 +354,13 @@ fn check_scale(scale: &Value, path: &str, errors: &mut FieldErrors) {
             }
             continue;
         }
-        let plain = JsonPath::parse(text).ok().and_then(|path| path.fields()).is_some();
-        if !plain || !text.starts_with('.') {
-            let detail = "should be a json path under the object's own fields, without arrays";
-            errors.push(FieldError::invalid(at, &json!(text), detail));
+        if !text.starts_with('.') {
+            errors.push(FieldError::invalid(at, &json!(text), NO_PATH));
         } else if !under.iter().any(|under| text.starts_with(under)) {
-            let under: Vec<&str> = under.iter().map(|under| under.trim_end_matches('.')).collect();
-            let detail = format!("should be a json path under {}", under.join(" or "));
+            let detail = match under {
+                [one] => format!("should be a json path under {}", one.trim_end_matches('.')),
+                _ => "should be a json path under either .spec or .status".to_owned(),
+            };
             errors.push(FieldError::invalid(at, &json!(text), &detail));
         }
     }
@@ -333,14 +388,7 @@ fn check_columns(version: &Value, path: &str, errors: &mut FieldErrors) {
         if json_path.is_empty() {
             errors.push(FieldError::required(at("JSONPath"), ""));
         } else if !json_path.starts_with('.') {
-            let detail = "must be a simple json path starting with .";
-            errors.push(FieldError::invalid(at("JSONPath"), &json!(json_path), detail));
-        } else if let Err(error) = JsonPath::parse(json_path) {
-            errors.push(FieldError::invalid(
-                at("JSONPath"),
-                &json!(json_path),
-                &format!("is an invalid json path: {error}"),
-            ));
+            errors.push(FieldError::invalid(at("JSONPath"), &json!(json_path), NO_PATH));
         }
     }
 }
@@ -360,20 +408,19 @@ fn check_selectable(version: &Value, path: &str, errors: &mut FieldErrors) {
         let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
         let leaf = names.iter().fold(schema, |schema, name| tree::at(schema, &["properties", name]));
         if names.is_empty() || leaf.is_null() {
-            errors.push(FieldError::invalid(
-                at.clone(),
-                json_path,
-                "is an invalid path: does not refer to a valid field",
-            ));
-        } else if !["string", "boolean", "integer"].contains(&tree::text(leaf, &["type"])) {
-            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with \
-                          formats are allowed.";
-            errors.push(FieldError::invalid(at.clone(), json_path, detail));
+            let detail = "is an invalid path: does not refer to a valid field";
+            errors.push(FieldError::invalid(at, json_path, detail));
+            continue;
         }
         if names.first().is_some_and(|first| first == "metadata") {
             errors.push(FieldError::invalid(at.clone(), json_path, "must not point to fields in metadata"));
         }
-        if !seen.insert(text) {
+        if !["string", "boolean", "integer"].contains(&tree::text(leaf, &["type"])) {
+            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with \
+                          formats are allowed.";
+            errors.push(FieldError::invalid(at.clone(), json_path, detail));
+        }
+        if !seen.insert(names) {
             errors.push(FieldError::duplicate(at, json_path));
         }
     }
@@ -384,74 +431,93 @@ fn check_selectable(version: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
+/// What the server fills in from the kind has to be there as well.
 fn check_names(names: &Value, errors: &mut FieldErrors) {
-    let text = |field: &str| tree::text(names, &[field]);
     for field in ["plural", "singular", "kind", "listKind"] {
-        let (at, name) = (format!("spec.names.{field}"), text(field));
-        let mixed = field.ends_with("ind");
-        if name.is_empty() {
-            errors.push(FieldError::required(at, ""));
-        } else if let Some(wrong) =
-            wrong_name(NameRule::Label1035, &if mixed { name.to_lowercase() } else { name.into() })
-        {
-            let hint = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
-            errors.push(FieldError::invalid(at, &json!(name), &format!("{hint}{wrong}")));
+        if tree::text(names, &[field]).is_empty() {
+            errors.push(FieldError::required(format!("spec.names.{field}"), ""));
         }
     }
-    for field in ["shortNames", "categories"] {
+    check_spelling(names, "spec.names", errors);
+}
+
+/// Source: `ValidateCustomResourceDefinitionNames`.
+fn check_spelling(names: &Value, path: &str, errors: &mut FieldErrors) {
+    for (field, mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
+        let name = tree::text(names, &[field]);
+        let plain = if mixed { name.to_lowercase() } else { name.to_owned() };
+        if let Some(wrong) = wrong_name(NameRule::Label1035, &plain).filter(|_| !name.is_empty()) {
+            let hint = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
+            let detail = format!("{hint}{wrong}");
+            errors.push(FieldError::invalid(format!("{path}.{field}"), &json!(name), &detail));
+        }
+    }
+    let mut list = |field: &str| {
         for (index, name) in tree::items(names, &[field]).iter().enumerate() {
             if let Some(wrong) = wrong_name(NameRule::Label1035, name.as_str().unwrap_or_default()) {
-                errors.push(FieldError::invalid(format!("spec.names.{field}[{index}]"), name, &wrong));
+                errors.push(FieldError::invalid(format!("{path}.{field}[{index}]"), name, &wrong));
             }
         }
-    }
-    if !text("kind").is_empty() && text("kind") == text("listKind") {
+    };
+    list("shortNames");
+    list("categories");
+    let kind = tree::text(names, &["kind"]);
+    if !kind.is_empty() && kind == tree::text(names, &["listKind"]) {
         let detail = "kind and listKind may not be the same";
-        errors.push(FieldError::invalid("spec.names.listKind", &json!(text("listKind")), detail));
+        errors.push(FieldError::invalid(format!("{path}.listKind"), &json!(kind), detail));
     }
 }
 
-fn check_conversion(conversion: &Value, errors: &mut FieldErrors) {
-    let (strategy, webhook) = (tree::text(conversion, &["strategy"]), tree::at(conversion, &["webhook"]));
-    let client = tree::at(webhook, &["clientConfig"]);
-    let versions = tree::items(webhook, &["conversionReviewVersions"]);
-    match strategy {
+fn check_status(object: &Value, errors: &mut FieldErrors) {
+    check_spelling(tree::at(object, &["status", "acceptedNames"]), "status.acceptedNames", errors);
+}
+
+/// Source: `validateCustomResourceConversion`; the fields have the names of the internal version.
+fn check_conversion(spec: &Value, errors: &mut FieldErrors) {
+    let conversion = tree::at(spec, &["conversion"]);
+    let strategy = tree::at(conversion, &["strategy"]);
+    let client =
+        At::new(tree::at(conversion, &["webhook", "clientConfig"]), "spec.conversion.webhookClientConfig");
+    let versions = At::new(
+        tree::at(conversion, &["webhook", "conversionReviewVersions"]),
+        "spec.conversion.conversionReviewVersions",
+    );
+    if preserves(spec) && strategy != "None" {
+        let detail = "must be None if spec.preserveUnknownFields is true";
+        errors.push(FieldError::invalid("spec.conversion.strategy", strategy, detail));
+    }
+    match strategy.as_str().unwrap_or_default() {
         "" => errors.push(FieldError::required("spec.conversion.strategy", "")),
-        "None" => {
-            let detail = "should not be set when strategy is not set to Webhook";
-            if !client.is_null() {
-                errors.push(FieldError::forbidden("spec.conversion.webhookClientConfig", detail));
-            }
-            if !versions.is_empty() {
-                errors.push(FieldError::forbidden("spec.conversion.conversionReviewVersions", detail));
-            }
+        "None" | "Webhook" => {}
+        _ => {
+            errors.push(FieldError::not_supported("spec.conversion.strategy", strategy, &["None", "Webhook"]))
         }
-        "Webhook" => {
-            let at = "spec.conversion.webhookClientConfig";
-            if client.is_null() {
-                errors.push(FieldError::required(at, "required when strategy is set to Webhook"));
-            } else if client["url"].is_null() == client["service"].is_null() {
-                errors.push(FieldError::required(at, "exactly one of url or service is required"));
-            } else if client["url"].as_str().is_some_and(|url| !url.starts_with("https://")) {
-                let scheme = client["url"]
-                    .as_str()
-                    .and_then(|url| url.split_once("://"))
-                    .map_or("", |(scheme, _)| scheme);
-                let detail = "'https' is the only allowed URL scheme";
-                errors.push(FieldError::invalid(format!("{at}.url"), &json!(scheme), detail));
-            }
-            let at = "spec.conversion.conversionReviewVersions";
-            if versions.is_empty() {
-                errors.push(FieldError::required(at, ""));
-            } else if !versions.iter().any(|version| REVIEW_VERSIONS.iter().any(|known| version == known)) {
-                let detail = format!("must include at least one of {}", REVIEW_VERSIONS.join(", "));
-                errors.push(FieldError::invalid(at, &json!(versions), &detail));
-            }
+    }
+    if strategy != "Webhook" {
+        let detail = "should not be set when strategy is not set to Webhook";
+        if client.is_set() {
+            errors.push(client.forbidden(detail));
         }
-        other => {
-            let at = "spec.conversion.strategy";
-            errors.push(FieldError::not_supported(at, &json!(other), &["None", "Webhook"]));
+        if !versions.is_empty() {
+            errors.push(versions.forbidden(detail));
         }
+        return;
+    }
+    check_client(&client, errors);
+    if versions.is_empty() {
+        errors.push(versions.required(""));
+    } else {
+        webhooks::check_versions(&versions, errors);
+    }
+}
+
+fn check_client(client: &At<'_>, errors: &mut FieldErrors) {
+    let (url, service) = (client.get("url"), client.get("service"));
+    match (url.is_set(), service.is_set()) {
+        _ if !client.is_set() => errors.push(client.required("required when strategy is set to Webhook")),
+        (true, false) => webhooks::check_url(&url, errors),
+        (false, true) => webhooks::check_service(&service, errors),
+        _ => errors.push(client.required("exactly one of url or service is required")),
     }
 }
 
@@ -577,6 +643,56 @@ mod tests {
                 "spec.subresources.scale.specReplicasPath: Invalid value: \".status.a\": should be a json path under .spec",
                 "spec.additionalPrinterColumns[0].type: Invalid value: \"x\": must be one of boolean,date,integer,number,string",
                 "spec.additionalPrinterColumns[0].JSONPath: Invalid value: \"a\": must be a simple json path starting with .",
+            ]
+        );
+    }
+
+    #[test]
+    fn everything_is_told_at_once_in_upstreams_order() {
+        let fields: Vec<String> = said(|object| {
+            object["spec"]["names"]["listKind"] = "Widget".into();
+            object["spec"]["names"]["singular"] = "a b".into();
+            object["spec"]["preserveUnknownFields"] = true.into();
+            object["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {
+                "conversionReviewVersions": ["v2", "v2", "V"],
+                "clientConfig": {"service": {"name": "a", "path": "x/"}}}});
+            object["spec"]["versions"] = json!([
+                {"name": "v1", "served": true, "storage": true, "deprecationWarning": "x",
+                    "subresources": {"status": {}, "scale": {"specReplicasPath": "spec", "statusReplicasPath": ".status.a[0]",
+                        "labelSelectorPath": ".x"}},
+                    "schema": {"openAPIV3Schema": {"type": "object", "maxProperties": 1,
+                        "properties": {"a": {}, "b": {"type": "string", "default": 1}}}},
+                    "selectableFields": [{"jsonPath": ".metadata.name"}, {"jsonPath": ".b"}, {"jsonPath": ".b"}]},
+                {"name": "v1", "served": true, "storage": true},
+            ]);
+        })
+        .into_iter()
+        .map(|one| one.split(": ").next().unwrap().to_owned())
+        .collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.versions[1].schema.openAPIV3Schema",
+                "spec.preserveUnknownFields",
+                "spec.versions[0].deprecationWarning",
+                "spec.versions[0].schema.openAPIV3Schema",
+                "spec.versions[0].schema.openAPIV3Schema.properties[a].type",
+                "spec.versions[0].subresources.scale.specReplicasPath",
+                "spec.versions[0].subresources.scale.labelSelectorPath",
+                "spec.versions[0].selectableFields[0].jsonPath",
+                "spec.versions[0].selectableFields[2].jsonPath",
+                "spec.versions",
+                "spec.versions",
+                "spec.names.singular",
+                "spec.names.listKind",
+                "spec.conversion.strategy",
+                "spec.conversion.webhookClientConfig.service.name",
+                "spec.conversion.webhookClientConfig.service.path",
+                "spec.conversion.webhookClientConfig.service.path",
+                "spec.conversion.conversionReviewVersions[1]",
+                "spec.conversion.conversionReviewVersions[2]",
+                "spec.conversion.conversionReviewVersions",
+                "spec.preserveUnknownFields",
             ]
         );
     }

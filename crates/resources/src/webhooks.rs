@@ -180,51 +180,92 @@ fn check_resources(resources: &At<'_>, errors: &mut FieldErrors) {
 fn check_client(client: &At<'_>, errors: &mut FieldErrors) {
     let (url, service) = (client.get("url"), client.get("service"));
     match (url.is_set(), service.is_set()) {
-        (true, false) => {
-            if !url.text().starts_with("https://") {
-                let detail = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-                errors.push(FieldError::invalid(url.path.clone(), &json!(scheme(url.text())), detail));
-            }
-            for (mark, what) in [('#', "fragments are"), ('?', "query parameters are")] {
-                if let Some((_, rest)) = url.text().split_once(mark) {
-                    let detail = format!("{what} not permitted in the URL");
-                    errors.push(FieldError::invalid(url.path.clone(), &json!(rest), &detail));
-                }
-            }
-        }
+        (true, false) => check_url(&url, errors),
         (false, true) => check_service(&service, errors),
         _ => errors.push(client.required("exactly one of url or service is required")),
     }
 }
 
-fn scheme(url: &str) -> &str {
-    url.split_once("://").map_or("", |(scheme, _)| scheme)
+/// A URL that the server calls. Source: `webhook.ValidateWebhookURL`.
+pub(crate) fn check_url(url: &At<'_>, errors: &mut FieldErrors) {
+    let parts = Url::of(url.text());
+    let form = "desired format: https://host[/path]";
+    let mut wrong =
+        |part: &str, detail: &str| errors.push(FieldError::invalid(url.path.clone(), &json!(part), detail));
+    if !parts.scheme.eq_ignore_ascii_case("https") {
+        wrong(parts.scheme, &format!("'https' is the only allowed URL scheme; {form}"));
+    }
+    if parts.host.is_empty() {
+        wrong("", &format!("host must be specified; {form}"));
+    }
+    for (part, what) in [
+        (parts.user, "user information is"),
+        (parts.fragment, "fragments are"),
+        (parts.query, "query parameters are"),
+    ] {
+        if !part.is_empty() {
+            wrong(part, &format!("{what} not permitted in the URL"));
+        }
+    }
 }
 
-/// A reference to a Service that the server calls. Source: `webhook.ValidateWebhookService`.
+/// The parts of a URL that webhooks' URLs are judged by; what is absent is empty.
+struct Url<'t> {
+    scheme: &'t str,
+    user: &'t str,
+    host: &'t str,
+    query: &'t str,
+    fragment: &'t str,
+}
+
+impl<'t> Url<'t> {
+    fn of(text: &'t str) -> Self {
+        let (text, fragment) = text.split_once('#').unwrap_or((text, ""));
+        let (text, query) = text.split_once('?').unwrap_or((text, ""));
+        let is_scheme = |scheme: &&str| {
+            scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+                && scheme.chars().all(|char| char.is_ascii_alphanumeric() || "+-.".contains(char))
+        };
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme).filter(is_scheme).unwrap_or_default();
+        let rest = if scheme.is_empty() { text } else { &text[scheme.len() + 1..] };
+        let authority = rest.strip_prefix("//").unwrap_or_default();
+        let authority = authority.split_once('/').map_or(authority, |(authority, _)| authority);
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        Self { scheme, user, host, query, fragment }
+    }
+}
+
+/// A reference to a Service that the server calls. Source: `webhook.ValidateWebhookService`, whose callers give it name and
+/// namespace the other way round: of an absent one, the other is said to be required.
 pub(crate) fn check_service(service: &At<'_>, errors: &mut FieldErrors) {
-    service.get("name").present("service name is required", errors);
-    service.get("namespace").present("service namespace is required", errors);
+    for (absent, told) in [("namespace", "name"), ("name", "namespace")] {
+        if service.get(absent).text().is_empty() {
+            errors.push(service.get(told).required(""));
+        }
+    }
     let port = service.get("port");
     if port.is_set() && !(1..=65535).contains(&port.number()) {
         errors.push(port.invalid("port is not valid: must be between 1 and 65535, inclusive"));
     }
-    let path = service.get("path");
-    match path.text() {
-        "" | "/" => {}
-        "//" => errors.push(path.invalid("segment[0] may not be empty")),
-        text if !text.starts_with('/') => errors.push(path.invalid("must start with a '/'")),
-        text => {
-            let steps = text[1..].strip_suffix('/').unwrap_or(&text[1..]);
-            for (index, step) in steps.split('/').enumerate() {
-                if step.is_empty() {
-                    errors.push(path.invalid(&format!("segment[{index}] may not be empty")));
-                    continue;
-                }
-                for detail in name_problems(NameRule::Subdomain, step) {
-                    errors.push(path.invalid(&format!("segment[{index}]: {detail}")));
-                }
-            }
+    check_path(&service.get("path"), errors);
+}
+
+fn check_path(path: &At<'_>, errors: &mut FieldErrors) {
+    let text = path.text();
+    match text {
+        "" | "/" => return,
+        "//" => return errors.push(path.invalid("segment[0] may not be empty")),
+        _ if !text.starts_with('/') => errors.push(path.invalid("must start with a '/'")),
+        _ => {}
+    }
+    let steps = text.char_indices().nth(1).map_or("", |(second, _)| &text[second..]);
+    for (index, step) in steps.strip_suffix('/').unwrap_or(steps).split('/').enumerate() {
+        if step.is_empty() {
+            errors.push(path.invalid(&format!("segment[{index}] may not be empty")));
+            continue;
+        }
+        for detail in name_problems(NameRule::Subdomain, step) {
+            errors.push(path.invalid(&format!("segment[{index}]: {detail}")));
         }
     }
 }
@@ -252,6 +293,11 @@ fn review_versions(versions: &At<'_>, errors: &mut FieldErrors) {
         errors.push(versions.required("must specify one of v1, v1beta1"));
         return;
     }
+    check_versions(versions, errors);
+}
+
+/// Versions of reviews that a webhook understands, of which the server speaks one.
+pub(crate) fn check_versions(versions: &At<'_>, errors: &mut FieldErrors) {
     let mut seen: HashSet<&str> = HashSet::new();
     for version in versions.items() {
         if seen.contains(&version.text()) {

@@ -24,10 +24,6 @@ impl Gathered {
         self.causes.len() >= CAUSES_MAX || self.bytes >= CAUSES_BYTES_MAX
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.causes.is_empty()
-    }
-
     pub(super) fn push(&mut self, cause: Cause) {
         if !self.is_full() {
             self.bytes += cause.field.len() + cause.message.len();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::causes::{ADDITIONAL, Gathered, ITEMS, Step, Trail};
 use super::expressions::{self, Before};
 use super::props::{Additional, Items, Props, Rule};
-use super::{causes, fill, prune, rules, validate};
+use super::{causes, prune, rules, validate};
 use crate::status::Cause;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -23,31 +23,164 @@ enum Level {
     Field,
 }
 
-/// What is wrong with a schema apart from its rules; `path` is its own.
-pub fn check_schema(path: &str, schema: &Value) -> Vec<Cause> {
+/// What the schema's root may not have where a status is written apart, since a status is held to `properties.status`
+/// alone. Source: `allowedFieldsAtRootSchema`.
+const ROOT_OF_STATUS: &str = "only [Description Type Format Title Maximum ExclusiveMaximum Minimum ExclusiveMinimum \
+     MaxLength MinLength Pattern MaxItems MinItems UniqueItems MultipleOf Required Items Properties ExternalDocs Example \
+     XPreserveUnknownFields XValidations] fields are allowed at the root of the schema if the status subresource is enabled";
+const META_FIELDS: [(&str, &str); 3] = [
+    ("apiVersion", "must not be set in top-level apiVersion"),
+    ("kind", "must not be set in top-level kind"),
+    ("metadata", "must not be set in top-level metadata"),
+];
+
+/// What is wrong with a schema apart from its rules; `path` is its own. `with_status`: objects have a status that is
+/// written apart. What is not structural hides what is wrong with defaults, and nothing else.
+/// Source: `validateCustomResourceDefinitionValidation`.
+pub fn check_schema(path: &str, schema: &Value, with_status: bool) -> Vec<Cause> {
     let props = match Props::read(schema) {
         Ok(props) => props,
         Err(error) => return vec![causes::invalid(path, &json!(""), error)],
     };
-    let mut check = Check { causes: Gathered::default() };
     let root = &Trail::root(path);
-    if props.nullable {
-        check.forbidden(root.below(Step::Plain("nullable")), "nullable cannot be true at the root");
+    let mut causes = of_root(path, schema, &props, with_status);
+    let unreadable = unsupported(&props);
+    if unreadable.is_none() {
+        causes.extend(unfit_for_rules(&props, root));
     }
-    check.structural(&props, Level::Root, root);
-    check.open_api(&props, root);
-    if check.causes.is_empty() {
-        check.defaults(&props, root, false);
+    causes.extend(Check::told(|check| check.open_api(&props, root, Context::ROOT)));
+    match unreadable {
+        Some(detail) if causes.is_empty() => vec![causes::invalid(path, &json!(""), detail)],
+        _ => causes,
     }
-    check.causes.told()
 }
 
-/// What is wrong with the rules of a schema that is valid apart from them; `version` is the name of the version that has
-/// it, `before` how its definition was before an update. Takes up to seconds.
-pub fn check_rules(path: &str, schema: &Value, version: &str, before: Option<&Before<'_>>) -> Vec<Cause> {
+/// What is wrong with the rules of a schema; `version` is the name of the version that has it, `before` how its
+/// definition was before an update, `faulty` whether [`check_schema`] found something. Rules are looked at where the whole
+/// is structural, its defaults are valid, and nothing is wrong where they stand or below. Takes up to seconds.
+pub fn check_rules(
+    path: &str,
+    schema: &Value,
+    version: &str,
+    before: Option<&Before<'_>>,
+    faulty: bool,
+) -> Vec<Cause> {
+    let Ok(props) = Props::read(schema) else { return Vec::new() };
+    let mut wrong = BTreeSet::new();
+    if faulty {
+        let root = &Trail::root(path);
+        if unsupported(&props).is_some() || !unfit_for_rules(&props, root).is_empty() {
+            return Vec::new();
+        }
+        let causes = Check::told(|check| check.open_api(&props, root, Context::ROOT));
+        wrong.extend(causes.into_iter().map(|cause| cause.field));
+    }
     let unchanged = before.is_some_and(|before| before.has(version, schema));
-    Props::read(schema)
-        .map_or_else(|_| Vec::new(), |props| expressions::check(&props, path, before, unchanged))
+    expressions::check(&props, path, before, unchanged, &wrong)
+}
+
+/// What keeps a schema from being structural, in upstream's words and order; empty: nothing.
+/// Source: `schema.ValidateStructural`.
+pub fn check_structure(path: &str, schema: &Value) -> Vec<Cause> {
+    let Ok(props) = Props::read(schema) else { return Vec::new() };
+    Check::told(|check| check.structural(&props, Level::Root, &Trail::root(path)))
+}
+
+/// What is not structural or, where everything is, what is wrong with defaults.
+fn unfit_for_rules(props: &Props, root: &Trail<'_>) -> Vec<Cause> {
+    let causes = Check::told(|check| check.structural(props, Level::Root, root));
+    if causes.is_empty() { Check::told(|check| check.defaults(props, root, false)) } else { causes }
+}
+
+/// What only the root may not have.
+fn of_root(path: &str, schema: &Value, props: &Props, with_status: bool) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if with_status && props.ty != "object" && !props.ty.is_empty() {
+        let detail = "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
+        causes.push(causes::invalid(&format!("{path}.type"), &json!(props.ty), detail));
+    } else if with_status && !fits_status(props) {
+        causes.push(causes::invalid(path, schema, ROOT_OF_STATUS));
+    }
+    if props.nullable {
+        let detail = "nullable cannot be true at the root";
+        causes.push(causes::forbidden(&format!("{path}.nullable"), detail));
+    }
+    causes
+}
+
+fn fits_status(root: &Props) -> bool {
+    let others = [
+        !root.id.is_empty(),
+        !root.schema.is_empty(),
+        root.reference.is_some(),
+        root.nullable,
+        root.default.is_some(),
+        root.values.as_ref().is_some_and(|values| !values.is_empty()),
+        root.max_properties.is_some() || root.min_properties.is_some(),
+        !root.all_of.is_empty() || !root.one_of.is_empty() || !root.any_of.is_empty() || root.not.is_some(),
+        root.additional_properties.is_some() || root.additional_items.is_some(),
+        !root.pattern_properties.is_empty() || !root.dependencies.is_empty() || !root.definitions.is_empty(),
+        root.embedded || root.int_or_string,
+        root.list_type.is_some() || !root.list_keys.is_empty() || root.map_type.is_some(),
+    ];
+    !others.contains(&true)
+}
+
+/// Why a schema cannot even be read as a structural one. Source: `schema.NewStructural`.
+fn unsupported(schema: &Props) -> Option<String> {
+    let fields = [
+        (!schema.id.is_empty(), "id"),
+        (!schema.schema.is_empty(), "schema"),
+        (schema.reference.as_ref().is_some_and(|to| !to.is_empty()), "$ref"),
+        (!schema.pattern_properties.is_empty(), "patternProperties"),
+        (!schema.dependencies.is_empty(), "dependencies"),
+        (schema.additional_items.is_some(), "additionalItems"),
+        (!schema.definitions.is_empty(), "definitions"),
+    ];
+    if let Some((_, field)) = fields.into_iter().find(|(used, _)| *used) {
+        return Some(format!("OpenAPIV3Schema '{field}' is not supported"));
+    }
+    let junctors = schema.not.as_deref().into_iter().chain(&schema.all_of);
+    if let Some(detail) = junctors.chain(&schema.any_of).chain(&schema.one_of).find_map(unsupported) {
+        return Some(detail);
+    }
+    if schema.preserve_unknown == Some(false) {
+        let detail = "internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined";
+        return Some(detail.to_owned());
+    }
+    if matches!(schema.items, Some(Items::Several(_))) {
+        return Some("OpenAPIV3Schema 'items' must be a schema, but is an array".to_owned());
+    }
+    schema
+        .item()
+        .into_iter()
+        .chain(schema.properties.values())
+        .chain(schema.additional())
+        .find_map(unsupported)
+}
+
+/// Where a schema stands beside what every object has.
+#[derive(Clone, Copy)]
+struct Context {
+    root: bool,
+    /// Below the metadata, kind or version of an object.
+    of_object: bool,
+    /// Why there are no defaults.
+    no_defaults: Option<&'static str>,
+}
+
+impl Context {
+    const ROOT: Self = Self { root: true, of_object: false, no_defaults: None };
+
+    /// Of a property of a schema that stands here.
+    fn of(self, schema: &Props, property: &str) -> Self {
+        let below = Self { root: false, ..self };
+        match META_FIELDS.iter().find(|(name, _)| *name == property) {
+            Some((_, detail)) if self.root => Self { of_object: true, no_defaults: Some(detail), ..below },
+            Some(_) if schema.embedded => Self { of_object: true, ..below },
+            _ => below,
+        }
+    }
 }
 
 struct Check {
@@ -55,6 +188,13 @@ struct Check {
 }
 
 impl Check {
+    /// What a look finds, sorted.
+    fn told(look: impl FnOnce(&mut Self)) -> Vec<Cause> {
+        let mut check = Self { causes: Gathered::default() };
+        look(&mut check);
+        check.causes.told()
+    }
+
     /// Gathers a failure, which is made only if it is told.
     fn say(&mut self, path: impl Display, cause: impl FnOnce(&str) -> Cause) {
         if !self.causes.is_full() {
@@ -159,12 +299,7 @@ impl Check {
         if metadata.ty != "object" {
             self.invalid(at.below(Step::Plain("type")), metadata.ty.as_str(), "must be object");
         }
-        let plain = metadata.properties.keys().all(|name| name == "name" || name == "generateName")
-            && metadata.items.is_none()
-            && metadata.additional_properties.is_none()
-            && metadata.required.is_empty()
-            && metadata.rules.is_empty();
-        if level == Level::Root && !plain {
+        if level == Level::Root && !is_plain(metadata) {
             let detail = "must not specify anything other than name and generateName, but metadata is implicitly \
                           specified";
             self.forbidden(&at, detail);
@@ -266,43 +401,12 @@ impl Check {
         }
     }
 
-    /// What no schema may have, and what hangs together.
-    fn open_api(&mut self, schema: &Props, path: &Trail<'_>) {
+    /// What no schema may have, and what hangs together. Source: `ValidateCustomResourceDefinitionOpenAPISchema`.
+    fn open_api(&mut self, schema: &Props, path: &Trail<'_>, place: Context) {
         if self.causes.is_full() {
             return;
         }
-        let never = [
-            (!schema.id.is_empty(), "id", "id is not supported"),
-            (schema.additional_items.is_some(), "additionalItems", "additionalItems is not supported"),
-            (
-                !schema.pattern_properties.is_empty(),
-                "patternProperties",
-                "patternProperties is not supported",
-            ),
-            (!schema.definitions.is_empty(), "definitions", "definitions is not supported"),
-            (!schema.dependencies.is_empty(), "dependencies", "dependencies is not supported"),
-            (schema.reference.is_some(), "$ref", "$ref is not supported"),
-            (
-                schema.unique_items,
-                "uniqueItems",
-                "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
-            ),
-        ];
-        for (_, field, detail) in never.into_iter().filter(|(used, _, _)| *used) {
-            self.forbidden(path.below(Step::Plain(field)), detail);
-        }
-        if schema.ty == "null" {
-            let detail = "type cannot be set to null, use nullable as an alternative";
-            self.forbidden(path.below(Step::Plain("type")), detail);
-        } else if !schema.ty.is_empty() && !TYPES.contains(&schema.ty.as_str()) {
-            self.not_supported(path.below(Step::Plain("type")), &schema.ty, &TYPES);
-        }
-        if matches!(schema.items, Some(Items::Several(_))) {
-            self.forbidden(
-                path.below(Step::Plain("items")),
-                "items must be a schema object and not an array",
-            );
-        }
+        self.fields(schema, path, place);
         let closed_or_typed =
             matches!(schema.additional_properties, Some(Additional::Schema(_) | Additional::Allowed(false)));
         if closed_or_typed && !schema.properties.is_empty() {
@@ -318,12 +422,53 @@ impl Check {
         for (index, rule) in schema.rules.iter().enumerate() {
             self.rule(rule, schema, &path.below(Step::Rule(index)));
         }
-        let children = schema.properties.iter().map(|(name, one)| (format!("properties[{name}]"), one));
-        let children = children.chain(schema.item().map(|item| ("items".to_owned(), item)));
-        let children =
-            children.chain(schema.additional().map(|one| ("additionalProperties".to_owned(), one)));
-        for (name, child) in children.chain(nested(schema)) {
-            self.open_api(child, &path.below(Step::Plain(&name)));
+        let below = Context { root: false, ..place };
+        if let Some(additional) = schema.additional() {
+            let reason = "must not be set inside additionalProperties applying to object metadata";
+            let no_defaults = if place.of_object { Some(reason) } else { place.no_defaults };
+            self.open_api(additional, &path.below(ADDITIONAL), Context { no_defaults, ..below });
+        }
+        for (name, property) in &schema.properties {
+            self.open_api(property, &path.below(Step::Property(name)), place.of(schema, name));
+        }
+        if let Some(item) = schema.item() {
+            self.open_api(item, &path.below(ITEMS), below);
+        }
+        for (name, child) in nested(schema) {
+            self.open_api(child, &path.below(Step::Plain(&name)), below);
+        }
+    }
+
+    /// The fields that a schema may not have. Source: `specStandardValidatorV3.validate`.
+    fn fields(&mut self, schema: &Props, path: &Trail<'_>, place: Context) {
+        let ty = schema.ty.as_str();
+        if !ty.is_empty() && !TYPES.contains(&ty) {
+            self.not_supported(path.below(Step::Plain("type")), ty, &TYPES);
+        }
+        let array = matches!(schema.items, Some(Items::Several(_)));
+        let embedded = "x-kubernetes-embedded-resource";
+        let null = "type cannot be set to null, use nullable as an alternative";
+        let quadratic = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+        let default = place.no_defaults.filter(|_| schema.default.is_some());
+        let never = [
+            (default.is_some(), "default", default.unwrap_or_default()),
+            (!schema.id.is_empty(), "id", "id is not supported"),
+            (schema.additional_items.is_some(), "additionalItems", "additionalItems is not supported"),
+            (
+                !schema.pattern_properties.is_empty(),
+                "patternProperties",
+                "patternProperties is not supported",
+            ),
+            (!schema.definitions.is_empty(), "definitions", "definitions is not supported"),
+            (!schema.dependencies.is_empty(), "dependencies", "dependencies is not supported"),
+            (schema.reference.is_some(), "$ref", "$ref is not supported"),
+            (ty == "null", "type", null),
+            (array, "items", "items must be a schema object and not an array"),
+            (place.of_object && schema.embedded, embedded, "must not be used inside of resource meta"),
+            (schema.unique_items, "uniqueItems", quadratic),
+        ];
+        for (_, field, detail) in never.into_iter().filter(|(used, _, _)| *used) {
+            self.forbidden(path.below(Step::Plain(field)), detail);
         }
     }
 
@@ -350,14 +495,15 @@ impl Check {
         if let Some(reason) = rule.reason.as_deref().filter(|reason| !rules::REASONS.contains(reason)) {
             self.not_supported(path.below(Step::Plain("reason")), reason, &rules::REASONS);
         }
-        let problem = match rule.field_path.as_str() {
-            "" => return,
-            text if blank(text) => "must be non-empty if specified",
-            text if broken(text) => "must not contain line breaks",
-            text if !expressions::is_path(schema, text) => "must be a valid path",
-            _ => return,
-        };
-        self.invalid(path.below(Step::Plain("fieldPath")), rule.field_path.as_str(), problem);
+        let text = rule.field_path.as_str();
+        let problems = [
+            (blank(text), "must be non-empty if specified"),
+            (broken(text), "must not contain line breaks"),
+            (!text.is_empty() && !expressions::is_path(schema, text), "must be a valid path"),
+        ];
+        for (_, problem) in problems.into_iter().filter(|(found, _)| *found) {
+            self.invalid(path.below(Step::Plain("fieldPath")), text, problem);
+        }
     }
 
     fn map_type(&mut self, schema: &Props, path: &Trail<'_>) {
@@ -403,6 +549,10 @@ impl Check {
                 self.invalid(path.below(ITEMS).below(Step::Plain("x-kubernetes-map-type")), list, detail);
             }
         }
+        if ["set", "map"].contains(&list_type) && schema.item().is_some_and(|item| item.nullable) {
+            let detail = format!("cannot be nullable when x-kubernetes-list-type is {list_type}");
+            self.forbidden(path.below(ITEMS).below(Step::Plain("nullable")), &detail);
+        }
         if !["atomic", "set", "map"].contains(&list_type) {
             self.not_supported(&at, list_type, &["atomic", "set", "map"]);
         }
@@ -421,10 +571,12 @@ impl Check {
             self.required(&at, "must not be empty if x-kubernetes-list-type is map");
         }
         let Some(item) = schema.item() else {
-            return self.required(
-                path.below(Step::Plain("items")),
-                "must have a schema if x-kubernetes-list-type is map",
-            );
+            // Of several schemas, another failure tells.
+            if schema.items.is_none() {
+                let detail = "must have a schema if x-kubernetes-list-type is map";
+                self.required(path.below(Step::Plain("items")), detail);
+            }
+            return;
         };
         if item.ty != "object" {
             let detail = "must be object if parent array's x-kubernetes-list-type is map";
@@ -441,7 +593,8 @@ impl Check {
                     let place = items.below(Step::Property(key));
                     if matches!(property.ty.as_str(), "array" | "object") {
                         let detail = "must be a scalar type if parent array's x-kubernetes-list-type is map";
-                        self.invalid(place.below(Step::Plain("type")), property.ty.as_str(), detail);
+                        // The value that upstream shows is the item's.
+                        self.invalid(place.below(Step::Plain("type")), item.ty.as_str(), detail);
                     }
                     if property.nullable {
                         self.forbidden(
@@ -462,42 +615,80 @@ impl Check {
         }
     }
 
-    /// Defaults are values of their schema.
-    fn defaults(&mut self, schema: &Props, path: &Trail<'_>, in_metadata: bool) {
+    /// Defaults are values of their schema, for themselves: what they leave out is not filled in. Those of a map's values
+    /// are not looked at. Source: `schema/defaulting.ValidateDefaults`.
+    fn defaults(&mut self, schema: &Props, path: &Trail<'_>, of_object: bool) {
         if self.causes.is_full() {
             return;
         }
+        let of_object = of_object && !schema.embedded;
         if let Some(default) = &schema.default {
-            let at = path.below(Step::Plain("default"));
-            if in_metadata {
-                self.forbidden(&at, "must not be set in top-level metadata");
-            }
-            let mut value = default.clone();
-            if !prune::prune(&mut value, schema).is_empty() {
-                self.invalid(&at, default, "must not have unknown fields");
-            }
-            fill::default(&mut value, schema);
-            for cause in validate::validate(&value, None, schema) {
-                self.say(&at, |at| {
-                    let field = match cause.field.as_str() {
-                        "<nil>" => at.to_owned(),
-                        below => format!("{at}.{below}"),
-                    };
-                    Cause { field, ..cause }
-                });
-            }
-        }
-        for (name, property) in &schema.properties {
-            let below = in_metadata || (name == "metadata" && path.is_root());
-            self.defaults(property, &path.below(Step::Property(name)), below);
+            self.default(default, schema, path, of_object);
         }
         if let Some(item) = schema.item() {
-            self.defaults(item, &path.below(ITEMS), in_metadata);
+            self.defaults(item, &path.below(ITEMS), of_object);
         }
-        if let Some(additional) = schema.additional() {
-            self.defaults(additional, &path.below(ADDITIONAL), in_metadata);
+        let is_object = path.is_root() || schema.embedded;
+        for (name, property) in &schema.properties {
+            let of_object = of_object || (is_object && META_FIELDS.iter().any(|(field, _)| field == name));
+            self.defaults(property, &path.below(Step::Property(name)), of_object);
         }
     }
+
+    fn default(&mut self, default: &Value, schema: &Props, path: &Trail<'_>, of_object: bool) {
+        let at = path.below(Step::Plain("default"));
+        if !of_object && !prune::prune(&mut default.clone(), schema).is_empty() {
+            self.invalid(&at, default, "must not have unknown fields");
+        }
+        let mut problems = validate::validate(default, None, schema);
+        if problems.is_empty() && schema.has_rules() {
+            let mut schema = schema.clone();
+            schema.compile_rules();
+            problems = rules::check(default, None, &schema, None).unwrap_or_default();
+        }
+        for cause in problems {
+            self.say(&at, |at| {
+                let field = match cause.field.as_str() {
+                    "<nil>" => at.to_owned(),
+                    below if below.starts_with('[') => format!("{at}{below}"),
+                    below => format!("{at}.{below}"),
+                };
+                Cause { field, ..cause }
+            });
+        }
+    }
+}
+
+/// Whether a schema of metadata says nothing but of its names.
+fn is_plain(metadata: &Props) -> bool {
+    let numbers = [&metadata.maximum, &metadata.minimum, &metadata.multiple_of];
+    let counts = [
+        metadata.max_length,
+        metadata.min_length,
+        metadata.max_items,
+        metadata.min_items,
+        metadata.max_properties,
+        metadata.min_properties,
+    ];
+    let texts = [&metadata.title, &metadata.description, &metadata.format, &metadata.pattern];
+    let flags = [
+        metadata.nullable,
+        metadata.exclusive_maximum,
+        metadata.exclusive_minimum,
+        metadata.unique_items,
+        metadata.preserve_unknown == Some(true),
+        metadata.embedded,
+        metadata.int_or_string,
+    ];
+    metadata.properties.keys().all(|name| name == "name" || name == "generateName")
+        && numbers.iter().all(|number| number.is_none())
+        && counts.iter().all(Option::is_none)
+        && texts.iter().all(|text| text.is_empty())
+        && !flags.contains(&true)
+        && (metadata.items.is_none() && metadata.additional_properties.is_none() && metadata.not.is_none())
+        && (metadata.all_of.is_empty() && metadata.any_of.is_empty() && metadata.one_of.is_empty())
+        && (metadata.required.is_empty() && metadata.rules.is_empty() && metadata.list_keys.is_empty())
+        && (metadata.values.is_none() && metadata.list_type.is_none() && metadata.map_type.is_none())
 }
 
 /// The schemas below junctors, with their place.
@@ -522,8 +713,94 @@ mod tests {
     use super::*;
 
     fn said(schema: Value) -> Vec<String> {
-        let causes = check_schema("s", &schema);
+        let causes = check_schema("s", &schema, false);
         causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn what_is_not_structural_hides_defaults_and_nothing_else() {
+        let told = |schema: Value| -> Vec<String> {
+            said(schema).iter().map(|one| one.split(": Invalid value").next().unwrap().to_owned()).collect()
+        };
+        let untyped = json!({});
+        let wrong_default = json!({"type": "integer", "default": "x"});
+        let set = json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string", "nullable": true}});
+        let set_said = "s.properties[c].items.nullable: Forbidden: cannot be nullable when x-kubernetes-list-type is set";
+        let untyped_said =
+            "s.properties[a].type: Required value: must not be empty for specified object fields";
+        let of = |properties: Value| json!({"type": "object", "properties": properties});
+        assert_eq!(told(of(json!({"a": untyped, "b": wrong_default, "c": set}))), [untyped_said, set_said]);
+        assert_eq!(told(of(json!({"b": wrong_default, "c": set}))), ["s.properties[b].default", set_said]);
+        // What cannot be read as a structural schema is told only where nothing else tells it.
+        assert_eq!(
+            said(json!({"type": "object", "$schema": "x"})),
+            ["s: Invalid value: \"\": OpenAPIV3Schema 'schema' is not supported"]
+        );
+        assert_eq!(
+            said(json!({"properties": {"a": {"$ref": "x"}}})),
+            ["s.properties[a].$ref: Forbidden: $ref is not supported"]
+        );
+        // A default stands for itself, and is held to its rules.
+        let default = |default: Value| {
+            said(of(json!({"a": {"type": "object", "default": default, "required": ["x"],
+                "x-kubernetes-validations": [{"rule": "self.x > 1"}],
+                "properties": {"x": {"type": "integer", "default": 2}}}})))
+        };
+        assert_eq!(default(json!({})), ["s.properties[a].default.x: Required value"]);
+        assert_eq!(
+            default(json!({"x": 1})),
+            ["s.properties[a].default: Invalid value: failed rule: self.x > 1"]
+        );
+        assert_eq!(default(json!({"x": 2})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_every_object_has_is_not_described() {
+        for (schema, wanted) in [
+            (
+                json!({"type": "object", "properties": {"kind": {"type": "string", "default": "x"}}}),
+                "s.properties[kind].default: Forbidden: must not be set in top-level kind",
+            ),
+            (
+                json!({"type": "object", "properties": {"metadata": {"type": "object", "description": "x"}}}),
+                "s.properties[metadata]: Forbidden: must not specify anything other than name and generateName, but \
+                 metadata is implicitly specified",
+            ),
+            (
+                json!({"type": "object", "properties": {"a": {"type": "object", "x-kubernetes-embedded-resource": true,
+                    "properties": {"metadata": {"type": "object", "properties": {"b": {"type": "object",
+                    "x-kubernetes-preserve-unknown-fields": true, "x-kubernetes-embedded-resource": true}}}}}}}),
+                "s.properties[a].properties[metadata].properties[b].x-kubernetes-embedded-resource: Forbidden: must not \
+                 be used inside of resource meta",
+            ),
+        ] {
+            assert_eq!(said(schema), [wanted]);
+        }
+        // With a status apart, the root says what holds without it.
+        let root = |field: &str, value: Value| {
+            let mut schema = json!({"type": "object"});
+            schema[field] = value;
+            [false, true].map(|status| check_schema("s", &schema, status).len())
+        };
+        assert_eq!(root("oneOf", json!([{"required": []}])), [0, 1]);
+        assert_eq!(root("maxProperties", json!(1)), [0, 1]);
+        assert_eq!(root("required", json!(["a"])), [0, 0]);
+    }
+
+    #[test]
+    fn rules_are_looked_at_apart_from_what_is_wrong_elsewhere() {
+        let schema = json!({"type": "object", "properties": {
+            "a": {"type": "object", "x-kubernetes-validations": [{"rule": "1"}], "properties": {"x": {"type": "string"}}},
+            "b": {"type": "object", "x-kubernetes-validations": [{"rule": "1"}],
+                "properties": {"x": {"type": "string", "uniqueItems": true}}},
+        }});
+        let fields = |schema: &Value| -> Vec<String> {
+            check_rules("s", schema, "v1", None, true).into_iter().map(|cause| cause.field).collect()
+        };
+        assert_eq!(fields(&schema), ["s.properties[a].x-kubernetes-validations[0].rule"]);
+        let mut untyped = schema.clone();
+        untyped["properties"]["c"] = json!({});
+        assert_eq!(fields(&untyped), Vec::<String>::new());
     }
 
     #[test]

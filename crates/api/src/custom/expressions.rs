@@ -64,9 +64,16 @@ impl<'v> Before<'v> {
 }
 
 /// What is wrong with the rules of a schema that is valid apart from them; `path` is its own. One that is as it was
-/// (`unchanged`) may have expressions that cost too much.
-pub(super) fn check(schema: &Props, path: &str, before: Option<&Before<'_>>, unchanged: bool) -> Vec<Cause> {
-    let mut rules = Rules { before, unchanged, causes: Gathered::default(), total: 0, expensive: Vec::new() };
+/// (`unchanged`) may have expressions that cost too much. Above what is wrong otherwise (`wrong`) rules are not looked at.
+pub(super) fn check(
+    schema: &Props,
+    path: &str,
+    before: Option<&Before<'_>>,
+    unchanged: bool,
+    wrong: &BTreeSet<String>,
+) -> Vec<Cause> {
+    let causes = Gathered::default();
+    let mut rules = Rules { before, unchanged, wrong, causes, total: 0, expensive: Vec::new() };
     rules.visit(schema, &Trail::root(path), Place { root: true, apart: None, count: Some(1), hidden: false });
     if rules.total > SCHEMA_COST_MAX {
         for (path, _) in &rules.expensive {
@@ -109,6 +116,7 @@ struct Place<'p> {
 struct Rules<'b> {
     before: Option<&'b Before<'b>>,
     unchanged: bool,
+    wrong: &'b BTreeSet<String>,
     causes: Gathered,
     total: u64,
     /// What counts most in the total, and its cost, the dearest first.
@@ -118,9 +126,9 @@ struct Rules<'b> {
 impl Rules<'_> {
     fn visit(&mut self, schema: &Props, path: &Trail<'_>, place: Place<'_>) {
         // The type takes as long to make as the schema is large.
-        let ty = (!schema.rules.is_empty() && !place.hidden).then(|| declared::of_rule(schema, place.root));
-        let ty = ty.flatten();
-        if ty.is_none() && !schema.rules.is_empty() && !self.causes.is_full() {
+        let checked = !schema.rules.is_empty() && !self.is_above_wrong(path);
+        let ty = (checked && !place.hidden).then(|| declared::of_rule(schema, place.root)).flatten();
+        if ty.is_none() && checked && !self.causes.is_full() {
             let detail = "internal error: failed to retrieve type information for x-kubernetes-validations";
             self.causes.push(causes::internal(&format!("{path}.x-kubernetes-validations"), detail));
         }
@@ -153,6 +161,15 @@ impl Rules<'_> {
             let inner = Place { root: false, apart, count: times(schema.max_items), hidden };
             self.visit(item, &path.below(ITEMS), inner);
         }
+    }
+
+    /// Whether something else is wrong with a schema, or with what it holds.
+    fn is_above_wrong(&self, path: &Trail<'_>) -> bool {
+        if self.wrong.is_empty() {
+            return false;
+        }
+        let below = format!("{path}.");
+        self.wrong.range(below.clone()..).next().is_some_and(|field| field.starts_with(&below))
     }
 
     fn rule(&mut self, rule: &Rule, ty: Type, schema: &Props, path: &Trail<'_>, place: Place<'_>) {
@@ -251,19 +268,30 @@ fn typed(
     }
 }
 
-/// A rule as upstream shows it in failures: as Go prints it.
+/// A rule as upstream shows it in failures: as JSON, by the names that it has in the program.
 fn shown(rule: &Rule) -> String {
-    let pointer = |ty: &str, set: bool| format!("(*{ty})({})", if set { "0xc000000000" } else { "nil" });
+    let text = |text: &str| go_json(&json!(text));
     format!(
-        "apiextensions.ValidationRule{{Rule:{:?}, Message:{:?}, MessageExpression:{:?}, Reason:{}, FieldPath:{:?}, \
-         OptionalOldSelf:{}}}",
-        rule.rule,
-        rule.message,
-        rule.message_expression,
-        pointer("apiextensions.FieldValueErrorReason", rule.reason.is_some()),
-        rule.field_path,
-        pointer("bool", rule.optional_old_self.is_some()),
+        "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
+        text(&rule.rule),
+        text(&rule.message),
+        text(&rule.message_expression),
+        go_json(&json!(rule.reason)),
+        text(&rule.field_path),
+        json!(rule.optional_old_self),
     )
+}
+
+/// JSON as Go writes it, safe in HTML.
+fn go_json(value: &Value) -> String {
+    let mut out = String::new();
+    for char in value.to_string().chars() {
+        match char {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 /// Whether a rule's `fieldPath` (`.spec.a`, `.spec['a']`) leads to a field of the schema.
@@ -305,7 +333,7 @@ mod tests {
                 "untypeds": {"type": "array", "items": {"x-kubernetes-preserve-unknown-fields": true}},
                 "list": {"type": "array", "maxItems": 9, "items": {"type": "object", "properties": {"x": {"type": "integer"}}}}}}}});
         let schema = Props::read(&schema).unwrap();
-        check(&schema, "p", None, false)
+        check(&schema, "p", None, false, &BTreeSet::new())
             .iter()
             .map(|cause| format!("{}: {}", cause.field, cause.message))
             .collect()
@@ -325,10 +353,10 @@ mod tests {
         for (rule, wanted) in [
             (
                 json!({"rule": "self.replicas"}),
-                "rule: Invalid value: apiextensions.ValidationRule{Rule:\"self.replicas\", Message:\"\", MessageExpression:\"\", \
-                 Reason:(*apiextensions.FieldValueErrorReason)(nil), FieldPath:\"\", OptionalOldSelf:(*bool)(nil)}: cel \
-                 expression must evaluate to a bool",
+                "rule: Invalid value: {\"Rule\":\"self.replicas\",\"Message\":\"\",\"MessageExpression\":\"\",\"Reason\":null,\
+                 \"FieldPath\":\"\",\"OptionalOldSelf\":null}: cel expression must evaluate to a bool",
             ),
+            (json!({"rule": "1 < 2 && 'a'"}), "{\"Rule\":\"1 \\u003c 2 \\u0026\\u0026 'a'\","),
             (
                 json!({"rule": "self.missing > 1"}),
                 "compilation failed: ERROR: <input>:1:5: undefined field 'missing'",
@@ -369,7 +397,7 @@ mod tests {
             let mut list = json!({"type": "array", "items": {"type": "string", "maxLength": 20}});
             list.as_object_mut().unwrap().extend(bounds.as_object().unwrap().clone());
             let schema = json!({"type": "object", "properties": {"l": list}, "x-kubernetes-validations": [{"rule": rule}]});
-            check(&Props::read(&schema).unwrap(), "p", None, false)
+            check(&Props::read(&schema).unwrap(), "p", None, false, &BTreeSet::new())
         };
         let nested = "self.l.all(a, self.l.exists_one(b, a == b))";
         assert_eq!(schema(json!({"maxItems": 100}), nested), []);
@@ -391,6 +419,7 @@ mod tests {
                 "p",
                 None,
                 false,
+                &BTreeSet::new(),
             )
             .len()
         };
@@ -426,7 +455,11 @@ mod tests {
             let mut schema = schema;
             schema["x-kubernetes-validations"] = json!([{"rule": rule}]);
             let whole = json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": 64, "items": schema}}});
-            assert_eq!(check(&Props::read(&whole).unwrap(), "p", None, false), [], "{rule}");
+            assert_eq!(
+                check(&Props::read(&whole).unwrap(), "p", None, false, &BTreeSet::new()),
+                [],
+                "{rule}"
+            );
         }
     }
 
@@ -438,8 +471,8 @@ mod tests {
             json!({"type": "object", "properties": {"l": {"type": "array", "x-kubernetes-list-type": kind, "maxItems": 9,
                 "x-kubernetes-list-map-keys": ["k"], "items": item}}})
         };
-        assert_eq!(check(&Props::read(&schema("map")).unwrap(), "p", None, false), []);
-        let wrong = check(&Props::read(&schema("atomic")).unwrap(), "p", None, false);
+        assert_eq!(check(&Props::read(&schema("map")).unwrap(), "p", None, false, &BTreeSet::new()), []);
+        let wrong = check(&Props::read(&schema("atomic")).unwrap(), "p", None, false, &BTreeSet::new());
         let wanted =
             "oldSelf cannot be used on the uncorrelatable portion of the schema within p.properties[l]";
         assert!(wrong.len() == 1 && wrong[0].message.ends_with(wanted), "{wrong:?}");
@@ -676,7 +709,7 @@ mod tests {
             ),
         ] {
             let schema = Props::read(&json!({"type": "object", "properties": {name: schema}})).unwrap();
-            let causes = check(&schema, "p", None, false);
+            let causes = check(&schema, "p", None, false, &BTreeSet::new());
             assert_eq!(causes.len(), 1);
             assert_eq!(causes[0].field, format!("{at}.x-kubernetes-validations"));
             let wanted = "Internal error: internal error: failed to retrieve type information for x-kubernetes-validations";
@@ -688,7 +721,8 @@ mod tests {
                 &Props::read(&json!({"type": "object", "properties": {"f": free}})).unwrap(),
                 "p",
                 None,
-                false
+                false,
+                &BTreeSet::new()
             ),
             []
         );
@@ -705,11 +739,13 @@ mod tests {
         };
         let size =
             |causes: &[Cause]| causes.iter().map(|one| one.field.len() + one.message.len()).sum::<usize>();
-        let causes = check(&Props::read(&many(300, "nothing")).unwrap(), "p", None, false);
+        let causes = check(&Props::read(&many(300, "nothing")).unwrap(), "p", None, false, &BTreeSet::new());
         assert!(causes.len() <= 11 && size(&causes) < 1_200_000, "{}", causes.len());
         // All of the schema costs too much, and the four dearest of its rules are told.
         let dear = Props::read(&many(300, "self.contains('abcdefghijk')")).unwrap();
+        let wrong = BTreeSet::new();
         let mut rules = Rules {
+            wrong: &wrong,
             before: None,
             unchanged: true,
             causes: Gathered::default(),
@@ -730,7 +766,7 @@ mod tests {
             Place { root: true, apart: None, count: Some(1), hidden: false },
         );
         assert_eq!(rules.expensive.len(), EXPENSIVE_TOLD);
-        let causes = super::super::check_schema("p", &many(300, " "));
+        let causes = super::super::check_schema("p", &many(300, " "), false);
         assert!(causes.len() <= 11 && size(&causes) < 1_200_000, "{}", causes.len());
     }
 
@@ -741,7 +777,7 @@ mod tests {
                 "x-kubernetes-validations": [{"rule": "self.contains('abcdefghijk')"}]}}});
             map.as_object_mut().unwrap().extend(bounds.as_object().unwrap().clone());
             let whole = json!({"type": "object", "properties": {"m": map}});
-            check(&Props::read(&whole).unwrap(), "p", None, false).len()
+            check(&Props::read(&whole).unwrap(), "p", None, false, &BTreeSet::new()).len()
         };
         assert!(schema(json!({})) > 0);
         assert_eq!(
@@ -755,7 +791,7 @@ mod tests {
         let ruled = json!({"type": "string", "maxLength": 9, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
         let said = |map: serde_json::Value| {
             let whole = json!({"type": "object", "properties": {"m": map}});
-            check(&Props::read(&whole).unwrap(), "p", None, false).len()
+            check(&Props::read(&whole).unwrap(), "p", None, false, &BTreeSet::new()).len()
         };
         let atomic = |below: &str, inside: serde_json::Value| {
             let mut map = json!({"type": "object", "x-kubernetes-map-type": "atomic", "maxProperties": 3});
@@ -770,7 +806,7 @@ mod tests {
     fn names_of_objects_are_short() {
         let schema = json!({"type": "object", "x-kubernetes-validations": [
             {"rule": "self.metadata.name.contains('x')"}, {"rule": "self.metadata.generateName.matches('^[a-z]+$')"}]});
-        assert_eq!(check(&Props::read(&schema).unwrap(), "p", None, false), []);
+        assert_eq!(check(&Props::read(&schema).unwrap(), "p", None, false, &BTreeSet::new()), []);
         let schema = Props::read(&json!({"type": "object"})).unwrap();
         let environment = Environment::default().with(rules::SELF, declared::of_rule(&schema, true).unwrap());
         let checked = environment.checked("self.metadata.name.contains('x')").unwrap();
@@ -789,7 +825,7 @@ mod tests {
         let said = |new: &Value, old: Option<&Value>| -> Vec<String> {
             let before = old.map(Before::of);
             let schema = &new["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-            let causes = super::super::check_rules("p", schema, "v1", before.as_ref());
+            let causes = super::super::check_rules("p", schema, "v1", before.as_ref(), false);
             causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
         };
         // What an older server does not know is refused where it is new.

@@ -17,7 +17,7 @@ mod rules;
 mod shape;
 mod validate;
 
-pub use check::{check_rules, check_schema};
+pub use check::{check_rules, check_schema, check_structure};
 pub use columns::{PrinterColumn, cells, definitions};
 pub use expressions::Before;
 pub use formats::duration as go_duration;

@@ -57,6 +57,8 @@ pub struct Props {
     #[serde(rename = "$ref")]
     pub reference: Option<String>,
     pub id: String,
+    #[serde(rename = "$schema")]
+    pub schema: String,
     #[serde(rename = "x-kubernetes-preserve-unknown-fields")]
     pub preserve_unknown: Option<bool>,
     #[serde(rename = "x-kubernetes-embedded-resource")]
@@ -192,6 +194,14 @@ impl Props {
         let default = |key: &str| self.item()?.properties.get(key)?.default.as_ref();
         let keys = self.list_keys.iter();
         keys.map(|key| item.get(key).or_else(|| default(key)).unwrap_or(&Value::Null)).collect()
+    }
+
+    /// Whether a rule stands anywhere in it.
+    pub(super) fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+            || self.properties.values().any(Self::has_rules)
+            || self.item().is_some_and(Self::has_rules)
+            || self.additional().is_some_and(Self::has_rules)
     }
 
     /// Whether a default stands anywhere in it.

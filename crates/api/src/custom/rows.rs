@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::jsonpath::JsonPath;
 use super::props::Props;
 use super::{Conversion, Custom, Published, Webhook, columns, openapi, shape};
 use crate::catalog::{ALL_VERBS, Row, Subresource};
@@ -172,7 +171,11 @@ fn subresources(version: &Value, [group, name, kind]: [&str; 3]) -> Vec<Subresou
 }
 
 fn scale(declared: &Value) -> Option<ScalePaths> {
-    let path = |field: &str| JsonPath::parse(declared[field].as_str()?).ok()?.fields();
+    let path = |field: &str| -> Option<Vec<String>> {
+        // Names between dots, whatever else they are made of.
+        let text = declared[field].as_str().filter(|text| !text.is_empty())?;
+        Some(text.strip_prefix('.').unwrap_or(text).split('.').map(str::to_owned).collect())
+    };
     Some(ScalePaths {
         spec: path("specReplicasPath")?,
         status: path("statusReplicasPath")?,
