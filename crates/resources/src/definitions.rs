@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use api::custom::{Before, JsonPath, check_rules, check_schema, is_known_format};
+use api::custom::{Before, JsonPath, check_rules, check_schema, is_known_format, needs_structure};
 use apiserver::definitions::{APPROVED, Approval, FINALIZER};
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names::wrong_name;
@@ -18,6 +18,8 @@ const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string
 const COLUMN_FORMATS: [&str; 9] =
     ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
 const PRESERVE: &str = "spec.preserveUnknownFields";
+const NOT_TRUE: &str =
+    "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
 /// What is wrong with a path that does not begin with a dot; what follows is taken as it comes.
 /// Source: `validateSimpleJSONPath`.
 const NO_PATH: &str = "must be a simple json path starting with .";
@@ -77,9 +79,7 @@ impl Strategy for Definitions {
         check_stored_versions(object, errors);
         check_approval(object, errors);
         if preserves(spec) {
-            let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
-                          spec.versions[*].schema instead";
-            errors.push(FieldError::invalid(PRESERVE, &json!(true), detail));
+            errors.push(FieldError::invalid(PRESERVE, &json!(true), NOT_TRUE));
         }
     }
 
@@ -87,6 +87,9 @@ impl Strategy for Definitions {
         let approval = ["metadata", "annotations", APPROVED];
         if tree::at(new, &approval) == tree::at(old, &approval) {
             errors.retain(|error| !is_of_approval(error));
+        }
+        if preserves(tree::at(old, &["spec"])) {
+            errors.retain(|error| !is_of_preserving(error));
         }
         let mut same = |path: &[&str]| {
             let (after, before) = (tree::at(new, path), tree::at(old, path));
@@ -124,7 +127,7 @@ impl Strategy for Definitions {
     }
 
     fn forgives(&self, version: &str, error: &FieldError) -> bool {
-        version == "v1beta1" && is_of_approval(error)
+        version == "v1beta1" && (is_of_approval(error) || is_of_preserving(error))
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
@@ -226,13 +229,13 @@ fn schema_path(of: &str) -> String {
 fn check_parts(
     version: &Value,
     path: &str,
-    with_status: bool,
+    [with_status, structural]: [bool; 2],
     is_here: impl Fn(&str) -> bool,
     errors: &mut FieldErrors,
 ) {
     let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
     if is_here("schema") && !schema.is_null() {
-        let causes = check_schema(&schema_path(path), schema, with_status);
+        let causes = check_schema(&schema_path(path), schema, with_status, structural);
         errors.extend(causes.into_iter().map(FieldError::from));
     }
     if is_here("subresources") {
@@ -254,10 +257,17 @@ fn preserves(spec: &Value) -> bool {
     spec["preserveUnknownFields"] == true
 }
 
+/// Whether schemas need not be structural: unknown fields are kept, and nothing is said that asks for more.
+fn is_lenient(spec: &Value) -> bool {
+    let versions = tree::items(spec, &["versions"]);
+    preserves(spec)
+        && !versions.iter().any(|version| needs_structure(tree::at(version, &["schema", "openAPIV3Schema"])))
+}
+
 fn check_versions(spec: &Value, errors: &mut FieldErrors) {
     let versions = tree::items(spec, &["versions"]);
     for (index, version) in versions.iter().enumerate() {
-        if tree::at(version, &["schema", "openAPIV3Schema"]).is_null() {
+        if tree::at(version, &["schema", "openAPIV3Schema"]).is_null() && !preserves(spec) {
             let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
             errors.push(FieldError::required(path, ""));
         }
@@ -268,6 +278,7 @@ fn check_versions(spec: &Value, errors: &mut FieldErrors) {
         let detail = "must be false in order to use defaults in the schema";
         errors.push(FieldError::invalid(PRESERVE, &json!(true), detail));
     }
+    let structural = !is_lenient(spec);
     let mut names = BTreeSet::new();
     for (index, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{index}]");
@@ -277,7 +288,8 @@ fn check_versions(spec: &Value, errors: &mut FieldErrors) {
         }
         names.insert(name);
         check_deprecation(version, &path, errors);
-        check_parts(version, &path, has_status(version), |part| !is_shared(versions, part), errors);
+        let about = [has_status(version), structural];
+        check_parts(version, &path, about, |part| !is_shared(versions, part), errors);
     }
     let mut wrong = |detail: &str| {
         errors.push(FieldError::invalid("spec.versions", &json!(versions), detail));
@@ -295,7 +307,8 @@ fn check_shared(spec: &Value, errors: &mut FieldErrors) {
     let versions = tree::items(spec, &["versions"]);
     if let Some(first) = versions.first() {
         let with_status = versions.iter().any(has_status);
-        check_parts(first, "spec", with_status, |part| is_shared(versions, part), errors);
+        let about = [with_status, !is_lenient(spec)];
+        check_parts(first, "spec", about, |part| is_shared(versions, part), errors);
     }
 }
 
@@ -545,6 +558,11 @@ fn check_stored_versions(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
+/// Whether an error is that a definition keeps unknown fields: new ones do so by their schemas.
+fn is_of_preserving(error: &FieldError) -> bool {
+    error.field == PRESERVE && error.message.ends_with(NOT_TRUE)
+}
+
 /// Whether an error is that a definition is not approved: v1 refuses it, a condition tells it in any version.
 fn is_of_approval(error: &FieldError) -> bool {
     error.field == format!("metadata.annotations[{APPROVED}]")
@@ -672,7 +690,6 @@ mod tests {
         assert_eq!(
             fields,
             [
-                "spec.versions[1].schema.openAPIV3Schema",
                 "spec.preserveUnknownFields",
                 "spec.versions[0].deprecationWarning",
                 "spec.versions[0].schema.openAPIV3Schema",

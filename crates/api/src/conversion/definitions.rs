@@ -11,9 +11,6 @@ const COMMON: [(&str, &str); 4] = [
     ("selectableFields", "selectableFields"),
 ];
 
-/// What the stored version says in a version's schema, and the old one beside the versions.
-const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
-
 /// A definition that names its one version has it listed, and the other way round.
 pub(super) fn versions(object: &mut Value) {
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
@@ -47,47 +44,10 @@ pub(super) fn to_stored(spec: &mut Value) {
         let Some(value) = fields.remove(common).filter(|value| !value.is_null()) else { continue };
         each_version(fields, |version| drop(version.insert(own.to_owned(), value.clone())));
     }
-    if fields.get("preserveUnknownFields").is_some_and(|preserve| *preserve == true) {
+    // What goes without saying in the stored version is not said there.
+    if fields.get("preserveUnknownFields").is_some_and(|preserve| *preserve == false) {
         fields.remove("preserveUnknownFields");
-        each_version(fields, preserve_unknown);
     }
-}
-
-/// `preserveUnknownFields`, as `v1` says it: only schemas say so there, each for its own fields. Such definitions are old
-/// ones, many of which left out types that go without saying.
-fn preserve_unknown(version: &mut Map<String, Value>) {
-    let schema = version.entry("schema").or_insert_with(|| json!({}));
-    let Some(schema) = schema.as_object_mut() else { return };
-    let root = schema.entry("openAPIV3Schema").or_insert_with(|| json!({}));
-    let Some(root) = root.as_object_mut() else { return };
-    root.entry("type").or_insert_with(|| json!("object"));
-    preserve_below(root);
-    root.insert(PRESERVE.into(), json!(true));
-}
-
-fn preserve_below(schema: &mut Map<String, Value>) {
-    let implied = [("items", "array"), ("properties", "object"), ("additionalProperties", "object")];
-    let ty = implied.into_iter().find(|(field, _)| schema.get(*field).is_some_and(|value| !value.is_null()));
-    if let Some((_, ty)) = ty {
-        schema.entry("type").or_insert_with(|| json!(ty));
-    }
-    let is_map = schema.get("additionalProperties").is_some_and(|value| !value.is_null());
-    match schema.get("type").and_then(Value::as_str) {
-        Some("object") if !is_map => drop(schema.insert(PRESERVE.into(), json!(true))),
-        None if schema.get("x-kubernetes-int-or-string").is_none_or(|said| *said != true) => {
-            schema.insert(PRESERVE.into(), json!(true));
-        }
-        _ => {}
-    }
-    let mut parts: Vec<&mut Value> = Vec::new();
-    for (name, value) in schema.iter_mut() {
-        match name.as_str() {
-            "properties" => parts.extend(value.as_object_mut().into_iter().flat_map(Map::values_mut)),
-            "items" | "additionalProperties" => parts.push(value),
-            _ => {}
-        }
-    }
-    parts.into_iter().filter_map(Value::as_object_mut).for_each(preserve_below);
 }
 
 /// What is equal in all versions goes beside them.
@@ -98,7 +58,6 @@ pub(super) fn from_stored(spec: &mut Value) {
         return;
     };
     let name = versions[0]["name"].clone();
-    let preserve = versions.iter().all(|version| version["schema"]["openAPIV3Schema"][PRESERVE] == true);
     let common: Vec<_> = COMMON
         .iter()
         .filter_map(|(common, own)| {
@@ -113,7 +72,7 @@ pub(super) fn from_stored(spec: &mut Value) {
         each_version(fields, |version| drop(version.remove(own)));
         fields.insert(common.to_owned(), value);
     }
-    fields.insert("preserveUnknownFields".into(), json!(preserve));
+    fields.entry("preserveUnknownFields").or_insert_with(|| json!(false));
     if name.is_string() {
         fields.insert("version".into(), name);
     }

@@ -110,13 +110,9 @@ fn every_version_comes_back_from_storage_as_it_was() {
             let back = convert(there.clone(), &row.kind, &stored, &served);
             let mut differences = Vec::new();
             lost(&object, &back, "", &mut differences);
-            // A definition says once what its versions share, and what it says of unknown fields goes before what its
-            // schema says.
-            differences.retain(|path| {
-                let own = path.starts_with(".spec.versions")
-                    || path.contains("preserve-unknown-fields: false became");
-                row.kind != "CustomResourceDefinition" || !own
-            });
+            // A definition says once what its versions share.
+            differences
+                .retain(|path| row.kind != "CustomResourceDefinition" || !path.starts_with(".spec.versions"));
             assert!(differences.is_empty(), "{served} {}, seed {seed}: {differences:#?}", row.kind);
             let again = convert(back, &row.kind, &served, &stored);
             assert_eq!(again, there, "{served} {}, seed {seed}: a second time differs", row.kind);
@@ -321,29 +317,15 @@ fn an_empty_selector_of_a_budget_keeps_its_meaning() {
 }
 
 #[test]
-fn an_old_definition_keeps_unknown_fields_at_every_level_and_needs_no_types() {
+fn an_old_definition_is_stored_with_the_schema_that_it_has() {
     let (old, stored) = ("apiextensions.k8s.io/v1beta1", "apiextensions.k8s.io/v1");
+    let schema = json!({"properties": {"spec": {"required": ["x"], "properties": {"x": {"type": "string"}, "any": {}}}}});
     let object = json!({"apiVersion": old, "spec": {"group": "example.com", "version": "v1", "names": {"kind": "Widget"},
-    "validation": {"openAPIV3Schema": {"properties": {
-        "spec": {"required": ["x"], "properties": {"x": {"type": "string"}, "any": {}}},
-        "list": {"items": {"properties": {"y": {"type": "integer"}}}},
-        "map": {"additionalProperties": {"type": "string"}},
-    }}}}});
+        "validation": {"openAPIV3Schema": schema}}});
     let there =
         convert(defaulted(old, "CustomResourceDefinition", object), "CustomResourceDefinition", old, stored);
-    let open = |mut schema: Value| {
-        schema["x-kubernetes-preserve-unknown-fields"] = true.into();
-        schema
-    };
-    assert_eq!(
-        there["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
-        open(json!({"type": "object", "properties": {
-            "spec": open(json!({"type": "object", "required": ["x"],
-                "properties": {"x": {"type": "string"}, "any": open(json!({}))}})),
-            "list": {"type": "array", "items": open(json!({"type": "object", "properties": {"y": {"type": "integer"}}}))},
-            "map": {"type": "object", "additionalProperties": {"type": "string"}},
-        }}))
-    );
+    assert_eq!(there["spec"]["preserveUnknownFields"], true);
+    assert_eq!(there["spec"]["versions"][0]["schema"]["openAPIV3Schema"], schema);
 }
 
 #[test]
@@ -369,11 +351,8 @@ fn an_old_definition_says_for_each_version_what_it_said_for_all() {
     let bare = defaulted(old, "CustomResourceDefinition", bare);
     assert_eq!(bare["spec"]["preserveUnknownFields"], true);
     let there = convert(bare, "CustomResourceDefinition", old, stored);
-    assert!(there["spec"].get("preserveUnknownFields").is_none());
-    assert_eq!(
-        there["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
-        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
-    );
+    assert_eq!(there["spec"]["preserveUnknownFields"], true);
+    assert!(there["spec"]["versions"][0].get("schema").is_none());
     assert_eq!(
         convert(there, "CustomResourceDefinition", stored, old)["spec"]["preserveUnknownFields"],
         true

@@ -35,17 +35,17 @@ const META_FIELDS: [(&str, &str); 3] = [
 ];
 
 /// What is wrong with a schema apart from its rules; `path` is its own. `with_status`: objects have a status that is
-/// written apart. What is not structural hides what is wrong with defaults, and nothing else.
-/// Source: `validateCustomResourceDefinitionValidation`.
-pub fn check_schema(path: &str, schema: &Value, with_status: bool) -> Vec<Cause> {
+/// written apart, `structural`: the schema has to be structural. What is not structural hides what is wrong with defaults,
+/// and nothing else. Source: `validateCustomResourceDefinitionValidation`.
+pub fn check_schema(path: &str, schema: &Value, with_status: bool, structural: bool) -> Vec<Cause> {
     let props = match Props::read(schema) {
         Ok(props) => props,
         Err(error) => return vec![causes::invalid(path, &json!(""), error)],
     };
     let root = &Trail::root(path);
     let mut causes = of_root(path, schema, &props, with_status);
-    let unreadable = unsupported(&props);
-    if unreadable.is_none() {
+    let unreadable = unsupported(&props).filter(|_| structural);
+    if structural && unreadable.is_none() {
         causes.extend(unfit_for_rules(&props, root));
     }
     causes.extend(Check::told(|check| check.open_api(&props, root, Context::ROOT)));
@@ -84,6 +84,25 @@ pub fn check_rules(
 pub fn check_structure(path: &str, schema: &Value) -> Vec<Cause> {
     let Ok(props) = Props::read(schema) else { return Vec::new() };
     Check::told(|check| check.structural(&props, Level::Root, &Trail::root(path)))
+}
+
+/// Whether a schema says something that has a meaning in structural ones only.
+/// Source: `specHasDefaults`, `specHasKubernetesExtensions`.
+pub fn needs_structure(schema: &Value) -> bool {
+    fn needs(props: &Props) -> bool {
+        let own = props.default.is_some()
+            || (props.embedded || props.preserve_unknown.is_some() || props.int_or_string)
+            || (props.list_type.is_some() || !props.list_keys.is_empty() || !props.rules.is_empty());
+        let several: &[Props] = match &props.items {
+            Some(Items::Several(several)) => several,
+            _ => &[],
+        };
+        let junctors =
+            props.all_of.iter().chain(&props.any_of).chain(&props.one_of).chain(props.not.as_deref());
+        let below = props.item().into_iter().chain(several).chain(props.additional());
+        own || below.chain(props.properties.values()).chain(junctors).any(needs)
+    }
+    Props::read(schema).is_ok_and(|props| needs(&props))
 }
 
 /// What is not structural or, where everything is, what is wrong with defaults.
@@ -713,7 +732,7 @@ mod tests {
     use super::*;
 
     fn said(schema: Value) -> Vec<String> {
-        let causes = check_schema("s", &schema, false);
+        let causes = check_schema("s", &schema, false, true);
         causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     }
 
@@ -780,7 +799,7 @@ mod tests {
         let root = |field: &str, value: Value| {
             let mut schema = json!({"type": "object"});
             schema[field] = value;
-            [false, true].map(|status| check_schema("s", &schema, status).len())
+            [false, true].map(|status| check_schema("s", &schema, status, true).len())
         };
         assert_eq!(root("oneOf", json!([{"required": []}])), [0, 1]);
         assert_eq!(root("maxProperties", json!(1)), [0, 1]);

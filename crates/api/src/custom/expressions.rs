@@ -766,7 +766,7 @@ mod tests {
             Place { root: true, apart: None, count: Some(1), hidden: false },
         );
         assert_eq!(rules.expensive.len(), EXPENSIVE_TOLD);
-        let causes = super::super::check_schema("p", &many(300, " "), false);
+        let causes = super::super::check_schema("p", &many(300, " "), false, true);
         assert!(causes.len() <= 11 && size(&causes) < 1_200_000, "{}", causes.len());
     }
 

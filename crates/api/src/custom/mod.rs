@@ -17,7 +17,7 @@ mod rules;
 mod shape;
 mod validate;
 
-pub use check::{check_rules, check_schema, check_structure};
+pub use check::{check_rules, check_schema, check_structure, needs_structure};
 pub use columns::{PrinterColumn, cells, definitions};
 pub use expressions::Before;
 pub use formats::duration as go_duration;
@@ -54,6 +54,8 @@ pub struct Custom {
     pub digest: u64,
     /// Whether anything is filled in where objects lack it.
     has_defaults: bool,
+    /// Whether the definition keeps unknown fields, wherever they are.
+    preserves: bool,
     envelope: TypeId,
 }
 
@@ -92,7 +94,7 @@ impl Custom {
 
     /// Drops unknown fields; what was dropped, in upstream's words.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
-        prune::prune(object, &self.schema)
+        if self.preserves { Vec::new() } else { prune::prune(object, &self.schema) }
     }
 
     /// Fills in defaults.

@@ -75,6 +75,12 @@ pub(super) fn kind(mut schema: Value, reference: Value, kind: [&str; 3]) -> Valu
     schema
 }
 
+/// The definition of a kind of which nothing is told: clients would take what is told for all that there is.
+pub(super) fn untold([group, version, name]: [&str; 3]) -> Value {
+    let kind = json!([{"group": group, "version": version, "kind": name}]);
+    json!({"type": "object", "x-kubernetes-group-version-kind": kind})
+}
+
 /// The definition of a kind's list.
 pub(super) fn list(item: Value, metadata: Value, [group, version, name]: [&str; 3]) -> Value {
     json!({

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::props::Props;
-use super::{Conversion, Custom, Published, Webhook, columns, openapi, shape};
+use super::{Conversion, Custom, Published, Webhook, check_structure, columns, openapi, shape};
 use crate::catalog::{ALL_VERBS, Row, Subresource};
 use crate::schema::{Name, Schema};
 
@@ -25,6 +25,8 @@ pub struct ScalePaths {
 const TERMINATING_VERBS: [&str; 7] =
     ["delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
+/// Where documents of OpenAPI version 2 have their definitions.
+const V2: &str = "#/definitions/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// The rows of a definition with names that were accepted: of each served version, and of the stored one without verbs if
@@ -58,14 +60,19 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
         open => open.clone(),
     };
     let mut props = Props::read(&open)?;
-    if spec["preserveUnknownFields"] == true {
+    let preserves = spec["preserveUnknownFields"] == true;
+    if preserves {
         props.preserve_unknown = Some(true);
     }
     props.compile_rules();
+    let structural = !preserves || check_structure("", &open).is_empty();
     let mut schema = Schema::default();
     let names_of = |kind: &str| [group.clone(), name.clone(), kind.to_owned()].map(Name::Owned);
     let definition = openapi::name(&group, &name, &kind);
-    let types = shape::build(&mut schema, &props, definition, names_of(&kind));
+    // What is not structural says nothing of which fields there are: they are taken as they come.
+    let untyped = Props { ty: "object".into(), preserve_unknown: Some(true), ..Props::default() };
+    let shown = if structural { &props } else { &untyped };
+    let types = shape::build(&mut schema, shown, definition, names_of(&kind));
     let selectable: Vec<&str> = version["selectableFields"]
         .as_array()
         .into_iter()
@@ -73,8 +80,11 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
         .filter_map(|field| field["jsonPath"].as_str())
         .map(|path| path.strip_prefix('.').unwrap_or(path))
         .collect();
-    let published = ["#/definitions/", "#/components/schemas/"]
-        .map(|place| publish(&open, place, [group.as_str(), &name, &kind], &list_kind))
+    let published = [V2, "#/components/schemas/"]
+        .map(|place| {
+            let told = structural && !(preserves && place == V2);
+            publish(told.then_some(&open), place, [group.as_str(), &name, &kind], &list_kind)
+        })
         .map(|published| published.selectable_by(&selectable));
     let mut digest = DefaultHasher::new();
     published[1].kind.to_string().hash(&mut digest);
@@ -86,6 +96,7 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
         published,
         digest: digest.finish(),
         has_defaults: props.has_defaults(),
+        preserves,
         schema: props,
         envelope: types.envelope,
     };
@@ -116,17 +127,22 @@ fn row(spec: &Value, names: &Value, version: &Value, stored: &str, ending: bool)
     })
 }
 
-fn publish(open: &Value, place: &str, kind: [&str; 3], list_kind: &str) -> Published {
+/// What documents say of a kind; `open`: its schema, where it is told. Source: `builder.buildKubeNative`.
+fn publish(open: Option<&Value>, place: &str, kind: [&str; 3], list_kind: &str) -> Published {
     let [group, version, name] = kind;
-    let v2 = place == "#/definitions/";
-    let schema = if v2 { openapi::v2(open) } else { openapi::v3(open) };
+    let v2 = place == V2;
     let refer = |to: String| {
         let reference = json!({"$ref": format!("{place}{to}")});
         if v2 { reference } else { json!({"allOf": [reference]}) }
     };
     let item = json!({"$ref": format!("{place}{}", openapi::name(group, version, name))});
+    let metadata = || refer(format!("{META}.ObjectMeta"));
     Published {
-        kind: openapi::kind(schema, refer(format!("{META}.ObjectMeta")), kind),
+        kind: match open {
+            Some(open) if v2 => openapi::kind(openapi::v2(open), metadata(), kind),
+            Some(open) => openapi::kind(openapi::v3(open), metadata(), kind),
+            None => openapi::untold(kind),
+        },
         list: openapi::list(item, refer(format!("{META}.ListMeta")), [group, version, list_kind]),
     }
 }

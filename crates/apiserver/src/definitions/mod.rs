@@ -164,7 +164,9 @@ impl Registrar {
         let taken = Taken::of(others.map(|(_, known)| &known.names));
         let now = crate::rfc3339(pipeline.now());
         let mut revision = object.revision();
-        if let Some(status) = names::decide(&crd, &taken, &now) {
+        let decided = names::decide(&crd, &taken, &now);
+        let mut status = decided.clone().unwrap_or_else(|| tree::at(&crd, &["status"]).clone());
+        if lengthy::run(|| names::tell_structure(&crd, &mut status, &now)) || decided.is_some() {
             crd["status"] = status;
             match write(pipeline, &crd, "status").await {
                 Ok(written) => {

@@ -102,6 +102,54 @@ fn find<'c>(crd: &'c Value, condition: &str) -> Option<&'c Value> {
     tree::items(crd, &["status", "conditions"]).iter().find(|one| one["type"] == condition)
 }
 
+/// Tells by a condition what keeps a definition's schemas from being structural; whether anything changed.
+/// Source: `pkg/controller/nonstructuralschema`.
+pub(super) fn tell_structure(crd: &Value, status: &mut Value, now: &str) -> bool {
+    const CONDITION: &str = "NonStructuralSchema";
+    let told = find(crd, CONDITION).map(|condition| tree::text(condition, &["message"]));
+    let violations = violations(tree::at(crd, &["spec"]));
+    match (&violations, told) {
+        (None, None) => false,
+        (Some(violations), Some(told)) if violations == told => false,
+        (Some(violations), _) => {
+            set(status, CONDITION, true, "Violations", violations, now);
+            true
+        }
+        (None, Some(_)) => {
+            if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+                conditions.retain(|one| one["type"] != CONDITION);
+            }
+            true
+        }
+    }
+}
+
+/// What is not structural of a definition, as upstream's errors are told together.
+fn violations(spec: &Value) -> Option<String> {
+    let preserves = spec["preserveUnknownFields"] == true;
+    let mut all: Vec<String> = Vec::new();
+    if preserves {
+        all.push("spec.preserveUnknownFields: Invalid value: true: must be false".to_owned());
+    }
+    // Only such definitions were let in without being structural.
+    for (index, version) in tree::items(spec, &["versions"]).iter().enumerate().filter(|_| preserves) {
+        let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+        let schema = tree::at(version, &["schema", "openAPIV3Schema"]);
+        let causes = if schema.is_null() { Vec::new() } else { api::custom::check_structure(&path, schema) };
+        for cause in causes {
+            let text = format!("{}: {}", cause.field, cause.message);
+            if !all.contains(&text) {
+                all.push(text);
+            }
+        }
+    }
+    match all.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(format!("[{}]", several.join(", "))),
+    }
+}
+
 /// The status of a definition, if it has to become another one.
 pub(super) fn decide(crd: &Value, taken: &Taken, now: &str) -> Option<Value> {
     let (wanted, accepted) = (Names::wanted(crd), Names::accepted(crd));

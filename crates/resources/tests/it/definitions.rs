@@ -447,3 +447,69 @@ async fn each_version_is_selected_by_its_own_fields() {
     let both = json!([{"fieldPath": "status.replicas"}, {"fieldPath": "spec.size"}]);
     assert_eq!((fields("v2", "Gadget").await, fields("v2", "GadgetList").await), (both.clone(), both));
 }
+
+#[tokio::test]
+async fn an_old_definition_keeps_what_its_schema_does_not_know_and_tells_so() {
+    let cluster = Cluster::start().await;
+    let old = resource("apiextensions.k8s.io", "v1beta1", "customresourcedefinitions");
+    let crds = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let schema =
+        json!({"properties": {"spec": {"required": ["size"], "properties": {"size": {"type": "integer"}}}}});
+    let object = json!({"apiVersion": "apiextensions.k8s.io/v1beta1", "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "version": "v1", "scope": "Namespaced",
+            "names": {"plural": "widgets", "kind": "Widget"}, "validation": {"openAPIV3Schema": schema}}});
+    cluster.create(&old, "", object.clone()).await.unwrap();
+    let mut crd = cluster.get(&crds, "", "widgets.example.com").await.unwrap();
+    assert_eq!(crd["spec"]["preserveUnknownFields"], true);
+    let told = condition(&crd, "NonStructuralSchema");
+    let at = "spec.versions[0].schema.openAPIV3Schema";
+    assert_eq!((&told["status"], &told["reason"]), (&json!("True"), &json!("Violations")));
+    assert_eq!(
+        told["message"],
+        format!(
+            "[spec.preserveUnknownFields: Invalid value: true: must be false, {at}.properties[spec].type: Required value: \
+             must not be empty for specified object fields, {at}.type: Required value: must not be empty at the root]"
+        )
+    );
+    // Unknown fields stay at every level, and what the schema asks for is asked for.
+    let made = write(
+        &cluster,
+        Method::POST,
+        OBJECTS,
+        JSON,
+        widget("a", json!({"size": 1, "deep": {"x": [1]}})).to_string(),
+    );
+    let made = made.await;
+    assert_eq!((made.code, made.warnings().len()), (201, 0), "{}", made.message());
+    assert_eq!(made.json()["spec"]["deep"], json!({"x": [1]}));
+    let refused = write(&cluster, Method::POST, OBJECTS, JSON, widget("b", json!({})).to_string()).await;
+    assert!(
+        refused.code == 422 && refused.message().contains("spec.size: Required value"),
+        "{}",
+        refused.message()
+    );
+    let v3 = get(&cluster, "/openapi/v3/apis/example.com/v1", JSON).await.json();
+    assert!(v3["components"]["schemas"]["com.example.v1.Widget"]["properties"].is_null());
+    // It may be changed as it is, and what is structural tells nothing.
+    crd["metadata"]["labels"] = json!({"a": "b"});
+    let crd = cluster.update(&crds, ("", "widgets.example.com", ""), &crd).await.unwrap();
+    let mut new = crd.clone();
+    new["spec"]["preserveUnknownFields"] = false.into();
+    let refused = cluster.update(&crds, ("", "widgets.example.com", ""), &new).await.unwrap_err();
+    assert_eq!(refused.code, 422);
+    new["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"}}}}});
+    cluster.update(&crds, ("", "widgets.example.com", ""), &new).await.unwrap();
+    let crd = cluster.get(&crds, "", "widgets.example.com").await.unwrap();
+    let conditions = crd["status"]["conditions"].as_array().unwrap();
+    assert!(!conditions.iter().any(|one| one["type"] == "NonStructuralSchema"), "{conditions:?}");
+    let mut another = object;
+    another["spec"]["names"] = json!({"plural": "gadgets", "kind": "Gadget"});
+    another["metadata"]["name"] = "gadgets.example.com".into();
+    another["spec"]["validation"]["openAPIV3Schema"]["properties"]["spec"]["default"] = json!({});
+    let refused = cluster.create(&old, "", another).await.unwrap_err();
+    assert!(
+        refused.message.contains("must be false in order to use defaults in the schema"),
+        "{}",
+        refused.message
+    );
+}
