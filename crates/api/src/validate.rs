@@ -5,8 +5,32 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::schema::{Field, Type, Typed};
+use crate::schema::{Field, Scalar, Struct, Type, Typed};
 use crate::status::Cause;
+
+/// Fields that the API's documents call required (as their types in Go leave nothing out) and that upstream's servers take
+/// empty, or tell of where another field stands. An absent number is zero and an absent truth is false, which is judged by
+/// whoever knows the kind.
+const NOT_ENFORCED: [(&str, &[&str]); 16] = [
+    ("core.v1.ContainerResizePolicy", &["resourceName", "restartPolicy"]),
+    ("core.v1.DownwardAPIVolumeFile", &["path"]),
+    ("core.v1.HTTPHeader", &["value"]),
+    ("core.v1.LimitRangeSpec", &["limits"]),
+    ("core.v1.ObjectFieldSelector", &["fieldPath"]),
+    ("core.v1.PersistentVolumeClaimTemplate", &["spec"]),
+    ("core.v1.PodSchedulingGate", &["name"]),
+    ("core.v1.PreferredSchedulingTerm", &["preference"]),
+    ("core.v1.ResourceFieldSelector", &["resource"]),
+    ("core.v1.ScaleIOPersistentVolumeSource", &["secretRef"]),
+    ("core.v1.ScaleIOVolumeSource", &["secretRef"]),
+    ("core.v1.ServiceAccountTokenProjection", &["path"]),
+    ("core.v1.Sysctl", &["value"]),
+    ("core.v1.WeightedPodAffinityTerm", &["podAffinityTerm"]),
+    ("storage.v1.CSINodeSpec", &["drivers"]),
+    ("storage.v1.TokenRequest", &["audience"]),
+];
+/// Definitions whose kinds are judged whole, under the names of upstream's internal version.
+const JUDGED_ELSEWHERE: &str = "io.k8s.apiextensions-apiserver.";
 
 /// Required fields that are absent below `spec` (statuses are written by components, piece by piece) and values outside
 /// an enumeration, anywhere.
@@ -81,7 +105,7 @@ impl Walk<'_> {
                         Some(below) if !is_missing(below) || !field.required => {
                             self.field(below, field, ty, &path)
                         }
-                        _ if field.required && self.required => {
+                        _ if field.required && self.required && is_enforced(definition, field, ty) => {
                             self.push("FieldValueRequired", &path, "Required value".into());
                         }
                         _ => {}
@@ -115,6 +139,17 @@ fn is_missing(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         _ => false,
     }
+}
+
+/// Whether upstream refuses an object without a field.
+fn is_enforced(definition: &Struct, field: &Field, ty: Typed<'_>) -> bool {
+    let zero = matches!(
+        ty.of(field.ty).get(),
+        Type::Scalar(Scalar::Bool | Scalar::Int32 | Scalar::Int64 | Scalar::Double)
+    );
+    let of = |name: &str| definition.name.strip_prefix("io.k8s.api.") == Some(name);
+    let free = |(name, fields): &(&str, &[&str])| of(name) && fields.contains(&field.name.as_ref());
+    !zero && !definition.name.starts_with(JUDGED_ELSEWHERE) && !NOT_ENFORCED.iter().any(free)
 }
 
 /// Immutable fields that a change touched.
@@ -173,6 +208,19 @@ mod tests {
             said(&object(&volume, typed("io.k8s.api.core.v1.PersistentVolume")))[0]
                 .starts_with("spec.accessModes[1]: Unsupported value: \"Sometimes\"")
         );
+        // What documents call required, and servers do not.
+        for (spec, kind) in [
+            (json!({"drivers": []}), "io.k8s.api.storage.v1.CSINode"),
+            (json!({"tokenRequests": [{"audience": ""}]}), "io.k8s.api.storage.v1.CSIDriver"),
+            (json!({"limits": null}), "io.k8s.api.core.v1.LimitRange"),
+            (
+                json!({"containers": [{"name": "a", "livenessProbe": {"httpGet": {"port": 1, "httpHeaders": [{"name": "a"}]}}}],
+                    "volumes": [{"name": "a", "iscsi": {"targetPortal": "a", "iqn": "b"}}]}),
+                "io.k8s.api.core.v1.Pod",
+            ),
+        ] {
+            assert_eq!(said(&object(&json!({ "spec": spec }), typed(kind))), [""; 0], "{kind}");
+        }
         let empty = json!({"spec": {"containers": []}});
         assert_eq!(
             said(&object(&empty, typed("io.k8s.api.core.v1.Pod"))),

@@ -32,7 +32,7 @@ type Id<'v> = [&'v str; 4];
 
 /// Devices that are allocated no longer have no status.
 pub(crate) fn drop_freed(new: &mut Value, old: &Value) {
-    let allocated = |claim: &Value| -> Vec<[String; 3]> {
+    let allocated = |claim: &Value| -> HashSet<[String; 3]> {
         let results = tree::items(claim, &["status", "allocation", "devices", "results"]);
         results
             .iter()

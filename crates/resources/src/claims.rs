@@ -26,6 +26,24 @@ const NO_SOURCES: [&str; 10] = [
     "apiVersion",
 ];
 
+const EXPAND_SECRET: &str = "controllerExpandSecretRef";
+/// Labels of nodes that got another name.
+const RENAMED: [(&str, &str); 5] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+/// How far a claim's growth may be.
+const RESIZES: [&str; 5] = [
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizePending",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+];
+
 /// Storage of the cluster.
 pub(crate) struct Volumes;
 
@@ -51,12 +69,17 @@ impl Strategy for Volumes {
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         let (spec, before) = (At::object(new).get("spec"), At::object(old).get("spec"));
-        if sources(spec.value) != sources(before.value) {
+        let may_come = !before.down(&["csi", EXPAND_SECRET]).is_set();
+        if sources(spec.value, may_come) != sources(before.value, may_come) {
             let detail = "spec.persistentvolumesource is immutable after creation";
             errors.push(FieldError::forbidden("spec.persistentvolumesource", detail));
         }
         let mode = At::new(spec.get("volumeMode").value, "volumeMode");
         mode.unchanged(&before.get("volumeMode"), errors);
+        if before.has("nodeAffinity") {
+            let affinity = At::new(spec.get("nodeAffinity").value, "nodeAffinity");
+            node_affinity(&affinity, before.get("nodeAffinity").value, errors);
+        }
         let class = spec.get("volumeAttributesClassName");
         if !class.is_set() && before.has("volumeAttributesClassName") {
             errors.push(class.forbidden("update from non-nil value to nil is forbidden"));
@@ -64,13 +87,13 @@ impl Strategy for Volumes {
     }
 }
 
-/// A volume's sources; a secret for its expansion may come later.
-fn sources(spec: &Value) -> Value {
+/// A volume's sources, without a secret for its expansion where that may come later.
+fn sources(spec: &Value, may_come: bool) -> Value {
     let mut sources = spec.clone();
     let fields = tree::members(&mut sources);
     fields.retain(|key, _| !NO_SOURCES.contains(&key.as_str()));
-    if let Some(csi) = fields.get_mut("csi").and_then(Value::as_object_mut) {
-        csi.remove("controllerExpandSecretRef");
+    if let Some(csi) = fields.get_mut("csi").and_then(Value::as_object_mut).filter(|_| may_come) {
+        csi.remove(EXPAND_SECRET);
     }
     sources
 }
@@ -116,9 +139,14 @@ pub(crate) fn validate_volume(spec: &At<'_>, inline: bool, errors: &mut FieldErr
         spec.get("storageClassName").name_if_set(NameRule::Subdomain, errors);
         spec.get("volumeMode").one_of_if_set(&VOLUME_MODES, errors);
     }
-    volume_sources::validate(spec, &NO_SOURCES, errors);
-    if spec.has("csi") {
-        spec.down(&["csi", "volumeHandle"]).present("", errors);
+    volume_sources::validate(spec, &NO_SOURCES, true, errors);
+    let policy = spec.get("persistentVolumeReclaimPolicy");
+    let whole_host = spec.has("hostPath") && is_root(spec.down(&["hostPath", "path"]).text());
+    if whole_host && policy.text() == "Recycle" {
+        errors.push(policy.forbidden("may not be 'recycle' for a hostPath mount of '/'"));
+    }
+    if inline {
+        inline_volume(spec, errors);
     }
     let class = spec.get("volumeAttributesClassName");
     if class.is_set() {
@@ -130,6 +158,46 @@ pub(crate) fn validate_volume(spec: &At<'_>, inline: bool, errors: &mut FieldErr
             errors.push(spec.get("csi").required(detail));
         }
     }
+}
+
+/// What an inline volume is beside its source.
+fn inline_volume(spec: &At<'_>, errors: &mut FieldErrors) {
+    for (field, only, words) in [
+        ("persistentVolumeReclaimPolicy", "Retain", "may only be Retain"),
+        ("volumeMode", "Filesystem", "may not specify volumeMode other than Filesystem"),
+    ] {
+        let field = spec.get(field);
+        if !field.text().is_empty() && field.text() != only {
+            errors.push(field.forbidden(&format!("{words} in the context of inline volumes")));
+        }
+    }
+}
+
+/// Whether a path leads to the root of its file system.
+fn is_root(path: &str) -> bool {
+    let depth = path.split('/').fold(0_usize, |depth, step| match step {
+        "" | "." => depth,
+        ".." => depth.saturating_sub(1),
+        _ => depth + 1,
+    });
+    path.starts_with('/') && depth == 0
+}
+
+/// Topology under its old label may be named by the new one. Source: `validatePvNodeAffinity`.
+fn node_affinity(new: &At<'_>, old: &Value, errors: &mut FieldErrors) {
+    let mut before = old.clone();
+    let terms = before.pointer_mut("/required/nodeSelectorTerms").and_then(Value::as_array_mut);
+    let now = new.down(&["required", "nodeSelectorTerms"]);
+    for (term, now) in terms.into_iter().flatten().zip(now.items()) {
+        let known = term.get_mut("matchExpressions").and_then(Value::as_array_mut);
+        for (known, now) in known.into_iter().flatten().zip(now.each("matchExpressions")) {
+            let key = now.get("key").text();
+            if RENAMED.iter().any(|(old, new)| tree::text(known, &["key"]) == *old && key == *new) {
+                known["key"] = key.into();
+            }
+        }
+    }
+    new.unchanged(&At::new(&before, ""), errors);
 }
 
 fn access_modes(modes: &At<'_>, errors: &mut FieldErrors) {
@@ -175,6 +243,19 @@ impl Strategy for Claims {
 
     fn validate_status(&self, new: &Value, _: &Value, errors: &mut FieldErrors) {
         for (_, amount) in At::object(new).down(&["status", "capacity"]).entries() {
+            amount.not_negative_quantity(errors);
+        }
+        let status = At::object(new).get("status");
+        for (resource, state) in status.get("allocatedResourceStatuses").entries() {
+            if !RESIZES.contains(&state.text()) {
+                // Upstream shows the resource, and the field by another name.
+                let mut known = RESIZES;
+                known.sort_unstable();
+                let field = "status.allocatedResourceStatus";
+                errors.push(FieldError::not_supported(field, &json!(resource), &known));
+            }
+        }
+        for (_, amount) in status.get("allocatedResources").entries() {
             amount.not_negative_quantity(errors);
         }
     }
@@ -315,6 +396,25 @@ mod tests {
                 "spec.resources[storage]: Invalid value: \"0\": must be greater than 0",
             ]
         );
+    }
+
+    #[test]
+    fn a_volume_stays_where_it_is() {
+        let volume = |key: &str, values: &[&str]| {
+            let condition = json!({ "key": key, "operator": "In", "values": values });
+            json!({ "spec": { "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [condition] }] } } } })
+        };
+        let fields = |new: Value, old: &Value| {
+            let mut errors = Vec::new();
+            Volumes.validate_update(&new, old, &mut errors);
+            errors.into_iter().map(|error| error.field).collect::<Vec<_>>()
+        };
+        let (old, new) = ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+        assert_eq!(fields(volume(new, &["a"]), &volume(old, &["a"])), [""; 0]);
+        assert_eq!(fields(volume(new, &["a"]), &json!({ "spec": {} })), [""; 0]);
+        assert_eq!(fields(volume(new, &["b"]), &volume(old, &["a"])), ["nodeAffinity"]);
+        assert_eq!(fields(volume(old, &["a"]), &volume(new, &["a"])), ["nodeAffinity"]);
+        assert_eq!(fields(json!({ "spec": {} }), &volume(new, &["a"])), ["nodeAffinity"]);
     }
 
     #[test]

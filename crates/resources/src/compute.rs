@@ -124,7 +124,7 @@ pub(crate) fn validate_amount(name: &str, amount: &At<'_>, errors: &mut FieldErr
 }
 
 /// Whether more may be used than was asked for.
-fn overcommits(name: &str) -> bool {
+pub(crate) fn overcommits(name: &str) -> bool {
     is_native(name) && !name.starts_with(HUGE)
 }
 

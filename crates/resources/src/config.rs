@@ -62,7 +62,8 @@ impl Strategy for ConfigMaps {
                         "duplicate of key present in binaryData",
                     ));
                 }
-                size += value.as_str().map_or(0, str::len);
+                let text = value.as_str().unwrap_or_default();
+                size += if field == "data" { text.len() } else { bytes_of(text) };
             }
         }
         if size > DATA_BYTES_MAX {
@@ -95,7 +96,7 @@ impl Strategy for Secrets {
         let mut size = 0;
         for (key, value) in tree::at(object, &["data"]).as_object().into_iter().flatten() {
             check_key(key, &format!("data[{key}]"), errors);
-            size += value.as_str().map_or(0, |text| text.len() / 4 * 3);
+            size += value.as_str().map_or(0, bytes_of);
         }
         if size > DATA_BYTES_MAX {
             errors.push(FieldError::too_long("data", DATA_BYTES_MAX));
@@ -110,6 +111,12 @@ impl Strategy for Secrets {
         }
         check_frozen(new, old, &["data"], errors);
     }
+}
+
+/// How many bytes a text in base64 stands for.
+fn bytes_of(text: &str) -> usize {
+    let padding = text.bytes().rev().take_while(|byte| *byte == b'=').count();
+    (text.len() / 4 * 3).saturating_sub(padding)
 }
 
 /// Standard base64 of bytes.

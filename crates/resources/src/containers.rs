@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::at::{At, in_range};
 use crate::compute::{self, Names};
-use crate::volume_sources::{descending, no_backsteps};
+use crate::volume_sources::{descending, local_path, no_backsteps};
 use crate::{field_refs, probes, security};
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
@@ -91,9 +91,7 @@ pub(crate) struct PodFacts<'v> {
 pub(crate) fn validate(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut FieldErrors) {
     container.get("name").named(NameRule::Label, errors);
     let image = container.get("image");
-    if image.present("", errors) && image.text().trim() != image.text() {
-        errors.push(image.invalid("must not have leading or trailing whitespace"));
-    }
+    image.present("", errors);
     container.get("terminationMessagePolicy").one_of_if_set(&["File", "FallbackToLogsOnError"], errors);
     validate_ports(&container.get("ports"), errors);
     validate_env(&container.get("env"), errors);
@@ -107,6 +105,14 @@ pub(crate) fn validate(container: &At<'_>, pod: &PodFacts<'_>, errors: &mut Fiel
     compute::validate(&container.get("resources"), Names::Container, &pod.claims, errors);
     validate_resize_policy(&container.get("resizePolicy"), pod.restart_policy, errors);
     security::validate_container(&container.get("securityContext"), pod.host_users, errors);
+}
+
+/// What pods' containers are held to, and those of templates are not.
+pub(crate) fn validate_image(container: &At<'_>, errors: &mut FieldErrors) {
+    let image = container.get("image");
+    if image.text().trim() != image.text() {
+        errors.push(image.invalid("must not have leading or trailing whitespace"));
+    }
 }
 
 /// What is wrong with a container that runs as long as its pod, besides: probes and life cycle.
@@ -246,6 +252,9 @@ fn validate_env(env: &At<'_>, errors: &mut FieldErrors) {
                 key_selector(&source.get(kind), errors);
             }
         }
+        if source.has("fileKeyRef") {
+            file_key(&source.get("fileKeyRef"), errors);
+        }
         let empty = |detail: &str| FieldError::invalid(source.path.clone(), &json!(""), detail);
         if count == 0 {
             errors.push(empty(ONE_OF));
@@ -254,6 +263,18 @@ fn validate_env(env: &At<'_>, errors: &mut FieldErrors) {
         } else if count > 1 {
             errors.push(empty("may not have more than one field specified at a time"));
         }
+    }
+}
+
+/// A variable of a file. Source: KEP-3721.
+fn file_key(selector: &At<'_>, errors: &mut FieldErrors) {
+    let (key, path) = (selector.get("key"), selector.get("path"));
+    if key.present("", errors) {
+        env_name(&key, errors);
+    }
+    selector.get("volumeName").named(NameRule::Label, errors);
+    if path.present("", errors) {
+        local_path(&path, errors);
     }
 }
 

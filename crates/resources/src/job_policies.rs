@@ -27,7 +27,7 @@ pub(crate) fn pod_failure(spec: &At<'_>, errors: &mut FieldErrors) {
         errors.push(rules.too_many(RULES_MAX));
     }
     let pod = spec.down(&["template", "spec"]);
-    let containers: Vec<&str> =
+    let containers: HashSet<&str> =
         pod.each("containers").chain(pod.each("initContainers")).map(|one| one.get("name").text()).collect();
     for rule in rules.items() {
         let action = rule.get("action");
@@ -70,13 +70,13 @@ fn choices(known: &[&str]) -> String {
     format!("valid values: [{}]", quoted.join(" "))
 }
 
-fn exit_codes(codes: &At<'_>, containers: &[&str], errors: &mut FieldErrors) {
+fn exit_codes(codes: &At<'_>, containers: &HashSet<&str>, errors: &mut FieldErrors) {
     let operator = codes.get("operator");
     if operator.present(&choices(&OPERATORS), errors) {
         operator.one_of(&OPERATORS, errors);
     }
     let name = codes.get("containerName");
-    if name.is_set() && !containers.contains(&name.text()) {
+    if name.is_set() && !containers.contains(name.text()) {
         let detail = "must be one of the container or initContainer names in the pod template";
         errors.push(name.invalid(detail));
     }

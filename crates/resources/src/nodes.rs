@@ -7,7 +7,7 @@ use apiserver::names::label_value_problems;
 use apiserver::strategy::Strategy;
 use apiserver::tree;
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::affinity::EFFECTS;
 use crate::at::At;
@@ -57,9 +57,21 @@ impl Strategy for Nodes {
             }
             seen.insert(pair);
         }
-        for list in ["capacity", "allocatable"] {
-            for (name, amount) in node.down(&["status", list]).entries() {
-                compute::validate_amount(name, &amount, errors);
+        resources(&node, errors);
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value, errors: &mut FieldErrors) {
+        let node = At::object(new);
+        resources(&node, errors);
+        let mut seen: HashSet<(&str, &str)> = HashSet::new();
+        for address in node.down(&["status", "addresses"]).items() {
+            let (kind, text) = (address.get("type").text(), address.get("address").text());
+            if !seen.insert((kind, text)) {
+                // Upstream shows it by the names that it has in the program.
+                let shown = format!("{{\"Type\":{},\"Address\":{}}}", json!(kind), json!(text));
+                let message = format!("Duplicate value: {shown}");
+                let reason = "FieldValueDuplicate".into();
+                errors.push(FieldError { reason, field: address.path, message });
             }
         }
     }
@@ -76,6 +88,14 @@ impl Strategy for Nodes {
             let what = if provider.text().is_empty() { "cleared" } else { "modified" };
             let detail = format!("field cannot be {what} once set");
             errors.push(FieldError::invalid(provider.path, &Value::Null, &detail));
+        }
+    }
+}
+
+fn resources(node: &At<'_>, errors: &mut FieldErrors) {
+    for list in ["capacity", "allocatable"] {
+        for (name, amount) in node.down(&["status", list]).entries() {
+            compute::validate_amount(name, &amount, errors);
         }
     }
 }
@@ -106,8 +126,6 @@ fn check_ranges(ranges: &At<'_>, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::at::said;
 
@@ -115,6 +133,21 @@ mod tests {
         let mut node = json!({ "spec": spec });
         Nodes.default(&mut node);
         node
+    }
+
+    #[test]
+    fn an_address_is_told_once() {
+        let address = json!({ "type": "InternalIP", "address": "10.0.0.1" });
+        let mut errors = Vec::new();
+        let node = json!({ "status": { "addresses": [address, address], "capacity": { "cpu": "-1" } } });
+        Nodes.validate_status(&node, &node, &mut errors);
+        assert_eq!(
+            said(&errors),
+            [
+                "status.capacity[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+                "status.addresses[1]: Duplicate value: {\"Type\":\"InternalIP\",\"Address\":\"10.0.0.1\"}",
+            ]
+        );
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use api::quantity::Quantity;
+use api::resources::{Counting, ResourceList, Side, amounts, of_pod, to_json};
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::NameRule;
 use apiserver::tree;
@@ -12,15 +14,24 @@ use serde_json::{Value, json};
 use crate::at::At;
 use crate::compute::{self, Names};
 use crate::containers::{self, PodFacts};
-use crate::{affinity, security, volume_sources};
+use crate::{affinity, security, systems, volume_sources};
 
 const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 const SEARCH_CHARS_MAX: usize = 2048;
 /// What an ephemeral container has not. Source: `allowedEphemeralContainerFields`.
-const NOT_EPHEMERAL: [&str; 6] =
-    ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"];
+const NOT_EPHEMERAL: [&str; 9] = [
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+];
 
 /// Defaults of a workload's template.
 pub(crate) fn default_template(template: &mut Value) {
@@ -60,6 +71,38 @@ pub(crate) fn default_pod(spec: &mut Value) {
             items.iter_mut().for_each(|container| containers::default_in_pod(container, host_network));
         }
     }
+    default_requests(spec);
+}
+
+/// A pod with limits of its own asks for what its containers ask for together or, where none does, for its limits.
+/// Source: `defaultPodRequests`, KEP-2837.
+fn default_requests(spec: &mut Value) {
+    let limits = amounts(tree::at(spec, &["resources", "limits"]));
+    if limits.is_empty() {
+        return;
+    }
+    let of_pods = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    let mut wanted = of_containers(spec);
+    wanted.retain(|name, _| matches!(name.as_str(), "cpu" | "memory"));
+    for (name, limit) in limits.into_iter().filter(|(name, _)| of_pods(name)) {
+        wanted.entry(name).or_insert(limit);
+    }
+    if let Value::Object(wanted) = to_json(&wanted)
+        && !wanted.is_empty()
+    {
+        let requests = tree::object(tree::member(spec, "resources"), "requests");
+        for (name, amount) in wanted {
+            requests.entry(name).or_insert(amount);
+        }
+    }
+}
+
+/// What the containers of a pod ask for together.
+fn of_containers(spec: &Value) -> ResourceList {
+    let part = |list: &str| tree::at(spec, &[list]).clone();
+    let alone =
+        json!({ "spec": { "containers": part("containers"), "initContainers": part("initContainers") } });
+    of_pod(&alone, Side::Requests, Counting { overhead: false, status: false })
 }
 
 /// The old name of the field is kept in step for old clients.
@@ -96,6 +139,9 @@ pub(crate) fn validate(spec: &At<'_>, errors: &mut FieldErrors) {
         errors.push(resources.get("claims").forbidden("claims may not be set for Resources at pod-level"));
     }
     compute::validate(&resources, Names::Pod, &HashSet::new(), errors);
+    if resources.is_set() {
+        validate_sums(spec, errors);
+    }
     if spec.get("hostNetwork").truth() {
         for port in spec.each("containers").flat_map(|container| container.each("ports")) {
             let host = port.get("hostPort");
@@ -142,6 +188,54 @@ pub(crate) fn validate(spec: &At<'_>, errors: &mut FieldErrors) {
         if name.present("", errors) {
             name.one_of(&["linux", "windows"], errors);
         }
+        systems::validate(spec, errors);
+    }
+}
+
+/// A pod asks for as much as its containers together, and no container is allowed more than it.
+/// Source: `validatePodResourceConsistency`.
+fn validate_sums(spec: &At<'_>, errors: &mut FieldErrors) {
+    let [requests, limits] =
+        ["requests", "limits"].map(|side| amounts(spec.down(&["resources", side]).value));
+    let own = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    for (name, sum) in of_containers(spec.value).into_iter().filter(|(name, _)| own(name)) {
+        let present = requests.get(&name).copied().unwrap_or(Quantity::ZERO);
+        if sum > present {
+            let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
+            let field = format!("{}.requests[{name}]", spec.child("resources"));
+            errors.push(FieldError::invalid(field, &json!(present.to_string()), &detail));
+        }
+    }
+    for (index, container) in spec.each("containers").enumerate() {
+        for (name, limit) in amounts(container.down(&["resources", "limits"]).value) {
+            let Some(most) = limits.get(&name).filter(|most| limit > **most) else { continue };
+            let detail = format!("must be less than or equal to pod limits of {most}");
+            let field = format!("{}.containers[{index}][{name}].limits", spec.child("resources"));
+            errors.push(FieldError::invalid(field, &json!(limit.to_string()), &detail));
+        }
+    }
+}
+
+/// What pods have to keep to and templates have not, since old ones did not. Source: `validateContainersOnlyForPod`.
+pub(crate) fn validate_pod(pod: &At<'_>, errors: &mut FieldErrors) {
+    let spec = pod.get("spec");
+    for container in ["containers", "initContainers"].into_iter().flat_map(|list| spec.each(list)) {
+        containers::validate_image(&container, errors);
+    }
+    let name = pod.down(&["metadata", "name"]).text();
+    for volume in spec.each("volumes") {
+        let image = volume.get("image");
+        if image.is_set() {
+            image.get("reference").present("", errors);
+        }
+        let own = volume.get("name");
+        if !volume.has("ephemeral") || name.is_empty() || own.text().is_empty() {
+            continue;
+        }
+        let claim = format!("{name}-{}", own.text());
+        for detail in apiserver::names::name_problems(NameRule::Subdomain, &claim) {
+            errors.push(own.invalid(&format!("PVC name {claim:?}: {detail}")));
+        }
     }
 }
 
@@ -184,7 +278,9 @@ fn validate_containers(spec: &At<'_>, facts: &PodFacts<'_>, errors: &mut FieldEr
         let name = container.get("name").text();
         unique(&container, name, &names, errors);
         names.insert(name);
-        containers::host_port_conflicts(std::iter::once(container.clone()), errors);
+        // Upstream tells of any as of the first.
+        let alone = At::new(container.value, spec.child("initContainers[0]"));
+        containers::host_port_conflicts(std::iter::once(alone), errors);
         if container.get("restartPolicy").text() == "Always" {
             containers::validate_running(&container, facts, errors);
             continue;
@@ -199,6 +295,7 @@ fn validate_containers(spec: &At<'_>, facts: &PodFacts<'_>, errors: &mut FieldEr
     let targets = names.clone();
     for container in spec.each("ephemeralContainers") {
         containers::validate(&container, facts, errors);
+        containers::validate_image(&container, errors);
         let name = container.get("name").text();
         unique(&container, name, &names, errors);
         names.insert(name);
@@ -230,7 +327,7 @@ fn validate_ephemeral(container: &At<'_>, targets: &HashSet<&str>, errors: &mut 
 fn validate_volumes(volumes: &At<'_>, errors: &mut FieldErrors) {
     let mut names: HashSet<&str> = HashSet::new();
     for volume in volumes.items() {
-        volume_sources::validate(&volume, &["name"], errors);
+        volume_sources::validate(&volume, &["name"], false, errors);
         let name = volume.get("name");
         name.named(NameRule::Label, errors);
         if names.contains(&name.text()) && !name.text().is_empty() {
@@ -293,11 +390,28 @@ fn validate_dns(spec: &At<'_>, errors: &mut FieldErrors) {
         let detail = "must not have more than 2048 characters (including spaces) in the search list";
         errors.push(searches.invalid(detail));
     }
+    for search in searches.items().filter(|search| search.text() != ".") {
+        let name = search.text().strip_suffix('.').unwrap_or(search.text());
+        for detail in underscored_problems(name) {
+            errors.push(FieldError::invalid(search.path.clone(), &json!(name), &detail));
+        }
+    }
     for option in config.each("options") {
         if option.get("name").text().is_empty() {
             errors.push(option.required("must not be empty"));
         }
     }
+}
+
+/// What is wrong with a DNS subdomain whose labels may have underscores. Source: `IsDNS1123SubdomainWithUnderscore`.
+fn underscored_problems(name: &str) -> Vec<String> {
+    const SHAPE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', \
+                         and must start and end with an alphanumeric character (e.g. 'example.com', regex used for \
+                         validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
+    let fits =
+        |label: &str| api::names::is_label(&label.strip_prefix('_').unwrap_or(label).replace('_', "-"));
+    let long = (name.len() > 253).then(|| "must be no more than 253 characters".to_owned());
+    long.into_iter().chain((!name.split('.').all(fits)).then(|| SHAPE.to_owned())).collect()
 }
 
 /// An address that traffic is sent to: none that leads to the sender itself, its link or nowhere. Whatever is no address

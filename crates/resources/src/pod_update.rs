@@ -1,5 +1,7 @@
 //! What an update may change in a pod's spec. Source: `ValidatePodUpdate` in `core/validation/validation.go`.
 
+use std::collections::HashSet;
+
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::tree;
 use serde_json::Value;
@@ -101,11 +103,9 @@ fn deadline(after: &Value, before: &Value, errors: &mut FieldErrors) {
 /// Every toleration stays, but for how long it lasts.
 fn tolerations(after: &Value, before: &Value, errors: &mut FieldErrors) {
     let lasting = |toleration: &Value| {
-        let mut toleration = toleration.clone();
-        tree::members(&mut toleration).remove("tolerationSeconds");
-        toleration
+        ["key", "operator", "value", "effect"].map(|field| tree::text(toleration, &[field]).to_owned())
     };
-    let kept: Vec<Value> = tree::items(after, &["tolerations"]).iter().map(lasting).collect();
+    let kept: HashSet<[String; 4]> = tree::items(after, &["tolerations"]).iter().map(lasting).collect();
     if tree::items(before, &["tolerations"]).iter().any(|toleration| !kept.contains(&lasting(toleration))) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden("spec.tolerations", detail));
@@ -114,10 +114,11 @@ fn tolerations(after: &Value, before: &Value, errors: &mut FieldErrors) {
 
 /// Gates only go.
 fn gates(after: &Value, before: &Value, errors: &mut FieldErrors) {
-    let old = tree::items(before, &["schedulingGates"]);
+    let name_of = |gate| tree::text(gate, &["name"]);
+    let old: HashSet<&str> = tree::items(before, &["schedulingGates"]).iter().map(name_of).collect();
     for (index, gate) in tree::items(after, &["schedulingGates"]).iter().enumerate() {
-        let name = tree::text(gate, &["name"]);
-        if !old.iter().any(|held| tree::text(held, &["name"]) == name) {
+        let name = name_of(gate);
+        if !old.contains(name) {
             let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
             errors.push(FieldError::forbidden(format!("spec.schedulingGates[{index}].name"), &detail));
         }

@@ -129,10 +129,27 @@ fn compare_bounds(limit: &At<'_>, errors: &mut FieldErrors) {
             }
         }
     }
-    for (_, ratio) in limit.get("maxLimitRequestRatio").entries() {
+    for (name, ratio) in limit.get("maxLimitRequestRatio").entries() {
         let Some(amount) = ratio.quantity() else { continue };
         if amount < Quantity::from_milli(1000) {
             errors.push(ratio.invalid(&format!("ratio {amount} is less than 1")));
+        }
+        let [least, most] = ["min", "max"].map(|bound| limit.get(bound).get(name).quantity());
+        let (Some(least), Some(most)) = (least, most) else { continue };
+        let reach = most.milli_value() as f64 / least.milli_value() as f64;
+        if amount.milli_value() as f64 / 1000.0 > reach {
+            errors.push(ratio.invalid(&format!("ratio {amount} is greater than max/min = {reach:.6}")));
+        }
+    }
+    for (name, asked) in limit.get("defaultRequest").entries().filter(|(name, _)| !compute::overcommits(name))
+    {
+        let (Some(wanted), Some(most)) = (asked.quantity(), limit.get("default").get(name).quantity()) else {
+            continue;
+        };
+        if wanted != most {
+            let detail =
+                format!("default value {most} must equal to defaultRequest value {wanted} in {name}");
+            errors.push(asked.invalid(&detail));
         }
     }
 }

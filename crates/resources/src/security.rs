@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use apiserver::field::FieldErrors;
+use apiserver::field::{FieldError, FieldErrors};
+use serde_json::json;
 
 use crate::at::At;
 use crate::volume_sources::descending;
@@ -12,6 +13,8 @@ const PROFILES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
 const SYSCTL: &str = "must have at most 253 characters and match regex \
                       ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 const SYSCTL_BYTES_MAX: usize = 253;
+/// Of a profile on the node: a path, without the byte that ends it.
+const APPARMOR_BYTES_MAX: usize = 4095;
 
 /// What is wrong with a pod's security context; `spec` is the pod's.
 pub(crate) fn validate_pod(spec: &At<'_>, errors: &mut FieldErrors) {
@@ -80,6 +83,13 @@ pub(crate) fn validate_container(context: &At<'_>, host_users: bool, errors: &mu
     profiles(context, errors);
 }
 
+/// A failure of which upstream shows all of the profile, by the names that it has in the program.
+fn whole(kind: &At<'_>, local: &At<'_>, detail: &str) -> FieldError {
+    let shown = format!("{{\"Type\":{},\"LocalhostProfile\":{}}}", json!(kind.text()), local.value);
+    let message = format!("Invalid value: {shown}: {detail}");
+    FieldError { reason: "FieldValueInvalid".into(), field: local.path.clone(), message }
+}
+
 fn profiles(context: &At<'_>, errors: &mut FieldErrors) {
     for (field, name) in [("seccompProfile", "seccomp"), ("appArmorProfile", "AppArmor")] {
         let profile = context.get(field);
@@ -90,16 +100,25 @@ fn profiles(context: &At<'_>, errors: &mut FieldErrors) {
         if kind.present(&format!("type is required when {field} is set"), errors) {
             kind.one_of(&PROFILES, errors);
         }
-        if kind.text() == "Localhost" {
-            if local.text().is_empty() {
-                errors.push(local.required(&format!("must be set when {name} type is Localhost")));
-            } else if name == "seccomp" {
-                descending(&local, errors);
-            } else if local.text().trim() != local.text() {
+        let seccomp = name == "seccomp";
+        if kind.text() != "Localhost" {
+            if local.is_set() {
+                let detail = format!("can only be set when {name} type is Localhost");
+                errors.push(if seccomp { whole(&kind, &local, &detail) } else { local.invalid(&detail) });
+            }
+            continue;
+        }
+        if !local.is_set() || (!seccomp && local.text().is_empty()) {
+            errors.push(local.required(&format!("must be set when {name} type is Localhost")));
+        } else if seccomp {
+            descending(&local, errors);
+        } else {
+            if local.text().trim() != local.text() {
                 errors.push(local.invalid("must not be padded with whitespace"));
             }
-        } else if local.is_set() {
-            errors.push(local.invalid(&format!("can only be set when {name} type is Localhost")));
+            if local.text().len() > APPARMOR_BYTES_MAX {
+                errors.push(local.too_long(APPARMOR_BYTES_MAX));
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::pod_spec::{address, ordinary_address};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const KUBELET_PORT: i64 = 10_250;
+const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
 const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
@@ -27,6 +29,12 @@ pub(crate) fn validate(object: &Value, errors: &mut FieldErrors) {
     if ports.is_empty() && !headless && kind != "ExternalName" {
         errors.push(ports.required(""));
     }
+    for port in ports.items().filter(|_| kind == "LoadBalancer") {
+        if port.get("port").number() == KUBELET_PORT {
+            let detail = "may not expose port 10250 externally since it is used by kubelet";
+            errors.push(FieldError::invalid(port.path, &json!(KUBELET_PORT), detail));
+        }
+    }
     if headless && matches!(kind, "NodePort" | "LoadBalancer") {
         let detail = format!("may not be set to 'None' for {kind} services");
         errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!("None"), &detail));
@@ -34,7 +42,7 @@ pub(crate) fn validate(object: &Value, errors: &mut FieldErrors) {
     if kind == "ExternalName" {
         external_name(&spec, errors);
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for port in ports.items() {
         check_port(&port, ports.len() > 1, &mut names, errors);
     }
@@ -48,6 +56,7 @@ pub(crate) fn validate(object: &Value, errors: &mut FieldErrors) {
         spec.get("type").one_of(&TYPES, errors);
     }
     taken_twice(&ports, kind, errors);
+    annotated_ranges(&At::object(object), kind, errors);
     balancer(&spec, kind, errors);
     traffic(&spec, kind, errors);
 }
@@ -66,7 +75,7 @@ fn external_name(spec: &At<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn check_port<'v>(port: &At<'v>, named: bool, names: &mut Vec<&'v str>, errors: &mut FieldErrors) {
+fn check_port<'v>(port: &At<'v>, named: bool, names: &mut HashSet<&'v str>, errors: &mut FieldErrors) {
     let name = port.get("name");
     if name.text().is_empty() {
         if named {
@@ -74,10 +83,9 @@ fn check_port<'v>(port: &At<'v>, named: bool, names: &mut Vec<&'v str>, errors: 
         }
     } else {
         name.name(NameRule::Label, errors);
-        if names.contains(&name.text()) {
+        if !names.insert(name.text()) {
             errors.push(name.duplicate());
         }
-        names.push(name.text());
     }
     port.get("port").port(errors);
     if port.get("protocol").present("", errors) {
@@ -126,10 +134,37 @@ fn taken_twice(ports: &At<'_>, kind: &str, errors: &mut FieldErrors) {
         }
         let key = (port.get("port").number(), protocol);
         if own.contains(&key) {
-            let shown = json!({ "port": key.0, "protocol": key.1 });
-            errors.push(FieldError::duplicate(port.path.clone(), &shown));
+            errors.push(twice(&port.path, key));
         }
         own.insert(key);
+    }
+}
+
+/// A port that is taken twice, as upstream shows it: by the names that it has in the program.
+fn twice(path: &str, (port, protocol): (i64, &str)) -> FieldError {
+    let message = format!(
+        "Duplicate value: {{\"Name\":\"\",\"Protocol\":{},\"AppProtocol\":null,\"Port\":{port},\"TargetPort\":0,\"NodePort\":0}}",
+        json!(protocol)
+    );
+    FieldError { reason: "FieldValueDuplicate".into(), field: path.to_owned(), message }
+}
+
+/// The ranges that an annotation names, where the field names none.
+fn annotated_ranges(object: &At<'_>, kind: &str, errors: &mut FieldErrors) {
+    let said = object.down(&["metadata", "annotations", RANGES]);
+    if !said.is_set() || !object.down(&["spec", "loadBalancerSourceRanges"]).is_empty() {
+        return;
+    }
+    let field = format!("metadata.annotations[{RANGES}]");
+    if kind != "LoadBalancer" {
+        let detail = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden(field.as_str(), detail));
+    }
+    let text = said.text().trim();
+    for range in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
+        if range.parse::<IpNet>().is_err() {
+            errors.push(FieldError::invalid(field.as_str(), &json!(range), CIDR));
+        }
     }
 }
 
@@ -140,8 +175,9 @@ fn balancer(spec: &At<'_>, kind: &str, errors: &mut FieldErrors) {
         errors.push(ranges.forbidden("may only be used when `type` is 'LoadBalancer'"));
     }
     for range in ranges.items() {
-        if range.text().trim().parse::<IpNet>().is_err() {
-            errors.push(range.invalid(CIDR));
+        let text = range.text().trim();
+        if text.parse::<IpNet>().is_err() {
+            errors.push(FieldError::invalid(range.path.clone(), &json!(text), CIDR));
         }
     }
     let (nodes, class) = (spec.get("allocateLoadBalancerNodePorts"), spec.get("loadBalancerClass"));
@@ -261,7 +297,7 @@ pub(crate) fn load_balancer(object: &Value, errors: &mut FieldErrors) {
     let status = At::object(object).down(&["status", "loadBalancer"]);
     let ingress = status.get("ingress");
     if !ingress.is_empty() && At::object(object).down(&["spec", "type"]).text() != "LoadBalancer" {
-        errors.push(ingress.forbidden("may only be used when `spec.type` is 'LoadBalancer'"));
+        return errors.push(ingress.forbidden("may only be used when `spec.type` is 'LoadBalancer'"));
     }
     for point in ingress.items() {
         let (ip, mode, host) = (point.get("ip"), point.get("ipMode"), point.get("hostname"));
@@ -339,6 +375,24 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_annotated_where_the_field_has_none() {
+        let causes = |kind: &str, text: &str| {
+            let mut errors = Vec::new();
+            let object = json!({ "metadata": { "annotations": { RANGES: text } }, "spec": {} });
+            annotated_ranges(&At::object(&object), kind, &mut errors);
+            said(&errors)
+        };
+        assert_eq!(causes("LoadBalancer", " 10.0.0.0/8, 10.1.0.0/16"), [""; 0]);
+        let field = format!("metadata.annotations[{RANGES}]");
+        assert_eq!(
+            causes("LoadBalancer", "10.0.0.0/8,x"),
+            [format!("{field}: Invalid value: \"x\": {CIDR}")]
+        );
+        let detail = "Forbidden: may only be used when `type` is 'LoadBalancer'";
+        assert_eq!(causes("ClusterIP", ""), [format!("{field}: {detail}")]);
+    }
+
+    #[test]
     fn failures_are_upstreams() {
         let causes = |patch: Value| {
             let mut spec = json!({ "type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
@@ -351,6 +405,13 @@ mod tests {
         let rows = [
             (json!({}), vec![]),
             (json!({ "ports": [] }), vec!["spec.ports: Required value"]),
+            (
+                json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Cluster",
+                    "ports": [{ "port": 10250, "protocol": "TCP", "targetPort": 80 }] }),
+                vec![
+                    "spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet",
+                ],
+            ),
             (
                 json!({ "type": "ExternalName", "externalName": "" }),
                 vec!["spec.externalName: Required value"],
@@ -385,7 +446,8 @@ mod tests {
                     "spec.ports[0].name: Required value",
                     "spec.ports[0].targetPort: Invalid value: \"a_b\": must contain only alpha-numeric characters (a-z, \
                      0-9), and hyphens (-)",
-                    "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}",
+                    "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\
+                     \"TargetPort\":0,\"NodePort\":0}",
                 ],
             ),
         ];

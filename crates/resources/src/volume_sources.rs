@@ -1,15 +1,17 @@
 //! Where the content of a volume comes from: pods' volumes and PersistentVolumes. Source: `validateVolumeSource` and
 //! `ValidatePersistentVolumeSpec` in `core/validation/validation.go`.
 
-use apiserver::field::FieldErrors;
+use std::collections::HashSet;
+
+use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::NameRule;
 use serde_json::json;
 
 use crate::at::At;
-use crate::field_refs;
+use crate::{drivers, field_refs};
 
 /// The fields that a source cannot do without.
-const REQUIRED: [(&str, &[&str]); 22] = [
+const REQUIRED: [(&str, &[&str]); 19] = [
     ("hostPath", &["path"]),
     ("gitRepo", &["repository"]),
     ("gcePersistentDisk", &["pdName"]),
@@ -20,8 +22,6 @@ const REQUIRED: [(&str, &[&str]); 22] = [
     ("nfs", &["server", "path"]),
     ("iscsi", &["targetPortal", "iqn"]),
     ("glusterfs", &["endpoints", "path"]),
-    ("rbd", &["image"]),
-    ("quobyte", &["registry", "volume"]),
     ("cinder", &["volumeID"]),
     ("flexVolume", &["driver"]),
     ("azureFile", &["secretName", "shareName"]),
@@ -31,7 +31,6 @@ const REQUIRED: [(&str, &[&str]); 22] = [
     ("portworxVolume", &["volumeID"]),
     ("scaleIO", &["gateway", "system", "volumeName"]),
     ("local", &["path"]),
-    ("csi", &["driver"]),
 ];
 const HOST_PATHS: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
@@ -40,8 +39,12 @@ const CSI_DRIVER_BYTES_MAX: usize = 63;
 const TOKEN_SECONDS_MIN: i64 = 600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
-/// What is wrong with the sources among an object's fields; `others` are its fields that are none.
-pub(crate) fn validate(volume: &At<'_>, others: &[&str], errors: &mut FieldErrors) {
+/// Sources that upstream names otherwise where it tells of more than one.
+const MISNAMED: [(&str, &str); 2] = [("cephfs", "cephFS"), ("downwardAPI", "downwarAPI")];
+
+/// What is wrong with the sources among an object's fields; `others` are its fields that are none, `persistent` whether the
+/// object is a PersistentVolume.
+pub(crate) fn validate(volume: &At<'_>, others: &[&str], persistent: bool, errors: &mut FieldErrors) {
     let fields = volume.value.as_object().into_iter().flatten();
     let mut given = fields.filter(|(key, value)| !others.contains(&key.as_str()) && !value.is_null());
     let Some((name, _)) = given.next() else {
@@ -49,9 +52,14 @@ pub(crate) fn validate(volume: &At<'_>, others: &[&str], errors: &mut FieldError
         return;
     };
     for (second, _) in given {
-        errors.push(volume.get(second).forbidden("may not specify more than 1 volume type"));
+        let told =
+            MISNAMED.iter().find(|(known, _)| known == second).map_or(second.as_str(), |(_, told)| told);
+        errors.push(FieldError::forbidden(volume.child(told), "may not specify more than 1 volume type"));
     }
-    let source = volume.get(name);
+    let mut source = volume.get(name);
+    if name == "gcePersistentDisk" {
+        source.path = volume.child("persistentDisk");
+    }
     if let Some((_, required)) = REQUIRED.iter().find(|(known, _)| known == name) {
         required.iter().for_each(|field| {
             source.get(field).present("", errors);
@@ -80,7 +88,6 @@ pub(crate) fn validate(volume: &At<'_>, others: &[&str], errors: &mut FieldError
             source.each("items").for_each(|item| downward_file(&item, &source, errors));
         }
         "projected" => projected(&source, errors),
-        "csi" if !source.get("driver").text().is_empty() => csi_driver(&source.get("driver"), errors),
         "ephemeral" => {
             let template = source.get("volumeClaimTemplate");
             if template.is_set() {
@@ -91,7 +98,7 @@ pub(crate) fn validate(volume: &At<'_>, others: &[&str], errors: &mut FieldError
             }
         }
         "local" if !source.get("path").text().is_empty() => no_backsteps(&source.get("path"), errors),
-        _ => {}
+        other => drivers::validate(other, &source, persistent, errors),
     }
 }
 
@@ -130,7 +137,7 @@ pub(crate) fn descending(path: &At<'_>, errors: &mut FieldErrors) {
     no_backsteps(path, errors);
 }
 
-fn local_path(path: &At<'_>, errors: &mut FieldErrors) {
+pub(crate) fn local_path(path: &At<'_>, errors: &mut FieldErrors) {
     descending(path, errors);
     if path.text().starts_with("..") && !path.text().starts_with("../") {
         errors.push(path.invalid("must not start with '..'"));
@@ -166,7 +173,7 @@ fn downward_file(item: &At<'_>, parent: &At<'_>, errors: &mut FieldErrors) {
 
 fn projected(volume: &At<'_>, errors: &mut FieldErrors) {
     mode(&volume.get("defaultMode"), errors);
-    let mut paths: Vec<String> = Vec::new();
+    let mut paths: HashSet<&str> = HashSet::new();
     for source in volume.each("sources") {
         for kind in ["secret", "configMap"] {
             let part = source.get(kind);
@@ -186,20 +193,30 @@ fn projected(volume: &At<'_>, errors: &mut FieldErrors) {
             unique(&mut paths, path, path, volume, errors);
         }
         token(&source.get("serviceAccountToken"), volume, errors);
+        let bundle = source.get("clusterTrustBundle");
+        if bundle.is_set() {
+            drivers::trust_bundle(&bundle, errors);
+            let path = bundle.get("path");
+            path.present("", errors);
+            local_path(&path, errors);
+            unique(&mut paths, path.text(), path.text(), volume, errors);
+        }
         if source.len() > 1 {
             errors.push(source.forbidden("may not specify more than 1 volume type per source"));
         }
     }
 }
 
-fn unique(paths: &mut Vec<String>, path: &str, shown: &str, volume: &At<'_>, errors: &mut FieldErrors) {
-    if path.is_empty() {
-        return;
-    }
-    if paths.iter().any(|known| known == path) {
+fn unique<'v>(
+    paths: &mut HashSet<&'v str>,
+    path: &'v str,
+    shown: &str,
+    volume: &At<'_>,
+    errors: &mut FieldErrors,
+) {
+    if !path.is_empty() && !paths.insert(path) {
         errors.push(At::new(&json!(shown), volume.path.clone()).invalid("conflicting duplicate paths"));
     }
-    paths.push(path.to_owned());
 }
 
 fn token(token: &At<'_>, volume: &At<'_>, errors: &mut FieldErrors) {

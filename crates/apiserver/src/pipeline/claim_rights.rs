@@ -64,7 +64,7 @@ impl Pipeline {
             let attributes = attributes(asked, verb, "driver", [asked.namespace, driver]);
             match self.authorize(&attributes).await {
                 Ok(()) => return None,
-                Err(refused) => drop(first.get_or_insert(refused.message)),
+                Err(refused) => first = first.or(Some(refused.message)),
             }
         }
         first
