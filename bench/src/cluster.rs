@@ -69,7 +69,7 @@ impl Cluster {
     /// Creates pods, each when the one before runs. A sample lasts from before the request to create a pod until the
     /// watch, open since before, shows it Running.
     pub(crate) async fn pods_one_by_one(&self, count: usize) -> Result<Samples> {
-        let mut watch = Watch::open(&self.client, &self.pods).await?;
+        let mut watch = Watch::open(&self.client, &self.pods, NAMESPACE).await?;
         let mut times = Vec::new();
         // One more, not counted: what is done once per image is done then.
         for number in 0..=count {
@@ -86,7 +86,7 @@ impl Cluster {
 
     /// Deletes every pod and returns when none is left.
     pub(crate) async fn remove_pods(&self) -> Result<()> {
-        let mut watch = Watch::open(&self.client, &self.pods).await?;
+        let mut watch = Watch::open(&self.client, &self.pods, NAMESPACE).await?;
         let names: Vec<String> = watch.objects.keys().cloned().collect();
         for name in names {
             self.client
@@ -110,7 +110,7 @@ impl Cluster {
                 "template": {"metadata": {"labels": {"app": "bench"}}, "spec": template["spec"]},
             },
         });
-        let mut watch = Watch::open(&self.client, &self.deployments).await?;
+        let mut watch = Watch::open(&self.client, &self.deployments, NAMESPACE).await?;
         self.client.create(&self.deployments, NAMESPACE, &deployment).await.map_err(failed)?;
         let seen = |deployment: &Value| {
             let generation = &deployment["metadata"]["generation"];
@@ -132,7 +132,7 @@ impl Cluster {
 
     /// Deletes the Deployment and returns when its pods are gone.
     pub(crate) async fn remove_deployment(&self) -> Result<()> {
-        let mut watch = Watch::open(&self.client, &self.pods).await?;
+        let mut watch = Watch::open(&self.client, &self.pods, NAMESPACE).await?;
         let options =
             DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
         self.client
@@ -184,24 +184,28 @@ fn pod(name: &str) -> Value {
     })
 }
 
-/// The objects of one resource, as a watch tells them.
-struct Watch {
+/// The objects of one resource in one namespace, as a watch tells them.
+pub(crate) struct Watch {
     stream: WatchStream,
     objects: BTreeMap<String, Value>,
 }
 
 impl Watch {
     /// Lists, and watches from there.
-    async fn open(client: &Client, resource: &GroupVersionResource) -> Result<Self> {
-        let list = client.list(resource, NAMESPACE, ListOptions::default()).await.map_err(failed)?;
+    pub(crate) async fn open(
+        client: &Client,
+        resource: &GroupVersionResource,
+        namespace: &str,
+    ) -> Result<Self> {
+        let list = client.list(resource, namespace, ListOptions::default()).await.map_err(failed)?;
         let options = ListOptions { resource_version: list.revision.to_string(), ..ListOptions::default() };
-        let stream = client.watch(resource, NAMESPACE, options).await.map_err(failed)?;
+        let stream = client.watch(resource, namespace, options).await.map_err(failed)?;
         let objects = list.items.iter().map(|object| Ok((object.meta().name.clone(), object.decode()?)));
         Ok(Self { stream, objects: objects.collect::<Result<_>>()? })
     }
 
     /// Returns as soon as the objects are as wished.
-    async fn until(&mut self, wished: impl Fn(&BTreeMap<String, Value>) -> bool) -> Result<()> {
+    pub(crate) async fn until(&mut self, wished: impl Fn(&BTreeMap<String, Value>) -> bool) -> Result<()> {
         while !wished(&self.objects) {
             let events = self.stream.next().await.context("the watch ended")?.map_err(failed)?;
             for event in events {

@@ -106,7 +106,7 @@ async fn watch_memory(
 }
 
 /// Resident memory in megabytes.
-fn rss(pid: u32) -> Result<f64> {
+pub(crate) fn rss(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has no RSS")?;
     Ok(line.trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)

@@ -15,17 +15,20 @@ mod processes;
 mod rows;
 mod skiff;
 mod watched;
+mod workloads;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Parser as _;
 use testbed::Testbed;
 
 use crate::cluster::Cluster;
 use crate::figures::{Figure, Samples, Unit};
 use crate::processes::Usage;
 use crate::skiff::Skiff;
+use crate::workloads::{Flags, Sizes};
 
 /// Pods that are created one after another, and replicas of the Deployment that is scaled.
 const PODS: usize = 50;
@@ -41,19 +44,33 @@ const SYNCS: f64 = 3.0;
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => outside("all"),
-        [what @ ("api" | "large")] => outside(what),
-        ["inside", what, program, archive] => tokio::runtime::Builder::new_current_thread()
+        [] => outside("all", &[]),
+        [what @ ("api" | "large")] => outside(what, &[]),
+        ["workloads", ref flags @ ..] => {
+            // Told here, where nothing has been made yet.
+            sizes(flags)?;
+            outside("workloads", flags)
+        }
+        ["inside", what, program, archive, ref flags @ ..] => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the runtime")?
-            .block_on(inside(what, Path::new(program), Path::new(archive))),
-        _ => bail!("bench takes no arguments, `api` for the API server alone, or `large` for a list of 1 GB"),
+            .block_on(inside(what, Path::new(program), Path::new(archive), flags)),
+        _ => bail!(
+            "bench takes no arguments, `api` for the API server alone, `large` for a list of 1 GB, or `workloads` for \
+             scheduler and controllers"
+        ),
     }
 }
 
+fn sizes(flags: &[&str]) -> Result<Sizes> {
+    let named = std::iter::once(&"bench workloads").chain(flags);
+    let flags = Flags::try_parse_from(named).unwrap_or_else(|said| said.exit());
+    Sizes::new(flags)
+}
+
 /// Makes a host and measures on it.
-fn outside(what: &str) -> Result<()> {
+fn outside(what: &str, flags: &[&str]) -> Result<()> {
     let own = std::env::current_exe().context("find this program")?;
     let beside = || own.with_file_name("skiff");
     let program = std::env::var_os("SKIFF_BINARY").map_or_else(beside, PathBuf::from);
@@ -64,6 +81,7 @@ fn outside(what: &str) -> Result<()> {
         .command(&own.to_string_lossy())
         .args(["inside", what])
         .args([&program, &archive])
+        .args(flags)
         .status()
         .context("measure on the host")?;
     if !measured.success() {
@@ -73,8 +91,11 @@ fn outside(what: &str) -> Result<()> {
     Ok(())
 }
 
-async fn inside(what: &str, program: &Path, archive: &Path) -> Result<()> {
+async fn inside(what: &str, program: &Path, archive: &Path, flags: &[&str]) -> Result<()> {
     let skiff = Skiff::new(program)?;
+    if what == "workloads" {
+        return workloads::measure(&skiff, &sizes(flags)?).await;
+    }
     if what == "api" {
         skiff.run(&["up"])?;
         let measured = api_server().await;
