@@ -165,11 +165,7 @@ impl Pod {
 
     /// When it will have been ready for `min_ready`: `None` if it is not ready.
     pub fn available_at(&self, min_ready: Duration) -> Option<Timestamp> {
-        let since = self.ready()?.last_transition_time;
-        if min_ready.is_zero() {
-            return Some(since.unwrap_or(Timestamp::MIN));
-        }
-        since?.saturating_add(min_ready).ok()
+        available_at(self.ready()?.last_transition_time, min_ready)
     }
 
     /// Whether it has been ready for `min_ready`.
@@ -212,11 +208,27 @@ pub(crate) fn next_available<'a>(
     min_ready: Duration,
     now: Timestamp,
 ) -> Option<Duration> {
+    next_moment(pods.into_iter().filter_map(|pod| pod.available_at(min_ready)), min_ready, now)
+}
+
+/// How long it is until the next of the moments at which pods become available, that is still to come.
+pub(crate) fn next_moment(
+    moments: impl Iterator<Item = Timestamp>,
+    min_ready: Duration,
+    now: Timestamp,
+) -> Option<Duration> {
     if min_ready.is_zero() {
         return None;
     }
-    let next = pods.into_iter().filter_map(|pod| pod.available_at(min_ready)).filter(|at| *at > now).min()?;
-    Duration::try_from(next.duration_since(now)).ok()
+    Duration::try_from(moments.filter(|at| *at > now).min()?.duration_since(now)).ok()
+}
+
+/// When a pod that is ready since then will have been so for `min_ready`.
+fn available_at(since: Option<Timestamp>, min_ready: Duration) -> Option<Timestamp> {
+    if min_ready.is_zero() {
+        return Some(since.unwrap_or(Timestamp::MIN));
+    }
+    since?.saturating_add(min_ready).ok()
 }
 
 /// Orders pods by how far they have come: those that have come least go first. Source: `controller.ActivePods`.
@@ -238,25 +250,80 @@ pub fn progress_order(a: &Pod, b: &Pod) -> Ordering {
         .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
 }
 
-/// Orders pods by who is to be deleted first. `siblings` tells how many pods of related sets share each one's node.
-/// Source: `controller.ActivePodsWithRanks`.
-pub fn deletion_order(one: (&Pod, usize), other: (&Pod, usize), now: Timestamp) -> Ordering {
-    let (a, siblings_a) = one;
-    let (b, siblings_b) = other;
-    let placed = |pod: &Pod| !pod.spec.node_name.is_empty();
-    placed(a)
-        .cmp(&placed(b))
-        .then_with(|| a.phase_rank().cmp(&b.phase_rank()))
+/// How far a pod has come: what decides between pods of one set. Read off a pod once for each of its versions, and small,
+/// since one is kept for every pod of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    active: bool,
+    placed: bool,
+    phase_rank: u8,
+    /// Whether it takes traffic, and since when where that is known.
+    ready: Option<Option<Timestamp>>,
+    deletion_cost: i64,
+    restarts: i64,
+    created: Option<Timestamp>,
+}
+
+impl From<&Pod> for Standing {
+    fn from(pod: &Pod) -> Self {
+        Self {
+            active: pod.is_active(),
+            placed: !pod.spec.node_name.is_empty(),
+            phase_rank: pod.phase_rank(),
+            ready: pod.ready().map(|held| held.last_transition_time),
+            deletion_cost: pod.deletion_cost(),
+            restarts: pod.restarts(),
+            created: pod.metadata.creation_timestamp,
+        }
+    }
+}
+
+impl Standing {
+    /// As of the pod.
+    pub fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// As of the pod.
+    pub fn is_ready(&self) -> bool {
+        self.ready.is_some()
+    }
+
+    /// As of the pod.
+    pub fn available_at(&self, min_ready: Duration) -> Option<Timestamp> {
+        available_at(self.ready?, min_ready)
+    }
+
+    /// As of the pod.
+    pub fn is_available(&self, min_ready: Duration, now: Timestamp) -> bool {
+        self.available_at(min_ready).is_some_and(|at| min_ready.is_zero() || at <= now)
+    }
+}
+
+/// A pod that may be deleted.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// How far it has come.
+    pub standing: &'a Standing,
+    /// Its uid.
+    pub uid: &'a str,
+    /// How many pods of related sets share its node.
+    pub siblings: usize,
+}
+
+/// Orders pods by who is to be deleted first. Source: `controller.ActivePodsWithRanks`.
+pub fn deletion_order(one: Candidate<'_>, other: Candidate<'_>, now: Timestamp) -> Ordering {
+    let (a, b) = (one.standing, other.standing);
+    a.placed
+        .cmp(&b.placed)
+        .then_with(|| a.phase_rank.cmp(&b.phase_rank))
         .then_with(|| a.is_ready().cmp(&b.is_ready()))
-        .then_with(|| a.deletion_cost().cmp(&b.deletion_cost()))
-        .then_with(|| siblings_b.cmp(&siblings_a))
-        .then_with(|| {
-            let since = |pod: &Pod| pod.ready().and_then(|held| held.last_transition_time);
-            younger_first(since(a), since(b), now)
-        })
-        .then_with(|| b.restarts().cmp(&a.restarts()))
-        .then_with(|| younger_first(a.metadata.creation_timestamp, b.metadata.creation_timestamp, now))
-        .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
+        .then_with(|| a.deletion_cost.cmp(&b.deletion_cost))
+        .then_with(|| other.siblings.cmp(&one.siblings))
+        .then_with(|| younger_first(a.ready.flatten(), b.ready.flatten(), now))
+        .then_with(|| b.restarts.cmp(&a.restarts))
+        .then_with(|| younger_first(a.created, b.created, now))
+        .then_with(|| one.uid.cmp(other.uid))
 }
 
 /// Younger goes first, but ages are compared by their order of magnitude only, so that among pods of about one age
@@ -301,12 +368,23 @@ mod tests {
                 "status": { "phase": "Running", "conditions": old, "containerStatuses": [{ "restartCount": 3 }] } }),
             serde_json::json!({ "metadata": { "name": "steady" }, "spec": { "nodeName": "n" }, "status": { "phase": "Running", "conditions": old } }),
         ];
-        let mut pods: Vec<Pod> = pods.into_iter().map(pod).collect();
+        let mut pods: Vec<(Pod, Standing)> = pods
+            .into_iter()
+            .map(|json| {
+                let pod = pod(json);
+                let standing = Standing::from(&pod);
+                (pod, standing)
+            })
+            .collect();
         pods.reverse();
-        pods.sort_by(|a, b| deletion_order((a, 0), (b, 0), now));
-        let names: Vec<_> = pods.iter().map(|pod| pod.metadata.name.as_str()).collect();
+        fn candidate(standing: &Standing, siblings: usize) -> Candidate<'_> {
+            Candidate { standing, uid: "", siblings }
+        }
+        pods.sort_by(|(_, a), (_, b)| deletion_order(candidate(a, 0), candidate(b, 0), now));
+        let names: Vec<_> = pods.iter().map(|(pod, _)| pod.metadata.name.as_str()).collect();
         assert_eq!(names, ["unassigned", "pending", "unready", "cheap", "young", "restarted", "steady"]);
-        assert_eq!(deletion_order((&pods[6], 2), (&pods[4], 0), now), Ordering::Less);
+        let crowded = deletion_order(candidate(&pods[6].1, 2), candidate(&pods[4].1, 0), now);
+        assert_eq!(crowded, Ordering::Less);
     }
 
     #[test]
@@ -318,5 +396,8 @@ mod tests {
         assert!(!ready.is_available(ten, since + Duration::from_secs(9)));
         assert!(ready.is_available(ten, since + ten) && ready.is_available(Duration::ZERO, since));
         assert!(!Pod::default().is_available(Duration::ZERO, since));
+        let standing = Standing::from(&ready);
+        assert!(!standing.is_available(ten, since + Duration::from_secs(9)));
+        assert!(standing.is_available(ten, since + ten) && standing.is_available(Duration::ZERO, since));
     }
 }

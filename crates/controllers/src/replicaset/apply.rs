@@ -8,13 +8,12 @@ use futures::future::join_all;
 use reconcile::{Action, Involved};
 
 use super::Worker;
+use super::members::Member;
 use super::plan::{Decision, plan, pod_body};
 use super::status::{self, Failure};
 use super::types::{self, Set};
 use crate::claim::{Claim, ignore_gone};
-use crate::context::decode;
 use crate::pod_control::PodControl;
-use crate::pods::{self, Pod};
 use crate::selector::Select;
 
 impl Worker {
@@ -38,11 +37,11 @@ impl Worker {
             objects: &self.pods,
             finalizer: None,
         };
-        let pods = claim.run(|pod| decode::<Pod>(pod).is_ok_and(|pod| pod.is_active())).await?;
-        let active: Vec<Pod> = pods
-            .iter()
-            .map(|pod| decode::<Pod>(pod))
-            .filter(|pod| pod.as_ref().map_or(true, Pod::is_active))
+        let pods = claim.run(|pod| self.standings.of(pod).is_ok_and(|standing| standing.is_active())).await?;
+        let active: Vec<Member> = pods
+            .into_iter()
+            .map(|pod| self.standings.of(&pod).map(|standing| Member { pod, standing }))
+            .filter(|member| member.as_ref().map_or(true, |member| member.standing.is_active()))
             .collect::<Result<_, _>>()?;
         let involved = Involved::object(&self.flavor.kind, &object);
         let result = if wait.is_none() && !set.metadata.is_terminating() {
@@ -55,7 +54,7 @@ impl Worker {
         match result {
             Err((_, status)) => Err(status.into()),
             Ok(()) => {
-                let available = pods::next_available(&active, set.min_ready(), self.ctx.clock.now());
+                let available = status::next_available(&set, &active, self.ctx.clock.now());
                 Ok(Action::after(wait.into_iter().chain(available)))
             }
         }
@@ -65,12 +64,12 @@ impl Worker {
         &self,
         key: &Key,
         set: &Set,
-        active: &[Pod],
+        active: &[Member],
         involved: &Involved,
     ) -> Result<(), (&'static str, Status)> {
         let (events, expectations) = (&self.events, &self.expectations);
         let control = PodControl { ctx: &self.ctx, events, expectations, key, involved };
-        match plan(set, active, &self.per_node(set), self.ctx.clock.now()) {
+        match plan(set, active, || self.per_node(set), self.ctx.clock.now()) {
             Decision::Nothing => Ok(()),
             Decision::Create(count) => {
                 let body = pod_body(&self.flavor.kind, set);
@@ -80,7 +79,7 @@ impl Worker {
             }
             Decision::Delete(victims) => {
                 let victims: Vec<&ObjectMeta> =
-                    victims.into_iter().map(|index| &active[index].metadata).collect();
+                    victims.into_iter().map(|index| active[index].pod.meta()).collect();
                 expectations.expect(key, &set.metadata.uid, 0, victims.iter().map(|pod| pod.uid.clone()));
                 let results = join_all(victims.iter().map(|pod| control.delete(&pod.name, &pod.uid))).await;
                 results.into_iter().collect::<Result<(), _>>().map_err(|status| ("FailedDelete", status))
@@ -109,7 +108,7 @@ impl Worker {
         &self,
         key: &Key,
         set: &Set,
-        active: &[Pod],
+        active: &[Member],
         failure: Option<&Failure>,
     ) -> Result<(), BoxError> {
         let next = status::status(set, active, failure, self.ctx.clock.now());

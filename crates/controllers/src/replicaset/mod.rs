@@ -2,6 +2,7 @@
 //! Source: `k8s.io/kubernetes/pkg/controller/replicaset`.
 
 mod apply;
+mod members;
 mod plan;
 mod status;
 mod types;
@@ -19,6 +20,7 @@ use reconcile::{
 
 use crate::claim::{adopters, former, resolve};
 use crate::context::{Ctx, ready};
+use members::Standings;
 
 pub(crate) use types::decode;
 pub use types::{Set, SetCondition, SetSpec, SetStatus};
@@ -88,6 +90,7 @@ struct Worker {
     flavor: &'static Flavor,
     sets: Informer,
     pods: Informer,
+    standings: Standings,
     queue: Queue<Key>,
     expectations: Expectations,
     events: EventRecorder,
@@ -100,6 +103,7 @@ impl Worker {
             flavor,
             sets: ctx.informers.get(flavor.kind),
             pods: ctx.informers.get(kinds::PODS),
+            standings: Standings::default(),
             queue: ctx.queue(flavor.queue),
             expectations: Expectations::new(ctx.clock.clone()),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), flavor.name, ""),
@@ -118,7 +122,29 @@ impl Worker {
         [sets, pods]
     }
 
+    /// Keeps how far the pods of sets of this kind have come, and nothing of others.
+    fn keep_standing(&self, change: &Change) {
+        let of_a_set = |pod: &&Arc<api::Object>| {
+            pod.meta().controller().is_some_and(|owner| owner.kind == self.flavor.kind.kind)
+        };
+        match change.new.as_ref().filter(of_a_set) {
+            Some(pod) => self.standings.put(pod),
+            None => {
+                if let Some(former) = &change.old {
+                    self.standings.remove(&former.meta().uid);
+                }
+            }
+        }
+        // Another pod of the same name, where nobody told that the first was gone.
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && old.meta().uid != new.meta().uid
+        {
+            self.standings.remove(&old.meta().uid);
+        }
+    }
+
     fn pod_changed(&self, change: &Change) {
+        self.keep_standing(change);
         let Some(pod) = change.latest().map(|pod| pod.meta()) else { return };
         let kind = &self.flavor.kind;
         former(&self.sets, kind, change).into_iter().for_each(|set| self.queue.add(set));

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use reconcile::Kind;
 use serde_json::Value;
 
+use super::members::Member;
 use super::types::Set;
-use crate::pods::{self, Pod};
+use crate::pods::{Candidate, deletion_order};
 use crate::template;
 
 /// At most so many pods are made or deleted in one go. Source: `BurstReplicas`.
@@ -25,8 +26,13 @@ pub(super) enum Decision {
 }
 
 /// Compares the active pods with what is wanted. `per_node` counts the active pods of this set and its siblings (sets of
-/// the same owner) by node: pods on crowded nodes go first.
-pub(super) fn plan(set: &Set, active: &[Pod], per_node: &HashMap<String, usize>, now: Timestamp) -> Decision {
+/// the same owner) by node: pods on crowded nodes go first. It is asked only where pods have to go.
+pub(super) fn plan(
+    set: &Set,
+    active: &[Member],
+    per_node: impl FnOnce() -> HashMap<String, usize>,
+    now: Timestamp,
+) -> Decision {
     let wanted = usize::try_from(set.replicas()).unwrap_or(0);
     if active.len() < wanted {
         return Decision::Create((wanted - active.len()).min(BURST));
@@ -35,12 +41,17 @@ pub(super) fn plan(set: &Set, active: &[Pod], per_node: &HashMap<String, usize>,
     if surplus == 0 {
         return Decision::Nothing;
     }
-    let crowd = |pod: &Pod| per_node.get(&pod.spec.node_name).copied().unwrap_or(0);
+    let per_node = per_node();
+    let candidates: Vec<Candidate<'_>> = active
+        .iter()
+        .map(|Member { pod, standing }| Candidate {
+            standing,
+            uid: &pod.meta().uid,
+            siblings: pod.node_name().and_then(|node| per_node.get(node)).copied().unwrap_or(0),
+        })
+        .collect();
     let mut order: Vec<usize> = (0..active.len()).collect();
-    order.sort_by(|a, b| {
-        let (a, b) = (&active[*a], &active[*b]);
-        pods::deletion_order((a, crowd(a)), (b, crowd(b)), now)
-    });
+    order.sort_by(|a, b| deletion_order(candidates[*a], candidates[*b], now));
     order.truncate(surplus);
     Decision::Delete(order)
 }
@@ -52,8 +63,12 @@ pub(super) fn pod_body(kind: &Kind, set: &Set) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use api::Object;
     use serde_json::json;
 
+    use super::super::members::Standings;
     use super::*;
 
     fn set(replicas: i64) -> Set {
@@ -66,23 +81,26 @@ mod tests {
         .unwrap()
     }
 
-    fn running(node: &str) -> Pod {
-        serde_json::from_value(json!({ "spec": { "nodeName": node }, "status": { "phase": "Running" } }))
-            .unwrap()
+    fn running(node: &str) -> Member {
+        let pod = json!({ "spec": { "nodeName": node }, "status": { "phase": "Running" } });
+        let pod = Arc::new(Object::parse(serde_json::to_vec(&pod).unwrap().into()).unwrap());
+        Member { standing: Standings::default().of(&pod).unwrap(), pod }
     }
 
     #[test]
     fn makes_what_is_missing_and_deletes_from_crowded_nodes() {
         let now = Timestamp::UNIX_EPOCH;
         let pods = [running("a"), running("b"), running("b")];
-        let none = HashMap::new();
-        assert_eq!(plan(&set(3), &pods, &none, now), Decision::Nothing);
-        assert_eq!(plan(&set(5), &pods, &none, now), Decision::Create(2));
-        assert_eq!(plan(&set(2000), &pods, &none, now), Decision::Create(500));
+        let none = HashMap::new;
+        assert_eq!(plan(&set(3), &pods, none, now), Decision::Nothing);
+        assert_eq!(plan(&set(5), &pods, none, now), Decision::Create(2));
+        assert_eq!(plan(&set(2000), &pods, none, now), Decision::Create(500));
         let crowd = HashMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]);
-        let Decision::Delete(victims) = plan(&set(2), &pods, &crowd, now) else { panic!("one is too many") };
+        let Decision::Delete(victims) = plan(&set(2), &pods, || crowd, now) else {
+            panic!("one is too many")
+        };
         assert!(victims == [1] || victims == [2]);
-        assert_eq!(plan(&set(-1), &pods[..1], &none, now), Decision::Delete(vec![0]));
+        assert_eq!(plan(&set(-1), &pods[..1], none, now), Decision::Delete(vec![0]));
     }
 
     #[test]
