@@ -131,7 +131,13 @@ pub trait Strategy: Send + Sync + 'static {
     /// [`Self::prepare_create`] is called for each name that is generated.
     fn complete(&self, _object: &mut Value) {}
 
-    /// Before creation: fields that clients may not set are cleared. `status` is cleared by the pipeline.
+    /// Whether a new object has the status that it comes with; that of others begins empty.
+    fn created_with_status(&self) -> bool {
+        false
+    }
+
+    /// Before creation: fields that clients may not set are cleared. `status` is cleared by the pipeline, where
+    /// [`created_with_status`](Self::created_with_status) does not say otherwise.
     fn prepare_create(&self, _object: &mut Value) {}
 
     /// Before an update: fields that clients may not change are put back. `status` is put back by the pipeline.

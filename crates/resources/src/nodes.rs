@@ -22,6 +22,11 @@ impl Strategy for Nodes {
         false
     }
 
+    /// Who registers a node tells of it at once. Source: `nodeStrategy.PrepareForCreate`.
+    fn created_with_status(&self) -> bool {
+        true
+    }
+
     /// `podCIDR` is the first of `podCIDRs`; where they differ it is the one that counts.
     /// Source: `Convert_v1_NodeSpec_To_core_NodeSpec`.
     fn default(&self, object: &mut Value) {

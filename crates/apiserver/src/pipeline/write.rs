@@ -610,7 +610,7 @@ fn exists(asked: &Asked<'_>, object: &Value) -> Status {
 
 /// Fields of a new object that nobody may set are cleared.
 fn prepare_create(asked: &Asked<'_>, object: &mut Value) {
-    if asked.kind.subresource("status").is_some() {
+    if asked.kind.subresource("status").is_some() && !asked.strategy.created_with_status() {
         tree::members(object).remove("status");
     }
     asked.strategy.signed(asked.user, object);

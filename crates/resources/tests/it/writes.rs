@@ -65,6 +65,25 @@ async fn generation_counts_the_spec_and_status_stands_apart() {
     assert_eq!((&changed["metadata"]["generation"], &changed["status"]["replicas"]), (&json!(2), &json!(1)));
 }
 
+/// Whoever registers a node by one request (kubelets, nodes without one) tells its size and its conditions in it.
+#[tokio::test]
+async fn a_new_node_has_its_status_and_no_update_changes_it() {
+    let cluster = Cluster::start().await;
+    let nodes = resource("", "v1", "nodes");
+    let status = json!({ "allocatable": { "cpu": "4", "pods": "110" } });
+    let node = json!({ "metadata": { "name": "n" }, "status": status });
+    let mut made = cluster.create(&nodes, "", node).await.unwrap();
+    assert_eq!(made["status"]["allocatable"]["cpu"], "4");
+    made["status"]["allocatable"]["cpu"] = "8".into();
+    let updated = cluster.update(&nodes, ("", "n", ""), &made).await.unwrap();
+    assert_eq!(updated["status"]["allocatable"]["cpu"], "4");
+    // Of others nothing is taken over.
+    let mut deployment = deployment("a:1");
+    deployment["status"] = json!({ "replicas": 7 });
+    let made = cluster.create(&resource("apps", "v1", "deployments"), "default", deployment).await.unwrap();
+    assert_ne!(made["status"]["replicas"], 7);
+}
+
 #[tokio::test]
 async fn the_four_patches_do_what_they_say() {
     let cluster = Cluster::start().await;
