@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ::api::{GroupVersionResource, Key, ListOptions, PatchType, WatchEventKind};
+use ::api::{GroupVersionResource, Key, ListOptions, PatchType, Reason, WatchEventKind};
 use anyhow::{Context, Result, anyhow};
 use client::Client;
 use futures::{StreamExt, TryStreamExt};
@@ -41,22 +41,25 @@ impl Nodes {
         let options = ListOptions { resource_version: own.revision.to_string(), ..ListOptions::default() };
         let watch = clients[0].watch(&resource, "", options).await.map_err(failed)?;
         let leases = GroupVersionResource::new("coordination.k8s.io", "v1", "leases");
+        // From the first node on: registering many takes longer than a lease lasts.
+        let shared = Arc::new((clients.to_vec(), Instant::now()));
+        let renewing = (0..RENEWING).map(|worker| Task::begin(renew(shared.clone(), worker, count)));
+        let nodes = Self { count, renewing: renewing.collect() };
         let made = (0..count).map(|number| {
             let (client, resource, leases) = (&clients[number % clients.len()], &resource, &leases);
             async move {
+                client.create(leases, LEASES, &lease(number)).await?;
                 client.create(resource, "", &node(number)).await?;
                 // As kubelets do once they have registered.
                 let (key, status) = (Key::new("", name(number)), json!({ "status": status() }));
-                client.patch(resource, &key, "status", PatchType::StrategicMerge, &status).await?;
-                client.create(leases, LEASES, &lease(number)).await.map(drop)
+                client.patch(resource, &key, "status", PatchType::StrategicMerge, &status).await.map(drop)
             }
         });
         let made = futures::stream::iter(made).buffer_unordered(clients.len());
         let made = async { made.try_collect::<()>().await.map_err(failed) };
         futures::future::try_join(made, open(watch, count)).await?;
-        let shared = Arc::new((clients.to_vec(), Instant::now()));
-        let renewing = (0..RENEWING).map(|worker| Task::begin(renew(shared.clone(), worker, count)));
-        Ok(Self { count, renewing: renewing.collect() })
+        nodes.renewed()?;
+        Ok(nodes)
     }
 
     /// No renewal has failed so far.
@@ -142,13 +145,17 @@ async fn renew_each(shared: &(Vec<Client>, Instant), worker: usize, count: usize
             tokio::time::sleep_until(*begun + at).await;
             let key = Key::new(LEASES, name(number));
             let client = &clients[number % clients.len()];
-            let mut lease = lease(number);
-            lease["metadata"]["resourceVersion"] = match versions.remove(&number) {
-                Some(version) => version.into(),
-                None => {
-                    client.get(&resource, &key).await.map_err(failed)?.meta().resource_version.clone().into()
-                }
+            let version = match versions.remove(&number) {
+                Some(version) => version,
+                None => match client.get(&resource, &key).await {
+                    Ok(lease) => lease.meta().resource_version.clone(),
+                    // It is still to be made.
+                    Err(status) if status.reason == Reason::NotFound => continue,
+                    Err(status) => return Err(failed(status)),
+                },
             };
+            let mut lease = lease(number);
+            lease["metadata"]["resourceVersion"] = version.into();
             let renewed = client.update(&resource, &key, "", &lease).await.map_err(failed)?;
             versions.insert(number, renewed.meta().resource_version.clone());
         }
