@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use api::selectors::{MatchExpression, Requirement};
+use api::selectors::{Condition, MatchExpression, Requirement};
 use serde::Deserialize;
 
 /// The field of a node that terms can ask for.
@@ -44,23 +44,41 @@ pub struct NodeSelector {
     pub node_selector_terms: Vec<NodeSelectorTerm>,
 }
 
-/// `core/v1.NodeSelectorTerm`: a conjunction.
+/// `core/v1.NodeSelectorTerm`: a conjunction, read once; an empty one matches nothing, and so does one that makes no sense.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "TermSource")]
 pub struct NodeSelectorTerm {
-    /// Over labels.
-    pub match_expressions: Vec<MatchExpression>,
+    labels: Vec<Requirement>,
     /// Over `metadata.name`.
-    pub match_fields: Vec<MatchExpression>,
+    fields: Vec<Requirement>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct TermSource {
+    match_expressions: Vec<MatchExpression>,
+    match_fields: Vec<MatchExpression>,
+}
+
+impl From<TermSource> for NodeSelectorTerm {
+    fn from(source: TermSource) -> Self {
+        let read = |expressions: &[MatchExpression]| -> Result<Vec<Requirement>, String> {
+            expressions.iter().map(Requirement::from_expression).collect()
+        };
+        match (read(&source.match_expressions), read(&source.match_fields)) {
+            (Ok(labels), Ok(fields)) => Self { labels, fields, problem: None },
+            (Err(problem), _) | (_, Err(problem)) => Self { problem: Some(problem), ..Self::default() },
+        }
+    }
 }
 
 impl NodeNeeds {
     /// Whether a node is what is needed.
     pub fn allow(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         self.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-            && self.required().is_none_or(|required| {
-                required.node_selector_terms.iter().any(|term| term.matches(name, labels))
-            })
+            && self.required().is_none_or(|required| required.matches(name, labels))
     }
 
     fn required(&self) -> Option<&NodeSelector> {
@@ -69,26 +87,57 @@ impl NodeNeeds {
 
     /// The one node that is asked for by its name, as the pods of DaemonSets do. Source: `GetTargetNodeName`.
     pub fn named(&self) -> Option<&str> {
-        let mut fields = self.required()?.node_selector_terms.iter().flat_map(|term| &term.match_fields);
-        match fields.find(|field| field.key == NAME_FIELD && field.operator == "In")?.values.as_slice() {
+        let mut fields = self.required()?.node_selector_terms.iter().flat_map(NodeSelectorTerm::names);
+        match fields.next()? {
             [name] => Some(name),
             _ => None,
         }
     }
 }
 
-impl NodeSelectorTerm {
-    /// Whether a node satisfies it. An empty one, or one that makes no sense, matches nothing.
+impl NodeSelector {
+    /// Whether a node satisfies one of the alternatives. Where nothing is known of its name, that is empty.
     pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
-        let hold = |expressions: &[MatchExpression], labels: &BTreeMap<String, String>| {
-            expressions.iter().all(|expression| {
-                Requirement::from_expression(expression).is_ok_and(|requirement| requirement.matches(labels))
-            })
-        };
-        let fields = || BTreeMap::from([(NAME_FIELD.to_owned(), name.to_owned())]);
-        (!self.match_expressions.is_empty() || !self.match_fields.is_empty())
-            && hold(&self.match_expressions, labels)
-            && (self.match_fields.is_empty() || hold(&self.match_fields, &fields()))
+        self.node_selector_terms.iter().any(|term| term.matches(name, labels))
+    }
+}
+
+impl NodeSelectorTerm {
+    /// Whether a node satisfies it.
+    pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        !(self.labels.is_empty() && self.fields.is_empty())
+            && self.labels.iter().all(|label| label.matches(labels))
+            && self.fields.iter().all(|field| names(field, name))
+    }
+
+    /// The lists of names of which one has to be the node's.
+    fn names(&self) -> impl Iterator<Item = &[String]> {
+        self.fields.iter().filter(|field| field.key == NAME_FIELD).filter_map(|field| {
+            match &field.condition {
+                Condition::In(values) => Some(values.as_slice()),
+                _ => None,
+            }
+        })
+    }
+
+    /// The nodes that its fields name; `None` if it names none and any may match.
+    pub fn named(&self) -> Option<Vec<&str>> {
+        let mut named: Option<Vec<&str>> = None;
+        for values in self.names() {
+            let both = |value: &&str| named.as_ref().is_none_or(|held| held.contains(value));
+            named = Some(values.iter().map(String::as_str).filter(both).collect());
+        }
+        named
+    }
+}
+
+/// Whether a node of this name has the field.
+fn names(field: &Requirement, name: &str) -> bool {
+    match &field.condition {
+        Condition::In(values) if field.key == NAME_FIELD => values.iter().any(|value| value == name),
+        Condition::NotIn(values) if field.key == NAME_FIELD => values.iter().all(|value| value != name),
+        // The API server lets no other through.
+        _ => field.matches(&BTreeMap::from([(NAME_FIELD.to_owned(), name.to_owned())])),
     }
 }
 
@@ -123,6 +172,7 @@ mod tests {
             (json!([labelled("Gt", "4")]), true, true),
             (json!([labelled("Gt", "8"), named("In")]), true, false),
             (json!([labelled("Odd", "8")]), false, false),
+            (json!([named("Exists")]), false, false),
             (json!([{}]), false, false),
             (json!([]), false, false),
         ] {

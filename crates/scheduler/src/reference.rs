@@ -64,11 +64,9 @@ const HOST: &str = "kubernetes.io/hostname";
 fn affinity_allows(pod: &Pod, node: &Node) -> bool {
     let spec = &pod.spec;
     spec.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
-        && spec
-            .node_affinity
-            .required
-            .as_ref()
-            .is_none_or(|required| required.node_selector_terms.iter().any(|term| term.matches(node)))
+        && spec.node_affinity.required.as_ref().is_none_or(|required| {
+            required.node_selector_terms.iter().any(|term| term.matches(&node.name, &node.labels))
+        })
 }
 
 fn bears_taints(pod: &Pod, node: &Node) -> bool {
@@ -113,8 +111,9 @@ impl World<'_> {
             return one("node(s) had untolerated taint(s)");
         }
         let added = &self.settings.added.required;
-        if !added.as_ref().is_none_or(|added| added.node_selector_terms.iter().any(|term| term.matches(node)))
-        {
+        if !added.as_ref().is_none_or(|added| {
+            added.node_selector_terms.iter().any(|term| term.matches(&node.name, &node.labels))
+        }) {
             return one("node(s) didn't match scheduler-enforced node affinity");
         }
         if !affinity_allows(pod, node) {
@@ -260,7 +259,10 @@ impl World<'_> {
         });
         let preferred = each(&|node| {
             let terms = pod.spec.node_affinity.preferred.iter().chain(&self.settings.added.preferred);
-            terms.filter(|term| term.preference.matches(node)).map(|term| term.weight).sum()
+            terms
+                .filter(|term| term.preference.matches(&node.name, &node.labels))
+                .map(|term| term.weight)
+                .sum()
         });
         let wishes = each(&|node| self.wishes(pod, node));
         let (least, most) = (wishes.iter().min().copied(), wishes.iter().max().copied());

@@ -89,11 +89,6 @@ impl Resources {
         fixed.into_iter().filter(|(_, amount)| *amount != 0).chain(self.scalars())
     }
 
-    /// Whether nothing is asked for.
-    pub fn is_empty(&self) -> bool {
-        self.cpu == 0 && self.memory == 0 && self.ephemeral_storage == 0 && self.scalars.is_empty()
-    }
-
     /// Adds amounts.
     pub fn add(&mut self, other: &Self) {
         self.cpu += other.cpu;

@@ -207,7 +207,8 @@ impl Cluster {
     }
 
     /// Whether any node has told of images.
-    pub fn has_images(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn has_images(&self) -> bool {
         !self.images.is_empty()
     }
 

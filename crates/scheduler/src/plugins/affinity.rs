@@ -19,7 +19,8 @@ impl Affinity {
     }
 
     fn allows(&self, pod: &Pod, node: &Node) -> bool {
-        self.added.required.as_ref().is_none_or(|added| added.matches(node)) && allows(pod, node)
+        self.added.required.as_ref().is_none_or(|added| added.matches(&node.name, &node.labels))
+            && allows(pod, node)
     }
 }
 
@@ -27,7 +28,12 @@ impl Affinity {
 pub(super) fn allows(pod: &Pod, node: &Node) -> bool {
     let selector = &pod.spec.node_selector;
     selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
-        && pod.spec.node_affinity.required.as_ref().is_none_or(|required| required.matches(node))
+        && pod
+            .spec
+            .node_affinity
+            .required
+            .as_ref()
+            .is_none_or(|required| required.matches(&node.name, &node.labels))
 }
 
 /// The nodes that a pod's affinity names: each alternative has to name some. Source: `NodeAffinity.PreFilter`.
@@ -45,7 +51,7 @@ struct Allowed<'a>(&'a Affinity, &'a Pod);
 impl Check for Allowed<'_> {
     fn refusal(&self, state: &NodeState) -> Option<Refusal> {
         let node = state.node();
-        if self.0.added.required.as_ref().is_some_and(|added| !added.matches(node)) {
+        if self.0.added.required.as_ref().is_some_and(|added| !added.matches(&node.name, &node.labels)) {
             return Some(Refusal::lasting("node(s) didn't match scheduler-enforced node affinity"));
         }
         (!allows(self.1, node)).then(|| Refusal::lasting("node(s) didn't match Pod's node affinity/selector"))
@@ -57,7 +63,9 @@ struct Preferred<'a>(&'a NodeAffinity, &'a NodeAffinity);
 impl Rate for Preferred<'_> {
     fn score(&self, state: &NodeState) -> i64 {
         let terms = self.0.preferred.iter().chain(&self.1.preferred);
-        let matching = terms.filter(|term| term.weight != 0 && term.preference.matches(state.node()));
+        let matching = terms.filter(|term| {
+            term.weight != 0 && term.preference.matches(&state.node().name, &state.node().labels)
+        });
         matching.map(|term| term.weight).fold(0, i64::saturating_add)
     }
 

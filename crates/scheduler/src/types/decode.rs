@@ -8,11 +8,12 @@ use api::selectors::LabelSelectorSpec;
 use api::{Object, ObjectMeta};
 use base::BoxError;
 use jiff::Timestamp;
+use reconcile::node_affinity::NodeSelector;
 use reconcile::taints::Toleration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::node::{NodeAffinity, NodeSelector, PreferredTerm};
+use super::node::{NodeAffinity, PreferredTerm};
 use super::{HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint, Term};
 use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds};
 

@@ -153,10 +153,3 @@ impl Pod {
         self.spec.priority
     }
 }
-
-impl Spec {
-    /// Whether it says anything about other pods.
-    pub fn has_affinity(&self) -> bool {
-        !(self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred.is_empty())
-    }
-}

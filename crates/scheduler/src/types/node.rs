@@ -1,10 +1,10 @@
-//! What the scheduler keeps of a node, and the terms that select nodes.
+//! What the scheduler keeps of a node, and what pods wish of nodes.
 
 use std::collections::BTreeMap;
 
 use api::Object;
-use api::selectors::{MatchExpression, Requirement};
 use base::BoxError;
+use reconcile::node_affinity::{NodeSelector, NodeSelectorTerm};
 use reconcile::taints::Taint;
 use serde::Deserialize;
 use serde_json::Value;
@@ -93,14 +93,6 @@ pub struct NodeAffinity {
     pub preferred: Vec<PreferredTerm>,
 }
 
-/// `core/v1.NodeSelector`: alternatives.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeSelector {
-    /// The alternatives.
-    pub node_selector_terms: Vec<NodeSelectorTerm>,
-}
-
 /// `core/v1.PreferredSchedulingTerm`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -109,67 +101,4 @@ pub struct PreferredTerm {
     pub weight: i64,
     /// The term.
     pub preference: NodeSelectorTerm,
-}
-
-/// `core/v1.NodeSelectorTerm`: a conjunction; an empty one matches nothing, and so does one that makes no sense.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(from = "TermSource")]
-pub struct NodeSelectorTerm {
-    /// Over labels.
-    labels: Vec<Requirement>,
-    /// Over `metadata.name`.
-    fields: Vec<Requirement>,
-    /// What is wrong with it.
-    pub problem: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct TermSource {
-    match_expressions: Vec<MatchExpression>,
-    match_fields: Vec<MatchExpression>,
-}
-
-impl From<TermSource> for NodeSelectorTerm {
-    fn from(source: TermSource) -> Self {
-        let read = |expressions: &[MatchExpression]| -> Result<Vec<Requirement>, String> {
-            expressions.iter().map(Requirement::from_expression).collect()
-        };
-        match (read(&source.match_expressions), read(&source.match_fields)) {
-            (Ok(labels), Ok(fields)) => Self { labels, fields, problem: None },
-            (Err(problem), _) | (_, Err(problem)) => Self { problem: Some(problem), ..Self::default() },
-        }
-    }
-}
-
-impl NodeSelectorTerm {
-    /// Whether a node satisfies it.
-    pub fn matches(&self, node: &Node) -> bool {
-        if self.labels.is_empty() && self.fields.is_empty() {
-            return false;
-        }
-        let named = |field: &Requirement| {
-            let fields = Labels::from([("metadata.name".to_owned(), node.name.clone())]);
-            field.matches(&fields)
-        };
-        self.labels.iter().all(|label| label.matches(&node.labels)) && self.fields.iter().all(named)
-    }
-
-    /// The nodes that its fields name; `None` if it names none and any may match.
-    pub fn named(&self) -> Option<Vec<&str>> {
-        let mut named: Option<Vec<&str>> = None;
-        for field in self.fields.iter().filter(|field| field.key == "metadata.name") {
-            let api::selectors::Condition::In(values) = &field.condition else { continue };
-            let both = |value: &&str| named.as_ref().is_none_or(|held| held.contains(value));
-            named = Some(values.iter().map(String::as_str).filter(both).collect());
-        }
-        named
-    }
-}
-
-impl NodeSelector {
-    /// Whether a node satisfies one of the alternatives.
-    pub fn matches(&self, node: &Node) -> bool {
-        self.node_selector_terms.iter().any(|term| term.matches(node))
-    }
 }
