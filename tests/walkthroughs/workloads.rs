@@ -1,6 +1,6 @@
 //! What Kubernetes' conformance list says of workloads and scheduling, on a cluster of two nodes with real pods.
 //!
-//! Each behaviour has a namespace of its own, and three of them run at a time. `BEHAVIOUR=part-of-a-name` runs those
+//! Each behaviour has a namespace of its own, and four of them run at a time. `BEHAVIOUR=part-of-a-name` runs those
 //! alone.
 
 mod common;
@@ -38,6 +38,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
     stateful:
         a_burst_goes_on_with_unhealthy_pods
         scaling_goes_in_order_and_halts_at_unhealthy_pods
+        a_pod_that_its_node_refuses_is_made_again
         a_stateful_set_has_a_working_scale
         a_stateful_sets_status_is_read_and_written
         stateful_sets_are_listed_patched_and_deleted_together

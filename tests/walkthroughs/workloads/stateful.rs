@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::common;
 use super::space::{
-    IMAGE, OTHER_IMAGE, Objects, STATEFUL_SET, Space, controller, image, is_ending, is_ready, of, uid,
+    IMAGE, OTHER_IMAGE, Objects, STATEFUL_SET, Space, controller, image, is_ending, is_ready, of, pod, uid,
     with_image,
 };
 
@@ -84,6 +84,32 @@ pub(crate) fn scaling_goes_in_order_and_halts_at_unhealthy_pods(space: &Space<'_
         assert!(ending.is_empty() || ending == [last.unwrap()], "not from the last one down: {pods:#?}");
         pods.is_empty()
     });
+}
+
+/// A pod holds a port of the node, so that the StatefulSet's pod, which is sent there, is refused by it.
+pub(crate) fn a_pod_that_its_node_refuses_is_made_again(space: &Space<'_>) {
+    let ports = json!([{"containerPort": 21017, "hostPort": 21017}]);
+    let node = space.cluster.nodes()[0];
+    let mut first = pod("holder", "holder");
+    first["spec"]["containers"][0]["ports"] = ports.clone();
+    first["spec"]["nodeName"] = node.into();
+    space.make(&first);
+    space.ready_pods("holder", 1);
+    let mut set = STATEFUL_SET.of("refused", 1);
+    set["spec"]["template"]["spec"]["containers"][0]["ports"] = ports;
+    set["spec"]["template"]["spec"]["nodeName"] = node.into();
+    let mut watch = space.watch(&of("refused"));
+    space.make(&set);
+    let mut failed = None;
+    watch.until("a failed pod is followed by another", |pods| {
+        let Some(pod) = pods.get("refused-0") else { return false };
+        if pod["status"]["phase"] == "Failed" {
+            failed = Some(uid(pod));
+        }
+        failed.as_ref().is_some_and(|failed| *failed != uid(pod))
+    });
+    space.run(&["delete", "pod", "holder", "--wait=false"]);
+    watch.until("a Ready pod", |pods| pods.values().any(is_ready));
 }
 
 pub(crate) fn a_stateful_set_has_a_working_scale(space: &Space<'_>) {
