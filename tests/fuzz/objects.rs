@@ -144,10 +144,8 @@ pub(crate) fn definitions(data: &[u8]) {
     let (schema, object) = halves(data);
     let Ok(schema) = serde_json::from_slice::<Value>(schema) else { return };
     let path = "spec.versions[0].schema.openAPIV3Schema";
-    let mut causes = api::custom::check_schema(path, &schema);
-    if causes.is_empty() {
-        causes = api::custom::check_rules(path, &schema, "v1", None);
-    }
+    let mut causes = api::custom::check_schema(path, &schema, true, true);
+    causes.extend(api::custom::check_rules(path, &schema, "v1", None, !causes.is_empty()));
     let refused = !causes.is_empty();
     let definition = json!({
         "metadata": { "name": "things.example.com" },
