@@ -4,11 +4,11 @@
 //! kernel forgets routes without being asked (an address that goes takes those of its link along), and a route may be
 //! left from a node that went while this agent was away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use api::Object;
+use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context, OnFailure};
@@ -46,32 +46,54 @@ impl NodeRoutes {
         }
     }
 
-    fn wanted(&self) -> BTreeMap<Ipv4Net, Ipv4Addr> {
-        let nodes = self.nodes.list();
-        let others = nodes.iter().filter(|node| node.meta().name != self.node);
-        routable(others.filter_map(|node| way(node)), self.pods, self.node_pods)
+    /// The way to a node's pods, where it is another one and has one.
+    fn way(&self, node: &Object) -> Option<Way> {
+        (node.meta().name != self.node).then(|| way(node)).flatten()
     }
 
-    /// Makes the kernel's routes those that are wanted. One that cannot be set (its node is not reachable at present) is
-    /// tried again with the next news.
-    fn apply(&self) -> Result<(), Error> {
+    fn wanted(&self, ways: &Ways) -> BTreeMap<Ipv4Net, Ipv4Addr> {
+        routable(ways.0.values().copied(), self.pods, self.node_pods)
+    }
+
+    /// Makes the kernel's routes those that are wanted. Whether they all are: one that cannot be set (its node is not
+    /// reachable at present) is tried again with the next news.
+    fn apply(&self, ways: &Ways) -> Result<bool, Error> {
         let routing = &*self.handles.routing;
-        let wanted = self.wanted();
+        let wanted = self.wanted(ways);
         let plan = plan(&wanted, &present(routing, self.pods)?);
         for route in &plan.delete {
             or_missing(routing.delete_route(route))?;
         }
+        let mut all_set = true;
         for route in &plan.set {
             if let Err(error) = routing.replace_route(route) {
                 tracing::warn!(range = %route.destination, %error, "no route to a node's pods");
+                all_set = false;
             }
         }
-        Ok(())
+        Ok(all_set)
     }
 }
 
 /// The range of a node's pods, and the node's address.
-fn way(node: &Object) -> Option<(Ipv4Net, Ipv4Addr)> {
+type Way = (Ipv4Net, Ipv4Addr);
+
+/// The ways to the pods of other nodes, by node. Each is read off its node when that changes: nodes change with every
+/// status that they tell, many times a second where there are many, and their ways hardly ever.
+#[derive(Debug, Default)]
+struct Ways(BTreeMap<Key, Way>);
+
+impl Ways {
+    /// What is known of a node now. Whether that is another way than before.
+    fn put(&mut self, node: Key, way: Option<Way>) -> bool {
+        match way {
+            Some(way) => self.0.insert(node, way) != Some(way),
+            None => self.0.remove(&node).is_some(),
+        }
+    }
+}
+
+fn way(node: &Object) -> Option<Way> {
     let node: Node = node.decode().ok()?;
     let range: Ipv4Net = node.spec.pod_cidr.as_deref()?.parse().ok()?;
     let internal = node.status.addresses.iter().filter(|address| address.kind == "InternalIP");
@@ -82,7 +104,7 @@ fn way(node: &Object) -> Option<(Ipv4Net, Ipv4Addr)> {
 /// What may become a route: a part of the cluster's pods, not of this node's own. A Node is what its host says, so
 /// whatever else it claims would send this host's traffic there.
 fn routable(
-    ways: impl Iterator<Item = (Ipv4Net, Ipv4Addr)>,
+    ways: impl Iterator<Item = Way>,
     pods: Ipv4Net,
     node_pods: Ipv4Net,
 ) -> BTreeMap<Ipv4Net, Ipv4Addr> {
@@ -113,9 +135,8 @@ struct Plan {
 fn plan(wanted: &BTreeMap<Ipv4Net, Ipv4Addr>, present: &[Route]) -> Plan {
     let right = |route: &&Route| wanted.get(&route.destination).copied() == gateway(route);
     let delete = present.iter().filter(|route| !wanted.contains_key(&route.destination)).copied();
-    let missing = wanted
-        .iter()
-        .filter(|(range, _)| !present.iter().filter(right).any(|route| route.destination == **range));
+    let there: HashSet<Ipv4Net> = present.iter().filter(right).map(|route| route.destination).collect();
+    let missing = wanted.iter().filter(|(range, _)| !there.contains(range));
     let set = missing.map(|(range, address)| Route {
         destination: *range,
         target: Target::Gateway(*address, 0),
@@ -149,14 +170,27 @@ impl Component for NodeRoutes {
             () = ctx.cancelled() => return Ok(()),
             () = self.nodes.synced() => {}
         }
+        let known = self.nodes.list();
+        let known = known.iter().filter_map(|node| Some((node.key(), self.way(node)?)));
+        let mut ways = Ways(known.collect());
+        let (mut news, mut all_set) = (true, true);
         loop {
-            self.apply()?;
+            if news || !all_set {
+                all_set = self.apply(&ways)?;
+            }
             ctx.ready();
             tokio::select! {
                 () = ctx.cancelled() => return Ok(()),
-                _ = nodes.changed() => {}
-                changed = events.changed(), if !self.wanted().is_empty() => {
+                changes = nodes.changed() => {
+                    news = false;
+                    for change in changes {
+                        let way = change.new.as_ref().and_then(|node| self.way(node));
+                        news |= ways.put(change.key, way);
+                    }
+                }
+                changed = events.changed(), if !self.wanted(&ways).is_empty() => {
                     changed?;
+                    news = true;
                     tokio::select! {
                         () = ctx.cancelled() => return Ok(()),
                         () = tokio::time::sleep(BURST) => {}
@@ -180,6 +214,19 @@ mod tests {
         let ways = claims.into_iter().chain(["192.0.2.0/24", "10.42.1.0/24"]).map(|range| (net(range), by));
         let found = routable(ways, net("10.42.0.0/16"), net("10.42.0.0/24"));
         assert_eq!(found, BTreeMap::from([(net("10.42.1.0/24"), by)]));
+    }
+
+    #[test]
+    fn only_what_changes_a_way_is_news() {
+        let (node, by) = (Key::new("", "b"), Ipv4Addr::new(192, 0, 2, 1));
+        let way = |range: &str| Some((range.parse::<Ipv4Net>().unwrap(), by));
+        let mut ways = Ways::default();
+        assert!(!ways.put(node.clone(), None));
+        assert!(ways.put(node.clone(), way("10.42.1.0/24")));
+        // What a node tells every five minutes.
+        assert!(!ways.put(node.clone(), way("10.42.1.0/24")));
+        assert!(ways.put(node.clone(), way("10.42.2.0/24")));
+        assert!(ways.put(node.clone(), None) && ways.0.is_empty());
     }
 
     #[test]
