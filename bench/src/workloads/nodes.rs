@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ::api::{GroupVersionResource, Key, ListOptions, PatchType, Reason, WatchEventKind};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use client::Client;
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
@@ -179,9 +179,10 @@ struct Spec {
 }
 
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct Status {
-    #[serde(default)]
     allocatable: serde_json::Map<String, Value>,
+    conditions: Vec<Value>,
 }
 
 /// Reads the watch until so many nodes of ours take pods.
@@ -193,6 +194,9 @@ async fn open(mut watch: ::api::WatchStream, count: usize) -> Result<()> {
                 continue;
             }
             let node: Node = event.object.decode().context("read a node")?;
+            // Nobody here would make it Ready again.
+            let lost = node.status.conditions.iter().any(|one| one["status"] == "Unknown");
+            ensure!(!lost, "this machine is too slow to keep the leases of {count} nodes");
             if node.spec.taints.is_empty() && !node.status.allocatable.is_empty() {
                 open.insert(event.object.meta().name.clone());
             } else {
