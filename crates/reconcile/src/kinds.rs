@@ -93,6 +93,13 @@ pub const STORAGE_CLASSES: Kind = cluster("storage.k8s.io", "v1", "storageclasse
 /// Volume attributes classes.
 pub const VOLUME_ATTRIBUTES_CLASSES: Kind =
     cluster("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass");
+/// What the storage drivers of a node say.
+pub const CSI_NODES: Kind = cluster("storage.k8s.io", "v1", "csinodes", "CSINode");
+/// Storage drivers.
+pub const CSI_DRIVERS: Kind = cluster("storage.k8s.io", "v1", "csidrivers", "CSIDriver");
+/// How much storage is left somewhere.
+pub const CSI_STORAGE_CAPACITIES: Kind =
+    namespaced("storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity");
 /// Endpoint slices.
 pub const ENDPOINT_SLICES: Kind = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 /// ConfigMaps.

@@ -7,7 +7,8 @@ use reconcile::{EventType, kinds};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::framework::{Event, Preemption};
+use crate::framework::{Event, Preemption, Preparation};
+use crate::storage;
 use crate::turns::Ticket;
 use crate::types::Pod;
 use crate::{SCHEDULER_ERROR, Shared};
@@ -38,6 +39,27 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
             refuse(shared, pod, told).await;
         }
     }
+}
+
+/// Does what has to be done before a pod is bound; whether it may be. If not, that is said and the pod is tried again.
+pub(crate) async fn prepare(shared: &Arc<Shared>, pod: &Arc<Pod>, preparations: &[Preparation]) -> bool {
+    for preparation in preparations {
+        let (plugin, done) = match preparation {
+            Preparation::Volumes(plan) => {
+                ("VolumeBinding", storage::bind::carry_out(shared, pod, plan).await)
+            }
+        };
+        let Err(why) = done else { continue };
+        let fate = fate(shared, pod);
+        undo(shared, pod, fate);
+        if fate == Fate::Waits {
+            let message = format!("running PreBind plugin {plugin:?}: {why}");
+            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()) };
+            refuse(shared.clone(), pod.clone(), told).await;
+        }
+        return false;
+    }
+    true
 }
 
 /// What has become of a pod, as far as is known. What the server said of its binding does not count: the informer takes
@@ -82,6 +104,9 @@ pub(crate) fn undo(shared: &Shared, pod: &Arc<Pod>, fate: Fate) {
         state.queue.failed(&pod.uid, shared.clock.now());
     } else {
         state.queue.remove(&pod.uid);
+    }
+    for volume in state.cluster.storage.unreserve(&pod.uid) {
+        shared.raise(state, &Event::Volume(None, volume));
     }
     // Where it is bound already, the informer has put it there, or will.
     if fate != Fate::Bound

@@ -10,6 +10,7 @@ pub mod config;
 pub mod framework;
 pub mod queue;
 pub mod resources;
+pub mod storage;
 pub mod types;
 
 mod bind;
@@ -39,7 +40,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use bind::Told;
 use cluster::Cluster;
 pub use config::Config;
-use framework::{Decision, Event, Preemption, Profile, Refused, Turn};
+use framework::{Decision, Event, Preemption, Preparation, Profile, Refused, Turn};
 use queue::PodQueue;
 use turns::Turns;
 use types::Pod;
@@ -112,6 +113,8 @@ struct State {
 enum Next {
     /// Bind: the pod carries the node.
     Bind(Arc<Pod>),
+    /// Do this for the pod, and bind it then.
+    Prepare(Arc<Pod>, Vec<Preparation>),
     /// Say why not.
     Refuse(Arc<Pod>, Told),
     /// Say why not, and have others go.
@@ -164,6 +167,26 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                 ticket.turn().await;
                 bind::bind(shared, pod).await;
                 drop((ticket, permit));
+            }));
+        }
+        Next::Prepare(pod, preparations) => {
+            // It may take long, and nobody else has to wait for it.
+            drop(permit);
+            let mut ticket = shared.turns.enter(&pod.uid);
+            let ended = ctx.cancel().clone();
+            drop(ctx.spawn_draining(async move {
+                let prepared = async {
+                    ticket.turn().await;
+                    bind::prepare(&shared, &pod, &preparations).await
+                };
+                let ready = tokio::select! {
+                    () = ended.cancelled() => false,
+                    ready = prepared => ready,
+                };
+                if ready {
+                    bind::bind(shared, pod).await;
+                }
+                drop(ticket);
             }));
         }
         Next::Refuse(pod, told) => {
@@ -264,7 +287,7 @@ impl Shared {
             };
             let nominated = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
             let decision = profile.decide(&pod, &mut state.cluster, &mut state.turn);
-            let next = state.carry_out(pod.clone(), decision, now);
+            let next = state.carry_out(pod.clone(), profile, decision, now);
             if let Next::Preempt(_, _, preemption) = &next {
                 for displaced in &preemption.displaced {
                     self.room_is_free(state, displaced, &preemption.node);
@@ -289,7 +312,13 @@ impl Shared {
 }
 
 impl State {
-    fn carry_out(&mut self, pod: Arc<Pod>, decision: Decision, now: jiff::Timestamp) -> Next {
+    fn carry_out(
+        &mut self,
+        pod: Arc<Pod>,
+        profile: &Profile,
+        decision: Decision,
+        now: jiff::Timestamp,
+    ) -> Next {
         let told = |refused: &Refused| Told {
             reason: UNSCHEDULABLE,
             message: refused.message.clone(),
@@ -297,10 +326,11 @@ impl State {
         };
         match decision {
             Decision::Node(node) => {
+                let preparations = profile.reserve(&pod, &node, &mut self.cluster);
                 let placed = Arc::new(Pod { node: node.into(), ..(*pod).clone() });
                 self.assumed.insert(placed.uid.clone());
                 self.cluster.put_pod(placed.clone());
-                Next::Bind(placed)
+                if preparations.is_empty() { Next::Bind(placed) } else { Next::Prepare(placed, preparations) }
             }
             Decision::Refused(refused) => {
                 let told = told(&refused);

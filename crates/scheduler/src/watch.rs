@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::framework::Event;
 use crate::types::{Labels, Node, Pod, Selector};
-use crate::{Shared, State};
+use crate::{Shared, State, storage};
 
 /// The informers that the scheduler reads.
 pub(crate) struct Sources {
@@ -19,6 +19,7 @@ pub(crate) struct Sources {
     services: Informer,
     budgets: Informer,
     controllers: [(&'static str, Informer); 3],
+    storage: storage::watch::Sources,
 }
 
 impl Sources {
@@ -31,6 +32,7 @@ impl Sources {
             budgets: informers.get(kinds::POD_DISRUPTION_BUDGETS),
             controllers: [kinds::REPLICA_SETS, kinds::STATEFUL_SETS, kinds::REPLICATION_CONTROLLERS]
                 .map(|kind| (kind.kind, informers.get(kind))),
+            storage: storage::watch::Sources::new(informers),
         }
     }
 
@@ -40,6 +42,7 @@ impl Sources {
         for informer in others.into_iter().chain(self.controllers.iter().map(|(_, informer)| informer)) {
             informer.synced().await;
         }
+        self.storage.synced().await;
     }
 }
 
@@ -67,6 +70,7 @@ pub(crate) fn listen(shared: &Arc<Shared>) -> Vec<Registration> {
             }
         }));
     }
+    held.extend(sources.storage.listen(shared));
     held.push(on(&sources.nodes, Shared::node_changed));
     held.push(on(&sources.pods, Shared::pod_changed));
     held
@@ -277,6 +281,9 @@ impl Shared {
         let had_room = state.cluster.nominated.node_of(uid).is_some();
         state.cluster.nominated.remove(uid);
         let left = state.cluster.remove_pod(uid);
+        if let Some(left) = &left {
+            state.cluster.storage.pod_left(left);
+        }
         if let Some(pod) = left.or(waited.filter(|_| had_room)) {
             self.raise(state, &Event::PodLeft(pod));
         }

@@ -25,6 +25,7 @@ use topology::{Column, Topology};
 
 use crate::budgets::Budgets;
 use crate::resources::Resources;
+use crate::storage::Storage;
 use crate::types::{HostPort, Matcher, Node, Pod};
 
 /// A pod on a node.
@@ -113,6 +114,8 @@ pub struct Cluster {
     pub selected: Selected,
     /// Disruption budgets.
     pub budgets: Budgets,
+    /// Claims and volumes.
+    pub storage: Storage,
 }
 
 impl Cluster {

@@ -1,5 +1,7 @@
 //! What plugins are told, with upstream's defaults. Shape: `kubescheduler.config.k8s.io/v1`.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 
 use super::check::Problems;
@@ -17,6 +19,7 @@ pub(crate) struct Args {
     pub(crate) spread: SpreadArgs,
     pub(crate) inter_pod: InterPodArgs,
     pub(crate) preemption: PreemptionSettings,
+    pub(crate) volumes: VolumeArgs,
 }
 
 /// `NodeAffinityArgs`.
@@ -125,14 +128,7 @@ impl FitArgs {
         let strategy = &self.scoring_strategy;
         match (strategy.r#type.as_str(), &strategy.requested_to_capacity_ratio) {
             (MOST, _) => Strategy::Most,
-            (RATIO, Some(params)) => {
-                let scale = crate::framework::MAX_SCORE / i64::from(CUSTOM_SCORE_MAX);
-                let points = params
-                    .shape
-                    .iter()
-                    .map(|point| (point.utilization.into(), i64::from(point.score) * scale));
-                Strategy::Ratio(Shape(points.collect()))
-            }
+            (RATIO, Some(params)) => Strategy::Ratio(shape_of(&params.shape)),
             _ => Strategy::Least,
         }
     }
@@ -175,31 +171,73 @@ impl FitArgs {
     }
 }
 
+/// A shape of a configuration, in the framework's scores.
+fn shape_of(points: &[ShapePoint]) -> Shape {
+    let scale = crate::framework::MAX_SCORE / i64::from(CUSTOM_SCORE_MAX);
+    let points = points.iter().map(|point| (point.utilization.into(), i64::from(point.score) * scale));
+    Shape(points.collect())
+}
+
 fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 
 impl RatioParams {
-    /// Source: `validateFunctionShape`.
     fn check(&self, at: &str, problems: &mut Problems) {
-        let at = format!("{at}.shape");
-        if self.shape.is_empty() {
-            return problems.add(&at, "Required value: at least one point must be specified");
+        check_shape(&self.shape, &format!("{at}.shape"), problems);
+    }
+}
+
+/// Source: `validateFunctionShape`.
+fn check_shape(shape: &[ShapePoint], at: &str, problems: &mut Problems) {
+    if shape.is_empty() {
+        return problems.add(at, "Required value: at least one point must be specified");
+    }
+    let falls = shape.windows(2).position(|pair| pair[0].utilization >= pair[1].utilization);
+    if let Some(number) = falls.map(|number| number + 1) {
+        let value = shape[number].utilization.to_string();
+        let at = format!("{at}[{number}].utilization");
+        problems.invalid(&at, &value, "values must be sorted in increasing order");
+    }
+    for (number, point) in shape.iter().enumerate() {
+        let fields = [("utilization", point.utilization, 100), ("score", point.score, CUSTOM_SCORE_MAX)];
+        for (field, value, max) in fields.into_iter().filter(|(_, value, max)| !(0..=*max).contains(value)) {
+            let why = format!("not in valid range [0, {max}]");
+            problems.invalid(&format!("{at}[{number}].{field}"), &value.to_string(), &why);
         }
-        let falls = self.shape.windows(2).position(|pair| pair[0].utilization >= pair[1].utilization);
-        if let Some(number) = falls.map(|number| number + 1) {
-            let value = self.shape[number].utilization.to_string();
-            let at = format!("{at}[{number}].utilization");
-            problems.invalid(&at, &value, "values must be sorted in increasing order");
+    }
+}
+
+/// `VolumeBindingArgs`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct VolumeArgs {
+    bind_timeout_seconds: Option<i64>,
+    shape: Vec<ShapePoint>,
+}
+
+/// So long volumes may take to be bound. Source: `SetDefaults_VolumeBindingArgs`.
+const BIND_TIMEOUT_SECONDS: i64 = 600;
+
+impl VolumeArgs {
+    pub(crate) fn timeout(&self) -> Duration {
+        let seconds = self.bind_timeout_seconds.unwrap_or(BIND_TIMEOUT_SECONDS);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// Nodes are compared by their volumes only where it is said how.
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        (!self.shape.is_empty()).then(|| shape_of(&self.shape))
+    }
+
+    /// Source: `ValidateVolumeBindingArgs`.
+    pub(super) fn check(&self, problems: &mut Problems) {
+        if let Some(seconds) = self.bind_timeout_seconds.filter(|seconds| *seconds < 0) {
+            let why = "invalid BindTimeoutSeconds, should not be a negative value";
+            problems.invalid("bindTimeoutSeconds", &seconds.to_string(), why);
         }
-        for (number, point) in self.shape.iter().enumerate() {
-            let fields = [("utilization", point.utilization, 100), ("score", point.score, CUSTOM_SCORE_MAX)];
-            for (field, value, max) in
-                fields.into_iter().filter(|(_, value, max)| !(0..=*max).contains(value))
-            {
-                let why = format!("not in valid range [0, {max}]");
-                problems.invalid(&format!("{at}[{number}].{field}"), &value.to_string(), &why);
-            }
+        if !self.shape.is_empty() {
+            check_shape(&self.shape, "shape", problems);
         }
     }
 }

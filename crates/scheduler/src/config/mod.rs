@@ -247,6 +247,10 @@ fn read_one(name: &str, given: Value, args: &mut Args) -> Result<Check, String> 
             args.inter_pod = of_kind(given, &kind, false)?;
             Box::new(|args, problems| args.inter_pod.check(problems))
         }
+        "VolumeBinding" => {
+            args.volumes = of_kind(given, &kind, false)?;
+            Box::new(|args, problems| args.volumes.check(problems))
+        }
         "DefaultPreemption" => {
             let read: PreemptionArgs = of_kind(given, &kind, false)?;
             args.preemption = read.settings();

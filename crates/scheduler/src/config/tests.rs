@@ -23,6 +23,7 @@ fn without_a_file_there_is_upstreams_profile() {
             ("TaintToleration", 3),
             ("NodeAffinity", 2),
             ("NodeResourcesFit", 1),
+            ("VolumeBinding", 1),
             ("PodTopologySpread", 2),
             ("InterPodAffinity", 2),
             ("NodeResourcesBalancedAllocation", 1),
@@ -38,6 +39,7 @@ fn without_a_file_there_is_upstreams_profile() {
             "NodeAffinity",
             "NodePorts",
             "NodeResourcesFit",
+            "VolumeBinding",
             "PodTopologySpread",
             "InterPodAffinity",
         ]
@@ -61,10 +63,10 @@ fn profiles_change_plugins_for_one_point_or_all() {
     assert_eq!((a.percentage, b.percentage), (30, 60));
     let weights = a.score_weights();
     assert_eq!(weights[0], ("NodeAffinity", 9));
-    assert!(weights.iter().all(|(name, _)| *name != "ImageLocality") && weights.len() == 6);
+    assert!(weights.iter().all(|(name, _)| *name != "ImageLocality") && weights.len() == 7);
     assert!(b.score_weights().contains(&("NodeResourcesFit", 5)));
     assert!(!b.filter_names().contains(&"TaintToleration") && !b.filter_names().contains(&"NodePorts"));
-    assert!(c.score_weights().is_empty() && c.filter_names().len() == 8);
+    assert!(c.score_weights().is_empty() && c.filter_names().len() == 9);
 }
 
 #[test]
@@ -169,6 +171,14 @@ fn what_is_wrong_is_said_in_upstreams_words() {
                 "{defaultConstraints: [{maxSkew: 0, topologyKey: zone, whenUnsatisfiable: Maybe}]}",
             ),
             "args.defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty",
+        ),
+        (
+            plugin("VolumeBinding", "{bindTimeoutSeconds: -1}"),
+            "args.bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a negative value",
+        ),
+        (
+            plugin("VolumeBinding", "{shape: [{utilization: 0, score: 11}]}"),
+            "args.shape[0].score: Invalid value: 11: not in valid range [0, 10]",
         ),
         (plugin("NodeAffinity", "{addedAffinity: {nonsense: 1}}"), "unknown field `nonsense`"),
         (plugin("NodeAffinity", "{kind: Other}"), "no kind \"Other\" is registered"),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::storage::types::{Capacity, Claim, Class, CsiNode, Volume};
 use crate::types::{Node, Pod};
 
 /// A change.
@@ -23,4 +24,16 @@ pub enum Event {
     OwnChanged(Arc<Pod>, Arc<Pod>),
     /// A namespace's labels changed.
     NamespaceChanged,
+    /// A claim came or changed: before, if it was there, and after.
+    Claim(Option<Arc<Claim>>, Arc<Claim>),
+    /// A volume came or changed, or may be had again.
+    Volume(Option<Arc<Volume>>, Arc<Volume>),
+    /// A storage class came or changed.
+    Class(Option<Arc<Class>>, Arc<Class>),
+    /// What the drivers of a node say came or changed.
+    CsiNode(Option<Arc<CsiNode>>, Arc<CsiNode>),
+    /// How much storage is left somewhere.
+    Capacity(Option<Arc<Capacity>>, Arc<Capacity>),
+    /// A driver does not tell any more how much it has left, so that nobody asks.
+    CapacityIgnored,
 }

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::cluster::{Cluster, NodeState};
+use crate::storage::matching::Plan;
 use crate::types::Pod;
 
 pub use cycle::{Choice, Decision, Shortlist, Turn};
@@ -74,6 +75,13 @@ pub trait Rate {
     fn score(&self, state: &NodeState) -> i64;
     /// Brings scores to 0 to [`MAX_SCORE`].
     fn normalize(&self, _scores: &mut [i64], _nodes: &[&NodeState]) {}
+}
+
+/// What has to be done for a pod before it is bound. It is taken already: others see it as done.
+#[derive(Debug, Clone)]
+pub enum Preparation {
+    /// Its claims get volumes.
+    Volumes(Plan),
 }
 
 /// An extension point.
@@ -164,6 +172,10 @@ pub trait Plugin: Send + Sync {
         _cluster: &'a Cluster,
         _nodes: &[&'a NodeState],
     ) -> Option<Box<dyn Rate + 'a>> {
+        None
+    }
+    /// Takes what a pod needs beside room on the node that was chosen; `None`: nothing.
+    fn reserve(&self, _pod: &Pod, _node: &str, _cluster: &mut Cluster) -> Option<Preparation> {
         None
     }
     /// Whether events of this kind may change this plugin's refusal of any pod. It is asked before [`Self::may_help`], once

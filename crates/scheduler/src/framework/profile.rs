@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Event, Plugin, Point, PreemptionSettings};
+use super::{Event, Plugin, Point, PreemptionSettings, Preparation};
+use crate::cluster::Cluster;
 use crate::types::Pod;
 
 /// A plugin with the weight of its score.
@@ -24,6 +25,7 @@ pub struct Profile {
     /// Those that filter or score, each once.
     pub(super) preparing: Vec<Arc<dyn Plugin>>,
     post_filters: Vec<Arc<dyn Plugin>>,
+    reserves: Vec<Arc<dyn Plugin>>,
     all: Vec<Arc<dyn Plugin>>,
 }
 
@@ -60,6 +62,7 @@ impl Profile {
             scores: at(Point::Score),
             preparing,
             post_filters: plain(Point::PostFilter),
+            reserves: plain(Point::Reserve),
             all,
         }
     }
@@ -67,6 +70,11 @@ impl Profile {
     /// The plugin that holds a pod back, and what it says.
     pub fn gate(&self, pod: &Pod) -> Option<(&'static str, String)> {
         self.gates.iter().find_map(|plugin| Some((plugin.name(), plugin.gate(pod)?)))
+    }
+
+    /// Takes what a pod needs beside room on the node that was chosen; what has to be done for it before it is bound.
+    pub fn reserve(&self, pod: &Pod, node: &str, cluster: &mut Cluster) -> Vec<Preparation> {
+        self.reserves.iter().filter_map(|plugin| plugin.reserve(pod, node, cluster)).collect()
     }
 
     /// How room is made, if it is.

@@ -33,7 +33,7 @@ pub(crate) struct Shape(pub(crate) Vec<(i64, i64)>);
 
 impl Shape {
     /// Source: `helper.BuildBrokenLinearFunction`.
-    fn at(&self, used: i64) -> i64 {
+    pub(super) fn at(&self, used: i64) -> i64 {
         let Some(next) = self.0.iter().position(|(utilization, _)| used <= *utilization) else {
             return self.0.last().map_or(0, |(_, score)| *score);
         };
@@ -192,7 +192,8 @@ impl Plugin for Fit {
     }
 
     fn heeds(&self, event: &Event) -> bool {
-        !matches!(event, Event::PodPlaced(_) | Event::NodeGone(_) | Event::NamespaceChanged)
+        use Event::{NodeAdded, NodeChanged, OwnChanged, PodChanged, PodLeft};
+        matches!(event, NodeAdded(_) | NodeChanged(..) | PodLeft(_) | PodChanged(..) | OwnChanged(..))
     }
 
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {

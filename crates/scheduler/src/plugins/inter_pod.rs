@@ -278,7 +278,9 @@ impl Plugin for InterPod {
     }
 
     fn heeds(&self, event: &Event) -> bool {
-        !matches!(event, Event::NodeGone(_))
+        use Event::{NamespaceChanged, NodeAdded, NodeChanged, OwnChanged, PodChanged, PodLeft, PodPlaced};
+        let of_pods = matches!(event, PodPlaced(_) | PodChanged(..) | PodLeft(_) | OwnChanged(..));
+        of_pods || matches!(event, NodeAdded(_) | NodeChanged(..) | NamespaceChanged)
     }
 
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
@@ -301,7 +303,7 @@ impl Plugin for InterPod {
                     || (unwanted(old) && !unwanted(new))
             }
             Event::OwnChanged(old, new) => old.labels != new.labels,
-            Event::NodeGone(_) => false,
+            _ => false,
         }
     }
 }

@@ -11,6 +11,7 @@ mod others;
 mod ports;
 mod spread;
 mod taints;
+mod volume_binding;
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use crate::framework::Plugin;
 pub(crate) use fit::{Shape, Strategy};
 
 /// Upstream's default plugins with the weights of their scores, in upstream's order.
-pub(crate) const DEFAULTS: [(&str, i32); 14] = [
+pub(crate) const DEFAULTS: [(&str, i32); 15] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -32,6 +33,7 @@ pub(crate) const DEFAULTS: [(&str, i32); 14] = [
     ("NodeAffinity", 2),
     ("NodePorts", 0),
     ("NodeResourcesFit", 1),
+    ("VolumeBinding", 0),
     ("PodTopologySpread", 2),
     ("InterPodAffinity", 2),
     ("DefaultPreemption", 0),
@@ -76,6 +78,7 @@ pub(crate) fn named(name: &str, args: &Args) -> Option<Arc<dyn Plugin>> {
         "NodeAffinity" => Arc::new(affinity::Affinity::new(args.node_affinity.added_affinity.clone())),
         "NodePorts" => Arc::new(ports::Ports),
         "NodeResourcesFit" => Arc::new(fit::Fit::new(&args.fit)),
+        "VolumeBinding" => Arc::new(volume_binding::VolumeBinding::new(&args.volumes)),
         "PodTopologySpread" => Arc::new(spread::Spread::new(&args.spread)),
         "InterPodAffinity" => Arc::new(inter_pod::InterPod::new(&args.inter_pod)),
         "DefaultPreemption" => Arc::new(others::DefaultPreemption::new(&args.preemption)),

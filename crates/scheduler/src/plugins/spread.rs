@@ -308,7 +308,9 @@ impl Plugin for Spread {
     }
 
     fn heeds(&self, event: &Event) -> bool {
-        !matches!(event, Event::NamespaceChanged)
+        use Event::{NodeAdded, NodeChanged, NodeGone, OwnChanged, PodChanged, PodLeft, PodPlaced};
+        let of_pods = matches!(event, PodPlaced(_) | PodChanged(..) | PodLeft(_) | OwnChanged(..));
+        of_pods || matches!(event, NodeAdded(_) | NodeChanged(..) | NodeGone(_))
     }
 
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
@@ -333,7 +335,7 @@ impl Plugin for Spread {
                 (old.labels != new.labels || old.terminating != new.terminating) && (meant(old) || meant(new))
             }
             Event::OwnChanged(old, new) => old.labels != new.labels,
-            Event::NamespaceChanged => false,
+            _ => false,
         }
     }
 }

@@ -14,7 +14,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::node::{NodeAffinity, PreferredTerm};
-use super::{HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint, Term};
+use super::{
+    HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint, Term, volume,
+};
 use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds};
 
 #[derive(Default, Deserialize)]
@@ -41,25 +43,13 @@ struct PodSpec {
     affinity: Option<Affinity>,
     tolerations: Vec<Toleration>,
     topology_spread_constraints: Vec<SpreadSource>,
-    volumes: Vec<VolumeSource>,
+    volumes: Vec<volume::Source>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Gate {
     name: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct VolumeSource {
-    image: Option<ImageVolume>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ImageVolume {
-    reference: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -275,6 +265,7 @@ impl PodSpec {
             compared: total.compared,
             ports: host_ports(&self.containers, &self.init_containers),
             images: images.chain(mounted).map(|image| normalized_image(image)).collect(),
+            volumes: self.volumes.into_iter().filter_map(volume::Source::read).collect(),
             scheduler_name: or(self.scheduler_name, SCHEDULER_NAME),
             node_selector: self.node_selector,
             node_affinity: NodeAffinity {

@@ -3,6 +3,7 @@
 pub mod intern;
 pub mod node;
 pub mod selector;
+pub mod volume;
 
 pub(crate) mod decode;
 
@@ -14,6 +15,7 @@ use reconcile::taints::Toleration;
 
 pub use node::{Node, NodeAffinity};
 pub use selector::{Labels, Matcher, Selector, Term};
+pub use volume::PodVolume;
 
 use crate::resources::Resources;
 
@@ -84,6 +86,8 @@ pub struct Spec {
     pub spread: Vec<SpreadConstraint>,
     /// The images that it needs, by normalized name.
     pub images: Vec<String>,
+    /// Its volumes, as far as they bear on where it can be.
+    pub volumes: Vec<PodVolume>,
 }
 
 /// Who manages a pod.
