@@ -281,9 +281,6 @@ impl Shared {
         let had_room = state.cluster.nominated.node_of(uid).is_some();
         state.cluster.nominated.remove(uid);
         let left = state.cluster.remove_pod(uid);
-        if let Some(left) = &left {
-            state.cluster.storage.pod_left(left);
-        }
         if let Some(pod) = left.or(waited.filter(|_| had_room)) {
             self.raise(state, &Event::PodLeft(pod));
         }

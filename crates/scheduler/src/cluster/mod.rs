@@ -222,6 +222,7 @@ impl Cluster {
         self.places.insert(pod.uid.clone(), slot);
         let group = self.groups.enter(&pod.key.namespace, &pod.labels, slot, !pod.terminating);
         self.terms.change(&pod.spec, slot, 1);
+        self.storage.pod_placed(&pod);
         self.nominated.remove(&pod.uid);
         self.states[slot as usize].enter(Placed { pod, group });
         before
@@ -233,6 +234,7 @@ impl Cluster {
         let placed = self.states[slot as usize].remove(uid)?;
         self.groups.leave(placed.group, slot, !placed.pod.terminating);
         self.terms.change(&placed.pod.spec, slot, -1);
+        self.storage.pod_left(&placed.pod);
         self.free_if_unused(slot);
         Some(placed.pod)
     }

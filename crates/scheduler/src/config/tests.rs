@@ -39,7 +39,10 @@ fn without_a_file_there_is_upstreams_profile() {
             "NodeAffinity",
             "NodePorts",
             "NodeResourcesFit",
+            "VolumeRestrictions",
+            "NodeVolumeLimits",
             "VolumeBinding",
+            "VolumeZone",
             "PodTopologySpread",
             "InterPodAffinity",
         ]
@@ -66,7 +69,7 @@ fn profiles_change_plugins_for_one_point_or_all() {
     assert!(weights.iter().all(|(name, _)| *name != "ImageLocality") && weights.len() == 7);
     assert!(b.score_weights().contains(&("NodeResourcesFit", 5)));
     assert!(!b.filter_names().contains(&"TaintToleration") && !b.filter_names().contains(&"NodePorts"));
-    assert!(c.score_weights().is_empty() && c.filter_names().len() == 9);
+    assert!(c.score_weights().is_empty() && c.filter_names().len() == 12);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub enum Event {
     CsiNode(Option<Arc<CsiNode>>, Arc<CsiNode>),
     /// How much storage is left somewhere.
     Capacity(Option<Arc<Capacity>>, Arc<Capacity>),
+    /// A volume is not attached to a node any more.
+    AttachmentGone,
     /// A driver does not tell any more how much it has left, so that nobody asks.
     CapacityIgnored,
 }

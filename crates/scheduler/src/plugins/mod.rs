@@ -12,9 +12,14 @@ mod ports;
 mod spread;
 mod taints;
 mod volume_binding;
+mod volume_limits;
+mod volume_restrictions;
+mod volume_zone;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume_tests;
 
 use std::sync::Arc;
 
@@ -24,7 +29,7 @@ use crate::framework::Plugin;
 pub(crate) use fit::{Shape, Strategy};
 
 /// Upstream's default plugins with the weights of their scores, in upstream's order.
-pub(crate) const DEFAULTS: [(&str, i32); 15] = [
+pub(crate) const DEFAULTS: [(&str, i32); 18] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -33,7 +38,10 @@ pub(crate) const DEFAULTS: [(&str, i32); 15] = [
     ("NodeAffinity", 2),
     ("NodePorts", 0),
     ("NodeResourcesFit", 1),
+    ("VolumeRestrictions", 0),
+    ("NodeVolumeLimits", 0),
     ("VolumeBinding", 0),
+    ("VolumeZone", 0),
     ("PodTopologySpread", 2),
     ("InterPodAffinity", 2),
     ("DefaultPreemption", 0),
@@ -78,6 +86,9 @@ pub(crate) fn named(name: &str, args: &Args) -> Option<Arc<dyn Plugin>> {
         "NodeAffinity" => Arc::new(affinity::Affinity::new(args.node_affinity.added_affinity.clone())),
         "NodePorts" => Arc::new(ports::Ports),
         "NodeResourcesFit" => Arc::new(fit::Fit::new(&args.fit)),
+        "VolumeRestrictions" => Arc::new(volume_restrictions::VolumeRestrictions),
+        "NodeVolumeLimits" => Arc::new(volume_limits::VolumeLimits),
+        "VolumeZone" => Arc::new(volume_zone::VolumeZone),
         "VolumeBinding" => Arc::new(volume_binding::VolumeBinding::new(&args.volumes)),
         "PodTopologySpread" => Arc::new(spread::Spread::new(&args.spread)),
         "InterPodAffinity" => Arc::new(inter_pod::InterPod::new(&args.inter_pod)),

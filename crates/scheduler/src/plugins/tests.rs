@@ -12,42 +12,42 @@ use crate::types::{Labels, Node, Pod};
 const HOST: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-fn object(value: &Value) -> api::Object {
+pub(super) fn object(value: &Value) -> api::Object {
     api::Object::parse(serde_json::to_vec(value).unwrap().into()).unwrap()
 }
 
-fn node_of(name: &str, change: &Value) -> Arc<Node> {
+pub(super) fn node_of(name: &str, change: &Value) -> Arc<Node> {
     let mut value = json!({ "metadata": { "name": name, "labels": { HOST: name } }, "spec": {},
         "status": { "allocatable": { "cpu": "4", "memory": "8Gi", "pods": "10", "ephemeral-storage": "10Gi" } } });
-    json_patch(&mut value, change);
+    merge(&mut value, change);
     Arc::new(Node::decode(&object(&value)).unwrap())
 }
 
 /// RFC 7386, enough of it.
-fn json_patch(into: &mut Value, change: &Value) {
+pub(super) fn merge(into: &mut Value, change: &Value) {
     match (into, change) {
         (Value::Object(into), Value::Object(change)) => {
             for (key, value) in change {
-                json_patch(into.entry(key.clone()).or_insert(Value::Null), value);
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
             }
         }
         (into, change) => *into = change.clone(),
     }
 }
 
-fn pod_of(name: &str, spec: &Value, app: &str) -> Arc<Pod> {
+pub(super) fn pod_of(name: &str, spec: &Value, app: &str) -> Arc<Pod> {
     let value = json!({ "metadata": { "name": name, "namespace": "ns", "uid": name, "labels": { "app": app } },
         "spec": spec });
     Arc::new(Pod::decode(&object(&value)).unwrap())
 }
 
-fn profile(config: &str) -> Profile {
+pub(super) fn profile(config: &str) -> Profile {
     let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
     Config::parse(&format!("{head}{config}")).unwrap().profiles.pop().unwrap()
 }
 
 /// Where a pod goes, or what is said of it (but for preemption).
-fn decide(profile: &Profile, pod: &Arc<Pod>, cluster: &mut Cluster) -> String {
+pub(super) fn decide(profile: &Profile, pod: &Arc<Pod>, cluster: &mut Cluster) -> String {
     match profile.decide(pod, cluster, &mut Turn::default()) {
         Decision::Node(node) => node,
         Decision::Refused(refused) | Decision::Preempt(refused, _) => {
@@ -281,7 +281,7 @@ fn places_are_filled_evenly_where_that_is_asked_for() {
     let even = |more: Value| {
         let mut constraint = json!({ "maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule",
             "labelSelector": { "matchLabels": { "app": "web" } } });
-        json_patch(&mut constraint, &more);
+        merge(&mut constraint, &more);
         json!({ "topologySpreadConstraints": [constraint] })
     };
     let mut cluster = cluster(&[("a", zoned("1")), ("b", zoned("2")), ("c", json!({}))]);

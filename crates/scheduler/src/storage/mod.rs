@@ -47,6 +47,10 @@ pub struct Storage {
     kept: HashMap<String, Decided<Holder>>,
     /// Nodes for which volumes of claims are to be made.
     chosen: HashMap<Key, Decided<String>>,
+    /// How many pods on nodes name a claim.
+    users: HashMap<Key, usize>,
+    /// Volumes that are attached to a node, by its name and the attachment's.
+    attached: HashMap<String, BTreeMap<String, String>>,
     /// Who waits for what becomes of a claim.
     waiting: HashMap<Key, Vec<Weak<Notify>>>,
 }
@@ -252,14 +256,46 @@ impl Storage {
         }
     }
 
-    /// A pod is gone: whoever sees to its volumes is told.
+    /// How many pods on nodes name a claim.
+    pub fn users(&self, claim: &Key) -> usize {
+        self.users.get(claim).copied().unwrap_or(0)
+    }
+
+    /// A pod came to a node.
+    pub fn pod_placed(&mut self, pod: &Pod) {
+        for used in pod.claims().filter(|used| !used.own) {
+            *self.users.entry(Key::new(pod.key.namespace.as_str(), &*used.name)).or_default() += 1;
+        }
+    }
+
+    /// A pod left its node: whoever sees to its volumes is told.
     pub fn pod_left(&mut self, pod: &Pod) {
-        if self.waiting.is_empty() {
-            return;
-        }
         for used in pod.claims() {
-            self.wake(&Key::new(pod.key.namespace.as_str(), &*used.name));
+            let key = Key::new(pod.key.namespace.as_str(), &*used.name);
+            self.wake(&key);
+            let left = self.users.get_mut(&key).filter(|_| !used.own).map(|users| {
+                *users = users.saturating_sub(1);
+                *users
+            });
+            if left == Some(0) {
+                self.users.remove(&key);
+            }
         }
+    }
+
+    /// The volumes that are attached to a node.
+    pub fn attached(&self, node: &str) -> impl Iterator<Item = &str> {
+        self.attached.get(node).into_iter().flat_map(BTreeMap::values).map(String::as_str)
+    }
+
+    /// A volume is attached to a node.
+    pub fn attach(&mut self, attachment: &str, node: &str, volume: &str) {
+        self.attached.entry(node.to_owned()).or_default().insert(attachment.to_owned(), volume.to_owned());
+    }
+
+    /// An attachment to a node is gone.
+    pub fn detach(&mut self, attachment: &str, node: &str) {
+        take(&mut self.attached, node, |held| held.remove(attachment));
     }
 }
 

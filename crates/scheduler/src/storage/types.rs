@@ -439,6 +439,28 @@ impl Capacity {
     }
 }
 
+/// Node and volume of a `storage/v1.VolumeAttachment`, if it names a volume.
+pub(super) fn attachment(object: &Object) -> Option<(String, String)> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Body {
+        spec: Spec,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Spec {
+        node_name: String,
+        source: Source,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Source {
+        persistent_volume_name: Option<String>,
+    }
+    let spec = object.decode::<Body>().ok()?.spec;
+    Some((spec.node_name, spec.source.persistent_volume_name?))
+}
+
 /// Whether a driver tells how much storage it has left. Shape: `storage/v1.CSIDriver`.
 pub(super) fn tells_capacity(object: &Object) -> bool {
     #[derive(Default, Deserialize)]

@@ -6,7 +6,7 @@ use api::Object;
 use base::BoxError;
 use reconcile::{Change, Informer, Informers, Registration, kinds};
 
-use super::types::{Capacity, Claim, Class, CsiNode, Volume, tells_capacity};
+use super::types::{Capacity, Claim, Class, CsiNode, Volume, attachment, tells_capacity};
 use crate::Shared;
 use crate::framework::Event;
 
@@ -18,6 +18,7 @@ pub(crate) struct Sources {
     csi_nodes: Informer,
     drivers: Informer,
     capacities: Informer,
+    attachments: Informer,
 }
 
 impl Sources {
@@ -29,13 +30,14 @@ impl Sources {
             csi_nodes: informers.get(kinds::CSI_NODES),
             drivers: informers.get(kinds::CSI_DRIVERS),
             capacities: informers.get(kinds::CSI_STORAGE_CAPACITIES),
+            attachments: informers.get(kinds::VOLUME_ATTACHMENTS),
         }
     }
 
     /// Returns once everything that the server had has been told.
     pub(crate) async fn synced(&self) {
-        let Self { claims, volumes, classes, csi_nodes, drivers, capacities } = self;
-        for informer in [claims, volumes, classes, csi_nodes, drivers, capacities] {
+        let Self { claims, volumes, classes, csi_nodes, drivers, capacities, attachments } = self;
+        for informer in [claims, volumes, classes, csi_nodes, drivers, capacities, attachments] {
             informer.synced().await;
         }
     }
@@ -55,6 +57,7 @@ impl Sources {
             on(&self.drivers, Shared::driver_changed),
             on(&self.csi_nodes, Shared::csi_node_changed),
             on(&self.capacities, Shared::capacity_changed),
+            on(&self.attachments, Shared::attachment_changed),
             on(&self.volumes, Shared::volume_changed),
             on(&self.claims, Shared::claim_changed),
         ]
@@ -116,6 +119,19 @@ impl Shared {
         // Nobody asks any more whether there is room.
         if before == Some(true) && tells != Some(true) {
             self.raise(state, &Event::CapacityIgnored);
+        }
+    }
+
+    fn attachment_changed(&self, change: &Change) {
+        let read = |object: &Option<Arc<Object>>| object.as_ref().and_then(|object| attachment(object));
+        let (old, new) = (read(&change.old), read(&change.new));
+        let state = &mut *self.state.lock();
+        if let Some((node, _)) = &old {
+            state.cluster.storage.detach(&change.key.name, node);
+        }
+        match new {
+            Some((node, volume)) => state.cluster.storage.attach(&change.key.name, &node, &volume),
+            None => self.raise(state, &Event::AttachmentGone),
         }
     }
 

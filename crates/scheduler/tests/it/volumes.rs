@@ -1,6 +1,6 @@
 //! Pods with claims: their volumes are chosen, or made, where they go.
 
-use api::{Key, PatchType};
+use api::{DeleteOptions, Key, PatchType};
 use reconcile::kinds;
 use serde_json::{Value, json};
 
@@ -114,4 +114,61 @@ async fn a_volume_is_made_for_the_node_that_was_chosen_or_the_pod_is_tried_again
     bind(&cluster, &claim, "made").await;
     let placed = cluster.until(kinds::PODS, &key, |held| held["status"]["phase"] == "Running").await;
     assert_eq!(placed["spec"]["nodeName"], node.as_str());
+}
+
+/// A claim with its volume of the driver `d`.
+async fn bound(cluster: &Cluster, name: &str, access: &str, labels: Value) {
+    let spec = json!({ "accessModes": [access], "storageClassName": "", "volumeName": format!("v-{name}"),
+        "resources": { "requests": { "storage": "1Gi" } } });
+    let body = json!({ "metadata": { "name": name }, "spec": spec });
+    let claim = cluster.create(&kinds::PERSISTENT_VOLUME_CLAIMS, "default", body).await.key();
+    let volume = json!({ "metadata": { "name": format!("v-{name}"), "labels": labels },
+        "spec": { "accessModes": [access], "capacity": { "storage": "1Gi" },
+            "csi": { "driver": "d.example.com", "volumeHandle": name } } });
+    cluster.create(&kinds::PERSISTENT_VOLUMES, "", volume).await;
+    bind(cluster, &claim, &format!("v-{name}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_that_are_in_use_elsewhere_or_too_many_keep_pods_waiting() {
+    let cluster = start().await;
+    node(&cluster, "n1", "4").await;
+    let zone = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "a" } } });
+    cluster.merge(&kinds::NODES, &Key::new("", "n1"), zone).await;
+    let driver = |count: u32| json!([{ "name": "d.example.com", "nodeID": "n1", "topologyKeys": [], "allocatable": { "count": count } }]);
+    let node = json!({ "metadata": { "name": "n1" }, "spec": { "drivers": driver(1) } });
+    cluster.create(&kinds::CSI_NODES, "", node).await;
+    bound(&cluster, "alone", "ReadWriteOncePod", json!({})).await;
+    let first = pod(&cluster, "first", "alone").await;
+    cluster.until(kinds::PODS, &first, |held| held["status"]["phase"] == "Running").await;
+    let second = pod(&cluster, "second", "alone").await;
+    let in_use =
+        "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
+    cluster.until(kinds::PODS, &second, says(in_use)).await;
+    bound(&cluster, "more", "ReadWriteOnce", json!({})).await;
+    let third = pod(&cluster, "third", "more").await;
+    cluster.until(kinds::PODS, &third, says("1 node(s) exceed max volume count")).await;
+    // Each is tried again when what was in its way is gone.
+    cluster.client.delete(&kinds::PODS.gvr(), &first, DeleteOptions::default()).await.unwrap();
+    let placed = |held: &Value| held["spec"]["nodeName"] == "n1";
+    cluster
+        .until_all(kinds::PODS, "default", |pods| {
+            pods.iter().filter(|pod| pod.node_name().is_some() && pod.meta().name != "first").count() == 1
+        })
+        .await;
+    cluster
+        .client
+        .delete(&kinds::CSI_NODES.gvr(), &Key::new("", "n1"), DeleteOptions::default())
+        .await
+        .unwrap();
+    let node = json!({ "metadata": { "name": "n1" }, "spec": { "drivers": driver(9) } });
+    cluster.create(&kinds::CSI_NODES, "", node).await;
+    cluster.until(kinds::PODS, &second, placed).await;
+    cluster.until(kinds::PODS, &third, placed).await;
+    bound(&cluster, "far", "ReadWriteOnce", json!({ "topology.kubernetes.io/zone": "b" })).await;
+    let far = pod(&cluster, "far", "far").await;
+    cluster.until(kinds::PODS, &far, says("1 node(s) had no available volume zone")).await;
+    let near = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "a" } } });
+    cluster.merge(&kinds::PERSISTENT_VOLUMES, &Key::new("", "v-far"), near).await;
+    cluster.until(kinds::PODS, &far, placed).await;
 }
