@@ -20,21 +20,27 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
         "metadata": { "name": pod.key.name, "namespace": pod.key.namespace, "uid": &*pod.uid },
         "target": { "apiVersion": "v1", "kind": "Node", "name": &*pod.node },
     });
-    match create_binding(&shared, &pod, &body).await {
+    let bound = match shared.bound_elsewhere(&pod).await {
+        Some(bound) => bound,
+        None => {
+            let bound = create_binding(&shared, &pod, &body).await;
+            bound.map_err(|status| format!("running Bind plugin \"DefaultBinder\": {}", status.message))
+        }
+    };
+    match bound {
         Ok(()) => {
             let message = format!("Successfully assigned {} to {}", pod.key, pod.node);
             shared.event(&pod, &pod, EventType::Normal, "Scheduled", message);
             // The informer says the same in a moment; until then the assumption stands.
             shared.state.lock().queue.remove(&pod.uid);
         }
-        Err(status) => {
+        Err(message) => {
             let fate = fate(&shared, &pod);
             undo(&shared, &pod, fate);
             if fate != Fate::Waits {
-                return tracing::debug!(pod = %pod.key, node = %pod.node, error = %status, "binding failed");
+                return tracing::debug!(pod = %pod.key, node = %pod.node, error = message, "binding failed");
             }
-            tracing::error!(pod = %pod.key, node = %pod.node, error = %status, "binding failed, tried again");
-            let message = format!("running Bind plugin \"DefaultBinder\": {}", status.message);
+            tracing::error!(pod = %pod.key, node = %pod.node, error = message, "binding failed, tried again");
             let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()) };
             refuse(shared, pod, told).await;
         }

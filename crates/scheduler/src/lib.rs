@@ -7,6 +7,7 @@
 pub mod budgets;
 pub mod cluster;
 pub mod config;
+pub mod extender;
 pub mod framework;
 pub mod queue;
 pub mod resources;
@@ -119,6 +120,8 @@ enum Next {
     Refuse(Arc<Pod>, Told),
     /// Say why not, and have others go.
     Preempt(Arc<Pod>, Told, Preemption),
+    /// Ask extenders about it.
+    Ask(Arc<Pod>),
     /// Sleep until then, or until something happens.
     Wait(Option<jiff::Timestamp>),
 }
@@ -143,7 +146,13 @@ impl Component for Scheduler {
                 () = ctx.cancelled() => return Ok(()),
                 permit = writes.clone().acquire_owned() => permit?,
             };
-            let next = shared.next();
+            let mut next = shared.next();
+            if let Next::Ask(pod) = next {
+                next = tokio::select! {
+                    () = ctx.cancelled() => return Ok(()),
+                    next = shared.decide_extended(pod) => next,
+                };
+            }
             if let Next::Wait(until) = next {
                 tokio::select! {
                     () = ctx.cancelled() => return Ok(()),
@@ -210,7 +219,7 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                 drop(permit);
             }));
         }
-        Next::Wait(_) => {}
+        Next::Ask(_) | Next::Wait(_) => {}
     }
 }
 
@@ -285,19 +294,34 @@ impl Shared {
                 state.queue.remove(&pod.uid);
                 continue;
             };
-            let nominated = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
+            if self.is_extended(&pod) {
+                return Next::Ask(pod);
+            }
             let decision = profile.decide(&pod, &mut state.cluster, &mut state.turn);
-            let next = state.carry_out(pod.clone(), profile, decision, now);
-            if let Next::Preempt(_, _, preemption) = &next {
-                for displaced in &preemption.displaced {
-                    self.room_is_free(state, displaced, &preemption.node);
-                }
-            }
-            if let Some(node) = nominated {
-                self.room_is_free(state, &pod, &node);
-            }
-            return next;
+            return self.carry_out(state, pod, profile, decision, now);
         }
+    }
+
+    /// Carries out a decision in the state, and tells those whom it may help.
+    fn carry_out(
+        &self,
+        state: &mut State,
+        pod: Arc<Pod>,
+        profile: &Profile,
+        decision: Decision,
+        now: jiff::Timestamp,
+    ) -> Next {
+        let nominated = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
+        let next = state.carry_out(pod.clone(), profile, decision, now);
+        if let Next::Preempt(_, _, preemption) = &next {
+            for displaced in &preemption.displaced {
+                self.room_is_free(state, displaced, &preemption.node);
+            }
+        }
+        if let Some(node) = nominated {
+            self.room_is_free(state, &pod, &node);
+        }
+        next
     }
 
     /// Room on a node that was left to a pod is left to it no more, unless it still is, or the pod is there. Others of no

@@ -4,7 +4,7 @@
 
 pub(crate) mod args;
 
-mod check;
+pub(crate) mod check;
 mod enabled;
 
 #[cfg(test)]
@@ -19,6 +19,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
 
+use crate::extender::Extender;
+use crate::extender::config::{ExtenderFile, read_all};
 use crate::framework::Profile;
 use crate::types::SCHEDULER_NAME;
 use args::{Args, PreemptionArgs};
@@ -34,12 +36,18 @@ pub struct Config {
     pub profiles: Vec<Profile>,
     /// How long a refused pod waits before its next attempt.
     pub backoff: Policy,
+    /// Programs elsewhere that take part; those that can be done without are asked last.
+    pub extenders: Vec<Extender>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         // The defaults are well-formed; were they not, there would be no profile, and a test says so.
-        File::default().into_config().unwrap_or(Self { profiles: Vec::new(), backoff: BACKOFF })
+        File::default().into_config().unwrap_or(Self {
+            profiles: Vec::new(),
+            backoff: BACKOFF,
+            extenders: Vec::new(),
+        })
     }
 }
 
@@ -54,7 +62,7 @@ struct File {
     pod_initial_backoff_seconds: i64,
     pod_max_backoff_seconds: i64,
     profiles: Option<Vec<ProfileFile>>,
-    extenders: Vec<Value>,
+    extenders: Vec<ExtenderFile>,
     #[serde(rename = "leaderElection")]
     _leader_election: Value,
     #[serde(rename = "clientConnection")]
@@ -159,18 +167,30 @@ impl File {
             let why = "must be greater than or equal to PodInitialBackoffSeconds";
             problems.invalid("podMaxBackoffSeconds", &max.to_string(), why);
         }
-        if !self.extenders.is_empty() {
-            problems.add("extenders", "Forbidden: extenders are not supported");
-        }
+        let managed = self.extenders.iter().flat_map(|extender| &extender.managed_resources);
+        let ignored: Vec<String> = managed
+            .filter(|managed| managed.ignored_by_scheduler)
+            .map(|managed| managed.name.clone())
+            .collect();
+        let extenders = read_all(self.extenders, &mut problems);
         let percentage = self.percentage_of_nodes_to_score;
-        let profiles = profiles(self.profiles.unwrap_or_default(), percentage, &mut problems);
+        let mut profiles = profiles(self.profiles.unwrap_or_default(), percentage, &ignored, &mut problems);
+        for profile in &mut profiles {
+            profile.extended = !extenders.is_empty();
+        }
         problems.into_result()?;
         let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        Ok(Config { profiles, backoff: Policy { first: seconds(first), max: seconds(max) } })
+        let backoff = Policy { first: seconds(first), max: seconds(max) };
+        Ok(Config { profiles, backoff, extenders })
     }
 }
 
-fn profiles(files: Vec<ProfileFile>, percentage: Option<i32>, problems: &mut Problems) -> Vec<Profile> {
+fn profiles(
+    files: Vec<ProfileFile>,
+    percentage: Option<i32>,
+    ignored: &[String],
+    problems: &mut Problems,
+) -> Vec<Profile> {
     let alone = files.len() <= 1;
     let files = if files.is_empty() { vec![ProfileFile::default()] } else { files };
     let mut names: Vec<String> = Vec::new();
@@ -192,7 +212,8 @@ fn profiles(files: Vec<ProfileFile>, percentage: Option<i32>, problems: &mut Pro
         let percentage = file.percentage_of_nodes_to_score.or(percentage).unwrap_or(0);
         problems.within(&at, |problems| {
             check_percentage(file.percentage_of_nodes_to_score, problems);
-            let args = read_args(file.plugin_config, problems);
+            let mut args = read_args(file.plugin_config, problems);
+            args.fit.ignored_resources.extend_from_slice(ignored);
             let enabled = file.plugins.enabled(&args, problems);
             profiles.push(Profile::new(&name, percentage.into(), &enabled));
         });

@@ -15,6 +15,9 @@ const FOUND_MIN: usize = 100;
 /// The least part of the nodes, in hundredths. Source: `minFeasibleNodesPercentageToFind`.
 const PERCENTAGE_MIN: usize = 5;
 
+/// Who refused a node that the filters left: nobody knows what would help.
+const EXTENDER: &str = "extender";
+
 /// What passes from decision to decision: where the search begins, and chance.
 #[derive(Debug, Clone, Default)]
 pub struct Turn {
@@ -164,7 +167,7 @@ impl<'a> Filters<'a> {
 impl Profile {
     /// Decides for one pod.
     pub fn decide(&self, pod: &Arc<Pod>, cluster: &mut Cluster, turn: &mut Turn) -> Decision {
-        match self.shortlist(pod, cluster, turn) {
+        match self.shortlist(pod, cluster, turn, &|_| None) {
             Choice::None(decision) => decision,
             Choice::Among(list) => match self.best(pod, cluster, &list.nodes, turn, |_| 0) {
                 Some(name) => Decision::Node(name),
@@ -173,8 +176,14 @@ impl Profile {
         }
     }
 
-    /// The nodes that will do for a pod.
-    pub fn shortlist(&self, pod: &Arc<Pod>, cluster: &mut Cluster, turn: &mut Turn) -> Choice {
+    /// The nodes that will do for a pod. `besides` is asked of those that the filters leave.
+    pub fn shortlist(
+        &self,
+        pod: &Arc<Pod>,
+        cluster: &mut Cluster,
+        turn: &mut Turn,
+        besides: &dyn Fn(&NodeState) -> Option<Refusal>,
+    ) -> Choice {
         if cluster.is_empty() {
             let message = "no nodes available to schedule pods".to_owned();
             let nominated = Some(String::new());
@@ -191,7 +200,7 @@ impl Profile {
                 return Choice::None(self.refused_at_once(pod, cluster, plugin, &refusal));
             }
         };
-        if let Some(nodes) = room_made(&mut filters) {
+        if let Some(nodes) = room_made(&mut filters, besides) {
             return Choice::Among(Shortlist { nodes, refused: Vec::new() });
         }
         let named: Vec<Slot>;
@@ -209,7 +218,8 @@ impl Profile {
         for at in 0..candidates.len() {
             let slot = candidates[(turn.start + at) % candidates.len()];
             looked_at += 1;
-            match filters.refusal_beside_nominated(cluster.state(slot)) {
+            let refusal = filters.refusal_beside_nominated(cluster.state(slot));
+            match refusal.or_else(|| Some((EXTENDER, besides(cluster.state(slot))?))) {
                 None => list.nodes.push(slot),
                 Some((plugin, refusal)) => {
                     by.insert(plugin);
@@ -338,12 +348,16 @@ impl Profile {
 }
 
 /// The node on which room was made for the pod, if it will do now: it is likely the only one.
-fn room_made(filters: &mut Filters<'_>) -> Option<Vec<Slot>> {
+fn room_made(
+    filters: &mut Filters<'_>,
+    besides: &dyn Fn(&NodeState) -> Option<Refusal>,
+) -> Option<Vec<Slot>> {
     let (cluster, pod) = (filters.cluster, filters.pod);
     let node = cluster.nominated.node_of(&pod.uid).unwrap_or(&pod.nominated);
     if node.is_empty() || filters.only.as_ref().is_some_and(|only| !only.contains(node)) {
         return None;
     }
     let state = cluster.named(node)?;
-    filters.refusal_beside_nominated(state).is_none().then(|| vec![state.slot])
+    let refused = filters.refusal_beside_nominated(state).is_some() || besides(state).is_some();
+    (!refused).then(|| vec![state.slot])
 }

@@ -4,6 +4,7 @@
 
 #[path = "../../../controllers/tests/it/cluster.rs"]
 mod cluster;
+mod extenders;
 mod volumes;
 
 use std::sync::Arc;
