@@ -1,7 +1,10 @@
 //! Pods with claims: their volumes are chosen, or made, where they go.
 
+use std::sync::Arc;
+
 use api::{DeleteOptions, Key, PatchType};
-use reconcile::kinds;
+use reconcile::kinds::{self, Catalog};
+use scheduler::Scheduler;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -171,4 +174,72 @@ async fn volumes_that_are_in_use_elsewhere_or_too_many_keep_pods_waiting() {
     let near = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "a" } } });
     cluster.merge(&kinds::PERSISTENT_VOLUMES, &Key::new("", "v-far"), near).await;
     cluster.until(kinds::PODS, &far, placed).await;
+}
+
+/// A cluster with the binder of claims and volumes.
+async fn start_with_binder() -> Cluster {
+    let cluster = Cluster::start(|cluster| {
+        let ctx = controllers::Ctx {
+            client: cluster.client.clone(),
+            informers: cluster.informers.clone(),
+            clock: cluster.clock.clone(),
+            catalog: Catalog::new(kinds::served(&api::catalog::Catalog::builtin())),
+            queues: cluster.queues.clone(),
+            root_ca_pem: cluster.root_ca_pem.subscribe(),
+        };
+        let all = controllers::all(&ctx).into_iter();
+        let binder = all.filter(|component| component.name() == "persistentvolume-binder-controller");
+        let scheduler = Scheduler::new(&cluster.client, &cluster.informers, &cluster.clock);
+        binder.chain([Arc::new(scheduler) as Arc<_>]).collect()
+    })
+    .await;
+    cluster.play_nodes(false);
+    cluster.create(&kinds::SERVICE_ACCOUNTS, "default", json!({ "metadata": { "name": "default" } })).await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scheduler_and_binder_bring_claims_and_volumes_together() {
+    let cluster = start_with_binder().await;
+    two_nodes(&cluster).await;
+    class(&cluster, "example.com/p").await;
+    let claims = [claim(&cluster, "there").await, claim(&cluster, "made").await];
+    volume(&cluster, "v", "n2").await;
+    let available = |held: &Value| held["status"]["phase"] == "Available";
+    cluster.until(kinds::PERSISTENT_VOLUMES, &Key::new("", "v"), available).await;
+    let volumes: Vec<Value> = ["there", "made"]
+        .iter()
+        .map(|name| json!({ "name": name, "persistentVolumeClaim": { "claimName": name } }))
+        .collect();
+    let near = json!({ "host": "n2" });
+    let body = json!({ "metadata": { "name": "p" }, "spec": { "nodeSelector": near,
+        "containers": [{ "name": "c", "image": "i" }], "volumes": volumes } });
+    let pod = cluster.create(&kinds::PODS, "default", body).await.key();
+    // The binder says who is to make the volume once the scheduler has said where.
+    let provisioner = "volume.kubernetes.io/storage-provisioner";
+    let asked = |held: &Value| held["metadata"]["annotations"][provisioner] == "example.com/p";
+    let mut made = None;
+    for key in &claims {
+        let settled = |held: &Value| held["status"]["phase"] == "Bound" || asked(held);
+        let held = cluster.until(kinds::PERSISTENT_VOLUME_CLAIMS, key, settled).await;
+        if asked(&held) {
+            assert_eq!(held["metadata"]["annotations"]["volume.kubernetes.io/selected-node"], "n2");
+            made = Some(held);
+        }
+    }
+    // One of the two gets the volume that is there; for the other one is made.
+    let meta = &made.unwrap()["metadata"];
+    let body = json!({ "metadata": { "name": "pvc-1",
+            "annotations": { "pv.kubernetes.io/provisioned-by": "example.com/p" } },
+        "spec": { "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "1Gi" }, "storageClassName": "late",
+            "csi": { "driver": "p.example.com", "volumeHandle": "1" },
+            "claimRef": { "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "default",
+                "name": meta["name"], "uid": meta["uid"] } } });
+    cluster.create(&kinds::PERSISTENT_VOLUMES, "", body).await;
+    let placed = cluster.until(kinds::PODS, &pod, |held| held["status"]["phase"] == "Running").await;
+    assert_eq!(placed["spec"]["nodeName"], "n2");
+    let bound = |held: &Value| held["status"]["phase"] == "Bound";
+    for key in &claims {
+        cluster.until(kinds::PERSISTENT_VOLUME_CLAIMS, key, bound).await;
+    }
 }
