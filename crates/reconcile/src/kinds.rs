@@ -94,8 +94,7 @@ pub const STORAGE_CLASSES: Kind = cluster("storage.k8s.io", "v1", "storageclasse
 pub const VOLUME_ATTRIBUTES_CLASSES: Kind =
     cluster("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass");
 /// Volumes that are attached to nodes.
-pub const VOLUME_ATTACHMENTS: Kind =
-    cluster("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
+pub const VOLUME_ATTACHMENTS: Kind = cluster("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
 /// What the storage drivers of a node say.
 pub const CSI_NODES: Kind = cluster("storage.k8s.io", "v1", "csinodes", "CSINode");
 /// Storage drivers.
