@@ -1,6 +1,7 @@
 //! The writes of the scheduler: bindings, conditions, events, and the going of pods that make room.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{DeleteOptions, Object, PatchType, Reason, Status};
 use reconcile::{EventType, kinds};
@@ -8,13 +9,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::framework::{Event, Preemption, Preparation};
+use crate::metrics::{Attempt, Outcome};
 use crate::storage;
 use crate::turns::Ticket;
 use crate::types::Pod;
 use crate::{SCHEDULER_ERROR, Shared};
 
 /// Binds a pod to the node that it is assumed on.
-pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
+pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt) {
+    let since = Instant::now();
     let body = json!({
         "apiVersion": "v1", "kind": "Binding",
         "metadata": { "name": pod.key.name, "namespace": pod.key.namespace, "uid": &*pod.uid },
@@ -27,12 +30,23 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
             bound.map_err(|status| format!("running Bind plugin \"DefaultBinder\": {}", status.message))
         }
     };
+    let (outcome, status) =
+        if bound.is_ok() { (Outcome::Scheduled, "Success") } else { (Outcome::Error, "Error") };
+    let profile = &pod.spec.scheduler_name;
+    shared.attempted(profile, outcome, attempt.begun);
+    if let Some(metrics) = &shared.metrics {
+        metrics.ran("Bind", profile, status, since.elapsed());
+    }
     match bound {
         Ok(()) => {
             let message = format!("Successfully assigned {} to {}", pod.key, pod.node);
             shared.event(&pod, &pod, EventType::Normal, "Scheduled", message);
             // The informer says the same in a moment; until then the assumption stands.
             shared.state.lock().queue.remove(&pod.uid);
+            if let (Some(metrics), Some(waited)) = (&shared.metrics, attempt.waited) {
+                let took = shared.clock.now().duration_since(waited.since);
+                metrics.scheduled(waited.tries, took.try_into().unwrap_or_default());
+            }
         }
         Err(message) => {
             let fate = fate(&shared, &pod);
@@ -48,7 +62,18 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>) {
 }
 
 /// Does what has to be done before a pod is bound; whether it may be. If not, that is said and the pod is tried again.
-pub(crate) async fn prepare(shared: &Arc<Shared>, pod: &Arc<Pod>, preparations: &[Preparation]) -> bool {
+pub(crate) async fn prepare(
+    shared: &Arc<Shared>,
+    pod: &Arc<Pod>,
+    preparations: &[Preparation],
+    attempt: Attempt,
+) -> bool {
+    let (since, profile) = (Instant::now(), &pod.spec.scheduler_name);
+    let ran = |status: &str| {
+        if let Some(metrics) = &shared.metrics {
+            metrics.ran("PreBind", profile, status, since.elapsed());
+        }
+    };
     for preparation in preparations {
         let (plugin, done) = match preparation {
             Preparation::Volumes(plan) => {
@@ -56,6 +81,8 @@ pub(crate) async fn prepare(shared: &Arc<Shared>, pod: &Arc<Pod>, preparations: 
             }
         };
         let Err(why) = done else { continue };
+        ran("Error");
+        shared.attempted(profile, Outcome::Error, attempt.begun);
         let fate = fate(shared, pod);
         undo(shared, pod, fate);
         if fate == Fate::Waits {
@@ -65,6 +92,7 @@ pub(crate) async fn prepare(shared: &Arc<Shared>, pod: &Arc<Pod>, preparations: 
         }
         return false;
     }
+    ran("Success");
     true
 }
 

@@ -15,6 +15,7 @@ pub mod storage;
 pub mod types;
 
 mod bind;
+mod metrics;
 mod plugins;
 mod turns;
 mod watch;
@@ -28,6 +29,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base::BoxError;
@@ -42,6 +44,7 @@ use bind::Told;
 use cluster::Cluster;
 pub use config::Config;
 use framework::{Decision, Event, Preemption, Preparation, Profile, Refused, Turn};
+use metrics::{Attempt, Metrics, Outcome};
 use queue::PodQueue;
 use turns::Turns;
 use types::Pod;
@@ -61,6 +64,7 @@ pub struct Scheduler {
     informers: Informers,
     clock: SharedClock,
     config: Arc<Config>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Scheduler {
@@ -71,7 +75,15 @@ impl Scheduler {
             informers: informers.clone(),
             clock: clock.clone(),
             config: Arc::default(),
+            metrics: None,
         }
+    }
+
+    /// The same, showing figures with those of a registry.
+    pub fn counted(self, registry: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::new()?;
+        metrics.register(registry)?;
+        Ok(Self { metrics: Some(Arc::new(metrics)), ..self })
     }
 
     /// The same, configured.
@@ -86,6 +98,8 @@ struct Shared {
     client: Client,
     clock: SharedClock,
     config: Arc<Config>,
+    /// Of a scheduler that shows some.
+    metrics: Option<Arc<Metrics>>,
     sources: Sources,
     /// By profile: events come from the scheduler that a pod asks for.
     events: Vec<EventRecorder>,
@@ -113,9 +127,9 @@ struct State {
 /// What the loop does next.
 enum Next {
     /// Bind: the pod carries the node.
-    Bind(Arc<Pod>),
+    Bind(Arc<Pod>, Attempt),
     /// Do this for the pod, and bind it then.
-    Prepare(Arc<Pod>, Vec<Preparation>),
+    Prepare(Arc<Pod>, Vec<Preparation>, Attempt),
     /// Say why not.
     Refuse(Arc<Pod>, Told),
     /// Say why not, and have others go.
@@ -134,6 +148,9 @@ impl Component for Scheduler {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let shared = Arc::new(Shared::new(self));
+        if let Some(metrics) = &shared.metrics {
+            metrics.tell_of(Arc::downgrade(&shared));
+        }
         let _registrations = watch::listen(&shared);
         tokio::select! {
             () = ctx.cancelled() => return Ok(()),
@@ -170,15 +187,15 @@ impl Component for Scheduler {
 fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphorePermit) {
     let shared = shared.clone();
     match next {
-        Next::Bind(pod) => {
+        Next::Bind(pod, attempt) => {
             let mut ticket = shared.turns.enter(&pod.uid);
             drop(ctx.spawn_draining(async move {
                 ticket.turn().await;
-                bind::bind(shared, pod).await;
+                bind::bind(shared, pod, attempt).await;
                 drop((ticket, permit));
             }));
         }
-        Next::Prepare(pod, preparations) => {
+        Next::Prepare(pod, preparations, attempt) => {
             // It may take long, and nobody else has to wait for it.
             drop(permit);
             let mut ticket = shared.turns.enter(&pod.uid);
@@ -186,14 +203,14 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
             drop(ctx.spawn_draining(async move {
                 let prepared = async {
                     ticket.turn().await;
-                    bind::prepare(&shared, &pod, &preparations).await
+                    bind::prepare(&shared, &pod, &preparations, attempt).await
                 };
                 let ready = tokio::select! {
                     () = ended.cancelled() => false,
                     ready = prepared => ready,
                 };
                 if ready {
-                    bind::bind(shared, pod).await;
+                    bind::bind(shared, pod, attempt).await;
                 }
                 drop(ticket);
             }));
@@ -251,6 +268,7 @@ impl Shared {
                 .map(|profile| EventRecorder::new(client.clone(), clock.clone(), &profile.name, ""))
                 .collect(),
             config: scheduler.config.clone(),
+            metrics: scheduler.metrics.clone(),
             interner: Interner::default(),
             turns: Arc::default(),
             state: Mutex::new(state),
@@ -274,11 +292,33 @@ impl Shared {
         }
     }
 
+    /// Counts an attempt that ended.
+    fn attempted(&self, profile: &str, outcome: Outcome, begun: Instant) {
+        if let Some(metrics) = &self.metrics {
+            metrics.attempted(profile, outcome, begun.elapsed());
+        }
+    }
+
+    /// Counts a decision; an attempt that came to a node ends with its binding.
+    fn decided(&self, profile: &Profile, decision: &Decision, took: [Duration; 2], begun: Instant) {
+        let Some(metrics) = &self.metrics else { return };
+        let [filtered, scored] = took;
+        let status = if matches!(decision, Decision::Node(_)) { "Success" } else { "Unschedulable" };
+        metrics.ran("Filter", &profile.name, status, filtered);
+        match decision {
+            Decision::Node(_) => return metrics.ran("Score", &profile.name, status, scored),
+            Decision::Refused(_) => metrics.preempted(None),
+            Decision::Preempt(_, preemption) => metrics.preempted(Some(preemption.victims.len())),
+        }
+        self.attempted(&profile.name, Outcome::Unschedulable, begun);
+    }
+
     /// Decides for the next pod. Everything here is in memory; the writes come after.
     fn next(&self) -> Next {
         let now = self.clock.now();
         let state = &mut *self.state.lock();
         if let Some((pod, message)) = state.unreadable.pop() {
+            self.attempted(&pod.spec.scheduler_name, Outcome::Error, Instant::now());
             return Next::Refuse(pod, Told { reason: SCHEDULER_ERROR, message, nominated: None });
         }
         loop {
@@ -297,8 +337,10 @@ impl Shared {
             if self.is_extended(&pod) {
                 return Next::Ask(pod);
             }
+            let begun = Instant::now();
             let decision = profile.decide(&pod, &mut state.cluster, &mut state.turn);
-            return self.carry_out(state, pod, profile, decision, now);
+            self.decided(profile, &decision, state.turn.took, begun);
+            return self.carry_out(state, pod, profile, decision, begun);
         }
     }
 
@@ -309,10 +351,10 @@ impl Shared {
         pod: Arc<Pod>,
         profile: &Profile,
         decision: Decision,
-        now: jiff::Timestamp,
+        begun: Instant,
     ) -> Next {
         let nominated = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
-        let next = state.carry_out(pod.clone(), profile, decision, now);
+        let next = state.carry_out(pod.clone(), profile, decision, (self.clock.now(), begun));
         if let Next::Preempt(_, _, preemption) = &next {
             for displaced in &preemption.displaced {
                 self.room_is_free(state, displaced, &preemption.node);
@@ -341,7 +383,7 @@ impl State {
         pod: Arc<Pod>,
         profile: &Profile,
         decision: Decision,
-        now: jiff::Timestamp,
+        (now, begun): (jiff::Timestamp, Instant),
     ) -> Next {
         let told = |refused: &Refused| Told {
             reason: UNSCHEDULABLE,
@@ -352,9 +394,14 @@ impl State {
             Decision::Node(node) => {
                 let preparations = profile.reserve(&pod, &node, &mut self.cluster);
                 let placed = Arc::new(Pod { node: node.into(), ..(*pod).clone() });
+                let attempt = Attempt { begun, waited: self.queue.waited(&placed.uid) };
                 self.assumed.insert(placed.uid.clone());
                 self.cluster.put_pod(placed.clone());
-                if preparations.is_empty() { Next::Bind(placed) } else { Next::Prepare(placed, preparations) }
+                if preparations.is_empty() {
+                    Next::Bind(placed, attempt)
+                } else {
+                    Next::Prepare(placed, preparations, attempt)
+                }
             }
             Decision::Refused(refused) => {
                 let told = told(&refused);

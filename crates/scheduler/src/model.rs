@@ -196,11 +196,13 @@ impl Model {
     fn decide(&mut self) -> bool {
         match self.shared.next() {
             Next::Wait(_) => return false,
-            Next::Bind(pod) => {
+            Next::Bind(pod, _) => {
                 assert!(self.binding.iter().all(|held| held.uid != pod.uid), "bound twice at once");
                 self.binding.push(pod);
             }
-            Next::Prepare(pod, _) | Next::Ask(pod) => panic!("{} has neither volumes nor extenders", pod.key),
+            Next::Prepare(pod, ..) | Next::Ask(pod) => {
+                panic!("{} has neither volumes nor extenders", pod.key)
+            }
             Next::Preempt(pod, _, preemption) => self.evicting.push((pod, preemption)),
             Next::Refuse(_, told) => assert!(
                 told.message.contains("nodes are available") || told.message.contains("no nodes"),

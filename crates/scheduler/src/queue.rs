@@ -27,7 +27,42 @@ struct Waiting {
     failures: u32,
     place: Place,
     rejected_by: HashSet<&'static str>,
+    /// How often it was tried.
+    tries: u32,
+    /// When it could be tried first.
+    since: Timestamp,
 }
+
+/// How long a pod has waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waited {
+    /// How often it was tried.
+    pub tries: u32,
+    /// When it could be tried first.
+    pub since: Timestamp,
+}
+
+/// What the queue tells of itself, under upstream's names of its parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pods that wait, by part.
+    pub waiting: [(&'static str, i64); 4],
+    /// How often pods came to a part, and what brought them there.
+    pub came: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+const ACTIVE: &str = "active";
+const BACKOFF: &str = "backoff";
+const REFUSED: &str = "unschedulable";
+const HELD_BACK: &str = "gated";
+/// What brings pods to a part. Source: `pkg/scheduler/framework/events.go`.
+const ADDED: &str = "PodAdd";
+const CHANGED: &str = "PodUpdate";
+const ATTEMPT_FAILED: &str = "ScheduleAttemptFailure";
+const BACKED_OFF: &str = "BackoffComplete";
+const FORCED: &str = "ForceActivate";
+const WAITED_LONG: &str = "UnschedulableTimeout";
+const TAKEN: &str = "PopFromBackoffQ";
 
 /// Where in the queue a pod is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +76,19 @@ enum Place {
     InFlight(u64),
     /// A plugin does not let it be tried.
     Gated,
+}
+
+impl Place {
+    /// The part of the queue, if it is one.
+    fn part(self) -> Option<&'static str> {
+        match self {
+            Self::Active(_) => Some(ACTIVE),
+            Self::Backoff(..) => Some(BACKOFF),
+            Self::Unschedulable(_) => Some(REFUSED),
+            Self::Gated => Some(HELD_BACK),
+            Self::InFlight(_) => None,
+        }
+    }
 }
 
 /// Why a pod waits out a back-off.
@@ -63,6 +111,7 @@ pub struct PodQueue {
     sequence: u64,
     /// Counts events that moved or could have moved pods: one that comes while a pod is being tried must not be missed.
     moves: u64,
+    came: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl PodQueue {
@@ -77,6 +126,7 @@ impl PodQueue {
             refused_by: HashMap::new(),
             sequence: 0,
             moves: 0,
+            came: BTreeMap::new(),
         }
     }
 
@@ -91,20 +141,34 @@ impl PodQueue {
     ) {
         let uid = pod.uid.clone();
         let Some(held) = self.waiting.get_mut(&uid) else {
-            let waiting =
-                Waiting { pod, refusals: 0, failures: 0, place: Place::Gated, rejected_by: HashSet::new() };
+            let waiting = Waiting {
+                pod,
+                refusals: 0,
+                failures: 0,
+                place: Place::Gated,
+                rejected_by: HashSet::new(),
+                tries: 0,
+                since: now,
+            };
             self.waiting.insert(uid.clone(), waiting);
-            if !gated {
-                self.activate(&uid);
+            if gated {
+                self.count(Place::Gated, ADDED);
+            } else {
+                self.activate(&uid, ADDED);
             }
             return;
         };
         let before = std::mem::replace(&mut held.pod, pod);
         match held.place {
-            Place::Gated if !gated => self.activate(&uid),
+            Place::Gated if !gated => {
+                held.since = now;
+                self.activate(&uid, CHANGED);
+            }
             // Its attempt has not ended: should it be refused, it is tried again.
             Place::InFlight(_) => self.moves += 1,
-            Place::Unschedulable(_) if helped(&before, &held.rejected_by) => self.back_off(&uid, now),
+            Place::Unschedulable(_) if helped(&before, &held.rejected_by) => {
+                self.back_off(&uid, now, CHANGED);
+            }
             _ => {}
         }
     }
@@ -116,6 +180,31 @@ impl PodQueue {
             if matches!(held.place, Place::Unschedulable(_)) {
                 self.index(&uid, &held.rejected_by, false);
             }
+        }
+    }
+
+    /// How long a pod has waited, if it does or is being tried.
+    pub fn waited(&self, uid: &str) -> Option<Waited> {
+        self.waiting.get(uid).map(|held| Waited { tries: held.tries, since: held.since })
+    }
+
+    /// What it tells of itself.
+    pub fn counts(&self) -> Counts {
+        let gated = self.waiting.values().filter(|held| held.place == Place::Gated).count();
+        let parts = [
+            (ACTIVE, self.active.len()),
+            (BACKOFF, self.backoff.len()),
+            (REFUSED, self.unschedulable.len()),
+            (HELD_BACK, gated),
+        ];
+        let waiting = parts.map(|(part, pods)| (part, i64::try_from(pods).unwrap_or(i64::MAX)));
+        Counts { waiting, came: self.came.clone() }
+    }
+
+    /// A pod comes to a place.
+    fn count(&mut self, place: Place, event: &'static str) {
+        if let Some(part) = place.part() {
+            *self.came.entry((part, event)).or_default() += 1;
         }
     }
 
@@ -139,9 +228,15 @@ impl PodQueue {
                 _ => return None,
             },
         };
+        if self.active.is_empty() {
+            // Upstream's are active for that moment.
+            *self.came.entry((ACTIVE, TAKEN)).or_default() += 1;
+        }
         let moves = self.moves;
-        self.move_to(&uid, Place::InFlight(moves));
-        self.waiting.get(&uid).map(|held| held.pod.clone())
+        self.move_to(&uid, Place::InFlight(moves), "");
+        let held = self.waiting.get_mut(&uid)?;
+        held.tries = held.tries.saturating_add(1);
+        Some(held.pod.clone())
     }
 
     /// Gives a pod back that these plugins refused. If something changed meanwhile, it waits out its back-off only.
@@ -153,9 +248,9 @@ impl PodQueue {
         held.refusals = held.refusals.saturating_add(1);
         held.failures = 0;
         if since == moves {
-            self.move_to(uid, Place::Unschedulable(now));
+            self.move_to(uid, Place::Unschedulable(now), ATTEMPT_FAILED);
         } else {
-            self.back_off(uid, now);
+            self.back_off(uid, now, ATTEMPT_FAILED);
         }
     }
 
@@ -164,7 +259,7 @@ impl PodQueue {
         let Some(held) = self.waiting.get_mut(uid) else { return };
         if matches!(held.place, Place::InFlight(_)) {
             held.failures = held.failures.saturating_add(1);
-            self.back_off(uid, now);
+            self.back_off(uid, now, ATTEMPT_FAILED);
         }
     }
 
@@ -178,14 +273,16 @@ impl PodQueue {
         let (pod, failures) = (held.pod.clone(), held.failures);
         let deadline = now.saturating_add(self.backoff_policy.delay(failures)).unwrap_or(Timestamp::MAX);
         let rank = self.rank(&pod);
-        self.move_to(uid, Place::Backoff(deadline, rank, Because::Failed));
+        self.move_to(uid, Place::Backoff(deadline, rank, Because::Failed), ATTEMPT_FAILED);
     }
 
-    /// Something changed: refused pods for which `may_help` says so come back, after their back-off. Only those are asked
-    /// about that a plugin refused which `heeds` such changes at all: most changes concern few plugins, and many may wait.
+    /// Something changed, in upstream's word for it: refused pods for which `may_help` says so come back, after their
+    /// back-off. Only those are asked about that a plugin refused which `heeds` such changes at all: most changes concern
+    /// few plugins, and many may wait.
     pub fn event(
         &mut self,
         now: Timestamp,
+        what: &'static str,
         heeds: impl Fn(&'static str) -> bool,
         may_help: impl Fn(&Pod, &HashSet<&'static str>) -> bool,
     ) {
@@ -204,7 +301,7 @@ impl PodQueue {
         // Who was refused first comes first.
         helped.sort_unstable();
         for (_, uid) in helped {
-            self.back_off(&uid, now);
+            self.back_off(&uid, now, what);
         }
     }
 
@@ -213,7 +310,7 @@ impl PodQueue {
         self.moves += 1;
         let held = self.waiting.get(uid).map(|held| held.place);
         if matches!(held, Some(Place::Unschedulable(_) | Place::Backoff(..))) {
-            self.activate(uid);
+            self.activate(uid, FORCED);
         }
     }
 
@@ -226,7 +323,7 @@ impl PodQueue {
                     next = Some(next.map_or(deadline, |next| next.min(deadline)));
                     break;
                 }
-                self.activate(&uid);
+                self.activate(&uid, BACKED_OFF);
             }
         }
         while let Some((since, uid)) = self.unschedulable.first().cloned() {
@@ -234,7 +331,7 @@ impl PodQueue {
             if deadline > now {
                 return Some(next.map_or(deadline, |next| next.min(deadline)));
             }
-            self.activate(&uid);
+            self.activate(&uid, WAITED_LONG);
         }
         next
     }
@@ -277,7 +374,7 @@ impl PodQueue {
         }
     }
 
-    fn move_to(&mut self, uid: &str, place: Place) {
+    fn move_to(&mut self, uid: &str, place: Place, event: &'static str) {
         let Some((uid, held)) = self.waiting.get_key_value(uid) else { return };
         let (uid, before) = (uid.clone(), held.place);
         self.unplace(&uid, before);
@@ -289,6 +386,7 @@ impl PodQueue {
             Place::Unschedulable(since) => drop(self.unschedulable.insert((since, uid.clone()))),
             Place::InFlight(_) | Place::Gated => {}
         }
+        self.count(place, event);
         let refused = |place: Place| matches!(place, Place::Unschedulable(_));
         let by = match self.waiting.get_mut(&uid) {
             Some(held) if refused(before) || refused(place) => {
@@ -301,14 +399,14 @@ impl PodQueue {
         self.index(&uid, &by, refused(place));
     }
 
-    fn activate(&mut self, uid: &str) {
+    fn activate(&mut self, uid: &str, event: &'static str) {
         let Some(pod) = self.waiting.get(uid).map(|held| held.pod.clone()) else { return };
         let rank = self.rank(&pod);
-        self.move_to(uid, Place::Active(rank));
+        self.move_to(uid, Place::Active(rank), event);
     }
 
     /// A refused pod's back-off began when it was refused: what has passed of it counts.
-    fn back_off(&mut self, uid: &str, now: Timestamp) {
+    fn back_off(&mut self, uid: &str, now: Timestamp, event: &'static str) {
         let Some(held) = self.waiting.get(uid) else { return };
         let since = if let Place::Unschedulable(since) = held.place { since } else { now };
         let (count, because) = match held.failures {
@@ -319,9 +417,9 @@ impl PodQueue {
         match since.saturating_add(self.backoff_policy.delay(count)) {
             Ok(deadline) if deadline > now => {
                 let rank = self.rank(&pod);
-                self.move_to(uid, Place::Backoff(deadline, rank, because));
+                self.move_to(uid, Place::Backoff(deadline, rank, because), event);
             }
-            _ => self.activate(uid),
+            _ => self.activate(uid, event),
         }
     }
 }
@@ -355,6 +453,32 @@ mod tests {
     }
 
     #[test]
+    fn the_queue_tells_who_waits_where_and_what_brought_them_there() {
+        let mut queue = with(&[("a", 0), ("b", 0)]);
+        queue.put(pod("c", 0), true, at(0), |_, _| false);
+        popped(&mut queue);
+        queue.refused("a", HashSet::from(["NodeResourcesFit"]), at(1));
+        assert_eq!(queue.counts().waiting, [(ACTIVE, 1), (BACKOFF, 0), (REFUSED, 1), (HELD_BACK, 1)]);
+        queue.event(at(1), "NodeAdd", |_| true, |_, _| true);
+        assert_eq!(queue.counts().waiting, [(ACTIVE, 1), (BACKOFF, 1), (REFUSED, 0), (HELD_BACK, 1)]);
+        queue.tick(at(3));
+        queue.put(pod("c", 0), false, at(4), |_, _| false);
+        let came = queue.counts().came;
+        let expected = [
+            ((ACTIVE, BACKED_OFF), 1),
+            ((ACTIVE, ADDED), 2),
+            ((ACTIVE, CHANGED), 1),
+            ((BACKOFF, "NodeAdd"), 1),
+            ((HELD_BACK, ADDED), 1),
+            ((REFUSED, ATTEMPT_FAILED), 1),
+        ];
+        assert_eq!(came.into_iter().collect::<Vec<_>>(), expected);
+        // Who is held back does not wait yet.
+        assert_eq!(queue.waited("c"), Some(Waited { tries: 0, since: at(4) }));
+        assert_eq!(queue.waited("a"), Some(Waited { tries: 1, since: at(0) }));
+    }
+
+    #[test]
     fn priority_then_age() {
         let mut queue = with(&[("a", 0), ("b", 0), ("c", 9)]);
         let order: Vec<_> = std::iter::from_fn(|| popped(&mut queue)).collect();
@@ -367,11 +491,11 @@ mod tests {
         popped(&mut queue);
         queue.refused("a", HashSet::from(["NodeResourcesFit"]), at(0));
         assert_eq!(queue.tick(at(0)), Some(at(300)));
-        queue.event(at(5), |_| true, |_, _| false);
+        queue.event(at(5), "NodeAdd", |_| true, |_, _| false);
         assert_eq!(popped(&mut queue), None);
-        queue.event(at(5), |plugin| plugin != "NodeResourcesFit", |_, _| true);
+        queue.event(at(5), "NodeAdd", |plugin| plugin != "NodeResourcesFit", |_, _| true);
         assert_eq!(popped(&mut queue), None);
-        queue.event(at(5), |_| true, |_, by| by.contains("NodeResourcesFit"));
+        queue.event(at(5), "NodeAdd", |_| true, |_, by| by.contains("NodeResourcesFit"));
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
     }
 
@@ -381,7 +505,7 @@ mod tests {
         for (now, until) in [(0, 1), (10, 12), (20, 24), (30, 38), (40, 50), (60, 70)] {
             assert_eq!(popped(&mut queue).as_deref(), Some("a"));
             queue.refused("a", HashSet::new(), at(now));
-            queue.event(at(now), |_| false, |_, _| true);
+            queue.event(at(now), "NodeAdd", |_| false, |_, _| true);
             assert_eq!(queue.tick(at(now)), Some(at(until)));
             // Another goes first, though it is less important; then nobody is in the way.
             queue.put(pod("b", 0), false, at(now), |_, _| false);
@@ -411,7 +535,7 @@ mod tests {
     fn an_event_during_the_attempt_is_not_missed() {
         let mut queue = with(&[("a", 0)]);
         popped(&mut queue);
-        queue.event(at(0), |_| true, |_, _| true);
+        queue.event(at(0), "NodeAdd", |_| true, |_, _| true);
         queue.refused("a", HashSet::new(), at(0));
         queue.tick(at(1));
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
@@ -434,7 +558,7 @@ mod tests {
     fn who_is_held_back_is_tried_when_the_gate_opens() {
         let mut queue = PodQueue::new(POLICY);
         queue.put(pod("a", 0), true, at(0), |_, _| true);
-        queue.event(at(1), |_| true, |_, _| true);
+        queue.event(at(1), "NodeAdd", |_| true, |_, _| true);
         queue.put(pod("a", 0), true, at(2), |_, _| true);
         assert_eq!((popped(&mut queue), queue.tick(at(1000))), (None, None));
         queue.put(pod("a", 0), false, at(1000), |_, _| true);

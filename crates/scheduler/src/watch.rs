@@ -294,7 +294,7 @@ impl Shared {
     /// The same for some pods alone.
     pub(crate) fn raise_among(&self, state: &mut State, event: &Event, among: impl Fn(&Pod) -> bool) {
         let heeds = |plugin: &str| self.config.profiles.iter().any(|profile| profile.heeds(plugin, event));
-        state.queue.event(self.clock.now(), heeds, |pod, by| {
+        state.queue.event(self.clock.now(), event.label(), heeds, |pod, by| {
             among(pod) && self.profile(pod).is_some_and(|profile| profile.may_help(pod, by, event))
         });
         self.wake.notify_one();

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use reconcile::kinds;
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use super::messages::{Binding, Bound, Displace, Filtered, Question, Score, displ
 use crate::bind::Told;
 use crate::cluster::NodeState;
 use crate::framework::{Choice, Decision, MAX_SCORE, Preemption, Profile, Refusal, Refused};
+use crate::metrics::Outcome;
 use crate::types::Pod;
 use crate::{Next, SCHEDULER_ERROR, Shared};
 
@@ -69,11 +71,12 @@ impl Shared {
     /// Decides for a pod together with extenders.
     pub(crate) async fn decide_extended(&self, pod: Arc<Pod>) -> Next {
         let Some(profile) = self.profile(&pod) else { return Next::Wait(None) };
+        let begun = Instant::now();
         let decision = match self.nodes_for(profile, &pod) {
             Err(decision) => *decision,
             Ok(nodes) => match self.asked(&pod, nodes).await {
                 Ok(said) => self.decide_besides(profile, &pod, &said),
-                Err(why) => return self.failed(pod, why),
+                Err(why) => return self.failed(pod, why, begun),
             },
         };
         let decision = match decision {
@@ -89,12 +92,16 @@ impl Shared {
         if !state.queue.contains(&pod.uid) {
             return Next::Wait(Some(self.clock.now()));
         }
-        self.carry_out(state, pod, profile, decision, self.clock.now())
+        self.decided(profile, &decision, state.turn.took, begun);
+        self.carry_out(state, pod, profile, decision, begun)
     }
 
     fn nodes_for(&self, profile: &Profile, pod: &Arc<Pod>) -> Result<Vec<String>, Box<Decision>> {
         let state = &mut *self.state.lock();
-        match profile.shortlist(pod, &mut state.cluster, &mut state.turn, &|_| None) {
+        let begun = Instant::now();
+        let choice = profile.shortlist(pod, &mut state.cluster, &mut state.turn, &|_| None);
+        state.turn.took = [begun.elapsed(), Duration::ZERO];
+        match choice {
             Choice::None(decision) => Err(Box::new(decision)),
             Choice::Among(list) => {
                 let name = |slot: &u32| state.cluster.state(*slot).node().name.clone();
@@ -107,26 +114,30 @@ impl Shared {
     fn decide_besides(&self, profile: &Profile, pod: &Arc<Pod>, said: &Said) -> Decision {
         let state = &mut *self.state.lock();
         let refused = |node: &NodeState| said.refusal(&node.node().name);
-        match profile.shortlist(pod, &mut state.cluster, &mut state.turn, &refused) {
+        let begun = Instant::now();
+        let choice = profile.shortlist(pod, &mut state.cluster, &mut state.turn, &refused);
+        state.turn.took[0] += begun.elapsed();
+        match choice {
             Choice::None(decision) => decision,
             Choice::Among(list) => {
                 let more = |node: &str| said.scores.get(node).copied().unwrap_or(0);
-                match profile.best(pod, &state.cluster, &list.nodes, &mut state.turn, more) {
-                    Some(node) => Decision::Node(node),
-                    None => Decision::Refused(Refused::default()),
-                }
+                let begun = Instant::now();
+                let best = profile.best(pod, &state.cluster, &list.nodes, &mut state.turn, more);
+                state.turn.took[1] = begun.elapsed();
+                best.map_or_else(|| Decision::Refused(Refused::default()), Decision::Node)
             }
         }
     }
 
     /// The attempt failed with the extender: the pod is tried again after its back-off.
-    fn failed(&self, pod: Arc<Pod>, message: String) -> Next {
+    fn failed(&self, pod: Arc<Pod>, message: String, begun: Instant) -> Next {
         let state = &mut *self.state.lock();
         let now = self.clock.now();
         // It may have been bound or have gone while the extenders were asked.
         if !state.queue.contains(&pod.uid) {
             return Next::Wait(Some(now));
         }
+        self.attempted(&pod.spec.scheduler_name, Outcome::Error, begun);
         state.queue.failed(&pod.uid, now);
         let nominated = state.cluster.nominated.node_of(&pod.uid).map(str::to_owned);
         state.cluster.nominated.remove(&pod.uid);

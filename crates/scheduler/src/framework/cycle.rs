@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::preemption::{self, Preemption};
 use super::verdict::{Reasons, Refused, refused_before};
@@ -24,6 +25,8 @@ pub struct Turn {
     /// Where among the nodes the next search begins.
     start: usize,
     chance: u64,
+    /// How long the last decision filtered and scored; nothing follows from it.
+    pub took: [Duration; 2],
 }
 
 impl Turn {
@@ -167,12 +170,17 @@ impl<'a> Filters<'a> {
 impl Profile {
     /// Decides for one pod.
     pub fn decide(&self, pod: &Arc<Pod>, cluster: &mut Cluster, turn: &mut Turn) -> Decision {
-        match self.shortlist(pod, cluster, turn, &|_| None) {
+        let begun = Instant::now();
+        let choice = self.shortlist(pod, cluster, turn, &|_| None);
+        turn.took = [begun.elapsed(), Duration::ZERO];
+        match choice {
             Choice::None(decision) => decision,
-            Choice::Among(list) => match self.best(pod, cluster, &list.nodes, turn, |_| 0) {
-                Some(name) => Decision::Node(name),
-                None => Decision::Refused(Refused::default()),
-            },
+            Choice::Among(list) => {
+                let begun = Instant::now();
+                let best = self.best(pod, cluster, &list.nodes, turn, |_| 0);
+                turn.took[1] = begun.elapsed();
+                best.map_or_else(|| Decision::Refused(Refused::default()), Decision::Node)
+            }
         }
     }
 

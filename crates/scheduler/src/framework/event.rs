@@ -39,3 +39,31 @@ pub enum Event {
     /// A driver does not tell any more how much it has left, so that nobody asks.
     CapacityIgnored,
 }
+
+impl Event {
+    /// Upstream's name of it. Source: `ClusterEvent.Label` of `kube-scheduler/framework`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NodeAdded(_) => "NodeAdd",
+            Self::NodeChanged(..) => "NodeUpdate",
+            Self::NodeGone(_) => "NodeDelete",
+            Self::PodPlaced(_) => "AssignedPodAdd",
+            Self::PodChanged(..) => "AssignedPodUpdate",
+            Self::PodLeft(_) => "AssignedPodDelete",
+            Self::OwnChanged(..) => "UnscheduledPodUpdate",
+            Self::NamespaceChanged => "NamespaceUpdate",
+            Self::Claim(None, _) => "PersistentVolumeClaimAdd",
+            Self::Claim(..) => "PersistentVolumeClaimUpdate",
+            Self::Volume(None, _) => "PersistentVolumeAdd",
+            Self::Volume(..) => "PersistentVolumeUpdate",
+            Self::Class(None, _) => "StorageClassAdd",
+            Self::Class(..) => "StorageClassUpdate",
+            Self::CsiNode(None, _) => "CSINodeAdd",
+            Self::CsiNode(..) => "CSINodeUpdate",
+            Self::Capacity(None, _) => "CSIStorageCapacityAdd",
+            Self::Capacity(..) => "CSIStorageCapacityUpdate",
+            Self::CapacityIgnored => "CSIDriverUpdate",
+            Self::AttachmentGone => "VolumeAttachmentDelete",
+        }
+    }
+}

@@ -20,6 +20,7 @@ use reconcile::leader::Election;
 use store::Store;
 
 use super::address::Follower;
+use super::calls::Calls;
 use super::certificates::Authority;
 use super::cluster::ClusterConfig;
 use super::connect::{self, Connector};
@@ -42,6 +43,8 @@ pub(crate) struct Control {
     pub(crate) pipeline: Arc<Pipeline>,
     /// The API server.
     pub(crate) server: Arc<Server>,
+    /// What this process's requests to it are counted by.
+    pub(crate) calls: Arc<Calls>,
     /// The process's caches.
     pub(crate) informers: Informers,
     /// The way to nodes.
@@ -87,7 +90,8 @@ pub(crate) async fn build(
     supervisor.add(server.clone());
     supervisor.add(Arc::new(server.start()));
 
-    let controllers = local::client(&pipeline, "skiff:controllers", &[local::COMPONENTS]);
+    let calls = Arc::new(Calls::new(server.front().figures(), format!("127.0.0.1:{port}"))?);
+    let controllers = local::client(&pipeline, &calls, "skiff:controllers", &[local::COMPONENTS]);
     let informers = Informers::new(controllers.clone(), clock.clone());
     let ctx = controllers::Ctx {
         client: controllers,
@@ -107,12 +111,13 @@ pub(crate) async fn build(
     managed.push(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));
     managed.push(Arc::new(network::balancer::Balancers::new(
         &informers,
-        local::client(&pipeline, "skiff:network", &[local::COMPONENTS]),
+        local::client(&pipeline, &calls, "skiff:network", &[local::COMPONENTS]),
         net.config.ranges.balancers,
         clock.clone(),
     )));
-    let client = local::client(&pipeline, "skiff:scheduler", &[local::COMPONENTS]);
-    let mut placing = scheduler::Scheduler::new(&client, &informers, &clock);
+    let client = local::client(&pipeline, &calls, "skiff:scheduler", &[local::COMPONENTS]);
+    let mut placing =
+        scheduler::Scheduler::new(&client, &informers, &clock).counted(server.front().figures())?;
     if let Some(path) = &settings.scheduler_config {
         let config = scheduler::Config::read(path).map_err(|error| anyhow::anyhow!(error))?;
         placing = placing.configured(config);
@@ -134,7 +139,7 @@ pub(crate) async fn build(
     supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
     connector.set_authority(server.pki().clone());
     supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));
-    Ok(Control { pipeline, server, informers, connector, port })
+    Ok(Control { pipeline, server, calls, informers, connector, port })
 }
 
 /// The API server follows the host's address: its certificate, and the endpoints of Service `default/kubernetes`.

@@ -3,6 +3,7 @@
 mod access;
 mod address;
 mod agents;
+mod calls;
 pub(crate) mod certificates;
 mod cluster;
 mod connect;
@@ -178,7 +179,7 @@ async fn build_server(
     let reach = agents::Reach { addresses, serving: access.serving(), api_server: None };
     let user = format!("system:node:{}", settings.node_name);
     let cluster = agents::Cluster {
-        client: local::client(&control.pipeline, &user, &["system:nodes"]),
+        client: local::client(&control.pipeline, &control.calls, &user, &["system:nodes"]),
         informers: control.informers.clone(),
         ca_pem: pki.ca_pem(),
         is_ours: true,

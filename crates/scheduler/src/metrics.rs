@@ -1,0 +1,264 @@
+//! What the scheduler counts, under upstream's names. Source: `pkg/scheduler/metrics`, `backend/queue`.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
+};
+
+use crate::Shared;
+use crate::queue::{Counts, Waited};
+
+/// From so many attempts on they are not told apart. Source: `getAttemptsLabel`.
+const ATTEMPTS_MAX: u32 = 15;
+
+/// An attempt to schedule a pod, while it is bound. What is known of its wait is taken before: the informer may say that
+/// the pod is bound before the answer does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt {
+    pub(crate) begun: Instant,
+    pub(crate) waited: Option<Waited>,
+}
+
+/// How an attempt to schedule a pod ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was bound.
+    Scheduled,
+    /// No node takes it.
+    Unschedulable,
+    /// Something failed.
+    Error,
+}
+
+impl Outcome {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Unschedulable => "unschedulable",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The scheduler's figures.
+pub(crate) struct Metrics {
+    attempts: IntCounterVec,
+    seconds: HistogramVec,
+    waited: HistogramVec,
+    tries: Histogram,
+    points: HistogramVec,
+    preemptions: IntCounter,
+    victims: Histogram,
+    queue: Arc<Queue>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let histogram =
+            |name: &str, help: &str, buckets: Vec<f64>| HistogramOpts::new(name, help).buckets(buckets);
+        let of_attempt = ["profile", "result"];
+        Ok(Self {
+            attempts: IntCounterVec::new(
+                Opts::new(
+                    "scheduler_schedule_attempts_total",
+                    "[STABLE] Attempts to schedule pods, by how they ended.",
+                ),
+                &of_attempt,
+            )?,
+            seconds: HistogramVec::new(
+                histogram(
+                    "scheduler_scheduling_attempt_duration_seconds",
+                    "[STABLE] How long attempts took: the decision, and the binding where there was one.",
+                    exponential_buckets(0.001, 2.0, 15)?,
+                ),
+                &of_attempt,
+            )?,
+            waited: HistogramVec::new(
+                histogram(
+                    "scheduler_pod_scheduling_sli_duration_seconds",
+                    "[BETA] How long pods waited that were scheduled, from when they could be tried first, by attempts.",
+                    exponential_buckets(0.01, 2.0, 20)?,
+                ),
+                &["attempts"],
+            )?,
+            tries: Histogram::with_opts(histogram(
+                "scheduler_pod_scheduling_attempts",
+                "[STABLE] After how many attempts pods were scheduled.",
+                exponential_buckets(1.0, 2.0, 5)?,
+            ))?,
+            points: HistogramVec::new(
+                histogram(
+                    "scheduler_framework_extension_point_duration_seconds",
+                    "[STABLE] How long all plugins of an extension point took.",
+                    exponential_buckets(0.0001, 2.0, 12)?,
+                ),
+                &["extension_point", "profile", "status"],
+            )?,
+            preemptions: IntCounter::new(
+                "scheduler_preemption_attempts_total",
+                "[STABLE] How often room was looked for by having others go.",
+            )?,
+            victims: Histogram::with_opts(histogram(
+                "scheduler_preemption_victims",
+                "[STABLE] How many pods were chosen to go for another.",
+                exponential_buckets(1.0, 2.0, 7)?,
+            ))?,
+            queue: Arc::new(Queue::new()?),
+        })
+    }
+
+    /// Shows them with those of a registry.
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), Error> {
+        registry.register(Box::new(self.attempts.clone()))?;
+        registry.register(Box::new(self.seconds.clone()))?;
+        registry.register(Box::new(self.waited.clone()))?;
+        registry.register(Box::new(self.tries.clone()))?;
+        registry.register(Box::new(self.points.clone()))?;
+        registry.register(Box::new(self.preemptions.clone()))?;
+        registry.register(Box::new(self.victims.clone()))?;
+        registry.register(Box::new(Shown(self.queue.clone())))
+    }
+
+    /// From now on the queue of this run is the one that is told of.
+    pub(crate) fn tell_of(&self, shared: Weak<Shared>) {
+        *self.queue.shared.lock() = shared;
+    }
+
+    /// An attempt ended.
+    pub(crate) fn attempted(&self, profile: &str, outcome: Outcome, took: Duration) {
+        let labels = [profile, outcome.name()];
+        self.attempts.with_label_values(&labels).inc();
+        self.seconds.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A pod was scheduled by so many attempts, so long after it could be tried first.
+    pub(crate) fn scheduled(&self, tries: u32, waited: Duration) {
+        self.tries.observe(tries.into());
+        self.waited.with_label_values(&[attempts(tries).as_str()]).observe(waited.as_secs_f64());
+    }
+
+    /// An extension point was run through; `status` in upstream's words.
+    pub(crate) fn ran(&self, point: &str, profile: &str, status: &str, took: Duration) {
+        self.points.with_label_values(&[point, profile, status]).observe(took.as_secs_f64());
+    }
+
+    /// Room was looked for, and so many chosen to go.
+    pub(crate) fn preempted(&self, victims: Option<usize>) {
+        self.preemptions.inc();
+        if let Some(victims) = victims.and_then(|victims| u32::try_from(victims).ok()) {
+            self.victims.observe(victims.into());
+        }
+    }
+}
+
+fn attempts(tries: u32) -> String {
+    if tries >= ATTEMPTS_MAX { format!("{ATTEMPTS_MAX}+") } else { tries.to_string() }
+}
+
+/// What the queue tells when it is asked: an attempt does not pay for that.
+struct Queue {
+    shared: Mutex<Weak<Shared>>,
+    pending: IntGaugeVec,
+    incoming: IntCounterVec,
+}
+
+impl Queue {
+    fn new() -> Result<Self, Error> {
+        Ok(Self {
+            shared: Mutex::default(),
+            pending: IntGaugeVec::new(
+                Opts::new(
+                    "scheduler_pending_pods",
+                    "[STABLE] Pods that wait, by where in the queue they are.",
+                ),
+                &["queue"],
+            )?,
+            incoming: IntCounterVec::new(
+                Opts::new(
+                    "scheduler_queue_incoming_pods_total",
+                    "[STABLE] Pods that came to a part of the queue, by what brought them there.",
+                ),
+                &["event", "queue"],
+            )?,
+        })
+    }
+
+    /// Nothing is told of a queue that nobody works on here.
+    fn read(&self, counts: Option<&Counts>) {
+        self.pending.reset();
+        self.incoming.reset();
+        let Some(counts) = counts else { return };
+        for (queue, waiting) in counts.waiting {
+            self.pending.with_label_values(&[queue]).set(waiting);
+        }
+        for ((queue, event), came) in &counts.came {
+            self.incoming.with_label_values(&[event, queue]).inc_by(*came);
+        }
+    }
+}
+
+struct Shown(Arc<Queue>);
+
+impl Collector for Shown {
+    fn desc(&self) -> Vec<&Desc> {
+        let mut all = self.0.pending.desc();
+        all.extend(self.0.incoming.desc());
+        all
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let shared = self.0.shared.lock().upgrade();
+        let counts = shared.map(|shared| shared.state.lock().queue.counts());
+        self.0.read(counts.as_ref());
+        let mut all = self.0.pending.collect();
+        all.extend(self.0.incoming.collect());
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_are_counted_under_upstreams_names() {
+        let (metrics, registry) = (Metrics::new().unwrap(), Registry::new());
+        metrics.register(&registry).unwrap();
+        metrics.attempted("default-scheduler", Outcome::Scheduled, Duration::from_millis(3));
+        metrics.attempted("default-scheduler", Outcome::Unschedulable, Duration::ZERO);
+        metrics.scheduled(2, Duration::from_secs(1));
+        metrics.scheduled(20, Duration::from_secs(1));
+        metrics.ran("Bind", "default-scheduler", "Success", Duration::from_millis(1));
+        metrics.preempted(Some(3));
+        metrics.preempted(None);
+        let mut counts = Counts {
+            waiting: [("active", 1), ("backoff", 0), ("unschedulable", 2), ("gated", 0)],
+            ..Counts::default()
+        };
+        counts.came.insert(("active", "PodAdd"), 3);
+        metrics.queue.read(Some(&counts));
+        assert_eq!(metrics.queue.pending.with_label_values(&["unschedulable"]).get(), 2);
+        assert_eq!(metrics.queue.incoming.with_label_values(&["PodAdd", "active"]).get(), 3);
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            r#"scheduler_schedule_attempts_total{profile="default-scheduler",result="scheduled"} 1"#,
+            r#"scheduler_scheduling_attempt_duration_seconds_bucket{profile="default-scheduler",result="scheduled",le="0.004"} 1"#,
+            r#"scheduler_pod_scheduling_sli_duration_seconds_count{attempts="2"} 1"#,
+            r#"scheduler_pod_scheduling_sli_duration_seconds_count{attempts="15+"} 1"#,
+            "scheduler_pod_scheduling_attempts_sum 22",
+            r#"scheduler_framework_extension_point_duration_seconds_count{extension_point="Bind",profile="default-scheduler",status="Success"} 1"#,
+            "scheduler_preemption_attempts_total 2",
+            "scheduler_preemption_victims_sum 3",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
+        }
+        // No scheduler runs.
+        assert!(!text.contains("scheduler_pending_pods{"), "{text}");
+    }
+}
