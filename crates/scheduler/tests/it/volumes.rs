@@ -183,7 +183,7 @@ async fn start_with_binder() -> Cluster {
             client: cluster.client.clone(),
             informers: cluster.informers.clone(),
             clock: cluster.clock.clone(),
-            catalog: Catalog::new(kinds::served(&api::catalog::Catalog::builtin())),
+            catalog: Catalog::new(Arc::new(api::catalog::Catalog::builtin())),
             queues: cluster.queues.clone(),
             root_ca_pem: cluster.root_ca_pem.subscribe(),
         };
