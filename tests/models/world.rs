@@ -167,6 +167,7 @@ impl World {
             clock: Arc::new(self.clock.clone()),
             catalog: Catalog::new(self.pipeline.catalog().rows()),
             queues: Queues::default(),
+            figures: None,
             root_ca_pem: self.ca.clone(),
         };
         let mut supervisor = Supervisor::new();

@@ -18,6 +18,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::figures::Figures;
+
 /// How long a controller waits for its cache to show its own write before it goes on without.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -34,6 +36,8 @@ pub struct Ctx {
     pub catalog: Catalog,
     /// Where work queues tell of themselves.
     pub queues: Queues,
+    /// What is counted besides, if somebody shows it.
+    pub figures: Option<Arc<Figures>>,
     /// The certificate authority of the API server in PEM, published as `kube-root-ca.crt`; told anew when it is renewed.
     pub root_ca_pem: watch::Receiver<Arc<str>>,
 }

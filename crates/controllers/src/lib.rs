@@ -10,6 +10,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod ephemeral_volume;
 pub mod expansion;
+pub mod figures;
 pub mod garbage;
 pub mod horizontal;
 pub mod ip_repair;

@@ -158,6 +158,10 @@ impl Worker {
             Ok(job) => {
                 let message = format!("Created job {}", job.meta().name);
                 self.say(pass, EventType::Normal, "SuccessfulCreate", &message);
+                if let Some(figures) = &self.ctx.figures {
+                    let late = self.ctx.clock.now().duration_since(at);
+                    figures.late_by(late.try_into().unwrap_or_default());
+                }
                 self.ctx.caught_up(&self.jobs, job.revision()).await;
                 Ok(Some(job))
             }

@@ -1,7 +1,7 @@
 //! Carries out what is decided: makes and deletes pods, takes finalizers, writes the status.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{Key, Object, ObjectMeta, PatchType, Reason, Status};
 use base::BoxError;
@@ -55,6 +55,17 @@ impl Worker {
     }
 
     async fn bring_forward(&self, pass: &Pass<'_>) -> Result<Action, BoxError> {
+        let begun = Instant::now();
+        let mut action = "reconciling";
+        let result = self.counted_pass(pass, &mut action).await;
+        if let Some(figures) = &self.ctx.figures {
+            figures.synced(pass.job.completion_mode(), action, result.is_ok(), begun.elapsed());
+        }
+        result
+    }
+
+    /// The pass itself; says what it did in the words that it is counted under.
+    async fn counted_pass(&self, pass: &Pass<'_>, action: &mut &'static str) -> Result<Action, BoxError> {
         let job = pass.job;
         // Read before the pods: an observation that comes in between only makes the next pass come sooner.
         let unseen = self.expectations.wait(pass.key, &job.metadata.uid);
@@ -70,6 +81,12 @@ impl Worker {
             now,
         });
         let act = view.act();
+        *action = match act {
+            Act::Create(_) => "pods_created",
+            Act::End(_) | Act::Remove(_) => "pods_deleted",
+            Act::Nothing | Act::Wait(_) if unseen.is_none() => "tracking",
+            Act::Nothing | Act::Wait(_) => "reconciling",
+        };
         let wait = if let Act::Wait(wait) = act { Some(wait) } else { None };
         let (acted, result) = self.act(pass, &view, act).await;
         match self.write_down(pass, &view, track(&view, acted)).await {
@@ -182,6 +199,7 @@ impl Worker {
             version.clone_from(&written.meta().resource_version);
             self.remember_failures(pass.key, &meta.uid, view.backoff);
             self.say_all(pass, &tracked.events);
+            self.count(pass, &pass.job.status, &tracked.status);
         }
         let (stuck, result) = self.take_finalizers(pass, &tracked.counted).await;
         let first = tracked.status.clone();
@@ -189,8 +207,20 @@ impl Worker {
         if last != first {
             self.write_status(pass, &last, &version).await?;
             self.say_all(pass, &events);
+            self.count(pass, &first, &last);
         }
         result
+    }
+
+    /// Counts what a status that was written says and the one before it did not.
+    fn count(&self, pass: &Pass<'_>, before: &JobStatus, after: &JobStatus) {
+        let Some(figures) = &self.ctx.figures else { return };
+        let mode = pass.job.completion_mode();
+        figures.counted(mode, true, after.succeeded - before.succeeded);
+        figures.counted(mode, false, after.failed - before.failed);
+        if let Some(end) = after.finished().filter(|_| before.finished().is_none()) {
+            figures.finished(mode, &end.reason, end.r#type == "Complete");
+        }
     }
 
     /// Takes the finalizers of pods; gives the uids of those that still have theirs, and why.

@@ -209,6 +209,11 @@ impl Job {
         self.spec.completion_mode == "Indexed"
     }
 
+    /// Its mode, also where it names none.
+    pub(super) fn completion_mode(&self) -> &'static str {
+        if self.is_indexed() { "Indexed" } else { "NonIndexed" }
+    }
+
     /// How many pods at once.
     pub(super) fn parallelism(&self) -> i64 {
         self.spec.parallelism.unwrap_or(1)

@@ -26,7 +26,7 @@ use crate::context::{Ctx, decode, ready};
 use crate::pods::Pod;
 
 pub use plan::Node;
-use plan::{GRACE, lost_conditions, ready_status, wanted_taints};
+use plan::{GRACE, evicts, lost_conditions, ready_status, wanted_taints, zone};
 
 const NAME: &str = "node-lifecycle-controller";
 /// The namespace of the nodes' leases.
@@ -214,6 +214,9 @@ impl Reconcile<String> for Worker {
             let written =
                 self.ctx.client.patch(&kinds::NODES.gvr(), &key, "", PatchType::Merge, &patch).await?;
             self.ctx.caught_up(&self.nodes, written.revision()).await;
+            if let Some(figures) = self.ctx.figures.as_ref().filter(|_| evicts(&node, &taints)) {
+                figures.evicted(&zone(&node));
+            }
         }
         // A node that was never ready has no ready pods.
         if ready_status(&node) != "True" {

@@ -140,6 +140,23 @@ pub(super) fn wanted_taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     (taints.len() != kept || kept != node.spec.taints.len()).then_some(taints)
 }
 
+/// Whether these taints make pods leave a node that was not so tainted before.
+pub(super) fn evicts(node: &Node, taints: &[Taint]) -> bool {
+    let held = |taint: &Taint| {
+        node.spec.taints.iter().any(|held| held.key == taint.key && held.effect == taint.effect)
+    };
+    taints.iter().any(|taint| taint.effect == "NoExecute" && !held(taint))
+}
+
+/// The zone of a node as it is counted; empty where it has none. Source: `component-helpers/node/topology.GetZoneKey`.
+pub(super) fn zone(node: &Node) -> String {
+    let label = |name: &str| node.metadata.labels.get(name).map_or("", String::as_str);
+    match (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone")) {
+        ("", "") => String::new(),
+        (region, zone) => format!("{region}:\0:{zone}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

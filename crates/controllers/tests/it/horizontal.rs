@@ -60,6 +60,7 @@ async fn start() -> (Cluster, VirtualClock, Figures) {
             clock: cluster.clock.clone(),
             catalog: Catalog::new(Arc::new(api::catalog::Catalog::builtin())),
             queues: cluster.queues.clone(),
+            figures: None,
             root_ca_pem: cluster.root_ca_pem.subscribe(),
         };
         let metered = Metered { inner: cluster.client.clone(), figures: served };

@@ -44,6 +44,7 @@ async fn start_alone(clock: SharedClock) -> Cluster {
             clock,
             catalog: Catalog::new(Arc::new(api::catalog::Catalog::builtin())),
             queues: cluster.queues.clone(),
+            figures: None,
             root_ca_pem: cluster.root_ca_pem.subscribe(),
         };
         let mut all = controllers::all(&ctx);

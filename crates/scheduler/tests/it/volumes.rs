@@ -186,6 +186,7 @@ async fn start_with_binder() -> Cluster {
             catalog: Catalog::new(Arc::new(api::catalog::Catalog::builtin())),
             queues: cluster.queues.clone(),
             root_ca_pem: cluster.root_ca_pem.subscribe(),
+            figures: None,
         };
         let all = controllers::all(&ctx).into_iter();
         let binder = all.filter(|component| component.name() == "persistentvolume-binder-controller");

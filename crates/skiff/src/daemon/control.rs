@@ -99,6 +99,7 @@ pub(crate) async fn build(
         clock: clock.clone(),
         catalog: Catalog::new(pipeline.catalog().rows()),
         queues: server.front().queues().clone(),
+        figures: Some(Arc::new(controllers::figures::Figures::new(server.front().figures())?)),
         root_ca_pem: server.pki().ca_renewals(),
     };
     let authority = Arc::new(Authority(server.pki().clone()));

@@ -1,0 +1,127 @@
+//! What controllers count, under upstream's names, for whoever shows it. Source: the `metrics` packages of
+//! `pkg/controller/job`, `cronjob` and `nodelifecycle`.
+
+use std::time::Duration;
+
+use prometheus::{
+    Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exponential_buckets,
+};
+
+/// The controllers' figures.
+pub struct Figures {
+    syncs: IntCounterVec,
+    seconds: HistogramVec,
+    finished: IntCounterVec,
+    pods: IntCounterVec,
+    skew: Histogram,
+    evictions: IntCounterVec,
+}
+
+impl Figures {
+    /// All at zero, shown with those of a registry.
+    pub fn new(registry: &Registry) -> Result<Self, Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone())).map(|()| counter)
+        };
+        let of_sync = ["action", "completion_mode", "result"];
+        let seconds = HistogramOpts::new(
+            "job_controller_job_sync_duration_seconds",
+            "[STABLE] How long a look at a Job took.",
+        );
+        let seconds = HistogramVec::new(seconds.buckets(exponential_buckets(0.004, 2.0, 15)?), &of_sync)?;
+        registry.register(Box::new(seconds.clone()))?;
+        let skew = HistogramOpts::new(
+            "cronjob_controller_job_creation_skew_duration_seconds",
+            "[STABLE] How long after its moment the Job of a CronJob was made.",
+        );
+        let skew = Histogram::with_opts(skew.buckets(exponential_buckets(1.0, 2.0, 10)?))?;
+        registry.register(Box::new(skew.clone()))?;
+        Ok(Self {
+            syncs: counter(
+                "job_controller_job_syncs_total",
+                "[STABLE] How often Jobs were looked at.",
+                &of_sync,
+            )?,
+            seconds,
+            finished: counter(
+                "job_controller_jobs_finished_total",
+                "[STABLE] Jobs that came to their end.",
+                &["completion_mode", "reason", "result"],
+            )?,
+            pods: counter(
+                "job_controller_job_pods_finished_total",
+                "[STABLE] Pods of Jobs that have ended and are counted.",
+                &["completion_mode", "result"],
+            )?,
+            skew,
+            evictions: counter(
+                "node_collector_evictions_total",
+                "[STABLE] How often pods were told to leave a node, by zone.",
+                &["zone"],
+            )?,
+        })
+    }
+
+    /// A Job was looked at; what for, in upstream's words.
+    pub(crate) fn synced(&self, mode: &str, action: &str, fine: bool, took: Duration) {
+        let labels = [action, mode, if fine { "success" } else { "error" }];
+        self.syncs.with_label_values(&labels).inc();
+        self.seconds.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A Job came to its end.
+    pub(crate) fn finished(&self, mode: &str, reason: &str, succeeded: bool) {
+        self.finished.with_label_values(&[mode, reason, result(succeeded)]).inc();
+    }
+
+    /// So many pods more have ended and are counted.
+    pub(crate) fn counted(&self, mode: &str, succeeded: bool, pods: i64) {
+        if let Some(pods) = u64::try_from(pods).ok().filter(|pods| *pods > 0) {
+            self.pods.with_label_values(&[mode, result(succeeded)]).inc_by(pods);
+        }
+    }
+
+    /// The Job of a CronJob was made so long after its moment.
+    pub(crate) fn late_by(&self, skew: Duration) {
+        self.skew.observe(skew.as_secs_f64());
+    }
+
+    /// Pods were told to leave a node of a zone.
+    pub(crate) fn evicted(&self, zone: &str) {
+        self.evictions.with_label_values(&[zone]).inc();
+    }
+}
+
+fn result(succeeded: bool) -> &'static str {
+    if succeeded { "succeeded" } else { "failed" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_upstreams_names() {
+        let registry = Registry::new();
+        let figures = Figures::new(&registry).unwrap();
+        figures.synced("Indexed", "tracking", true, Duration::from_millis(5));
+        figures.finished("NonIndexed", "BackoffLimitExceeded", false);
+        figures.counted("NonIndexed", true, 3);
+        figures.counted("NonIndexed", false, 0);
+        figures.late_by(Duration::from_secs(3));
+        figures.evicted("r:\0:z");
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            r#"job_controller_job_syncs_total{action="tracking",completion_mode="Indexed",result="success"} 1"#,
+            r#"job_controller_job_sync_duration_seconds_bucket{action="tracking",completion_mode="Indexed",result="success",le="0.008"} 1"#,
+            r#"job_controller_jobs_finished_total{completion_mode="NonIndexed",reason="BackoffLimitExceeded",result="failed"} 1"#,
+            r#"job_controller_job_pods_finished_total{completion_mode="NonIndexed",result="succeeded"} 3"#,
+            r#"cronjob_controller_job_creation_skew_duration_seconds_bucket{le="4"} 1"#,
+            "node_collector_evictions_total{zone=\"r:\0:z\"} 1",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
+        }
+        assert!(!text.contains(r#"job_pods_finished_total{completion_mode="NonIndexed",result="failed"}"#));
+    }
+}
