@@ -56,14 +56,14 @@ impl Event {
             Self::Claim(..) => "PersistentVolumeClaimUpdate",
             Self::Volume(None, _) => "PersistentVolumeAdd",
             Self::Volume(..) => "PersistentVolumeUpdate",
-            Self::Class(None, _) => "StorageClassAdd",
-            Self::Class(..) => "StorageClassUpdate",
-            Self::CsiNode(None, _) => "CSINodeAdd",
-            Self::CsiNode(..) => "CSINodeUpdate",
-            Self::Capacity(None, _) => "CSIStorageCapacityAdd",
-            Self::Capacity(..) => "CSIStorageCapacityUpdate",
-            Self::CapacityIgnored => "CSIDriverUpdate",
-            Self::AttachmentGone => "VolumeAttachmentDelete",
+            Self::Class(None, _) => "storage.k8s.io/StorageClassAdd",
+            Self::Class(..) => "storage.k8s.io/StorageClassUpdate",
+            Self::CsiNode(None, _) => "storage.k8s.io/CSINodeAdd",
+            Self::CsiNode(..) => "storage.k8s.io/CSINodeUpdate",
+            Self::Capacity(None, _) => "storage.k8s.io/CSIStorageCapacityAdd",
+            Self::Capacity(..) => "storage.k8s.io/CSIStorageCapacityUpdate",
+            Self::CapacityIgnored => "storage.k8s.io/CSIDriverUpdate",
+            Self::AttachmentGone => "storage.k8s.io/VolumeAttachmentDelete",
         }
     }
 }
