@@ -7,6 +7,7 @@ mod cronjobs;
 mod daemonsets;
 mod deployments;
 mod faults;
+mod garbage;
 mod jobs;
 mod kubelet;
 mod statefulsets;

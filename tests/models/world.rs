@@ -30,6 +30,8 @@ pub(crate) const NAMESPACE: &str = "default";
 const CALM_TURNS: u32 = 100;
 /// More deadlines than this in one stretch of time are a loop that never rests.
 const DEADLINES_MAX: u32 = 20_000;
+/// More requests than this while no time passes are one too.
+const REQUESTS_MAX: u64 = 20_000;
 /// Nothing here takes that long, whatever else the machine does.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -184,11 +186,17 @@ impl World {
     pub(crate) async fn settle(&self) {
         let mut calm = 0;
         let mut seen = 0;
+        let before = self.faults.requests();
         while calm < CALM_TURNS {
             tokio::task::yield_now().await;
             let now = self.store.current_revision().await.unwrap();
             calm = if now == seen && self.faults.under_way() == 0 { calm + 1 } else { 0 };
             seen = now;
+            let requests = self.faults.requests() - before;
+            assert!(
+                requests < REQUESTS_MAX,
+                "a loop that never rests: {requests} requests while no time passes"
+            );
         }
     }
 

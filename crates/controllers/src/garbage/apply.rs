@@ -42,7 +42,9 @@ impl Worker {
                 self.orphan(node, meta, found).await?
             }
             Decision::VisitDependents => {
-                for (dependent, _) in found {
+                // One that waits too is looked at when its own dependents change. In a circle each would call the other
+                // for ever.
+                for (dependent, _) in found.into_iter().filter(|(_, object)| !waits(object.meta())) {
                     self.queue.add(dependent);
                 }
             }
