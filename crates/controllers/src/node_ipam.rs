@@ -1,6 +1,6 @@
 //! Gives each node its range of pod addresses. Source: `k8s.io/kubernetes/pkg/controller/nodeipam`, range allocator.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use api::{Key, PatchType};
@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use ipnet::Ipv4Net;
-use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Reconcile, kinds, run_workers};
+use parking_lot::Mutex;
+use reconcile::{
+    Action, Change, EventRecorder, EventType, Informer, Involved, Reconcile, kinds, run_workers,
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -38,13 +41,22 @@ impl Component for NodeIpam {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let events = EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), "cidrAllocator", "");
         let nodes = self.ctx.informers.get(kinds::NODES);
-        let worker = Arc::new(Worker { ctx: self.ctx.clone(), nodes, ranges: self.ranges.clone(), events });
+        let worker = Arc::new(Worker {
+            ctx: self.ctx.clone(),
+            nodes,
+            ranges: self.ranges.clone(),
+            given: Mutex::default(),
+            events,
+        });
         if !ready(&ctx, &[&worker.nodes]).await {
             return Ok(());
         }
         let queue = self.ctx.queue("cidrallocator_node");
-        let listener = queue.clone();
-        let _registration = worker.nodes.on_change(move |change| listener.add(change.key.clone()));
+        let (listener, waking) = (worker.clone(), queue.clone());
+        let _registration = worker.nodes.on_change(move |change| {
+            listener.given.lock().see(change);
+            waking.add(change.key.clone());
+        });
         // One worker: two at once could give the same range out.
         run_workers(&ctx, NAME, &queue, 1, worker).await;
         Ok(())
@@ -64,16 +76,58 @@ struct Spec {
     pod_cidr: String,
 }
 
+impl Node {
+    fn range(&self) -> Option<Ipv4Net> {
+        self.spec.pod_cidr.parse().ok()
+    }
+}
+
+/// Which node has which range: read off a node when it changes, and not off all of them for each that needs one.
+#[derive(Default)]
+struct Given {
+    by_node: HashMap<String, Ipv4Net>,
+    /// How many nodes have each.
+    nodes: BTreeMap<Ipv4Net, usize>,
+}
+
+impl Given {
+    fn see(&mut self, change: &Change) {
+        let node = change.new.as_ref().and_then(|node| decode::<Node>(node).ok());
+        self.set(&change.key.name, node.and_then(|node| node.range()));
+    }
+
+    fn set(&mut self, node: &str, range: Option<Ipv4Net>) {
+        if self.by_node.get(node).copied() == range {
+            return;
+        }
+        if let Some(range) = range {
+            *self.nodes.entry(range).or_default() += 1;
+        }
+        let former = match range {
+            Some(range) => self.by_node.insert(node.to_owned(), range),
+            None => self.by_node.remove(node),
+        };
+        let Some(former) = former else { return };
+        if let Some(count) = self.nodes.get_mut(&former) {
+            *count -= 1;
+            if *count == 0 {
+                self.nodes.remove(&former);
+            }
+        }
+    }
+}
+
 struct Worker {
     ctx: Ctx,
     nodes: Informer,
     ranges: Arc<[Ipv4Net]>,
+    given: Mutex<Given>,
     events: EventRecorder,
 }
 
 /// The range that is wished, if it is one of them and no node has it; else the first that no node has.
-fn free(ranges: &[Ipv4Net], used: &BTreeSet<Ipv4Net>, wished: Option<Ipv4Net>) -> Option<Ipv4Net> {
-    let is_free = |range: &&Ipv4Net| !used.contains(range);
+fn free(ranges: &[Ipv4Net], used: &BTreeMap<Ipv4Net, usize>, wished: Option<Ipv4Net>) -> Option<Ipv4Net> {
+    let is_free = |range: &&Ipv4Net| !used.contains_key(*range);
     let again = ranges.iter().filter(is_free).find(|range| Some(**range) == wished);
     again.or_else(|| ranges.iter().find(is_free)).copied()
 }
@@ -86,25 +140,21 @@ impl Reconcile<Key> for Worker {
         if !node.spec.pod_cidr.is_empty() || object.meta().is_terminating() {
             return Ok(Action::Done);
         }
-        let mut used = BTreeSet::new();
-        for other in self.nodes.list() {
-            let other: Node = decode(&other)?;
-            used.extend(other.spec.pod_cidr.parse::<Ipv4Net>());
-        }
         let wished = object.annotation(kinds::WISHED_POD_RANGE).and_then(|range| range.parse().ok());
-        let Some(range) = free(&self.ranges, &used, wished) else {
+        let range = free(&self.ranges, &self.given.lock().nodes, wished);
+        let Some(range) = range else {
             let message = "no range of pod addresses is left for this node: delete nodes that are gone";
             let involved = Involved::object(&kinds::NODES, &object);
             self.events.event(involved, EventType::Warning, "CIDRNotAvailable", message);
             return Err(message.into());
         };
-        let range = range.to_string();
+        let text = range.to_string();
         let patch = json!({
             "metadata": { "uid": object.meta().uid },
-            "spec": { "podCIDR": range, "podCIDRs": [range] },
+            "spec": { "podCIDR": text, "podCIDRs": [text] },
         });
         let written = self.ctx.client.patch(&kinds::NODES.gvr(), key, "", PatchType::Merge, &patch).await?;
-        // The next node is decided over a cache that shows this one.
+        // The next node is decided where this one's is known.
         self.ctx.caught_up(&self.nodes, written.revision()).await;
         Ok(Action::Done)
     }
@@ -118,7 +168,7 @@ mod tests {
     fn ranges_are_given_once_and_again_when_free() {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<Ipv4Net>>();
         let ranges = nets(&["10.42.0.0/24", "10.42.1.0/24"]);
-        let used = |list: &[&str]| nets(list).into_iter().collect::<BTreeSet<_>>();
+        let used = |list: &[&str]| nets(list).into_iter().map(|range| (range, 1)).collect::<BTreeMap<_, _>>();
         assert_eq!(free(&ranges, &used(&[]), None), Some(ranges[0]));
         assert_eq!(free(&ranges, &used(&["10.42.0.0/24"]), None), Some(ranges[1]));
         assert_eq!(free(&ranges, &used(&["10.42.1.0/24"]), None), Some(ranges[0]));
@@ -126,10 +176,25 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_free_when_the_last_node_that_has_it_is_gone() {
+        let net: Ipv4Net = "10.42.0.0/24".parse().unwrap();
+        let mut given = Given::default();
+        for _ in 0..2 {
+            given.set("a", Some(net));
+            given.set("b", Some(net));
+        }
+        assert_eq!(given.nodes, BTreeMap::from([(net, 2)]));
+        given.set("a", None);
+        assert_eq!(free(&[net], &given.nodes, None), None);
+        given.set("b", Some("10.42.1.0/24".parse().unwrap()));
+        assert_eq!(free(&[net], &given.nodes, None), Some(net));
+    }
+
+    #[test]
     fn a_node_gets_its_old_range_again_unless_another_has_it() {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<Ipv4Net>>();
         let ranges = nets(&["10.42.0.0/24", "10.42.1.0/24"]);
-        let used = |list: &[&str]| nets(list).into_iter().collect::<BTreeSet<_>>();
+        let used = |list: &[&str]| nets(list).into_iter().map(|range| (range, 1)).collect::<BTreeMap<_, _>>();
         assert_eq!(free(&ranges, &used(&[]), Some(ranges[1])), Some(ranges[1]));
         assert_eq!(free(&ranges, &used(&["10.42.1.0/24"]), Some(ranges[1])), Some(ranges[0]));
         for strange in nets(&["0.0.0.0/0", "10.42.0.0/23", "192.0.2.0/24"]) {
