@@ -64,6 +64,8 @@ fn stuck(held: &[Arc<Object>]) -> BTreeSet<String> {
 struct Always {
     /// The uids of what users deleted.
     asked: BTreeSet<String>,
+    /// The uids of what users deleted not in the foreground: that ends a wait for dependents.
+    hurried: BTreeSet<String>,
     /// Of what users deleted and said that its dependents stay: the dependents that had been there for long.
     spared: BTreeMap<String, BTreeSet<String>>,
     /// What everybody had time to see, by uid and version.
@@ -79,7 +81,7 @@ impl Always {
         if begins && !before.meta().is_terminating() && !self.asked.contains(&before.meta().uid) {
             self.see_collected(witness, before);
         }
-        if seen.after.is_none() && waits(before) {
+        if seen.after.is_none() && waits(before) && !self.hurried.contains(&before.meta().uid) {
             self.see_end_of_wait(witness, before);
         }
     }
@@ -158,6 +160,9 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, mad
                 };
                 let spared = held.iter().filter(known).map(|held| held.meta().uid.clone()).collect();
                 always.spared.insert(uid.clone(), spared);
+            }
+            if way != Propagation::Foreground {
+                always.hurried.insert(uid.clone());
             }
             always.asked.insert(uid);
             world.delete(&kind_of(&object), &object.meta().name, Some(way)).await;
