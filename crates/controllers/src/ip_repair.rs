@@ -188,21 +188,20 @@ impl Worker {
                 format!("Cluster IP [{address}] of Service {key} is not allocated; repairing"),
             ),
             Err(status) if status.reason == Reason::AlreadyExists => {
-                let held = self.ctx.client.get(&resource, &Key::new("", address.to_string())).await;
-                let owner = held.ok().and_then(|held| parent(&held));
+                let held = self.ctx.client.get(&resource, &Key::new("", address.to_string())).await.ok();
+                let owner = held.as_deref().and_then(parent);
                 if owner.as_ref() == Some(key) {
                     return Ok(());
                 }
-                if let Some(owner) = &owner
+                if let (Some(held), Some(owner)) = (&held, &owner)
                     && self.live(owner).await?.is_none()
                 {
                     // The one that it was taken for is gone: it is given back, and taken anew when this is tried again.
-                    ignore_gone(
-                        self.ctx
-                            .client
-                            .delete(&resource, &Key::new("", address.to_string()), DeleteOptions::default())
-                            .await,
-                    )?;
+                    let options = DeleteOptions {
+                        precondition_uid: Some(held.meta().uid.clone()),
+                        ..DeleteOptions::default()
+                    };
+                    ignore_gone(self.ctx.client.delete(&resource, &held.key(), options).await)?;
                     return Err(
                         format!("address {address} is taken for Service {owner}, which is gone").into()
                     );

@@ -93,7 +93,19 @@ struct Given {
 impl Given {
     fn see(&mut self, change: &Change) {
         let node = change.new.as_ref().and_then(|node| decode::<Node>(node).ok());
-        self.set(&change.key.name, node.and_then(|node| node.range()));
+        let range = node.and_then(|node| node.range());
+        // A node never loses its range: one that has none yet may be about to get one.
+        if range.is_some() || change.new.is_none() {
+            self.set(&change.key.name, range);
+        }
+    }
+
+    /// Sets a range apart for a node, before anybody hears of it: the one that is set apart already, the one that is
+    /// wished, or the first that is free.
+    fn reserve(&mut self, node: &str, ranges: &[Ipv4Net], wished: Option<Ipv4Net>) -> Option<Ipv4Net> {
+        let range = self.by_node.get(node).copied().or_else(|| free(ranges, &self.nodes, wished))?;
+        self.set(node, Some(range));
+        Some(range)
     }
 
     fn set(&mut self, node: &str, range: Option<Ipv4Net>) {
@@ -127,9 +139,9 @@ struct Worker {
 
 /// The range that is wished, if it is one of them and no node has it; else the first that no node has.
 fn free(ranges: &[Ipv4Net], used: &BTreeMap<Ipv4Net, usize>, wished: Option<Ipv4Net>) -> Option<Ipv4Net> {
-    let is_free = |range: &&Ipv4Net| !used.contains_key(*range);
-    let again = ranges.iter().filter(is_free).find(|range| Some(**range) == wished);
-    again.or_else(|| ranges.iter().find(is_free)).copied()
+    let is_free = |range: &Ipv4Net| !used.contains_key(range);
+    let again = wished.filter(|range| is_free(range) && ranges.contains(range));
+    again.or_else(|| ranges.iter().copied().find(is_free))
 }
 
 #[async_trait]
@@ -141,7 +153,7 @@ impl Reconcile<Key> for Worker {
             return Ok(Action::Done);
         }
         let wished = object.annotation(kinds::WISHED_POD_RANGE).and_then(|range| range.parse().ok());
-        let range = free(&self.ranges, &self.given.lock().nodes, wished);
+        let range = self.given.lock().reserve(&key.name, &self.ranges, wished);
         let Some(range) = range else {
             let message = "no range of pod addresses is left for this node: delete nodes that are gone";
             let involved = Involved::object(&kinds::NODES, &object);
@@ -153,9 +165,14 @@ impl Reconcile<Key> for Worker {
             "metadata": { "uid": object.meta().uid },
             "spec": { "podCIDR": text, "podCIDRs": [text] },
         });
-        let written = self.ctx.client.patch(&kinds::NODES.gvr(), key, "", PatchType::Merge, &patch).await?;
-        // The next node is decided where this one's is known.
-        self.ctx.caught_up(&self.nodes, written.revision()).await;
+        let written = self.ctx.client.patch(&kinds::NODES.gvr(), key, "", PatchType::Merge, &patch).await;
+        if let Err(status) = &written
+            && (400..500).contains(&status.code)
+        {
+            // It was refused. After any other failure the node may have it all the same, and it stays set apart.
+            self.given.lock().set(&key.name, None);
+        }
+        written?;
         Ok(Action::Done)
     }
 }
@@ -173,6 +190,25 @@ mod tests {
         assert_eq!(free(&ranges, &used(&["10.42.0.0/24"]), None), Some(ranges[1]));
         assert_eq!(free(&ranges, &used(&["10.42.1.0/24"]), None), Some(ranges[0]));
         assert_eq!(free(&ranges, &used(&["10.42.0.0/24", "10.42.1.0/24"]), None), None);
+    }
+
+    #[test]
+    fn a_range_that_is_set_apart_stays_so_until_the_node_is_gone() {
+        let net: Ipv4Net = "10.42.0.0/24".parse().unwrap();
+        let node = |spec: serde_json::Value| {
+            let node = json!({ "metadata": { "name": "a", "uid": "u" }, "spec": spec });
+            Some(Arc::new(api::Object::parse(serde_json::to_vec(&node).unwrap().into()).unwrap()))
+        };
+        let change = |new| Change { key: Key::new("", "a"), old: None, new };
+        let mut given = Given::default();
+        assert_eq!(given.reserve("a", &[net], None), Some(net));
+        // What the node was before it was told comes late.
+        given.see(&change(node(json!({}))));
+        assert_eq!((given.reserve("b", &[net], None), given.reserve("a", &[net], None)), (None, Some(net)));
+        given.see(&change(node(json!({ "podCIDR": "10.42.0.0/24" }))));
+        assert_eq!(given.reserve("b", &[net], None), None);
+        given.see(&change(None));
+        assert_eq!(given.reserve("b", &[net], None), Some(net));
     }
 
     #[test]

@@ -234,8 +234,11 @@ impl Worker {
         }
         let resource = kinds::PODS.gvr();
         let kind = PatchType::StrategicMerge;
-        ignore_gone(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
-        Ok(())
+        // A conflict is tried again: the pod may be the same one, and must not go before it says that it has failed.
+        match self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await {
+            Err(status) if status.reason != Reason::NotFound => Err(status.into()),
+            _ => Ok(()),
+        }
     }
 }
 

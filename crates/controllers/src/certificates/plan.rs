@@ -23,7 +23,7 @@ const BOOTSTRAPPERS: &str = "system:bootstrappers";
 
 /// How long a certificate is valid at most.
 const LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
-/// Requests are removed so long after they were answered, or after they were made or approved if nothing came of it.
+/// Requests are removed so long after they were answered, or after they were made if nobody said anything.
 /// Source: `k8s.io/kubernetes/pkg/controller/certificates/cleaner`.
 const KEPT_ANSWERED: Duration = Duration::from_secs(3600);
 const KEPT_PENDING: Duration = Duration::from_secs(86_400);
@@ -139,20 +139,20 @@ pub fn plan(
     approval(request, good_for, asked, is_ready_node).unwrap_or(wait)
 }
 
-/// How long a request is still kept: from what was decided about it last, if that says when.
+/// How long a request is still kept, as far as can be said now: one that is approved and waits for its signer stays.
 fn left(request: &Request, now: Timestamp) -> Duration {
-    let made = request.metadata.creation_timestamp;
-    let kept = |condition: &Condition| {
-        let settled = condition.kind != "Approved" || request.is_issued();
-        let kept = if settled { KEPT_ANSWERED } else { KEPT_PENDING };
-        (condition.last_update_time.or(made), kept)
+    let conditions = &request.status.conditions;
+    let settles = |condition: &&Condition| match condition.kind.as_str() {
+        "Denied" | "Failed" => true,
+        "Approved" => request.is_issued(),
+        _ => false,
     };
-    let conditions = request.status.conditions.iter().map(kept);
-    let pending = request.status.conditions.is_empty().then_some((made, KEPT_PENDING));
-    let left = conditions.chain(pending).map(|(since, kept)| {
-        let age =
-            since.map_or(Duration::ZERO, |since| now.duration_since(since).try_into().unwrap_or_default());
-        kept.saturating_sub(age)
+    let settled =
+        conditions.iter().filter(settles).map(|condition| (condition.last_update_time, KEPT_ANSWERED));
+    let pending = conditions.is_empty().then_some((request.metadata.creation_timestamp, KEPT_PENDING));
+    let left = settled.chain(pending).filter_map(|(since, kept)| {
+        let age = now.duration_since(since?).try_into().unwrap_or_default();
+        Some(kept.saturating_sub(age))
     });
     left.min().unwrap_or(KEPT_PENDING)
 }

@@ -153,6 +153,10 @@ impl Worker {
         let held: Volume = volume.read()?;
         let wanted: Claim = claim.read()?;
         let (own, meta) = (held.is_for(&wanted), &wanted.metadata);
+        if !own && held.spec.claim_ref.is_some() {
+            // Somebody took it since it was chosen: what says so brings the next look.
+            return Ok(());
+        }
         if !own || held.spec.claim_ref.as_ref().is_some_and(|held| held.uid.is_empty()) {
             let reference = ClaimRef {
                 kind: CLAIMS.kind.into(),

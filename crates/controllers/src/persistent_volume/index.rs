@@ -91,9 +91,15 @@ impl Index {
         kept.into_iter().flat_map(BTreeMap::values).chain(free).cloned().collect()
     }
 
-    /// The claims for which a change of a volume may be what they wait for.
-    pub(super) fn seekers_of(&self, name: &str, class: &str) -> Vec<Key> {
-        let seeks = |seeker: &Seeker| seeker.volume == name || seeker.class == class;
+    /// The volumes that name a claim.
+    pub(super) fn kept_for(&self, claim: &Key) -> Vec<Key> {
+        let kept = self.kept.get(claim);
+        kept.into_iter().flat_map(BTreeMap::keys).map(|volume| Key::new("", volume.as_str())).collect()
+    }
+
+    /// The claims for which a change of a volume may be what they wait for: those that name it, and those of these classes.
+    pub(super) fn seekers_of(&self, name: &str, classes: &[&str]) -> Vec<Key> {
+        let seeks = |seeker: &Seeker| seeker.volume == name || classes.contains(&seeker.class.as_str());
         self.seekers.iter().filter(|(_, seeker)| seeks(seeker)).map(|(key, _)| key.clone()).collect()
     }
 
@@ -145,7 +151,9 @@ mod tests {
         index
             .put_volume("big", Some(volume("big", "fast", "5Gi", json!({ "namespace": "ns", "name": "e" }))));
         index.put_volume("fits", Some(volume("fits", "fast", "2Gi", Value::Null)));
+        assert_eq!(index.kept_for(&Key::new("ns", "c")), [Key::new("", "kept")]);
         index.put_volume("kept", None);
+        assert!(index.kept_for(&Key::new("ns", "c")).is_empty());
         assert_eq!(names(&index, &wanted), ["fits"]);
         assert!(index.volume("kept").is_none() && index.volume("big").is_some());
         index.put_volume("fits", None);
@@ -170,7 +178,7 @@ mod tests {
         };
         index.put_claim(&Key::new("ns", "e"), Some(&named));
         let woken = |index: &Index| {
-            let names = index.seekers_of("v", "fast").into_iter().map(|key| key.name);
+            let names = index.seekers_of("v", &["fast"]).into_iter().map(|key| key.name);
             names.collect::<Vec<_>>()
         };
         assert_eq!(woken(&index), ["a", "d", "e"]);

@@ -123,6 +123,9 @@ impl Worker {
         let (old, new) = (read(&change.old), read(&change.new));
         self.index.write().put_claim(&change.key, new.as_ref());
         self.wake(Item::Claim(change.key.clone()));
+        // A volume may name a claim that never got so far as to name it. When that goes, nobody else says so.
+        let kept = if new.is_none() { self.index.read().kept_for(&change.key) } else { Vec::new() };
+        kept.into_iter().for_each(|volume| self.wake(Item::Volume(volume)));
         // The volume of a claim that goes, or takes another one, has to be looked at as well.
         for claim in [old, new].into_iter().flatten() {
             if !claim.spec.volume_name.is_empty() {
@@ -141,10 +144,10 @@ impl Worker {
         let volumes = [old, new.clone()];
         let volumes = volumes.iter().flatten();
         let mut woken: Vec<Key> = volumes.clone().filter_map(|volume| index::claim_of(volume)).collect();
-        // One that anybody may have is what others wait for; one that is gone is missed by whoever names it.
-        if woken.is_empty() || new.is_none() {
-            woken.extend(volumes.flat_map(|volume| index.seekers_of(name, volume.class())));
-        }
+        // One that anybody may have is what others wait for; one that is gone, or taken, is missed by whoever names it.
+        let is_free = new.as_ref().is_some_and(|volume| index::claim_of(volume).is_none());
+        let classes = volumes.filter(|_| is_free).map(|volume| volume.class());
+        woken.extend(index.seekers_of(name, &classes.collect::<Vec<_>>()));
         drop(index);
         self.wake(Item::Volume(change.key.clone()));
         woken.into_iter().for_each(|claim| self.wake(Item::Claim(claim)));
