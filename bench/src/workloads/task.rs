@@ -14,12 +14,10 @@ impl Drop for Task {
 
 impl Task {
     /// Begins it.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the bench has no supervisor; the task's owner is this value"
-    )]
     pub(crate) fn begin(work: impl Future<Output = Result<()>> + Send + 'static) -> Self {
-        Self(tokio::spawn(work))
+        #[expect(clippy::disallowed_methods, reason = "the task's owner is this value, which ends it")]
+        let task = tokio::spawn(work);
+        Self(task)
     }
 
     /// How it ended; asked once.

@@ -2,7 +2,6 @@
 //! `spec.nodeName`. So far: the ports of the host are free. Source: upstream's `pkg/kubelet/lifecycle/predicate.go`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use crate::pod::{ContainerKind, PodView};
 
@@ -12,20 +11,20 @@ pub(crate) const PORTS_TAKEN: (&str, &str) = (
     "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
 );
 
-/// A port of the host; without an address it is the port of all of them.
+/// The address that stands for all.
+const ANY: &str = "0.0.0.0";
+
+/// A port of the host, told apart as the scheduler tells them apart: what it puts on one node, the node takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HostPort {
-    address: Option<IpAddr>,
+    address: String,
     protocol: String,
     port: i32,
 }
 
 impl HostPort {
     fn collides(&self, other: &Self) -> bool {
-        let same_address = match (self.address, other.address) {
-            (Some(own), Some(other)) => own == other,
-            _ => true,
-        };
+        let same_address = self.address == other.address || self.address == ANY || other.address == ANY;
         same_address && self.port == other.port && self.protocol == other.protocol
     }
 }
@@ -35,9 +34,9 @@ fn asked(pod: &PodView) -> Vec<HostPort> {
     let running = pod.containers().filter(|(kind, _)| *kind != ContainerKind::Init);
     let ports = running.flat_map(|(_, container)| container.ports.iter().flatten());
     let of_host = ports.filter_map(|port| {
-        let address = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+        let address = port.host_ip.as_deref().filter(|address| !address.is_empty()).unwrap_or(ANY);
         Some(HostPort {
-            address: address.filter(|address: &IpAddr| !address.is_unspecified()),
+            address: address.to_owned(),
             protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
             port: port.host_port.filter(|port| *port > 0)?,
         })

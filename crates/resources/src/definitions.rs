@@ -91,6 +91,10 @@ impl Strategy for Definitions {
         if preserves(tree::at(old, &["spec"])) {
             errors.retain(|error| !is_of_preserving(error));
         }
+        // What an earlier version took stays: its finalizers and labels can be changed, and it can be deleted.
+        if tree::at(new, &["spec"]) == tree::at(old, &["spec"]) {
+            errors.retain(|error| !error.field.starts_with("spec."));
+        }
         let mut same = |path: &[&str]| {
             let (after, before) = (tree::at(new, path), tree::at(old, path));
             if after != before {

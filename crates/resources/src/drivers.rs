@@ -1,8 +1,11 @@
 //! What is wrong with the sources of single kinds of volumes, those of old drivers above all. Source: the functions
 //! `validate…VolumeSource` in `core/validation/validation.go`.
 
+use std::sync::LazyLock;
+
 use apiserver::field::FieldErrors;
 use apiserver::strategy::NameRule;
+use regex::Regex;
 use serde_json::json;
 
 use crate::at::At;
@@ -16,9 +19,16 @@ const MANAGED_URI: &str =
     "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}";
 const BLOB_URI: &str = "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd";
 /// Upstream's patterns of iSCSI names.
-const IQN: &str = r"iqn\.\d{4}-\d{2}\.([-.0-9A-Za-z]+)(:[^,;*&$|\s]+)$";
-const EUI: &str = r"^eui.[0-9A-Za-z]{16}$";
-const NAA: &str = r"^naa.[0-9A-Za-z]{32}$";
+/// The kinds of names of iSCSI, with what each looks like: compiled once, since a pod may name many.
+/// Source: `iscsiInitiatorIqnRegex` and its sisters.
+static ISCSI_NAMES: LazyLock<[(&str, Option<Regex>); 3]> = LazyLock::new(|| {
+    let of = |kind, pattern| (kind, Regex::new(pattern).ok());
+    [
+        of("iqn", r"iqn\.[0-9]{4}-[0-9]{2}\.([-.0-9A-Za-z]+)(:[^,;*&$|\t\n\f\r ]+)$"),
+        of("eui", r"^eui.[0-9A-Za-z]{16}$"),
+        of("naa", r"^naa.[0-9A-Za-z]{32}$"),
+    ]
+});
 
 /// What is wrong with a source beyond what it lacks; `persistent`: that of a PersistentVolume, which refers to Secrets in
 /// any namespace.
@@ -78,10 +88,9 @@ fn iscsi(source: &At<'_>, persistent: bool, errors: &mut FieldErrors) {
         if !name.is_set() || (field == "iqn" && name.text().is_empty()) {
             continue;
         }
-        let pattern = [("iqn", IQN), ("eui", EUI), ("naa", NAA)].into_iter();
-        match pattern.filter(|(kind, _)| name.text().starts_with(kind)).map(|(_, pattern)| pattern).next() {
+        match ISCSI_NAMES.iter().find(|(kind, _)| name.text().starts_with(kind)) {
             None => errors.push(name.invalid(kinds)),
-            Some(pattern) if !matches(pattern, name.text()) => {
+            Some((_, form)) if !form.as_ref().is_some_and(|form| form.is_match(name.text())) => {
                 errors.push(name.invalid("must be valid format"));
             }
             Some(_) => {}
@@ -97,10 +106,6 @@ fn iscsi(source: &At<'_>, persistent: bool, errors: &mut FieldErrors) {
     if persistent && reference.is_set() {
         reference.get("name").present("", errors);
     }
-}
-
-fn matches(pattern: &str, text: &str) -> bool {
-    api::custom::pattern(pattern).is_ok_and(|pattern| pattern.is_match(text))
 }
 
 fn fibre_channel(source: &At<'_>, errors: &mut FieldErrors) {

@@ -74,6 +74,10 @@ pub(crate) async fn prepare(
             metrics.ran("PreBind", profile, status, since.elapsed());
         }
     };
+    // It may take long: where the pod is about to go is said meanwhile. Source: KEP-5278.
+    if *pod.nominated != *pod.node {
+        patch_status(shared, pod, &json!({ "nominatedNodeName": &*pod.node })).await;
+    }
     for preparation in preparations {
         let (plugin, done) = match preparation {
             Preparation::Volumes(plan) => {

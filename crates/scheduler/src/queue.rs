@@ -164,8 +164,8 @@ impl PodQueue {
                 held.since = now;
                 self.activate(&uid, CHANGED);
             }
-            // Its attempt has not ended: should it be refused, it is tried again.
-            Place::InFlight(_) => self.moves += 1,
+            // Its attempt has not ended: should it be refused, it is tried again, unless only its status is another.
+            Place::InFlight(_) if is_another(&before, &held.pod) => self.moves += 1,
             Place::Unschedulable(_) if helped(&before, &held.rejected_by) => {
                 self.back_off(&uid, now, CHANGED);
             }
@@ -250,6 +250,8 @@ impl PodQueue {
         if since == moves {
             self.move_to(uid, Place::Unschedulable(now), ATTEMPT_FAILED);
         } else {
+            // Others had to be asked, or nothing could have changed meanwhile: they are not asked again at once.
+            held.failures = 1;
             self.back_off(uid, now, ATTEMPT_FAILED);
         }
     }
@@ -422,6 +424,11 @@ impl PodQueue {
             _ => self.activate(uid, event),
         }
     }
+}
+
+/// Whether a pod may fit elsewhere than it did before.
+fn is_another(before: &Pod, pod: &Pod) -> bool {
+    before.spec != pod.spec || before.labels != pod.labels || before.gates != pod.gates
 }
 
 #[cfg(test)]

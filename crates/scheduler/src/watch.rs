@@ -139,6 +139,7 @@ impl Shared {
         let Some(new) = &change.new else {
             let state = &mut *self.state.lock();
             if let Some(node) = state.cluster.remove_node(&change.key.name) {
+                state.cluster.storage.wake_all();
                 self.raise(state, &Event::NodeGone(node));
             }
             return;
@@ -156,7 +157,12 @@ impl Shared {
         state.cluster.put_node(node.clone());
         let event = match old {
             None => Event::NodeAdded(node),
-            Some(old) => Event::NodeChanged(old, node),
+            Some(old) => {
+                if old.labels != node.labels {
+                    state.cluster.storage.wake_all();
+                }
+                Event::NodeChanged(old, node)
+            }
         };
         self.raise(state, &event);
     }

@@ -11,6 +11,7 @@ use super::causes::{ADDITIONAL, Gathered, ITEMS, Step, Trail};
 use super::expressions::{self, Before};
 use super::props::{Additional, Items, Props, Rule};
 use super::{causes, prune, rules, validate};
+use crate::cel::Budget;
 use crate::status::Cause;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -108,7 +109,15 @@ pub fn needs_structure(schema: &Value) -> bool {
 /// What is not structural or, where everything is, what is wrong with defaults.
 fn unfit_for_rules(props: &Props, root: &Trail<'_>) -> Vec<Cause> {
     let causes = Check::told(|check| check.structural(props, Level::Root, root));
-    if causes.is_empty() { Check::told(|check| check.defaults(props, root, false)) } else { causes }
+    if !causes.is_empty() {
+        return causes;
+    }
+    let compiled = props.has_rules().then(|| {
+        let mut props = props.clone();
+        props.compile_rules();
+        props
+    });
+    Check::told(|check| check.defaults(compiled.as_ref().unwrap_or(props), root, false))
 }
 
 /// What only the root may not have.
@@ -204,12 +213,14 @@ impl Context {
 
 struct Check {
     causes: Gathered,
+    /// What the rules of defaults may still spend, all together.
+    budget: Budget,
 }
 
 impl Check {
     /// What a look finds, sorted.
     fn told(look: impl FnOnce(&mut Self)) -> Vec<Cause> {
-        let mut check = Self { causes: Gathered::default() };
+        let mut check = Self { causes: Gathered::default(), budget: rules::object_budget() };
         look(&mut check);
         check.causes.told()
     }
@@ -660,10 +671,8 @@ impl Check {
             self.invalid(&at, default, "must not have unknown fields");
         }
         let mut problems = validate::validate(default, None, schema);
-        if problems.is_empty() && schema.has_rules() {
-            let mut schema = schema.clone();
-            schema.compile_rules();
-            problems = rules::check(default, None, &schema, None).unwrap_or_default();
+        if problems.is_empty() && schema.has_rules() && self.budget.left() > 0 {
+            problems = rules::check_default(default, schema, &mut self.budget);
         }
         for cause in problems {
             self.say(&at, |at| {

@@ -48,15 +48,35 @@ pub(super) fn check(
     schema: &Props,
     pace: Option<&Pace>,
 ) -> Option<Vec<Cause>> {
-    let budget = Budget::new(OBJECT_COST_MAX);
-    let mut walk = Walk { causes: Vec::new(), budget, over: false, pace, long: false };
+    let mut budget = object_budget();
+    let mut walk = Walk { causes: Vec::new(), budget: &mut budget, over: false, pace, long: false };
     walk.value(value, old, schema, "");
     (!walk.long).then_some(walk.causes)
 }
 
+/// What the rules of one object may spend, or those of all defaults of one schema.
+pub(super) fn object_budget() -> Budget {
+    Budget::new(OBJECT_COST_MAX)
+}
+
+/// What rules have against a default, within what all defaults of a schema may spend: as a new value, and as one that
+/// stays as it was. Source: `schema/defaulting.validate`.
+pub(super) fn check_default(default: &Value, schema: &Props, budget: &mut Budget) -> Vec<Cause> {
+    let mut walk = Walk { causes: Vec::new(), budget, over: false, pace: None, long: false };
+    walk.value(default, Some(default), schema, "");
+    if walk.causes.is_empty() {
+        walk.value(default, None, schema, "");
+    }
+    if walk.over {
+        // What was too dear once ends all of it.
+        *walk.budget = Budget::new(0);
+    }
+    walk.causes
+}
+
 struct Walk<'p> {
     causes: Vec<Cause>,
-    budget: Budget,
+    budget: &'p mut Budget,
     /// Nothing more is run.
     over: bool,
     pace: Option<&'p Pace>,
@@ -223,6 +243,30 @@ mod tests {
         props.compile_rules();
         let causes = check(&value, old.as_ref(), &props, None).unwrap();
         causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn defaults_are_held_to_rules_within_one_budget() {
+        let judged = |schema: Value, budget: &mut Budget| {
+            let mut props = Props::read(&schema).unwrap();
+            props.compile_rules();
+            let causes = check_default(&schema["default"], &props, budget);
+            causes.into_iter().map(|cause| cause.message).collect::<Vec<_>>()
+        };
+        let of = |rule: &str| {
+            json!({"type": "array", "maxItems": 100, "items": {"type": "integer"}, "default": vec![1; 100],
+                "x-kubernetes-validations": [{"rule": rule}]})
+        };
+        let mut budget = object_budget();
+        assert_eq!(judged(of("self.size() == 100"), &mut budget), [""; 0]);
+        // Also to those that compare with what was: a default may stay as it is.
+        let same = "Invalid value: failed rule: self != oldSelf";
+        assert_eq!(judged(of("self != oldSelf"), &mut budget), [same]);
+        // What is too dear once ends all of it, and nothing is run for long.
+        let dear = of("self.all(a, self.all(b, self.all(c, a + b + c > 0)))");
+        let over = judged(dear.clone(), &mut budget);
+        assert!(over.len() == 1 && over[0].contains("no further validation rules will be run"), "{over:?}");
+        assert_eq!(budget.left(), 0);
     }
 
     #[test]

@@ -162,8 +162,10 @@ impl Pipeline {
             asked.strategy.deletion_began(&mut new);
         } else if grace.is_some() && left > 0 {
             // A second deletion may only shorten the grace, and changes nothing else unless it does.
-            match options.grace_period_seconds.filter(|wanted| *wanted < left) {
-                Some(wanted) => self.shorten(&mut new, wanted.max(0)),
+            // One below zero is the shortest that there is, and never none. Source: `rest.BeforeDelete`.
+            let wanted = options.grace_period_seconds.map(|wanted| if wanted < 0 { 1 } else { wanted });
+            match wanted.filter(|wanted| *wanted < left) {
+                Some(wanted) => self.shorten(&mut new, wanted),
                 None => return Plan::Pending,
             }
         }

@@ -41,7 +41,9 @@ async fn a_bound_pod_goes_when_its_node_says_so() {
     // A second deletion may shorten the grace, and nothing else: not by what is the pod's own either.
     let with =
         |seconds: Option<i64>| DeleteOptions { grace_period_seconds: seconds, ..DeleteOptions::default() };
-    for (seconds, left) in [(Some(60), 30), (Some(20), 20), (None, 20), (Some(30), 20), (Some(10), 10)] {
+    for (seconds, left) in
+        [(Some(60), 30), (Some(20), 20), (None, 20), (Some(30), 20), (Some(10), 10), (Some(-1), 1)]
+    {
         let still = cluster.delete(&pods, "default", "p", with(seconds)).await.unwrap();
         assert_eq!(still["metadata"]["deletionGracePeriodSeconds"], left, "{seconds:?}");
     }

@@ -65,7 +65,8 @@ impl Shared {
 
     /// Whether extenders take part in placing a pod.
     pub(crate) fn is_extended(&self, pod: &Pod) -> bool {
-        self.extenders(pod).any(|extender| !extender.filter.is_empty() || !extender.prioritize.is_empty())
+        let verbs = self.extenders(pod).flat_map(|asked| [&asked.filter, &asked.prioritize, &asked.preempt]);
+        verbs.into_iter().any(|verb| !verb.is_empty())
     }
 
     /// Decides for a pod together with extenders.
@@ -281,6 +282,13 @@ impl Shared {
             let bound: Bound = serde_json::from_value(lowered(answer)).map_err(|error| error.to_string())?;
             if bound.error.is_empty() { Ok(()) } else { Err(bound.error) }
         });
+        if let Err(error) = &answer
+            && extender.ignorable
+        {
+            // The pod is bound as if there were none. Source: `extendersBinding`.
+            tracing::info!(pod = %pod.key, error, "an extender that may be left out does not bind");
+            return None;
+        }
         Some(answer)
     }
 }

@@ -243,6 +243,11 @@ impl Storage {
         told
     }
 
+    /// A node is gone or another: whoever waits for volumes on it has to look.
+    pub fn wake_all(&self) {
+        self.waiting.values().flatten().filter_map(Weak::upgrade).for_each(|told| told.notify_one());
+    }
+
     fn wake(&mut self, claim: &Key) {
         let Some(waiting) = self.waiting.get_mut(claim) else { return };
         waiting.retain(|held| {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use api::DeleteOptions;
 use base::lifecycle::Tasks;
 use client::Client;
 use parking_lot::Mutex;
@@ -111,6 +112,14 @@ async fn an_extender_filters_scores_and_binds() {
     for name in ["n1", "n2", "n3"] {
         node(&cluster, name, "1").await;
     }
+    // Nobody has room for it: what is said of it says when all nodes are known.
+    let scout = pod(&cluster, "scout", "100").await;
+    let knows_all = |held: &Value| {
+        let message = condition(held, "PodScheduled").and_then(|held| held["message"].as_str());
+        message.is_some_and(|message| message.starts_with("0/3 nodes are available: 3 Insufficient cpu"))
+    };
+    cluster.until(kinds::PODS, &scout, knows_all).await;
+    cluster.client.delete(&kinds::PODS.gvr(), &scout, DeleteOptions::default()).await.unwrap();
     let first = pod(&cluster, "first", "700m").await;
     let placed = cluster.until(kinds::PODS, &first, |held| held["status"]["phase"] == "Running").await;
     assert_eq!(placed["spec"]["nodeName"], "n3");
