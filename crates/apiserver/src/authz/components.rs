@@ -38,6 +38,8 @@ const GRANTS: &[Grant] = &[
     to("skiff:scheduler", READ, ALL, ALL),
     to("skiff:scheduler", &["create"], &[""], &["pods/binding", "bindings"]),
     to("skiff:scheduler", &["update", "patch"], &[""], &["pods/status"]),
+    // Claims and volumes that it brings together. Source: `system:volume-scheduler`.
+    to("skiff:scheduler", &["patch"], &[""], &["persistentvolumes", "persistentvolumeclaims"]),
     // Pods that make room for more important ones.
     to("skiff:scheduler", &["delete"], &[""], &["pods"]),
     to("skiff:scheduler", WRITE_EVENTS, EVENT_GROUPS, EVENTS),
@@ -94,6 +96,8 @@ mod tests {
         };
         assert!(asks(authn::component("controllers"), "delete", "pods"));
         assert!(asks(authn::component("scheduler"), "watch", "nodes"));
+        assert!(asks(authn::component("scheduler"), "patch", "persistentvolumeclaims"));
+        assert!(!asks(authn::component("scheduler"), "delete", "persistentvolumeclaims"));
         assert!(!asks(authn::component("scheduler"), "delete", "nodes"));
         assert!(!asks(authn::component("network"), "get", "secrets"));
         assert!(!asks(authn::component("unknown"), "get", "pods"));

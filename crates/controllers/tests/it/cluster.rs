@@ -67,6 +67,7 @@ pub(crate) struct Cluster {
     pub(crate) readiness: Readiness,
     /// How many times somebody has tried to make a pod.
     pub(crate) pods_asked_for: Arc<AtomicU32>,
+    pipeline: Arc<Pipeline>,
     stop: CancellationToken,
     tasks: Tasks,
     _dir: tempfile::TempDir,
@@ -111,7 +112,8 @@ impl Cluster {
         let root_ca_pem = watch::Sender::new(server.pki().ca_pem().into());
         let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
         let pods_asked_for = Arc::new(AtomicU32::new(0));
-        let transport = InProcess { pipeline, user, pods_asked_for: pods_asked_for.clone() };
+        let transport =
+            InProcess { pipeline: pipeline.clone(), user, pods_asked_for: pods_asked_for.clone() };
         let client = Client::new(Arc::new(transport), "test");
         let mut supervisor = Supervisor::new();
         let cluster = Self {
@@ -122,6 +124,7 @@ impl Cluster {
             root_ca_pem,
             readiness: supervisor.readiness(),
             pods_asked_for,
+            pipeline,
             stop: CancellationToken::new(),
             tasks: Tasks::default(),
             _dir: dir,
@@ -137,6 +140,16 @@ impl Cluster {
         let ready = tokio::time::timeout(PATIENCE, readiness.wait_all()).await;
         assert!(ready.is_ok(), "not ready: {:?}", readiness.missing());
         cluster
+    }
+
+    /// What a component of Skiff's has in its process: its own name, and with that no more rights than it has there.
+    pub(crate) fn component(&self, name: &str) -> (Client, Informers) {
+        let groups = vec![apiserver::authn::names::COMPONENTS.into()];
+        let user = User { name: format!("skiff:{name}"), groups, ..User::default() };
+        let transport =
+            InProcess { pipeline: self.pipeline.clone(), user, pods_asked_for: self.pods_asked_for.clone() };
+        let client = Client::new(Arc::new(transport), name);
+        (client.clone(), Informers::new(client, self.clock.clone()))
     }
 
     /// Creates an object of a kind.
