@@ -17,7 +17,7 @@ use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "bootstrap-signer-controller";
@@ -144,7 +144,7 @@ impl Reconcile<()> for Worker {
             return Ok(Action::Done);
         };
         tree["data"] = json!(signed);
-        ignore_gone(self.ctx.client.update(self.maps.resource(), &signed_map(), "", &tree).await)?;
+        ignore_missing(self.ctx.client.update(self.maps.resource(), &signed_map(), "", &tree).await)?;
         Ok(Action::Done)
     }
 }

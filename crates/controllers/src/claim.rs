@@ -111,7 +111,20 @@ pub(crate) fn is_ending_namespace(status: &Status) -> bool {
     status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
-/// An object that is gone, or is another one by now, needs no change any more.
+/// An object that is gone needs no change any more. One that has changed since it was looked at may well need it: that is
+/// seen by the next pass, and no event has to come for it.
+pub(crate) fn ignore_missing<T>(result: Result<T, Status>) -> Result<Option<T>, Status> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(status) if status.reason == Reason::NotFound => {
+            tracing::debug!(error = %status, "left as it is");
+            Ok(None)
+        }
+        Err(status) => Err(status),
+    }
+}
+
+/// An object that was to be deleted, and is gone or another one by now, needs nothing any more.
 pub(crate) fn ignore_gone<T>(result: Result<T, Status>) -> Result<Option<T>, Status> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -188,12 +188,13 @@ impl Worker {
                 format!("Cluster IP [{address}] of Service {key} is not allocated; repairing"),
             ),
             Err(status) if status.reason == Reason::AlreadyExists => {
-                let held = self.ctx.client.get(&resource, &Key::new("", address.to_string())).await.ok();
-                let owner = held.as_deref().and_then(parent);
+                // Where it is free by now, the next try takes it.
+                let held = self.ctx.client.get(&resource, &Key::new("", address.to_string())).await?;
+                let owner = parent(&held);
                 if owner.as_ref() == Some(key) {
                     return Ok(());
                 }
-                if let (Some(held), Some(owner)) = (&held, &owner)
+                if let Some(owner) = &owner
                     && self.live(owner).await?.is_none()
                 {
                     // The one that it was taken for is gone: it is given back, and taken anew when this is tried again.

@@ -17,7 +17,7 @@ use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "namespace-controller";
@@ -295,7 +295,7 @@ impl Worker {
         let patch =
             json!({ "metadata": { "uid": namespace.metadata.uid }, "status": { "conditions": next } });
         let resource = kinds::NAMESPACES.gvr();
-        ignore_gone(self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await)?;
+        ignore_missing(self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await)?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use base::lifecycle::{Component, Context};
 use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde_json::json;
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::Ctx;
 
 const NAME: &str = "node-role-controller";
@@ -63,7 +63,7 @@ impl Reconcile<Key> for Worker {
         if self.nodes.get(key).as_ref().is_some_and(lacks) {
             let patch = json!({ "metadata": { "labels": { CONTROL_PLANE: "" } } });
             let resource = kinds::NODES.gvr();
-            ignore_gone(self.ctx.client.patch(&resource, key, "", PatchType::Merge, &patch).await)?;
+            ignore_missing(self.ctx.client.patch(&resource, key, "", PatchType::Merge, &patch).await)?;
         }
         Ok(Action::Done)
     }

@@ -11,7 +11,7 @@ use base::lifecycle::{Component, Context};
 use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde_json::json;
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, ready};
 
 const NAME: &str = "ttl-controller";
@@ -92,7 +92,7 @@ impl Reconcile<Key> for Worker {
         }
         let meta = json!({ "uid": node.meta().uid, "annotations": { ANNOTATION: seconds.to_string() } });
         let (patch, kind) = (json!({ "metadata": meta }), PatchType::StrategicMerge);
-        ignore_gone(self.ctx.client.patch(&kinds::NODES.gvr(), key, "", kind, &patch).await)?;
+        ignore_missing(self.ctx.client.patch(&kinds::NODES.gvr(), key, "", kind, &patch).await)?;
         Ok(Action::Done)
     }
 }

@@ -11,7 +11,7 @@ use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::claim::{ignore_gone, is_ending_namespace};
+use crate::claim::{ignore_missing, is_ending_namespace};
 use crate::context::{Ctx, decode, ready};
 
 /// What is kept in every namespace.
@@ -176,7 +176,7 @@ impl Reconcile<String> for Worker {
             };
         };
         if let Some(patch) = self.kept.repair(&decode(&held)?, ca) {
-            ignore_gone(self.ctx.client.patch(&resource, &key, "", PatchType::Merge, &patch).await)?;
+            ignore_missing(self.ctx.client.patch(&resource, &key, "", PatchType::Merge, &patch).await)?;
         }
         Ok(Action::Done)
     }

@@ -16,7 +16,7 @@ use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "validatingadmissionpolicy-status-controller";
@@ -251,7 +251,7 @@ impl Reconcile<Key> for Worker {
         if policy.metadata.generation > policy.status.observed_generation {
             let patch = patch(&policy, &warnings(&policy, &self.ctx.catalog.rows()));
             let resource = self.policies.resource();
-            ignore_gone(self.ctx.client.patch(resource, key, "status", PatchType::Merge, &patch).await)?;
+            ignore_missing(self.ctx.client.patch(resource, key, "status", PatchType::Merge, &patch).await)?;
         }
         Ok(Action::Done)
     }

@@ -17,7 +17,7 @@ use reconcile::kinds::Served;
 use reconcile::{Action, Change, Informer, Queue, Reconcile, kinds, run_workers};
 use serde_json::{Value, json};
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 use crate::followed::{Followed, on_served};
 
@@ -204,7 +204,7 @@ impl Reconcile<Key> for Worker {
             quota["status"] = status;
             let resource = kinds::RESOURCE_QUOTAS.gvr();
             let written = self.ctx.client.update(&resource, key, "status", &quota).await;
-            if let Some(written) = ignore_gone(written)? {
+            if let Some(written) = ignore_missing(written)? {
                 self.ctx.caught_up(&self.quotas, written.revision()).await;
             }
         }

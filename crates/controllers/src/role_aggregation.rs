@@ -11,7 +11,7 @@ use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 use crate::selector::{LabelSelector, Select};
 
@@ -104,7 +104,7 @@ impl Reconcile<Key> for Worker {
             let patch = json!({ "metadata": { "resourceVersion": version }, "rules": rules });
             let key = Key::new("", role.metadata.name.as_str());
             let written = self.ctx.client.patch(&resource, &key, "", PatchType::Merge, &patch).await;
-            if let Some(written) = ignore_gone(written)? {
+            if let Some(written) = ignore_missing(written)? {
                 self.ctx.caught_up(&self.roles, written.revision()).await;
             }
         }

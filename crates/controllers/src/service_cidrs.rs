@@ -15,7 +15,7 @@ use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 
 const NAME: &str = "service-cidr-controller";
@@ -188,7 +188,7 @@ impl Worker {
             "uid": object.meta().uid, "resourceVersion": object.revision().to_string(), "finalizers": finalizers,
         } });
         let resource = kinds::SERVICE_CIDRS.gvr();
-        ignore_gone(self.ctx.client.patch(&resource, &object.key(), "", PatchType::Merge, &patch).await)?;
+        ignore_missing(self.ctx.client.patch(&resource, &object.key(), "", PatchType::Merge, &patch).await)?;
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl Worker {
         }] } });
         let resource = kinds::SERVICE_CIDRS.gvr();
         let kind = PatchType::StrategicMerge;
-        ignore_gone(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
+        ignore_missing(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
         Ok(())
     }
 }

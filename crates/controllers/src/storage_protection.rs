@@ -11,7 +11,7 @@ use futures::future::join_all;
 use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
 use serde_json::Value;
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 use crate::pods::uses_claim;
 
@@ -240,7 +240,7 @@ impl Reconcile<Item> for Worker {
         }
         object["metadata"]["finalizers"] = finalizers.into();
         let written = self.ctx.client.update(&what.kind().gvr(), key, "", &object).await;
-        ignore_gone(written)?;
+        ignore_missing(written)?;
         Ok(Action::Done)
     }
 }

@@ -15,7 +15,7 @@ use reconcile::ports::{CertificateAuthority, CertificateSubject};
 use reconcile::{Action, Informer, Reconcile, kinds, run_workers};
 use serde_json::json;
 
-use crate::claim::ignore_gone;
+use crate::claim::{ignore_gone, ignore_missing};
 use crate::context::{Ctx, decode, ready};
 use crate::node_lifecycle::Node;
 
@@ -107,7 +107,7 @@ impl Worker {
         let gvr = kinds::CERTIFICATE_SIGNING_REQUESTS.gvr();
         let kind = PatchType::StrategicMerge;
         let written =
-            ignore_gone(self.ctx.client.patch(&gvr, &object.key(), subresource, kind, patch).await)?;
+            ignore_missing(self.ctx.client.patch(&gvr, &object.key(), subresource, kind, patch).await)?;
         if let Some(written) = written {
             self.ctx.caught_up(&self.requests, written.revision()).await;
         }

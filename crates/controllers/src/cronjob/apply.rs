@@ -34,6 +34,7 @@ impl Worker {
         if !unexpected.is_empty() && self.is_behind(&cron).await? {
             return Ok(Action::After(BEHIND));
         }
+        let old = plan::too_old(&cron, &jobs);
         cron.status = status;
         self.say_all(&pass, events);
         for name in unexpected {
@@ -42,9 +43,10 @@ impl Worker {
         }
         let known = self.drop_missing(&pass, &mut cron.status, &missing).await;
         // Before a new Job is made, for which a quota may need the room.
-        for at in plan::too_old(&cron, &jobs) {
-            // One that cannot be deleted is not in the way of the others; the next pass tries again.
-            self.delete(&pass, &jobs[at].metadata).await.ok();
+        let mut tidied = Ok(());
+        for at in old {
+            // One that cannot be deleted is not in the way of the others.
+            tidied = self.delete(&pass, &jobs[at].metadata).await.and(tidied);
         }
         // Whatever fails: what was seen is written down, since Jobs that told it may be gone by the next pass.
         let result = match known {
@@ -57,6 +59,7 @@ impl Worker {
                 written => written?,
             }
         }
+        tidied?;
         Ok(result?.map_or(Action::Done, Action::After))
     }
 

@@ -42,10 +42,14 @@ pub(super) fn observe(cron: &CronJob, jobs: &[Job]) -> Observed {
     for job in jobs {
         let (name, uid) = (&job.metadata.name, &job.metadata.uid);
         let known = seen.status.is_active(uid);
+        let moment = moment(cron, job);
+        seen.status.last_schedule_time = seen.status.last_schedule_time.max(moment);
         let Some(end) = job.status.finished() else {
             if !known {
                 seen.unexpected.push(name.clone());
-                take_back(cron, job, &mut seen.status);
+                // Of one that was made before a crash the status does not know, and the next one would run beside it
+                // under any policy.
+                seen.status.active.extend(moment.map(|_| ActiveJob::of(&job.metadata)));
             }
             continue;
         };
@@ -65,16 +69,14 @@ pub(super) fn observe(cron: &CronJob, jobs: &[Job]) -> Observed {
     seen
 }
 
-/// A Job that was made before a crash, of which the status does not know, is known again; otherwise the next one would
-/// run beside it under any policy. Jobs that users made from the CronJob stay unknown.
-fn take_back(cron: &CronJob, job: &Job, status: &mut CronJobStatus) {
-    let moment = job.metadata.annotations.get(SCHEDULED).and_then(|text| text.parse::<Timestamp>().ok());
-    let Some(at) = moment.filter(|at| job_name(cron, *at) == job.metadata.name) else { return };
-    status.active.push(ActiveJob::of(&job.metadata));
-    status.last_schedule_time = status.last_schedule_time.max(Some(at));
+/// The moment for which a Job was made. Jobs that users made from the CronJob have none.
+fn moment(cron: &CronJob, job: &Job) -> Option<Timestamp> {
+    let told = job.metadata.annotations.get(SCHEDULED).and_then(|text| text.parse::<Timestamp>().ok());
+    told.filter(|at| job_name(cron, *at) == job.metadata.name)
 }
 
-/// The ended Jobs that are too many, by index: the oldest of those that succeeded and of those that failed.
+/// The ended Jobs that are too many, by index: the oldest of those that succeeded and of those that failed. One of which
+/// the stored status does not tell everything stays: without both its moment would come again.
 pub(super) fn too_old(cron: &CronJob, jobs: &[Job]) -> Vec<usize> {
     let limits = [
         ("Complete", cron.spec.successful_jobs_history_limit),
@@ -85,7 +87,9 @@ pub(super) fn too_old(cron: &CronJob, jobs: &[Job]) -> Vec<usize> {
         let Some(limit) = limit else { continue };
         let ended_so = |at: &usize| {
             let job = &jobs[*at];
-            !job.metadata.is_terminating() && job.status.finished().is_some_and(|held| held.r#type == end)
+            !job.metadata.is_terminating()
+                && job.status.finished().is_some_and(|held| held.r#type == end)
+                && is_told(cron, job)
         };
         let mut ended: Vec<usize> = (0..jobs.len()).filter(ended_so).collect();
         ended.sort_by(|a, b| by_start(&jobs[*a], &jobs[*b]));
@@ -93,6 +97,15 @@ pub(super) fn too_old(cron: &CronJob, jobs: &[Job]) -> Vec<usize> {
         old.extend(ended);
     }
     old
+}
+
+/// Whether the stored status tells what an ended Job does.
+fn is_told(cron: &CronJob, job: &Job) -> bool {
+    let status = &cron.status;
+    let succeeded = job.status.finished().is_some_and(|end| end.r#type == "Complete");
+    status.last_schedule_time >= moment(cron, job)
+        && !status.is_active(&job.metadata.uid)
+        && (!succeeded || status.last_successful_time >= job.status.completion_time)
 }
 
 /// Those that never began are the newest. Source: `byJobStartTime`.

@@ -75,7 +75,7 @@ impl Model {
         seen.events.iter().for_each(|(_, reason, _)| self.say(reason));
         seen.unexpected.iter().for_each(|_| self.say("UnexpectedJob"));
         cron.status.active.retain(|active| !seen.missing.contains(&active.uid));
-        for at in too_old(&cron, &jobs) {
+        for at in too_old(&self.cron, &jobs) {
             self.jobs.remove(&jobs[at].metadata.name);
         }
         let due_now = due(&cron, self.now);

@@ -11,7 +11,7 @@ use super::placement::{self, Placement};
 use super::plan::{Plan, Snapshot, plan};
 use super::types::{Daemon, DaemonSet, Node};
 use super::{Worker, revisions, status};
-use crate::claim::{Claim, ignore_gone};
+use crate::claim::{Claim, ignore_missing};
 use crate::context::decode;
 use crate::history::History;
 use crate::pod_control::PodControl;
@@ -133,7 +133,7 @@ impl Worker {
         let patch = status::patch(&snapshot.set.metadata.uid, &next);
         let resource = kinds::DAEMON_SETS.gvr();
         let written = self.ctx.client.patch(&resource, key, "status", api::PatchType::Merge, &patch).await;
-        if let Some(object) = ignore_gone(written)? {
+        if let Some(object) = ignore_missing(written)? {
             self.ctx.caught_up(&self.sets, object.revision()).await;
         }
         Ok(())

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Worker;
 use super::types::{Daemon, DaemonSet, HASH_LABEL};
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::history::{History, Revision, Snapshot};
 
 /// Which revisions hold what. Pure.
@@ -115,7 +115,7 @@ impl Worker {
             let key = Key::new(meta.namespace.as_str(), meta.name.as_str());
             let patch = json!({ "metadata": { "uid": meta.uid, "labels": { HASH_LABEL: kept } } });
             let patched = self.ctx.client.patch(&kinds::PODS.gvr(), &key, "", PatchType::Merge, &patch).await;
-            if let Some(pod) = ignore_gone(patched)? {
+            if let Some(pod) = ignore_missing(patched)? {
                 self.ctx.caught_up(&self.pods, pod.revision()).await;
             }
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::plan::{Plan, Snapshot, Step, plan};
 use super::types::{Deployment, REVISION};
 use super::{Worker, status, template};
-use crate::claim::{Claim, ignore_gone, is_ending_namespace};
+use crate::claim::{Claim, ignore_gone, ignore_missing, is_ending_namespace};
 use crate::context::decode;
 use crate::pods::Pod;
 use crate::replicaset::{self, Set};
@@ -103,7 +103,7 @@ impl Worker {
                 let resource = kinds::DEPLOYMENTS.gvr();
                 let client = &self.ctx.client;
                 let written = client.patch(&resource, pass.key, "", PatchType::Json, &rollback.patch).await;
-                if let Some(object) = ignore_gone(written)? {
+                if let Some(object) = ignore_missing(written)? {
                     self.ctx.caught_up(&self.deployments, object.revision()).await;
                     let (involved, message) = (pass.involved.clone(), rollback.message);
                     self.events.event(involved, rollback.event_type, rollback.reason, message);
@@ -128,7 +128,7 @@ impl Worker {
         patch["metadata"]["uid"] = pass.deployment.metadata.uid.as_str().into();
         let resource = kinds::DEPLOYMENTS.gvr();
         let written = self.ctx.client.patch(&resource, pass.key, subresource, PatchType::Merge, &patch).await;
-        if let Some(object) = ignore_gone(written)? {
+        if let Some(object) = ignore_missing(written)? {
             self.ctx.caught_up(&self.deployments, object.revision()).await;
         }
         Ok(())

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Worker;
 use super::plan::{failed, plan, stale_in};
 use super::types::{Budget, BudgetStatus};
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::decode;
 use crate::pods::Pod;
 use crate::scale;
@@ -214,8 +214,7 @@ impl Worker {
                     json!({ "uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version });
                 let patch = json!({ "metadata": meta, "status": { "conditions": [condition] } });
                 let (pods, kind) = (self.pods.resource(), PatchType::StrategicMerge);
-                // Where it changed in between, the change itself brings it back here.
-                ignore_gone(self.ctx.client.patch(pods, key, "status", kind, &patch).await)?;
+                ignore_missing(self.ctx.client.patch(pods, key, "status", kind, &patch).await)?;
                 Ok(Action::Done)
             }
         }

@@ -13,7 +13,7 @@ use super::behavior::{Bounds, History};
 use super::measure::{Measured, combine};
 use super::replicas::{Counted, Tolerances};
 use super::types::{Autoscaler, Pod, Reference, Status};
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::decode;
 use crate::scale::{self, Scale};
 
@@ -265,7 +265,7 @@ impl Pass<'_> {
         let resource = self.worker.autoscalers.resource();
         let client = &self.worker.ctx.client;
         let written = client.patch(resource, &object.key(), "status", PatchType::Merge, &patch).await;
-        if let Err(status) = ignore_gone(written) {
+        if let Err(status) = ignore_missing(written) {
             self.warn("FailedUpdateStatus", status.to_string());
             return Err(status.into());
         }

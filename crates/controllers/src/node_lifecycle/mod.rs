@@ -21,7 +21,7 @@ use reconcile::{
 };
 use serde_json::json;
 
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
 use crate::pods::Pod;
 
@@ -163,7 +163,7 @@ impl Worker {
             });
             let kind = PatchType::StrategicMerge;
             let resource = kinds::PODS.gvr();
-            ignore_gone(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
+            ignore_missing(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
             let involved = Involved::object(&kinds::PODS, &object);
             self.events.event(involved, EventType::Warning, "NodeNotReady", "Node is not ready");
         }

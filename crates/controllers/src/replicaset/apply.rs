@@ -12,7 +12,7 @@ use super::members::Member;
 use super::plan::{Decision, plan, pod_body};
 use super::status::{self, Failure};
 use super::types::{self, Set};
-use crate::claim::{Claim, ignore_gone};
+use crate::claim::{Claim, ignore_missing};
 use crate::pod_control::PodControl;
 use crate::selector::Select;
 
@@ -118,7 +118,7 @@ impl Worker {
         let patch = status::patch(&set.metadata.uid, &next);
         let resource = self.flavor.kind.gvr();
         let written = self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await;
-        ignore_gone(written)?;
+        ignore_missing(written)?;
         Ok(())
     }
 }

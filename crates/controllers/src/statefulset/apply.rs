@@ -12,7 +12,7 @@ use super::claims::{self, ClaimStep, Held};
 use super::plan::{Plan, Snapshot, Step, finished, plan};
 use super::types::{Member, StatefulSet, StatefulSetStatus};
 use super::{Worker, identity, status};
-use crate::claim::{Claim, ignore_gone};
+use crate::claim::{Claim, ignore_missing};
 use crate::context::decode;
 use crate::history::{self, History, Newest, Revision, newest};
 use crate::selector::Select;
@@ -267,7 +267,7 @@ impl Worker {
         let key = Key::new(pass.key.namespace.as_str(), pod);
         let kind = PatchType::StrategicMerge;
         let patched = self.ctx.client.patch(&kinds::PODS.gvr(), &key, "", kind, patch).await;
-        if let Some(pod) = ignore_gone(patched)? {
+        if let Some(pod) = ignore_missing(patched)? {
             self.ctx.caught_up(&self.pods, pod.revision()).await;
         }
         Ok(())
@@ -388,7 +388,7 @@ impl Worker {
         let patch = status::patch(&set.metadata.uid, &next);
         let resource = kinds::STATEFUL_SETS.gvr();
         let written = self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await;
-        if let Some(object) = ignore_gone(written)? {
+        if let Some(object) = ignore_missing(written)? {
             self.ctx.caught_up(&self.sets, object.revision()).await;
         }
         Ok(())
