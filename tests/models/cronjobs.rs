@@ -77,6 +77,14 @@ impl Always {
         }
     }
 
+    /// A user deletes a Job: while no status tells of it, its moment is not over.
+    fn deleted(&mut self, witness: &Witness, name: &str) {
+        let moments = witness.all("Job").filter(|job| job.meta().name == name).filter_map(|job| moment(job));
+        for at in moments.filter(|at| self.last < Some(*at)) {
+            self.made.remove(&at);
+        }
+    }
+
     fn see_cron(&mut self, cron: &Object) {
         let cron = value(cron);
         if self.specs.last() != Some(&cron["spec"]) {
@@ -130,7 +138,7 @@ async fn kubelet(world: &mut World, witness: &Witness) -> bool {
     true
 }
 
-async fn step(world: &mut World, witness: &mut Witness) {
+async fn step(world: &mut World, witness: &mut Witness, always: &mut Always) {
     let spec = match world.chance.u8(0..24) {
         0 => json!({ "suspend": world.chance.bool() }),
         1 => json!({ "schedule": world.chance.choice(["*/5 * * * *", "* * * * *", "3 * * * *"]) }),
@@ -138,6 +146,7 @@ async fn step(world: &mut World, witness: &mut Witness) {
         3 => {
             let names: Vec<String> = witness.all("Job").map(|job| job.meta().name.clone()).collect();
             let Some(name) = world.chance.choice(&names).cloned() else { return };
+            always.deleted(witness, &name);
             return world.delete(&JOBS, &name, Some(Propagation::Background)).await;
         }
         4 => return world.restart(),
@@ -206,7 +215,7 @@ async fn story(seed: u64) {
     let made = cron(&mut world.chance);
     world.create(&CRON_JOBS, &made).await;
     for _ in 0..STEPS {
-        step(&mut world, &mut witness).await;
+        step(&mut world, &mut witness, &mut always).await;
         look(&mut witness, &mut always).await;
     }
     complete(&mut world, &mut witness, &mut always).await;

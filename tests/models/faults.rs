@@ -21,9 +21,12 @@ pub(crate) struct Faults {
     under_way: AtomicUsize,
     calls: Mutex<BTreeMap<(&'static str, String), u64>>,
     lost: AtomicUsize,
+    /// Whether every request is printed: where `SKIFF_MODELS_TRACE` is set.
+    traces: bool,
 }
 
 /// What becomes of one request.
+#[derive(Debug)]
 enum Fate {
     Answered,
     /// It never arrives.
@@ -40,6 +43,7 @@ impl Faults {
             under_way: AtomicUsize::new(0),
             calls: Mutex::default(),
             lost: AtomicUsize::new(0),
+            traces: std::env::var_os("SKIFF_MODELS_TRACE").is_some(),
         }
     }
 
@@ -137,7 +141,12 @@ impl Line {
             let what = (verb.as_str(), request.resource.resource.to_string());
             *self.faults.calls.lock().entry(what).or_default() += 1;
         }
-        match self.faults.fate(&request.call) {
+        let what = self.faults.traces.then(|| format!("{} {}", verb.as_str(), request.resource));
+        let fate = self.faults.fate(&request.call);
+        if let Some(what) = &what {
+            println!("TRACE {} {what} {fate:?}", self.user.name);
+        }
+        match fate {
             Fate::Answered => {}
             Fate::Refused(status) => return Err(status),
             Fate::Lost => {

@@ -161,6 +161,10 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, mad
                 let spared = held.iter().filter(known).map(|held| held.meta().uid.clone()).collect();
                 always.spared.insert(uid.clone(), spared);
             }
+            if way != Propagation::Orphan {
+                // A later word counts, while the first is not yet carried out.
+                always.spared.remove(&uid);
+            }
             if way != Propagation::Foreground {
                 always.hurried.insert(uid.clone());
             }

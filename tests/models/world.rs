@@ -72,6 +72,7 @@ pub(crate) struct World {
     controllers: Controllers,
     life: Option<Life>,
     ca: watch::Receiver<Arc<str>>,
+    traces: bool,
     stop: CancellationToken,
     tasks: Tasks,
     _dir: tempfile::TempDir,
@@ -137,6 +138,7 @@ impl World {
             controllers,
             life: None,
             ca,
+            traces: std::env::var_os("SKIFF_MODELS_TRACE").is_some(),
             stop,
             tasks,
             _dir: dir,
@@ -207,6 +209,9 @@ impl World {
             self.settle().await;
             let next = self.clock.next_deadline().filter(|next| *next < end).unwrap_or(end);
             let wait = next.duration_since(self.clock.now());
+            if self.traces {
+                println!("TRACE {} passes to {next}", self.clock.now());
+            }
             self.clock.advance(Duration::try_from(wait).unwrap_or_default());
             if next == end {
                 self.settle().await;
