@@ -81,6 +81,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
     scheduling:
         a_limit_range_gives_defaults_and_keeps_its_bounds
         a_pod_that_exceeds_what_is_left_waits
+        a_claim_is_bound_where_its_first_pod_goes
         a_pod_goes_to_the_node_that_its_selector_names
         a_pod_whose_selector_names_no_node_waits
         all_addresses_and_one_of_them_are_the_same_port

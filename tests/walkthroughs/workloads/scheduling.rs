@@ -69,6 +69,42 @@ pub(crate) fn a_limit_range_gives_defaults_and_keeps_its_bounds(space: &Space<'_
     space.make(&much);
 }
 
+/// A volume that only one node reaches.
+fn local_volume(name: &str, class: &str, node: &str) -> Value {
+    let here = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
+        "local": {"path": "/nowhere"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}}})
+}
+
+pub(crate) fn a_claim_is_bound_where_its_first_pod_goes(space: &Space<'_>) {
+    // These are the cluster's, whose names others may want.
+    let class = space.name.as_str();
+    let far = space.cluster.nodes()[1];
+    space.make(
+        &json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": class},
+        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}),
+    );
+    space.make(&local_volume(class, class, far));
+    space.make(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class,
+            "resources": {"requests": {"storage": "500Mi"}}}}));
+    space.run(&["wait", "--for=jsonpath={.status.phase}=Pending", "pvc/data", "--timeout=240s"]);
+    let mut user = pod("user", "stores");
+    user["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    space.make(&user);
+    let user = space.until_one("pods", "user", "it has a node", |pod| !pod["spec"]["nodeName"].is_null());
+    assert_eq!(user["spec"]["nodeName"], far, "{user}");
+    space.run(&["wait", "--for=jsonpath={.status.phase}=Bound", "pvc/data", "--timeout=240s"]);
+    assert_eq!(space.get(&["pvc", "data"])["spec"]["volumeName"], class);
+    let volume = space.get(&["pv", class]);
+    assert_eq!(volume["spec"]["claimRef"]["name"], "data", "{volume}");
+    space.run(&["delete", "pod/user", "pvc/data", "--now"]);
+    space.run(&["delete", "pv", class]);
+    space.run(&["delete", "storageclass", class]);
+}
+
 /// What a quantity of CPU is in thousandths.
 fn thousandths(cpu: &Value) -> u64 {
     let cpu = cpu.as_str().unwrap_or_default();
