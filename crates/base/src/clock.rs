@@ -44,7 +44,7 @@ impl Clock for SystemClock {
 pub struct VirtualClock {
     now: Arc<Mutex<Timestamp>>,
     ticks: watch::Sender<u64>,
-    sleepers: Arc<Mutex<Sleepers>>,
+    sleepers: watch::Sender<Sleepers>,
 }
 
 /// Who sleeps until when: deadlines, told apart by a number.
@@ -54,37 +54,88 @@ struct Sleepers {
     numbers: u64,
 }
 
+impl Sleepers {
+    /// The deadlines, the next one first.
+    fn moments(&self) -> impl Iterator<Item = Timestamp> {
+        self.deadlines.iter().map(|(deadline, _)| *deadline)
+    }
+}
+
 /// One that sleeps; forgotten with it, whether it woke or was given up.
 struct Sleeper {
-    sleepers: Arc<Mutex<Sleepers>>,
+    sleepers: watch::Sender<Sleepers>,
     entry: (Timestamp, u64),
 }
 
 impl Sleeper {
-    fn new(sleepers: &Arc<Mutex<Sleepers>>, deadline: Timestamp) -> Self {
-        let mut held = sleepers.lock();
-        held.numbers += 1;
-        let entry = (deadline, held.numbers);
-        held.deadlines.insert(entry);
+    fn new(sleepers: &watch::Sender<Sleepers>, deadline: Timestamp) -> Self {
+        let mut entry = (deadline, 0);
+        sleepers.send_modify(|held| {
+            held.numbers += 1;
+            entry.1 = held.numbers;
+            held.deadlines.insert(entry);
+        });
         Self { sleepers: sleepers.clone(), entry }
     }
 }
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.sleepers.lock().deadlines.remove(&self.entry);
+        self.sleepers.send_if_modified(|held| held.deadlines.remove(&self.entry));
     }
 }
 
 impl VirtualClock {
     /// A clock that shows `start`.
     pub fn new(start: Timestamp) -> Self {
-        Self { now: Arc::new(Mutex::new(start)), ticks: watch::Sender::new(0), sleepers: Arc::default() }
+        Self {
+            now: Arc::new(Mutex::new(start)),
+            ticks: watch::Sender::new(0),
+            sleepers: watch::Sender::default(),
+        }
     }
 
     /// When the next sleeper wants to be woken: a test that goes from one such moment to the next misses nothing.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.sleepers.lock().deadlines.first().map(|(deadline, _)| *deadline)
+        self.sleepers.borrow().moments().next()
+    }
+
+    /// Goes to the first moment, `at_least` and `at_most` so far away, until which somebody sleeps, once somebody does: a
+    /// test waits for a timer to be set and lets it run off, without a guess at when that will be.
+    pub async fn go_to_deadline(&self, at_least: Duration, at_most: Duration) {
+        let wanted = |held: &Sleepers| {
+            let now = self.now();
+            let [first, last] =
+                [at_least, at_most].map(|by| now.saturating_add(by).unwrap_or(Timestamp::MAX));
+            held.moments().find(|deadline| (first..=last).contains(deadline))
+        };
+        self.go(wanted).await;
+    }
+
+    /// Goes to the next moment until which somebody sleeps, once everybody whose moment has come has woken up and there is
+    /// one that is no further away than `at_most`. One call after the other, time passes no faster than it is used.
+    pub async fn go_on(&self, at_most: Duration) {
+        let wanted = |held: &Sleepers| {
+            let now = self.now();
+            let last = now.saturating_add(at_most).unwrap_or(Timestamp::MAX);
+            held.moments().next().filter(|deadline| *deadline > now && *deadline <= last)
+        };
+        self.go(wanted).await;
+    }
+
+    async fn go(&self, wanted: impl Fn(&Sleepers) -> Option<Timestamp>) {
+        let mut sleepers = self.sleepers.subscribe();
+        let mut deadline = None;
+        // The sender lives as long as `self`, so waiting cannot fail while this call borrows it.
+        let _ = sleepers
+            .wait_for(|held| {
+                deadline = wanted(held);
+                deadline.is_some()
+            })
+            .await;
+        if let Some(deadline) = deadline {
+            self.set(deadline);
+        }
     }
 
     /// Moves the clock forward and wakes every sleeper whose deadline has come.
@@ -129,6 +180,37 @@ mod tests {
         sleep.await;
         assert_eq!(clock.now(), deadline);
         assert_eq!(clock.next_deadline(), None);
+    }
+
+    #[tokio::test]
+    async fn time_goes_on_when_somebody_waits_for_it() {
+        let clock = VirtualClock::new(Timestamp::UNIX_EPOCH);
+        let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
+        let minute = Duration::from_secs(60);
+        let mut go = Box::pin(clock.go_on(minute));
+        assert!(futures_poll(&mut go).await.is_none(), "nobody sleeps");
+        let mut far = Box::pin(clock.sleep_until(at(100)));
+        assert!(futures_poll(&mut far).await.is_none());
+        assert!(futures_poll(&mut go).await.is_none(), "that is too far away");
+        let mut near = Box::pin(clock.sleep_until(at(50)));
+        assert!(futures_poll(&mut near).await.is_none());
+        go.await;
+        assert_eq!(clock.now(), at(50));
+        // The sleeper has not woken up yet: it may want to go to sleep again, before the other one wakes.
+        let mut go = Box::pin(clock.go_on(minute));
+        assert!(futures_poll(&mut go).await.is_none());
+        near.await;
+        go.await;
+        assert_eq!(clock.now(), at(100));
+        far.await;
+
+        let mut go = Box::pin(clock.go_to_deadline(minute, 2 * minute));
+        let mut sleeps = [110, 180].map(|second| Box::pin(clock.sleep_until(at(second))));
+        assert!(futures_poll(&mut sleeps[0]).await.is_none());
+        assert!(futures_poll(&mut go).await.is_none(), "that is too near");
+        assert!(futures_poll(&mut sleeps[1]).await.is_none());
+        go.await;
+        assert_eq!(clock.now(), at(180));
     }
 
     async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
