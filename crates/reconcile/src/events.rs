@@ -128,6 +128,7 @@ impl EventRecorder {
             component: component.to_owned(),
             host: host.to_owned(),
             correlator: Correlator::default(),
+            named: Timestamp::MIN,
         };
         let tasks = Tasks::default();
         tasks.spawn(writer.run(receiver));
@@ -290,6 +291,13 @@ struct Writer {
     component: String,
     host: String,
     correlator: Correlator,
+    /// The moment by which an event was named last.
+    named: Timestamp,
+}
+
+/// The moment that names an event: its own, or one just after the last, since two events of one moment are two.
+fn naming(at: Timestamp, last: Timestamp) -> Timestamp {
+    at.max(last.saturating_add(Duration::from_nanos(1)).unwrap_or(last))
 }
 
 impl Writer {
@@ -336,11 +344,12 @@ impl Writer {
         self.client.patch(&kinds::EVENTS.gvr(), &written.key, "", PatchType::Merge, &patch).await.map(drop)
     }
 
-    async fn create(&self, identity: &Identity, occurrence: &Occurrence) -> Result<Key, Status> {
+    async fn create(&mut self, identity: &Identity, occurrence: &Occurrence) -> Result<Key, Status> {
         let involved = &occurrence.involved;
         // Events of cluster-scoped objects live in `default`, as upstream's do.
         let namespace = if involved.namespace.is_empty() { "default" } else { &involved.namespace };
-        let name = format!("{}.{:x}", involved.name, occurrence.at.as_nanosecond());
+        self.named = naming(occurrence.at, self.named);
+        let name = format!("{}.{:x}", involved.name, self.named.as_nanosecond());
         let key = Key::new(namespace, name);
         let at = time::seconds(occurrence.at);
         let mut source = serde_json::json!({ "component": self.component });
@@ -396,6 +405,15 @@ mod tests {
         assert_eq!(messages[11], "(combined from similar events): m11");
         // What is known by its message is still told apart.
         assert_eq!(correlator.admit(&occurrence("Failed", "m9", 0)).unwrap().message, "m9");
+    }
+
+    #[test]
+    fn events_of_one_moment_have_names_of_their_own() {
+        let at = |nanos: i128| Timestamp::from_nanosecond(nanos).unwrap();
+        for (now, last, expected) in [(5, 3, 5), (5, 5, 6), (5, 6, 7), (-5, 7, 8)] {
+            assert_eq!(naming(at(now), at(last)), at(expected));
+        }
+        assert_eq!(naming(at(1), Timestamp::MIN), at(1));
     }
 
     #[test]
