@@ -59,9 +59,9 @@ impl Claim<'_> {
         }
         let orphans: Vec<_> = self
             .objects
-            .labelled(&self.owner.namespace, |labels| self.selector.matches(labels))
+            .orphans(&self.owner.namespace, |labels| self.selector.matches(labels))
             .into_iter()
-            .filter(|object| object.meta().controller().is_none() && !object.meta().is_terminating())
+            .filter(|object| !object.meta().is_terminating())
             .filter(|object| member(object) && adoptable(object))
             .collect();
         claimed.extend(self.adopt(orphans).await?);

@@ -1,6 +1,6 @@
 //! The objects of one resource with their indexes. Objects are shared, never copied.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use api::{Key, Object};
@@ -12,6 +12,8 @@ pub(crate) struct Cache {
     by_uid: HashMap<Box<str>, Key>,
     by_owner: HashMap<Box<str>, HashSet<Key>>,
     by_node: HashMap<Box<str>, HashSet<Key>>,
+    /// Those that no controller has, once somebody has asked for them: of many resources they are all, and nobody asks.
+    orphans: Option<BTreeSet<Key>>,
 }
 
 impl Cache {
@@ -50,6 +52,18 @@ impl Cache {
         self.by_node.get(node).into_iter().flatten().filter_map(|key| self.objects.get(key))
     }
 
+    /// The objects of a namespace that no controller has; `None` as long as they are not kept.
+    pub(crate) fn orphans<'a>(&'a self, namespace: &'a str) -> Option<impl Iterator<Item = &'a Arc<Object>>> {
+        let keys = self.orphans.as_ref()?.range(Key::new(namespace, "")..);
+        Some(keys.take_while(move |key| key.namespace == namespace).filter_map(|key| self.objects.get(key)))
+    }
+
+    /// Keeps the objects that no controller has from now on.
+    pub(crate) fn keep_orphans(&mut self) {
+        let all = self.objects.iter().filter(|(_, object)| is_orphan(object));
+        self.orphans.get_or_insert_with(|| all.map(|(key, _)| key.clone()).collect());
+    }
+
     /// Puts an object; gives the one that it replaces.
     pub(crate) fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         let key = object.key();
@@ -63,6 +77,9 @@ impl Cache {
         }
         for owner in &meta.owner_references {
             self.by_owner.entry(owner.uid.as_str().into()).or_default().insert(key.clone());
+        }
+        if let Some(orphans) = self.orphans.as_mut().filter(|_| is_orphan(&object)) {
+            orphans.insert(key.clone());
         }
         if let Some(node) = object.node_name() {
             self.by_node.entry(node.into()).or_default().insert(key);
@@ -85,10 +102,17 @@ impl Cache {
         for owner in &meta.owner_references {
             drop_from(&mut self.by_owner, &owner.uid, key);
         }
+        if let Some(orphans) = &mut self.orphans {
+            orphans.remove(key);
+        }
         if let Some(node) = old.node_name() {
             drop_from(&mut self.by_node, node, key);
         }
     }
+}
+
+fn is_orphan(object: &Object) -> bool {
+    object.meta().controller().is_none()
 }
 
 fn drop_from(index: &mut HashMap<Box<str>, HashSet<Key>>, name: &str, key: &Key) {

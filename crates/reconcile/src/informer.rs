@@ -300,6 +300,25 @@ impl Informer {
         self.shared.cache.read().owned_by(uid).cloned().collect()
     }
 
+    /// The objects of a namespace that no controller has and whose labels satisfy `matches`, sorted by name. Others are not
+    /// looked at, except by the first call of all.
+    pub fn orphans(
+        &self,
+        namespace: &str,
+        matches: impl Fn(&BTreeMap<String, String>) -> bool,
+    ) -> Vec<Arc<Object>> {
+        let of = |cache: &Cache| -> Option<Vec<Arc<Object>>> {
+            let orphans = cache.orphans(namespace)?;
+            Some(orphans.filter(|object| matches(&object.meta().labels)).cloned().collect())
+        };
+        let known = of(&self.shared.cache.read());
+        known.unwrap_or_else(|| {
+            let mut cache = self.shared.cache.write();
+            cache.keep_orphans();
+            of(&cache).unwrap_or_default()
+        })
+    }
+
     /// The objects whose `spec.nodeName` is `node`, in no order.
     pub fn on_node(&self, node: &str) -> Vec<Arc<Object>> {
         self.shared.cache.read().on_node(node).cloned().collect()

@@ -126,6 +126,49 @@ async fn relists_only_on_410_and_synthesizes_what_was_missed() {
     assert_eq!(*log.lock(), expected.map(|(name, old, new)| (name.to_owned(), old, new)));
 }
 
+/// The object, with a controller.
+fn owned(object: &Object) -> Arc<Object> {
+    let mut json: serde_json::Value = object.decode().unwrap();
+    json["metadata"]["ownerReferences"] = serde_json::json!([
+        { "apiVersion": "v1", "kind": "Owner", "name": "o", "uid": "o", "controller": true }]);
+    Arc::new(Object::parse(serde_json::to_vec(&json).unwrap().into()).unwrap())
+}
+
+#[tokio::test]
+async fn orphans_are_found_without_a_look_at_the_others() {
+    let (sender, answer) = watch();
+    let (_script, informers, _clock) = informers(vec![answer]);
+    let informer = informers.get(kinds::CONFIG_MAPS);
+    let one = |name: &str, revision| object("ns", name, name, revision);
+    let many = (1..1000).map(|at| event(WatchEventKind::Added, owned(&one(&format!("m{at}"), at))));
+    sender.send(Ok(many.collect())).unwrap();
+    let added = |namespace, name, at| event(WatchEventKind::Added, object(namespace, name, name, at));
+    sender.send(Ok(vec![added("ns", "b", 1000), added("other", "c", 1001), synced_at(1001)])).unwrap();
+    informer.synced().await;
+    let looks = std::cell::Cell::new(0);
+    let orphans = || {
+        looks.set(0);
+        let found = informer.orphans("ns", |_| {
+            looks.set(looks.get() + 1);
+            true
+        });
+        found.iter().map(|object| object.meta().name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((orphans(), looks.get()), (vec!["b".to_owned()], 1));
+    // One gets a controller, one loses it, one is new, and one goes.
+    let changed = |object| event(WatchEventKind::Modified, object);
+    let changes = vec![
+        changed(owned(&one("b", 1002))),
+        changed(one("m7", 1003)),
+        added("ns", "a", 1004),
+        changed(one("m8", 1005)),
+        event(WatchEventKind::Deleted, one("m8", 1006)),
+    ];
+    sender.send(Ok(changes)).unwrap();
+    informer.caught_up(1006).await;
+    assert_eq!((orphans(), looks.get()), (vec!["a".to_owned(), "m7".to_owned()], 2));
+}
+
 #[tokio::test]
 async fn falls_back_to_list_and_watch() {
     let (_watch, answer) = watch();

@@ -46,14 +46,15 @@ impl History<'_> {
     /// The revisions that match, oldest first; orphans among them are adopted. Its own that match no longer are left as
     /// they are. Source: `ListControllerRevisions`, `adoptOrphanRevisions`.
     pub(crate) async fn matching(&self) -> Result<Vec<Revision>, BoxError> {
-        let matching = self.revisions.labelled(&self.owner.namespace, |labels| self.selector.matches(labels));
-        let (orphans, owned): (Vec<_>, Vec<_>) =
-            matching.into_iter().partition(|held| held.meta().controller().is_none());
-        let is_ours = |held: &Arc<Object>| {
-            held.meta().controller().is_some_and(|controller| controller.uid == self.owner.uid)
+        let uid = &self.owner.uid;
+        let matching = |held: &Arc<Object>| {
+            let meta = held.meta();
+            meta.controller().is_some_and(|owner| owner.uid == *uid) && self.selector.matches(&meta.labels)
         };
-        let mut held: Vec<_> = owned.into_iter().filter(is_ours).collect();
+        let mut held: Vec<_> = self.revisions.owned_by(uid).into_iter().filter(matching).collect();
         if !self.owner.is_terminating() {
+            let orphans =
+                self.revisions.orphans(&self.owner.namespace, |labels| self.selector.matches(labels));
             let lasting = orphans.into_iter().filter(|orphan| !orphan.meta().is_terminating()).collect();
             held.extend(self.claim().adopt(lasting).await?);
         }
