@@ -10,7 +10,7 @@ use reconcile::kinds;
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use super::{condition, reason, start, start_at};
+use super::{condition, hurry, pass, reason, start, start_at};
 
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 
@@ -145,31 +145,19 @@ async fn failures_back_off_until_the_limit_and_the_job_goes_in_time() {
     end(&cluster, &first, 1, later(&clock)).await;
     cluster.until(kinds::JOBS, &key, |job| job["status"]["failed"] == 1).await;
     assert_eq!(pods_of(&cluster, "bad").len(), 1);
-    let second = meanwhile(&clock, SECOND, running(&cluster, "bad", 1)).await.remove(0);
+    pass(&clock, Duration::from_secs(10)).await;
+    let second = running(&cluster, "bad", 1).await.remove(0);
     end(&cluster, &second, 1, later(&clock)).await;
     let failed = cluster.until(kinds::JOBS, &key, |job| holds(job, "Failed")).await;
     assert_eq!(condition(&failed, "Failed")["reason"], "BackoffLimitExceeded");
     assert_eq!(failed["status"]["failed"], 2);
-    meanwhile(&clock, SECOND, said(&cluster, &["BackoffLimitExceeded"])).await;
-    meanwhile(&clock, SECOND * 600, cluster.until(kinds::JOBS, &key, Value::is_null)).await;
+    said(&cluster, &["BackoffLimitExceeded"]).await;
+    pass(&clock, Duration::from_secs(3600)).await;
+    cluster.until(kinds::JOBS, &key, Value::is_null).await;
     cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
 }
 
-/// Lets time pass, a step every few milliseconds, until something is so. A single step could come before the controller
-/// has set its timer, and after it had read the time.
-async fn meanwhile<T>(clock: &VirtualClock, step: Duration, wait: impl Future<Output = T>) -> T {
-    let passing = async {
-        loop {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            clock.advance(step);
-        }
-    };
-    tokio::select! { done = wait => done, () = passing => unreachable!() }
-}
-
-const SECOND: Duration = Duration::from_secs(1);
-
-/// The time, a second later: events of one moment would have one name.
+/// The time, a second later.
 fn later(clock: &VirtualClock) -> Timestamp {
     clock.advance(Duration::from_secs(1));
     base::clock::Clock::now(clock)
@@ -246,7 +234,7 @@ async fn a_cron_job_makes_a_job_when_it_is_due() {
     cluster
         .until_all(kinds::JOBS, "default", |jobs| jobs.len() == 1 && jobs[0].meta().name == names[2])
         .await;
-    meanwhile(&clock, SECOND, said(&cluster, &["SuccessfulCreate", "SawCompletedJob"])).await;
+    said(&cluster, &["SuccessfulCreate", "SawCompletedJob"]).await;
 
     // What `kubectl create job --from=cronjob/tick` sends.
     let cron = cluster.informers.get(kinds::CRON_JOBS).get(&key).unwrap();
@@ -257,7 +245,7 @@ async fn a_cron_job_makes_a_job_when_it_is_due() {
     later(&clock);
     cluster.create(&kinds::JOBS, "default", by_hand).await;
     let pod = running(&cluster, "by-hand", 1).await.remove(0);
-    meanwhile(&clock, SECOND, said(&cluster, &["UnexpectedJob"])).await;
+    said(&cluster, &["UnexpectedJob"]).await;
     end(&cluster, &pod, 0, later(&clock)).await;
     cluster.until(kinds::JOBS, &Key::new("default", "by-hand"), |job| holds(job, "Complete")).await;
 }
@@ -279,7 +267,7 @@ async fn a_job_that_may_make_no_pods_tries_one_now_and_then() {
     };
     let begun = base::clock::Clock::now(&clock);
     let tries = cluster.until_all(kinds::EVENTS, "default", |events| refused(events) >= 5);
-    let events = meanwhile(&clock, Duration::from_millis(100), tries).await;
+    let events = hurry(&clock, tries).await;
     // One, two, four, … seconds are between them; one more comes when the status has been written first.
     let (count, passed) = (refused(&events), base::clock::Clock::now(&clock).duration_since(begun));
     assert!(passed.as_secs() + 1 >= 1 << (count - 2), "{count} in {passed}");

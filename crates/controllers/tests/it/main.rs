@@ -349,16 +349,31 @@ async fn a_circle_of_owners_does_not_keep_itself_alive() {
     }
 }
 
-/// Lets hours of the controllers' time pass while `work` goes on.
+/// How far one step of [`hurry`] goes: the longest of the controllers' short waits. What is set for later than that is
+/// waited for by [`pass`].
+const STEP_MAX: Duration = Duration::from_secs(65);
+
+/// Lets the controllers' time pass from timer to timer while `work` goes on.
 async fn hurry<T>(clock: &VirtualClock, work: impl Future<Output = T>) -> T {
-    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    in_steps(clock, STEP_MAX, work).await
+}
+
+/// The same with steps that are no longer than `step`: longer timers do not run off, but as far as shorter ones bring them
+/// nearer.
+async fn in_steps<T>(clock: &VirtualClock, step: Duration, work: impl Future<Output = T>) -> T {
     let passing = async {
         loop {
-            ticks.tick().await;
-            clock.advance(Duration::from_secs(5));
+            clock.go_on(step).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::select! { biased; done = work => done, () = passing => unreachable!() }
+}
+
+/// Waits until a timer of the controllers is set for a moment that is about as far away, and lets it run off.
+async fn pass(clock: &VirtualClock, about: Duration) {
+    let tolerance = Duration::from_secs(3);
+    clock.go_to_deadline(about.saturating_sub(tolerance), about + tolerance).await;
 }
 
 fn taints(node: &Value) -> Vec<String> {

@@ -9,7 +9,7 @@ use reconcile::kinds;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{reason, start, start_at};
+use crate::{in_steps, reason, start, start_at};
 
 fn web(extra: Value) -> Value {
     let mut spec = json!({
@@ -218,14 +218,5 @@ async fn what_cannot_be_made_is_tried_again_only_as_time_passes() {
         .unwrap();
     cluster.until(kinds::PODS, &Key::new("default", "web-0"), Value::is_null).await;
     // From here on time passes: whoever meets a conflict waits for another try.
-    let passes = async {
-        loop {
-            clock.advance(std::time::Duration::from_secs(1));
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::select! {
-        _ = completes(&cluster, 3) => {}
-        () = passes => {}
-    }
+    in_steps(&clock, std::time::Duration::from_secs(2), completes(&cluster, 3)).await;
 }
