@@ -1,11 +1,20 @@
 //! What controllers count, under upstream's names, for whoever shows it. Source: the `metrics` packages of
-//! `pkg/controller/job`, `cronjob` and `nodelifecycle`.
+//! `pkg/controller/job`, `cronjob`, `nodelifecycle` and `statefulset`.
+
+pub(crate) mod slices;
 
 use std::time::Duration;
 
+use api::Key;
 use prometheus::{
-    Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exponential_buckets,
+    Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
 };
+
+use slices::SliceFigures;
+
+/// `spec.podManagementPolicy` of StatefulSets.
+const POLICIES: [&str; 2] = ["OrderedReady", "Parallel"];
 
 /// The controllers' figures.
 pub struct Figures {
@@ -15,6 +24,10 @@ pub struct Figures {
     pods: IntCounterVec,
     skew: Histogram,
     evictions: IntCounterVec,
+    /// Of StatefulSets that are rolled: how many pods may be missing, and how many are.
+    bounds: [IntGaugeVec; 2],
+    /// Of EndpointSlices.
+    pub(crate) slices: SliceFigures,
 }
 
 impl Figures {
@@ -37,6 +50,11 @@ impl Figures {
         );
         let skew = Histogram::with_opts(skew.buckets(exponential_buckets(1.0, 2.0, 10)?))?;
         registry.register(Box::new(skew.clone()))?;
+        let bound = |name: &str, help: &str| {
+            let labels = ["statefulset_namespace", "statefulset_name", "pod_management_policy"];
+            let gauge = IntGaugeVec::new(Opts::new(format!("statefulset_controller_{name}"), help), &labels)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
         Ok(Self {
             syncs: counter(
                 "job_controller_job_syncs_total",
@@ -60,7 +78,27 @@ impl Figures {
                 "[STABLE] How often pods were told to leave a node, by zone.",
                 &["zone"],
             )?,
+            bounds: [
+                bound("statefulset_max_unavailable", "[ALPHA] Pods of a StatefulSet that may be missing.")?,
+                bound("statefulset_unavailable_replicas", "[ALPHA] Pods of a StatefulSet that are missing.")?,
+            ],
+            slices: SliceFigures::new(registry)?,
         })
+    }
+
+    /// So many pods of a StatefulSet may be missing while it is rolled, and so many are.
+    pub(crate) fn bounded(&self, set: &Key, policy: &str, most: i64, missing: i64) {
+        for (gauge, value) in self.bounds.iter().zip([most, missing]) {
+            gauge.with_label_values(&[&set.namespace, &set.name, policy]).set(value);
+        }
+    }
+
+    /// A StatefulSet is gone.
+    pub(crate) fn unbound(&self, set: &Key) {
+        for (gauge, policy) in self.bounds.iter().flat_map(|gauge| POLICIES.map(|policy| (gauge, policy))) {
+            // One that was never rolled under this policy has no figure.
+            let _ = gauge.remove_label_values(&[&set.namespace, &set.name, policy]);
+        }
     }
 
     /// A Job was looked at; what for, in upstream's words.
@@ -111,6 +149,10 @@ mod tests {
         figures.counted("NonIndexed", false, 0);
         figures.late_by(Duration::from_secs(3));
         figures.evicted("r:\0:z");
+        for (name, policy) in [("stays", "Parallel"), ("goes", "OrderedReady")] {
+            figures.bounded(&Key::new("ns", name), policy, 2, 1);
+        }
+        figures.unbound(&Key::new("ns", "goes"));
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             r#"job_controller_job_syncs_total{action="tracking",completion_mode="Indexed",result="success"} 1"#,
@@ -119,9 +161,12 @@ mod tests {
             r#"job_controller_job_pods_finished_total{completion_mode="NonIndexed",result="succeeded"} 3"#,
             r#"cronjob_controller_job_creation_skew_duration_seconds_bucket{le="4"} 1"#,
             "node_collector_evictions_total{zone=\"r:\0:z\"} 1",
+            r#"statefulset_controller_statefulset_max_unavailable{pod_management_policy="Parallel",statefulset_name="stays",statefulset_namespace="ns"} 2"#,
+            r#"statefulset_controller_statefulset_unavailable_replicas{pod_management_policy="Parallel",statefulset_name="stays",statefulset_namespace="ns"} 1"#,
         ] {
             assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
         }
+        assert!(!text.contains(r#"statefulset_name="goes""#));
         assert!(!text.contains(r#"job_pods_finished_total{completion_mode="NonIndexed",result="failed"}"#));
     }
 }

@@ -47,6 +47,8 @@ pub struct InitContainer {
     pub name: String,
     /// `Always` for one that runs beside the others.
     pub restart_policy: String,
+    /// Ports with names.
+    pub ports: Vec<ContainerPort>,
 }
 
 /// The part of `core/v1.Container` that controllers use.
@@ -152,6 +154,11 @@ impl Pod {
     /// Ran to its end.
     pub fn is_finished(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// When its readiness changed last, to whatever.
+    pub(crate) fn readiness_changed(&self) -> Option<Timestamp> {
+        self.status.conditions.iter().find(|held| held.r#type == "Ready")?.last_transition_time
     }
 
     fn ready(&self) -> Option<&Condition> {

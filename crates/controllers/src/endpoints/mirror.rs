@@ -4,18 +4,24 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
+use base::backoff::Policy;
 use base::lifecycle::{Component, Context};
-use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::WORKERS;
-use super::slices::{Step, carry_out, service_of};
-use super::types::{Conditions, Endpoint, MANAGED_BY, Port, SERVICE_NAME, Service, Slice, TargetRef};
+use super::plan::Step;
+use super::slices::{carry_out, services_of};
+use super::trigger::{TRIGGER_TIME, changes};
+use super::types::{
+    Conditions, Endpoint, Identity, MANAGED_BY, Port, SERVICE_NAME, Service, Slice, TargetRef, sorted,
+};
 use crate::context::{Ctx, controller_ref, decode, ready};
 
 const NAME: &str = "endpointslicemirroring-controller";
@@ -27,6 +33,14 @@ const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const ELECTION: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Source: `--mirroring-max-endpoints-per-subset`, which is also the most that a slice may hold.
 const PER_SUBSET: usize = 1000;
+/// The source of its events.
+const EVENTS: &str = "endpoint-slice-mirroring-controller";
+/// Annotations that mean the Endpoints alone.
+const NOT_COPIED: [&str; 2] = [TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
+/// The longest name of an object.
+const NAME_MAX: usize = 253;
+/// Source: `defaultSyncBackOff`, `maxSyncBackOff`.
+const BACKOFF: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(100) };
 
 /// The controller.
 pub struct EndpointSliceMirroring {
@@ -52,17 +66,16 @@ impl Component for EndpointSliceMirroring {
             endpoints: self.ctx.informers.get(kinds::ENDPOINTS),
             services: self.ctx.informers.get(kinds::SERVICES),
             slices: self.ctx.informers.get(kinds::ENDPOINT_SLICES),
+            events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), EVENTS, ""),
         });
-        let queue: Queue<Key> = self.ctx.queue("endpoint_slice_mirroring");
+        let queue: Queue<Key> = self.ctx.queue_with("endpoint_slice_mirroring", BACKOFF);
         let changed = queue.clone();
         let _endpoints = worker.endpoints.on_change(move |change| changed.add(change.key.clone()));
         let changed = queue.clone();
         let _services = worker.services.on_change(move |change| changed.add(change.key.clone()));
         let changed = queue.clone();
         let _slices = worker.slices.on_change(move |change| {
-            if let Some(key) = service_of(change, MANAGER) {
-                changed.add(key);
-            }
+            services_of(change, MANAGER).into_iter().for_each(|key| changed.add(key));
         });
         if !ready(&ctx, &[&worker.endpoints, &worker.services, &worker.slices]).await {
             return Ok(());
@@ -77,13 +90,14 @@ struct Worker {
     endpoints: Informer,
     services: Informer,
     slices: Informer,
+    events: EventRecorder,
 }
 
 /// A projection of `core/v1.Endpoints`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Endpoints {
-    metadata: ObjectMeta,
+    pub(super) metadata: ObjectMeta,
     subsets: Vec<Subset>,
 }
 
@@ -116,8 +130,12 @@ impl Reconcile<Key> for Worker {
             .filter(|slice| !slice.meta().is_terminating())
             .map(|slice| decode(slice))
             .collect::<Result<_, _>>()?;
-        let steps = plan(self.mirrored(key)?.as_ref(), held);
-        carry_out(&self.ctx, &self.slices, key, steps).await?;
+        let endpoints = self.mirrored(key)?;
+        let plan = plan(endpoints.as_ref(), held);
+        if let Some(endpoints) = &endpoints {
+            self.tell(key, endpoints, &plan);
+        }
+        carry_out(&self.ctx, &self.slices, key, plan.steps, |_| {}).await?;
         Ok(Action::Done)
     }
 }
@@ -129,13 +147,18 @@ impl Worker {
             return Ok(None);
         };
         let service: Service = decode(&service)?;
-        if !service.spec.selector.is_empty()
-            || service.metadata.is_terminating()
-            || is_left_alone(&endpoints)?
-        {
+        if !service.spec.selector.is_empty() || is_left_alone(&endpoints)? {
             return Ok(None);
         }
         decode(&endpoints).map(Some)
+    }
+
+    /// Says which addresses are in no slice.
+    fn tell(&self, key: &Key, endpoints: &Endpoints, plan: &Plan) {
+        for (reason, message) in plan.complaints() {
+            let involved = Involved::named(&kinds::ENDPOINTS, key, &endpoints.metadata.uid);
+            self.events.event(involved, EventType::Warning, reason, message);
+        }
     }
 }
 
@@ -147,56 +170,111 @@ fn is_left_alone(endpoints: &Object) -> Result<bool, BoxError> {
     }
     let meta = endpoints.meta();
     let head: Head = decode(endpoints)?;
-    Ok(meta.is_terminating()
-        || meta.labels.get(SKIP).is_some_and(|skip| skip == "true")
+    Ok(meta.labels.get(SKIP).is_some_and(|skip| skip == "true")
         || head.metadata.annotations.contains_key(ELECTION))
 }
 
-/// Endpoints of one family with equal ports.
-type Groups = BTreeMap<(String, Vec<Port>), Vec<Endpoint>>;
+/// Endpoints of one family with equal ports: the ports in their order, and what is there.
+type Groups = BTreeMap<(&'static str, Vec<Port>), (Vec<Port>, BTreeMap<Identity, Endpoint>)>;
 
-/// What has to be written so that the slices say what the Endpoints say; `None`: there is nothing to mirror.
-pub(super) fn plan(endpoints: Option<&Endpoints>, held: Vec<Slice>) -> Vec<Step> {
-    let mut groups = endpoints.map(desired).unwrap_or_default();
-    let mut steps = Vec::new();
-    let mut gone = Vec::new();
-    for slice in held {
-        let wanted = groups.remove(&(slice.address_type.clone(), slice.ports.clone()));
-        match (endpoints, wanted) {
-            (Some(endpoints), Some(wanted)) => steps.extend(patch(endpoints, slice, wanted)),
-            _ => gone.push(Step::Delete { name: slice.metadata.name }),
-        }
-    }
-    let Some(endpoints) = endpoints else { return gone };
-    let made = groups
-        .into_iter()
-        .map(|((family, ports), wanted)| Step::Create(body(endpoints, &family, &ports, &wanted)));
-    steps.extend(made);
-    // Nothing vanishes before what replaces it is there.
-    steps.extend(gone);
-    steps
+/// What has to be written, and what cannot be said in slices.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    /// Addresses that are none.
+    invalid: usize,
+    /// Addresses that are in no slice, those among them.
+    skipped: usize,
 }
 
-fn desired(endpoints: &Endpoints) -> Groups {
+impl Plan {
+    /// Reasons and messages of events.
+    pub(super) fn complaints(&self) -> Vec<(&'static str, String)> {
+        let Self { invalid, skipped, .. } = self;
+        let mut all = Vec::new();
+        if *invalid > 0 {
+            let message = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
+            all.push(("InvalidIPAddress", message));
+        }
+        if skipped > invalid {
+            let message = format!(
+                "A max of {PER_SUBSET} addresses can be mirrored to EndpointSlices per Endpoints subset. \
+                 {skipped} addresses were skipped"
+            );
+            all.push(("TooManyAddressesToMirror", message));
+        }
+        all
+    }
+}
+
+/// What has to be written so that the slices say what the Endpoints say; `None`: there is nothing to mirror.
+/// Source: `reconciler.reconcile`.
+pub(super) fn plan(endpoints: Option<&Endpoints>, held: Vec<Slice>) -> Plan {
+    let mut plan = Plan::default();
+    let delete = |slice: Slice| Step::Delete { name: slice.metadata.name };
+    let Some(endpoints) = endpoints else {
+        plan.steps = held.into_iter().map(delete).collect();
+        return plan;
+    };
+    let mut groups = desired(endpoints, &mut plan);
+    let mut gone: Vec<Slice> = Vec::new();
+    for slice in held {
+        let wanted = match slice.address_type.as_str() {
+            "IPv4" => groups.remove(&("IPv4", sorted(&slice.ports))),
+            "IPv6" => groups.remove(&("IPv6", sorted(&slice.ports))),
+            _ => None,
+        };
+        match wanted {
+            Some((ports, wanted)) => plan.steps.extend(patch(endpoints, slice, &ports, wanted)),
+            None => gone.push(slice),
+        }
+    }
+    for ((family, _), (ports, wanted)) in groups {
+        // What would go is written over: fewer changes for those who watch.
+        match gone.iter().position(|slice| slice.address_type == family) {
+            Some(at) => plan.steps.extend(patch(endpoints, gone.remove(at), &ports, wanted)),
+            None if endpoints.metadata.is_terminating() => {}
+            None => plan.steps.push(Step::Create(body(endpoints, family, &ports, wanted))),
+        }
+    }
+    // Nothing vanishes before what replaces it is there.
+    plan.steps.extend(gone.into_iter().map(delete));
+    plan
+}
+
+fn desired(endpoints: &Endpoints, plan: &mut Plan) -> Groups {
     let mut groups = Groups::new();
     for subset in &endpoints.subsets {
         let ready = subset.addresses.iter().map(|address| (address, true));
         let all = ready.chain(subset.not_ready_addresses.iter().map(|address| (address, false)));
-        for (address, ready) in all.take(PER_SUBSET) {
-            let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
+        let mut added = 0;
+        for (address, ready) in all {
+            if added == PER_SUBSET {
+                break;
+            }
+            let Ok(ip) = address.ip.parse::<IpAddr>() else {
+                plan.invalid += 1;
+                continue;
+            };
+            added += 1;
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-            groups.entry((family.to_owned(), subset.ports.clone())).or_default().push(Endpoint {
-                addresses: vec![address.ip.clone()],
-                conditions: Conditions { ready, serving: ready, terminating: false },
-                hostname: address.hostname.clone(),
+            let group = groups.entry((family, sorted(&subset.ports)));
+            let (_, group) = group.or_insert_with(|| (subset.ports.clone(), BTreeMap::new()));
+            let endpoint = Endpoint {
+                addresses: vec![ip.to_string()],
+                conditions: Conditions { ready: Some(ready), ..Conditions::default() },
+                hostname: address.hostname.clone().filter(|name| !name.is_empty()),
                 node_name: address.node_name.clone(),
                 target_ref: address.target_ref.clone(),
-                zone: None,
-            });
+                ..Endpoint::default()
+            };
+            // Subsets with equal ports share a slice, which holds so many and no more.
+            if group.len() < PER_SUBSET {
+                group.insert(endpoint.identity(), endpoint);
+            }
         }
+        plan.skipped += subset.addresses.len() + subset.not_ready_addresses.len() - added;
     }
-    // Subsets with equal ports share a slice, which holds so many and no more.
-    groups.values_mut().for_each(|group| group.truncate(PER_SUBSET));
     groups
 }
 
@@ -207,31 +285,51 @@ fn labels(endpoints: &Endpoints) -> BTreeMap<String, String> {
     labels
 }
 
-fn patch(endpoints: &Endpoints, slice: Slice, wanted: Vec<Endpoint>) -> Option<Step> {
-    let labels = labels(endpoints);
-    if slice.endpoints == wanted && slice.metadata.labels == labels {
+fn annotations(endpoints: &Endpoints) -> BTreeMap<String, String> {
+    let mut annotations = endpoints.metadata.annotations.clone();
+    annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
+    annotations
+}
+
+fn patch(
+    endpoints: &Endpoints,
+    slice: Slice,
+    ports: &[Port],
+    wanted: BTreeMap<Identity, Endpoint>,
+) -> Option<Step> {
+    let (labels, annotations) = (labels(endpoints), annotations(endpoints));
+    let meta = &slice.metadata;
+    let as_wanted = |held: &Endpoint| wanted.get(&held.identity()).is_some_and(|wanted| wanted.says_as(held));
+    if sorted(&slice.ports) == sorted(ports)
+        && slice.endpoints.len() == wanted.len()
+        && slice.endpoints.iter().all(as_wanted)
+        && meta.labels == labels
+        && meta.annotations == annotations
+    {
         return None;
     }
-    let mut changed: BTreeMap<&String, Value> =
-        labels.iter().map(|(name, value)| (name, value.as_str().into())).collect();
-    for gone in slice.metadata.labels.keys().filter(|name| !labels.contains_key(*name)) {
-        changed.insert(gone, Value::Null);
-    }
     let patch = json!({
-        "metadata": { "labels": changed, "resourceVersion": slice.metadata.resource_version },
-        "endpoints": wanted,
+        "metadata": {
+            "labels": changes(&meta.labels, &labels),
+            "annotations": changes(&meta.annotations, &annotations),
+            "resourceVersion": meta.resource_version,
+        },
+        "ports": ports, "endpoints": wanted.values().collect::<Vec<_>>(),
     });
     Some(Step::Patch { name: slice.metadata.name, patch })
 }
 
-fn body(endpoints: &Endpoints, family: &str, ports: &[Port], wanted: &[Endpoint]) -> Value {
+fn body(endpoints: &Endpoints, family: &str, ports: &[Port], wanted: BTreeMap<Identity, Endpoint>) -> Value {
     let meta = &endpoints.metadata;
+    // Endpoints may have the longest of names, after which nothing fits.
+    let dash = if meta.name.len() < NAME_MAX { "-" } else { "" };
     json!({
         "apiVersion": kinds::ENDPOINT_SLICES.api_version(), "kind": kinds::ENDPOINT_SLICES.kind,
         "metadata": {
-            "generateName": format!("{}-", meta.name), "namespace": meta.namespace, "labels": labels(endpoints),
+            "generateName": format!("{}{dash}", meta.name), "namespace": meta.namespace,
+            "labels": labels(endpoints), "annotations": annotations(endpoints),
             "ownerReferences": [controller_ref(&kinds::ENDPOINTS, meta)],
         },
-        "addressType": family, "ports": ports, "endpoints": wanted,
+        "addressType": family, "ports": ports, "endpoints": wanted.values().collect::<Vec<_>>(),
     })
 }

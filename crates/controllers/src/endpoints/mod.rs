@@ -1,9 +1,13 @@
 //! Who serves a Service: EndpointSlices, and Endpoints for older clients.
 //! Source: `k8s.io/endpointslice`, `k8s.io/kubernetes/pkg/controller/endpoint`.
 
+mod hints;
 mod legacy;
 mod mirror;
+mod plan;
 mod slices;
+mod topology;
+mod trigger;
 mod types;
 
 #[cfg(test)]
@@ -35,29 +39,22 @@ type Selector = BTreeMap<String, String>;
 struct Watched {
     services: Informer,
     pods: Informer,
-    nodes: Informer,
     queue: Queue<Key>,
     /// Selectors by Service: a changed pod finds its Services without a decode of each.
     selectors: RwLock<BTreeMap<Key, Selector>>,
 }
 
 impl Watched {
-    fn new(ctx: &Ctx, queue: &'static str) -> Self {
+    fn new(ctx: &Ctx, queue: Queue<Key>) -> Self {
         Self {
             services: ctx.informers.get(kinds::SERVICES),
             pods: ctx.informers.get(kinds::PODS),
-            nodes: ctx.informers.get(kinds::NODES),
-            queue: ctx.queue(queue),
+            queue,
             selectors: RwLock::default(),
         }
     }
 
-    /// What is watched, and another cache.
-    fn caches<'a>(&'a self, other: &'a Informer) -> [&'a Informer; 4] {
-        [&self.services, &self.pods, &self.nodes, other]
-    }
-
-    fn listen(self: &Arc<Self>) -> [Registration; 3] {
+    fn listen(self: &Arc<Self>) -> [Registration; 2] {
         let weak = Arc::downgrade(self);
         let services = self.services.on_change(move |change| {
             if let Some(watched) = weak.upgrade() {
@@ -70,16 +67,7 @@ impl Watched {
                 watched.pod_changed(change);
             }
         });
-        let weak = Arc::downgrade(self);
-        let nodes = self.nodes.on_change(move |change| {
-            let zone = |node: &Option<Arc<Object>>| node.as_ref().and_then(|node| zone_of(node));
-            if let Some(watched) = weak.upgrade().filter(|_| zone(&change.old) != zone(&change.new)) {
-                for service in watched.services.list() {
-                    watched.queue.add(service.key());
-                }
-            }
-        });
-        [services, pods, nodes]
+        [services, pods]
     }
 
     fn service_changed(&self, change: &Change) {
@@ -97,11 +85,22 @@ impl Watched {
     }
 
     fn pod_changed(&self, change: &Change) {
-        let versions: Vec<_> = [&change.old, &change.new].into_iter().flatten().collect();
+        let versions: Vec<_> = [&change.old, &change.new].into_iter().flatten().map(|pod| &**pod).collect();
+        self.selecting_changed(&change.key.namespace, &versions);
+    }
+
+    /// The Services of the pods of a node, which tells something else of them now.
+    fn node_changed(&self, node: &str) {
+        for pod in self.pods.on_node(node) {
+            self.selecting_changed(&pod.meta().namespace, &[&*pod]);
+        }
+    }
+
+    /// The Services that select a pod in one of these versions.
+    fn selecting_changed(&self, namespace: &str, versions: &[&Object]) {
         let selectors = self.selectors.read();
-        let first = Key::new(change.key.namespace.as_str(), "");
-        let services = selectors.range(first..).take_while(|(key, _)| key.namespace == change.key.namespace);
-        for (key, selector) in services {
+        let first = Key::new(namespace, "");
+        for (key, selector) in selectors.range(first..).take_while(|(key, _)| key.namespace == namespace) {
             if versions.iter().any(|pod| is_subset(selector, &pod.meta().labels)) {
                 self.queue.add(key.clone());
             }
@@ -113,13 +112,4 @@ impl Watched {
         let pods = self.pods.labelled(namespace, |labels| is_subset(&service.spec.selector, labels));
         pods.iter().filter_map(|pod| decode::<Pod>(pod).ok()).collect()
     }
-
-    /// The zones of nodes.
-    fn zone(&self, node: &str) -> Option<String> {
-        self.nodes.get(&Key::new("", node)).and_then(|node| zone_of(&node))
-    }
-}
-
-fn zone_of(node: &Object) -> Option<String> {
-    node.meta().labels.get("topology.kubernetes.io/zone").cloned()
 }

@@ -16,6 +16,9 @@ pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The label on slices and Endpoints of headless Services.
 pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 
+/// The families of addresses, as slices name them.
+const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+
 /// A projection of `core/v1.Service`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -34,6 +37,7 @@ pub(super) struct ServiceSpec {
     pub(super) selector: BTreeMap<String, String>,
     pub(super) r#type: String,
     pub(super) publish_not_ready_addresses: bool,
+    pub(super) traffic_distribution: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -71,25 +75,91 @@ pub(super) struct Endpoint {
     pub(super) target_ref: Option<TargetRef>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hints: Option<Hints>,
 }
 
 /// `discovery/v1.EndpointConditions`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Conditions {
-    pub(super) ready: bool,
-    pub(super) serving: bool,
-    pub(super) terminating: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ready: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) serving: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) terminating: Option<bool>,
+}
+
+/// Who should use an endpoint. Shape: `discovery/v1.EndpointHints`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Hints {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) for_zones: Vec<Named>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) for_nodes: Vec<Named>,
+}
+
+/// A zone or node by its name. Shape: `discovery/v1.ForZone`, `ForNode`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Named {
+    pub(super) name: String,
+}
+
+/// What tells endpoints of a Service apart: addresses, host name, namespace and name of the pod. Everything else of an
+/// endpoint may change where it stands. Source: `hashEndpoint`.
+pub(super) type Identity = (Vec<String>, String, String, String);
+
+impl Endpoint {
+    /// What tells it apart.
+    pub(super) fn identity(&self) -> Identity {
+        let mut addresses = self.addresses.clone();
+        addresses.sort();
+        let (namespace, name) = self
+            .target_ref
+            .as_ref()
+            .map_or_else(Default::default, |target| (target.namespace.clone(), target.name.clone()));
+        (addresses, self.hostname.clone().unwrap_or_default(), namespace, name)
+    }
+
+    /// Whether another one says the same, hints aside: those are decided later. Source: `EndpointsEqualBeyondHash`.
+    pub(super) fn says_as(&self, other: &Self) -> bool {
+        self.node_name == other.node_name
+            && self.zone == other.zone
+            && self.conditions == other.conditions
+            && unversioned(self.target_ref.as_ref()) == unversioned(other.target_ref.as_ref())
+    }
+
+    /// Whether it says that it takes connections.
+    pub(super) fn is_ready(&self) -> bool {
+        self.conditions.ready == Some(true)
+    }
 }
 
 /// The pod behind an endpoint.
+/// Shape: `core/v1.ObjectReference`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct TargetRef {
     pub(super) kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) namespace: String,
     pub(super) name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) uid: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    api_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    resource_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    field_path: String,
+}
+
+/// A reference without the version of what it refers to, by which nobody's endpoint becomes another one.
+fn unversioned(target: Option<&TargetRef>) -> Option<TargetRef> {
+    target.map(|target| TargetRef { resource_version: String::new(), ..target.clone() })
 }
 
 /// A projection of `discovery/v1.EndpointSlice`.
@@ -112,12 +182,21 @@ impl Service {
         !self.spec.selector.is_empty() && self.spec.r#type != "ExternalName"
     }
 
-    /// The address families that it serves, as slices name them.
-    pub(super) fn families(&self) -> Vec<&str> {
-        if self.spec.ip_families.is_empty() {
-            return vec!["IPv4"];
+    /// The address families that it serves, as slices name them. One without families has that of its address, and a
+    /// headless one both. Source: `getAddressTypesForService`.
+    pub(super) fn families(&self) -> Vec<&'static str> {
+        let serves = |family: &&'static str| self.spec.ip_families.iter().any(|held| held == family);
+        let known: Vec<&'static str> = FAMILIES.into_iter().filter(serves).collect();
+        match (known.is_empty(), self.has_address()) {
+            (false, _) => known,
+            (true, true) => vec![if self.spec.cluster_ip.contains(':') { "IPv6" } else { "IPv4" }],
+            (true, false) => FAMILIES.to_vec(),
         }
-        self.spec.ip_families.iter().map(String::as_str).collect()
+    }
+
+    /// Whether it has an address of its own. Source: `isServiceIPSet`.
+    pub(super) fn has_address(&self) -> bool {
+        !matches!(self.spec.cluster_ip.as_str(), "" | "None")
     }
 
     /// The ports at which a pod serves it. A named port that the pod does not have is left out.
@@ -147,14 +226,14 @@ impl ServicePort {
         if self.protocol.is_empty() { "TCP" } else { &self.protocol }
     }
 
-    /// The pod's port for a number or a name. Source: `podutil.FindPort`.
+    /// The pod's port for a number or a name; those of init containers count where they run beside the others.
+    /// Source: `podutil.FindPort`.
     fn resolve(&self, pod: &Pod) -> Option<i32> {
+        let beside = pod.spec.init_containers.iter().filter(|container| container.restart_policy == "Always");
+        let mains = pod.spec.containers.iter().flat_map(|container| &container.ports);
         match &self.target_port {
-            Value::String(name) => pod
-                .spec
-                .containers
-                .iter()
-                .flat_map(|container| &container.ports)
+            Value::String(name) => mains
+                .chain(beside.flat_map(|container| &container.ports))
                 .find(|port| {
                     let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
                     port.name == *name && protocol == self.protocol()
@@ -181,6 +260,13 @@ pub(super) fn address(pod: &Pod, family: &str) -> Option<String> {
     all.chain([pod.status.pod_ip.as_str()]).find(fits).map(str::to_owned)
 }
 
+/// Ports as they are compared: their order says nothing.
+pub(super) fn sorted(ports: &[Port]) -> Vec<Port> {
+    let mut ports = ports.to_vec();
+    ports.sort();
+    ports
+}
+
 /// The reference to a pod.
 pub(super) fn target_ref(pod: &Pod) -> TargetRef {
     TargetRef {
@@ -188,5 +274,6 @@ pub(super) fn target_ref(pod: &Pod) -> TargetRef {
         namespace: pod.metadata.namespace.clone(),
         name: pod.metadata.name.clone(),
         uid: pod.metadata.uid.clone(),
+        ..TargetRef::default()
     }
 }

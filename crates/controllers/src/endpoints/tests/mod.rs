@@ -1,12 +1,16 @@
 //! Plans over small Services, and random changes after which the slices must say exactly who serves.
 
+mod details;
+mod sharing;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::legacy;
 use super::mirror;
-use super::slices::{Step, plan};
+use super::plan::{self, Known, Outcome, Place, Step};
+use super::topology::Ratios;
 use super::types::{Service, Slice};
 use crate::pods::Pod;
 
@@ -18,15 +22,41 @@ fn service(spec: Value) -> Service {
 }
 
 fn http() -> Service {
-    service(
-        json!({ "selector": { "app": "web" }, "ports": [{ "name": "http", "port": 80, "targetPort": "http" }] }),
-    )
+    service(json!({ "selector": { "app": "web" }, "clusterIP": "10.96.0.1", "ipFamilies": ["IPv4"],
+            "ports": [{ "name": "http", "port": 80, "targetPort": "http" }] }))
+}
+
+/// Everything is in zone `z`.
+fn steps(service: &Service, pods: &[Pod], slices: Vec<Slice>) -> Vec<Step> {
+    outcome(service, pods, slices, None, false).steps
+}
+
+fn outcome(
+    service: &Service,
+    pods: &[Pod],
+    slices: Vec<Slice>,
+    ratios: Option<&Ratios>,
+    hinted: bool,
+) -> Outcome {
+    let known = Known { service, pods, slices, trigger: None, ratios, hinted };
+    plan::plan(known, place)
+}
+
+/// Nodes are in the zone that their name begins with; those of `x` are not there.
+fn place(node: &str) -> Option<Place> {
+    let zone = node.split('-').next().unwrap_or_default().to_owned();
+    (zone != "x").then(|| Place { zone: Some(zone).filter(|zone| !zone.is_empty()) })
+}
+
+/// The pod on another node.
+fn on(pod: Pod, node: &str) -> Pod {
+    Pod { spec: crate::pods::PodSpec { node_name: node.into(), ..pod.spec }, ..pod }
 }
 
 fn pod(number: u32, ready: bool, terminating: bool) -> Pod {
     let mut pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": format!("p{number:04}"), "namespace": "ns", "uid": format!("u{number:04}") },
-        "spec": { "nodeName": "n1", "containers": [{ "ports": [{ "name": "http", "containerPort": 8080 }] }] },
+        "spec": { "nodeName": "z-1", "containers": [{ "ports": [{ "name": "http", "containerPort": 8080 }] }] },
         "status": { "phase": "Running", "podIP": format!("10.0.{}.{}", number / 250, number % 250 + 1),
             "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }] },
     }))
@@ -35,6 +65,15 @@ fn pod(number: u32, ready: bool, terminating: bool) -> Pod {
         pod.metadata.deletion_timestamp = Some("2024-01-01T00:00:00Z".parse().unwrap());
     }
     pod
+}
+
+fn merge(map: &mut BTreeMap<String, String>, patch: &Value) {
+    for (name, value) in patch.as_object().into_iter().flatten() {
+        match value.as_str() {
+            Some(value) => drop(map.insert(name.clone(), value.to_owned())),
+            None => drop(map.remove(name)),
+        }
+    }
 }
 
 /// Applies steps to slices as the API server would.
@@ -50,6 +89,11 @@ fn apply(slices: &mut BTreeMap<String, Slice>, steps: Vec<Step>, made: &mut u32)
             Step::Patch { name, patch } => {
                 let slice = slices.get_mut(&name).unwrap();
                 slice.endpoints = serde_json::from_value(patch["endpoints"].clone()).unwrap();
+                if !patch["ports"].is_null() {
+                    slice.ports = serde_json::from_value(patch["ports"].clone()).unwrap();
+                }
+                merge(&mut slice.metadata.labels, &patch["metadata"]["labels"]);
+                merge(&mut slice.metadata.annotations, &patch["metadata"]["annotations"]);
             }
             Step::Delete { name } => drop(slices.remove(&name)),
         }
@@ -59,9 +103,7 @@ fn apply(slices: &mut BTreeMap<String, Slice>, steps: Vec<Step>, made: &mut u32)
 #[test]
 fn conditions_follow_readiness_and_termination() {
     let pods = [pod(1, true, false), pod(2, false, false), pod(3, true, true)];
-    let [Step::Create(body)] = &plan(&http(), &pods, Vec::new(), |_| Some("z".into()))[..] else {
-        panic!("one slice is made")
-    };
+    let [Step::Create(body)] = &steps(&http(), &pods, Vec::new())[..] else { panic!("one slice is made") };
     let conditions: Vec<_> =
         body["endpoints"].as_array().unwrap().iter().map(|held| held["conditions"].clone()).collect();
     let expect = |ready: bool, serving: bool, terminating: bool| json!({ "ready": ready, "serving": serving, "terminating": terminating });
@@ -72,15 +114,13 @@ fn conditions_follow_readiness_and_termination() {
     assert_eq!(body["ports"], json!([{ "name": "http", "port": 8080, "protocol": "TCP" }]));
     assert_eq!(
         (&body["endpoints"][0]["zone"], &body["endpoints"][0]["nodeName"]),
-        (&json!("z"), &json!("n1"))
+        (&json!("z"), &json!("z-1"))
     );
     let early = Service {
         spec: super::types::ServiceSpec { publish_not_ready_addresses: true, ..http().spec },
         ..http()
     };
-    let [Step::Create(body)] = &plan(&early, &pods[1..2], Vec::new(), |_| None)[..] else {
-        panic!("one slice")
-    };
+    let [Step::Create(body)] = &steps(&early, &pods[1..2], Vec::new())[..] else { panic!("one slice") };
     assert_eq!(body["endpoints"][0]["conditions"]["ready"], true);
 }
 
@@ -89,13 +129,18 @@ fn nobody_serving_is_said_once() {
     let mut slices = BTreeMap::new();
     let mut made = 0;
     for _ in 0..2 {
-        let steps = plan(&http(), &[], slices.values().cloned().collect(), |_| None);
-        apply(&mut slices, steps, &mut made);
+        let todo = steps(&http(), &[], slices.values().cloned().collect());
+        apply(&mut slices, todo, &mut made);
     }
     assert_eq!((slices.len(), made), (1, 1));
-    // The first endpoint brings a slice with ports; the placeholder goes after it came.
-    let steps = plan(&http(), &[pod(1, true, false)], slices.values().cloned().collect(), |_| None);
-    assert!(matches!(&steps[..], [Step::Create(_), Step::Delete { .. }]));
+    // The first endpoint is written over it, and the last one leaves it behind.
+    for (pods, ports) in [(vec![pod(1, true, false)], 1), (Vec::new(), 0)] {
+        let todo = steps(&http(), &pods, slices.values().cloned().collect());
+        assert!(matches!(&todo[..], [Step::Patch { .. }]), "{todo:?}");
+        apply(&mut slices, todo, &mut made);
+        let slice = slices.values().next().unwrap();
+        assert_eq!((slice.ports.len(), slice.endpoints.len()), (ports, ports));
+    }
 }
 
 #[test]
@@ -103,13 +148,13 @@ fn a_changed_pod_changes_one_slice() {
     let mut pods: Vec<Pod> = (0..250).map(|number| pod(number, true, false)).collect();
     let mut slices = BTreeMap::new();
     let mut made = 0;
-    apply(&mut slices, plan(&http(), &pods, Vec::new(), |_| None), &mut made);
+    apply(&mut slices, steps(&http(), &pods, Vec::new()), &mut made);
     assert_eq!(slices.len(), 3);
     pods[7].metadata.deletion_timestamp = Some("2024-01-01T00:00:00Z".parse().unwrap());
-    let steps = plan(&http(), &pods, slices.values().cloned().collect(), |_| None);
-    assert!(matches!(&steps[..], [Step::Patch { .. }]));
-    apply(&mut slices, steps, &mut made);
-    assert!(plan(&http(), &pods, slices.values().cloned().collect(), |_| None).is_empty());
+    let todo = steps(&http(), &pods, slices.values().cloned().collect());
+    assert!(matches!(&todo[..], [Step::Patch { .. }]));
+    apply(&mut slices, todo, &mut made);
+    assert!(steps(&http(), &pods, slices.values().cloned().collect()).is_empty());
 }
 
 #[test]
@@ -138,12 +183,12 @@ fn after_any_changes_the_slices_say_who_serves() {
             unique.insert(pod.metadata.uid.clone(), pod.clone());
         }
         let list: Vec<Pod> = unique.values().cloned().collect();
-        let steps = plan(&http(), &list, slices.values().cloned().collect(), |_| None);
-        apply(&mut slices, steps, &mut made);
+        let todo = steps(&http(), &list, slices.values().cloned().collect());
+        apply(&mut slices, todo, &mut made);
         let mut said: Vec<_> = slices
             .values()
             .flat_map(|slice| &slice.endpoints)
-            .map(|held| (held.target_ref.clone().unwrap().uid, held.conditions.ready))
+            .map(|held| (held.target_ref.clone().unwrap().uid, held.is_ready()))
             .collect();
         said.sort();
         let wanted: Vec<_> = list
@@ -158,7 +203,7 @@ fn after_any_changes_the_slices_say_who_serves() {
 #[test]
 fn endpoints_split_ready_from_other_and_leave_terminating_out() {
     let pods = [pod(2, true, false), pod(1, true, false), pod(3, false, false), pod(4, true, true)];
-    let body = legacy::body(&http(), &pods);
+    let body = legacy::body(&http(), &pods, None);
     let ips = |field: &str| -> Vec<String> {
         let list = body["subsets"][0][field].as_array().unwrap();
         list.iter().map(|entry| entry["ip"].as_str().unwrap().to_owned()).collect()
@@ -169,7 +214,7 @@ fn endpoints_split_ready_from_other_and_leave_terminating_out() {
     );
     assert_eq!(body["subsets"].as_array().unwrap().len(), 1);
     let headless = service(json!({ "selector": { "app": "web" }, "clusterIP": "None" }));
-    let body = legacy::body(&headless, &pods[..1]);
+    let body = legacy::body(&headless, &pods[..1], None);
     assert_eq!(body["metadata"]["labels"]["service.kubernetes.io/headless"], "");
     assert!(body["subsets"][0].get("ports").is_none());
 }
@@ -192,13 +237,13 @@ fn endpoints_made_by_hand_are_mirrored_by_family_and_ports() {
         { "addresses": [{ "ip": "192.0.2.3", "hostname": "c" }], "ports": [{ "port": 81, "protocol": "TCP" }] },
     ]));
     let (mut slices, mut made) = (BTreeMap::new(), 0);
-    apply(&mut slices, mirror::plan(Some(&endpoints), Vec::new()), &mut made);
+    apply(&mut slices, mirror::plan(Some(&endpoints), Vec::new()).steps, &mut made);
     let seen = |slices: &BTreeMap<String, Slice>| -> Vec<Seen> {
         slices
             .values()
             .map(|slice| {
                 let endpoints = slice.endpoints.iter();
-                let all = endpoints.map(|one| (one.addresses[0].clone(), one.conditions.ready)).collect();
+                let all = endpoints.map(|one| (one.addresses[0].clone(), one.is_ready())).collect();
                 (slice.address_type.clone(), slice.ports[0].port, all)
             })
             .collect()
@@ -214,14 +259,14 @@ fn endpoints_made_by_hand_are_mirrored_by_family_and_ports() {
     assert_eq!(found, expected);
     let labels = &slices.values().next().unwrap().metadata.labels;
     assert_eq!((labels["team"].as_str(), labels[super::types::SERVICE_NAME].as_str()), ("a", "web"));
-    assert!(mirror::plan(Some(&endpoints), slices.values().cloned().collect()).is_empty());
+    assert!(mirror::plan(Some(&endpoints), slices.values().cloned().collect()).steps.is_empty());
 
     let fewer = by_hand(json!([{ "addresses": [{ "ip": "192.0.2.9" }], "ports": http }]));
-    let steps = mirror::plan(Some(&fewer), slices.values().cloned().collect());
-    apply(&mut slices, steps, &mut made);
+    let todo = mirror::plan(Some(&fewer), slices.values().cloned().collect()).steps;
+    apply(&mut slices, todo, &mut made);
     assert_eq!(seen(&slices), [("IPv4".to_owned(), 80, vec![one("192.0.2.9", true)])]);
     assert_eq!(made, 3, "a slice that stays is changed and not made anew");
-    let steps = mirror::plan(None, slices.values().cloned().collect());
-    apply(&mut slices, steps, &mut made);
+    let todo = mirror::plan(None, slices.values().cloned().collect()).steps;
+    apply(&mut slices, todo, &mut made);
     assert!(slices.is_empty());
 }
