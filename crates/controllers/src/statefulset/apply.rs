@@ -52,6 +52,7 @@ impl Worker {
     pub(super) async fn sync(&self, key: &Key) -> Result<Action, BoxError> {
         let Some(object) = self.sets.get(key) else {
             self.expectations.forget(key);
+            self.ctx.figures.iter().for_each(|figures| figures.unbound(key));
             return Ok(Action::Done);
         };
         let set: StatefulSet = decode(&object)?;
@@ -92,7 +93,11 @@ impl Worker {
             versions: &versions,
             current,
         };
-        let Plan { phases, status, again } = plan;
+        let Plan { phases, status, again, bounds } = plan;
+        if let (Some(figures), Some((most, missing))) = (&self.ctx.figures, bounds) {
+            let policy = if set.is_ordered() { "OrderedReady" } else { "Parallel" };
+            figures.bounded(key, policy, most, missing);
+        }
         let result = if wait.is_none() { self.carry_out(&pass, phases).await } else { Ok(0) };
         let replaced = *result.as_ref().unwrap_or(&0);
         let written = self.write_status(key, &set, finished(&set, status, replaced)).await;

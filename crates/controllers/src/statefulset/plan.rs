@@ -46,6 +46,8 @@ pub(super) struct Plan {
     pub(super) status: StatefulSetStatus,
     /// When to look again though nothing changes.
     pub(super) again: Option<Duration>,
+    /// How many pods may be missing and how many are, where pods were looked at for a rolling update.
+    pub(super) bounds: Option<(i64, i64)>,
 }
 
 /// An ordinal that is wanted: its pod, or that of which revision it is to have.
@@ -81,6 +83,7 @@ pub(super) fn plan(snapshot: &Snapshot<'_>) -> Plan {
         phases: Vec::new(),
         status: status::status(set, snapshot.revisions, collisions, members.iter(), now),
         again: pods::next_available(members.iter().map(|member| &member.pod), set.min_ready(), now),
+        bounds: None,
     };
     if set.metadata.is_terminating() {
         return plan;
@@ -94,7 +97,9 @@ pub(super) fn plan(snapshot: &Snapshot<'_>) -> Plan {
         goes_on = all_go;
     }
     if goes_on && set.rolls() {
-        plan.phases.push(rolling::replace(set, snapshot.revisions.1, &slots, now));
+        let unavailable = rolling::unavailable(set, &slots, now);
+        plan.bounds = Some((set.max_unavailable(), unavailable));
+        plan.phases.push(rolling::replace(set, snapshot.revisions.1, &slots, unavailable, now));
     }
     plan.phases.retain(|phase| !phase.is_empty());
     plan
