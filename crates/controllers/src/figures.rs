@@ -79,8 +79,8 @@ impl Figures {
                 &["zone"],
             )?,
             bounds: [
-                bound("statefulset_max_unavailable", "[ALPHA] Pods of a StatefulSet that may be missing.")?,
-                bound("statefulset_unavailable_replicas", "[ALPHA] Pods of a StatefulSet that are missing.")?,
+                bound("statefulset_max_unavailable", "[BETA] Pods of a StatefulSet that may be missing.")?,
+                bound("statefulset_unavailable_replicas", "[BETA] Pods of a StatefulSet that are missing.")?,
             ],
             slices: SliceFigures::new(registry)?,
         })

@@ -62,6 +62,33 @@ async fn an_address_goes_with_its_service_and_without_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slices_say_who_should_use_which_endpoint_and_since_when() {
+    let cluster = start().await;
+    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    let near = json!({ "metadata": { "name": "near" }, "spec": { "selector": { "app": "near" },
+        "ports": [{ "port": 80 }], "trafficDistribution": "PreferSameNode" } });
+    cluster.create(&kinds::SERVICES, "default", near).await;
+    let pod = json!({ "metadata": { "name": "p", "labels": { "app": "near" } },
+        "spec": { "containers": [{ "name": "c", "image": "a" }] } });
+    cluster.create(&kinds::PODS, "default", pod).await;
+    let slice_with = async |hints: Value| {
+        let wanted = |slice: &&Arc<api::Object>| {
+            slice.decode::<Value>().is_ok_and(|slice| slice["endpoints"][0]["hints"] == hints)
+        };
+        let all = cluster
+            .until_all(kinds::ENDPOINT_SLICES, "default", |slices| slices.iter().any(|slice| wanted(&slice)));
+        all.await.iter().find(wanted).unwrap().decode::<Value>().unwrap()
+    };
+    let slice = slice_with(json!({ "forNodes": [{ "name": "n1" }] })).await;
+    let since = "endpoints.kubernetes.io/last-change-trigger-time";
+    assert!(slice["metadata"]["annotations"][since].is_string(), "{slice:#}");
+    // The node comes into a zone.
+    let zone = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "a" } } });
+    cluster.merge(&kinds::NODES, &Key::new("", "n1"), zone).await;
+    slice_with(json!({ "forNodes": [{ "name": "n1" }], "forZones": [{ "name": "a" }] })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_cidr_is_ready_and_stays_while_it_is_needed() {
     let clock = VirtualClock::new(jiff::Timestamp::now());
     let cluster = start_at(Arc::new(clock.clone())).await;
