@@ -13,12 +13,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
-use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, Informer, Queue, Reconcile, kinds};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::claim::ignore_missing;
-use crate::context::{Ctx, decode, ready};
+use crate::context::{Ctx, decode, work};
 
 const NAME: &str = "bootstrap-signer-controller";
 const TOKENS: &str = "kube-system";
@@ -118,11 +118,7 @@ impl Component for BootstrapSigner {
                 keys.add(());
             }
         });
-        if !ready(&ctx, &[&worker.maps, &worker.secrets]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &queue, 1, worker).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.maps, &worker.secrets], &queue, 1, &worker).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every controller is given, and what they all do in the same way.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use client::Client;
 use futures::future::join_all;
 use reconcile::kinds::Catalog;
 use reconcile::queue::{QueueKey, RETRY};
-use reconcile::{Informer, Informers, Kind, Queue};
+use reconcile::{Informer, Informers, Kind, Queue, Reconcile, run_workers};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -84,6 +85,26 @@ pub(crate) async fn ready(ctx: &Context, caches: &[&Informer]) -> bool {
     }
     ctx.ready();
     true
+}
+
+/// A controller's work: once these caches have held everything that the server had, `worker` works on the queue's keys until
+/// the component drains.
+pub(crate) async fn work<K, R>(
+    ctx: &Context,
+    name: &'static str,
+    caches: &[&Informer],
+    queue: &Queue<K>,
+    workers: usize,
+    worker: &Arc<R>,
+) -> Result<(), BoxError>
+where
+    K: QueueKey + Debug,
+    R: Reconcile<K>,
+{
+    if ready(ctx, caches).await {
+        run_workers(ctx, name, queue, workers, worker.clone()).await;
+    }
+    Ok(())
 }
 
 /// Decodes a projection; the error names the object.

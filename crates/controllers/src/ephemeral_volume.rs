@@ -7,11 +7,11 @@ use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::context::{Ctx, controller_ref, decode, ready};
+use crate::context::{Ctx, controller_ref, decode, work};
 
 const NAME: &str = "ephemeral-volume-controller";
 /// The source of its events. Source: `NewController`.
@@ -137,11 +137,7 @@ impl Component for EphemeralVolumes {
                 }
             }
         });
-        if !ready(&ctx, &[&worker.pods, &worker.claims]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.pods, &worker.claims], &queue, WORKERS, &worker).await
     }
 }
 

@@ -8,11 +8,11 @@ use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds};
 use serde::Deserialize;
 
 use crate::amount::storage;
-use crate::context::{Ctx, decode, ready};
+use crate::context::{Ctx, decode, work};
 
 const NAME: &str = "persistentvolume-expander-controller";
 /// The source of its events. Source: `NewExpandController`.
@@ -140,11 +140,7 @@ impl Component for Expansion {
                 }
             }),
         ];
-        if !ready(&ctx, &[&worker.claims, &worker.volumes]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &queue, 1, worker).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.claims, &worker.volumes], &queue, 1, &worker).await
     }
 }
 

@@ -8,11 +8,11 @@ use api::{Key, PatchType};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, Informer, Queue, Reconcile, kinds};
 use serde_json::json;
 
 use crate::claim::ignore_missing;
-use crate::context::{Ctx, ready};
+use crate::context::{Ctx, work};
 
 const NAME: &str = "ttl-controller";
 const WORKERS: usize = 2;
@@ -74,11 +74,7 @@ impl Component for NodeTtl {
                 listener.nodes.list().iter().for_each(|node| keys.add(node.key()));
             }
         });
-        if !ready(&ctx, &[&worker.nodes]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.nodes], &queue, WORKERS, &worker).await
     }
 }
 

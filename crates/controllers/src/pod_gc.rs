@@ -11,11 +11,11 @@ use base::BoxError;
 use base::lifecycle::{Component, Context};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use reconcile::{Action, Change, Informer, Queue, Reconcile, Registration, kinds, run_workers};
+use reconcile::{Action, Change, Informer, Queue, Reconcile, Registration, kinds};
 use serde_json::json;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode, ready};
+use crate::context::{Ctx, decode, work};
 use crate::node_lifecycle::Node;
 use crate::pods::Pod;
 
@@ -61,11 +61,7 @@ impl Component for PodGc {
             () = worker.nodes.synced() => {}
         }
         let _registrations = worker.listen();
-        if !ready(&ctx, &[&worker.pods]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.pods], &worker.queue, WORKERS, &worker).await
     }
 }
 

@@ -11,11 +11,11 @@ use base::lifecycle::{Component, Context};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, Informer, Queue, Reconcile, kinds};
 use serde::Deserialize;
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode, ready};
+use crate::context::{Ctx, decode, work};
 
 const NAME: &str = "token-cleaner-controller";
 const NAMESPACE: &str = "kube-system";
@@ -49,11 +49,8 @@ impl Component for TokenCleaner {
                 listener.add(change.key.clone());
             }
         });
-        if !ready(&ctx, &[&secrets]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &queue, 1, Arc::new(Worker { ctx: self.ctx.clone(), secrets })).await;
-        Ok(())
+        let worker = Arc::new(Worker { ctx: self.ctx.clone(), secrets });
+        work(&ctx, NAME, &[&worker.secrets], &queue, 1, &worker).await
     }
 }
 

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use jiff::{SignedDuration, Timestamp};
-use reconcile::{Action, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, Informer, Queue, Reconcile, kinds};
 
 use crate::claim::ignore_gone;
-use crate::context::{Ctx, decode, ready};
+use crate::context::{Ctx, decode, work};
 use crate::job::Job;
 
 const NAME: &str = "ttl-after-finished-controller";
@@ -46,11 +46,7 @@ impl Component for TtlAfterFinished {
                 changed.add(change.key.clone());
             }
         });
-        if !ready(&ctx, &[&worker.jobs]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.jobs], &queue, WORKERS, &worker).await
     }
 }
 

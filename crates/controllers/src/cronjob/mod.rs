@@ -17,10 +17,9 @@ use base::BoxError;
 use base::lifecycle::{Component, Context};
 use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
-    run_workers,
 };
 
-use crate::context::{self, Ctx, ready};
+use crate::context::{self, Ctx, work};
 use timing::Clockwork;
 
 pub use types::{ActiveJob, CronJob, CronJobSpec, CronJobStatus};
@@ -56,11 +55,7 @@ impl Component for CronJobs {
             events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, ""),
         });
         let _registrations = worker.listen();
-        if !ready(&ctx, &[&worker.crons, &worker.jobs]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.crons, &worker.jobs], &worker.queue, WORKERS, &worker).await
     }
 }
 

@@ -21,14 +21,14 @@ use base::BoxError;
 use base::lifecycle::{Component, Context};
 use parking_lot::{Mutex, RwLock};
 use reconcile::{
-    Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds, run_workers,
+    Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds,
 };
 
 use self::backoff::Failures;
 use self::placement::Placement;
 use self::types::Node;
 use crate::claim::{adopters, former, resolve};
-use crate::context::{self, Ctx, ready};
+use crate::context::{self, Ctx, work};
 
 pub use types::{DaemonSet, DaemonSetSpec, DaemonSetStatus, RollingUpdate, UpdateStrategy};
 
@@ -57,11 +57,15 @@ impl Component for DaemonSets {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        if !ready(&ctx, &[&worker.sets, &worker.pods, &worker.nodes, &worker.revisions]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(
+            &ctx,
+            NAME,
+            &[&worker.sets, &worker.pods, &worker.nodes, &worker.revisions],
+            &worker.queue,
+            WORKERS,
+            &worker,
+        )
+        .await
     }
 }
 

@@ -19,12 +19,10 @@ use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use reconcile::{
-    Action, Change, EventRecorder, Informer, Queue, Reconcile, Registration, kinds, run_workers,
-};
+use reconcile::{Action, Change, EventRecorder, Informer, Queue, Reconcile, Registration, kinds};
 
 use crate::claim::{adopters, resolve};
-use crate::context::{self, Ctx, ready};
+use crate::context::{self, Ctx, work};
 
 pub use types::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus};
 
@@ -53,11 +51,8 @@ impl Component for Deployments {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        if !ready(&ctx, &[&worker.deployments, &worker.sets, &worker.pods]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.deployments, &worker.sets, &worker.pods], &worker.queue, WORKERS, &worker)
+            .await
     }
 }
 

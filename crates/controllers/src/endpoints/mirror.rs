@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::backoff::Policy;
 use base::lifecycle::{Component, Context};
-use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ use super::trigger::{TRIGGER_TIME, changes};
 use super::types::{
     Conditions, Endpoint, Identity, MANAGED_BY, Port, SERVICE_NAME, Service, Slice, TargetRef, sorted,
 };
-use crate::context::{Ctx, controller_ref, decode, ready};
+use crate::context::{Ctx, controller_ref, decode, work};
 
 const NAME: &str = "endpointslicemirroring-controller";
 /// The value of [`MANAGED_BY`] on slices that this controller keeps.
@@ -77,11 +77,8 @@ impl Component for EndpointSliceMirroring {
         let _slices = worker.slices.on_change(move |change| {
             services_of(change, MANAGER).into_iter().for_each(|key| changed.add(key));
         });
-        if !ready(&ctx, &[&worker.endpoints, &worker.services, &worker.slices]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.endpoints, &worker.services, &worker.slices], &queue, WORKERS, &worker)
+            .await
     }
 }
 

@@ -21,9 +21,9 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use parking_lot::Mutex;
-use reconcile::{Action, EventRecorder, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, EventRecorder, Informer, Queue, Reconcile, kinds};
 
-use crate::context::{Ctx, ready};
+use crate::context::{Ctx, work};
 use behavior::History;
 use metrics::Metrics;
 
@@ -65,11 +65,15 @@ impl Component for Autoscalers {
                 queue.add(change.key.clone());
             }
         });
-        if !ready(&ctx, &[&worker.autoscalers, &worker.pods, worker.metrics.services()]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(
+            &ctx,
+            NAME,
+            &[&worker.autoscalers, &worker.pods, worker.metrics.services()],
+            &worker.queue,
+            WORKERS,
+            &worker,
+        )
+        .await
     }
 }
 

@@ -17,12 +17,11 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
-    run_workers,
 };
 use serde_json::json;
 
 use crate::claim::ignore_missing;
-use crate::context::{Ctx, decode, ready};
+use crate::context::{Ctx, decode, work};
 use crate::pods::Pod;
 
 pub use plan::Node;
@@ -68,11 +67,8 @@ impl Component for NodeLifecycle {
             heartbeats: Mutex::default(),
         });
         let _registrations = worker.listen();
-        if !ready(&ctx, &[&worker.nodes, &worker.leases, &worker.pods]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(&ctx, NAME, &[&worker.nodes, &worker.leases, &worker.pods], &worker.queue, WORKERS, &worker)
+            .await
     }
 }
 

@@ -19,11 +19,11 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use reconcile::{
-    Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds, run_workers,
+    Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds,
 };
 
 use crate::claim::{adopters, resolve};
-use crate::context::{self, Ctx, ready};
+use crate::context::{self, Ctx, work};
 
 pub use types::{
     Ordinals, RetentionPolicy, RollingUpdate, StatefulSet, StatefulSetSpec, StatefulSetStatus, UpdateStrategy,
@@ -54,11 +54,15 @@ impl Component for StatefulSets {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let _registrations = worker.listen();
-        if !ready(&ctx, &[&worker.sets, &worker.pods, &worker.claims, &worker.revisions]).await {
-            return Ok(());
-        }
-        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
-        Ok(())
+        work(
+            &ctx,
+            NAME,
+            &[&worker.sets, &worker.pods, &worker.claims, &worker.revisions],
+            &worker.queue,
+            WORKERS,
+            &worker,
+        )
+        .await
     }
 }
 
