@@ -169,6 +169,11 @@ impl Cluster {
         self.client.patch(&kind.gvr(), key, "", PatchType::Merge, &patch).await.unwrap()
     }
 
+    /// Waits until a namespace has the account that pods run under, without which there are none.
+    pub(crate) async fn takes_pods(&self, namespace: &str) {
+        self.until(kinds::SERVICE_ACCOUNTS, &Key::new(namespace, "default"), |held| !held.is_null()).await;
+    }
+
     /// Waits until an object is as wanted.
     pub(crate) async fn until(
         &self,

@@ -69,8 +69,7 @@ fn all_of(image: &str, nodes: usize) -> impl Fn(&[Arc<Object>]) -> bool {
 
 async fn rolls_and_is_undone(rolling: Value) {
     let cluster = start().await;
-    let account = Key::new("default", "default");
-    cluster.until(kinds::SERVICE_ACCOUNTS, &account, |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     for name in ["n2", "n3", "n4"] {
         add_node(&cluster, name).await;
     }
@@ -133,8 +132,7 @@ async fn daemons_roll_out_with_surge_and_are_undone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn daemons_follow_the_nodes() {
     let cluster = start().await;
-    let account = Key::new("default", "default");
-    cluster.until(kinds::SERVICE_ACCOUNTS, &account, |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     cluster.create(&kinds::DAEMON_SETS, "default", agent(json!({}))).await;
     // No node is meant for it yet.
     completes(&cluster, 0).await;
@@ -164,8 +162,7 @@ async fn daemons_follow_the_nodes() {
 
 async fn on_one_node() -> Cluster {
     let cluster = start().await;
-    let account = Key::new("default", "default");
-    cluster.until(kinds::SERVICE_ACCOUNTS, &account, |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     add_node(&cluster, "n2").await;
     cluster
 }

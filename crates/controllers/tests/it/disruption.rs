@@ -1,13 +1,10 @@
 //! Budgets are counted, and evictions asked of the API stay within them.
 
-use std::sync::Arc;
-
 use api::{DeleteOptions, Key, PatchType, Reason};
-use base::clock::VirtualClock;
 use reconcile::kinds;
 use serde_json::{Value, json};
 
-use crate::{condition, pass, start, start_at, web};
+use crate::{condition, pass, start, start_virtual, web};
 
 fn eviction(pod: &Key) -> Value {
     json!({
@@ -61,7 +58,7 @@ async fn a_budget_counts_its_pods_and_evictions_wait_for_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
     let cluster = start().await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     let owner =
         cluster.create(&kinds::CONFIG_MAPS, "default", json!({ "metadata": { "name": "owner" } })).await;
     let owner = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.meta().uid,
@@ -94,9 +91,8 @@ async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_takes_back_that_it_is_disrupted() {
-    let clock = VirtualClock::new(jiff::Timestamp::now());
-    let cluster = start_at(Arc::new(clock.clone())).await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    let (clock, cluster) = start_virtual().await;
+    cluster.takes_pods("default").await;
     let pod =
         json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "a" }] } });
     cluster.create(&kinds::PODS, "default", pod).await;

@@ -9,7 +9,7 @@ use reconcile::kinds;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{start_alone, start_at};
+use crate::{start_alone, start_virtual};
 
 /// How long nobody works before it counts as rest.
 const REST: Duration = Duration::from_millis(300);
@@ -49,9 +49,8 @@ fn set(name: &str, app: &str, replicas: u32) -> Value {
 }
 
 async fn virtual_cluster() -> (VirtualClock, Cluster) {
-    let clock = VirtualClock::new(jiff::Timestamp::now());
-    let cluster = start_at(Arc::new(clock.clone())).await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    let (clock, cluster) = start_virtual().await;
+    cluster.takes_pods("default").await;
     (clock, cluster)
 }
 
@@ -147,7 +146,7 @@ async fn a_quota_below_what_is_used_is_tried_later_and_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_end_on_a_node_out_of_service_go() {
     let cluster = start_alone(Arc::new(SystemClock)).await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     cluster.create(&kinds::NODES, "", json!({ "metadata": { "name": "n1" } })).await;
     let mut spec = pod_template("x")["spec"].clone();
     spec["nodeName"] = "n1".into();

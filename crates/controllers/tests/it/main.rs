@@ -28,6 +28,14 @@ async fn start() -> Cluster {
     start_at(Arc::new(SystemClock)).await
 }
 
+/// A cluster whose controllers' clock stands still until it is moved; it begins with a whole second, as times in objects.
+async fn start_virtual() -> (VirtualClock, Cluster) {
+    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
+    let clock = VirtualClock::new(now);
+    let cluster = start_at(Arc::new(clock.clone())).await;
+    (clock, cluster)
+}
+
 /// A cluster whose controllers go by a clock of their own.
 async fn start_at(clock: SharedClock) -> Cluster {
     let cluster = start_alone(clock).await;
@@ -226,7 +234,7 @@ async fn sets_replace_adopt_and_release_pods() {
     let cluster = start().await;
     let orphan = json!({ "metadata": { "name": "early", "labels": { "app": "db" } },
         "spec": { "containers": [{ "name": "c", "image": "db" }] } });
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     cluster.create(&kinds::PODS, "default", orphan).await;
     // Whoever of several is too many, it is not the one that runs: also where the controller sees the orphan late.
     let early = Key::new("default", "early");
@@ -259,7 +267,7 @@ async fn sets_replace_adopt_and_release_pods() {
 async fn namespaces_come_with_their_defaults_and_go_with_their_content() {
     let cluster = start().await;
     cluster.create(&kinds::NAMESPACES, "", json!({ "metadata": { "name": "team" } })).await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("team", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("team").await;
     let ca = cluster
         .until(kinds::CONFIG_MAPS, &Key::new("team", "kube-root-ca.crt"), |held| !held.is_null())
         .await;
@@ -384,8 +392,7 @@ fn taints(node: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
-    let clock = VirtualClock::new(jiff::Timestamp::now());
-    let cluster = start_at(Arc::new(clock.clone())).await;
+    let (clock, cluster) = start_virtual().await;
     let (node, nodes) = (Key::new("", "n1"), kinds::NODES.gvr());
     let pod = |name: &str, seconds: Option<u32>, on: Option<&str>| {
         let toleration = seconds.map(|seconds| {

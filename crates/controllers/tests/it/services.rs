@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use api::{DeleteOptions, Key};
-use base::clock::{Clock as _, VirtualClock};
+use base::clock::Clock as _;
 use reconcile::kinds;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{condition, hurry, pass, start, start_at};
+use crate::{condition, hurry, pass, start, start_virtual};
 
 async fn service(cluster: &Cluster, name: &str) -> (Key, Key) {
     let body = json!({ "metadata": { "name": name }, "spec": { "ports": [{ "port": 80 }] } });
@@ -39,8 +39,7 @@ async fn an_address_in_use_is_taken_again_when_its_object_is_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_goes_with_its_service_and_without_one() {
-    let clock = VirtualClock::new(jiff::Timestamp::now());
-    let cluster = start_at(Arc::new(clock.clone())).await;
+    let (clock, cluster) = start_virtual().await;
     let (web, address) = service(&cluster, "web").await;
     cluster.until(kinds::IP_ADDRESSES, &address, |held| !held.is_null()).await;
     delete(&cluster, kinds::SERVICES, &web).await;
@@ -64,7 +63,7 @@ async fn an_address_goes_with_its_service_and_without_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slices_say_who_should_use_which_endpoint_and_since_when() {
     let cluster = start().await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     let near = json!({ "metadata": { "name": "near" }, "spec": { "selector": { "app": "near" },
         "ports": [{ "port": 80 }], "trafficDistribution": "PreferSameNode" } });
     cluster.create(&kinds::SERVICES, "default", near).await;
@@ -90,8 +89,7 @@ async fn slices_say_who_should_use_which_endpoint_and_since_when() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_cidr_is_ready_and_stays_while_it_is_needed() {
-    let clock = VirtualClock::new(jiff::Timestamp::now());
-    let cluster = start_at(Arc::new(clock.clone())).await;
+    let (clock, cluster) = start_virtual().await;
     let (own, part) = (Key::new("", "kubernetes"), Key::new("", "part"));
     let finalizer = json!(["networking.k8s.io/service-cidr-finalizer"]);
     let welcomed = |held: &Value| {
@@ -146,9 +144,7 @@ async fn the_node_beside_the_server_carries_its_role() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bootstrap_token_goes_when_it_has_ended() {
-    // Tokens end at a whole second.
-    let clock = VirtualClock::new(jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap());
-    let cluster = start_at(Arc::new(clock.clone())).await;
+    let (clock, cluster) = start_virtual().await;
     let until = clock.now() + std::time::Duration::from_secs(3600);
     let token = |name: &str, kind: &str| {
         json!({

@@ -9,7 +9,7 @@ use crate::start;
 #[tokio::test(flavor = "multi_thread")]
 async fn ephemeral_volumes_have_claims_as_long_as_their_pods() {
     let cluster = start().await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     let spec = json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } });
     let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": spec });
     let pod = json!({ "metadata": { "name": "p" }, "spec": {

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use api::{DeleteOptions, Key, Object, PatchType, Propagation};
-use base::clock::VirtualClock;
 use reconcile::kinds;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{in_steps, reason, start, start_at};
+use crate::{in_steps, reason, start, start_virtual};
 
 fn web(extra: Value) -> Value {
     let mut spec = json!({
@@ -58,11 +57,6 @@ fn numbers(revisions: &[Arc<Object>]) -> Vec<i64> {
     numbers
 }
 
-async fn service_account(cluster: &Cluster) {
-    let key = Key::new("default", "default");
-    cluster.until(kinds::SERVICE_ACCOUNTS, &key, |held| !held.is_null()).await;
-}
-
 fn message(event: &Object) -> String {
     event.decode::<Value>().unwrap()["message"].as_str().unwrap_or("").to_owned()
 }
@@ -70,7 +64,7 @@ fn message(event: &Object) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_set_comes_up_in_order_rolls_out_and_is_undone() {
     let cluster = start().await;
-    service_account(&cluster).await;
+    cluster.takes_pods("default").await;
     cluster.create(&kinds::STATEFUL_SETS, "default", web(json!({}))).await;
     let first = completes(&cluster, 3).await;
     assert_eq!(first["status"]["collisionCount"], 0);
@@ -133,7 +127,7 @@ async fn a_set_comes_up_in_order_rolls_out_and_is_undone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_smaller_set_lets_go_of_its_last_pods_and_their_claims() {
     let cluster = start().await;
-    service_account(&cluster).await;
+    cluster.takes_pods("default").await;
     let policy = json!({ "whenScaled": "Delete", "whenDeleted": "Delete" });
     let spec = json!({ "persistentVolumeClaimRetentionPolicy": policy, "podManagementPolicy": "Parallel",
         "ordinals": { "start": 5 } });
@@ -155,7 +149,7 @@ async fn a_smaller_set_lets_go_of_its_last_pods_and_their_claims() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_set_takes_over_what_another_left_behind() {
     let cluster = start().await;
-    service_account(&cluster).await;
+    cluster.takes_pods("default").await;
     let old = cluster.create(&kinds::STATEFUL_SETS, "default", web(json!({}))).await;
     completes(&cluster, 3).await;
     let uids = |pods: &[Arc<Object>]| pods.iter().map(|pod| pod.meta().uid.clone()).collect::<Vec<_>>();
@@ -192,9 +186,8 @@ async fn a_new_set_takes_over_what_another_left_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_made_is_tried_again_only_as_time_passes() {
     // Time stands still until the test lets it go on.
-    let clock = VirtualClock::new(jiff::Timestamp::now());
-    let cluster = start_at(Arc::new(clock.clone())).await;
-    service_account(&cluster).await;
+    let (clock, cluster) = start_virtual().await;
+    cluster.takes_pods("default").await;
     // Somebody else has the name of the first pod.
     let stranger = json!({ "metadata": { "name": "web-0" }, "spec": template("other:1")["spec"] });
     cluster.create(&kinds::PODS, "default", stranger).await;

@@ -25,7 +25,7 @@ fn now() -> DeleteOptions {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_is_counted_and_what_goes_makes_room() {
     let cluster = start().await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     let hard = json!({ "pods": "1", "count/configmaps": "9", "count/widgets.example.com": "1" });
     let quota = json!({ "metadata": { "name": "q" }, "spec": { "hard": hard } });
     cluster.create(&kinds::RESOURCE_QUOTAS, "default", quota).await;
@@ -78,7 +78,7 @@ async fn a_claim_that_lost_its_protection_gets_it_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_goes_after_the_pods_that_use_it() {
     let cluster = start().await;
-    cluster.until(kinds::SERVICE_ACCOUNTS, &Key::new("default", "default"), |held| !held.is_null()).await;
+    cluster.takes_pods("default").await;
     let claim = |name: &str| {
         json!({ "metadata": { "name": name }, "spec": {
             "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } })
