@@ -18,6 +18,10 @@ pub(crate) struct Faults {
     chance: Mutex<fastrand::Rng>,
     /// Of a hundred requests so many fail.
     percent: AtomicU8,
+    /// Of a hundred requests for this resource so many fail instead.
+    apart: Mutex<Option<(&'static str, u8)>>,
+    /// Of this resource nobody hears anything.
+    unheard: Mutex<Option<&'static str>>,
     under_way: AtomicUsize,
     calls: Mutex<BTreeMap<(&'static str, String), u64>>,
     lost: AtomicUsize,
@@ -40,6 +44,8 @@ impl Faults {
         Self {
             chance: Mutex::new(fastrand::Rng::with_seed(seed)),
             percent: AtomicU8::new(0),
+            apart: Mutex::default(),
+            unheard: Mutex::default(),
             under_way: AtomicUsize::new(0),
             calls: Mutex::default(),
             lost: AtomicUsize::new(0),
@@ -50,6 +56,23 @@ impl Faults {
     /// From now on so many of a hundred requests fail, and watches break.
     pub(crate) fn set(&self, percent: u8) {
         self.percent.store(percent, Ordering::Relaxed);
+        *self.apart.lock() = None;
+    }
+
+    /// The same, and for one resource another number: some controllers need the answers to dozens of requests at once to
+    /// come anywhere.
+    pub(crate) fn set_apart(&self, percent: u8, resource: &'static str, of_resource: u8) {
+        self.set(percent);
+        *self.apart.lock() = Some((resource, of_resource));
+    }
+
+    /// From now on watches and lists of this resource tell nothing; of none, all do again.
+    pub(crate) fn deafen(&self, resource: Option<&'static str>) {
+        *self.unheard.lock() = resource;
+    }
+
+    fn is_unheard(&self, resource: &str) -> bool {
+        self.unheard.lock().is_some_and(|unheard| unheard == resource)
     }
 
     pub(crate) fn under_way(&self) -> usize {
@@ -72,12 +95,16 @@ impl Faults {
         self.lost.load(Ordering::Relaxed)
     }
 
-    fn strikes(&self) -> bool {
-        self.chance.lock().u8(0..100) < self.percent.load(Ordering::Relaxed)
+    fn strikes(&self, resource: &str) -> bool {
+        let apart = self.apart.lock().filter(|(apart, _)| *apart == resource).map(|(_, percent)| percent);
+        self.chance.lock().u8(0..100) < apart.unwrap_or_else(|| self.percent.load(Ordering::Relaxed))
     }
 
-    fn fate(&self, call: &Call) -> Fate {
-        if !self.strikes() {
+    fn fate(&self, resource: &str, call: &Call) -> Fate {
+        if matches!(call, Call::List(_) | Call::Watch(_)) && self.is_unheard(resource) {
+            return Fate::Refused(Status::internal("the line is down"));
+        }
+        if !self.strikes(resource) {
             return Fate::Answered;
         }
         let writes = !matches!(call, Call::Get { .. } | Call::List(_) | Call::Watch(_));
@@ -93,8 +120,8 @@ impl Faults {
     }
 
     /// A watch that breaks after some batches: by its end, or because its revision is said to be gone.
-    fn breaking(&self, stream: WatchStream) -> WatchStream {
-        if !self.strikes() {
+    fn breaking(&self, resource: &str, stream: WatchStream) -> WatchStream {
+        if !self.strikes(resource) {
             return stream;
         }
         let (batches, expired) = {
@@ -142,7 +169,8 @@ impl Line {
             *self.faults.calls.lock().entry(what).or_default() += 1;
         }
         let what = self.faults.traces.then(|| format!("{} {}", verb.as_str(), request.resource));
-        let fate = self.faults.fate(&request.call);
+        let resource = request.resource.resource.clone();
+        let fate = self.faults.fate(&resource, &request.call);
         if let Some(what) = &what {
             println!("TRACE {} {what} {fate:?}", self.user.name);
         }
@@ -160,8 +188,10 @@ impl Line {
         match self.pipeline.call(&self.user, request).await? {
             Response::Watch(stream) => {
                 let cut = self.cut.clone();
-                let stream = stream.take_until(async move { cut.cancelled().await });
-                Ok(Response::Watch(self.faults.breaking(stream.boxed())))
+                let (faults, of) = (self.faults.clone(), resource.clone());
+                let heard = move |_: &_| future::ready(!faults.is_unheard(&of));
+                let stream = stream.take_while(heard).take_until(async move { cut.cancelled().await });
+                Ok(Response::Watch(self.faults.breaking(&resource, stream.boxed())))
             }
             response => Ok(response),
         }

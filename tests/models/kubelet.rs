@@ -14,11 +14,16 @@ use crate::world::{NAMESPACE, World};
 pub(crate) const NODE: &str = "node-0";
 
 impl World {
-    /// Puts a pod on the node, as the scheduler does.
+    /// Puts a pod on the node, as the scheduler does. In a namespace that ends it stays where it is.
     pub(crate) async fn bind(&self, pod: &Object) {
         let binding = json!({ "target": { "kind": "Node", "name": NODE } });
         let bound = self.user.create_subresource(&kinds::PODS.gvr(), &pod.key(), "binding", &binding).await;
-        or_too_late(bound);
+        let ends = |status: &Status| {
+            status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+        };
+        if !bound.as_ref().is_err_and(ends) {
+            or_too_late(bound);
+        }
     }
 
     /// Tells a pod's phase and whether it is ready.

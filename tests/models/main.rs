@@ -10,6 +10,7 @@ mod faults;
 mod garbage;
 mod jobs;
 mod kubelet;
+mod namespaces;
 mod statefulsets;
 mod witness;
 mod world;

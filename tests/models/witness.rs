@@ -29,6 +29,7 @@ impl Seen {
 
 pub(crate) struct Witness {
     user: Client,
+    everywhere: bool,
     streams: Vec<(Kind, WatchStream)>,
     objects: BTreeMap<(&'static str, Key), Arc<Object>>,
     /// Whether every change is printed: where `SKIFF_MODELS_TRACE` is set.
@@ -38,15 +39,26 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Sees all of these kinds from now on.
+    /// Sees all of these kinds from now on, in the namespace of the stories.
     pub(crate) async fn of(world: &World, kinds: &[Kind]) -> Self {
+        Self::begin(world, kinds, false).await
+    }
+
+    /// The same in all namespaces.
+    pub(crate) async fn everywhere(world: &World, kinds: &[Kind]) -> Self {
+        Self::begin(world, kinds, true).await
+    }
+
+    async fn begin(world: &World, kinds: &[Kind], everywhere: bool) -> Self {
         let mut streams = Vec::new();
         for kind in kinds {
-            let stream = world.user.watch(&kind.gvr(), home(kind), ListOptions::default()).await.unwrap();
+            let namespace = if everywhere { "" } else { home(kind) };
+            let stream = world.user.watch(&kind.gvr(), namespace, ListOptions::default()).await.unwrap();
             streams.push((*kind, stream));
         }
         Self {
             user: world.user.clone(),
+            everywhere,
             streams,
             objects: BTreeMap::new(),
             traces: std::env::var_os("SKIFF_MODELS_TRACE").is_some(),
@@ -88,7 +100,8 @@ impl Witness {
         let nobody = ListOptions { field_selector: "metadata.name=nobody".into(), ..ListOptions::default() };
         let mut shown = i64::MAX;
         for (kind, _) in &self.streams {
-            let list = self.user.list(&kind.gvr(), home(kind), nobody.clone()).await.unwrap();
+            let namespace = if self.everywhere { "" } else { home(kind) };
+            let list = self.user.list(&kind.gvr(), namespace, nobody.clone()).await.unwrap();
             shown = shown.min(list.revision);
         }
         tokio::task::yield_now().await;

@@ -211,7 +211,15 @@ impl Remains {
 #[async_trait]
 impl Reconcile<Key> for Worker {
     async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
-        let Some(object) = self.namespaces.get(key) else { return Ok(Action::Done) };
+        if !self.namespaces.get(key).is_some_and(|held| held.meta().is_terminating()) {
+            return Ok(Action::Done);
+        }
+        // The cache may be behind: by now another one of the name may live, whose content is none of this.
+        let object = match self.ctx.client.get(&kinds::NAMESPACES.gvr(), key).await {
+            Ok(live) => live,
+            Err(status) if status.reason == Reason::NotFound => return Ok(Action::Done),
+            Err(status) => return Err(status.into()),
+        };
         let namespace: Namespace = decode(&object)?;
         if !namespace.metadata.is_terminating()
             || !namespace.spec.finalizers.iter().any(|held| held == FINALIZER)
