@@ -6,6 +6,7 @@
 mod cronjobs;
 mod daemonsets;
 mod deployments;
+mod disruptions;
 mod faults;
 mod garbage;
 mod jobs;
