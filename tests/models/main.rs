@@ -12,6 +12,7 @@ mod garbage;
 mod jobs;
 mod kubelet;
 mod namespaces;
+mod quotas;
 mod statefulsets;
 mod witness;
 mod world;
