@@ -7,6 +7,7 @@ mod cronjobs;
 mod daemonsets;
 mod deployments;
 mod disruptions;
+mod endpoints;
 mod faults;
 mod garbage;
 mod jobs;
