@@ -13,6 +13,7 @@ mod garbage;
 mod jobs;
 mod kubelet;
 mod namespaces;
+mod owners;
 mod quotas;
 mod statefulsets;
 mod witness;
