@@ -12,6 +12,7 @@ mod check;
 mod convert;
 pub(crate) mod cost;
 pub mod declared;
+pub mod devices;
 mod eval;
 mod format;
 mod keyed;

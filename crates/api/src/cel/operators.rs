@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::eval::no_overload;
 use super::keyed::Listing;
+use super::value::Key;
 use super::{Budget, CelError, Val, told};
 
 type Result<T> = std::result::Result<T, CelError>;
@@ -81,7 +82,9 @@ pub(super) fn contains<'v>(range: &Val<'v>, item: &Val<'v>, budget: &mut Budget)
         return Ok(false);
     }
     match range {
-        Val::Map(_) | Val::Json(..) => Ok(range.at(item, budget)?.is_some()),
+        // What is under every other key is in no map.
+        Val::Map(entries) => range.at(item, budget).and_then(|_| Ok(entries.contains_key(&Key::of(item)?))),
+        Val::Json(..) => Ok(range.at(item, budget)?.is_some()),
         _ => Err(no_overload(op::IN, &[item.clone(), range.clone()])),
     }
 }

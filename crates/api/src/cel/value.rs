@@ -39,7 +39,7 @@ pub enum Val<'v> {
     Text(Text<'v>),
     Bytes(Arc<[u8]>),
     List(Arc<Deep<Listed<'v>>>),
-    Map(Arc<Deep<BTreeMap<Key<'v>, Val<'v>>>>),
+    Map(Arc<Deep<Mapped<'v>>>),
     /// An object or a list, and what it looks like.
     Json(&'v Value, Option<&'v Props>),
     /// Nanoseconds.
@@ -128,6 +128,27 @@ impl<'v> Deref for Listed<'v> {
 
     fn deref(&self) -> &Self::Target {
         &self.items
+    }
+}
+
+/// The entries of a map, and what is under every other key, if anything is: so the attributes of devices.
+#[derive(Debug)]
+pub struct Mapped<'v> {
+    entries: BTreeMap<Key<'v>, Val<'v>>,
+    missing: Option<Val<'v>>,
+}
+
+impl<'v> Mapped<'v> {
+    fn under(&self, key: &Key<'v>) -> Option<&Val<'v>> {
+        self.entries.get(key).or(self.missing.as_ref())
+    }
+}
+
+impl<'v> Deref for Mapped<'v> {
+    type Target = BTreeMap<Key<'v>, Val<'v>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.entries
     }
 }
 
@@ -240,8 +261,13 @@ impl<'v> Val<'v> {
     }
 
     pub(super) fn map(entries: BTreeMap<Key<'v>, Self>) -> Result<Self, CelError> {
-        let depth = entries.values().map(Self::depth).max().unwrap_or(0);
-        Deep::above(depth, entries).map(Self::Map)
+        Self::mapped(entries, None)
+    }
+
+    /// A map with something under every key that it does not have.
+    pub(super) fn mapped(entries: BTreeMap<Key<'v>, Self>, missing: Option<Self>) -> Result<Self, CelError> {
+        let depth = entries.values().chain(&missing).map(Self::depth).max().unwrap_or(0);
+        Deep::above(depth, Mapped { entries, missing }).map(Self::Map)
     }
 
     pub(super) fn made(name: &'v str, fields: BTreeMap<&'v str, Self>) -> Result<Self, CelError> {
@@ -453,7 +479,7 @@ impl<'v> Val<'v> {
         // A name of ordinary length costs nothing besides the step.
         budget.spend(name.len() as u64 / 100)?;
         match self {
-            Self::Map(entries) => Ok(entries.get(&Key::Text(Text::Given(name))).cloned()),
+            Self::Map(entries) => Ok(entries.under(&Key::Text(Text::Given(name))).cloned()),
             Self::Json(Value::Object(fields), schema) => {
                 let declared = schema.is_some_and(|schema| !schema.properties.is_empty());
                 let name = if declared { unescape(name) } else { name.into() };
@@ -491,7 +517,7 @@ impl<'v> Val<'v> {
                 let found = place()?.and_then(|at| items.get(at)).map(|value| Self::of_json(value, item));
                 found.map(|value| value.paid(budget)).transpose()
             }
-            Self::Map(entries) => Ok(entries.get(&Key::of(index)?).cloned()),
+            Self::Map(entries) => Ok(entries.under(&Key::of(index)?).cloned()),
             Self::Json(Value::Object(fields), schema) => match index {
                 Self::Text(name) => {
                     let below = schema.and_then(|schema| schema.child(name));
