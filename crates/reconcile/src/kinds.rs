@@ -88,6 +88,14 @@ pub const PERSISTENT_VOLUME_CLAIMS: Kind =
     namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
 /// Volumes.
 pub const PERSISTENT_VOLUMES: Kind = cluster("", "v1", "persistentvolumes", "PersistentVolume");
+/// Claims of devices.
+pub const RESOURCE_CLAIMS: Kind = namespaced("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+/// What drivers offer.
+pub const RESOURCE_SLICES: Kind = cluster("resource.k8s.io", "v1", "resourceslices", "ResourceSlice");
+/// Classes of devices.
+pub const DEVICE_CLASSES: Kind = cluster("resource.k8s.io", "v1", "deviceclasses", "DeviceClass");
+/// Taints of devices that others than their driver say.
+pub const DEVICE_TAINT_RULES: Kind = cluster("resource.k8s.io", "v1", "devicetaintrules", "DeviceTaintRule");
 /// Storage classes.
 pub const STORAGE_CLASSES: Kind = cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
 /// Volume attributes classes.

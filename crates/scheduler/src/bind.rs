@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use crate::framework::{Event, Preemption, Preparation};
 use crate::metrics::{Attempt, Outcome};
-use crate::storage;
+use crate::storage::types::Version;
 use crate::turns::Ticket;
 use crate::types::Pod;
 use crate::{SCHEDULER_ERROR, Shared};
+use crate::{devices, storage};
 
 /// Binds a pod to the node that it is assumed on.
 pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt) {
@@ -55,7 +56,8 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt) {
                 return tracing::debug!(pod = %pod.key, node = %pod.node, error = message, "binding failed");
             }
             tracing::error!(pod = %pod.key, node = %pod.node, error = message, "binding failed, tried again");
-            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()) };
+            devices::bind::release(&shared, &pod).await;
+            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()), frees: None };
             refuse(shared, pod, told).await;
         }
     }
@@ -83,6 +85,9 @@ pub(crate) async fn prepare(
             Preparation::Volumes(plan) => {
                 ("VolumeBinding", storage::bind::carry_out(shared, pod, plan).await)
             }
+            Preparation::Devices(plan) => {
+                ("DynamicResources", devices::bind::carry_out(shared, pod, plan).await)
+            }
         };
         let Err(why) = done else { continue };
         ran("Error");
@@ -90,8 +95,9 @@ pub(crate) async fn prepare(
         let fate = fate(shared, pod);
         undo(shared, pod, fate);
         if fate == Fate::Waits {
+            devices::bind::release(shared, pod).await;
             let message = format!("running PreBind plugin {plugin:?}: {why}");
-            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()) };
+            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()), frees: None };
             refuse(shared.clone(), pod.clone(), told).await;
         }
         return false;
@@ -143,6 +149,10 @@ pub(crate) fn undo(shared: &Shared, pod: &Arc<Pod>, fate: Fate) {
     } else {
         state.queue.remove(&pod.uid);
     }
+    for claim in state.cluster.devices.give_back(&pod.uid) {
+        let before = Some(claim.with_devices());
+        shared.raise(state, &Event::ResourceClaim(before, claim));
+    }
     for volume in state.cluster.storage.unreserve(&pod.uid) {
         shared.raise(state, &Event::Volume(None, volume));
     }
@@ -164,10 +174,17 @@ pub(crate) struct Told {
     pub(crate) message: String,
     /// The node on which room is made for it from now on; empty: none any more. `None`: as it was.
     pub(crate) nominated: Option<String>,
+    /// A claim that loses its devices before that is said.
+    pub(crate) frees: Option<Version>,
 }
 
 /// Says on the pod and in an event why it goes nowhere.
-pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, told: Told) {
+pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, mut told: Told) {
+    if let Some(claim) = told.frees.take()
+        && let Err(why) = devices::bind::deallocate(&shared, &pod, &claim).await
+    {
+        told.message = told.message.replacen(devices::of_pod::DEALLOCATED, &why, 1);
+    }
     shared.event(&pod, &pod, EventType::Warning, "FailedScheduling", told.message.clone());
     write_status(&shared, &pod, &told).await;
 }
@@ -340,7 +357,7 @@ mod tests {
 
     fn changed(said: Option<&Said>, message: &str, nominated: Option<&str>) -> Option<Value> {
         let nominated = nominated.map(str::to_owned);
-        let told = Told { reason: "Unschedulable", message: message.to_owned(), nominated };
+        let told = Told { reason: "Unschedulable", message: message.to_owned(), nominated, frees: None };
         change(&told, said, 3, jiff::Timestamp::UNIX_EPOCH)
     }
 

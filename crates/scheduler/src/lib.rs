@@ -7,6 +7,7 @@
 pub mod budgets;
 pub mod cluster;
 pub mod config;
+pub mod devices;
 pub mod extender;
 pub mod framework;
 pub mod queue;
@@ -317,9 +318,13 @@ impl Shared {
     fn next(&self) -> Next {
         let now = self.clock.now();
         let state = &mut *self.state.lock();
+        state.cluster.devices.now = now;
         if let Some((pod, message)) = state.unreadable.pop() {
             self.attempted(&pod.spec.scheduler_name, Outcome::Error, Instant::now());
-            return Next::Refuse(pod, Told { reason: SCHEDULER_ERROR, message, nominated: None });
+            return Next::Refuse(
+                pod,
+                Told { reason: SCHEDULER_ERROR, message, nominated: None, frees: None },
+            );
         }
         loop {
             let deadline = state.queue.tick(now);
@@ -389,6 +394,7 @@ impl State {
             reason: UNSCHEDULABLE,
             message: refused.message.clone(),
             nominated: refused.nominated.clone(),
+            frees: refused.frees.clone(),
         };
         match decision {
             Decision::Node(node) => {

@@ -218,6 +218,12 @@ impl PodQueue {
         self.waiting.get(uid).map(|held| &held.pod)
     }
 
+    /// The pods that a plugin does not let be tried.
+    pub fn held_back(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        let waiting = self.waiting.values().filter(|held| held.place == Place::Gated);
+        waiting.map(|held| &held.pod)
+    }
+
     /// The next pod to be tried. If none can be tried now, one that waits out the back-off of a refusal is: nobody would
     /// have to wait for it.
     pub fn pop(&mut self) -> Option<Arc<Pod>> {
@@ -427,8 +433,11 @@ impl PodQueue {
 }
 
 /// Whether a pod may fit elsewhere than it did before.
-fn is_another(before: &Pod, pod: &Pod) -> bool {
-    before.spec != pod.spec || before.labels != pod.labels || before.gates != pod.gates
+pub(crate) fn is_another(before: &Pod, pod: &Pod) -> bool {
+    before.spec != pod.spec
+        || before.labels != pod.labels
+        || before.gates != pod.gates
+        || before.devices != pod.devices
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::framework::Event;
 use crate::types::{Labels, Node, Pod, Selector};
-use crate::{Shared, State, storage};
+use crate::{Shared, State, devices, storage};
 
 /// The informers that the scheduler reads.
 pub(crate) struct Sources {
@@ -20,6 +20,7 @@ pub(crate) struct Sources {
     budgets: Informer,
     controllers: [(&'static str, Informer); 3],
     storage: storage::watch::Sources,
+    devices: devices::watch::Sources,
 }
 
 impl Sources {
@@ -33,6 +34,7 @@ impl Sources {
             controllers: [kinds::REPLICA_SETS, kinds::STATEFUL_SETS, kinds::REPLICATION_CONTROLLERS]
                 .map(|kind| (kind.kind, informers.get(kind))),
             storage: storage::watch::Sources::new(informers),
+            devices: devices::watch::Sources::new(informers),
         }
     }
 
@@ -43,6 +45,7 @@ impl Sources {
             informer.synced().await;
         }
         self.storage.synced().await;
+        self.devices.synced().await;
     }
 }
 
@@ -71,6 +74,7 @@ pub(crate) fn listen(shared: &Arc<Shared>) -> Vec<Registration> {
         }));
     }
     held.extend(sources.storage.listen(shared));
+    held.extend(sources.devices.listen(shared));
     held.push(on(&sources.nodes, Shared::node_changed));
     held.push(on(&sources.pods, Shared::pod_changed));
     held
@@ -253,10 +257,10 @@ impl Shared {
         if let Some(node) = before {
             self.room_is_free(state, &pod, &node);
         }
-        let gated = profile.gate(&pod).is_some();
+        let gated = profile.gate(&pod, &state.cluster).is_some();
         state.queue.put(pod.clone(), gated, self.clock.now(), |before, by| {
             profile.may_help(&pod, by, &Event::OwnChanged(Arc::new(before.clone()), pod.clone()))
-                && (before.spec != pod.spec || before.labels != pod.labels || before.gates != pod.gates)
+                && crate::queue::is_another(before, &pod)
         });
         self.wake.notify_one();
     }

@@ -40,6 +40,20 @@ const GRANTS: &[Grant] = &[
     to("skiff:scheduler", &["update", "patch"], &[""], &["pods/status"]),
     // Claims and volumes that it brings together. Source: `system:volume-scheduler`.
     to("skiff:scheduler", &["patch"], &[""], &["persistentvolumes", "persistentvolumeclaims"]),
+    // Claims of devices: their finalizer, and what they get for whom. Source: `system:kube-scheduler`.
+    to(
+        "skiff:scheduler",
+        &["update", "patch"],
+        &["resource.k8s.io"],
+        &["resourceclaims", "resourceclaims/status", "resourceclaims/binding"],
+    ),
+    // What drivers told of devices goes with them when a claim loses them.
+    to(
+        "skiff:scheduler",
+        &["arbitrary-node:update", "arbitrary-node:patch"],
+        &["resource.k8s.io"],
+        &["resourceclaims/driver"],
+    ),
     // Pods that make room for more important ones.
     to("skiff:scheduler", &["delete"], &[""], &["pods"]),
     to("skiff:scheduler", WRITE_EVENTS, EVENT_GROUPS, EVENTS),
@@ -99,6 +113,19 @@ mod tests {
         assert!(asks(authn::component("scheduler"), "patch", "persistentvolumeclaims"));
         assert!(!asks(authn::component("scheduler"), "delete", "persistentvolumeclaims"));
         assert!(!asks(authn::component("scheduler"), "delete", "nodes"));
+        let of_claims = |verb: &str, resource: &str| {
+            allow(&Attributes {
+                user: authn::component("scheduler"),
+                verb: verb.into(),
+                group: "resource.k8s.io".into(),
+                resource: "resourceclaims".into(),
+                subresource: resource.into(),
+                is_resource: true,
+                ..Attributes::default()
+            })
+        };
+        assert!(of_claims("patch", "") && of_claims("patch", "status") && of_claims("patch", "binding"));
+        assert!(!of_claims("delete", "") && !of_claims("patch", "driver"));
         assert!(!asks(authn::component("network"), "get", "secrets"));
         assert!(!asks(authn::component("unknown"), "get", "pods"));
         let claimed = User { name: "skiff:controllers".into(), groups: vec!["x".into()], ..User::default() };

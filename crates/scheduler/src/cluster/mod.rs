@@ -24,6 +24,7 @@ use terms::Terms;
 use topology::{Column, Topology};
 
 use crate::budgets::Budgets;
+use crate::devices::Devices;
 use crate::resources::Resources;
 use crate::storage::Storage;
 use crate::types::{HostPort, Matcher, Node, Pod};
@@ -116,6 +117,8 @@ pub struct Cluster {
     pub budgets: Budgets,
     /// Claims and volumes.
     pub storage: Storage,
+    /// Claims of devices, and what drivers offer.
+    pub devices: Devices,
 }
 
 impl Cluster {

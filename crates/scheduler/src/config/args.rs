@@ -20,6 +20,7 @@ pub(crate) struct Args {
     pub(crate) inter_pod: InterPodArgs,
     pub(crate) preemption: PreemptionSettings,
     pub(crate) volumes: VolumeArgs,
+    pub(crate) devices: DeviceArgs,
 }
 
 /// `NodeAffinityArgs`.
@@ -240,6 +241,59 @@ impl VolumeArgs {
             check_shape(&self.shape, "shape", problems);
         }
     }
+}
+
+/// `DynamicResourcesArgs`; durations are Go's.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct DeviceArgs {
+    filter_timeout: Option<String>,
+    binding_timeout: Option<String>,
+}
+
+/// So long it may take to find devices on one node. Source: `DynamicResourcesFilterTimeoutDefault`.
+const FILTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// So long devices may take to be ready. Source: `DynamicResourcesBindingTimeoutDefault`.
+const BINDING_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl DeviceArgs {
+    /// How long it may take to find devices on one node; zero: as long as it does.
+    pub(crate) fn filter_timeout(&self) -> Duration {
+        given(self.filter_timeout.as_deref()).unwrap_or(FILTER_TIMEOUT)
+    }
+
+    /// How long devices may take to be ready.
+    pub(crate) fn binding_timeout(&self) -> Duration {
+        given(self.binding_timeout.as_deref()).unwrap_or(BINDING_TIMEOUT)
+    }
+
+    /// Source: `ValidateDynamicResourcesArgs`.
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let read = |text: &Option<String>| {
+            text.as_deref().map(|text| (text.to_owned(), api::custom::go_duration(text)))
+        };
+        match read(&self.filter_timeout) {
+            Some((text, None)) => problems.invalid("filterTimeout", &format!("{text:?}"), "invalid duration"),
+            Some((text, Some(..0))) => {
+                problems.invalid("filterTimeout", &format!("{text:?}"), "must be zero or positive");
+            }
+            _ => {}
+        }
+        match read(&self.binding_timeout) {
+            Some((text, None)) => {
+                problems.invalid("bindingTimeout", &format!("{text:?}"), "invalid duration")
+            }
+            Some((text, Some(..1_000_000_000))) => {
+                problems.invalid("bindingTimeout", &format!("{text:?}"), "must be at least 1 second");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn given(text: Option<&str>) -> Option<Duration> {
+    let nanoseconds = u64::try_from(api::custom::go_duration(text?)?).ok()?;
+    Some(Duration::from_nanos(nanoseconds))
 }
 
 /// `NodeResourcesBalancedAllocationArgs`.

@@ -272,6 +272,10 @@ fn read_one(name: &str, given: Value, args: &mut Args) -> Result<Check, String> 
             args.volumes = of_kind(given, &kind, false)?;
             Box::new(|args, problems| args.volumes.check(problems))
         }
+        "DynamicResources" => {
+            args.devices = of_kind(given, &kind, false)?;
+            Box::new(|args, problems| args.devices.check(problems))
+        }
         "DefaultPreemption" => {
             let read: PreemptionArgs = of_kind(given, &kind, false)?;
             args.preemption = read.settings();

@@ -26,6 +26,7 @@ fn without_a_file_there_is_upstreams_profile() {
             ("VolumeBinding", 1),
             ("PodTopologySpread", 2),
             ("InterPodAffinity", 2),
+            ("DynamicResources", 2),
             ("NodeResourcesBalancedAllocation", 1),
             ("ImageLocality", 1),
         ]
@@ -45,6 +46,7 @@ fn without_a_file_there_is_upstreams_profile() {
             "VolumeZone",
             "PodTopologySpread",
             "InterPodAffinity",
+            "DynamicResources",
         ]
     );
 }
@@ -66,10 +68,10 @@ fn profiles_change_plugins_for_one_point_or_all() {
     assert_eq!((a.percentage, b.percentage), (30, 60));
     let weights = a.score_weights();
     assert_eq!(weights[0], ("NodeAffinity", 9));
-    assert!(weights.iter().all(|(name, _)| *name != "ImageLocality") && weights.len() == 7);
+    assert!(weights.iter().all(|(name, _)| *name != "ImageLocality") && weights.len() == 8);
     assert!(b.score_weights().contains(&("NodeResourcesFit", 5)));
     assert!(!b.filter_names().contains(&"TaintToleration") && !b.filter_names().contains(&"NodePorts"));
-    assert!(c.score_weights().is_empty() && c.filter_names().len() == 12);
+    assert!(c.score_weights().is_empty() && c.filter_names().len() == 13);
 }
 
 #[test]
@@ -191,5 +193,21 @@ fn what_is_wrong_is_said_in_upstreams_words() {
     }
     assert!(
         Config::parse("kind: Pod\napiVersion: v1\n").err().unwrap().contains("no kind \"Pod\" is registered")
+    );
+}
+
+#[test]
+fn how_long_devices_may_take_is_checked() {
+    for (args, says) in [
+        ("{bindingTimeout: 10ms}", "bindingTimeout: Invalid value: \"10ms\": must be at least 1 second"),
+        ("{filterTimeout: -1s}", "filterTimeout: Invalid value: \"-1s\": must be zero or positive"),
+        ("{filterTimeout: soon}", "filterTimeout: Invalid value: \"soon\": invalid duration"),
+    ] {
+        let text = format!("profiles: [{{pluginConfig: [{{name: DynamicResources, args: {args}}}]}}]\n");
+        let refused = refused(&text);
+        assert!(refused.contains(says), "{refused}");
+    }
+    assert!(
+        read("profiles: [{pluginConfig: [{name: DynamicResources, args: {filterTimeout: 0s}}]}]\n").is_ok()
     );
 }

@@ -145,7 +145,10 @@ impl Shared {
         if let Some(node) = nominated {
             self.room_is_free(state, &pod, &node);
         }
-        Next::Refuse(pod, Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()) })
+        Next::Refuse(
+            pod,
+            Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()), frees: None },
+        )
     }
 
     /// What the extenders say, one after the other, of the nodes that those before them left.

@@ -195,7 +195,7 @@ impl Profile {
         if cluster.is_empty() {
             let message = "no nodes available to schedule pods".to_owned();
             let nominated = Some(String::new());
-            return Choice::None(Decision::Refused(Refused { message, by: HashSet::new(), nominated }));
+            return Choice::None(Decision::Refused(Refused { message, nominated, ..Refused::default() }));
         }
         cluster.begin();
         for plugin in &self.preparing {
@@ -263,22 +263,29 @@ impl Profile {
 
     fn refused_at_once(
         &self,
-        pod: &Arc<Pod>,
+        pod: &Pod,
         cluster: &Cluster,
         plugin: &'static str,
         refusal: &Refusal,
     ) -> Decision {
-        let mut message = refused_before(cluster.len(), refusal);
-        let mut nominated = None;
+        let by = HashSet::from([plugin]);
+        let mut said = vec![refused_before(cluster.len(), refusal)];
+        if !self.is_ready_for_relief(plugin, refusal) {
+            // Upstream finds no state of the plugin whose turn has not come: nobody is asked any more.
+            let message = format!("{} not found", said.concat());
+            return Decision::Refused(Refused { message, by, ..Refused::default() });
+        }
+        let relief = self.relief(pod, cluster);
+        said.extend(relief.as_ref().map(|relief| relief.said.to_owned()));
+        let mut nominated = Some(String::new());
         if self.preemption().is_some() {
             // No filter can be run without what was to be found out before; so nobody's going is imagined.
             let no_help = preemption::not_helpful(pod, cluster.len());
-            message = format!("{message} preemption: {no_help}");
-            nominated = (!pod.spec.never_preempts).then(String::new);
-        } else {
-            nominated.get_or_insert_default();
+            said.push(format!("preemption: {no_help}"));
+            nominated = nominated.filter(|_| !pod.spec.never_preempts);
         }
-        Decision::Refused(Refused { message, by: HashSet::from([plugin]), nominated })
+        let frees = relief.and_then(|relief| relief.frees);
+        Decision::Refused(Refused { message: after_filters(&said), by, nominated, frees })
     }
 
     fn none_will_do(
@@ -298,19 +305,23 @@ impl Profile {
             let elsewhere = format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "));
             reasons.nodes(&Refusal::lasting(elsewhere), nodes.saturating_sub(refused.len()));
         }
-        let message = reasons.message(nodes);
+        let relief = self.relief(filters.pod, filters.cluster).unwrap_or_default();
+        let (reasons, frees) = (reasons.message(nodes), relief.frees);
+        let mut said = vec![reasons.clone()];
+        said.extend((!relief.said.is_empty()).then(|| relief.said.to_owned()));
         let Some(settings) = self.preemption() else {
-            return Decision::Refused(Refused { message, by, nominated: Some(String::new()) });
+            let message = after_filters(&said);
+            return Decision::Refused(Refused { message, by, nominated: Some(String::new()), frees });
         };
         match preemption::find(settings, filters, refused, turn) {
             Ok(preemption) => {
                 let nominated = Some(preemption.node.clone());
-                Decision::Preempt(Refused { message, by, nominated }, preemption)
+                Decision::Preempt(Refused { message: reasons, by, nominated, frees }, preemption)
             }
             Err(none) => {
-                let message = format!("{message} preemption: {}", none.message);
+                said.push(format!("preemption: {}", none.message));
                 let nominated = none.ends_nomination.then(String::new);
-                Decision::Refused(Refused { message, by, nominated })
+                Decision::Refused(Refused { message: after_filters(&said), by, nominated, frees })
             }
         }
     }
@@ -352,6 +363,15 @@ impl Profile {
             }
         }
         totals
+    }
+}
+
+/// What the filters say, and after it what was done about it. Source: `FitError.Error`, `RunPostFilterPlugins`.
+fn after_filters(said: &[String]) -> String {
+    match said {
+        [reasons] => reasons.clone(),
+        [reasons, more @ ..] => format!("{reasons} {}", more.join(", ")),
+        [] => String::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::devices::types as devices;
 use crate::storage::types::{Capacity, Claim, Class, CsiNode, Volume};
 use crate::types::{Node, Pod};
 
@@ -34,6 +35,12 @@ pub enum Event {
     CsiNode(Option<Arc<CsiNode>>, Arc<CsiNode>),
     /// How much storage is left somewhere.
     Capacity(Option<Arc<Capacity>>, Arc<Capacity>),
+    /// A claim of devices came or changed: before, if it was there, and after.
+    ResourceClaim(Option<Arc<devices::Claim>>, Arc<devices::Claim>),
+    /// What a driver offers came or changed; whether it was there.
+    ResourceSlice(bool),
+    /// A class of devices came or changed; whether it was there.
+    DeviceClass(bool),
     /// A volume is not attached to a node any more.
     AttachmentGone,
     /// A driver does not tell any more how much it has left, so that nobody asks.
@@ -63,6 +70,12 @@ impl Event {
             Self::Capacity(None, _) => "storage.k8s.io/CSIStorageCapacityAdd",
             Self::Capacity(..) => "storage.k8s.io/CSIStorageCapacityUpdate",
             Self::CapacityIgnored => "storage.k8s.io/CSIDriverUpdate",
+            Self::ResourceClaim(None, _) => "resource.k8s.io/ResourceClaimAdd",
+            Self::ResourceClaim(..) => "resource.k8s.io/ResourceClaimUpdate",
+            Self::ResourceSlice(false) => "resource.k8s.io/ResourceSliceAdd",
+            Self::ResourceSlice(true) => "resource.k8s.io/ResourceSliceUpdate",
+            Self::DeviceClass(false) => "resource.k8s.io/DeviceClassAdd",
+            Self::DeviceClass(true) => "resource.k8s.io/DeviceClassUpdate",
             Self::AttachmentGone => "storage.k8s.io/VolumeAttachmentDelete",
         }
     }

@@ -14,7 +14,9 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::cluster::{Cluster, NodeState};
+use crate::devices;
 use crate::storage::matching::Plan;
+use crate::storage::types::Version;
 use crate::types::Pod;
 
 pub use cycle::{Choice, Decision, Shortlist, Turn};
@@ -82,6 +84,17 @@ pub trait Rate {
 pub enum Preparation {
     /// Its claims get volumes.
     Volumes(Plan),
+    /// Its claims get devices.
+    Devices(devices::bind::Plan),
+}
+
+/// What a plugin does for a pod that fits nowhere, beside having others go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Relief {
+    /// What is said of it.
+    pub said: &'static str,
+    /// The claim that is to lose its devices.
+    pub frees: Option<Version>,
 }
 
 /// An extension point.
@@ -156,7 +169,7 @@ pub trait Plugin: Send + Sync {
     /// Where it takes part.
     fn points(&self) -> &'static [Point];
     /// Why a pod may not be tried yet.
-    fn gate(&self, _pod: &Pod) -> Option<String> {
+    fn gate(&self, _pod: &Pod, _cluster: &Cluster) -> Option<String> {
         None
     }
     /// Asks the cluster to count what this pod's filter and score will look up.
@@ -186,6 +199,14 @@ pub trait Plugin: Send + Sync {
     /// Whether an event may change this plugin's refusal of a pod.
     fn may_help(&self, _pod: &Pod, _event: &Event) -> bool {
         true
+    }
+    /// What it does for a pod that fits nowhere.
+    fn relief(&self, _pod: &Pod, _cluster: &Cluster) -> Option<Relief> {
+        None
+    }
+    /// Whether it does something for pods that fit nowhere, beside making room.
+    fn relieves(&self) -> bool {
+        false
     }
     /// How it makes room for pods that fit nowhere.
     fn preemption(&self) -> Option<&PreemptionSettings> {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Event, Plugin, Point, PreemptionSettings, Preparation};
+use super::{Event, Plugin, Point, PreemptionSettings, Preparation, Refusal, Relief};
 use crate::cluster::Cluster;
 use crate::types::Pod;
 
@@ -68,8 +68,8 @@ impl Profile {
     }
 
     /// The plugin that holds a pod back, and what it says.
-    pub fn gate(&self, pod: &Pod) -> Option<(&'static str, String)> {
-        self.gates.iter().find_map(|plugin| Some((plugin.name(), plugin.gate(pod)?)))
+    pub fn gate(&self, pod: &Pod, cluster: &Cluster) -> Option<(&'static str, String)> {
+        self.gates.iter().find_map(|plugin| Some((plugin.name(), plugin.gate(pod, cluster)?)))
     }
 
     /// Takes what a pod needs beside room on the node that was chosen; what has to be done for it before it is bound.
@@ -80,6 +80,22 @@ impl Profile {
     /// How room is made, if it is.
     pub(super) fn preemption(&self) -> Option<&PreemptionSettings> {
         self.post_filters.iter().find_map(|plugin| plugin.preemption())
+    }
+
+    /// What is done for a pod that fits nowhere, beside making room.
+    pub(super) fn relief(&self, pod: &Pod, cluster: &Cluster) -> Option<Relief> {
+        self.post_filters.iter().find_map(|plugin| plugin.relief(pod, cluster))
+    }
+
+    /// Whether a plugin that relieves pods has been asked before another one refused a pod for good.
+    pub(super) fn is_ready_for_relief(&self, refused_by: &str, refusal: &Refusal) -> bool {
+        let relieves =
+            |name: &str| self.post_filters.iter().any(|plugin| plugin.name() == name && plugin.relieves());
+        let mut before = self.filters.iter().take_while(|plugin| plugin.name() != refused_by);
+        refusal.resolvable
+            || relieves(refused_by)
+            || before.any(|plugin| relieves(plugin.name()))
+            || !self.post_filters.iter().any(|plugin| plugin.relieves())
     }
 
     /// Whether an event may let a pod fit that `by` refused. No refusals at all (there was no node) means that anything

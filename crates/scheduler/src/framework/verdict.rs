@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use super::Refusal;
+use crate::storage::types::Version;
 
 /// A pod fits nowhere for now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Refused {
     pub by: HashSet<&'static str>,
     /// The node on which room is made for it from now on; empty: none any more. `None`: as it was.
     pub nominated: Option<String>,
+    /// A claim that is to lose its devices, which may help.
+    pub frees: Option<Version>,
 }
 
 /// How many nodes gave which reason.

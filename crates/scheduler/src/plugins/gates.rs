@@ -1,5 +1,6 @@
 //! Pods that others hold back with scheduling gates.
 
+use crate::cluster::Cluster;
 use crate::framework::{Event, Plugin, Point};
 use crate::types::Pod;
 
@@ -15,7 +16,7 @@ impl Plugin for Gates {
         &[Point::PreEnqueue]
     }
 
-    fn gate(&self, pod: &Pod) -> Option<String> {
+    fn gate(&self, pod: &Pod, _cluster: &Cluster) -> Option<String> {
         let gates = pod.gates.join(" ");
         (!pod.gates.is_empty()).then(|| format!("waiting for scheduling gates: [{gates}]"))
     }

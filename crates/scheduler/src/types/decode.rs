@@ -15,7 +15,8 @@ use serde_json::Value;
 
 use super::node::{NodeAffinity, PreferredTerm};
 use super::{
-    HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint, Term, volume,
+    DeviceClaim, HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint,
+    Term, volume,
 };
 use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds};
 
@@ -44,6 +45,38 @@ struct PodSpec {
     tolerations: Vec<Toleration>,
     topology_spread_constraints: Vec<SpreadSource>,
     volumes: Vec<volume::Source>,
+    resource_claims: Vec<ClaimSource>,
+}
+
+/// `core/v1.PodResourceClaim`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimSource {
+    name: String,
+    resource_claim_name: Option<String>,
+    resource_claim_template_name: Option<String>,
+}
+
+/// `core/v1.PodResourceClaimStatus`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimMade {
+    name: String,
+    resource_claim_name: Option<String>,
+}
+
+impl ClaimSource {
+    /// Source: `resourceclaim.Name`.
+    fn read(self, made: &[ClaimMade]) -> DeviceClaim {
+        if let Some(name) = self.resource_claim_name {
+            return DeviceClaim::Named(name);
+        }
+        if self.resource_claim_template_name.is_none() {
+            return DeviceClaim::Unknown(self.name);
+        }
+        let made = made.iter().find(|made| made.name == self.name);
+        made.map_or(DeviceClaim::Awaited, |made| DeviceClaim::Made(made.resource_claim_name.clone()))
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -119,6 +152,7 @@ struct PodStatus {
     conditions: Vec<Condition>,
     container_statuses: Vec<ContainerReport>,
     init_container_statuses: Vec<ContainerReport>,
+    resource_claim_statuses: Vec<ClaimMade>,
 }
 
 #[derive(Default, Deserialize)]
@@ -325,6 +359,8 @@ impl Pod {
         let counted = status.counted();
         let node = std::mem::take(&mut spec.node_name);
         let gates = std::mem::take(&mut spec.scheduling_gates);
+        let claims = std::mem::take(&mut spec.resource_claims).into_iter();
+        let devices = claims.map(|claim| claim.read(&status.resource_claim_statuses)).collect();
         Ok(Self {
             key: object.key(),
             generation: meta.generation,
@@ -333,6 +369,7 @@ impl Pod {
             finished: counted.finished,
             reported: counted.reported,
             gates: gates.into_iter().map(|gate| gate.name).collect(),
+            devices,
             started: counted.started,
             spec: Arc::new(spec.read(&meta.namespace, &meta, &status)),
             nominated: status.nominated_node_name.into(),

@@ -43,6 +43,8 @@ pub struct Pod {
     pub nominated: Box<str>,
     /// Whether scheduling gates hold it back: their names.
     pub gates: Box<[String]>,
+    /// The claims of devices that it names.
+    pub devices: Box<[DeviceClaim]>,
     /// When it began to run.
     pub started: Option<Timestamp>,
     /// What its node says of its resources, as one number that is another when it says something else.
@@ -51,6 +53,30 @@ pub struct Pod {
     pub labels: Arc<Labels>,
     /// What it asks for.
     pub spec: Arc<Spec>,
+}
+
+/// A claim of devices, as a pod names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceClaim {
+    /// One of this name.
+    Named(String),
+    /// One that was made for the pod, of this name; none if it needs none.
+    Made(Option<String>),
+    /// One that is still to be made for it.
+    Awaited,
+    /// Nothing that is known, by its name within the pod.
+    Unknown(String),
+}
+
+impl DeviceClaim {
+    /// The claim's name, if there is one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Made(name) => name.as_deref(),
+            Self::Awaited | Self::Unknown(_) => None,
+        }
+    }
 }
 
 /// What a pod asks for of a node and of its neighbours.
@@ -150,6 +176,12 @@ impl Pod {
     /// Whether it uses up something of a node.
     pub fn occupies(&self) -> bool {
         !self.node.is_empty() && !self.finished
+    }
+
+    /// Whether it names this claim of devices.
+    pub fn names(&self, claim: &Key) -> bool {
+        claim.namespace == self.key.namespace
+            && self.devices.iter().any(|named| named.name() == Some(&claim.name))
     }
 
     /// Its priority.

@@ -4,6 +4,7 @@
 
 #[path = "../../../controllers/tests/it/cluster.rs"]
 mod cluster;
+mod devices;
 mod extenders;
 mod volumes;
 
@@ -46,8 +47,8 @@ async fn pod(cluster: &Cluster, name: &str, cpu: &str) -> Key {
     cluster.create(&kinds::PODS, "default", body).await.key()
 }
 
-const NO_ROOM: &str = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
-                       1 No preemption victims found for incoming pod.";
+const NO_ROOM: &str = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: \
+                       0/1 nodes are available: 1 No preemption victims found for incoming pod.";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_are_placed_refused_with_a_reason_and_placed_once_there_is_room() {

@@ -82,7 +82,7 @@ async fn a_pod_goes_where_its_volume_is_and_keeps_it_for_its_claim() {
     let kept = |held: &Value| held["spec"]["claimRef"]["name"] == "c";
     let kept = cluster.until(kinds::PERSISTENT_VOLUMES, &volume, kept).await;
     assert_eq!(kept["metadata"]["annotations"]["pv.kubernetes.io/bound-by-controller"], "yes");
-    let held = cluster.until(kinds::PERSISTENT_VOLUME_CLAIMS, &claim, |_| true).await;
+    let held = cluster.until(kinds::PERSISTENT_VOLUME_CLAIMS, &claim, Value::is_object).await;
     assert_eq!(kept["spec"]["claimRef"]["uid"], held["metadata"]["uid"]);
     // Nobody is bound before its volume is.
     let waits = cluster.until(kinds::PODS, &key, |_| true).await;

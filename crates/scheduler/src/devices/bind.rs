@@ -1,0 +1,208 @@
+//! Writes what claims get and for whom, and waits until the devices are ready where they have to be.
+//! Source: `DynamicResources.PreBind`, `bindClaim`, `Unreserve`, `PostFilter`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Key, PatchType, Reason, Status};
+use reconcile::{EventType, kinds};
+use serde_json::{Value, json};
+
+use super::of_pod::{Gets, is_ready};
+use super::types::{Allocation, Claim};
+use crate::Shared;
+use crate::storage::types::Version;
+use crate::types::Pod;
+
+/// What holds the deletion of a claim with devices back. Source: `resource.Finalizer`.
+const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+/// So often a write that met another version is tried. Source: `retry.DefaultRetry`.
+const TRIES: usize = 5;
+
+/// What the claims of a pod get: those that have devices already get none.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The claims; or why nothing was found.
+    pub found: Result<Gets, String>,
+    /// How long devices may take to be ready.
+    pub timeout: Duration,
+}
+
+/// Writes a plan, and waits until the devices are ready; or why they are not.
+pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result<(), String> {
+    let claims = plan.found.as_ref().map_err(Clone::clone)?;
+    let told = {
+        let devices = &mut shared.state.lock().cluster.devices;
+        devices.follow(claims.iter().map(|(claim, _)| &claim.version.key))
+    };
+    let deadline = shared.clock.now().saturating_add(plan.timeout).unwrap_or(jiff::Timestamp::MAX);
+    let mut written = Vec::with_capacity(claims.len());
+    for (claim, allocation) in claims {
+        let claim = if claim.is_reserved_for(&pod.uid) {
+            claim.clone()
+        } else {
+            Arc::new(write(shared, pod, claim, allocation.as_deref()).await?)
+        };
+        written.push(claim);
+    }
+    let waits = |claim: &&Arc<Claim>| {
+        let devices = claim.allocation.iter().flat_map(|allocation| &allocation.devices);
+        devices.into_iter().any(|device| !device.binding_conditions.is_empty())
+    };
+    written.retain(|claim| waits(&claim));
+    if written.is_empty() {
+        return Ok(());
+    }
+    let message = format!("waiting for binding conditions for device on node {}", pod.node);
+    shared.event(pod, pod, EventType::Normal, "BindingConditionsPending", message);
+    loop {
+        if are_ready(shared, &written)? {
+            return Ok(());
+        }
+        tokio::select! {
+            () = told.notified() => {}
+            () = shared.clock.sleep_until(deadline) => return Err("device binding timeout".to_owned()),
+        }
+    }
+}
+
+/// Whether all devices are ready, or why they will not be.
+fn are_ready(shared: &Shared, written: &[Arc<Claim>]) -> Result<bool, String> {
+    let devices = &shared.state.lock().cluster.devices;
+    for claim in written {
+        let key = &claim.version.key;
+        let held = devices.claim(key).filter(|held| held.version.uid == claim.version.uid);
+        let held = held.ok_or_else(|| format!("could not find ResourceClaim \"{key}\""))?;
+        if held.version.revision < claim.version.revision {
+            return Ok(false);
+        }
+        if held.allocation.is_none() {
+            return Err(format!("claim {key} is not allocated any more"));
+        }
+        if !is_ready(held)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Writes what a claim gets, if it gets something, and that the pod uses it.
+async fn write(
+    shared: &Shared,
+    pod: &Pod,
+    claim: &Arc<Claim>,
+    allocation: Option<&Allocation>,
+) -> Result<Claim, String> {
+    let mut known: Option<Claim> = None;
+    let mut last = None;
+    for _ in 0..TRIES {
+        match write_once(shared, pod, known.as_ref().unwrap_or(claim), allocation).await? {
+            Ok(written) => {
+                let key = &written.version.key;
+                shared.state.lock().cluster.devices.written(key, written.version.revision);
+                return Ok(written);
+            }
+            Err(conflict) => last = Some(conflict),
+        }
+        // Somebody has changed the claim meanwhile, which may mean nothing: it is looked at anew.
+        let key = &claim.version.key;
+        let object = shared.client.get(&kinds::RESOURCE_CLAIMS.gvr(), key).await;
+        let object =
+            object.map_err(|status| format!("get updated claim {key} after conflict: {}", status.message))?;
+        known = Some(Claim::decode(&object).map_err(|error| error.to_string())?);
+    }
+    Err(last.unwrap_or_default())
+}
+
+/// The same, unless the claim has been changed: then what the server says of that.
+async fn write_once(
+    shared: &Shared,
+    pod: &Pod,
+    claim: &Claim,
+    allocation: Option<&Allocation>,
+) -> Result<Result<Claim, String>, String> {
+    let key = &claim.version.key;
+    let mut revision = claim.version.revision;
+    if claim.terminating {
+        return Err(format!("claim {key} got deleted in the meantime"));
+    }
+    if allocation.is_some() && claim.allocation.is_some() {
+        return Err(format!("claim {key} got allocated elsewhere in the meantime"));
+    }
+    if allocation.is_some() && !claim.finalizers.iter().any(|held| held == FINALIZER) {
+        let finalizers: Vec<&str> = claim.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
+        let patch = json!({ "metadata": { "finalizers": finalizers } });
+        match patched(shared, &claim.version, revision, "", patch).await {
+            Ok(written) => revision = written.version.revision,
+            Err(status) => return refused(format!("add finalizer to claim {key}"), &status),
+        }
+    }
+    let user = json!({ "resource": "pods", "name": pod.key.name, "uid": &*pod.uid });
+    let users: Vec<&Value> = claim.reserved.iter().chain([&user]).collect();
+    let mut status = json!({ "reservedFor": users });
+    if let Some(allocation) = allocation {
+        let mut raw = allocation.raw.clone();
+        raw["allocationTimestamp"] = reconcile::time::seconds(shared.clock.now()).into();
+        status["allocation"] = raw;
+    }
+    match patched(shared, &claim.version, revision, "status", json!({ "status": status })).await {
+        Ok(written) => Ok(Ok(written)),
+        Err(status) => {
+            let what = if allocation.is_some() { "allocation and reservation" } else { "reservation" };
+            refused(format!("add {what} to claim {key}"), &status)
+        }
+    }
+}
+
+fn refused(what: String, status: &Status) -> Result<Result<Claim, String>, String> {
+    let why = format!("{what}: {}", status.message);
+    if status.reason == Reason::Conflict { Ok(Err(why)) } else { Err(why) }
+}
+
+/// Changes a claim, if it is still this version.
+async fn patched(
+    shared: &Shared,
+    version: &Version,
+    revision: i64,
+    subresource: &str,
+    mut patch: Value,
+) -> Result<Claim, Status> {
+    patch["metadata"]["uid"] = version.uid.as_str().into();
+    patch["metadata"]["resourceVersion"] = revision.to_string().into();
+    let resource = kinds::RESOURCE_CLAIMS.gvr();
+    let written = shared.client.patch(&resource, &version.key, subresource, PatchType::Merge, &patch).await?;
+    Claim::decode(&written).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// A pod that goes to no node uses its claims no more. They keep their devices, which it may get after all.
+pub(crate) async fn release(shared: &Shared, pod: &Pod) {
+    for name in pod.devices.iter().filter_map(|named| named.name()) {
+        let key = Key::new(pod.key.namespace.as_str(), name);
+        let resource = kinds::RESOURCE_CLAIMS.gvr();
+        let held = match shared.client.get(&resource, &key).await {
+            Ok(object) => Claim::decode(&object).ok().filter(|claim| claim.is_reserved_for(&pod.uid)),
+            Err(error) => {
+                tracing::debug!(claim = %key, %error, "claim not looked at");
+                None
+            }
+        };
+        let Some(held) = held else { continue };
+        let gone = json!([{ "$patch": "delete", "uid": &*pod.uid }]);
+        let patch = json!({ "metadata": { "uid": held.version.uid }, "status": { "reservedFor": gone } });
+        let kind = PatchType::StrategicMerge;
+        if let Err(error) = shared.client.patch(&resource, &key, "status", kind, &patch).await {
+            // The pod is tried again, and comes here again.
+            tracing::warn!(claim = %key, %error, "the claim stays reserved");
+        }
+    }
+}
+
+/// Takes its devices from a claim that nobody else uses, so that it gets others.
+pub(crate) async fn deallocate(shared: &Shared, pod: &Pod, claim: &Version) -> Result<(), String> {
+    let status = json!({ "allocation": null, "reservedFor": null, "devices": null });
+    let patched = patched(shared, claim, claim.revision, "status", json!({ "status": status })).await;
+    patched.map(drop).map_err(|status| {
+        tracing::debug!(pod = %pod.key, claim = %claim.key, error = %status, "claim not deallocated");
+        status.message
+    })
+}

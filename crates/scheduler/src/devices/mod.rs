@@ -1,0 +1,257 @@
+//! Claims of devices as the scheduler sees them: what the API server has told, and over it what the scheduler itself has
+//! decided and not read back yet. Source: `plugins/dynamicresources`.
+
+pub mod allocate;
+pub mod capacity;
+pub mod of_pod;
+pub mod outcome;
+pub mod pools;
+pub mod types;
+
+mod constraint;
+mod decode;
+
+pub(crate) mod bind;
+pub(crate) mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+
+use api::Key;
+use api::quantity::Quantity;
+use tokio::sync::Notify;
+
+use types::{Allocation, Amounts, Claim, Class, DeviceId, Slice, TaintRule};
+
+/// What a claim is to get.
+#[derive(Debug)]
+struct Decided {
+    /// The claim's uid.
+    uid: String,
+    what: Arc<Allocation>,
+    /// The pod for which it was decided.
+    pod: Arc<str>,
+    /// The version that says so; none while nothing is written.
+    written: Option<i64>,
+}
+
+/// Who has a device.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Claims that have it alone.
+    whole: usize,
+    /// Claims that have a share of it.
+    shares: usize,
+    /// What the shares take of its capacity.
+    consumed: Amounts,
+}
+
+/// Claims, slices and classes.
+#[derive(Debug, Default)]
+pub struct Devices {
+    claims: HashMap<Key, Arc<Claim>>,
+    /// By claim.
+    decided: HashMap<Key, Decided>,
+    slices: BTreeMap<String, Arc<Slice>>,
+    /// Names of slices, by the one node that they are of.
+    on_node: HashMap<String, BTreeSet<String>>,
+    /// Names of slices of more than one node.
+    elsewhere: BTreeSet<String>,
+    /// Names of slices, by driver and pool.
+    in_pool: HashMap<(String, String), BTreeSet<String>>,
+    classes: HashMap<String, Arc<Class>>,
+    rules: BTreeMap<String, TaintRule>,
+    used: HashMap<DeviceId, Use>,
+    /// Who waits for what becomes of a claim.
+    waiting: HashMap<Key, Vec<Weak<Notify>>>,
+    /// When the decision is made that is being made.
+    pub now: jiff::Timestamp,
+}
+
+impl Devices {
+    /// A claim.
+    pub fn claim(&self, key: &Key) -> Option<&Arc<Claim>> {
+        self.claims.get(key)
+    }
+
+    /// A class.
+    pub fn class(&self, name: &str) -> Option<&Arc<Class>> {
+        self.classes.get(name)
+    }
+
+    /// Whether it is decided what a claim gets, and nothing is read back of it yet.
+    pub fn is_decided(&self, key: &Key) -> bool {
+        self.decided.contains_key(key)
+    }
+
+    /// Who has a device; `None`: nobody.
+    fn use_of(&self, id: &DeviceId) -> Option<&Use> {
+        self.used.get(id)
+    }
+
+    /// The taints that others than their driver say of devices.
+    fn rules(&self) -> impl Iterator<Item = &TaintRule> {
+        self.rules.values()
+    }
+
+    /// A claim is there, or gone; gives what was known of it.
+    pub fn put_claim(&mut self, key: &Key, claim: Option<Arc<Claim>>) -> Option<Arc<Claim>> {
+        let settled = |decided: &Decided| {
+            claim.as_ref().is_none_or(|claim| {
+                let told = decided.written.is_some_and(|at| at <= claim.version.revision);
+                told || claim.allocation.is_some() || claim.version.uid != decided.uid
+            })
+        };
+        if self.decided.get(key).is_some_and(settled) {
+            self.forget(key);
+        }
+        if let Some(allocation) = claim.as_ref().and_then(|claim| claim.allocation.as_ref()) {
+            count(&mut self.used, allocation, true);
+        }
+        let before = match claim {
+            Some(claim) => self.claims.insert(key.clone(), claim),
+            None => self.claims.remove(key),
+        };
+        if let Some(allocation) = before.as_ref().and_then(|before| before.allocation.as_ref()) {
+            count(&mut self.used, allocation, false);
+        }
+        self.wake(key);
+        before
+    }
+
+    /// A slice is there, or gone.
+    pub fn put_slice(&mut self, name: &str, slice: Option<Arc<Slice>>) -> Option<Arc<Slice>> {
+        let before = self.slices.remove(name);
+        if let Some(before) = &before {
+            let names = self.place_of(before);
+            names.remove(name);
+            take(&mut self.in_pool, &(before.driver.clone(), before.pool.clone()), name);
+            if let types::Place::Node(node) = &before.place {
+                take(&mut self.on_node, node, name);
+            }
+        }
+        if let Some(slice) = slice {
+            self.place_of(&slice).insert(name.to_owned());
+            let pool = (slice.driver.clone(), slice.pool.clone());
+            self.in_pool.entry(pool).or_default().insert(name.to_owned());
+            self.slices.insert(name.to_owned(), slice);
+        }
+        before
+    }
+
+    fn place_of(&mut self, slice: &Slice) -> &mut BTreeSet<String> {
+        match &slice.place {
+            types::Place::Node(node) => self.on_node.entry(node.clone()).or_default(),
+            _ => &mut self.elsewhere,
+        }
+    }
+
+    /// The slices that may have devices of a node, by name within those of the node and the others.
+    fn slices_for(&self, node: &str) -> impl Iterator<Item = &Arc<Slice>> {
+        let own = self.on_node.get(node).into_iter().flatten();
+        own.chain(&self.elsewhere).filter_map(|name| self.slices.get(name))
+    }
+
+    /// All slices of a pool, whatever their generation.
+    fn slices_of(&self, driver: &str, pool: &str) -> impl Iterator<Item = &Arc<Slice>> {
+        let names = self.in_pool.get(&(driver.to_owned(), pool.to_owned()));
+        names.into_iter().flatten().filter_map(|name| self.slices.get(name))
+    }
+
+    /// A class is there, or gone; gives what was known of it.
+    pub fn put_class(&mut self, name: &str, class: Option<Arc<Class>>) -> Option<Arc<Class>> {
+        match class {
+            Some(class) => self.classes.insert(name.to_owned(), class),
+            None => self.classes.remove(name),
+        }
+    }
+
+    /// A rule about taints is there, or gone; gives what was known of it.
+    pub fn put_rule(&mut self, name: &str, rule: Option<TaintRule>) -> Option<TaintRule> {
+        match rule {
+            Some(rule) => self.rules.insert(name.to_owned(), rule),
+            None => self.rules.remove(name),
+        }
+    }
+
+    /// Takes devices for a claim: others see them as taken.
+    pub fn decide(&mut self, claim: &Claim, what: Arc<Allocation>, pod: &Arc<str>) {
+        self.forget(&claim.version.key);
+        count(&mut self.used, &what, true);
+        let decided = Decided { uid: claim.version.uid.clone(), what, pod: pod.clone(), written: None };
+        self.decided.insert(claim.version.key.clone(), decided);
+    }
+
+    /// Gives back what was taken for a pod and is not written. Gives the claims that are free again.
+    pub fn give_back(&mut self, pod: &str) -> Vec<Arc<Claim>> {
+        let of_pod = |decided: &Decided| &*decided.pod == pod && decided.written.is_none();
+        let keys: Vec<Key> =
+            self.decided.iter().filter(|(_, held)| of_pod(held)).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.forget(key));
+        keys.iter().filter_map(|key| self.claims.get(key).cloned()).collect()
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(decided) = self.decided.remove(key) {
+            count(&mut self.used, &decided.what, false);
+        }
+    }
+
+    /// A claim says what it got from this version on.
+    fn written(&mut self, key: &Key, revision: i64) {
+        let known = self.claims.get(key).is_none_or(|held| held.version.revision >= revision);
+        if known {
+            self.forget(key);
+        } else if let Some(decided) = self.decided.get_mut(key) {
+            decided.written = Some(revision);
+        }
+    }
+
+    /// Is told whenever something of these claims changes, until it is dropped.
+    fn follow<'a>(&mut self, claims: impl Iterator<Item = &'a Key>) -> Arc<Notify> {
+        let told = Arc::new(Notify::new());
+        for key in claims {
+            let waiting = self.waiting.entry(key.clone()).or_default();
+            waiting.retain(|held| held.strong_count() > 0);
+            waiting.push(Arc::downgrade(&told));
+        }
+        told
+    }
+
+    fn wake(&mut self, claim: &Key) {
+        let Some(waiting) = self.waiting.get_mut(claim) else { return };
+        waiting.retain(|held| held.upgrade().map(|told| told.notify_one()).is_some());
+        if waiting.is_empty() {
+            self.waiting.remove(claim);
+        }
+    }
+}
+
+/// Counts what a claim got in or out. What an administrator looks at is not taken.
+fn count(used: &mut HashMap<DeviceId, Use>, allocation: &Allocation, taken: bool) {
+    for device in allocation.devices.iter().filter(|device| !device.admin_access) {
+        let id = device.id();
+        let held = used.entry(id.clone()).or_default();
+        let number = if device.share.is_empty() { &mut held.whole } else { &mut held.shares };
+        *number = if taken { *number + 1 } else { number.saturating_sub(1) };
+        for (name, amount) in device.consumed_capacity.iter().filter(|_| !device.share.is_empty()) {
+            let sum = held.consumed.entry(name.clone()).or_insert(Quantity::ZERO);
+            *sum = if taken { sum.plus(*amount) } else { sum.minus(*amount) };
+        }
+        if held.whole == 0 && held.shares == 0 {
+            used.remove(&id);
+        }
+    }
+}
+
+/// Takes a name out of one of several sets, and the set if nothing is left.
+fn take<K: Eq + std::hash::Hash>(sets: &mut HashMap<K, BTreeSet<String>>, of: &K, name: &str) {
+    let Some(set) = sets.get_mut(of) else { return };
+    set.remove(name);
+    if set.is_empty() {
+        sets.remove(of);
+    }
+}

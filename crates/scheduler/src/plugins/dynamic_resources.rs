@@ -1,0 +1,145 @@
+//! Devices: a pod goes where its claims have devices, or can get them. Source: `plugins/dynamicresources`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use crate::cluster::groups::Slot;
+use crate::cluster::{Cluster, NodeState};
+use crate::config::args::DeviceArgs;
+use crate::devices::bind::Plan;
+use crate::devices::of_pod::{DEALLOCATED, PodClaims, Timeouts, claims};
+use crate::framework::{
+    Check, Event, Plugin, Point, PreFilter, Preparation, Rate, Refusal, Relief, normalize_to_max,
+};
+use crate::types::Pod;
+
+/// The claims of a pod have devices on its node, or get them.
+pub(super) struct DynamicResources {
+    timeouts: Timeouts,
+}
+
+impl DynamicResources {
+    pub(super) fn new(args: &DeviceArgs) -> Self {
+        Self { timeouts: Timeouts { filter: args.filter_timeout(), binding: args.binding_timeout() } }
+    }
+}
+
+/// Pods that come or go change nothing, so that each node is looked at once.
+struct Reaches<'a> {
+    claims: PodClaims<'a>,
+    known: RefCell<HashMap<Slot, Option<Refusal>>>,
+}
+
+impl Check for Reaches<'_> {
+    fn refusal(&self, state: &NodeState) -> Option<Refusal> {
+        if let Some(known) = self.known.borrow().get(&state.slot) {
+            return known.clone();
+        }
+        let refusal = self.claims.refusal(state.node()).map(Refusal::lasting);
+        self.known.borrow_mut().insert(state.slot, refusal.clone());
+        refusal
+    }
+}
+
+/// Claims rather get what they ask for first.
+struct Preferred<'a>(PodClaims<'a>);
+
+impl Rate for Preferred<'_> {
+    fn score(&self, state: &NodeState) -> i64 {
+        self.0.preference(state.node())
+    }
+
+    fn normalize(&self, scores: &mut [i64], _nodes: &[&NodeState]) {
+        normalize_to_max(scores, false);
+    }
+}
+
+impl Plugin for DynamicResources {
+    fn name(&self) -> &'static str {
+        "DynamicResources"
+    }
+
+    fn points(&self) -> &'static [Point] {
+        use Point::{Filter, PostFilter, PreBind, PreEnqueue, PreFilter, Reserve, Score};
+        &[PreEnqueue, PreFilter, Filter, PostFilter, Score, Reserve, PreBind]
+    }
+
+    fn gate(&self, pod: &Pod, cluster: &Cluster) -> Option<String> {
+        claims(pod, &cluster.devices).err()
+    }
+
+    fn filter<'a>(&'a self, pod: &'a Pod, cluster: &'a Cluster) -> PreFilter<'a> {
+        match PodClaims::of(pod, &cluster.devices, self.timeouts) {
+            Ok(None) => PreFilter::Skip,
+            Ok(Some(claims)) => PreFilter::Check(Box::new(Reaches { claims, known: RefCell::default() })),
+            Err(why) => PreFilter::Refuse(Refusal::lasting(why)),
+        }
+    }
+
+    fn rate<'a>(
+        &'a self,
+        pod: &'a Pod,
+        cluster: &'a Cluster,
+        _nodes: &[&'a NodeState],
+    ) -> Option<Box<dyn Rate + 'a>> {
+        let claims = PodClaims::of(pod, &cluster.devices, self.timeouts).ok()??;
+        claims.prefers().then(|| Box::new(Preferred(claims)) as Box<dyn Rate + 'a>)
+    }
+
+    fn reserve(&self, pod: &Pod, node: &str, cluster: &mut Cluster) -> Option<Preparation> {
+        let found = match PodClaims::of(pod, &cluster.devices, self.timeouts) {
+            Ok(None) => return None,
+            Ok(Some(claims)) => match cluster.node(node) {
+                Some(node) => claims.plan(node),
+                None => Err(format!("node {node:?} not found")),
+            },
+            Err(why) => Err(why),
+        };
+        if let Ok(claims) = &found {
+            for (claim, allocation) in claims {
+                if let Some(allocation) = allocation {
+                    cluster.devices.decide(claim, allocation.clone(), &pod.uid);
+                }
+            }
+        }
+        Some(Preparation::Devices(Plan { found, timeout: self.timeouts.binding }))
+    }
+
+    fn relieves(&self) -> bool {
+        true
+    }
+
+    fn relief(&self, pod: &Pod, cluster: &Cluster) -> Option<Relief> {
+        let Ok(Some(claims)) = PodClaims::of(pod, &cluster.devices, self.timeouts) else {
+            return Some(Relief { said: "no new claims to deallocate", frees: None });
+        };
+        let nodes = cluster.states().map(NodeState::node);
+        Some(match claims.to_free(pod, nodes) {
+            Some(claim) => Relief { said: DEALLOCATED, frees: Some(claim.version.clone()) },
+            None => Relief { said: "still not schedulable", frees: None },
+        })
+    }
+
+    fn heeds(&self, event: &Event) -> bool {
+        use Event::{DeviceClass, NodeAdded, NodeChanged, ResourceClaim, ResourceSlice};
+        matches!(
+            event,
+            NodeAdded(_) | NodeChanged(..) | ResourceClaim(..) | ResourceSlice(_) | DeviceClass(_)
+        )
+    }
+
+    fn may_help(&self, pod: &Pod, event: &Event) -> bool {
+        match event {
+            Event::NodeAdded(_) | Event::ResourceSlice(_) | Event::DeviceClass(_) => true,
+            Event::NodeChanged(old, new) => old.labels != new.labels || old.allocatable != new.allocatable,
+            // Devices that are free again may be had by anybody.
+            Event::ResourceClaim(Some(old), new) => {
+                (old.allocation.is_some() && new.allocation.is_none())
+                    || (pod.names(&new.version.key) && !old.says_the_same(new))
+            }
+            Event::ResourceClaim(None, new) => pod.names(&new.version.key),
+            Event::OwnChanged(old, new) => old.devices != new.devices,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Pods with claims of devices: they go where there are devices, and the claims say what they got and for whom.
+
+use api::{DeleteOptions, Key, PatchType};
+use reconcile::kinds;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::{condition, node, start};
+
+const DRIVER: &str = "gpu.example.com";
+const NONE_LEFT: &str = "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable, preemption: \
+                         0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+
+async fn class(cluster: &Cluster) {
+    let selector = json!({ "cel": { "expression": format!("device.driver == '{DRIVER}'") } });
+    let body = json!({ "metadata": { "name": "gpu" }, "spec": { "selectors": [selector] } });
+    cluster.create(&kinds::DEVICE_CLASSES, "", body).await;
+}
+
+/// A slice with these devices of a node.
+async fn slice(cluster: &Cluster, node: &str, devices: &[&str]) {
+    let devices: Vec<Value> = devices.iter().map(|name| json!({ "name": name })).collect();
+    let pool = json!({ "name": node, "generation": 1, "resourceSliceCount": 1 });
+    let body = json!({ "metadata": { "name": format!("slice-{node}") },
+        "spec": { "driver": DRIVER, "nodeName": node, "pool": pool, "devices": devices } });
+    cluster.create(&kinds::RESOURCE_SLICES, "", body).await;
+}
+
+fn claim_body(name: &str, owner: Value) -> Value {
+    let request = json!({ "name": "r", "exactly": { "deviceClassName": "gpu" } });
+    json!({ "metadata": { "name": name, "ownerReferences": owner }, "spec": { "devices": { "requests": [request] } } })
+}
+
+async fn claim(cluster: &Cluster, name: &str) -> Key {
+    cluster.create(&kinds::RESOURCE_CLAIMS, "default", claim_body(name, json!([]))).await.key()
+}
+
+async fn pod(cluster: &Cluster, name: &str, source: Value) -> Key {
+    let mut claim = source;
+    claim["name"] = "devices".into();
+    let container = json!({ "name": "c", "image": "i", "resources": { "claims": [{ "name": "devices" }] } });
+    let body = json!({ "metadata": { "name": name }, "spec": { "resourceClaims": [claim], "containers": [container] } });
+    cluster.create(&kinds::PODS, "default", body).await.key()
+}
+
+fn named(claim: &str) -> Value {
+    json!({ "resourceClaimName": claim })
+}
+
+async fn status(cluster: &Cluster, kind: reconcile::Kind, key: &Key, status: Value) {
+    let patch = json!({ "status": status });
+    cluster.client.patch(&kind.gvr(), key, "status", PatchType::Merge, &patch).await.unwrap();
+}
+
+/// What the controller of claims does once nobody uses one any more.
+async fn free(cluster: &Cluster, claim: &Key) {
+    status(cluster, kinds::RESOURCE_CLAIMS, claim, json!({ "allocation": null, "reservedFor": null })).await;
+}
+
+fn runs(held: &Value) -> bool {
+    held["status"]["phase"] == "Running"
+}
+
+fn says(what: &str) -> impl Fn(&Value) -> bool {
+    move |held| condition(held, "PodScheduled").is_some_and(|held| held["message"] == what)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_gets_the_devices_of_its_claim_and_the_next_waits_until_they_are_free() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    class(&cluster).await;
+    slice(&cluster, "n1", &["a"]).await;
+    let one = claim(&cluster, "one").await;
+    let first = pod(&cluster, "first", named("one")).await;
+    let placed = cluster.until(kinds::PODS, &first, runs).await;
+    assert_eq!(placed["spec"]["nodeName"], "n1");
+    let held =
+        cluster.until(kinds::RESOURCE_CLAIMS, &one, |held| !held["status"]["allocation"].is_null()).await;
+    assert_eq!(held["metadata"]["finalizers"], json!(["resource.kubernetes.io/delete-protection"]));
+    assert_eq!(
+        held["status"]["reservedFor"],
+        json!([{ "resource": "pods", "name": "first", "uid": placed["metadata"]["uid"] }])
+    );
+    let allocation = &held["status"]["allocation"];
+    assert_eq!(
+        allocation["devices"],
+        json!({ "results": [{ "request": "r", "driver": DRIVER, "pool": "n1", "device": "a" }] })
+    );
+    let here = json!({ "key": "metadata.name", "operator": "In", "values": ["n1"] });
+    assert_eq!(allocation["nodeSelector"], json!({ "nodeSelectorTerms": [{ "matchFields": [here] }] }));
+    assert!(allocation["allocationTimestamp"].is_string());
+
+    // Another claim has to wait; a pod of the same claim does not.
+    let two = claim(&cluster, "two").await;
+    let second = pod(&cluster, "second", named("two")).await;
+    cluster.until(kinds::PODS, &second, says(NONE_LEFT)).await;
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| {
+            let mut events = events.iter().map(|event| event.decode::<Value>().unwrap());
+            events.any(|event| event["reason"] == "FailedScheduling" && event["message"] == NONE_LEFT)
+        })
+        .await;
+    let beside = pod(&cluster, "beside", named("one")).await;
+    cluster.until(kinds::PODS, &beside, runs).await;
+    let users = |held: &Value| held["status"]["reservedFor"].as_array().map(Vec::len);
+    cluster.until(kinds::RESOURCE_CLAIMS, &one, |held| users(held) == Some(2)).await;
+    assert!(users(&cluster.until(kinds::RESOURCE_CLAIMS, &two, Value::is_object).await).is_none());
+
+    for key in [&first, &beside] {
+        cluster.client.delete(&kinds::PODS.gvr(), key, DeleteOptions::default()).await.unwrap();
+    }
+    free(&cluster, &one).await;
+    cluster.until(kinds::PODS, &second, runs).await;
+    cluster.until(kinds::RESOURCE_CLAIMS, &two, |held| users(held) == Some(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_waits_for_a_claim_that_is_made_for_it() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    slice(&cluster, "n1", &["a", "b"]).await;
+    let key = pod(&cluster, "p", json!({ "resourceClaimTemplateName": "t" })).await;
+    // Pods that come later go before it: nobody tries it.
+    let other = crate::pod(&cluster, "other", "100m").await;
+    let held = cluster.until(kinds::PODS, &other, runs).await;
+    assert_eq!(held["spec"]["nodeName"], "n1");
+    let waits = cluster.until(kinds::PODS, &key, Value::is_object).await;
+    assert!(condition(&waits, "PodScheduled").is_none() && waits["spec"]["nodeName"].is_null());
+    let made =
+        json!({ "resourceClaimStatuses": [{ "name": "devices", "resourceClaimName": "p-devices-x" }] });
+    status(&cluster, kinds::PODS, &key, made).await;
+    let owner = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": waits["metadata"]["uid"], "controller": true }]);
+    cluster.create(&kinds::RESOURCE_CLAIMS, "default", claim_body("p-devices-x", owner)).await;
+    // Upstream asks no plugin that makes room once nothing is known of the claims.
+    let missing = "0/1 nodes are available: request r: device class gpu does not exist. no new claims to deallocate, \
+                   preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    cluster.until(kinds::PODS, &key, says(missing)).await;
+    class(&cluster).await;
+    cluster.until(kinds::PODS, &key, runs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pods_and_claims_get_as_many_devices_as_there_are() {
+    let cluster = start().await;
+    class(&cluster).await;
+    for name in ["n1", "n2"] {
+        node(&cluster, name, "4").await;
+        slice(&cluster, name, &["a", "b", "c"]).await;
+    }
+    for number in 0..9 {
+        let name = format!("c{number}");
+        claim(&cluster, &name).await;
+        pod(&cluster, &format!("p{number}"), named(&name)).await;
+    }
+    let placed =
+        |pods: &[std::sync::Arc<api::Object>]| pods.iter().filter(|pod| pod.node_name().is_some()).count();
+    let refused = |pods: &[std::sync::Arc<api::Object>]| {
+        let told = |pod: &std::sync::Arc<api::Object>| {
+            condition(&pod.decode::<Value>().unwrap(), "PodScheduled")
+                .is_some_and(|held| held["status"] == "False")
+        };
+        pods.iter().filter(|pod| told(pod)).count()
+    };
+    cluster.until_all(kinds::PODS, "default", |pods| placed(pods) == 6 && refused(pods) == 3).await;
+    let claims = cluster.until_all(kinds::RESOURCE_CLAIMS, "default", |claims| claims.len() == 9).await;
+    let mut devices: Vec<String> = claims
+        .iter()
+        .flat_map(|claim| {
+            let results =
+                claim.decode::<Value>().unwrap()["status"]["allocation"]["devices"]["results"].take();
+            results.as_array().cloned().unwrap_or_default()
+        })
+        .map(|result| format!("{}/{}", result["pool"], result["device"]))
+        .collect();
+    devices.sort();
+    let count = devices.len();
+    devices.dedup();
+    assert_eq!((count, devices.len()), (6, 6), "none is had twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_devices_are_in_the_way_gets_others() {
+    let cluster = start().await;
+    class(&cluster).await;
+    for name in ["n1", "n2"] {
+        node(&cluster, name, "1").await;
+        slice(&cluster, name, &["a"]).await;
+    }
+    let key = claim(&cluster, "c").await;
+    let first = pod(&cluster, "first", named("c")).await;
+    let placed = cluster.until(kinds::PODS, &first, runs).await;
+    let (here, other) = match placed["spec"]["nodeName"].as_str() {
+        Some("n1") => ("n1", "n2"),
+        _ => ("n2", "n1"),
+    };
+    cluster.client.delete(&kinds::PODS.gvr(), &first, DeleteOptions::default()).await.unwrap();
+    // Nobody uses it any more, but it keeps its device, as one that was made by hand does in between.
+    status(&cluster, kinds::RESOURCE_CLAIMS, &key, json!({ "reservedFor": null })).await;
+    cluster.merge(&kinds::NODES, &Key::new("", here), json!({ "spec": { "unschedulable": true } })).await;
+    let second = pod(&cluster, "second", named("c")).await;
+    let placed = cluster.until(kinds::PODS, &second, runs).await;
+    assert_eq!(placed["spec"]["nodeName"], other);
+    let pool = |held: &Value| held["status"]["allocation"]["devices"]["results"][0]["pool"] == other;
+    cluster.until(kinds::RESOURCE_CLAIMS, &key, pool).await;
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| {
+            let mut events = events.iter().map(|event| event.decode::<Value>().unwrap());
+            let said = "deallocation of ResourceClaim completed, preemption: ";
+            events.any(|event| event["message"].as_str().is_some_and(|message| message.contains(said)))
+        })
+        .await;
+}
