@@ -304,12 +304,17 @@ impl Shared {
     fn decided(&self, profile: &Profile, decision: &Decision, took: [Duration; 2], begun: Instant) {
         let Some(metrics) = &self.metrics else { return };
         let [filtered, scored] = took;
-        let status = if matches!(decision, Decision::Node(_)) { "Success" } else { "Unschedulable" };
+        let status = match decision {
+            Decision::Node(_) => "Success",
+            Decision::Failed(_) => "Error",
+            Decision::Refused(_) | Decision::Preempt(..) => "Unschedulable",
+        };
         metrics.ran("Filter", &profile.name, status, filtered);
         match decision {
             Decision::Node(_) => return metrics.ran("Score", &profile.name, status, scored),
             Decision::Refused(_) => metrics.preempted(None),
             Decision::Preempt(_, preemption) => metrics.preempted(Some(preemption.victims.len())),
+            Decision::Failed(_) => return self.attempted(&profile.name, Outcome::Error, begun),
         }
         self.attempted(&profile.name, Outcome::Unschedulable, begun);
     }
@@ -413,6 +418,12 @@ impl State {
                 let told = told(&refused);
                 self.give_back(&pod, refused, now);
                 Next::Refuse(pod, told)
+            }
+            Decision::Failed(message) => {
+                self.queue.failed(&pod.uid, now);
+                self.cluster.nominated.remove(&pod.uid);
+                let nominated = Some(String::new());
+                Next::Refuse(pod, Told { reason: SCHEDULER_ERROR, message, nominated, frees: None })
             }
             Decision::Preempt(refused, preemption) => {
                 let told = told(&refused);

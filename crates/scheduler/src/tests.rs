@@ -40,6 +40,7 @@ fn put(cluster: &mut Cluster, pod: &Pod, node: &str) {
 fn refusal(pod: &Arc<Pod>, cluster: &mut Cluster) -> String {
     match profile().decide(pod, cluster, &mut Turn::default()) {
         Decision::Refused(refused) => refused.message,
+        Decision::Failed(failure) => failure,
         other => panic!("{other:?}"),
     }
 }

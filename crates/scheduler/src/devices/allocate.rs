@@ -35,9 +35,11 @@ const STEPS_PER_LOOK: u64 = 1024;
 pub enum Refused {
     /// There are not the devices.
     Cannot,
+    /// There are not the devices in pools that make sense, and one does not.
+    Invalid,
     /// It takes too long to find out.
     Late,
-    /// Something is wrong with a claim, a class or what drivers tell.
+    /// Something is wrong with a claim or a class, on whatever node.
     Wrong(String),
 }
 
@@ -134,7 +136,7 @@ impl<'a> Search<'a> {
             return Ok(attempt.solutions());
         }
         if attempt.pools.iter().any(|pool| pool.problem == Some(Problem::Invalid)) {
-            return Err(Refused::Wrong("invalid resource pools were encountered".to_owned()));
+            return Err(Refused::Invalid);
         }
         Err(Refused::Cannot)
     }

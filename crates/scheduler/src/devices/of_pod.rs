@@ -1,6 +1,6 @@
 //! The claims of devices of one pod. Source: `resourceclaim.Name`, `IsForPod`, `DynamicResources.PreFilter` and `Filter`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,15 @@ use crate::types::{DeviceClaim, Node, Pod};
 /// What is said once a claim has lost its devices, so that it may get others.
 pub const DEALLOCATED: &str = "deallocation of ResourceClaim completed";
 const CANNOT: &str = "cannot allocate all claims";
+const INVALID: &str = "invalid resource pools were encountered";
 const LATE: &str = "timed out trying to allocate devices";
-const ELSEWHERE: &str = "resourceclaim not available on the node";
+/// The devices of a claim are of other nodes, or do not become ready.
+pub const ELSEWHERE: &str = "resourceclaim not available on the node";
 
 /// The claims that a pod names, if all are there and may be used by it. None: of those that it does not need.
 pub fn claims<'a>(pod: &Pod, devices: &'a Devices) -> Result<Vec<&'a Arc<Claim>>, String> {
     let mut claims = Vec::with_capacity(pod.devices.len());
+    let mut seen = HashSet::new();
     for named in &pod.devices {
         let name = match named {
             DeviceClaim::Named(name) | DeviceClaim::Made(Some(name)) => name,
@@ -44,7 +47,7 @@ pub fn claims<'a>(pod: &Pod, devices: &'a Devices) -> Result<Vec<&'a Arc<Claim>>
             ));
         }
         // A pod may name one claim several times.
-        if !claims.iter().any(|held: &&Arc<Claim>| held.version.key == key) {
+        if seen.insert(name.as_str()) {
             claims.push(claim);
         }
     }
@@ -135,13 +138,14 @@ impl<'a> PodClaims<'a> {
         Ok(search.claims().iter().copied().zip(solutions).collect())
     }
 
-    /// Why the pod cannot go to a node; `None`: it can.
-    pub fn refusal(&self, node: &Node) -> Option<String> {
+    /// Why the pod cannot go to a node; `None`: it can. The failure is what is wrong wherever it goes.
+    pub fn refusal(&self, node: &Node) -> Result<Option<&'static str>, String> {
         match self.found(node) {
-            Err(Refused::Cannot) => Some(CANNOT.to_owned()),
-            Err(Refused::Late) => Some(LATE.to_owned()),
-            Err(Refused::Wrong(why)) => Some(why),
-            Ok(_) => self.unavailable(node).next().map(|_| ELSEWHERE.to_owned()),
+            Err(Refused::Cannot) => Ok(Some(CANNOT)),
+            Err(Refused::Invalid) => Ok(Some(INVALID)),
+            Err(Refused::Late) => Ok(Some(LATE)),
+            Err(Refused::Wrong(why)) => Err(why),
+            Ok(_) => Ok(self.unavailable(node).next().map(|_| ELSEWHERE)),
         }
     }
 
@@ -172,18 +176,9 @@ impl<'a> PodClaims<'a> {
         Ok(plan)
     }
 
-    /// A claim whose devices are in the way on some of these nodes, and that nobody else uses.
-    pub fn to_free<'n>(&self, pod: &Pod, nodes: impl Iterator<Item = &'n Node>) -> Option<&'a Arc<Claim>> {
-        let mut left: Vec<&'a Arc<Claim>> =
-            self.allocated.iter().copied().filter(|claim| claim.is_only_for(&pod.uid)).collect();
-        if let Some(lost) = left.iter().find(|claim| self.is_lost(claim)) {
-            return Some(lost);
-        }
-        left.retain(|claim| claim.allocation.as_ref().is_some_and(|held| held.nodes.is_some()));
-        if left.is_empty() {
-            return None;
-        }
-        nodes.flat_map(|node| left.iter().copied().find(|claim| !is_on(claim, node))).next()
+    /// A claim whose devices are in the way on a node, and that nobody else uses than a pod.
+    pub fn in_the_way(&self, pod: &str, node: &Node) -> Option<&'a Arc<Claim>> {
+        self.unavailable(node).find(|claim| claim.is_only_for(pod))
     }
 }
 

@@ -176,10 +176,7 @@ fn pools_are_what_their_newest_slices_say_once_all_are_there() {
     assert_eq!(can(&[of("s1", 1, 1, "old"), of("s2", 2, 2, "new")]), Err(Refused::Cannot));
     // By name, whatever order they came in.
     assert_eq!(can(&[of("s2", 1, 2, "b"), of("s1", 1, 2, "a")]), texts(&["r=a"]));
-    assert_eq!(
-        can(&[of("s2", 1, 2, "a"), of("s1", 1, 2, "a")]),
-        wrong("invalid resource pools were encountered")
-    );
+    assert_eq!(can(&[of("s2", 1, 2, "a"), of("s1", 1, 2, "a")]), Err(Refused::Invalid));
     // A part of the pool is on another node: the pool is whole all the same, or replaced.
     let elsewhere = |mut slice: Value| {
         slice["spec"]["nodeName"] = "n2".into();
@@ -332,10 +329,7 @@ fn devices_share_counters_and_claims_share_devices() {
     assert_eq!(got(&devices, &of(1)), texts(&["r=other"]));
     // Counters that nobody has: the pool makes no sense.
     counters["spec"]["sharedCounters"][0]["name"] = "none".into();
-    assert_eq!(
-        got(&self::devices(&[counters, parts]), &of(1)),
-        wrong("invalid resource pools were encountered")
-    );
+    assert_eq!(got(&self::devices(&[counters, parts]), &of(1)), Err(Refused::Invalid));
 
     let shared = json!([{ "name": "a", "allowMultipleAllocations": true, "capacity": { "memory": { "value": "10Gi" } } }]);
     let mut devices = self::devices(&[slice("s", shared)]);
@@ -498,10 +492,10 @@ fn a_claim_that_is_in_the_way_loses_its_devices_if_nobody_else_uses_it() {
         let pod = pod(vec![DeviceClaim::Named("c".to_owned())]);
         let claims = PodClaims::of(&pod, &devices, TIMEOUTS).unwrap().unwrap();
         let (near, far) = (node("n1", &[]), node("n2", &[]));
-        assert_eq!(claims.refusal(&near), None);
-        assert_eq!(claims.refusal(&far).as_deref(), Some("resourceclaim not available on the node"));
-        assert_eq!(claims.to_free(&pod, [&near, &far].into_iter()).is_some(), frees, "{uids:?}");
-        assert!(claims.to_free(&pod, [&near].into_iter()).is_none(), "{uids:?}");
+        assert_eq!(claims.refusal(&near), Ok(None));
+        assert_eq!(claims.refusal(&far), Ok(Some("resourceclaim not available on the node")));
+        assert_eq!(claims.in_the_way("pod", &far).is_some(), frees, "{uids:?}");
+        assert!(claims.in_the_way("pod", &near).is_none(), "{uids:?}");
     }
 }
 
@@ -536,7 +530,7 @@ fn devices_that_have_to_be_ready_are_waited_for() {
     for (now, lost) in [("2026-01-01T00:09:00Z", false), ("2026-01-01T00:11:00Z", true)] {
         devices.now = now.parse().unwrap();
         let claims = PodClaims::of(&pod, &devices, TIMEOUTS).unwrap().unwrap();
-        assert_eq!(claims.refusal(&node("n1", &[])).is_some(), lost, "{now}");
-        assert_eq!(claims.to_free(&pod, std::iter::empty()).is_some(), lost, "{now}");
+        assert_eq!(claims.refusal(&node("n1", &[])).unwrap().is_some(), lost, "{now}");
+        assert_eq!(claims.in_the_way("pod", &node("n1", &[])).is_some(), lost, "{now}");
     }
 }

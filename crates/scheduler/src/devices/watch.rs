@@ -71,7 +71,12 @@ impl Shared {
         let claim = read(change, Claim::decode).map(Arc::new);
         let state = &mut *self.state.lock();
         let before = state.cluster.devices.put_claim(&change.key, claim.clone());
-        if let Some(claim) = claim {
+        let says_the_same = |before: &Arc<Claim>, claim: &Claim| {
+            before.says_the_same(claim) && before.terminating == claim.terminating
+        };
+        // A finalizer that came or went lets nobody in.
+        let news = |claim: &Arc<Claim>| before.as_ref().is_none_or(|before| !says_the_same(before, claim));
+        if let Some(claim) = claim.filter(news) {
             self.raise(state, &Event::ResourceClaim(before, claim));
             self.let_go(state, &change.key);
         }

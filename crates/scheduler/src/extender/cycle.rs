@@ -99,6 +99,7 @@ impl Shared {
 
     fn nodes_for(&self, profile: &Profile, pod: &Arc<Pod>) -> Result<Vec<String>, Box<Decision>> {
         let state = &mut *self.state.lock();
+        state.cluster.devices.now = self.clock.now();
         let begun = Instant::now();
         let choice = profile.shortlist(pod, &mut state.cluster, &mut state.turn, &|_| None);
         state.turn.took = [begun.elapsed(), Duration::ZERO];

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::preemption::{self, Preemption};
 use super::verdict::{Reasons, Refused, refused_before};
-use super::{Check, PreFilter, Profile, Refusal};
+use super::{Check, PreFilter, Profile, Refusal, Relief};
 use crate::cluster::groups::Slot;
 use crate::cluster::{Cluster, NodeState};
 use crate::types::Pod;
@@ -47,6 +47,8 @@ pub enum Decision {
     Refused(Refused),
     /// Nowhere yet: others have to go first.
     Preempt(Refused, Preemption),
+    /// It could not be found out: this went wrong.
+    Failed(String),
 }
 
 /// The nodes that will do for a pod.
@@ -123,6 +125,19 @@ impl<'a> Filters<'a> {
     /// The first plugin that refuses a node speaks for it.
     pub(super) fn refusal(&self, state: &NodeState) -> Option<(&'static str, Refusal)> {
         self.checks.iter().find_map(|(name, check)| Some((*name, check.refusal(state)?)))
+    }
+
+    /// What went wrong in a filter. Source: `RunFilterPlugins`.
+    fn failure(&self) -> Option<String> {
+        let failed = |(name, check): &(&str, Box<dyn Check + 'a>)| {
+            Some(format!("running {name:?} filter plugin: {}", check.failure()?))
+        };
+        self.checks.iter().find_map(failed)
+    }
+
+    /// What the filter of a plugin does for a pod that none of the nodes takes.
+    fn relief(&self, plugin: &str) -> Option<Relief> {
+        self.checks.iter().find(|(name, _)| *name == plugin)?.1.relief()
     }
 
     pub(super) fn add(&mut self, pod: &Arc<Pod>, state: &mut NodeState) {
@@ -230,6 +245,9 @@ impl Profile {
             match refusal.or_else(|| Some((EXTENDER, besides(cluster.state(slot))?))) {
                 None => list.nodes.push(slot),
                 Some((plugin, refusal)) => {
+                    if let Some(failure) = filters.failure() {
+                        return Choice::None(Decision::Failed(failure));
+                    }
                     by.insert(plugin);
                     list.refused.push((slot, refusal));
                 }
@@ -275,7 +293,7 @@ impl Profile {
             let message = format!("{} not found", said.concat());
             return Decision::Refused(Refused { message, by, ..Refused::default() });
         }
-        let relief = self.relief(pod, cluster);
+        let relief = self.relief(|_| None);
         said.extend(relief.as_ref().map(|relief| relief.said.to_owned()));
         let mut nominated = Some(String::new());
         if self.preemption().is_some() {
@@ -305,7 +323,7 @@ impl Profile {
             let elsewhere = format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "));
             reasons.nodes(&Refusal::lasting(elsewhere), nodes.saturating_sub(refused.len()));
         }
-        let relief = self.relief(filters.pod, filters.cluster).unwrap_or_default();
+        let relief = self.relief(|plugin| filters.relief(plugin)).unwrap_or_default();
         let (reasons, frees) = (reasons.message(nodes), relief.frees);
         let mut said = vec![reasons.clone()];
         said.extend((!relief.said.is_empty()).then(|| relief.said.to_owned()));

@@ -65,6 +65,14 @@ pub enum PreFilter<'a> {
 pub trait Check {
     /// Why the pod cannot go to a node; `None` if it can.
     fn refusal(&self, state: &NodeState) -> Option<Refusal>;
+    /// What went wrong while a node was looked at, so that the pod is placed nowhere now.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+    /// What is done for the pod if none of the nodes will do that were looked at.
+    fn relief(&self) -> Option<Relief> {
+        None
+    }
     /// A pod is taken to be on a node, beside those that are.
     fn add(&mut self, _pod: &Pod, _state: &NodeState) {}
     /// A pod is taken not to be on its node.
@@ -200,13 +208,9 @@ pub trait Plugin: Send + Sync {
     fn may_help(&self, _pod: &Pod, _event: &Event) -> bool {
         true
     }
-    /// What it does for a pod that fits nowhere.
-    fn relief(&self, _pod: &Pod, _cluster: &Cluster) -> Option<Relief> {
+    /// What it says of a pod that fits nowhere and that its filter has nothing to do with, if it does something for others.
+    fn no_relief(&self) -> Option<&'static str> {
         None
-    }
-    /// Whether it does something for pods that fit nowhere, beside making room.
-    fn relieves(&self) -> bool {
-        false
     }
     /// How it makes room for pods that fit nowhere.
     fn preemption(&self) -> Option<&PreemptionSettings> {

@@ -324,6 +324,7 @@ impl Both {
                 let at = fits.iter().position(|node| node.name == name).unwrap();
                 assert_eq!(Some(scores[at]), scores.iter().max().copied(), "{name} of {fits:?}, pod {pod:?}");
             }
+            Decision::Failed(failure) => panic!("{failure}"),
             Decision::Refused(_) | Decision::Preempt(..) => assert!(fits.is_empty(), "pod {pod:?}"),
         }
     }
@@ -490,7 +491,7 @@ fn victims(cluster: &mut Cluster, pod: &Arc<Pod>) -> (String, Vec<String>, Strin
             (preemption.node, names, refused.message)
         }
         Decision::Refused(refused) => (String::new(), Vec::new(), refused.message),
-        Decision::Node(node) => panic!("placed on {node}"),
+        Decision::Node(node) | Decision::Failed(node) => panic!("{node}"),
     }
 }
 

@@ -7,10 +7,11 @@ use crate::cluster::groups::Slot;
 use crate::cluster::{Cluster, NodeState};
 use crate::config::args::DeviceArgs;
 use crate::devices::bind::Plan;
-use crate::devices::of_pod::{DEALLOCATED, PodClaims, Timeouts, claims};
+use crate::devices::of_pod::{DEALLOCATED, ELSEWHERE, PodClaims, Timeouts, claims};
 use crate::framework::{
     Check, Event, Plugin, Point, PreFilter, Preparation, Rate, Refusal, Relief, normalize_to_max,
 };
+use crate::storage::types::Version;
 use crate::types::Pod;
 
 /// The claims of a pod have devices on its node, or get them.
@@ -28,6 +29,10 @@ impl DynamicResources {
 struct Reaches<'a> {
     claims: PodClaims<'a>,
     known: RefCell<HashMap<Slot, Option<Refusal>>>,
+    failure: RefCell<Option<String>>,
+    pod: &'a str,
+    /// A claim that nobody else uses, and whose devices are in the way on a node.
+    frees: RefCell<Option<Version>>,
 }
 
 impl Check for Reaches<'_> {
@@ -35,9 +40,33 @@ impl Check for Reaches<'_> {
         if let Some(known) = self.known.borrow().get(&state.slot) {
             return known.clone();
         }
-        let refusal = self.claims.refusal(state.node()).map(Refusal::lasting);
+        let refusal = match self.claims.refusal(state.node()) {
+            Ok(refused) => {
+                if let Some(claim) =
+                    self.claims.in_the_way(self.pod, state.node()).filter(|_| refused == Some(ELSEWHERE))
+                {
+                    self.frees.borrow_mut().get_or_insert_with(|| claim.version.clone());
+                }
+                refused.map(Refusal::lasting)
+            }
+            Err(why) => {
+                self.failure.borrow_mut().get_or_insert_with(|| why.clone());
+                Some(Refusal::lasting(why))
+            }
+        };
         self.known.borrow_mut().insert(state.slot, refusal.clone());
         refusal
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    fn relief(&self) -> Option<Relief> {
+        Some(match self.frees.borrow().clone() {
+            Some(claim) => Relief { said: DEALLOCATED, frees: Some(claim) },
+            None => Relief { said: "still not schedulable", frees: None },
+        })
     }
 }
 
@@ -71,7 +100,10 @@ impl Plugin for DynamicResources {
     fn filter<'a>(&'a self, pod: &'a Pod, cluster: &'a Cluster) -> PreFilter<'a> {
         match PodClaims::of(pod, &cluster.devices, self.timeouts) {
             Ok(None) => PreFilter::Skip,
-            Ok(Some(claims)) => PreFilter::Check(Box::new(Reaches { claims, known: RefCell::default() })),
+            Ok(Some(claims)) => {
+                let (known, failure, frees) = Default::default();
+                PreFilter::Check(Box::new(Reaches { claims, known, failure, pod: &pod.uid, frees }))
+            }
             Err(why) => PreFilter::Refuse(Refusal::lasting(why)),
         }
     }
@@ -105,19 +137,8 @@ impl Plugin for DynamicResources {
         Some(Preparation::Devices(Plan { found, timeout: self.timeouts.binding }))
     }
 
-    fn relieves(&self) -> bool {
-        true
-    }
-
-    fn relief(&self, pod: &Pod, cluster: &Cluster) -> Option<Relief> {
-        let Ok(Some(claims)) = PodClaims::of(pod, &cluster.devices, self.timeouts) else {
-            return Some(Relief { said: "no new claims to deallocate", frees: None });
-        };
-        let nodes = cluster.states().map(NodeState::node);
-        Some(match claims.to_free(pod, nodes) {
-            Some(claim) => Relief { said: DEALLOCATED, frees: Some(claim.version.clone()) },
-            None => Relief { said: "still not schedulable", frees: None },
-        })
+    fn no_relief(&self) -> Option<&'static str> {
+        Some("no new claims to deallocate")
     }
 
     fn heeds(&self, event: &Event) -> bool {

@@ -49,7 +49,7 @@ pub(super) fn profile(config: &str) -> Profile {
 /// Where a pod goes, or what is said of it (but for what is done about it).
 pub(super) fn decide(profile: &Profile, pod: &Arc<Pod>, cluster: &mut Cluster) -> String {
     match profile.decide(pod, cluster, &mut Turn::default()) {
-        Decision::Node(node) => node,
+        Decision::Node(said) | Decision::Failed(said) => said,
         Decision::Refused(refused) | Decision::Preempt(refused, _) => {
             let message = refused.message;
             let said = message.split(" no new claims to deallocate, preemption:").next();

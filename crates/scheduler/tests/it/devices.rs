@@ -185,20 +185,21 @@ async fn a_claim_whose_devices_are_in_the_way_gets_others() {
     class(&cluster).await;
     for name in ["n1", "n2"] {
         node(&cluster, name, "1").await;
+        let labels = json!({ "metadata": { "labels": { "host": name } } });
+        cluster.merge(&kinds::NODES, &Key::new("", name), labels).await;
         slice(&cluster, name, &["a"]).await;
     }
     let key = claim(&cluster, "c").await;
     let first = pod(&cluster, "first", named("c")).await;
     let placed = cluster.until(kinds::PODS, &first, runs).await;
-    let (here, other) = match placed["spec"]["nodeName"].as_str() {
-        Some("n1") => ("n1", "n2"),
-        _ => ("n2", "n1"),
-    };
+    let other = if placed["spec"]["nodeName"] == "n1" { "n2" } else { "n1" };
     cluster.client.delete(&kinds::PODS.gvr(), &first, DeleteOptions::default()).await.unwrap();
     // Nobody uses it any more, but it keeps its device, as one that was made by hand does in between.
     status(&cluster, kinds::RESOURCE_CLAIMS, &key, json!({ "reservedFor": null })).await;
-    cluster.merge(&kinds::NODES, &Key::new("", here), json!({ "spec": { "unschedulable": true } })).await;
-    let second = pod(&cluster, "second", named("c")).await;
+    let body = json!({ "metadata": { "name": "second" }, "spec": { "nodeSelector": { "host": other },
+        "resourceClaims": [{ "name": "devices", "resourceClaimName": "c" }],
+        "containers": [{ "name": "c", "image": "i", "resources": { "claims": [{ "name": "devices" }] } }] } });
+    let second = cluster.create(&kinds::PODS, "default", body).await.key();
     let placed = cluster.until(kinds::PODS, &second, runs).await;
     assert_eq!(placed["spec"]["nodeName"], other);
     let pool = |held: &Value| held["status"]["allocation"]["devices"]["results"][0]["pool"] == other;
@@ -210,4 +211,59 @@ async fn a_claim_whose_devices_are_in_the_way_gets_others() {
             events.any(|event| event["message"].as_str().is_some_and(|message| message.contains(said)))
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_claim_is_told_and_the_pod_tried_again() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    class(&cluster).await;
+    slice(&cluster, "n1", &["a"]).await;
+    let mut body = claim_body("c", json!([]));
+    let expression = format!("device.attributes['{DRIVER}'].model == 'x'");
+    body["spec"]["devices"]["requests"][0]["exactly"]["selectors"] =
+        json!([{ "cel": { "expression": expression } }]);
+    cluster.create(&kinds::RESOURCE_CLAIMS, "default", body).await;
+    let key = pod(&cluster, "p", named("c")).await;
+    let wrong = "running \"DynamicResources\" filter plugin: claim default/c: selector #0 on device \
+                 gpu.example.com/n1/a: CEL runtime error: no such key: model";
+    let held = cluster.until(kinds::PODS, &key, says(wrong)).await;
+    assert_eq!(condition(&held, "PodScheduled").unwrap()["reason"], "SchedulerError");
+    let slice = json!({ "spec": { "pool": { "generation": 2 },
+        "devices": [{ "name": "a", "attributes": { "model": { "string": "x" } } }] } });
+    cluster.merge(&kinds::RESOURCE_SLICES, &Key::new("", "slice-n1"), slice).await;
+    cluster.until(kinds::PODS, &key, runs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_binding_fails_uses_its_claim_no_more() {
+    const fn of(resource: &'static str, kind: &'static str) -> reconcile::Kind {
+        let group = "admissionregistration.k8s.io";
+        reconcile::Kind { group, version: "v1", resource, kind, namespaced: false }
+    }
+    const POLICIES: reconcile::Kind = of("validatingadmissionpolicies", "ValidatingAdmissionPolicy");
+    const BINDINGS: reconcile::Kind =
+        of("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding");
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    class(&cluster).await;
+    slice(&cluster, "n1", &["a"]).await;
+    let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods/binding"] });
+    let policy = json!({ "metadata": { "name": "closed" }, "spec": { "matchConstraints": { "resourceRules": [rule] },
+        "validations": [{ "expression": "false" }] } });
+    cluster.create(&POLICIES, "", policy).await;
+    let body = json!({ "metadata": { "name": "closed" }, "spec": { "policyName": "closed", "validationActions": ["Deny"] } });
+    let closed = cluster.create(&BINDINGS, "", body).await.key();
+    let claim = claim(&cluster, "c").await;
+    let key = pod(&cluster, "p", named("c")).await;
+    // It keeps its device, but nobody uses it.
+    let given_back = |held: &Value| {
+        let users = held["status"]["reservedFor"].as_array().map_or(0, Vec::len);
+        !held["status"]["allocation"].is_null() && users == 0
+    };
+    cluster.until(kinds::RESOURCE_CLAIMS, &claim, given_back).await;
+    cluster.client.delete(&BINDINGS.gvr(), &closed, DeleteOptions::default()).await.unwrap();
+    cluster.until(kinds::PODS, &key, runs).await;
+    let used = |held: &Value| held["status"]["reservedFor"].as_array().is_some_and(|users| users.len() == 1);
+    cluster.until(kinds::RESOURCE_CLAIMS, &claim, used).await;
 }
