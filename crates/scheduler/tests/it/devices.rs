@@ -267,3 +267,54 @@ async fn a_pod_whose_binding_fails_uses_its_claim_no_more() {
     let used = |held: &Value| held["status"]["reservedFor"].as_array().is_some_and(|users| users.len() == 1);
     cluster.until(kinds::RESOURCE_CLAIMS, &claim, used).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_bound_once_its_device_is_ready() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    class(&cluster).await;
+    let device = json!({ "name": "a", "bindsToNode": true, "bindingConditions": ["Ready"],
+        "bindingFailureConditions": ["Failed"], "taints": [{ "key": "new", "effect": "NoSchedule" }] });
+    let pool = json!({ "name": "fabric", "generation": 1, "resourceSliceCount": 1 });
+    let body = json!({ "metadata": { "name": "fabric" },
+        "spec": { "driver": DRIVER, "allNodes": true, "pool": pool, "devices": [device] } });
+    let fabric = cluster.create(&kinds::RESOURCE_SLICES, "", body).await.key();
+    let claim = claim(&cluster, "c").await;
+    let key = pod(&cluster, "p", named("c")).await;
+    cluster.until(kinds::PODS, &key, says(NONE_LEFT)).await;
+    let devices = json!({ "spec": { "devices": [{ "name": "a", "bindsToNode": true, "bindingConditions": ["Ready"],
+        "bindingFailureConditions": ["Failed"] }] } });
+    cluster.merge(&kinds::RESOURCE_SLICES, &fabric, devices).await;
+    let allocated = |held: &Value| !held["status"]["allocation"].is_null();
+    let held = cluster.until(kinds::RESOURCE_CLAIMS, &claim, allocated).await;
+    assert_eq!(held["status"]["allocation"]["devices"]["results"][0]["bindingConditions"], json!(["Ready"]));
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| {
+            let mut events = events.iter().map(|event| event.decode::<Value>().unwrap());
+            events.any(|event| event["reason"] == "BindingConditionsPending")
+        })
+        .await;
+    let waits = cluster.until(kinds::PODS, &key, Value::is_object).await;
+    assert!(waits["spec"]["nodeName"].is_null());
+    let tell = |kind: &str| {
+        json!({ "devices": [{ "driver": DRIVER, "pool": "fabric", "device": "a", "conditions": [{ "type": kind,
+            "status": "True", "reason": "Told", "message": "so", "lastTransitionTime": "2026-01-01T00:00:00Z" }] }] })
+    };
+    // It fails once: the claim loses it, and the pod is tried again.
+    status(&cluster, kinds::RESOURCE_CLAIMS, &claim, tell("Failed")).await;
+    let failed =
+        "running PreBind plugin \"DynamicResources\": claim c binding failed: reason=Told, message=\"so\"";
+    let told = |events: &[std::sync::Arc<api::Object>], what: &str| {
+        let mut events = events.iter().map(|event| event.decode::<Value>().unwrap());
+        events.any(|event| event["message"].as_str().is_some_and(|message| message.contains(what)))
+    };
+    cluster.until_all(kinds::EVENTS, "default", |events| told(events, failed)).await;
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| told(events, "deallocation of ResourceClaim completed"))
+        .await;
+    let again =
+        |held: &Value| allocated(held) && held["status"]["devices"].as_array().is_none_or(Vec::is_empty);
+    cluster.until(kinds::RESOURCE_CLAIMS, &claim, again).await;
+    status(&cluster, kinds::RESOURCE_CLAIMS, &claim, tell("Ready")).await;
+    cluster.until(kinds::PODS, &key, runs).await;
+}
