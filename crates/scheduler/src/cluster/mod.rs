@@ -238,6 +238,7 @@ impl Cluster {
         self.groups.leave(placed.group, slot, !placed.pod.terminating);
         self.terms.change(&placed.pod.spec, slot, -1);
         self.storage.pod_left(&placed.pod);
+        self.devices.pod_left(&placed.pod);
         self.free_if_unused(slot);
         Some(placed.pod)
     }

@@ -56,7 +56,7 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
     let message = format!("waiting for binding conditions for device on node {}", pod.node);
     shared.event(pod, pod, EventType::Normal, "BindingConditionsPending", message);
     loop {
-        if are_ready(shared, &written)? {
+        if are_ready(shared, pod, &written)? {
             return Ok(());
         }
         tokio::select! {
@@ -67,8 +67,12 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
 }
 
 /// Whether all devices are ready, or why they will not be.
-fn are_ready(shared: &Shared, written: &[Arc<Claim>]) -> Result<bool, String> {
-    let devices = &shared.state.lock().cluster.devices;
+fn are_ready(shared: &Shared, pod: &Pod, written: &[Arc<Claim>]) -> Result<bool, String> {
+    let cluster = &shared.state.lock().cluster;
+    if !cluster.has_pod(&pod.uid) {
+        return Err(format!("pod does not exist any more: pod {:?} not found", pod.key.name));
+    }
+    let devices = &cluster.devices;
     for claim in written {
         let key = &claim.version.key;
         let held = devices.claim(key).filter(|held| held.version.uid == claim.version.uid);

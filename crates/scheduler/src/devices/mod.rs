@@ -24,6 +24,7 @@ use api::Key;
 use api::quantity::Quantity;
 use tokio::sync::Notify;
 
+use crate::types::Pod;
 use types::{Allocation, Amounts, Claim, Class, DeviceId, Slice, TaintRule};
 
 /// What a claim is to get.
@@ -219,6 +220,13 @@ impl Devices {
             waiting.push(Arc::downgrade(&told));
         }
         told
+    }
+
+    /// A pod left its node: whoever waits for its devices is told.
+    pub fn pod_left(&mut self, pod: &Pod) {
+        for name in pod.devices.iter().filter_map(|named| named.name()) {
+            self.wake(&Key::new(pod.key.namespace.as_str(), name));
+        }
     }
 
     fn wake(&mut self, claim: &Key) {

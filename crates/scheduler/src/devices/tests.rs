@@ -11,6 +11,7 @@ use super::Devices;
 use super::allocate::{Refused, Search};
 use super::of_pod::{PodClaims, Timeouts, claims, is_ready};
 use super::types::{Allocation, Claim, Class, Slice, TaintRule};
+use crate::framework::Event;
 use crate::types::{DeviceClaim, Labels, Node, Pod};
 
 const DRIVER: &str = "gpu.example.com";
@@ -533,4 +534,63 @@ fn devices_that_have_to_be_ready_are_waited_for() {
         assert_eq!(claims.refusal(&node("n1", &[])).unwrap().is_some(), lost, "{now}");
         assert_eq!(claims.in_the_way("pod", &node("n1", &[])).is_some(), lost, "{now}");
     }
+}
+
+fn plugin() -> Arc<dyn crate::framework::Plugin> {
+    crate::plugins::named("DynamicResources", &crate::config::args::Args::default()).unwrap()
+}
+
+#[test]
+fn what_may_let_a_pod_in_is_a_change_of_its_claims_or_of_what_there_is() {
+    let result = json!({ "devices": { "results": [{ "driver": DRIVER, "pool": "n1", "device": "a" }] } });
+    let (open, held) = (
+        |name: &str| claim(name, json!({})),
+        |name: &str| claim_with(name, json!({}), json!({ "allocation": result })),
+    );
+    let waits = pod(vec![DeviceClaim::Named("c".to_owned())]);
+    let made = Arc::new(pod(vec![DeviceClaim::Made(Some("c".to_owned()))]));
+    let awaited = Arc::new(pod(vec![DeviceClaim::Awaited]));
+    let (bare, labelled) = (Arc::new(node("n", &[])), Arc::new(node("n", &[("zone", "a")])));
+    for (event, helps) in [
+        (Event::ResourceClaim(None, open("c")), true),
+        (Event::ResourceClaim(None, open("d")), false),
+        (Event::ResourceClaim(Some(open("c")), open("c")), false),
+        (Event::ResourceClaim(Some(open("c")), held("c")), true),
+        (Event::ResourceClaim(Some(open("d")), held("d")), false),
+        (Event::ResourceClaim(Some(held("d")), open("d")), true),
+        (Event::ResourceSlice(false), true),
+        (Event::DeviceClass(true), true),
+        (Event::NodeAdded(bare.clone()), true),
+        (Event::NodeChanged(bare.clone(), bare.clone()), false),
+        (Event::NodeChanged(bare.clone(), labelled), true),
+        (Event::NodeGone(bare), false),
+        (Event::OwnChanged(awaited.clone(), made), true),
+        (Event::OwnChanged(awaited.clone(), awaited), false),
+        (Event::NamespaceChanged, false),
+    ] {
+        assert_eq!(plugin().may_help(&waits, &event), helps, "{event:?}");
+        assert!(!helps || plugin().heeds(&event) || matches!(event, Event::OwnChanged(..)), "{event:?}");
+    }
+}
+
+#[test]
+fn a_node_with_the_better_alternative_is_better() {
+    let mut cluster = crate::cluster::Cluster::default();
+    let alternative = |name: &str, count: i64| json!({ "name": name, "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": count });
+    let mut far = slice("far", named(&["a"]));
+    far["spec"]["nodeName"] = "n2".into();
+    far["spec"]["pool"]["name"] = "n2".into();
+    cluster.devices = devices(&[slice("near", named(&["a", "b"])), far]);
+    let asks = json!({ "requests": [{ "name": "r", "firstAvailable": [alternative("two", 2), alternative("one", 1)] }] });
+    cluster.devices.put_claim(&Key::new("ns", "c"), Some(claim("c", asks)));
+    for name in ["n1", "n2"] {
+        cluster.put_node(Arc::new(node(name, &[])));
+    }
+    let (plugin, pod) = (plugin(), pod(vec![DeviceClaim::Named("c".to_owned())]));
+    let states: Vec<_> = cluster.states().collect();
+    let rate = plugin.rate(&pod, &cluster, &states).unwrap();
+    let mut scores: Vec<i64> = ["n1", "n2"].map(|name| rate.score(cluster.named(name).unwrap())).to_vec();
+    assert_eq!(scores, [8, 7]);
+    rate.normalize(&mut scores, &states);
+    assert_eq!(scores, [100, 87]);
 }
