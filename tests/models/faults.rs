@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
 use api::connect::User;
-use api::{Call, Reason, Request, Response, Status, Verb, WatchStream};
+use api::{Call, List, Object, Reason, Request, Response, Status, Verb, WatchStream};
 use apiserver::Pipeline;
 use async_trait::async_trait;
 use client::Transport;
 use futures::{StreamExt, future, stream};
 use parking_lot::Mutex;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 /// What happens to requests, and how many there were. Shared by all lines of a world.
@@ -22,6 +23,8 @@ pub(crate) struct Faults {
     apart: Mutex<Option<(&'static str, u8)>>,
     /// Of this resource nobody hears anything.
     unheard: Mutex<Option<&'static str>>,
+    /// What a figure from outside is, which a server of metrics would tell.
+    figure: AtomicI64,
     under_way: AtomicUsize,
     calls: Mutex<BTreeMap<(&'static str, String), u64>>,
     lost: AtomicUsize,
@@ -46,6 +49,7 @@ impl Faults {
             percent: AtomicU8::new(0),
             apart: Mutex::default(),
             unheard: Mutex::default(),
+            figure: AtomicI64::new(0),
             under_way: AtomicUsize::new(0),
             calls: Mutex::default(),
             lost: AtomicUsize::new(0),
@@ -73,6 +77,25 @@ impl Faults {
 
     fn is_unheard(&self, resource: &str) -> bool {
         self.unheard.lock().is_some_and(|unheard| unheard == resource)
+    }
+
+    /// From now on this is what external metrics are.
+    pub(crate) fn set_figure(&self, figure: i64) {
+        self.figure.store(figure, Ordering::Relaxed);
+    }
+
+    pub(crate) fn figure(&self) -> i64 {
+        self.figure.load(Ordering::Relaxed)
+    }
+
+    fn figures(&self) -> Result<List, Status> {
+        let figure = json!({
+            "metadata": {}, "metricName": "figure", "value": self.figure().to_string(),
+        });
+        let unreadable = |why: String| Status::internal(why);
+        let bytes = serde_json::to_vec(&figure).map_err(|error| unreadable(error.to_string()))?;
+        let object = Object::parse(bytes.into()).map_err(|error| unreadable(error.to_string()))?;
+        Ok(List { items: vec![Arc::new(object)], ..List::default() })
     }
 
     pub(crate) fn under_way(&self) -> usize {
@@ -184,6 +207,9 @@ impl Line {
                 let _ = self.pipeline.call(&self.user, request).await;
                 return Err(Status::new(Reason::Timeout, "the answer was lost"));
             }
+        }
+        if request.resource.group == "external.metrics.k8s.io" {
+            return self.faults.figures().map(Response::List);
         }
         match self.pipeline.call(&self.user, request).await? {
             Response::Watch(stream) => {

@@ -3,6 +3,7 @@
 //! always has to hold is looked at after each single change, in the order of revisions.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod autoscalers;
 mod cronjobs;
 mod daemonsets;
 mod deployments;
