@@ -61,11 +61,26 @@ impl Ctx {
 
     /// Waits, at most a moment, until a cache shows a write of this process, so that the next decision sees it.
     pub(crate) async fn caught_up(&self, informer: &Informer, revision: i64) {
+        self.shown(informer, informer.caught_up(revision)).await;
+    }
+
+    /// The same for objects that this process has deleted: the cache holds them no more, or knows that they go.
+    pub(crate) async fn gone_from(&self, informer: &Informer, keys: &[Key]) {
+        let mut revisions = informer.revisions();
+        let goes = |key: &Key| informer.get(key).is_none_or(|held| held.meta().is_terminating());
+        let gone = async {
+            // The informer lives as long as this call, and tells every change before its revision.
+            let _ = revisions.wait_for(|_| keys.iter().all(goes)).await;
+        };
+        self.shown(informer, gone).await;
+    }
+
+    async fn shown(&self, informer: &Informer, shown: impl Future<Output = ()>) {
         let deadline = self.clock.now() + CATCH_UP;
         tokio::select! {
-            () = informer.caught_up(revision) => {}
+            () = shown => {}
             () = self.clock.sleep_until(deadline) => {
-                tracing::debug!(resource = %informer.resource(), revision, "cache is slow to show a write");
+                tracing::debug!(resource = %informer.resource(), "cache is slow to show a write");
             }
         }
     }

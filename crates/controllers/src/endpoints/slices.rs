@@ -244,7 +244,7 @@ pub(super) async fn carry_out(
     changed: impl Fn(&'static str),
 ) -> Result<(), BoxError> {
     let resource = kinds::ENDPOINT_SLICES.gvr();
-    let mut newest = 0;
+    let (mut newest, mut gone) = (0, Vec::new());
     for step in steps {
         let operation = step.operation();
         let written = match step {
@@ -259,6 +259,7 @@ pub(super) async fn carry_out(
             Step::Delete { name } => {
                 let slice = Key::new(key.namespace.as_str(), name);
                 ignore_gone(ctx.client.delete(&resource, &slice, DeleteOptions::default()).await)?;
+                gone.push(slice);
                 None
             }
         };
@@ -267,6 +268,10 @@ pub(super) async fn carry_out(
     }
     if newest > 0 {
         ctx.caught_up(slices, newest).await;
+    }
+    // What is gone must not be written to: that fails, and is told as an event.
+    if !gone.is_empty() {
+        ctx.gone_from(slices, &gone).await;
     }
     Ok(())
 }
