@@ -1,5 +1,6 @@
 //! One module per controller: a pure `plan` that decides and an `apply` that acts.
 
+pub mod attach_detach;
 pub mod bootstrap_signer;
 pub mod certificates;
 pub mod context;
@@ -53,6 +54,7 @@ pub use context::Ctx;
 /// Every controller that needs nothing but the API, to be added to the supervisor.
 pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
     vec![
+        Arc::new(attach_detach::AttachDetach::new(ctx)),
         Arc::new(bootstrap_signer::BootstrapSigner::new(ctx)),
         Arc::new(cronjob::CronJobs::new(ctx)),
         Arc::new(daemonset::DaemonSets::new(ctx)),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
+mod attach;
 mod cluster;
 mod daemons;
 mod disruption;
@@ -179,6 +180,7 @@ async fn a_deployment_rolls_out_serves_rolls_back_and_goes() {
         "orphaned_pods_nodes",
         "bootstrap_signer_queue",
         "ephemeral_volume",
+        "pvcs",
         "pvcprotection",
         "pvprotection",
         "vacprotection",
