@@ -7,6 +7,7 @@ pub mod context;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod devices;
 pub mod disruption;
 pub mod endpoints;
 pub mod ephemeral_volume;
@@ -59,6 +60,8 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(cronjob::CronJobs::new(ctx)),
         Arc::new(daemonset::DaemonSets::new(ctx)),
         Arc::new(deployment::Deployments::new(ctx)),
+        Arc::new(devices::claims::ResourceClaims::new(ctx)),
+        Arc::new(devices::eviction::DeviceTaintEviction::new(ctx)),
         Arc::new(disruption::Disruptions::new(ctx)),
         Arc::new(endpoints::EndpointSlices::new(ctx)),
         Arc::new(endpoints::EndpointsController::new(ctx)),

@@ -144,22 +144,31 @@ impl Worker {
         let message = format!("Marking for deletion Pod {key}");
         let involved = Involved::named(&kinds::PODS, key, uid);
         self.events.event(involved, EventType::Normal, "TaintManagerEviction", message);
-        let resource = kinds::PODS.gvr();
-        let patch = json!({
-            "metadata": { "uid": uid },
-            "status": { "conditions": [{
-                "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-                "message": "Taint manager: deleting due to NoExecute taint",
-                "lastTransitionTime": reconcile::time::seconds(self.ctx.clock.now()),
-            }] },
-        });
-        ignore_gone(
-            self.ctx.client.patch(&resource, key, "status", PatchType::StrategicMerge, &patch).await,
-        )?;
-        let options = DeleteOptions { precondition_uid: Some(uid.clone()), ..DeleteOptions::default() };
-        ignore_gone(self.ctx.client.delete(&resource, key, options).await)?;
-        Ok(())
+        let message = "Taint manager: deleting due to NoExecute taint";
+        evict(&self.ctx, key, uid, "DeletionByTaintManager", message).await
     }
+}
+
+/// Says of a pod why it is disrupted, and deletes it, if it is still this one.
+pub(crate) async fn evict(
+    ctx: &Ctx,
+    key: &Key,
+    uid: &str,
+    reason: &str,
+    message: &str,
+) -> Result<(), BoxError> {
+    let resource = kinds::PODS.gvr();
+    let patch = json!({
+        "metadata": { "uid": uid },
+        "status": { "conditions": [{
+            "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+            "lastTransitionTime": reconcile::time::seconds(ctx.clock.now()),
+        }] },
+    });
+    ignore_gone(ctx.client.patch(&resource, key, "status", PatchType::StrategicMerge, &patch).await)?;
+    let options = DeleteOptions { precondition_uid: Some(uid.to_owned()), ..DeleteOptions::default() };
+    ignore_gone(ctx.client.delete(&resource, key, options).await)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -154,6 +154,23 @@ pub const SERVICE_CIDRS: Kind = cluster("networking.k8s.io", "v1", "servicecidrs
 /// Cluster IPs, as objects.
 pub const IP_ADDRESSES: Kind = cluster("networking.k8s.io", "v1", "ipaddresses", "IPAddress");
 
+/// Claims to devices.
+pub const RESOURCE_CLAIMS: Kind = namespaced("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+/// What claims of pods are made from.
+pub const RESOURCE_CLAIM_TEMPLATES: Kind =
+    namespaced("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate");
+/// Devices that drivers have.
+pub const RESOURCE_SLICES: Kind = cluster("resource.k8s.io", "v1", "resourceslices", "ResourceSlice");
+/// Taints that administrators put on devices.
+pub const DEVICE_TAINT_RULES: Kind = cluster("resource.k8s.io", "v1", "devicetaintrules", "DeviceTaintRule");
+
+/// Resources whose objects are to be written anew.
+pub const STORAGE_VERSION_MIGRATIONS: Kind =
+    cluster("storagemigration.k8s.io", "v1", "storageversionmigrations", "StorageVersionMigration");
+/// Definitions of custom kinds.
+pub const CUSTOM_RESOURCE_DEFINITIONS: Kind =
+    cluster("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition");
+
 /// Admission policies in expressions.
 pub const VALIDATING_ADMISSION_POLICIES: Kind =
     cluster("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy");
@@ -252,7 +269,21 @@ mod tests {
         assert_eq!((named("", "events"), named("events.k8s.io", "events")), (1, 0));
         assert_eq!(named("authentication.k8s.io", "tokenreviews"), 0);
         // The components read and write these in the version in which they are stored.
-        for kind in [PODS, DEPLOYMENTS, ENDPOINT_SLICES, INGRESSES, LEASES, IP_ADDRESSES] {
+        let kinds = [
+            PODS,
+            DEPLOYMENTS,
+            ENDPOINT_SLICES,
+            INGRESSES,
+            LEASES,
+            IP_ADDRESSES,
+            RESOURCE_CLAIMS,
+            RESOURCE_CLAIM_TEMPLATES,
+            RESOURCE_SLICES,
+            DEVICE_TAINT_RULES,
+            STORAGE_VERSION_MIGRATIONS,
+            CUSTOM_RESOURCE_DEFINITIONS,
+        ];
+        for kind in kinds {
             assert!(served.iter().any(|row| row.resource == kind.gvr()), "{}", kind.resource);
         }
     }

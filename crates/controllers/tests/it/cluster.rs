@@ -152,6 +152,11 @@ impl Cluster {
         (client.clone(), Informers::new(client, self.clock.clone()))
     }
 
+    /// What the server serves, custom kinds among it.
+    pub(crate) fn rows(&self) -> Arc<api::catalog::Catalog> {
+        self.pipeline.catalog().rows()
+    }
+
     /// Creates an object of a kind.
     pub(crate) async fn create(
         &self,

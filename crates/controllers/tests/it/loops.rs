@@ -17,7 +17,7 @@ const REST: Duration = Duration::from_millis(300);
 /// Returns once nobody works any more, with how often these queues' keys have been worked on. The controllers' clock stands
 /// still meanwhile: what is tried again and again without a pause never comes to rest, and fails by the patience of the
 /// test.
-async fn at_rest(cluster: &Cluster, names: &[&str]) -> u64 {
+pub(crate) async fn at_rest(cluster: &Cluster, names: &[&str]) -> u64 {
     let worked = || -> u64 {
         let figures = cluster.queues.figures();
         names.iter().map(|name| figures.get(name).map_or(0, |queue| queue.worked.count + queue.depth)).sum()
@@ -48,7 +48,7 @@ fn set(name: &str, app: &str, replicas: u32) -> Value {
         "selector": { "matchLabels": { "app": app } }, "template": pod_template(app) } })
 }
 
-async fn virtual_cluster() -> (VirtualClock, Cluster) {
+pub(crate) async fn virtual_cluster() -> (VirtualClock, Cluster) {
     let (clock, cluster) = start_virtual().await;
     cluster.takes_pods("default").await;
     (clock, cluster)

@@ -5,6 +5,7 @@
 mod attach;
 mod cluster;
 mod daemons;
+mod devices;
 mod disruption;
 mod horizontal;
 mod jobs;
