@@ -33,6 +33,7 @@ pub mod role_aggregation;
 pub mod selector;
 pub mod service_cidrs;
 pub mod statefulset;
+pub mod storage_migration;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod token_cleaner;
@@ -86,6 +87,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(role_aggregation::RoleAggregation::new(ctx)),
         Arc::new(service_cidrs::ServiceCidrs::new(ctx)),
         Arc::new(statefulset::StatefulSets::new(ctx)),
+        Arc::new(storage_migration::StorageMigrations::new(ctx)),
         Arc::new(storage_protection::StorageProtection::new(ctx)),
         Arc::new(taint_eviction::TaintEviction::new(ctx)),
         Arc::new(token_cleaner::TokenCleaner::new(ctx)),

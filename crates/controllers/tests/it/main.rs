@@ -10,6 +10,7 @@ mod disruption;
 mod horizontal;
 mod jobs;
 mod loops;
+mod migrations;
 mod services;
 mod small;
 mod stateful;
