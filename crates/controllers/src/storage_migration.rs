@@ -183,6 +183,19 @@ fn served(rows: &Rows, resource: &Resource) -> Option<GroupVersionResource> {
     stored.or(all.first()).map(|row| row.resource())
 }
 
+/// An object that is to be written as it is: no more of it is kept meanwhile.
+struct Stored {
+    key: Key,
+    uid: String,
+    revision: i64,
+}
+
+impl From<&Object> for Stored {
+    fn from(object: &Object) -> Self {
+        Self { key: object.key(), uid: object.meta().uid.clone(), revision: object.revision() }
+    }
+}
+
 /// How a rewrite came out.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -404,11 +417,13 @@ impl Worker {
         let objects = self.objects(resource).await?;
         for batch in objects.chunks(BATCH) {
             let began = self.ctx.clock.now();
-            for (key, patch) in batch {
+            for Stored { key, uid, revision } in batch {
                 if self.component.cancel().is_cancelled() || self.is_unwanted(migration) {
                     return Ok(Outcome::Stopped);
                 }
-                let written = self.ctx.client.patch(resource, key, "", PatchType::Merge, patch).await;
+                let seen = json!({ "uid": uid, "resourceVersion": revision.to_string() });
+                let patch = json!({ "metadata": seen });
+                let written = self.ctx.client.patch(resource, key, "", PatchType::Merge, &patch).await;
                 let Err(status) = ignore_gone(written) else { continue };
                 match verdict(&status) {
                     Verdict::Fine => {}
@@ -435,18 +450,13 @@ impl Worker {
         self.migrations.by_uid(&migration.metadata.uid).is_none()
     }
 
-    /// All objects, by key, with the patch that changes nothing of each: its names and versions alone are kept, and read
-    /// without a pause, since a list of pages does not stay readable for long.
-    async fn objects(&self, resource: &GroupVersionResource) -> Result<Vec<(Key, Value)>, BoxError> {
+    /// All objects. They are named without a pause, since a list of pages does not stay readable for long.
+    async fn objects(&self, resource: &GroupVersionResource) -> Result<Vec<Stored>, BoxError> {
         let mut objects = Vec::new();
         let mut options = ListOptions { limit: PAGE, ..ListOptions::default() };
         loop {
             let page = self.ctx.client.list(resource, "", options.clone()).await?;
-            objects.extend(page.items.iter().map(|object| {
-                let seen =
-                    json!({ "uid": object.meta().uid, "resourceVersion": object.revision().to_string() });
-                (object.key(), json!({ "metadata": seen }))
-            }));
+            objects.extend(page.items.iter().map(|object| Stored::from(&**object)));
             if page.continue_token.is_empty() {
                 return Ok(objects);
             }
