@@ -154,16 +154,9 @@ pub const SERVICE_CIDRS: Kind = cluster("networking.k8s.io", "v1", "servicecidrs
 /// Cluster IPs, as objects.
 pub const IP_ADDRESSES: Kind = cluster("networking.k8s.io", "v1", "ipaddresses", "IPAddress");
 
-/// Claims to devices.
-pub const RESOURCE_CLAIMS: Kind = namespaced("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
 /// What claims of pods are made from.
 pub const RESOURCE_CLAIM_TEMPLATES: Kind =
     namespaced("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate");
-/// Devices that drivers have.
-pub const RESOURCE_SLICES: Kind = cluster("resource.k8s.io", "v1", "resourceslices", "ResourceSlice");
-/// Taints that administrators put on devices.
-pub const DEVICE_TAINT_RULES: Kind = cluster("resource.k8s.io", "v1", "devicetaintrules", "DeviceTaintRule");
-
 /// Resources whose objects are to be written anew.
 pub const STORAGE_VERSION_MIGRATIONS: Kind =
     cluster("storagemigration.k8s.io", "v1", "storageversionmigrations", "StorageVersionMigration");

@@ -267,12 +267,17 @@ fn boot(name: &str, directory: &Path) -> Result<(Child, u32)> {
     let boot_id = directory.join("boot_id");
     fs::write(&boot_id, base::id::uuid() + "\n")?;
     let data = directory.join("data");
+    // No resolver: a name outside of the cluster is asked of nobody.
+    let resolv_conf = directory.join("resolv.conf");
+    fs::write(&resolv_conf, "")?;
     // A fresh sysfs shows the host's own network devices; the cgroup hierarchies are carried over from the machine's.
     let layout = format!(
         "set -e; hostname {name}; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/{name}; \
          mount --bind {data} /var/lib/{name}; mount --bind {boot_id} /proc/sys/kernel/random/boot_id; \
          mkdir /run/cgroup; mount --rbind /sys/fs/cgroup /run/cgroup; mount -t sysfs sysfs /sys; \
-         mount --rbind /run/cgroup /sys/fs/cgroup; umount -l /run/cgroup; rmdir /run/cgroup",
+         mount --rbind /run/cgroup /sys/fs/cgroup; umount -l /run/cgroup; rmdir /run/cgroup; \
+         if [ -e /etc/resolv.conf ]; then mount --bind {resolv_conf} /etc/resolv.conf; fi",
+        resolv_conf = resolv_conf.display(),
         data = data.display(),
         boot_id = boot_id.display(),
     );

@@ -85,7 +85,7 @@ async fn a_pod_goes_where_its_volume_is_and_keeps_it_for_its_claim() {
     let held = cluster.until(kinds::PERSISTENT_VOLUME_CLAIMS, &claim, Value::is_object).await;
     assert_eq!(kept["spec"]["claimRef"]["uid"], held["metadata"]["uid"]);
     // Nobody is bound before its volume is.
-    let waits = cluster.until(kinds::PODS, &key, |_| true).await;
+    let waits = cluster.until(kinds::PODS, &key, Value::is_object).await;
     assert!(waits["spec"]["nodeName"].is_null());
     bind(&cluster, &claim, "v").await;
     let placed = cluster.until(kinds::PODS, &key, |held| held["status"]["phase"] == "Running").await;
