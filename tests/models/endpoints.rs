@@ -8,10 +8,10 @@ use std::time::Duration;
 use api::{DeleteOptions, Object};
 use controllers::endpoints::{EndpointSliceMirroring, EndpointSlices, EndpointsController};
 use controllers::garbage::GarbageCollector;
-use reconcile::kinds::{ENDPOINT_SLICES, ENDPOINTS, PODS, SERVICES};
+use reconcile::kinds::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
 use serde_json::{Value, json};
 
-use crate::kubelet::or_too_late;
+use crate::kubelet::{NODE, or_too_late};
 use crate::witness::{Seen, Witness, condition, is_active, value};
 use crate::world::{World, seeds};
 
@@ -29,6 +29,8 @@ async fn world(seed: u64) -> (World, Witness) {
         ]
     })
     .await;
+    // Pods on a node that is not there do not serve.
+    world.create(&NODES, &json!({ "metadata": { "name": NODE } })).await;
     let witness = Witness::of(&world, &[SERVICES, PODS, ENDPOINTS, ENDPOINT_SLICES]).await;
     (world, witness)
 }

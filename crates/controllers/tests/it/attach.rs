@@ -1,6 +1,7 @@
 //! Volumes of drivers are attached where pods need them. The test plays the driver and the nodes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{DeleteOptions, Key, Object, PatchType};
 use base::clock::{SystemClock, VirtualClock};
@@ -8,7 +9,7 @@ use reconcile::kinds;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{hurry, reason, start_alone};
+use crate::{in_steps, reason, start_alone};
 
 const DRIVER: &str = "d.example.com";
 /// Of volume `vol-1` on `n1` and on `n2`, by the driver.
@@ -198,7 +199,7 @@ async fn a_node_that_is_lost_is_waited_for_six_minutes() {
     let before = base::clock::Clock::now(&clock);
     end(&cluster, "a").await;
     // Nobody hears of the node any more.
-    hurry(&clock, attachment(&cluster, ON_FIRST, is_ending)).await;
+    in_steps(&clock, Duration::from_secs(400), attachment(&cluster, ON_FIRST, is_ending)).await;
     let passed = base::clock::Clock::now(&clock).duration_since(before);
     assert!(passed.as_secs() >= 360, "it was waited for only {passed:?}");
     reports(&cluster, "n1", &[]).await;
