@@ -211,13 +211,15 @@ impl Worker {
         };
         let live: Option<Node> = live.or(asked.as_deref()).map(crate::context::decode).transpose()?;
         let used = live.map(|live| used_on(name, &live)).unwrap_or_default();
+        let mut result = Ok(());
         for gone in detach {
             // What it began to use in the meantime, its next status will say: that brings the next look.
             if gone.forced || !used.contains(&gone.id) {
-                self.delete(name, gone).await?;
+                // The others are not to wait for one that fails.
+                result = result.and(self.delete(name, gone).await);
             }
         }
-        Ok(())
+        result
     }
 
     async fn delete(&self, node: &str, Detach { id, uid, .. }: Detach) -> Result<(), BoxError> {
@@ -236,7 +238,7 @@ impl Worker {
         let options = DeleteOptions { precondition_uid: Some(uid), ..DeleteOptions::default() };
         let key = Key::new("", id.as_str());
         match self.ctx.client.delete(&kinds::VOLUME_ATTACHMENTS.gvr(), &key, options).await {
-            Ok(()) | Err(Status { reason: Reason::Conflict, .. }) => Ok(()),
+            Ok(()) | Err(Status { reason: Reason::Conflict | Reason::NotFound, .. }) => Ok(()),
             Err(status) => {
                 if let Some(held) = self.world.lock().held_mut(&id) {
                     held.released = false;

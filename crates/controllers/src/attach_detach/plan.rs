@@ -187,20 +187,21 @@ pub(super) struct NodePlan {
     pub(super) wait: Option<Duration>,
 }
 
-/// Source: `reconcile`, `nodestatusupdater`. A node that attaches for itself is left alone; one that is gone uses
-/// nothing.
+/// Source: `reconcile`, `nodestatusupdater`. A node that attaches for itself is left alone. What one uses whose object is
+/// gone nobody knows: its machine may still write, and it is waited for like one that is lost.
 pub(super) fn plan_node(name: &str, node: Option<&Node>, parts: &[Part<'_>], now: Timestamp) -> NodePlan {
     let mut plan = NodePlan::default();
     if node.is_some_and(|node| !node.is_managed()) {
         return plan;
     }
-    let in_use = node.map(|node| used_on(name, node)).unwrap_or_default();
+    let in_use = node.map(|node| used_on(name, node));
+    let uses = |id: &str| in_use.as_ref().is_none_or(|used| used.contains(id));
     let off = node.is_some_and(Node::is_out_of_service);
-    let ill = node.is_some_and(|node| !node.is_healthy());
+    let ill = node.is_none_or(|node| !node.is_healthy());
     for Part { id, held, .. } in parts.iter().filter(|part| !part.wanted && !is_ending(part.held)) {
         let left = left(held.idle_since.unwrap_or(now), UNMOUNT_TIMEOUT, now);
         let forced = off || ill && left.is_zero();
-        if !in_use.contains(*id) || forced {
+        if !uses(id) || forced {
             plan.detach.push(Detach { id: (*id).to_owned(), uid: held.uid.clone(), forced });
             continue;
         }

@@ -301,11 +301,14 @@ fn what_a_node_uses_is_detached_only_when_the_node_is_lost() {
     assert_eq!((lost.detach, names(lost.attached)), (detached(true), Some(vec![])));
     assert_eq!(plan(&held, false, Some(&uses(true, off.clone()))).detach, detached(true));
     assert_eq!(plan(&held, true, Some(&uses(true, off))).detach, []);
-    // Not used, or no node any more.
+    // Of a node whose object is gone nobody knows what it uses.
+    let gone = plan(&held, false, None);
+    assert_eq!((gone.detach, gone.wait, gone.attached), (vec![], Some(UNMOUNT_TIMEOUT), None));
+    let gone = plan(&idle(-360), false, None);
+    assert_eq!((gone.detach, gone.attached), (detached(true), None));
+    // Not used.
     let free = plan(&held, false, Some(&node(true, json!([]), &[NAME], &[])));
     assert_eq!((free.detach, names(free.attached)), (detached(false), Some(vec![])));
-    let gone = plan(&held, false, None);
-    assert_eq!((gone.detach, gone.attached), (detached(false), None));
     // What goes already is not deleted twice, and a node that attaches for itself is left alone.
     let ending = Held { terminating: true, ..held.clone() };
     assert_eq!(plan(&ending, false, Some(&node(true, json!([]), &[], &[]))), Default::default());

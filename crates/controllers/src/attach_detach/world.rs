@@ -248,6 +248,9 @@ impl World {
             self.by_node.entry(new.node.clone()).or_default().insert(id.to_owned());
             touched.extend(items(&new));
             self.held.insert(id.to_owned(), new);
+        } else if let Some(want) = self.wants.get_mut(id).filter(|_| !touched.is_empty()) {
+            // Who was asked is asked no more.
+            want.asked = None;
         }
         touched.sort_unstable();
         touched.dedup();

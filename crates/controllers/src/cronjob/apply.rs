@@ -59,8 +59,13 @@ impl Worker {
                 written => written?,
             }
         }
-        tidied?;
-        Ok(result?.map_or(Action::Done, Action::After))
+        let next = result?;
+        if let Err(status) = tidied {
+            // What is due next does not wait for an old Job that cannot be deleted.
+            next.into_iter().for_each(|delay| self.queue.add_after(key.clone(), delay));
+            return Err(status.into());
+        }
+        Ok(next.map_or(Action::Done, Action::After))
     }
 
     /// The Jobs that a CronJob controls, by name.

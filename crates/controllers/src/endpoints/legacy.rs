@@ -175,7 +175,7 @@ struct Address {
 }
 
 fn subsets(service: &Service, pods: &[Pod]) -> BTreeMap<Vec<Port>, Subset> {
-    let family = service.families().first().copied().unwrap_or("IPv4");
+    let family = service.first_family();
     let early = service.spec.publish_not_ready_addresses;
     let mut subsets: BTreeMap<Vec<Port>, Subset> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| !pod.is_finished() && (early || !pod.metadata.is_terminating())) {
@@ -223,6 +223,8 @@ fn truncate(subsets: &mut BTreeMap<Vec<Port>, Subset>) -> bool {
             subset.other.clear();
         }
     }
+    // One without addresses would be refused.
+    subsets.retain(|_, subset| !subset.ready.is_empty() || !subset.other.is_empty());
     true
 }
 

@@ -86,25 +86,30 @@ impl Watched {
 
     fn pod_changed(&self, change: &Change) {
         let versions: Vec<_> = [&change.old, &change.new].into_iter().flatten().map(|pod| &**pod).collect();
-        self.selecting_changed(&change.key.namespace, &versions);
+        let services = self.selecting(&change.key.namespace, &versions);
+        // Most changes of a pod are none to those who ask for it.
+        if services.is_empty() || matches!(versions[..], [old, new] if serves_alike(old, new)) {
+            return;
+        }
+        services.into_iter().for_each(|service| self.queue.add(service));
     }
 
     /// The Services of the pods of a node, which tells something else of them now.
     fn node_changed(&self, node: &str) {
         for pod in self.pods.on_node(node) {
-            self.selecting_changed(&pod.meta().namespace, &[&*pod]);
+            let services = self.selecting(&pod.meta().namespace, &[&*pod]);
+            services.into_iter().for_each(|service| self.queue.add(service));
         }
     }
 
     /// The Services that select a pod in one of these versions.
-    fn selecting_changed(&self, namespace: &str, versions: &[&Object]) {
+    fn selecting(&self, namespace: &str, versions: &[&Object]) -> Vec<Key> {
         let selectors = self.selectors.read();
         let first = Key::new(namespace, "");
-        for (key, selector) in selectors.range(first..).take_while(|(key, _)| key.namespace == namespace) {
-            if versions.iter().any(|pod| is_subset(selector, &pod.meta().labels)) {
-                self.queue.add(key.clone());
-            }
-        }
+        let of_namespace = selectors.range(first..).take_while(|(key, _)| key.namespace == namespace);
+        let selecting = of_namespace
+            .filter(|(_, selector)| versions.iter().any(|pod| is_subset(selector, &pod.meta().labels)));
+        selecting.map(|(key, _)| key.clone()).collect()
     }
 
     /// The pods that a Service selects, decoded.
@@ -112,4 +117,21 @@ impl Watched {
         let pods = self.pods.labelled(namespace, |labels| is_subset(&service.spec.selector, labels));
         pods.iter().filter_map(|pod| decode::<Pod>(pod).ok()).collect()
     }
+}
+
+/// Whether two versions of a pod are the same to every Service: nothing differs of which an endpoint is made. What its
+/// containers are called and listen on never changes. Source: `podEndpointsChanged`.
+fn serves_alike(old: &Object, new: &Object) -> bool {
+    let same_labels = old.meta().uid == new.meta().uid && old.meta().labels == new.meta().labels;
+    let (Ok(old), Ok(new)) = (decode::<Pod>(old), decode::<Pod>(new)) else { return false };
+    let addresses = |pod: &Pod| pod.status.pod_ips.iter().map(|held| held.ip.clone()).collect::<Vec<_>>();
+    same_labels
+        && old.metadata.is_terminating() == new.metadata.is_terminating()
+        && old.is_finished() == new.is_finished()
+        && old.is_ready() == new.is_ready()
+        && old.readiness_changed() == new.readiness_changed()
+        && old.spec.node_name == new.spec.node_name
+        && (&old.spec.hostname, &old.spec.subdomain) == (&new.spec.hostname, &new.spec.subdomain)
+        && old.status.pod_ip == new.status.pod_ip
+        && addresses(&old) == addresses(&new)
 }

@@ -69,6 +69,8 @@ impl Component for EndpointSlices {
         if !ready(&ctx, &worker.caches()).await {
             return Ok(());
         }
+        // Whoever is looked at first needs the zones' shares, and nobody waits for news of them yet.
+        worker.zones.count();
         let counter =
             Arc::new(Counter { zones: worker.zones.clone(), services: worker.watched.queue.clone() });
         let queue = worker.watched.queue.clone();

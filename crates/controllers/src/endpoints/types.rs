@@ -194,6 +194,12 @@ impl Service {
         }
     }
 
+    /// The family of its first address, of which its Endpoints are. Source: `podToEndpointAddressForService`.
+    pub(super) fn first_family(&self) -> &str {
+        let told = self.spec.ip_families.first().map(String::as_str);
+        told.or_else(|| self.families().first().copied()).unwrap_or("IPv4")
+    }
+
     /// Whether it has an address of its own. Source: `isServiceIPSet`.
     pub(super) fn has_address(&self) -> bool {
         !matches!(self.spec.cluster_ip.as_str(), "" | "None")

@@ -270,3 +270,35 @@ fn endpoints_made_by_hand_are_mirrored_by_family_and_ports() {
     apply(&mut slices, todo, &mut made);
     assert!(slices.is_empty());
 }
+
+#[test]
+fn most_changes_of_a_pod_are_none_to_services() {
+    let pod = |label: &str, ready: &str, restarts: u32| {
+        let body = json!({
+            "metadata": { "name": "p", "namespace": "ns", "uid": "u", "labels": { "app": label } },
+            "spec": { "nodeName": "n" },
+            "status": { "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": ready }],
+                "containerStatuses": [{ "name": "c", "restartCount": restarts }] },
+        });
+        api::Object::parse(body.to_string().into()).unwrap()
+    };
+    let before = pod("web", "True", 0);
+    assert!(super::serves_alike(&before, &pod("web", "True", 1)));
+    assert!(!super::serves_alike(&before, &pod("web", "False", 0)));
+    assert!(!super::serves_alike(&before, &pod("db", "True", 0)));
+}
+
+#[test]
+fn endpoints_are_of_the_first_family_and_no_subset_is_empty() {
+    let mut both = http();
+    both.spec.ip_families = vec!["IPv6".into(), "IPv4".into()];
+    assert_eq!((both.first_family(), both.families()), ("IPv6", vec!["IPv4", "IPv6"]));
+    // A named port has another number in the last of 1,001 pods: all the room goes to the others.
+    let mut pods: Vec<Pod> = (0..1001).map(|number| pod(number, true, false)).collect();
+    pods[1000].spec.containers[0].ports[0].container_port = 9090;
+    let body = legacy::body(&http(), &pods, None);
+    let subsets = body["subsets"].as_array().unwrap();
+    let lengths: Vec<usize> =
+        subsets.iter().map(|held| held["addresses"].as_array().map_or(0, Vec::len)).collect();
+    assert_eq!(lengths, [1000]);
+}
