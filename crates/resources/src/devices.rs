@@ -252,6 +252,10 @@ fn check_request(request: &At<'_>, errors: &mut FieldErrors) {
         _ => errors.push(mode.not_supported(&["All", "ExactCount"])),
     }
     tolerations(&request.get("tolerations"), errors);
+    // Upstream takes negative amounts too; of a device that is shared they would make room for others.
+    for (_, amount) in request.down(&["capacity", "requests"]).entries() {
+        amount.not_negative_quantity(errors);
+    }
 }
 
 /// What a request puts up with.
@@ -394,8 +398,16 @@ mod tests {
 
     #[test]
     fn requests_are_of_one_kind() {
-        let rows: [(Value, Vec<&str>); 4] = [
+        let rows: [(Value, Vec<&str>); 5] = [
             (request(), vec![]),
+            (
+                json!({ "name": "r", "exactly": { "deviceClassName": "gpu",
+                    "capacity": { "requests": { "cores": "0", "memory": "-1Gi" } } } }),
+                vec![
+                    "spec.devices.requests[0].exactly.capacity.requests[memory]: Invalid value: \"-1Gi\": must be \
+                     greater than or equal to 0",
+                ],
+            ),
             (
                 json!({ "name": "r", "exactly": { "deviceClassName": "gpu", "allocationMode": "Some" } }),
                 vec![

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Key;
 use base::backoff::Policy;
 use jiff::Timestamp;
 
@@ -108,6 +109,8 @@ pub struct PodQueue {
     unschedulable: BTreeSet<(Timestamp, Uid)>,
     /// The same by each plugin that refused them; those that none did, under an empty name.
     refused_by: HashMap<&'static str, BTreeSet<Uid>>,
+    /// The pods that a plugin does not let be tried, by each claim of devices that they name.
+    held_back: HashMap<Key, BTreeSet<Uid>>,
     sequence: u64,
     /// Counts events that moved or could have moved pods: one that comes while a pod is being tried must not be missed.
     moves: u64,
@@ -124,6 +127,7 @@ impl PodQueue {
             backoff: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
             refused_by: HashMap::new(),
+            held_back: HashMap::new(),
             sequence: 0,
             moves: 0,
             came: BTreeMap::new(),
@@ -141,6 +145,9 @@ impl PodQueue {
     ) {
         let uid = pod.uid.clone();
         let Some(held) = self.waiting.get_mut(&uid) else {
+            if gated {
+                self.hold_back(&pod, true);
+            }
             let waiting = Waiting {
                 pod,
                 refusals: 0,
@@ -160,9 +167,17 @@ impl PodQueue {
         };
         let before = std::mem::replace(&mut held.pod, pod);
         match held.place {
-            Place::Gated if !gated => {
-                held.since = now;
-                self.activate(&uid, CHANGED);
+            Place::Gated => {
+                let pod = held.pod.clone();
+                if !gated {
+                    held.since = now;
+                    self.activate(&uid, CHANGED);
+                }
+                // The new version may name other claims.
+                self.hold_back(&before, false);
+                if gated {
+                    self.hold_back(&pod, true);
+                }
             }
             // Its attempt has not ended: should it be refused, it is tried again, unless only its status is another.
             Place::InFlight(_) if is_another(&before, &held.pod) => self.moves += 1,
@@ -179,6 +194,9 @@ impl PodQueue {
             self.unplace(&uid, held.place);
             if matches!(held.place, Place::Unschedulable(_)) {
                 self.index(&uid, &held.rejected_by, false);
+            }
+            if held.place == Place::Gated {
+                self.hold_back(&held.pod, false);
             }
         }
     }
@@ -218,10 +236,24 @@ impl PodQueue {
         self.waiting.get(uid).map(|held| &held.pod)
     }
 
-    /// The pods that a plugin does not let be tried.
-    pub fn held_back(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        let waiting = self.waiting.values().filter(|held| held.place == Place::Gated);
-        waiting.map(|held| &held.pod)
+    /// The pods that name a claim of devices and that a plugin does not let be tried.
+    pub fn held_back(&self, claim: &Key) -> impl Iterator<Item = &Arc<Pod>> {
+        self.held_back.get(claim).into_iter().flatten().filter_map(|uid| self.get(uid))
+    }
+
+    /// Keeps or takes away a pod under the claims that it names. It is kept while its place is [`Place::Gated`].
+    fn hold_back(&mut self, pod: &Pod, held: bool) {
+        for name in pod.devices.iter().filter_map(|named| named.name()) {
+            let claim = Key::new(pod.key.namespace.as_str(), name);
+            if held {
+                self.held_back.entry(claim).or_default().insert(pod.uid.clone());
+            } else if let Some(uids) = self.held_back.get_mut(&claim) {
+                uids.remove(&pod.uid);
+                if uids.is_empty() {
+                    self.held_back.remove(&claim);
+                }
+            }
+        }
     }
 
     /// The next pod to be tried. If none can be tried now, one that waits out the back-off of a refusal is: nobody would
@@ -443,7 +475,7 @@ pub(crate) fn is_another(before: &Pod, pod: &Pod) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Spec;
+    use crate::types::{DeviceClaim, Spec};
 
     const POLICY: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(10) };
 
@@ -579,6 +611,39 @@ mod tests {
         assert_eq!((popped(&mut queue), queue.tick(at(1000))), (None, None));
         queue.put(pod("a", 0), false, at(1000), |_, _| true);
         assert_eq!(popped(&mut queue).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn who_is_held_back_is_found_by_the_claims_that_it_names() {
+        let naming = |uid: &str, claims: &[&str]| {
+            let devices = claims.iter().map(|name| DeviceClaim::Named((*name).to_owned())).collect();
+            Arc::new(Pod { key: Key::new("ns", uid), devices, ..Pod::clone(&pod(uid, 0)) })
+        };
+        let held = |queue: &PodQueue, claim: &str| -> Vec<String> {
+            queue.held_back(&Key::new("ns", claim)).map(|pod| pod.uid.to_string()).collect()
+        };
+        let mut queue = PodQueue::new(POLICY);
+        // A pod may name one claim several times.
+        for (pod, gated) in [
+            (naming("a", &["x", "x"]), true),
+            (naming("b", &["x", "y"]), true),
+            (naming("c", &["x"]), false),
+            (naming("d", &[]), true),
+        ] {
+            queue.put(pod, gated, at(0), |_, _| false);
+        }
+        assert_eq!((held(&queue, "x"), held(&queue, "y")), (vec!["a".into(), "b".into()], vec!["b".into()]));
+        assert_eq!(queue.held_back(&Key::new("elsewhere", "x")).count(), 0);
+        // One names another claim now, one waits no more.
+        queue.put(naming("a", &["z"]), true, at(1), |_, _| false);
+        queue.put(naming("b", &["x", "z"]), false, at(1), |_, _| false);
+        assert_eq!((held(&queue, "x"), held(&queue, "y")), (vec![], vec![]));
+        assert_eq!(held(&queue, "z"), ["a"]);
+        // Who has been tried once is never held back again.
+        queue.put(naming("b", &["x"]), true, at(2), |_, _| false);
+        assert_eq!(held(&queue, "x"), Vec::<String>::new());
+        queue.remove("a");
+        assert!(queue.held_back.is_empty());
     }
 
     #[test]

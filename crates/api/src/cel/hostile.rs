@@ -399,3 +399,23 @@ fn what_takes_long_gives_way_and_is_the_same_elsewhere() {
     let variables = Variables::default().json("self", &object).paced(Some(&pace));
     assert_eq!(long.holds(&variables, &mut Budget::new(100)), Err(CelError::Cost));
 }
+
+#[test]
+fn a_budget_tells_of_the_work_where_it_costs_little() {
+    let object = json!({});
+    let variables = Variables::default().json("self", &object);
+    // The pattern becomes large, while upstream says that it costs next to nothing.
+    let large = compile(r"'a'.matches('\\pL{9}')");
+    let mut budget = Budget::new(CALL_COST_MAX);
+    assert_eq!(large.holds(&variables, &mut budget), Ok(false));
+    let cost = CALL_COST_MAX - budget.left();
+    assert!(cost < 100 && budget.spent() > 1_000, "{cost} {}", budget.spent());
+    assert_eq!(budget.spent(), (CALL_COST_MAX * WORK_PER_COST - budget.work) / WORK_PER_COST);
+    let mut charged = Budget::new(100);
+    assert_eq!((charged.charge(60), charged.spent()), (Ok(()), 60));
+    assert_eq!((charged.charge(60), charged.spent()), (Err(CelError::Cost), 60));
+    // What a call within it spends counts for it too.
+    let mut outer = Budget::new(CALL_COST_MAX);
+    assert_eq!(outer.call(|inner| large.holds(&variables, inner)), Ok(false));
+    assert_eq!(outer.spent(), budget.spent());
+}

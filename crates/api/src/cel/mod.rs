@@ -104,6 +104,8 @@ fn told(text: &str) -> &str {
 pub struct Budget {
     left: u64,
     work: u64,
+    /// What there was of both at first.
+    given: (u64, u64),
     /// What may be spent before the evaluation gives way.
     quick: Option<u64>,
     patterns: patterns::Patterns,
@@ -112,12 +114,19 @@ pub struct Budget {
 impl Budget {
     /// A budget of so much.
     pub fn new(cost: u64) -> Self {
-        Self { left: cost, work: cost.saturating_mul(WORK_PER_COST), ..Self::default() }
+        let work = cost.saturating_mul(WORK_PER_COST);
+        Self { left: cost, work, given: (cost, work), ..Self::default() }
     }
 
     /// What is left; nothing where no work may be done.
     pub fn left(&self) -> u64 {
         if self.work == 0 { 0 } else { self.left }
+    }
+
+    /// What was spent, in units of cost: what upstream says that it costs, or the work that it was if that is more.
+    pub fn spent(&self) -> u64 {
+        let (cost, work) = (self.given.0.saturating_sub(self.left), self.given.1.saturating_sub(self.work));
+        cost.max(work / WORK_PER_COST)
     }
 
     /// Pays for work.
@@ -140,7 +149,8 @@ impl Budget {
     pub fn call<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, CelError>) -> Result<T, CelError> {
         let may = self.left.min(CALL_COST_MAX);
         let work = self.work.min(CALL_COST_MAX * WORK_PER_COST);
-        let mut call = Self { left: may, work, quick: None, patterns: std::mem::take(&mut self.patterns) };
+        let patterns = std::mem::take(&mut self.patterns);
+        let mut call = Self { left: may, work, given: (may, work), quick: None, patterns };
         let result = run(&mut call);
         if matches!(result, Err(CelError::Cost)) {
             (call.left, call.work) = (0, 0);

@@ -1,3 +1,5 @@
+//! Plans over made-up volumes and nodes, names, and the index of what is wanted and there.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -159,6 +159,8 @@ struct Published {
 #[derive(Debug, Default)]
 pub(super) struct Taints {
     pools: BTreeMap<PoolId, BTreeMap<String, Published>>,
+    /// How many of the slices have taints.
+    tainted_slices: usize,
     /// Evicting rules by name.
     rules: BTreeMap<String, Rule>,
 }
@@ -182,8 +184,7 @@ impl Eviction {
 impl Taints {
     /// Whether nobody has to leave.
     pub(super) fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-            && !self.pools.values().flat_map(BTreeMap::values).any(|held| !held.tainted.is_empty())
+        self.rules.is_empty() && self.tainted_slices == 0
     }
 
     /// A slice changed, came or went. Gives the devices whose taints are others now.
@@ -199,13 +200,16 @@ impl Taints {
         let mut known = Tainted::new();
         for pool in &pools {
             let Some(held) = self.pools.get_mut(pool) else { continue };
-            known.extend(held.remove(name).map(|held| held.tainted).unwrap_or_default());
+            let tainted = held.remove(name).map(|held| held.tainted).unwrap_or_default();
+            self.tainted_slices -= usize::from(!tainted.is_empty());
+            known.extend(tainted);
             if held.is_empty() {
                 self.pools.remove(pool);
             }
         }
         if let Some(slice) = new {
             let tainted = slice.tainted(&known, now);
+            self.tainted_slices += usize::from(!tainted.is_empty());
             let published = Published { generation: slice.spec.pool.generation, tainted };
             self.pools.entry(slice.pool()).or_default().insert(name.to_owned(), published);
         }

@@ -142,14 +142,14 @@ impl Cluster {
         cluster
     }
 
-    /// What a component of Skiff's has in its process: its own name, and with that no more rights than it has there.
-    pub(crate) fn component(&self, name: &str) -> (Client, Informers) {
+    /// The line of a component of Skiff's in its process: under its own name, and with that no more rights than it has
+    /// there.
+    pub(crate) fn component(&self, name: &str) -> Client {
         let groups = vec![apiserver::authn::names::COMPONENTS.into()];
         let user = User { name: format!("skiff:{name}"), groups, ..User::default() };
         let transport =
             InProcess { pipeline: self.pipeline.clone(), user, pods_asked_for: self.pods_asked_for.clone() };
-        let client = Client::new(Arc::new(transport), name);
-        (client.clone(), Informers::new(client, self.clock.clone()))
+        Client::new(Arc::new(transport), name)
     }
 
     /// What the server serves, custom kinds among it.

@@ -19,7 +19,7 @@ async fn start() -> (Cluster, Catalog) {
     let catalog = Catalog::new(Arc::new(api::catalog::Catalog::builtin()));
     let known = catalog.clone();
     let cluster = Cluster::start(|cluster| {
-        let (client, informers) = cluster.component("controllers");
+        let (client, informers) = (cluster.component("controllers"), cluster.informers.clone());
         let ctx = Ctx {
             client,
             informers,

@@ -29,6 +29,8 @@ const STEPS_MAX: u64 = 10_000_000;
 const COST_MAX: u64 = 20 * SELECTOR_COST_MAX;
 /// So often it is looked whether time is up.
 const STEPS_PER_LOOK: u64 = 1024;
+/// The same for what expressions cost: it is about a millisecond.
+const COST_PER_LOOK: u64 = 10_000;
 
 /// Why claims get nothing on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +91,23 @@ pub struct Search<'a> {
     rules: Vec<&'a TaintRule>,
     /// Whether an ask's expressions select a device, by the place of the device in memory: they say the same for every node.
     selected: RefCell<HashMap<(usize, usize), bool>>,
-    steps: Cell<u64>,
-    cost: Cell<u64>,
+    /// What the pod has left of steps, and of what expressions cost.
+    pub(super) steps: Cell<u64>,
+    pub(super) cost: Cell<u64>,
+}
+
+/// Takes a price from what is left. Who cannot pay it has nothing left, so that nobody tries the same again and again.
+fn pay(left: &Cell<u64>, price: u64) -> Result<(), Refused> {
+    let rest = left.get().checked_sub(price);
+    left.set(rest.unwrap_or(0));
+    rest.map(drop).ok_or(Refused::Late)
+}
+
+fn in_time(deadline: Option<Instant>) -> Result<(), Refused> {
+    match deadline {
+        Some(deadline) if Instant::now() >= deadline => Err(Refused::Late),
+        _ => Ok(()),
+    }
 }
 
 impl<'a> Search<'a> {
@@ -131,6 +148,10 @@ impl<'a> Search<'a> {
 
     /// What the claims get on a node, each in its place. `deadline`: until then, if it has to be before.
     pub fn allocate(&self, node: &Node, deadline: Option<Instant>) -> Result<Vec<Solution<'a>>, Refused> {
+        // Merely to gather what there is on a node takes time, and there may be many nodes.
+        if self.steps.get() == 0 || self.cost.get() == 0 {
+            return Err(Refused::Late);
+        }
         let mut attempt = Attempt::new(self, node, deadline)?;
         if attempt.run()? {
             return Ok(attempt.solutions());
@@ -141,23 +162,29 @@ impl<'a> Search<'a> {
         Err(Refused::Cannot)
     }
 
-    fn step(&self) -> Result<(), Refused> {
-        self.steps.set(self.steps.get().checked_sub(1).ok_or(Refused::Late)?);
-        Ok(())
+    /// Pays for the evaluation of an expression, and looks at the time where that may have taken long.
+    pub(super) fn pay_cost(&self, spent: u64, deadline: Option<Instant>) -> Result<(), Refused> {
+        let before = self.cost.get();
+        pay(&self.cost, spent)?;
+        if before / COST_PER_LOOK == self.cost.get() / COST_PER_LOOK { Ok(()) } else { in_time(deadline) }
+    }
+
+    /// Whether the expressions of an ask and of its class select a device, if that is known.
+    fn known(&self, at: usize, device: &Device) -> Option<bool> {
+        self.selected.borrow().get(&(at, std::ptr::from_ref(device).addr())).copied()
     }
 
     /// Whether the expressions of an ask and of its class select a device.
-    fn selects(&self, at: usize, device: &Device) -> Result<bool, Refused> {
-        let key = (at, std::ptr::from_ref(device).addr());
-        if let Some(known) = self.selected.borrow().get(&key) {
-            return Ok(*known);
+    fn selects(&self, at: usize, device: &Device, deadline: Option<Instant>) -> Result<bool, Refused> {
+        if let Some(known) = self.known(at, device) {
+            return Ok(known);
         }
         let Asked { claim, ask, class, .. } = &self.asked[at];
         let of_class = || format!("class {}", class.name);
         let of_claim = || format!("claim {}", self.claims[*claim].version.key);
-        let selected = self.all_select(&class.selectors, device, &of_class)?
-            && self.all_select(&ask.selectors, device, &of_claim)?;
-        self.selected.borrow_mut().insert(key, selected);
+        let selected = self.all_select(&class.selectors, device, deadline, &of_class)?
+            && self.all_select(&ask.selectors, device, deadline, &of_claim)?;
+        self.selected.borrow_mut().insert((at, std::ptr::from_ref(device).addr()), selected);
         Ok(selected)
     }
 
@@ -165,6 +192,7 @@ impl<'a> Search<'a> {
         &self,
         selectors: &[Selector],
         device: &Device,
+        deadline: Option<Instant>,
         whose: &dyn Fn() -> String,
     ) -> Result<bool, Refused> {
         for (number, selector) in selectors.iter().enumerate() {
@@ -176,8 +204,7 @@ impl<'a> Search<'a> {
             let mut budget = Budget::new(SELECTOR_COST_MAX);
             let matches = program.matches(seen, &mut budget);
             // A step of any kind costs something.
-            let spent = SELECTOR_COST_MAX.saturating_sub(budget.left()).max(1);
-            self.cost.set(self.cost.get().checked_sub(spent).ok_or(Refused::Late)?);
+            self.pay_cost(budget.spent().max(1), deadline)?;
             if !matches.map_err(|failure| failed(&failure.to_string()))? {
                 return Ok(false);
             }
@@ -260,11 +287,14 @@ struct Attempt<'a, 's> {
 
 impl<'a, 's> Attempt<'a, 's> {
     fn new(search: &'s Search<'a>, node: &'s Node, deadline: Option<Instant>) -> Result<Self, Refused> {
+        pay(&search.steps, search.asked.len() as u64)?;
         let pools = search.devices.pools(node);
+        let slices = pools.iter().map(|pool| pool.here.len() + pool.others.len()).sum::<usize>();
         let usable = pools.iter().enumerate().filter(|(_, pool)| pool.problem.is_none());
-        let offers = usable
+        let offers: Vec<Offer<'a>> = usable
             .flat_map(|(at, pool)| pool.devices().map(move |(slice, device)| (at, slice, device)))
             .collect();
+        pay(&search.steps, (slices + offers.len()) as u64)?;
         let claims = search.claims.len();
         let mut attempt = Self {
             search,
@@ -291,13 +321,9 @@ impl<'a, 's> Attempt<'a, 's> {
 
     /// Nothing takes longer than it may.
     fn step(&mut self) -> Result<(), Refused> {
-        self.search.step()?;
+        pay(&self.search.steps, 1)?;
         self.steps = self.steps.checked_sub(1).ok_or(Refused::Late)?;
-        let looks = self.steps.is_multiple_of(STEPS_PER_LOOK);
-        match self.deadline {
-            Some(deadline) if looks && Instant::now() >= deadline => Err(Refused::Late),
-            _ => Ok(()),
-        }
+        if self.steps.is_multiple_of(STEPS_PER_LOOK) { in_time(self.deadline) } else { Ok(()) }
     }
 
     /// What an ask needs. Source: `validateDeviceRequest`.
@@ -361,8 +387,13 @@ impl<'a, 's> Attempt<'a, 's> {
 
     /// Whether a device can be had for an ask, whoever else has it: it is selected, of the node, and large enough.
     fn may_get(&self, at: usize, (_, slice, device): Offer<'a>) -> Result<bool, Refused> {
-        let here = slice.place != Place::PerDevice || device.place.is_on(self.node);
-        Ok(here && self.search.selects(at, device)? && self.suffices(self.search.asked[at].ask, device))
+        Ok(self.is_here(slice, device)
+            && self.search.selects(at, device, self.deadline)?
+            && self.suffices(self.search.asked[at].ask, device))
+    }
+
+    fn is_here(&self, slice: &Slice, device: &Device) -> bool {
+        slice.place != Place::PerDevice || device.place.is_on(self.node)
     }
 
     fn suffices(&self, ask: &Ask, device: &'a Device) -> bool {
@@ -418,7 +449,42 @@ impl<'a, 's> Attempt<'a, 's> {
         if after > RESULTS_MAX {
             return Ok(Turn::Back { too_many: true });
         }
+        if position.number == 0 && self.has_too_few(at, position)? {
+            return Ok(Turn::Back { too_many: false });
+        }
         self.next_device(at, position)
+    }
+
+    /// Whether it is known that fewer devices are left for an ask than it still needs: then no choice among them helps,
+    /// and to try all choices would take time without end. Where no expression has said yet whether it selects a device,
+    /// nothing is known: a search that goes on finds the same, and the same to be wrong, as it would without this.
+    fn has_too_few(&mut self, at: usize, position: Position) -> Result<bool, Refused> {
+        let need = &self.needs[at];
+        let mut needed = need.count.saturating_sub(position.number);
+        // A single device is found as quickly as it is counted.
+        if need.all.is_some() || needed < 2 {
+            return Ok(false);
+        }
+        for place in position.from..self.offers.len() {
+            self.step()?;
+            match self.is_left(at, self.offers[place]) {
+                None => return Ok(false),
+                Some(true) if needed == 1 => return Ok(false),
+                Some(left) => needed -= usize::from(left),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a device may be taken for an ask, as far as that cannot change while more are taken for it: counters and
+    /// constraints are not looked at. `None`: nobody has asked the expressions.
+    fn is_left(&self, at: usize, (_, slice, device): Offer<'a>) -> Option<bool> {
+        if !self.is_free(at, device) || !self.is_here(slice, device) {
+            return Some(false);
+        }
+        let ask = self.search.asked[at].ask;
+        let selected = self.search.known(at, device)?;
+        Some(selected && self.suffices(ask, device) && self.bears(ask, device))
     }
 
     /// Takes a decision back, and makes another one in its place.
@@ -439,7 +505,10 @@ impl<'a, 's> Attempt<'a, 's> {
             Frame::Device { at, position, taken } => {
                 self.give_back(at, &taken);
                 // Other devices would be as many.
-                if too_many { Ok(Turn::Back { too_many }) } else { self.next_device(at, position) }
+                if too_many || self.has_too_few(at, position)? {
+                    return Ok(Turn::Back { too_many });
+                }
+                self.next_device(at, position)
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Key, PatchType, Reason, Status};
+use jiff::Timestamp;
 use reconcile::{EventType, kinds};
 use serde_json::{Value, json};
 
@@ -35,15 +36,10 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
         let devices = &mut shared.state.lock().cluster.devices;
         devices.follow(claims.iter().map(|(claim, _)| &claim.version.key))
     };
-    let deadline = shared.clock.now().saturating_add(plan.timeout).unwrap_or(jiff::Timestamp::MAX);
+    let begun = shared.clock.now();
     let mut written = Vec::with_capacity(claims.len());
     for (claim, allocation) in claims {
-        let claim = if claim.is_reserved_for(&pod.uid) {
-            claim.clone()
-        } else {
-            Arc::new(write(shared, pod, claim, allocation.as_deref()).await?)
-        };
-        written.push(claim);
+        written.push(Arc::new(write(shared, pod, claim, allocation.as_deref()).await?));
     }
     let waits = |claim: &&Arc<Claim>| {
         let devices = claim.allocation.iter().flat_map(|allocation| &allocation.devices);
@@ -55,6 +51,7 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
     }
     let message = format!("waiting for binding conditions for device on node {}", pod.node);
     shared.event(pod, pod, EventType::Normal, "BindingConditionsPending", message);
+    let deadline = deadline(begun, plan.timeout, &written);
     loop {
         if are_ready(shared, pod, &written)? {
             return Ok(());
@@ -64,6 +61,14 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
             () = shared.clock.sleep_until(deadline) => return Err("device binding timeout".to_owned()),
         }
     }
+}
+
+/// Until when devices may become ready. They had been given to a claim before if this is another attempt, whose time does
+/// not begin anew.
+pub(super) fn deadline(begun: Timestamp, timeout: Duration, claims: &[Arc<Claim>]) -> Timestamp {
+    let given = claims.iter().filter_map(|claim| claim.allocation.as_ref()?.since);
+    let first = given.fold(begun, Timestamp::min);
+    first.saturating_add(timeout).unwrap_or(Timestamp::MAX)
 }
 
 /// Whether all devices are ready, or why they will not be.
@@ -94,13 +99,22 @@ fn are_ready(shared: &Shared, pod: &Pod, written: &[Arc<Claim>]) -> Result<bool,
 async fn write(
     shared: &Shared,
     pod: &Pod,
-    claim: &Arc<Claim>,
+    planned: &Claim,
     allocation: Option<&Allocation>,
 ) -> Result<Claim, String> {
     let mut known: Option<Claim> = None;
+    if planned.is_reserved_for(&pod.uid) {
+        // An attempt before this one may have taken that back since, which need not have been told yet.
+        known = Some(look(shared, &planned.version.key, "").await?);
+    }
     let mut last = None;
     for _ in 0..TRIES {
-        match write_once(shared, pod, known.as_ref().unwrap_or(claim), allocation).await? {
+        if let Some(known) = known.take_if(|known| known.is_reserved_for(&pod.uid) && allocation.is_none()) {
+            return still_holds(planned, &known, false).map(|()| known);
+        }
+        let claim = known.as_ref().unwrap_or(planned);
+        still_holds(planned, claim, allocation.is_some())?;
+        match write_once(shared, pod, claim, allocation).await? {
             Ok(written) => {
                 let key = &written.version.key;
                 shared.state.lock().cluster.devices.written(key, written.version.revision);
@@ -109,16 +123,39 @@ async fn write(
             Err(conflict) => last = Some(conflict),
         }
         // Somebody has changed the claim meanwhile, which may mean nothing: it is looked at anew.
-        let key = &claim.version.key;
-        let object = shared.client.get(&kinds::RESOURCE_CLAIMS.gvr(), key).await;
-        let object =
-            object.map_err(|status| format!("get updated claim {key} after conflict: {}", status.message))?;
-        known = Some(Claim::decode(&object).map_err(|error| error.to_string())?);
+        known = Some(look(shared, &planned.version.key, " after conflict").await?);
     }
     Err(last.unwrap_or_default())
 }
 
-/// The same, unless the claim has been changed: then what the server says of that.
+/// A claim as the server has it.
+async fn look(shared: &Shared, key: &Key, why: &str) -> Result<Claim, String> {
+    let object = shared.client.get(&kinds::RESOURCE_CLAIMS.gvr(), key).await;
+    let object = object.map_err(|status| format!("get updated claim {key}{why}: {}", status.message))?;
+    Claim::decode(&object).map_err(|error| error.to_string())
+}
+
+/// Whether what was planned can be done with a claim as it is now, or why not. The devices that a claim gets were free
+/// for the one that was planned for; and a claim that had some lets the pod go to this node only while it has these.
+pub(super) fn still_holds(planned: &Claim, now: &Claim, gets: bool) -> Result<(), String> {
+    let key = &planned.version.key;
+    let meanwhile = if now.version.uid != planned.version.uid {
+        "got replaced by another one"
+    } else if now.terminating {
+        "got deleted"
+    } else if gets && now.allocation.is_some() {
+        "got allocated elsewhere"
+    } else if !gets && now.allocation.is_none() {
+        "got deallocated"
+    } else if !gets && now.allocation != planned.allocation {
+        "got other devices"
+    } else {
+        return Ok(());
+    };
+    Err(format!("claim {key} {meanwhile} in the meantime"))
+}
+
+/// Writes it once, unless the claim has been changed: then gives what the server says of that.
 async fn write_once(
     shared: &Shared,
     pod: &Pod,
@@ -127,12 +164,6 @@ async fn write_once(
 ) -> Result<Result<Claim, String>, String> {
     let key = &claim.version.key;
     let mut revision = claim.version.revision;
-    if claim.terminating {
-        return Err(format!("claim {key} got deleted in the meantime"));
-    }
-    if allocation.is_some() && claim.allocation.is_some() {
-        return Err(format!("claim {key} got allocated elsewhere in the meantime"));
-    }
     if allocation.is_some() && !claim.finalizers.iter().any(|held| held == FINALIZER) {
         let finalizers: Vec<&str> = claim.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
         let patch = json!({ "metadata": { "finalizers": finalizers } });

@@ -18,11 +18,13 @@ pub fn suffices(
     used: impl Fn(&str) -> Option<Quantity>,
     taking: impl Fn(&str) -> Option<Quantity>,
 ) -> bool {
-    asked.keys().all(|name| device.capacity.contains_key(name))
+    // What is negative would make room for others.
+    asked.iter().all(|(name, amount)| device.capacity.contains_key(name) && !amount.is_negative())
         && device.capacity.iter().all(|(name, capacity)| {
             let own = consumed(asked.get(name), capacity);
             let sum = [used(name), taking(name)].into_iter().flatten().fold(own, Quantity::plus);
-            !capacity.policy.as_ref().is_some_and(|policy| violates(own, policy)) && sum <= capacity.value
+            let allowed = !capacity.policy.as_ref().is_some_and(|policy| violates(own, policy));
+            allowed && !own.is_negative() && sum <= capacity.value
         })
 }
 
@@ -91,6 +93,7 @@ mod tests {
         };
         let values =
             Policy { default: Some(amount("2Gi")), values: vec![amount("2Gi"), amount("4Gi")], range: None };
+        let negative = Policy { default: Some(amount("-1Gi")), ..Policy::default() };
         for (policy, asked, used, takes, fits) in [
             (None, None, "0", "10Gi", true),
             (None, None, "1", "10Gi", false),
@@ -104,6 +107,10 @@ mod tests {
             (Some(values.clone()), Some("3Gi"), "0", "4Gi", true),
             (Some(values.clone()), Some("5Gi"), "0", "5Gi", false),
             (Some(values), None, "0", "2Gi", true),
+            (None, Some("-1Gi"), "0", "-1Gi", false),
+            (None, Some("0"), "10Gi", "0", true),
+            (Some(range("2Gi", None)), Some("-1Gi"), "0", "2Gi", false),
+            (Some(negative), None, "0", "-1Gi", false),
         ] {
             let device = device(policy.clone());
             let asked: Amounts =

@@ -245,7 +245,9 @@ fn count(used: &mut HashMap<DeviceId, Use>, allocation: &Allocation, taken: bool
         let held = used.entry(id.clone()).or_default();
         let number = if device.share.is_empty() { &mut held.whole } else { &mut held.shares };
         *number = if taken { *number + 1 } else { number.saturating_sub(1) };
-        for (name, amount) in device.consumed_capacity.iter().filter(|_| !device.share.is_empty()) {
+        // A negative amount, whoever wrote it, makes no room for others.
+        let counts = |(_, amount): &(&String, &Quantity)| !device.share.is_empty() && !amount.is_negative();
+        for (name, amount) in device.consumed_capacity.iter().filter(counts) {
             let sum = held.consumed.entry(name.clone()).or_insert(Quantity::ZERO);
             *sum = if taken { sum.plus(*amount) } else { sum.minus(*amount) };
         }

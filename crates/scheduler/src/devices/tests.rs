@@ -1,5 +1,7 @@
 //! What claims get, and what is known of devices while that is written.
 
+mod bounds;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Devices;
 use super::allocate::{Refused, Search};
+use super::bind::{deadline, still_holds};
 use super::of_pod::{PodClaims, Timeouts, claims, is_ready};
 use super::types::{Allocation, Claim, Class, Slice, TaintRule};
 use crate::framework::Event;
@@ -533,6 +536,54 @@ fn devices_that_have_to_be_ready_are_waited_for() {
         let claims = PodClaims::of(&pod, &devices, TIMEOUTS).unwrap().unwrap();
         assert_eq!(claims.refusal(&node("n1", &[])).unwrap().is_some(), lost, "{now}");
         assert_eq!(claims.in_the_way("pod", &node("n1", &[])).is_some(), lost, "{now}");
+    }
+}
+
+#[test]
+fn a_plan_is_carried_out_on_the_claim_that_it_was_made_for() {
+    let of = |device: &str| json!({ "devices": { "results": [{ "driver": DRIVER, "pool": "n1", "device": device }] } });
+    let (open, held) = (claim("c", json!({})), claim_with("c", json!({}), json!({ "allocation": of("a") })));
+    let users = json!([{ "resource": "pods", "name": "p", "uid": "other" }]);
+    let shared = claim_with("c", json!({}), json!({ "allocation": of("a"), "reservedFor": users }));
+    let moved = claim_with("c", json!({}), json!({ "allocation": of("b") }));
+    let anew = |claim: &Claim| {
+        let version = crate::storage::types::Version { uid: "another".to_owned(), ..claim.version.clone() };
+        Arc::new(Claim { version, allocation: claim.allocation.clone(), ..Claim::default() })
+    };
+    let going = Arc::new(Claim { version: open.version.clone(), terminating: true, ..Claim::default() });
+    for (planned, now, gets, wanted) in [
+        (&open, &open, true, None),
+        (&open, &anew(&open), true, Some("got replaced by another one")),
+        (&open, &going, true, Some("got deleted")),
+        (&open, &held, true, Some("got allocated elsewhere")),
+        (&held, &held, false, None),
+        (&held, &shared, false, None),
+        (&held, &anew(&held), false, Some("got replaced by another one")),
+        (&held, &moved, false, Some("got other devices")),
+        (&held, &open, false, Some("got deallocated")),
+    ] {
+        let wanted = wanted.map_or(Ok(()), |what| Err(format!("claim ns/c {what} in the meantime")));
+        assert_eq!(still_holds(planned, now, gets), wanted);
+    }
+}
+
+#[test]
+fn devices_have_no_more_time_in_a_later_attempt() {
+    let given = |at: &str| {
+        claim_with("c", json!({}), json!({ "allocation": { "devices": {}, "allocationTimestamp": at } }))
+    };
+    let untold = claim_with("c", json!({}), json!({ "allocation": { "devices": {} } }));
+    let (early, now) = (given("2026-01-01T00:00:00Z"), given("2026-01-01T00:05:00Z"));
+    let late = given("2026-01-01T00:09:00Z");
+    for (claims, wanted) in [
+        (vec![], "2026-01-01T00:15:00Z"),
+        (vec![untold], "2026-01-01T00:15:00Z"),
+        (vec![now.clone()], "2026-01-01T00:15:00Z"),
+        (vec![now, early], "2026-01-01T00:10:00Z"),
+        (vec![late], "2026-01-01T00:15:00Z"),
+    ] {
+        let begun = "2026-01-01T00:05:00Z".parse().unwrap();
+        assert_eq!(deadline(begun, TIMEOUTS.binding, &claims), wanted.parse().unwrap());
     }
 }
 

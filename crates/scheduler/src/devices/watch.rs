@@ -84,8 +84,7 @@ impl Shared {
 
     /// Pods that a claim held back are tried if nothing else does.
     fn let_go(&self, state: &mut State, claim: &Key) {
-        let waiting: Vec<Arc<Pod>> =
-            state.queue.held_back().filter(|pod| pod.names(claim)).cloned().collect();
+        let waiting: Vec<Arc<Pod>> = state.queue.held_back(claim).cloned().collect();
         for pod in waiting {
             let Some(profile) = self.profile(&pod) else { continue };
             if profile.gate(&pod, &state.cluster).is_none() {

@@ -22,8 +22,8 @@ async fn start() -> Cluster {
 
 async fn start_with(config: impl Fn() -> Config) -> Cluster {
     let cluster = Cluster::start(|cluster| {
-        let (client, informers) = cluster.component("scheduler");
-        let scheduler = Scheduler::new(&client, &informers, &cluster.clock);
+        let client = cluster.component("scheduler");
+        let scheduler = Scheduler::new(&client, &cluster.informers, &cluster.clock);
         vec![Arc::new(scheduler.configured(config()))]
     })
     .await;

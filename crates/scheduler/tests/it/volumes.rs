@@ -179,10 +179,9 @@ async fn volumes_that_are_in_use_elsewhere_or_too_many_keep_pods_waiting() {
 /// A cluster with the binder of claims and volumes.
 async fn start_with_binder() -> Cluster {
     let cluster = Cluster::start(|cluster| {
-        let (client, informers) = cluster.component("controllers");
         let ctx = controllers::Ctx {
-            client,
-            informers,
+            client: cluster.component("controllers"),
+            informers: cluster.informers.clone(),
             clock: cluster.clock.clone(),
             catalog: Catalog::new(Arc::new(api::catalog::Catalog::builtin())),
             queues: cluster.queues.clone(),
@@ -191,8 +190,8 @@ async fn start_with_binder() -> Cluster {
         };
         let all = controllers::all(&ctx).into_iter();
         let binder = all.filter(|component| component.name() == "persistentvolume-binder-controller");
-        let (client, informers) = cluster.component("scheduler");
-        let scheduler = Scheduler::new(&client, &informers, &cluster.clock);
+        let client = cluster.component("scheduler");
+        let scheduler = Scheduler::new(&client, &cluster.informers, &cluster.clock);
         binder.chain([Arc::new(scheduler) as Arc<_>]).collect()
     })
     .await;
