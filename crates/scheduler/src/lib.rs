@@ -16,6 +16,7 @@ pub mod storage;
 pub mod types;
 
 mod bind;
+mod followers;
 mod metrics;
 mod plugins;
 mod turns;

@@ -51,14 +51,7 @@ impl Sources {
 
 /// Registers the handlers; pods last, so that a first pod meets the others.
 pub(crate) fn listen(shared: &Arc<Shared>) -> Vec<Registration> {
-    let on = |informer: &Informer, handler: fn(&Shared, &Change)| {
-        let weak = Arc::downgrade(shared);
-        informer.on_change(move |change| {
-            if let Some(shared) = weak.upgrade() {
-                handler(&shared, change);
-            }
-        })
-    };
+    let on = |informer: &Informer, handler: fn(&Shared, &Change)| shared.on(informer, handler);
     let sources = &shared.sources;
     let mut held = vec![
         on(&sources.namespaces, Shared::namespace_changed),
@@ -66,12 +59,8 @@ pub(crate) fn listen(shared: &Arc<Shared>) -> Vec<Registration> {
         on(&sources.budgets, Shared::budget_changed),
     ];
     for (kind, informer) in &sources.controllers {
-        let (weak, kind) = (Arc::downgrade(shared), *kind);
-        held.push(informer.on_change(move |change| {
-            if let Some(shared) = weak.upgrade() {
-                shared.controller_changed(kind, change);
-            }
-        }));
+        let kind = *kind;
+        held.push(shared.on(informer, move |shared, change| shared.controller_changed(kind, change)));
     }
     held.extend(sources.storage.listen(shared));
     held.extend(sources.devices.listen(shared));
@@ -100,6 +89,20 @@ fn same_spec(change: &Change) -> bool {
 }
 
 impl Shared {
+    /// Is told of each change that an informer sees, for as long as it is there.
+    pub(crate) fn on(
+        self: &Arc<Self>,
+        informer: &Informer,
+        handler: impl Fn(&Self, &Change) + Send + Sync + 'static,
+    ) -> Registration {
+        let weak = Arc::downgrade(self);
+        informer.on_change(move |change| {
+            if let Some(shared) = weak.upgrade() {
+                handler(&shared, change);
+            }
+        })
+    }
+
     fn namespace_changed(&self, change: &Change) {
         let labels = change.new.as_ref().map(|new| new.meta().labels.clone());
         let state = &mut *self.state.lock();

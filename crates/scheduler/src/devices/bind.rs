@@ -34,7 +34,7 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
     let claims = plan.found.as_ref().map_err(Clone::clone)?;
     let told = {
         let devices = &mut shared.state.lock().cluster.devices;
-        devices.follow(claims.iter().map(|(claim, _)| &claim.version.key))
+        devices.waiting.follow(claims.iter().map(|(claim, _)| &claim.version.key))
     };
     let begun = shared.clock.now();
     let mut written = Vec::with_capacity(claims.len());

@@ -18,12 +18,12 @@ pub(crate) mod watch;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use api::Key;
 use api::quantity::Quantity;
-use tokio::sync::Notify;
 
+use crate::followers::Followers;
 use crate::types::Pod;
 use types::{Allocation, Amounts, Claim, Class, DeviceId, Slice, TaintRule};
 
@@ -67,7 +67,7 @@ pub struct Devices {
     rules: BTreeMap<String, TaintRule>,
     used: HashMap<DeviceId, Use>,
     /// Who waits for what becomes of a claim.
-    waiting: HashMap<Key, Vec<Weak<Notify>>>,
+    waiting: Followers,
     /// When the decision is made that is being made.
     pub now: jiff::Timestamp,
 }
@@ -119,7 +119,7 @@ impl Devices {
         if let Some(allocation) = before.as_ref().and_then(|before| before.allocation.as_ref()) {
             count(&mut self.used, allocation, false);
         }
-        self.wake(key);
+        self.waiting.wake(key);
         before
     }
 
@@ -211,29 +211,10 @@ impl Devices {
         }
     }
 
-    /// Is told whenever something of these claims changes, until it is dropped.
-    fn follow<'a>(&mut self, claims: impl Iterator<Item = &'a Key>) -> Arc<Notify> {
-        let told = Arc::new(Notify::new());
-        for key in claims {
-            let waiting = self.waiting.entry(key.clone()).or_default();
-            waiting.retain(|held| held.strong_count() > 0);
-            waiting.push(Arc::downgrade(&told));
-        }
-        told
-    }
-
     /// A pod left its node: whoever waits for its devices is told.
     pub fn pod_left(&mut self, pod: &Pod) {
         for name in pod.devices.iter().filter_map(|named| named.name()) {
-            self.wake(&Key::new(pod.key.namespace.as_str(), name));
-        }
-    }
-
-    fn wake(&mut self, claim: &Key) {
-        let Some(waiting) = self.waiting.get_mut(claim) else { return };
-        waiting.retain(|held| held.upgrade().map(|told| told.notify_one()).is_some());
-        if waiting.is_empty() {
-            self.waiting.remove(claim);
+            self.waiting.wake(&Key::new(pod.key.namespace.as_str(), name));
         }
     }
 }

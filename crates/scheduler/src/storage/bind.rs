@@ -29,7 +29,7 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
     let keys = plan.bindings.iter().map(|(_, claim)| claim).chain(&plan.provisions);
     let told = {
         let storage = &mut shared.state.lock().cluster.storage;
-        storage.follow(keys.map(|claim| &claim.version.key))
+        storage.waiting.follow(keys.map(|claim| &claim.version.key))
     };
     let deadline = shared.clock.now().saturating_add(plan.timeout).unwrap_or(jiff::Timestamp::MAX);
     let written = write(shared, plan).await.map_err(|status| status.to_string())?;

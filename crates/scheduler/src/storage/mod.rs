@@ -11,11 +11,11 @@ pub(crate) mod watch;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use api::Key;
-use tokio::sync::Notify;
 
+use crate::followers::Followers;
 use crate::types::Pod;
 use matching::Plan;
 use types::{Capacity, Claim, Class, CsiNode, Holder, Volume};
@@ -52,7 +52,7 @@ pub struct Storage {
     /// Volumes that are attached to a node, by its name and the attachment's.
     attached: HashMap<String, BTreeMap<String, String>>,
     /// Who waits for what becomes of a claim.
-    waiting: HashMap<Key, Vec<Weak<Notify>>>,
+    waiting: Followers,
 }
 
 impl Storage {
@@ -113,7 +113,7 @@ impl Storage {
             Some(claim) => self.claims.insert(key.clone(), claim),
             None => self.claims.remove(key),
         };
-        self.wake(key);
+        self.waiting.wake(key);
         before
     }
 
@@ -140,7 +140,7 @@ impl Storage {
         }
         let holder_before = before.as_ref().and_then(|before| before.claim.as_ref()).map(|held| &held.key);
         for key in holder.iter().chain(holder_before) {
-            self.wake(key);
+            self.waiting.wake(key);
         }
         before
     }
@@ -232,33 +232,9 @@ impl Storage {
         }
     }
 
-    /// Is told whenever something of these claims changes, until it is dropped.
-    fn follow<'a>(&mut self, claims: impl Iterator<Item = &'a Key>) -> Arc<Notify> {
-        let told = Arc::new(Notify::new());
-        for key in claims {
-            let waiting = self.waiting.entry(key.clone()).or_default();
-            waiting.retain(|held| held.strong_count() > 0);
-            waiting.push(Arc::downgrade(&told));
-        }
-        told
-    }
-
     /// A node is gone or another: whoever waits for volumes on it has to look.
     pub fn wake_all(&self) {
-        self.waiting.values().flatten().filter_map(Weak::upgrade).for_each(|told| told.notify_one());
-    }
-
-    fn wake(&mut self, claim: &Key) {
-        let Some(waiting) = self.waiting.get_mut(claim) else { return };
-        waiting.retain(|held| {
-            held.upgrade().is_some_and(|told| {
-                told.notify_one();
-                true
-            })
-        });
-        if waiting.is_empty() {
-            self.waiting.remove(claim);
-        }
+        self.waiting.wake_all();
     }
 
     /// How many pods on nodes name a claim.
@@ -277,7 +253,7 @@ impl Storage {
     pub fn pod_left(&mut self, pod: &Pod) {
         for used in pod.claims() {
             let key = Key::new(pod.key.namespace.as_str(), &*used.name);
-            self.wake(&key);
+            self.waiting.wake(&key);
             let left = self.users.get_mut(&key).filter(|_| !used.own).map(|users| {
                 *users = users.saturating_sub(1);
                 *users

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::Object;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::matching::{BIND_CONFLICT, NO_SPACE, NO_VOLUME, NODE_CONFLICT, PodClaims, UNBOUND};
 use super::*;
@@ -293,7 +294,7 @@ fn what_is_decided_is_seen_until_it_is_told_or_taken_back() {
 #[test]
 fn who_waits_for_a_claim_is_told_and_forgotten() {
     let mut storage = storage(&[claim("c", &json!({}))], &[]);
-    let told = storage.follow([&Key::new("ns", "c")].into_iter());
+    let told = storage.waiting.follow([&Key::new("ns", "c")].into_iter());
     let asked = |told: &Notify| {
         let mut asked = std::pin::pin!(told.notified());
         asked.as_mut().enable()

@@ -44,14 +44,7 @@ impl Sources {
 
     /// Registers the handlers.
     pub(crate) fn listen(&self, shared: &Arc<Shared>) -> Vec<Registration> {
-        let on = |informer: &Informer, handler: fn(&Shared, &Change)| {
-            let weak = Arc::downgrade(shared);
-            informer.on_change(move |change| {
-                if let Some(shared) = weak.upgrade() {
-                    handler(&shared, change);
-                }
-            })
-        };
+        let on = |informer: &Informer, handler: fn(&Shared, &Change)| shared.on(informer, handler);
         vec![
             on(&self.classes, Shared::class_changed),
             on(&self.drivers, Shared::driver_changed),
