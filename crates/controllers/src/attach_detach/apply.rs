@@ -11,7 +11,7 @@ use super::source::{Handle, handle_of, is_own_name};
 use super::types::{Attachment, Node, Volume};
 use super::world::{Held, Item, Need, Source, Told, Want, World};
 use super::{Worker, decoded};
-use crate::claim::ignore_gone;
+use crate::claim::ignore_missing;
 
 const FAILED: &str = "FailedAttachVolume";
 const SUCCEEDED: &str = "SuccessfulAttachVolume";
@@ -181,8 +181,8 @@ impl Worker {
         if let Some(attached) = &plan.attached {
             let patch = json!({ "status": { "volumesAttached": attached } });
             let (nodes, key) = (kinds::NODES.gvr(), Key::new("", name));
-            live =
-                ignore_gone(self.ctx.client.patch(&nodes, &key, "status", PatchType::Merge, &patch).await)?;
+            let written = self.ctx.client.patch(&nodes, &key, "status", PatchType::Merge, &patch).await;
+            live = ignore_missing(written)?;
         }
         if !plan.detach.is_empty() {
             self.detach(name, node.is_some(), live.as_deref(), plan.detach).await?;
@@ -210,11 +210,13 @@ impl Worker {
             _ => None,
         };
         let live: Option<Node> = live.or(asked.as_deref()).map(crate::context::decode).transpose()?;
-        let used = live.map(|live| used_on(name, &live)).unwrap_or_default();
+        let used = live.map(|live| used_on(name, &live));
+        let is_free = |id: &str| used.as_ref().is_some_and(|used| !used.contains(id));
         let mut result = Ok(());
         for gone in detach {
-            // What it began to use in the meantime, its next status will say: that brings the next look.
-            if gone.forced || !used.contains(&gone.id) {
+            // What it began to use in the meantime, its next status will say, and if it is gone by now that will be told:
+            // either brings the next look.
+            if gone.forced || is_free(&gone.id) {
                 // The others are not to wait for one that fails.
                 result = result.and(self.delete(name, gone).await);
             }
