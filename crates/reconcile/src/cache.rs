@@ -1,19 +1,37 @@
 //! The objects of one resource with their indexes. Objects are shared, never copied.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use api::{Key, Object};
 
-/// Objects by key, and the keys by uid, owner and node. Namespaces need no index of their own: keys sort by them.
+/// Objects by key, uid, owner and node. Namespaces need no index of their own: keys sort by them.
 #[derive(Default)]
 pub(crate) struct Cache {
     objects: BTreeMap<Key, Arc<Object>>,
-    by_uid: HashMap<Box<str>, Key>,
-    by_owner: HashMap<Box<str>, HashSet<Key>>,
-    by_node: HashMap<Box<str>, HashSet<Key>>,
+    by_uid: HashMap<Box<str>, Arc<Object>>,
+    by_owner: HashMap<Box<str>, HashSet<Held>>,
+    by_node: HashMap<Box<str>, HashSet<Held>>,
     /// Those that no controller has, once somebody has asked for them: of many resources they are all, and nobody asks.
     orphans: Option<BTreeSet<Key>>,
+}
+
+/// An object that the cache holds, told from others by where it lies: each version of it is another one.
+struct Held(Arc<Object>);
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Held {}
+
+impl Hash for Held {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
 }
 
 impl Cache {
@@ -22,7 +40,7 @@ impl Cache {
     }
 
     pub(crate) fn by_uid(&self, uid: &str) -> Option<&Arc<Object>> {
-        self.by_uid.get(uid).and_then(|key| self.objects.get(key))
+        self.by_uid.get(uid)
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Object>> {
@@ -45,11 +63,15 @@ impl Cache {
     }
 
     pub(crate) fn owned_by(&self, uid: &str) -> impl Iterator<Item = &Arc<Object>> {
-        self.by_owner.get(uid).into_iter().flatten().filter_map(|key| self.objects.get(key))
+        self.by_owner.get(uid).into_iter().flatten().map(|held| &held.0)
+    }
+
+    pub(crate) fn owned_count(&self, uid: &str) -> usize {
+        self.by_owner.get(uid).map_or(0, HashSet::len)
     }
 
     pub(crate) fn on_node(&self, node: &str) -> impl Iterator<Item = &Arc<Object>> {
-        self.by_node.get(node).into_iter().flatten().filter_map(|key| self.objects.get(key))
+        self.by_node.get(node).into_iter().flatten().map(|held| &held.0)
     }
 
     /// The objects of a namespace that no controller has; `None` as long as they are not kept.
@@ -73,16 +95,16 @@ impl Cache {
         }
         let meta = object.meta();
         if !meta.uid.is_empty() {
-            self.by_uid.insert(meta.uid.as_str().into(), key.clone());
+            self.by_uid.insert(meta.uid.as_str().into(), object.clone());
         }
         for owner in &meta.owner_references {
-            self.by_owner.entry(owner.uid.as_str().into()).or_default().insert(key.clone());
+            self.by_owner.entry(owner.uid.as_str().into()).or_default().insert(Held(object.clone()));
         }
         if let Some(orphans) = self.orphans.as_mut().filter(|_| is_orphan(&object)) {
-            orphans.insert(key.clone());
+            orphans.insert(key);
         }
         if let Some(node) = object.node_name() {
-            self.by_node.entry(node.into()).or_default().insert(key);
+            self.by_node.entry(node.into()).or_default().insert(Held(object.clone()));
         }
         old
     }
@@ -94,19 +116,19 @@ impl Cache {
         Some(old)
     }
 
-    fn unindex(&mut self, key: &Key, old: &Object) {
-        let meta = old.meta();
-        if self.by_uid.get(meta.uid.as_str()) == Some(key) {
+    fn unindex(&mut self, key: &Key, old: &Arc<Object>) {
+        let (meta, held) = (old.meta(), Held(old.clone()));
+        if self.by_uid.get(meta.uid.as_str()).is_some_and(|known| Arc::ptr_eq(known, old)) {
             self.by_uid.remove(meta.uid.as_str());
         }
         for owner in &meta.owner_references {
-            drop_from(&mut self.by_owner, &owner.uid, key);
+            drop_from(&mut self.by_owner, &owner.uid, &held);
         }
         if let Some(orphans) = &mut self.orphans {
             orphans.remove(key);
         }
         if let Some(node) = old.node_name() {
-            drop_from(&mut self.by_node, node, key);
+            drop_from(&mut self.by_node, node, &held);
         }
     }
 }
@@ -115,10 +137,10 @@ fn is_orphan(object: &Object) -> bool {
     object.meta().controller().is_none()
 }
 
-fn drop_from(index: &mut HashMap<Box<str>, HashSet<Key>>, name: &str, key: &Key) {
-    if let Some(keys) = index.get_mut(name) {
-        keys.remove(key);
-        if keys.is_empty() {
+fn drop_from(index: &mut HashMap<Box<str>, HashSet<Held>>, name: &str, object: &Held) {
+    if let Some(held) = index.get_mut(name) {
+        held.remove(object);
+        if held.is_empty() {
             index.remove(name);
         }
     }

@@ -300,6 +300,11 @@ impl Informer {
         self.shared.cache.read().owned_by(uid).cloned().collect()
     }
 
+    /// How many objects have an owner reference to `uid`.
+    pub fn owned_count(&self, uid: &str) -> usize {
+        self.shared.cache.read().owned_count(uid)
+    }
+
     /// The objects of a namespace that no controller has and whose labels satisfy `matches`, sorted by name. Others are not
     /// looked at, except by the first call of all.
     pub fn orphans(
