@@ -4,7 +4,7 @@ use ::api::{DeleteOptions, GroupVersionResource, Key, PatchType, Reason};
 use anyhow::Result;
 use client::Client;
 use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use super::task::Task;
@@ -12,8 +12,6 @@ use crate::api::failed;
 
 /// Writes at once.
 const WRITES: usize = 32;
-/// What waits to be written; who has more waits.
-const WAITING: usize = 1024;
 
 /// What a pod needs.
 #[derive(Debug, Clone)]
@@ -26,7 +24,8 @@ pub(crate) enum Duty {
 
 /// Acts for all nodes, until it is dropped.
 pub(crate) struct Agent {
-    duties: mpsc::Sender<Duty>,
+    /// Unbounded, but for the number of pods: who reads their watch must not wait for writes, or the server ends it.
+    duties: mpsc::UnboundedSender<Duty>,
     /// Owned: it ends with this.
     _working: Task,
 }
@@ -34,17 +33,17 @@ pub(crate) struct Agent {
 impl Agent {
     /// Writes over these connections.
     pub(crate) fn start(clients: &[Client]) -> Self {
-        let (duties, waiting) = mpsc::channel(WAITING);
+        let (duties, waiting) = mpsc::unbounded();
         Self { duties, _working: Task::begin(work(clients.to_vec(), waiting)) }
     }
 
     /// Does it soon. An error if an earlier one failed.
-    pub(crate) async fn does(&mut self, duty: Duty) -> Result<()> {
-        Ok(self.duties.send(duty).await?)
+    pub(crate) fn does(&self, duty: Duty) -> Result<()> {
+        Ok(self.duties.unbounded_send(duty)?)
     }
 }
 
-async fn work(clients: Vec<Client>, waiting: mpsc::Receiver<Duty>) -> Result<()> {
+async fn work(clients: Vec<Client>, waiting: mpsc::UnboundedReceiver<Duty>) -> Result<()> {
     let pods = GroupVersionResource::new("", "v1", "pods");
     let running = running();
     let done = waiting.enumerate().map(Ok).try_for_each_concurrent(WRITES, |(number, duty)| {

@@ -73,7 +73,7 @@ impl Field {
         let made = deployment(ROLLED, replicas, &pod_spec());
         let made = self.client().create(&deployments, &namespace, &made).await.map_err(failed)?;
         let generation = generation_of(&made)?;
-        watch.until(|all| complete(all, generation, replicas)).await?;
+        followed.beside(watch.until(|all| complete(all, generation, replicas))).await?;
         let created = self.spent(since).await?;
 
         let since = self.since()?;
@@ -81,7 +81,7 @@ impl Field {
             json!({ "spec": { "template": { "metadata": { "annotations": { "bench/round": "2" } } } } });
         let patched = self.client().patch(&deployments, &key, "", PatchType::Merge, &roll).await;
         let generation = generation_of(&*patched.map_err(failed)?)?;
-        watch.until(|all| complete(all, generation, replicas)).await?;
+        followed.beside(watch.until(|all| complete(all, generation, replicas))).await?;
         followed.until(|tally| tally.there == replicas && tally.ready == replicas).await?;
         let rolled = self.spent(since).await?;
 

@@ -93,6 +93,14 @@ impl Followed {
         }
     }
 
+    /// Waits for something else, and fails at once if the pods cannot be followed any more.
+    pub(crate) async fn beside(&mut self, other: impl Future<Output = Result<()>>) -> Result<()> {
+        tokio::select! {
+            done = other => done,
+            ended = self.following.ended() => ended.and_then(|()| bail!("the pods are not followed any more")),
+        }
+    }
+
     /// What is known now.
     pub(crate) fn look<T>(&self, at: impl FnOnce(&Pods) -> T) -> T {
         at(&self.pods.lock())
@@ -103,7 +111,7 @@ async fn follow(
     mut stream: WatchStream,
     pods: Arc<Mutex<Pods>>,
     told: watch::Sender<Tally>,
-    mut agent: Option<Agent>,
+    agent: Option<Agent>,
 ) -> Result<()> {
     loop {
         let events = stream.next().await.context("the watch ended")?.map_err(failed)?;
@@ -121,9 +129,9 @@ async fn follow(
             }
             pods.tally
         };
-        if let Some(agent) = &mut agent {
+        if let Some(agent) = &agent {
             for duty in duties {
-                agent.does(duty).await?;
+                agent.does(duty)?;
             }
         }
         told.send_replace(tally);
