@@ -30,6 +30,7 @@ pub mod policy_status;
 pub mod quota;
 pub mod replicaset;
 pub mod role_aggregation;
+mod selecting;
 pub mod selector;
 pub mod service_cidrs;
 pub mod statefulset;

@@ -18,6 +18,13 @@ use tokio::sync::Notify;
 /// five minutes are enough here.
 pub const RETRY: Policy = Policy { first: Duration::from_millis(5), max: Duration::from_secs(300) };
 
+/// How long changes are gathered for each object that a pass looks at: some ten times as long as the look takes.
+pub const LOOKED_AT: Duration = Duration::from_micros(5);
+/// The same where the pass decodes the object.
+pub const DECODED: Duration = Duration::from_micros(100);
+/// Passes that look at fewer objects come at once.
+const FEW: usize = 200;
+
 /// What can be a key.
 pub trait QueueKey: Clone + Eq + Hash + Ord + Send + Sync + 'static {}
 impl<K: Clone + Eq + Hash + Ord + Send + Sync + 'static> QueueKey for K {}
@@ -186,6 +193,17 @@ impl<K: QueueKey> Queue<K> {
             }
         } else if state.add_at(key, deadline) {
             self.shared.rescheduled.notify_one();
+        }
+    }
+
+    /// Adds a key because one of the objects changed that its pass looks at all. Where they are many, their changes are
+    /// gathered for as long as takes the number of passes times their length to stay in proportion to the number of
+    /// changes: if each change of n objects cost a look at n of them, all of them would cost n².
+    pub fn add_gathered(&self, key: K, objects: usize, each: Duration) {
+        if objects < FEW {
+            self.add(key);
+        } else {
+            self.add_after(key, each.saturating_mul(u32::try_from(objects).unwrap_or(u32::MAX)));
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::informer::Informers;
 use crate::kinds;
-use crate::queue::Queue;
+use crate::queue::{LOOKED_AT, Queue};
 use crate::reflector::object;
 
 type Batch = Result<Vec<WatchEvent>, Status>;
@@ -271,4 +271,25 @@ async fn delayed_keys_come_in_order_of_their_deadlines() {
     assert_eq!(queue.retry("x"), Duration::from_millis(10));
     queue.forget(&"x");
     assert_eq!(queue.retry("x"), Duration::from_millis(5));
+}
+
+#[tokio::test]
+async fn changes_of_many_objects_are_gathered_into_one_pass() {
+    let clock = VirtualClock::new(Timestamp::UNIX_EPOCH);
+    let queue = Queue::new(Arc::new(clock.clone()));
+    queue.add_gathered("few", 10, LOOKED_AT);
+    assert_eq!(*queue.next().await.unwrap().key(), "few");
+    for _ in 0..1000 {
+        queue.add_gathered("many", 10_000, LOOKED_AT);
+    }
+    tokio::task::yield_now().await;
+    clock.advance(Duration::from_millis(49));
+    assert!(queue.is_empty());
+    clock.advance(Duration::from_millis(1));
+    drop(queue.next().await.unwrap());
+    assert!(queue.is_empty());
+    // A change of what is wanted waits for none of them.
+    queue.add_gathered("many", 10_000, LOOKED_AT);
+    queue.add("many");
+    assert_eq!(*queue.next().await.unwrap().key(), "many");
 }

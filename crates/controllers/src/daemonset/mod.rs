@@ -27,6 +27,8 @@ use reconcile::{
 use self::backoff::Failures;
 use self::placement::Placement;
 use self::types::Node;
+use reconcile::queue::DECODED;
+
 use crate::claim::{adopters, former, resolve};
 use crate::context::{self, Ctx, work};
 
@@ -144,15 +146,15 @@ impl Worker {
     }
 
     /// The DaemonSet that an object belongs to.
-    fn owner(&self, meta: &ObjectMeta) -> Option<Key> {
-        resolve(&self.sets, &kinds::DAEMON_SETS, &meta.namespace, meta.controller()).map(|set| set.key())
+    fn owner(&self, meta: &ObjectMeta) -> Option<Arc<Object>> {
+        resolve(&self.sets, &kinds::DAEMON_SETS, &meta.namespace, meta.controller())
     }
 
     fn pod_changed(&self, change: &Change) {
         self.wake_others(change);
-        if let Some(key) = change.latest().and_then(|pod| self.owner(pod.meta())) {
-            self.expectations.pod_changed(&key, change);
-            self.queue.add(key);
+        if let Some(set) = change.latest().and_then(|pod| self.owner(pod.meta())) {
+            self.expectations.pod_changed(&set.key(), change);
+            self.queue.add_gathered(set.key(), self.pods.owned_count(&set.meta().uid), DECODED);
         }
     }
 
@@ -160,8 +162,8 @@ impl Worker {
         self.wake_others(change);
         // One that is gone is made anew if it is needed.
         let gone = change.old.as_ref().filter(|_| change.new.is_none());
-        if let Some(key) = gone.and_then(|old| self.owner(old.meta())) {
-            self.queue.add(key);
+        if let Some(set) = gone.and_then(|old| self.owner(old.meta())) {
+            self.queue.add(set.key());
         }
     }
 

@@ -41,7 +41,7 @@ impl Worker {
         let Some(object) = self.budgets.get(key) else { return Ok(Action::Done) };
         let budget: Budget = decode(&object)?;
         let involved = Involved::object(&kinds::POD_DISRUPTION_BUDGETS, &object);
-        let pods = self.pods_of(&budget)?;
+        let pods = self.pods_of(key, &budget)?;
         if pods.is_empty() {
             self.events.event(involved.clone(), EventType::Normal, "NoPods", "No matching pods found");
         }
@@ -64,10 +64,10 @@ impl Worker {
         Ok(outcome.recheck.map_or(Action::Done, Action::After))
     }
 
-    fn pods_of(&self, budget: &Budget) -> Result<Vec<Pod>, BoxError> {
+    fn pods_of(&self, key: &Key, budget: &Budget) -> Result<Vec<Pod>, BoxError> {
         let Some(selector) = &budget.spec.selector else { return Ok(Vec::new()) };
-        let namespace = &budget.metadata.namespace;
-        let pods = self.pods.labelled(namespace, |labels| selector.matches(labels));
+        let pods = self.pods.labelled(&key.namespace, |labels| selector.matches(labels));
+        self.selectors.counted(key, pods.len());
         pods.iter().map(|pod| decode(pod)).collect()
     }
 

@@ -8,20 +8,19 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use parking_lot::RwLock;
 use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
     run_workers,
 };
 
 use crate::context::{self, Ctx, ready};
+use crate::selecting::{Selecting, Selectors};
 use crate::selector::{LabelSelector, Select};
 
 pub use types::{Budget, BudgetSpec, BudgetStatus, Condition};
@@ -79,8 +78,8 @@ struct Worker {
     pods: Informer,
     /// Replication controllers, replica sets, Deployments, stateful sets.
     controllers: [Informer; 4],
-    /// What the budgets select: pods change often, budgets seldom.
-    selectors: RwLock<BTreeMap<Key, LabelSelector>>,
+    /// What the budgets select.
+    selectors: Selectors<LabelSelector>,
     queue: Queue<Item>,
     /// Pods that say that they are disrupted.
     stale: Queue<Item>,
@@ -96,7 +95,7 @@ impl Worker {
             budgets: ctx.informers.get(kinds::POD_DISRUPTION_BUDGETS),
             pods: ctx.informers.get(kinds::PODS),
             controllers: controllers.map(|kind| ctx.informers.get(kind)),
-            selectors: RwLock::default(),
+            selectors: Selectors::default(),
             queue: ctx.queue("disruption"),
             stale: ctx.queue("stale_pod_disruption"),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), EVENTS, ""),
@@ -129,20 +128,13 @@ impl Worker {
     fn budget_changed(&self, change: &Change) {
         let selector =
             change.new.as_ref().and_then(|held| context::decode::<Budget>(held).ok()?.spec.selector);
-        let mut selectors = self.selectors.write();
-        match selector {
-            Some(selector) => selectors.insert(change.key.clone(), selector),
-            None => selectors.remove(&change.key),
-        };
-        drop(selectors);
+        self.selectors.set(&change.key, selector);
         self.queue.add(Item::Budget(change.key.clone()));
     }
 
     fn pod_changed(&self, change: &Change) {
         for pod in [&change.old, &change.new].into_iter().flatten() {
-            for budget in self.budgets_of(pod) {
-                self.queue.add(Item::Budget(budget));
-            }
+            self.budgets_of(pod).into_iter().for_each(|budget| budget.add_to(&self.queue, Item::Budget));
         }
         let Some(pod) = &change.new else { return };
         if change.old.as_ref().is_none_or(|old| old.meta().labels != pod.meta().labels) {
@@ -154,16 +146,9 @@ impl Worker {
     }
 
     /// The budgets that select a pod.
-    fn budgets_of(&self, pod: &Object) -> Vec<Key> {
+    fn budgets_of(&self, pod: &Object) -> Vec<Selecting> {
         let meta = pod.meta();
-        let selectors = self.selectors.read();
-        let begin = Key::new(meta.namespace.as_str(), "");
-        selectors
-            .range(begin..)
-            .take_while(|(key, _)| key.namespace == meta.namespace)
-            .filter(|(_, selector)| selector.matches(&meta.labels))
-            .map(|(key, _)| key.clone())
-            .collect()
+        self.selectors.of(&meta.namespace, |selector| selector.matches(&meta.labels))
     }
 
     fn complain_of_several(&self, pod: &Object) {
@@ -172,7 +157,7 @@ impl Worker {
         let meta = pod.meta();
         let message = format!(
             "Pod {:?}/{:?} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.",
-            meta.namespace, meta.name, first.name
+            meta.namespace, meta.name, first.key.name
         );
         let involved = Involved::object(&kinds::PODS, pod);
         self.events.event(involved, EventType::Warning, "MultiplePodDisruptionBudgets", message);
@@ -184,11 +169,8 @@ impl Worker {
         if generation(&change.old) == generation(&change.new) {
             return;
         }
-        let selectors = self.selectors.read();
-        let namespace = &change.key.namespace;
-        let begin = Key::new(namespace.as_str(), "");
-        for (key, _) in selectors.range(begin..).take_while(|(key, _)| key.namespace == *namespace) {
-            self.queue.add(Item::Budget(key.clone()));
+        for budget in self.selectors.of(&change.key.namespace, |_| true) {
+            self.queue.add(Item::Budget(budget.key));
         }
     }
 }

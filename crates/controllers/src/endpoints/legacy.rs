@@ -106,7 +106,7 @@ impl Worker {
         if !service.is_ours() || service.metadata.is_terminating() {
             return Ok(());
         }
-        let pods = self.watched.selected(&key.namespace, &service);
+        let pods = self.watched.selected(key, &service);
         let trigger = self.triggers.next(key, &service, &pods);
         let body = body(&service, &pods, trigger);
         let resource = kinds::ENDPOINTS.gvr();

@@ -17,11 +17,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Key, Object};
-use parking_lot::RwLock;
 use reconcile::{Change, Informer, Queue, Registration, kinds};
 
 use crate::context::{Ctx, decode};
 use crate::pods::Pod;
+use crate::selecting::{Selecting, Selectors};
 use crate::selector::is_subset;
 
 pub use legacy::EndpointsController;
@@ -32,16 +32,13 @@ use types::Service;
 /// How many Services are worked on at once. Source: `--concurrent-service-endpoint-syncs`.
 const WORKERS: usize = 5;
 
-/// `spec.selector` of a Service.
-type Selector = BTreeMap<String, String>;
-
 /// Services, the pods that they select, and a queue of those that need work.
 struct Watched {
     services: Informer,
     pods: Informer,
     queue: Queue<Key>,
-    /// Selectors by Service: a changed pod finds its Services without a decode of each.
-    selectors: RwLock<BTreeMap<Key, Selector>>,
+    /// `spec.selector` of the Services that have one.
+    selectors: Selectors<BTreeMap<String, String>>,
 }
 
 impl Watched {
@@ -50,7 +47,7 @@ impl Watched {
             services: ctx.informers.get(kinds::SERVICES),
             pods: ctx.informers.get(kinds::PODS),
             queue,
-            selectors: RwLock::default(),
+            selectors: Selectors::default(),
         }
     }
 
@@ -77,10 +74,7 @@ impl Watched {
             .and_then(|service| decode::<Service>(service).ok())
             .map(|service| service.spec.selector)
             .filter(|selector| !selector.is_empty());
-        match selector {
-            Some(selector) => drop(self.selectors.write().insert(change.key.clone(), selector)),
-            None => drop(self.selectors.write().remove(&change.key)),
-        }
+        self.selectors.set(&change.key, selector);
         self.queue.add(change.key.clone());
     }
 
@@ -91,30 +85,33 @@ impl Watched {
         if services.is_empty() || matches!(versions[..], [old, new] if serves_alike(old, new)) {
             return;
         }
-        services.into_iter().for_each(|service| self.queue.add(service));
+        self.look_at(services);
     }
 
     /// The Services of the pods of a node, which tells something else of them now.
     fn node_changed(&self, node: &str) {
         for pod in self.pods.on_node(node) {
             let services = self.selecting(&pod.meta().namespace, &[&*pod]);
-            services.into_iter().for_each(|service| self.queue.add(service));
+            self.look_at(services);
         }
     }
 
+    fn look_at(&self, services: Vec<Selecting>) {
+        services.into_iter().for_each(|service| service.add_to(&self.queue, |key| key));
+    }
+
     /// The Services that select a pod in one of these versions.
-    fn selecting(&self, namespace: &str, versions: &[&Object]) -> Vec<Key> {
-        let selectors = self.selectors.read();
-        let first = Key::new(namespace, "");
-        let of_namespace = selectors.range(first..).take_while(|(key, _)| key.namespace == namespace);
-        let selecting = of_namespace
-            .filter(|(_, selector)| versions.iter().any(|pod| is_subset(selector, &pod.meta().labels)));
-        selecting.map(|(key, _)| key.clone()).collect()
+    fn selecting(&self, namespace: &str, versions: &[&Object]) -> Vec<Selecting> {
+        let selects = |selector: &BTreeMap<String, String>| {
+            versions.iter().any(|pod| is_subset(selector, &pod.meta().labels))
+        };
+        self.selectors.of(namespace, selects)
     }
 
     /// The pods that a Service selects, decoded.
-    fn selected(&self, namespace: &str, service: &Service) -> Vec<Pod> {
-        let pods = self.pods.labelled(namespace, |labels| is_subset(&service.spec.selector, labels));
+    fn selected(&self, key: &Key, service: &Service) -> Vec<Pod> {
+        let pods = self.pods.labelled(&key.namespace, |labels| is_subset(&service.spec.selector, labels));
+        self.selectors.counted(key, pods.len());
         pods.iter().filter_map(|pod| decode::<Pod>(pod).ok()).collect()
     }
 }

@@ -156,7 +156,7 @@ impl Worker {
     }
 
     fn plan(&self, key: &Key, service: &Service) -> Result<Outcome, BoxError> {
-        let pods = self.watched.selected(&key.namespace, service);
+        let pods = self.watched.selected(key, service);
         let (ratios, hinted) = self.zones.of(key);
         let known = Known {
             service,

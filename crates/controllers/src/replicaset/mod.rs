@@ -13,6 +13,7 @@ use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
+use reconcile::queue::LOOKED_AT;
 use reconcile::{
     Action, Change, EventRecorder, Expectations, Informer, Kind, Queue, Reconcile, Registration, kinds,
     run_workers,
@@ -154,7 +155,7 @@ impl Worker {
             return adopters.into_iter().for_each(|set| self.queue.add(set));
         };
         self.expectations.pod_changed(&set.key(), change);
-        self.queue.add(set.key());
+        self.queue.add_gathered(set.key(), self.pods.owned_count(&set.meta().uid), LOOKED_AT);
     }
 }
 

@@ -18,6 +18,7 @@ use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
+use reconcile::queue::DECODED;
 use reconcile::{
     Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds,
 };
@@ -115,11 +116,12 @@ impl Worker {
         for pod in [&change.old, &change.new].into_iter().flatten() {
             let meta = pod.meta();
             let owner = resolve(&self.sets, &kinds::STATEFUL_SETS, &meta.namespace, meta.controller());
-            let Some(key) = owner.map(|set| set.key()) else { continue };
+            let Some(set) = owner else { continue };
+            let key = set.key();
             if change.new.is_none() || meta.is_terminating() {
                 self.expectations.deletion_observed(&key, &meta.uid);
             }
-            self.queue.add(key);
+            self.queue.add_gathered(key, self.pods.owned_count(&set.meta().uid), DECODED);
         }
         let selector = |set: &Object| Some(context::decode::<StatefulSet>(set).ok()?.spec.selector);
         adopters(&self.sets, change, selector).into_iter().for_each(|set| self.queue.add(set));
