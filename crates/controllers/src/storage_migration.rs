@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::claim::{ignore_gone, ignore_missing};
 use crate::context::{Ctx, decode, ready};
+use crate::followed::on_served;
 
 const NAME: &str = "storage-version-migrator-controller";
 /// Under which name it writes definitions. Source: `MigrationRunnerControllerName`.
@@ -30,6 +31,9 @@ const BATCH: usize = 50;
 const BEAT: Duration = Duration::from_millis(500);
 /// So many objects are read at once.
 const PAGE: u64 = 500;
+/// So long after it was made a migration waits for its resource, which may only have been made itself.
+/// Source: `SVMController.sync`.
+const YOUNG: Duration = Duration::from_secs(60);
 
 const RUNNING: &str = "Running";
 const SUCCEEDED: &str = "Succeeded";
@@ -68,6 +72,11 @@ impl Component for StorageMigrations {
         if !ready(&ctx, &[&migrations]).await {
             return Ok(());
         }
+        let (waiting, keys) = (migrations.clone(), queue.clone());
+        on_served(&ctx, self.ctx.catalog.watch(), move |_| {
+            let held = waiting.list().into_iter().filter_map(|object| decode::<Migration>(&object).ok());
+            held.filter(|held| !held.has_ended()).for_each(|held| keys.add(held.spec.resource));
+        });
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), component: ctx.clone(), migrations });
         run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
         Ok(())
@@ -118,6 +127,12 @@ impl Migration {
         self.is(SUCCEEDED) || self.is(FAILED)
     }
 
+    /// How long it still waits for its resource; nothing if it has waited long enough.
+    fn while_young(&self, now: Timestamp) -> Option<Duration> {
+        let left = (self.metadata.creation_timestamp? + YOUNG).duration_since(now);
+        Duration::try_from(left).ok().filter(|left| !left.is_zero())
+    }
+
     /// Its conditions once one is true. With its end it does not run any more. Source: `setStatusConditions`.
     fn with(&self, condition: &str, reason: &str, message: &str, now: Timestamp) -> Vec<Value> {
         let mut conditions: Vec<Value> =
@@ -135,12 +150,23 @@ impl Migration {
     }
 }
 
+/// What the server says of a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    /// It is read and written in this version: the one that is stored, if clients may ask for it.
+    Served(GroupVersionResource),
+    /// It is there, and cannot be listed or changed.
+    Unfit,
+    /// It is not there, or not yet.
+    Unknown,
+}
+
 /// The next step for a resource.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     /// One that has ended runs no more: its definition is told.
     Finish,
-    /// There is no such resource.
+    /// There is nothing that could be written.
     Fail(&'static str),
     /// Objects up to the present version are to be written.
     Date,
@@ -148,39 +174,46 @@ enum Step {
     Begin,
     /// It writes, perhaps once more after a restart.
     Rewrite,
+    /// Its resource may still come, until then.
+    Wait(Duration),
 }
 
-/// What comes next among all migrations of a resource, and for which. Pure. Source: `manageAdmission`, `sync`.
-fn plan(all: &[Migration], is_served: bool) -> Option<(&Migration, Step)> {
+/// What comes next among all migrations of a resource, and for which. One whose resource nobody knows waits for it without
+/// end, unless it was there once. Pure. Source: `manageAdmission`, the two `sync`, `isResourceMigratable`.
+fn plan<'a>(all: &'a [Migration], standing: &Standing, now: Timestamp) -> Option<(&'a Migration, Step)> {
     if let Some(ended) = all.iter().find(|held| held.has_ended() && held.has(RUNNING)) {
         return Some((ended, Step::Finish));
     }
     let mut waiting: Vec<&Migration> = all.iter().filter(|held| !held.has_ended()).collect();
     waiting.sort_by_key(|held| (held.metadata.creation_timestamp, held.metadata.name.as_str()));
-    if let Some(undated) = waiting.iter().find(|held| held.status.resource_version.is_empty()) {
-        let step = if is_served { Step::Date } else { Step::Fail("resource does not exist in discovery") };
-        return Some((undated, step));
+    let undated = waiting.iter().find(|held| held.status.resource_version.is_empty());
+    match (undated, standing) {
+        (Some(undated), Standing::Served(_)) => return Some((undated, Step::Date)),
+        (Some(undated), Standing::Unfit) => {
+            return Some((undated, Step::Fail("resource does not exist in discovery")));
+        }
+        _ => {}
     }
-    let running = waiting.iter().find(|held| held.is(RUNNING));
-    let next = running.or(waiting.first())?;
-    Some(match running {
-        _ if !is_served => (next, Step::Fail("resource not found")),
-        Some(_) => (next, Step::Rewrite),
-        None => (next, Step::Begin),
-    })
+    let Some(running) = waiting.iter().find(|held| held.is(RUNNING)) else {
+        return waiting.first().map(|first| (*first, Step::Begin));
+    };
+    match standing {
+        Standing::Served(_) => Some((running, Step::Rewrite)),
+        _ if running.status.resource_version.is_empty() => None,
+        _ => Some((running, running.while_young(now).map_or(Step::Fail("resource not found"), Step::Wait))),
+    }
 }
 
-/// The version in which a resource is read: the one that is stored, if clients may ask for it.
-fn served(rows: &Rows, resource: &Resource) -> Option<GroupVersionResource> {
-    let fits = |row: &&Arc<Row>| {
-        *row.group == *resource.group
-            && *row.plural == *resource.resource
-            && row.serves("list")
-            && row.serves("patch")
-    };
-    let all: Vec<&Arc<Row>> = rows.rows().filter(fits).collect();
-    let stored = all.iter().find(|row| row.is_storage_version());
-    stored.or(all.first()).map(|row| row.resource())
+/// How a resource stands among what the server serves.
+fn standing(rows: &Rows, resource: &Resource) -> Standing {
+    let is_meant = |row: &&Arc<Row>| *row.group == *resource.group && *row.plural == *resource.resource;
+    let all: Vec<&Arc<Row>> = rows.rows().filter(is_meant).collect();
+    let fit = || all.iter().filter(|row| row.serves("list") && row.serves("patch"));
+    match fit().find(|row| row.is_storage_version()).or_else(|| fit().next()) {
+        Some(row) => Standing::Served(row.resource()),
+        None if all.is_empty() => Standing::Unknown,
+        None => Standing::Unfit,
+    }
 }
 
 /// An object that is to be written as it is: no more of it is kept meanwhile.
@@ -314,11 +347,15 @@ impl Reconcile<Resource> for Worker {
         let read = all.values().map(|object| decode::<Migration>(object)).collect::<Result<Vec<_>, _>>()?;
         let of_resource: Vec<Migration> =
             read.into_iter().filter(|held| held.spec.resource == *resource).collect();
-        let served = served(&self.ctx.catalog.rows(), resource);
-        if let Some((migration, step)) = plan(&of_resource, served.is_some())
-            && let Some(object) = all.get(&migration.metadata.uid)
-        {
-            self.take(migration, object, step, served).await?;
+        let standing = standing(&self.ctx.catalog.rows(), resource);
+        let Some((migration, step)) = plan(&of_resource, &standing, self.ctx.clock.now()) else {
+            return Ok(Action::Done);
+        };
+        if let Step::Wait(left) = step {
+            return Ok(Action::After(left));
+        }
+        if let Some(object) = all.get(&migration.metadata.uid) {
+            self.take(migration, object, step, standing).await?;
         }
         Ok(Action::Done)
     }
@@ -331,11 +368,11 @@ impl Worker {
         migration: &Migration,
         object: &Object,
         step: Step,
-        served: Option<GroupVersionResource>,
+        standing: Standing,
     ) -> Result<(), BoxError> {
         let now = self.ctx.clock.now();
         let failed = |why: &str| migration.with(FAILED, "StorageVersionMigrationFailed", why, now);
-        match (step, served) {
+        match (step, standing) {
             (Step::Finish, _) => {
                 let succeeded = migration.is(SUCCEEDED);
                 self.tell(migration, |definition| definition.ended(succeeded, now)).await?;
@@ -353,12 +390,12 @@ impl Worker {
                 let running = migration.with(RUNNING, "MigrationRunning", "The migration is running", now);
                 self.write(object, json!({ "conditions": running })).await
             }
-            (Step::Date, Some(resource)) => {
+            (Step::Date, Standing::Served(resource)) => {
                 let options = ListOptions { limit: 1, ..ListOptions::default() };
                 let list = self.ctx.client.list(&resource, "", options).await?;
                 self.write(object, json!({ "resourceVersion": list.revision.to_string() })).await
             }
-            (Step::Rewrite, Some(resource)) => {
+            (Step::Rewrite, Standing::Served(resource)) => {
                 let conditions = match self.rewrite(migration, &resource).await? {
                     Outcome::Stopped => return Ok(()),
                     Outcome::Done => migration.with(SUCCEEDED, "StorageVersionMigrationSucceeded", "", now),
@@ -368,7 +405,7 @@ impl Worker {
             }
             (Step::Fail(why), _) => self.write(object, json!({ "conditions": failed(why) })).await,
             // Planned for what is served alone.
-            (Step::Date | Step::Rewrite, None) => Ok(()),
+            (Step::Date | Step::Rewrite | Step::Wait(_), _) => Ok(()),
         }
     }
 
@@ -484,27 +521,38 @@ mod tests {
         .unwrap()
     }
 
-    fn next(all: &[Migration], is_served: bool) -> Option<(&str, Step)> {
-        plan(all, is_served).map(|(held, step)| (held.metadata.name.as_str(), step))
+    fn next<'a>(all: &'a [Migration], standing: &Standing) -> Option<(&'a str, Step)> {
+        plan(all, standing, at(10)).map(|(held, step)| (held.metadata.name.as_str(), step))
     }
 
     #[test]
     fn one_after_the_other_is_dated_begins_writes_and_finishes() {
+        let served = Standing::Served(GroupVersionResource::new("", "v1", "configmaps"));
         let new = migration("new", 5, "", &[]);
         let waits = migration("waits", 3, "7", &[]);
         let older = migration("older", 1, "7", &[]);
         let runs = migration("runs", 9, "7", &[(RUNNING, "True")]);
         let ended = migration("ended", 0, "7", &[(RUNNING, "False"), (SUCCEEDED, "True")]);
         let done = migration("done", 0, "7", &[(FAILED, "True")]);
-        assert_eq!(next(&[], true), None);
-        assert_eq!(next(std::slice::from_ref(&done), true), None);
-        assert_eq!(next(&[new.clone(), waits.clone(), done], true), Some(("new", Step::Date)));
-        assert_eq!(next(&[waits.clone(), older.clone()], true), Some(("older", Step::Begin)));
-        assert_eq!(next(&[waits, older, runs.clone()], true), Some(("runs", Step::Rewrite)));
-        assert_eq!(next(&[runs.clone(), ended], true), Some(("ended", Step::Finish)));
-        let missing = Step::Fail("resource does not exist in discovery");
-        assert_eq!(next(&[new], false), Some(("new", missing)));
-        assert_eq!(next(&[runs], false), Some(("runs", Step::Fail("resource not found"))));
+        assert_eq!(next(&[], &served), None);
+        assert_eq!(next(std::slice::from_ref(&done), &served), None);
+        assert_eq!(next(&[new.clone(), waits.clone(), done], &served), Some(("new", Step::Date)));
+        assert_eq!(next(&[waits.clone(), older.clone()], &served), Some(("older", Step::Begin)));
+        assert_eq!(next(&[waits, older, runs.clone()], &served), Some(("runs", Step::Rewrite)));
+        assert_eq!(next(&[runs, ended], &served), Some(("ended", Step::Finish)));
+        let unfit = Step::Fail("resource does not exist in discovery");
+        assert_eq!(next(&[new], &Standing::Unfit), Some(("new", unfit)));
+    }
+
+    #[test]
+    fn a_resource_that_nobody_knows_is_waited_for() {
+        let (new, begun) = (migration("new", 5, "", &[]), migration("begun", 1, "", &[(RUNNING, "True")]));
+        assert_eq!(next(std::slice::from_ref(&new), &Standing::Unknown), Some(("new", Step::Begin)));
+        assert_eq!(next(&[new, begun], &Standing::Unknown), None);
+        let gone = |created| migration("gone", created, "7", &[(RUNNING, "True")]);
+        let wait = Step::Wait(Duration::from_secs(20));
+        assert_eq!(next(&[gone(-30)], &Standing::Unknown), Some(("gone", wait)));
+        assert_eq!(next(&[gone(-50)], &Standing::Unknown), Some(("gone", Step::Fail("resource not found"))));
     }
 
     #[test]
@@ -537,11 +585,15 @@ mod tests {
     fn resources_are_met_in_the_version_that_is_stored() {
         let rows = Rows::builtin();
         let found = |group: &str, resource: &str| {
-            served(&rows, &Resource { group: group.into(), resource: resource.into() })
-                .map(|found| found.version)
+            standing(&rows, &Resource { group: group.into(), resource: resource.into() })
         };
-        assert_eq!(found("", "configmaps").as_deref(), Some("v1"));
-        assert_eq!(found("resource.k8s.io", "resourceclaims").as_deref(), Some("v1"));
-        assert_eq!((found("", "bindings"), found("example.com", "boats")), (None, None));
+        let first =
+            |group: &str, resource: &str| Standing::Served(GroupVersionResource::new(group, "v1", resource));
+        assert_eq!(found("", "configmaps"), first("", "configmaps"));
+        assert_eq!(found("resource.k8s.io", "resourceclaims"), first("resource.k8s.io", "resourceclaims"));
+        assert_eq!(
+            (found("", "bindings"), found("example.com", "boats")),
+            (Standing::Unfit, Standing::Unknown)
+        );
     }
 }

@@ -65,6 +65,16 @@ impl Catalog {
         self.entries.get(key)
     }
 
+    /// The Services whose slices say for which zones an endpoint is.
+    pub fn hinted(&self) -> BTreeSet<Key> {
+        let is_hinted = |slice: &EndpointSlice| {
+            slice.endpoints.iter().any(|endpoint| !endpoint.hints.for_zones.is_empty())
+        };
+        let hinted =
+            self.entries.iter().filter(|(_, entry)| entry.slices.values().any(|slice| is_hinted(slice)));
+        hinted.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Whether a Service has this address among its endpoints, ready or not.
     pub fn is_endpoint(&self, address: Ipv4Addr) -> bool {
         self.by_endpoint.contains_key(&address)

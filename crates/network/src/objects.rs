@@ -134,6 +134,28 @@ pub struct Endpoint {
     pub hostname: Option<String>,
     /// The node.
     pub node_name: Option<String>,
+    /// Who should use it.
+    pub hints: Hints,
+}
+
+/// For whom an endpoint is meant: for all if nothing is said.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hints {
+    /// For clients in these zones.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub for_zones: Vec<Named>,
+    /// For clients on these nodes.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub for_nodes: Vec<Named>,
+}
+
+/// A zone or a node, by name.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    /// The name.
+    pub name: String,
 }
 
 /// An endpoint's conditions; absent means as upstream documents: ready, serving, not terminating.

@@ -1,8 +1,8 @@
 //! The component: starts from what the runtime and the API hold, keeps one worker per pod, feeds them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::Object;
 use async_trait::async_trait;
 use base::BoxError;
 use base::clock::SharedClock;
@@ -10,11 +10,10 @@ use base::lifecycle::{Component, Context, OnFailure};
 use client::Client;
 use engine_api::{ContainerEvent, ContainerEventKind, Images, Runtime};
 use futures::StreamExt as _;
-use parking_lot::Mutex;
 use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{Change, EventRecorder, Informers, kinds};
 
-use crate::admission::{HostPorts, PORTS_TAKEN};
+use crate::admission::{Door, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
 use crate::images::Puller;
@@ -53,16 +52,11 @@ pub struct Handles {
 pub struct Agent {
     deps: Arc<Deps>,
     workers: Workers,
-    ports: Ports,
+    door: Arc<Door>,
     server: Arc<NodeServer>,
     /// Informers end with their registry.
     _informers: Informers,
 }
-
-/// The workers by their pods' uids.
-type Workers = Arc<Mutex<HashMap<String, Arc<Mailbox>>>>;
-/// The ports of the host that pods have.
-type Ports = Arc<Mutex<HostPorts>>;
 
 impl Agent {
     /// Builds the agent and takes its server's port; nothing runs yet. Called within a tokio runtime.
@@ -78,6 +72,7 @@ impl Agent {
         let on_node = format!("spec.nodeName={}", config.node_name);
         let caches = Caches {
             pods: informers.selected(kinds::PODS, &on_node),
+            nodes: informers.get(kinds::NODES),
             services: informers.get(kinds::SERVICES),
         };
         let facts = NodeFacts {
@@ -113,8 +108,8 @@ impl Agent {
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
-        let ports = Ports::default();
-        Ok(Arc::new(Self { deps, workers, ports, server, _informers: informers }))
+        let door = Arc::new(Door::new(deps.clone(), workers.clone()));
+        Ok(Arc::new(Self { deps, workers, door, server, _informers: informers }))
     }
 
     /// The node's server: the in-process way to logs, exec, attach and port-forward.
@@ -124,7 +119,7 @@ impl Agent {
 
     async fn synced(&self) {
         let caches = &self.deps.caches;
-        for informer in [&caches.pods, &caches.services] {
+        for informer in [&caches.pods, &caches.nodes, &caches.services] {
             informer.synced().await;
         }
     }
@@ -149,6 +144,10 @@ impl Agent {
         let (Some(object), Some(uid)) = (change.new, new_uid) else { return };
         let known = self.workers.lock().get(&uid).cloned();
         if let Some(mailbox) = known {
+            let generation = |object: &Object| object.meta().generation;
+            if change.old.is_none_or(|old| generation(&old) != generation(&object)) {
+                self.door.changed(&object);
+            }
             mailbox.deliver(object);
             return;
         }
@@ -161,34 +160,18 @@ impl Agent {
         };
         let mailbox = Arc::new(Mailbox::default());
         self.workers.lock().insert(uid.clone(), mailbox.clone());
-        let admitted = pod.is_terminal() || self.ports.lock().take(&pod, |uid| self.lives(uid));
-        let mut worker = PodWorker::new(self.deps.clone(), mailbox, pod);
-        if !admitted {
-            worker.reject(PORTS_TAKEN);
-        }
-        let (workers, ports) = (self.workers.clone(), self.ports.clone());
+        let arrival = self.door.arrives(&object, &pod);
+        let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
+        let (workers, door) = (self.workers.clone(), self.door.clone());
         ctx.spawn(async move {
+            if let Some(refusal) = door.settle(arrival).await {
+                worker.reject(refusal);
+            }
             worker.run().await;
-            ports.lock().free(&uid);
+            mailbox.is_over();
+            door.leaves(&uid);
             workers.lock().remove(&uid);
         });
-    }
-
-    /// Whether the API knows a pod whose life is not over.
-    fn lives(&self, uid: &str) -> bool {
-        let pod = self.deps.caches.pods.by_uid(uid).and_then(|object| PodView::decode(&object).ok());
-        pod.is_some_and(|pod| !pod.is_terminal())
-    }
-
-    /// Pods that were taken by an earlier run of the agent keep their ports, in whatever order they are told of.
-    fn keep_ports(&self) {
-        let mut ports = HostPorts::default();
-        let pods = self.deps.caches.pods.list();
-        let pods = pods.iter().filter_map(|object| PodView::decode(object).ok());
-        for pod in pods.filter(|pod| pod.status.start_time.is_some() && !pod.is_terminal()) {
-            ports.keep(&pod);
-        }
-        *self.ports.lock() = ports;
     }
 }
 
@@ -216,16 +199,19 @@ impl Component for Agent {
         let port = self.server.port();
         ctx.waiting_for("its Node object");
         self.deps.pressure.measure(self.deps.now(), &self.deps.config.data_dir).await;
-        registration::register(&self.deps, &info, port).await?;
+        let registered = registration::register(&self.deps, &info, port).await?;
+        self.deps.caches.nodes.caught_up(registered).await;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
         self.end_orphans(&ctx);
-        self.keep_ports();
+        self.door.begin();
         let mut pods = self.deps.caches.pods.subscribe();
         ctx.ready();
         loop {
             tokio::select! {
-                changes = pods.changed() => {
+                mut changes = pods.changed() => {
+                    // Who was there first is decided about first.
+                    changes.sort_by_key(|change| change.latest().and_then(|pod| pod.meta().creation_timestamp));
                     for change in changes {
                         self.pod_changed(&ctx, change);
                     }

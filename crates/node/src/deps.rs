@@ -24,6 +24,7 @@ use crate::watched::Watched;
 /// The shared informers that the node reads.
 pub(crate) struct Caches {
     pub(crate) pods: Informer,
+    pub(crate) nodes: Informer,
     pub(crate) services: Informer,
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Cache {
     by_node: HashMap<Box<str>, HashSet<Held>>,
     /// Those that no controller has, once somebody has asked for them: of many resources they are all, and nobody asks.
     orphans: Option<BTreeSet<Key>>,
+    /// By label, those that somebody has asked for.
+    by_label: HashMap<&'static str, Labelled>,
 }
 
 /// An object that the cache holds, told from others by where it lies: each version of it is another one.
@@ -33,6 +35,9 @@ impl Hash for Held {
         Arc::as_ptr(&self.0).hash(state);
     }
 }
+
+/// The keys of objects by the value of one label. They sort by namespace.
+type Labelled = HashMap<Box<str>, BTreeSet<Key>>;
 
 impl Cache {
     pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Object>> {
@@ -86,6 +91,33 @@ impl Cache {
         self.orphans.get_or_insert_with(|| all.map(|(key, _)| key.clone()).collect());
     }
 
+    /// The objects of a namespace that have this value of a label, sorted by name; `None` as long as they are not kept.
+    pub(crate) fn by_label<'a>(
+        &'a self,
+        namespace: &'a str,
+        label: &str,
+        value: &str,
+    ) -> Option<impl Iterator<Item = &'a Arc<Object>>> {
+        let keys = self.by_label.get(label)?.get(value).into_iter();
+        let keys = keys.flat_map(move |keys| keys.range(Key::new(namespace, "")..));
+        let keys = keys.take_while(move |key| key.namespace == namespace);
+        Some(keys.filter_map(|key| self.objects.get(key)))
+    }
+
+    /// Keeps the objects by the values of a label from now on.
+    pub(crate) fn keep_by_label(&mut self, label: &'static str) {
+        let objects = &self.objects;
+        self.by_label.entry(label).or_insert_with(|| {
+            let mut kept = Labelled::new();
+            for (key, object) in objects {
+                if let Some(value) = object.meta().labels.get(label) {
+                    kept.entry(value.as_str().into()).or_default().insert(key.clone());
+                }
+            }
+            kept
+        });
+    }
+
     /// Puts an object; gives the one that it replaces.
     pub(crate) fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         let key = object.key();
@@ -101,7 +133,12 @@ impl Cache {
             self.by_owner.entry(owner.uid.as_str().into()).or_default().insert(Held(object.clone()));
         }
         if let Some(orphans) = self.orphans.as_mut().filter(|_| is_orphan(&object)) {
-            orphans.insert(key);
+            orphans.insert(key.clone());
+        }
+        for (label, kept) in &mut self.by_label {
+            if let Some(value) = meta.labels.get(*label) {
+                kept.entry(value.as_str().into()).or_default().insert(key.clone());
+            }
         }
         if let Some(node) = object.node_name() {
             self.by_node.entry(node.into()).or_default().insert(Held(object.clone()));
@@ -126,6 +163,15 @@ impl Cache {
         }
         if let Some(orphans) = &mut self.orphans {
             orphans.remove(key);
+        }
+        for (label, kept) in &mut self.by_label {
+            let Some(value) = meta.labels.get(*label) else { continue };
+            if let Some(keys) = kept.get_mut(value.as_str()) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    kept.remove(value.as_str());
+                }
+            }
         }
         if let Some(node) = old.node_name() {
             drop_from(&mut self.by_node, node, &held);

@@ -324,6 +324,20 @@ impl Informer {
         })
     }
 
+    /// The objects of a namespace that have this value of a label, sorted by name. Others are not looked at, except by the
+    /// first call of all for this label.
+    pub fn by_label(&self, namespace: &str, label: &'static str, value: &str) -> Vec<Arc<Object>> {
+        let of = |cache: &Cache| -> Option<Vec<Arc<Object>>> {
+            Some(cache.by_label(namespace, label, value)?.cloned().collect())
+        };
+        let known = of(&self.shared.cache.read());
+        known.unwrap_or_else(|| {
+            let mut cache = self.shared.cache.write();
+            cache.keep_by_label(label);
+            of(&cache).unwrap_or_default()
+        })
+    }
+
     /// The objects whose `spec.nodeName` is `node`, in no order.
     pub fn on_node(&self, node: &str) -> Vec<Arc<Object>> {
         self.shared.cache.read().on_node(node).cloned().collect()

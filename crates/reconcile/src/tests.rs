@@ -170,6 +170,50 @@ async fn orphans_are_found_without_a_look_at_the_others() {
 }
 
 #[tokio::test]
+async fn objects_are_found_by_a_label_as_it_changes() {
+    let (sender, answer) = watch();
+    let (_script, informers, _clock) = informers(vec![answer]);
+    let informer = informers.get(kinds::CONFIG_MAPS);
+    let labelled = |namespace, name: &str, value: &str, revision| {
+        let mut json: serde_json::Value = object(namespace, name, name, revision).decode().unwrap();
+        json["metadata"]["labels"] = serde_json::json!({ "of": value, "other": "x" });
+        Arc::new(Object::parse(serde_json::to_vec(&json).unwrap().into()).unwrap())
+    };
+    let added = |object| event(WatchEventKind::Added, object);
+    let there = vec![
+        added(labelled("ns", "b", "web", 1)),
+        added(labelled("ns", "a", "web", 2)),
+        added(labelled("ns", "c", "api", 3)),
+        added(labelled("elsewhere", "a", "web", 4)),
+        added(object("ns", "none", "none", 5)),
+        synced_at(5),
+    ];
+    sender.send(Ok(there)).unwrap();
+    informer.synced().await;
+    let found = |namespace, value| {
+        let found = informer.by_label(namespace, "of", value);
+        found.iter().map(|object| object.meta().name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        (found("ns", "web"), found("ns", "api"), found("other", "web")),
+        ("a b".into(), "c".into(), "".into())
+    );
+    // One gets another value, one loses the label, one is new, and one goes.
+    let changes = vec![
+        event(WatchEventKind::Modified, labelled("ns", "b", "api", 6)),
+        event(WatchEventKind::Modified, object("ns", "c", "c", 7)),
+        added(labelled("ns", "d", "api", 8)),
+        event(WatchEventKind::Deleted, labelled("ns", "a", "web", 9)),
+    ];
+    sender.send(Ok(changes)).unwrap();
+    informer.caught_up(9).await;
+    assert_eq!(
+        (found("ns", "web"), found("ns", "api"), found("elsewhere", "web")),
+        ("".into(), "b d".into(), "a".into())
+    );
+}
+
+#[tokio::test]
 async fn falls_back_to_list_and_watch() {
     let (_watch, answer) = watch();
     let list = List { items: vec![object("ns", "a", "u", 3)], revision: 4, ..List::default() };

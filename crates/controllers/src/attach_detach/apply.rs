@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use reconcile::{Action, EventType, Involved, kinds};
 use serde_json::json;
 
-use super::plan::{Detach, Part, Side, Step, elsewhere, plan_node, plan_volume, used_on};
+use super::plan::{Detach, Part, Side, Step, elsewhere, plan_node, plan_volume, said_by, used_on};
 use super::source::{Handle, handle_of, is_own_name};
 use super::types::{Attachment, Node, Volume};
 use super::world::{Held, Item, Need, Source, Told, Want, World};
@@ -22,14 +22,18 @@ impl Worker {
         let attachment: Attachment = decoded(object)?;
         let meta = &attachment.metadata;
         let id = &meta.name;
+        let node = &attachment.spec.node_name;
+        let is_named = |handle: &Handle| handle.attachment_on(node) == *id;
         let volume = match world.want(id) {
             Some(want) => Some(want.need.volume.clone()),
-            None => match self.handle(&attachment) {
-                Some(handle) if handle.attachment_on(&attachment.spec.node_name) == *id => Some(handle),
+            // The volume may be gone, or be another of the same name: then its node still knows of what it says that it
+            // is attached.
+            None => match self.handle(&attachment).filter(is_named).or_else(|| self.said(id, node)) {
                 // It is known from before, or it is of a volume that nobody knows any more.
-                _ if world.held(id).is_some_and(|held| held.uid == meta.uid) => None,
-                None if is_own_name(id) => None,
-                _ => return None,
+                None if !is_own_name(id) && world.held(id).is_none_or(|held| held.uid != meta.uid) => {
+                    return None;
+                }
+                known => known,
             },
         };
         Some(Held {
@@ -43,7 +47,12 @@ impl Worker {
         })
     }
 
-    /// Which volume an attachment names.
+    /// Of which volume an attachment is by what its node says. Source: `populateActualStateOfWorld`.
+    fn said(&self, id: &str, node: &str) -> Option<Handle> {
+        said_by(&self.node(node)?, node, id)
+    }
+
+    /// Which volume an attachment names. Source: `processVolumeAttachments`.
     fn handle(&self, attachment: &Attachment) -> Option<Handle> {
         let source = &attachment.spec.source;
         if let Some(spec) = &source.inline_volume_spec {

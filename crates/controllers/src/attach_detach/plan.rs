@@ -224,6 +224,13 @@ pub(super) fn used_on(name: &str, node: &Node) -> HashSet<String> {
     handles.map(|held| held.attachment_on(name)).collect()
 }
 
+/// The volume whose attachment to a node has this name, where the node's status says that it is attached or used.
+pub(super) fn said_by(node: &Node, name: &str, id: &str) -> Option<Handle> {
+    let status = &node.status;
+    let said = status.volumes_attached.iter().map(|held| &held.name).chain(&status.volumes_in_use);
+    said.filter_map(|unique| Handle::of_unique_name(unique)).find(|handle| handle.attachment_on(name) == id)
+}
+
 /// What a node's status is to say, if it says something else: everything that is attached and stays. What is there keeps
 /// its place.
 fn shown(name: &str, node: &Node, parts: &[Part<'_>], detach: &[Detach]) -> Option<Vec<AttachedVolume>> {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::plan::{
-    ATTACH_TIMEOUT, Detach, Part, Side, Step, UNMOUNT_TIMEOUT, elsewhere, plan_node, plan_volume,
+    ATTACH_TIMEOUT, Detach, Part, Side, Step, UNMOUNT_TIMEOUT, elsewhere, plan_node, plan_volume, said_by,
 };
 use super::source::{Handle, handle_of, inline, is_own_name, is_shared, modes_of};
 use super::types::{Failure, InTreeSources, Node, Pod, Volume};
@@ -383,4 +383,18 @@ fn the_world_knows_who_needs_what_and_forgets_what_is_gone() {
     world.put_attachment(&id, None);
     assert!(!world.knows_node("n1") && world.of_volume(&handle("vol-1")).is_empty());
     assert!(world.pods().is_empty() && world.pods_of_claim(&Key::new("ns", "claim")).is_empty());
+}
+
+#[test]
+fn a_node_tells_of_which_volume_an_attachment_is() {
+    let (first, second) = (handle("vol-1"), handle("vol-2"));
+    let node: Node = read(json!({ "status": {
+        "volumesAttached": [{ "name": "kubernetes.io/nfs/x" }, { "name": first.unique_name() }],
+        "volumesInUse": [second.unique_name()],
+    } }));
+    for volume in [first, second] {
+        assert_eq!(said_by(&node, "n1", &volume.attachment_on("n1")), Some(volume.clone()));
+        assert_eq!(said_by(&node, "n1", &volume.attachment_on("n2")), None);
+    }
+    assert_eq!(said_by(&node, "n1", &handle("vol-3").attachment_on("n1")), None);
 }

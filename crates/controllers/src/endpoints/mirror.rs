@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::WORKERS;
 use super::plan::Step;
-use super::slices::{carry_out, services_of};
+use super::slices::{carry_out, held, services_of};
 use super::trigger::{TRIGGER_TIME, changes};
 use super::types::{
     Conditions, Endpoint, Identity, MANAGED_BY, Port, SERVICE_NAME, Service, Slice, TargetRef, sorted,
@@ -118,15 +118,7 @@ struct Address {
 #[async_trait]
 impl Reconcile<Key> for Worker {
     async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
-        let held = self.slices.labelled(&key.namespace, |labels| {
-            labels.get(SERVICE_NAME) == Some(&key.name)
-                && labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER)
-        });
-        let held: Vec<Slice> = held
-            .iter()
-            .filter(|slice| !slice.meta().is_terminating())
-            .map(|slice| decode(slice))
-            .collect::<Result<_, _>>()?;
+        let held = held(&self.slices, key, MANAGER)?;
         let endpoints = self.mirrored(key)?;
         let plan = plan(endpoints.as_ref(), held);
         if let Some(endpoints) = &endpoints {

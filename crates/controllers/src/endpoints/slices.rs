@@ -95,6 +95,16 @@ pub(super) fn services_of(change: &Change, manager: &str) -> Vec<Key> {
     keys
 }
 
+/// The slices of a Service that `manager` keeps.
+pub(super) fn held(slices: &Informer, key: &Key, manager: &str) -> Result<Vec<Slice>, BoxError> {
+    let of_service = slices.by_label(&key.namespace, SERVICE_NAME, &key.name);
+    let is_kept = |slice: &&Arc<Object>| {
+        let meta = slice.meta();
+        meta.labels.get(MANAGED_BY).is_some_and(|by| by == manager) && !meta.is_terminating()
+    };
+    of_service.iter().filter(is_kept).map(|slice| decode(slice)).collect()
+}
+
 /// Counts the zones' shares anew when nodes have changed. Source: `checkNodeTopologyDistribution`.
 struct Counter {
     zones: Arc<Zones>,
@@ -147,12 +157,7 @@ impl Worker {
 
     /// The slices of a Service that this controller keeps.
     fn held(&self, key: &Key) -> Result<Vec<Slice>, BoxError> {
-        let is_ours = |labels: &BTreeMap<String, String>| {
-            labels.get(SERVICE_NAME) == Some(&key.name)
-                && labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER)
-        };
-        let held = self.slices.labelled(&key.namespace, is_ours);
-        held.iter().filter(|slice| !slice.meta().is_terminating()).map(|slice| decode(slice)).collect()
+        held(&self.slices, key, MANAGER)
     }
 
     fn plan(&self, key: &Key, service: &Service) -> Result<Outcome, BoxError> {

@@ -220,3 +220,15 @@ async fn nobody_recycles_volumes() {
     let says = |events: &[Arc<Object>]| events.iter().any(|event| reason(event) == "VolumeFailedRecycle");
     cluster.until_all(kinds::EVENTS, "default", says).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_volume_that_another_one_has_replaced_is_detached() {
+    let cluster = start_alone(Arc::new(SystemClock)).await;
+    prepare(&cluster).await;
+    volume(&cluster, "pv-3", "f", DRIVER, "vol-3").await;
+    // It was made for `vol-1`, when that was the volume of this name.
+    let left = json!({ "metadata": { "name": ON_FIRST, "finalizers": ["external-attacher/d-example-com"] },
+        "spec": { "attacher": DRIVER, "nodeName": "n1", "source": { "persistentVolumeName": "pv-3" } } });
+    cluster.create(&kinds::VOLUME_ATTACHMENTS, "", left).await;
+    attachment(&cluster, ON_FIRST, is_ending).await;
+}

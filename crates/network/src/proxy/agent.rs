@@ -9,19 +9,22 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context, OnFailure};
 use parking_lot::RwLock;
-use reconcile::kinds::{ENDPOINT_SLICES, SERVICES};
-use reconcile::{Informer, Informers};
+use reconcile::kinds::{ENDPOINT_SLICES, NODES, SERVICES};
+use reconcile::{Informer, Informers, Registration};
 use sys::net::nft::{Op, Transaction};
 use sys::net::{Conntrack, End, Flow, or_missing};
 use tokio::sync::watch;
 
-use super::desired::groups;
+use super::desired::{Place, groups};
 use super::plan::{Batch, Stale, State};
 use super::table::{Fixed, fixed};
 use crate::Error;
 use crate::catalog::Catalog;
 use crate::host::Handles;
 use crate::published::Published;
+
+/// The label that names a node's zone. Source: upstream's `v1.LabelTopologyZone`.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What others see of the proxy: the joined Services and endpoints, and what is programmed. Cheap to clone.
 #[derive(Clone)]
@@ -75,6 +78,7 @@ impl View {
 pub struct Proxy {
     services: Informer,
     slices: Informer,
+    nodes: Informer,
     handles: Handles,
     fixed: Fixed,
     node: String,
@@ -95,6 +99,7 @@ impl Proxy {
         Self {
             services: informers.get(SERVICES),
             slices: informers.get(ENDPOINT_SLICES),
+            nodes: informers.get(NODES),
             handles,
             fixed,
             node: node.to_owned(),
@@ -108,8 +113,29 @@ impl Proxy {
         self.view.clone()
     }
 
+    /// The zone that this node's own object names, told anew when that changes. Whatever else changes of nodes, which is
+    /// much, wakes nobody.
+    fn zone(&self) -> (watch::Receiver<String>, Registration) {
+        let (zone, told) = watch::channel(String::new());
+        let node = self.node.clone();
+        let registration = self.nodes.on_change(move |change| {
+            if change.key.name != node {
+                return;
+            }
+            let named = change.new.as_ref().and_then(|node| node.meta().labels.get(ZONE).cloned());
+            let named = named.unwrap_or_default();
+            zone.send_if_modified(|held| {
+                let is_new = *held != named;
+                *held = named;
+                is_new
+            });
+        });
+        (told, registration)
+    }
+
     /// Plans the changes of `keys` and gives them with the UDP connections to look at anew.
-    fn plan(&self, keys: &BTreeSet<Key>) -> (Vec<Op>, Vec<Stale>) {
+    fn plan(&self, keys: &BTreeSet<Key>, zone: &str) -> (Vec<Op>, Vec<Stale>) {
+        let place = Place { node: &self.node, zone };
         let catalog = self.view.catalog.read();
         let mut programmed = self.view.programmed.write();
         programmed.settled = false;
@@ -130,7 +156,7 @@ impl Proxy {
                 })
                 .map(|(service, entry)| {
                     let slices: Vec<_> = entry.slices.values().map(|slice| (**slice).clone()).collect();
-                    groups(service, &slices, &self.node)
+                    groups(service, &slices, place)
                 });
             stale.extend(state.change(key, &desired.unwrap_or_default(), batch));
         };
@@ -203,13 +229,17 @@ impl Component for Proxy {
         // Until everything is known, what an earlier process programmed stays in force.
         tokio::select! {
             () = ctx.cancelled() => return Ok(()),
-            () = async { tokio::join!(self.services.synced(), self.slices.synced()); } => {}
+            () = async {
+                tokio::join!(self.services.synced(), self.slices.synced(), self.nodes.synced());
+            } => {}
         }
         *self.view.catalog.write() = Catalog::default();
         *self.view.programmed.write() =
             Programmed { state: Some(State::new(self.fixed.node_pods)), settled: false, complete: false };
         let mut published = self.published.news();
         let mut reached = self.slices.revisions();
+        let (mut zones, _registration) = self.zone();
+        let mut zone = String::new();
         let mut ops = fixed(&self.fixed);
         let mut first = true;
         loop {
@@ -221,6 +251,7 @@ impl Component for Proxy {
                 changes = slices.changed() => keys = self.view.catalog.write().slices_changed(&changes),
                 // Their senders are held by this component.
                 _ = published.changed() => {}
+                _ = zones.changed() => {}
                 // Changes may have been taken before it was said up to where they go.
                 _ = reached.changed() => {}
                 () = std::future::ready(()), if first => {}
@@ -234,7 +265,12 @@ impl Component for Proxy {
             if let Some(changes) = futures::FutureExt::now_or_never(slices.changed()) {
                 keys.extend(self.view.catalog.write().slices_changed(&changes));
             }
-            let (changes, stale) = self.plan(&keys);
+            let named = zones.borrow_and_update().clone();
+            if named != zone {
+                zone = named;
+                keys.extend(self.view.catalog.read().hinted());
+            }
+            let (changes, stale) = self.plan(&keys, &zone);
             ops.extend(changes);
             self.apply(std::mem::take(&mut ops)).await?;
             self.forget(stale).await?;

@@ -1,12 +1,12 @@
 //! What the API says about a Service, turned into what the data path has to do. Pure.
 //!
 //! Sources: the Service and EndpointSlice API, KEP-1669 (terminating endpoints serve while no other is ready),
-//! KEP-2086 (internal traffic policy).
+//! KEP-2086 (internal traffic policy), KEP-2433 and KEP-3015 (hints).
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::objects::{EndpointSlice, Service, ServicePort};
+use crate::objects::{Endpoint, EndpointSlice, Named, Service, ServicePort};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -54,8 +54,17 @@ pub struct Group {
     pub if_empty: IfEmpty,
 }
 
-/// The groups of a Service on the node `node`. None for a Service that has no cluster IP.
-pub fn groups(service: &Service, slices: &[EndpointSlice], node: &str) -> Vec<Group> {
+/// Where the clients are whose connections are balanced here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// This node's name.
+    pub node: &'a str,
+    /// Its zone; empty if it is in none.
+    pub zone: &'a str,
+}
+
+/// The groups of a Service on a node. None for a Service that has no cluster IP.
+pub fn groups(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> Vec<Group> {
     let spec = &service.spec;
     let Some(cluster_ip) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok()) else {
         return Vec::new();
@@ -63,7 +72,7 @@ pub fn groups(service: &Service, slices: &[EndpointSlice], node: &str) -> Vec<Gr
     if spec.kind.as_deref() == Some("ExternalName") {
         return Vec::new();
     }
-    spec.ports.iter().flat_map(|port| port_groups(service, cluster_ip, port, slices, node)).collect()
+    spec.ports.iter().flat_map(|port| port_groups(service, cluster_ip, port, slices, place)).collect()
 }
 
 fn port_groups(
@@ -71,12 +80,13 @@ fn port_groups(
     cluster_ip: Ipv4Addr,
     port: &ServicePort,
     slices: &[EndpointSlice],
-    node: &str,
+    place: Place<'_>,
 ) -> Vec<Group> {
     let spec = &service.spec;
     let protocol = protocol(port.protocol.as_deref());
-    let all = endpoints(slices, port, None);
-    let local = endpoints(slices, port, Some(node));
+    let known = endpoints(slices, port);
+    let all = choose(&known, nearness(&known, place));
+    let local = choose(&known, Nearness::Here(place.node));
     let frontend = |address, port, external| Frontend { address, protocol, port, external };
     let affinity_s = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let configured = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
@@ -129,34 +139,80 @@ struct Chosen {
     leaving: BTreeSet<SocketAddrV4>,
 }
 
-/// The endpoints of a port that new connections go to: those that are ready; if none is, those that terminate and
-/// still serve. With `node`, of that node only.
-fn endpoints(slices: &[EndpointSlice], port: &ServicePort, node: Option<&str>) -> Chosen {
+/// Which endpoints those are that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nearness<'a> {
+    /// All of them.
+    Any,
+    /// Those that are meant for clients on this node.
+    ForNode(&'a str),
+    /// Those that are meant for clients in this zone.
+    ForZone(&'a str),
+    /// Those on this node, whomever they are meant for.
+    Here(&'a str),
+}
+
+impl Nearness<'_> {
+    fn includes(self, endpoint: &Endpoint) -> bool {
+        let meant_for = |named: &[Named], name: &str| named.iter().any(|held| held.name == name);
+        match self {
+            Self::Any => true,
+            Self::ForNode(node) => meant_for(&endpoint.hints.for_nodes, node),
+            Self::ForZone(zone) => meant_for(&endpoint.hints.for_zones, zone),
+            Self::Here(node) => endpoint.node_name.as_deref() == Some(node),
+        }
+    }
+}
+
+/// Whose hints are heeded: where every endpoint that is ready says for which nodes it is, and one is for this node,
+/// those of the node; else likewise those of its zone; else nobody's. Source: upstream's `topologyModeFromHints`.
+fn nearness<'a>(known: &[(SocketAddrV4, &Endpoint)], place: Place<'a>) -> Nearness<'a> {
+    let ready = || known.iter().map(|(_, endpoint)| *endpoint).filter(|endpoint| endpoint.is_ready());
+    let holds = |named: fn(&Endpoint) -> &[Named], near: Nearness<'_>| {
+        ready().all(|endpoint| !named(endpoint).is_empty()) && ready().any(|endpoint| near.includes(endpoint))
+    };
+    let (node, zone) = (Nearness::ForNode(place.node), Nearness::ForZone(place.zone));
+    if holds(|endpoint| &endpoint.hints.for_nodes, node) {
+        node
+    } else if holds(|endpoint| &endpoint.hints.for_zones, zone) {
+        zone
+    } else {
+        Nearness::Any
+    }
+}
+
+/// The endpoints of a port, where they are reached.
+fn endpoints<'a>(slices: &'a [EndpointSlice], port: &ServicePort) -> Vec<(SocketAddrV4, &'a Endpoint)> {
+    let name = port.name.as_deref().unwrap_or_default();
+    let family = |slice: &&EndpointSlice| slice.address_type.as_deref().unwrap_or("IPv4") == "IPv4";
+    let targets = slices.iter().filter(family).filter_map(|slice| {
+        let target = slice.port(name, port.protocol.as_deref())?;
+        Some((target, &slice.endpoints))
+    });
+    let of_slice = |(target, endpoints): (u16, &'a Vec<Endpoint>)| {
+        endpoints.iter().filter_map(move |endpoint| {
+            // All addresses of an endpoint are the same endpoint; upstream uses the first.
+            let address = endpoint.addresses.first()?.parse().ok()?;
+            Some((SocketAddrV4::new(address, target), endpoint))
+        })
+    };
+    targets.flat_map(of_slice).collect()
+}
+
+/// The endpoints that new connections go to: those that are ready and near; if there is none, those that terminate and
+/// still serve. Those count wherever they are meant for: hints are only heeded where somebody ready is near.
+/// Source: upstream's `CategorizeEndpoints`.
+fn choose(known: &[(SocketAddrV4, &Endpoint)], near: Nearness<'_>) -> Chosen {
     let mut ready = Chosen::default();
     let mut terminating = BTreeSet::new();
-    for slice in slices.iter().filter(|slice| slice.address_type.as_deref().unwrap_or("IPv4") == "IPv4") {
-        let Some(target) = slice.port(port.name.as_deref().unwrap_or_default(), port.protocol.as_deref())
-        else {
-            continue;
-        };
-        for endpoint in &slice.endpoints {
-            if node.is_some() && endpoint.node_name.as_deref() != node {
-                continue;
+    for (at, endpoint) in known.iter().filter(|(_, endpoint)| near.includes(endpoint)) {
+        match (endpoint.is_ready(), endpoint.is_serving(), endpoint.is_terminating()) {
+            (true, _, terminates) => {
+                ready.endpoints.insert(*at);
+                ready.leaving.extend(terminates.then_some(*at));
             }
-            let into = match (endpoint.is_ready(), endpoint.is_serving(), endpoint.is_terminating()) {
-                (true, ..) => &mut ready.endpoints,
-                (false, true, true) => &mut terminating,
-                _ => continue,
-            };
-            // All addresses of an endpoint are the same endpoint; upstream uses the first.
-            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) else {
-                continue;
-            };
-            let at = SocketAddrV4::new(address, target);
-            into.insert(at);
-            if endpoint.is_ready() && endpoint.is_terminating() {
-                ready.leaving.insert(at);
-            }
+            (false, true, true) => drop(terminating.insert(*at)),
+            _ => {}
         }
     }
     if ready.endpoints.is_empty() {
@@ -201,22 +257,26 @@ mod tests {
             "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
     }
 
+    fn on(node: &str) -> Place<'_> {
+        Place { node, zone: "" }
+    }
+
     #[test]
     fn a_terminating_endpoint_serves_only_while_no_other_is_ready() {
         let service = service(json!({"clusterIP": "10.43.0.7", "ports": [{"name": "http", "port": 80}]}));
         let both =
             slice(json!([named("10.42.0.2", "n1", false, true), named("10.42.0.3", "n1", true, false)]));
-        let found = groups(&service, &[both], "n1");
+        let found = groups(&service, &[both], on("n1"));
         assert_eq!(found[0].endpoints, ["10.42.0.3:8080".parse().unwrap()]);
         assert!(found[0].leaving.is_empty());
         let last = slice(json!([named("10.42.0.2", "n1", false, true)]));
-        let found = groups(&service, &[last], "n1");
+        let found = groups(&service, &[last], on("n1"));
         assert_eq!(found[0].endpoints, ["10.42.0.2:8080".parse().unwrap()]);
         assert_eq!(found[0].leaving.len(), 1);
         // `publishNotReadyAddresses`: ready whatever happens, and leaving all the same.
         let published =
             slice(json!([named("10.42.0.2", "n1", true, true), named("10.42.0.3", "n1", true, false)]));
-        let found = groups(&service, &[published], "n1");
+        let found = groups(&service, &[published], on("n1"));
         assert_eq!(found[0].endpoints.len(), 2);
         assert_eq!(found[0].leaving, ["10.42.0.2:8080".parse().unwrap()].into());
     }
@@ -229,13 +289,84 @@ mod tests {
         }));
         let slice =
             slice(json!([named("10.42.0.2", "n1", true, false), named("10.42.1.2", "n2", true, false)]));
-        let found = groups(&service, std::slice::from_ref(&slice), "n1");
+        let found = groups(&service, std::slice::from_ref(&slice), on("n1"));
         assert_eq!(found[0].frontends.len(), 3);
         assert_eq!(found[0].endpoints.len(), 2);
         assert_eq!(found[1].frontends.iter().filter(|frontend| frontend.external).count(), 2);
         assert_eq!(found[1].endpoints, ["10.42.0.2:8080".parse().unwrap()]);
-        assert_eq!(groups(&service, &[slice], "n3")[1].if_empty, IfEmpty::Drop);
-        assert_eq!(groups(&service, &[], "n3")[1].if_empty, IfEmpty::Reject);
+        assert_eq!(groups(&service, &[slice], on("n3"))[1].if_empty, IfEmpty::Drop);
+        assert_eq!(groups(&service, &[], on("n3"))[1].if_empty, IfEmpty::Reject);
+    }
+
+    /// An endpoint as a word: its number, `@` its node, then the zones and nodes that it is for; `-` before it: it is not
+    /// ready, `~`: it terminates.
+    fn hinted(word: &str) -> serde_json::Value {
+        let mut parts = word.split(' ');
+        let (first, hints) = (parts.next().unwrap(), parts.next().unwrap_or_default());
+        let state = first.chars().next().unwrap();
+        let (number, node) = first.trim_start_matches(['-', '~']).split_once('@').unwrap();
+        let for_kind = |kind: char| -> Vec<_> {
+            let named = hints.split(',').filter(|name| name.starts_with(kind));
+            named.map(|name| json!({ "name": name })).collect()
+        };
+        json!({
+            "addresses": [format!("10.42.0.{number}")], "nodeName": node,
+            "hints": { "forZones": for_kind('z'), "forNodes": for_kind('n') },
+            "conditions": {
+                "ready": state.is_ascii_digit(), "serving": state != '-', "terminating": state == '~',
+            },
+        })
+    }
+
+    /// Upstream's cases of `TestCategorizeEndpoints`: who serves the cluster, and who serves locally, on node n1 in a
+    /// zone.
+    #[test]
+    fn endpoints_are_near_as_their_hints_say() {
+        let zones = ["3@n2 za", "4@n2 zb", "5@n3 zc", "6@n3 za"];
+        let nodes = ["3@n1 za,n1", "4@n2 zb,n2", "5@n3 zc,n3", "6@n4 za,n4"];
+        let elsewhere = ["4@n2 zb,n2", "5@n3 zc,n3", "6@n4 za,n4"];
+        type Case<'a> = (&'a str, &'a str, &'a [&'a str], &'a [u8], &'a [u8]);
+        let cases: &[Case<'_>] = &[
+            ("all have hints, and some are for this zone", "za", &zones, &[3, 6], &[]),
+            ("the node has no zone", "", &["3@n2 za"], &[3], &[]),
+            ("nobody is for this zone", "zb", &["3@n2 za", "5@n2 zc"], &[3, 5], &[]),
+            ("one of this zone is not ready", "za", &["3@n2 za", "4@n2 zb", "-6@n2 za"], &[3], &[]),
+            ("nobody of this zone is ready", "za", &["-3@n2 za", "4@n2 zb", "5@n2 zc"], &[4, 5], &[]),
+            ("one that is not ready has no hint", "za", &["3@n2 za", "4@n2 zb", "-6@n2"], &[3], &[]),
+            ("one has no hint", "za", &["3@n2 za", "4@n2 zb", "5@n2"], &[3, 4, 5], &[]),
+            ("several zones", "zc", &["3@n2 za,zb,zc", "4@n2 zb,zc", "5@n2 zb,zd"], &[3, 4], &[]),
+            ("local ones are so whomever they are for", "za", &["3@n1 zb", "4@n2 za"], &[4], &[3]),
+            ("some are for this node", "za", &nodes, &[3], &[3]),
+            ("some for a node, some not", "za", &["3@n1 za,n1", "4@n2", "6@n4 za,n4"], &[3, 4, 6], &[3]),
+            ("nobody is for this node, some are for its zone", "za", &elsewhere, &[6], &[]),
+            ("nobody is for this node or its zone", "zd", &elsewhere, &[4, 5, 6], &[]),
+            (
+                "some have hints of nodes, all of zones",
+                "za",
+                &["3@n1 za,n1", "4@n2 za", "5@n3 zb"],
+                &[3, 4],
+                &[3],
+            ),
+            ("nobody is ready, some terminate", "za", &["~3@n2 zb", "~4@n1 za", "-5@n1 za"], &[3, 4], &[4]),
+            ("some terminate here, others are ready", "za", &["~3@n1 za", "4@n2 za", "5@n2 zb"], &[4], &[3]),
+            ("some terminate near, others are ready afar", "za", &["~3@n2 za", "5@n2 zb"], &[5], &[]),
+            ("nobody serves", "za", &["-3@n1 za"], &[], &[]),
+        ];
+        for (name, zone, endpoints, cluster, local) in cases {
+            let endpoints: Vec<_> = endpoints.iter().map(|word| hinted(word)).collect();
+            let slices = [slice(json!(endpoints))];
+            let place = Place { node: "n1", zone };
+            let served = |policies: serde_json::Value, which: usize| {
+                let mut spec = json!({ "clusterIP": "10.43.0.7", "ports": [{ "name": "http", "port": 80 }] });
+                spec.as_object_mut().unwrap().extend(policies.as_object().unwrap().clone());
+                let found = groups(&service(spec), &slices, place);
+                found[which].endpoints.iter().map(|at| at.ip().octets()[3]).collect::<Vec<_>>()
+            };
+            assert_eq!(served(json!({}), 0), *cluster, "{name}: cluster");
+            assert_eq!(served(json!({ "internalTrafficPolicy": "Local" }), 0), *local, "{name}: inside");
+            assert_eq!(served(json!({ "externalTrafficPolicy": "Local" }), 1), *local, "{name}: outside");
+            assert_eq!(served(json!({ "internalTrafficPolicy": "Local" }), 1), *cluster, "{name}: outside");
+        }
     }
 
     #[test]
@@ -244,7 +375,7 @@ mod tests {
             json!({"clusterIP": "None", "ports": [{"port": 80}]}),
             json!({"type": "ExternalName", "externalName": "example.com", "ports": [{"port": 80}]}),
         ] {
-            assert!(groups(&service(spec), &[], "n1").is_empty());
+            assert!(groups(&service(spec), &[], on("n1")).is_empty());
         }
     }
 }

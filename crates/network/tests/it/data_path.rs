@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use serde_json::{Value, json};
 
 use crate::namespaces::{Netns, udp_ask};
-use crate::world::{HOST, OUTSIDE, World, in_world};
+use crate::world::{HOST, OUTSIDE, Pod, World, in_world};
 
 const CLUSTER_IP: &str = "10.43.0.7";
 const BALANCER: &str = "10.44.0.1";
@@ -242,5 +242,36 @@ fn a_restart_keeps_addresses_and_frees_those_of_ended_sandboxes() {
             ErrorKind::NetworkUnreachable
         );
         assert_eq!(world.host.ask(&format!("{}:8080", a.address)).unwrap().server, "a");
+    });
+}
+
+#[test]
+fn those_who_are_meant_for_the_nodes_zone_serve_it() {
+    in_world(|world| async move {
+        let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+        a.ns.serve_tcp(8080, "a");
+        b.ns.serve_tcp(8080, "b");
+        world.service("web", spec(json!({})), None).await;
+        let meant = |pod: &Pod, zone: &str| json!({"addresses": [pod.address], "nodeName": "n1", "hints": {"forZones": [{"name": zone}]}});
+        world.raw_endpoints("web", &web(), json!([meant(&a, "east"), meant(&b, "west")])).await;
+        let both = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        assert_eq!(servers(&client.ns, "10.43.0.7:80"), both, "the node is in no zone");
+        for (zone, server) in [("east", "a"), ("west", "b")] {
+            let labels = json!({"topology.kubernetes.io/zone": zone});
+            let told = world.api.put("nodes", json!({"metadata": {"name": "n1", "labels": labels}}));
+            world.informers.get(reconcile::kinds::NODES).caught_up(told).await;
+            world.settled().await;
+            assert_eq!(servers(&client.ns, "10.43.0.7:80"), BTreeSet::from([server.to_owned()]), "{zone}");
+        }
+        world.api.delete("nodes", json!({"metadata": {"name": "n1"}}));
+        let elsewhere = json!({"topology.kubernetes.io/zone": "east"});
+        let told = world.api.put("nodes", json!({"metadata": {"name": "n2", "labels": elsewhere}}));
+        world.informers.get(reconcile::kinds::NODES).caught_up(told).await;
+        world.settled().await;
+        assert_eq!(
+            servers(&client.ns, "10.43.0.7:80"),
+            both,
+            "the node is gone, and another one's zone is not its"
+        );
     });
 }

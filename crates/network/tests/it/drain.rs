@@ -121,9 +121,10 @@ fn other_nodes_are_waited_for_until_they_report() {
                     "metadata": {"name": "n2", "namespace": "kube-node-lease", "annotations": annotations},
                     "spec": {"renewTime": renewed, "leaseDurationSeconds": 3600},
                 }),
-            );
+            )
         };
-        report(None);
+        // Of a node that nobody has heard of yet nothing is waited for.
+        world.informers.get(reconcile::kinds::LEASES).caught_up(report(None)).await;
         world.endpoints("web", &port(), &[(&a, false), (&b, true)]).await;
         let slices = *world.view.revision().borrow();
         let pod = reference(&a);

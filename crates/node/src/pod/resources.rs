@@ -14,7 +14,7 @@ const MIN_QUOTA_US: i64 = 1000;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 /// `priority` at and above which a pod is critical to its node.
-const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+pub(crate) const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 
 type Amounts = BTreeMap<String, Quantity>;
 

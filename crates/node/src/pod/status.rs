@@ -15,11 +15,16 @@ use super::phase::phase;
 use super::plan::{ProbeState, Waiting, ended_and_forgotten, latest};
 use super::view::init_kind;
 use super::{ContainerKind, ContainerRecord, PodView};
+use crate::admission::preemption::PREEMPTING;
 use crate::pod::resources::qos_class;
 
 /// Condition types that the node writes; others belong to others.
 pub(crate) const OWN_CONDITIONS: [&str; 4] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// Why a pod is disrupted by its node, which is a condition beside [`OWN_CONDITIONS`] that others write too.
+/// Source: `v1.PodReasonTerminationByKubelet`.
+pub(crate) const DISRUPTION: (&str, &str) = ("DisruptionTarget", "TerminationByKubelet");
 
 /// What the status is made from.
 pub(crate) struct StatusInput<'a> {
@@ -288,7 +293,18 @@ fn conditions(
         ("Ready", ready),
         ("ContainersReady", containers_ready),
     ];
-    verdicts.into_iter().map(|(kind, verdict)| condition(input, kind, verdict)).collect()
+    let disruption = is_disrupted(input).then(|| {
+        let message = "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned();
+        (DISRUPTION.0, Verdict { reason: DISRUPTION.1, message, ..Verdict::yes() })
+    });
+    verdicts.into_iter().chain(disruption).map(|(kind, verdict)| condition(input, kind, verdict)).collect()
+}
+
+/// Whether the pod has to go, or had to, for the sake of a critical one.
+fn is_disrupted(input: &StatusInput<'_>) -> bool {
+    let mut known = input.last.conditions.iter().flatten();
+    input.failure.is_some_and(|(reason, _)| reason == PREEMPTING)
+        || known.any(|known| known.type_ == DISRUPTION.0 && known.reason.as_deref() == Some(DISRUPTION.1))
 }
 
 fn condition(input: &StatusInput<'_>, kind: &str, verdict: Verdict) -> PodCondition {

@@ -37,8 +37,8 @@ fn key(deps: &Deps) -> Key {
     Key::new("", deps.config.node_name.clone())
 }
 
-/// Makes the Node, or brings the labels and the status of the one that is there up to date.
-pub(crate) async fn register(deps: &Deps, info: &HostInfo, port: u16) -> Result<(), BoxError> {
+/// Makes the Node, or brings the labels and the status of the one that is there up to date. The revision in which it is.
+pub(crate) async fn register(deps: &Deps, info: &HostInfo, port: u16) -> Result<i64, BoxError> {
     let gvr = kinds::NODES.gvr();
     let existing = match deps.client.create(&gvr, "", &new_node(&deps.config)).await {
         Ok(object) => object,
@@ -48,14 +48,14 @@ pub(crate) async fn register(deps: &Deps, info: &HostInfo, port: u16) -> Result<
         }
         Err(status) => return Err(status.into()),
     };
-    report(deps, info, port, &existing).await?;
+    let revision = report(deps, info, port, &existing).await?;
     let involved = Involved::named(&kinds::NODES, &key(deps), &existing.meta().uid);
     deps.recorder.event(involved, EventType::Normal, "Starting", "Starting kubelet.");
-    Ok(())
+    Ok(revision)
 }
 
-/// Writes the status as it is now.
-async fn report(deps: &Deps, info: &HostInfo, port: u16, known: &Object) -> Result<(), BoxError> {
+/// Writes the status as it is now. The revision in which it is.
+async fn report(deps: &Deps, info: &HostInfo, port: u16, known: &Object) -> Result<i64, BoxError> {
     let view: NodeView = known.decode()?;
     let images = deps.images.list().await.unwrap_or_default();
     let images: Vec<ListedImage> = images
@@ -94,8 +94,9 @@ async fn report(deps: &Deps, info: &HostInfo, port: u16, known: &Object) -> Resu
         list.insert(0, json!({ "$patch": "replace" }));
     }
     let patch = json!({ "metadata": { "uid": view.metadata.uid }, "status": wanted });
-    deps.client.patch(&kinds::NODES.gvr(), &key(deps), "status", PatchType::StrategicMerge, &patch).await?;
-    Ok(())
+    let (nodes, key) = (kinds::NODES.gvr(), key(deps));
+    let written = deps.client.patch(&nodes, &key, "status", PatchType::StrategicMerge, &patch).await?;
+    Ok(written.revision())
 }
 
 /// Keeps the status current until it is dropped.
@@ -124,7 +125,7 @@ pub(crate) async fn keep_status(deps: Arc<Deps>, info: HostInfo, port: u16) {
             Err(status) => Err(status.into()),
         };
         match done {
-            Ok(()) => failures = 0,
+            Ok(_) => failures = 0,
             Err(error) => {
                 failures += 1;
                 tracing::warn!(error = %base::error::chain(&*error), "node status not written, trying again");

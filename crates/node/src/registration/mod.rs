@@ -2,7 +2,7 @@
 
 pub(crate) mod facts;
 mod heartbeat;
-mod object;
+pub(crate) mod object;
 pub(crate) mod pressure;
 
 pub(crate) use heartbeat::{keep_lease, keep_status, register};

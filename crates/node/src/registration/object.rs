@@ -50,12 +50,13 @@ pub(crate) fn labels(config: &Config) -> BTreeMap<String, String> {
     known.chain(config.labels.iter().cloned()).collect()
 }
 
-fn resources(input: &NodeInput<'_>) -> Value {
+/// What the node has for pods.
+pub(crate) fn resources(hardware: &Hardware, max_pods: u32) -> Value {
     json!({
-        "cpu": (input.hardware.milli_cpu / 1000).to_string(),
-        "memory": format!("{}Ki", input.hardware.memory_bytes / 1024),
-        "ephemeral-storage": format!("{}Ki", input.hardware.disk_bytes / 1024),
-        "pods": input.config.max_pods.to_string(),
+        "cpu": (hardware.milli_cpu / 1000).to_string(),
+        "memory": format!("{}Ki", hardware.memory_bytes / 1024),
+        "ephemeral-storage": format!("{}Ki", hardware.disk_bytes / 1024),
+        "pods": max_pods.to_string(),
         "hugepages-1Gi": "0",
         "hugepages-2Mi": "0",
     })
@@ -85,9 +86,12 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
         .take(IMAGES_MAX)
         .map(|image| json!({ "names": image.names, "sizeBytes": image.size_bytes }))
         .collect();
+    let resources = resources(input.hardware, input.config.max_pods);
     json!({
-        "capacity": resources(input),
-        "allocatable": resources(input),
+        "capacity": resources,
+        "allocatable": resources,
+        // What of a container's groups its image may not add is enforced.
+        "features": { "supplementalGroupsPolicy": true },
         "addresses": addresses,
         "daemonEndpoints": { "kubeletEndpoint": { "Port": input.server_port } },
         "images": images,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::{Key, Object};
 use parking_lot::Mutex;
 use reconcile::Kind;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::sources::References;
 use crate::watched::Held;
@@ -17,6 +17,8 @@ pub(crate) struct Mailbox {
     /// What the pod refers to, kept by the worker for those who deliver.
     interests: Mutex<Interests>,
     wake: Notify,
+    /// Whether nothing of the pod runs any more, nor will.
+    over: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub(crate) struct Letters {
     pub(crate) gone: bool,
     /// Something that the pod refers to has changed.
     pub(crate) references: bool,
+    /// The pod has to go for the sake of a critical one.
+    pub(crate) preempted: bool,
 }
 
 impl Mailbox {
@@ -46,6 +50,23 @@ impl Mailbox {
     pub(crate) fn gone(&self) {
         self.letters.lock().gone = true;
         self.wake.notify_one();
+    }
+
+    /// The pod has to go for the sake of a critical one.
+    pub(crate) fn preempt(&self) {
+        self.letters.lock().preempted = true;
+        self.wake.notify_one();
+    }
+
+    /// Nothing of the pod runs any more, nor will.
+    pub(crate) fn is_over(&self) {
+        self.over.send_replace(true);
+    }
+
+    /// Returns when nothing of the pod runs any more.
+    pub(crate) async fn over(&self) {
+        // The sender is this mailbox's own.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
     /// The runtime reported something about the pod.

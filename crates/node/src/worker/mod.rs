@@ -56,6 +56,9 @@ impl PodWorker {
             let plan = self.plan(&runtime);
             self.announce(&plan);
             self.apply(&plan, &runtime);
+            if plan.finished && plan.actions.is_empty() && !self.finishing {
+                self.mailbox.is_over();
+            }
             self.refresh_volumes();
             self.publish(&plan.waiting, &runtime, false);
             self.waiting = plan.waiting;
@@ -79,6 +82,9 @@ impl PodWorker {
                 Ok(pod) => self.pod_changed(pod),
                 Err(error) => tracing::error!(pod = %object.key(), %error, "pod not readable"),
             }
+        }
+        if letters.preempted {
+            self.preempt();
         }
         if letters.references {
             self.refresh_due = true;
@@ -214,7 +220,7 @@ impl PodWorker {
         }
         if plan.deadline_exceeded && self.failure.is_none() {
             let message = "Pod was active on the node longer than the specified deadline";
-            self.failure = Some(("DeadlineExceeded", message));
+            self.failure = Some(("DeadlineExceeded".to_owned(), message.to_owned()));
             self.deps.event(&self.pod, None, EventType::Normal, "DeadlineExceeded", message);
         }
     }
@@ -464,7 +470,7 @@ impl PodWorker {
             host_addresses: &host_addresses,
             sandbox_ready: self.sandbox_ready(runtime),
             ended,
-            failure: self.failure,
+            failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             now: self.deps.now(),
         });
         self.status = status;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
-use crate::pod::status::OWN_CONDITIONS;
+use crate::pod::status::{DISRUPTION, OWN_CONDITIONS};
 
 /// Fields that the node writes.
 const OWN_FIELDS: [&str; 13] = [
@@ -30,7 +30,9 @@ pub(crate) fn own_fields(status: &PodStatus) -> Map<String, Value> {
     fields.retain(|name, _| OWN_FIELDS.contains(&name.as_str()));
     if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
         conditions.retain(|condition| {
-            condition["type"].as_str().is_some_and(|kind| OWN_CONDITIONS.contains(&kind))
+            let kind = condition["type"].as_str().unwrap_or_default();
+            OWN_CONDITIONS.contains(&kind)
+                || (kind, condition["reason"].as_str()) == (DISRUPTION.0, Some(DISRUPTION.1))
         });
     }
     fields

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::mailbox::Mailbox;
 use super::ops::Outcome;
 use super::patch::own_fields;
+use crate::admission::Refusal;
+use crate::admission::preemption::{PREEMPTED, PREEMPTING};
 use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::pod::plan::{ImageState, ProbeState, StartFailure, Step, Waiting};
@@ -61,7 +63,7 @@ pub(crate) struct PodWorker {
 
     pub(super) finishing: bool,
     /// `reason` and `message` of a pod that the node fails.
-    pub(super) failure: Option<(&'static str, &'static str)>,
+    pub(super) failure: Option<(String, String)>,
 
     /// The status as it is now.
     pub(super) status: PodStatus,
@@ -131,11 +133,18 @@ impl PodWorker {
     }
 
     /// The node does not take the pod: it fails without having begun.
-    pub(crate) fn reject(&mut self, why: (&'static str, &'static str)) {
-        self.failure = Some(why);
-        let (reason, message) = why;
-        let said = message.trim_start_matches("Pod was rejected: ");
-        self.deps.event(&self.pod, None, EventType::Warning, reason, said);
+    pub(crate) fn reject(&mut self, Refusal { reason, message }: Refusal) {
+        let told = format!("Pod was rejected: {message}");
+        self.deps.event(&self.pod, None, EventType::Warning, &reason, message);
+        self.failure = Some((reason, told));
+    }
+
+    /// The pod has to go for the sake of a critical one.
+    pub(super) fn preempt(&mut self) {
+        if self.failure.is_none() && !self.pod.is_terminal() {
+            self.deps.event(&self.pod, None, EventType::Warning, PREEMPTING, PREEMPTED);
+            self.failure = Some((PREEMPTING.to_owned(), PREEMPTED.to_owned()));
+        }
     }
 
     pub(super) fn push(&self, op: impl Future<Output = Outcome> + Send + 'static) {

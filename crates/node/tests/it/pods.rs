@@ -84,6 +84,88 @@ async fn a_pod_whose_ports_another_one_has_is_refused() {
     assert_eq!(made, ["create sandbox default/first", "create sandbox default/next"]);
 }
 
+/// All cores of the node.
+fn all_cores(world: &World) -> u64 {
+    let node = world.api.get("nodes", "", "n1").unwrap();
+    node["status"]["allocatable"]["cpu"].as_str().unwrap().parse().unwrap()
+}
+
+fn asking(cores: u64) -> Value {
+    let mut spec = one();
+    spec["containers"][0]["resources"] = json!({"requests": {"cpu": cores.to_string()}});
+    spec
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_fit_is_refused() {
+    let mut world = World::new().await;
+    let cores = all_cores(&world);
+    world.create("first", asking(cores));
+    world.pod_until("first", "Running and Ready", running).await;
+    let failed = |reason: &'static str| {
+        move |pod: &Value| pod["status"]["phase"] == "Failed" && pod["status"]["reason"] == reason
+    };
+    world.create("web", asking(1));
+    let pod = world.pod_until("web", "refused", failed("OutOfcpu")).await;
+    let milli = cores * 1000;
+    let message =
+        format!("Node didn't have enough resource: cpu, requested: 1000, used: {milli}, capacity: {milli}");
+    assert_eq!(pod["status"]["message"], format!("Pod was rejected: {message}"));
+    world.until("an event", || world.events("OutOfcpu").contains(&message).then_some(())).await;
+
+    let mut picky = one();
+    picky["nodeSelector"] = json!({"disk": "ssd"});
+    world.create("picky", picky.clone());
+    let pod = world.pod_until("picky", "refused", failed("NodeAffinity")).await;
+    let message =
+        "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+    assert_eq!(pod["status"]["message"], message);
+    let mut node = world.api.get("nodes", "", "n1").unwrap();
+    node["metadata"]["labels"]["disk"] = "ssd".into();
+    node["spec"]["taints"] = json!([{"key": "k", "effect": "NoExecute"}]);
+    world.api.put("nodes", node.clone());
+    picky["tolerations"] = json!([{"key": "k", "operator": "Exists"}]);
+    world.create("picks", picky);
+    world.pod_until("picks", "Running and Ready", running).await;
+    world.create("taintless", one());
+    world.pod_until("taintless", "refused", failed("TaintToleration")).await;
+
+    // Who runs stays, whatever its node has become.
+    node["status"]["allocatable"]["cpu"] = "0".into();
+    world.stop().await;
+    world.api.put("nodes", node);
+    world.start().await;
+    assert!(running(&world.settled("first").await));
+}
+
+#[tokio::test]
+async fn others_go_for_a_critical_pod() {
+    let world = World::new().await;
+    let cores = all_cores(&world);
+    world.create("web", asking(cores));
+    world.create("bystander", one());
+    for name in ["web", "bystander"] {
+        world.pod_until(name, "Running and Ready", running).await;
+    }
+    let mut critical = asking(1);
+    critical["priority"] = 2_000_000_000.into();
+    world.create("critical", critical);
+    world.pod_until("critical", "Running and Ready", running).await;
+    let gone = world.pod_until("web", "Failed", |pod| pod["status"]["phase"] == "Failed").await;
+    let message = "Preempted in order to admit critical pod";
+    assert_eq!(
+        (&gone["status"]["reason"], &gone["status"]["message"]),
+        (&json!("Preempting"), &json!(message))
+    );
+    let disrupted = |pod: &Value| holds(pod, "DisruptionTarget");
+    assert!(disrupted(&gone) && running(&world.settled("bystander").await), "{gone:#}");
+    world.until("an event", || world.events("Preempting").contains(&message.to_owned()).then_some(())).await;
+    let log = world.runtime.log.lock().clone();
+    let at = |line: &str| log.iter().position(|known| known == line).unwrap();
+    assert!(at("stop main 30") < at("create sandbox default/critical"), "{log:#?}");
+    assert!(disrupted(&world.settled("web").await), "what is said of its end stays");
+}
+
 #[tokio::test]
 async fn an_unchanged_pod_costs_no_writes() {
     let world = World::new().await;

@@ -1,0 +1,130 @@
+//! What a pod asks of its node, and what the node has: the inputs of the decision.
+
+use std::collections::BTreeMap;
+
+use api::quantity::Quantity;
+use api::resources::{Counting, ResourceList, Side, of_pod};
+use api::{Object, ObjectMeta};
+use reconcile::node_affinity::NodeNeeds;
+use reconcile::taints::{Taint, Toleration};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::ports::{HostPort, of_host};
+use crate::pod::PodView;
+use crate::pod::resources::{SYSTEM_CRITICAL, qos_class};
+
+/// The annotation of the copy that the API has of a pod which a node was given by a file.
+/// Source: `kubetypes.ConfigMirrorAnnotationKey`.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The label by which a pod can ask for an operating system. Source: `v1.LabelOSStable`.
+const OS: &str = "kubernetes.io/os";
+
+/// Amounts by resource: thousandths of cores for `cpu`, whole units for all others. Sums of what pods ask for do not
+/// overflow.
+pub(super) type Amounts = BTreeMap<String, i128>;
+
+/// What a pod asks of its node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asked {
+    pub(super) requests: Amounts,
+    pub(super) ports: Vec<HostPort>,
+    pub(super) priority: Option<i32>,
+    /// It is never refused for want of resources: others have to go.
+    pub(super) critical: bool,
+    /// `Guaranteed`, `Burstable` or `BestEffort`.
+    pub(super) qos: String,
+    pub(super) nodes: NodeNeeds,
+    pub(super) tolerations: Vec<Toleration>,
+    /// The operating system by `spec.os`, and by the label.
+    pub(super) os: Option<String>,
+    pub(super) os_label: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Seen {
+    metadata: ObjectMeta,
+    spec: SeenSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SeenSpec {
+    #[serde(flatten)]
+    nodes: NodeNeeds,
+    tolerations: Vec<Toleration>,
+}
+
+impl Asked {
+    /// Reads it off a pod, in both of its forms.
+    pub(crate) fn of(object: &Object, pod: &PodView) -> Result<Self, serde_json::Error> {
+        let whole: Value = object.decode()?;
+        let Seen { metadata, spec } = object.decode()?;
+        let counting = Counting { overhead: true, status: true };
+        let priority = pod.spec.priority;
+        let given = pod.status.qos_class.clone().filter(|class| !class.is_empty());
+        Ok(Self {
+            requests: counted(&of_pod(&whole, Side::Requests, counting)),
+            ports: of_host(pod),
+            priority,
+            critical: metadata.annotations.contains_key(MIRROR)
+                || priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL),
+            qos: given.unwrap_or_else(|| qos_class(&pod.spec).to_owned()),
+            nodes: spec.nodes,
+            tolerations: spec.tolerations,
+            os: pod.spec.os.as_ref().map(|os| os.name.clone()),
+            os_label: metadata.labels.get(OS).cloned(),
+        })
+    }
+
+    /// How much it asks for of one resource; of the number of pods, it is one. Source: `GetResourceRequest`.
+    pub(super) fn request(&self, name: &str) -> i128 {
+        if name == "pods" { 1 } else { self.requests.get(name).copied().unwrap_or(0) }
+    }
+}
+
+/// What a node has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Machine {
+    pub(super) name: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) taints: Vec<Taint>,
+    pub(super) allocatable: Amounts,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SeenNode {
+    metadata: ObjectMeta,
+    spec: SeenNodeSpec,
+    status: SeenNodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SeenNodeSpec {
+    taints: Vec<Taint>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SeenNodeStatus {
+    allocatable: Value,
+}
+
+impl Machine {
+    /// Reads it off the Node.
+    pub(crate) fn of(node: &Value) -> Result<Self, serde_json::Error> {
+        let SeenNode { metadata, spec, status } = SeenNode::deserialize(node)?;
+        let allocatable = counted(&api::resources::amounts(&status.allocatable));
+        Ok(Self { name: metadata.name, labels: metadata.labels, taints: spec.taints, allocatable })
+    }
+}
+
+fn counted(list: &ResourceList) -> Amounts {
+    let amount = |name: &str, amount: &Quantity| {
+        i128::from(if name == "cpu" { amount.milli_value() } else { amount.value() })
+    };
+    list.iter().map(|(name, held)| (name.clone(), amount(name, held))).collect()
+}

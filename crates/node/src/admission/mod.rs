@@ -1,0 +1,268 @@
+//! What the node itself asks of a pod before anything of it is started: pods reach it beside the scheduler too, by
+//! `spec.nodeName`, and two decisions of the scheduler may cross. Who does not fit fails; for a critical pod others have
+//! to go. Source: upstream's `pkg/kubelet/lifecycle/predicate.go`, `pkg/kubelet/preemption`.
+//!
+//! Pods that an earlier run of the agent has taken are not asked again, also where the node has become smaller: their
+//! containers run.
+
+mod asked;
+mod decide;
+mod ports;
+pub(crate) mod preemption;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::{Key, Object};
+use futures::future::join_all;
+use parking_lot::Mutex;
+use reconcile::kinds;
+use serde_json::{Value, json};
+
+use asked::{Asked, Machine};
+pub(crate) use decide::Refusal;
+use decide::{Verdict, decide};
+
+use crate::deps::Deps;
+use crate::pod::PodView;
+use crate::registration::object::{labels, resources};
+use crate::worker::mailbox::Mailbox;
+
+/// The workers by their pods' uids.
+pub(crate) type Workers = Arc<Mutex<HashMap<String, Arc<Mailbox>>>>;
+
+/// The pods that the node has, by uid, with what they ask for.
+#[derive(Debug, Default)]
+struct Taken(HashMap<String, Place>);
+
+#[derive(Debug)]
+struct Place {
+    asked: Asked,
+    /// It has to go for the sake of another, which has its place already.
+    leaving: bool,
+}
+
+impl Taken {
+    fn put(&mut self, uid: &str, asked: Asked) {
+        self.0.insert(uid.to_owned(), Place { asked, leaving: false });
+    }
+
+    /// Decides about a pod, and takes it if it fits. Others count if they live: who was told that one is over may come
+    /// before the last of that is done here.
+    fn ask(&mut self, uid: &str, asked: &Asked, machine: &Machine, lives: impl Fn(&str) -> bool) -> Verdict {
+        let mut others: Vec<(&str, &Asked)> = self
+            .0
+            .iter()
+            .filter(|(other, place)| *other != uid && !place.leaving && lives(other))
+            .map(|(other, place)| (other.as_str(), &place.asked))
+            .collect();
+        others.sort_unstable_by_key(|(other, _)| *other);
+        let verdict = decide(asked, &others, machine);
+        if let Verdict::Preempt(victims) = &verdict {
+            for victim in victims {
+                self.0.entry(victim.clone()).and_modify(|place| place.leaving = true);
+            }
+        }
+        if matches!(verdict, Verdict::Admitted | Verdict::Preempt(_)) {
+            self.put(uid, asked.clone());
+        }
+        verdict
+    }
+}
+
+/// Decides about the pods that come.
+pub(crate) struct Door {
+    deps: Arc<Deps>,
+    workers: Workers,
+    taken: Mutex<Taken>,
+}
+
+/// A pod that has come, as far as it is decided about.
+pub(crate) struct Arrival {
+    uid: String,
+    asked: Asked,
+    verdict: Verdict,
+}
+
+impl Door {
+    pub(crate) fn new(deps: Arc<Deps>, workers: Workers) -> Self {
+        Self { deps, workers, taken: Mutex::default() }
+    }
+
+    /// Begins anew: pods that an earlier run of the agent has taken have their places, in whatever order they are told of.
+    pub(crate) fn begin(&self) {
+        let mut taken = Taken::default();
+        for object in self.deps.caches.pods.list() {
+            let Ok(pod) = PodView::decode(&object) else { continue };
+            if pod.status.start_time.is_some()
+                && !pod.is_terminal()
+                && let Ok(asked) = Asked::of(&object, &pod)
+            {
+                taken.put(pod.uid(), asked);
+            }
+        }
+        *self.taken.lock() = taken;
+    }
+
+    /// A pod comes: decided in the order in which pods are told of. One that is over, or about to be, asks for nothing.
+    pub(crate) fn arrives(&self, object: &Object, pod: &PodView) -> Arrival {
+        let uid = pod.uid().to_owned();
+        let is_in =
+            pod.is_terminal() || pod.metadata.is_terminating() || self.taken.lock().0.contains_key(&uid);
+        let decided = |verdict| Arrival { uid: uid.clone(), asked: Asked::default(), verdict };
+        if is_in {
+            return decided(Verdict::Admitted);
+        }
+        match Asked::of(object, pod) {
+            Ok(asked) => Arrival { verdict: self.ask(&uid, &asked, self.machine()), uid, asked },
+            Err(error) => {
+                let message = format!("cannot read what the pod asks for: {error}");
+                decided(Verdict::Refused(Refusal::new("UnexpectedAdmissionError", message)))
+            }
+        }
+    }
+
+    /// What is left to do before a pod begins: the node is asked for once more if its labels alone speak against the pod,
+    /// and those that have to go are waited for. The refusal, if it is one after all.
+    pub(crate) async fn settle(&self, Arrival { uid, asked, verdict }: Arrival) -> Option<Refusal> {
+        let verdict = match verdict {
+            Verdict::Mismatch(refusal) => match self.live_machine().await {
+                Some(machine) => self.ask(&uid, &asked, Ok(machine)),
+                None => Verdict::Refused(refusal),
+            },
+            decided => decided,
+        };
+        match verdict {
+            Verdict::Admitted => None,
+            Verdict::Refused(refusal) | Verdict::Mismatch(refusal) => Some(refusal),
+            Verdict::Preempt(victims) => {
+                let gone: Vec<Arc<Mailbox>> =
+                    victims.iter().filter_map(|uid| self.workers.lock().get(uid).cloned()).collect();
+                gone.iter().for_each(|mailbox| mailbox.preempt());
+                join_all(gone.iter().map(|mailbox| mailbox.over())).await;
+                None
+            }
+        }
+    }
+
+    /// A pod that is taken asks for something else now.
+    pub(crate) fn changed(&self, object: &Object) {
+        let uid = &object.meta().uid;
+        if let Ok(pod) = PodView::decode(object)
+            && let Ok(asked) = Asked::of(object, &pod)
+            && let Some(place) = self.taken.lock().0.get_mut(uid)
+        {
+            place.asked = asked;
+        }
+    }
+
+    /// A pod's place is free.
+    pub(crate) fn leaves(&self, uid: &str) {
+        self.taken.lock().0.remove(uid);
+    }
+
+    fn ask(&self, uid: &str, asked: &Asked, machine: Result<Machine, Refusal>) -> Verdict {
+        match machine {
+            Ok(machine) => self.taken.lock().ask(uid, asked, &machine, |uid| self.lives(uid)),
+            Err(refusal) => Verdict::Refused(refusal),
+        }
+    }
+
+    /// Whether the API knows a pod whose life is not over.
+    fn lives(&self, uid: &str) -> bool {
+        let pod = self.deps.caches.pods.by_uid(uid).and_then(|object| PodView::decode(&object).ok());
+        pod.is_some_and(|pod| !pod.is_terminal())
+    }
+
+    fn key(&self) -> Key {
+        Key::new("", self.deps.config.node_name.clone())
+    }
+
+    /// The node as the cache has it; while it is not there, as it is first made. Source: `getNodeAnyWay`.
+    fn machine(&self) -> Result<Machine, Refusal> {
+        let read = match self.deps.caches.nodes.get(&self.key()) {
+            Some(node) => node.decode().and_then(|node: Value| Machine::of(&node)),
+            None => Machine::of(&self.first()),
+        };
+        read.map_err(|error| {
+            tracing::error!(%error, "Node not readable");
+            Refusal::new("InvalidNodeInfo", "Kubelet cannot get node info.")
+        })
+    }
+
+    fn first(&self) -> Value {
+        let Deps { config, hardware, .. } = &*self.deps;
+        json!({
+            "metadata": { "name": config.node_name, "labels": labels(config) },
+            "status": { "allocatable": resources(hardware, config.max_pods) },
+        })
+    }
+
+    /// The node as the API server has it.
+    async fn live_machine(&self) -> Option<Machine> {
+        let node = self.deps.client.get(&kinds::NODES.gvr(), &self.key()).await;
+        let node = node.inspect_err(|error| tracing::warn!(%error, "Node not to be had")).ok()?;
+        Machine::of(&node.decode().ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a pod with this spec asks for.
+    pub(crate) fn asked(name: &str, spec: Value) -> Asked {
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "spec": spec,
+            "metadata": { "name": name, "namespace": "ns", "uid": name } });
+        let object = Object::parse(pod.to_string().into()).unwrap();
+        Asked::of(&object, &PodView::decode(&object).unwrap()).unwrap()
+    }
+
+    pub(crate) fn machine(node: Value) -> Machine {
+        Machine::of(&node).unwrap()
+    }
+
+    #[test]
+    fn places_are_taken_kept_and_given_back() {
+        let node = machine(json!({ "status": { "allocatable": { "cpu": "1", "pods": "10" } } }));
+        let half = |name: &str| {
+            let resources = json!({ "requests": { "cpu": "500m" } });
+            asked(name, json!({ "containers": [{ "name": "c", "image": "x", "resources": resources }] }))
+        };
+        let mut taken = Taken::default();
+        let all = |_: &str| true;
+        let fits = |taken: &mut Taken, name: &str, lives: &dyn Fn(&str) -> bool| {
+            taken.ask(name, &half(name), &node, lives) == Verdict::Admitted
+        };
+        assert!(fits(&mut taken, "a", &all) && fits(&mut taken, "b", &all));
+        assert!(fits(&mut taken, "a", &all), "its own place");
+        assert!(!fits(&mut taken, "c", &all));
+        assert!(fits(&mut taken, "c", &|uid| uid != "a"), "one is over, and not yet away");
+        taken.0.remove("a");
+        assert!(!fits(&mut taken, "d", &all));
+        let critical = Asked { critical: true, ..half("critical") };
+        let victims = Verdict::Preempt(vec!["b".to_owned()]);
+        assert_eq!(taken.ask("critical", &critical, &node, all), victims);
+        assert!(!fits(&mut taken, "d", &all), "the place of who has to go is another's already");
+        // Who has to go is not asked for a second time.
+        assert_eq!(taken.ask("second", &critical, &node, all), Verdict::Preempt(vec!["c".to_owned()]));
+    }
+
+    #[test]
+    fn a_pod_asks_for_what_it_has_too() {
+        let pod = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p",
+                "annotations": { "kubernetes.io/config.mirror": "x" }, "labels": { "kubernetes.io/os": "linux" } },
+            "spec": { "containers": [{ "name": "c", "image": "x",
+                "resources": { "requests": { "cpu": "1", "memory": "1Mi" } } }], "overhead": { "cpu": "100m" } },
+            "status": { "qosClass": "Burstable", "containerStatuses": [{ "name": "c", "ready": true, "image": "x",
+                "imageID": "", "restartCount": 0, "allocatedResources": { "cpu": "2" } }] } });
+        let object = Object::parse(pod.to_string().into()).unwrap();
+        let asked = Asked::of(&object, &PodView::decode(&object).unwrap()).unwrap();
+        assert_eq!(
+            (asked.request("cpu"), asked.request("memory"), asked.request("pods")),
+            (2100, 1 << 20, 1)
+        );
+        assert!(asked.critical, "the API's copy of a pod of a file");
+        assert_eq!((asked.os_label.as_deref(), asked.qos.as_str()), (Some("linux"), "Burstable"));
+    }
+}
