@@ -289,7 +289,7 @@ impl<'a, 's> Attempt<'a, 's> {
     fn new(search: &'s Search<'a>, node: &'s Node, deadline: Option<Instant>) -> Result<Self, Refused> {
         pay(&search.steps, search.asked.len() as u64)?;
         let pools = search.devices.pools(node);
-        let slices = pools.iter().map(|pool| pool.here.len() + pool.others.len()).sum::<usize>();
+        let slices = pools.iter().map(|pool| pool.here.len()).sum::<usize>();
         let usable = pools.iter().enumerate().filter(|(_, pool)| pool.problem.is_none());
         let offers: Vec<Offer<'a>> = usable
             .flat_map(|(at, pool)| pool.devices().map(move |(slice, device)| (at, slice, device)))
@@ -632,7 +632,7 @@ impl<'a, 's> Attempt<'a, 's> {
     fn left(&mut self, at: usize) -> &mut HashMap<Counter<'a>, Quantity> {
         let (pool, devices) = (&self.pools[at], self.search.devices);
         self.left.entry(at).or_insert_with(|| {
-            let mut left = pool.counters.clone();
+            let mut left = pool.counters();
             let used = pool.all_devices().filter(|device| devices.use_of(&device.id).is_some());
             for (counter, amount) in used.flat_map(consumption) {
                 left.entry(counter).and_modify(|left| *left = left.minus(amount));

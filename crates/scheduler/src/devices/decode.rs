@@ -343,12 +343,15 @@ impl Slice {
         let place =
             if own == Place::Unknown && spec.per_device_node_selection { Place::PerDevice } else { own };
         let (driver, pool) = (spec.driver, spec.pool.name);
+        let devices: Vec<Device> =
+            spec.devices.into_iter().map(|device| device.read(&driver, &pool)).collect();
         Ok(Self {
             name: body.metadata.name,
             generation: spec.pool.generation,
             count: spec.pool.resource_slice_count,
             place,
-            devices: spec.devices.into_iter().map(|device| device.read(&driver, &pool)).collect(),
+            waits: devices.iter().any(|device| !device.binding_conditions.is_empty()),
+            devices,
             counters: spec.shared_counters.into_iter().map(CounterSet::read).collect(),
             driver,
             pool,

@@ -25,6 +25,7 @@ use api::quantity::Quantity;
 use tokio::sync::Notify;
 
 use crate::types::Pod;
+use pools::Generation;
 use types::{Allocation, Amounts, Claim, Class, DeviceId, Slice, TaintRule};
 
 /// What a claim is to get.
@@ -61,8 +62,8 @@ pub struct Devices {
     on_node: HashMap<String, BTreeSet<String>>,
     /// Names of slices of more than one node.
     elsewhere: BTreeSet<String>,
-    /// Names of slices, by driver and pool.
-    in_pool: HashMap<(String, String), BTreeSet<String>>,
+    /// By driver and pool.
+    pools: HashMap<(String, String), BTreeMap<i64, Generation>>,
     classes: HashMap<String, Arc<Class>>,
     rules: BTreeMap<String, TaintRule>,
     used: HashMap<DeviceId, Use>,
@@ -129,15 +130,14 @@ impl Devices {
         if let Some(before) = &before {
             let names = self.place_of(before);
             names.remove(name);
-            take(&mut self.in_pool, &(before.driver.clone(), before.pool.clone()), name);
+            self.put_in_pool(before, None);
             if let types::Place::Node(node) = &before.place {
                 take(&mut self.on_node, node, name);
             }
         }
         if let Some(slice) = slice {
             self.place_of(&slice).insert(name.to_owned());
-            let pool = (slice.driver.clone(), slice.pool.clone());
-            self.in_pool.entry(pool).or_default().insert(name.to_owned());
+            self.put_in_pool(&slice, Some(slice.clone()));
             self.slices.insert(name.to_owned(), slice);
         }
         before
@@ -156,10 +156,23 @@ impl Devices {
         own.chain(&self.elsewhere).filter_map(|name| self.slices.get(name))
     }
 
-    /// All slices of a pool, whatever their generation.
-    fn slices_of(&self, driver: &str, pool: &str) -> impl Iterator<Item = &Arc<Slice>> {
-        let names = self.in_pool.get(&(driver.to_owned(), pool.to_owned()));
-        names.into_iter().flatten().filter_map(|name| self.slices.get(name))
+    /// A slice is in its pool, or there no more.
+    fn put_in_pool(&mut self, told: &Slice, slice: Option<Arc<Slice>>) {
+        let key = (told.driver.clone(), told.pool.clone());
+        let pool = self.pools.entry(key.clone()).or_default();
+        let generation = pool.entry(told.generation).or_default();
+        generation.put(&told.name, slice);
+        if generation.is_empty() {
+            pool.remove(&told.generation);
+        }
+        if pool.is_empty() {
+            self.pools.remove(&key);
+        }
+    }
+
+    /// What drivers told of a pool, by generation.
+    fn generations(&self, driver: &str, pool: &str) -> Option<&BTreeMap<i64, Generation>> {
+        self.pools.get(&(driver.to_owned(), pool.to_owned()))
     }
 
     /// A class is there, or gone; gives what was known of it.

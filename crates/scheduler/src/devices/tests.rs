@@ -1,6 +1,7 @@
 //! What claims get, and what is known of devices while that is written.
 
 mod bounds;
+mod pools;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -411,6 +411,8 @@ pub struct Slice {
     pub devices: Vec<Device>,
     /// What devices of the pool share, by set.
     pub counters: Vec<(String, Amounts)>,
+    /// Whether something has to become true of one of its devices before a pod is bound that gets it.
+    pub waits: bool,
 }
 
 /// `DeviceClass`.
