@@ -8,7 +8,7 @@ use reconcile::{EventType, kinds};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::framework::{Event, Preemption, Preparation};
+use crate::framework::{Event, Freed, Preemption, Preparation};
 use crate::metrics::{Attempt, Outcome};
 use crate::storage::types::Version;
 use crate::turns::Ticket;
@@ -17,7 +17,7 @@ use crate::{SCHEDULER_ERROR, Shared};
 use crate::{devices, storage};
 
 /// Binds a pod to the node that it is assumed on.
-pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt) {
+pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt, prepared: Prepared) {
     let since = Instant::now();
     let body = json!({
         "apiVersion": "v1", "kind": "Binding",
@@ -56,20 +56,27 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt) {
                 return tracing::debug!(pod = %pod.key, node = %pod.node, error = message, "binding failed");
             }
             tracing::error!(pod = %pod.key, node = %pod.node, error = message, "binding failed, tried again");
-            devices::bind::release(&shared, &pod).await;
+            devices::bind::release(&shared, &pod, prepared.special).await;
             let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()), frees: None };
             refuse(shared, pod, told).await;
         }
     }
 }
 
-/// Does what has to be done before a pod is bound; whether it may be. If not, that is said and the pod is tried again.
+/// What was made for a pod that is about to be bound, and is no use if it is not.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    /// The claim for its extended resources.
+    pub(crate) special: Option<Version>,
+}
+
+/// Does what has to be done before a pod is bound, if it may be. If not, that is said and the pod is tried again.
 pub(crate) async fn prepare(
     shared: &Arc<Shared>,
     pod: &Arc<Pod>,
     preparations: &[Preparation],
     attempt: Attempt,
-) -> bool {
+) -> Option<Prepared> {
     let (since, profile) = (Instant::now(), &pod.spec.scheduler_name);
     let ran = |status: &str| {
         if let Some(metrics) = &shared.metrics {
@@ -80,13 +87,15 @@ pub(crate) async fn prepare(
     if *pod.nominated != *pod.node {
         patch_status(shared, pod, &json!({ "nominatedNodeName": &*pod.node })).await;
     }
+    let mut prepared = Prepared::default();
     for preparation in preparations {
         let (plugin, done) = match preparation {
             Preparation::Volumes(plan) => {
                 ("VolumeBinding", storage::bind::carry_out(shared, pod, plan).await)
             }
             Preparation::Devices(plan) => {
-                ("DynamicResources", devices::bind::carry_out(shared, pod, plan).await)
+                let done = devices::bind::carry_out(shared, pod, plan, &mut prepared.special).await;
+                ("DynamicResources", done)
             }
         };
         let Err(why) = done else { continue };
@@ -95,15 +104,15 @@ pub(crate) async fn prepare(
         let fate = fate(shared, pod);
         undo(shared, pod, fate);
         if fate == Fate::Waits {
-            devices::bind::release(shared, pod).await;
+            devices::bind::release(shared, pod, prepared.special.take()).await;
             let message = format!("running PreBind plugin {plugin:?}: {why}");
             let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()), frees: None };
             refuse(shared.clone(), pod.clone(), told).await;
         }
-        return false;
+        return None;
     }
     ran("Success");
-    true
+    Some(prepared)
 }
 
 /// What has become of a pod, as far as is known. What the server said of its binding does not count: the informer takes
@@ -174,16 +183,25 @@ pub(crate) struct Told {
     pub(crate) message: String,
     /// The node on which room is made for it from now on; empty: none any more. `None`: as it was.
     pub(crate) nominated: Option<String>,
-    /// A claim that loses its devices before that is said.
-    pub(crate) frees: Option<Version>,
+    /// What is taken from the pod before that is said.
+    pub(crate) frees: Option<Freed>,
 }
 
 /// Says on the pod and in an event why it goes nowhere.
 pub(crate) async fn refuse(shared: Arc<Shared>, pod: Arc<Pod>, mut told: Told) {
-    if let Some(claim) = told.frees.take()
-        && let Err(why) = devices::bind::deallocate(&shared, &pod, &claim).await
-    {
-        told.message = told.message.replacen(devices::of_pod::DEALLOCATED, &why, 1);
+    let freed = match told.frees.take() {
+        None => Ok(()),
+        Some(Freed::Devices(claim)) => {
+            let freed = devices::bind::deallocate(&shared, &pod, &claim).await;
+            freed.map_err(|why| (devices::of_pod::DEALLOCATED, why))
+        }
+        Some(Freed::Claim(claim)) => {
+            let deleted = devices::bind::delete(&shared, &claim).await;
+            deleted.map_err(|why| (devices::of_pod::DELETED, why))
+        }
+    };
+    if let Err((said, why)) = freed {
+        told.message = told.message.replacen(said, &why, 1);
     }
     shared.event(&pod, &pod, EventType::Warning, "FailedScheduling", told.message.clone());
     write_status(&shared, &pod, &told).await;

@@ -14,12 +14,15 @@ impl Followers {
     /// Is told whenever something of these claims changes, until it is dropped.
     pub(crate) fn follow<'a>(&mut self, claims: impl Iterator<Item = &'a Key>) -> Arc<Notify> {
         let told = Arc::new(Notify::new());
-        for key in claims {
-            let waiting = self.0.entry(key.clone()).or_default();
-            waiting.retain(|held| held.strong_count() > 0);
-            waiting.push(Arc::downgrade(&told));
-        }
+        claims.for_each(|key| self.follow_too(&told, key));
         told
+    }
+
+    /// The same for another claim.
+    pub(crate) fn follow_too(&mut self, told: &Arc<Notify>, claim: &Key) {
+        let waiting = self.0.entry(claim.clone()).or_default();
+        waiting.retain(|held| held.strong_count() > 0);
+        waiting.push(Arc::downgrade(told));
     }
 
     /// There is news of a claim.

@@ -42,7 +42,7 @@ use parking_lot::Mutex;
 use reconcile::{EventRecorder, EventType, Informers, Involved, kinds};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use bind::Told;
+use bind::{Prepared, Told};
 use cluster::Cluster;
 pub use config::Config;
 use framework::{Decision, Event, Preemption, Preparation, Profile, Refused, Turn};
@@ -193,7 +193,7 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
             let mut ticket = shared.turns.enter(&pod.uid);
             drop(ctx.spawn_draining(async move {
                 ticket.turn().await;
-                bind::bind(shared, pod, attempt).await;
+                bind::bind(shared, pod, attempt, Prepared::default()).await;
                 drop((ticket, permit));
             }));
         }
@@ -208,11 +208,11 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                     bind::prepare(&shared, &pod, &preparations, attempt).await
                 };
                 let ready = tokio::select! {
-                    () = ended.cancelled() => false,
+                    () = ended.cancelled() => None,
                     ready = prepared => ready,
                 };
-                if ready {
-                    bind::bind(shared, pod, attempt).await;
+                if let Some(prepared) = ready {
+                    bind::bind(shared, pod, attempt, prepared).await;
                 }
                 drop(ticket);
             }));

@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     tries: Histogram,
     points: HistogramVec,
     preemptions: IntCounter,
+    claims: IntCounterVec,
     victims: Histogram,
     queue: Arc<Queue>,
 }
@@ -104,6 +105,13 @@ impl Metrics {
                 "scheduler_preemption_attempts_total",
                 "[STABLE] How often room was looked for by having others go.",
             )?,
+            claims: IntCounterVec::new(
+                Opts::new(
+                    "scheduler_resourceclaim_creates_total",
+                    "[ALPHA] Claims that the scheduler made for extended resources, or could not make.",
+                ),
+                &["status", "admin_access"],
+            )?,
             victims: Histogram::with_opts(histogram(
                 "scheduler_preemption_victims",
                 "[STABLE] How many pods were chosen to go for another.",
@@ -121,6 +129,7 @@ impl Metrics {
         registry.register(Box::new(self.tries.clone()))?;
         registry.register(Box::new(self.points.clone()))?;
         registry.register(Box::new(self.preemptions.clone()))?;
+        registry.register(Box::new(self.claims.clone()))?;
         registry.register(Box::new(self.victims.clone()))?;
         registry.register(Box::new(Shown(self.queue.clone())))
     }
@@ -146,6 +155,12 @@ impl Metrics {
     /// An extension point was run through; `status` in upstream's words.
     pub(crate) fn ran(&self, point: &str, profile: &str, status: &str, took: Duration) {
         self.points.with_label_values(&[point, profile, status]).observe(took.as_secs_f64());
+    }
+
+    /// A claim for extended resources was made, or could not be.
+    pub(crate) fn claim_made(&self, made: bool) {
+        let status = if made { "success" } else { "failure" };
+        self.claims.with_label_values(&[status, "false"]).inc();
     }
 
     /// Room was looked for, and so many chosen to go.

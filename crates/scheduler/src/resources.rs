@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use api::quantity::Quantity;
+use api::quantity::{Format, Quantity};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::devices::extended::is_had_by_devices;
+use crate::types::Asked;
 
 /// What a container without a request counts as when nodes are compared. Source: `schedutil.DefaultMilliCPURequest`.
 const DEFAULT_CPU_MILLI: i128 = 100;
@@ -32,11 +35,7 @@ impl Resources {
     pub fn parse(list: &BTreeMap<String, Value>) -> Self {
         let mut read = Self::default();
         for (name, value) in list {
-            let quantity: Quantity = match value {
-                Value::String(text) => text.parse(),
-                other => other.to_string().parse(),
-            }
-            .unwrap_or(Quantity::ZERO);
+            let quantity = quantity(value);
             *read.slot(name) =
                 i128::from(if name == "cpu" { quantity.milli_value() } else { quantity.value() });
         }
@@ -127,6 +126,15 @@ impl Resources {
     }
 }
 
+/// An amount; a malformed one is nothing.
+fn quantity(value: &Value) -> Quantity {
+    match value {
+        Value::String(text) => text.parse(),
+        other => other.to_string().parse(),
+    }
+    .unwrap_or(Quantity::ZERO)
+}
+
 /// Whether a name is that of an extended resource. Source: `v1helper.IsExtendedResourceName`.
 pub fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
@@ -144,6 +152,19 @@ pub(crate) struct ContainerNeeds {
 }
 
 impl ContainerNeeds {
+    /// What it asks for of resources that may be had as devices: whole numbers above 0.
+    pub(crate) fn asked_of_devices(&self) -> Vec<Asked> {
+        let requests = self.resources.requests.iter().enumerate();
+        let may_be = requests.filter(|(_, (name, _))| is_had_by_devices(name));
+        let asked = may_be.filter_map(|(place, (name, amount))| {
+            let amount = quantity(amount);
+            let whole = Quantity::from_units(amount.value(), Format::DecimalSi) == amount;
+            let count = amount.value();
+            (whole && count > 0).then(|| Asked { resource: name.clone(), place, count })
+        });
+        asked.collect()
+    }
+
     pub(crate) fn is_sidecar(&self) -> bool {
         self.restart_policy == "Always"
     }

@@ -261,9 +261,10 @@ impl Shared {
             self.room_is_free(state, &pod, &node);
         }
         let gated = profile.gate(&pod, &state.cluster).is_some();
+        let cluster = &state.cluster;
         state.queue.put(pod.clone(), gated, self.clock.now(), |before, by| {
-            profile.may_help(&pod, by, &Event::OwnChanged(Arc::new(before.clone()), pod.clone()))
-                && crate::queue::is_another(before, &pod)
+            let changed = Event::OwnChanged(Arc::new(before.clone()), pod.clone());
+            profile.may_help(&pod, by, &changed, cluster) && crate::queue::is_another(before, &pod)
         });
         self.wake.notify_one();
     }
@@ -307,8 +308,9 @@ impl Shared {
     /// The same for some pods alone.
     pub(crate) fn raise_among(&self, state: &mut State, event: &Event, among: impl Fn(&Pod) -> bool) {
         let heeds = |plugin: &str| self.config.profiles.iter().any(|profile| profile.heeds(plugin, event));
+        let cluster = &state.cluster;
         state.queue.event(self.clock.now(), event.label(), heeds, |pod, by| {
-            among(pod) && self.profile(pod).is_some_and(|profile| profile.may_help(pod, by, event))
+            among(pod) && self.profile(pod).is_some_and(|profile| profile.may_help(pod, by, event, cluster))
         });
         self.wake.notify_one();
     }

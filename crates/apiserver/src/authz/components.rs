@@ -13,6 +13,8 @@ struct Grant {
     verbs: &'static [&'static str],
     groups: &'static [&'static str],
     resources: &'static [&'static str],
+    /// Only objects of these names; none: of any.
+    names: &'static [&'static str],
 }
 
 const ALL: &[&str] = &["*"];
@@ -24,40 +26,63 @@ const COORDINATION: &[&str] = &["coordination.k8s.io"];
 const ROUTED: &[&str] =
     &["services", "endpoints", "endpointslices", "pods", "nodes", "namespaces", "ingresses"];
 
+const PLACED_BY: &[&str] = &[
+    "nodes",
+    "pods",
+    "namespaces",
+    "services",
+    "replicationcontrollers",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+];
+const STORED_BY: &[&str] =
+    &["storageclasses", "csinodes", "csidrivers", "csistoragecapacities", "volumeattachments"];
+const DEVICES: &[&str] =
+    &["deviceclasses", "resourceclaims", "resourceclaims/status", "resourceslices", "devicetaintrules"];
+
 const fn to(
     component: &'static str,
     verbs: &'static [&'static str],
     groups: &'static [&'static str],
     resources: &'static [&'static str],
 ) -> Grant {
-    Grant { component, verbs, groups, resources }
+    Grant { component, verbs, groups, resources, names: &[] }
 }
 
 const GRANTS: &[Grant] = &[
     to("skiff:controllers", ALL, ALL, ALL),
-    to("skiff:scheduler", READ, ALL, ALL),
+    // What it places pods by. Source, also of what follows: `system:kube-scheduler`, `system:volume-scheduler`.
+    to("skiff:scheduler", READ, &[""], PLACED_BY),
+    to("skiff:scheduler", READ, &["apps"], &["replicasets", "statefulsets"]),
+    to("skiff:scheduler", READ, &["policy"], &["poddisruptionbudgets"]),
+    to("skiff:scheduler", READ, &["storage.k8s.io"], STORED_BY),
+    to("skiff:scheduler", READ, &["resource.k8s.io"], DEVICES),
     to("skiff:scheduler", &["create"], &[""], &["pods/binding", "bindings"]),
     to("skiff:scheduler", &["update", "patch"], &[""], &["pods/status"]),
-    // Claims and volumes that it brings together. Source: `system:volume-scheduler`.
+    // Claims and volumes that it brings together.
     to("skiff:scheduler", &["patch"], &[""], &["persistentvolumes", "persistentvolumeclaims"]),
-    // Claims of devices: their finalizer, and what they get for whom. Source: `system:kube-scheduler`.
+    // Claims of devices: their finalizer, and what they get for whom; those for extended resources it makes itself, and
+    // deletes if their pod goes elsewhere.
+    to(
+        "skiff:scheduler",
+        &["create", "update", "patch", "delete"],
+        &["resource.k8s.io"],
+        &["resourceclaims"],
+    ),
     to(
         "skiff:scheduler",
         &["update", "patch"],
         &["resource.k8s.io"],
-        &["resourceclaims", "resourceclaims/status", "resourceclaims/binding"],
-    ),
-    // What drivers told of devices goes with them when a claim loses them.
-    to(
-        "skiff:scheduler",
-        &["arbitrary-node:update", "arbitrary-node:patch"],
-        &["resource.k8s.io"],
-        &["resourceclaims/driver"],
+        &["resourceclaims/status", "resourceclaims/binding"],
     ),
     // Pods that make room for more important ones.
     to("skiff:scheduler", &["delete"], &[""], &["pods"]),
     to("skiff:scheduler", WRITE_EVENTS, EVENT_GROUPS, EVENTS),
-    to("skiff:scheduler", &["get", "create", "update"], COORDINATION, &["leases"]),
+    to("skiff:scheduler", &["create"], COORDINATION, &["leases"]),
+    Grant {
+        names: &["kube-scheduler"],
+        ..to("skiff:scheduler", &["get", "update"], COORDINATION, &["leases"])
+    },
     to("skiff:network", READ, ALL, ROUTED),
     to("skiff:network", &["update", "patch"], &[""], &["services/status", "nodes/status", "nodes"]),
     to("skiff:network", WRITE_EVENTS, EVENT_GROUPS, EVENTS),
@@ -87,6 +112,7 @@ impl Grant {
             verbs: owned(self.verbs),
             api_groups: owned(self.groups),
             resources: owned(self.resources),
+            resource_names: owned(self.names),
             ..Rule::default()
         }
     }
@@ -125,7 +151,23 @@ mod tests {
             })
         };
         assert!(of_claims("patch", "") && of_claims("patch", "status") && of_claims("patch", "binding"));
-        assert!(!of_claims("delete", "") && !of_claims("patch", "driver"));
+        assert!(of_claims("create", "") && of_claims("delete", ""));
+        assert!(!of_claims("patch", "driver") && !of_claims("arbitrary-node:patch", "driver"));
+        assert!(!of_claims("deletecollection", "") && !of_claims("create", "binding"));
+        let of_lease = |name: &str| {
+            allow(&Attributes {
+                user: authn::component("scheduler"),
+                verb: "update".into(),
+                group: "coordination.k8s.io".into(),
+                resource: "leases".into(),
+                name: name.into(),
+                is_resource: true,
+                ..Attributes::default()
+            })
+        };
+        assert!(of_lease("kube-scheduler") && !of_lease("kube-controller-manager"));
+        assert!(!asks(authn::component("scheduler"), "get", "secrets"));
+        assert!(!asks(authn::component("scheduler"), "list", "configmaps"));
         assert!(!asks(authn::component("network"), "get", "secrets"));
         assert!(!asks(authn::component("unknown"), "get", "pods"));
         let claimed = User { name: "skiff:controllers".into(), groups: vec!["x".into()], ..User::default() };

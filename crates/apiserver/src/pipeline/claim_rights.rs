@@ -2,7 +2,7 @@
 //! `resourceclaims/binding`, a driver that tells of its devices one on `resourceclaims/driver` under its own name.
 //! Source: `pkg/registry/resource/utils.go`, KEP-4817 (DRAResourceClaimGranularStatusAuthorization).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use api::connect::User;
 use serde_json::Value;
@@ -93,10 +93,15 @@ fn binds(new: &Value, old: &Value) -> bool {
     part(new) != part(old) || users(new) != users(old)
 }
 
-/// The drivers that something else is said of than before, in order.
+/// The drivers that something else is said of than before, in order. What is said of devices that the claim loses goes
+/// with them: whoever may take them away speaks for no driver.
 fn changed_drivers<'v>(new: &'v Value, old: &'v Value) -> BTreeSet<&'v str> {
     let id =
         |device: &'v Value| ["driver", "pool", "device", "shareID"].map(|field| tree::text(device, &[field]));
+    let allocated = |claim: &'v Value| -> HashSet<[&'v str; 4]> {
+        tree::items(claim, &[STATUS, "allocation", "devices", "results"]).iter().map(id).collect()
+    };
+    let (held, holds) = (allocated(old), allocated(new));
     let devices = |claim: &'v Value| tree::items(claim, &[STATUS, "devices"]).iter();
     let mut before: HashMap<[&str; 4], &Value> = devices(old).map(|device| (id(device), device)).collect();
     let mut changed = BTreeSet::new();
@@ -105,7 +110,8 @@ fn changed_drivers<'v>(new: &'v Value, old: &'v Value) -> BTreeSet<&'v str> {
             changed.insert(tree::text(device, &["driver"]));
         }
     }
-    changed.extend(before.keys().map(|[driver, ..]| driver));
+    let lost = |id: &[&str; 4]| held.contains(id) && !holds.contains(id);
+    changed.extend(before.keys().filter(|id| !lost(id)).map(|[driver, ..]| driver));
     changed
 }
 
@@ -187,6 +193,33 @@ mod tests {
         let new = claim(json!([device("a", "x", 1), device("b", "x", 2), device("d", "x", 1)]));
         assert_eq!(changed_drivers(&new, &old).into_iter().collect::<Vec<_>>(), ["b", "c", "d"]);
         assert!(changed_drivers(&old, &old).is_empty());
+        let holding = |devices: &[&str]| {
+            let results: Vec<Value> = devices.iter().map(|name| device("a", name, 0)).collect();
+            json!({ "devices": { "results": results } })
+        };
+        for (before, after, left, drivers) in [
+            (json!(["x"]), Value::Null, json!([]), vec![]),
+            (json!(["x", "y"]), json!(["y"]), json!([device("a", "y", 1)]), vec![]),
+            (json!(["x", "y"]), json!(["y"]), json!([]), vec!["a"]),
+            (json!(["x", "y"]), json!(["x", "y"]), json!([]), vec!["a"]),
+            (json!(["x"]), Value::Null, json!([device("a", "x", 2)]), vec!["a"]),
+        ] {
+            let names = |list: &Value| -> Vec<String> {
+                list.as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|name| Some(name.as_str()?.to_owned()))
+                    .collect()
+            };
+            let of = |list: &Value, devices: Value| {
+                let names = names(list);
+                let allocation = holding(&names.iter().map(String::as_str).collect::<Vec<_>>());
+                json!({ "status": { "allocation": if list.is_null() { Value::Null } else { allocation }, "devices": devices } })
+            };
+            let said: Vec<Value> = names(&before).iter().map(|name| device("a", name, 1)).collect();
+            let (old, new) = (of(&before, said.into()), of(&after, left));
+            assert_eq!(changed_drivers(&new, &old).into_iter().collect::<Vec<_>>(), drivers, "{new}");
+        }
         assert!(!binds(&new, &old));
         assert!(!binds(&json!({ "status": { "reservedFor": [] } }), &json!({})));
         assert!(binds(&json!({ "status": { "reservedFor": [{ "name": "p" }] } }), &json!({})));

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,12 +70,26 @@ pub struct Solution<'a> {
     pub asks: Vec<(&'a Ask, &'a Arc<Class>)>,
 }
 
+/// What a search may take yet, or several for the same pod.
+#[derive(Debug, Clone)]
+pub struct Purse {
+    steps: Rc<Cell<u64>>,
+    cost: Rc<Cell<u64>>,
+}
+
+impl Default for Purse {
+    fn default() -> Self {
+        Self { steps: Rc::new(Cell::new(STEPS_MAX)), cost: Rc::new(Cell::new(COST_MAX)) }
+    }
+}
+
 /// One ask, with its class.
 #[derive(Debug)]
 struct Asked<'a> {
     claim: usize,
     request: usize,
-    ask: &'a Ask,
+    /// Which of the request's asks.
+    alternative: usize,
     class: &'a Arc<Class>,
     /// The name under which results speak of it.
     full: String,
@@ -84,7 +99,7 @@ struct Asked<'a> {
 #[derive(Debug)]
 pub struct Search<'a> {
     devices: &'a Devices,
-    claims: Vec<&'a Arc<Claim>>,
+    claims: Vec<Arc<Claim>>,
     asked: Vec<Asked<'a>>,
     /// By claim and request: which of those are its asks.
     ranges: Vec<Vec<Range<usize>>>,
@@ -92,8 +107,8 @@ pub struct Search<'a> {
     /// Whether an ask's expressions select a device, by the place of the device in memory: they say the same for every node.
     selected: RefCell<HashMap<(usize, usize), bool>>,
     /// What the pod has left of steps, and of what expressions cost.
-    pub(super) steps: Cell<u64>,
-    pub(super) cost: Cell<u64>,
+    pub(super) steps: Rc<Cell<u64>>,
+    pub(super) cost: Rc<Cell<u64>>,
 }
 
 /// Takes a price from what is left. Who cannot pay it has nothing left, so that nobody tries the same again and again.
@@ -112,10 +127,10 @@ fn in_time(deadline: Option<Instant>) -> Result<(), Refused> {
 
 impl<'a> Search<'a> {
     /// A search; the failure names a class that is not there, or a request of an unknown kind.
-    pub fn new(devices: &'a Devices, claims: Vec<&'a Arc<Claim>>) -> Result<Self, String> {
+    pub fn new(devices: &'a Devices, claims: Vec<Arc<Claim>>, purse: &Purse) -> Result<Self, String> {
         let mut asked = Vec::new();
         let mut ranges = Vec::with_capacity(claims.len());
-        for (at, claim) in claims.iter().copied().enumerate() {
+        for (at, claim) in claims.iter().enumerate() {
             let mut of_claim = Vec::with_capacity(claim.requests.len());
             for (number, request) in claim.requests.iter().enumerate() {
                 let start = asked.len();
@@ -126,28 +141,38 @@ impl<'a> Search<'a> {
                         request.name
                     ));
                 }
-                for ask in &request.asks {
+                for (alternative, ask) in request.asks.iter().enumerate() {
                     let full = request.full_name(ask);
                     let Some(class) = devices.class(&ask.class) else {
                         return Err(format!("request {full}: device class {} does not exist", ask.class));
                     };
-                    asked.push(Asked { claim: at, request: number, ask, class, full });
+                    asked.push(Asked { claim: at, request: number, alternative, class, full });
                 }
                 of_claim.push(start..asked.len());
             }
             ranges.push(of_claim);
         }
-        let (selected, steps, cost) = (RefCell::default(), Cell::new(STEPS_MAX), Cell::new(COST_MAX));
+        let Purse { steps, cost } = purse.clone();
+        let selected = RefCell::default();
         Ok(Self { devices, claims, asked, ranges, rules: devices.rules().collect(), selected, steps, cost })
     }
 
     /// The claims.
-    pub fn claims(&self) -> &[&'a Arc<Claim>] {
+    pub fn claims(&self) -> &[Arc<Claim>] {
         &self.claims
     }
 
+    fn ask(&self, at: usize) -> &Ask {
+        let Asked { claim, request, alternative, .. } = self.asked[at];
+        &self.claims[claim].requests[request].asks[alternative]
+    }
+
     /// What the claims get on a node, each in its place. `deadline`: until then, if it has to be before.
-    pub fn allocate(&self, node: &Node, deadline: Option<Instant>) -> Result<Vec<Solution<'a>>, Refused> {
+    pub fn allocate<'s>(
+        &'s self,
+        node: &Node,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Solution<'s>>, Refused> {
         // Merely to gather what there is on a node takes time, and there may be many nodes.
         if self.steps.get() == 0 || self.cost.get() == 0 {
             return Err(Refused::Late);
@@ -179,7 +204,7 @@ impl<'a> Search<'a> {
         if let Some(known) = self.known(at, device) {
             return Ok(known);
         }
-        let Asked { claim, ask, class, .. } = &self.asked[at];
+        let (Asked { claim, class, .. }, ask) = (&self.asked[at], self.ask(at));
         let of_class = || format!("class {}", class.name);
         let of_claim = || format!("claim {}", self.claims[*claim].version.key);
         let selected = self.all_select(&class.selectors, device, deadline, &of_class)?
@@ -265,9 +290,9 @@ enum Turn {
 }
 
 /// The search on one node.
-struct Attempt<'a, 's> {
-    search: &'s Search<'a>,
-    node: &'s Node,
+struct Attempt<'a, 'n> {
+    search: &'a Search<'a>,
+    node: &'n Node,
     deadline: Option<Instant>,
     steps: u64,
     pools: Vec<Pool<'a>>,
@@ -285,11 +310,11 @@ struct Attempt<'a, 's> {
     frames: Vec<Frame<'a>>,
 }
 
-impl<'a, 's> Attempt<'a, 's> {
-    fn new(search: &'s Search<'a>, node: &'s Node, deadline: Option<Instant>) -> Result<Self, Refused> {
+impl<'a, 'n> Attempt<'a, 'n> {
+    fn new(search: &'a Search<'a>, node: &'n Node, deadline: Option<Instant>) -> Result<Self, Refused> {
         pay(&search.steps, search.asked.len() as u64)?;
         let pools = search.devices.pools(node);
-        let slices = pools.iter().map(|pool| pool.here.len() + pool.others.len()).sum::<usize>();
+        let slices = pools.iter().map(|pool| pool.here.len()).sum::<usize>();
         let usable = pools.iter().enumerate().filter(|(_, pool)| pool.problem.is_none());
         let offers: Vec<Offer<'a>> = usable
             .flat_map(|(at, pool)| pool.devices().map(move |(slice, device)| (at, slice, device)))
@@ -328,7 +353,7 @@ impl<'a, 's> Attempt<'a, 's> {
 
     /// What an ask needs. Source: `validateDeviceRequest`.
     fn need(&mut self, at: usize) -> Result<Need<'a>, Refused> {
-        let Asked { claim, ask, .. } = &self.search.asked[at];
+        let (Asked { claim, .. }, ask) = (&self.search.asked[at], self.search.ask(at));
         let of = |why: String| {
             let key = &self.search.claims[*claim].version.key;
             Refused::Wrong(format!("claim {key}, request {}: {why}", ask.name))
@@ -389,7 +414,7 @@ impl<'a, 's> Attempt<'a, 's> {
     fn may_get(&self, at: usize, (_, slice, device): Offer<'a>) -> Result<bool, Refused> {
         Ok(self.is_here(slice, device)
             && self.search.selects(at, device, self.deadline)?
-            && self.suffices(self.search.asked[at].ask, device))
+            && self.suffices(self.search.ask(at), device))
     }
 
     fn is_here(&self, slice: &Slice, device: &Device) -> bool {
@@ -482,7 +507,7 @@ impl<'a, 's> Attempt<'a, 's> {
         if !self.is_free(at, device) || !self.is_here(slice, device) {
             return Some(false);
         }
-        let ask = self.search.asked[at].ask;
+        let ask = self.search.ask(at);
         let selected = self.search.known(at, device)?;
         Some(selected && self.suffices(ask, device) && self.bears(ask, device))
     }
@@ -542,7 +567,7 @@ impl<'a, 's> Attempt<'a, 's> {
 
     /// Whether nobody has a device who would have to share it. What an administrator looks at is in use by others alone.
     fn is_free(&self, at: usize, device: &Device) -> bool {
-        let Asked { claim, ask, .. } = &self.search.asked[at];
+        let (Asked { claim, .. }, ask) = (&self.search.asked[at], self.search.ask(at));
         let taking = self.taken.get(&device.id);
         if ask.admin {
             device.shared || taking.is_none_or(|claims| !claims.contains(claim))
@@ -563,8 +588,8 @@ impl<'a, 's> Attempt<'a, 's> {
     /// claim forbid it. Source: `allocateDevice`.
     fn take(&mut self, at: usize, offer: Offer<'a>, must: bool) -> Result<Option<Taken<'a>>, Refused> {
         let (pool, slice, device) = offer;
-        let Asked { claim, request, ask, full, .. } = &self.search.asked[at];
-        let (claim, request, ask) = (*claim, *request, *ask);
+        let Asked { claim, request, full, .. } = &self.search.asked[at];
+        let (claim, request, ask) = (*claim, *request, self.search.ask(at));
         if !self.is_free(at, device) || !self.bears(ask, device) || !self.suffices(ask, device) {
             return Ok(None);
         }
@@ -632,7 +657,7 @@ impl<'a, 's> Attempt<'a, 's> {
     fn left(&mut self, at: usize) -> &mut HashMap<Counter<'a>, Quantity> {
         let (pool, devices) = (&self.pools[at], self.search.devices);
         self.left.entry(at).or_insert_with(|| {
-            let mut left = pool.counters.clone();
+            let mut left = pool.counters();
             let used = pool.all_devices().filter(|device| devices.use_of(&device.id).is_some());
             for (counter, amount) in used.flat_map(consumption) {
                 left.entry(counter).and_modify(|left| *left = left.minus(amount));
@@ -673,8 +698,8 @@ impl<'a, 's> Attempt<'a, 's> {
         }
         let asks = |claim: usize| {
             let of_request = |(request, range): (usize, &Range<usize>)| {
-                let asked = &search.asked[range.start + chosen.get(&(claim, request)).copied().unwrap_or(0)];
-                (asked.ask, asked.class)
+                let at = range.start + chosen.get(&(claim, request)).copied().unwrap_or(0);
+                (search.ask(at), search.asked[at].class)
             };
             search.ranges[claim].iter().enumerate().map(of_request).collect()
         };

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Key, PatchType, Reason, Status};
+use api::{DeleteOptions, Key, PatchType, Reason, Status};
 use jiff::Timestamp;
 use reconcile::{EventType, kinds};
 use serde_json::{Value, json};
 
-use super::of_pod::{Gets, is_ready};
+use super::extended::{self, Mapping};
+use super::of_pod::{Found, Special, is_ready};
 use super::types::{Allocation, Claim};
 use crate::Shared;
 use crate::storage::types::Version;
@@ -24,14 +25,21 @@ const TRIES: usize = 5;
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The claims; or why nothing was found.
-    pub found: Result<Gets, String>,
+    pub found: Result<Found, String>,
     /// How long devices may take to be ready.
     pub timeout: Duration,
 }
 
-/// Writes a plan, and waits until the devices are ready; or why they are not.
-pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result<(), String> {
-    let claims = plan.found.as_ref().map_err(Clone::clone)?;
+/// Writes a plan, and waits until the devices are ready; or why they are not. `made` becomes the claim that is made, also
+/// where it fails after that.
+pub(crate) async fn carry_out(
+    shared: &Shared,
+    pod: &Pod,
+    plan: &Plan,
+    made: &mut Option<Version>,
+) -> Result<(), String> {
+    let found = plan.found.as_ref().map_err(Clone::clone)?;
+    let claims = &found.gets;
     let told = {
         let devices = &mut shared.state.lock().cluster.devices;
         devices.waiting.follow(claims.iter().map(|(claim, _)| &claim.version.key))
@@ -40,6 +48,12 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
     let mut written = Vec::with_capacity(claims.len());
     for (claim, allocation) in claims {
         written.push(Arc::new(write(shared, pod, claim, allocation.as_deref()).await?));
+    }
+    if let Some(special) = &found.special {
+        let claim = create(shared, pod, special).await?;
+        *made = Some(claim.version.clone());
+        shared.state.lock().cluster.devices.waiting.follow_too(&told, &claim.version.key);
+        written.push(give(shared, pod, &claim, special).await?);
     }
     let waits = |claim: &&Arc<Claim>| {
         let devices = claim.allocation.iter().flat_map(|allocation| &allocation.devices);
@@ -128,6 +142,57 @@ async fn write(
     Err(last.unwrap_or_default())
 }
 
+/// Makes the claim for a pod's extended resources.
+async fn create(shared: &Shared, pod: &Pod, special: &Special) -> Result<Claim, String> {
+    let (resource, body) = (kinds::RESOURCE_CLAIMS.gvr(), extended::body(pod, &special.claim));
+    let created = shared.client.create(&resource, &pod.key.namespace, &body).await;
+    if let Some(metrics) = &shared.metrics {
+        metrics.claim_made(created.is_ok());
+    }
+    // Upstream has no name to tell either.
+    let failed = |why: &str| format!("create claim for extended resources {}/: {why}", pod.key.namespace);
+    let created = created.map_err(|status| failed(&status.message))?;
+    Claim::decode(&created).map_err(|error| failed(&error.to_string()))
+}
+
+/// Gives a claim that was made for a pod's extended resources its devices, and says on the pod which requests of it its
+/// containers' resources are.
+async fn give(shared: &Shared, pod: &Pod, claim: &Claim, special: &Special) -> Result<Arc<Claim>, String> {
+    let written = Arc::new(write(shared, pod, claim, Some(&special.allocation)).await?);
+    shared.state.lock().cluster.devices.made(&written, &pod.uid);
+    let mappings: Vec<Value> = special.mappings.iter().map(Mapping::to_json).collect();
+    let said = json!({ "requestMappings": mappings, "resourceClaimName": written.version.key.name });
+    let status = json!({ "extendedResourceClaimStatus": said });
+    let patch = json!({ "metadata": { "uid": &*pod.uid }, "status": status });
+    let kind = PatchType::StrategicMerge;
+    let patched = shared.client.patch(&kinds::PODS.gvr(), &pod.key, "status", kind, &patch).await;
+    patched.map_err(|status| {
+        format!("update pod {} ExtendedResourceClaimStatus: {}", pod.key, status.message)
+    })?;
+    Ok(written)
+}
+
+/// Deletes a claim that was made for a pod's extended resources, with what it has. Source: `deleteClaim`.
+pub(crate) async fn delete(shared: &Shared, claim: &Version) -> Result<(), String> {
+    let (resource, key) = (kinds::RESOURCE_CLAIMS.gvr(), &claim.key);
+    let unprotected = json!({ "metadata": {
+        "uid": claim.uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER] } });
+    let gone = |status: &Status| matches!(status.reason, Reason::NotFound | Reason::Conflict);
+    match shared.client.patch(&resource, key, "", PatchType::StrategicMerge, &unprotected).await {
+        Err(status) if !gone(&status) => {
+            return Err(format!("update resourceclaim {key}: {}", status.message));
+        }
+        _ => {}
+    }
+    let options = DeleteOptions { precondition_uid: Some(claim.uid.clone()), ..DeleteOptions::default() };
+    match shared.client.delete(&resource, key, options).await {
+        Err(status) if !gone(&status) => return Err(status.message),
+        _ => {}
+    }
+    shared.state.lock().cluster.devices.deleted(key);
+    Ok(())
+}
+
 /// A claim as the server has it.
 async fn look(shared: &Shared, key: &Key, why: &str) -> Result<Claim, String> {
     let object = shared.client.get(&kinds::RESOURCE_CLAIMS.gvr(), key).await;
@@ -209,8 +274,15 @@ async fn patched(
     Claim::decode(&written).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// A pod that goes to no node uses its claims no more. They keep their devices, which it may get after all.
-pub(crate) async fn release(shared: &Shared, pod: &Pod) {
+/// A pod that goes to no node uses its claims no more. They keep their devices, which it may get after all; the one that
+/// was made for its extended resources goes.
+pub(crate) async fn release(shared: &Shared, pod: &Pod, made: Option<Version>) {
+    if let Some(made) = made
+        && let Err(error) = delete(shared, &made).await
+    {
+        // It is left over for the next attempt, which begins with deleting it.
+        tracing::warn!(claim = %made.key, error, "the claim stays");
+    }
     for name in pod.devices.iter().filter_map(|named| named.name()) {
         let key = Key::new(pod.key.namespace.as_str(), name);
         let resource = kinds::RESOURCE_CLAIMS.gvr();

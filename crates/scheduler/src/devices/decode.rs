@@ -11,6 +11,7 @@ use reconcile::node_affinity::NodeSelector;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::extended::ANNOTATION;
 use super::types::{
     Allocated, Allocation, Amounts, Ask, Capacity, Claim, Class, Configuration, Constraint, Device, DeviceId,
     Place, Policy, Range, Request, Slice, Taint, TaintRule, Told, Toleration, amount, amounts,
@@ -195,12 +196,14 @@ struct RangeBody {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ClassBody {
+    metadata: ObjectMeta,
     spec: ClassSpec,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct ClassSpec {
+    extended_resource_name: Option<String>,
     selectors: Vec<SelectorBody>,
     config: Vec<Configuration>,
 }
@@ -261,6 +264,8 @@ impl Claim {
         Ok(Self {
             version: Version { key: object.key(), uid: meta.uid.clone(), revision: object.revision() },
             terminating: meta.is_terminating(),
+            special: meta.annotations.get(ANNOTATION).is_some_and(|value| value == "true")
+                && meta.controller().is_some_and(|owner| owner.kind == "Pod"),
             owner: meta.controller().map(|owner| owner.uid.clone()).unwrap_or_default(),
             finalizers: meta.finalizers,
             requests: devices.requests.into_iter().map(RequestBody::read).collect(),
@@ -343,12 +348,15 @@ impl Slice {
         let place =
             if own == Place::Unknown && spec.per_device_node_selection { Place::PerDevice } else { own };
         let (driver, pool) = (spec.driver, spec.pool.name);
+        let devices: Vec<Device> =
+            spec.devices.into_iter().map(|device| device.read(&driver, &pool)).collect();
         Ok(Self {
             name: body.metadata.name,
             generation: spec.pool.generation,
             count: spec.pool.resource_slice_count,
             place,
-            devices: spec.devices.into_iter().map(|device| device.read(&driver, &pool)).collect(),
+            waits: devices.iter().any(|device| !device.binding_conditions.is_empty()),
+            devices,
             counters: spec.shared_counters.into_iter().map(CounterSet::read).collect(),
             driver,
             pool,
@@ -361,8 +369,13 @@ impl Class {
     pub fn decode(object: &Object) -> Result<Self, BoxError> {
         let body: ClassBody =
             object.decode().map_err(|error| format!("cannot read class {}: {error}", object.key()))?;
-        let name = object.meta().name.clone();
-        Ok(Self { name, selectors: selectors(body.spec.selectors), config: body.spec.config })
+        Ok(Self {
+            name: object.meta().name.clone(),
+            selectors: selectors(body.spec.selectors),
+            config: body.spec.config,
+            extended: body.spec.extended_resource_name.filter(|name| !name.is_empty()),
+            created: body.metadata.creation_timestamp,
+        })
     }
 }
 

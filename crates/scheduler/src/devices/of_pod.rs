@@ -1,18 +1,25 @@
 //! The claims of devices of one pod. Source: `resourceclaim.Name`, `IsForPod`, `DynamicResources.PreFilter` and `Filter`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::Key;
 
 use super::Devices;
-use super::allocate::{Refused, Search, Solution};
+use super::allocate::{Purse, Refused, Search, Solution};
+use super::extended::Mapping;
 use super::types::{Allocation, Claim};
 use crate::types::{DeviceClaim, Node, Pod};
 
 /// What is said once a claim has lost its devices, so that it may get others.
 pub const DEALLOCATED: &str = "deallocation of ResourceClaim completed";
+/// What is said once a claim is deleted that was left over, so that another can be made.
+pub const DELETED: &str = "deletion of ResourceClaim completed";
+const LEFT: &str = "cannot schedule extended resource claim";
+const UNFIT: &str = "cannot fit resource";
 const CANNOT: &str = "cannot allocate all claims";
 const INVALID: &str = "invalid resource pools were encountered";
 const LATE: &str = "timed out trying to allocate devices";
@@ -74,6 +81,26 @@ pub fn is_ready(claim: &Claim) -> Result<bool, String> {
 /// Claims, with what those get that have nothing.
 pub type Gets = Vec<(Arc<Claim>, Option<Arc<Allocation>>)>;
 
+/// What a pod's claims get on a node.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// The claims that it names.
+    pub gets: Gets,
+    /// The claim that is made for its extended resources, if it needs one there.
+    pub special: Option<Special>,
+}
+
+/// A claim that is to be made for a pod.
+#[derive(Debug, Clone)]
+pub struct Special {
+    /// The claim.
+    pub claim: Arc<Claim>,
+    /// What it gets.
+    pub allocation: Arc<Allocation>,
+    /// What its requests are for.
+    pub mappings: Vec<Mapping>,
+}
+
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
@@ -83,25 +110,66 @@ pub struct Timeouts {
     pub binding: Duration,
 }
 
+/// Extended resources of a pod that may be had as devices.
+#[derive(Debug)]
+enum Extended<'a> {
+    /// It asks for none.
+    None,
+    /// A claim for them is left over from an attempt that failed.
+    Left(&'a Arc<Claim>),
+    /// Each node has a claim made for what it does not offer itself.
+    Asked(&'a Pod),
+}
+
+/// What is looked for on nodes that lack the same of what a pod asks for.
+#[derive(Debug)]
+struct Wanted<'a> {
+    /// For the claims that have no devices; the last is the one to be made, if one is.
+    search: Search<'a>,
+    mappings: Vec<Mapping>,
+}
+
 /// The claims of a pod that is to be placed.
 #[derive(Debug)]
 pub struct PodClaims<'a> {
+    devices: &'a Devices,
     /// Those that have devices.
     allocated: Vec<&'a Arc<Claim>>,
-    /// For those that have none.
-    search: Option<Search<'a>>,
+    /// Those that have none.
+    open: Vec<Arc<Claim>>,
+    extended: Extended<'a>,
+    /// By what of the pod's extended resources nodes lack.
+    wanted: RefCell<HashMap<Vec<&'a str>, Rc<Wanted<'a>>>>,
+    purse: Purse,
     timeouts: Timeouts,
     now: jiff::Timestamp,
 }
 
+/// What a node is for a pod's claims.
+enum There<'a> {
+    /// A claim has to be deleted first.
+    Left,
+    /// It lacks something that no class stands for.
+    Unfit,
+    /// No devices are looked for.
+    Nothing,
+    /// These are.
+    Wanted(Rc<Wanted<'a>>),
+}
+
 impl<'a> PodClaims<'a> {
     /// The claims of a pod; `None`: it has none. The failure is why it cannot be placed anywhere now.
-    pub fn of(pod: &Pod, devices: &'a Devices, timeouts: Timeouts) -> Result<Option<Self>, String> {
-        if pod.devices.is_empty() {
+    pub fn of(pod: &'a Pod, devices: &'a Devices, timeouts: Timeouts) -> Result<Option<Self>, String> {
+        if pod.devices.is_empty() && pod.spec.extended.is_empty() {
             return Ok(None);
         }
         let claims = claims(pod, devices)?;
-        if claims.is_empty() {
+        let extended = match devices.special_of(&pod.uid) {
+            _ if !super::extended::asks(pod, devices) => Extended::None,
+            Some(left) => Extended::Left(left),
+            None => Extended::Asked(pod),
+        };
+        if claims.is_empty() && matches!(extended, Extended::None) {
             return Ok(None);
         }
         let (allocated, open): (Vec<_>, Vec<_>) =
@@ -110,8 +178,48 @@ impl<'a> PodClaims<'a> {
             let key = &claim.version.key;
             return Err(format!("resource claim {key} is in the process of being allocated"));
         }
-        let search = if open.is_empty() { None } else { Some(Search::new(devices, open)?) };
-        Ok(Some(Self { allocated, search, timeouts, now: devices.now }))
+        let open: Vec<Arc<Claim>> = open.into_iter().cloned().collect();
+        let (purse, wanted, now) = (Purse::default(), RefCell::default(), devices.now);
+        let of_pod = Self { devices, allocated, open, extended, wanted, purse, timeouts, now };
+        // What is wrong with the claims that the pod names is wrong wherever it goes.
+        if !of_pod.open.is_empty() {
+            of_pod.wanted(Vec::new())?;
+        }
+        Ok(Some(of_pod))
+    }
+
+    /// What is looked for on nodes that lack these of the pod's extended resources.
+    fn wanted(&self, lacking: Vec<&'a str>) -> Result<Rc<Wanted<'a>>, String> {
+        if let Some(known) = self.wanted.borrow().get(&lacking) {
+            return Ok(known.clone());
+        }
+        let (mut claims, mut mappings) = (self.open.clone(), Vec::new());
+        if let Extended::Asked(pod) = self.extended
+            && !lacking.is_empty()
+        {
+            let (claim, of_claim) = super::extended::claim(pod, &lacking, self.devices);
+            mappings = of_claim;
+            claims.extend((!mappings.is_empty()).then(|| Arc::new(claim)));
+        }
+        let search = Search::new(self.devices, claims, &self.purse)?;
+        let wanted = Rc::new(Wanted { search, mappings });
+        self.wanted.borrow_mut().insert(lacking, wanted.clone());
+        Ok(wanted)
+    }
+
+    fn there(&self, node: &Node) -> Result<There<'a>, String> {
+        let lacking = match self.extended {
+            Extended::Left(_) => return Ok(There::Left),
+            Extended::None => Vec::new(),
+            Extended::Asked(pod) => match super::extended::lacking(pod, node, self.devices) {
+                Some(lacking) => lacking,
+                None => return Ok(There::Unfit),
+            },
+        };
+        if lacking.is_empty() && self.open.is_empty() {
+            return Ok(There::Nothing);
+        }
+        self.wanted(lacking).map(There::Wanted)
     }
 
     /// The claims with devices that do not let the pod go to a node.
@@ -129,49 +237,62 @@ impl<'a> PodClaims<'a> {
         is_ready(claim).map_or(true, |ready| !ready && late())
     }
 
-    /// The claims that get devices, with what they get on a node.
-    fn found(&self, node: &Node) -> Result<Vec<(&'a Arc<Claim>, Solution<'a>)>, Refused> {
-        let Some(search) = &self.search else { return Ok(Vec::new()) };
+    /// What the claims that are looked for get on a node, each in its place.
+    fn found<'w>(&self, wanted: &'w Wanted<'a>, node: &Node) -> Result<Vec<Solution<'w>>, Refused> {
         let limit = self.timeouts.filter;
         let deadline = Instant::now().checked_add(limit).filter(|_| !limit.is_zero());
-        let solutions = search.allocate(node, deadline)?;
-        Ok(search.claims().iter().copied().zip(solutions).collect())
+        wanted.search.allocate(node, deadline)
     }
 
     /// Why the pod cannot go to a node; `None`: it can. The failure is what is wrong wherever it goes.
     pub fn refusal(&self, node: &Node) -> Result<Option<&'static str>, String> {
-        match self.found(node) {
+        let found = match self.there(node)? {
+            There::Left => return Ok(Some(LEFT)),
+            There::Unfit => return Ok(Some(UNFIT)),
+            There::Nothing => Ok(()),
+            There::Wanted(wanted) => self.found(&wanted, node).map(drop),
+        };
+        match found {
             Err(Refused::Cannot) => Ok(Some(CANNOT)),
             Err(Refused::Invalid) => Ok(Some(INVALID)),
             Err(Refused::Late) => Ok(Some(LATE)),
             Err(Refused::Wrong(why)) => Err(why),
-            Ok(_) => Ok(self.unavailable(node).next().map(|_| ELSEWHERE)),
+            Ok(()) => Ok(self.unavailable(node).next().map(|_| ELSEWHERE)),
         }
     }
 
-    /// How far up the lists of alternatives the asks are that can be had on a node; `None`: there are no such lists.
-    /// Source: `computeScore`.
+    /// How far up the lists of alternatives the asks are that can be had on a node. Source: `computeScore`.
     pub fn preference(&self, node: &Node) -> i64 {
-        let found = self.found(node).unwrap_or_default();
-        found.iter().map(|(claim, solution)| preference(claim, solution)).sum()
+        let Ok(There::Wanted(wanted)) = self.there(node) else { return 0 };
+        let found = self.found(&wanted, node).unwrap_or_default();
+        wanted.search.claims().iter().zip(&found).map(|(claim, solution)| preference(claim, solution)).sum()
     }
 
     /// Whether a claim that gets devices would rather have some than others.
     pub fn prefers(&self) -> bool {
-        let open = self.search.iter().flat_map(Search::claims);
-        open.into_iter().any(|claim| claim.requests.iter().any(|request| request.ordered))
+        self.open.iter().any(|claim| claim.requests.iter().any(|request| request.ordered))
     }
 
     /// What every claim gets on a node, those included that have devices; the failure is why they get nothing.
-    pub fn plan(&self, node: &Node) -> Result<Gets, String> {
-        let missing = |_| "claim allocation not found for node".to_owned();
-        let found = self.found(node).map_err(missing)?;
-        let mut plan = Vec::with_capacity(self.allocated.len() + found.len());
-        plan.extend(self.allocated.iter().map(|claim| (Arc::clone(claim), None)));
-        for (claim, solution) in found {
+    pub fn plan(&self, node: &Node) -> Result<Found, String> {
+        let missing = || "claim allocation not found for node".to_owned();
+        let mut plan = Found::default();
+        plan.gets.extend(self.allocated.iter().map(|claim| (Arc::clone(claim), None)));
+        let wanted = match self.there(node)? {
+            There::Left | There::Unfit => return Err(missing()),
+            There::Nothing => return Ok(plan),
+            There::Wanted(wanted) => wanted,
+        };
+        let found = self.found(&wanted, node).map_err(|_| missing())?;
+        for (claim, solution) in wanted.search.claims().iter().zip(found) {
             let allocation = super::outcome::allocation(claim, &solution, node)
                 .map_err(|why| format!("create NodeSelector for claim {}: {why}", claim.version.key.name))?;
-            plan.push((claim.clone(), Some(Arc::new(allocation))));
+            let (claim, allocation) = (claim.clone(), Arc::new(allocation));
+            if claim.is_unmade() {
+                plan.special = Some(Special { claim, allocation, mappings: wanted.mappings.clone() });
+            } else {
+                plan.gets.push((claim, Some(allocation)));
+            }
         }
         Ok(plan)
     }
@@ -179,6 +300,14 @@ impl<'a> PodClaims<'a> {
     /// A claim whose devices are in the way on a node, and that nobody else uses than a pod.
     pub fn in_the_way(&self, pod: &str, node: &Node) -> Option<&'a Arc<Claim>> {
         self.unavailable(node).find(|claim| claim.is_only_for(pod))
+    }
+
+    /// A claim that is left over from an attempt that failed.
+    pub fn left_over(&self) -> Option<&'a Arc<Claim>> {
+        match self.extended {
+            Extended::Left(claim) => Some(claim),
+            Extended::None | Extended::Asked(_) => None,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What claims get, and what is known of devices while that is written.
 
 mod bounds;
+mod extended;
+mod pools;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use api::{Key, Object};
 use serde_json::{Value, json};
 
 use super::Devices;
-use super::allocate::{Refused, Search};
+use super::allocate::{Purse, Refused, Search};
 use super::bind::{deadline, still_holds};
 use super::of_pod::{PodClaims, Timeouts, claims, is_ready};
 use super::types::{Allocation, Claim, Class, Slice, TaintRule};
@@ -85,7 +87,7 @@ fn got(devices: &Devices, claims: &[Arc<Claim>]) -> Result<Vec<String>, Refused>
 }
 
 fn got_on(devices: &Devices, claims: &[Arc<Claim>], node: &Node) -> Result<Vec<String>, Refused> {
-    let search = Search::new(devices, claims.iter().collect()).map_err(Refused::Wrong)?;
+    let search = Search::new(devices, claims.to_vec(), &Purse::default()).map_err(Refused::Wrong)?;
     let solutions = search.allocate(node, None)?;
     let told = solutions.iter().zip(claims).flat_map(|(solution, claim)| {
         let told = |chosen: &super::allocate::Chosen<'_>| {
@@ -227,7 +229,7 @@ fn devices_are_on_the_nodes_that_slices_or_they_themselves_name() {
         assert_eq!(got_on(&devices, &one, &near).is_ok(), near_has, "{spec} {device}");
         assert_eq!(got_on(&devices, &one, &far).is_ok(), far_has, "{spec} {device}");
         if near_has {
-            let search = Search::new(&devices, one.iter().collect()).unwrap();
+            let search = Search::new(&devices, one.to_vec(), &Purse::default()).unwrap();
             let found = search.allocate(&near, None).unwrap();
             let written = super::outcome::allocation(&one[0], &found[0], &near).unwrap();
             assert_eq!(written.raw["nodeSelector"], selector, "{spec} {device}");
@@ -350,8 +352,8 @@ fn devices_share_counters_and_claims_share_devices() {
     assert_eq!(got(&devices, &[part("c", "5Gi")]), texts(&["r=a"]));
     assert_eq!(got(&devices, &[part("c", "6Gi")]), Err(Refused::Cannot));
     let claims = [part("c", "4Gi")];
-    let found =
-        Search::new(&devices, claims.iter().collect()).unwrap().allocate(&node("n1", &[]), None).unwrap();
+    let search = Search::new(&devices, claims.to_vec(), &Purse::default()).unwrap();
+    let found = search.allocate(&node("n1", &[]), None).unwrap();
     let written = super::outcome::allocation(&claims[0], &found[0], &node("n1", &[])).unwrap();
     let result = &written.raw["devices"]["results"][0];
     assert_eq!(result["consumedCapacity"], json!({ "memory": "4Gi" }));
@@ -369,8 +371,8 @@ fn what_is_said_to_drivers_names_the_requests_it_is_about() {
     spec["config"] = json!([{ "opaque": opaque("all") }, { "requests": ["q"], "opaque": opaque("q") },
         { "requests": ["other"], "opaque": opaque("none") }]);
     let claims = [claim("c", spec)];
-    let found =
-        Search::new(&devices, claims.iter().collect()).unwrap().allocate(&node("n1", &[]), None).unwrap();
+    let search = Search::new(&devices, claims.to_vec(), &Purse::default()).unwrap();
+    let found = search.allocate(&node("n1", &[]), None).unwrap();
     let written = super::outcome::allocation(&claims[0], &found[0], &node("n1", &[])).unwrap();
     assert_eq!(
         written.raw["devices"],
@@ -610,7 +612,9 @@ fn what_may_let_a_pod_in_is_a_change_of_its_claims_or_of_what_there_is() {
         (Event::ResourceClaim(Some(open("d")), held("d")), false),
         (Event::ResourceClaim(Some(held("d")), open("d")), true),
         (Event::ResourceSlice(false), true),
-        (Event::DeviceClass(true), true),
+        (Event::DeviceClass(None, Arc::default()), true),
+        (Event::ResourceClaimGone(held("d")), true),
+        (Event::ResourceClaimGone(open("c")), false),
         (Event::NodeAdded(bare.clone()), true),
         (Event::NodeChanged(bare.clone(), bare.clone()), false),
         (Event::NodeChanged(bare.clone(), labelled), true),

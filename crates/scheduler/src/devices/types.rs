@@ -264,6 +264,8 @@ pub struct Claim {
     pub reserved: Vec<Value>,
     /// What drivers tell of its devices.
     pub told: Vec<Told>,
+    /// Whether the scheduler made it, for the extended resources of the pod that is its controller.
+    pub special: bool,
 }
 
 impl Claim {
@@ -275,6 +277,11 @@ impl Claim {
     /// Whether nobody else than a pod uses it.
     pub fn is_only_for(&self, pod: &str) -> bool {
         self.reserved.iter().all(|user| user["uid"] == pod) && self.reserved.len() <= 1
+    }
+
+    /// Whether there is no such claim yet: it is to be made.
+    pub fn is_unmade(&self) -> bool {
+        self.version.uid.is_empty()
     }
 
     /// The same, as if it had devices.
@@ -411,6 +418,8 @@ pub struct Slice {
     pub devices: Vec<Device>,
     /// What devices of the pool share, by set.
     pub counters: Vec<(String, Amounts)>,
+    /// Whether something has to become true of one of its devices before a pod is bound that gets it.
+    pub waits: bool,
 }
 
 /// `DeviceClass`.
@@ -422,6 +431,10 @@ pub struct Class {
     pub selectors: Vec<Selector>,
     /// What is said to drivers.
     pub config: Vec<Configuration>,
+    /// The resource that it stands for, beside that of its name.
+    pub extended: Option<String>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
 }
 
 /// `DeviceTaintRule`: a taint of devices that somebody else than their driver says.

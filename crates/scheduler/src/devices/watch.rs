@@ -69,9 +69,15 @@ impl Shared {
         };
         // A finalizer that came or went lets nobody in.
         let news = |claim: &Arc<Claim>| before.as_ref().is_none_or(|before| !says_the_same(before, claim));
-        if let Some(claim) = claim.filter(news) {
-            self.raise(state, &Event::ResourceClaim(before, claim));
-            self.let_go(state, &change.key);
+        match (claim, before.as_ref()) {
+            (Some(claim), _) => {
+                if news(&claim) {
+                    self.raise(state, &Event::ResourceClaim(before, claim));
+                    self.let_go(state, &change.key);
+                }
+            }
+            (None, Some(gone)) => self.raise(state, &Event::ResourceClaimGone(gone.clone())),
+            (None, None) => {}
         }
     }
 
@@ -100,8 +106,8 @@ impl Shared {
         let class = read(change, Class::decode).map(Arc::new);
         let state = &mut *self.state.lock();
         let before = state.cluster.devices.put_class(&change.key.name, class.clone());
-        if class.is_some() && class != before {
-            self.raise(state, &Event::DeviceClass(before.is_some()));
+        if let Some(class) = class.filter(|class| before.as_ref() != Some(class)) {
+            self.raise(state, &Event::DeviceClass(before, class));
         }
     }
 

@@ -37,10 +37,12 @@ pub enum Event {
     Capacity(Option<Arc<Capacity>>, Arc<Capacity>),
     /// A claim of devices came or changed: before, if it was there, and after.
     ResourceClaim(Option<Arc<devices::Claim>>, Arc<devices::Claim>),
+    /// A claim of devices went.
+    ResourceClaimGone(Arc<devices::Claim>),
     /// What a driver offers came or changed; whether it was there.
     ResourceSlice(bool),
-    /// A class of devices came or changed; whether it was there.
-    DeviceClass(bool),
+    /// A class of devices came or changed: before, if it was there, and after.
+    DeviceClass(Option<Arc<devices::Class>>, Arc<devices::Class>),
     /// A volume is not attached to a node any more.
     AttachmentGone,
     /// A driver does not tell any more how much it has left, so that nobody asks.
@@ -72,10 +74,11 @@ impl Event {
             Self::CapacityIgnored => "storage.k8s.io/CSIDriverUpdate",
             Self::ResourceClaim(None, _) => "resource.k8s.io/ResourceClaimAdd",
             Self::ResourceClaim(..) => "resource.k8s.io/ResourceClaimUpdate",
+            Self::ResourceClaimGone(_) => "resource.k8s.io/ResourceClaimDelete",
             Self::ResourceSlice(false) => "resource.k8s.io/ResourceSliceAdd",
             Self::ResourceSlice(true) => "resource.k8s.io/ResourceSliceUpdate",
-            Self::DeviceClass(false) => "resource.k8s.io/DeviceClassAdd",
-            Self::DeviceClass(true) => "resource.k8s.io/DeviceClassUpdate",
+            Self::DeviceClass(None, _) => "resource.k8s.io/DeviceClassAdd",
+            Self::DeviceClass(..) => "resource.k8s.io/DeviceClassUpdate",
             Self::AttachmentGone => "storage.k8s.io/VolumeAttachmentDelete",
         }
     }

@@ -101,8 +101,17 @@ pub enum Preparation {
 pub struct Relief {
     /// What is said of it.
     pub said: &'static str,
-    /// The claim that is to lose its devices.
-    pub frees: Option<Version>,
+    /// What is taken away so that the pod may fit.
+    pub frees: Option<Freed>,
+}
+
+/// What is taken from the pod that it is done for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Freed {
+    /// The devices of a claim.
+    Devices(Box<Version>),
+    /// A claim with what it has.
+    Claim(Box<Version>),
 }
 
 /// An extension point.
@@ -207,6 +216,10 @@ pub trait Plugin: Send + Sync {
     /// Whether an event may change this plugin's refusal of a pod.
     fn may_help(&self, _pod: &Pod, _event: &Event) -> bool {
         true
+    }
+    /// The same where it depends on what else there is.
+    fn may_help_in(&self, pod: &Pod, event: &Event, _cluster: &Cluster) -> bool {
+        self.may_help(pod, event)
     }
     /// What it says of a pod that fits nowhere and that its filter has nothing to do with, if it does something for others.
     fn no_relief(&self) -> Option<&'static str> {

@@ -104,10 +104,10 @@ impl Profile {
 
     /// Whether an event may let a pod fit that `by` refused. No refusals at all (there was no node) means that anything
     /// may, and so does what plugins cannot know.
-    pub fn may_help(&self, pod: &Pod, by: &HashSet<&'static str>, event: &Event) -> bool {
+    pub fn may_help(&self, pod: &Pod, by: &HashSet<&'static str>, event: &Event, cluster: &Cluster) -> bool {
         by.is_empty()
             || by.iter().any(|name| match self.all.iter().find(|plugin| plugin.name() == *name) {
-                Some(plugin) => plugin.may_help(pod, event),
+                Some(plugin) => plugin.may_help_in(pod, event, cluster),
                 None => true,
             })
     }

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use super::Refusal;
-use crate::storage::types::Version;
+use super::{Freed, Refusal};
 
 /// A pod fits nowhere for now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,8 +14,8 @@ pub struct Refused {
     pub by: HashSet<&'static str>,
     /// The node on which room is made for it from now on; empty: none any more. `None`: as it was.
     pub nominated: Option<String>,
-    /// A claim that is to lose its devices, which may help.
-    pub frees: Option<Version>,
+    /// What is taken away from the pod, which may help.
+    pub frees: Option<Freed>,
 }
 
 /// How many nodes gave which reason.

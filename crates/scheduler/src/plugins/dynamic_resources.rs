@@ -7,9 +7,9 @@ use crate::cluster::groups::Slot;
 use crate::cluster::{Cluster, NodeState};
 use crate::config::args::DeviceArgs;
 use crate::devices::bind::Plan;
-use crate::devices::of_pod::{DEALLOCATED, ELSEWHERE, PodClaims, Timeouts, claims};
+use crate::devices::of_pod::{DEALLOCATED, DELETED, ELSEWHERE, PodClaims, Timeouts, claims};
 use crate::framework::{
-    Check, Event, Plugin, Point, PreFilter, Preparation, Rate, Refusal, Relief, normalize_to_max,
+    Check, Event, Freed, Plugin, Point, PreFilter, Preparation, Rate, Refusal, Relief, normalize_to_max,
 };
 use crate::storage::types::Version;
 use crate::types::Pod;
@@ -63,9 +63,11 @@ impl Check for Reaches<'_> {
     }
 
     fn relief(&self) -> Option<Relief> {
-        Some(match self.frees.borrow().clone() {
-            Some(claim) => Relief { said: DEALLOCATED, frees: Some(claim) },
-            None => Relief { said: "still not schedulable", frees: None },
+        let left_over = self.claims.left_over().map(|claim| claim.version.clone());
+        Some(match (self.frees.borrow().clone(), left_over) {
+            (Some(claim), _) => Relief { said: DEALLOCATED, frees: Some(Freed::Devices(claim.into())) },
+            (None, Some(claim)) => Relief { said: DELETED, frees: Some(Freed::Claim(claim.into())) },
+            (None, None) => Relief { said: "still not schedulable", frees: None },
         })
     }
 }
@@ -127,11 +129,11 @@ impl Plugin for DynamicResources {
             },
             Err(why) => Err(why),
         };
-        if let Ok(claims) = &found {
-            for (claim, allocation) in claims {
-                if let Some(allocation) = allocation {
-                    cluster.devices.decide(claim, allocation.clone(), &pod.uid);
-                }
+        if let Ok(found) = &found {
+            let own = found.gets.iter().filter_map(|(claim, allocation)| Some((claim, allocation.as_ref()?)));
+            let special = found.special.iter().map(|special| (&special.claim, &special.allocation));
+            for (claim, allocation) in own.chain(special) {
+                cluster.devices.decide(claim, allocation.clone(), &pod.uid);
             }
         }
         Some(Preparation::Devices(Plan { found, timeout: self.timeouts.binding }))
@@ -142,16 +144,19 @@ impl Plugin for DynamicResources {
     }
 
     fn heeds(&self, event: &Event) -> bool {
-        use Event::{DeviceClass, NodeAdded, NodeChanged, ResourceClaim, ResourceSlice};
-        matches!(
-            event,
-            NodeAdded(_) | NodeChanged(..) | ResourceClaim(..) | ResourceSlice(_) | DeviceClass(_)
-        )
+        use Event::{DeviceClass, NodeAdded, NodeChanged, ResourceClaim, ResourceClaimGone, ResourceSlice};
+        let of_nodes = matches!(event, NodeAdded(_) | NodeChanged(..));
+        let of_devices = matches!(event, ResourceSlice(_) | DeviceClass(..));
+        of_nodes || of_devices || matches!(event, ResourceClaim(..) | ResourceClaimGone(_))
     }
 
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         match event {
-            Event::NodeAdded(_) | Event::ResourceSlice(_) | Event::DeviceClass(_) => true,
+            Event::NodeAdded(_) | Event::ResourceSlice(_) | Event::DeviceClass(..) => true,
+            // One that was made for extended resources goes with its devices.
+            Event::ResourceClaimGone(claim) => {
+                claim.allocation.is_some() || (claim.special && claim.owner == *pod.uid)
+            }
             Event::NodeChanged(old, new) => old.labels != new.labels || old.allocatable != new.allocatable,
             // Devices that are free again may be had by anybody.
             Event::ResourceClaim(Some(old), new) => {

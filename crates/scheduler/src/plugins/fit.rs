@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::cluster::{Cluster, NodeState};
 use crate::config::args::{FitArgs, ResourceWeight};
+use crate::devices::{Devices, IMPLICIT};
 use crate::framework::{Check, Event, MAX_SCORE, Plugin, Point, PreFilter, Rate, Refusal};
 use crate::resources::{Resources, is_extended};
 use crate::types::{Node, Pod};
@@ -89,7 +90,13 @@ impl Fit {
     }
 }
 
-struct Fits<'a>(&'a Fit, &'a Resources);
+struct Fits<'a>(&'a Fit, &'a Resources, &'a Devices);
+
+/// Whether a resource that a node does not offer is had there as devices: what of it is left is not looked at here.
+/// Source: `shouldDelegateResourceToDRA`.
+fn is_had_as_devices(name: &str, node: &Node, devices: &Devices) -> bool {
+    node.allocatable.get(name) <= 0 && devices.class_for(name).is_some()
+}
 
 impl Check for Fits<'_> {
     fn refusal(&self, state: &NodeState) -> Option<Refusal> {
@@ -109,7 +116,7 @@ impl Check for Fits<'_> {
         let storage = lacks(asked.ephemeral_storage, offered.ephemeral_storage, used.ephemeral_storage);
         let others: Vec<&str> = asked
             .scalars()
-            .filter(|(name, _)| !self.0.ignores(name))
+            .filter(|(name, _)| !self.0.ignores(name) && !is_had_as_devices(name, node, self.2))
             .filter(|(name, asked)| lacks(*asked, offered.get(name), used.get(name)))
             .map(|(name, _)| name)
             .collect();
@@ -178,8 +185,8 @@ impl Plugin for Fit {
         &[Point::PreFilter, Point::Filter, Point::PreScore, Point::Score]
     }
 
-    fn filter<'a>(&'a self, pod: &'a Pod, _cluster: &'a Cluster) -> PreFilter<'a> {
-        PreFilter::Check(Box::new(Fits(self, &pod.spec.requests)))
+    fn filter<'a>(&'a self, pod: &'a Pod, cluster: &'a Cluster) -> PreFilter<'a> {
+        PreFilter::Check(Box::new(Fits(self, &pod.spec.requests, &cluster.devices)))
     }
 
     fn rate<'a>(
@@ -192,21 +199,35 @@ impl Plugin for Fit {
     }
 
     fn heeds(&self, event: &Event) -> bool {
-        use Event::{NodeAdded, NodeChanged, OwnChanged, PodChanged, PodLeft};
-        matches!(event, NodeAdded(_) | NodeChanged(..) | PodLeft(_) | PodChanged(..) | OwnChanged(..))
+        use Event::{DeviceClass, NodeAdded, NodeChanged, OwnChanged, PodChanged, PodLeft};
+        let of_pods = matches!(event, PodLeft(_) | PodChanged(..) | OwnChanged(..));
+        of_pods || matches!(event, NodeAdded(_) | NodeChanged(..) | DeviceClass(..))
     }
 
-    fn may_help(&self, pod: &Pod, event: &Event) -> bool {
-        let asked = &pod.spec.requests;
+    fn may_help_in(&self, pod: &Pod, event: &Event, cluster: &Cluster) -> bool {
+        let (asked, devices) = (&pod.spec.requests, &cluster.devices);
+        let elsewhere = |name: &str, node: &Node| is_had_as_devices(name, node, devices);
         let fits = |node: &Node| {
-            node.pods_max > 0 && asked.iter().all(|(name, asked)| asked <= node.allocatable.get(name))
+            let fits = |(name, asked)| asked <= node.allocatable.get(name) || elsewhere(name, node);
+            node.pods_max > 0 && asked.iter().all(fits)
         };
         let less =
             |old: &Resources, new: &Resources| asked.iter().any(|(name, _)| new.get(name) < old.get(name));
         match event {
             Event::NodeAdded(node) => fits(node),
             Event::NodeChanged(old, new) => {
-                new.pods_max > old.pods_max || (fits(new) && less(&new.allocatable, &old.allocatable))
+                let more = || less(&new.allocatable, &old.allocatable);
+                let delegates = || asked.scalars().any(|(name, asked)| asked > 0 && elsewhere(name, new));
+                new.pods_max > old.pods_max || (fits(new) && (more() || delegates()))
+            }
+            // It stands for something else that the pod asks for than before. Source: `isSchedulableAfterDeviceClassEvent`.
+            Event::DeviceClass(old, new) => {
+                let explicit = new.extended.as_deref();
+                let renamed = old.as_ref().is_none_or(|old| old.extended.as_deref() != explicit);
+                let implicit = format!("{IMPLICIT}{}", new.name);
+                renamed
+                    && (explicit.is_some_and(|name| asked.get(name) != 0)
+                        || (old.is_none() && asked.get(&implicit) != 0))
             }
             Event::PodLeft(_) => true,
             Event::PodChanged(old, new) => less(&old.spec.requests, &new.spec.requests),

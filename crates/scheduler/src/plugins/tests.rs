@@ -339,7 +339,7 @@ fn events_wake_only_whom_they_help() {
         (&wants, "SchedulingGates", &opened, false),
     ] {
         let by = std::collections::HashSet::from([plugin]);
-        assert_eq!(own.may_help(pod, &by, event), helps, "{plugin} {event:?}");
+        assert_eq!(own.may_help(pod, &by, event, &Cluster::default()), helps, "{plugin} {event:?}");
         assert!(!helps || own.heeds(plugin, event), "{plugin} {event:?}");
     }
 }

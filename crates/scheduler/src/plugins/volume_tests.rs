@@ -72,8 +72,13 @@ fn a_claim_of_one_pod_alone_has_no_other() {
     assert_eq!(decide(&profile, &second, &mut cluster), says(in_use));
     assert_eq!(decide(&profile, &with_claims("p", &["d"]), &mut cluster), "n");
     let by = ["VolumeRestrictions"].into();
-    assert!(profile.may_help(&second, &by, &Event::PodLeft(first.clone())));
-    assert!(!profile.may_help(&second, &by, &Event::PodLeft(with_claims("other", &["d"]))));
+    assert!(profile.may_help(&second, &by, &Event::PodLeft(first.clone()), &Cluster::default()));
+    assert!(!profile.may_help(
+        &second,
+        &by,
+        &Event::PodLeft(with_claims("other", &["d"])),
+        &Cluster::default()
+    ));
     cluster.remove_pod("first");
     assert_eq!(decide(&profile, &second, &mut cluster), "n");
     assert_eq!(
@@ -99,8 +104,13 @@ fn a_disk_that_is_written_is_had_once() {
     assert_eq!(decide(&profile, &with_disk("p", "a", true), &mut cluster), "n");
     assert_eq!(decide(&profile, &with_disk("p", "b", false), &mut cluster), "n");
     let by = ["VolumeRestrictions"].into();
-    assert!(profile.may_help(&with_disk("p", "a", false), &by, &Event::PodLeft(held.clone())));
-    assert!(!profile.may_help(&with_disk("p", "b", false), &by, &Event::PodLeft(held)));
+    assert!(profile.may_help(
+        &with_disk("p", "a", false),
+        &by,
+        &Event::PodLeft(held.clone()),
+        &Cluster::default()
+    ));
+    assert!(!profile.may_help(&with_disk("p", "b", false), &by, &Event::PodLeft(held), &Cluster::default()));
 }
 
 #[test]
@@ -142,7 +152,7 @@ fn a_pod_stays_in_the_zone_that_its_volume_names() {
         (Event::NodeAdded(node_of("m", &json!({}))), true),
         (Event::AttachmentGone, false),
     ] {
-        assert_eq!(profile.may_help(&pod, &by, &event), helps, "{event:?}");
+        assert_eq!(profile.may_help(&pod, &by, &event, &Cluster::default()), helps, "{event:?}");
     }
 }
 
@@ -199,7 +209,7 @@ fn a_driver_has_no_more_volumes_on_a_node_than_it_can() {
         (Event::PodLeft(pod_of("none", &json!({}), "x")), false),
         (Event::AttachmentGone, true),
     ] {
-        assert_eq!(profile.may_help(&pod, &by, &event), helps, "{event:?}");
+        assert_eq!(profile.may_help(&pod, &by, &event, &Cluster::default()), helps, "{event:?}");
     }
     assert_eq!(cluster.storage.users(&Key::new("ns", "a")), 1);
 }

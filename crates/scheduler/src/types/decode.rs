@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use super::node::{NodeAffinity, PreferredTerm};
 use super::{
-    DeviceClaim, HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint,
-    Term, volume,
+    Asking, DeviceClaim, HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec,
+    SpreadConstraint, Term, volume,
 };
 use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds};
 
@@ -259,6 +259,17 @@ fn host_ports(containers: &[ContainerNeeds], init_containers: &[ContainerNeeds])
         .collect()
 }
 
+/// The containers that ask for resources which may be had as devices.
+fn asking(containers: &[ContainerNeeds], init_containers: &[ContainerNeeds]) -> Vec<Asking> {
+    let early = init_containers.iter().map(|container| (container, !container.is_sidecar()));
+    let all = early.chain(containers.iter().map(|container| (container, false))).enumerate();
+    let ask = all.map(|(place, (container, brief))| {
+        let resources = container.asked_of_devices();
+        Asking { place, name: container.name.clone(), brief, resources }
+    });
+    ask.filter(|asking| !asking.resources.is_empty()).collect()
+}
+
 impl PodSpec {
     fn read(self, namespace: &str, meta: &ObjectMeta, status: &PodStatus) -> Spec {
         let reports: Vec<ContainerReport> =
@@ -296,6 +307,7 @@ impl PodSpec {
                 uid: owner.uid.clone(),
             }),
             requests: total.requests,
+            extended: asking(&self.containers, &self.init_containers),
             compared: total.compared,
             ports: host_ports(&self.containers, &self.init_containers),
             images: images.chain(mounted).map(|image| normalized_image(image)).collect(),

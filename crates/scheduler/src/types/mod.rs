@@ -92,6 +92,8 @@ pub struct Spec {
     pub owner: Option<Owner>,
     /// What it asks for.
     pub requests: Resources,
+    /// Its containers that ask for resources which may be had as devices, in their order.
+    pub extended: Vec<Asking>,
     /// The same for comparing nodes: thousandths of cores, bytes of memory.
     pub compared: (i128, i128),
     /// Host ports.
@@ -114,6 +116,30 @@ pub struct Spec {
     pub images: Vec<String>,
     /// Its volumes, as far as they bear on where it can be.
     pub volumes: Vec<PodVolume>,
+}
+
+/// What a container asks for of resources that may be had as devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asking {
+    /// Its place among the pod's init containers and, after them, its containers.
+    pub place: usize,
+    /// Its name.
+    pub name: String,
+    /// Whether it runs to its end before others begin.
+    pub brief: bool,
+    /// The resources, by name.
+    pub resources: Vec<Asked>,
+}
+
+/// How much of a resource a container asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The resource.
+    pub resource: String,
+    /// Its place among all that the container asks for, by name.
+    pub place: usize,
+    /// How much.
+    pub count: i64,
 }
 
 /// Who manages a pod.

@@ -318,3 +318,144 @@ async fn a_pod_is_bound_once_its_device_is_ready() {
     status(&cluster, kinds::RESOURCE_CLAIMS, &claim, tell("Ready")).await;
     cluster.until(kinds::PODS, &key, runs).await;
 }
+
+/// The class stands for `example.com/gpu`.
+async fn standing_class(cluster: &Cluster) {
+    class(cluster).await;
+    let spec = json!({ "spec": { "extendedResourceName": "example.com/gpu" } });
+    cluster.merge(&kinds::DEVICE_CLASSES, &Key::new("", "gpu"), spec).await;
+}
+
+async fn pod_asking(cluster: &Cluster, name: &str, resource: &str, count: &str) -> Key {
+    let asked = json!({ resource: count });
+    let container = json!({ "name": "c", "image": "i", "resources": { "requests": asked, "limits": asked } });
+    let body = json!({ "metadata": { "name": name }, "spec": { "containers": [container] } });
+    cluster.create(&kinds::PODS, "default", body).await.key()
+}
+
+/// The claims that were made for extended resources.
+async fn special(cluster: &Cluster, count: usize) -> Vec<Value> {
+    let claims = cluster.until_all(kinds::RESOURCE_CLAIMS, "default", |claims| claims.len() == count).await;
+    claims.iter().map(|claim| claim.decode().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extended_resource_is_had_as_devices_where_a_class_stands_for_it() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    slice(&cluster, "n1", &["a", "b"]).await;
+    let first = pod_asking(&cluster, "first", "example.com/gpu", "2").await;
+    let none = "0/1 nodes are available: 1 Insufficient example.com/gpu. no new claims to deallocate, preemption: \
+                0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    cluster.until(kinds::PODS, &first, says(none)).await;
+    standing_class(&cluster).await;
+    let placed = cluster.until(kinds::PODS, &first, runs).await;
+    let claims = special(&cluster, 1).await;
+    let (claim, meta) = (&claims[0], &claims[0]["metadata"]);
+    let name = meta["name"].as_str().unwrap();
+    assert!(name.starts_with("first-extended-resources-"), "{name}");
+    assert_eq!(meta["annotations"], json!({ "resource.kubernetes.io/extended-resource-claim": "true" }));
+    let owner = json!({ "apiVersion": "v1", "kind": "Pod", "name": "first", "uid": placed["metadata"]["uid"],
+        "controller": true });
+    assert_eq!(meta["ownerReferences"], json!([owner]));
+    assert_eq!(meta["finalizers"], json!(["resource.kubernetes.io/delete-protection"]));
+    let exactly = json!({ "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2 });
+    let request = json!({ "name": "container-0-request-0", "exactly": exactly });
+    assert_eq!(claim["spec"]["devices"]["requests"], json!([request]));
+    let results = claim["status"]["allocation"]["devices"]["results"].as_array().unwrap();
+    assert_eq!(results.iter().map(|got| got["device"].clone()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(claim["status"]["reservedFor"][0]["uid"], placed["metadata"]["uid"]);
+    let mapping = json!({ "containerName": "c", "resourceName": "example.com/gpu",
+        "requestName": "container-0-request-0" });
+    assert_eq!(
+        placed["status"]["extendedResourceClaimStatus"],
+        json!({ "resourceClaimName": name, "requestMappings": [mapping] })
+    );
+
+    // By the name of the class, too; nothing is left until the first pod's claim goes.
+    let second = pod_asking(&cluster, "second", "deviceclass.resource.kubernetes.io/gpu", "1").await;
+    cluster.until(kinds::PODS, &second, says(NONE_LEFT)).await;
+    let held = Key::new("default", name);
+    cluster.client.delete(&kinds::PODS.gvr(), &first, DeleteOptions::default()).await.unwrap();
+    cluster.merge(&kinds::RESOURCE_CLAIMS, &held, json!({ "metadata": { "finalizers": null } })).await;
+    cluster.client.delete(&kinds::RESOURCE_CLAIMS.gvr(), &held, DeleteOptions::default()).await.unwrap();
+    cluster.until(kinds::PODS, &second, runs).await;
+    let claims = special(&cluster, 1).await;
+    assert_eq!(claims[0]["metadata"]["ownerReferences"][0]["name"], "second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_offers_the_resource_itself_needs_no_claim() {
+    let cluster = start().await;
+    standing_class(&cluster).await;
+    node(&cluster, "n1", "1").await;
+    let offers = json!({ "status": { "allocatable": { "example.com/gpu": "1" }, "capacity": { "example.com/gpu": "1" } } });
+    let key = Key::new("", "n1");
+    cluster.client.patch(&kinds::NODES.gvr(), &key, "status", PatchType::Merge, &offers).await.unwrap();
+    let first = pod_asking(&cluster, "first", "example.com/gpu", "1").await;
+    let placed = cluster.until(kinds::PODS, &first, runs).await;
+    assert!(placed["status"]["extendedResourceClaimStatus"].is_null());
+    let full = pod_asking(&cluster, "second", "example.com/gpu", "1").await;
+    cluster.until(kinds::PODS, &full, |held| condition(held, "PodScheduled").is_some()).await;
+    assert!(special(&cluster, 0).await.is_empty());
+    // Another node has it as devices.
+    node(&cluster, "n2", "1").await;
+    slice(&cluster, "n2", &["a"]).await;
+    let placed = cluster.until(kinds::PODS, &full, runs).await;
+    assert_eq!(placed["spec"]["nodeName"], "n2");
+    assert_eq!(special(&cluster, 1).await[0]["status"]["allocation"]["devices"]["results"][0]["pool"], "n2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_for_extended_resources_goes_with_the_attempt_that_failed() {
+    const fn of(resource: &'static str, kind: &'static str) -> reconcile::Kind {
+        let group = "admissionregistration.k8s.io";
+        reconcile::Kind { group, version: "v1", resource, kind, namespaced: false }
+    }
+    const POLICIES: reconcile::Kind = of("validatingadmissionpolicies", "ValidatingAdmissionPolicy");
+    const BINDINGS: reconcile::Kind =
+        of("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding");
+    let cluster = start().await;
+    standing_class(&cluster).await;
+    slice(&cluster, "n1", &["a"]).await;
+    let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods/binding"] });
+    let policy = json!({ "metadata": { "name": "closed" }, "spec": { "matchConstraints": { "resourceRules": [rule] },
+        "validations": [{ "expression": "false" }] } });
+    cluster.create(&POLICIES, "", policy).await;
+    let body = json!({ "metadata": { "name": "closed" }, "spec": { "policyName": "closed", "validationActions": ["Deny"] } });
+    let closed = cluster.create(&BINDINGS, "", body).await.key();
+    let key = pod_asking(&cluster, "p", "example.com/gpu", "1").await;
+    let waits = cluster.until(kinds::PODS, &key, Value::is_object).await;
+    // An attempt before has left one over: it has the device, and is deleted before anything else.
+    let owner = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": waits["metadata"]["uid"], "controller": true }]);
+    let mut stale = claim_body("p-extended-resources-stale", owner);
+    stale["metadata"]["annotations"] = json!({ "resource.kubernetes.io/extended-resource-claim": "true" });
+    stale["metadata"]["finalizers"] = json!(["resource.kubernetes.io/delete-protection"]);
+    let stale = cluster.create(&kinds::RESOURCE_CLAIMS, "default", stale).await.key();
+    let result = json!({ "request": "r", "driver": DRIVER, "pool": "n1", "device": "a" });
+    status(
+        &cluster,
+        kinds::RESOURCE_CLAIMS,
+        &stale,
+        json!({ "allocation": { "devices": { "results": [result] } } }),
+    )
+    .await;
+    node(&cluster, "n1", "1").await;
+    let told = |events: &[std::sync::Arc<api::Object>], what: &str| {
+        let mut events = events.iter().map(|event| event.decode::<Value>().unwrap());
+        events.any(|event| event["message"].as_str().is_some_and(|message| message.contains(what)))
+    };
+    let left = "1 cannot schedule extended resource claim. deletion of ResourceClaim completed, preemption: ";
+    cluster.until_all(kinds::EVENTS, "default", |events| told(events, left)).await;
+    cluster.until_all(kinds::EVENTS, "default", |events| told(events, "running Bind plugin")).await;
+    let names = |claims: &[std::sync::Arc<api::Object>]| -> Vec<String> {
+        claims.iter().map(|claim| claim.meta().name.clone()).collect()
+    };
+    let gone = |claims: &[std::sync::Arc<api::Object>]| !names(claims).contains(&stale.name);
+    cluster.until_all(kinds::RESOURCE_CLAIMS, "default", gone).await;
+    cluster.client.delete(&BINDINGS.gvr(), &closed, DeleteOptions::default()).await.unwrap();
+    let placed = cluster.until(kinds::PODS, &key, runs).await;
+    let claims = special(&cluster, 1).await;
+    let named = &placed["status"]["extendedResourceClaimStatus"]["resourceClaimName"];
+    assert_eq!(*named, claims[0]["metadata"]["name"]);
+}

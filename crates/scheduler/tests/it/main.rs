@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use api::{DeleteOptions, Key, PatchType};
 use cluster::Cluster;
-use reconcile::{Kind, kinds};
+use reconcile::{Informers, Kind, kinds};
 use scheduler::{Config, Scheduler};
 use serde_json::{Value, json};
 
@@ -22,8 +22,10 @@ async fn start() -> Cluster {
 
 async fn start_with(config: impl Fn() -> Config) -> Cluster {
     let cluster = Cluster::start(|cluster| {
+        // It reads, too, with no more rights than it has.
         let client = cluster.component("scheduler");
-        let scheduler = Scheduler::new(&client, &cluster.informers, &cluster.clock);
+        let informers = Informers::new(client.clone(), cluster.clock.clone());
+        let scheduler = Scheduler::new(&client, &informers, &cluster.clock);
         vec![Arc::new(scheduler.configured(config()))]
     })
     .await;

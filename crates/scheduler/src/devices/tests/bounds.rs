@@ -15,7 +15,7 @@ fn selecting(ask: Value, expression: &str) -> Value {
 
 /// What a search on the node n1 finds, and how many steps it takes.
 fn steps(devices: &Devices, claim: &Arc<Claim>) -> (Result<usize, Refused>, u64) {
-    let search = Search::new(devices, vec![claim]).unwrap();
+    let search = Search::new(devices, vec![claim.clone()], &Purse::default()).unwrap();
     let before = search.steps.get();
     let found = search.allocate(&node("n1", &[]), None).map(|found| found[0].devices.len());
     (found, before - search.steps.get())
@@ -71,7 +71,7 @@ fn an_expression_that_fails_is_told_of_as_soon_as_it_has_to_be_asked() {
 fn the_work_of_expressions_is_paid_and_takes_no_longer_than_it_may() {
     let devices = devices(&[slice("s", numbered(2))]);
     let large = [claim("c", requests(&[("r", selecting(exactly(1), r"'a'.matches('\\pL{9}')"))]))];
-    let search = || Search::new(&devices, large.iter().collect()).unwrap();
+    let search = || Search::new(&devices, large.to_vec(), &Purse::default()).unwrap();
     let paid = search();
     let before = paid.cost.get();
     assert_eq!(paid.allocate(&node("n1", &[]), None).err(), Some(Refused::Cannot));
@@ -92,7 +92,7 @@ fn the_work_of_expressions_is_paid_and_takes_no_longer_than_it_may() {
 fn nodes_are_paid_until_nothing_is_left() {
     let devices = devices(&[slice("s", numbered(10))]);
     let asks = [claim("c", requests(&[("r", exactly(1)), ("q", exactly(1))]))];
-    let search = Search::new(&devices, asks.iter().collect()).unwrap();
+    let search = Search::new(&devices, asks.to_vec(), &Purse::default()).unwrap();
     // Two asks, a slice and ten devices are gathered before anything is looked at.
     for (left, after) in [(12, 0), (13, 0), (0, 0), (100, 100 - 13 - 8)] {
         search.steps.set(left);
