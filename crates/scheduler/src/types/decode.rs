@@ -18,7 +18,7 @@ use super::{
     DeviceClaim, HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint,
     Term, volume,
 };
-use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds};
+use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds, PodReport, hash_amounts};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -152,6 +152,8 @@ struct PodStatus {
     conditions: Vec<Condition>,
     container_statuses: Vec<ContainerReport>,
     init_container_statuses: Vec<ContainerReport>,
+    resources: Option<Needs>,
+    allocated_resources: BTreeMap<String, Value>,
     resource_claim_statuses: Vec<ClaimMade>,
 }
 
@@ -177,6 +179,17 @@ impl PodStatus {
         self.conditions.iter().any(|held| held.r#type == "PodResizePending" && held.reason == "Infeasible")
     }
 
+    fn had(&self) -> &BTreeMap<String, Value> {
+        static NONE: BTreeMap<String, Value> = BTreeMap::new();
+        self.resources.as_ref().map_or(&NONE, |had| &had.requests)
+    }
+
+    /// What the node says of the pod as a whole, if anything.
+    fn whole(&self) -> Option<PodReport<'_>> {
+        let said = self.resources.is_some() || !self.allocated_resources.is_empty();
+        said.then(|| PodReport { had: self.had(), promised: &self.allocated_resources })
+    }
+
     fn counted(&self) -> Counted {
         let preempted = |held: &Condition| {
             held.r#type == "DisruptionTarget"
@@ -185,7 +198,9 @@ impl PodStatus {
         };
         let mut hasher = DefaultHasher::new();
         let reports = [&self.container_statuses, &self.init_container_statuses];
-        (reports, self.infeasible()).hash(&mut hasher);
+        (reports, self.infeasible(), self.resources.is_some()).hash(&mut hasher);
+        hash_amounts(self.had(), &mut hasher);
+        hash_amounts(&self.allocated_resources, &mut hasher);
         Counted {
             finished: matches!(self.phase.as_str(), "Succeeded" | "Failed"),
             preempted: self.conditions.iter().any(preempted),
@@ -269,6 +284,7 @@ impl PodSpec {
             pod: self.resources.as_ref(),
             overhead: self.overhead.as_ref(),
             reports: &reports,
+            report: status.whole(),
             infeasible: status.infeasible(),
         };
         let total = needs.total();
