@@ -140,12 +140,40 @@ pub(crate) struct ContainerNeeds {
     pub(crate) image: String,
     resources: Needs,
     restart_policy: String,
+    restart_policy_rules: Vec<RestartRule>,
+    pub(crate) volume_mounts: Vec<Mount>,
     pub(crate) ports: Vec<PortNeeds>,
+}
+
+/// `core/v1.ContainerRestartRule`, what is done.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct RestartRule {
+    action: String,
+}
+
+/// `core/v1.VolumeMount`, the part that not every node can do.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Mount {
+    bind_mount_options: Vec<serde::de::IgnoredAny>,
+}
+
+impl Mount {
+    /// Whether it has options of its own.
+    pub(crate) fn has_options(&self) -> bool {
+        !self.bind_mount_options.is_empty()
+    }
 }
 
 impl ContainerNeeds {
     pub(crate) fn is_sidecar(&self) -> bool {
         self.restart_policy == "Always"
+    }
+
+    /// Whether its end may restart all containers of its pod.
+    pub(crate) fn restarts_all(&self) -> bool {
+        self.restart_policy_rules.iter().any(|rule| rule.action == "RestartAllContainers")
     }
 }
 

@@ -160,6 +160,50 @@ fn one_node_takes_the_pod_or_says_why_not() {
 }
 
 #[test]
+fn a_pod_goes_where_what_it_needs_is_declared() {
+    let declares = |features: Value| json!({ "status": { "declaredFeatures": features } });
+    let restarts = json!({ "name": "c", "restartPolicy": "Never", "restartPolicyRules": [{ "action": "RestartAllContainers",
+        "exitCodes": { "operator": "In", "values": [42] } }] });
+    let mounts = json!({ "name": "c", "volumeMounts": [{ "name": "v", "mountPath": "/v", "bindMountOptions": ["noexec"] }] });
+    let plain = json!({ "name": "c", "restartPolicyRules": [{ "action": "Restart" }],
+        "volumeMounts": [{ "name": "v", "mountPath": "/v", "bindMountOptions": [] }] });
+    let (all, users, options) = (
+        "RestartAllContainersOnContainerExits",
+        "UserNamespacesHostNetworkSupport",
+        "VolumeBindMountOptions",
+    );
+    let nowhere = "0/1 nodes are available: 1 node(s) didn't match Pod's required features.";
+    let own = profile("");
+    for (features, pod, decision) in [
+        (json!([]), json!({ "containers": [restarts] }), nowhere),
+        (json!([users]), json!({ "initContainers": [restarts] }), nowhere),
+        (json!([users, all]), json!({ "containers": [restarts] }), "n"),
+        (json!([all]), json!({ "hostNetwork": true, "hostUsers": false }), nowhere),
+        (json!([users]), json!({ "hostNetwork": true, "hostUsers": false }), "n"),
+        (json!([]), json!({ "hostNetwork": true, "hostUsers": true }), "n"),
+        (json!([]), json!({ "hostUsers": false }), "n"),
+        (json!([]), json!({ "containers": [mounts] }), nowhere),
+        (json!([]), json!({ "ephemeralContainers": [mounts] }), nowhere),
+        (json!([options]), json!({ "initContainers": [mounts] }), "n"),
+        (json!([options]), json!({ "containers": [mounts, restarts] }), nowhere),
+        (json!([]), json!({ "containers": [plain] }), "n"),
+    ] {
+        let mut cluster = cluster(&[("n", declares(features.clone()))]);
+        assert_eq!(decide(&own, &pod_of("p", &pod, "x"), &mut cluster), decision, "{features} {pod}");
+    }
+    let (pod, by) = (pod_of("p", &json!({ "containers": [restarts] }), "x"), ["NodeDeclaredFeatures"].into());
+    let (before, after) = (node_of("n", &json!({})), node_of("n", &declares(json!([all]))));
+    for (event, helps) in [
+        (Event::NodeChanged(before.clone(), after.clone()), true),
+        (Event::NodeChanged(after.clone(), after), false),
+        (Event::NodeAdded(before), true),
+        (Event::AttachmentGone, false),
+    ] {
+        assert_eq!(own.may_help(&pod, &by, &event), helps, "{event:?}");
+    }
+}
+
+#[test]
 fn arguments_change_what_plugins_say() {
     let plugin = |name: &str, args: &str| {
         profile(&format!("profiles: [{{pluginConfig: [{{name: {name}, args: {args}}}]}}]\n"))

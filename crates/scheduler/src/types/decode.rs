@@ -18,7 +18,7 @@ use super::{
     DeviceClaim, HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec, SpreadConstraint,
     Term, volume,
 };
-use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds, PodReport, hash_amounts};
+use crate::resources::{ContainerNeeds, ContainerReport, Mount, Needs, PodNeeds, PodReport, hash_amounts};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -38,6 +38,9 @@ struct PodSpec {
     preemption_policy: String,
     containers: Vec<ContainerNeeds>,
     init_containers: Vec<ContainerNeeds>,
+    ephemeral_containers: Vec<EphemeralContainer>,
+    host_network: bool,
+    host_users: Option<bool>,
     resources: Option<Needs>,
     overhead: Option<BTreeMap<String, Value>>,
     node_selector: Labels,
@@ -46,6 +49,13 @@ struct PodSpec {
     topology_spread_constraints: Vec<SpreadSource>,
     volumes: Vec<volume::Source>,
     resource_claims: Vec<ClaimSource>,
+}
+
+/// `core/v1.EphemeralContainer`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct EphemeralContainer {
+    volume_mounts: Vec<Mount>,
 }
 
 /// `core/v1.PodResourceClaim`.
@@ -275,6 +285,21 @@ fn host_ports(containers: &[ContainerNeeds], init_containers: &[ContainerNeeds])
 }
 
 impl PodSpec {
+    /// What its node has to be able to do, by upstream's names. Source: `nodedeclaredfeatures.InferForPodScheduling`.
+    fn features(&self) -> Vec<&'static str> {
+        let containers = || self.containers.iter().chain(&self.init_containers);
+        let ephemeral = self.ephemeral_containers.iter().flat_map(|container| &container.volume_mounts);
+        let mut mounts = containers().flat_map(|container| &container.volume_mounts).chain(ephemeral);
+        [
+            ("RestartAllContainersOnContainerExits", containers().any(ContainerNeeds::restarts_all)),
+            ("UserNamespacesHostNetworkSupport", self.host_network && self.host_users == Some(false)),
+            ("VolumeBindMountOptions", mounts.any(Mount::has_options)),
+        ]
+        .into_iter()
+        .filter_map(|(feature, needed)| needed.then_some(feature))
+        .collect()
+    }
+
     fn read(self, namespace: &str, meta: &ObjectMeta, status: &PodStatus) -> Spec {
         let reports: Vec<ContainerReport> =
             status.container_statuses.iter().chain(&status.init_container_statuses).cloned().collect();
@@ -287,7 +312,7 @@ impl PodSpec {
             report: status.whole(),
             infeasible: status.infeasible(),
         };
-        let total = needs.total();
+        let (total, features) = (needs.total(), self.features());
         let affinity = self.affinity.unwrap_or_default();
         let terms = |terms: Vec<TermSource>| -> Vec<Arc<Term>> {
             terms.into_iter().map(|term| term.read(namespace, &meta.labels)).collect()
@@ -316,6 +341,7 @@ impl PodSpec {
             ports: host_ports(&self.containers, &self.init_containers),
             images: images.chain(mounted).map(|image| normalized_image(image)).collect(),
             volumes: self.volumes.into_iter().filter_map(volume::Source::read).collect(),
+            features,
             scheduler_name: or(self.scheduler_name, SCHEDULER_NAME),
             node_selector: self.node_selector,
             node_affinity: NodeAffinity {
