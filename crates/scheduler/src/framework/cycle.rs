@@ -293,8 +293,6 @@ impl Profile {
             let message = format!("{} not found", said.concat());
             return Decision::Refused(Refused { message, by, ..Refused::default() });
         }
-        let relief = self.relief(|_| None);
-        said.extend(relief.as_ref().map(|relief| relief.said.to_owned()));
         let mut nominated = Some(String::new());
         if self.preemption().is_some() {
             // No filter can be run without what was to be found out before; so nobody's going is imagined.
@@ -302,8 +300,7 @@ impl Profile {
             said.push(format!("preemption: {no_help}"));
             nominated = nominated.filter(|_| !pod.spec.never_preempts);
         }
-        let frees = relief.and_then(|relief| relief.frees);
-        Decision::Refused(Refused { message: after_filters(&said), by, nominated, frees })
+        Decision::Refused(Refused { message: after_filters(&said), by, nominated, frees: None })
     }
 
     fn none_will_do(

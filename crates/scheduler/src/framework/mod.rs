@@ -99,7 +99,7 @@ pub enum Preparation {
 /// What a plugin does for a pod that fits nowhere, beside having others go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relief {
-    /// What is said of it.
+    /// What is said of it; empty: nothing.
     pub said: &'static str,
     /// The claim that is to lose its devices.
     pub frees: Option<Version>,
@@ -208,9 +208,9 @@ pub trait Plugin: Send + Sync {
     fn may_help(&self, _pod: &Pod, _event: &Event) -> bool {
         true
     }
-    /// What it says of a pod that fits nowhere and that its filter has nothing to do with, if it does something for others.
-    fn no_relief(&self) -> Option<&'static str> {
-        None
+    /// Whether it does something for some pods that fit nowhere, beside having others go.
+    fn relieves(&self) -> bool {
+        false
     }
     /// How it makes room for pods that fit nowhere.
     fn preemption(&self) -> Option<&PreemptionSettings> {

@@ -63,10 +63,8 @@ impl Check for Reaches<'_> {
     }
 
     fn relief(&self) -> Option<Relief> {
-        Some(match self.frees.borrow().clone() {
-            Some(claim) => Relief { said: DEALLOCATED, frees: Some(claim) },
-            None => Relief { said: "still not schedulable", frees: None },
-        })
+        let claim = self.frees.borrow().clone()?;
+        Some(Relief { said: DEALLOCATED, frees: Some(claim) })
     }
 }
 
@@ -137,8 +135,8 @@ impl Plugin for DynamicResources {
         Some(Preparation::Devices(Plan { found, timeout: self.timeouts.binding }))
     }
 
-    fn no_relief(&self) -> Option<&'static str> {
-        Some("no new claims to deallocate")
+    fn relieves(&self) -> bool {
+        true
     }
 
     fn heeds(&self, event: &Event) -> bool {

@@ -52,7 +52,7 @@ pub(super) fn decide(profile: &Profile, pod: &Arc<Pod>, cluster: &mut Cluster) -
         Decision::Node(said) | Decision::Failed(said) => said,
         Decision::Refused(refused) | Decision::Preempt(refused, _) => {
             let message = refused.message;
-            let said = message.split(" no new claims to deallocate, preemption:").next();
+            let said = message.split(" preemption:").next();
             said.unwrap_or_default().to_owned()
         }
     }
