@@ -199,7 +199,8 @@ impl Plugin for Fit {
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         let asked = &pod.spec.requests;
         let fits = |node: &Node| {
-            node.pods_max > 0 && asked.iter().all(|(name, asked)| asked <= node.allocatable.get(name))
+            let mut asked = asked.iter().filter(|(name, _)| !self.ignores(name));
+            node.pods_max > 0 && asked.all(|(name, asked)| asked <= node.allocatable.get(name))
         };
         let less =
             |old: &Resources, new: &Resources| asked.iter().any(|(name, _)| new.get(name) < old.get(name));

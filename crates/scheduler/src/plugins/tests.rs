@@ -214,6 +214,10 @@ fn arguments_change_what_plugins_say() {
     let asks = |name: &str| pod_of("p", &requests(json!({ name: "1" })), "x");
     assert_eq!(decide(&ignoring, &asks("example.com/a"), &mut one), "n");
     assert_eq!(decide(&ignoring, &asks("other.io/b"), &mut one), "n");
+    let large = node_of("m", &json!({}));
+    let by = ["NodeResourcesFit"].into();
+    assert!(ignoring.may_help(&asks("example.com/a"), &by, &Event::NodeAdded(large.clone())));
+    assert!(!ignoring.may_help(&asks("example.com/b"), &by, &Event::NodeAdded(large)));
     assert!(decide(&ignoring, &asks("example.com/b"), &mut one).contains("1 Insufficient example.com/b"));
     let added = plugin(
         "NodeAffinity",
@@ -368,7 +372,15 @@ fn events_wake_only_whom_they_help() {
         [{ "topologyKey": HOST, "labelSelector": { "matchLabels": { "app": "web" } } }] } } }),
         "x",
     );
+    // The last of those whom a pod has to be with has gone: the first of a series may go anywhere.
+    let like = json!({ "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution":
+        [{ "topologyKey": HOST, "labelSelector": { "matchLabels": { "app": "web" } } }] } } });
+    let (one, another) = (pod_of("one", &like, "web"), pod_of("another", &like, "web"));
+    let renamed = Event::PodChanged(web.clone(), wants.clone());
     for (pod, plugin, event, helps) in [
+        (&another, "InterPodAffinity", &Event::PodLeft(one), true),
+        (&another, "InterPodAffinity", &renamed, true),
+        (&near, "InterPodAffinity", &left, false),
         (&wants, "NodeResourcesFit", &grew, true),
         (&wants, "NodeResourcesFit", &shrank, false),
         (&wants, "NodeResourcesFit", &left, true),
