@@ -61,6 +61,8 @@ pub struct Counts {
     pub waiting: [(&'static str, i64); 4],
     /// How often pods came to a part, and what brought them there.
     pub came: BTreeMap<(&'static str, &'static str), u64>,
+    /// Pods that were refused and have not been tried since, by each plugin that refused them and their scheduler's name.
+    pub refused: BTreeMap<(&'static str, String), i64>,
 }
 
 const ACTIVE: &str = "active";
@@ -232,7 +234,22 @@ impl PodQueue {
             (HELD_BACK, gated),
         ];
         let waiting = parts.map(|(part, pods)| (part, i64::try_from(pods).unwrap_or(i64::MAX)));
-        Counts { waiting, came: self.came.clone() }
+        Counts { waiting, came: self.came.clone(), refused: self.refused_pods() }
+    }
+
+    /// Source: `metrics.UnschedulableReason`.
+    fn refused_pods(&self) -> BTreeMap<(&'static str, String), i64> {
+        let mut refused = BTreeMap::new();
+        for held in self.waiting.values() {
+            let gates =
+                (held.place == Place::Gated && !held.pod.gates.is_empty()).then_some("SchedulingGates");
+            let tried = matches!(held.place, Place::InFlight(_) | Place::Backoff(_, _, Because::Failed));
+            let by = held.rejected_by.iter().copied().filter(|_| !tried);
+            for plugin in by.chain(gates) {
+                *refused.entry((plugin, held.pod.spec.scheduler_name.clone())).or_default() += 1;
+            }
+        }
+        refused
     }
 
     /// A pod comes to a place.
@@ -512,8 +529,10 @@ mod tests {
         let mut queue = with(&[("a", 0), ("b", 0)]);
         queue.put(pod("c", 0), true, at(0), |_, _| false);
         popped(&mut queue);
+        assert!(queue.counts().refused.is_empty());
         queue.refused("a", HashSet::from(["NodeResourcesFit"]), at(1));
         assert_eq!(queue.counts().waiting, [(ACTIVE, 1), (BACKOFF, 0), (REFUSED, 1), (HELD_BACK, 1)]);
+        assert_eq!(queue.counts().refused, BTreeMap::from([(("NodeResourcesFit", String::new()), 1)]));
         queue.event(at(1), "NodeAdd", |_| true, |_, _| true);
         assert_eq!(queue.counts().waiting, [(ACTIVE, 1), (BACKOFF, 1), (REFUSED, 0), (HELD_BACK, 1)]);
         queue.tick(at(3));
@@ -531,6 +550,12 @@ mod tests {
         // Who is held back does not wait yet.
         assert_eq!(queue.waited("c"), Some(Waited { tries: 0, since: at(4) }));
         assert_eq!(queue.waited("a"), Some(Waited { tries: 1, since: at(0) }));
+        // Who waits for its turn was refused all the same; who is being tried is not any more.
+        assert_eq!(queue.counts().refused.len(), 1);
+        assert_eq!(popped(&mut queue).as_deref(), Some("b"));
+        assert_eq!(popped(&mut queue).as_deref(), Some("c"));
+        assert_eq!(popped(&mut queue).as_deref(), Some("a"));
+        assert!(queue.counts().refused.is_empty());
     }
 
     #[test]
