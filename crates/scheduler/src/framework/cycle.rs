@@ -64,7 +64,7 @@ pub enum Choice {
     /// These nodes will do.
     Among(Shortlist),
     /// None will.
-    None(Decision),
+    None(Box<Decision>),
 }
 
 /// The filters of one pod.
@@ -189,7 +189,7 @@ impl Profile {
         let choice = self.shortlist(pod, cluster, turn, &|_| None);
         turn.took = [begun.elapsed(), Duration::ZERO];
         match choice {
-            Choice::None(decision) => decision,
+            Choice::None(decision) => *decision,
             Choice::Among(list) => {
                 let begun = Instant::now();
                 let best = self.best(pod, cluster, &list.nodes, turn, |_| 0);
@@ -210,7 +210,8 @@ impl Profile {
         if cluster.is_empty() {
             let message = "no nodes available to schedule pods".to_owned();
             let nominated = Some(String::new());
-            return Choice::None(Decision::Refused(Refused { message, nominated, ..Refused::default() }));
+            let refused = Refused { message, nominated, ..Refused::default() };
+            return Choice::None(Box::new(Decision::Refused(refused)));
         }
         cluster.begin();
         for plugin in &self.preparing {
@@ -220,7 +221,7 @@ impl Profile {
         let mut filters = match Filters::new(self, pod, cluster) {
             Ok(filters) => filters,
             Err((plugin, refusal)) => {
-                return Choice::None(self.refused_at_once(pod, cluster, plugin, &refusal));
+                return Choice::None(Box::new(self.refused_at_once(pod, cluster, plugin, &refusal)));
             }
         };
         if let Some(nodes) = room_made(&mut filters, besides) {
@@ -246,7 +247,7 @@ impl Profile {
                 None => list.nodes.push(slot),
                 Some((plugin, refusal)) => {
                     if let Some(failure) = filters.failure() {
-                        return Choice::None(Decision::Failed(failure));
+                        return Choice::None(Box::new(Decision::Failed(failure)));
                     }
                     by.insert(plugin);
                     list.refused.push((slot, refusal));
@@ -261,7 +262,7 @@ impl Profile {
             return Choice::Among(list);
         }
         by.extend(&filters.narrowed_by);
-        Choice::None(self.none_will_do(filters, &list.refused, by, turn))
+        Choice::None(Box::new(self.none_will_do(filters, &list.refused, by, turn)))
     }
 
     /// After so many nodes that will do the search ends. Source: `numFeasibleNodesToFind`.

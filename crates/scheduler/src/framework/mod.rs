@@ -21,7 +21,7 @@ use crate::types::Pod;
 
 pub use cycle::{Choice, Decision, Shortlist, Turn};
 pub use event::Event;
-pub use preemption::{Preemption, Settings as PreemptionSettings};
+pub use preemption::{Preemption, Room, Settings as PreemptionSettings, choose as choose_room};
 pub use profile::Profile;
 pub use verdict::Refused;
 
