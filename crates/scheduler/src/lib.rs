@@ -305,6 +305,7 @@ impl Shared {
     fn decided(&self, profile: &Profile, decision: &Decision, took: [Duration; 2], begun: Instant) {
         let Some(metrics) = &self.metrics else { return };
         let [filtered, scored] = took;
+        metrics.decided(begun.elapsed());
         let status = match decision {
             Decision::Node(_) => "Success",
             Decision::Failed(_) => "Error",

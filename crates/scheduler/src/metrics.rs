@@ -50,6 +50,7 @@ impl Outcome {
 pub(crate) struct Metrics {
     attempts: IntCounterVec,
     seconds: HistogramVec,
+    decisions: Histogram,
     waited: HistogramVec,
     tries: Histogram,
     points: HistogramVec,
@@ -80,6 +81,11 @@ impl Metrics {
                 ),
                 &of_attempt,
             )?,
+            decisions: Histogram::with_opts(histogram(
+                "scheduler_scheduling_algorithm_duration_seconds",
+                "[ALPHA] How long decisions took.",
+                exponential_buckets(0.001, 2.0, 15)?,
+            ))?,
             waited: HistogramVec::new(
                 histogram(
                     "scheduler_pod_scheduling_sli_duration_seconds",
@@ -125,6 +131,7 @@ impl Metrics {
     pub(crate) fn register(&self, registry: &Registry) -> Result<(), Error> {
         registry.register(Box::new(self.attempts.clone()))?;
         registry.register(Box::new(self.seconds.clone()))?;
+        registry.register(Box::new(self.decisions.clone()))?;
         registry.register(Box::new(self.waited.clone()))?;
         registry.register(Box::new(self.tries.clone()))?;
         registry.register(Box::new(self.points.clone()))?;
@@ -144,6 +151,11 @@ impl Metrics {
         let labels = [profile, outcome.name()];
         self.attempts.with_label_values(&labels).inc();
         self.seconds.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A decision was made.
+    pub(crate) fn decided(&self, took: Duration) {
+        self.decisions.observe(took.as_secs_f64());
     }
 
     /// A pod was scheduled by so many attempts, so long after it could be tried first.
@@ -181,7 +193,12 @@ struct Queue {
     shared: Mutex<Weak<Shared>>,
     pending: IntGaugeVec,
     incoming: IntCounterVec,
+    refused: IntGaugeVec,
+    held: IntGaugeVec,
 }
+
+/// What is in the scheduler's view of the cluster: nodes, pods on them, and those of them that are only assumed there.
+type Held = [usize; 3];
 
 impl Queue {
     fn new() -> Result<Self, Error> {
@@ -201,14 +218,35 @@ impl Queue {
                 ),
                 &["event", "queue"],
             )?,
+            refused: IntGaugeVec::new(
+                Opts::new(
+                    "scheduler_unschedulable_pods",
+                    "[BETA] Pods that were refused, by each plugin that did.",
+                ),
+                &["plugin", "profile"],
+            )?,
+            held: IntGaugeVec::new(
+                Opts::new("scheduler_cache_size", "[ALPHA] Nodes, pods and assumed pods that are known."),
+                &["type"],
+            )?,
         })
     }
 
+    fn gauges(&self) -> [&IntGaugeVec; 3] {
+        [&self.pending, &self.refused, &self.held]
+    }
+
     /// Nothing is told of a queue that nobody works on here.
-    fn read(&self, counts: Option<&Counts>) {
-        self.pending.reset();
+    fn read(&self, told: Option<&(Counts, Held)>) {
+        self.gauges().into_iter().for_each(IntGaugeVec::reset);
         self.incoming.reset();
-        let Some(counts) = counts else { return };
+        let Some((counts, held)) = told else { return };
+        for (kind, count) in ["nodes", "pods", "assumed_pods"].into_iter().zip(held) {
+            self.held.with_label_values(&[kind]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        for ((plugin, profile), pods) in &counts.refused {
+            self.refused.with_label_values(&[plugin, profile.as_str()]).set(*pods);
+        }
         for (queue, waiting) in counts.waiting {
             self.pending.with_label_values(&[queue]).set(waiting);
         }
@@ -222,17 +260,20 @@ struct Shown(Arc<Queue>);
 
 impl Collector for Shown {
     fn desc(&self) -> Vec<&Desc> {
-        let mut all = self.0.pending.desc();
-        all.extend(self.0.incoming.desc());
+        let mut all = self.0.incoming.desc();
+        all.extend(self.0.gauges().into_iter().flat_map(Collector::desc));
         all
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let shared = self.0.shared.lock().upgrade();
-        let counts = shared.map(|shared| shared.state.lock().queue.counts());
-        self.0.read(counts.as_ref());
-        let mut all = self.0.pending.collect();
-        all.extend(self.0.incoming.collect());
+        let told = shared.map(|shared| {
+            let state = shared.state.lock();
+            (state.queue.counts(), [state.cluster.len(), state.cluster.pods(), state.assumed.len()])
+        });
+        self.0.read(told.as_ref());
+        let mut all = self.0.incoming.collect();
+        all.extend(self.0.gauges().into_iter().flat_map(Collector::collect));
         all
     }
 }
@@ -257,7 +298,14 @@ mod tests {
             ..Counts::default()
         };
         counts.came.insert(("active", "PodAdd"), 3);
-        metrics.queue.read(Some(&counts));
+        counts.refused.insert(("NodeResourcesFit", "default-scheduler".to_owned()), 2);
+        metrics.decided(Duration::from_millis(3));
+        metrics.queue.read(Some(&(counts, [3, 5, 1])));
+        assert_eq!(
+            metrics.queue.refused.with_label_values(&["NodeResourcesFit", "default-scheduler"]).get(),
+            2
+        );
+        assert_eq!(metrics.queue.held.with_label_values(&["assumed_pods"]).get(), 1);
         assert_eq!(metrics.queue.pending.with_label_values(&["unschedulable"]).get(), 2);
         assert_eq!(metrics.queue.incoming.with_label_values(&["PodAdd", "active"]).get(), 3);
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
@@ -267,6 +315,7 @@ mod tests {
             r#"scheduler_pod_scheduling_sli_duration_seconds_count{attempts="2"} 1"#,
             r#"scheduler_pod_scheduling_sli_duration_seconds_count{attempts="15+"} 1"#,
             "scheduler_pod_scheduling_attempts_sum 22",
+            r#"scheduler_scheduling_algorithm_duration_seconds_bucket{le="0.004"} 1"#,
             r#"scheduler_framework_extension_point_duration_seconds_count{extension_point="Bind",profile="default-scheduler",status="Success"} 1"#,
             "scheduler_preemption_attempts_total 2",
             "scheduler_preemption_victims_sum 3",

@@ -14,9 +14,11 @@ use crate::types::Pod;
 /// After so long a refused pod is tried again even though no event said that it might fit.
 const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// The order of attempts: higher priority first, then who waits longer.
+/// The order of attempts: higher priority first, then who came or was given back first. Source: `PrioritySort`.
 type Rank = (std::cmp::Reverse<i64>, u64);
 type Uid = Arc<str>;
+/// Pods that wait out a back-off: those that end it in the same second are in the order of attempts.
+type BackingOff = BTreeSet<(Timestamp, Rank, Uid)>;
 
 /// A pod that waits.
 #[derive(Debug)]
@@ -32,6 +34,15 @@ struct Waiting {
     tries: u32,
     /// When it could be tried first.
     since: Timestamp,
+    /// Counts who came or was given back before it. Upstream's `QueuedPodInfo.Timestamp`: neither a back-off that ends nor
+    /// an event makes a pod younger.
+    queued: u64,
+}
+
+impl Waiting {
+    fn rank(&self) -> Rank {
+        (std::cmp::Reverse(self.pod.priority()), self.queued)
+    }
 }
 
 /// How long a pod has waited.
@@ -50,6 +61,8 @@ pub struct Counts {
     pub waiting: [(&'static str, i64); 4],
     /// How often pods came to a part, and what brought them there.
     pub came: BTreeMap<(&'static str, &'static str), u64>,
+    /// Pods that were refused and have not been tried since, by each plugin that refused them and their scheduler's name.
+    pub refused: BTreeMap<(&'static str, String), i64>,
 }
 
 const ACTIVE: &str = "active";
@@ -93,7 +106,7 @@ impl Place {
 }
 
 /// Why a pod waits out a back-off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Because {
     Refused,
     Failed,
@@ -105,7 +118,8 @@ pub struct PodQueue {
     backoff_policy: Policy,
     waiting: HashMap<Uid, Waiting>,
     active: BTreeMap<Rank, Uid>,
-    backoff: BTreeSet<(Because, Timestamp, Rank, Uid)>,
+    refusals: BackingOff,
+    failures: BackingOff,
     unschedulable: BTreeSet<(Timestamp, Uid)>,
     /// The same by each plugin that refused them; those that none did, under an empty name.
     refused_by: HashMap<&'static str, BTreeSet<Uid>>,
@@ -124,7 +138,8 @@ impl PodQueue {
             backoff_policy: backoff,
             waiting: HashMap::new(),
             active: BTreeMap::new(),
-            backoff: BTreeSet::new(),
+            refusals: BTreeSet::new(),
+            failures: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
             refused_by: HashMap::new(),
             held_back: HashMap::new(),
@@ -144,6 +159,8 @@ impl PodQueue {
         helped: impl Fn(&Pod, &HashSet<&'static str>) -> bool,
     ) {
         let uid = pod.uid.clone();
+        self.sequence += 1;
+        let queued = self.sequence;
         let Some(held) = self.waiting.get_mut(&uid) else {
             if gated {
                 self.hold_back(&pod, true);
@@ -156,6 +173,7 @@ impl PodQueue {
                 rejected_by: HashSet::new(),
                 tries: 0,
                 since: now,
+                queued,
             };
             self.waiting.insert(uid.clone(), waiting);
             if gated {
@@ -211,12 +229,27 @@ impl PodQueue {
         let gated = self.waiting.values().filter(|held| held.place == Place::Gated).count();
         let parts = [
             (ACTIVE, self.active.len()),
-            (BACKOFF, self.backoff.len()),
+            (BACKOFF, self.refusals.len() + self.failures.len()),
             (REFUSED, self.unschedulable.len()),
             (HELD_BACK, gated),
         ];
         let waiting = parts.map(|(part, pods)| (part, i64::try_from(pods).unwrap_or(i64::MAX)));
-        Counts { waiting, came: self.came.clone() }
+        Counts { waiting, came: self.came.clone(), refused: self.refused_pods() }
+    }
+
+    /// Source: `metrics.UnschedulableReason`.
+    fn refused_pods(&self) -> BTreeMap<(&'static str, String), i64> {
+        let mut refused = BTreeMap::new();
+        for held in self.waiting.values() {
+            let gates =
+                (held.place == Place::Gated && !held.pod.gates.is_empty()).then_some("SchedulingGates");
+            let tried = matches!(held.place, Place::InFlight(_) | Place::Backoff(_, _, Because::Failed));
+            let by = held.rejected_by.iter().copied().filter(|_| !tried);
+            for plugin in by.chain(gates) {
+                *refused.entry((plugin, held.pod.spec.scheduler_name.clone())).or_default() += 1;
+            }
+        }
+        refused
     }
 
     /// A pod comes to a place.
@@ -261,10 +294,7 @@ impl PodQueue {
     pub fn pop(&mut self) -> Option<Arc<Pod>> {
         let uid = match self.active.first_key_value() {
             Some((_, uid)) => uid.clone(),
-            None => match self.backoff.first() {
-                Some((Because::Refused, _, _, uid)) => uid.clone(),
-                _ => return None,
-            },
+            None => self.refusals.first()?.2.clone(),
         };
         if self.active.is_empty() {
             // Upstream's are active for that moment.
@@ -280,8 +310,10 @@ impl PodQueue {
     /// Gives a pod back that these plugins refused. If something changed meanwhile, it waits out its back-off only.
     pub fn refused(&mut self, uid: &str, rejected_by: HashSet<&'static str>, now: Timestamp) {
         let moves = self.moves;
+        self.sequence += 1;
         let Some(held) = self.waiting.get_mut(uid) else { return };
         let Place::InFlight(since) = held.place else { return };
+        held.queued = self.sequence;
         held.rejected_by = rejected_by;
         held.refusals = held.refusals.saturating_add(1);
         held.failures = 0;
@@ -296,8 +328,10 @@ impl PodQueue {
 
     /// Gives a pod back for which something failed: tried again after its back-off.
     pub fn failed(&mut self, uid: &str, now: Timestamp) {
+        self.sequence += 1;
         let Some(held) = self.waiting.get_mut(uid) else { return };
         if matches!(held.place, Place::InFlight(_)) {
+            held.queued = self.sequence;
             held.failures = held.failures.saturating_add(1);
             self.back_off(uid, now, ATTEMPT_FAILED);
         }
@@ -310,9 +344,9 @@ impl PodQueue {
             return;
         }
         held.failures = held.failures.saturating_add(1);
-        let (pod, failures) = (held.pod.clone(), held.failures);
-        let deadline = now.saturating_add(self.backoff_policy.delay(failures)).unwrap_or(Timestamp::MAX);
-        let rank = self.rank(&pod);
+        let rank = held.rank();
+        let deadline = now.saturating_add(self.backoff_policy.delay(held.failures)).map(whole_seconds);
+        let deadline = deadline.unwrap_or(Timestamp::MAX);
         self.move_to(uid, Place::Backoff(deadline, rank, Because::Failed), ATTEMPT_FAILED);
     }
 
@@ -331,16 +365,7 @@ impl PodQueue {
             |uid: &&Uid| self.waiting.get(*uid).is_some_and(|held| may_help(&held.pod, &held.rejected_by));
         let heeding = self.refused_by.iter().filter(|(plugin, _)| plugin.is_empty() || heeds(plugin));
         let helped: BTreeSet<Uid> = heeding.flat_map(|(_, uids)| uids).filter(helps).cloned().collect();
-        let mut helped: Vec<(Timestamp, Uid)> = helped
-            .into_iter()
-            .filter_map(|uid| match self.waiting.get(&uid)?.place {
-                Place::Unschedulable(since) => Some((since, uid)),
-                _ => None,
-            })
-            .collect();
-        // Who was refused first comes first.
-        helped.sort_unstable();
-        for (_, uid) in helped {
+        for uid in helped {
             self.back_off(&uid, now, what);
         }
     }
@@ -358,7 +383,7 @@ impl PodQueue {
     pub fn tick(&mut self, now: Timestamp) -> Option<Timestamp> {
         let mut next: Option<Timestamp> = None;
         for because in [Because::Refused, Because::Failed] {
-            while let Some((deadline, uid)) = self.first_backoff(because) {
+            while let Some((deadline, _, uid)) = self.backing_off(because).first().cloned() {
                 if deadline > now {
                     next = Some(next.map_or(deadline, |next| next.min(deadline)));
                     break;
@@ -376,25 +401,18 @@ impl PodQueue {
         next
     }
 
-    fn first_backoff(&self, because: Because) -> Option<(Timestamp, Uid)> {
-        let mut of_kind = self.backoff.iter().filter(|(held, ..)| *held == because);
+    fn backing_off(&mut self, because: Because) -> &mut BackingOff {
         match because {
-            Because::Refused => self.backoff.first().filter(|(held, ..)| *held == because),
-            Because::Failed => of_kind.next(),
+            Because::Refused => &mut self.refusals,
+            Because::Failed => &mut self.failures,
         }
-        .map(|(_, deadline, _, uid)| (*deadline, uid.clone()))
-    }
-
-    fn rank(&mut self, pod: &Pod) -> Rank {
-        self.sequence += 1;
-        (std::cmp::Reverse(pod.priority()), self.sequence)
     }
 
     fn unplace(&mut self, uid: &Uid, place: Place) {
         match place {
             Place::Active(rank) => drop(self.active.remove(&rank)),
             Place::Backoff(deadline, rank, because) => {
-                self.backoff.remove(&(because, deadline, rank, uid.clone()));
+                self.backing_off(because).remove(&(deadline, rank, uid.clone()));
             }
             Place::Unschedulable(since) => drop(self.unschedulable.remove(&(since, uid.clone()))),
             Place::InFlight(_) | Place::Gated => {}
@@ -421,7 +439,7 @@ impl PodQueue {
         match place {
             Place::Active(rank) => drop(self.active.insert(rank, uid.clone())),
             Place::Backoff(deadline, rank, because) => {
-                self.backoff.insert((because, deadline, rank, uid.clone()));
+                self.backing_off(because).insert((deadline, rank, uid.clone()));
             }
             Place::Unschedulable(since) => drop(self.unschedulable.insert((since, uid.clone()))),
             Place::InFlight(_) | Place::Gated => {}
@@ -440,8 +458,7 @@ impl PodQueue {
     }
 
     fn activate(&mut self, uid: &str, event: &'static str) {
-        let Some(pod) = self.waiting.get(uid).map(|held| held.pod.clone()) else { return };
-        let rank = self.rank(&pod);
+        let Some(rank) = self.waiting.get(uid).map(Waiting::rank) else { return };
         self.move_to(uid, Place::Active(rank), event);
     }
 
@@ -453,15 +470,22 @@ impl PodQueue {
             0 => (held.refusals, Because::Refused),
             failures => (failures, Because::Failed),
         };
-        let pod = held.pod.clone();
-        match since.saturating_add(self.backoff_policy.delay(count)) {
+        let rank = held.rank();
+        match since.saturating_add(self.backoff_policy.delay(count)).map(whole_seconds) {
             Ok(deadline) if deadline > now => {
-                let rank = self.rank(&pod);
                 self.move_to(uid, Place::Backoff(deadline, rank, because), event);
             }
             _ => self.activate(uid, event),
         }
     }
+}
+
+/// A back-off ends with its second: of those that end together the more important pod is tried first. (Upstream's ends at
+/// the same moment, unless it ended exactly with a second: that one waits for another.) Source:
+/// `backoffQOrderingWindowDuration`.
+fn whole_seconds(deadline: Timestamp) -> Timestamp {
+    let begun = i64::from(deadline.subsec_nanosecond() > 0);
+    Timestamp::from_second(deadline.as_second().saturating_add(begun)).unwrap_or(Timestamp::MAX)
 }
 
 /// Whether a pod may fit elsewhere than it did before.
@@ -505,8 +529,10 @@ mod tests {
         let mut queue = with(&[("a", 0), ("b", 0)]);
         queue.put(pod("c", 0), true, at(0), |_, _| false);
         popped(&mut queue);
+        assert!(queue.counts().refused.is_empty());
         queue.refused("a", HashSet::from(["NodeResourcesFit"]), at(1));
         assert_eq!(queue.counts().waiting, [(ACTIVE, 1), (BACKOFF, 0), (REFUSED, 1), (HELD_BACK, 1)]);
+        assert_eq!(queue.counts().refused, BTreeMap::from([(("NodeResourcesFit", String::new()), 1)]));
         queue.event(at(1), "NodeAdd", |_| true, |_, _| true);
         assert_eq!(queue.counts().waiting, [(ACTIVE, 1), (BACKOFF, 1), (REFUSED, 0), (HELD_BACK, 1)]);
         queue.tick(at(3));
@@ -524,6 +550,12 @@ mod tests {
         // Who is held back does not wait yet.
         assert_eq!(queue.waited("c"), Some(Waited { tries: 0, since: at(4) }));
         assert_eq!(queue.waited("a"), Some(Waited { tries: 1, since: at(0) }));
+        // Who waits for its turn was refused all the same; who is being tried is not any more.
+        assert_eq!(queue.counts().refused.len(), 1);
+        assert_eq!(popped(&mut queue).as_deref(), Some("b"));
+        assert_eq!(popped(&mut queue).as_deref(), Some("c"));
+        assert_eq!(popped(&mut queue).as_deref(), Some("a"));
+        assert!(queue.counts().refused.is_empty());
     }
 
     #[test]
@@ -531,6 +563,68 @@ mod tests {
         let mut queue = with(&[("a", 0), ("b", 0), ("c", 9)]);
         let order: Vec<_> = std::iter::from_fn(|| popped(&mut queue)).collect();
         assert_eq!(order, ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn who_was_given_back_first_goes_first_whenever_it_may() {
+        let mut queue = with(&[("a", 0), ("b", 0)]);
+        for (uid, now) in [("a", 0), ("b", 1)] {
+            popped(&mut queue);
+            queue.refused(uid, HashSet::from(["NodeResourcesFit"]), at(now));
+        }
+        // One that comes later is behind both, and they are in order though the second was helped first.
+        queue.put(pod("c", 0), false, at(2), |_, _| false);
+        queue.event(at(20), "NodeAdd", |_| true, |pod, _| &*pod.uid == "b");
+        queue.event(at(21), "NodeAdd", |_| true, |_, _| true);
+        let order: Vec<_> = std::iter::from_fn(|| popped(&mut queue)).collect();
+        assert_eq!(order, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn of_those_whose_back_off_ends_in_one_second_the_more_important_goes_first() {
+        let of = |milliseconds: i64| Timestamp::from_millisecond(milliseconds).unwrap();
+        let tried = |first: i64, second: i64, end: fn(&mut PodQueue)| -> Vec<String> {
+            let mut queue = with(&[("low", 0), ("high", 9)]);
+            let (high, low) = (popped(&mut queue).unwrap(), popped(&mut queue).unwrap());
+            queue.refused(&low, HashSet::from(["NodeResourcesFit"]), of(first));
+            queue.refused(&high, HashSet::from(["NodeResourcesFit"]), of(second));
+            queue.event(of(second), "NodeAdd", |_| true, |_, _| true);
+            assert_eq!(queue.counts().waiting[1], (BACKOFF, 2));
+            end(&mut queue);
+            std::iter::from_fn(|| popped(&mut queue)).collect()
+        };
+        // Before their back-offs end, and when they have ended.
+        assert_eq!(tried(100, 900, |_| ()), ["high", "low"]);
+        assert_eq!(
+            tried(100, 900, |queue| {
+                queue.tick(at(4));
+            }),
+            ["high", "low"]
+        );
+        assert_eq!(tried(900, 1100, |_| ()), ["low", "high"]);
+        assert_eq!(
+            tried(900, 1100, |queue| {
+                queue.tick(at(2));
+            }),
+            ["low", "high"]
+        );
+    }
+
+    #[test]
+    fn a_failure_is_found_behind_any_number_of_refusals() {
+        let mut queue = with(&[("failed", 0)]);
+        popped(&mut queue);
+        queue.failed("failed", at(0));
+        for number in 0..100 {
+            let uid = number.to_string();
+            queue.put(pod(&uid, 0), false, at(0), |_, _| false);
+            popped(&mut queue);
+            queue.refused(&uid, HashSet::new(), at(5));
+        }
+        queue.event(at(5), "NodeAdd", |_| true, |_, _| true);
+        assert_eq!((queue.refusals.len(), queue.failures.len()), (100, 1));
+        assert_eq!(queue.tick(at(5)), Some(at(6)));
+        assert_eq!((queue.refusals.len(), queue.failures.len(), queue.active.len()), (100, 0, 1));
     }
 
     #[test]

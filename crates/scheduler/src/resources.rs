@@ -148,7 +148,30 @@ pub(crate) struct ContainerNeeds {
     pub(crate) image: String,
     resources: Needs,
     restart_policy: String,
+    restart_policy_rules: Vec<RestartRule>,
+    pub(crate) volume_mounts: Vec<Mount>,
     pub(crate) ports: Vec<PortNeeds>,
+}
+
+/// `core/v1.ContainerRestartRule`, what is done.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct RestartRule {
+    action: String,
+}
+
+/// `core/v1.VolumeMount`, the part that not every node can do.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Mount {
+    bind_mount_options: Vec<serde::de::IgnoredAny>,
+}
+
+impl Mount {
+    /// Whether it has options of its own.
+    pub(crate) fn has_options(&self) -> bool {
+        !self.bind_mount_options.is_empty()
+    }
 }
 
 impl ContainerNeeds {
@@ -168,6 +191,11 @@ impl ContainerNeeds {
     pub(crate) fn is_sidecar(&self) -> bool {
         self.restart_policy == "Always"
     }
+
+    /// Whether its end may restart all containers of its pod.
+    pub(crate) fn restarts_all(&self) -> bool {
+        self.restart_policy_rules.iter().any(|rule| rule.action == "RestartAllContainers")
+    }
 }
 
 /// The part of a port that a node can run out of.
@@ -184,7 +212,7 @@ pub(crate) struct PortNeeds {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Needs {
-    requests: BTreeMap<String, Value>,
+    pub(crate) requests: BTreeMap<String, Value>,
 }
 
 /// What a node says of a container's resources while they are resized. Shape: `core/v1.ContainerStatus`.
@@ -196,14 +224,41 @@ pub(crate) struct ContainerReport {
     allocated_resources: BTreeMap<String, Value>,
 }
 
+impl ContainerReport {
+    fn is_silent(&self) -> bool {
+        self.had().is_none() && self.allocated_resources.is_empty()
+    }
+
+    fn had(&self) -> Option<&BTreeMap<String, Value>> {
+        self.resources.as_ref().map(|had| &had.requests).filter(|had| !had.is_empty())
+    }
+}
+
+/// What a node says of the resources of a pod as a whole. Shape: `core/v1.PodStatus`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PodReport<'a> {
+    pub(crate) had: &'a BTreeMap<String, Value>,
+    pub(crate) promised: &'a BTreeMap<String, Value>,
+}
+
+/// Hashes amounts, by which it is seen that a node says something else.
+pub(crate) fn hash_amounts<H: std::hash::Hasher>(amounts: &BTreeMap<String, Value>, state: &mut H) {
+    use std::hash::Hash;
+    amounts.len().hash(state);
+    for (name, amount) in amounts {
+        (name, amount.to_string()).hash(state);
+    }
+}
+
 impl std::hash::Hash for ContainerReport {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        let actual = self.resources.as_ref().map(|actual| &actual.requests);
         self.name.hash(state);
-        for (name, amount) in actual.into_iter().chain([&self.allocated_resources]).flatten() {
-            (name, amount.to_string()).hash(state);
+        self.resources.is_some().hash(state);
+        for amounts in
+            self.resources.as_ref().map(|had| &had.requests).into_iter().chain([&self.allocated_resources])
+        {
+            hash_amounts(amounts, state);
         }
-        actual.is_some().hash(state);
     }
 }
 
@@ -216,6 +271,7 @@ pub(crate) struct PodNeeds<'a> {
     pub(crate) pod: Option<&'a Needs>,
     pub(crate) overhead: Option<&'a BTreeMap<String, Value>>,
     pub(crate) reports: &'a [ContainerReport],
+    pub(crate) report: Option<PodReport<'a>>,
     /// Its resize cannot be had on its node: what it wishes does not count.
     pub(crate) infeasible: bool,
 }
@@ -227,30 +283,74 @@ pub(crate) struct PodRequests {
     pub(crate) compared: (i128, i128),
 }
 
+/// What a container counts with: what it wishes, what it has been promised, what it has.
+#[derive(Debug, Clone, Copy)]
+enum Figure {
+    Wished,
+    Promised,
+    Had,
+}
+
+/// Cpu and memory for a container that does not name them.
+type Missing = (Option<i128>, Option<i128>);
+
+/// Whether it can be asked for a pod as a whole. Source: `IsSupportedPodLevelResource`.
+fn is_of_pods(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
 impl PodNeeds<'_> {
     /// Its containers together, or any of its init containers (with the sidecars started before it), whichever is more;
-    /// what is asked for the pod as a whole wins; plus its overhead. While a container is resized it counts with the most
-    /// of what it wishes, has been promised and has. Source: `resourcehelper.PodRequests`.
+    /// what is asked for the pod as a whole wins; plus its overhead. While it is resized, the most of what it wishes, has
+    /// been promised and has counts. Source: `resourcehelper.PodRequests`.
     pub(crate) fn total(&self) -> PodRequests {
-        let requests = self.sum(&Default::default());
+        let requests = self.sum((None, None));
         let whole = self.pod.map(|pod| &pod.requests);
         let unless_whole = |name: &str, default: i128| {
             let asked = whole.is_some_and(|whole| whole.contains_key(name));
             if asked { None } else { Some(default) }
         };
         let defaults = (unless_whole("cpu", DEFAULT_CPU_MILLI), unless_whole("memory", DEFAULT_MEMORY_BYTES));
-        let compared = self.sum(&defaults);
+        let compared = self.sum(defaults);
         PodRequests { requests, compared: (compared.cpu, compared.memory) }
     }
 
-    fn sum(&self, missing: &(Option<i128>, Option<i128>)) -> Resources {
+    fn sum(&self, missing: Missing) -> Resources {
+        let mut total = self.of_containers(missing);
+        self.apply_whole(&mut total);
+        if let Some(overhead) = self.overhead {
+            total.add(&Resources::parse(overhead));
+        }
+        total
+    }
+
+    /// The most of the three figures, each added up over all containers first: one that grows makes up for another that
+    /// shrinks. Where the node says what the pod has as a whole, that is what it has. Source: `AggregateContainerRequests`.
+    fn of_containers(&self, missing: Missing) -> Resources {
+        let wished = || self.added(Figure::Wished, missing);
+        let whole = self.report.filter(|whole| !whole.had.is_empty() && !whole.promised.is_empty());
+        if whole.is_none() && !self.infeasible && self.reports.iter().all(ContainerReport::is_silent) {
+            return wished();
+        }
+        let (mut most, had) = match whole {
+            Some(whole) => (Resources::parse(whole.promised), Resources::parse(whole.had)),
+            None => (self.added(Figure::Promised, missing), self.added(Figure::Had, missing)),
+        };
+        most.raise_to(&had);
+        if !self.infeasible {
+            most.raise_to(&wished());
+        }
+        most
+    }
+
+    fn added(&self, figure: Figure, missing: Missing) -> Resources {
         let mut total = Resources::default();
         for container in self.containers {
-            total.add(&self.container(container, true, missing));
+            total.add(&self.container(container, figure, missing));
         }
         let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
         for container in self.init_containers {
-            let own = self.container(container, container.is_sidecar(), missing);
+            let own = self.container(container, figure, missing);
             if container.is_sidecar() {
                 sidecars.add(&own);
                 peak.raise_to(&sidecars);
@@ -262,38 +362,59 @@ impl PodNeeds<'_> {
         }
         total.add(&sidecars);
         total.raise_to(&peak);
-        for (name, amount) in self.pod.map(|pod| Resources::parse(&pod.requests)).unwrap_or_default().iter() {
-            *total.slot(name) = amount;
-        }
-        if let Some(overhead) = self.overhead {
-            total.add(&Resources::parse(overhead));
-        }
         total
     }
 
-    fn container(
-        &self,
-        container: &ContainerNeeds,
-        resizable: bool,
-        missing: &(Option<i128>, Option<i128>),
-    ) -> Resources {
-        let mut asked = Resources::parse(&container.resources.requests);
-        let report = self.reports.iter().find(|report| resizable && report.name == container.name);
-        if let Some(ContainerReport { resources: Some(actual), allocated_resources, .. }) = report {
-            if self.infeasible {
-                asked = Resources::default();
+    fn container(&self, container: &ContainerNeeds, figure: Figure, missing: Missing) -> Resources {
+        let report = self.reports.iter().find(|report| report.name == container.name);
+        let promised = || report.map(|report| &report.allocated_resources).filter(|said| !said.is_empty());
+        let said = match figure {
+            Figure::Wished => None,
+            Figure::Promised => promised(),
+            Figure::Had => report.and_then(ContainerReport::had).or_else(promised),
+        };
+        let none = BTreeMap::new();
+        let asked = match (said, figure) {
+            (Some(said), _) => said,
+            (None, Figure::Promised | Figure::Had) if self.infeasible => &none,
+            (None, _) => &container.resources.requests,
+        };
+        let mut amounts = Resources::parse(asked);
+        if let (false, Some(default)) = (asked.contains_key("cpu"), missing.0) {
+            amounts.cpu = default;
+        }
+        if let (false, Some(default)) = (asked.contains_key("memory"), missing.1) {
+            amounts.memory = default;
+        }
+        amounts
+    }
+
+    /// What is asked for the pod as a whole stands for what its containers ask for; what its node says of it includes its
+    /// overhead. Source: `effectivePodLevelResources`.
+    fn apply_whole(&self, total: &mut Resources) {
+        let Some(asked) = self.pod.map(|pod| &pod.requests) else { return };
+        if !asked.keys().any(|name| is_of_pods(name)) {
+            return;
+        }
+        let wished = || Resources::parse(asked);
+        let (mut names, mut most): (Vec<&String>, _) = (asked.keys().collect(), Resources::default());
+        match &self.report {
+            None => most = wished(),
+            Some(report) => {
+                for said in [report.had, report.promised] {
+                    let mut amounts = Resources::parse(said);
+                    amounts.subtract(&self.overhead.map(Resources::parse).unwrap_or_default());
+                    most.raise_to(&amounts);
+                    names.extend(said.keys());
+                }
+                if !self.infeasible {
+                    most.raise_to(&wished());
+                }
             }
-            asked.raise_to(&Resources::parse(&actual.requests));
-            asked.raise_to(&Resources::parse(allocated_resources));
         }
-        let named = |name: &str| container.resources.requests.contains_key(name);
-        if let (false, Some(default)) = (named("cpu"), missing.0) {
-            asked.cpu = asked.cpu.max(default);
+        for name in names.into_iter().filter(|name| is_of_pods(name)) {
+            *total.slot(name) = most.get(name);
         }
-        if let (false, Some(default)) = (named("memory"), missing.1) {
-            asked.memory = asked.memory.max(default);
-        }
-        asked
     }
 }
 
@@ -349,6 +470,63 @@ mod tests {
             let (own, reports) = ([container(wished, "")], report(actual, allocated));
             let needs = PodNeeds { containers: &own, reports: &reports, infeasible, ..PodNeeds::default() };
             assert_eq!(needs.total().requests.cpu, counts, "{wished} {actual} {allocated}");
+        }
+    }
+
+    #[test]
+    fn containers_that_are_resized_against_each_other_count_together() {
+        let named = |name: &str, cpu: &str| -> ContainerNeeds {
+            let value = json!({ "name": name, "resources": { "requests": { "cpu": cpu } } });
+            serde_json::from_value(value).unwrap()
+        };
+        let report = |name: &str, actual: &str, allocated: &str| -> ContainerReport {
+            let value = json!({ "name": name, "resources": { "requests": { "cpu": actual } },
+                "allocatedResources": { "cpu": allocated } });
+            serde_json::from_value(value).unwrap()
+        };
+        let containers = [named("a", "1"), named("b", "3")];
+        // One has grown already, the other has not shrunk yet: 4 are wished, 4 promised, 6 are had.
+        let reports = [report("a", "3", "1"), report("b", "3", "3")];
+        let needs = PodNeeds { containers: &containers, reports: &reports, ..PodNeeds::default() };
+        assert_eq!(needs.total().requests.cpu, 6000);
+        // From 3 and 1 to 1 and 3: 4 at any time, and not the 6 of the larger of each.
+        let reports = [report("a", "3", "3"), report("b", "1", "1")];
+        let needs = PodNeeds { containers: &containers, reports: &reports, ..PodNeeds::default() };
+        assert_eq!(needs.total().requests.cpu, 4000);
+        // Init containers that end count with what they have as well.
+        let init = [named("i", "1")];
+        let reports = [report("i", "7", "2")];
+        let needs = PodNeeds {
+            containers: &containers,
+            init_containers: &init,
+            reports: &reports,
+            ..PodNeeds::default()
+        };
+        assert_eq!(needs.total().requests.cpu, 7000);
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_as_a_whole_counts_with_the_most() {
+        let list = |cpu: &str| BTreeMap::from([("cpu".to_owned(), json!(cpu))]);
+        let containers = [container("100m", "")];
+        let overhead = list("1");
+        for (wished, had, promised, infeasible, counts) in [
+            // What the node says of the pod includes the overhead of 1.
+            ("2", "5", "4", false, 5000),
+            ("6", "5", "4", false, 7000),
+            ("6", "5", "4", true, 5000),
+        ] {
+            let whole = Needs { requests: list(wished) };
+            let (had, promised) = (list(had), list(promised));
+            let needs = PodNeeds {
+                containers: &containers,
+                pod: Some(&whole),
+                overhead: Some(&overhead),
+                report: Some(PodReport { had: &had, promised: &promised }),
+                infeasible,
+                ..PodNeeds::default()
+            };
+            assert_eq!(needs.total().requests.cpu, counts, "{wished} {had:?} {promised:?}");
         }
     }
 

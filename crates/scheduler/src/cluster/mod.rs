@@ -249,6 +249,11 @@ impl Cluster {
         state.pods.iter().map(|placed| &placed.pod).find(|pod| &*pod.uid == uid)
     }
 
+    /// How many pods are on nodes, or assumed to be.
+    pub fn pods(&self) -> usize {
+        self.places.len()
+    }
+
     /// Whether a pod is on a node, or assumed to be.
     pub fn has_pod(&self, uid: &str) -> bool {
         self.places.contains_key(uid)

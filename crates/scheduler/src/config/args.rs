@@ -226,9 +226,14 @@ impl VolumeArgs {
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
     }
 
-    /// Nodes are compared by their volumes only where it is said how.
-    pub(crate) fn shape(&self) -> Option<Shape> {
-        (!self.shape.is_empty()).then(|| shape_of(&self.shape))
+    /// Where it is not said how nodes are compared by their volumes, those are better with more left.
+    /// Source: `SetDefaults_VolumeBindingArgs`.
+    pub(crate) fn shape(&self) -> Shape {
+        if self.shape.is_empty() {
+            let point = |utilization, score| ShapePoint { utilization, score };
+            return shape_of(&[point(0, CUSTOM_SCORE_MAX), point(100, 0)]);
+        }
+        shape_of(&self.shape)
     }
 
     /// Source: `ValidateVolumeBindingArgs`.

@@ -29,6 +29,13 @@ pub(super) struct Plugins {
     bind: PluginSet,
     post_bind: PluginSet,
     multi_point: PluginSet,
+    // What concerns groups of pods is upstream's, but off.
+    #[serde(rename = "placementGenerate")]
+    _placement_generate: PluginSet,
+    #[serde(rename = "placementScore")]
+    _placement_score: PluginSet,
+    #[serde(rename = "podGroupPostFilter")]
+    _pod_group_post_filter: PluginSet,
 }
 
 #[derive(Default, Deserialize)]

@@ -17,7 +17,7 @@ use base::BoxError;
 use base::backoff::Policy;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_yaml_ng::Value;
+use serde_yaml_ng::{Mapping, Value};
 
 use crate::extender::Extender;
 use crate::extender::config::{ExtenderFile, read_all};
@@ -126,6 +126,7 @@ impl Config {
 
 /// Reads a value that says of which version and kind it is, or need not.
 fn of_kind<T: DeserializeOwned>(value: Value, kind: &str, must_say: bool) -> Result<T, String> {
+    let value = if value.is_null() && !must_say { Value::Mapping(Mapping::new()) } else { value };
     let Value::Mapping(mut fields) = value else { return Err(format!("it is no {kind}")) };
     let mut taken = |field: &str| match fields.remove(field) {
         Some(Value::String(text)) => text,

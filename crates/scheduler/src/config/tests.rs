@@ -47,6 +47,7 @@ fn without_a_file_there_is_upstreams_profile() {
             "PodTopologySpread",
             "InterPodAffinity",
             "DynamicResources",
+            "NodeDeclaredFeatures",
         ]
     );
 }
@@ -71,7 +72,7 @@ fn profiles_change_plugins_for_one_point_or_all() {
     assert!(weights.iter().all(|(name, _)| *name != "ImageLocality") && weights.len() == 8);
     assert!(b.score_weights().contains(&("NodeResourcesFit", 5)));
     assert!(!b.filter_names().contains(&"TaintToleration") && !b.filter_names().contains(&"NodePorts"));
-    assert!(c.score_weights().is_empty() && c.filter_names().len() == 13);
+    assert!(c.score_weights().is_empty() && c.filter_names().len() == 14);
 }
 
 #[test]
@@ -79,9 +80,10 @@ fn what_upstream_accepts_is_accepted() {
     let config = read(
         "profiles:\n- plugins:\n    multiPoint: {enabled: [{name: DynamicResources}, {name: GangScheduling}]}\n    \
          filter: {enabled: [{name: VolumeZone}, {name: NodeVolumeLimits}], disabled: [{name: VolumeBinding}]}\n    \
-         score: {enabled: [{name: VolumeBinding, weight: 3}]}\n  \
+         score: {enabled: [{name: VolumeBinding, weight: 3}]}\n    \
+         placementGenerate: {enabled: [{name: TopologyPlacementGenerator}]}\n  \
          pluginConfig:\n  - {name: DynamicResources, args: {filterTimeout: 5s}}\n  \
-         - {name: ImageLocality}\n  - {name: SomebodyElses, args: {any: [1]}}\n  \
+         - {name: ImageLocality}\n  - {name: NodeAffinity}\n  - {name: PodTopologySpread, args: null}\n  - {name: SomebodyElses, args: {any: [1]}}\n  \
          - {name: NodeResourcesFit, args: {scoringStrategy: {resources: [{name: cpu, weight: 0}], type: MostAllocated}}}\n",
     )
     .unwrap();

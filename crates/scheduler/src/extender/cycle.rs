@@ -10,16 +10,21 @@ use reconcile::kinds;
 use serde_json::{Value, json};
 
 use super::Extender;
-use super::messages::{Binding, Bound, Displace, Filtered, Question, Score, displaced, lowered};
+use super::messages::{Binding, Bound, Displace, Displaced, Filtered, Question, Score, displaced, lowered};
 use crate::bind::Told;
 use crate::cluster::NodeState;
-use crate::framework::{Choice, Decision, MAX_SCORE, Preemption, Profile, Refusal, Refused};
+use crate::framework::{
+    Choice, Decision, MAX_SCORE, Preemption, Profile, Refusal, Refused, Room, choose_room,
+};
 use crate::metrics::Outcome;
 use crate::types::Pod;
 use crate::{Next, SCHEDULER_ERROR, Shared};
 
 /// Scores of extenders end there. Source: `MaxExtenderPriority`.
 const EXTENDER_SCORE_MAX: i64 = 10;
+
+/// What is said where extenders leave no node on which room can be made. Source: `Evaluator.Preempt`.
+const NO_CANDIDATE: &str = "no candidate node for preemption";
 
 /// What extenders have said of nodes.
 #[derive(Debug, Default)]
@@ -82,9 +87,12 @@ impl Shared {
         };
         let decision = match decision {
             Decision::Preempt(refused, preemption) => match self.displaced(&pod, preemption).await {
-                Some(preemption) => Decision::Preempt(refused, preemption),
+                Ok(preemption) => Decision::Preempt(refused, preemption),
                 // Nobody goes, so that no room is made anywhere; room that was made before stays.
-                None => Decision::Refused(Refused { nominated: None, ..refused }),
+                Err(why) => {
+                    let message = format!("{} preemption: {why}", refused.message);
+                    Decision::Refused(Refused { message, nominated: None, ..refused })
+                }
             },
             other => other,
         };
@@ -104,7 +112,7 @@ impl Shared {
         let choice = profile.shortlist(pod, &mut state.cluster, &mut state.turn, &|_| None);
         state.turn.took = [begun.elapsed(), Duration::ZERO];
         match choice {
-            Choice::None(decision) => Err(Box::new(decision)),
+            Choice::None(decision) => Err(decision),
             Choice::Among(list) => {
                 let name = |slot: &u32| state.cluster.state(*slot).node().name.clone();
                 Ok(list.nodes.iter().map(name).collect())
@@ -120,7 +128,7 @@ impl Shared {
         let choice = profile.shortlist(pod, &mut state.cluster, &mut state.turn, &refused);
         state.turn.took[0] += begun.elapsed();
         match choice {
-            Choice::None(decision) => decision,
+            Choice::None(decision) => *decision,
             Choice::Among(list) => {
                 let more = |node: &str| said.scores.get(node).copied().unwrap_or(0);
                 let begun = Instant::now();
@@ -234,43 +242,67 @@ impl Shared {
         Question { pod, nodes: Some(nodes), node_names: None }
     }
 
-    /// What extenders make of pods that are to go: others, or nobody. They are asked of the node that was chosen.
-    async fn displaced(&self, pod: &Pod, mut preemption: Preemption) -> Option<Preemption> {
-        let object = self.pod_object(pod);
+    /// What extenders make of pods that are to go: on fewer nodes, others, or nobody; why nobody. Each is asked of all nodes
+    /// that those before it left, and the best that is left is taken. Source: `callExtenders`.
+    async fn displaced(&self, pod: &Pod, preemption: Preemption) -> Result<Preemption, String> {
+        if !self.extenders(pod).any(|extender| !extender.preempt.is_empty()) {
+            return Ok(preemption);
+        }
+        let (object, mut rooms) = (self.pod_object(pod), preemption.rooms);
         for extender in self.extenders(pod).filter(|extender| !extender.preempt.is_empty()) {
-            let node = preemption.node.clone();
-            let uids: Vec<Value> =
-                preemption.victims.iter().map(|victim| json!({ "UID": &*victim.uid })).collect();
-            let whole = || -> Vec<Value> {
-                preemption.victims.iter().map(|victim| self.pod_object(victim)).collect()
-            };
-            let victims = |pods: Vec<Value>| Some(json!({ &node: { "Pods": pods, "NumPDBViolations": 0 } }));
-            let question = Displace {
-                pod: &object,
-                node_name_to_victims: if extender.knows_nodes { None } else { victims(whole()) },
-                node_name_to_meta_victims: if extender.knows_nodes { victims(uids) } else { None },
-            };
-            let answer = match extender.ask(&extender.preempt, &question).await {
-                Ok(answer) => displaced(answer),
+            let question = self.displacing(extender, &object, &rooms);
+            match extender.ask(&extender.preempt, &question).await {
+                Ok(answer) => rooms = self.rooms_left(extender, displaced(answer))?,
                 Err(error) if extender.ignorable => {
                     tracing::info!(extender = extender.url, error, "extender left out");
+                }
+                Err(error) => return Err(error),
+            }
+            if rooms.is_empty() {
+                break;
+            }
+        }
+        let state = self.state.lock();
+        choose_room(rooms, pod, &state.cluster).ok_or_else(|| NO_CANDIDATE.to_owned())
+    }
+
+    fn displacing<'a>(&self, extender: &Extender, pod: &'a Value, rooms: &[Room]) -> Displace<'a> {
+        let named = |of: &dyn Fn(&Pod) -> Value| -> Option<Value> {
+            let victims = |room: &Room| -> (String, Value) {
+                let pods: Vec<Value> = room.victims.iter().map(|victim| of(victim)).collect();
+                (room.node.clone(), json!({ "Pods": pods, "NumPDBViolations": room.violations }))
+            };
+            Some(Value::Object(rooms.iter().map(victims).collect()))
+        };
+        let (whole, meta) = if extender.knows_nodes {
+            (None, named(&|victim| json!({ "UID": &*victim.uid })))
+        } else {
+            (named(&|victim| self.pod_object(victim)), None)
+        };
+        Displace { pod, node_name_to_victims: whole, node_name_to_meta_victims: meta }
+    }
+
+    /// The nodes that an extender leaves. Who is not there cannot go; without anybody going nothing is won.
+    fn rooms_left(
+        &self,
+        extender: &Extender,
+        left: BTreeMap<String, Displaced>,
+    ) -> Result<Vec<Room>, String> {
+        let state = self.state.lock();
+        let mut rooms = Vec::new();
+        for (node, displaced) in left {
+            if displaced.uids.is_empty() {
+                if extender.ignorable {
                     continue;
                 }
-                Err(error) => {
-                    tracing::warn!(extender = extender.url, error, "nobody goes without the extender's word");
-                    return None;
-                }
-            };
-            let uids = answer.get(&node)?;
-            let state = self.state.lock();
-            let pods: Option<Vec<Arc<Pod>>> = uids
-                .iter()
-                .map(|uid| state.cluster.pod(uid).filter(|pod| *pod.node == node).cloned())
-                .collect();
-            // Who is not there cannot go; without anybody going nothing is won.
-            preemption.victims = pods.filter(|pods| !pods.is_empty())?;
+                return Err(format!("expected at least one victim pod on node {node:?}"));
+            }
+            let there = |uid: &String| state.cluster.pod(uid).filter(|pod| *pod.node == node).cloned();
+            let victims: Option<Vec<Arc<Pod>>> = displaced.uids.iter().map(there).collect();
+            let room = |victims| Room { node, victims, violations: displaced.violations };
+            rooms.extend(victims.map(room));
         }
-        Some(preemption)
+        Ok(rooms)
     }
 
     /// Has an extender bind a pod, if one does; whether that went well.

@@ -101,8 +101,15 @@ pub(super) struct Displace<'a> {
     pub(super) node_name_to_meta_victims: Option<Value>,
 }
 
-/// `ExtenderPreemptionResult`: uids of victims by node.
-pub(super) fn displaced(answer: Value) -> BTreeMap<String, Vec<String>> {
+/// `MetaVictims`: who is to go from a node, and how many of them no budget lets go.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Displaced {
+    pub(super) uids: Vec<String>,
+    pub(super) violations: usize,
+}
+
+/// `ExtenderPreemptionResult`, by node.
+pub(super) fn displaced(answer: Value) -> BTreeMap<String, Displaced> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Result {
@@ -110,12 +117,15 @@ pub(super) fn displaced(answer: Value) -> BTreeMap<String, Vec<String>> {
         nodes: BTreeMap<String, Value>,
     }
     let nodes: Result = serde_json::from_value(lowered(answer)).unwrap_or_default();
-    let uids = |victims: Value| -> Vec<String> {
-        let Value::Object(victims) = lowered(victims) else { return Vec::new() };
+    let read = |victims: Value| -> Displaced {
+        let Value::Object(victims) = lowered(victims) else { return Displaced::default() };
         let pods = victims.get("pods").and_then(Value::as_array).into_iter().flatten();
-        pods.filter_map(|pod| lowered(pod.clone())["uid"].as_str().map(str::to_owned)).collect()
+        let uid = |pod: &Value| lowered(pod.clone())["uid"].as_str().map(str::to_owned);
+        let violations = victims.get("numpdbviolations").and_then(Value::as_u64);
+        let violations = violations.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        Displaced { uids: pods.filter_map(uid).collect(), violations }
     };
-    nodes.nodes.into_iter().map(|(node, victims)| (node, uids(victims))).collect()
+    nodes.nodes.into_iter().map(|(node, victims)| (node, read(victims))).collect()
 }
 
 /// The same with the names of its fields in small letters.

@@ -64,7 +64,7 @@ pub enum Choice {
     /// These nodes will do.
     Among(Shortlist),
     /// None will.
-    None(Decision),
+    None(Box<Decision>),
 }
 
 /// The filters of one pod.
@@ -189,7 +189,7 @@ impl Profile {
         let choice = self.shortlist(pod, cluster, turn, &|_| None);
         turn.took = [begun.elapsed(), Duration::ZERO];
         match choice {
-            Choice::None(decision) => decision,
+            Choice::None(decision) => *decision,
             Choice::Among(list) => {
                 let begun = Instant::now();
                 let best = self.best(pod, cluster, &list.nodes, turn, |_| 0);
@@ -210,7 +210,8 @@ impl Profile {
         if cluster.is_empty() {
             let message = "no nodes available to schedule pods".to_owned();
             let nominated = Some(String::new());
-            return Choice::None(Decision::Refused(Refused { message, nominated, ..Refused::default() }));
+            let refused = Refused { message, nominated, ..Refused::default() };
+            return Choice::None(Box::new(Decision::Refused(refused)));
         }
         cluster.begin();
         for plugin in &self.preparing {
@@ -220,7 +221,7 @@ impl Profile {
         let mut filters = match Filters::new(self, pod, cluster) {
             Ok(filters) => filters,
             Err((plugin, refusal)) => {
-                return Choice::None(self.refused_at_once(pod, cluster, plugin, &refusal));
+                return Choice::None(Box::new(self.refused_at_once(pod, cluster, plugin, &refusal)));
             }
         };
         if let Some(nodes) = room_made(&mut filters, besides) {
@@ -246,7 +247,7 @@ impl Profile {
                 None => list.nodes.push(slot),
                 Some((plugin, refusal)) => {
                     if let Some(failure) = filters.failure() {
-                        return Choice::None(Decision::Failed(failure));
+                        return Choice::None(Box::new(Decision::Failed(failure)));
                     }
                     by.insert(plugin);
                     list.refused.push((slot, refusal));
@@ -261,7 +262,7 @@ impl Profile {
             return Choice::Among(list);
         }
         by.extend(&filters.narrowed_by);
-        Choice::None(self.none_will_do(filters, &list.refused, by, turn))
+        Choice::None(Box::new(self.none_will_do(filters, &list.refused, by, turn)))
     }
 
     /// After so many nodes that will do the search ends. Source: `numFeasibleNodesToFind`.
@@ -293,8 +294,6 @@ impl Profile {
             let message = format!("{} not found", said.concat());
             return Decision::Refused(Refused { message, by, ..Refused::default() });
         }
-        let relief = self.relief(|_| None);
-        said.extend(relief.as_ref().map(|relief| relief.said.to_owned()));
         let mut nominated = Some(String::new());
         if self.preemption().is_some() {
             // No filter can be run without what was to be found out before; so nobody's going is imagined.
@@ -302,8 +301,7 @@ impl Profile {
             said.push(format!("preemption: {no_help}"));
             nominated = nominated.filter(|_| !pod.spec.never_preempts);
         }
-        let frees = relief.and_then(|relief| relief.frees);
-        Decision::Refused(Refused { message: after_filters(&said), by, nominated, frees })
+        Decision::Refused(Refused { message: after_filters(&said), by, nominated, frees: None })
     }
 
     fn none_will_do(

@@ -45,8 +45,8 @@ pub enum Event {
     DeviceClass(Option<Arc<devices::Class>>, Arc<devices::Class>),
     /// A volume is not attached to a node any more.
     AttachmentGone,
-    /// A driver does not tell any more how much it has left, so that nobody asks.
-    CapacityIgnored,
+    /// A driver does not tell any more how much it has left, or need not be on a node any more, so that nobody asks.
+    DriverEased,
 }
 
 impl Event {
@@ -71,7 +71,7 @@ impl Event {
             Self::CsiNode(..) => "storage.k8s.io/CSINodeUpdate",
             Self::Capacity(None, _) => "storage.k8s.io/CSIStorageCapacityAdd",
             Self::Capacity(..) => "storage.k8s.io/CSIStorageCapacityUpdate",
-            Self::CapacityIgnored => "storage.k8s.io/CSIDriverUpdate",
+            Self::DriverEased => "storage.k8s.io/CSIDriverUpdate",
             Self::ResourceClaim(None, _) => "resource.k8s.io/ResourceClaimAdd",
             Self::ResourceClaim(..) => "resource.k8s.io/ResourceClaimUpdate",
             Self::ResourceClaimGone(_) => "resource.k8s.io/ResourceClaimDelete",

@@ -21,7 +21,7 @@ use crate::types::Pod;
 
 pub use cycle::{Choice, Decision, Shortlist, Turn};
 pub use event::Event;
-pub use preemption::{Preemption, Settings as PreemptionSettings};
+pub use preemption::{Preemption, Room, Settings as PreemptionSettings, choose as choose_room};
 pub use profile::Profile;
 pub use verdict::Refused;
 
@@ -99,7 +99,7 @@ pub enum Preparation {
 /// What a plugin does for a pod that fits nowhere, beside having others go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relief {
-    /// What is said of it.
+    /// What is said of it; empty: nothing.
     pub said: &'static str,
     /// What is taken away so that the pod may fit.
     pub frees: Option<Freed>,
@@ -221,9 +221,9 @@ pub trait Plugin: Send + Sync {
     fn may_help_in(&self, pod: &Pod, event: &Event, _cluster: &Cluster) -> bool {
         self.may_help(pod, event)
     }
-    /// What it says of a pod that fits nowhere and that its filter has nothing to do with, if it does something for others.
-    fn no_relief(&self) -> Option<&'static str> {
-        None
+    /// Whether it does something for some pods that fit nowhere, beside having others go.
+    fn relieves(&self) -> bool {
+        false
     }
     /// How it makes room for pods that fit nowhere.
     fn preemption(&self) -> Option<&PreemptionSettings> {

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use super::Refusal;
 use super::cycle::{Filters, Turn};
 use super::verdict::Reasons;
-use crate::cluster::NodeState;
 use crate::cluster::groups::Slot;
+use crate::cluster::{Cluster, NodeState};
 use crate::types::Pod;
 
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
@@ -33,6 +33,17 @@ impl Default for Settings {
     }
 }
 
+/// A node on which room can be made.
+#[derive(Debug, Clone)]
+pub struct Room {
+    /// The node.
+    pub node: String,
+    /// Who would have to go, the most important first.
+    pub victims: Vec<Arc<Pod>>,
+    /// How many of them no budget lets go.
+    pub violations: usize,
+}
+
 /// Who has to go.
 #[derive(Debug, Clone)]
 pub struct Preemption {
@@ -42,6 +53,8 @@ pub struct Preemption {
     pub victims: Vec<Arc<Pod>>,
     /// Less important pods that waited for room on that node, which they do no more.
     pub displaced: Vec<Arc<Pod>>,
+    /// All nodes on which room can be made: extenders may leave some.
+    pub rooms: Vec<Room>,
 }
 
 impl PartialEq for Preemption {
@@ -72,13 +85,6 @@ pub(super) fn not_helpful(pod: &Pod, nodes: usize) -> String {
     reasons.message(nodes)
 }
 
-/// A node on which room can be made.
-struct Candidate<'a> {
-    state: &'a NodeState,
-    victims: Vec<Arc<Pod>>,
-    violations: usize,
-}
-
 /// Who has to go so that the pod fits somewhere. `refused` are the nodes that were looked at, with their reasons.
 pub(super) fn find(
     settings: &Settings,
@@ -92,14 +98,14 @@ pub(super) fn find(
         refused.iter().filter(|(_, refusal)| refusal.resolvable).map(|(slot, _)| *slot).collect();
     let wanted = (potential.len() * settings.percentage / 100).max(settings.absolute).min(potential.len());
     let offset = turn.below(potential.len());
-    let (mut gentle, mut violating): (Vec<Candidate<'_>>, Vec<Candidate<'_>>) = (Vec::new(), Vec::new());
+    let (mut gentle, mut violating): (Vec<Room>, Vec<Room>) = (Vec::new(), Vec::new());
     let mut reasons = Reasons::default();
     let mut looked_at = 0;
     for at in 0..potential.len() {
         let state = cluster.state(potential[(offset + at) % potential.len()]);
         match victims(&mut filters, state) {
-            Ok(candidate) if candidate.violations == 0 => gentle.push(candidate),
-            Ok(candidate) => violating.push(candidate),
+            Ok(room) if room.violations == 0 => gentle.push(room),
+            Ok(room) => violating.push(room),
             Err(refusal) => {
                 looked_at += 1;
                 reasons.node(&refusal);
@@ -110,14 +116,18 @@ pub(super) fn find(
         }
     }
     gentle.append(&mut violating);
-    let Some(best) = best(gentle) else {
+    choose(gentle, pod, cluster).ok_or_else(|| {
         reasons.nodes(&Refusal::lasting(NOT_HELPFUL), cluster.len() - looked_at);
-        return Err(Nobody { message: reasons.message(cluster.len()), ends_nomination: true });
-    };
-    let node = best.state.node().name.clone();
+        Nobody { message: reasons.message(cluster.len()), ends_nomination: true }
+    })
+}
+
+/// Makes room on the best of these nodes, if there is one.
+pub fn choose(rooms: Vec<Room>, pod: &Pod, cluster: &Cluster) -> Option<Preemption> {
+    let Room { node, victims, .. } = best(&rooms)?.clone();
     let displaced = cluster.nominated.on(&node).iter();
     let displaced = displaced.filter(|other| other.priority() < pod.priority()).cloned().collect();
-    Ok(Preemption { node, victims: best.victims, displaced })
+    Some(Preemption { node, victims, displaced, rooms })
 }
 
 /// Whether the pod may have others evicted now. Source: `PodEligibleToPreemptOthers`.
@@ -147,7 +157,7 @@ fn importance(pod: &Pod) -> (Reverse<i64>, Timestamp) {
 }
 
 /// The fewest pods of a node that have to go. Source: `SelectVictimsOnNode`.
-fn victims<'a>(filters: &mut Filters<'a>, state: &'a NodeState) -> Result<Candidate<'a>, Refusal> {
+fn victims(filters: &mut Filters<'_>, state: &NodeState) -> Result<Room, Refusal> {
     let pod = filters.pod;
     let less = state.pods.iter().map(|placed| &placed.pod);
     let mut potential: Vec<Arc<Pod>> =
@@ -190,23 +200,23 @@ fn victims<'a>(filters: &mut Filters<'a>, state: &'a NodeState) -> Result<Candid
         return Err(refusal);
     }
     gone.sort_by_key(|other| importance(other));
-    Ok(Candidate { state, victims: gone, violations })
+    Ok(Room { node: state.node().name.clone(), victims: gone, violations })
 }
 
 /// The best node: the fewest violated budgets, the least important victims, the fewest of them, those that have run the
 /// shortest. Source: `pickOneNodeForPreemption`.
-fn best(candidates: Vec<Candidate<'_>>) -> Option<Candidate<'_>> {
-    let cost = |candidate: &Candidate<'_>| {
-        let highest = candidate.victims.first().map_or(i64::MIN, |victim| victim.priority());
+fn best(rooms: &[Room]) -> Option<&Room> {
+    let cost = |room: &Room| {
+        let highest = room.victims.first().map_or(i64::MIN, |victim| victim.priority());
         // Each victim counts, also one of negative priority.
         let above_zero = i64::from(i32::MAX) + 1;
-        let sum: i64 = candidate.victims.iter().map(|victim| victim.priority() + above_zero).sum();
-        let of_highest = candidate.victims.iter().filter(|victim| victim.priority() == highest);
+        let sum: i64 = room.victims.iter().map(|victim| victim.priority() + above_zero).sum();
+        let of_highest = room.victims.iter().filter(|victim| victim.priority() == highest);
         let earliest = of_highest.map(|victim| victim.started.unwrap_or(Timestamp::MAX)).min();
-        (candidate.violations, highest, sum, candidate.victims.len(), Reverse(earliest))
+        (room.violations, highest, sum, room.victims.len(), Reverse(earliest))
     };
-    candidates
-        .into_iter()
-        .filter(|candidate| !candidate.victims.is_empty())
-        .reduce(|held, next| if cost(&next) < cost(&held) { next } else { held })
+    rooms
+        .iter()
+        .filter(|room| !room.victims.is_empty())
+        .reduce(|held, next| if cost(next) < cost(held) { next } else { held })
 }

@@ -84,22 +84,19 @@ impl Profile {
 
     /// What is done for a pod that fits nowhere, beside making room; `done` is what the filter of a plugin does.
     pub(super) fn relief(&self, done: impl Fn(&str) -> Option<Relief>) -> Option<Relief> {
-        self.post_filters.iter().find_map(|plugin| {
-            let said = plugin.no_relief()?;
-            Some(done(plugin.name()).unwrap_or(Relief { said, frees: None }))
-        })
+        let plugin = self.post_filters.iter().find(|plugin| plugin.relieves())?;
+        done(plugin.name())
     }
 
     /// Whether a plugin that relieves pods has been asked before another one refused a pod for good.
     pub(super) fn is_ready_for_relief(&self, refused_by: &str, refusal: &Refusal) -> bool {
-        let relieves = |name: &str| {
-            self.post_filters.iter().any(|plugin| plugin.name() == name && plugin.no_relief().is_some())
-        };
+        let relieves =
+            |name: &str| self.post_filters.iter().any(|plugin| plugin.name() == name && plugin.relieves());
         let mut before = self.filters.iter().take_while(|plugin| plugin.name() != refused_by);
         refusal.resolvable
             || relieves(refused_by)
             || before.any(|plugin| relieves(plugin.name()))
-            || !self.post_filters.iter().any(|plugin| plugin.no_relief().is_some())
+            || !self.post_filters.iter().any(|plugin| plugin.relieves())
     }
 
     /// Whether an event may let a pod fit that `by` refused. No refusals at all (there was no node) means that anything

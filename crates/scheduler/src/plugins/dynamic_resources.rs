@@ -64,11 +64,11 @@ impl Check for Reaches<'_> {
 
     fn relief(&self) -> Option<Relief> {
         let left_over = self.claims.left_over().map(|claim| claim.version.clone());
-        Some(match (self.frees.borrow().clone(), left_over) {
-            (Some(claim), _) => Relief { said: DEALLOCATED, frees: Some(Freed::Devices(claim.into())) },
-            (None, Some(claim)) => Relief { said: DELETED, frees: Some(Freed::Claim(claim.into())) },
-            (None, None) => Relief { said: "still not schedulable", frees: None },
-        })
+        match (self.frees.borrow().clone(), left_over) {
+            (Some(claim), _) => Some(Relief { said: DEALLOCATED, frees: Some(Freed::Devices(claim.into())) }),
+            (None, Some(claim)) => Some(Relief { said: DELETED, frees: Some(Freed::Claim(claim.into())) }),
+            (None, None) => None,
+        }
     }
 }
 
@@ -139,8 +139,8 @@ impl Plugin for DynamicResources {
         Some(Preparation::Devices(Plan { found, timeout: self.timeouts.binding }))
     }
 
-    fn no_relief(&self) -> Option<&'static str> {
-        Some("no new claims to deallocate")
+    fn relieves(&self) -> bool {
+        true
     }
 
     fn heeds(&self, event: &Event) -> bool {

@@ -209,7 +209,8 @@ impl Plugin for Fit {
         let elsewhere = |name: &str, node: &Node| is_had_as_devices(name, node, devices);
         let fits = |node: &Node| {
             let fits = |(name, asked)| asked <= node.allocatable.get(name) || elsewhere(name, node);
-            node.pods_max > 0 && asked.iter().all(fits)
+            let mut asked = asked.iter().filter(|(name, _)| !self.ignores(name));
+            node.pods_max > 0 && asked.all(fits)
         };
         let less =
             |old: &Resources, new: &Resources| asked.iter().any(|(name, _)| new.get(name) < old.get(name));

@@ -31,12 +31,16 @@ struct Tally<'a> {
     key: Cow<'a, str>,
     column: Cow<'a, Column>,
     sums: Vec<i64>,
+    /// How many of the sums are not 0: each node asks whether any is.
+    nonzero: usize,
 }
 
 impl Tally<'_> {
     fn add(&mut self, slot: Slot, amount: i64) {
         if let Some(sum) = self.column.value(slot).and_then(|value| self.sums.get_mut(value)) {
+            self.nonzero -= usize::from(*sum != 0);
             *sum += amount;
+            self.nonzero += usize::from(*sum != 0);
         }
     }
 
@@ -56,7 +60,7 @@ impl<'a> Tallies<'a> {
         let at = self.0.iter().position(|tally| tally.key == key).unwrap_or_else(|| {
             let column = cluster.column(&key);
             let sums = vec![0; column.bound()];
-            self.0.push(Tally { key, column, sums });
+            self.0.push(Tally { key, column, sums, nonzero: 0 });
             self.0.len() - 1
         });
         &mut self.0[at]
@@ -139,7 +143,7 @@ impl<'a> Terms<'a> {
             }
         }
         // The first of a series that wants to be together is with itself.
-        all || (self.with.0.iter().all(|tally| tally.sums.iter().all(|sum| *sum == 0))
+        all || (self.with.0.iter().all(|tally| tally.nonzero == 0)
             && terms.iter().all(|term| means(term, self.pod, self.cluster)))
     }
 
@@ -292,15 +296,18 @@ impl Plugin for InterPod {
         };
         let wanted = |other: &Pod| spec.affinity.iter().all(|term| may_mean(term, other));
         let unwanted = |other: &Pod| spec.anti_affinity.iter().any(|term| may_mean(term, other));
+        // Once the last of those whom it has to be with has gone, it is the first of its series, and may go anywhere.
+        let was_with = |other: &Pod| !spec.affinity.is_empty() && wanted(other) && wanted(pod);
         let unwants = |other: &Pod| other.spec.anti_affinity.iter().any(|term| may_mean(term, pod));
         match event {
             Event::NodeAdded(_) | Event::NamespaceChanged => true,
             Event::NodeChanged(old, new) => old.labels != new.labels,
             Event::PodPlaced(other) => !spec.affinity.is_empty() && wanted(other),
-            Event::PodLeft(other) => unwanted(other) || unwants(other),
+            Event::PodLeft(other) => unwanted(other) || unwants(other) || was_with(other),
             Event::PodChanged(old, new) => {
                 (!spec.affinity.is_empty() && wanted(new) && !wanted(old))
                     || (unwanted(old) && !unwanted(new))
+                    || (was_with(old) && !was_with(new))
             }
             Event::OwnChanged(old, new) => old.labels != new.labels,
             _ => false,

@@ -3,6 +3,7 @@
 mod affinity;
 mod balanced;
 mod dynamic_resources;
+mod features;
 mod fit;
 mod gates;
 mod images;
@@ -30,7 +31,7 @@ use crate::framework::Plugin;
 pub(crate) use fit::{Shape, Strategy};
 
 /// Upstream's default plugins with the weights of their scores, in upstream's order.
-pub(crate) const DEFAULTS: [(&str, i32); 19] = [
+pub(crate) const DEFAULTS: [(&str, i32); 20] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -50,12 +51,14 @@ pub(crate) const DEFAULTS: [(&str, i32); 19] = [
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
     ("DefaultBinder", 0),
+    ("NodeDeclaredFeatures", 0),
 ];
 
 /// Plugins of upstream. One of these that is not here is accepted in configurations, with a warning, and does nothing.
-pub(crate) const UPSTREAMS: [&str; 21] = [
+pub(crate) const UPSTREAMS: [&str; 24] = [
     "DefaultBinder",
     "DefaultPreemption",
+    "DeferredPodScheduling",
     "DynamicResources",
     "GangScheduling",
     "ImageLocality",
@@ -68,10 +71,12 @@ pub(crate) const UPSTREAMS: [&str; 21] = [
     "NodeResourcesFit",
     "NodeUnschedulable",
     "NodeVolumeLimits",
+    "PodGroupPodsCount",
     "PodTopologySpread",
     "PrioritySort",
     "SchedulingGates",
     "TaintToleration",
+    "TopologyPlacementGenerator",
     "VolumeBinding",
     "VolumeRestrictions",
     "VolumeZone",
@@ -99,6 +104,7 @@ pub(crate) fn named(name: &str, args: &Args) -> Option<Arc<dyn Plugin>> {
         "NodeResourcesBalancedAllocation" => Arc::new(balanced::Balanced::new(&args.balanced)),
         "ImageLocality" => Arc::new(images::Images),
         "DefaultBinder" => Arc::new(others::DefaultBinder),
+        "NodeDeclaredFeatures" => Arc::new(features::DeclaredFeatures),
         _ => return None,
     })
 }

@@ -82,6 +82,18 @@ struct Hard<'a> {
 }
 
 impl Hard<'_> {
+    /// So many more pods are in a place, or fewer. The places are looked through only if the least may have grown.
+    fn change(&mut self, value: usize, by: i64) {
+        let held = self.sums[value];
+        let now = held.unwrap_or(0) + by;
+        self.sums[value] = Some(now);
+        if held.is_none() || (by > 0 && held == Some(self.least)) {
+            self.find_least();
+        } else {
+            self.least = self.least.min(now);
+        }
+    }
+
     fn find_least(&mut self) {
         let domains = self.sums.iter().flatten();
         let enough = domains.clone().count() >= self.constraint.min_domains;
@@ -130,8 +142,7 @@ impl<'a> Skews<'a> {
             let Some(value) = hard.column.value(state.slot) else { continue };
             let meant = hard.constraint.selector.matches(&other.labels);
             if meant && counts(&hard.constraint, self.pod, state.node()) {
-                *hard.sums[value].get_or_insert(0) += by;
-                hard.find_least();
+                hard.change(value, by);
             }
         }
     }

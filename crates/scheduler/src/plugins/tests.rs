@@ -52,7 +52,7 @@ pub(super) fn decide(profile: &Profile, pod: &Arc<Pod>, cluster: &mut Cluster) -
         Decision::Node(said) | Decision::Failed(said) => said,
         Decision::Refused(refused) | Decision::Preempt(refused, _) => {
             let message = refused.message;
-            let said = message.split(" no new claims to deallocate, preemption:").next();
+            let said = message.split(" preemption:").next();
             said.unwrap_or_default().to_owned()
         }
     }
@@ -160,6 +160,50 @@ fn one_node_takes_the_pod_or_says_why_not() {
 }
 
 #[test]
+fn a_pod_goes_where_what_it_needs_is_declared() {
+    let declares = |features: Value| json!({ "status": { "declaredFeatures": features } });
+    let restarts = json!({ "name": "c", "restartPolicy": "Never", "restartPolicyRules": [{ "action": "RestartAllContainers",
+        "exitCodes": { "operator": "In", "values": [42] } }] });
+    let mounts = json!({ "name": "c", "volumeMounts": [{ "name": "v", "mountPath": "/v", "bindMountOptions": ["noexec"] }] });
+    let plain = json!({ "name": "c", "restartPolicyRules": [{ "action": "Restart" }],
+        "volumeMounts": [{ "name": "v", "mountPath": "/v", "bindMountOptions": [] }] });
+    let (all, users, options) = (
+        "RestartAllContainersOnContainerExits",
+        "UserNamespacesHostNetworkSupport",
+        "VolumeBindMountOptions",
+    );
+    let nowhere = "0/1 nodes are available: 1 node(s) didn't match Pod's required features.";
+    let own = profile("");
+    for (features, pod, decision) in [
+        (json!([]), json!({ "containers": [restarts] }), nowhere),
+        (json!([users]), json!({ "initContainers": [restarts] }), nowhere),
+        (json!([users, all]), json!({ "containers": [restarts] }), "n"),
+        (json!([all]), json!({ "hostNetwork": true, "hostUsers": false }), nowhere),
+        (json!([users]), json!({ "hostNetwork": true, "hostUsers": false }), "n"),
+        (json!([]), json!({ "hostNetwork": true, "hostUsers": true }), "n"),
+        (json!([]), json!({ "hostUsers": false }), "n"),
+        (json!([]), json!({ "containers": [mounts] }), nowhere),
+        (json!([]), json!({ "ephemeralContainers": [mounts] }), nowhere),
+        (json!([options]), json!({ "initContainers": [mounts] }), "n"),
+        (json!([options]), json!({ "containers": [mounts, restarts] }), nowhere),
+        (json!([]), json!({ "containers": [plain] }), "n"),
+    ] {
+        let mut cluster = cluster(&[("n", declares(features.clone()))]);
+        assert_eq!(decide(&own, &pod_of("p", &pod, "x"), &mut cluster), decision, "{features} {pod}");
+    }
+    let (pod, by) = (pod_of("p", &json!({ "containers": [restarts] }), "x"), ["NodeDeclaredFeatures"].into());
+    let (before, after) = (node_of("n", &json!({})), node_of("n", &declares(json!([all]))));
+    for (event, helps) in [
+        (Event::NodeChanged(before.clone(), after.clone()), true),
+        (Event::NodeChanged(after.clone(), after), false),
+        (Event::NodeAdded(before), true),
+        (Event::AttachmentGone, false),
+    ] {
+        assert_eq!(own.may_help(&pod, &by, &event, &Cluster::default()), helps, "{event:?}");
+    }
+}
+
+#[test]
 fn arguments_change_what_plugins_say() {
     let plugin = |name: &str, args: &str| {
         profile(&format!("profiles: [{{pluginConfig: [{{name: {name}, args: {args}}}]}}]\n"))
@@ -170,6 +214,15 @@ fn arguments_change_what_plugins_say() {
     let asks = |name: &str| pod_of("p", &requests(json!({ name: "1" })), "x");
     assert_eq!(decide(&ignoring, &asks("example.com/a"), &mut one), "n");
     assert_eq!(decide(&ignoring, &asks("other.io/b"), &mut one), "n");
+    let large = node_of("m", &json!({}));
+    let by = ["NodeResourcesFit"].into();
+    assert!(ignoring.may_help(
+        &asks("example.com/a"),
+        &by,
+        &Event::NodeAdded(large.clone()),
+        &Cluster::default()
+    ));
+    assert!(!ignoring.may_help(&asks("example.com/b"), &by, &Event::NodeAdded(large), &Cluster::default()));
     assert!(decide(&ignoring, &asks("example.com/b"), &mut one).contains("1 Insufficient example.com/b"));
     let added = plugin(
         "NodeAffinity",
@@ -324,7 +377,15 @@ fn events_wake_only_whom_they_help() {
         [{ "topologyKey": HOST, "labelSelector": { "matchLabels": { "app": "web" } } }] } } }),
         "x",
     );
+    // The last of those whom a pod has to be with has gone: the first of a series may go anywhere.
+    let like = json!({ "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution":
+        [{ "topologyKey": HOST, "labelSelector": { "matchLabels": { "app": "web" } } }] } } });
+    let (one, another) = (pod_of("one", &like, "web"), pod_of("another", &like, "web"));
+    let renamed = Event::PodChanged(web.clone(), wants.clone());
     for (pod, plugin, event, helps) in [
+        (&another, "InterPodAffinity", &Event::PodLeft(one), true),
+        (&another, "InterPodAffinity", &renamed, true),
+        (&near, "InterPodAffinity", &left, false),
         (&wants, "NodeResourcesFit", &grew, true),
         (&wants, "NodeResourcesFit", &shrank, false),
         (&wants, "NodeResourcesFit", &left, true),

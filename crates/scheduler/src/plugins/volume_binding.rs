@@ -15,8 +15,8 @@ const FULL: i64 = 100;
 /// The claims of a pod have or get volumes that its node reaches.
 pub(super) struct VolumeBinding {
     timeout: std::time::Duration,
-    /// Scores of how much of the volumes is used; none: nodes are not compared.
-    shape: Option<Shape>,
+    /// Scores of how much of the volumes is used.
+    shape: Shape,
 }
 
 impl VolumeBinding {
@@ -78,8 +78,9 @@ impl Plugin for VolumeBinding {
         cluster: &'a Cluster,
         _nodes: &[&'a NodeState],
     ) -> Option<Box<dyn Rate + 'a>> {
-        let shape = self.shape.as_ref()?;
-        Some(Box::new(Used(PodClaims::of(pod, &cluster.storage).ok()??, shape)))
+        let claims = PodClaims::of(pod, &cluster.storage).ok()??;
+        // Where all volumes are there already, no node uses more of them than another.
+        claims.wait().then(|| Box::new(Used(claims, &self.shape)) as Box<dyn Rate>)
     }
 
     fn reserve(&self, pod: &Pod, node: &str, cluster: &mut Cluster) -> Option<Preparation> {
@@ -90,14 +91,14 @@ impl Plugin for VolumeBinding {
     }
 
     fn heeds(&self, event: &Event) -> bool {
-        use Event::{Capacity, CapacityIgnored, Claim, Class, NodeAdded, NodeChanged, Volume};
+        use Event::{Capacity, Claim, Class, DriverEased, NodeAdded, NodeChanged, Volume};
         let of_nodes = matches!(event, NodeAdded(_) | NodeChanged(..));
-        of_nodes || matches!(event, Claim(..) | Volume(..) | Class(..) | Capacity(..) | CapacityIgnored)
+        of_nodes || matches!(event, Claim(..) | Volume(..) | Class(..) | Capacity(..) | DriverEased)
     }
 
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         match event {
-            Event::NodeAdded(_) | Event::Volume(..) | Event::CapacityIgnored => true,
+            Event::NodeAdded(_) | Event::Volume(..) | Event::DriverEased => true,
             Event::NodeChanged(old, new) => old.labels != new.labels,
             Event::Claim(_, claim) => pod.uses(&claim.version.key),
             Event::Class(old, new) => old.as_ref().is_none_or(|old| old.topologies != new.topologies),

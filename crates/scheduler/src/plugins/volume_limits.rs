@@ -1,4 +1,4 @@
-//! How many volumes a driver can have on a node. Source: `plugins/nodevolumelimits`.
+//! Where the drivers of volumes are, and how many volumes each can have on a node. Source: `plugins/nodevolumelimits`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,9 +39,23 @@ struct Fits<'a> {
     needed: BTreeSet<Attached<'a>>,
 }
 
+impl Fits<'_> {
+    /// A driver that has to be on the node and is not. Source: `checkCSIDriverOnNode`.
+    fn missing(&self, node: Option<&CsiNode>) -> Option<&str> {
+        let there = |driver: &str| node.is_some_and(|node| node.drivers.contains(driver));
+        let mut drivers = self.needed.iter().map(|(driver, _)| *driver);
+        drivers.find(|driver| self.storage.needs_driver(driver) && !there(driver))
+    }
+}
+
 impl Check for Fits<'_> {
     fn refusal(&self, state: &NodeState) -> Option<Refusal> {
-        let node = self.storage.csi_node(&state.node().name)?;
+        let node = self.storage.csi_node(&state.node().name);
+        if let Some(driver) = self.missing(node.map(|node| &**node)) {
+            let reason = format!("{driver} CSI driver is not installed on the node");
+            return Some(Refusal { resolvable: true, reasons: vec![reason.into()] });
+        }
+        let node = node?;
         let limited = |driver: &str| node.limits.contains_key(driver);
         if !self.needed.iter().any(|(driver, _)| limited(driver)) {
             return None;
@@ -70,6 +84,7 @@ impl Check for Fits<'_> {
 
 fn grows(old: &CsiNode, new: &CsiNode) -> bool {
     old.limits.iter().any(|(driver, limit)| new.limits.get(driver).is_none_or(|now| now > limit))
+        || !new.drivers.is_subset(&old.drivers)
 }
 
 impl Plugin for VolumeLimits {
@@ -91,13 +106,14 @@ impl Plugin for VolumeLimits {
     }
 
     fn heeds(&self, event: &Event) -> bool {
-        use Event::{AttachmentGone, Claim, CsiNode, NodeAdded, PodLeft};
-        matches!(event, NodeAdded(_) | AttachmentGone | CsiNode(..) | PodLeft(_) | Claim(None, _))
+        use Event::{AttachmentGone, Claim, CsiNode, DriverEased, NodeAdded, PodLeft};
+        let of_drivers = matches!(event, AttachmentGone | CsiNode(..) | DriverEased);
+        of_drivers || matches!(event, NodeAdded(_) | PodLeft(_) | Claim(None, _))
     }
 
     fn may_help(&self, pod: &Pod, event: &Event) -> bool {
         match event {
-            Event::NodeAdded(_) | Event::AttachmentGone => true,
+            Event::NodeAdded(_) | Event::AttachmentGone | Event::DriverEased => true,
             Event::CsiNode(old, new) => old.as_ref().is_none_or(|old| grows(old, new)),
             Event::PodLeft(left) => left.claims().next().is_some(),
             Event::Claim(None, claim) => pod.uses(&claim.version.key),

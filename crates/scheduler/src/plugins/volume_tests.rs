@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::tests::{decide, merge, node_of, object, pod_of, profile};
 use crate::cluster::Cluster;
 use crate::framework::Event;
-use crate::storage::types::{Claim, Class, CsiNode, Volume};
+use crate::storage::types::{Capacity, Claim, Class, CsiNode, Driver, Volume};
 use crate::types::Pod;
 
 fn claim(name: &str, more: &Value) -> Arc<Claim> {
@@ -212,4 +212,75 @@ fn a_driver_has_no_more_volumes_on_a_node_than_it_can() {
         assert_eq!(profile.may_help(&pod, &by, &event, &Cluster::default()), helps, "{event:?}");
     }
     assert_eq!(cluster.storage.users(&Key::new("ns", "a")), 1);
+}
+
+#[test]
+fn a_pod_goes_only_where_the_drivers_are_that_it_cannot_do_without() {
+    let csi_node = |drivers: Value| {
+        let node = json!({ "metadata": { "name": "n" }, "spec": { "drivers": drivers } });
+        Arc::new(CsiNode::decode(&object(&node)).unwrap())
+    };
+    let driver = |needed: bool| {
+        let driver =
+            json!({ "metadata": { "name": "d" }, "spec": { "preventPodSchedulingIfMissing": needed } });
+        Some(Driver::decode(&object(&driver)))
+    };
+    let absent = || says("d CSI driver is not installed on the node");
+    let (none, there) = (csi_node(json!([{ "name": "other" }])), csi_node(json!([{ "name": "d" }])));
+    let profile = profile("");
+    for (driver, node, decision) in [
+        (driver(true), None, absent()),
+        (driver(true), Some(&none), absent()),
+        (driver(true), Some(&there), "n".to_owned()),
+        (driver(false), Some(&none), "n".into()),
+        (None, Some(&none), "n".into()),
+    ] {
+        let mut cluster = one_node();
+        put(&mut cluster, &claim("c", &json!({})), &volume("c", &json!({})));
+        cluster.storage.put_driver("d", driver);
+        cluster.storage.put_csi_node("n", node.cloned());
+        assert_eq!(
+            decide(&profile, &with_claims("p", &["c"]), &mut cluster),
+            decision,
+            "{driver:?} {node:?}"
+        );
+    }
+    let (pod, by) = (with_claims("p", &["c"]), ["NodeVolumeLimits"].into());
+    for (event, helps) in [
+        (Event::CsiNode(Some(none), there.clone()), true),
+        (Event::CsiNode(Some(there), csi_node(json!([]))), false),
+        (Event::DriverEased, true),
+    ] {
+        assert_eq!(profile.may_help(&pod, &by, &event, &Cluster::default()), helps, "{event:?}");
+        assert!(profile.heeds("NodeVolumeLimits", &event));
+    }
+}
+
+#[test]
+fn a_node_with_more_storage_left_is_better_for_a_claim_that_waits() {
+    let left = |node: &str, left: &str| {
+        let capacity = json!({ "metadata": { "name": node }, "storageClassName": "late", "capacity": left,
+            "nodeTopology": { "matchLabels": { "kubernetes.io/hostname": node } } });
+        Arc::new(Capacity::decode(&object(&capacity)).unwrap())
+    };
+    let class = json!({ "metadata": { "name": "late" }, "provisioner": "d", "volumeBindingMode": "WaitForFirstConsumer" });
+    let unbound = json!({ "spec": { "volumeName": "", "storageClassName": "late", "resources": { "requests": { "storage": "10Gi" } } } });
+    let own = profile("");
+    let filling = profile(
+        "profiles: [{pluginConfig: [{name: VolumeBinding, args: {shape: [{utilization: 0, score: 0}, \
+         {utilization: 100, score: 10}]}}]}]\n",
+    );
+    for (a, b, better, fuller) in [("100Gi", "20Gi", "a", "b"), ("20Gi", "100Gi", "b", "a")] {
+        let mut cluster = one_node();
+        cluster.remove_node("n");
+        for (node, amount) in [("a", a), ("b", b)] {
+            cluster.put_node(node_of(node, &json!({})));
+            cluster.storage.put_capacity(&Key::new("", node), left(node, amount));
+        }
+        cluster.storage.put_class("late", Some(Arc::new(Class::decode(&object(&class)).unwrap())));
+        cluster.storage.put_driver("d", Some(Driver { tells_capacity: true, needed: false }));
+        cluster.storage.put_claim(&Key::new("ns", "c"), Some(claim("c", &unbound)));
+        assert_eq!(decide(&own, &with_claims("p", &["c"]), &mut cluster), better);
+        assert_eq!(decide(&filling, &with_claims("p", &["c"]), &mut cluster), fuller);
+    }
 }

@@ -99,6 +99,11 @@ impl<'a> PodClaims<'a> {
         Ok(any.then_some(claims))
     }
 
+    /// Whether any of them waits for the pod.
+    pub fn wait(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     /// Which volumes the claims have and would get on a node, or why the pod cannot go there. Source: `FindPodVolumes`.
     pub fn find(&self, node: &Node) -> Result<Found<'a>, Vec<&'static str>> {
         let mut reasons = Vec::new();

@@ -18,7 +18,7 @@ use api::Key;
 use crate::followers::Followers;
 use crate::types::Pod;
 use matching::Plan;
-use types::{Capacity, Claim, Class, CsiNode, Holder, Volume};
+use types::{Capacity, Claim, Class, CsiNode, Driver, Holder, Volume};
 
 /// What the scheduler has decided of a claim or a volume.
 #[derive(Debug)]
@@ -39,8 +39,7 @@ pub struct Storage {
     by_class: HashMap<String, BTreeSet<String>>,
     classes: HashMap<String, Arc<Class>>,
     csi_nodes: HashMap<String, Arc<CsiNode>>,
-    /// Drivers, and whether they tell what they have left.
-    drivers: HashMap<String, bool>,
+    drivers: HashMap<String, Driver>,
     /// By class.
     capacities: HashMap<String, BTreeMap<Key, Arc<Capacity>>>,
     /// Volumes that are kept for claims.
@@ -78,7 +77,12 @@ impl Storage {
 
     /// Whether a driver tells how much it has left.
     fn tells_capacity(&self, driver: &str) -> bool {
-        self.drivers.get(driver).copied().unwrap_or(false)
+        self.drivers.get(driver).is_some_and(|driver| driver.tells_capacity)
+    }
+
+    /// Whether pods with volumes of a driver go only where it is.
+    pub fn needs_driver(&self, driver: &str) -> bool {
+        self.drivers.get(driver).is_some_and(|driver| driver.needed)
     }
 
     /// What is left of a class, where.
@@ -161,10 +165,10 @@ impl Storage {
         }
     }
 
-    /// Whether a driver tells how much it has left; `None`: it is gone. Gives what it said.
-    pub fn put_driver(&mut self, name: &str, tells: Option<bool>) -> Option<bool> {
-        match tells {
-            Some(tells) => self.drivers.insert(name.to_owned(), tells),
+    /// A driver is there, or gone. Gives what it said.
+    pub fn put_driver(&mut self, name: &str, driver: Option<Driver>) -> Option<Driver> {
+        match driver {
+            Some(driver) => self.drivers.insert(name.to_owned(), driver),
             None => self.drivers.remove(name),
         }
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::matching::{BIND_CONFLICT, NO_SPACE, NO_VOLUME, NODE_CONFLICT, PodClaims, UNBOUND};
+use super::types::Driver;
 use super::*;
 use crate::types::Node;
 
@@ -236,7 +237,7 @@ fn volumes_are_made_where_the_class_allows_and_there_is_room() {
             "nodeTopology": { "matchLabels": { "zone": zone } } });
         Arc::new(Capacity::decode(&object(capacity, &more)).unwrap())
     };
-    storage.put_driver("example.com/p", Some(true));
+    storage.put_driver("example.com/p", Some(Driver { tells_capacity: true, needed: false }));
     assert_eq!(found(&storage, &pod(&["c"]), &here), Err(vec![NO_SPACE]));
     for (capacity, enough) in [
         (capacity("a", "5Gi", json!({})), true),
@@ -251,7 +252,7 @@ fn volumes_are_made_where_the_class_allows_and_there_is_room() {
     }
     storage.remove_capacity(&Key::new("ns", "x"), "made");
     assert!(storage.capacities.is_empty());
-    storage.put_driver("example.com/p", Some(false));
+    storage.put_driver("example.com/p", Some(Driver::default()));
     assert_eq!(found(&storage, &pod(&["c"]), &here), made);
 }
 

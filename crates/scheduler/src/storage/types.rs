@@ -1,6 +1,6 @@
 //! What the scheduler keeps of claims, volumes, their classes, and of what drivers say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::quantity::Quantity;
 use api::selectors::LabelSelectorSpec;
@@ -131,8 +131,19 @@ pub struct Class {
 pub struct CsiNode {
     /// The node's name.
     pub name: String,
+    /// The drivers that are there.
+    pub drivers: BTreeSet<String>,
     /// How many volumes each driver can have on the node, if it says so.
     pub limits: BTreeMap<String, i64>,
+}
+
+/// `storage/v1.CSIDriver`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Driver {
+    /// It tells how much storage it has left.
+    pub tells_capacity: bool,
+    /// Pods with volumes of it go only where it is.
+    pub needed: bool,
 }
 
 /// `storage/v1.CSIStorageCapacity`.
@@ -420,6 +431,7 @@ impl CsiNode {
         let limit = |driver: CsiNodeDriver| Some((driver.name, driver.allocatable?.count?));
         Ok(Self {
             name: object.meta().name.clone(),
+            drivers: body.spec.drivers.iter().map(|driver| driver.name.clone()).collect(),
             limits: body.spec.drivers.into_iter().filter_map(limit).collect(),
         })
     }
@@ -461,17 +473,21 @@ pub(super) fn attachment(object: &Object) -> Option<(String, String)> {
     Some((spec.node_name, spec.source.persistent_volume_name?))
 }
 
-/// Whether a driver tells how much storage it has left. Shape: `storage/v1.CSIDriver`.
-pub(super) fn tells_capacity(object: &Object) -> bool {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Body {
-        spec: Spec,
+impl Driver {
+    /// Decodes what a driver says of itself; one that cannot be read says nothing.
+    pub fn decode(object: &Object) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Body {
+            spec: Spec,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Spec {
+            storage_capacity: bool,
+            prevent_pod_scheduling_if_missing: bool,
+        }
+        let spec = object.decode::<Body>().unwrap_or_default().spec;
+        Self { tells_capacity: spec.storage_capacity, needed: spec.prevent_pod_scheduling_if_missing }
     }
-    #[derive(Default, Deserialize)]
-    #[serde(rename_all = "camelCase", default)]
-    struct Spec {
-        storage_capacity: bool,
-    }
-    object.decode::<Body>().is_ok_and(|body| body.spec.storage_capacity)
 }

@@ -6,7 +6,7 @@ use api::Object;
 use base::BoxError;
 use reconcile::{Change, Informer, Informers, Registration, kinds};
 
-use super::types::{Capacity, Claim, Class, CsiNode, Volume, attachment, tells_capacity};
+use super::types::{Capacity, Claim, Class, CsiNode, Driver, Volume, attachment};
 use crate::Shared;
 use crate::framework::Event;
 
@@ -106,12 +106,13 @@ impl Shared {
     }
 
     fn driver_changed(&self, change: &Change) {
-        let tells = change.new.as_ref().map(|driver| tells_capacity(driver));
+        let driver = change.new.as_ref().map(|driver| Driver::decode(driver));
         let state = &mut *self.state.lock();
-        let before = state.cluster.storage.put_driver(&change.key.name, tells);
-        // Nobody asks any more whether there is room.
-        if before == Some(true) && tells != Some(true) {
-            self.raise(state, &Event::CapacityIgnored);
+        let before = state.cluster.storage.put_driver(&change.key.name, driver);
+        let (before, now) = (before.unwrap_or_default(), driver.unwrap_or_default());
+        // Nobody asks any more whether there is room, or whether it is there.
+        if (before.tells_capacity && !now.tells_capacity) || (before.needed && !now.needed) {
+            self.raise(state, &Event::DriverEased);
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     Asking, DeviceClaim, HostPort, Labels, Matcher, Owner, Pod, SCHEDULER_NAME, Selector, Spec,
     SpreadConstraint, Term, volume,
 };
-use crate::resources::{ContainerNeeds, ContainerReport, Needs, PodNeeds};
+use crate::resources::{ContainerNeeds, ContainerReport, Mount, Needs, PodNeeds, PodReport, hash_amounts};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -38,6 +38,9 @@ struct PodSpec {
     preemption_policy: String,
     containers: Vec<ContainerNeeds>,
     init_containers: Vec<ContainerNeeds>,
+    ephemeral_containers: Vec<EphemeralContainer>,
+    host_network: bool,
+    host_users: Option<bool>,
     resources: Option<Needs>,
     overhead: Option<BTreeMap<String, Value>>,
     node_selector: Labels,
@@ -46,6 +49,13 @@ struct PodSpec {
     topology_spread_constraints: Vec<SpreadSource>,
     volumes: Vec<volume::Source>,
     resource_claims: Vec<ClaimSource>,
+}
+
+/// `core/v1.EphemeralContainer`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct EphemeralContainer {
+    volume_mounts: Vec<Mount>,
 }
 
 /// `core/v1.PodResourceClaim`.
@@ -152,6 +162,8 @@ struct PodStatus {
     conditions: Vec<Condition>,
     container_statuses: Vec<ContainerReport>,
     init_container_statuses: Vec<ContainerReport>,
+    resources: Option<Needs>,
+    allocated_resources: BTreeMap<String, Value>,
     resource_claim_statuses: Vec<ClaimMade>,
 }
 
@@ -177,6 +189,17 @@ impl PodStatus {
         self.conditions.iter().any(|held| held.r#type == "PodResizePending" && held.reason == "Infeasible")
     }
 
+    fn had(&self) -> &BTreeMap<String, Value> {
+        static NONE: BTreeMap<String, Value> = BTreeMap::new();
+        self.resources.as_ref().map_or(&NONE, |had| &had.requests)
+    }
+
+    /// What the node says of the pod as a whole, if anything.
+    fn whole(&self) -> Option<PodReport<'_>> {
+        let said = self.resources.is_some() || !self.allocated_resources.is_empty();
+        said.then(|| PodReport { had: self.had(), promised: &self.allocated_resources })
+    }
+
     fn counted(&self) -> Counted {
         let preempted = |held: &Condition| {
             held.r#type == "DisruptionTarget"
@@ -185,7 +208,9 @@ impl PodStatus {
         };
         let mut hasher = DefaultHasher::new();
         let reports = [&self.container_statuses, &self.init_container_statuses];
-        (reports, self.infeasible()).hash(&mut hasher);
+        (reports, self.infeasible(), self.resources.is_some()).hash(&mut hasher);
+        hash_amounts(self.had(), &mut hasher);
+        hash_amounts(&self.allocated_resources, &mut hasher);
         Counted {
             finished: matches!(self.phase.as_str(), "Succeeded" | "Failed"),
             preempted: self.conditions.iter().any(preempted),
@@ -271,6 +296,21 @@ fn asking(containers: &[ContainerNeeds], init_containers: &[ContainerNeeds]) -> 
 }
 
 impl PodSpec {
+    /// What its node has to be able to do, by upstream's names. Source: `nodedeclaredfeatures.InferForPodScheduling`.
+    fn features(&self) -> Vec<&'static str> {
+        let containers = || self.containers.iter().chain(&self.init_containers);
+        let ephemeral = self.ephemeral_containers.iter().flat_map(|container| &container.volume_mounts);
+        let mut mounts = containers().flat_map(|container| &container.volume_mounts).chain(ephemeral);
+        [
+            ("RestartAllContainersOnContainerExits", containers().any(ContainerNeeds::restarts_all)),
+            ("UserNamespacesHostNetworkSupport", self.host_network && self.host_users == Some(false)),
+            ("VolumeBindMountOptions", mounts.any(Mount::has_options)),
+        ]
+        .into_iter()
+        .filter_map(|(feature, needed)| needed.then_some(feature))
+        .collect()
+    }
+
     fn read(self, namespace: &str, meta: &ObjectMeta, status: &PodStatus) -> Spec {
         let reports: Vec<ContainerReport> =
             status.container_statuses.iter().chain(&status.init_container_statuses).cloned().collect();
@@ -280,9 +320,10 @@ impl PodSpec {
             pod: self.resources.as_ref(),
             overhead: self.overhead.as_ref(),
             reports: &reports,
+            report: status.whole(),
             infeasible: status.infeasible(),
         };
-        let total = needs.total();
+        let (total, features) = (needs.total(), self.features());
         let affinity = self.affinity.unwrap_or_default();
         let terms = |terms: Vec<TermSource>| -> Vec<Arc<Term>> {
             terms.into_iter().map(|term| term.read(namespace, &meta.labels)).collect()
@@ -312,6 +353,7 @@ impl PodSpec {
             ports: host_ports(&self.containers, &self.init_containers),
             images: images.chain(mounted).map(|image| normalized_image(image)).collect(),
             volumes: self.volumes.into_iter().filter_map(volume::Source::read).collect(),
+            features,
             scheduler_name: or(self.scheduler_name, SCHEDULER_NAME),
             node_selector: self.node_selector,
             node_affinity: NodeAffinity {

@@ -114,6 +114,8 @@ pub struct Spec {
     pub spread: Vec<SpreadConstraint>,
     /// The images that it needs, by normalized name.
     pub images: Vec<String>,
+    /// What its node has to be able to do that not every node can.
+    pub features: Vec<&'static str>,
     /// Its volumes, as far as they bear on where it can be.
     pub volumes: Vec<PodVolume>,
 }

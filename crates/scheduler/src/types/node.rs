@@ -29,6 +29,8 @@ pub struct Node {
     pub pods_max: i128,
     /// The images that it has, each under all of its names, with their sizes in bytes.
     pub images: Vec<(String, i64)>,
+    /// What it can do that not every node can.
+    pub features: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -50,6 +52,8 @@ struct NodeSpec {
 struct NodeStatus {
     allocatable: BTreeMap<String, Value>,
     images: Vec<Image>,
+    #[serde(rename = "declaredFeatures")]
+    declared_features: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -72,6 +76,7 @@ impl Node {
             labels: object.meta().labels.clone(),
             taints: body.spec.taints,
             unschedulable: body.spec.unschedulable,
+            features: body.status.declared_features,
             pods_max: pods.map(|pods| Resources::parse(&pods).get("pods")).unwrap_or_default(),
             allocatable: Resources::parse(&allocatable),
             images: images

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::{condition, node, start};
 
 const DRIVER: &str = "gpu.example.com";
-const NONE_LEFT: &str = "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable, preemption: \
+const NONE_LEFT: &str = "0/1 nodes are available: 1 cannot allocate all claims. preemption: \
                          0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
 
 async fn class(cluster: &Cluster) {
@@ -133,8 +133,7 @@ async fn a_pod_waits_for_a_claim_that_is_made_for_it() {
     let owner = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": waits["metadata"]["uid"], "controller": true }]);
     cluster.create(&kinds::RESOURCE_CLAIMS, "default", claim_body("p-devices-x", owner)).await;
     // Upstream asks no plugin that makes room once nothing is known of the claims.
-    let missing = "0/1 nodes are available: request r: device class gpu does not exist. no new claims to deallocate, \
-                   preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    let missing = "0/1 nodes are available: request r: device class gpu does not exist. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     cluster.until(kinds::PODS, &key, says(missing)).await;
     class(&cluster).await;
     cluster.until(kinds::PODS, &key, runs).await;

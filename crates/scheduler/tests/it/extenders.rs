@@ -37,6 +37,11 @@ impl Extender {
                     json!({ "nodenames": names.collect::<Vec<_>>(), "failedNodes": { "n1": "node(s) were busy" } }),
                 )
             }
+            // It lets nobody go from `n2`.
+            "preempt" => {
+                let kept = question["NodeNameToMetaVictims"].get("n3")?;
+                Some(json!({ "NodeNameToMetaVictims": { "n3": kept } }))
+            }
             "prioritize" => Some(json!([{ "Host": "n2", "Score": 1 }, { "Host": "n3", "Score": 9 }])),
             "bind" => {
                 let body = json!({ "apiVersion": "v1", "kind": "Binding",
@@ -85,11 +90,11 @@ impl Extender {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_extender_filters_scores_and_binds() {
+/// Serves an extender until the tasks are dropped; gives where it is.
+async fn serve(extender: &Arc<Extender>) -> (String, Arc<Tasks>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/api", listener.local_addr().unwrap());
-    let (tasks, extender) = (Arc::new(Tasks::default()), Arc::new(Extender::default()));
+    let tasks = Arc::new(Tasks::default());
     let (inner, serving) = (tasks.clone(), extender.clone());
     tasks.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -100,6 +105,13 @@ async fn an_extender_filters_scores_and_binds() {
             });
         }
     });
+    (url, tasks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extender_filters_scores_and_binds() {
+    let extender = Arc::new(Extender::default());
+    let (url, _tasks) = serve(&extender).await;
     // Nobody is at the second one, and nobody has to be.
     let config = format!(
         "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nextenders:\n\
@@ -151,4 +163,44 @@ async fn an_extender_filters_scores_and_binds() {
     assert_eq!(condition(&told, "PodScheduled").unwrap()["reason"], "SchedulerError");
     extender.broken.store(false, Ordering::Relaxed);
     cluster.until(kinds::PODS, &fourth, |held| held["status"]["phase"] == "Running").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_is_made_on_the_best_node_that_an_extender_leaves() {
+    let extender = Arc::new(Extender::default());
+    let (url, _tasks) = serve(&extender).await;
+    let config = format!(
+        "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nextenders:\n\
+         - {{urlPrefix: '{url}', preemptVerb: preempt, nodeCacheCapable: true, httpTimeout: 60s}}\n"
+    );
+    let cluster = start_with(|| Config::parse(&config).unwrap()).await;
+    for (class, value) in [("high", 1000), ("some", 10), ("none", 0)] {
+        let class = json!({ "metadata": { "name": class }, "value": value });
+        cluster.create(&kinds::PRIORITY_CLASSES, "", class).await;
+    }
+    let on = |name: &str, class: &str, nodes: Value| {
+        let named = json!([{ "key": "metadata.name", "operator": "In", "values": nodes }]);
+        json!({ "metadata": { "name": name }, "spec": { "priorityClassName": class,
+            "containers": [{ "name": "c", "image": "i", "resources": { "requests": { "cpu": "700m" } } }],
+            "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{ "matchFields": named }] } } } } })
+    };
+    // Were nobody asked, the less important one on `n2` would go.
+    for (name, class) in [("n2", "none"), ("n3", "some")] {
+        node(&cluster, name, "1").await;
+        let body = on(&format!("on-{name}"), class, json!([name]));
+        let there = cluster.create(&kinds::PODS, "default", body).await.key();
+        cluster.until(kinds::PODS, &there, |held| held["status"]["phase"] == "Running").await;
+    }
+    let container = json!({ "name": "c", "image": "i", "resources": { "requests": { "cpu": "700m" } } });
+    let body = json!({ "metadata": { "name": "high" },
+        "spec": { "priorityClassName": "high", "containers": [container] } });
+    let high = cluster.create(&kinds::PODS, "default", body).await.key();
+    let placed = cluster.until(kinds::PODS, &high, |held| held["status"]["phase"] == "Running").await;
+    assert_eq!(placed["spec"]["nodeName"], "n3");
+    let asked: Vec<(String, Value)> = extender.asked.lock().clone();
+    let (verb, question) = asked.first().unwrap();
+    assert_eq!(verb, "preempt");
+    let nodes: Vec<&String> = question["NodeNameToMetaVictims"].as_object().unwrap().keys().collect();
+    assert_eq!(nodes, ["n2", "n3"]);
 }

@@ -49,7 +49,7 @@ async fn pod(cluster: &Cluster, name: &str, cpu: &str) -> Key {
     cluster.create(&kinds::PODS, "default", body).await.key()
 }
 
-const NO_ROOM: &str = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: \
+const NO_ROOM: &str = "0/1 nodes are available: 1 Insufficient cpu. preemption: \
                        0/1 nodes are available: 1 No preemption victims found for incoming pod.";
 
 #[tokio::test(flavor = "multi_thread")]
