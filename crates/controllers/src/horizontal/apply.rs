@@ -17,6 +17,9 @@ use crate::claim::ignore_missing;
 use crate::context::decode;
 use crate::scale::{self, Scale};
 
+/// The condition that tells a target which this controller put to sleep from one that somebody switched off.
+const SCALED_TO_ZERO: &str = "ScaledToZero";
+
 /// An autoscaler that is worked on, and the status that it comes to have.
 pub(super) struct Pass<'a> {
     pub(super) worker: &'a Worker,
@@ -37,11 +40,13 @@ pub(super) enum First {
     Measure,
 }
 
-/// Source: `reconcileAutoscaler`.
-pub(super) fn first(bounds: Bounds) -> First {
+/// Who finds no pods looks at the figures only if it took the last one itself (`asleep`): else somebody switched the target
+/// off. Source: `reconcileAutoscaler`, `shouldComputeMetricsForZeroReplicas`.
+pub(super) fn first(bounds: Bounds, asleep: bool, measures_without_pods: bool) -> First {
     let Bounds { current, least, most } = bounds;
-    if current == 0 && least != 0 {
-        First::Disabled
+    if current == 0 {
+        let wakes = asleep && (least != 0 || measures_without_pods);
+        if wakes { First::Measure } else { First::Disabled }
     } else if current > most {
         First::Bound(most, "Current number of replicas above Spec.MaxReplicas")
     } else if current < least {
@@ -49,6 +54,11 @@ pub(super) fn first(bounds: Bounds) -> First {
     } else {
         First::Measure
     }
+}
+
+/// Who was at nothing, and may not be any more, comes back with as many pods as there have to be.
+pub(super) fn awake(bounds: Bounds, desired: i32) -> i32 {
+    if bounds.current == 0 { desired.max(bounds.least) } else { desired }
 }
 
 impl Worker {
@@ -106,9 +116,13 @@ impl Pass<'_> {
         let current = scale.spec.replicas;
         let bounds = Bounds { current, least: spec.least(), most: spec.max_replicas };
         history.begin(current, self.now);
+        if history.is_asleep(current) {
+            self.note_sleep(true);
+        }
+        let asleep = self.status.holds(SCALED_TO_ZERO);
         let mut figures = Vec::new();
         let mut failed = Ok(());
-        let (desired, reason) = match first(bounds) {
+        let (desired, reason) = match first(bounds, asleep, spec.measures_without_pods()) {
             First::Disabled => {
                 let message = "scaling is disabled since the replica count of the target is zero";
                 self.set("ScalingActive", false, "ScalingDisabled", message);
@@ -132,7 +146,7 @@ impl Pass<'_> {
                 self.set("AbleToScale", true, able, why);
                 let (limited, limit, why) = normalized.limited;
                 self.set("ScalingLimited", limited, limit, why);
-                (normalized.desired, reason_of(asked, current, &metric))
+                (awake(bounds, normalized.desired), reason_of(asked, current, &metric))
             }
         };
         let rescale = desired != current;
@@ -142,19 +156,32 @@ impl Pass<'_> {
                 self.warn("FailedRescale", message);
                 let message = format!("the HPA controller was unable to update the target scale: {status}");
                 self.set("AbleToScale", false, "FailedUpdateScale", message);
-                let (before, held) = (self.status.desired_replicas, self.status.current_metrics.clone());
-                self.report(current, before, held);
+                self.report(current, self.status.desired_replicas, figures);
                 return Err(format!("failed to rescale {}/{}: {status}", target.kind, target.name));
             }
             let message = format!("the HPA controller was able to update the target scale to {desired}");
             self.set("AbleToScale", true, "SucceededRescale", message);
             let message = format!("New size: {desired}; reason: {reason}");
             self.worker.events.event(self.involved.clone(), EventType::Normal, "SuccessfulRescale", message);
+            let slept = desired == 0 && bounds.least == 0 && spec.measures_without_pods();
+            self.note_sleep(slept);
+            history.fell_asleep(slept);
             history.scaled(spec.behavior.as_ref(), current, desired, self.now);
             self.status.last_scale_time = Some(self.now);
         }
         self.report(current, desired, figures);
         failed
+    }
+
+    /// Says whether the last pod was taken by this controller, which then makes the next one too. Source: KEP-2021.
+    fn note_sleep(&mut self, asleep: bool) {
+        if asleep {
+            let message = "the HPA controller scaled the workload to zero";
+            self.set(SCALED_TO_ZERO, true, "ScaledToZero", message);
+        } else {
+            let message = "the HPA controller did not scale the workload to zero";
+            self.set(SCALED_TO_ZERO, false, "NotScaledToZero", message);
+        }
     }
 
     fn report(&mut self, current: i32, desired: i32, figures: Vec<Value>) {

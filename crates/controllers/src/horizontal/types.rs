@@ -183,7 +183,7 @@ pub struct Status {
     /// The figures, in the order of the spec.
     #[serde(deserialize_with = "nullable")]
     pub current_metrics: Vec<Value>,
-    /// `AbleToScale`, `ScalingActive`, `ScalingLimited`.
+    /// `AbleToScale`, `ScalingActive`, `ScalingLimited`, `ScaledToZero`.
     #[serde(deserialize_with = "nullable")]
     pub conditions: Vec<Condition>,
 }
@@ -229,11 +229,21 @@ impl Status {
         held.reason = reason.into();
         held.message = message;
     }
+
+    /// Whether a condition is there and holds.
+    pub(super) fn holds(&self, kind: &str) -> bool {
+        self.conditions.iter().any(|held| held.r#type == kind && held.status == "True")
+    }
 }
 
 impl Spec {
     pub(super) fn least(&self) -> i32 {
         self.min_replicas.unwrap_or(1)
+    }
+
+    /// Whether a figure is there also while there are no pods. Source: `hasObjectOrExternalMetrics`.
+    pub(super) fn measures_without_pods(&self) -> bool {
+        self.metrics.iter().any(|metric| matches!(metric.r#type.as_str(), "Object" | "External"))
     }
 }
 
