@@ -37,6 +37,8 @@ pub struct Flavor {
     kind: Kind,
     /// Whether `spec.selector` is a plain map of labels.
     plain_selector: bool,
+    /// Whether the status tells of pods that are being deleted. Source: `EnableStatusTerminatingReplicas`.
+    counts_leaving: bool,
 }
 
 /// ReplicaSets.
@@ -45,6 +47,7 @@ pub const REPLICA_SET: Flavor = Flavor {
     queue: "replicaset",
     kind: kinds::REPLICA_SETS,
     plain_selector: false,
+    counts_leaving: true,
 };
 /// ReplicationControllers.
 pub const REPLICATION_CONTROLLER: Flavor = Flavor {
@@ -52,6 +55,7 @@ pub const REPLICATION_CONTROLLER: Flavor = Flavor {
     queue: "replicationmanager",
     kind: kinds::REPLICATION_CONTROLLERS,
     plain_selector: true,
+    counts_leaving: false,
 };
 
 /// The controller of one of the two kinds.
