@@ -24,8 +24,6 @@ pub(super) struct History {
     ups: Vec<(i32, Timestamp)>,
     /// By how much it shrank.
     downs: Vec<(i32, Timestamp)>,
-    /// Whether this process took the last pod, and nobody has made another since.
-    asleep: bool,
 }
 
 /// What the number may become, and why.
@@ -76,18 +74,6 @@ impl History {
         if self.recommended.is_empty() {
             self.recommended.push((current, now));
         }
-    }
-
-    /// Whether there is nothing because this process made it so. The status says it too, and over a restart, but it may
-    /// not have been written: without either nobody would ever make a pod again.
-    pub(super) fn is_asleep(&mut self, current: i32) -> bool {
-        self.asleep &= current == 0;
-        self.asleep
-    }
-
-    /// Notes that the last pod was taken, or that it was not.
-    pub(super) fn fell_asleep(&mut self, asleep: bool) {
-        self.asleep = asleep;
     }
 
     /// Notes that the number of pods was changed.

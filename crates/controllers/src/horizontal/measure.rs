@@ -10,6 +10,9 @@ use super::types::{Identifier, MetricSpec, ResourceSource, Target, milli};
 use crate::scale::Scale;
 use crate::selector::go_text;
 
+/// The reason where nobody knows a metric's type.
+pub(super) const UNKNOWN_TYPE: &str = "InvalidMetricSourceType";
+
 /// What one metric asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Proposal {
@@ -145,7 +148,7 @@ impl Pass<'_> {
             "External" => self.external(key, metric, counted, scale).await,
             other => {
                 let why = format!("unknown metric source type {other:?}");
-                Err(failure("InvalidMetricSourceType", &why, why.clone()))
+                Err(failure(UNKNOWN_TYPE, &why, why.clone()))
             }
         }
     }

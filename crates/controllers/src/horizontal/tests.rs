@@ -223,22 +223,17 @@ fn only_who_took_the_last_pod_makes_another() {
     assert_eq!((asleep(2, true), asleep(2, false)), (First::Measure, First::Measure));
     assert_eq!(awake(Bounds { current: 0, least: 2, most: 5 }, 1), 2);
     assert_eq!(awake(Bounds { current: 4, least: 2, most: 5 }, 3), 3);
-    let mut history = History::default();
-    assert!(!history.is_asleep(0));
-    history.fell_asleep(true);
-    assert!(history.is_asleep(0) && history.is_asleep(0));
-    // Somebody made a pod, and takes it: that is no sleep.
-    assert!(!history.is_asleep(1) && !history.is_asleep(0));
 }
 
 #[test]
 fn conditions_keep_the_moment_of_their_status() {
     let mut status = Status::default();
-    status.set("AbleToScale", "True", "A", "a".into(), now());
-    status.set("AbleToScale", "True", "B", "b".into(), now() + Duration::from_secs(5));
+    status.set("AbleToScale", ("True", "A", "a".into()), 1, now());
+    status.set("AbleToScale", ("True", "B", "b".into()), 2, now() + Duration::from_secs(5));
+    assert_eq!(status.conditions[0].observed_generation, 2);
     assert_eq!((status.conditions.len(), status.conditions[0].reason.as_str()), (1, "B"));
     assert_eq!(status.conditions[0].last_transition_time, Some(now()));
-    status.set("AbleToScale", "False", "C", "c".into(), now() + Duration::from_secs(9));
+    status.set("AbleToScale", ("False", "C", "c".into()), 2, now() + Duration::from_secs(9));
     assert_eq!(status.conditions[0].last_transition_time, Some(now() + Duration::from_secs(9)));
 }
 

@@ -12,6 +12,7 @@ use client::{Client, Transport};
 use controllers::Ctx;
 use controllers::horizontal::Autoscalers;
 use parking_lot::Mutex;
+use prometheus::Registry;
 use reconcile::kinds::{self, Catalog};
 use serde_json::{Value, json};
 
@@ -63,9 +64,11 @@ fn autoscaler(metrics: Value, behavior: Value) -> Value {
         "minReplicas": 1, "maxReplicas": 6, "metrics": metrics, "behavior": behavior } })
 }
 
-/// A cluster whose autoscaler goes by a clock and figures of its own.
-async fn start() -> (Cluster, VirtualClock, Figures) {
+/// A cluster whose autoscaler goes by a clock and figures of its own, and what is counted of it.
+async fn start() -> (Cluster, VirtualClock, Figures, Registry) {
     let (clock, figures) = (VirtualClock::new(jiff::Timestamp::now()), Figures::default());
+    let registry = Registry::new();
+    let counted = Some(Arc::new(controllers::figures::Figures::new(&registry).unwrap()));
     let (own, served) = (clock.clone(), figures.clone());
     let cluster = Cluster::start(move |cluster| {
         let ctx = Ctx {
@@ -79,8 +82,12 @@ async fn start() -> (Cluster, VirtualClock, Figures) {
         };
         let conflicts = AtomicU32::new(2);
         let metered = Metered { inner: cluster.client.clone(), figures: served, conflicts };
-        let scaling =
-            Ctx { client: Client::new(Arc::new(metered), "test"), clock: Arc::new(own), ..ctx.clone() };
+        let scaling = Ctx {
+            client: Client::new(Arc::new(metered), "test"),
+            clock: Arc::new(own),
+            figures: counted,
+            ..ctx.clone()
+        };
         let mut all = controllers::all(&ctx);
         // The other one would have no figures.
         all.retain(|component| component.name() != Autoscalers::new(&ctx).name());
@@ -89,7 +96,7 @@ async fn start() -> (Cluster, VirtualClock, Figures) {
     })
     .await;
     play(&cluster).await;
-    (cluster, clock, figures)
+    (cluster, clock, figures, registry)
 }
 
 fn key() -> Key {
@@ -102,7 +109,7 @@ fn size(count: u64) -> impl Fn(&Value) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_follows_its_figures() {
-    let (cluster, clock, figures) = start().await;
+    let (cluster, clock, figures, _) = start().await;
     cluster.create(&kinds::DEPLOYMENTS, "default", web(1, "web:1")).await;
     cluster.until(kinds::DEPLOYMENTS, &key(), size(1)).await;
     let external = json!([{ "type": "External", "external": {
@@ -140,6 +147,9 @@ async fn a_deployment_follows_its_figures() {
     )
     .await;
     assert_eq!(condition(&calm, "ScalingActive")["reason"], "ValidMetricFound");
+    let generation = &calm["metadata"]["generation"];
+    assert_eq!((&calm["status"]["observedGeneration"], generation), (generation, &json!(1)));
+    assert_eq!(&condition(&calm, "ScalingActive")["observedGeneration"], generation);
     assert!(calm["status"]["lastScaleTime"].is_string());
     queue(900);
     let full = hurry(
@@ -175,7 +185,7 @@ async fn a_deployment_follows_its_figures() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_pods_use_and_what_objects_tell_decide_together() {
-    let (cluster, clock, figures) = start().await;
+    let (cluster, clock, figures, _) = start().await;
     let mut deployment = web(2, "web:1");
     deployment["spec"]["template"]["spec"]["containers"][0]["resources"] =
         json!({ "requests": { "memory": "100Mi" } });
@@ -212,7 +222,9 @@ async fn what_pods_use_and_what_objects_tell_decide_together() {
     let events = cluster.until_all(kinds::EVENTS, "default", |events| {
         let said = |event: &Arc<Object>| event.decode::<Value>().unwrap();
         let reasons: Vec<Value> = events.iter().map(said).collect();
-        reasons.iter().any(|event| event["reason"] == "FailedGetObjectMetric")
+        let missed = "unable to get metric rate on Service default/web: unable to fetch metrics from custom";
+        let missed = |event: &Value| event["message"].as_str().is_some_and(|text| text.starts_with(missed));
+        reasons.iter().any(|event| event["reason"] == "FailedGetObjectMetric" && missed(event))
             && reasons
                 .iter()
                 .any(|event| event["message"] == "New size: 4; reason: Service metric rate above target")
@@ -235,7 +247,7 @@ async fn what_pods_use_and_what_objects_tell_decide_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_without_work_sleeps_until_there_is_some() {
-    let (cluster, clock, figures) = start().await;
+    let (cluster, clock, figures, registry) = start().await;
     cluster.create(&kinds::DEPLOYMENTS, "default", web(1, "web:1")).await;
     cluster.until(kinds::DEPLOYMENTS, &key(), size(1)).await;
     let queue = |length: u32| {
@@ -261,6 +273,14 @@ async fn a_deployment_without_work_sleeps_until_there_is_some() {
     let awake = |held: &Value| condition(held, "ScaledToZero")["reason"] == "NotScaledToZero";
     let held = hurry(&clock, cluster.until(autoscalers, &key(), awake)).await;
     assert_eq!(condition(&held, "ScaledToZero")["status"], "False");
+    let told = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    for line in [
+        r#"reconciliations_total{action="scale_down",error="none"} 1"#,
+        r#"reconciliations_total{action="scale_up",error="none"} 1"#,
+    ] {
+        let line = format!("horizontal_pod_autoscaler_controller_{line}");
+        assert!(told.lines().any(|known| known == line), "{line} is not in {told}");
+    }
 
     // What somebody else switches off stays off.
     cluster.merge(&kinds::DEPLOYMENTS, &key(), json!({ "spec": { "replicas": 0 } })).await;
