@@ -1,6 +1,7 @@
 //! What controllers count, under upstream's names, for whoever shows it. Source: the `metrics` packages of
-//! `pkg/controller/job`, `cronjob`, `nodelifecycle` and `statefulset`.
+//! `pkg/controller/job`, `cronjob`, `nodelifecycle`, `podautoscaler` and `statefulset`.
 
+pub(crate) mod autoscalers;
 pub(crate) mod slices;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use prometheus::{
     exponential_buckets,
 };
 
+use autoscalers::AutoscalerFigures;
 use slices::SliceFigures;
 
 /// `spec.podManagementPolicy` of StatefulSets.
@@ -28,6 +30,8 @@ pub struct Figures {
     bounds: [IntGaugeVec; 2],
     /// Of EndpointSlices.
     pub(crate) slices: SliceFigures,
+    /// Of HorizontalPodAutoscalers.
+    pub(crate) autoscalers: AutoscalerFigures,
 }
 
 impl Figures {
@@ -83,6 +87,7 @@ impl Figures {
                 bound("statefulset_unavailable_replicas", "[BETA] Pods of a StatefulSet that are missing.")?,
             ],
             slices: SliceFigures::new(registry)?,
+            autoscalers: AutoscalerFigures::new(registry)?,
         })
     }
 

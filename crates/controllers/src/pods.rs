@@ -180,8 +180,16 @@ impl Pod {
         self.available_at(min_ready).is_some_and(|at| min_ready.is_zero() || at <= now)
     }
 
-    fn restarts(&self) -> i64 {
-        self.status.container_statuses.iter().map(|held| held.restart_count).max().unwrap_or(0)
+    /// Source: `maxContainerRestarts`.
+    fn restarts(&self) -> Restarts {
+        let beside = |name: &str| {
+            self.spec.init_containers.iter().any(|init| init.name == name && init.restart_policy == "Always")
+        };
+        let most = |counts: &mut dyn Iterator<Item = &ContainerStatus>| {
+            counts.map(|held| held.restart_count).max().unwrap_or(0)
+        };
+        let mut sidecars = self.status.init_container_statuses.iter().filter(|held| beside(&held.name));
+        (most(&mut self.status.container_statuses.iter()), most(&mut sidecars))
     }
 
     fn deletion_cost(&self) -> i64 {
@@ -257,6 +265,9 @@ pub fn progress_order(a: &Pod, b: &Pod) -> Ordering {
         .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
 }
 
+/// How often the container was started again that was most often, and which of those that run beside the others.
+type Restarts = (i64, i64);
+
 /// How far a pod has come: what decides between pods of one set. Read off a pod once for each of its versions, and small,
 /// since one is kept for every pod of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,10 +275,12 @@ pub struct Standing {
     active: bool,
     placed: bool,
     phase_rank: u8,
+    /// Whether it is being deleted and has not ended yet.
+    leaving: bool,
     /// Whether it takes traffic, and since when where that is known.
     ready: Option<Option<Timestamp>>,
     deletion_cost: i64,
-    restarts: i64,
+    restarts: Restarts,
     created: Option<Timestamp>,
 }
 
@@ -277,6 +290,7 @@ impl From<&Pod> for Standing {
             active: pod.is_active(),
             placed: !pod.spec.node_name.is_empty(),
             phase_rank: pod.phase_rank(),
+            leaving: pod.metadata.is_terminating() && !pod.is_finished(),
             ready: pod.ready().map(|held| held.last_transition_time),
             deletion_cost: pod.deletion_cost(),
             restarts: pod.restarts(),
@@ -289,6 +303,11 @@ impl Standing {
     /// As of the pod.
     pub fn is_active(&self) -> bool {
         self.active
+    }
+
+    /// Whether it is being deleted and has not ended yet. Source: `IsPodTerminating`.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     /// As of the pod.
@@ -392,6 +411,26 @@ mod tests {
         assert_eq!(names, ["unassigned", "pending", "unready", "cheap", "young", "restarted", "steady"]);
         let crowded = deletion_order(candidate(&pods[6].1, 2), candidate(&pods[4].1, 0), now);
         assert_eq!(crowded, Ordering::Less);
+    }
+
+    #[test]
+    fn containers_beside_the_others_decide_where_these_do_not() {
+        let restarted = |main: i64, side: i64, init: i64| {
+            let count = |name: &str, count: i64| serde_json::json!({ "name": name, "restartCount": count });
+            Standing::from(&pod(serde_json::json!({
+                "spec": { "initContainers": [{ "name": "side", "restartPolicy": "Always" }, { "name": "init" }] },
+                "status": { "phase": "Running", "containerStatuses": [count("main", main)],
+                    "initContainerStatuses": [count("side", side), count("init", init)] },
+            })))
+        };
+        fn candidate(standing: &Standing) -> Candidate<'_> {
+            Candidate { standing, uid: "", siblings: 0 }
+        }
+        let order =
+            |a: Standing, b: Standing| deletion_order(candidate(&a), candidate(&b), Timestamp::UNIX_EPOCH);
+        assert_eq!(order(restarted(1, 3, 0), restarted(1, 2, 9)), Ordering::Less);
+        assert_eq!(order(restarted(1, 3, 0), restarted(2, 0, 0)), Ordering::Greater);
+        assert_eq!(order(restarted(1, 3, 7), restarted(1, 3, 0)), Ordering::Equal);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use crate::context::Ctx;
 
+/// So often a scale is tried to be set where somebody else writes the object meanwhile. Source: `retry.DefaultRetry`.
+const ATTEMPTS_MAX: u32 = 5;
+
 /// A projection of `autoscaling/v1.Scale`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -71,8 +74,27 @@ pub(crate) async fn get(
     Ok((object, scale))
 }
 
-/// Sets how many replicas are wanted, unless somebody changed the object since its scale was read.
+/// Sets how many replicas are wanted. Whoever writes the status of an object that is scaled does so often: a scale that is
+/// of another version by then is read anew and set at once. Source: `reconcileAutoscaler`.
 pub(crate) async fn set(
+    ctx: &Ctx,
+    resource: &GroupVersionResource,
+    scale: &Arc<Object>,
+    replicas: i32,
+) -> Result<(), Status> {
+    let mut scale = scale.clone();
+    let mut attempts = 1;
+    loop {
+        match write(ctx, resource, &scale, replicas).await {
+            Err(status) if status.reason == Reason::Conflict && attempts < ATTEMPTS_MAX => {}
+            written => return written,
+        }
+        attempts += 1;
+        (scale, _) = get(ctx, resource, &scale.key()).await?;
+    }
+}
+
+async fn write(
     ctx: &Ctx,
     resource: &GroupVersionResource,
     scale: &Object,

@@ -71,16 +71,19 @@ pub(super) fn plan(snapshot: Snapshot) -> Plan {
         planner.finish(false);
     } else {
         planner.note_pause();
+        let paused = planner.deployment.spec.paused;
         let asked = rollback::plan(&planner.deployment, &planner.all().collect::<Vec<_>>());
+        let waits = asked.is_some();
         // A paused Deployment keeps its template; else the change that the answer is begins a pass of its own.
-        if let Some(rollback) = asked.filter(|_| !planner.deployment.spec.paused) {
+        if let Some(rollback) = asked.filter(|_| !paused) {
             planner.step(Step::Rollback(rollback));
             return planner.plan;
         }
-        if planner.deployment.spec.paused || planner.is_scaling() {
+        if paused || planner.is_scaling() {
             planner.sync_revision(false);
             planner.scale_proportionally();
-            if planner.deployment.spec.paused {
+            // The revision that is asked for must still be there when the pause is over.
+            if paused && !waits {
                 planner.clean_up();
             }
             planner.finish(false);
@@ -295,11 +298,11 @@ impl Planner {
     /// Writes the status, with the progress of a rollout if there is one.
     fn finish(&mut self, rollout: bool) {
         let counts = status::counts(self);
+        self.set_condition(status::availability(&self.deployment, &counts, self.now));
         if rollout {
             status::note_progress(self, &counts);
         }
         let next = DeploymentStatus { conditions: self.deployment.status.conditions.clone(), ..counts };
-        let next = status::with_availability(&self.deployment, next, self.now);
         if rollout {
             self.plan.again = status::next_check(&self.deployment, &next, self.now);
         }

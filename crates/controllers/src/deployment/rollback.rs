@@ -19,10 +19,11 @@ pub(super) struct Rollback {
     pub(super) message: String,
 }
 
-/// The answer to a rollback that is asked for; `sets` are all sets, in any order.
+/// The answer to a rollback that is asked for; `sets` are all sets, in any order. What is no number asks for none.
+/// Source: `getRollbackTo`.
 pub(super) fn plan(deployment: &Deployment, sets: &[&Set]) -> Option<Rollback> {
-    let asked = deployment.metadata.annotations.get(ROLLBACK_TO)?;
-    let wanted = match asked.parse().unwrap_or(0) {
+    let asked: i64 = deployment.metadata.annotations.get(ROLLBACK_TO)?.parse().ok()?;
+    let wanted = match asked {
         0 => last_but_one(sets),
         revision => revision,
     };
@@ -35,7 +36,11 @@ pub(super) fn plan(deployment: &Deployment, sets: &[&Set]) -> Option<Rollback> {
         message,
     };
     let Some(set) = found else {
-        return Some(warning("DeploymentRollbackRevisionNotFound", "Unable to find last revision.".into()));
+        let message = match wanted {
+            0 => "Unable to find last revision.",
+            _ => "Unable to find the revision to rollback to.",
+        };
+        return Some(warning("DeploymentRollbackRevisionNotFound", message.into()));
     };
     if template::equal(&set.spec.template, &deployment.spec.template) {
         let message = format!(

@@ -43,9 +43,19 @@ pub(super) fn counts(planner: &Planner) -> DeploymentStatus {
         ready_replicas: sum(&|set| set.status.ready_replicas),
         available_replicas: available,
         unavailable_replicas: (sum(&Set::replicas) - available).max(0),
+        terminating_replicas: leaving(planner.all()),
         collision_count: planner.deployment.status.collision_count,
         conditions: Vec::new(),
     }
+}
+
+/// How many pods of all sets are leaving; nothing if one does not say it. What has no status yet has no pods.
+/// Source: `GetTerminatingReplicaCountForReplicaSets`.
+fn leaving<'a>(mut sets: impl Iterator<Item = &'a Set>) -> Option<i64> {
+    sets.try_fold(0, |sum: i64, set| match set.status.terminating_replicas {
+        None if set.status.observed_generation == 0 => Some(sum),
+        told => Some(sum.saturating_add(told?)),
+    })
 }
 
 /// Whether a rollout is done: every wanted pod is new and available, and no other is left.
@@ -81,7 +91,6 @@ fn timed_out(deployment: &Deployment, now: Timestamp) -> bool {
 
 /// Keeps the conditions Progressing and ReplicaFailure. Source: `syncRolloutStatus`.
 pub(super) fn note_progress(planner: &mut Planner, counts: &DeploymentStatus) {
-    let now = planner.now;
     if planner.deployment.deadline_s().is_none() {
         planner.deployment.status.conditions.retain(|held| held.r#type != "Progressing");
     } else {
@@ -100,13 +109,15 @@ pub(super) fn note_progress(planner: &mut Planner, counts: &DeploymentStatus) {
         .find(|held| held.r#type == "ReplicaFailure")
         .cloned();
     match failure {
-        Some(failure) => planner.set_condition(condition(
-            "ReplicaFailure",
-            &failure.status,
-            &failure.reason,
-            &failure.message,
-            now,
-        )),
+        // It has been so since the set says it.
+        Some(failure) => planner.set_condition(DeploymentCondition {
+            r#type: failure.r#type,
+            status: failure.status,
+            last_update_time: failure.last_transition_time,
+            last_transition_time: failure.last_transition_time,
+            reason: failure.reason,
+            message: failure.message,
+        }),
         None => planner.deployment.status.conditions.retain(|held| held.r#type != "ReplicaFailure"),
     }
 }
@@ -135,28 +146,19 @@ fn note_rollout(planner: &mut Planner, counts: &DeploymentStatus, current: Optio
     }
 }
 
-/// Adds the condition Available.
-pub(super) fn with_availability(
+/// The condition Available.
+pub(super) fn availability(
     deployment: &Deployment,
-    mut status: DeploymentStatus,
+    counts: &DeploymentStatus,
     now: Timestamp,
-) -> DeploymentStatus {
-    let enough = status.available_replicas >= deployment.replicas() - deployment.max_unavailable();
-    let mut next = if enough {
+) -> DeploymentCondition {
+    if counts.available_replicas >= deployment.replicas() - deployment.max_unavailable() {
         let message = "Deployment has minimum availability.";
         condition("Available", "True", "MinimumReplicasAvailable", message, now)
     } else {
         let message = "Deployment does not have minimum availability.";
         condition("Available", "False", "MinimumReplicasUnavailable", message, now)
-    };
-    if let Some(held) = status.conditions.iter_mut().find(|held| held.r#type == "Available") {
-        if held.status != next.status {
-            std::mem::swap(held, &mut next);
-        }
-    } else {
-        status.conditions.push(next);
     }
-    status
 }
 
 /// When a rollout that stands still has to be looked at again. Source: `requeueStuckDeployment`.
@@ -166,7 +168,8 @@ pub(super) fn next_check(
     now: Timestamp,
 ) -> Option<Duration> {
     let progressing = deployment.condition("Progressing")?;
-    if is_complete(deployment, status) || progressing.reason == TIMED_OUT {
+    // No deadline runs for what was done once and has lost pods since: waiting would begin anew every second.
+    if is_complete(deployment, status) || [TIMED_OUT, AVAILABLE].contains(&progressing.reason.as_str()) {
         return None;
     }
     let left = Duration::try_from(deadline(deployment)?.duration_since(now)).unwrap_or_default();
@@ -183,6 +186,7 @@ pub(super) fn patch(status: &DeploymentStatus) -> Value {
         "readyReplicas": count(status.ready_replicas),
         "availableReplicas": count(status.available_replicas),
         "unavailableReplicas": count(status.unavailable_replicas),
+        "terminatingReplicas": status.terminating_replicas,
         "collisionCount": status.collision_count,
         "conditions": status.conditions,
     }})

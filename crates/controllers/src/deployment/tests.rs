@@ -30,8 +30,8 @@ struct Model {
     pods: BTreeMap<String, Vec<bool>>,
     made: i64,
     now: Timestamp,
-    /// Reasons of the answers to rollbacks.
-    said: Vec<&'static str>,
+    /// Reasons and messages of the answers to rollbacks.
+    said: Vec<(&'static str, String)>,
 }
 
 fn deployment(spec: Value) -> Deployment {
@@ -118,7 +118,7 @@ impl Model {
                 self.deployment.metadata.annotations =
                     serde_json::from_value(tree["metadata"]["annotations"].clone()).unwrap();
                 self.deployment.spec.template = tree["spec"]["template"].clone();
-                self.said.push(rollback.reason);
+                self.said.push((rollback.reason, rollback.message));
             }
             Step::Revision(revision) => {
                 self.deployment.metadata.annotations.insert(super::types::REVISION.into(), revision);
@@ -295,6 +295,25 @@ fn a_pause_holds_the_template_but_not_the_size() {
 }
 
 #[test]
+fn a_pause_keeps_the_revision_that_is_asked_for() {
+    let mut chance = Chance(19);
+    let mut model = Model::new(deployment(spec(1, json!(1), json!(0))));
+    for version in [1, 2, 3] {
+        model.deployment.spec.template = template(version);
+        model.settle(&mut chance, |_| {});
+    }
+    assert_eq!(model.sets.len(), 3);
+    model.deployment.spec.paused = true;
+    model.deployment.spec.revision_history_limit = Some(0);
+    model.deployment.metadata.annotations.insert(super::types::ROLLBACK_TO.into(), "1".into());
+    model.pass();
+    assert_eq!(model.sets.len(), 3);
+    model.deployment.metadata.annotations.remove(super::types::ROLLBACK_TO);
+    model.pass();
+    assert_eq!(model.sets.len(), 1);
+}
+
+#[test]
 fn scaling_in_the_middle_of_a_rollout_is_proportional() {
     let mut model = Model::new(deployment(spec(10, json!(3), json!(2))));
     let mut chance = Chance(5);
@@ -334,6 +353,71 @@ fn a_rollout_without_progress_times_out() {
 }
 
 #[test]
+fn what_was_done_once_is_not_looked_at_for_ever() {
+    let mut chance = Chance(13);
+    let mut model = Model::new(deployment(spec(2, json!(1), json!(0))));
+    model.settle(&mut chance, |_| {});
+    let order = |model: &Model| -> Vec<String> {
+        model.deployment.status.conditions.iter().map(|held| held.r#type.clone()).collect()
+    };
+    assert_eq!(order(&model), ["Available", "Progressing"]);
+    // A pod fails for good, long after the rollout.
+    let name = model.sets.keys().next().unwrap().clone();
+    model.pods.get_mut(&name).unwrap()[0] = false;
+    model.report(&name);
+    model.now += jiff::SignedDuration::from_hours(5);
+    assert_eq!(model.plan().again, None);
+    model.pass();
+    assert_eq!(model.deployment.condition("Progressing").unwrap().reason, "NewReplicaSetAvailable");
+    assert_eq!(model.deployment.condition("Available").unwrap().status, "False");
+    // What has become another one stands last.
+    assert_eq!(order(&model), ["Progressing", "Available"]);
+    assert_eq!(model.plan(), Plan::default());
+}
+
+#[test]
+fn a_failure_is_as_old_as_its_set_says() {
+    let mut model = Model::new(deployment(spec(2, json!(1), json!(0))));
+    model.pass();
+    let since = model.now;
+    model.now += jiff::SignedDuration::from_mins(3);
+    let set = model.sets.values_mut().next().unwrap();
+    set.status.conditions = vec![crate::replicaset::SetCondition {
+        r#type: "ReplicaFailure".into(),
+        status: "True".into(),
+        last_transition_time: Some(since),
+        reason: "FailedCreate".into(),
+        message: "no room".into(),
+    }];
+    model.pass();
+    let failure = model.deployment.condition("ReplicaFailure").unwrap();
+    assert_eq!((failure.last_transition_time, failure.last_update_time), (Some(since), Some(since)));
+    assert_eq!((failure.reason.as_str(), failure.message.as_str()), ("FailedCreate", "no room"));
+}
+
+#[test]
+fn pods_that_leave_are_told_where_all_sets_tell_it() {
+    let mut chance = Chance(17);
+    let mut model = Model::new(deployment(spec(2, json!(1), json!(0))));
+    model.pass();
+    // What is new has nothing to tell yet, and no pods.
+    assert_eq!(model.deployment.status.terminating_replicas, Some(0));
+    model.settle(&mut chance, |_| {});
+    model.deployment.spec.template = template(2);
+    model.settle(&mut chance, |_| {});
+    let tell = |model: &mut Model, told: [Option<i64>; 2]| {
+        for (set, told) in model.sets.values_mut().zip(told) {
+            set.status.observed_generation = 1;
+            set.status.terminating_replicas = told;
+        }
+        model.pass();
+        model.deployment.status.terminating_replicas
+    };
+    assert_eq!(tell(&mut model, [Some(2), Some(1)]), Some(3));
+    assert_eq!(tell(&mut model, [Some(2), None]), None);
+}
+
+#[test]
 fn a_rollback_that_is_asked_for_brings_the_template_back() {
     let mut chance = Chance(11);
     let mut model = Model::new(deployment(spec(2, json!(1), json!(0))));
@@ -353,12 +437,19 @@ fn a_rollback_that_is_asked_for_brings_the_template_back() {
     ask(&mut model, "0");
     model.settle(&mut chance, |_| {});
     assert!(super::template::equal(&model.deployment.spec.template, &template(3)));
-    ask(&mut model, "5");
+    // What is no number asks for nothing, and stays.
+    ask(&mut model, "five");
     model.settle(&mut chance, |_| {});
+    assert!(super::template::equal(&model.deployment.spec.template, &template(3)));
+    for revision in ["5", "99"] {
+        ask(&mut model, revision);
+        model.settle(&mut chance, |_| {});
+    }
     assert!(!model.deployment.metadata.annotations.contains_key(super::types::ROLLBACK_TO));
     let missing = "DeploymentRollbackRevisionNotFound";
-    assert_eq!(
-        model.said,
-        [missing, "DeploymentRollback", "DeploymentRollback", "DeploymentRollbackTemplateUnchanged"]
-    );
+    let said: Vec<&str> = model.said.iter().map(|(reason, _)| *reason).collect();
+    let done = "DeploymentRollback";
+    assert_eq!(said, [missing, done, done, "DeploymentRollbackTemplateUnchanged", missing]);
+    let messages = [&model.said[0].1, &model.said[4].1];
+    assert_eq!(messages, ["Unable to find last revision.", "Unable to find the revision to rollback to."]);
 }

@@ -93,6 +93,8 @@ pub struct DeploymentStatus {
     pub available_replicas: i64,
     /// Pods that are wanted and not available.
     pub unavailable_replicas: i64,
+    /// Pods that are being deleted and have not ended yet, where every set tells it. Source: KEP-3973.
+    pub terminating_replicas: Option<i64>,
     /// How often a set's name was taken by something else.
     pub collision_count: Option<i32>,
     /// Conditions.

@@ -1,6 +1,6 @@
 //! Counts what a budget's pods are expected to be, and writes its status.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use api::{Key, Object, OwnerReference, PatchType, Reason, Status};
 use base::BoxError;
@@ -112,17 +112,16 @@ impl Worker {
             return Ok(0);
         }
         let mut wanted: HashMap<String, i32> = HashMap::new();
-        let mut asked: Vec<&str> = Vec::new();
+        let mut asked: HashSet<&str> = HashSet::new();
         let mut unmanaged = false;
         for pod in pods {
             let Some(owner) = pod.metadata.controller() else {
                 unmanaged = true;
                 continue;
             };
-            if asked.contains(&owner.uid.as_str()) {
+            if !asked.insert(&owner.uid) {
                 continue;
             }
-            asked.push(&owner.uid);
             let Some((uid, replicas)) = self.controller(&pod.metadata.namespace, owner).await? else {
                 return Err(Uncounted::Lasting(format!(
                     "found no controllers for pod {:?}",

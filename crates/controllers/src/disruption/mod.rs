@@ -10,7 +10,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use api::{Key, Object};
+use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -18,6 +18,7 @@ use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
     run_workers,
 };
+use serde::Deserialize;
 
 use crate::context::{self, Ctx, ready};
 use crate::selecting::{Selecting, Selectors};
@@ -163,16 +164,47 @@ impl Worker {
         self.events.event(involved, EventType::Warning, "MultiplePodDisruptionBudgets", message);
     }
 
-    /// Another size of a controller is another number of expected pods, before its pods change.
+    /// Another size of a controller is another number of expected pods, before its pods change. A namespace may hold many
+    /// budgets: those that select no pod of its template are left alone.
     fn controller_changed(&self, change: &Change) {
         let generation = |object: &Option<Arc<Object>>| object.as_ref().map(|held| held.meta().generation);
         if generation(&change.old) == generation(&change.new) {
             return;
         }
-        for budget in self.selectors.of(&change.key.namespace, |_| true) {
+        let versions = [&change.old, &change.new].into_iter().flatten();
+        let templates: Vec<_> = versions.map(|controller| template_labels(controller)).collect();
+        let may_select =
+            |selector: &LabelSelector| templates.iter().any(|labels| !contradicts(selector, labels));
+        for budget in self.selectors.of(&change.key.namespace, may_select) {
             self.queue.add(Item::Budget(budget.key));
         }
     }
+}
+
+/// The labels that a controller's pods begin with; none if nobody knows.
+fn template_labels(controller: &Object) -> BTreeMap<String, String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Controller {
+        spec: Spec,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Spec {
+        template: Template,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Template {
+        metadata: ObjectMeta,
+    }
+    context::decode::<Controller>(controller).unwrap_or_default().spec.template.metadata.labels
+}
+
+/// Whether a selector asks for another value of a label that a template has. What a template does not have its pods may have
+/// all the same: controllers and users give more.
+fn contradicts(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    selector.match_labels.iter().any(|(key, value)| labels.get(key).is_some_and(|held| held != value))
 }
 
 /// Whether a pod has the condition at all; a glance at the bytes, since pods change often and few have it.

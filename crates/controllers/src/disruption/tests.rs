@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::Object;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::plan::{Outcome, failed, plan, stale_in};
 use super::types::Budget;
+use super::{contradicts, template_labels};
 use crate::pods::Pod;
+use crate::selector::LabelSelector;
 
 fn now() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
@@ -60,6 +63,22 @@ fn numbers_and_percentages() {
         assert_eq!((condition.status.as_str(), condition.reason.as_str()), (verdict, reason), "{spec}");
         assert_eq!((status.observed_generation, condition.observed_generation), (3, 3));
     }
+}
+
+#[test]
+fn budgets_hear_of_controllers_whose_pods_they_may_select() {
+    let set = json!({ "metadata": { "name": "db" }, "spec": { "replicas": 3, "template": {
+        "metadata": { "creationTimestamp": null, "labels": { "app": "db" } }, "spec": {} } } });
+    let labels = template_labels(&Object::parse(set.to_string().into()).unwrap());
+    let may = |selector: Value| {
+        let selector: LabelSelector = serde_json::from_value(selector).unwrap();
+        !contradicts(&selector, &labels)
+    };
+    assert!(may(json!({ "matchLabels": { "app": "db" } })) && may(json!({})));
+    assert!(!may(json!({ "matchLabels": { "app": "web" } })));
+    // Its pods have more labels than its template.
+    assert!(may(json!({ "matchLabels": { "app": "db", "apps.kubernetes.io/pod-index": "0" } })));
+    assert!(may(json!({ "matchExpressions": [{ "key": "app", "operator": "Exists" }] })));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! One pass over one autoscaler: reads the scale, asks for the figures, decides, sets the scale, says so in the status.
 //! Source: `podautoscaler/horizontal.go`, `reconcileAutoscaler`.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use api::selectors::LabelSelector;
 use api::{Key, Object, PatchType, Status as Refused};
 use base::BoxError;
@@ -10,20 +13,27 @@ use serde_json::{Value, json};
 
 use super::Worker;
 use super::behavior::{Bounds, History};
-use super::measure::{Measured, combine};
+use super::measure::{Measured, UNKNOWN_TYPE, combine};
 use super::replicas::{Counted, Tolerances};
 use super::types::{Autoscaler, Pod, Reference, Status};
 use crate::claim::ignore_missing;
 use crate::context::decode;
+use crate::figures::autoscalers::Outcome;
 use crate::scale::{self, Scale};
+
+/// The condition that tells a target which this controller put to sleep from one that somebody switched off.
+const SCALED_TO_ZERO: &str = "ScaledToZero";
 
 /// An autoscaler that is worked on, and the status that it comes to have.
 pub(super) struct Pass<'a> {
     pub(super) worker: &'a Worker,
     pub(super) autoscaler: &'a Autoscaler,
+    object: &'a Object,
     pub(super) involved: Involved,
     pub(super) status: Status,
     pub(super) now: Timestamp,
+    /// What came of it, as it is counted.
+    outcome: Outcome,
 }
 
 /// What is to be done about the number of pods before any figure is looked at.
@@ -37,11 +47,13 @@ pub(super) enum First {
     Measure,
 }
 
-/// Source: `reconcileAutoscaler`.
-pub(super) fn first(bounds: Bounds) -> First {
+/// Who finds no pods looks at the figures only if it took the last one itself (`asleep`): else somebody switched the target
+/// off. Source: `reconcileAutoscaler`, `shouldComputeMetricsForZeroReplicas`.
+pub(super) fn first(bounds: Bounds, asleep: bool, measures_without_pods: bool) -> First {
     let Bounds { current, least, most } = bounds;
-    if current == 0 && least != 0 {
-        First::Disabled
+    if current == 0 {
+        let wakes = asleep && (least != 0 || measures_without_pods);
+        if wakes { First::Measure } else { First::Disabled }
     } else if current > most {
         First::Bound(most, "Current number of replicas above Spec.MaxReplicas")
     } else if current < least {
@@ -51,30 +63,58 @@ pub(super) fn first(bounds: Bounds) -> First {
     }
 }
 
+/// Who was at nothing, and may not be any more, comes back with as many pods as there have to be.
+pub(super) fn awake(bounds: Bounds, desired: i32) -> i32 {
+    if bounds.current == 0 { desired.max(bounds.least) } else { desired }
+}
+
 impl Worker {
+    /// An autoscaler as it was written last. A pass on what was true before would take back what its status says of the
+    /// last one. Source: KEP-5647.
+    fn newest(&self, key: &Key) -> Option<Arc<Object>> {
+        let shown = self.autoscalers.get(key)?;
+        let mut written = self.written.lock();
+        let is_newer =
+            |held: &Arc<Object>| held.meta().uid == shown.meta().uid && held.revision() > shown.revision();
+        if written.get(key).is_some_and(|held| !is_newer(held)) {
+            written.remove(key);
+        }
+        Some(written.get(key).cloned().unwrap_or(shown))
+    }
+
     /// One pass. What goes wrong is told in events and conditions; the next pass comes in any case.
     pub(super) async fn sync(&self, key: &Key) -> Result<bool, BoxError> {
-        let Some(object) = self.autoscalers.get(key) else {
+        let Some(object) = self.newest(key) else {
             self.histories.lock().remove(key);
             self.selectors.lock().remove(key);
+            self.written.lock().remove(key);
             return Ok(false);
         };
         let autoscaler: Autoscaler = decode(&object)?;
         let mut pass = Pass {
             worker: self,
             autoscaler: &autoscaler,
+            object: &object,
             involved: Involved::object(&kinds::HORIZONTAL_POD_AUTOSCALERS, &object),
             status: autoscaler.status.clone(),
             now: self.ctx.clock.now(),
+            outcome: Outcome::of(0, 0),
         };
+        let begun = Instant::now();
         let mut history = self.histories.lock().get(key).cloned().unwrap_or_default();
         let scaled = pass.scale(key, &mut history).await;
         self.histories.lock().insert(key.clone(), history);
-        if let Err(error) = scaled {
+        if let Err(error) = &scaled {
             tracing::debug!(%key, error, "an autoscaler could not do all of its work");
         }
-        pass.write(&object).await?;
-        Ok(true)
+        let written = pass.write().await;
+        if let Some(figures) = &self.ctx.figures {
+            let failed = scaled.is_err() || written.is_err();
+            let outcome =
+                if failed { pass.outcome.failed(!autoscaler.names_a_version()) } else { pass.outcome };
+            figures.autoscalers.looked(outcome, begun.elapsed());
+        }
+        written.map(|()| true)
     }
 }
 
@@ -85,7 +125,8 @@ impl Pass<'_> {
 
     pub(super) fn set(&mut self, kind: &str, holds: bool, reason: &str, message: impl Into<String>) {
         let status = if holds { "True" } else { "False" };
-        self.status.set(kind, status, reason, message.into(), self.now);
+        let generation = self.autoscaler.metadata.generation;
+        self.status.set(kind, (status, reason, message.into()), generation, self.now);
     }
 
     async fn scale(&mut self, key: &Key, history: &mut History) -> Result<(), String> {
@@ -106,9 +147,14 @@ impl Pass<'_> {
         let current = scale.spec.replicas;
         let bounds = Bounds { current, least: spec.least(), most: spec.max_replicas };
         history.begin(current, self.now);
+        if current > 0 && self.status.holds(SCALED_TO_ZERO) {
+            // Somebody else woke it: when that one takes the last pod again, it is switched off.
+            self.note_sleep(false);
+        }
+        let asleep = self.status.holds(SCALED_TO_ZERO);
         let mut figures = Vec::new();
         let mut failed = Ok(());
-        let (desired, reason) = match first(bounds) {
+        let (desired, reason) = match first(bounds, asleep, spec.measures_without_pods()) {
             First::Disabled => {
                 let message = "scaling is disabled since the replica count of the target is zero";
                 self.set("ScalingActive", false, "ScalingDisabled", message);
@@ -132,24 +178,31 @@ impl Pass<'_> {
                 self.set("AbleToScale", true, able, why);
                 let (limited, limit, why) = normalized.limited;
                 self.set("ScalingLimited", limited, limit, why);
-                (normalized.desired, reason_of(asked, current, &metric))
+                (awake(bounds, normalized.desired), reason_of(asked, current, &metric))
             }
         };
         let rescale = desired != current;
         if rescale {
+            let sleeps = desired == 0 && bounds.least == 0 && spec.measures_without_pods();
+            if sleeps {
+                // It stands written before the last pod goes: if it were lost, nobody would ever make a pod again.
+                self.note_sleep(true);
+                self.write().await.map_err(|error| error.to_string())?;
+            }
             if let Err(status) = scale::set(&self.worker.ctx, &resource, &object, desired).await {
                 let message = format!("New size: {desired}; reason: {reason}; error: {status}");
                 self.warn("FailedRescale", message);
                 let message = format!("the HPA controller was unable to update the target scale: {status}");
                 self.set("AbleToScale", false, "FailedUpdateScale", message);
-                let (before, held) = (self.status.desired_replicas, self.status.current_metrics.clone());
-                self.report(current, before, held);
+                self.report(current, self.status.desired_replicas, figures);
                 return Err(format!("failed to rescale {}/{}: {status}", target.kind, target.name));
             }
             let message = format!("the HPA controller was able to update the target scale to {desired}");
             self.set("AbleToScale", true, "SucceededRescale", message);
             let message = format!("New size: {desired}; reason: {reason}");
             self.worker.events.event(self.involved.clone(), EventType::Normal, "SuccessfulRescale", message);
+            self.note_sleep(sleeps);
+            self.outcome = Outcome::of(current, desired);
             history.scaled(spec.behavior.as_ref(), current, desired, self.now);
             self.status.last_scale_time = Some(self.now);
         }
@@ -157,18 +210,27 @@ impl Pass<'_> {
         failed
     }
 
+    /// Says whether the last pod was taken by this controller, which then makes the next one too. Source: KEP-2021.
+    fn note_sleep(&mut self, asleep: bool) {
+        if asleep {
+            let message = "the HPA controller scaled the workload to zero";
+            self.set(SCALED_TO_ZERO, true, "ScaledToZero", message);
+        } else {
+            let message = "the HPA controller did not scale the workload to zero";
+            self.set(SCALED_TO_ZERO, false, "NotScaledToZero", message);
+        }
+    }
+
     fn report(&mut self, current: i32, desired: i32, figures: Vec<Value>) {
+        self.status.observed_generation = self.autoscaler.metadata.generation;
         self.status.current_replicas = current;
         self.status.desired_replicas = desired;
         self.status.current_metrics = figures;
     }
 
-    async fn target(
-        &self,
-        key: &Key,
-    ) -> Result<(api::GroupVersionResource, std::sync::Arc<Object>, Scale), String> {
+    async fn target(&self, key: &Key) -> Result<(api::GroupVersionResource, Arc<Object>, Scale), String> {
         let Reference { kind, name, api_version } = &self.autoscaler.spec.scale_target_ref;
-        if api_version.matches('/').count() > 1 {
+        if !self.autoscaler.names_a_version() {
             return Err(format!("unexpected GroupVersion string: {api_version}"));
         }
         let (ctx, group) = (&self.worker.ctx, scale::group_of(api_version));
@@ -202,9 +264,18 @@ impl Pass<'_> {
         };
         let mut answers = Vec::with_capacity(spec.metrics.len());
         for metric in &spec.metrics {
+            let begun = Instant::now();
             let answer = self.ask(key, metric, &counted, scale).await;
-            if let Err(failure) = &answer {
-                self.warn(failure.reason, failure.said.clone());
+            let current = self.status.current_replicas;
+            let outcome = match &answer {
+                Ok(proposal) => Outcome::of(current, proposal.replicas),
+                Err(failure) => {
+                    self.warn(failure.reason, failure.said.clone());
+                    Outcome::of(0, 0).failed(failure.reason == UNKNOWN_TYPE)
+                }
+            };
+            if let Some(figures) = &self.worker.ctx.figures {
+                figures.autoscalers.computed(&metric.r#type, outcome, begun.elapsed());
             }
             answers.push(answer);
         }
@@ -246,15 +317,16 @@ impl Pass<'_> {
         Err(why)
     }
 
-    /// Writes the status if it became another one.
-    async fn write(self, object: &Object) -> Result<(), BoxError> {
+    /// Writes the status if it became another one. The next pass begins with it, also if the cache does not show it by then.
+    async fn write(&self) -> Result<(), BoxError> {
         if self.status == self.autoscaler.status {
             return Ok(());
         }
         let status = &self.status;
         let patch = json!({
-            "metadata": { "uid": object.meta().uid },
+            "metadata": { "uid": self.object.meta().uid },
             "status": {
+                "observedGeneration": Some(status.observed_generation).filter(|generation| *generation > 0),
                 "lastScaleTime": status.last_scale_time.map(reconcile::time::seconds),
                 "currentReplicas": status.current_replicas,
                 "desiredReplicas": status.desired_replicas,
@@ -264,12 +336,18 @@ impl Pass<'_> {
         });
         let resource = self.worker.autoscalers.resource();
         let client = &self.worker.ctx.client;
-        let written = client.patch(resource, &object.key(), "status", PatchType::Merge, &patch).await;
-        if let Err(status) = ignore_missing(written) {
-            self.warn("FailedUpdateStatus", status.to_string());
-            return Err(status.into());
+        let written = client.patch(resource, &self.object.key(), "status", PatchType::Merge, &patch).await;
+        match ignore_missing(written) {
+            Err(status) => {
+                self.warn("FailedUpdateStatus", status.to_string());
+                Err(status.into())
+            }
+            Ok(None) => Ok(()),
+            Ok(Some(object)) => {
+                self.worker.written.lock().insert(object.key(), object);
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 

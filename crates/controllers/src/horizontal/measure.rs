@@ -1,7 +1,7 @@
 //! What each metric of an autoscaler asks for, and what that comes to.
 
 use api::Key;
-use api::quantity::Quantity;
+use api::quantity::{Format, Quantity};
 use serde_json::{Value, json};
 
 use super::apply::Pass;
@@ -9,6 +9,9 @@ use super::replicas::{Asked, Counted, Goal};
 use super::types::{Identifier, MetricSpec, ResourceSource, Target, milli};
 use crate::scale::Scale;
 use crate::selector::go_text;
+
+/// The reason where nobody knows a metric's type.
+pub(super) const UNKNOWN_TYPE: &str = "InvalidMetricSourceType";
 
 /// What one metric asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,11 +96,18 @@ fn quantity(value: i64) -> String {
     Quantity::from_milli(value).to_string()
 }
 
-/// The part of a figure's entry that both kinds of resource metrics have.
-fn resource_value(asked: Asked) -> Value {
+/// The part of a figure's entry that both kinds of resource metrics have: memory in units of 1024, as it is measured.
+/// Source: `buildQuantity`.
+pub(super) fn resource_value(resource: &str, asked: Asked) -> Value {
+    let value = match asked.value {
+        bytes if resource == "memory" && bytes % 1000 == 0 => {
+            Quantity::from_units(bytes / 1000, Format::BinarySi).to_string()
+        }
+        other => quantity(other),
+    };
     match asked.utilization {
-        Some(percent) => json!({ "averageUtilization": percent, "averageValue": quantity(asked.value) }),
-        None => json!({ "averageValue": quantity(asked.value) }),
+        Some(percent) => json!({ "averageUtilization": percent, "averageValue": value }),
+        None => json!({ "averageValue": value }),
     }
 }
 
@@ -118,7 +128,7 @@ impl Pass<'_> {
                 let (asked, name) =
                     answer.map_err(|why| failure("FailedGetResourceMetric", &why, told(&why)))?;
                 let figure = json!({ "type": "Resource", "resource": {
-                    "name": source.name, "current": resource_value(asked) } });
+                    "name": source.name, "current": resource_value(&source.name, asked) } });
                 Ok(Proposal { replicas: asked.replicas, name, figure })
             }
             "ContainerResource" => {
@@ -129,7 +139,8 @@ impl Pass<'_> {
                 let reason = "FailedGetContainerResourceMetric";
                 let (asked, name) = answer.map_err(|why| failure(reason, &why, told(&why)))?;
                 let figure = json!({ "type": "ContainerResource", "containerResource": {
-                    "name": source.name, "container": source.container, "current": resource_value(asked) } });
+                    "name": source.name, "container": source.container,
+                    "current": resource_value(&source.name, asked) } });
                 Ok(Proposal { replicas: asked.replicas, name, figure })
             }
             "Pods" => self.of_pods(key, metric, counted, scale).await,
@@ -137,7 +148,7 @@ impl Pass<'_> {
             "External" => self.external(key, metric, counted, scale).await,
             other => {
                 let why = format!("unknown metric source type {other:?}");
-                Err(failure("InvalidMetricSourceType", &why, why.clone()))
+                Err(failure(UNKNOWN_TYPE, &why, why.clone()))
             }
         }
     }

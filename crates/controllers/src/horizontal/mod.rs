@@ -15,8 +15,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Key;
 use api::selectors::LabelSelector;
+use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -83,6 +83,8 @@ struct Worker {
     autoscalers: Informer,
     pods: Informer,
     metrics: Metrics,
+    /// Each as this process wrote it last: the cache may be behind.
+    written: Mutex<HashMap<Key, Arc<Object>>>,
     /// What was recommended and done before.
     histories: Mutex<HashMap<Key, History>>,
     /// What each scales, as far as it is known.
@@ -98,6 +100,7 @@ impl Worker {
             autoscalers: ctx.informers.get(kinds::HORIZONTAL_POD_AUTOSCALERS),
             pods: ctx.informers.get(kinds::PODS),
             metrics: Metrics::new(ctx),
+            written: Mutex::default(),
             histories: Mutex::default(),
             selectors: Mutex::default(),
             queue: ctx.queue("horizontalpodautoscaler"),

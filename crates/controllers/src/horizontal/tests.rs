@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::apply::{First, first, reason_of};
+use super::apply::{First, awake, first, reason_of};
 use super::behavior::{Bounds, History, Normalized};
 use super::measure::{Failure, Proposal, combine};
 use super::replicas::{Asked, Counted, Figure, Figures, Goal, Tolerances};
@@ -153,6 +153,19 @@ fn averages_wholes_and_shares() {
 }
 
 #[test]
+fn memory_is_told_in_units_of_1024() {
+    let told = |resource: &str, value| {
+        super::measure::resource_value(resource, Asked { replicas: 1, value, utilization: Some(50) })
+    };
+    let mebibytes = 50 * 1024 * 1024 * 1000;
+    assert_eq!(told("memory", mebibytes), json!({ "averageUtilization": 50, "averageValue": "50Mi" }));
+    // What is no whole number of bytes loses nothing.
+    assert_eq!(told("memory", mebibytes + 1)["averageValue"], "52428800001m");
+    assert_eq!(told("cpu", 250)["averageValue"], "250m");
+    assert_eq!(told("hugepages-2Mi", mebibytes)["averageValue"], "52428800");
+}
+
+#[test]
 fn tolerances_go_by_direction() {
     let behavior: Behavior = serde_json::from_value(
         json!({ "scaleUp": { "tolerance": "0" }, "scaleDown": { "tolerance": "500m" } }),
@@ -193,9 +206,9 @@ fn the_greatest_number_counts_and_nothing_shrinks_in_doubt() {
 
 #[test]
 fn bounds_go_before_figures() {
-    let look = |current, least, most| first(Bounds { current, least, most });
+    let look = |current, least, most| first(Bounds { current, least, most }, false, true);
     assert_eq!(look(0, 1, 5), First::Disabled);
-    assert_eq!(look(0, 0, 5), First::Measure);
+    assert_eq!(look(0, 0, 5), First::Disabled);
     assert_eq!(look(6, 1, 5), First::Bound(5, "Current number of replicas above Spec.MaxReplicas"));
     assert_eq!(look(1, 2, 5), First::Bound(2, "Current number of replicas below Spec.MinReplicas"));
     assert_eq!(reason_of(3, 2, "cpu resource"), "cpu resource above target");
@@ -203,13 +216,24 @@ fn bounds_go_before_figures() {
 }
 
 #[test]
+fn only_who_took_the_last_pod_makes_another() {
+    let asleep = |least, measures| first(Bounds { current: 0, least, most: 5 }, true, measures);
+    assert_eq!((asleep(0, true), asleep(0, false)), (First::Measure, First::Disabled));
+    // Nothing is not enough any more: it comes back whatever its figures are, and with as many as there have to be.
+    assert_eq!((asleep(2, true), asleep(2, false)), (First::Measure, First::Measure));
+    assert_eq!(awake(Bounds { current: 0, least: 2, most: 5 }, 1), 2);
+    assert_eq!(awake(Bounds { current: 4, least: 2, most: 5 }, 3), 3);
+}
+
+#[test]
 fn conditions_keep_the_moment_of_their_status() {
     let mut status = Status::default();
-    status.set("AbleToScale", "True", "A", "a".into(), now());
-    status.set("AbleToScale", "True", "B", "b".into(), now() + Duration::from_secs(5));
+    status.set("AbleToScale", ("True", "A", "a".into()), 1, now());
+    status.set("AbleToScale", ("True", "B", "b".into()), 2, now() + Duration::from_secs(5));
+    assert_eq!(status.conditions[0].observed_generation, 2);
     assert_eq!((status.conditions.len(), status.conditions[0].reason.as_str()), (1, "B"));
     assert_eq!(status.conditions[0].last_transition_time, Some(now()));
-    status.set("AbleToScale", "False", "C", "c".into(), now() + Duration::from_secs(9));
+    status.set("AbleToScale", ("False", "C", "c".into()), 2, now() + Duration::from_secs(9));
     assert_eq!(status.conditions[0].last_transition_time, Some(now() + Duration::from_secs(9)));
 }
 

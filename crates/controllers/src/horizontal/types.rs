@@ -170,10 +170,12 @@ pub struct Policy {
     pub period_seconds: i32,
 }
 
-/// `autoscaling/v2.HorizontalPodAutoscalerStatus`, without the generation, which upstream does not set.
+/// `autoscaling/v2.HorizontalPodAutoscalerStatus`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
+    /// The generation that the numbers are about.
+    pub observed_generation: i64,
     /// When the number of pods was changed last.
     pub last_scale_time: Option<Timestamp>,
     /// How many there were.
@@ -183,7 +185,7 @@ pub struct Status {
     /// The figures, in the order of the spec.
     #[serde(deserialize_with = "nullable")]
     pub current_metrics: Vec<Value>,
-    /// `AbleToScale`, `ScalingActive`, `ScalingLimited`.
+    /// `AbleToScale`, `ScalingActive`, `ScalingLimited`, `ScaledToZero`.
     #[serde(deserialize_with = "nullable")]
     pub conditions: Vec<Condition>,
 }
@@ -205,6 +207,9 @@ pub struct Condition {
     pub r#type: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
+    /// The generation that it is about; objects of earlier versions do not say it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub observed_generation: i64,
     /// When the status changed last.
     #[serde(serialize_with = "reconcile::time::serialize_seconds")]
     pub last_transition_time: Option<Timestamp>,
@@ -214,9 +219,24 @@ pub struct Condition {
     pub message: String,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field by reference")]
+fn is_zero(value: &i64) -> bool {
+    *value == 0
+}
+
+/// What a condition says.
+pub(super) type Said<'a> = (&'a str, &'a str, String);
+
 impl Status {
-    /// Sets a condition; its moment stays where its status does. Source: `setConditionInList`.
-    pub(super) fn set(&mut self, kind: &str, status: &str, reason: &str, message: String, now: Timestamp) {
+    /// Sets a condition to status, reason and message; its moment stays where its status does.
+    /// Source: `setConditionInList`.
+    pub(super) fn set(
+        &mut self,
+        kind: &str,
+        (status, reason, message): Said<'_>,
+        generation: i64,
+        now: Timestamp,
+    ) {
         let at = self.conditions.iter().position(|held| held.r#type == kind).unwrap_or_else(|| {
             self.conditions.push(Condition { r#type: kind.into(), ..Condition::default() });
             self.conditions.len() - 1
@@ -226,14 +246,32 @@ impl Status {
             held.last_transition_time = Some(now);
         }
         held.status = status.into();
+        held.observed_generation = generation;
         held.reason = reason.into();
         held.message = message;
+    }
+
+    /// Whether a condition is there and holds.
+    pub(super) fn holds(&self, kind: &str) -> bool {
+        self.conditions.iter().any(|held| held.r#type == kind && held.status == "True")
+    }
+}
+
+impl Autoscaler {
+    /// Whether the version of what it scales can be one.
+    pub(super) fn names_a_version(&self) -> bool {
+        self.spec.scale_target_ref.api_version.matches('/').count() <= 1
     }
 }
 
 impl Spec {
     pub(super) fn least(&self) -> i32 {
         self.min_replicas.unwrap_or(1)
+    }
+
+    /// Whether a figure is there also while there are no pods. Source: `hasObjectOrExternalMetrics`.
+    pub(super) fn measures_without_pods(&self) -> bool {
+        self.metrics.iter().any(|metric| matches!(metric.r#type.as_str(), "Object" | "External"))
     }
 }
 

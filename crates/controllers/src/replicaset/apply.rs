@@ -10,8 +10,8 @@ use reconcile::{Action, Involved};
 use super::Worker;
 use super::members::Member;
 use super::plan::{Decision, plan, pod_body};
-use super::status::{self, Failure};
-use super::types::{self, Set};
+use super::status;
+use super::types::{self, Set, SetStatus};
 use crate::claim::{Claim, ignore_missing};
 use crate::pod_control::PodControl;
 use crate::selector::Select;
@@ -38,11 +38,13 @@ impl Worker {
             finalizer: None,
         };
         let pods = claim.run(|pod| self.standings.of(pod).is_ok_and(|standing| standing.is_active())).await?;
-        let active: Vec<Member> = pods
+        let mut active: Vec<Member> = pods
             .into_iter()
             .map(|pod| self.standings.of(&pod).map(|standing| Member { pod, standing }))
-            .filter(|member| member.as_ref().map_or(true, |member| member.standing.is_active()))
             .collect::<Result<_, _>>()?;
+        let leaving = active.iter().filter(|member| member.standing.is_leaving()).count();
+        let leaving = self.flavor.counts_leaving.then(|| i64::try_from(leaving).unwrap_or(i64::MAX));
+        active.retain(|member| member.standing.is_active());
         let involved = Involved::object(&self.flavor.kind, &object);
         let result = if wait.is_none() && !set.metadata.is_terminating() {
             self.manage(key, &set, &active, &involved).await
@@ -50,7 +52,8 @@ impl Worker {
             Ok(())
         };
         let failure = result.as_ref().err().map(|(reason, status)| (*reason, status.message.clone()));
-        self.write_status(key, &set, &active, failure.as_ref()).await?;
+        let next = status::status(&set, &active, leaving, failure.as_ref(), self.ctx.clock.now());
+        self.write_status(key, &set, &next).await?;
         match result {
             Err((_, status)) => Err(status.into()),
             Ok(()) => {
@@ -97,25 +100,20 @@ impl Worker {
         };
         let mut counts = HashMap::new();
         for pod in siblings.iter().flat_map(|uid| self.pods.owned_by(uid)) {
-            if let Some(node) = pod.node_name().filter(|_| !pod.meta().is_terminating()) {
+            // One that cannot be read is the pass's to tell.
+            let active = self.standings.of(&pod).is_ok_and(|standing| standing.is_active());
+            if let Some(node) = pod.node_name().filter(|_| active) {
                 *counts.entry(node.to_owned()).or_insert(0) += 1;
             }
         }
         counts
     }
 
-    async fn write_status(
-        &self,
-        key: &Key,
-        set: &Set,
-        active: &[Member],
-        failure: Option<&Failure>,
-    ) -> Result<(), BoxError> {
-        let next = status::status(set, active, failure, self.ctx.clock.now());
-        if next == set.status {
+    async fn write_status(&self, key: &Key, set: &Set, next: &SetStatus) -> Result<(), BoxError> {
+        if *next == set.status {
             return Ok(());
         }
-        let patch = status::patch(&set.metadata.uid, &next);
+        let patch = status::patch(&set.metadata.uid, next);
         let resource = self.flavor.kind.gvr();
         let written = self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await;
         ignore_missing(written)?;

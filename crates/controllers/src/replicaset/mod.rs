@@ -38,6 +38,8 @@ pub struct Flavor {
     kind: Kind,
     /// Whether `spec.selector` is a plain map of labels.
     plain_selector: bool,
+    /// Whether the status tells of pods that are being deleted. Source: `EnableStatusTerminatingReplicas`.
+    counts_leaving: bool,
 }
 
 /// ReplicaSets.
@@ -46,6 +48,7 @@ pub const REPLICA_SET: Flavor = Flavor {
     queue: "replicaset",
     kind: kinds::REPLICA_SETS,
     plain_selector: false,
+    counts_leaving: true,
 };
 /// ReplicationControllers.
 pub const REPLICATION_CONTROLLER: Flavor = Flavor {
@@ -53,6 +56,7 @@ pub const REPLICATION_CONTROLLER: Flavor = Flavor {
     queue: "replicationmanager",
     kind: kinds::REPLICATION_CONTROLLERS,
     plain_selector: true,
+    counts_leaving: false,
 };
 
 /// The controller of one of the two kinds.

@@ -14,8 +14,14 @@ use crate::selector::is_subset;
 /// A failure to make or delete pods: reason and message.
 pub(super) type Failure = (&'static str, String);
 
-/// The status of a set with these active pods.
-pub(super) fn status(set: &Set, active: &[Member], failure: Option<&Failure>, now: Timestamp) -> SetStatus {
+/// The status of a set with these active pods, and so many that are leaving where that is told.
+pub(super) fn status(
+    set: &Set,
+    active: &[Member],
+    leaving: Option<i64>,
+    failure: Option<&Failure>,
+    now: Timestamp,
+) -> SetStatus {
     let labels: BTreeMap<String, String> =
         serde_json::from_value(set.spec.template["metadata"]["labels"].clone()).unwrap_or_default();
     let min_ready = set.min_ready();
@@ -27,6 +33,7 @@ pub(super) fn status(set: &Set, active: &[Member], failure: Option<&Failure>, no
         fully_labeled_replicas: count(&|member| is_subset(&labels, &member.pod.meta().labels)),
         ready_replicas: count(&|member| member.standing.is_ready()),
         available_replicas: count(&|member| member.standing.is_available(min_ready, now)),
+        terminating_replicas: leaving,
         observed_generation: set.metadata.generation,
         conditions: conditions(&set.status.conditions, failure, now),
     }
@@ -63,14 +70,18 @@ pub(super) fn next_available(set: &Set, active: &[Member], now: Timestamp) -> Op
 pub(super) fn patch(uid: &str, status: &SetStatus) -> Value {
     let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
     let conditions = if status.conditions.is_empty() { Value::Null } else { json!(status.conditions) };
-    json!({ "metadata": { "uid": uid }, "status": {
+    let mut patch = json!({ "metadata": { "uid": uid }, "status": {
         "replicas": status.replicas,
         "fullyLabeledReplicas": count(status.fully_labeled_replicas),
         "readyReplicas": count(status.ready_replicas),
         "availableReplicas": count(status.available_replicas),
         "observedGeneration": count(status.observed_generation),
         "conditions": conditions,
-    }})
+    }});
+    if let Some(leaving) = status.terminating_replicas {
+        patch["status"]["terminatingReplicas"] = leaving.into();
+    }
+    patch
 }
 
 #[cfg(test)]
@@ -102,7 +113,10 @@ mod tests {
         ];
         let pods = pods.each_ref().map(member);
         let failure = ("FailedCreate", "quota".to_owned());
-        let status = status(&set, &pods, Some(&failure), now);
+        let status = status(&set, &pods, Some(2), Some(&failure), now);
+        assert_eq!(patch("u", &status)["status"]["terminatingReplicas"], 2);
+        let untold = super::status(&set, &pods, None, None, now);
+        assert_eq!(patch("u", &untold)["status"].get("terminatingReplicas"), None);
         let counts = (
             status.replicas,
             status.fully_labeled_replicas,

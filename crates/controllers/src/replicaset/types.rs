@@ -52,6 +52,9 @@ pub struct SetStatus {
     pub ready_replicas: i64,
     /// Those that are ready for `minReadySeconds`.
     pub available_replicas: i64,
+    /// Those that are being deleted and have not ended yet; not told of ReplicationControllers. Source: KEP-3973.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminating_replicas: Option<i64>,
     /// The generation that this status is about.
     pub observed_generation: i64,
     /// Conditions.

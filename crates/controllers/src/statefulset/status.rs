@@ -35,11 +35,11 @@ pub(super) fn status<'a>(
     }
 }
 
-/// Ends a rolling update whose last pod is ready: the revision that it went to is the current one.
-/// Source: `completeRollingUpdate`.
+/// Ends an update whose last pod is ready, whoever deleted the earlier ones: the revision that it went to is the current
+/// one. Source: `completeRollingUpdate`, which since v1.37 ends those of `OnDelete` too.
 pub(super) fn complete(set: &StatefulSet, status: &mut StatefulSetStatus) {
     let counts = [status.updated_replicas, status.ready_replicas, status.replicas];
-    if set.rolls() && counts.iter().all(|count| *count == set.replicas()) {
+    if counts.iter().all(|count| *count == set.replicas()) {
         status.current_replicas = status.updated_replicas;
         status.current_revision.clone_from(&status.update_revision);
     }

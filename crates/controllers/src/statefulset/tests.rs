@@ -494,8 +494,12 @@ fn on_delete_waits_for_somebody_to_delete() {
     model.see();
     model.settle(&mut chance, 1, &mut |_, _| {});
     assert_eq!((model.revision_of(0), model.revision_of(1)), (1, 2));
-    // Upstream ends no update that is not a rolling one.
     assert_ne!(model.set.status.current_revision, model.set.status.update_revision);
+    model.pods.remove(&0);
+    model.see();
+    model.settle(&mut chance, 1, &mut |_, _| {});
+    assert_eq!(model.set.status.current_revision, model.set.status.update_revision);
+    assert_eq!(model.set.status.current_replicas, 2);
 }
 
 #[test]

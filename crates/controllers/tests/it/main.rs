@@ -160,6 +160,9 @@ async fn a_deployment_rolls_out_serves_rolls_back_and_goes() {
         })
         .await;
     assert_eq!(cluster.informers.get(kinds::REPLICA_SETS).in_namespace("default").len(), 2);
+    // The sets tell when the last old pod has ended.
+    let ended = |held: &Value| held["status"]["terminatingReplicas"] == 0;
+    cluster.until(kinds::DEPLOYMENTS, &key, ended).await;
 
     let events = cluster.until_all(kinds::EVENTS, "default", |events| {
         events.iter().any(|event| reason(event) == "ScalingReplicaSet")
