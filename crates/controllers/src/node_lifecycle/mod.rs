@@ -151,7 +151,7 @@ impl Worker {
             Turn::Same => {}
             Turn::Look(nodes) => nodes.into_iter().for_each(|node| self.queue.add(node)),
             Turn::Stopped => {
-                tracing::warn!("no node is ready: pods stay where they are until one is");
+                tracing::info!("no node is ready: pods stay where they are until one is");
                 self.look_at_all();
             }
             Turn::Resumed => {
