@@ -17,6 +17,7 @@ pub mod garbage;
 pub mod horizontal;
 pub mod ip_repair;
 pub mod job;
+pub mod legacy_tokens;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -24,6 +25,7 @@ pub mod node_role;
 pub mod node_ttl;
 pub mod per_namespace;
 pub mod persistent_volume;
+pub mod pod_certificates;
 pub mod pod_gc;
 pub mod pods;
 pub mod policy_status;
@@ -32,12 +34,14 @@ pub mod replicaset;
 pub mod role_aggregation;
 mod selecting;
 pub mod selector;
+pub mod service_account_tokens;
 pub mod service_cidrs;
 pub mod statefulset;
 pub mod storage_migration;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod token_cleaner;
+pub mod trust_bundle;
 pub mod ttl_after_finished;
 
 mod amount;
@@ -74,12 +78,14 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(horizontal::Autoscalers::new(ctx)),
         Arc::new(ip_repair::IpRepair::new(ctx)),
         Arc::new(job::Jobs::new(ctx)),
+        Arc::new(legacy_tokens::LegacyTokens::new(ctx)),
         Arc::new(namespace::Namespaces::new(ctx)),
         Arc::new(node_lifecycle::NodeLifecycle::new(ctx)),
         Arc::new(node_ttl::NodeTtl::new(ctx)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::ServiceAccount)),
         Arc::new(per_namespace::PerNamespace::new(ctx, per_namespace::Kept::RootCa)),
         Arc::new(persistent_volume::PersistentVolumes::new(ctx)),
+        Arc::new(pod_certificates::PodCertificates::new(ctx)),
         Arc::new(pod_gc::PodGc::new(ctx)),
         Arc::new(policy_status::PolicyStatus::new(ctx)),
         Arc::new(quota::Quotas::new(ctx)),
@@ -92,6 +98,7 @@ pub fn all(ctx: &Ctx) -> Vec<Arc<dyn Component>> {
         Arc::new(storage_protection::StorageProtection::new(ctx)),
         Arc::new(taint_eviction::TaintEviction::new(ctx)),
         Arc::new(token_cleaner::TokenCleaner::new(ctx)),
+        Arc::new(trust_bundle::TrustBundle::new(ctx)),
         Arc::new(ttl_after_finished::TtlAfterFinished::new(ctx)),
     ]
 }

@@ -117,8 +117,8 @@ impl Remains {
     fn add(&mut self, resource: &GroupVersionResource, list: &List) {
         let left = list.items.len() + list.remaining.and_then(|more| usize::try_from(more).ok()).unwrap_or(0);
         if left > 0 {
-            *self.counts.entry(api::status::qualified(&resource.group, &resource.resource)).or_insert(0) +=
-                left;
+            // Also of the core group with the dot, as upstream writes it.
+            *self.counts.entry(format!("{}.{}", resource.resource, resource.group)).or_insert(0) += left;
         }
         for meta in list.items.iter().map(|item| item.meta()) {
             for finalizer in &meta.finalizers {
@@ -142,7 +142,7 @@ impl Remains {
                 .collect();
             parts.join(", ")
         };
-        let remaining = format!("Some resources are remaining: {}", list(&self.counts, ". has "));
+        let remaining = format!("Some resources are remaining: {}", list(&self.counts, " has "));
         let finalizers = format!(
             "Some content in the namespace has finalizers remaining: {}",
             list(&self.finalizers, " in ")
@@ -280,7 +280,8 @@ impl Worker {
             Ok(_) => {}
             Err(status) if matches!(status.reason, Reason::MethodNotAllowed | Reason::NotFound) => {
                 for item in &listed.items {
-                    self.ctx.client.delete(resource, &item.key(), delete.clone()).await?;
+                    // One that is gone meanwhile is none that could not be deleted.
+                    ignore_missing(self.ctx.client.delete(resource, &item.key(), delete.clone()).await)?;
                 }
             }
             Err(status) => return Err(status),
@@ -297,13 +298,16 @@ impl Worker {
         let held = &namespace.status.conditions;
         let next = remains.conditions(held, self.ctx.clock.now());
         // A namespace that goes at once needs no explanation.
-        if next == *held || (remains.is_empty() && held.is_empty()) {
+        let is_told = |condition: &Value| held.contains(condition);
+        if next.iter().all(is_told) || (remains.is_empty() && held.is_empty()) {
             return Ok(());
         }
+        // By their types: conditions of others stay.
         let patch =
             json!({ "metadata": { "uid": namespace.metadata.uid }, "status": { "conditions": next } });
         let resource = kinds::NAMESPACES.gvr();
-        ignore_missing(self.ctx.client.patch(&resource, key, "status", PatchType::Merge, &patch).await)?;
+        let kind = PatchType::StrategicMerge;
+        ignore_missing(self.ctx.client.patch(&resource, key, "status", kind, &patch).await)?;
         Ok(())
     }
 
@@ -342,6 +346,12 @@ mod tests {
         let mut remains = Remains::default();
         remains.add(&pods, &list);
         let now: Timestamp = "2024-01-01T00:00:00Z".parse().unwrap();
+        let mut others = Remains::default();
+        others.add(&GroupVersionResource::new("apps", "v1", "deployments"), &list);
+        assert_eq!(
+            others.conditions(&[], now)[3]["message"],
+            "Some resources are remaining: deployments.apps has 2 resource instances"
+        );
         let conditions = remains.conditions(&[], now);
         assert_eq!(conditions[3]["message"], "Some resources are remaining: pods. has 2 resource instances");
         assert_eq!(

@@ -155,10 +155,11 @@ impl Reconcile<Key> for Worker {
         let wished = object.annotation(kinds::WISHED_POD_RANGE).and_then(|range| range.parse().ok());
         let range = self.given.lock().reserve(&key.name, &self.ranges, wished);
         let Some(range) = range else {
-            let message = "no range of pod addresses is left for this node: delete nodes that are gone";
+            // Source: `RecordNodeStatusChange`.
+            let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
             let involved = Involved::object(&kinds::NODES, &object);
-            self.events.event(involved, EventType::Warning, "CIDRNotAvailable", message);
-            return Err(message.into());
+            self.events.event(involved, EventType::Normal, "CIDRNotAvailable", message);
+            return Err("no range of pod addresses is left for this node: delete nodes that are gone".into());
         };
         let text = range.to_string();
         let patch = json!({

@@ -24,7 +24,10 @@ pub enum Kept {
 }
 
 const DESCRIPTION: &str = "kubernetes.io/description";
-const ROOT_CA_DESCRIPTION: &str = "Certificate authority of the API server, for clients inside the cluster.";
+/// What clients read there, to the letter. Source: `rootcacertpublisher.Description`.
+const ROOT_CA_DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal \
+                                   endpoints such as the internal service IP or kubernetes.default.svc. No other usage is \
+                                   guaranteed across distributions of Kubernetes clusters.";
 
 impl Kept {
     fn component(self) -> &'static str {
@@ -78,7 +81,9 @@ impl Kept {
     /// The patch that an existing object needs, if any.
     fn repair(self, held: &Value, root_ca_pem: &str) -> Option<Value> {
         let wanted = self.content(root_ca_pem);
-        (self == Self::RootCa && held["data"] != wanted["data"]).then(|| {
+        let described =
+            held["metadata"]["annotations"][DESCRIPTION].as_str().is_some_and(|text| !text.is_empty());
+        (self == Self::RootCa && (held["data"] != wanted["data"] || !described)).then(|| {
             // Keys that somebody added go: the whole map is ours.
             let mut patch = wanted;
             for key in held["data"].as_object().into_iter().flat_map(serde_json::Map::keys) {
@@ -192,6 +197,10 @@ mod tests {
         let body = kept.body("pem");
         assert_eq!(body["metadata"]["name"], "kube-root-ca.crt");
         assert!(kept.repair(&body, "pem").is_none());
+        let mut untold = body.clone();
+        untold["metadata"]["annotations"] = json!({});
+        let patch = kept.repair(&untold, "pem").unwrap();
+        assert_eq!(patch["metadata"], json!({ "annotations": { DESCRIPTION: ROOT_CA_DESCRIPTION } }));
         let patch = kept.repair(&json!({ "data": { "ca.crt": "old", "x": "y" } }), "pem").unwrap();
         assert_eq!(patch["data"], json!({ "ca.crt": "pem", "x": null }));
         assert!(Kept::ServiceAccount.repair(&json!({}), "pem").is_none());

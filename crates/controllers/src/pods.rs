@@ -208,13 +208,20 @@ impl Pod {
 
 /// Whether a pod mounts a claim, by name or as an ephemeral volume of its own.
 pub(crate) fn uses_claim(pod: &Value, claim: &str) -> bool {
+    claims_of(pod).iter().any(|name| name == claim)
+}
+
+/// The names of the claims that a pod mounts.
+pub(crate) fn claims_of(pod: &Value) -> Vec<String> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    volumes.any(|volume| {
-        let own = || format!("{name}-{}", volume["name"].as_str().unwrap_or_default());
-        volume["persistentVolumeClaim"]["claimName"] == claim
-            || (volume["ephemeral"].is_object() && own() == claim)
-    })
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes
+        .filter_map(|volume| {
+            let own = || format!("{name}-{}", volume["name"].as_str().unwrap_or_default());
+            let named = volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned);
+            named.or_else(|| volume["ephemeral"].is_object().then(own))
+        })
+        .collect()
 }
 
 /// When the next of the ready pods will have been ready for `min_ready`.

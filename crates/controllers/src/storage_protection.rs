@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use futures::future::join_all;
-use reconcile::{Action, Informer, Kind, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, Change, Informer, Kind, Queue, Reconcile, kinds, run_workers};
 use serde_json::Value;
 
 use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, ready};
-use crate::pods::uses_claim;
+use crate::pods::{claims_of, uses_claim};
 
 const NAME: &str = "storage-protection-controller";
 const WORKERS: usize = 2;
@@ -108,9 +108,14 @@ impl Component for StorageProtection {
         }
         let (from_pods, claims) = (queues.clone(), worker.informers[0].clone());
         registrations.push(worker.pods.on_change(move |change| {
-            if change.old.is_some() {
-                add_waiting(&from_pods, Protected::Claim, &claims.in_namespace(&change.key.namespace));
-            }
+            // Only a pod that is gone, or another one now, uses its claims no more.
+            let Some(gone) = former_pod(change) else { return };
+            let used = decode::<Value>(gone).map(|pod| claims_of(&pod)).unwrap_or_default();
+            let held = used.into_iter().filter_map(|name| {
+                let claim = claims.get(&Key::new(change.key.namespace.as_str(), name))?;
+                waits(&claim, CLAIM).then(|| claim.key())
+            });
+            held.for_each(|key| Protected::Claim.of(&from_pods).add((Protected::Claim, key)));
         }));
         if !ready(&ctx, &worker.caches()).await {
             return Ok(());
@@ -120,6 +125,12 @@ impl Component for StorageProtection {
         drop(registrations);
         Ok(())
     }
+}
+
+/// The pod that a change took away.
+fn former_pod(change: &Change) -> Option<&Object> {
+    let old = change.old.as_deref()?;
+    change.new.as_ref().is_none_or(|new| new.meta().uid != old.meta().uid).then_some(old)
 }
 
 /// What an object needs.
@@ -278,6 +289,19 @@ mod tests {
         };
         assert!(pod_uses(&pod("n"), "data") && pod_uses(&pod("n"), "p-tmp"));
         assert!(!pod_uses(&pod("n"), "other") && !pod_uses(&pod(""), "data"));
+    }
+
+    #[test]
+    fn a_pod_lets_go_of_its_claims_when_it_is_gone() {
+        let pod = |uid: &str| {
+            let pod = json!({ "metadata": { "name": "p", "uid": uid } });
+            Some(Arc::new(Object::parse(pod.to_string().into()).unwrap()))
+        };
+        let change = |old, new| Change { key: Key::new("ns", "p"), old, new };
+        assert!(former_pod(&change(pod("a"), None)).is_some());
+        assert!(former_pod(&change(pod("a"), pod("b"))).is_some());
+        assert!(former_pod(&change(pod("a"), pod("a"))).is_none());
+        assert!(former_pod(&change(None, pod("a"))).is_none());
     }
 
     #[test]

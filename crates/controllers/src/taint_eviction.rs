@@ -1,6 +1,7 @@
 //! Pods leave nodes with NoExecute taints that they do not tolerate, at once or when their toleration ends.
 //! Source: `k8s.io/kubernetes/pkg/controller/tainteviction`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use reconcile::taints::Taint;
 use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
 use serde_json::json;
 
-use crate::claim::ignore_gone;
+use crate::claim::{ignore_gone, ignore_missing};
 use crate::context::{Ctx, decode, ready};
 use crate::node_lifecycle::Node;
 use crate::pods::Pod;
@@ -73,7 +75,8 @@ impl Component for TaintEviction {
             return Ok(());
         }
         let events = EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, "");
-        let worker = Arc::new(Worker { ctx: self.ctx.clone(), nodes, pods, events });
+        let worker =
+            Arc::new(Worker { ctx: self.ctx.clone(), nodes, pods, events, waiting: Mutex::default() });
         run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
         Ok(())
     }
@@ -84,6 +87,8 @@ struct Worker {
     nodes: Informer,
     pods: Informer,
     events: EventRecorder,
+    /// The pods that are to go when their toleration ends.
+    waiting: Mutex<HashSet<Key>>,
 }
 
 /// A node's NoExecute taints.
@@ -115,19 +120,25 @@ fn leaves_at(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Timestamp> {
 #[async_trait]
 impl Reconcile<Key> for Worker {
     async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
-        let Some(object) = self.pods.get(key) else { return Ok(Action::Done) };
+        let waited = self.waiting.lock().remove(key);
+        let Some(object) = self.pods.get(key).filter(|pod| !pod.meta().is_terminating()) else {
+            return Ok(Action::Done);
+        };
         let Some(node) = object.node_name().and_then(|node| self.nodes.get(&Key::new("", node))) else {
             return Ok(Action::Done);
         };
         let taints = executing(&decode(&node)?);
-        if taints.is_empty() || object.meta().is_terminating() {
-            return Ok(Action::Done);
-        }
         let pod: Pod = decode(&object)?;
         let now = self.ctx.clock.now();
         match leaves_at(&pod, &taints, now) {
-            None => Ok(Action::Done),
+            None => {
+                if waited {
+                    self.tell(key, &pod.metadata.uid, "Cancelling deletion of Pod");
+                }
+                Ok(Action::Done)
+            }
             Some(deadline) if deadline > now => {
+                self.waiting.lock().insert(key.clone());
                 Ok(Action::After(Duration::try_from(deadline.duration_since(now)).unwrap_or_default()))
             }
             Some(_) => {
@@ -141,11 +152,14 @@ impl Reconcile<Key> for Worker {
 impl Worker {
     async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), BoxError> {
         let uid = &pod.metadata.uid;
-        let message = format!("Marking for deletion Pod {key}");
-        let involved = Involved::named(&kinds::PODS, key, uid);
-        self.events.event(involved, EventType::Normal, "TaintManagerEviction", message);
+        self.tell(key, uid, "Marking for deletion Pod");
         let message = "Taint manager: deleting due to NoExecute taint";
         evict(&self.ctx, key, uid, "DeletionByTaintManager", message).await
+    }
+
+    fn tell(&self, key: &Key, uid: &str, what: &str) {
+        let involved = Involved::named(&kinds::PODS, key, uid);
+        self.events.event(involved, EventType::Normal, "TaintManagerEviction", format!("{what} {key}"));
     }
 }
 
@@ -165,7 +179,8 @@ pub(crate) async fn evict(
             "lastTransitionTime": reconcile::time::seconds(ctx.clock.now()),
         }] },
     });
-    ignore_gone(ctx.client.patch(&resource, key, "status", PatchType::StrategicMerge, &patch).await)?;
+    // A conflict is tried again: the pod may be the same one, and must not go before it says why.
+    ignore_missing(ctx.client.patch(&resource, key, "status", PatchType::StrategicMerge, &patch).await)?;
     let options = DeleteOptions { precondition_uid: Some(uid.to_owned()), ..DeleteOptions::default() };
     ignore_gone(ctx.client.delete(&resource, key, options).await)?;
     Ok(())

@@ -63,6 +63,7 @@ impl Component for Elected {
             }
             tracing::info!(lease = self.name, "leading");
             let ended = self.lead(&ctx).await;
+            self.election.tell("stopped leading");
             if ended.is_err() || ctx.cancel().is_cancelled() {
                 // The others need not wait for the lease to expire.
                 self.election.give_back().await;

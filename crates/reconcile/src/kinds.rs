@@ -175,6 +175,14 @@ pub const CLUSTER_ROLES: Kind = cluster("rbac.authorization.k8s.io", "v1", "clus
 pub const CERTIFICATE_SIGNING_REQUESTS: Kind =
     cluster("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest");
 
+/// Requests of pods for certificates.
+pub const POD_CERTIFICATE_REQUESTS: Kind =
+    namespaced("certificates.k8s.io", "v1", "podcertificaterequests", "PodCertificateRequest");
+
+/// Authorities that pods may mount.
+pub const CLUSTER_TRUST_BUNDLES: Kind =
+    cluster("certificates.k8s.io", "v1", "clustertrustbundles", "ClusterTrustBundle");
+
 /// A resource that the server serves, built in or custom, in the version that the server prefers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Served {
@@ -275,6 +283,8 @@ mod tests {
             DEVICE_TAINT_RULES,
             STORAGE_VERSION_MIGRATIONS,
             CUSTOM_RESOURCE_DEFINITIONS,
+            POD_CERTIFICATE_REQUESTS,
+            CLUSTER_TRUST_BUNDLES,
         ];
         for kind in kinds {
             assert!(served.iter().any(|row| row.resource == kind.gvr()), "{}", kind.resource);

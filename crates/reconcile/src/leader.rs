@@ -7,9 +7,11 @@ use api::{Key, Reason, Status};
 use base::clock::SharedClock;
 use client::Client;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::events::{EventRecorder, EventType, Involved};
 use crate::kinds;
 
 /// How long a leader that stopped renewing is still respected.
@@ -25,6 +27,9 @@ pub struct Election {
     clock: SharedClock,
     key: Key,
     identity: String,
+    /// The uid of the Lease, once it is known.
+    uid: Mutex<String>,
+    events: Option<EventRecorder>,
 }
 
 /// The fields of a Lease that the election uses; everything else in it is kept.
@@ -50,7 +55,21 @@ struct Seen {
 impl Election {
     /// Stands for the lease `key` as `identity`, which is unique per process.
     pub fn new(client: Client, clock: SharedClock, key: Key, identity: String) -> Self {
-        Self { client, clock, key, identity }
+        Self { client, clock, key, identity, uid: Mutex::default(), events: None }
+    }
+
+    /// The same, which tells by events on the Lease who leads. Source: client-go's `resourcelock`, `RecordEvent`.
+    #[must_use]
+    pub fn telling(mut self, events: EventRecorder) -> Self {
+        self.events = Some(events);
+        self
+    }
+
+    /// Tells what has become of this candidate.
+    pub(crate) fn tell(&self, what: &str) {
+        let Some(events) = &self.events else { return };
+        let involved = Involved::named(&kinds::LEASES, &self.key, &self.uid.lock());
+        events.event(involved, EventType::Normal, "LeaderElection", format!("{} {what}", self.identity));
     }
 
     /// Returns once this process leads.
@@ -58,7 +77,7 @@ impl Election {
         let mut seen = Seen::default();
         loop {
             match self.attempt(&mut seen).await {
-                Ok(true) => return,
+                Ok(true) => return self.tell("became leader"),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::debug!(lease = %self.key, %error, "cannot take the lease, trying again")
@@ -101,13 +120,15 @@ impl Election {
                 let body = serde_json::json!({
                     "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                     "metadata": { "name": self.key.name, "namespace": self.key.namespace },
-                    "spec": next_spec(&LeaseSpec::default(), &self.identity, now),
+                    "spec": first_spec(&self.identity, now),
                 });
-                self.client.create(&leases, &self.key.namespace, &body).await?;
+                let made = self.client.create(&leases, &self.key.namespace, &body).await?;
+                *self.uid.lock() = made.meta().uid.clone();
                 return Ok(true);
             }
             Err(status) => return Err(status),
         };
+        *self.uid.lock() = object.meta().uid.clone();
         let mut body: Value = object.decode().map_err(|error| Status::internal(error.to_string()))?;
         let held: LeaseSpec = serde_json::from_value(body["spec"].clone()).unwrap_or_default();
         if seen.at.is_none() || seen.spec != held {
@@ -116,8 +137,7 @@ impl Election {
         if !may_take(&held, &self.identity, seen.at.unwrap_or(now), now) {
             return Ok(false);
         }
-        body["spec"] = serde_json::to_value(next_spec(&held, &self.identity, now))
-            .map_err(|error| Status::internal(error.to_string()))?;
+        write_spec(&mut body, &next_spec(&held, &self.identity, now))?;
         // The resourceVersion that was read goes back with it: of two candidates, one gets a conflict.
         self.client.update(&leases, &self.key, "", &body).await?;
         Ok(true)
@@ -141,8 +161,8 @@ impl Election {
         if body["spec"]["holderIdentity"] != self.identity.as_str() {
             return Ok(());
         }
-        body["spec"]["holderIdentity"] = "".into();
-        body["spec"]["leaseDurationSeconds"] = 1.into();
+        let held: LeaseSpec = serde_json::from_value(body["spec"].clone()).unwrap_or_default();
+        write_spec(&mut body, &given_back(&held, self.clock.now()))?;
         self.client.update(&leases, &self.key, "", &body).await.map(drop)
     }
 }
@@ -157,6 +177,31 @@ fn may_take(held: &LeaseSpec, identity: &str, seen_at: Timestamp, now: Timestamp
     held.holder_identity.is_empty() || held.holder_identity == identity || since(seen_at, now) > lasts
 }
 
+/// Writes the election's fields into a Lease; those of others stay.
+fn write_spec(lease: &mut Value, spec: &LeaseSpec) -> Result<(), Status> {
+    let spec = serde_json::to_value(spec).map_err(|error| Status::internal(error.to_string()))?;
+    for (name, value) in spec.as_object().into_iter().flatten() {
+        lease["spec"][name] = value.clone();
+    }
+    Ok(())
+}
+
+/// A Lease that nobody had before.
+fn first_spec(identity: &str, now: Timestamp) -> LeaseSpec {
+    LeaseSpec { lease_transitions: 0, ..next_spec(&LeaseSpec::default(), identity, now) }
+}
+
+/// A Lease that is nobody's any more. Source: `release`.
+fn given_back(held: &LeaseSpec, now: Timestamp) -> LeaseSpec {
+    LeaseSpec {
+        holder_identity: String::new(),
+        lease_duration_seconds: 1,
+        acquire_time: Some(now),
+        renew_time: Some(now),
+        lease_transitions: held.lease_transitions,
+    }
+}
+
 fn next_spec(held: &LeaseSpec, identity: &str, now: Timestamp) -> LeaseSpec {
     let same = held.holder_identity == identity;
     LeaseSpec {
@@ -165,10 +210,7 @@ fn next_spec(held: &LeaseSpec, identity: &str, now: Timestamp) -> LeaseSpec {
         acquire_time: if same { held.acquire_time } else { Some(now) },
         renew_time: Some(now),
         // An int32 in the API: a count at its end must not make the lease unwritable.
-        lease_transitions: held
-            .lease_transitions
-            .saturating_add(i64::from(!same && !held.holder_identity.is_empty()))
-            .min(i32::MAX.into()),
+        lease_transitions: held.lease_transitions.saturating_add(i64::from(!same)).min(i32::MAX.into()),
     }
 }
 
@@ -324,7 +366,8 @@ pub(crate) mod tests {
     #[test]
     fn a_lease_changes_hands_only_when_it_expired_or_was_given_back() {
         let start = Timestamp::UNIX_EPOCH;
-        let held = next_spec(&LeaseSpec::default(), "a", start);
+        let held = first_spec("a", start);
+        assert_eq!((held.lease_transitions, held.acquire_time), (0, Some(start)));
         assert!(may_take(&held, "a", start, start));
         assert!(!may_take(&held, "b", start, start + LEASE));
         let late = start + LEASE + Duration::from_secs(1);
@@ -333,5 +376,21 @@ pub(crate) mod tests {
         assert_eq!((next.lease_transitions, next.acquire_time), (1, Some(late)));
         let renewed = next_spec(&next, "b", late + RETRY);
         assert_eq!((renewed.lease_transitions, renewed.acquire_time), (1, Some(late)));
+        // Also one that nobody has any more changes hands.
+        let free = given_back(&renewed, late + RETRY);
+        assert!(may_take(&free, "a", late, late) && free.renew_time == Some(late + RETRY));
+        assert_eq!(next_spec(&free, "a", late + LEASE).lease_transitions, 2);
+    }
+
+    #[test]
+    fn what_others_say_in_a_lease_stays() {
+        let mut lease =
+            serde_json::json!({ "spec": { "strategy": "OldestEmulationVersion", "holderIdentity": "b" } });
+        write_spec(&mut lease, &first_spec("a", Timestamp::UNIX_EPOCH)).unwrap();
+        assert_eq!(lease["spec"]["strategy"], "OldestEmulationVersion");
+        assert_eq!(
+            (&lease["spec"]["holderIdentity"], &lease["spec"]["leaseTransitions"]),
+            (&"a".into(), &0.into())
+        );
     }
 }

@@ -78,6 +78,12 @@ pub enum CertificateUse {
     Server,
 }
 
+/// Signs the tokens that lie in Secrets, for the controller that fills these.
+pub trait SecretTokens: Send + Sync + 'static {
+    /// A token of a service account (name and uid), which holds while a Secret of the same namespace holds it.
+    fn sign(&self, namespace: &str, account: (&str, &str), secret: &str) -> Result<String, BoxError>;
+}
+
 /// The cluster's certificate authority, for the controller that answers CertificateSigningRequests.
 pub trait CertificateAuthority: Send + Sync + 'static {
     /// Reads a request (PKCS#10, PEM) and checks that its maker holds the key.

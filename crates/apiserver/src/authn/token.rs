@@ -59,6 +59,49 @@ pub struct Claims {
     pub sub: String,
 }
 
+/// Who issues the tokens that lie in Secrets. Source: `serviceaccount.LegacyIssuer`.
+pub const IN_SECRETS: &str = "kubernetes/serviceaccount";
+
+/// All claims of a token that lies in a Secret, and lasts as long as that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretClaims {
+    iss: String,
+    /// The service account's namespace, and the Secret's.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The service account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// Its uid.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub uid: String,
+    sub: String,
+}
+
+impl SecretClaims {
+    /// The claims of an account's token in a Secret. Source: `LegacyClaims`.
+    pub fn new(namespace: &str, (account, uid): (&str, &str), secret: &str) -> Self {
+        Self {
+            iss: IN_SECRETS.into(),
+            namespace: namespace.into(),
+            secret: secret.into(),
+            account: account.into(),
+            uid: uid.into(),
+            sub: super::service_account(namespace, account, uid).name,
+        }
+    }
+
+    /// Whether everything is said, and once.
+    fn is_whole(&self) -> bool {
+        let told = [&self.namespace, &self.secret, &self.account, &self.uid];
+        told.iter().all(|text| !text.is_empty())
+            && *self == Self::new(&self.namespace, (&self.account, &self.uid), &self.secret)
+    }
+}
+
 /// Signs and checks tokens.
 pub struct Tokens {
     issuer: String,
@@ -100,6 +143,15 @@ impl Tokens {
 
     /// Signs claims.
     pub fn sign(&self, claims: &Claims) -> Result<String, PkiError> {
+        self.encode(claims)
+    }
+
+    /// Signs the claims of a token that is to lie in a Secret.
+    pub fn sign_for_secret(&self, claims: &SecretClaims) -> Result<String, PkiError> {
+        self.encode(claims)
+    }
+
+    fn encode(&self, claims: &impl Serialize) -> Result<String, PkiError> {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.kid.clone());
         header.typ = None;
@@ -116,6 +168,17 @@ impl Tokens {
         validation.validate_nbf = true;
         validation.leeway = LEEWAY_SECONDS;
         jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok().map(|data| data.claims)
+    }
+
+    /// The claims of a token that lay in a Secret when it was signed. Nothing but the Secret says whether it still holds.
+    pub fn verify_of_secret(&self, token: &str) -> Option<SecretClaims> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_issuer(&[IN_SECRETS]);
+        validation.set_required_spec_claims(&["iss", "sub"]);
+        validation.validate_aud = false;
+        validation.validate_exp = false;
+        let claims = jsonwebtoken::decode::<SecretClaims>(token, &self.decoding, &validation).ok()?.claims;
+        claims.is_whole().then_some(claims)
     }
 }
 
@@ -155,5 +218,20 @@ mod tests {
             "https://kubernetes.default.svc",
         );
         assert!(stranger.unwrap().verify(&token, &audience).is_none());
+    }
+
+    #[test]
+    fn tokens_in_secrets_are_of_another_issuer_and_last() {
+        let tokens = tokens();
+        let claims = SecretClaims::new("ns", ("robot", "u1"), "robot-token");
+        let token = tokens.sign_for_secret(&claims).unwrap();
+        assert_eq!(tokens.verify_of_secret(&token), Some(claims.clone()));
+        assert!(tokens.verify(&token, &["api".to_owned()]).is_none());
+        assert!(tokens.verify_of_secret(&tokens.sign(&self::claims(600)).unwrap()).is_none());
+        let said = serde_json::to_value(&claims).unwrap();
+        assert_eq!(said["kubernetes.io/serviceaccount/service-account.name"], "robot");
+        assert_eq!(said["sub"], "system:serviceaccount:ns:robot");
+        let other = SecretClaims { sub: "system:serviceaccount:ns:admin".into(), ..claims };
+        assert!(tokens.verify_of_secret(&tokens.sign_for_secret(&other).unwrap()).is_none());
     }
 }

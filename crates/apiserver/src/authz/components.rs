@@ -85,6 +85,8 @@ const GRANTS: &[Grant] = &[
     },
     to("skiff:network", READ, ALL, ROUTED),
     to("skiff:network", &["update", "patch"], &[""], &["services/status", "nodes/status", "nodes"]),
+    // The finalizer by which a Service stays until its balancer is gone. Source: `system:controller:service-controller`.
+    to("skiff:network", &["patch"], &[""], &["services"]),
     to("skiff:network", WRITE_EVENTS, EVENT_GROUPS, EVENTS),
     to("skiff:network", &["get", "create", "update", "patch"], COORDINATION, &["leases"]),
 ];

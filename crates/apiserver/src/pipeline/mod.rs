@@ -17,6 +17,7 @@ mod privileges;
 mod read;
 mod reviews;
 mod scale;
+mod secret_tokens;
 mod subresource;
 mod tokens;
 mod txn;

@@ -1,6 +1,6 @@
 //! What becomes of a certificate signing request: pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,6 +20,15 @@ const MASTERS: &str = "system:masters";
 const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
+
+/// What is said of what is approved. Source: `recognizers` of the approver.
+const FIRST: &str = "Auto approving kubelet client certificate after SubjectAccessReview.";
+const NEXT: &str = "Auto approving self kubelet client certificate after SubjectAccessReview.";
+const SERVING: &str = "Auto approving the serving certificate of a node under its own name.";
+
+const SIGNATURE: &str = "digital signature";
+const ENCIPHERMENT: &str = "key encipherment";
+const MORE: &str = "the request asks for more than a certificate of this signer has";
 
 /// How long a certificate is valid at most.
 const LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
@@ -50,8 +59,12 @@ pub struct Spec {
     pub signer_name: String,
     /// Who asked, as the API server saw it.
     pub username: String,
+    /// Their uid.
+    pub uid: String,
     /// Their groups.
     pub groups: Vec<String>,
+    /// What else was known of them.
+    pub extra: BTreeMap<String, Vec<String>>,
     /// What it shall be good for.
     pub usages: Vec<String>,
     /// How long it shall be valid.
@@ -86,7 +99,7 @@ pub enum Plan {
     Wait(Duration),
     /// It is old.
     Remove,
-    /// It is what a node may have.
+    /// It is what a node may have, for this reason.
     Approve(&'static str),
     /// It must not be.
     Deny(&'static str, String),
@@ -132,11 +145,26 @@ pub fn plan(
     }
     if request.is("Approved") {
         return match unfit(request, good_for, asked) {
-            Some(why) => Plan::Fail(why.to_owned()),
+            Some(why) => Plan::Fail(why),
             None => Plan::Sign(good_for, life(request)),
         };
     }
     approval(request, good_for, asked, is_ready_node).unwrap_or(wait)
+}
+
+/// As what a request for a node's certificate is known that roles may have approved: the subresource that whoever asked
+/// has to be allowed to create, and what is said then. Source: `recognizers` of the approver.
+pub(super) fn recognized(
+    request: &Request,
+    asked: &Result<CertificateSubject, String>,
+) -> Option<(&'static str, &'static str)> {
+    let answered = request.is_issued() || !request.status.conditions.is_empty();
+    let asked = asked.as_ref().ok().filter(|_| request.spec.signer_name == NODE_CLIENT && !answered)?;
+    if unfit(request, CertificateUse::Client, asked).is_some() {
+        return None;
+    }
+    let is_itself = request.spec.username == asked.user;
+    Some(if is_itself { ("selfnodeclient", NEXT) } else { ("nodeclient", FIRST) })
 }
 
 /// How long a request is still kept, as far as can be said now: one that is approved and waits for its signer stays.
@@ -170,32 +198,52 @@ fn life(request: &Request) -> Duration {
     asked.unwrap_or(LIFE_MAX).min(LIFE_MAX)
 }
 
-/// Why the signer does not issue this, whoever approved it.
-/// Source: `k8s.io/kubernetes/pkg/apis/certificates/helpers.go`.
-fn unfit(request: &Request, good_for: CertificateUse, asked: &CertificateSubject) -> Option<&'static str> {
-    let usages: BTreeSet<&str> = request.spec.usages.iter().map(String::as_str).collect();
-    let own = match good_for {
-        CertificateUse::Client => "client auth",
-        CertificateUse::Server => "server auth",
+/// Why the signer does not issue this, whoever approved it, in upstream's words.
+/// Source: `k8s.io/kubernetes/pkg/apis/certificates/helpers.go`, `validAPIServerClientUsages`.
+fn unfit(request: &Request, good_for: CertificateUse, asked: &CertificateSubject) -> Option<String> {
+    if request.spec.signer_name == CLIENT {
+        return unfit_client(request, asked);
+    }
+    let (own, serves) = match good_for {
+        CertificateUse::Client => ("client auth", false),
+        CertificateUse::Server => ("server auth", true),
     };
-    let allowed = BTreeSet::from(["digital signature", "key encipherment", own]);
-    if asked.more {
-        Some("the request asks for more than a certificate of this signer has")
-    } else if !usages.is_subset(&allowed) || !usages.contains(own) {
-        Some("the usages do not fit the signer")
-    } else if request.spec.signer_name == CLIENT {
-        None
-    } else if asked.groups != [NODES] {
-        Some("the organization has to be system:nodes")
-    } else if asked.user.strip_prefix(NODE_PREFIX).is_none_or(str::is_empty) {
-        Some("the common name has to begin with system:node:")
+    let named = !asked.names.is_empty() || !asked.addresses.is_empty();
+    let is_node = asked.user.strip_prefix(NODE_PREFIX).is_some_and(|name| !name.is_empty());
+    let usages: BTreeSet<&str> = request.spec.usages.iter().map(String::as_str).collect();
+    let required = BTreeSet::from([own, SIGNATURE, ENCIPHERMENT]);
+    let why = if asked.groups != [NODES] {
+        "subject organization is not system:nodes"
+    } else if serves && !named {
+        "DNS or IP subjectAltName is required"
+    } else if !serves && !asked.names.is_empty() {
+        "DNS subjectAltNames are not allowed"
+    } else if !serves && named {
+        "IP subjectAltNames are not allowed"
+    } else if asked.more {
+        MORE
+    } else if usages != required && usages != BTreeSet::from([own, SIGNATURE]) {
+        let required: Vec<&str> = required.into_iter().collect();
+        return Some(format!("usages did not match [{}]", required.join(" ")));
+    } else if !is_node {
+        "subject common name does not begin with system:node:"
     } else {
-        let named = !asked.names.is_empty() || !asked.addresses.is_empty();
-        match good_for {
-            CertificateUse::Client if named => Some("a client's certificate has no alternative names"),
-            CertificateUse::Server if !named => Some("a server's certificate needs an alternative name"),
-            _ => None,
-        }
+        return None;
+    };
+    Some(why.to_owned())
+}
+
+/// The same of a client that is no node.
+fn unfit_client(request: &Request, asked: &CertificateSubject) -> Option<String> {
+    const OWN: &str = "client auth";
+    let usages = &request.spec.usages;
+    let strange = usages.iter().find(|usage| ![OWN, SIGNATURE, ENCIPHERMENT].contains(&usage.as_str()));
+    if let Some(usage) = strange {
+        Some(format!("invalid usage for client certificate: {usage}"))
+    } else if !usages.iter().any(|usage| usage == OWN) {
+        Some(format!("missing required usage for client certificate: {OWN}"))
+    } else {
+        asked.more.then(|| MORE.to_owned())
     }
 }
 
@@ -226,16 +274,16 @@ fn approval(
         return Some(Plan::Deny("Reserved", why));
     }
     match good_for {
-        CertificateUse::Client if is_itself => Some(Plan::Approve("AutoApproved")),
+        CertificateUse::Client if is_itself => Some(Plan::Approve(NEXT)),
         CertificateUse::Client if is_in(BOOTSTRAPPERS) && is_ready_node(node) => {
             let why = format!(
                 "a node {node:?} is in the cluster and Ready; choose another name with --node-name, or delete that node"
             );
             Some(Plan::Deny("NodeExists", why))
         }
-        CertificateUse::Client if is_in(BOOTSTRAPPERS) => Some(Plan::Approve("AutoApproved")),
+        CertificateUse::Client if is_in(BOOTSTRAPPERS) => Some(Plan::Approve(FIRST)),
         CertificateUse::Server if is_itself && asked.names == [node] && asked.addresses.is_empty() => {
-            Some(Plan::Approve("AutoApproved"))
+            Some(Plan::Approve(SERVING))
         }
         _ => None,
     }
@@ -281,7 +329,9 @@ mod tests {
 
     #[test]
     fn a_joining_node_gets_a_name_that_nobody_has() {
-        assert_eq!(decide(&joining(), &asked("n2", &[])), Plan::Approve("AutoApproved"));
+        assert_eq!(decide(&joining(), &asked("n2", &[])), Plan::Approve(FIRST));
+        let next = request(NODE_CLIENT, "system:node:n2", NODES, "client auth");
+        assert_eq!(decide(&next, &asked("n2", &[])), Plan::Approve(NEXT));
         assert!(matches!(decide(&joining(), &asked("n1", &[])), Plan::Deny("NodeExists", _)));
         assert!(matches!(
             decide(&joining(), &asked("kubernetes.default.svc", &[])),
@@ -310,6 +360,22 @@ mod tests {
     }
 
     #[test]
+    fn roles_may_let_others_have_nodes_certificates() {
+        let account =
+            |user: &str, signer: &str| request(signer, user, "system:serviceaccounts", "client auth");
+        let known = |user: &str, signer: &str| {
+            recognized(&account(user, signer), &asked("n2", &[])).map(|(subresource, _)| subresource)
+        };
+        assert_eq!(known("system:serviceaccount:a:b", NODE_CLIENT), Some("nodeclient"));
+        assert_eq!(known("system:node:n2", NODE_CLIENT), Some("selfnodeclient"));
+        assert_eq!(known("jane", CLIENT), None);
+        assert_eq!(recognized(&account("jane", NODE_CLIENT), &asked("n2", &["n2"])), None);
+        let mut denied = account("jane", NODE_CLIENT);
+        denied.status.conditions.push(condition("Denied", None));
+        assert_eq!(recognized(&denied, &asked("n2", &[])), None);
+    }
+
+    #[test]
     fn a_persons_certificate_is_the_administrators_to_approve() {
         let mut request = request(CLIENT, "kubernetes-admin", "system:masters", "client auth");
         let person = |groups: &[&str]| {
@@ -321,8 +387,13 @@ mod tests {
         request.status.conditions.push(condition("Approved", None));
         assert_eq!(decide(&request, &person(&["dev"])), Plan::Sign(CertificateUse::Client, LIFE_MAX));
         assert!(matches!(decide(&request, &person(&[MASTERS])), Plan::Fail(_)));
-        request.spec.usages = vec!["server auth".into()];
-        assert!(matches!(decide(&request, &person(&["dev"])), Plan::Fail(_)));
+        for (usages, why) in [
+            (&["server auth"][..], "invalid usage for client certificate: server auth"),
+            (&["digital signature"], "missing required usage for client certificate: client auth"),
+        ] {
+            request.spec.usages = usages.iter().map(|usage| (*usage).to_owned()).collect();
+            assert_eq!(decide(&request, &person(&["dev"])), Plan::Fail(why.into()));
+        }
     }
 
     #[test]
@@ -332,7 +403,24 @@ mod tests {
         approved.spec.expiration_seconds = Some(3600);
         let hour = Duration::from_secs(3600);
         assert_eq!(decide(&approved, &asked("n2", &["n2"])), Plan::Sign(CertificateUse::Server, hour));
-        assert!(matches!(decide(&approved, &asked("n2", &[])), Plan::Fail(_)));
+        let failed = |request: &Request, asked| match decide(request, &asked) {
+            Plan::Fail(why) => why,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(failed(&approved, asked("n2", &[])), "DNS or IP subjectAltName is required");
+        let others = Ok(CertificateSubject { groups: Vec::new(), ..asked("n2", &["n2"]).unwrap() });
+        assert_eq!(failed(&approved, others), "subject organization is not system:nodes");
+        let nobody = Ok(CertificateSubject { user: "n2".into(), ..asked("n2", &["n2"]).unwrap() });
+        assert_eq!(failed(&approved, nobody), "subject common name does not begin with system:node:");
+        let mut client = Request {
+            spec: Spec { signer_name: NODE_CLIENT.into(), ..approved.spec.clone() },
+            ..approved.clone()
+        };
+        assert_eq!(failed(&client, asked("n2", &["n2"])), "DNS subjectAltNames are not allowed");
+        let usages = "usages did not match [client auth digital signature key encipherment]";
+        assert_eq!(failed(&client, asked("n2", &[])), usages);
+        client.spec.usages = vec!["client auth".into()];
+        assert_eq!(failed(&client, asked("n2", &[])), usages);
         approved.status.certificate = "x".into();
         assert_eq!(decide(&approved, &asked("n2", &["n2"])), Plan::Wait(hour));
     }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use api::{DeleteOptions, Key, Object, ObjectMeta, OwnerReference, PatchType, Reason, Status};
 use base::BoxError;
-use reconcile::Action;
 use reconcile::kinds::Served;
+use reconcile::{Action, EventType, Involved};
 use serde_json::Value;
 
 use super::plan::{
     Decision, Dependent, ORPHAN, Owner, decide, finalizers_patch, has_finalizer, owners_patch, unblock_patch,
     waits,
 };
-use super::{Node, Worker};
+use super::{Node, Worker, reaches};
 
 impl Worker {
     /// One pass over one object.
@@ -80,10 +80,10 @@ impl Worker {
         let held = informer.and_then(|informer| informer.by_uid(&node.uid)).filter(stays);
         held.is_some_and(|held| {
             let owners = &held.meta().owner_references;
-            let reaches =
-                |found: &Node| found.key.namespace.is_empty() || found.key.namespace == held.meta().namespace;
             owners.iter().all(|owner| {
-                self.find(&owner.uid).is_some_and(|(found, object)| stays(&object) && reaches(&found))
+                self.find(&owner.uid).is_some_and(|(found, object)| {
+                    stays(&object) && reaches(&held.meta().namespace, &found.key.namespace)
+                })
             })
         })
     }
@@ -107,10 +107,10 @@ impl Worker {
 
     /// How an owner is: by the caches, and where they do not have it, by the server.
     async fn state_of(&self, node: &Node, owner: &OwnerReference) -> Result<Owner, BoxError> {
-        let in_reach = |namespace: &str| namespace.is_empty() || namespace == node.key.namespace;
         if let Some((found, object)) = self.find(&owner.uid) {
-            return Ok(if !in_reach(&found.key.namespace) {
-                Owner::Absent
+            return Ok(if !reaches(&node.key.namespace, &found.key.namespace) {
+                self.tell_out_of_reach(node, owner);
+                out_of_reach(node)
             } else if waits(object.meta()) {
                 Owner::Waiting
             } else {
@@ -127,7 +127,7 @@ impl Worker {
         };
         if row.namespaced && node.key.namespace.is_empty() {
             tracing::warn!(key = %node.key, owner = owner.name, "a cluster-scoped object cannot have an owner in a namespace");
-            return Ok(Owner::Solid);
+            return Ok(out_of_reach(node));
         }
         let namespace = if row.namespaced { node.key.namespace.as_str() } else { "" };
         let key = Key::new(namespace, owner.name.as_str());
@@ -137,6 +137,22 @@ impl Worker {
             Some(live) if waits(live.meta()) => Owner::Waiting,
             Some(_) => Owner::Solid,
         })
+    }
+
+    /// Source: `reportInvalidNamespaceOwnerRef`.
+    fn tell_out_of_reach(&self, node: &Node, owner: &OwnerReference) {
+        let kind = self.monitors.read().get(&node.resource).map(|monitor| monitor.served.kind.clone());
+        let Some(kind) = kind else { return };
+        let involved = Involved {
+            api_version: node.resource.api_version(),
+            kind,
+            namespace: node.key.namespace.clone(),
+            name: node.key.name.clone(),
+            uid: node.uid.clone(),
+            ..Involved::default()
+        };
+        let message = invalid_owner(&node.key.namespace, owner);
+        self.events.event(involved, EventType::Warning, "OwnerRefInvalidNamespace", message);
     }
 
     /// The resource of an owner reference: the kind in the same group; the version may be another one.
@@ -163,6 +179,21 @@ impl Worker {
         self.patch(node, &finalizers_patch(meta, ORPHAN)).await?;
         Ok(())
     }
+}
+
+/// What an owner in a namespace that is not the object's means: nothing of the kind is there for it, but what is in no
+/// namespace is never collected for such an owner's lack. Source: `namespacedOwnerOfClusterScopedObjectErr`.
+fn out_of_reach(node: &Node) -> Owner {
+    if node.key.namespace.is_empty() { Owner::Solid } else { Owner::Absent }
+}
+
+/// Upstream's words for an owner that is in another namespace than an object of `namespace`.
+fn invalid_owner(namespace: &str, owner: &OwnerReference) -> String {
+    let OwnerReference { api_version, kind, name, uid, .. } = owner;
+    format!(
+        "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace \
+         \"{namespace}\""
+    )
 }
 
 fn blocks(meta: &ObjectMeta, owner_uid: &str) -> bool {

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use reconcile::kinds::Served;
-use reconcile::{Action, Change, Informer, Queue, Reconcile, kinds, run_workers};
+use reconcile::{Action, Change, EventRecorder, Informer, Queue, Reconcile, kinds, run_workers};
 
 use crate::context::Ctx;
 use crate::followed::{Followed, on_served};
@@ -53,6 +53,7 @@ impl Component for GarbageCollector {
             ctx: self.ctx.clone(),
             queue: self.ctx.queue("garbage_collector_attempt_to_delete"),
             monitors: Followed::default(),
+            events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, ""),
         });
         let mut catalog = self.ctx.catalog.watch();
         let served = catalog.borrow_and_update().clone();
@@ -87,6 +88,12 @@ struct Worker {
     ctx: Ctx,
     queue: Queue<Node>,
     monitors: Followed,
+    events: EventRecorder,
+}
+
+/// Whether objects of a namespace may have an owner in that one: it is their own, or the owner is in none.
+fn reaches(dependent: &str, owner: &str) -> bool {
+    owner.is_empty() || owner == dependent
 }
 
 impl Worker {
@@ -180,8 +187,10 @@ impl Worker {
         if owners.is_empty() || old.is_some_and(|old| old.meta().owner_references == *owners) {
             return;
         }
-        // The usual owner is there and stays: nothing to do.
-        let stays = |held: &(Node, Arc<Object>)| !held.1.meta().is_terminating();
+        // The usual owner is there and stays: nothing to do. One in another namespace is none.
+        let stays = |(node, held): &(Node, Arc<Object>)| {
+            !held.meta().is_terminating() && reaches(&meta.namespace, &node.key.namespace)
+        };
         if !owners.iter().all(|owner| self.find(&owner.uid).is_some_and(|held| stays(&held))) {
             self.queue.add(Node::of(resource, new));
         }

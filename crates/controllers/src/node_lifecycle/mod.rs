@@ -5,9 +5,11 @@
 //! process's clock: clocks of different hosts are never compared.
 
 mod plan;
+mod zones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Key, Object, PatchType};
 use async_trait::async_trait;
@@ -18,14 +20,15 @@ use parking_lot::Mutex;
 use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, work};
 use crate::pods::Pod;
 
 pub use plan::Node;
-use plan::{GRACE, evicts, lost_conditions, ready_status, wanted_taints, zone};
+use plan::{Execution, counted_in, evicts, grace, lost_conditions, needs_turn, wanted_taints, zone};
+use zones::{Admission, Turn, Zones};
 
 const NAME: &str = "node-lifecycle-controller";
 /// The namespace of the nodes' leases.
@@ -65,6 +68,7 @@ impl Component for NodeLifecycle {
                 "",
             ),
             heartbeats: Mutex::default(),
+            zones: Mutex::default(),
         });
         let _registrations = worker.listen();
         work(&ctx, NAME, &[&worker.nodes, &worker.leases, &worker.pods], &worker.queue, WORKERS, &worker)
@@ -89,6 +93,7 @@ struct Worker {
     queue: Queue<String>,
     events: EventRecorder,
     heartbeats: Mutex<HashMap<String, Heartbeat>>,
+    zones: Mutex<Zones>,
 }
 
 impl Worker {
@@ -111,15 +116,79 @@ impl Worker {
 
     fn node_changed(&self, change: &Change) {
         let name = &change.key.name;
+        self.tell_of(change);
         let Some(new) = &change.new else {
             self.heartbeats.lock().remove(name);
+            let turn = self.zones.lock().see(name, None, false);
+            self.turned(turn);
             return;
         };
         if let Ok(node) = decode::<Node>(new) {
             let beat = node.condition("Ready").and_then(|ready| ready.last_heartbeat_time);
             self.beat(name, None, beat);
+            let turn = self.zones.lock().see(name, counted_in(&node), node.is_ready());
+            self.turned(turn);
         }
         self.queue.add(name.clone());
+    }
+
+    /// Nodes that come and go are told of. Source: `RecordNodeEvent` in `monitorNodeHealth`.
+    fn tell_of(&self, change: &Change) {
+        let (reason, what, node) = match (&change.old, &change.new) {
+            (None, Some(new)) => ("RegisteredNode", "Registered Node NAME in Controller", new),
+            (Some(old), None) => ("RemovingNode", "Removing Node NAME from Controller", old),
+            _ => return,
+        };
+        let name = &change.key.name;
+        let message = format!("Node {name} event: {}", what.replace("NAME", name));
+        let involved = Involved::named(&kinds::NODES, &change.key, &node.meta().uid);
+        self.events.event(involved, EventType::Normal, reason, message);
+    }
+
+    /// What a change of one node means for the others.
+    fn turned(&self, turn: Turn) {
+        match turn {
+            Turn::Same => {}
+            Turn::Look(nodes) => nodes.into_iter().for_each(|node| self.queue.add(node)),
+            Turn::Stopped => {
+                tracing::info!("no node is ready: pods stay where they are until one is");
+                self.look_at_all();
+            }
+            Turn::Resumed => {
+                tracing::info!("a node is ready again: those that stay silent from now on lose their pods");
+                let now = self.ctx.clock.now();
+                self.heartbeats.lock().values_mut().for_each(|held| held.seen = now);
+                self.look_at_all();
+            }
+        }
+    }
+
+    fn look_at_all(&self) {
+        self.nodes.list().iter().for_each(|node| self.queue.add(node.meta().name.clone()));
+    }
+
+    /// Whether the node's pods may be told to leave it now, and when to ask again otherwise.
+    fn execution(&self, node: &Node, now: Timestamp) -> (Execution, Option<Duration>) {
+        let name = &node.metadata.name;
+        let mut zones = self.zones.lock();
+        if zones.is_stopped() {
+            return (Execution::Stopped, None);
+        }
+        if !needs_turn(node) {
+            zones.leave(name).into_iter().for_each(|next| self.queue.add(next));
+            return (Execution::Waits, None);
+        }
+        match zones.admit(name, &zone(node), now) {
+            Admission::Now(next) => {
+                if let Some((next, pause)) = next {
+                    self.queue.add_after(next, pause);
+                }
+                (Execution::Allowed, None)
+            }
+            Admission::After(wait) => (Execution::Waits, Some(wait)),
+            Admission::Waits => (Execution::Waits, None),
+            Admission::Stopped => (Execution::Stopped, None),
+        }
     }
 
     /// Notes a heartbeat if it is a new one.
@@ -166,16 +235,15 @@ impl Worker {
         Ok(())
     }
 
-    async fn write_lost(&self, object: &Object, node: &Node, now: Timestamp) -> Result<(), BoxError> {
-        let conditions = lost_conditions(node, now);
-        if conditions.is_empty() {
-            return Ok(());
-        }
-        let patch =
-            json!({ "metadata": { "uid": node.metadata.uid }, "status": { "conditions": conditions } });
+    async fn write_lost(&self, object: &Object, node: &Node, lost: &[Value]) -> Result<(), BoxError> {
+        let patch = json!({ "metadata": { "uid": node.metadata.uid }, "status": { "conditions": lost } });
         let kind = PatchType::StrategicMerge;
         let written =
             self.ctx.client.patch(&kinds::NODES.gvr(), &object.key(), "status", kind, &patch).await?;
+        self.ctx.caught_up(&self.nodes, written.revision()).await;
+        if !node.is_ready() {
+            return Ok(());
+        }
         let message = format!("Node {} status is now: NodeNotReady", node.metadata.name);
         self.events.event(
             Involved::object(&kinds::NODES, object),
@@ -183,7 +251,6 @@ impl Worker {
             "NodeNotReady",
             message,
         );
-        self.ctx.caught_up(&self.nodes, written.revision()).await;
         Ok(())
     }
 }
@@ -195,14 +262,15 @@ impl Reconcile<String> for Worker {
         let Some(object) = self.nodes.get(&key) else { return Ok(Action::Done) };
         let node: Node = decode(&object)?;
         let now = self.ctx.clock.now();
-        let silent =
-            std::time::Duration::try_from(now.duration_since(self.last_seen(name))).unwrap_or_default();
-        if silent > GRACE && ready_status(&node) != "Unknown" {
-            self.write_lost(&object, &node, now).await?;
+        let silent = Duration::try_from(now.duration_since(self.last_seen(name))).unwrap_or_default();
+        let lost = if silent > grace(&node) { lost_conditions(&node, now) } else { Vec::new() };
+        if !lost.is_empty() {
             // The change that this is brings the node back here.
+            self.write_lost(&object, &node, &lost).await?;
             return Ok(Action::Done);
         }
-        if let Some(taints) = wanted_taints(&node, now) {
+        let (execution, wait) = self.execution(&node, now);
+        if let Some(taints) = wanted_taints(&node, execution, now) {
             let patch = json!({
                 "metadata": { "resourceVersion": node.metadata.resource_version },
                 "spec": { "taints": taints },
@@ -214,15 +282,12 @@ impl Reconcile<String> for Worker {
                 figures.evicted(&zone(&node));
             }
         }
-        // A node that was never ready has no ready pods.
-        if ready_status(&node) != "True" {
+        // What a node says of itself, its agent says of its pods as well.
+        if node.condition("Ready").is_some_and(|ready| ready.status == "Unknown") {
             self.mark_pods_not_ready(name).await?;
         }
-        let left = GRACE.saturating_sub(silent);
-        Ok(if left.is_zero() {
-            Action::Done
-        } else {
-            Action::After(left + std::time::Duration::from_millis(1))
-        })
+        let left = Some(grace(&node).saturating_sub(silent)).filter(|left| !left.is_zero());
+        let left = left.map(|left| left + Duration::from_millis(1));
+        Ok(Action::after(left.into_iter().chain(wait)))
     }
 }

@@ -60,10 +60,21 @@ async fn start_alone(clock: SharedClock) -> Cluster {
             root_ca_pem: cluster.root_ca_pem.subscribe(),
         };
         let mut all = controllers::all(&ctx);
+        let tokens = controllers::service_account_tokens::ServiceAccountTokens::new(&ctx, Arc::new(Signer));
+        all.push(Arc::new(tokens));
         all.push(Arc::new(controllers::node_role::NodeRole::new(&ctx, "n1")));
         all
     })
     .await
+}
+
+/// Signs by saying for whom.
+struct Signer;
+
+impl reconcile::ports::SecretTokens for Signer {
+    fn sign(&self, namespace: &str, account: (&str, &str), secret: &str) -> Result<String, base::BoxError> {
+        Ok(format!("{secret} of {namespace}/{}", account.0))
+    }
 }
 
 /// Nodes and a scheduler that stand in. The node says that it is ready: of one that does not the pods are not ready.
@@ -372,6 +383,28 @@ async fn a_circle_of_owners_does_not_keep_itself_alive() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_in_another_namespace_is_none_and_told_of() {
+    let cluster = start().await;
+    cluster.create(&kinds::NAMESPACES, "", json!({ "metadata": { "name": "far" } })).await;
+    let owner = cluster.create(&kinds::CONFIG_MAPS, "far", json!({ "metadata": { "name": "o" } })).await;
+    let owners = json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": owner.meta().uid }]);
+    let owned = |name: &str| json!({ "metadata": { "name": name, "ownerReferences": owners } });
+    cluster.create(&kinds::CLUSTER_ROLES, "", owned("nowhere")).await;
+    cluster.create(&kinds::CONFIG_MAPS, "default", owned("here")).await;
+    cluster.until(kinds::CONFIG_MAPS, &Key::new("default", "here"), Value::is_null).await;
+    for (name, namespace) in [("here", "default"), ("nowhere", "")] {
+        let message = format!(
+            "ownerRef [v1/ConfigMap, namespace: {namespace}, name: o, uid: {}] does not exist in namespace \"{namespace}\"",
+            owner.meta().uid
+        );
+        told(&cluster, name, "OwnerRefInvalidNamespace", &message).await;
+    }
+    // What is in no namespace stays, and is told of no more often than it changes.
+    let nowhere = cluster.client.get(&kinds::CLUSTER_ROLES.gvr(), &Key::new("", "nowhere")).await.unwrap();
+    assert!(!nowhere.meta().is_terminating());
+}
+
 /// How far one step of [`hurry`] goes: the longest of the controllers' short waits. What is set for later than that is
 /// waited for by [`pass`].
 const STEP_MAX: Duration = Duration::from_secs(65);
@@ -405,6 +438,15 @@ fn taints(node: &Value) -> Vec<String> {
     taints.iter().map(text).collect()
 }
 
+/// Waits for an event about an object.
+async fn told(cluster: &Cluster, name: &str, reason: &str, message: &str) {
+    let says = |event: &Arc<Object>| {
+        let event: Value = event.decode().unwrap();
+        event["involvedObject"]["name"] == name && event["reason"] == reason && event["message"] == message
+    };
+    cluster.until_all(kinds::EVENTS, "default", |events| events.iter().any(says)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
     let (clock, cluster) = start_virtual().await;
@@ -422,13 +464,27 @@ async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
     let brief = Key::new("default", "brief");
     cluster.until(kinds::PODS, &brief, |held| held["status"]["phase"] == "Running").await;
 
-    let lost = cluster.until(kinds::NODES, &node, |held| taints(held).len() == 2);
+    // Where no node answers, nobody knows who is cut off: its pods stay.
+    let lost = cluster.until(kinds::NODES, &node, |held| taints(held).len() == 1);
     let lost = hurry(&clock, lost).await;
     let unreachable =
         ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
-    assert_eq!(taints(&lost), unreachable);
+    assert_eq!(taints(&lost), unreachable[..1]);
     assert_eq!(condition(&lost, "Ready")["reason"], "NodeStatusUnknown");
-    hurry(&clock, cluster.until(kinds::PODS, &brief, Value::is_null)).await;
+    cluster.until(kinds::PODS, &brief, |held| condition(held, "Ready")["status"] == "False").await;
+    told(&cluster, "n1", "RegisteredNode", "Node n1 event: Registered Node n1 in Controller").await;
+    told(&cluster, "n1", "NodeNotReady", "Node n1 status is now: NodeNotReady").await;
+
+    let other = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
+    cluster.create(&kinds::NODES, "", json!({ "metadata": { "name": "n2" } })).await;
+    cluster.client.patch(&nodes, &Key::new("", "n2"), "status", PatchType::Merge, &other).await.unwrap();
+    let lost = cluster.until(kinds::NODES, &node, |held| taints(held).len() == 2).await;
+    assert_eq!(taints(&lost), unreachable);
+    // The other one is heard of long enough.
+    let gone = cluster.until(kinds::PODS, &brief, Value::is_null);
+    in_steps(&clock, Duration::from_secs(11), gone).await;
+
+    told(&cluster, "brief", "TaintManagerEviction", "Marking for deletion Pod default/brief").await;
 
     // Of a pod whose node does not exist nobody reports any more.
     cluster.client.delete(&nodes, &node, DeleteOptions::default()).await.unwrap();

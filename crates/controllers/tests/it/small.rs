@@ -1,6 +1,8 @@
 //! The small controllers.
 
 use api::{DeleteOptions, Key};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reconcile::kinds;
 use serde_json::{Value, json};
 
@@ -77,4 +79,60 @@ async fn policies_are_told_what_their_expressions_get_wrong() {
     cluster.merge(&policies, &key, policy("object.spec.replicas < 5")).await;
     let held = cluster.until(policies, &key, observed(2)).await;
     assert_eq!(held["status"]["typeChecking"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_in_secrets_come_and_go_with_their_account() {
+    let cluster = start().await;
+    let (secrets, accounts) = (kinds::SECRETS, kinds::SERVICE_ACCOUNTS);
+    let account =
+        json!({ "metadata": { "name": "robot" }, "secrets": [{ "name": "t" }, { "name": "other" }] });
+    cluster.create(&accounts, "default", account).await;
+    let robot = Key::new("default", "robot");
+    let uid = cluster.until(accounts, &robot, |held| !held.is_null()).await["metadata"]["uid"].clone();
+    let annotations = json!({ "kubernetes.io/service-account.name": "robot" });
+    let kind = "kubernetes.io/service-account-token";
+    let secret =
+        |name: &str| json!({ "metadata": { "name": name, "annotations": annotations }, "type": kind });
+    for name in ["s", "t"] {
+        cluster.create(&secrets, "default", secret(name)).await;
+        let filled = |held: &Value| held["data"]["token"].is_string();
+        let held = cluster.until(secrets, &Key::new("default", name), filled).await;
+        let text = |field: &str| {
+            let bytes = STANDARD.decode(held["data"][field].as_str().unwrap()).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(
+            (text("token"), text("namespace")),
+            (format!("{name} of default/robot"), "default".into())
+        );
+        assert_eq!(text("ca.crt"), **cluster.root_ca_pem.borrow());
+        assert_eq!(held["metadata"]["annotations"]["kubernetes.io/service-account.uid"], uid);
+    }
+    // The account names no Secret that is gone, and takes the others along.
+    let now = DeleteOptions::default;
+    cluster.client.delete(&secrets.gvr(), &Key::new("default", "t"), now()).await.unwrap();
+    let names = |held: &Value| held["secrets"] == json!([{ "name": "other" }]);
+    cluster.until(accounts, &robot, names).await;
+    cluster.client.delete(&accounts.gvr(), &robot, now()).await.unwrap();
+    cluster.until(secrets, &Key::new("default", "s"), Value::is_null).await;
+    // One that never had an account goes at once.
+    cluster.create(&secrets, "default", secret("late")).await;
+    cluster.until(secrets, &Key::new("default", "late"), Value::is_null).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_find_the_authority_as_a_bundle_and_the_use_of_tokens_is_noted() {
+    let cluster = start().await;
+    let ca = cluster.root_ca_pem.borrow().clone();
+    let published = |bundles: &[std::sync::Arc<api::Object>]| {
+        bundles.iter().any(|bundle| {
+            let bundle: Value = bundle.decode().unwrap();
+            bundle["spec"]
+                == json!({ "signerName": "kubernetes.io/kube-apiserver-serving", "trustBundle": &*ca })
+        })
+    };
+    cluster.until_all(kinds::CLUSTER_TRUST_BUNDLES, "", published).await;
+    let tracking = Key::new("kube-system", "kube-apiserver-legacy-service-account-token-tracking");
+    cluster.until(kinds::CONFIG_MAPS, &tracking, |held| held["data"]["since"].is_string()).await;
 }

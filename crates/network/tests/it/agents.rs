@@ -86,9 +86,18 @@ fn balancers_get_addresses() {
         world.run(Balancers::new(&world.informers, client, range, Arc::new(SystemClock)));
         let spec = json!({"clusterIP": "10.43.0.7", "type": "LoadBalancer", "ports": [{"port": 80}]});
         world.service("web", spec, None).await;
-        let patched = world.api.patched.notified();
-        tokio::time::timeout(std::time::Duration::from_secs(60), patched).await.unwrap();
-        let ingress = world.api.patches.lock()[0]["status"]["loadBalancer"]["ingress"][0].clone();
+        let ingress = async {
+            loop {
+                let patched = world.api.patched.notified();
+                let patches = world.api.patches.lock().clone();
+                let mut shown = patches.iter().map(|patch| &patch["status"]["loadBalancer"]["ingress"][0]);
+                if let Some(ingress) = shown.find(|ingress| ingress.is_object()) {
+                    return ingress.clone();
+                }
+                patched.await;
+            }
+        };
+        let ingress = tokio::time::timeout(std::time::Duration::from_secs(60), ingress).await.unwrap();
         assert_eq!(ingress, json!({"ip": "10.44.0.1", "ipMode": "VIP"}));
     });
 }

@@ -82,6 +82,11 @@ impl Transport for ApiServer {
                 let object = Arc::new(Object::parse(body).unwrap());
                 Ok(Response::Object { object, created: false, warnings: Vec::new() })
             }
+            // Events.
+            Call::Create { body, .. } => {
+                let object = Arc::new(Object::parse(body).unwrap());
+                Ok(Response::Object { object, created: true, warnings: Vec::new() })
+            }
             other => panic!("unexpected {:?}", other.verb()),
         }
     }

@@ -140,6 +140,51 @@ async fn a_service_account_may_discover_and_ask_about_itself() {
 }
 
 #[tokio::test]
+async fn a_token_in_a_secret_holds_as_long_as_the_secret_holds_it() {
+    let cluster = Cluster::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = json!({ "metadata": { "name": "bob" } }).to_string();
+    let account = write(&cluster, Method::POST, accounts, JSON, account).await.json();
+    let uid = account["metadata"]["uid"].as_str().unwrap();
+    let claims = apiserver::authn::token::SecretClaims::new("default", ("bob", uid), "bob-token");
+    let token = cluster.pipeline.tokens().sign_for_secret(&claims).unwrap();
+    let bearer = format!("Bearer {token}");
+    let whoami = async || {
+        let headers = [("authorization", bearer.as_str()), ("content-type", JSON)];
+        let reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let review = send(&cluster, None, Method::POST, reviews, &headers, "{}").await;
+        (review.code, review.json()["status"]["userInfo"].clone())
+    };
+    assert_eq!(whoami().await.0, 401);
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let secret = |data: Value| {
+        json!({
+            "metadata": { "name": "bob-token", "annotations": { "kubernetes.io/service-account.name": "bob" } },
+            "type": "kubernetes.io/service-account-token", "stringData": data,
+        })
+        .to_string()
+    };
+    let made = write(&cluster, Method::POST, secrets, JSON, secret(json!({ "token": token }))).await;
+    assert_eq!(made.code, 201, "{}", made.message());
+    let (code, user) = whoami().await;
+    assert_eq!((code, &user["username"]), (201, &json!("system:serviceaccount:default:bob")));
+    assert_eq!(user["uid"], uid);
+    // The day is noted, and the token tells of itself nothing more.
+    let held = get(&cluster, &format!("{secrets}/bob-token"), JSON).await.json();
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    assert_eq!(held["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"], today);
+    let review = json!({ "spec": { "token": token } }).to_string();
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let review = write(&cluster, Method::POST, reviews, JSON, review).await.json();
+    assert_eq!(review["status"]["user"]["username"], "system:serviceaccount:default:bob");
+    // Another token in the Secret, and this one is over.
+    let patch = json!({ "stringData": { "token": "another" } }).to_string();
+    let kind = "application/merge-patch+json";
+    assert_eq!(write(&cluster, Method::PATCH, &format!("{secrets}/bob-token"), kind, patch).await.code, 200);
+    assert_eq!(whoami().await.0, 401);
+}
+
+#[tokio::test]
 async fn whoever_trusts_the_issuer_finds_its_keys_and_verifies_a_token() {
     let cluster = Cluster::start().await;
     let accounts = "/api/v1/namespaces/default/serviceaccounts";

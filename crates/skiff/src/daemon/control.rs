@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use api::Key;
+use apiserver::authn::token::SecretClaims;
 use apiserver::{Config, Pipeline, Server};
 use async_trait::async_trait;
 use base::BoxError;
@@ -13,10 +14,11 @@ use base::clock::SharedClock;
 use base::lifecycle::{Component, Supervisor};
 use client::Client;
 use network::routes::NodeRoutes;
-use reconcile::Informers;
 use reconcile::elected::Elected;
 use reconcile::kinds::Catalog;
 use reconcile::leader::Election;
+use reconcile::ports::SecretTokens;
+use reconcile::{EventRecorder, Informers};
 use store::Store;
 
 use super::address::Follower;
@@ -109,6 +111,8 @@ pub(crate) async fn build(
     };
     let mut managed = controllers::all(&ctx);
     managed.push(Arc::new(controllers::certificates::Certificates::new(&ctx, authority)));
+    let tokens = Arc::new(Signer(pipeline.clone()));
+    managed.push(Arc::new(controllers::service_account_tokens::ServiceAccountTokens::new(&ctx, tokens)));
     managed.push(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));
     managed.push(Arc::new(network::balancer::Balancers::new(
         &informers,
@@ -126,12 +130,18 @@ pub(crate) async fn build(
     let placing: Arc<dyn Component> = Arc::new(placing);
     if settings.etcd.is_some() {
         let identity = format!("{}_{}", settings.node_name, base::id::uuid());
-        let election = |client: &Client, lease| {
-            Election::new(client.clone(), clock.clone(), Key::new("kube-system", lease), identity.clone())
-        };
+        // Under which name upstream's tell that they lead differs from the Lease's for the scheduler.
+        let election =
+            |client: &Client, lease, source| {
+                let key = Key::new("kube-system", lease);
+                Election::new(client.clone(), clock.clone(), key, identity.clone())
+                    .telling(EventRecorder::new(client.clone(), clock.clone(), source, ""))
+            };
         let (controllers, scheduler) = ("kube-controller-manager", "kube-scheduler");
-        supervisor.add(Arc::new(Elected::new(controllers, election(&ctx.client, controllers), managed)));
-        supervisor.add(Arc::new(Elected::new(scheduler, election(&client, scheduler), vec![placing])));
+        let leads = election(&ctx.client, controllers, controllers);
+        supervisor.add(Arc::new(Elected::new(controllers, leads, managed)));
+        let leads = election(&client, scheduler, "default-scheduler");
+        supervisor.add(Arc::new(Elected::new(scheduler, leads, vec![placing])));
     } else {
         managed.into_iter().chain([placing]).for_each(|component| supervisor.add(component));
     }
@@ -141,6 +151,15 @@ pub(crate) async fn build(
     connector.set_authority(server.pki().clone());
     supervisor.add(Arc::new(NodeRoutes::new(&informers, net.handles.clone(), &net.config)));
     Ok(Control { pipeline, server, calls, informers, connector, port })
+}
+
+/// Signs the tokens that lie in Secrets.
+struct Signer(Arc<Pipeline>);
+
+impl SecretTokens for Signer {
+    fn sign(&self, namespace: &str, account: (&str, &str), secret: &str) -> Result<String, BoxError> {
+        Ok(self.0.tokens().sign_for_secret(&SecretClaims::new(namespace, account, secret))?)
+    }
 }
 
 /// The API server follows the host's address: its certificate, and the endpoints of Service `default/kubernetes`.
