@@ -14,6 +14,7 @@ mod garbage;
 mod jobs;
 mod kubelet;
 mod namespaces;
+mod nodes;
 mod owners;
 mod quotas;
 mod statefulsets;

@@ -8,8 +8,14 @@ use reconcile::taints::Taint;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::zones::Health;
+
 /// How long a node may be silent. Source: `--node-monitor-grace-period`.
-pub(super) const GRACE: Duration = Duration::from_secs(50);
+const GRACE: Duration = Duration::from_secs(50);
+/// The same for one that has yet to say how it is. Source: `--node-startup-grace-period`.
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// A node with this label does not count for how its zone is. Source: `labelNodeDisruptionExclusion`.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
 
 /// A projection of `core/v1.Node`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -69,6 +75,17 @@ pub(super) fn ready_status(node: &Node) -> &str {
     node.condition("Ready").map_or("Unknown", |ready| ready.status.as_str())
 }
 
+/// How long this node may be silent.
+pub(super) fn grace(node: &Node) -> Duration {
+    if node.condition("Ready").is_some() { GRACE } else { STARTUP_GRACE }
+}
+
+/// What its zone counts of a node.
+pub(super) fn health(node: &Node) -> Health {
+    let counts = !node.metadata.labels.contains_key(EXCLUDED);
+    Health { zone: zone(node), ready: node.is_ready(), counts }
+}
+
 /// The conditions of a node that has fallen silent: everything that it said is unknown now.
 pub(super) fn lost_conditions(node: &Node, now: Timestamp) -> Vec<Value> {
     ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"]
@@ -101,14 +118,39 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// The taints that a node should have, if they are not what it has. Taints of others stay.
-pub(super) fn wanted_taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+/// Whether pods have to leave a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Execution {
+    /// They do not.
+    None,
+    /// They do already.
+    Stays,
+    /// They should, when its zone allows it.
+    Ask,
+}
+
+/// Decides it; `stopped`: no node answers. A node that changes from one taint to the other asks nobody.
+/// Source: `processTaintBaseEviction`.
+pub(super) fn execution(node: &Node, stopped: bool) -> Execution {
+    let held =
+        |taint: &Taint| taint.effect == "NoExecute" && matches!(taint.key.as_str(), NOT_READY | UNREACHABLE);
+    match node.condition("Ready") {
+        None => Execution::None,
+        Some(ready) if ready.status == "True" || stopped => Execution::None,
+        Some(_) if node.spec.taints.iter().any(held) => Execution::Stays,
+        Some(_) => Execution::Ask,
+    }
+}
+
+/// The taints that a node should have, if they are not what it has; `executes`: also one by which pods leave it. Taints of
+/// others stay.
+pub(super) fn wanted_taints(node: &Node, now: Timestamp, executes: bool) -> Option<Vec<Taint>> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for (kind, status, key) in BY_CONDITION {
         // A node that has never said whether it is ready is not unreachable, it is new.
         if node.condition(kind).is_some_and(|held| held.status == status) {
             wanted.push((key, "NoSchedule"));
-            if kind == "Ready" {
+            if kind == "Ready" && executes {
                 wanted.push((key, "NoExecute"));
             }
         }
@@ -138,14 +180,6 @@ pub(super) fn wanted_taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
         }
     }
     (taints.len() != kept || kept != node.spec.taints.len()).then_some(taints)
-}
-
-/// Whether these taints make pods leave a node that was not so tainted before.
-pub(super) fn evicts(node: &Node, taints: &[Taint]) -> bool {
-    let held = |taint: &Taint| {
-        node.spec.taints.iter().any(|held| held.key == taint.key && held.effect == taint.effect)
-    };
-    taints.iter().any(|taint| taint.effect == "NoExecute" && !held(taint))
 }
 
 /// The zone of a node as it is counted; empty where it has none. Source: `component-helpers/node/topology.GetZoneKey`.
@@ -186,8 +220,8 @@ mod tests {
     fn taints_follow_readiness_and_others_stay() {
         let now = Timestamp::UNIX_EPOCH;
         let own = json!([{ "key": "dedicated", "value": "x", "effect": "NoSchedule" }]);
-        assert_eq!(wanted_taints(&node("True", own.clone()), now), None);
-        let lost = wanted_taints(&node("Unknown", own), now).unwrap();
+        assert_eq!(wanted_taints(&node("True", own.clone()), now, true), None);
+        let lost = wanted_taints(&node("Unknown", own), now, true).unwrap();
         assert_eq!(
             named(&lost),
             [
@@ -197,22 +231,46 @@ mod tests {
             ]
         );
         assert_eq!(lost[2].time_added, Some(now));
-        let back = wanted_taints(&node("True", json!(lost)), now).unwrap();
+        let back = wanted_taints(&node("True", json!(lost)), now, true).unwrap();
         assert_eq!(named(&back), ["dedicated:NoSchedule"]);
         let cordoned =
             Node { spec: NodeSpec { unschedulable: true, ..NodeSpec::default() }, ..node("True", json!([])) };
         assert_eq!(
-            named(&wanted_taints(&cordoned, now).unwrap()),
+            named(&wanted_taints(&cordoned, now, true).unwrap()),
             ["node.kubernetes.io/unschedulable:NoSchedule"]
         );
+    }
+
+    #[test]
+    fn pods_leave_when_the_zone_allows_it() {
+        let now = Timestamp::UNIX_EPOCH;
+        let silent = node("Unknown", json!([]));
+        assert_eq!(execution(&silent, false), Execution::Ask);
+        assert_eq!(execution(&silent, true), Execution::None);
+        assert_eq!(
+            named(&wanted_taints(&silent, now, false).unwrap()),
+            ["node.kubernetes.io/unreachable:NoSchedule"]
+        );
+        let lost = node("False", json!(wanted_taints(&silent, now, true).unwrap()));
+        assert_eq!(execution(&lost, false), Execution::Stays);
+        let swapped = named(&wanted_taints(&lost, now, true).unwrap());
+        assert_eq!(
+            swapped,
+            ["node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"]
+        );
+        assert_eq!(
+            named(&wanted_taints(&lost, now, false).unwrap()),
+            ["node.kubernetes.io/not-ready:NoSchedule"]
+        );
+        assert_eq!(execution(&node("True", json!([])), false), Execution::None);
     }
 
     #[test]
     fn a_new_node_keeps_the_taint_it_came_with() {
         let mut new =
             node("True", json!([{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }]));
-        assert_eq!(wanted_taints(&new, Timestamp::UNIX_EPOCH), Some(Vec::new()));
+        assert_eq!(wanted_taints(&new, Timestamp::UNIX_EPOCH, true), Some(Vec::new()));
         new.status.conditions.clear();
-        assert_eq!(wanted_taints(&new, Timestamp::UNIX_EPOCH), None);
+        assert_eq!(wanted_taints(&new, Timestamp::UNIX_EPOCH, true), None);
     }
 }
