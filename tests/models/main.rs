@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoscalers;
+mod budgets;
 mod cronjobs;
 mod daemonsets;
 mod deployments;
@@ -18,5 +19,6 @@ mod nodes;
 mod owners;
 mod quotas;
 mod statefulsets;
+mod volumes;
 mod witness;
 mod world;
