@@ -8,6 +8,7 @@ mod budgets;
 mod cronjobs;
 mod daemonsets;
 mod deployments;
+mod devices;
 mod disruptions;
 mod endpoints;
 mod faults;
