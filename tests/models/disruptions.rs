@@ -19,7 +19,7 @@ use crate::world::{NAMESPACE, World, seeds};
 const STEPS: usize = 70;
 const NAME: &str = "web";
 
-async fn world(seed: u64) -> (World, Witness) {
+pub(crate) async fn world(seed: u64) -> (World, Witness) {
     let world = World::new(seed, |ctx| {
         vec![
             Arc::new(Deployments::new(ctx)),
@@ -34,7 +34,7 @@ async fn world(seed: u64) -> (World, Witness) {
     (world, witness)
 }
 
-fn deployment(replicas: u8) -> Value {
+pub(crate) fn deployment(replicas: u8) -> Value {
     json!({
         "metadata": { "name": NAME },
         "spec": {
@@ -49,7 +49,7 @@ fn deployment(replicas: u8) -> Value {
 }
 
 /// What a budget asks for, as chance has it.
-fn wish(chance: &mut fastrand::Rng) -> Value {
+pub(crate) fn wish(chance: &mut fastrand::Rng) -> Value {
     let values = [json!(0), json!(1), json!(2), json!(3), json!("25%"), json!("60%")];
     let value = chance.choice(&values).cloned();
     let policy = if chance.bool() { "AlwaysAllow" } else { "IfHealthyBudget" };
@@ -87,15 +87,15 @@ fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap()
 }
 
-fn is_healthy(pod: &Object) -> bool {
+pub(crate) fn is_healthy(pod: &Object) -> bool {
     !pod.meta().is_terminating() && condition(pod, "Ready")
 }
 
-fn number(budget: &Object, field: &str) -> i64 {
+pub(crate) fn number(budget: &Object, field: &str) -> i64 {
     value(budget)["status"][field].as_i64().unwrap_or(0)
 }
 
-fn disrupted(budget: &Object) -> BTreeSet<String> {
+pub(crate) fn disrupted(budget: &Object) -> BTreeSet<String> {
     let status = value(budget)["status"].clone();
     status["disruptedPods"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
 }

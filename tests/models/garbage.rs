@@ -10,10 +10,10 @@ use reconcile::kinds::{CLUSTER_ROLES, CONFIG_MAPS, Kind, SECRETS};
 use serde_json::{Value, json};
 
 use crate::kubelet::or_too_late;
-use crate::witness::{Seen, Witness};
+use crate::witness::{Rules, Seen, Witness, tell};
 use crate::world::{World, home, seeds};
 
-const STEPS: usize = 80;
+const STEPS: u32 = 80;
 const KINDS: [Kind; 3] = [CONFIG_MAPS, SECRETS, CLUSTER_ROLES];
 
 async fn world(seed: u64) -> (World, Witness) {
@@ -72,8 +72,8 @@ struct Always {
     known: BTreeSet<(String, i64)>,
 }
 
-impl Always {
-    fn look(&self, witness: &Witness, seen: &Seen) {
+impl Rules for Always {
+    fn look(&mut self, witness: &Witness, seen: &Seen) {
         let Some(before) = seen.before.as_deref().filter(|held| held.meta().name.starts_with("x-")) else {
             return;
         };
@@ -85,7 +85,9 @@ impl Always {
             self.see_end_of_wait(witness, before);
         }
     }
+}
 
+impl Always {
     fn see_collected(&self, witness: &Witness, object: &Object) {
         let uid = &object.meta().uid;
         assert!(!owners(object).is_empty(), "{} has no owners and is collected", object.key());
@@ -130,15 +132,14 @@ fn some_owners(chance: &mut fastrand::Rng, witness: &Witness, kind: &Kind) -> Ve
     owners
 }
 
-async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, made: &mut u32) {
+async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, number: u32) {
     let held = all(witness);
     match world.chance.u8(0..20) {
         0..=6 => {
-            *made += 1;
             let at = world.chance.usize(0..3);
             let (kind, letter) = (KINDS[at], ["c", "s", "r"][at]);
             let owners = some_owners(&mut world.chance, witness, &kind);
-            let metadata = json!({ "name": format!("x-{letter}{made}"), "ownerReferences": owners });
+            let metadata = json!({ "name": format!("x-{letter}{number}"), "ownerReferences": owners });
             world.create(&kind, &json!({ "metadata": metadata })).await;
         }
         7..=9 => {
@@ -176,7 +177,7 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, mad
             // For once nothing fails, and everybody sees what is there.
             world.faults.set(0);
             world.pass(Duration::from_secs(900)).await;
-            witness.catch_up(|witness, seen| always.look(witness, seen)).await;
+            witness.hold(always).await;
             always.known =
                 all(witness).iter().map(|held| (held.meta().uid.clone(), held.revision())).collect();
             world.faults.set(20);
@@ -192,15 +193,10 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, mad
 async fn story(seed: u64) {
     let (mut world, mut witness) = world(seed).await;
     let mut always = Always::default();
-    world.faults.set(20);
-    let mut made = 0;
-    for _ in 0..STEPS {
-        step(&mut world, &mut witness, &mut always, &mut made).await;
-        witness.catch_up(|witness, seen| always.look(witness, seen)).await;
-    }
+    tell((&mut world, &mut witness, &mut always), STEPS, step).await;
     world.faults.set(0);
     world.pass(Duration::from_secs(7200)).await;
-    witness.catch_up(|witness, seen| always.look(witness, seen)).await;
+    witness.hold(&mut always).await;
     let held = all(&witness);
     let uids: BTreeSet<&String> = held.iter().map(|object| &object.meta().uid).collect();
     let stuck = stuck(&held);

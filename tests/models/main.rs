@@ -4,9 +4,11 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoscalers;
+mod budgets;
 mod cronjobs;
 mod daemonsets;
 mod deployments;
+mod devices;
 mod disruptions;
 mod endpoints;
 mod faults;
@@ -14,8 +16,10 @@ mod garbage;
 mod jobs;
 mod kubelet;
 mod namespaces;
+mod nodes;
 mod owners;
 mod quotas;
 mod statefulsets;
+mod volumes;
 mod witness;
 mod world;

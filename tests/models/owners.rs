@@ -12,10 +12,10 @@ use reconcile::kinds::{Kind, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS};
 use serde_json::{Value, json};
 
 use crate::kubelet::or_too_late;
-use crate::witness::{Seen, Witness, is_active, value};
+use crate::witness::{Rules, Seen, Witness, is_active, tell, value};
 use crate::world::{World, seeds};
 
-const STEPS: usize = 80;
+const STEPS: u32 = 80;
 const SETS: [(&str, Kind); 3] =
     [("x-a", REPLICA_SETS), ("x-b", REPLICA_SETS), ("x-c", REPLICATION_CONTROLLERS)];
 /// What pods may be said to be; nobody selects the last.
@@ -69,7 +69,7 @@ struct Always {
     taken: BTreeSet<String>,
 }
 
-impl Always {
+impl Rules for Always {
     fn look(&mut self, witness: &Witness, seen: &Seen) {
         if seen.kind != "Pod" {
             return;
@@ -95,7 +95,9 @@ impl Always {
         }
         self.see_deletion(seen);
     }
+}
 
+impl Always {
     /// Nobody deletes a pod that is nobody's.
     fn see_deletion(&self, seen: &Seen) {
         let Some(before) = seen.before.as_ref().filter(|before| !before.meta().is_terminating()) else {
@@ -110,7 +112,7 @@ impl Always {
     }
 }
 
-async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, made: &mut u32) {
+async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, number: u32) {
     let (name, kind) = *world.chance.choice(&SETS).unwrap();
     let there = sets(witness).iter().any(|set| set.meta().name == name && !set.meta().is_terminating());
     match world.chance.u8(0..24) {
@@ -136,14 +138,13 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, mad
             or_too_late(world.try_merge(&PODS, &pod.meta().name, &patch).await);
         }
         9 | 10 => {
-            *made += 1;
             let (label, held) = *world.chance.choice(&LABELS).unwrap();
             let tier = world.chance.bool().then_some("b");
             let mut pod = pod(&json!({ label: held }));
             if tier.is_some() {
                 pod["metadata"]["labels"]["tier"] = "b".into();
             }
-            pod["metadata"]["name"] = format!("x-{made}").into();
+            pod["metadata"]["name"] = format!("x-{number}").into();
             world.create(&PODS, &pod).await;
         }
         11 => {
@@ -193,7 +194,7 @@ async fn complete(world: &mut World, witness: &mut Witness, always: &mut Always)
     world.faults.set(0);
     for _ in 0..3 {
         world.pass(Duration::from_secs(1200)).await;
-        witness.catch_up(|witness, seen| always.look(witness, seen)).await;
+        witness.hold(always).await;
         world.everything_runs(witness).await;
     }
     world.pass(Duration::from_secs(1200)).await;
@@ -205,12 +206,7 @@ async fn complete(world: &mut World, witness: &mut Witness, always: &mut Always)
 async fn story(seed: u64) {
     let (mut world, mut witness) = world(seed).await;
     let mut always = Always::default();
-    world.faults.set(20);
-    let mut made = 0;
-    for _ in 0..STEPS {
-        step(&mut world, &mut witness, &mut always, &mut made).await;
-        witness.catch_up(|witness, seen| always.look(witness, seen)).await;
-    }
+    tell((&mut world, &mut witness, &mut always), STEPS, step).await;
     complete(&mut world, &mut witness, &mut always).await;
 }
 

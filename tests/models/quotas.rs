@@ -8,7 +8,8 @@ use std::time::Duration;
 use api::{DeleteOptions, Key, Object, Status};
 use controllers::quota::Quotas;
 use reconcile::kinds::{
-    CONFIG_MAPS, Kind, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_QUOTAS, SECRETS, SERVICES,
+    CONFIG_MAPS, Kind, PERSISTENT_VOLUME_CLAIMS, PODS, PRIORITY_CLASSES, RESOURCE_QUOTAS, SECRETS, SERVICES,
+    VOLUME_ATTRIBUTES_CLASSES,
 };
 use serde_json::{Value, json};
 
@@ -17,13 +18,20 @@ use crate::witness::{Seen, Witness, is_active, value};
 use crate::world::{NAMESPACE, World, seeds};
 
 const STEPS: usize = 110;
-/// One quota of everything, and one of a scope.
-const NAMES: [&str; 2] = ["all", "scoped"];
+/// One quota of everything, one of a scope, and one that selects by a scope.
+const NAMES: [&str; 3] = ["all", "scoped", "selected"];
 const KINDS: [Kind; 5] = [PODS, CONFIG_MAPS, SECRETS, SERVICES, PERSISTENT_VOLUME_CLAIMS];
 const SCOPES: [&str; 4] = ["Terminating", "NotTerminating", "BestEffort", "NotBestEffort"];
+/// Classes of priority and of attributes of volumes; nobody makes objects of the last.
+const CLASSES: [&str; 3] = ["high", "low", "none"];
 
 async fn world(seed: u64) -> (World, Witness) {
     let world = World::new(seed, |ctx| vec![Arc::new(Quotas::new(ctx))]).await;
+    for (name, number) in [("high", 1000), ("low", 10)] {
+        world.create(&PRIORITY_CLASSES, &json!({ "metadata": { "name": name }, "value": number })).await;
+        let class = json!({ "metadata": { "name": name }, "driverName": "a.example.com", "parameters": { "a": name } });
+        world.create(&VOLUME_ATTRIBUTES_CLASSES, &class).await;
+    }
     let witness = Witness::of(&world, &[&[RESOURCE_QUOTAS], &KINDS[..]].concat()).await;
     (world, witness)
 }
@@ -68,14 +76,34 @@ fn usage(kind: &str, object: &Value) -> Amounts {
     names.into_iter().map(|(name, used)| (name.to_owned(), used)).collect()
 }
 
-fn is_in_scope(quota: &Value, object: &Value) -> bool {
+/// Whether a class is one that a requirement is about. Source: `ScopedResourceSelectorRequirementsAsSelector`.
+fn selects(one: &Value, class: &Value) -> bool {
+    let listed = one["values"].as_array().is_some_and(|values| values.contains(class));
+    match one["operator"].as_str().unwrap() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => !class.is_null(),
+        _ => class.is_null(),
+    }
+}
+
+fn is_in_scope(kind: &str, quota: &Value, object: &Value) -> bool {
     let ends = !object["spec"]["activeDeadlineSeconds"].is_null();
     let best_effort = object["spec"]["containers"][0]["resources"]["requests"]["cpu"].is_null();
-    quota["spec"]["scopes"].as_array().into_iter().flatten().all(|scope| match scope.as_str().unwrap() {
-        "Terminating" => ends,
-        "NotTerminating" => !ends,
-        "BestEffort" => best_effort,
-        _ => !best_effort,
+    let plain = quota["spec"]["scopes"].as_array().into_iter().flatten();
+    let plain = plain.map(|scope| json!({ "scopeName": scope, "operator": "Exists" }));
+    let selected = quota["spec"]["scopeSelector"]["matchExpressions"].as_array().into_iter().flatten();
+    plain.chain(selected.cloned()).all(|one| match (one["scopeName"].as_str().unwrap(), kind) {
+        ("VolumeAttributesClass", "PersistentVolumeClaim") => {
+            selects(&one, &object["spec"]["volumeAttributesClassName"])
+        }
+        ("Terminating", "Pod") => ends,
+        ("NotTerminating", "Pod") => !ends,
+        ("BestEffort", "Pod") => best_effort,
+        ("NotBestEffort", "Pod") => !best_effort,
+        ("PriorityClass", "Pod") => selects(&one, &object["spec"]["priorityClassName"]),
+        ("CrossNamespacePodAffinity", "Pod") => !object["spec"]["affinity"].is_null(),
+        _ => false,
     })
 }
 
@@ -85,7 +113,7 @@ fn used(witness: &Witness, quota: &Value) -> Amounts {
     for kind in KINDS {
         let counts = |object: &&Arc<Object>| kind.kind != "Pod" || is_active(object);
         for object in witness.all(kind.kind).filter(counts).map(|object| value(object)) {
-            if kind.kind == "Pod" && !is_in_scope(quota, &object) {
+            if !is_in_scope(kind.kind, quota, &object) {
                 continue;
             }
             for (name, more) in usage(kind.kind, &object) {
@@ -113,7 +141,7 @@ impl Always {
         }
         let object = value(new);
         for quota in witness.all("ResourceQuota").map(|quota| value(quota)) {
-            if seen.kind == "Pod" && !is_in_scope(&quota, &object) {
+            if !is_in_scope(seen.kind, &quota, &object) {
                 continue;
             }
             let (hard, used) = (amounts(&quota["status"]["hard"]), used(witness, &quota));
@@ -125,9 +153,17 @@ impl Always {
     }
 }
 
-fn limits(chance: &mut fastrand::Rng, scoped: bool) -> Value {
-    if scoped {
-        return json!({ "pods": chance.u8(0..4).to_string() });
+fn limits(chance: &mut fastrand::Rng, scoped: Option<&str>) -> Value {
+    match scoped {
+        Some("VolumeAttributesClass") => {
+            let (number, storage) = (chance.u8(0..4).to_string(), format!("{}Gi", chance.u8(0..6)));
+            return json!({ "persistentvolumeclaims": number, "requests.storage": storage });
+        }
+        Some("PriorityClass" | "CrossNamespacePodAffinity") => {
+            return json!({ "pods": chance.u8(0..4).to_string(), "requests.cpu": format!("{}m", chance.u16(0..600)) });
+        }
+        Some(_) => return json!({ "pods": chance.u8(0..4).to_string() }),
+        None => {}
     }
     let rows = [
         ("pods", 6, ""),
@@ -146,13 +182,36 @@ fn limits(chance: &mut fastrand::Rng, scoped: bool) -> Value {
     Value::Object(chosen.into_iter().map(limit).collect())
 }
 
-fn quota(chance: &mut fastrand::Rng, name: &str) -> Value {
-    let scoped = name == "scoped";
-    let mut spec = json!({ "hard": limits(chance, scoped) });
-    if scoped {
-        spec["scopes"] = json!([chance.choice(&SCOPES)]);
+/// One that selects by classes, as chance has it.
+fn requirement(chance: &mut fastrand::Rng) -> Value {
+    let scope =
+        *chance.choice(&["PriorityClass", "VolumeAttributesClass", "CrossNamespacePodAffinity"]).unwrap();
+    if scope == "CrossNamespacePodAffinity" {
+        return json!({ "scopeName": scope, "operator": "Exists" });
     }
-    json!({ "metadata": { "name": name }, "spec": spec })
+    let operator = *chance.choice(&["In", "NotIn", "Exists", "DoesNotExist"]).unwrap();
+    let values = operator.ends_with("In").then(|| json!([chance.choice(&CLASSES)]));
+    json!({ "scopeName": scope, "operator": operator, "values": values })
+}
+
+/// What a quota limits follows from what it selects, which nobody changes.
+fn wish(chance: &mut fastrand::Rng, name: &str, held: &Value) -> Value {
+    let mut spec = held.clone();
+    match name {
+        "scoped" if spec.is_null() => spec = json!({ "scopes": [chance.choice(&SCOPES)] }),
+        "selected" if spec.is_null() => {
+            spec = json!({ "scopeSelector": { "matchExpressions": [requirement(chance)] } });
+        }
+        _ => {}
+    }
+    let scope = [&spec["scopes"][0], &spec["scopeSelector"]["matchExpressions"][0]["scopeName"]];
+    let scope = scope.into_iter().find_map(|scope| scope.as_str().map(str::to_owned));
+    let hard = limits(chance, scope.as_deref());
+    if spec.is_null() {
+        spec = json!({});
+    }
+    spec["hard"] = hard;
+    spec
 }
 
 /// An object of a kind; its name may be taken, by which it fails after it was charged.
@@ -163,7 +222,14 @@ fn object(chance: &mut fastrand::Rng, kind: &Kind) -> Value {
             if let Some(cpu) = chance.choice(&[None, Some("100m"), Some("250m")]).copied().flatten() {
                 container["resources"] = json!({ "requests": { "cpu": cpu } });
             }
-            json!({ "containers": [container], "activeDeadlineSeconds": chance.bool().then_some(600) })
+            let elsewhere =
+                json!({ "topologyKey": "zone", "namespaces": ["elsewhere"], "labelSelector": {} });
+            let affinity = json!({ "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [elsewhere] } });
+            json!({
+                "containers": [container], "activeDeadlineSeconds": chance.bool().then_some(600),
+                "priorityClassName": chance.choice(&CLASSES[..2]).filter(|_| chance.bool()),
+                "affinity": (chance.u8(0..3) == 0).then_some(affinity),
+            })
         }
         "Service" => {
             let kind = if chance.u8(0..3) == 0 { "NodePort" } else { "ClusterIP" };
@@ -171,7 +237,11 @@ fn object(chance: &mut fastrand::Rng, kind: &Kind) -> Value {
         }
         "PersistentVolumeClaim" => {
             let storage = format!("{}Gi", chance.u8(1..4));
-            json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": storage } } })
+            let class = chance.choice(&CLASSES[..2]).filter(|_| chance.bool());
+            json!({
+                "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": storage } },
+                "volumeAttributesClassName": class,
+            })
         }
         _ => Value::Null,
     };
@@ -201,16 +271,16 @@ async fn change_quota(world: &mut World, witness: &Witness, strict: bool) {
         world.settle().await;
     }
     let name = *world.chance.choice(&NAMES).unwrap();
-    let there = witness.all("ResourceQuota").any(|quota| quota.meta().name == name);
-    match world.chance.u8(0..4) {
-        _ if !there => {
-            let quota = quota(&mut world.chance, name);
-            world.create(&RESOURCE_QUOTAS, &quota).await;
+    let there = witness.all("ResourceQuota").find(|quota| quota.meta().name == name).cloned();
+    match (world.chance.u8(0..4), there) {
+        (_, None) => {
+            let spec = wish(&mut world.chance, name, &Value::Null);
+            world.create(&RESOURCE_QUOTAS, &json!({ "metadata": { "name": name }, "spec": spec })).await;
         }
-        0 => world.delete(&RESOURCE_QUOTAS, name, None).await,
-        _ => {
-            let quota = quota(&mut world.chance, name);
-            let patch = json!([{ "op": "replace", "path": "/spec/hard", "value": quota["spec"]["hard"] }]);
+        (0, Some(_)) => world.delete(&RESOURCE_QUOTAS, name, None).await,
+        (_, Some(quota)) => {
+            let spec = wish(&mut world.chance, name, &value(&quota)["spec"]);
+            let patch = json!([{ "op": "replace", "path": "/spec/hard", "value": spec["hard"] }]);
             let (key, kind) = (Key::new(NAMESPACE, name), api::PatchType::Json);
             world.user.patch(&RESOURCE_QUOTAS.gvr(), &key, "", kind, &patch).await.unwrap();
         }

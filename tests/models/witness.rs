@@ -27,6 +27,24 @@ impl Seen {
     }
 }
 
+/// What always has to hold, looked at after each change.
+pub(crate) trait Rules {
+    fn look(&mut self, witness: &Witness, seen: &Seen);
+}
+
+/// So many random steps while requests fail, each with its number.
+pub(crate) async fn tell<R: Rules>(
+    (world, witness, rules): (&mut World, &mut Witness, &mut R),
+    steps: u32,
+    mut step: impl AsyncFnMut(&mut World, &mut Witness, &mut R, u32),
+) {
+    world.faults.set(20);
+    for number in 0..steps {
+        step(world, witness, rules, number).await;
+        witness.hold(rules).await;
+    }
+}
+
 pub(crate) struct Witness {
     user: Client,
     everywhere: bool,
@@ -64,6 +82,11 @@ impl Witness {
             traces: std::env::var_os("SKIFF_MODELS_TRACE").is_some(),
             held: Vec::new(),
         }
+    }
+
+    /// Looks at what changed since the last look.
+    pub(crate) async fn hold(&mut self, rules: &mut impl Rules) {
+        self.catch_up(|witness, seen| rules.look(witness, seen)).await;
     }
 
     /// What changed since the last look; `look` is called after each change, when the state is as it was then.

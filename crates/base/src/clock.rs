@@ -1,11 +1,11 @@
 //! Time as a handle, so that tests can drive it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -51,6 +51,7 @@ pub struct VirtualClock {
 #[derive(Debug, Default)]
 struct Sleepers {
     deadlines: BTreeSet<(Timestamp, u64)>,
+    of: HashMap<u64, Timestamp>,
     numbers: u64,
 }
 
@@ -59,29 +60,49 @@ impl Sleepers {
     fn moments(&self) -> impl Iterator<Item = Timestamp> {
         self.deadlines.iter().map(|(deadline, _)| *deadline)
     }
+
+    fn add(&mut self, deadline: Timestamp) -> u64 {
+        self.numbers += 1;
+        self.of.insert(self.numbers, deadline);
+        self.deadlines.insert((deadline, self.numbers));
+        self.numbers
+    }
+
+    fn remove(&mut self, number: u64) -> bool {
+        let held = self.of.remove(&number);
+        held.is_some_and(|deadline| self.deadlines.remove(&(deadline, number)))
+    }
+
+    /// Whoever sleeps does so for as long as before, by a clock that has gone back: as with the system's.
+    fn go_back(&mut self, by: SignedDuration) {
+        self.of
+            .values_mut()
+            .for_each(|deadline| *deadline = deadline.saturating_sub(by).unwrap_or(*deadline));
+        self.deadlines = self.of.iter().map(|(number, deadline)| (*deadline, *number)).collect();
+    }
 }
 
 /// One that sleeps; forgotten with it, whether it woke or was given up.
 struct Sleeper {
     sleepers: watch::Sender<Sleepers>,
-    entry: (Timestamp, u64),
+    number: u64,
 }
 
 impl Sleeper {
     fn new(sleepers: &watch::Sender<Sleepers>, deadline: Timestamp) -> Self {
-        let mut entry = (deadline, 0);
-        sleepers.send_modify(|held| {
-            held.numbers += 1;
-            entry.1 = held.numbers;
-            held.deadlines.insert(entry);
-        });
-        Self { sleepers: sleepers.clone(), entry }
+        let mut number = 0;
+        sleepers.send_modify(|held| number = held.add(deadline));
+        Self { sleepers: sleepers.clone(), number }
+    }
+
+    fn has_slept(&self, now: Timestamp) -> bool {
+        self.sleepers.borrow().of.get(&self.number).is_none_or(|deadline| *deadline <= now)
     }
 }
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.sleepers.send_if_modified(|held| held.deadlines.remove(&self.entry));
+        self.sleepers.send_if_modified(|held| held.remove(self.number));
     }
 }
 
@@ -143,9 +164,13 @@ impl VirtualClock {
         self.set(self.now().saturating_add(by).unwrap_or(Timestamp::MAX));
     }
 
-    /// Sets the clock, which may go back, and wakes every sleeper whose deadline has come.
+    /// Sets the clock, which may go back, and wakes every sleeper whose deadline has come. Where it goes back nobody sleeps
+    /// for longer than was asked for.
     pub fn set(&self, now: Timestamp) {
-        *self.now.lock() = now;
+        let before = std::mem::replace(&mut *self.now.lock(), now);
+        if now < before {
+            self.sleepers.send_modify(|held| held.go_back(before.duration_since(now)));
+        }
         self.ticks.send_modify(|tick| *tick += 1);
     }
 }
@@ -158,9 +183,9 @@ impl Clock for VirtualClock {
 
     async fn sleep_until(&self, deadline: Timestamp) {
         let mut ticks = self.ticks.subscribe();
-        let _sleeper = Sleeper::new(&self.sleepers, deadline);
+        let sleeper = Sleeper::new(&self.sleepers, deadline);
         // The sender lives as long as `self`, so waiting cannot fail while this call borrows it.
-        let _ = ticks.wait_for(|_| self.now() >= deadline).await;
+        let _ = ticks.wait_for(|_| sleeper.has_slept(self.now())).await;
     }
 }
 
@@ -179,6 +204,20 @@ mod tests {
         clock.advance(Duration::from_secs(3600));
         sleep.await;
         assert_eq!(clock.now(), deadline);
+        assert_eq!(clock.next_deadline(), None);
+    }
+
+    #[tokio::test]
+    async fn where_a_clock_goes_back_nobody_sleeps_for_longer() {
+        let clock = VirtualClock::new(Timestamp::UNIX_EPOCH + Duration::from_secs(10_000));
+        let mut sleep = Box::pin(clock.sleep_until(clock.now() + Duration::from_secs(60)));
+        assert!(futures_poll(&mut sleep).await.is_none());
+        clock.set(Timestamp::UNIX_EPOCH);
+        assert_eq!(clock.next_deadline(), Some(Timestamp::UNIX_EPOCH + Duration::from_secs(60)));
+        clock.advance(Duration::from_secs(59));
+        assert!(futures_poll(&mut sleep).await.is_none());
+        clock.advance(Duration::from_secs(1));
+        sleep.await;
         assert_eq!(clock.next_deadline(), None);
     }
 

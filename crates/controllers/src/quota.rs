@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::quantity::{Format, Quantity};
-use api::quota::{Counted, is_terminating, masked};
+use api::quota::{Counted, masked};
 use api::resources::{ResourceList, add, amounts, to_json};
 use api::{GroupVersionResource, Key, Object};
 use async_trait::async_trait;
@@ -125,7 +125,8 @@ impl Worker {
             return;
         }
         let now = self.ctx.clock.now();
-        let less = change.new.as_ref().is_none_or(|new| uses_otherwise(&counted(resource), old, new, now));
+        let less =
+            change.new.as_ref().is_none_or(|new| uses_otherwise(&counted(resource), &quotas, old, new, now));
         if less {
             quotas.iter().for_each(|quota| self.queue.add_after(quota.key(), GATHERING));
         }
@@ -175,10 +176,20 @@ fn is_unscoped(quota: &Value) -> bool {
     empty(&spec["scopes"]) && empty(&spec["scopeSelector"]["matchExpressions"])
 }
 
-/// Whether a change of an object changes what it uses, or for which quotas it counts.
-fn uses_otherwise(kind: &Counted<'_>, old: &Object, new: &Object, now: Timestamp) -> bool {
+/// Whether a change of an object changes what it uses, or for which of these quotas it counts.
+fn uses_otherwise(
+    kind: &Counted<'_>,
+    quotas: &[Arc<Object>],
+    old: &Object,
+    new: &Object,
+    now: Timestamp,
+) -> bool {
     let (Ok(old), Ok(new)) = (decode::<Value>(old), decode::<Value>(new)) else { return true };
-    kind.usage(&old, now) != kind.usage(&new, now) || is_terminating(&old) != is_terminating(&new)
+    let mut scoped = quotas.iter().filter_map(|quota| decode::<Value>(quota).ok());
+    kind.usage(&old, now) != kind.usage(&new, now)
+        || scoped.any(|quota| {
+            !is_unscoped(&quota) && kind.is_in_scope(&quota, &old) != kind.is_in_scope(&quota, &new)
+        })
 }
 
 /// The status that a quota should have, if it has another. What nobody counts stays as it was told. Pure.
@@ -230,5 +241,25 @@ mod tests {
         let status = plan(&told, list(json!({ "secrets": "0" }))).unwrap();
         assert_eq!(status, json!({ "hard": { "secrets": "1" }, "used": { "secrets": "0" } }));
         assert_eq!(plan(&json!({ "spec": {} }), ResourceList::new()).unwrap()["hard"], json!({}));
+    }
+
+    #[test]
+    fn what_counts_for_another_quota_makes_room() {
+        let object =
+            |value: Value| Arc::new(Object::parse(serde_json::to_vec(&value).unwrap().into()).unwrap());
+        let claim = |class: &str| {
+            object(json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "c" },
+                "spec": { "volumeAttributesClassName": class } }))
+        };
+        let quota = |scope: &str| {
+            let selects = json!([{ "scopeName": scope, "operator": "In", "values": ["gold"] }]);
+            object(json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "q" },
+                "spec": { "scopeSelector": { "matchExpressions": selects } } }))
+        };
+        let kind = Counted { group: "", resource: "persistentvolumeclaims" };
+        let (gold, silver, now) = (claim("gold"), claim("silver"), Timestamp::UNIX_EPOCH);
+        let changes = |quotas: &[Arc<Object>], new: &Object| uses_otherwise(&kind, quotas, &gold, new, now);
+        let scoped = [quota("VolumeAttributesClass")];
+        assert!(changes(&scoped, &silver) && !changes(&scoped, &gold) && !changes(&[], &silver));
     }
 }

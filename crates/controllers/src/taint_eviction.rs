@@ -1,24 +1,26 @@
 //! Pods leave nodes with NoExecute taints that they do not tolerate, at once or when their toleration ends.
 //! Source: `k8s.io/kubernetes/pkg/controller/tainteviction`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{DeleteOptions, Key, PatchType};
+use api::{DeleteOptions, Key, Object, PatchType};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use reconcile::taints::Taint;
-use reconcile::{Action, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers};
+use reconcile::{
+    Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, kinds, run_workers,
+};
 use serde_json::json;
 
 use crate::claim::{ignore_gone, ignore_missing};
 use crate::context::{Ctx, decode, ready};
 use crate::node_lifecycle::Node;
-use crate::pods::Pod;
+use crate::pods::{Condition, Pod};
 
 const NAME: &str = "taint-eviction-controller";
 /// Source: `UpdateWorkerSize`.
@@ -45,39 +47,24 @@ impl Component for TaintEviction {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let nodes = self.ctx.informers.get(kinds::NODES);
         let pods = self.ctx.informers.get(kinds::PODS);
-        let queue: Queue<Key> = self.ctx.queue("noexec_taint_pod");
-        let (from_pods, from_nodes, all_pods) = (queue.clone(), queue.clone(), pods.clone());
+        let worker = Arc::new(Worker {
+            queue: self.ctx.queue("noexec_taint_pod"),
+            events: EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, ""),
+            ctx: self.ctx.clone(),
+            seen: Mutex::default(),
+            doomed: Mutex::default(),
+            nodes,
+            pods,
+        });
+        let (by_pods, by_nodes) = (worker.clone(), worker.clone());
         let _registrations = [
-            pods.on_change(move |change| {
-                let placed = |pod: &Option<Arc<api::Object>>| {
-                    pod.as_ref().and_then(|pod| pod.node_name().map(str::to_owned))
-                };
-                let changed = match (&change.old, &change.new) {
-                    (Some(old), Some(new)) => old.meta().generation != new.meta().generation,
-                    _ => true,
-                };
-                if changed || placed(&change.old) != placed(&change.new) {
-                    from_pods.add(change.key.clone());
-                }
-            }),
-            nodes.on_change(move |change| {
-                let taints = |node: &Option<Arc<api::Object>>| {
-                    node.as_ref().and_then(|node| node.decode::<Node>().ok()).map(|node| executing(&node))
-                };
-                if taints(&change.old).unwrap_or_default() != taints(&change.new).unwrap_or_default() {
-                    for pod in all_pods.on_node(&change.key.name) {
-                        from_nodes.add(pod.key());
-                    }
-                }
-            }),
+            worker.pods.on_change(move |change| by_pods.pod_changed(change)),
+            worker.nodes.on_change(move |change| by_nodes.node_changed(change)),
         ];
-        if !ready(&ctx, &[&nodes, &pods]).await {
+        if !ready(&ctx, &[&worker.nodes, &worker.pods]).await {
             return Ok(());
         }
-        let events = EventRecorder::new(self.ctx.client.clone(), self.ctx.clock.clone(), NAME, "");
-        let worker =
-            Arc::new(Worker { ctx: self.ctx.clone(), nodes, pods, events, waiting: Mutex::default() });
-        run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
+        run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
 }
@@ -86,9 +73,12 @@ struct Worker {
     ctx: Ctx,
     nodes: Informer,
     pods: Informer,
+    queue: Queue<Key>,
     events: EventRecorder,
-    /// The pods that are to go when their toleration ends.
-    waiting: Mutex<HashSet<Key>>,
+    /// Since when a node has which taints, by name. Few say it themselves: `kubectl taint` does not.
+    seen: Mutex<HashMap<String, Vec<Taint>>>,
+    /// The uids of pods that have to leave in a while.
+    doomed: Mutex<HashMap<Key, String>>,
 }
 
 /// A node's NoExecute taints.
@@ -96,20 +86,36 @@ fn executing(node: &Node) -> Vec<Taint> {
     node.spec.taints.iter().filter(|taint| taint.effect == "NoExecute").cloned().collect()
 }
 
-/// When a pod has to leave: `None` never. Tolerations run from when the taint came, or the pod if that was later.
+/// These taints, each with the moment at which it came: as it says, as it was known before, or now.
+fn dated(taints: Vec<Taint>, known: &[Taint], now: Timestamp) -> Vec<Taint> {
+    let same = |a: &Taint, b: &Taint| a.key == b.key && a.value == b.value;
+    let date = |taint: Taint| {
+        let before = || known.iter().find(|held| same(held, &taint)).and_then(|held| held.time_added);
+        let time_added = taint.time_added.or_else(before).or(Some(now));
+        Taint { time_added, ..taint }
+    };
+    taints.into_iter().map(date).collect()
+}
+
+/// Since when a pod is on its node: one that waited for long has its time there all the same.
+fn placed_at(pod: &Pod) -> Option<Timestamp> {
+    let placed = |held: &&Condition| held.r#type == "PodScheduled" && held.status == "True";
+    let scheduled = pod.status.conditions.iter().find(placed).and_then(|held| held.last_transition_time);
+    scheduled.max(pod.metadata.creation_timestamp)
+}
+
+/// When a pod has to leave: `None` never. Tolerations run from when the taint came, or the pod if that was later; of
+/// several for one taint the first counts. Source: `v1helper.GetMatchingTolerations`, `getMinTolerationTime`.
 fn leaves_at(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Timestamp> {
+    // By a clock that has gone back it is not there yet.
+    let placed = placed_at(pod).filter(|placed| *placed <= now);
     let mut earliest: Option<Timestamp> = None;
     for taint in taints {
-        let tolerations: Vec<_> =
-            pod.spec.tolerations.iter().filter(|toleration| toleration.covers(taint)).collect();
-        if tolerations.is_empty() {
+        let Some(toleration) = pod.spec.tolerations.iter().find(|toleration| toleration.covers(taint)) else {
             return Some(now);
-        }
-        let Some(seconds) = tolerations.iter().filter_map(|toleration| toleration.toleration_seconds).min()
-        else {
-            continue;
         };
-        let since = taint.time_added.max(pod.metadata.creation_timestamp).unwrap_or(now);
+        let Some(seconds) = toleration.toleration_seconds else { continue };
+        let since = taint.time_added.max(placed).unwrap_or(now);
         let wait = jiff::SignedDuration::from_secs(seconds.max(0));
         let deadline = since.saturating_add(wait).unwrap_or(Timestamp::MAX);
         earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
@@ -120,46 +126,95 @@ fn leaves_at(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Timestamp> {
 #[async_trait]
 impl Reconcile<Key> for Worker {
     async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
-        let waited = self.waiting.lock().remove(key);
-        let Some(object) = self.pods.get(key).filter(|pod| !pod.meta().is_terminating()) else {
-            return Ok(Action::Done);
-        };
-        let Some(node) = object.node_name().and_then(|node| self.nodes.get(&Key::new("", node))) else {
-            return Ok(Action::Done);
-        };
-        let taints = executing(&decode(&node)?);
-        let pod: Pod = decode(&object)?;
         let now = self.ctx.clock.now();
+        let found = self.pods.get(key).filter(|pod| !pod.meta().is_terminating());
+        let Some((object, taints)) =
+            found.and_then(|pod| Some((pod.clone(), self.taints(pod.node_name()?, now)?)))
+        else {
+            self.spare(key);
+            return Ok(Action::Done);
+        };
+        let pod: Pod = decode(&object)?;
         match leaves_at(&pod, &taints, now) {
-            None => {
-                if waited {
-                    self.tell(key, &pod.metadata.uid, "Cancelling deletion of Pod");
-                }
-                Ok(Action::Done)
-            }
+            None => self.spare(key),
             Some(deadline) if deadline > now => {
-                self.waiting.lock().insert(key.clone());
-                Ok(Action::After(Duration::try_from(deadline.duration_since(now)).unwrap_or_default()))
+                self.doomed.lock().insert(key.clone(), pod.metadata.uid);
+                let wait = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
+                return Ok(Action::After(wait));
             }
             Some(_) => {
                 self.evict(key, &pod).await?;
-                Ok(Action::Done)
+                self.doomed.lock().remove(key);
             }
         }
+        Ok(Action::Done)
     }
 }
 
 impl Worker {
-    async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), BoxError> {
-        let uid = &pod.metadata.uid;
-        self.tell(key, uid, "Marking for deletion Pod");
-        let message = "Taint manager: deleting due to NoExecute taint";
-        evict(&self.ctx, key, uid, "DeletionByTaintManager", message).await
+    fn pod_changed(&self, change: &Change) {
+        let placed =
+            |pod: &Option<Arc<Object>>| pod.as_ref().and_then(|pod| pod.node_name().map(str::to_owned));
+        let changed = match (&change.old, &change.new) {
+            (Some(old), Some(new)) => old.meta().generation != new.meta().generation,
+            _ => true,
+        };
+        if changed || placed(&change.old) != placed(&change.new) {
+            self.queue.add(change.key.clone());
+        }
     }
 
-    fn tell(&self, key: &Key, uid: &str, what: &str) {
+    fn node_changed(&self, change: &Change) {
+        let name = &change.key.name;
+        let read = |node: &Option<Arc<Object>>| {
+            node.as_ref().and_then(|node| decode::<Node>(node).ok()).map(|node| executing(&node))
+        };
+        let (old, new) = (read(&change.old).unwrap_or_default(), read(&change.new).unwrap_or_default());
+        if old == new {
+            return;
+        }
+        self.note(name, new);
+        for pod in self.pods.on_node(name) {
+            self.queue.add(pod.key());
+        }
+    }
+
+    /// Remembers since when a node has its taints.
+    fn note(&self, node: &str, taints: Vec<Taint>) {
+        let mut seen = self.seen.lock();
+        if taints.is_empty() {
+            seen.remove(node);
+            return;
+        }
+        let known = seen.get(node).map_or(&[][..], Vec::as_slice);
+        let taints = dated(taints, known, self.ctx.clock.now());
+        seen.insert(node.to_owned(), taints);
+    }
+
+    /// The taints by which pods leave a node, each with its moment; nothing where there are none. What came later than now
+    /// did so by a clock that has gone back: it came now, else pods would stay until the clock is where it was.
+    fn taints(&self, node: &str, now: Timestamp) -> Option<Vec<Taint>> {
+        let mut seen = self.seen.lock();
+        let taints = seen.get_mut(node)?;
+        taints.iter_mut().for_each(|taint| taint.time_added = taint.time_added.min(Some(now)));
+        Some(taints.clone())
+    }
+
+    /// A pod that was to leave stays, or is gone already.
+    fn spare(&self, key: &Key) {
+        let Some(uid) = self.doomed.lock().remove(key) else { return };
+        let involved = Involved::named(&kinds::PODS, key, &uid);
+        let message = format!("Cancelling deletion of Pod {key}");
+        self.events.event(involved, EventType::Normal, "TaintManagerEviction", message);
+    }
+
+    async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), BoxError> {
+        let uid = &pod.metadata.uid;
+        let message = format!("Marking for deletion Pod {key}");
         let involved = Involved::named(&kinds::PODS, key, uid);
-        self.events.event(involved, EventType::Normal, "TaintManagerEviction", format!("{what} {key}"));
+        self.events.event(involved, EventType::Normal, "TaintManagerEviction", message);
+        let message = "Taint manager: deleting due to NoExecute taint";
+        evict(&self.ctx, key, uid, "DeletionByTaintManager", message).await
     }
 }
 
@@ -211,5 +266,32 @@ mod tests {
         ]));
         assert_eq!(leaves_at(&some, &both, now), Some(start + Duration::from_secs(60)));
         assert_eq!(leaves_at(&pod(json!([{ "operator": "Exists" }])), &both, now), None);
+    }
+
+    #[test]
+    fn a_pod_has_its_time_wherever_the_taint_and_the_pod_come_from() {
+        let at = |seconds: u64| Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
+        let bare = Taint { key: "a".into(), effect: "NoExecute".into(), ..Taint::default() };
+        // One that says no moment came when it was seen first, and is as old after each look.
+        let first = dated(vec![bare.clone()], &[], at(5000));
+        let again = dated(vec![bare], &first, at(5100));
+        assert_eq!(again[0].time_added, Some(at(5000)));
+        let pod = |tolerations: serde_json::Value, placed: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": { "creationTimestamp": "1970-01-01T00:00:10Z" }, "spec": { "tolerations": tolerations },
+                "status": { "conditions": [
+                    { "type": "PodScheduled", "status": "True", "lastTransitionTime": placed }] },
+            }))
+            .unwrap()
+        };
+        let brief = json!([{ "key": "a", "operator": "Exists", "tolerationSeconds": 60 }]);
+        let old = pod(brief.clone(), json!("1970-01-01T00:00:20Z"));
+        assert_eq!(leaves_at(&old, &again, at(5001)), Some(at(5060)));
+        let late = pod(brief, json!("1970-01-01T02:00:00Z"));
+        assert_eq!(leaves_at(&late, &again, at(7200)), Some(at(7260)));
+        // Of several that cover a taint the first counts.
+        let both =
+            json!([{ "operator": "Exists" }, { "key": "a", "operator": "Exists", "tolerationSeconds": 1 }]);
+        assert_eq!(leaves_at(&pod(both, json!(null)), &again, at(9000)), None);
     }
 }

@@ -10,7 +10,7 @@ use base::backoff::{Backoff, Policy};
 use base::clock::SharedClock;
 use base::lifecycle::Tasks;
 use base::queues::{Counted, Durations, Figures, Queues};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -24,6 +24,9 @@ pub const LOOKED_AT: Duration = Duration::from_micros(5);
 pub const DECODED: Duration = Duration::from_micros(100);
 /// Passes that look at fewer objects come at once.
 const FEW: usize = 200;
+
+/// A clock that goes back by less was read by two at once, or is corrected: nobody waits much longer for that.
+const BACK_MIN: SignedDuration = SignedDuration::from_secs(1);
 
 /// What can be a key.
 pub trait QueueKey: Clone + Eq + Hash + Ord + Send + Sync + 'static {}
@@ -61,6 +64,8 @@ struct State<K> {
     later: BTreeSet<(Timestamp, K)>,
     deadlines: HashMap<K, Timestamp>,
     backoff: Backoff<K>,
+    /// What the clock showed last.
+    seen: Timestamp,
     closed: bool,
     adds: u64,
     retries: u64,
@@ -102,6 +107,19 @@ impl<K: QueueKey> State<K> {
         self.dirty.contains_key(key)
     }
 
+    /// Where the clock has gone back, what was set for later stays as far away as it was: else it would come when the clock
+    /// is where it was, and a failed key meanwhile not at all.
+    fn follow(&mut self, now: Timestamp) {
+        let back = self.seen.duration_since(now);
+        if back < BACK_MIN {
+            self.seen = self.seen.max(now);
+            return;
+        }
+        self.seen = now;
+        self.deadlines.values_mut().for_each(|at| *at = at.saturating_sub(back).unwrap_or(*at));
+        self.later = self.deadlines.iter().map(|(key, at)| (*at, key.clone())).collect();
+    }
+
     /// Sets a key for `deadline` unless it is set for an earlier one; tells whether it is the new earliest of all.
     fn add_at(&mut self, key: K, deadline: Timestamp) -> bool {
         if self.closed {
@@ -120,6 +138,7 @@ impl<K: QueueKey> State<K> {
 
     /// Moves every key whose time has come; gives how many workers to wake and the next deadline.
     fn take_due(&mut self, now: Timestamp) -> (usize, Option<Timestamp>) {
+        self.follow(now);
         let mut woken = 0;
         while let Some((deadline, _)) = self.later.first() {
             if *deadline > now {
@@ -149,6 +168,7 @@ impl<K: QueueKey> Queue<K> {
             later: BTreeSet::new(),
             deadlines: HashMap::new(),
             backoff: Backoff::new(policy),
+            seen: clock.now(),
             closed: false,
             adds: 0,
             retries: 0,
@@ -184,8 +204,10 @@ impl<K: QueueKey> Queue<K> {
 
     /// Adds a key that is due in `delay`; the earliest of several such calls counts.
     pub fn add_after(&self, key: K, delay: Duration) {
-        let deadline = self.shared.clock.now().saturating_add(delay).unwrap_or(Timestamp::MAX);
+        let now = self.shared.clock.now();
+        let deadline = now.saturating_add(delay).unwrap_or(Timestamp::MAX);
         let mut state = self.shared.state.lock();
+        state.follow(now);
         state.retries += u64::from(!state.closed);
         if delay.is_zero() {
             if state.add(key) {
@@ -342,7 +364,11 @@ async fn keep_time<K: QueueKey>(shared: Arc<Shared<K>>) {
             None => shared.rescheduled.notified().await,
             Some(deadline) => tokio::select! {
                 () = shared.rescheduled.notified() => {}
-                () = shared.clock.sleep_until(deadline) => {}
+                // Whatever the clock shows now, so much time has passed.
+                () = shared.clock.sleep_until(deadline) => {
+                    let mut state = shared.state.lock();
+                    state.seen = state.seen.max(deadline);
+                }
             },
         }
     }

@@ -297,6 +297,30 @@ async fn a_queue_tells_what_it_does() {
 }
 
 #[tokio::test]
+async fn where_the_clock_goes_back_keys_come_no_later() {
+    let clock = VirtualClock::new(Timestamp::UNIX_EPOCH + Duration::from_secs(10_000));
+    let queue = Queue::new(Arc::new(clock.clone()));
+    queue.add_after("first", Duration::from_secs(60));
+    queue.add_after("second", Duration::from_secs(90));
+    tokio::task::yield_now().await;
+    clock.set(Timestamp::UNIX_EPOCH);
+    for (name, seconds) in [("first", 60), ("second", 30)] {
+        clock.advance(Duration::from_secs(seconds));
+        assert_eq!(*queue.next().await.unwrap().key(), name);
+        tokio::task::yield_now().await;
+    }
+    // Also where something else is set for later before the timer runs off.
+    queue.add_after("third", Duration::from_secs(60));
+    tokio::task::yield_now().await;
+    clock.set(Timestamp::UNIX_EPOCH - Duration::from_secs(10_000));
+    queue.add_after("fourth", Duration::from_secs(50));
+    tokio::task::yield_now().await;
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(*queue.next().await.unwrap().key(), "fourth");
+    assert_eq!(*queue.next().await.unwrap().key(), "third");
+}
+
+#[tokio::test]
 async fn delayed_keys_come_in_order_of_their_deadlines() {
     let clock = VirtualClock::new(Timestamp::UNIX_EPOCH);
     let queue = Queue::new(Arc::new(clock.clone()));

@@ -189,6 +189,16 @@ fn claim_from(pod: &ObjectMeta, listed: &str, template: &Template) -> Value {
     })
 }
 
+/// The one of these claims that was made for this entry of a pod's list.
+fn made_for(pod: &ObjectMeta, listed: &str, claims: &[Arc<Object>]) -> Option<String> {
+    let fits = |claim: &&Arc<Object>| {
+        !claim.meta().is_terminating()
+            && stranger(pod, claim.meta()).is_none()
+            && claim.annotation(POD_CLAIM_NAME).is_some_and(|name| name == listed)
+    };
+    claims.iter().filter(fits).map(|claim| claim.meta().name.clone()).min()
+}
+
 /// What a pod's status says of its claims once these (by entry of its list) are known too. Everything is said again: an
 /// applier takes away what it says no more.
 fn told(pod: &Pod, made: &[(&str, String)]) -> Vec<Value> {
@@ -400,15 +410,7 @@ impl Worker {
                 Err(status) => return Err(status.to_string()),
             }
         }
-        let fits = |claim: &Arc<Object>| {
-            let meta = claim.meta();
-            !meta.is_terminating()
-                && stranger(&pod.metadata, meta).is_none()
-                && meta.annotations.get(POD_CLAIM_NAME).is_some_and(|name| *name == listed.name)
-        };
-        let mut held = self.claims.owned_by(&pod.metadata.uid);
-        held.retain(fits);
-        Ok(held.iter().map(|claim| claim.meta().name.clone()).min())
+        Ok(made_for(&pod.metadata, &listed.name, &self.claims.owned_by(&pod.metadata.uid)))
     }
 
     async fn template(&self, key: &Key) -> Result<Template, String> {
@@ -578,6 +580,20 @@ mod tests {
             (&made["metadata"]["labels"]["a"], &made["spec"]["future"], &made["metadata"]["generateName"]),
             (&json!("b"), &json!(1), &json!("p-made-"))
         );
+    }
+
+    #[test]
+    fn what_was_made_is_found_again() {
+        let pod = pod("", "", json!([])).metadata;
+        let made = |name: &str, listed: &str, owner: &ObjectMeta| {
+            let mut body = claim_from(owner, listed, &Template::default());
+            body["metadata"]["name"] = name.into();
+            Arc::new(Object::parse(serde_json::to_vec(&body).unwrap().into()).unwrap())
+        };
+        let other = ObjectMeta { uid: "v".into(), ..pod.clone() };
+        let held = [made("x", "made", &other), made("y", "other", &pod), made("z", "made", &pod)];
+        assert_eq!(made_for(&pod, "made", &held).as_deref(), Some("z"));
+        assert_eq!(made_for(&pod, "third", &held), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Key, Object, ObjectMeta};

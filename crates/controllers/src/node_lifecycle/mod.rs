@@ -1,4 +1,5 @@
-//! Nodes that stop reporting: their conditions become Unknown, they are tainted, and their pods are no longer ready.
+//! Nodes that stop reporting: their conditions become Unknown, they are tainted, and their pods are no longer ready. How
+//! fast they are tainted so that pods leave them depends on how many of their zone still report.
 //! Source: `k8s.io/kubernetes/pkg/controller/nodelifecycle`.
 //!
 //! A heartbeat is a change of the node's Lease or of its Ready condition. When it was seen is what counts, by this
@@ -20,15 +21,15 @@ use parking_lot::Mutex;
 use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, work};
 use crate::pods::Pod;
 
 pub use plan::Node;
-use plan::{Execution, counted_in, evicts, grace, lost_conditions, needs_turn, wanted_taints, zone};
-use zones::{Admission, Turn, Zones};
+use plan::{Execution, execution, grace, health, lost_conditions, ready_status, wanted_taints, zone};
+use zones::{Permit, Zones};
 
 const NAME: &str = "node-lifecycle-controller";
 /// The namespace of the nodes' leases.
@@ -107,8 +108,11 @@ impl Worker {
         let weak = Arc::downgrade(self);
         let leases = self.leases.on_change(move |change| {
             let Some(worker) = weak.upgrade().filter(|_| change.key.namespace == LEASES) else { return };
-            if let Some(lease) = &change.new {
-                worker.beat(&change.key.name, Some(lease.meta().resource_version.clone()), None);
+            match &change.new {
+                Some(lease) => {
+                    worker.beat(&change.key.name, Some(lease.meta().resource_version.clone()), None);
+                }
+                None => worker.lease_gone(&change.key.name),
             }
         });
         [nodes, leases]
@@ -116,78 +120,41 @@ impl Worker {
 
     fn node_changed(&self, change: &Change) {
         let name = &change.key.name;
-        self.tell_of(change);
-        let Some(new) = &change.new else {
-            self.heartbeats.lock().remove(name);
-            let turn = self.zones.lock().see(name, None, false);
-            self.turned(turn);
-            return;
-        };
-        if let Ok(node) = decode::<Node>(new) {
-            let beat = node.condition("Ready").and_then(|ready| ready.last_heartbeat_time);
-            self.beat(name, None, beat);
-            let turn = self.zones.lock().see(name, counted_in(&node), node.is_ready());
-            self.turned(turn);
+        let now = self.ctx.clock.now();
+        match &change.new {
+            None => {
+                self.heartbeats.lock().remove(name);
+                let next = self.zones.lock().forget(name, now);
+                next.into_iter().for_each(|next| self.queue.add(next));
+            }
+            Some(new) => {
+                if let Ok(node) = decode::<Node>(new) {
+                    let beat = node.condition("Ready").and_then(|ready| ready.last_heartbeat_time);
+                    self.beat(name, None, beat);
+                    self.zones.lock().see(name, health(&node), now);
+                }
+            }
         }
+        self.announce(change);
         self.queue.add(name.clone());
     }
 
-    /// Nodes that come and go are told of. Source: `RecordNodeEvent` in `monitorNodeHealth`.
-    fn tell_of(&self, change: &Change) {
-        let (reason, what, node) = match (&change.old, &change.new) {
-            (None, Some(new)) => ("RegisteredNode", "Registered Node NAME in Controller", new),
-            (Some(old), None) => ("RemovingNode", "Removing Node NAME from Controller", old),
+    /// Tells that a node has come or gone. Source: `monitorNodeHealth`, `controllerutil.RecordNodeEvent`.
+    fn announce(&self, change: &Change) {
+        let name = &change.key.name;
+        let (object, reason, what) = match (&change.old, &change.new) {
+            (None, Some(new)) => (new, "RegisteredNode", format!("Registered Node {name} in Controller")),
+            (Some(old), None) => (old, "RemovingNode", format!("Removing Node {name} from Controller")),
             _ => return,
         };
-        let name = &change.key.name;
-        let message = format!("Node {name} event: {}", what.replace("NAME", name));
-        let involved = Involved::named(&kinds::NODES, &change.key, &node.meta().uid);
-        self.events.event(involved, EventType::Normal, reason, message);
+        let involved = Involved::object(&kinds::NODES, object);
+        self.events.event(involved, EventType::Normal, reason, format!("Node {name} event: {what}"));
     }
 
-    /// What a change of one node means for the others.
-    fn turned(&self, turn: Turn) {
-        match turn {
-            Turn::Same => {}
-            Turn::Look(nodes) => nodes.into_iter().for_each(|node| self.queue.add(node)),
-            Turn::Stopped => {
-                tracing::info!("no node is ready: pods stay where they are until one is");
-                self.look_at_all();
-            }
-            Turn::Resumed => {
-                tracing::info!("a node is ready again: those that stay silent from now on lose their pods");
-                let now = self.ctx.clock.now();
-                self.heartbeats.lock().values_mut().for_each(|held| held.seen = now);
-                self.look_at_all();
-            }
-        }
-    }
-
-    fn look_at_all(&self) {
-        self.nodes.list().iter().for_each(|node| self.queue.add(node.meta().name.clone()));
-    }
-
-    /// Whether the node's pods may be told to leave it now, and when to ask again otherwise.
-    fn execution(&self, node: &Node, now: Timestamp) -> (Execution, Option<Duration>) {
-        let name = &node.metadata.name;
-        let mut zones = self.zones.lock();
-        if zones.is_stopped() {
-            return (Execution::Stopped, None);
-        }
-        if !needs_turn(node) {
-            zones.leave(name).into_iter().for_each(|next| self.queue.add(next));
-            return (Execution::Waits, None);
-        }
-        match zones.admit(name, &zone(node), now) {
-            Admission::Now(next) => {
-                if let Some((next, pause)) = next {
-                    self.queue.add_after(next, pause);
-                }
-                (Execution::Allowed, None)
-            }
-            Admission::After(wait) => (Execution::Waits, Some(wait)),
-            Admission::Waits => (Execution::Waits, None),
-            Admission::Stopped => (Execution::Stopped, None),
+    /// What is known of a lease goes with it, unless it is a node's that is there.
+    fn lease_gone(&self, name: &str) {
+        if self.nodes.get(&Key::new("", name)).is_none() {
+            self.heartbeats.lock().remove(name);
         }
     }
 
@@ -210,8 +177,38 @@ impl Worker {
         }
     }
 
-    fn last_seen(&self, node: &str) -> Timestamp {
-        self.heartbeats.lock().get(node).map_or_else(|| self.ctx.clock.now(), |held| held.seen)
+    /// For how long nothing was heard of a node. Where the clock has gone back that begins anew: else nobody would miss the
+    /// node until the clock is where it was.
+    fn silence(&self, node: &str, now: Timestamp) -> Duration {
+        let mut heartbeats = self.heartbeats.lock();
+        let Some(held) = heartbeats.get_mut(node) else { return Duration::ZERO };
+        held.seen = held.seen.min(now);
+        Duration::try_from(now.duration_since(held.seen)).unwrap_or_default()
+    }
+
+    /// What follows for others from how the zones are now.
+    fn turn(&self, now: Timestamp) {
+        let turn = self.zones.lock().turn(now);
+        if turn.resumed {
+            self.heartbeats.lock().values_mut().for_each(|held| held.seen = now);
+        }
+        turn.wake.into_iter().for_each(|node| self.queue.add(node));
+    }
+
+    /// Whether a node is to have the taint that makes pods leave; how long it is until it is worth asking again.
+    fn may_execute(&self, name: &str, node: &Node, now: Timestamp) -> (bool, Option<Duration>) {
+        let mut zones = self.zones.lock();
+        let executes = match execution(node, zones.is_stopped()) {
+            Execution::Ask => match zones.ask(name, now) {
+                Permit::Now => return (true, None),
+                Permit::In(wait) => return (false, Some(wait)),
+                Permit::Later => return (false, None),
+            },
+            Execution::Stays => true,
+            Execution::None => false,
+        };
+        zones.leave(name).into_iter().for_each(|next| self.queue.add(next));
+        (executes, None)
     }
 
     /// Pods on a node that does not answer take no traffic, whatever they last said.
@@ -235,22 +232,22 @@ impl Worker {
         Ok(())
     }
 
-    async fn write_lost(&self, object: &Object, node: &Node, lost: &[Value]) -> Result<(), BoxError> {
-        let patch = json!({ "metadata": { "uid": node.metadata.uid }, "status": { "conditions": lost } });
+    async fn write_lost(&self, object: &Object, node: &Node, now: Timestamp) -> Result<(), BoxError> {
+        let conditions = lost_conditions(node, now);
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let patch =
+            json!({ "metadata": { "uid": node.metadata.uid }, "status": { "conditions": conditions } });
         let kind = PatchType::StrategicMerge;
         let written =
             self.ctx.client.patch(&kinds::NODES.gvr(), &object.key(), "status", kind, &patch).await?;
-        self.ctx.caught_up(&self.nodes, written.revision()).await;
-        if !node.is_ready() {
-            return Ok(());
+        if node.is_ready() {
+            let message = format!("Node {} status is now: NodeNotReady", node.metadata.name);
+            let involved = Involved::object(&kinds::NODES, object);
+            self.events.event(involved, EventType::Normal, "NodeNotReady", message);
         }
-        let message = format!("Node {} status is now: NodeNotReady", node.metadata.name);
-        self.events.event(
-            Involved::object(&kinds::NODES, object),
-            EventType::Normal,
-            "NodeNotReady",
-            message,
-        );
+        self.ctx.caught_up(&self.nodes, written.revision()).await;
         Ok(())
     }
 }
@@ -259,18 +256,18 @@ impl Worker {
 impl Reconcile<String> for Worker {
     async fn reconcile(&self, name: &String) -> Result<Action, BoxError> {
         let key = Key::new("", name.as_str());
+        let now = self.ctx.clock.now();
+        self.turn(now);
         let Some(object) = self.nodes.get(&key) else { return Ok(Action::Done) };
         let node: Node = decode(&object)?;
-        let now = self.ctx.clock.now();
-        let silent = Duration::try_from(now.duration_since(self.last_seen(name))).unwrap_or_default();
-        let lost = if silent > grace(&node) { lost_conditions(&node, now) } else { Vec::new() };
-        if !lost.is_empty() {
+        let (silent, grace) = (self.silence(name, now), grace(&node));
+        if silent > grace && !node.condition("Ready").is_some_and(|ready| ready.status == "Unknown") {
+            self.write_lost(&object, &node, now).await?;
             // The change that this is brings the node back here.
-            self.write_lost(&object, &node, &lost).await?;
             return Ok(Action::Done);
         }
-        let (execution, wait) = self.execution(&node, now);
-        if let Some(taints) = wanted_taints(&node, execution, now) {
+        let (executes, wait) = self.may_execute(name, &node, now);
+        if let Some(taints) = wanted_taints(&node, now, executes) {
             let patch = json!({
                 "metadata": { "resourceVersion": node.metadata.resource_version },
                 "spec": { "taints": taints },
@@ -278,16 +275,17 @@ impl Reconcile<String> for Worker {
             let written =
                 self.ctx.client.patch(&kinds::NODES.gvr(), &key, "", PatchType::Merge, &patch).await?;
             self.ctx.caught_up(&self.nodes, written.revision()).await;
-            if let Some(figures) = self.ctx.figures.as_ref().filter(|_| evicts(&node, &taints)) {
+            let evicts = executes && execution(&node, false) == Execution::Ask;
+            if let Some(figures) = self.ctx.figures.as_ref().filter(|_| evicts) {
                 figures.evicted(&zone(&node));
             }
         }
-        // What a node says of itself, its agent says of its pods as well.
-        if node.condition("Ready").is_some_and(|ready| ready.status == "Unknown") {
+        // A node that was never ready has no ready pods, and one that says itself that it is not may well have some.
+        if ready_status(&node) == "Unknown" {
             self.mark_pods_not_ready(name).await?;
         }
-        let left = Some(grace(&node).saturating_sub(silent)).filter(|left| !left.is_zero());
-        let left = left.map(|left| left + Duration::from_millis(1));
-        Ok(Action::after(left.into_iter().chain(wait)))
+        let left = Some(grace.saturating_sub(silent)).filter(|left| !left.is_zero());
+        let next = left.map(|left| left + Duration::from_millis(1)).into_iter().chain(wait).min();
+        Ok(next.map_or(Action::Done, Action::After))
     }
 }

@@ -8,12 +8,14 @@ use reconcile::taints::Taint;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::zones::Health;
+
 /// How long a node may be silent. Source: `--node-monitor-grace-period`.
 const GRACE: Duration = Duration::from_secs(50);
-/// The same of a node that has not said anything yet. Source: `--node-startup-grace-period`.
+/// The same for one that has yet to say how it is. Source: `--node-startup-grace-period`.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
-/// Nodes with this label tell nothing about their zone. Source: `LabelNodeDisruptionExclusion`.
-const UNCOUNTED: &str = "node.kubernetes.io/exclude-disruption";
+/// A node with this label does not count for how its zone is. Source: `labelNodeDisruptionExclusion`.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
 
 /// A projection of `core/v1.Node`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -68,9 +70,20 @@ impl Node {
     }
 }
 
-/// How long a node may be silent.
+/// The status of the condition Ready; `Unknown` if there is none.
+pub(super) fn ready_status(node: &Node) -> &str {
+    node.condition("Ready").map_or("Unknown", |ready| ready.status.as_str())
+}
+
+/// How long this node may be silent.
 pub(super) fn grace(node: &Node) -> Duration {
     if node.condition("Ready").is_some() { GRACE } else { STARTUP_GRACE }
+}
+
+/// What its zone counts of a node.
+pub(super) fn health(node: &Node) -> Health {
+    let counts = !node.metadata.labels.contains_key(EXCLUDED);
+    Health { zone: zone(node), ready: node.is_ready(), counts }
 }
 
 /// The conditions of a node that has fallen silent: everything that it said is unknown now.
@@ -83,15 +96,10 @@ pub(super) fn lost_conditions(node: &Node, now: Timestamp) -> Vec<Value> {
                 Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
                 None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
             };
-            let mut lost = json!({
+            json!({
                 "type": kind, "status": "Unknown", "reason": reason, "message": message,
                 "lastTransitionTime": reconcile::time::seconds(now),
-            });
-            if node.condition(kind).is_none() {
-                lost["lastHeartbeatTime"] =
-                    json!(node.metadata.creation_timestamp.map(reconcile::time::seconds));
-            }
-            lost
+            })
         })
         .collect()
 }
@@ -110,49 +118,43 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// Whether a node may have the taint by which its pods leave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether pods have to leave a node.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Execution {
-    /// It may have it now.
-    Allowed,
-    /// Not yet; one that it has stays.
-    Waits,
-    /// No pod leaves any node.
-    Stopped,
+    /// They do not.
+    None,
+    /// They do already.
+    Stays,
+    /// They should, when its zone allows it.
+    Ask,
 }
 
-/// The taint by which a node's pods leave it, if it should have one.
-fn executing(node: &Node) -> Option<&'static str> {
-    let said = |(kind, status, _): &&(&str, &str, &str)| {
-        *kind == "Ready" && node.condition(kind).is_some_and(|held| held.status == *status)
-    };
-    BY_CONDITION.iter().find(said).map(|(_, _, key)| *key)
+/// Decides it; `stopped`: no node answers. A node that changes from one taint to the other asks nobody.
+/// Source: `processTaintBaseEviction`.
+pub(super) fn execution(node: &Node, stopped: bool) -> Execution {
+    let held =
+        |taint: &Taint| taint.effect == "NoExecute" && matches!(taint.key.as_str(), NOT_READY | UNREACHABLE);
+    match node.condition("Ready") {
+        None => Execution::None,
+        Some(ready) if ready.status == "True" || stopped => Execution::None,
+        Some(_) if node.spec.taints.iter().any(held) => Execution::Stays,
+        Some(_) => Execution::Ask,
+    }
 }
 
-fn executes(taint: &Taint) -> bool {
-    taint.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str())
-}
-
-/// Whether a node's turn has to come before its pods leave it: one that has either taint already changes it for the other
-/// at once. Source: `processTaintBaseEviction`.
-pub(super) fn needs_turn(node: &Node) -> bool {
-    executing(node).is_some() && !node.spec.taints.iter().any(executes)
-}
-
-/// The taints that a node should have, if they are not what it has. Taints of others stay.
-pub(super) fn wanted_taints(node: &Node, execution: Execution, now: Timestamp) -> Option<Vec<Taint>> {
-    let said = |(kind, status, _): &&(&str, &str, &str)| {
+/// The taints that a node should have, if they are not what it has; `executes`: also one by which pods leave it. Taints of
+/// others stay.
+pub(super) fn wanted_taints(node: &Node, now: Timestamp, executes: bool) -> Option<Vec<Taint>> {
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    for (kind, status, key) in BY_CONDITION {
         // A node that has never said whether it is ready is not unreachable, it is new.
-        node.condition(kind).is_some_and(|held| held.status == *status)
-    };
-    let mut wanted: Vec<(&str, &str)> =
-        BY_CONDITION.iter().filter(said).map(|(_, _, key)| (*key, "NoSchedule")).collect();
-    let may_execute = match execution {
-        Execution::Allowed => true,
-        Execution::Waits => !needs_turn(node),
-        Execution::Stopped => false,
-    };
-    wanted.extend(executing(node).filter(|_| may_execute).map(|key| (key, "NoExecute")));
+        if node.condition(kind).is_some_and(|held| held.status == status) {
+            wanted.push((key, "NoSchedule"));
+            if kind == "Ready" && executes {
+                wanted.push((key, "NoExecute"));
+            }
+        }
+    }
     if node.spec.unschedulable {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
@@ -169,22 +171,15 @@ pub(super) fn wanted_taints(node: &Node, execution: Execution, now: Timestamp) -
     let kept = taints.len();
     for (key, effect) in wanted {
         if !taints.iter().any(|held| held.key == key && held.effect == effect) {
-            // Whatever the effect. Source: `SwapNodeControllerTaint`.
-            let time_added = Some(now);
-            taints.push(Taint { key: key.into(), value: String::new(), effect: effect.into(), time_added });
+            taints.push(Taint {
+                key: key.into(),
+                value: String::new(),
+                effect: effect.into(),
+                time_added: (effect == "NoExecute").then_some(now),
+            });
         }
     }
     (taints.len() != kept || kept != node.spec.taints.len()).then_some(taints)
-}
-
-/// Whether these taints make pods leave a node that was not so tainted before.
-pub(super) fn evicts(node: &Node, taints: &[Taint]) -> bool {
-    taints.iter().any(executes) && !node.spec.taints.iter().any(executes)
-}
-
-/// The zone in which a node counts, if it does.
-pub(super) fn counted_in(node: &Node) -> Option<String> {
-    (!node.metadata.labels.contains_key(UNCOUNTED)).then(|| zone(node))
 }
 
 /// The zone of a node as it is counted; empty where it has none. Source: `component-helpers/node/topology.GetZoneKey`.
@@ -225,9 +220,8 @@ mod tests {
     fn taints_follow_readiness_and_others_stay() {
         let now = Timestamp::UNIX_EPOCH;
         let own = json!([{ "key": "dedicated", "value": "x", "effect": "NoSchedule" }]);
-        let wanted_taints = |node: &Node, now| super::wanted_taints(node, Execution::Allowed, now);
-        assert_eq!(wanted_taints(&node("True", own.clone()), now), None);
-        let lost = wanted_taints(&node("Unknown", own), now).unwrap();
+        assert_eq!(wanted_taints(&node("True", own.clone()), now, true), None);
+        let lost = wanted_taints(&node("Unknown", own), now, true).unwrap();
         assert_eq!(
             named(&lost),
             [
@@ -236,50 +230,47 @@ mod tests {
                 "node.kubernetes.io/unreachable:NoExecute"
             ]
         );
-        assert_eq!((lost[1].time_added, lost[2].time_added), (Some(now), Some(now)));
-        let back = wanted_taints(&node("True", json!(lost)), now).unwrap();
+        assert_eq!(lost[2].time_added, Some(now));
+        let back = wanted_taints(&node("True", json!(lost)), now, true).unwrap();
         assert_eq!(named(&back), ["dedicated:NoSchedule"]);
         let cordoned =
             Node { spec: NodeSpec { unschedulable: true, ..NodeSpec::default() }, ..node("True", json!([])) };
         assert_eq!(
-            named(&wanted_taints(&cordoned, now).unwrap()),
+            named(&wanted_taints(&cordoned, now, true).unwrap()),
             ["node.kubernetes.io/unschedulable:NoSchedule"]
         );
+    }
+
+    #[test]
+    fn pods_leave_when_the_zone_allows_it() {
+        let now = Timestamp::UNIX_EPOCH;
+        let silent = node("Unknown", json!([]));
+        assert_eq!(execution(&silent, false), Execution::Ask);
+        assert_eq!(execution(&silent, true), Execution::None);
+        assert_eq!(
+            named(&wanted_taints(&silent, now, false).unwrap()),
+            ["node.kubernetes.io/unreachable:NoSchedule"]
+        );
+        let lost = node("False", json!(wanted_taints(&silent, now, true).unwrap()));
+        assert_eq!(execution(&lost, false), Execution::Stays);
+        let swapped = named(&wanted_taints(&lost, now, true).unwrap());
+        assert_eq!(
+            swapped,
+            ["node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"]
+        );
+        assert_eq!(
+            named(&wanted_taints(&lost, now, false).unwrap()),
+            ["node.kubernetes.io/not-ready:NoSchedule"]
+        );
+        assert_eq!(execution(&node("True", json!([])), false), Execution::None);
     }
 
     #[test]
     fn a_new_node_keeps_the_taint_it_came_with() {
         let mut new =
             node("True", json!([{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }]));
-        let wanted = |node: &Node| wanted_taints(node, Execution::Allowed, Timestamp::UNIX_EPOCH);
-        assert_eq!(wanted(&new), Some(Vec::new()));
+        assert_eq!(wanted_taints(&new, Timestamp::UNIX_EPOCH, true), Some(Vec::new()));
         new.status.conditions.clear();
-        assert_eq!(wanted(&new), None);
-        assert_eq!((grace(&new), grace(&node("True", json!([])))), (STARTUP_GRACE, GRACE));
-    }
-
-    #[test]
-    fn pods_are_told_to_leave_when_it_is_their_nodes_turn() {
-        let now = Timestamp::UNIX_EPOCH;
-        let taint = |key: &str, effect: &str| json!({ "key": key, "effect": effect });
-        let lost = node("Unknown", json!([taint(UNREACHABLE, "NoSchedule")]));
-        assert!(needs_turn(&lost) && !needs_turn(&node("True", json!([]))));
-        for (execution, told) in
-            [(Execution::Allowed, true), (Execution::Waits, false), (Execution::Stopped, false)]
-        {
-            let wanted = wanted_taints(&lost, execution, now);
-            assert_eq!(wanted.is_some_and(|taints| evicts(&lost, &taints)), told, "{execution:?}");
-        }
-        // What says already that they leave changes its name at once, …
-        let both = json!([taint(NOT_READY, "NoSchedule"), taint(NOT_READY, "NoExecute")]);
-        let was_not_ready = node("Unknown", both);
-        assert!(!needs_turn(&was_not_ready));
-        let changed = wanted_taints(&was_not_ready, Execution::Waits, now).unwrap();
-        let unreachable = [format!("{UNREACHABLE}:NoSchedule"), format!("{UNREACHABLE}:NoExecute")];
-        assert_eq!(named(&changed), unreachable);
-        assert!(!evicts(&was_not_ready, &changed));
-        // … and is taken back where the whole cluster is disrupted.
-        let stopped = wanted_taints(&node("Unknown", json!(changed)), Execution::Stopped, now).unwrap();
-        assert_eq!(named(&stopped), unreachable[..1]);
+        assert_eq!(wanted_taints(&new, Timestamp::UNIX_EPOCH, true), None);
     }
 }

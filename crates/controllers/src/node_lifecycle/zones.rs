@@ -1,209 +1,298 @@
-//! How fast nodes that are not ready may be told to let their pods go: zone by zone, the more slowly the more of a zone is
-//! gone, and not at all where no node of the whole cluster answers, since then it is rather this side that is cut off.
-//! Source: `handleDisruption`, `ComputeZoneState`, `RateLimitedTimedQueue`.
+//! How fast nodes may be told to lose their pods. Where few nodes of a zone fall silent, they are at fault; where most do,
+//! it is rather the network between them and the control plane, and the pods run on. Pure: told what is there and when.
+//! Source: `handleDisruption`, `ComputeZoneState` and `scheduler.RateLimitedTimedQueue` of `pkg/controller/nodelifecycle`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// One node of a zone in so long. Source: `--node-eviction-rate` (0.1 a second).
-const PAUSE: Duration = Duration::from_secs(10);
-/// The same where a part of a large zone is gone. Source: `--secondary-node-eviction-rate` (0.01 a second).
-const PAUSE_DISRUPTED: Duration = Duration::from_secs(100);
-/// Zones with more nodes are large; in others nothing is evicted while a part of them is gone.
-/// Source: `--large-cluster-size-threshold`.
+/// One node of a zone in so much time. Source: `--node-eviction-rate`.
+const EVERY: Duration = Duration::from_secs(10);
+/// The same in a large zone of which most is silent. Source: `--secondary-node-eviction-rate`.
+const EVERY_SLOWLY: Duration = Duration::from_secs(100);
+/// A zone with more nodes is a large one. Source: `--large-cluster-size-threshold`.
 const LARGE: usize = 50;
-/// A part of a zone is gone if so many of a hundred nodes are, and more than two. Source: `--unhealthy-zone-threshold`.
+/// From so many percent on most of a zone is silent. Source: `--unhealthy-zone-threshold`.
 const UNHEALTHY_PERCENT: usize = 55;
+/// A node is tainted no sooner after it fell silent: what happens to all nodes at once is then known of all of them.
+/// Upstream taints in the round after the one that notices. Source: `--node-monitor-period`.
+const ROUND: Duration = Duration::from_secs(5);
 
-/// How a zone is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How a zone is. Source: `ZoneState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
+    /// Nothing is known yet.
     #[default]
+    Initial,
     Normal,
+    /// Most of it is silent.
     Partial,
+    /// All of it is.
     Full,
 }
 
-impl State {
-    /// Source: `ComputeZoneState`.
-    fn of(size: usize, unhealthy: usize) -> Self {
-        if size > 0 && unhealthy == size {
-            Self::Full
-        } else if unhealthy > 2 && unhealthy * 100 >= size * UNHEALTHY_PERCENT {
-            Self::Partial
-        } else {
-            Self::Normal
-        }
+/// Lets one through in so much time, or nobody. Source: `flowcontrol.NewTokenBucketRateLimiter` with a burst of one.
+#[derive(Debug)]
+struct Limiter {
+    every: Option<Duration>,
+    free_at: Timestamp,
+}
+
+impl Limiter {
+    /// How long it is until somebody may pass: `None` never.
+    fn wait(&mut self, now: Timestamp) -> Option<Duration> {
+        let every = self.every?;
+        // A clock that goes back makes nobody wait for longer.
+        self.free_at = self.free_at.min(later(now, every));
+        Some(until(now, self.free_at))
+    }
+
+    fn take(&mut self, now: Timestamp) {
+        self.free_at = self.every.map_or(now, |every| later(now, every));
+    }
+
+    /// Whoever had to wait before waits for the new one's time. Source: `SwapLimiter`.
+    fn swap(&mut self, every: Option<Duration>, now: Timestamp) {
+        let free = self.wait(now).is_some_and(|wait| wait.is_zero());
+        self.every = every;
+        self.free_at = every.filter(|_| !free).map_or(now, |every| later(now, every));
     }
 }
 
-#[derive(Debug, Default)]
+fn later(now: Timestamp, by: Duration) -> Timestamp {
+    now.saturating_add(by).unwrap_or(Timestamp::MAX)
+}
+
+fn until(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::try_from(then.duration_since(now)).unwrap_or_default()
+}
+
+#[derive(Debug)]
 struct Zone {
-    size: usize,
-    unhealthy: usize,
+    /// Nodes that are there, also those that do not count.
+    nodes: usize,
+    ready: usize,
+    silent: usize,
     state: State,
-    /// The pause by which those that wait were told when to ask again.
-    told: Option<Duration>,
-    /// When a node was admitted last.
-    admitted: Option<Timestamp>,
-    /// Those that wait, by their turn.
-    waiting: BTreeMap<u64, String>,
+    limiter: Limiter,
+    /// Nodes that are to be tainted, by number, with the moment since which they wait.
+    waiting: BTreeMap<u64, (String, Timestamp)>,
 }
 
 impl Zone {
-    /// How far apart nodes are admitted; `None`: not at all.
-    fn pause(&self) -> Option<Duration> {
-        match self.state {
-            State::Normal | State::Full => Some(PAUSE),
-            State::Partial => (self.size > LARGE).then_some(PAUSE_DISRUPTED),
+    fn new(now: Timestamp) -> Self {
+        let limiter = Limiter { every: Some(EVERY), free_at: now };
+        let state = State::default();
+        Self { nodes: 0, ready: 0, silent: 0, state, limiter, waiting: BTreeMap::new() }
+    }
+
+    /// Source: `ComputeZoneState`.
+    fn found(&self) -> State {
+        match (self.ready, self.silent) {
+            (0, 0) => State::Initial,
+            (0, _) => State::Full,
+            (ready, silent) if silent > 2 && silent * 100 >= UNHEALTHY_PERCENT * (ready + silent) => {
+                State::Partial
+            }
+            _ => State::Normal,
         }
+    }
+
+    /// Source: `setLimiterInZone`, `ReducedQPSFunc`.
+    fn enter(&mut self, state: State, now: Timestamp) {
+        let reduced = (self.ready + self.silent > LARGE).then_some(EVERY_SLOWLY);
+        self.limiter.swap(if state == State::Partial { reduced } else { Some(EVERY) }, now);
+        self.state = state;
+    }
+
+    fn first(&self) -> Option<String> {
+        self.waiting.values().next().map(|(name, _)| name.clone())
     }
 }
 
-/// A node as it is counted.
+/// What counts of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Member {
-    zone: String,
-    ready: bool,
+pub(super) struct Health {
+    /// Its zone.
+    pub(super) zone: String,
+    /// Whether it says that it is ready.
+    pub(super) ready: bool,
+    /// Whether it counts for how its zone is.
+    pub(super) counts: bool,
 }
 
-/// What a change of a node means for others.
+#[derive(Debug)]
+struct Known {
+    health: Health,
+    /// Its place among those that wait.
+    number: Option<u64>,
+    /// It may be tainted, and is not yet.
+    granted: bool,
+}
+
+/// Whether a node may be tainted.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Nothing.
-    Same,
-    /// These may be admitted at another time than they were told.
-    Look(Vec<String>),
-    /// No node of the cluster is ready any more: no node's pods go, also where that was said already.
-    Stopped,
-    /// A node is ready again: from now on silence counts anew.
-    Resumed,
+pub(super) enum Permit {
+    /// At once.
+    Now,
+    /// It is worth asking again then.
+    In(Duration),
+    /// It is told when something has changed.
+    Later,
 }
 
-/// Whether a node may be told now that its pods go.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// It may, and this one is the next after so long.
-    Now(Option<(String, Duration)>),
-    /// Not before this has passed.
-    After(Duration),
-    /// When another one has been admitted, or the zone is better.
-    Waits,
-    /// The whole cluster is disrupted.
-    Stopped,
+/// What follows from how the zones are now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// These nodes have to be looked at.
+    pub(super) wake: Vec<String>,
+    /// Nothing answered, and something does again: what was silent meanwhile gets its time once more.
+    pub(super) resumed: bool,
 }
 
-/// The zones.
+/// All zones.
 #[derive(Debug, Default)]
 pub(super) struct Zones {
-    nodes: HashMap<String, Member>,
+    nodes: HashMap<String, Known>,
     zones: BTreeMap<String, Zone>,
-    /// The turn of each that waits.
-    turns: HashMap<String, (String, u64)>,
-    next_turn: u64,
+    numbers: u64,
+    /// Something that counts has changed since the last turn.
+    changed: bool,
+    /// No node of any zone is ready: nobody is evicted.
     stopped: bool,
 }
 
 impl Zones {
-    /// Counts a node in a zone, as ready or not; one that is gone, or that says nothing about its zone, in none.
-    pub(super) fn see(&mut self, node: &str, zone: Option<String>, ready: bool) -> Turn {
-        let member = zone.map(|zone| Member { zone, ready });
-        if self.nodes.get(node) == member.as_ref() {
-            return Turn::Same;
+    /// A node is there, or has changed.
+    pub(super) fn see(&mut self, name: &str, health: Health, now: Timestamp) {
+        if self.nodes.get(name).is_some_and(|known| known.health == health) {
+            return;
         }
-        let next = match self.turns.get(node) {
-            Some((zone, _)) if ready || member.as_ref().is_none_or(|member| member.zone != *zone) => {
-                self.leave(node)
+        // Within its zone it keeps its place.
+        let kept = self.nodes.remove(name).and_then(|known| {
+            let stays = known.health.zone == health.zone;
+            if !stays {
+                self.dequeue(&known);
             }
-            _ => None,
+            self.count(&known.health, false, now);
+            stays.then_some(known)
+        });
+        self.count(&health, true, now);
+        let (number, granted) = kept.map_or((None, false), |known| (known.number, known.granted));
+        self.nodes.insert(name.to_owned(), Known { health, number, granted });
+        self.changed = true;
+    }
+
+    /// A node is gone; gives who is the next in its zone.
+    pub(super) fn forget(&mut self, name: &str, now: Timestamp) -> Option<String> {
+        let known = self.nodes.remove(name)?;
+        self.dequeue(&known);
+        self.count(&known.health, false, now);
+        self.changed = true;
+        let zone = self.zones.get(&known.health.zone)?;
+        let next = zone.first();
+        if zone.nodes == 0 {
+            self.zones.remove(&known.health.zone);
+        }
+        next
+    }
+
+    fn count(&mut self, health: &Health, more: bool, now: Timestamp) {
+        let zone = self.zones.entry(health.zone.clone()).or_insert_with(|| Zone::new(now));
+        let change = |count: &mut usize| {
+            *count = if more { count.saturating_add(1) } else { count.saturating_sub(1) };
         };
-        if let Some(held) = self.nodes.remove(node) {
-            self.count(&held, |count| count.saturating_sub(1));
-        }
-        if let Some(member) = member {
-            self.count(&member, |count| count + 1);
-            self.nodes.insert(node.to_owned(), member);
-        }
-        self.zones.retain(|_, zone| zone.size > 0 || !zone.waiting.is_empty());
-        self.settle(next)
-    }
-
-    fn count(&mut self, member: &Member, change: impl Fn(usize) -> usize) {
-        let zone = self.zones.entry(member.zone.clone()).or_default();
-        zone.size = change(zone.size);
-        if !member.ready {
-            zone.unhealthy = change(zone.unhealthy);
+        change(&mut zone.nodes);
+        match health {
+            Health { counts: false, .. } => {}
+            Health { ready: true, .. } => change(&mut zone.ready),
+            Health { ready: false, .. } => change(&mut zone.silent),
         }
     }
 
-    /// Brings the zones' states up to date. `next` is to be looked at in any case.
-    fn settle(&mut self, next: Option<String>) -> Turn {
-        let mut changed: Vec<String> = next.into_iter().collect();
-        for zone in self.zones.values_mut() {
-            zone.state = State::of(zone.size, zone.unhealthy);
-            let pause = zone.pause();
-            if std::mem::replace(&mut zone.told, pause) != pause {
-                // The first that waits brings the others.
-                changed.extend(zone.waiting.values().next().cloned());
-            }
-        }
-        let counted = || self.zones.values().filter(|zone| zone.size > 0);
-        let stopped = counted().next().is_some() && counted().all(|zone| zone.state == State::Full);
-        match (std::mem::replace(&mut self.stopped, stopped), stopped) {
-            (false, true) => Turn::Stopped,
-            (true, false) => Turn::Resumed,
-            _ if changed.is_empty() => Turn::Same,
-            _ => Turn::Look(changed),
+    fn dequeue(&mut self, known: &Known) {
+        if let (Some(number), Some(zone)) = (known.number, self.zones.get_mut(&known.health.zone)) {
+            zone.waiting.remove(&number);
         }
     }
 
-    /// Whether no node of the cluster is ready.
+    /// Whether nobody is evicted, since nothing answers.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Asks for a node of a zone; it keeps its turn until it is admitted or has no need any more.
-    pub(super) fn admit(&mut self, node: &str, zone: &str, now: Timestamp) -> Admission {
-        if self.stopped {
-            return Admission::Stopped;
+    /// Draws the conclusions from what has changed. Source: `handleDisruption`.
+    pub(super) fn turn(&mut self, now: Timestamp) -> Turn {
+        if !std::mem::take(&mut self.changed) {
+            return Turn::default();
         }
-        let turn = self.turn(node, zone);
-        let Some(held) = self.zones.get_mut(zone) else { return Admission::Waits };
-        let Some(pause) = held.pause() else { return Admission::Waits };
-        if held.waiting.first_key_value().is_some_and(|(first, _)| *first != turn) {
-            return Admission::Waits;
+        self.zones.retain(|_, zone| zone.nodes > 0);
+        let found = |zone: &Zone| Some(zone.found()).filter(|state| *state != State::Initial);
+        let mut states = self.zones.values().filter_map(found).peekable();
+        let stopped = states.peek().is_some() && states.all(|state| state == State::Full);
+        let was_stopped = std::mem::replace(&mut self.stopped, stopped);
+        if stopped {
+            for zone in self.zones.values_mut() {
+                zone.limiter.swap(None, now);
+                zone.state = zone.found();
+            }
+            // They lose their taints.
+            let wake = if was_stopped { Vec::new() } else { self.nodes.keys().cloned().collect() };
+            return Turn { wake, resumed: false };
         }
-        let since = held.admitted.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
-        let left = pause.saturating_sub(since.unwrap_or(pause));
-        if !left.is_zero() {
-            return Admission::After(left);
+        let mut wake = Vec::new();
+        for zone in self.zones.values_mut() {
+            let state = zone.found();
+            if was_stopped || zone.state != state {
+                zone.enter(state, now);
+                wake.extend(zone.first());
+            }
         }
-        held.admitted = Some(now);
-        Admission::Now(self.leave(node).map(|next| (next, pause)))
+        if was_stopped {
+            wake = self.nodes.keys().cloned().collect();
+        }
+        Turn { wake, resumed: was_stopped }
     }
 
-    fn turn(&mut self, node: &str, zone: &str) -> u64 {
-        match self.turns.get(node) {
-            Some((held, turn)) if held == zone => return *turn,
-            Some(_) => drop(self.leave(node)),
-            None => {}
+    /// Asks whether a node that has to be tainted may be. Each zone has its row.
+    pub(super) fn ask(&mut self, name: &str, now: Timestamp) -> Permit {
+        let Some(known) = self.nodes.get_mut(name) else { return Permit::Later };
+        if known.granted {
+            return Permit::Now;
         }
-        let turn = self.next_turn;
-        self.next_turn += 1;
-        self.turns.insert(node.to_owned(), (zone.to_owned(), turn));
-        self.zones.entry(zone.to_owned()).or_default().waiting.insert(turn, node.to_owned());
-        turn
+        let Some(zone) = self.zones.get_mut(&known.health.zone) else { return Permit::Later };
+        let number = *known.number.get_or_insert_with(|| {
+            self.numbers += 1;
+            zone.waiting.insert(self.numbers, (name.to_owned(), now));
+            self.numbers
+        });
+        let Some((_, since)) = zone.waiting.get_mut(&number) else { return Permit::Later };
+        *since = (*since).min(now);
+        let ripe = until(now, later(*since, ROUND));
+        if zone.waiting.keys().next() != Some(&number) {
+            return Permit::Later;
+        }
+        match zone.limiter.wait(now) {
+            None => Permit::Later,
+            Some(wait) if wait.max(ripe).is_zero() => {
+                zone.limiter.take(now);
+                zone.waiting.remove(&number);
+                known.number = None;
+                known.granted = true;
+                Permit::Now
+            }
+            Some(wait) => Permit::In(wait.max(ripe)),
+        }
     }
 
-    /// A node needs no turn any more; gives who is the first of its zone now.
-    pub(super) fn leave(&mut self, node: &str) -> Option<String> {
-        let (zone, turn) = self.turns.remove(node)?;
-        let zone = self.zones.get_mut(&zone)?;
-        let was_first = zone.waiting.first_key_value().is_some_and(|(first, _)| *first == turn);
-        zone.waiting.remove(&turn);
-        zone.waiting.values().next().filter(|_| was_first).cloned()
+    /// A node need not be tainted, or is; gives who is the next in its zone, if that is another now.
+    pub(super) fn leave(&mut self, name: &str) -> Option<String> {
+        let known = self.nodes.get_mut(name)?;
+        let (number, granted) = (known.number.take(), std::mem::take(&mut known.granted));
+        let zone = self.zones.get_mut(&known.health.zone)?;
+        let had = number.is_some_and(|number| zone.waiting.remove(&number).is_some());
+        (had || granted).then(|| zone.first()).flatten()
     }
 }
 
@@ -211,87 +300,112 @@ impl Zones {
 mod tests {
     use super::*;
 
-    const ZONE: &str = "z";
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(seconds).unwrap()
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn zones(ready: usize, lost: usize) -> Zones {
+    fn see(zones: &mut Zones, name: &str, ready: bool, now: Timestamp) {
+        let zone = name.chars().take(1).collect();
+        zones.see(name, Health { zone, ready, counts: true }, now);
+    }
+
+    /// Nodes `a0…` that are ready, and one of zone `z`.
+    fn zones(count: usize) -> Zones {
         let mut zones = Zones::default();
-        for (range, is_ready) in [(0..ready, true), (ready..ready + lost, false)] {
-            range.for_each(|node| drop(zones.see(&format!("n{node}"), Some(ZONE.into()), is_ready)));
-        }
+        (0..count).for_each(|node| see(&mut zones, &format!("a{node}"), true, at(0)));
+        see(&mut zones, "z", true, at(0));
+        zones.turn(at(0));
         zones
     }
 
-    #[test]
-    fn a_zone_is_as_its_nodes_are() {
-        let state = |ready: usize, lost: usize| State::of(ready + lost, lost);
-        assert_eq!([state(0, 0), state(1, 0), state(2, 2)], [State::Normal; 3]);
-        assert_eq!([state(0, 1), state(0, 9)], [State::Full; 2]);
-        // 55 of 100, and not of a handful.
-        assert_eq!([state(45, 55), state(46, 54)], [State::Partial, State::Normal]);
-        assert_eq!([state(1, 2), state(1, 3)], [State::Normal, State::Partial]);
+    fn lose(zones: &mut Zones, nodes: std::ops::Range<usize>, now: Timestamp) -> Turn {
+        nodes.for_each(|node| see(zones, &format!("a{node}"), false, now));
+        zones.turn(now)
     }
 
     #[test]
-    fn one_node_goes_in_ten_seconds_in_the_order_in_which_they_asked() {
-        let mut zones = zones(10, 3);
-        let pause = Duration::from_secs(10);
-        assert_eq!(zones.admit("n10", ZONE, at(0)), Admission::Now(None));
-        assert_eq!(zones.admit("n11", ZONE, at(4)), Admission::After(Duration::from_secs(6)));
-        assert_eq!(zones.admit("n12", ZONE, at(20)), Admission::Waits);
-        assert_eq!(zones.admit("n11", ZONE, at(20)), Admission::Now(Some(("n12".into(), pause))));
-        assert_eq!(zones.admit("n12", ZONE, at(29)), Admission::After(Duration::from_secs(1)));
-        // One that is back makes way for the next.
-        zones.admit("n10", ZONE, at(29));
-        assert_eq!(zones.see("n12", Some(ZONE.into()), true), Turn::Look(vec!["n10".into()]));
-        assert_eq!(zones.admit("n10", ZONE, at(30)), Admission::Now(None));
+    fn one_node_after_the_other_and_the_next_is_named() {
+        let mut zones = zones(9);
+        lose(&mut zones, 0..2, at(100));
+        assert_eq!(zones.ask("a0", at(100)), Permit::In(ROUND));
+        assert_eq!(zones.ask("a1", at(100)), Permit::Later);
+        assert_eq!(zones.ask("a0", at(105)), Permit::Now);
+        assert_eq!(zones.ask("a0", at(106)), Permit::Now, "a write that failed is tried again");
+        assert_eq!(zones.leave("a0"), Some("a1".to_owned()));
+        assert_eq!(zones.ask("a1", at(106)), Permit::In(Duration::from_secs(9)));
+        assert_eq!(zones.ask("a1", at(115)), Permit::Now);
+        // One that answers again leaves its place, and one that is gone too.
+        lose(&mut zones, 2..5, at(115));
+        let waiting = ["a2", "a3", "a4"].map(|name| zones.ask(name, at(115)));
+        assert_eq!(waiting[1..], [Permit::Later, Permit::Later]);
+        assert_eq!(zones.leave("a2"), Some("a3".to_owned()));
+        assert_eq!(zones.forget("a3", at(116)), Some("a4".to_owned()));
     }
 
     #[test]
-    fn zones_do_not_wait_for_each_other() {
-        let mut zones = zones(10, 1);
-        zones.see("other", Some("y".into()), false);
-        assert_eq!(zones.admit("n10", ZONE, at(0)), Admission::Now(None));
-        assert_eq!(zones.admit("other", "y", at(0)), Admission::Now(None));
+    fn where_most_is_silent_nobody_is_tainted_or_only_slowly() {
+        let mut small = zones(6);
+        lose(&mut small, 0..3, at(0));
+        assert_eq!(small.ask("a0", at(5)), Permit::In(ROUND));
+        assert_eq!(lose(&mut small, 3..4, at(8)).wake, ["a0"]);
+        assert_eq!(small.ask("a0", at(500)), Permit::Later);
+        see(&mut small, "a3", true, at(500));
+        assert_eq!(small.turn(at(500)).wake, ["a0"], "most answers again");
+        assert_eq!(small.ask("a0", at(500)), Permit::In(EVERY));
+        assert_eq!(small.ask("a0", at(510)), Permit::Now);
+
+        let mut large = zones(100);
+        lose(&mut large, 0..60, at(0));
+        large.ask("a0", at(0));
+        assert_eq!(large.ask("a0", at(5)), Permit::Now);
+        large.ask("a1", at(5));
+        large.leave("a0");
+        assert_eq!(large.ask("a1", at(10)), Permit::In(EVERY_SLOWLY - ROUND));
+        // A zone of which nothing answers, while others do, is as any other.
+        let mut whole = zones(4);
+        lose(&mut whole, 0..4, at(0));
+        whole.ask("a0", at(0));
+        assert_eq!(whole.ask("a0", at(5)), Permit::Now);
     }
 
     #[test]
-    fn where_much_is_gone_less_goes() {
-        let mut small = zones(4, 6);
-        assert_eq!(small.admit("n9", ZONE, at(0)), Admission::Waits);
-        // With one more that is back it is not so many any more.
-        assert_eq!(small.see("n8", Some(ZONE.into()), true), Turn::Look(vec!["n9".into()]));
-        assert_eq!(small.admit("n9", ZONE, at(0)), Admission::Now(None));
-        let mut large = zones(20, 40);
-        assert_eq!(large.admit("n50", ZONE, at(0)), Admission::Now(None));
-        assert_eq!(large.admit("n51", ZONE, at(10)), Admission::After(Duration::from_secs(90)));
+    fn where_nothing_answers_all_stops_until_something_does() {
+        let mut zones = zones(3);
+        lose(&mut zones, 0..3, at(0));
+        zones.ask("a0", at(0));
+        assert_eq!(zones.ask("a0", at(5)), Permit::Now);
+        see(&mut zones, "z", false, at(6));
+        let turn = zones.turn(at(6));
+        assert!(zones.is_stopped() && turn.wake.len() == 4 && !turn.resumed);
+        zones.leave("a0");
+        assert_eq!(zones.ask("a0", at(7)), Permit::Later);
+        assert_eq!(zones.turn(at(8)), Turn::default());
+        see(&mut zones, "z", true, at(100));
+        let turn = zones.turn(at(100));
+        assert!(!zones.is_stopped() && turn.wake.len() == 4 && turn.resumed);
+        assert_eq!(zones.ask("a0", at(100)), Permit::In(EVERY));
+        assert_eq!(zones.ask("a0", at(110)), Permit::Now);
     }
 
     #[test]
-    fn where_nothing_answers_nothing_goes() {
-        let mut zones = zones(2, 0);
-        zones.see("n1", Some(ZONE.into()), false);
-        assert_eq!(zones.admit("n1", ZONE, at(0)), Admission::Now(None));
-        assert_eq!(zones.see("n0", Some(ZONE.into()), false), Turn::Stopped);
-        assert_eq!(zones.admit("n0", ZONE, at(60)), Admission::Stopped);
-        // Who does not say anything counts for nothing.
-        assert_eq!(zones.see("n2", None, true), Turn::Same);
-        assert_eq!(zones.see("n1", Some(ZONE.into()), true), Turn::Resumed);
-        assert_eq!(zones.admit("n0", ZONE, at(60)), Admission::Now(None));
-    }
-
-    #[test]
-    fn nothing_is_kept_of_what_is_gone() {
-        let mut zones = zones(1, 2);
-        zones.admit("n1", ZONE, at(0));
-        zones.admit("n2", ZONE, at(0));
-        for node in ["n0", "n1", "n2"] {
-            zones.see(node, None, false);
-        }
-        assert!(zones.nodes.is_empty() && zones.zones.is_empty() && zones.turns.is_empty());
+    fn what_does_not_count_stops_nothing() {
+        let mut zones = Zones::default();
+        zones.see("a0", Health { zone: String::new(), ready: false, counts: false }, at(0));
+        zones.turn(at(0));
         assert!(!zones.is_stopped());
+        zones.ask("a0", at(0));
+        assert_eq!(zones.ask("a0", at(5)), Permit::Now);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_makes_nobody_wait_for_longer() {
+        let mut zones = zones(9);
+        lose(&mut zones, 0..2, at(10_000));
+        zones.ask("a0", at(10_000));
+        assert_eq!(zones.ask("a0", at(10_005)), Permit::Now);
+        zones.leave("a0");
+        zones.ask("a1", at(10_005));
+        assert_eq!(zones.ask("a1", at(100)), Permit::In(EVERY));
+        assert_eq!(zones.ask("a1", at(110)), Permit::Now);
     }
 }

@@ -451,6 +451,9 @@ async fn told(cluster: &Cluster, name: &str, reason: &str, message: &str) {
 async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
     let (clock, cluster) = start_virtual().await;
     let (node, nodes) = (Key::new("", "n1"), kinds::NODES.gvr());
+    // Where no node answers that counts, nobody is evicted.
+    let excluded = json!({ "metadata": { "labels": { "node.kubernetes.io/exclude-disruption": "" } } });
+    cluster.merge(&kinds::NODES, &node, excluded).await;
     let pod = |name: &str, seconds: Option<u32>, on: Option<&str>| {
         let toleration = seconds.map(|seconds| {
             json!([{ "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds }])
