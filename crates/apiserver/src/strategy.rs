@@ -124,6 +124,10 @@ pub trait Strategy: Send + Sync + 'static {
     /// Defaults that depend on other fields; the schema's constant defaults are in place.
     fn default(&self, _object: &mut Value) {}
 
+    /// Moments that are the present one where nobody names another. `old` is what the object was before a change; it is
+    /// absent where the object is new, and where only what lacks a moment gets one.
+    fn date(&self, _object: &mut Value, _old: Option<&Value>, _now: jiff::Timestamp) {}
+
     /// Before creation: writes down who asks, where the kind says so.
     fn signed(&self, _user: &User, _object: &mut Value) {}
 

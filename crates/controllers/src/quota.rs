@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::quantity::{Format, Quantity};
-use api::quota::{Counted, masked};
+use api::quota::{Around, Counted, masked};
 use api::resources::{ResourceList, add, amounts, to_json};
 use api::{GroupVersionResource, Key, Object};
 use async_trait::async_trait;
@@ -55,6 +55,9 @@ impl Component for Quotas {
             ctx: self.ctx.clone(),
             queue: self.ctx.queue("resourcequota_primary"),
             quotas: self.ctx.informers.get(kinds::RESOURCE_QUOTAS),
+            classes: self.ctx.informers.get(kinds::DEVICE_CLASSES),
+            claims: self.ctx.informers.get(kinds::RESOURCE_CLAIMS),
+            pods: self.ctx.informers.get(kinds::PODS),
             counted: Followed::default(),
         });
         let mut catalog = self.ctx.catalog.watch();
@@ -68,7 +71,7 @@ impl Component for Quotas {
                 _ => queue.add(change.key.clone()),
             }
         });
-        if !ready(&ctx, &[&worker.quotas]).await {
+        if !ready(&ctx, &[&worker.quotas, &worker.classes, &worker.claims, &worker.pods]).await {
             return Ok(());
         }
         let following = worker.clone();
@@ -87,6 +90,10 @@ struct Worker {
     ctx: Ctx,
     queue: Queue<Key>,
     quotas: Informer,
+    /// What stands for extended resources, and who has what of them.
+    classes: Informer,
+    claims: Informer,
+    pods: Informer,
     counted: Followed,
 }
 
@@ -137,11 +144,14 @@ impl Worker {
         let hard = amounts(&quota["spec"]["hard"]);
         let now = self.ctx.clock.now();
         let unscoped = is_unscoped(quota);
+        let (classes, claims) = (|| self.classes.list(), || self.claims.in_namespace(namespace));
+        let pod = |name: &str| self.pods.get(&Key::new(namespace, name));
+        let around = Around::new(&classes, &pod, &claims);
         let followed = self.counted.read();
         let mut used = ResourceList::new();
         for (resource, followed) in &*followed {
             let kind = counted(resource);
-            let names = masked(&hard, |name| kind.is_tracked_as(name));
+            let names = masked(&hard, |name| kind.is_tracked_among(name, &around));
             if names.is_empty() {
                 continue;
             }
@@ -161,7 +171,8 @@ impl Worker {
             for object in objects {
                 let object: Value = decode(&object)?;
                 if kind.is_in_scope(quota, &object) {
-                    add(&mut used, &masked(&kind.usage(&object, now), |name| names.contains_key(name)));
+                    let own = kind.usage_among(&object, now, &around);
+                    add(&mut used, &masked(&own, |name| names.contains_key(name)));
                 }
             }
         }

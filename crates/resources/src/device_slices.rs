@@ -9,8 +9,8 @@ use apiserver::strategy::NameRule;
 use serde_json::{Value, json};
 
 use crate::at::{At, NOT_NEGATIVE};
-use crate::devices::{at_most, qualified_name, taint};
-use crate::simple::Ratcheting;
+use crate::devices::{at_most, date_taint, qualified_name, taint};
+use crate::simple::{Ratcheting, each_mut};
 use crate::{affinity, volume_sources};
 
 const DEVICES_MAX: usize = 128;
@@ -33,6 +33,11 @@ const ONE_PLACE_EACH: &str = "exactly one of `nodeName`, `nodeSelector`, or `all
 
 /// What drivers offer.
 pub(crate) const SLICES: Ratcheting = Ratcheting {
+    date: |slice, now| {
+        for device in each_mut(slice, &["spec", "devices"]) {
+            each_mut(device, &["taints"]).for_each(|taint| date_taint(taint, now));
+        }
+    },
     check: |slice, old, errors| {
         let before = old.map(|old| old.get("spec"));
         check_spec(&slice.get("spec"), before.as_ref(), errors);
@@ -621,6 +626,23 @@ mod tests {
         );
         let refused = policy(json!({ "default": "1Gi" }), false);
         assert_eq!(refused, [format!("{at}: Forbidden: allowMultipleAllocations must be true")]);
+    }
+
+    #[test]
+    fn taints_came_now_unless_they_say_when() {
+        use jiff::Timestamp;
+
+        let taints = json!([{ "key": "a" }, { "key": "b", "timeAdded": "2025-01-01T00:00:00Z" }, { "timeAdded": null }]);
+        let mut slice =
+            json!({ "spec": { "devices": [{ "name": "d", "taints": taints }, { "name": "e" }, null] } });
+        SLICES.date(&mut slice, None, "2026-01-01T00:00:00.7Z".parse().unwrap());
+        let [now, then] = ["2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z"];
+        let said = json!([{ "key": "a", "timeAdded": now }, { "key": "b", "timeAdded": then }, { "timeAdded": now }]);
+        assert_eq!(slice["spec"]["devices"], json!([{ "name": "d", "taints": said }, { "name": "e" }, null]));
+        let bare = json!({ "spec": {} });
+        let mut same = bare.clone();
+        SLICES.date(&mut same, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(same, bare);
     }
 
     #[test]

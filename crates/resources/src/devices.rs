@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::names;
 use apiserver::strategy::NameRule;
-use apiserver::tree;
+use apiserver::{rfc3339, tree};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::at::At;
@@ -315,6 +316,7 @@ fn selectors(selectors: &At<'_>, errors: &mut FieldErrors) {
 
 /// Kinds of devices.
 pub(crate) const DEVICE_CLASSES: Ratcheting = Ratcheting {
+    date: |_, _| {},
     check: |class, old, errors| {
         let spec = class.get("spec");
         let is_new =
@@ -355,8 +357,32 @@ fn extended_resource(name: &At<'_>, errors: &mut FieldErrors) {
     }
 }
 
+/// A taint came now unless it says when. Source: `SetDefaults_DeviceTaint`.
+pub(crate) fn date_taint(taint: &mut Value, now: Timestamp) {
+    if taint.get("timeAdded").is_none_or(Value::is_null) {
+        tree::members(taint).insert("timeAdded".to_owned(), rfc3339(now).into());
+    }
+}
+
+/// The same for that of a rule; and one that has another effect from now on came now: what counts is since when pods have
+/// had to leave. Source: `deviceTaintRuleStrategy.PrepareForUpdate`.
+fn date_rule(rule: &mut Value, old: Option<&Value>, now: Timestamp) {
+    let Some(taint) = rule.pointer_mut("/spec/taint").filter(|taint| taint.is_object()) else { return };
+    let said = |taint: &Value, field: &str| tree::at(taint, &[field]).clone();
+    let before = old.map(|old| tree::at(old, &["spec", "taint"]));
+    let is_another = before.is_some_and(|before| {
+        said(before, "effect") != said(taint, "effect")
+            && said(before, "timeAdded") == said(taint, "timeAdded")
+    });
+    if is_another {
+        tree::members(taint).remove("timeAdded");
+    }
+    date_taint(taint, now);
+}
+
 /// Devices that claims had better not get.
 pub(crate) const TAINT_RULES: Simple = Simple {
+    date: date_rule,
     check: |rule, errors| {
         let selector = rule.down(&["spec", "deviceSelector"]);
         let named = |field: &str| Some(selector.get(field)).filter(At::is_set);
@@ -483,6 +509,27 @@ mod tests {
         let mut errors = Vec::new();
         DEVICE_CLASSES.validate_update(&configured, &class("foo"), &mut errors);
         assert_eq!(said(&errors), [""; 0]);
+    }
+
+    #[test]
+    fn the_taint_of_a_rule_came_when_it_got_its_effect() {
+        let rule = |effect: &str, since: Option<&str>| json!({ "spec": { "taint": { "effect": effect, "timeAdded": since } } });
+        let (then, other, now) = ("2025-01-01T00:00:00Z", "2025-06-01T00:00:00Z", "2026-01-01T00:00:00Z");
+        for (old, new, wanted) in [
+            (None, rule("None", None), now),
+            (None, rule("None", Some(then)), then),
+            (Some(rule("None", Some(then))), rule("None", Some(then)), then),
+            (Some(rule("None", Some(then))), rule("NoExecute", Some(then)), now),
+            (Some(rule("None", Some(then))), rule("NoExecute", Some(other)), other),
+            (Some(rule("None", Some(then))), rule("None", None), now),
+        ] {
+            let mut dated = new.clone();
+            TAINT_RULES.date(&mut dated, old.as_ref(), now.parse().unwrap());
+            assert_eq!(dated["spec"]["taint"]["timeAdded"], wanted, "{old:?} {new}");
+        }
+        let mut none = json!({ "spec": {} });
+        TAINT_RULES.date(&mut none, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(none, json!({ "spec": {} }));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use apiserver::field::{FieldError, FieldErrors};
 use apiserver::strategy::{LabelNeeded, NameRule, Strategy};
 use apiserver::tree;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::at::At;
@@ -22,6 +23,8 @@ pub(crate) struct Simple {
     pub(crate) unconditional_update: bool,
     /// Defaults that depend on other fields.
     pub(crate) default: fn(&mut Value),
+    /// Moments that are the present one, given the object before a change.
+    pub(crate) date: fn(&mut Value, Option<&Value>, Timestamp),
     /// What is wrong with an object.
     pub(crate) check: Check,
     /// What is wrong with a spec that is new: one that was stored when more was allowed may stay as it is.
@@ -52,6 +55,7 @@ impl Simple {
         create_on_update: false,
         unconditional_update: true,
         default: |_| {},
+        date: |_, _, _| {},
         check: |_, _| {},
         fresh: |_, _| {},
         compare: |_, _, _| {},
@@ -88,6 +92,10 @@ impl Strategy for Simple {
 
     fn default(&self, object: &mut Value) {
         (self.default)(object);
+    }
+
+    fn date(&self, object: &mut Value, old: Option<&Value>, now: Timestamp) {
+        (self.date)(object, old, now);
     }
 
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
@@ -139,6 +147,8 @@ impl Strategy for Simple {
 /// before a change.
 #[derive(Clone, Copy)]
 pub(crate) struct Ratcheting {
+    /// Moments that are the present one where there are none.
+    pub(crate) date: fn(&mut Value, Timestamp),
     /// What is wrong with an object, which was another one before (absent: it is new).
     pub(crate) check: fn(&At<'_>, Option<&At<'_>>, &mut FieldErrors),
     /// Fields that an update leaves as they were: paths from the object.
@@ -148,6 +158,10 @@ pub(crate) struct Ratcheting {
 }
 
 impl Strategy for Ratcheting {
+    fn date(&self, object: &mut Value, _old: Option<&Value>, now: Timestamp) {
+        (self.date)(object, now);
+    }
+
     fn validate_create(&self, object: &Value, errors: &mut FieldErrors) {
         (self.check)(&At::object(object), None, errors);
     }

@@ -2,6 +2,7 @@
 //! server charges with it, the quota controller adds up with it.
 //! Source: `k8s.io/apiserver/pkg/quota/v1`, `k8s.io/kubernetes/pkg/quota/v1/evaluator/core`.
 
+mod devices;
 mod pods;
 mod scopes;
 
@@ -14,6 +15,7 @@ use crate::quantity::{Format, Quantity};
 use crate::resources::{ResourceList, amounts};
 use crate::status::qualified;
 
+pub use devices::Around;
 pub use pods::{is_terminating, unnamed};
 
 /// Resources that have counted under a name of their own since before `count/…`.
@@ -65,6 +67,15 @@ impl Counted<'_> {
         }
     }
 
+    /// The same, also where a class of devices stands for the resource.
+    pub fn is_tracked_among(&self, name: &str, around: &Around<'_>) -> bool {
+        self.is_tracked_as(name) || (self.is_claims() && around.tracks(name))
+    }
+
+    fn is_claims(&self) -> bool {
+        self.is("resource.k8s.io", "resourceclaims")
+    }
+
     /// Whether a quota's resource is their number, whatever is in them. Pods are not: those that have ended do not count.
     pub fn counts_objects(&self, name: &str) -> bool {
         match (self.group, self.resource) {
@@ -85,6 +96,16 @@ impl Counted<'_> {
             ("resource.k8s.io", "resourceclaims") => used.extend(of_device_claim(object)),
             ("", alias) if ALIASES.contains(&alias) => drop(used.insert(alias.to_owned(), count(1))),
             _ => {}
+        }
+        used
+    }
+
+    /// The same, also of resources for which classes of devices stand.
+    pub fn usage_among(&self, object: &Value, now: Timestamp, around: &Around<'_>) -> ResourceList {
+        let mut used = self.usage(object, now);
+        if self.is_claims() {
+            let more = around.more(object, &used, now);
+            used.extend(more);
         }
         used
     }

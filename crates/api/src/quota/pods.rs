@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::count;
+use super::devices::IMPLICIT;
 use crate::resources::{Counting, ResourceList, Side, amounts, of_pod};
 
 /// Resources of pods that have names of their own in a quota: `cpu`, `requests.cpu` and `limits.cpu`.
@@ -16,8 +17,14 @@ const MANDATORY: [&str; 6] =
     ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
 /// Whether a name belongs to no domain, or to Kubernetes' own.
-fn is_native(name: &str) -> bool {
+pub(super) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+/// Whether a name is that of an extended resource, also of one that a class of devices stands for by its name.
+/// Source: `schedutil.IsDRAExtendedResourceName`.
+fn is_extended(name: &str) -> bool {
+    !is_native(name) || name.starts_with(IMPLICIT)
 }
 
 /// Whether a quota's resource is about pods.
@@ -27,7 +34,7 @@ pub(super) fn tracks(name: &str) -> bool {
         || COMPUTE.contains(&bare)
         || name.starts_with("hugepages-")
         || name.starts_with("requests.hugepages-")
-        || (name.starts_with("requests.") && !is_native(name))
+        || (name.starts_with("requests.") && is_extended(bare))
 }
 
 pub(super) fn usage(pod: &Value, now: Timestamp) -> ResourceList {
@@ -49,7 +56,7 @@ fn named(requests: &ResourceList, limits: &ResourceList) -> ResourceList {
         if huge || COMPUTE.contains(&name.as_str()) {
             used.insert(name.clone(), *amount);
         }
-        if huge || COMPUTE.contains(&name.as_str()) || !is_native(name) {
+        if huge || COMPUTE.contains(&name.as_str()) || is_extended(name) {
             used.insert(format!("requests.{name}"), *amount);
         }
     }

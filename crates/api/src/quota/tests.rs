@@ -154,3 +154,76 @@ fn where_only_objects_are_counted_what_is_in_them_does_not_matter() {
     assert!(!CLAIMS.counts_objects(claims) && !CLAIMS.counts_objects("requests.storage"));
     assert!(!PODS.counts_objects("pods") && PODS.counts_objects("count/pods"));
 }
+
+fn stored(value: Value) -> std::sync::Arc<crate::Object> {
+    std::sync::Arc::new(crate::Object::parse(serde_json::to_vec(&value).unwrap().into()).unwrap())
+}
+
+#[test]
+fn devices_count_as_what_their_class_stands_for_unless_a_pod_counts_for_them() {
+    const CLAIMS: Counted<'_> = Counted { group: "resource.k8s.io", resource: "resourceclaims" };
+    let (gpu, implicit) = ("requests.example.com/gpu", "requests.deviceclass.resource.kubernetes.io/gpu");
+    let classes = || {
+        let class = |name: &str, spec: Value| stored(json!({ "metadata": { "name": name }, "spec": spec }));
+        vec![class("gpu", json!({ "extendedResourceName": "example.com/gpu" })), class("big", json!({}))]
+    };
+    let claim = |name: &str, created: &str, uid: Value| {
+        let owner =
+            json!([{ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true }]);
+        json!({ "metadata": { "name": name, "creationTimestamp": created, "ownerReferences": owner,
+            "annotations": { "resource.kubernetes.io/extended-resource-claim": "true" } },
+            "spec": { "devices": { "requests": [{ "exactly": { "deviceClassName": "gpu", "count": 3 } }] } } })
+    };
+    let pod = |status: Value, resource: &str| {
+        let container = json!({ "name": "c", "resources": { "requests": { resource: "2" } } });
+        json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "containers": [container] }, "status": status })
+    };
+    let own = claim("c", "2026-01-01T00:00:01Z", "u".into());
+    let mut bare = own.clone();
+    bare["metadata"]["annotations"] = Value::Null;
+    let named = |name: &str| json!({ "extendedResourceClaimStatus": { "resourceClaimName": name } });
+    let asks = "example.com/gpu";
+    let (earlier, later) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:02Z");
+    for (counted, pod, others, of_gpu, of_implicit) in [
+        (&own, None, vec![], "3", "3"),
+        (&own, Some(pod(Value::Null, asks)), vec![], "1", "3"),
+        (&own, Some(pod(Value::Null, "deviceclass.resource.kubernetes.io/gpu")), vec![], "3", "1"),
+        (&own, Some(pod(named("c"), asks)), vec![("b", earlier)], "1", "3"),
+        (&own, Some(pod(named("b"), asks)), vec![], "3", "3"),
+        (&own, Some(pod(Value::Null, asks)), vec![("b", later)], "1", "3"),
+        (&own, Some(pod(Value::Null, asks)), vec![("b", earlier)], "3", "3"),
+        (&own, Some(pod(Value::Null, asks)), vec![("b", "2026-01-01T00:00:01Z")], "3", "3"),
+        (&own, Some(pod(json!({ "phase": "Failed" }), asks)), vec![], "3", "3"),
+        (&claim("c", earlier, "other".into()), Some(pod(Value::Null, asks)), vec![], "3", "3"),
+        (&bare, Some(pod(Value::Null, asks)), vec![], "3", "3"),
+    ] {
+        let pods = |name: &str| pod.clone().filter(|_| name == "p").map(stored);
+        let mut all: Vec<Value> =
+            others.iter().map(|(name, created)| claim(name, created, "u".into())).collect();
+        all.push(counted.clone());
+        let claims = || all.iter().cloned().map(stored).collect();
+        let around = Around::new(&classes, &pods, &claims);
+        let used = to_json(&CLAIMS.usage_among(counted, Timestamp::UNIX_EPOCH, &around));
+        assert_eq!(used["gpu.deviceclass.resource.k8s.io/devices"], "3");
+        assert_eq!(
+            (&used[gpu], &used[implicit]),
+            (&json!(of_gpu), &json!(of_implicit)),
+            "{pod:?} {others:?}"
+        );
+        for (name, tracked) in [
+            (gpu, true),
+            (implicit, true),
+            ("requests.deviceclass.resource.kubernetes.io/big", true),
+            ("requests.deviceclass.resource.kubernetes.io/none", false),
+            ("requests.example.com/none", false),
+            ("requests.cpu", false),
+            ("example.com/gpu", false),
+        ] {
+            assert_eq!(CLAIMS.is_tracked_among(name, &around), tracked, "{name}");
+        }
+        assert!(!Counted { group: "", resource: "secrets" }.is_tracked_among(gpu, &around));
+    }
+    assert!(PODS.is_tracked_as(implicit) && !PODS.is_tracked_as("requests.kubernetes.io/gpu"));
+    let used = used("", "pods", pod(Value::Null, "deviceclass.resource.kubernetes.io/gpu"));
+    assert_eq!(used[implicit], "2");
+}

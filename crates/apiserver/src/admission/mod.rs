@@ -386,12 +386,13 @@ pub fn standard() -> Chain {
 }
 
 /// What links read off the caches: who has been told that such an object is written finds it in effect.
-pub(crate) const CONSULTED: [(&str, &str); 7] = [
+pub(crate) const CONSULTED: [(&str, &str); 8] = [
     ("", "limitranges"),
     ("", "namespaces"),
     ("", "resourcequotas"),
     ("networking.k8s.io", "ingressclasses"),
     ("node.k8s.io", "runtimeclasses"),
+    ("resource.k8s.io", "deviceclasses"),
     ("scheduling.k8s.io", "priorityclasses"),
     ("storage.k8s.io", "storageclasses"),
 ];

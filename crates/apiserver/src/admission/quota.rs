@@ -6,7 +6,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use api::quota::{Counted, is_terminating, masked, unnamed};
+use api::quota::{Around, Counted, is_terminating, masked, unnamed};
 use api::resources::{ResourceList, add, amounts, subtract, to_json};
 use api::{Object, Reason, Status};
 use async_trait::async_trait;
@@ -75,6 +75,7 @@ impl ResourceQuota {
         object: &Value,
         quotas: &[Arc<Object>],
         now: Timestamp,
+        around: &Around<'_>,
     ) -> Result<(), Status> {
         let counted = Counted { group: &review.resource.group, resource: &review.resource.resource };
         let concerned = |limited: &&Limited| {
@@ -85,7 +86,7 @@ impl ResourceQuota {
             return Ok(());
         }
         let quotas = quotas.iter().map(|quota| decoded(quota)).collect::<Result<Vec<_>, _>>()?;
-        match uncovered(&limited, &counted, object, &quotas, now) {
+        match uncovered(&limited, &counted, object, &quotas, now, around) {
             None => Ok(()),
             Some(Uncovered::Amounts(names)) => {
                 Err(forbidden(review, &format!("insufficient quota to consume: {names}")))
@@ -116,11 +117,12 @@ fn uncovered(
     object: &Value,
     quotas: &[Value],
     now: Timestamp,
+    around: &Around<'_>,
 ) -> Option<Uncovered> {
     let covering: Vec<&Value> = quotas.iter().filter(|quota| counted.is_in_scope(quota, object)).collect();
     let is_covered =
         |name: &str| covering.iter().any(|quota| !tree::at(quota, &["status", "hard", name]).is_null());
-    let used = counted.usage(object, now);
+    let used = counted.usage_among(object, now, around);
     let is_limited =
         |name: &str| limited.iter().flat_map(|one| &one.match_contains).any(|part| name.contains(part));
     let amounts: Vec<&str> =
@@ -158,8 +160,14 @@ impl Link for ResourceQuota {
         world: &dyn World,
     ) -> Result<(), Status> {
         let Some(object) = object.filter(|object| is_charged(review, object)) else { return Ok(()) };
+        let classes = || world.all("resource.k8s.io", "deviceclasses", "");
+        let claims = || world.all("resource.k8s.io", "resourceclaims", review.namespace);
+        let pod = |name: &str| {
+            world.all("", "pods", review.namespace).into_iter().find(|pod| pod.meta().name == name)
+        };
+        let around = Around::new(&classes, &pod, &claims);
         let mut quotas = world.all("", "resourcequotas", review.namespace);
-        self.check_covered(review, object, &quotas, world.moment())?;
+        self.check_covered(review, object, &quotas, world.moment(), &around)?;
         if quotas.is_empty() {
             return Ok(());
         }
@@ -168,7 +176,7 @@ impl Link for ResourceQuota {
         let lane = usize::try_from(hasher.finish() % LANES as u64).unwrap_or(0);
         let _turn = self.lanes[lane].lock().await;
         for _ in 0..ATTEMPTS_MAX {
-            quotas = charge_all(review, object, &quotas, world).await?;
+            quotas = charge_all(review, object, &quotas, world, &around).await?;
             if quotas.is_empty() {
                 return Ok(());
             }
@@ -185,12 +193,14 @@ async fn charge_all(
     object: &Value,
     quotas: &[Arc<Object>],
     world: &dyn World,
+    around: &Around<'_>,
 ) -> Result<Vec<Arc<Object>>, Status> {
     let change = Change {
         counted: Counted { group: &review.resource.group, resource: &review.resource.resource },
         object,
         old: review.old,
         limited: review.subresource != "status",
+        around,
     };
     let mut charges = Vec::new();
     for quota in quotas {
@@ -239,6 +249,7 @@ struct Change<'a> {
     old: Option<&'a Value>,
     /// Whether it may be refused: what a controller tells is so, whatever a quota says.
     limited: bool,
+    around: &'a Around<'a>,
 }
 
 impl Change<'_> {
@@ -247,8 +258,11 @@ impl Change<'_> {
         let name = tree::text(quota, &["metadata", "name"]);
         let hard = amounts(tree::at(quota, &["status", "hard"]));
         let used = amounts(tree::at(quota, &["status", "used"]));
-        let restricted: Vec<&str> =
-            hard.keys().map(String::as_str).filter(|name| self.counted.is_tracked_as(name)).collect();
+        let restricted: Vec<&str> = hard
+            .keys()
+            .map(String::as_str)
+            .filter(|name| self.counted.is_tracked_among(name, self.around))
+            .collect();
         if restricted.is_empty() || !self.counted.is_in_scope(quota, self.object) {
             return Ok(None);
         }
@@ -260,14 +274,14 @@ impl Change<'_> {
         if restricted.iter().any(|resource| !used.contains_key(*resource)) {
             return Err(format!("status unknown for quota: {name}, resources: {}", restricted.join(",")));
         }
-        let asked = self.counted.usage(self.object, now);
+        let asked = self.counted.usage_among(self.object, now, self.around);
         let negative: Vec<&str> =
             asked.iter().filter(|(_, amount)| amount.is_negative()).map(|(name, _)| name.as_str()).collect();
         if !negative.is_empty() {
             return Err(format!("quota usage is negative for resource(s): {}", negative.join(",")));
         }
         let before = self.old.filter(|old| self.counted.is_in_scope(quota, old));
-        let before = before.map(|old| self.counted.usage(old, now)).unwrap_or_default();
+        let before = before.map(|old| self.counted.usage_among(old, now, self.around)).unwrap_or_default();
         let mut more = subtract(&asked, &before);
         more.retain(|name, amount| hard.contains_key(name) && !amount.is_zero() && !amount.is_negative());
         if more.is_empty() {
@@ -312,7 +326,8 @@ mod tests {
         old: Option<Value>,
     ) -> Result<Option<Value>, String> {
         let counted = Counted { group: "", resource };
-        let change = Change { counted, object: &object, old: old.as_ref(), limited: true };
+        let around = Around::new(&Vec::new, &|_| None, &Vec::new);
+        let change = Change { counted, object: &object, old: old.as_ref(), limited: true, around: &around };
         change.charge(quota, Timestamp::UNIX_EPOCH).map(|used| used.map(|used| to_json(&used)))
     }
 
@@ -355,7 +370,8 @@ mod tests {
         .unwrap();
         let counted = Counted { group: "", resource: "pods" };
         let of = |pod: &Value, quotas: &[Value]| {
-            uncovered(&[&limited], &counted, pod, quotas, Timestamp::UNIX_EPOCH)
+            let around = Around::new(&Vec::new, &|_| None, &Vec::new);
+            uncovered(&[&limited], &counted, pod, quotas, Timestamp::UNIX_EPOCH, &around)
         };
         let amounts = Uncovered::Amounts("cpu,requests.cpu".into());
         assert_eq!(of(&pod("1"), &[]), Some(amounts));

@@ -186,6 +186,7 @@ impl Pipeline {
     fn default(&self, asked: &Asked<'_>, object: &mut Value) {
         words::default(&asked.stored, object);
         asked.strategy.default(object);
+        asked.strategy.date(object, None, self.parts.clock.now());
     }
 
     pub(super) async fn update(
@@ -513,6 +514,7 @@ impl Pipeline {
         }
         self.default(asked, new);
         asked.strategy.prepare_update(new, old);
+        asked.strategy.date(new, Some(old), self.parts.clock.now());
         let changed = asked.strategy.generation() && meta::spec_differs(new, old, apart);
         meta::keep(new, old, changed);
     }

@@ -255,3 +255,64 @@ async fn rules_make_pods_leave_and_tell_how_far_that_is() {
     let told = &condition(&held, "EvictionInProgress")["message"];
     assert_eq!(*told, "1 pod evicted since starting the controller.");
 }
+
+/// A claim as the scheduler makes it for the extended resources of a pod.
+fn made_for(pod: &Object, name: &str) -> Value {
+    let owner = json!([{ "apiVersion": "v1", "kind": "Pod", "name": pod.meta().name, "uid": pod.meta().uid,
+        "controller": true }]);
+    json!({ "metadata": { "name": name, "ownerReferences": owner, "finalizers": [FINALIZER],
+        "annotations": { "resource.kubernetes.io/extended-resource-claim": "true" } }, "spec": requests(&json!([])) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_for_extended_resources_counts_once_and_goes_with_its_pod() {
+    let cluster = start().await;
+    accounts(&cluster).await;
+    let class =
+        json!({ "metadata": { "name": "gpu" }, "spec": { "extendedResourceName": "example.com/gpu" } });
+    cluster.create(&kinds::DEVICE_CLASSES, "", class).await;
+    let (gpu, devices) = ("requests.example.com/gpu", "gpu.deviceclass.resource.k8s.io/devices");
+    let quota = json!({ "metadata": { "name": "q" }, "spec": { "hard": { gpu: "9", devices: "9" } } });
+    let quota = cluster.create(&kinds::RESOURCE_QUOTAS, "default", quota).await.key();
+    let uses = |of_gpu: &'static str, of_devices: &'static str| {
+        move |held: &Value| {
+            let used = &held["status"]["used"];
+            used[gpu] == of_gpu && used[devices] == of_devices
+        }
+    };
+    cluster.until(kinds::RESOURCE_QUOTAS, &quota, uses("0", "0")).await;
+
+    let mut body = pod("p", json!([]));
+    let asked = json!({ "example.com/gpu": "1" });
+    body["spec"]["containers"][0]["resources"] = json!({ "requests": asked, "limits": asked });
+    let held = cluster.create(&kinds::PODS, "default", body).await;
+    let claim =
+        cluster.create(&RESOURCE_CLAIMS, "default", made_for(&held, "p-extended-resources-x")).await.key();
+    cluster
+        .create(
+            &RESOURCE_CLAIMS,
+            "default",
+            json!({ "metadata": { "name": "own" }, "spec": requests(&json!([])) }),
+        )
+        .await;
+    let (pods, merge) = (kinds::PODS.gvr(), api::PatchType::Merge);
+    let told = json!({ "status": { "extendedResourceClaimStatus": { "resourceClaimName": claim.name,
+        "requestMappings": [{ "containerName": "c", "resourceName": "example.com/gpu", "requestName": "r" }] } } });
+    cluster.client.patch(&pods, &held.key(), "status", merge, &told).await.unwrap();
+    let device = json!({ "request": "r", "driver": "a.example.com", "pool": "p", "device": "d" });
+    let user = json!([{ "resource": "pods", "name": "p", "uid": held.meta().uid }]);
+    let status =
+        json!({ "status": { "allocation": { "devices": { "results": [device] } }, "reservedFor": user } });
+    cluster.client.patch(&RESOURCE_CLAIMS.gvr(), &claim, "status", merge, &status).await.unwrap();
+    // The quota is counted anew: the pod's device counts with the pod.
+    let noted = json!({ "spec": { "hard": { gpu: "8" } } });
+    cluster.merge(&kinds::RESOURCE_QUOTAS, &quota, noted).await;
+    let anew = |held: &Value| held["status"]["hard"][gpu] == "8" && uses("2", "2")(held);
+    cluster.until(kinds::RESOURCE_QUOTAS, &quota, anew).await;
+
+    let ended = json!({ "status": { "phase": "Succeeded" } });
+    cluster.client.patch(&pods, &held.key(), "status", merge, &ended).await.unwrap();
+    let left = |claims: &[Arc<Object>]| claims.iter().map(|claim| claim.meta().name.clone()).eq(["own"]);
+    cluster.until_all(RESOURCE_CLAIMS, "default", left).await;
+    cluster.until(kinds::RESOURCE_QUOTAS, &quota, uses("1", "1")).await;
+}

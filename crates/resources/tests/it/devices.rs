@@ -169,3 +169,41 @@ async fn a_status_is_written_by_whoever_may_write_its_parts() {
     let written = patch(told).await;
     assert_eq!(written.code, 200, "{}", written.message());
 }
+
+#[tokio::test]
+async fn taints_of_devices_say_since_when_they_are_there() {
+    let cluster = shop().await;
+    let moment = |value: &Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let slices = "/apis/resource.k8s.io/v1/resourceslices";
+    let pool = json!({ "name": "p", "generation": 1, "resourceSliceCount": 1 });
+    let taint = json!({ "key": "sick", "effect": "NoExecute" });
+    let slice = json!({ "metadata": { "name": "s" }, "spec": { "driver": "a.example.com", "nodeName": "n", "pool": pool,
+        "devices": [{ "name": "d", "taints": [taint] }] } });
+    let made = crate::admission::made(&cluster, slices, slice).await;
+    let since = made["spec"]["devices"][0]["taints"][0]["timeAdded"].clone();
+    assert!(moment(&since).is_some(), "{since}");
+    let another = json!({ "metadata": { "labels": { "a": "b" } } }).to_string();
+    let noted = write(&cluster, Method::PATCH, &format!("{slices}/s"), MERGE, another).await.json();
+    assert_eq!(noted["spec"]["devices"][0]["taints"][0]["timeAdded"], since);
+
+    for version in ["v1", "v1beta2"] {
+        let rules = format!("/apis/resource.k8s.io/{version}/devicetaintrules");
+        if get(&cluster, &rules, JSON).await.code == 404 {
+            continue;
+        }
+        let name = format!("rule-{version}");
+        let rule = json!({ "metadata": { "name": name }, "spec": { "deviceSelector": { "driver": "a.example.com" },
+            "taint": { "key": "sick", "effect": "None" } } });
+        let made = crate::admission::made(&cluster, &rules, rule).await;
+        assert!(moment(&made["spec"]["taint"]["timeAdded"]).is_some(), "{version}");
+        let change = async |taint: Value| {
+            let body = json!({ "spec": { "taint": taint } }).to_string();
+            write(&cluster, Method::PATCH, &format!("{rules}/{name}"), MERGE, body).await.json()["spec"]["taint"].clone()
+        };
+        let old = "2020-01-01T00:00:00Z";
+        assert_eq!(change(json!({ "timeAdded": old })).await["timeAdded"], old);
+        assert_eq!(change(json!({ "value": "v" })).await["timeAdded"], old);
+        let executes = change(json!({ "effect": "NoExecute" })).await;
+        assert!(moment(&executes["timeAdded"]) > moment(&json!(old)), "{version}: {executes}");
+    }
+}

@@ -84,6 +84,41 @@ async fn a_quota_counts_in_its_scope_and_updates_by_what_they_add() {
     assert_eq!(more.code, 403, "{}", more.message());
 }
 
+#[tokio::test]
+async fn devices_are_charged_as_what_their_class_stands_for_unless_a_pod_is() {
+    let cluster = shop().await;
+    let (gpu, devices) = ("requests.example.com/gpu", "gpu.deviceclass.resource.k8s.io/devices");
+    limit(&cluster, "q", json!({ gpu: "2", devices: "3" }), json!([])).await;
+    let class =
+        json!({ "metadata": { "name": "gpu" }, "spec": { "extendedResourceName": "example.com/gpu" } });
+    made(&cluster, "/apis/resource.k8s.io/v1/deviceclasses", class).await;
+    let asked = json!({ "example.com/gpu": "1" });
+    let asking = made(&cluster, PODS, pod("p", json!({ "requests": asked, "limits": asked }))).await;
+    assert_eq!(used(&cluster, "q").await, json!({ gpu: "1", devices: "0" }));
+    // The caches show the pod.
+    let version = asking["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    assert_eq!(get(&cluster, &format!("{PODS}?resourceVersion={version}"), JSON).await.code, 200);
+
+    let claims = "/apis/resource.k8s.io/v1/namespaces/shop/resourceclaims";
+    let claim = |name: &str| {
+        let request = json!({ "name": "r", "exactly": { "deviceClassName": "gpu" } });
+        json!({ "metadata": { "name": name }, "spec": { "devices": { "requests": [request] } } })
+    };
+    let mut own = claim("own");
+    own["metadata"]["annotations"] = json!({ "resource.kubernetes.io/extended-resource-claim": "true" });
+    own["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "p",
+        "uid": asking["metadata"]["uid"], "controller": true }]);
+    made(&cluster, claims, own).await;
+    assert_eq!(used(&cluster, "q").await, json!({ gpu: "1", devices: "1" }));
+    made(&cluster, claims, claim("a")).await;
+    assert_eq!(used(&cluster, "q").await, json!({ gpu: "2", devices: "2" }));
+    assert_eq!(
+        refused(&cluster, claims, claim("b")).await,
+        "resourceclaims.resource.k8s.io \"b\" is forbidden: exceeded quota: q, requested: requests.example.com/gpu=1, \
+         used: requests.example.com/gpu=2, limited: requests.example.com/gpu=2"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_pass_no_more_than_fit() {
     let cluster = shop().await;
