@@ -1,7 +1,13 @@
 //! What controllers count, under upstream's names, for whoever shows it. Source: the `metrics` packages of
-//! `pkg/controller/job`, `cronjob`, `nodelifecycle` and `statefulset`.
+//! `pkg/controller/job`, `cronjob`, `nodelifecycle` and `statefulset`, and those that the modules below name.
 
+pub(crate) mod evictions;
+pub(crate) mod jobs;
+pub(crate) mod made;
+pub(crate) mod mirroring;
+pub(crate) mod scaling;
 pub(crate) mod slices;
+pub(crate) mod volumes;
 
 use std::time::Duration;
 
@@ -11,7 +17,12 @@ use prometheus::{
     exponential_buckets,
 };
 
+use evictions::EvictionFigures;
+use jobs::{ClaimFigures, JobFigures};
+use mirroring::MirrorFigures;
+use scaling::ScaleFigures;
 use slices::SliceFigures;
+use volumes::VolumeFigures;
 
 /// `spec.podManagementPolicy` of StatefulSets.
 const POLICIES: [&str; 2] = ["OrderedReady", "Parallel"];
@@ -28,6 +39,18 @@ pub struct Figures {
     bounds: [IntGaugeVec; 2],
     /// Of EndpointSlices.
     pub(crate) slices: SliceFigures,
+    /// Of mirrored Endpoints.
+    pub(crate) mirror: MirrorFigures,
+    /// Of volumes.
+    pub(crate) volumes: VolumeFigures,
+    /// Of pods that have to go, and of nodes.
+    pub(crate) leaving: EvictionFigures,
+    /// Of autoscalers.
+    pub(crate) scaling: ScaleFigures,
+    /// More of Jobs.
+    pub(crate) jobs: JobFigures,
+    /// Of claims to devices.
+    pub(crate) claims: ClaimFigures,
 }
 
 impl Figures {
@@ -83,6 +106,12 @@ impl Figures {
                 bound("statefulset_unavailable_replicas", "[BETA] Pods of a StatefulSet that are missing.")?,
             ],
             slices: SliceFigures::new(registry)?,
+            mirror: MirrorFigures::new(registry)?,
+            volumes: VolumeFigures::new(registry)?,
+            leaving: EvictionFigures::new(registry)?,
+            scaling: ScaleFigures::new(registry)?,
+            jobs: JobFigures::new(registry)?,
+            claims: ClaimFigures::new(registry)?,
         })
     }
 

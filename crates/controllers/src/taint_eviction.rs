@@ -130,8 +130,12 @@ impl Reconcile<Key> for Worker {
             Some(deadline) if deadline > now => {
                 Ok(Action::After(Duration::try_from(deadline.duration_since(now)).unwrap_or_default()))
             }
-            Some(_) => {
+            Some(deadline) => {
                 self.evict(key, &pod).await?;
+                if let Some(figures) = &self.ctx.figures {
+                    let late = self.ctx.clock.now().duration_since(deadline);
+                    figures.leaving.tainted.deleted(late.try_into().unwrap_or_default());
+                }
                 Ok(Action::Done)
             }
         }

@@ -1,6 +1,9 @@
 //! One pass over one autoscaler: reads the scale, asks for the figures, decides, sets the scale, says so in the status.
 //! Source: `podautoscaler/horizontal.go`, `reconcileAutoscaler`.
 
+use std::cmp::Ordering;
+use std::time::Instant;
+
 use api::selectors::LabelSelector;
 use api::{Key, Object, PatchType, Status as Refused};
 use base::BoxError;
@@ -15,6 +18,7 @@ use super::replicas::{Counted, Tolerances};
 use super::types::{Autoscaler, Pod, Reference, Status};
 use crate::claim::ignore_missing;
 use crate::context::decode;
+use crate::figures::scaling::Blame;
 use crate::scale::{self, Scale};
 
 /// An autoscaler that is worked on, and the status that it comes to have.
@@ -24,6 +28,9 @@ pub(super) struct Pass<'a> {
     pub(super) involved: Involved,
     pub(super) status: Status,
     pub(super) now: Timestamp,
+    /// How the target was scaled, and what went wrong.
+    pub(super) scaled: Ordering,
+    pub(super) blame: Blame,
 }
 
 /// What is to be done about the number of pods before any figure is looked at.
@@ -66,15 +73,26 @@ impl Worker {
             involved: Involved::object(&kinds::HORIZONTAL_POD_AUTOSCALERS, &object),
             status: autoscaler.status.clone(),
             now: self.ctx.clock.now(),
+            scaled: Ordering::Equal,
+            blame: Blame::Internal,
         };
+        let begun = Instant::now();
         let mut history = self.histories.lock().get(key).cloned().unwrap_or_default();
         let scaled = pass.scale(key, &mut history).await;
         self.histories.lock().insert(key.clone(), history);
-        if let Err(error) = scaled {
+        if let Err(error) = &scaled {
             tracing::debug!(%key, error, "an autoscaler could not do all of its work");
         }
-        pass.write(&object).await?;
-        Ok(true)
+        let (change, blame, desired) = (pass.scaled, pass.blame, pass.status.desired_replicas);
+        let written = pass.write(&object).await;
+        if let Some(figures) = self.ctx.figures.as_ref().map(|figures| &figures.scaling) {
+            let fine = scaled.is_ok() && written.is_ok();
+            figures.passed(change, if fine { Blame::None } else { blame }, begun.elapsed());
+            if scaled.is_ok() {
+                figures.wants(key, Some(desired));
+            }
+        }
+        written.map(|()| true)
     }
 }
 
@@ -92,7 +110,8 @@ impl Pass<'_> {
         let target = &self.autoscaler.spec.scale_target_ref;
         let (resource, object, scale) = match self.target(key).await {
             Ok(found) => found,
-            Err(why) => {
+            Err((blame, why)) => {
+                self.blame = blame;
                 self.warn("FailedGetScale", why.clone());
                 let message =
                     format!("the HPA controller was unable to get the target's current scale: {why}");
@@ -150,6 +169,7 @@ impl Pass<'_> {
             self.set("AbleToScale", true, "SucceededRescale", message);
             let message = format!("New size: {desired}; reason: {reason}");
             self.worker.events.event(self.involved.clone(), EventType::Normal, "SuccessfulRescale", message);
+            self.scaled = desired.cmp(&current);
             history.scaled(spec.behavior.as_ref(), current, desired, self.now);
             self.status.last_scale_time = Some(self.now);
         }
@@ -166,17 +186,17 @@ impl Pass<'_> {
     async fn target(
         &self,
         key: &Key,
-    ) -> Result<(api::GroupVersionResource, std::sync::Arc<Object>, Scale), String> {
+    ) -> Result<(api::GroupVersionResource, std::sync::Arc<Object>, Scale), (Blame, String)> {
         let Reference { kind, name, api_version } = &self.autoscaler.spec.scale_target_ref;
         if api_version.matches('/').count() > 1 {
-            return Err(format!("unexpected GroupVersion string: {api_version}"));
+            return Err((Blame::Spec, format!("unexpected GroupVersion string: {api_version}")));
         }
         let (ctx, group) = (&self.worker.ctx, scale::group_of(api_version));
         let resource = scale::resource_of(ctx, group, kind)
-            .ok_or_else(|| format!("no matches for kind {kind:?} in group {group:?}"))?;
+            .ok_or_else(|| (Blame::Spec, format!("no matches for kind {kind:?} in group {group:?}")))?;
         let target = Key::new(key.namespace.as_str(), name.as_str());
-        let (object, scale) =
-            scale::get(ctx, &resource, &target).await.map_err(|status: Refused| status.to_string())?;
+        let found = scale::get(ctx, &resource, &target).await;
+        let (object, scale) = found.map_err(|status: Refused| (Blame::Internal, status.to_string()))?;
         Ok((resource, object, scale))
     }
 
@@ -202,7 +222,15 @@ impl Pass<'_> {
         };
         let mut answers = Vec::with_capacity(spec.metrics.len());
         for metric in &spec.metrics {
+            let begun = Instant::now();
             let answer = self.ask(key, metric, &counted, scale).await;
+            if let Some(figures) = self.worker.ctx.figures.as_ref().map(|figures| &figures.scaling) {
+                let (change, blame) = match &answer {
+                    Ok(proposal) => (proposal.replicas.cmp(&scale.spec.replicas), Blame::None),
+                    Err(_) => (Ordering::Equal, Blame::Internal),
+                };
+                figures.asked(change, blame, &metric.r#type, begun.elapsed());
+            }
             if let Err(failure) = &answer {
                 self.warn(failure.reason, failure.said.clone());
             }
