@@ -155,6 +155,7 @@ impl Worker {
         }
         let (resource, body) = (self.claims.resource(), claim(pod, &name, template));
         let made = self.ctx.client.create(resource, &pod.namespace, &body).await;
+        self.ctx.figures.iter().for_each(|figures| figures.volumes.made_for_pod(made.is_ok()));
         made.map(drop).map_err(|status| format!("create PVC {name}: {status}"))
     }
 }

@@ -1,8 +1,13 @@
 //! What controllers count, under upstream's names, for whoever shows it. Source: the `metrics` packages of
-//! `pkg/controller/job`, `cronjob`, `nodelifecycle`, `podautoscaler` and `statefulset`.
+//! `pkg/controller/job`, `cronjob`, `nodelifecycle` and `statefulset`, and those that the modules below name.
 
 pub(crate) mod autoscalers;
+pub(crate) mod evictions;
+pub(crate) mod jobs;
+pub(crate) mod made;
+pub(crate) mod mirroring;
 pub(crate) mod slices;
+pub(crate) mod volumes;
 
 use std::time::Duration;
 
@@ -13,7 +18,11 @@ use prometheus::{
 };
 
 use autoscalers::AutoscalerFigures;
+use evictions::EvictionFigures;
+use jobs::{ClaimFigures, JobFigures};
+use mirroring::MirrorFigures;
 use slices::SliceFigures;
+use volumes::VolumeFigures;
 
 /// `spec.podManagementPolicy` of StatefulSets.
 const POLICIES: [&str; 2] = ["OrderedReady", "Parallel"];
@@ -32,6 +41,16 @@ pub struct Figures {
     pub(crate) slices: SliceFigures,
     /// Of HorizontalPodAutoscalers.
     pub(crate) autoscalers: AutoscalerFigures,
+    /// Of mirrored Endpoints.
+    pub(crate) mirror: MirrorFigures,
+    /// Of volumes.
+    pub(crate) volumes: VolumeFigures,
+    /// Of pods that have to go, and of nodes.
+    pub(crate) leaving: EvictionFigures,
+    /// More of Jobs.
+    pub(crate) jobs: JobFigures,
+    /// Of claims to devices.
+    pub(crate) claims: ClaimFigures,
 }
 
 impl Figures {
@@ -88,6 +107,11 @@ impl Figures {
             ],
             slices: SliceFigures::new(registry)?,
             autoscalers: AutoscalerFigures::new(registry)?,
+            mirror: MirrorFigures::new(registry)?,
+            volumes: VolumeFigures::new(registry)?,
+            leaving: EvictionFigures::new(registry)?,
+            jobs: JobFigures::new(registry)?,
+            claims: ClaimFigures::new(registry)?,
         })
     }
 

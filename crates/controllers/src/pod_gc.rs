@@ -29,6 +29,12 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 /// An administrator says by this taint that a node is off: its pods run no more. Source: `v1.TaintNodeOutOfService`.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
+/// Why pods are ended. Source: `podgc/metrics`.
+const TERMINATED: &str = "terminated";
+const OFF: &str = "out-of-service";
+const ORPHANED: &str = "orphaned";
+const UNSCHEDULED: &str = "unscheduled";
+
 /// The pod garbage collector.
 pub struct PodGc {
     ctx: Ctx,
@@ -201,8 +207,16 @@ impl Worker {
         }
     }
 
-    /// Ends a pod at once: nobody waits for what it still does.
-    async fn end(&self, object: &Object, disrupted: bool) -> Result<(), BoxError> {
+    /// Ends a pod at once: nobody waits for what it still does. Why, in upstream's words.
+    async fn end(&self, object: &Object, why: &str) -> Result<(), BoxError> {
+        let done = self.end_now(object, why == ORPHANED).await;
+        if let Some(figures) = &self.ctx.figures {
+            figures.leaving.ended(&object.meta().namespace, why, done.is_ok());
+        }
+        done
+    }
+
+    async fn end_now(&self, object: &Object, disrupted: bool) -> Result<(), BoxError> {
         self.mark_failed(object, disrupted).await?;
         let options = DeleteOptions {
             grace_period_seconds: Some(0),
@@ -245,10 +259,10 @@ impl Reconcile<Key> for Worker {
         let terminating = object.meta().is_terminating();
         let off = |name: &str| self.node(name).is_some_and(|node| is_out_of_service(&node));
         match object.node_name() {
-            None if terminating => self.end(&object, false).await?,
-            Some(node) if terminating && off(node) => self.end(&object, false).await?,
-            Some(node) if self.node_is_gone(node).await? => self.end(&object, true).await?,
-            _ if self.finished.lock().is_surplus(key) => self.end(&object, false).await?,
+            None if terminating => self.end(&object, UNSCHEDULED).await?,
+            Some(node) if terminating && off(node) => self.end(&object, OFF).await?,
+            Some(node) if self.node_is_gone(node).await? => self.end(&object, ORPHANED).await?,
+            _ if self.finished.lock().is_surplus(key) => self.end(&object, TERMINATED).await?,
             _ => {}
         }
         Ok(Action::Done)

@@ -142,9 +142,13 @@ impl Reconcile<Key> for Worker {
                 let wait = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
                 return Ok(Action::After(wait));
             }
-            Some(_) => {
+            Some(deadline) => {
                 self.evict(key, &pod).await?;
                 self.doomed.lock().remove(key);
+                if let Some(figures) = &self.ctx.figures {
+                    let late = self.ctx.clock.now().duration_since(deadline);
+                    figures.leaving.tainted.deleted(late.try_into().unwrap_or_default());
+                }
             }
         }
         Ok(Action::Done)

@@ -91,6 +91,7 @@ impl Reconcile<Key> for Worker {
             Some(left) if !left.is_zero() => return Ok(Action::After(left)),
             Some(_) => {}
         }
+        let due = ends_at(&decode(&live)?);
         let options = DeleteOptions {
             propagation: Some(Propagation::Foreground),
             precondition_uid: Some(live.meta().uid.clone()),
@@ -99,6 +100,9 @@ impl Reconcile<Key> for Worker {
         };
         // Whatever changed meanwhile brings it back here.
         ignore_gone(self.ctx.client.delete(&kinds::JOBS.gvr(), key, options).await)?;
+        if let Some((figures, due)) = self.ctx.figures.as_ref().zip(due) {
+            figures.jobs.late(self.ctx.clock.now().duration_since(due).try_into().unwrap_or_default());
+        }
         Ok(Action::Done)
     }
 }

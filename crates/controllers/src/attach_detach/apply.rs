@@ -233,7 +233,7 @@ impl Worker {
         result
     }
 
-    async fn delete(&self, node: &str, Detach { id, uid, .. }: Detach) -> Result<(), BoxError> {
+    async fn delete(&self, node: &str, Detach { id, uid, forced, off }: Detach) -> Result<(), BoxError> {
         {
             let mut world = self.world.lock();
             if world.want(&id).is_some() {
@@ -245,6 +245,9 @@ impl Worker {
             if let Some(held) = world.held_mut(&id).filter(|held| held.uid == uid) {
                 held.released = true;
             }
+        }
+        if let Some(figures) = self.ctx.figures.as_ref().filter(|_| forced) {
+            figures.volumes.forced(off);
         }
         let options = DeleteOptions { precondition_uid: Some(uid), ..DeleteOptions::default() };
         let key = Key::new("", id.as_str());

@@ -36,6 +36,8 @@ use self::desired::may_attach;
 use self::types::{Node, Volume};
 use self::world::{Item, World};
 use crate::context::{Ctx, decode, ready};
+use crate::figures::made::{Counts, Teller};
+use crate::figures::volumes::VolumeFigures;
 
 const NAME: &str = "persistentvolume-attach-detach-controller";
 /// The source of its events. Source: `NewAttachDetachController`.
@@ -73,6 +75,7 @@ impl Component for AttachDetach {
         if !ready(&ctx, &caches).await {
             return Ok(());
         }
+        let _told = self.ctx.figures.as_ref().map(|figures| worker.tell(&figures.volumes));
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
@@ -136,6 +139,15 @@ impl Worker {
             self.pods.on_change(handler(Self::pod_changed)),
             self.attachments.on_change(handler(|worker, change| worker.attachment_changed(&change.key))),
         ]
+    }
+
+    /// Tells of volumes as long as what it gives is held.
+    fn tell(self: &Arc<Self>, figures: &VolumeFigures) -> [Arc<Teller>; 2] {
+        let counted = |count: fn(&World) -> Counts| {
+            let worker = Arc::downgrade(self);
+            move || worker.upgrade().map(|worker| count(&worker.world.lock())).unwrap_or_default()
+        };
+        [figures.attached.by(counted(World::totals)), figures.in_use.by(counted(World::in_use))]
     }
 
     fn wake(&self, items: Vec<Item>) {

@@ -173,6 +173,8 @@ pub(super) struct Detach {
     pub(super) uid: String,
     /// Whatever the node says.
     pub(super) forced: bool,
+    /// Because it is out of service, and not because it has not answered for too long.
+    pub(super) off: bool,
 }
 
 /// What a pass over a node is to do.
@@ -202,7 +204,7 @@ pub(super) fn plan_node(name: &str, node: Option<&Node>, parts: &[Part<'_>], now
         let left = left(held.idle_since.unwrap_or(now), UNMOUNT_TIMEOUT, now);
         let forced = off || ill && left.is_zero();
         if !uses(id) || forced {
-            plan.detach.push(Detach { id: (*id).to_owned(), uid: held.uid.clone(), forced });
+            plan.detach.push(Detach { id: (*id).to_owned(), uid: held.uid.clone(), forced, off });
             continue;
         }
         plan.idle.insert((*id).to_owned());

@@ -39,6 +39,11 @@ impl Handle {
         format!("{UNIQUE}{}^{}", self.driver, self.handle)
     }
 
+    /// What its plugin is called where volumes are counted. Source: `GetFullQualifiedPluginNameForVolume`.
+    pub(super) fn plugin(&self) -> String {
+        format!("kubernetes.io/csi:{}", self.driver)
+    }
+
     /// The other way round; nothing for volumes of no driver.
     pub(super) fn of_unique_name(name: &str) -> Option<Self> {
         let (driver, handle) = name.strip_prefix(UNIQUE)?.split_once('^')?;

@@ -273,8 +273,8 @@ fn node(ready: bool, taints: Value, attached: &[&str], in_use: &[&str]) -> Node 
 
 const NAME: &str = "kubernetes.io/csi/d.example.com^vol-1";
 
-fn detached(forced: bool) -> Vec<Detach> {
-    vec![Detach { id: handle("vol-1").attachment_on("n1"), uid: "h".into(), forced }]
+fn detached(forced: bool, off: bool) -> Vec<Detach> {
+    vec![Detach { id: handle("vol-1").attachment_on("n1"), uid: "h".into(), forced, off }]
 }
 
 fn names(attached: Option<Vec<super::types::AttachedVolume>>) -> Option<Vec<String>> {
@@ -300,17 +300,17 @@ fn what_a_node_uses_is_detached_only_when_the_node_is_lost() {
     assert_eq!(plan(&held, false, Some(&uses(false, json!([])))).wait, Some(UNMOUNT_TIMEOUT));
     assert_eq!(plan(&idle(-359), false, Some(&uses(false, json!([])))).wait, Some(Duration::from_secs(1)));
     let lost = plan(&idle(-360), false, Some(&uses(false, json!([]))));
-    assert_eq!((lost.detach, names(lost.attached)), (detached(true), Some(vec![])));
-    assert_eq!(plan(&held, false, Some(&uses(true, off.clone()))).detach, detached(true));
+    assert_eq!((lost.detach, names(lost.attached)), (detached(true, false), Some(vec![])));
+    assert_eq!(plan(&held, false, Some(&uses(true, off.clone()))).detach, detached(true, true));
     assert_eq!(plan(&held, true, Some(&uses(true, off))).detach, []);
     // Of a node whose object is gone nobody knows what it uses.
     let gone = plan(&held, false, None);
     assert_eq!((gone.detach, gone.wait, gone.attached), (vec![], Some(UNMOUNT_TIMEOUT), None));
     let gone = plan(&idle(-360), false, None);
-    assert_eq!((gone.detach, gone.attached), (detached(true), None));
+    assert_eq!((gone.detach, gone.attached), (detached(true, false), None));
     // Not used.
     let free = plan(&held, false, Some(&node(true, json!([]), &[NAME], &[])));
-    assert_eq!((free.detach, names(free.attached)), (detached(false), Some(vec![])));
+    assert_eq!((free.detach, names(free.attached)), (detached(false, false), Some(vec![])));
     // What goes already is not deleted twice, and a node that attaches for itself is left alone.
     let ending = Held { terminating: true, ..held.clone() };
     assert_eq!(plan(&ending, false, Some(&node(true, json!([]), &[], &[]))), Default::default());

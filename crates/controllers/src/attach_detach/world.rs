@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::source::Handle;
 use super::types::{Failure, Traits};
+use crate::figures::made::{Counts, count_one};
 
 /// What is worked on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,6 +132,28 @@ impl World {
 
     pub(super) fn pods_of_claim(&self, claim: &Key) -> Vec<Key> {
         self.by_claim.get(claim).into_iter().flatten().cloned().collect()
+    }
+
+    /// Volumes that are attached and that are to be, by plugin. Source: `getTotalVolumesCount`.
+    pub(super) fn totals(&self) -> Counts {
+        let mut counts = Counts::new();
+        for want in self.wants.values() {
+            count_one(&mut counts, [&want.need.volume.plugin(), "desired_state_of_world"]);
+        }
+        for held in self.held.values().filter(|held| held.attached) {
+            let plugin = held.volume.as_ref().map_or_else(|| "N/A".to_owned(), Handle::plugin);
+            count_one(&mut counts, [&plugin, "actual_state_of_world"]);
+        }
+        counts
+    }
+
+    /// Volumes that pods use, by node and plugin. Source: `getVolumeInUseCount`.
+    pub(super) fn in_use(&self) -> Counts {
+        let mut counts = Counts::new();
+        for need in self.pods.values().flat_map(|pod| pod.needs.values()) {
+            count_one(&mut counts, [&need.node, &need.volume.plugin()]);
+        }
+        counts
     }
 
     pub(super) fn want(&self, id: &str) -> Option<&Want> {

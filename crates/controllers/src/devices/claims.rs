@@ -21,6 +21,7 @@ use super::{
 };
 use crate::claim::{ignore_gone, ignore_missing, is_ending_namespace};
 use crate::context::{Ctx, controller_ref, decode, ready};
+use crate::figures::made::{Counts, count_one};
 
 const NAME: &str = "resource-claim-controller";
 /// The source of its events. Source: `Controller.Run`.
@@ -29,6 +30,8 @@ const EVENTS: &str = "resource_claim";
 const STATUS_MANAGER: &str = "ResourceClaimController";
 /// Source: `--concurrent-resource-claim-syncs`.
 const WORKERS: usize = 50;
+/// The annotation of a claim that the scheduler made for extended resources. Source: `ExtendedResourceClaimAnnotation`.
+const EXTENDED: &str = "resource.kubernetes.io/extended-resource-claim";
 /// Longest base of a generated name: it leaves room for what the server adds. Source: `handleClaim`.
 const BASE_MAX: usize = 57;
 
@@ -82,9 +85,37 @@ impl Component for ResourceClaims {
         if !ready(&ctx, &[&worker.pods, &worker.claims, &worker.templates]).await {
             return Ok(());
         }
+        let claims = worker.claims.clone();
+        let tell = move || counted(&claims.list());
+        let _told = self.ctx.figures.as_ref().map(|figures| figures.claims.all.by(tell));
         run_workers(&ctx, NAME, &worker.queue, WORKERS, worker.clone()).await;
         Ok(())
     }
+}
+
+/// Whether a claim gives its pods what is otherwise for administrators. Source: `needsAdminAccess`.
+fn is_for_admins(spec: &Value) -> bool {
+    let requests = spec["devices"]["requests"].as_array().into_iter().flatten();
+    requests.into_iter().any(|request| request["exactly"]["adminAccess"] == true)
+}
+
+/// Claims by whether they are allocated, are for administrators, and where they come from. Source: `customCollector`.
+fn counted(claims: &[Arc<Object>]) -> Counts {
+    let mut counts = Counts::new();
+    for claim in claims.iter().filter_map(|claim| decode::<Value>(claim).ok()) {
+        let said = |holds: bool| if holds { "true" } else { "false" };
+        let annotations = &claim["metadata"]["annotations"];
+        let source = if annotations[EXTENDED].is_string() {
+            "extended_resource"
+        } else if annotations[POD_CLAIM_NAME].is_string() {
+            "resource_claim_template"
+        } else {
+            ""
+        };
+        let allocated = said(!claim["status"]["allocation"].is_null());
+        count_one(&mut counts, [allocated, said(is_for_admins(&claim["spec"])), source]);
+    }
+    counts
 }
 
 /// What pods name.
@@ -389,6 +420,9 @@ impl Worker {
         let template = self.template(&claim_key(&pod.metadata, template)).await?;
         let body = claim_from(&pod.metadata, &listed.name, &template);
         let made = self.ctx.client.create(self.claims.resource(), &pod.metadata.namespace, &body).await;
+        if let Some(figures) = &self.ctx.figures {
+            figures.claims.created(made.is_ok(), is_for_admins(&template.spec.spec));
+        }
         match made {
             Ok(object) => {
                 // Before the pod says so: whoever reads that finds it.

@@ -265,6 +265,10 @@ impl Worker {
         self.say(&object, "Marking for deletion");
         let message = "Device Taint manager: deleting due to NoExecute taint";
         evict(&self.ctx, key, uid, "DeletionByDeviceTaintManager", message).await?;
+        if let Some(figures) = &self.ctx.figures {
+            let late = self.ctx.clock.now().duration_since(eviction.at);
+            figures.leaving.by_device.deleted(late.try_into().unwrap_or_default());
+        }
         {
             let mut world = self.world.lock();
             // The cache may show it as it was for a while. One that is gone by now is not told of again.

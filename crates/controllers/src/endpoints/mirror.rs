@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{Key, Object, ObjectMeta};
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use super::types::{
     Conditions, Endpoint, Identity, MANAGED_BY, Port, SERVICE_NAME, Service, Slice, TargetRef, sorted,
 };
 use crate::context::{Ctx, controller_ref, decode, work};
+use crate::figures::mirroring::Mirrored;
 
 const NAME: &str = "endpointslicemirroring-controller";
 /// The value of [`MANAGED_BY`] on slices that this controller keeps.
@@ -118,18 +119,29 @@ struct Address {
 #[async_trait]
 impl Reconcile<Key> for Worker {
     async fn reconcile(&self, key: &Key) -> Result<Action, BoxError> {
+        let begun = Instant::now();
+        let done = self.mirror(key).await;
+        self.ctx.figures.iter().for_each(|figures| figures.mirror.looked(begun.elapsed()));
+        done.map(|()| Action::Done)
+    }
+}
+
+impl Worker {
+    async fn mirror(&self, key: &Key) -> Result<(), BoxError> {
         let held = held(&self.slices, key, MANAGER)?;
         let endpoints = self.mirrored(key)?;
         let plan = plan(endpoints.as_ref(), held);
         if let Some(endpoints) = &endpoints {
             self.tell(key, endpoints, &plan);
         }
-        carry_out(&self.ctx, &self.slices, key, plan.steps, |_| {}).await?;
-        Ok(Action::Done)
+        let figures = self.ctx.figures.as_ref().map(|figures| &figures.mirror);
+        if let Some(figures) = figures {
+            figures.mirrored(key, endpoints.is_some().then_some(&plan.count));
+        }
+        let changed = |operation| figures.into_iter().for_each(|figures| figures.changed(operation));
+        carry_out(&self.ctx, &self.slices, key, plan.steps, changed).await
     }
-}
 
-impl Worker {
     /// The Endpoints of that name, if they are to be mirrored.
     fn mirrored(&self, key: &Key) -> Result<Option<Endpoints>, BoxError> {
         let (Some(endpoints), Some(service)) = (self.endpoints.get(key), self.services.get(key)) else {
@@ -172,14 +184,14 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Addresses that are none.
     invalid: usize,
-    /// Addresses that are in no slice, those among them.
-    skipped: usize,
+    /// What there is to count; skipped addresses are in no slice, the invalid ones among them.
+    pub(super) count: Mirrored,
 }
 
 impl Plan {
     /// Reasons and messages of events.
     pub(super) fn complaints(&self) -> Vec<(&'static str, String)> {
-        let Self { invalid, skipped, .. } = self;
+        let Self { invalid, count: Mirrored { skipped, .. }, .. } = self;
         let mut all = Vec::new();
         if *invalid > 0 {
             let message = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
@@ -206,6 +218,8 @@ pub(super) fn plan(endpoints: Option<&Endpoints>, held: Vec<Slice>) -> Plan {
         return plan;
     };
     let mut groups = desired(endpoints, &mut plan);
+    plan.count.slices = groups.len();
+    plan.count.endpoints = groups.values().map(|(_, wanted)| wanted.len()).sum();
     let mut gone: Vec<Slice> = Vec::new();
     for slice in held {
         let wanted = match slice.address_type.as_str() {
@@ -214,11 +228,18 @@ pub(super) fn plan(endpoints: Option<&Endpoints>, held: Vec<Slice>) -> Plan {
             _ => None,
         };
         match wanted {
-            Some((ports, wanted)) => plan.steps.extend(patch(endpoints, slice, &ports, wanted)),
-            None => gone.push(slice),
+            Some((ports, wanted)) => {
+                compare(&mut plan.count, &slice.endpoints, &wanted);
+                plan.steps.extend(patch(endpoints, slice, &ports, wanted));
+            }
+            None => {
+                compare(&mut plan.count, &slice.endpoints, &BTreeMap::new());
+                gone.push(slice);
+            }
         }
     }
     for ((family, _), (ports, wanted)) in groups {
+        compare(&mut plan.count, &[], &wanted);
         // What would go is written over: fewer changes for those who watch.
         match gone.iter().position(|slice| slice.address_type == family) {
             Some(at) => plan.steps.extend(patch(endpoints, gone.remove(at), &ports, wanted)),
@@ -229,6 +250,20 @@ pub(super) fn plan(endpoints: Option<&Endpoints>, held: Vec<Slice>) -> Plan {
     // Nothing vanishes before what replaces it is there.
     plan.steps.extend(gone.into_iter().map(delete));
     plan
+}
+
+/// Counts what becomes of the endpoints of a slice.
+fn compare(count: &mut Mirrored, held: &[Endpoint], wanted: &BTreeMap<Identity, Endpoint>) {
+    let kept = held.iter().filter_map(|held| Some((held, wanted.get(&held.identity())?)));
+    let (mut same, mut changed) = (0, 0);
+    for (held, wanted) in kept {
+        let counter = if wanted.says_as(held) { &mut same } else { &mut changed };
+        *counter += 1;
+    }
+    let kept = same + changed;
+    count.added += wanted.len().saturating_sub(kept);
+    count.updated += changed;
+    count.removed += held.len().saturating_sub(kept);
 }
 
 fn desired(endpoints: &Endpoints, plan: &mut Plan) -> Groups {
@@ -262,7 +297,7 @@ fn desired(endpoints: &Endpoints, plan: &mut Plan) -> Groups {
                 group.insert(endpoint.identity(), endpoint);
             }
         }
-        plan.skipped += subset.addresses.len() + subset.not_ready_addresses.len() - added;
+        plan.count.skipped += subset.addresses.len() + subset.not_ready_addresses.len() - added;
     }
     groups
 }

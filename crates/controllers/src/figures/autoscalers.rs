@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exponential_buckets};
+use api::Key;
+use prometheus::{
+    Error, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
+};
+
+use super::made::Maker;
 
 /// Figures under upstream's names.
 pub(crate) struct AutoscalerFigures {
@@ -10,6 +16,9 @@ pub(crate) struct AutoscalerFigures {
     looks_took: HistogramVec,
     metrics: IntCounterVec,
     metrics_took: HistogramVec,
+    /// How many there are.
+    pub(crate) all: IntGauge,
+    desired: IntGaugeVec,
 }
 
 /// What came of a look, or of the computation of one metric, and what went wrong: `none`, `internal`, or `spec` where
@@ -49,6 +58,7 @@ impl AutoscalerFigures {
             let seconds = HistogramVec::new(seconds, labels)?;
             registry.register(Box::new(seconds.clone())).map(|()| seconds)
         };
+        let make = Maker { registry, subsystem: "horizontal_pod_autoscaler_controller" };
         let (of_look, of_metric) = (["action", "error"], ["action", "error", "metric_type"]);
         Ok(Self {
             looks: counter(
@@ -71,6 +81,12 @@ impl AutoscalerFigures {
                 "[BETA] How long it took to find out what a metric asks for.",
                 &of_metric,
             )?,
+            all: make.gauge("num_horizontal_pod_autoscalers", "[ALPHA] Autoscalers.")?,
+            desired: make.gauges(
+                "desired_replicas",
+                "[ALPHA] How many replicas an autoscaler wants.",
+                &["namespace", "hpa_name"],
+            )?,
         })
     }
 
@@ -87,6 +103,16 @@ impl AutoscalerFigures {
         self.metrics.with_label_values(&labels).inc();
         self.metrics_took.with_label_values(&labels).observe(took.as_secs_f64());
     }
+
+    /// So many replicas are wanted; nothing if the autoscaler is gone.
+    pub(crate) fn wants(&self, autoscaler: &Key, desired: Option<i32>) {
+        let labels = [autoscaler.namespace.as_str(), autoscaler.name.as_str()];
+        match desired {
+            Some(desired) => self.desired.with_label_values(&labels).set(desired.into()),
+            // One that was never looked at has no figure.
+            None => drop(self.desired.remove_label_values(&labels)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +127,10 @@ mod tests {
         figures.looked(Outcome::of(3, 3).failed(true), Duration::from_millis(3));
         figures.computed("External", Outcome::of(0, 2), Duration::from_millis(3));
         figures.computed("Resource", Outcome::of(2, 2).failed(false), Duration::from_millis(3));
+        figures.all.set(2);
+        figures.wants(&Key::new("ns", "web"), Some(5));
+        figures.wants(&Key::new("ns", "gone"), Some(5));
+        figures.wants(&Key::new("ns", "gone"), None);
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             r#"reconciliations_total{action="scale_down",error="none"} 1"#,
@@ -108,9 +138,12 @@ mod tests {
             r#"reconciliation_duration_seconds_bucket{action="scale_down",error="none",le="0.004"} 1"#,
             r#"metric_computation_total{action="scale_up",error="none",metric_type="External"} 1"#,
             r#"metric_computation_duration_seconds_bucket{action="none",error="internal",metric_type="Resource",le="0.004"} 1"#,
+            "num_horizontal_pod_autoscalers 2",
+            r#"desired_replicas{hpa_name="web",namespace="ns"} 5"#,
         ] {
             let line = format!("horizontal_pod_autoscaler_controller_{line}");
             assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
         }
+        assert!(!text.contains("gone"), "{text}");
     }
 }

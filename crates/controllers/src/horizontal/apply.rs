@@ -107,8 +107,12 @@ impl Worker {
         if let Err(error) = &scaled {
             tracing::debug!(%key, error, "an autoscaler could not do all of its work");
         }
+        let desired = pass.status.desired_replicas;
         let written = pass.write().await;
         if let Some(figures) = &self.ctx.figures {
+            if scaled.is_ok() {
+                figures.autoscalers.wants(key, Some(desired));
+            }
             let failed = scaled.is_err() || written.is_err();
             let outcome =
                 if failed { pass.outcome.failed(!autoscaler.names_a_version()) } else { pass.outcome };

@@ -21,9 +21,10 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use parking_lot::Mutex;
-use reconcile::{Action, EventRecorder, Informer, Queue, Reconcile, kinds};
+use reconcile::{Action, Change, EventRecorder, Informer, Queue, Reconcile, kinds};
 
 use crate::context::{Ctx, work};
+use crate::figures::autoscalers::AutoscalerFigures;
 use behavior::History;
 use metrics::Metrics;
 
@@ -57,7 +58,13 @@ impl Component for Autoscalers {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let worker = Arc::new(Worker::new(&self.ctx));
         let queue = worker.queue.clone();
+        let figures = self.ctx.figures.clone();
+        // They are told anew.
+        figures.iter().for_each(|figures| figures.autoscalers.all.set(0));
         let _registration = worker.autoscalers.on_change(move |change| {
+            if let Some(figures) = &figures {
+                count(&figures.autoscalers, change);
+            }
             let generation =
                 |held: &Option<Arc<api::Object>>| held.as_ref().map(|held| held.meta().generation);
             // What only its status tells is this controller's own doing.
@@ -74,6 +81,18 @@ impl Component for Autoscalers {
             &worker,
         )
         .await
+    }
+}
+
+/// Counts the autoscalers that there are.
+fn count(figures: &AutoscalerFigures, change: &Change) {
+    match (&change.old, &change.new) {
+        (None, Some(_)) => figures.all.inc(),
+        (Some(_), None) => {
+            figures.all.dec();
+            figures.wants(&change.key, None);
+        }
+        _ => {}
     }
 }
 

@@ -9,6 +9,7 @@ use futures::future::join_all;
 use reconcile::{Action, EventType, Involved, kinds};
 use serde_json::json;
 
+use super::indexes::Indexes;
 use super::plan::{Act, NewPod, Snapshot, View};
 use super::track::{Acted, Event, Tracked, track};
 use super::types::{Job, JobStatus, TRACKING, index, is_tracked};
@@ -127,7 +128,7 @@ impl Worker {
                 self.expectations.expect(pass.key, &pass.job.metadata.uid, 0, uids.iter().cloned());
                 self.delete(pass, &chosen(&uids), true).await
             }
-            Act::Create(new) => self.create(pass, &new).await,
+            Act::Create(new) => self.create(pass, view, &new).await,
         }
     }
 
@@ -141,11 +142,16 @@ impl Worker {
         }
     }
 
-    async fn create(&self, pass: &Pass<'_>, new: &[NewPod]) -> Outcome {
+    async fn create(&self, pass: &Pass<'_>, view: &View<'_>, new: &[NewPod]) -> Outcome {
         let template = body::template(pass.job);
         self.expectations.expect(pass.key, &pass.job.metadata.uid, new.len() as u64, []);
         let body = |at: usize| body::pod(&template, &pass.job.metadata, &new[at]);
         let (made, result) = self.control(pass).create(new.len(), body).await;
+        if let Some(figures) = &self.ctx.figures {
+            let count = |pods: usize| u64::try_from(pods).unwrap_or(u64::MAX);
+            // The first failure ends the attempts.
+            figures.jobs.created(view.why_created(), count(made), count(usize::from(result.is_err())));
+        }
         (Acted { created: i64::try_from(made).unwrap_or(0), ..Acted::default() }, result)
     }
 
@@ -200,6 +206,12 @@ impl Worker {
             self.remember_failures(pass.key, &meta.uid, view.backoff);
             self.say_all(pass, &tracked.events);
             self.count(pass, &pass.job.status, &tracked.status);
+            let judged = self
+                .ctx
+                .figures
+                .iter()
+                .flat_map(|figures| tracked.judged.iter().map(move |by| (figures, by)));
+            judged.for_each(|(figures, by)| figures.jobs.judged(by));
         }
         let (stuck, result) = self.take_finalizers(pass, &tracked.counted).await;
         let first = tracked.status.clone();
@@ -218,6 +230,15 @@ impl Worker {
         let mode = pass.job.completion_mode();
         figures.counted(mode, true, after.succeeded - before.succeeded);
         figures.counted(mode, false, after.failed - before.failed);
+        let per_index = pass.job.spec.backoff_limit_per_index.is_some();
+        if pass.job.is_indexed() {
+            let failed = |status: &JobStatus| {
+                let bound = pass.job.spec.completions.unwrap_or(0);
+                status.failed_indexes.as_deref().map_or(0, |text| Indexes::parse(text, bound).len())
+            };
+            figures.jobs.indexes(true, per_index, after.succeeded - before.succeeded);
+            figures.jobs.indexes(false, per_index, failed(after) - failed(before));
+        }
         if let Some(end) = after.finished().filter(|_| before.finished().is_none()) {
             figures.finished(mode, &end.reason, end.r#type == "Complete");
         }

@@ -91,6 +91,11 @@ struct Memory {
     pods: usize,
 }
 
+/// Whether a pod has ended and is still to be counted. Source: `isFinishedPodWithTrackingFinalizer`.
+fn ended_and_tracked(pod: &Object) -> bool {
+    is_tracked(pod.meta()) && context::decode::<Pod>(pod).is_ok_and(|pod| pod.is_finished())
+}
+
 /// The state of a running controller.
 struct Worker {
     ctx: Ctx,
@@ -135,6 +140,11 @@ impl Worker {
     }
 
     fn job_changed(&self, change: &Change) {
+        if let (Some(figures), None, Some(new)) = (&self.ctx.figures, &change.old, &change.new)
+            && let Some(manager) = context::decode::<Job>(new).ok().and_then(|job| job.manager_elsewhere())
+        {
+            figures.jobs.elsewhere(&manager);
+        }
         let generation = |job: &Option<Arc<Object>>| job.as_ref().map(|job| job.meta().generation);
         if generation(&change.old) == generation(&change.new) {
             self.add_gathered(&change.key);
@@ -154,6 +164,13 @@ impl Worker {
     fn pod_changed(&self, change: &Change) {
         let Some(pod) = change.latest() else { return };
         let meta = pod.meta();
+        if let Some(figures) = &self.ctx.figures {
+            let holds = |pod: &Option<Arc<Object>>| pod.as_deref().is_some_and(ended_and_tracked);
+            let (held, holds) = (holds(&change.old), holds(&change.new));
+            if held != holds {
+                figures.jobs.tracked(holds);
+            }
+        }
         former(&self.jobs, &kinds::JOBS, change).iter().for_each(|job| self.add_gathered(job));
         let Some(controller) = meta.controller() else { return self.orphan_changed(change) };
         let gone = change.new.is_none() || meta.is_terminating();

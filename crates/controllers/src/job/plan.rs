@@ -178,6 +178,16 @@ impl<'a> Snapshot<'a> {
 }
 
 impl<'a> View<'a> {
+    /// Why pods are made, in upstream's words. Source: `recordJobPodsCreationTotal`.
+    pub(super) fn why_created(&self) -> &'static str {
+        let after_failures = self.at.job.spec.pod_replacement_policy == "Failed";
+        match (after_failures, self.failed > 0, self.terminating > 0) {
+            (true, true, _) => "recreate_failed",
+            (false, true, _) | (_, _, true) => "recreate_terminating_or_failed",
+            _ => "new",
+        }
+    }
+
     /// Looks at a Job and its pods.
     pub(super) fn new(at: Snapshot<'a>) -> Self {
         let job = at.job;

@@ -24,25 +24,36 @@ impl Verdict {
     }
 }
 
-/// What a policy makes of a failed pod.
-pub(super) fn judge(policy: Option<&FailurePolicy>, pod: &Pod) -> Verdict {
-    let rules = policy.map_or(&[][..], |policy| &policy.rules);
-    for (place, rule) in rules.iter().enumerate() {
+/// The actions that are known. After one of the future the next rule may apply.
+const ACTIONS: [&str; 4] = ["Ignore", "Count", "FailIndex", "FailJob"];
+
+/// The first rule that applies to a failed pod: its place, its action, and the sentence about why.
+fn rule<'p>(policy: Option<&'p FailurePolicy>, pod: &Pod) -> Option<(usize, &'p str, String)> {
+    let rules = policy.map_or(&[][..], |policy| &policy.rules).iter().enumerate();
+    rules.filter(|(_, rule)| ACTIONS.contains(&rule.action.as_str())).find_map(|(place, rule)| {
         let found = match &rule.on_exit_codes {
             Some(codes) => ended_so(pod, codes),
             None => has_condition(pod, &rule.on_pod_conditions),
         };
-        let Some(found) = found else { continue };
-        match rule.action.as_str() {
-            "Ignore" => return Verdict::Ignore,
-            "Count" => return Verdict::Count,
-            "FailIndex" => return Verdict::FailIndex,
-            "FailJob" => return Verdict::FailJob(format!("{found} matching FailJob rule at index {place}")),
-            // An action of the future: the next rule may apply.
-            _ => {}
+        Some((place, rule.action.as_str(), found?))
+    })
+}
+
+/// What a policy makes of a failed pod.
+pub(super) fn judge(policy: Option<&FailurePolicy>, pod: &Pod) -> Verdict {
+    match rule(policy, pod) {
+        Some((_, "Ignore", _)) => Verdict::Ignore,
+        Some((_, "FailIndex", _)) => Verdict::FailIndex,
+        Some((place, "FailJob", found)) => {
+            Verdict::FailJob(format!("{found} matching FailJob rule at index {place}"))
         }
+        _ => Verdict::Count,
     }
-    Verdict::Count
+}
+
+/// The action of the rule that applies to a failed pod, if one does.
+pub(super) fn applied<'p>(policy: Option<&'p FailurePolicy>, pod: &Pod) -> Option<&'p str> {
+    rule(policy, pod).map(|(_, action, _)| action)
 }
 
 /// The sentence about the first container whose end a rule is about.

@@ -35,6 +35,8 @@ pub(super) struct Tracked<'a> {
     pub(super) events: Vec<Event>,
     /// Then their finalizers go.
     pub(super) counted: Vec<&'a Pod>,
+    /// What rules of the policy did with failed pods among them.
+    pub(super) judged: Vec<&'a str>,
     /// Pods that keep a finalizer.
     keep: HashSet<String>,
     /// The condition with which the Job ends, once everything is counted.
@@ -62,7 +64,7 @@ pub(super) fn track<'a>(view: &View<'a>, acted: Acted) -> Tracked<'a> {
         .map(|pod| pod.metadata.uid.clone())
         .collect();
     count_without_finalizer(&mut status, &keep);
-    let (counted, full) = ended(view, &mut status, finish.as_ref());
+    let Ended { counted, judged, full } = ended(view, &mut status, finish.as_ref());
     for pod in &counted {
         keep.remove(&pod.metadata.uid);
     }
@@ -74,7 +76,7 @@ pub(super) fn track<'a>(view: &View<'a>, acted: Acted) -> Tracked<'a> {
     if let Some(condition) = finish.take() {
         finish = Some(begin_to_end(&mut status, condition, stamp(view.at.now)));
     }
-    Tracked { status, events, counted, keep, finish: finish.filter(|_| !full) }
+    Tracked { status, events, counted, judged, keep, finish: finish.filter(|_| !full) }
 }
 
 /// The condition on the way to the end. A Job whose pods are not all seen yet, or could not be deleted, is not there.
@@ -108,13 +110,22 @@ fn suspend_or_resume(job: &Job, status: &mut JobStatus, events: &mut Vec<Event>,
     }
 }
 
-/// The pods that are counted by this status and need their finalizers no more; and whether there would be others.
-fn ended<'a>(view: &View<'a>, status: &mut JobStatus, finish: Option<&JobCondition>) -> (Vec<&'a Pod>, bool) {
+/// What has ended.
+struct Ended<'a> {
+    /// The pods that are counted by this status and need their finalizers no more.
+    counted: Vec<&'a Pod>,
+    /// What rules of the policy did with failed pods among them.
+    judged: Vec<&'a str>,
+    /// Whether there would be more.
+    full: bool,
+}
+
+fn ended<'a>(view: &View<'a>, status: &mut JobStatus, finish: Option<&JobCondition>) -> Ended<'a> {
     let job = view.at.job;
     let fails = finish.is_some_and(|finish| finish.r#type != "SuccessCriteriaMet");
     let mut uncounted = status.uncounted_terminated_pods.take().unwrap_or_default();
     let mut known: HashSet<String> = uncounted.succeeded.iter().chain(&uncounted.failed).cloned().collect();
-    let mut counted = Vec::new();
+    let (mut counted, mut judged) = (Vec::new(), Vec::new());
     let mut indexes = 0;
     let mut full = false;
     for pod in view.at.pods.iter().filter(|pod| view.at.is_uncounted(pod)) {
@@ -139,16 +150,17 @@ fn ended<'a>(view: &View<'a>, status: &mut JobStatus, finish: Option<&JobConditi
                 None if is_new => uncounted.succeeded.push(pod.metadata.uid.clone()),
                 None => {}
             }
-        } else if (fails || job.is_failed(pod))
-            && is_new
-            && policy::judge(job.spec.pod_failure_policy.as_ref(), pod).counts()
-        {
-            uncounted.failed.push(pod.metadata.uid.clone());
+        } else if (fails || job.is_failed(pod)) && is_new {
+            let policy = job.spec.pod_failure_policy.as_ref();
+            judged.extend(policy::applied(policy, pod));
+            if policy::judge(policy, pod).counts() {
+                uncounted.failed.push(pod.metadata.uid.clone());
+            }
         }
         known.insert(pod.metadata.uid.clone());
     }
     status.uncounted_terminated_pods = Some(uncounted);
-    (counted, full)
+    Ended { counted, judged, full }
 }
 
 /// Whether a pod's finalizer may go. Source: `canRemoveFinalizer`.

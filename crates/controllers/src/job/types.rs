@@ -236,7 +236,12 @@ impl Job {
 
     /// Whether another controller manages it.
     pub(super) fn is_managed_elsewhere(&self) -> bool {
-        self.spec.managed_by.as_deref().is_some_and(|manager| manager != MANAGER)
+        self.manager_elsewhere().is_some()
+    }
+
+    /// The controller whose it is, if that is not this one. Source: `managedByExternalController`.
+    pub(super) fn manager_elsewhere(&self) -> Option<String> {
+        self.spec.managed_by.clone().filter(|manager| manager != MANAGER)
     }
 
     /// Whether a pod counts as failed. Unless replacements wait for the end, one that is being deleted does: it may never

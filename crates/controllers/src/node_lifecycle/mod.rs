@@ -8,9 +8,9 @@
 mod plan;
 mod zones;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{Key, Object, PatchType};
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ use serde_json::json;
 
 use crate::claim::ignore_missing;
 use crate::context::{Ctx, decode, work};
+use crate::figures::evictions::EvictionFigures;
+use crate::figures::made::{Counts, Teller};
 use crate::pods::Pod;
 
 pub use plan::Node;
@@ -72,9 +74,27 @@ impl Component for NodeLifecycle {
             zones: Mutex::default(),
         });
         let _registrations = worker.listen();
+        let _told = self.ctx.figures.as_ref().map(|figures| worker.tell(&figures.leaving));
         work(&ctx, NAME, &[&worker.nodes, &worker.leases, &worker.pods], &worker.queue, WORKERS, &worker)
             .await
     }
+}
+
+/// Nodes by zone: all, and those of them that are ready.
+type Zones = BTreeMap<String, (usize, usize)>;
+
+fn zones(nodes: impl Iterator<Item = Node>) -> Zones {
+    let mut zones = Zones::new();
+    for node in nodes {
+        let (all, ready) = zones.entry(zone(&node)).or_default();
+        *all += 1;
+        *ready += usize::from(node.is_ready());
+    }
+    zones
+}
+
+fn by_zone(zones: &Zones, of: fn(usize, usize) -> f64) -> Counts {
+    zones.iter().map(|(zone, (all, ready))| (vec![zone.clone()], of(*all, *ready))).collect()
 }
 
 /// A heartbeat as it was seen.
@@ -98,6 +118,24 @@ struct Worker {
 }
 
 impl Worker {
+    /// Tells of zones as long as what it gives is held.
+    fn tell(&self, figures: &EvictionFigures) -> [Arc<Teller>; 3] {
+        let told = |tell: fn(&Zones) -> Counts| {
+            let nodes = self.nodes.clone();
+            move || {
+                let nodes = nodes.list();
+                tell(&zones(nodes.iter().filter_map(|node| decode::<Node>(node).ok())))
+            }
+        };
+        [
+            figures.zone_size.by(told(|zones| by_zone(zones, |all, _| all as f64))),
+            figures
+                .zone_health
+                .by(told(|zones| by_zone(zones, |all, ready| 100.0 * ready as f64 / all as f64))),
+            figures.unhealthy.by(told(|zones| by_zone(zones, |all, ready| (all - ready) as f64))),
+        ]
+    }
+
     fn listen(self: &Arc<Self>) -> [Registration; 2] {
         let weak = Arc::downgrade(self);
         let nodes = self.nodes.on_change(move |change| {
@@ -255,7 +293,16 @@ impl Worker {
 #[async_trait]
 impl Reconcile<String> for Worker {
     async fn reconcile(&self, name: &String) -> Result<Action, BoxError> {
-        let key = Key::new("", name.as_str());
+        let begun = Instant::now();
+        let done = self.look(name).await;
+        self.ctx.figures.iter().for_each(|figures| figures.leaving.looked_at_node(begun.elapsed()));
+        done
+    }
+}
+
+impl Worker {
+    async fn look(&self, name: &str) -> Result<Action, BoxError> {
+        let key = Key::new("", name);
         let now = self.ctx.clock.now();
         self.turn(now);
         let Some(object) = self.nodes.get(&key) else { return Ok(Action::Done) };

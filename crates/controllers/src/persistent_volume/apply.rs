@@ -11,6 +11,7 @@ use super::plan::{Around, ClaimStep, Reclaim, Said, VolumeStep, is_own_binding, 
 use super::types::{BIND_COMPLETED, BOUND_BY_CONTROLLER, Claim, ClaimRef, Class, PROVISIONER, Volume};
 use super::{Item, Worker};
 use crate::context::{decode, key_of};
+use crate::figures::volumes::{Operation, VolumeFigures};
 use crate::pods::uses_claim;
 
 const CLAIMS: Kind = kinds::PERSISTENT_VOLUME_CLAIMS;
@@ -105,17 +106,35 @@ impl Worker {
                     self.say(&draft, (EventType::Warning, reason, message.into()));
                 }
             }
-            ClaimStep::Bind(volume) => self.bind(draft, &volume).await?,
+            ClaimStep::Bind(volume) => {
+                self.bind(draft, &volume).await?;
+                self.count(|figures| figures.ends(Operation::Provision, key.to_string()));
+            }
             ClaimStep::Classify(class) => {
                 draft.tree["spec"]["storageClassName"] = class.into();
-                self.write(&mut draft, "").await?;
+                let written = self.write(&mut draft, "").await;
+                self.ctx.figures.iter().for_each(|figures| figures.volumes.classified(written.is_ok()));
+                written?;
             }
-            ClaimStep::Provision(provisioner) => self.ask_for(draft, &claim, &provisioner).await?,
+            ClaimStep::Provision(provisioner) => {
+                self.count(|figures| figures.begins(Operation::Provision, key.to_string(), &provisioner));
+                let asked = self.ask_for(draft, &claim, &provisioner).await;
+                if asked.is_err() {
+                    self.count(|figures| figures.fails(Operation::Provision, key.to_string()));
+                }
+                asked?;
+            }
             ClaimStep::Unprovisionable(why) => {
                 self.say(&draft, (EventType::Warning, "ProvisioningFailed", why));
             }
         }
         Ok(Action::Done)
+    }
+
+    pub(super) fn count(&self, count: impl FnOnce(&VolumeFigures)) {
+        if let Some(figures) = &self.ctx.figures {
+            count(&figures.volumes);
+        }
     }
 
     /// Pods of a claim that have no node.
@@ -286,6 +305,13 @@ impl Worker {
     async fn release(&self, mut draft: Draft, volume: &Volume, reclaim: Reclaim) -> Result<(), BoxError> {
         if !matches!(volume.status.phase.as_str(), "Released" | "Failed") {
             self.volume_phase(&mut draft, "Released", "").await?;
+        }
+        if volume.spec.persistent_volume_reclaim_policy == "Delete" {
+            let class = self.classes.get(&Key::new("", volume.class()));
+            let class = class.and_then(|class| decode::<Class>(&class).ok());
+            let plugin = class.map_or_else(|| "N/A".to_owned(), |class| class.provisioner);
+            let name = volume.metadata.name.clone();
+            self.count(|figures| figures.begins(Operation::Delete, name, &plugin));
         }
         match reclaim {
             Reclaim::Leave => Ok(()),

@@ -2,6 +2,7 @@
 //! provisioners outside, which are told of by annotations. Source: `k8s.io/kubernetes/pkg/controller/volume/persistentvolume`.
 
 mod apply;
+mod figures;
 mod index;
 mod plan;
 mod types;
@@ -23,6 +24,7 @@ use reconcile::{
 use self::index::Index;
 use self::types::{Claim, Volume};
 use crate::context::{self, Ctx, ready};
+use crate::figures::volumes::Operation;
 
 const NAME: &str = "persistentvolume-binder-controller";
 /// The source of its events. Source: `NewController`.
@@ -60,6 +62,7 @@ impl Component for PersistentVolumes {
         if !ready(&ctx, &[claims, volumes, classes, pods]).await {
             return Ok(());
         }
+        let _told = self.ctx.figures.as_ref().map(|figures| figures::tell(&figures.volumes, &worker));
         let work = |queue| run_workers(&ctx, NAME, queue, 1, worker.clone());
         tokio::join!(work(&worker.queued_claims), work(&worker.queued_volumes));
         Ok(())
@@ -122,6 +125,9 @@ impl Worker {
         let read = |claim: &Option<Arc<Object>>| context::decode::<Claim>(claim.as_ref()?).ok();
         let (old, new) = (read(&change.old), read(&change.new));
         self.index.write().put_claim(&change.key, new.as_ref());
+        if new.is_none() {
+            self.count(|figures| figures.forget(Operation::Provision, change.key.to_string()));
+        }
         self.wake(Item::Claim(change.key.clone()));
         // A volume may name a claim that never got so far as to name it. When that goes, nobody else says so.
         let kept = if new.is_none() { self.index.read().kept_for(&change.key) } else { Vec::new() };
@@ -136,6 +142,9 @@ impl Worker {
 
     fn volume_changed(&self, change: &Change) {
         let name = &change.key.name;
+        if change.new.is_none() {
+            self.count(|figures| figures.ends(Operation::Delete, name.clone()));
+        }
         let new: Option<Volume> = change.new.as_ref().and_then(|volume| context::decode(volume).ok());
         let mut index = self.index.write();
         let old = index.volume(name);

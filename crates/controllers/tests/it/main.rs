@@ -7,6 +7,7 @@ mod cluster;
 mod daemons;
 mod devices;
 mod disruption;
+mod figures;
 mod horizontal;
 mod jobs;
 mod loops;

@@ -2,6 +2,7 @@
 
 use super::super::trigger::{TRIGGER_TIME, Triggers};
 use super::*;
+use crate::figures::mirroring::Mirrored;
 
 fn all(slices: &BTreeMap<String, Slice>) -> Vec<Slice> {
     slices.values().cloned().collect()
@@ -264,7 +265,20 @@ fn mirrors_say_what_the_endpoints_say_and_no_more() {
         annotate(&mut endpoints, name);
     }
     let (mut slices, mut made) = (BTreeMap::new(), 0);
-    apply(&mut slices, mirror::plan(Some(&endpoints), Vec::new()).steps, &mut made);
+    let first = mirror::plan(Some(&endpoints), Vec::new());
+    let count = |added, updated, removed, endpoints| Mirrored {
+        added,
+        updated,
+        removed,
+        endpoints,
+        slices: 1,
+        ..Mirrored::default()
+    };
+    assert_eq!(first.count, count(2, 0, 0, 2));
+    apply(&mut slices, first.steps, &mut made);
+    let swapped = json!([{ "addresses": [{ "ip": "192.0.2.2" }], "notReadyAddresses": [{ "ip": "192.0.2.1",
+        "targetRef": { "kind": "Pod", "name": "p", "apiVersion": "v1" } }], "ports": [{ "port": 80, "protocol": "TCP" }] }]);
+    assert_eq!(mirror::plan(Some(&by_hand(swapped)), all(&slices)).count, count(0, 2, 0, 2));
     let slice = slices.values().next().unwrap();
     assert_eq!(slice.metadata.annotations, BTreeMap::from([("note".into(), "x".into())]));
     let written = json!(slice.endpoints);
@@ -285,7 +299,8 @@ fn mirrors_say_what_the_endpoints_say_and_no_more() {
     let mut moved = by_hand(
         json!([{ "addresses": [{ "ip": "192.0.2.1" }], "ports": [{ "port": 81, "protocol": "TCP" }] }]),
     );
-    let todo = mirror::plan(Some(&moved), all(&slices)).steps;
+    let mirror::Plan { steps: todo, count: counted, .. } = mirror::plan(Some(&moved), all(&slices));
+    assert_eq!(counted, count(1, 0, 2, 1));
     assert!(matches!(&todo[..], [Step::Patch { .. }]), "{todo:?}");
     apply(&mut slices, todo, &mut made);
     assert_eq!((slices.values().next().unwrap().ports[0].port, made), (81, 1));
