@@ -1,5 +1,5 @@
 //! Horizontal autoscalers: a figure goes up and down, and the number of pods follows it within its bounds, no faster than
-//! its rules allow, and not down while the figure was high a moment ago.
+//! its rules allow, and not down while the figure was high a moment ago. Who came to nothing wakes when the figure does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use reconcile::kinds::{HORIZONTAL_POD_AUTOSCALERS, REPLICA_SETS};
 use serde_json::{Value, json};
 
-use crate::witness::{Seen, Witness, value};
+use crate::witness::{Seen, Witness, condition, value};
 use crate::world::{NAMESPACE, World, seeds};
 
 const STEPS: usize = 60;
@@ -20,6 +20,8 @@ const NAME: &str = "web";
 const EACH: i64 = 10;
 /// How exactly the story knows when something happened.
 const TICK: SignedDuration = SignedDuration::from_secs(5);
+/// After so long every cache shows what is.
+const LONG_S: u64 = 240;
 /// An autoscaler looks at its figures so often.
 const PERIOD: SignedDuration = SignedDuration::from_secs(15);
 
@@ -64,17 +66,23 @@ fn behavior(chance: &mut fastrand::Rng) -> Value {
 }
 
 fn autoscaler(chance: &mut fastrand::Rng) -> Value {
+    let mut behavior = behavior(chance);
     let metric = json!({
         "type": "External",
         "external": { "metric": { "name": "figure" }, "target": { "type": "AverageValue", "averageValue": EACH.to_string() } },
     });
-    let least = chance.u8(1..4);
+    // Nothing at all may be enough: a figure from outside is there also without pods.
+    let least = chance.u8(0..4);
+    if least == 0 && !behavior.is_null() {
+        // The least of two rules would be a part of nothing, which never grows.
+        behavior["scaleUp"]["selectPolicy"] = "Max".into();
+    }
     json!({
         "metadata": { "name": NAME },
         "spec": {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": NAME },
-            "minReplicas": least, "maxReplicas": least + chance.u8(0..20), "metrics": [metric],
-            "behavior": behavior(chance),
+            "minReplicas": least, "maxReplicas": least.max(1) + chance.u8(0..20), "metrics": [metric],
+            "behavior": behavior,
         },
     })
 }
@@ -89,6 +97,8 @@ struct Always {
     now: Timestamp,
     /// The autoscaler as it is, or may be held to be.
     told: Vec<Value>,
+    /// Whether it says that it took the last pod.
+    asleep: bool,
     /// The change of the set that was a user's, by generation.
     users: Vec<i64>,
     /// When the figure became what, newest last.
@@ -106,6 +116,7 @@ impl Always {
     fn look(&mut self, seen: &Seen) {
         match (seen.kind, &seen.before, &seen.after) {
             ("HorizontalPodAutoscaler", _, Some(autoscaler)) => {
+                self.asleep = condition(autoscaler, "ScaledToZero");
                 let spec = value(autoscaler)["spec"].clone();
                 if self.told.last() != Some(&spec) {
                     self.told.push(spec);
@@ -131,6 +142,8 @@ impl Always {
         let told: Vec<&Value> = self.told.iter().filter(within).collect();
         assert!(!told.is_empty(), "{to} pods are outside of the bounds: {:?}", self.told);
         assert_ne!(from, to, "a change that is none");
+        // Else nobody would know after a restart that it is to be woken.
+        assert!(to > 0 || self.asleep, "the last pod goes, and nobody says so");
         if self.strict {
             // From outside of the bounds it goes there at once.
             let bounds = |told: &&&Value| {
@@ -261,6 +274,10 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always) {
         14 => {
             let seconds = world.chance.u64(60..400);
             pass(world, witness, always, seconds).await;
+            if seconds > LONG_S {
+                // By now nobody goes by what was told before.
+                always.told.drain(..always.told.len().saturating_sub(1));
+            }
         }
         _ => world.settle().await,
     }
@@ -287,18 +304,18 @@ async fn story(seed: u64) {
     }
     world.faults.set(0);
     pass(&world, &mut witness, &mut always, 3600).await;
-    check_end(&witness, world.faults.figure());
+    let generation = witness.all("ReplicaSet").next().unwrap().meta().generation;
+    check_end(&witness, world.faults.figure(), always.users.contains(&generation));
 }
 
-/// Within a tenth of what the figure asks for, or at a bound.
-fn check_end(witness: &Witness, figure: i64) {
+/// Within a tenth of what the figure asks for, or at a bound. Nobody is left at nothing but whom a user put there.
+fn check_end(witness: &Witness, figure: i64, switched_off: bool) {
     let autoscaler = value(witness.all("HorizontalPodAutoscaler").next().unwrap());
     let held = replicas(witness.all("ReplicaSet").next().unwrap());
     let bound = |name: &str| autoscaler["spec"][name].as_i64().unwrap();
     let asked = ((figure + EACH - 1) / EACH).clamp(bound("minReplicas"), bound("maxReplicas"));
-    let ratio = (figure * 10).checked_div(held * EACH);
-    let right =
-        held == asked || ratio.is_none() || (held * EACH * 9..=held * EACH * 11).contains(&(figure * 10));
+    let near = held > 0 && (held * EACH * 9..=held * EACH * 11).contains(&(figure * 10));
+    let right = held == asked || near || (held == 0 && switched_off);
     assert!(right, "{held} pods for {figure}: {:#}", autoscaler["status"]);
     assert_eq!(
         autoscaler["status"]["desiredReplicas"].as_i64().unwrap_or(0),

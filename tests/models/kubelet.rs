@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{DeleteOptions, Object, PatchType, Status};
+use api::{DeleteOptions, Key, Object, PatchType, Status};
 use base::clock::Clock;
 use reconcile::kinds;
 use serde_json::{Value, json};
@@ -85,11 +85,16 @@ impl World {
 
     /// Deletes a pod as a user does.
     pub(crate) async fn delete_pod(&mut self, witness: &Witness) {
+        self.take_pod(witness).await;
+    }
+
+    /// The same, and tells which.
+    pub(crate) async fn take_pod(&mut self, witness: &Witness) -> Option<Key> {
         let pods: Vec<_> = witness.all("Pod").map(|pod| pod.key()).collect();
-        if let Some(key) = self.chance.choice(&pods) {
-            assert_eq!(key.namespace, NAMESPACE);
-            or_too_late(self.user.delete(&kinds::PODS.gvr(), key, DeleteOptions::default()).await);
-        }
+        let key = self.chance.choice(&pods)?;
+        assert_eq!(key.namespace, NAMESPACE);
+        or_too_late(self.user.delete(&kinds::PODS.gvr(), key, DeleteOptions::default()).await);
+        Some(key.clone())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Object, Propagation};
+use api::{Key, Object, Propagation};
 use controllers::garbage::GarbageCollector;
 use controllers::replicaset::{REPLICA_SET, REPLICATION_CONTROLLER, ReplicaSets};
 use reconcile::kinds::{Kind, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS};
@@ -65,8 +65,8 @@ fn selects(set: &Object, pod: &Object) -> bool {
 struct Always {
     /// Every version of a pod, by uid.
     had: BTreeMap<String, Vec<Arc<Object>>>,
-    /// The uids of pods that users or kubelets took.
-    taken: BTreeSet<String>,
+    /// The pods that users took; no name is used twice.
+    taken: BTreeSet<Key>,
 }
 
 impl Rules for Always {
@@ -91,6 +91,15 @@ impl Rules for Always {
             (Some(before), Some(after)) => {
                 assert_eq!(before.uid, after.uid, "a pod changes its owner without being released");
             }
+            // Released: by a set that did not select it at some time, or that goes without its pods.
+            (Some(before), None) => {
+                let Some(pod) = &seen.after else { return self.see_deletion(seen) };
+                let Some(set) = sets(witness).into_iter().find(|set| set.meta().uid == before.uid) else {
+                    return;
+                };
+                let stray = self.had[&pod.meta().uid].iter().any(|pod| !selects(&set, pod));
+                assert!(stray || set.meta().is_terminating(), "{} lets go of {}", set.key(), pod.key());
+            }
             _ => {}
         }
         self.see_deletion(seen);
@@ -104,7 +113,7 @@ impl Always {
             return;
         };
         let begins = seen.after.as_ref().is_none_or(|after| after.meta().is_terminating());
-        if begins && !self.taken.contains(&before.meta().uid) {
+        if begins && !self.taken.contains(&before.key()) {
             let Some(versions) = self.had.get(&before.meta().uid) else { return };
             let owned = versions.iter().any(|pod| pod.meta().controller().is_some());
             assert!(owned, "{} is nobody's, and is deleted", before.key());
@@ -148,8 +157,7 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always, num
             world.create(&PODS, &pod).await;
         }
         11 => {
-            always.taken.extend(witness.all("Pod").map(|pod| pod.meta().uid.clone()));
-            world.delete_pod(witness).await;
+            always.taken.extend(world.take_pod(witness).await);
         }
         12 => world.restart(),
         13 | 14 => {
@@ -173,6 +181,9 @@ fn check_end(witness: &Witness) {
         assert_eq!(i64::try_from(pods.len()).unwrap(), wanted, "{held:#}");
         assert_eq!(held["status"]["replicas"].as_i64().unwrap_or(0), wanted, "{:#}", held["status"]);
         assert_eq!(held["status"]["observedGeneration"], held["metadata"]["generation"]);
+        // Nobody is on the way out any more, and ReplicationControllers do not tell of it.
+        let leaving = if set.meta().name == "x-c" { Value::Null } else { json!(0) };
+        assert_eq!(held["status"]["terminatingReplicas"], leaving, "{:#}", held["status"]);
         for pod in pods {
             assert!(selects(set, pod), "{} keeps {}", set.key(), pod.key());
         }
