@@ -91,19 +91,29 @@ pub(crate) async fn prepare(
         };
         let Err(why) = done else { continue };
         ran("Error");
-        shared.attempted(profile, Outcome::Error, attempt.begun);
-        let fate = fate(shared, pod);
-        undo(shared, pod, fate);
-        if fate == Fate::Waits {
-            devices::bind::release(shared, pod).await;
-            let message = format!("running PreBind plugin {plugin:?}: {why}");
-            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()), frees: None };
-            refuse(shared.clone(), pod.clone(), told).await;
-        }
+        let why = format!("running PreBind plugin {plugin:?}: {why}");
+        not_prepared(shared, pod, &why, attempt).await;
         return false;
     }
     ran("Success");
     true
+}
+
+/// What has to be done for a pod before it is bound is not done, which is said: it is tried again.
+pub(crate) async fn not_prepared(shared: &Arc<Shared>, pod: &Arc<Pod>, why: &str, attempt: Attempt) {
+    shared.attempted(&pod.spec.scheduler_name, Outcome::Error, attempt.begun);
+    let fate = fate(shared, pod);
+    undo(shared, pod, fate);
+    if fate == Fate::Waits {
+        devices::bind::release(shared, pod).await;
+        let (message, nominated) = (why.to_owned(), Some(String::new()));
+        refuse(
+            shared.clone(),
+            pod.clone(),
+            Told { reason: SCHEDULER_ERROR, message, nominated, frees: None },
+        )
+        .await;
+    }
 }
 
 /// What has become of a pod, as far as is known. What the server said of its binding does not count: the informer takes
@@ -320,8 +330,15 @@ pub(crate) fn told_to_go(shared: &Shared, pod: &Pod, all_went: bool) {
     shared.wake.notify_one();
 }
 
-/// Says on a pod why it goes, and has it go.
+/// Says on a pod why it goes, and has it go. One that is not bound yet need not: it waits again. Source: `PreemptPod`.
 async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
+    let message = format!("Preempted by pod {} on node {node}", pod.uid);
+    let preparing = shared.state.lock().preparing.remove(&victim.uid);
+    if preparing.is_some_and(|push_out| push_out.send(()).is_ok()) {
+        let message = format!("{message} (in kube-scheduler memory).");
+        shared.event(victim, pod, EventType::Normal, "Preempted", message);
+        return true;
+    }
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
         "message": format!("{}: preempting to accommodate a higher priority pod", pod.spec.scheduler_name),
@@ -335,7 +352,6 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
         DeleteOptions { precondition_uid: Some(victim.uid.to_string()), ..DeleteOptions::default() };
     match shared.client.delete(&kinds::PODS.gvr(), &victim.key, options).await {
         Ok(()) => {
-            let message = format!("Preempted by pod {} on node {node}", pod.uid);
             shared.event(victim, pod, EventType::Normal, "Preempted", message);
             true
         }

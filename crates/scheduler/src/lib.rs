@@ -39,7 +39,7 @@ use base::lifecycle::{Component, Context};
 use client::Client;
 use parking_lot::Mutex;
 use reconcile::{EventRecorder, EventType, Informers, Involved, kinds};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use bind::Told;
 use cluster::Cluster;
@@ -119,6 +119,9 @@ struct State {
     assumed: HashSet<Arc<str>>,
     /// Pods for which others are being told to go, and whether they would have been tried again meanwhile.
     preempting: HashMap<Arc<str>, bool>,
+    /// Pods that are assumed on a node and for which something is done before they are bound: until then a more important
+    /// pod takes their place without their going. Source: `PodsInPreBind`.
+    preparing: HashMap<Arc<str>, oneshot::Sender<()>>,
     /// Pods that cannot be read, with the reason: to be told.
     unreadable: Vec<(Arc<Pod>, String)>,
     /// The revisions of statuses that were written and that the informer has not told of yet.
@@ -129,8 +132,8 @@ struct State {
 enum Next {
     /// Bind: the pod carries the node.
     Bind(Arc<Pod>, Attempt),
-    /// Do this for the pod, and bind it then.
-    Prepare(Arc<Pod>, Vec<Preparation>, Attempt),
+    /// Do this for the pod, and bind it then, unless it is told that another takes its place.
+    Prepare(Arc<Pod>, Vec<Preparation>, Attempt, oneshot::Receiver<()>),
     /// Say why not.
     Refuse(Arc<Pod>, Told),
     /// Say why not, and have others go.
@@ -196,7 +199,7 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                 drop((ticket, permit));
             }));
         }
-        Next::Prepare(pod, preparations, attempt) => {
+        Next::Prepare(pod, preparations, attempt, mut pushed_out) => {
             // It may take long, and nobody else has to wait for it.
             drop(permit);
             let mut ticket = shared.turns.enter(&pod.uid);
@@ -207,11 +210,16 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                     bind::prepare(&shared, &pod, &preparations, attempt).await
                 };
                 let ready = tokio::select! {
-                    () = ended.cancelled() => false,
-                    ready = prepared => ready,
+                    () = ended.cancelled() => return,
+                    ready = prepared => Some(ready),
+                    Ok(()) = &mut pushed_out => None,
                 };
-                if ready {
-                    bind::bind(shared, pod, attempt).await;
+                let stays = shared.state.lock().preparing.remove(&pod.uid).is_some();
+                match ready {
+                    // It has been said why.
+                    Some(false) => {}
+                    Some(true) if stays => bind::bind(shared, pod, attempt).await,
+                    _ => bind::not_prepared(&shared, &pod, "preempted by DefaultPreemption", attempt).await,
                 }
                 drop(ticket);
             }));
@@ -256,6 +264,7 @@ impl Shared {
             turn: Turn::default(),
             assumed: HashSet::new(),
             preempting: HashMap::new(),
+            preparing: HashMap::new(),
             unreadable: Vec::new(),
             written: HashMap::new(),
         };
@@ -412,7 +421,9 @@ impl State {
                 if preparations.is_empty() {
                     Next::Bind(placed, attempt)
                 } else {
-                    Next::Prepare(placed, preparations, attempt)
+                    let (push_out, pushed_out) = oneshot::channel();
+                    self.preparing.insert(placed.uid.clone(), push_out);
+                    Next::Prepare(placed, preparations, attempt, pushed_out)
                 }
             }
             Decision::Refused(refused) => {
