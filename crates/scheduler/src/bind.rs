@@ -14,7 +14,7 @@ use crate::storage::types::Version;
 use crate::turns::Ticket;
 use crate::types::Pod;
 use crate::{SCHEDULER_ERROR, Shared};
-use crate::{devices, storage};
+use crate::{devices, retry, storage};
 
 /// Binds a pod to the node that it is assumed on.
 pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt) {
@@ -148,7 +148,7 @@ async fn create_binding(shared: &Shared, pod: &Pod, body: &Value) -> Result<(), 
         subresource: "binding".to_owned(),
         call: api::Call::Create { body: body.into(), options: api::WriteOptions::default() },
     };
-    shared.client.send(request).await.map(drop)
+    retry::passing(&shared.clock, || shared.client.send(request.clone())).await.map(drop)
 }
 
 /// The binding failed: the pod is not where it was assumed, and is tried again unless it is gone or bound already.
@@ -285,7 +285,8 @@ fn change(told: &Told, said: Option<&Said>, generation: i64, now: jiff::Timestam
 async fn patch_status(shared: &Shared, pod: &Pod, status: &Value) -> Option<i64> {
     let patch = json!({ "metadata": { "uid": &*pod.uid }, "status": status });
     let (resource, kind) = (kinds::PODS.gvr(), PatchType::StrategicMerge);
-    match shared.client.patch(&resource, &pod.key, "status", kind, &patch).await {
+    let write = || shared.client.patch(&resource, &pod.key, "status", kind, &patch);
+    match retry::passing(&shared.clock, write).await {
         Ok(written) => Some(written.revision()),
         Err(error) if error.reason == Reason::NotFound => Some(0),
         Err(error) => {

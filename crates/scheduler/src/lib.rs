@@ -18,6 +18,7 @@ pub mod types;
 mod bind;
 mod metrics;
 mod plugins;
+mod retry;
 mod turns;
 mod watch;
 
