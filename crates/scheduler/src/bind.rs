@@ -14,7 +14,7 @@ use crate::storage::types::Version;
 use crate::turns::Ticket;
 use crate::types::Pod;
 use crate::{SCHEDULER_ERROR, Shared};
-use crate::{devices, storage};
+use crate::{devices, retry, storage};
 
 /// Binds a pod to the node that it is assumed on.
 pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt, prepared: Prepared) {
@@ -70,13 +70,15 @@ pub(crate) struct Prepared {
     pub(crate) special: Option<Version>,
 }
 
-/// Does what has to be done before a pod is bound, if it may be. If not, that is said and the pod is tried again.
+/// Does what has to be done before a pod is bound, if it may be; `prepared` tells what was made, also where this is not
+/// waited for to the end. If it fails, that is said and the pod is tried again.
 pub(crate) async fn prepare(
     shared: &Arc<Shared>,
     pod: &Arc<Pod>,
     preparations: &[Preparation],
     attempt: Attempt,
-) -> Option<Prepared> {
+    prepared: &mut Prepared,
+) -> bool {
     let (since, profile) = (Instant::now(), &pod.spec.scheduler_name);
     let ran = |status: &str| {
         if let Some(metrics) = &shared.metrics {
@@ -87,7 +89,6 @@ pub(crate) async fn prepare(
     if *pod.nominated != *pod.node {
         patch_status(shared, pod, &json!({ "nominatedNodeName": &*pod.node })).await;
     }
-    let mut prepared = Prepared::default();
     for preparation in preparations {
         let (plugin, done) = match preparation {
             Preparation::Volumes(plan) => {
@@ -100,19 +101,35 @@ pub(crate) async fn prepare(
         };
         let Err(why) = done else { continue };
         ran("Error");
-        shared.attempted(profile, Outcome::Error, attempt.begun);
-        let fate = fate(shared, pod);
-        undo(shared, pod, fate);
-        if fate == Fate::Waits {
-            devices::bind::release(shared, pod, prepared.special.take()).await;
-            let message = format!("running PreBind plugin {plugin:?}: {why}");
-            let told = Told { reason: SCHEDULER_ERROR, message, nominated: Some(String::new()), frees: None };
-            refuse(shared.clone(), pod.clone(), told).await;
-        }
-        return None;
+        let why = format!("running PreBind plugin {plugin:?}: {why}");
+        not_prepared(shared, pod, &why, attempt, prepared.special.take()).await;
+        return false;
     }
     ran("Success");
-    Some(prepared)
+    true
+}
+
+/// What has to be done for a pod before it is bound is not done, which is said: it is tried again.
+pub(crate) async fn not_prepared(
+    shared: &Arc<Shared>,
+    pod: &Arc<Pod>,
+    why: &str,
+    attempt: Attempt,
+    made: Option<Version>,
+) {
+    shared.attempted(&pod.spec.scheduler_name, Outcome::Error, attempt.begun);
+    let fate = fate(shared, pod);
+    undo(shared, pod, fate);
+    if fate == Fate::Waits {
+        devices::bind::release(shared, pod, made).await;
+        let (message, nominated) = (why.to_owned(), Some(String::new()));
+        refuse(
+            shared.clone(),
+            pod.clone(),
+            Told { reason: SCHEDULER_ERROR, message, nominated, frees: None },
+        )
+        .await;
+    }
 }
 
 /// What has become of a pod, as far as is known. What the server said of its binding does not count: the informer takes
@@ -147,7 +164,7 @@ async fn create_binding(shared: &Shared, pod: &Pod, body: &Value) -> Result<(), 
         subresource: "binding".to_owned(),
         call: api::Call::Create { body: body.into(), options: api::WriteOptions::default() },
     };
-    shared.client.send(request).await.map(drop)
+    retry::passing(&shared.clock, || shared.client.send(request.clone())).await.map(drop)
 }
 
 /// The binding failed: the pod is not where it was assumed, and is tried again unless it is gone or bound already.
@@ -293,7 +310,8 @@ fn change(told: &Told, said: Option<&Said>, generation: i64, now: jiff::Timestam
 async fn patch_status(shared: &Shared, pod: &Pod, status: &Value) -> Option<i64> {
     let patch = json!({ "metadata": { "uid": &*pod.uid }, "status": status });
     let (resource, kind) = (kinds::PODS.gvr(), PatchType::StrategicMerge);
-    match shared.client.patch(&resource, &pod.key, "status", kind, &patch).await {
+    let write = || shared.client.patch(&resource, &pod.key, "status", kind, &patch);
+    match retry::passing(&shared.clock, write).await {
         Ok(written) => Some(written.revision()),
         Err(error) if error.reason == Reason::NotFound => Some(0),
         Err(error) => {
@@ -338,8 +356,15 @@ pub(crate) fn told_to_go(shared: &Shared, pod: &Pod, all_went: bool) {
     shared.wake.notify_one();
 }
 
-/// Says on a pod why it goes, and has it go.
+/// Says on a pod why it goes, and has it go. One that is not bound yet need not: it waits again. Source: `PreemptPod`.
 async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
+    let message = format!("Preempted by pod {} on node {node}", pod.uid);
+    let preparing = shared.state.lock().preparing.remove(&victim.uid);
+    if preparing.is_some_and(|push_out| push_out.send(()).is_ok()) {
+        let message = format!("{message} (in kube-scheduler memory).");
+        shared.event(victim, pod, EventType::Normal, "Preempted", message);
+        return true;
+    }
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
         "message": format!("{}: preempting to accommodate a higher priority pod", pod.spec.scheduler_name),
@@ -353,7 +378,6 @@ async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
         DeleteOptions { precondition_uid: Some(victim.uid.to_string()), ..DeleteOptions::default() };
     match shared.client.delete(&kinds::PODS.gvr(), &victim.key, options).await {
         Ok(()) => {
-            let message = format!("Preempted by pod {} on node {node}", pod.uid);
             shared.event(victim, pod, EventType::Normal, "Preempted", message);
             true
         }

@@ -19,6 +19,7 @@ mod bind;
 mod followers;
 mod metrics;
 mod plugins;
+mod retry;
 mod turns;
 mod watch;
 
@@ -40,7 +41,7 @@ use base::lifecycle::{Component, Context};
 use client::Client;
 use parking_lot::Mutex;
 use reconcile::{EventRecorder, EventType, Informers, Involved, kinds};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use bind::{Prepared, Told};
 use cluster::Cluster;
@@ -120,6 +121,9 @@ struct State {
     assumed: HashSet<Arc<str>>,
     /// Pods for which others are being told to go, and whether they would have been tried again meanwhile.
     preempting: HashMap<Arc<str>, bool>,
+    /// Pods that are assumed on a node and for which something is done before they are bound: until then a more important
+    /// pod takes their place without their going. Source: `PodsInPreBind`.
+    preparing: HashMap<Arc<str>, oneshot::Sender<()>>,
     /// Pods that cannot be read, with the reason: to be told.
     unreadable: Vec<(Arc<Pod>, String)>,
     /// The revisions of statuses that were written and that the informer has not told of yet.
@@ -130,8 +134,8 @@ struct State {
 enum Next {
     /// Bind: the pod carries the node.
     Bind(Arc<Pod>, Attempt),
-    /// Do this for the pod, and bind it then.
-    Prepare(Arc<Pod>, Vec<Preparation>, Attempt),
+    /// Do this for the pod, and bind it then, unless it is told that another takes its place.
+    Prepare(Arc<Pod>, Vec<Preparation>, Attempt, oneshot::Receiver<()>),
     /// Say why not.
     Refuse(Arc<Pod>, Told),
     /// Say why not, and have others go.
@@ -197,22 +201,31 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                 drop((ticket, permit));
             }));
         }
-        Next::Prepare(pod, preparations, attempt) => {
+        Next::Prepare(pod, preparations, attempt, mut pushed_out) => {
             // It may take long, and nobody else has to wait for it.
             drop(permit);
             let mut ticket = shared.turns.enter(&pod.uid);
             let ended = ctx.cancel().clone();
             drop(ctx.spawn_draining(async move {
+                let mut made = Prepared::default();
                 let prepared = async {
                     ticket.turn().await;
-                    bind::prepare(&shared, &pod, &preparations, attempt).await
+                    bind::prepare(&shared, &pod, &preparations, attempt, &mut made).await
                 };
                 let ready = tokio::select! {
-                    () = ended.cancelled() => None,
-                    ready = prepared => ready,
+                    () = ended.cancelled() => return,
+                    ready = prepared => Some(ready),
+                    Ok(()) = &mut pushed_out => None,
                 };
-                if let Some(prepared) = ready {
-                    bind::bind(shared, pod, attempt, prepared).await;
+                let stays = shared.state.lock().preparing.remove(&pod.uid).is_some();
+                match ready {
+                    // It has been said why.
+                    Some(false) => {}
+                    Some(true) if stays => bind::bind(shared, pod, attempt, made).await,
+                    _ => {
+                        let why = "preempted by DefaultPreemption";
+                        bind::not_prepared(&shared, &pod, why, attempt, made.special).await;
+                    }
                 }
                 drop(ticket);
             }));
@@ -257,6 +270,7 @@ impl Shared {
             turn: Turn::default(),
             assumed: HashSet::new(),
             preempting: HashMap::new(),
+            preparing: HashMap::new(),
             unreadable: Vec::new(),
             written: HashMap::new(),
         };
@@ -413,7 +427,9 @@ impl State {
                 if preparations.is_empty() {
                     Next::Bind(placed, attempt)
                 } else {
-                    Next::Prepare(placed, preparations, attempt)
+                    let (push_out, pushed_out) = oneshot::channel();
+                    self.preparing.insert(placed.uid.clone(), push_out);
+                    Next::Prepare(placed, preparations, attempt, pushed_out)
                 }
             }
             Decision::Refused(refused) => {

@@ -121,7 +121,8 @@ impl<'a> Terms<'a> {
             let tally = terms.without.of(term.topology_key.as_str().into(), cluster);
             cluster.counts(one(term)).iter().for_each(|(slot, count)| tally.add(*slot, count.all));
         }
-        for (term, standing) in cluster.terms.anti().filter(|(term, _)| means(term, pod, cluster)) {
+        for (term, standing) in cluster.terms.anti(&pod.labels).filter(|(term, _)| means(term, pod, cluster))
+        {
             let tally = terms.others.of(term.topology_key.as_str().into(), cluster);
             standing.iter().for_each(|(slot, count)| tally.add(*slot, *count));
         }
@@ -266,7 +267,7 @@ impl Plugin for InterPod {
             counts.iter().for_each(|(slot, count)| tally.add(*slot, weight * count.all));
         }
         if !(self.ignores_others && pod.spec.preferred.is_empty()) {
-            for ((term, wish), standing) in cluster.terms.wishes() {
+            for ((term, wish), standing) in cluster.terms.wishes(&pod.labels) {
                 let weight = match wish {
                     Wish::Required => self.hard_weight,
                     Wish::Weight(weight) => *weight,

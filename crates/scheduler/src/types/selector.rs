@@ -76,6 +76,16 @@ impl Selector {
         self.read().is_none_or(LabelSelector::is_empty)
     }
 
+    /// A label that labels have to have to satisfy it, if it asks for a certain one.
+    pub fn label(&self) -> Option<(&str, &str)> {
+        let source = self.source()?;
+        let certain = |asked: &'_ MatchExpression| asked.operator == "In" && asked.values.len() == 1;
+        let mut expressions = source.match_expressions.iter().filter(|asked| certain(asked));
+        let first = || expressions.next().map(|asked| (asked.key.as_str(), asked.values[0].as_str()));
+        let label = source.match_labels.first_key_value();
+        label.map(|(key, value)| (key.as_str(), value.as_str())).or_else(first)
+    }
+
     /// Whether labels satisfy it.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.read().is_some_and(|read| read.matches(labels))

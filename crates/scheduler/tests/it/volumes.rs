@@ -245,3 +245,43 @@ async fn scheduler_and_binder_bring_claims_and_volumes_together() {
         cluster.until(kinds::PERSISTENT_VOLUME_CLAIMS, key, bound).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_its_volume_makes_room_without_going() {
+    let cluster = start().await;
+    node(&cluster, "n1", "1").await;
+    class(&cluster, "example.com/p").await;
+    let priority = json!({ "metadata": { "name": "high" }, "value": 1000 });
+    cluster.create(&kinds::PRIORITY_CLASSES, "", priority).await;
+    let claim = claim(&cluster, "c").await;
+    let container = json!({ "name": "c", "image": "i", "resources": { "requests": { "cpu": "700m" } } });
+    let volumes = json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }]);
+    let body =
+        json!({ "metadata": { "name": "low" }, "spec": { "containers": [container], "volumes": volumes } });
+    let low = cluster.create(&kinds::PODS, "default", body).await.key();
+    let chosen = |held: &Value| {
+        held["metadata"]["annotations"]["volume.kubernetes.io/selected-node"].as_str().is_some()
+    };
+    cluster.until(kinds::PERSISTENT_VOLUME_CLAIMS, &claim, chosen).await;
+    let body = json!({ "metadata": { "name": "high" },
+        "spec": { "priorityClassName": "high", "containers": [container] } });
+    let high = cluster.create(&kinds::PODS, "default", body).await.key();
+    let placed = cluster.until(kinds::PODS, &high, |held| held["status"]["phase"] == "Running").await;
+    assert_eq!(placed["spec"]["nodeName"], "n1");
+    let uid = placed["metadata"]["uid"].as_str().unwrap_or_default();
+    let says = format!("Preempted by pod {uid} on node n1 (in kube-scheduler memory).");
+    cluster
+        .until_all(kinds::EVENTS, "default", |events| {
+            let mut events = events.iter().map(|event| event.decode::<Value>().unwrap());
+            events.any(|event| event["reason"] == "Preempted" && event["message"] == says.as_str())
+        })
+        .await;
+    // It waits for the next chance, and nothing tells it to go.
+    let room = |held: &Value| {
+        let message = condition(held, "PodScheduled").and_then(|held| held["message"].as_str());
+        message.is_some_and(|message| message.starts_with("0/1 nodes are available: 1 Insufficient cpu."))
+    };
+    let waits = cluster.until(kinds::PODS, &low, room).await;
+    assert!(waits["metadata"]["deletionTimestamp"].is_null() && waits["spec"]["nodeName"].is_null());
+    assert!(condition(&waits, "DisruptionTarget").is_none());
+}
