@@ -107,8 +107,14 @@ impl Worker {
         let weak = Arc::downgrade(self);
         let leases = self.leases.on_change(move |change| {
             let Some(worker) = weak.upgrade().filter(|_| change.key.namespace == LEASES) else { return };
-            if let Some(lease) = &change.new {
-                worker.beat(&change.key.name, Some(lease.meta().resource_version.clone()), None);
+            let name = &change.key.name;
+            match &change.new {
+                Some(lease) => worker.beat(name, Some(lease.meta().resource_version.clone()), None),
+                // One that outlived its node.
+                None if worker.nodes.get(&Key::new("", name.as_str())).is_none() => {
+                    worker.heartbeats.lock().remove(name);
+                }
+                None => {}
             }
         });
         [nodes, leases]
@@ -216,6 +222,7 @@ impl Worker {
 
     /// Pods on a node that does not answer take no traffic, whatever they last said.
     async fn mark_pods_not_ready(&self, node: &str) -> Result<(), BoxError> {
+        let mut revision = 0;
         for object in self.pods.on_node(node) {
             let pod: Pod = decode(&object)?;
             if !pod.is_ready() {
@@ -228,10 +235,14 @@ impl Worker {
             });
             let kind = PatchType::StrategicMerge;
             let resource = kinds::PODS.gvr();
-            ignore_missing(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
+            let written = self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await;
+            let Some(written) = ignore_missing(written)? else { continue };
+            revision = written.revision();
             let involved = Involved::object(&kinds::PODS, &object);
             self.events.event(involved, EventType::Warning, "NodeNotReady", "Node is not ready");
         }
+        // The next look shall not tell it again.
+        self.ctx.caught_up(&self.pods, revision).await;
         Ok(())
     }
 
