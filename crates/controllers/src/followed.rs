@@ -36,10 +36,11 @@ impl Followed {
         wanted: impl Iterator<Item = &'a Served>,
         changed: impl Fn(&GroupVersionResource, &Change) + Clone + Send + Sync + 'static,
     ) -> bool {
-        let wanted: Vec<&Served> = wanted.collect();
-        self.0.write().retain(|resource, _| wanted.iter().any(|row| row.resource == *resource));
+        let wanted: HashMap<&GroupVersionResource, &Served> =
+            wanted.map(|row| (&row.resource, row)).collect();
+        self.0.write().retain(|resource, _| wanted.contains_key(resource));
         let mut more = false;
-        for row in wanted {
+        for row in wanted.into_values() {
             if self.0.read().contains_key(&row.resource) {
                 continue;
             }

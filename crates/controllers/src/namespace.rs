@@ -51,16 +51,21 @@ impl Component for Namespaces {
         let pods = self.ctx.informers.get(kinds::PODS);
         let queue: Queue<Key> = self.ctx.queue("namespace");
         let (from_namespaces, from_pods, known) = (queue.clone(), queue.clone(), namespaces.clone());
+        let left = pods.clone();
         let _registrations = [
             namespaces.on_change(move |change| {
                 if change.new.as_ref().is_some_and(|held| held.meta().is_terminating()) {
                     from_namespaces.add(change.key.clone());
                 }
             }),
-            // Pods take the longest to go, and tell when they are gone.
+            // Pods take the longest to go, and the last one tells that they are gone: each look at the namespace looks at
+            // all that are left.
             pods.on_change(move |change| {
                 let key = Key::new("", change.key.namespace.as_str());
-                if change.new.is_none() && known.get(&key).is_some_and(|held| held.meta().is_terminating()) {
+                if change.new.is_none()
+                    && !left.any_in_namespace(&key.name)
+                    && known.get(&key).is_some_and(|held| held.meta().is_terminating())
+                {
                     from_pods.add(key);
                 }
             }),

@@ -280,6 +280,11 @@ impl Informer {
         self.shared.cache.read().all().cloned().collect()
     }
 
+    /// Whether a namespace has any.
+    pub fn any_in_namespace(&self, namespace: &str) -> bool {
+        self.shared.cache.read().in_namespace(namespace).next().is_some()
+    }
+
     /// The objects of a namespace, sorted by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<Object>> {
         self.shared.cache.read().in_namespace(namespace).cloned().collect()

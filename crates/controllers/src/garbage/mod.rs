@@ -21,7 +21,7 @@ use reconcile::kinds::Served;
 use reconcile::{Action, Change, EventRecorder, Informer, Queue, Reconcile, kinds, run_workers};
 
 use crate::context::Ctx;
-use crate::followed::{Followed, on_served};
+use crate::followed::{Followed, One, on_served};
 use plan::{FOREGROUND, ORPHAN};
 
 const NAME: &str = "garbage-collector-controller";
@@ -132,28 +132,22 @@ impl Worker {
         }
     }
 
-    fn informers(&self) -> Vec<(GroupVersionResource, Informer)> {
-        let monitors = self.monitors.read();
-        monitors.iter().map(|(resource, monitor)| (resource.clone(), monitor.informer.clone())).collect()
-    }
-
     /// An object of any resource by its uid.
     fn find(&self, uid: &str) -> Option<(Node, Arc<Object>)> {
-        self.informers().into_iter().find_map(|(resource, informer)| {
-            let object = informer.by_uid(uid)?;
-            Some((Node::of(&resource, &object), object))
+        self.monitors.read().iter().find_map(|(resource, monitor)| {
+            let object = monitor.informer.by_uid(uid)?;
+            Some((Node::of(resource, &object), object))
         })
     }
 
     /// The objects that name `uid` among their owners.
     fn dependents(&self, uid: &str) -> Vec<(Node, Arc<Object>)> {
-        self.informers()
-            .into_iter()
-            .flat_map(|(resource, informer)| {
-                let owned = informer.owned_by(uid);
-                owned.into_iter().map(move |object| (Node::of(&resource, &object), object))
-            })
-            .collect()
+        let monitors = self.monitors.read();
+        let owned = |(resource, monitor): (&GroupVersionResource, &One)| {
+            let owned = monitor.informer.owned_by(uid).into_iter();
+            owned.map(|object| (Node::of(resource, &object), object)).collect::<Vec<_>>()
+        };
+        monitors.iter().flat_map(owned).collect()
     }
 
     /// Finds out whom a change concerns. Most changes concern nobody.

@@ -251,6 +251,7 @@ impl Worker {
 
     /// Pods on a node that does not answer take no traffic, whatever they last said.
     async fn mark_pods_not_ready(&self, node: &str) -> Result<(), BoxError> {
+        let mut revision = 0;
         for object in self.pods.on_node(node) {
             let pod: Pod = decode(&object)?;
             if !pod.is_ready() {
@@ -263,10 +264,14 @@ impl Worker {
             });
             let kind = PatchType::StrategicMerge;
             let resource = kinds::PODS.gvr();
-            ignore_missing(self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await)?;
+            let written = self.ctx.client.patch(&resource, &object.key(), "status", kind, &patch).await;
+            let Some(written) = ignore_missing(written)? else { continue };
+            revision = written.revision();
             let involved = Involved::object(&kinds::PODS, &object);
             self.events.event(involved, EventType::Warning, "NodeNotReady", "Node is not ready");
         }
+        // The next look shall not tell it again.
+        self.ctx.caught_up(&self.pods, revision).await;
         Ok(())
     }
 
