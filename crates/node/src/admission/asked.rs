@@ -120,6 +120,12 @@ impl Machine {
         let allocatable = counted(&api::resources::amounts(&status.allocatable));
         Ok(Self { name: metadata.name, labels: metadata.labels, taints: spec.taints, allocatable })
     }
+
+    /// The same, having what another has if it does not say what it has itself: it was made a moment ago.
+    pub(super) fn or_having(self, own: Self) -> Self {
+        let allocatable = if self.allocatable.is_empty() { own.allocatable } else { self.allocatable };
+        Self { allocatable, ..self }
+    }
 }
 
 fn counted(list: &ResourceList) -> Amounts {
