@@ -81,10 +81,10 @@ impl Component for NodeLifecycle {
 }
 
 /// Nodes by zone: all, and those of them that are ready.
-type Zones = BTreeMap<String, (usize, usize)>;
+type Census = BTreeMap<String, (usize, usize)>;
 
-fn zones(nodes: impl Iterator<Item = Node>) -> Zones {
-    let mut zones = Zones::new();
+fn census(nodes: impl Iterator<Item = Node>) -> Census {
+    let mut zones = Census::new();
     for node in nodes {
         let (all, ready) = zones.entry(zone(&node)).or_default();
         *all += 1;
@@ -93,7 +93,7 @@ fn zones(nodes: impl Iterator<Item = Node>) -> Zones {
     zones
 }
 
-fn by_zone(zones: &Zones, of: fn(usize, usize) -> f64) -> Counts {
+fn by_zone(zones: &Census, of: fn(usize, usize) -> f64) -> Counts {
     zones.iter().map(|(zone, (all, ready))| (vec![zone.clone()], of(*all, *ready))).collect()
 }
 
@@ -120,11 +120,11 @@ struct Worker {
 impl Worker {
     /// Tells of zones as long as what it gives is held.
     fn tell(&self, figures: &EvictionFigures) -> [Arc<Teller>; 3] {
-        let told = |tell: fn(&Zones) -> Counts| {
+        let told = |tell: fn(&Census) -> Counts| {
             let nodes = self.nodes.clone();
             move || {
                 let nodes = nodes.list();
-                tell(&zones(nodes.iter().filter_map(|node| decode::<Node>(node).ok())))
+                tell(&census(nodes.iter().filter_map(|node| decode::<Node>(node).ok())))
             }
         };
         [
