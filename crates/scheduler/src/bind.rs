@@ -170,6 +170,7 @@ async fn create_binding(shared: &Shared, pod: &Pod, body: &Value) -> Result<(), 
 /// The binding failed: the pod is not where it was assumed, and is tried again unless it is gone or bound already.
 pub(crate) fn undo(shared: &Shared, pod: &Arc<Pod>, fate: Fate) {
     let state = &mut *shared.state.lock();
+    state.preparing.remove(&pod.uid);
     if fate == Fate::Waits {
         state.queue.failed(&pod.uid, shared.clock.now());
     } else {

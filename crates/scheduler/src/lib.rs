@@ -217,7 +217,8 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                     ready = prepared => Some(ready),
                     Ok(()) = &mut pushed_out => None,
                 };
-                let stays = shared.state.lock().preparing.remove(&pod.uid).is_some();
+                // One that failed may be tried again already, and be prepared anew.
+                let stays = ready == Some(true) && shared.state.lock().preparing.remove(&pod.uid).is_some();
                 match ready {
                     // It has been said why.
                     Some(false) => {}
