@@ -280,24 +280,34 @@ impl Pass<'_> {
             return Ok(());
         }
         let status = &self.status;
-        let patch = json!({
+        let mut patch = json!({
             "metadata": { "uid": object.meta().uid },
             "status": {
-                "lastScaleTime": status.last_scale_time.map(reconcile::time::seconds),
                 "currentReplicas": status.current_replicas,
                 "desiredReplicas": status.desired_replicas,
                 "currentMetrics": status.current_metrics,
                 "conditions": status.conditions,
             },
         });
+        // What it was once never becomes nothing: who does not know of it looks at an older version.
+        if let Some(scaled) = status.last_scale_time {
+            patch["status"]["lastScaleTime"] = reconcile::time::seconds(scaled).into();
+        }
         let resource = self.worker.autoscalers.resource();
         let client = &self.worker.ctx.client;
         let written = client.patch(resource, &object.key(), "status", PatchType::Merge, &patch).await;
-        if let Err(status) = ignore_missing(written) {
-            self.warn("FailedUpdateStatus", status.to_string());
-            return Err(status.into());
+        match ignore_missing(written) {
+            Ok(written) => {
+                // The next pass begins with what was said last: it would take back what it does not see.
+                let revision = written.map_or(0, |written| written.revision());
+                self.worker.ctx.caught_up(&self.worker.autoscalers, revision).await;
+                Ok(())
+            }
+            Err(status) => {
+                self.warn("FailedUpdateStatus", status.to_string());
+                Err(status.into())
+            }
         }
-        Ok(())
     }
 }
 
