@@ -327,17 +327,20 @@ impl Pass<'_> {
             return Ok(());
         }
         let status = &self.status;
-        let patch = json!({
+        let mut patch = json!({
             "metadata": { "uid": self.object.meta().uid },
             "status": {
                 "observedGeneration": Some(status.observed_generation).filter(|generation| *generation > 0),
-                "lastScaleTime": status.last_scale_time.map(reconcile::time::seconds),
                 "currentReplicas": status.current_replicas,
                 "desiredReplicas": status.desired_replicas,
                 "currentMetrics": status.current_metrics,
                 "conditions": status.conditions,
             },
         });
+        // What it was once never becomes nothing: who does not know of it looks at an older version.
+        if let Some(scaled) = status.last_scale_time {
+            patch["status"]["lastScaleTime"] = reconcile::time::seconds(scaled).into();
+        }
         let resource = self.worker.autoscalers.resource();
         let client = &self.worker.ctx.client;
         let written = client.patch(resource, &self.object.key(), "status", PatchType::Merge, &patch).await;
