@@ -56,7 +56,12 @@ pub(crate) struct World<'a> {
     pub(crate) namespaces: &'a BTreeMap<String, Labels>,
     /// Selectors of Services by namespace.
     pub(crate) services: &'a [(String, Labels)],
+    /// How many devices nodes have of the class that stands for [`DEVICES`]; `None`: no class does.
+    pub(crate) devices: Option<&'a BTreeMap<String, i128>>,
 }
+
+/// An extended resource that may be had as devices.
+pub(crate) const DEVICES: &str = "example.com/npu";
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const HOST: &str = "kubernetes.io/hostname";
@@ -130,7 +135,7 @@ impl World<'_> {
         }
         for (name, asked) in pod.spec.requests.iter() {
             let used: i128 = on.iter().map(|other| other.spec.requests.get(name)).sum();
-            let counts = asked > 0 && !self.settings.ignored.contains(&name);
+            let counts = asked > 0 && !self.settings.ignored.contains(&name) && !self.delegates(name, node);
             if counts && asked > node.allocatable.get(name) - used {
                 lacks.push(format!("Insufficient {name}"));
             }
@@ -139,7 +144,18 @@ impl World<'_> {
             return lacks;
         }
         let spread = self.spread_refusal(pod, node);
-        if !spread.is_empty() { spread } else { self.neighbours_refusal(pod, node) }
+        let neighbours = if spread.is_empty() { self.neighbours_refusal(pod, node) } else { spread };
+        let asked = pod.spec.requests.get(DEVICES);
+        let has = self.devices.and_then(|devices| devices.get(&node.name)).copied().unwrap_or(0);
+        if neighbours.is_empty() && self.delegates(DEVICES, node) && asked > has {
+            return one("cannot allocate all claims");
+        }
+        neighbours
+    }
+
+    /// Whether a resource is had as devices on a node.
+    fn delegates(&self, name: &str, node: &Node) -> bool {
+        name == DEVICES && self.devices.is_some() && node.allocatable.get(name) == 0
     }
 
     fn spread_refusal(&self, pod: &Pod, node: &Node) -> Vec<String> {

@@ -84,6 +84,9 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
         (("", "pods"), Operation::Update) if changes_claims(subject, object) => {
             Some(format!("node \"{node}\" cannot update resource claim statues"))
         }
+        (("", "pods"), Operation::Update) if changes_extended_claim(subject, object) => {
+            Some(format!("node \"{node}\" cannot update extended resource claim status"))
+        }
         (("", "persistentvolumeclaims"), _) if review.subresource != "status" => {
             Some("may only update PVC status".to_owned())
         }
@@ -165,6 +168,11 @@ pub(crate) fn projects<'a>(pod: &'a Value, source: &'static str) -> impl Iterato
 fn changes_claims(old: &Value, new: &Value) -> bool {
     let statuses = |pod| tree::items(pod, &["status", "resourceClaimStatuses"]);
     statuses(old) != statuses(new)
+}
+
+fn changes_extended_claim(old: &Value, new: &Value) -> bool {
+    let status = |pod| tree::at(pod, &["status", "extendedResourceClaimStatus"]);
+    status(old) != status(new)
 }
 
 /// What a node may not say of itself when it registers. The range of its pods is routed by every host, so that it is
@@ -318,6 +326,24 @@ mod tests {
             "node \"a\" can not create pods that reference a service account",
         );
         assert_eq!(asked("pods", Operation::Update, Some(&mirror), &mirror), None);
+        for (field, told, expected) in [
+            (
+                "resourceClaimStatuses",
+                json!([{ "name": "c" }]),
+                "node \"a\" cannot update resource claim statues",
+            ),
+            (
+                "extendedResourceClaimStatus",
+                json!({ "resourceClaimName": "c" }),
+                "node \"a\" cannot update extended resource claim status",
+            ),
+            ("phase", json!("Running"), ""),
+        ] {
+            let mut told_of = mirror.clone();
+            told_of["status"] = json!({ field: told });
+            let said = asked("pods", Operation::Update, Some(&mirror), &told_of).unwrap_or_default();
+            assert_eq!(said, expected, "{field}");
+        }
         let other = json!({ "metadata": { "name": "x" }, "spec": { "nodeName": "b" } });
         assert!(asked("pods", Operation::Delete, Some(&other), &Value::Null).is_some());
         let lease = |name: &str| json!({ "metadata": { "name": name } });

@@ -212,7 +212,8 @@ pub(crate) fn claims(pod: &Value) -> impl Iterator<Item = Cow<'_, str>> {
 pub(crate) fn resource_claims(pod: &Value) -> impl Iterator<Item = &str> {
     let named = tree::items(pod, &["spec", "resourceClaims"]).iter();
     let made = tree::items(pod, &["status", "resourceClaimStatuses"]).iter();
-    names_at(named.chain(made), &[&["resourceClaimName"]])
+    let extended = tree::at(pod, &["status", "extendedResourceClaimStatus"]);
+    names_at(named.chain(made).chain([extended]), &[&["resourceClaimName"]])
 }
 
 /// The sources of a pod's volumes: the volumes themselves, and the parts of projected ones.
@@ -290,5 +291,13 @@ mod tests {
         let mut found: Vec<_> = config_maps(&pod).collect();
         found.sort_unstable();
         assert_eq!(found, ["c-env", "c-key", "c-projected", "c-volume"]);
+        let pod = json!({
+            "spec": { "resourceClaims": [{ "name": "a", "resourceClaimName": "r-named" },
+                { "name": "b", "resourceClaimTemplateName": "t" }] },
+            "status": { "resourceClaimStatuses": [{ "name": "b", "resourceClaimName": "r-made" }],
+                "extendedResourceClaimStatus": { "resourceClaimName": "r-extended" } },
+        });
+        assert_eq!(resource_claims(&pod).collect::<Vec<_>>(), ["r-named", "r-made", "r-extended"]);
+        assert_eq!(resource_claims(&json!({})).count(), 0);
     }
 }

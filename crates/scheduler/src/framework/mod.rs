@@ -16,14 +16,13 @@ use std::collections::BTreeSet;
 use crate::cluster::{Cluster, NodeState};
 use crate::devices;
 use crate::storage::matching::Plan;
-use crate::storage::types::Version;
 use crate::types::Pod;
 
 pub use cycle::{Choice, Decision, Shortlist, Turn};
 pub use event::Event;
 pub use preemption::{Preemption, Room, Settings as PreemptionSettings, choose as choose_room};
 pub use profile::Profile;
-pub use verdict::Refused;
+pub use verdict::{Freed, Refused};
 
 /// The best score of one plugin for one node.
 pub const MAX_SCORE: i64 = 100;
@@ -103,15 +102,6 @@ pub struct Relief {
     pub said: &'static str,
     /// What is taken away so that the pod may fit.
     pub frees: Option<Freed>,
-}
-
-/// What is taken from the pod that it is done for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Freed {
-    /// The devices of a claim.
-    Devices(Box<Version>),
-    /// A claim with what it has.
-    Claim(Box<Version>),
 }
 
 /// An extension point.

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::cycle::Filters;
 use super::*;
 use crate::config::Config;
-use crate::reference::{Settings, Strategy, World};
+use crate::devices::types::{Class, Slice};
+use crate::reference::{DEVICES, Settings, Strategy, World};
 use crate::types::{Labels, Node, Spec, SpreadConstraint};
 
 pub(crate) fn object(value: &Value) -> Object {
@@ -60,6 +61,10 @@ fn random_node(random: &mut Random, name: &str) -> Arc<Node> {
     let allocatable = json!({ "cpu": random.of(&["2", "4", "8"]), "memory": random.of(&["4Gi", "8Gi"]),
         "pods": random.of(&["4", "20"]), "example.com/gpu": random.of(&["0", "2"]),
         "ephemeral-storage": random.of(&["4Gi", "8Gi"]) });
+    let mut allocatable = allocatable;
+    if random.rarely() {
+        allocatable[DEVICES] = random.of(&["0", "1"]).into();
+    }
     let value = json!({ "metadata": { "name": name, "labels": labels },
         "spec": { "taints": taints, "unschedulable": random.below(12) == 0 },
         "status": { "allocatable": allocatable, "images": images } });
@@ -89,6 +94,9 @@ fn random_spec(random: &mut Random) -> Value {
         json!({ "name": "c", "image": random.of(&["a", "b", "c"]), "resources": { "requests": requests } });
     if random.rarely() {
         container["resources"]["requests"]["example.com/gpu"] = random.of(&["0", "1"]).into();
+    }
+    if random.rarely() {
+        container["resources"]["requests"][DEVICES] = random.of(&["0", "1", "2"]).into();
     }
     if random.rarely() {
         container["resources"]["requests"]["ephemeral-storage"] = random.of(&["1Gi", "3Gi"]).into();
@@ -182,6 +190,20 @@ struct Both {
     /// Pods that wait for room on the node that they carry.
     nominated: Vec<Arc<Pod>>,
     settings: Settings,
+    /// How many devices nodes have of the class that stands for a resource, if one does.
+    devices: Option<BTreeMap<String, i128>>,
+}
+
+/// A class stands for a resource, and these nodes have so many devices of it.
+fn offer_devices(cluster: &mut Cluster, devices: &BTreeMap<String, i128>) {
+    let class = json!({ "metadata": { "name": "npu" }, "spec": { "extendedResourceName": DEVICES } });
+    cluster.devices.put_class("npu", Some(Arc::new(Class::decode(&object(&class)).unwrap())));
+    for (node, count) in devices {
+        let devices: Vec<Value> = (0..*count).map(|number| json!({ "name": format!("d{number}") })).collect();
+        let slice = json!({ "metadata": { "name": node }, "spec": { "driver": "npu.example.com", "nodeName": node,
+            "devices": devices, "pool": { "name": node, "generation": 1, "resourceSliceCount": 1 } } });
+        cluster.devices.put_slice(node, Some(Arc::new(Slice::decode(&object(&slice)).unwrap())));
+    }
 }
 
 impl Both {
@@ -228,6 +250,7 @@ impl Both {
             pods: self.pods.values().filter(there).map(|pod| &**pod).collect(),
             namespaces: &self.namespaces,
             services: &self.services,
+            devices: self.devices.as_ref(),
         }
     }
 
@@ -261,6 +284,7 @@ impl Both {
             let waits = Arc::new(Pod { node: "".into(), ..(**pod).clone() });
             cluster.nominated.put(waits, &pod.node);
         }
+        self.devices.iter().for_each(|devices| offer_devices(&mut cluster, devices));
         cluster
     }
 
@@ -390,13 +414,18 @@ fn profiles() -> Vec<(Profile, Settings)> {
 #[test]
 fn decisions_are_those_of_the_slow_scheduler() {
     for (profile, settings) in profiles() {
-        let (mut fitting, mut several) = (0, 0);
+        let (mut fitting, mut several, mut by_devices) = (0, 0, 0);
         let mut both = Both { settings, ..Both::default() };
         for seed in 0..4 {
             let (mut random, mut turn) = (Random(seed), Turn::default());
             both = Both { settings: both.settings, ..Both::default() };
             both.services.push(("x".into(), Labels::from([("app".into(), "a".into())])));
             both.cluster.selected.put_service("x", "svc", Some(both.services[0].1.clone()));
+            if seed % 2 == 1 {
+                let devices = (0..9).map(|number| (format!("n{number}"), i128::from(number % 3)));
+                let devices = both.devices.insert(devices.collect());
+                offer_devices(&mut both.cluster, devices);
+            }
             for step in 0..120 {
                 both.change(&mut random, step);
                 both.nominate(&mut random, step);
@@ -412,9 +441,12 @@ fn decisions_are_those_of_the_slow_scheduler() {
                 }
                 fitting += usize::from(fits > 0);
                 several += usize::from(fits > 1);
+                let asks = both.devices.is_some() && pod.spec.requests.get(DEVICES) > 0;
+                by_devices += usize::from(fits > 0 && asks);
             }
         }
         assert!(fitting > 120 && several > 60, "the test must find places: {fitting}, {several}");
+        assert!(by_devices > 8, "the test must find devices: {by_devices}");
     }
 }
 

@@ -3,7 +3,17 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Freed, Refusal};
+use super::Refusal;
+use crate::storage::types::Version;
+
+/// What is taken from a pod so that it may fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Freed {
+    /// The devices of a claim.
+    Devices(Box<Version>),
+    /// A claim with what it has.
+    Claim(Box<Version>),
+}
 
 /// A pod fits nowhere for now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
