@@ -174,7 +174,10 @@ async fn a_component_of_this_process_has_its_rights() {
     let maps = resource("", "v1", "configmaps");
     cluster.create(&maps, "default", json!({ "metadata": { "name": "a" } })).await.unwrap();
     cluster.user.name = "skiff:scheduler".into();
-    assert!(cluster.get(&maps, "default", "a").await.is_ok());
+    assert!(cluster.get(&resource("", "v1", "namespaces"), "", "default").await.is_ok());
+    // It reads what it places pods by, and nothing else.
+    let unread = cluster.get(&maps, "default", "a").await.unwrap_err();
+    assert_eq!(unread.reason, Reason::Forbidden);
     let refused = cluster.create(&maps, "default", json!({ "metadata": { "name": "b" } })).await.unwrap_err();
     assert_eq!(refused.reason, Reason::Forbidden);
 }
