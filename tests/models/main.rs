@@ -15,6 +15,7 @@ mod faults;
 mod garbage;
 mod jobs;
 mod kubelet;
+mod leftovers;
 mod namespaces;
 mod nodes;
 mod owners;
