@@ -267,6 +267,16 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always) {
             world.restart();
             always.since = world.clock.now();
         }
+        8 if world.chance.u8(0..4) == 0 => {
+            // The clock is set to another time. What was known when is as old as nobody knows.
+            let by = SignedDuration::from_secs(world.chance.i64(60..10_000));
+            let now = world.clock.now();
+            world.clock.set(if world.chance.bool() { now + by } else { now - by });
+            always.now = world.clock.now();
+            always.since = always.now;
+            always.figures = vec![(always.now, world.faults.figure())];
+            always.changes.clear();
+        }
         8..=13 => {
             let seconds = world.chance.u64(1..40);
             pass(world, witness, always, seconds).await;

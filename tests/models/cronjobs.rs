@@ -151,7 +151,11 @@ async fn step(world: &mut World, witness: &mut Witness, always: &mut Always) {
         }
         4 => return world.restart(),
         // The clock jumps: nobody wakes in between.
-        5 => return world.clock.advance(Duration::from_secs(world.chance.u64(60..20_000))),
+        5 => {
+            let by = Duration::from_secs(world.chance.u64(60..20_000));
+            let now = world.clock.now();
+            return world.clock.set(if world.chance.u8(0..3) == 0 { now - by } else { now + by });
+        }
         6..=9 => {
             let seconds = world.chance.u64(1..900);
             return world.pass(Duration::from_secs(seconds)).await;

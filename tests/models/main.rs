@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoscalers;
+mod bad_input;
 mod budgets;
 mod cronjobs;
 mod daemonsets;
@@ -15,6 +16,7 @@ mod faults;
 mod garbage;
 mod jobs;
 mod kubelet;
+mod leftovers;
 mod namespaces;
 mod nodes;
 mod owners;

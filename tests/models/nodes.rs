@@ -23,7 +23,7 @@ const STEPS: usize = 60;
 const LEASES_IN: &str = "kube-node-lease";
 const ZONES: [(&str, usize); 3] = [("a", 4), ("b", 2), ("c", 1)];
 /// Nodes tell so often that they live.
-const BEAT: u64 = 10;
+const BEAT: u64 = 20;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 

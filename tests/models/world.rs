@@ -71,6 +71,10 @@ pub(crate) struct World {
     store: Arc<dyn Store>,
     controllers: Controllers,
     life: Option<Life>,
+    /// What the work queues of this life tell.
+    queues: Queues,
+    /// How many keys were worked on in the lives before.
+    worked: u64,
     ca: watch::Receiver<Arc<str>>,
     traces: bool,
     stop: CancellationToken,
@@ -137,6 +141,8 @@ impl World {
             store,
             controllers,
             life: None,
+            queues: Queues::default(),
+            worked: 0,
             ca,
             traces: std::env::var_os("SKIFF_MODELS_TRACE").is_some(),
             stop,
@@ -153,6 +159,8 @@ impl World {
     /// Kills the controllers, if they run, and starts them anew with empty caches.
     pub(crate) fn restart(&mut self) {
         self.life = None;
+        self.worked = self.worked();
+        self.queues = Queues::default();
         let (cut, stop) = (CancellationToken::new(), CancellationToken::new());
         let line = Line {
             pipeline: self.pipeline.clone(),
@@ -170,7 +178,7 @@ impl World {
             informers: Informers::new(client, Arc::new(self.clock.clone())),
             clock: Arc::new(self.clock.clone()),
             catalog: Catalog::new(self.pipeline.catalog().rows()),
-            queues: Queues::default(),
+            queues: self.queues.clone(),
             figures: None,
             root_ca_pem: self.ca.clone(),
         };
@@ -182,6 +190,11 @@ impl World {
             supervisor.run(stopped, Duration::ZERO).await.unwrap();
         });
         self.life = Some(Life { cut, stop });
+    }
+
+    /// How many keys of work queues were worked on so far.
+    pub(crate) fn worked(&self) -> u64 {
+        self.worked + self.queues.figures().values().map(|queue| queue.worked.count).sum::<u64>()
     }
 
     /// Lets everything happen that happens by itself now.

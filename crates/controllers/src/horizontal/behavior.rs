@@ -76,6 +76,13 @@ impl History {
         }
     }
 
+    /// What is said to have happened later than now did so by a clock that has gone back: it happened now, else it would
+    /// hold until the clock is where it was.
+    fn begin_anew(&mut self, now: Timestamp) {
+        let all = [&mut self.recommended, &mut self.ups, &mut self.downs];
+        all.into_iter().flatten().for_each(|(_, at)| *at = (*at).min(now));
+    }
+
     /// Notes that the number of pods was changed.
     pub(super) fn scaled(&mut self, behavior: Option<&Behavior>, from: i32, to: i32, now: Timestamp) {
         let Some(behavior) = behavior else { return };
@@ -98,6 +105,7 @@ impl History {
         asked: i32,
         now: Timestamp,
     ) -> Normalized {
+        self.begin_anew(now);
         let (stable, because) = match behavior {
             None => self.stabilized_down(asked, now),
             Some(behavior) => self.stabilized(behavior, bounds.current, asked, now),

@@ -274,6 +274,17 @@ fn without_a_behavior_the_number_doubles_at_most_and_falls_late() {
 }
 
 #[test]
+fn a_clock_that_goes_back_holds_nothing_for_longer() {
+    let mut history = History::default();
+    history.begin(50, now());
+    let many = Bounds { current: 50, ..WIDE };
+    let wanted = [(-7200, 50), (-7200 + 299, 50), (-7200 + 301, 2)];
+    for (at, desired) in wanted {
+        assert_eq!(normalized(&mut history, None, many, 2, at).desired, desired, "{at}");
+    }
+}
+
+#[test]
 fn policies_bound_the_rate_in_both_directions() {
     let behavior: Behavior = serde_json::from_value(json!({
         "scaleUp": { "stabilizationWindowSeconds": 0, "selectPolicy": "Min", "policies": [

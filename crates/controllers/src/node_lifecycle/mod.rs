@@ -313,7 +313,8 @@ impl Worker {
         let Some(object) = self.nodes.get(&key) else { return Ok(Action::Done) };
         let node: Node = decode(&object)?;
         let (silent, grace) = (self.silence(name, now), grace(&node));
-        if silent > grace && node.condition("Ready").is_none_or(|ready| ready.status != "Unknown") {
+        let is_lost = node.condition("Ready").is_some_and(|ready| ready.status == "Unknown");
+        if silent > grace && !is_lost {
             self.write_lost(&object, &node, now).await?;
             // The change that this is brings the node back here.
             return Ok(Action::Done);

@@ -344,7 +344,7 @@ async fn an_extended_resource_is_had_as_devices_where_a_class_stands_for_it() {
     node(&cluster, "n1", "1").await;
     slice(&cluster, "n1", &["a", "b"]).await;
     let first = pod_asking(&cluster, "first", "example.com/gpu", "2").await;
-    let none = "0/1 nodes are available: 1 Insufficient example.com/gpu. no new claims to deallocate, preemption: \
+    let none = "0/1 nodes are available: 1 Insufficient example.com/gpu. preemption: \
                 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     cluster.until(kinds::PODS, &first, says(none)).await;
     standing_class(&cluster).await;
