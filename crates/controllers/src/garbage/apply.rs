@@ -126,7 +126,8 @@ impl Worker {
             .into());
         };
         if row.namespaced && node.key.namespace.is_empty() {
-            tracing::warn!(key = %node.key, owner = owner.name, "a cluster-scoped object cannot have an owner in a namespace");
+            // Wherever it is: what is in no namespace cannot have an owner in one.
+            self.tell_out_of_reach(node, owner);
             return Ok(out_of_reach(node));
         }
         let namespace = if row.namespaced { node.key.namespace.as_str() } else { "" };
