@@ -452,9 +452,6 @@ async fn told(cluster: &Cluster, name: &str, reason: &str, message: &str) {
 async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
     let (clock, cluster) = start_virtual().await;
     let (node, nodes) = (Key::new("", "n1"), kinds::NODES.gvr());
-    // Where no node answers that counts, nobody is evicted.
-    let excluded = json!({ "metadata": { "labels": { "node.kubernetes.io/exclude-disruption": "" } } });
-    cluster.merge(&kinds::NODES, &node, excluded).await;
     let pod = |name: &str, seconds: Option<u32>, on: Option<&str>| {
         let toleration = seconds.map(|seconds| {
             json!([{ "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds }])
@@ -481,10 +478,10 @@ async fn a_silent_node_loses_its_pods_and_a_removed_one_leaves_none() {
     let other = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
     cluster.create(&kinds::NODES, "", json!({ "metadata": { "name": "n2" } })).await;
     cluster.client.patch(&nodes, &Key::new("", "n2"), "status", PatchType::Merge, &other).await.unwrap();
-    cluster.until(kinds::NODES, &node, |held| taints(held) == unreachable).await;
     // The other one is heard of long enough.
-    let gone = cluster.until(kinds::PODS, &brief, Value::is_null);
-    in_steps(&clock, Duration::from_secs(11), gone).await;
+    let step = Duration::from_secs(11);
+    in_steps(&clock, step, cluster.until(kinds::NODES, &node, |held| taints(held) == unreachable)).await;
+    in_steps(&clock, step, cluster.until(kinds::PODS, &brief, Value::is_null)).await;
 
     told(&cluster, "brief", "TaintManagerEviction", "Marking for deletion Pod default/brief").await;
 
