@@ -33,6 +33,12 @@ impl Record {
         })
     }
 
+    /// The same as it is kept: a failure in the future, by a clock that has gone back since or by a node's that is ahead,
+    /// happened now. Else the next pod would wait until the clock is there.
+    pub(super) fn kept(self, now: Timestamp) -> Self {
+        Self { last: self.last.map(|last| last.min(now)), ..self }
+    }
+
     /// How long the next pod has to wait.
     pub(super) fn remaining(&self, now: Timestamp) -> Duration {
         self.last.map_or(Duration::ZERO, |last| remaining(self.failures, last, now))
@@ -43,7 +49,12 @@ impl Record {
 pub(super) fn remaining_of_index(failed: &Pod, now: Timestamp) -> Duration {
     let (counted, ignored) = failures_before(failed);
     let failures = u32::try_from(counted + ignored + 1).unwrap_or(u32::MAX);
-    remaining(failures, finished_at(failed), now)
+    let at = finished_at(failed);
+    // Nobody keeps when it was first seen. One that is further ahead than any pause is of a clock that has gone back.
+    if at > now.saturating_add(PAUSE.max).unwrap_or(Timestamp::MAX) {
+        return Duration::ZERO;
+    }
+    remaining(failures, at, now)
 }
 
 fn remaining(failures: u32, last: Timestamp, now: Timestamp) -> Duration {
@@ -119,6 +130,9 @@ mod tests {
         // The node's clock is an hour ahead.
         let ahead = Record::default().after(&[], &[&ended("2024-01-01T02:00:00Z")]);
         assert_eq!(wait(ahead), 10);
+        let seen = ahead.kept(now);
+        let later = now + Duration::from_secs(10);
+        assert_eq!((seen.kept(later), seen.remaining(later)), (seen, Duration::ZERO));
     }
 
     #[test]
@@ -132,6 +146,7 @@ mod tests {
         assert_eq!(wait(&failed), 35);
         failed.metadata.annotations.insert(super::super::types::IGNORED_FAILURES.into(), "1".into());
         assert_eq!(wait(&failed), 75);
+        assert_eq!(wait(&ended("2024-01-01T03:00:00Z")), 0);
     }
 
     #[test]

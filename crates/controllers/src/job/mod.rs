@@ -232,6 +232,7 @@ impl Worker {
             let still_shown =
                 |uid: &String| pods.iter().any(|pod| pod.metadata.uid == *uid && is_tracked(&pod.metadata));
             memory.removed.retain(still_shown);
+            memory.failures = memory.failures.kept(self.ctx.clock.now());
             (memory.failures, memory.removed.clone())
         })
     }
