@@ -87,27 +87,27 @@ pub fn subtract(left: &ResourceList, right: &ResourceList) -> ResourceList {
     difference
 }
 
-/// What a pod asks for: its containers together, or the most that its init containers need on the way there.
+/// Of what a container is counted: what it asks for, what its node has promised it, what it has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Figure {
+    Wished,
+    Promised,
+    Had,
+}
+
+/// What a pod asks for: its containers together, or the most that its init containers need on the way there. While it is
+/// resized, each figure is added up over all containers first, and the most of the sums counts: one that grows makes up for
+/// another that shrinks. Source: `resourcehelper.AggregateContainerRequests`.
 pub fn of_pod(pod: &Value, side: Side, counting: Counting) -> ResourceList {
     let spec = &pod["spec"];
     let mut sum = ResourceList::new();
-    for container in items(&spec["containers"]) {
-        add(&mut sum, &of_container(pod, "containerStatuses", container, side, counting));
+    if !counting.status || !cannot_be_resized(pod) {
+        raise(&mut sum, &of_containers(pod, side, Figure::Wished));
     }
-    let (mut sidecars, mut starting) = (ResourceList::new(), ResourceList::new());
-    for container in items(&spec["initContainers"]) {
-        let own = of_container(pod, "initContainerStatuses", container, side, counting);
-        if container["restartPolicy"] == "Always" {
-            add(&mut sum, &own);
-            add(&mut sidecars, &own);
-            raise(&mut starting, &sidecars);
-        } else {
-            let mut together = own;
-            add(&mut together, &sidecars);
-            raise(&mut starting, &together);
-        }
+    if counting.status {
+        raise(&mut sum, &of_containers(pod, side, Figure::Promised));
+        raise(&mut sum, &of_containers(pod, side, Figure::Had));
     }
-    raise(&mut sum, &starting);
     let whole = amounts(&spec["resources"][side.field()]);
     sum.extend(whole.into_iter().filter(|(name, _)| is_of_pods(name)));
     if counting.overhead {
@@ -124,31 +124,44 @@ pub fn of_pod(pod: &Value, side: Side, counting: Counting) -> ResourceList {
     sum
 }
 
-fn of_container(
-    pod: &Value,
-    statuses: &str,
-    container: &Value,
-    side: Side,
-    counting: Counting,
-) -> ResourceList {
-    let mut own = amounts(&container["resources"][side.field()]);
-    if !counting.status {
-        return own;
+fn of_containers(pod: &Value, side: Side, figure: Figure) -> ResourceList {
+    let spec = &pod["spec"];
+    let mut sum = ResourceList::new();
+    for container in items(&spec["containers"]) {
+        add(&mut sum, &of_container(pod, "containerStatuses", container, side, figure));
     }
+    let (mut sidecars, mut starting) = (ResourceList::new(), ResourceList::new());
+    for container in items(&spec["initContainers"]) {
+        let own = of_container(pod, "initContainerStatuses", container, side, figure);
+        if container["restartPolicy"] == "Always" {
+            add(&mut sum, &own);
+            add(&mut sidecars, &own);
+            raise(&mut starting, &sidecars);
+        } else {
+            let mut together = own;
+            add(&mut together, &sidecars);
+            raise(&mut starting, &together);
+        }
+    }
+    raise(&mut sum, &starting);
+    sum
+}
+
+/// One figure of a container; what it asks for, where nothing is said of the other two. Limits are not promised.
+fn of_container(pod: &Value, statuses: &str, container: &Value, side: Side, figure: Figure) -> ResourceList {
     let status = items(&pod["status"][statuses]).iter().find(|status| status["name"] == container["name"]);
-    let Some(status) = status else { return own };
-    let mut present = amounts(&status["resources"][side.field()]);
-    if side == Side::Requests {
-        raise(&mut present, &amounts(&status["allocatedResources"]));
-    }
-    if present.is_empty() {
-        return own;
-    }
-    if cannot_be_resized(pod) {
-        return present;
-    }
-    raise(&mut own, &present);
-    own
+    let had = || status.map(|status| amounts(&status["resources"][side.field()]));
+    let promised = || match side {
+        Side::Requests => status.map(|status| amounts(&status["allocatedResources"])),
+        Side::Limits => had(),
+    };
+    let is_said = |amounts: &ResourceList| !amounts.is_empty();
+    let said = match figure {
+        Figure::Wished => None,
+        Figure::Promised => promised().filter(is_said).or_else(had),
+        Figure::Had => had().filter(is_said).or_else(promised),
+    };
+    said.filter(is_said).unwrap_or_else(|| amounts(&container["resources"][side.field()]))
 }
 
 /// Whether the node has said that it will never grant what the spec asks for.
@@ -212,6 +225,18 @@ mod tests {
         assert_eq!(shown(&pod, Side::Requests, counting), json!({ "cpu": "1" }));
         pod["status"]["conditions"] = json!([{ "type": "PodResizePending", "reason": "Infeasible" }]);
         assert_eq!(shown(&pod, Side::Requests, counting), json!({ "cpu": "500m" }));
+    }
+
+    #[test]
+    fn one_that_grows_makes_up_for_another_that_shrinks() {
+        let named =
+            |name: &str, cpu: &str| json!({ "name": name, "resources": { "requests": { "cpu": cpu } } });
+        let pod = json!({
+            "spec": { "containers": [named("a", "1"), named("b", "3")] },
+            "status": { "containerStatuses": [named("a", "3"), named("b", "1")] },
+        });
+        let counting = Counting { overhead: false, status: true };
+        assert_eq!(shown(&pod, Side::Requests, counting), json!({ "cpu": "4" }));
     }
 
     #[test]

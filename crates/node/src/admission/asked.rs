@@ -61,11 +61,12 @@ impl Asked {
     pub(crate) fn of(object: &Object, pod: &PodView) -> Result<Self, serde_json::Error> {
         let whole: Value = object.decode()?;
         let Seen { metadata, spec } = object.decode()?;
-        let counting = Counting { overhead: true, status: true };
+        // What is asked for is granted here at once: the status is this node's own word of it, and later.
+        let counting = Counting { overhead: true, status: false };
         let priority = pod.spec.priority;
         let given = pod.status.qos_class.clone().filter(|class| !class.is_empty());
         Ok(Self {
-            requests: counted(&of_pod(&whole, Side::Requests, counting)),
+            requests: without_devices(&whole, counted(&of_pod(&whole, Side::Requests, counting))),
             ports: of_host(pod),
             priority,
             critical: metadata.annotations.contains_key(MIRROR)
@@ -82,6 +83,16 @@ impl Asked {
     pub(super) fn request(&self, name: &str) -> i128 {
         if name == "pods" { 1 } else { self.requests.get(name).copied().unwrap_or(0) }
     }
+}
+
+/// Leaves out what the pod has been given as devices, by a claim that the scheduler made for it: the node need not have it.
+/// Source: KEP-5004, `status.extendedResourceClaimStatus`.
+fn without_devices(pod: &Value, mut amounts: Amounts) -> Amounts {
+    let given = pod["status"]["extendedResourceClaimStatus"]["requestMappings"].as_array();
+    for mapping in given.into_iter().flatten() {
+        mapping["resourceName"].as_str().map(|name| amounts.remove(name));
+    }
+    amounts
 }
 
 /// What a node has.
@@ -133,4 +144,20 @@ fn counted(list: &ResourceList) -> Amounts {
         i128::from(if name == "cpu" { amount.milli_value() } else { amount.value() })
     };
     list.iter().map(|(name, held)| (name.clone(), amount(name, held))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_given_as_devices_the_node_need_not_have() {
+        let asked = Amounts::from([("example.com/gpu".to_owned(), 2), ("cpu".to_owned(), 100)]);
+        let given = json!({ "resourceName": "example.com/gpu", "containerName": "c", "requestName": "r" });
+        let pod = json!({ "status": { "extendedResourceClaimStatus": { "requestMappings": [given] } } });
+        assert_eq!(without_devices(&pod, asked.clone()), Amounts::from([("cpu".to_owned(), 100)]));
+        assert_eq!(without_devices(&json!({}), asked.clone()), asked);
+    }
 }
