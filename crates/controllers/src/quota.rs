@@ -71,6 +71,14 @@ impl Component for Quotas {
                 _ => queue.add(change.key.clone()),
             }
         });
+        let weak = Arc::downgrade(&worker);
+        let _classes = worker.classes.on_change(move |change| {
+            // Claims to a class count as what it stands for.
+            let stands = |class: &Option<Arc<Object>>| class.as_ref().map(|class| extended_name(class));
+            if stands(&change.old) != stands(&change.new) {
+                weak.upgrade().into_iter().for_each(|worker| worker.count_all());
+            }
+        });
         if !ready(&ctx, &[&worker.quotas, &worker.classes, &worker.claims, &worker.pods]).await {
             return Ok(());
         }
@@ -84,6 +92,12 @@ impl Component for Quotas {
 fn spec_differs(old: &Object, new: &Object) -> bool {
     let spec = |object: &Object| decode::<Value>(object).map(|tree| tree["spec"].clone()).unwrap_or_default();
     spec(old) != spec(new)
+}
+
+/// The extended resource that a class of devices stands for.
+fn extended_name(class: &Object) -> Option<String> {
+    let class = decode::<Value>(class).ok()?;
+    class["spec"]["extendedResourceName"].as_str().map(str::to_owned)
 }
 
 struct Worker {
@@ -114,8 +128,12 @@ impl Worker {
         });
         if more {
             // A quota may have waited for a resource.
-            self.quotas.list().iter().for_each(|quota| self.queue.add(quota.key()));
+            self.count_all();
         }
+    }
+
+    fn count_all(&self) {
+        self.quotas.list().iter().for_each(|quota| self.queue.add(quota.key()));
     }
 
     /// What goes, or uses less, makes room. What goes together is counted together: a count looks at everything.

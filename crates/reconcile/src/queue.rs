@@ -24,6 +24,8 @@ pub const LOOKED_AT: Duration = Duration::from_micros(5);
 pub const DECODED: Duration = Duration::from_micros(100);
 /// Passes that look at fewer objects come at once.
 const FEW: usize = 200;
+/// Nobody waits for longer until changes are looked at that are gathered.
+const GATHER_MAX: Duration = Duration::from_secs(1);
 
 /// A clock that goes back by less was read by two at once, or is corrected: nobody waits much longer for that.
 const BACK_MIN: SignedDuration = SignedDuration::from_secs(1);
@@ -109,15 +111,17 @@ impl<K: QueueKey> State<K> {
 
     /// Where the clock has gone back, what was set for later stays as far away as it was: else it would come when the clock
     /// is where it was, and a failed key meanwhile not at all.
-    fn follow(&mut self, now: Timestamp) {
+    /// Tells whether it has.
+    fn follow(&mut self, now: Timestamp) -> bool {
         let back = self.seen.duration_since(now);
         if back < BACK_MIN {
             self.seen = self.seen.max(now);
-            return;
+            return false;
         }
         self.seen = now;
         self.deadlines.values_mut().for_each(|at| *at = at.saturating_sub(back).unwrap_or(*at));
         self.later = self.deadlines.iter().map(|(key, at)| (*at, key.clone())).collect();
+        true
     }
 
     /// Sets a key for `deadline` unless it is set for an earlier one; tells whether it is the new earliest of all.
@@ -204,10 +208,13 @@ impl<K: QueueKey> Queue<K> {
 
     /// Adds a key that is due in `delay`; the earliest of several such calls counts.
     pub fn add_after(&self, key: K, delay: Duration) {
+        let mut state = self.shared.state.lock();
+        // Read under the lock: what another one reads meanwhile is no clock that went back.
         let now = self.shared.clock.now();
         let deadline = now.saturating_add(delay).unwrap_or(Timestamp::MAX);
-        let mut state = self.shared.state.lock();
-        state.follow(now);
+        if state.follow(now) {
+            self.shared.rescheduled.notify_one();
+        }
         state.retries += u64::from(!state.closed);
         if delay.is_zero() {
             if state.add(key) {
@@ -225,7 +232,8 @@ impl<K: QueueKey> Queue<K> {
         if objects < FEW {
             self.add(key);
         } else {
-            self.add_after(key, each.saturating_mul(u32::try_from(objects).unwrap_or(u32::MAX)));
+            let gathering = each.saturating_mul(u32::try_from(objects).unwrap_or(u32::MAX));
+            self.add_after(key, gathering.min(GATHER_MAX));
         }
     }
 
@@ -354,8 +362,9 @@ impl<K: QueueKey> Counted for Shared<K> {
 async fn keep_time<K: QueueKey>(shared: Arc<Shared<K>>) {
     loop {
         let (woken, next) = {
+            let mut state = shared.state.lock();
             let now = shared.clock.now();
-            shared.state.lock().take_due(now)
+            state.take_due(now)
         };
         for _ in 0..woken {
             shared.ready.notify_one();

@@ -169,7 +169,8 @@ impl Worker {
                 if let Ok(node) = decode::<Node>(new) {
                     let beat = node.condition("Ready").and_then(|ready| ready.last_heartbeat_time);
                     self.beat(name, None, beat);
-                    self.zones.lock().see(name, health(&node), now);
+                    let next = self.zones.lock().see(name, health(&node), now);
+                    next.into_iter().for_each(|next| self.queue.add(next));
                 }
             }
         }

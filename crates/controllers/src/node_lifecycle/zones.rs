@@ -164,11 +164,12 @@ pub(super) struct Zones {
 }
 
 impl Zones {
-    /// A node is there, or has changed.
-    pub(super) fn see(&mut self, name: &str, health: Health, now: Timestamp) {
+    /// A node is there, or has changed; gives who is the next in a zone that it has left.
+    pub(super) fn see(&mut self, name: &str, health: Health, now: Timestamp) -> Option<String> {
         if self.nodes.get(name).is_some_and(|known| known.health == health) {
-            return;
+            return None;
         }
+        let left = self.nodes.get(name).map(|known| known.health.zone.clone());
         // Within its zone it keeps its place.
         let kept = self.nodes.remove(name).and_then(|known| {
             let stays = known.health.zone == health.zone;
@@ -180,8 +181,10 @@ impl Zones {
         });
         self.count(&health, true, now);
         let (number, granted) = kept.map_or((None, false), |known| (known.number, known.granted));
+        let left = left.filter(|zone| *zone != health.zone);
         self.nodes.insert(name.to_owned(), Known { health, number, granted });
         self.changed = true;
+        self.zones.get(&left?)?.first()
     }
 
     /// A node is gone; gives who is the next in its zone.
@@ -385,6 +388,18 @@ mod tests {
         assert!(!zones.is_stopped() && turn.wake.len() == 4 && turn.resumed);
         assert_eq!(zones.ask("a0", at(100)), Permit::In(EVERY));
         assert_eq!(zones.ask("a0", at(110)), Permit::Now);
+    }
+
+    #[test]
+    fn who_goes_to_another_zone_holds_up_nobody() {
+        let mut zones = zones(9);
+        lose(&mut zones, 0..2, at(0));
+        zones.ask("a0", at(0));
+        assert_eq!(zones.ask("a1", at(0)), Permit::Later);
+        let moved = Health { zone: "b".into(), ready: false, counts: true };
+        assert_eq!(zones.see("a0", moved.clone(), at(5)), Some("a1".to_owned()));
+        assert_eq!(zones.see("a0", moved, at(5)), None);
+        assert_eq!(zones.ask("a1", at(5)), Permit::Now);
     }
 
     #[test]
