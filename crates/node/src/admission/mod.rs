@@ -265,7 +265,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_pod_asks_for_what_it_has_too() {
+    fn a_pod_asks_for_what_its_spec_says() {
         let pod = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p",
                 "annotations": { "kubernetes.io/config.mirror": "x" }, "labels": { "kubernetes.io/os": "linux" } },
             "spec": { "containers": [{ "name": "c", "image": "x",
@@ -276,7 +276,7 @@ pub(crate) mod tests {
         let asked = Asked::of(&object, &PodView::decode(&object).unwrap()).unwrap();
         assert_eq!(
             (asked.request("cpu"), asked.request("memory"), asked.request("pods")),
-            (2100, 1 << 20, 1)
+            (1100, 1 << 20, 1)
         );
         assert!(asked.critical, "the API's copy of a pod of a file");
         assert_eq!((asked.os_label.as_deref(), asked.qos.as_str()), (Some("linux"), "Burstable"));
