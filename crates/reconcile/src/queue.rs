@@ -18,12 +18,19 @@ use tokio::sync::Notify;
 /// five minutes are enough here.
 pub const RETRY: Policy = Policy { first: Duration::from_millis(5), max: Duration::from_secs(300) };
 
-/// How long changes are gathered for each object that a pass looks at: some ten times as long as the look takes.
-pub const LOOKED_AT: Duration = Duration::from_micros(5);
-/// The same where the pass decodes the object.
-pub const DECODED: Duration = Duration::from_micros(100);
-/// Passes that look at fewer objects come at once.
-const FEW: usize = 200;
+/// For how long the changes of objects are gathered that a pass looks at all.
+#[derive(Debug, Clone, Copy)]
+pub struct Gather {
+    /// For each object.
+    pub each: Duration,
+    /// Passes that look at fewer objects come at once.
+    pub from: usize,
+}
+
+/// Where a pass compares what is known of the objects: some ten times as long as that takes.
+pub const LOOKED_AT: Gather = Gather { each: Duration::from_micros(5), from: 200 };
+/// The same where it decodes them.
+pub const DECODED: Gather = Gather { each: Duration::from_micros(100), from: 200 };
 /// Nobody waits for longer until changes are looked at that are gathered.
 const GATHER_MAX: Duration = Duration::from_secs(1);
 
@@ -228,11 +235,11 @@ impl<K: QueueKey> Queue<K> {
     /// Adds a key because one of the objects changed that its pass looks at all. Where they are many, their changes are
     /// gathered for as long as takes the number of passes times their length to stay in proportion to the number of
     /// changes: if each change of n objects cost a look at n of them, all of them would cost n².
-    pub fn add_gathered(&self, key: K, objects: usize, each: Duration) {
-        if objects < FEW {
+    pub fn add_gathered(&self, key: K, objects: usize, gather: Gather) {
+        if objects < gather.from {
             self.add(key);
         } else {
-            let gathering = each.saturating_mul(u32::try_from(objects).unwrap_or(u32::MAX));
+            let gathering = gather.each.saturating_mul(u32::try_from(objects).unwrap_or(u32::MAX));
             self.add_after(key, gathering.min(GATHER_MAX));
         }
     }

@@ -23,6 +23,7 @@ use base::BoxError;
 use base::backoff::Policy;
 use base::lifecycle::{Component, Context};
 use parking_lot::Mutex;
+use reconcile::queue::Gather;
 use reconcile::{
     Action, Change, EventRecorder, Expectations, Informer, Queue, Reconcile, Registration, kinds, run_workers,
 };
@@ -41,12 +42,9 @@ const NAME: &str = "job-controller";
 const WORKERS: usize = 5;
 /// Source: `DefaultJobApiBackOff`, `MaxJobApiBackOff`.
 const RETRY: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(60) };
-/// What pods tell is gathered before the Job is looked at: so long for each pod, and so long at most. One pass looks at
-/// all of them. Source: `syncJobBatchPeriod`, which is a second for any number.
-const GATHER_PER_POD: Duration = Duration::from_millis(1);
-const GATHER_MAX: Duration = Duration::from_secs(1);
-/// So few pods are looked at at once.
-const FEW_PODS: usize = 20;
+/// What pods tell is gathered before the Job is looked at: a pass counts all of them and writes.
+/// Source: `syncJobBatchPeriod`, which is a second for any number.
+const GATHER: Gather = Gather { each: Duration::from_millis(1), from: 21 };
 
 /// The Job controller.
 pub struct Jobs {
@@ -216,8 +214,7 @@ impl Worker {
     /// Wakes a Job whose pods or status have changed. Of many pods, many more will.
     fn add_gathered(&self, key: &Key) {
         let pods = self.memory.lock().get(key).map_or(0, |memory| memory.pods);
-        let pause = GATHER_PER_POD.saturating_mul(u32::try_from(pods).unwrap_or(u32::MAX)).min(GATHER_MAX);
-        self.queue.add_after(key.clone(), if pods <= FEW_PODS { Duration::ZERO } else { pause });
+        self.queue.add_gathered(key.clone(), pods, GATHER);
     }
 
     /// The Job that a controller reference means, if it is still the same object.
