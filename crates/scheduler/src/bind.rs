@@ -7,6 +7,7 @@ use api::{DeleteOptions, Object, PatchType, Reason, Status};
 use reconcile::{EventType, kinds};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::framework::{Event, Freed, Preemption, Preparation};
 use crate::metrics::{Attempt, Outcome};
@@ -70,13 +71,18 @@ pub(crate) struct Prepared {
     pub(crate) special: Option<Version>,
 }
 
+/// What is said of a pod that another one took the place of before it was bound.
+pub(crate) const PUSHED_OUT: &str = "preempted by DefaultPreemption";
+
 /// Does what has to be done before a pod is bound, if it may be; `prepared` tells what was made, also where this is not
-/// waited for to the end. If it fails, that is said and the pod is tried again.
+/// waited for to the end. One that is pushed out waits for nothing any more, but writes to the end what it has begun: what
+/// the server has been told must not be taken for free. If it fails, that is said and the pod is tried again.
 pub(crate) async fn prepare(
     shared: &Arc<Shared>,
     pod: &Arc<Pod>,
     preparations: &[Preparation],
     attempt: Attempt,
+    pushed_out: &CancellationToken,
     prepared: &mut Prepared,
 ) -> bool {
     let (since, profile) = (Instant::now(), &pod.spec.scheduler_name);
@@ -92,16 +98,20 @@ pub(crate) async fn prepare(
     for preparation in preparations {
         let (plugin, done) = match preparation {
             Preparation::Volumes(plan) => {
-                ("VolumeBinding", storage::bind::carry_out(shared, pod, plan).await)
+                ("VolumeBinding", storage::bind::carry_out(shared, pod, plan, pushed_out).await)
             }
             Preparation::Devices(plan) => {
-                let done = devices::bind::carry_out(shared, pod, plan, &mut prepared.special).await;
+                let done =
+                    devices::bind::carry_out(shared, pod, plan, pushed_out, &mut prepared.special).await;
                 ("DynamicResources", done)
             }
         };
         let Err(why) = done else { continue };
         ran("Error");
-        let why = format!("running PreBind plugin {plugin:?}: {why}");
+        let why = match pushed_out.is_cancelled() {
+            true => PUSHED_OUT.to_owned(),
+            false => format!("running PreBind plugin {plugin:?}: {why}"),
+        };
         not_prepared(shared, pod, &why, attempt, prepared.special.take()).await;
         return false;
     }
@@ -361,7 +371,8 @@ pub(crate) fn told_to_go(shared: &Shared, pod: &Pod, all_went: bool) {
 async fn evict(shared: &Shared, pod: &Pod, victim: &Pod, node: &str) -> bool {
     let message = format!("Preempted by pod {} on node {node}", pod.uid);
     let preparing = shared.state.lock().preparing.remove(&victim.uid);
-    if preparing.is_some_and(|push_out| push_out.send(()).is_ok()) {
+    if let Some(push_out) = preparing {
+        push_out.cancel();
         let message = format!("{message} (in kube-scheduler memory).");
         shared.event(victim, pod, EventType::Normal, "Preempted", message);
         return true;

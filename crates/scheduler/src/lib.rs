@@ -41,7 +41,8 @@ use base::lifecycle::{Component, Context};
 use client::Client;
 use parking_lot::Mutex;
 use reconcile::{EventRecorder, EventType, Informers, Involved, kinds};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use bind::{Prepared, Told};
 use cluster::Cluster;
@@ -123,7 +124,7 @@ struct State {
     preempting: HashMap<Arc<str>, bool>,
     /// Pods that are assumed on a node and for which something is done before they are bound: until then a more important
     /// pod takes their place without their going. Source: `PodsInPreBind`.
-    preparing: HashMap<Arc<str>, oneshot::Sender<()>>,
+    preparing: HashMap<Arc<str>, CancellationToken>,
     /// Pods that cannot be read, with the reason: to be told.
     unreadable: Vec<(Arc<Pod>, String)>,
     /// The revisions of statuses that were written and that the informer has not told of yet.
@@ -135,7 +136,7 @@ enum Next {
     /// Bind: the pod carries the node.
     Bind(Arc<Pod>, Attempt),
     /// Do this for the pod, and bind it then, unless it is told that another takes its place.
-    Prepare(Arc<Pod>, Vec<Preparation>, Attempt, oneshot::Receiver<()>),
+    Prepare(Arc<Pod>, Vec<Preparation>, Attempt, CancellationToken),
     /// Say why not.
     Refuse(Arc<Pod>, Told),
     /// Say why not, and have others go.
@@ -201,7 +202,7 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                 drop((ticket, permit));
             }));
         }
-        Next::Prepare(pod, preparations, attempt, mut pushed_out) => {
+        Next::Prepare(pod, preparations, attempt, pushed_out) => {
             // It may take long, and nobody else has to wait for it.
             drop(permit);
             let mut ticket = shared.turns.enter(&pod.uid);
@@ -210,22 +211,19 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
                 let mut made = Prepared::default();
                 let prepared = async {
                     ticket.turn().await;
-                    bind::prepare(&shared, &pod, &preparations, attempt, &mut made).await
+                    bind::prepare(&shared, &pod, &preparations, attempt, &pushed_out, &mut made).await
                 };
                 let ready = tokio::select! {
                     () = ended.cancelled() => return,
-                    ready = prepared => Some(ready),
-                    Ok(()) = &mut pushed_out => None,
+                    ready = prepared => ready,
                 };
-                // One that failed may be tried again already, and be prepared anew.
-                let stays = ready == Some(true) && shared.state.lock().preparing.remove(&pod.uid).is_some();
-                match ready {
-                    // It has been said why.
-                    Some(false) => {}
-                    Some(true) if stays => bind::bind(shared, pod, attempt, made).await,
-                    _ => {
-                        let why = "preempted by DefaultPreemption";
-                        bind::not_prepared(&shared, &pod, why, attempt, made.special).await;
+                // If not, it has been said why; and it may be tried again already, and be prepared anew.
+                if ready {
+                    let stays = shared.state.lock().preparing.remove(&pod.uid).is_some();
+                    if stays {
+                        bind::bind(shared, pod, attempt, made).await;
+                    } else {
+                        bind::not_prepared(&shared, &pod, bind::PUSHED_OUT, attempt, made.special).await;
                     }
                 }
                 drop(ticket);
@@ -428,8 +426,8 @@ impl State {
                 if preparations.is_empty() {
                     Next::Bind(placed, attempt)
                 } else {
-                    let (push_out, pushed_out) = oneshot::channel();
-                    self.preparing.insert(placed.uid.clone(), push_out);
+                    let pushed_out = CancellationToken::new();
+                    self.preparing.insert(placed.uid.clone(), pushed_out.clone());
                     Next::Prepare(placed, preparations, attempt, pushed_out)
                 }
             }

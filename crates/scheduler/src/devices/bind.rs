@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use super::extended::{self, Mapping};
 use super::of_pod::{Found, Special, is_ready};
 use super::types::{Allocation, Claim};
+use tokio_util::sync::CancellationToken;
+
 use crate::Shared;
+use crate::bind::PUSHED_OUT;
 use crate::storage::types::Version;
 use crate::types::Pod;
 
@@ -36,6 +39,7 @@ pub(crate) async fn carry_out(
     shared: &Shared,
     pod: &Pod,
     plan: &Plan,
+    pushed_out: &CancellationToken,
     made: &mut Option<Version>,
 ) -> Result<(), String> {
     let found = plan.found.as_ref().map_err(Clone::clone)?;
@@ -72,6 +76,7 @@ pub(crate) async fn carry_out(
         }
         tokio::select! {
             () = told.notified() => {}
+            () = pushed_out.cancelled() => return Err(PUSHED_OUT.to_owned()),
             () = shared.clock.sleep_until(deadline) => return Err("device binding timeout".to_owned()),
         }
     }

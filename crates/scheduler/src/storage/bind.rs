@@ -10,7 +10,10 @@ use serde_json::json;
 use super::Storage;
 use super::matching::Plan;
 use super::types::{Claim, SELECTED_NODE, Volume};
+use tokio_util::sync::CancellationToken;
+
 use crate::Shared;
+use crate::bind::PUSHED_OUT;
 use crate::cluster::Cluster;
 use crate::types::Pod;
 
@@ -25,7 +28,12 @@ struct Written<'a> {
 }
 
 /// Writes a plan, and waits until the claims are bound; or why they are not.
-pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result<(), String> {
+pub(crate) async fn carry_out(
+    shared: &Shared,
+    pod: &Pod,
+    plan: &Plan,
+    pushed_out: &CancellationToken,
+) -> Result<(), String> {
     let keys = plan.bindings.iter().map(|(_, claim)| claim).chain(&plan.provisions);
     let told = {
         let storage = &mut shared.state.lock().cluster.storage;
@@ -39,6 +47,7 @@ pub(crate) async fn carry_out(shared: &Shared, pod: &Pod, plan: &Plan) -> Result
         }
         tokio::select! {
             () = told.notified() => {}
+            () = pushed_out.cancelled() => return Err(PUSHED_OUT.to_owned()),
             () = shared.clock.sleep_until(deadline) => {
                 return Err(waiting("context deadline exceeded".to_owned()));
             }

@@ -11,6 +11,25 @@ const DRIVER: &str = "gpu.example.com";
 const NONE_LEFT: &str = "0/1 nodes are available: 1 cannot allocate all claims. preemption: \
                          0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
 
+const fn of_admission(resource: &'static str, kind: &'static str) -> reconcile::Kind {
+    let group = "admissionregistration.k8s.io";
+    reconcile::Kind { group, version: "v1", resource, kind, namespaced: false }
+}
+
+const POLICIES: reconcile::Kind = of_admission("validatingadmissionpolicies", "ValidatingAdmissionPolicy");
+const BINDINGS: reconcile::Kind =
+    of_admission("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding");
+
+/// Has every binding refused, until what this gives is deleted.
+async fn close_bindings(cluster: &Cluster) -> Key {
+    let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods/binding"] });
+    let policy = json!({ "metadata": { "name": "closed" }, "spec": { "matchConstraints": { "resourceRules": [rule] },
+        "validations": [{ "expression": "false" }] } });
+    cluster.create(&POLICIES, "", policy).await;
+    let body = json!({ "metadata": { "name": "closed" }, "spec": { "policyName": "closed", "validationActions": ["Deny"] } });
+    cluster.create(&BINDINGS, "", body).await.key()
+}
+
 async fn class(cluster: &Cluster) {
     let selector = json!({ "cel": { "expression": format!("device.driver == '{DRIVER}'") } });
     let body = json!({ "metadata": { "name": "gpu" }, "spec": { "selectors": [selector] } });
@@ -236,23 +255,11 @@ async fn what_is_wrong_with_a_claim_is_told_and_the_pod_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_binding_fails_uses_its_claim_no_more() {
-    const fn of(resource: &'static str, kind: &'static str) -> reconcile::Kind {
-        let group = "admissionregistration.k8s.io";
-        reconcile::Kind { group, version: "v1", resource, kind, namespaced: false }
-    }
-    const POLICIES: reconcile::Kind = of("validatingadmissionpolicies", "ValidatingAdmissionPolicy");
-    const BINDINGS: reconcile::Kind =
-        of("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding");
     let cluster = start().await;
     node(&cluster, "n1", "1").await;
     class(&cluster).await;
     slice(&cluster, "n1", &["a"]).await;
-    let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods/binding"] });
-    let policy = json!({ "metadata": { "name": "closed" }, "spec": { "matchConstraints": { "resourceRules": [rule] },
-        "validations": [{ "expression": "false" }] } });
-    cluster.create(&POLICIES, "", policy).await;
-    let body = json!({ "metadata": { "name": "closed" }, "spec": { "policyName": "closed", "validationActions": ["Deny"] } });
-    let closed = cluster.create(&BINDINGS, "", body).await.key();
+    let closed = close_bindings(&cluster).await;
     let claim = claim(&cluster, "c").await;
     let key = pod(&cluster, "p", named("c")).await;
     // It keeps its device, but nobody uses it.
@@ -407,22 +414,10 @@ async fn a_node_that_offers_the_resource_itself_needs_no_claim() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_for_extended_resources_goes_with_the_attempt_that_failed() {
-    const fn of(resource: &'static str, kind: &'static str) -> reconcile::Kind {
-        let group = "admissionregistration.k8s.io";
-        reconcile::Kind { group, version: "v1", resource, kind, namespaced: false }
-    }
-    const POLICIES: reconcile::Kind = of("validatingadmissionpolicies", "ValidatingAdmissionPolicy");
-    const BINDINGS: reconcile::Kind =
-        of("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding");
     let cluster = start().await;
     standing_class(&cluster).await;
     slice(&cluster, "n1", &["a"]).await;
-    let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods/binding"] });
-    let policy = json!({ "metadata": { "name": "closed" }, "spec": { "matchConstraints": { "resourceRules": [rule] },
-        "validations": [{ "expression": "false" }] } });
-    cluster.create(&POLICIES, "", policy).await;
-    let body = json!({ "metadata": { "name": "closed" }, "spec": { "policyName": "closed", "validationActions": ["Deny"] } });
-    let closed = cluster.create(&BINDINGS, "", body).await.key();
+    let closed = close_bindings(&cluster).await;
     let key = pod_asking(&cluster, "p", "example.com/gpu", "1").await;
     let waits = cluster.until(kinds::PODS, &key, Value::is_object).await;
     // An attempt before has left one over: it has the device, and is deleted before anything else.
