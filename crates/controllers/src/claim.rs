@@ -47,9 +47,21 @@ impl Claim<'_> {
             .into_iter()
             .filter(|object| is_ours(object))
             .partition(|object| self.selector.matches(&object.meta().labels) && member(object));
+        claimed.extend(self.settle(strays, |object| member(object) && adoptable(object)).await?);
+        Ok(claimed)
+    }
+
+    /// Releases the owner's strays, which belong to it and should not, and adopts the orphans that it selects and that are
+    /// `adoptable`; gives these. An owner that is being deleted does neither.
+    pub(crate) async fn settle(
+        &self,
+        strays: Vec<Arc<Object>>,
+        adoptable: impl Fn(&Object) -> bool,
+    ) -> Result<Vec<Arc<Object>>, Status> {
         if self.owner.is_terminating() {
-            return Ok(claimed);
+            return Ok(Vec::new());
         }
+        let uid = &self.owner.uid;
         for object in strays {
             let mut patch = release_patch(uid, &object.meta().uid);
             if let Some(finalizer) = self.finalizer {
@@ -61,11 +73,9 @@ impl Claim<'_> {
             .objects
             .orphans(&self.owner.namespace, |labels| self.selector.matches(labels))
             .into_iter()
-            .filter(|object| !object.meta().is_terminating())
-            .filter(|object| member(object) && adoptable(object))
+            .filter(|object| !object.meta().is_terminating() && adoptable(object))
             .collect();
-        claimed.extend(self.adopt(orphans).await?);
-        Ok(claimed)
+        self.adopt(orphans).await
     }
 
     /// Makes the owner the controller of these, if it is there and stays; gives those that are its own now.

@@ -2,8 +2,8 @@
 //! Source: `k8s.io/kubernetes/pkg/controller/replicaset`.
 
 mod apply;
-mod members;
 mod plan;
+mod roster;
 mod status;
 mod types;
 
@@ -21,7 +21,7 @@ use reconcile::{
 
 use crate::claim::{adopters, former, resolve};
 use crate::context::{Ctx, ready};
-use members::Standings;
+use roster::Rosters;
 
 pub(crate) use types::decode;
 pub use types::{Set, SetCondition, SetSpec, SetStatus};
@@ -95,7 +95,7 @@ struct Worker {
     flavor: &'static Flavor,
     sets: Informer,
     pods: Informer,
-    standings: Standings,
+    rosters: Rosters,
     queue: Queue<Key>,
     expectations: Expectations,
     events: EventRecorder,
@@ -108,7 +108,7 @@ impl Worker {
             flavor,
             sets: ctx.informers.get(flavor.kind),
             pods: ctx.informers.get(kinds::PODS),
-            standings: Standings::default(),
+            rosters: Rosters::default(),
             queue: ctx.queue(flavor.queue),
             expectations: Expectations::new(ctx.clock.clone()),
             events: EventRecorder::new(ctx.client.clone(), ctx.clock.clone(), flavor.name, ""),
@@ -127,29 +127,28 @@ impl Worker {
         [sets, pods]
     }
 
-    /// Keeps how far the pods of sets of this kind have come, and nothing of others.
-    fn keep_standing(&self, change: &Change) {
-        let of_a_set = |pod: &&Arc<api::Object>| {
-            pod.meta().controller().is_some_and(|owner| owner.kind == self.flavor.kind.kind)
+    /// Keeps the pods of sets of this kind, and nothing of others.
+    fn keep(&self, change: &Change) {
+        let set = |pod: &Arc<Object>| {
+            let owner = pod.meta().controller().filter(|owner| owner.kind == self.flavor.kind.kind)?;
+            Some(owner.uid.clone())
         };
-        match change.new.as_ref().filter(of_a_set) {
-            Some(pod) => self.standings.put(pod),
-            None => {
-                if let Some(former) = &change.old {
-                    self.standings.remove(&former.meta().uid);
-                }
-            }
-        }
-        // Another pod of the same name, where nobody told that the first was gone.
-        if let (Some(old), Some(new)) = (&change.old, &change.new)
-            && old.meta().uid != new.meta().uid
+        let (old, new) = (change.old.as_ref(), change.new.as_ref());
+        let (was, is) = (old.and_then(set), new.and_then(set));
+        let uid = |pod: Option<&Arc<Object>>| pod.map(|pod| pod.meta().uid.clone());
+        // It has left its set, or is another pod of the same name where nobody told that the first was gone.
+        if let (Some(set), Some(pod)) = (&was, uid(old))
+            && (was != is || uid(new).as_ref() != Some(&pod))
         {
-            self.standings.remove(&old.meta().uid);
+            self.rosters.remove(set, &pod);
+        }
+        if let (Some(set), Some(pod)) = (&is, new) {
+            self.rosters.put(set, pod);
         }
     }
 
     fn pod_changed(&self, change: &Change) {
-        self.keep_standing(change);
+        self.keep(change);
         let Some(pod) = change.latest().map(|pod| pod.meta()) else { return };
         let kind = &self.flavor.kind;
         former(&self.sets, kind, change).into_iter().for_each(|set| self.queue.add(set));
@@ -159,7 +158,7 @@ impl Worker {
             return adopters.into_iter().for_each(|set| self.queue.add(set));
         };
         self.expectations.pod_changed(&set.key(), change);
-        self.queue.add_gathered(set.key(), self.pods.owned_count(&set.meta().uid), LOOKED_AT);
+        self.queue.add_gathered(set.key(), self.rosters.len(&set.meta().uid), LOOKED_AT);
     }
 }
 

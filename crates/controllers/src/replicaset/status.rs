@@ -1,39 +1,29 @@
 //! What a set's status says.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::members::Member;
+use super::roster::Count;
 use super::types::{Set, SetCondition, SetStatus};
-use crate::pods;
-use crate::selector::is_subset;
 
 /// A failure to make or delete pods: reason and message.
 pub(super) type Failure = (&'static str, String);
 
-/// The status of a set with these active pods, and so many that are leaving where that is told.
+/// The status of a set with so many pods; `leaving` are told where they are counted.
 pub(super) fn status(
     set: &Set,
-    active: &[Member],
-    leaving: Option<i64>,
+    pods: &Count,
+    leaving: Option<usize>,
     failure: Option<&Failure>,
     now: Timestamp,
 ) -> SetStatus {
-    let labels: BTreeMap<String, String> =
-        serde_json::from_value(set.spec.template["metadata"]["labels"].clone()).unwrap_or_default();
-    let min_ready = set.min_ready();
-    let count = |holds: &dyn Fn(&Member) -> bool| {
-        i64::try_from(active.iter().filter(|member| holds(member)).count()).unwrap_or(i64::MAX)
-    };
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     SetStatus {
-        replicas: count(&|_| true),
-        fully_labeled_replicas: count(&|member| is_subset(&labels, &member.pod.meta().labels)),
-        ready_replicas: count(&|member| member.standing.is_ready()),
-        available_replicas: count(&|member| member.standing.is_available(min_ready, now)),
-        terminating_replicas: leaving,
+        replicas: number(pods.active),
+        fully_labeled_replicas: number(pods.labelled),
+        ready_replicas: number(pods.ready),
+        available_replicas: number(pods.available),
+        terminating_replicas: leaving.map(number),
         observed_generation: set.metadata.generation,
         conditions: conditions(&set.status.conditions, failure, now),
     }
@@ -59,13 +49,6 @@ fn conditions(held: &[SetCondition], failure: Option<&Failure>, now: Timestamp) 
     conditions
 }
 
-/// When the next ready pod becomes available.
-pub(super) fn next_available(set: &Set, active: &[Member], now: Timestamp) -> Option<Duration> {
-    let min_ready = set.min_ready();
-    let moments = active.iter().filter_map(|member| member.standing.available_at(min_ready));
-    pods::next_moment(moments, min_ready, now)
-}
-
 /// A merge patch for the status of the object with this uid: zeros are absent, as upstream leaves them out.
 pub(super) fn patch(uid: &str, status: &SetStatus) -> Value {
     let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
@@ -86,33 +69,16 @@ pub(super) fn patch(uid: &str, status: &SetStatus) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::time::Duration;
 
-    use api::Object;
-
-    use super::super::members::Standings;
     use super::*;
 
     #[test]
     fn counts_and_the_failure_condition() {
-        let set: Set = serde_json::from_value(json!({
-            "metadata": { "generation": 4 },
-            "spec": { "minReadySeconds": 10, "template": { "metadata": { "labels": { "a": "b" } } } },
-        }))
-        .unwrap();
+        let set: Set = serde_json::from_value(json!({ "metadata": { "generation": 4 } })).unwrap();
         let now: Timestamp = "2024-01-01T00:00:15Z".parse().unwrap();
-        let ready = |since: &str| json!([{ "type": "Ready", "status": "True", "lastTransitionTime": since }]);
-        let member = |pod: &Value| {
-            let pod = Arc::new(Object::parse(serde_json::to_vec(pod).unwrap().into()).unwrap());
-            Member { standing: Standings::default().of(&pod).unwrap(), pod }
-        };
-        let pods = [
-            json!({ "metadata": { "labels": { "a": "b", "c": "d" } }, "status": { "conditions": ready("2024-01-01T00:00:00Z") } }),
-            json!({ "status": { "conditions": ready("2024-01-01T00:00:10Z") } }),
-            json!({}),
-        ];
-        let pods = pods.each_ref().map(member);
         let failure = ("FailedCreate", "quota".to_owned());
+        let pods = Count { active: 3, labelled: 1, ready: 2, available: 1, leaving: 2, next_available: None };
         let status = status(&set, &pods, Some(2), Some(&failure), now);
         assert_eq!(patch("u", &status)["status"]["terminatingReplicas"], 2);
         let untold = super::status(&set, &pods, None, None, now);
@@ -125,7 +91,6 @@ mod tests {
         );
         assert_eq!(counts, (3, 1, 2, 1));
         assert_eq!((status.observed_generation, status.conditions[0].reason.as_str()), (4, "FailedCreate"));
-        assert_eq!(next_available(&set, &pods, now), Some(Duration::from_secs(5)));
         let kept = conditions(
             &status.conditions,
             Some(&("FailedCreate", "other words".to_owned())),
