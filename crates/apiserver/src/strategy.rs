@@ -226,6 +226,12 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
+    /// For how long, at most, a change waits for others in this namespace, so that one wait for the disk serves them all.
+    /// Zero where somebody waits for the answer.
+    fn patience(&self, _namespace: &str) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether `metadata.generation` counts changes of everything but metadata and status.
     fn generation(&self) -> bool {
         true

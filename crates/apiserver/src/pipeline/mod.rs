@@ -113,6 +113,8 @@ pub struct Pipeline {
     pub(crate) definitions: definitions::Progress,
     /// The way to extension API servers, for components of this process.
     aggregator: OnceLock<Arc<Aggregator>>,
+    /// Where the spans begin in which patient writes gather.
+    started: Instant,
     tasks: Tasks,
 }
 
@@ -179,6 +181,7 @@ impl Pipeline {
             expiry: expiry::Expiry::default(),
             definitions: definitions::Progress::default(),
             aggregator: OnceLock::new(),
+            started: Instant::now(),
             tasks,
         });
         pipeline.spawn(definitions::follow(Arc::downgrade(&pipeline)));

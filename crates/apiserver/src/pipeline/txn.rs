@@ -2,6 +2,7 @@
 //! between.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::connect::User;
 use api::decode::{NESTING_MAX, nests_within};
@@ -60,6 +61,9 @@ impl Pipeline {
             Some(ttl) => self.expiry.lease(&*self.parts.store, ttl, self.parts.clock.now()).await?,
         };
         let write = Op::Put { key: path.clone().into(), value, lease };
+        if expected != 0 {
+            self.wait_for_others(asked.strategy.patience(&key.namespace)).await;
+        }
         let committed = self.commit(&path, expected, write, companions).await;
         if committed.is_err() && lease != 0 {
             // It may be the lease that is gone: the next write gets another.
@@ -72,6 +76,13 @@ impl Pipeline {
                 Ok(Outcome::Written(Arc::new(object)))
             }
             Err(outcome) => Ok(outcome),
+        }
+    }
+
+    /// Waits until the end of the present span of this length: all who wait in one span go on together.
+    async fn wait_for_others(&self, span: Duration) {
+        if !span.is_zero() {
+            tokio::time::sleep(left_of(span, self.started.elapsed())).await;
         }
     }
 
@@ -235,6 +246,12 @@ impl Pipeline {
     }
 }
 
+/// How long it is until the span ends in which one is after so long; spans follow one another.
+fn left_of(span: Duration, elapsed: Duration) -> Duration {
+    let past = elapsed.as_nanos().checked_rem(span.as_nanos()).and_then(|past| u64::try_from(past).ok());
+    span.saturating_sub(Duration::from_nanos(past.unwrap_or(0)))
+}
+
 fn compare(key: &str, revision: Revision) -> Compare {
     Compare { key: key.to_owned().into(), target: CompareTarget::ModRevision(revision) }
 }
@@ -242,4 +259,18 @@ fn compare(key: &str, revision: Revision) -> Compare {
 /// Whether a key is there, and since when.
 fn probe(key: &str) -> Op {
     Op::Range(RangeRequest { keys_only: true, ..RangeRequest::key(key.to_owned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_in_one_span_goes_on_at_its_end() {
+        let ms = Duration::from_millis;
+        for (elapsed, end) in [(0, 20), (1, 20), (19, 20), (20, 40), (39, 40), (100_000_007, 100_000_020)] {
+            assert_eq!(ms(elapsed) + left_of(ms(20), ms(elapsed)), ms(end));
+        }
+        assert_eq!(left_of(Duration::ZERO, ms(7)), Duration::ZERO);
+    }
 }
