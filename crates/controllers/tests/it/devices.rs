@@ -91,6 +91,7 @@ async fn pods_have_their_claims_until_they_end() {
     allocate(&cluster, &claim, json!([])).await;
     cluster.until(RESOURCE_CLAIMS, &claim, is_used_by(&made)).await;
     // One that somebody deletes waits until nobody uses it; the pod's end frees it and takes it away for good.
+    cluster.until(kinds::PODS, &key, |pod| pod["status"]["phase"] == "Running").await;
     let before = at_rest(&cluster, &["resource_claim"]).await;
     let ended = json!({ "status": { "phase": "Succeeded" } });
     let (pods, merge) = (kinds::PODS.gvr(), api::PatchType::Merge);
@@ -310,6 +311,8 @@ async fn a_claim_for_extended_resources_counts_once_and_goes_with_its_pod() {
     let anew = |held: &Value| held["status"]["hard"][gpu] == "8" && uses("2", "2")(held);
     cluster.until(kinds::RESOURCE_QUOTAS, &quota, anew).await;
 
+    // Its node has told how it is: it tells nothing after its end.
+    cluster.until(kinds::PODS, &held.key(), |pod| pod["status"]["phase"] == "Running").await;
     let ended = json!({ "status": { "phase": "Succeeded" } });
     cluster.client.patch(&pods, &held.key(), "status", merge, &ended).await.unwrap();
     let left = |claims: &[Arc<Object>]| claims.iter().map(|claim| claim.meta().name.clone()).eq(["own"]);
