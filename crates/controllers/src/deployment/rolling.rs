@@ -24,13 +24,14 @@ impl Planner {
         to != current && self.scale(None, to)
     }
 
-    /// The size of the new set, which has `current`: all that is wanted, within the surge. Source: `NewRSNewReplicas`.
+    /// The size of the new set, which has `current`: all that is wanted, within the surge. Source: `NewRSNewReplicas`;
+    /// stricter in that pods of the others count until they are known to go, since a request to delete one may fail.
     pub(super) fn size_of_new(&self, current: i64) -> i64 {
         let desired = self.deployment.replicas();
         if self.deployment.recreates() {
             return desired;
         }
-        let others: i64 = self.old.iter().map(Set::replicas).sum();
+        let others: i64 = self.old.iter().map(|set| set.replicas().max(set.status.replicas)).sum();
         let room = desired.saturating_add(self.deployment.max_surge()) - others.saturating_add(current);
         if room <= 0 { current } else { current + room.min(desired - current) }
     }

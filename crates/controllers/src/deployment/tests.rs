@@ -320,13 +320,19 @@ fn scaling_in_the_middle_of_a_rollout_is_proportional() {
     model.settle(&mut chance, |_| {});
     model.deployment.spec.template = template(2);
     model.deployment.metadata.generation += 1;
-    model.pass();
-    model.pass();
+    let old = model.sets.keys().next().unwrap().clone();
     let sizes = |model: &Model| {
         let mut sizes: Vec<i64> = model.sets.values().map(Set::replicas).collect();
         sizes.sort_unstable();
         sizes
     };
+    model.pass();
+    model.pass();
+    // Pods that are still there leave no room for others.
+    assert_eq!(sizes(&model), [3, 8]);
+    model.scale_pods(&old);
+    model.report(&old);
+    model.pass();
     // The example of upstream's documentation: 8 old and 5 new pods, then 15 are wanted instead of 10.
     assert_eq!(sizes(&model), [5, 8]);
     model.deployment.spec.replicas = Some(15);
