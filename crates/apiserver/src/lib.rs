@@ -15,6 +15,7 @@ pub mod field;
 mod flow;
 mod gathered;
 pub mod http;
+mod identity;
 mod lengthy;
 pub mod names;
 pub mod net;
