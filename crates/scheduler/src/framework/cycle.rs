@@ -166,8 +166,8 @@ impl<'a> Filters<'a> {
         for (plugin, counts) in profile.filters.iter().zip(&profile.evaluated.filters) {
             let before = profile.pre_filters.contains(plugin.name());
             let said = plugin.filter(pod, cluster);
-            if let Some(lap) = lap.as_mut().filter(|_| before) {
-                lap.took(plugin.name(), point::PRE_FILTER, said.status());
+            if let Some(lap) = &mut lap {
+                lap.took_if(before, plugin.name(), point::PRE_FILTER, said.status());
             }
             match said {
                 PreFilter::Skip => {}
@@ -478,9 +478,10 @@ impl Profile {
         let mut lap = times.map(Lap::new);
         for ((plugin, weight), counts) in self.scores.iter().zip(&self.evaluated.scores) {
             let rate = plugin.rate(pod, cluster, states);
-            if let Some(lap) = lap.as_mut().filter(|_| self.pre_scores.contains(plugin.name())) {
+            if let Some(lap) = &mut lap {
+                let before = self.pre_scores.contains(plugin.name());
                 let status = if rate.is_some() { status::SUCCESS } else { status::SKIP };
-                lap.took(plugin.name(), point::PRE_SCORE, status);
+                lap.took_if(before, plugin.name(), point::PRE_SCORE, status);
             }
             let Some(rate) = rate else { continue };
             counts.add(u64::try_from(states.len()).unwrap_or(u64::MAX));

@@ -137,7 +137,14 @@ impl<'a> Lap<'a> {
     }
 
     pub(super) fn took(&mut self, plugin: &str, point: &str, status: &str) {
+        self.took_if(true, plugin, point, status);
+    }
+
+    /// The same for a plugin that may not take part at the point: then its time is nobody's.
+    pub(super) fn took_if(&mut self, takes_part: bool, plugin: &str, point: &str, status: &str) {
         let took = self.next();
-        self.times.took(plugin, point, status, took);
+        if takes_part {
+            self.times.took(plugin, point, status, took);
+        }
     }
 }
