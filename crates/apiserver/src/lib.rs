@@ -15,6 +15,7 @@ pub mod field;
 mod flow;
 mod gathered;
 pub mod http;
+mod identity;
 mod lengthy;
 pub mod names;
 pub mod net;
@@ -39,6 +40,7 @@ mod watched;
 mod webhook;
 pub mod words;
 
+pub use aggregation::{Extension, ExtensionResource};
 pub use authn::Access;
 pub use build::{BuildError, Config};
 pub use pipeline::{Parts, Pipeline, rfc3339};

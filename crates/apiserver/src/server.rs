@@ -27,6 +27,7 @@ use crate::bootstrap::{Bootstrap, administrator};
 use crate::flow;
 use crate::gathered::Gathered;
 use crate::http::{Front, Known, Remote};
+use crate::identity;
 use crate::peers;
 use crate::pipeline::Pipeline;
 use crate::pki::Pki;
@@ -307,6 +308,7 @@ impl Component for Server {
         if self.bootstrap.lock().servers.is_some() {
             ctx.spawn(peers::keep(pipeline.clone(), self.bootstrap.clone()));
         }
+        ctx.spawn(identity::keep(pipeline.clone()));
         let weak = || Arc::downgrade(&pipeline);
         ctx.spawn(aggregation::register(weak(), started.clone()));
         ctx.spawn(aggregation::follow(weak(), self.front.aggregator.clone(), started.clone()));

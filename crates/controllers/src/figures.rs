@@ -6,6 +6,7 @@ pub(crate) mod evictions;
 pub(crate) mod jobs;
 pub(crate) mod made;
 pub(crate) mod mirroring;
+pub(crate) mod published;
 pub(crate) mod slices;
 pub(crate) mod volumes;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use api::Key;
 use prometheus::{
-    Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
@@ -21,6 +22,7 @@ use autoscalers::AutoscalerFigures;
 use evictions::EvictionFigures;
 use jobs::{ClaimFigures, JobFigures};
 use mirroring::MirrorFigures;
+use published::PublishFigures;
 use slices::SliceFigures;
 use volumes::VolumeFigures;
 
@@ -51,6 +53,12 @@ pub struct Figures {
     pub(crate) jobs: JobFigures,
     /// Of claims to devices.
     pub(crate) claims: ClaimFigures,
+    /// Of the authority in each namespace.
+    pub(crate) root_ca: PublishFigures,
+    /// Of the authority that pods mount.
+    pub(crate) trust_bundle: PublishFigures,
+    /// How often garbage collection went on without resources that it could not list.
+    pub(crate) unlisted: IntCounter,
 }
 
 impl Figures {
@@ -78,7 +86,15 @@ impl Figures {
             let gauge = IntGaugeVec::new(Opts::new(format!("statefulset_controller_{name}"), help), &labels)?;
             registry.register(Box::new(gauge.clone())).map(|()| gauge)
         };
+        let unlisted = IntCounter::new(
+            "garbagecollector_controller_resources_sync_error_total",
+            "[ALPHA] How often garbage collection went on without resources that it could not list.",
+        )?;
+        registry.register(Box::new(unlisted.clone()))?;
         Ok(Self {
+            unlisted,
+            root_ca: PublishFigures::new(registry, "root_ca_cert_publisher")?,
+            trust_bundle: PublishFigures::new(registry, "clustertrustbundle_publisher")?,
             syncs: counter(
                 "job_controller_job_syncs_total",
                 "[STABLE] How often Jobs were looked at.",
@@ -189,6 +205,7 @@ mod tests {
             r#"job_controller_jobs_finished_total{completion_mode="NonIndexed",reason="BackoffLimitExceeded",result="failed"} 1"#,
             r#"job_controller_job_pods_finished_total{completion_mode="NonIndexed",result="succeeded"} 3"#,
             r#"cronjob_controller_job_creation_skew_duration_seconds_bucket{le="4"} 1"#,
+            "garbagecollector_controller_resources_sync_error_total 0",
             "node_collector_evictions_total{zone=\"r:\0:z\"} 1",
             r#"statefulset_controller_statefulset_max_unavailable{pod_management_policy="Parallel",statefulset_name="stays",statefulset_namespace="ns"} 2"#,
             r#"statefulset_controller_statefulset_unavailable_replicas{pod_management_policy="Parallel",statefulset_name="stays",statefulset_namespace="ns"} 1"#,

@@ -46,6 +46,7 @@ pub mod ttl_after_finished;
 
 mod amount;
 mod claim;
+mod claim_users;
 mod followed;
 mod history;
 mod pod_control;

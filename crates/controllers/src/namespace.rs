@@ -116,6 +116,8 @@ pub(crate) struct Remains {
     grace: Duration,
     /// What could not be deleted.
     failures: Vec<String>,
+    /// Group versions of which nobody knows what there is.
+    silent: Vec<String>,
 }
 
 impl Remains {
@@ -135,7 +137,7 @@ impl Remains {
     }
 
     fn is_empty(&self) -> bool {
-        self.counts.is_empty() && self.failures.is_empty()
+        self.counts.is_empty() && self.failures.is_empty() && self.silent.is_empty()
     }
 
     /// The conditions that say why a namespace is still there, in upstream's words.
@@ -157,12 +159,18 @@ impl Remains {
             self.failures.len(),
             self.failures.join(", ")
         );
+        let stale = |version: &String| format!("{version}: stale GroupVersion discovery: {version}");
+        let undiscovered = format!(
+            "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+            self.silent.len(),
+            self.silent.iter().map(stale).collect::<Vec<_>>().join(", ")
+        );
         let rows = [
             (
                 "NamespaceDeletionDiscoveryFailure",
-                false,
-                "",
-                "",
+                !self.silent.is_empty(),
+                "DiscoveryFailed",
+                undiscovered.as_str(),
                 "ResourcesDiscovered",
                 "All resources successfully discovered",
             ),
@@ -245,13 +253,15 @@ impl Reconcile<Key> for Worker {
 impl Worker {
     /// Deletes all content and tells what is left.
     async fn empty(&self, namespace: &str) -> Result<Remains, BoxError> {
-        let served = self.ctx.catalog.served();
+        let (served, extensions) = (self.ctx.catalog.served(), self.ctx.catalog.extensions());
         let (pods, others): (Vec<_>, Vec<_>) = served
             .iter()
+            .chain(&extensions.served)
             .filter(|row| row.namespaced)
             .map(|row| &row.resource)
             .partition(|resource| **resource == kinds::PODS.gvr());
-        let mut remains = Remains::default();
+        // What nobody knows of may well be there: the namespace stays, and all else goes.
+        let mut remains = Remains { silent: extensions.silent, ..Remains::default() };
         for resources in [pods, others] {
             for resource in resources {
                 match self.empty_of(namespace, resource).await {
@@ -259,7 +269,7 @@ impl Worker {
                     Err(status) => remains.failures.push(format!("{resource}: {status}")),
                 }
             }
-            if !remains.is_empty() {
+            if !remains.counts.is_empty() || !remains.failures.is_empty() {
                 break;
             }
         }
@@ -269,7 +279,13 @@ impl Worker {
     /// Deletes the objects of one resource and gives what is left of them.
     async fn empty_of(&self, namespace: &str, resource: &GroupVersionResource) -> Result<List, Status> {
         let options = ListOptions { limit: 500, ..ListOptions::default() };
-        let listed = self.ctx.client.list(resource, namespace, options.clone()).await?;
+        let listed = match self.ctx.client.list(resource, namespace, options.clone()).await {
+            // Nobody serves it any more, or not so. Source: `listCollection`.
+            Err(status) if matches!(status.reason, Reason::MethodNotAllowed | Reason::NotFound) => {
+                return Ok(List::default());
+            }
+            listed => listed?,
+        };
         if listed.items.is_empty() {
             return Ok(listed);
         }
@@ -357,6 +373,15 @@ mod tests {
             others.conditions(&[], now)[3]["message"],
             "Some resources are remaining: deployments.apps has 2 resource instances"
         );
+        let silent = ["a.example.com/v1", "b.example.com/v2"].map(str::to_owned).to_vec();
+        let undiscovered = Remains { silent, ..Remains::default() };
+        assert_eq!(
+            undiscovered.conditions(&[], now)[0]["message"],
+            "Discovery failed for some groups, 2 failing: unable to retrieve the complete list of server APIs: \
+             a.example.com/v1: stale GroupVersion discovery: a.example.com/v1, \
+             b.example.com/v2: stale GroupVersion discovery: b.example.com/v2"
+        );
+        assert!(!undiscovered.is_empty());
         let conditions = remains.conditions(&[], now);
         assert_eq!(conditions[3]["message"], "Some resources are remaining: pods. has 2 resource instances");
         assert_eq!(

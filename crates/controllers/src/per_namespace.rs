@@ -2,6 +2,7 @@
 //! authority. Source: `k8s.io/kubernetes/pkg/controller/{serviceaccount,certificates/rootcacertpublisher}`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{Key, Object, PatchType, Reason};
 use async_trait::async_trait;
@@ -162,11 +163,22 @@ struct Worker {
 #[async_trait]
 impl Reconcile<String> for Worker {
     async fn reconcile(&self, namespace: &String) -> Result<Action, BoxError> {
+        let begun = Instant::now();
+        let done = self.sync(namespace).await;
+        if let Some(figures) = self.ctx.figures.as_ref().filter(|_| self.kept == Kept::RootCa) {
+            figures.root_ca.synced(&done, begun.elapsed());
+        }
+        done
+    }
+}
+
+impl Worker {
+    async fn sync(&self, namespace: &str) -> Result<Action, BoxError> {
         let alive = |held: &Arc<Object>| !held.meta().is_terminating();
-        if self.namespaces.get(&Key::new("", namespace.as_str())).filter(alive).is_none() {
+        if self.namespaces.get(&Key::new("", namespace)).filter(alive).is_none() {
             return Ok(Action::Done);
         }
-        let key = Key::new(namespace.as_str(), self.kept.name());
+        let key = Key::new(namespace, self.kept.name());
         let resource = self.kept.kind().gvr();
         let ca = &*self.ctx.root_ca_pem.borrow().clone();
         let Some(held) = self.objects.get(&key) else {

@@ -1,17 +1,20 @@
 //! Lets claims, volumes and volume attributes classes go whose deletion has begun, once nobody uses them. What keeps them
-//! until then is a finalizer, which admission gives them, and this controller where they lack it. Source: `k8s.io/kubernetes/pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`.
+//! until then is a finalizer, which admission gives them, and this controller where they lack it. A bound claim says in the
+//! condition `Unused` whether pods use it, and since when. Source:
+//! `k8s.io/kubernetes/pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`, KEP-5541.
 
 use std::sync::Arc;
 
-use api::{Key, ListOptions, Object};
+use api::{Key, ListOptions, Object, PatchType, Status};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
 use futures::future::join_all;
 use reconcile::{Action, Change, Informer, Kind, Queue, Reconcile, kinds, run_workers};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::claim::ignore_missing;
+use crate::claim::{ignore_gone, ignore_missing};
+use crate::claim_users::ClaimUsers;
 use crate::context::{Ctx, decode, ready};
 use crate::pods::{claims_of, uses_claim};
 
@@ -91,13 +94,16 @@ impl Component for StorageProtection {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let informers = Protected::ALL.map(|what| self.ctx.informers.get(what.kind()));
         let pods = self.ctx.informers.get(kinds::PODS);
-        let worker = Worker { ctx: self.ctx.clone(), informers, pods };
+        let users = Arc::new(ClaimUsers::default());
+        let worker = Worker { ctx: self.ctx.clone(), informers, pods, users: users.clone() };
         let queues: Queues = Protected::ALL.map(|what| self.ctx.queue(what.queue()));
         let mut registrations = Vec::new();
         for (what, informer) in Protected::ALL.into_iter().zip(&worker.informers) {
             let (queues, known) = (queues.clone(), worker.informers.clone());
             registrations.push(informer.on_change(move |change| {
-                if change.new.as_ref().is_some_and(|held| todo(held, what.finalizer()).is_some()) {
+                let is_claim = what == Protected::Claim;
+                if change.new.as_ref().is_some_and(|held| is_claim || todo(held, what.finalizer()).is_some())
+                {
                     what.of(&queues).add((what, change.key.clone()));
                 }
                 // A claim or volume that goes or changes may have been the last to use a class.
@@ -108,7 +114,10 @@ impl Component for StorageProtection {
         }
         let (from_pods, claims) = (queues.clone(), worker.informers[0].clone());
         registrations.push(worker.pods.on_change(move |change| {
-            // Only a pod that is gone, or another one now, uses its claims no more.
+            for claim in users.changed(change) {
+                Protected::Claim.of(&from_pods).add((Protected::Claim, claim));
+            }
+            // Only a pod that is gone, or another one now, holds its claims no more.
             let Some(gone) = former_pod(change) else { return };
             let used = decode::<Value>(gone).map(|pod| claims_of(&pod)).unwrap_or_default();
             let held = used.into_iter().filter_map(|name| {
@@ -166,6 +175,7 @@ struct Worker {
     /// Claims, volumes, classes.
     informers: [Informer; 3],
     pods: Informer,
+    users: Arc<ClaimUsers>,
 }
 
 impl Worker {
@@ -214,6 +224,64 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Gives what lacks its finalizer that, and lets go what nobody uses.
+    async fn protect(&self, what: Protected, key: &Key, held: &Object) -> Result<(), BoxError> {
+        let Some(todo) = todo(held, what.finalizer()) else { return Ok(()) };
+        if todo == Todo::Release
+            && (self.is_used(what, held)?
+                || (what == Protected::Claim && self.is_used_after_all(held).await?))
+        {
+            return Ok(());
+        }
+        let mut object: Value = decode(held)?;
+        let mut finalizers = held.meta().finalizers.clone();
+        finalizers.retain(|name| name != what.finalizer());
+        if todo == Todo::Protect {
+            finalizers.push(what.finalizer().to_owned());
+        }
+        object["metadata"]["finalizers"] = finalizers.into();
+        let written = self.ctx.client.update(&what.kind().gvr(), key, "", &object).await;
+        ignore_missing(written)?;
+        Ok(())
+    }
+
+    /// Says on a claim whether pods use it, unless it says so.
+    async fn tell_use(&self, key: &Key, claim: &Object) -> Result<(), BoxError> {
+        let now = reconcile::time::seconds(self.ctx.clock.now());
+        let Some(condition) = unused(&decode(claim)?, self.users.uses(key), &now) else { return Ok(()) };
+        let patch =
+            json!({ "metadata": { "uid": claim.meta().uid }, "status": { "conditions": [condition] } });
+        let resource = kinds::PERSISTENT_VOLUME_CLAIMS.gvr();
+        let strategic = PatchType::StrategicMerge;
+        let written: Result<_, Status> =
+            self.ctx.client.patch(&resource, key, "status", strategic, &patch).await;
+        if let Some(figures) = &self.ctx.figures {
+            figures.volumes.told_unused(written.is_ok());
+        }
+        ignore_gone(written)?;
+        Ok(())
+    }
+}
+
+/// The condition that says whether a claim is used, where it has to be written: what is not bound says nothing of it, and
+/// what is on its way out need not. Pure.
+fn unused(claim: &Value, used: bool, now: &str) -> Option<Value> {
+    if claim["status"]["phase"] != "Bound" || claim["metadata"]["deletionTimestamp"].is_string() {
+        return None;
+    }
+    let (status, reason, message) = match used {
+        true => ("False", "PodUsingPVC", "A pod is currently referencing this PVC"),
+        false => ("True", "NoPodsUsingPVC", "No pods are currently referencing this PVC"),
+    };
+    let mut held = claim["status"]["conditions"].as_array().into_iter().flatten();
+    let said = held.find(|held| held["type"] == "Unused").is_some_and(|held| held["status"] == status);
+    (!said).then(|| {
+        json!({ "type": "Unused", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": now })
+    })
+}
+
 /// Whether a pod that has a node mounts a claim. Pure.
 fn pod_uses(pod: &Value, claim: &str) -> bool {
     pod["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty()) && uses_claim(pod, claim)
@@ -236,22 +304,10 @@ impl Reconcile<Item> for Worker {
     async fn reconcile(&self, (what, key): &Item) -> Result<Action, BoxError> {
         let informer = self.informer(*what);
         let Some(held) = informer.get(key) else { return Ok(Action::Done) };
-        let Some(todo) = todo(&held, what.finalizer()) else { return Ok(Action::Done) };
-        if todo == Todo::Release
-            && (self.is_used(*what, &held)?
-                || (*what == Protected::Claim && self.is_used_after_all(&held).await?))
-        {
-            return Ok(Action::Done);
+        self.protect(*what, key, &held).await?;
+        if *what == Protected::Claim {
+            self.tell_use(key, &held).await?;
         }
-        let mut object: Value = decode(&held)?;
-        let mut finalizers = held.meta().finalizers.clone();
-        finalizers.retain(|name| name != what.finalizer());
-        if todo == Todo::Protect {
-            finalizers.push(what.finalizer().to_owned());
-        }
-        object["metadata"]["finalizers"] = finalizers.into();
-        let written = self.ctx.client.update(&what.kind().gvr(), key, "", &object).await;
-        ignore_missing(written)?;
         Ok(Action::Done)
     }
 }
@@ -302,6 +358,31 @@ mod tests {
         assert!(former_pod(&change(pod("a"), pod("b"))).is_some());
         assert!(former_pod(&change(pod("a"), pod("a"))).is_none());
         assert!(former_pod(&change(None, pod("a"))).is_none());
+    }
+
+    #[test]
+    fn a_bound_claim_says_whether_pods_use_it() {
+        let claim = |phase: &str, said: &str, ends: Option<&str>| {
+            json!({ "metadata": { "deletionTimestamp": ends }, "status": { "phase": phase, "conditions": [
+                { "type": "Resizing", "status": "True" }, { "type": "Unused", "status": said }] } })
+        };
+        let now = "2026-01-01T00:00:00Z";
+        let told = |claim: Value, used| {
+            unused(&claim, used, now).map(|it| (it["status"].clone(), it["reason"].clone()))
+        };
+        let (used, idle) = ((json!("False"), json!("PodUsingPVC")), (json!("True"), json!("NoPodsUsingPVC")));
+        let fresh = json!({ "status": { "phase": "Bound" } });
+        assert_eq!((told(fresh.clone(), true), told(fresh, false)), (Some(used.clone()), Some(idle.clone())));
+        assert_eq!(
+            (told(claim("Bound", "True", None), true), told(claim("Bound", "True", None), false)),
+            (Some(used), None)
+        );
+        assert_eq!(
+            (told(claim("Bound", "False", None), false), told(claim("Bound", "False", None), true)),
+            (Some(idle), None)
+        );
+        assert_eq!(told(claim("Pending", "", None), false), None);
+        assert_eq!(told(claim("Bound", "False", Some(now)), false), None);
     }
 
     #[test]

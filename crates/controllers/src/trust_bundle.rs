@@ -2,6 +2,7 @@
 //! Source: `k8s.io/kubernetes/pkg/controller/certificates/clustertrustbundlepublisher`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{DeleteOptions, Key, Object, PatchType, Reason};
 use async_trait::async_trait;
@@ -93,6 +94,17 @@ fn is_ours(bundle: &Object) -> bool {
 #[async_trait]
 impl Reconcile<()> for Worker {
     async fn reconcile(&self, (): &()) -> Result<Action, BoxError> {
+        let begun = Instant::now();
+        let done = self.sync().await;
+        if let Some(figures) = &self.ctx.figures {
+            figures.trust_bundle.synced(&done, begun.elapsed());
+        }
+        done
+    }
+}
+
+impl Worker {
+    async fn sync(&self) -> Result<Action, BoxError> {
         let pem = self.ctx.root_ca_pem.borrow().clone();
         if pem.is_empty() {
             return Ok(Action::Done);
@@ -109,9 +121,7 @@ impl Reconcile<()> for Worker {
         }
         Ok(Action::Done)
     }
-}
 
-impl Worker {
     async fn publish(&self, name: &str, pem: &str) -> Result<(), BoxError> {
         let (resource, key) = (self.bundles.resource(), Key::new("", name));
         let spec = json!({ "signerName": SIGNER, "trustBundle": pem });

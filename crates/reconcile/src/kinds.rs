@@ -1,6 +1,7 @@
 //! The resources that Skiff's own components work on, by name. What the server serves is the catalog's business; these
 //! are the versions that the components read and write.
 
+use std::fmt;
 use std::sync::Arc;
 
 use api::GroupVersionResource;
@@ -211,19 +212,50 @@ pub fn served(rows: &api::catalog::Catalog) -> Vec<Served> {
         .collect()
 }
 
+/// What extension API servers serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// What can be listed and deleted there, each resource in one version.
+    pub served: Vec<Served>,
+    /// Group versions (`example.com/v1`) whose server cannot be asked, in their order.
+    pub silent: Vec<String>,
+}
+
+/// Tells what extension API servers serve, whenever it is asked.
+#[derive(Clone)]
+struct Teller(Arc<dyn Fn() -> Extensions + Send + Sync>);
+
+impl fmt::Debug for Teller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Teller")
+    }
+}
+
 /// What can be listed, watched and deleted at present: the generic controllers (garbage collection, namespaces) work on
 /// all of it. Whoever knows sets it; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     rows: Arc<RwLock<Arc<Rows>>>,
     served: Arc<watch::Sender<Arc<[Served]>>>,
+    extensions: Option<Teller>,
 }
 
 impl Catalog {
     /// A catalog of what is among these rows; see [`served`].
     pub fn new(rows: Arc<Rows>) -> Self {
         let served = Arc::new(watch::Sender::new(served(&rows).into()));
-        Self { rows: Arc::new(RwLock::new(rows)), served }
+        Self { rows: Arc::new(RwLock::new(rows)), served, extensions: None }
+    }
+
+    /// The same where `tell` knows what extension API servers serve.
+    #[must_use]
+    pub fn extended(self, tell: impl Fn() -> Extensions + Send + Sync + 'static) -> Self {
+        Self { extensions: Some(Teller(Arc::new(tell))), ..self }
+    }
+
+    /// What extension API servers serve now.
+    pub fn extensions(&self) -> Extensions {
+        self.extensions.as_ref().map(|teller| (teller.0)()).unwrap_or_default()
     }
 
     /// The server's rows, with the types of all kinds.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::framework::tally::{point, status};
 use crate::framework::{Event, Freed, Preemption, Preparation};
 use crate::metrics::{Attempt, Outcome};
 use crate::storage::types::Version;
@@ -16,6 +17,16 @@ use crate::turns::Ticket;
 use crate::types::Pod;
 use crate::{SCHEDULER_ERROR, Shared};
 use crate::{devices, retry, storage};
+
+impl Shared {
+    /// A plugin has done what it does for a pod that was decided on; it counts if the decision was timed.
+    fn plugin_ran(&self, attempt: Attempt, point: &str, plugin: &str, well: bool, begun: Instant) {
+        if let Some(metrics) = self.metrics.as_ref().filter(|_| attempt.is_timed) {
+            let status = if well { status::SUCCESS } else { status::ERROR };
+            metrics.plugins().took(plugin, point, status, begun.elapsed());
+        }
+    }
+}
 
 /// Binds a pod to the node that it is assumed on.
 pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt, prepared: Prepared) {
@@ -28,7 +39,9 @@ pub(crate) async fn bind(shared: Arc<Shared>, pod: Arc<Pod>, attempt: Attempt, p
     let bound = match shared.bound_elsewhere(&pod).await {
         Some(bound) => bound,
         None => {
+            let begun = Instant::now();
             let bound = create_binding(&shared, &pod, &body).await;
+            shared.plugin_ran(attempt, point::BIND, "DefaultBinder", bound.is_ok(), begun);
             bound.map_err(|status| format!("running Bind plugin \"DefaultBinder\": {}", status.message))
         }
     };
@@ -96,6 +109,7 @@ pub(crate) async fn prepare(
         patch_status(shared, pod, &json!({ "nominatedNodeName": &*pod.node })).await;
     }
     for preparation in preparations {
+        let begun = Instant::now();
         let (plugin, done) = match preparation {
             Preparation::Volumes(plan) => {
                 ("VolumeBinding", storage::bind::carry_out(shared, pod, plan, pushed_out).await)
@@ -106,6 +120,7 @@ pub(crate) async fn prepare(
                 ("DynamicResources", done)
             }
         };
+        shared.plugin_ran(attempt, point::PRE_BIND, plugin, done.is_ok(), begun);
         let Err(why) = done else { continue };
         ran("Error");
         let why = match pushed_out.is_cancelled() {

@@ -48,7 +48,7 @@ use bind::{Prepared, Told};
 use cluster::Cluster;
 pub use config::Config;
 use framework::{Decision, Event, Preemption, Preparation, Profile, Refused, Turn};
-use metrics::{Attempt, Metrics, Outcome};
+use metrics::{Attempt, Metrics, Outcome, Work, Working};
 use queue::PodQueue;
 use turns::Turns;
 use types::Pod;
@@ -197,6 +197,7 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
         Next::Bind(pod, attempt) => {
             let mut ticket = shared.turns.enter(&pod.uid);
             drop(ctx.spawn_draining(async move {
+                let _binding = shared.working(Work::Binding);
                 ticket.turn().await;
                 bind::bind(shared, pod, attempt, Prepared::default()).await;
                 drop((ticket, permit));
@@ -208,6 +209,7 @@ fn write(ctx: &Context, shared: &Arc<Shared>, next: Next, permit: OwnedSemaphore
             let mut ticket = shared.turns.enter(&pod.uid);
             let ended = ctx.cancel().clone();
             drop(ctx.spawn_draining(async move {
+                let _binding = shared.working(Work::Binding);
                 let mut made = Prepared::default();
                 let prepared = async {
                     ticket.turn().await;
@@ -266,7 +268,7 @@ impl Shared {
         let state = State {
             queue: PodQueue::new(scheduler.config.backoff),
             cluster: Cluster::default(),
-            turn: Turn::default(),
+            turn: Turn::timed(scheduler.metrics.as_ref().map(|metrics| metrics.plugins().clone())),
             assumed: HashSet::new(),
             preempting: HashMap::new(),
             preparing: HashMap::new(),
@@ -305,6 +307,11 @@ impl Shared {
         if let Some(events) = self.events.get(at) {
             events.event(Involved::named(&kinds::PODS, &pod.key, &pod.uid), kind, reason, message);
         }
+    }
+
+    /// Counts work of a kind while it is held.
+    fn working(&self, work: Work) -> Option<Working> {
+        self.metrics.as_ref().map(|metrics| metrics.working(work))
     }
 
     /// Counts an attempt that ended.
@@ -418,9 +425,11 @@ impl State {
         };
         match decision {
             Decision::Node(node) => {
-                let preparations = profile.reserve(&pod, &node, &mut self.cluster);
+                let times = self.turn.sampled();
+                let preparations = profile.reserve(&pod, &node, &mut self.cluster, times);
                 let placed = Arc::new(Pod { node: node.into(), ..(*pod).clone() });
-                let attempt = Attempt { begun, waited: self.queue.waited(&placed.uid) };
+                let waited = self.queue.waited(&placed.uid);
+                let attempt = Attempt { begun, waited, is_timed: times.is_some() };
                 self.assumed.insert(placed.uid.clone());
                 self.cluster.put_pod(placed.clone());
                 if preparations.is_empty() {

@@ -7,11 +7,12 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    exponential_buckets,
+    Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, exponential_buckets,
 };
 
 use crate::Shared;
+use crate::framework::tally::Times;
 use crate::queue::{Counts, Waited};
 
 /// From so many attempts on they are not told apart. Source: `getAttemptsLabel`.
@@ -23,6 +24,26 @@ const ATTEMPTS_MAX: u32 = 15;
 pub(crate) struct Attempt {
     pub(crate) begun: Instant,
     pub(crate) waited: Option<Waited>,
+    /// Whether it is told how long plugins take for it.
+    pub(crate) is_timed: bool,
+}
+
+/// Work of which several go on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A pod is bound.
+    Binding,
+    /// An extender says how good nodes are.
+    Prioritizing,
+}
+
+/// Work that is going on, while this is held.
+pub(crate) struct Working(IntGauge);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// How an attempt to schedule a pod ended.
@@ -54,6 +75,13 @@ pub(crate) struct Metrics {
     waited: HistogramVec,
     tries: Histogram,
     points: HistogramVec,
+    plugins: Times,
+    plugin_seconds: HistogramVec,
+    /// No plugin has pods wait before they are bound, so that nothing is ever put there; upstream shows it likewise.
+    permits: HistogramVec,
+    works: IntGaugeVec,
+    /// Of [`Work`], in its order.
+    working: [IntGauge; 2],
     preemptions: IntCounter,
     claims: IntCounterVec,
     victims: Histogram,
@@ -65,7 +93,31 @@ impl Metrics {
         let histogram =
             |name: &str, help: &str, buckets: Vec<f64>| HistogramOpts::new(name, help).buckets(buckets);
         let of_attempt = ["profile", "result"];
+        let plugin_seconds = HistogramVec::new(
+            histogram(
+                "scheduler_plugin_execution_duration_seconds",
+                "[BETA] How long a plugin took at an extension point, of one decision in ten.",
+                exponential_buckets(0.00001, 1.5, 20)?,
+            ),
+            &["extension_point", "plugin", "status"],
+        )?;
+        let works = IntGaugeVec::new(
+            Opts::new("scheduler_goroutines", "[BETA] Work that is going on at once, by what it is."),
+            &["operation"],
+        )?;
         Ok(Self {
+            plugins: Times::new(plugin_seconds.clone()),
+            plugin_seconds,
+            permits: HistogramVec::new(
+                histogram(
+                    "scheduler_permit_wait_duration_seconds",
+                    "[BETA] How long pods waited until plugins permitted their binding.",
+                    exponential_buckets(0.001, 2.0, 15)?,
+                ),
+                &["result"],
+            )?,
+            working: ["binding", "prioritizing_extender"].map(|work| works.with_label_values(&[work])),
+            works,
             attempts: IntCounterVec::new(
                 Opts::new(
                     "scheduler_schedule_attempts_total",
@@ -83,7 +135,7 @@ impl Metrics {
             )?,
             decisions: Histogram::with_opts(histogram(
                 "scheduler_scheduling_algorithm_duration_seconds",
-                "[ALPHA] How long decisions took.",
+                "[BETA] How long decisions took.",
                 exponential_buckets(0.001, 2.0, 15)?,
             ))?,
             waited: HistogramVec::new(
@@ -135,6 +187,9 @@ impl Metrics {
         registry.register(Box::new(self.waited.clone()))?;
         registry.register(Box::new(self.tries.clone()))?;
         registry.register(Box::new(self.points.clone()))?;
+        registry.register(Box::new(self.plugin_seconds.clone()))?;
+        registry.register(Box::new(self.permits.clone()))?;
+        registry.register(Box::new(self.works.clone()))?;
         registry.register(Box::new(self.preemptions.clone()))?;
         registry.register(Box::new(self.claims.clone()))?;
         registry.register(Box::new(self.victims.clone()))?;
@@ -169,6 +224,22 @@ impl Metrics {
         self.points.with_label_values(&[point, profile, status]).observe(took.as_secs_f64());
     }
 
+    /// Where is put how long plugins take.
+    pub(crate) fn plugins(&self) -> &Times {
+        &self.plugins
+    }
+
+    /// Work goes on while what is given is held.
+    pub(crate) fn working(&self, work: Work) -> Working {
+        let [binding, prioritizing] = &self.working;
+        let gauge = match work {
+            Work::Binding => binding,
+            Work::Prioritizing => prioritizing,
+        };
+        gauge.inc();
+        Working(gauge.clone())
+    }
+
     /// A claim for extended resources was made, or could not be.
     pub(crate) fn claim_made(&self, made: bool) {
         let status = if made { "success" } else { "failure" };
@@ -195,7 +266,14 @@ struct Queue {
     incoming: IntCounterVec,
     refused: IntGaugeVec,
     held: IntGaugeVec,
+    evaluated: IntCounterVec,
 }
+
+/// How often a plugin was asked: its name, the point, the profile, the count.
+type Evaluated = (&'static str, &'static str, String, u64);
+
+/// What a queue and the rest of a scheduler tell.
+type Told = (Counts, Held, Vec<Evaluated>);
 
 /// What is in the scheduler's view of the cluster: nodes, pods on them, and those of them that are only assumed there.
 type Held = [usize; 3];
@@ -229,7 +307,18 @@ impl Queue {
                 Opts::new("scheduler_cache_size", "[ALPHA] Nodes, pods and assumed pods that are known."),
                 &["type"],
             )?,
+            evaluated: IntCounterVec::new(
+                Opts::new(
+                    "scheduler_plugin_evaluation_total",
+                    "[BETA] How often plugins were asked about pods, and about nodes for them.",
+                ),
+                &["extension_point", "plugin", "profile"],
+            )?,
         })
+    }
+
+    fn counters(&self) -> [&IntCounterVec; 2] {
+        [&self.incoming, &self.evaluated]
     }
 
     fn gauges(&self) -> [&IntGaugeVec; 3] {
@@ -237,10 +326,13 @@ impl Queue {
     }
 
     /// Nothing is told of a queue that nobody works on here.
-    fn read(&self, told: Option<&(Counts, Held)>) {
+    fn read(&self, told: Option<&Told>) {
         self.gauges().into_iter().for_each(IntGaugeVec::reset);
-        self.incoming.reset();
-        let Some((counts, held)) = told else { return };
+        self.counters().into_iter().for_each(IntCounterVec::reset);
+        let Some((counts, held, evaluated)) = told else { return };
+        for (plugin, point, profile, times) in evaluated {
+            self.evaluated.with_label_values(&[*point, *plugin, profile.as_str()]).inc_by(*times);
+        }
         for (kind, count) in ["nodes", "pods", "assumed_pods"].into_iter().zip(held) {
             self.held.with_label_values(&[kind]).set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
@@ -260,7 +352,8 @@ struct Shown(Arc<Queue>);
 
 impl Collector for Shown {
     fn desc(&self) -> Vec<&Desc> {
-        let mut all = self.0.incoming.desc();
+        let counters = self.0.counters().into_iter().flat_map(Collector::desc);
+        let mut all: Vec<&Desc> = counters.collect();
         all.extend(self.0.gauges().into_iter().flat_map(Collector::desc));
         all
     }
@@ -268,11 +361,17 @@ impl Collector for Shown {
     fn collect(&self) -> Vec<MetricFamily> {
         let shared = self.0.shared.lock().upgrade();
         let told = shared.map(|shared| {
+            let evaluated = shared.config.profiles.iter().flat_map(|profile| {
+                let evaluated = profile.evaluated().into_iter();
+                evaluated.map(move |(plugin, point, times)| (plugin, point, profile.name.clone(), times))
+            });
+            let evaluated = evaluated.collect();
             let state = shared.state.lock();
-            (state.queue.counts(), [state.cluster.len(), state.cluster.pods(), state.assumed.len()])
+            let held = [state.cluster.len(), state.cluster.pods(), state.assumed.len()];
+            (state.queue.counts(), held, evaluated)
         });
         self.0.read(told.as_ref());
-        let mut all = self.0.incoming.collect();
+        let mut all: Vec<MetricFamily> = self.0.counters().into_iter().flat_map(Collector::collect).collect();
         all.extend(self.0.gauges().into_iter().flat_map(Collector::collect));
         all
     }
@@ -300,7 +399,13 @@ mod tests {
         counts.came.insert(("active", "PodAdd"), 3);
         counts.refused.insert(("NodeResourcesFit", "default-scheduler".to_owned()), 2);
         metrics.decided(Duration::from_millis(3));
-        metrics.queue.read(Some(&(counts, [3, 5, 1])));
+        metrics.plugins().took("NodePorts", "PreFilter", "Skip", Duration::from_micros(12));
+        let binding = metrics.working(Work::Binding);
+        drop(metrics.working(Work::Prioritizing));
+        let evaluated = vec![("NodePorts", "Filter", "default-scheduler".to_owned(), 7)];
+        metrics.queue.read(Some(&(counts, [3, 5, 1], evaluated)));
+        let asked = ["Filter", "NodePorts", "default-scheduler"];
+        assert_eq!(metrics.queue.evaluated.with_label_values(&asked).get(), 7);
         assert_eq!(
             metrics.queue.refused.with_label_values(&["NodeResourcesFit", "default-scheduler"]).get(),
             2
@@ -319,9 +424,13 @@ mod tests {
             r#"scheduler_framework_extension_point_duration_seconds_count{extension_point="Bind",profile="default-scheduler",status="Success"} 1"#,
             "scheduler_preemption_attempts_total 2",
             "scheduler_preemption_victims_sum 3",
+            r#"scheduler_plugin_execution_duration_seconds_count{extension_point="PreFilter",plugin="NodePorts",status="Skip"} 1"#,
+            r#"scheduler_goroutines{operation="binding"} 1"#,
+            r#"scheduler_goroutines{operation="prioritizing_extender"} 0"#,
         ] {
             assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
         }
+        drop(binding);
         // No scheduler runs.
         assert!(!text.contains("scheduler_pending_pods{"), "{text}");
     }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::Object;
+use prometheus::{HistogramOpts, HistogramVec};
 use serde_json::{Value, json};
 
 use crate::Config;
 use crate::cluster::Cluster;
+use crate::framework::tally::Times;
 use crate::framework::{Decision, Profile, Turn};
 use crate::types::{Node, Pod};
 
@@ -137,4 +139,49 @@ fn no_node_is_ever_overcommitted() {
         }
     }
     assert!(refused > 10, "the test must reach full nodes");
+}
+
+/// What plugins took at a point, by how often it was told.
+fn told(seconds: &HistogramVec, labels: [&str; 3]) -> u64 {
+    seconds.with_label_values(&labels).get_sample_count()
+}
+
+#[test]
+fn every_decision_counts_what_plugins_are_asked_and_one_in_ten_tells_how_long_they_take() {
+    const PODS: u64 = 2000;
+    let profile = profile();
+    let labels = ["extension_point", "plugin", "status"];
+    let seconds = HistogramVec::new(HistogramOpts::new("seconds", "seconds"), &labels).unwrap();
+    let mut cluster = Cluster::default();
+    for (name, cpu) in [("a", "100"), ("b", "100"), ("c", "1m")] {
+        cluster.put_node(node(name, cpu, 10_000));
+    }
+    let (mut plain, mut timed) = (Turn::default(), Turn::timed(Some(Times::new(seconds.clone()))));
+    for number in 0..PODS {
+        let pod = pod(&format!("p{number}"), "10m");
+        let decision = profile.decide(&pod, &mut cluster, &mut plain);
+        // Nothing follows from what is timed.
+        assert_eq!(profile.decide(&pod, &mut cluster, &mut timed), decision);
+    }
+    let evaluated = profile.evaluated();
+    let count = |plugin: &str, point: &str| {
+        evaluated.iter().find(|held| (held.0, held.1) == (plugin, point)).map_or(0, |held| held.2)
+    };
+    let fit = "NodeResourcesFit";
+    assert_eq!((count(fit, "PreFilter"), count(fit, "Filter")), (2 * PODS, 3 * 2 * PODS));
+    assert_eq!((count(fit, "PreScore"), count(fit, "Score")), (2 * PODS, 2 * 2 * PODS));
+    // It looks at nodes only, and a plugin with nothing to say of the pods is not counted.
+    assert_eq!((count("NodeName", "PreFilter"), count("NodePorts", "Filter")), (0, 0));
+    let sampled = told(&seconds, ["PreFilter", fit, "Success"]);
+    assert!((PODS / 20..PODS / 5).contains(&sampled), "{sampled} of {PODS} are timed");
+    for (wanted, labels) in [
+        (2 * sampled, ["Filter", fit, "Success"]),
+        (sampled, ["Filter", fit, "UnschedulableAndUnresolvable"]),
+        (sampled, ["PreFilter", "NodePorts", "Skip"]),
+        (sampled, ["PreScore", fit, "Success"]),
+        (2 * sampled, ["Score", fit, "Success"]),
+        (sampled, ["ScoreExtensionNormalize", fit, "Success"]),
+    ] {
+        assert_eq!(told(&seconds, labels), wanted, "{labels:?}");
+    }
 }

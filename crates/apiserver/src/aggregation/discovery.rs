@@ -37,7 +37,7 @@ pub(crate) fn merged(mut local: Vec<(String, Vec<String>)>, remotes: &Remotes) -
 }
 
 /// Higher priority first, then upstream's order of versions.
-fn order(one: &Remote, other: &Remote) -> Ordering {
+pub(super) fn order(one: &Remote, other: &Remote) -> Ordering {
     let by_name = || version_order(&other.version).cmp(&version_order(&one.version));
     other.version_priority.cmp(&one.version_priority).then_with(by_name)
 }

@@ -32,6 +32,7 @@ use crate::tree;
 use crate::words::Kind;
 use priorities::group_priority;
 
+pub use inside::{Extension, ExtensionResource};
 pub(crate) use openapi::{into_document, into_index};
 pub(crate) use registration::follow as register;
 pub(crate) use remote::{Remote, Stamp, Unanswered};

@@ -10,8 +10,8 @@ use base::backoff::Policy;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Full};
 use parking_lot::RwLock;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
@@ -230,20 +230,23 @@ impl Remote {
         tokio::time::timeout(ANSWER_MAX, answer).await.map_err(|_| "no answer in time".to_owned())?
     }
 
-    /// Reads something of it on behalf of a user: status and body.
-    pub(super) async fn read(
+    /// Asks it something on behalf of a user: status and body.
+    pub(super) async fn pass_on(
         &self,
         pipeline: &Pipeline,
         outbound: &Outbound,
         user: &User,
-        path: &str,
+        (method, path, body): (Method, &str, Bytes),
         bytes_max: usize,
     ) -> Result<(StatusCode, Vec<u8>), String> {
         if !self.is_available() {
             return Err("service unavailable".into());
         }
-        let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
-        let request = Request::get(path).header(header::HOST, self.host());
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.host());
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         let request = request.header(header::ACCEPT, "application/json").body(body);
         let mut request = request.map_err(|error| error.to_string())?;
         front_proxy::name(request.headers_mut(), user);

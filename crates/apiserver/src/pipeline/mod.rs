@@ -195,6 +195,11 @@ impl Pipeline {
         let _ = self.aggregator.set(aggregator);
     }
 
+    /// What extension API servers serve at present.
+    pub fn extensions(&self) -> Vec<crate::aggregation::Extension> {
+        self.aggregator.get().map(|aggregator| aggregator.extensions()).unwrap_or_default()
+    }
+
     /// Answers a request of a caller in this process, authorized here. The identity is believed
     /// ([`crate::authn::in_process`]); the HTTP front, whose users prove theirs, has its own way in.
     pub async fn call(&self, user: &User, request: Request) -> Result<Response, Status> {

@@ -1,6 +1,7 @@
 //! Counts what a budget's pods are expected to be, and writes its status.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use api::{Key, Object, OwnerReference, PatchType, Reason, Status};
 use base::BoxError;
@@ -17,10 +18,14 @@ use crate::pods::Pod;
 use crate::scale;
 use crate::selector::{Select, go_text};
 
+/// After so long a budget is counted anew though nobody told of a change: not everything tells that has a scale, and what
+/// could not be counted may be by then. Source: `MinResyncPeriod`, by which upstream's informers tell of everything again.
+const RESYNC: Duration = Duration::from_secs(12 * 3600);
+
 /// Why a budget's pods could not be counted.
 #[derive(Debug)]
 enum Uncounted {
-    /// It stays so until something changes.
+    /// It stays so until something changes, of which nobody may tell.
     Lasting(String),
     /// The server did not answer as it should.
     Passing(Status),
@@ -61,7 +66,7 @@ impl Worker {
             }
         }
         self.write(&object, &budget.status, &outcome.status).await?;
-        Ok(outcome.recheck.map_or(Action::Done, Action::After))
+        Ok(Action::After(outcome.recheck.unwrap_or(RESYNC)))
     }
 
     fn pods_of(&self, key: &Key, budget: &Budget) -> Result<Vec<Pod>, BoxError> {
@@ -87,7 +92,7 @@ impl Worker {
         let status = failed(budget, text, self.ctx.clock.now());
         self.write(object, &budget.status, &status).await?;
         match why {
-            Uncounted::Lasting(_) => Ok(Action::Done),
+            Uncounted::Lasting(_) => Ok(Action::After(RESYNC)),
             Uncounted::Passing(status) => Err(status.into()),
         }
     }

@@ -1,5 +1,5 @@
 //! What the controllers of volumes count. Source: `pkg/controller/volume/attachdetach/metrics`, `persistentvolume/metrics`,
-//! `ephemeral/metrics`.
+//! `ephemeral/metrics`, `pvcprotection/metrics`.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -51,6 +51,7 @@ pub(crate) struct VolumeFigures {
     pub(crate) unbound_claims: Told,
     classified: [IntCounter; 2],
     ephemeral: [IntCounter; 2],
+    unused: IntCounterVec,
 }
 
 impl VolumeFigures {
@@ -59,6 +60,7 @@ impl VolumeFigures {
         let binder = Maker { registry, subsystem: "pv_collector" };
         let attacher = Maker { registry, subsystem: "attach_detach_controller" };
         let ephemeral = Maker { registry, subsystem: "ephemeral_volume_controller" };
+        let protection = Maker { registry, subsystem: "pvc_protection_controller" };
         let of_operation = ["plugin_name", "operation_name"];
         let of_claim = ["namespace", "storage_class", "volume_attributes_class"];
         Ok(Self {
@@ -116,6 +118,11 @@ impl VolumeFigures {
                 ephemeral.counter("create_total", "[ALPHA] How often the claim of a pod was to be made.")?,
                 ephemeral.counter("create_failures_total", "[ALPHA] How often that failed.")?,
             ],
+            unused: protection.counters(
+                "unused_condition_syncs_total",
+                "[ALPHA] How often it was to be said on claims whether pods use them.",
+                &["result"],
+            )?,
         })
     }
 
@@ -158,6 +165,11 @@ impl VolumeFigures {
         errors.inc_by(u64::from(!fine));
     }
 
+    /// It was to be said on a claim whether pods use it.
+    pub(crate) fn told_unused(&self, fine: bool) {
+        self.unused.with_label_values(&[if fine { "success" } else { "error" }]).inc();
+    }
+
     /// The claim of a pod's volume was to be made.
     pub(crate) fn made_for_pod(&self, fine: bool) {
         let [total, failures] = &self.ephemeral;
@@ -181,6 +193,7 @@ mod tests {
         figures.classified(true);
         figures.classified(false);
         figures.made_for_pod(false);
+        figures.told_unused(true);
         let claim = || "ns/claim".to_owned();
         figures.ends(Operation::Provision, claim());
         figures.begins(Operation::Provision, claim(), "d");
@@ -225,6 +238,7 @@ mod tests {
             "retroactive_storageclass_errors_total 1",
             "ephemeral_volume_controller_create_total 1",
             "ephemeral_volume_controller_create_failures_total 1",
+            r#"pvc_protection_controller_unused_condition_syncs_total{result="success"} 1"#,
         ] {
             assert!(shown.iter().any(|known| known == line), "{line} is not in {shown:#?}");
         }

@@ -127,6 +127,9 @@ impl Worker {
                     .filter(|informer| !informer.is_synced())
                     .map(|informer| informer.resource().to_string())
                     .collect();
+                if let Some(figures) = &self.ctx.figures {
+                    figures.unlisted.inc();
+                }
                 tracing::warn!(?missing, "garbage collection begins without resources that cannot be listed");
             }
         }

@@ -2,6 +2,7 @@
 //! clients tell and undo a rollout. Source: `k8s.io/kubernetes/pkg/controller/history`.
 
 mod revisions;
+mod semantic;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -214,6 +215,35 @@ mod tests {
         assert!(snapshot.is_held_by(&held));
         held.data["spec"]["template"]["spec"]["containers"][0]["name"] = "d".into();
         assert!(!snapshot.is_held_by(&held));
+    }
+
+    #[test]
+    fn a_revision_that_lacks_only_defaults_is_no_other() {
+        let template = |image: &str, more: Value| {
+            let mut container = json!({ "name": "c", "image": image });
+            container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [container] } })
+        };
+        let kept = |image: &str, number: i64| {
+            let snapshot = Snapshot::of(&template(image, json!({})));
+            let owner = ObjectMeta { name: "web".to_owned(), ..ObjectMeta::default() };
+            let body = snapshot.body(&kinds::STATEFUL_SETS, &owner, image, ("hash", "h"), number);
+            serde_json::from_value::<Revision>(body).unwrap()
+        };
+        let revisions = [kept("web:1", 1), kept("web:2", 2)];
+        let defaulted = json!({ "imagePullPolicy": "IfNotPresent", "terminationMessagePolicy": "File" });
+        let found = |image: &str, more: &Value| match newest(
+            &Snapshot::of(&template(image, more.clone())),
+            &revisions,
+        ) {
+            Newest::Is(held) => format!("is {}", held.metadata.name),
+            Newest::Again(held, number) => format!("again {} as {number}", held.metadata.name),
+            Newest::Made(number) => format!("made as {number}"),
+        };
+        assert_eq!(found("web:2", &defaulted), "is web:2");
+        assert_eq!(found("web:1", &defaulted), "again web:1 as 3");
+        assert_eq!(found("web:3", &defaulted), "made as 3");
+        assert_eq!(found("web:2", &json!({ "imagePullPolicy": "Always" })), "made as 3");
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use api::ObjectMeta;
 use reconcile::{Kind, kinds};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::semantic::meaning;
 use crate::context::controller_ref;
 use crate::template;
 
@@ -58,9 +59,11 @@ pub(crate) enum Newest<'a> {
     Made(i64),
 }
 
-/// The revision of a StatefulSet's template among those that there are. Source: `getStatefulSetRevisions`.
+/// The revision of a StatefulSet's template among those that there are: one that holds just this, or else one that means
+/// the same. Source: `getStatefulSetRevisions`.
 pub(crate) fn newest<'a>(snapshot: &Snapshot, sorted: &'a [Revision]) -> Newest<'a> {
-    match sorted.iter().rposition(|revision| snapshot.is_held_by(revision)) {
+    let held = sorted.iter().rposition(|revision| snapshot.is_held_by(revision));
+    match held.or_else(|| snapshot.is_meant_by(sorted)) {
         Some(place) if place + 1 == sorted.len() => Newest::Is(&sorted[place]),
         Some(place) => Newest::Again(&sorted[place], next_number(sorted)),
         None => Newest::Made(next_number(sorted)),
@@ -103,6 +106,18 @@ impl Snapshot {
     /// Whether a revision holds just this. Source: `EqualRevision`.
     pub(crate) fn is_held_by(&self, revision: &Revision) -> bool {
         normal(&revision.data) == self.data
+    }
+
+    /// The last of the revisions that mean the same, however they are written.
+    fn is_meant_by(&self, sorted: &[Revision]) -> Option<usize> {
+        let template = self.data.pointer("/spec/template")?.as_object()?;
+        let template: Map<_, _> = template
+            .iter()
+            .filter(|(name, _)| *name != "$patch")
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        let own = meaning(&template.into());
+        sorted.iter().rposition(|revision| revision.template().is_some_and(|held| meaning(&held) == own))
     }
 
     /// A revision that holds it.

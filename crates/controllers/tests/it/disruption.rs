@@ -1,10 +1,15 @@
 //! Budgets are counted, and evictions asked of the API stay within them.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use api::{DeleteOptions, Key, PatchType, Reason};
+use base::clock::VirtualClock;
 use reconcile::kinds;
 use serde_json::{Value, json};
 
-use crate::{condition, pass, start, start_virtual, web};
+use crate::loops::at_rest;
+use crate::{condition, pass, start, start_alone, start_virtual, web};
 
 fn eviction(pod: &Key) -> Value {
     json!({
@@ -87,6 +92,31 @@ async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
         .await
         .unwrap();
     cluster.until(kinds::POD_DISRUPTION_BUDGETS, &key, |held| counts(held) == [0, 1, 0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_cannot_be_counted_is_tried_again_though_nobody_tells_of_a_change() {
+    let clock = VirtualClock::new(jiff::Timestamp::now());
+    let cluster = start_alone(Arc::new(clock.clone())).await;
+    cluster.takes_pods("default").await;
+    let owner =
+        cluster.create(&kinds::CONFIG_MAPS, "default", json!({ "metadata": { "name": "owner" } })).await;
+    let owner = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.meta().uid,
+        "controller": true });
+    let pod = json!({ "metadata": { "name": "p", "labels": { "app": "odd" }, "ownerReferences": [owner] },
+        "spec": { "containers": [{ "name": "c", "image": "a" }] } });
+    cluster.create(&kinds::PODS, "default", pod).await;
+    let budget = json!({ "metadata": { "name": "odd" }, "spec": {
+        "maxUnavailable": 1, "selector": { "matchLabels": { "app": "odd" } } } });
+    cluster.create(&kinds::POD_DISRUPTION_BUDGETS, "default", budget).await;
+    let failed = |held: &Value| held["status"]["conditions"][0]["reason"] == "SyncFailed";
+    cluster.until(kinds::POD_DISRUPTION_BUDGETS, &Key::new("default", "odd"), failed).await;
+    let before = at_rest(&cluster, &["disruption"]).await;
+    clock.advance(Duration::from_secs(11 * 3600));
+    assert_eq!(at_rest(&cluster, &["disruption"]).await, before);
+    clock.advance(Duration::from_secs(3600));
+    let after = at_rest(&cluster, &["disruption"]).await;
+    assert!((before + 1..before + 5).contains(&after), "{before} {after}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,7 +76,16 @@ async fn what_happens_is_counted() {
     let pod = json!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n1", "containers": containers,
         "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "d" } }] } });
     cluster.create(&kinds::PODS, "default", pod).await;
-    let queues = ["endpoint_slice_mirroring", "job", "pvcs", "claims", "volumes"];
+    let queues = [
+        "endpoint_slice_mirroring",
+        "job",
+        "pvcs",
+        "claims",
+        "volumes",
+        "pvcprotection",
+        "root_ca_cert_publisher",
+        "ca_cert_publisher_cluster_trust_bundles",
+    ];
     at_rest(&cluster, &queues).await;
     for (name, at_least) in [
         ("endpoint_slice_mirroring_controller_endpoints_desired", 1.0),
@@ -102,6 +111,10 @@ async fn what_happens_is_counted() {
         ),
         ("job_controller_jobs_by_external_controller_total{controller_name=\"example.com/queue\"}", 1.0),
         ("job_controller_job_pods_creation_total{reason=\"new\",status=\"succeeded\"}", 2.0),
+        ("pvc_protection_controller_unused_condition_syncs_total{result=\"success\"}", 1.0),
+        ("root_ca_cert_publisher_sync_total{code=\"200\"}", 1.0),
+        ("clustertrustbundle_publisher_sync_total{code=\"200\"}", 1.0),
+        ("garbagecollector_controller_resources_sync_error_total", 0.0),
         ("node_collector_zone_size{zone=\"\"}", 1.0),
         ("node_collector_zone_health{zone=\"\"}", 100.0),
         ("node_collector_unhealthy_nodes_in_zone{zone=\"\"}", 0.0),

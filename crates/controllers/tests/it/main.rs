@@ -18,7 +18,7 @@ mod stateful;
 mod storage;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use api::{DeleteOptions, Key, Object, PatchType, Propagation};
@@ -26,7 +26,7 @@ use base::clock::{SharedClock, SystemClock, VirtualClock};
 use cluster::Cluster;
 use controllers::Ctx;
 use parking_lot::Mutex;
-use reconcile::kinds::{self, Catalog};
+use reconcile::kinds::{self, Catalog, Extensions};
 use serde_json::{Value, json};
 
 async fn start() -> Cluster {
@@ -50,12 +50,17 @@ async fn start_at(clock: SharedClock) -> Cluster {
 
 /// The same with nobody who runs pods.
 async fn start_alone(clock: SharedClock) -> Cluster {
+    start_with(clock, Catalog::new(Arc::new(api::catalog::Catalog::builtin()))).await
+}
+
+/// The same where other servers serve something beside.
+async fn start_with(clock: SharedClock, catalog: Catalog) -> Cluster {
     Cluster::start(|cluster| {
         let ctx = Ctx {
             client: cluster.client.clone(),
             informers: cluster.informers.clone(),
             clock,
-            catalog: Catalog::new(Arc::new(api::catalog::Catalog::builtin())),
+            catalog,
             queues: cluster.queues.clone(),
             figures: None,
             root_ca_pem: cluster.root_ca_pem.subscribe(),
@@ -317,6 +322,40 @@ async fn namespaces_come_with_their_defaults_and_go_with_their_content() {
     cluster.merge(&kinds::CONFIG_MAPS, &held, json!({ "metadata": { "finalizers": null } })).await;
     cluster.until(kinds::NAMESPACES, &team, Value::is_null).await;
     assert!(cluster.informers.get(kinds::PODS).in_namespace("team").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_stays_while_nobody_knows_what_another_server_has_in_it() {
+    let silent = Arc::new(AtomicBool::new(true));
+    let told = silent.clone();
+    let extensions = move || {
+        let silent = told.load(Ordering::Relaxed).then(|| "wardle.example.com/v1".to_owned());
+        Extensions { silent: silent.into_iter().collect(), ..Extensions::default() }
+    };
+    let clock = VirtualClock::new(jiff::Timestamp::now());
+    let catalog = Catalog::new(Arc::new(api::catalog::Catalog::builtin())).extended(extensions);
+    let cluster = start_with(Arc::new(clock.clone()), catalog).await;
+    let team = Key::new("", "team");
+    cluster.create(&kinds::NAMESPACES, "", json!({ "metadata": { "name": "team" } })).await;
+    let map = json!({ "metadata": { "name": "map" } });
+    cluster.create(&kinds::CONFIG_MAPS, "team", map).await;
+    cluster.client.delete(&kinds::NAMESPACES.gvr(), &team, DeleteOptions::default()).await.unwrap();
+    let failure = |held: &Value| condition(held, "NamespaceDeletionDiscoveryFailure")["status"] == "True";
+    let waiting = cluster.until(kinds::NAMESPACES, &team, failure).await;
+    let said = condition(&waiting, "NamespaceDeletionDiscoveryFailure");
+    assert_eq!(said["reason"], "DiscoveryFailed");
+    // All else goes meanwhile.
+    cluster.until(kinds::CONFIG_MAPS, &Key::new("team", "map"), Value::is_null).await;
+    silent.store(false, Ordering::Relaxed);
+    let time_passes = async {
+        loop {
+            clock.go_on(Duration::from_secs(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = cluster.until(kinds::NAMESPACES, &team, Value::is_null) => {}
+        () = time_passes => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

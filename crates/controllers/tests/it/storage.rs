@@ -117,6 +117,35 @@ fn phase(phase: &'static str) -> impl Fn(&Value) -> bool {
     move |held: &Value| held["status"]["phase"] == phase
 }
 
+fn says_unused(held: &Value) -> Option<(&str, &str)> {
+    let mut conditions = held["status"]["conditions"].as_array()?.iter();
+    let said = conditions.find(|condition| condition["type"] == "Unused")?;
+    said["lastTransitionTime"].as_str().zip(said["status"].as_str())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_claim_says_since_when_no_pod_uses_it() {
+    let cluster = start().await;
+    cluster.takes_pods("default").await;
+    let (claims, key) = (kinds::PERSISTENT_VOLUME_CLAIMS, Key::new("default", "a"));
+    let says =
+        |said: &'static str| move |held: &Value| says_unused(held).is_some_and(|(_, status)| status == said);
+    let waiting = cluster.create(&claims, "default", claim("a", "manual")).await;
+    cluster.create(&kinds::PERSISTENT_VOLUMES, "", volume("v", "Retain", "1Gi")).await;
+    let idle = cluster.until(claims, &key, says("True")).await;
+    assert_eq!(idle["status"]["phase"], "Bound");
+    assert_eq!(says_unused(&waiting.decode().unwrap()), None);
+    // A pod that no node runs counts as well.
+    let mut user = pod("user", Some("a"));
+    user["spec"]["nodeName"] = Value::Null;
+    cluster.create(&kinds::PODS, "default", user).await;
+    cluster.until(claims, &key, says("False")).await;
+    let ended = json!({ "status": { "phase": "Succeeded" } });
+    let (pods, user) = (kinds::PODS.gvr(), Key::new("default", "user"));
+    cluster.client.patch(&pods, &user, "status", api::PatchType::Merge, &ended).await.unwrap();
+    cluster.until(claims, &key, says("True")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_and_volumes_come_together_and_part() {
     let cluster = start().await;

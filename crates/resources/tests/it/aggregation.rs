@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api::connect::{Body, NodeConnector, User};
 use api::{Call, GroupVersionResource, ListOptions, Response};
+use apiserver::ExtensionResource;
 use apiserver::pki::{HotResolver, Issued, client_config};
 use base::lifecycle::Tasks;
 use base64::Engine as _;
@@ -85,7 +86,8 @@ async fn sample(request: Request<Incoming>) -> http::Response<Body> {
         "/apis/wardle.example.com/v1alpha1" => json!({
             "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1alpha1",
             "resources": [{ "name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder",
-                "verbs": ["create", "get", "list", "watch"] }],
+                "verbs": ["create", "delete", "get", "list", "watch"] },
+                { "name": "flunders/status", "namespaced": true, "kind": "Flunder", "verbs": ["get"] }],
         }),
         "/openapi/v3" => json!({ "paths": { "apis/wardle.example.com/v1alpha1": {
             "serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=1" } } }),
@@ -256,6 +258,10 @@ async fn components_of_this_process_read_what_it_serves() {
     let told: Value = object.decode().unwrap();
     assert_eq!(told["path"], format!("{FLUNDERS}/%2A/size"));
     assert!(told["groups"].as_array().unwrap().contains(&json!("system:masters")), "{told}");
+    // And delete there: of what went nothing is told.
+    let gone = Call::DeleteCollection(api::DeleteOptions::default(), ListOptions::default());
+    let gone = cluster.call(&flunders, "default", "", "", gone).await.unwrap();
+    assert!(matches!(gone, Response::Deleted { object: None, .. }));
     let written = Call::Create { body: "{}".into(), options: api::WriteOptions::default() };
     assert_eq!(cluster.call(&flunders, "default", "", "", written).await.err().unwrap().code, 405);
 }
@@ -339,6 +345,15 @@ async fn what_it_serves_is_found_and_stale_when_it_is_gone() {
     assert!(document["paths"]["/apis/wardle.example.com/v1alpha1/flunders"].is_object());
     assert!(document["definitions"]["com.example.Flunder"].is_object());
 
+    let told = || {
+        let all = cluster.pipeline.extensions().into_iter();
+        let plural =
+            |all: Vec<ExtensionResource>| all.into_iter().map(|one| one.resource).collect::<Vec<_>>();
+        all.map(|one| (one.group, one.available, plural(one.resources))).collect::<Vec<_>>()
+    };
+    let flunders = || vec!["flunders".to_owned()];
+    assert_eq!(told(), [("wardle.example.com".to_owned(), true, flunders())]);
+
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/sample-api-1";
     let patch = json!({ "endpoints": slice(false)["endpoints"] }).to_string();
     let gone = write(&cluster, Method::PATCH, path, "application/merge-patch+json", patch).await;
@@ -349,6 +364,7 @@ async fn what_it_serves_is_found_and_stale_when_it_is_gone() {
         (&found["freshness"], &found["resources"][0]["resource"]),
         (&json!("Stale"), &json!("flunders"))
     );
+    assert_eq!(told(), [("wardle.example.com".to_owned(), false, flunders())]);
     assert_eq!(get(&cluster, FLUNDERS, JSON).await.code, 503);
     assert_eq!(get(&cluster, "/apis/apps/v1", JSON).await.code, 200);
     let deleted =

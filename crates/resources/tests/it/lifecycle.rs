@@ -275,3 +275,44 @@ async fn deletions_answer_with_the_object_where_upstream_does() {
         assert_eq!(get(&cluster, &one, JSON).await.code, 404);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_say_that_they_are_there_and_those_that_are_gone_are_forgotten() {
+    let leases = resource("coordination.k8s.io", "v1", "leases");
+    let ours = async |cluster: &Cluster| -> Vec<Value> {
+        let label_selector = "apiserver.kubernetes.io/identity=kube-apiserver".to_owned();
+        let options = api::ListOptions { label_selector, ..api::ListOptions::default() };
+        match cluster.call(&leases, "kube-system", "", "", api::Call::List(options)).await.unwrap() {
+            api::Response::List(list) => list.items.iter().map(|held| held.decode().unwrap()).collect(),
+            _ => panic!("not a list"),
+        }
+    };
+    let first = Cluster::start().await;
+    first
+        .until(std::slice::from_ref(&leases), "said that it is there", async || ours(&first).await.len() == 1)
+        .await;
+    let [own] = ours(&first).await.try_into().unwrap();
+    let name = own["metadata"]["name"].as_str().unwrap();
+    let holder = own["spec"]["holderIdentity"].as_str().unwrap();
+    assert!(name.starts_with("apiserver-") && holder.starts_with(&format!("{name}_")), "{own}");
+    assert_eq!(own["spec"]["leaseDurationSeconds"], 3600);
+    // Of a server that is gone, of one that was there a moment ago, and of something else.
+    let lease = |name: &str, label: &str, renewed: &str| {
+        json!({ "metadata": { "name": name, "labels": { "apiserver.kubernetes.io/identity": label } },
+            "spec": { "holderIdentity": "x", "leaseDurationSeconds": 3600, "renewTime": renewed } })
+    };
+    let (long_ago, now) = ("2020-01-01T00:00:00.000000Z", own["spec"]["renewTime"].as_str().unwrap());
+    for (name, label, renewed) in [
+        ("apiserver-gone", "kube-apiserver", long_ago),
+        ("apiserver-other", "kube-apiserver", now),
+        ("something", "else", long_ago),
+    ] {
+        first.create(&leases, "kube-system", lease(name, label, renewed)).await.unwrap();
+    }
+    let second = Cluster::start_over(first.store.clone()).await;
+    let forgotten = async || ours(&second).await.len() == 2;
+    second.until(std::slice::from_ref(&leases), "forgot who is gone", forgotten).await;
+    let names: Vec<Value> = ours(&second).await.iter().map(|held| held["metadata"]["name"].clone()).collect();
+    assert!(names.contains(&json!(name)) && names.contains(&json!("apiserver-other")), "{names:?}");
+    assert!(second.get(&leases, "kube-system", "something").await.is_ok());
+}

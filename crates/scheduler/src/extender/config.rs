@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::{Certificate, Identity};
+use reqwest::{Certificate, Identity, Url};
 use serde::Deserialize;
 
 use super::Extender;
+use super::address::Address;
 use crate::config::check::Problems;
 
 /// So long an extender may take. Source: `DefaultExtenderTimeout`.
@@ -88,8 +89,9 @@ impl ExtenderFile {
             }
         };
         match self.client(timeout) {
-            Ok(http) => Some(Extender {
+            Ok((http, address)) => Some(Extender {
                 http,
+                address,
                 url: self.url_prefix,
                 filter: self.filter_verb,
                 prioritize: self.prioritize_verb,
@@ -108,17 +110,22 @@ impl ExtenderFile {
         }
     }
 
-    fn client(&self, timeout: Duration) -> Result<reqwest::Client, String> {
+    /// The name that the extender's certificate has to bear, where it is not the host of its URL; without TLS none counts.
+    fn address(&self, name: &str) -> Result<Option<Address>, String> {
+        let url: Option<Url> = self.url_prefix.parse().ok().filter(|url: &Url| url.scheme() == "https");
+        url.filter(|_| !name.is_empty()).map(|url| Address::new(url, name)).transpose()
+    }
+
+    fn client(&self, timeout: Duration) -> Result<(reqwest::Client, Option<Address>), String> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("skiff/", env!("CARGO_PKG_VERSION")));
         let none = TlsFile::default();
         let tls = self.tls_config.as_ref().unwrap_or(&none);
-        if !tls.server_name.is_empty() {
-            return Err(
-                "serverName is not supported: the name in urlPrefix has to be the extender's".to_owned()
-            );
+        let address = self.address(&tls.server_name)?;
+        if let Some(address) = &address {
+            builder = address.reached(builder);
         }
         let authorities = contents(&tls.ca_file, &tls.ca_data)?;
         let believes_all = tls.insecure || (self.enable_https && authorities.is_none());
@@ -140,7 +147,8 @@ impl ExtenderFile {
             (None, None) => {}
             _ => return Err("certificate and key belong together".to_owned()),
         }
-        builder.build().map_err(|error| base::error::chain(&error))
+        let http = builder.build().map_err(|error| base::error::chain(&error))?;
+        Ok((http, address))
     }
 }
 

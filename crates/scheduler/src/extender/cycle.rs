@@ -16,7 +16,7 @@ use crate::cluster::NodeState;
 use crate::framework::{
     Choice, Decision, MAX_SCORE, Preemption, Profile, Refusal, Refused, Room, choose_room,
 };
-use crate::metrics::Outcome;
+use crate::metrics::{Outcome, Work};
 use crate::types::Pod;
 use crate::{Next, SCHEDULER_ERROR, Shared};
 
@@ -202,7 +202,9 @@ impl Shared {
     /// Extenders that cannot say how good nodes are leave it to others.
     async fn scores(&self, pod: &Pod, object: &Value, nodes: &[String], said: &mut Said) {
         for extender in self.extenders(pod).filter(|extender| !extender.prioritize.is_empty()) {
+            let working = self.working(Work::Prioritizing);
             let answer = extender.ask(&extender.prioritize, &self.question(extender, object, nodes)).await;
+            drop(working);
             let scores = answer.and_then(|answer| {
                 serde_json::from_value::<Option<Vec<Score>>>(lowered(answer))
                     .map_err(|error| error.to_string())

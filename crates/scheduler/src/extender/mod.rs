@@ -4,6 +4,7 @@
 pub(crate) mod config;
 pub(crate) mod cycle;
 
+mod address;
 mod messages;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::types::Pod;
+use address::Address;
 
 /// An answer is at most this large: it may name every node with all of it.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -27,6 +29,8 @@ pub struct Extender {
     http: reqwest::Client,
     /// Where it is; verbs are appended.
     url: String,
+    /// How it is asked where its certificate bears another name than its URL.
+    address: Option<Address>,
     filter: String,
     prioritize: String,
     preempt: String,
@@ -58,7 +62,11 @@ impl Extender {
         let url = format!("{}/{verb}", self.url.trim_end_matches('/'));
         let body = serde_json::to_vec(question).map_err(|error| error.to_string())?;
         let asked = async {
-            let request = self.http.post(&url).header(http::header::CONTENT_TYPE, "application/json");
+            let request = match &self.address {
+                None => self.http.post(&url),
+                Some(address) => address.sign(self.http.post(address.named(&url)?)),
+            };
+            let request = request.header(http::header::CONTENT_TYPE, "application/json");
             let mut answer = request.body(body).send().await.map_err(|error| base::error::chain(&error))?;
             let code = answer.status().as_u16();
             if code != 200 {

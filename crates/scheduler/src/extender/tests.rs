@@ -1,6 +1,16 @@
 //! What extenders are asked and answer, and how they are configured.
 
-use serde_json::json;
+use std::sync::Arc;
+
+use base::lifecycle::Tasks;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{ServerConfig, crypto, pki_types::PrivateKeyDer};
 
 use super::messages::{Filtered, Score, displaced, lowered};
 use crate::Config;
@@ -50,6 +60,10 @@ fn what_is_wrong_with_an_extender_is_said() {
         ),
         ("[{urlPrefix: 'http://x', httpTimeout: soon}]", "extenders[0].httpTimeout: "),
         ("[{urlPrefix: 'http://x', tlsConfig: {certFile: /nowhere}}]", "extenders[0].tlsConfig: /nowhere: "),
+        (
+            "[{urlPrefix: 'https://x', tlsConfig: {serverName: 10.0.0.1}}]",
+            "extenders[0].tlsConfig: serverName \"10.0.0.1\" has to be a DNS name",
+        ),
         ("[{urlPrefix: 'http://x', nonsense: 1}]", "unknown field `nonsense`"),
     ] {
         let said = read(extenders).err().unwrap_or_default();
@@ -62,4 +76,62 @@ fn what_is_wrong_with_an_extender_is_said() {
     let config = config.unwrap();
     assert_eq!(config.extenders.iter().map(|extender| extender.ignorable).collect::<Vec<_>>(), [false, true]);
     assert!(config.profiles.iter().all(|profile| profile.extended));
+}
+
+/// A certificate for one name, as its own authority in base64, and what serves with it.
+fn certified(name: &str) -> (String, TlsAcceptor) {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    (STANDARD.encode(cert.pem()), TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Answers one request over TLS with the name that was asked for and the `Host` of the request.
+async fn answer(tls: TlsAcceptor, stream: TcpStream) -> Option<()> {
+    let mut stream = tls.accept(stream).await.ok()?;
+    let mut read = Vec::new();
+    while !read.ends_with(b"{}") {
+        stream.read_buf(&mut read).await.ok().filter(|count| *count > 0)?;
+    }
+    let head = String::from_utf8_lossy(&read).to_lowercase();
+    let host = head.split("\r\nhost: ").nth(1)?.lines().next()?.to_owned();
+    let body = json!({ "asked": stream.get_ref().1.server_name(), "host": host }).to_string();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.ok()
+}
+
+#[tokio::test]
+async fn an_extender_is_known_by_the_name_that_is_set() {
+    let (authority, tls) = certified("extender.example");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let tasks = Tasks::default();
+    tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A connection that breaks off is the other side's business.
+            let _ = answer(tls.clone(), stream).await;
+        }
+    });
+    let ask = async |more: &str| -> Result<Value, String> {
+        let config = format!(
+            "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nextenders:\n\
+             - {{urlPrefix: 'https://{at}', enableHTTPS: true, httpTimeout: 60s, tlsConfig: {{{more}}}}}\n"
+        );
+        Config::parse(&config).unwrap().extenders[0].ask("filter", &json!({})).await
+    };
+    let answered = json!({ "asked": "extender.example", "host": at.to_string() });
+    assert_eq!(
+        ask(&format!("serverName: extender.example, caData: {authority}")).await,
+        Ok(answered.clone())
+    );
+    // Nobody's certificate is looked at, and the name is asked for all the same.
+    assert_eq!(ask("serverName: extender.example").await, Ok(answered));
+    // It is another one, or none that is set: the host is an address that the certificate does not bear.
+    assert!(ask(&format!("serverName: other.example, caData: {authority}")).await.is_err());
+    assert!(ask(&format!("caData: {authority}")).await.is_err());
 }

@@ -1,12 +1,16 @@
 //! One decision: which nodes will do for a pod, and which of them is best. Source: `schedule_one.go`.
 
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus::local::LocalHistogram;
+
 use super::preemption::{self, Preemption};
+use super::tally::{self, Counts, Lap, Times, point, status};
 use super::verdict::{Reasons, Refused, refused_before};
-use super::{Check, PreFilter, Profile, Refusal, Relief};
+use super::{Check, PreFilter, Profile, Rate, Refusal, Relief};
 use crate::cluster::groups::Slot;
 use crate::cluster::{Cluster, NodeState};
 use crate::types::Pod;
@@ -27,14 +31,42 @@ pub struct Turn {
     chance: u64,
     /// How long the last decision filtered and scored; nothing follows from it.
     pub took: [Duration; 2],
+    /// Where is put how long plugins take.
+    times: Option<Times>,
+    /// Which decisions are timed is left to a chance of its own: those that are not are made alike.
+    sampling: u64,
+    /// The same for the last decision, if it was one of those that are timed.
+    sampled: Option<Times>,
+}
+
+/// The next of numbers without an evident order.
+fn next_chance(chance: u64) -> u64 {
+    chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
 }
 
 impl Turn {
+    /// One whose decisions are timed now and then.
+    pub(crate) fn timed(times: Option<Times>) -> Self {
+        Self { times, ..Self::default() }
+    }
+
     /// A number below `bound`, which is above 0.
     pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.chance =
-            self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.chance = next_chance(self.chance);
         usize::try_from(self.chance >> 33).unwrap_or(0) % bound.max(1)
+    }
+
+    /// A decision begins: where is put how long its plugins take, if it is timed.
+    fn sample(&mut self) -> Option<Times> {
+        self.sampling = next_chance(self.sampling);
+        let is_timed = (self.sampling >> 33).is_multiple_of(tally::SAMPLED);
+        self.sampled = self.times.as_ref().filter(|_| is_timed).cloned();
+        self.sampled.clone()
+    }
+
+    /// Where is put how long plugins take for the pod of the last decision, if that is timed.
+    pub(crate) fn sampled(&self) -> Option<&Times> {
+        self.sampled.as_ref()
     }
 }
 
@@ -71,35 +103,93 @@ pub enum Choice {
 pub(super) struct Filters<'a> {
     pub(super) pod: &'a Pod,
     pub(super) cluster: &'a Cluster,
-    checks: Vec<(&'static str, Box<dyn Check + 'a>)>,
+    checks: Vec<Held<'a>>,
+    /// Where is put how long they take, if they are timed.
+    times: Option<&'a Times>,
     /// The only nodes that can be meant, and the plugins that said so.
     only: Option<BTreeSet<String>>,
     narrowed_by: BTreeSet<&'static str>,
 }
 
+/// The filter of a plugin for one pod.
+struct Held<'a> {
+    plugin: &'static str,
+    check: Box<dyn Check + 'a>,
+    /// Where is counted how many nodes it looked at, when it goes.
+    counts: &'a Counts,
+    looked_at: Cell<u64>,
+    /// How long it took where it refused nothing, if it is timed.
+    passed: OnceCell<LocalHistogram>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.counts.add(self.looked_at.get());
+    }
+}
+
+impl Held<'_> {
+    fn refusal(&self, state: &NodeState) -> Option<(&'static str, Refusal)> {
+        self.looked_at.set(self.looked_at.get() + 1);
+        Some((self.plugin, self.check.refusal(state)?))
+    }
+
+    fn timed_refusal(&self, state: &NodeState, lap: &mut Lap<'_>) -> Option<(&'static str, Refusal)> {
+        let refusal = self.refusal(state);
+        let took = lap.next();
+        match &refusal {
+            None => {
+                let often = || lap.times.often(self.plugin, point::FILTER, status::SUCCESS);
+                self.passed.get_or_init(often).observe(took.as_secs_f64());
+            }
+            Some((plugin, refusal)) => {
+                let failed = self.check.failure().is_some();
+                let status = if failed { status::ERROR } else { tally::refused(refusal) };
+                lap.times.took(plugin, point::FILTER, status, took);
+            }
+        }
+        refusal
+    }
+}
+
 impl<'a> Filters<'a> {
-    /// The filters, or the plugin that refuses every node.
+    /// The filters, or the plugin that refuses every node. How long they take is put into `times`.
     pub(super) fn new(
         profile: &'a Profile,
         pod: &'a Pod,
         cluster: &'a Cluster,
+        times: Option<&'a Times>,
     ) -> Result<Self, (&'static str, Refusal)> {
-        let mut filters = Self { pod, cluster, checks: Vec::new(), only: None, narrowed_by: BTreeSet::new() };
-        for plugin in &profile.filters {
+        let (only, narrowed_by) = (None, BTreeSet::new());
+        let mut filters = Self { pod, cluster, checks: Vec::new(), times, only, narrowed_by };
+        let mut lap = times.map(Lap::new);
+        for (plugin, counts) in profile.filters.iter().zip(&profile.evaluated.filters) {
             let before = profile.pre_filters.contains(plugin.name());
-            match plugin.filter(pod, cluster) {
+            let said = plugin.filter(pod, cluster);
+            if let Some(lap) = &mut lap {
+                lap.took_if(before, plugin.name(), point::PRE_FILTER, said.status());
+            }
+            match said {
                 PreFilter::Skip => {}
-                PreFilter::Check(check) => filters.checks.push((plugin.name(), check)),
+                PreFilter::Check(check) => filters.hold(plugin.name(), check, counts),
                 PreFilter::Only(names, check) => {
-                    filters.checks.push((plugin.name(), check));
+                    filters.hold(plugin.name(), check, counts);
                     if before {
                         filters.narrow(plugin.name(), names)?;
                     }
                 }
-                PreFilter::Refuse(refusal) => return Err((plugin.name(), refusal)),
+                PreFilter::Refuse(refusal) => {
+                    counts.add(0);
+                    return Err((plugin.name(), refusal));
+                }
             }
         }
         Ok(filters)
+    }
+
+    fn hold(&mut self, plugin: &'static str, check: Box<dyn Check + 'a>, counts: &'a Counts) {
+        let (looked_at, passed) = (Cell::new(0), OnceCell::new());
+        self.checks.push(Held { plugin, check, counts, looked_at, passed });
     }
 
     fn narrow(&mut self, by: &'static str, names: BTreeSet<String>) -> Result<(), (&'static str, Refusal)> {
@@ -124,33 +214,37 @@ impl<'a> Filters<'a> {
 
     /// The first plugin that refuses a node speaks for it.
     pub(super) fn refusal(&self, state: &NodeState) -> Option<(&'static str, Refusal)> {
-        self.checks.iter().find_map(|(name, check)| Some((*name, check.refusal(state)?)))
+        let Some(times) = self.times else {
+            return self.checks.iter().find_map(|held| held.refusal(state));
+        };
+        let mut lap = Lap::new(times);
+        self.checks.iter().find_map(|held| held.timed_refusal(state, &mut lap))
     }
 
     /// What went wrong in a filter. Source: `RunFilterPlugins`.
     fn failure(&self) -> Option<String> {
-        let failed = |(name, check): &(&str, Box<dyn Check + 'a>)| {
-            Some(format!("running {name:?} filter plugin: {}", check.failure()?))
+        let failed = |held: &Held<'a>| {
+            Some(format!("running {:?} filter plugin: {}", held.plugin, held.check.failure()?))
         };
         self.checks.iter().find_map(failed)
     }
 
     /// What the filter of a plugin does for a pod that none of the nodes takes.
     fn relief(&self, plugin: &str) -> Option<Relief> {
-        self.checks.iter().find(|(name, _)| *name == plugin)?.1.relief()
+        self.checks.iter().find(|held| held.plugin == plugin)?.check.relief()
     }
 
     pub(super) fn add(&mut self, pod: &Arc<Pod>, state: &mut NodeState) {
         state.add(pod);
-        for (_, check) in &mut self.checks {
-            check.add(pod, state);
+        for held in &mut self.checks {
+            held.check.add(pod, state);
         }
     }
 
     pub(super) fn remove(&mut self, pod: &Pod, state: &mut NodeState) {
         state.remove(&pod.uid);
-        for (_, check) in &mut self.checks {
-            check.remove(pod, state);
+        for held in &mut self.checks {
+            held.check.remove(pod, state);
         }
     }
 
@@ -217,8 +311,8 @@ impl Profile {
         for plugin in &self.preparing {
             plugin.prepare(pod, cluster);
         }
-        let cluster = &*cluster;
-        let mut filters = match Filters::new(self, pod, cluster) {
+        let (cluster, times) = (&*cluster, turn.sample());
+        let mut filters = match Filters::new(self, pod, cluster, times.as_ref()) {
             Ok(filters) => filters,
             Err((plugin, refusal)) => {
                 return Choice::None(Box::new(self.refused_at_once(pod, cluster, plugin, &refusal)));
@@ -329,7 +423,13 @@ impl Profile {
             let message = after_filters(&said);
             return Decision::Refused(Refused { message, by, nominated: Some(String::new()), frees });
         };
-        match preemption::find(settings, filters, refused, turn) {
+        let mut lap = filters.times.map(Lap::new);
+        let found = preemption::find(settings, filters, refused, turn);
+        if let Some(lap) = &mut lap {
+            let status = if found.is_ok() { status::SUCCESS } else { status::UNSCHEDULABLE };
+            lap.took(tally::PREEMPTION, point::POST_FILTER, status);
+        }
+        match found {
             Ok(preemption) => {
                 let nominated = Some(preemption.node.clone());
                 Decision::Preempt(Refused { message: reasons, by, nominated, frees }, preemption)
@@ -356,7 +456,7 @@ impl Profile {
         }
         let states: Vec<&NodeState> = nodes.iter().map(|slot| cluster.state(*slot)).collect();
         let mut totals: Vec<i64> = states.iter().map(|state| more(&state.node().name)).collect();
-        for (total, score) in totals.iter_mut().zip(self.totals(pod, cluster, &states)) {
+        for (total, score) in totals.iter_mut().zip(self.totals(pod, cluster, &states, turn.sampled())) {
             *total = total.saturating_add(score);
         }
         let best = *totals.iter().max()?;
@@ -366,19 +466,53 @@ impl Profile {
     }
 
     /// The weighted sum of every plugin's score, by node.
-    pub(super) fn totals(&self, pod: &Pod, cluster: &Cluster, states: &[&NodeState]) -> Vec<i64> {
+    pub(super) fn totals(
+        &self,
+        pod: &Pod,
+        cluster: &Cluster,
+        states: &[&NodeState],
+        times: Option<&Times>,
+    ) -> Vec<i64> {
         let mut totals = vec![0_i64; states.len()];
         let mut scores = Vec::with_capacity(states.len());
-        for (plugin, weight) in &self.scores {
-            let Some(rate) = plugin.rate(pod, cluster, states) else { continue };
+        let mut lap = times.map(Lap::new);
+        for ((plugin, weight), counts) in self.scores.iter().zip(&self.evaluated.scores) {
+            let rate = plugin.rate(pod, cluster, states);
+            if let Some(lap) = &mut lap {
+                let before = self.pre_scores.contains(plugin.name());
+                let status = if rate.is_some() { status::SUCCESS } else { status::SKIP };
+                lap.took_if(before, plugin.name(), point::PRE_SCORE, status);
+            }
+            let Some(rate) = rate else { continue };
+            counts.add(u64::try_from(states.len()).unwrap_or(u64::MAX));
             scores.clear();
-            scores.extend(states.iter().map(|state| rate.score(state)));
+            match &mut lap {
+                None => scores.extend(states.iter().map(|state| rate.score(state))),
+                Some(lap) => timed_scores(plugin.name(), &*rate, states, lap, &mut scores),
+            }
             rate.normalize(&mut scores, states);
+            if let Some(lap) = &mut lap {
+                lap.took(plugin.name(), point::NORMALIZE, status::SUCCESS);
+            }
             for (total, score) in totals.iter_mut().zip(&scores) {
                 *total = total.saturating_add(score * weight);
             }
         }
         totals
+    }
+}
+
+fn timed_scores(
+    plugin: &str,
+    rate: &dyn Rate,
+    states: &[&NodeState],
+    lap: &mut Lap<'_>,
+    scores: &mut Vec<i64>,
+) {
+    let took = lap.times.often(plugin, point::SCORE, status::SUCCESS);
+    for state in states {
+        scores.push(rate.score(state));
+        took.observe(lap.next().as_secs_f64());
     }
 }
 

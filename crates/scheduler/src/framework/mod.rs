@@ -4,6 +4,8 @@ pub mod event;
 pub mod profile;
 pub mod verdict;
 
+pub(crate) mod tally;
+
 mod cycle;
 mod preemption;
 
@@ -58,6 +60,17 @@ pub enum PreFilter<'a> {
     Only(BTreeSet<String>, Box<dyn Check + 'a>),
     /// No node will do.
     Refuse(Refusal),
+}
+
+impl PreFilter<'_> {
+    /// How figures name it.
+    fn status(&self) -> &'static str {
+        match self {
+            Self::Skip => tally::status::SKIP,
+            Self::Check(_) | Self::Only(..) => tally::status::SUCCESS,
+            Self::Refuse(refusal) => tally::refused(refusal),
+        }
+    }
 }
 
 /// A filter for one pod.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::tally::{Evaluated, Lap, Times, point, status};
 use super::{Event, Plugin, Point, PreemptionSettings, Preparation, Refusal, Relief};
 use crate::cluster::Cluster;
 use crate::types::Pod;
@@ -21,7 +22,10 @@ pub struct Profile {
     pub(super) gates: Vec<Arc<dyn Plugin>>,
     pub(super) pre_filters: HashSet<&'static str>,
     pub(super) filters: Vec<Arc<dyn Plugin>>,
+    pub(super) pre_scores: HashSet<&'static str>,
     pub(super) scores: Vec<Weighed>,
+    /// How often filters and scores were asked.
+    pub(super) evaluated: Evaluated,
     /// Those that filter or score, each once.
     pub(super) preparing: Vec<Arc<dyn Plugin>>,
     post_filters: Vec<Arc<dyn Plugin>>,
@@ -52,14 +56,23 @@ impl Profile {
                 preparing.push(plugin);
             }
         }
+        let names = |point: Point| plain(point).iter().map(|plugin| plugin.name()).collect::<HashSet<_>>();
+        let (pre_filters, pre_scores) = (names(Point::PreFilter), names(Point::PreScore));
+        let told = |point: Point, before: &HashSet<&'static str>| {
+            let plugins = plain(point).into_iter().map(|plugin| plugin.name());
+            plugins.map(|name| (name, before.contains(name))).collect()
+        };
+        let evaluated = Evaluated::new(told(Point::Filter, &pre_filters), told(Point::Score, &pre_scores));
         Self {
             name: name.to_owned(),
             percentage,
             extended: false,
             gates: plain(Point::PreEnqueue),
-            pre_filters: plain(Point::PreFilter).iter().map(|plugin| plugin.name()).collect(),
+            pre_filters,
             filters: plain(Point::Filter),
+            pre_scores,
             scores: at(Point::Score),
+            evaluated,
             preparing,
             post_filters: plain(Point::PostFilter),
             reserves: plain(Point::Reserve),
@@ -72,9 +85,29 @@ impl Profile {
         self.gates.iter().find_map(|plugin| Some((plugin.name(), plugin.gate(pod, cluster)?)))
     }
 
-    /// Takes what a pod needs beside room on the node that was chosen; what has to be done for it before it is bound.
-    pub fn reserve(&self, pod: &Pod, node: &str, cluster: &mut Cluster) -> Vec<Preparation> {
-        self.reserves.iter().filter_map(|plugin| plugin.reserve(pod, node, cluster)).collect()
+    /// Takes what a pod needs beside room on the node that was chosen; what has to be done for it before it is bound. How
+    /// long that takes is put into `times`.
+    pub fn reserve(
+        &self,
+        pod: &Pod,
+        node: &str,
+        cluster: &mut Cluster,
+        times: Option<&Times>,
+    ) -> Vec<Preparation> {
+        let mut lap = times.map(Lap::new);
+        let reserved = self.reserves.iter().filter_map(|plugin| {
+            let preparation = plugin.reserve(pod, node, cluster);
+            if let Some(lap) = &mut lap {
+                lap.took(plugin.name(), point::RESERVE, status::SUCCESS);
+            }
+            preparation
+        });
+        reserved.collect()
+    }
+
+    /// Plugin, point and count of how often plugins were asked about pods, and about nodes for them.
+    pub(crate) fn evaluated(&self) -> Vec<(&'static str, &'static str, u64)> {
+        self.evaluated.told()
     }
 
     /// How room is made, if it is.

@@ -303,7 +303,7 @@ impl Both {
     /// Compares what both say of a pod; gives how many nodes would take it.
     fn compare(&self, profile: &Profile, cluster: &Cluster, pod: &Arc<Pod>, step: u64) -> usize {
         let world = self.world();
-        let mut filters = match Filters::new(profile, pod, cluster) {
+        let mut filters = match Filters::new(profile, pod, cluster, None) {
             Ok(filters) => filters,
             Err((plugin, refusal)) => {
                 let none = world.nodes.iter().all(|node| !self.expected(pod, node).is_empty());
@@ -325,7 +325,7 @@ impl Both {
             }
         }
         let states: Vec<_> = fits.iter().map(|node| cluster.named(&node.name).unwrap()).collect();
-        let mut said = profile.totals(pod, cluster, &states);
+        let mut said = profile.totals(pod, cluster, &states, None);
         let mut expected = world.scores(pod, &fits);
         // Scores that are equal for all nodes may be left out.
         for scores in [&mut said, &mut expected] {

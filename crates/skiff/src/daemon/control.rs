@@ -29,7 +29,7 @@ use super::connect::{self, Connector};
 use super::host::Host;
 use super::local;
 use super::net::Net;
-use super::served::ServedKinds;
+use super::served::{self, ServedKinds};
 use super::shared;
 use crate::settings::Settings;
 
@@ -95,11 +95,13 @@ pub(crate) async fn build(
     let calls = Arc::new(Calls::new(server.front().figures(), format!("127.0.0.1:{port}"))?);
     let controllers = local::client(&pipeline, &calls, "skiff:controllers", &[local::COMPONENTS]);
     let informers = Informers::new(controllers.clone(), clock.clone());
+    let remote = pipeline.clone();
+    let catalog = Catalog::new(pipeline.catalog().rows());
     let ctx = controllers::Ctx {
         client: controllers,
         informers: informers.clone(),
         clock: clock.clone(),
-        catalog: Catalog::new(pipeline.catalog().rows()),
+        catalog: catalog.extended(move || served::extensions(&remote.extensions())),
         queues: server.front().queues().clone(),
         figures: Some(Arc::new(controllers::figures::Figures::new(server.front().figures())?)),
         root_ca_pem: server.pki().ca_renewals(),
