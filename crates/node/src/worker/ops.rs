@@ -272,6 +272,9 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
             done = hooks::run(&*deps.runtime, &*deps.clock, container, &id, start.addresses.first().copied(), hook) => done,
             () = start.cancel.cancelled() => return Ok(()),
         };
+        if let Ok(Some(told)) = &done {
+            deps.warning(pod, &start.container, hooks::HTTP_FALLBACK, told.clone());
+        }
         if let Err(error) = done {
             let message = format!("PostStartHook failed: {error}");
             deps.warning(pod, &start.container, "FailedPostStartHook", message.clone());

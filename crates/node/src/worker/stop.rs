@@ -64,11 +64,13 @@ pub(crate) async fn stop_one(
         .and_then(|(_, container)| pre_stop(container).map(|hook| (container, hook)));
     if let Some((container, hook)) = hook.filter(|_| record.is_running() && until > deps.now()) {
         tokio::select! {
-            done = hooks::run(&*deps.runtime, &*deps.clock, container, &record.id, address, hook) => {
-                if let Err(error) = done {
+            done = hooks::run(&*deps.runtime, &*deps.clock, container, &record.id, address, hook) => match done {
+                Ok(None) => {}
+                Ok(Some(told)) => deps.warning(pod, &record.name, hooks::HTTP_FALLBACK, told),
+                Err(error) => {
                     deps.warning(pod, &record.name, "FailedPreStopHook", format!("PreStopHook failed: {error}"));
                 }
-            }
+            },
             () = passed(deps, &mut deadline) => {}
         }
     }
