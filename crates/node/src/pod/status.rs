@@ -26,6 +26,9 @@ pub(crate) const OWN_CONDITIONS: [&str; 4] =
 /// Source: `v1.PodReasonTerminationByKubelet`.
 pub(crate) const DISRUPTION: (&str, &str) = ("DisruptionTarget", "TerminationByKubelet");
 
+/// Bytes of termination messages that a pod's status holds. Source: `MaxPodTerminationMessageLogLength`.
+const MESSAGES_MAX: usize = 12 * 1024;
+
 /// What the status is made from.
 pub(crate) struct StatusInput<'a> {
     pub(crate) pod: &'a PodView,
@@ -248,7 +251,8 @@ fn terminated_state(input: &StatusInput<'_>, record: &ContainerRecord) -> Option
         (_, exit) if exit.code == 0 => "Completed",
         _ => "Error",
     };
-    let message = input.messages.get(&record.id).cloned().unwrap_or_else(|| exit.message.clone());
+    let message = input.messages.get(&record.id).unwrap_or(&exit.message);
+    let message = message[..message.floor_char_boundary(message_max(input.pod))].to_owned();
     let terminated = ContainerStateTerminated {
         exit_code: exit.code,
         signal: None,
@@ -259,6 +263,12 @@ fn terminated_state(input: &StatusInput<'_>, record: &ContainerRecord) -> Option
         container_id: Some(container_id(&record.id)),
     };
     Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() })
+}
+
+/// How long a container's message may be in bytes: all containers share what a pod has. Source: `normalizeStatus` in
+/// `pkg/kubelet/status`.
+fn message_max(pod: &PodView) -> usize {
+    MESSAGES_MAX / pod.containers().count().max(1)
 }
 
 /// A condition before its transition time is known.

@@ -18,6 +18,7 @@ struct Case {
     containers: Vec<ContainerRecord>,
     waiting: BTreeMap<String, Waiting>,
     unready: Vec<&'static str>,
+    messages: HashMap<String, String>,
     ended: bool,
     now: i64,
 }
@@ -29,6 +30,7 @@ fn case(spec: serde_json::Value) -> Case {
         containers: Vec::new(),
         waiting: BTreeMap::new(),
         unready: Vec::new(),
+        messages: HashMap::new(),
         ended: false,
         now: 100,
     }
@@ -61,7 +63,7 @@ impl Case {
             containers: &self.containers,
             waiting: &self.waiting,
             probes: &probes,
-            messages: &HashMap::new(),
+            messages: &self.messages,
             addresses: &[],
             host_addresses: &[],
             sandbox_ready: true,
@@ -200,6 +202,22 @@ fn containers_that_were_lost_count_as_restarted_once() {
         assert_eq!((ended.exit_code, ended.container_id.as_deref()), (137, Some("skiff://1")));
         assert!(container.state.unwrap().waiting.is_some());
         case.last = status;
+    }
+}
+
+#[test]
+fn the_messages_of_all_containers_share_what_a_pod_has() {
+    let containers = |count: usize| {
+        let list: Vec<_> = (0..count).map(|index| json!({"name": format!("c{index}")})).collect();
+        json!({"restartPolicy": "Never", "containers": list})
+    };
+    for (count, text, wanted) in
+        [(2, "x".repeat(4096), 4096), (6, "x".repeat(4096), 2048), (7, "é".repeat(2048), 1754)]
+    {
+        let mut case = case(containers(count)).with("c0", 0, exited(1, 0, 1));
+        case.messages.insert("c0-0".to_owned(), text);
+        let status = case.status().container_statuses.unwrap().remove(0);
+        assert_eq!(status.state.unwrap().terminated.unwrap().message.unwrap().len(), wanted, "{count}");
     }
 }
 
