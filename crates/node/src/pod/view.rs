@@ -5,6 +5,9 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, Lifecycle, PodSpec, P
 use reconcile::ports::{PodRef, PublishedPort};
 use serde::Deserialize;
 
+/// Longer names the kernel does not take. Source: `HOST_NAME_MAX` of Linux.
+const KERNEL_NAME_MAX: usize = 64;
+
 /// A Pod without managedFields.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct PodView {
@@ -117,6 +120,33 @@ impl PodView {
     /// Seconds between the stop signal and the kill for a pod that nobody deleted.
     pub(crate) fn spec_grace_seconds(&self) -> i64 {
         self.spec.termination_grace_period_seconds.unwrap_or(30)
+    }
+
+    /// The domain in which other pods find this one by its host name, below that of the cluster: `<subdomain>.<namespace>.svc`.
+    /// Source: `GeneratePodHostNameAndDomain` in `pkg/kubelet`.
+    pub(crate) fn host_domain(&self, cluster: &str) -> Option<String> {
+        let subdomain = self.spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty())?;
+        let named_otherwise = self.spec.hostname_override.as_deref().is_some_and(|name| !name.is_empty());
+        (!named_otherwise).then(|| format!("{subdomain}.{}.svc.{cluster}", self.metadata.namespace))
+    }
+
+    /// The name that the kernel has for the pod's host: with its domain if the pod asks for that.
+    /// Source: `GetNodenameForKernel` in `pkg/kubelet/util`.
+    pub(crate) fn kernel_hostname(&self, cluster: &str) -> Result<String, String> {
+        let hostname = self.hostname();
+        let Some(domain) = self.host_domain(cluster).filter(|_| self.spec.set_hostname_as_fqdn == Some(true))
+        else {
+            return Ok(hostname);
+        };
+        let name = format!("{hostname}.{domain}");
+        if name.len() > KERNEL_NAME_MAX {
+            let asked = name.len();
+            return Err(format!(
+                "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long \
+                 ({KERNEL_NAME_MAX} characters is the max, {asked} characters requested)"
+            ));
+        }
+        Ok(name)
     }
 
     /// The host name inside: `spec.hostname`, or the pod's name cut to what the kernel takes.

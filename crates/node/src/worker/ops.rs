@@ -97,7 +97,7 @@ async fn make_sandbox(
     let sandbox = match current {
         Some(sandbox) => sandbox,
         None => {
-            let spec = sandbox_spec(pod, attempt, &deps.facts)?;
+            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain())?;
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
             deps.state.put_sandbox(&status);
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
@@ -168,7 +168,10 @@ async fn write_etc_files(deps: &Deps, pod: &PodView, addresses: &[IpAddr]) -> Re
     let directories = deps.directories(pod.uid());
     let cluster = ClusterFacts { nameservers: deps.dns.nameservers(), domain: deps.dns.domain() };
     let (resolv_conf, pod, addresses) = (deps.config.resolv_conf.clone(), pod.clone(), addresses.to_vec());
-    let hostname = if pod.host_network() { deps.config.hostname.clone() } else { pod.hostname() };
+    let hostname = match pod.host_network() {
+        true => deps.config.hostname.clone(),
+        false => pod.kernel_hostname(&cluster.domain)?,
+    };
     blocking(move || {
         let host = std::fs::read_to_string(resolv_conf).unwrap_or_default();
         let own_hosts = pod.host_network().then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
