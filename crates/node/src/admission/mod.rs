@@ -25,6 +25,7 @@ use decide::{Verdict, decide};
 
 use crate::deps::Deps;
 use crate::pod::PodView;
+use crate::pod::security::sysctls;
 use crate::registration::object::{labels, resources};
 use crate::worker::mailbox::Mailbox;
 
@@ -112,6 +113,9 @@ impl Door {
         let decided = |verdict| Arrival { uid: uid.clone(), asked: Asked::default(), verdict };
         if is_in {
             return decided(Verdict::Admitted);
+        }
+        if let Err(message) = sysctls(&pod.spec) {
+            return decided(Verdict::Refused(Refusal::new("SysctlForbidden", message)));
         }
         match Asked::of(object, pod) {
             Ok(asked) => Arrival { verdict: self.ask(&uid, &asked, self.machine()), uid, asked },

@@ -5,6 +5,7 @@ pub(crate) mod dns;
 pub(crate) mod env;
 pub(crate) mod fields;
 pub(crate) mod hash;
+pub(crate) mod non_root;
 pub(crate) mod phase;
 pub(crate) mod plan;
 pub(crate) mod quantity;

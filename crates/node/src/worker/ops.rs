@@ -9,6 +9,7 @@ use base::BoxError;
 use base::backoff::Policy;
 use engine_api::{EngineError, ErrorKind};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Container;
 use reconcile::EventType;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ use crate::hooks;
 use crate::images;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
+use crate::pod::non_root;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
 use crate::sources::{env_references, gather, service_links, token_projections, volume_references};
@@ -299,6 +301,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
     let (pod, name) = (start.pod.clone(), start.container.clone());
     let missing = || StartError::config("the pod has no such container any more");
     let (_, container) = pod.container(&name).ok_or_else(missing)?;
+    check_user(deps, &pod, container, &start.image_id).await?;
     let gathered = gather(deps, &pod.metadata.namespace, &env_references(container))
         .await
         .map_err(StartError::config)?;
@@ -326,6 +329,20 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         address: start.addresses.first().copied(),
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
+}
+
+/// Refuses a container that must not be root's and might be.
+async fn check_user(
+    deps: &Deps,
+    pod: &PodView,
+    container: &Container,
+    image_id: &str,
+) -> Result<(), StartError> {
+    let image_user = match non_root::asks_for_the_images_user(pod, container) {
+        true => deps.images.resolve(image_id).await.map_err(StartError::config)?.image.config.user,
+        false => String::new(),
+    };
+    non_root::verify(pod, container, &image_user).map_err(StartError::config)
 }
 
 async fn mounts_of(

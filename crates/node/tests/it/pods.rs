@@ -84,6 +84,39 @@ async fn a_pod_whose_ports_another_one_has_is_refused() {
     assert_eq!(made, ["create sandbox default/first", "create sandbox default/next"]);
 }
 
+#[tokio::test]
+async fn a_sysctl_that_is_not_the_pods_own_affair_is_refused_at_the_door() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["securityContext"] = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    world.create("web", spec);
+    let pod = world.pod_until("web", "refused", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "SysctlForbidden");
+    let message = "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted";
+    assert_eq!(pod["status"]["message"], message);
+    assert!(world.runtime.log.lock().is_empty());
+}
+
+#[tokio::test]
+async fn an_image_whose_user_is_a_name_does_not_run_where_root_is_forbidden() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["securityContext"] = json!({"runAsNonRoot": true});
+    *world.images.user.lock() = "app".to_owned();
+    world.create("web", spec);
+    let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let pod = world.pod_until("web", "refused", |pod| waiting(pod)["message"].is_string()).await;
+    assert_eq!(waiting(&pod)["reason"], "CreateContainerConfigError");
+    let message = waiting(&pod)["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.starts_with("container has runAsNonRoot and image has non-numeric user (app), "),
+        "{message}"
+    );
+    *world.images.user.lock() = "1000".to_owned();
+    world.clock.advance(Duration::from_secs(2));
+    world.pod_until("web", "Running", running).await;
+}
+
 /// All cores of the node.
 fn all_cores(world: &World) -> u64 {
     let node = world.api.get("nodes", "", "n1").unwrap();
