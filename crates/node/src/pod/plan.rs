@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
 use super::hash::container_hash;
-use super::view::init_kind;
+use super::view::{init_kind, probe_of};
 use super::{ContainerKind, ContainerRecord, PodView, RestartPolicy, SandboxRecord};
+use crate::probes::ProbeType;
 
 /// Restarts in a row: at once, then after 10 s, 20 s, … up to 300 s.
 pub(crate) const CRASH_LOOP: Policy =
@@ -125,6 +126,19 @@ impl KillReason {
                 format!("Container {container} failed startup probe, will be restarted")
             }
         }
+    }
+
+    /// Seconds that the container has to end: its pod's, unless the probe that failed says otherwise.
+    /// Source: `setTerminationGracePeriod` in `pkg/kubelet/kuberuntime`.
+    pub(crate) fn grace_seconds(self, pod: &PodView, container: &str) -> i64 {
+        let which = match self {
+            Self::DefinitionChanged => None,
+            Self::LivenessProbe => Some(ProbeType::Liveness),
+            Self::StartupProbe => Some(ProbeType::Startup),
+        };
+        let probe = which.and_then(|which| probe_of(pod.container(container)?.1, which));
+        let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
+        own.unwrap_or_else(|| pod.spec_grace_seconds())
     }
 }
 

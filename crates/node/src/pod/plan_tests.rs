@@ -294,6 +294,27 @@ fn probes_and_changed_definitions_kill() {
 }
 
 #[test]
+fn a_probe_may_have_a_grace_of_its_own() {
+    let spec = |probe: &str, own: Option<i64>| {
+        serde_json::json!({"terminationGracePeriodSeconds": 30, "containers": [{"name": "main",
+            probe: {"exec": {"command": ["false"]}, "terminationGracePeriodSeconds": own}}]})
+    };
+    for (probe, own, reason, wanted) in [
+        ("livenessProbe", Some(7), KillReason::LivenessProbe, 7),
+        ("livenessProbe", None, KillReason::LivenessProbe, 30),
+        ("livenessProbe", Some(7), KillReason::StartupProbe, 30),
+        ("startupProbe", Some(90), KillReason::StartupProbe, 90),
+        ("startupProbe", Some(90), KillReason::DefinitionChanged, 30),
+    ] {
+        assert_eq!(
+            reason.grace_seconds(&pod(spec(probe, own)), "main"),
+            wanted,
+            "{probe} {own:?} {reason:?}"
+        );
+    }
+}
+
+#[test]
 fn pull_failures_are_shown_then_waited_for() {
     let mut case = case(one());
     let failure = ImageFailure {

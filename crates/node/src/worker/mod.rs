@@ -269,12 +269,13 @@ impl PodWorker {
                     self.killing.push(id.clone());
                     self.probers.remove(id);
                     let message = reason.message(container);
+                    let deadline = grace_end(&deps, reason.grace_seconds(&self.pod, container));
                     self.push(kill(
                         deps,
                         self.pod.clone(),
                         record.clone(),
                         self.addresses.clone(),
-                        message,
+                        (message, deadline),
                         self.cancel.clone(),
                     ));
                 }
@@ -511,18 +512,25 @@ impl PodWorker {
     }
 }
 
-/// Kills one container of a pod that lives on.
+/// Kills one container of a pod that lives on, with the message of its event and the end of its grace.
 async fn kill(
     deps: Arc<Deps>,
     pod: Arc<PodView>,
     record: crate::pod::ContainerRecord,
     addresses: Vec<std::net::IpAddr>,
-    message: String,
+    (message, until): (String, Timestamp),
     cancel: tokio_util::sync::CancellationToken,
 ) -> Outcome {
-    let deadline = watch::Sender::new(grace_end(&deps, pod.spec_grace_seconds()));
-    let stop =
-        stop::stop_one(&deps, &pod, &record, addresses.first().copied(), deadline.subscribe(), message);
+    let deadline = watch::Sender::new(until);
+    let stop = stop::stop_one(
+        &deps,
+        &pod,
+        &record,
+        addresses.first().copied(),
+        deadline.subscribe(),
+        message,
+        async {},
+    );
     tokio::select! {
         () = stop => {}
         () = cancel.cancelled() => {}

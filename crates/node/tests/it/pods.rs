@@ -324,6 +324,58 @@ async fn hooks_run_before_a_container_is_stopped_also_where_its_pod_is_gone() {
 }
 
 #[tokio::test]
+async fn hooks_of_sidecars_run_at_once_and_their_containers_end_in_turn() {
+    let world = World::new().await;
+    let hook = |word: &str| json!({"preStop": {"exec": {"command": ["say", word]}}});
+    let mut spec = one();
+    spec["containers"][0]["lifecycle"] = hook("main");
+    spec["initContainers"] = json!([
+        {"name": "first", "image": "app:1", "restartPolicy": "Always", "lifecycle": hook("first")},
+        {"name": "second", "image": "app:1", "restartPolicy": "Always", "lifecycle": hook("second")},
+    ]);
+    world.create("web", spec);
+    world.pod_until("web", "Running", running).await;
+    world.runtime.stubborn.lock().extend(["main".to_owned(), "second".to_owned()]);
+    world.api.delete_pod("web", 30);
+    world.until("main is being stopped", || (world.runtime.said("stop main 30") == 1).then_some(())).await;
+    for word in ["main", "first", "second"] {
+        world.until(word, || (world.runtime.said(&format!("exec say {word}")) == 1).then_some(())).await;
+    }
+    let stops = || {
+        let log = world.runtime.log.lock().clone();
+        log.into_iter().filter(|line| line.starts_with("stop ")).collect::<Vec<_>>()
+    };
+    assert_eq!(stops(), ["stop main 30"], "the others wait for their turn");
+    // The grace ends: nobody waits any longer, and each has the least that there is.
+    world.clock.advance(Duration::from_secs(30));
+    world.until("all stopped", || (stops().len() >= 3).then_some(())).await;
+    world.clock.advance(Duration::from_secs(2));
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    let stops = stops();
+    assert!(
+        stops.contains(&"stop second 2".to_owned()) && stops.contains(&"stop first 2".to_owned()),
+        "{stops:?}"
+    );
+}
+
+#[tokio::test]
+async fn sidecars_end_after_the_others_in_reverse_order() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["initContainers"] = json!([
+        {"name": "first", "image": "app:1", "restartPolicy": "Always"},
+        {"name": "second", "image": "app:1", "restartPolicy": "Always"},
+    ]);
+    world.create("web", spec);
+    world.pod_until("web", "Running", running).await;
+    world.api.delete_pod("web", 30);
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    let log = world.runtime.log.lock().clone();
+    let stops: Vec<_> = log.iter().filter(|line| line.starts_with("stop ") && line.ends_with("30")).collect();
+    assert_eq!(stops, ["stop main 30", "stop second 30", "stop first 30"]);
+}
+
+#[tokio::test]
 async fn a_pod_that_asks_for_isolation_that_is_not_there_does_not_run() {
     let world = World::new().await;
     let mut spec = one();
@@ -601,7 +653,8 @@ async fn exec_probes_decide_readiness_and_life() {
     let mut spec = one();
     spec["containers"][0]["readinessProbe"] =
         json!({"exec": {"command": ["exit", "1"]}, "periodSeconds": 5, "failureThreshold": 1});
-    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["exit", "1"]}, "initialDelaySeconds": 60, "periodSeconds": 10, "failureThreshold": 2});
+    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["exit", "1"]}, "initialDelaySeconds": 60, "periodSeconds": 10, "failureThreshold": 2,
+        "terminationGracePeriodSeconds": 7});
     world.create("web", spec);
     let pod = world.pod_until("web", "Running", |pod| pod["status"]["phase"] == "Running").await;
     assert!(!holds(&pod, "Ready"));
@@ -630,6 +683,7 @@ async fn exec_probes_decide_readiness_and_life() {
         .await;
     let killing = world.events("Killing");
     assert_eq!(killing, ["Container main failed liveness probe, will be restarted"]);
+    assert_eq!(world.runtime.said("stop main 7"), 1, "the probe's own grace");
 }
 
 #[tokio::test]
