@@ -11,6 +11,7 @@ pub(crate) mod plan;
 pub(crate) mod quantity;
 pub(crate) mod record;
 pub(crate) mod resources;
+pub(crate) mod restart;
 pub(crate) mod security;
 pub(crate) mod spec;
 pub(crate) mod status;

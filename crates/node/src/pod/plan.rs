@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use base::backoff::Policy;
-use engine_api::ContainerState;
+use engine_api::{ContainerState, Exit};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
 use super::hash::container_hash;
+use super::restart::restarts;
 use super::view::{init_kind, probe_of};
-use super::{ContainerKind, ContainerRecord, PodView, RestartPolicy, SandboxRecord};
+use super::{ContainerKind, ContainerRecord, PodView, SandboxRecord};
 use crate::probes::ProbeType;
 
 /// Restarts in a row: at once, then after 10 s, 20 s, … up to 300 s.
@@ -20,6 +21,8 @@ pub(crate) const CRASH_LOOP: Policy =
     Policy { first: Duration::from_secs(10), max: Duration::from_secs(300) };
 /// A container that ran this long starts with a clean record.
 const CRASH_LOOP_RESET: Duration = Duration::from_secs(600);
+/// The exit code of a container whose end nobody saw. Source: `ContainerStatusUnknown` in `pkg/kubelet`.
+const LOST: i32 = 137;
 /// How long a fresh pull failure is shown as itself before the wait for the next try is.
 const FRESH_FAILURE: Duration = Duration::from_secs(2);
 
@@ -258,22 +261,17 @@ fn anything_alive(snapshot: &Snapshot<'_>) -> bool {
 
 /// Whether every application container has ended for good, or an init container has failed for good.
 fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
-    let policy = snapshot.pod.restart_policy();
-    if policy == RestartPolicy::Always {
-        return false;
-    }
-    let init_failed = policy == RestartPolicy::Never
-        && snapshot.pod.init_containers().iter().any(|container| {
-            init_kind(container) == ContainerKind::Init
-                && latest(snapshot.containers, &container.name)
-                    .is_some_and(|record| record.exit().is_some() && !record.succeeded())
-        });
+    let init_failed = snapshot.pod.init_containers().iter().any(|container| {
+        init_kind(container) == ContainerKind::Init
+            && latest(snapshot.containers, &container.name)
+                .and_then(ContainerRecord::exit)
+                .is_some_and(|exit| exit.code != 0 && !restarts(snapshot.pod, container, exit.code))
+    });
     init_failed
         || snapshot.pod.spec.containers.iter().all(|container| {
             match latest(snapshot.containers, &container.name) {
                 Some(record) => {
-                    record.exit().is_some()
-                        && !should_restart(policy, ContainerKind::App, record)
+                    record.exit().is_some_and(|exit| !restarts(snapshot.pod, container, exit.code))
                         && !snapshot.killing.contains(&record.id)
                 }
                 None => ended_and_forgotten(snapshot.pod, &container.name),
@@ -281,25 +279,25 @@ fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
         })
 }
 
-/// Whether an application container of which only the API knows has run and is not to run again: the runtime was cleared
-/// (a removed sandbox, a lost disk), and a second run would do twice what was asked for once.
+/// Whether a container of the application of which only the API knows has run and is not to run
+/// again: the runtime was cleared (a removed sandbox, a lost disk), and a second run would do twice what was asked for once.
 pub(crate) fn ended_and_forgotten(pod: &PodView, name: &str) -> bool {
     let known = pod.status.container_statuses.iter().flatten().find(|known| known.name == name);
     let Some(state) = known.and_then(|known| known.state.as_ref()) else { return false };
-    let succeeded = state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0);
-    match pod.restart_policy() {
-        RestartPolicy::Always => false,
-        RestartPolicy::OnFailure => succeeded,
-        RestartPolicy::Never => state.terminated.is_some() || state.running.is_some(),
-    }
+    let code = match (&state.terminated, &state.running) {
+        (Some(ended), _) => ended.exit_code,
+        (None, Some(_)) => LOST,
+        (None, None) => return false,
+    };
+    pod.container(name).is_some_and(|(_, container)| !restarts(pod, container, code))
 }
 
-fn should_restart(policy: RestartPolicy, kind: ContainerKind, record: &ContainerRecord) -> bool {
-    match (kind, policy) {
-        (ContainerKind::Sidecar, _) | (ContainerKind::App, RestartPolicy::Always) => true,
-        (ContainerKind::App, RestartPolicy::OnFailure) => !record.succeeded(),
-        (ContainerKind::App | ContainerKind::Init, RestartPolicy::Never) => false,
-        (ContainerKind::Init, _) => !record.succeeded(),
+/// Whether a container that has ended runs again.
+fn should_restart(pod: &PodView, kind: ContainerKind, container: &Container, exit: &Exit) -> bool {
+    match kind {
+        ContainerKind::Sidecar => true,
+        ContainerKind::App => restarts(pod, container, exit.code),
+        ContainerKind::Init => exit.code != 0 && restarts(pod, container, exit.code),
     }
 }
 
@@ -382,15 +380,14 @@ fn plan_container(snapshot: &Snapshot<'_>, kind: ContainerKind, container: &Cont
             }
             return;
         }
-        Some((ContainerState::Exited { .. }, record)) => {
-            let policy = snapshot.pod.restart_policy();
+        Some((ContainerState::Exited { exit, .. }, record)) => {
             let same_sandbox = sandbox_id == Some(record.sandbox_id.as_str());
             // In a new sandbox init containers run again, whatever they did in the old one.
             let rerun = kind == ContainerKind::Init && !same_sandbox;
             if snapshot.killing.contains(&record.id) {
                 return;
             }
-            if !rerun && !should_restart(policy, kind, record) {
+            if !rerun && !should_restart(snapshot.pod, kind, container, exit) {
                 plan.waiting.remove(name);
                 return;
             }

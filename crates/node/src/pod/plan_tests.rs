@@ -197,6 +197,28 @@ fn restart_policies_decide_what_an_end_means() {
 }
 
 #[test]
+fn containers_may_have_policies_and_rules_of_their_own() {
+    let rules = serde_json::json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let never = serde_json::json!({"restartPolicy": "Never", "containers": [
+        {"name": "main", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, start("main", 1, 1)), (1, Action::Finish), (0, Action::Finish)] {
+        let plan = case(never.clone()).with("main", 0, exited(code, 0, 1)).at(1).plan();
+        assert_eq!((plan.finished, plan.actions), (wanted == Action::Finish, vec![wanted]), "{code}");
+    }
+    let init = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "main"}], "initContainers": [
+        {"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, start("i", 1, 1)), (1, Action::Finish), (0, start("main", 0, 0))] {
+        let plan = case(init.clone()).with("i", 0, exited(code, 0, 1)).at(1).plan();
+        assert_eq!(plan.actions, [wanted], "{code}");
+    }
+    // One whose pod starts its containers again may end for good.
+    let always =
+        serde_json::json!({"containers": [{"name": "once", "restartPolicy": "Never"}, {"name": "main"}]});
+    let one_ended = case(always.clone()).with("once", 0, exited(0, 0, 1)).with("main", 0, running(0)).at(99);
+    assert_eq!((one_ended.plan().actions, one_ended.plan().finished), (vec![], false));
+}
+
+#[test]
 fn a_finished_pod_stays_finished() {
     let mut case = case(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "main"}]}))
         .with("main", 0, exited(0, 0, 1));

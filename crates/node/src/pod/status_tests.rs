@@ -107,6 +107,26 @@ fn phases_follow_containers_and_policy() {
 }
 
 #[test]
+fn phases_follow_the_containers_own_policies() {
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, "Running"), (1, "Failed"), (0, "Succeeded")] {
+        assert_eq!(case(spec.clone()).with("a", 0, exited(code, 0, 1)).phase(), wanted, "{code}");
+    }
+    let once = json!({"restartPolicy": "Always", "containers": [{"name": "a", "restartPolicy": "Never"}]});
+    for (code, wanted) in [(1, "Failed"), (0, "Succeeded")] {
+        assert_eq!(case(once.clone()).with("a", 0, exited(code, 0, 1)).phase(), wanted, "{code}");
+    }
+    let init = json!({"restartPolicy": "Never", "containers": [{"name": "a"}], "initContainers": [
+        {"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, "Pending"), (1, "Failed")] {
+        let case = case(init.clone()).with("i", 0, exited(code, 0, 1)).waits("a", "PodInitializing");
+        assert_eq!(case.phase(), wanted, "{code}");
+    }
+}
+
+#[test]
 fn a_crash_loop_is_running_and_shows_its_last_end() {
     let case = case(spec("Always"))
         .with("a", 0, running(0))

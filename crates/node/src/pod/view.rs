@@ -28,6 +28,18 @@ pub(crate) enum RestartPolicy {
     Never,
 }
 
+impl RestartPolicy {
+    /// The policy of a name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "Always" => Some(Self::Always),
+            "OnFailure" => Some(Self::OnFailure),
+            "Never" => Some(Self::Never),
+            _ => None,
+        }
+    }
+}
+
 /// Which part a container has in its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ContainerKind {
@@ -69,11 +81,7 @@ impl PodView {
     }
 
     pub(crate) fn restart_policy(&self) -> RestartPolicy {
-        match self.spec.restart_policy.as_deref() {
-            Some("Never") => RestartPolicy::Never,
-            Some("OnFailure") => RestartPolicy::OnFailure,
-            _ => RestartPolicy::Always,
-        }
+        self.spec.restart_policy.as_deref().and_then(RestartPolicy::named).unwrap_or(RestartPolicy::Always)
     }
 
     pub(crate) fn host_network(&self) -> bool {
