@@ -13,9 +13,9 @@ use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
 use crate::images::Puller;
-use crate::pod::PodView;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
+use crate::pod::{ContainerKind, PodView};
 use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
 use crate::volumes::PodDirectories;
@@ -95,8 +95,11 @@ impl Deps {
         let mut involved = Involved::named(&kinds::PODS, &pod.key(), pod.uid());
         involved.resource_version.clone_from(&pod.metadata.resource_version);
         if let Some(name) = container {
-            let init = pod.init_containers().iter().any(|container| container.name == name);
-            let list = if init { "initContainers" } else { "containers" };
+            let list = match pod.container(name) {
+                Some((ContainerKind::Init | ContainerKind::Sidecar, _)) => "initContainers",
+                Some((ContainerKind::Ephemeral, _)) => "ephemeralContainers",
+                _ => "containers",
+            };
             involved = involved.field(format!("spec.{list}{{{name}}}"));
         }
         self.recorder.event(involved, event_type, reason, message);

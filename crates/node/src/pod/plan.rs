@@ -228,6 +228,9 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>) -> Plan {
     if !sandbox_ready || snapshot.volumes != Step::Done {
         return plan;
     }
+    for ephemeral in &snapshot.pod.ephemeral {
+        plan_ephemeral(snapshot, &ephemeral.container, &mut plan);
+    }
     if plan_init(snapshot, &mut plan) {
         for container in &snapshot.pod.spec.containers {
             plan_container(snapshot, ContainerKind::App, container, &mut plan);
@@ -279,9 +282,12 @@ fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
         })
 }
 
-/// Whether a container of the application of which only the API knows has run and is not to run
+/// Whether a container of the application, or an ephemeral one, of which only the API knows has run and is not to run
 /// again: the runtime was cleared (a removed sandbox, a lost disk), and a second run would do twice what was asked for once.
 pub(crate) fn ended_and_forgotten(pod: &PodView, name: &str) -> bool {
+    if pod.ephemeral.iter().any(|own| own.container.name == name) {
+        return has_run(pod, name);
+    }
     let known = pod.status.container_statuses.iter().flatten().find(|known| known.name == name);
     let Some(state) = known.and_then(|known| known.state.as_ref()) else { return false };
     let code = match (&state.terminated, &state.running) {
@@ -292,19 +298,47 @@ pub(crate) fn ended_and_forgotten(pod: &PodView, name: &str) -> bool {
     pod.container(name).is_some_and(|(_, container)| !restarts(pod, container, code))
 }
 
+/// An ephemeral container runs once, as soon as there is a place for it. Source: `EphemeralContainersToStart` in
+/// `computePodActions`.
+fn plan_ephemeral(snapshot: &Snapshot<'_>, container: &Container, plan: &mut Plan) {
+    let name = container.name.as_str();
+    match latest(snapshot.containers, name) {
+        Some(record) if record.state != ContainerState::Created => {
+            plan.waiting.remove(name);
+        }
+        Some(record) if snapshot.starting != Some(name) => {
+            plan.actions.push(Action::RemoveContainer { id: record.id.clone() });
+        }
+        Some(_) => {}
+        // The runtime was cleared since.
+        None if has_run(snapshot.pod, name) => {
+            plan.waiting.remove(name);
+        }
+        None => plan_start(snapshot, container, None, plan),
+    }
+}
+
+/// Whether the API knows of a run of a container.
+fn has_run(pod: &PodView, name: &str) -> bool {
+    let state = pod.reported(name).and_then(|known| known.state.as_ref());
+    state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+}
+
 /// Whether a container that has ended runs again.
 fn should_restart(pod: &PodView, kind: ContainerKind, container: &Container, exit: &Exit) -> bool {
     match kind {
         ContainerKind::Sidecar => true,
         ContainerKind::App => restarts(pod, container, exit.code),
         ContainerKind::Init => exit.code != 0 && restarts(pod, container, exit.code),
+        ContainerKind::Ephemeral => false,
     }
 }
 
 /// Sandbox and volumes. Tells whether there is a sandbox to start containers in.
 fn plan_setup(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
     for (kind, container) in snapshot.pod.containers() {
-        let initializing = kind == ContainerKind::App && !snapshot.pod.init_containers().is_empty();
+        let later = matches!(kind, ContainerKind::App | ContainerKind::Ephemeral);
+        let initializing = later && !snapshot.pod.init_containers().is_empty();
         plan.wait(&container.name, if initializing { "PodInitializing" } else { "ContainerCreating" }, "");
     }
     match snapshot.volumes {
@@ -534,9 +568,7 @@ fn next_attempt(pod: &PodView, name: &str, record: Option<&ContainerRecord>) -> 
         return (record.attempt.saturating_add(1), failures);
     }
     // The runtime has forgotten it (a reboot, a cleaned disk): the API's count goes on.
-    let known = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
-    let reported = known.flatten().find(|status| status.name == name);
-    let attempt = reported.map_or(0, |status| {
+    let attempt = pod.reported(name).map_or(0, |status| {
         let ran = status.container_id.as_deref().is_some_and(|id| !id.is_empty());
         u32::try_from(status.restart_count).unwrap_or(0).saturating_add(u32::from(ran))
     });

@@ -300,6 +300,35 @@ fn sidecars_start_in_order_and_keep_running() {
 }
 
 #[test]
+fn ephemeral_containers_run_once() {
+    let spec = serde_json::json!({"initContainers": [{"name": "i"}], "containers": [{"name": "main"}],
+        "ephemeralContainers": [{"name": "debug", "image": "x"}]});
+    let added = case(spec.clone()).with("i", 0, running(0));
+    assert_eq!(added.plan().actions, [start("debug", 0, 0)], "they need not wait for init containers");
+    let ended = case(spec.clone()).with("i", 0, running(0)).with("debug", 0, exited(1, 0, 1)).at(99);
+    assert_eq!(ended.plan().actions, []);
+    assert!(!ended.plan().waiting.contains_key("debug"));
+    let mut failed = case(spec.clone()).with("i", 0, running(0));
+    failed.images.remove("debug");
+    assert_eq!(failed.plan().actions, [Action::EnsureImage { container: "debug".to_owned() }]);
+    // Nor do they run again where only the API remembers.
+    let mut forgotten = case(spec).with("i", 0, running(0));
+    forgotten.pod.status = serde_json::from_value(serde_json::json!({"ephemeralContainerStatuses": [{
+        "name": "debug", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+        "containerID": "skiff://old", "state": {"running": {}}}]}))
+    .unwrap();
+    assert_eq!(forgotten.plan().actions, []);
+}
+
+#[test]
+fn the_end_of_a_pod_does_not_wait_for_ephemeral_containers() {
+    let spec = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "main"}],
+        "ephemeralContainers": [{"name": "debug", "image": "x"}]});
+    let over = case(spec).with("main", 0, exited(0, 0, 1)).with("debug", 0, running(0));
+    assert_eq!(over.plan().actions, [Action::Finish]);
+}
+
+#[test]
 fn probes_and_changed_definitions_kill() {
     let mut live = case(one()).with("main", 0, running(0));
     live.probes.get_mut("main-0").unwrap().liveness_failed = true;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use engine_api::{ContainerSpec, Mount, SandboxSpec};
+use engine_api::{ContainerSpec, Mount, NamespaceSharing, SandboxSpec};
 use k8s_openapi::api::core::v1::Container;
 
 use super::PodView;
@@ -99,6 +99,8 @@ pub(crate) struct Run<'a> {
     pub(crate) message_file: PathBuf,
     /// The pod's address.
     pub(crate) address: Option<std::net::IpAddr>,
+    /// The container whose processes it sees.
+    pub(crate) pid_of: Option<String>,
 }
 
 /// Where a container's termination message is, inside.
@@ -144,7 +146,7 @@ pub(crate) fn container_spec(run: Run<'_>, facts: &NodeFacts) -> Result<Containe
             .unwrap_or_default(),
         log_path: Path::new(&container.name).join(format!("{}.log", run.attempt)),
         log_max_bytes: 0,
-        namespaces: Default::default(),
+        namespaces: NamespaceSharing { pid_of: run.pid_of },
     })
 }
 
@@ -231,6 +233,7 @@ mod tests {
             mounts: Vec::new(),
             message_file: "/m".into(),
             address: None,
+            pid_of: None,
         };
         let spec = container_spec(run, &facts()).unwrap();
         assert_eq!(spec.entrypoint, ["sh", "-c", "echo 1=2 $(B) $(A)"]);

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::phase;
 use super::plan::{ProbeState, Waiting, ended_and_forgotten, latest};
-use super::view::init_kind;
+use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
 use crate::pod::resources::qos_class;
@@ -53,10 +53,14 @@ pub(crate) struct StatusInput<'a> {
 
 /// Makes the status.
 pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
-    let (mut init, mut apps) = (Vec::new(), Vec::new());
+    let (mut init, mut apps, mut ephemeral) = (Vec::new(), Vec::new(), Vec::new());
     for (kind, container) in input.pod.containers() {
-        let status = container_status(input, kind, container);
-        if kind == ContainerKind::App { apps.push(status) } else { init.push(status) }
+        let list = match kind {
+            ContainerKind::App => &mut apps,
+            ContainerKind::Init | ContainerKind::Sidecar => &mut init,
+            ContainerKind::Ephemeral => &mut ephemeral,
+        };
+        list.push(container_status(input, kind, container));
     }
     let phase = match (input.failure, input.last.phase.as_deref()) {
         (Some(_), _) => "Failed",
@@ -85,6 +89,7 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     if phase != "Failed" || has_begun(input) {
         status.container_statuses = Some(apps);
         status.init_container_statuses = some(init);
+        status.ephemeral_container_statuses = some(ephemeral);
     }
     status
 }
@@ -107,7 +112,8 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        started: Some(false),
+        // Nothing asks an ephemeral container how it is.
+        started: (kind != ContainerKind::Ephemeral).then_some(false),
         resources: container.resources.clone(),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()
@@ -124,11 +130,13 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
     let waiting = input.waiting.get(&container.name);
     match (&record.state, waiting) {
         (Runtime::Running { started_at, .. }, _) => {
-            let probes = input.probes.get(&record.id).cloned().unwrap_or_default();
             let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
             status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
-            status.started = Some(probes.started);
-            status.ready = probes.started && probes.ready && kind != ContainerKind::Init;
+            if kind != ContainerKind::Ephemeral {
+                let probes = input.probes.get(&record.id).cloned().unwrap_or_default();
+                status.started = Some(probes.started);
+                status.ready = probes.started && probes.ready && kind != ContainerKind::Init;
+            }
         }
         (Runtime::Exited { .. }, Some(waiting)) if !input.ended && restarts(waiting) => {
             status.last_state = terminated_state(input, record);
@@ -158,8 +166,7 @@ fn creating() -> Waiting {
 
 /// A container that the runtime does not know: never made, or forgotten with a reboot.
 fn forgotten(input: &StatusInput<'_>, container: &Container, status: &mut ContainerStatus) {
-    let lists = [&input.last.container_statuses, &input.last.init_container_statuses];
-    let known = lists.into_iter().flatten().flatten().find(|known| known.name == container.name);
+    let known = reported(input.last, &container.name);
     let waiting = input.waiting.get(&container.name).cloned().unwrap_or_else(creating);
     status.last_state = Some(ContainerState::default());
     if let Some(known) = known {
@@ -224,8 +231,7 @@ fn previous_end(input: &StatusInput<'_>, newest: &ContainerRecord) -> Option<Con
 
 /// How the run before ended, where the runtime has forgotten it and the API has not.
 fn reported_end(input: &StatusInput<'_>, newest: &ContainerRecord) -> Option<ContainerState> {
-    let lists = [&input.last.container_statuses, &input.last.init_container_statuses];
-    let known = lists.into_iter().flatten().flatten().find(|known| known.name == newest.name)?;
+    let known = reported(input.last, &newest.name)?;
     let same_run = u32::try_from(known.restart_count) == Ok(newest.attempt) && newest.attempt > 0;
     known.last_state.clone().filter(|_| same_run)
 }

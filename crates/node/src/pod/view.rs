@@ -1,7 +1,9 @@
 //! The projection of a Pod that the node works with, decoded once per revision.
 
 use api::{Key, Object, ObjectMeta};
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Lifecycle, PodSpec, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, ContainerStatus, EphemeralContainer, Lifecycle, PodSpec, PodStatus, Probe,
+};
 use reconcile::ports::{PodRef, PublishedPort};
 use serde::Deserialize;
 
@@ -10,14 +12,66 @@ const KERNEL_NAME_MAX: usize = 64;
 
 /// A Pod without managedFields.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(from = "Decoded")]
 pub(crate) struct PodView {
     /// Metadata, with annotations.
     pub(crate) metadata: ObjectMeta,
-    /// What is wanted.
+    /// What is wanted, but for `ephemeralContainers`.
     pub(crate) spec: PodSpec,
     /// What the API server last heard.
-    #[serde(default)]
     pub(crate) status: PodStatus,
+    /// Containers that were added to see what the others do, in their order.
+    pub(crate) ephemeral: Vec<Ephemeral>,
+}
+
+/// A Pod as its object spells it.
+#[derive(Deserialize)]
+struct Decoded {
+    metadata: ObjectMeta,
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+/// An ephemeral container, which is a container in all but its way in.
+#[derive(Debug, Clone)]
+pub(crate) struct Ephemeral {
+    pub(crate) container: Container,
+    /// The container whose processes it sees.
+    pub(crate) target: Option<String>,
+}
+
+impl From<Decoded> for PodView {
+    fn from(Decoded { metadata, mut spec, status }: Decoded) -> Self {
+        let ephemeral = spec.ephemeral_containers.take().unwrap_or_default();
+        Self { metadata, spec, status, ephemeral: ephemeral.into_iter().map(Ephemeral::from).collect() }
+    }
+}
+
+impl From<EphemeralContainer> for Ephemeral {
+    fn from(own: EphemeralContainer) -> Self {
+        let container = Container {
+            args: own.args,
+            command: own.command,
+            env: own.env,
+            env_from: own.env_from,
+            image: own.image,
+            image_pull_policy: own.image_pull_policy,
+            name: own.name,
+            security_context: own.security_context,
+            stdin: own.stdin,
+            stdin_once: own.stdin_once,
+            termination_message_path: own.termination_message_path,
+            termination_message_policy: own.termination_message_policy,
+            tty: own.tty,
+            volume_devices: own.volume_devices,
+            volume_mounts: own.volume_mounts,
+            working_dir: own.working_dir,
+            // The API allows none of the other fields: it has no ports, probes, hooks, resources and restarts.
+            ..Container::default()
+        };
+        Self { container, target: own.target_container_name.filter(|name| !name.is_empty()) }
+    }
 }
 
 /// `spec.restartPolicy`.
@@ -49,6 +103,8 @@ pub(crate) enum ContainerKind {
     Sidecar,
     /// An application container.
     App,
+    /// One that was added to a pod that runs (`kubectl debug`): runs once.
+    Ephemeral,
 }
 
 impl PodView {
@@ -93,10 +149,18 @@ impl PodView {
         self.spec.init_containers.as_deref().unwrap_or_default()
     }
 
-    /// Every container with its kind, in the order in which they start.
+    /// Every container with its kind: those that the pod began with in the order in which they start, then the
+    /// ephemeral ones.
     pub(crate) fn containers(&self) -> impl Iterator<Item = (ContainerKind, &Container)> {
         let init = self.init_containers().iter().map(|container| (init_kind(container), container));
-        init.chain(self.spec.containers.iter().map(|container| (ContainerKind::App, container)))
+        let apps = self.spec.containers.iter().map(|container| (ContainerKind::App, container));
+        let ephemeral = self.ephemeral.iter().map(|own| (ContainerKind::Ephemeral, &own.container));
+        init.chain(apps).chain(ephemeral)
+    }
+
+    /// What was last told of a container.
+    pub(crate) fn reported(&self, name: &str) -> Option<&ContainerStatus> {
+        reported(&self.status, name)
     }
 
     /// The ports of the host that the pod's long-running containers ask for, none where the pod is on the host's own
@@ -167,6 +231,13 @@ impl PodView {
         let cut: String = name.chars().take(63).collect();
         cut.trim_end_matches(['-', '.']).to_owned()
     }
+}
+
+/// What a status says of a container, of whatever kind.
+pub(crate) fn reported<'s>(status: &'s PodStatus, name: &str) -> Option<&'s ContainerStatus> {
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten().find(|known| known.name == name)
 }
 
 fn host_port(port: &ContainerPort) -> Result<PublishedPort, String> {

@@ -2,11 +2,12 @@
 
 use api::{Key, Reason, Status};
 use http::Request;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodStatus};
+use k8s_openapi::api::core::v1::ContainerState;
 
 use super::route::Target;
 use crate::deps::Deps;
 use crate::pod::plan::{current_sandbox, latest};
+pub(crate) use crate::pod::view::reported;
 use crate::pod::{ContainerRecord, PodView, SandboxRecord};
 
 /// The query's parameters, decoded, in order.
@@ -105,13 +106,6 @@ pub(crate) fn container(deps: &Deps, target: &Target) -> Result<ContainerRecord,
     })
 }
 
-/// What was last told of a container.
-pub(crate) fn reported<'s>(status: &'s PodStatus, name: &str) -> Option<&'s ContainerStatus> {
-    let lists =
-        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    lists.into_iter().flatten().flatten().find(|status| status.name == name)
-}
-
 /// Why there is no run of a container. Source: `validateContainerLogStatus` in `pkg/kubelet/kubelet_pods.go`.
 fn absence(state: Option<&ContainerState>) -> String {
     let Some(state) = state else { return "not available".to_owned() };
@@ -149,6 +143,8 @@ pub(crate) fn sandbox(deps: &Deps, target: &Target) -> Result<SandboxRecord, Sta
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodStatus;
+
     use super::*;
 
     #[test]

@@ -24,9 +24,9 @@ use reconcile::{EventType, kinds};
 use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
-use crate::pod::PodView;
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
 use crate::pod::status::{StatusInput, pod_status};
+use crate::pod::{ContainerKind, PodView};
 use crate::probes::{ProbeReport, ProbeTarget, ProbeType, Prober};
 use crate::runtime_state::PodRuntime;
 use crate::sources;
@@ -107,7 +107,7 @@ impl PodWorker {
         let held = self.deps.watched.hold(&new.namespace, &references);
         self.mailbox.interested_in(&new.namespace, references, held);
         // Another image: what is known of the old one says nothing.
-        for container in self.pod.spec.containers.iter().chain(self.pod.init_containers()) {
+        for (_, container) in self.pod.containers() {
             let image = container.image.clone().unwrap_or_default();
             let known = self.image_names.insert(container.name.clone(), image.clone());
             if known.is_some_and(|known| known != image) {
@@ -153,7 +153,10 @@ impl PodWorker {
             if self.probers.contains_key(&record.id) || starting {
                 continue;
             }
-            let Some((_, container)) = self.pod.container(&record.name) else { continue };
+            let Some((kind, container)) = self.pod.container(&record.name) else { continue };
+            if kind == ContainerKind::Ephemeral {
+                continue;
+            }
             let state = self.initial_probe_state(container, &record.id);
             let target = ProbeTarget {
                 pod: self.pod.clone(),

@@ -19,6 +19,7 @@ use crate::images;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
+use crate::pod::plan::latest;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
 use crate::sources::{env_references, gather, service_links, token_projections, volume_references};
@@ -316,6 +317,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
     let directories = deps.directories(pod.uid());
     let message_file = directories.termination_message(&name, start.attempt);
     let mounts = mounts_of(&pod, &directories, &name, start.attempt, &env).await?;
+    let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,
         container,
@@ -327,6 +329,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         mounts,
         message_file,
         address: start.addresses.first().copied(),
+        pid_of,
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
 }
@@ -343,6 +346,18 @@ async fn check_user(
         false => String::new(),
     };
     non_root::verify(pod, container, &image_user).map_err(StartError::config)
+}
+
+/// The id of the container whose processes an ephemeral one is to see; none where all containers see each other.
+fn target(deps: &Deps, pod: &PodView, name: &str) -> Result<Option<String>, String> {
+    let Some(ephemeral) = pod.ephemeral.iter().find(|own| own.container.name == name) else {
+        return Ok(None);
+    };
+    let shared = pod.spec.share_process_namespace == Some(true) || pod.spec.host_pid == Some(true);
+    let Some(wanted) = ephemeral.target.as_deref().filter(|_| !shared) else { return Ok(None) };
+    let runtime = deps.state.pod(pod.uid());
+    let found = latest(&runtime.containers, wanted).map(|record| record.id.clone());
+    found.map(Some).ok_or_else(|| format!("unable to find target container {wanted}"))
 }
 
 async fn mounts_of(

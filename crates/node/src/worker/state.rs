@@ -154,12 +154,8 @@ impl PodWorker {
     /// What probes are assumed to say before they have: what the API heard of this very run, or that a container without
     /// a probe is fine (and ready, unless it names ports that it is yet to listen to).
     pub(super) fn initial_probe_state(&self, container: &Container, id: &str) -> ProbeState {
-        let lists = [&self.pod.status.container_statuses, &self.pod.status.init_container_statuses];
-        let known = lists
-            .into_iter()
-            .flatten()
-            .flatten()
-            .find(|known| known.container_id.as_deref() == Some(container_id(id).as_str()));
+        let known = self.pod.reported(&container.name);
+        let known = known.filter(|known| known.container_id.as_deref() == Some(container_id(id).as_str()));
         let was_started = known.is_some_and(|known| known.started == Some(true));
         let was_ready = known.is_some_and(|known| known.ready);
         ProbeState {

@@ -359,6 +359,47 @@ async fn hooks_of_sidecars_run_at_once_and_their_containers_end_in_turn() {
 }
 
 #[tokio::test]
+async fn an_ephemeral_container_joins_a_pod_that_runs() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    let add = |containers: Value| {
+        let mut pod = world.pod("web");
+        pod["spec"]["ephemeralContainers"] = containers;
+        pod["metadata"]["generation"] = (pod["metadata"]["generation"].as_i64().unwrap() + 1).into();
+        world.api.put("pods", pod);
+    };
+    let debugger = json!({"name": "debugger", "image": "app:1", "targetContainerName": "main", "stdin": true,
+        "tty": true});
+    let lost = json!({"name": "lost", "image": "app:1", "targetContainerName": "nobody"});
+    add(json!([debugger]));
+    let state =
+        |pod: &Value, index: usize| pod["status"]["ephemeralContainerStatuses"][index]["state"].clone();
+    let pod = world.pod_until("web", "debugged", |pod| state(pod, 0)["running"].is_object()).await;
+    let status = &pod["status"]["ephemeralContainerStatuses"][0];
+    assert_eq!((&status["ready"], &status["started"]), (&json!(false), &Value::Null));
+    assert!(running(&pod), "the pod is as ready as before");
+    let (main, debug) = (world.runtime.newest("main").unwrap(), world.runtime.newest("debugger").unwrap());
+    assert_eq!(debug.spec.namespaces.pid_of, Some(main.spec.id));
+    assert!(debug.spec.stdin && debug.spec.terminal);
+
+    add(json!([debugger, lost]));
+    let pod =
+        world.pod_until("web", "no target", |pod| state(pod, 1)["waiting"]["message"].is_string()).await;
+    let waiting = &state(&pod, 1)["waiting"];
+    assert_eq!(waiting["reason"], "CreateContainerConfigError");
+    assert_eq!(waiting["message"], "unable to find target container nobody");
+
+    world.runtime.end(&debug.spec.id, 3);
+    let pod =
+        world.pod_until("web", "debugged no more", |pod| state(pod, 0)["terminated"]["exitCode"] == 3).await;
+    assert!(running(&pod));
+    assert_eq!(world.settled("web").await["status"]["ephemeralContainerStatuses"][0]["restartCount"], 0);
+    assert_eq!(world.runtime.said("start debugger 0"), 1);
+    assert_eq!(world.runtime.said("start debugger 1"), 0, "it is not restarted");
+}
+
+#[tokio::test]
 async fn sidecars_end_after_the_others_in_reverse_order() {
     let world = World::new().await;
     let mut spec = one();
