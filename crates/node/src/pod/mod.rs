@@ -3,6 +3,7 @@
 
 pub(crate) mod dns;
 pub(crate) mod env;
+pub(crate) mod env_file;
 pub(crate) mod fields;
 pub(crate) mod hash;
 pub(crate) mod non_root;

@@ -14,6 +14,7 @@ use reconcile::EventType;
 use tokio_util::sync::CancellationToken;
 
 use crate::deps::{Deps, blocking};
+use crate::env_files::{self, EnvFiles};
 use crate::hooks;
 use crate::images;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
@@ -308,13 +309,14 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         .map_err(StartError::config)?;
     let fields = deps.field_context(&start.addresses);
     let links = service_links(deps, &pod);
+    let directories = deps.directories(pod.uid());
+    let files = files_of(&pod, &directories, &name).await?;
     let env = {
         let config_map = |name: &str| gathered.text(name);
         let secret = |name: &str| gathered.secret(name);
-        let sources = Sources { config_map: &config_map, secret: &secret };
+        let sources = Sources { config_map: &config_map, secret: &secret, files: &files };
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
-    let directories = deps.directories(pod.uid());
     let message_file = directories.termination_message(&name, start.attempt);
     let mounts = mounts_of(&pod, &directories, &name, start.attempt, &env).await?;
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
@@ -358,6 +360,24 @@ fn target(deps: &Deps, pod: &PodView, name: &str) -> Result<Option<String>, Stri
     let runtime = deps.state.pod(pod.uid());
     let found = latest(&runtime.containers, wanted).map(|record| record.id.clone());
     found.map(Some).ok_or_else(|| format!("unable to find target container {wanted}"))
+}
+
+/// The files that the container's environment is taken from.
+async fn files_of(
+    pod: &Arc<PodView>,
+    directories: &PodDirectories,
+    name: &str,
+) -> Result<EnvFiles, StartError> {
+    let needs_files = pod.container(name).is_some_and(|(_, container)| env_files::needed(container));
+    if !needs_files {
+        return Ok(EnvFiles::new());
+    }
+    let (pod, directories, name) = (pod.clone(), directories.clone(), name.to_owned());
+    let read = blocking(move || {
+        let (_, container) = pod.container(&name).ok_or("the pod has no such container any more")?;
+        env_files::gather(&pod, container, &directories)
+    });
+    read.await.map_err(StartError::config)?.map_err(StartError::config)
 }
 
 async fn mounts_of(
