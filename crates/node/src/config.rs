@@ -37,6 +37,8 @@ pub struct Config {
     pub max_pods: u32,
     /// Processes per pod; `None` sets no limit.
     pub pod_pids_limit: Option<i64>,
+    /// Directory of manifests whose pods the node runs by itself; `None`: there are no such pods.
+    pub static_pods: Option<PathBuf>,
     /// Labels of the Node object beside the well-known ones.
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.

@@ -18,6 +18,7 @@ use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
 use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
+use crate::static_pods::StaticPods;
 use crate::volumes::PodDirectories;
 use crate::watched::Watched;
 
@@ -54,6 +55,8 @@ pub(crate) struct Deps {
     pub(crate) state: RuntimeState,
     pub(crate) hardware: Hardware,
     pub(crate) facts: NodeFacts,
+    /// Pods that the node has from files.
+    pub(crate) static_pods: StaticPods,
     /// What the host is short of.
     pub(crate) pressure: WatchedPressure,
 }
@@ -70,6 +73,11 @@ impl Deps {
 
     pub(crate) fn directories(&self, uid: &str) -> PodDirectories {
         PodDirectories::new(&self.config.data_dir, &self.config.run_dir, uid)
+    }
+
+    /// The uid under which the node runs what the API shows as this pod.
+    pub(crate) fn runs_as(&self, pod: &PodView) -> String {
+        self.static_pods.runs_as(pod).unwrap_or_else(|| pod.uid().to_owned())
     }
 
     /// What `fieldRef` and `resourceFieldRef` can refer to.

@@ -18,6 +18,7 @@ mod registration;
 mod runtime_state;
 mod server;
 mod sources;
+mod static_pods;
 mod tokens;
 mod volumes;
 mod watched;

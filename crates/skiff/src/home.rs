@@ -205,6 +205,7 @@ mod tests {
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
             scheduler_config: None,
+            static_pod_path: None,
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

@@ -116,6 +116,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduler_config: Option<PathBuf>,
+    /// Directory of manifests whose pods the node runs by itself, also without an API server
+    #[arg(long, value_name = "DIRECTORY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) static_pod_path: Option<PathBuf>,
 }
 
 /// A kind of store.
@@ -163,6 +167,8 @@ pub(crate) struct Settings {
     pub(crate) protection: apiserver::Protection,
     /// How pods are placed: a configuration of the scheduler. Absolute.
     pub(crate) scheduler_config: Option<PathBuf>,
+    /// Directory of the manifests of static pods. Absolute.
+    pub(crate) static_pod_path: Option<PathBuf>,
 }
 
 impl UpArgs {
@@ -176,6 +182,7 @@ impl UpArgs {
         let access = self.access(&file)?;
         let protection = self.protection(&file)?;
         let scheduler_config = path_of("--scheduler-config", &self.scheduler_config, &file.scheduler_config)?;
+        let static_pod_path = path_of("--static-pod-path", &self.static_pod_path, &file.static_pod_path)?;
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -208,6 +215,7 @@ impl UpArgs {
             access,
             protection,
             scheduler_config,
+            static_pod_path,
             instance,
         })
     }
@@ -347,6 +355,7 @@ impl Settings {
                 file(self.protection.admission_control_config_file.as_ref()),
             ),
             ("--scheduler-config".to_owned(), file(self.scheduler_config.as_ref())),
+            ("--static-pod-path".to_owned(), file(self.static_pod_path.as_ref())),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
             ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),

@@ -99,7 +99,7 @@ impl Door {
                 && !pod.is_terminal()
                 && let Ok(asked) = Asked::of(&object, &pod)
             {
-                taken.put(pod.uid(), asked);
+                taken.put(&self.deps.runs_as(&pod), asked);
             }
         }
         *self.taken.lock() = taken;
@@ -172,8 +172,11 @@ impl Door {
         }
     }
 
-    /// Whether the API knows a pod whose life is not over.
+    /// Whether a file, or the API, knows a pod whose life is not over.
     fn lives(&self, uid: &str) -> bool {
+        if self.deps.static_pods.has(uid) {
+            return true;
+        }
         let Some(object) = self.deps.caches.pods.by_uid(uid) else { return false };
         // A glance at the bytes: most pods live, and none of their words says otherwise.
         let text = std::str::from_utf8(object.bytes()).unwrap_or_default();

@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{
 use reconcile::ports::{PodRef, PublishedPort};
 use serde::Deserialize;
 
+use crate::static_pods::{FILE, MIRROR, SOURCE};
+
 /// Longer names the kernel does not take. Source: `HOST_NAME_MAX` of Linux.
 const KERNEL_NAME_MAX: usize = 64;
 
@@ -119,6 +121,12 @@ impl PodView {
 
     pub(crate) fn uid(&self) -> &str {
         &self.metadata.uid
+    }
+
+    /// Whether a file of this node says that there is this pod, and not the API. Source: `kubetypes.IsStaticPod`.
+    pub(crate) fn is_of_a_file(&self) -> bool {
+        let annotations = &self.metadata.annotations;
+        annotations.get(SOURCE).is_some_and(|source| source == FILE) && !annotations.contains_key(MIRROR)
     }
 
     /// `name_namespace(uid)`, as upstream names a pod in messages.

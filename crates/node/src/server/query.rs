@@ -87,7 +87,10 @@ pub(crate) fn pod(deps: &Deps, target: &Target) -> Result<PodView, Status> {
     if target.uid.as_ref().is_some_and(|uid| *uid != object.meta().uid) {
         return Err(missing());
     }
-    PodView::decode(&object).map_err(|error| Status::internal(format!("pod not readable: {error}")))
+    let mut pod =
+        PodView::decode(&object).map_err(|error| Status::internal(format!("pod not readable: {error}")))?;
+    pod.metadata.uid = deps.runs_as(&pod);
+    Ok(pod)
 }
 
 /// The newest run of the container that a request means.

@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{PatchType, Reason};
+use api::{Object, PatchType, Reason};
 use base::backoff::Policy;
 use engine_api::ContainerState;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use reconcile::{EventType, kinds};
+use serde_json::Map;
 use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
@@ -47,7 +48,7 @@ impl PodWorker {
     pub(crate) async fn run(mut self) {
         loop {
             self.take_letters();
-            if self.gone || self.pod.metadata.is_terminating() {
+            if self.gone || self.withdrawn || self.pod.metadata.is_terminating() {
                 return self.terminate().await;
             }
             let runtime = self.runtime();
@@ -77,6 +78,10 @@ impl PodWorker {
     fn take_letters(&mut self) {
         let letters = self.mailbox.take();
         self.gone |= letters.gone;
+        self.withdrawn |= letters.withdrawn;
+        if let Some(copy) = letters.mirror {
+            self.mirror_changed(copy.as_deref());
+        }
         if let Some(object) = letters.pod {
             match PodView::decode(&object) {
                 Ok(pod) => self.pod_changed(pod),
@@ -97,6 +102,21 @@ impl PodWorker {
                 failure.retry_at = now;
             }
         }
+    }
+
+    /// The API's copy of a pod of a file: its status is what the API heard last.
+    fn mirror_changed(&mut self, copy: Option<&Object>) {
+        let copy = copy.and_then(|object| PodView::decode(object).ok());
+        let copy = copy.filter(|copy| !copy.metadata.is_terminating());
+        let known_as = copy.as_ref().map(|copy| copy.uid().to_owned());
+        if let Some(copy) = copy {
+            if self.known_as != known_as {
+                self.known = own_fields(&copy.status);
+                self.renewed = self.writing.is_some();
+            }
+            Arc::make_mut(&mut self.pod).status = copy.status;
+        }
+        self.known_as = known_as;
     }
 
     fn pod_changed(&mut self, pod: PodView) {
@@ -484,7 +504,9 @@ impl PodWorker {
             return;
         }
         self.write_retry_at = None;
-        let Some(patch) = status_patch(self.pod.uid(), &self.known, &self.wanted) else { return };
+        // A pod of a file may have nobody whom the API could be told of.
+        let Some(known_as) = self.known_as.as_deref() else { return };
+        let Some(patch) = status_patch(known_as, &self.known, &self.wanted) else { return };
         self.writing = Some(self.wanted.clone());
         let (client, key) = (self.deps.client.clone(), self.pod.key());
         self.push(async move {
@@ -496,6 +518,10 @@ impl PodWorker {
 
     fn written(&mut self, result: Result<(), api::Status>) {
         let sent = self.writing.take();
+        if std::mem::take(&mut self.renewed) {
+            self.known = Map::new();
+            return;
+        }
         match result {
             Ok(()) => {
                 self.write_failures = 0;

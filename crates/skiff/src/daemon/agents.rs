@@ -150,6 +150,7 @@ fn node_config(
         runtime_version: concat!("skiff://", env!("CARGO_PKG_VERSION")).into(),
         max_pods: MAX_PODS,
         pod_pids_limit: None,
+        static_pods: settings.static_pod_path.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),
