@@ -206,6 +206,7 @@ mod tests {
             protection: apiserver::Protection::default(),
             scheduler_config: None,
             static_pod_path: None,
+            max_container_restart_period: 300,
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

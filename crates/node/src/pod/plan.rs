@@ -16,9 +16,13 @@ use super::view::{init_kind, probe_of};
 use super::{ContainerKind, ContainerRecord, PodView, SandboxRecord};
 use crate::probes::ProbeType;
 
-/// Restarts in a row: at once, then after 10 s, 20 s, … up to 300 s.
-pub(crate) const CRASH_LOOP: Policy =
-    Policy { first: Duration::from_secs(10), max: Duration::from_secs(300) };
+/// Restarts in a row: at once, then after 10 s, 20 s, … up to `max`, which may be less than all of these.
+/// Source: KEP-4603, `KubeletCrashLoopBackOffMax`.
+pub(crate) fn crash_loop_policy(max: Duration) -> Policy {
+    Policy { first: CRASH_LOOP_FIRST.min(max), max }
+}
+
+const CRASH_LOOP_FIRST: Duration = Duration::from_secs(10);
 /// A container that ran this long starts with a clean record.
 const CRASH_LOOP_RESET: Duration = Duration::from_secs(600);
 /// The exit code of a container whose end nobody saw. Source: `ContainerStatusUnknown` in `pkg/kubelet`.
@@ -102,6 +106,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) starting: Option<&'a str>,
     /// Ids of containers that are being killed.
     pub(crate) killing: &'a [String],
+    /// How long restarts in a row wait.
+    pub(crate) crash_loop: Policy,
     /// The node has failed the pod, whether or not the API server knows already.
     pub(crate) failed: bool,
     pub(crate) now: Timestamp,
@@ -442,7 +448,7 @@ fn plan_container(snapshot: &Snapshot<'_>, kind: ContainerKind, container: &Cont
 /// Whether a dead container has to wait for its restart; says so in the plan.
 fn crash_loop(snapshot: &Snapshot<'_>, record: &ContainerRecord, plan: &mut Plan) -> bool {
     let Some(exit) = record.exit() else { return false };
-    let delay = restart_delay(record);
+    let delay = restart_delay(snapshot.crash_loop, record);
     let at = exit.finished_at.saturating_add(delay).unwrap_or(Timestamp::MAX);
     if snapshot.now >= at {
         return false;
@@ -459,8 +465,8 @@ fn crash_loop(snapshot: &Snapshot<'_>, record: &ContainerRecord, plan: &mut Plan
 }
 
 /// How long after its end a container is restarted.
-fn restart_delay(record: &ContainerRecord) -> Duration {
-    if ran_long(record) { Duration::ZERO } else { CRASH_LOOP.delay(record.failures) }
+fn restart_delay(policy: Policy, record: &ContainerRecord) -> Duration {
+    if ran_long(record) { Duration::ZERO } else { policy.delay(record.failures) }
 }
 
 fn ran_long(record: &ContainerRecord) -> bool {

@@ -1,9 +1,11 @@
 //! Tables of situations and what is done in them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::plan::{
-    Action, ImageFailure, ImageState, KillReason, Plan, ProbeState, Snapshot, StartFailure, Step, plan,
+    Action, ImageFailure, ImageState, KillReason, Plan, ProbeState, Snapshot, StartFailure, Step,
+    crash_loop_policy, plan,
 };
 use super::tests::{at, exited, pod, record, running, sandbox};
 use super::{ContainerRecord, PodView, SandboxRecord};
@@ -20,6 +22,7 @@ struct Case {
     failures: HashMap<String, StartFailure>,
     starting: Option<String>,
     killing: Vec<String>,
+    crash_loop_max: u64,
     failed: bool,
     now: i64,
 }
@@ -41,6 +44,7 @@ fn case(spec: serde_json::Value) -> Case {
         failures: HashMap::new(),
         starting: None,
         killing: Vec::new(),
+        crash_loop_max: 300,
         failed: false,
         now: 0,
     }
@@ -72,6 +76,7 @@ impl Case {
             start_failures: &self.failures,
             starting: self.starting.as_deref(),
             killing: &self.killing,
+            crash_loop: crash_loop_policy(Duration::from_secs(self.crash_loop_max)),
             failed: self.failed,
             now: at(self.now),
         })
@@ -176,6 +181,18 @@ fn back_off_doubles_and_resets() {
             assert_eq!(plan.waiting["main"].message, message);
             assert!(plan.wake_at.is_some_and(|wake| wake > at(case.now)));
         }
+    }
+}
+
+#[test]
+fn a_node_may_wait_less_for_restarts() {
+    // (longest wait, restarts in a row) → seconds
+    for (max, failures, wanted) in
+        [(300, 1, 10), (300, 9, 300), (25, 1, 10), (25, 2, 20), (25, 3, 25), (4, 1, 4)]
+    {
+        let mut case = case(one()).with("main", 3, exited(1, 0, 1)).at(1);
+        (case.containers[0].failures, case.crash_loop_max) = (failures, max);
+        assert_eq!(case.plan().wake_at, Some(at(1 + wanted)), "{max} {failures}");
     }
 }
 

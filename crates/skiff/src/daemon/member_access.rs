@@ -127,6 +127,7 @@ mod tests {
             node_port: 10250,
             scheduler_config: None,
             static_pod_path: None,
+            max_container_restart_period: 300,
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
