@@ -1,8 +1,9 @@
 //! A pod's phase from its containers' statuses. The rules are upstream's `getPhase`.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus};
 
 use super::restart::restarts;
+use super::status::ENDED_FOR_ANEW;
 use super::view::init_kind;
 use super::{ContainerKind, PodView};
 
@@ -54,15 +55,15 @@ pub(crate) fn phase(
 fn count(pod: &PodView, statuses: &[ContainerStatus]) -> Counts {
     let wanted = pod.spec.containers.len();
     let mut counts = Counts { unknown: wanted.saturating_sub(statuses.len()), ..Counts::default() };
-    let again = |name: &str, code: i32| {
-        pod.container(name).is_some_and(|(_, container)| restarts(pod, container, code))
+    let again = |name: &str, end: &ContainerStateTerminated| {
+        pod.container(name).is_some_and(|(_, container)| runs_again(pod, container, end))
     };
     for status in statuses {
         match &status.state {
             Some(ContainerState { running: Some(_), .. }) => counts.running += 1,
             Some(ContainerState { terminated: Some(terminated), .. }) => {
                 counts.stopped += 1;
-                counts.for_good += usize::from(!again(&status.name, terminated.exit_code));
+                counts.for_good += usize::from(!again(&status.name, terminated));
                 counts.succeeded += usize::from(terminated.exit_code == 0);
             }
             Some(ContainerState { waiting: Some(_), .. }) => {
@@ -70,7 +71,7 @@ fn count(pod: &PodView, statuses: &[ContainerStatus]) -> Counts {
                 match status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
                     Some(last) => {
                         counts.stopped += 1;
-                        counts.for_good += usize::from(!again(&status.name, last.exit_code));
+                        counts.for_good += usize::from(!again(&status.name, last));
                     }
                     None => counts.waiting += 1,
                 }
@@ -79,6 +80,10 @@ fn count(pod: &PodView, statuses: &[ContainerStatus]) -> Counts {
         }
     }
     counts
+}
+
+fn runs_again(pod: &PodView, container: &Container, end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some(ENDED_FOR_ANEW) || restarts(pod, container, end.exit_code)
 }
 
 /// How far the init containers are.
@@ -108,7 +113,7 @@ fn init_progress(pod: &PodView, statuses: &[ContainerStatus]) -> InitProgress {
         progress.pending |= terminated.is_none();
         if let Some(end) = terminated.or(last).filter(|end| end.exit_code != 0) {
             progress.failed = true;
-            progress.failed_for_good |= !restarts(pod, container, end.exit_code);
+            progress.failed_for_good |= !runs_again(pod, container, end);
         }
     }
     progress

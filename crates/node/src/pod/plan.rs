@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
 use super::hash::container_hash;
-use super::restart::restarts;
+use super::restart::{epoch, restarts};
 use super::view::{init_kind, probe_of};
 use super::{ContainerKind, ContainerRecord, PodView, SandboxRecord};
 use crate::probes::ProbeType;
@@ -119,6 +119,7 @@ pub(crate) enum KillReason {
     DefinitionChanged,
     LivenessProbe,
     StartupProbe,
+    PodBeginsAnew,
 }
 
 impl KillReason {
@@ -134,6 +135,9 @@ impl KillReason {
             Self::StartupProbe => {
                 format!("Container {container} failed startup probe, will be restarted")
             }
+            Self::PodBeginsAnew => {
+                format!("Container {container} will be restarted with all containers of its pod")
+            }
         }
     }
 
@@ -142,6 +146,7 @@ impl KillReason {
     pub(crate) fn grace_seconds(self, pod: &PodView, container: &str) -> i64 {
         let which = match self {
             Self::DefinitionChanged => None,
+            Self::PodBeginsAnew => return 0,
             Self::LivenessProbe => Some(ProbeType::Liveness),
             Self::StartupProbe => Some(ProbeType::Startup),
         };
@@ -234,6 +239,9 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>) -> Plan {
     if !sandbox_ready || snapshot.volumes != Step::Done {
         return plan;
     }
+    if !ends_for_anew(snapshot, &mut plan) {
+        return plan;
+    }
     for ephemeral in &snapshot.pod.ephemeral {
         plan_ephemeral(snapshot, &ephemeral.container, &mut plan);
     }
@@ -247,6 +255,27 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>) -> Plan {
         }
     }
     plan
+}
+
+/// Where a rule has asked the pod to begin anew, ends what runs from before, at once and without hooks; tells whether
+/// nothing of it runs any more. Source: KEP-5532.
+fn ends_for_anew(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
+    let epoch = epoch(snapshot.pod, snapshot.containers);
+    let of_before = |record: &&ContainerRecord| record.is_running() && record.epoch < epoch;
+    let mut ended = true;
+    for record in snapshot.containers.iter().filter(of_before) {
+        // It was added to see what the others do.
+        if snapshot.pod.ephemeral.iter().any(|own| own.container.name == record.name) {
+            continue;
+        }
+        ended = false;
+        plan.waiting.remove(&record.name);
+        if !snapshot.killing.contains(&record.id) {
+            let (id, container) = (record.id.clone(), record.name.clone());
+            plan.actions.push(Action::Kill { id, container, reason: KillReason::PodBeginsAnew });
+        }
+    }
+    ended
 }
 
 fn check_deadline(snapshot: &Snapshot<'_>, plan: &mut Plan) {
@@ -270,9 +299,11 @@ fn anything_alive(snapshot: &Snapshot<'_>) -> bool {
 
 /// Whether every application container has ended for good, or an init container has failed for good.
 fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
+    let epoch = epoch(snapshot.pod, snapshot.containers);
     let init_failed = snapshot.pod.init_containers().iter().any(|container| {
         init_kind(container) == ContainerKind::Init
             && latest(snapshot.containers, &container.name)
+                .filter(|record| record.epoch >= epoch)
                 .and_then(ContainerRecord::exit)
                 .is_some_and(|exit| exit.code != 0 && !restarts(snapshot.pod, container, exit.code))
     });
@@ -282,6 +313,7 @@ fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
                 Some(record) => {
                     record.exit().is_some_and(|exit| !restarts(snapshot.pod, container, exit.code))
                         && !snapshot.killing.contains(&record.id)
+                        && record.epoch >= epoch
                 }
                 None => ended_and_forgotten(snapshot.pod, &container.name),
             }
@@ -374,14 +406,16 @@ fn plan_setup(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
 /// Init containers and sidecars in their order. Tells whether the application containers may run.
 fn plan_init(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
     let Some(sandbox) = current_sandbox(snapshot.sandboxes) else { return false };
+    let epoch = epoch(snapshot.pod, snapshot.containers);
     // Once an application container exists in this sandbox, init is over, also when its records are gone.
     let initialized = snapshot.pod.spec.containers.iter().any(|container| {
-        latest(snapshot.containers, &container.name).is_some_and(|record| record.sandbox_id == sandbox.id)
+        latest(snapshot.containers, &container.name)
+            .is_some_and(|record| record.sandbox_id == sandbox.id && record.epoch >= epoch)
     });
     for container in snapshot.pod.init_containers() {
         let kind = init_kind(container);
-        let here =
-            latest(snapshot.containers, &container.name).filter(|record| record.sandbox_id == sandbox.id);
+        let here = latest(snapshot.containers, &container.name)
+            .filter(|record| record.sandbox_id == sandbox.id && record.epoch >= epoch);
         match kind {
             ContainerKind::Init => {
                 if initialized || here.is_some_and(ContainerRecord::succeeded) {
@@ -423,7 +457,8 @@ fn plan_container(snapshot: &Snapshot<'_>, kind: ContainerKind, container: &Cont
         Some((ContainerState::Exited { exit, .. }, record)) => {
             let same_sandbox = sandbox_id == Some(record.sandbox_id.as_str());
             // In a new sandbox init containers run again, whatever they did in the old one.
-            let rerun = kind == ContainerKind::Init && !same_sandbox;
+            let of_before = record.epoch < epoch(snapshot.pod, snapshot.containers);
+            let rerun = of_before || kind == ContainerKind::Init && !same_sandbox;
             if snapshot.killing.contains(&record.id) {
                 return;
             }

@@ -236,6 +236,52 @@ fn containers_may_have_policies_and_rules_of_their_own() {
 }
 
 #[test]
+fn a_rule_may_ask_the_whole_pod_to_begin_anew() {
+    let rules = serde_json::json!([{"action": "RestartAllContainers",
+        "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"},
+            {"name": "side", "restartPolicy": "Always"}],
+        "containers": [{"name": "main", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "other"}]});
+    let again = |case: Case, name: &str, state: engine_api::ContainerState| {
+        let mut case = case.with(name, 1, state);
+        case.containers.last_mut().unwrap().epoch = 1;
+        case
+    };
+    let mut case = case(spec)
+        .with("i", 0, exited(0, 0, 1))
+        .with("side", 0, running(1))
+        .with("main", 0, exited(42, 2, 5))
+        .with("other", 0, running(2))
+        .at(5);
+    let kill = |name: &str| Action::Kill {
+        id: format!("{name}-0"),
+        container: name.to_owned(),
+        reason: KillReason::PodBeginsAnew,
+    };
+    assert_eq!(case.plan().actions, [kill("side"), kill("other")], "first all that run end");
+    assert_eq!(KillReason::PodBeginsAnew.grace_seconds(&case.pod, "other"), 0);
+    case.killing = vec!["side-0".to_owned(), "other-0".to_owned()];
+    assert_eq!((case.plan().actions, case.plan().finished), (vec![], false));
+    case.killing.clear();
+    case.containers[1].state = exited(137, 1, 6);
+    case.containers[3].state = exited(137, 2, 6);
+    let mut case = case.at(7);
+    assert_eq!(case.plan().actions, [start("i", 1, 1)], "then all begin, in their order");
+    case = again(case, "i", exited(0, 7, 8)).at(8);
+    assert_eq!(case.plan().actions, [start("side", 1, 1)]);
+    case = again(case, "side", running(9)).at(9);
+    assert_eq!(case.plan().actions, [start("main", 1, 1)]);
+    case = again(case, "main", running(10)).at(10);
+    assert_eq!(case.plan().actions, [start("other", 1, 1)]);
+    case = again(case, "other", running(11)).at(11);
+    assert_eq!(case.plan(), Plan::default());
+    // What ends now ends for good, as far as no rule speaks of it.
+    case.containers[7].state = exited(1, 11, 20);
+    let case = case.at(20);
+    assert_eq!((case.plan().actions, case.plan().finished), (vec![], false));
+}
+
+#[test]
 fn a_finished_pod_stays_finished() {
     let mut case = case(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "main"}]}))
         .with("main", 0, exited(0, 0, 1));

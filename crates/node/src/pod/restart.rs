@@ -1,23 +1,54 @@
 //! Whether a container runs again after its end, by its own rules, its own policy or its pod's.
-//! Source: KEP-5307, `ContainerShouldRestart` in `pkg/api/v1/pod`.
+//! Source: KEP-5307, KEP-5532, `ContainerShouldRestart` in `pkg/api/v1/pod`.
 
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule};
 
-use super::{PodView, RestartPolicy};
+use super::{ContainerRecord, PodView, RestartPolicy};
+
+const RESTART: &str = "Restart";
+/// The pod begins anew, in its place.
+const RESTART_ALL: &str = "RestartAllContainers";
 
 /// Whether a container that has ended with `code` is to run again. Rules count only for who has a policy of its own, as
 /// the API demands; the first that speaks of the code decides.
 pub(crate) fn restarts(pod: &PodView, container: &Container, code: i32) -> bool {
-    let own = container.restart_policy.as_deref();
-    let rules = container.restart_policy_rules.iter().flatten();
-    if own.is_some() && rules.into_iter().any(|rule| rule.action == "Restart" && speaks_of(rule, code)) {
+    if matches!(action(container, code), Some(RESTART | RESTART_ALL)) {
         return true;
     }
+    let own = container.restart_policy.as_deref();
     match own.and_then(RestartPolicy::named).unwrap_or_else(|| pod.restart_policy()) {
         RestartPolicy::Always => true,
         RestartPolicy::OnFailure => code != 0,
         RestartPolicy::Never => false,
     }
+}
+
+/// What the container's rules say of an exit code.
+fn action(container: &Container, code: i32) -> Option<&str> {
+    container.restart_policy.as_ref()?;
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    rules.find(|rule| speaks_of(rule, code)).map(|rule| rule.action.as_str())
+}
+
+/// Whether an end of a container asks all of the pod to begin anew.
+fn restarts_all(pod: &PodView, record: &ContainerRecord) -> bool {
+    let (Some(exit), Some((_, container))) = (record.exit(), pod.container(&record.name)) else {
+        return false;
+    };
+    action(container, exit.code) == Some(RESTART_ALL)
+}
+
+/// How often the pod was asked to begin anew, as far as the runtime remembers. Runs carry the number under which they were
+/// made: no clock is asked which came first.
+pub(crate) fn epoch(pod: &PodView, containers: &[ContainerRecord]) -> u32 {
+    let epochs =
+        containers.iter().map(|record| record.epoch.saturating_add(restarts_all(pod, record).into()));
+    epochs.max().unwrap_or(0)
+}
+
+/// Whether a run was ended because another one's end has asked the pod to begin anew. `now`: the pod's [`epoch`].
+pub(crate) fn ended_for_anew(pod: &PodView, record: &ContainerRecord, now: u32) -> bool {
+    record.epoch < now && record.exit().is_some_and(|exit| exit.code != 0) && !restarts_all(pod, record)
 }
 
 fn speaks_of(rule: &ContainerRestartRule, code: i32) -> bool {
@@ -57,6 +88,13 @@ mod tests {
             ),
             ("Never", json!("OnFailure"), json!([rule("In", json!([0]))]), vec![0, 1], vec![]),
             ("Never", json!("Never"), json!([rule("Like", json!([1]))]), vec![], vec![1]),
+            (
+                "Never",
+                json!("Never"),
+                json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [5]}}]),
+                vec![5],
+                vec![0, 1],
+            ),
         ] {
             let pod = pod(json!({"restartPolicy": of_pod,
                 "containers": [{"name": "a", "restartPolicy": own, "restartPolicyRules": rules}]}));

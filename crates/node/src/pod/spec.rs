@@ -90,6 +90,8 @@ pub(crate) struct Run<'a> {
     pub(crate) container: &'a Container,
     pub(crate) attempt: u32,
     pub(crate) failures: u32,
+    /// How often the pod was asked to begin anew.
+    pub(crate) epoch: u32,
     pub(crate) sandbox_id: &'a str,
     pub(crate) image_id: &'a str,
     /// `KEY=value`.
@@ -163,6 +165,9 @@ fn container_labels(run: &Run<'_>) -> BTreeMap<String, String> {
     ] {
         labels.insert(key.to_owned(), value);
     }
+    if run.epoch > 0 {
+        labels.insert(label::EPOCH.to_owned(), run.epoch.to_string());
+    }
     labels.extend(kept(container, run.address).map(|value| (label::PRE_STOP.to_owned(), value)));
     labels
 }
@@ -227,6 +232,7 @@ mod tests {
             container: &pod.spec.containers[0],
             attempt: 3,
             failures: 1,
+            epoch: 0,
             sandbox_id: "s",
             image_id: "sha256:1",
             env: vec!["A=1=2".to_owned()],

@@ -13,14 +13,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::phase;
 use super::plan::{ProbeState, Waiting, ended_and_forgotten, latest};
+use super::restart::{ended_for_anew, epoch};
 use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
 use crate::pod::resources::qos_class;
 
 /// Condition types that the node writes; others belong to others.
-pub(crate) const OWN_CONDITIONS: [&str; 4] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+pub(crate) const OWN_CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", BEGINS_ANEW];
+
+/// The condition of a pod that a rule has asked to begin anew. Source: KEP-5532, `v1.AllContainersRestarting`.
+const BEGINS_ANEW: &str = "AllContainersRestarting";
+/// Why a container of such a pod has ended.
+pub(crate) const ENDED_FOR_ANEW: &str = "RestartingAllContainers";
 
 /// Why a pod is disrupted by its node, which is a condition beside [`OWN_CONDITIONS`] that others write too.
 /// Source: `v1.PodReasonTerminationByKubelet`.
@@ -254,6 +260,7 @@ fn terminated_state(input: &StatusInput<'_>, record: &ContainerRecord) -> Option
     let reason = match (record.started_at(), exit) {
         (_, exit) if exit.oom_killed => "OOMKilled",
         (None, _) => "StartError",
+        _ if ended_for_anew(input.pod, record, epoch(input.pod, input.containers)) => ENDED_FOR_ANEW,
         (_, exit) if exit.code == 0 => "Completed",
         _ => "Error",
     };
@@ -313,7 +320,24 @@ fn conditions(
         let message = "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned();
         (DISRUPTION.0, Verdict { reason: DISRUPTION.1, message, ..Verdict::yes() })
     });
-    verdicts.into_iter().chain(disruption).map(|(kind, verdict)| condition(input, kind, verdict)).collect()
+    let anew = begins_anew(input).map(|verdict| (BEGINS_ANEW, verdict));
+    verdicts
+        .into_iter()
+        .chain(anew)
+        .chain(disruption)
+        .map(|(kind, verdict)| condition(input, kind, verdict))
+        .collect()
+}
+
+/// Whether runs from before still run, of a pod that was asked to begin anew; `None` for one that never was.
+fn begins_anew(input: &StatusInput<'_>) -> Option<Verdict> {
+    let epoch = epoch(input.pod, input.containers);
+    let known = input.last.conditions.iter().flatten().any(|known| known.type_ == BEGINS_ANEW);
+    if epoch == 0 && !known {
+        return None;
+    }
+    let of_before = |record: &ContainerRecord| record.is_running() && record.epoch < epoch;
+    Some(if input.containers.iter().any(of_before) { Verdict::yes() } else { Verdict::no("", String::new()) })
 }
 
 /// Whether the pod has to go, or had to, for the sake of a critical one.

@@ -127,6 +127,27 @@ fn phases_follow_the_containers_own_policies() {
 }
 
 #[test]
+fn a_pod_that_begins_anew_says_so_and_has_not_failed() {
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [
+        {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "b"}]});
+    let mut case =
+        case(spec).with("i", 0, running(0)).with("a", 0, exited(42, 0, 5)).with("b", 0, running(0));
+    let kind = "AllContainersRestarting";
+    let status = case.status();
+    assert_eq!((condition(&status, kind).0.as_str(), case.phase().as_str()), ("True", "Running"));
+    for index in [0, 2] {
+        case.containers[index].state = exited(137, 0, 6);
+    }
+    case.last = status;
+    let status = case.status();
+    assert_eq!((condition(&status, kind).0.as_str(), status.phase.as_deref()), ("False", Some("Running")));
+    let ended = |status: &ContainerStatus| status.state.clone().unwrap().terminated.unwrap().reason;
+    let reasons: Vec<_> = status.container_statuses.iter().flatten().map(ended).collect();
+    assert_eq!(reasons, [Some("Error".to_owned()), Some("RestartingAllContainers".to_owned())]);
+}
+
+#[test]
 fn a_crash_loop_is_running_and_shows_its_last_end() {
     let case = case(spec("Always"))
         .with("a", 0, running(0))

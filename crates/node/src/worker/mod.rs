@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
+use crate::pod::restart::epoch;
 use crate::pod::status::{StatusInput, pod_status};
 use crate::pod::{ContainerKind, PodView};
 use crate::probes::{ProbeReport, ProbeTarget, ProbeType, Prober};
@@ -279,6 +280,7 @@ impl PodWorker {
                         container: container.clone(),
                         attempt: *attempt,
                         failures: *failures,
+                        epoch: epoch(&self.pod, &runtime.containers),
                         sandbox_id: sandbox.id.clone(),
                         image_id: image_id.clone(),
                         addresses: self.addresses.clone(),

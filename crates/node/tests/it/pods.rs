@@ -359,6 +359,42 @@ async fn hooks_of_sidecars_run_at_once_and_their_containers_end_in_turn() {
 }
 
 #[tokio::test]
+async fn a_pod_begins_anew_in_its_place_where_a_rule_says_so() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["restartPolicy"] = "Never".into();
+    spec["initContainers"] = json!([{"name": "first", "image": "app:1"}]);
+    spec["containers"][0]["restartPolicy"] = "Never".into();
+    spec["containers"][0]["restartPolicyRules"] =
+        json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let other = json!({"name": "other", "image": "app:1"});
+    spec["containers"].as_array_mut().unwrap().push(other);
+    world.create("web", spec);
+    for round in 0..2 {
+        let begun = |name: &str| (world.runtime.said(&format!("start {name} {round}")) == 1).then_some(());
+        world.until("init begun", || begun("first")).await;
+        world.runtime.end(&world.runtime.newest("first").unwrap().spec.id, 0);
+        world.until("all begun", || begun("main").and(begun("other"))).await;
+        let all = |pod: &Value| {
+            let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+            let begun =
+                |status: &Value| status["restartCount"] == round && status["state"]["running"].is_object();
+            running(pod) && statuses.iter().all(begun)
+        };
+        let pod = world.pod_until("web", "Running", all).await;
+        assert!(!holds(&pod, "AllContainersRestarting"), "{pod:#}");
+        if round == 0 {
+            world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 42);
+        }
+    }
+    assert_eq!(world.runtime.said("stop other 2"), 1, "no longer than the least grace");
+    assert_eq!(world.runtime.sandbox_ids().len(), 1);
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 1);
+    world.runtime.end(&world.runtime.newest("other").unwrap().spec.id, 0);
+    world.pod_until("web", "Failed", |pod| pod["status"]["phase"] == "Failed").await;
+}
+
+#[tokio::test]
 async fn an_ephemeral_container_joins_a_pod_that_runs() {
     let world = World::new().await;
     world.create("web", one());
