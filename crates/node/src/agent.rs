@@ -301,7 +301,10 @@ impl Component for Agent {
         let (files, mut listed) = mpsc::channel(1);
         let mut begun = Difference::default();
         if let Some(directory) = self.deps.config.static_pods.clone() {
-            begun = self.deps.static_pods.replace(static_pods::read(&self.deps, &directory).await);
+            let pods = static_pods::read(&self.deps, &directory).await;
+            // Without them the pods of earlier runs would be nobody's.
+            let pods = pods.ok_or("the manifests of static pods cannot be read")?;
+            begun = self.deps.static_pods.replace(pods);
             ctx.spawn(static_pods::follow(self.deps.clone(), directory, files));
         }
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));

@@ -100,19 +100,21 @@ impl StaticPods {
     }
 }
 
-/// Reads the directory; what is wrong with a file is said, and the others count.
-pub(crate) async fn read(deps: &Deps, directory: &Path) -> Vec<Object> {
+/// Reads the directory; what is wrong with a file is said, and the others count. `None`: it cannot be read, which says
+/// nothing of its pods. One that is not there has none.
+pub(crate) async fn read(deps: &Deps, directory: &Path) -> Option<Vec<Object>> {
     let (node, now, path) = (deps.config.node_name.clone(), deps.now(), directory.to_owned());
     let read = blocking(move || read_directory(&path, &node, now)).await;
     let files = match read {
         Ok(Ok(files)) => files,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Files::new(),
         Ok(Err(error)) => {
             tracing::error!(directory = %directory.display(), %error, "the manifests of static pods are not readable");
-            return Vec::new();
+            return None;
         }
         Err(error) => {
             tracing::error!(%error, "the manifests of static pods are not read");
-            return Vec::new();
+            return None;
         }
     };
     let mut pods: BTreeMap<Key, Object> = BTreeMap::new();
@@ -126,7 +128,7 @@ pub(crate) async fn read(deps: &Deps, directory: &Path) -> Vec<Object> {
             Err(error) => tracing::error!(%path, error, "no static pod"),
         }
     }
-    pods.into_values().collect()
+    Some(pods.into_values().collect())
 }
 
 type Files = Vec<(PathBuf, Result<Object, String>)>;
@@ -281,7 +283,10 @@ pub(crate) async fn follow(deps: Arc<Deps>, directory: PathBuf, listed: mpsc::Se
                 // What came before the watch began has told nobody.
                 let mut due = true;
                 loop {
-                    if due && listed.send(read(&deps, &directory).await).await.is_err() {
+                    let pods = if due { read(&deps, &directory).await } else { None };
+                    if let Some(pods) = pods
+                        && listed.send(pods).await.is_err()
+                    {
                         return;
                     }
                     let Some(happened) = events.next().await else { break };
