@@ -1,8 +1,9 @@
 //! The component: starts from what the runtime and the API hold, keeps one worker per pod, feeds them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::Object;
+use api::{Key, Object};
 use async_trait::async_trait;
 use base::BoxError;
 use base::clock::SharedClock;
@@ -10,8 +11,11 @@ use base::lifecycle::{Component, Context, OnFailure};
 use client::Client;
 use engine_api::{ContainerEvent, ContainerEventKind, Images, Runtime};
 use futures::StreamExt as _;
+use parking_lot::Mutex;
 use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{Change, EventRecorder, Informers, kinds};
+use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::admission::{Door, Workers};
 use crate::config::Config;
@@ -23,6 +27,7 @@ use crate::registration::pressure::WatchedPressure;
 use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
+use crate::static_pods::{self, Difference, MIRROR, StaticPods};
 use crate::watched::Watched;
 use crate::worker::PodWorker;
 use crate::worker::mailbox::Mailbox;
@@ -53,6 +58,7 @@ pub struct Agent {
     deps: Arc<Deps>,
     workers: Workers,
     door: Arc<Door>,
+    crew: Crew,
     server: Arc<NodeServer>,
     /// Informers end with their registry.
     _informers: Informers,
@@ -102,6 +108,7 @@ impl Agent {
             drain,
             dns,
             state: RuntimeState::default(),
+            static_pods: StaticPods::default(),
             hardware,
             facts,
             pressure: WatchedPressure::default(),
@@ -109,7 +116,9 @@ impl Agent {
         });
         let server = NodeServer::bind(deps.clone()).await?;
         let door = Arc::new(Door::new(deps.clone(), workers.clone()));
-        Ok(Arc::new(Self { deps, workers, door, server, _informers: informers }))
+        let (of_files, own) = (Arc::default(), deps.clone());
+        let crew = Crew { deps: own, workers: workers.clone(), door: door.clone(), of_files };
+        Ok(Arc::new(Self { deps, workers, door, crew, server, _informers: informers }))
     }
 
     /// The node's server: the in-process way to logs, exec, attach and port-forward.
@@ -127,13 +136,52 @@ impl Agent {
     /// Pods of the runtime that the API does not know any more.
     fn end_orphans(&self, ctx: &Context) {
         for sandbox in self.deps.state.pods() {
-            if self.deps.caches.pods.by_uid(&sandbox.pod_uid).is_none() {
+            let uid = &sandbox.pod_uid;
+            if self.deps.caches.pods.by_uid(uid).is_none() && !self.deps.static_pods.has(uid) {
                 ctx.spawn(terminate_orphan(self.deps.clone(), sandbox));
             }
         }
     }
 
+    /// What the files say of pods that the node runs by itself.
+    fn files_changed(&self, ctx: &Context, Difference { gone, new }: Difference) {
+        for uid in gone {
+            if let Some(mailbox) = self.workers.lock().get(&uid) {
+                mailbox.withdraw();
+            }
+        }
+        for object in new {
+            let before = self.crew.of_files.lock().get(&object.key()).cloned();
+            let object = self.with_known_status(object);
+            match before {
+                None => self.crew.begin(ctx, &object),
+                Some(before) => self.crew.begin_after(ctx, before, object),
+            }
+        }
+    }
+
+    /// A pod of a file with what its copy says of it: an earlier run of the agent has told that.
+    fn with_known_status(&self, object: Arc<Object>) -> Arc<Object> {
+        let copy = self.deps.caches.pods.get(&object.key());
+        let copy = copy.filter(|copy| copy.annotation(MIRROR).as_ref() == Some(&object.meta().uid));
+        let (Some(copy), Ok(mut whole)) = (copy, object.decode::<Value>()) else { return object };
+        let Ok(shown) = copy.decode::<Value>() else { return object };
+        whole["status"] = shown["status"].clone();
+        Object::parse(whole.to_string().into()).map_or(object, Arc::new)
+    }
+
+    /// The API's copy of a pod of a file has changed; the pod itself has not.
+    fn mirror_changed(&self, of: &str, change: Change) {
+        if let Some(mailbox) = self.workers.lock().get(of) {
+            mailbox.mirror(change.new);
+        }
+        self.deps.static_pods.touch();
+    }
+
     fn pod_changed(&self, ctx: &Context, change: Change) {
+        if let Some(of) = change.latest().and_then(|object| mirrored(object)) {
+            return self.mirror_changed(&of, change);
+        }
         let old_uid = change.old.as_ref().map(|old| old.meta().uid.clone());
         let new_uid = change.new.as_ref().map(|new| new.meta().uid.clone());
         if old_uid != new_uid
@@ -151,7 +199,25 @@ impl Agent {
             mailbox.deliver(object);
             return;
         }
-        let pod = match PodView::decode(&object) {
+        self.crew.begin(ctx, &object);
+    }
+}
+
+/// Who gives pods their workers.
+#[derive(Clone)]
+struct Crew {
+    deps: Arc<Deps>,
+    workers: Workers,
+    door: Arc<Door>,
+    /// The pods of files that there is something of, by name.
+    of_files: Arc<Mutex<HashMap<Key, Arc<Mailbox>>>>,
+}
+
+impl Crew {
+    /// Gives a pod its worker.
+    fn begin(&self, ctx: &Context, object: &Arc<Object>) {
+        let uid = object.meta().uid.clone();
+        let pod = match PodView::decode(object) {
             Ok(pod) => pod,
             Err(error) => {
                 tracing::error!(pod = %object.key(), %error, "pod not readable");
@@ -159,10 +225,16 @@ impl Agent {
             }
         };
         let mailbox = Arc::new(Mailbox::default());
+        if pod.is_of_a_file() {
+            let copy = self.deps.caches.pods.get(&object.key());
+            mailbox.mirror(copy.filter(|copy| mirrored(copy).as_ref() == Some(&uid)));
+            self.of_files.lock().insert(object.key(), mailbox.clone());
+        }
         self.workers.lock().insert(uid.clone(), mailbox.clone());
-        let arrival = self.door.arrives(&object, &pod);
+        let arrival = self.door.arrives(object, &pod);
         let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
-        let (workers, door) = (self.workers.clone(), self.door.clone());
+        let Self { deps, workers, door, of_files } = self.clone();
+        let key = object.key();
         ctx.spawn(async move {
             if let Some(refusal) = door.settle(arrival).await {
                 worker.reject(refusal);
@@ -171,6 +243,27 @@ impl Agent {
             mailbox.is_over();
             door.leaves(&uid);
             workers.lock().remove(&uid);
+            {
+                let mut of_files = of_files.lock();
+                if of_files.get(&key).is_some_and(|known| Arc::ptr_eq(known, &mailbox)) {
+                    of_files.remove(&key);
+                }
+            }
+            mailbox.has_left();
+            deps.static_pods.touch();
+        });
+    }
+
+    /// Begins with a pod of a file when nothing is left of the one of its name, if it is still wanted then.
+    fn begin_after(&self, ctx: &Context, before: Arc<Mailbox>, object: Arc<Object>) {
+        let (crew, again) = (self.clone(), ctx.clone());
+        ctx.spawn(async move {
+            before.left().await;
+            let uid = &object.meta().uid;
+            let begun = crew.workers.lock().contains_key(uid);
+            if !begun && crew.deps.static_pods.has(uid) {
+                crew.begin(&again, &object);
+            }
         });
     }
 }
@@ -187,6 +280,8 @@ impl Component for Agent {
 
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         self.workers.lock().clear();
+        self.crew.of_files.lock().clear();
+        self.deps.static_pods.replace(Vec::new());
         // Events first: what happens while we list is not lost.
         let events = self.deps.runtime.events().await;
         self.deps.state.refresh(&*self.deps.runtime).await?;
@@ -203,9 +298,20 @@ impl Component for Agent {
         self.deps.caches.nodes.caught_up(registered).await;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
+        let (files, mut listed) = mpsc::channel(1);
+        let mut begun = Difference::default();
+        if let Some(directory) = self.deps.config.static_pods.clone() {
+            let pods = static_pods::read(&self.deps, &directory).await;
+            // Without them the pods of earlier runs would be nobody's.
+            let pods = pods.ok_or("the manifests of static pods cannot be read")?;
+            begun = self.deps.static_pods.replace(pods);
+            ctx.spawn(static_pods::follow(self.deps.clone(), directory, files));
+        }
+        ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         self.end_orphans(&ctx);
         self.door.begin();
         let mut pods = self.deps.caches.pods.subscribe();
+        self.files_changed(&ctx, begun);
         ctx.ready();
         loop {
             tokio::select! {
@@ -216,10 +322,21 @@ impl Component for Agent {
                         self.pod_changed(&ctx, change);
                     }
                 }
+                Some(pods) = listed.recv() => {
+                    let difference = self.deps.static_pods.replace(pods);
+                    self.files_changed(&ctx, difference);
+                }
                 () = ctx.cancelled() => return Ok(()),
             }
         }
     }
+}
+
+/// Of which pod of a file an object is the API's copy.
+fn mirrored(object: &Object) -> Option<String> {
+    // A glance at the bytes: few pods are.
+    let text = std::str::from_utf8(object.bytes()).unwrap_or_default();
+    text.contains(MIRROR).then(|| object.annotation(MIRROR)).flatten()
 }
 
 /// Applies the runtime's events to the cache and wakes the workers concerned.

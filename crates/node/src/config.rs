@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base::BoxError;
@@ -37,6 +38,10 @@ pub struct Config {
     pub max_pods: u32,
     /// Processes per pod; `None` sets no limit.
     pub pod_pids_limit: Option<i64>,
+    /// The longest that a container which ends again and again waits for its restart.
+    pub crash_loop_max: Duration,
+    /// Directory of manifests whose pods the node runs by itself; `None`: there are no such pods.
+    pub static_pods: Option<PathBuf>,
     /// Labels of the Node object beside the well-known ones.
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.

@@ -13,11 +13,12 @@ use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
 use crate::images::Puller;
-use crate::pod::PodView;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
+use crate::pod::{ContainerKind, PodView};
 use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
+use crate::static_pods::StaticPods;
 use crate::volumes::PodDirectories;
 use crate::watched::Watched;
 
@@ -54,6 +55,8 @@ pub(crate) struct Deps {
     pub(crate) state: RuntimeState,
     pub(crate) hardware: Hardware,
     pub(crate) facts: NodeFacts,
+    /// Pods that the node has from files.
+    pub(crate) static_pods: StaticPods,
     /// What the host is short of.
     pub(crate) pressure: WatchedPressure,
 }
@@ -70,6 +73,11 @@ impl Deps {
 
     pub(crate) fn directories(&self, uid: &str) -> PodDirectories {
         PodDirectories::new(&self.config.data_dir, &self.config.run_dir, uid)
+    }
+
+    /// The uid under which the node runs what the API shows as this pod.
+    pub(crate) fn runs_as(&self, pod: &PodView) -> String {
+        self.static_pods.runs_as(pod).unwrap_or_else(|| pod.uid().to_owned())
     }
 
     /// What `fieldRef` and `resourceFieldRef` can refer to.
@@ -95,8 +103,11 @@ impl Deps {
         let mut involved = Involved::named(&kinds::PODS, &pod.key(), pod.uid());
         involved.resource_version.clone_from(&pod.metadata.resource_version);
         if let Some(name) = container {
-            let init = pod.init_containers().iter().any(|container| container.name == name);
-            let list = if init { "initContainers" } else { "containers" };
+            let list = match pod.container(name) {
+                Some((ContainerKind::Init | ContainerKind::Sidecar, _)) => "initContainers",
+                Some((ContainerKind::Ephemeral, _)) => "ephemeralContainers",
+                _ => "containers",
+            };
             involved = involved.field(format!("spec.{list}{{{name}}}"));
         }
         self.recorder.event(involved, event_type, reason, message);

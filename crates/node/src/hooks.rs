@@ -5,18 +5,24 @@ use std::time::Duration;
 
 use base::clock::Clock;
 use engine_api::{ContainerState, ContainerStatus, EngineError, Exit, Runtime};
-use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Lifecycle, LifecycleHandler};
 use serde::{Deserialize, Serialize};
 
 use crate::pod::record::label;
 use crate::pod::view::pre_stop;
 use crate::probes::check;
 
+const AGENT: &str = "kube-lifecycle/1.37";
+
 /// Even a grace that is used up leaves a process so long to end in order. Source: upstream's
 /// `minimumGracePeriodInSeconds`.
 pub(crate) const LEAST_GRACE: Duration = Duration::from_secs(2);
 
-/// Runs a hook to its end; the error is what went wrong.
+/// The reason of the event that tells of a hook which was asked for over TLS and was run without.
+pub(crate) const HTTP_FALLBACK: &str = "LifecycleHTTPFallback";
+
+/// Runs a hook to its end; the error is what went wrong. Of a hook that has run, there may be something to tell
+/// ([`HTTP_FALLBACK`]).
 pub(crate) async fn run(
     runtime: &dyn Runtime,
     clock: &dyn Clock,
@@ -24,20 +30,50 @@ pub(crate) async fn run(
     container_id: &str,
     address: Option<IpAddr>,
     hook: &LifecycleHandler,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     if let Some(action) = &hook.exec {
-        check::exec(runtime, container_id, action).await
+        check::exec(runtime, container_id, action).await.map(|()| None)
     } else if let Some(action) = &hook.http_get {
-        check::http_get(container, action, address, "kube-lifecycle/1.37").await
+        http_get(container, action, address).await
     } else if let Some(action) = &hook.tcp_socket {
-        check::tcp_socket(container, action, address).await
+        check::tcp_socket(container, action, address).await.map(|()| None)
     } else if let Some(sleep) = &hook.sleep {
         let seconds = u64::try_from(sleep.seconds).unwrap_or(0);
         let until = clock.now().saturating_add(Duration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MAX);
         clock.sleep_until(until).await;
-        Ok(())
+        Ok(None)
     } else {
         Err("the hook's kind is not known to this node".to_owned())
+    }
+}
+
+/// A request that is answered has run the hook, whatever the answer. One over TLS that meets a server without is repeated
+/// without: hooks were long sent so, whatever their scheme. Source: `runHTTPHandler` in `pkg/kubelet/lifecycle`.
+async fn http_get(
+    container: &Container,
+    action: &HTTPGetAction,
+    address: Option<IpAddr>,
+) -> Result<Option<String>, String> {
+    let first = match check::http_get(container, action, address, AGENT).await {
+        Ok(_) => return Ok(None),
+        Err(unanswered) if unanswered.plain => unanswered.message,
+        Err(unanswered) => return Err(unanswered.message),
+    };
+    let mut plain = HTTPGetAction { scheme: Some("HTTP".to_owned()), ..action.clone() };
+    // What was to be said under seal is not said in public.
+    plain.http_headers.iter_mut().for_each(|headers| {
+        headers.retain(|header| !header.name.eq_ignore_ascii_case("authorization"));
+    });
+    match check::http_get(container, &plain, address, AGENT).await {
+        Ok(_) => {
+            let named = action.host.clone().filter(|host| !host.is_empty());
+            let host = named.or(address.map(|address| address.to_string())).unwrap_or_default();
+            let port = check::port(container, &action.port)?;
+            Ok(Some(format!(
+                "request to HTTPS lifecycle hook {host}:{port} got HTTP response, retry with HTTP succeeded"
+            )))
+        }
+        Err(_) => Err(first),
     }
 }
 
@@ -92,4 +128,41 @@ pub async fn end_container(
     }
     let left = Duration::try_from(until.duration_since(clock.now())).unwrap_or_default();
     runtime.stop_container(id, left.max(LEAST_GRACE)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hook_over_tls_that_meets_a_server_without_is_repeated() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = async move {
+            let mut asked = Vec::new();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut bytes = vec![0; 4096];
+                let length = stream.read(&mut bytes).await.unwrap();
+                asked.push(String::from_utf8_lossy(&bytes[..length]).to_lowercase());
+                let answer = b"HTTP/1.1 500 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+            asked
+        };
+        let action = serde_json::json!({"port": port, "scheme": "HTTPS", "path": "/bye", "httpHeaders": [
+            {"name": "Authorization", "value": "Bearer x"}, {"name": "X", "value": "1"}]});
+        let action = serde_json::from_value(action).unwrap();
+        let (container, address) = (Container::default(), Some([127, 0, 0, 1].into()));
+        let (told, asked) = tokio::join!(http_get(&container, &action, address), serving);
+        let wanted = format!(
+            "request to HTTPS lifecycle hook 127.0.0.1:{port} got HTTP response, retry with HTTP succeeded"
+        );
+        assert_eq!(told, Ok(Some(wanted)));
+        assert!(asked[1].starts_with("get /bye http/1.1") && asked[1].contains("x: 1"), "{asked:?}");
+        assert!(!asked[1].contains("authorization"), "{asked:?}");
+    }
 }

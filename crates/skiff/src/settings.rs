@@ -116,6 +116,14 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduler_config: Option<PathBuf>,
+    /// Directory of manifests whose pods the node runs by itself, also without an API server
+    #[arg(long, value_name = "DIRECTORY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) static_pod_path: Option<PathBuf>,
+    /// The longest that a container which ends again and again waits for its restart, 1 to 300 [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_container_restart_period: Option<u64>,
 }
 
 /// A kind of store.
@@ -163,7 +171,14 @@ pub(crate) struct Settings {
     pub(crate) protection: apiserver::Protection,
     /// How pods are placed: a configuration of the scheduler. Absolute.
     pub(crate) scheduler_config: Option<PathBuf>,
+    /// Directory of the manifests of static pods. Absolute.
+    pub(crate) static_pod_path: Option<PathBuf>,
+    /// The longest wait for a restart in seconds.
+    pub(crate) max_container_restart_period: u64,
 }
+
+/// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
+pub(crate) const RESTART_PERIOD_MAX: u64 = 300;
 
 impl UpArgs {
     /// Reads the configuration file, fills in defaults and checks everything.
@@ -176,6 +191,14 @@ impl UpArgs {
         let access = self.access(&file)?;
         let protection = self.protection(&file)?;
         let scheduler_config = path_of("--scheduler-config", &self.scheduler_config, &file.scheduler_config)?;
+        let static_pod_path = path_of("--static-pod-path", &self.static_pod_path, &file.static_pod_path)?;
+        let period = self.max_container_restart_period.or(file.max_container_restart_period);
+        let max_container_restart_period = period.unwrap_or(RESTART_PERIOD_MAX);
+        if !(1..=RESTART_PERIOD_MAX).contains(&max_container_restart_period) {
+            bail!(
+                "--max-container-restart-period {max_container_restart_period} is not between 1 and {RESTART_PERIOD_MAX} seconds"
+            );
+        }
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -208,6 +231,8 @@ impl UpArgs {
             access,
             protection,
             scheduler_config,
+            static_pod_path,
+            max_container_restart_period,
             instance,
         })
     }
@@ -323,6 +348,8 @@ impl Settings {
         let identity = etcd.and_then(|etcd| etcd.identity.as_ref());
         let audit = &self.protection.audit;
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
+        let period = Some(self.max_container_restart_period).filter(|period| *period != RESTART_PERIOD_MAX);
+        let period = period.map(|period| period.to_string()).unwrap_or_default();
         BTreeMap::from([
             ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
             ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
@@ -347,6 +374,8 @@ impl Settings {
                 file(self.protection.admission_control_config_file.as_ref()),
             ),
             ("--scheduler-config".to_owned(), file(self.scheduler_config.as_ref())),
+            ("--static-pod-path".to_owned(), file(self.static_pod_path.as_ref())),
+            ("--max-container-restart-period".to_owned(), period),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
             ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),
@@ -414,6 +443,27 @@ mod tests {
         let other = args.resolve(instance("demo")).unwrap();
         assert_ne!(other.api_port, 6443);
         assert_eq!(other.node_port, other.api_port + 1);
+    }
+
+    #[test]
+    fn settings_of_the_node_are_checked_and_compared() {
+        let with = |period: u64| {
+            let args = UpArgs {
+                node_name: Some("n1".into()),
+                static_pod_path: Some("/etc/manifests".into()),
+                max_container_restart_period: Some(period),
+                ..UpArgs::default()
+            };
+            args.resolve(instance("demo"))
+        };
+        let facts = with(60).unwrap().facts();
+        assert_eq!(
+            (facts["--max-container-restart-period"].as_str(), facts["--static-pod-path"].as_str()),
+            ("60", "/etc/manifests")
+        );
+        for period in [0, 301] {
+            assert!(with(period).unwrap_err().to_string().contains("is not between 1 and 300 seconds"));
+        }
     }
 
     #[test]

@@ -64,6 +64,8 @@ mod tests {
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
             scheduler_config: None,
+            static_pod_path: None,
+            max_container_restart_period: 300,
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

@@ -73,8 +73,7 @@ impl Misfit {
     }
 }
 
-/// Whether `machine`, which has `others` (by uid), takes a pod. Pods of files, which are excepted from some of it upstream,
-/// do not exist here.
+/// Whether `machine`, which has `others` (by uid), takes a pod. Pods of files tolerate every taint that expels.
 pub(crate) fn decide(asked: &Asked, others: &[(&str, &Asked)], machine: &Machine) -> Verdict {
     if let Some(refusal) = of_another_system(asked) {
         return Verdict::Refused(refusal);

@@ -25,6 +25,7 @@ use decide::{Verdict, decide};
 
 use crate::deps::Deps;
 use crate::pod::PodView;
+use crate::pod::security::sysctls;
 use crate::registration::object::{labels, resources};
 use crate::worker::mailbox::Mailbox;
 
@@ -98,7 +99,7 @@ impl Door {
                 && !pod.is_terminal()
                 && let Ok(asked) = Asked::of(&object, &pod)
             {
-                taken.put(pod.uid(), asked);
+                taken.put(&self.deps.runs_as(&pod), asked);
             }
         }
         *self.taken.lock() = taken;
@@ -112,6 +113,9 @@ impl Door {
         let decided = |verdict| Arrival { uid: uid.clone(), asked: Asked::default(), verdict };
         if is_in {
             return decided(Verdict::Admitted);
+        }
+        if let Err(message) = sysctls(&pod.spec) {
+            return decided(Verdict::Refused(Refusal::new("SysctlForbidden", message)));
         }
         match Asked::of(object, pod) {
             Ok(asked) => Arrival { verdict: self.ask(&uid, &asked, self.machine()), uid, asked },
@@ -168,8 +172,11 @@ impl Door {
         }
     }
 
-    /// Whether the API knows a pod whose life is not over.
+    /// Whether a file, or the API, knows a pod whose life is not over.
     fn lives(&self, uid: &str) -> bool {
+        if self.deps.static_pods.has(uid) {
+            return true;
+        }
         let Some(object) = self.deps.caches.pods.by_uid(uid) else { return false };
         // A glance at the bytes: most pods live, and none of their words says otherwise.
         let text = std::str::from_utf8(object.bytes()).unwrap_or_default();

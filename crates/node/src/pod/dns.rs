@@ -135,12 +135,8 @@ pub(crate) fn hosts_file(
                 .to_owned();
             let hostname = pod.hostname();
             for address in addresses {
-                let _ = match pod.spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty()) {
-                    Some(subdomain) => writeln!(
-                        text,
-                        "{address}\t{hostname}.{subdomain}.{}.svc.{domain}\t{hostname}",
-                        pod.metadata.namespace
-                    ),
+                let _ = match pod.host_domain(domain) {
+                    Some(domain) => writeln!(text, "{address}\t{hostname}.{domain}\t{hostname}"),
                     None => writeln!(text, "{address}\t{hostname}"),
                 };
             }

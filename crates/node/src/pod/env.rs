@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{Container, EnvVar};
+use k8s_openapi::api::core::v1::{Container, EnvVar, FileKeySelector};
 
-use super::PodView;
 use super::fields::{FieldContext, field, resource_field};
+use super::{PodView, env_file};
+use crate::env_files::EnvFiles;
 
 /// Finds an object's data by its name.
 type Lookup<'a, V> = dyn Fn(&str) -> Option<BTreeMap<String, V>> + 'a;
@@ -14,6 +15,8 @@ type Lookup<'a, V> = dyn Fn(&str) -> Option<BTreeMap<String, V>> + 'a;
 pub(crate) struct Sources<'a> {
     pub(crate) config_map: &'a Lookup<'a, String>,
     pub(crate) secret: &'a Lookup<'a, Vec<u8>>,
+    /// Files of the pod's volumes.
+    pub(crate) files: &'a EnvFiles,
 }
 
 /// A Service as service links see it.
@@ -158,7 +161,28 @@ fn value_of(
             optional,
         );
     }
+    if let Some(selector) = &from.file_key_ref {
+        return from_file(sources.files, selector);
+    }
     Err(format!("env {}: valueFrom names no source that this node knows", variable.name))
+}
+
+/// A variable of a file; an empty one counts as none.
+fn from_file(files: &EnvFiles, selector: &FileKeySelector) -> Result<Option<String>, String> {
+    let FileKeySelector { key, path, volume_name, .. } = selector;
+    let optional = selector.optional == Some(true);
+    let file = files.get(&(volume_name.clone(), path.clone())).and_then(Option::as_deref);
+    let value = match file {
+        Some(text) => {
+            env_file::value(text, key).map_err(|error| format!("couldn't parse env file: {error}"))?
+        }
+        None if optional => None,
+        None => return Err(format!("couldn't parse env file: volume {volume_name} has no file {path}")),
+    };
+    match value {
+        None if !optional => Err(format!("environment variable key \"{key}\" not found in file \"{path}\"")),
+        value => Ok(value),
+    }
 }
 
 #[allow(clippy::too_many_arguments, reason = "one table of outcomes for two kinds, in upstream's words")]
@@ -251,7 +275,9 @@ mod tests {
             })
         };
         let secret = |name: &str| (name == "s").then(|| BTreeMap::from([("p".to_owned(), b"w".to_vec())]));
-        let sources = Sources { config_map: &config_map, secret: &secret };
+        let file = ("v".to_owned(), "d/env".to_owned());
+        let files = EnvFiles::from([(file, Some("F='file'\nE=''".to_owned()))]);
+        let sources = Sources { config_map: &config_map, secret: &secret, files: &files };
         let context = FieldContext {
             pod_addresses: vec!["10.1.0.7".parse().unwrap()],
             node_milli_cpu: 2000,
@@ -291,12 +317,15 @@ mod tests {
                     {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
                     {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}},
                     {"name": "O", "valueFrom": {"secretKeyRef": {"name": "s", "key": "no", "optional": true}}},
+                    {"name": "F", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "d/env", "key": "F"}}},
+                    {"name": "E", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "d/env", "key": "E", "optional": true}}},
+                    {"name": "N", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "no", "key": "E", "optional": true}}},
                     {"name": "A", "value": "2"},
                 ]}),
             &[],
         )
         .unwrap();
-        let wanted = ["P_k=v", "A=2", "B=1v$(C)", "IP=10.1.0.7", "L=web", "CPU=2", "MEM=64", "S=w"];
+        let wanted = ["P_k=v", "A=2", "B=1v$(C)", "IP=10.1.0.7", "L=web", "CPU=2", "MEM=64", "S=w", "F=file"];
         assert_eq!(lines, wanted);
     }
 
@@ -312,6 +341,14 @@ mod tests {
         assert_eq!(
             with(serde_json::json!({"secretKeyRef": {"name": "s", "key": "q"}})),
             "couldn't find key q in Secret default/s"
+        );
+        assert_eq!(
+            with(serde_json::json!({"fileKeyRef": {"volumeName": "v", "path": "d/env", "key": "no"}})),
+            "environment variable key \"no\" not found in file \"d/env\""
+        );
+        assert_eq!(
+            with(serde_json::json!({"fileKeyRef": {"volumeName": "v", "path": "no", "key": "no"}})),
+            "couldn't parse env file: volume v has no file no"
         );
         assert_eq!(
             with(serde_json::json!({"fieldRef": {"fieldPath": "spec.x"}})),

@@ -3,13 +3,16 @@
 
 pub(crate) mod dns;
 pub(crate) mod env;
+pub(crate) mod env_file;
 pub(crate) mod fields;
 pub(crate) mod hash;
+pub(crate) mod non_root;
 pub(crate) mod phase;
 pub(crate) mod plan;
 pub(crate) mod quantity;
 pub(crate) mod record;
 pub(crate) mod resources;
+pub(crate) mod restart;
 pub(crate) mod security;
 pub(crate) mod spec;
 pub(crate) mod status;

@@ -1,9 +1,11 @@
 //! A pod's phase from its containers' statuses. The rules are upstream's `getPhase`.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus};
 
+use super::restart::restarts;
+use super::status::ENDED_FOR_ANEW;
 use super::view::init_kind;
-use super::{ContainerKind, PodView, RestartPolicy};
+use super::{ContainerKind, PodView};
 
 #[derive(Default)]
 struct Counts {
@@ -11,6 +13,8 @@ struct Counts {
     running: usize,
     waiting: usize,
     stopped: usize,
+    /// Of those that have stopped, who does not run again.
+    for_good: usize,
     succeeded: usize,
 }
 
@@ -21,16 +25,16 @@ pub(crate) fn phase(
     apps: &[ContainerStatus],
     ended: bool,
 ) -> &'static str {
-    let counts = count(apps, pod.spec.containers.len());
-    let (pending_init, failed_init) = init_progress(pod, init);
-    if failed_init && (pod.restart_policy() == RestartPolicy::Never || ended) {
+    let counts = count(pod, apps);
+    let progress = init_progress(pod, init);
+    if progress.failed_for_good || (progress.failed && ended) {
         return "Failed";
     }
     if ended {
         let all_done = counts.stopped > 0 && counts.stopped == counts.succeeded;
         return if all_done && counts.waiting + counts.unknown == 0 { "Succeeded" } else { "Failed" };
     }
-    if pending_init && counts.running + counts.stopped == 0 || counts.waiting > 0 {
+    if progress.pending && counts.running + counts.stopped == 0 || counts.waiting > 0 {
         return "Pending";
     }
     if counts.unknown > 0 {
@@ -42,30 +46,34 @@ pub(crate) fn phase(
     if counts.stopped == 0 {
         return "Pending";
     }
-    match pod.restart_policy() {
-        RestartPolicy::Always => "Running",
-        _ if counts.stopped == counts.succeeded => "Succeeded",
-        RestartPolicy::Never => "Failed",
-        RestartPolicy::OnFailure => "Running",
+    if counts.for_good < counts.stopped {
+        return "Running";
     }
+    if counts.stopped == counts.succeeded { "Succeeded" } else { "Failed" }
 }
 
-fn count(statuses: &[ContainerStatus], wanted: usize) -> Counts {
+fn count(pod: &PodView, statuses: &[ContainerStatus]) -> Counts {
+    let wanted = pod.spec.containers.len();
     let mut counts = Counts { unknown: wanted.saturating_sub(statuses.len()), ..Counts::default() };
+    let again = |name: &str, end: &ContainerStateTerminated| {
+        pod.container(name).is_some_and(|(_, container)| runs_again(pod, container, end))
+    };
     for status in statuses {
         match &status.state {
             Some(ContainerState { running: Some(_), .. }) => counts.running += 1,
             Some(ContainerState { terminated: Some(terminated), .. }) => {
                 counts.stopped += 1;
+                counts.for_good += usize::from(!again(&status.name, terminated));
                 counts.succeeded += usize::from(terminated.exit_code == 0);
             }
             Some(ContainerState { waiting: Some(_), .. }) => {
                 // Between two runs: it counts as stopped, so that a crash loop does not look like a slow start.
-                let ran = status.last_state.as_ref().is_some_and(|last| last.terminated.is_some());
-                if ran {
-                    counts.stopped += 1;
-                } else {
-                    counts.waiting += 1;
+                match status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
+                    Some(last) => {
+                        counts.stopped += 1;
+                        counts.for_good += usize::from(!again(&status.name, last));
+                    }
+                    None => counts.waiting += 1,
                 }
             }
             _ => counts.unknown += 1,
@@ -74,29 +82,39 @@ fn count(statuses: &[ContainerStatus], wanted: usize) -> Counts {
     counts
 }
 
-/// Whether init containers are still to be waited for, and whether one has failed.
-fn init_progress(pod: &PodView, statuses: &[ContainerStatus]) -> (bool, bool) {
-    let mut pending = false;
-    let mut failed = false;
+fn runs_again(pod: &PodView, container: &Container, end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some(ENDED_FOR_ANEW) || restarts(pod, container, end.exit_code)
+}
+
+/// How far the init containers are.
+#[derive(Default)]
+struct InitProgress {
+    /// One is still to be waited for.
+    pending: bool,
+    /// One has failed, …
+    failed: bool,
+    /// … and does not run again.
+    failed_for_good: bool,
+}
+
+fn init_progress(pod: &PodView, statuses: &[ContainerStatus]) -> InitProgress {
+    let mut progress = InitProgress::default();
     for container in pod.init_containers() {
         let Some(status) = statuses.iter().find(|status| status.name == container.name) else {
-            pending = true;
+            progress.pending = true;
             continue;
         };
         let terminated = status.state.as_ref().and_then(|state| state.terminated.as_ref());
         let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
         if init_kind(container) == ContainerKind::Sidecar {
-            pending |= status.started != Some(true) && terminated.is_none();
+            progress.pending |= status.started != Some(true) && terminated.is_none();
             continue;
         }
-        match (terminated, last) {
-            (Some(end), _) => failed |= end.exit_code != 0,
-            (None, Some(end)) if end.exit_code != 0 => {
-                failed = true;
-                pending = true;
-            }
-            (None, _) => pending = true,
+        progress.pending |= terminated.is_none();
+        if let Some(end) = terminated.or(last).filter(|end| end.exit_code != 0) {
+            progress.failed = true;
+            progress.failed_for_good |= !runs_again(pod, container, end);
         }
     }
-    (pending, failed)
+    progress
 }

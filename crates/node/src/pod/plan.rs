@@ -6,19 +6,27 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use base::backoff::Policy;
-use engine_api::ContainerState;
+use engine_api::{ContainerState, Exit};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
 use super::hash::container_hash;
-use super::view::init_kind;
-use super::{ContainerKind, ContainerRecord, PodView, RestartPolicy, SandboxRecord};
+use super::restart::{epoch, restarts};
+use super::view::{init_kind, probe_of};
+use super::{ContainerKind, ContainerRecord, PodView, SandboxRecord};
+use crate::probes::ProbeType;
 
-/// Restarts in a row: at once, then after 10 s, 20 s, … up to 300 s.
-pub(crate) const CRASH_LOOP: Policy =
-    Policy { first: Duration::from_secs(10), max: Duration::from_secs(300) };
+/// Restarts in a row: at once, then after 10 s, 20 s, … up to `max`, which may be less than all of these.
+/// Source: KEP-4603, `KubeletCrashLoopBackOffMax`.
+pub(crate) fn crash_loop_policy(max: Duration) -> Policy {
+    Policy { first: CRASH_LOOP_FIRST.min(max), max }
+}
+
+const CRASH_LOOP_FIRST: Duration = Duration::from_secs(10);
 /// A container that ran this long starts with a clean record.
 const CRASH_LOOP_RESET: Duration = Duration::from_secs(600);
+/// The exit code of a container whose end nobody saw. Source: `ContainerStatusUnknown` in `pkg/kubelet`.
+const LOST: i32 = 137;
 /// How long a fresh pull failure is shown as itself before the wait for the next try is.
 const FRESH_FAILURE: Duration = Duration::from_secs(2);
 
@@ -98,6 +106,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) starting: Option<&'a str>,
     /// Ids of containers that are being killed.
     pub(crate) killing: &'a [String],
+    /// How long restarts in a row wait.
+    pub(crate) crash_loop: Policy,
     /// The node has failed the pod, whether or not the API server knows already.
     pub(crate) failed: bool,
     pub(crate) now: Timestamp,
@@ -109,6 +119,7 @@ pub(crate) enum KillReason {
     DefinitionChanged,
     LivenessProbe,
     StartupProbe,
+    PodBeginsAnew,
 }
 
 impl KillReason {
@@ -124,7 +135,24 @@ impl KillReason {
             Self::StartupProbe => {
                 format!("Container {container} failed startup probe, will be restarted")
             }
+            Self::PodBeginsAnew => {
+                format!("Container {container} will be restarted with all containers of its pod")
+            }
         }
+    }
+
+    /// Seconds that the container has to end: its pod's, unless the probe that failed says otherwise.
+    /// Source: `setTerminationGracePeriod` in `pkg/kubelet/kuberuntime`.
+    pub(crate) fn grace_seconds(self, pod: &PodView, container: &str) -> i64 {
+        let which = match self {
+            Self::DefinitionChanged => None,
+            Self::PodBeginsAnew => return 0,
+            Self::LivenessProbe => Some(ProbeType::Liveness),
+            Self::StartupProbe => Some(ProbeType::Startup),
+        };
+        let probe = which.and_then(|which| probe_of(pod.container(container)?.1, which));
+        let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
+        own.unwrap_or_else(|| pod.spec_grace_seconds())
     }
 }
 
@@ -211,6 +239,12 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>) -> Plan {
     if !sandbox_ready || snapshot.volumes != Step::Done {
         return plan;
     }
+    if !ends_for_anew(snapshot, &mut plan) {
+        return plan;
+    }
+    for ephemeral in &snapshot.pod.ephemeral {
+        plan_ephemeral(snapshot, &ephemeral.container, &mut plan);
+    }
     if plan_init(snapshot, &mut plan) {
         for container in &snapshot.pod.spec.containers {
             plan_container(snapshot, ContainerKind::App, container, &mut plan);
@@ -221,6 +255,27 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>) -> Plan {
         }
     }
     plan
+}
+
+/// Where a rule has asked the pod to begin anew, ends what runs from before, at once and without hooks; tells whether
+/// nothing of it runs any more. Source: KEP-5532.
+fn ends_for_anew(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
+    let epoch = epoch(snapshot.pod, snapshot.containers);
+    let of_before = |record: &&ContainerRecord| record.is_running() && record.epoch < epoch;
+    let mut ended = true;
+    for record in snapshot.containers.iter().filter(of_before) {
+        // It was added to see what the others do.
+        if snapshot.pod.ephemeral.iter().any(|own| own.container.name == record.name) {
+            continue;
+        }
+        ended = false;
+        plan.waiting.remove(&record.name);
+        if !snapshot.killing.contains(&record.id) {
+            let (id, container) = (record.id.clone(), record.name.clone());
+            plan.actions.push(Action::Kill { id, container, reason: KillReason::PodBeginsAnew });
+        }
+    }
+    ended
 }
 
 fn check_deadline(snapshot: &Snapshot<'_>, plan: &mut Plan) {
@@ -244,55 +299,84 @@ fn anything_alive(snapshot: &Snapshot<'_>) -> bool {
 
 /// Whether every application container has ended for good, or an init container has failed for good.
 fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
-    let policy = snapshot.pod.restart_policy();
-    if policy == RestartPolicy::Always {
-        return false;
-    }
-    let init_failed = policy == RestartPolicy::Never
-        && snapshot.pod.init_containers().iter().any(|container| {
-            init_kind(container) == ContainerKind::Init
-                && latest(snapshot.containers, &container.name)
-                    .is_some_and(|record| record.exit().is_some() && !record.succeeded())
-        });
+    let epoch = epoch(snapshot.pod, snapshot.containers);
+    let init_failed = snapshot.pod.init_containers().iter().any(|container| {
+        init_kind(container) == ContainerKind::Init
+            && latest(snapshot.containers, &container.name)
+                .filter(|record| record.epoch >= epoch)
+                .and_then(ContainerRecord::exit)
+                .is_some_and(|exit| exit.code != 0 && !restarts(snapshot.pod, container, exit.code))
+    });
     init_failed
         || snapshot.pod.spec.containers.iter().all(|container| {
             match latest(snapshot.containers, &container.name) {
                 Some(record) => {
-                    record.exit().is_some()
-                        && !should_restart(policy, ContainerKind::App, record)
+                    record.exit().is_some_and(|exit| !restarts(snapshot.pod, container, exit.code))
                         && !snapshot.killing.contains(&record.id)
+                        && record.epoch >= epoch
                 }
                 None => ended_and_forgotten(snapshot.pod, &container.name),
             }
         })
 }
 
-/// Whether an application container of which only the API knows has run and is not to run again: the runtime was cleared
-/// (a removed sandbox, a lost disk), and a second run would do twice what was asked for once.
+/// Whether a container of the application, or an ephemeral one, of which only the API knows has run and is not to run
+/// again: the runtime was cleared (a removed sandbox, a lost disk), and a second run would do twice what was asked for once.
 pub(crate) fn ended_and_forgotten(pod: &PodView, name: &str) -> bool {
+    if pod.ephemeral.iter().any(|own| own.container.name == name) {
+        return has_run(pod, name);
+    }
     let known = pod.status.container_statuses.iter().flatten().find(|known| known.name == name);
     let Some(state) = known.and_then(|known| known.state.as_ref()) else { return false };
-    let succeeded = state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0);
-    match pod.restart_policy() {
-        RestartPolicy::Always => false,
-        RestartPolicy::OnFailure => succeeded,
-        RestartPolicy::Never => state.terminated.is_some() || state.running.is_some(),
+    let code = match (&state.terminated, &state.running) {
+        (Some(ended), _) => ended.exit_code,
+        (None, Some(_)) => LOST,
+        (None, None) => return false,
+    };
+    pod.container(name).is_some_and(|(_, container)| !restarts(pod, container, code))
+}
+
+/// An ephemeral container runs once, as soon as there is a place for it. Source: `EphemeralContainersToStart` in
+/// `computePodActions`.
+fn plan_ephemeral(snapshot: &Snapshot<'_>, container: &Container, plan: &mut Plan) {
+    let name = container.name.as_str();
+    match latest(snapshot.containers, name) {
+        Some(record) if record.state != ContainerState::Created => {
+            plan.waiting.remove(name);
+        }
+        Some(record) if snapshot.starting != Some(name) => {
+            plan.actions.push(Action::RemoveContainer { id: record.id.clone() });
+        }
+        Some(_) => {}
+        // The runtime was cleared since.
+        None if has_run(snapshot.pod, name) => {
+            plan.waiting.remove(name);
+        }
+        None => plan_start(snapshot, container, None, plan),
     }
 }
 
-fn should_restart(policy: RestartPolicy, kind: ContainerKind, record: &ContainerRecord) -> bool {
-    match (kind, policy) {
-        (ContainerKind::Sidecar, _) | (ContainerKind::App, RestartPolicy::Always) => true,
-        (ContainerKind::App, RestartPolicy::OnFailure) => !record.succeeded(),
-        (ContainerKind::App | ContainerKind::Init, RestartPolicy::Never) => false,
-        (ContainerKind::Init, _) => !record.succeeded(),
+/// Whether the API knows of a run of a container.
+fn has_run(pod: &PodView, name: &str) -> bool {
+    let state = pod.reported(name).and_then(|known| known.state.as_ref());
+    state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+}
+
+/// Whether a container that has ended runs again.
+fn should_restart(pod: &PodView, kind: ContainerKind, container: &Container, exit: &Exit) -> bool {
+    match kind {
+        ContainerKind::Sidecar => true,
+        ContainerKind::App => restarts(pod, container, exit.code),
+        ContainerKind::Init => exit.code != 0 && restarts(pod, container, exit.code),
+        ContainerKind::Ephemeral => false,
     }
 }
 
 /// Sandbox and volumes. Tells whether there is a sandbox to start containers in.
 fn plan_setup(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
     for (kind, container) in snapshot.pod.containers() {
-        let initializing = kind == ContainerKind::App && !snapshot.pod.init_containers().is_empty();
+        let later = matches!(kind, ContainerKind::App | ContainerKind::Ephemeral);
+        let initializing = later && !snapshot.pod.init_containers().is_empty();
         plan.wait(&container.name, if initializing { "PodInitializing" } else { "ContainerCreating" }, "");
     }
     match snapshot.volumes {
@@ -322,14 +406,16 @@ fn plan_setup(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
 /// Init containers and sidecars in their order. Tells whether the application containers may run.
 fn plan_init(snapshot: &Snapshot<'_>, plan: &mut Plan) -> bool {
     let Some(sandbox) = current_sandbox(snapshot.sandboxes) else { return false };
+    let epoch = epoch(snapshot.pod, snapshot.containers);
     // Once an application container exists in this sandbox, init is over, also when its records are gone.
     let initialized = snapshot.pod.spec.containers.iter().any(|container| {
-        latest(snapshot.containers, &container.name).is_some_and(|record| record.sandbox_id == sandbox.id)
+        latest(snapshot.containers, &container.name)
+            .is_some_and(|record| record.sandbox_id == sandbox.id && record.epoch >= epoch)
     });
     for container in snapshot.pod.init_containers() {
         let kind = init_kind(container);
-        let here =
-            latest(snapshot.containers, &container.name).filter(|record| record.sandbox_id == sandbox.id);
+        let here = latest(snapshot.containers, &container.name)
+            .filter(|record| record.sandbox_id == sandbox.id && record.epoch >= epoch);
         match kind {
             ContainerKind::Init => {
                 if initialized || here.is_some_and(ContainerRecord::succeeded) {
@@ -368,15 +454,15 @@ fn plan_container(snapshot: &Snapshot<'_>, kind: ContainerKind, container: &Cont
             }
             return;
         }
-        Some((ContainerState::Exited { .. }, record)) => {
-            let policy = snapshot.pod.restart_policy();
+        Some((ContainerState::Exited { exit, .. }, record)) => {
             let same_sandbox = sandbox_id == Some(record.sandbox_id.as_str());
             // In a new sandbox init containers run again, whatever they did in the old one.
-            let rerun = kind == ContainerKind::Init && !same_sandbox;
+            let of_before = record.epoch < epoch(snapshot.pod, snapshot.containers);
+            let rerun = of_before || kind == ContainerKind::Init && !same_sandbox;
             if snapshot.killing.contains(&record.id) {
                 return;
             }
-            if !rerun && !should_restart(policy, kind, record) {
+            if !rerun && !should_restart(snapshot.pod, kind, container, exit) {
                 plan.waiting.remove(name);
                 return;
             }
@@ -397,7 +483,7 @@ fn plan_container(snapshot: &Snapshot<'_>, kind: ContainerKind, container: &Cont
 /// Whether a dead container has to wait for its restart; says so in the plan.
 fn crash_loop(snapshot: &Snapshot<'_>, record: &ContainerRecord, plan: &mut Plan) -> bool {
     let Some(exit) = record.exit() else { return false };
-    let delay = restart_delay(record);
+    let delay = restart_delay(snapshot.crash_loop, record);
     let at = exit.finished_at.saturating_add(delay).unwrap_or(Timestamp::MAX);
     if snapshot.now >= at {
         return false;
@@ -414,8 +500,8 @@ fn crash_loop(snapshot: &Snapshot<'_>, record: &ContainerRecord, plan: &mut Plan
 }
 
 /// How long after its end a container is restarted.
-fn restart_delay(record: &ContainerRecord) -> Duration {
-    if ran_long(record) { Duration::ZERO } else { CRASH_LOOP.delay(record.failures) }
+fn restart_delay(policy: Policy, record: &ContainerRecord) -> Duration {
+    if ran_long(record) { Duration::ZERO } else { policy.delay(record.failures) }
 }
 
 fn ran_long(record: &ContainerRecord) -> bool {
@@ -523,9 +609,7 @@ fn next_attempt(pod: &PodView, name: &str, record: Option<&ContainerRecord>) -> 
         return (record.attempt.saturating_add(1), failures);
     }
     // The runtime has forgotten it (a reboot, a cleaned disk): the API's count goes on.
-    let known = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
-    let reported = known.flatten().find(|status| status.name == name);
-    let attempt = reported.map_or(0, |status| {
+    let attempt = pod.reported(name).map_or(0, |status| {
         let ran = status.container_id.as_deref().is_some_and(|id| !id.is_empty());
         u32::try_from(status.restart_count).unwrap_or(0).saturating_add(u32::from(ran))
     });

@@ -1,9 +1,11 @@
 //! Tables of situations and what is done in them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::plan::{
-    Action, ImageFailure, ImageState, KillReason, Plan, ProbeState, Snapshot, StartFailure, Step, plan,
+    Action, ImageFailure, ImageState, KillReason, Plan, ProbeState, Snapshot, StartFailure, Step,
+    crash_loop_policy, plan,
 };
 use super::tests::{at, exited, pod, record, running, sandbox};
 use super::{ContainerRecord, PodView, SandboxRecord};
@@ -20,6 +22,7 @@ struct Case {
     failures: HashMap<String, StartFailure>,
     starting: Option<String>,
     killing: Vec<String>,
+    crash_loop_max: u64,
     failed: bool,
     now: i64,
 }
@@ -41,6 +44,7 @@ fn case(spec: serde_json::Value) -> Case {
         failures: HashMap::new(),
         starting: None,
         killing: Vec::new(),
+        crash_loop_max: 300,
         failed: false,
         now: 0,
     }
@@ -72,6 +76,7 @@ impl Case {
             start_failures: &self.failures,
             starting: self.starting.as_deref(),
             killing: &self.killing,
+            crash_loop: crash_loop_policy(Duration::from_secs(self.crash_loop_max)),
             failed: self.failed,
             now: at(self.now),
         })
@@ -180,6 +185,18 @@ fn back_off_doubles_and_resets() {
 }
 
 #[test]
+fn a_node_may_wait_less_for_restarts() {
+    // (longest wait, restarts in a row) → seconds
+    for (max, failures, wanted) in
+        [(300, 1, 10), (300, 9, 300), (25, 1, 10), (25, 2, 20), (25, 3, 25), (4, 1, 4)]
+    {
+        let mut case = case(one()).with("main", 3, exited(1, 0, 1)).at(1);
+        (case.containers[0].failures, case.crash_loop_max) = (failures, max);
+        assert_eq!(case.plan().wake_at, Some(at(1 + wanted)), "{max} {failures}");
+    }
+}
+
+#[test]
 fn restart_policies_decide_what_an_end_means() {
     for (policy, code, restarts) in [
         ("Always", 0, true),
@@ -194,6 +211,74 @@ fn restart_policies_decide_what_an_end_means() {
         let wanted = if restarts { start("main", 1, 1) } else { Action::Finish };
         assert_eq!((plan.actions, plan.finished), (vec![wanted], !restarts), "{policy} {code}");
     }
+}
+
+#[test]
+fn containers_may_have_policies_and_rules_of_their_own() {
+    let rules = serde_json::json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let never = serde_json::json!({"restartPolicy": "Never", "containers": [
+        {"name": "main", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, start("main", 1, 1)), (1, Action::Finish), (0, Action::Finish)] {
+        let plan = case(never.clone()).with("main", 0, exited(code, 0, 1)).at(1).plan();
+        assert_eq!((plan.finished, plan.actions), (wanted == Action::Finish, vec![wanted]), "{code}");
+    }
+    let init = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "main"}], "initContainers": [
+        {"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, start("i", 1, 1)), (1, Action::Finish), (0, start("main", 0, 0))] {
+        let plan = case(init.clone()).with("i", 0, exited(code, 0, 1)).at(1).plan();
+        assert_eq!(plan.actions, [wanted], "{code}");
+    }
+    // One whose pod starts its containers again may end for good.
+    let always =
+        serde_json::json!({"containers": [{"name": "once", "restartPolicy": "Never"}, {"name": "main"}]});
+    let one_ended = case(always.clone()).with("once", 0, exited(0, 0, 1)).with("main", 0, running(0)).at(99);
+    assert_eq!((one_ended.plan().actions, one_ended.plan().finished), (vec![], false));
+}
+
+#[test]
+fn a_rule_may_ask_the_whole_pod_to_begin_anew() {
+    let rules = serde_json::json!([{"action": "RestartAllContainers",
+        "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"},
+            {"name": "side", "restartPolicy": "Always"}],
+        "containers": [{"name": "main", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "other"}]});
+    let again = |case: Case, name: &str, state: engine_api::ContainerState| {
+        let mut case = case.with(name, 1, state);
+        case.containers.last_mut().unwrap().epoch = 1;
+        case
+    };
+    let mut case = case(spec)
+        .with("i", 0, exited(0, 0, 1))
+        .with("side", 0, running(1))
+        .with("main", 0, exited(42, 2, 5))
+        .with("other", 0, running(2))
+        .at(5);
+    let kill = |name: &str| Action::Kill {
+        id: format!("{name}-0"),
+        container: name.to_owned(),
+        reason: KillReason::PodBeginsAnew,
+    };
+    assert_eq!(case.plan().actions, [kill("side"), kill("other")], "first all that run end");
+    assert_eq!(KillReason::PodBeginsAnew.grace_seconds(&case.pod, "other"), 0);
+    case.killing = vec!["side-0".to_owned(), "other-0".to_owned()];
+    assert_eq!((case.plan().actions, case.plan().finished), (vec![], false));
+    case.killing.clear();
+    case.containers[1].state = exited(137, 1, 6);
+    case.containers[3].state = exited(137, 2, 6);
+    let mut case = case.at(7);
+    assert_eq!(case.plan().actions, [start("i", 1, 1)], "then all begin, in their order");
+    case = again(case, "i", exited(0, 7, 8)).at(8);
+    assert_eq!(case.plan().actions, [start("side", 1, 1)]);
+    case = again(case, "side", running(9)).at(9);
+    assert_eq!(case.plan().actions, [start("main", 1, 1)]);
+    case = again(case, "main", running(10)).at(10);
+    assert_eq!(case.plan().actions, [start("other", 1, 1)]);
+    case = again(case, "other", running(11)).at(11);
+    assert_eq!(case.plan(), Plan::default());
+    // What ends now ends for good, as far as no rule speaks of it.
+    case.containers[7].state = exited(1, 11, 20);
+    let case = case.at(20);
+    assert_eq!((case.plan().actions, case.plan().finished), (vec![], false));
 }
 
 #[test]
@@ -278,6 +363,35 @@ fn sidecars_start_in_order_and_keep_running() {
 }
 
 #[test]
+fn ephemeral_containers_run_once() {
+    let spec = serde_json::json!({"initContainers": [{"name": "i"}], "containers": [{"name": "main"}],
+        "ephemeralContainers": [{"name": "debug", "image": "x"}]});
+    let added = case(spec.clone()).with("i", 0, running(0));
+    assert_eq!(added.plan().actions, [start("debug", 0, 0)], "they need not wait for init containers");
+    let ended = case(spec.clone()).with("i", 0, running(0)).with("debug", 0, exited(1, 0, 1)).at(99);
+    assert_eq!(ended.plan().actions, []);
+    assert!(!ended.plan().waiting.contains_key("debug"));
+    let mut failed = case(spec.clone()).with("i", 0, running(0));
+    failed.images.remove("debug");
+    assert_eq!(failed.plan().actions, [Action::EnsureImage { container: "debug".to_owned() }]);
+    // Nor do they run again where only the API remembers.
+    let mut forgotten = case(spec).with("i", 0, running(0));
+    forgotten.pod.status = serde_json::from_value(serde_json::json!({"ephemeralContainerStatuses": [{
+        "name": "debug", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+        "containerID": "skiff://old", "state": {"running": {}}}]}))
+    .unwrap();
+    assert_eq!(forgotten.plan().actions, []);
+}
+
+#[test]
+fn the_end_of_a_pod_does_not_wait_for_ephemeral_containers() {
+    let spec = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "main"}],
+        "ephemeralContainers": [{"name": "debug", "image": "x"}]});
+    let over = case(spec).with("main", 0, exited(0, 0, 1)).with("debug", 0, running(0));
+    assert_eq!(over.plan().actions, [Action::Finish]);
+}
+
+#[test]
 fn probes_and_changed_definitions_kill() {
     let mut live = case(one()).with("main", 0, running(0));
     live.probes.get_mut("main-0").unwrap().liveness_failed = true;
@@ -291,6 +405,27 @@ fn probes_and_changed_definitions_kill() {
     let mut startup = case(one()).with("main", 0, running(0));
     startup.probes.get_mut("main-0").unwrap().startup_failed = true;
     assert_eq!(startup.plan().actions, kill(KillReason::StartupProbe));
+}
+
+#[test]
+fn a_probe_may_have_a_grace_of_its_own() {
+    let spec = |probe: &str, own: Option<i64>| {
+        serde_json::json!({"terminationGracePeriodSeconds": 30, "containers": [{"name": "main",
+            probe: {"exec": {"command": ["false"]}, "terminationGracePeriodSeconds": own}}]})
+    };
+    for (probe, own, reason, wanted) in [
+        ("livenessProbe", Some(7), KillReason::LivenessProbe, 7),
+        ("livenessProbe", None, KillReason::LivenessProbe, 30),
+        ("livenessProbe", Some(7), KillReason::StartupProbe, 30),
+        ("startupProbe", Some(90), KillReason::StartupProbe, 90),
+        ("startupProbe", Some(90), KillReason::DefinitionChanged, 30),
+    ] {
+        assert_eq!(
+            reason.grace_seconds(&pod(spec(probe, own)), "main"),
+            wanted,
+            "{probe} {own:?} {reason:?}"
+        );
+    }
 }
 
 #[test]

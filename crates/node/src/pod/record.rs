@@ -20,6 +20,8 @@ pub(crate) mod label {
     pub(crate) const HASH: &str = "skiff.dev/container-hash";
     /// How many restarts in a row earned back-off before this one.
     pub(crate) const FAILURES: &str = "skiff.dev/restarts-in-row";
+    /// How often the pod had been asked to begin anew when the container was made; absent for never.
+    pub(crate) const EPOCH: &str = "skiff.dev/pod-epoch";
     /// Grace in seconds, for pods that vanished from the API while the node was away.
     pub(crate) const GRACE: &str = "skiff.dev/termination-grace-seconds";
     /// What a `preStop` hook needs where the pod is not at hand, as JSON; absent without one.
@@ -55,6 +57,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_id: String,
     pub(crate) attempt: u32,
     pub(crate) failures: u32,
+    /// How often the pod had been asked to begin anew before.
+    pub(crate) epoch: u32,
     pub(crate) hash: String,
     pub(crate) state: ContainerState,
     pub(crate) created_at: Timestamp,
@@ -102,6 +106,7 @@ impl ContainerRecord {
             image_id: status.spec.image_id.clone(),
             attempt: number(labels, label::ATTEMPT),
             failures: number(labels, label::FAILURES),
+            epoch: number(labels, label::EPOCH),
             hash: labels.get(label::HASH).cloned().unwrap_or_default(),
             state: status.state.clone(),
             created_at: status.created_at,

@@ -23,19 +23,31 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
-/// The sysctls of a pod, or the first that is not allowed.
+/// The sysctls of a pod, or why one of them is refused: it is not known to be the pod's own affair, or the pod has no
+/// namespace of its own for it. Source: `pkg/kubelet/sysctl/allowlist.go`.
 pub(crate) fn sysctls(spec: &PodSpec) -> Result<Vec<(String, String)>, String> {
     let wanted = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
     wanted
         .map(|sysctl| {
             let name = sysctl.name.replace('/', ".");
-            if SAFE_SYSCTLS.contains(&name.as_str()) {
-                Ok((name, sysctl.value.clone()))
-            } else {
-                Err(format!("forbidden sysctl: \"{name}\" not allowlisted"))
+            match forbidden(spec, &name) {
+                None => Ok((name, sysctl.value.clone())),
+                Some(why) => Err(format!("forbidden sysctl: \"{name}\" {why}")),
             }
         })
         .collect()
+}
+
+fn forbidden(spec: &PodSpec, name: &str) -> Option<&'static str> {
+    if !SAFE_SYSCTLS.contains(&name) {
+        return Some("not allowlisted");
+    }
+    let is_net = name.starts_with("net.");
+    match (spec.host_network, spec.host_ipc) {
+        (Some(true), _) if is_net => Some("not allowed with host net enabled"),
+        (_, Some(true)) if !is_net => Some("not allowed with host ipc enabled"),
+        _ => None,
+    }
 }
 
 /// Who runs the container's process.
@@ -199,5 +211,19 @@ mod tests {
             with("kernel.msgmax"),
             Err("forbidden sysctl: \"kernel.msgmax\" not allowlisted".to_owned())
         );
+        let beside_the_host = |field: &str, name: &str| {
+            sysctls(&pod(serde_json::json!({"containers": [], field: true,
+                "securityContext": {"sysctls": [{"name": name, "value": "1"}]}})))
+            .err()
+        };
+        for (field, name, why) in [
+            ("hostNetwork", "net.ipv4.tcp_syncookies", Some("not allowed with host net enabled")),
+            ("hostNetwork", "kernel.shm_rmid_forced", None),
+            ("hostIPC", "kernel.shm_rmid_forced", Some("not allowed with host ipc enabled")),
+            ("hostIPC", "net.ipv4.tcp_syncookies", None),
+        ] {
+            let wanted = why.map(|why| format!("forbidden sysctl: \"{name}\" {why}"));
+            assert_eq!(beside_the_host(field, name), wanted, "{field} {name}");
+        }
     }
 }

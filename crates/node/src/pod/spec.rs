@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use engine_api::{ContainerSpec, Mount, SandboxSpec};
+use engine_api::{ContainerSpec, Mount, NamespaceSharing, SandboxSpec};
 use k8s_openapi::api::core::v1::Container;
 
 use super::PodView;
@@ -55,8 +55,13 @@ fn pod_labels(pod: &PodView, attempt: u32) -> BTreeMap<String, String> {
     labels
 }
 
-/// The sandbox of a pod.
-pub(crate) fn sandbox_spec(pod: &PodView, attempt: u32, facts: &NodeFacts) -> Result<SandboxSpec, String> {
+/// The sandbox of a pod. `domain`: the cluster's.
+pub(crate) fn sandbox_spec(
+    pod: &PodView,
+    attempt: u32,
+    facts: &NodeFacts,
+    domain: &str,
+) -> Result<SandboxSpec, String> {
     check_isolation(&pod.spec)?;
     let host_network = pod.host_network();
     let mut labels = pod_labels(pod, attempt);
@@ -65,7 +70,7 @@ pub(crate) fn sandbox_spec(pod: &PodView, attempt: u32, facts: &NodeFacts) -> Re
         id: base::id::hex64(),
         name: pod.key().to_string(),
         labels,
-        hostname: if host_network { String::new() } else { pod.hostname() },
+        hostname: if host_network { String::new() } else { pod.kernel_hostname(domain)? },
         host_network,
         host_pid: pod.spec.host_pid.unwrap_or(false),
         host_ipc: pod.spec.host_ipc.unwrap_or(false),
@@ -85,6 +90,8 @@ pub(crate) struct Run<'a> {
     pub(crate) container: &'a Container,
     pub(crate) attempt: u32,
     pub(crate) failures: u32,
+    /// How often the pod was asked to begin anew.
+    pub(crate) epoch: u32,
     pub(crate) sandbox_id: &'a str,
     pub(crate) image_id: &'a str,
     /// `KEY=value`.
@@ -94,6 +101,8 @@ pub(crate) struct Run<'a> {
     pub(crate) message_file: PathBuf,
     /// The pod's address.
     pub(crate) address: Option<std::net::IpAddr>,
+    /// The container whose processes it sees.
+    pub(crate) pid_of: Option<String>,
 }
 
 /// Where a container's termination message is, inside.
@@ -139,7 +148,7 @@ pub(crate) fn container_spec(run: Run<'_>, facts: &NodeFacts) -> Result<Containe
             .unwrap_or_default(),
         log_path: Path::new(&container.name).join(format!("{}.log", run.attempt)),
         log_max_bytes: 0,
-        namespaces: Default::default(),
+        namespaces: NamespaceSharing { pid_of: run.pid_of },
     })
 }
 
@@ -155,6 +164,9 @@ fn container_labels(run: &Run<'_>) -> BTreeMap<String, String> {
         (label::MESSAGE_POLICY, policy),
     ] {
         labels.insert(key.to_owned(), value);
+    }
+    if run.epoch > 0 {
+        labels.insert(label::EPOCH.to_owned(), run.epoch.to_string());
     }
     labels.extend(kept(container, run.address).map(|value| (label::PRE_STOP.to_owned(), value)));
     labels
@@ -177,11 +189,38 @@ mod tests {
     #[test]
     fn the_sandbox_names_its_pod() {
         let pod = pod(serde_json::json!({"containers": [{"name": "main"}], "shareProcessNamespace": true}));
-        let spec = sandbox_spec(&pod, 2, &facts()).unwrap();
+        let spec = sandbox_spec(&pod, 2, &facts(), "cluster.local").unwrap();
         assert_eq!(spec.cgroup_parent, "kubepods/besteffort/podu1");
         assert_eq!(spec.log_directory, Path::new("/var/log/pods/default_web_u1"));
         assert_eq!((spec.hostname.as_str(), spec.share_pid), ("web", true));
         assert_eq!(spec.labels[label::ATTEMPT], "2");
+    }
+
+    #[test]
+    fn the_kernel_knows_the_whole_name_where_it_is_asked_for() {
+        let named = |hostname: &str, more: serde_json::Value| {
+            let mut spec = serde_json::json!({"containers": [{"name": "main"}], "hostname": hostname,
+                "subdomain": "db", "setHostnameAsFQDN": true});
+            spec.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+            sandbox_spec(&pod(spec), 0, &facts(), "cluster.local").map(|spec| spec.hostname)
+        };
+        let whole = "db-0.db.default.svc.cluster.local";
+        assert_eq!(named("db-0", serde_json::json!({})), Ok(whole.to_owned()));
+        for other in [
+            serde_json::json!({"setHostnameAsFQDN": false}),
+            serde_json::json!({"subdomain": null}),
+            serde_json::json!({"hostnameOverride": "db-0"}),
+        ] {
+            assert_eq!(named("db-0", other.clone()), Ok("db-0".to_owned()), "{other}");
+        }
+        assert_eq!(named("db-0", serde_json::json!({"hostNetwork": true})), Ok(String::new()));
+        let longest = "a".repeat(64 - ".db.default.svc.cluster.local".len());
+        assert_eq!(named(&longest, serde_json::json!({})).unwrap().len(), 64);
+        let error = named(&format!("{longest}a"), serde_json::json!({})).unwrap_err();
+        assert!(
+            error.ends_with("is too long (64 characters is the max, 65 characters requested)"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -193,12 +232,14 @@ mod tests {
             container: &pod.spec.containers[0],
             attempt: 3,
             failures: 1,
+            epoch: 0,
             sandbox_id: "s",
             image_id: "sha256:1",
             env: vec!["A=1=2".to_owned()],
             mounts: Vec::new(),
             message_file: "/m".into(),
             address: None,
+            pid_of: None,
         };
         let spec = container_spec(run, &facts()).unwrap();
         assert_eq!(spec.entrypoint, ["sh", "-c", "echo 1=2 $(B) $(A)"]);

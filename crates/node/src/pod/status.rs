@@ -13,18 +13,27 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::phase;
 use super::plan::{ProbeState, Waiting, ended_and_forgotten, latest};
-use super::view::init_kind;
+use super::restart::{ended_for_anew, epoch};
+use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
 use crate::pod::resources::qos_class;
 
 /// Condition types that the node writes; others belong to others.
-pub(crate) const OWN_CONDITIONS: [&str; 4] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+pub(crate) const OWN_CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", BEGINS_ANEW];
+
+/// The condition of a pod that a rule has asked to begin anew. Source: KEP-5532, `v1.AllContainersRestarting`.
+const BEGINS_ANEW: &str = "AllContainersRestarting";
+/// Why a container of such a pod has ended.
+pub(crate) const ENDED_FOR_ANEW: &str = "RestartingAllContainers";
 
 /// Why a pod is disrupted by its node, which is a condition beside [`OWN_CONDITIONS`] that others write too.
 /// Source: `v1.PodReasonTerminationByKubelet`.
 pub(crate) const DISRUPTION: (&str, &str) = ("DisruptionTarget", "TerminationByKubelet");
+
+/// Bytes of termination messages that a pod's status holds. Source: `MaxPodTerminationMessageLogLength`.
+const MESSAGES_MAX: usize = 12 * 1024;
 
 /// What the status is made from.
 pub(crate) struct StatusInput<'a> {
@@ -50,10 +59,14 @@ pub(crate) struct StatusInput<'a> {
 
 /// Makes the status.
 pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
-    let (mut init, mut apps) = (Vec::new(), Vec::new());
+    let (mut init, mut apps, mut ephemeral) = (Vec::new(), Vec::new(), Vec::new());
     for (kind, container) in input.pod.containers() {
-        let status = container_status(input, kind, container);
-        if kind == ContainerKind::App { apps.push(status) } else { init.push(status) }
+        let list = match kind {
+            ContainerKind::App => &mut apps,
+            ContainerKind::Init | ContainerKind::Sidecar => &mut init,
+            ContainerKind::Ephemeral => &mut ephemeral,
+        };
+        list.push(container_status(input, kind, container));
     }
     let phase = match (input.failure, input.last.phase.as_deref()) {
         (Some(_), _) => "Failed",
@@ -82,6 +95,7 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     if phase != "Failed" || has_begun(input) {
         status.container_statuses = Some(apps);
         status.init_container_statuses = some(init);
+        status.ephemeral_container_statuses = some(ephemeral);
     }
     status
 }
@@ -104,7 +118,8 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        started: Some(false),
+        // Nothing asks an ephemeral container how it is.
+        started: (kind != ContainerKind::Ephemeral).then_some(false),
         resources: container.resources.clone(),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()
@@ -121,11 +136,13 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
     let waiting = input.waiting.get(&container.name);
     match (&record.state, waiting) {
         (Runtime::Running { started_at, .. }, _) => {
-            let probes = input.probes.get(&record.id).cloned().unwrap_or_default();
             let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
             status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
-            status.started = Some(probes.started);
-            status.ready = probes.started && probes.ready && kind != ContainerKind::Init;
+            if kind != ContainerKind::Ephemeral {
+                let probes = input.probes.get(&record.id).cloned().unwrap_or_default();
+                status.started = Some(probes.started);
+                status.ready = probes.started && probes.ready && kind != ContainerKind::Init;
+            }
         }
         (Runtime::Exited { .. }, Some(waiting)) if !input.ended && restarts(waiting) => {
             status.last_state = terminated_state(input, record);
@@ -155,8 +172,7 @@ fn creating() -> Waiting {
 
 /// A container that the runtime does not know: never made, or forgotten with a reboot.
 fn forgotten(input: &StatusInput<'_>, container: &Container, status: &mut ContainerStatus) {
-    let lists = [&input.last.container_statuses, &input.last.init_container_statuses];
-    let known = lists.into_iter().flatten().flatten().find(|known| known.name == container.name);
+    let known = reported(input.last, &container.name);
     let waiting = input.waiting.get(&container.name).cloned().unwrap_or_else(creating);
     status.last_state = Some(ContainerState::default());
     if let Some(known) = known {
@@ -221,8 +237,7 @@ fn previous_end(input: &StatusInput<'_>, newest: &ContainerRecord) -> Option<Con
 
 /// How the run before ended, where the runtime has forgotten it and the API has not.
 fn reported_end(input: &StatusInput<'_>, newest: &ContainerRecord) -> Option<ContainerState> {
-    let lists = [&input.last.container_statuses, &input.last.init_container_statuses];
-    let known = lists.into_iter().flatten().flatten().find(|known| known.name == newest.name)?;
+    let known = reported(input.last, &newest.name)?;
     let same_run = u32::try_from(known.restart_count) == Ok(newest.attempt) && newest.attempt > 0;
     known.last_state.clone().filter(|_| same_run)
 }
@@ -245,10 +260,12 @@ fn terminated_state(input: &StatusInput<'_>, record: &ContainerRecord) -> Option
     let reason = match (record.started_at(), exit) {
         (_, exit) if exit.oom_killed => "OOMKilled",
         (None, _) => "StartError",
+        _ if ended_for_anew(input.pod, record, epoch(input.pod, input.containers)) => ENDED_FOR_ANEW,
         (_, exit) if exit.code == 0 => "Completed",
         _ => "Error",
     };
-    let message = input.messages.get(&record.id).cloned().unwrap_or_else(|| exit.message.clone());
+    let message = input.messages.get(&record.id).unwrap_or(&exit.message);
+    let message = message[..message.floor_char_boundary(message_max(input.pod))].to_owned();
     let terminated = ContainerStateTerminated {
         exit_code: exit.code,
         signal: None,
@@ -259,6 +276,12 @@ fn terminated_state(input: &StatusInput<'_>, record: &ContainerRecord) -> Option
         container_id: Some(container_id(&record.id)),
     };
     Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() })
+}
+
+/// How long a container's message may be in bytes: all containers share what a pod has. Source: `normalizeStatus` in
+/// `pkg/kubelet/status`.
+fn message_max(pod: &PodView) -> usize {
+    MESSAGES_MAX / pod.containers().count().max(1)
 }
 
 /// A condition before its transition time is known.
@@ -297,7 +320,24 @@ fn conditions(
         let message = "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned();
         (DISRUPTION.0, Verdict { reason: DISRUPTION.1, message, ..Verdict::yes() })
     });
-    verdicts.into_iter().chain(disruption).map(|(kind, verdict)| condition(input, kind, verdict)).collect()
+    let anew = begins_anew(input).map(|verdict| (BEGINS_ANEW, verdict));
+    verdicts
+        .into_iter()
+        .chain(anew)
+        .chain(disruption)
+        .map(|(kind, verdict)| condition(input, kind, verdict))
+        .collect()
+}
+
+/// Whether runs from before still run, of a pod that was asked to begin anew; `None` for one that never was.
+fn begins_anew(input: &StatusInput<'_>) -> Option<Verdict> {
+    let epoch = epoch(input.pod, input.containers);
+    let known = input.last.conditions.iter().flatten().any(|known| known.type_ == BEGINS_ANEW);
+    if epoch == 0 && !known {
+        return None;
+    }
+    let of_before = |record: &ContainerRecord| record.is_running() && record.epoch < epoch;
+    Some(if input.containers.iter().any(of_before) { Verdict::yes() } else { Verdict::no("", String::new()) })
 }
 
 /// Whether the pod has to go, or had to, for the sake of a critical one.

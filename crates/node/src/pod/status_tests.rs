@@ -18,6 +18,7 @@ struct Case {
     containers: Vec<ContainerRecord>,
     waiting: BTreeMap<String, Waiting>,
     unready: Vec<&'static str>,
+    messages: HashMap<String, String>,
     ended: bool,
     now: i64,
 }
@@ -29,6 +30,7 @@ fn case(spec: serde_json::Value) -> Case {
         containers: Vec::new(),
         waiting: BTreeMap::new(),
         unready: Vec::new(),
+        messages: HashMap::new(),
         ended: false,
         now: 100,
     }
@@ -61,7 +63,7 @@ impl Case {
             containers: &self.containers,
             waiting: &self.waiting,
             probes: &probes,
-            messages: &HashMap::new(),
+            messages: &self.messages,
             addresses: &[],
             host_addresses: &[],
             sandbox_ready: true,
@@ -102,6 +104,47 @@ fn phases_follow_containers_and_policy() {
     }
     let one_missing = case(spec("Always")).with("a", 0, running(0)).waits("b", "ContainerCreating");
     assert_eq!(one_missing.phase(), "Pending");
+}
+
+#[test]
+fn phases_follow_the_containers_own_policies() {
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, "Running"), (1, "Failed"), (0, "Succeeded")] {
+        assert_eq!(case(spec.clone()).with("a", 0, exited(code, 0, 1)).phase(), wanted, "{code}");
+    }
+    let once = json!({"restartPolicy": "Always", "containers": [{"name": "a", "restartPolicy": "Never"}]});
+    for (code, wanted) in [(1, "Failed"), (0, "Succeeded")] {
+        assert_eq!(case(once.clone()).with("a", 0, exited(code, 0, 1)).phase(), wanted, "{code}");
+    }
+    let init = json!({"restartPolicy": "Never", "containers": [{"name": "a"}], "initContainers": [
+        {"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    for (code, wanted) in [(42, "Pending"), (1, "Failed")] {
+        let case = case(init.clone()).with("i", 0, exited(code, 0, 1)).waits("a", "PodInitializing");
+        assert_eq!(case.phase(), wanted, "{code}");
+    }
+}
+
+#[test]
+fn a_pod_that_begins_anew_says_so_and_has_not_failed() {
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [
+        {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "b"}]});
+    let mut case =
+        case(spec).with("i", 0, running(0)).with("a", 0, exited(42, 0, 5)).with("b", 0, running(0));
+    let kind = "AllContainersRestarting";
+    let status = case.status();
+    assert_eq!((condition(&status, kind).0.as_str(), case.phase().as_str()), ("True", "Running"));
+    for index in [0, 2] {
+        case.containers[index].state = exited(137, 0, 6);
+    }
+    case.last = status;
+    let status = case.status();
+    assert_eq!((condition(&status, kind).0.as_str(), status.phase.as_deref()), ("False", Some("Running")));
+    let ended = |status: &ContainerStatus| status.state.clone().unwrap().terminated.unwrap().reason;
+    let reasons: Vec<_> = status.container_statuses.iter().flatten().map(ended).collect();
+    assert_eq!(reasons, [Some("Error".to_owned()), Some("RestartingAllContainers".to_owned())]);
 }
 
 #[test]
@@ -200,6 +243,22 @@ fn containers_that_were_lost_count_as_restarted_once() {
         assert_eq!((ended.exit_code, ended.container_id.as_deref()), (137, Some("skiff://1")));
         assert!(container.state.unwrap().waiting.is_some());
         case.last = status;
+    }
+}
+
+#[test]
+fn the_messages_of_all_containers_share_what_a_pod_has() {
+    let containers = |count: usize| {
+        let list: Vec<_> = (0..count).map(|index| json!({"name": format!("c{index}")})).collect();
+        json!({"restartPolicy": "Never", "containers": list})
+    };
+    for (count, text, wanted) in
+        [(2, "x".repeat(4096), 4096), (6, "x".repeat(4096), 2048), (7, "é".repeat(2048), 1754)]
+    {
+        let mut case = case(containers(count)).with("c0", 0, exited(1, 0, 1));
+        case.messages.insert("c0-0".to_owned(), text);
+        let status = case.status().container_statuses.unwrap().remove(0);
+        assert_eq!(status.state.unwrap().terminated.unwrap().message.unwrap().len(), wanted, "{count}");
     }
 }
 

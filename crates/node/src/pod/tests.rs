@@ -45,6 +45,7 @@ pub(crate) fn record(pod: &PodView, name: &str, attempt: u32, state: ContainerSt
         image_id: "sha256:1".to_owned(),
         attempt,
         failures: attempt,
+        epoch: 0,
         hash: container_hash(container),
         state,
         created_at: at(i64::from(attempt)),

@@ -1,20 +1,79 @@
 //! The projection of a Pod that the node works with, decoded once per revision.
 
 use api::{Key, Object, ObjectMeta};
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Lifecycle, PodSpec, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, ContainerStatus, EphemeralContainer, Lifecycle, PodSpec, PodStatus, Probe,
+};
 use reconcile::ports::{PodRef, PublishedPort};
 use serde::Deserialize;
 
+use crate::static_pods::{FILE, MIRROR, SOURCE};
+
+/// Longer names the kernel does not take. Source: `HOST_NAME_MAX` of Linux.
+const KERNEL_NAME_MAX: usize = 64;
+
 /// A Pod without managedFields.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(from = "Decoded")]
 pub(crate) struct PodView {
     /// Metadata, with annotations.
     pub(crate) metadata: ObjectMeta,
-    /// What is wanted.
+    /// What is wanted, but for `ephemeralContainers`.
     pub(crate) spec: PodSpec,
     /// What the API server last heard.
-    #[serde(default)]
     pub(crate) status: PodStatus,
+    /// Containers that were added to see what the others do, in their order.
+    pub(crate) ephemeral: Vec<Ephemeral>,
+}
+
+/// A Pod as its object spells it.
+#[derive(Deserialize)]
+struct Decoded {
+    metadata: ObjectMeta,
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+/// An ephemeral container, which is a container in all but its way in.
+#[derive(Debug, Clone)]
+pub(crate) struct Ephemeral {
+    pub(crate) container: Container,
+    /// The container whose processes it sees.
+    pub(crate) target: Option<String>,
+}
+
+impl From<Decoded> for PodView {
+    fn from(Decoded { metadata, mut spec, status }: Decoded) -> Self {
+        let ephemeral = spec.ephemeral_containers.take().unwrap_or_default();
+        Self { metadata, spec, status, ephemeral: ephemeral.into_iter().map(Ephemeral::from).collect() }
+    }
+}
+
+impl From<EphemeralContainer> for Ephemeral {
+    fn from(own: EphemeralContainer) -> Self {
+        let container = Container {
+            args: own.args,
+            command: own.command,
+            env: own.env,
+            env_from: own.env_from,
+            image: own.image,
+            image_pull_policy: own.image_pull_policy,
+            name: own.name,
+            security_context: own.security_context,
+            stdin: own.stdin,
+            stdin_once: own.stdin_once,
+            termination_message_path: own.termination_message_path,
+            termination_message_policy: own.termination_message_policy,
+            tty: own.tty,
+            volume_devices: own.volume_devices,
+            volume_mounts: own.volume_mounts,
+            working_dir: own.working_dir,
+            // The API allows none of the other fields: it has no ports, probes, hooks, resources and restarts.
+            ..Container::default()
+        };
+        Self { container, target: own.target_container_name.filter(|name| !name.is_empty()) }
+    }
 }
 
 /// `spec.restartPolicy`.
@@ -23,6 +82,18 @@ pub(crate) enum RestartPolicy {
     Always,
     OnFailure,
     Never,
+}
+
+impl RestartPolicy {
+    /// The policy of a name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "Always" => Some(Self::Always),
+            "OnFailure" => Some(Self::OnFailure),
+            "Never" => Some(Self::Never),
+            _ => None,
+        }
+    }
 }
 
 /// Which part a container has in its pod.
@@ -34,6 +105,8 @@ pub(crate) enum ContainerKind {
     Sidecar,
     /// An application container.
     App,
+    /// One that was added to a pod that runs (`kubectl debug`): runs once.
+    Ephemeral,
 }
 
 impl PodView {
@@ -48,6 +121,12 @@ impl PodView {
 
     pub(crate) fn uid(&self) -> &str {
         &self.metadata.uid
+    }
+
+    /// Whether a file of this node says that there is this pod, and not the API. Source: `kubetypes.IsStaticPod`.
+    pub(crate) fn is_of_a_file(&self) -> bool {
+        let annotations = &self.metadata.annotations;
+        annotations.get(SOURCE).is_some_and(|source| source == FILE) && !annotations.contains_key(MIRROR)
     }
 
     /// `name_namespace(uid)`, as upstream names a pod in messages.
@@ -66,11 +145,7 @@ impl PodView {
     }
 
     pub(crate) fn restart_policy(&self) -> RestartPolicy {
-        match self.spec.restart_policy.as_deref() {
-            Some("Never") => RestartPolicy::Never,
-            Some("OnFailure") => RestartPolicy::OnFailure,
-            _ => RestartPolicy::Always,
-        }
+        self.spec.restart_policy.as_deref().and_then(RestartPolicy::named).unwrap_or(RestartPolicy::Always)
     }
 
     pub(crate) fn host_network(&self) -> bool {
@@ -82,10 +157,18 @@ impl PodView {
         self.spec.init_containers.as_deref().unwrap_or_default()
     }
 
-    /// Every container with its kind, in the order in which they start.
+    /// Every container with its kind: those that the pod began with in the order in which they start, then the
+    /// ephemeral ones.
     pub(crate) fn containers(&self) -> impl Iterator<Item = (ContainerKind, &Container)> {
         let init = self.init_containers().iter().map(|container| (init_kind(container), container));
-        init.chain(self.spec.containers.iter().map(|container| (ContainerKind::App, container)))
+        let apps = self.spec.containers.iter().map(|container| (ContainerKind::App, container));
+        let ephemeral = self.ephemeral.iter().map(|own| (ContainerKind::Ephemeral, &own.container));
+        init.chain(apps).chain(ephemeral)
+    }
+
+    /// What was last told of a container.
+    pub(crate) fn reported(&self, name: &str) -> Option<&ContainerStatus> {
+        reported(&self.status, name)
     }
 
     /// The ports of the host that the pod's long-running containers ask for, none where the pod is on the host's own
@@ -119,6 +202,33 @@ impl PodView {
         self.spec.termination_grace_period_seconds.unwrap_or(30)
     }
 
+    /// The domain in which other pods find this one by its host name, below that of the cluster: `<subdomain>.<namespace>.svc`.
+    /// Source: `GeneratePodHostNameAndDomain` in `pkg/kubelet`.
+    pub(crate) fn host_domain(&self, cluster: &str) -> Option<String> {
+        let subdomain = self.spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty())?;
+        let named_otherwise = self.spec.hostname_override.as_deref().is_some_and(|name| !name.is_empty());
+        (!named_otherwise).then(|| format!("{subdomain}.{}.svc.{cluster}", self.metadata.namespace))
+    }
+
+    /// The name that the kernel has for the pod's host: with its domain if the pod asks for that.
+    /// Source: `GetNodenameForKernel` in `pkg/kubelet/util`.
+    pub(crate) fn kernel_hostname(&self, cluster: &str) -> Result<String, String> {
+        let hostname = self.hostname();
+        let Some(domain) = self.host_domain(cluster).filter(|_| self.spec.set_hostname_as_fqdn == Some(true))
+        else {
+            return Ok(hostname);
+        };
+        let name = format!("{hostname}.{domain}");
+        if name.len() > KERNEL_NAME_MAX {
+            let asked = name.len();
+            return Err(format!(
+                "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long \
+                 ({KERNEL_NAME_MAX} characters is the max, {asked} characters requested)"
+            ));
+        }
+        Ok(name)
+    }
+
     /// The host name inside: `spec.hostname`, or the pod's name cut to what the kernel takes.
     pub(crate) fn hostname(&self) -> String {
         let name = match (&self.spec.hostname_override, &self.spec.hostname) {
@@ -129,6 +239,13 @@ impl PodView {
         let cut: String = name.chars().take(63).collect();
         cut.trim_end_matches(['-', '.']).to_owned()
     }
+}
+
+/// What a status says of a container, of whatever kind.
+pub(crate) fn reported<'s>(status: &'s PodStatus, name: &str) -> Option<&'s ContainerStatus> {
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten().find(|known| known.name == name)
 }
 
 fn host_port(port: &ContainerPort) -> Result<PublishedPort, String> {

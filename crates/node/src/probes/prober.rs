@@ -159,9 +159,15 @@ impl Asking {
         loop {
             self.deps.clock.sleep_until(next).await;
             let answer = self.ask().await;
-            if let Err(message) = &answer {
-                let text = format!("{} probe failed: {message}", self.which.title());
-                self.deps.warning(&self.target.pod, &self.target.container.name, "Unhealthy", text);
+            let (pod, name, title) = (&self.target.pod, &self.target.container.name, self.which.title());
+            match &answer {
+                Ok(None) => {}
+                Ok(Some(text)) => {
+                    self.deps.warning(pod, name, "ProbeWarning", format!("{title} probe warning: {text}"));
+                }
+                Err(text) => {
+                    self.deps.warning(pod, name, "Unhealthy", format!("{title} probe failed: {text}"));
+                }
             }
             if let Some(healthy) = thresholds.answer(answer.is_ok()) {
                 let container_id = self.target.container_id.clone();
@@ -176,19 +182,21 @@ impl Asking {
         }
     }
 
-    async fn ask(&self) -> Result<(), String> {
+    /// Asks once. Also an answer that is fine may be worth a warning.
+    async fn ask(&self) -> Result<Option<String>, String> {
         let limit = seconds(self.probe.timeout_seconds, 1, 1);
         let container = &self.target.container;
         let address = self.target.address;
         check::within(limit, async {
             if let Some(action) = &self.probe.http_get {
-                check::http_get(container, action, address, "kube-probe/1.37").await
+                let answer = check::http_get(container, action, address, "kube-probe/1.37").await;
+                answer.map_err(|unanswered| unanswered.message)?.verdict()
             } else if let Some(action) = &self.probe.tcp_socket {
-                check::tcp_socket(container, action, address).await
+                check::tcp_socket(container, action, address).await.map(|()| None)
             } else if let Some(action) = &self.probe.exec {
-                check::exec(&*self.deps.runtime, &self.target.container_id, action).await
+                check::exec(&*self.deps.runtime, &self.target.container_id, action).await.map(|()| None)
             } else if let Some(action) = &self.probe.grpc {
-                grpc::check(action, address).await
+                grpc::check(action, address).await.map(|()| None)
             } else {
                 Err("the probe's kind is not known to this node".to_owned())
             }

@@ -2,11 +2,12 @@
 
 use api::{Key, Reason, Status};
 use http::Request;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodStatus};
+use k8s_openapi::api::core::v1::ContainerState;
 
 use super::route::Target;
 use crate::deps::Deps;
 use crate::pod::plan::{current_sandbox, latest};
+pub(crate) use crate::pod::view::reported;
 use crate::pod::{ContainerRecord, PodView, SandboxRecord};
 
 /// The query's parameters, decoded, in order.
@@ -86,7 +87,10 @@ pub(crate) fn pod(deps: &Deps, target: &Target) -> Result<PodView, Status> {
     if target.uid.as_ref().is_some_and(|uid| *uid != object.meta().uid) {
         return Err(missing());
     }
-    PodView::decode(&object).map_err(|error| Status::internal(format!("pod not readable: {error}")))
+    let mut pod =
+        PodView::decode(&object).map_err(|error| Status::internal(format!("pod not readable: {error}")))?;
+    pod.metadata.uid = deps.runs_as(&pod);
+    Ok(pod)
 }
 
 /// The newest run of the container that a request means.
@@ -103,13 +107,6 @@ pub(crate) fn container(deps: &Deps, target: &Target) -> Result<ContainerRecord,
             Status::bad_request(text)
         }
     })
-}
-
-/// What was last told of a container.
-pub(crate) fn reported<'s>(status: &'s PodStatus, name: &str) -> Option<&'s ContainerStatus> {
-    let lists =
-        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    lists.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
 /// Why there is no run of a container. Source: `validateContainerLogStatus` in `pkg/kubelet/kubelet_pods.go`.
@@ -149,6 +146,8 @@ pub(crate) fn sandbox(deps: &Deps, target: &Target) -> Result<SandboxRecord, Sta
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodStatus;
+
     use super::*;
 
     #[test]

@@ -96,7 +96,9 @@ pub(super) async fn pods(deps: &Deps) -> Vec<PodUsage> {
     for object in deps.caches.pods.list() {
         let Ok(pod) = PodView::decode(&object) else { continue };
         let mut containers = Vec::new();
-        for record in deps.state.pod(pod.uid()).containers.iter().filter(|record| record.is_running()) {
+        for record in
+            deps.state.pod(&deps.runs_as(&pod)).containers.iter().filter(|record| record.is_running())
+        {
             let Ok(stats) = deps.runtime.stats(&record.id).await else { continue };
             let usage = Usage {
                 cpu_ns: stats.cpu_usage_ns,

@@ -19,6 +19,8 @@ pub(crate) struct Mailbox {
     wake: Notify,
     /// Whether nothing of the pod runs any more, nor will.
     over: watch::Sender<bool>,
+    /// Whether nothing of the pod is left.
+    left: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -35,6 +37,10 @@ pub(crate) struct Letters {
     pub(crate) pod: Option<Arc<Object>>,
     /// The pod is gone from the API.
     pub(crate) gone: bool,
+    /// The pod's file is gone.
+    pub(crate) withdrawn: bool,
+    /// The API's copy of a pod of a file has come or changed, or has gone.
+    pub(crate) mirror: Option<Option<Arc<Object>>>,
     /// Something that the pod refers to has changed.
     pub(crate) references: bool,
     /// The pod has to go for the sake of a critical one.
@@ -49,6 +55,18 @@ impl Mailbox {
 
     pub(crate) fn gone(&self) {
         self.letters.lock().gone = true;
+        self.wake.notify_one();
+    }
+
+    /// The file of the pod is gone: it ends as one that was deleted.
+    pub(crate) fn withdraw(&self) {
+        self.letters.lock().withdrawn = true;
+        self.wake.notify_one();
+    }
+
+    /// The API's copy of the pod of a file.
+    pub(crate) fn mirror(&self, copy: Option<Arc<Object>>) {
+        self.letters.lock().mirror = Some(copy);
         self.wake.notify_one();
     }
 
@@ -67,6 +85,17 @@ impl Mailbox {
     pub(crate) async fn over(&self) {
         // The sender is this mailbox's own.
         let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Nothing of the pod is left.
+    pub(crate) fn has_left(&self) {
+        self.left.send_replace(true);
+    }
+
+    /// Returns when nothing of the pod is left.
+    pub(crate) async fn left(&self) {
+        // The sender is this mailbox's own.
+        let _ = self.left.subscribe().wait_for(|left| *left).await;
     }
 
     /// The runtime reported something about the pod.

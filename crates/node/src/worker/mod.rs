@@ -15,18 +15,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{PatchType, Reason};
+use api::{Object, PatchType, Reason};
 use base::backoff::Policy;
 use engine_api::ContainerState;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use reconcile::{EventType, kinds};
+use serde_json::Map;
 use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
-use crate::pod::PodView;
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
+use crate::pod::restart::epoch;
 use crate::pod::status::{StatusInput, pod_status};
+use crate::pod::{ContainerKind, PodView};
 use crate::probes::{ProbeReport, ProbeTarget, ProbeType, Prober};
 use crate::runtime_state::PodRuntime;
 use crate::sources;
@@ -47,7 +49,7 @@ impl PodWorker {
     pub(crate) async fn run(mut self) {
         loop {
             self.take_letters();
-            if self.gone || self.pod.metadata.is_terminating() {
+            if self.gone || self.withdrawn || self.pod.metadata.is_terminating() {
                 return self.terminate().await;
             }
             let runtime = self.runtime();
@@ -77,6 +79,10 @@ impl PodWorker {
     fn take_letters(&mut self) {
         let letters = self.mailbox.take();
         self.gone |= letters.gone;
+        self.withdrawn |= letters.withdrawn;
+        if let Some(copy) = letters.mirror {
+            self.mirror_changed(copy.as_deref());
+        }
         if let Some(object) = letters.pod {
             match PodView::decode(&object) {
                 Ok(pod) => self.pod_changed(pod),
@@ -99,6 +105,21 @@ impl PodWorker {
         }
     }
 
+    /// The API's copy of a pod of a file: its status is what the API heard last.
+    fn mirror_changed(&mut self, copy: Option<&Object>) {
+        let copy = copy.and_then(|object| PodView::decode(object).ok());
+        let copy = copy.filter(|copy| !copy.metadata.is_terminating());
+        let known_as = copy.as_ref().map(|copy| copy.uid().to_owned());
+        if let Some(copy) = copy {
+            if self.known_as != known_as {
+                self.known = own_fields(&copy.status);
+                self.renewed = self.writing.is_some();
+            }
+            Arc::make_mut(&mut self.pod).status = copy.status;
+        }
+        self.known_as = known_as;
+    }
+
     fn pod_changed(&mut self, pod: PodView) {
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
@@ -107,7 +128,7 @@ impl PodWorker {
         let held = self.deps.watched.hold(&new.namespace, &references);
         self.mailbox.interested_in(&new.namespace, references, held);
         // Another image: what is known of the old one says nothing.
-        for container in self.pod.spec.containers.iter().chain(self.pod.init_containers()) {
+        for (_, container) in self.pod.containers() {
             let image = container.image.clone().unwrap_or_default();
             let known = self.image_names.insert(container.name.clone(), image.clone());
             if known.is_some_and(|known| known != image) {
@@ -153,7 +174,10 @@ impl PodWorker {
             if self.probers.contains_key(&record.id) || starting {
                 continue;
             }
-            let Some((_, container)) = self.pod.container(&record.name) else { continue };
+            let Some((kind, container)) = self.pod.container(&record.name) else { continue };
+            if kind == ContainerKind::Ephemeral {
+                continue;
+            }
             let state = self.initial_probe_state(container, &record.id);
             let target = ProbeTarget {
                 pod: self.pod.clone(),
@@ -183,6 +207,7 @@ impl PodWorker {
             start_failures: &self.start_failures,
             starting: self.starting.as_deref(),
             killing: &self.killing,
+            crash_loop: plan::crash_loop_policy(self.deps.config.crash_loop_max),
             failed: self.failure.is_some(),
             now: self.deps.now(),
         });
@@ -255,6 +280,7 @@ impl PodWorker {
                         container: container.clone(),
                         attempt: *attempt,
                         failures: *failures,
+                        epoch: epoch(&self.pod, &runtime.containers),
                         sandbox_id: sandbox.id.clone(),
                         image_id: image_id.clone(),
                         addresses: self.addresses.clone(),
@@ -269,12 +295,13 @@ impl PodWorker {
                     self.killing.push(id.clone());
                     self.probers.remove(id);
                     let message = reason.message(container);
+                    let deadline = grace_end(&deps, reason.grace_seconds(&self.pod, container));
                     self.push(kill(
                         deps,
                         self.pod.clone(),
                         record.clone(),
                         self.addresses.clone(),
-                        message,
+                        (message, deadline),
                         self.cancel.clone(),
                     ));
                 }
@@ -480,7 +507,9 @@ impl PodWorker {
             return;
         }
         self.write_retry_at = None;
-        let Some(patch) = status_patch(self.pod.uid(), &self.known, &self.wanted) else { return };
+        // A pod of a file may have nobody whom the API could be told of.
+        let Some(known_as) = self.known_as.as_deref() else { return };
+        let Some(patch) = status_patch(known_as, &self.known, &self.wanted) else { return };
         self.writing = Some(self.wanted.clone());
         let (client, key) = (self.deps.client.clone(), self.pod.key());
         self.push(async move {
@@ -492,6 +521,10 @@ impl PodWorker {
 
     fn written(&mut self, result: Result<(), api::Status>) {
         let sent = self.writing.take();
+        if std::mem::take(&mut self.renewed) {
+            self.known = Map::new();
+            return;
+        }
         match result {
             Ok(()) => {
                 self.write_failures = 0;
@@ -511,18 +544,25 @@ impl PodWorker {
     }
 }
 
-/// Kills one container of a pod that lives on.
+/// Kills one container of a pod that lives on, with the message of its event and the end of its grace.
 async fn kill(
     deps: Arc<Deps>,
     pod: Arc<PodView>,
     record: crate::pod::ContainerRecord,
     addresses: Vec<std::net::IpAddr>,
-    message: String,
+    (message, until): (String, Timestamp),
     cancel: tokio_util::sync::CancellationToken,
 ) -> Outcome {
-    let deadline = watch::Sender::new(grace_end(&deps, pod.spec_grace_seconds()));
-    let stop =
-        stop::stop_one(&deps, &pod, &record, addresses.first().copied(), deadline.subscribe(), message);
+    let deadline = watch::Sender::new(until);
+    let stop = stop::stop_one(
+        &deps,
+        &pod,
+        &record,
+        addresses.first().copied(),
+        deadline.subscribe(),
+        message,
+        async {},
+    );
     tokio::select! {
         () = stop => {}
         () = cancel.cancelled() => {}

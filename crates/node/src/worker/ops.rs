@@ -9,14 +9,18 @@ use base::BoxError;
 use base::backoff::Policy;
 use engine_api::{EngineError, ErrorKind};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Container;
 use reconcile::EventType;
 use tokio_util::sync::CancellationToken;
 
 use crate::deps::{Deps, blocking};
+use crate::env_files::{self, EnvFiles};
 use crate::hooks;
 use crate::images;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
+use crate::pod::non_root;
+use crate::pod::plan::latest;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
 use crate::sources::{env_references, gather, service_links, token_projections, volume_references};
@@ -97,7 +101,7 @@ async fn make_sandbox(
     let sandbox = match current {
         Some(sandbox) => sandbox,
         None => {
-            let spec = sandbox_spec(pod, attempt, &deps.facts)?;
+            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain())?;
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
             deps.state.put_sandbox(&status);
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
@@ -168,7 +172,10 @@ async fn write_etc_files(deps: &Deps, pod: &PodView, addresses: &[IpAddr]) -> Re
     let directories = deps.directories(pod.uid());
     let cluster = ClusterFacts { nameservers: deps.dns.nameservers(), domain: deps.dns.domain() };
     let (resolv_conf, pod, addresses) = (deps.config.resolv_conf.clone(), pod.clone(), addresses.to_vec());
-    let hostname = if pod.host_network() { deps.config.hostname.clone() } else { pod.hostname() };
+    let hostname = match pod.host_network() {
+        true => deps.config.hostname.clone(),
+        false => pod.kernel_hostname(&cluster.domain)?,
+    };
     blocking(move || {
         let host = std::fs::read_to_string(resolv_conf).unwrap_or_default();
         let own_hosts = pod.host_network().then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
@@ -233,6 +240,7 @@ pub(crate) struct Start {
     pub(crate) container: String,
     pub(crate) attempt: u32,
     pub(crate) failures: u32,
+    pub(crate) epoch: u32,
     pub(crate) sandbox_id: String,
     pub(crate) image_id: String,
     pub(crate) addresses: Vec<IpAddr>,
@@ -272,6 +280,9 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
             done = hooks::run(&*deps.runtime, &*deps.clock, container, &id, start.addresses.first().copied(), hook) => done,
             () = start.cancel.cancelled() => return Ok(()),
         };
+        if let Ok(Some(told)) = &done {
+            deps.warning(pod, &start.container, hooks::HTTP_FALLBACK, told.clone());
+        }
         if let Err(error) = done {
             let message = format!("PostStartHook failed: {error}");
             deps.warning(pod, &start.container, "FailedPostStartHook", message.clone());
@@ -293,33 +304,82 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
     let (pod, name) = (start.pod.clone(), start.container.clone());
     let missing = || StartError::config("the pod has no such container any more");
     let (_, container) = pod.container(&name).ok_or_else(missing)?;
+    check_user(deps, &pod, container, &start.image_id).await?;
     let gathered = gather(deps, &pod.metadata.namespace, &env_references(container))
         .await
         .map_err(StartError::config)?;
     let fields = deps.field_context(&start.addresses);
     let links = service_links(deps, &pod);
+    let directories = deps.directories(pod.uid());
+    let files = files_of(&pod, &directories, &name).await?;
     let env = {
         let config_map = |name: &str| gathered.text(name);
         let secret = |name: &str| gathered.secret(name);
-        let sources = Sources { config_map: &config_map, secret: &secret };
+        let sources = Sources { config_map: &config_map, secret: &secret, files: &files };
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
-    let directories = deps.directories(pod.uid());
     let message_file = directories.termination_message(&name, start.attempt);
     let mounts = mounts_of(&pod, &directories, &name, start.attempt, &env).await?;
+    let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,
         container,
         attempt: start.attempt,
         failures: start.failures,
+        epoch: start.epoch,
         sandbox_id: &start.sandbox_id,
         image_id: &start.image_id,
         env,
         mounts,
         message_file,
         address: start.addresses.first().copied(),
+        pid_of,
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
+}
+
+/// Refuses a container that must not be root's and might be.
+async fn check_user(
+    deps: &Deps,
+    pod: &PodView,
+    container: &Container,
+    image_id: &str,
+) -> Result<(), StartError> {
+    let image_user = match non_root::asks_for_the_images_user(pod, container) {
+        true => deps.images.resolve(image_id).await.map_err(StartError::config)?.image.config.user,
+        false => String::new(),
+    };
+    non_root::verify(pod, container, &image_user).map_err(StartError::config)
+}
+
+/// The id of the container whose processes an ephemeral one is to see; none where all containers see each other.
+fn target(deps: &Deps, pod: &PodView, name: &str) -> Result<Option<String>, String> {
+    let Some(ephemeral) = pod.ephemeral.iter().find(|own| own.container.name == name) else {
+        return Ok(None);
+    };
+    let shared = pod.spec.share_process_namespace == Some(true) || pod.spec.host_pid == Some(true);
+    let Some(wanted) = ephemeral.target.as_deref().filter(|_| !shared) else { return Ok(None) };
+    let runtime = deps.state.pod(pod.uid());
+    let found = latest(&runtime.containers, wanted).map(|record| record.id.clone());
+    found.map(Some).ok_or_else(|| format!("unable to find target container {wanted}"))
+}
+
+/// The files that the container's environment is taken from.
+async fn files_of(
+    pod: &Arc<PodView>,
+    directories: &PodDirectories,
+    name: &str,
+) -> Result<EnvFiles, StartError> {
+    let needs_files = pod.container(name).is_some_and(|(_, container)| env_files::needed(container));
+    if !needs_files {
+        return Ok(EnvFiles::new());
+    }
+    let (pod, directories, name) = (pod.clone(), directories.clone(), name.to_owned());
+    let read = blocking(move || {
+        let (_, container) = pod.container(&name).ok_or("the pod has no such container any more")?;
+        env_files::gather(&pod, container, &directories)
+    });
+    read.await.map_err(StartError::config)?.map_err(StartError::config)
 }
 
 async fn mounts_of(

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::pod::status::{DISRUPTION, OWN_CONDITIONS};
 
 /// Fields that the node writes.
-const OWN_FIELDS: [&str; 13] = [
+const OWN_FIELDS: [&str; 14] = [
     "phase",
     "reason",
     "message",
@@ -22,6 +22,7 @@ const OWN_FIELDS: [&str; 13] = [
     "conditions",
     "containerStatuses",
     "initContainerStatuses",
+    "ephemeralContainerStatuses",
 ];
 
 /// A status as JSON, without what others write.

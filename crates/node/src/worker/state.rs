@@ -32,6 +32,10 @@ pub(crate) struct PodWorker {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) pod: Arc<PodView>,
     pub(super) gone: bool,
+    /// The pod's file is gone.
+    pub(super) withdrawn: bool,
+    /// Whom the API knows the pod as: the uid of a file's pod is that of its copy, which may not be there.
+    pub(super) known_as: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
 
     pub(super) sandbox: Step,
@@ -73,6 +77,8 @@ pub(crate) struct PodWorker {
     pub(super) known: Map<String, Value>,
     /// … and as they are being written.
     pub(super) writing: Option<Map<String, Value>>,
+    /// Another copy has come since: what is known of the old one says nothing.
+    pub(super) renewed: bool,
     pub(super) write_failures: u32,
     pub(super) write_retry_at: Option<Timestamp>,
 
@@ -93,6 +99,7 @@ impl PodWorker {
             .map(|(_, container)| (container.name.clone(), container.image.clone().unwrap_or_default()));
         let image_names = containers.collect();
         let addresses = pod.status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
+        let known_as = (!pod.is_of_a_file()).then(|| pod.uid().to_owned());
         Self {
             known: own_fields(&pod.status),
             status: pod.status.clone(),
@@ -100,6 +107,8 @@ impl PodWorker {
             mailbox,
             pod: Arc::new(pod),
             gone: false,
+            withdrawn: false,
+            known_as,
             addresses,
             sandbox: Step::Todo,
             sandbox_failures: 0,
@@ -124,6 +133,7 @@ impl PodWorker {
             failure: None,
             wanted: Map::new(),
             writing: None,
+            renewed: false,
             write_failures: 0,
             write_retry_at: None,
             ops: FuturesUnordered::new(),
@@ -154,12 +164,8 @@ impl PodWorker {
     /// What probes are assumed to say before they have: what the API heard of this very run, or that a container without
     /// a probe is fine (and ready, unless it names ports that it is yet to listen to).
     pub(super) fn initial_probe_state(&self, container: &Container, id: &str) -> ProbeState {
-        let lists = [&self.pod.status.container_statuses, &self.pod.status.init_container_statuses];
-        let known = lists
-            .into_iter()
-            .flatten()
-            .flatten()
-            .find(|known| known.container_id.as_deref() == Some(container_id(id).as_str()));
+        let known = self.pod.reported(&container.name);
+        let known = known.filter(|known| known.container_id.as_deref() == Some(container_id(id).as_str()));
         let was_started = known.is_some_and(|known| known.started == Some(true));
         let was_ready = known.is_some_and(|known| known.ready);
         ProbeState {

@@ -1,5 +1,5 @@
 //! Ends containers: hook, stop signal, the rest of the grace, kill. Application containers end together, sidecars after
-//! them in reverse order.
+//! them in reverse order; the hooks of all of them run from the beginning.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,16 +9,18 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use reconcile::EventType;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::deps::Deps;
 use crate::hooks::{self, LEAST_GRACE};
-use crate::pod::view::pre_stop;
+use crate::pod::view::{init_kind, pre_stop};
 use crate::pod::{ContainerKind, ContainerRecord, PodView};
 
 /// When the grace ends; may come nearer while containers are being stopped.
 pub(crate) type Deadline = watch::Receiver<Timestamp>;
 
-/// Ends every running container of the pod.
+/// Ends every running container of the pod: the hooks of all begin at once, and each container is signalled when its hook
+/// is done and its turn has come. Source: `newTerminationOrdering` in `pkg/kubelet/kuberuntime`.
 pub(crate) async fn stop_all(
     deps: &Deps,
     pod: &PodView,
@@ -26,29 +28,48 @@ pub(crate) async fn stop_all(
     address: Option<IpAddr>,
     deadline: &Deadline,
 ) {
-    let running = || containers.iter().filter(|record| record.exit().is_none());
-    let kind = |record: &ContainerRecord| pod.container(&record.name).map(|(kind, _)| kind);
-    let first = running().filter(|record| kind(record) != Some(ContainerKind::Sidecar));
-    join_all(first.map(|record| {
+    let running: Vec<&ContainerRecord> = containers.iter().filter(|record| record.exit().is_none()).collect();
+    let ended: Vec<CancellationToken> = running.iter().map(|_| CancellationToken::new()).collect();
+    join_all(running.iter().enumerate().map(|(index, record)| {
+        let before: Vec<CancellationToken> =
+            predecessors(pod, &running, index).into_iter().map(|other| ended[other].clone()).collect();
+        let turn = async move {
+            for other in &before {
+                other.cancelled().await;
+            }
+        };
+        let own = ended[index].clone();
         let message = format!("Stopping container {}", record.name);
-        stop_one(deps, pod, record, address, deadline.clone(), message)
+        async move {
+            stop_one(deps, pod, record, address, deadline.clone(), message, turn).await;
+            own.cancel();
+        }
     }))
     .await;
-    for container in pod.init_containers().iter().rev() {
-        let sidecar = running()
-            .find(|record| record.name == container.name && kind(record) == Some(ContainerKind::Sidecar));
-        if let Some(record) = sidecar {
-            let message = format!("Stopping container {}", record.name);
-            stop_one(deps, pod, record, address, deadline.clone(), message).await;
-        }
-    }
+}
+
+/// Which of the containers that run end before the one at `index`: for a sidecar those of the application and the
+/// sidecars that started after it, for others none.
+fn predecessors(pod: &PodView, running: &[&ContainerRecord], index: usize) -> Vec<usize> {
+    let place = |record: &ContainerRecord| {
+        let mut init = pod.init_containers().iter();
+        init.position(|container| {
+            container.name == record.name && init_kind(container) == ContainerKind::Sidecar
+        })
+    };
+    let is_app = |record: &ContainerRecord| {
+        pod.container(&record.name).is_some_and(|(kind, _)| kind == ContainerKind::App)
+    };
+    let Some(own) = running.get(index).and_then(|record| place(record)) else { return Vec::new() };
+    let earlier = |record: &ContainerRecord| is_app(record) || place(record).is_some_and(|other| other > own);
+    running.iter().enumerate().filter(|(_, record)| earlier(record)).map(|(other, _)| other).collect()
 }
 
 pub(super) fn left(deps: &Deps, deadline: Timestamp) -> Duration {
     Duration::try_from(deadline.duration_since(deps.now())).unwrap_or_default()
 }
 
-/// Ends one container.
+/// Ends one container: its hook, its turn, then its stop signal.
 pub(crate) async fn stop_one(
     deps: &Deps,
     pod: &PodView,
@@ -56,6 +77,7 @@ pub(crate) async fn stop_one(
     address: Option<IpAddr>,
     mut deadline: Deadline,
     message: String,
+    turn: impl Future<Output = ()>,
 ) {
     deps.event(pod, Some(&record.name), EventType::Normal, "Killing", message);
     let until = *deadline.borrow_and_update();
@@ -64,13 +86,19 @@ pub(crate) async fn stop_one(
         .and_then(|(_, container)| pre_stop(container).map(|hook| (container, hook)));
     if let Some((container, hook)) = hook.filter(|_| record.is_running() && until > deps.now()) {
         tokio::select! {
-            done = hooks::run(&*deps.runtime, &*deps.clock, container, &record.id, address, hook) => {
-                if let Err(error) = done {
+            done = hooks::run(&*deps.runtime, &*deps.clock, container, &record.id, address, hook) => match done {
+                Ok(None) => {}
+                Ok(Some(told)) => deps.warning(pod, &record.name, hooks::HTTP_FALLBACK, told),
+                Err(error) => {
                     deps.warning(pod, &record.name, "FailedPreStopHook", format!("PreStopHook failed: {error}"));
                 }
-            }
+            },
             () = passed(deps, &mut deadline) => {}
         }
+    }
+    tokio::select! {
+        () = turn => {}
+        () = passed(deps, &mut deadline) => {}
     }
     let grace = left(deps, *deadline.borrow_and_update()).max(LEAST_GRACE);
     let sooner = async {

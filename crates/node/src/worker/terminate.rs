@@ -51,14 +51,16 @@ impl PodWorker {
         }
         let runtime = self.deps.state.pod(self.pod.uid());
         self.read_messages(&runtime).await;
-        if !self.gone {
+        // The copy of a pod of a file goes with it: the node need not wait for the API.
+        let of_a_file = self.pod.is_of_a_file();
+        if !self.gone && !of_a_file {
             self.publish_end(&runtime).await;
         }
         let remains = Remains::of(&self.pod, &runtime);
         let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
         ops::insist(&self.deps, &never(), || remains.remove(&self.deps), failed).await;
         self.take_letters();
-        if !self.gone {
+        if !self.gone && !of_a_file {
             delete_object(&self.deps, &self.pod).await;
         }
     }

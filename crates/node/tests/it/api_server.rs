@@ -33,6 +33,8 @@ pub(crate) struct ApiServer {
     pub(crate) patches: Mutex<Vec<Value>>,
     /// Whether tokens are refused.
     pub(crate) refuses_tokens: Mutex<bool>,
+    /// Whether new pods are refused.
+    pub(crate) refuses_pods: Mutex<bool>,
     /// How many tokens were asked for.
     pub(crate) tokens_asked: Mutex<u32>,
     /// Counts every change of any fake.
@@ -52,6 +54,7 @@ impl ApiServer {
             clock,
             patches: Mutex::default(),
             refuses_tokens: Mutex::default(),
+            refuses_pods: Mutex::default(),
             tokens_asked: Mutex::default(),
             changed,
         })
@@ -181,6 +184,10 @@ impl ApiServer {
             return Ok(object(&json!({"metadata": {}, "status": {
                 "token": format!("token-of-{}-at-{}", request.name, self.clock.now()),
                 "expirationTimestamp": reconcile::time::seconds(expires)}})));
+        }
+        if resource == "pods" && *self.refuses_pods.lock() {
+            self.changed.send_modify(|count| *count += 1);
+            return Err(Status::internal("no pods today"));
         }
         let mut name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if resource == "events" {

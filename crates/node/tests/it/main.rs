@@ -5,5 +5,6 @@
 mod api_server;
 mod pods;
 mod runtime;
+mod static_pods;
 mod streams;
 mod world;

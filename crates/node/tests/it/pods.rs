@@ -84,6 +84,39 @@ async fn a_pod_whose_ports_another_one_has_is_refused() {
     assert_eq!(made, ["create sandbox default/first", "create sandbox default/next"]);
 }
 
+#[tokio::test]
+async fn a_sysctl_that_is_not_the_pods_own_affair_is_refused_at_the_door() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["securityContext"] = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    world.create("web", spec);
+    let pod = world.pod_until("web", "refused", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "SysctlForbidden");
+    let message = "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted";
+    assert_eq!(pod["status"]["message"], message);
+    assert!(world.runtime.log.lock().is_empty());
+}
+
+#[tokio::test]
+async fn an_image_whose_user_is_a_name_does_not_run_where_root_is_forbidden() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["securityContext"] = json!({"runAsNonRoot": true});
+    *world.images.user.lock() = "app".to_owned();
+    world.create("web", spec);
+    let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let pod = world.pod_until("web", "refused", |pod| waiting(pod)["message"].is_string()).await;
+    assert_eq!(waiting(&pod)["reason"], "CreateContainerConfigError");
+    let message = waiting(&pod)["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.starts_with("container has runAsNonRoot and image has non-numeric user (app), "),
+        "{message}"
+    );
+    *world.images.user.lock() = "1000".to_owned();
+    world.clock.advance(Duration::from_secs(2));
+    world.pod_until("web", "Running", running).await;
+}
+
 /// All cores of the node.
 fn all_cores(world: &World) -> u64 {
     let node = world.api.get("nodes", "", "n1").unwrap();
@@ -288,6 +321,135 @@ async fn hooks_run_before_a_container_is_stopped_also_where_its_pod_is_gone() {
     let ends: Vec<&String> =
         log.iter().filter(|line| line.starts_with("exec ") || line.starts_with("stop main")).collect();
     assert_eq!(ends, ["exec say goodbye", "stop main 30", "exec say goodbye", "stop main 30"]);
+}
+
+#[tokio::test]
+async fn hooks_of_sidecars_run_at_once_and_their_containers_end_in_turn() {
+    let world = World::new().await;
+    let hook = |word: &str| json!({"preStop": {"exec": {"command": ["say", word]}}});
+    let mut spec = one();
+    spec["containers"][0]["lifecycle"] = hook("main");
+    spec["initContainers"] = json!([
+        {"name": "first", "image": "app:1", "restartPolicy": "Always", "lifecycle": hook("first")},
+        {"name": "second", "image": "app:1", "restartPolicy": "Always", "lifecycle": hook("second")},
+    ]);
+    world.create("web", spec);
+    world.pod_until("web", "Running", running).await;
+    world.runtime.stubborn.lock().extend(["main".to_owned(), "second".to_owned()]);
+    world.api.delete_pod("web", 30);
+    world.until("main is being stopped", || (world.runtime.said("stop main 30") == 1).then_some(())).await;
+    for word in ["main", "first", "second"] {
+        world.until(word, || (world.runtime.said(&format!("exec say {word}")) == 1).then_some(())).await;
+    }
+    let stops = || {
+        let log = world.runtime.log.lock().clone();
+        log.into_iter().filter(|line| line.starts_with("stop ")).collect::<Vec<_>>()
+    };
+    assert_eq!(stops(), ["stop main 30"], "the others wait for their turn");
+    // The grace ends: nobody waits any longer, and each has the least that there is.
+    world.clock.advance(Duration::from_secs(30));
+    world.until("all stopped", || (stops().len() >= 3).then_some(())).await;
+    world.clock.advance(Duration::from_secs(2));
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    let stops = stops();
+    assert!(
+        stops.contains(&"stop second 2".to_owned()) && stops.contains(&"stop first 2".to_owned()),
+        "{stops:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_begins_anew_in_its_place_where_a_rule_says_so() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["restartPolicy"] = "Never".into();
+    spec["initContainers"] = json!([{"name": "first", "image": "app:1"}]);
+    spec["containers"][0]["restartPolicy"] = "Never".into();
+    spec["containers"][0]["restartPolicyRules"] =
+        json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let other = json!({"name": "other", "image": "app:1"});
+    spec["containers"].as_array_mut().unwrap().push(other);
+    world.create("web", spec);
+    for round in 0..2 {
+        let begun = |name: &str| (world.runtime.said(&format!("start {name} {round}")) == 1).then_some(());
+        world.until("init begun", || begun("first")).await;
+        world.runtime.end(&world.runtime.newest("first").unwrap().spec.id, 0);
+        world.until("all begun", || begun("main").and(begun("other"))).await;
+        let all = |pod: &Value| {
+            let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+            let begun =
+                |status: &Value| status["restartCount"] == round && status["state"]["running"].is_object();
+            running(pod) && statuses.iter().all(begun)
+        };
+        let pod = world.pod_until("web", "Running", all).await;
+        assert!(!holds(&pod, "AllContainersRestarting"), "{pod:#}");
+        if round == 0 {
+            world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 42);
+        }
+    }
+    assert_eq!(world.runtime.said("stop other 2"), 1, "no longer than the least grace");
+    assert_eq!(world.runtime.sandbox_ids().len(), 1);
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 1);
+    world.runtime.end(&world.runtime.newest("other").unwrap().spec.id, 0);
+    world.pod_until("web", "Failed", |pod| pod["status"]["phase"] == "Failed").await;
+}
+
+#[tokio::test]
+async fn an_ephemeral_container_joins_a_pod_that_runs() {
+    let world = World::new().await;
+    world.create("web", one());
+    world.pod_until("web", "Running", running).await;
+    let add = |containers: Value| {
+        let mut pod = world.pod("web");
+        pod["spec"]["ephemeralContainers"] = containers;
+        pod["metadata"]["generation"] = (pod["metadata"]["generation"].as_i64().unwrap() + 1).into();
+        world.api.put("pods", pod);
+    };
+    let debugger = json!({"name": "debugger", "image": "app:1", "targetContainerName": "main", "stdin": true,
+        "tty": true});
+    let lost = json!({"name": "lost", "image": "app:1", "targetContainerName": "nobody"});
+    add(json!([debugger]));
+    let state =
+        |pod: &Value, index: usize| pod["status"]["ephemeralContainerStatuses"][index]["state"].clone();
+    let pod = world.pod_until("web", "debugged", |pod| state(pod, 0)["running"].is_object()).await;
+    let status = &pod["status"]["ephemeralContainerStatuses"][0];
+    assert_eq!((&status["ready"], &status["started"]), (&json!(false), &Value::Null));
+    assert!(running(&pod), "the pod is as ready as before");
+    let (main, debug) = (world.runtime.newest("main").unwrap(), world.runtime.newest("debugger").unwrap());
+    assert_eq!(debug.spec.namespaces.pid_of, Some(main.spec.id));
+    assert!(debug.spec.stdin && debug.spec.terminal);
+
+    add(json!([debugger, lost]));
+    let pod =
+        world.pod_until("web", "no target", |pod| state(pod, 1)["waiting"]["message"].is_string()).await;
+    let waiting = &state(&pod, 1)["waiting"];
+    assert_eq!(waiting["reason"], "CreateContainerConfigError");
+    assert_eq!(waiting["message"], "unable to find target container nobody");
+
+    world.runtime.end(&debug.spec.id, 3);
+    let pod =
+        world.pod_until("web", "debugged no more", |pod| state(pod, 0)["terminated"]["exitCode"] == 3).await;
+    assert!(running(&pod));
+    assert_eq!(world.settled("web").await["status"]["ephemeralContainerStatuses"][0]["restartCount"], 0);
+    assert_eq!(world.runtime.said("start debugger 0"), 1);
+    assert_eq!(world.runtime.said("start debugger 1"), 0, "it is not restarted");
+}
+
+#[tokio::test]
+async fn sidecars_end_after_the_others_in_reverse_order() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["initContainers"] = json!([
+        {"name": "first", "image": "app:1", "restartPolicy": "Always"},
+        {"name": "second", "image": "app:1", "restartPolicy": "Always"},
+    ]);
+    world.create("web", spec);
+    world.pod_until("web", "Running", running).await;
+    world.api.delete_pod("web", 30);
+    world.until("pod gone", || world.api.get("pods", "default", "web").is_none().then_some(())).await;
+    let log = world.runtime.log.lock().clone();
+    let stops: Vec<_> = log.iter().filter(|line| line.starts_with("stop ") && line.ends_with("30")).collect();
+    assert_eq!(stops, ["stop main 30", "stop second 30", "stop first 30"]);
 }
 
 #[tokio::test]
@@ -568,7 +730,8 @@ async fn exec_probes_decide_readiness_and_life() {
     let mut spec = one();
     spec["containers"][0]["readinessProbe"] =
         json!({"exec": {"command": ["exit", "1"]}, "periodSeconds": 5, "failureThreshold": 1});
-    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["exit", "1"]}, "initialDelaySeconds": 60, "periodSeconds": 10, "failureThreshold": 2});
+    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["exit", "1"]}, "initialDelaySeconds": 60, "periodSeconds": 10, "failureThreshold": 2,
+        "terminationGracePeriodSeconds": 7});
     world.create("web", spec);
     let pod = world.pod_until("web", "Running", |pod| pod["status"]["phase"] == "Running").await;
     assert!(!holds(&pod, "Ready"));
@@ -597,6 +760,7 @@ async fn exec_probes_decide_readiness_and_life() {
         .await;
     let killing = world.events("Killing");
     assert_eq!(killing, ["Container main failed liveness probe, will be restarted"]);
+    assert_eq!(world.runtime.said("stop main 7"), 1, "the probe's own grace");
 }
 
 #[tokio::test]

@@ -319,12 +319,15 @@ impl Runtime for Fake {
 pub(crate) struct FakeImages {
     pub(crate) tags: Mutex<BTreeMap<String, (String, ImageOrigin)>>,
     pub(crate) pulls: Mutex<Vec<String>>,
+    /// Who runs containers of all images.
+    pub(crate) user: Mutex<String>,
 }
 
 #[async_trait]
 impl Images for FakeImages {
     async fn resolve(&self, reference: &str) -> Result<Resolution, EngineError> {
-        let known = self.tags.lock().get(reference).cloned();
+        let tags = self.tags.lock().clone();
+        let known = tags.get(reference).or_else(|| tags.values().find(|(id, _)| id == reference)).cloned();
         let (id, origin) = known.ok_or_else(|| EngineError::not_found("no such image"))?;
         let image = Image {
             id,
@@ -334,7 +337,7 @@ impl Images for FakeImages {
             size_bytes: 7,
             created: None,
             architecture: "amd64".to_owned(),
-            config: ImageConfig::default(),
+            config: ImageConfig { user: self.user.lock().clone(), ..ImageConfig::default() },
             config_json: String::new(),
             diff_ids: Vec::new(),
             layer_bytes: Vec::new(),

@@ -131,6 +131,8 @@ impl World {
             runtime_version: "skiff://0.1.0".to_owned(),
             max_pods: 110,
             pod_pids_limit: None,
+            crash_loop_max: Duration::from_secs(300),
+            static_pods: Some(root.join("manifests")),
             labels: Vec::new(),
             server: None,
         };

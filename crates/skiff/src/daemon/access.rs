@@ -211,6 +211,8 @@ mod tests {
             api_port: 6443,
             node_port: 10250,
             scheduler_config: None,
+            static_pod_path: None,
+            max_container_restart_period: 300,
         };
         let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
         let shared = Arc::new(clock.clone());

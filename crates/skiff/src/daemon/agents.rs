@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use apiserver::pki::HotResolver;
@@ -150,6 +151,8 @@ fn node_config(
         runtime_version: concat!("skiff://", env!("CARGO_PKG_VERSION")).into(),
         max_pods: MAX_PODS,
         pod_pids_limit: None,
+        crash_loop_max: Duration::from_secs(settings.max_container_restart_period),
+        static_pods: settings.static_pod_path.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),

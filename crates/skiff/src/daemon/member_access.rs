@@ -126,6 +126,8 @@ mod tests {
             api_port: 6443,
             node_port: 10250,
             scheduler_config: None,
+            static_pod_path: None,
+            max_container_restart_period: 300,
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),

@@ -1,0 +1,118 @@
+//! Reads the files that the environment of a container is taken from. Containers have written them: they are opened
+//! without ever leaving their volume, nobody waits for them, and they are read only so far.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, FileKeySelector};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+
+use crate::pod::PodView;
+use crate::volumes::PodDirectories;
+
+/// More no such file has: an environment that were larger no process could be started with.
+const SIZE_MAX: u64 = 1 << 20;
+
+/// Files by volume and path; `None`: there is none.
+pub(crate) type EnvFiles = HashMap<(String, String), Option<String>>;
+
+/// Which variables of a container come from files.
+fn selectors(container: &Container) -> impl Iterator<Item = &FileKeySelector> {
+    let sources = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+    sources.filter_map(|from| from.file_key_ref.as_ref())
+}
+
+/// Whether the container's environment needs files at all.
+pub(crate) fn needed(container: &Container) -> bool {
+    selectors(container).next().is_some()
+}
+
+/// Reads every file that the container's environment names. Blocks.
+pub(crate) fn gather(
+    pod: &PodView,
+    container: &Container,
+    directories: &PodDirectories,
+) -> Result<EnvFiles, String> {
+    let mut files = EnvFiles::new();
+    for FileKeySelector { volume_name, path, .. } in selectors(container) {
+        let root = root(pod, directories, volume_name)
+            .ok_or_else(|| format!("cannot find the volume \"{volume_name}\" referenced by FileKeyRef"))?;
+        let text = match read(&root, path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(format!("couldn't parse env file: {path} of volume {volume_name}: {error}"));
+            }
+        };
+        files.insert((volume_name.clone(), path.clone()), text);
+    }
+    Ok(files)
+}
+
+/// Where a volume lies; only directories that containers share are allowed.
+fn root(pod: &PodView, directories: &PodDirectories, name: &str) -> Option<PathBuf> {
+    let volume = pod.spec.volumes.iter().flatten().find(|volume| volume.name == name)?;
+    let in_memory = volume.empty_dir.as_ref()?.medium.as_deref() == Some("Memory");
+    Some(if in_memory { directories.memory_volume(name) } else { directories.disk_volume(name) })
+}
+
+fn read(root: &Path, path: &str) -> io::Result<String> {
+    let root = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // Nothing that waits for another end, as a pipe would.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = File::from(openat2(root, path, flags, Mode::empty(), resolve)?);
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    if !file.metadata()?.is_file() {
+        return Err(invalid("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > SIZE_MAX {
+        return Err(invalid("larger than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| invalid("not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pod::tests::pod;
+
+    #[test]
+    fn files_are_found_in_their_volume_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = PodDirectories::new(&dir.path().join("data"), &dir.path().join("run"), "u1");
+        let volume = directories.disk_volume("v");
+        std::fs::create_dir_all(volume.join("d")).unwrap();
+        std::fs::write(dir.path().join("secret"), "K='host'").unwrap();
+        std::fs::write(volume.join("d/env"), "K='v'").unwrap();
+        std::fs::write(volume.join("large"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        std::os::unix::fs::symlink("d/env", volume.join("link")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("secret"), volume.join("out")).unwrap();
+        rustix::fs::mknodat(CWD, volume.join("pipe"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let read = |name: &str, path: &str| {
+            let spec = json!({"volumes": [{"name": "v", "emptyDir": {}}, {"name": "h", "hostPath": {"path": "/"}}],
+                "containers": [{"name": "a", "env": [{"name": "K",
+                    "valueFrom": {"fileKeyRef": {"volumeName": name, "path": path, "key": "K"}}}]}]});
+            let pod = pod(spec);
+            let files = gather(&pod, &pod.spec.containers[0], &directories)?;
+            Ok::<_, String>(files.get(&(name.to_owned(), path.to_owned())).cloned().flatten())
+        };
+        let found = Ok(Some("K='v'".to_owned()));
+        assert_eq!((read("v", "d/env"), read("v", "link")), (found.clone(), found));
+        assert_eq!((read("v", "none"), read("v", "out")), (Ok(None), Ok(None)), "also a link that leads out");
+        for (name, path, error) in [
+            ("v", "d", "not a regular file"),
+            ("v", "pipe", "not a regular file"),
+            ("v", "large", "larger than 1 MiB"),
+            ("h", "etc/hostname", "cannot find the volume \"h\" referenced by FileKeyRef"),
+        ] {
+            assert!(read(name, path).unwrap_err().contains(error), "{name} {path}");
+        }
+    }
+}
