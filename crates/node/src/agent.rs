@@ -104,6 +104,7 @@ impl Agent {
             state: RuntimeState::default(),
             hardware,
             facts,
+            notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             config,
         });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base::BoxError;
 use base::clock::SharedClock;
 use client::Client;
+use engine_api::logs::Notices;
 use engine_api::{Images, Runtime};
 use jiff::Timestamp;
 use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
@@ -54,6 +55,8 @@ pub(crate) struct Deps {
     pub(crate) state: RuntimeState,
     pub(crate) hardware: Hardware,
     pub(crate) facts: NodeFacts,
+    /// Of the logs that are followed.
+    pub(crate) notices: Notices,
     /// What the host is short of.
     pub(crate) pressure: WatchedPressure,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::connect::Body;
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -109,6 +109,44 @@ async fn exec_closes_its_input_and_tells_its_exit_code() {
     let mut socket = websocket(server, path, "v5.channel.k8s.io").await;
     socket.send(Message::binary(b"\x04{\"Width\":80,\"Height\":24}".to_vec())).await.unwrap();
     assert_eq!(channels(socket).await[1], b"80x24");
+}
+
+#[tokio::test]
+async fn hundreds_of_streams_are_open_at_once() {
+    const STREAMS: usize = 300;
+    let world = with_pod().await;
+    let server = world.agent().server();
+    let path = world.runtime.newest("main").unwrap().log_path;
+    let mut logs = Vec::new();
+    let mut execs = Vec::new();
+    for _ in 0..STREAMS {
+        let body: Body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+        let request = http::Request::get("/containerLogs/default/web/main?follow=true").body(body).unwrap();
+        let answer = server.handle(request).await;
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        assert!(body.frame().now_or_never().is_none(), "nothing is written yet");
+        logs.push(body);
+        let exec = "/exec/default/web/main?command=cat&stdin=true&stdout=true";
+        execs.push(websocket(server.clone(), exec, "v5.channel.k8s.io").await);
+    }
+    std::fs::write(&path, "2024-01-01T00:00:00Z stdout F all\n").unwrap();
+    for body in &mut logs {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "all\n");
+    }
+    for socket in &mut execs {
+        socket.send(Message::binary(b"\x00mine".to_vec())).await.unwrap();
+        socket.send(Message::binary(vec![255, 0])).await.unwrap();
+    }
+    for socket in execs {
+        assert_eq!(channels(socket).await[1], b"mine");
+    }
+    // The end of the container is the end of its logs.
+    let id = world.runtime.newest("main").unwrap().spec.id;
+    world.runtime.end(&id, 0);
+    for mut body in logs {
+        assert!(body.frame().await.is_none());
+    }
 }
 
 #[tokio::test]
