@@ -16,6 +16,7 @@ use reconcile::{Change, EventRecorder, Informers, kinds};
 use crate::admission::{Door, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
+use crate::figures::Figures;
 use crate::images::Puller;
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
@@ -104,6 +105,7 @@ impl Agent {
             state: RuntimeState::default(),
             hardware,
             facts,
+            figures: Figures::new()?,
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             config,
@@ -265,6 +267,18 @@ async fn apply_event(deps: &Deps, event: &ContainerEvent) {
             if !event.container_id.is_empty() {
                 deps.state.refresh_container(&*deps.runtime, &event.container_id).await;
             }
+            if event.kind == ContainerEventKind::Started {
+                count_start(deps, event);
+            }
         }
+    }
+}
+
+fn count_start(deps: &Deps, event: &ContainerEvent) {
+    let uid = deps.state.pod_of(&event.sandbox_id);
+    let pod = uid.and_then(|uid| deps.caches.pods.by_uid(&uid));
+    let pod = pod.and_then(|object| PodView::decode(&object).ok());
+    if let Some((pod, container)) = pod.zip(deps.state.container(&event.container_id)) {
+        deps.figures.started(&pod, &container.name);
     }
 }

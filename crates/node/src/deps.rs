@@ -13,6 +13,7 @@ use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
+use crate::figures::Figures;
 use crate::images::Puller;
 use crate::pod::PodView;
 use crate::pod::fields::FieldContext;
@@ -55,6 +56,7 @@ pub(crate) struct Deps {
     pub(crate) state: RuntimeState,
     pub(crate) hardware: Hardware,
     pub(crate) facts: NodeFacts,
+    pub(crate) figures: Figures,
     /// Of the logs that are followed.
     pub(crate) notices: Notices,
     /// What the host is short of.

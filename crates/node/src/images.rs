@@ -163,6 +163,8 @@ async fn pull(
     match resolution {
         Ok(resolution) => {
             let done = deps.now();
+            let took = Duration::try_from(done.duration_since(started_at)).unwrap_or_default();
+            deps.figures.pulled(resolution.image.size_bytes, took);
             let seconds = |from: jiff::Timestamp| done.duration_since(from).as_secs_f64();
             let message = format!(
                 "Successfully pulled image \"{image}\" in {:.3}s ({:.3}s including waiting). Image size: {} bytes.",

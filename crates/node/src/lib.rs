@@ -8,6 +8,7 @@ mod admission;
 mod agent;
 mod config;
 mod deps;
+mod figures;
 mod hooks;
 mod images;
 mod logs;

@@ -205,6 +205,21 @@ async fn the_node_tells_its_pods_and_their_use() {
     );
     assert!(resources.contains("node_cpu_usage_seconds_total "));
     assert!(get(&server, "/logs/").await.1.contains("<pre>"));
-    assert!(get(&server, "/metrics").await.1.contains("kubelet_running_containers 1\n"));
+    let metrics = get(&server, "/metrics").await.1;
+    for line in [
+        "kubelet_running_containers{container_state=\"running\"} 1\n",
+        "kubelet_running_pods 1\n",
+        "kubelet_node_name{node=\"n1\"} 1\n",
+        "kubelet_started_containers_total{container_type=\"container\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let cadvisor = get(&server, "/metrics/cadvisor").await.1;
+    let main = "container_cpu_usage_seconds_total{container=\"main\",id=\"/";
+    assert!(cadvisor.contains(main), "{cadvisor}");
+    assert_eq!(get(&server, "/metrics/probes").await, (200, String::new()));
+    let config: Value = serde_json::from_str(&get(&server, "/configz").await.1).unwrap();
+    assert_eq!(config["kubeletconfig"]["maxPods"], 110);
+    assert_eq!(config["kubeletconfig"]["clusterDNS"][0], "10.96.0.10");
     assert_eq!(get(&server, "/healthz").await, (200, "ok".to_owned()));
 }
