@@ -64,7 +64,10 @@ impl Keyring {
     /// Adds what a Secret holds; says of one that holds nothing readable why.
     pub(super) fn add(&mut self, secret: &PullSecret) -> Result<(), String> {
         let data = |name: &str| secret.data.get(name).map(|data| data.0.as_slice());
-        let unreadable = |error: serde_json::Error| format!("no Docker configuration: {error}");
+        // The parser's own words may be those of the secret.
+        let unreadable = |error: serde_json::Error| {
+            format!("no Docker configuration, at line {} column {}", error.line(), error.column())
+        };
         let auths = match secret.kind.as_str() {
             "kubernetes.io/dockerconfigjson" => {
                 let text = data(".dockerconfigjson").ok_or("no key .dockerconfigjson")?;
