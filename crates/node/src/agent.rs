@@ -17,7 +17,7 @@ use crate::admission::{Door, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
 use crate::figures::Figures;
-use crate::images::Puller;
+use crate::images::{self, Puller};
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
 use crate::registration::pressure::WatchedPressure;
@@ -99,6 +99,7 @@ impl Agent {
             runtime,
             images,
             puller: Puller::default(),
+            garbage: images::gc::Garbage::default(),
             networks,
             drain,
             dns,
@@ -205,6 +206,7 @@ impl Component for Agent {
         let registered = registration::register(&self.deps, &info, port).await?;
         self.deps.caches.nodes.caught_up(registered).await;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
+        ctx.spawn(images::gc::keep(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
         self.end_orphans(&ctx);
         self.door.begin();

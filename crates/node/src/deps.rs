@@ -15,6 +15,7 @@ use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 use crate::config::Config;
 use crate::figures::Figures;
 use crate::images::Puller;
+use crate::images::gc::Garbage;
 use crate::pod::PodView;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
@@ -50,6 +51,8 @@ pub(crate) struct Deps {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) puller: Puller,
+    /// Which images may go.
+    pub(crate) garbage: Garbage,
     pub(crate) networks: Arc<dyn SandboxNetworks>,
     pub(crate) drain: Arc<dyn Drain>,
     pub(crate) dns: Arc<dyn ClusterDns>,

@@ -19,6 +19,7 @@ pub(crate) struct Figures {
     requests_now: IntGaugeVec,
     started: IntCounterVec,
     pulls: HistogramVec,
+    collected: IntCounterVec,
     pub(crate) probes: ProbeFigures,
 }
 
@@ -105,6 +106,12 @@ impl Figures {
                 &PULL_SECONDS,
                 &["image_size_in_bytes"],
             )?,
+            collected: counter(
+                &registry,
+                "kubelet_image_garbage_collected_total",
+                "[ALPHA] Images that were removed, by why.",
+                &["reason"],
+            )?,
             probes: ProbeFigures::new()?,
             registry,
         })
@@ -139,6 +146,11 @@ impl Figures {
     pub(crate) fn pulled(&self, bytes: u64, took: Duration) {
         let size = SIZES.iter().find(|(most, _)| bytes <= *most).map_or("GT100GB", |(_, name)| name);
         self.pulls.with_label_values(&[size]).observe(took.as_secs_f64());
+    }
+
+    /// Images have been removed since the disk is full.
+    pub(crate) fn collected(&self, images: u64) {
+        self.collected.with_label_values(&["space"]).inc_by(images);
     }
 }
 

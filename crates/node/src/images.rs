@@ -1,5 +1,6 @@
 //! Makes a container's image available: which rule of `imagePullPolicy` applies, who is asked, and what is reported.
 
+pub(crate) mod gc;
 mod keyring;
 
 use std::collections::HashMap;
@@ -87,8 +88,22 @@ impl Puller {
     }
 }
 
-/// Makes the image of a container available; gives its id. Records the events of the rule that applied.
+/// Makes the image of a container available; gives its id. Records the events of the rule that applied. From then on it is
+/// in use, and stays where the disk is full.
 pub(crate) async fn ensure(deps: &Deps, pod: &PodView, container: &Container) -> Result<String, Missing> {
+    let removed = deps.garbage.removed();
+    let id = make_available(deps, pod, container).await?;
+    let _held = deps.garbage.hold().await;
+    deps.garbage.is_used(&id, deps.now());
+    // One that went between the last look and now is asked for again.
+    if removed != deps.garbage.removed() && resolve(deps, &id).await?.is_none() {
+        let message = format!("image {id} was removed because the disk is full; it is pulled again");
+        return Err(Missing { reason: "ErrImagePull", message, retry: true });
+    }
+    Ok(id)
+}
+
+async fn make_available(deps: &Deps, pod: &PodView, container: &Container) -> Result<String, Missing> {
     let image = container.image.as_deref().unwrap_or_default();
     let name = container.name.as_str();
     let policy = policy(container);
@@ -245,7 +260,7 @@ async fn add_secret(deps: &Deps, pod: &PodView, name: &str, keyring: &mut Keyrin
     let key = Key::new(pod.metadata.namespace.clone(), name);
     let object = crate::sources::look_up(deps, &kinds::SECRETS, &key).await;
     let object = object.map_err(|status| status.message)?.ok_or("not found")?;
-    keyring.add(&object.decode().map_err(|error| error.to_string())?)
+    keyring.add(&object.decode().map_err(|_| "not readable")?)
 }
 
 #[cfg(test)]

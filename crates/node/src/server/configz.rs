@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::auth;
 use crate::deps::Deps;
+use crate::images::gc::POLICY;
 use crate::registration::{LEASE_PERIOD, LEASE_SECONDS, STATUS_PERIOD, pressure};
 
 /// Answers with the configuration.
@@ -53,6 +54,9 @@ fn fixed() -> Value {
         "nodeStatusUpdateFrequency": duration(LEASE_PERIOD),
         "nodeStatusReportFrequency": duration(STATUS_PERIOD),
         "nodeLeaseDurationSeconds": LEASE_SECONDS,
+        "imageMinimumGCAge": duration(POLICY.min_age),
+        "imageGCHighThresholdPercent": POLICY.high_percent,
+        "imageGCLowThresholdPercent": POLICY.low_percent,
         "cgroupsPerQOS": true,
         "cgroupDriver": "cgroupfs",
         "cpuManagerPolicy": "none",
@@ -103,6 +107,7 @@ mod tests {
     fn what_is_told_is_what_holds() {
         let shown = fixed();
         assert_eq!(shown["authentication"]["webhook"]["cacheTTL"], "2m0s");
+        assert_eq!(shown["imageGCHighThresholdPercent"], 85);
         assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
         assert_eq!(shown["evictionHard"]["memory.available"], "100Mi");
     }
