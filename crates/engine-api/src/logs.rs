@@ -138,7 +138,17 @@ pub fn read(
     query: LogQuery,
     ended: BoxFuture<'static, ()>,
 ) -> impl Stream<Item = io::Result<Vec<LogEntry>>> + Send + 'static {
-    let reader = Reader::new(path, &query, Notices::default(), ended);
+    read_with(path, query, Notices::default(), ended)
+}
+
+/// As [`read`], for those who follow many logs: they have `notices` in common.
+pub fn read_with(
+    path: PathBuf,
+    query: LogQuery,
+    notices: Notices,
+    ended: BoxFuture<'static, ()>,
+) -> impl Stream<Item = io::Result<Vec<LogEntry>>> + Send + 'static {
+    let reader = Reader::new(path, &query, notices, ended);
     futures::stream::try_unfold(Some((reader, query)), |state| async move {
         let Some((mut reader, query)) = state else { return Ok(None) };
         while let Some(lines) = reader.next().await? {
