@@ -223,3 +223,27 @@ async fn the_node_tells_its_pods_and_their_use() {
     assert_eq!(config["kubeletconfig"]["clusterDNS"][0], "10.96.0.10");
     assert_eq!(get(&server, "/healthz").await, (200, "ok".to_owned()));
 }
+
+#[tokio::test]
+async fn probes_are_counted_as_long_as_their_pod_is_there() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["containers"][0]["readinessProbe"] = serde_json::json!({ "exec": { "command": ["exit", "0"] } });
+    world.create("web", spec);
+    world.pod_until("web", "Ready", |pod| holds(pod, "Ready")).await;
+    let server = world.agent().server();
+    let told = get(&server, "/metrics/probes").await.1;
+    let of_pod = "prober_probe_total{container=\"main\",namespace=\"default\",pod=\"web\",pod_uid=\"";
+    assert!(told.contains(of_pod) && told.contains("result=\"successful\"} 1\n"), "{told}");
+    world.api.delete_pod("web", 0);
+    world.until("gone", || world.pod("web").is_null().then_some(())).await;
+    // The probe's task ends when it is asked to go on.
+    let forgotten = async {
+        while get(&server, "/metrics/probes").await.1.contains("pod=\"web\"") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(120), forgotten)
+        .await
+        .expect("figures are forgotten");
+}
