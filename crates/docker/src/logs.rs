@@ -35,7 +35,8 @@ pub(crate) async fn logs(call: &Call, name: &str) -> Answer {
         // Whatever the answer, nothing more will be written.
         let _ = runtime.wait_container(&id).await;
     };
-    let batches = logs::read(found.container.log_path, wanted, ended.boxed());
+    let batches =
+        logs::read_with(found.container.log_path, wanted, call.shared.notices.clone(), ended.boxed());
     let shown = batches.map(move |batch| match batch {
         Ok(entries) => Ok(show_all(&entries, wants.terminal, timestamps)),
         // Before the start nothing is logged.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base::BoxError;
 use base::lifecycle::Context;
+use engine_api::logs::Notices;
 use engine_api::{Builds, ContainerEventKind, ContainerState, Images, Runtime, SandboxNetworks};
 use futures::StreamExt;
 use http::{Method, Request, StatusCode};
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) networks: Arc<dyn SandboxNetworks>,
     pub(crate) config: Config,
     pub(crate) execs: Execs,
+    /// Of the logs that are followed.
+    pub(crate) notices: Notices,
     /// Held while a container is made, so that a name is given once.
     pub(crate) naming: tokio::sync::Mutex<()>,
     /// Held by who starts a container or clears up after it.
@@ -116,6 +119,7 @@ impl Server {
             networks,
             config,
             execs: Execs::default(),
+            notices: Notices::default(),
             naming: tokio::sync::Mutex::new(()),
             starting: Locks::default(),
             removed: broadcast::Sender::new(256),

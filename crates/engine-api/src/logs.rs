@@ -7,19 +7,26 @@
 //! Followed by the kernel's notice of each write (inotify) and by the container's end, never by looking again and again.
 
 use std::collections::VecDeque;
-use std::io::{self, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::Stream;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, Stream, StreamExt as _};
-use inotify::{EventStream, Inotify, WatchMask};
 use jiff::Timestamp;
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-/// Read at once.
+mod notices;
+
+pub use notices::Notices;
+use notices::Watch;
+
+/// Read at once: little at first, since most logs that are followed grow by a few lines, and more the more there is.
+const READ_LEAST: usize = 16 * 1024;
+const READ_MOST: usize = 512 * 1024;
+/// A tail is searched in blocks of so many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// A line longer than this is no entry of the format: it is passed over.
 const LINE_MAX_BYTES: usize = 1024 * 1024;
@@ -51,27 +58,59 @@ pub struct LogEntry {
 impl LogEntry {
     /// Takes a line apart, with or without its end; `None` for what is not of the format.
     pub fn parse(line: &Bytes) -> Option<Self> {
-        let bytes = line.strip_suffix(b"\n").unwrap_or(line);
-        let mut parts = bytes.splitn(4, |byte| *byte == b' ');
-        let time = parts.next()?;
-        let stream = match parts.next()? {
-            b"stdout" => LogStream::Stdout,
-            b"stderr" => LogStream::Stderr,
-            _ => return None,
-        };
-        // The tag is a list separated by colons; its first entry says whether the line is whole.
-        let partial = match parts.next()?.split(|byte| *byte == b':').next()? {
-            b"F" => false,
-            b"P" => true,
-            _ => return None,
-        };
-        let text = parts.next().unwrap_or_default();
-        Some(Self { time: line.slice_ref(time), stream, partial, text: line.slice_ref(text) })
+        LogLine::parse(line).map(|parts| Self::of(line, parts))
+    }
+
+    fn of(line: &Bytes, parts: LogLine<'_>) -> Self {
+        let LogLine { time, stream, partial, text } = parts;
+        Self { time: line.slice_ref(time), stream, partial, text: line.slice_ref(text) }
     }
 
     /// When it was written; `None` where the file does not say it well.
     pub fn at(&self) -> Option<Timestamp> {
-        std::str::from_utf8(&self.time).ok()?.parse().ok()
+        moment(&self.time)
+    }
+}
+
+fn moment(time: &[u8]) -> Option<Timestamp> {
+    std::str::from_utf8(time).ok()?.parse().ok()
+}
+
+/// One entry, borrowed from the line that it stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLine<'l> {
+    /// As [`LogEntry::time`]: the beginning of the line.
+    pub time: &'l [u8],
+    /// As [`LogEntry::stream`].
+    pub stream: LogStream,
+    /// As [`LogEntry::partial`].
+    pub partial: bool,
+    /// As [`LogEntry::text`]: the end of the line.
+    pub text: &'l [u8],
+}
+
+impl<'l> LogLine<'l> {
+    /// Takes a line apart, with or without its end; `None` for what is not of the format.
+    pub fn parse(line: &'l [u8]) -> Option<Self> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let (time, rest) = line.split_at_checked(memchr::memchr(b' ', line)?)?;
+        let (stream, rest) = match rest.split_at_checked(b" stdout ".len())? {
+            (b" stdout ", rest) => (LogStream::Stdout, rest),
+            (b" stderr ", rest) => (LogStream::Stderr, rest),
+            _ => return None,
+        };
+        // What nearly every line has.
+        if let [b'F', b' ', text @ ..] = rest {
+            return Some(Self { time, stream, partial: false, text });
+        }
+        let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+        // The tag is a list separated by colons; its first entry says whether the line is whole.
+        let partial = match rest[..end].split(|byte| *byte == b':').next()? {
+            b"F" => false,
+            b"P" => true,
+            _ => return None,
+        };
+        Some(Self { time, stream, partial, text: rest.get(end + 1..).unwrap_or(&rest[end..]) })
     }
 }
 
@@ -99,67 +138,133 @@ pub fn read(
     query: LogQuery,
     ended: BoxFuture<'static, ()>,
 ) -> impl Stream<Item = io::Result<Vec<LogEntry>>> + Send + 'static {
-    let reader = Reader {
-        path,
-        query,
-        ended: Some(ended),
-        watch: None,
-        files: None,
-        rest: BytesMut::new(),
-        over: false,
-    };
+    read_with(path, query, Notices::default(), ended)
+}
+
+/// As [`read`], for those who follow many logs: they have `notices` in common.
+pub fn read_with(
+    path: PathBuf,
+    query: LogQuery,
+    notices: Notices,
+    ended: BoxFuture<'static, ()>,
+) -> impl Stream<Item = io::Result<Vec<LogEntry>>> + Send + 'static {
+    let reader = Reader::new(path, &query, notices, ended);
+    futures::stream::try_unfold(Some((reader, query)), |state| async move {
+        let Some((mut reader, query)) = state else { return Ok(None) };
+        while let Some(lines) = reader.next().await? {
+            let (entries, over) = query.entries(&lines.freeze());
+            if !entries.is_empty() {
+                return Ok(Some((entries, (!over).then_some((reader, query)))));
+            }
+            if over {
+                break;
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// As [`read`], but the whole lines as they stand in the files, also such as are not of the format; of the query only
+/// `follow` and `tail` count. For those who take many lines apart at once, where they lie, and follow many logs, for which
+/// they have `notices` in common.
+pub fn read_lines(
+    path: PathBuf,
+    query: &LogQuery,
+    notices: Notices,
+    ended: BoxFuture<'static, ()>,
+) -> impl Stream<Item = io::Result<BytesMut>> + Send + use<> {
+    let reader = Reader::new(path, query, notices, ended);
     futures::stream::try_unfold(reader, |mut reader| async move {
-        let batch = reader.next().await?;
-        Ok(batch.map(|batch| (batch, reader)))
+        let lines = reader.next().await?;
+        Ok(lines.map(|lines| (lines, reader)))
     })
 }
 
 struct Reader {
     path: PathBuf,
-    query: LogQuery,
+    follow: bool,
+    tail: Option<u64>,
     /// Gone once the container has ended.
     ended: Option<BoxFuture<'static, ()>>,
+    notices: Notices,
     watch: Option<Watch>,
     /// What is still to be read, the oldest first; `None` before the first look.
     files: Option<VecDeque<Opened>>,
     /// The beginning of a line whose end has not been read.
     rest: BytesMut,
-    /// Nothing that comes is wanted any more.
-    over: bool,
+    /// Bytes to be read next.
+    size: usize,
 }
 
 /// A file of a log, told apart from others as long as it is open.
 struct Opened {
-    file: File,
+    file: Arc<File>,
     identity: (u64, u64),
 }
 
 impl Reader {
-    /// The next entries; `None` at the end.
-    async fn next(&mut self) -> io::Result<Option<Vec<LogEntry>>> {
+    fn new(path: PathBuf, query: &LogQuery, notices: Notices, ended: BoxFuture<'static, ()>) -> Self {
+        let LogQuery { follow, tail, .. } = *query;
+        let (rest, size) = (BytesMut::new(), READ_LEAST);
+        Self { path, follow, tail, ended: Some(ended), notices, watch: None, files: None, rest, size }
+    }
+
+    /// The next whole lines; `None` at the end.
+    async fn next(&mut self) -> io::Result<Option<BytesMut>> {
         loop {
-            if self.over {
-                return Ok(None);
-            }
-            if self.read_some().await? {
-                let entries = self.take_entries();
-                if !entries.is_empty() {
-                    return Ok(Some(entries));
+            if let Some(fresh) = self.read_some().await? {
+                if let Some(lines) = self.take_lines(fresh) {
+                    return Ok(Some(lines));
                 }
-            } else if !self.advance().await? && !self.wait().await? {
+                continue;
+            }
+            if self.advance().await? {
+                continue;
+            }
+            // Whoever only waits has no memory for what may come.
+            self.size = READ_LEAST;
+            self.rest = BytesMut::from(&self.rest[..]);
+            if !self.wait().await? {
                 return Ok(None);
             }
         }
     }
 
-    /// Reads more of the oldest file; `false` at its end.
-    async fn read_some(&mut self) -> io::Result<bool> {
+    /// Reads more of the oldest file and answers where that begins; `None` at its end.
+    async fn read_some(&mut self) -> io::Result<Option<usize>> {
         if self.files.is_none() {
             self.open().await?;
         }
-        let Some(current) = self.files.as_mut().and_then(VecDeque::front_mut) else { return Ok(false) };
-        self.rest.reserve(CHUNK_BYTES);
-        Ok(current.file.read_buf(&mut self.rest).await? > 0)
+        let Some(current) = self.files.as_ref().and_then(VecDeque::front) else { return Ok(None) };
+        let (file, size, mut buffer) = (current.file.clone(), self.size, std::mem::take(&mut self.rest));
+        let known = buffer.len();
+        let (buffer, read) = blocking(move || {
+            buffer.resize(known + size, 0);
+            let read = loop {
+                match (&*file).read(&mut buffer[known..]) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => break read?,
+                }
+            };
+            buffer.truncate(known + read);
+            Ok((buffer, read))
+        })
+        .await?;
+        self.rest = buffer;
+        if read == size {
+            self.size = (size * 2).min(READ_MOST);
+        }
+        Ok((read > 0).then_some(known))
+    }
+
+    /// The whole lines of what has been read, of which everything from `fresh` on is new.
+    fn take_lines(&mut self, fresh: usize) -> Option<BytesMut> {
+        let end = self.rest.get(fresh..).and_then(|new| memchr::memrchr(b'\n', new));
+        let lines = end.map(|end| self.rest.split_to(fresh + end + 1));
+        if self.rest.len() > LINE_MAX_BYTES {
+            self.rest.clear();
+        }
+        lines
     }
 
     /// Goes on to a newer file at the end of one; `false` if there is none.
@@ -171,7 +276,8 @@ impl Reader {
             self.rest.clear();
             return Ok(true);
         }
-        let newer = newer(&self.path, files.front().map(|current| current.identity)).await?;
+        let (path, current) = (self.path.clone(), files.front().map(|current| current.identity));
+        let newer = blocking(move || newer(&path, current)).await?;
         let found = newer.is_some();
         // What was written between the last read and the move is read before the newer file.
         files.extend(newer);
@@ -179,22 +285,13 @@ impl Reader {
     }
 
     async fn open(&mut self) -> io::Result<()> {
-        if self.query.follow {
+        if self.follow {
             // The watch comes first: nothing that is written from now on goes unnoticed.
-            self.watch = Some(Watch::new(&self.path)?);
+            self.watch = Some(self.notices.watch(&self.path)?);
         }
-        let mut files = VecDeque::new();
-        let mut missing = self.query.tail;
-        for mut opened in all(&self.path).await? {
-            if let Some(lines) = missing {
-                missing = Some(lines - seek_tail(&mut opened.file, lines).await?);
-            }
-            files.push_front(opened);
-            if missing == Some(0) {
-                break;
-            }
-        }
-        if files.is_empty() && !self.query.follow {
+        let (path, tail) = (self.path.clone(), self.tail);
+        let files = blocking(move || open(&path, tail)).await?;
+        if files.is_empty() && !self.follow {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("no log {}", self.path.display())));
         }
         self.files = Some(files);
@@ -210,41 +307,62 @@ impl Reader {
         }
         Ok(true)
     }
-
-    /// The wanted ones of all whole entries that have been read.
-    fn take_entries(&mut self) -> Vec<LogEntry> {
-        let mut entries = Vec::new();
-        if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
-            let mut lines = self.rest.split_to(end + 1).freeze();
-            while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
-                let Some(entry) = LogEntry::parse(&lines.split_to(end + 1)) else { continue };
-                match self.query.judge(&entry) {
-                    Verdict::Wanted => entries.push(entry),
-                    Verdict::Unwanted => {}
-                    Verdict::TooNew => {
-                        self.over = true;
-                        break;
-                    }
-                }
-            }
-        }
-        if self.rest.len() > LINE_MAX_BYTES {
-            self.rest.clear();
-        }
-        entries
-    }
 }
 
-enum Verdict {
+/// Works with files on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// The files to be read, the oldest first, each where its part of the tail begins.
+fn open(path: &Path, tail: Option<u64>) -> io::Result<VecDeque<Opened>> {
+    let mut files = VecDeque::new();
+    let mut missing = tail;
+    for opened in all(path)? {
+        if let Some(lines) = missing {
+            missing = Some(lines - seek_tail(&opened.file, lines)?);
+        }
+        files.push_front(opened);
+        if missing == Some(0) {
+            break;
+        }
+    }
+    Ok(files)
+}
+
+/// What a query says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is shown.
     Wanted,
+    /// It is left out.
     Unwanted,
+    /// It is left out, and so is all that follows.
     TooNew,
 }
 
 impl LogQuery {
-    fn judge(&self, entry: &LogEntry) -> Verdict {
+    /// The wanted ones of all entries in whole lines, and whether nothing that follows is wanted.
+    fn entries(&self, lines: &Bytes) -> (Vec<LogEntry>, bool) {
+        let mut entries = Vec::new();
+        let mut begin = 0;
+        for end in memchr::memchr_iter(b'\n', lines) {
+            let line = lines.slice(begin..=end);
+            begin = end + 1;
+            let Some(parts) = LogLine::parse(&line) else { continue };
+            match self.judge(&parts) {
+                Verdict::Wanted => entries.push(LogEntry::of(&line, parts)),
+                Verdict::Unwanted => {}
+                Verdict::TooNew => return (entries, true),
+            }
+        }
+        (entries, false)
+    }
+
+    /// Whether an entry is wanted, whatever the tail.
+    pub fn judge(&self, entry: &LogLine<'_>) -> Verdict {
         let timed = self.since.is_some() || self.until.is_some();
-        let at = if timed { entry.at() } else { None };
+        let at = if timed { moment(entry.time) } else { None };
         if at.zip(self.until).is_some_and(|(at, until)| at > until) {
             return Verdict::TooNew;
         }
@@ -265,10 +383,10 @@ fn names(path: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The files of a log, the newest first.
-async fn all(path: &Path) -> io::Result<Vec<Opened>> {
+fn all(path: &Path) -> io::Result<Vec<Opened>> {
     let mut found: Vec<Opened> = Vec::new();
     for (index, name) in names(path).enumerate() {
-        match opened(&name).await? {
+        match opened(&name)? {
             // Moved on while it was looked for: it is here already.
             Some(file) if found.last().is_some_and(|last| last.identity == file.identity) => {}
             Some(file) => found.push(file),
@@ -281,10 +399,10 @@ async fn all(path: &Path) -> io::Result<Vec<Opened>> {
 }
 
 /// The file that follows the one with this identity: the next newer one, or the oldest if it has been removed.
-async fn newer(path: &Path, than: Option<(u64, u64)>) -> io::Result<Option<Opened>> {
+fn newer(path: &Path, than: Option<(u64, u64)>) -> io::Result<Option<Opened>> {
     let mut newer = None;
     for (index, name) in names(path).enumerate() {
-        match opened(&name).await? {
+        match opened(&name)? {
             Some(file) if Some(file.identity) == than => break,
             Some(file) => newer = Some(file),
             None if index == 0 => {}
@@ -294,11 +412,11 @@ async fn newer(path: &Path, than: Option<(u64, u64)>) -> io::Result<Option<Opene
     Ok(newer)
 }
 
-async fn opened(path: &Path) -> io::Result<Option<Opened>> {
-    match File::open(path).await {
+fn opened(path: &Path) -> io::Result<Option<Opened>> {
+    match File::open(path) {
         Ok(file) => {
-            let metadata = file.metadata().await?;
-            Ok(Some(Opened { file, identity: (metadata.dev(), metadata.ino()) }))
+            let metadata = file.metadata()?;
+            Ok(Some(Opened { file: Arc::new(file), identity: (metadata.dev(), metadata.ino()) }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -307,8 +425,8 @@ async fn opened(path: &Path) -> io::Result<Option<Opened>> {
 
 /// Goes to where the last `lines` lines of a file begin, searched from its end block by block; answers how many there are,
 /// at most `lines`.
-async fn seek_tail(file: &mut File, lines: u64) -> io::Result<u64> {
-    let length = file.metadata().await?.len();
+fn seek_tail(mut file: &File, lines: u64) -> io::Result<u64> {
+    let length = file.metadata()?.len();
     let mut end = if lines == 0 { 0 } else { length };
     let mut start_of_last = length;
     let mut found = 0;
@@ -316,12 +434,11 @@ async fn seek_tail(file: &mut File, lines: u64) -> io::Result<u64> {
     while end > 0 && found < lines {
         let start = end.saturating_sub(CHUNK_BYTES as u64);
         let size = usize::try_from(end - start).unwrap_or(CHUNK_BYTES);
-        file.seek(SeekFrom::Start(start)).await?;
-        file.read_exact(&mut block[..size]).await?;
-        for (index, byte) in block[..size].iter().enumerate().rev() {
+        file.read_exact_at(&mut block[..size], start)?;
+        for index in memchr::memrchr_iter(b'\n', &block[..size]) {
             let at = start + index as u64;
             // The end of the last line begins nothing.
-            if *byte == b'\n' && at + 1 < length {
+            if at + 1 < length {
                 found += 1;
                 start_of_last = at + 1;
                 if found == lines {
@@ -335,37 +452,8 @@ async fn seek_tail(file: &mut File, lines: u64) -> io::Result<u64> {
         found += 1;
         start_of_last = 0;
     }
-    file.seek(SeekFrom::Start(start_of_last)).await?;
+    file.seek(SeekFrom::Start(start_of_last))?;
     Ok(found)
-}
-
-/// The kernel's word that something in the log's directory changed.
-struct Watch {
-    events: EventStream<[u8; 4096]>,
-}
-
-impl Watch {
-    fn new(path: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init().map_err(|error| {
-            let remedy = "if too many logs are followed, raise fs.inotify.max_user_instances";
-            io::Error::new(error.kind(), format!("following a log: {error}; {remedy}"))
-        })?;
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        let what = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
-        inotify.watches().add(directory, what)?;
-        Ok(Self { events: inotify.into_event_stream([0; 4096])? })
-    }
-
-    /// Returns when something changed since the last call.
-    async fn changed(&mut self) -> io::Result<()> {
-        let Some(first) = self.events.next().await else { return std::future::pending().await };
-        first?;
-        // Many writes in a row are one change.
-        while let Some(Some(event)) = self.events.next().now_or_never() {
-            event?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

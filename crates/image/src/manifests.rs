@@ -3,6 +3,7 @@
 
 use http::StatusCode;
 use http::header::ACCEPT;
+use serde::Deserialize;
 
 use crate::Error;
 use crate::blobs::DOCUMENT_BYTES_MAX;
@@ -21,6 +22,48 @@ pub(crate) enum Identity {
     Token(String),
 }
 
+/// Of a refusal so many bytes are read, and so many letters told.
+const REFUSAL_BYTES_MAX: usize = 16 * 1024;
+const REFUSAL_LETTERS_MAX: usize = 256;
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<ToldError>,
+}
+
+#[derive(Deserialize)]
+struct ToldError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The registry's own words; none where it has none that can be read. Source: the specification's "Error Codes".
+async fn said(mut response: reqwest::Response) -> String {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        if bytes.len() + chunk.len() > REFUSAL_BYTES_MAX {
+            return String::new();
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    words(&bytes)
+}
+
+fn words(body: &[u8]) -> String {
+    let errors = serde_json::from_slice::<Errors>(body).map(|told| told.errors).unwrap_or_default();
+    let Some(ToldError { code, message }) = errors.into_iter().next() else { return String::new() };
+    in_words(&code, &message)
+}
+
+/// An error's code and message, as far as they are fit to be shown.
+pub(crate) fn in_words(code: &str, message: &str) -> String {
+    let text = [code.to_lowercase().as_str(), message].join(": ");
+    let text = text.trim_matches([':', ' ']);
+    text.chars().filter(|letter| !letter.is_control()).take(REFUSAL_LETTERS_MAX).collect()
+}
+
 /// Asks a registry for manifests.
 pub(crate) struct Manifests {
     http: reqwest::Client,
@@ -29,8 +72,8 @@ pub(crate) struct Manifests {
 
 /// Why there is none.
 pub(crate) enum Refusal {
-    /// The registry answered with this.
-    Status(StatusCode),
+    /// The registry answered with this, and said so.
+    Status(StatusCode, String),
     /// It could not be asked, or broke off.
     Connection(reqwest::Error),
     TooLarge,
@@ -60,7 +103,8 @@ impl Manifests {
         };
         let mut response = request.send().await.map_err(Refusal::Connection)?;
         if !response.status().is_success() {
-            return Err(Refusal::Status(response.status()));
+            let status = response.status();
+            return Err(Refusal::Status(status, said(response).await));
         }
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(Refusal::Connection)? {
@@ -70,5 +114,20 @@ impl Manifests {
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registrys_words_are_told_as_far_as_they_are_fit_to_be_shown() {
+        let told = br#"{"errors":[{"code":"DENIED","message":"requested access\n is denied"},{"code":"X"}]}"#;
+        assert_eq!(words(told), "denied: requested access is denied");
+        assert_eq!(words(br#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#), "toomanyrequests");
+        assert_eq!((words(b"<html>"), words(br#"{"errors":[]}"#)), (String::new(), String::new()));
+        let long = format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, "x".repeat(10_000));
+        assert_eq!(words(long.as_bytes()).len(), REFUSAL_LETTERS_MAX);
     }
 }

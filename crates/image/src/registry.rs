@@ -23,7 +23,7 @@ use crate::blobs::DOCUMENT_BYTES_MAX;
 use crate::digest::Digest;
 use crate::document::{self, Descriptor, Index, Manifest, Platform};
 use crate::error::During;
-use crate::manifests::{Identity, Manifests, Refusal};
+use crate::manifests::{Identity, Manifests, Refusal, in_words};
 use crate::reference::Reference;
 use crate::state::{ImageRecord, Origin};
 use crate::store::Store;
@@ -389,12 +389,15 @@ impl Remote {
     fn refused(&self, refusal: Refusal) -> Error {
         let name = self.reference.familiar();
         match refusal {
-            Refusal::Status(StatusCode::NOT_FOUND) => absent(&self.reference),
-            Refusal::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => denied(&self.reference),
-            Refusal::Status(status) => Error::Unreachable(format!(
-                "registry {} answered {status} for {name}: try again",
-                self.reference.domain
-            )),
+            Refusal::Status(StatusCode::NOT_FOUND, _) => absent(&self.reference),
+            Refusal::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, said) => {
+                denied(&self.reference, &said)
+            }
+            Refusal::Status(status, said) => {
+                let said = if said.is_empty() { said } else { format!(" ({said})") };
+                let domain = &self.reference.domain;
+                Error::Unreachable(format!("registry {domain} answered {status}{said} for {name}: try again"))
+            }
             Refusal::Connection(error) => out_of_reach(&self.reference, &error),
             Refusal::TooLarge => Error::Invalid(format!(
                 "the manifest of {name} is larger than the {DOCUMENT_BYTES_MAX} bytes that one may have"
@@ -407,26 +410,34 @@ impl Remote {
 fn failed(reference: &Reference, error: OciDistributionError) -> Error {
     use OciDistributionError as E;
     match &error {
-        E::AuthenticationFailure(_) | E::UnauthorizedError { .. } => denied(reference),
+        E::AuthenticationFailure(said) => denied(reference, &in_words("", said)),
+        E::UnauthorizedError { .. } => denied(reference, ""),
         E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => absent(reference),
-        E::ServerError { code: 401 | 403, .. } => denied(reference),
-        E::RegistryError { envelope, .. } => match envelope.errors.first().map(|error| &error.code) {
-            Some(OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound) => {
-                absent(reference)
+        E::ServerError { code: 401 | 403, message, .. } => denied(reference, &in_words("", message)),
+        E::RegistryError { envelope, .. } => {
+            match envelope.errors.first().map(|error| (&error.code, error)) {
+                Some((
+                    OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound,
+                    _,
+                )) => absent(reference),
+                Some((OciErrorCode::Denied, told)) => denied(reference, &in_words("denied", &told.message)),
+                Some((OciErrorCode::Unauthorized, told)) => {
+                    denied(reference, &in_words("unauthorized", &told.message))
+                }
+                _ => Error::Unreachable(format!("{}: {error}", reference.domain)),
             }
-            Some(OciErrorCode::Denied | OciErrorCode::Unauthorized) => denied(reference),
-            _ => Error::Unreachable(format!("{}: {error}", reference.domain)),
-        },
+        }
         E::DigestError(_) => Error::Invalid(format!("{}: {error}", reference.familiar())),
         _ => out_of_reach(reference, &error),
     }
 }
 
-fn denied(reference: &Reference) -> Error {
+/// `said`: the registry's own words, if it had any.
+fn denied(reference: &Reference, said: &str) -> Error {
+    let (name, domain) = (reference.familiar(), &reference.domain);
+    let said = if said.is_empty() { String::new() } else { format!(" ({said})") };
     Error::Denied(format!(
-        "access to {} denied by {}: the repository does not exist or needs `docker login`",
-        reference.familiar(),
-        reference.domain
+        "access to {name} denied by {domain}{said}: the repository does not exist or needs `docker login`"
     ))
 }
 

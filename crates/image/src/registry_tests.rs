@@ -129,6 +129,40 @@ async fn what_is_not_there_is_said_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_registrys_own_words_are_told() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let registry = std::thread::spawn(move || {
+        // What it is for, then the manifest; each on a connection of its own.
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend_from_slice(&byte);
+            }
+            let (status, body) = match head.starts_with(b"GET /v2/ ") {
+                true => ("200 OK", ""),
+                false => ("403 Forbidden", r#"{"errors":[{"code":"DENIED","message":"team only"}]}"#),
+            };
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            )
+            .unwrap();
+        }
+    });
+    let (_dir, store) = store();
+    let (sender, _told) = self::listener();
+    let error = store.pull(&format!("{address}/private:1"), None, sender).await.unwrap_err();
+    assert!(matches!(&error, Error::Denied(message) if message.contains("(denied: team only)")), "{error:?}");
+    registry.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_without_end_is_refused() {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

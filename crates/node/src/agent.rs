@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 use crate::admission::{Door, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
-use crate::images::Puller;
+use crate::figures::Figures;
+use crate::images::{self, Puller};
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
 use crate::registration::pressure::WatchedPressure;
@@ -104,6 +105,7 @@ impl Agent {
             runtime,
             images,
             puller: Puller::default(),
+            garbage: images::gc::Garbage::default(),
             networks,
             drain,
             dns,
@@ -111,6 +113,8 @@ impl Agent {
             static_pods: StaticPods::default(),
             hardware,
             facts,
+            figures: Figures::new()?,
+            notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             config,
         });
@@ -297,6 +301,7 @@ impl Component for Agent {
         let registered = registration::register(&self.deps, &info, port).await?;
         self.deps.caches.nodes.caught_up(registered).await;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
+        ctx.spawn(images::gc::keep(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
         let (files, mut listed) = mpsc::channel(1);
         let mut begun = Difference::default();
@@ -381,6 +386,18 @@ async fn apply_event(deps: &Deps, event: &ContainerEvent) {
             if !event.container_id.is_empty() {
                 deps.state.refresh_container(&*deps.runtime, &event.container_id).await;
             }
+            if event.kind == ContainerEventKind::Started {
+                count_start(deps, event);
+            }
         }
+    }
+}
+
+fn count_start(deps: &Deps, event: &ContainerEvent) {
+    let uid = deps.state.pod_of(&event.sandbox_id);
+    let pod = uid.and_then(|uid| deps.caches.pods.by_uid(&uid));
+    let pod = pod.and_then(|object| PodView::decode(&object).ok());
+    if let Some((pod, container)) = pod.zip(deps.state.container(&event.container_id)) {
+        deps.figures.started(&pod, &container.name);
     }
 }

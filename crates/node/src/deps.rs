@@ -6,13 +6,16 @@ use std::sync::Arc;
 use base::BoxError;
 use base::clock::SharedClock;
 use client::Client;
+use engine_api::logs::Notices;
 use engine_api::{Images, Runtime};
 use jiff::Timestamp;
 use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
+use crate::figures::Figures;
 use crate::images::Puller;
+use crate::images::gc::Garbage;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
@@ -49,6 +52,8 @@ pub(crate) struct Deps {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) puller: Puller,
+    /// Which images may go.
+    pub(crate) garbage: Garbage,
     pub(crate) networks: Arc<dyn SandboxNetworks>,
     pub(crate) drain: Arc<dyn Drain>,
     pub(crate) dns: Arc<dyn ClusterDns>,
@@ -57,6 +62,9 @@ pub(crate) struct Deps {
     pub(crate) facts: NodeFacts,
     /// Pods that the node has from files.
     pub(crate) static_pods: StaticPods,
+    pub(crate) figures: Figures,
+    /// Of the logs that are followed.
+    pub(crate) notices: Notices,
     /// What the host is short of.
     pub(crate) pressure: WatchedPressure,
 }

@@ -1,5 +1,8 @@
 //! Makes a container's image available: which rule of `imagePullPolicy` applies, who is asked, and what is reported.
 
+pub(crate) mod gc;
+mod keyring;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +13,14 @@ use engine_api::{EngineError, ErrorKind, ImageOrigin, RegistryAuth, Resolution};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Container;
 use parking_lot::Mutex;
-use reconcile::kinds;
-use serde::Deserialize;
+use reconcile::{EventType, kinds};
 
 use crate::deps::Deps;
 use crate::pod::PodView;
+use keyring::Keyring;
+
+/// Credentials that a registry is asked with for one image, at most.
+const CREDENTIALS_MAX: usize = 16;
 
 /// Pull failures in a row: 10 s, 20 s, … up to 300 s.
 pub(crate) const PULL_BACKOFF: Policy =
@@ -82,8 +88,22 @@ impl Puller {
     }
 }
 
-/// Makes the image of a container available; gives its id. Records the events of the rule that applied.
+/// Makes the image of a container available; gives its id. Records the events of the rule that applied. From then on it is
+/// in use, and stays where the disk is full.
 pub(crate) async fn ensure(deps: &Deps, pod: &PodView, container: &Container) -> Result<String, Missing> {
+    let removed = deps.garbage.removed();
+    let id = make_available(deps, pod, container).await?;
+    let _held = deps.garbage.hold().await;
+    deps.garbage.is_used(&id, deps.now());
+    // One that went between the last look and now is asked for again.
+    if removed != deps.garbage.removed() && resolve(deps, &id).await?.is_none() {
+        let message = format!("image {id} was removed because the disk is full; it is pulled again");
+        return Err(Missing { reason: "ErrImagePull", message, retry: true });
+    }
+    Ok(id)
+}
+
+async fn make_available(deps: &Deps, pod: &PodView, container: &Container) -> Result<String, Missing> {
     let image = container.image.as_deref().unwrap_or_default();
     let name = container.name.as_str();
     let policy = policy(container);
@@ -163,6 +183,8 @@ async fn pull(
     match resolution {
         Ok(resolution) => {
             let done = deps.now();
+            let took = Duration::try_from(done.duration_since(started_at)).unwrap_or_default();
+            deps.figures.pulled(resolution.image.size_bytes, took);
             let seconds = |from: jiff::Timestamp| done.duration_since(from).as_secs_f64();
             let message = format!(
                 "Successfully pulled image \"{image}\" in {:.3}s ({:.3}s including waiting). Image size: {} bytes.",
@@ -188,8 +210,26 @@ async fn pull(
     }
 }
 
+/// Pulls with what the pod's secrets hold for the image, one after the other until the registry lets one in; without any,
+/// as anybody may. Source: `PullImage` in `pkg/kubelet/kuberuntime/kuberuntime_image.go`.
 async fn pull_and_resolve(deps: &Deps, pod: &PodView, image: &str) -> Result<Resolution, EngineError> {
-    let auth = credentials(deps, pod, image).await;
+    let found = credentials(deps, pod).await.lookup(image);
+    let mut tries: Vec<Option<RegistryAuth>> = found.into_iter().take(CREDENTIALS_MAX).map(Some).collect();
+    if tries.is_empty() {
+        tries.push(None);
+    }
+    let last = tries.pop().flatten();
+    for auth in tries {
+        match pull_as(deps, image, auth).await {
+            // Registries say either of who may not see an image.
+            Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::NotFound) => {}
+            other => return other,
+        }
+    }
+    pull_as(deps, image, last).await
+}
+
+async fn pull_as(deps: &Deps, image: &str, auth: Option<RegistryAuth>) -> Result<Resolution, EngineError> {
     let mut progress = deps.images.pull(image, auth).await?;
     while let Some(step) = progress.next().await {
         step?;
@@ -197,67 +237,30 @@ async fn pull_and_resolve(deps: &Deps, pod: &PodView, image: &str) -> Result<Res
     deps.images.resolve(image).await
 }
 
-#[derive(Deserialize)]
-struct DockerConfig {
-    #[serde(default)]
-    auths: HashMap<String, DockerAuth>,
-}
-
-#[derive(Deserialize)]
-struct DockerAuth {
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: String,
-    #[serde(default)]
-    auth: String,
-}
-
-/// Credentials for the image's registry from the pod's `imagePullSecrets` (the ServiceAccount's are copied into the pod
-/// at admission).
-async fn credentials(deps: &Deps, pod: &PodView, image: &str) -> Option<RegistryAuth> {
-    for reference in pod.spec.image_pull_secrets.iter().flatten() {
-        let key = Key::new(pod.metadata.namespace.clone(), reference.name.clone());
-        let object = crate::sources::look_up(deps, &kinds::SECRETS, &key).await.ok().flatten();
-        let Some(view) = object.and_then(|object| object.decode::<SecretData>().ok()) else { continue };
-        let config = view.data.get(".dockerconfigjson");
-        if let Some(auth) = config.and_then(|config| matching_auth(&config.0, image)) {
-            return Some(auth);
+/// What the pod's `imagePullSecrets` hold (the ServiceAccount's are copied into the pod at admission). Those that cannot be
+/// read are told of: without them an image may seem not to be there.
+async fn credentials(deps: &Deps, pod: &PodView) -> Keyring {
+    let (mut keyring, mut failed) = (Keyring::default(), Vec::new());
+    for reference in pod.spec.image_pull_secrets.iter().flatten().filter(|one| !one.name.is_empty()) {
+        if let Err(why) = add_secret(deps, pod, &reference.name, &mut keyring).await {
+            failed.push(format!("{} ({why})", reference.name));
         }
     }
-    None
-}
-
-#[derive(Deserialize)]
-struct SecretData {
-    #[serde(default)]
-    data: HashMap<String, k8s_openapi::ByteString>,
-}
-
-/// The entry of a Docker configuration for the registry of an image.
-fn matching_auth(config: &[u8], image: &str) -> Option<RegistryAuth> {
-    use base64::Engine as _;
-    let config: DockerConfig = serde_json::from_slice(config).ok()?;
-    let registry = registry_of(image);
-    let entry = config.auths.into_iter().find(|(server, _)| {
-        let host = server.trim_start_matches("https://").trim_start_matches("http://");
-        let host = host.split('/').next().unwrap_or_default();
-        host == registry || (registry == "docker.io" && host == "index.docker.io")
-    })?;
-    let DockerAuth { username, password, auth } = entry.1;
-    if !username.is_empty() {
-        return Some(RegistryAuth { username, password });
+    if !failed.is_empty() {
+        let text = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            failed.join(", ")
+        );
+        deps.event(pod, None, EventType::Warning, "FailedToRetrieveImagePullSecret", text);
     }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(auth).ok()?;
-    let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    Some(RegistryAuth { username: username.to_owned(), password: password.to_owned() })
+    keyring
 }
 
-fn registry_of(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
-    }
+async fn add_secret(deps: &Deps, pod: &PodView, name: &str, keyring: &mut Keyring) -> Result<(), String> {
+    let key = Key::new(pod.metadata.namespace.clone(), name);
+    let object = crate::sources::look_up(deps, &kinds::SECRETS, &key).await;
+    let object = object.map_err(|status| status.message)?.ok_or("not found")?;
+    keyring.add(&object.decode().map_err(|_| "not readable")?)
 }
 
 #[cfg(test)]
@@ -293,14 +296,5 @@ mod tests {
         assert_eq!(with("x:latest"), "Always");
         assert_eq!(with("x:1"), "IfNotPresent");
         assert_eq!(with("x@sha256:00"), "IfNotPresent");
-    }
-
-    #[test]
-    fn credentials_match_the_registry() {
-        let config = br#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpw"},
-            "r.example:5000": {"username": "a", "password": "b"}}}"#;
-        assert_eq!(matching_auth(config, "library/x").unwrap().password, "p");
-        assert_eq!(matching_auth(config, "r.example:5000/x:1").unwrap().username, "a");
-        assert!(matching_auth(config, "other.example/x").is_none());
     }
 }

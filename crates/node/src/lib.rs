@@ -9,6 +9,7 @@ mod agent;
 mod config;
 mod deps;
 mod env_files;
+mod figures;
 mod hooks;
 mod images;
 mod logs;

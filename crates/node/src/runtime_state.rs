@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use engine_api::{ContainerStatus, EngineError, ErrorKind, Runtime, SandboxStatus};
+use engine_api::{ContainerState, ContainerStatus, EngineError, ErrorKind, Runtime, SandboxStatus};
 use parking_lot::Mutex;
 
 use crate::pod::{ContainerRecord, SandboxRecord};
@@ -113,6 +113,26 @@ impl RuntimeState {
         let inner = self.inner.lock();
         let inside = inner.containers.values().filter(|container| container.sandbox_id == sandbox_id);
         inside.map(|container| container.id.clone()).collect()
+    }
+
+    /// How many sandboxes run, and how many containers are made, have ended, and run.
+    pub(crate) fn counts(&self) -> (usize, [usize; 3]) {
+        let inner = self.inner.lock();
+        let mut states = [0; 3];
+        for container in inner.containers.values() {
+            let state = match container.state {
+                ContainerState::Created => 0,
+                ContainerState::Exited { .. } => 1,
+                ContainerState::Running { .. } => 2,
+            };
+            states[state] += 1;
+        }
+        (inner.sandboxes.values().filter(|sandbox| sandbox.ready).count(), states)
+    }
+
+    /// One container.
+    pub(crate) fn container(&self, id: &str) -> Option<ContainerRecord> {
+        self.inner.lock().containers.get(id).cloned()
     }
 
     /// One sandbox per pod that has any.

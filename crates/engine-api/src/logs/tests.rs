@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::*;
 
@@ -114,6 +114,21 @@ async fn a_tail_is_found_over_many_blocks() {
 }
 
 #[tokio::test]
+async fn lines_come_as_they_stand_however_large_the_log_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    let text: String =
+        (0..100_000).map(|number| format!("2024-01-01T00:00:00Z stdout F {number}\n")).collect();
+    assert!(text.len() > 4 * READ_MOST);
+    std::fs::write(&path, format!("{text}2024-01-01T00:00:00Z stdout F half")).unwrap();
+    let chunks: Vec<BytesMut> =
+        read_lines(path, &LogQuery::default(), Notices::default(), ended()).try_collect().await.unwrap();
+    assert!(chunks.iter().all(|chunk| chunk.ends_with(b"\n")));
+    assert!(chunks.iter().any(|chunk| chunk.len() > READ_MOST / 2), "larger reads where there is more");
+    assert_eq!(chunks.concat(), text.as_bytes());
+}
+
+#[tokio::test]
 async fn what_is_no_line_is_passed_over_in_bounded_memory() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("0.log");
@@ -186,4 +201,32 @@ async fn a_log_that_is_followed_ends_after_its_last_wanted_time() {
     let never = futures::future::pending().boxed();
     let batches: Vec<Vec<LogEntry>> = read(path, query, never).try_collect().await.unwrap();
     assert_eq!(texts(&batches.concat()), ["line 0", "line 1", "line 2"]);
+}
+
+#[tokio::test]
+async fn hundreds_follow_with_one_instance_of_the_kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    let notices = Notices::default();
+    let query = LogQuery { follow: true, ..LogQuery::default() };
+    let mut followers = Vec::new();
+    for number in 0..300 {
+        let directory = dir.path().join((number % 3).to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("0.log");
+        let never = futures::future::pending().boxed();
+        let mut lines = Box::pin(read_lines(path, &query, notices.clone(), never));
+        assert!(lines.next().now_or_never().is_none());
+        followers.push(lines);
+    }
+    // Whoever passed the events on may leave.
+    drop(followers.drain(..10));
+    for name in ["0", "1", "2"] {
+        std::fs::write(dir.path().join(name).join("0.log"), line(0)).unwrap();
+    }
+    let first = futures::future::join_all(followers.iter_mut().map(|lines| lines.next())).await;
+    assert!(first.into_iter().all(|lines| lines.unwrap().unwrap() == line(0).as_bytes()));
+    append(&dir.path().join("0/0.log"), &line(1));
+    let more =
+        futures::future::join_all(followers.iter_mut().skip(2).step_by(3).map(|lines| lines.next())).await;
+    assert!(more.into_iter().all(|lines| lines.unwrap().unwrap() == line(1).as_bytes()));
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::lifecycle::Tasks;
 use jiff::Timestamp;
@@ -135,6 +135,13 @@ struct Asking {
     started: watch::Sender<bool>,
 }
 
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let container = &self.target.container.name;
+        self.deps.figures.probes.forget(&self.target.pod, container, self.which);
+    }
+}
+
 fn seconds(value: Option<i32>, default: i32, least: i32) -> Duration {
     Duration::from_secs(u64::try_from(value.unwrap_or(default).max(least)).unwrap_or(1))
 }
@@ -158,8 +165,10 @@ impl Asking {
             self.target.started_at.saturating_add(delay).unwrap_or(Timestamp::MAX).max(self.deps.now());
         loop {
             self.deps.clock.sleep_until(next).await;
+            let asked = Instant::now();
             let answer = self.ask().await;
             let (pod, name, title) = (&self.target.pod, &self.target.container.name, self.which.title());
+            self.deps.figures.probes.answered(pod, name, self.which, answer.is_ok(), asked.elapsed());
             match &answer {
                 Ok(None) => {}
                 Ok(Some(text)) => {

@@ -19,9 +19,9 @@ use super::object::{ListedImage, NodeInput, labels, new_node, status};
 use crate::deps::Deps;
 
 /// Source: upstream's `nodeLeaseDurationSeconds`, a renewal each quarter of it, and `nodeStatusReportFrequency`.
-const LEASE_SECONDS: u32 = 40;
-const LEASE_PERIOD: Duration = Duration::from_secs(10);
-const STATUS_PERIOD: Duration = Duration::from_secs(300);
+pub(crate) const LEASE_SECONDS: u32 = 40;
+pub(crate) const LEASE_PERIOD: Duration = Duration::from_secs(10);
+pub(crate) const STATUS_PERIOD: Duration = Duration::from_secs(300);
 const RETRY: Policy = Policy { first: Duration::from_millis(200), max: Duration::from_secs(7) };
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 

@@ -5,4 +5,4 @@ mod heartbeat;
 pub(crate) mod object;
 pub(crate) mod pressure;
 
-pub(crate) use heartbeat::{keep_lease, keep_status, register};
+pub(crate) use heartbeat::{LEASE_PERIOD, LEASE_SECONDS, STATUS_PERIOD, keep_lease, keep_status, register};

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 /// Interfaces that are no way out of the host: upstream leaves out the same, by how their names begin.
 const INNER: [&str; 3] = ["lo", "veth", "docker"];
+/// Interfaces of one network that are told of.
+const INTERFACES_MAX: usize = 64;
 /// The interface of a pod.
 pub(super) const POD_INTERFACE: &str = "eth0";
 
@@ -19,6 +21,34 @@ pub(super) fn file_system(directory: &Path, now: &str) -> Option<Value> {
         "usedBytes": bytes(read.f_blocks.saturating_sub(read.f_bfree)), "inodesFree": read.f_ffree,
         "inodes": read.f_files, "inodesUsed": read.f_files.saturating_sub(read.f_ffree),
     }))
+}
+
+/// The most process ids that the host gives, and how many it has given.
+pub(super) fn processes(now: &str) -> Option<Value> {
+    let max: u64 = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
+    let loadavg = std::fs::read_to_string("/proc/loadavg").ok()?;
+    Some(json!({ "time": now, "maxpid": max, "curproc": tasks(&loadavg)? }))
+}
+
+/// The fourth field of `loadavg` tells after its slash how many tasks there are.
+fn tasks(loadavg: &str) -> Option<u64> {
+    loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
+}
+
+/// The host's swap.
+pub(super) fn swap(now: &str) -> Option<Value> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let (left, used) = swap_of(&meminfo)?;
+    Some(json!({ "time": now, "swapAvailableBytes": left, "swapUsageBytes": used }))
+}
+
+fn swap_of(meminfo: &str) -> Option<(u64, u64)> {
+    let bytes = |name: &str| {
+        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        rest.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let (all, left) = (bytes("SwapTotal:")?, bytes("SwapFree:")?);
+    Some((left, all.saturating_sub(left)))
 }
 
 /// The network of a process (`self`: of the host); `default` is the interface that stands for the others.
@@ -44,7 +74,7 @@ fn default_interface(routes: &str) -> Option<&str> {
 
 /// What `/proc/PID/net/dev` says; nothing where there is no interface but inner ones.
 fn network(dev: &str, default: &str, now: &str) -> Option<Value> {
-    let interfaces: Vec<Value> = dev.lines().filter_map(interface).collect();
+    let interfaces: Vec<Value> = dev.lines().filter_map(interface).take(INTERFACES_MAX).collect();
     let first = interfaces.iter().find(|one| one["name"] == default).or(interfaces.first())?;
     let mut shown = first.clone();
     shown["time"] = now.into();
@@ -53,16 +83,52 @@ fn network(dev: &str, default: &str, now: &str) -> Option<Value> {
 }
 
 fn interface(line: &str) -> Option<Value> {
-    let (name, figures) = line.split_once(':')?;
-    let name = name.trim();
-    let figures: Vec<u64> = figures.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    let of = |column: usize| figures.get(column).copied();
-    if INNER.iter().any(|inner| name.starts_with(inner)) {
-        return None;
-    }
+    let Interface { name, received, sent } = Interface::parse(line)?;
     Some(json!({
-        "name": name, "rxBytes": of(0)?, "rxErrors": of(2)?, "txBytes": of(8)?, "txErrors": of(10)?,
+        "name": name, "rxBytes": received.bytes, "rxErrors": received.errors, "txBytes": sent.bytes,
+        "txErrors": sent.errors,
     }))
+}
+
+/// An interface's counters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Interface {
+    pub(super) name: String,
+    pub(super) received: Traffic,
+    pub(super) sent: Traffic,
+}
+
+/// What went in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Traffic {
+    pub(super) bytes: u64,
+    pub(super) packets: u64,
+    pub(super) errors: u64,
+    pub(super) dropped: u64,
+}
+
+impl Interface {
+    /// A line of `/proc/PID/net/dev`; nothing for titles and inner interfaces.
+    fn parse(line: &str) -> Option<Self> {
+        let (name, figures) = line.split_once(':')?;
+        let name = name.trim();
+        if INNER.iter().any(|inner| name.starts_with(inner)) {
+            return None;
+        }
+        let figures: Vec<u64> = figures.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        let traffic = |first: usize| {
+            let of = |column: usize| figures.get(first + column).copied();
+            Some(Traffic { bytes: of(0)?, packets: of(1)?, errors: of(2)?, dropped: of(3)? })
+        };
+        Some(Self { name: name.to_owned(), received: traffic(0)?, sent: traffic(8)? })
+    }
+}
+
+/// The interfaces of a process's network (`self`: of the host), at most so many: whoever may make some in his pod may
+/// make thousands.
+pub(super) fn interfaces_of(process: &str) -> Vec<Interface> {
+    let dev = std::fs::read_to_string(format!("/proc/{process}/net/dev")).unwrap_or_default();
+    dev.lines().filter_map(Interface::parse).take(INTERFACES_MAX).collect()
 }
 
 #[cfg(test)]
@@ -84,12 +150,22 @@ mod tests {
         );
         assert_eq!(shown["interfaces"].as_array().unwrap().len(), 2);
         assert_eq!(shown["interfaces"][1], eth0);
+        let sent = Traffic { bytes: 40, packets: 5, errors: 60, dropped: 0 };
+        let interfaces: Vec<Interface> = DEV.lines().filter_map(Interface::parse).collect();
+        assert_eq!((interfaces.len(), interfaces[1].name.as_str(), interfaces[1].sent), (2, "eth0", sent));
         assert_eq!(network(DEV, "gone", "now").unwrap()["name"], "eth1");
         assert_eq!(network("    lo: 1 2 3 4 5 6 7 8 9 10 11\n", "lo", "now"), None);
         assert_eq!(network("", "", ""), None);
         let routes = "Iface\tDestination\tGateway\neth1\t0001A8C0\t0\neth0\t00000000\t0101A8C0\n";
         assert_eq!(default_interface(routes), Some("eth0"));
         assert_eq!(default_interface(""), None);
+    }
+
+    #[test]
+    fn processes_and_swap_of_the_host_are_read() {
+        assert_eq!(tasks("0.1 0.2 0.3 2/345 678\n"), Some(345));
+        assert_eq!(swap_of("SwapTotal: 10 kB\nSwapFree:  4 kB\n"), Some((4096, 6144)));
+        assert_eq!((tasks(""), swap_of("")), (None, None));
     }
 
     #[test]

@@ -130,6 +130,6 @@ async fn check(
 ) -> Result<(), api::Status> {
     let route = route::parse(request.method(), request.uri().path());
     let api_server = server.https.as_ref().map_or("", |listening| listening.api_server_name.as_str());
-    let identity = auth::authenticate(&server.deps, certificate, request.headers()).await?;
-    auth::authorize(&server.deps, api_server, &identity, request.method(), &route).await
+    let identity = server.guard.authenticate(certificate, request.headers()).await?;
+    server.guard.authorize(api_server, &identity, request.method(), &route).await
 }

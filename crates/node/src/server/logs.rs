@@ -27,7 +27,8 @@ pub(super) fn serve(deps: &Arc<Deps>, target: &Target, query: &Query) -> Result<
         // Whatever the answer, nothing more will be written.
         let _ = runtime.wait_container(&id).await;
     };
-    let text = text(record.log_path, options, ended.boxed()).map(|chunk| chunk.map(Frame::data));
+    let text = text(record.log_path, options, deps.notices.clone(), ended.boxed())
+        .map(|chunk| chunk.map(Frame::data));
     Ok(response(StatusCode::OK, "text/plain", StreamBody::new(text).boxed_unsync()))
 }
 

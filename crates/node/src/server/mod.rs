@@ -2,10 +2,15 @@
 //! serves HTTPS (authenticated and authorized here) and the process's own API server (which has done both already).
 
 mod auth;
+mod cadvisor;
+mod cgroups;
+mod configz;
+mod disk_use;
 mod exec;
 mod host;
 mod host_logs;
 mod https;
+mod kept;
 mod logs;
 mod port_forward;
 mod process;
@@ -13,6 +18,7 @@ mod query;
 mod route;
 mod spdy;
 mod summary;
+mod text;
 mod usage;
 mod websocket;
 
@@ -37,8 +43,10 @@ pub struct NodeServer {
     https: Option<https::Listening>,
     /// Sessions (exec, attach, port-forward) outlive the request that opened them.
     sessions: Tasks,
-    /// How fast CPU time was used when somebody last asked.
-    rates: usage::Rates,
+    /// What was found when somebody last asked for the summary.
+    before: Arc<summary::Before>,
+    /// Who may use the HTTPS server.
+    guard: auth::Guard,
 }
 
 impl NodeServer {
@@ -48,7 +56,9 @@ impl NodeServer {
             Some(config) => Some(https::Listening::bind(config).await?),
             None => None,
         };
-        Ok(Arc::new(Self { deps, https, sessions: Tasks::default(), rates: usage::Rates::default() }))
+        let guard = auth::Guard::new(deps.client.clone(), deps.clock.clone(), &deps.config.node_name);
+        let (sessions, before) = (Tasks::default(), Arc::default());
+        Ok(Arc::new(Self { deps, https, sessions, before, guard }))
     }
 
     /// The port that the HTTPS server has; upstream's number where there is none.
@@ -72,7 +82,10 @@ impl NodeServer {
     /// [`hyper::upgrade::OnUpgrade`] extension.
     pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
         let route = route::parse(request.method(), request.uri().path());
-        self.dispatch(route, request).await.unwrap_or_else(|status| failure(&status))
+        let counted = self.deps.figures.request(request.method(), route.name(), route.is_long_running());
+        let answer = self.dispatch(route, request).await.unwrap_or_else(|status| failure(&status));
+        drop(counted);
+        answer
     }
 
     async fn dispatch(
@@ -87,9 +100,15 @@ impl NodeServer {
             Route::Attach(target) => exec::attach(self, target, request).await,
             Route::PortForward(target) => port_forward::serve(self, &target, request).await,
             Route::Pods => Ok(json(&summary::pods(deps))),
-            Route::Stats => Ok(json(&summary::stats(deps, &self.rates).await)),
-            Route::Metrics => Ok(text(StatusCode::OK, summary::metrics(deps))),
-            Route::ResourceMetrics => Ok(text(StatusCode::OK, summary::resource_metrics(deps).await)),
+            Route::Stats => {
+                let brief = query::Query::of(&request).flag(&["only_cpu_and_memory"]);
+                Ok(json(&summary::stats(deps, &self.before, brief).await))
+            }
+            Route::Metrics => Ok(metrics(summary::metrics(deps))),
+            Route::ProbeMetrics => Ok(metrics(deps.figures.probes.text())),
+            Route::ResourceMetrics => Ok(metrics(summary::resource_metrics(deps).await)),
+            Route::CadvisorMetrics => Ok(metrics(cadvisor::metrics(deps).await)),
+            Route::Configz => Ok(json(&configz::document(deps, self.port()))),
             Route::HostLogs(path) => host_logs::serve(&path).await,
             Route::Healthz => Ok(text(StatusCode::OK, "ok")),
             Route::ApiServer => {
@@ -99,7 +118,7 @@ impl NodeServer {
             }
             Route::NotFound => Err(Status::new(
                 api::Reason::NotFound,
-                "the node serves no such path: see /containerLogs, /exec, /attach, /portForward, /pods, /stats/summary, /metrics, /metrics/resource, /logs/, /healthz",
+                "the node serves no such path: see /containerLogs, /exec, /attach, /portForward, /pods, /stats/summary, /metrics, /metrics/cadvisor, /metrics/resource, /metrics/probes, /configz, /logs/, /healthz",
             )),
         }
     }
@@ -132,6 +151,11 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     response(status, "text/plain; charset=utf-8", full(text))
+}
+
+/// Figures in the Prometheus text format.
+fn metrics(text: String) -> Response<Body> {
+    response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", full(text))
 }
 
 fn json(value: &serde_json::Value) -> Response<Body> {

@@ -26,6 +26,12 @@ pub(crate) enum Route {
     Metrics,
     /// Use of resources.
     ResourceMetrics,
+    /// What containers use, under cAdvisor's names.
+    CadvisorMetrics,
+    /// What the probes have answered.
+    ProbeMetrics,
+    /// The node's configuration.
+    Configz,
     /// The host's logs; what follows `/logs`.
     HostLogs(String),
     Healthz,
@@ -63,6 +69,9 @@ pub(crate) fn parse(method: &Method, path: &str) -> Route {
         ["stats", "summary"] => Some(Route::Stats),
         ["metrics"] => Some(Route::Metrics),
         ["metrics", "resource"] => Some(Route::ResourceMetrics),
+        ["metrics", "cadvisor"] => Some(Route::CadvisorMetrics),
+        ["metrics", "probes"] => Some(Route::ProbeMetrics),
+        ["configz"] => Some(Route::Configz),
         ["logs", ..] if method == Method::GET || method == Method::HEAD => decoded(path).map(Route::HostLogs),
         ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => Some(Route::Healthz),
         ["apiServer"] if method == Method::PUT => Some(Route::ApiServer),
@@ -78,21 +87,51 @@ fn decoded(path: &str) -> Option<String> {
 }
 
 impl Route {
-    /// The subresource of the node that rights are asked for. Source: upstream's `nodeAuthorizerAttributes`.
-    pub(crate) fn subresource(&self) -> &'static str {
+    /// The subresources of the node of whose rights one is needed, in the order in which they are asked for.
+    /// Source: upstream's `GetRequestAttributes`.
+    pub(crate) fn subresources(&self) -> &'static [&'static str] {
         match self {
-            Self::Pods => "pods",
-            Self::Stats => "stats",
-            Self::Metrics | Self::ResourceMetrics => "metrics",
-            Self::HostLogs(_) => "log",
-            Self::Healthz => "healthz",
+            Self::Pods => &["pods", "proxy"],
+            Self::Healthz => &["healthz", "proxy"],
+            Self::Configz => &["configz", "proxy"],
+            Self::Stats => &["stats"],
+            Self::Metrics | Self::ResourceMetrics | Self::CadvisorMetrics | Self::ProbeMetrics => {
+                &["metrics"]
+            }
+            Self::HostLogs(_) => &["log"],
             Self::Logs(_)
             | Self::Exec(_)
             | Self::Attach(_)
             | Self::PortForward(_)
             | Self::ApiServer
-            | Self::NotFound => "proxy",
+            | Self::NotFound => &["proxy"],
         }
+    }
+
+    /// The route as the server's own figures name it. Source: `getMetricBucket` of `pkg/kubelet/server`.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Logs(_) => "containerLogs",
+            Self::Exec(_) => "exec",
+            Self::Attach(_) => "attach",
+            Self::PortForward(_) => "portForward",
+            Self::Pods => "pods",
+            Self::Stats => "stats",
+            Self::Metrics => "metrics",
+            Self::ResourceMetrics => "metrics/resource",
+            Self::CadvisorMetrics => "metrics/cadvisor",
+            Self::ProbeMetrics => "metrics/probes",
+            Self::HostLogs(_) => "logs",
+            Self::Healthz => "healthz",
+            Self::Configz => "configz",
+            Self::ApiServer => "apiServer",
+            Self::NotFound => "other",
+        }
+    }
+
+    /// Whether requests last as long as their clients want.
+    pub(crate) fn is_long_running(&self) -> bool {
+        matches!(self, Self::Logs(_) | Self::Exec(_) | Self::Attach(_) | Self::PortForward(_))
     }
 }
 
@@ -118,9 +157,12 @@ mod tests {
         assert_eq!(parse(&Method::GET, "/exec/a"), Route::NotFound);
         assert_eq!(parse(&Method::PUT, "/apiServer"), Route::ApiServer);
         assert_eq!(parse(&Method::GET, "/apiServer"), Route::NotFound);
-        assert_eq!(parse(&Method::GET, "/stats/summary").subresource(), "stats");
-        assert_eq!(with_uid.subresource(), "proxy");
-        assert_eq!(parse(&Method::GET, "/metrics/resource").subresource(), "metrics");
+        assert_eq!(parse(&Method::GET, "/stats/summary").subresources(), ["stats"]);
+        assert_eq!(parse(&Method::GET, "/configz").subresources(), ["configz", "proxy"]);
+        assert_eq!(parse(&Method::GET, "/metrics/cadvisor").subresources(), ["metrics"]);
+        assert_eq!(parse(&Method::GET, "/metrics/cadvisor").name(), "metrics/cadvisor");
+        assert_eq!(with_uid.subresources(), ["proxy"]);
+        assert_eq!(parse(&Method::GET, "/metrics/resource").subresources(), ["metrics"]);
         assert_eq!(parse(&Method::GET, "/logs/a%20b/"), Route::HostLogs("/a b/".into()));
         assert_eq!(parse(&Method::GET, "/logs"), Route::HostLogs(String::new()));
         assert_eq!(parse(&Method::DELETE, "/logs/a"), Route::NotFound);

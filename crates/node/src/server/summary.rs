@@ -1,13 +1,22 @@
 //! What tools read from a node: its pods, their use of resources, a few counters.
 
-use std::fmt::{Display, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Volume;
 use serde_json::{Value, json};
 
+use super::cgroups::{GroupFigures, Pressure, Stalled};
+use super::disk_use::Walks;
 use super::host;
+use super::text::{family, sample};
 use super::usage::{self, ContainerUsage, PodUsage, Rates, Usage};
 use crate::deps::{Deps, blocking};
+use crate::volumes::PodDirectories;
+
+/// Older files of a log than so many are not looked for.
+const LOG_FILES_MAX: usize = 100;
 
 /// `GET /pods`: the pods of this node as the API has them.
 pub(super) fn pods(deps: &Deps) -> Value {
@@ -16,34 +25,113 @@ pub(super) fn pods(deps: &Deps) -> Value {
     json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
 }
 
+/// What is kept between two requests for the summary.
+#[derive(Default)]
+pub(super) struct Before {
+    rates: Rates,
+    walks: Walks,
+}
+
 /// `GET /stats/summary`: CPU, memory, file systems and network of the node, its pods and their containers. Rates are
-/// those since it was last asked. Shape: upstream's `stats/v1alpha1.Summary`.
-pub(super) async fn stats(deps: &Deps, rates: &Rates) -> Value {
+/// those since it was last asked. `brief`: CPU and memory only. Shape: upstream's `stats/v1alpha1.Summary`.
+pub(super) async fn stats(deps: &Deps, before: &Arc<Before>, brief: bool) -> Value {
     let at = deps.now();
     let now = reconcile::time::seconds(at);
-    let data_dir = deps.config.data_dir.clone();
     let (usage, pods) = (usage::node().await, usage::pods(deps).await);
-    let mut node = used(&usage, rates.nanocores("", at, usage.cpu_ns), &now);
+    let mut node = used(&usage, before.rates.nanocores("", at, usage.cpu_ns), &now);
     let memory = u64::try_from(deps.hardware.memory_bytes).unwrap_or_default();
     node["memory"]["availableBytes"] = memory.saturating_sub(usage.working_set_bytes).into();
     node["nodeName"] = deps.config.node_name.clone().into();
-    let figures = blocking(move || {
-        let fs = host::file_system(&data_dir, &now);
-        let shown = pods.iter().map(|pod| (pod_figures(pod, fs.as_ref(), &now), pod_rates(pod)));
-        let shown: Vec<(Value, Vec<(String, u64)>)> = shown.collect();
-        (fs, host::network_of_host(&now), shown)
-    });
-    let (fs, network, mut pods) = figures.await.unwrap_or_default();
+    let looked = if brief { Looked::briefly(&pods, &now) } else { look(deps, before, pods, at, now).await };
+    let mut pods = looked.pods;
     for (shown, counters) in &mut pods {
-        rated(shown, counters, rates, at);
+        rated(shown, counters, &before.rates, at);
     }
-    rates.keep(at);
-    // Images and what containers write lie in the same file system.
-    node["runtime"] = json!({ "imageFs": fs, "containerFs": fs });
-    node["fs"] = fs.into();
-    node["network"] = network.into();
+    before.rates.keep(at);
+    add_to(&mut node, looked.node);
     let pods: Vec<Value> = pods.into_iter().map(|(shown, _)| shown).collect();
     json!({ "node": node, "pods": pods })
+}
+
+/// What the file systems and the kernel tell.
+#[derive(Default)]
+struct Looked {
+    /// To be added to the node.
+    node: Value,
+    /// Each pod, and the counters of which it has rates.
+    pods: Vec<(Value, Vec<(String, u64)>)>,
+}
+
+impl Looked {
+    fn briefly(pods: &[PodUsage], now: &str) -> Self {
+        let shown = |pod| (pod_figures(pod, None, now), pod_rates(pod));
+        Self { node: json!({}), pods: pods.iter().map(shown).collect() }
+    }
+}
+
+async fn look(
+    deps: &Deps,
+    before: &Arc<Before>,
+    mut pods: Vec<PodUsage>,
+    at: Timestamp,
+    now: String,
+) -> Looked {
+    let data_dir = deps.config.data_dir.clone();
+    let directories: Vec<PodDirectories> = pods.iter().map(|pod| deps.directories(pod.pod.uid())).collect();
+    let before = before.clone();
+    let looked = blocking(move || {
+        usage::add_groups(&mut pods);
+        let fs = host::file_system(&data_dir, &now);
+        let mut shown = Vec::new();
+        for (pod, directories) in pods.iter().zip(&directories) {
+            let mut entry = pod_figures(pod, fs.as_ref(), &now);
+            add_storage(&mut entry, pod, directories, &before.walks, (at, &now));
+            shown.push((entry, pod_rates(pod)));
+        }
+        before.walks.keep(at);
+        Looked { node: node_figures(fs, &now), pods: shown }
+    });
+    looked.await.unwrap_or_default()
+}
+
+/// The node but for its CPU and memory. Images and what containers write lie in the same file system.
+fn node_figures(fs: Option<Value>, now: &str) -> Value {
+    let psi = |what| Pressure::of_host(what).map(|pressure| psi(&pressure));
+    let mut node = json!({
+        "runtime": { "imageFs": fs, "containerFs": fs },
+        "network": host::network_of_host(now),
+        "rlimit": host::processes(now),
+        "swap": host::swap(now),
+        "cpu": { "psi": psi("cpu") },
+        "memory": { "psi": psi("memory") },
+        "io": { "time": now, "psi": psi("io") },
+    });
+    node["fs"] = fs.into();
+    without_null(&mut node);
+    node
+}
+
+/// Fields without a value are left out, as Go does it.
+fn without_null(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.values_mut().for_each(without_null);
+        fields.retain(|_, field| !field.is_null());
+    }
+}
+
+/// Adds fields to an object, also to objects in it.
+fn add_to(target: &mut Value, more: Value) {
+    match (target, more) {
+        (Value::Object(target), Value::Object(more)) => {
+            for (name, value) in more {
+                match target.get_mut(&name) {
+                    Some(known @ Value::Object(_)) if value.is_object() => add_to(known, value),
+                    _ => drop(target.insert(name, value)),
+                }
+            }
+        }
+        (target, more) => *target = more,
+    }
 }
 
 fn used(usage: &Usage, nanocores: Option<u64>, now: &str) -> Value {
@@ -59,17 +147,51 @@ fn used(usage: &Usage, nanocores: Option<u64>, now: &str) -> Value {
     })
 }
 
-/// A pod but for its rates. Reads files: blocks.
+/// What the kernel tells of a container's group. Shape: `MemoryStats`, `SwapStats`, `PSIStats` (KEP-2400, KEP-4205).
+fn group_figures(group: &GroupFigures, working_set_bytes: u64, now: &str) -> Value {
+    let [cpu, memory, io] = &group.pressure;
+    let psi = |pressure: &Option<Pressure>| pressure.as_ref().map(psi);
+    let left = group.memory_limit_bytes.map(|limit| limit.saturating_sub(working_set_bytes));
+    let swap_left =
+        group.swap_limit_bytes.zip(group.swap_bytes).map(|(limit, used)| limit.saturating_sub(used));
+    let mut figures = json!({
+        "cpu": { "psi": psi(cpu) },
+        "memory": {
+            "availableBytes": left, "rssBytes": group.rss_bytes, "pageFaults": group.page_faults,
+            "majorPageFaults": group.major_page_faults, "psi": psi(memory),
+        },
+        "io": io.as_ref().map(|pressure| json!({ "time": now, "psi": self::psi(pressure) })),
+        "swap": group.swap_bytes.map(|used| {
+            json!({ "time": now, "swapUsageBytes": used, "swapAvailableBytes": swap_left })
+        }),
+    });
+    without_null(&mut figures);
+    figures
+}
+
+fn psi(pressure: &Pressure) -> Value {
+    let line = |stalled: &Stalled| {
+        let [avg10, avg60, avg300] = stalled.averages;
+        // In nanoseconds, which the kernel tells in microseconds.
+        let total = stalled.total_us.saturating_mul(1000);
+        json!({ "total": total, "avg10": avg10, "avg60": avg60, "avg300": avg300 })
+    };
+    json!({ "some": line(&pressure.some), "full": line(&pressure.full) })
+}
+
+/// A pod but for its rates and what it has stored. Reads files where a file system is given: blocks then.
 fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
     let container = |container: &ContainerUsage| {
         let mut entry = used(&container.usage, None, now);
         entry["name"] = container.name.clone().into();
         entry["startTime"] = json!(container.started.map(reconcile::time::seconds));
+        if let Some(group) = &container.group {
+            add_to(&mut entry, group_figures(group, container.usage.working_set_bytes, now));
+        }
         if let Some(fs) = fs {
             entry["rootfs"] = shared(fs);
             entry["logs"] = shared(fs);
-            let length = std::fs::metadata(&container.log_path).map(|file| file.len());
-            entry["logs"]["usedBytes"] = length.unwrap_or_default().into();
+            entry["logs"]["usedBytes"] = log_bytes(&container.log_path).into();
         }
         entry
     };
@@ -79,6 +201,11 @@ fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
     let started = pod.containers.iter().filter_map(|container| container.started).min();
     entry["startTime"] = json!(started.map(reconcile::time::seconds));
     entry["containers"] = pod.containers.iter().map(container).collect();
+    if fs.is_none() {
+        return entry;
+    }
+    let counts = pod.containers.iter().filter_map(|one| one.group.as_ref()?.processes);
+    entry["process_stats"] = json!({ "process_count": counts.sum::<u64>() });
     // A pod in the host's network has none of its own.
     let process = pod.containers.first().filter(|_| !pod.pod.host_network());
     let network =
@@ -87,6 +214,67 @@ fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
         entry["network"] = network;
     }
     entry
+}
+
+/// A log with the files that it was rotated into.
+fn log_bytes(path: &Path) -> u64 {
+    let rotated = (1..=LOG_FILES_MAX).map(|number| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    });
+    let lengths = std::iter::once(path.to_owned()).chain(rotated);
+    lengths.map_while(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum()
+}
+
+/// Adds the volumes that lie in directories of the pod's own, and all that it has on the node's disk.
+fn add_storage(
+    entry: &mut Value,
+    pod: &PodUsage,
+    directories: &PodDirectories,
+    walks: &Walks,
+    (at, now): (Timestamp, &str),
+) {
+    let logs = entry["containers"].as_array().into_iter().flatten();
+    let mut bytes: u64 = logs.filter_map(|one| one["logs"]["usedBytes"].as_u64()).sum();
+    let mut volumes = Vec::new();
+    for volume in pod.pod.spec.volumes.iter().flatten() {
+        let Some(is_memory) = kept_in(volume) else { continue };
+        let path = match is_memory {
+            true => directories.memory_volume(&volume.name),
+            false => directories.disk_volume(&volume.name),
+        };
+        let Some(used) = walks.used(&format!("{}/{}", pod.pod.uid(), volume.name), &path, at) else {
+            continue;
+        };
+        let Some(mut shown) = host::file_system(&path, now) else { continue };
+        shown["name"] = volume.name.clone().into();
+        shown["usedBytes"] = used.bytes.into();
+        shown["inodesUsed"] = used.inodes.into();
+        volumes.push(shown);
+        if !is_memory {
+            bytes = bytes.saturating_add(used.bytes);
+        }
+    }
+    if let Some(first) = entry["containers"].get(0) {
+        entry["ephemeral-storage"] = first["rootfs"].clone();
+        entry["ephemeral-storage"]["usedBytes"] = bytes.into();
+    }
+    if !volumes.is_empty() {
+        entry["volume"] = volumes.into();
+    }
+}
+
+/// Whether a volume lies in memory; `None` for one that is not the pod's alone.
+fn kept_in(volume: &Volume) -> Option<bool> {
+    if let Some(empty) = &volume.empty_dir {
+        return Some(empty.medium.as_deref() == Some("Memory"));
+    }
+    let object = volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some();
+    object.then_some(true)
 }
 
 /// What somebody has of a file system that he shares with others: how large it is, and how much is left.
@@ -116,22 +304,34 @@ fn rated(shown: &mut Value, counters: &[(String, u64)], rates: &Rates, at: Times
     }
 }
 
-/// `GET /metrics` in the Prometheus text format.
+/// `GET /metrics` in the Prometheus text format: what the node counts, and what it has now. Source:
+/// `pkg/kubelet/metrics`, its names.
 pub(super) fn metrics(deps: &Deps) -> String {
-    let pods = deps.caches.pods.list();
-    let running: usize = pods
-        .iter()
-        .map(|pod| {
-            let runtime = deps.state.pod(&pod.meta().uid);
-            runtime.containers.iter().filter(|record| record.is_running()).count()
-        })
-        .sum();
-    let mut text = String::new();
-    family(&mut text, "kubelet_running_pods", "gauge", "Pods bound to this node.");
-    sample(&mut text, "kubelet_running_pods", &[], pods.len(), None);
-    family(&mut text, "kubelet_running_containers", "gauge", "Containers that run.");
-    sample(&mut text, "kubelet_running_containers", &[], running, None);
+    let (sandboxes, states) = deps.state.counts();
+    let mut text = deps.figures.text();
+    let out = &mut text;
+    family(out, "kubelet_node_name", "gauge", "The node's name.");
+    sample(out, "kubelet_node_name", &[("node", &deps.config.node_name)], 1, None);
+    family(out, "kubelet_desired_pods", "gauge", "Pods that are bound to this node.");
+    sample(out, "kubelet_desired_pods", &[("static", "")], deps.caches.pods.list().len(), None);
+    family(out, "kubelet_running_pods", "gauge", "Pods with a sandbox that runs.");
+    sample::<&str>(out, "kubelet_running_pods", &[], sandboxes, None);
+    family(out, "kubelet_running_containers", "gauge", "Containers of pods, by their state.");
+    for (state, count) in ["created", "exited", "running"].into_iter().zip(states) {
+        sample(out, "kubelet_running_containers", &[("container_state", state)], count, None);
+    }
+    family(out, "kubernetes_build_info", "gauge", "Which build it is.");
+    let build = [("git_version", deps.config.kubelet_version.as_str()), ("platform", platform())];
+    sample(out, "kubernetes_build_info", &build, 1, None);
     text
+}
+
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64",
+        "aarch64" => "linux/arm64",
+        _ => "linux",
+    }
 }
 
 /// `GET /metrics/resource` in the Prometheus text format: what the resource metrics API is made of.
@@ -146,9 +346,9 @@ fn resource_text(now: Timestamp, node: &Usage, pods: &[PodUsage]) -> String {
     let out = &mut text;
     let at = Some(now);
     family(out, "node_cpu_usage_seconds_total", "counter", "CPU time of the node, in core-seconds.");
-    sample(out, "node_cpu_usage_seconds_total", &[], seconds(node.cpu_ns), at);
+    sample::<&str>(out, "node_cpu_usage_seconds_total", &[], seconds(node.cpu_ns), at);
     family(out, "node_memory_working_set_bytes", "gauge", "Working set of the node, in bytes.");
-    sample(out, "node_memory_working_set_bytes", &[], node.working_set_bytes, at);
+    sample::<&str>(out, "node_memory_working_set_bytes", &[], node.working_set_bytes, at);
     let running = || pods.iter().filter(|pod| !pod.containers.is_empty());
     let labels = |pod: &'_ PodUsage| {
         let meta = &pod.pod.metadata;
@@ -174,7 +374,7 @@ fn resource_text(now: Timestamp, node: &Usage, pods: &[PodUsage]) -> String {
         }
     }
     family(out, "resource_scrape_error", "gauge", "1 if something could not be measured.");
-    sample(out, "resource_scrape_error", &[], 0, None);
+    sample::<&str>(out, "resource_scrape_error", &[], 0, None);
     text
 }
 
@@ -205,22 +405,73 @@ fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
-/// The head of a metric.
-fn family(text: &mut String, name: &str, kind: &str, help: &str) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::pod;
 
-/// A line of a metric. Labels are names of the API, which need no escape.
-fn sample(
-    text: &mut String,
-    name: &str,
-    labels: &[(&str, String)],
-    value: impl Display,
-    at: Option<Timestamp>,
-) {
-    let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-    let at = at.map_or_else(String::new, |at| format!(" {}", at.as_millisecond()));
-    let _ = writeln!(text, "{name}{labels} {value}{at}");
+    fn web(group: Option<GroupFigures>, log_path: PathBuf) -> PodUsage {
+        let container = ContainerUsage {
+            id: "c1".to_owned(),
+            pid: std::process::id(),
+            log_path,
+            name: "main".to_owned(),
+            image: String::new(),
+            started: None,
+            usage: Usage { cpu_ns: 5, memory_bytes: 2048, working_set_bytes: 1024 },
+            group,
+        };
+        let pod = pod(json!({
+            "containers": [{ "name": "main" }],
+            "volumes": [{ "name": "scratch", "emptyDir": {} }, { "name": "host", "hostPath": { "path": "/" } }],
+        }));
+        PodUsage { pod, containers: vec![container] }
+    }
+
+    #[test]
+    fn logs_and_volumes_are_counted_as_far_as_they_are_the_pods_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        std::fs::write(&log, "12345").unwrap();
+        std::fs::write(dir.path().join("0.log.1"), "123").unwrap();
+        let directories = PodDirectories::new(dir.path(), &dir.path().join("run"), "u1");
+        std::fs::create_dir_all(directories.disk_volume("scratch")).unwrap();
+        std::fs::write(directories.disk_volume("scratch").join("file"), vec![1; 100_000]).unwrap();
+        let pod = web(None, log);
+        let fs = host::file_system(dir.path(), "now");
+        let mut shown = pod_figures(&pod, fs.as_ref(), "now");
+        add_storage(&mut shown, &pod, &directories, &Walks::default(), (Timestamp::UNIX_EPOCH, "now"));
+        assert_eq!(shown["containers"][0]["logs"]["usedBytes"], 8);
+        assert_eq!(shown["volume"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            (&shown["volume"][0]["name"], &shown["volume"][0]["inodesUsed"]),
+            (&json!("scratch"), &json!(2))
+        );
+        let (volume, all) = (&shown["volume"][0]["usedBytes"], &shown["ephemeral-storage"]["usedBytes"]);
+        assert!(volume.as_u64() >= Some(100_000), "{volume}");
+        assert_eq!(all.as_u64(), volume.as_u64().map(|bytes| bytes + 8));
+    }
+
+    #[test]
+    fn what_the_kernel_tells_of_a_group_is_shown_and_nothing_else() {
+        let stalled = Stalled { total_us: 7, averages: [1.5, 0.0, 0.0] };
+        let group = GroupFigures {
+            memory_limit_bytes: Some(4096),
+            rss_bytes: Some(9),
+            swap_bytes: Some(3),
+            pressure: [Some(Pressure { some: stalled, full: Stalled::default() }), None, None],
+            ..GroupFigures::default()
+        };
+        let shown = pod_figures(&web(Some(group), PathBuf::new()), None, "now");
+        let main = &shown["containers"][0];
+        let memory = json!({ "time": "now", "usageBytes": 2048, "workingSetBytes": 1024,
+            "availableBytes": 3072, "rssBytes": 9 });
+        assert_eq!(main["memory"], memory);
+        assert_eq!(main["swap"], json!({ "time": "now", "swapUsageBytes": 3 }));
+        assert_eq!(
+            (&main["cpu"]["psi"]["some"]["total"], &main["cpu"]["psi"]["some"]["avg10"]),
+            (&json!(7000), &json!(1.5))
+        );
+        assert!(main["io"].is_null() && main["cpu"]["usageCoreNanoSeconds"] == 5, "{main}");
+    }
 }

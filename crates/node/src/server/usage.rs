@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
+use super::cgroups::{GroupFigures, Roots};
 use crate::deps::{Deps, blocking};
 use crate::pod::PodView;
 
@@ -71,8 +72,12 @@ pub(super) struct ContainerUsage {
     pub(super) pid: u32,
     pub(super) log_path: PathBuf,
     pub(super) name: String,
+    /// The image as the pod names it.
+    pub(super) image: String,
     pub(super) started: Option<Timestamp>,
     pub(super) usage: Usage,
+    /// What the kernel tells beyond; only where it was asked for.
+    pub(super) group: Option<GroupFigures>,
 }
 
 /// A pod with running containers.
@@ -111,13 +116,23 @@ pub(super) async fn pods(deps: &Deps) -> Vec<PodUsage> {
                 pid: *pid,
                 log_path: record.log_path.clone(),
                 name: record.name.clone(),
+                image: record.image.clone(),
                 started: record.started_at(),
                 usage,
+                group: None,
             });
         }
         pods.push(PodUsage { pod, containers });
     }
     pods
+}
+
+/// Adds what the kernel tells of the containers' groups. Blocks.
+pub(super) fn add_groups(pods: &mut [PodUsage]) {
+    let roots = Roots::own();
+    for container in pods.iter_mut().flat_map(|pod| &mut pod.containers) {
+        container.group = roots.of_container(container.pid, &container.id).map(|group| group.read());
+    }
 }
 
 /// The whole host.

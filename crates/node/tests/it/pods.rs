@@ -689,6 +689,27 @@ async fn a_container_that_cannot_be_removed_is_asked_for_now_and_then() {
 }
 
 #[tokio::test]
+async fn every_pull_secret_that_matches_is_tried_and_missing_ones_are_told() {
+    let world = World::new().await;
+    let secret = |name: &str, auths: Value| {
+        let config = k8s_openapi::ByteString(json!({ "auths": auths }).to_string().into_bytes());
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+            "metadata": {"name": name, "namespace": "default"}, "data": {".dockerconfigjson": config}});
+        world.api.put("secrets", secret);
+    };
+    secret("broad", json!({"private.test": {"username": "right", "password": "p"}}));
+    secret("near", json!({"private.test/team": {"username": "wrong", "password": "p"}}));
+    let mut spec = one();
+    spec["containers"][0]["image"] = "private.test/team/app:1".into();
+    spec["imagePullSecrets"] = json!([{"name": "broad"}, {"name": "near"}, {"name": "gone"}]);
+    world.create("web", spec);
+    world.pod_until("web", "Ready", |pod| holds(pod, "Ready")).await;
+    assert_eq!(*world.images.users.lock(), ["wrong", "right"]);
+    let told = world.until("event", || world.events("FailedToRetrieveImagePullSecret").pop()).await;
+    assert!(told.contains("(gone (not found))"), "{told}");
+}
+
+#[tokio::test]
 async fn local_tags_ask_no_registry_and_missing_ones_are_explained() {
     let world = World::new().await;
     let mut spec = one();

@@ -321,6 +321,8 @@ pub(crate) struct FakeImages {
     pub(crate) pulls: Mutex<Vec<String>>,
     /// Who runs containers of all images.
     pub(crate) user: Mutex<String>,
+    /// As whom images of `private.test` were asked for; the user `right` may have them.
+    pub(crate) users: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -349,9 +351,15 @@ impl Images for FakeImages {
         Ok(Vec::new())
     }
 
-    async fn pull(&self, reference: &str, _: Option<RegistryAuth>) -> Result<ProgressStream, EngineError> {
+    async fn pull(&self, reference: &str, auth: Option<RegistryAuth>) -> Result<ProgressStream, EngineError> {
         self.pulls.lock().push(reference.to_owned());
-        if !reference.starts_with("registry.test/") {
+        if reference.starts_with("private.test/") {
+            let user = auth.map_or_else(|| "nobody".to_owned(), |auth| auth.username);
+            self.users.lock().push(user.clone());
+            if user != "right" {
+                return Err(EngineError::new(ErrorKind::Denied, "unauthorized: authentication required"));
+            }
+        } else if !reference.starts_with("registry.test/") {
             return Err(EngineError::new(ErrorKind::Unreachable, "registry not reachable"));
         }
         self.tags.lock().insert(reference.to_owned(), ("sha256:pulled".to_owned(), ImageOrigin::Registry));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::connect::Body;
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -112,6 +112,44 @@ async fn exec_closes_its_input_and_tells_its_exit_code() {
 }
 
 #[tokio::test]
+async fn hundreds_of_streams_are_open_at_once() {
+    const STREAMS: usize = 300;
+    let world = with_pod().await;
+    let server = world.agent().server();
+    let path = world.runtime.newest("main").unwrap().log_path;
+    let mut logs = Vec::new();
+    let mut execs = Vec::new();
+    for _ in 0..STREAMS {
+        let body: Body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+        let request = http::Request::get("/containerLogs/default/web/main?follow=true").body(body).unwrap();
+        let answer = server.handle(request).await;
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        assert!(body.frame().now_or_never().is_none(), "nothing is written yet");
+        logs.push(body);
+        let exec = "/exec/default/web/main?command=cat&stdin=true&stdout=true";
+        execs.push(websocket(server.clone(), exec, "v5.channel.k8s.io").await);
+    }
+    std::fs::write(&path, "2024-01-01T00:00:00Z stdout F all\n").unwrap();
+    for body in &mut logs {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "all\n");
+    }
+    for socket in &mut execs {
+        socket.send(Message::binary(b"\x00mine".to_vec())).await.unwrap();
+        socket.send(Message::binary(vec![255, 0])).await.unwrap();
+    }
+    for socket in execs {
+        assert_eq!(channels(socket).await[1], b"mine");
+    }
+    // The end of the container is the end of its logs.
+    let id = world.runtime.newest("main").unwrap().spec.id;
+    world.runtime.end(&id, 0);
+    for mut body in logs {
+        assert!(body.frame().await.is_none());
+    }
+}
+
+#[tokio::test]
 async fn requests_that_cannot_be_met_are_refused_before_the_upgrade() {
     let world = with_pod().await;
     let server = world.agent().server();
@@ -167,6 +205,45 @@ async fn the_node_tells_its_pods_and_their_use() {
     );
     assert!(resources.contains("node_cpu_usage_seconds_total "));
     assert!(get(&server, "/logs/").await.1.contains("<pre>"));
-    assert!(get(&server, "/metrics").await.1.contains("kubelet_running_containers 1\n"));
+    let metrics = get(&server, "/metrics").await.1;
+    for line in [
+        "kubelet_running_containers{container_state=\"running\"} 1\n",
+        "kubelet_running_pods 1\n",
+        "kubelet_node_name{node=\"n1\"} 1\n",
+        "kubelet_started_containers_total{container_type=\"container\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let cadvisor = get(&server, "/metrics/cadvisor").await.1;
+    let main = "container_cpu_usage_seconds_total{container=\"main\",id=\"/";
+    assert!(cadvisor.contains(main), "{cadvisor}");
+    assert_eq!(get(&server, "/metrics/probes").await, (200, String::new()));
+    let config: Value = serde_json::from_str(&get(&server, "/configz").await.1).unwrap();
+    assert_eq!(config["kubeletconfig"]["maxPods"], 110);
+    assert_eq!(config["kubeletconfig"]["clusterDNS"][0], "10.96.0.10");
     assert_eq!(get(&server, "/healthz").await, (200, "ok".to_owned()));
+}
+
+#[tokio::test]
+async fn probes_are_counted_as_long_as_their_pod_is_there() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["containers"][0]["readinessProbe"] = serde_json::json!({ "exec": { "command": ["exit", "0"] } });
+    world.create("web", spec);
+    world.pod_until("web", "Ready", |pod| holds(pod, "Ready")).await;
+    let server = world.agent().server();
+    let told = get(&server, "/metrics/probes").await.1;
+    let of_pod = "prober_probe_total{container=\"main\",namespace=\"default\",pod=\"web\",pod_uid=\"";
+    assert!(told.contains(of_pod) && told.contains("result=\"successful\"} 1\n"), "{told}");
+    world.api.delete_pod("web", 0);
+    world.until("gone", || world.pod("web").is_null().then_some(())).await;
+    // The probe's task ends when it is asked to go on.
+    let forgotten = async {
+        while get(&server, "/metrics/probes").await.1.contains("pod=\"web\"") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(120), forgotten)
+        .await
+        .expect("figures are forgotten");
 }
