@@ -23,6 +23,7 @@ use crate::registration::pressure::WatchedPressure;
 use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
+use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 use crate::worker::PodWorker;
 use crate::worker::mailbox::Mailbox;
@@ -105,6 +106,7 @@ impl Agent {
             hardware,
             facts,
             pressure: WatchedPressure::default(),
+            threads: Threads::default(),
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;

@@ -41,6 +41,16 @@ impl PodDirectories {
         self.run.join("subpaths").join(volume).join(container).join(index.to_string())
     }
 
+    /// What is noted of volumes that outlive the pod.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.data.join("volumes.json")
+    }
+
+    /// There once a volume that outlives the pod was given to its group.
+    pub(crate) fn handed_over(&self, name: &str) -> PathBuf {
+        self.data.join("handed-over").join(name)
+    }
+
     /// A file such as `resolv.conf` that every container of the pod sees.
     pub(crate) fn etc(&self, name: &str) -> PathBuf {
         self.run.join("etc").join(name)
