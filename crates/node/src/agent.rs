@@ -17,6 +17,7 @@ use crate::admission::{Door, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
 use crate::images::Puller;
+use crate::local_path;
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
 use crate::registration::pressure::WatchedPressure;
@@ -205,6 +206,7 @@ impl Component for Agent {
         self.deps.caches.nodes.caught_up(registered).await;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
+        ctx.spawn(local_path::keep(self.deps.clone()));
         self.end_orphans(&ctx);
         self.door.begin();
         let mut pods = self.deps.caches.pods.subscribe();

@@ -10,6 +10,7 @@ mod config;
 mod deps;
 mod hooks;
 mod images;
+mod local_path;
 mod logs;
 mod pod;
 mod probes;

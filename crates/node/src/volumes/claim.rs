@@ -270,8 +270,15 @@ fn missing(others: &Map<String, Value>) -> String {
 }
 
 /// Makes the volume ready where it lies. Blocks, for ever where its file system does not answer.
-pub(crate) fn prepare(usable: &Usable, group: Option<ownership::Group>) -> Result<(), String> {
+///
+/// Of a volume whose directory is in `own` the node is the maker.
+pub(crate) fn prepare(usable: &Usable, own: &Path, group: Option<ownership::Group>) -> Result<(), String> {
     let path = &usable.entry.path;
+    if usable.source == Source::Local && path.parent() == Some(own) {
+        // Whoever the pod runs as may write: what keeps others out is the directory above.
+        super::empty_dir::make_directory(path, 0o777)
+            .map_err(|error| format!("path \"{}\": {error}", path.display()))?;
+    }
     match &usable.source {
         Source::HostPath { kind } => host_path::prepare(path, kind),
         Source::Local => prepare_local(path, group.filter(|_| !usable.entry.read_only)),

@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// What is noted of a pod's volumes, in its directory on disk.
+pub(crate) fn ledger_in(data: &Path) -> PathBuf {
+    data.join("volumes.json")
+}
+
 /// The directories of one pod. What is derived from API objects (secrets above all) lies under the run directory, which
 /// is memory; what the pod itself writes lies under the data directory.
 #[derive(Debug, Clone)]
@@ -43,7 +48,7 @@ impl PodDirectories {
 
     /// What is noted of volumes that outlive the pod.
     pub(crate) fn ledger(&self) -> PathBuf {
-        self.data.join("volumes.json")
+        ledger_in(&self.data)
     }
 
     /// There once a volume that outlives the pod was given to its group.

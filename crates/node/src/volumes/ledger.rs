@@ -61,6 +61,11 @@ impl Ledger {
         self.volumes.iter().find(|entry| entry.name == name)
     }
 
+    /// Whether a PersistentVolume is among them.
+    pub(crate) fn has(&self, volume: &str) -> bool {
+        self.volumes.iter().any(|entry| entry.volume == volume)
+    }
+
     /// Notes a volume, in place of what was known under its name. Tells whether that is new.
     pub(crate) fn put(&mut self, entry: Entry) -> bool {
         match self.volumes.iter_mut().find(|known| known.name == entry.name) {

@@ -11,7 +11,7 @@ pub(crate) mod mounts;
 mod objects;
 pub(crate) mod ownership;
 pub(crate) mod payload;
-mod removal;
+pub(crate) mod removal;
 pub(crate) mod set_up;
 pub(crate) mod subpath;
 pub(crate) mod tear_down;

@@ -1,6 +1,7 @@
 //! Sets a pod's volumes up, all at once and each for itself: one that does not answer holds up none of the others. All of
 //! it is idempotent: a node that comes back does it again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -25,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) objects: Box<dyn Objects>,
     pub(crate) claims: Claims,
     pub(crate) node: NodeLabels,
+    /// Where the node makes directories that are volumes of their own.
+    pub(crate) local_paths: PathBuf,
     pub(crate) now: Timestamp,
 }
 
@@ -116,7 +119,7 @@ fn prepare(setup: &Setup, volume: &Volume, usable: Option<&Usable>) -> Result<()
 fn prepare_claimed(setup: &Setup, usable: &Usable) -> Result<(), String> {
     let given = setup.directories.handed_over(&usable.entry.name);
     let group = group(&setup.pod).filter(|_| !given.exists());
-    claim::prepare(usable, group)?;
+    claim::prepare(usable, &setup.local_paths, group)?;
     if group.is_some() {
         let noted = empty_dir::make_directory(&given, 0o700);
         noted.map_err(|error| format!("{}: {error}", given.display()))?;
@@ -175,6 +178,7 @@ pub(super) mod tests {
                 objects: Box::new(Maps("1")),
                 claims: Claims::default(),
                 node: NodeLabels::default(),
+                local_paths: PathBuf::from("/nowhere"),
                 now: Timestamp::now(),
             }
         }
@@ -243,6 +247,28 @@ pub(super) mod tests {
             "MountVolume.SetUp failed for volume \"conf\" : configmap \"none\" not found"
         );
         assert!(directories.disk_volume("scratch").is_dir());
+    }
+
+    #[tokio::test]
+    async fn only_the_nodes_own_directories_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = PodDirectories::new(&dir.path().join("data"), &dir.path().join("run"), "u1");
+        let pod = Arc::new(pod(json!({ "containers": [],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]})));
+        let run = async |path: &Path| {
+            let mut setup = Setup::of(pod.clone(), directories.clone());
+            setup.claims = bound_to(path);
+            setup.local_paths = dir.path().join("own");
+            set_up(Arc::new(setup), &Threads::default()).await
+        };
+        let own = dir.path().join("own/pvc-1_ns_c");
+        run(&own).await.unwrap();
+        std::fs::write(own.join("db"), "kept").unwrap();
+        assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o777);
+        run(&own).await.unwrap();
+        assert!(own.join("db").exists());
+        let others = dir.path().join("disk/pvc-1_ns_c");
+        assert!(run(&others).await.unwrap_err().to_string().ends_with("does not exist"));
     }
 
     #[tokio::test]

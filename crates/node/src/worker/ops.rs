@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::deps::{Deps, blocking};
 use crate::hooks;
 use crate::images;
+use crate::local_path;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
@@ -219,6 +220,7 @@ async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> R
         objects: Box::new(gathered),
         claims,
         node: node_labels(deps),
+        local_paths: local_path::root(&deps.config),
         now: deps.now(),
     };
     set_up(Arc::new(setup), &deps.threads).await.map_err(|error| error.to_string())

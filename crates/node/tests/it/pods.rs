@@ -454,6 +454,25 @@ async fn a_claimed_volume_is_waited_for_and_outlives_its_pod() {
 }
 
 #[tokio::test]
+async fn a_directory_that_nobody_has_any_more_is_removed_and_told_of() {
+    let world = World::new().await;
+    let node = || world.api.get("nodes", "", "n1").unwrap();
+    let root = node()["metadata"]["annotations"]["skiff.dev/local-path-root"].as_str().unwrap().to_owned();
+    let root = std::path::PathBuf::from(root);
+    assert!(root.starts_with(world.directory.path()));
+    let directories = ["pvc-1_default_c", "pvc-2_default_d"].map(|name| root.join(name));
+    for directory in &directories {
+        std::fs::create_dir_all(directory.join("deep")).unwrap();
+    }
+    let mut asked = node();
+    asked["metadata"]["annotations"]["local-path.skiff.dev/pvc-1"] = "remove".into();
+    world.api.put("nodes", asked);
+    let told = || node()["metadata"]["annotations"]["local-path.skiff.dev/pvc-1"] == "removed";
+    world.until("told", || told().then_some(())).await;
+    assert!(!directories[0].exists() && directories[1].join("deep").exists());
+}
+
+#[tokio::test]
 async fn a_pod_whose_volumes_never_come_ends_all_the_same() {
     let world = World::new().await;
     *world.api.holds_tokens.lock() = true;
