@@ -115,7 +115,8 @@ impl Removal<'_> {
                 Err(Errno::BUSY) => return Err(mounted(&path)),
                 Err(error) => return Err(at(&path, error)),
             }
-            let inside = match openat2(parent, name, DIRECTORY, Mode::empty(), WITHIN) {
+            // It was no mount a moment ago, or its removal had said so.
+            let inside = match enter(parent, name) {
                 Ok(inside) => inside,
                 Err(Errno::NOENT) => return Ok(()),
                 Err(Errno::XDEV) => return Err(mounted(&path)),
@@ -142,6 +143,11 @@ impl Removal<'_> {
             }
         }
     }
+}
+
+/// Opens a directory to remove what it holds; a mount is [`Errno::XDEV`].
+fn enter(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd> {
+    openat2(parent, name, DIRECTORY, Mode::empty(), WITHIN)
 }
 
 const WITHIN: ResolveFlags =
@@ -176,6 +182,9 @@ mod tests {
         fs::write(pod.join("file"), "").unwrap();
         // Of the same file system: only the kernel tells that this is a mount.
         let mount = bound(&users, &pod.join("volumes/data"));
+        // Also one that comes after its directory was looked at.
+        let volumes = openat(CWD, pod.join("volumes"), DIRECTORY, Mode::empty()).unwrap();
+        assert_eq!(enter(volumes.as_fd(), c"data").unwrap_err(), Errno::XDEV);
         let error = remove_tree(&pod).unwrap_err().to_string();
         assert!(error.contains("volumes/data is a mount") && error.contains("umount"), "{error}");
         assert_eq!(fs::read_to_string(users.join("db/table")).unwrap(), "kept");
