@@ -18,6 +18,7 @@ pub mod horizontal;
 pub mod ip_repair;
 pub mod job;
 pub mod legacy_tokens;
+pub mod local_path;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;

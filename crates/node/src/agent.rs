@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::deps::{Caches, Deps};
 use crate::figures::Figures;
 use crate::images::{self, Puller};
+use crate::local_path;
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
 use crate::registration::pressure::WatchedPressure;
@@ -29,6 +30,7 @@ use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
 use crate::static_pods::{self, Difference, MIRROR, StaticPods};
+use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 use crate::worker::PodWorker;
 use crate::worker::mailbox::Mailbox;
@@ -116,6 +118,7 @@ impl Agent {
             figures: Figures::new()?,
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
+            threads: Threads::default(),
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
@@ -313,6 +316,7 @@ impl Component for Agent {
             ctx.spawn(static_pods::follow(self.deps.clone(), directory, files));
         }
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
+        ctx.spawn(local_path::keep(self.deps.clone()));
         self.end_orphans(&ctx);
         self.door.begin();
         let mut pods = self.deps.caches.pods.subscribe();

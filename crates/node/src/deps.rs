@@ -23,6 +23,7 @@ use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
 use crate::static_pods::StaticPods;
 use crate::volumes::PodDirectories;
+use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 
 /// The shared informers that the node reads.
@@ -47,7 +48,7 @@ pub(crate) struct Deps {
     pub(crate) clock: SharedClock,
     pub(crate) recorder: EventRecorder,
     pub(crate) caches: Caches,
-    /// ConfigMaps and Secrets of this node's pods.
+    /// ConfigMaps, Secrets and claims of this node's pods.
     pub(crate) watched: Watched,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: Arc<dyn Images>,
@@ -67,6 +68,8 @@ pub(crate) struct Deps {
     pub(crate) notices: Notices,
     /// What the host is short of.
     pub(crate) pressure: WatchedPressure,
+    /// Where what may block for ever is done for volumes.
+    pub(crate) threads: Threads,
 }
 
 impl Deps {

@@ -12,6 +12,7 @@ mod env_files;
 mod figures;
 mod hooks;
 mod images;
+mod local_path;
 mod logs;
 mod pod;
 mod probes;

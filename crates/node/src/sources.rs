@@ -1,5 +1,5 @@
-//! ConfigMaps, Secrets, Services and tokens that a pod refers to: which they are, and their contents gathered before
-//! anything is decided.
+//! ConfigMaps, Secrets, claims, Services and tokens that a pod refers to: which they are, and their contents gathered
+//! before anything is decided.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,6 +12,8 @@ use serde::Deserialize;
 use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::pod::env::ServiceLink;
+use crate::volumes;
+use crate::volumes::claim::{Claims, NodeLabels};
 use crate::volumes::payload::{Data, Objects};
 
 /// What a pod refers to in its namespace.
@@ -19,12 +21,30 @@ use crate::volumes::payload::{Data, Objects};
 pub(crate) struct References {
     pub(crate) config_maps: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<String>,
+    pub(crate) claims: BTreeSet<String>,
+}
+
+impl References {
+    /// Everything by kind and name.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Kind, &String)> {
+        let config_maps = self.config_maps.iter().map(|name| (kinds::CONFIG_MAPS, name));
+        let secrets = self.secrets.iter().map(|name| (kinds::SECRETS, name));
+        let claims = self.claims.iter().map(|name| (kinds::PERSISTENT_VOLUME_CLAIMS, name));
+        config_maps.chain(secrets).chain(claims)
+    }
+
+    /// Whether an object is among them.
+    pub(crate) fn contain(&self, kind: &Kind, name: &str) -> bool {
+        self.each().any(|(of, known)| of == *kind && known == name)
+    }
 }
 
 /// What the pod's volumes refer to.
 pub(crate) fn volume_references(pod: &PodView) -> References {
     let mut references = References::default();
     for volume in pod.spec.volumes.iter().flatten() {
+        let claim = volumes::kind::Kind::claim(&pod.metadata.name, volume);
+        references.claims.extend(claim.map(|claim| claim.name));
         if let Some(source) = &volume.config_map {
             references.config_maps.insert(source.name.clone());
         }
@@ -161,6 +181,37 @@ pub(crate) async fn gather(
         }
     }
     Ok(gathered)
+}
+
+/// The pod's claims, and the volumes that they are bound to. A volume is complete before its claim says that it is bound,
+/// so that nothing of it is waited for: the claim is.
+pub(crate) async fn gather_claims(deps: &Deps, pod: &PodView) -> Result<Claims, Status> {
+    let unreadable = |error: serde_json::Error| Status::internal(format!("object not readable: {error}"));
+    let mut found = Claims::default();
+    for name in volume_references(pod).claims {
+        let key = Key::new(&*pod.metadata.namespace, &*name);
+        let claim = look_up(deps, &kinds::PERSISTENT_VOLUME_CLAIMS, &key).await?;
+        let Some(claim) = claim else { continue };
+        let claim: volumes::claim::ClaimView = claim.decode().map_err(unreadable)?;
+        let volume = claim.volume_name().to_owned();
+        found.claims.insert(name, claim);
+        if volume.is_empty() {
+            continue;
+        }
+        let key = Key::new("", &*volume);
+        if let Some(object) = look_up(deps, &kinds::PERSISTENT_VOLUMES, &key).await? {
+            found.volumes.insert(volume, object.decode().map_err(unreadable)?);
+        }
+    }
+    Ok(found)
+}
+
+/// This node, as volumes ask for it.
+pub(crate) fn node_labels(deps: &Deps) -> NodeLabels {
+    let name = deps.config.node_name.clone();
+    let node = deps.caches.nodes.get(&Key::new("", &*name));
+    let labels = node.map(|node| node.meta().labels.clone()).unwrap_or_default();
+    NodeLabels { name, labels }
 }
 
 /// From the objects that are watched; what is not among them may be so new that only the server knows it.

@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets that pods of this node refer to: one watch for each, as long as a pod refers to it. A node may
+//! ConfigMaps, Secrets and claims that pods of this node refer to: one watch for each, as long as a pod refers to it. A node may
 //! not see any others.
 
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use api::{Key, Object};
 use parking_lot::Mutex;
-use reconcile::{Change, Informers, Kind, ObjectInformer, Registration, kinds};
+use reconcile::{Change, Informers, Kind, ObjectInformer, Registration};
 
 use crate::sources::References;
 
@@ -42,10 +42,8 @@ impl Watched {
     pub(crate) fn hold(&self, namespace: &str, references: &References) -> Held {
         let mut objects = self.objects.lock();
         objects.retain(|_, object| object.strong_count() > 0);
-        let config_maps = references.config_maps.iter().map(|name| (kinds::CONFIG_MAPS, name));
-        let secrets = references.secrets.iter().map(|name| (kinds::SECRETS, name));
-        config_maps
-            .chain(secrets)
+        references
+            .each()
             .map(|(kind, name)| {
                 let key = Key::new(namespace, name);
                 let slot = objects.entry((kind.resource, key.clone())).or_default();

@@ -8,6 +8,7 @@ pub mod expectations;
 pub mod informer;
 pub mod kinds;
 pub mod leader;
+pub mod local_path;
 pub mod node_affinity;
 pub mod ports;
 pub mod queue;

@@ -3,6 +3,7 @@
 //! once for each object that it then watches.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::Object;
@@ -17,7 +18,10 @@ use crate::tree;
 
 /// Rules that Skiff's nodes need beyond those of upstream's role `system:node`: every host routes to the pods of the
 /// others and balances Services by itself, and its lease says how far its data path has come.
-const SKIFFS_OWN: [(&[&str], &str, &[&str]); 5] = [
+const SKIFFS_OWN: [(&[&str], &str, &[&str]); 7] = [
+    // By their names only ([`check`]): a node watches what its pods wait for and asks for nothing again and again.
+    (&["list", "watch"], "", &["persistentvolumeclaims", "persistentvolumes"]),
+    (&["list", "watch"], "storage.k8s.io", &["volumeattachments"]),
     (&["list", "watch"], "", &["endpoints", "namespaces"]),
     (&["get"], "", &["namespaces"]),
     (READ, "discovery.k8s.io", &["endpointslices"]),
@@ -54,17 +58,14 @@ pub(super) fn check(asked: &Attributes, node: &str, world: &dyn World) -> Result
             ask.referred()
         }
         ("", "persistentvolumeclaims" | "persistentvolumes", "")
-        | ("resource.k8s.io", "resourceclaims", "")
-        | ("storage.k8s.io", "volumeattachments", "")
-        | ("", "serviceaccounts", "") => ask.gets_referred(),
+        | ("storage.k8s.io", "volumeattachments", "") => ask.reads_referred(),
+        ("resource.k8s.io", "resourceclaims", "") | ("", "serviceaccounts", "") => ask.gets_referred(),
         ("", "serviceaccounts", "token") if asked.verb == "create" => ask.referred(),
         ("", "serviceaccounts", "token") => {
             Err("can only create tokens for individual service accounts".to_owned())
         }
         ("", "pods", "") if reads => ask.pods(),
-        ("", "pods", "") if asked.verb == "create" => {
-            Err("a node creates no pods: Skiff has no static pods to mirror".to_owned())
-        }
+        // Pods that are created and deleted: admission (NodeRestriction) holds the node to mirrors, and to its own.
         ("", "nodes", _) if !reads && asked.verb != "create" => ask.own("node"),
         ("coordination.k8s.io", "leases", _) if !reads => {
             if asked.namespace != names::NODE_LEASES {
@@ -102,6 +103,16 @@ impl Ask<'_> {
             return Err("can only get individual resources of this type".to_owned());
         }
         self.referred()
+    }
+
+    /// One object, also in a list or watch that names it.
+    fn reads_referred(&self) -> Result<(), String> {
+        let Attributes { verb, name, field_selector, .. } = self.asked;
+        let follows = matches!(verb.as_str(), "list" | "watch");
+        if follows && selected(field_selector, "metadata.name") == Some(name) {
+            return self.referred();
+        }
+        self.gets_referred()
     }
 
     fn pods(&self) -> Result<(), String> {
@@ -162,7 +173,10 @@ fn refers(asked: &Attributes, node: &str, world: &dyn World) -> bool {
             .any(|pod| pod.decode::<Value>().is_ok_and(|pod| named(&pod)))
     };
     match asked.resource.as_str() {
-        "secrets" => by_pods(&|pod| secrets(pod).any(|known| known == name)),
+        "secrets" => {
+            by_pods(&|pod| secrets(pod).any(|known| known == name))
+                || serves_a_volume(world, node, &asked.namespace, name)
+        }
         "configmaps" => by_pods(&|pod| config_maps(pod).any(|known| known == name)),
         "serviceaccounts" => by_pods(&|pod| tree::text(pod, &["spec", "serviceAccountName"]) == name),
         "persistentvolumeclaims" => by_pods(&|pod| claims(pod).any(|known| known == name)),
@@ -181,6 +195,57 @@ fn refers(asked: &Attributes, node: &str, world: &dyn World) -> bool {
         _ => false,
     }
 }
+
+/// Whether a volume that is claimed by a pod of the node has this Secret for its driver.
+/// Source: `VisitPVSecretNames`, what the kubelet may see of it.
+fn serves_a_volume(world: &dyn World, node: &str, namespace: &str, name: &str) -> bool {
+    let pods = bound(world, node, "");
+    let pods =
+        pods.iter().filter_map(|pod| Some((pod.meta().namespace.clone(), pod.decode::<Value>().ok()?)));
+    let mut claimed = BTreeSet::new();
+    for (of, pod) in pods {
+        claimed.extend(claims(&pod).map(|claim| (of.clone(), claim.into_owned())));
+    }
+    claimed.iter().any(|(of, claim)| {
+        let Some(volume) = bound_volume(world, of, claim) else { return false };
+        volume_secrets(&volume).any(|(place, known)| {
+            let place = if place.is_empty() { of.as_str() } else { place };
+            known == name && place == namespace
+        })
+    })
+}
+
+/// The volume that a claim names, and that names the claim.
+fn bound_volume(world: &dyn World, namespace: &str, name: &str) -> Option<Value> {
+    let claims = world.all("", "persistentvolumeclaims", namespace);
+    let claim: Value = claims.iter().find(|claim| claim.meta().name == name)?.decode().ok()?;
+    let volume = named(world, "", "persistentvolumes", tree::text(&claim, &["spec", "volumeName"]))?;
+    let held = tree::at(&volume, &["spec", "claimRef"]);
+    (tree::text(held, &["namespace"]) == namespace && tree::text(held, &["name"]) == name).then_some(volume)
+}
+
+/// Namespaces (empty: the claim's) and names of the Secrets that a volume's driver is given on a node.
+fn volume_secrets(volume: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let references = VOLUME_SECRETS.iter().map(|path| tree::at(tree::at(volume, &["spec"]), path));
+    let named = references.map(|held| (tree::text(held, &["namespace"]), tree::text(held, &["name"])));
+    let azure = tree::at(volume, &["spec", "azureFile"]);
+    let azure = (tree::text(azure, &["secretNamespace"]), tree::text(azure, &["secretName"]));
+    named.chain([azure]).filter(|(_, name)| !name.is_empty())
+}
+
+/// Where a volume's specification refers to Secrets for a node; those of a driver's controller are none of its business.
+const VOLUME_SECRETS: [&[&str]; 10] = [
+    &["csi", "nodePublishSecretRef"],
+    &["csi", "nodeStageSecretRef"],
+    &["csi", "nodeExpandSecretRef"],
+    &["cephfs", "secretRef"],
+    &["cinder", "secretRef"],
+    &["flexVolume", "secretRef"],
+    &["iscsi", "secretRef"],
+    &["rbd", "secretRef"],
+    &["scaleIO", "secretRef"],
+    &["storageos", "secretRef"],
+];
 
 /// Namespace and name of the claim that a volume is bound to.
 fn volume_of(world: &dyn World, name: &str) -> Option<(String, String)> {
@@ -245,7 +310,22 @@ fn names_at<'a>(
 }
 
 pub(crate) fn secrets(pod: &Value) -> impl Iterator<Item = &str> {
-    let of_volumes = names_at(volume_sources(pod), &[&["secret", "secretName"], &["secret", "name"]]);
+    let of_volumes = names_at(
+        volume_sources(pod),
+        &[
+            &["secret", "secretName"],
+            &["secret", "name"],
+            &["csi", "nodePublishSecretRef", "name"],
+            &["cephfs", "secretRef", "name"],
+            &["cinder", "secretRef", "name"],
+            &["flexVolume", "secretRef", "name"],
+            &["iscsi", "secretRef", "name"],
+            &["rbd", "secretRef", "name"],
+            &["scaleIO", "secretRef", "name"],
+            &["storageos", "secretRef", "name"],
+            &["azureFile", "secretName"],
+        ],
+    );
     let of_env =
         names_at(containers(pod).flat_map(env_sources), &[&["secretRef", "name"], &["secretKeyRef", "name"]]);
     let of_pulls = names_at(tree::items(pod, &["spec", "imagePullSecrets"]).iter(), &[&["name"]]);
@@ -273,6 +353,7 @@ mod tests {
             "volumes": [
                 { "name": "a", "secret": { "secretName": "s-volume" } },
                 { "name": "b", "configMap": { "name": "c-volume" } },
+                { "name": "d", "csi": { "driver": "d", "nodePublishSecretRef": { "name": "s-driver" } } },
                 { "name": "c", "projected": { "sources": [
                     { "secret": { "name": "s-projected" } }, { "configMap": { "name": "c-projected" } },
                 ] } },
@@ -287,7 +368,7 @@ mod tests {
         } });
         let mut found: Vec<_> = secrets(&pod).collect();
         found.sort_unstable();
-        assert_eq!(found, ["s-env", "s-key", "s-projected", "s-pull", "s-volume"]);
+        assert_eq!(found, ["s-driver", "s-env", "s-key", "s-projected", "s-pull", "s-volume"]);
         let mut found: Vec<_> = config_maps(&pod).collect();
         found.sort_unstable();
         assert_eq!(found, ["c-env", "c-key", "c-projected", "c-volume"]);

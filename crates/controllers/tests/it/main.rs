@@ -10,6 +10,7 @@ mod disruption;
 mod figures;
 mod horizontal;
 mod jobs;
+mod local_path;
 mod loops;
 mod migrations;
 mod services;

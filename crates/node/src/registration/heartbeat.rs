@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::facts::HostInfo;
-use super::object::{ListedImage, NodeInput, labels, new_node, status};
+use super::object::{ListedImage, NodeInput, annotations, labels, new_node, status};
 use crate::deps::Deps;
 
 /// Source: upstream's `nodeLeaseDurationSeconds`, a renewal each quarter of it, and `nodeStatusReportFrequency`.
@@ -43,7 +43,7 @@ pub(crate) async fn register(deps: &Deps, info: &HostInfo, port: u16) -> Result<
     let existing = match deps.client.create(&gvr, "", &new_node(&deps.config)).await {
         Ok(object) => object,
         Err(Status { reason: Reason::AlreadyExists, .. }) => {
-            let patch = json!({ "metadata": { "labels": labels(&deps.config) } });
+            let patch = json!({ "metadata": { "labels": labels(&deps.config), "annotations": annotations(&deps.config) } });
             deps.client.patch(&gvr, &key(deps), "", PatchType::Merge, &patch).await?
         }
         Err(status) => return Err(status.into()),

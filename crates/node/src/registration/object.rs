@@ -50,6 +50,14 @@ pub(crate) fn labels(config: &Config) -> BTreeMap<String, String> {
     known.chain(config.labels.iter().cloned()).collect()
 }
 
+/// Annotations that the node keeps current.
+pub(crate) fn annotations(config: &Config) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("volumes.kubernetes.io/controller-managed-attach-detach", "true".to_owned()),
+        (reconcile::local_path::ROOT, crate::local_path::root(config).display().to_string()),
+    ])
+}
+
 /// What the node has for pods.
 pub(crate) fn resources(hardware: &Hardware, max_pods: u32) -> Value {
     json!({
@@ -140,7 +148,7 @@ pub(crate) fn new_node(config: &Config) -> Value {
         "metadata": {
             "name": config.node_name,
             "labels": labels(config),
-            "annotations": { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
+            "annotations": annotations(config),
         },
         "spec": {},
     });

@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// What is noted of a pod's volumes, in its directory on disk.
+pub(crate) fn ledger_in(data: &Path) -> PathBuf {
+    data.join("volumes.json")
+}
+
 /// The directories of one pod. What is derived from API objects (secrets above all) lies under the run directory, which
 /// is memory; what the pod itself writes lies under the data directory.
 #[derive(Debug, Clone)]
@@ -39,6 +44,16 @@ impl PodDirectories {
     /// Where a `subPath` is bound before a container binds it.
     pub(crate) fn subpath(&self, volume: &str, container: &str, index: usize) -> PathBuf {
         self.run.join("subpaths").join(volume).join(container).join(index.to_string())
+    }
+
+    /// What is noted of volumes that outlive the pod.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        ledger_in(&self.data)
+    }
+
+    /// There once a volume that outlives the pod was given to its group.
+    pub(crate) fn handed_over(&self, name: &str) -> PathBuf {
+        self.data.join("handed-over").join(name)
     }
 
     /// A file such as `resolv.conf` that every container of the pod sees.

@@ -1,21 +1,49 @@
 //! Volumes of pods: directories made, filled, owned and mounted, and taken away again.
 
 pub(crate) mod atomic;
+pub(crate) mod claim;
 pub(crate) mod directories;
+pub(crate) mod empty_dir;
 pub(crate) mod host_path;
+pub(crate) mod kind;
+pub(crate) mod ledger;
 pub(crate) mod mounts;
+mod objects;
 pub(crate) mod ownership;
 pub(crate) mod payload;
+pub(crate) mod removal;
+pub(crate) mod set_up;
 pub(crate) mod subpath;
+pub(crate) mod tear_down;
+pub(crate) mod threads;
 
 pub(crate) use directories::PodDirectories;
 
-/// A volume that cannot be had, for the `FailedMount` event: which, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\" : {cause}")]
-pub(crate) struct VolumeError {
-    /// Its name in the pod.
-    pub(crate) volume: String,
-    /// What was tried and failed.
-    pub(crate) cause: String,
+/// A volume that cannot be had, for the `FailedMount` event: which, and why. The words are upstream's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum VolumeError {
+    /// Making it failed.
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {cause}")]
+    SetUp {
+        /// The volume: its name in the pod, or that of the PersistentVolume.
+        volume: String,
+        /// What was tried and failed.
+        cause: String,
+    },
+    /// It cannot be begun with, or does not come to an end.
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: {cause}"
+    )]
+    Unprocessed {
+        /// Its name in the pod.
+        volume: String,
+        /// What it waits for.
+        cause: String,
+    },
+    /// It is to be used on other nodes.
+    #[error("MountVolume.NodeAffinity check failed for volume \"{0}\" : no matching NodeSelectorTerms")]
+    Elsewhere(String),
+    /// What is begun could not be noted, and so was not begun.
+    #[error("Unable to attach or mount volumes: what is noted of the pod's volumes: {0}")]
+    Ledger(String),
 }

@@ -28,7 +28,7 @@ pub(crate) type Payload = BTreeMap<String, File>;
 pub(crate) type Data = BTreeMap<String, Vec<u8>>;
 
 /// Where payloads get their objects from.
-pub(crate) trait Objects {
+pub(crate) trait Objects: Send + Sync {
     /// The data of a ConfigMap of the pod's namespace; `None`: there is none of that name.
     fn config_map(&self, name: &str) -> Option<Data>;
     /// The data of a Secret.

@@ -108,15 +108,11 @@ impl Mailbox {
         *self.interests.lock() = Interests { namespace: namespace.to_owned(), references, _held: held };
     }
 
-    /// A ConfigMap or Secret has changed: of concern if the pod refers to it.
+    /// An object that pods refer to has changed: of concern if the pod refers to it.
     pub(crate) fn reference_changed(&self, kind: &Kind, key: &Key) {
         let concerned = {
             let interests = self.interests.lock();
-            let names = match kind.kind {
-                "ConfigMap" => &interests.references.config_maps,
-                _ => &interests.references.secrets,
-            };
-            interests.namespace == key.namespace && names.contains(&key.name)
+            interests.namespace == key.namespace && interests.references.contain(kind, &key.name)
         };
         if concerned {
             self.letters.lock().references = true;

@@ -263,7 +263,7 @@ impl PodWorker {
             Action::MountVolumes => {
                 if let Some(tokens) = self.tokens.take() {
                     self.volumes = Step::Busy;
-                    self.push(ops::volumes(deps, self.pod.clone(), tokens, false));
+                    self.push(ops::volumes(deps, self.pod.clone(), tokens, false, self.cancel.clone()));
                 }
             }
             Action::EnsureImage { container } => {
@@ -358,7 +358,8 @@ impl PodWorker {
         // Without tokens at hand a refresh is under way: its end brings us here again.
         if let Some(tokens) = self.tokens.take() {
             self.refresh_due = false;
-            self.push(ops::volumes(self.deps.clone(), self.pod.clone(), tokens, true));
+            let cancel = self.cancel.clone();
+            self.push(ops::volumes(self.deps.clone(), self.pod.clone(), tokens, true, cancel));
         }
     }
 

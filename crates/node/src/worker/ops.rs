@@ -17,17 +17,21 @@ use crate::deps::{Deps, blocking};
 use crate::env_files::{self, EnvFiles};
 use crate::hooks;
 use crate::images;
+use crate::local_path;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
 use crate::pod::plan::latest;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
-use crate::sources::{env_references, gather, service_links, token_projections, volume_references};
+use crate::sources::{
+    env_references, gather, gather_claims, node_labels, service_links, token_projections, volume_references,
+};
 use crate::tokens::Tokens;
 use crate::volumes::PodDirectories;
-use crate::volumes::mounts::{Setup, container_mounts, set_up, write_etc};
+use crate::volumes::mounts::{container_mounts, write_etc};
 use crate::volumes::payload::Objects as _;
+use crate::volumes::set_up::{Setup, set_up};
 
 /// Steps of a removal that fail.
 pub(crate) const REMOVE_BACKOFF: Policy =
@@ -190,14 +194,19 @@ async fn write_etc_files(deps: &Deps, pod: &PodView, addresses: &[IpAddr]) -> Re
     .map_err(|error: std::io::Error| format!("failed to write the pod's /etc files: {error}"))
 }
 
-/// Makes and fills the pod's volumes, or brings them up to date.
+/// Makes and fills the pod's volumes, or brings them up to date. The pod's end does not wait for volumes that do not
+/// answer.
 pub(crate) async fn volumes(
     deps: Arc<Deps>,
     pod: Arc<PodView>,
     mut tokens: Tokens,
     refresh: bool,
+    cancel: CancellationToken,
 ) -> Outcome {
-    let result = fill_volumes(&deps, &pod, &mut tokens).await;
+    let result = tokio::select! {
+        result = fill_volumes(&deps, &pod, &mut tokens) => result,
+        () = cancel.cancelled() => return Outcome::Cancelled,
+    };
     Outcome::Volumes { tokens, refresh, result }
 }
 
@@ -210,14 +219,18 @@ async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> R
         .ensure(deps, pod, &projections)
         .await
         .map_err(|status| format!("failed to fetch token: {status}"))?;
-    let fields = deps.field_context(&[]);
-    let (pod, directories, now) = (pod.clone(), deps.directories(pod.uid()), deps.now());
-    blocking(move || {
-        let setup = Setup { pod: &pod, directories: &directories, fields: &fields, objects: &gathered, now };
-        set_up(&setup).map_err(|error| error.to_string())
-    })
-    .await
-    .map_err(|error| error.to_string())?
+    let claims = gather_claims(deps, pod).await.map_err(|status| status.to_string())?;
+    let setup = Setup {
+        pod: pod.clone(),
+        directories: deps.directories(pod.uid()),
+        fields: deps.field_context(&[]),
+        objects: Box::new(gathered),
+        claims,
+        node: node_labels(deps),
+        local_paths: local_path::root(&deps.config),
+        now: deps.now(),
+    };
+    set_up(Arc::new(setup), &deps.threads).await.map_err(|error| error.to_string())
 }
 
 /// Makes a container's image available.
@@ -261,7 +274,10 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
     let (_, container) = pod
         .container(&start.container)
         .ok_or_else(|| StartError::config("the pod has no such container any more"))?;
-    let spec = prepare(deps, start).await?;
+    let spec = tokio::select! {
+        spec = prepare(deps, start) => spec?,
+        () = start.cancel.cancelled() => return Ok(()),
+    };
     let id = spec.id.clone();
     let made = deps.runtime.create_container(spec).await.map_err(StartError::create)?;
     deps.state.put_container(&made);
@@ -319,7 +335,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
     let message_file = directories.termination_message(&name, start.attempt);
-    let mounts = mounts_of(&pod, &directories, &name, start.attempt, &env).await?;
+    let mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,
@@ -383,6 +399,7 @@ async fn files_of(
 }
 
 async fn mounts_of(
+    deps: &Deps,
     pod: &Arc<PodView>,
     directories: &PodDirectories,
     name: &str,
@@ -390,7 +407,8 @@ async fn mounts_of(
     env: &[String],
 ) -> Result<Vec<engine_api::Mount>, StartError> {
     let (pod, directories, name, env) = (pod.clone(), directories.clone(), name.to_owned(), env.to_vec());
-    let made = blocking(move || {
+    let work = (pod.uid().to_owned(), format!("container {name}"));
+    let made = deps.threads.run(work, move || {
         let (_, container) = pod.container(&name).ok_or("the pod has no such container any more")?;
         let lookup = |wanted: &str| {
             let line = env.iter().find_map(|line| line.split_once('=').filter(|(name, _)| *name == wanted));

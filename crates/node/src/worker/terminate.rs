@@ -19,7 +19,7 @@ use crate::hooks::end_container;
 use crate::pod::spec::log_directory;
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_state::PodRuntime;
-use crate::volumes::mounts::tear_down;
+use crate::volumes::tear_down::tear_down;
 
 /// Longer than this no pod waits for its connections to end. Source: the drain rule of Skiff's data path.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -154,6 +154,8 @@ impl Remains {
         }
         let directories = deps.directories(&self.uid);
         let logs = log_directory(&deps.facts.log_root, &self.namespace, &self.name, &self.uid);
+        // What was given up may still be at the pod's directories.
+        deps.threads.settled(&self.uid).await;
         let removed = blocking(move || {
             match std::fs::remove_dir_all(&logs) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

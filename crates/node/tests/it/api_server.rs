@@ -35,6 +35,8 @@ pub(crate) struct ApiServer {
     pub(crate) refuses_tokens: Mutex<bool>,
     /// Whether new pods are refused.
     pub(crate) refuses_pods: Mutex<bool>,
+    /// Whether who asks for a token waits for ever.
+    pub(crate) holds_tokens: Mutex<bool>,
     /// How many tokens were asked for.
     pub(crate) tokens_asked: Mutex<u32>,
     /// Counts every change of any fake.
@@ -55,6 +57,7 @@ impl ApiServer {
             patches: Mutex::default(),
             refuses_tokens: Mutex::default(),
             refuses_pods: Mutex::default(),
+            holds_tokens: Mutex::default(),
             tokens_asked: Mutex::default(),
             changed,
         })
@@ -249,6 +252,11 @@ impl Transport for ApiServer {
     async fn send(&self, request: Request) -> Result<Response, Status> {
         let decode = |body: &bytes::Bytes| -> Value { serde_json::from_slice(body).unwrap() };
         let resource = request.resource.resource.clone();
+        if request.subresource == "token" && *self.holds_tokens.lock() {
+            *self.tokens_asked.lock() += 1;
+            self.changed.send_modify(|count| *count += 1);
+            return std::future::pending().await;
+        }
         let object = match &request.call {
             Call::Get { .. } => self
                 .get(&resource, &request.namespace, &request.name)

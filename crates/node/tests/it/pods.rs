@@ -578,6 +578,77 @@ async fn volumes_follow_their_objects() {
 }
 
 #[tokio::test]
+async fn a_claimed_volume_is_waited_for_and_outlives_its_pod() {
+    let world = World::new().await;
+    let data = world.directory.path().join("users");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("db"), "kept").unwrap();
+    let claim = |phase: &str, volume: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {"volumeName": volume},
+            "metadata": {"name": "c", "namespace": "default", "uid": "cu"}, "status": {"phase": phase}})
+    };
+    world.api.put("persistentvolumeclaims", claim("Pending", ""));
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    world.create("web", spec);
+    world.until("FailedMount", || (!world.events("FailedMount").is_empty()).then_some(())).await;
+    let wanted = "Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], \
+                  failed to process volumes=[data]: error processing PVC default/c: PVC is not bound";
+    assert_eq!(world.events("FailedMount")[0], wanted);
+    // It is bound: the pod starts at once, without waiting for the next try.
+    world.api.put(
+        "persistentvolumes",
+        json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"},
+            "spec": {"hostPath": {"path": data, "type": ""}, "claimRef": {"uid": "cu"}}}),
+    );
+    world.api.put("persistentvolumeclaims", claim("Bound", "pv"));
+    let pod = world.pod_until("web", "Running", running).await;
+    let bound = |world: &World| world.runtime.newest("main").unwrap().spec.mounts[0].source.clone();
+    assert_eq!(bound(&world), engine_api::MountSource::Bind(data.clone()));
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let directory = world.directory.path().join("data/pods").join(uid);
+    assert!(directory.join("volumes.json").exists());
+    world.api.delete_pod("web", 30);
+    world.until("gone", || world.pod("web").is_null().then_some(())).await;
+    assert!(!directory.exists());
+    assert_eq!(std::fs::read_to_string(data.join("db")).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn a_directory_that_nobody_has_any_more_is_removed_and_told_of() {
+    let world = World::new().await;
+    let node = || world.api.get("nodes", "", "n1").unwrap();
+    let root = node()["metadata"]["annotations"]["skiff.dev/local-path-root"].as_str().unwrap().to_owned();
+    let root = std::path::PathBuf::from(root);
+    assert!(root.starts_with(world.directory.path()));
+    let directories = ["pvc-1_default_c", "pvc-2_default_d"].map(|name| root.join(name));
+    for directory in &directories {
+        std::fs::create_dir_all(directory.join("deep")).unwrap();
+    }
+    let mut asked = node();
+    asked["metadata"]["annotations"]["local-path.skiff.dev/pvc-1"] = "remove".into();
+    world.api.put("nodes", asked);
+    let told = || node()["metadata"]["annotations"]["local-path.skiff.dev/pvc-1"] == "removed";
+    world.until("told", || told().then_some(())).await;
+    assert!(!directories[0].exists() && directories[1].join("deep").exists());
+}
+
+#[tokio::test]
+async fn a_pod_whose_volumes_never_come_ends_all_the_same() {
+    let world = World::new().await;
+    *world.api.holds_tokens.lock() = true;
+    let mut spec = one();
+    spec["serviceAccountName"] = "sa".into();
+    spec["volumes"] = json!([{"name": "token", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}]}}]);
+    world.create("web", spec);
+    world.until("asked", || (*world.api.tokens_asked.lock() == 1).then_some(())).await;
+    world.api.delete_pod("web", 30);
+    world.until("gone", || world.pod("web").is_null().then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_token_that_cannot_be_renewed_is_asked_for_now_and_then() {
     let world = World::new().await;
     let mut spec = one();

@@ -113,6 +113,7 @@ pub(crate) async fn build(
     };
     let mut managed = controllers::all(&ctx);
     managed.push(Arc::new(controllers::certificates::Certificates::new(&ctx, authority)));
+    managed.push(Arc::new(controllers::local_path::LocalPaths::new(&ctx)));
     let tokens = Arc::new(Signer(pipeline.clone()));
     managed.push(Arc::new(controllers::service_account_tokens::ServiceAccountTokens::new(&ctx, tokens)));
     managed.push(Arc::new(controllers::node_ipam::NodeIpam::new(&ctx, ranges)));

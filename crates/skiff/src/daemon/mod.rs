@@ -55,7 +55,12 @@ pub(crate) fn run(settings: Settings, reporter: Reporter) -> Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(serve(&settings, reporter)));
+        .and_then(|runtime| {
+            let served = runtime.block_on(serve(&settings, reporter));
+            // Threads that wait for a file system that does not answer would be waited for for ever.
+            runtime.shutdown_timeout(DRAIN_MAX);
+            served
+        });
     if let Err(error) = &result {
         reporter.send(&Report::Failed(format!("{error:#}")));
     }

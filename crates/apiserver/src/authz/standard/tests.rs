@@ -10,7 +10,7 @@ use super::*;
 use crate::authn;
 
 /// The default roles, and one pod: `default/web` on node `a`, which refers to Secret `s` and to claim `c`, to which volume
-/// `v` is bound.
+/// `v` is bound, whose driver has Secrets in `storage`. Volume `stray` says that it is bound to the same claim.
 struct Fresh;
 
 #[async_trait]
@@ -38,8 +38,21 @@ impl World for Fresh {
                     { "secret": { "secretName": "s" } }, { "persistentVolumeClaim": { "claimName": "c" } },
                 ] },
             }))],
-            ("persistentvolumes", _) => vec![object(&json!({
-                "metadata": { "name": "v" }, "spec": { "claimRef": { "namespace": "default", "name": "c" } },
+            ("persistentvolumeclaims", "default" | "") => vec![object(&json!({
+                "metadata": { "name": "c", "namespace": "default" }, "spec": { "volumeName": "v" },
+            }))],
+            ("persistentvolumes", _) => ["v", "stray"]
+                .map(|name| {
+                    object(&json!({ "metadata": { "name": name }, "spec": {
+                        "claimRef": { "namespace": "default", "name": "c" },
+                        "csi": { "driver": "d", "volumeHandle": "h",
+                            "nodeStageSecretRef": { "namespace": "storage", "name": format!("{name}-stage") },
+                            "controllerExpandSecretRef": { "namespace": "storage", "name": "controllers" } },
+                    } }))
+                })
+                .to_vec(),
+            ("volumeattachments", _) => vec![object(&json!({
+                "metadata": { "name": "attached" }, "spec": { "nodeName": "a" },
             }))],
             _ => Vec::new(),
         }
@@ -90,7 +103,8 @@ fn a_node_sees_its_own_pods_and_what_they_refer_to() {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let (group, resource) = match resource {
             "leases" => ("coordination.k8s.io", resource),
-            "csinodes" => ("storage.k8s.io", resource),
+            "csinodes" | "csidrivers" | "volumeattachments" => ("storage.k8s.io", resource),
+            "runtimeclasses" => ("node.k8s.io", resource),
             _ => ("", resource),
         };
         let attributes = Attributes {
@@ -122,6 +136,26 @@ fn a_node_sees_its_own_pods_and_what_they_refer_to() {
         ("b", "default", "get", "persistentvolumeclaims", "c", "", false),
         ("a", "", "get", "persistentvolumes", "v", "", true),
         ("b", "", "get", "persistentvolumes", "v", "", false),
+        ("a", "default", "watch", "persistentvolumeclaims", "c", "metadata.name=c", true),
+        ("a", "default", "watch", "persistentvolumeclaims", "other", "metadata.name=other", false),
+        ("a", "", "watch", "persistentvolumeclaims", "c", "metadata.name=c", false),
+        ("b", "default", "watch", "persistentvolumeclaims", "c", "metadata.name=c", false),
+        ("a", "default", "delete", "persistentvolumeclaims", "c", "", false),
+        ("a", "default", "patch", "persistentvolumeclaims/status", "c", "", true),
+        ("a", "", "list", "persistentvolumes", "v", "metadata.name=v", true),
+        ("a", "", "list", "persistentvolumes", "", "", false),
+        ("b", "", "list", "persistentvolumes", "v", "metadata.name=v", false),
+        ("a", "", "patch", "persistentvolumes", "v", "", false),
+        ("a", "", "watch", "volumeattachments", "attached", "metadata.name=attached", true),
+        ("b", "", "watch", "volumeattachments", "attached", "metadata.name=attached", false),
+        ("a", "", "watch", "volumeattachments", "", "", false),
+        ("a", "", "watch", "csidrivers", "d", "metadata.name=d", true),
+        ("a", "", "watch", "runtimeclasses", "r", "metadata.name=r", true),
+        ("a", "storage", "get", "secrets", "v-stage", "", true),
+        ("b", "storage", "get", "secrets", "v-stage", "", false),
+        ("a", "default", "get", "secrets", "v-stage", "", false),
+        ("a", "storage", "get", "secrets", "controllers", "", false),
+        ("a", "storage", "get", "secrets", "stray-stage", "", false),
         ("a", "default", "create", "serviceaccounts/token", "bob", "", true),
         ("b", "default", "create", "serviceaccounts/token", "bob", "", false),
         ("a", "default", "get", "pods", "web", "", true),
@@ -129,7 +163,9 @@ fn a_node_sees_its_own_pods_and_what_they_refer_to() {
         ("a", "default", "watch", "pods", "", "spec.nodeName=a", true),
         ("a", "default", "watch", "pods", "", "spec.nodeName=b", false),
         ("a", "default", "list", "pods", "", "", false),
-        ("a", "default", "create", "pods", "", "", false),
+        // Of its own and mirrors only, as admission sees to.
+        ("a", "default", "create", "pods", "", "", true),
+        ("a", "default", "delete", "pods", "web", "", true),
         ("a", "default", "update", "pods/status", "web", "", true),
         ("a", "", "update", "nodes", "a", "", true),
         ("a", "", "update", "nodes", "b", "", false),

@@ -1,0 +1,441 @@
+//! Volumes that a pod has through a claim: whether the claim and its volume are fit to be used, and where the volume lies.
+//! Their data belong to users and outlive the pod: they are bound into containers from where they lie, and nothing of
+//! them is ever shown within the pod's directories. Source: `volumemanager/populator`, `pkg/volume/{local,host_path}`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use api::ObjectMeta;
+use reconcile::node_affinity::NodeSelector;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::kind::ClaimOf;
+use super::ledger::Entry;
+use super::{VolumeError, host_path, ownership};
+use crate::pod::PodView;
+
+/// A projection of `core/v1.PersistentVolumeClaim`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClaimView {
+    metadata: ObjectMeta,
+    spec: ClaimSpec,
+    status: ClaimStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimSpec {
+    volume_name: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ClaimStatus {
+    phase: String,
+}
+
+/// A projection of `core/v1.PersistentVolume`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct VolumeView {
+    metadata: ObjectMeta,
+    spec: VolumeSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct VolumeSpec {
+    claim_ref: Option<ClaimRef>,
+    volume_mode: Option<String>,
+    node_affinity: Affinity,
+    host_path: Option<HostPath>,
+    local: Option<Local>,
+    /// Everything else, the other sources among it.
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ClaimRef {
+    uid: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Affinity {
+    required: Option<NodeSelector>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct HostPath {
+    path: String,
+    r#type: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Local {
+    path: String,
+}
+
+impl ClaimView {
+    /// The volume that it is bound to; empty while it is not.
+    pub(crate) fn volume_name(&self) -> &str {
+        &self.spec.volume_name
+    }
+}
+
+/// Claims of a pod, and their volumes, by their names: those that are there.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    pub(crate) claims: HashMap<String, ClaimView>,
+    pub(crate) volumes: HashMap<String, VolumeView>,
+}
+
+/// The node as volumes ask for it.
+#[derive(Debug, Default)]
+pub(crate) struct NodeLabels {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// How a volume is made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    HostPath { kind: String },
+    Local,
+}
+
+/// A volume that the pod may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Usable {
+    pub(crate) entry: Entry,
+    pub(crate) source: Source,
+}
+
+/// Drivers that stand in for plugins of old. Source: `csi-translation-lib`.
+const MIGRATED: [(&str, &str); 7] = [
+    ("awsElasticBlockStore", "ebs.csi.aws.com"),
+    ("azureDisk", "disk.csi.azure.com"),
+    ("azureFile", "file.csi.azure.com"),
+    ("cinder", "cinder.csi.openstack.org"),
+    ("gcePersistentDisk", "pd.csi.storage.gke.io"),
+    ("portworxVolume", "pxd.portworx.com"),
+    ("vsphereVolume", "csi.vsphere.vmware.com"),
+];
+
+/// The volume `name` of a pod, if it may be used. `known`: it was in use before, according to the ledger: then what only
+/// forbids a beginning does not count. Pure.
+pub(crate) fn usable(
+    pod: &PodView,
+    name: &str,
+    of: &ClaimOf,
+    around: &Claims,
+    node: &NodeLabels,
+    known: Option<&Entry>,
+) -> Result<Usable, VolumeError> {
+    let refused = |cause: String| {
+        let cause = format!("error processing PVC {}/{}: {cause}", pod.metadata.namespace, of.name);
+        VolumeError::Unprocessed { volume: name.to_owned(), cause }
+    };
+    let claim = around.claims.get(&of.name).ok_or_else(|| {
+        refused(format!(
+            "failed to fetch PVC from API server: persistentvolumeclaim \"{}\" not found",
+            of.name
+        ))
+    })?;
+    check_claim(pod, claim, of, known).map_err(refused)?;
+    let volume = around.volumes.get(&claim.spec.volume_name);
+    let volume = check_volume(claim, volume).map_err(refused)?;
+    check_mode(pod, name, volume)
+        .map_err(|cause| VolumeError::Unprocessed { volume: name.to_owned(), cause })?;
+    let begun = known.is_some_and(|known| known.claim_uid == claim.metadata.uid);
+    let here = |wanted: &NodeSelector| wanted.matches(&node.name, &node.labels);
+    if !begun && volume.spec.node_affinity.required.as_ref().is_some_and(|wanted| !here(wanted)) {
+        return Err(VolumeError::Elsewhere(volume.metadata.name.clone()));
+    }
+    let failed = |cause: String| VolumeError::SetUp { volume: volume.metadata.name.clone(), cause };
+    let (path, source) = source_of(&volume.spec).map_err(failed)?;
+    let entry = Entry {
+        name: name.to_owned(),
+        volume: volume.metadata.name.clone(),
+        claim_uid: claim.metadata.uid.clone(),
+        path,
+        read_only: of.read_only,
+    };
+    Ok(Usable { entry, source })
+}
+
+/// Source: `getPVCExtractPV`, `ephemeral.VolumeIsForPod`.
+fn check_claim(pod: &PodView, claim: &ClaimView, of: &ClaimOf, known: Option<&Entry>) -> Result<(), String> {
+    let meta = &claim.metadata;
+    let owned =
+        || meta.owner_references.iter().any(|owner| owner.uid == pod.uid() && owner.controller == Some(true));
+    if of.ephemeral && !owned() {
+        return Err(format!(
+            "PVC {}/{} was not created for pod {} (pod is not owner): delete that claim, or rename the pod",
+            meta.namespace,
+            meta.name,
+            pod.key()
+        ));
+    }
+    if meta.is_terminating() && known.is_none_or(|known| known.claim_uid != meta.uid) {
+        return Err("PVC is being deleted".to_owned());
+    }
+    if claim.status.phase != "Bound" {
+        return Err("PVC is not bound".to_owned());
+    }
+    if claim.spec.volume_name.is_empty() {
+        return Err("PVC has empty pvc.Spec.VolumeName".to_owned());
+    }
+    Ok(())
+}
+
+/// Source: `getPVSpec`.
+fn check_volume<'a>(claim: &ClaimView, volume: Option<&'a VolumeView>) -> Result<&'a VolumeView, String> {
+    let name = &claim.spec.volume_name;
+    let Some(volume) = volume else {
+        return Err(format!(
+            "failed to fetch PV {name} from API server: persistentvolume \"{name}\" not found"
+        ));
+    };
+    let uid = &claim.metadata.uid;
+    match &volume.spec.claim_ref {
+        None => Err(format!(
+            "found PV object {name} but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"
+        )),
+        Some(held) if held.uid != *uid => Err(format!(
+            "found PV object {name} but its pv.Spec.ClaimRef.UID {} does not point to claim.UID {uid}",
+            held.uid
+        )),
+        Some(_) => Ok(volume),
+    }
+}
+
+/// Source: `createVolumeSpec`.
+fn check_mode(pod: &PodView, name: &str, volume: &VolumeView) -> Result<(), String> {
+    let mode = volume.spec.volume_mode.as_deref().unwrap_or("Filesystem");
+    let mut containers = pod.containers().map(|(_, container)| container);
+    if mode == "Filesystem" {
+        let as_device = containers
+            .any(|container| container.volume_devices.iter().flatten().any(|device| device.name == name));
+        return match as_device {
+            true => Err(format!("volume {name} has volumeMode {mode}, but is specified in volumeDevices")),
+            false => Ok(()),
+        };
+    }
+    if containers.any(|container| container.volume_mounts.iter().flatten().any(|mount| mount.name == name)) {
+        return Err(format!("volume {name} has volumeMode {mode}, but is specified in volumeMounts"));
+    }
+    Err(format!(
+        "volume {name} has volumeMode {mode}, which this node cannot give to containers: use a claim with volumeMode Filesystem"
+    ))
+}
+
+fn source_of(spec: &VolumeSpec) -> Result<(PathBuf, Source), String> {
+    let (path, source) = match (&spec.local, &spec.host_path) {
+        (Some(local), _) => (&local.path, Source::Local),
+        (None, Some(host)) => {
+            (&host.path, Source::HostPath { kind: host.r#type.clone().unwrap_or_default() })
+        }
+        (None, None) => return Err(missing(&spec.others)),
+    };
+    let path = PathBuf::from(path);
+    if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+        return Err(format!("path \"{}\" must be absolute and must not contain '..'", path.display()));
+    }
+    Ok((path, source))
+}
+
+/// What is missing for a volume of another source.
+fn missing(others: &Map<String, Value>) -> String {
+    let driver = others.get("csi").and_then(|csi| csi.get("driver")?.as_str());
+    let migrated =
+        MIGRATED.iter().find(|(source, _)| others.contains_key(*source)).map(|(_, driver)| *driver);
+    if let Some(driver) = driver.or(migrated) {
+        return format!(
+            "driver name {driver} not found in the list of registered CSI drivers: this node serves none yet, use a local or hostPath volume"
+        );
+    }
+    const KNOWN: [&str; 9] =
+        ["nfs", "iscsi", "fc", "cephfs", "rbd", "glusterfs", "flexVolume", "storageos", "scaleIO"];
+    let source = KNOWN.iter().find(|source| others.contains_key(**source)).unwrap_or(&"an unknown type");
+    format!("no volume plugin matched: this node has none for {source}, use a local or hostPath volume")
+}
+
+/// Makes the volume ready where it lies. Blocks, for ever where its file system does not answer.
+///
+/// Of a volume whose directory is in `own` the node is the maker.
+pub(crate) fn prepare(usable: &Usable, own: &Path, group: Option<ownership::Group>) -> Result<(), String> {
+    let path = &usable.entry.path;
+    if usable.source == Source::Local && path.parent() == Some(own) {
+        // Whoever the pod runs as may write: what keeps others out is the directory above.
+        super::empty_dir::make_directory(path, 0o777)
+            .map_err(|error| format!("path \"{}\": {error}", path.display()))?;
+    }
+    match &usable.source {
+        Source::HostPath { kind } => host_path::prepare(path, kind),
+        Source::Local => prepare_local(path, group.filter(|_| !usable.entry.read_only)),
+    }
+}
+
+/// Source: `pkg/volume/local/local.go`.
+fn prepare_local(path: &Path, group: Option<ownership::Group>) -> Result<(), String> {
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("path \"{}\" does not exist", path.display()),
+        _ => format!("path \"{}\": {error}", path.display()),
+    })?;
+    if metadata.file_type().is_block_device() {
+        return Err(format!(
+            "path \"{0}\" is a block device, which this node does not mount by itself: put a file system on it, mount it, and let the volume name the mount's directory",
+            path.display()
+        ));
+    }
+    if !metadata.is_dir() {
+        return Err(format!("path \"{}\" must be a directory", path.display()));
+    }
+    match group {
+        Some(group) => ownership::hand_over(path, group)
+            .map_err(|error| format!("applyFSGroup failed for path {}: {error}", path.display())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pod::tests::pod;
+
+    fn around(claim: Value, volume: Value) -> Claims {
+        let claim: ClaimView = serde_json::from_value(claim).unwrap();
+        let volume: VolumeView = serde_json::from_value(volume).unwrap();
+        Claims { claims: [("c".to_owned(), claim)].into(), volumes: [("pv".to_owned(), volume)].into() }
+    }
+
+    fn bound() -> Value {
+        json!({ "metadata": { "name": "c", "namespace": "default", "uid": "cu" },
+            "spec": { "volumeName": "pv" }, "status": { "phase": "Bound" } })
+    }
+
+    fn local() -> Value {
+        json!({ "metadata": { "name": "pv" }, "spec": { "local": { "path": "/data" },
+            "claimRef": { "namespace": "default", "name": "c", "uid": "cu" },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [
+                { "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"] }] }] } } } })
+    }
+
+    fn with(mut value: Value, path: &str, to: Value) -> Value {
+        *value.pointer_mut(path).unwrap_or_else(|| panic!("{path}")) = to;
+        value
+    }
+
+    fn ask(claims: &Claims, node: &str, known: Option<&Entry>) -> Result<Usable, String> {
+        let pod = pod(
+            json!({"containers": [{"name": "main", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]}),
+        );
+        let of = ClaimOf { name: "c".into(), read_only: true, ephemeral: false };
+        let labels = [("kubernetes.io/hostname".to_owned(), node.to_owned())].into();
+        let node = NodeLabels { name: node.into(), labels };
+        usable(&pod, "data", &of, claims, &node, known).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_bound_claim_leads_to_its_volume() {
+        let found = ask(&around(bound(), local()), "n1", None).unwrap();
+        let entry = Entry {
+            name: "data".into(),
+            volume: "pv".into(),
+            claim_uid: "cu".into(),
+            path: "/data".into(),
+            read_only: true,
+        };
+        assert_eq!(found, Usable { entry: entry.clone(), source: Source::Local });
+        let elsewhere = ask(&around(bound(), local()), "n2", None).unwrap_err();
+        assert_eq!(
+            elsewhere,
+            "MountVolume.NodeAffinity check failed for volume \"pv\" : no matching NodeSelectorTerms"
+        );
+        assert!(ask(&around(bound(), local()), "n2", Some(&entry)).is_ok(), "it has begun");
+    }
+
+    #[test]
+    fn what_is_not_fit_waits_with_upstreams_words() {
+        let head = "Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[data]: ";
+        let says = |claims: &Claims, wanted: &str| {
+            let error = ask(claims, "n1", None).unwrap_err();
+            let cause = error.strip_prefix(head).unwrap_or_else(|| panic!("{error}"));
+            assert_eq!(cause, wanted);
+        };
+        let of_claim = "error processing PVC default/c: ";
+        says(
+            &Claims::default(),
+            &format!("{of_claim}failed to fetch PVC from API server: persistentvolumeclaim \"c\" not found"),
+        );
+        let pending = with(bound(), "/status/phase", "Pending".into());
+        says(&around(pending, local()), &format!("{of_claim}PVC is not bound"));
+        let mut going = bound();
+        going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        says(&around(going.clone(), local()), &format!("{of_claim}PVC is being deleted"));
+        let known = ask(&around(bound(), local()), "n1", None).unwrap().entry;
+        assert!(ask(&around(going, local()), "n1", Some(&known)).is_ok(), "the pod has it already");
+        let others = with(local(), "/spec/claimRef/uid", "xx".into());
+        says(
+            &around(bound(), others),
+            &format!(
+                "{of_claim}found PV object pv but its pv.Spec.ClaimRef.UID xx does not point to claim.UID cu"
+            ),
+        );
+        let mut block = local();
+        block["spec"]["volumeMode"] = "Block".into();
+        says(&around(bound(), block), "volume data has volumeMode Block, but is specified in volumeMounts");
+    }
+
+    #[test]
+    fn a_claim_of_a_name_only_is_no_pods_own() {
+        let pod = pod(json!({"containers": []}));
+        let of = ClaimOf { name: "c".into(), read_only: false, ephemeral: true };
+        let ask = |claims: &Claims| usable(&pod, "data", &of, claims, &NodeLabels::default(), None);
+        let mut volume = local();
+        volume["spec"]["nodeAffinity"] = json!({});
+        let error = ask(&around(bound(), volume.clone())).unwrap_err().to_string();
+        assert!(error.contains("PVC default/c was not created for pod"), "{error}");
+        let mut own = bound();
+        own["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "web",
+            "uid": pod.uid(), "controller": true }]);
+        assert!(ask(&around(own, volume)).is_ok());
+    }
+
+    #[test]
+    fn other_sources_name_what_is_missing() {
+        let of = |source: &str, value: Value| {
+            let mut volume = local();
+            volume["spec"].as_object_mut().unwrap().remove("local");
+            volume["spec"][source] = value;
+            ask(&around(bound(), volume), "n1", None).unwrap_err()
+        };
+        let error = of("csi", json!({ "driver": "d.example", "volumeHandle": "h" }));
+        let wanted = "MountVolume.SetUp failed for volume \"pv\" : driver name d.example not found in the list of registered CSI drivers";
+        assert!(error.starts_with(wanted), "{error}");
+        assert!(of("gcePersistentDisk", json!({ "pdName": "x" })).contains("pd.csi.storage.gke.io"));
+        assert!(of("nfs", json!({ "server": "s", "path": "/" })).contains("none for nfs"));
+        assert!(of("local", json!({ "path": "/a/../b" })).contains("must not contain"));
+    }
+
+    #[test]
+    fn a_local_directory_has_to_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        assert!(prepare_local(&missing, None).unwrap_err().ends_with("does not exist"));
+        assert!(!missing.exists(), "nothing is made where a disk is not mounted");
+        prepare_local(dir.path(), None).unwrap();
+        assert!(prepare_local(Path::new("/dev/null"), None).unwrap_err().ends_with("must be a directory"));
+    }
+}
