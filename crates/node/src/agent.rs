@@ -177,10 +177,15 @@ impl Agent {
         Object::parse(whole.to_string().into()).map_or(object, Arc::new)
     }
 
-    /// The API's copy of a pod of a file has changed; the pod itself has not.
+    /// The API's copy of a pod of a file has changed; the pod itself has not. Anybody may say of a pod that it is such a copy:
+    /// it counts for the pod of a file that has its name, and for no other.
     fn mirror_changed(&self, of: &str, change: Change) {
-        if let Some(mailbox) = self.workers.lock().get(of) {
-            mailbox.mirror(change.new);
+        let named = self.crew.of_files.lock().get(&change.key).cloned();
+        let meant = self.workers.lock().get(of).cloned();
+        if let (Some(named), Some(meant)) = (named, meant)
+            && Arc::ptr_eq(&named, &meant)
+        {
+            meant.mirror(change.new);
         }
         self.deps.static_pods.touch();
     }

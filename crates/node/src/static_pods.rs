@@ -271,6 +271,11 @@ fn hash(text: &[u8], path: &Path, node: &str) -> String {
     hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether a uid is that of a file's pod: those of the API are the server's, and UUIDs with dashes.
+pub(crate) fn is_of_a_file(uid: &str) -> bool {
+    !uid.contains('-')
+}
+
 /// Follows the directory, and tells what it holds whenever that may be something else.
 pub(crate) async fn follow(deps: Arc<Deps>, directory: PathBuf, listed: mpsc::Sender<Vec<Object>>) {
     let mut failures = 0;
@@ -377,7 +382,7 @@ async fn mirror(deps: &Deps, workers: &Workers) -> bool {
     let wanted = pods.iter().map(|(uid, pod)| (pod.key(), uid.clone())).collect();
     let shown: Vec<Shown> = deps.caches.pods.list().iter().map(|object| shown(object)).collect();
     let mut done = true;
-    for step in steps(&wanted, &shown, |uid| workers.lock().contains_key(uid)) {
+    for step in steps(&wanted, &shown, |uid| is_of_a_file(uid) && workers.lock().contains_key(uid)) {
         let result = match &step {
             Step::Create { of } => match pods.get(of) {
                 Some(pod) => create(deps, pod).await,

@@ -13,7 +13,6 @@ use serde_json::Value;
 use super::ports::{HostPort, of_host};
 use crate::pod::PodView;
 use crate::pod::resources::{SYSTEM_CRITICAL, qos_class};
-use crate::static_pods::{FILE, MIRROR, SOURCE};
 
 /// The label by which a pod can ask for an operating system. Source: `v1.LabelOSStable`.
 const OS: &str = "kubernetes.io/os";
@@ -67,10 +66,8 @@ impl Asked {
             requests: without_devices(&whole, counted(&of_pod(&whole, Side::Requests, counting))),
             ports: of_host(pod),
             priority,
-            // Pods of files, and the copies that the API has of them. Source: `kubetypes.IsCriticalPod`.
-            critical: metadata.annotations.contains_key(MIRROR)
-                || metadata.annotations.get(SOURCE).is_some_and(|source| source == FILE)
-                || priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL),
+            // Source: `kubetypes.IsCriticalPod`; the API's copies of pods of files are not asked about.
+            critical: pod.is_of_a_file() || priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL),
             qos: given.unwrap_or_else(|| qos_class(&pod.spec).to_owned()),
             nodes: spec.nodes,
             tolerations: spec.tolerations,

@@ -273,8 +273,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_pod_asks_for_what_its_spec_says() {
-        let pod = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p",
-                "annotations": { "kubernetes.io/config.mirror": "x" }, "labels": { "kubernetes.io/os": "linux" } },
+        let mut pod = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "9cf0a1",
+                "annotations": { "kubernetes.io/config.source": "file" }, "labels": { "kubernetes.io/os": "linux" } },
             "spec": { "containers": [{ "name": "c", "image": "x",
                 "resources": { "requests": { "cpu": "1", "memory": "1Mi" } } }], "overhead": { "cpu": "100m" } },
             "status": { "qosClass": "Burstable", "containerStatuses": [{ "name": "c", "ready": true, "image": "x",
@@ -285,7 +285,18 @@ pub(crate) mod tests {
             (asked.request("cpu"), asked.request("memory"), asked.request("pods")),
             (1100, 1 << 20, 1)
         );
-        assert!(asked.critical, "the API's copy of a pod of a file");
+        assert!(asked.critical, "a pod of a file");
         assert_eq!((asked.os_label.as_deref(), asked.qos.as_str()), (Some("linux"), "Burstable"));
+        // Whoever makes a pod may say that it is of a file, or the copy of one: its uid is the server's.
+        pod["metadata"]["uid"] = "5e9bcf1c-0d2a-4f6e-8a51-3f1f0b4d9c11".into();
+        for annotations in [
+            json!({ "kubernetes.io/config.source": "file" }),
+            json!({ "kubernetes.io/config.mirror": "9cf0a1" }),
+        ] {
+            pod["metadata"]["annotations"] = annotations;
+            let object = Object::parse(pod.to_string().into()).unwrap();
+            let view = PodView::decode(&object).unwrap();
+            assert!(!view.is_of_a_file() && !Asked::of(&object, &view).unwrap().critical);
+        }
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 use reconcile::ports::{PodRef, PublishedPort};
 use serde::Deserialize;
 
-use crate::static_pods::{FILE, MIRROR, SOURCE};
+use crate::static_pods::{FILE, MIRROR, SOURCE, is_of_a_file};
 
 /// Longer names the kernel does not take. Source: `HOST_NAME_MAX` of Linux.
 const KERNEL_NAME_MAX: usize = 64;
@@ -123,10 +123,13 @@ impl PodView {
         &self.metadata.uid
     }
 
-    /// Whether a file of this node says that there is this pod, and not the API. Source: `kubetypes.IsStaticPod`.
+    /// Whether a file of this node says that there is this pod, and not the API. Source: `kubetypes.IsStaticPod`. Anybody
+    /// may annotate a pod of the API so, but nobody chooses its uid.
     pub(crate) fn is_of_a_file(&self) -> bool {
         let annotations = &self.metadata.annotations;
-        annotations.get(SOURCE).is_some_and(|source| source == FILE) && !annotations.contains_key(MIRROR)
+        is_of_a_file(self.uid())
+            && annotations.get(SOURCE).is_some_and(|source| source == FILE)
+            && !annotations.contains_key(MIRROR)
     }
 
     /// `name_namespace(uid)`, as upstream names a pod in messages.

@@ -108,3 +108,20 @@ async fn a_copy_without_its_file_goes_and_runs_nothing() {
     world.until("gone", || world.api.get("pods", "default", "lost-n1").is_none().then_some(())).await;
     assert!(world.runtime.log.lock().is_empty());
 }
+
+#[tokio::test]
+async fn who_says_to_be_a_copy_of_another_pod_silences_nobody() {
+    let world = World::new().await;
+    let spec = json!({ "nodeName": "n1", "restartPolicy": "Never", "containers": [{ "name": "main", "image": "app:1" }] });
+    let victim = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "victim", "namespace": "default",
+            "annotations": {"kubernetes.io/config.source": "file"}}, "spec": spec, "status": {}});
+    world.api.put("pods", victim);
+    let victim = world.pod_until("victim", "shown as Running", running).await;
+    let forged = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "forged", "namespace": "default",
+            "annotations": {"kubernetes.io/config.mirror": victim["metadata"]["uid"]}}, "spec": spec, "status": {}});
+    world.api.put("pods", forged);
+    world.until("gone", || world.api.get("pods", "default", "forged").is_none().then_some(())).await;
+    let main = alive(&world).unwrap().spec.id;
+    world.runtime.end(&main, 3);
+    world.pod_until("victim", "shown as Failed", |pod| pod["status"]["phase"] == "Failed").await;
+}
