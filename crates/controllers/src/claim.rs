@@ -40,7 +40,11 @@ impl Claim<'_> {
         adoptable: impl Fn(&Object) -> bool,
     ) -> Result<Vec<Arc<Object>>, Status> {
         let uid = &self.owner.uid;
-        let is_ours = |object: &Object| object.meta().controller().is_some_and(|owner| owner.uid == *uid);
+        // What lies in another namespace is nobody's there, whatever it says of its owner.
+        let is_ours = |object: &Object| {
+            let meta = object.meta();
+            meta.namespace == self.owner.namespace && meta.controller().is_some_and(|owner| owner.uid == *uid)
+        };
         let (mut claimed, strays): (Vec<_>, Vec<_>) = self
             .objects
             .owned_by(uid)

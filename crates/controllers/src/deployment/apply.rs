@@ -71,11 +71,14 @@ impl Worker {
     /// Uids of the sets that have pods which may still run. Source: `oldPodsRunning`.
     fn sets_with_pods(&self, sets: &[Set]) -> Vec<String> {
         let runs = |pod: &Arc<Object>| decode::<Pod>(pod).map_or(true, |pod| !pod.is_finished());
-        sets.iter()
-            .map(|set| &set.metadata.uid)
-            .filter(|uid| self.pods.owned_by(uid).iter().any(runs))
-            .cloned()
-            .collect()
+        let has = |set: &&Set| {
+            let meta = &set.metadata;
+            self.pods
+                .owned_by(&meta.uid)
+                .iter()
+                .any(|pod| pod.meta().namespace == meta.namespace && runs(pod))
+        };
+        sets.iter().filter(has).map(|set| set.metadata.uid.clone()).collect()
     }
 
     /// One step; `false` ends the pass without an error.

@@ -4,6 +4,12 @@ use super::plan::Planner;
 use super::types::{DESIRED_REPLICAS, MAX_REPLICAS};
 use crate::replicaset::Set;
 
+/// How many pods a set has or may still make. Those of one that is being deleted are the garbage collector's, and may wait for
+/// the set to go: who waits for them waits for ever.
+fn size(set: &Set) -> i64 {
+    if set.metadata.is_terminating() { set.replicas() } else { set.replicas().max(set.status.replicas) }
+}
+
 impl Planner {
     /// One pass of a rolling update: first up, within the surge; else down, as far as enough pods are available.
     pub(super) fn roll(&mut self) {
@@ -31,7 +37,7 @@ impl Planner {
         if self.deployment.recreates() {
             return desired;
         }
-        let others: i64 = self.old.iter().map(|set| set.replicas().max(set.status.replicas)).sum();
+        let others: i64 = self.old.iter().map(size).sum();
         let room = desired.saturating_add(self.deployment.max_surge()) - others.saturating_add(current);
         if room <= 0 { current } else { current + room.min(desired - current) }
     }

@@ -341,6 +341,25 @@ fn scaling_in_the_middle_of_a_rollout_is_proportional() {
 }
 
 #[test]
+fn a_set_that_is_being_deleted_holds_up_nobody_with_its_pods() {
+    let mut model = Model::new(deployment(spec(2, json!(0), json!(1))));
+    model.settle(&mut Chance(3), |_| {});
+    let old = model.sets.keys().next().unwrap().clone();
+    model.deployment.spec.template = template(2);
+    model.deployment.metadata.generation += 1;
+    let sizes = |model: &Model| model.sets.values().map(Set::replicas).collect::<Vec<_>>();
+    for _ in 0..3 {
+        model.pass();
+    }
+    let mut held = sizes(&model);
+    held.sort_unstable();
+    assert_eq!(held, [0, 1], "its pod is known to be there");
+    model.sets.get_mut(&old).unwrap().metadata.deletion_timestamp = Some(model.now);
+    model.pass();
+    assert_eq!(sizes(&model), [1, 1]);
+}
+
+#[test]
 fn a_rollout_without_progress_times_out() {
     let mut model = Model::new(deployment(spec(1, json!(1), json!(0))));
     model.pass();

@@ -36,14 +36,14 @@ impl Worker {
             objects: &self.pods,
             finalizer: None,
         };
-        let strays = self.rosters.judge(&set)?;
+        let strays = self.rosters.strays(&set)?;
         let adoptable = |pod: &Object| decode::<Pod>(pod).is_ok_and(|pod| pod.is_active());
         if !claim.settle(strays, adoptable).await?.is_empty() {
             // The watch brings what it has adopted, and with it the next pass.
             return Ok(Action::after(wait));
         }
         let now = self.ctx.clock.now();
-        let pods = self.rosters.count(&set.metadata.uid, set.min_ready(), now);
+        let pods = self.rosters.count(&set, now);
         let involved = Involved::object(&self.flavor.kind, &object);
         let result = if wait.is_none() && !set.metadata.is_terminating() {
             self.manage(key, &set, pods.active, &involved).await
@@ -77,9 +77,9 @@ impl Worker {
                 let (_, result) = control.create(count, |_| body.clone()).await;
                 result.map_err(|status| ("FailedCreate", status))
             }
-            Decision::Delete(count) => {
+            Decision::Delete(aim) => {
                 let (uid, now) = (&set.metadata.uid, self.ctx.clock.now());
-                let victims = self.rosters.victims(uid, &self.siblings(set), count, now);
+                let victims = self.rosters.victims(&(&set.metadata).into(), &self.siblings(set), aim, now);
                 expectations.expect(key, uid, 0, victims.iter().map(|pod| pod.uid.clone()));
                 let results = join_all(victims.iter().map(|pod| control.delete(&pod.name, &pod.uid))).await;
                 results.into_iter().collect::<Result<(), _>>().map_err(|status| ("FailedDelete", status))

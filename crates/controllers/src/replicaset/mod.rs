@@ -21,7 +21,7 @@ use reconcile::{
 
 use crate::claim::{adopters, former, resolve};
 use crate::context::{Ctx, ready};
-use roster::Rosters;
+use roster::{Rosters, SetId};
 
 pub(crate) use types::decode;
 pub use types::{Set, SetCondition, SetSpec, SetStatus};
@@ -131,7 +131,7 @@ impl Worker {
     fn keep(&self, change: &Change) {
         let set = |pod: &Arc<Object>| {
             let owner = pod.meta().controller().filter(|owner| owner.kind == self.flavor.kind.kind)?;
-            Some(owner.uid.clone())
+            Some(SetId { namespace: pod.meta().namespace.clone(), uid: owner.uid.clone() })
         };
         let (old, new) = (change.old.as_ref(), change.new.as_ref());
         let (was, is) = (old.and_then(set), new.and_then(set));
@@ -142,7 +142,7 @@ impl Worker {
         {
             self.rosters.remove(set, &pod);
         }
-        if let (Some(set), Some(pod)) = (&is, new) {
+        if let (Some(set), Some(pod)) = (is, new) {
             self.rosters.put(set, pod);
         }
     }
@@ -158,7 +158,7 @@ impl Worker {
             return adopters.into_iter().for_each(|set| self.queue.add(set));
         };
         self.expectations.pod_changed(&set.key(), change);
-        self.queue.add_gathered(set.key(), self.rosters.len(&set.meta().uid), LOOKED_AT);
+        self.queue.add_gathered(set.key(), self.rosters.len(&set.meta().into()), LOOKED_AT);
     }
 }
 

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use reconcile::Kind;
 use serde_json::Value;
 
+use super::roster::Aim;
 use super::types::Set;
 use crate::template;
 
@@ -18,8 +19,8 @@ pub(super) enum Decision {
     Nothing,
     /// Make so many.
     Create(usize),
-    /// Delete so many.
-    Delete(usize),
+    /// Delete some.
+    Delete(Aim),
 }
 
 /// Compares the number of active pods with what is wanted.
@@ -28,7 +29,7 @@ pub(super) fn plan(set: &Set, active: usize) -> Decision {
     match active.cmp(&wanted) {
         Ordering::Less => Decision::Create((wanted - active).min(BURST)),
         Ordering::Equal => Decision::Nothing,
-        Ordering::Greater => Decision::Delete((active - wanted).min(BURST)),
+        Ordering::Greater => Decision::Delete(Aim { wanted, most: BURST }),
     }
 }
 
@@ -59,9 +60,8 @@ mod tests {
             (3, 3, Decision::Nothing),
             (5, 3, Decision::Create(2)),
             (2000, 3, Decision::Create(500)),
-            (2, 3, Decision::Delete(1)),
-            (0, 2000, Decision::Delete(500)),
-            (-1, 1, Decision::Delete(1)),
+            (2, 3, Decision::Delete(Aim { wanted: 2, most: 500 })),
+            (-1, 1, Decision::Delete(Aim { wanted: 0, most: 500 })),
         ] {
             assert_eq!(plan(&set(wanted), active), decision);
         }

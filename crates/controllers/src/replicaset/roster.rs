@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Object;
+use api::{Object, ObjectMeta};
 use base::BoxError;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -121,6 +121,13 @@ pub(super) struct Count {
     pub(super) next_available: Option<Duration>,
 }
 
+/// How many pods are to stay, and how many may go at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Aim {
+    pub(super) wanted: usize,
+    pub(super) most: usize,
+}
+
 /// A pod that is to be deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Victim {
@@ -128,22 +135,31 @@ pub(super) struct Victim {
     pub(super) uid: String,
 }
 
-/// The rosters of all sets of one kind, by their uids.
+/// A set as its pods name it: what lies in another namespace is none of its own, whatever it says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SetId {
+    pub(super) namespace: String,
+    pub(super) uid: String,
+}
+
+impl From<&ObjectMeta> for SetId {
+    fn from(set: &ObjectMeta) -> Self {
+        Self { namespace: set.namespace.clone(), uid: set.uid.clone() }
+    }
+}
+
+/// The rosters of all sets of one kind.
 #[derive(Debug, Default)]
-pub(super) struct Rosters(Mutex<HashMap<String, Roster>>);
+pub(super) struct Rosters(Mutex<HashMap<SetId, Roster>>);
 
 impl Rosters {
-    /// A pod of the set with this uid has a new version.
-    pub(super) fn put(&self, set: &str, pod: &Arc<Object>) {
-        let mut rosters = self.0.lock();
-        match rosters.get_mut(set) {
-            Some(roster) => roster.put(pod),
-            None => rosters.entry(set.to_owned()).or_default().put(pod),
-        }
+    /// A pod of this set has a new version.
+    pub(super) fn put(&self, set: SetId, pod: &Arc<Object>) {
+        self.0.lock().entry(set).or_default().put(pod);
     }
 
-    /// A pod belongs to the set with this uid no more.
-    pub(super) fn remove(&self, set: &str, pod: &str) {
+    /// A pod belongs to this set no more.
+    pub(super) fn remove(&self, set: &SetId, pod: &str) {
         let mut rosters = self.0.lock();
         let Some(roster) = rosters.get_mut(set) else { return };
         roster.remove(pod);
@@ -152,18 +168,16 @@ impl Rosters {
         }
     }
 
-    /// How many pods the set with this uid has.
-    pub(super) fn len(&self, set: &str) -> usize {
+    /// How many pods this set has.
+    pub(super) fn len(&self, set: &SetId) -> usize {
         self.0.lock().get(set).map_or(0, |roster| roster.members.len())
     }
 
-    /// Looks at a set's pods as the set is now; gives those that its selector matches no more. A pod that cannot be read is
-    /// an error.
-    pub(super) fn judge(&self, set: &Set) -> Result<Vec<Arc<Object>>, BoxError> {
-        let terms = Terms::from(set);
+    /// The pods that the set's selector matches no more. A pod that cannot be read is an error.
+    pub(super) fn strays(&self, set: &Set) -> Result<Vec<Arc<Object>>, BoxError> {
         let mut rosters = self.0.lock();
-        let Some(roster) = rosters.get_mut(&set.metadata.uid) else { return Ok(Vec::new()) };
-        roster.judge(terms);
+        let Some(roster) = rosters.get_mut(&SetId::from(&set.metadata)) else { return Ok(Vec::new()) };
+        roster.judge(Terms::from(set));
         let mut strays = Vec::new();
         for member in roster.members.values() {
             if member.standing.is_none() {
@@ -176,10 +190,12 @@ impl Rosters {
         Ok(strays)
     }
 
-    /// Counts the pods of the set with this uid.
-    pub(super) fn count(&self, set: &str, min_ready: Duration, now: Timestamp) -> Count {
-        let rosters = self.0.lock();
-        let Some(roster) = rosters.get(set) else { return Count::default() };
+    /// Counts the pods of a set.
+    pub(super) fn count(&self, set: &Set, now: Timestamp) -> Count {
+        let min_ready = set.min_ready();
+        let mut rosters = self.0.lock();
+        let Some(roster) = rosters.get_mut(&SetId::from(&set.metadata)) else { return Count::default() };
+        roster.judge(Terms::from(set));
         let mut count = Count::default();
         for member in roster.members.values().filter(|member| member.selected) {
             count.leaving += usize::from(member.standing.is_some_and(|standing| standing.is_leaving()));
@@ -194,19 +210,14 @@ impl Rosters {
         count
     }
 
-    /// The pods of the set with this uid that are to go first, so many. Those go early that share their node with many
-    /// pods of the set and of its siblings, which are sets of the same owner.
-    pub(super) fn victims(
-        &self,
-        set: &str,
-        siblings: &[String],
-        count: usize,
-        now: Timestamp,
-    ) -> Vec<Victim> {
+    /// The pods of a set that are to go first: `most` at once, and only as many as there are more than `wanted` at this
+    /// moment. Those go early that share their node with many pods of the set and of its siblings, which are sets of the same
+    /// owner.
+    pub(super) fn victims(&self, set: &SetId, siblings: &[String], aim: Aim, now: Timestamp) -> Vec<Victim> {
         let rosters = self.0.lock();
         let Some(roster) = rosters.get(set) else { return Vec::new() };
-        let crowds: Vec<_> =
-            siblings.iter().filter_map(|uid| rosters.get(uid)).map(|roster| &roster.nodes).collect();
+        let sibling = |uid: &String| rosters.get(&SetId { uid: uid.clone(), ..set.clone() });
+        let crowds: Vec<_> = siblings.iter().filter_map(sibling).map(|roster| &roster.nodes).collect();
         let beside = |node: &str| crowds.iter().filter_map(|nodes| nodes.get(node)).sum();
         let mut candidates: Vec<(Candidate<'_>, &Object)> = roster
             .members
@@ -216,6 +227,7 @@ impl Rosters {
                 Some((Candidate { standing: member.active()?, uid, siblings }, &*member.pod))
             })
             .collect();
+        let count = candidates.len().saturating_sub(aim.wanted).min(aim.most);
         if (1..candidates.len()).contains(&count) {
             candidates.select_nth_unstable_by(count - 1, |(a, _), (b, _)| deletion_order(*a, *b, now));
         }
@@ -233,7 +245,7 @@ mod tests {
 
     fn set(min_ready_s: u32) -> Set {
         let mut set: Set = serde_json::from_value(json!({
-            "metadata": { "uid": "s" },
+            "metadata": { "uid": "s", "namespace": "ns" },
             "spec": { "minReadySeconds": min_ready_s, "template": { "metadata": { "labels": { "app": "web", "v": "1" } } } },
         }))
         .unwrap();
@@ -258,6 +270,14 @@ mod tests {
         json!({ "spec": { "nodeName": node }, "status": { "phase": "Running" } })
     }
 
+    fn id(uid: &str) -> SetId {
+        SetId { namespace: "ns".into(), uid: uid.into() }
+    }
+
+    fn going(most: usize) -> Aim {
+        Aim { wanted: 0, most }
+    }
+
     fn uids(victims: &[Victim]) -> Vec<&str> {
         victims.iter().map(|victim| victim.uid.as_str()).collect()
     }
@@ -268,70 +288,76 @@ mod tests {
         let rosters = Rosters::default();
         let labels = json!({ "app": "web", "v": "1", "x": "y" });
         let status = ready("2024-01-01T00:00:00Z");
-        rosters.put("s", &pod("a", json!({ "metadata": { "labels": labels }, "status": status })));
-        rosters.put("s", &pod("b", json!({ "status": ready("2024-01-01T00:00:10Z") })));
-        rosters.put("s", &pod("c", json!({})));
-        rosters.put("s", &pod("d", json!({ "status": { "phase": "Failed" } })));
+        rosters.put(id("s"), &pod("a", json!({ "metadata": { "labels": labels }, "status": status })));
+        rosters.put(id("s"), &pod("b", json!({ "status": ready("2024-01-01T00:00:10Z") })));
+        rosters.put(id("s"), &pod("c", json!({})));
+        rosters.put(id("s"), &pod("d", json!({ "status": { "phase": "Failed" } })));
         let leaving = json!({ "metadata": { "deletionTimestamp": "2024-01-01T00:00:09Z" } });
-        rosters.put("s", &pod("e", leaving));
-        rosters.put("s", &pod("f", json!({ "metadata": { "labels": { "app": "other" } } })));
-        rosters.put("t", &pod("g", json!({})));
-        let strays = rosters.judge(&set(10)).unwrap();
+        rosters.put(id("s"), &pod("e", leaving));
+        rosters.put(id("s"), &pod("f", json!({ "metadata": { "labels": { "app": "other" } } })));
+        rosters.put(id("t"), &pod("g", json!({})));
+        // Whoever says in another namespace that it belongs to the set is none of its own.
+        let elsewhere = SetId { namespace: "other".into(), ..id("s") };
+        rosters.put(elsewhere.clone(), &pod("i", json!({})));
+        let strays = rosters.strays(&set(10)).unwrap();
         assert_eq!(strays.iter().map(|pod| pod.meta().uid.as_str()).collect::<Vec<_>>(), ["f"]);
-        let ten = Duration::from_secs(10);
         let next_available = Some(Duration::from_secs(5));
         let count = Count { active: 3, labelled: 1, ready: 2, available: 1, leaving: 1, next_available };
-        assert_eq!(rosters.count("s", ten, now), count);
+        assert_eq!(rosters.count(&set(10), now), count);
         // A new version, and one that is gone; who comes after the look is judged as the others.
-        rosters.put("s", &pod("c", json!({ "status": ready("2024-01-01T00:00:15Z") })));
-        rosters.remove("s", "a");
-        rosters.put("s", &pod("h", json!({ "metadata": { "labels": { "app": "other" } } })));
+        rosters.put(id("s"), &pod("c", json!({ "status": ready("2024-01-01T00:00:15Z") })));
+        rosters.remove(&id("s"), "a");
+        rosters.put(id("s"), &pod("h", json!({ "metadata": { "labels": { "app": "other" } } })));
         let count = Count { active: 2, labelled: 0, available: 0, ..count };
-        assert_eq!(rosters.count("s", ten, now), count);
+        assert_eq!(rosters.count(&set(10), now), count);
         // Another selector judges all anew.
         let mut other = set(0);
         other.selector = serde_json::from_value(json!({ "matchLabels": { "app": "other" } })).unwrap();
-        assert_eq!(rosters.judge(&other).unwrap().len(), 4);
-        assert_eq!(rosters.count("s", Duration::ZERO, now).active, 2);
+        assert_eq!(rosters.strays(&other).unwrap().len(), 4);
+        assert_eq!(rosters.count(&other, now).active, 2);
         for uid in ["b", "c", "d", "e", "f", "h"] {
-            assert!(rosters.len("s") > 0);
-            rosters.remove("s", uid);
+            assert!(rosters.len(&id("s")) > 0);
+            rosters.remove(&id("s"), uid);
         }
-        rosters.remove("t", "g");
+        rosters.remove(&id("t"), "g");
+        rosters.remove(&elsewhere, "i");
         assert!(rosters.0.lock().is_empty());
     }
 
     #[test]
     fn a_pod_that_cannot_be_read_is_told_of() {
         let rosters = Rosters::default();
-        rosters.put("s", &pod("a", json!({ "status": { "phase": 7 } })));
-        assert!(rosters.judge(&set(0)).unwrap_err().to_string().contains("pod-a"));
-        rosters.put("s", &pod("a", json!({})));
-        assert!(rosters.judge(&set(0)).unwrap().is_empty());
+        rosters.put(id("s"), &pod("a", json!({ "status": { "phase": 7 } })));
+        assert!(rosters.strays(&set(0)).unwrap_err().to_string().contains("pod-a"));
+        rosters.put(id("s"), &pod("a", json!({})));
+        assert!(rosters.strays(&set(0)).unwrap().is_empty());
     }
 
     #[test]
     fn pods_on_crowded_nodes_go_first() {
         let (now, none) = (Timestamp::UNIX_EPOCH, Rosters::default());
-        assert!(none.victims("s", &["s".into()], 3, now).is_empty());
+        assert!(none.victims(&id("s"), &["s".into()], going(3), now).is_empty());
         let rosters = Rosters::default();
         for (uid, node) in [("a", "x"), ("b", "y"), ("c", "z")] {
-            rosters.put("s", &pod(uid, on(node)));
+            rosters.put(id("s"), &pod(uid, on(node)));
         }
         // Of a sibling, and of a set that is none.
-        rosters.put("t", &pod("d", on("y")));
-        rosters.put("u", &pod("e", on("z")));
-        rosters.judge(&set(0)).unwrap();
+        rosters.put(id("t"), &pod("d", on("y")));
+        rosters.put(id("u"), &pod("e", on("z")));
+        rosters.strays(&set(0)).unwrap();
         let siblings = ["s".to_owned(), "t".to_owned()];
-        assert_eq!(uids(&rosters.victims("s", &siblings, 1, now)), ["b"]);
-        assert_eq!(rosters.victims("s", &siblings, 2, now).len(), 2);
-        assert_eq!(rosters.victims("s", &siblings, 9, now).len(), 3);
+        assert_eq!(uids(&rosters.victims(&id("s"), &siblings, going(1), now)), ["b"]);
+        assert_eq!(rosters.victims(&id("s"), &siblings, going(2), now).len(), 2);
+        assert_eq!(rosters.victims(&id("s"), &siblings, going(9), now).len(), 3);
+        assert_eq!(rosters.victims(&id("s"), &siblings, Aim { wanted: 2, most: 9 }, now).len(), 1);
+        assert!(rosters.victims(&id("s"), &siblings, Aim { wanted: 4, most: 9 }, now).is_empty());
         // One that has left the node crowds it no more.
-        rosters.remove("t", "d");
-        rosters.put("t", &pod("f", on("x")));
-        assert_eq!(uids(&rosters.victims("s", &siblings, 1, now)), ["a"]);
-        rosters.put("t", &pod("f", json!({ "spec": { "nodeName": "x" }, "status": { "phase": "Failed" } })));
-        rosters.put("t", &pod("h", on("z")));
-        assert_eq!(uids(&rosters.victims("s", &siblings, 1, now)), ["c"]);
+        rosters.remove(&id("t"), "d");
+        rosters.put(id("t"), &pod("f", on("x")));
+        assert_eq!(uids(&rosters.victims(&id("s"), &siblings, going(1), now)), ["a"]);
+        rosters
+            .put(id("t"), &pod("f", json!({ "spec": { "nodeName": "x" }, "status": { "phase": "Failed" } })));
+        rosters.put(id("t"), &pod("h", on("z")));
+        assert_eq!(uids(&rosters.victims(&id("s"), &siblings, going(1), now)), ["c"]);
     }
 }
