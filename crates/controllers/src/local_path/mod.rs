@@ -10,7 +10,7 @@ use api::{DeleteOptions, Key, Object, ObjectMeta, PatchType, Reason};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use reconcile::local_path::{REMOVED, removal, volumes};
+use reconcile::local_path::removal;
 use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
 };
@@ -144,9 +144,14 @@ impl Worker {
     fn volume_changed(&self, change: &Change) {
         let node = change.latest().and_then(|volume| volume.annotation(plan::NODE));
         let Some(node) = node else { return };
-        match change.new {
-            Some(_) => self.queue.add(Item::Volume(change.key.clone())),
-            None => self.queue.add(Item::Node(Key::new("", node))),
+        match &change.new {
+            Some(volume) if volume.meta().is_terminating() => {
+                self.queue.add(Item::Volume(change.key.clone()));
+            }
+            held => {
+                held.iter().for_each(|volume| self.queue.add(Item::Volume(volume.key())));
+                self.queue.add(Item::Node(Key::new("", node)));
+            }
         }
     }
 
@@ -227,9 +232,13 @@ impl Worker {
         match plan_volume(&volume, node.as_ref()) {
             VolumeStep::Leave => Ok(()),
             VolumeStep::Delete => {
-                let uid = Some(volume.metadata.uid.clone());
-                let options = DeleteOptions { precondition_uid: uid, ..DeleteOptions::default() };
-                ignore_gone(self.ctx.client.delete(self.volumes.resource(), key, options).await)?;
+                // Of this very version: somebody may just have said that it is to be kept.
+                let options = DeleteOptions {
+                    precondition_uid: Some(volume.metadata.uid.clone()),
+                    precondition_resource_version: Some(volume.metadata.resource_version.clone()),
+                    ..DeleteOptions::default()
+                };
+                ignore_missing(self.ctx.client.delete(self.volumes.resource(), key, options).await)?;
                 Ok(())
             }
             VolumeStep::Ask => self.annotate(&self.nodes, &at, &plan::asking(&key.name)).await,
@@ -250,8 +259,11 @@ impl Worker {
     async fn sync_node(&self, key: &Key) -> Result<(), BoxError> {
         let Some(node) = self.nodes.get(key) else { return Ok(()) };
         let Some(meta) = head(&node) else { return Ok(()) };
-        let done = volumes(&meta.annotations, REMOVED);
-        let over = done.iter().filter(|volume| self.volumes.get(&Key::new("", **volume)).is_none());
+        // Also what was asked for and is not true any more: a volume that somebody has brought back keeps its directory.
+        let goes = |volume: &str| {
+            self.volumes.get(&Key::new("", volume)).is_some_and(|held| held.meta().is_terminating())
+        };
+        let over = plan::removals(&meta).filter(|volume| !goes(volume));
         let annotations: serde_json::Map<String, Value> =
             over.map(|volume| (removal(volume), Value::Null)).collect();
         if annotations.is_empty() {

@@ -203,14 +203,17 @@ async fn a_new_daemon_set_takes_over_pods_and_history() {
     let orphan = DeleteOptions { propagation: Some(Propagation::Orphan), ..DeleteOptions::default() };
     cluster.client.delete(&kinds::DAEMON_SETS.gvr(), &key(), orphan).await.unwrap();
     cluster.until(kinds::DAEMON_SETS, &key(), Value::is_null).await;
+    // Caches of several kinds come one after the other: who sees the pod as another's makes one beside it.
+    let orphaned = |held: &Value| held["metadata"]["ownerReferences"].is_null();
+    cluster.until(kinds::PODS, &pod.key(), orphaned).await;
+    let history = revision(&cluster).await.key();
+    cluster.until(kinds::CONTROLLER_REVISIONS, &history, orphaned).await;
     let new = cluster.create(&kinds::DAEMON_SETS, "default", agent(json!({}))).await;
     completes(&cluster, 1).await;
     let owned = |held: &Value| held["metadata"]["ownerReferences"][0]["uid"] == new.meta().uid.as_str();
     let kept = cluster.until(kinds::PODS, &pod.key(), owned).await;
     assert_eq!(kept["metadata"]["uid"], pod.meta().uid.as_str());
     assert_eq!(cluster.informers.get(kinds::PODS).in_namespace("default").len(), 1);
-    // What is known of revisions may be older than what is known of pods.
-    let history = revision(&cluster).await.key();
     cluster.until(kinds::CONTROLLER_REVISIONS, &history, owned).await;
 }
 

@@ -78,6 +78,11 @@ async fn a_claim_gets_a_directory_and_both_go_together() {
     let forgotten = |held: &Value| held["metadata"]["annotations"][removal(&name)].is_null();
     cluster.until(kinds::NODES, &Key::new("", "n1"), forgotten).await;
 
+    // What was asked for is taken back where it is not true any more: nobody waits for this volume's end.
+    node(&cluster, json!({ removal("saved"): REMOVE })).await;
+    let taken_back = |held: &Value| held["metadata"]["annotations"][removal("saved")].is_null();
+    cluster.until(kinds::NODES, &Key::new("", "n1"), taken_back).await;
+
     // Who deletes the class means it.
     let key = Key::new("", "local-path");
     cluster.client.delete(&kinds::STORAGE_CLASSES.gvr(), &key, DeleteOptions::default()).await.unwrap();
