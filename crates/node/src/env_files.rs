@@ -10,13 +10,16 @@ use k8s_openapi::api::core::v1::{Container, FileKeySelector};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use crate::pod::PodView;
+use crate::pod::env_file::EnvFile;
 use crate::volumes::PodDirectories;
 
 /// More no such file has: an environment that were larger no process could be started with.
 const SIZE_MAX: u64 = 1 << 20;
+/// More no container's files have together.
+const ALL_MAX: usize = 4 << 20;
 
 /// Files by volume and path; `None`: there is none.
-pub(crate) type EnvFiles = HashMap<(String, String), Option<String>>;
+pub(crate) type EnvFiles = HashMap<(String, String), Option<EnvFile>>;
 
 /// Which variables of a container come from files.
 fn selectors(container: &Container) -> impl Iterator<Item = &FileKeySelector> {
@@ -36,7 +39,12 @@ pub(crate) fn gather(
     directories: &PodDirectories,
 ) -> Result<EnvFiles, String> {
     let mut files = EnvFiles::new();
+    let mut bytes = 0;
     for FileKeySelector { volume_name, path, .. } in selectors(container) {
+        let file = (volume_name.clone(), path.clone());
+        if files.contains_key(&file) {
+            continue;
+        }
         let root = root(pod, directories, volume_name)
             .ok_or_else(|| format!("cannot find the volume \"{volume_name}\" referenced by FileKeyRef"))?;
         let text = match read(&root, path) {
@@ -46,7 +54,11 @@ pub(crate) fn gather(
                 return Err(format!("couldn't parse env file: {path} of volume {volume_name}: {error}"));
             }
         };
-        files.insert((volume_name.clone(), path.clone()), text);
+        bytes += text.as_ref().map_or(0, String::len);
+        if bytes > ALL_MAX {
+            return Err("couldn't parse env files: together they are larger than 4 MiB".to_owned());
+        }
+        files.insert(file, text.as_deref().map(EnvFile::parse));
     }
     Ok(files)
 }
@@ -103,7 +115,7 @@ mod tests {
             let files = gather(&pod, &pod.spec.containers[0], &directories)?;
             Ok::<_, String>(files.get(&(name.to_owned(), path.to_owned())).cloned().flatten())
         };
-        let found = Ok(Some("K='v'".to_owned()));
+        let found = Ok(Some(EnvFile::parse("K='v'")));
         assert_eq!((read("v", "d/env"), read("v", "link")), (found.clone(), found));
         assert_eq!((read("v", "none"), read("v", "out")), (Ok(None), Ok(None)), "also a link that leads out");
         for (name, path, error) in [
@@ -114,5 +126,27 @@ mod tests {
         ] {
             assert!(read(name, path).unwrap_err().contains(error), "{name} {path}");
         }
+    }
+
+    #[test]
+    fn files_are_read_once_and_only_so_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = PodDirectories::new(&dir.path().join("data"), &dir.path().join("run"), "u1");
+        let volume = directories.disk_volume("v");
+        std::fs::create_dir_all(&volume).unwrap();
+        std::fs::write(volume.join("0"), vec![b'#'; 1 << 20]).unwrap();
+        (1..5).for_each(|n| std::os::unix::fs::symlink("0", volume.join(n.to_string())).unwrap());
+        let of = |paths: &[u32]| {
+            let env: Vec<_> = paths
+                .iter()
+                .map(|path| json!({"name": "K", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": path.to_string(), "key": "K"}}}))
+                .collect();
+            let pod = pod(
+                json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "a", "env": env}]}),
+            );
+            gather(&pod, &pod.spec.containers[0], &directories).map(|files| files.len())
+        };
+        assert_eq!(of(&[0, 0, 0, 0, 0, 0, 1]), Ok(2));
+        assert!(of(&[0, 1, 2, 3, 4]).unwrap_err().contains("4 MiB"));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, FileKeySelector};
 
+use super::PodView;
 use super::fields::{FieldContext, field, resource_field};
-use super::{PodView, env_file};
 use crate::env_files::EnvFiles;
 
 /// Finds an object's data by its name.
@@ -171,11 +171,9 @@ fn value_of(
 fn from_file(files: &EnvFiles, selector: &FileKeySelector) -> Result<Option<String>, String> {
     let FileKeySelector { key, path, volume_name, .. } = selector;
     let optional = selector.optional == Some(true);
-    let file = files.get(&(volume_name.clone(), path.clone())).and_then(Option::as_deref);
+    let file = files.get(&(volume_name.clone(), path.clone())).and_then(Option::as_ref);
     let value = match file {
-        Some(text) => {
-            env_file::value(text, key).map_err(|error| format!("couldn't parse env file: {error}"))?
-        }
+        Some(file) => file.value(key).map_err(|error| format!("couldn't parse env file: {error}"))?,
         None if optional => None,
         None => return Err(format!("couldn't parse env file: volume {volume_name} has no file {path}")),
     };
@@ -265,6 +263,7 @@ fn service_variables(service: &ServiceLink) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::env_file::EnvFile;
     use crate::pod::tests::pod;
 
     fn run(container: serde_json::Value, services: &[ServiceLink]) -> Result<Vec<String>, String> {
@@ -276,7 +275,7 @@ mod tests {
         };
         let secret = |name: &str| (name == "s").then(|| BTreeMap::from([("p".to_owned(), b"w".to_vec())]));
         let file = ("v".to_owned(), "d/env".to_owned());
-        let files = EnvFiles::from([(file, Some("F='file'\nE=''".to_owned()))]);
+        let files = EnvFiles::from([(file, Some(EnvFile::parse("F='file'\nE=''")))]);
         let sources = Sources { config_map: &config_map, secret: &secret, files: &files };
         let context = FieldContext {
             pod_addresses: vec!["10.1.0.7".parse().unwrap()],
