@@ -18,15 +18,17 @@ struct Counts {
     succeeded: usize,
 }
 
-/// `Pending`, `Running`, `Succeeded` or `Failed`. `ended`: every container has ended for good.
+/// `Pending`, `Running`, `Succeeded` or `Failed`. `ended`: every container has ended for good. `due`: those that the pod,
+/// which begins anew, has not begun anew yet.
 pub(crate) fn phase(
     pod: &PodView,
     init: &[ContainerStatus],
     apps: &[ContainerStatus],
     ended: bool,
+    due: &dyn Fn(&str) -> bool,
 ) -> &'static str {
-    let counts = count(pod, apps);
-    let progress = init_progress(pod, init);
+    let counts = count(pod, apps, due);
+    let progress = init_progress(pod, init, due);
     if progress.failed_for_good || (progress.failed && ended) {
         return "Failed";
     }
@@ -52,11 +54,11 @@ pub(crate) fn phase(
     if counts.stopped == counts.succeeded { "Succeeded" } else { "Failed" }
 }
 
-fn count(pod: &PodView, statuses: &[ContainerStatus]) -> Counts {
+fn count(pod: &PodView, statuses: &[ContainerStatus], due: &dyn Fn(&str) -> bool) -> Counts {
     let wanted = pod.spec.containers.len();
     let mut counts = Counts { unknown: wanted.saturating_sub(statuses.len()), ..Counts::default() };
     let again = |name: &str, end: &ContainerStateTerminated| {
-        pod.container(name).is_some_and(|(_, container)| runs_again(pod, container, end))
+        due(name) || pod.container(name).is_some_and(|(_, container)| runs_again(pod, container, end))
     };
     for status in statuses {
         match &status.state {
@@ -97,7 +99,7 @@ struct InitProgress {
     failed_for_good: bool,
 }
 
-fn init_progress(pod: &PodView, statuses: &[ContainerStatus]) -> InitProgress {
+fn init_progress(pod: &PodView, statuses: &[ContainerStatus], due: &dyn Fn(&str) -> bool) -> InitProgress {
     let mut progress = InitProgress::default();
     for container in pod.init_containers() {
         let Some(status) = statuses.iter().find(|status| status.name == container.name) else {
@@ -113,7 +115,7 @@ fn init_progress(pod: &PodView, statuses: &[ContainerStatus]) -> InitProgress {
         progress.pending |= terminated.is_none();
         if let Some(end) = terminated.or(last).filter(|end| end.exit_code != 0) {
             progress.failed = true;
-            progress.failed_for_good |= !runs_again(pod, container, end);
+            progress.failed_for_good |= !due(&container.name) && !runs_again(pod, container, end);
         }
     }
     progress

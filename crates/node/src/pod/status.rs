@@ -68,12 +68,14 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         };
         list.push(container_status(input, kind, container));
     }
+    let epoch = epoch(input.pod, input.containers);
+    let due = |name: &str| latest(input.containers, name).is_some_and(|record| record.epoch < epoch);
     let phase = match (input.failure, input.last.phase.as_deref()) {
         (Some(_), _) => "Failed",
         // A pod's end is final.
         (None, Some("Succeeded")) => "Succeeded",
         (None, Some("Failed")) => "Failed",
-        _ => phase(input.pod, &init, &apps, input.ended),
+        _ => phase(input.pod, &init, &apps, input.ended, &due),
     };
     let host_network = input.pod.host_network();
     let addresses = if host_network { input.host_addresses } else { input.addresses };

@@ -148,6 +148,20 @@ fn a_pod_that_begins_anew_says_so_and_has_not_failed() {
 }
 
 #[test]
+fn who_is_still_to_begin_anew_ends_nothing() {
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "b"}]});
+    // The first has begun anew and ended before the other, which had ended by itself, has begun.
+    let mut both = case(spec.clone()).with("a", 1, exited(0, 5, 6)).with("b", 0, exited(0, 0, 1));
+    both.containers[0].epoch = 1;
+    assert_eq!(both.phase(), "Running");
+    let mut waits = case(spec).with("a", 1, exited(0, 5, 6)).with("b", 0, exited(0, 0, 1));
+    waits.containers[0].epoch = 1;
+    assert_eq!(waits.waits("b", "CrashLoopBackOff").phase(), "Running");
+}
+
+#[test]
 fn a_crash_loop_is_running_and_shows_its_last_end() {
     let case = case(spec("Always"))
         .with("a", 0, running(0))

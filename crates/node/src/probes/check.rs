@@ -114,7 +114,8 @@ impl Place {
         let next = base
             .join(location)
             .map_err(|error| format!("failed to parse Location header \"{location}\": {error}"))?;
-        let (Some(host), Some(port)) = (next.host_str(), next.port_or_known_default()) else {
+        let spoken = matches!(next.scheme(), "http" | "https");
+        let (Some(host), Some(port), true) = (next.host_str(), next.port_or_known_default(), spoken) else {
             return Err(format!("unsupported protocol scheme \"{}\"", next.scheme()));
         };
         if base.host_str() != Some(host) {
