@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::MissedTickBehavior;
 
 use crate::bootstrap::administrator;
+use crate::names::label_value_problems;
 use crate::pipeline::Pipeline;
 
 const NAMESPACE: &str = "kube-system";
@@ -69,8 +70,13 @@ impl Own {
         Self { holder: format!("{name}_{}", base::id::uuid()), host: host.to_owned(), name }
     }
 
+    /// A host may have a name that no label has.
     fn labels(&self) -> Value {
-        json!({ LABEL: COMPONENT, HOST_LABEL: self.host })
+        let mut labels = json!({ LABEL: COMPONENT });
+        if label_value_problems(&self.host).is_empty() {
+            labels[HOST_LABEL] = self.host.as_str().into();
+        }
+        labels
     }
 
     /// The lease as it is made. One that is there keeps its holder: upstream's does.
@@ -195,6 +201,12 @@ mod tests {
             (base32(b""), base32(b"f"), base32(b"foobar")),
             (String::new(), "my".into(), "mzxw6ytboi".into())
         );
+    }
+
+    #[test]
+    fn a_host_whose_name_no_label_has_is_not_named_by_one() {
+        assert_eq!(Own::new("node-1").labels()[HOST_LABEL], "node-1");
+        assert_eq!(Own::new(&"a".repeat(64)).labels(), json!({ LABEL: COMPONENT }));
     }
 
     #[test]

@@ -55,7 +55,10 @@ impl Notices {
 
     fn hub(&self) -> io::Result<Arc<Hub>> {
         let mut known = self.0.lock();
-        if let Some(hub) = &*known {
+        // One that failed tells nobody any more.
+        if let Some(hub) = &*known
+            && hub.watched.lock().failed.is_none()
+        {
             return Ok(hub.clone());
         }
         let inotify = Inotify::init().map_err(|error| {
