@@ -27,6 +27,7 @@ pub mod selectors;
 pub mod status;
 pub mod table;
 pub mod validate;
+pub mod wire;
 
 pub use meta::{ObjectMeta, OwnerReference};
 pub use object::{Key, Object};

@@ -333,7 +333,7 @@ impl Transport for Https {
         if head.status.is_success() {
             decode::answer(verb, &head, body)
         } else {
-            Err(decode::failure(head.status.as_u16(), &body))
+            Err(api::wire::failure(head.status.as_u16(), &body))
         }
     }
 }

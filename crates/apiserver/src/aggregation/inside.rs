@@ -1,17 +1,11 @@
 //! What components of this process read of extension API servers, and delete there: they ask the pipeline as for anything
 //! else, and have the answer in the shape that the pipeline gives.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
-
 use api::connect::User;
-use api::{Call, DeleteOptions, List, ListOptions, Object, Propagation, Reason, Request, Response, Status};
+use api::{Call, Object, Reason, Request, Response, Status, wire};
 use bytes::Bytes;
-use http::{Method, StatusCode};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use http::Method;
+use serde_json::Value;
 
 use super::{Aggregator, Remote, discovery};
 use crate::authn::{in_group, names};
@@ -20,8 +14,6 @@ use crate::tree;
 
 /// A list may be so long.
 const BYTES_MAX: usize = 32 << 20;
-/// Everything but RFC 3986's unreserved characters.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Whom extension API servers take this process's components for: their rights there are given to upstream's names for
 /// those that ask them. Source: `system:controller:horizontal-pod-autoscaler`, `system:controller:namespace-controller`.
 const MEASURER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
@@ -120,15 +112,18 @@ impl Aggregator {
         let asked = remote.pass_on(pipeline, &self.outbound, &user, (method, &path, body), BYTES_MAX).await;
         let (code, body) = asked.map_err(unreached)?;
         if !code.is_success() {
-            return Err(failure(code, &body));
+            return Err(wire::failure(code.as_u16(), &body));
         }
         match &request.call {
-            Call::List(_) => list(&body),
+            Call::List(_) => wire::list(&body.into()).map(Response::List).map_err(garbled),
             // What went is told in many ways, and nobody here asks.
             Call::Delete(_) | Call::DeleteCollection(..) => {
                 Ok(Response::Deleted { uid: String::new(), object: None, warnings: Vec::new() })
             }
-            _ => object(&body),
+            _ => {
+                let object = Object::parse(body.into()).map_err(garbled)?.into();
+                Ok(Response::Object { object, created: false, warnings: Vec::new() })
+            }
         }
     }
 }
@@ -140,135 +135,36 @@ fn component(group: &str) -> User {
 
 /// Method, path and body of a request, if it is one that is passed on.
 fn passed_on(request: &Request) -> Option<(Method, String, Bytes)> {
-    let none = ListOptions::default();
-    Some(match &request.call {
-        Call::Get { .. } => (Method::GET, path(request, &none), Bytes::new()),
-        Call::List(options) => (Method::GET, path(request, options), Bytes::new()),
-        Call::Delete(options) => (Method::DELETE, path(request, &none), delete_body(options)),
-        Call::DeleteCollection(options, which) => {
-            (Method::DELETE, path(request, which), delete_body(options))
-        }
+    let method = match &request.call {
+        Call::Get { .. } | Call::List(_) => Method::GET,
+        Call::Delete(_) | Call::DeleteCollection(..) => Method::DELETE,
         _ => return None,
-    })
-}
-
-/// `DeleteOptions` as requests carry them.
-fn delete_body(options: &DeleteOptions) -> Bytes {
-    let mut body = json!({ "kind": "DeleteOptions", "apiVersion": "v1" });
-    if options.dry_run {
-        body["dryRun"] = json!(["All"]);
-    }
-    if let Some(seconds) = options.grace_period_seconds {
-        body["gracePeriodSeconds"] = seconds.into();
-    }
-    if let Some(propagation) = options.propagation {
-        body["propagationPolicy"] = match propagation {
-            Propagation::Orphan => "Orphan",
-            Propagation::Background => "Background",
-            Propagation::Foreground => "Foreground",
-        }
-        .into();
-    }
-    let preconditions =
-        [("uid", &options.precondition_uid), ("resourceVersion", &options.precondition_resource_version)];
-    for (name, wanted) in preconditions {
-        if let Some(wanted) = wanted {
-            body["preconditions"][name] = wanted.as_str().into();
-        }
-    }
-    body.to_string().into()
-}
-
-/// The path and query of a request.
-fn path(request: &Request, options: &ListOptions) -> String {
-    let resource = &request.resource;
-    let mut path = format!("/apis/{}/{}", resource.group, resource.version);
-    let parts = [
-        ("/namespaces/", &request.namespace),
-        ("/", &resource.resource),
-        ("/", &request.name),
-        ("/", &request.subresource),
-    ];
-    for (before, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
-        // Writing to a string cannot fail.
-        let _ = write!(path, "{before}{}", utf8_percent_encode(part, ESCAPED));
-    }
-    let queries =
-        [("labelSelector", &options.label_selector), ("metricLabelSelector", &options.metric_label_selector)];
-    let mut before = '?';
-    for (name, value) in queries.into_iter().filter(|(_, value)| !value.is_empty()) {
-        let _ = write!(path, "{before}{name}={}", utf8_percent_encode(value, ESCAPED));
-        before = '&';
-    }
-    path
-}
-
-#[derive(Deserialize)]
-struct ListBody<'a> {
-    #[serde(borrow, default)]
-    items: Vec<&'a RawValue>,
-}
-
-fn list(body: &[u8]) -> Result<Response, Status> {
-    let list: ListBody<'_> = serde_json::from_slice(body).map_err(garbled)?;
-    let items = list.items.into_iter().map(|item| parsed(item.get().as_bytes()));
-    Ok(Response::List(List { items: items.collect::<Result<_, _>>()?, ..List::default() }))
-}
-
-fn object(body: &[u8]) -> Result<Response, Status> {
-    Ok(Response::Object { object: parsed(body)?, created: false, warnings: Vec::new() })
-}
-
-fn parsed(bytes: &[u8]) -> Result<Arc<Object>, Status> {
-    Object::parse(bytes.to_vec().into()).map(Arc::new).map_err(garbled)
+    };
+    Some((method, wire::path_and_query(request), wire::body(&request.call)))
 }
 
 fn garbled(error: serde_json::Error) -> Status {
     Status::internal(format!("the extension API server's answer cannot be read: {error}"))
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Refusal {
-    reason: Option<Reason>,
-    message: String,
-}
-
-/// What it refused, in its own words.
-fn failure(code: StatusCode, body: &[u8]) -> Status {
-    let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
-    let reason = refusal.reason.unwrap_or(match code.as_u16() {
-        401 => Reason::Unauthorized,
-        403 => Reason::Forbidden,
-        404 => Reason::NotFound,
-        405 => Reason::MethodNotAllowed,
-        409 => Reason::Conflict,
-        429 => Reason::TooManyRequests,
-        503 => Reason::ServiceUnavailable,
-        _ => Reason::InternalError,
-    });
-    let message = if refusal.message.is_empty() {
-        format!("the extension API server answered {code}")
-    } else {
-        refusal.message
-    };
-    Status { code: code.as_u16(), ..Status::new(reason, message) }
-}
-
 #[cfg(test)]
 mod tests {
-    use api::GroupVersionResource;
+    use api::{DeleteOptions, GroupVersionResource, ListOptions, Propagation};
 
     use super::*;
 
+    fn request(group: &str, version: &str, resource: &str, call: Call) -> Request {
+        let (name, subresource) = (String::new(), String::new());
+        let resource = GroupVersionResource::new(group, version, resource);
+        Request { resource, namespace: "ns".into(), name, subresource, call }
+    }
+
     #[test]
     fn paths_are_those_of_the_metrics_apis() {
-        let request = |resource: &str, name: &str, subresource: &str| Request {
-            resource: GroupVersionResource::new("custom.metrics.k8s.io", "v1beta2", resource),
-            namespace: "ns".into(),
-            name: name.into(),
-            subresource: subresource.into(),
-            call: Call::Get { resource_version: String::new() },
+        let path = |resource: &str, name: &str, subresource: &str, call: Call| {
+            let mut request = request("custom.metrics.k8s.io", "v1beta2", resource, call);
+            (request.name, request.subresource) = (name.into(), subresource.into());
+            passed_on(&request).unwrap().1
         };
         let options = ListOptions {
             label_selector: "a=b".into(),
@@ -277,49 +173,26 @@ mod tests {
         };
         let base = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/ns";
         assert_eq!(
-            path(&request("pods", "*", "rate"), &options),
+            path("pods", "*", "rate", Call::List(options)),
             format!("{base}/pods/%2A/rate?labelSelector=a%3Db&metricLabelSelector=c%20in%20%28d%2Ce%29")
         );
-        assert_eq!(
-            path(&request("metrics", "rate", ""), &ListOptions::default()),
-            format!("{base}/metrics/rate")
-        );
+        let get = Call::Get { resource_version: String::new() };
+        assert_eq!(path("metrics", "rate", "", get), format!("{base}/metrics/rate"));
     }
 
     #[test]
     fn deletions_carry_their_options() {
-        let mut request = Request {
-            resource: GroupVersionResource::new("example.com", "v1", "flunders"),
-            namespace: "ns".into(),
-            name: String::new(),
-            subresource: String::new(),
-            call: Call::DeleteCollection(
-                DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() },
-                ListOptions { label_selector: "a=b".into(), ..ListOptions::default() },
-            ),
-        };
-        let asked = |request: &Request| {
-            let (method, path, body) = passed_on(request).unwrap();
-            (method, path, serde_json::from_slice::<Value>(&body).unwrap())
-        };
-        let base = "/apis/example.com/v1/namespaces/ns/flunders";
-        let body = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background" });
-        assert_eq!(asked(&request), (Method::DELETE, format!("{base}?labelSelector=a%3Db"), body));
-        request.name = "one".into();
-        let options = DeleteOptions { precondition_uid: Some("u".into()), ..DeleteOptions::default() };
-        request.call = Call::Delete(options);
-        let body = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": "u" } });
-        assert_eq!(asked(&request), (Method::DELETE, format!("{base}/one"), body));
-        request.call = Call::Watch(ListOptions::default());
-        assert!(passed_on(&request).is_none());
+        let options =
+            DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+        let which = ListOptions { label_selector: "a=b".into(), ..ListOptions::default() };
+        let call = Call::DeleteCollection(options, which);
+        let (method, path, body) = passed_on(&request("example.com", "v1", "flunders", call)).unwrap();
+        assert_eq!(method, Method::DELETE);
+        assert_eq!(path, "/apis/example.com/v1/namespaces/ns/flunders?labelSelector=a%3Db");
+        assert!(String::from_utf8_lossy(&body).contains(r#""propagationPolicy":"Background""#));
+        let watch = Call::Watch(ListOptions::default());
+        assert!(passed_on(&request("example.com", "v1", "flunders", watch)).is_none());
         assert_eq!(component("example.com").name, CLEANER);
         assert_eq!(component("custom.metrics.k8s.io").name, MEASURER);
-    }
-
-    #[test]
-    fn refusals_keep_their_words() {
-        let refused = failure(StatusCode::NOT_FOUND, br#"{"reason":"NotFound","message":"no such metric"}"#);
-        assert_eq!((refused.reason, refused.message.as_str()), (Reason::NotFound, "no such metric"));
-        assert_eq!(failure(StatusCode::BAD_GATEWAY, b"what").code, 502);
     }
 }

@@ -1,6 +1,7 @@
 //! Answers from HTTP: objects, lists, watches and failures.
 
-use api::{List, Object, Reason, Response, Status, Verb, WatchEvent, WatchEventKind, WatchStream};
+use api::wire::{self, failure};
+use api::{Object, Reason, Response, Status, Verb, WatchEvent, WatchEventKind, WatchStream};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use http_body_util::BodyExt;
@@ -14,7 +15,7 @@ const EVENT_MAX_BYTES: usize = 16 << 20;
 pub(super) fn answer(verb: Verb, head: &http::response::Parts, body: Bytes) -> Result<Response, Status> {
     let warnings = warnings(head);
     match verb {
-        Verb::List => list(&body).map(Response::List),
+        Verb::List => wire::list(&body).map(Response::List).map_err(|error| garbled(&error)),
         Verb::Delete | Verb::DeleteCollection => deleted(body, warnings),
         _ => Ok(Response::Object {
             object: Object::parse(body).map_err(|error| garbled(&error))?.into(),
@@ -43,55 +44,6 @@ struct TypeHead {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ListMeta {
-    resource_version: String,
-    #[serde(rename = "continue")]
-    continue_token: String,
-    remaining_item_count: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListBody<'a> {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-    #[serde(default)]
-    metadata: ListMeta,
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
-}
-
-fn list(body: &Bytes) -> Result<List, Status> {
-    let list: ListBody<'_> = serde_json::from_slice(body).map_err(|error| garbled(&error))?;
-    let kind = list.kind.strip_suffix("List").unwrap_or(&list.kind);
-    let items = list.items.unwrap_or_default().into_iter().map(|item| {
-        let bytes = typed(body, item.get(), &list.api_version, kind)?;
-        Object::parse(bytes).map(Into::into).map_err(|error| garbled(&error))
-    });
-    Ok(List {
-        items: items.collect::<Result<_, Status>>()?,
-        revision: list.metadata.resource_version.parse().unwrap_or(0),
-        continue_token: list.metadata.continue_token,
-        remaining: list.metadata.remaining_item_count,
-    })
-}
-
-/// An item's bytes with the type that lists say only once.
-fn typed(body: &Bytes, item: &str, api_version: &str, kind: &str) -> Result<Bytes, Status> {
-    let head: TypeHead = serde_json::from_str(item).map_err(|error| garbled(&error))?;
-    if !head.kind.is_empty() && !head.api_version.is_empty() {
-        return Ok(body.slice_ref(item.as_bytes()));
-    }
-    let rest = item.trim_start().strip_prefix('{').unwrap_or("}").trim_start();
-    let comma = if rest.starts_with('}') { "" } else { "," };
-    let (api_version, kind) = (serde_json::Value::from(api_version), serde_json::Value::from(kind));
-    Ok(format!("{{\"apiVersion\":{api_version},\"kind\":{kind}{comma}{rest}").into())
-}
-
-#[derive(Default, Deserialize)]
 #[serde(default)]
 struct DeletedStatus {
     details: DeletedDetails,
@@ -112,49 +64,6 @@ fn deleted(body: Bytes, warnings: Vec<String>) -> Result<Response, Status> {
     }
     let object = Object::parse(body).map_err(|error| garbled(&error))?.into();
     Ok(Response::Object { object, created: false, warnings })
-}
-
-#[derive(Deserialize)]
-struct StatusBody {
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    reason: Option<Reason>,
-    message: String,
-    #[serde(default)]
-    details: Option<Box<api::status::Details>>,
-}
-
-/// The `Status` in a refusal, or one made of its HTTP code.
-pub(super) fn failure(code: u16, body: &[u8]) -> Status {
-    if let Ok(status) = serde_json::from_slice::<StatusBody>(body) {
-        return Status {
-            code: if status.code == 0 { code } else { status.code },
-            reason: status.reason.unwrap_or_else(|| reason_of(code)),
-            message: status.message,
-            details: status.details.unwrap_or_default(),
-        };
-    }
-    let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-    Status { code, ..Status::new(reason_of(code), format!("the server answered {code}: {}", text.trim())) }
-}
-
-fn reason_of(code: u16) -> Reason {
-    match code {
-        400 => Reason::BadRequest,
-        401 => Reason::Unauthorized,
-        403 => Reason::Forbidden,
-        404 => Reason::NotFound,
-        405 => Reason::MethodNotAllowed,
-        409 => Reason::Conflict,
-        410 => Reason::Expired,
-        422 => Reason::Invalid,
-        429 => Reason::TooManyRequests,
-        503 => Reason::ServiceUnavailable,
-        504 => Reason::Timeout,
-        500 => Reason::InternalError,
-        _ => Reason::Unknown,
-    }
 }
 
 fn garbled(error: &serde_json::Error) -> Status {
@@ -249,19 +158,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_give_typed_items() {
-        let body = Bytes::from_static(
-            br#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7","continue":"c"},
-                "items":[{"metadata":{"name":"a"}},{"kind":"Pod","apiVersion":"v1","metadata":{"name":"b"}}]}"#,
-        );
-        let list = list(&body).unwrap();
-        assert_eq!((list.revision, list.continue_token.as_str(), list.items.len()), (7, "c", 2));
-        let first: serde_json::Value = list.items[0].decode().unwrap();
-        assert_eq!((&first["kind"], &first["apiVersion"]), (&"Pod".into(), &"v1".into()));
-        assert_eq!(list.items[1].meta().name, "b");
-    }
-
-    #[test]
     fn events_are_cut_at_lines_and_failures_end_them() {
         let mut buffer = BytesMut::from(
             &b"{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"3\"}}}\n\
@@ -277,12 +173,5 @@ mod tests {
         );
         let status = take_events(&mut buffer).unwrap_err();
         assert_eq!((status.code, status.reason), (410, Reason::Expired));
-    }
-
-    #[test]
-    fn refusals_are_statuses_whatever_they_say() {
-        assert_eq!(failure(502, b"<html>bad gateway").code, 502);
-        let body = Status::not_found("", "pods", "x").to_json().to_string();
-        assert_eq!(failure(404, body.as_bytes()), Status::not_found("", "pods", "x"));
     }
 }
