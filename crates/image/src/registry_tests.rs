@@ -128,35 +128,44 @@ async fn what_is_not_there_is_said_and_leaves_nothing() {
     assert!(store.list().unwrap().is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_registrys_own_words_are_told() {
+/// A registry that says what it is for, and then answers the request for a manifest as `answer` does; its address, and
+/// what that gives.
+fn answering<T: Send + 'static>(
+    answer: impl FnOnce(std::net::TcpStream) -> T + Send + 'static,
+) -> (std::net::SocketAddr, std::thread::JoinHandle<T>) {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let registry = std::thread::spawn(move || {
-        // What it is for, then the manifest; each on a connection of its own.
-        for stream in listener.incoming().take(2) {
-            let mut stream = stream.unwrap();
+        loop {
+            // Each request on a connection of its own.
+            let (mut stream, _) = listener.accept().unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 let mut byte = [0];
                 stream.read_exact(&mut byte).unwrap();
                 head.extend_from_slice(&byte);
             }
-            let (status, body) = match head.starts_with(b"GET /v2/ ") {
-                true => ("200 OK", ""),
-                false => ("403 Forbidden", r#"{"errors":[{"code":"DENIED","message":"team only"}]}"#),
-            };
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-            )
-            .unwrap();
+            if !head.starts_with(b"GET /v2/ ") {
+                return answer(stream);
+            }
+            let known = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            stream.write_all(known).unwrap();
         }
     });
+    (address, registry)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_registrys_own_words_are_told() {
+    use std::io::Write as _;
+    let (address, registry) = answering(|mut stream| {
+        let body = r#"{"errors":[{"code":"DENIED","message":"team only"}]}"#;
+        let head = format!("content-length: {}\r\nconnection: close", body.len());
+        write!(stream, "HTTP/1.1 403 Forbidden\r\n{head}\r\n\r\n{body}").unwrap();
+    });
     let (_dir, store) = store();
-    let (sender, _told) = self::listener();
+    let (sender, _told) = listener();
     let error = store.pull(&format!("{address}/private:1"), None, sender).await.unwrap_err();
     assert!(matches!(&error, Error::Denied(message) if message.contains("(denied: team only)")), "{error:?}");
     registry.join().unwrap();
@@ -164,36 +173,17 @@ async fn the_registrys_own_words_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_without_end_is_refused() {
-    use std::io::{Read as _, Write as _};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let registry = std::thread::spawn(move || {
-        // What it is for, then the manifest; each on a connection of its own.
-        for stream in listener.incoming().take(2) {
-            let mut stream = stream.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).unwrap();
-                head.extend_from_slice(&byte);
-            }
-            if head.starts_with(b"GET /v2/ ") {
-                stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                    .unwrap();
-                continue;
-            }
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-            let mut sent = 0;
-            while stream.write_all(&[b' '; 64 * 1024]).is_ok() {
-                sent += 64 * 1024;
-            }
-            return sent;
+    use std::io::Write as _;
+    let (address, registry) = answering(|mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let mut sent = 0;
+        while stream.write_all(&[b' '; 64 * 1024]).is_ok() {
+            sent += 64 * 1024;
         }
-        0
+        sent
     });
     let (_dir, store) = store();
-    let (sender, _told) = self::listener();
+    let (sender, _told) = listener();
     let error = store.pull(&format!("{address}/endless:1"), None, sender).await.unwrap_err();
     assert!(matches!(&error, Error::Invalid(message) if message.contains("larger than")), "{error:?}");
     let sent = registry.join().unwrap();

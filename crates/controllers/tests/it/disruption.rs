@@ -60,10 +60,8 @@ async fn a_budget_counts_its_pods_and_evictions_wait_for_it() {
     cluster.until(budgets, &key, |held| counts(held) == [5, 3, 5, 2]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
-    let cluster = start().await;
-    cluster.takes_pods("default").await;
+/// A budget over a pod whose controller has no scale, once it is told that it cannot be counted.
+async fn odd_budget(cluster: &Cluster) -> (Key, Value) {
     let owner =
         cluster.create(&kinds::CONFIG_MAPS, "default", json!({ "metadata": { "name": "owner" } })).await;
     let owner = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.meta().uid,
@@ -75,11 +73,16 @@ async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
         "maxUnavailable": 1, "selector": { "matchLabels": { "app": "odd" } } } });
     cluster.create(&kinds::POD_DISRUPTION_BUDGETS, "default", budget).await;
     let key = Key::new("default", "odd");
-    let failed = cluster
-        .until(kinds::POD_DISRUPTION_BUDGETS, &key, |held| {
-            held["status"]["conditions"][0]["reason"] == "SyncFailed"
-        })
-        .await;
+    let failed = |held: &Value| held["status"]["conditions"][0]["reason"] == "SyncFailed";
+    let held = cluster.until(kinds::POD_DISRUPTION_BUDGETS, &key, failed).await;
+    (key, held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_controllers_without_a_scale_cannot_be_counted() {
+    let cluster = start().await;
+    cluster.takes_pods("default").await;
+    let (key, failed) = odd_budget(&cluster).await;
     let message = failed["status"]["conditions"][0]["message"].as_str().unwrap();
     assert_eq!(message, "configmaps does not implement the scale subresource");
     // Pods alone are counted for a plain number.
@@ -99,18 +102,7 @@ async fn a_budget_that_cannot_be_counted_is_tried_again_though_nobody_tells_of_a
     let clock = VirtualClock::new(jiff::Timestamp::now());
     let cluster = start_alone(Arc::new(clock.clone())).await;
     cluster.takes_pods("default").await;
-    let owner =
-        cluster.create(&kinds::CONFIG_MAPS, "default", json!({ "metadata": { "name": "owner" } })).await;
-    let owner = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.meta().uid,
-        "controller": true });
-    let pod = json!({ "metadata": { "name": "p", "labels": { "app": "odd" }, "ownerReferences": [owner] },
-        "spec": { "containers": [{ "name": "c", "image": "a" }] } });
-    cluster.create(&kinds::PODS, "default", pod).await;
-    let budget = json!({ "metadata": { "name": "odd" }, "spec": {
-        "maxUnavailable": 1, "selector": { "matchLabels": { "app": "odd" } } } });
-    cluster.create(&kinds::POD_DISRUPTION_BUDGETS, "default", budget).await;
-    let failed = |held: &Value| held["status"]["conditions"][0]["reason"] == "SyncFailed";
-    cluster.until(kinds::POD_DISRUPTION_BUDGETS, &Key::new("default", "odd"), failed).await;
+    odd_budget(&cluster).await;
     let before = at_rest(&cluster, &["disruption"]).await;
     clock.advance(Duration::from_secs(11 * 3600));
     assert_eq!(at_rest(&cluster, &["disruption"]).await, before);

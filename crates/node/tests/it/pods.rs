@@ -634,15 +634,19 @@ async fn a_directory_that_nobody_has_any_more_is_removed_and_told_of() {
     assert!(!directories[0].exists() && directories[1].join("deep").exists());
 }
 
-#[tokio::test]
-async fn a_pod_whose_volumes_never_come_ends_all_the_same() {
-    let world = World::new().await;
-    *world.api.holds_tokens.lock() = true;
+fn with_a_token() -> Value {
     let mut spec = one();
     spec["serviceAccountName"] = "sa".into();
     spec["volumes"] = json!([{"name": "token", "projected": {"sources": [
         {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}]}}]);
-    world.create("web", spec);
+    spec
+}
+
+#[tokio::test]
+async fn a_pod_whose_volumes_never_come_ends_all_the_same() {
+    let world = World::new().await;
+    *world.api.holds_tokens.lock() = true;
+    world.create("web", with_a_token());
     world.until("asked", || (*world.api.tokens_asked.lock() == 1).then_some(())).await;
     world.api.delete_pod("web", 30);
     world.until("gone", || world.pod("web").is_null().then_some(())).await;
@@ -651,11 +655,7 @@ async fn a_pod_whose_volumes_never_come_ends_all_the_same() {
 #[tokio::test]
 async fn a_token_that_cannot_be_renewed_is_asked_for_now_and_then() {
     let world = World::new().await;
-    let mut spec = one();
-    spec["serviceAccountName"] = "sa".into();
-    spec["volumes"] = json!([{"name": "token", "projected": {"sources": [
-        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}]}}]);
-    world.create("web", spec);
+    world.create("web", with_a_token());
     world.pod_until("web", "Running", running).await;
     let asked = || *world.api.tokens_asked.lock();
     assert_eq!(asked(), 1);
