@@ -179,8 +179,15 @@ fn static_pod(text: &[u8], path: &Path, node: &str, now: Timestamp) -> Result<Ob
     meta.insert("name".to_owned(), name.into());
     meta.insert("namespace".to_owned(), namespace.into());
     meta.insert("uid".to_owned(), uid.clone().into());
+    let annotations = meta.entry("annotations").or_insert(Value::Null);
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    let Some(annotations) = annotations.as_object_mut() else {
+        return Err("metadata.annotations is no map".to_owned());
+    };
     for (annotation, value) in [(HASH, uid), (SOURCE, FILE.to_owned()), (SEEN, now.to_string())] {
-        pod["metadata"]["annotations"][annotation] = value.into();
+        annotations.insert(annotation.to_owned(), value.into());
     }
     if !pod["spec"].is_object() {
         return Err("spec is missing".to_owned());
@@ -516,6 +523,11 @@ mod tests {
         ] {
             let found = with(name, spec.clone());
             assert!(found.contains(error) && found.is_empty() == error.is_empty(), "{name} {spec}: {found}");
+        }
+        for annotations in [json!("text"), json!([]), json!(7)] {
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "annotations": annotations},
+                "spec": {"containers": [{"name": "a", "image": "x"}]}});
+            assert_eq!(parse(&pod.to_string()).unwrap_err(), "metadata.annotations is no map");
         }
         assert_eq!(parse("kind: Service").unwrap_err(), "not a Pod of v1");
         assert!(parse("a: [").is_err() && parse("").is_err());
