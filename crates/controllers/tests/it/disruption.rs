@@ -9,7 +9,7 @@ use reconcile::kinds;
 use serde_json::{Value, json};
 
 use crate::loops::at_rest;
-use crate::{condition, pass, start, start_alone, start_virtual, web};
+use crate::{Cluster, condition, pass, start, start_alone, start_virtual, web};
 
 fn eviction(pod: &Key) -> Value {
     json!({
