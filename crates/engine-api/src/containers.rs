@@ -1,5 +1,6 @@
 //! Sandboxes and containers: their specifications, states and the runtime that keeps them.
 
+use base::spans::Span;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -400,6 +401,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn log_path(&self, id: &str) -> Result<PathBuf, EngineError>;
     /// Use of resources now.
     async fn stats(&self, id: &str) -> Result<Stats, EngineError>;
+    /// What making a sandbox and starting its containers took, as far as it is known here: nothing of what an earlier
+    /// process did. The names of steps are for people.
+    fn start_steps(&self, _sandbox_id: &str) -> Vec<Span> {
+        Vec::new()
+    }
     /// Changes limits of a running container.
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError>;
 

@@ -75,6 +75,7 @@ impl Engine {
     /// The blocking part: everything on disk.
     fn prepare_container(&self, container: &Container) -> Result<(), EngineError> {
         let record = container.record.borrow().clone();
+        let _step = self.step("engine: record and root file system", &record.spec);
         let dir = self.layout.container(&record.spec.id);
         std::fs::create_dir_all(&dir).map_err(|error| EngineError::internal("making directories", &error))?;
         records::save(&self.layout.container_record(&record.spec.id), &record)?;
@@ -97,6 +98,7 @@ impl Engine {
     /// Makes the shim know the container, so that clients can attach before it starts.
     pub(crate) async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
         let spec = container.record.borrow().spec.clone();
+        let _step = self.step("engine: introduce it to the shim", &spec);
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
         let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
         let group = self.cgroups.group(&path);
@@ -132,6 +134,7 @@ impl Engine {
             self.on_exited(id, failed_exit(&CallError::new(error.message.clone())));
             return Err(error);
         }
+        let _step = self.step("engine: have the shim start it", &spec);
         match link.call(Call::Start { id: id.to_owned() }, Vec::new()).await? {
             Ok((Answer::Started { .. }, _)) => Ok(status(&container)),
             Ok(_) => {
@@ -159,6 +162,7 @@ impl Engine {
         let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
         let sandbox = self.sandbox_named(&spec.sandbox_id)?.record.lock().spec.clone();
         let path = format!("{}/{}", self.group_path(&sandbox), spec.id);
+        let step = self.step("engine: cgroup", spec);
         let group = self.cgroups.group(&path);
         let made = if spec.security.privileged { group.create() } else { group.create_confined() };
         made.map_err(failed("making the container's cgroup"))?;
@@ -166,6 +170,8 @@ impl Engine {
         for warning in group.apply(&limits).map_err(failed("setting the container's limits"))? {
             tracing::warn!(container = spec.id, warning, "a limit cannot be set on this host");
         }
+        drop(step);
+        let _step = self.step("engine: bundle", spec);
         self.mount_rootfs(spec)?;
         let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
         records::remove_dir(&bundle.join(RUNTIME_DIR))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base::spans::Span;
 use engine_api::{
     Connection, ContainerEvent, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind,
     EventsLost, ExecSpec, Exit, Process, Resources, Runtime, SandboxSpec, SandboxStatus, Stats, TerminalSize,
@@ -42,6 +43,10 @@ impl Runtime for Engine {
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError> {
         let sandboxes: Vec<_> = self.sandboxes.read().values().cloned().collect();
         Ok(sandboxes.iter().map(|sandbox| self.status_of(sandbox)).collect())
+    }
+
+    fn start_steps(&self, sandbox_id: &str) -> Vec<Span> {
+        self.find_sandbox(sandbox_id).map(|sandbox| sandbox.steps.list()).unwrap_or_default()
     }
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {

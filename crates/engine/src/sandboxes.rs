@@ -37,6 +37,7 @@ impl Engine {
             record: Mutex::new(record),
             shim: Mutex::new(None),
             gate: tokio::sync::Mutex::new(()),
+            steps: Arc::default(),
         });
         let _gate = sandbox.gate.lock().await;
         {
@@ -58,6 +59,7 @@ impl Engine {
     /// Directories, cgroup, shared memory, shim.
     async fn bring_up(&self, id: &str, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
         let record = sandbox.record.lock().clone();
+        let step = sandbox.steps.open("engine: prepare the sandbox", "");
         // First, so that whatever follows is found again after a crash.
         records::save(&self.layout.sandbox_record(id), &record)?;
         let me = self.me();
@@ -68,6 +70,8 @@ impl Engine {
                 engine.prepare_sandbox(&spec)
             })
             .await?;
+        drop(step);
+        let step = sandbox.steps.open("engine: start the shim", "");
         let dir = self.layout.run_sandbox(id);
         let mut shim = tokio::process::Command::new(&self.shim_program);
         shim.arg("serve").arg(&dir).env_clear().stdin(listener).stdout(Stdio::null()).stderr(Stdio::null());
@@ -85,6 +89,8 @@ impl Engine {
             record.clone()
         };
         records::save(&self.layout.sandbox_record(id), &record)?;
+        drop(step);
+        let _step = sandbox.steps.open("engine: greet the shim", "");
         match Link::open(&dir).await {
             Ok((link, welcome)) => {
                 self.adopt(id, sandbox, link, welcome);

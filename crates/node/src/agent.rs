@@ -30,6 +30,7 @@ use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
 use crate::static_pods::{self, Difference, MIRROR, StaticPods};
+use crate::traces::Traces;
 use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 use crate::worker::PodWorker;
@@ -112,6 +113,7 @@ impl Agent {
             drain,
             dns,
             state: RuntimeState::default(),
+            traces: Traces::default(),
             static_pods: StaticPods::default(),
             hardware,
             facts,
@@ -243,6 +245,8 @@ impl Crew {
             self.of_files.lock().insert(object.key(), mailbox.clone());
         }
         self.workers.lock().insert(uid.clone(), mailbox.clone());
+        self.deps.traces.begin(&uid);
+        let step = self.deps.traces.step(&uid, "node: admission", "");
         let arrival = self.door.arrives(object, &pod);
         let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
         let Self { deps, workers, door, of_files } = self.clone();
@@ -251,9 +255,11 @@ impl Crew {
             if let Some(refusal) = door.settle(arrival).await {
                 worker.reject(refusal);
             }
+            drop(step);
             worker.run().await;
             mailbox.is_over();
             door.leaves(&uid);
+            deps.traces.forget(&uid);
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();

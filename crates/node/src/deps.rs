@@ -22,6 +22,7 @@ use crate::pod::{ContainerKind, PodView};
 use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
 use crate::static_pods::StaticPods;
+use crate::traces::Traces;
 use crate::volumes::PodDirectories;
 use crate::volumes::threads::Threads;
 use crate::watched::Watched;
@@ -59,6 +60,8 @@ pub(crate) struct Deps {
     pub(crate) drain: Arc<dyn Drain>,
     pub(crate) dns: Arc<dyn ClusterDns>,
     pub(crate) state: RuntimeState,
+    /// What starting pods took.
+    pub(crate) traces: Traces,
     pub(crate) hardware: Hardware,
     pub(crate) facts: NodeFacts,
     /// Pods that the node has from files.

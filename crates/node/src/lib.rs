@@ -22,6 +22,7 @@ mod server;
 mod sources;
 mod static_pods;
 mod tokens;
+mod traces;
 mod volumes;
 mod watched;
 mod worker;

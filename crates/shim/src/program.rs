@@ -7,4 +7,5 @@ pub(crate) mod log;
 pub(crate) mod poller;
 pub(crate) mod sandbox;
 pub(crate) mod server;
+pub(crate) mod steps;
 pub(crate) mod streams;

@@ -513,7 +513,10 @@ impl PodWorker {
         let Some(patch) = status_patch(known_as, &self.known, &self.wanted) else { return };
         self.writing = Some(self.wanted.clone());
         let (client, key) = (self.deps.client.clone(), self.pod.key());
+        let starts = self.known.get("phase").is_none_or(|phase| phase != "Running");
+        let step = starts.then(|| self.deps.traces.step(self.pod.uid(), "node: tell the status", ""));
         self.push(async move {
+            let _step = step;
             let pods = kinds::PODS.gvr();
             let written = client.patch(&pods, &key, "status", PatchType::StrategicMerge, &patch).await;
             Outcome::Written(written.map(drop))

@@ -106,6 +106,7 @@ async fn make_sandbox(
         Some(sandbox) => sandbox,
         None => {
             let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain())?;
+            let _step = deps.traces.step(pod.uid(), "node: sandbox", "");
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
             deps.state.put_sandbox(&status);
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
@@ -120,6 +121,7 @@ async fn make_sandbox(
 /// Gives the sandbox its interface, and the host's ports that its pod asks for.
 async fn connect(deps: &Deps, pod: &PodView, sandbox: &SandboxRecord) -> Result<Vec<IpAddr>, String> {
     let failed = |error: BoxError| format!("failed to set up pod network: {}", base::error::chain(&*error));
+    let _step = deps.traces.step(pod.uid(), "node: network", "");
     let ports = pod.host_ports()?;
     let addresses = deps.networks.attach(&sandbox.id, &sandbox.netns_path).await.map_err(failed)?;
     if !ports.is_empty() {
@@ -173,6 +175,7 @@ pub(crate) fn done_or_gone(result: Result<(), EngineError>) -> Result<(), Engine
 
 /// `resolv.conf`, `hosts` and `hostname` of the pod.
 async fn write_etc_files(deps: &Deps, pod: &PodView, addresses: &[IpAddr]) -> Result<(), String> {
+    let _step = deps.traces.step(pod.uid(), "node: files of /etc", "");
     let directories = deps.directories(pod.uid());
     let cluster = ClusterFacts { nameservers: deps.dns.nameservers(), domain: deps.dns.domain() };
     let (resolv_conf, pod, addresses) = (deps.config.resolv_conf.clone(), pod.clone(), addresses.to_vec());
@@ -203,6 +206,8 @@ pub(crate) async fn volumes(
     refresh: bool,
     cancel: CancellationToken,
 ) -> Outcome {
+    // A refresh is no part of the start.
+    let _step = (!refresh).then(|| deps.traces.step(pod.uid(), "node: volumes", ""));
     let result = tokio::select! {
         result = fill_volumes(&deps, &pod, &mut tokens) => result,
         () = cancel.cancelled() => return Outcome::Cancelled,
@@ -241,6 +246,7 @@ pub(crate) async fn image(
     cancel: CancellationToken,
 ) -> Outcome {
     let Some((_, spec)) = pod.container(&container) else { return Outcome::Cancelled };
+    let _step = deps.traces.step(pod.uid(), "node: image", &container);
     tokio::select! {
         result = images::ensure(&deps, &pod, spec) => Outcome::Image { container, result },
         () = cancel.cancelled() => Outcome::Cancelled,
@@ -274,13 +280,18 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
     let (_, container) = pod
         .container(&start.container)
         .ok_or_else(|| StartError::config("the pod has no such container any more"))?;
+    let step = deps.traces.step(pod.uid(), "node: environment and mounts", &start.container);
     let spec = tokio::select! {
         spec = prepare(deps, start) => spec?,
         () = start.cancel.cancelled() => return Ok(()),
     };
+    drop(step);
+    let step = deps.traces.step(pod.uid(), "node: make the container", &start.container);
     let id = spec.id.clone();
     let made = deps.runtime.create_container(spec).await.map_err(StartError::create)?;
     deps.state.put_container(&made);
+    drop(step);
+    let step = deps.traces.step(pod.uid(), "node: start the container", &start.container);
     deps.normal(pod, &start.container, "Created", "Container created");
     match deps.runtime.start_container(&id).await {
         Ok(status) => deps.state.put_container(&status),
@@ -289,9 +300,11 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
             return Err(StartError { reason: "RunContainerError", message: error.to_string() });
         }
     }
+    drop(step);
     deps.normal(pod, &start.container, "Started", "Container started");
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
     if let Some(hook) = hook {
+        let _step = deps.traces.step(pod.uid(), "node: postStart hook", &start.container);
         let done = tokio::select! {
             done = hooks::run(&*deps.runtime, &*deps.clock, container, &id, start.addresses.first().copied(), hook) => done,
             () = start.cancel.cancelled() => return Ok(()),

@@ -21,10 +21,11 @@ use libcontainer::seccomp::{initialize_seccomp, is_notify};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use serde::{Deserialize, Serialize};
-use shim::{CallError, RUNTIME_DIR};
+use shim::{CallError, RUNTIME_DIR, Step};
 use sys::seccomp::Filter;
 
 use super::filter;
+use super::steps::Steps;
 
 /// The directory in a bundle where the document stands as the library is to read it.
 const LIBRARY_DIR: &str = "library";
@@ -42,6 +43,8 @@ pub(crate) struct Launch {
     pub(crate) exec: Option<PathBuf>,
     /// Gets a terminal.
     pub(crate) terminal: bool,
+    /// When it was asked for: `CLOCK_MONOTONIC`.
+    pub(crate) asked_ns: u64,
 }
 
 /// What came of it. With a running process its pidfd comes as a descriptor, then the terminal's master.
@@ -51,6 +54,8 @@ pub(crate) enum Launched {
     Running {
         /// The process, as the host sees it.
         pid: u32,
+        /// What that took.
+        steps: Vec<Step>,
     },
     /// It could not be.
     Failed(CallError),
@@ -92,27 +97,31 @@ pub(crate) fn run() -> io::Result<()> {
     let mut buffer = vec![0; shim::MAX_MESSAGE];
     let (length, fds) = sys::seqpacket::recv(&socket, &mut buffer)?;
     let launch: Launch = shim::decode(&buffer[..length])?;
-    let (answer, fds) = match execute(&launch, fds) {
-        Ok((pid, fds)) => (Launched::Running { pid }, fds),
+    let mut steps = Steps::since(launch.asked_ns);
+    steps.took("launcher: begin");
+    let (answer, fds) = match execute(&launch, fds, &mut steps) {
+        Ok((pid, fds)) => (Launched::Running { pid, steps: steps.into_taken() }, fds),
         Err(error) => (Launched::Failed(error), Vec::new()),
     };
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     sys::seqpacket::send(&socket, &shim::encode(&answer)?, &fds)
 }
 
-fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), CallError> {
+fn execute(launch: &Launch, fds: Vec<OwnedFd>, steps: &mut Steps) -> Result<(u32, Vec<OwnedFd>), CallError> {
     std::env::set_current_dir(&launch.bundle).map_err(|error| failure(&error))?;
     let (mut failed, payload) = Payload::new(launch).map_err(|error| failure(&error))?;
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
     let document =
         if payload.rest.is_some() { launch.bundle.join(LIBRARY_DIR) } else { launch.bundle.clone() };
-    let result = build(launch, &document, fds, payload, console.is_some());
+    steps.took("launcher: document and filter");
+    let result = build(launch, &document, fds, payload, console.is_some(), steps);
     // Ends when every holder of the other side has executed its program or ended.
     let mut why = String::new();
     failed.read_to_string(&mut why).map_err(|error| failure(&error))?;
     if !why.is_empty() {
         return Err(shim::decode(why.as_bytes()).unwrap_or_else(|_| CallError::new(why)));
     }
+    steps.took("container: confine and execute");
     let pid = result.map_err(|error| failure(&error))?;
     let pidfd = sys::process::Pidfd::open(pid).map_err(|error| failure(&error))?;
     let mut fds = vec![OwnedFd::from(pidfd)];
@@ -129,6 +138,7 @@ fn build(
     fds: Vec<OwnedFd>,
     payload: Payload,
     terminal: bool,
+    steps: &mut Steps,
 ) -> Result<u32, LibcontainerError> {
     let mut builder = ContainerBuilder::new(launch.id.clone(), SyscallType::default())
         .with_executor(payload)
@@ -140,12 +150,16 @@ fn build(
     builder.stderr = fds.next();
     let pid = match &launch.exec {
         Some(process) => {
-            builder.as_tenant().with_process(Some(process)).with_detach(terminal).build()?.as_raw()
+            let pid = builder.as_tenant().with_process(Some(process)).with_detach(terminal).build()?;
+            steps.took("library: make the process");
+            pid.as_raw()
         }
         None => {
             let mut container =
                 builder.as_init(document).with_systemd(false).with_detach(terminal).build()?;
+            steps.took("library: make the container");
             container.start()?;
+            steps.took("library: start it");
             container.pid().map_or(0, |pid| pid.as_raw())
         }
     };

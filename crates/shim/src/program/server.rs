@@ -10,7 +10,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use shim::{
     Answer, Call, CallError, ContainerConfig, ContainerReport, EXIT_FILE, Event, ExitRecord, FromShim,
-    LOG_FILES_KEPT, MAX_MESSAGE, State, ToShim, VERSION,
+    LOG_FILES_KEPT, MAX_MESSAGE, State, Step, ToShim, VERSION,
 };
 use sys::children::{ChildSignals, Ended};
 use sys::process::Pidfd;
@@ -19,6 +19,7 @@ use super::launch::{self, Launch, Launched};
 use super::log::Log;
 use super::poller::{Poller, Source, Token};
 use super::sandbox;
+use super::steps::{self, Steps};
 use super::streams::{Stream, Streams};
 
 /// The first version of the protocol in which a welcome tells of starts that are under way.
@@ -86,10 +87,13 @@ struct Server {
     processes: BTreeMap<u32, Process>,
     init: Option<Child>,
     ending: bool,
+    /// What making the sandbox took.
+    steps: Vec<Step>,
 }
 
 /// The shim's whole life. Standard input is the listening socket, so that daemons can connect before the shim is up.
 pub(crate) fn serve(directory: &Path) -> io::Result<()> {
+    let mut steps = Steps::since(steps::now_ns());
     sys::process::new_session()?;
     sys::process::become_subreaper()?;
     let listener = io::stdin().as_fd().try_clone_to_owned()?;
@@ -101,7 +105,8 @@ pub(crate) fn serve(directory: &Path) -> io::Result<()> {
         Err(error) => return refuse(&listener, error),
     };
     std::env::set_current_dir("/")?;
-    let mut server = Server::new(listener, children, init)?;
+    steps.took("shim: make namespaces");
+    let mut server = Server::new(listener, children, init, steps.into_taken())?;
     server.greet_first()?;
     // After the first welcome: entering a cgroup can take the kernel milliseconds, which the daemon uses meanwhile.
     for message in sandbox::enter_cgroups(&config) {
@@ -134,7 +139,12 @@ fn wait_readable(fd: impl AsFd) -> io::Result<()> {
 }
 
 impl Server {
-    fn new(listener: OwnedFd, children: ChildSignals, init: Option<Child>) -> io::Result<Self> {
+    fn new(
+        listener: OwnedFd,
+        children: ChildSignals,
+        init: Option<Child>,
+        steps: Vec<Step>,
+    ) -> io::Result<Self> {
         let mut poller = Poller::new()?;
         poller.readable(&listener, Source::Listener)?;
         poller.readable(&children, Source::Children)?;
@@ -148,6 +158,7 @@ impl Server {
             processes: BTreeMap::new(),
             init,
             ending: false,
+            steps,
         })
     }
 
@@ -285,7 +296,8 @@ impl Server {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.welcomed = true;
         }
-        self.send(id, &FromShim::Welcome { version: VERSION, pid: std::process::id(), containers }, &[]);
+        let (version, pid, steps) = (VERSION, std::process::id(), self.steps.clone());
+        self.send(id, &FromShim::Welcome { version, pid, containers, steps }, &[]);
     }
 
     fn is_starting(&self, slot: u64) -> bool {
@@ -460,6 +472,7 @@ impl Server {
             bundle: container.config.bundle.clone(),
             exec: None,
             terminal: container.config.terminal,
+            asked_ns: steps::now_ns(),
         };
         let ends: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
         self.launch(peer, call, &launch, &ends, Kind::First(slot))
@@ -488,6 +501,7 @@ impl Server {
             bundle: container.config.bundle.clone(),
             exec: Some(process),
             terminal,
+            asked_ns: steps::now_ns(),
         };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         self.launch(peer, call, &launch, &fds, Kind::Exec(exec_id))
@@ -525,8 +539,10 @@ impl Server {
             let _ = std::fs::remove_file(file);
         }
         let result = match received {
-            Ok((Launched::Running { pid }, fds)) => {
-                self.adopt(pid, fds, launch.kind.clone(), launch.terminal)
+            Ok((Launched::Running { pid, steps: taken }, fds)) => {
+                let mut steps = Steps::after(taken);
+                steps.took("shim: take over");
+                self.adopt(pid, fds, launch.kind.clone(), launch.terminal, steps.into_taken())
             }
             Ok((Launched::Failed(error), _)) => Err(error),
             Err(error) => Err(failed("the launcher", &error)),
@@ -554,7 +570,7 @@ impl Server {
         let Some(container) = self.containers.get(&slot) else { return };
         let id = container.config.id.clone();
         let event = match result {
-            Ok(Answer::Started { pid, started_at }) => {
+            Ok(Answer::Started { pid, started_at, .. }) => {
                 Event::Started { id, pid: *pid, started_at: *started_at }
             }
             Ok(Answer::Done) => return,
@@ -570,6 +586,7 @@ impl Server {
         fds: Vec<OwnedFd>,
         kind: Kind,
         terminal: bool,
+        steps: Vec<Step>,
     ) -> Result<(Answer, Option<OwnedFd>), CallError> {
         let mut fds = fds.into_iter();
         let (Some(pidfd), master) = (fds.next(), fds.next()) else {
@@ -593,7 +610,7 @@ impl Server {
         let token =
             self.poller.readable(&pidfd, Source::Process(pid)).map_err(|error| failed("waiting", &error))?;
         self.processes.insert(pid, Process { pidfd, token, kind });
-        Ok((Answer::Started { pid, started_at }, answer_with))
+        Ok((Answer::Started { pid, started_at, steps }, answer_with))
     }
 
     /// A process that the shim waits for has ended.
