@@ -41,6 +41,20 @@ pub struct SandboxSpec {
     pub resources: Resources,
     /// Where container logs of this group go; empty writes them beside the container's state.
     pub log_directory: PathBuf,
+    /// Which of the engine's OCI runtimes executes the containers; empty: the built-in one.
+    #[serde(default)]
+    pub runtime_handler: String,
+}
+
+/// An OCI runtime that sandboxes can ask for, and what it can do beyond what all can.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeHandler {
+    /// As [`SandboxSpec::runtime_handler`] names it; empty: the built-in one.
+    pub name: String,
+    /// Mounts that are read-only with all that is mounted below them.
+    pub recursive_read_only_mounts: bool,
+    /// User namespaces.
+    pub user_namespaces: bool,
 }
 
 /// Whether a sandbox lives.
@@ -367,6 +381,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError>;
     /// Every sandbox.
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError>;
+    /// The OCI runtimes that sandboxes can ask for, the built-in one first.
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        vec![RuntimeHandler::default()]
+    }
 
     /// Prepares root file system and state.
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError>;

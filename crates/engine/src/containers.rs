@@ -98,8 +98,8 @@ impl Engine {
     pub(crate) async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
         let spec = container.record.borrow().spec.clone();
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
-        let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
-        let group = self.cgroups.group(&path);
+        let sandbox = sandbox.record.lock().spec.clone();
+        let group = self.cgroups.group(&format!("{}/{}", self.group_path(&sandbox), spec.id));
         let config = ContainerConfig {
             id: spec.id.clone(),
             bundle: self.layout.bundle(&spec.sandbox_id, &spec.id),
@@ -110,6 +110,7 @@ impl Engine {
             stdin_once: spec.stdin_once,
             members: group.members_file(),
             oom_events: group.oom_file(),
+            runtime: self.handlers.program(&sandbox.runtime_handler)?,
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }

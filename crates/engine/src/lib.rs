@@ -8,6 +8,7 @@ mod capabilities;
 mod containers;
 mod embed;
 mod engine;
+mod handlers;
 mod images;
 mod layout;
 mod link;

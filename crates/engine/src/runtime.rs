@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use engine_api::{
     Connection, ContainerEvent, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind,
-    EventsLost, ExecSpec, Exit, Process, Resources, Runtime, SandboxSpec, SandboxStatus, Stats, TerminalSize,
+    EventsLost, ExecSpec, Exit, Process, Resources, Runtime, RuntimeHandler, SandboxSpec, SandboxStatus,
+    Stats, TerminalSize,
 };
 use futures::stream::{BoxStream, StreamExt};
 use shim::{Answer, Call};
@@ -42,6 +43,10 @@ impl Runtime for Engine {
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError> {
         let sandboxes: Vec<_> = self.sandboxes.read().values().cloned().collect();
         Ok(sandboxes.iter().map(|sandbox| self.status_of(sandbox)).collect())
+    }
+
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        self.handlers.all()
     }
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {

@@ -24,6 +24,7 @@ use crate::pod::non_root;
 use crate::pod::plan::latest;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
+use crate::runtime_class;
 use crate::sources::{
     env_references, gather, gather_claims, node_labels, service_links, token_projections, volume_references,
 };
@@ -105,7 +106,8 @@ async fn make_sandbox(
     let sandbox = match current {
         Some(sandbox) => sandbox,
         None => {
-            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain())?;
+            let handler = runtime_class::handler(deps, pod).await?;
+            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain(), handler)?;
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
             deps.state.put_sandbox(&status);
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?

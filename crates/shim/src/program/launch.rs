@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use shim::{CallError, RUNTIME_DIR};
 use sys::seccomp::Filter;
 
-use super::filter;
+use super::{filter, outside};
 
 /// The directory in a bundle where the document stands as the library is to read it.
 const LIBRARY_DIR: &str = "library";
@@ -42,6 +42,19 @@ pub(crate) struct Launch {
     pub(crate) exec: Option<PathBuf>,
     /// Gets a terminal.
     pub(crate) terminal: bool,
+    /// The program of another OCI runtime.
+    pub(crate) runtime: Option<PathBuf>,
+    /// What else is asked of that program, in place of a process.
+    pub(crate) errand: Option<Errand>,
+}
+
+/// What another runtime is asked about a container, beside running processes in it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Errand {
+    /// To send a signal to the first process.
+    Kill(i32),
+    /// To forget the container, which has ended.
+    Delete,
 }
 
 /// What came of it. With a running process its pidfd comes as a descriptor, then the terminal's master.
@@ -52,6 +65,8 @@ pub(crate) enum Launched {
         /// The process, as the host sees it.
         pid: u32,
     },
+    /// What else was asked for is done.
+    Done,
     /// It could not be.
     Failed(CallError),
 }
@@ -93,15 +108,32 @@ pub(crate) fn run() -> io::Result<()> {
     let (length, fds) = sys::seqpacket::recv(&socket, &mut buffer)?;
     let launch: Launch = shim::decode(&buffer[..length])?;
     let (answer, fds) = match execute(&launch, fds) {
-        Ok((pid, fds)) => (Launched::Running { pid }, fds),
+        Ok(Some((pid, fds))) => (Launched::Running { pid }, fds),
+        Ok(None) => (Launched::Done, Vec::new()),
         Err(error) => (Launched::Failed(error), Vec::new()),
     };
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     sys::seqpacket::send(&socket, &shim::encode(&answer)?, &fds)
 }
 
-fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), CallError> {
+/// The process that runs, with its descriptors; none where something else was asked for.
+fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Option<(u32, Vec<OwnedFd>)>, CallError> {
     std::env::set_current_dir(&launch.bundle).map_err(|error| failure(&error))?;
+    let Some(program) = &launch.runtime else { return execute_inside(launch, fds).map(Some) };
+    let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
+    let runtime = outside::Runtime { program, bundle: &launch.bundle, id: &launch.id };
+    if let Some(errand) = launch.errand {
+        return runtime.run_errand(errand).map(|()| None);
+    }
+    let terminal = console.is_some().then_some(TERMINAL_SOCKET);
+    let pid = match &launch.exec {
+        Some(process) => runtime.execute(process, fds, terminal)?,
+        None => runtime.start(fds, terminal)?,
+    };
+    with_handles(pid, console).map(Some)
+}
+
+fn execute_inside(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), CallError> {
     let (mut failed, payload) = Payload::new(launch).map_err(|error| failure(&error))?;
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
     let document =
@@ -113,7 +145,11 @@ fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), Ca
     if !why.is_empty() {
         return Err(shim::decode(why.as_bytes()).unwrap_or_else(|_| CallError::new(why)));
     }
-    let pid = result.map_err(|error| failure(&error))?;
+    with_handles(result.map_err(|error| failure(&error))?, console)
+}
+
+/// The process, of which nobody has reaped anything yet, with a handle on it and its terminal.
+fn with_handles(pid: u32, console: Option<UnixListener>) -> Result<(u32, Vec<OwnedFd>), CallError> {
     let pidfd = sys::process::Pidfd::open(pid).map_err(|error| failure(&error))?;
     let mut fds = vec![OwnedFd::from(pidfd)];
     if let Some(console) = console {
@@ -312,7 +348,7 @@ fn cannot_execute(program: &str, error: &io::Error) -> CallError {
 }
 
 /// An error with its causes.
-fn failure(error: &dyn std::error::Error) -> CallError {
+pub(super) fn failure(error: &dyn std::error::Error) -> CallError {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
