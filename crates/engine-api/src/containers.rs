@@ -138,6 +138,9 @@ pub struct Mount {
     pub target: PathBuf,
     /// Whether it cannot be written through.
     pub read_only: bool,
+    /// Whether what is mounted below it at its source is read-only too; only with `read_only`.
+    #[serde(default)]
+    pub recursive_read_only: bool,
     /// How later mounts travel.
     pub propagation: MountPropagation,
 }

@@ -255,7 +255,11 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
 }
 
 fn mount(mount: &Mount) -> Value {
-    let mode = if mount.read_only { "ro" } else { "rw" };
+    let mode = match (mount.read_only, mount.recursive_read_only) {
+        (false, _) => "rw",
+        (true, false) => "ro",
+        (true, true) => "rro",
+    };
     match &mount.source {
         MountSource::Bind(source) => {
             let propagation = match mount.propagation {

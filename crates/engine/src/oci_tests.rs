@@ -71,6 +71,7 @@ fn mounts_of_the_specification_win() {
         source: MountSource::Tmpfs { size_bytes: 5, options: Vec::new() },
         target: "/dev/shm".into(),
         read_only: false,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     };
     let spec = ContainerSpec { mounts: vec![shm], ..ContainerSpec::default() };

@@ -22,6 +22,7 @@ use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
 use crate::pod::plan::latest;
+use crate::pod::recursion;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_class;
@@ -337,7 +338,8 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
     let message_file = directories.termination_message(&name, start.attempt);
-    let mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    let mut mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    recursion::settle(container, &mut mounts, recursive(deps, start)).map_err(StartError::config)?;
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,
@@ -354,6 +356,13 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         pid_of,
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
+}
+
+/// Whether the runtime of the pod's sandbox makes mounts read-only with all that is mounted below them.
+fn recursive(deps: &Deps, start: &Start) -> bool {
+    let sandboxes = deps.state.pod(start.pod.uid()).sandboxes;
+    let sandbox = sandboxes.iter().find(|sandbox| sandbox.id == start.sandbox_id);
+    sandbox.is_some_and(|sandbox| recursion::supported(&deps.runtime.handlers(), &sandbox.runtime_handler))
 }
 
 /// Refuses a container that must not be root's and might be.

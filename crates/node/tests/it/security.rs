@@ -38,3 +38,38 @@ async fn a_runtime_class_names_the_runtime_and_is_waited_for() {
     world.pod_until("web", "Running", running).await;
     assert_eq!(world.runtime.sandbox_specs()[0].runtime_handler, "other");
 }
+
+#[tokio::test]
+async fn mounts_are_recursively_read_only_where_the_runtime_can_do_it() {
+    let world = World::new().await;
+    world.api.put(
+        "runtimeclasses",
+        json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "plain"},
+            "handler": "other"}),
+    );
+    let mounted = |name: &str, mode: &str, class: Option<&str>| {
+        let mut spec = one();
+        spec["containers"][0]["name"] = name.into();
+        spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+        spec["containers"][0]["volumeMounts"] =
+            json!([{"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": mode}]);
+        if let Some(class) = class {
+            spec["runtimeClassName"] = class.into();
+        }
+        world.create(name, spec);
+    };
+    for (name, class, made) in [("able", None, true), ("unable", Some("plain"), false)] {
+        mounted(name, "IfPossible", class);
+        let pod = world.pod_until(name, "Running", running).await;
+        let mount = world.runtime.newest(name).unwrap().spec.mounts[0].clone();
+        assert_eq!((mount.read_only, mount.recursive_read_only), (true, made));
+        let shown = &pod["status"]["containerStatuses"][0]["volumeMounts"][0];
+        assert_eq!(shown["recursiveReadOnly"], if made { "Enabled" } else { "Disabled" });
+    }
+    mounted("insists", "Enabled", Some("plain"));
+    let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let refused = |pod: &Value| waiting(pod)["reason"] == "CreateContainerConfigError";
+    let pod = world.pod_until("insists", "refused", refused).await;
+    let message = waiting(&pod)["message"].as_str().unwrap().to_owned();
+    assert!(message.ends_with("but it is not supported by the runtime"), "{message}");
+}
