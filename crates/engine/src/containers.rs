@@ -12,6 +12,7 @@ use engine_api::{
 use jiff::Timestamp;
 use serde_json::Value;
 use shim::{Answer, Call, CallError, ContainerConfig, RUNTIME_DIR};
+use sys::process::Pidfd;
 
 use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
 use crate::images::engine_error;
@@ -231,18 +232,39 @@ impl Engine {
         run_sandbox: &Path,
     ) -> Result<Option<PathBuf>, EngineError> {
         if let Some(target) = &spec.namespaces.pid_of {
-            let target = self.container_named(target)?;
-            let record = target.record.borrow();
-            return match record.state {
-                ContainerState::Running { pid, .. } if record.spec.sandbox_id == spec.sandbox_id => {
-                    Ok(Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))))
-                }
-                _ => Err(EngineError::conflict(
-                    "the container whose PID namespace is to be joined does not run here",
-                )),
-            };
+            return self.hold_pid_namespace(spec, sandbox, target).map(Some);
         }
         Ok((sandbox.share_pid && !sandbox.host_pid).then(|| namespace(run_sandbox, "pid")))
+    }
+
+    /// The PID namespace of another container of the sandbox, held by the bundle: its first process may end, and its
+    /// number be another's, before the namespace is joined.
+    fn hold_pid_namespace(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &engine_api::SandboxSpec,
+        target: &str,
+    ) -> Result<PathBuf, EngineError> {
+        let gone =
+            || EngineError::conflict("the container whose PID namespace is to be joined does not run here");
+        let record = self.container_named(target)?.record.borrow().clone();
+        let ContainerState::Running { pid, .. } = record.state else { return Err(gone()) };
+        if record.spec.sandbox_id != spec.sandbox_id {
+            return Err(gone());
+        }
+        let group = self.cgroups.group(&format!("{}/{target}", self.group_path(sandbox)));
+        let process = Pidfd::open(pid).map_err(|_| gone())?;
+        // From here on the number is this process's as long as that lives; it is the container's if its group has it.
+        if !group.processes().is_ok_and(|members| members.contains(&pid)) {
+            return Err(gone());
+        }
+        let pin = self.layout.bundle(&spec.sandbox_id, &spec.id).join("pidns");
+        let held = sys::mount::unmount(&pin)
+            .and_then(|()| sys::ns::pin_of(&process, pid, sys::ns::Namespace::Pid, &pin));
+        held.map(|()| pin).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => gone(),
+            _ => EngineError::internal("holding the PID namespace to be joined", &error),
+        })
     }
 
     pub(crate) fn capabilities_of(&self, spec: &ContainerSpec) -> Result<BTreeSet<String>, EngineError> {
