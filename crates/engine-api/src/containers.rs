@@ -186,6 +186,33 @@ pub enum SeccompProfile {
     Localhost(PathBuf),
 }
 
+/// Which AppArmor profile confines the process, where the kernel has AppArmor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmorProfile {
+    /// Nothing is asked for: the engine's default where there is one.
+    #[default]
+    Unset,
+    /// The engine's default, or nothing runs.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One of the host's, by name.
+    Localhost(String),
+}
+
+/// Parts of SELinux labels; what is empty is the engine's choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxOptions {
+    /// The user.
+    pub user: String,
+    /// The role.
+    pub role: String,
+    /// The type.
+    pub kind: String,
+    /// The level.
+    pub level: String,
+}
+
 /// What the process may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
@@ -203,6 +230,12 @@ pub struct Security {
     pub seccomp: SeccompProfile,
     /// Leave /proc unmasked.
     pub unmask_proc: bool,
+    /// AppArmor.
+    #[serde(default)]
+    pub app_armor: AppArmorProfile,
+    /// SELinux; without effect where the kernel has none.
+    #[serde(default)]
+    pub selinux: Option<SelinuxOptions>,
 }
 
 /// Where a container's log goes.

@@ -16,6 +16,7 @@ use sys::process::Pidfd;
 
 use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
 use crate::images::engine_error;
+use crate::labels::{Labels, Modules};
 use crate::layout::namespace;
 use crate::oci::{self, Surroundings};
 use crate::records::{self, ContainerRecord};
@@ -33,7 +34,10 @@ impl Engine {
             check_below("log path", &spec.log_path)?;
         }
         self.link_of(&spec.sandbox_id)?;
-        crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)?;
+        let capabilities = self.capabilities_of(&spec)?;
+        // What is wrong with them is told before anything is made.
+        oci::seccomp(&spec, &capabilities)?;
+        self.labels_of(&spec)?;
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
         let record = ContainerRecord { spec, created_at: Timestamp::now(), state: ContainerState::Created };
@@ -210,6 +214,7 @@ impl Engine {
             user: &user,
             capabilities: &capabilities,
             seccomp: oci::seccomp(spec, &capabilities)?,
+            labels: &self.labels_of(spec)?,
             rootfs: &rootfs,
             run_sandbox: &run_sandbox,
             cgroup_path,
@@ -269,6 +274,12 @@ impl Engine {
 
     pub(crate) fn capabilities_of(&self, spec: &ContainerSpec) -> Result<BTreeSet<String>, EngineError> {
         crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)
+    }
+
+    fn labels_of(&self, spec: &ContainerSpec) -> Result<Labels, EngineError> {
+        let sandbox = self.sandbox_named(&spec.sandbox_id)?;
+        let built_in = sandbox.record.lock().spec.runtime_handler.is_empty();
+        Modules::detect().of(&spec.security, built_in)
     }
 
     fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {

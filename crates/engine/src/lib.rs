@@ -10,6 +10,7 @@ mod embed;
 mod engine;
 mod handlers;
 mod images;
+mod labels;
 mod layout;
 mod link;
 mod oci;

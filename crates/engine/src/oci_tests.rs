@@ -24,6 +24,7 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         user: &user,
         capabilities: &capabilities,
         seccomp: None,
+        labels: &crate::labels::Labels::default(),
         rootfs: Path::new("/r"),
         run_sandbox: Path::new("/run/s"),
         cgroup_path: "skiff/s/c",

@@ -73,3 +73,26 @@ async fn mounts_are_recursively_read_only_where_the_runtime_can_do_it() {
     let message = waiting(&pod)["message"].as_str().unwrap().to_owned();
     assert!(message.ends_with("but it is not supported by the runtime"), "{message}");
 }
+
+#[tokio::test]
+async fn a_profile_that_nobody_would_enforce_is_refused_at_the_door() {
+    if sys::host::has_app_armor() {
+        // Here it would be enforced: by the engine, which is a fake.
+        return;
+    }
+    let world = World::new().await;
+    for (name, profile) in [
+        ("default", json!({"type": "RuntimeDefault"})),
+        ("own", json!({"type": "Localhost", "localhostProfile": "deny"})),
+    ] {
+        let mut spec = one();
+        spec["containers"][0]["securityContext"] = json!({"appArmorProfile": profile});
+        world.create(name, spec);
+        let pod = world.pod_until(name, "refused", |pod| pod["status"]["phase"] == "Failed").await;
+        assert_eq!(pod["status"]["reason"], "AppArmor");
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        assert_eq!(pod["status"]["message"], format!("Pod was rejected: {message}"));
+        world.until("event", || world.events("AppArmor").contains(&message.to_owned()).then_some(())).await;
+    }
+    assert!(world.runtime.newest("main").is_none());
+}
