@@ -42,6 +42,20 @@ pub struct SandboxSpec {
     pub resources: Resources,
     /// Where container logs of this group go; empty writes them beside the container's state.
     pub log_directory: PathBuf,
+    /// Which of the engine's OCI runtimes executes the containers; empty: the built-in one.
+    #[serde(default)]
+    pub runtime_handler: String,
+}
+
+/// An OCI runtime that sandboxes can ask for, and what it can do beyond what all can.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeHandler {
+    /// As [`SandboxSpec::runtime_handler`] names it; empty: the built-in one.
+    pub name: String,
+    /// Mounts that are read-only with all that is mounted below them.
+    pub recursive_read_only_mounts: bool,
+    /// User namespaces.
+    pub user_namespaces: bool,
 }
 
 /// Whether a sandbox lives.
@@ -125,6 +139,9 @@ pub struct Mount {
     pub target: PathBuf,
     /// Whether it cannot be written through.
     pub read_only: bool,
+    /// Whether what is mounted below it at its source is read-only too; only with `read_only`.
+    #[serde(default)]
+    pub recursive_read_only: bool,
     /// How later mounts travel.
     pub propagation: MountPropagation,
 }
@@ -170,6 +187,33 @@ pub enum SeccompProfile {
     Localhost(PathBuf),
 }
 
+/// Which AppArmor profile confines the process, where the kernel has AppArmor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmorProfile {
+    /// Nothing is asked for: the engine's default where there is one.
+    #[default]
+    Unset,
+    /// The engine's default, or nothing runs.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One of the host's, by name.
+    Localhost(String),
+}
+
+/// Parts of SELinux labels; what is empty is the engine's choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxOptions {
+    /// The user.
+    pub user: String,
+    /// The role.
+    pub role: String,
+    /// The type.
+    pub kind: String,
+    /// The level.
+    pub level: String,
+}
+
 /// What the process may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
@@ -187,6 +231,12 @@ pub struct Security {
     pub seccomp: SeccompProfile,
     /// Leave /proc unmasked.
     pub unmask_proc: bool,
+    /// AppArmor.
+    #[serde(default)]
+    pub app_armor: AppArmorProfile,
+    /// SELinux; without effect where the kernel has none.
+    #[serde(default)]
+    pub selinux: Option<SelinuxOptions>,
 }
 
 /// Where a container's log goes.
@@ -368,6 +418,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError>;
     /// Every sandbox.
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError>;
+    /// The OCI runtimes that sandboxes can ask for, the built-in one first.
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        vec![RuntimeHandler::default()]
+    }
 
     /// Prepares root file system and state.
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError>;

@@ -12,9 +12,11 @@ use engine_api::{
 use jiff::Timestamp;
 use serde_json::Value;
 use shim::{Answer, Call, CallError, ContainerConfig, RUNTIME_DIR};
+use sys::process::Pidfd;
 
 use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
 use crate::images::engine_error;
+use crate::labels::{Labels, Modules};
 use crate::layout::namespace;
 use crate::oci::{self, Surroundings};
 use crate::records::{self, ContainerRecord};
@@ -32,7 +34,10 @@ impl Engine {
             check_below("log path", &spec.log_path)?;
         }
         self.link_of(&spec.sandbox_id)?;
-        crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)?;
+        let capabilities = self.capabilities_of(&spec)?;
+        // What is wrong with them is told before anything is made.
+        oci::seccomp(&spec, &capabilities)?;
+        self.labels_of(&spec)?;
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
         let record = ContainerRecord { spec, created_at: Timestamp::now(), state: ContainerState::Created };
@@ -100,8 +105,8 @@ impl Engine {
         let spec = container.record.borrow().spec.clone();
         let _step = self.step("engine: introduce it to the shim", &spec);
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
-        let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
-        let group = self.cgroups.group(&path);
+        let sandbox = sandbox.record.lock().spec.clone();
+        let group = self.cgroups.group(&format!("{}/{}", self.group_path(&sandbox), spec.id));
         let config = ContainerConfig {
             id: spec.id.clone(),
             bundle: self.layout.bundle(&spec.sandbox_id, &spec.id),
@@ -112,6 +117,7 @@ impl Engine {
             stdin_once: spec.stdin_once,
             members: group.members_file(),
             oom_events: group.oom_file(),
+            runtime: self.handlers.program(&sandbox.runtime_handler)?,
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }
@@ -214,6 +220,7 @@ impl Engine {
             user: &user,
             capabilities: &capabilities,
             seccomp: oci::seccomp(spec, &capabilities)?,
+            labels: &self.labels_of(spec)?,
             rootfs: &rootfs,
             run_sandbox: &run_sandbox,
             cgroup_path,
@@ -236,22 +243,49 @@ impl Engine {
         run_sandbox: &Path,
     ) -> Result<Option<PathBuf>, EngineError> {
         if let Some(target) = &spec.namespaces.pid_of {
-            let target = self.container_named(target)?;
-            let record = target.record.borrow();
-            return match record.state {
-                ContainerState::Running { pid, .. } if record.spec.sandbox_id == spec.sandbox_id => {
-                    Ok(Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))))
-                }
-                _ => Err(EngineError::conflict(
-                    "the container whose PID namespace is to be joined does not run here",
-                )),
-            };
+            return self.hold_pid_namespace(spec, sandbox, target).map(Some);
         }
         Ok((sandbox.share_pid && !sandbox.host_pid).then(|| namespace(run_sandbox, "pid")))
     }
 
+    /// The PID namespace of another container of the sandbox, held by the bundle: its first process may end, and its
+    /// number be another's, before the namespace is joined.
+    fn hold_pid_namespace(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &engine_api::SandboxSpec,
+        target: &str,
+    ) -> Result<PathBuf, EngineError> {
+        let gone =
+            || EngineError::conflict("the container whose PID namespace is to be joined does not run here");
+        let record = self.container_named(target)?.record.borrow().clone();
+        let ContainerState::Running { pid, .. } = record.state else { return Err(gone()) };
+        if record.spec.sandbox_id != spec.sandbox_id {
+            return Err(gone());
+        }
+        let group = self.cgroups.group(&format!("{}/{target}", self.group_path(sandbox)));
+        let process = Pidfd::open(pid).map_err(|_| gone())?;
+        // From here on the number is this process's as long as that lives; it is the container's if its group has it.
+        if !group.processes().is_ok_and(|members| members.contains(&pid)) {
+            return Err(gone());
+        }
+        let pin = self.layout.bundle(&spec.sandbox_id, &spec.id).join("pidns");
+        let held = sys::mount::unmount(&pin)
+            .and_then(|()| sys::ns::pin_of(&process, pid, sys::ns::Namespace::Pid, &pin));
+        held.map(|()| pin).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => gone(),
+            _ => EngineError::internal("holding the PID namespace to be joined", &error),
+        })
+    }
+
     pub(crate) fn capabilities_of(&self, spec: &ContainerSpec) -> Result<BTreeSet<String>, EngineError> {
         crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)
+    }
+
+    fn labels_of(&self, spec: &ContainerSpec) -> Result<Labels, EngineError> {
+        let sandbox = self.sandbox_named(&spec.sandbox_id)?;
+        let built_in = sandbox.record.lock().spec.runtime_handler.is_empty();
+        Modules::detect().of(&spec.security, built_in)
     }
 
     fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {

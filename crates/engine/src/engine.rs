@@ -1,6 +1,6 @@
 //! The engine: what it holds, how it opens, how it takes its shims back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use sys::process::Pidfd;
 use tokio::sync::{broadcast, watch};
 
 use crate::containers::failed_exit;
+use crate::handlers::Handlers;
 use crate::layout::{Layout, namespace, shared_memory};
 use crate::link::{Link, Welcome};
 use crate::records::{self, ContainerRecord, SandboxRecord};
@@ -42,6 +43,8 @@ pub struct EngineConfig {
     pub run_dir: PathBuf,
     /// The cgroup below which all of this engine's are: one name, such as `skiff`. Only this engine's.
     pub cgroup_root: String,
+    /// Programs of further OCI runtimes, by the names under which sandboxes ask for them.
+    pub runtimes: BTreeMap<String, PathBuf>,
 }
 
 /// A sandbox.
@@ -76,6 +79,7 @@ pub struct Engine {
     pub(crate) store: image::Store,
     pub(crate) cgroups: CgroupHost,
     pub(crate) shim_program: PathBuf,
+    pub(crate) handlers: Handlers,
     pub(crate) boot_id: String,
     pub(crate) sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     pub(crate) containers: RwLock<HashMap<String, Arc<Container>>>,
@@ -94,6 +98,7 @@ impl Engine {
         let shim_program = crate::embed::install(&layout.run).map_err(failed("installing the shim"))?;
         let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;
         let boot_id = sys::host::boot_id().map_err(failed("reading the boot id"))?;
+        let handlers = Handlers::open(config.runtimes).await;
         let engine = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             layout,
@@ -101,6 +106,7 @@ impl Engine {
             store,
             cgroups,
             shim_program,
+            handlers,
             boot_id,
             sandboxes: RwLock::default(),
             containers: RwLock::default(),

@@ -24,6 +24,7 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         user: &user,
         capabilities: &capabilities,
         seccomp: None,
+        labels: &crate::labels::Labels::default(),
         rootfs: Path::new("/r"),
         run_sandbox: Path::new("/run/s"),
         cgroup_path: "skiff/s/c",
@@ -71,6 +72,7 @@ fn mounts_of_the_specification_win() {
         source: MountSource::Tmpfs { size_bytes: 5, options: Vec::new() },
         target: "/dev/shm".into(),
         read_only: false,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     };
     let spec = ContainerSpec { mounts: vec![shm], ..ContainerSpec::default() };

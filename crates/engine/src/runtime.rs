@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use base::spans::Span;
 use engine_api::{
     Connection, ContainerEvent, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind,
-    EventsLost, ExecSpec, Exit, Process, Resources, Runtime, SandboxSpec, SandboxStatus, Stats, TerminalSize,
+    EventsLost, ExecSpec, Exit, Process, Resources, Runtime, RuntimeHandler, SandboxSpec, SandboxStatus,
+    Stats, TerminalSize,
 };
 use futures::stream::{BoxStream, StreamExt};
 use shim::{Answer, Call};
@@ -47,6 +48,10 @@ impl Runtime for Engine {
 
     fn start_steps(&self, sandbox_id: &str) -> Vec<Span> {
         self.find_sandbox(sandbox_id).map(|sandbox| sandbox.steps.list()).unwrap_or_default()
+    }
+
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        self.handlers.all()
     }
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {

@@ -25,6 +25,7 @@ impl Engine {
     pub(crate) async fn make_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, EngineError> {
         check_id(&spec.id)?;
         check_sandbox(&spec)?;
+        self.handlers.program(&spec.runtime_handler)?;
         let id = spec.id.clone();
         let record = SandboxRecord {
             spec,

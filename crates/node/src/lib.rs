@@ -17,6 +17,7 @@ mod logs;
 mod pod;
 mod probes;
 mod registration;
+mod runtime_class;
 mod runtime_state;
 mod server;
 mod sources;

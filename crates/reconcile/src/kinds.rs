@@ -72,6 +72,8 @@ const fn cluster(
 
 /// Namespaces.
 pub const NAMESPACES: Kind = cluster("", "v1", "namespaces", "Namespace");
+/// Runtime classes.
+pub const RUNTIME_CLASSES: Kind = cluster("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass");
 /// Nodes.
 pub const NODES: Kind = cluster("", "v1", "nodes", "Node");
 /// Annotation of a Node that registers: the range of pods that it had before and would have again.

@@ -73,6 +73,9 @@ pub struct ContainerConfig {
     pub members: Option<PathBuf>,
     /// The file whose `oom_kill` line counts kills for memory.
     pub oom_events: Option<PathBuf>,
+    /// The program of another OCI runtime that executes the container; absent for the built-in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<PathBuf>,
 }
 
 /// How a container's first process ended.

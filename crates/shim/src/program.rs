@@ -4,6 +4,7 @@ pub(crate) mod filter;
 pub(crate) mod init;
 pub(crate) mod launch;
 pub(crate) mod log;
+pub(crate) mod outside;
 pub(crate) mod poller;
 pub(crate) mod sandbox;
 pub(crate) mod server;

@@ -124,6 +124,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_container_restart_period: Option<u64>,
+    /// Further OCI runtimes, as RuntimeClasses name them: runc=/usr/sbin/runc
+    #[arg(long, value_name = "HANDLER=PROGRAM", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) oci_runtimes: Vec<String>,
 }
 
 /// A kind of store.
@@ -175,6 +179,8 @@ pub(crate) struct Settings {
     pub(crate) static_pod_path: Option<PathBuf>,
     /// The longest wait for a restart in seconds.
     pub(crate) max_container_restart_period: u64,
+    /// Programs of further OCI runtimes by the handlers that RuntimeClasses name. Absolute.
+    pub(crate) oci_runtimes: BTreeMap<String, PathBuf>,
 }
 
 /// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
@@ -199,6 +205,7 @@ impl UpArgs {
                 "--max-container-restart-period {max_container_restart_period} is not between 1 and {RESTART_PERIOD_MAX} seconds"
             );
         }
+        let oci_runtimes = self.oci_runtimes(&file)?;
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -233,6 +240,7 @@ impl UpArgs {
             scheduler_config,
             static_pod_path,
             max_container_restart_period,
+            oci_runtimes,
             instance,
         })
     }
@@ -300,6 +308,25 @@ impl UpArgs {
         })
     }
 
+    /// Further OCI runtimes by handler. Source of the names' form: `ValidateRuntimeClass`, RFC 1123's labels.
+    fn oci_runtimes(&self, file: &Self) -> Result<BTreeMap<String, PathBuf>> {
+        let given = if self.oci_runtimes.is_empty() { &file.oci_runtimes } else { &self.oci_runtimes };
+        let mut runtimes = BTreeMap::new();
+        for entry in given {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            let parts = entry.split_once('=').filter(|(handler, program)| {
+                !handler.is_empty() && handler.bytes().all(plain) && program.starts_with('/')
+            });
+            let Some((handler, program)) = parts else {
+                bail!("--oci-runtimes {entry:?} is not of the form HANDLER=/PATH/OF/PROGRAM");
+            };
+            if runtimes.insert(handler.to_owned(), PathBuf::from(program)).is_some() {
+                bail!("--oci-runtimes names {handler:?} twice");
+            }
+        }
+        Ok(runtimes)
+    }
+
     /// How etcd is reached, if it is the store.
     fn etcd(&self, file: &Self) -> Result<Option<EtcdAccess>> {
         let servers = if self.etcd_servers.is_empty() { &file.etcd_servers } else { &self.etcd_servers };
@@ -350,6 +377,9 @@ impl Settings {
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
         let period = Some(self.max_container_restart_period).filter(|period| *period != RESTART_PERIOD_MAX);
         let period = period.map(|period| period.to_string()).unwrap_or_default();
+        let runtimes = self.oci_runtimes.iter();
+        let runtimes: Vec<String> =
+            runtimes.map(|(handler, program)| format!("{handler}={}", program.display())).collect();
         BTreeMap::from([
             ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
             ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
@@ -376,6 +406,7 @@ impl Settings {
             ("--scheduler-config".to_owned(), file(self.scheduler_config.as_ref())),
             ("--static-pod-path".to_owned(), file(self.static_pod_path.as_ref())),
             ("--max-container-restart-period".to_owned(), period),
+            ("--oci-runtimes".to_owned(), runtimes.join(",")),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
             ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),
@@ -464,6 +495,21 @@ mod tests {
         for period in [0, 301] {
             assert!(with(period).unwrap_err().to_string().contains("is not between 1 and 300 seconds"));
         }
+    }
+
+    #[test]
+    fn runtimes_are_named_with_their_programs() {
+        let with = |entries: &[&str]| {
+            let oci_runtimes = entries.iter().map(|entry| (*entry).to_owned()).collect();
+            let args = UpArgs { node_name: Some("n1".into()), oci_runtimes, ..UpArgs::default() };
+            args.resolve(instance("demo"))
+        };
+        let facts = with(&["runc=/usr/sbin/runc", "kata=/opt/kata"]).unwrap().facts();
+        assert_eq!(facts["--oci-runtimes"], "kata=/opt/kata,runc=/usr/sbin/runc");
+        for wrong in ["runc", "=/usr/sbin/runc", "runc=bin/runc", "Runc=/usr/sbin/runc"] {
+            assert!(with(&[wrong]).unwrap_err().to_string().contains("HANDLER=/PATH"), "{wrong}");
+        }
+        assert!(with(&["a=/a", "a=/b"]).unwrap_err().to_string().contains("twice"));
     }
 
     #[test]

@@ -8,6 +8,21 @@ pub fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// Whether this kernel is of a version or of a later one.
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    is_at_least(&rustix::system::uname().release().to_string_lossy(), (major, minor))
+}
+
+fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
+}
+
+/// Whether the kernel has AppArmor and it is on.
+pub fn has_app_armor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+}
+
 /// This process's OOM score adjustment.
 pub fn own_oom_score_adj() -> io::Result<i32> {
     std::fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().map_err(io::Error::other)
@@ -78,4 +93,22 @@ pub fn device_nodes(root: &Path) -> io::Result<Vec<DeviceNode>> {
     }
     nodes.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(nodes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        for (release, wanted, holds) in [
+            ("6.18.44-x", (5, 12), true),
+            ("5.12.0", (5, 12), true),
+            ("5.4.0-100-generic", (5, 12), false),
+            ("6.1", (6, 3), false),
+            ("nonsense", (5, 12), false),
+        ] {
+            assert_eq!(is_at_least(release, wanted), holds, "{release}");
+        }
+    }
 }

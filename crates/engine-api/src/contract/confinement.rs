@@ -124,6 +124,7 @@ pub async fn a_mount_on_a_link_to_nowhere_is_where_the_link_leads(subject: Subje
         source: MountSource::Bind("/etc/passwd".into()),
         target: "/etc/dangling".into(),
         read_only: true,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     });
     let (exit, log) = subject.run(spec).await;
@@ -146,6 +147,7 @@ pub async fn groups_limits_of_processes_and_temporary_file_systems_are_as_asked(
         },
         target: target.into(),
         read_only,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     };
     spec.mounts =

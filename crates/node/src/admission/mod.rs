@@ -25,7 +25,7 @@ use decide::{Verdict, decide};
 
 use crate::deps::Deps;
 use crate::pod::PodView;
-use crate::pod::security::sysctls;
+use crate::pod::security::{refuse_app_armor, sysctls};
 use crate::registration::object::{labels, resources};
 use crate::worker::mailbox::Mailbox;
 
@@ -116,6 +116,9 @@ impl Door {
         }
         if let Err(message) = sysctls(&pod.spec) {
             return decided(Verdict::Refused(Refusal::new("SysctlForbidden", message)));
+        }
+        if let Some(message) = refuse_app_armor(&pod.spec, sys::host::has_app_armor()) {
+            return decided(Verdict::Refused(Refusal::new("AppArmor", message)));
         }
         match Asked::of(object, pod) {
             Ok(asked) => Arrival { verdict: self.ask(&uid, &asked, self.machine()), uid, asked },

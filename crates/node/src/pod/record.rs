@@ -44,6 +44,8 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at: Timestamp,
     pub(crate) netns_path: String,
     pub(crate) host_network: bool,
+    /// The OCI runtime of its containers; empty: the built-in one.
+    pub(crate) runtime_handler: String,
     pub(crate) grace_seconds: i64,
 }
 
@@ -88,6 +90,7 @@ impl SandboxRecord {
             created_at: status.created_at,
             netns_path: status.netns_path.clone(),
             host_network: status.spec.host_network,
+            runtime_handler: status.spec.runtime_handler.clone(),
             grace_seconds: labels.get(label::GRACE).and_then(|text| text.parse().ok()).unwrap_or(30),
         })
     }

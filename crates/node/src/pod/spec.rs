@@ -55,12 +55,13 @@ fn pod_labels(pod: &PodView, attempt: u32) -> BTreeMap<String, String> {
     labels
 }
 
-/// The sandbox of a pod. `domain`: the cluster's.
+/// The sandbox of a pod. `domain`: the cluster's; `runtime_handler`: the OCI runtime that the pod's RuntimeClass names.
 pub(crate) fn sandbox_spec(
     pod: &PodView,
     attempt: u32,
     facts: &NodeFacts,
     domain: &str,
+    runtime_handler: String,
 ) -> Result<SandboxSpec, String> {
     check_isolation(&pod.spec)?;
     let host_network = pod.host_network();
@@ -81,6 +82,7 @@ pub(crate) fn sandbox_spec(
         cgroup_parent: cgroup(pod),
         resources: pod_resources(&pod.spec, facts.pod_pids_limit),
         log_directory: log_directory(&facts.log_root, &pod.metadata.namespace, &pod.metadata.name, pod.uid()),
+        runtime_handler,
     })
 }
 
@@ -189,11 +191,12 @@ mod tests {
     #[test]
     fn the_sandbox_names_its_pod() {
         let pod = pod(serde_json::json!({"containers": [{"name": "main"}], "shareProcessNamespace": true}));
-        let spec = sandbox_spec(&pod, 2, &facts(), "cluster.local").unwrap();
+        let spec = sandbox_spec(&pod, 2, &facts(), "cluster.local", "runc".into()).unwrap();
         assert_eq!(spec.cgroup_parent, "kubepods/besteffort/podu1");
         assert_eq!(spec.log_directory, Path::new("/var/log/pods/default_web_u1"));
         assert_eq!((spec.hostname.as_str(), spec.share_pid), ("web", true));
         assert_eq!(spec.labels[label::ATTEMPT], "2");
+        assert_eq!(spec.runtime_handler, "runc");
     }
 
     #[test]
@@ -202,7 +205,7 @@ mod tests {
             let mut spec = serde_json::json!({"containers": [{"name": "main"}], "hostname": hostname,
                 "subdomain": "db", "setHostnameAsFQDN": true});
             spec.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
-            sandbox_spec(&pod(spec), 0, &facts(), "cluster.local").map(|spec| spec.hostname)
+            sandbox_spec(&pod(spec), 0, &facts(), "cluster.local", String::new()).map(|spec| spec.hostname)
         };
         let whole = "db-0.db.default.svc.cluster.local";
         assert_eq!(named("db-0", serde_json::json!({})), Ok(whole.to_owned()));

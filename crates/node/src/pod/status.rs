@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::phase;
 use super::plan::{ProbeState, Waiting, ended_and_forgotten, latest};
+use super::recursion;
 use super::restart::{ended_for_anew, epoch};
 use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
@@ -50,6 +51,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) host_addresses: &'a [IpAddr],
     pub(crate) sandbox_ready: bool,
+    /// The runtime makes mounts read-only with all that is mounted below them.
+    pub(crate) recursive_read_only: bool,
     /// Every container has ended for good.
     pub(crate) ended: bool,
     /// `reason` and `message` of a pod that the node itself fails.
@@ -122,6 +125,7 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
         image: container.image.clone().unwrap_or_default(),
         // Nothing asks an ephemeral container how it is.
         started: (kind != ContainerKind::Ephemeral).then_some(false),
+        volume_mounts: recursion::statuses(container, input.recursive_read_only),
         resources: container.resources.clone(),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()

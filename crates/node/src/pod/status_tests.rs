@@ -67,6 +67,7 @@ impl Case {
             addresses: &[],
             host_addresses: &[],
             sandbox_ready: true,
+            recursive_read_only: true,
             ended: self.ended,
             failure: None,
             now: at(self.now),

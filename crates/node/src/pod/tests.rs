@@ -31,6 +31,7 @@ pub(crate) fn sandbox(id: &str, attempt: u32, ready: bool) -> SandboxRecord {
         created_at: at(0),
         netns_path: String::new(),
         host_network: false,
+        runtime_handler: String::new(),
         grace_seconds: 30,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use engine_api::RuntimeHandler;
 use jiff::Timestamp;
 use reconcile::{kinds, time};
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ pub(crate) struct NodeInput<'a> {
     pub(crate) server_port: u16,
     pub(crate) images: &'a [ListedImage],
     pub(crate) pressure: Pressure,
+    /// The OCI runtimes that pods can ask for.
+    pub(crate) handlers: &'a [RuntimeHandler],
     /// Transition times of the conditions that the API server has.
     pub(crate) since: &'a BTreeMap<String, (String, String)>,
     pub(crate) now: Timestamp,
@@ -79,6 +82,17 @@ fn condition(input: &NodeInput<'_>, kind: &str, status: &str, reason: &str, mess
     })
 }
 
+/// An OCI runtime with what it can do. Source: KEP-3857, `NodeRuntimeHandler`.
+fn runtime_handler(handler: &RuntimeHandler) -> Value {
+    json!({
+        "name": handler.name,
+        "features": {
+            "recursiveReadOnlyMounts": handler.recursive_read_only_mounts,
+            "userNamespaces": handler.user_namespaces,
+        },
+    })
+}
+
 /// `status` of the Node.
 pub(crate) fn status(input: &NodeInput<'_>) -> Value {
     let mut addresses: Vec<Value> = input
@@ -100,6 +114,7 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
         "allocatable": resources,
         // What of a container's groups its image may not add is enforced.
         "features": { "supplementalGroupsPolicy": true },
+        "runtimeHandlers": input.handlers.iter().map(runtime_handler).collect::<Vec<_>>(),
         // Pods that need one of these are placed on nodes that declare it (KEP-5328).
         "declaredFeatures": ["RestartAllContainersOnContainerExits"],
         "addresses": addresses,

@@ -14,6 +14,7 @@ use super::ledger::Ledger;
 use super::{PodDirectories, empty_dir, subpath};
 use crate::pod::PodView;
 use crate::pod::env::expand;
+use crate::pod::recursion;
 use crate::pod::spec::message_path;
 
 /// Where containers find a volume.
@@ -70,6 +71,7 @@ pub(crate) fn container_mounts(
                 source: MountSource::Bind(source),
                 target,
                 read_only: false,
+                recursive_read_only: false,
                 propagation: MountPropagation::Private,
             });
         }
@@ -88,7 +90,6 @@ fn volume_mount(
     let Place { path: root, read_only } = place(pod, directories, &mount.name)?.ok_or_else(|| {
         format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name)
     })?;
-    check_recursion(mount)?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => Some(path.clone()),
         (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, env)),
@@ -112,24 +113,13 @@ fn volume_mount(
         source: MountSource::Bind(source),
         target,
         read_only: mount.read_only.unwrap_or(false) || read_only,
+        recursive_read_only: recursion::wanted(mount),
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,
             _ => MountPropagation::Private,
         },
     })
-}
-
-/// A mount that is to be read-only with all that is mounted below it: the engine has none such yet, which only those hear
-/// of who insist. Source: `resolveRecursiveReadOnly`.
-fn check_recursion(mount: &VolumeMount) -> Result<(), String> {
-    if mount.recursive_read_only.as_deref() != Some("Enabled") {
-        return Ok(());
-    }
-    Err(format!(
-        "failed to resolve recursive read-only mode: volumeMount \"{}\" requested recursive read-only mode, but it is not supported by the runtime: ask for IfPossible",
-        mount.name
-    ))
 }
 
 /// Binds what `relative` names inside `root` to a path of the node's own.

@@ -297,20 +297,6 @@ pub(super) mod tests {
         assert_eq!(now(), 0o600);
     }
 
-    #[test]
-    fn who_insists_on_recursive_read_only_mounts_is_told_that_there_are_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let directories = PodDirectories::new(&dir.path().join("data"), &dir.path().join("run"), "u1");
-        let mounts = |asked: &str| {
-            let pod = pod(json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [
-                {"name": "main", "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true,
-                    "recursiveReadOnly": asked}]}]}));
-            mounts::container_mounts(&pod, &directories, &pod.spec.containers[0], 0, &|_| None)
-        };
-        assert!(mounts("IfPossible").is_ok() && mounts("Disabled").is_ok());
-        assert!(mounts("Enabled").unwrap_err().contains("not supported by the runtime"));
-    }
-
     #[tokio::test]
     async fn a_claimed_volume_is_noted_and_mounted_from_where_it_lies() {
         let dir = tempfile::tempdir().unwrap();

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
+use crate::pod::recursion;
 use crate::pod::restart::epoch;
 use crate::pod::status::{StatusInput, pod_status};
 use crate::pod::{ContainerKind, PodView};
@@ -487,6 +488,8 @@ impl PodWorker {
     /// Writes the status if it differs from what was last written; one write at a time, the newest wins.
     fn publish(&mut self, waiting: &BTreeMap<String, Waiting>, runtime: &PodRuntime, ended: bool) {
         let host_addresses = self.deps.addresses();
+        let handler =
+            plan::current_sandbox(&runtime.sandboxes).map_or("", |sandbox| &sandbox.runtime_handler);
         let status = pod_status(&StatusInput {
             pod: &self.pod,
             last: &self.status,
@@ -497,6 +500,7 @@ impl PodWorker {
             addresses: &self.addresses,
             host_addresses: &host_addresses,
             sandbox_ready: self.sandbox_ready(runtime),
+            recursive_read_only: recursion::supported(&self.deps.runtime.handlers(), handler),
             ended,
             failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             now: self.deps.now(),

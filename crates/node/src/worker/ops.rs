@@ -22,8 +22,10 @@ use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
 use crate::pod::plan::latest;
+use crate::pod::recursion;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
+use crate::runtime_class;
 use crate::sources::{
     env_references, gather, gather_claims, node_labels, service_links, token_projections, volume_references,
 };
@@ -105,7 +107,8 @@ async fn make_sandbox(
     let sandbox = match current {
         Some(sandbox) => sandbox,
         None => {
-            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain())?;
+            let handler = runtime_class::handler(deps, pod).await?;
+            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain(), handler)?;
             let _step = deps.traces.step(pod.uid(), "node: sandbox", "");
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
             deps.state.put_sandbox(&status);
@@ -348,7 +351,8 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
     let message_file = directories.termination_message(&name, start.attempt);
-    let mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    let mut mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    recursion::settle(container, &mut mounts, recursive(deps, start)).map_err(StartError::config)?;
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,
@@ -365,6 +369,13 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         pid_of,
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
+}
+
+/// Whether the runtime of the pod's sandbox makes mounts read-only with all that is mounted below them.
+fn recursive(deps: &Deps, start: &Start) -> bool {
+    let sandboxes = deps.state.pod(start.pod.uid()).sandboxes;
+    let sandbox = sandboxes.iter().find(|sandbox| sandbox.id == start.sandbox_id);
+    sandbox.is_some_and(|sandbox| recursion::supported(&deps.runtime.handlers(), &sandbox.runtime_handler))
 }
 
 /// Refuses a container that must not be root's and might be.

@@ -5,6 +5,7 @@
 mod api_server;
 mod pods;
 mod runtime;
+mod security;
 mod static_pods;
 mod streams;
 mod world;

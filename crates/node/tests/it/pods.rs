@@ -453,36 +453,6 @@ async fn sidecars_end_after_the_others_in_reverse_order() {
 }
 
 #[tokio::test]
-async fn a_pod_that_asks_for_isolation_that_is_not_there_does_not_run() {
-    let world = World::new().await;
-    let mut spec = one();
-    spec["hostUsers"] = false.into();
-    world.create("web", spec);
-    let refused = |reason: &'static str, part: &'static str| {
-        let world = &world;
-        async move {
-            world
-                .until(part, || {
-                    world.events(reason).iter().any(|message| message.contains(part)).then_some(())
-                })
-                .await;
-        }
-    };
-    refused("FailedCreatePodSandBox", "spec.hostUsers: false").await;
-    assert!(world.runtime.sandbox_ids().is_empty());
-    let mut spec = one();
-    spec["containers"][0]["securityContext"] =
-        json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "deny"}});
-    world.create("armored", spec);
-    refused("Failed", "appArmorProfile asks for Localhost deny").await;
-    let pod = world.pod_until("armored", "refused", |pod| {
-        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError"
-    });
-    assert_eq!(pod.await["status"]["phase"], "Pending");
-    assert!(world.runtime.newest("main").is_none());
-}
-
-#[tokio::test]
 async fn a_dead_shim_means_a_new_sandbox_and_address() {
     let world = World::new().await;
     world.create("web", one());

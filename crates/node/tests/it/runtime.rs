@@ -85,6 +85,10 @@ impl Fake {
         named.max_by_key(|status| status.spec.labels["skiff.dev/attempt"].parse::<u32>().unwrap()).cloned()
     }
 
+    pub(crate) fn sandbox_specs(&self) -> Vec<SandboxSpec> {
+        self.held.lock().sandboxes.values().map(|status| status.spec.clone()).collect()
+    }
+
     pub(crate) fn sandbox_ids(&self) -> Vec<String> {
         self.held.lock().sandboxes.keys().cloned().collect()
     }
@@ -160,6 +164,15 @@ impl Runtime for Fake {
 
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError> {
         Ok(self.held.lock().sandboxes.values().cloned().collect())
+    }
+
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        let able = RuntimeHandler {
+            recursive_read_only_mounts: true,
+            user_namespaces: true,
+            ..RuntimeHandler::default()
+        };
+        vec![able, RuntimeHandler { name: "other".to_owned(), ..RuntimeHandler::default() }]
     }
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {

@@ -73,6 +73,7 @@ pub(crate) async fn build(
         data_dir: instance.data_dir.join("engine"),
         run_dir: instance.run_dir.join("engine"),
         cgroup_root: instance.name.clone(),
+        runtimes: settings.oci_runtimes.clone(),
     };
     let runtime: Arc<dyn Runtime> = Engine::open(config, store.clone()).await.context("open the engine")?;
     let images: Arc<dyn Images> = Arc::new(ImageService::new(store.clone()));
