@@ -13,6 +13,7 @@ pub mod mount;
 pub mod net;
 pub mod ns;
 pub mod process;
+pub mod removal;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod tty;

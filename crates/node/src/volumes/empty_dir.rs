@@ -39,7 +39,8 @@ fn memory_size(setup: &Setup, source: &EmptyDirVolumeSource) -> Option<u64> {
     bounds.filter(|bytes| *bytes > 0).min().and_then(|bytes| u64::try_from(bytes).ok())
 }
 
-fn is_memory(source: &EmptyDirVolumeSource) -> bool {
+/// Whether it lies in memory.
+pub(crate) fn is_memory(source: &EmptyDirVolumeSource) -> bool {
     source.medium.as_deref() == Some("Memory")
 }
 
