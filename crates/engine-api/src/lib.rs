@@ -35,7 +35,7 @@ mod streams;
 
 pub use builds::{BuildEvent, BuildRequest, Builds, CommitRequest};
 pub use containers::{
-    Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus,
+    Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, Device,
     EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource, NamespaceSharing, Resources,
     Rlimit, Runtime, SandboxSpec, SandboxState, SandboxStatus, SeccompProfile, Security, Stats, User,
 };
