@@ -9,6 +9,7 @@ pub mod device_filter;
 pub mod files;
 pub mod host;
 pub mod mount;
+pub mod mount_options;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod ns;

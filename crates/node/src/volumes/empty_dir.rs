@@ -44,7 +44,8 @@ pub(crate) fn is_memory(source: &EmptyDirVolumeSource) -> bool {
     source.medium.as_deref() == Some("Memory")
 }
 
-fn is_mounted(path: &Path) -> io::Result<bool> {
+/// Whether a directory of the node's own is a mount.
+pub(super) fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(sys::mount::MountTable::own()?.below(path).iter().any(|mounted| mounted == path))
 }
 

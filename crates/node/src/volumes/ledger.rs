@@ -28,10 +28,13 @@ pub(crate) struct Entry {
     pub(crate) volume: String,
     /// The uid of the claim through which the pod has it.
     pub(crate) claim_uid: String,
-    /// Where it lies on the host: never within the pod's directories.
+    /// Where it lies on the host: what is the pod's to keep is never within its directories, but it may be mounted there.
     pub(crate) path: PathBuf,
     /// The pod only reads it.
     pub(crate) read_only: bool,
+    /// Containers use it as a device.
+    #[serde(default)]
+    pub(crate) device: bool,
 }
 
 impl Default for Ledger {
@@ -108,6 +111,7 @@ mod tests {
             claim_uid: "u".to_owned(),
             path: path.into(),
             read_only: false,
+            device: false,
         }
     }
 
