@@ -18,6 +18,7 @@ pub(crate) mod set_up;
 pub(crate) mod subpath;
 pub(crate) mod tear_down;
 pub(crate) mod threads;
+pub(crate) mod trust;
 
 pub(crate) use directories::PodDirectories;
 

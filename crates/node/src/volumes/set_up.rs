@@ -154,7 +154,7 @@ pub(super) mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::path::Path;
 
-    use k8s_openapi::api::core::v1::ServiceAccountTokenProjection;
+    use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, ServiceAccountTokenProjection};
     use serde_json::json;
 
     use super::super::payload::Data;
@@ -173,6 +173,9 @@ pub(super) mod tests {
         }
         fn token(&self, _: &ServiceAccountTokenProjection) -> Option<Vec<u8>> {
             None
+        }
+        fn trust_anchors(&self, _: &ClusterTrustBundleProjection) -> Result<String, String> {
+            Err("none".to_owned())
         }
     }
 

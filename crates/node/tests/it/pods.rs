@@ -608,6 +608,30 @@ async fn volumes_follow_their_objects() {
 }
 
 #[tokio::test]
+async fn a_volume_follows_the_bundles_of_a_signer() {
+    let world = World::new().await;
+    let pem = |letters: &str| format!("-----BEGIN CERTIFICATE-----\n{letters}\n-----END CERTIFICATE-----\n");
+    let bundle = |letters: &str| {
+        json!({"apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle", "metadata": {"name": "x:s:1"},
+            "spec": {"signerName": "x/s", "trustBundle": pem(letters)}})
+    };
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "ca", "projected": {"sources": [
+        {"clusterTrustBundle": {"signerName": "x/s", "labelSelector": {}, "path": "ca.pem"}}]}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "ca", "mountPath": "/ca"}]);
+    world.create("web", spec);
+    world.until("FailedMount", || (!world.events("FailedMount").is_empty()).then_some(())).await;
+    assert!(world.events("FailedMount")[0].contains("matched zero ClusterTrustBundles"));
+    world.api.put("clustertrustbundles", bundle("AAAA"));
+    let web = world.pod_until("web", "Running", running).await;
+    let uid = web["metadata"]["uid"].as_str().unwrap();
+    let volume = world.directory.path().join("run/pods").join(uid).join("volumes/ca");
+    assert_eq!(std::fs::read_to_string(volume.join("ca.pem")).unwrap(), pem("AAAA"));
+    world.api.put("clustertrustbundles", bundle("BBBB"));
+    world.file_until(&volume, "ca.pem", |text| text == pem("BBBB")).await;
+}
+
+#[tokio::test]
 async fn a_claimed_volume_is_waited_for_and_outlives_its_pod() {
     let world = World::new().await;
     let data = world.directory.path().join("users");
