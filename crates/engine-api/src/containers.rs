@@ -146,6 +146,17 @@ pub struct Mount {
     pub propagation: MountPropagation,
 }
 
+/// A device of the host that a container may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its node on the host, or a link to it.
+    pub host: PathBuf,
+    /// The absolute path of the node inside.
+    pub path: PathBuf,
+    /// What may be done with it: read (`r`), write (`w`), make nodes of it (`m`).
+    pub access: String,
+}
+
 /// Who runs the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -276,6 +287,9 @@ pub struct ContainerSpec {
     pub user: User,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
+    /// Devices beside those that every container has.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// Limits.
     pub resources: Resources,
     /// Limits of each process; those that are not named are the engine's own.

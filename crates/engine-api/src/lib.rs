@@ -36,7 +36,7 @@ mod streams;
 pub use builds::{BuildEvent, BuildRequest, Builds, CommitRequest};
 pub use containers::{
     AppArmorProfile, Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState,
-    ContainerStatus, EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource,
+    ContainerStatus, Device, EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource,
     NamespaceSharing, Resources, Rlimit, Runtime, RuntimeHandler, SandboxSpec, SandboxState, SandboxStatus,
     SeccompProfile, Security, SelinuxOptions, Stats, User,
 };

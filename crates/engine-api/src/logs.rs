@@ -65,11 +65,6 @@ impl LogEntry {
         let LogLine { time, stream, partial, text } = parts;
         Self { time: line.slice_ref(time), stream, partial, text: line.slice_ref(text) }
     }
-
-    /// When it was written; `None` where the file does not say it well.
-    pub fn at(&self) -> Option<Timestamp> {
-        moment(&self.time)
-    }
 }
 
 fn moment(time: &[u8]) -> Option<Timestamp> {
@@ -380,6 +375,12 @@ fn names(path: &Path) -> impl Iterator<Item = PathBuf> {
         PathBuf::from(name)
     });
     std::iter::once(path.to_owned()).chain(rotated)
+}
+
+/// How many bytes the log at `path` has, with the files that it was rotated into. Blocks.
+pub fn bytes(path: &Path) -> u64 {
+    let lengths = names(path).map_while(|file| std::fs::metadata(file).ok());
+    lengths.map(|file| file.len()).sum()
 }
 
 /// The files of a log, the newest first.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine_api::{
-    ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind, Exit,
-    ImageConfig, Mount,
+    ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, Device, EngineError, ErrorKind, Exit,
+    ImageConfig, Mount, MountPropagation, MountSource,
 };
 use jiff::Timestamp;
 use serde_json::Value;
 use shim::{Answer, Call, CallError, ContainerConfig, RUNTIME_DIR};
+use sys::device_filter::Rule;
+use sys::host::DeviceNode;
 use sys::process::Pidfd;
 
 use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
@@ -170,7 +172,10 @@ impl Engine {
         let path = format!("{}/{}", self.group_path(&sandbox), spec.id);
         let step = self.step("engine: cgroup", spec);
         let group = self.cgroups.group(&path);
-        let made = if spec.security.privileged { group.create() } else { group.create_confined() };
+        let devices = devices_of(spec)?;
+        let rules: Vec<Rule> =
+            devices.iter().map(|(node, given)| Rule::device(node, &given.access)).collect();
+        let made = if spec.security.privileged { group.create() } else { group.create_confined(&rules) };
         made.map_err(failed("making the container's cgroup"))?;
         let limits = limits_of(&spec.resources);
         for warning in group.apply(&limits).map_err(failed("setting the container's limits"))? {
@@ -182,7 +187,7 @@ impl Engine {
         let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
         records::remove_dir(&bundle.join(RUNTIME_DIR))?;
         records::remove(&bundle.join(shim::EXIT_FILE))?;
-        let document = self.document(spec, &sandbox, &path)?;
+        let document = self.document(spec, &sandbox, &path, &devices)?;
         let bytes =
             serde_json::to_vec(&document).map_err(|error| EngineError::internal("writing OCI", &error))?;
         sys::files::write_atomic(&bundle.join("config.json"), &bytes).map_err(failed("writing the bundle"))
@@ -193,6 +198,7 @@ impl Engine {
         spec: &ContainerSpec,
         sandbox: &engine_api::SandboxSpec,
         cgroup_path: &str,
+        given: &[(DeviceNode, Device)],
     ) -> Result<Value, EngineError> {
         let rootfs = self.rootfs(spec);
         let image = self.image_config(spec)?;
@@ -227,10 +233,13 @@ impl Engine {
             cgroup_directories: &self.cgroups.group(cgroup_path).v1_directories(),
             pid_namespace: self.pid_namespace(spec, sandbox, &run_sandbox)?,
             devices: &devices,
+            given,
             device_rules: self.cgroups.has_v1_devices(),
             oom_score_adj: possible_oom_score(spec.resources.oom_score_adj, spec),
         };
-        let mounts = mounts_followed(&rootfs, &spec.mounts)
+        let nodes = given.iter().map(|(node, device)| bound_device(node, device));
+        let mounts: Vec<Mount> = spec.mounts.iter().cloned().chain(nodes).collect();
+        let mounts = mounts_followed(&rootfs, &mounts)
             .map_err(|error| EngineError::internal("finding the container's mount points", &error))?;
         oci::document(&ContainerSpec { mounts, ..spec.clone() }, &around)
     }
@@ -439,6 +448,26 @@ fn mounts_followed(rootfs: &Path, mounts: &[Mount]) -> std::io::Result<Vec<Mount
         Err(_) => Ok(Mount { target: Path::new("/").join(root.follow(&mount.target)?), ..mount.clone() }),
     };
     mounts.iter().map(followed).collect()
+}
+
+/// The devices that a container is given.
+fn devices_of(spec: &ContainerSpec) -> Result<Vec<(DeviceNode, Device)>, EngineError> {
+    let found = |device: &Device| {
+        let node = sys::host::device_node(&device.host)
+            .map_err(|error| EngineError::invalid(format!("device {}: {error}", device.host.display())))?;
+        Ok((node, device.clone()))
+    };
+    spec.devices.iter().map(found).collect()
+}
+
+/// A device within a container is the host's node: a node made anew would not open in a user namespace.
+fn bound_device(node: &DeviceNode, device: &Device) -> Mount {
+    Mount {
+        source: MountSource::Bind(node.path.clone()),
+        target: device.path.clone(),
+        read_only: false,
+        propagation: MountPropagation::Private,
+    }
 }
 
 /// A container's image.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use engine_api::{
-    ContainerSpec, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, Rlimit,
+    ContainerSpec, Device, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, Rlimit,
     SandboxSpec, SeccompProfile,
 };
 use serde_json::{Value, json};
@@ -56,6 +56,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cgroup_directories: &'a [(String, PathBuf)],
     /// Devices of a privileged container.
     pub(crate) devices: &'a [DeviceNode],
+    /// Devices that were asked for by name, which are mounts as well.
+    pub(crate) given: &'a [(DeviceNode, Device)],
     /// Device rules are set (cgroup version 1).
     pub(crate) device_rules: bool,
     /// What the kernel lets this process set.
@@ -76,7 +78,9 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         "devices": around.devices.iter().map(device).collect::<Vec<_>>(),
     });
     if around.device_rules {
-        linux["resources"] = json!({"devices": [{"allow": privileged, "access": "rwm"}]});
+        let all = json!({"allow": privileged, "access": "rwm"});
+        let given = around.given.iter().map(|(node, device)| rule(node, &device.access));
+        linux["resources"] = json!({"devices": std::iter::once(all).chain(given).collect::<Vec<_>>()});
     }
     Ok(json!({
         "ociVersion": "1.2.0",
@@ -321,6 +325,12 @@ fn device(node: &DeviceNode) -> Value {
         "uid": node.uid,
         "gid": node.gid,
     })
+}
+
+/// What may be done with a device, in the words of the version 1 controller.
+fn rule(node: &DeviceNode, access: &str) -> Value {
+    let kind = if node.character { "c" } else { "b" };
+    json!({"allow": true, "type": kind, "major": node.major, "minor": node.minor, "access": access})
 }
 
 /// Fields that are null left out: some readers take null for a wrong type.

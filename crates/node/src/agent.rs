@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Door, Workers};
 use crate::config::Config;
-use crate::deps::{Caches, Deps};
+use crate::deps::{Caches, Deps, blocking};
 use crate::figures::Figures;
 use crate::images::{self, Puller};
 use crate::local_path;
@@ -29,13 +29,14 @@ use crate::registration::pressure::WatchedPressure;
 use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
-use crate::static_pods::{self, Difference, MIRROR, StaticPods};
+use crate::static_pods::{self, Difference, MIRROR, StaticPods, mirrored};
 use crate::traces::Traces;
+use crate::volumes::leftovers;
 use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 use crate::worker::PodWorker;
 use crate::worker::mailbox::Mailbox;
-use crate::worker::terminate::terminate_orphan;
+use crate::worker::terminate::{terminate_leftover, terminate_orphan};
 
 /// What the agent works with, as `skiff` wires it.
 pub struct Handles {
@@ -149,6 +150,24 @@ impl Agent {
             if self.deps.caches.pods.by_uid(uid).is_none() && !self.deps.static_pods.has(uid) {
                 ctx.spawn(terminate_orphan(self.deps.clone(), sandbox));
             }
+        }
+    }
+
+    /// What lies in directories of pods that nobody knows: the node was killed after it had removed their sandboxes, or
+    /// before it had made any. To be asked before any worker is at work.
+    async fn clear_leftovers(&self, ctx: &Context) {
+        let config = &self.deps.config;
+        let roots = [config.data_dir.clone(), config.run_dir.clone()];
+        let logs = config.log_dir.clone();
+        let found = blocking(move || leftovers::find(&roots, &logs)).await.unwrap_or_default();
+        let sandboxes = self.deps.state.pods();
+        let (pods, of_files) = (&self.deps.caches.pods, &self.deps.static_pods);
+        let known = |uid: &str| {
+            let lives = sandboxes.iter().any(|sandbox| sandbox.pod_uid == uid);
+            lives || pods.by_uid(uid).is_some() || of_files.has(uid)
+        };
+        for left in found.into_iter().filter(|left| !known(&left.uid)) {
+            ctx.spawn(terminate_leftover(self.deps.clone(), left));
         }
     }
 
@@ -329,6 +348,7 @@ impl Component for Agent {
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
         self.end_orphans(&ctx);
+        self.clear_leftovers(&ctx).await;
         self.door.begin();
         let mut pods = self.deps.caches.pods.subscribe();
         self.files_changed(&ctx, begun);
@@ -350,13 +370,6 @@ impl Component for Agent {
             }
         }
     }
-}
-
-/// Of which pod of a file an object is the API's copy.
-fn mirrored(object: &Object) -> Option<String> {
-    // A glance at the bytes: few pods are.
-    let text = std::str::from_utf8(object.bytes()).unwrap_or_default();
-    text.contains(MIRROR).then(|| object.annotation(MIRROR)).flatten()
 }
 
 /// Applies the runtime's events to the cache and wakes the workers concerned.
@@ -410,7 +423,7 @@ async fn apply_event(deps: &Deps, event: &ContainerEvent) {
 
 fn count_start(deps: &Deps, event: &ContainerEvent) {
     let uid = deps.state.pod_of(&event.sandbox_id);
-    let pod = uid.and_then(|uid| deps.caches.pods.by_uid(&uid));
+    let pod = uid.and_then(|uid| deps.caches.pods.by_uid(&uid).or_else(|| deps.static_pods.get(&uid)));
     let pod = pod.and_then(|object| PodView::decode(&object).ok());
     if let Some((pod, container)) = pod.zip(deps.state.container(&event.container_id)) {
         deps.figures.started(&pod, &container.name);

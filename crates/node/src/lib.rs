@@ -14,6 +14,7 @@ mod hooks;
 mod images;
 mod local_path;
 mod logs;
+mod meminfo;
 mod pod;
 mod probes;
 mod registration;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::device_filter::Rule;
 use crate::mount::MountTable;
 
 /// Controllers that a container is put into.
@@ -163,9 +164,9 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// Makes it with nothing left of an earlier use, its processes confined to the default devices: where version 1's
-    /// controller does not do that by files, by a program of the group.
-    pub fn create_confined(&self) -> io::Result<()> {
+    /// Makes it with nothing left of an earlier use, its processes confined to the default devices and `more`: where
+    /// version 1's controller does not do that by files, by a program of the group.
+    pub fn create_confined(&self, more: &[Rule]) -> io::Result<()> {
         let unified = self.host.hierarchies.iter().find(|hierarchy| hierarchy.unified);
         let Some(unified) = unified.filter(|_| !self.host.has_v1_devices()) else { return self.create() };
         // Programs of a group add up: one that is used again starts with none.
@@ -173,7 +174,7 @@ impl Group<'_> {
         self.create()?;
         self.create_in(unified)?;
         let dir = unified.root.join(&self.path);
-        crate::device_filter::confine(&dir).map_err(|error| {
+        crate::device_filter::confine(&dir, more).map_err(|error| {
             let remedy = "a kernel with CONFIG_CGROUP_BPF is needed, or a privileged container";
             io::Error::new(error.kind(), format!("{}: confining devices: {error}: {remedy}", dir.display()))
         })

@@ -43,7 +43,7 @@ pub fn has_capability(number: u32) -> bool {
 pub const CAP_SYS_RESOURCE: u32 = 24;
 
 /// A device node of the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceNode {
     /// Its absolute path.
     pub path: std::path::PathBuf,
@@ -61,10 +61,32 @@ pub struct DeviceNode {
     pub gid: u32,
 }
 
+fn node(path: std::path::PathBuf, metadata: &std::fs::Metadata) -> Option<DeviceNode> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let kind = metadata.file_type();
+    (kind.is_char_device() || kind.is_block_device()).then(|| DeviceNode {
+        path,
+        character: kind.is_char_device(),
+        major: rustix::fs::major(metadata.rdev()),
+        minor: rustix::fs::minor(metadata.rdev()),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    })
+}
+
+/// The device that a path leads to.
+///
+/// # Errors
+/// If there is none.
+pub fn device_node(path: &Path) -> io::Result<DeviceNode> {
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "not a device");
+    node(path.canonicalize()?, &std::fs::metadata(path)?).ok_or_else(none)
+}
+
 /// Every device node under `root` (`/dev`), but for terminals, shared memory and message queues, which each container
 /// has of its own.
 pub fn device_nodes(root: &Path) -> io::Result<Vec<DeviceNode>> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
     const OWN: [&str; 6] = ["pts", "shm", "mqueue", "console", "ptmx", "fd"];
     let mut nodes = Vec::new();
     let mut open = vec![root.to_path_buf()];
@@ -78,16 +100,8 @@ pub fn device_nodes(root: &Path) -> io::Result<Vec<DeviceNode>> {
             let kind = metadata.file_type();
             if kind.is_dir() {
                 open.push(entry.path());
-            } else if kind.is_char_device() || kind.is_block_device() {
-                nodes.push(DeviceNode {
-                    path: entry.path(),
-                    character: kind.is_char_device(),
-                    major: rustix::fs::major(metadata.rdev()),
-                    minor: rustix::fs::minor(metadata.rdev()),
-                    mode: metadata.mode() & 0o7777,
-                    uid: metadata.uid(),
-                    gid: metadata.gid(),
-                });
+            } else {
+                nodes.extend(node(entry.path(), &metadata));
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use super::{Subject, outcome};
 use crate::{
-    ContainerSpec, ExecSpec, Mount, MountPropagation, MountSource, Resources, Rlimit, SandboxSpec, Security,
-    Stats,
+    ContainerSpec, Device, ExecSpec, Mount, MountPropagation, MountSource, Resources, Rlimit, SandboxSpec,
+    Security, Stats,
 };
 
 pub async fn the_default_profile_confines_first_and_further_processes(subject: Subject) {
@@ -52,6 +52,26 @@ pub async fn only_the_default_devices_can_be_used(subject: Subject) {
     let spec = ContainerSpec { security: privileged, ..subject.script(&sandbox, script) };
     let (_, log) = subject.run(spec).await;
     assert_eq!(log, "opened\n");
+}
+
+pub async fn a_device_that_is_given_can_be_used(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let hosts = ["/dev/loop-control", "/dev/fuse", "/dev/net/tun", "/dev/kmsg"];
+    let host = hosts.into_iter().map(std::path::PathBuf::from).find(|node| node.exists()).unwrap();
+    let given = |host: &std::path::Path, path: &str, access: &str| Device {
+        host: host.to_owned(),
+        path: path.into(),
+        access: access.to_owned(),
+    };
+    let devices = vec![given(&host, "/dev/given", "r"), given(&host, "/srv/given", "r")];
+    let script = "exec 3< /dev/given && exec 4< /srv/given && echo opened; exec 5> /dev/given";
+    let (_, log) = subject.run(ContainerSpec { devices, ..subject.script(&sandbox, script) }).await;
+    assert!(log.starts_with("opened\n") && log.contains("not permitted"), "{log}");
+    let devices = vec![given(std::path::Path::new("/dev/null/none"), "/dev/given", "r")];
+    let spec = ContainerSpec { devices, ..subject.script(&sandbox, "true") };
+    let id = subject.runtime.create_container(spec).await.unwrap().spec.id;
+    let error = subject.runtime.start_container(&id).await.unwrap_err().to_string();
+    assert!(error.contains("device /dev/null/none"), "{error}");
 }
 
 pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {

@@ -87,7 +87,9 @@ impl Asked {
 fn without_devices(pod: &Value, mut amounts: Amounts) -> Amounts {
     let given = pod["status"]["extendedResourceClaimStatus"]["requestMappings"].as_array();
     for mapping in given.into_iter().flatten() {
-        mapping["resourceName"].as_str().map(|name| amounts.remove(name));
+        if let Some(name) = mapping["resourceName"].as_str() {
+            amounts.remove(name);
+        }
     }
     amounts
 }

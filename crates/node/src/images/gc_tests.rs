@@ -79,6 +79,7 @@ fn the_longest_unused_go_first_and_nothing_that_is_needed() {
     assert_eq!(next.seen.lock().len(), 1, "what is gone is forgotten");
     std::fs::write(&file, "rubbish").unwrap();
     next.load(&file);
+    assert_eq!(next.seen.lock().len(), 1, "what cannot be read says nothing");
 }
 
 /// Removes everything but `stuck`.

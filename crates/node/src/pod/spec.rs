@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use engine_api::{ContainerSpec, Mount, NamespaceSharing, SandboxSpec};
+use engine_api::{ContainerSpec, Device, Mount, NamespaceSharing, SandboxSpec};
 use k8s_openapi::api::core::v1::Container;
 
 use super::PodView;
@@ -99,6 +99,7 @@ pub(crate) struct Run<'a> {
     /// `KEY=value`.
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
+    pub(crate) devices: Vec<Device>,
     /// Host path of the termination message file.
     pub(crate) message_file: PathBuf,
     /// The pod's address.
@@ -137,6 +138,7 @@ pub(crate) fn container_spec(run: Run<'_>, facts: &NodeFacts) -> Result<Containe
         working_dir: container.working_dir.clone().unwrap_or_default(),
         user: user(&pod.spec, container),
         mounts: run.mounts,
+        devices: run.devices,
         resources: container_resources(&pod.spec, container, facts.memory_bytes),
         rlimits: Vec::new(),
         security: security(&pod.spec, container, &facts.seccomp_profiles)?,
@@ -240,6 +242,7 @@ mod tests {
             image_id: "sha256:1",
             env: vec!["A=1=2".to_owned()],
             mounts: Vec::new(),
+            devices: Vec::new(),
             message_file: "/m".into(),
             address: None,
             pid_of: None,

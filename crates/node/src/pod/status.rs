@@ -73,12 +73,21 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     }
     let epoch = epoch(input.pod, input.containers);
     let due = |name: &str| latest(input.containers, name).is_some_and(|record| record.epoch < epoch);
-    let phase = match (input.failure, input.last.phase.as_deref()) {
-        (Some(_), _) => "Failed",
+    let (phase, failure) = match (input.failure, input.last.phase.as_deref()) {
         // A pod's end is final.
-        (None, Some("Succeeded")) => "Succeeded",
-        (None, Some("Failed")) => "Failed",
-        _ => phase(input.pod, &init, &apps, input.ended, &due),
+        (_, Some("Succeeded")) => ("Succeeded", None),
+        (failure, Some("Failed")) => ("Failed", failure),
+        (failure, before) => {
+            let phase = match failure {
+                Some(_) => "Failed",
+                None => phase(input.pod, &init, &apps, input.ended, &due),
+            };
+            if is_end(phase) && input.containers.iter().any(ContainerRecord::is_running) {
+                (if before == Some("Pending") { "Pending" } else { "Running" }, None)
+            } else {
+                (phase, failure)
+            }
+        }
     };
     let host_network = input.pod.host_network();
     let addresses = if host_network { input.host_addresses } else { input.addresses };
@@ -91,8 +100,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         pod_ips: some(addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         qos_class: Some(qos_class(&input.pod.spec).to_owned()),
         observed_generation: Some(input.pod.metadata.generation).filter(|generation| *generation > 0),
-        reason: input.failure.map(|(reason, _)| reason.to_owned()).or_else(|| input.last.reason.clone()),
-        message: input.failure.map(|(_, text)| text.to_owned()).or_else(|| input.last.message.clone()),
+        reason: failure.map(|(reason, _)| reason.to_owned()).or_else(|| input.last.reason.clone()),
+        message: failure.map(|(_, text)| text.to_owned()).or_else(|| input.last.message.clone()),
         ..PodStatus::default()
     };
     status.conditions = Some(conditions(input, phase, &init, &apps));
@@ -103,6 +112,12 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         status.ephemeral_container_statuses = some(ephemeral);
     }
     status
+}
+
+/// Whether a phase is the end of a pod. Nobody hears of it as long as a container runs, be it a sidecar: who waits for
+/// the end takes what the pod has for free. Source: `mergePodStatus` in `pkg/kubelet/status`.
+fn is_end(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
 }
 
 /// Whether a container of the pod was ever heard of, or its loss is what the pod has failed of.

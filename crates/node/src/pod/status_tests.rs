@@ -20,6 +20,7 @@ struct Case {
     unready: Vec<&'static str>,
     messages: HashMap<String, String>,
     ended: bool,
+    failure: Option<(&'static str, &'static str)>,
     now: i64,
 }
 
@@ -32,6 +33,7 @@ fn case(spec: serde_json::Value) -> Case {
         unready: Vec::new(),
         messages: HashMap::new(),
         ended: false,
+        failure: None,
         now: 100,
     }
 }
@@ -69,7 +71,7 @@ impl Case {
             sandbox_ready: true,
             recursive_read_only: true,
             ended: self.ended,
-            failure: None,
+            failure: self.failure,
             now: at(self.now),
         })
     }
@@ -281,5 +283,24 @@ fn the_messages_of_all_containers_share_what_a_pod_has() {
 fn an_end_is_final() {
     let mut case = case(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
     case.last.phase = Some("Succeeded".to_owned());
+    assert_eq!(case.phase(), "Succeeded");
+}
+
+#[test]
+fn nobody_hears_of_an_end_before_the_last_container_has_ended() {
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a"}],
+        "initContainers": [{"name": "s", "restartPolicy": "Always"}]});
+    let mut case = case(spec).with("s", 0, running(0)).with("a", 0, exited(0, 0, 1));
+    assert_eq!(case.phase(), "Running", "its sidecar runs");
+    case.failure = Some(("DeadlineExceeded", "too long"));
+    let status = case.status();
+    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    case.containers[0].state = exited(137, 0, 2);
+    let status = case.status();
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("DeadlineExceeded"))
+    );
+    case.failure = None;
     assert_eq!(case.phase(), "Succeeded");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::deps::Hardware;
+use crate::meminfo::MemInfo;
 
 /// Identity of host and kernel, as `nodeInfo` reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,17 +42,12 @@ pub(crate) fn hardware(data_dir: &std::path::Path) -> Hardware {
         std::thread::available_parallelism().map_or(1, |cores| i64::try_from(cores.get()).unwrap_or(1));
     Hardware {
         milli_cpu: cores.saturating_mul(1000),
-        memory_bytes: memory_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        memory_bytes: MemInfo::read()
+            .bytes("MemTotal")
+            .map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         disk_bytes: rustix::fs::statvfs(data_dir)
             .map_or(0, |fs| i64::try_from(fs.f_blocks.saturating_mul(fs.f_frsize)).unwrap_or(i64::MAX)),
     }
-}
-
-/// `MemTotal` of `/proc/meminfo`.
-fn memory_bytes(text: &str) -> i64 {
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = total.and_then(|rest| rest.split_whitespace().next()?.parse::<i64>().ok());
-    kilobytes.unwrap_or(0).saturating_mul(1024)
 }
 
 /// The architecture in Go's words.
@@ -74,6 +70,5 @@ mod tests {
             os_image("NAME=\"x\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
             "Debian GNU/Linux 12 (bookworm)"
         );
-        assert_eq!(memory_bytes("MemTotal:       16 kB\nMemFree: 1 kB\n"), 16 * 1024);
     }
 }

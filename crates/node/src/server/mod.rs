@@ -105,8 +105,8 @@ impl NodeServer {
                 let brief = query::Query::of(&request).flag(&["only_cpu_and_memory"]);
                 Ok(json(&summary::stats(deps, &self.before, brief).await))
             }
-            Route::Metrics => Ok(metrics(summary::metrics(deps))),
-            Route::ProbeMetrics => Ok(metrics(deps.figures.probes.text())),
+            Route::Metrics => Ok(metrics(summary::metrics(deps)?)),
+            Route::ProbeMetrics => Ok(metrics(deps.figures.probes.text()?)),
             Route::ResourceMetrics => Ok(metrics(summary::resource_metrics(deps).await)),
             Route::CadvisorMetrics => Ok(metrics(cadvisor::metrics(deps).await)),
             Route::StartTrace(target) => start_trace(deps, &target),

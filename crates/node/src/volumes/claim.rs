@@ -1,6 +1,6 @@
 //! Volumes that a pod has through a claim: whether the claim and its volume are fit to be used, and where the volume lies.
-//! Their data belong to users and outlive the pod: they are bound into containers from where they lie, and nothing of
-//! them is ever shown within the pod's directories. Source: `volumemanager/populator`, `pkg/volume/{local,host_path}`.
+//! Their data belong to users and outlive the pod: they are bound into containers from where they lie, and what has to be
+//! mounted first is unmounted before anything of the pod is deleted. Source: `volumemanager/populator`, `pkg/volume/{local,host_path}`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -11,10 +11,11 @@ use api::ObjectMeta;
 use reconcile::node_affinity::NodeSelector;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sys::mount_options::Options;
 
 use super::kind::ClaimOf;
 use super::ledger::Entry;
-use super::{VolumeError, host_path, ownership};
+use super::{PodDirectories, VolumeError, device, host_path, nfs, ownership};
 use crate::pod::PodView;
 
 /// A projection of `core/v1.PersistentVolumeClaim`.
@@ -54,6 +55,8 @@ struct VolumeSpec {
     node_affinity: Affinity,
     host_path: Option<HostPath>,
     local: Option<Local>,
+    nfs: Option<Nfs>,
+    mount_options: Vec<String>,
     /// Everything else, the other sources among it.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -79,15 +82,32 @@ struct HostPath {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Local {
     path: String,
+    fs_type: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Nfs {
+    server: String,
+    path: String,
+    read_only: bool,
 }
 
 impl ClaimView {
     /// The volume that it is bound to; empty while it is not.
     pub(crate) fn volume_name(&self) -> &str {
         &self.spec.volume_name
+    }
+}
+
+#[cfg(test)]
+impl VolumeView {
+    pub(super) fn of_mode(mut self, mode: &str) -> Self {
+        self.spec.volume_mode = Some(mode.to_owned());
+        self
     }
 }
 
@@ -108,8 +128,14 @@ pub(crate) struct NodeLabels {
 /// How a volume is made ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
-    HostPath { kind: String },
-    Local,
+    HostPath {
+        kind: String,
+    },
+    /// A directory, or a device with a file system.
+    Local(device::Asked),
+    Nfs(nfs::Export),
+    /// A device, used as one.
+    Device,
 }
 
 /// A volume that the pod may use.
@@ -131,14 +157,14 @@ const MIGRATED: [(&str, &str); 7] = [
 ];
 
 /// The volume `name` of a pod, if it may be used. `known`: it was in use before, according to the ledger: then what only
-/// forbids a beginning does not count. Pure.
+/// forbids a beginning does not count. `directories`: where it is mounted, if it has to be. Pure.
 pub(crate) fn usable(
     pod: &PodView,
     name: &str,
     of: &ClaimOf,
     around: &Claims,
     node: &NodeLabels,
-    known: Option<&Entry>,
+    (directories, known): (&PodDirectories, Option<&Entry>),
 ) -> Result<Usable, VolumeError> {
     let refused = |cause: String| {
         let cause = format!("error processing PVC {}/{}: {cause}", pod.metadata.namespace, of.name);
@@ -153,23 +179,30 @@ pub(crate) fn usable(
     check_claim(pod, claim, of, known).map_err(refused)?;
     let volume = around.volumes.get(&claim.spec.volume_name);
     let volume = check_volume(claim, volume).map_err(refused)?;
-    check_mode(pod, name, volume)
+    let device = check_mode(pod, name, volume)
         .map_err(|cause| VolumeError::Unprocessed { volume: name.to_owned(), cause })?;
     let begun = known.is_some_and(|known| known.claim_uid == claim.metadata.uid);
     let here = |wanted: &NodeSelector| wanted.matches(&node.name, &node.labels);
     if !begun && volume.spec.node_affinity.required.as_ref().is_some_and(|wanted| !here(wanted)) {
         return Err(VolumeError::Elsewhere(volume.metadata.name.clone()));
     }
-    let failed = |cause: String| VolumeError::SetUp { volume: volume.metadata.name.clone(), cause };
-    let (path, source) = source_of(&volume.spec).map_err(failed)?;
+    let (path, source) = source_of(&volume.spec, device, &directories.mounted(name))
+        .map_err(|cause| failed(&volume.metadata.name, device, cause))?;
     let entry = Entry {
         name: name.to_owned(),
         volume: volume.metadata.name.clone(),
         claim_uid: claim.metadata.uid.clone(),
         path,
         read_only: of.read_only,
+        device,
     };
     Ok(Usable { entry, source })
+}
+
+/// A volume that cannot be made ready, for use as a device or otherwise.
+pub(crate) fn failed(volume: &str, device: bool, cause: String) -> VolumeError {
+    let volume = volume.to_owned();
+    if device { VolumeError::Map { volume, cause } } else { VolumeError::SetUp { volume, cause } }
 }
 
 /// Source: `getPVCExtractPV`, `ephemeral.VolumeIsForPod`.
@@ -218,8 +251,8 @@ fn check_volume<'a>(claim: &ClaimView, volume: Option<&'a VolumeView>) -> Result
     }
 }
 
-/// Source: `createVolumeSpec`.
-fn check_mode(pod: &PodView, name: &str, volume: &VolumeView) -> Result<(), String> {
+/// Whether containers use the volume as a device. Source: `createVolumeSpec`.
+fn check_mode(pod: &PodView, name: &str, volume: &VolumeView) -> Result<bool, String> {
     let mode = volume.spec.volume_mode.as_deref().unwrap_or("Filesystem");
     let mut containers = pod.containers().map(|(_, container)| container);
     if mode == "Filesystem" {
@@ -227,24 +260,38 @@ fn check_mode(pod: &PodView, name: &str, volume: &VolumeView) -> Result<(), Stri
             .any(|container| container.volume_devices.iter().flatten().any(|device| device.name == name));
         return match as_device {
             true => Err(format!("volume {name} has volumeMode {mode}, but is specified in volumeDevices")),
-            false => Ok(()),
+            false => Ok(false),
         };
     }
     if containers.any(|container| container.volume_mounts.iter().flatten().any(|mount| mount.name == name)) {
         return Err(format!("volume {name} has volumeMode {mode}, but is specified in volumeMounts"));
     }
-    Err(format!(
-        "volume {name} has volumeMode {mode}, which this node cannot give to containers: use a claim with volumeMode Filesystem"
-    ))
+    Ok(true)
 }
 
-fn source_of(spec: &VolumeSpec) -> Result<(PathBuf, Source), String> {
-    let (path, source) = match (&spec.local, &spec.host_path) {
-        (Some(local), _) => (&local.path, Source::Local),
-        (None, Some(host)) => {
+/// Where the volume lies, and how it is made ready. `mounted`: where it is mounted, if it has to be.
+fn source_of(spec: &VolumeSpec, device: bool, mounted: &Path) -> Result<(PathBuf, Source), String> {
+    let (path, source) = match (&spec.local, &spec.host_path, &spec.nfs) {
+        (Some(Local { path, .. }), ..) | (None, Some(HostPath { path, .. }), _) if device => {
+            (path, Source::Device)
+        }
+        (Some(local), ..) => {
+            let options = Options::parse(&spec.mount_options)?;
+            (&local.path, Source::Local(device::Asked { fs_type: local.fs_type.clone(), options }))
+        }
+        (None, Some(host), _) => {
             (&host.path, Source::HostPath { kind: host.r#type.clone().unwrap_or_default() })
         }
-        (None, None) => return Err(missing(&spec.others)),
+        (None, None, Some(_)) if device => {
+            return Err(
+                "a volume of type nfs is no device: use a claim with volumeMode Filesystem".to_owned()
+            );
+        }
+        (None, None, Some(Nfs { server, path, read_only })) => {
+            let export = nfs::Export::of(server, path, *read_only, &spec.mount_options)?;
+            return Ok((mounted.to_owned(), Source::Nfs(export)));
+        }
+        (None, None, None) => return Err(missing(&spec.others)),
     };
     let path = PathBuf::from(path);
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
@@ -263,41 +310,51 @@ fn missing(others: &Map<String, Value>) -> String {
             "driver name {driver} not found in the list of registered CSI drivers: this node serves none yet, use a local or hostPath volume"
         );
     }
-    const KNOWN: [&str; 9] =
-        ["nfs", "iscsi", "fc", "cephfs", "rbd", "glusterfs", "flexVolume", "storageos", "scaleIO"];
+    const KNOWN: [&str; 8] =
+        ["iscsi", "fc", "cephfs", "rbd", "glusterfs", "flexVolume", "storageos", "scaleIO"];
     let source = KNOWN.iter().find(|source| others.contains_key(**source)).unwrap_or(&"an unknown type");
     format!("no volume plugin matched: this node has none for {source}, use a local or hostPath volume")
 }
 
 /// Makes the volume ready where it lies. Blocks, for ever where its file system does not answer.
 ///
-/// Of a volume whose directory is in `own` the node is the maker.
-pub(crate) fn prepare(usable: &Usable, own: &Path, group: Option<ownership::Group>) -> Result<(), String> {
+/// Of a volume whose directory is in `own` the node is the maker. `mounted`: where a device with a file system is mounted.
+pub(crate) fn prepare(
+    usable: &Usable,
+    own: &Path,
+    mounted: &Path,
+    group: Option<ownership::Group>,
+) -> Result<(), String> {
     let path = &usable.entry.path;
-    if usable.source == Source::Local && path.parent() == Some(own) {
+    if matches!(usable.source, Source::Local(_)) && path.parent() == Some(own) {
         // Whoever the pod runs as may write: what keeps others out is the directory above.
         super::empty_dir::make_directory(path, 0o777)
             .map_err(|error| format!("path \"{}\": {error}", path.display()))?;
     }
     match &usable.source {
         Source::HostPath { kind } => host_path::prepare(path, kind),
-        Source::Local => prepare_local(path, group.filter(|_| !usable.entry.read_only)),
+        Source::Local(asked) => {
+            prepare_local(path, (asked, mounted), group.filter(|_| !usable.entry.read_only))
+        }
+        Source::Nfs(export) => nfs::prepare(export, path),
+        Source::Device => device::check(path),
     }
 }
 
 /// Source: `pkg/volume/local/local.go`.
-fn prepare_local(path: &Path, group: Option<ownership::Group>) -> Result<(), String> {
+fn prepare_local<'p>(
+    mut path: &'p Path,
+    (asked, mounted): (&device::Asked, &'p Path),
+    group: Option<ownership::Group>,
+) -> Result<(), String> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => format!("path \"{}\" does not exist", path.display()),
         _ => format!("path \"{}\": {error}", path.display()),
     })?;
     if metadata.file_type().is_block_device() {
-        return Err(format!(
-            "path \"{0}\" is a block device, which this node does not mount by itself: put a file system on it, mount it, and let the volume name the mount's directory",
-            path.display()
-        ));
-    }
-    if !metadata.is_dir() {
+        device::prepare(path, mounted, asked)?;
+        path = mounted;
+    } else if !metadata.is_dir() {
         return Err(format!("path \"{}\" must be a directory", path.display()));
     }
     match group {
@@ -337,6 +394,14 @@ mod tests {
         value
     }
 
+    fn directories() -> PodDirectories {
+        PodDirectories::new("/d".as_ref(), "/r".as_ref(), "u1")
+    }
+
+    fn plain() -> device::Asked {
+        device::Asked { fs_type: None, options: Options::default() }
+    }
+
     fn ask(claims: &Claims, node: &str, known: Option<&Entry>) -> Result<Usable, String> {
         let pod = pod(
             json!({"containers": [{"name": "main", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]}),
@@ -344,7 +409,7 @@ mod tests {
         let of = ClaimOf { name: "c".into(), read_only: true, ephemeral: false };
         let labels = [("kubernetes.io/hostname".to_owned(), node.to_owned())].into();
         let node = NodeLabels { name: node.into(), labels };
-        usable(&pod, "data", &of, claims, &node, known).map_err(|error| error.to_string())
+        usable(&pod, "data", &of, claims, &node, (&directories(), known)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -356,8 +421,9 @@ mod tests {
             claim_uid: "cu".into(),
             path: "/data".into(),
             read_only: true,
+            device: false,
         };
-        assert_eq!(found, Usable { entry: entry.clone(), source: Source::Local });
+        assert_eq!(found, Usable { entry: entry.clone(), source: Source::Local(plain()) });
         let elsewhere = ask(&around(bound(), local()), "n2", None).unwrap_err();
         assert_eq!(
             elsewhere,
@@ -402,7 +468,9 @@ mod tests {
     fn a_claim_of_a_name_only_is_no_pods_own() {
         let pod = pod(json!({"containers": []}));
         let of = ClaimOf { name: "c".into(), read_only: false, ephemeral: true };
-        let ask = |claims: &Claims| usable(&pod, "data", &of, claims, &NodeLabels::default(), None);
+        let ask = |claims: &Claims| {
+            usable(&pod, "data", &of, claims, &NodeLabels::default(), (&directories(), None))
+        };
         let mut volume = local();
         volume["spec"]["nodeAffinity"] = json!({});
         let error = ask(&around(bound(), volume.clone())).unwrap_err().to_string();
@@ -425,7 +493,8 @@ mod tests {
         let wanted = "MountVolume.SetUp failed for volume \"pv\" : driver name d.example not found in the list of registered CSI drivers";
         assert!(error.starts_with(wanted), "{error}");
         assert!(of("gcePersistentDisk", json!({ "pdName": "x" })).contains("pd.csi.storage.gke.io"));
-        assert!(of("nfs", json!({ "server": "s", "path": "/" })).contains("none for nfs"));
+        assert!(of("glusterfs", json!({ "path": "/" })).contains("none for glusterfs"));
+        assert!(of("nfs", json!({ "server": "s", "path": "x" })).contains("nfs.path \"x\" must be absolute"));
         assert!(of("local", json!({ "path": "/a/../b" })).contains("must not contain"));
     }
 
@@ -433,9 +502,55 @@ mod tests {
     fn a_local_directory_has_to_be_there() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
-        assert!(prepare_local(&missing, None).unwrap_err().ends_with("does not exist"));
+        let prepare = |path: &Path| prepare_local(path, (&plain(), Path::new("/nowhere")), None);
+        assert!(prepare(&missing).unwrap_err().ends_with("does not exist"));
         assert!(!missing.exists(), "nothing is made where a disk is not mounted");
-        prepare_local(dir.path(), None).unwrap();
-        assert!(prepare_local(Path::new("/dev/null"), None).unwrap_err().ends_with("must be a directory"));
+        prepare(dir.path()).unwrap();
+        assert!(prepare(Path::new("/dev/null")).unwrap_err().ends_with("must be a directory"));
+    }
+
+    #[test]
+    fn a_directory_of_a_server_is_mounted_in_a_place_of_the_pods() {
+        let mut volume = local();
+        volume["spec"].as_object_mut().unwrap().remove("local");
+        volume["spec"]["nfs"] = json!({ "server": "s", "path": "/x", "readOnly": true });
+        volume["spec"]["mountOptions"] = json!(["hard"]);
+        let found = ask(&around(bound(), volume.clone()), "n1", None).unwrap();
+        let export = nfs::Export::of("s", "/x", true, &["hard"]).unwrap();
+        assert_eq!((found.entry.path, found.source), (directories().mounted("data"), Source::Nfs(export)));
+        volume["spec"]["mountOptions"] = json!(["remount"]);
+        assert!(ask(&around(bound(), volume), "n1", None).unwrap_err().contains("mount option \"remount\""));
+    }
+
+    #[test]
+    fn a_volume_of_blocks_is_a_device_for_those_who_ask_for_one() {
+        let pod = pod(
+            json!({"containers": [{"name": "main", "volumeDevices": [{"name": "data", "devicePath": "/dev/x"}]}]}),
+        );
+        let of = ClaimOf { name: "c".into(), read_only: false, ephemeral: false };
+        let node = NodeLabels {
+            name: "n1".into(),
+            labels: [("kubernetes.io/hostname".to_owned(), "n1".to_owned())].into(),
+        };
+        let ask = |volume: Value| {
+            usable(&pod, "data", &of, &around(bound(), volume), &node, (&directories(), None))
+        };
+        let mut volume = with(local(), "/spec/local/path", "/dev/sdx".into());
+        let error = ask(volume.clone()).unwrap_err();
+        assert!(
+            error.to_string().contains("has volumeMode Filesystem, but is specified in volumeDevices"),
+            "{error}"
+        );
+        volume["spec"]["volumeMode"] = "Block".into();
+        let found = ask(volume.clone()).unwrap();
+        assert_eq!((found.entry.device, found.entry.path.as_path()), (true, Path::new("/dev/sdx")));
+        assert_eq!(found.source, Source::Device);
+        volume["spec"].as_object_mut().unwrap().remove("local");
+        let error = ask(volume).unwrap_err();
+        assert_eq!(error.reason(), "FailedMapVolume");
+        assert!(
+            error.to_string().starts_with("MapVolume.MapPodDevice failed for volume \"pv\" : "),
+            "{error}"
+        );
     }
 }

@@ -46,6 +46,11 @@ impl PodDirectories {
         self.run.join("subpaths").join(volume).join(container).join(index.to_string())
     }
 
+    /// Where a file system is mounted that is a volume: a directory of a server, or a device.
+    pub(crate) fn mounted(&self, name: &str) -> PathBuf {
+        self.run.join("mounted").join(name)
+    }
+
     /// What is noted of volumes that outlive the pod.
     pub(crate) fn ledger(&self) -> PathBuf {
         ledger_in(&self.data)

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use engine_api::{Mount, MountPropagation, MountSource};
+use engine_api::{Device, Mount, MountPropagation, MountSource};
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use super::kind::Kind;
@@ -39,7 +39,13 @@ fn place(pod: &PodView, directories: &PodDirectories, name: &str) -> Result<Opti
             let ledger = Ledger::read(&directories.ledger()).map_err(|error| error.to_string())?;
             let entry =
                 ledger.get(name).ok_or_else(|| format!("claim \"{}\" was not set up here", of.name))?;
-            Place { path: entry.path.clone(), read_only: entry.read_only }
+            // A device with a file system lies where that is mounted.
+            let mounted = directories.mounted(name);
+            let path = if fs::symlink_metadata(&mounted).is_ok() { mounted } else { entry.path.clone() };
+            Place { path, read_only: entry.read_only }
+        }
+        Kind::Nfs(source) => {
+            Place { path: directories.mounted(name), read_only: source.read_only == Some(true) }
         }
     };
     Ok(Some(place))
@@ -77,6 +83,26 @@ pub(crate) fn container_mounts(
         }
     }
     Ok(mounts)
+}
+
+/// The devices of a container that are volumes. Source: `makeBlockVolumes` in `pkg/kubelet`.
+pub(crate) fn container_devices(
+    directories: &PodDirectories,
+    container: &Container,
+) -> Result<Vec<Device>, String> {
+    let asked = container.volume_devices.as_deref().unwrap_or_default();
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ledger = Ledger::read(&directories.ledger()).map_err(|error| error.to_string())?;
+    let given = asked.iter().map(|asked| {
+        let entry = ledger.get(&asked.name).filter(|entry| entry.device).ok_or_else(|| {
+            format!("cannot find volume \"{}\" to pass into container \"{}\"", asked.name, container.name)
+        })?;
+        let access = if entry.read_only { "r" } else { "rwm" }.to_owned();
+        Ok(Device { host: entry.path.clone(), path: Path::new("/").join(&asked.device_path), access })
+    });
+    given.collect()
 }
 
 fn volume_mount(

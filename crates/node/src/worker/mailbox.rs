@@ -112,7 +112,8 @@ impl Mailbox {
     pub(crate) fn reference_changed(&self, kind: &Kind, key: &Key) {
         let concerned = {
             let interests = self.interests.lock();
-            interests.namespace == key.namespace && interests.references.contain(kind, &key.name)
+            let near = !kind.namespaced || interests.namespace == key.namespace;
+            near && interests.references.contain(kind, &key.name)
         };
         if concerned {
             self.letters.lock().references = true;

@@ -423,7 +423,7 @@ impl PodWorker {
                         self.volumes = Step::Done;
                     }
                     Err(error) => {
-                        ops::failed_mount(&self.deps, &self.pod, &error);
+                        ops::no_volume(&self.deps, &self.pod, error);
                         self.volume_failures += 1;
                         let again = later(SETUP_BACKOFF, self.volume_failures);
                         // A running pod keeps its old files meanwhile: only a new one waits.

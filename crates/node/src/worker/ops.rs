@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::BoxError;
 use base::backoff::Policy;
-use engine_api::{EngineError, ErrorKind};
+use engine_api::{Device, EngineError, ErrorKind, Mount};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 use reconcile::EventType;
@@ -30,10 +30,10 @@ use crate::sources::{
     env_references, gather, gather_claims, node_labels, service_links, token_projections, volume_references,
 };
 use crate::tokens::Tokens;
-use crate::volumes::PodDirectories;
-use crate::volumes::mounts::{container_mounts, write_etc};
+use crate::volumes::mounts::{container_devices, container_mounts, write_etc};
 use crate::volumes::payload::Objects as _;
 use crate::volumes::set_up::{Setup, set_up};
+use crate::volumes::{PodDirectories, VolumeError};
 
 /// Steps of a removal that fail.
 pub(crate) const REMOVE_BACKOFF: Policy =
@@ -45,7 +45,7 @@ pub(crate) enum Outcome {
     Volumes {
         tokens: Tokens,
         refresh: bool,
-        result: Result<(), String>,
+        result: Result<(), NoVolume>,
     },
     Image {
         container: String,
@@ -65,6 +65,24 @@ pub(crate) enum Outcome {
     Written(Result<(), api::Status>),
     /// The worker was told to stop before the step was done.
     Cancelled,
+}
+
+/// Why a volume cannot be had: the event's reason and message.
+pub(crate) struct NoVolume {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl From<String> for NoVolume {
+    fn from(message: String) -> Self {
+        Self { reason: "FailedMount", message }
+    }
+}
+
+impl From<VolumeError> for NoVolume {
+    fn from(error: VolumeError) -> Self {
+        Self { reason: error.reason(), message: error.to_string() }
+    }
 }
 
 /// Why a container did not start.
@@ -218,7 +236,7 @@ pub(crate) async fn volumes(
     Outcome::Volumes { tokens, refresh, result }
 }
 
-async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), String> {
+async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), NoVolume> {
     let mut gathered = gather(deps, &pod.metadata.namespace, &volume_references(pod))
         .await
         .map_err(|status| status.to_string())?;
@@ -238,7 +256,7 @@ async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> R
         local_paths: local_path::root(&deps.config),
         now: deps.now(),
     };
-    set_up(Arc::new(setup), &deps.threads).await.map_err(|error| error.to_string())
+    Ok(set_up(Arc::new(setup), &deps.threads).await?)
 }
 
 /// Makes a container's image available.
@@ -351,7 +369,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
     let message_file = directories.termination_message(&name, start.attempt);
-    let mut mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    let (mut mounts, devices) = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
     recursion::settle(container, &mut mounts, recursive(deps, start)).map_err(StartError::config)?;
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
@@ -364,6 +382,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         image_id: &start.image_id,
         env,
         mounts,
+        devices,
         message_file,
         address: start.addresses.first().copied(),
         pid_of,
@@ -429,7 +448,7 @@ async fn mounts_of(
     name: &str,
     attempt: u32,
     env: &[String],
-) -> Result<Vec<engine_api::Mount>, StartError> {
+) -> Result<(Vec<Mount>, Vec<Device>), StartError> {
     let (pod, directories, name, env) = (pod.clone(), directories.clone(), name.to_owned(), env.to_vec());
     let work = (pod.uid().to_owned(), format!("container {name}"));
     let made = deps.threads.run(work, move || {
@@ -438,7 +457,8 @@ async fn mounts_of(
             let line = env.iter().find_map(|line| line.split_once('=').filter(|(name, _)| *name == wanted));
             line.map(|(_, value)| value.to_owned())
         };
-        container_mounts(&pod, &directories, container, attempt, &lookup)
+        let mounts = container_mounts(&pod, &directories, container, attempt, &lookup)?;
+        Ok::<_, String>((mounts, container_devices(&directories, container)?))
     });
     made.await.map_err(StartError::config)?.map_err(StartError::config)
 }
@@ -481,6 +501,6 @@ pub(crate) fn failed_kill(deps: &Deps, pod: &PodView, error: &str) {
 }
 
 /// Records that a volume could not be had.
-pub(crate) fn failed_mount(deps: &Deps, pod: &PodView, message: &str) {
-    deps.event(pod, None, EventType::Warning, "FailedMount", message);
+pub(crate) fn no_volume(deps: &Deps, pod: &PodView, error: NoVolume) {
+    deps.event(pod, None, EventType::Warning, error.reason, error.message);
 }
