@@ -50,6 +50,21 @@ impl Error {
     pub fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io { what: what.into(), source: source.into() }
     }
+
+    /// With what others had said before.
+    pub(crate) fn after(self, before: &[String]) -> Self {
+        if before.is_empty() {
+            return self;
+        }
+        let told = |text: String| format!("{text} (before that: {})", before.join("; "));
+        match self {
+            Self::NotInRegistry(text) => Self::NotInRegistry(told(text)),
+            Self::Invalid(text) => Self::Invalid(told(text)),
+            Self::Denied(text) => Self::Denied(told(text)),
+            Self::Unreachable(text) => Self::Unreachable(told(text)),
+            other => other,
+        }
+    }
 }
 
 /// Adds what was tried to an I/O error.
