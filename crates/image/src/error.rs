@@ -35,6 +35,9 @@ pub enum Error {
     /// The registry cannot be reached, or fails.
     #[error("{0}")]
     Unreachable(String),
+    /// The registry takes no connections, or says that it cannot serve for now.
+    #[error("{0}")]
+    Unavailable(String),
     /// The operating system refused something.
     #[error("{what}: {source}")]
     Io {
@@ -62,6 +65,7 @@ impl Error {
             Self::Invalid(text) => Self::Invalid(told(text)),
             Self::Denied(text) => Self::Denied(told(text)),
             Self::Unreachable(text) => Self::Unreachable(told(text)),
+            Self::Unavailable(text) => Self::Unavailable(told(text)),
             other => other,
         }
     }

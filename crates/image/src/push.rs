@@ -137,7 +137,7 @@ impl Remote {
             Error::Invalid(format!("no place takes images of {}: see its hosts.toml", reference.domain));
         for (config, place) in places {
             match Self::at(&reference, &place, config, credentials.clone()).await {
-                Err(error @ Error::Unreachable(_)) => failed = error,
+                Err(error @ (Error::Unreachable(_) | Error::Unavailable(_))) => failed = error,
                 other => return other,
             }
         }

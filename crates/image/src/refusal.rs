@@ -54,9 +54,13 @@ impl Refusal {
             }
             Self::Status(status, said) => {
                 let said = if said.is_empty() { said } else { format!(" ({said})") };
-                Error::Unreachable(format!(
-                    "registry {registry} answered {status}{said} for {name}: try again"
-                ))
+                let text = format!("registry {registry} answered {status}{said} for {name}: try again");
+                match status {
+                    StatusCode::BAD_GATEWAY
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::GATEWAY_TIMEOUT => Error::Unavailable(text),
+                    _ => Error::Unreachable(text),
+                }
             }
             Self::Connection(error) => out_of_reach(reference, registry, &error),
             Self::TooLarge => Error::Invalid(format!(
@@ -157,11 +161,25 @@ fn absent(reference: &Reference) -> Error {
 }
 
 fn out_of_reach(reference: &Reference, registry: &str, error: &(dyn std::error::Error + 'static)) -> Error {
-    Error::Unreachable(format!(
+    let text = format!(
         "registry {registry} cannot be reached for {}: {}",
         reference.familiar(),
         base::error::chain(error)
-    ))
+    );
+    if is_refused(error) { Error::Unavailable(text) } else { Error::Unreachable(text) }
+}
+
+/// Whether nobody listens there.
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ async fn what_is_not_there_is_said_and_leaves_nothing() {
     drop(server);
     let (sender, _told) = listener();
     let error = store.pull(&format!("{address}/nope:1"), None, sender).await.unwrap_err();
-    assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     assert!(store.list().unwrap().is_empty());
 }
 

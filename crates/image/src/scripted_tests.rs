@@ -231,7 +231,7 @@ async fn another_process_goes_on_with_what_has_come() {
     });
     let (dir, store) = store();
     let error = pull(&store, &format!("{}/a:1", broken.address)).await.unwrap_err();
-    assert!(matches!(&error, Error::Unreachable(message) if message.contains("503")), "{error:?}");
+    assert!(matches!(&error, Error::Unavailable(message) if message.contains("503")), "{error:?}");
     assert!(matches!(partials(&dir)[..], [bytes] if bytes > 0 && bytes <= 2 << 20), "{:?}", partials(&dir));
     drop(store);
     // Whatever was in memory is gone.
@@ -385,7 +385,7 @@ async fn mirrors_are_asked_in_turn_and_believed_only_by_digest() {
     let (_dir, store) = mirrored(&format!("[host.\"http://{}\"]", empty.address));
     let error = pull(&store, "127.0.0.1:1/team/app:1").await.unwrap_err();
     assert!(
-        matches!(&error, Error::Unreachable(message) if message.contains("manifest unknown")),
+        matches!(&error, Error::Unavailable(message) if message.contains("manifest unknown")),
         "{error:?}"
     );
 }

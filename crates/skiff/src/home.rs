@@ -207,6 +207,7 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            images: crate::image_settings::Images::default(),
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

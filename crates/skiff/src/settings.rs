@@ -10,6 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use cli::instance::{DEFAULT_NAME, Instance};
 use serde::{Deserialize, Serialize};
 
+use crate::image_settings::{ImageArgs, Images};
 use crate::membership::Membership;
 
 /// Arguments of `skiff up`. Each is also a key of the configuration file, in camel case.
@@ -124,6 +125,9 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_container_restart_period: Option<u64>,
+    /// How the node gets, guards and gives up images
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
 }
 
 /// A kind of store.
@@ -175,6 +179,8 @@ pub(crate) struct Settings {
     pub(crate) static_pod_path: Option<PathBuf>,
     /// The longest wait for a restart in seconds.
     pub(crate) max_container_restart_period: u64,
+    /// How the node gets, guards and gives up images.
+    pub(crate) images: Images,
 }
 
 /// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
@@ -233,6 +239,7 @@ impl UpArgs {
             scheduler_config,
             static_pod_path,
             max_container_restart_period,
+            images: self.images.resolve(file.images)?,
             instance,
         })
     }
@@ -350,7 +357,7 @@ impl Settings {
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
         let period = Some(self.max_container_restart_period).filter(|period| *period != RESTART_PERIOD_MAX);
         let period = period.map(|period| period.to_string()).unwrap_or_default();
-        BTreeMap::from([
+        let mut facts = BTreeMap::from([
             ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
             ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
             ("--etcd-cafile".to_owned(), file(etcd.and_then(|etcd| etcd.ca.as_ref()))),
@@ -389,7 +396,9 @@ impl Settings {
             ("--node-name".to_owned(), self.node_name.clone()),
             ("--api-port".to_owned(), self.api_port.to_string()),
             ("--node-port".to_owned(), self.node_port.to_string()),
-        ])
+        ]);
+        facts.extend(self.images.facts.clone());
+        facts
     }
 }
 

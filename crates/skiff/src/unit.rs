@@ -66,6 +66,7 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            images: crate::image_settings::Images::default(),
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

@@ -128,6 +128,7 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            images: crate::image_settings::Images::default(),
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
