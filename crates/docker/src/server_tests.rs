@@ -197,6 +197,9 @@ impl Runtime for Memory {
 
 #[async_trait]
 impl Images for Memory {
+    fn name(&self, _: &str) -> Result<engine_api::ImageName, EngineError> {
+        Err(EngineError::invalid("no name is asked for"))
+    }
     async fn resolve(&self, reference: &str) -> Result<Resolution, EngineError> {
         if !["app", "sha256:a"].contains(&reference) {
             return Err(EngineError::not_found(format!("No such image: {reference}")));

@@ -42,7 +42,8 @@ pub use containers::{
 };
 pub use error::{EngineError, ErrorKind};
 pub use images::{
-    Image, ImageConfig, ImageOrigin, Images, Progress, ProgressStream, RegistryAuth, RemovalKind, Resolution,
+    Image, ImageConfig, ImageName, ImageOrigin, Images, Progress, ProgressStream, RegistryAuth, RemovalKind,
+    Resolution,
 };
 pub use networks::{Protocol, PublishedPort, SandboxNetwork, SandboxNetworks};
 pub use streams::{ByteStream, Process, ProcessIo, TerminalSize};

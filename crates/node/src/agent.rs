@@ -108,7 +108,7 @@ impl Agent {
             watched,
             runtime,
             images,
-            puller: Puller::default(),
+            puller: Puller::open(&config.images, &config.data_dir)?,
             garbage: images::gc::Garbage::default(),
             networks,
             drain,
@@ -334,6 +334,7 @@ impl Component for Agent {
         let registered = registration::register(&self.deps, &info, port).await?;
         self.deps.caches.nodes.caught_up(registered).await;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
+        images::recover(&self.deps).await;
         ctx.spawn(images::gc::keep(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
         let (files, mut listed) = mpsc::channel(1);

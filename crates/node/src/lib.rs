@@ -32,5 +32,6 @@ mod worker;
 pub use agent::{Agent, Handles};
 pub use config::{Config, FollowsApiServer, PodRange, ServerConfig};
 pub use hooks::end_container;
+pub use images::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
 pub use pod::record::termination_grace;
 pub use server::NodeServer;

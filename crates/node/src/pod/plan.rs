@@ -58,7 +58,7 @@ pub(crate) enum ImageState {
 /// Why an image is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageFailure {
-    /// `ErrImagePull`, `ErrImageNeverPull` or `InvalidImageName`.
+    /// `ErrImagePull`, `RegistryUnavailable`, `ErrImageNeverPull`, `ImageInspectError` or `InvalidImageName`.
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     pub(crate) failed_at: Timestamp,

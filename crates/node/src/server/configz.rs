@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::auth;
 use crate::deps::Deps;
-use crate::images::gc::POLICY;
+use crate::images::ImagesConfig;
 use crate::registration::{LEASE_PERIOD, LEASE_SECONDS, STATUS_PERIOD, pressure};
 
 /// Answers with the configuration.
@@ -26,6 +26,7 @@ pub(super) fn document(deps: &Deps, port: u16) -> Value {
         "clusterDNS": deps.dns.nameservers(),
     });
     merge(&mut kubelet, fields);
+    merge(&mut kubelet, images(&config.images));
     json!({ "kubeletconfig": kubelet })
 }
 
@@ -54,9 +55,6 @@ fn fixed() -> Value {
         "nodeStatusUpdateFrequency": duration(LEASE_PERIOD),
         "nodeStatusReportFrequency": duration(STATUS_PERIOD),
         "nodeLeaseDurationSeconds": LEASE_SECONDS,
-        "imageMinimumGCAge": duration(POLICY.min_age),
-        "imageGCHighThresholdPercent": POLICY.high_percent,
-        "imageGCLowThresholdPercent": POLICY.low_percent,
         "cgroupsPerQOS": true,
         "cgroupDriver": "cgroupfs",
         "cpuManagerPolicy": "none",
@@ -75,6 +73,25 @@ fn fixed() -> Value {
         "evictionHard": { "memory.available": memory, "nodefs.available": disk, "nodefs.inodesFree": inodes },
         "evictionPressureTransitionPeriod": duration(pressure::TRANSITION),
     })
+}
+
+/// What is said of images.
+fn images(config: &ImagesConfig) -> Value {
+    let (policy, listed) = config.verification.shown();
+    let mut shown = json!({
+        "imageMinimumGCAge": duration(config.garbage.min_age),
+        "imageMaximumGCAge": duration(config.garbage.max_age.unwrap_or_default()),
+        "imageGCHighThresholdPercent": config.garbage.high_percent,
+        "imageGCLowThresholdPercent": config.garbage.low_percent,
+        "imagePullCredentialsVerificationPolicy": policy,
+    });
+    if let Some(max) = config.max_parallel_pulls {
+        shown["maxParallelImagePulls"] = max.into();
+    }
+    if !listed.is_empty() {
+        shown["preloadedImagesVerificationAllowlist"] = listed.into();
+    }
+    shown
 }
 
 fn merge(target: &mut Value, more: Value) {
@@ -107,7 +124,9 @@ mod tests {
     fn what_is_told_is_what_holds() {
         let shown = fixed();
         assert_eq!(shown["authentication"]["webhook"]["cacheTTL"], "2m0s");
-        assert_eq!(shown["imageGCHighThresholdPercent"], 85);
+        let images = images(&ImagesConfig::default());
+        assert_eq!(images["imageGCHighThresholdPercent"], 85);
+        assert_eq!(images["imagePullCredentialsVerificationPolicy"], "NeverVerifyPreloadedImages");
         assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
         assert_eq!(shown["evictionHard"]["memory.available"], "100Mi");
     }

@@ -802,6 +802,26 @@ async fn every_pull_secret_that_matches_is_tried_and_missing_ones_are_told() {
     assert_eq!(*world.images.users.lock(), ["wrong", "right"]);
     let told = world.until("event", || world.events("FailedToRetrieveImagePullSecret").pop()).await;
     assert!(told.contains("(gone (not found))"), "{told}");
+
+    // Who has the Secret as well needs no registry, who has none is asked by it.
+    let mut other = one();
+    other["containers"][0]["image"] = "private.test/team/app:1".into();
+    other["imagePullSecrets"] = json!([{"name": "broad"}]);
+    world.create("also", other.clone());
+    world.pod_until("also", "Ready", |pod| holds(pod, "Ready")).await;
+    assert_eq!(world.images.users.lock().len(), 2);
+    let waits = async |name: &str, reason: &str| {
+        let waiting =
+            |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == reason;
+        world.pod_until(name, reason, waiting).await;
+    };
+    other["imagePullSecrets"] = json!([]);
+    world.create("stranger", other.clone());
+    waits("stranger", "ErrImagePull").await;
+    assert_eq!(*world.images.users.lock(), ["wrong", "right", "nobody"]);
+    other["containers"][0]["imagePullPolicy"] = "Never".into();
+    world.create("never", other);
+    waits("never", "ErrImageNeverPull").await;
 }
 
 #[tokio::test]

@@ -340,6 +340,16 @@ pub(crate) struct FakeImages {
 
 #[async_trait]
 impl Images for FakeImages {
+    fn name(&self, reference: &str) -> Result<ImageName, EngineError> {
+        let untagged = reference.rsplit_once(':').map_or(reference, |(name, _)| name);
+        let (registry, repository) = untagged.split_once('/').unwrap_or(("docker.io", untagged));
+        if repository.is_empty() || repository.contains(|letter: char| letter.is_ascii_uppercase()) {
+            return Err(EngineError::invalid("no name of an image"));
+        }
+        let (registry, repository) = (registry.to_owned(), repository.to_owned());
+        Ok(ImageName { registry, repository, tag: None, digest: None })
+    }
+
     async fn resolve(&self, reference: &str) -> Result<Resolution, EngineError> {
         let tags = self.tags.lock().clone();
         let known = tags.get(reference).or_else(|| tags.values().find(|(id, _)| id == reference)).cloned();

@@ -69,6 +69,7 @@ pub(crate) async fn build(
 ) -> Result<Arc<NodeServer>> {
     let instance = &settings.instance;
     let store = image::Store::open(&instance.data_dir.join("images")).context("open the image store")?;
+    let store = store.with_registries(settings.images.registries.clone());
     let config = EngineConfig {
         data_dir: instance.data_dir.join("engine"),
         run_dir: instance.run_dir.join("engine"),
@@ -154,6 +155,7 @@ fn node_config(
         pod_pids_limit: None,
         crash_loop_max: Duration::from_secs(settings.max_container_restart_period),
         static_pods: settings.static_pod_path.clone(),
+        images: settings.images.node.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),
