@@ -75,7 +75,7 @@ impl Agent {
     pub async fn build(config: Config, handles: Handles) -> Result<Arc<Self>, BoxError> {
         let Handles { client, informers, clock, runtime, images, networks, drain, dns } = handles;
         let client = client.for_manager("kubelet");
-        std::fs::create_dir_all(&config.data_dir)
+        crate::root::lay_out(&config.data_dir)
             .map_err(|error| format!("node data directory {}: {error}", config.data_dir.display()))?;
         let hardware = facts::hardware(&config.data_dir);
         let on_node = format!("spec.nodeName={}", config.node_name);
