@@ -23,6 +23,7 @@ use crate::deps::{Caches, Deps};
 use crate::figures::Figures;
 use crate::images::{self, Puller};
 use crate::local_path;
+use crate::plugins::{self, Plugins};
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
 use crate::registration::pressure::WatchedPressure;
@@ -119,6 +120,7 @@ impl Agent {
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
+            plugins: Plugins::default(),
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
@@ -322,6 +324,9 @@ impl Component for Agent {
         }
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
+        plugins::sweep::begin(&self.deps).await?;
+        ctx.spawn(plugins::in_use::keep(self.deps.clone()));
+        ctx.spawn(plugins::registration::keep(self.deps.clone()));
         self.end_orphans(&ctx);
         self.door.begin();
         let mut pods = self.deps.caches.pods.subscribe();

@@ -14,6 +14,7 @@ mod hooks;
 mod images;
 mod local_path;
 mod logs;
+mod plugins;
 mod pod;
 mod probes;
 mod registration;

@@ -157,6 +157,7 @@ mod tests {
             claim_uid: "u".to_owned(),
             path: "/x".into(),
             read_only: false,
+            csi: None,
         });
         fs::create_dir_all(dir.path().join("pods/u0")).unwrap();
         ledger.write(&crate::volumes::directories::ledger_in(&dir.path().join("pods/u1"))).unwrap();

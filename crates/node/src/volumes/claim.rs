@@ -12,9 +12,10 @@ use reconcile::node_affinity::NodeSelector;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::csi::{CsiSource, DriverView, Mounting};
 use super::kind::ClaimOf;
 use super::ledger::Entry;
-use super::{VolumeError, host_path, ownership};
+use super::{PodDirectories, VolumeError, host_path, ownership};
 use crate::pod::PodView;
 
 /// A projection of `core/v1.PersistentVolumeClaim`.
@@ -54,6 +55,9 @@ struct VolumeSpec {
     node_affinity: Affinity,
     host_path: Option<HostPath>,
     local: Option<Local>,
+    csi: Option<CsiSource>,
+    access_modes: Vec<String>,
+    mount_options: Vec<String>,
     /// Everything else, the other sources among it.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -84,6 +88,13 @@ struct Local {
     path: String,
 }
 
+impl VolumeView {
+    /// The driver that mounts it, if one does.
+    pub(crate) fn driver(&self) -> Option<&str> {
+        self.spec.csi.as_ref().map(|source| source.driver.as_str())
+    }
+}
+
 impl ClaimView {
     /// The volume that it is bound to; empty while it is not.
     pub(crate) fn volume_name(&self) -> &str {
@@ -96,6 +107,8 @@ impl ClaimView {
 pub(crate) struct Claims {
     pub(crate) claims: HashMap<String, ClaimView>,
     pub(crate) volumes: HashMap<String, VolumeView>,
+    /// What the cluster knows of the drivers of the pod's volumes.
+    pub(crate) drivers: HashMap<String, DriverView>,
 }
 
 /// The node as volumes ask for it.
@@ -108,8 +121,12 @@ pub(crate) struct NodeLabels {
 /// How a volume is made ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
-    HostPath { kind: String },
+    HostPath {
+        kind: String,
+    },
     Local,
+    /// A driver mounts it, where the node says.
+    Csi(Box<Mounting>),
 }
 
 /// A volume that the pod may use.
@@ -137,7 +154,7 @@ pub(crate) fn usable(
     name: &str,
     of: &ClaimOf,
     around: &Claims,
-    node: &NodeLabels,
+    (node, directories): (&NodeLabels, &PodDirectories),
     known: Option<&Entry>,
 ) -> Result<Usable, VolumeError> {
     let refused = |cause: String| {
@@ -161,6 +178,16 @@ pub(crate) fn usable(
         return Err(VolumeError::Elsewhere(volume.metadata.name.clone()));
     }
     let failed = |cause: String| VolumeError::SetUp { volume: volume.metadata.name.clone(), cause };
+    if let Some(source) = &volume.spec.csi {
+        let spec = &volume.spec;
+        let object = around.drivers.get(&source.driver);
+        let mounting = Mounting::persistent(source.clone(), &spec.access_modes, &spec.mount_options, object);
+        let mut mounting = mounting.map_err(failed)?;
+        mounting.only_read(of.read_only);
+        let mut entry = mounting.entry(directories, name, &volume.metadata.name);
+        entry.claim_uid.clone_from(&claim.metadata.uid);
+        return Ok(Usable { entry, source: Source::Csi(Box::new(mounting)) });
+    }
     let (path, source) = source_of(&volume.spec).map_err(failed)?;
     let entry = Entry {
         name: name.to_owned(),
@@ -168,6 +195,7 @@ pub(crate) fn usable(
         claim_uid: claim.metadata.uid.clone(),
         path,
         read_only: of.read_only,
+        csi: None,
     };
     Ok(Usable { entry, source })
 }
@@ -255,12 +283,10 @@ fn source_of(spec: &VolumeSpec) -> Result<(PathBuf, Source), String> {
 
 /// What is missing for a volume of another source.
 fn missing(others: &Map<String, Value>) -> String {
-    let driver = others.get("csi").and_then(|csi| csi.get("driver")?.as_str());
-    let migrated =
-        MIGRATED.iter().find(|(source, _)| others.contains_key(*source)).map(|(_, driver)| *driver);
-    if let Some(driver) = driver.or(migrated) {
+    let migrated = MIGRATED.iter().find(|(source, _)| others.contains_key(*source));
+    if let Some((source, driver)) = migrated {
         return format!(
-            "driver name {driver} not found in the list of registered CSI drivers: this node serves none yet, use a local or hostPath volume"
+            "driver name {driver} not found in the list of registered CSI drivers: this node serves no volumes of type {source}, use one of type csi with that driver"
         );
     }
     const KNOWN: [&str; 9] =
@@ -282,6 +308,7 @@ pub(crate) fn prepare(usable: &Usable, own: &Path, group: Option<ownership::Grou
     match &usable.source {
         Source::HostPath { kind } => host_path::prepare(path, kind),
         Source::Local => prepare_local(path, group.filter(|_| !usable.entry.read_only)),
+        Source::Csi(_) => Err("the volume is its driver's to mount".to_owned()),
     }
 }
 
@@ -317,7 +344,11 @@ mod tests {
     fn around(claim: Value, volume: Value) -> Claims {
         let claim: ClaimView = serde_json::from_value(claim).unwrap();
         let volume: VolumeView = serde_json::from_value(volume).unwrap();
-        Claims { claims: [("c".to_owned(), claim)].into(), volumes: [("pv".to_owned(), volume)].into() }
+        Claims {
+            claims: [("c".to_owned(), claim)].into(),
+            volumes: [("pv".to_owned(), volume)].into(),
+            ..Claims::default()
+        }
     }
 
     fn bound() -> Value {
@@ -337,6 +368,10 @@ mod tests {
         value
     }
 
+    fn nowhere() -> PodDirectories {
+        PodDirectories::new(Path::new("/d"), Path::new("/r"), "u1")
+    }
+
     fn ask(claims: &Claims, node: &str, known: Option<&Entry>) -> Result<Usable, String> {
         let pod = pod(
             json!({"containers": [{"name": "main", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]}),
@@ -344,7 +379,7 @@ mod tests {
         let of = ClaimOf { name: "c".into(), read_only: true, ephemeral: false };
         let labels = [("kubernetes.io/hostname".to_owned(), node.to_owned())].into();
         let node = NodeLabels { name: node.into(), labels };
-        usable(&pod, "data", &of, claims, &node, known).map_err(|error| error.to_string())
+        usable(&pod, "data", &of, claims, (&node, &nowhere()), known).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -356,6 +391,7 @@ mod tests {
             claim_uid: "cu".into(),
             path: "/data".into(),
             read_only: true,
+            csi: None,
         };
         assert_eq!(found, Usable { entry: entry.clone(), source: Source::Local });
         let elsewhere = ask(&around(bound(), local()), "n2", None).unwrap_err();
@@ -402,7 +438,8 @@ mod tests {
     fn a_claim_of_a_name_only_is_no_pods_own() {
         let pod = pod(json!({"containers": []}));
         let of = ClaimOf { name: "c".into(), read_only: false, ephemeral: true };
-        let ask = |claims: &Claims| usable(&pod, "data", &of, claims, &NodeLabels::default(), None);
+        let node = NodeLabels::default();
+        let ask = |claims: &Claims| usable(&pod, "data", &of, claims, (&node, &nowhere()), None);
         let mut volume = local();
         volume["spec"]["nodeAffinity"] = json!({});
         let error = ask(&around(bound(), volume.clone())).unwrap_err().to_string();
@@ -421,10 +458,9 @@ mod tests {
             volume["spec"][source] = value;
             ask(&around(bound(), volume), "n1", None).unwrap_err()
         };
-        let error = of("csi", json!({ "driver": "d.example", "volumeHandle": "h" }));
-        let wanted = "MountVolume.SetUp failed for volume \"pv\" : driver name d.example not found in the list of registered CSI drivers";
+        let error = of("gcePersistentDisk", json!({ "pdName": "x" }));
+        let wanted = "MountVolume.SetUp failed for volume \"pv\" : driver name pd.csi.storage.gke.io not found in the list of registered CSI drivers";
         assert!(error.starts_with(wanted), "{error}");
-        assert!(of("gcePersistentDisk", json!({ "pdName": "x" })).contains("pd.csi.storage.gke.io"));
         assert!(of("nfs", json!({ "server": "s", "path": "/" })).contains("none for nfs"));
         assert!(of("local", json!({ "path": "/a/../b" })).contains("must not contain"));
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod claim;
+pub(crate) mod csi;
 pub(crate) mod directories;
 pub(crate) mod empty_dir;
 pub(crate) mod host_path;
@@ -13,6 +14,7 @@ pub(crate) mod ownership;
 pub(crate) mod payload;
 pub(crate) mod removal;
 pub(crate) mod set_up;
+pub(crate) mod staged;
 pub(crate) mod subpath;
 pub(crate) mod tear_down;
 pub(crate) mod threads;

@@ -210,7 +210,7 @@ pub(crate) async fn volumes(
     Outcome::Volumes { tokens, refresh, result }
 }
 
-async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), String> {
+async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), String> {
     let mut gathered = gather(deps, &pod.metadata.namespace, &volume_references(pod))
         .await
         .map_err(|status| status.to_string())?;
@@ -227,6 +227,7 @@ async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> R
         objects: Box::new(gathered),
         claims,
         node: node_labels(deps),
+        around: deps.clone(),
         local_paths: local_path::root(&deps.config),
         now: deps.now(),
     };

@@ -19,6 +19,7 @@ use crate::hooks::end_container;
 use crate::pod::spec::log_directory;
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_state::PodRuntime;
+use crate::volumes::csi;
 use crate::volumes::tear_down::tear_down;
 
 /// Longer than this no pod waits for its connections to end. Source: the drain rule of Skiff's data path.
@@ -154,6 +155,7 @@ impl Remains {
         }
         let directories = deps.directories(&self.uid);
         let logs = log_directory(&deps.facts.log_root, &self.namespace, &self.name, &self.uid);
+        csi::tear_down(deps, &deps.threads, &directories, &self.uid).await?;
         // What was given up may still be at the pod's directories.
         deps.threads.settled(&self.uid).await;
         let removed = blocking(move || {
