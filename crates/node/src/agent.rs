@@ -23,6 +23,7 @@ use crate::deps::{Caches, Deps, blocking};
 use crate::figures::Figures;
 use crate::images::{self, Puller};
 use crate::local_path;
+use crate::plugins::{self, Plugins};
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
 use crate::registration::pressure::WatchedPressure;
@@ -77,7 +78,7 @@ impl Agent {
     pub async fn build(config: Config, handles: Handles) -> Result<Arc<Self>, BoxError> {
         let Handles { client, informers, clock, runtime, images, networks, drain, dns } = handles;
         let client = client.for_manager("kubelet");
-        std::fs::create_dir_all(&config.data_dir)
+        crate::root::lay_out(&config.data_dir)
             .map_err(|error| format!("node data directory {}: {error}", config.data_dir.display()))?;
         let hardware = facts::hardware(&config.data_dir);
         let on_node = format!("spec.nodeName={}", config.node_name);
@@ -122,6 +123,7 @@ impl Agent {
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
+            plugins: Plugins::default(),
             config,
         });
         let server = NodeServer::bind(deps.clone()).await?;
@@ -348,6 +350,9 @@ impl Component for Agent {
         }
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
+        plugins::sweep::begin(&self.deps).await?;
+        ctx.spawn(plugins::in_use::keep(self.deps.clone()));
+        ctx.spawn(plugins::registration::keep(self.deps.clone()));
         self.end_orphans(&ctx);
         self.clear_leftovers(&ctx).await;
         self.door.begin();

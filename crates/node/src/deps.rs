@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::figures::Figures;
 use crate::images::Puller;
 use crate::images::gc::Garbage;
+use crate::plugins::Plugins;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
@@ -71,6 +72,8 @@ pub(crate) struct Deps {
     pub(crate) notices: Notices,
     /// What the host is short of.
     pub(crate) pressure: WatchedPressure,
+    /// Programs that do something for the node.
+    pub(crate) plugins: Plugins,
     /// Where what may block for ever is done for volumes.
     pub(crate) threads: Threads,
 }

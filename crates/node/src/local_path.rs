@@ -158,6 +158,7 @@ mod tests {
             path: "/x".into(),
             read_only: false,
             device: false,
+            csi: None,
         });
         fs::create_dir_all(dir.path().join("pods/u0")).unwrap();
         ledger.write(&crate::volumes::directories::ledger_in(&dir.path().join("pods/u1"))).unwrap();

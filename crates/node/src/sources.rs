@@ -224,6 +224,14 @@ pub(crate) async fn gather_claims(deps: &Deps, pod: &PodView) -> Result<Claims, 
             found.volumes.insert(volume, object.decode().map_err(unreadable)?);
         }
     }
+    let inline = pod.spec.volumes.iter().flatten().filter_map(|volume| volume.csi.as_ref());
+    let inline = inline.map(|source| source.driver.clone());
+    let claimed = found.volumes.values().filter_map(|volume| volume.driver().map(str::to_owned));
+    for driver in claimed.chain(inline).collect::<BTreeSet<_>>() {
+        if let Some(object) = look_up(deps, &kinds::CSI_DRIVERS, &Key::new("", &*driver)).await? {
+            found.drivers.insert(driver, object.decode().map_err(unreadable)?);
+        }
+    }
     Ok(found)
 }
 

@@ -81,6 +81,18 @@ impl Tokens {
     }
 }
 
+/// A token for a driver of the pod's volumes, and when it expires.
+pub(crate) async fn for_driver(
+    deps: &Deps,
+    pod: &PodView,
+    audience: &str,
+    seconds: i64,
+) -> Result<(String, String), Status> {
+    let token = request(deps, pod, &(audience.to_owned(), seconds)).await?;
+    let text = String::from_utf8(token.text).map_err(|_| Status::internal("the token is no text"))?;
+    Ok((text, reconcile::time::seconds(token.expires_at)))
+}
+
 async fn request(deps: &Deps, pod: &PodView, key: &TokenKey) -> Result<Token, Status> {
     let account = pod.spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned());
     let (audience, seconds) = key;

@@ -54,9 +54,11 @@ pub(crate) fn empty(directory: &Path) -> Result<()> {
 /// gone on with. What is mounted inside is unmounted first: behind such a mount may be a directory of the host (a
 /// `subPath` of a `hostPath` volume), which is nobody's to remove.
 pub(crate) fn clear(directory: &Path) -> Result<()> {
+    // As the table spells it, whatever links lead there.
+    let real = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
     let inside = || -> Result<Vec<_>> {
         let table = MountTable::own().context("read the mounts")?;
-        Ok(table.below(directory).into_iter().filter(|target| target != directory).collect())
+        Ok(table.below(&real).into_iter().filter(|target| *target != real).collect())
     };
     for target in inside()? {
         sys::mount::unmount(&target).with_context(|| format!("unmount {}", target.display()))?;

@@ -125,16 +125,13 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_container_restart_period: Option<u64>,
-<<<<<<< HEAD
     /// Further OCI runtimes, as RuntimeClasses name them: runc=/usr/sbin/runc
     #[arg(long, value_name = "HANDLER=PROGRAM", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) oci_runtimes: Vec<String>,
-=======
     /// How the node gets, guards and gives up images
     #[command(flatten)]
     pub(crate) images: ImageArgs,
->>>>>>> img
 }
 
 /// A kind of store.
@@ -186,13 +183,10 @@ pub(crate) struct Settings {
     pub(crate) static_pod_path: Option<PathBuf>,
     /// The longest wait for a restart in seconds.
     pub(crate) max_container_restart_period: u64,
-<<<<<<< HEAD
     /// Programs of further OCI runtimes by the handlers that RuntimeClasses name. Absolute.
     pub(crate) oci_runtimes: BTreeMap<String, PathBuf>,
-=======
     /// How the node gets, guards and gives up images.
     pub(crate) images: Images,
->>>>>>> img
 }
 
 /// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
@@ -252,11 +246,8 @@ impl UpArgs {
             scheduler_config,
             static_pod_path,
             max_container_restart_period,
-<<<<<<< HEAD
             oci_runtimes,
-=======
             images: self.images.resolve(file.images)?,
->>>>>>> img
             instance,
         })
     }
@@ -393,14 +384,10 @@ impl Settings {
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
         let period = Some(self.max_container_restart_period).filter(|period| *period != RESTART_PERIOD_MAX);
         let period = period.map(|period| period.to_string()).unwrap_or_default();
-<<<<<<< HEAD
         let runtimes = self.oci_runtimes.iter();
         let runtimes: Vec<String> =
             runtimes.map(|(handler, program)| format!("{handler}={}", program.display())).collect();
-        BTreeMap::from([
-=======
         let mut facts = BTreeMap::from([
->>>>>>> img
             ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
             ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
             ("--etcd-cafile".to_owned(), file(etcd.and_then(|etcd| etcd.ca.as_ref()))),

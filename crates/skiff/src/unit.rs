@@ -66,11 +66,8 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
-<<<<<<< HEAD
             oci_runtimes: Default::default(),
-=======
             images: crate::image_settings::Images::default(),
->>>>>>> img
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

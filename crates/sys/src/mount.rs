@@ -138,6 +138,14 @@ pub fn make_private() -> io::Result<()> {
     Ok(rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC)?)
 }
 
+/// Makes the mount at `target` one whose changes reach its copies in other namespaces, and theirs it: a group of its own,
+/// which knows nothing of what it was a copy of. It has to be a mount.
+pub fn share(target: &Path) -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    rustix::mount::mount_change(target, Flags::PRIVATE)?;
+    Ok(rustix::mount::mount_change(target, Flags::SHARED)?)
+}
+
 /// Makes an empty read-only tmpfs, mounted over `dir`, the root of the calling process's mount namespace and lets go of
 /// everything else.
 pub fn enter_empty_root(dir: &Path) -> io::Result<()> {
@@ -169,6 +177,8 @@ pub struct MountEntry {
     pub fs_type: String,
     /// The file system's own options.
     pub super_options: String,
+    /// What is mounted in it reaches its copies in other namespaces, and what is mounted in those it.
+    pub shared: bool,
 }
 
 impl MountTable {
@@ -203,11 +213,13 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let root = unescaped(fields.by_ref().nth(3)?);
     let target = unescaped(fields.next()?);
     // Optional fields end with a lone dash.
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-    let fs_type = String::from_utf8_lossy(rest.next()?).into_owned();
-    let source = String::from_utf8_lossy(rest.next()?).into_owned();
-    let super_options = String::from_utf8_lossy(rest.next()?).into_owned();
-    Some(MountEntry { target, root, source, fs_type, super_options })
+    let mut shared = false;
+    let optional = fields.by_ref().skip(1).take_while(|field| *field != b"-");
+    optional.for_each(|field| shared |= field.starts_with(b"shared:"));
+    let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
+    let source = String::from_utf8_lossy(fields.next()?).into_owned();
+    let super_options = String::from_utf8_lossy(fields.next()?).into_owned();
+    Some(MountEntry { target, root, source, fs_type, super_options, shared })
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
@@ -246,6 +258,7 @@ mod tests {
         assert_eq!(table.entries().len(), 2);
         assert_eq!(table.entries()[0].source, "/dev/root");
         assert_eq!(table.entries()[1].super_options, "rw,memory");
+        assert_eq!(table.entries().iter().map(|entry| entry.shared).collect::<Vec<_>>(), [true, false]);
         assert_eq!(table.below(Path::new("/run/a b")), [Path::new("/run/a b/c"), Path::new("/run/a b")]);
     }
 

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sys::mount_options::Options;
 
+use super::csi::{CsiSource, DriverView, Mounting};
 use super::kind::ClaimOf;
 use super::ledger::Entry;
 use super::{PodDirectories, VolumeError, device, host_path, nfs, ownership};
@@ -56,6 +57,8 @@ struct VolumeSpec {
     host_path: Option<HostPath>,
     local: Option<Local>,
     nfs: Option<Nfs>,
+    csi: Option<CsiSource>,
+    access_modes: Vec<String>,
     mount_options: Vec<String>,
     /// Everything else, the other sources among it.
     #[serde(flatten)]
@@ -96,6 +99,13 @@ struct Nfs {
     read_only: bool,
 }
 
+impl VolumeView {
+    /// The driver that mounts it, if one does.
+    pub(crate) fn driver(&self) -> Option<&str> {
+        self.spec.csi.as_ref().map(|source| source.driver.as_str())
+    }
+}
+
 impl ClaimView {
     /// The volume that it is bound to; empty while it is not.
     pub(crate) fn volume_name(&self) -> &str {
@@ -116,6 +126,8 @@ impl VolumeView {
 pub(crate) struct Claims {
     pub(crate) claims: HashMap<String, ClaimView>,
     pub(crate) volumes: HashMap<String, VolumeView>,
+    /// What the cluster knows of the drivers of the pod's volumes.
+    pub(crate) drivers: HashMap<String, DriverView>,
 }
 
 /// The node as volumes ask for it.
@@ -136,6 +148,8 @@ pub(crate) enum Source {
     Nfs(nfs::Export),
     /// A device, used as one.
     Device,
+    /// A driver mounts it, where the node says.
+    Csi(Box<Mounting>),
 }
 
 /// A volume that the pod may use.
@@ -163,8 +177,8 @@ pub(crate) fn usable(
     name: &str,
     of: &ClaimOf,
     around: &Claims,
-    node: &NodeLabels,
-    (directories, known): (&PodDirectories, Option<&Entry>),
+    (node, directories): (&NodeLabels, &PodDirectories),
+    known: Option<&Entry>,
 ) -> Result<Usable, VolumeError> {
     let refused = |cause: String| {
         let cause = format!("error processing PVC {}/{}: {cause}", pod.metadata.namespace, of.name);
@@ -186,8 +200,24 @@ pub(crate) fn usable(
     if !begun && volume.spec.node_affinity.required.as_ref().is_some_and(|wanted| !here(wanted)) {
         return Err(VolumeError::Elsewhere(volume.metadata.name.clone()));
     }
-    let (path, source) = source_of(&volume.spec, device, &directories.mounted(name))
-        .map_err(|cause| failed(&volume.metadata.name, device, cause))?;
+    let failed = |cause: String| failed(&volume.metadata.name, device, cause);
+    if let Some(source) = &volume.spec.csi {
+        if device {
+            return Err(failed(format!(
+                "this node has no devices of driver {}: ask for volumeMode Filesystem",
+                source.driver
+            )));
+        }
+        let spec = &volume.spec;
+        let object = around.drivers.get(&source.driver);
+        let mounting = Mounting::persistent(source.clone(), &spec.access_modes, &spec.mount_options, object);
+        let mut mounting = mounting.map_err(failed)?;
+        mounting.only_read(of.read_only);
+        let mut entry = mounting.entry(directories, name, &volume.metadata.name);
+        entry.claim_uid.clone_from(&claim.metadata.uid);
+        return Ok(Usable { entry, source: Source::Csi(Box::new(mounting)) });
+    }
+    let (path, source) = source_of(&volume.spec, device, &directories.mounted(name)).map_err(failed)?;
     let entry = Entry {
         name: name.to_owned(),
         volume: volume.metadata.name.clone(),
@@ -195,6 +225,7 @@ pub(crate) fn usable(
         path,
         read_only: of.read_only,
         device,
+        csi: None,
     };
     Ok(Usable { entry, source })
 }
@@ -302,12 +333,10 @@ fn source_of(spec: &VolumeSpec, device: bool, mounted: &Path) -> Result<(PathBuf
 
 /// What is missing for a volume of another source.
 fn missing(others: &Map<String, Value>) -> String {
-    let driver = others.get("csi").and_then(|csi| csi.get("driver")?.as_str());
-    let migrated =
-        MIGRATED.iter().find(|(source, _)| others.contains_key(*source)).map(|(_, driver)| *driver);
-    if let Some(driver) = driver.or(migrated) {
+    let migrated = MIGRATED.iter().find(|(source, _)| others.contains_key(*source));
+    if let Some((source, driver)) = migrated {
         return format!(
-            "driver name {driver} not found in the list of registered CSI drivers: this node serves none yet, use a local or hostPath volume"
+            "driver name {driver} not found in the list of registered CSI drivers: this node serves no volumes of type {source}, use one of type csi with that driver"
         );
     }
     const KNOWN: [&str; 8] =
@@ -338,6 +367,7 @@ pub(crate) fn prepare(
         }
         Source::Nfs(export) => nfs::prepare(export, path),
         Source::Device => device::check(path),
+        Source::Csi(_) => Err("the volume is its driver's to mount".to_owned()),
     }
 }
 
@@ -374,7 +404,11 @@ mod tests {
     fn around(claim: Value, volume: Value) -> Claims {
         let claim: ClaimView = serde_json::from_value(claim).unwrap();
         let volume: VolumeView = serde_json::from_value(volume).unwrap();
-        Claims { claims: [("c".to_owned(), claim)].into(), volumes: [("pv".to_owned(), volume)].into() }
+        Claims {
+            claims: [("c".to_owned(), claim)].into(),
+            volumes: [("pv".to_owned(), volume)].into(),
+            ..Claims::default()
+        }
     }
 
     fn bound() -> Value {
@@ -394,8 +428,8 @@ mod tests {
         value
     }
 
-    fn directories() -> PodDirectories {
-        PodDirectories::new("/d".as_ref(), "/r".as_ref(), "u1")
+    fn nowhere() -> PodDirectories {
+        PodDirectories::new(Path::new("/d"), Path::new("/r"), "u1")
     }
 
     fn plain() -> device::Asked {
@@ -409,7 +443,7 @@ mod tests {
         let of = ClaimOf { name: "c".into(), read_only: true, ephemeral: false };
         let labels = [("kubernetes.io/hostname".to_owned(), node.to_owned())].into();
         let node = NodeLabels { name: node.into(), labels };
-        usable(&pod, "data", &of, claims, &node, (&directories(), known)).map_err(|error| error.to_string())
+        usable(&pod, "data", &of, claims, (&node, &nowhere()), known).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -422,6 +456,7 @@ mod tests {
             path: "/data".into(),
             read_only: true,
             device: false,
+            csi: None,
         };
         assert_eq!(found, Usable { entry: entry.clone(), source: Source::Local(plain()) });
         let elsewhere = ask(&around(bound(), local()), "n2", None).unwrap_err();
@@ -468,9 +503,8 @@ mod tests {
     fn a_claim_of_a_name_only_is_no_pods_own() {
         let pod = pod(json!({"containers": []}));
         let of = ClaimOf { name: "c".into(), read_only: false, ephemeral: true };
-        let ask = |claims: &Claims| {
-            usable(&pod, "data", &of, claims, &NodeLabels::default(), (&directories(), None))
-        };
+        let node = NodeLabels::default();
+        let ask = |claims: &Claims| usable(&pod, "data", &of, claims, (&node, &nowhere()), None);
         let mut volume = local();
         volume["spec"]["nodeAffinity"] = json!({});
         let error = ask(&around(bound(), volume.clone())).unwrap_err().to_string();
@@ -489,10 +523,9 @@ mod tests {
             volume["spec"][source] = value;
             ask(&around(bound(), volume), "n1", None).unwrap_err()
         };
-        let error = of("csi", json!({ "driver": "d.example", "volumeHandle": "h" }));
-        let wanted = "MountVolume.SetUp failed for volume \"pv\" : driver name d.example not found in the list of registered CSI drivers";
+        let error = of("gcePersistentDisk", json!({ "pdName": "x" }));
+        let wanted = "MountVolume.SetUp failed for volume \"pv\" : driver name pd.csi.storage.gke.io not found in the list of registered CSI drivers";
         assert!(error.starts_with(wanted), "{error}");
-        assert!(of("gcePersistentDisk", json!({ "pdName": "x" })).contains("pd.csi.storage.gke.io"));
         assert!(of("glusterfs", json!({ "path": "/" })).contains("none for glusterfs"));
         assert!(of("nfs", json!({ "server": "s", "path": "x" })).contains("nfs.path \"x\" must be absolute"));
         assert!(of("local", json!({ "path": "/a/../b" })).contains("must not contain"));

@@ -11,6 +11,7 @@ pub(crate) fn ledger_in(data: &Path) -> PathBuf {
 /// is memory; what the pod itself writes lies under the data directory.
 #[derive(Debug, Clone)]
 pub(crate) struct PodDirectories {
+    root: PathBuf,
     data: PathBuf,
     run: PathBuf,
 }
@@ -18,7 +19,18 @@ pub(crate) struct PodDirectories {
 impl PodDirectories {
     /// The directories of the pod `uid`.
     pub(crate) fn new(data_root: &Path, run_root: &Path, uid: &str) -> Self {
-        Self { data: data_root.join("pods").join(uid), run: run_root.join("pods").join(uid) }
+        let pod = |root: &Path| root.join("pods").join(uid);
+        Self { root: data_root.to_owned(), data: pod(data_root), run: pod(run_root) }
+    }
+
+    /// The node's directory, in which those on disk are.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The place of a volume that a plugin of the node mounts, where upstream has it.
+    pub(crate) fn plugin_volume(&self, plugin: &str, volume: &str) -> PathBuf {
+        self.data.join("volumes").join(plugin).join(volume)
     }
 
     /// Everything of the pod on disk.

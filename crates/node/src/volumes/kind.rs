@@ -1,6 +1,8 @@
 //! Which kind of volume a pod asks for. A kind is a module with its ways to prepare; this table is all that others know.
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, NFSVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{
+    CSIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, NFSVolumeSource, Volume,
+};
 
 /// A volume of a pod, by its kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +17,8 @@ pub(crate) enum Kind<'a> {
     Objects,
     /// What a claim is bound to.
     Claim(ClaimOf),
+    /// What a driver makes for this pod alone.
+    Csi(&'a CSIVolumeSource),
 }
 
 /// The claim that a pod has a volume through.
@@ -40,6 +44,9 @@ impl<'a> Kind<'a> {
         if let Some(source) = &volume.nfs {
             return Ok(Self::Nfs(source));
         }
+        if let Some(source) = &volume.csi {
+            return Ok(Self::Csi(source));
+        }
         let of_objects = [
             volume.config_map.is_some(),
             volume.secret.is_some(),
@@ -53,6 +60,11 @@ impl<'a> Kind<'a> {
             Some(claim) => Ok(Self::Claim(claim)),
             None => Err(unknown(volume)),
         }
+    }
+
+    /// Whether the volume is noted in the pod's ledger before it is set up.
+    pub(crate) fn is_noted(pod_name: &str, volume: &Volume) -> bool {
+        volume.csi.is_some() || Self::claim(pod_name, volume).is_some()
     }
 
     /// The claim that a volume is had through, if it is.

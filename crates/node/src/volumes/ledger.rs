@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::csi::Noted;
+
 /// Larger ones are not the node's.
 const MAX_BYTES: u64 = 4 << 20;
 const VERSION: u32 = 1;
@@ -28,13 +30,16 @@ pub(crate) struct Entry {
     pub(crate) volume: String,
     /// The uid of the claim through which the pod has it.
     pub(crate) claim_uid: String,
-    /// Where it lies on the host: what is the pod's to keep is never within its directories, but it may be mounted there.
+    /// Where it lies on the host: within the pod's directories only what is mounted there, and is taken away first.
     pub(crate) path: PathBuf,
     /// The pod only reads it.
     pub(crate) read_only: bool,
     /// Containers use it as a device.
     #[serde(default)]
     pub(crate) device: bool,
+    /// The driver that mounts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) csi: Option<Noted>,
 }
 
 impl Default for Ledger {
@@ -84,6 +89,17 @@ impl Ledger {
         }
     }
 
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.volumes.iter()
+    }
+
+    /// Forgets a volume. Tells whether it was known.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
+        let before = self.volumes.len();
+        self.volumes.retain(|entry| entry.name != name);
+        self.volumes.len() != before
+    }
+
     /// Writes it whole: after this it is on disk, also if the machine loses its power.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -112,6 +128,7 @@ mod tests {
             path: path.into(),
             read_only: false,
             device: false,
+            csi: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod claim;
+pub(crate) mod csi;
 pub(crate) mod device;
 pub(crate) mod directories;
 pub(crate) mod empty_dir;
@@ -15,6 +16,7 @@ mod objects;
 pub(crate) mod ownership;
 pub(crate) mod payload;
 pub(crate) mod set_up;
+pub(crate) mod staged;
 pub(crate) mod subpath;
 pub(crate) mod tear_down;
 pub(crate) mod threads;

@@ -35,20 +35,23 @@ fn place(pod: &PodView, directories: &PodDirectories, name: &str) -> Result<Opti
         }
         // What comes from API objects is written by the node only.
         Kind::Objects => Place { path: directories.memory_volume(name), read_only: true },
-        Kind::Claim(of) => {
-            let ledger = Ledger::read(&directories.ledger()).map_err(|error| error.to_string())?;
-            let entry =
-                ledger.get(name).ok_or_else(|| format!("claim \"{}\" was not set up here", of.name))?;
-            // A device with a file system lies where that is mounted.
-            let mounted = directories.mounted(name);
-            let path = if fs::symlink_metadata(&mounted).is_ok() { mounted } else { entry.path.clone() };
-            Place { path, read_only: entry.read_only }
-        }
+        Kind::Claim(of) => noted(directories, name, &format!("claim \"{}\"", of.name))?,
+        Kind::Csi(_) => noted(directories, name, "the volume")?,
         Kind::Nfs(source) => {
             Place { path: directories.mounted(name), read_only: source.read_only == Some(true) }
         }
     };
     Ok(Some(place))
+}
+
+/// The place of a volume that was noted; `what` it is for whom it is missing.
+fn noted(directories: &PodDirectories, name: &str, what: &str) -> Result<Place, String> {
+    let ledger = Ledger::read(&directories.ledger()).map_err(|error| error.to_string())?;
+    let entry = ledger.get(name).ok_or_else(|| format!("{what} was not set up here"))?;
+    // A device with a file system lies where that is mounted.
+    let mounted = directories.mounted(name);
+    let path = if fs::symlink_metadata(&mounted).is_ok() { mounted } else { entry.path.clone() };
+    Ok(Place { path, read_only: entry.read_only })
 }
 
 /// The mounts of one run of a container; makes its termination message file. `env` resolves `subPathExpr`.

@@ -8,7 +8,8 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 
-use super::claim::{self, Claims, NodeLabels, Usable};
+use super::claim::{self, Claims, NodeLabels, Source, Usable};
+use super::csi::{self, Around, Mounting};
 use super::kind::Kind;
 use super::ledger::Ledger;
 use super::ownership::Group;
@@ -26,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) objects: Box<dyn Objects>,
     pub(crate) claims: Claims,
     pub(crate) node: NodeLabels,
+    /// What drivers of volumes need.
+    pub(crate) around: Arc<dyn Around>,
     /// Where the node makes directories that are volumes of their own.
     pub(crate) local_paths: PathBuf,
     pub(crate) now: Timestamp,
@@ -49,7 +52,7 @@ type Claimed = Vec<(String, Result<Usable, VolumeError>)>;
 /// Decides about the volumes that are not the pod's own, and notes them before anything is done with them.
 async fn claimed(setup: &Arc<Setup>, threads: &Threads) -> Result<Claimed, VolumeError> {
     let name = &setup.pod.metadata.name;
-    if !setup.pod.spec.volumes.iter().flatten().any(|volume| Kind::claim(name, volume).is_some()) {
+    if !setup.pod.spec.volumes.iter().flatten().any(|volume| Kind::is_noted(name, volume)) {
         return Ok(Vec::new());
     }
     let of = setup.clone();
@@ -63,10 +66,7 @@ fn decide_and_note(setup: &Setup) -> Result<Claimed, String> {
     let mut claimed = Vec::new();
     let mut news = false;
     for volume in setup.pod.spec.volumes.iter().flatten() {
-        let Some(of) = Kind::claim(&setup.pod.metadata.name, volume) else { continue };
-        let known = ledger.get(&volume.name);
-        let around = (&setup.directories, known);
-        let found = claim::usable(&setup.pod, &volume.name, &of, &setup.claims, &setup.node, around);
+        let Some(found) = usable(setup, volume, &ledger) else { continue };
         if let Ok(usable) = &found {
             news |= ledger.put(usable.entry.clone());
         }
@@ -78,6 +78,23 @@ fn decide_and_note(setup: &Setup) -> Result<Claimed, String> {
     Ok(claimed)
 }
 
+/// A volume that is noted, if it may be used; `None` for the others.
+fn usable(setup: &Setup, volume: &Volume, ledger: &Ledger) -> Option<Result<Usable, VolumeError>> {
+    let Setup { pod, claims, node, directories, .. } = setup;
+    if let Some(source) = &volume.csi {
+        let object = claims.drivers.get(&source.driver);
+        let mounting = Mounting::ephemeral(pod, &volume.name, source, object);
+        let failed = |cause| VolumeError::SetUp { volume: volume.name.clone(), cause };
+        return Some(mounting.map_err(failed).map(|mounting| {
+            let entry = mounting.entry(directories, &volume.name, &volume.name);
+            Usable { entry, source: Source::Csi(Box::new(mounting)) }
+        }));
+    }
+    let of = Kind::claim(&pod.metadata.name, volume)?;
+    let known = ledger.get(&volume.name);
+    Some(claim::usable(pod, &volume.name, &of, claims, (node, directories), known))
+}
+
 async fn set_up_one(
     setup: &Arc<Setup>,
     threads: &Threads,
@@ -85,6 +102,9 @@ async fn set_up_one(
     claimed: Option<Result<Usable, VolumeError>>,
 ) -> Result<(), VolumeError> {
     let usable = claimed.transpose()?;
+    if let Some((usable, Source::Csi(mounting))) = usable.as_ref().map(|usable| (usable, &usable.source)) {
+        return csi::set_up(setup, threads, usable, mounting, group(&setup.pod)).await;
+    }
     // The volume's own name, where it has one.
     let named = usable.as_ref().map_or(&volume.name, |usable| &usable.entry.volume).clone();
     let device = usable.as_ref().is_some_and(|usable| usable.entry.device);
@@ -119,6 +139,7 @@ fn prepare(setup: &Setup, volume: &Volume, usable: Option<&Usable>) -> Result<()
             let usable = usable.ok_or_else(|| format!("claim {} was not looked at", of.name))?;
             prepare_claimed(setup, usable)
         }
+        Kind::Csi(source) => Err(format!("driver {} was not asked", source.driver)),
     }
 }
 
@@ -189,6 +210,7 @@ pub(super) mod tests {
                 objects: Box::new(Maps("1")),
                 claims: Claims::default(),
                 node: NodeLabels::default(),
+                around: Arc::new(csi::tests::Alone::default()),
                 local_paths: PathBuf::from("/nowhere"),
                 now: Timestamp::now(),
             }
@@ -210,6 +232,7 @@ pub(super) mod tests {
         Claims {
             claims: [("c".to_owned(), serde_json::from_value(claim).unwrap())].into(),
             volumes: [("pv".to_owned(), serde_json::from_value(volume).unwrap())].into(),
+            ..Claims::default()
         }
     }
 

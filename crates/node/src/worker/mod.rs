@@ -33,6 +33,7 @@ use crate::pod::{ContainerKind, PodView};
 use crate::probes::{ProbeReport, ProbeTarget, ProbeType, Prober};
 use crate::runtime_state::PodRuntime;
 use crate::sources;
+use crate::volumes::csi;
 
 use ops::{Outcome, StartError};
 use patch::{own_fields, status_patch};
@@ -596,9 +597,14 @@ async fn finish(
     for sandbox in &runtime.sandboxes {
         let failed = |error: &str| ops::failed_kill(&deps, &pod, error);
         if !ops::insist(&deps, &cancel, || ops::release(&deps, &sandbox.id), failed).await {
-            break;
+            return Outcome::Finished;
         }
     }
+    // Others may have the volumes before the pod itself is deleted.
+    let directories = deps.directories(pod.uid());
+    let failed = |error: &str| ops::failed_mount(&deps, &pod, error);
+    let step = || csi::tear_down(&*deps, &deps.threads, &directories, pod.uid());
+    ops::insist(&deps, &cancel, step, failed).await;
     Outcome::Finished
 }
 

@@ -236,7 +236,7 @@ pub(crate) async fn volumes(
     Outcome::Volumes { tokens, refresh, result }
 }
 
-async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), NoVolume> {
+async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), NoVolume> {
     let mut gathered = gather(deps, &pod.metadata.namespace, &volume_references(pod))
         .await
         .map_err(|status| status.to_string())?;
@@ -253,6 +253,7 @@ async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> R
         objects: Box::new(gathered),
         claims,
         node: node_labels(deps),
+        around: deps.clone(),
         local_paths: local_path::root(&deps.config),
         now: deps.now(),
     };

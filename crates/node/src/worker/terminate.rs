@@ -20,6 +20,7 @@ use crate::hooks::end_container;
 use crate::pod::spec::log_directory;
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_state::PodRuntime;
+use crate::volumes::csi;
 use crate::volumes::leftovers::Leftover;
 use crate::volumes::tear_down::tear_down;
 
@@ -156,6 +157,7 @@ impl Remains {
         }
         let directories = deps.directories(&self.uid);
         let logs = self.logs.clone();
+        csi::tear_down(deps, &deps.threads, &directories, &self.uid).await?;
         // What was given up may still be at the pod's directories.
         deps.threads.settled(&self.uid).await;
         let removed = blocking(move || {

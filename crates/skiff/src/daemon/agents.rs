@@ -95,6 +95,12 @@ pub(crate) async fn build(
     let dns = net.dns(informers.clone()).context("serve cluster DNS")?;
     supervisor.add(Arc::new(dns));
 
+    let root = instance.data_dir.join("node");
+    if let Err(error) = node::share_root(&root) {
+        let remedy =
+            "volumes of drivers in pods reach no other pod; give a data directory that can be mounted on";
+        tracing::warn!(directory = %root.display(), %error, "the node's directory is no shared mount: {remedy}");
+    }
     let handles = node::Handles {
         client,
         informers,

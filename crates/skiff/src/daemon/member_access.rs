@@ -128,11 +128,8 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
-<<<<<<< HEAD
             oci_runtimes: Default::default(),
-=======
             images: crate::image_settings::Images::default(),
->>>>>>> img
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),

@@ -1,0 +1,195 @@
+//! What drivers say of this node, written where the scheduler and the drivers' controllers read it: the CSINode, and
+//! labels and an annotation of the Node. Source: `pkg/volume/csi/nodeinfomanager`.
+
+use std::collections::BTreeMap;
+
+use api::{Key, Object, PatchType, Reason, Status};
+use reconcile::kinds;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::driver::NodeInfo;
+use super::in_use::key;
+use crate::deps::Deps;
+
+/// What drivers call the node, as JSON by driver.
+const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
+/// Somebody else may have written meanwhile.
+const TRIES: usize = 5;
+
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    metadata: api::ObjectMeta,
+}
+
+/// Writes what a driver says of the node.
+pub(super) async fn install(deps: &Deps, driver: &str, info: &NodeInfo) -> Result<(), String> {
+    let of_node = |error| format!("error updating Node object with CSI driver node info: {error}");
+    tell_node(deps, driver, Some(info)).await.map_err(of_node)?;
+    let of_csi_node = |error| format!("error updating CSINode object with CSI driver node info: {error}");
+    tell_csi_node(deps, driver, Some(info)).await.map_err(of_csi_node)
+}
+
+/// Takes a driver's words back. Labels stay, as upstream's do: volumes may have been placed by them.
+pub(super) async fn uninstall(deps: &Deps, driver: &str) -> Result<(), String> {
+    let failed = |error| format!("error uninstalling CSI driver from CSINode object {error}");
+    tell_csi_node(deps, driver, None).await.map_err(failed)?;
+    tell_node(deps, driver, None).await
+}
+
+async fn tell_node(deps: &Deps, driver: &str, info: Option<&NodeInfo>) -> Result<(), String> {
+    let nodes = kinds::NODES.gvr();
+    let node = deps.client.get(&nodes, &key(deps)).await.map_err(|status| status.to_string())?;
+    let head: Head = node.decode().map_err(|error| error.to_string())?;
+    let Some(patch) = node_patch(&head.metadata.labels, &head.metadata.annotations, driver, info)? else {
+        return Ok(());
+    };
+    let written = deps.client.patch(&nodes, &key(deps), "", PatchType::Merge, &patch).await;
+    written.map(drop).map_err(|status| status.to_string())
+}
+
+/// How the Node is to change, if at all. Pure. Source: `updateNodeIDInNode`, `updateTopologyLabels`.
+fn node_patch(
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+    driver: &str,
+    info: Option<&NodeInfo>,
+) -> Result<Option<Value>, String> {
+    let known = annotations.get(NODE_IDS);
+    let mut ids: Map<String, Value> =
+        known.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    match info {
+        Some(info) => drop(ids.insert(driver.to_owned(), info.id.as_str().into())),
+        None => drop(ids.remove(driver)),
+    }
+    let text = (!ids.is_empty()).then(|| Value::Object(ids).to_string());
+    let mut fresh = Map::new();
+    for (label, value) in info.map(|info| info.topology.as_slice()).unwrap_or_default() {
+        match labels.get(label) {
+            Some(known) if known == value => {}
+            Some(known) => {
+                return Err(format!(
+                    "detected topology value collision: driver reported {label:?}:{value:?} but existing label is {label:?}:{known:?}"
+                ));
+            }
+            None => drop(fresh.insert(label.clone(), value.as_str().into())),
+        }
+    }
+    if fresh.is_empty() && text.as_ref() == known {
+        return Ok(None);
+    }
+    Ok(Some(json!({ "metadata": { "labels": fresh, "annotations": { NODE_IDS: text } } })))
+}
+
+async fn tell_csi_node(deps: &Deps, driver: &str, info: Option<&NodeInfo>) -> Result<(), String> {
+    let gvr = kinds::CSI_NODES.gvr();
+    for _ in 0..TRIES {
+        let known = match deps.client.get(&gvr, &key(deps)).await {
+            Ok(known) => known,
+            Err(Status { reason: Reason::NotFound, .. }) if info.is_none() => return Ok(()),
+            Err(Status { reason: Reason::NotFound, .. }) => match make(deps).await {
+                Ok(made) => made,
+                Err(Status { reason: Reason::AlreadyExists, .. }) => continue,
+                Err(status) => return Err(status.to_string()),
+            },
+            Err(status) => return Err(status.to_string()),
+        };
+        let whole: Value = known.decode().map_err(|error| error.to_string())?;
+        let list = whole["spec"]["drivers"].as_array().cloned().unwrap_or_default();
+        let Some(list) = drivers(list, driver, info) else { return Ok(()) };
+        let patch = json!({
+            "metadata": { "resourceVersion": whole["metadata"]["resourceVersion"] }, "spec": { "drivers": list },
+        });
+        match deps.client.patch(&gvr, &key(deps), "", PatchType::Merge, &patch).await {
+            Ok(_) => return Ok(()),
+            Err(Status { reason: Reason::Conflict, .. }) => {}
+            Err(status) => return Err(status.to_string()),
+        }
+    }
+    Err("others write it all the time".to_owned())
+}
+
+/// Makes the CSINode, which goes with its Node.
+async fn make(deps: &Deps) -> Result<std::sync::Arc<Object>, Status> {
+    let Key { name, .. } = key(deps);
+    let node = deps.client.get(&kinds::NODES.gvr(), &key(deps)).await?;
+    let owner = json!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": node.meta().uid });
+    let object = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "CSINode",
+        "metadata": { "name": name, "ownerReferences": [owner] }, "spec": { "drivers": [] },
+    });
+    deps.client.create(&kinds::CSI_NODES.gvr(), "", &object).await
+}
+
+/// The list with a driver as it is now, or without it; `None` where nothing changes. Pure. Source: `installDriverToCSINode`.
+fn drivers(mut list: Vec<Value>, driver: &str, info: Option<&NodeInfo>) -> Option<Vec<Value>> {
+    let wanted = info.map(|info| {
+        let keys: Vec<&String> = info.topology.iter().map(|(key, _)| key).collect();
+        let mut entry = json!({ "name": driver, "nodeID": info.id, "topologyKeys": keys });
+        if let Some(count) = info.volumes_max {
+            entry["allocatable"] = json!({ "count": count.min(i64::from(i32::MAX)) });
+        }
+        entry
+    });
+    let known = list.iter().find(|entry| entry["name"] == driver);
+    let same = match (known, &wanted) {
+        (None, None) => true,
+        (Some(known), Some(wanted)) => {
+            let topology = |entry: &Value| entry["topologyKeys"].as_array().cloned().unwrap_or_default();
+            known["nodeID"] == wanted["nodeID"]
+                && known["allocatable"] == wanted["allocatable"]
+                && topology(known) == topology(wanted)
+        }
+        _ => false,
+    };
+    if same {
+        return None;
+    }
+    list.retain(|entry| entry["name"] != driver);
+    list.extend(wanted);
+    Some(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(id: &str, most: Option<i64>, topology: &[(&str, &str)]) -> NodeInfo {
+        let topology = topology.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        NodeInfo { id: id.to_owned(), volumes_max: most, topology }
+    }
+
+    #[test]
+    fn drivers_come_change_and_go() {
+        let first = info("i-1", Some(5), &[("zone", "a")]);
+        let list = drivers(Vec::new(), "d", Some(&first)).unwrap();
+        let entry =
+            json!({ "name": "d", "nodeID": "i-1", "topologyKeys": ["zone"], "allocatable": { "count": 5 } });
+        assert_eq!(list, [entry]);
+        assert_eq!(drivers(list.clone(), "d", Some(&first)), None);
+        let other = drivers(list.clone(), "e", Some(&info("n", None, &[]))).unwrap();
+        assert_eq!(other.len(), 2);
+        assert_eq!(other[1], json!({ "name": "e", "nodeID": "n", "topologyKeys": [] }));
+        let changed = drivers(list.clone(), "d", Some(&info("i-1", Some(6), &[("zone", "a")]))).unwrap();
+        assert_eq!(changed[0]["allocatable"]["count"], 6);
+        assert_eq!(drivers(list, "d", None), Some(Vec::new()));
+        assert_eq!(drivers(Vec::new(), "d", None), None);
+    }
+
+    #[test]
+    fn a_drivers_place_becomes_labels_that_nobody_overwrites() {
+        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+        let ids = BTreeMap::from([(NODE_IDS.to_owned(), r#"{"e":"x"}"#.to_owned())]);
+        let patch = |info: Option<&NodeInfo>| node_patch(&labels, &ids, "d", info);
+        let here = patch(Some(&info("i-1", None, &[("zone", "a"), ("rack", "7")]))).unwrap().unwrap();
+        assert_eq!(here["metadata"]["labels"], json!({ "rack": "7" }));
+        assert_eq!(here["metadata"]["annotations"][NODE_IDS], r#"{"d":"i-1","e":"x"}"#);
+        let error = patch(Some(&info("i-1", None, &[("zone", "b")]))).unwrap_err();
+        assert!(error.starts_with("detected topology value collision"), "{error}");
+        assert_eq!(patch(None).unwrap(), None);
+        let only = BTreeMap::from([(NODE_IDS.to_owned(), r#"{"d":"i-1"}"#.to_owned())]);
+        let gone = node_patch(&labels, &only, "d", None).unwrap().unwrap();
+        assert!(gone["metadata"]["annotations"][NODE_IDS].is_null());
+    }
+}

@@ -1,0 +1,130 @@
+//! The node's directory as upstream lays the kubelet's out, and as a mount that is shared: what drivers mount in it, in
+//! containers that have it with `mountPropagation: Bidirectional`, is seen by the host and by other containers. Where the
+//! host's root is no shared mount (without systemd it is private) nothing in it would be; so it becomes a mount of its own.
+//! Source: `pkg/kubelet/config/defaults.go`; mount_namespaces(7).
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use sys::mount::{MountEntry, MountTable};
+
+/// Where plugins lay their sockets so that the node finds them.
+pub(crate) const REGISTRY: &str = "plugins_registry";
+/// Where drivers have their own sockets, and staged volumes.
+pub(crate) const PLUGINS: &str = "plugins";
+
+/// Directories that are there before anybody asks for them, for pods that have them as `hostPath`.
+const DIRECTORIES: [&str; 5] = [PLUGINS, REGISTRY, "device-plugins", "pod-resources", "pods"];
+
+/// What is to be done so that a directory is a shared mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    /// It is a mount: an administrator's disk, or one that an earlier run made and did not come to share.
+    Share,
+    BindAndShare,
+}
+
+/// Decides by what is mounted there now. Repeated, it finds nothing to do. Pure.
+fn step(entries: &[MountEntry], root: &Path) -> Step {
+    // The latest lies over the others.
+    match entries.iter().rev().find(|entry| entry.target == root) {
+        None => Step::BindAndShare,
+        Some(MountEntry { shared: true, .. }) => Step::Nothing,
+        Some(_) => Step::Share,
+    }
+}
+
+/// Makes the directories.
+///
+/// # Errors
+/// If one cannot be made.
+pub(crate) fn lay_out(root: &Path) -> io::Result<()> {
+    for name in DIRECTORIES {
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(root.join(name))?;
+    }
+    Ok(())
+}
+
+/// Makes a node's directory a shared mount, unless it is one. It stays one when the process ends: containers have copies
+/// of it. Whoever removes the directory unmounts it before.
+///
+/// # Errors
+/// If it cannot be made, or not be mounted: the caller may go on without, and mounts of drivers stay in their containers.
+pub fn share_root(root: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(root)?;
+    // As the table spells it, whatever links lead there.
+    let root = root.canonicalize()?;
+    match step(MountTable::own()?.entries(), &root) {
+        Step::Nothing => Ok(()),
+        Step::Share => sys::mount::share(&root),
+        Step::BindAndShare => {
+            sys::mount::bind(&root, &root)?;
+            sys::mount::share(&root)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Mounts that are gone with the test, also a failed one.
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn mounts(&self) -> Vec<PathBuf> {
+            MountTable::own().unwrap().below(self.0.path())
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            for mounted in self.mounts() {
+                let _ = sys::mount::unmount(&mounted);
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_namespace_mounts_in_it_is_seen_here() {
+        let place = Place(tempfile::tempdir().unwrap());
+        let root = place.0.path().join("node");
+        share_root(&root).unwrap();
+        // As after a crash: nothing is mounted twice.
+        share_root(&root).unwrap();
+        lay_out(&root).unwrap();
+        assert_eq!(place.mounts(), [root.as_path()]);
+        let inside = root.join(PLUGINS);
+        let script = r#"mount -t tmpfs -o size=4k driver "$1" && touch "$1/volume""#;
+        let ran = Command::new("unshare")
+            .args(["--mount", "--propagation", "unchanged", "--", "sh", "-c", script, "sh"])
+            .arg(&inside)
+            .status()
+            .unwrap();
+        assert!(ran.success());
+        assert!(inside.join("volume").exists());
+        assert_eq!(place.mounts(), [inside.as_path(), root.as_path()]);
+    }
+
+    #[test]
+    fn a_mount_that_is_there_is_shared_and_not_made_again() {
+        let entry = |target: &str, shared| MountEntry {
+            target: target.into(),
+            root: "/".into(),
+            source: "x".into(),
+            fs_type: "ext4".into(),
+            super_options: "rw".into(),
+            shared,
+        };
+        let root = Path::new("/data/node");
+        assert_eq!(step(&[entry("/", true), entry("/data/node/x", true)], root), Step::BindAndShare);
+        assert_eq!(step(&[entry("/data/node", true)], root), Step::Nothing);
+        assert_eq!(step(&[entry("/data/node", true), entry("/data/node", false)], root), Step::Share);
+    }
+}

@@ -1,0 +1,147 @@
+//! Volumes that drivers have staged on the node, each in a directory of its own with a record beside it, which is on disk
+//! before the driver is asked. Several pods may have one. Source: `pkg/volume/csi/csi_util.go` (`vol_data.json`).
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::csi::{Noted, unique_name};
+use super::directories::ledger_in;
+use super::ledger::{Entry, Ledger};
+
+const RECORD: &str = "vol_data.json";
+const MOUNT: &str = "globalmount";
+/// Larger ones are not the node's.
+const RECORD_MAX: u64 = 64 << 10;
+
+/// What is noted of a staged volume, under upstream's names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    volume_handle: String,
+    driver_name: String,
+    #[serde(rename = "specVolID", default)]
+    volume: String,
+    /// Present where the volume had to be attached.
+    #[serde(rename = "attachmentID", default)]
+    attachment: String,
+}
+
+impl Record {
+    pub(super) fn new(driver: &str, handle: &str, entry: &Entry) -> Self {
+        let attached_as = entry.csi.as_ref().and_then(|noted| noted.attached_as.clone());
+        Self {
+            volume_handle: handle.to_owned(),
+            driver_name: driver.to_owned(),
+            volume: entry.volume.clone(),
+            attachment: attached_as.unwrap_or_default(),
+        }
+    }
+
+    fn noted(self, staging: PathBuf) -> Noted {
+        let Self { volume_handle: handle, driver_name: driver, attachment, .. } = self;
+        let attached_as = (!attachment.is_empty()).then(|| unique_name(&driver, &handle));
+        Noted { driver, handle, staging: Some(staging), attached_as }
+    }
+}
+
+fn drivers(root: &Path) -> PathBuf {
+    root.join(crate::root::PLUGINS).join("kubernetes.io/csi")
+}
+
+/// Where a volume is staged. Source: `makeDeviceMountPath`.
+pub(crate) fn global_mount(root: &Path, driver: &str, handle: &str) -> PathBuf {
+    let hash = format!("{:x}", Sha256::digest(handle.as_bytes()));
+    drivers(root).join(driver).join(hash).join(MOUNT)
+}
+
+/// Makes the directory and notes, on disk, what it is for. Blocks.
+pub(super) fn note(staging: &Path, record: &Record) -> io::Result<()> {
+    let directory = staging.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(staging)?;
+    let path = directory.join(RECORD);
+    let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
+    if fs::read(&path).is_ok_and(|known| known == bytes) {
+        return Ok(());
+    }
+    let fresh = path.with_extension("new");
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, &path)?;
+    fs::File::open(directory)?.sync_all()
+}
+
+/// Removes what is left of a volume that is staged no more. A driver may have said that and left its mount. Blocks.
+pub(super) fn forget(staging: &Path) -> io::Result<()> {
+    let gone = |done: io::Result<()>| match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    for mounted in sys::mount::MountTable::own()?.below(staging) {
+        sys::mount::unmount(&mounted)?;
+    }
+    super::removal::remove_tree(staging)?;
+    let directory = staging.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    gone(fs::remove_file(directory.join(RECORD)))?;
+    gone(fs::remove_dir(directory))
+}
+
+/// Whether a pod on the node, other than `but`, has a volume, by what is noted of pods' volumes. Blocks.
+pub(super) fn is_used(root: &Path, of: &Noted, but: &str) -> io::Result<bool> {
+    let same = |noted: &Noted| noted.driver == of.driver && noted.handle == of.handle;
+    let users = noted(root)?;
+    Ok(users.iter().any(|(uid, noted)| uid != but && same(noted)))
+}
+
+/// Pods and the volumes of drivers that are noted of them, one pair for each. Blocks.
+pub(crate) fn noted(root: &Path) -> io::Result<Vec<(String, Noted)>> {
+    let mut found = Vec::new();
+    for pod in entries(&root.join("pods"))? {
+        let uid = pod.file_name().to_string_lossy().into_owned();
+        let ledger = Ledger::read(&ledger_in(&pod.path()))?;
+        found.extend(ledger.entries().filter_map(|entry| Some((uid.clone(), entry.csi.clone()?))));
+    }
+    Ok(found)
+}
+
+/// What is staged, by the records beside it. Blocks.
+pub(crate) fn staged(root: &Path) -> io::Result<Vec<Noted>> {
+    let mut found = Vec::new();
+    for driver in entries(&drivers(root))? {
+        for volume in entries(&driver.path())? {
+            let file = match fs::File::open(volume.path().join(RECORD)) {
+                Ok(file) => file,
+                // Nothing was staged before there was a record.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let bytes = sys::files::read_bounded(file, RECORD_MAX)?;
+            match serde_json::from_slice::<Record>(&bytes) {
+                Ok(record) => found.push(record.noted(volume.path().join(MOUNT))),
+                Err(error) => {
+                    tracing::warn!(volume = %volume.path().display(), %error, "the record of a staged volume is unreadable");
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    }
+}
