@@ -207,6 +207,8 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

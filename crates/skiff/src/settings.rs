@@ -120,6 +120,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) static_pod_path: Option<PathBuf>,
+    /// KubeletConfiguration of the node: pods that it takes, limits, reservations; the flags above win over it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_config: Option<PathBuf>,
     /// The longest that a container which ends again and again waits for its restart, 1 to 300 [default: 300]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,6 +179,9 @@ pub(crate) struct Settings {
     pub(crate) static_pod_path: Option<PathBuf>,
     /// The longest wait for a restart in seconds.
     pub(crate) max_container_restart_period: u64,
+    /// The file with the node's configuration, and what it says. Absolute.
+    pub(crate) node_config: Option<PathBuf>,
+    pub(crate) kubelet: node::KubeletConfiguration,
 }
 
 /// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
@@ -191,8 +198,13 @@ impl UpArgs {
         let access = self.access(&file)?;
         let protection = self.protection(&file)?;
         let scheduler_config = path_of("--scheduler-config", &self.scheduler_config, &file.scheduler_config)?;
+        let node_config = path_of("--node-config", &self.node_config, &file.node_config)?;
+        let kubelet = node_config.as_deref().map(node::KubeletConfiguration::read).transpose();
+        let kubelet = kubelet.map_err(anyhow::Error::msg)?.unwrap_or_default();
         let static_pod_path = path_of("--static-pod-path", &self.static_pod_path, &file.static_pod_path)?;
+        let static_pod_path = static_pod_path.or_else(|| kubelet.static_pod_path.clone());
         let period = self.max_container_restart_period.or(file.max_container_restart_period);
+        let period = period.or(kubelet.max_container_restart_period.map(|period| period.as_secs()));
         let max_container_restart_period = period.unwrap_or(RESTART_PERIOD_MAX);
         if !(1..=RESTART_PERIOD_MAX).contains(&max_container_restart_period) {
             bail!(
@@ -233,6 +245,8 @@ impl UpArgs {
             scheduler_config,
             static_pod_path,
             max_container_restart_period,
+            node_config,
+            kubelet,
             instance,
         })
     }
@@ -376,6 +390,7 @@ impl Settings {
             ("--scheduler-config".to_owned(), file(self.scheduler_config.as_ref())),
             ("--static-pod-path".to_owned(), file(self.static_pod_path.as_ref())),
             ("--max-container-restart-period".to_owned(), period),
+            ("--node-config".to_owned(), file(self.node_config.as_ref())),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
             ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),
@@ -464,6 +479,28 @@ mod tests {
         for period in [0, 301] {
             assert!(with(period).unwrap_err().to_string().contains("is not between 1 and 300 seconds"));
         }
+    }
+
+    #[test]
+    fn the_nodes_configuration_is_taken_and_flags_win_over_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kubelet.yaml");
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        let body = "maxPods: 7\nstaticPodPath: pods\ncrashLoopBackOff: {maxContainerRestartPeriod: 60s}\n";
+        std::fs::write(&file, format!("{head}{body}")).unwrap();
+        let args = UpArgs {
+            node_name: Some("n1".into()),
+            node_config: Some(file.clone()),
+            max_container_restart_period: Some(30),
+            ..UpArgs::default()
+        };
+        let settings = args.resolve(instance("x")).unwrap();
+        assert_eq!((settings.kubelet.max_pods, settings.max_container_restart_period), (Some(7), 30));
+        assert_eq!(settings.static_pod_path, Some(directory.path().join("pods")));
+        assert_eq!(settings.facts()["--node-config"], file.display().to_string());
+        std::fs::write(&file, format!("{head}maxPod: 7\n")).unwrap();
+        let error = format!("{:#}", args.resolve(instance("x")).unwrap_err());
+        assert!(error.contains("kubelet.yaml: unknown field \"maxPod\""), "{error}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::config::{Config, PodRange};
 use crate::deps::Hardware;
 
 /// Images that are reported at most. Source: upstream's `nodeStatusMaxImages`.
-const IMAGES_MAX: usize = 50;
+pub(crate) const IMAGES_MAX: usize = 50;
 
 /// An image as the status lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -213,6 +213,8 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
         };
         let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
         let shared = Arc::new(clock.clone());

@@ -128,6 +128,8 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
