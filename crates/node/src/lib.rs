@@ -18,6 +18,7 @@ mod logs;
 mod pod;
 mod probes;
 mod registration;
+mod resize;
 mod runtime_state;
 mod server;
 mod sources;

@@ -7,7 +7,7 @@ use engine_api::ContainerState as Runtime;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
+    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -17,7 +17,8 @@ use super::restart::{ended_for_anew, epoch};
 use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
-use crate::pod::resources::qos_class;
+use crate::pod::resources::{container_resources, qos_class};
+use crate::resize::shown;
 
 /// Condition types that the node writes; others belong to others.
 pub(crate) const OWN_CONDITIONS: [&str; 5] =
@@ -37,6 +38,7 @@ const MESSAGES_MAX: usize = 12 * 1024;
 
 /// What the status is made from.
 pub(crate) struct StatusInput<'a> {
+    /// With the resources that it was granted.
     pub(crate) pod: &'a PodView,
     /// The status that the API server has, or was last sent.
     pub(crate) last: &'a PodStatus,
@@ -54,6 +56,7 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) ended: bool,
     /// `reason` and `message` of a pod that the node itself fails.
     pub(crate) failure: Option<(&'a str, &'a str)>,
+    pub(crate) node_memory_bytes: i64,
     pub(crate) now: Timestamp,
 }
 
@@ -122,7 +125,7 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
         image: container.image.clone().unwrap_or_default(),
         // Nothing asks an ephemeral container how it is.
         started: (kind != ContainerKind::Ephemeral).then_some(false),
-        resources: container.resources.clone(),
+        resources: had(input, container, record),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()
     };
@@ -160,6 +163,17 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
         }
     }
     status
+}
+
+/// What a container has of what it was granted. One that does not run is given it when it starts.
+fn had(
+    input: &StatusInput<'_>,
+    container: &Container,
+    record: Option<&ContainerRecord>,
+) -> Option<ResourceRequirements> {
+    let wanted = container_resources(&input.pod.spec, container, input.node_memory_bytes);
+    let running = record.filter(|record| record.is_running());
+    shown(container.resources.as_ref(), &wanted, running.map(|record| &record.resources))
 }
 
 /// A dead container shows its own end until its restart is put off or fails: as upstream, where the moment between an

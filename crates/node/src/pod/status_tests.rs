@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::plan::{ProbeState, Waiting};
 use super::status::{StatusInput, pod_status};
-use super::tests::{at, exited, pod, record, running};
+use super::tests::{NODE_MEMORY, at, exited, pod, record, running};
 use super::{ContainerRecord, PodView};
 
 /// A pod with what is known of it; every probe succeeds unless said otherwise.
@@ -69,6 +69,7 @@ impl Case {
             sandbox_ready: true,
             ended: self.ended,
             failure: None,
+            node_memory_bytes: NODE_MEMORY,
             now: at(self.now),
         })
     }
@@ -281,4 +282,25 @@ fn an_end_is_final() {
     let mut case = case(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
     case.last.phase = Some("Succeeded".to_owned());
     assert_eq!(case.phase(), "Succeeded");
+}
+
+#[test]
+fn a_container_shows_what_it_was_granted_and_what_it_has() {
+    let sized = |cpu: &str, memory: &str| {
+        let amounts = json!({ "cpu": cpu, "memory": memory });
+        json!({"containers": [{"name": "a", "resources": {"requests": amounts, "limits": amounts}}]})
+    };
+    let mut case = case(sized("1", "64Mi")).with("a", 0, running(0));
+    case.pod = pod(sized("2", "128Mi"));
+    let shown = |case: &Case| {
+        let status = case.status().container_statuses.unwrap().remove(0);
+        (json!(status.resources), json!(status.allocated_resources))
+    };
+    let had =
+        json!({ "requests": { "cpu": "1", "memory": "128Mi" }, "limits": { "cpu": "1", "memory": "64Mi" } });
+    let granted = json!({ "cpu": "2", "memory": "128Mi" });
+    assert_eq!(shown(&case), (had, granted.clone()));
+    case.containers[0].state = exited(1, 0, 1);
+    let whole = json!({ "requests": granted, "limits": granted });
+    assert_eq!(shown(&case), (whole, granted), "the next run has it");
 }

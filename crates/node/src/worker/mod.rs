@@ -120,7 +120,8 @@ impl PodWorker {
         self.known_as = known_as;
     }
 
-    fn pod_changed(&mut self, pod: PodView) {
+    fn pod_changed(&mut self, mut pod: PodView) {
+        self.allocation.apply(&mut pod.spec);
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
         self.refresh_due |= old.labels != new.labels || old.annotations != new.annotations;
@@ -499,6 +500,7 @@ impl PodWorker {
             sandbox_ready: self.sandbox_ready(runtime),
             ended,
             failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+            node_memory_bytes: self.deps.facts.memory_bytes,
             now: self.deps.now(),
         });
         self.status = status;

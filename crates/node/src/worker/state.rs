@@ -23,6 +23,7 @@ use crate::pod::PodView;
 use crate::pod::plan::{ImageState, ProbeState, StartFailure, Step, Waiting};
 use crate::pod::status::container_id;
 use crate::probes::{ProbeReport, Prober, listening};
+use crate::resize::Allocation;
 use crate::sources;
 use crate::tokens::Tokens;
 
@@ -37,6 +38,8 @@ pub(crate) struct PodWorker {
     /// Whom the API knows the pod as: the uid of a file's pod is that of its copy, which may not be there.
     pub(super) known_as: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
+    /// What the pod was granted, which its view here shows in the place of what the API asks for.
+    pub(super) allocation: Allocation,
 
     pub(super) sandbox: Step,
     pub(super) sandbox_failures: u32,
@@ -102,6 +105,7 @@ impl PodWorker {
         let known_as = (!pod.is_of_a_file()).then(|| pod.uid().to_owned());
         Self {
             known: own_fields(&pod.status),
+            allocation: Allocation::of(&pod),
             status: pod.status.clone(),
             deps,
             mailbox,
