@@ -21,6 +21,7 @@ use crate::admission::{Door, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
 use crate::figures::Figures;
+use crate::groups::{self, Groups};
 use crate::images::{self, Puller};
 use crate::local_path;
 use crate::pod::PodView;
@@ -116,6 +117,7 @@ impl Agent {
             hardware,
             facts,
             figures: Figures::new()?,
+            groups: Groups::default(),
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
@@ -254,6 +256,7 @@ impl Crew {
             worker.run().await;
             mailbox.is_over();
             door.leaves(&uid);
+            groups::leave(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();

@@ -10,6 +10,7 @@ mod config;
 mod deps;
 mod env_files;
 mod figures;
+mod groups;
 mod hooks;
 mod images;
 mod kubelet_config;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deps::{Deps, blocking};
 use crate::env_files::{self, EnvFiles};
+use crate::groups;
 use crate::hooks;
 use crate::images;
 use crate::local_path;
@@ -111,6 +112,7 @@ async fn make_sandbox(
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
         }
     };
+    groups::enter(deps, pod).await;
     let addresses =
         if sandbox.host_network { deps.addresses() } else { connect(deps, pod, &sandbox).await? };
     write_etc_files(deps, pod, &addresses).await?;
