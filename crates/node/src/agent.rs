@@ -209,6 +209,9 @@ impl Agent {
             let generation = |object: &Object| object.meta().generation;
             if change.old.is_none_or(|old| generation(&old) != generation(&object)) {
                 self.door.changed(&object);
+            } else {
+                // It may be over, and its place free.
+                self.door.freed();
             }
             mailbox.deliver(object);
             return;
@@ -248,10 +251,15 @@ impl Crew {
         let arrival = self.door.arrives(object, &pod);
         let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
         let Self { deps, workers, door, of_files } = self.clone();
-        let key = object.key();
+        let (key, object) = (object.key(), object.clone());
         ctx.spawn(async move {
-            if let Some(refusal) = door.settle(arrival).await {
-                worker.reject(refusal);
+            match door.settle(arrival).await {
+                Some(refusal) => worker.reject(refusal),
+                None => {
+                    worker.recall().await;
+                    // It may have asked for something else while nobody was here.
+                    door.changed(&deps.caches.pods.by_uid(&uid).unwrap_or(object));
+                }
             }
             worker.run().await;
             mailbox.is_over();
@@ -326,7 +334,7 @@ impl Component for Agent {
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
         self.end_orphans(&ctx);
-        self.door.begin();
+        self.door.begin().await;
         let mut pods = self.deps.caches.pods.subscribe();
         self.files_changed(&ctx, begun);
         ctx.ready();

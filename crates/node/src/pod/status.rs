@@ -18,11 +18,18 @@ use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
 use crate::pod::resources::{container_resources, qos_class};
-use crate::resize::shown;
+use crate::resize::{IN_PROGRESS, PENDING, Progress, Told, shown};
 
 /// Condition types that the node writes; others belong to others.
-pub(crate) const OWN_CONDITIONS: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", BEGINS_ANEW];
+pub(crate) const OWN_CONDITIONS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    BEGINS_ANEW,
+    PENDING,
+    IN_PROGRESS,
+];
 
 /// The condition of a pod that a rule has asked to begin anew. Source: KEP-5532, `v1.AllContainersRestarting`.
 const BEGINS_ANEW: &str = "AllContainersRestarting";
@@ -57,6 +64,7 @@ pub(crate) struct StatusInput<'a> {
     /// `reason` and `message` of a pod that the node itself fails.
     pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) node_memory_bytes: i64,
+    pub(crate) resize: &'a Progress,
     pub(crate) now: Timestamp,
 }
 
@@ -342,7 +350,26 @@ fn conditions(
         .chain(anew)
         .chain(disruption)
         .map(|(kind, verdict)| condition(input, kind, verdict))
+        .chain(resize_conditions(input, phase))
         .collect()
+}
+
+/// Conditions of a resize, which are there as long as they hold.
+fn resize_conditions(input: &StatusInput<'_>, phase: &str) -> Vec<PodCondition> {
+    let Progress { pending, in_progress } = input.resize;
+    let over = matches!(phase, "Succeeded" | "Failed");
+    let told = [(PENDING, pending), (IN_PROGRESS, in_progress)].into_iter().filter(|_| !over);
+    let shown = told.filter_map(|(kind, told)| {
+        let Told { reason, message, generation } = told.as_ref()?;
+        let verdict = Verdict { holds: true, reason: "", message: message.clone() };
+        let reason = Some(reason.clone()).filter(|reason| !reason.is_empty());
+        Some(PodCondition {
+            reason,
+            observed_generation: Some(*generation).filter(|generation| *generation > 0),
+            ..condition(input, kind, verdict)
+        })
+    });
+    shown.collect()
 }
 
 /// Whether runs from before still run, of a pod that was asked to begin anew; `None` for one that never was.

@@ -10,6 +10,7 @@ use super::plan::{ProbeState, Waiting};
 use super::status::{StatusInput, pod_status};
 use super::tests::{NODE_MEMORY, at, exited, pod, record, running};
 use super::{ContainerRecord, PodView};
+use crate::resize::{Progress, Told};
 
 /// A pod with what is known of it; every probe succeeds unless said otherwise.
 struct Case {
@@ -20,6 +21,7 @@ struct Case {
     unready: Vec<&'static str>,
     messages: HashMap<String, String>,
     ended: bool,
+    resize: Progress,
     now: i64,
 }
 
@@ -32,6 +34,7 @@ fn case(spec: serde_json::Value) -> Case {
         unready: Vec::new(),
         messages: HashMap::new(),
         ended: false,
+        resize: Progress::default(),
         now: 100,
     }
 }
@@ -70,6 +73,7 @@ impl Case {
             ended: self.ended,
             failure: None,
             node_memory_bytes: NODE_MEMORY,
+            resize: &self.resize,
             now: at(self.now),
         })
     }
@@ -303,4 +307,29 @@ fn a_container_shows_what_it_was_granted_and_what_it_has() {
     case.containers[0].state = exited(1, 0, 1);
     let whole = json!({ "requests": granted, "limits": granted });
     assert_eq!(shown(&case), (whole, granted), "the next run has it");
+}
+
+#[test]
+fn a_resize_is_told_of_as_long_as_it_is_not_done() {
+    let mut case = case(json!({"containers": [{"name": "a"}]})).with("a", 0, running(0));
+    let told = |reason: &str, generation: i64| {
+        Some(Told { reason: reason.to_owned(), message: "m".to_owned(), generation })
+    };
+    let shown = |case: &Case| -> Vec<_> {
+        let conditions = case.status().conditions.unwrap().into_iter();
+        let of_resize = conditions.filter(|condition| condition.type_.starts_with("PodResize"));
+        of_resize
+            .map(|condition| {
+                (condition.type_, condition.status, condition.reason, condition.observed_generation)
+            })
+            .collect()
+    };
+    assert_eq!(shown(&case), []);
+    case.resize = Progress { pending: told("Deferred", 3), in_progress: told("", 2) };
+    let text = str::to_owned;
+    let pending = (text("PodResizePending"), text("True"), Some(text("Deferred")), Some(3));
+    let in_progress = (text("PodResizeInProgress"), text("True"), None, Some(2));
+    assert_eq!(shown(&case), [pending, in_progress]);
+    case.last.phase = Some("Failed".to_owned());
+    assert_eq!(shown(&case), []);
 }

@@ -25,6 +25,7 @@ use crate::pod::non_root;
 use crate::pod::plan::latest;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
+use crate::resize::Allocation;
 use crate::sources::{
     env_references, gather, gather_claims, node_labels, service_links, token_projections, volume_references,
 };
@@ -61,6 +62,14 @@ pub(crate) enum Outcome {
         id: String,
     },
     Finished,
+    /// What a pod is granted was noted.
+    Granted {
+        granted: Allocation,
+        generation: i64,
+        saved: std::io::Result<()>,
+    },
+    /// The groups of a pod that is resized were set.
+    Actuated(Result<engine_api::Resources, String>),
     Written(Result<(), api::Status>),
     /// The worker was told to stop before the step was done.
     Cancelled,

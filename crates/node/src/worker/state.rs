@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::mailbox::Mailbox;
 use super::ops::Outcome;
 use super::patch::own_fields;
+use super::resize::Resizes;
 use crate::admission::Refusal;
 use crate::admission::preemption::{PREEMPTED, PREEMPTING};
 use crate::deps::Deps;
@@ -23,7 +24,6 @@ use crate::pod::PodView;
 use crate::pod::plan::{ImageState, ProbeState, StartFailure, Step, Waiting};
 use crate::pod::status::container_id;
 use crate::probes::{ProbeReport, Prober, listening};
-use crate::resize::Allocation;
 use crate::sources;
 use crate::tokens::Tokens;
 
@@ -38,8 +38,7 @@ pub(crate) struct PodWorker {
     /// Whom the API knows the pod as: the uid of a file's pod is that of its copy, which may not be there.
     pub(super) known_as: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
-    /// What the pod was granted, which its view here shows in the place of what the API asks for.
-    pub(super) allocation: Allocation,
+    pub(super) resizes: Resizes,
 
     pub(super) sandbox: Step,
     pub(super) sandbox_failures: u32,
@@ -105,7 +104,7 @@ impl PodWorker {
         let known_as = (!pod.is_of_a_file()).then(|| pod.uid().to_owned());
         Self {
             known: own_fields(&pod.status),
-            allocation: Allocation::of(&pod),
+            resizes: Resizes::of(&pod),
             status: pod.status.clone(),
             deps,
             mailbox,

@@ -4,6 +4,7 @@
 
 mod api_server;
 mod pods;
+mod resize;
 mod runtime;
 mod static_pods;
 mod streams;
