@@ -189,6 +189,9 @@ impl Runtime for Memory {
     async fn update_resources(&self, _: &str, _: Resources) -> Result<(), EngineError> {
         Ok(())
     }
+    async fn limit_group(&self, _: &str, _: Resources) -> Result<(), EngineError> {
+        Ok(())
+    }
     async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>> {
         let stream = tokio_stream::wrappers::BroadcastStream::new(self.events.subscribe());
         stream.map(|event| event.map_err(|_| EventsLost(1))).boxed()

@@ -40,6 +40,9 @@ pub struct SandboxSpec {
     pub cgroup_parent: String,
     /// Limits of the whole group.
     pub resources: Resources,
+    /// Limits of `cgroup_parent`, which is this sandbox's and its successors' alone; `None` leaves them as they are.
+    #[serde(default)]
+    pub parent_resources: Option<Resources>,
     /// Where container logs of this group go; empty writes them beside the container's state.
     pub log_directory: PathBuf,
     /// Which of the engine's OCI runtimes executes the containers; empty: the built-in one.
@@ -99,6 +102,9 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// Cores that may be used, as a list such as `0-1`.
     pub cpuset_cpus: Option<String>,
+    /// Huge pages in bytes, by the size of one in bytes.
+    #[serde(default)]
+    pub hugepages: BTreeMap<u64, u64>,
     /// The kernel's OOM score adjustment.
     pub oom_score_adj: Option<i32>,
 }
@@ -476,6 +482,9 @@ pub trait Runtime: Send + Sync + 'static {
     }
     /// Changes limits of a running container.
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError>;
+    /// Sets limits of a group above sandboxes, by its path below the engine's own group (`kubepods/burstable`). A group that
+    /// is not there has none.
+    async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError>;
 
     /// Events from now on. A receiver that lags learns so and lists again.
     async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>>;

@@ -33,6 +33,12 @@ const LINE_MAX_BYTES: usize = 1024 * 1024;
 /// Older files than so many are not looked for.
 const ROTATED_MAX: usize = 100;
 
+/// A log is moved away beyond this size, where nothing else is asked for. Source: `containerLogMaxSize` of upstream's
+/// kubelet.
+pub const FILE_BYTES_MAX: u64 = 10 << 20;
+/// So many files of a log there are at most, with the one that is written to. Source: `containerLogMaxFiles`.
+pub const FILES_MAX: u32 = 5;
+
 /// The stream that an entry was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine_api::logs::FILE_BYTES_MAX;
 use engine_api::{
     ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, Device, EngineError, ErrorKind, Exit,
     ImageConfig, Mount, MountPropagation, MountSource,
@@ -26,8 +27,8 @@ use crate::sandboxes::{check_below, check_id, limits_of};
 use crate::stops::Stops;
 use crate::user::{self, ResolvedUser};
 
-/// A log is rotated beyond this size where nothing else is asked for.
-const LOG_MAX_BYTES: u64 = 10 << 20;
+// What is told of the logs is what the shim does.
+const _: () = assert!(shim::LOG_FILES_KEPT + 1 == engine_api::logs::FILES_MAX);
 
 impl Engine {
     pub(crate) async fn make_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {
@@ -113,7 +114,7 @@ impl Engine {
             id: spec.id.clone(),
             bundle: self.layout.bundle(&spec.sandbox_id, &spec.id),
             log: container.log_path.clone(),
-            log_max_bytes: if spec.log_max_bytes == 0 { LOG_MAX_BYTES } else { spec.log_max_bytes },
+            log_max_bytes: if spec.log_max_bytes == 0 { FILE_BYTES_MAX } else { spec.log_max_bytes },
             terminal: spec.terminal,
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,

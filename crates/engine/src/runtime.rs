@@ -151,6 +151,16 @@ impl Runtime for Engine {
         Ok(())
     }
 
+    async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError> {
+        crate::sandboxes::check_below("cgroup", std::path::Path::new(path))?;
+        let (me, path) = (self.me(), path.to_owned());
+        self.blocking("setting the limits of a group", move || match me.upgrade() {
+            Some(engine) => engine.set_limits(&path, &resources),
+            None => Ok(()),
+        })
+        .await
+    }
+
     async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>> {
         let events = BroadcastStream::new(self.subscribe());
         events.map(|event| event.map_err(|BroadcastStreamRecvError::Lagged(lost)| EventsLost(lost))).boxed()

@@ -111,6 +111,10 @@ impl Engine {
         for warning in group.apply(&limits_of(&spec.resources))? {
             tracing::warn!(sandbox = spec.id, warning, "a limit cannot be set on this host");
         }
+        // Made by now, and nobody removes it while this sandbox's group is in it.
+        if let Some(limits) = &spec.parent_resources {
+            self.set_limits(spec.cgroup_parent.trim_matches('/'), limits)?;
+        }
         if !spec.host_ipc {
             let shm = shared_memory(&dir);
             std::fs::create_dir_all(&shm)?;
@@ -129,6 +133,21 @@ impl Engine {
         std::fs::write(dir.join(shim::CONFIG_FILE), shim::encode(&config)?)?;
         let _ = std::fs::remove_file(dir.join(shim::SOCKET));
         sys::seqpacket::listen(&dir, shim::SOCKET)
+    }
+
+    /// Limits of a group below the engine's own, if it is there. Blocks.
+    pub(crate) fn set_limits(&self, path: &str, limits: &Resources) -> std::io::Result<()> {
+        let group = self.cgroups.group(&format!("{}/{path}", self.cgroup_root));
+        match group.apply(&limits_of(limits)) {
+            Ok(warnings) => {
+                for warning in warnings {
+                    tracing::warn!(group = group.path(), warning, "a limit cannot be set on this host");
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn halt_sandbox(&self, id: &str) -> Result<(), EngineError> {
@@ -231,6 +250,7 @@ pub(crate) fn limits_of(resources: &Resources) -> Limits {
         swap_bytes: resources.swap_limit_bytes,
         pids: resources.pids_limit,
         cpuset_cpus: resources.cpuset_cpus.clone(),
+        huge_pages: resources.hugepages.clone(),
     }
 }
 

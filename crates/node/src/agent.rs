@@ -21,6 +21,7 @@ use crate::admission::{Door, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps, blocking};
 use crate::figures::Figures;
+use crate::groups::{self, Groups};
 use crate::images::{self, Puller};
 use crate::local_path;
 use crate::plugins::{self, Plugins};
@@ -120,6 +121,7 @@ impl Agent {
             hardware,
             facts,
             figures: Figures::new()?,
+            groups: Groups::default(),
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
@@ -230,6 +232,9 @@ impl Agent {
             let generation = |object: &Object| object.meta().generation;
             if change.old.is_none_or(|old| generation(&old) != generation(&object)) {
                 self.door.changed(&object);
+            } else {
+                // It may be over, and its place free.
+                self.door.freed();
             }
             mailbox.deliver(object);
             return;
@@ -271,16 +276,22 @@ impl Crew {
         let arrival = self.door.arrives(object, &pod);
         let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
         let Self { deps, workers, door, of_files } = self.clone();
-        let key = object.key();
+        let (key, object) = (object.key(), object.clone());
         ctx.spawn(async move {
-            if let Some(refusal) = door.settle(arrival).await {
-                worker.reject(refusal);
+            match door.settle(arrival).await {
+                Some(refusal) => worker.reject(refusal),
+                None => {
+                    worker.recall().await;
+                    // It may have asked for something else while nobody was here.
+                    door.changed(&deps.caches.pods.by_uid(&uid).unwrap_or(object));
+                }
             }
             drop(step);
             worker.run().await;
             mailbox.is_over();
             door.leaves(&uid);
             deps.traces.forget(&uid);
+            groups::leave(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();
@@ -355,7 +366,7 @@ impl Component for Agent {
         ctx.spawn(plugins::registration::keep(self.deps.clone()));
         self.end_orphans(&ctx);
         self.clear_leftovers(&ctx).await;
-        self.door.begin();
+        self.door.begin().await;
         let mut pods = self.deps.caches.pods.subscribe();
         self.files_changed(&ctx, begun);
         ctx.ready();

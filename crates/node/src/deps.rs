@@ -1,5 +1,6 @@
 //! What every part of the agent works with: handles that were given to it, and the caches that they share.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
 use crate::figures::Figures;
+use crate::groups::Groups;
 use crate::images::Puller;
 use crate::images::gc::Garbage;
 use crate::plugins::Plugins;
@@ -41,6 +43,8 @@ pub(crate) struct Hardware {
     pub(crate) milli_cpu: i64,
     pub(crate) memory_bytes: i64,
     pub(crate) disk_bytes: i64,
+    /// Huge pages in bytes, by the size of one in bytes.
+    pub(crate) huge_pages: BTreeMap<u64, u64>,
 }
 
 /// Handles and caches.
@@ -68,6 +72,8 @@ pub(crate) struct Deps {
     /// Pods that the node has from files.
     pub(crate) static_pods: StaticPods,
     pub(crate) figures: Figures,
+    /// What the groups above those of pods are set by.
+    pub(crate) groups: Groups,
     /// Of the logs that are followed.
     pub(crate) notices: Notices,
     /// What the host is short of.

@@ -205,6 +205,8 @@ mod tests {
             max_container_restart_period: 300,
             oci_runtimes: Default::default(),
             images: crate::image_settings::Images::default(),
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

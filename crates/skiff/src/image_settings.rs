@@ -70,9 +70,24 @@ pub(crate) struct Images {
 }
 
 impl ImageArgs {
-    /// Takes what is not said from the file, and checks everything.
-    pub(crate) fn resolve(&self, file: Self) -> Result<Images> {
-        let all = self.clone().over(file);
+    /// What the node's configuration says, under the names of flags.
+    fn of_kubelet(fields: &node::ImageFields) -> Self {
+        let [high, low] = fields.gc_thresholds;
+        Self {
+            image_gc_high_threshold: high,
+            image_gc_low_threshold: low,
+            image_minimum_gc_age: fields.minimum_gc_age.clone(),
+            image_maximum_gc_age: fields.maximum_gc_age.clone(),
+            max_parallel_image_pulls: fields.max_parallel_pulls,
+            image_pull_credentials_verification_policy: fields.verification_policy.clone(),
+            preloaded_images_verification_allowlist: fields.verification_allowlist.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes what is not said from the file, then from the node's configuration, and checks everything.
+    pub(crate) fn resolve(&self, file: Self, kubelet: &node::ImageFields) -> Result<Images> {
+        let all = self.clone().over(file).over(Self::of_kubelet(kubelet));
         let garbage = all.garbage()?;
         let absolute = |path: &PathBuf| std::path::absolute(path).context("path of a setting of images");
         let config = all.image_credential_provider_config.as_ref().map(absolute).transpose()?;
@@ -192,13 +207,21 @@ mod tests {
         }))
         .unwrap();
         let own = ImageArgs { image_gc_high_threshold: Some(90), ..ImageArgs::default() };
-        let images = own.resolve(file).unwrap();
+        let kubelet = node::ImageFields {
+            gc_thresholds: [Some(50), Some(40)],
+            max_parallel_pulls: Some(3),
+            ..node::ImageFields::default()
+        };
+        let images = own.resolve(file, &kubelet).unwrap();
         let garbage = images.node.garbage;
         assert_eq!((garbage.high_percent, garbage.low_percent), (90, 60));
+        assert_eq!(images.node.max_parallel_pulls, Some(3));
         assert_eq!(garbage.max_age, Some(Duration::from_secs(24 * 3600)));
         assert_eq!(images.facts["--image-maximum-gc-age"], "24h");
         assert_eq!(images.registries.directories, REGISTRIES.map(PathBuf::from));
-        let refused = |args: ImageArgs| format!("{:#}", args.resolve(ImageArgs::default()).unwrap_err());
+        let refused = |args: ImageArgs| {
+            format!("{:#}", args.resolve(ImageArgs::default(), &node::ImageFields::default()).unwrap_err())
+        };
         let default = ImageArgs::default;
         for (args, part) in [
             (ImageArgs { image_gc_low_threshold: Some(90), ..default() }, "must be lower"),

@@ -121,6 +121,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) static_pod_path: Option<PathBuf>,
+    /// KubeletConfiguration of the node: pods that it takes, limits, reservations; the flags above win over it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_config: Option<PathBuf>,
     /// The longest that a container which ends again and again waits for its restart, 1 to 300 [default: 300]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,6 +191,9 @@ pub(crate) struct Settings {
     pub(crate) oci_runtimes: BTreeMap<String, PathBuf>,
     /// How the node gets, guards and gives up images.
     pub(crate) images: Images,
+    /// The file with the node's configuration, and what it says. Absolute.
+    pub(crate) node_config: Option<PathBuf>,
+    pub(crate) kubelet: node::KubeletConfiguration,
 }
 
 /// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
@@ -203,8 +210,13 @@ impl UpArgs {
         let access = self.access(&file)?;
         let protection = self.protection(&file)?;
         let scheduler_config = path_of("--scheduler-config", &self.scheduler_config, &file.scheduler_config)?;
+        let node_config = path_of("--node-config", &self.node_config, &file.node_config)?;
+        let kubelet = node_config.as_deref().map(node::KubeletConfiguration::read).transpose();
+        let kubelet = kubelet.map_err(anyhow::Error::msg)?.unwrap_or_default();
         let static_pod_path = path_of("--static-pod-path", &self.static_pod_path, &file.static_pod_path)?;
+        let static_pod_path = static_pod_path.or_else(|| kubelet.static_pod_path.clone());
         let period = self.max_container_restart_period.or(file.max_container_restart_period);
+        let period = period.or(kubelet.max_container_restart_period.map(|period| period.as_secs()));
         let max_container_restart_period = period.unwrap_or(RESTART_PERIOD_MAX);
         if !(1..=RESTART_PERIOD_MAX).contains(&max_container_restart_period) {
             bail!(
@@ -247,7 +259,9 @@ impl UpArgs {
             static_pod_path,
             max_container_restart_period,
             oci_runtimes,
-            images: self.images.resolve(file.images)?,
+            images: self.images.resolve(file.images, &kubelet.images)?,
+            node_config,
+            kubelet,
             instance,
         })
     }
@@ -414,6 +428,7 @@ impl Settings {
             ("--static-pod-path".to_owned(), file(self.static_pod_path.as_ref())),
             ("--max-container-restart-period".to_owned(), period),
             ("--oci-runtimes".to_owned(), runtimes.join(",")),
+            ("--node-config".to_owned(), file(self.node_config.as_ref())),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
             ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),
@@ -519,6 +534,28 @@ mod tests {
             assert!(with(&[wrong]).unwrap_err().to_string().contains("HANDLER=/PATH"), "{wrong}");
         }
         assert!(with(&["a=/a", "a=/b"]).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn the_nodes_configuration_is_taken_and_flags_win_over_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kubelet.yaml");
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        let body = "maxPods: 7\nstaticPodPath: pods\ncrashLoopBackOff: {maxContainerRestartPeriod: 60s}\n";
+        std::fs::write(&file, format!("{head}{body}")).unwrap();
+        let args = UpArgs {
+            node_name: Some("n1".into()),
+            node_config: Some(file.clone()),
+            max_container_restart_period: Some(30),
+            ..UpArgs::default()
+        };
+        let settings = args.resolve(instance("x")).unwrap();
+        assert_eq!((settings.kubelet.max_pods, settings.max_container_restart_period), (Some(7), 30));
+        assert_eq!(settings.static_pod_path, Some(directory.path().join("pods")));
+        assert_eq!(settings.facts()["--node-config"], file.display().to_string());
+        std::fs::write(&file, format!("{head}maxPod: 7\n")).unwrap();
+        let error = format!("{:#}", args.resolve(instance("x")).unwrap_err());
+        assert!(error.contains("kubelet.yaml: unknown field \"maxPod\""), "{error}");
     }
 
     #[test]

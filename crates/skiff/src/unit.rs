@@ -68,6 +68,8 @@ mod tests {
             max_container_restart_period: 300,
             oci_runtimes: Default::default(),
             images: crate::image_settings::Images::default(),
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

@@ -108,6 +108,26 @@ pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
     assert!(exit.oom_killed, "{exit:?}");
 }
 
+pub async fn limits_of_a_group_hold_for_all_that_is_in_it(subject: Subject) {
+    let memory = |bytes: i64| Resources { memory_limit_bytes: Some(bytes), ..Resources::default() };
+    let group = format!("group/{}", &base::id::hex64()[..8]);
+    let spec = SandboxSpec {
+        cgroup_parent: group.clone(),
+        parent_resources: Some(memory(32 << 20)),
+        ..SandboxSpec::default()
+    };
+    let sandbox = subject.sandbox_from(spec).await;
+    let hungry = || subject.script(&sandbox, "x=$(yes | head -c 100000000)");
+    let (exit, _) = subject.run(hungry()).await;
+    assert!(exit.oom_killed, "{exit:?}");
+    subject.runtime.limit_group(&group, memory(1 << 30)).await.unwrap();
+    let (exit, _) = subject.run(hungry()).await;
+    assert!(!exit.oom_killed && exit.code == 0, "{exit:?}");
+    // What is not there has no limits, and nothing outside can be named.
+    subject.runtime.limit_group("group/absent", memory(1 << 20)).await.unwrap();
+    assert!(subject.runtime.limit_group("../../elsewhere", memory(1 << 20)).await.is_err());
+}
+
 pub async fn a_shared_pid_namespace_has_an_init_without_rights(subject: Subject) {
     let sandbox = subject.sandbox_from(SandboxSpec { share_pid: true, ..SandboxSpec::default() }).await;
     let other = subject.script(&sandbox, "echo ready; exec sleep 1234");

@@ -59,6 +59,7 @@ macro_rules! runtime_contract {
             only_the_default_devices_can_be_used,
             a_device_that_is_given_can_be_used,
             limits_are_set_and_kills_for_memory_are_told,
+            limits_of_a_group_hold_for_all_that_is_in_it,
             a_shared_pid_namespace_has_an_init_without_rights,
             kernel_parameters_of_the_sandbox_are_set_and_the_hosts_refused,
             a_mount_on_a_link_to_nowhere_is_where_the_link_leads,

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use engine_api::{ContainerSpec, Device, Mount, NamespaceSharing, SandboxSpec};
+use engine_api::{ContainerSpec, Device, Mount, NamespaceSharing, Resources, SandboxSpec};
 use k8s_openapi::api::core::v1::Container;
 
 use super::PodView;
 use super::env::expand;
 use super::hash::container_hash;
 use super::record::label;
-use super::resources::{container_resources, pod_resources, qos_class};
+use super::resources::{container_resources, pod_group, pod_resources, qos_class};
 use super::security::{check_isolation, security, sysctls, user};
 use crate::hooks::kept;
 
@@ -32,14 +32,6 @@ pub(crate) struct NodeFacts {
 /// `<namespace>_<name>_<uid>`, as log collectors expect it.
 pub(crate) fn log_directory(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
     root.join(format!("{namespace}_{name}_{uid}"))
-}
-
-/// The cgroup of a pod, by its class as upstream's cgroupfs driver names it.
-fn cgroup(pod: &PodView) -> String {
-    match qos_class(&pod.spec) {
-        "Guaranteed" => format!("kubepods/pod{}", pod.uid()),
-        class => format!("kubepods/{}/pod{}", class.to_lowercase(), pod.uid()),
-    }
 }
 
 fn pod_labels(pod: &PodView, attempt: u32) -> BTreeMap<String, String> {
@@ -79,8 +71,9 @@ pub(crate) fn sandbox_spec(
         // A pod that wants more mounts an emptyDir of memory there.
         shared_memory_bytes: 0,
         sysctls: sysctls(&pod.spec)?.into_iter().collect(),
-        cgroup_parent: cgroup(pod),
-        resources: pod_resources(&pod.spec, facts.pod_pids_limit),
+        cgroup_parent: pod_group(qos_class(&pod.spec), pod.uid()),
+        resources: Resources::default(),
+        parent_resources: Some(pod_resources(&pod.spec, facts.pod_pids_limit)),
         log_directory: log_directory(&facts.log_root, &pod.metadata.namespace, &pod.metadata.name, pod.uid()),
         runtime_handler,
     })
@@ -195,6 +188,11 @@ mod tests {
         let pod = pod(serde_json::json!({"containers": [{"name": "main"}], "shareProcessNamespace": true}));
         let spec = sandbox_spec(&pod, 2, &facts(), "cluster.local", "runc".into()).unwrap();
         assert_eq!(spec.cgroup_parent, "kubepods/besteffort/podu1");
+        // The pod's own group outlives its sandboxes: limits of all of them together are set there.
+        assert_eq!(
+            (spec.resources, spec.parent_resources.unwrap().cpu_shares),
+            (Resources::default(), Some(2))
+        );
         assert_eq!(spec.log_directory, Path::new("/var/log/pods/default_web_u1"));
         assert_eq!((spec.hostname.as_str(), spec.share_pid), ("web", true));
         assert_eq!(spec.labels[label::ATTEMPT], "2");

@@ -7,7 +7,7 @@ use engine_api::ContainerState as Runtime;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
+    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -18,11 +18,19 @@ use super::restart::{ended_for_anew, epoch};
 use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
-use crate::pod::resources::qos_class;
+use crate::pod::resources::{container_resources, qos_class};
+use crate::resize::{IN_PROGRESS, PENDING, Progress, Told, shown};
 
 /// Condition types that the node writes; others belong to others.
-pub(crate) const OWN_CONDITIONS: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", BEGINS_ANEW];
+pub(crate) const OWN_CONDITIONS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    BEGINS_ANEW,
+    PENDING,
+    IN_PROGRESS,
+];
 
 /// The condition of a pod that a rule has asked to begin anew. Source: KEP-5532, `v1.AllContainersRestarting`.
 const BEGINS_ANEW: &str = "AllContainersRestarting";
@@ -38,6 +46,7 @@ const MESSAGES_MAX: usize = 12 * 1024;
 
 /// What the status is made from.
 pub(crate) struct StatusInput<'a> {
+    /// With the resources that it was granted.
     pub(crate) pod: &'a PodView,
     /// The status that the API server has, or was last sent.
     pub(crate) last: &'a PodStatus,
@@ -57,6 +66,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) ended: bool,
     /// `reason` and `message` of a pod that the node itself fails.
     pub(crate) failure: Option<(&'a str, &'a str)>,
+    pub(crate) node_memory_bytes: i64,
+    pub(crate) resize: &'a Progress,
     pub(crate) now: Timestamp,
 }
 
@@ -141,7 +152,7 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
         // Nothing asks an ephemeral container how it is.
         started: (kind != ContainerKind::Ephemeral).then_some(false),
         volume_mounts: recursion::statuses(container, input.recursive_read_only),
-        resources: container.resources.clone(),
+        resources: had(input, container, record),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()
     };
@@ -179,6 +190,17 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
         }
     }
     status
+}
+
+/// What a container has of what it was granted. One that does not run is given it when it starts.
+fn had(
+    input: &StatusInput<'_>,
+    container: &Container,
+    record: Option<&ContainerRecord>,
+) -> Option<ResourceRequirements> {
+    let wanted = container_resources(&input.pod.spec, container, input.node_memory_bytes);
+    let running = record.filter(|record| record.is_running());
+    shown(container.resources.as_ref(), &wanted, running.map(|record| &record.resources))
 }
 
 /// A dead container shows its own end until its restart is put off or fails: as upstream, where the moment between an
@@ -347,7 +369,26 @@ fn conditions(
         .chain(anew)
         .chain(disruption)
         .map(|(kind, verdict)| condition(input, kind, verdict))
+        .chain(resize_conditions(input, phase))
         .collect()
+}
+
+/// Conditions of a resize, which are there as long as they hold.
+fn resize_conditions(input: &StatusInput<'_>, phase: &str) -> Vec<PodCondition> {
+    let Progress { pending, in_progress } = input.resize;
+    let over = matches!(phase, "Succeeded" | "Failed");
+    let told = [(PENDING, pending), (IN_PROGRESS, in_progress)].into_iter().filter(|_| !over);
+    let shown = told.filter_map(|(kind, told)| {
+        let Told { reason, message, generation } = told.as_ref()?;
+        let verdict = Verdict { holds: true, reason: "", message: message.clone() };
+        let reason = Some(reason.clone()).filter(|reason| !reason.is_empty());
+        Some(PodCondition {
+            reason,
+            observed_generation: Some(*generation).filter(|generation| *generation > 0),
+            ..condition(input, kind, verdict)
+        })
+    });
+    shown.collect()
 }
 
 /// Whether runs from before still run, of a pod that was asked to begin anew; `None` for one that never was.

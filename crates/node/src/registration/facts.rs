@@ -1,6 +1,8 @@
 //! What the host is: read once at start.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use crate::deps::Hardware;
 use crate::meminfo::MemInfo;
@@ -37,7 +39,7 @@ fn os_image(text: &str) -> String {
 }
 
 /// Cores, memory and disk. `data_dir` is where pods write.
-pub(crate) fn hardware(data_dir: &std::path::Path) -> Hardware {
+pub(crate) fn hardware(data_dir: &Path) -> Hardware {
     let cores =
         std::thread::available_parallelism().map_or(1, |cores| i64::try_from(cores.get()).unwrap_or(1));
     Hardware {
@@ -47,7 +49,21 @@ pub(crate) fn hardware(data_dir: &std::path::Path) -> Hardware {
             .map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         disk_bytes: rustix::fs::statvfs(data_dir)
             .map_or(0, |fs| i64::try_from(fs.f_blocks.saturating_mul(fs.f_frsize)).unwrap_or(i64::MAX)),
+        huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
     }
+}
+
+/// Huge pages of each size that the kernel has, in bytes. Source: the kernel's `admin-guide/mm/hugetlbpage.rst`.
+fn huge_pages(directory: &Path) -> BTreeMap<u64, u64> {
+    let sizes = fs::read_dir(directory).into_iter().flatten().flatten();
+    let pages = sizes.filter_map(|entry| {
+        let name = entry.file_name();
+        let kilobytes = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        let size = kilobytes.parse::<u64>().ok()?.checked_mul(1024)?;
+        let count: u64 = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+        Some((size, size.checked_mul(count)?))
+    });
+    pages.collect()
 }
 
 /// The architecture in Go's words.
@@ -70,5 +86,13 @@ mod tests {
             os_image("NAME=\"x\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
             "Debian GNU/Linux 12 (bookworm)"
         );
+        let directory = tempfile::tempdir().unwrap();
+        for (size, count) in [(2048, 3), (1_048_576, 0)] {
+            let pages = directory.path().join(format!("hugepages-{size}kB"));
+            std::fs::create_dir(&pages).unwrap();
+            std::fs::write(pages.join("nr_hugepages"), format!("{count}\n")).unwrap();
+        }
+        assert_eq!(huge_pages(directory.path()), BTreeMap::from([(2 << 20, 6 << 20), (1 << 30, 0)]));
+        assert_eq!(huge_pages(Path::new("/nowhere")), BTreeMap::new());
     }
 }

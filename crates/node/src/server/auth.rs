@@ -25,13 +25,13 @@ const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
 
 /// `authentication.webhook.cacheTTL`.
-pub(super) const TOKEN_TTL: Duration = Duration::from_secs(120);
+pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(120);
 /// A token that was refused may become good: its ServiceAccount is made. Upstream keeps refusals as long as the others.
 const REFUSED_TTL: Duration = Duration::from_secs(10);
 /// `authorization.webhook.cacheAuthorizedTTL`.
-pub(super) const ALLOWED_TTL: Duration = Duration::from_secs(300);
+pub(crate) const ALLOWED_TTL: Duration = Duration::from_secs(300);
 /// `authorization.webhook.cacheUnauthorizedTTL`.
-pub(super) const DENIED_TTL: Duration = Duration::from_secs(30);
+pub(crate) const DENIED_TTL: Duration = Duration::from_secs(30);
 /// Answers of a kind that are kept; those about tokens that nobody vouches for have a place of their own, so that made-up
 /// ones push no good one out.
 const ANSWERS_MAX: usize = 1024;

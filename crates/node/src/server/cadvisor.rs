@@ -307,7 +307,8 @@ mod tests {
     }
 
     fn shown(pods: &[PodUsage]) -> String {
-        let hardware = Hardware { milli_cpu: 2000, memory_bytes: 4096, disk_bytes: 0 };
+        let hardware =
+            Hardware { milli_cpu: 2000, memory_bytes: 4096, disk_bytes: 0, huge_pages: Default::default() };
         let mut rows = rows(&Usage::default(), pods);
         rows[0].interfaces = vec![Interface {
             name: "eth0".to_owned(),

@@ -1,7 +1,7 @@
 //! The node's HTTP server: logs, exec, attach, port-forward, and the few endpoints that tools read. The same handler
 //! serves HTTPS (authenticated and authorized here) and the process's own API server (which has done both already).
 
-mod auth;
+pub(crate) mod auth;
 mod cadvisor;
 mod cgroups;
 mod configz;

@@ -68,6 +68,11 @@ impl PodDirectories {
         ledger_in(&self.data)
     }
 
+    /// What the pod was granted of the node's resources.
+    pub(crate) fn allocation(&self) -> PathBuf {
+        self.data.join("allocated.json")
+    }
+
     /// There once a volume that outlives the pod was given to its group.
     pub(crate) fn handed_over(&self, name: &str) -> PathBuf {
         self.data.join("handed-over").join(name)

@@ -7,6 +7,7 @@ pub(crate) mod mailbox;
 mod message;
 pub(crate) mod ops;
 mod patch;
+mod resize;
 mod state;
 mod stop;
 pub(crate) mod terminate;
@@ -60,6 +61,9 @@ impl PodWorker {
             let plan = self.plan(&runtime);
             self.announce(&plan);
             self.apply(&plan, &runtime);
+            if !plan.finished {
+                self.actuate(&runtime);
+            }
             if plan.finished && plan.actions.is_empty() && !self.finishing {
                 self.mailbox.is_over();
             }
@@ -90,6 +94,9 @@ impl PodWorker {
                 Ok(pod) => self.pod_changed(pod),
                 Err(error) => tracing::error!(pod = %object.key(), %error, "pod not readable"),
             }
+        }
+        for answer in letters.resized {
+            self.resized(answer);
         }
         if letters.preempted {
             self.preempt();
@@ -122,7 +129,8 @@ impl PodWorker {
         self.known_as = known_as;
     }
 
-    fn pod_changed(&mut self, pod: PodView) {
+    fn pod_changed(&mut self, mut pod: PodView) {
+        self.resizes.allocation.apply(&mut pod.spec);
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
         self.refresh_due |= old.labels != new.labels || old.annotations != new.annotations;
@@ -370,7 +378,7 @@ impl PodWorker {
         // Without tokens at hand a refresh is under way, whose end wakes us.
         let renewal = self.tokens.as_ref().and(self.refresh_at());
         let write = self.write_retry_at;
-        let wake_at = [wake_at, renewal, write].into_iter().flatten().min();
+        let wake_at = [wake_at, renewal, write, self.resizes.retry_at].into_iter().flatten().min();
         let clock = self.deps.clock.clone();
         let timer = async {
             match wake_at {
@@ -443,6 +451,8 @@ impl PodWorker {
                 self.removing.remove(&id);
             }
             Outcome::Finished => self.finishing = false,
+            Outcome::Granted { granted, generation, saved } => self.granted(granted, generation, saved),
+            Outcome::Actuated(result) => self.actuated(result),
             Outcome::Written(result) => self.written(result),
             Outcome::Cancelled => {}
         }
@@ -504,6 +514,8 @@ impl PodWorker {
             recursive_read_only: recursion::supported(&self.deps.runtime.handlers(), handler),
             ended,
             failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+            node_memory_bytes: self.deps.facts.memory_bytes,
+            resize: &self.resizes.progress,
             now: self.deps.now(),
         });
         self.status = status;

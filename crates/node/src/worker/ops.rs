@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deps::{Deps, blocking};
 use crate::env_files::{self, EnvFiles};
+use crate::groups;
 use crate::hooks;
 use crate::images;
 use crate::local_path;
@@ -25,6 +26,7 @@ use crate::pod::plan::latest;
 use crate::pod::recursion;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
+use crate::resize::Allocation;
 use crate::runtime_class;
 use crate::sources::{
     env_references, gather, gather_claims, node_labels, service_links, token_projections, volume_references,
@@ -62,6 +64,14 @@ pub(crate) enum Outcome {
         id: String,
     },
     Finished,
+    /// What a pod is granted was noted.
+    Granted {
+        granted: Allocation,
+        generation: i64,
+        saved: std::io::Result<()>,
+    },
+    /// The groups of a pod that is resized were set.
+    Actuated(Result<engine_api::Resources, String>),
     Written(Result<(), api::Status>),
     /// The worker was told to stop before the step was done.
     Cancelled,
@@ -133,6 +143,7 @@ async fn make_sandbox(
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
         }
     };
+    groups::enter(deps, pod).await;
     let addresses =
         if sandbox.host_network { deps.addresses() } else { connect(deps, pod, &sandbox).await? };
     write_etc_files(deps, pod, &addresses).await?;

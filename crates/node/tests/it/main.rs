@@ -5,6 +5,7 @@
 mod api_server;
 mod plugins;
 mod pods;
+mod resize;
 mod runtime;
 mod security;
 mod static_pods;

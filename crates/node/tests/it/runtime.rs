@@ -30,6 +30,8 @@ pub(crate) struct Fake {
     pub(crate) log: Mutex<Vec<String>>,
     /// Containers that do not heed the stop signal.
     pub(crate) stubborn: Mutex<Vec<String>>,
+    /// Limits of groups above sandboxes.
+    pub(crate) groups: Mutex<BTreeMap<String, Resources>>,
     /// How often a call will fail from now on, by the words with which the log tells of it.
     failing: Mutex<BTreeMap<&'static str, u32>>,
 }
@@ -43,6 +45,7 @@ impl Fake {
             clock,
             log: Mutex::default(),
             stubborn: Mutex::default(),
+            groups: Mutex::default(),
             failing: Mutex::default(),
         })
     }
@@ -126,6 +129,9 @@ impl Fake {
 impl Runtime for Fake {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, EngineError> {
         self.say(format!("create sandbox {}", spec.name));
+        if let Some(limits) = &spec.parent_resources {
+            self.groups.lock().insert(spec.cgroup_parent.clone(), limits.clone());
+        }
         let status = SandboxStatus {
             state: SandboxState::Ready,
             created_at: self.clock.now(),
@@ -314,7 +320,21 @@ impl Runtime for Fake {
         Ok(Stats { cpu_usage_ns: 5, ..Stats::default() })
     }
 
-    async fn update_resources(&self, _: &str, _: Resources) -> Result<(), EngineError> {
+    async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError> {
+        self.fails("update")?;
+        let name = {
+            let mut held = self.held.lock();
+            let status = held.containers.get_mut(id).ok_or(EngineError::not_found("no container"))?;
+            status.spec.resources = resources;
+            status.spec.name.clone()
+        };
+        self.say(format!("update {name}"));
+        Ok(())
+    }
+
+    async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError> {
+        self.groups.lock().insert(path.to_owned(), resources);
+        self.changed.send_modify(|count| *count += 1);
         Ok(())
     }
 

@@ -223,6 +223,8 @@ async fn the_node_tells_its_pods_and_their_use() {
     let config: Value = serde_json::from_str(&get(&server, "/configz").await.1).unwrap();
     assert_eq!(config["kubeletconfig"]["maxPods"], 110);
     assert_eq!(config["kubeletconfig"]["clusterDNS"][0], "10.96.0.10");
+    assert_eq!(config["kubeletconfig"]["crashLoopBackOff"]["maxContainerRestartPeriod"], "5m0s");
+    assert!(config["kubeletconfig"]["staticPodPath"].as_str().unwrap().ends_with("/manifests"));
     assert_eq!(get(&server, "/healthz").await, (200, "ok".to_owned()));
 }
 

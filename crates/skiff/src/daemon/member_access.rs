@@ -130,6 +130,8 @@ mod tests {
             max_container_restart_period: 300,
             oci_runtimes: Default::default(),
             images: crate::image_settings::Images::default(),
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
             etcd: None,
             access: apiserver::Access::default(),
             protection: apiserver::Protection::default(),
