@@ -467,6 +467,7 @@ fn bound_device(node: &DeviceNode, device: &Device) -> Mount {
         source: MountSource::Bind(node.path.clone()),
         target: device.path.clone(),
         read_only: false,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     }
 }

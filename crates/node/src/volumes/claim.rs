@@ -550,7 +550,7 @@ mod tests {
         volume["spec"]["mountOptions"] = json!(["hard"]);
         let found = ask(&around(bound(), volume.clone()), "n1", None).unwrap();
         let export = nfs::Export::of("s", "/x", true, &["hard"]).unwrap();
-        assert_eq!((found.entry.path, found.source), (directories().mounted("data"), Source::Nfs(export)));
+        assert_eq!((found.entry.path, found.source), (nowhere().mounted("data"), Source::Nfs(export)));
         volume["spec"]["mountOptions"] = json!(["remount"]);
         assert!(ask(&around(bound(), volume), "n1", None).unwrap_err().contains("mount option \"remount\""));
     }
@@ -565,9 +565,8 @@ mod tests {
             name: "n1".into(),
             labels: [("kubernetes.io/hostname".to_owned(), "n1".to_owned())].into(),
         };
-        let ask = |volume: Value| {
-            usable(&pod, "data", &of, &around(bound(), volume), &node, (&directories(), None))
-        };
+        let ask =
+            |volume: Value| usable(&pod, "data", &of, &around(bound(), volume), (&node, &nowhere()), None);
         let mut volume = with(local(), "/spec/local/path", "/dev/sdx".into());
         let error = ask(volume.clone()).unwrap_err();
         assert!(
