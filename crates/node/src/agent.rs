@@ -326,7 +326,7 @@ impl Component for Agent {
         ctx.spawn(local_path::keep(self.deps.clone()));
         plugins::sweep::begin(&self.deps).await?;
         ctx.spawn(plugins::in_use::keep(self.deps.clone()));
-        ctx.spawn(plugins::registration::keep(self.deps.clone()));
+        ctx.spawn(plugins::registration::keep(self.deps.clone(), self.workers.clone()));
         self.end_orphans(&ctx);
         self.door.begin();
         let mut pods = self.deps.caches.pods.subscribe();

@@ -32,5 +32,5 @@ pub use agent::{Agent, Handles};
 pub use config::{Config, FollowsApiServer, PodRange, ServerConfig};
 pub use hooks::end_container;
 pub use pod::record::termination_grace;
-pub use root::share_root;
+pub use root::{KNOWN_AS, hide_root, share_root, show_root};
 pub use server::NodeServer;

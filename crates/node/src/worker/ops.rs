@@ -220,6 +220,7 @@ async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens)
         .await
         .map_err(|status| format!("failed to fetch token: {status}"))?;
     let claims = gather_claims(deps, pod).await.map_err(|status| status.to_string())?;
+    tokens.republish(claims.republishes(), deps.now());
     let setup = Setup {
         pod: pod.clone(),
         directories: deps.directories(pod.uid()),

@@ -123,6 +123,7 @@ impl World {
             addresses: self._addresses.subscribe(),
             pod_range: None,
             data_dir: root.join("data"),
+            shown_as: root.join("data"),
             run_dir: root.join("run"),
             log_dir: root.join("logs"),
             seccomp_dir: root.join("seccomp"),
