@@ -17,7 +17,7 @@ use reconcile::{Change, EventRecorder, Informers, kinds};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::admission::{Door, Workers};
+use crate::admission::{Door, Refusal, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps};
 use crate::figures::Figures;
@@ -250,12 +250,20 @@ impl Crew {
         let Self { deps, workers, door, of_files } = self.clone();
         let key = object.key();
         ctx.spawn(async move {
-            if let Some(refusal) = door.settle(arrival).await {
+            let refusal = match door.settle(arrival).await {
+                Some(refusal) => Some(refusal),
+                None => {
+                    let given = plugins::devices::allocate(&deps, worker.pod()).await;
+                    given.err().map(|why| Refusal::new("UnexpectedAdmissionError", why))
+                }
+            };
+            if let Some(refusal) = refusal {
                 worker.reject(refusal);
             }
             worker.run().await;
             mailbox.is_over();
             door.leaves(&uid);
+            plugins::devices::release(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();
@@ -326,6 +334,9 @@ impl Component for Agent {
         ctx.spawn(local_path::keep(self.deps.clone()));
         plugins::sweep::begin(&self.deps).await?;
         ctx.spawn(plugins::in_use::keep(self.deps.clone()));
+        let listener = plugins::devices::begin(&self.deps).await;
+        ctx.spawn(plugins::devices::keep_report(self.deps.clone()));
+        ctx.spawn(plugins::devices::keep_server(self.deps.clone(), listener));
         ctx.spawn(plugins::registration::keep(self.deps.clone(), self.workers.clone()));
         self.end_orphans(&ctx);
         self.door.begin();

@@ -18,6 +18,7 @@ use crate::env_files::{self, EnvFiles};
 use crate::hooks;
 use crate::images;
 use crate::local_path;
+use crate::plugins::devices;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
@@ -338,6 +339,10 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
     };
     let message_file = directories.termination_message(&name, start.attempt);
     let mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    let extras = devices::extras(deps, pod.uid(), &name).await.map_err(StartError::config)?;
+    let (mut env, mut mounts) = (env, mounts);
+    env.extend(extras.env);
+    mounts.extend(extras.mounts);
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,

@@ -230,6 +230,19 @@ impl World {
         tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{file} never changed"));
     }
 
+    /// Waits until there is something at a path whose directory is there.
+    pub(crate) async fn file_there(&self, path: &Path) {
+        let watched = inotify::Inotify::init().unwrap();
+        watched.watches().add(path.parent().unwrap(), inotify::WatchMask::CREATE).unwrap();
+        let mut events = watched.into_event_stream(vec![0; 4096]).unwrap();
+        let found = async {
+            while !path.exists() {
+                futures::StreamExt::next(&mut events).await.unwrap().unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("never: {}", path.display()));
+    }
+
     /// Waits until the pod's worker has decided with everything that happened before this call, and has published what
     /// came of it: a new generation, which the worker reports with the rest. Answers the pod then.
     pub(crate) async fn settled(&self, name: &str) -> Value {
