@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-const DEFINITIONS: [&str; 2] = ["proto/csi.proto", "proto/pluginregistration.proto"];
+const DEFINITIONS: [&str; 3] =
+    ["proto/csi.proto", "proto/deviceplugin.proto", "proto/pluginregistration.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

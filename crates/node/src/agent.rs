@@ -17,7 +17,7 @@ use reconcile::{Change, EventRecorder, Informers, kinds};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::admission::{Door, Workers};
+use crate::admission::{Door, Refusal, Workers};
 use crate::config::Config;
 use crate::deps::{Caches, Deps, blocking};
 use crate::figures::Figures;
@@ -278,7 +278,14 @@ impl Crew {
         let Self { deps, workers, door, of_files } = self.clone();
         let (key, object) = (object.key(), object.clone());
         ctx.spawn(async move {
-            match door.settle(arrival).await {
+            let refusal = match door.settle(arrival).await {
+                Some(refusal) => Some(refusal),
+                None => {
+                    let given = plugins::devices::allocate(&deps, worker.pod()).await;
+                    given.err().map(|why| Refusal::new("UnexpectedAdmissionError", why))
+                }
+            };
+            match refusal {
                 Some(refusal) => worker.reject(refusal),
                 None => {
                     worker.recall().await;
@@ -292,6 +299,7 @@ impl Crew {
             door.leaves(&uid);
             deps.traces.forget(&uid);
             groups::leave(&deps, &uid).await;
+            plugins::devices::release(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();
@@ -363,7 +371,10 @@ impl Component for Agent {
         ctx.spawn(local_path::keep(self.deps.clone()));
         plugins::sweep::begin(&self.deps).await?;
         ctx.spawn(plugins::in_use::keep(self.deps.clone()));
-        ctx.spawn(plugins::registration::keep(self.deps.clone()));
+        let listener = plugins::devices::begin(&self.deps).await;
+        ctx.spawn(plugins::devices::keep_report(self.deps.clone()));
+        ctx.spawn(plugins::devices::keep_server(self.deps.clone(), listener));
+        ctx.spawn(plugins::registration::keep(self.deps.clone(), self.workers.clone()));
         self.end_orphans(&ctx);
         self.clear_leftovers(&ctx).await;
         self.door.begin().await;

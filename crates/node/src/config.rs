@@ -24,6 +24,8 @@ pub struct Config {
     pub pod_range: Option<PodRange>,
     /// Directory of what pods write (`pods/<uid>/…`), on disk.
     pub data_dir: PathBuf,
+    /// The name of that directory for plugins, which may see it elsewhere ([`crate::KNOWN_AS`]).
+    pub shown_as: PathBuf,
     /// Directory of what is derived from API objects, secrets among them: in memory, gone after a reboot.
     pub run_dir: PathBuf,
     /// Directory of the containers' logs.

@@ -40,5 +40,5 @@ pub use hooks::end_container;
 pub use images::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
 pub use kubelet_config::{ImageFields, KubeletConfiguration};
 pub use pod::record::termination_grace;
-pub use root::share_root;
+pub use root::{KNOWN_AS, hide_root, share_root, show_root};
 pub use server::NodeServer;

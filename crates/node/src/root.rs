@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use sys::mount::{MountEntry, MountTable};
@@ -67,6 +67,58 @@ pub fn share_root(root: &Path) -> io::Result<()> {
     }
 }
 
+/// Where charts, drivers and device plugins look for the kubelet's directory.
+pub const KNOWN_AS: &str = "/var/lib/kubelet";
+
+/// Shows the node's directory at another place too, if nothing is there: an upstream kubelet's is left alone. What is
+/// mounted in one is seen in the other, since the copy of a shared mount is of its group. Tells whether it is shown.
+///
+/// # Errors
+/// If it cannot be looked at, or not be mounted.
+pub fn show_root(root: &Path, place: &Path) -> io::Result<bool> {
+    if is_same(root, place)? {
+        return Ok(true);
+    }
+    match fs::read_dir(place) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Ok(false);
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(place)?,
+        Err(error) => return Err(error),
+    }
+    sys::mount::bind(root, place)?;
+    Ok(true)
+}
+
+/// Takes away what [`show_root`] has made, and nothing else.
+///
+/// # Errors
+/// If it cannot be unmounted.
+pub fn hide_root(root: &Path, place: &Path) -> io::Result<()> {
+    if !is_same(root, place)? {
+        return Ok(());
+    }
+    sys::mount::unmount(place)?;
+    match fs::remove_dir(place) {
+        // Somebody had a mount below ours, or has put something there.
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether two names lead to one directory.
+fn is_same(root: &Path, place: &Path) -> io::Result<bool> {
+    let identity = |path: &Path| match fs::metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (root, shown) = (identity(root)?, identity(place)?);
+    Ok(root.is_some() && root == shown)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -110,6 +162,33 @@ mod tests {
         assert!(ran.success());
         assert!(inside.join("volume").exists());
         assert_eq!(place.mounts(), [inside.as_path(), root.as_path()]);
+    }
+
+    #[test]
+    fn it_is_shown_where_nothing_is_and_hidden_again() {
+        let place = Place(tempfile::tempdir().unwrap());
+        let (root, shown) = (place.0.path().join("node"), place.0.path().join("kubelet"));
+        share_root(&root).unwrap();
+        lay_out(&root).unwrap();
+        fs::create_dir(&shown).unwrap();
+        fs::write(shown.join("config.yaml"), "an upstream kubelet's").unwrap();
+        assert!(!show_root(&root, &shown).unwrap());
+        hide_root(&root, &shown).unwrap();
+        assert_eq!(fs::read_to_string(shown.join("config.yaml")).unwrap(), "an upstream kubelet's");
+        fs::remove_dir_all(&shown).unwrap();
+        hide_root(&root, &shown).unwrap();
+        // As after a crash: once is enough.
+        assert!(show_root(&root, &shown).unwrap() && show_root(&root, &shown).unwrap());
+        assert_eq!(place.mounts().len(), 2);
+        let volume = root.join("pods");
+        sys::mount::tmpfs(&volume, Some(4096)).unwrap();
+        fs::write(volume.join("volume"), "").unwrap();
+        assert!(shown.join("pods/volume").exists());
+        sys::mount::unmount(&shown.join("pods")).unwrap();
+        assert!(!volume.join("volume").exists());
+        hide_root(&root, &shown).unwrap();
+        assert!(!shown.exists() && root.join("pods").exists());
+        assert_eq!(place.mounts(), [root.as_path()]);
     }
 
     #[test]

@@ -18,10 +18,15 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// A renewal that failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// Volumes whose driver asks for it are published again after this. Source: upstream's `syncFrequency`.
+const REPUBLISH: Duration = Duration::from_secs(60);
+
 /// The tokens of one pod.
 #[derive(Default)]
 pub(crate) struct Tokens {
     held: HashMap<TokenKey, Token>,
+    /// When drivers of the pod's volumes are to be asked again.
+    republish_at: Option<Timestamp>,
 }
 
 struct Token {
@@ -44,9 +49,14 @@ struct AnswerStatus {
 }
 
 impl Tokens {
-    /// When the next token has to be renewed.
+    /// When the next token has to be renewed, or volumes are to be published again.
     pub(crate) fn renew_at(&self) -> Option<Timestamp> {
-        self.held.values().map(|token| token.renew_at).min()
+        self.held.values().map(|token| token.renew_at).chain(self.republish_at).min()
+    }
+
+    /// Has volumes published again after a while, if a driver of the pod asks for that.
+    pub(crate) fn republish(&mut self, asked: bool, now: Timestamp) {
+        self.republish_at = asked.then(|| now.saturating_add(REPUBLISH).unwrap_or(Timestamp::MAX));
     }
 
     /// Gets every token that the projections need and that is missing or due. A renewal that fails while the old token

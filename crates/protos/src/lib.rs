@@ -16,6 +16,21 @@ pub mod csi {
     }
 }
 
+/// Devices that plugins have for containers.
+pub mod devices {
+    /// `deviceplugin/v1beta1`.
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::too_many_lines,
+        reason = "generated; the definitions document it"
+    )]
+    pub mod v1beta1 {
+        tonic::include_proto!("v1beta1");
+    }
+}
+
 /// How a plugin makes itself known to the node (`pluginregistration/v1`).
 pub mod registration {
     /// `pluginregistration`, which should have been called v1.

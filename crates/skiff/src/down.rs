@@ -3,6 +3,7 @@
 //! The daemon's own end leaves containers alone. So this command ends it first and then does the rest itself over the
 //! same engine, which takes the sandboxes back from their shims: it works as well where the daemon was killed.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -63,6 +64,8 @@ pub(crate) fn run(args: &DownArgs, instance: &Instance) -> Result<u8> {
         for kubeconfig in &data.kubeconfigs {
             crate::kubeconfig::remove(kubeconfig, &instance.name)?;
         }
+        let hidden = node::hide_root(&instance.data_dir.join("node"), Path::new(node::KNOWN_AS));
+        hidden.with_context(|| format!("unmount {}", node::KNOWN_AS))?;
         // Last, because the directory says where the rest is.
         rundir::empty(&instance.data_dir)?;
     }

@@ -1,12 +1,14 @@
 //! What the mounting of volumes asks of the node and of the API.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use api::Key;
+use api::{Key, PatchType};
 use async_trait::async_trait;
 use k8s_openapi::ByteString;
-use reconcile::kinds;
+use reconcile::{EventType, kinds};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::driver::{Driver, Texts};
 use super::in_use::is_attached;
@@ -14,7 +16,7 @@ use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::sources::look_up;
 use crate::tokens;
-use crate::volumes::csi::{Around, Mounted, SecretRef, TokenRequest, tokens_of};
+use crate::volumes::csi::{Around, Growth, Mounted, SecretRef, TokenRequest, tokens_of};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -44,6 +46,24 @@ struct AttachError {
     message: String,
 }
 
+/// How a claim is told that its file system has a size: nobody waits for that any more. Pure. Source:
+/// `MarkFSResizeFinished`.
+fn told_of_growth(claim: &Value, size: &str) -> Value {
+    let waits = ["FileSystemResizePending", "Resizing", "NodeResizeError"];
+    let conditions = claim["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let kept: Vec<Value> = conditions
+        .into_iter()
+        .filter(|condition| !waits.iter().any(|kind| condition["type"] == *kind))
+        .collect();
+    json!({
+        "metadata": { "resourceVersion": claim["metadata"]["resourceVersion"] },
+        "status": {
+            "capacity": { "storage": size }, "conditions": kept,
+            "allocatedResourceStatuses": { "storage": null },
+        },
+    })
+}
+
 /// What an attachment says, once it is there. Source: `verifyAttachmentStatus`.
 fn attached(view: AttachmentView) -> Result<Texts, String> {
     if view.metadata.is_terminating() {
@@ -60,6 +80,11 @@ fn attached(view: AttachmentView) -> Result<Texts, String> {
 impl Around for Deps {
     fn driver(&self, name: &str) -> Option<Arc<Driver>> {
         self.plugins.driver(name)
+    }
+
+    fn told(&self, path: &Path) -> PathBuf {
+        let within = path.strip_prefix(&self.config.data_dir);
+        within.map_or_else(|_| path.to_owned(), |within| self.config.shown_as.join(within))
     }
 
     fn mounted(&self) -> &Mounted {
@@ -94,6 +119,19 @@ impl Around for Deps {
         self.plugins.in_use.add(name).await
     }
 
+    async fn grown(&self, pod: &PodView, growth: &Growth, volume: &str) -> Result<(), String> {
+        let claims = kinds::PERSISTENT_VOLUME_CLAIMS.gvr();
+        let key = Key::new(&*pod.metadata.namespace, &*growth.claim);
+        let failed = |status: api::Status| format!("failed to tell claim {key} of its size: {status}");
+        let claim = self.client.get(&claims, &key).await.map_err(failed)?;
+        let claim: Value = claim.decode().map_err(|error| error.to_string())?;
+        let patch = told_of_growth(&claim, &growth.size);
+        self.client.patch(&claims, &key, "status", PatchType::Merge, &patch).await.map_err(failed)?;
+        let message = format!("MountVolume.NodeExpandVolume succeeded for volume \"{volume}\"");
+        self.event(pod, None, EventType::Normal, "FileSystemResizeSuccessful", message);
+        Ok(())
+    }
+
     fn not_in_use(&self, name: &str) {
         self.plugins.in_use.remove(name);
     }
@@ -113,9 +151,18 @@ impl Around for Deps {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn a_claim_that_has_grown_waits_for_nothing() {
+        let claim = json!({ "metadata": { "resourceVersion": "7" }, "status": { "conditions": [
+            { "type": "FileSystemResizePending" }, { "type": "ModifyVolumeError" }] } });
+        let patch = told_of_growth(&claim, "5Gi");
+        assert_eq!(patch["status"]["conditions"], json!([{ "type": "ModifyVolumeError" }]));
+        assert_eq!(patch["status"]["capacity"]["storage"], "5Gi");
+        assert!(patch["status"]["allocatedResourceStatuses"]["storage"].is_null());
+        assert_eq!(patch["metadata"]["resourceVersion"], "7");
+    }
 
     #[test]
     fn only_what_is_attached_is_mounted() {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use protos::csi::v1::node_client::NodeClient;
 use protos::csi::v1::node_service_capability::{Type, rpc};
 use protos::csi::v1::{
-    NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse, NodePublishVolumeRequest,
-    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
+    NodeExpandVolumeRequest, NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse,
+    NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
 };
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
@@ -30,6 +30,8 @@ const TOPOLOGY_MAX: usize = 64;
 pub(crate) struct Capabilities {
     /// A volume is staged once on the node, before it is published to pods.
     pub(crate) stage: bool,
+    /// File systems are grown where they are.
+    pub(crate) expand: bool,
     /// It knows the access modes with one writer apart.
     pub(crate) single_node_multi_writer: bool,
     /// It gives volumes to a group by itself.
@@ -158,12 +160,10 @@ impl Driver {
             let Some(Type::Rpc(rpc)) = capability.r#type else { continue };
             match rpc.r#type() {
                 rpc::Type::StageUnstageVolume => found.stage = true,
+                rpc::Type::ExpandVolume => found.expand = true,
                 rpc::Type::SingleNodeMultiWriter => found.single_node_multi_writer = true,
                 rpc::Type::VolumeMountGroup => found.mount_group = true,
-                rpc::Type::Unknown
-                | rpc::Type::ExpandVolume
-                | rpc::Type::GetVolumeStats
-                | rpc::Type::VolumeCondition => {}
+                rpc::Type::Unknown | rpc::Type::GetVolumeStats | rpc::Type::VolumeCondition => {}
             }
         }
         Ok(found)
@@ -181,6 +181,10 @@ impl Driver {
 
     pub(crate) async fn publish(&self, request: NodePublishVolumeRequest) -> Result<(), String> {
         ask(self.limit, self.client.clone().node_publish_volume(request)).await.map(drop)
+    }
+
+    pub(crate) async fn expand(&self, request: NodeExpandVolumeRequest) -> Result<(), String> {
+        ask(self.limit, self.client.clone().node_expand_volume(request)).await.map(drop)
     }
 
     pub(crate) async fn unpublish(&self, handle: &str, target: &Path) -> Result<(), String> {

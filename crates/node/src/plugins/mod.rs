@@ -4,6 +4,7 @@
 
 mod around;
 pub(crate) mod csi_node;
+pub(crate) mod devices;
 pub(crate) mod driver;
 pub(crate) mod in_use;
 pub(crate) mod registration;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use devices::Devices;
 use driver::Driver;
 use in_use::InUse;
 
@@ -29,6 +31,8 @@ pub(crate) struct Plugins {
     pub(crate) mounted: Mounted,
     /// What the node says that it uses of volumes which are attached to it.
     pub(crate) in_use: InUse,
+    /// Devices that plugins have for containers.
+    pub(crate) devices: Devices,
     /// Held by who writes the node's objects for a driver.
     objects: tokio::sync::Mutex<()>,
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::{self, Driver};
 use super::socket::{ask, channel};
 use super::{csi_node, sweep};
+use crate::admission::Workers;
 use crate::deps::{Deps, blocking};
 use crate::root::REGISTRY;
 
@@ -89,7 +90,7 @@ fn watch(directory: &Path) -> io::Result<inotify::EventStream<Vec<u8>>> {
 }
 
 /// Looks after the plugins of the node until it is dropped.
-pub(crate) async fn keep(deps: Arc<Deps>) {
+pub(crate) async fn keep(deps: Arc<Deps>, workers: Workers) {
     let directory = deps.config.data_dir.join(REGISTRY);
     let mut attended: HashMap<PathBuf, Attended> = HashMap::new();
     // All of them in one task: none computes, and each only waits for its own plugin.
@@ -103,7 +104,7 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
                 loop {
                     // What came before the watch began has told nobody.
                     for (path, gone) in look(&directory, &mut attended).await {
-                        works.push(attend(deps.clone(), path, gone));
+                        works.push(attend(deps.clone(), workers.clone(), path, gone));
                     }
                     if !wait(&mut events, &mut works).await {
                         break;
@@ -177,7 +178,7 @@ async fn look(
 }
 
 /// Looks after the plugin at a socket until the socket is gone.
-async fn attend(deps: Arc<Deps>, socket: PathBuf, gone: CancellationToken) {
+async fn attend(deps: Arc<Deps>, workers: Workers, socket: PathBuf, gone: CancellationToken) {
     let mut failures = 0;
     let name = loop {
         let done = tokio::select! {
@@ -198,6 +199,9 @@ async fn attend(deps: Arc<Deps>, socket: PathBuf, gone: CancellationToken) {
         }
     };
     tracing::info!(driver = name, socket = %socket.display(), "a driver of volumes has registered");
+    for mailbox in workers.lock().values() {
+        mailbox.volumes_may_be_had();
+    }
     tokio::select! {
         () = sweep::after(&deps, &name) => gone.cancelled().await,
         () = gone.cancelled() => {}

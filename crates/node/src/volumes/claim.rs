@@ -8,16 +8,17 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use api::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use reconcile::node_affinity::NodeSelector;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sys::mount_options::Options;
 
-use super::csi::{CsiSource, DriverView, Mounting};
+use super::csi::{CsiSource, DriverView, Growth, Mounting};
 use super::kind::ClaimOf;
 use super::ledger::Entry;
 use super::{PodDirectories, VolumeError, device, host_path, nfs, ownership};
-use crate::pod::PodView;
+use crate::pod::{PodView, quantity};
 
 /// A projection of `core/v1.PersistentVolumeClaim`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -38,6 +39,7 @@ struct ClaimSpec {
 #[serde(default)]
 struct ClaimStatus {
     phase: String,
+    capacity: BTreeMap<String, Quantity>,
 }
 
 /// A projection of `core/v1.PersistentVolume`.
@@ -60,6 +62,7 @@ struct VolumeSpec {
     csi: Option<CsiSource>,
     access_modes: Vec<String>,
     mount_options: Vec<String>,
+    capacity: BTreeMap<String, Quantity>,
     /// Everything else, the other sources among it.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -128,6 +131,13 @@ pub(crate) struct Claims {
     pub(crate) volumes: HashMap<String, VolumeView>,
     /// What the cluster knows of the drivers of the pod's volumes.
     pub(crate) drivers: HashMap<String, DriverView>,
+}
+
+impl Claims {
+    /// Whether a driver wants a volume published again and again.
+    pub(crate) fn republishes(&self) -> bool {
+        self.drivers.values().any(DriverView::republishes)
+    }
 }
 
 /// The node as volumes ask for it.
@@ -213,6 +223,7 @@ pub(crate) fn usable(
         let mounting = Mounting::persistent(source.clone(), &spec.access_modes, &spec.mount_options, object);
         let mut mounting = mounting.map_err(failed)?;
         mounting.only_read(of.read_only);
+        mounting.grows(growth(claim, volume));
         let mut entry = mounting.entry(directories, name, &volume.metadata.name);
         entry.claim_uid.clone_from(&claim.metadata.uid);
         return Ok(Usable { entry, source: Source::Csi(Box::new(mounting)) });
@@ -234,6 +245,18 @@ pub(crate) fn usable(
 pub(crate) fn failed(volume: &str, device: bool, cause: String) -> VolumeError {
     let volume = volume.to_owned();
     if device { VolumeError::Map { volume, cause } } else { VolumeError::SetUp { volume, cause } }
+}
+
+/// A volume that has become larger than its claim says: its file system has not. Source: `nodeExpandVolume`.
+fn growth(claim: &ClaimView, volume: &VolumeView) -> Option<Growth> {
+    let has = claim.status.capacity.get("storage")?;
+    let gets = volume.spec.capacity.get("storage")?;
+    let bytes = quantity::value(gets);
+    (bytes > quantity::value(has)).then(|| Growth {
+        claim: claim.metadata.name.clone(),
+        size: gets.0.clone(),
+        bytes,
+    })
 }
 
 /// Source: `getPVCExtractPV`, `ephemeral.VolumeIsForPod`.

@@ -12,7 +12,10 @@ use k8s_openapi::api::core::v1::CSIVolumeSource;
 use parking_lot::Mutex;
 use protos::csi::v1::volume_capability::access_mode::Mode;
 use protos::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
-use protos::csi::v1::{NodePublishVolumeRequest, NodeStageVolumeRequest, VolumeCapability};
+use protos::csi::v1::{
+    CapacityRange, NodeExpandVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
+    VolumeCapability,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -50,6 +53,17 @@ pub(crate) struct CsiSource {
     pub(crate) volume_attributes: BTreeMap<String, String>,
     pub(crate) node_stage_secret_ref: Option<SecretRef>,
     pub(crate) node_publish_secret_ref: Option<SecretRef>,
+    pub(crate) node_expand_secret_ref: Option<SecretRef>,
+}
+
+/// A file system that is smaller than its volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Growth {
+    /// The claim, which has not been told.
+    pub(crate) claim: String,
+    /// What the volume has, in the API's words and in bytes.
+    pub(crate) size: String,
+    pub(crate) bytes: i64,
 }
 
 /// A projection of `storage.k8s.io/v1.CSIDriver`.
@@ -57,6 +71,13 @@ pub(crate) struct CsiSource {
 #[serde(default)]
 pub(crate) struct DriverView {
     spec: DriverSpec,
+}
+
+impl DriverView {
+    /// Whether its volumes are to be published again and again, for what is in them is renewed so.
+    pub(crate) fn republishes(&self) -> bool {
+        self.spec.requires_republish
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -89,6 +110,7 @@ pub(crate) struct Mounting {
     object: DriverView,
     /// It lives with its pod and was never made by a controller.
     ephemeral: bool,
+    growth: Option<Growth>,
 }
 
 /// What the ledger knows of a volume of a driver.
@@ -107,6 +129,8 @@ pub(crate) struct Noted {
 pub(crate) trait Around: Send + Sync {
     /// A driver that has registered.
     fn driver(&self, name: &str) -> Option<Arc<Driver>>;
+    /// A path of the node's as drivers are told it: in their containers the node's directory may have another name.
+    fn told(&self, path: &Path) -> PathBuf;
     /// What drivers have done so far.
     fn mounted(&self) -> &Mounted;
     /// A Secret's values.
@@ -115,6 +139,8 @@ pub(crate) trait Around: Send + Sync {
     async fn tokens(&self, pod: &PodView, requests: &[TokenRequest]) -> Result<String, String>;
     /// Returns when the Node says that it uses an attached volume: from then on nobody detaches it.
     async fn in_use(&self, name: &str) -> Result<(), String>;
+    /// The file system of a claim's volume has grown.
+    async fn grown(&self, pod: &PodView, growth: &Growth, volume: &str) -> Result<(), String>;
     /// Nobody on the node uses the volume any more.
     fn not_in_use(&self, name: &str);
     /// Returns when the Node says that a volume is attached, with what the attachment `object` says of it.
@@ -238,9 +264,13 @@ impl Mounting {
         self.read_only |= read_only;
     }
 
+    pub(crate) fn grows(&mut self, growth: Option<Growth>) {
+        self.growth = growth;
+    }
+
     /// Whether it is to be published again and again.
-    pub(crate) fn is_republished(&self) -> bool {
-        self.object.spec.requires_republish
+    fn is_republished(&self) -> bool {
+        self.object.republishes()
     }
 
     fn capability(&self, can: Capabilities, group: Option<Group>) -> VolumeCapability {
@@ -357,13 +387,17 @@ impl Work<'_> {
         let done = (self.setup.pod.uid().to_owned(), self.usable.entry.name.clone());
         let again = around.mounted().published.lock().contains(&done);
         if again && !self.mounting.is_republished() {
-            return Ok(());
+            return match self.mounting.growth {
+                Some(_) => self.grow(&driver, driver.capabilities().await?).await,
+                None => Ok(()),
+            };
         }
         let can = driver.capabilities().await?;
         let context = self.attach().await?;
         let staging = self.stage(&driver, can, &context).await?;
         self.publish(&driver, can, context, staging).await?;
         self.check().await?;
+        self.grow(&driver, can).await?;
         if !again && !can.mount_group {
             self.give().await?;
         }
@@ -419,7 +453,7 @@ impl Work<'_> {
         let request = NodeStageVolumeRequest {
             volume_id: source.volume_handle.clone(),
             publish_context: context.clone(),
-            staging_target_path: text(&staging)?,
+            staging_target_path: text(&self.setup.around.told(&staging))?,
             volume_capability: Some(self.mounting.capability(can, self.drivers_group(can))),
             secrets,
             volume_context: source.volume_attributes.clone().into_iter().collect(),
@@ -455,8 +489,11 @@ impl Work<'_> {
         let request = NodePublishVolumeRequest {
             volume_id: source.volume_handle.clone(),
             publish_context: context,
-            staging_target_path: staging.as_deref().map(text).transpose()?.unwrap_or_default(),
-            target_path: text(&target)?,
+            staging_target_path: match staging {
+                Some(staging) => text(&self.setup.around.told(&staging))?,
+                None => String::new(),
+            },
+            target_path: text(&self.setup.around.told(&target))?,
             volume_capability: Some(self.mounting.capability(can, self.drivers_group(can))),
             readonly: self.mounting.read_only,
             secrets,
@@ -479,6 +516,29 @@ impl Work<'_> {
                 Err(format!("the driver says that the volume is published, and it is not there: {error}"))
             }
         }
+    }
+
+    /// Has the file system grown to what the volume has, and tells the claim. A driver that does not do that has nothing
+    /// left to do. Source: `nodeExpandVolume`, `OperationGenerator`.
+    async fn grow(&self, driver: &Driver, can: Capabilities) -> Result<(), String> {
+        let (Mounting { source, growth, .. }, volume) = (self.mounting, &self.usable.entry.volume);
+        let Some(growth) = growth else { return Ok(()) };
+        if can.expand {
+            let target = text(&self.setup.around.told(&self.usable.entry.path))?;
+            let staging = self.noted().staging.filter(|_| can.stage);
+            let staging = staging.map(|staging| text(&self.setup.around.told(&staging))).transpose()?;
+            let request = NodeExpandVolumeRequest {
+                volume_id: source.volume_handle.clone(),
+                volume_path: staging.clone().unwrap_or(target),
+                capacity_range: Some(CapacityRange { required_bytes: growth.bytes, limit_bytes: 0 }),
+                staging_target_path: staging.unwrap_or_default(),
+                volume_capability: Some(self.mounting.capability(can, self.drivers_group(can))),
+                secrets: self.secret(source.node_expand_secret_ref.as_ref()).await?,
+            };
+            let failed = |error| format!("NodeExpandVolume failed for volume \"{volume}\" : {error}");
+            driver.expand(request).await.map_err(failed)?;
+        }
+        self.setup.around.grown(&self.setup.pod, growth, volume).await
     }
 
     async fn give(&self) -> Result<(), String> {
@@ -552,7 +612,7 @@ impl Release<'_> {
         let mounted = self.around.mounted();
         let _alone = mounted.lock(&noted.driver, &noted.handle).await;
         mounted.published.lock().remove(&(self.uid.to_owned(), self.entry.name.clone()));
-        driver.unpublish(&noted.handle, &self.entry.path).await?;
+        driver.unpublish(&noted.handle, &self.around.told(&self.entry.path)).await?;
         unstage_unused(self.around, self.threads, &driver, &noted, (self.directories.root(), self.uid))
             .await?;
         let (path, name) = (self.directories.ledger(), self.entry.name.clone());
@@ -583,7 +643,7 @@ pub(crate) async fn unstage_unused(
         if run(threads, name.clone(), move || place.try_exists()).await? {
             around.mounted().unstaged(&noted.driver, &noted.handle);
             driver
-                .unstage(&noted.handle, &staging)
+                .unstage(&noted.handle, &around.told(&staging))
                 .await
                 .map_err(|error| format!("UnmountDevice failed for volume \"{}\" : {error}", noted.handle))?;
             run(threads, name, move || staged::forget(&staging)).await?;

@@ -31,6 +31,10 @@ impl Around for Alone {
         self.drivers.get(name).cloned()
     }
 
+    fn told(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
+
     fn mounted(&self) -> &Mounted {
         &self.mounted
     }
@@ -45,6 +49,11 @@ impl Around for Alone {
 
     async fn in_use(&self, name: &str) -> Result<(), String> {
         self.log.lock().push(format!("in use {name}"));
+        Ok(())
+    }
+
+    async fn grown(&self, _: &PodView, growth: &Growth, _: &str) -> Result<(), String> {
+        self.log.lock().push(format!("{} has {}", growth.claim, growth.size));
         Ok(())
     }
 
@@ -165,9 +174,13 @@ impl Node for Served {
 
     async fn node_expand_volume(
         &self,
-        _: Request<NodeExpandVolumeRequest>,
+        asked: Request<NodeExpandVolumeRequest>,
     ) -> Answer<NodeExpandVolumeResponse> {
-        Err(Status::unimplemented(""))
+        let asked = asked.into_inner();
+        let wanted = asked.capacity_range.unwrap().required_bytes;
+        let staged = asked.volume_path == asked.staging_target_path;
+        self.0.say(&format!("grow to {wanted}, staged: {staged}")).await;
+        Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes: wanted }))
     }
 
     async fn node_get_capabilities(
@@ -175,9 +188,12 @@ impl Node for Served {
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Answer<NodeGetCapabilitiesResponse> {
         let many = if self.0.lie() == Some(Lie::Endless) { 3 << 20 } else { 1 };
-        let kind = node_service_capability::rpc::Type::StageUnstageVolume.into();
-        let rpc = node_service_capability::Type::Rpc(node_service_capability::Rpc { r#type: kind });
-        let capabilities = vec![NodeServiceCapability { r#type: Some(rpc) }; many];
+        let can = |kind: node_service_capability::rpc::Type| {
+            let rpc = node_service_capability::Rpc { r#type: kind.into() };
+            NodeServiceCapability { r#type: Some(node_service_capability::Type::Rpc(rpc)) }
+        };
+        let mut capabilities = vec![can(node_service_capability::rpc::Type::StageUnstageVolume); many];
+        capabilities.push(can(node_service_capability::rpc::Type::ExpandVolume));
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
     }
 
@@ -327,6 +343,44 @@ async fn a_volume_is_staged_once_and_unstaged_when_nobody_has_it() {
     // Repeated, there is nothing to undo.
     world.tear_down("u2").await.unwrap();
     assert_eq!(world.log(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_volume_that_has_grown_grows_where_it_is_mounted() {
+    let world = World::new(LONG);
+    let pod = world.pod("u1", claimed());
+    let sized = |claim: &str, volume: &str| {
+        let mut around = claims(json!({"attachRequired": false}));
+        let claim = json!({ "metadata": { "name": "c", "namespace": "default", "uid": "cu" },
+            "spec": { "volumeName": "pv" },
+            "status": { "phase": "Bound", "capacity": { "storage": claim } } });
+        let volume = json!({ "metadata": { "name": "pv" }, "spec": { "claimRef": { "uid": "cu" },
+            "capacity": { "storage": volume }, "csi": { "driver": "d", "volumeHandle": "h" } } });
+        around.claims.insert("c".to_owned(), serde_json::from_value(claim).unwrap());
+        around.volumes.insert("pv".to_owned(), serde_json::from_value(volume).unwrap());
+        around
+    };
+    world.set_up(&pod, sized("1Ki", "1Ki")).await.unwrap();
+    assert_eq!(world.log(), ["stage", "publish"]);
+    world.set_up(&pod, sized("1Ki", "2Ki")).await.unwrap();
+    assert_eq!(world.log(), ["grow to 2048, staged: true", "c has 2Ki"]);
+    world.tear_down("u1").await.unwrap();
+    world.log();
+    world.set_up(&pod, sized("2Ki", "3Ki")).await.unwrap();
+    assert_eq!(world.log(), ["stage", "publish", "grow to 3072, staged: true", "c has 3Ki"]);
+}
+
+#[tokio::test]
+async fn a_driver_that_asks_for_it_publishes_again() {
+    let world = World::new(LONG);
+    let pod = world.pod("u1", claimed());
+    let driver = json!({"attachRequired": false, "requiresRepublish": true});
+    for wanted in [&["stage", "publish"][..], &["publish"]] {
+        assert!(claims(driver.clone()).republishes());
+        world.set_up(&pod, claims(driver.clone())).await.unwrap();
+        assert_eq!(world.log(), wanted);
+    }
+    assert!(!claims(json!({})).republishes());
 }
 
 #[tokio::test]

@@ -135,6 +135,12 @@ impl Mailbox {
         }
     }
 
+    /// Somebody who serves volumes is there now.
+    pub(crate) fn volumes_may_be_had(&self) {
+        self.letters.lock().references = true;
+        self.wake.notify_one();
+    }
+
     /// Everything that has arrived.
     pub(crate) fn take(&self) -> Letters {
         std::mem::take(&mut *self.letters.lock())

@@ -19,6 +19,7 @@ use crate::groups;
 use crate::hooks;
 use crate::images;
 use crate::local_path;
+use crate::plugins::devices;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
@@ -257,6 +258,7 @@ async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens)
         .await
         .map_err(|status| format!("failed to fetch token: {status}"))?;
     let claims = gather_claims(deps, pod).await.map_err(|status| status.to_string())?;
+    tokens.republish(claims.republishes(), deps.now());
     let setup = Setup {
         pod: pod.clone(),
         directories: deps.directories(pod.uid()),
@@ -381,8 +383,13 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
     let message_file = directories.termination_message(&name, start.attempt);
-    let (mut mounts, devices) = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    let (mut mounts, mut devices) = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
     recursion::settle(container, &mut mounts, recursive(deps, start)).map_err(StartError::config)?;
+    let extras = devices::extras(deps, pod.uid(), &name).await.map_err(StartError::config)?;
+    let mut env = env;
+    env.extend(extras.env);
+    mounts.extend(extras.mounts);
+    devices.extend(extras.devices);
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,

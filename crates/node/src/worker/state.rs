@@ -145,6 +145,11 @@ impl PodWorker {
         }
     }
 
+    /// The pod as it is known.
+    pub(crate) fn pod(&self) -> &PodView {
+        &self.pod
+    }
+
     /// The node does not take the pod: it fails without having begun.
     pub(crate) fn reject(&mut self, Refusal { reason, message }: Refusal) {
         let told = format!("Pod was rejected: {message}");

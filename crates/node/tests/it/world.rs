@@ -123,6 +123,7 @@ impl World {
             addresses: self._addresses.subscribe(),
             pod_range: None,
             data_dir: root.join("data"),
+            shown_as: root.join("data"),
             run_dir: root.join("run"),
             log_dir: root.join("logs"),
             seccomp_dir: root.join("seccomp"),
@@ -228,6 +229,19 @@ impl World {
             }
         };
         tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{file} never changed"));
+    }
+
+    /// Waits until there is something at a path whose directory is there.
+    pub(crate) async fn file_there(&self, path: &Path) {
+        let watched = inotify::Inotify::init().unwrap();
+        watched.watches().add(path.parent().unwrap(), inotify::WatchMask::CREATE).unwrap();
+        let mut events = watched.into_event_stream(vec![0; 4096]).unwrap();
+        let found = async {
+            while !path.exists() {
+                futures::StreamExt::next(&mut events).await.unwrap().unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("never: {}", path.display()));
     }
 
     /// Waits until the pod's worker has decided with everything that happened before this call, and has published what

@@ -1,6 +1,7 @@
 //! What works on this host: engine, network, cluster DNS, the node agent and the Docker Engine API.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use async_trait::async_trait;
 use base::BoxError;
 use base::clock::SharedClock;
 use base::lifecycle::{Component, Context as Running, Supervisor};
+use cli::instance::DEFAULT_NAME;
 use client::Client;
 use engine::{Engine, EngineConfig, ImageService};
 use engine_api::{EngineError, Images, Runtime, SandboxNetwork, SandboxState};
@@ -151,6 +153,7 @@ fn node_config(
         addresses: reach.addresses,
         pod_range: Some(range),
         data_dir: instance.data_dir.join("node"),
+        shown_as: shown_as(&instance.name, &instance.data_dir.join("node")),
         run_dir: instance.run_dir.join("node"),
         log_dir: instance.data_dir.join("logs"),
         seccomp_dir: instance.data_dir.join("seccomp"),
@@ -170,6 +173,22 @@ fn node_config(
             api_server_name: apiserver::nodes::CLIENT_NAME.into(),
             api_server: reach.api_server,
         }),
+    }
+}
+
+/// Where plugins see the node's directory: charts name the kubelet's, which the default instance shows where there is none.
+fn shown_as(instance: &str, root: &Path) -> PathBuf {
+    let known = Path::new(node::KNOWN_AS);
+    if instance != DEFAULT_NAME {
+        return root.to_owned();
+    }
+    match node::show_root(root, known) {
+        Ok(true) => known.to_owned(),
+        Ok(false) => root.to_owned(),
+        Err(error) => {
+            tracing::warn!(directory = %known.display(), %error, "the node's directory is not shown there: charts have to be told of {}", root.display());
+            root.to_owned()
+        }
     }
 }
 
