@@ -10,6 +10,7 @@ use engine_api::{
     SandboxSpec, SeccompProfile,
 };
 use serde_json::{Value, json};
+use shim::IdRange;
 use sys::host::DeviceNode;
 
 use crate::labels::Labels;
@@ -50,6 +51,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) rootfs: &'a Path,
     pub(crate) run_sandbox: &'a Path,
     pub(crate) cgroup_path: &'a str,
+    /// The user namespace to join, with its ids.
+    pub(crate) users: Option<(PathBuf, IdRange)>,
     /// The PID namespace to join; `None` makes one (or uses the host's, as the sandbox says).
     pub(crate) pid_namespace: Option<PathBuf>,
     /// The container's own group in each cgroup version 1 hierarchy, by the name under which it is shown.
@@ -68,6 +71,8 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
     let mut linux = json!({
         "cgroupsPath": format!("/{}", around.cgroup_path),
         "namespaces": namespaces(around),
+        "uidMappings": ids(around),
+        "gidMappings": ids(around),
         "rootfsPropagation": propagation_of_root(&spec.mounts),
         "seccomp": around.seccomp,
         "mountLabel": around.labels.selinux.as_ref().map(|(_, mounts)| mounts),
@@ -214,12 +219,19 @@ fn absolute(path: &str) -> PathBuf {
 fn namespaces(around: &Surroundings<'_>) -> Vec<Value> {
     // Network, IPC and UTS are the shim's own: inherited, not joined.
     let mut list = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    list.extend(around.users.as_ref().map(|(path, _)| json!({"type": "user", "path": path})));
     match (&around.pid_namespace, around.sandbox.host_pid) {
         (Some(path), _) => list.push(json!({"type": "pid", "path": path})),
         (None, false) => list.push(json!({"type": "pid"})),
         (None, true) => {}
     }
     list
+}
+
+/// Runtimes want the ids of a user namespace told, also of one that has them already.
+fn ids(around: &Surroundings<'_>) -> Option<Value> {
+    let (_, IdRange { first, count }) = around.users.as_ref()?;
+    Some(json!([{"containerID": 0, "hostID": first, "size": count}]))
 }
 
 fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {

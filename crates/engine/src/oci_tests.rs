@@ -29,6 +29,7 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         run_sandbox: Path::new("/run/s"),
         cgroup_path: "skiff/s/c",
         cgroup_directories: &[],
+        users: None,
         pid_namespace: None,
         devices: &[],
         device_rules: true,

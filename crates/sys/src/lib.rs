@@ -16,5 +16,6 @@ pub mod process;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod tty;
+pub mod users;
 #[cfg(feature = "async")]
 pub mod watch;

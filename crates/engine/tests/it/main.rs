@@ -8,3 +8,4 @@ mod mounts;
 mod other_runtime;
 mod support;
 mod survival;
+mod users;

@@ -23,6 +23,7 @@ use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
 use crate::pod::plan::latest;
 use crate::pod::recursion;
+use crate::pod::security::check_users;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_class;
@@ -108,6 +109,7 @@ async fn make_sandbox(
         Some(sandbox) => sandbox,
         None => {
             let handler = runtime_class::handler(deps, pod).await?;
+            check_users(&pod.spec, &deps.runtime.handlers(), &handler)?;
             let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain(), handler)?;
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
             deps.state.put_sandbox(&status);

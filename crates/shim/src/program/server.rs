@@ -493,6 +493,7 @@ impl Server {
             exec: None,
             terminal: container.config.terminal,
             runtime: container.config.runtime.clone(),
+            users: container.config.users,
             errand: None,
         };
         let ends: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
@@ -523,6 +524,7 @@ impl Server {
             exec: Some(process),
             terminal,
             runtime: container.config.runtime.clone(),
+            users: container.config.users,
             errand: None,
         };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -580,6 +582,7 @@ impl Server {
             exec: None,
             terminal: false,
             runtime: container.config.runtime.clone(),
+            users: false,
             errand: Some(errand),
         };
         self.launch(peer, call, &launch, &[], Kind::Errand(slot, after))
