@@ -228,6 +228,12 @@ fn namespaces(around: &Surroundings<'_>) -> Vec<Value> {
     list
 }
 
+/// A hierarchy by its name, and by each of its controllers' where it has several (`cpu,cpuacct`).
+fn names_of((name, directory): &(String, PathBuf)) -> impl Iterator<Item = (&str, &PathBuf)> {
+    let each = name.split(',').filter(move |part| *part != name);
+    std::iter::once(name.as_str()).chain(each).map(move |name| (name, directory))
+}
+
 /// Runtimes want the ids of a user namespace told, also of one that has them already.
 fn ids(around: &Surroundings<'_>) -> Option<Value> {
     let (_, IdRange { first, count }) = around.users.as_ref()?;
@@ -249,12 +255,12 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
         system("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         system("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
     ];
-    if around.pid_namespace.is_some() && !around.cgroup_directories.is_empty() {
-        // The library looks up its cgroups by its process id in the namespace that it joined, but in the host's /proc:
-        // under that number there is another process or none. So it is not asked to.
+    if !around.cgroup_directories.is_empty() {
+        // The library would mount hierarchies of version 1 so that root may lift its own limits, and where the container
+        // joins a PID namespace, look its cgroups up by a number that is another process's. So it is not asked to.
         let of_tmpfs = ["nosuid", "noexec", "nodev", "mode=755"];
         list.push(system("/sys/fs/cgroup", "tmpfs", "tmpfs", &of_tmpfs));
-        for (name, directory) in around.cgroup_directories {
+        for (name, directory) in around.cgroup_directories.iter().flat_map(names_of) {
             let options = ["bind", "nosuid", "noexec", "nodev", sys_mode];
             let target = format!("/sys/fs/cgroup/{name}");
             list.push(system(&target, "bind", &directory.to_string_lossy(), &options));

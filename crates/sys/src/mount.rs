@@ -123,6 +123,13 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(rustix::mount::mount_bind_recursive(source, target)?)
 }
 
+/// Shows a file or directory at `target` too, where nothing can be written through.
+pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
+    rustix::mount::mount_bind(source, target)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount_remount(target, flags, c"")?)
+}
+
 /// Unmounts, at once for new uses and really when the last user is gone. Nothing mounted there, or nothing there, is
 /// no error.
 pub fn unmount(target: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod contract;
+mod escape;
 mod mounts;
 mod other_runtime;
 mod support;
