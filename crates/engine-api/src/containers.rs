@@ -48,6 +48,10 @@ pub struct SandboxSpec {
     /// Which of the engine's OCI runtimes executes the containers; empty: the built-in one.
     #[serde(default)]
     pub runtime_handler: String,
+    /// User and group ids of its own: a user namespace, in which root is nobody on the host. Not with the host's
+    /// namespaces.
+    #[serde(default)]
+    pub own_users: bool,
 }
 
 /// An OCI runtime that sandboxes can ask for, and what it can do beyond what all can.

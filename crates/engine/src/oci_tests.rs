@@ -31,6 +31,7 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         run_sandbox: Path::new("/run/s"),
         cgroup_path: "skiff/s/c",
         cgroup_directories: &[],
+        users: None,
         pid_namespace: None,
         devices: &[],
         given: &[given],

@@ -25,6 +25,7 @@ use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
 use crate::pod::plan::latest;
 use crate::pod::recursion;
+use crate::pod::security::check_users;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
 use crate::resize::Allocation;
@@ -137,6 +138,7 @@ async fn make_sandbox(
         Some(sandbox) => sandbox,
         None => {
             let handler = runtime_class::handler(deps, pod).await?;
+            check_users(&pod.spec, &deps.runtime.handlers(), &handler)?;
             let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain(), handler)?;
             let _step = deps.traces.step(pod.uid(), "node: sandbox", "");
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
