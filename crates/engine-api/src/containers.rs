@@ -11,6 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{EngineError, Process};
 
+/// The label in which users of the engine but the node say whose a sandbox or container is (`docker`, `cri`): nobody
+/// touches what bears another's name.
+pub const OWNER_LABEL: &str = "skiff.owner";
+
 /// A group of containers that share namespaces and one shim: a pod, or a single `run` container's surroundings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
