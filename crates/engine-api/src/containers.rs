@@ -190,6 +190,12 @@ pub struct Security {
     pub seccomp: SeccompProfile,
     /// Leave /proc unmasked.
     pub unmask_proc: bool,
+    /// Paths that cannot be read, beside the engine's own.
+    #[serde(default)]
+    pub masked_paths: Vec<String>,
+    /// Paths that cannot be written, beside the engine's own.
+    #[serde(default)]
+    pub read_only_paths: Vec<String>,
 }
 
 /// Where a container's log goes.

@@ -112,6 +112,7 @@ pub(crate) fn security(spec: &PodSpec, container: &Container, profiles: &Path) -
         read_only_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         seccomp: seccomp(pod, &own, privileged, profiles)?,
         unmask_proc: own.proc_mount.as_deref() == Some("Unmasked"),
+        ..Security::default()
     })
 }
 
