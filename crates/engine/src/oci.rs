@@ -78,8 +78,8 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         "rootfsPropagation": propagation_of_root(&spec.mounts),
         "seccomp": around.seccomp,
         "mountLabel": around.labels.selinux.as_ref().map(|(_, mounts)| mounts),
-        "maskedPaths": if privileged || spec.security.unmask_proc { vec![] } else { MASKED.to_vec() },
-        "readonlyPaths": if privileged || spec.security.unmask_proc { vec![] } else { READ_ONLY.to_vec() },
+        "maskedPaths": closed(spec, &MASKED, &spec.security.masked_paths),
+        "readonlyPaths": closed(spec, &READ_ONLY, &spec.security.read_only_paths),
         "devices": around.devices.iter().map(device).collect::<Vec<_>>(),
     });
     if around.device_rules {
@@ -94,6 +94,17 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         "mounts": mounts(spec, around),
         "linux": strip_nulls(linux),
     }))
+}
+
+/// Paths that are closed to a container: the engine's own and those that were asked for beside them.
+fn closed<'a>(spec: &'a ContainerSpec, own: &[&'a str], asked: &'a [String]) -> Vec<&'a str> {
+    let security = &spec.security;
+    if security.privileged {
+        return Vec::new();
+    }
+    let own = if security.unmask_proc { &[] } else { own };
+    let more = asked.iter().map(String::as_str).filter(|path| !own.contains(path));
+    own.iter().copied().chain(more).collect()
 }
 
 fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, EngineError> {

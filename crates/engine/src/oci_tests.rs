@@ -73,6 +73,29 @@ fn a_document_merges_image_and_specification() {
 }
 
 #[test]
+fn paths_are_closed_beside_the_engines_own() {
+    let security = engine_api::Security {
+        masked_paths: strings(&["/secret", "/proc/kcore"]),
+        read_only_paths: strings(&["/data"]),
+        ..engine_api::Security::default()
+    };
+    let spec = ContainerSpec { args: strings(&["x"]), security, ..ContainerSpec::default() };
+    let paths = |spec: &ContainerSpec, field: &str| -> Vec<String> {
+        serde_json::from_value(made(spec, &SandboxSpec::default())["linux"][field].clone()).unwrap()
+    };
+    let masked = paths(&spec, "maskedPaths");
+    assert_eq!(masked.len(), MASKED.len() + 1);
+    assert_eq!(masked.last().unwrap(), "/secret");
+    assert_eq!(paths(&spec, "readonlyPaths").last().unwrap(), "/data");
+    let mut unmasked = spec.clone();
+    unmasked.security.unmask_proc = true;
+    assert_eq!(paths(&unmasked, "readonlyPaths"), ["/data"]);
+    let mut privileged = spec;
+    privileged.security.privileged = true;
+    assert!(paths(&privileged, "maskedPaths").is_empty());
+}
+
+#[test]
 fn mounts_of_the_specification_win() {
     let shm = Mount {
         source: MountSource::Tmpfs { size_bytes: 5, options: Vec::new() },

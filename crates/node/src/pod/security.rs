@@ -160,6 +160,7 @@ pub(crate) fn security(spec: &PodSpec, container: &Container, profiles: &Path) -
         unmask_proc: own.proc_mount.as_deref() == Some("Unmasked"),
         app_armor: app_armor(pod, &own),
         selinux: selinux(pod, &own),
+        ..Security::default()
     })
 }
 
