@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use engine_api::{ContainerSpec, Image, NamespaceSharing};
+use engine_api::{ContainerSpec, Device, Image, NamespaceSharing};
 use tonic::Status;
 
 use crate::known::{Pod, labels_of};
 use crate::proto::{ContainerConfig, KeyValue, LinuxContainerSecurityContext, NamespaceMode};
-use crate::{files, mounts, resources, security, signals};
+use crate::{files, mounts, proto, resources, security, signals};
 
 /// The plan of a container of a sandbox.
 pub(crate) fn plan(
@@ -21,10 +21,8 @@ pub(crate) fn plan(
         .metadata
         .as_ref()
         .ok_or_else(|| Status::invalid_argument("the container's configuration has no metadata"))?;
-    if !config.devices.is_empty() || !config.cdi_devices.is_empty() {
-        return Err(Status::invalid_argument(
-            "devices cannot be given to a container one by one: run it privileged, or leave them out",
-        ));
+    if !config.cdi_devices.is_empty() {
+        return Err(Status::invalid_argument("devices of CDI are not supported: give them by their nodes"));
     }
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.unwrap_or_default();
@@ -43,6 +41,7 @@ pub(crate) fn plan(
         working_dir: config.working_dir.clone(),
         user: security::user(&context)?,
         mounts: ours.into_iter().chain(own).collect(),
+        devices: config.devices.iter().map(device).collect::<Result<_, _>>()?,
         resources: linux.resources.as_ref().map(resources::of).unwrap_or_default(),
         security: security::security(&context)?,
         terminal: config.tty,
@@ -61,6 +60,20 @@ pub(crate) fn plan(
 pub(crate) fn image_name(config: &ContainerConfig) -> String {
     let image = config.image.clone().unwrap_or_default();
     if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image }
+}
+
+/// A device of the host, which is what it is called there where nothing else is said.
+fn device(asked: &proto::Device) -> Result<Device, Status> {
+    let path = if asked.container_path.is_empty() { &asked.host_path } else { &asked.container_path };
+    let plain = |path: &str| path.starts_with('/') && !path.split('/').any(|part| part == "..");
+    if !plain(&asked.host_path)
+        || !plain(path)
+        || asked.permissions.chars().any(|access| !"rwm".contains(access))
+    {
+        let text = format!("devices: {:?} with rights {:?} is no device", asked.host_path, asked.permissions);
+        return Err(Status::invalid_argument(text));
+    }
+    Ok(Device { host: asked.host_path.clone().into(), path: path.into(), access: asked.permissions.clone() })
 }
 
 fn variable(pair: &KeyValue) -> Result<String, Status> {
@@ -105,7 +118,7 @@ mod tests {
     use engine_api::{SandboxSpec, SandboxState, SandboxStatus};
 
     use super::*;
-    use crate::proto::{ContainerMetadata, Device, ImageSpec, LinuxContainerConfig, NamespaceOption};
+    use crate::proto::{ContainerMetadata, ImageSpec, LinuxContainerConfig, NamespaceOption};
 
     fn pod() -> Pod {
         let status = SandboxStatus {
@@ -178,7 +191,7 @@ mod tests {
         }
         let bad = [
             ContainerConfig { metadata: None, ..config() },
-            ContainerConfig { devices: vec![Device::default()], ..config() },
+            ContainerConfig { devices: vec![proto::Device::default()], ..config() },
             ContainerConfig { envs: vec![KeyValue { key: "A".into(), value: vec![0xff] }], ..config() },
             ContainerConfig { envs: vec![KeyValue { key: "=".into(), value: vec![] }], ..config() },
         ];

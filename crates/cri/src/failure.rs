@@ -10,7 +10,7 @@ pub(crate) fn of(error: EngineError) -> Status {
         ErrorKind::Conflict => Code::FailedPrecondition,
         ErrorKind::Invalid => Code::InvalidArgument,
         ErrorKind::Denied => Code::PermissionDenied,
-        ErrorKind::Unreachable => Code::Unavailable,
+        ErrorKind::Unreachable | ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Unsupported => Code::Unimplemented,
         ErrorKind::Internal => Code::Internal,
     };
@@ -21,7 +21,9 @@ pub(crate) fn of(error: EngineError) -> Status {
 /// `pkg/errors`.
 pub(crate) fn of_pull(error: EngineError) -> Status {
     match error.kind {
-        ErrorKind::Unreachable => Status::unavailable(format!("RegistryUnavailable: {}", error.message)),
+        ErrorKind::Unreachable | ErrorKind::Unavailable => {
+            Status::unavailable(format!("RegistryUnavailable: {}", error.message))
+        }
         _ => of(error),
     }
 }

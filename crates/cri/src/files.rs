@@ -64,6 +64,7 @@ pub(crate) fn mounts(directory: &Path, own: &[Mount], read_only: bool) -> Vec<Mo
         source: MountSource::Bind(directory.join(name)),
         target: PathBuf::from(target),
         read_only,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     };
     missing.map(mount).collect()

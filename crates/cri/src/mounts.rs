@@ -20,8 +20,9 @@ pub(crate) fn of(asked: &proto::Mount) -> Result<Mount, Status> {
     if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
         return refused("mounts with mapped ids need user namespaces, which are not supported");
     }
-    if asked.recursive_read_only {
-        return refused("recursive read-only mounts are not supported: mount what lies below one by one");
+    let is_private = asked.propagation() == proto::MountPropagation::PropagationPrivate;
+    if asked.recursive_read_only && !(asked.readonly && is_private) {
+        return refused("recursive read-only demands readonly and private propagation");
     }
     if !asked.mount_options.is_empty() {
         return refused("options of mounts are not supported: leave them out");
@@ -33,6 +34,7 @@ pub(crate) fn of(asked: &proto::Mount) -> Result<Mount, Status> {
         source: MountSource::Bind(PathBuf::from(&asked.host_path)),
         target: Path::new("/").join(&asked.container_path),
         read_only: asked.readonly,
+        recursive_read_only: asked.recursive_read_only,
         propagation: match asked.propagation() {
             proto::MountPropagation::PropagationPrivate => MountPropagation::Private,
             proto::MountPropagation::PropagationHostToContainer => MountPropagation::HostToContainer,
@@ -55,10 +57,12 @@ mod tests {
         };
         let made = of(&good).unwrap();
         assert_eq!((made.target, made.read_only), (PathBuf::from("/data"), true));
+        let recursive = proto::Mount { recursive_read_only: true, ..good.clone() };
+        assert!(of(&recursive).unwrap().recursive_read_only && !made.recursive_read_only);
         let bad = [
             proto::Mount { container_path: String::new(), ..good.clone() },
             proto::Mount { host_path: "srv".into(), ..good.clone() },
-            proto::Mount { recursive_read_only: true, ..good.clone() },
+            proto::Mount { recursive_read_only: true, readonly: false, ..good.clone() },
             proto::Mount { image: Some(proto::ImageSpec::default()), ..good.clone() },
             proto::Mount { mount_options: vec!["noexec".into()], ..good.clone() },
             proto::Mount { uid_mappings: vec![proto::IdMapping::default()], ..good },

@@ -39,6 +39,15 @@ fn checkpoints() -> Status {
     )
 }
 
+/// What a runtime can do by this interface, which gives no user namespaces yet.
+fn handler(of: engine_api::RuntimeHandler) -> RuntimeHandler {
+    let features = RuntimeHandlerFeatures {
+        recursive_read_only_mounts: of.recursive_read_only_mounts,
+        user_namespaces: false,
+    };
+    RuntimeHandler { name: of.name, features: Some(features) }
+}
+
 fn condition(kind: &str) -> RuntimeCondition {
     RuntimeCondition { r#type: kind.to_owned(), status: true, ..RuntimeCondition::default() }
 }
@@ -305,13 +314,7 @@ impl RuntimeService for Service {
                 conditions: vec![condition("RuntimeReady"), condition("NetworkReady")],
             }),
             info: verbose.then(|| ("config".to_owned(), info.to_string())).into_iter().collect(),
-            runtime_handlers: vec![RuntimeHandler {
-                name: String::new(),
-                features: Some(RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: false,
-                    user_namespaces: false,
-                }),
-            }],
+            runtime_handlers: self.0.runtime.handlers().into_iter().map(handler).collect(),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

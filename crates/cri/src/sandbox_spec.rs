@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine_api::{Protocol, PublishedPort, SandboxSpec};
+use engine_api::{Protocol, PublishedPort, RuntimeHandler, SandboxSpec};
 use tonic::Status;
 
 use crate::known::labels_of;
@@ -26,6 +26,8 @@ pub(crate) struct SandboxPlan {
 pub(crate) struct HostFacts<'a> {
     pub(crate) hostname: &'a str,
     pub(crate) cgroup_root: &'a str,
+    /// The runtimes that there are.
+    pub(crate) handlers: &'a [RuntimeHandler],
 }
 
 /// The namespaces that a sandbox asks for; none said is a pod's own.
@@ -45,9 +47,9 @@ pub(crate) fn plan(
         .metadata
         .as_ref()
         .ok_or_else(|| Status::invalid_argument("the sandbox's configuration has no metadata"))?;
-    if !handler.is_empty() {
+    if !handler.is_empty() && !host.handlers.iter().any(|known| known.name == handler) {
         return Err(Status::invalid_argument(format!(
-            "no runtime for {handler:?} is configured: leave the handler empty"
+            "no runtime for {handler:?} is configured: name one that the status tells, or none"
         )));
     }
     let namespaces = namespaces(config);
@@ -74,6 +76,7 @@ pub(crate) fn plan(
         sysctls: linux.sysctls.into_iter().collect(),
         cgroup_parent: cgroup_parent(&linux.cgroup_parent, host.cgroup_root),
         log_directory: PathBuf::from(&config.log_directory),
+        runtime_handler: handler.to_owned(),
         ..SandboxSpec::default()
     };
     if !config.log_directory.is_empty() && !spec.log_directory.is_absolute() {
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
     use crate::proto::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxMetadata};
 
-    const HOST: HostFacts<'_> = HostFacts { hostname: "host", cgroup_root: "skiff" };
+    const HOST: HostFacts<'_> = HostFacts { hostname: "host", cgroup_root: "skiff", handlers: &[] };
 
     fn config(network: NamespaceMode, pid: NamespaceMode) -> PodSandboxConfig {
         let namespace_options =

@@ -19,7 +19,9 @@ pub(crate) async fn run(
 ) -> Result<String, Status> {
     let id = base::id::hex64();
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host = HostFacts { hostname: &hostname, cgroup_root: &shared.config.cgroup_root };
+    let handlers = shared.runtime.handlers();
+    let host =
+        HostFacts { hostname: &hostname, cgroup_root: &shared.config.cgroup_root, handlers: &handlers };
     let plan = sandbox_spec::plan(&config, handler, &id, &host)?;
     let config = Arc::new(config);
     shared.known.reserve_pod(&id, config.clone())?;

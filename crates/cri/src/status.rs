@@ -31,7 +31,7 @@ pub(crate) fn pod(pod: &Pod) -> proto::PodSandbox {
         created_at: nanos(pod.status.created_at),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        runtime_handler: String::new(),
+        runtime_handler: pod.status.spec.runtime_handler.clone(),
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn pod_status(pod: &Pod, addresses: &[String]) -> proto::PodSandboxSt
         linux: Some(proto::LinuxPodSandboxStatus { namespaces: Some(namespaces) }),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        runtime_handler: String::new(),
+        runtime_handler: pod.status.spec.runtime_handler.clone(),
     }
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn pod_status(pod: &Pod, addresses: &[String]) -> proto::PodSandboxSt
 pub(crate) fn pod_info(pod: &Pod) -> HashMap<String, String> {
     let spec = &pod.status.spec;
     let document = json!({
-        "runtimeHandler": "", "runtimeType": "skiff", "cgroupParent": spec.cgroup_parent,
+        "runtimeHandler": spec.runtime_handler, "runtimeType": "skiff", "cgroupParent": spec.cgroup_parent,
         "networkNamespace": pod.status.netns_path, "hostNetwork": spec.host_network,
     });
     HashMap::from([("info".to_owned(), document.to_string())])

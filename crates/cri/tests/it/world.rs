@@ -102,6 +102,7 @@ impl World {
             data_dir: path.join("data"),
             run_dir: path.join("run"),
             cgroup_root: place.cgroup.clone(),
+            runtimes: Default::default(),
         };
         let engine = Engine::open(config, store.clone()).await.unwrap();
         let networks = Arc::new(Remembered::default());
@@ -110,6 +111,7 @@ impl World {
             data_dir: path.join("cri"),
             image_dir: path.join("images"),
             cgroup_root: place.cgroup.clone(),
+            runtimes: Default::default(),
         };
         let images = Arc::new(ImageService::new(store));
         let server = Server::bind(engine.clone(), images, networks.clone(), config).await.unwrap();
