@@ -525,12 +525,12 @@ fn a_missing_image_is_named_with_its_remedy() {
     cluster.apply(&[missing, never, malformed]);
     let reason = |pod: &Value| text(&container(pod)["state"]["waiting"]["reason"]);
     let message = |pod: &Value| text(&container(pod)["state"]["waiting"]["message"]);
-    let seen = cluster.until(&["pod", "missing"], "no image", |pod| reason(pod) == "ErrImagePull");
+    let seen = cluster.until(&["pod", "missing"], "no image", |pod| reason(pod) == "RegistryUnavailable");
     for part in ["127.0.0.1:5999/app:1", "skiff load"] {
         assert!(message(&seen).contains(part), "{part}: {}", message(&seen));
     }
     let seen = cluster.until(&["pod", "missing"], "waiting", |pod| reason(pod) == "ImagePullBackOff");
-    let start = "Back-off pulling image \"127.0.0.1:5999/app:1\": ErrImagePull: ";
+    let start = "Back-off pulling image \"127.0.0.1:5999/app:1\": RegistryUnavailable: ";
     assert!(message(&seen).starts_with(start), "{}", message(&seen));
     assert!(message(&seen).contains("skiff load"), "{}", message(&seen));
     assert_eq!(seen["status"]["phase"], "Pending");

@@ -15,6 +15,11 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
      must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for \
      validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
+/// The annotations with which a storage class says that it is the default, the newer one first.
+/// Source: `storageutil.IsDefaultAnnotation`.
+pub const DEFAULT_STORAGE_CLASS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+
 /// Whether a text is a DNS label, but for its length.
 pub fn is_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

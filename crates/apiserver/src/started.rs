@@ -60,6 +60,11 @@ impl Started {
         has(*self.0.borrow(), step)
     }
 
+    /// Returns when a step has been done.
+    async fn after(&self, step: Step) {
+        let _ = self.0.subscribe().wait_for(|done| has(*done, step)).await;
+    }
+
     /// Returns when all steps have been done.
     pub(crate) async fn all(&self) {
         let mut steps = self.0.subscribe();
@@ -76,6 +81,13 @@ fn has(done: u8, step: Step) -> bool {
 /// since others come after the API server, and what is left to do may need them: a webhook in a pod is asked about
 /// what the server writes.
 pub struct Start(pub(crate) Arc<Started>);
+
+impl Start {
+    /// Returns when it is known which APIServices others serve.
+    pub async fn others_known(&self) {
+        self.0.after(Step::Services).await;
+    }
+}
 
 #[async_trait]
 impl Component for Start {

@@ -11,5 +11,6 @@ pub mod lock;
 pub mod pattern;
 pub mod published;
 pub mod queues;
+pub mod spans;
 
 pub use error::BoxError;

@@ -145,6 +145,9 @@ impl Runtime for Pretender {
     async fn update_resources(&self, _: &str, _: Resources) -> Result<(), EngineError> {
         Ok(())
     }
+    async fn limit_group(&self, _: &str, _: Resources) -> Result<(), EngineError> {
+        Ok(())
+    }
     async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>> {
         futures::stream::pending().boxed()
     }

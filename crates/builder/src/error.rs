@@ -63,6 +63,7 @@ impl Error {
             Self::Image(image::Error::NotFound(_) | image::Error::NotInRegistry(_)) => ErrorKind::NotFound,
             Self::Image(image::Error::Denied(_)) => ErrorKind::Denied,
             Self::Image(image::Error::Unreachable(_)) => ErrorKind::Unreachable,
+            Self::Image(image::Error::Unavailable(_)) => ErrorKind::Unavailable,
             Self::Engine(error) => error.kind,
             Self::Image(image::Error::Io { .. }) | Self::Io { .. } | Self::Cancelled => ErrorKind::Internal,
         };

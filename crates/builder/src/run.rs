@@ -122,6 +122,7 @@ impl Job<'_> {
             source: MountSource::Bind(source.to_owned()),
             target: PathBuf::from(target),
             read_only: true,
+            recursive_read_only: false,
             propagation: MountPropagation::Private,
         };
         let mut env = self.host.proxies.clone();

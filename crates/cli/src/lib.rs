@@ -5,6 +5,7 @@ pub mod access;
 pub mod claim;
 pub mod cluster;
 pub mod containers;
+pub mod debug;
 pub mod engine;
 pub mod images;
 pub mod instance;
@@ -37,6 +38,8 @@ pub enum Command {
     Service(service::Service),
     /// Explain what keeps a pod from running, and what to do
     Why(why::Why),
+    /// Look into the platform itself
+    Debug(debug::Debug),
     /// Make, list and delete tokens with which other machines join
     Token(token::Token),
     /// Build an image from a Dockerfile
@@ -82,6 +85,7 @@ pub async fn run(command: Command, instance: &Instance) -> Result<u8> {
         Command::Kubeconfig(_) => cluster::kubeconfig(instance)?,
         Command::Service(args) => service::run(instance, args).await?,
         Command::Why(args) => why::run(instance, &engine, &args).await?,
+        Command::Debug(args) => debug::run(instance, args).await?,
         Command::Token(args) => token::run(instance, args).await?,
         Command::Build(args) => images::build(&engine, args).await?,
         Command::Images(args) => images::list(&engine, args).await?,

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use api::{Key, Object};
+use api::{Key, Object, ObjectMeta};
 use parking_lot::Mutex;
 use reconcile::Change;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+use crate::pods::PodState;
 
 /// The pods that use claims. A pod that has ended uses none any more; one that has no node yet does.
 #[derive(Default)]
@@ -80,8 +82,9 @@ impl Held {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Body {
+    metadata: ObjectMeta,
     spec: Spec,
-    status: Status,
+    status: PodState,
 }
 
 #[derive(Default, Deserialize)]
@@ -104,15 +107,9 @@ struct Source {
     claim_name: String,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    phase: String,
-}
-
 impl Body {
     fn has_ended(&self) -> bool {
-        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+        self.status.is_terminated(self.metadata.is_terminating())
     }
 
     /// The claims that it names as a pod of this name.
@@ -171,5 +168,24 @@ mod tests {
         assert_eq!((told(&None, &pod("5", "Pending", &[])), used()), (Vec::new(), [false, false]));
         let held = users.0.lock();
         assert!(held.claims.is_empty() && held.users.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_goes_and_runs_nothing_uses_no_claim() {
+        let going = |statuses: Value| -> Arc<Object> {
+            let pod = json!({ "metadata": { "namespace": "ns", "name": "p", "uid": "u",
+                    "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30 },
+                "spec": { "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "a" } }] },
+                "status": { "phase": "Running", "containerStatuses": statuses } });
+            Arc::new(Object::parse(serde_json::to_vec(&pod).unwrap().into()).unwrap())
+        };
+        let (users, claim) = (ClaimUsers::default(), Key::new("ns", "a"));
+        let change = |old, new| Change { key: Key::new("ns", "p"), old, new };
+        let running = going(json!([{ "state": { "running": {} } }]));
+        users.changed(&change(None, Some(running.clone())));
+        assert!(users.uses(&claim));
+        let ended = going(json!([{ "state": { "terminated": { "exitCode": 0 } } }]));
+        assert_eq!(users.changed(&change(Some(running), Some(ended))), std::slice::from_ref(&claim));
+        assert!(!users.uses(&claim));
     }
 }

@@ -73,6 +73,12 @@ impl Component for Namespaces {
         if !ready(&ctx, &[&namespaces, &pods]).await {
             return Ok(());
         }
+        // After a restart the definitions and the other servers have to be read first: of what nobody knows yet, nothing
+        // would be found, and the namespace would go without it.
+        tokio::select! {
+            () = self.ctx.catalog.completed() => {}
+            () = ctx.cancelled() => return Ok(()),
+        }
         let worker = Arc::new(Worker { ctx: self.ctx.clone(), namespaces });
         run_workers(&ctx, NAME, &queue, WORKERS, worker).await;
         Ok(())
@@ -82,6 +88,13 @@ impl Component for Namespaces {
 struct Worker {
     ctx: Ctx,
     namespaces: Informer,
+}
+
+/// Who serves a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Here,
+    Another,
 }
 
 /// A projection of `core/v1.Namespace`.
@@ -138,6 +151,11 @@ impl Remains {
 
     fn is_empty(&self) -> bool {
         self.counts.is_empty() && self.failures.is_empty() && self.silent.is_empty()
+    }
+
+    /// Whether everything that is known of is gone, and not everything is known of.
+    fn is_only_silent(&self) -> bool {
+        !self.silent.is_empty() && self.counts.is_empty() && self.failures.is_empty()
     }
 
     /// The conditions that say why a namespace is still there, in upstream's words.
@@ -245,6 +263,10 @@ impl Reconcile<Key> for Worker {
             self.finalize(key, &object).await?;
             return Ok(Action::Done);
         }
+        if remains.is_only_silent() {
+            // It may last for long: tried again later and later. Source: the queue of `namespace_controller.go`.
+            return Err(format!("nobody knows what {} have there", remains.silent.join(", ")).into());
+        }
         // Half the longest grace, as upstream estimates; pods tell earlier when they are gone.
         Ok(Action::After((remains.grace / 2).max(LOOK_AGAIN)))
     }
@@ -254,17 +276,17 @@ impl Worker {
     /// Deletes all content and tells what is left.
     async fn empty(&self, namespace: &str) -> Result<Remains, BoxError> {
         let (served, extensions) = (self.ctx.catalog.served(), self.ctx.catalog.extensions());
-        let (pods, others): (Vec<_>, Vec<_>) = served
-            .iter()
-            .chain(&extensions.served)
-            .filter(|row| row.namespaced)
-            .map(|row| &row.resource)
-            .partition(|resource| **resource == kinds::PODS.gvr());
+        let own = served.iter().map(|row| (row, At::Here));
+        let (pods, others): (Vec<_>, Vec<_>) = own
+            .chain(extensions.served.iter().map(|row| (row, At::Another)))
+            .filter(|(row, _)| row.namespaced)
+            .map(|(row, at)| (&row.resource, at))
+            .partition(|(resource, _)| **resource == kinds::PODS.gvr());
         // What nobody knows of may well be there: the namespace stays, and all else goes.
         let mut remains = Remains { silent: extensions.silent, ..Remains::default() };
         for resources in [pods, others] {
-            for resource in resources {
-                match self.empty_of(namespace, resource).await {
+            for (resource, at) in resources {
+                match self.empty_of(namespace, resource, at).await {
                     Ok(left) => remains.add(resource, &left),
                     Err(status) => remains.failures.push(format!("{resource}: {status}")),
                 }
@@ -277,17 +299,18 @@ impl Worker {
     }
 
     /// Deletes the objects of one resource and gives what is left of them.
-    async fn empty_of(&self, namespace: &str, resource: &GroupVersionResource) -> Result<List, Status> {
-        let options = ListOptions { limit: 500, ..ListOptions::default() };
-        let listed = match self.ctx.client.list(resource, namespace, options.clone()).await {
-            // Nobody serves it any more, or not so. Source: `listCollection`.
-            Err(status) if matches!(status.reason, Reason::MethodNotAllowed | Reason::NotFound) => {
-                return Ok(List::default());
+    async fn empty_of(
+        &self,
+        namespace: &str,
+        resource: &GroupVersionResource,
+        at: At,
+    ) -> Result<List, Status> {
+        // A look into a cache saves a write; another server's list may be too long to be read at all.
+        if at == At::Here {
+            let listed = self.list(namespace, resource).await?;
+            if listed.items.is_empty() {
+                return Ok(listed);
             }
-            listed => listed?,
-        };
-        if listed.items.is_empty() {
-            return Ok(listed);
         }
         let delete = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
         let request = Request {
@@ -300,14 +323,26 @@ impl Worker {
         match self.ctx.client.send(request).await {
             Ok(_) => {}
             Err(status) if matches!(status.reason, Reason::MethodNotAllowed | Reason::NotFound) => {
-                for item in &listed.items {
+                for item in &self.list(namespace, resource).await?.items {
                     // One that is gone meanwhile is none that could not be deleted.
                     ignore_missing(self.ctx.client.delete(resource, &item.key(), delete.clone()).await)?;
                 }
             }
             Err(status) => return Err(status),
         }
-        self.ctx.client.list(resource, namespace, options).await
+        self.list(namespace, resource).await
+    }
+
+    /// Objects of one resource, not necessarily all.
+    async fn list(&self, namespace: &str, resource: &GroupVersionResource) -> Result<List, Status> {
+        let options = ListOptions { limit: 500, ..ListOptions::default() };
+        match self.ctx.client.list(resource, namespace, options).await {
+            // Nobody serves it any more, or not so. Source: `listCollection`.
+            Err(status) if matches!(status.reason, Reason::MethodNotAllowed | Reason::NotFound) => {
+                Ok(List::default())
+            }
+            listed => listed,
+        }
     }
 
     async fn write_conditions(

@@ -7,6 +7,7 @@ use api::ObjectMeta;
 use jiff::Timestamp;
 use reconcile::taints::Toleration;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 /// A projection of `core/v1.Pod`.
@@ -203,6 +204,41 @@ impl Pod {
             "Unknown" => 1,
             _ => 0,
         }
+    }
+}
+
+/// What a pod's status says of whether it still runs, or will.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodState {
+    phase: String,
+    init_container_statuses: Vec<RunState>,
+    container_statuses: Vec<RunState>,
+    ephemeral_container_statuses: Vec<RunState>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RunState {
+    state: Run,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Run {
+    waiting: Option<IgnoredAny>,
+    terminated: Option<IgnoredAny>,
+}
+
+impl PodState {
+    /// Whether none of the containers runs or will run, of a pod that is being deleted or not.
+    /// Source: `volumeutil.IsPodTerminated`.
+    pub(crate) fn is_terminated(&self, is_terminating: bool) -> bool {
+        let runs = |held: &RunState| held.state.waiting.is_none() && held.state.terminated.is_none();
+        let lists =
+            [&self.init_container_statuses, &self.container_statuses, &self.ephemeral_container_statuses];
+        matches!(self.phase.as_str(), "Succeeded" | "Failed")
+            || is_terminating && !lists.into_iter().flatten().any(runs)
     }
 }
 

@@ -74,7 +74,7 @@ impl Component for Quotas {
         let weak = Arc::downgrade(&worker);
         let _classes = worker.classes.on_change(move |change| {
             // Claims to a class count as what it stands for.
-            let stands = |class: &Option<Arc<Object>>| class.as_ref().map(|class| extended_name(class));
+            let stands = |class: &Option<Arc<Object>>| class.as_ref().and_then(|class| extended_name(class));
             if stands(&change.old) != stands(&change.new) {
                 weak.upgrade().into_iter().for_each(|worker| worker.count_all());
             }

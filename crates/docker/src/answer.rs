@@ -56,7 +56,9 @@ impl From<EngineError> for Failure {
             ErrorKind::Conflict => StatusCode::CONFLICT,
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
             ErrorKind::Denied => StatusCode::FORBIDDEN,
-            ErrorKind::Unreachable | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Unreachable | ErrorKind::Unavailable | ErrorKind::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
         };
         Self::new(status, error.message)

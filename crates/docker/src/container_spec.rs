@@ -390,6 +390,7 @@ fn resources(host: &HostConfig) -> Resources {
         pids_limit: (host.pids_limit > 0).then_some(host.pids_limit),
         cpuset_cpus: (!host.cpuset_cpus.is_empty()).then(|| host.cpuset_cpus.clone()),
         oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),
+        ..Resources::default()
     }
 }
 

@@ -151,7 +151,13 @@ impl Mounts<'_> {
     }
 
     fn push(&mut self, source: MountSource, target: &str, read_only: bool, propagation: MountPropagation) {
-        self.list.push(Mount { source, target: PathBuf::from(target), read_only, propagation });
+        self.list.push(Mount {
+            source,
+            target: PathBuf::from(target),
+            read_only,
+            recursive_read_only: false,
+            propagation,
+        });
     }
 }
 

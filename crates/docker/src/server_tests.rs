@@ -189,6 +189,9 @@ impl Runtime for Memory {
     async fn update_resources(&self, _: &str, _: Resources) -> Result<(), EngineError> {
         Ok(())
     }
+    async fn limit_group(&self, _: &str, _: Resources) -> Result<(), EngineError> {
+        Ok(())
+    }
     async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>> {
         let stream = tokio_stream::wrappers::BroadcastStream::new(self.events.subscribe());
         stream.map(|event| event.map_err(|_| EventsLost(1))).boxed()
@@ -197,6 +200,9 @@ impl Runtime for Memory {
 
 #[async_trait]
 impl Images for Memory {
+    fn name(&self, _: &str) -> Result<engine_api::ImageName, EngineError> {
+        Err(EngineError::invalid("no name is asked for"))
+    }
     async fn resolve(&self, reference: &str) -> Result<Resolution, EngineError> {
         if !["app", "sha256:a"].contains(&reference) {
             return Err(EngineError::not_found(format!("No such image: {reference}")));

@@ -1,5 +1,6 @@
 //! Sandboxes and containers: their specifications, states and the runtime that keeps them.
 
+use base::spans::Span;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -39,8 +40,25 @@ pub struct SandboxSpec {
     pub cgroup_parent: String,
     /// Limits of the whole group.
     pub resources: Resources,
+    /// Limits of `cgroup_parent`, which is this sandbox's and its successors' alone; `None` leaves them as they are.
+    #[serde(default)]
+    pub parent_resources: Option<Resources>,
     /// Where container logs of this group go; empty writes them beside the container's state.
     pub log_directory: PathBuf,
+    /// Which of the engine's OCI runtimes executes the containers; empty: the built-in one.
+    #[serde(default)]
+    pub runtime_handler: String,
+}
+
+/// An OCI runtime that sandboxes can ask for, and what it can do beyond what all can.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeHandler {
+    /// As [`SandboxSpec::runtime_handler`] names it; empty: the built-in one.
+    pub name: String,
+    /// Mounts that are read-only with all that is mounted below them.
+    pub recursive_read_only_mounts: bool,
+    /// User namespaces.
+    pub user_namespaces: bool,
 }
 
 /// Whether a sandbox lives.
@@ -84,6 +102,9 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// Cores that may be used, as a list such as `0-1`.
     pub cpuset_cpus: Option<String>,
+    /// Huge pages in bytes, by the size of one in bytes.
+    #[serde(default)]
+    pub hugepages: BTreeMap<u64, u64>,
     /// The kernel's OOM score adjustment.
     pub oom_score_adj: Option<i32>,
 }
@@ -124,8 +145,22 @@ pub struct Mount {
     pub target: PathBuf,
     /// Whether it cannot be written through.
     pub read_only: bool,
+    /// Whether what is mounted below it at its source is read-only too; only with `read_only`.
+    #[serde(default)]
+    pub recursive_read_only: bool,
     /// How later mounts travel.
     pub propagation: MountPropagation,
+}
+
+/// A device of the host that a container may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its node on the host, or a link to it.
+    pub host: PathBuf,
+    /// The absolute path of the node inside.
+    pub path: PathBuf,
+    /// What may be done with it: read (`r`), write (`w`), make nodes of it (`m`).
+    pub access: String,
 }
 
 /// Who runs the process.
@@ -169,6 +204,33 @@ pub enum SeccompProfile {
     Localhost(PathBuf),
 }
 
+/// Which AppArmor profile confines the process, where the kernel has AppArmor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmorProfile {
+    /// Nothing is asked for: the engine's default where there is one.
+    #[default]
+    Unset,
+    /// The engine's default, or nothing runs.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One of the host's, by name.
+    Localhost(String),
+}
+
+/// Parts of SELinux labels; what is empty is the engine's choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxOptions {
+    /// The user.
+    pub user: String,
+    /// The role.
+    pub role: String,
+    /// The type.
+    pub kind: String,
+    /// The level.
+    pub level: String,
+}
+
 /// What the process may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
@@ -186,6 +248,12 @@ pub struct Security {
     pub seccomp: SeccompProfile,
     /// Leave /proc unmasked.
     pub unmask_proc: bool,
+    /// AppArmor.
+    #[serde(default)]
+    pub app_armor: AppArmorProfile,
+    /// SELinux; without effect where the kernel has none.
+    #[serde(default)]
+    pub selinux: Option<SelinuxOptions>,
 }
 
 /// Where a container's log goes.
@@ -225,6 +293,9 @@ pub struct ContainerSpec {
     pub user: User,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
+    /// Devices beside those that every container has.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// Limits.
     pub resources: Resources,
     /// Limits of each process; those that are not named are the engine's own.
@@ -367,6 +438,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError>;
     /// Every sandbox.
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError>;
+    /// The OCI runtimes that sandboxes can ask for, the built-in one first.
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        vec![RuntimeHandler::default()]
+    }
 
     /// Prepares root file system and state.
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError>;
@@ -400,8 +475,16 @@ pub trait Runtime: Send + Sync + 'static {
     async fn log_path(&self, id: &str) -> Result<PathBuf, EngineError>;
     /// Use of resources now.
     async fn stats(&self, id: &str) -> Result<Stats, EngineError>;
+    /// What making a sandbox and starting its containers took, as far as it is known here: nothing of what an earlier
+    /// process did. The names of steps are for people.
+    fn start_steps(&self, _sandbox_id: &str) -> Vec<Span> {
+        Vec::new()
+    }
     /// Changes limits of a running container.
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError>;
+    /// Sets limits of a group above sandboxes, by its path below the engine's own group (`kubepods/burstable`). A group that
+    /// is not there has none.
+    async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError>;
 
     /// Events from now on. A receiver that lags learns so and lists again.
     async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>>;

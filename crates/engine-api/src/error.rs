@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Denied,
     /// A registry or another peer cannot be reached.
     Unreachable,
+    /// A registry takes no connections, or says that it cannot serve for now.
+    Unavailable,
     /// This kernel or host cannot do it.
     Unsupported,
     /// A fault of the engine. Docker: 500.

@@ -79,6 +79,26 @@ pub struct Resolution {
     pub origin: ImageOrigin,
 }
 
+/// A name of an image, complete as Docker completes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageName {
+    /// `docker.io`, `127.0.0.1:5000`.
+    pub registry: String,
+    /// `library/nginx`.
+    pub repository: String,
+    /// `latest`; absent only where a digest stands.
+    pub tag: Option<String>,
+    /// `sha256:…`, where the name has one.
+    pub digest: Option<String>,
+}
+
+impl ImageName {
+    /// Registry and repository: `docker.io/library/nginx`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+}
+
 /// Credentials for a registry; never logged.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RegistryAuth {
@@ -113,6 +133,8 @@ pub type ProgressStream = BoxStream<'static, Result<Progress, EngineError>>;
 /// Keeps images. References are accepted as users write them and normalised as Docker does.
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
+    /// What a name says; `Invalid` where no image can have it.
+    fn name(&self, reference: &str) -> Result<ImageName, EngineError>;
     /// What a tag, digest, id or unique id prefix means. `NotFound` where nothing does.
     async fn resolve(&self, reference: &str) -> Result<Resolution, EngineError>;
     /// Every image.

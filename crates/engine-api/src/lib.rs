@@ -35,13 +35,15 @@ mod streams;
 
 pub use builds::{BuildEvent, BuildRequest, Builds, CommitRequest};
 pub use containers::{
-    Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus,
-    EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource, NamespaceSharing, Resources,
-    Rlimit, Runtime, SandboxSpec, SandboxState, SandboxStatus, SeccompProfile, Security, Stats, User,
+    AppArmorProfile, Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState,
+    ContainerStatus, Device, EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource,
+    NamespaceSharing, Resources, Rlimit, Runtime, RuntimeHandler, SandboxSpec, SandboxState, SandboxStatus,
+    SeccompProfile, Security, SelinuxOptions, Stats, User,
 };
 pub use error::{EngineError, ErrorKind};
 pub use images::{
-    Image, ImageConfig, ImageOrigin, Images, Progress, ProgressStream, RegistryAuth, RemovalKind, Resolution,
+    Image, ImageConfig, ImageName, ImageOrigin, Images, Progress, ProgressStream, RegistryAuth, RemovalKind,
+    Resolution,
 };
 pub use networks::{Protocol, PublishedPort, SandboxNetwork, SandboxNetworks};
 pub use streams::{ByteStream, Process, ProcessIo, TerminalSize};

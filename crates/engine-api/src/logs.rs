@@ -33,6 +33,12 @@ const LINE_MAX_BYTES: usize = 1024 * 1024;
 /// Older files than so many are not looked for.
 const ROTATED_MAX: usize = 100;
 
+/// A log is moved away beyond this size, where nothing else is asked for. Source: `containerLogMaxSize` of upstream's
+/// kubelet.
+pub const FILE_BYTES_MAX: u64 = 10 << 20;
+/// So many files of a log there are at most, with the one that is written to. Source: `containerLogMaxFiles`.
+pub const FILES_MAX: u32 = 5;
+
 /// The stream that an entry was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {
@@ -64,11 +70,6 @@ impl LogEntry {
     fn of(line: &Bytes, parts: LogLine<'_>) -> Self {
         let LogLine { time, stream, partial, text } = parts;
         Self { time: line.slice_ref(time), stream, partial, text: line.slice_ref(text) }
-    }
-
-    /// When it was written; `None` where the file does not say it well.
-    pub fn at(&self) -> Option<Timestamp> {
-        moment(&self.time)
     }
 }
 
@@ -380,6 +381,12 @@ fn names(path: &Path) -> impl Iterator<Item = PathBuf> {
         PathBuf::from(name)
     });
     std::iter::once(path.to_owned()).chain(rotated)
+}
+
+/// How many bytes the log at `path` has, with the files that it was rotated into. Blocks.
+pub fn bytes(path: &Path) -> u64 {
+    let lengths = names(path).map_while(|file| std::fs::metadata(file).ok());
+    lengths.map(|file| file.len()).sum()
 }
 
 /// The files of a log, the newest first.

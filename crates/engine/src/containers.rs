@@ -5,16 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine_api::logs::FILE_BYTES_MAX;
 use engine_api::{
-    ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind, Exit,
-    ImageConfig, Mount,
+    ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, Device, EngineError, ErrorKind, Exit,
+    ImageConfig, Mount, MountPropagation, MountSource,
 };
 use jiff::Timestamp;
 use serde_json::Value;
 use shim::{Answer, Call, CallError, ContainerConfig, RUNTIME_DIR};
+use sys::device_filter::Rule;
+use sys::host::DeviceNode;
+use sys::process::Pidfd;
 
 use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
 use crate::images::engine_error;
+use crate::labels::{Labels, Modules};
 use crate::layout::namespace;
 use crate::oci::{self, Surroundings};
 use crate::records::{self, ContainerRecord};
@@ -22,8 +27,8 @@ use crate::sandboxes::{check_below, check_id, limits_of};
 use crate::stops::Stops;
 use crate::user::{self, ResolvedUser};
 
-/// A log is rotated beyond this size where nothing else is asked for.
-const LOG_MAX_BYTES: u64 = 10 << 20;
+// What is told of the logs is what the shim does.
+const _: () = assert!(shim::LOG_FILES_KEPT + 1 == engine_api::logs::FILES_MAX);
 
 impl Engine {
     pub(crate) async fn make_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {
@@ -32,7 +37,10 @@ impl Engine {
             check_below("log path", &spec.log_path)?;
         }
         self.link_of(&spec.sandbox_id)?;
-        crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)?;
+        let capabilities = self.capabilities_of(&spec)?;
+        // What is wrong with them is told before anything is made.
+        oci::seccomp(&spec, &capabilities)?;
+        self.labels_of(&spec)?;
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
         let record = ContainerRecord { spec, created_at: Timestamp::now(), state: ContainerState::Created };
@@ -75,6 +83,7 @@ impl Engine {
     /// The blocking part: everything on disk.
     fn prepare_container(&self, container: &Container) -> Result<(), EngineError> {
         let record = container.record.borrow().clone();
+        let _step = self.step("engine: record and root file system", &record.spec);
         let dir = self.layout.container(&record.spec.id);
         std::fs::create_dir_all(&dir).map_err(|error| EngineError::internal("making directories", &error))?;
         records::save(&self.layout.container_record(&record.spec.id), &record)?;
@@ -97,19 +106,21 @@ impl Engine {
     /// Makes the shim know the container, so that clients can attach before it starts.
     pub(crate) async fn introduce(&self, container: &Container) -> Result<(), EngineError> {
         let spec = container.record.borrow().spec.clone();
+        let _step = self.step("engine: introduce it to the shim", &spec);
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
-        let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
-        let group = self.cgroups.group(&path);
+        let sandbox = sandbox.record.lock().spec.clone();
+        let group = self.cgroups.group(&format!("{}/{}", self.group_path(&sandbox), spec.id));
         let config = ContainerConfig {
             id: spec.id.clone(),
             bundle: self.layout.bundle(&spec.sandbox_id, &spec.id),
             log: container.log_path.clone(),
-            log_max_bytes: if spec.log_max_bytes == 0 { LOG_MAX_BYTES } else { spec.log_max_bytes },
+            log_max_bytes: if spec.log_max_bytes == 0 { FILE_BYTES_MAX } else { spec.log_max_bytes },
             terminal: spec.terminal,
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             members: group.members_file(),
             oom_events: group.oom_file(),
+            runtime: self.handlers.program(&sandbox.runtime_handler)?,
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }
@@ -132,6 +143,7 @@ impl Engine {
             self.on_exited(id, failed_exit(&CallError::new(error.message.clone())));
             return Err(error);
         }
+        let _step = self.step("engine: have the shim start it", &spec);
         match link.call(Call::Start { id: id.to_owned() }, Vec::new()).await? {
             Ok((Answer::Started { .. }, _)) => Ok(status(&container)),
             Ok(_) => {
@@ -159,18 +171,24 @@ impl Engine {
         let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
         let sandbox = self.sandbox_named(&spec.sandbox_id)?.record.lock().spec.clone();
         let path = format!("{}/{}", self.group_path(&sandbox), spec.id);
+        let step = self.step("engine: cgroup", spec);
         let group = self.cgroups.group(&path);
-        let made = if spec.security.privileged { group.create() } else { group.create_confined() };
+        let devices = devices_of(spec)?;
+        let rules: Vec<Rule> =
+            devices.iter().map(|(node, given)| Rule::device(node, &given.access)).collect();
+        let made = if spec.security.privileged { group.create() } else { group.create_confined(&rules) };
         made.map_err(failed("making the container's cgroup"))?;
         let limits = limits_of(&spec.resources);
         for warning in group.apply(&limits).map_err(failed("setting the container's limits"))? {
             tracing::warn!(container = spec.id, warning, "a limit cannot be set on this host");
         }
+        drop(step);
+        let _step = self.step("engine: bundle", spec);
         self.mount_rootfs(spec)?;
         let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
         records::remove_dir(&bundle.join(RUNTIME_DIR))?;
         records::remove(&bundle.join(shim::EXIT_FILE))?;
-        let document = self.document(spec, &sandbox, &path)?;
+        let document = self.document(spec, &sandbox, &path, &devices)?;
         let bytes =
             serde_json::to_vec(&document).map_err(|error| EngineError::internal("writing OCI", &error))?;
         sys::files::write_atomic(&bundle.join("config.json"), &bytes).map_err(failed("writing the bundle"))
@@ -181,6 +199,7 @@ impl Engine {
         spec: &ContainerSpec,
         sandbox: &engine_api::SandboxSpec,
         cgroup_path: &str,
+        given: &[(DeviceNode, Device)],
     ) -> Result<Value, EngineError> {
         let rootfs = self.rootfs(spec);
         let image = self.image_config(spec)?;
@@ -208,16 +227,20 @@ impl Engine {
             user: &user,
             capabilities: &capabilities,
             seccomp: oci::seccomp(spec, &capabilities)?,
+            labels: &self.labels_of(spec)?,
             rootfs: &rootfs,
             run_sandbox: &run_sandbox,
             cgroup_path,
             cgroup_directories: &self.cgroups.group(cgroup_path).v1_directories(),
             pid_namespace: self.pid_namespace(spec, sandbox, &run_sandbox)?,
             devices: &devices,
+            given,
             device_rules: self.cgroups.has_v1_devices(),
             oom_score_adj: possible_oom_score(spec.resources.oom_score_adj, spec),
         };
-        let mounts = mounts_followed(&rootfs, &spec.mounts)
+        let nodes = given.iter().map(|(node, device)| bound_device(node, device));
+        let mounts: Vec<Mount> = spec.mounts.iter().cloned().chain(nodes).collect();
+        let mounts = mounts_followed(&rootfs, &mounts)
             .map_err(|error| EngineError::internal("finding the container's mount points", &error))?;
         oci::document(&ContainerSpec { mounts, ..spec.clone() }, &around)
     }
@@ -230,22 +253,49 @@ impl Engine {
         run_sandbox: &Path,
     ) -> Result<Option<PathBuf>, EngineError> {
         if let Some(target) = &spec.namespaces.pid_of {
-            let target = self.container_named(target)?;
-            let record = target.record.borrow();
-            return match record.state {
-                ContainerState::Running { pid, .. } if record.spec.sandbox_id == spec.sandbox_id => {
-                    Ok(Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))))
-                }
-                _ => Err(EngineError::conflict(
-                    "the container whose PID namespace is to be joined does not run here",
-                )),
-            };
+            return self.hold_pid_namespace(spec, sandbox, target).map(Some);
         }
         Ok((sandbox.share_pid && !sandbox.host_pid).then(|| namespace(run_sandbox, "pid")))
     }
 
+    /// The PID namespace of another container of the sandbox, held by the bundle: its first process may end, and its
+    /// number be another's, before the namespace is joined.
+    fn hold_pid_namespace(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &engine_api::SandboxSpec,
+        target: &str,
+    ) -> Result<PathBuf, EngineError> {
+        let gone =
+            || EngineError::conflict("the container whose PID namespace is to be joined does not run here");
+        let record = self.container_named(target)?.record.borrow().clone();
+        let ContainerState::Running { pid, .. } = record.state else { return Err(gone()) };
+        if record.spec.sandbox_id != spec.sandbox_id {
+            return Err(gone());
+        }
+        let group = self.cgroups.group(&format!("{}/{target}", self.group_path(sandbox)));
+        let process = Pidfd::open(pid).map_err(|_| gone())?;
+        // From here on the number is this process's as long as that lives; it is the container's if its group has it.
+        if !group.processes().is_ok_and(|members| members.contains(&pid)) {
+            return Err(gone());
+        }
+        let pin = self.layout.bundle(&spec.sandbox_id, &spec.id).join("pidns");
+        let held = sys::mount::unmount(&pin)
+            .and_then(|()| sys::ns::pin_of(&process, pid, sys::ns::Namespace::Pid, &pin));
+        held.map(|()| pin).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => gone(),
+            _ => EngineError::internal("holding the PID namespace to be joined", &error),
+        })
+    }
+
     pub(crate) fn capabilities_of(&self, spec: &ContainerSpec) -> Result<BTreeSet<String>, EngineError> {
         crate::capabilities::resolve(&spec.security, false, sys::host::has_capability)
+    }
+
+    fn labels_of(&self, spec: &ContainerSpec) -> Result<Labels, EngineError> {
+        let sandbox = self.sandbox_named(&spec.sandbox_id)?;
+        let built_in = sandbox.record.lock().spec.runtime_handler.is_empty();
+        Modules::detect().of(&spec.security, built_in)
     }
 
     fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {
@@ -399,6 +449,26 @@ fn mounts_followed(rootfs: &Path, mounts: &[Mount]) -> std::io::Result<Vec<Mount
         Err(_) => Ok(Mount { target: Path::new("/").join(root.follow(&mount.target)?), ..mount.clone() }),
     };
     mounts.iter().map(followed).collect()
+}
+
+/// The devices that a container is given.
+fn devices_of(spec: &ContainerSpec) -> Result<Vec<(DeviceNode, Device)>, EngineError> {
+    let found = |device: &Device| {
+        let node = sys::host::device_node(&device.host)
+            .map_err(|error| EngineError::invalid(format!("device {}: {error}", device.host.display())))?;
+        Ok((node, device.clone()))
+    };
+    spec.devices.iter().map(found).collect()
+}
+
+/// A device within a container is the host's node: a node made anew would not open in a user namespace.
+fn bound_device(node: &DeviceNode, device: &Device) -> Mount {
+    Mount {
+        source: MountSource::Bind(node.path.clone()),
+        target: device.path.clone(),
+        read_only: false,
+        propagation: MountPropagation::Private,
+    }
 }
 
 /// A container's image.

@@ -1,13 +1,15 @@
 //! The engine: what it holds, how it opens, how it takes its shims back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::lifecycle::Tasks;
+use base::spans::{Open, Span, Spans};
 use engine_api::{
-    ContainerEvent, ContainerEventKind, ContainerState, EngineError, Exit, SandboxState, SandboxStatus,
+    ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, EngineError, Exit, SandboxState,
+    SandboxStatus,
 };
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +19,7 @@ use sys::process::Pidfd;
 use tokio::sync::{broadcast, watch};
 
 use crate::containers::failed_exit;
+use crate::handlers::Handlers;
 use crate::layout::{Layout, namespace, shared_memory};
 use crate::link::{Link, Welcome};
 use crate::records::{self, ContainerRecord, SandboxRecord};
@@ -40,6 +43,8 @@ pub struct EngineConfig {
     pub run_dir: PathBuf,
     /// The cgroup below which all of this engine's are: one name, such as `skiff`. Only this engine's.
     pub cgroup_root: String,
+    /// Programs of further OCI runtimes, by the names under which sandboxes ask for them.
+    pub runtimes: BTreeMap<String, PathBuf>,
 }
 
 /// A sandbox.
@@ -49,6 +54,8 @@ pub(crate) struct Sandbox {
     pub(crate) shim: Mutex<Option<(Arc<Link>, Arc<Pidfd>)>>,
     /// Held while it is made, stopped or removed.
     pub(crate) gate: tokio::sync::Mutex<()>,
+    /// What making it and starting its containers took.
+    pub(crate) steps: Arc<Spans>,
 }
 
 /// A container.
@@ -72,6 +79,7 @@ pub struct Engine {
     pub(crate) store: image::Store,
     pub(crate) cgroups: CgroupHost,
     pub(crate) shim_program: PathBuf,
+    pub(crate) handlers: Handlers,
     pub(crate) boot_id: String,
     pub(crate) sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     pub(crate) containers: RwLock<HashMap<String, Arc<Container>>>,
@@ -90,6 +98,7 @@ impl Engine {
         let shim_program = crate::embed::install(&layout.run).map_err(failed("installing the shim"))?;
         let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;
         let boot_id = sys::host::boot_id().map_err(failed("reading the boot id"))?;
+        let handlers = Handlers::open(config.runtimes).await;
         let engine = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             layout,
@@ -97,6 +106,7 @@ impl Engine {
             store,
             cgroups,
             shim_program,
+            handlers,
             boot_id,
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
@@ -115,6 +125,7 @@ impl Engine {
                     record: Mutex::new(record.clone()),
                     shim: Mutex::new(None),
                     gate: tokio::sync::Mutex::new(()),
+                    steps: Arc::default(),
                 };
                 self.sandboxes.write().insert(record.spec.id, Arc::new(sandbox));
             }
@@ -176,6 +187,7 @@ impl Engine {
     /// Takes a living shim: learns what happened to its containers meanwhile and follows it from now on.
     pub(crate) fn adopt(&self, id: &str, sandbox: &Arc<Sandbox>, link: Link, welcome: Welcome) {
         let link = Arc::new(link);
+        add_steps(&sandbox.steps, "", &welcome.steps);
         // The connection lives, so the number still names the shim.
         match Pidfd::open(welcome.pid) {
             Ok(pidfd) => {
@@ -404,6 +416,20 @@ impl Engine {
         self.find_container(id).ok_or_else(|| EngineError::not_found(format!("no container {id}")))
     }
 
+    /// A step of a container's start begins; it ends when the answer is dropped.
+    pub(crate) fn step(&self, step: &'static str, of: &ContainerSpec) -> Open {
+        self.find_sandbox(&of.sandbox_id).map_or_else(Open::unseen, |found| found.steps.open(step, &of.name))
+    }
+
+    /// What the shim tells of a container's start.
+    fn add_start(&self, container: &str, steps: &[shim::Step]) {
+        let Some(container) = self.find_container(container) else { return };
+        let spec = container.record.borrow().spec.clone();
+        if let Some(sandbox) = self.find_sandbox(&spec.sandbox_id) {
+            add_steps(&sandbox.steps, &spec.name, steps);
+        }
+    }
+
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
         let of_it = |container: &&Arc<Container>| container.record.borrow().spec.sandbox_id == sandbox;
         self.containers.read().values().filter(of_it).cloned().collect()
@@ -447,6 +473,13 @@ impl Engine {
     }
 }
 
+/// Keeps what a shim tells of the time that its steps took.
+fn add_steps(kept: &Spans, of: &str, steps: &[shim::Step]) {
+    for shim::Step { name, began_ns, ended_ns } in steps {
+        kept.add(Span { step: name.clone(), of: of.to_owned(), began_ns: *began_ns, ended_ns: *ended_ns });
+    }
+}
+
 /// Handles what a shim says until its connection ends. Holds the engine only while it handles something.
 async fn follow(me: Weak<Engine>, sandbox: String, link: Arc<Link>) {
     while let Ok(Some((message, fds))) = link.receive().await {
@@ -454,10 +487,11 @@ async fn follow(me: Weak<Engine>, sandbox: String, link: Arc<Link>) {
         match message {
             FromShim::Reply { id, result } => {
                 let Some(waiting) = link.take(id) else { continue };
-                if let (Some(container), Ok(shim::Answer::Started { pid, started_at })) =
+                if let (Some(container), Ok(shim::Answer::Started { pid, started_at, steps })) =
                     (&waiting.starts, &result)
                 {
                     engine.on_started(container, *pid, *started_at);
+                    engine.add_start(container, steps);
                 }
                 waiting.answer(result.map(|answer| (answer, fds)));
             }

@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use async_trait::async_trait;
 use bytes::Bytes;
 use engine_api::{
-    ByteStream, EngineError, ErrorKind, Image, ImageConfig, ImageOrigin, Images, Progress, ProgressStream,
-    RegistryAuth, RemovalKind, Resolution,
+    ByteStream, EngineError, ErrorKind, Image, ImageConfig, ImageName, ImageOrigin, Images, Progress,
+    ProgressStream, RegistryAuth, RemovalKind, Resolution,
 };
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
@@ -44,6 +44,16 @@ impl ImageService {
 
 #[async_trait]
 impl Images for ImageService {
+    fn name(&self, reference: &str) -> Result<ImageName, EngineError> {
+        let parsed = image::Reference::parse(reference).map_err(engine_error)?;
+        Ok(ImageName {
+            registry: parsed.domain,
+            repository: parsed.path,
+            tag: parsed.tag,
+            digest: parsed.digest.map(|digest| digest.to_string()),
+        })
+    }
+
     async fn resolve(&self, reference: &str) -> Result<Resolution, EngineError> {
         let reference = reference.to_owned();
         let found = self.blocking(move |store| store.resolve(&reference)).await?;
@@ -129,6 +139,7 @@ pub(crate) fn engine_error(error: image::Error) -> EngineError {
         image::Error::Conflict(_) => ErrorKind::Conflict,
         image::Error::Denied(_) => ErrorKind::Denied,
         image::Error::Unreachable(_) => ErrorKind::Unreachable,
+        image::Error::Unavailable(_) => ErrorKind::Unavailable,
         // What was sent is cut off or is not what it should be.
         image::Error::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
@@ -256,6 +267,8 @@ mod tests {
         while let Some(step) = steps.next().await {
             last = Some(step);
         }
-        assert_eq!(last.unwrap().unwrap_err().kind, ErrorKind::Unreachable);
+        assert_eq!(last.unwrap().unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(service.name("Nginx").unwrap_err().kind, ErrorKind::Invalid);
+        assert_eq!(service.name("nginx:1").unwrap().path(), "docker.io/library/nginx");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use engine_api::{EngineError, ErrorKind};
 use parking_lot::Mutex;
-use shim::{Answer, Call, CallError, ContainerReport, ExitRecord, FromShim, MAX_MESSAGE, ToShim};
+use shim::{Answer, Call, CallError, ContainerReport, ExitRecord, FromShim, MAX_MESSAGE, Step, ToShim};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -52,6 +52,7 @@ pub(crate) struct Link {
 pub(crate) struct Welcome {
     pub(crate) pid: u32,
     pub(crate) containers: Vec<ContainerReport>,
+    pub(crate) steps: Vec<Step>,
 }
 
 impl Link {
@@ -72,10 +73,10 @@ impl Link {
         };
         let greeted = tokio::time::timeout(GREETING_MAX, greeting).await;
         match greeted.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the shim does not answer"))?? {
-            Some((FromShim::Welcome { version, pid, containers }, _)) => {
+            Some((FromShim::Welcome { version, pid, containers, steps }, _)) => {
                 shim::check_version(version).map_err(io::Error::other)?;
                 link.version = version;
-                Ok((link, Welcome { pid, containers }))
+                Ok((link, Welcome { pid, containers, steps }))
             }
             Some((FromShim::Failed { message }, _)) => Err(io::Error::other(message)),
             Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the shim did not greet")),

@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use engine_api::{
-    ContainerSpec, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, Rlimit,
+    ContainerSpec, Device, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, Rlimit,
     SandboxSpec, SeccompProfile,
 };
 use serde_json::{Value, json};
 use sys::host::DeviceNode;
 
+use crate::labels::Labels;
 use crate::user::ResolvedUser;
 
 /// The search path of a container whose image has none.
@@ -35,6 +36,9 @@ const MASKED: [&str; 11] = [
 /// Kernel interfaces that may be read.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// The largest profile of system calls that is read.
+const PROFILE_MAX_BYTES: u64 = 4 << 20;
+
 /// What a document is made from, beside the specification.
 pub(crate) struct Surroundings<'a> {
     pub(crate) sandbox: &'a SandboxSpec,
@@ -42,6 +46,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) user: &'a ResolvedUser,
     pub(crate) capabilities: &'a BTreeSet<String>,
     pub(crate) seccomp: Option<Value>,
+    pub(crate) labels: &'a Labels,
     pub(crate) rootfs: &'a Path,
     pub(crate) run_sandbox: &'a Path,
     pub(crate) cgroup_path: &'a str,
@@ -51,6 +56,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cgroup_directories: &'a [(String, PathBuf)],
     /// Devices of a privileged container.
     pub(crate) devices: &'a [DeviceNode],
+    /// Devices that were asked for by name, which are mounts as well.
+    pub(crate) given: &'a [(DeviceNode, Device)],
     /// Device rules are set (cgroup version 1).
     pub(crate) device_rules: bool,
     /// What the kernel lets this process set.
@@ -65,12 +72,15 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         "namespaces": namespaces(around),
         "rootfsPropagation": propagation_of_root(&spec.mounts),
         "seccomp": around.seccomp,
+        "mountLabel": around.labels.selinux.as_ref().map(|(_, mounts)| mounts),
         "maskedPaths": if privileged || spec.security.unmask_proc { vec![] } else { MASKED.to_vec() },
         "readonlyPaths": if privileged || spec.security.unmask_proc { vec![] } else { READ_ONLY.to_vec() },
         "devices": around.devices.iter().map(device).collect::<Vec<_>>(),
     });
     if around.device_rules {
-        linux["resources"] = json!({"devices": [{"allow": privileged, "access": "rwm"}]});
+        let all = json!({"allow": privileged, "access": "rwm"});
+        let given = around.given.iter().map(|(node, device)| rule(node, &device.access));
+        linux["resources"] = json!({"devices": std::iter::once(all).chain(given).collect::<Vec<_>>()});
     }
     Ok(json!({
         "ociVersion": "1.2.0",
@@ -100,6 +110,8 @@ fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, Eng
         // Absent where it is off: the library loads the filter while it still may.
         "noNewPrivileges": spec.security.no_new_privileges.then_some(true),
         "oomScoreAdj": around.oom_score_adj,
+        "apparmorProfile": around.labels.app_armor,
+        "selinuxLabel": around.labels.selinux.as_ref().map(|(process, _)| process),
         "rlimits": (!spec.rlimits.is_empty()).then(|| spec.rlimits.iter().map(rlimit).collect::<Vec<_>>()),
     })))
 }
@@ -255,7 +267,11 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
 }
 
 fn mount(mount: &Mount) -> Value {
-    let mode = if mount.read_only { "ro" } else { "rw" };
+    let mode = match (mount.read_only, mount.recursive_read_only) {
+        (false, _) => "rw",
+        (true, false) => "ro",
+        (true, true) => "rro",
+    };
     match &mount.source {
         MountSource::Bind(source) => {
             let propagation = match mount.propagation {
@@ -311,12 +327,27 @@ fn device(node: &DeviceNode) -> Value {
     })
 }
 
+/// What may be done with a device, in the words of the version 1 controller.
+fn rule(node: &DeviceNode, access: &str) -> Value {
+    let kind = if node.character { "c" } else { "b" };
+    json!({"allow": true, "type": kind, "major": node.major, "minor": node.minor, "access": access})
+}
+
 /// Fields that are null left out: some readers take null for a wrong type.
 fn strip_nulls(mut value: Value) -> Value {
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|_, field| !field.is_null());
     }
     value
+}
+
+/// An error without its number, as other languages tell it.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// The filter that a container runs under.
@@ -329,11 +360,15 @@ pub(crate) fn seccomp(
         SeccompProfile::Unconfined => Ok(None),
         SeccompProfile::RuntimeDefault => crate::seccomp::default_profile(capabilities).map(Some),
         SeccompProfile::Localhost(path) => {
-            let unusable = |why: &dyn std::fmt::Display| {
-                EngineError::invalid(format!("seccomp profile {}: {why}", path.display()))
-            };
-            let bytes = std::fs::read(path).map_err(|error| unusable(&error))?;
-            serde_json::from_slice(&bytes).map(Some).map_err(|error| unusable(&error))
+            // containerd's words.
+            let shown = path.display();
+            let unusable =
+                |why: String| EngineError::invalid(format!("cannot load seccomp profile \"{shown}\": {why}"));
+            let bytes = std::fs::File::open(path)
+                .and_then(|file| sys::files::read_bounded(file, PROFILE_MAX_BYTES))
+                .map_err(|error| unusable(format!("open {shown}: {}", reason(&error))))?;
+            let decoded = serde_json::from_slice(&bytes);
+            decoded.map(Some).map_err(|error| unusable(format!("decoding seccomp profile failed: {error}")))
         }
     }
 }

@@ -18,18 +18,22 @@ fn image() -> ImageConfig {
 
 fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
     let (user, capabilities) = (ResolvedUser { uid: 7, gid: 8, ..ResolvedUser::default() }, BTreeSet::new());
+    let node = DeviceNode { path: "/dev/loop3".into(), major: 7, minor: 3, ..DeviceNode::default() };
+    let given = (node, Device { access: "rw".into(), ..Device::default() });
     let around = Surroundings {
         sandbox,
         image: &image(),
         user: &user,
         capabilities: &capabilities,
         seccomp: None,
+        labels: &crate::labels::Labels::default(),
         rootfs: Path::new("/r"),
         run_sandbox: Path::new("/run/s"),
         cgroup_path: "skiff/s/c",
         cgroup_directories: &[],
         pid_namespace: None,
         devices: &[],
+        given: &[given],
         device_rules: true,
         oom_score_adj: None,
     };
@@ -61,7 +65,9 @@ fn a_document_merges_image_and_specification() {
     assert_eq!(document["process"]["env"], json!(["PATH=/bin", "HOSTNAME=pod", "A=spec", "B=1"]));
     assert_eq!(document["process"]["cwd"], "/data");
     assert!(document["process"].get("noNewPrivileges").is_none());
-    assert_eq!(document["linux"]["resources"]["devices"][0]["allow"], false);
+    let rules = &document["linux"]["resources"]["devices"];
+    assert_eq!(rules[0]["allow"], false);
+    assert_eq!(rules[1], json!({"allow": true, "type": "b", "major": 7, "minor": 3, "access": "rw"}));
     assert!(document["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "pid"})));
 }
 
@@ -71,6 +77,7 @@ fn mounts_of_the_specification_win() {
         source: MountSource::Tmpfs { size_bytes: 5, options: Vec::new() },
         target: "/dev/shm".into(),
         read_only: false,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     };
     let spec = ContainerSpec { mounts: vec![shm], ..ContainerSpec::default() };

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base::spans::Span;
 use engine_api::{
     Connection, ContainerEvent, ContainerSpec, ContainerState, ContainerStatus, EngineError, ErrorKind,
-    EventsLost, ExecSpec, Exit, Process, Resources, Runtime, SandboxSpec, SandboxStatus, Stats, TerminalSize,
+    EventsLost, ExecSpec, Exit, Process, Resources, Runtime, RuntimeHandler, SandboxSpec, SandboxStatus,
+    Stats, TerminalSize,
 };
 use futures::stream::{BoxStream, StreamExt};
 use shim::{Answer, Call};
@@ -42,6 +44,14 @@ impl Runtime for Engine {
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError> {
         let sandboxes: Vec<_> = self.sandboxes.read().values().cloned().collect();
         Ok(sandboxes.iter().map(|sandbox| self.status_of(sandbox)).collect())
+    }
+
+    fn start_steps(&self, sandbox_id: &str) -> Vec<Span> {
+        self.find_sandbox(sandbox_id).map(|sandbox| sandbox.steps.list()).unwrap_or_default()
+    }
+
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        self.handlers.all()
     }
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {
@@ -139,6 +149,16 @@ impl Runtime for Engine {
         container.record.send_modify(|record| record.spec.resources = resources);
         self.save_container(&container);
         Ok(())
+    }
+
+    async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError> {
+        crate::sandboxes::check_below("cgroup", std::path::Path::new(path))?;
+        let (me, path) = (self.me(), path.to_owned());
+        self.blocking("setting the limits of a group", move || match me.upgrade() {
+            Some(engine) => engine.set_limits(&path, &resources),
+            None => Ok(()),
+        })
+        .await
     }
 
     async fn events(&self) -> BoxStream<'static, Result<ContainerEvent, EventsLost>> {

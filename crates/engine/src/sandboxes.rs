@@ -25,6 +25,7 @@ impl Engine {
     pub(crate) async fn make_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, EngineError> {
         check_id(&spec.id)?;
         check_sandbox(&spec)?;
+        self.handlers.program(&spec.runtime_handler)?;
         let id = spec.id.clone();
         let record = SandboxRecord {
             spec,
@@ -37,6 +38,7 @@ impl Engine {
             record: Mutex::new(record),
             shim: Mutex::new(None),
             gate: tokio::sync::Mutex::new(()),
+            steps: Arc::default(),
         });
         let _gate = sandbox.gate.lock().await;
         {
@@ -58,6 +60,7 @@ impl Engine {
     /// Directories, cgroup, shared memory, shim.
     async fn bring_up(&self, id: &str, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
         let record = sandbox.record.lock().clone();
+        let step = sandbox.steps.open("engine: prepare the sandbox", "");
         // First, so that whatever follows is found again after a crash.
         records::save(&self.layout.sandbox_record(id), &record)?;
         let me = self.me();
@@ -68,6 +71,8 @@ impl Engine {
                 engine.prepare_sandbox(&spec)
             })
             .await?;
+        drop(step);
+        let step = sandbox.steps.open("engine: start the shim", "");
         let dir = self.layout.run_sandbox(id);
         let mut shim = tokio::process::Command::new(&self.shim_program);
         shim.arg("serve").arg(&dir).env_clear().stdin(listener).stdout(Stdio::null()).stderr(Stdio::null());
@@ -85,6 +90,8 @@ impl Engine {
             record.clone()
         };
         records::save(&self.layout.sandbox_record(id), &record)?;
+        drop(step);
+        let _step = sandbox.steps.open("engine: greet the shim", "");
         match Link::open(&dir).await {
             Ok((link, welcome)) => {
                 self.adopt(id, sandbox, link, welcome);
@@ -104,6 +111,10 @@ impl Engine {
         for warning in group.apply(&limits_of(&spec.resources))? {
             tracing::warn!(sandbox = spec.id, warning, "a limit cannot be set on this host");
         }
+        // Made by now, and nobody removes it while this sandbox's group is in it.
+        if let Some(limits) = &spec.parent_resources {
+            self.set_limits(spec.cgroup_parent.trim_matches('/'), limits)?;
+        }
         if !spec.host_ipc {
             let shm = shared_memory(&dir);
             std::fs::create_dir_all(&shm)?;
@@ -122,6 +133,21 @@ impl Engine {
         std::fs::write(dir.join(shim::CONFIG_FILE), shim::encode(&config)?)?;
         let _ = std::fs::remove_file(dir.join(shim::SOCKET));
         sys::seqpacket::listen(&dir, shim::SOCKET)
+    }
+
+    /// Limits of a group below the engine's own, if it is there. Blocks.
+    pub(crate) fn set_limits(&self, path: &str, limits: &Resources) -> std::io::Result<()> {
+        let group = self.cgroups.group(&format!("{}/{path}", self.cgroup_root));
+        match group.apply(&limits_of(limits)) {
+            Ok(warnings) => {
+                for warning in warnings {
+                    tracing::warn!(group = group.path(), warning, "a limit cannot be set on this host");
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn halt_sandbox(&self, id: &str) -> Result<(), EngineError> {
@@ -224,6 +250,7 @@ pub(crate) fn limits_of(resources: &Resources) -> Limits {
         swap_bytes: resources.swap_limit_bytes,
         pids: resources.pids_limit,
         cpuset_cpus: resources.cpuset_cpus.clone(),
+        huge_pages: resources.hugepages.clone(),
     }
 }
 

@@ -92,6 +92,24 @@ impl Blobs {
         Ok((digest, size))
     }
 
+    /// Takes a verified and synced file in. Blocks.
+    pub(crate) fn adopt(&self, file: &Path, digest: &Digest) -> Result<(), Error> {
+        let path = self.path(digest);
+        fs::rename(file, &path).during_on("rename content to", &path)?;
+        sync_directory(&self.directory)
+    }
+
+    /// Refuses what the disk has no room for, before it comes.
+    pub(crate) fn must_fit(&self, bytes: u64) -> Result<(), Error> {
+        let disk = rustix::fs::statvfs(&self.directory).during_on("look at the disk of", &self.directory)?;
+        let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if bytes <= room {
+            return Ok(());
+        }
+        let what = format!("{bytes} bytes are to come, and {} has room for {room}", self.directory.display());
+        Err(Error::io(what, io::ErrorKind::StorageFull))
+    }
+
     /// The digests of everything there.
     pub(crate) fn list(&self) -> Result<Vec<Digest>, Error> {
         let mut all = Vec::new();

@@ -18,6 +18,11 @@ pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Media type of an uncompressed layer; `+gzip` and `+zstd` are the compressed ones.
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// Docker's configuration.
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// What types of layers begin with.
+const LAYER_FAMILIES: [&str; 2] =
+    ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
 /// Docker's manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker's index.
@@ -199,6 +204,65 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// Refuses what is no image: other artifacts have manifests as well.
+    pub(crate) fn check_types(&self) -> Result<(), String> {
+        let kind = self.config.media_type.as_str();
+        if !matches!(kind, "" | CONFIG | DOCKER_CONFIG) {
+            return Err(format!("it is no container image: its configuration is of type {kind:?}"));
+        }
+        let is_layer =
+            |kind: &str| kind.is_empty() || LAYER_FAMILIES.iter().any(|family| kind.starts_with(family));
+        match self
+            .layers
+            .iter()
+            .map(|layer| layer.media_type.as_str())
+            .find(|kind| !is_layer(kind) || kind.ends_with("+encrypted"))
+        {
+            Some(kind) => Err(format!("a layer is of type {kind:?}, which no container can be made from")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a document by a name or digest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Manifest,
+    Index,
+}
+
+/// What a document is: by what stands in it, which what is said of it must not contradict. One that could be read as
+/// either is neither. Source: OCI image specification, and GHSA-77vh-xpmg-72qh on media types that are confused.
+pub(crate) fn shape(document: &Value, said: &str) -> Result<Shape, String> {
+    let has = |field: &str| document.get(field).is_some_and(|value| !value.is_null());
+    let shape = match (has("manifests"), has("config") || has("layers")) {
+        (true, false) => Shape::Index,
+        (false, true) => Shape::Manifest,
+        (true, true) => {
+            return Err("its manifest is an index as well, so that nobody knows what it means".to_owned());
+        }
+        (false, false) if has("fsLayers") => {
+            return Err(
+                "its manifest is of schema 1, which is no longer read: push the image again".to_owned()
+            );
+        }
+        (false, false) => return Err("its manifest names no layers and no other manifests".to_owned()),
+    };
+    let written = document.get("mediaType").and_then(Value::as_str).unwrap_or_default();
+    for kind in [written, said] {
+        let meant = match kind {
+            MANIFEST | DOCKER_MANIFEST => Shape::Manifest,
+            INDEX | DOCKER_LIST => Shape::Index,
+            _ => continue,
+        };
+        if meant != shape {
+            return Err(format!("its manifest is said to be {kind:?} and is not"));
+        }
+    }
+    Ok(shape)
+}
+
 /// An index: manifests for several machines, or the images of a layout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -255,6 +319,50 @@ mod tests {
         assert_eq!(again["config"]["Hostname"], "h");
         assert_eq!(again["config"]["Healthcheck"]["Test"][1], "true");
         assert_eq!(serde_json::from_value::<ImageDocument>(again).unwrap(), document);
+    }
+
+    #[test]
+    fn a_manifest_means_one_thing() {
+        let index = serde_json::json!({ "mediaType": INDEX, "manifests": [] });
+        let manifest = serde_json::json!({ "config": {}, "layers": [] });
+        assert_eq!(shape(&index, ""), Ok(Shape::Index));
+        assert_eq!(shape(&manifest, DOCKER_MANIFEST), Ok(Shape::Manifest));
+        assert_eq!(shape(&manifest, "application/json"), Ok(Shape::Manifest));
+        let mut both = index.clone();
+        both["layers"] = serde_json::json!([]);
+        for (document, said, part) in [
+            (both, INDEX, "nobody knows"),
+            (serde_json::json!({ "fsLayers": [] }), "", "schema 1"),
+            (serde_json::json!({}), "", "no layers"),
+            (index, MANIFEST, "is said to be"),
+            (serde_json::json!({ "mediaType": DOCKER_LIST, "config": {} }), "", "is said to be"),
+        ] {
+            let told = shape(&document, said).unwrap_err();
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let of = |config: &str, layer: &str| {
+            let descriptor = |kind: &str| Descriptor {
+                media_type: kind.to_owned(),
+                digest: Digest::of(b""),
+                size: 0,
+                annotations: BTreeMap::new(),
+                platform: None,
+            };
+            Manifest::new(descriptor(config), vec![descriptor(layer)]).check_types()
+        };
+        for layer in ["", LAYER, "application/vnd.docker.image.rootfs.diff.tar.gzip"] {
+            assert_eq!(of(CONFIG, layer), Ok(()), "{layer}");
+        }
+        assert!(
+            of("application/vnd.cncf.helm.config.v1+json", LAYER).unwrap_err().contains("no container image")
+        );
+        assert!(of(CONFIG, "text/plain").unwrap_err().contains("text/plain"));
+        let encrypted = format!("{LAYER}+gzip+encrypted");
+        assert!(of(DOCKER_CONFIG, &encrypted).unwrap_err().contains("encrypted"));
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub enum Error {
     /// The registry cannot be reached, or fails.
     #[error("{0}")]
     Unreachable(String),
+    /// The registry takes no connections, or says that it cannot serve for now.
+    #[error("{0}")]
+    Unavailable(String),
     /// The operating system refused something.
     #[error("{what}: {source}")]
     Io {
@@ -49,6 +52,22 @@ impl Error {
     /// An I/O error with what was tried.
     pub fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io { what: what.into(), source: source.into() }
+    }
+
+    /// With what others had said before.
+    pub(crate) fn after(self, before: &[String]) -> Self {
+        if before.is_empty() {
+            return self;
+        }
+        let told = |text: String| format!("{text} (before that: {})", before.join("; "));
+        match self {
+            Self::NotInRegistry(text) => Self::NotInRegistry(told(text)),
+            Self::Invalid(text) => Self::Invalid(told(text)),
+            Self::Denied(text) => Self::Denied(told(text)),
+            Self::Unreachable(text) => Self::Unreachable(told(text)),
+            Self::Unavailable(text) => Self::Unavailable(told(text)),
+            other => other,
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `layers/<n>` | one unpacked layer in overlay form (whiteouts as 0/0 devices, opaque directories as xattrs) |
 //! | `snapshots/<key>/{upper,work}` | what one container wrote |
 //! | `state.json` | images, tags and their origin, which layer is unpacked where; replaced atomically |
+//! | `partial/<hex>` | content that has come in part; a later pull goes on with it, or it is given up after a day |
 //! | `staging/` | unfinished work; emptied at start |
 //!
 //! An image is in `state.json` only after all that it needs is on disk, and content leaves only after nothing in
@@ -24,15 +25,20 @@ mod blobs;
 mod compression;
 pub mod digest;
 pub mod document;
+mod download;
 mod entries;
 mod error;
-mod manifests;
+mod hosts;
 pub mod overlay;
 mod pack;
+mod partial;
+mod push;
 pub mod reference;
+mod refusal;
 mod registry;
 pub mod root;
 mod snapshot;
+mod source;
 mod state;
 mod store;
 mod unpack;
@@ -42,6 +48,7 @@ pub use digest::Digest;
 pub use document::{ContainerConfig, History, ImageDocument};
 pub use entries::is_archive;
 pub use error::Error;
+pub use hosts::RegistryConfig;
 pub use pack::PackedLayer;
 pub use reference::Reference;
 pub use registry::{Credentials, Progress};

@@ -1,40 +1,38 @@
-//! Pull and push: verified content, layers in parallel, progress in Docker's words.
+//! Pull: verified content from the places that may have it, layers in parallel, progress in Docker's words.
 //!
-//! Registries on loopback speak plain HTTP, all others HTTPS with the host's CA roots.
-//! Source: OCI distribution specification, through the `oci-client` library.
+//! Registries on loopback speak plain HTTP, all others HTTPS with the host's CA roots, where nothing else is said
+//! ([`crate::RegistryConfig`]). Source: OCI distribution specification.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::Duration;
 
-use flate2::write::GzEncoder;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use http::StatusCode;
-use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, RegistryOperation};
 use tokio::sync::mpsc;
-use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 use crate::Error;
 use crate::archive::parse;
 use crate::blobs::DOCUMENT_BYTES_MAX;
 use crate::digest::Digest;
-use crate::document::{self, Descriptor, Index, Manifest, Platform};
-use crate::error::During;
-use crate::manifests::{Identity, Manifests, Refusal, in_words};
+use crate::document::{self, Descriptor, Index, Manifest, Platform, Shape};
+use crate::download::{Download, Pace};
+use crate::hosts::RegistryConfig;
 use crate::reference::Reference;
-use crate::state::{ImageRecord, Origin};
+use crate::refusal::Refusal;
+use crate::source::{Document, Source};
+use crate::state::Origin;
 use crate::store::Store;
 
-const PARALLEL_LAYERS: usize = 4;
+pub(crate) const PARALLEL_LAYERS: usize = 4;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection that brings nothing for so long is dead.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const USER_AGENT: &str = concat!("skiff/", env!("CARGO_PKG_VERSION"));
-/// Progress is told once per so many bytes.
-const REPORT_BYTES: u64 = 512 * 1024;
+
+/// How registries are reached, and how long they are waited for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Registries {
+    pub(crate) config: RegistryConfig,
+    pub(crate) pace: Pace,
+}
 
 /// A user of a registry; never logged.
 #[derive(Clone)]
@@ -66,26 +64,25 @@ pub struct Progress {
 
 /// Tells progress; nobody has to listen.
 #[derive(Clone)]
-struct Report(mpsc::Sender<Progress>);
+pub(crate) struct Report(pub(crate) mpsc::Sender<Progress>);
 
 impl Report {
-    async fn say(&self, id: &str, status: impl Into<String>) {
+    pub(crate) async fn say(&self, id: &str, status: impl Into<String>) {
         let _ =
             self.0.send(Progress { id: id.to_owned(), status: status.into(), current: 0, total: 0 }).await;
     }
 
     /// Counts are replaced by later ones, so a listener that is slow may miss some.
-    fn count(&self, id: &str, status: &str, current: u64, total: u64) {
+    pub(crate) fn count(&self, id: &str, status: &str, current: u64, total: u64) {
         let _ = self.0.try_send(Progress { id: id.to_owned(), status: status.to_owned(), current, total });
     }
 }
 
-/// A registry, one repository and who asks.
+/// An image's name, and the places that may have it.
 struct Remote {
-    client: Client,
-    manifests: Manifests,
+    store: Store,
     reference: Reference,
-    image: oci_client::Reference,
+    sources: Vec<Source>,
 }
 
 impl Store {
@@ -98,16 +95,16 @@ impl Store {
     ) -> Result<Digest, Error> {
         let lease = self.lease();
         let report = Report(progress);
-        let remote = Remote::open(name, credentials, RegistryOperation::Pull).await?;
+        let remote = Remote::open(self, name, credentials).await?;
         let tag = remote.reference.tag.clone().unwrap_or_default();
         report.say(&tag, format!("Pulling from {}", remote.reference.path)).await;
-        let (manifest, manifest_digest, repo_digest) = remote.manifest(self).await?;
+        let (manifest, manifest_digest, repo_digest) = remote.manifest().await?;
         let id = manifest.config.digest.clone();
-        remote.config(self, &manifest.config).await?;
+        remote.config(&manifest.config).await?;
         // Boxed, because the compiler cannot prove a closure's future `Send` for every lifetime.
         let mut downloads: Vec<BoxFuture<'_, Result<(), Error>>> = Vec::new();
         for layer in &manifest.layers {
-            downloads.push(Box::pin(remote.layer(self, layer, &report)));
+            downloads.push(Box::pin(remote.layer(layer, &report)));
         }
         let () = futures::stream::iter(downloads).buffer_unordered(PARALLEL_LAYERS).try_collect().await?;
         let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
@@ -137,145 +134,30 @@ impl Store {
         report.say("", format!("Status: {status} for {}", remote.reference.familiar())).await;
         Ok(id)
     }
-
-    /// Pushes a name to its registry. Layers without compression are sent with gzip. Answers the manifest's digest.
-    pub async fn push(
-        &self,
-        name: &str,
-        credentials: Option<Credentials>,
-        progress: mpsc::Sender<Progress>,
-    ) -> Result<Digest, Error> {
-        let _lease = self.lease();
-        let report = Report(progress);
-        let resolved = self.resolve(name)?;
-        let remote = Remote::open(&resolved.reference, credentials, RegistryOperation::Push).await?;
-        report.say("", format!("The push refers to repository [{}]", remote.reference.repository())).await;
-        let record = self.record_of(&resolved.image.id)?;
-        let store = self.clone();
-        let (layers, manifest) =
-            run_blocking(move || store.manifest_to_push(&resolved.image.id, &record)).await?;
-        let mut uploads: Vec<BoxFuture<'_, Result<(), Error>>> = Vec::new();
-        for layer in &layers {
-            uploads.push(Box::pin(remote.upload(self, layer, &report)));
-        }
-        let () = futures::stream::iter(uploads).buffer_unordered(PARALLEL_LAYERS).try_collect().await?;
-        let parsed: Manifest = parse(&manifest, "a manifest")?;
-        remote.upload(self, &parsed.config, &report).await?;
-        let digest = Digest::of(&manifest);
-        let size = manifest.len();
-        let media_type = if parsed.media_type.is_empty() { document::MANIFEST } else { &parsed.media_type };
-        let content_type = http_header(media_type)
-            .ok_or_else(|| Error::Invalid(format!("{media_type:?} is no media type")))?;
-        let sent = remote.client.push_manifest_raw(&remote.image, manifest, content_type).await;
-        sent.map_err(|error| remote.failed(error))?;
-        let tag = remote.reference.tag.clone().unwrap_or_default();
-        report.say("", format!("{tag}: digest: {digest} size: {size}")).await;
-        let pushed = remote.reference.with_digest(&digest);
-        self.change(|state| {
-            // One that was removed meanwhile stays removed.
-            if let Some(image) = state.images.get_mut(&parsed.config.digest) {
-                image.repo_digests.insert(pushed);
-            }
-            Ok(())
-        })?;
-        Ok(digest)
-    }
-
-    fn record_of(&self, id: &Digest) -> Result<ImageRecord, Error> {
-        let state = self.inner.state.lock();
-        state.images.get(id).cloned().ok_or_else(|| Error::NotFound(id.to_string()))
-    }
-
-    /// The layers as they are sent and the manifest that names them: the stored one where nothing had to be compressed.
-    fn manifest_to_push(
-        &self,
-        id: &Digest,
-        record: &ImageRecord,
-    ) -> Result<(Vec<Descriptor>, Vec<u8>), Error> {
-        let stored = self.inner.blobs.document(&record.manifest)?;
-        let mut manifest: Manifest = parse(&stored, "a manifest")?;
-        let mut changed = false;
-        for (descriptor, layer) in manifest.layers.iter_mut().zip(&record.layers) {
-            if layer.media_type == document::LAYER {
-                let (digest, size) = self.compress(&layer.blob)?;
-                *descriptor = Descriptor {
-                    media_type: format!("{}+gzip", document::LAYER),
-                    digest,
-                    size,
-                    ..descriptor.clone()
-                };
-                changed = true;
-            }
-        }
-        if manifest.config.digest != *id {
-            return Err(Error::Invalid(format!("the manifest of {id} names another configuration")));
-        }
-        let bytes = match changed {
-            true => serde_json::to_vec(&manifest).map_err(|error| Error::io("write a manifest", error))?,
-            false => stored,
-        };
-        Ok((manifest.layers, bytes))
-    }
-
-    fn compress(&self, blob: &Digest) -> Result<(Digest, u64), Error> {
-        let mut encoder = GzEncoder::new(self.inner.blobs.ingest()?, flate2::Compression::default());
-        io::copy(&mut self.inner.blobs.open_blob(blob)?, &mut encoder).during("compress a layer")?;
-        self.inner.blobs.commit(encoder.finish().during("compress a layer")?, None)
-    }
 }
 
 impl Remote {
-    async fn open(
-        name: &str,
-        credentials: Option<Credentials>,
-        operation: RegistryOperation,
-    ) -> Result<Self, Error> {
+    async fn open(store: &Store, name: &str, credentials: Option<Credentials>) -> Result<Self, Error> {
         let reference = Reference::parse(name)?;
-        let (registry, repository) = (reference.domain.clone(), reference.path.clone());
-        let image = match (&reference.digest, &reference.tag) {
-            (Some(digest), _) => oci_client::Reference::with_digest(registry, repository, digest.to_string()),
-            (None, tag) => {
-                oci_client::Reference::with_tag(registry, repository, tag.clone().unwrap_or_default())
-            }
-        };
-        let protocol = match is_loopback(&reference.domain) {
-            true => ClientProtocol::HttpsExcept(vec![reference.domain.clone()]),
-            false => ClientProtocol::Https,
-        };
-        let config = ClientConfig {
-            protocol,
-            use_monolithic_push: true,
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        };
-        let credentials = credentials.filter(|user| !user.username.is_empty());
-        let auth = match credentials.clone() {
-            Some(user) => RegistryAuth::Basic(user.username, user.password),
-            None => RegistryAuth::Anonymous,
-        };
-        let client = Client::try_from(config)
-            .map_err(|error| Error::Unreachable(format!("no client for registries: {error}")))?;
-        let token = client.auth(&image, &auth, operation).await;
-        let token = token.map_err(|error| failed(&reference, error))?;
-        let identity = match (token, credentials) {
-            (Some(token), _) => Identity::Token(token),
-            (None, Some(user)) => Identity::User(user),
-            (None, None) => Identity::Nobody,
-        };
-        Ok(Self { client, manifests: Manifests::new(identity)?, reference, image })
+        let (registries, wanted) = (store.registries.clone(), reference.clone());
+        let sources = run_blocking(move || {
+            let endpoints = registries.config.endpoints(&wanted.domain)?;
+            let open =
+                |endpoint| Source::open(endpoint, &wanted, credentials.clone(), registries.pace.window);
+            endpoints.into_iter().map(open).collect()
+        })
+        .await?;
+        Ok(Self { store: store.clone(), reference, sources })
     }
 
     /// The manifest for this machine, its digest, and that of what the name means (an index, maybe).
-    async fn manifest(&self, store: &Store) -> Result<(Manifest, Digest, Digest), Error> {
-        let (bytes, named) = self.fetch_manifest(&self.image).await?;
-        let kind: serde_json::Value = parse(&bytes, "a manifest")?;
-        if kind.get("manifests").is_none() {
-            store.inner.blobs.put(&bytes)?;
-            return Ok((parse(&bytes, "a manifest")?, named.clone(), named));
+    async fn manifest(&self) -> Result<(Manifest, Digest, Digest), Error> {
+        let told = self.document(self.reference.digest.as_ref()).await?;
+        let named = told.digest.clone();
+        if self.shape(&told)? == Shape::Manifest {
+            return Ok((self.keep(&told)?, named.clone(), named));
         }
-        let index: Index = parse(&bytes, "an index")?;
+        let index: Index = parse(&told.bytes, "an index")?;
         let host = Platform::host();
         let entry = index.select(&host).ok_or_else(|| {
             let message = format!(
@@ -284,197 +166,91 @@ impl Remote {
             );
             Error::NotInRegistry(message)
         })?;
-        let (bytes, digest) =
-            self.fetch_manifest(&self.image.clone_with_digest(entry.digest.to_string())).await?;
-        if digest != entry.digest {
-            return Err(Error::Digest { expected: entry.digest.to_string(), actual: digest.to_string() });
+        let told = self.document(Some(&entry.digest)).await?;
+        if told.bytes.len() as u64 != entry.size || self.shape(&told)? != Shape::Manifest {
+            let message = format!("{} is not the manifest that its index names", entry.digest);
+            return Err(Error::Invalid(message));
         }
-        store.inner.blobs.put(&bytes)?;
-        Ok((parse(&bytes, "a manifest")?, digest, named))
+        Ok((self.keep(&told)?, told.digest, named))
     }
 
-    async fn fetch_manifest(&self, image: &oci_client::Reference) -> Result<(Vec<u8>, Digest), Error> {
-        let (registry, repository) = (image.resolve_registry(), image.repository());
-        let scheme = if is_loopback(registry) { "http" } else { "https" };
-        let version = image.digest().or(image.tag()).unwrap_or("latest");
-        let url = format!("{scheme}://{registry}/v2/{repository}/manifests/{version}");
-        let bytes = self.manifests.fetch(&url).await.map_err(|refusal| self.refused(refusal))?;
-        let digest = Digest::of(&bytes);
-        if let Some(wanted) = image.digest()
-            && wanted != digest.as_str()
-        {
-            return Err(Error::Digest { expected: wanted.to_owned(), actual: digest.to_string() });
+    /// What the name or a digest means to the first place that knows it. Where none does, the last one's answer counts,
+    /// which is the registry's own.
+    async fn document(&self, digest: Option<&Digest>) -> Result<Document, Error> {
+        let tag = self.reference.tag.as_deref().unwrap_or_default();
+        let version = digest.map_or(tag, Digest::as_str);
+        let may = |source: &&Source| if digest.is_some() { source.can.pull } else { source.can.resolve };
+        let (mut failed, mut before) = (None, Vec::new());
+        for source in self.sources.iter().filter(may) {
+            let told = source.manifest(version).await.and_then(|told| verified(told, digest));
+            match told {
+                Ok(told) => return Ok(told),
+                Err(refusal) => {
+                    let error = refusal.told(&self.reference, source.host());
+                    before.extend(failed.replace(error).map(|error: Error| error.to_string()));
+                }
+            }
         }
-        Ok((bytes, digest))
+        let nobody =
+            || Error::Invalid(format!("no place may be asked for {}: see its hosts.toml", self.reference));
+        Err(failed.unwrap_or_else(nobody).after(&before))
     }
 
-    async fn config(&self, store: &Store, config: &Descriptor) -> Result<(), Error> {
+    fn shape(&self, told: &Document) -> Result<Shape, Error> {
+        let shape = document::shape(&parse(&told.bytes, "a manifest")?, &told.media_type);
+        shape.map_err(|why| Error::Invalid(format!("{}: {why}", self.reference.familiar())))
+    }
+
+    /// Puts a manifest of an image into the store.
+    fn keep(&self, told: &Document) -> Result<Manifest, Error> {
+        let manifest: Manifest = parse(&told.bytes, "a manifest")?;
+        let checked = manifest.check_types();
+        checked.map_err(|why| Error::Invalid(format!("{}: {why}", self.reference.familiar())))?;
+        self.store.inner.blobs.put(&told.bytes)?;
+        Ok(manifest)
+    }
+
+    async fn config(&self, config: &Descriptor) -> Result<(), Error> {
         if config.size > DOCUMENT_BYTES_MAX {
             return Err(Error::Invalid(format!(
                 "the image's configuration of {} bytes is too large",
                 config.size
             )));
         }
-        self.download(store, config, |_| {}).await
+        self.download().bring(config, |_| {}).await
     }
 
-    async fn layer(&self, store: &Store, layer: &Descriptor, report: &Report) -> Result<(), Error> {
-        let id = short(&layer.digest).to_owned();
-        if store.inner.blobs.contains(&layer.digest) {
-            report.say(&id, "Already exists").await;
+    async fn layer(&self, layer: &Descriptor, report: &Report) -> Result<(), Error> {
+        let id = short(&layer.digest);
+        if self.store.inner.blobs.contains(&layer.digest) {
+            report.say(id, "Already exists").await;
             return Ok(());
         }
-        report.say(&id, "Pulling fs layer").await;
-        let (counts, total, name) = (report.clone(), layer.size, id.clone());
-        self.download(store, layer, move |done| counts.count(&name, "Downloading", done, total)).await?;
-        report.say(&id, "Download complete").await;
+        report.say(id, "Pulling fs layer").await;
+        let counted = |done| report.count(id, "Downloading", done, layer.size);
+        self.download().bring(layer, counted).await?;
+        report.say(id, "Download complete").await;
         Ok(())
     }
 
-    /// Brings one piece of content into the store; more bytes than were promised are refused.
-    async fn download(
-        &self,
-        store: &Store,
-        what: &Descriptor,
-        counted: impl Fn(u64) + Send + 'static,
-    ) -> Result<(), Error> {
-        if store.inner.blobs.contains(&what.digest) {
-            return Ok(());
+    fn download(&self) -> Download<'_> {
+        let pace = self.store.registries.pace;
+        Download { store: &self.store, sources: &self.sources, reference: &self.reference, pace }
+    }
+}
+
+/// A document, if it has the digest by which it was asked for.
+fn verified(told: Document, wanted: Option<&Digest>) -> Result<Document, Refusal> {
+    match wanted {
+        Some(wanted) if *wanted != told.digest => {
+            let (expected, actual) = (wanted.to_string(), told.digest.to_string());
+            Err(Refusal::Here(Error::Digest { expected, actual }))
         }
-        let stream = self.client.pull_blob_stream(&self.image, what.digest.as_str()).await;
-        let stream = stream.map_err(|error| self.failed(error))?;
-        let bridge = SyncIoBridge::new(StreamReader::new(stream.stream));
-        let (store, expected, size) = (store.clone(), what.digest.clone(), what.size);
-        let from = self.reference.domain.clone();
-        run_blocking(move || {
-            let mut ingest = store.inner.blobs.ingest()?;
-            let mut source = Counting { inner: bridge.take(size + 1), done: 0, told: 0, counted };
-            io::copy(&mut source, &mut ingest).map_err(|error| {
-                Error::Unreachable(format!("{expected} from {from} broke off: {error}: try again"))
-            })?;
-            ingest.flush().during("write content")?;
-            store.inner.blobs.commit(ingest, Some(&expected)).map(drop)
-        })
-        .await
-    }
-
-    async fn upload(&self, store: &Store, what: &Descriptor, report: &Report) -> Result<(), Error> {
-        let id = short(&what.digest).to_owned();
-        let digest = what.digest.as_str();
-        if self.client.blob_exists(&self.image, digest).await.map_err(|error| self.failed(error))? {
-            report.say(&id, "Layer already exists").await;
-            return Ok(());
-        }
-        report.say(&id, "Preparing").await;
-        let file = tokio::fs::File::from_std(store.inner.blobs.open_blob(&what.digest)?);
-        let (counts, total, name) = (report.clone(), what.size, id.clone());
-        let mut done = 0;
-        let stream = ReaderStream::with_capacity(file, 256 * 1024)
-            .inspect_ok(move |chunk| {
-                done += chunk.len() as u64;
-                counts.count(&name, "Pushing", done, total);
-            })
-            .map_err(OciDistributionError::from);
-        let sent = self.client.push_blob_stream(&self.image, stream, digest, Some(what.size)).await;
-        sent.map_err(|error| self.failed(error))?;
-        report.say(&id, "Pushed").await;
-        Ok(())
-    }
-
-    fn failed(&self, error: OciDistributionError) -> Error {
-        failed(&self.reference, error)
-    }
-
-    /// Why there is no manifest, with its remedy.
-    fn refused(&self, refusal: Refusal) -> Error {
-        let name = self.reference.familiar();
-        match refusal {
-            Refusal::Status(StatusCode::NOT_FOUND, _) => absent(&self.reference),
-            Refusal::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, said) => {
-                denied(&self.reference, &said)
-            }
-            Refusal::Status(status, said) => {
-                let said = if said.is_empty() { said } else { format!(" ({said})") };
-                let domain = &self.reference.domain;
-                Error::Unreachable(format!("registry {domain} answered {status}{said} for {name}: try again"))
-            }
-            Refusal::Connection(error) => out_of_reach(&self.reference, &error),
-            Refusal::TooLarge => Error::Invalid(format!(
-                "the manifest of {name} is larger than the {DOCUMENT_BYTES_MAX} bytes that one may have"
-            )),
-        }
+        _ => Ok(told),
     }
 }
 
-/// A registry's failure with its remedy.
-fn failed(reference: &Reference, error: OciDistributionError) -> Error {
-    use OciDistributionError as E;
-    match &error {
-        E::AuthenticationFailure(said) => denied(reference, &in_words("", said)),
-        E::UnauthorizedError { .. } => denied(reference, ""),
-        E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => absent(reference),
-        E::ServerError { code: 401 | 403, message, .. } => denied(reference, &in_words("", message)),
-        E::RegistryError { envelope, .. } => {
-            match envelope.errors.first().map(|error| (&error.code, error)) {
-                Some((
-                    OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound,
-                    _,
-                )) => absent(reference),
-                Some((OciErrorCode::Denied, told)) => denied(reference, &in_words("denied", &told.message)),
-                Some((OciErrorCode::Unauthorized, told)) => {
-                    denied(reference, &in_words("unauthorized", &told.message))
-                }
-                _ => Error::Unreachable(format!("{}: {error}", reference.domain)),
-            }
-        }
-        E::DigestError(_) => Error::Invalid(format!("{}: {error}", reference.familiar())),
-        _ => out_of_reach(reference, &error),
-    }
-}
-
-/// `said`: the registry's own words, if it had any.
-fn denied(reference: &Reference, said: &str) -> Error {
-    let (name, domain) = (reference.familiar(), &reference.domain);
-    let said = if said.is_empty() { String::new() } else { format!(" ({said})") };
-    Error::Denied(format!(
-        "access to {name} denied by {domain}{said}: the repository does not exist or needs `docker login`"
-    ))
-}
-
-fn absent(reference: &Reference) -> Error {
-    Error::NotInRegistry(format!("manifest for {} not found: manifest unknown", reference.familiar()))
-}
-
-fn out_of_reach(reference: &Reference, error: &(dyn std::error::Error + 'static)) -> Error {
-    Error::Unreachable(format!(
-        "registry {} cannot be reached for {}: {}",
-        reference.domain,
-        reference.familiar(),
-        base::error::chain(error)
-    ))
-}
-
-/// Tells how much was read.
-struct Counting<R, F> {
-    inner: R,
-    done: u64,
-    told: u64,
-    counted: F,
-}
-
-impl<R: Read, F: Fn(u64)> Read for Counting<R, F> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.done += read as u64;
-        if self.done - self.told >= REPORT_BYTES {
-            self.told = self.done;
-            (self.counted)(self.done);
-        }
-        Ok(read)
-    }
-}
-
-async fn run_blocking<T: Send + 'static>(
+pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
@@ -483,37 +259,13 @@ async fn run_blocking<T: Send + 'static>(
     }
 }
 
-fn short(digest: &Digest) -> &str {
+pub(crate) fn short(digest: &Digest) -> &str {
     &digest.hex()[..12]
-}
-
-fn http_header(value: &str) -> Option<http::HeaderValue> {
-    http::HeaderValue::from_str(value).ok()
-}
-
-/// Whether a registry is on this machine: only those are spoken to without TLS.
-fn is_loopback(domain: &str) -> bool {
-    let host = match domain.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => domain.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_loopback_is_spoken_to_in_the_clear() {
-        for loopback in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000"] {
-            assert!(is_loopback(loopback), "{loopback}");
-        }
-        for other in ["docker.io", "10.0.0.1:5000", "localhost.example.org", "127.0.0.1.nip.io", "[fd00::1]"]
-        {
-            assert!(!is_loopback(other), "{other}");
-        }
-    }
 
     #[test]
     fn credentials_are_not_shown() {

@@ -14,8 +14,11 @@ use crate::blobs::{Blobs, DOCUMENT_BYTES_MAX};
 use crate::digest::{Digest, is_hex};
 use crate::document::{self, Descriptor, ImageDocument, Manifest};
 use crate::error::During;
+use crate::hosts::RegistryConfig;
 use crate::pack::PackedLayer;
+use crate::partial::Partials;
 use crate::reference::{Reference, familiar};
+use crate::registry::Registries;
 use crate::snapshot::Snapshots;
 use crate::state::{ImageRecord, LayerRecord, Origin, State, TagRecord};
 
@@ -23,6 +26,7 @@ use crate::state::{ImageRecord, LayerRecord, Origin, State, TagRecord};
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) registries: Arc<Registries>,
 }
 
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) staging: PathBuf,
     pub(crate) blobs: Blobs,
+    pub(crate) partials: Partials,
     pub(crate) state: Mutex<State>,
     pub(crate) snapshots: Snapshots,
     /// Held while layers are unpacked, so that two users of an image do the work once.
@@ -140,6 +145,7 @@ impl Store {
         }
         let inner = Inner {
             blobs: Blobs::open(root, &staging)?,
+            partials: Partials::open(root)?,
             state: Mutex::new(State::load(root)?),
             snapshots: Snapshots::load(root)?,
             unpacking: Mutex::new(()),
@@ -148,9 +154,15 @@ impl Store {
             staging,
             _lock: lock,
         };
-        let store = Self { inner: Arc::new(inner) };
+        let store = Self { inner: Arc::new(inner), registries: Arc::default() };
         store.collect_garbage()?;
         Ok(store)
+    }
+
+    /// The same store, whose registries are reached as the host's administrator says.
+    #[must_use]
+    pub fn with_registries(self, config: RegistryConfig) -> Self {
+        Self { registries: Arc::new(Registries { config, ..Registries::default() }), ..self }
     }
 
     /// Keeps everything until it is dropped.

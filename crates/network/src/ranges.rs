@@ -118,10 +118,7 @@ pub fn keep(dir: &Path, ranges: &Ranges) -> Result<(), Error> {
     let bytes = serde_json::to_vec_pretty(ranges).map_err(|error| failed(error.into()))?;
     std::fs::create_dir_all(dir).map_err(failed)?;
     // Everything else follows from this file, so it has to be whole and on disk.
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, bytes).map_err(failed)?;
-    std::fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&fresh, &path).map_err(failed)
+    sys::files::write_durable(&path, &bytes).map_err(failed)
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Door, Refusal, Workers};
 use crate::config::Config;
-use crate::deps::{Caches, Deps};
+use crate::deps::{Caches, Deps, blocking};
 use crate::figures::Figures;
+use crate::groups::{self, Groups};
 use crate::images::{self, Puller};
 use crate::local_path;
 use crate::plugins::{self, Plugins};
@@ -30,12 +31,14 @@ use crate::registration::pressure::WatchedPressure;
 use crate::registration::{self, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
-use crate::static_pods::{self, Difference, MIRROR, StaticPods};
+use crate::static_pods::{self, Difference, MIRROR, StaticPods, mirrored};
+use crate::traces::Traces;
+use crate::volumes::leftovers;
 use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 use crate::worker::PodWorker;
 use crate::worker::mailbox::Mailbox;
-use crate::worker::terminate::terminate_orphan;
+use crate::worker::terminate::{terminate_leftover, terminate_orphan};
 
 /// What the agent works with, as `skiff` wires it.
 pub struct Handles {
@@ -107,16 +110,18 @@ impl Agent {
             watched,
             runtime,
             images,
-            puller: Puller::default(),
+            puller: Puller::open(&config.images, &config.data_dir)?,
             garbage: images::gc::Garbage::default(),
             networks,
             drain,
             dns,
             state: RuntimeState::default(),
+            traces: Traces::default(),
             static_pods: StaticPods::default(),
             hardware,
             facts,
             figures: Figures::new()?,
+            groups: Groups::default(),
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
@@ -149,6 +154,24 @@ impl Agent {
             if self.deps.caches.pods.by_uid(uid).is_none() && !self.deps.static_pods.has(uid) {
                 ctx.spawn(terminate_orphan(self.deps.clone(), sandbox));
             }
+        }
+    }
+
+    /// What lies in directories of pods that nobody knows: the node was killed after it had removed their sandboxes, or
+    /// before it had made any. To be asked before any worker is at work.
+    async fn clear_leftovers(&self, ctx: &Context) {
+        let config = &self.deps.config;
+        let roots = [config.data_dir.clone(), config.run_dir.clone()];
+        let logs = config.log_dir.clone();
+        let found = blocking(move || leftovers::find(&roots, &logs)).await.unwrap_or_default();
+        let sandboxes = self.deps.state.pods();
+        let (pods, of_files) = (&self.deps.caches.pods, &self.deps.static_pods);
+        let known = |uid: &str| {
+            let lives = sandboxes.iter().any(|sandbox| sandbox.pod_uid == uid);
+            lives || pods.by_uid(uid).is_some() || of_files.has(uid)
+        };
+        for left in found.into_iter().filter(|left| !known(&left.uid)) {
+            ctx.spawn(terminate_leftover(self.deps.clone(), left));
         }
     }
 
@@ -209,6 +232,9 @@ impl Agent {
             let generation = |object: &Object| object.meta().generation;
             if change.old.is_none_or(|old| generation(&old) != generation(&object)) {
                 self.door.changed(&object);
+            } else {
+                // It may be over, and its place free.
+                self.door.freed();
             }
             mailbox.deliver(object);
             return;
@@ -245,25 +271,35 @@ impl Crew {
             self.of_files.lock().insert(object.key(), mailbox.clone());
         }
         self.workers.lock().insert(uid.clone(), mailbox.clone());
+        self.deps.traces.begin(&uid);
+        let step = self.deps.traces.step(&uid, "node: admission", "");
         let arrival = self.door.arrives(object, &pod);
         let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
         let Self { deps, workers, door, of_files } = self.clone();
-        let key = object.key();
+        let (key, object) = (object.key(), object.clone());
         ctx.spawn(async move {
-            let refusal = match door.settle(arrival).await {
+            let refused = match door.settle(arrival).await {
                 Some(refusal) => Some(refusal),
                 None => {
                     let given = plugins::devices::allocate(&deps, worker.pod()).await;
                     given.err().map(|why| Refusal::new("UnexpectedAdmissionError", why))
                 }
             };
-            if let Some(refusal) = refusal {
-                worker.reject(refusal);
+            match refused {
+                Some(refusal) => worker.reject(refusal),
+                None => {
+                    worker.recall().await;
+                    // It may have asked for something else while nobody was here.
+                    door.changed(&deps.caches.pods.by_uid(&uid).unwrap_or(object));
+                }
             }
+            drop(step);
             worker.run().await;
             mailbox.is_over();
             door.leaves(&uid);
             plugins::devices::release(&deps, &uid).await;
+            deps.traces.forget(&uid);
+            groups::leave(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();
@@ -319,6 +355,7 @@ impl Component for Agent {
         let registered = registration::register(&self.deps, &info, port).await?;
         self.deps.caches.nodes.caught_up(registered).await;
         ctx.spawn(registration::keep_lease(self.deps.clone()));
+        images::recover(&self.deps).await;
         ctx.spawn(images::gc::keep(self.deps.clone()));
         ctx.spawn(registration::keep_status(self.deps.clone(), info, port));
         let (files, mut listed) = mpsc::channel(1);
@@ -339,7 +376,8 @@ impl Component for Agent {
         ctx.spawn(plugins::devices::keep_server(self.deps.clone(), listener));
         ctx.spawn(plugins::registration::keep(self.deps.clone(), self.workers.clone()));
         self.end_orphans(&ctx);
-        self.door.begin();
+        self.clear_leftovers(&ctx).await;
+        self.door.begin().await;
         let mut pods = self.deps.caches.pods.subscribe();
         self.files_changed(&ctx, begun);
         ctx.ready();
@@ -360,13 +398,6 @@ impl Component for Agent {
             }
         }
     }
-}
-
-/// Of which pod of a file an object is the API's copy.
-fn mirrored(object: &Object) -> Option<String> {
-    // A glance at the bytes: few pods are.
-    let text = std::str::from_utf8(object.bytes()).unwrap_or_default();
-    text.contains(MIRROR).then(|| object.annotation(MIRROR)).flatten()
 }
 
 /// Applies the runtime's events to the cache and wakes the workers concerned.
@@ -420,7 +451,7 @@ async fn apply_event(deps: &Deps, event: &ContainerEvent) {
 
 fn count_start(deps: &Deps, event: &ContainerEvent) {
     let uid = deps.state.pod_of(&event.sandbox_id);
-    let pod = uid.and_then(|uid| deps.caches.pods.by_uid(&uid));
+    let pod = uid.and_then(|uid| deps.caches.pods.by_uid(&uid).or_else(|| deps.static_pods.get(&uid)));
     let pod = pod.and_then(|object| PodView::decode(&object).ok());
     if let Some((pod, container)) = pod.zip(deps.state.container(&event.container_id)) {
         deps.figures.started(&pod, &container.name);

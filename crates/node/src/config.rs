@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use base::BoxError;
 use tokio::sync::watch;
 
+use crate::images::ImagesConfig;
+
 /// The settings of one node. No defaults are hidden here: `skiff` decides them.
 #[derive(Clone)]
 pub struct Config {
@@ -44,6 +46,8 @@ pub struct Config {
     pub crash_loop_max: Duration,
     /// Directory of manifests whose pods the node runs by itself; `None`: there are no such pods.
     pub static_pods: Option<PathBuf>,
+    /// How images are got, guarded and given up.
+    pub images: ImagesConfig,
     /// Labels of the Node object beside the well-known ones.
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.

@@ -1,5 +1,6 @@
 //! What every part of the agent works with: handles that were given to it, and the caches that they share.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
 use crate::figures::Figures;
+use crate::groups::Groups;
 use crate::images::Puller;
 use crate::images::gc::Garbage;
 use crate::plugins::Plugins;
@@ -23,6 +25,7 @@ use crate::pod::{ContainerKind, PodView};
 use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
 use crate::static_pods::StaticPods;
+use crate::traces::Traces;
 use crate::volumes::PodDirectories;
 use crate::volumes::threads::Threads;
 use crate::watched::Watched;
@@ -40,6 +43,8 @@ pub(crate) struct Hardware {
     pub(crate) milli_cpu: i64,
     pub(crate) memory_bytes: i64,
     pub(crate) disk_bytes: i64,
+    /// Huge pages in bytes, by the size of one in bytes.
+    pub(crate) huge_pages: BTreeMap<u64, u64>,
 }
 
 /// Handles and caches.
@@ -60,11 +65,15 @@ pub(crate) struct Deps {
     pub(crate) drain: Arc<dyn Drain>,
     pub(crate) dns: Arc<dyn ClusterDns>,
     pub(crate) state: RuntimeState,
+    /// What starting pods took.
+    pub(crate) traces: Traces,
     pub(crate) hardware: Hardware,
     pub(crate) facts: NodeFacts,
     /// Pods that the node has from files.
     pub(crate) static_pods: StaticPods,
     pub(crate) figures: Figures,
+    /// What the groups above those of pods are set by.
+    pub(crate) groups: Groups,
     /// Of the logs that are followed.
     pub(crate) notices: Notices,
     /// What the host is short of.

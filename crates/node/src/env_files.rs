@@ -2,16 +2,15 @@
 //! without ever leaving their volume, nobody waits for them, and they are read only so far.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, FileKeySelector};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use sys::files::{open_in_root, read_bounded};
 
 use crate::pod::PodView;
 use crate::pod::env_file::EnvFile;
-use crate::volumes::PodDirectories;
+use crate::volumes::{PodDirectories, empty_dir};
 
 /// More no such file has: an environment that were larger no process could be started with.
 const SIZE_MAX: u64 = 1 << 20;
@@ -66,30 +65,17 @@ pub(crate) fn gather(
 /// Where a volume lies; only directories that containers share are allowed.
 fn root(pod: &PodView, directories: &PodDirectories, name: &str) -> Option<PathBuf> {
     let volume = pod.spec.volumes.iter().flatten().find(|volume| volume.name == name)?;
-    let in_memory = volume.empty_dir.as_ref()?.medium.as_deref() == Some("Memory");
-    Some(if in_memory { directories.memory_volume(name) } else { directories.disk_volume(name) })
+    Some(empty_dir::path(directories, name, volume.empty_dir.as_ref()?))
 }
 
 fn read(root: &Path, path: &str) -> io::Result<String> {
-    let root = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // Nothing that waits for another end, as a pipe would.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = File::from(openat2(root, path, flags, Mode::empty(), resolve)?);
-    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
-    if !file.metadata()?.is_file() {
-        return Err(invalid("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > SIZE_MAX {
-        return Err(invalid("larger than 1 MiB"));
-    }
-    String::from_utf8(bytes).map_err(|_| invalid("not UTF-8"))
+    let bytes = read_bounded(open_in_root(root, path.as_ref())?, SIZE_MAX)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, Mode};
     use serde_json::json;
 
     use super::*;
@@ -121,7 +107,7 @@ mod tests {
         for (name, path, error) in [
             ("v", "d", "not a regular file"),
             ("v", "pipe", "not a regular file"),
-            ("v", "large", "larger than 1 MiB"),
+            ("v", "large", "larger than 1048576 bytes"),
             ("h", "etc/hostname", "cannot find the volume \"h\" referenced by FileKeyRef"),
         ] {
             assert!(read(name, path).unwrap_err().contains(error), "{name} {path}");

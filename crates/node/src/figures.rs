@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use api::Status;
 use http::Method;
 use prometheus::{
     Error, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::pod::PodView;
+use crate::pod::{ContainerKind, PodView};
 use crate::probes::ProbeType;
 
 /// The node's figures, each registry with an endpoint of its own.
@@ -62,11 +63,9 @@ fn histogram(
     registry.register(Box::new(histogram.clone())).map(|()| histogram)
 }
 
-fn encoded(registry: &Registry) -> String {
-    TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_else(|error| {
-        tracing::error!(%error, "figures cannot be written");
-        String::new()
-    })
+fn encoded(registry: &Registry) -> Result<String, Status> {
+    let text = TextEncoder::new().encode_to_string(&registry.gather());
+    text.map_err(|error| Status::internal(format!("figures cannot be written: {error}")))
 }
 
 impl Figures {
@@ -118,7 +117,7 @@ impl Figures {
     }
 
     /// In the Prometheus text format.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> Result<String, Status> {
         encoded(&self.registry)
     }
 
@@ -137,8 +136,11 @@ impl Figures {
 
     /// A container of a pod has been started.
     pub(crate) fn started(&self, pod: &PodView, container: &str) {
-        let init = pod.init_containers().iter().any(|one| one.name == container);
-        let kind = if init { "init_container" } else { "container" };
+        let kind = match pod.container(container) {
+            Some((ContainerKind::Init | ContainerKind::Sidecar, _)) => "init_container",
+            Some((ContainerKind::Ephemeral, _)) => "ephemeral_container",
+            _ => "container",
+        };
         self.started.with_label_values(&[kind]).inc();
     }
 
@@ -199,7 +201,7 @@ impl ProbeFigures {
     }
 
     /// In the Prometheus text format.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> Result<String, Status> {
         encoded(&self.registry)
     }
 
@@ -242,16 +244,18 @@ mod tests {
         let figures = Figures::new().unwrap();
         let labels = "{long_running=\"false\",method=\"GET\",path=\"pods\",server_type=\"readwrite\"}";
         let request = figures.request(&Method::GET, "pods", false);
-        assert!(figures.text().contains(&format!("kubelet_http_inflight_requests{labels} 1\n")));
+        assert!(figures.text().unwrap().contains(&format!("kubelet_http_inflight_requests{labels} 1\n")));
         drop(request);
         drop(figures.request(&Method::from_bytes(b"MADEUP").unwrap(), "pods", false));
-        let pod =
-            pod(serde_json::json!({"containers": [{"name": "main"}], "initContainers": [{"name": "first"}]}));
+        let spec = serde_json::json!({"containers": [{"name": "main"}], "initContainers": [{"name": "first"}],
+            "ephemeralContainers": [{"name": "debug"}]});
+        let pod = pod(spec);
+        figures.started(&pod, "debug");
         figures.started(&pod, "main");
         figures.started(&pod, "first");
         figures.pulled(11 << 20, Duration::from_secs(3));
         figures.pulled(200 << 30, Duration::from_secs(3));
-        let text = figures.text();
+        let text = figures.text().unwrap();
         for line in [
             format!("kubelet_http_requests_total{labels} 1\n"),
             format!("kubelet_http_inflight_requests{labels} 0\n"),
@@ -259,6 +263,7 @@ mod tests {
             "kubelet_http_requests_total{long_running=\"false\",method=\"other\",".to_owned(),
             "kubelet_started_containers_total{container_type=\"container\"} 1\n".to_owned(),
             "kubelet_started_containers_total{container_type=\"init_container\"} 1\n".to_owned(),
+            "kubelet_started_containers_total{container_type=\"ephemeral_container\"} 1\n".to_owned(),
             "kubelet_image_pull_duration_seconds_bucket{image_size_in_bytes=\"10MB-100MB\",le=\"5\"} 1\n"
                 .to_owned(),
             "kubelet_image_pull_duration_seconds_count{image_size_in_bytes=\"GT100GB\"} 1\n".to_owned(),
@@ -280,11 +285,11 @@ mod tests {
                 "prober_probe_total{{container=\"main\",namespace=\"default\",pod=\"web\",pod_uid=\"u1\",probe_type=\"Liveness\",result=\"{result}\"}}"
             )
         };
-        let text = figures.probes.text();
+        let text = figures.probes.text().unwrap();
         assert!(text.contains(&format!("{} 2\n", of("successful"))), "{text}");
         assert!(text.contains(&format!("{} 1\n", of("failed"))), "{text}");
         assert!(text.contains("prober_probe_duration_seconds_count{"), "{text}");
         figures.probes.forget(&pod, "main", ProbeType::Liveness);
-        assert_eq!(figures.probes.text(), "");
+        assert_eq!(figures.probes.text().unwrap(), "");
     }
 }

@@ -1,23 +1,37 @@
-//! Makes a container's image available: which rule of `imagePullPolicy` applies, who is asked, and what is reported.
+//! Makes a container's image available: which rule of `imagePullPolicy` applies, whether the pod may use what is here, who is
+//! asked, and what is reported. Source: `pkg/kubelet/images/image_manager.go`.
 
+mod config;
 pub(crate) mod gc;
 mod keyring;
+mod providers;
+mod puller;
+mod reasons;
+mod records;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Key;
 use base::backoff::Policy;
-use engine_api::{EngineError, ErrorKind, ImageOrigin, RegistryAuth, Resolution};
+use engine_api::{EngineError, ErrorKind, Image, ImageName, ImageOrigin, RegistryAuth, Resolution};
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
-use parking_lot::Mutex;
 use reconcile::{EventType, kinds};
 
-use crate::deps::Deps;
+pub use config::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
+pub(crate) use reasons::Missing;
+
+use crate::deps::{Deps, blocking};
 use crate::pod::PodView;
 use keyring::Keyring;
+use providers::Providers;
+use puller::{Pulled, Pulls, shared};
+use records::{Known, Records, Source, Tracked, untagged};
 
 /// Credentials that a registry is asked with for one image, at most.
 const CREDENTIALS_MAX: usize = 16;
@@ -25,9 +39,6 @@ const CREDENTIALS_MAX: usize = 16;
 /// Pull failures in a row: 10 s, 20 s, … up to 300 s.
 pub(crate) const PULL_BACKOFF: Policy =
     Policy { first: Duration::from_secs(10), max: Duration::from_secs(300) };
-
-/// The reason of a container whose image cannot be any.
-const INVALID_NAME: &str = "InvalidImageName";
 
 /// What `imagePullPolicy` and the store say is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,27 +76,74 @@ pub(crate) fn policy(container: &Container) -> &str {
     }
 }
 
-/// Why there is no image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Missing {
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-    /// Whether trying again can help.
-    pub(crate) retry: bool,
-}
-
-/// Pulls that are under way, so that pods which need the same image ask for it once.
-#[derive(Default)]
+/// Pulls that are under way, what is known of those before, and programs that know credentials.
 pub(crate) struct Puller {
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    pulls: Pulls,
+    records: Arc<Records>,
+    providers: Providers,
+    verification: Verification,
 }
 
 impl Puller {
-    fn lock(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock();
-        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        locks.entry(image.to_owned()).or_default().clone()
+    /// Reads what is configured; records lie below the node's directory. Blocks.
+    ///
+    /// # Errors
+    /// If a credential provider is not there, or its configuration says what cannot be.
+    pub(crate) fn open(config: &ImagesConfig, node: &Path) -> Result<Self, String> {
+        let files = config.credential_providers.as_ref();
+        Ok(Self {
+            pulls: Pulls::bounded(config.max_parallel_pulls),
+            records: Arc::new(Records::new(node)),
+            providers: files.map(Providers::load).transpose()?.unwrap_or_default(),
+            verification: config.verification.clone(),
+        })
     }
+
+    /// Works on the records; what cannot be done is told of and `None`.
+    async fn on_records<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Records) -> io::Result<T> + Send + 'static,
+    ) -> Option<T> {
+        let records = self.records.clone();
+        match blocking(move || work(&records)).await {
+            Ok(Ok(done)) => Some(done),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "records of pulled images cannot be read or written");
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "records of pulled images cannot be worked on");
+                None
+            }
+        }
+    }
+
+    /// Forgets the records of images that were not in a list from `listed`.
+    pub(super) async fn prune(&self, images: &[Image], listed: Timestamp) {
+        let there: BTreeSet<String> = images.iter().map(|image| image.id.clone()).collect();
+        let prune =
+            move |records: &Records| records.prune(&there.iter().map(String::as_str).collect(), listed);
+        self.on_records(prune).await;
+    }
+}
+
+/// Finishes what the node before this one noted of pulls that it did not see the end of.
+pub(crate) async fn recover(deps: &Deps) {
+    let intents = deps.puller.on_records(Records::intents).await.unwrap_or_default();
+    for image in intents {
+        let Ok(found) = deps.images.resolve(&image).await else { continue };
+        let now = deps.now();
+        deps.puller.on_records(move |records| records.recovered(&image, &found.image.id, now)).await;
+    }
+}
+
+/// What a container wants.
+struct Wanted<'a> {
+    pod: &'a PodView,
+    container: &'a str,
+    /// As it is written.
+    image: &'a str,
+    name: ImageName,
 }
 
 /// Makes the image of a container available; gives its id. Records the events of the rule that applied. From then on it is
@@ -105,38 +163,41 @@ pub(crate) async fn ensure(deps: &Deps, pod: &PodView, container: &Container) ->
 
 async fn make_available(deps: &Deps, pod: &PodView, container: &Container) -> Result<String, Missing> {
     let image = container.image.as_deref().unwrap_or_default();
-    let name = container.name.as_str();
-    let policy = policy(container);
-    let found = match resolve(deps, image).await {
-        Err(missing) if missing.reason == INVALID_NAME => return Err(refused(deps, pod, name, missing)),
-        found => found?,
+    let (policy, container) = (policy(container), container.name.as_str());
+    let told = |reason: &'static str| {
+        move |missing: Missing| {
+            deps.warning(pod, container, reason, missing.message.clone());
+            deps.warning(pod, container, "Failed", format!("Error: {}", missing.reason));
+            missing
+        }
     };
+    let name = deps.images.name(image);
+    let name = name.map_err(|error| reasons::invalid_name(image, &error)).map_err(told("InspectFailed"))?;
+    let wanted = Wanted { pod, container, image, name };
+    let found = resolve(deps, image).await.map_err(told("InspectFailed"))?;
     let origin = found.as_ref().map(|found| found.origin);
-    match (rule(policy, origin, image.contains('@')), found) {
-        (Rule::Present, Some(found)) => {
-            deps.normal(
-                pod,
-                name,
-                "Pulled",
-                format!("Container image \"{image}\" already present on machine"),
-            );
-            Ok(found.image.id)
-        }
-        (Rule::Local, Some(found)) => {
-            let message = format!(
-                "Container image \"{image}\" already present on machine (built or loaded here: \
-                 imagePullPolicy Always takes its newest local version, no registry is asked)"
-            );
-            deps.normal(pod, name, "Pulled", message);
-            Ok(found.image.id)
-        }
-        (Rule::Never, _) => {
-            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-            deps.warning(pod, name, "ErrImageNeverPull", message.clone());
-            deps.warning(pod, name, "Failed", "Error: ErrImageNeverPull");
-            Err(Missing { reason: "ErrImageNeverPull", message, retry: true })
-        }
-        _ => pull(deps, pod, name, image, policy).await,
+    let rule = rule(policy, origin, wanted.name.digest.is_some());
+    if let (Rule::Present | Rule::Local, Some(found)) = (rule, found)
+        && may_use(deps, &wanted, &found.image.id).await
+    {
+        deps.normal(pod, container, "Pulled", present(image, rule));
+        return Ok(found.image.id);
+    }
+    // What is here and not for this pod is as good as absent.
+    if rule == Rule::Never || policy == "Never" {
+        return Err(told("ErrImageNeverPull")(reasons::never(image)));
+    }
+    pull(deps, &wanted).await
+}
+
+fn present(image: &str, rule: Rule) -> String {
+    let text =
+        format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+    match rule {
+        Rule::Local => format!(
+            "{text} (built or loaded here: imagePullPolicy Always takes its newest local version, no registry is asked)"
+        ),
+        _ => text,
     }
 }
 
@@ -144,89 +205,114 @@ async fn resolve(deps: &Deps, image: &str) -> Result<Option<Resolution>, Missing
     match deps.images.resolve(image).await {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind == ErrorKind::Invalid => Err(invalid_name(image, &error)),
-        Err(error) => Err(Missing { reason: "ImageInspectError", message: error.to_string(), retry: true }),
+        Err(error) => Err(reasons::not_inspected(image, &error)),
     }
 }
 
-fn invalid_name(image: &str, error: &EngineError) -> Missing {
-    let message = format!("Failed to apply default image tag \"{image}\": {error}");
-    Missing { reason: INVALID_NAME, message, retry: false }
-}
-
-/// Says of a name that no image can have it.
-fn refused(deps: &Deps, pod: &PodView, container: &str, missing: Missing) -> Missing {
-    deps.warning(pod, container, "InspectFailed", missing.message.clone());
-    deps.warning(pod, container, "Failed", format!("Error: {INVALID_NAME}"));
-    missing
-}
-
-async fn pull(
-    deps: &Deps,
-    pod: &PodView,
-    container: &str,
-    image: &str,
-    policy: &str,
-) -> Result<String, Missing> {
-    deps.normal(pod, container, "Pulling", format!("Pulling image \"{image}\""));
-    let asked_at = deps.now();
-    let lock = deps.puller.lock(image);
-    let guard = lock.lock().await;
-    let started_at = deps.now();
-    let another_pulled = started_at > asked_at && policy != "Always";
-    let found = if another_pulled { resolve(deps, image).await? } else { None };
-    let resolution = match found {
-        Some(found) => Ok(found),
-        None => pull_and_resolve(deps, pod, image).await,
+/// Whether a pod may use an image that is here without showing a registry its credentials.
+/// Source: `MustAttemptImagePull` in `pkg/kubelet/images/pullmanager`.
+async fn may_use(deps: &Deps, wanted: &Wanted<'_>, id: &str) -> bool {
+    let puller = &deps.puller;
+    let (image, of) = (wanted.image.to_owned(), id.to_owned());
+    let Some(known) = puller.on_records(move |records| records.known(&image, &of)).await else {
+        return false;
     };
-    drop(guard);
-    match resolution {
+    let repository = wanted.name.path();
+    let names = [repository.as_str(), untagged(wanted.image)];
+    if known == Known::Open || !puller.verification.is_needed(names, known != Known::Preloaded) {
+        return true;
+    }
+    if known == Known::Preloaded {
+        return false;
+    }
+    let sources: Vec<Source> =
+        credentials(deps, wanted).await.into_iter().map(|tracked| tracked.source).collect();
+    let (image, of, now) = (wanted.image.to_owned(), id.to_owned(), deps.now());
+    let admits = move |records: &Records| records.admits(&image, &of, &sources, now);
+    puller.on_records(admits).await.unwrap_or(false)
+}
+
+async fn pull(deps: &Deps, wanted: &Wanted<'_>) -> Result<String, Missing> {
+    let Wanted { pod, container, image, .. } = *wanted;
+    deps.normal(pod, container, "Pulling", format!("Pulling image \"{image}\""));
+    let asked = deps.now();
+    let mut turn = deps.puller.pulls.turn(image).await;
+    let place = deps.puller.pulls.place().await;
+    let began = deps.now();
+    let others = match shared(turn.as_ref(), asked) {
+        Some(found) if may_use(deps, wanted, &found.image.id).await => Some(found),
+        _ => None,
+    };
+    let pulled = match others {
+        Some(found) => Ok(found),
+        None => pull_and_note(deps, wanted).await,
+    };
+    if let Ok(what) = &pulled {
+        *turn = Some(Pulled { began, what: what.clone() });
+    }
+    drop((place, turn));
+    match pulled {
         Ok(resolution) => {
-            let done = deps.now();
-            let took = Duration::try_from(done.duration_since(started_at)).unwrap_or_default();
-            deps.figures.pulled(resolution.image.size_bytes, took);
-            let seconds = |from: jiff::Timestamp| done.duration_since(from).as_secs_f64();
+            let since =
+                |from: Timestamp| Duration::try_from(deps.now().duration_since(from)).unwrap_or_default();
+            deps.figures.pulled(resolution.image.size_bytes, since(began));
+            let [took, waited] = [began, asked].map(|from| reasons::duration(since(from)));
             let message = format!(
-                "Successfully pulled image \"{image}\" in {:.3}s ({:.3}s including waiting). Image size: {} bytes.",
-                seconds(started_at),
-                seconds(asked_at),
+                "Successfully pulled image \"{image}\" in {took} ({waited} including waiting). Image size: {} bytes.",
                 resolution.image.size_bytes
             );
             deps.normal(pod, container, "Pulled", message);
             Ok(resolution.image.id)
         }
-        Err(error) if error.kind == ErrorKind::Invalid => {
-            Err(refused(deps, pod, container, invalid_name(image, &error)))
-        }
         Err(error) => {
+            let missing = reasons::not_pulled(image, &error);
             deps.warning(pod, container, "Failed", format!("Failed to pull image \"{image}\": {error}"));
-            deps.warning(pod, container, "Failed", "Error: ErrImagePull");
-            let message = format!(
-                "failed to pull image \"{image}\": {error}; check the name and the way to its registry, or put the \
-                 image here with: skiff build -t {image} . or: skiff load -i FILE"
-            );
-            Err(Missing { reason: "ErrImagePull", message, retry: true })
+            deps.warning(pod, container, "Failed", format!("Error: {}", missing.reason));
+            Err(missing)
         }
     }
 }
 
-/// Pulls with what the pod's secrets hold for the image, one after the other until the registry lets one in; without any,
-/// as anybody may. Source: `PullImage` in `pkg/kubelet/kuberuntime/kuberuntime_image.go`.
-async fn pull_and_resolve(deps: &Deps, pod: &PodView, image: &str) -> Result<Resolution, EngineError> {
-    let found = credentials(deps, pod).await.lookup(image);
-    let mut tries: Vec<Option<RegistryAuth>> = found.into_iter().take(CREDENTIALS_MAX).map(Some).collect();
+/// Pulls, and notes before and after whose credentials that took. A pull that is given up in between stays noted: the store
+/// may still finish it.
+async fn pull_and_note(deps: &Deps, wanted: &Wanted<'_>) -> Result<Resolution, EngineError> {
+    let image = wanted.image.to_owned();
+    let noted = deps.puller.on_records(move |records| records.intend(&image)).await;
+    let failed = || EngineError::new(ErrorKind::Internal, "Failed to record image pull intent");
+    let before = noted.ok_or_else(failed)?;
+    let pulled = pull_and_resolve(deps, wanted).await;
+    let (image, now) = (wanted.image.to_owned(), deps.now());
+    match &pulled {
+        Ok((found, source)) => {
+            let (id, source) = (found.image.id.clone(), source.clone());
+            deps.puller.on_records(move |records| records.pulled(&image, &id, &source, now)).await;
+        }
+        Err(_) if before => {}
+        Err(_) => {
+            deps.puller.on_records(move |records| records.failed(&image)).await;
+        }
+    }
+    pulled.map(|(found, _)| found)
+}
+
+/// Pulls with what the pod has for the image, one after the other until the registry lets one in; without any, as anybody
+/// may. Says with whose. Source: `PullImage` in `pkg/kubelet/kuberuntime/kuberuntime_image.go`.
+async fn pull_and_resolve(deps: &Deps, wanted: &Wanted<'_>) -> Result<(Resolution, Source), EngineError> {
+    let found = credentials(deps, wanted).await;
+    let mut tries: Vec<Option<Tracked>> = found.into_iter().take(CREDENTIALS_MAX).map(Some).collect();
     if tries.is_empty() {
         tries.push(None);
     }
-    let last = tries.pop().flatten();
-    for auth in tries {
-        match pull_as(deps, image, auth).await {
+    let mut refused = EngineError::new(ErrorKind::Internal, "nobody was asked");
+    for tracked in tries {
+        let (auth, source) = tracked.map_or((None, Source::Node), |one| (Some(one.auth), one.source));
+        match pull_as(deps, wanted.image, auth).await {
             // Registries say either of who may not see an image.
-            Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::NotFound) => {}
-            other => return other,
+            Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::NotFound) => refused = error,
+            other => return other.map(|found| (found, source)),
         }
     }
-    pull_as(deps, image, last).await
+    Err(refused)
 }
 
 async fn pull_as(deps: &Deps, image: &str, auth: Option<RegistryAuth>) -> Result<Resolution, EngineError> {
@@ -237,12 +323,14 @@ async fn pull_as(deps: &Deps, image: &str, auth: Option<RegistryAuth>) -> Result
     deps.images.resolve(image).await
 }
 
-/// What the pod's `imagePullSecrets` hold (the ServiceAccount's are copied into the pod at admission). Those that cannot be
-/// read are told of: without them an image may seem not to be there.
-async fn credentials(deps: &Deps, pod: &PodView) -> Keyring {
-    let (mut keyring, mut failed) = (Keyring::default(), Vec::new());
+/// What the pod has for an image: of its `imagePullSecrets` (the ServiceAccount's are copied into the pod at admission),
+/// and what the node's programs know. Secrets that cannot be read are told of: without them an image may seem not to be
+/// there.
+async fn credentials(deps: &Deps, wanted: &Wanted<'_>) -> Vec<Tracked> {
+    let (mut secrets, mut failed) = (Keyring::default(), Vec::new());
+    let pod = wanted.pod;
     for reference in pod.spec.image_pull_secrets.iter().flatten().filter(|one| !one.name.is_empty()) {
-        if let Err(why) = add_secret(deps, pod, &reference.name, &mut keyring).await {
+        if let Err(why) = add_secret(deps, pod, &reference.name, &mut secrets).await {
             failed.push(format!("{} ({why})", reference.name));
         }
     }
@@ -253,7 +341,14 @@ async fn credentials(deps: &Deps, pod: &PodView) -> Keyring {
         );
         deps.event(pod, None, EventType::Warning, "FailedToRetrieveImagePullSecret", text);
     }
-    keyring
+    let repository = wanted.name.path();
+    let mut programs = Keyring::default();
+    for (place, tracked) in deps.puller.providers.credentials(&repository, deps.now()).await {
+        programs.insert(&place, tracked);
+    }
+    let mut found = secrets.lookup(&repository);
+    found.extend(programs.lookup(&repository));
+    found
 }
 
 async fn add_secret(deps: &Deps, pod: &PodView, name: &str, keyring: &mut Keyring) -> Result<(), String> {

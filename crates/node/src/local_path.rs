@@ -12,12 +12,12 @@ use reconcile::local_path::{REMOVE, REMOVED, is_directory_of, removal, volumes};
 use reconcile::{EventType, Involved, kinds};
 use serde::Deserialize;
 use serde_json::json;
+use sys::removal::remove_tree;
 use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::deps::{Deps, blocking};
 use crate::volumes::ledger::Ledger;
-use crate::volumes::removal::remove_tree;
 use crate::worker::ops::REMOVE_BACKOFF;
 
 /// What caches keep only within the object.
@@ -157,6 +157,7 @@ mod tests {
             claim_uid: "u".to_owned(),
             path: "/x".into(),
             read_only: false,
+            device: false,
             csi: None,
         });
         fs::create_dir_all(dir.path().join("pods/u0")).unwrap();

@@ -1,11 +1,11 @@
-//! ConfigMaps, Secrets, claims, Services and tokens that a pod refers to: which they are, and their contents gathered
+//! ConfigMaps, Secrets, trust bundles, claims, Services and tokens that a pod refers to: which they are, and their contents gathered
 //! before anything is decided.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use api::{Key, Object, Reason, Status};
+use api::{Key, ListOptions, Object, Reason, Status};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Container, ServiceAccountTokenProjection};
+use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, Container, ServiceAccountTokenProjection};
 use reconcile::{Kind, kinds};
 use serde::Deserialize;
 
@@ -15,6 +15,7 @@ use crate::pod::env::ServiceLink;
 use crate::volumes;
 use crate::volumes::claim::{Claims, NodeLabels};
 use crate::volumes::payload::{Data, Objects};
+use crate::volumes::trust::{self, Bundle};
 
 /// What a pod refers to in its namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) struct References {
     pub(crate) config_maps: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<String>,
     pub(crate) claims: BTreeSet<String>,
+    /// It has certificates of ClusterTrustBundles: of which ones, signers and labels may say.
+    pub(crate) trust_bundles: bool,
 }
 
 impl References {
@@ -35,7 +38,8 @@ impl References {
 
     /// Whether an object is among them.
     pub(crate) fn contain(&self, kind: &Kind, name: &str) -> bool {
-        self.each().any(|(of, known)| of == *kind && known == name)
+        let bundle = self.trust_bundles && *kind == kinds::CLUSTER_TRUST_BUNDLES;
+        bundle || self.each().any(|(of, known)| of == *kind && known == name)
     }
 }
 
@@ -55,6 +59,7 @@ pub(crate) fn volume_references(pod: &PodView) -> References {
         for source in sources {
             references.config_maps.extend(source.config_map.iter().map(|map| map.name.clone()));
             references.secrets.extend(source.secret.iter().map(|secret| secret.name.clone()));
+            references.trust_bundles |= source.cluster_trust_bundle.is_some();
         }
     }
     references
@@ -106,6 +111,7 @@ pub(crate) fn token_key(projection: &ServiceAccountTokenProjection) -> TokenKey 
 pub(crate) struct Gathered {
     config_maps: HashMap<String, Data>,
     secrets: HashMap<String, Data>,
+    bundles: Vec<Bundle>,
     pub(crate) tokens: HashMap<TokenKey, Vec<u8>>,
 }
 
@@ -120,6 +126,10 @@ impl Objects for Gathered {
 
     fn token(&self, projection: &ServiceAccountTokenProjection) -> Option<Vec<u8>> {
         self.tokens.get(&token_key(projection)).cloned()
+    }
+
+    fn trust_anchors(&self, projection: &ClusterTrustBundleProjection) -> Result<String, String> {
+        trust::anchors(&self.bundles, projection)
     }
 }
 
@@ -179,6 +189,17 @@ pub(crate) async fn gather(
         if let Some(object) = look_up(deps, &kinds::SECRETS, &key).await? {
             gathered.secrets.insert(name.clone(), secret_data(&object).map_err(unreadable)?);
         }
+    }
+    if references.trust_bundles {
+        let bundles = match deps.watched.trust_bundles() {
+            Some(bundles) => bundles,
+            None => {
+                let kind = kinds::CLUSTER_TRUST_BUNDLES.gvr();
+                deps.client.list(&kind, "", ListOptions::default()).await?.items
+            }
+        };
+        gathered.bundles =
+            bundles.iter().map(|object| object.decode()).collect::<Result<_, _>>().map_err(unreadable)?;
     }
     Ok(gathered)
 }

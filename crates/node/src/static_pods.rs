@@ -2,27 +2,30 @@
 //! has a copy of each, its mirror, which shows how the pod is and changes nothing of it. Source: `pkg/kubelet/config`
 //! (`file.go`, `common.go`), `pkg/kubelet/pod/mirror_client.go`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::names::{is_label, is_subdomain};
 use api::{DeleteOptions, Key, Object, Reason, Status};
+use base::BoxError;
 use base::backoff::Policy;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use inotify::{Event, EventMask, Inotify, WatchMask};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use reconcile::kinds;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
 
 use crate::admission::Workers;
 use crate::deps::{Deps, blocking};
 use crate::pod::PodView;
+use crate::pod::hash::of_parts;
 
 /// Annotations of a pod of a file and of its mirror. Source: `pkg/kubelet/types`.
 pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -34,7 +37,7 @@ pub(crate) const FILE: &str = "file";
 
 /// Larger manifests are not read. Source: upstream's `maxConfigLength`.
 const SIZE_MAX: u64 = 10 << 20;
-/// So many files are read: more pods no node takes.
+/// So many files are read, the first ones by name: more pods no node takes.
 const FILES_MAX: usize = 1000;
 const EVENTS_AT_ONCE: usize = 256;
 /// Steps that the API server did not take.
@@ -61,6 +64,16 @@ pub(crate) struct Difference {
 impl StaticPods {
     pub(crate) fn has(&self, uid: &str) -> bool {
         self.wanted.lock().contains_key(uid)
+    }
+
+    /// The pod of a file with this uid.
+    pub(crate) fn get(&self, uid: &str) -> Option<Arc<Object>> {
+        self.wanted.lock().get(uid).cloned()
+    }
+
+    /// Every pod of a file.
+    pub(crate) fn list(&self) -> Vec<Arc<Object>> {
+        self.wanted.lock().values().cloned().collect()
     }
 
     /// The uid under which the node runs what an object of the API shows: that of the file's pod for its mirror. Whose
@@ -135,15 +148,11 @@ type Files = Vec<(PathBuf, Result<Object, String>)>;
 
 /// Every manifest of a directory, by name. Hidden files are none. Blocks.
 fn read_directory(directory: &Path, node: &str, now: Timestamp) -> io::Result<Files> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(directory)?.take(FILES_MAX) {
-        let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.is_file() {
-            paths.push(path);
-        }
+    let (paths, left_out) = manifests(directory, FILES_MAX)?;
+    if left_out > 0 {
+        let directory = directory.display();
+        tracing::error!(%directory, left_out, "more manifests of static pods than are read ({FILES_MAX})");
     }
-    paths.sort();
     let read = |path: PathBuf| {
         let pod = read_file(&path).and_then(|bytes| static_pod(&bytes, &path, node, now));
         (path, pod)
@@ -151,12 +160,27 @@ fn read_directory(directory: &Path, node: &str, now: Timestamp) -> io::Result<Fi
     Ok(paths.into_iter().map(read).collect())
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if size > SIZE_MAX {
-        return Err(format!("the file has {size} bytes; at most {SIZE_MAX} are read"));
+/// The first manifests of a directory by name, and how many there are beyond.
+fn manifests(directory: &Path, most: usize) -> io::Result<(BTreeSet<PathBuf>, usize)> {
+    let (mut paths, mut left_out) = (BTreeSet::new(), 0);
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if hidden || !path.is_file() {
+            continue;
+        }
+        paths.insert(path);
+        if paths.len() > most {
+            paths.pop_last();
+            left_out += 1;
+        }
     }
-    std::fs::read(path).map_err(|error| error.to_string())
+    Ok((paths, left_out))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let read = File::open(path).and_then(|file| sys::files::read_bounded(file, SIZE_MAX));
+    read.map_err(|error| error.to_string())
 }
 
 /// The pod of a manifest, as the node runs it. Source: `applyDefaults` in `pkg/kubelet/config`.
@@ -206,19 +230,19 @@ fn static_pod(text: &[u8], path: &Path, node: &str, now: Timestamp) -> Result<Ob
     Ok(object)
 }
 
-/// Names that become parts of paths.
+/// Names that become parts of paths: nobody else has looked at them.
 fn check_names(pod: &PodView) -> Result<(), String> {
-    let plain = |name: &str, least: usize| {
-        let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
-        name.len() >= least && name.len() <= 253 && name.bytes().all(known) && !name.starts_with(['.', '-'])
-    };
+    let meta = &pod.metadata;
     let containers = pod.containers().map(|(_, container)| container.name.as_str());
     let volumes = pod.spec.volumes.iter().flatten().map(|volume| volume.name.as_str());
-    let meta = &pod.metadata;
-    let names = [meta.name.as_str(), meta.namespace.as_str()].into_iter().chain(containers).chain(volumes);
-    for name in names {
-        if !plain(name, 1) {
-            return Err(format!("{name:?} is no name: lower-case letters, digits, '-' and '.' are"));
+    let labels = [meta.namespace.as_str()].into_iter().chain(containers).chain(volumes);
+    for (name, fits) in std::iter::once((meta.name.as_str(), is_subdomain(&meta.name)))
+        .chain(labels.map(|name| (name, is_label(name))))
+    {
+        if !fits {
+            return Err(format!(
+                "{name:?} is no name: lower-case letters, digits and '-' are, in the pod's own also '.'"
+            ));
         }
     }
     if pod.spec.containers.is_empty() { Err("the pod has no containers".to_owned()) } else { Ok(()) }
@@ -270,12 +294,8 @@ fn api_reference(spec: &Value) -> Option<&'static str> {
 
 /// The uid of a file's pod: another content is another pod.
 fn hash(text: &[u8], path: &Path, node: &str) -> String {
-    let mut hasher = Sha256::new();
-    for part in [node.as_bytes(), path.as_os_str().as_encoded_bytes(), text] {
-        hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hasher.update(part);
-    }
-    hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    let parts = of_parts([node.as_bytes(), path.as_os_str().as_encoded_bytes(), text]);
+    parts.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a uid is that of a file's pod: those of the API are the server's, and UUIDs with dashes.
@@ -287,35 +307,48 @@ pub(crate) fn is_of_a_file(uid: &str) -> bool {
 pub(crate) async fn follow(deps: Arc<Deps>, directory: PathBuf, listed: mpsc::Sender<Vec<Object>>) {
     let mut failures = 0;
     loop {
-        match watch(&directory) {
+        let told = match watch(&directory) {
             Ok(events) => {
-                failures = 0;
-                // What happens meanwhile is looked at once.
-                let mut events = events.ready_chunks(EVENTS_AT_ONCE);
-                // What came before the watch began has told nobody.
-                let mut due = true;
-                loop {
-                    let pods = if due { read(&deps, &directory).await } else { None };
-                    if let Some(pods) = pods
-                        && listed.send(pods).await.is_err()
-                    {
-                        return;
-                    }
-                    let Some(happened) = events.next().await else { break };
-                    let happened: Vec<_> = happened.into_iter().flatten().collect();
-                    if happened.iter().any(|event| event.mask.contains(EventMask::IGNORED)) {
-                        break;
-                    }
-                    due = happened.iter().any(|event| is_whole(event, &directory));
-                }
+                let read = || read(&deps, &directory);
+                tell(events, &directory, read, &listed, &mut failures).await
             }
-            Err(error) => {
-                tracing::error!(directory = %directory.display(), %error, "the manifests of static pods are not watched");
-            }
-        }
+            Err(error) => Err(error.into()),
+        };
+        let Err(error) = told else { return };
         failures += 1;
+        tracing::warn!(directory = %directory.display(), %error, "the manifests of static pods are watched anew");
         let again = deps.now().saturating_add(WATCH_BACKOFF.delay(failures)).unwrap_or(Timestamp::MAX);
         deps.clock.sleep_until(again).await;
+    }
+}
+
+/// Tells what the directory holds now, and again when something happened in it, until nobody listens any more. An error
+/// says why nothing is known of it any more: the watch has to begin anew. `failures` are forgotten when something was told.
+async fn tell<R: Future<Output = Option<Vec<Object>>>>(
+    events: impl Stream<Item = io::Result<Event<OsString>>> + Unpin,
+    directory: &Path,
+    mut read: impl FnMut() -> R,
+    listed: &mpsc::Sender<Vec<Object>>,
+    failures: &mut u32,
+) -> Result<(), BoxError> {
+    // What happens meanwhile is looked at once.
+    let mut events = events.ready_chunks(EVENTS_AT_ONCE);
+    // What came before the watch began has told nobody.
+    let mut due = true;
+    loop {
+        if due {
+            let pods = read().await.ok_or("they cannot be read")?;
+            if listed.send(pods).await.is_err() {
+                return Ok(());
+            }
+            *failures = 0;
+        }
+        let happened = events.next().await.ok_or("the kernel tells of them no more")?;
+        let happened = happened.into_iter().collect::<io::Result<Vec<_>>>()?;
+        if happened.iter().any(|event| event.mask.contains(EventMask::IGNORED)) {
+            return Err("the directory is gone".into());
+        }
+        due = happened.iter().any(|event| is_whole(event, directory));
     }
 }
 
@@ -406,11 +439,16 @@ async fn mirror(deps: &Deps, workers: &Workers) -> bool {
 }
 
 fn shown(object: &Object) -> Shown {
-    let meta = object.meta();
-    // A glance at the bytes: few pods are mirrors.
+    let (key, meta) = (object.key(), object.meta());
+    let terminating = meta.deletion_timestamp.is_some();
+    Shown { key, uid: meta.uid.clone(), of: mirrored(object), terminating }
+}
+
+/// Of which pod of a file an object says to be the API's copy.
+pub(crate) fn mirrored(object: &Object) -> Option<String> {
+    // A glance at the bytes: few pods are.
     let text = std::str::from_utf8(object.bytes()).unwrap_or_default();
-    let of = if text.contains(MIRROR) { object.annotation(MIRROR) } else { None };
-    Shown { key: object.key(), uid: meta.uid.clone(), of, terminating: meta.deletion_timestamp.is_some() }
+    text.contains(MIRROR).then(|| object.annotation(MIRROR)).flatten()
 }
 
 async fn create(deps: &Deps, pod: &Object) -> Result<(), Status> {
@@ -497,6 +535,7 @@ mod tests {
             ("web", container(json!({})), ""),
             ("../web", container(json!({})), "is no name"),
             ("web", container(json!({"name": "../a"})), "is no name"),
+            ("web-", container(json!({"name": "a."})), "is no name"),
             ("web", json!({"containers": []}), "has no containers"),
             (
                 "web",
@@ -531,6 +570,55 @@ mod tests {
         }
         assert_eq!(parse("kind: Service").unwrap_err(), "not a Pod of v1");
         assert!(parse("a: [").is_err() && parse("").is_err());
+    }
+
+    fn event(mask: EventMask) -> Event<OsString> {
+        let (wd, name) = (Inotify::init().unwrap().watches().add("/", WatchMask::CREATE).unwrap(), None);
+        Event { wd, mask, cookie: 0, name }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_or_watched_is_tried_anew() {
+        let (sender, mut listed) = mpsc::channel(9);
+        let written = || Ok(event(EventMask::CLOSE_WRITE));
+        let told = async |events: Vec<io::Result<Event<OsString>>>, reads: usize| {
+            let mut left = reads;
+            let read = || {
+                let read = left.checked_sub(1).map(|_| Vec::new());
+                left = left.saturating_sub(1);
+                std::future::ready(read)
+            };
+            let mut failures = 7;
+            let events = futures::stream::iter(events);
+            let told = tell(events, Path::new("/m"), read, &sender, &mut failures).await;
+            assert_eq!(failures, if reads > 0 { 0 } else { 7 });
+            told.unwrap_err().to_string()
+        };
+        assert_eq!(told(Vec::new(), 0).await, "they cannot be read");
+        assert_eq!(told(vec![written()], 1).await, "they cannot be read", "also the second time");
+        assert_eq!(told(vec![Err(io::Error::other("broken"))], 1).await, "broken");
+        assert_eq!(told(vec![Ok(event(EventMask::IGNORED))], 1).await, "the directory is gone");
+        assert_eq!(told(Vec::new(), 1).await, "the kernel tells of them no more");
+        for _ in 0..4 {
+            assert!(listed.try_recv().is_ok());
+        }
+        assert!(listed.try_recv().is_err(), "what was not read is not told");
+    }
+
+    #[test]
+    fn what_is_no_manifest_keeps_none_from_being_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".a", ".b", ".c", "one", "two", "three"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
+        let found = |most| {
+            let (paths, left_out) = manifests(dir.path(), most).unwrap();
+            let names = paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+            (names.collect::<Vec<_>>(), left_out)
+        };
+        assert_eq!(found(3), (vec!["one".into(), "three".into(), "two".into()], 0));
+        assert_eq!(found(1), (vec!["one".into()], 2));
     }
 
     #[test]

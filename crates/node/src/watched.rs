@@ -1,12 +1,12 @@
 //! ConfigMaps, Secrets and claims that pods of this node refer to: one watch for each, as long as a pod refers to it. A node may
-//! not see any others.
+//! not see any others. ClusterTrustBundles everybody may see: one watch for all of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use api::{Key, Object};
 use parking_lot::Mutex;
-use reconcile::{Change, Informers, Kind, ObjectInformer, Registration};
+use reconcile::{Change, Informer, Informers, Kind, ObjectInformer, Registration, kinds};
 
 use crate::sources::References;
 
@@ -20,9 +20,11 @@ pub(crate) struct Watched {
     listener: Arc<Listener>,
 }
 
-/// One object that is watched.
+/// One object that is watched, or all ClusterTrustBundles.
 pub(crate) struct WatchedObject {
-    informer: ObjectInformer,
+    informer: Informer,
+    /// Ends the watch of one object.
+    _one: Option<ObjectInformer>,
     _registration: Registration,
 }
 
@@ -42,30 +44,38 @@ impl Watched {
     pub(crate) fn hold(&self, namespace: &str, references: &References) -> Held {
         let mut objects = self.objects.lock();
         objects.retain(|_, object| object.strong_count() > 0);
-        references
-            .each()
-            .map(|(kind, name)| {
-                let key = Key::new(namespace, name);
-                let slot = objects.entry((kind.resource, key.clone())).or_default();
-                slot.upgrade().unwrap_or_else(|| {
-                    let object = Arc::new(self.watch(kind, &key));
-                    *slot = Arc::downgrade(&object);
-                    object
-                })
+        let named = references.each().map(|(kind, name)| (kind, Key::new(namespace, name)));
+        let bundles = references.trust_bundles.then(|| (kinds::CLUSTER_TRUST_BUNDLES, Key::default()));
+        let all = named.chain(bundles).map(|(kind, key)| {
+            let slot = objects.entry((kind.resource, key.clone())).or_default();
+            slot.upgrade().unwrap_or_else(|| {
+                let object = Arc::new(self.watch(kind, &key));
+                *slot = Arc::downgrade(&object);
+                object
             })
-            .collect()
+        });
+        all.collect()
     }
 
+    /// Without a name all objects of the kind.
     fn watch(&self, kind: Kind, key: &Key) -> WatchedObject {
-        let informer = self.informers.object(kind, key);
+        let one = (!key.name.is_empty()).then(|| self.informers.object(kind, key));
+        let informer = one.as_ref().map_or_else(|| self.informers.get(kind), |one| Informer::clone(one));
         let listener = self.listener.clone();
         let registration = informer.on_change(move |change| listener(&kind, change));
-        WatchedObject { informer, _registration: registration }
+        WatchedObject { informer, _one: one, _registration: registration }
     }
 
     /// The object, where it is watched and there.
     pub(crate) fn get(&self, kind: &Kind, key: &Key) -> Option<Arc<Object>> {
         let watched = self.objects.lock().get(&(kind.resource, key.clone()))?.upgrade()?;
         watched.informer.get(key)
+    }
+
+    /// Every ClusterTrustBundle, where they are watched and have been listed.
+    pub(crate) fn trust_bundles(&self) -> Option<Vec<Arc<Object>>> {
+        let key = (kinds::CLUSTER_TRUST_BUNDLES.resource, Key::default());
+        let watched = self.objects.lock().get(&key)?.upgrade()?;
+        watched.informer.is_synced().then(|| watched.informer.list())
     }
 }

@@ -72,6 +72,8 @@ const fn cluster(
 
 /// Namespaces.
 pub const NAMESPACES: Kind = cluster("", "v1", "namespaces", "Namespace");
+/// Runtime classes.
+pub const RUNTIME_CLASSES: Kind = cluster("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass");
 /// Nodes.
 pub const NODES: Kind = cluster("", "v1", "nodes", "Node");
 /// Annotation of a Node that registers: the range of pods that it had before and would have again.
@@ -238,13 +240,37 @@ pub struct Catalog {
     rows: Arc<RwLock<Arc<Rows>>>,
     served: Arc<watch::Sender<Arc<[Served]>>>,
     extensions: Option<Teller>,
+    whole: Arc<watch::Sender<bool>>,
 }
 
 impl Catalog {
-    /// A catalog of what is among these rows; see [`served`].
+    /// A catalog of all that is served, which is among these rows; see [`served`].
     pub fn new(rows: Arc<Rows>) -> Self {
         let served = Arc::new(watch::Sender::new(served(&rows).into()));
-        Self { rows: Arc::new(RwLock::new(rows)), served, extensions: None }
+        Self {
+            rows: Arc::new(RwLock::new(rows)),
+            served,
+            extensions: None,
+            whole: Arc::new(watch::Sender::new(true)),
+        }
+    }
+
+    /// The same of which it is not known yet whether it is all: [`Catalog::complete`] says so later.
+    #[must_use]
+    pub fn incomplete(self) -> Self {
+        self.whole.send_replace(false);
+        self
+    }
+
+    /// From now on it is known what is served, by others too.
+    pub fn complete(&self) {
+        self.whole.send_replace(true);
+    }
+
+    /// Returns once it is known what is served. Before that, that nothing is found says nothing.
+    pub async fn completed(&self) {
+        // The sender is held by `self`, so waiting cannot fail.
+        let _ = self.whole.subscribe().wait_for(|whole| *whole).await;
     }
 
     /// The same where `tell` knows what extension API servers serve.

@@ -87,6 +87,11 @@ pub(crate) struct Prepared {
 /// What is said of a pod that another one took the place of before it was bound.
 pub(crate) const PUSHED_OUT: &str = "preempted by DefaultPreemption";
 
+/// Whether a pod's place is still its own: else nothing more is begun for it.
+pub(crate) fn still_wanted(pushed_out: &CancellationToken) -> Result<(), String> {
+    if pushed_out.is_cancelled() { Err(PUSHED_OUT.to_owned()) } else { Ok(()) }
+}
+
 /// Does what has to be done before a pod is bound, if it may be; `prepared` tells what was made, also where this is not
 /// waited for to the end. One that is pushed out waits for nothing any more, but writes to the end what it has begun: what
 /// the server has been told must not be taken for free. If it fails, that is said and the pod is tried again.
@@ -105,7 +110,7 @@ pub(crate) async fn prepare(
         }
     };
     // It may take long: where the pod is about to go is said meanwhile. Source: KEP-5278.
-    if *pod.nominated != *pod.node {
+    if *pod.nominated != *pod.node && !pushed_out.is_cancelled() {
         patch_status(shared, pod, &json!({ "nominatedNodeName": &*pod.node })).await;
     }
     for preparation in preparations {

@@ -359,8 +359,9 @@ impl Collector for Shown {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let shared = self.0.shared.lock().upgrade();
-        let told = shared.map(|shared| {
+        // Held to the end: of two that read at once, each would add what the other one has added.
+        let shared = self.0.shared.lock();
+        let told = shared.upgrade().map(|shared| {
             let evaluated = shared.config.profiles.iter().flat_map(|profile| {
                 let evaluated = profile.evaluated().into_iter();
                 evaluated.map(move |(plugin, point, times)| (plugin, point, profile.name.clone(), times))

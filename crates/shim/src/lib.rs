@@ -73,6 +73,9 @@ pub struct ContainerConfig {
     pub members: Option<PathBuf>,
     /// The file whose `oom_kill` line counts kills for memory.
     pub oom_events: Option<PathBuf>,
+    /// The program of another OCI runtime that executes the container; absent for the built-in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<PathBuf>,
 }
 
 /// How a container's first process ended.
@@ -215,6 +218,9 @@ pub enum FromShim {
         pid: u32,
         /// Every container that it keeps.
         containers: Vec<ContainerReport>,
+        /// What making the sandbox took.
+        #[serde(default)]
+        steps: Vec<Step>,
     },
     /// The connection is of no use: the sandbox could not be made, and the shim ends, or the daemon's version is not spoken.
     Failed {
@@ -243,7 +249,21 @@ pub enum Answer {
         pid: u32,
         /// When.
         started_at: Timestamp,
+        /// What it took.
+        #[serde(default)]
+        steps: Vec<Step>,
     },
+}
+
+/// A step that took time, on the machine's monotonic clock, which all of its processes share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What was done.
+    pub name: String,
+    /// When it began, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub began_ns: u64,
+    /// When it ended.
+    pub ended_ns: u64,
 }
 
 /// Why a call failed.

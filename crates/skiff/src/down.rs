@@ -114,6 +114,8 @@ async fn end_containers(instance: &Instance, purge: bool) -> Result<()> {
         data_dir: instance.data_dir.join("engine"),
         run_dir: instance.run_dir.join("engine"),
         cgroup_root: instance.name.clone(),
+        // Nothing is started any more.
+        runtimes: std::collections::BTreeMap::new(),
     };
     let engine = Engine::open(config, store).await.context("open the engine")?;
     let containers = engine.containers().await?;

@@ -2,8 +2,8 @@
 //! protected, locked or removed that is somebody else's.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -137,12 +137,8 @@ fn take(settings: &Settings, directory: &Path) -> Result<()> {
 
 /// Whole or not at all: a directory with half a claim would be nobody's.
 fn write(directory: &Path, claim: &Claim) -> Result<()> {
-    let beside = directory.join(BESIDE);
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(serde_json::to_string_pretty(claim)?.as_bytes())?;
-    file.sync_all()?;
-    Ok(fs::rename(beside, directory.join(Claim::FILE))?)
+    let text = serde_json::to_string_pretty(claim)?;
+    Ok(sys::files::write_durable(&directory.join(Claim::FILE), text.as_bytes())?)
 }
 
 fn private_directory(path: &Path) -> Result<()> {
@@ -207,6 +203,10 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            oci_runtimes: Default::default(),
+            images: crate::image_settings::Images::default(),
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
             instance: Instance {
                 name: name.into(),
                 data_dir: place.join("data"),

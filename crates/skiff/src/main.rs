@@ -3,6 +3,7 @@
 mod daemon;
 mod down;
 mod home;
+mod image_settings;
 mod join;
 mod kubeconfig;
 mod membership;

@@ -1,7 +1,7 @@
 //! What a host keeps that has joined a cluster: where the API server is, whom it trusts, and its node's certificates.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -130,16 +130,7 @@ fn read(path: &Path) -> Result<String> {
 
 /// Replaces a file that only its owner may read, whole or not at all.
 fn write(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write as _;
-    let beside = path.with_extension("new");
-    let attempt = || -> std::io::Result<()> {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    attempt().with_context(|| format!("write {}", path.display()))
+    sys::files::write_durable(path, text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]

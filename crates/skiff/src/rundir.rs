@@ -71,7 +71,8 @@ pub(crate) fn clear(directory: &Path) -> Result<()> {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             match entry.file_type()?.is_dir() {
-                true => fs::remove_dir_all(entry.path())?,
+                // Nor is anything removed below what is mounted while this is at it.
+                true => sys::removal::remove_tree(&entry.path())?,
                 false if entry.file_name() == Claim::FILE => {}
                 false => fs::remove_file(entry.path())?,
             }

@@ -10,6 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use cli::instance::{DEFAULT_NAME, Instance};
 use serde::{Deserialize, Serialize};
 
+use crate::image_settings::{ImageArgs, Images};
 use crate::membership::Membership;
 
 /// Arguments of `skiff up`. Each is also a key of the configuration file, in camel case.
@@ -120,10 +121,21 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) static_pod_path: Option<PathBuf>,
+    /// KubeletConfiguration of the node: pods that it takes, limits, reservations; the flags above win over it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_config: Option<PathBuf>,
     /// The longest that a container which ends again and again waits for its restart, 1 to 300 [default: 300]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_container_restart_period: Option<u64>,
+    /// Further OCI runtimes, as RuntimeClasses name them: runc=/usr/sbin/runc
+    #[arg(long, value_name = "HANDLER=PROGRAM", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) oci_runtimes: Vec<String>,
+    /// How the node gets, guards and gives up images
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
 }
 
 /// A kind of store.
@@ -175,6 +187,13 @@ pub(crate) struct Settings {
     pub(crate) static_pod_path: Option<PathBuf>,
     /// The longest wait for a restart in seconds.
     pub(crate) max_container_restart_period: u64,
+    /// Programs of further OCI runtimes by the handlers that RuntimeClasses name. Absolute.
+    pub(crate) oci_runtimes: BTreeMap<String, PathBuf>,
+    /// How the node gets, guards and gives up images.
+    pub(crate) images: Images,
+    /// The file with the node's configuration, and what it says. Absolute.
+    pub(crate) node_config: Option<PathBuf>,
+    pub(crate) kubelet: node::KubeletConfiguration,
 }
 
 /// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
@@ -191,14 +210,20 @@ impl UpArgs {
         let access = self.access(&file)?;
         let protection = self.protection(&file)?;
         let scheduler_config = path_of("--scheduler-config", &self.scheduler_config, &file.scheduler_config)?;
+        let node_config = path_of("--node-config", &self.node_config, &file.node_config)?;
+        let kubelet = node_config.as_deref().map(node::KubeletConfiguration::read).transpose();
+        let kubelet = kubelet.map_err(anyhow::Error::msg)?.unwrap_or_default();
         let static_pod_path = path_of("--static-pod-path", &self.static_pod_path, &file.static_pod_path)?;
+        let static_pod_path = static_pod_path.or_else(|| kubelet.static_pod_path.clone());
         let period = self.max_container_restart_period.or(file.max_container_restart_period);
+        let period = period.or(kubelet.max_container_restart_period.map(|period| period.as_secs()));
         let max_container_restart_period = period.unwrap_or(RESTART_PERIOD_MAX);
         if !(1..=RESTART_PERIOD_MAX).contains(&max_container_restart_period) {
             bail!(
                 "--max-container-restart-period {max_container_restart_period} is not between 1 and {RESTART_PERIOD_MAX} seconds"
             );
         }
+        let oci_runtimes = self.oci_runtimes(&file)?;
         let joined_as = || {
             Ok::<_, anyhow::Error>(Membership::load(&instance)?.map(|membership| membership.facts.node_name))
         };
@@ -233,6 +258,10 @@ impl UpArgs {
             scheduler_config,
             static_pod_path,
             max_container_restart_period,
+            oci_runtimes,
+            images: self.images.resolve(file.images, &kubelet.images)?,
+            node_config,
+            kubelet,
             instance,
         })
     }
@@ -300,6 +329,25 @@ impl UpArgs {
         })
     }
 
+    /// Further OCI runtimes by handler. Source of the names' form: `ValidateRuntimeClass`, RFC 1123's labels.
+    fn oci_runtimes(&self, file: &Self) -> Result<BTreeMap<String, PathBuf>> {
+        let given = if self.oci_runtimes.is_empty() { &file.oci_runtimes } else { &self.oci_runtimes };
+        let mut runtimes = BTreeMap::new();
+        for entry in given {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            let parts = entry.split_once('=').filter(|(handler, program)| {
+                !handler.is_empty() && handler.bytes().all(plain) && program.starts_with('/')
+            });
+            let Some((handler, program)) = parts else {
+                bail!("--oci-runtimes {entry:?} is not of the form HANDLER=/PATH/OF/PROGRAM");
+            };
+            if runtimes.insert(handler.to_owned(), PathBuf::from(program)).is_some() {
+                bail!("--oci-runtimes names {handler:?} twice");
+            }
+        }
+        Ok(runtimes)
+    }
+
     /// How etcd is reached, if it is the store.
     fn etcd(&self, file: &Self) -> Result<Option<EtcdAccess>> {
         let servers = if self.etcd_servers.is_empty() { &file.etcd_servers } else { &self.etcd_servers };
@@ -350,7 +398,10 @@ impl Settings {
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
         let period = Some(self.max_container_restart_period).filter(|period| *period != RESTART_PERIOD_MAX);
         let period = period.map(|period| period.to_string()).unwrap_or_default();
-        BTreeMap::from([
+        let runtimes = self.oci_runtimes.iter();
+        let runtimes: Vec<String> =
+            runtimes.map(|(handler, program)| format!("{handler}={}", program.display())).collect();
+        let mut facts = BTreeMap::from([
             ("--store".to_owned(), if etcd.is_some() { "etcd" } else { "" }.to_owned()),
             ("--etcd-servers".to_owned(), etcd.map(|etcd| etcd.servers.join(",")).unwrap_or_default()),
             ("--etcd-cafile".to_owned(), file(etcd.and_then(|etcd| etcd.ca.as_ref()))),
@@ -376,6 +427,8 @@ impl Settings {
             ("--scheduler-config".to_owned(), file(self.scheduler_config.as_ref())),
             ("--static-pod-path".to_owned(), file(self.static_pod_path.as_ref())),
             ("--max-container-restart-period".to_owned(), period),
+            ("--oci-runtimes".to_owned(), runtimes.join(",")),
+            ("--node-config".to_owned(), file(self.node_config.as_ref())),
             ("--audit-policy-file".to_owned(), file(audit.policy_file.as_ref())),
             ("--audit-log-path".to_owned(), file(audit.log_path.as_ref())),
             ("--audit-log-maxage".to_owned(), count(audit.log_maxage.into())),
@@ -389,7 +442,9 @@ impl Settings {
             ("--node-name".to_owned(), self.node_name.clone()),
             ("--api-port".to_owned(), self.api_port.to_string()),
             ("--node-port".to_owned(), self.node_port.to_string()),
-        ])
+        ]);
+        facts.extend(self.images.facts.clone());
+        facts
     }
 }
 
@@ -464,6 +519,43 @@ mod tests {
         for period in [0, 301] {
             assert!(with(period).unwrap_err().to_string().contains("is not between 1 and 300 seconds"));
         }
+    }
+
+    #[test]
+    fn runtimes_are_named_with_their_programs() {
+        let with = |entries: &[&str]| {
+            let oci_runtimes = entries.iter().map(|entry| (*entry).to_owned()).collect();
+            let args = UpArgs { node_name: Some("n1".into()), oci_runtimes, ..UpArgs::default() };
+            args.resolve(instance("demo"))
+        };
+        let facts = with(&["runc=/usr/sbin/runc", "kata=/opt/kata"]).unwrap().facts();
+        assert_eq!(facts["--oci-runtimes"], "kata=/opt/kata,runc=/usr/sbin/runc");
+        for wrong in ["runc", "=/usr/sbin/runc", "runc=bin/runc", "Runc=/usr/sbin/runc"] {
+            assert!(with(&[wrong]).unwrap_err().to_string().contains("HANDLER=/PATH"), "{wrong}");
+        }
+        assert!(with(&["a=/a", "a=/b"]).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn the_nodes_configuration_is_taken_and_flags_win_over_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kubelet.yaml");
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        let body = "maxPods: 7\nstaticPodPath: pods\ncrashLoopBackOff: {maxContainerRestartPeriod: 60s}\n";
+        std::fs::write(&file, format!("{head}{body}")).unwrap();
+        let args = UpArgs {
+            node_name: Some("n1".into()),
+            node_config: Some(file.clone()),
+            max_container_restart_period: Some(30),
+            ..UpArgs::default()
+        };
+        let settings = args.resolve(instance("x")).unwrap();
+        assert_eq!((settings.kubelet.max_pods, settings.max_container_restart_period), (Some(7), 30));
+        assert_eq!(settings.static_pod_path, Some(directory.path().join("pods")));
+        assert_eq!(settings.facts()["--node-config"], file.display().to_string());
+        std::fs::write(&file, format!("{head}maxPod: 7\n")).unwrap();
+        let error = format!("{:#}", args.resolve(instance("x")).unwrap_err());
+        assert!(error.contains("kubelet.yaml: unknown field \"maxPod\""), "{error}");
     }
 
     #[test]

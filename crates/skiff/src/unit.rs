@@ -66,6 +66,10 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            oci_runtimes: Default::default(),
+            images: crate::image_settings::Images::default(),
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
             instance: Instance {
                 name: "demo".into(),
                 data_dir: "/d/50% of \"it\"".into(),

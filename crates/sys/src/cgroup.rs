@@ -1,13 +1,17 @@
 //! Control groups, version 1, 2 and hybrid, told apart per controller: limits, use, kills and removal.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::device_filter::Rule;
 use crate::mount::MountTable;
 
 /// Controllers that a container is put into.
-const CONTROLLERS: [&str; 8] = ["cpu", "cpuacct", "memory", "pids", "freezer", "devices", "cpuset", "blkio"];
+const CONTROLLERS: [&str; 9] =
+    ["cpu", "cpuacct", "memory", "pids", "freezer", "devices", "cpuset", "blkio", "hugetlb"];
 
 /// Init, or whoever adopted a dead process, has this long to reap it; it is looked for in such steps.
 const REAP_MAX: Duration = Duration::from_secs(20);
@@ -48,6 +52,8 @@ pub struct Limits {
     pub pids: Option<i64>,
     /// Cores, as a list such as `0-1`.
     pub cpuset_cpus: Option<String>,
+    /// Huge pages in bytes, by the size of one in bytes.
+    pub huge_pages: BTreeMap<u64, u64>,
 }
 
 /// What a group uses.
@@ -67,7 +73,7 @@ pub struct Usage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Setting {
     controller: &'static str,
-    file: &'static str,
+    file: Cow<'static, str>,
     value: String,
     /// The kernel may lack the file: it was built or started without accounting of swap.
     optional: bool,
@@ -118,6 +124,14 @@ impl CgroupHost {
                 unified: entry.fs_type == "cgroup2",
             });
         }
+        // Where everything else is of version 1, nobody is put into groups of the unified hierarchy for huge pages alone.
+        if hierarchies.iter().any(|hierarchy| !hierarchy.unified && !hierarchy.controllers.is_empty()) {
+            for hierarchy in hierarchies.iter_mut().filter(|hierarchy| hierarchy.unified) {
+                if hierarchy.controllers == ["hugetlb"] {
+                    hierarchy.controllers.clear();
+                }
+            }
+        }
         Self { hierarchies }
     }
 
@@ -163,9 +177,9 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// Makes it with nothing left of an earlier use, its processes confined to the default devices: where version 1's
-    /// controller does not do that by files, by a program of the group.
-    pub fn create_confined(&self) -> io::Result<()> {
+    /// Makes it with nothing left of an earlier use, its processes confined to the default devices and `more`: where
+    /// version 1's controller does not do that by files, by a program of the group.
+    pub fn create_confined(&self, more: &[Rule]) -> io::Result<()> {
         let unified = self.host.hierarchies.iter().find(|hierarchy| hierarchy.unified);
         let Some(unified) = unified.filter(|_| !self.host.has_v1_devices()) else { return self.create() };
         // Programs of a group add up: one that is used again starts with none.
@@ -173,7 +187,7 @@ impl Group<'_> {
         self.create()?;
         self.create_in(unified)?;
         let dir = unified.root.join(&self.path);
-        crate::device_filter::confine(&dir).map_err(|error| {
+        crate::device_filter::confine(&dir, more).map_err(|error| {
             let remedy = "a kernel with CONFIG_CGROUP_BPF is needed, or a privileged container";
             io::Error::new(error.kind(), format!("{}: confining devices: {error}: {remedy}", dir.display()))
         })
@@ -232,7 +246,7 @@ impl Group<'_> {
                     .push(format!("no {} controller: {} is not limited", setting.controller, setting.file));
                 continue;
             };
-            let file = dir.join(setting.file);
+            let file = dir.join(&*setting.file);
             match std::fs::write(&file, &setting.value) {
                 Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {
                     if has_swap() {
@@ -398,8 +412,9 @@ pub fn oom_kills(file: &Path) -> u64 {
 /// The writes that set limits; `unified` tells which version a controller has.
 fn plan_settings(limits: &Limits, unified: impl Fn(&str) -> bool) -> Vec<Setting> {
     let mut plan = Vec::new();
-    let mut set =
-        |controller, file, value: String| plan.push(Setting { controller, file, value, optional: false });
+    let mut set = |controller, file: &'static str, value: String| {
+        plan.push(Setting { controller, file: file.into(), value, optional: false })
+    };
     let v2 = unified("cpu");
     if let Some(shares) = limits.cpu_shares {
         let shares = shares.clamp(2, 262_144);
@@ -421,20 +436,39 @@ fn plan_settings(limits: &Limits, unified: impl Fn(&str) -> bool) -> Vec<Setting
         }
     }
     plan.extend(plan_memory(limits, unified("memory")));
-    let mut set =
-        |controller, file, value: String| plan.push(Setting { controller, file, value, optional: false });
+    let mut set = |controller, file: Cow<'static, str>, value: String| {
+        plan.push(Setting { controller, file, value, optional: false })
+    };
     if let Some(pids) = limits.pids {
-        set("pids", "pids.max", if pids > 0 { pids.to_string() } else { "max".into() });
+        set("pids", "pids.max".into(), if pids > 0 { pids.to_string() } else { "max".into() });
     }
     if let Some(cpus) = &limits.cpuset_cpus {
-        set("cpuset", "cpuset.cpus", cpus.clone());
+        set("cpuset", "cpuset.cpus".into(), cpus.clone());
+    }
+    let of_pages = if unified("hugetlb") { "max" } else { "limit_in_bytes" };
+    for (size, bytes) in &limits.huge_pages {
+        set("hugetlb", format!("hugetlb.{}.{of_pages}", page_name(*size)).into(), bytes.to_string());
     }
     plan
 }
 
+/// A size as the kernel names it in files: `2MB`, `1GB`. Source: `hugetlb_cgroup.c`, `mem_fmt`.
+fn page_name(bytes: u64) -> String {
+    match bytes {
+        _ if bytes >= 1 << 30 => format!("{}GB", bytes >> 30),
+        _ if bytes >= 1 << 20 => format!("{}MB", bytes >> 20),
+        _ => format!("{}KB", bytes >> 10),
+    }
+}
+
 /// The writes that set the limits of memory and swap.
 fn plan_memory(limits: &Limits, unified: bool) -> Vec<Setting> {
-    let set = |file, value, optional| Setting { controller: "memory", file, value, optional };
+    let set = |file: &'static str, value, optional| Setting {
+        controller: "memory",
+        file: file.into(),
+        value,
+        optional,
+    };
     let or = |bytes: i64, unlimited: &str| {
         if bytes > 0 { bytes.to_string() } else { unlimited.to_owned() }
     };
@@ -557,6 +591,16 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_alone_draw_nobody_into_the_unified_hierarchy() {
+        let unified = "4 1 0:4 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n";
+        let hybrid =
+            host(&format!("2 1 0:2 / /sys/fs/cgroup/cpu rw - cgroup none rw,cpu\n{unified}"), "hugetlb");
+        assert!(hybrid.hierarchy("hugetlb").is_none() && hybrid.used().count() == 1);
+        assert!(host(unified, "cpu hugetlb").hierarchy("hugetlb").is_some());
+        assert_eq!([1 << 30, 2 << 20, 64 << 10].map(page_name), ["1GB", "2MB", "64KB"]);
+    }
+
+    #[test]
     fn limits_become_the_right_files_for_each_version() {
         let limits = Limits {
             cpu_shares: Some(1024),
@@ -566,6 +610,7 @@ mod tests {
             swap_bytes: Some(0),
             pids: Some(-1),
             cpuset_cpus: None,
+            huge_pages: BTreeMap::from([(2 << 20, 4 << 20)]),
         };
         let show = |plan: Vec<Setting>| -> Vec<String> {
             plan.into_iter().map(|setting| format!("{}={}", setting.file, setting.value)).collect()
@@ -577,7 +622,8 @@ mod tests {
                 "cpu.max=50000 100000",
                 "memory.max=1048576",
                 "memory.swap.max=0",
-                "pids.max=max"
+                "pids.max=max",
+                "hugetlb.2MB.max=4194304"
             ]
         );
         assert_eq!(
@@ -589,7 +635,8 @@ mod tests {
                 "memory.memsw.limit_in_bytes=-1",
                 "memory.limit_in_bytes=1048576",
                 "memory.memsw.limit_in_bytes=1048576",
-                "pids.max=max"
+                "pids.max=max",
+                "hugetlb.2MB.limit_in_bytes=4194304"
             ]
         );
         assert_eq!(show(plan_settings(&Limits::default(), |_| true)), [""; 0]);

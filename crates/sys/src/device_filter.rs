@@ -13,7 +13,9 @@ const BLOCK: u32 = 1;
 const CHARACTER: u32 = 2;
 /// What is done with a device: made, read, written.
 const MAKE: u32 = 1;
-const ANY: u32 = 7;
+const READ: u32 = 2;
+const WRITE: u32 = 4;
+const ANY: u32 = MAKE | READ | WRITE;
 
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
@@ -23,12 +25,23 @@ const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
 
 /// A rule that allows something; what no rule allows is refused.
-struct Rule {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
     kind: u32,
     /// Every bit that the rule allows.
     access: u32,
     major: Option<u32>,
     minor: Option<u32>,
+}
+
+impl Rule {
+    /// Allows the use of one device, as far as `access` says: `r` reads, `w` writes, `m` makes nodes of it.
+    pub fn device(node: &crate::host::DeviceNode, access: &str) -> Self {
+        let bits = [('m', MAKE), ('r', READ), ('w', WRITE)];
+        let access = bits.iter().filter(|(letter, _)| access.contains(*letter)).map(|(_, bit)| bit).sum();
+        let kind = if node.character { CHARACTER } else { BLOCK };
+        Self { kind, access, major: Some(node.major), minor: Some(node.minor) }
+    }
 }
 
 const fn character(major: u32, minor: Option<u32>) -> Rule {
@@ -51,10 +64,10 @@ const DEFAULT: [Rule; 11] = [
     Rule { kind: BLOCK, access: MAKE, major: None, minor: None },
 ];
 
-/// Confines the processes of the version 2 cgroup at `group` to the default devices. It stays until the group is
-/// removed; the groups below it are confined too.
-pub fn confine(group: &Path) -> io::Result<()> {
-    let program = load(&assemble(&DEFAULT))?;
+/// Confines the processes of the version 2 cgroup at `group` to the default devices, and what `more` allows. It stays
+/// until the group is removed; the groups below it are confined too.
+pub fn confine(group: &Path, more: &[Rule]) -> io::Result<()> {
+    let program = load(&assemble(DEFAULT.iter().chain(more)))?;
     let group = std::fs::File::open(group)?;
     let mut attributes = AttachAttributes {
         target_fd: group.as_raw_fd() as u32,
@@ -98,7 +111,7 @@ const fn answer(allowed: u32) -> [Instruction; 2] {
 }
 
 /// The program of a list of rules. The context is `{ access << 16 | kind, major, minor }`, 32 bits each.
-fn assemble(rules: &[Rule]) -> Vec<Instruction> {
+fn assemble<'r>(rules: impl Iterator<Item = &'r Rule>) -> Vec<Instruction> {
     let mut program = vec![
         load_word(2, 0),
         // r3 = kind, r2 = access
@@ -209,9 +222,15 @@ mod tests {
 
     #[test]
     fn the_default_devices_may_be_used_and_nothing_else() {
-        let program = assemble(&DEFAULT);
-        let (read, write) = (2, 4);
+        let disk = crate::host::DeviceNode { major: 7, minor: 3, ..crate::host::DeviceNode::default() };
+        let given = [Rule::device(&disk, "r")];
+        let program = assemble(DEFAULT.iter().chain(&given));
+        let (read, write) = (READ, WRITE);
         for (kind, access, major, minor, allowed) in [
+            (BLOCK, read, 7, 3, 1),
+            (BLOCK, read | write, 7, 3, 0),
+            (BLOCK, read, 7, 4, 0),
+            (CHARACTER, read, 7, 3, 0),
             (CHARACTER, read | write, 1, 3, 1),
             (CHARACTER, ANY, 136, 77, 1),
             (CHARACTER, read, 1, 1, 0),
@@ -234,7 +253,7 @@ mod tests {
         };
         let group = root.target.join(format!("skiff-device-test-{}", std::process::id()));
         std::fs::create_dir(&group).unwrap();
-        let confined = confine(&group);
+        let confined = confine(&group, &[]);
         let script = "echo $$ > \"$0\"/cgroup.procs && echo x > /dev/null && ! head -c1 /dev/kmsg";
         let status = std::process::Command::new("sh").args(["-c", script]).arg(&group).status();
         std::fs::remove_dir(&group).unwrap();

@@ -22,6 +22,20 @@ pub fn write_atomic(path: &Path, contents: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Writes a file whole, and so that it is on disk afterwards, also if the machine loses its power then: under another name
+/// in the same directory, synced, renamed, and the directory synced. Only its owner may read it.
+pub fn write_durable(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = path.with_extension("new");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let written = file.write_all(contents).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| std::fs::rename(&beside, path)) {
+        let _ = std::fs::remove_file(&beside);
+        return Err(error);
+    }
+    File::open(directory)?.sync_all()
+}
+
 /// A file of at most `max_bytes`; larger ones are an error.
 pub fn read_bounded(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
     let mut contents = Vec::new();
@@ -119,9 +133,14 @@ mod tests {
     fn bounds_hold() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        write_atomic(&path, b"12345").unwrap();
+        write_atomic(&path, b"1").unwrap();
+        write_durable(&path, b"12345").unwrap();
         assert!(read_bounded(File::open(&path).unwrap(), 4).is_err());
         assert_eq!(read_bounded(File::open(&path).unwrap(), 5).unwrap(), b"12345");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let taken = dir.path().join("taken");
+        std::fs::create_dir_all(taken.join("x")).unwrap();
+        assert!(write_durable(&taken, b"1").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside it");
     }
 }

@@ -9,10 +9,12 @@ pub mod device_filter;
 pub mod files;
 pub mod host;
 pub mod mount;
+pub mod mount_options;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod ns;
 pub mod process;
+pub mod removal;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod tty;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::process::Pidfd;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 /// A kind of namespace.
@@ -74,6 +75,18 @@ pub fn pin_own(kind: Namespace, target: &Path) -> io::Result<()> {
     std::fs::File::create(target)?;
     // The thread's own namespace, also where the caller is not the main thread.
     Ok(rustix::mount::mount_bind(format!("/proc/thread-self/ns/{}", kind.file()), target)?)
+}
+
+/// Keeps another process's namespace alive by a bind mount on `target`, which is made as an empty file. `pid` is the
+/// number of `process`: a process that has ended by now is not found.
+pub fn pin_of(process: &Pidfd, pid: u32, kind: Namespace, target: &Path) -> io::Result<()> {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/{}", kind.file()))?;
+    // It lives, so its number was nobody else's when the file was opened.
+    if process.wait(Duration::ZERO)? {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    std::fs::File::create(target)?;
+    Ok(rustix::mount::mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), target)?)
 }
 
 /// Sets the host name of the calling process's UTS namespace.
@@ -167,6 +180,27 @@ mod tests {
         for bad in ["", "net/../kernel/hostname", "..", ".net"] {
             assert!(sysctl_path(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_namespace_is_held_only_of_who_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("uts");
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Pidfd::open(child.id()).unwrap();
+        let held = pin_of(&process, child.id(), Namespace::Uts, &path);
+        let same =
+            |path: &str| std::fs::metadata(path).map(|file| std::os::unix::fs::MetadataExt::ino(&file));
+        let inode = same(path.to_str().unwrap()).unwrap();
+        crate::mount::unmount(&path).unwrap();
+        held.unwrap();
+        assert_eq!(inode, same("/proc/self/ns/uts").unwrap());
+        child.kill().unwrap();
+        // Not reaped: its number is still there, and it has ended.
+        assert!(process.wait(Duration::from_secs(60)).unwrap());
+        let late = pin_of(&process, child.id(), Namespace::Uts, &path);
+        child.wait().unwrap();
+        assert!(late.is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::names::DEFAULT_STORAGE_CLASS;
+
 use super::{AGE, Cell, Column, Family, NAME, at, column, items, joined, or_none, text, wide};
 
 pub(super) const KINDS: Family = &[
@@ -149,10 +151,7 @@ fn bound(object: &Value, cell: Value) -> Value {
 
 fn class_name(object: &Value, _: Timestamp) -> Value {
     let annotations = at(object, &["metadata", "annotations"]);
-    let is_default =
-        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
-            .iter()
-            .any(|name| text(annotations, &[name]) == "true");
+    let is_default = DEFAULT_STORAGE_CLASS.iter().any(|name| text(annotations, &[name]) == "true");
     let name = text(object, &["metadata", "name"]);
     if is_default { json!(format!("{name} (default)")) } else { json!(name) }
 }

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use api::names::DEFAULT_STORAGE_CLASS;
 use api::{Object, ObjectMeta, Status};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -16,9 +17,6 @@ use crate::tree;
 pub(super) const CLAIM_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// The annotation with which Ingresses name their controller's class.
 const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
-/// By which a storage class says that it is the default.
-const DEFAULT_STORAGE: [&str; 2] =
-    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 const DEFAULT_INGRESS: [&str; 1] = ["ingressclass.kubernetes.io/is-default-class"];
 
 /// Gives new claims the default storage class.
@@ -38,7 +36,7 @@ impl Link for DefaultStorageClass {
     async fn mutate(&self, review: &Review<'_>, claim: &mut Value, world: &dyn World) -> Result<(), Status> {
         if review.operation == Operation::Create && is(review, "", "persistentvolumeclaims", "") {
             let classes = world.all("storage.k8s.io", "storageclasses", "");
-            let default = default_of(&classes, &DEFAULT_STORAGE)?;
+            let default = default_of(&classes, &DEFAULT_STORAGE_CLASS)?;
             name_class(claim, "storageClassName", CLAIM_CLASS, default);
         }
         Ok(())

@@ -226,7 +226,7 @@ fn waits(
         Some(Finding { cause, remedy, evidence: evidence.clone(), ..Finding::default() })
     };
     match reason {
-        "ErrImagePull" | "ImagePullBackOff" => finding(
+        "ErrImagePull" | "RegistryUnavailable" | "ImagePullBackOff" => finding(
             format!("image {image:?} cannot be pulled ({reason})"),
             format!(
                 "check the name; or make it local, then no registry is asked: skiff build -t {image} DIR, or skiff load \

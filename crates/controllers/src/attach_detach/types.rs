@@ -5,7 +5,7 @@ use reconcile::taints::Taint;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::pods::Condition;
+use crate::pods::{Condition, PodState};
 
 /// The node leaves attaching to this controller. Source: `volumeutil.ControllerManagedAttachAnnotation`.
 const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
@@ -20,7 +20,7 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 pub(super) struct Pod {
     pub(super) metadata: ObjectMeta,
     pub(super) spec: PodSpec,
-    pub(super) status: PodStatus,
+    pub(super) status: PodState,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,32 +47,10 @@ pub(super) struct ClaimSource {
     pub(super) claim_name: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct PodStatus {
-    pub(super) phase: String,
-    pub(super) container_statuses: Vec<ContainerStatus>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct ContainerStatus {
-    pub(super) state: ContainerState,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct ContainerState {
-    pub(super) waiting: Option<Value>,
-    pub(super) terminated: Option<Value>,
-}
-
 impl Pod {
-    /// Whether none of its containers runs or will run. Source: `volumeutil.IsPodTerminated`.
+    /// Whether none of its containers runs or will run.
     pub(super) fn is_terminated(&self) -> bool {
-        let runs = |held: &ContainerStatus| held.state.waiting.is_none() && held.state.terminated.is_none();
-        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
-            || self.metadata.is_terminating() && !self.status.container_statuses.iter().any(runs)
+        self.status.is_terminated(self.metadata.is_terminating())
     }
 }
 

@@ -3,7 +3,7 @@
 //! `StatefulSetSemanticRevisionComparison`, `apiequality.Semantic`, `core/v1/defaults.go`.
 
 use api::quantity::Quantity;
-use api::schema::{Scalar, Schema, Type, Typed};
+use api::schema::{Field, Scalar, Schema, Type, Typed};
 use serde_json::{Map, Value, json};
 
 const TEMPLATE: &str = "io.k8s.api.core.v1.PodTemplateSpec";
@@ -70,11 +70,7 @@ fn reduce(value: &mut Value, ty: Typed<'_>) {
                     reduce(value, ty.of(field.ty));
                 }
             }
-            object.retain(|name, value| match definition.field(name).map(|field| ty.of(field.ty).get()) {
-                Some(Type::List { .. }) => !value.as_array().is_some_and(Vec::is_empty),
-                Some(Type::Map { .. }) => !value.as_object().is_some_and(Map::is_empty),
-                _ => !value.is_null(),
-            });
+            object.retain(|name, value| definition.field(name).is_none_or(|field| says(field, ty, value)));
         }
         (Type::Map { value: element, .. }, Value::Object(entries)) => {
             entries.values_mut().for_each(|entry| reduce(entry, ty.of(*element)));
@@ -90,6 +86,19 @@ fn reduce(value: &mut Value, ty: Typed<'_>) {
             }
         }
         _ => {}
+    }
+}
+
+/// Whether a field with this value is told from one that is not there: a zero is by the fields that show it, an empty list
+/// or map by none.
+fn says(field: &Field, owner: Typed<'_>, value: &Value) -> bool {
+    match owner.of(field.ty).get() {
+        Type::List { .. } => !value.as_array().is_some_and(Vec::is_empty),
+        Type::Map { .. } => !value.as_object().is_some_and(Map::is_empty),
+        Type::Scalar(_) if !field.shows_zero => {
+            !(value.is_null() || *value == false || *value == "" || value.as_f64() == Some(0.0))
+        }
+        _ => !value.is_null(),
     }
 }
 
@@ -110,9 +119,10 @@ mod tests {
         let plain = template(json!({}), json!({}));
         let full = template(
             json!({ "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
-                "imagePullPolicy": "IfNotPresent", "resources": {}, "env": [] }),
+                "imagePullPolicy": "IfNotPresent", "resources": {}, "env": [], "tty": false, "workingDir": "" }),
             json!({ "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "securityContext": {},
-                "schedulerName": "default-scheduler", "terminationGracePeriodSeconds": 30, "nodeSelector": {} }),
+                "schedulerName": "default-scheduler", "terminationGracePeriodSeconds": 30, "nodeSelector": {},
+                "hostNetwork": false, "priorityClassName": "" }),
         );
         assert_eq!(meaning(&plain), meaning(&full));
         let amounts = |cpu: Value, memory: &str| {
@@ -143,6 +153,10 @@ mod tests {
             template(json!({}), json!({ "restartPolicy": "Never" })),
             template(json!({}), json!({ "volumes": [{ "name": "v", "emptyDir": {} }] })),
             template(json!({ "securityContext": {} }), json!({})),
+            template(json!({ "tty": true }), json!({})),
+            // A zero behind a pointer is one that was asked for.
+            template(json!({}), json!({ "automountServiceAccountToken": false })),
+            template(json!({}), json!({ "terminationGracePeriodSeconds": 0 })),
         ] {
             assert_ne!(meaning(&other), plain, "{other}");
         }

@@ -4,13 +4,14 @@
 
 mod plan;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{DeleteOptions, Key, Object, ObjectMeta, PatchType, Reason};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
-use reconcile::local_path::removal;
+use reconcile::local_path::{ROOT, removal};
 use reconcile::{
     Action, Change, EventRecorder, EventType, Informer, Involved, Queue, Reconcile, Registration, kinds,
 };
@@ -117,25 +118,36 @@ impl Worker {
         ]
     }
 
-    /// Nodes change often; what counts is that one comes or goes, and what it says of directories.
+    /// Nodes change often; what counts is that one comes or goes, and what it says of directories: of one volume where
+    /// that is all.
     fn node_changed(&self, change: &Change) {
-        let said = |meta: &ObjectMeta| -> Vec<(String, String)> {
-            let of_us = meta.annotations.iter().filter(|(key, _)| key.contains("local-path"));
-            of_us.map(|(key, value)| (key.clone(), value.clone())).collect()
+        let said = |object: &Option<Arc<Object>>| {
+            let annotations = object.as_deref().and_then(head)?.annotations.into_iter();
+            Some(annotations.filter(|(key, _)| key.contains("local-path")).collect::<BTreeMap<_, _>>())
         };
-        let said = |object: &Option<Arc<Object>>| object.as_deref().and_then(head).map(|meta| said(&meta));
-        if said(&change.old) == said(&change.new) {
+        let (old, new) = (said(&change.old), said(&change.new));
+        if old == new {
             return;
         }
         self.queue.add(Item::Node(change.key.clone()));
-        let name = &change.key.name;
+        let offers = |said: &Option<BTreeMap<_, _>>| said.as_ref().map(|said| said.get(ROOT).cloned());
+        if offers(&old) != offers(&new) {
+            return self.node_came_or_went(&change.key.name);
+        }
+        for volume in plan::changed_removals(&old.unwrap_or_default(), &new.unwrap_or_default()) {
+            self.queue.add(Item::Volume(Key::new("", volume)));
+        }
+    }
+
+    /// All that is to be on the node is looked at.
+    fn node_came_or_went(&self, name: &str) {
         for claim in self.claims.list() {
-            if claim.annotation(plan::SELECTED_NODE).as_ref() == Some(name) {
+            if claim.annotation(plan::SELECTED_NODE).as_deref() == Some(name) {
                 self.queue.add(Item::Claim(claim.key()));
             }
         }
         for volume in self.volumes.list() {
-            if volume.annotation(plan::NODE).as_ref() == Some(name) {
+            if volume.annotation(plan::NODE).as_deref() == Some(name) {
                 self.queue.add(Item::Volume(volume.key()));
             }
         }
@@ -269,7 +281,11 @@ impl Worker {
         if annotations.is_empty() {
             return Ok(());
         }
+        let was_full = plan::removals(&meta).count() >= plan::REMOVALS_MAX;
         self.annotate(&self.nodes, key, &json!({ "metadata": { "annotations": annotations } })).await?;
+        if !was_full {
+            return Ok(());
+        }
         // There is room for others that wait.
         for volume in self.volumes.list() {
             if volume.meta().is_terminating() && volume.annotation(plan::NODE).as_ref() == Some(&key.name) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use api::names::DEFAULT_STORAGE_CLASS;
 use api::{Object, ObjectMeta};
 use reconcile::local_path::{PROVISIONER, REMOVAL, REMOVE, REMOVED, ROOT, directory, removal};
 use serde::Deserialize;
@@ -18,13 +19,12 @@ pub(super) const NODE: &str = "skiff.dev/local-path-node";
 pub(super) const CLASS_MADE: &str = "skiff.dev/local-path-class";
 /// Annotation of a claim: the node that the scheduler chose.
 pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const ASKED: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Removals that one node is asked for at once: a Node's annotations are bounded.
-const REMOVALS_MAX: usize = 200;
+pub(super) const REMOVALS_MAX: usize = 200;
 
 /// A projection of `core/v1.PersistentVolumeClaim`.
 #[derive(Debug, Default, Deserialize)]
@@ -109,7 +109,7 @@ pub(super) enum ClaimStep {
     Leave,
     /// Its volume is made, by this body.
     Make(Value),
-    /// The node is gone: the scheduler is to choose anew.
+    /// The node is gone, or has no such volumes: the scheduler is to choose anew.
     Reschedule(String),
     /// It cannot be had, and why.
     Refuse(String),
@@ -134,7 +134,7 @@ pub(super) fn plan_claim(claim: &Claim, class: Option<&Class>, node: Option<&Obj
     };
     let Some(node) = node else { return ClaimStep::Reschedule(format!("node {name:?} is gone")) };
     let (Some(root), Some(hostname)) = (node.annotations.get(ROOT), node.labels.get(HOSTNAME)) else {
-        return ClaimStep::Refuse(format!(
+        return ClaimStep::Reschedule(format!(
             "node {name:?} offers no directories for volumes: it is no node of Skiff's, or an older one; upgrade it"
         ));
     };
@@ -234,6 +234,16 @@ pub(super) fn removals(node: &ObjectMeta) -> impl Iterator<Item = &str> {
     node.annotations.keys().filter_map(|key| key.strip_prefix(REMOVAL))
 }
 
+/// The volumes of whose removal a Node says something else than before.
+pub(super) fn changed_removals<'a>(
+    old: &'a BTreeMap<String, String>,
+    new: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = &'a str> {
+    let gone = old.keys().filter(|key| !new.contains_key(*key));
+    let other = new.iter().filter(|(key, value)| old.get(*key) != Some(value)).map(|(key, _)| key);
+    gone.chain(other).filter_map(|key| key.strip_prefix(REMOVAL))
+}
+
 /// The patch by which a node is asked.
 pub(super) fn asking(volume: &str) -> Value {
     json!({ "metadata": { "annotations": { removal(volume): REMOVE } } })
@@ -241,7 +251,7 @@ pub(super) fn asking(volume: &str) -> Value {
 
 /// The class, which is the default one where there is none yet.
 pub(super) fn class(default: bool) -> Value {
-    let annotations = if default { json!({ DEFAULT_CLASS: "true" }) } else { json!({}) };
+    let annotations = if default { json!({ DEFAULT_STORAGE_CLASS[0]: "true" }) } else { json!({}) };
     json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": { "name": CLASS, "annotations": annotations },
@@ -251,7 +261,7 @@ pub(super) fn class(default: bool) -> Value {
 
 /// Whether a class is the one of claims that name none.
 pub(super) fn is_default(class: &Object) -> bool {
-    class.annotation(DEFAULT_CLASS).is_some_and(|value| value == "true")
+    DEFAULT_STORAGE_CLASS.iter().any(|name| class.annotation(name).is_some_and(|value| value == "true"))
 }
 
 #[cfg(test)]
@@ -283,6 +293,16 @@ mod tests {
 
     fn step(claim: &Claim) -> ClaimStep {
         plan_claim(claim, Some(&read(class(true))), Some(&node()))
+    }
+
+    #[test]
+    fn a_class_is_the_default_by_either_name() {
+        let class = |annotations: Value| {
+            let body = json!({ "metadata": { "name": "c", "annotations": annotations } });
+            Object::parse(serde_json::to_vec(&body).unwrap().into()).unwrap()
+        };
+        assert!(DEFAULT_STORAGE_CLASS.iter().all(|name| is_default(&class(json!({ *name: "true" })))));
+        assert!(!is_default(&class(json!({ DEFAULT_STORAGE_CLASS[0]: "false" }))));
     }
 
     #[test]
@@ -335,7 +355,19 @@ mod tests {
         let mut other = node();
         other.annotations.clear();
         let step = plan_claim(&claim(|_| {}), Some(&read(class(true))), Some(&other));
-        assert!(matches!(step, ClaimStep::Refuse(why) if why.contains("offers no directories")));
+        assert!(matches!(step, ClaimStep::Reschedule(why) if why.contains("offers no directories")));
+    }
+
+    #[test]
+    fn only_the_volumes_of_which_a_node_says_something_else_are_looked_at() {
+        let said = |all: &[(&str, &str)]| -> BTreeMap<String, String> {
+            all.iter().map(|(volume, value)| (removal(volume), (*value).to_owned())).collect()
+        };
+        let (old, new) =
+            (said(&[("a", REMOVE), ("b", REMOVE), ("c", REMOVED)]), said(&[("a", REMOVED), ("b", REMOVE)]));
+        let mut changed: Vec<&str> = changed_removals(&old, &new).collect();
+        changed.sort_unstable();
+        assert_eq!(changed, ["a", "c"]);
     }
 
     fn volume(phase: &str, policy: &str, going: bool, finalizers: &[&str]) -> Volume {

@@ -1,6 +1,7 @@
 //! Carries out what the plan says. Every write is one over the version that was read: two bindings of one volume cannot
 //! both succeed, however far the caches lag.
 
+use api::names::DEFAULT_STORAGE_CLASS;
 use api::{Key, Object, Reason, Status};
 use base::BoxError;
 use reconcile::{Action, EventType, Involved, Kind, kinds};
@@ -16,9 +17,6 @@ use crate::pods::uses_claim;
 
 const CLAIMS: Kind = kinds::PERSISTENT_VOLUME_CLAIMS;
 const VOLUMES: Kind = kinds::PERSISTENT_VOLUMES;
-/// Which class is the default. Source: `storageutil.IsDefaultAnnotation`.
-const DEFAULT_CLASS: [&str; 2] =
-    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
 /// An object that is changed: whole, as it is written back.
 struct Draft {
@@ -345,7 +343,7 @@ impl Worker {
 fn default_class(classes: &[Class]) -> Option<&str> {
     let says = |class: &&Class| {
         let held = &class.metadata.annotations;
-        DEFAULT_CLASS.iter().any(|name| held.get(*name).is_some_and(|value| value == "true"))
+        DEFAULT_STORAGE_CLASS.iter().any(|name| held.get(*name).is_some_and(|value| value == "true"))
     };
     let newest = classes.iter().filter(says).min_by(|a, b| {
         let (a, b) = (&a.metadata, &b.metadata);

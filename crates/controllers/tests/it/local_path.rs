@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{DeleteOptions, Key, PatchType};
+use api::{DeleteOptions, Key, PatchType, Reason};
 use base::clock::SystemClock;
 use controllers::Ctx;
 use controllers::local_path::LocalPaths;
@@ -11,6 +11,7 @@ use reconcile::local_path::{REMOVE, REMOVED, ROOT, removal};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::loops::at_rest;
 
 async fn start() -> Cluster {
     Cluster::start(|cluster| {
@@ -90,5 +91,7 @@ async fn a_claim_gets_a_directory_and_both_go_together() {
     let system = Key::new("", "kube-system");
     cluster.client.patch(&kinds::NAMESPACES.gvr(), &system, "", PatchType::Merge, &marked).await.unwrap();
     cluster.until(kinds::NAMESPACES, &system, |held| held["metadata"]["annotations"]["a"] == "b").await;
-    assert!(cluster.client.get(&kinds::STORAGE_CLASSES.gvr(), &key).await.is_err());
+    at_rest(&cluster, &["local_path"]).await;
+    let missing = cluster.client.get(&kinds::STORAGE_CLASSES.gvr(), &key).await.unwrap_err();
+    assert_eq!(missing.reason, Reason::NotFound);
 }

@@ -326,6 +326,22 @@ async fn namespaces_come_with_their_defaults_and_go_with_their_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_namespace_goes_before_it_is_known_what_is_served() {
+    let catalog = Catalog::new(Arc::new(api::catalog::Catalog::builtin())).incomplete();
+    let cluster = start_with(Arc::new(SystemClock), catalog.clone()).await;
+    let team = Key::new("", "team");
+    cluster.create(&kinds::NAMESPACES, "", json!({ "metadata": { "name": "team" } })).await;
+    cluster.client.delete(&kinds::NAMESPACES.gvr(), &team, DeleteOptions::default()).await.unwrap();
+    cluster.until(kinds::NAMESPACES, &team, |held| !held["metadata"]["deletionTimestamp"].is_null()).await;
+    // What was told of waits, and is not worked on.
+    loops::at_rest(&cluster, &["namespace"]).await;
+    assert_eq!(cluster.queues.figures().get("namespace").map(|queue| queue.worked.count), Some(0));
+    assert!(cluster.client.get(&kinds::NAMESPACES.gvr(), &team).await.is_ok());
+    catalog.complete();
+    cluster.until(kinds::NAMESPACES, &team, Value::is_null).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_stays_while_nobody_knows_what_another_server_has_in_it() {
     let silent = Arc::new(AtomicBool::new(true));
     let told = silent.clone();

@@ -2,8 +2,8 @@
 
 use super::{Subject, outcome};
 use crate::{
-    ContainerSpec, ExecSpec, Mount, MountPropagation, MountSource, Resources, Rlimit, SandboxSpec, Security,
-    Stats,
+    ContainerSpec, Device, ExecSpec, Mount, MountPropagation, MountSource, Resources, Rlimit, SandboxSpec,
+    Security, Stats,
 };
 
 pub async fn the_default_profile_confines_first_and_further_processes(subject: Subject) {
@@ -54,6 +54,26 @@ pub async fn only_the_default_devices_can_be_used(subject: Subject) {
     assert_eq!(log, "opened\n");
 }
 
+pub async fn a_device_that_is_given_can_be_used(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let hosts = ["/dev/loop-control", "/dev/fuse", "/dev/net/tun", "/dev/kmsg"];
+    let host = hosts.into_iter().map(std::path::PathBuf::from).find(|node| node.exists()).unwrap();
+    let given = |host: &std::path::Path, path: &str, access: &str| Device {
+        host: host.to_owned(),
+        path: path.into(),
+        access: access.to_owned(),
+    };
+    let devices = vec![given(&host, "/dev/given", "r"), given(&host, "/srv/given", "r")];
+    let script = "exec 3< /dev/given && exec 4< /srv/given && echo opened; exec 5> /dev/given";
+    let (_, log) = subject.run(ContainerSpec { devices, ..subject.script(&sandbox, script) }).await;
+    assert!(log.starts_with("opened\n") && log.contains("not permitted"), "{log}");
+    let devices = vec![given(std::path::Path::new("/dev/null/none"), "/dev/given", "r")];
+    let spec = ContainerSpec { devices, ..subject.script(&sandbox, "true") };
+    let id = subject.runtime.create_container(spec).await.unwrap().spec.id;
+    let error = subject.runtime.start_container(&id).await.unwrap_err().to_string();
+    assert!(error.contains("device /dev/null/none"), "{error}");
+}
+
 pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
     let sandbox = subject.sandbox().await;
     let resources = Resources {
@@ -86,6 +106,26 @@ pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
     let spec = ContainerSpec { resources, ..subject.script(&sandbox, hungry) };
     let (exit, _) = subject.run(spec).await;
     assert!(exit.oom_killed, "{exit:?}");
+}
+
+pub async fn limits_of_a_group_hold_for_all_that_is_in_it(subject: Subject) {
+    let memory = |bytes: i64| Resources { memory_limit_bytes: Some(bytes), ..Resources::default() };
+    let group = format!("group/{}", &base::id::hex64()[..8]);
+    let spec = SandboxSpec {
+        cgroup_parent: group.clone(),
+        parent_resources: Some(memory(32 << 20)),
+        ..SandboxSpec::default()
+    };
+    let sandbox = subject.sandbox_from(spec).await;
+    let hungry = || subject.script(&sandbox, "x=$(yes | head -c 100000000)");
+    let (exit, _) = subject.run(hungry()).await;
+    assert!(exit.oom_killed, "{exit:?}");
+    subject.runtime.limit_group(&group, memory(1 << 30)).await.unwrap();
+    let (exit, _) = subject.run(hungry()).await;
+    assert!(!exit.oom_killed && exit.code == 0, "{exit:?}");
+    // What is not there has no limits, and nothing outside can be named.
+    subject.runtime.limit_group("group/absent", memory(1 << 20)).await.unwrap();
+    assert!(subject.runtime.limit_group("../../elsewhere", memory(1 << 20)).await.is_err());
 }
 
 pub async fn a_shared_pid_namespace_has_an_init_without_rights(subject: Subject) {
@@ -124,6 +164,7 @@ pub async fn a_mount_on_a_link_to_nowhere_is_where_the_link_leads(subject: Subje
         source: MountSource::Bind("/etc/passwd".into()),
         target: "/etc/dangling".into(),
         read_only: true,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     });
     let (exit, log) = subject.run(spec).await;
@@ -146,6 +187,7 @@ pub async fn groups_limits_of_processes_and_temporary_file_systems_are_as_asked(
         },
         target: target.into(),
         read_only,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     };
     spec.mounts =

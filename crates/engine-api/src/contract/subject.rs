@@ -21,6 +21,8 @@ pub struct Subject {
     pub images: Arc<dyn Images>,
     /// The id of the image of [`super::busybox`], tagged `busybox:test`.
     pub image: String,
+    /// The runtime handler of its sandboxes.
+    pub handler: String,
 }
 
 impl Subject {
@@ -32,7 +34,8 @@ impl Subject {
     /// A sandbox from a specification, which gets an id of its own; that id.
     pub async fn sandbox_from(&self, spec: SandboxSpec) -> String {
         let id = base::id::hex64();
-        self.runtime.create_sandbox(SandboxSpec { id: id.clone(), ..spec }).await.unwrap();
+        let runtime_handler = self.handler.clone();
+        self.runtime.create_sandbox(SandboxSpec { id: id.clone(), runtime_handler, ..spec }).await.unwrap();
         id
     }
 

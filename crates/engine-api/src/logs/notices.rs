@@ -2,13 +2,14 @@
 //! user has 128 of them at most, and hundreds of logs are followed at once.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use base::lifecycle::Tasks;
-use futures::StreamExt as _;
-use inotify::{Event, EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
+use futures::{Stream, StreamExt as _};
+use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -74,19 +75,21 @@ impl Notices {
     }
 }
 
-/// Passes the kernel's events on.
-async fn pass_on(mut events: EventStream<[u8; 4096]>, watched: Arc<Mutex<Watched>>) {
-    while let Some(event) = events.next().await {
-        let mut watched = watched.lock();
-        match event {
-            Ok(event) => watched.tell(&event),
-            Err(error) => {
-                watched.failed = Some(error.to_string());
-                watched.directories.clear();
-                return;
-            }
+/// Passes the kernel's events on, as long as there are any.
+async fn pass_on(
+    mut events: impl Stream<Item = io::Result<Event<OsString>>> + Unpin,
+    watched: Arc<Mutex<Watched>>,
+) {
+    let failed = loop {
+        match events.next().await {
+            Some(Ok(event)) => watched.lock().tell(&event),
+            Some(Err(error)) => break error.to_string(),
+            None => break "the kernel tells of changes no more".to_owned(),
         }
-    }
+    };
+    let mut watched = watched.lock();
+    watched.failed = Some(failed);
+    watched.directories.clear();
 }
 
 impl Watched {
@@ -134,6 +137,23 @@ impl Drop for Watch {
             watched.directories.remove(&self.descriptor);
             // Gone already where the directory is.
             let _ = watched.watches.remove(self.descriptor.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_follows_hears_that_nothing_will_be_told_any_more() {
+        let error = || Err(io::Error::other("broken"));
+        for (events, why) in [(vec![], "the kernel tells of changes no more"), (vec![error()], "broken")] {
+            let (directory, notices) = (tempfile::tempdir().unwrap(), Notices::default());
+            let mut watch = notices.watch(&directory.path().join("0.log")).unwrap();
+            let watched = notices.hub().unwrap().watched.clone();
+            pass_on(futures::stream::iter(events), watched).await;
+            assert_eq!(watch.changed().await.unwrap_err().to_string(), format!("following a log: {why}"));
         }
     }
 }

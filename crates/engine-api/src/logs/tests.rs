@@ -45,7 +45,7 @@ fn entries_are_taken_apart() {
     let parse = |text: &'static [u8]| LogEntry::parse(&Bytes::from_static(text));
     let entry = parse(b"2024-01-02T03:04:05.000000006Z stderr P a b\n").unwrap();
     assert_eq!((entry.stream, entry.partial, &entry.text[..]), (LogStream::Stderr, true, &b"a b"[..]));
-    assert_eq!(entry.at().unwrap().subsec_nanosecond(), 6);
+    assert_eq!(moment(&entry.time).unwrap().subsec_nanosecond(), 6);
     assert_eq!(parse(b"2024-01-02T03:04:05Z stdout F ").unwrap().text, "");
     assert_eq!(parse(b"2024-01-02T03:04:05Z stdout F:x y").unwrap().text, "y");
     for wrong in [&b"rubbish"[..], b"t stdin F x", b"t stdout X x", b"", b"\n", b"t stdout"] {

@@ -1,8 +1,10 @@
 //! The contract of `engine-api` on real containers, and what outlives whom. Each test has directories and a cgroup of
-//! its own. Needs root and Debian's `busybox-static`.
+//! its own. Needs root and Debian's `busybox-static` and `runc`.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod contract;
+mod mounts;
+mod other_runtime;
 mod support;
 mod survival;

@@ -10,6 +10,9 @@ use sys::cgroup::CgroupHost;
 use sys::mount::MountTable;
 use sys::process::Pidfd;
 
+/// The handler of Debian's `runc`.
+pub(crate) const RUNC: &str = "runc";
+
 /// A place for an engine: temporary directories and a cgroup name.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
@@ -105,8 +108,12 @@ pub(crate) struct Bench {
 /// Opens the engine at a place, which may be another process's.
 pub(crate) async fn open_at(dir: &Path, cgroup: &str, image: &str) -> Bench {
     let store = image::Store::open(&dir.join("images")).unwrap();
-    let config =
-        EngineConfig { data_dir: dir.join("data"), run_dir: dir.join("run"), cgroup_root: cgroup.to_owned() };
+    let config = EngineConfig {
+        data_dir: dir.join("data"),
+        run_dir: dir.join("run"),
+        cgroup_root: cgroup.to_owned(),
+        runtimes: [(RUNC.to_owned(), PathBuf::from("/usr/sbin/runc"))].into(),
+    };
     Bench { engine: Engine::open(config, store.clone()).await.unwrap(), store, image: image.to_owned() }
 }
 
@@ -114,7 +121,7 @@ impl Bench {
     /// As the contract's cases see it.
     pub(crate) fn subject(&self) -> Subject {
         let images = Arc::new(ImageService::new(self.store.clone()));
-        Subject { runtime: self.engine.clone(), images, image: self.image.clone() }
+        Subject { runtime: self.engine.clone(), images, image: self.image.clone(), handler: String::new() }
     }
 }
 
@@ -126,6 +133,11 @@ pub(crate) async fn with<F: Future<Output = ()>>(case: impl FnOnce(Subject) -> F
     bench.engine.purge().await.unwrap();
     drop(bench);
     assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+/// As [`with`], on another OCI runtime.
+pub(crate) async fn with_runc<F: Future<Output = ()>>(case: impl FnOnce(Subject) -> F) {
+    with(|subject| case(Subject { handler: RUNC.to_owned(), ..subject })).await;
 }
 
 /// Where this test's own executable is.

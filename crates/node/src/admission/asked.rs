@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::ports::{HostPort, of_host};
 use crate::pod::PodView;
 use crate::pod::resources::{SYSTEM_CRITICAL, qos_class};
+use crate::resize::Allocation;
 
 /// The label by which a pod can ask for an operating system. Source: `v1.LabelOSStable`.
 const OS: &str = "kubernetes.io/os";
@@ -56,8 +57,22 @@ struct SeenSpec {
 impl Asked {
     /// Reads it off a pod, in both of its forms.
     pub(crate) fn of(object: &Object, pod: &PodView) -> Result<Self, serde_json::Error> {
-        let whole: Value = object.decode()?;
-        let Seen { metadata, spec } = object.decode()?;
+        Self::of_written(object.decode()?, pod)
+    }
+
+    /// The same, where the pod was granted something else than what it asks for.
+    pub(super) fn granted(
+        object: &Object,
+        pod: &PodView,
+        granted: &Allocation,
+    ) -> Result<Self, serde_json::Error> {
+        let mut whole: Value = object.decode()?;
+        granted.apply_to(&mut whole);
+        Self::of_written(whole, pod)
+    }
+
+    fn of_written(whole: Value, pod: &PodView) -> Result<Self, serde_json::Error> {
+        let Seen { metadata, spec } = Seen::deserialize(&whole)?;
         // What is asked for is granted here at once: the status is this node's own word of it, and later.
         let counting = Counting { overhead: true, status: false };
         let priority = pod.spec.priority;
@@ -87,7 +102,9 @@ impl Asked {
 fn without_devices(pod: &Value, mut amounts: Amounts) -> Amounts {
     let given = pod["status"]["extendedResourceClaimStatus"]["requestMappings"].as_array();
     for mapping in given.into_iter().flatten() {
-        mapping["resourceName"].as_str().map(|name| amounts.remove(name));
+        if let Some(name) = mapping["resourceName"].as_str() {
+            amounts.remove(name);
+        }
     }
     amounts
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::asked::{Asked, Machine};
 use super::preemption::{self, Shortage};
+use crate::resize::{DEFERRED, INFEASIBLE};
 
 /// The operating system of every node.
 const LINUX: &str = "linux";
@@ -149,6 +150,25 @@ fn shortages(asked: &Asked, others: &[(&str, &Asked)], machine: &Machine) -> Vec
     FIRST.into_iter().chain(rest.filter(here)).filter_map(short).collect()
 }
 
+/// Why a pod that is here cannot have what it asks for now: never on this node, or not beside `others`.
+/// Source: `canResizePod` in `pkg/kubelet/allocation`, `generalFilter`.
+pub(super) fn resize_refusal(
+    asked: &Asked,
+    others: &[(&str, &Asked)],
+    machine: &Machine,
+) -> Option<(&'static str, String)> {
+    let has = |name: &str| machine.allocatable.get(name).copied().unwrap_or(0);
+    let beyond = ["memory", "cpu"].into_iter().find(|name| asked.request(name) > has(name));
+    if let Some(name) = beyond {
+        let (requested, capacity) = (asked.request(name), has(name));
+        let message =
+            format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}");
+        return Some((INFEASIBLE, message));
+    }
+    let short = shortages(asked, others, machine).into_iter().find(|short| short.resource != "pods")?;
+    Some((DEFERRED, Misfit::Short(short).to_string()))
+}
+
 /// Whether a name is that of an extended resource: one that the node does not have may be somebody else's to give.
 /// Source: `removeMissingExtendedResources`, `v1helper.IsExtendedResourceName`.
 fn is_extended(name: &str) -> bool {
@@ -182,6 +202,19 @@ mod tests {
         json!({ "metadata": { "labels": { "disk": "ssd" } },
             "status": { "allocatable": { "cpu": "2", "memory": "1Gi", "ephemeral-storage": "10Gi", "pods": "2",
                 "hugepages-2Mi": "0", "example.com/gpu": "1" } } })
+    }
+
+    #[test]
+    fn a_resize_is_refused_for_now_or_for_ever() {
+        let machine = machine(node());
+        let other = asked("other", needs(json!({ "cpu": "1500m", "memory": "512Mi" })));
+        let refusal =
+            |requests: Value| resize_refusal(&asked("a", needs(requests)), &[("u", &other)], &machine);
+        assert_eq!(refusal(json!({ "cpu": "500m" })), None);
+        let short = "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000";
+        assert_eq!(refusal(json!({ "cpu": "600m" })), Some((DEFERRED, short.to_owned())));
+        let never = "Node didn't have enough capacity: cpu, requested: 3000, capacity: 2000";
+        assert_eq!(refusal(json!({ "cpu": "3" })), Some((INFEASIBLE, never.to_owned())));
     }
 
     /// Upstream's cases of `TestGeneralPredicates` and others, as the pods of a real node meet them.

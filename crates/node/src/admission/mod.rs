@@ -9,6 +9,7 @@ mod asked;
 mod decide;
 mod ports;
 pub(crate) mod preemption;
+mod resizes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,11 +23,13 @@ use serde_json::{Value, json};
 use asked::{Asked, Machine};
 pub(crate) use decide::Refusal;
 use decide::{Verdict, decide};
+use resizes::Wish;
 
-use crate::deps::Deps;
+use crate::deps::{Deps, blocking};
 use crate::pod::PodView;
-use crate::pod::security::sysctls;
+use crate::pod::security::{refuse_app_armor, sysctls};
 use crate::registration::object::{labels, resources};
+use crate::resize::Allocation;
 use crate::worker::mailbox::Mailbox;
 
 /// The workers by their pods' uids.
@@ -38,19 +41,22 @@ struct Taken(HashMap<String, Place>);
 
 #[derive(Debug)]
 struct Place {
+    /// What it was granted.
     asked: Asked,
+    granted: Allocation,
+    /// What it asks for beyond that.
+    wish: Option<Wish>,
     /// It has to go for the sake of another, which has its place already.
     leaving: bool,
 }
 
 impl Taken {
-    fn put(&mut self, uid: &str, asked: Asked) {
-        self.0.insert(uid.to_owned(), Place { asked, leaving: false });
+    fn put(&mut self, uid: &str, asked: Asked, granted: Allocation) {
+        self.0.insert(uid.to_owned(), Place { asked, granted, wish: None, leaving: false });
     }
 
-    /// Decides about a pod, and takes it if it fits. Others count if they live: who was told that one is over may come
-    /// before the last of that is done here.
-    fn ask(&mut self, uid: &str, asked: &Asked, machine: &Machine, lives: impl Fn(&str) -> bool) -> Verdict {
+    /// The pods that count beside one.
+    fn others<'a>(&'a self, uid: &str, lives: impl Fn(&str) -> bool) -> Vec<(&'a str, &'a Asked)> {
         let mut others: Vec<(&str, &Asked)> = self
             .0
             .iter()
@@ -58,14 +64,26 @@ impl Taken {
             .map(|(other, place)| (other.as_str(), &place.asked))
             .collect();
         others.sort_unstable_by_key(|(other, _)| *other);
-        let verdict = decide(asked, &others, machine);
+        others
+    }
+
+    /// Decides about a pod, and takes it if it fits. Others count if they live: who was told that one is over may come
+    /// before the last of that is done here.
+    fn ask(
+        &mut self,
+        uid: &str,
+        (asked, granted): (&Asked, &Allocation),
+        machine: &Machine,
+        lives: impl Fn(&str) -> bool,
+    ) -> Verdict {
+        let verdict = decide(asked, &self.others(uid, lives), machine);
         if let Verdict::Preempt(victims) = &verdict {
             for victim in victims {
                 self.0.entry(victim.clone()).and_modify(|place| place.leaving = true);
             }
         }
         if matches!(verdict, Verdict::Admitted | Verdict::Preempt(_)) {
-            self.put(uid, asked.clone());
+            self.put(uid, asked.clone(), granted.clone());
         }
         verdict
     }
@@ -82,6 +100,7 @@ pub(crate) struct Door {
 pub(crate) struct Arrival {
     uid: String,
     asked: Asked,
+    granted: Allocation,
     verdict: Verdict,
 }
 
@@ -91,18 +110,25 @@ impl Door {
     }
 
     /// Begins anew: pods that an earlier run of the agent has taken have their places, in whatever order they are told of.
-    pub(crate) fn begin(&self) {
-        let mut taken = Taken::default();
-        for object in self.deps.caches.pods.list() {
-            let Ok(pod) = PodView::decode(&object) else { continue };
-            if pod.status.start_time.is_some()
-                && !pod.is_terminal()
-                && let Ok(asked) = Asked::of(&object, &pod)
-            {
-                taken.put(&self.deps.runs_as(&pod), asked);
+    pub(crate) async fn begin(&self) {
+        let deps = self.deps.clone();
+        let taken = blocking(move || {
+            let mut taken = Taken::default();
+            for object in deps.caches.pods.list() {
+                let Ok(pod) = PodView::decode(&object) else { continue };
+                if pod.status.start_time.is_none() || pod.is_terminal() {
+                    continue;
+                }
+                let uid = deps.runs_as(&pod);
+                let noted = Allocation::load(&deps.directories(&uid));
+                let granted = noted.unwrap_or_else(|| Allocation::of(&pod));
+                if let Ok(asked) = Asked::granted(&object, &pod, &granted) {
+                    taken.put(&uid, asked, granted);
+                }
             }
-        }
-        *self.taken.lock() = taken;
+            taken
+        });
+        *self.taken.lock() = taken.await.unwrap_or_default();
     }
 
     /// A pod comes: decided in the order in which pods are told of. One that is over, or about to be, asks for nothing.
@@ -110,15 +136,26 @@ impl Door {
         let uid = pod.uid().to_owned();
         let is_in =
             pod.is_terminal() || pod.metadata.is_terminating() || self.taken.lock().0.contains_key(&uid);
-        let decided = |verdict| Arrival { uid: uid.clone(), asked: Asked::default(), verdict };
+        let decided = |verdict| Arrival {
+            uid: uid.clone(),
+            asked: Asked::default(),
+            granted: Allocation::default(),
+            verdict,
+        };
         if is_in {
             return decided(Verdict::Admitted);
         }
         if let Err(message) = sysctls(&pod.spec) {
             return decided(Verdict::Refused(Refusal::new("SysctlForbidden", message)));
         }
+        if let Some(message) = refuse_app_armor(&pod.spec, sys::host::has_app_armor()) {
+            return decided(Verdict::Refused(Refusal::new("AppArmor", message)));
+        }
         match Asked::of(object, pod) {
-            Ok(asked) => Arrival { verdict: self.ask(&uid, &asked, self.machine()), uid, asked },
+            Ok(asked) => {
+                let granted = Allocation::of(pod);
+                Arrival { verdict: self.ask(&uid, (&asked, &granted), self.machine()), uid, asked, granted }
+            }
             Err(error) => {
                 let message = format!("cannot read what the pod asks for: {error}");
                 decided(Verdict::Refused(Refusal::new("UnexpectedAdmissionError", message)))
@@ -128,10 +165,10 @@ impl Door {
 
     /// What is left to do before a pod begins: the node is asked for once more if its labels alone speak against the pod,
     /// and those that have to go are waited for. The refusal, if it is one after all.
-    pub(crate) async fn settle(&self, Arrival { uid, asked, verdict }: Arrival) -> Option<Refusal> {
+    pub(crate) async fn settle(&self, Arrival { uid, asked, granted, verdict }: Arrival) -> Option<Refusal> {
         let verdict = match verdict {
             Verdict::Mismatch(refusal) => match self.live_machine().await {
-                Some(machine) => self.ask(&uid, &asked, Ok(machine)),
+                Some(machine) => self.ask(&uid, (&asked, &granted), Ok(machine)),
                 None => Verdict::Refused(refusal),
             },
             decided => decided,
@@ -149,23 +186,13 @@ impl Door {
         }
     }
 
-    /// A pod that is taken asks for something else now.
-    pub(crate) fn changed(&self, object: &Object) {
-        let uid = &object.meta().uid;
-        if let Ok(pod) = PodView::decode(object)
-            && let Ok(asked) = Asked::of(object, &pod)
-            && let Some(place) = self.taken.lock().0.get_mut(uid)
-        {
-            place.asked = asked;
-        }
-    }
-
     /// A pod's place is free.
     pub(crate) fn leaves(&self, uid: &str) {
         self.taken.lock().0.remove(uid);
+        self.freed();
     }
 
-    fn ask(&self, uid: &str, asked: &Asked, machine: Result<Machine, Refusal>) -> Verdict {
+    fn ask(&self, uid: &str, asked: (&Asked, &Allocation), machine: Result<Machine, Refusal>) -> Verdict {
         match machine {
             Ok(machine) => self.taken.lock().ask(uid, asked, &machine, |uid| self.lives(uid)),
             Err(refusal) => Verdict::Refused(refusal),
@@ -245,7 +272,7 @@ pub(crate) mod tests {
         let mut taken = Taken::default();
         let all = |_: &str| true;
         let fits = |taken: &mut Taken, name: &str, lives: &dyn Fn(&str) -> bool| {
-            taken.ask(name, &half(name), &node, lives) == Verdict::Admitted
+            taken.ask(name, (&half(name), &Allocation::default()), &node, lives) == Verdict::Admitted
         };
         assert!(fits(&mut taken, "a", &all) && fits(&mut taken, "b", &all));
         assert!(fits(&mut taken, "a", &all), "its own place");
@@ -255,10 +282,12 @@ pub(crate) mod tests {
         assert!(!fits(&mut taken, "d", &all));
         let critical = Asked { critical: true, ..half("critical") };
         let victims = Verdict::Preempt(vec!["b".to_owned()]);
-        assert_eq!(taken.ask("critical", &critical, &node, all), victims);
+        let ask =
+            |taken: &mut Taken, name: &str| taken.ask(name, (&critical, &Allocation::default()), &node, all);
+        assert_eq!(ask(&mut taken, "critical"), victims);
         assert!(!fits(&mut taken, "d", &all), "the place of who has to go is another's already");
         // Who has to go is not asked for a second time.
-        assert_eq!(taken.ask("second", &critical, &node, all), Verdict::Preempt(vec!["c".to_owned()]));
+        assert_eq!(ask(&mut taken, "second"), Verdict::Preempt(vec!["c".to_owned()]));
     }
 
     #[test]

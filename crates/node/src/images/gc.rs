@@ -11,33 +11,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::Key;
-use engine_api::{ContainerStatus, Image, ImageOrigin, Images};
+use async_trait::async_trait;
+use engine_api::{ContainerStatus, EngineError, Image, ImageOrigin, Images};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use reconcile::{EventType, Involved, kinds};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
+use super::config::GarbagePolicy as Policy;
 use crate::deps::{Deps, blocking};
 use crate::pod::ContainerRecord;
 
 /// The disk is looked at so often.
 const PERIOD: Duration = Duration::from_secs(300);
-
-/// When images go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Policy {
-    /// From this use of the disk on, in percent.
-    pub(crate) high_percent: u8,
-    /// Down to this one.
-    pub(crate) low_percent: u8,
-    /// None that is here for less.
-    pub(crate) min_age: Duration,
-}
-
-/// Upstream's defaults.
-pub(crate) const POLICY: Policy =
-    Policy { high_percent: 85, low_percent: 80, min_age: Duration::from_secs(120) };
 
 /// A disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +35,10 @@ struct Disk {
 
 impl Disk {
     /// The one of a directory. Blocks.
-    fn of(directory: &Path) -> Option<Self> {
-        let read = rustix::fs::statvfs(directory).ok()?;
+    fn of(directory: &Path) -> io::Result<Self> {
+        let read = rustix::fs::statvfs(directory)?;
         let bytes = |blocks: u64| blocks.saturating_mul(read.f_frsize);
-        Some(Self { capacity: bytes(read.f_blocks), available: bytes(read.f_bavail) })
+        Ok(Self { capacity: bytes(read.f_blocks), available: bytes(read.f_bavail) })
     }
 
     /// Percent in use.
@@ -103,6 +90,22 @@ fn candidates(
     may_go.into_iter().map(|(_, image)| (image.id.clone(), image.size_bytes)).collect()
 }
 
+/// Those of them that nobody has used for longer than they may lie here. Of what nobody has used since it was seen first,
+/// that counts. Source: `freeOldImages`.
+fn outdated(
+    candidates: &[(String, u64)],
+    seen: &BTreeMap<String, Seen>,
+    now: Timestamp,
+    policy: Policy,
+) -> Vec<(String, u64)> {
+    let Some(max_age) = policy.max_age else { return Vec::new() };
+    let old = |id: &String| {
+        let last = seen.get(id).map(|seen| seen.used.unwrap_or(seen.first));
+        last.is_some_and(|last| last < now && now.duration_since(last).unsigned_abs() > max_age)
+    };
+    candidates.iter().filter(|(id, _)| old(id)).cloned().collect()
+}
+
 /// The images of all containers, also of those that have ended: they may be started again.
 #[derive(Debug, Default)]
 struct InUse {
@@ -120,6 +123,19 @@ impl InUse {
             used.all.insert(container.spec.image_id);
         }
         used
+    }
+}
+
+/// Who knows which images containers are made of.
+#[async_trait]
+trait Uses: Sync {
+    async fn in_use(&self) -> Result<BTreeSet<String>, EngineError>;
+}
+
+#[async_trait]
+impl Uses for Deps {
+    async fn in_use(&self) -> Result<BTreeSet<String>, EngineError> {
+        Ok(InUse::by(self.runtime.containers().await?).all)
     }
 }
 
@@ -185,10 +201,12 @@ impl Garbage {
         sys::files::write_atomic(file, &text)
     }
 
-    /// Removes images until so many bytes are free, in the order of `plan`.
+    /// Removes images until so many bytes are free, in the order of `plan`. `uses` is asked again before each: others than
+    /// this node may have made a container of it meanwhile.
     async fn free(
         &self,
         images: &dyn Images,
+        uses: &dyn Uses,
         plan: Vec<(String, u64)>,
         surplus: u64,
         begun: Timestamp,
@@ -202,6 +220,14 @@ impl Garbage {
             let used = self.seen.lock().get(&id).and_then(|seen| seen.used);
             if used.is_some_and(|used| used >= begun) {
                 continue;
+            }
+            match uses.in_use().await {
+                Ok(in_use) if in_use.contains(&id) => continue,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "no images are removed: nobody knows which are in use");
+                    break;
+                }
             }
             match images.remove(&id, true).await {
                 Ok(_) => {
@@ -238,17 +264,25 @@ async fn round(deps: &Deps) -> Result<(), base::BoxError> {
     let begun = deps.now();
     let images = deps.images.list().await?;
     let used = InUse::by(deps.runtime.containers().await?);
-    let garbage = &deps.garbage;
+    let (garbage, policy) = (&deps.garbage, deps.config.images.garbage);
     garbage.note(&images, &used, begun);
+    deps.puller.prune(&images, begun).await;
+    let mut plan = candidates(&images, &garbage.seen.lock().clone(), &used.all, begun, policy);
+    let outdated = outdated(&plan, &garbage.seen.lock().clone(), begun, policy);
+    plan.retain(|image| !outdated.contains(image));
+    let freed = free(deps, outdated, u64::MAX, begun).await;
+    if freed.images > 0 {
+        tracing::info!(
+            images = freed.images,
+            bytes = freed.bytes,
+            "images removed that nobody has used for long"
+        );
+    }
     // Images lie on the disk of the node's own directory.
     let data_dir = deps.config.data_dir.clone();
-    let disk = blocking(move || Disk::of(&data_dir)).await?;
-    let Some((disk, surplus)) = disk.and_then(|disk| Some((disk, surplus(disk, POLICY)?))) else {
-        return Ok(());
-    };
-    let plan = candidates(&images, &garbage.seen.lock().clone(), &used.all, begun, POLICY);
-    let freed = garbage.free(&*deps.images, plan, surplus, begun).await;
-    deps.figures.collected(freed.images);
+    let disk = blocking(move || Disk::of(&data_dir)).await??;
+    let Some(surplus) = surplus(disk, policy) else { return Ok(()) };
+    let freed = free(deps, plan, surplus, begun).await;
     tracing::info!(
         used_percent = disk.used_percent(),
         images = freed.images,
@@ -259,6 +293,12 @@ async fn round(deps: &Deps) -> Result<(), base::BoxError> {
         fell_short(deps, disk, surplus, freed.bytes);
     }
     Ok(())
+}
+
+async fn free(deps: &Deps, plan: Vec<(String, u64)>, surplus: u64, begun: Timestamp) -> Freed {
+    let freed = deps.garbage.free(&*deps.images, deps, plan, surplus, begun).await;
+    deps.figures.collected(freed.images);
+    freed
 }
 
 fn fell_short(deps: &Deps, disk: Disk, surplus: u64, freed: u64) {

@@ -1,11 +1,14 @@
 //! Which images go, and when.
 
-use async_trait::async_trait;
 use engine_api::{
-    ByteStream, EngineError, ErrorKind, ImageConfig, ProgressStream, RegistryAuth, RemovalKind, Resolution,
+    ByteStream, EngineError, ErrorKind, ImageConfig, ImageName, ProgressStream, RegistryAuth, RemovalKind,
+    Resolution,
 };
 
 use super::*;
+
+const POLICY: Policy =
+    Policy { high_percent: 85, low_percent: 80, min_age: Duration::from_secs(120), max_age: None };
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(100_000 + seconds).unwrap()
@@ -79,6 +82,16 @@ fn the_longest_unused_go_first_and_nothing_that_is_needed() {
     assert_eq!(next.seen.lock().len(), 1, "what is gone is forgotten");
     std::fs::write(&file, "rubbish").unwrap();
     next.load(&file);
+    assert_eq!(next.seen.lock().len(), 1, "what cannot be read says nothing");
+}
+
+/// The images in use, where that is known.
+#[async_trait]
+impl Uses for Option<Vec<&'static str>> {
+    async fn in_use(&self) -> Result<BTreeSet<String>, EngineError> {
+        let known = self.as_ref().ok_or_else(|| EngineError::invalid("no answer"))?;
+        Ok(known.iter().map(|id| (*id).to_owned()).collect())
+    }
 }
 
 /// Removes everything but `stuck`.
@@ -87,6 +100,10 @@ struct Store(Mutex<Vec<String>>);
 
 #[async_trait]
 impl Images for Store {
+    fn name(&self, _: &str) -> Result<ImageName, EngineError> {
+        Err(EngineError::invalid("not here"))
+    }
+
     async fn resolve(&self, _: &str) -> Result<Resolution, EngineError> {
         Err(EngineError::invalid("not here"))
     }
@@ -135,13 +152,40 @@ async fn no_more_goes_than_has_to_and_nothing_that_somebody_wants_meanwhile() {
     let plan = || ["a", "stuck", "wanted", "b", "c"].map(|id| (id.to_owned(), 10)).to_vec();
     // A pod got this one after it had been decided about.
     garbage.is_used("wanted", at(600));
-    let freed = garbage.free(&store, plan(), 15, at(600)).await;
+    let nobody = &Some(Vec::new());
+    let freed = garbage.free(&store, nobody, plan(), 15, at(600)).await;
     assert_eq!((freed, garbage.removed()), (Freed { images: 2, bytes: 20 }, 2));
     assert_eq!(*store.0.lock(), ["a", "b"]);
     // As long as somebody counts on an image, none goes.
     let held = garbage.hold().await;
-    let mut more = Box::pin(garbage.free(&store, plan(), 15, at(600)));
+    let mut more = Box::pin(garbage.free(&store, nobody, plan(), 15, at(600)));
     assert!(futures::FutureExt::now_or_never(&mut more).is_none());
     drop(held);
     assert_eq!(more.await.images, 2);
+}
+
+#[tokio::test]
+async fn an_image_that_somebody_makes_a_container_of_meanwhile_stays() {
+    let (garbage, store) = (Garbage::default(), Store::default());
+    let plan = || ["a", "b"].map(|id| (id.to_owned(), 10)).to_vec();
+    let used = &Some(vec!["a"]);
+    assert_eq!(garbage.free(&store, used, plan(), 100, at(0)).await.images, 1);
+    assert_eq!(*store.0.lock(), ["b"]);
+    let unknown = &None;
+    assert_eq!(garbage.free(&store, unknown, plan(), 100, at(0)).await, Freed::default());
+}
+
+#[test]
+fn what_nobody_has_used_for_too_long_goes_however_empty_the_disk_is() {
+    let seen = BTreeMap::from([
+        ("old".to_owned(), Seen { first: at(0), used: Some(at(100)) }),
+        ("never".to_owned(), Seen { first: at(50), used: None }),
+        ("fresh".to_owned(), Seen { first: at(0), used: Some(at(900)) }),
+    ]);
+    let all: Vec<(String, u64)> = seen.keys().map(|id| (id.clone(), 1)).collect();
+    let ids =
+        |policy| outdated(&all, &seen, at(1000), policy).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    assert!(ids(POLICY).is_empty());
+    assert_eq!(ids(Policy { max_age: Some(Duration::from_secs(500)), ..POLICY }), ["never", "old"]);
+    assert!(Disk::of(Path::new("/nowhere/at/all")).is_err());
 }

@@ -10,6 +10,8 @@ use engine_api::RegistryAuth;
 use k8s_openapi::ByteString;
 use serde::Deserialize;
 
+use super::records::{SecretSource, Source, Tracked, hash};
+
 /// Where credentials for Docker's registry stand, whatever they are said to be for.
 const DEFAULT_REGISTRY: &str = "index.docker.io";
 /// Upstream takes both: with and without padding.
@@ -24,7 +26,29 @@ pub(super) struct PullSecret {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
     data: BTreeMap<String, ByteString>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    uid: String,
+    namespace: String,
+    name: String,
+}
+
+impl PullSecret {
+    fn source(&self, auth: &RegistryAuth) -> Source {
+        let Metadata { uid, namespace, name } = &self.metadata;
+        Source::Secret(SecretSource {
+            uid: uid.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            credential_hash: hash(auth),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -44,7 +68,7 @@ struct DockerAuth {
 }
 
 impl DockerAuth {
-    /// `auth` counts before the fields.
+    /// `auth` counts before the fields; `None` where it is unreadable.
     fn credentials(self) -> Option<RegistryAuth> {
         let Self { username, password, auth } = self;
         if auth.is_empty() {
@@ -58,10 +82,10 @@ impl DockerAuth {
 
 /// Credentials by what they are for.
 #[derive(Default)]
-pub(super) struct Keyring(BTreeMap<String, Vec<RegistryAuth>>);
+pub(super) struct Keyring(BTreeMap<String, Vec<Tracked>>);
 
 impl Keyring {
-    /// Adds what a Secret holds; says of one that holds nothing readable why.
+    /// Adds what a Secret holds; says of one that holds something unreadable what and why. The rest of it counts.
     pub(super) fn add(&mut self, secret: &PullSecret) -> Result<(), String> {
         let data = |name: &str| secret.data.get(name).map(|data| data.0.as_slice());
         // The parser's own words may be those of the secret.
@@ -80,20 +104,33 @@ impl Keyring {
             }
             kind => return Err(format!("of type {kind}, which holds no credentials for registries")),
         };
+        let mut unreadable = Vec::new();
         for (server, auth) in auths {
-            if let Some(auth) = auth.credentials() {
-                self.0.entry(place(&server)).or_default().push(auth);
+            match auth.credentials() {
+                Some(auth) => {
+                    let source = secret.source(&auth);
+                    self.insert(&server, Tracked { auth, source });
+                }
+                None => unreadable.push(server),
             }
         }
-        Ok(())
+        match unreadable.as_slice() {
+            [] => Ok(()),
+            servers => Err(format!("the auth for {} is not user:password in base64", servers.join(", "))),
+        }
     }
 
-    /// All credentials for an image, those for the longest path first; as often as they stand there.
-    pub(super) fn lookup(&self, image: &str) -> Vec<RegistryAuth> {
-        let image = full_name(image);
-        let matching = self.0.iter().rev().filter(|(place, _)| matches(place, &image));
-        let found: Vec<RegistryAuth> = matching.flat_map(|(_, auths)| auths.iter().cloned()).collect();
-        if found.is_empty() && image.starts_with("docker.io/") {
+    /// Adds credentials for a place: a host, maybe with a port and a path.
+    pub(super) fn insert(&mut self, server: &str, tracked: Tracked) {
+        self.0.entry(place(server)).or_default().push(tracked);
+    }
+
+    /// All credentials for a repository (`docker.io/library/x`), those for the longest path first; as often as they stand
+    /// there.
+    pub(super) fn lookup(&self, repository: &str) -> Vec<Tracked> {
+        let matching = self.0.iter().rev().filter(|(place, _)| matches(place, repository));
+        let found: Vec<Tracked> = matching.flat_map(|(_, tracked)| tracked.iter().cloned()).collect();
+        if found.is_empty() && repository.starts_with("docker.io/") {
             return self.0.get(DEFAULT_REGISTRY).cloned().unwrap_or_default();
         }
         found
@@ -109,24 +146,9 @@ fn place(server: &str) -> String {
     if path == "/" { host.to_owned() } else { format!("{host}{path}") }
 }
 
-/// The image with its registry, without tag and digest: `docker.io/library/x`.
-fn full_name(image: &str) -> String {
-    let name = image.split_once('@').map_or(image, |(name, _)| name);
-    // A colon before the last slash is a port's.
-    let name = match name.rsplit_once(':') {
-        Some((before, tag)) if !tag.contains('/') => before,
-        _ => name,
-    };
-    match name.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
-        Some(_) => format!("docker.io/{name}"),
-        None => format!("docker.io/library/{name}"),
-    }
-}
-
 /// Whether credentials for a place are for an image: each part of the host by its glob, the same port, a path that the
 /// image's begins with.
-fn matches(place: &str, image: &str) -> bool {
+pub(super) fn matches(place: &str, image: &str) -> bool {
     let split = |url: &str| {
         let (host, path) = url.split_at(url.find('/').unwrap_or(url.len()));
         let (host, port) = host.split_once(':').unwrap_or((host, ""));
@@ -137,31 +159,7 @@ fn matches(place: &str, image: &str) -> bool {
     glob_port == port
         && path.starts_with(&prefix)
         && globs.len() == parts.len()
-        && globs.iter().zip(&parts).all(|(glob, part)| glob_matches(glob.as_bytes(), part.as_bytes()))
-}
-
-/// A part of a host by a glob of `*` and `?`: the last star is tried at each place, so that no pattern takes long.
-fn glob_matches(glob: &[u8], text: &[u8]) -> bool {
-    let (mut at, mut seen) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while seen < text.len() {
-        match glob.get(at) {
-            Some(b'*') => {
-                star = Some((at, seen));
-                at += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == text[seen] => {
-                at += 1;
-                seen += 1;
-            }
-            _ => {
-                let Some((place, taken)) = star else { return false };
-                star = Some((place, taken + 1));
-                (at, seen) = (place + 1, taken + 1);
-            }
-        }
-    }
-    glob[at..].iter().all(|byte| *byte == b'*')
+        && globs.iter().zip(&parts).all(|(glob, part)| base::pattern::matches(glob, part))
 }
 
 #[cfg(test)]
@@ -172,7 +170,7 @@ mod tests {
 
     fn secret(kind: &str, key: &str, config: &serde_json::Value) -> PullSecret {
         let data = BTreeMap::from([(key.to_owned(), ByteString(config.to_string().into_bytes()))]);
-        PullSecret { kind: kind.to_owned(), data }
+        PullSecret { kind: kind.to_owned(), metadata: Metadata::default(), data }
     }
 
     fn keyring(configs: &[serde_json::Value]) -> Keyring {
@@ -190,7 +188,7 @@ mod tests {
     }
 
     fn found(keyring: &Keyring, image: &str) -> Vec<String> {
-        keyring.lookup(image).into_iter().map(|auth| auth.username).collect()
+        keyring.lookup(image).into_iter().map(|found| found.auth.username).collect()
     }
 
     #[test]
@@ -200,12 +198,12 @@ mod tests {
             json!({ "r.example/team": user("team"), "r.example:5000": user("port") }),
             json!({ "r.example": user("second") }),
         ]);
-        assert_eq!(found(&keyring, "r.example/team/app:1"), ["app", "team", "host", "second"]);
-        assert_eq!(found(&keyring, "r.example/team/other@sha256:00"), ["team", "host", "second"]);
+        assert_eq!(found(&keyring, "r.example/team/app"), ["app", "team", "host", "second"]);
+        assert_eq!(found(&keyring, "r.example/team/other"), ["team", "host", "second"]);
         assert_eq!(found(&keyring, "r.example/x"), ["host", "second"]);
         assert_eq!(found(&keyring, "r.example:5000/team/app"), ["port"]);
         assert!(found(&keyring, "other.example/team/app").is_empty());
-        assert!(found(&keyring, "team/app").is_empty());
+        assert!(found(&keyring, "docker.io/team/app").is_empty());
     }
 
     #[test]
@@ -220,17 +218,15 @@ mod tests {
         assert_eq!(found(&keyring, "w.example/team/app"), ["w"]);
         assert!(found(&keyring, "w.example/other").is_empty());
         assert_eq!(found(&keyring, "abc.example/app"), ["question"]);
-        assert!(glob_matches(b"a*b*c", b"axxbyyc") && !glob_matches(b"a*b", b"axxc"));
-        assert!(!glob_matches(&b"*a".repeat(50), &b"b".repeat(200)));
     }
 
     #[test]
     fn dockers_own_registry_has_several_names() {
         let of = |server: &str| keyring(&[json!({ server: { "auth": "dTpwOnE=" } })]);
         for server in ["https://index.docker.io/v1/", "index.docker.io", "docker.io", "https://docker.io"] {
-            for image in ["x", "x:1", "library/x", "docker.io/team/x"] {
+            for image in ["docker.io/library/x", "docker.io/team/x"] {
                 let auths = of(server).lookup(image);
-                assert_eq!((auths.len(), auths[0].password.as_str()), (1, "p:q"), "{server} {image}");
+                assert_eq!((auths.len(), auths[0].auth.password.as_str()), (1, "p:q"), "{server} {image}");
             }
         }
         assert!(of("index.docker.io").lookup("localhost/x").is_empty());
@@ -245,6 +241,11 @@ mod tests {
         let wrong = |kind: &str, key: &str, config| keyring_error(&secret(kind, key, &config));
         assert!(wrong("Opaque", ".dockerconfigjson", json!({})).contains("of type Opaque"));
         assert!(wrong("kubernetes.io/dockerconfigjson", "x", json!({})).contains("no key"));
+        let half =
+            json!({ "bad.example": { "auth": "?" }, "r.example": { "username": "b", "password": "p" } });
+        let told = keyring.add(&secret("kubernetes.io/dockercfg", ".dockercfg", &half)).unwrap_err();
+        assert!(told.contains("the auth for bad.example") && !told.contains("r.example"), "{told}");
+        assert_eq!(found(&keyring, "r.example/x"), ["a", "b"]);
         assert!(
             wrong("kubernetes.io/dockercfg", ".dockercfg", json!([])).contains("no Docker configuration")
         );

@@ -11,6 +11,7 @@ pub(crate) mod phase;
 pub(crate) mod plan;
 pub(crate) mod quantity;
 pub(crate) mod record;
+pub(crate) mod recursion;
 pub(crate) mod resources;
 pub(crate) mod restart;
 pub(crate) mod security;

@@ -58,7 +58,7 @@ pub(crate) enum ImageState {
 /// Why an image is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageFailure {
-    /// `ErrImagePull`, `ErrImageNeverPull` or `InvalidImageName`.
+    /// `ErrImagePull`, `RegistryUnavailable`, `ErrImageNeverPull`, `ImageInspectError` or `InvalidImageName`.
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     pub(crate) failed_at: Timestamp,
@@ -120,6 +120,8 @@ pub(crate) enum KillReason {
     LivenessProbe,
     StartupProbe,
     PodBeginsAnew,
+    /// It gets more or less of something for which it wants to begin anew.
+    Resized,
 }
 
 impl KillReason {
@@ -135,6 +137,7 @@ impl KillReason {
             Self::StartupProbe => {
                 format!("Container {container} failed startup probe, will be restarted")
             }
+            Self::Resized => format!("Container {container} resize requires restart"),
             Self::PodBeginsAnew => {
                 format!("Container {container} will be restarted with all containers of its pod")
             }
@@ -145,7 +148,7 @@ impl KillReason {
     /// Source: `setTerminationGracePeriod` in `pkg/kubelet/kuberuntime`.
     pub(crate) fn grace_seconds(self, pod: &PodView, container: &str) -> i64 {
         let which = match self {
-            Self::DefinitionChanged => None,
+            Self::DefinitionChanged | Self::Resized => None,
             Self::PodBeginsAnew => return 0,
             Self::LivenessProbe => Some(ProbeType::Liveness),
             Self::StartupProbe => Some(ProbeType::Startup),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engine_api::{ContainerState, ContainerStatus, SandboxSpec, SandboxState, SandboxStatus};
+use engine_api::{ContainerState, ContainerStatus, Resources, SandboxSpec, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 
 /// Label keys. The first four are CRI's own.
@@ -44,6 +44,8 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at: Timestamp,
     pub(crate) netns_path: String,
     pub(crate) host_network: bool,
+    /// The OCI runtime of its containers; empty: the built-in one.
+    pub(crate) runtime_handler: String,
     pub(crate) grace_seconds: i64,
 }
 
@@ -66,6 +68,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) message_file: PathBuf,
     pub(crate) message_from_logs: bool,
     pub(crate) terminal: bool,
+    /// What its control group was given.
+    pub(crate) resources: Resources,
 }
 
 /// How long the containers of a pod's sandbox may take to end; `None` for sandboxes that are no pod's.
@@ -88,6 +92,7 @@ impl SandboxRecord {
             created_at: status.created_at,
             netns_path: status.netns_path.clone(),
             host_network: status.spec.host_network,
+            runtime_handler: status.spec.runtime_handler.clone(),
             grace_seconds: labels.get(label::GRACE).and_then(|text| text.parse().ok()).unwrap_or(30),
         })
     }
@@ -116,6 +121,7 @@ impl ContainerRecord {
                 .get(label::MESSAGE_POLICY)
                 .is_some_and(|policy| policy == "FallbackToLogsOnError"),
             terminal: status.spec.terminal,
+            resources: status.spec.resources.clone(),
         })
     }
 

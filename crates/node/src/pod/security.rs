@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine_api::{SeccompProfile, Security, User};
+use engine_api::{AppArmorProfile, SeccompProfile, Security, SelinuxOptions, User};
 use k8s_openapi::api::core::v1::{
     Container, PodSecurityContext, PodSpec, SeccompProfile as Wanted, SecurityContext,
 };
@@ -79,29 +79,67 @@ pub(crate) fn check_isolation(spec: &PodSpec) -> Result<(), String> {
                     leave the field out to run with the host's users"
             .to_owned());
     }
-    Ok(())
-}
-
-/// Refuses an AppArmor profile that nobody would enforce.
-fn check_app_armor(pod: Option<&PodSecurityContext>, own: &SecurityContext) -> Result<(), String> {
-    let wanted =
-        own.app_armor_profile.as_ref().or_else(|| pod.and_then(|pod| pod.app_armor_profile.as_ref()));
-    match wanted {
-        Some(profile) if !matches!(profile.type_.as_str(), "Unconfined" | "RuntimeDefault") => Err(format!(
-            "Cannot enforce AppArmor: securityContext.appArmorProfile asks for {} {}, and this node loads no profiles; \
-             RuntimeDefault and Unconfined are possible",
-            profile.type_,
-            profile.localhost_profile.as_deref().unwrap_or_default(),
-        )),
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let unmasked = containers.find(|container| {
+        let own = container.security_context.as_ref();
+        own.and_then(|context| context.proc_mount.as_deref()) == Some("Unmasked")
+    });
+    match unmasked {
+        Some(container) if spec.host_users != Some(false) => {
+            Err(format!("procMount Unmasked of container {:?} demands hostUsers: false", container.name))
+        }
         _ => Ok(()),
     }
+}
+
+/// Why the node does not take a pod whose containers are to be confined by AppArmor: `enabled` says whether it can do
+/// that. Annotations of old are the API server's to turn into fields. Source: `pkg/security/apparmor/validate.go`.
+pub(crate) fn refuse_app_armor(spec: &PodSpec, enabled: bool) -> Option<String> {
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|own| own.security_context.as_ref());
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let contexts = containers.map(|own| own.security_context.as_ref()).chain(ephemeral);
+    let own = contexts.filter_map(|context| context?.app_armor_profile.as_ref());
+    let asked: Vec<_> =
+        of_pod.into_iter().chain(own).filter(|profile| profile.type_ != "Unconfined").collect();
+    let nameless = |name: &Option<String>| name.as_deref().unwrap_or_default().trim().is_empty();
+    let why = match asked.iter().any(|asked| asked.type_ == "Localhost" && nameless(&asked.localhost_profile))
+    {
+        _ if asked.is_empty() => return None,
+        _ if !enabled => "AppArmor is not enabled on the host",
+        true => "invalid empty AppArmor profile name",
+        false => return None,
+    };
+    Some(format!("Cannot enforce AppArmor: {why}"))
+}
+
+fn app_armor(pod: Option<&PodSecurityContext>, own: &SecurityContext) -> AppArmorProfile {
+    let of_pod = || pod.and_then(|pod| pod.app_armor_profile.as_ref());
+    match own.app_armor_profile.as_ref().or_else(of_pod) {
+        None => AppArmorProfile::Unset,
+        Some(profile) => match profile.type_.as_str() {
+            "RuntimeDefault" => AppArmorProfile::RuntimeDefault,
+            "Unconfined" => AppArmorProfile::Unconfined,
+            _ => AppArmorProfile::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
+        },
+    }
+}
+
+fn selinux(pod: Option<&PodSecurityContext>, own: &SecurityContext) -> Option<SelinuxOptions> {
+    let of_pod = || pod.and_then(|pod| pod.se_linux_options.as_ref());
+    let options = own.se_linux_options.as_ref().or_else(of_pod)?;
+    Some(SelinuxOptions {
+        user: options.user.clone().unwrap_or_default(),
+        role: options.role.clone().unwrap_or_default(),
+        kind: options.type_.clone().unwrap_or_default(),
+        level: options.level.clone().unwrap_or_default(),
+    })
 }
 
 /// What the container's process may do. `profiles`: where `Localhost` seccomp profiles lie.
 pub(crate) fn security(spec: &PodSpec, container: &Container, profiles: &Path) -> Result<Security, String> {
     let pod = spec.security_context.as_ref();
     let own = container.security_context.clone().unwrap_or_default();
-    check_app_armor(pod, &own)?;
     let privileged = own.privileged.unwrap_or(false);
     let capabilities = own.capabilities.clone().unwrap_or_default();
     Ok(Security {
@@ -112,6 +150,8 @@ pub(crate) fn security(spec: &PodSpec, container: &Container, profiles: &Path) -
         read_only_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         seccomp: seccomp(pod, &own, privileged, profiles)?,
         unmask_proc: own.proc_mount.as_deref() == Some("Unmasked"),
+        app_armor: app_armor(pod, &own),
+        selinux: selinux(pod, &own),
     })
 }
 
@@ -180,24 +220,45 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_enforced_is_refused_by_name() {
-        let with = |pod_profile: serde_json::Value, own: serde_json::Value| {
-            let spec = pod(serde_json::json!({"securityContext": {"appArmorProfile": pod_profile},
-                "containers": [{"name": "a", "securityContext": {"appArmorProfile": own}}]}));
-            security(&spec, &spec.containers[0], Path::new("/p")).map(drop)
+    fn profiles_and_labels_of_the_container_win() {
+        let with = |of_pod: serde_json::Value, own: serde_json::Value| {
+            let spec = pod(serde_json::json!({"securityContext": of_pod,
+                "containers": [{"name": "a", "securityContext": own}]}));
+            let security = security(&spec, &spec.containers[0], Path::new("/p")).unwrap();
+            (refuse_app_armor(&spec, false), refuse_app_armor(&spec, true), security)
         };
-        let (default, none) = (serde_json::json!({"type": "RuntimeDefault"}), serde_json::Value::Null);
-        let localhost = serde_json::json!({"type": "Localhost", "localhostProfile": "k8s-deny"});
-        assert_eq!(with(none.clone(), none.clone()), Ok(()));
-        assert_eq!(with(localhost.clone(), default), Ok(()));
-        for (pod_profile, own) in [(localhost.clone(), none.clone()), (none, localhost)] {
-            let error = with(pod_profile, own).unwrap_err();
-            assert!(error.contains("appArmorProfile asks for Localhost k8s-deny"), "{error}");
+        let armor =
+            |kind: &str| serde_json::json!({"appArmorProfile": {"type": kind, "localhostProfile": "deny"}});
+        let none = serde_json::json!({});
+        let disabled = Some("Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned());
+        for (of_pod, own, refused, profile) in [
+            (none.clone(), none.clone(), None, AppArmorProfile::Unset),
+            (none.clone(), armor("Unconfined"), None, AppArmorProfile::Unconfined),
+            (none.clone(), armor("RuntimeDefault"), disabled.clone(), AppArmorProfile::RuntimeDefault),
+            (armor("Localhost"), none.clone(), disabled.clone(), AppArmorProfile::Localhost("deny".into())),
+            (armor("Localhost"), armor("Unconfined"), disabled.clone(), AppArmorProfile::Unconfined),
+        ] {
+            let (off, on, security) = with(of_pod, own);
+            assert_eq!((off, on, security.app_armor), (refused, None, profile));
         }
+        let nameless = serde_json::json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": " "}});
+        let (_, on, _) = with(none.clone(), nameless);
+        assert_eq!(on.unwrap(), "Cannot enforce AppArmor: invalid empty AppArmor profile name");
+        let labelled = serde_json::json!({"seLinuxOptions": {"type": "spc_t"}});
+        let (.., security) = with(labelled, none);
+        assert_eq!(security.selinux.unwrap().kind, "spc_t");
+    }
+
+    #[test]
+    fn isolation_that_is_not_there_is_refused() {
         let host_users =
             |value: Option<bool>| check_isolation(&PodSpec { host_users: value, ..PodSpec::default() });
         assert!(host_users(None).is_ok() && host_users(Some(true)).is_ok());
         assert!(host_users(Some(false)).unwrap_err().starts_with("spec.hostUsers: false"));
+        let unmasked = pod(serde_json::json!({"containers":
+            [{"name": "a", "securityContext": {"procMount": "Unmasked"}}]}));
+        let error = check_isolation(&unmasked).unwrap_err();
+        assert_eq!(error, "procMount Unmasked of container \"a\" demands hostUsers: false");
     }
 
     #[test]

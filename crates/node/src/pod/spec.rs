@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use engine_api::{ContainerSpec, Mount, NamespaceSharing, SandboxSpec};
+use engine_api::{ContainerSpec, Device, Mount, NamespaceSharing, Resources, SandboxSpec};
 use k8s_openapi::api::core::v1::Container;
 
 use super::PodView;
 use super::env::expand;
 use super::hash::container_hash;
 use super::record::label;
-use super::resources::{container_resources, pod_resources, qos_class};
+use super::resources::{container_resources, pod_group, pod_resources, qos_class};
 use super::security::{check_isolation, security, sysctls, user};
 use crate::hooks::kept;
 
@@ -34,14 +34,6 @@ pub(crate) fn log_directory(root: &Path, namespace: &str, name: &str, uid: &str)
     root.join(format!("{namespace}_{name}_{uid}"))
 }
 
-/// The cgroup of a pod, by its class as upstream's cgroupfs driver names it.
-fn cgroup(pod: &PodView) -> String {
-    match qos_class(&pod.spec) {
-        "Guaranteed" => format!("kubepods/pod{}", pod.uid()),
-        class => format!("kubepods/{}/pod{}", class.to_lowercase(), pod.uid()),
-    }
-}
-
 fn pod_labels(pod: &PodView, attempt: u32) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for (key, value) in [
@@ -55,12 +47,13 @@ fn pod_labels(pod: &PodView, attempt: u32) -> BTreeMap<String, String> {
     labels
 }
 
-/// The sandbox of a pod. `domain`: the cluster's.
+/// The sandbox of a pod. `domain`: the cluster's; `runtime_handler`: the OCI runtime that the pod's RuntimeClass names.
 pub(crate) fn sandbox_spec(
     pod: &PodView,
     attempt: u32,
     facts: &NodeFacts,
     domain: &str,
+    runtime_handler: String,
 ) -> Result<SandboxSpec, String> {
     check_isolation(&pod.spec)?;
     let host_network = pod.host_network();
@@ -78,9 +71,11 @@ pub(crate) fn sandbox_spec(
         // A pod that wants more mounts an emptyDir of memory there.
         shared_memory_bytes: 0,
         sysctls: sysctls(&pod.spec)?.into_iter().collect(),
-        cgroup_parent: cgroup(pod),
-        resources: pod_resources(&pod.spec, facts.pod_pids_limit),
+        cgroup_parent: pod_group(qos_class(&pod.spec), pod.uid()),
+        resources: Resources::default(),
+        parent_resources: Some(pod_resources(&pod.spec, facts.pod_pids_limit)),
         log_directory: log_directory(&facts.log_root, &pod.metadata.namespace, &pod.metadata.name, pod.uid()),
+        runtime_handler,
     })
 }
 
@@ -97,6 +92,7 @@ pub(crate) struct Run<'a> {
     /// `KEY=value`.
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
+    pub(crate) devices: Vec<Device>,
     /// Host path of the termination message file.
     pub(crate) message_file: PathBuf,
     /// The pod's address.
@@ -135,6 +131,7 @@ pub(crate) fn container_spec(run: Run<'_>, facts: &NodeFacts) -> Result<Containe
         working_dir: container.working_dir.clone().unwrap_or_default(),
         user: user(&pod.spec, container),
         mounts: run.mounts,
+        devices: run.devices,
         resources: container_resources(&pod.spec, container, facts.memory_bytes),
         rlimits: Vec::new(),
         security: security(&pod.spec, container, &facts.seccomp_profiles)?,
@@ -189,11 +186,17 @@ mod tests {
     #[test]
     fn the_sandbox_names_its_pod() {
         let pod = pod(serde_json::json!({"containers": [{"name": "main"}], "shareProcessNamespace": true}));
-        let spec = sandbox_spec(&pod, 2, &facts(), "cluster.local").unwrap();
+        let spec = sandbox_spec(&pod, 2, &facts(), "cluster.local", "runc".into()).unwrap();
         assert_eq!(spec.cgroup_parent, "kubepods/besteffort/podu1");
+        // The pod's own group outlives its sandboxes: limits of all of them together are set there.
+        assert_eq!(
+            (spec.resources, spec.parent_resources.unwrap().cpu_shares),
+            (Resources::default(), Some(2))
+        );
         assert_eq!(spec.log_directory, Path::new("/var/log/pods/default_web_u1"));
         assert_eq!((spec.hostname.as_str(), spec.share_pid), ("web", true));
         assert_eq!(spec.labels[label::ATTEMPT], "2");
+        assert_eq!(spec.runtime_handler, "runc");
     }
 
     #[test]
@@ -202,7 +205,7 @@ mod tests {
             let mut spec = serde_json::json!({"containers": [{"name": "main"}], "hostname": hostname,
                 "subdomain": "db", "setHostnameAsFQDN": true});
             spec.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
-            sandbox_spec(&pod(spec), 0, &facts(), "cluster.local").map(|spec| spec.hostname)
+            sandbox_spec(&pod(spec), 0, &facts(), "cluster.local", String::new()).map(|spec| spec.hostname)
         };
         let whole = "db-0.db.default.svc.cluster.local";
         assert_eq!(named("db-0", serde_json::json!({})), Ok(whole.to_owned()));
@@ -237,6 +240,7 @@ mod tests {
             image_id: "sha256:1",
             env: vec!["A=1=2".to_owned()],
             mounts: Vec::new(),
+            devices: Vec::new(),
             message_file: "/m".into(),
             address: None,
             pid_of: None,

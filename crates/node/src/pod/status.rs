@@ -7,21 +7,30 @@ use engine_api::ContainerState as Runtime;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
+    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::phase;
 use super::plan::{ProbeState, Waiting, ended_and_forgotten, latest};
+use super::recursion;
 use super::restart::{ended_for_anew, epoch};
 use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
-use crate::pod::resources::qos_class;
+use crate::pod::resources::{container_resources, qos_class};
+use crate::resize::{IN_PROGRESS, PENDING, Progress, Told, shown};
 
 /// Condition types that the node writes; others belong to others.
-pub(crate) const OWN_CONDITIONS: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", BEGINS_ANEW];
+pub(crate) const OWN_CONDITIONS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    BEGINS_ANEW,
+    PENDING,
+    IN_PROGRESS,
+];
 
 /// The condition of a pod that a rule has asked to begin anew. Source: KEP-5532, `v1.AllContainersRestarting`.
 const BEGINS_ANEW: &str = "AllContainersRestarting";
@@ -37,6 +46,7 @@ const MESSAGES_MAX: usize = 12 * 1024;
 
 /// What the status is made from.
 pub(crate) struct StatusInput<'a> {
+    /// With the resources that it was granted.
     pub(crate) pod: &'a PodView,
     /// The status that the API server has, or was last sent.
     pub(crate) last: &'a PodStatus,
@@ -50,10 +60,14 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) host_addresses: &'a [IpAddr],
     pub(crate) sandbox_ready: bool,
+    /// The runtime makes mounts read-only with all that is mounted below them.
+    pub(crate) recursive_read_only: bool,
     /// Every container has ended for good.
     pub(crate) ended: bool,
     /// `reason` and `message` of a pod that the node itself fails.
     pub(crate) failure: Option<(&'a str, &'a str)>,
+    pub(crate) node_memory_bytes: i64,
+    pub(crate) resize: &'a Progress,
     pub(crate) now: Timestamp,
 }
 
@@ -70,12 +84,21 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     }
     let epoch = epoch(input.pod, input.containers);
     let due = |name: &str| latest(input.containers, name).is_some_and(|record| record.epoch < epoch);
-    let phase = match (input.failure, input.last.phase.as_deref()) {
-        (Some(_), _) => "Failed",
+    let (phase, failure) = match (input.failure, input.last.phase.as_deref()) {
         // A pod's end is final.
-        (None, Some("Succeeded")) => "Succeeded",
-        (None, Some("Failed")) => "Failed",
-        _ => phase(input.pod, &init, &apps, input.ended, &due),
+        (_, Some("Succeeded")) => ("Succeeded", None),
+        (failure, Some("Failed")) => ("Failed", failure),
+        (failure, before) => {
+            let phase = match failure {
+                Some(_) => "Failed",
+                None => phase(input.pod, &init, &apps, input.ended, &due),
+            };
+            if is_end(phase) && input.containers.iter().any(ContainerRecord::is_running) {
+                (if before == Some("Pending") { "Pending" } else { "Running" }, None)
+            } else {
+                (phase, failure)
+            }
+        }
     };
     let host_network = input.pod.host_network();
     let addresses = if host_network { input.host_addresses } else { input.addresses };
@@ -88,8 +111,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         pod_ips: some(addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         qos_class: Some(qos_class(&input.pod.spec).to_owned()),
         observed_generation: Some(input.pod.metadata.generation).filter(|generation| *generation > 0),
-        reason: input.failure.map(|(reason, _)| reason.to_owned()).or_else(|| input.last.reason.clone()),
-        message: input.failure.map(|(_, text)| text.to_owned()).or_else(|| input.last.message.clone()),
+        reason: failure.map(|(reason, _)| reason.to_owned()).or_else(|| input.last.reason.clone()),
+        message: failure.map(|(_, text)| text.to_owned()).or_else(|| input.last.message.clone()),
         ..PodStatus::default()
     };
     status.conditions = Some(conditions(input, phase, &init, &apps));
@@ -100,6 +123,12 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         status.ephemeral_container_statuses = some(ephemeral);
     }
     status
+}
+
+/// Whether a phase is the end of a pod. Nobody hears of it as long as a container runs, be it a sidecar: who waits for
+/// the end takes what the pod has for free. Source: `mergePodStatus` in `pkg/kubelet/status`.
+fn is_end(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
 }
 
 /// Whether a container of the pod was ever heard of, or its loss is what the pod has failed of.
@@ -122,7 +151,8 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
         image: container.image.clone().unwrap_or_default(),
         // Nothing asks an ephemeral container how it is.
         started: (kind != ContainerKind::Ephemeral).then_some(false),
-        resources: container.resources.clone(),
+        volume_mounts: recursion::statuses(container, input.recursive_read_only),
+        resources: had(input, container, record),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()
     };
@@ -160,6 +190,17 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
         }
     }
     status
+}
+
+/// What a container has of what it was granted. One that does not run is given it when it starts.
+fn had(
+    input: &StatusInput<'_>,
+    container: &Container,
+    record: Option<&ContainerRecord>,
+) -> Option<ResourceRequirements> {
+    let wanted = container_resources(&input.pod.spec, container, input.node_memory_bytes);
+    let running = record.filter(|record| record.is_running());
+    shown(container.resources.as_ref(), &wanted, running.map(|record| &record.resources))
 }
 
 /// A dead container shows its own end until its restart is put off or fails: as upstream, where the moment between an
@@ -328,7 +369,26 @@ fn conditions(
         .chain(anew)
         .chain(disruption)
         .map(|(kind, verdict)| condition(input, kind, verdict))
+        .chain(resize_conditions(input, phase))
         .collect()
+}
+
+/// Conditions of a resize, which are there as long as they hold.
+fn resize_conditions(input: &StatusInput<'_>, phase: &str) -> Vec<PodCondition> {
+    let Progress { pending, in_progress } = input.resize;
+    let over = matches!(phase, "Succeeded" | "Failed");
+    let told = [(PENDING, pending), (IN_PROGRESS, in_progress)].into_iter().filter(|_| !over);
+    let shown = told.filter_map(|(kind, told)| {
+        let Told { reason, message, generation } = told.as_ref()?;
+        let verdict = Verdict { holds: true, reason: "", message: message.clone() };
+        let reason = Some(reason.clone()).filter(|reason| !reason.is_empty());
+        Some(PodCondition {
+            reason,
+            observed_generation: Some(*generation).filter(|generation| *generation > 0),
+            ..condition(input, kind, verdict)
+        })
+    });
+    shown.collect()
 }
 
 /// Whether runs from before still run, of a pod that was asked to begin anew; `None` for one that never was.

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use super::plan::{ProbeState, Waiting};
 use super::status::{StatusInput, pod_status};
-use super::tests::{at, exited, pod, record, running};
+use super::tests::{NODE_MEMORY, at, exited, pod, record, running};
 use super::{ContainerRecord, PodView};
+use crate::resize::{Progress, Told};
 
 /// A pod with what is known of it; every probe succeeds unless said otherwise.
 struct Case {
@@ -20,6 +21,8 @@ struct Case {
     unready: Vec<&'static str>,
     messages: HashMap<String, String>,
     ended: bool,
+    failure: Option<(&'static str, &'static str)>,
+    resize: Progress,
     now: i64,
 }
 
@@ -32,6 +35,8 @@ fn case(spec: serde_json::Value) -> Case {
         unready: Vec::new(),
         messages: HashMap::new(),
         ended: false,
+        failure: None,
+        resize: Progress::default(),
         now: 100,
     }
 }
@@ -67,8 +72,11 @@ impl Case {
             addresses: &[],
             host_addresses: &[],
             sandbox_ready: true,
+            recursive_read_only: true,
             ended: self.ended,
-            failure: None,
+            failure: self.failure,
+            node_memory_bytes: NODE_MEMORY,
+            resize: &self.resize,
             now: at(self.now),
         })
     }
@@ -281,4 +289,69 @@ fn an_end_is_final() {
     let mut case = case(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
     case.last.phase = Some("Succeeded".to_owned());
     assert_eq!(case.phase(), "Succeeded");
+}
+
+#[test]
+fn nobody_hears_of_an_end_before_the_last_container_has_ended() {
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a"}],
+        "initContainers": [{"name": "s", "restartPolicy": "Always"}]});
+    let mut case = case(spec).with("s", 0, running(0)).with("a", 0, exited(0, 0, 1));
+    assert_eq!(case.phase(), "Running", "its sidecar runs");
+    case.failure = Some(("DeadlineExceeded", "too long"));
+    let status = case.status();
+    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    case.containers[0].state = exited(137, 0, 2);
+    let status = case.status();
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("DeadlineExceeded"))
+    );
+    case.failure = None;
+    assert_eq!(case.phase(), "Succeeded");
+}
+
+#[test]
+fn a_container_shows_what_it_was_granted_and_what_it_has() {
+    let sized = |cpu: &str, memory: &str| {
+        let amounts = json!({ "cpu": cpu, "memory": memory });
+        json!({"containers": [{"name": "a", "resources": {"requests": amounts, "limits": amounts}}]})
+    };
+    let mut case = case(sized("1", "64Mi")).with("a", 0, running(0));
+    case.pod = pod(sized("2", "128Mi"));
+    let shown = |case: &Case| {
+        let status = case.status().container_statuses.unwrap().remove(0);
+        (json!(status.resources), json!(status.allocated_resources))
+    };
+    let had =
+        json!({ "requests": { "cpu": "1", "memory": "128Mi" }, "limits": { "cpu": "1", "memory": "64Mi" } });
+    let granted = json!({ "cpu": "2", "memory": "128Mi" });
+    assert_eq!(shown(&case), (had, granted.clone()));
+    case.containers[0].state = exited(1, 0, 1);
+    let whole = json!({ "requests": granted, "limits": granted });
+    assert_eq!(shown(&case), (whole, granted), "the next run has it");
+}
+
+#[test]
+fn a_resize_is_told_of_as_long_as_it_is_not_done() {
+    let mut case = case(json!({"containers": [{"name": "a"}]})).with("a", 0, running(0));
+    let told = |reason: &str, generation: i64| {
+        Some(Told { reason: reason.to_owned(), message: "m".to_owned(), generation })
+    };
+    let shown = |case: &Case| -> Vec<_> {
+        let conditions = case.status().conditions.unwrap().into_iter();
+        let of_resize = conditions.filter(|condition| condition.type_.starts_with("PodResize"));
+        of_resize
+            .map(|condition| {
+                (condition.type_, condition.status, condition.reason, condition.observed_generation)
+            })
+            .collect()
+    };
+    assert_eq!(shown(&case), []);
+    case.resize = Progress { pending: told("Deferred", 3), in_progress: told("", 2) };
+    let text = str::to_owned;
+    let pending = (text("PodResizePending"), text("True"), Some(text("Deferred")), Some(3));
+    let in_progress = (text("PodResizeInProgress"), text("True"), None, Some(2));
+    assert_eq!(shown(&case), [pending, in_progress]);
+    case.last.phase = Some("Failed".to_owned());
+    assert_eq!(shown(&case), []);
 }

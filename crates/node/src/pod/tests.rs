@@ -4,7 +4,11 @@ use engine_api::{ContainerState, Exit};
 use jiff::Timestamp;
 
 use super::hash::container_hash;
+use super::resources::container_resources;
 use super::{ContainerRecord, PodView, SandboxRecord};
+
+/// Memory of the node that pods are on.
+pub(crate) const NODE_MEMORY: i64 = 8 << 30;
 
 /// Ten hours after the epoch: room to go back in time.
 pub(crate) fn at(seconds: i64) -> Timestamp {
@@ -31,6 +35,7 @@ pub(crate) fn sandbox(id: &str, attempt: u32, ready: bool) -> SandboxRecord {
         created_at: at(0),
         netns_path: String::new(),
         host_network: false,
+        runtime_handler: String::new(),
         grace_seconds: 30,
     }
 }
@@ -53,6 +58,7 @@ pub(crate) fn record(pod: &PodView, name: &str, attempt: u32, state: ContainerSt
         message_file: std::path::PathBuf::new(),
         message_from_logs: false,
         terminal: false,
+        resources: container_resources(&pod.spec, container, NODE_MEMORY),
     }
 }
 

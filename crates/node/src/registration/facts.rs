@@ -1,8 +1,11 @@
 //! What the host is: read once at start.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use crate::deps::Hardware;
+use crate::meminfo::MemInfo;
 
 /// Identity of host and kernel, as `nodeInfo` reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,22 +39,31 @@ fn os_image(text: &str) -> String {
 }
 
 /// Cores, memory and disk. `data_dir` is where pods write.
-pub(crate) fn hardware(data_dir: &std::path::Path) -> Hardware {
+pub(crate) fn hardware(data_dir: &Path) -> Hardware {
     let cores =
         std::thread::available_parallelism().map_or(1, |cores| i64::try_from(cores.get()).unwrap_or(1));
     Hardware {
         milli_cpu: cores.saturating_mul(1000),
-        memory_bytes: memory_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        memory_bytes: MemInfo::read()
+            .bytes("MemTotal")
+            .map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         disk_bytes: rustix::fs::statvfs(data_dir)
             .map_or(0, |fs| i64::try_from(fs.f_blocks.saturating_mul(fs.f_frsize)).unwrap_or(i64::MAX)),
+        huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
     }
 }
 
-/// `MemTotal` of `/proc/meminfo`.
-fn memory_bytes(text: &str) -> i64 {
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = total.and_then(|rest| rest.split_whitespace().next()?.parse::<i64>().ok());
-    kilobytes.unwrap_or(0).saturating_mul(1024)
+/// Huge pages of each size that the kernel has, in bytes. Source: the kernel's `admin-guide/mm/hugetlbpage.rst`.
+fn huge_pages(directory: &Path) -> BTreeMap<u64, u64> {
+    let sizes = fs::read_dir(directory).into_iter().flatten().flatten();
+    let pages = sizes.filter_map(|entry| {
+        let name = entry.file_name();
+        let kilobytes = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        let size = kilobytes.parse::<u64>().ok()?.checked_mul(1024)?;
+        let count: u64 = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+        Some((size, size.checked_mul(count)?))
+    });
+    pages.collect()
 }
 
 /// The architecture in Go's words.
@@ -74,6 +86,13 @@ mod tests {
             os_image("NAME=\"x\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
             "Debian GNU/Linux 12 (bookworm)"
         );
-        assert_eq!(memory_bytes("MemTotal:       16 kB\nMemFree: 1 kB\n"), 16 * 1024);
+        let directory = tempfile::tempdir().unwrap();
+        for (size, count) in [(2048, 3), (1_048_576, 0)] {
+            let pages = directory.path().join(format!("hugepages-{size}kB"));
+            std::fs::create_dir(&pages).unwrap();
+            std::fs::write(pages.join("nr_hugepages"), format!("{count}\n")).unwrap();
+        }
+        assert_eq!(huge_pages(directory.path()), BTreeMap::from([(2 << 20, 6 << 20), (1 << 30, 0)]));
+        assert_eq!(huge_pages(Path::new("/nowhere")), BTreeMap::new());
     }
 }

@@ -85,6 +85,7 @@ async fn report(deps: &Deps, info: &HostInfo, port: u16, known: &Object) -> Resu
         server_port: port,
         images: &images,
         pressure: deps.pressure.current(),
+        handlers: &deps.runtime.handlers(),
         since: &since,
         now: deps.now(),
     };

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use api::quantity::{Format, Quantity};
+use engine_api::RuntimeHandler;
 use jiff::Timestamp;
 use reconcile::{kinds, time};
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use crate::config::{Config, PodRange};
 use crate::deps::Hardware;
 
 /// Images that are reported at most. Source: upstream's `nodeStatusMaxImages`.
-const IMAGES_MAX: usize = 50;
+pub(crate) const IMAGES_MAX: usize = 50;
 
 /// An image as the status lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(crate) struct NodeInput<'a> {
     pub(crate) server_port: u16,
     pub(crate) images: &'a [ListedImage],
     pub(crate) pressure: Pressure,
+    /// The OCI runtimes that pods can ask for.
+    pub(crate) handlers: &'a [RuntimeHandler],
     /// Transition times of the conditions that the API server has.
     pub(crate) since: &'a BTreeMap<String, (String, String)>,
     pub(crate) now: Timestamp,
@@ -60,14 +64,18 @@ pub(crate) fn annotations(config: &Config) -> BTreeMap<&'static str, String> {
 
 /// What the node has for pods.
 pub(crate) fn resources(hardware: &Hardware, max_pods: u32) -> Value {
-    json!({
+    let mut amounts = json!({
         "cpu": (hardware.milli_cpu / 1000).to_string(),
         "memory": format!("{}Ki", hardware.memory_bytes / 1024),
         "ephemeral-storage": format!("{}Ki", hardware.disk_bytes / 1024),
         "pods": max_pods.to_string(),
-        "hugepages-1Gi": "0",
-        "hugepages-2Mi": "0",
-    })
+    });
+    let binary =
+        |bytes: u64| Quantity::from_units(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi);
+    for (size, bytes) in &hardware.huge_pages {
+        amounts[format!("hugepages-{}", binary(*size))] = binary(*bytes).to_string().into();
+    }
+    amounts
 }
 
 fn condition(input: &NodeInput<'_>, kind: &str, status: &str, reason: &str, message: &str) -> Value {
@@ -76,6 +84,17 @@ fn condition(input: &NodeInput<'_>, kind: &str, status: &str, reason: &str, mess
     json!({
         "type": kind, "status": status, "reason": reason, "message": message,
         "lastHeartbeatTime": time::seconds(input.now), "lastTransitionTime": since,
+    })
+}
+
+/// An OCI runtime with what it can do. Source: KEP-3857, `NodeRuntimeHandler`.
+fn runtime_handler(handler: &RuntimeHandler) -> Value {
+    json!({
+        "name": handler.name,
+        "features": {
+            "recursiveReadOnlyMounts": handler.recursive_read_only_mounts,
+            "userNamespaces": handler.user_namespaces,
+        },
     })
 }
 
@@ -100,6 +119,7 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
         "allocatable": resources,
         // What of a container's groups its image may not add is enforced.
         "features": { "supplementalGroupsPolicy": true },
+        "runtimeHandlers": input.handlers.iter().map(runtime_handler).collect::<Vec<_>>(),
         // Pods that need one of these are placed on nodes that declare it (KEP-5328).
         "declaredFeatures": ["RestartAllContainersOnContainerExits"],
         "addresses": addresses,
@@ -160,4 +180,18 @@ pub(crate) fn new_node(config: &Config) -> Value {
         None => {}
     }
     node
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_are_those_of_the_kernel() {
+        let huge_pages = BTreeMap::from([(2 << 20, 6 << 20), (1 << 30, 0)]);
+        let hardware = Hardware { milli_cpu: 2000, memory_bytes: 1 << 30, disk_bytes: 1 << 30, huge_pages };
+        let shown = resources(&hardware, 110);
+        assert_eq!((&shown["hugepages-2Mi"], &shown["hugepages-1Gi"]), (&json!("6Mi"), &json!("0")));
+        assert_eq!((&shown["cpu"], &shown["memory"]), (&json!("2"), &json!("1048576Ki")));
+    }
 }

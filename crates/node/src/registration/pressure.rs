@@ -11,15 +11,15 @@ use tokio::sync::watch;
 
 use crate::deps::blocking;
 
-pub(crate) const MEMORY_LEAST: u64 = 100 << 20;
-pub(crate) const DISK_LEAST_PERCENT: u64 = 10;
+const MEMORY_LEAST: u64 = 100 << 20;
+const DISK_LEAST_PERCENT: u64 = 10;
 /// So much is enough, however large the disk.
 const DISK_ENOUGH_BYTES: u64 = 1 << 30;
-pub(crate) const INODES_LEAST_PERCENT: u64 = 5;
+const INODES_LEAST_PERCENT: u64 = 5;
 /// Upstream has no threshold of its own for process ids; a host with fewer left cannot start what a pod needs.
 const PIDS_LEAST: u64 = 100;
 /// A condition stays so long after it was last seen, so that pods are not called back at once.
-pub(crate) const TRANSITION: Duration = Duration::from_secs(300);
+const TRANSITION: Duration = Duration::from_secs(300);
 
 /// What the host is short of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Who may use the node's HTTPS server: the API server and admins by client certificate, others by what TokenReview and
-//! SubjectAccessReview say of them. Answers are used again for a while, as long as upstream's defaults say, so that
-//! scrapes do not become as many reviews. Sources: `pkg/kubelet/server/auth.go`, KEP-2862 (fine-grained rights), and the
+//! SubjectAccessReview say of them. Answers are used again for a while, so that scrapes do not become as many reviews: as
+//! long as upstream's defaults say, but for refused tokens, which are asked about again sooner. Sources: `pkg/kubelet/server/auth.go`, KEP-2862 (fine-grained rights), and the
 //! defaults of `KubeletConfiguration`.
 
 use std::collections::BTreeMap;
@@ -11,12 +11,13 @@ use base::clock::SharedClock;
 use client::Client;
 use http::{HeaderMap, Method, header};
 use rustls_pki_types::CertificateDer;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
+use serde_json::{Value, json};
 
 use super::kept::Kept;
 use super::route::Route;
+use crate::pod::hash::of_parts;
 
 /// Everything is allowed to them.
 const MASTERS: &str = "system:masters";
@@ -24,13 +25,13 @@ const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
 
 /// `authentication.webhook.cacheTTL`.
-pub(super) const TOKEN_TTL: Duration = Duration::from_secs(120);
-/// A token that was refused may become good: its ServiceAccount is made.
+pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(120);
+/// A token that was refused may become good: its ServiceAccount is made. Upstream keeps refusals as long as the others.
 const REFUSED_TTL: Duration = Duration::from_secs(10);
 /// `authorization.webhook.cacheAuthorizedTTL`.
-pub(super) const ALLOWED_TTL: Duration = Duration::from_secs(300);
+pub(crate) const ALLOWED_TTL: Duration = Duration::from_secs(300);
 /// `authorization.webhook.cacheUnauthorizedTTL`.
-pub(super) const DENIED_TTL: Duration = Duration::from_secs(30);
+pub(crate) const DENIED_TTL: Duration = Duration::from_secs(30);
 /// Answers of a kind that are kept; those about tokens that nobody vouches for have a place of their own, so that made-up
 /// ones push no good one out.
 const ANSWERS_MAX: usize = 1024;
@@ -107,15 +108,6 @@ fn verb(method: &Method) -> &'static str {
     }
 }
 
-fn hash(parts: &[&[u8]]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
-}
-
 /// Asks the API server who somebody is and what he may do.
 pub(super) struct Guard {
     client: Client,
@@ -146,7 +138,7 @@ impl Guard {
         let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = value.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(unauthorized)?;
         // Only what a token is told apart by stays in memory.
-        let (key, now) = (hash(&[token.as_bytes()]), self.clock.now());
+        let (key, now) = (of_parts([token.as_bytes()]), self.clock.now());
         if let Some(identity) = self.accepted.get(&key, now) {
             return Ok(identity);
         }
@@ -171,8 +163,17 @@ impl Guard {
             "metadata": {}, "spec": { "token": token },
         });
         let gvr = GroupVersionResource::new("authentication.k8s.io", "v1", "tokenreviews");
-        let answer: TokenReview = self.client.create(&gvr, "", &review).await.ok()?.decode().ok()?;
+        let answer: TokenReview = self.review(&gvr, &review).await?;
         Some(answer.status.authenticated.then_some(answer.status.user))
+    }
+
+    /// What the API server says to a review; where it says nothing of use, that is told to whoever reads the log: the
+    /// client hears only that it is refused.
+    async fn review<T: DeserializeOwned>(&self, gvr: &GroupVersionResource, review: &Value) -> Option<T> {
+        let kind = &gvr.resource;
+        let answer = self.client.create(gvr, "", review).await;
+        let answer = answer.inspect_err(|error| tracing::warn!(kind, %error, "a review failed")).ok()?;
+        answer.decode().inspect_err(|error| tracing::warn!(kind, %error, "a review is not readable")).ok()
     }
 
     /// Refuses who may not use the node's server in this way. Of the rights that a route can be used with, one is enough.
@@ -212,7 +213,7 @@ impl Guard {
     /// Whether somebody has a right on this node; `None` where the API server does not answer.
     async fn allows(&self, identity: &Identity, verb: &str, subresource: &str) -> Option<bool> {
         let who = serde_json::to_vec(identity).ok()?;
-        let (key, now) = (hash(&[&who, verb.as_bytes(), subresource.as_bytes()]), self.clock.now());
+        let (key, now) = (of_parts([&*who, verb.as_bytes(), subresource.as_bytes()]), self.clock.now());
         if let Some(allowed) = self.decided.get(&key, now) {
             return Some(allowed);
         }
@@ -227,7 +228,7 @@ impl Guard {
             },
         });
         let gvr = GroupVersionResource::new("authorization.k8s.io", "v1", "subjectaccessreviews");
-        let answer: AccessReview = self.client.create(&gvr, "", &review).await.ok()?.decode().ok()?;
+        let answer: AccessReview = self.review(&gvr, &review).await?;
         let allowed = answer.status.allowed;
         self.decided.put(key, allowed, now, if allowed { ALLOWED_TTL } else { DENIED_TTL });
         Some(allowed)

@@ -1,13 +1,13 @@
-//! `GET /metrics/cadvisor`: what containers use, with the names and labels that dashboards ask for. Figures that this
-//! host does not tell are absent, never 0. Sources: cAdvisor's `metrics/prometheus.go`, `prometheus_machine.go`, and
+//! `GET /metrics/cadvisor`: what containers use, with the names and labels that dashboards ask for. Figures of a group that
+//! this host does not tell are absent; a limit of 0 is none, as cAdvisor tells it. Sources: cAdvisor's `metrics/prometheus.go`, `prometheus_machine.go`, and
 //! `containerPrometheusLabelsFunc` of `pkg/kubelet/server`.
 
 use jiff::Timestamp;
 
-use super::cgroups::{Disk, GroupFigures, Pressure};
+use super::cgroups::{Disk, GroupFigures, Limit, Pressure, Stalled};
 use super::host::{self, Interface, Traffic};
 use super::text::{family, sample};
-use super::usage::{self, ContainerUsage, PodUsage, Usage};
+use super::usage::{self, ContainerUsage, Measured, PodUsage, Usage};
 use crate::deps::{Deps, Hardware, blocking};
 
 /// The labels of each sample: `container`, `id`, `image`, `name`, `namespace`, `pod`.
@@ -33,9 +33,9 @@ fn nanoseconds(row: &Row, figure: fn(&GroupFigures) -> Option<u64>) -> Option<f6
     of(row, figure).map(|nanoseconds| nanoseconds / 1e9)
 }
 
-/// A limit is 0 where there is none, as cAdvisor tells it; absent where the group could not be read.
-fn limit(row: &Row, figure: fn(&GroupFigures) -> Option<u64>) -> Option<f64> {
-    row.group.as_ref().map(|group| figure(group).map_or(0.0, count))
+/// A limit is 0 where there is none, as cAdvisor tells it; absent where it is not told.
+fn limit(row: &Row, figure: fn(&GroupFigures) -> Option<Limit>) -> Option<f64> {
+    Some(figure(row.group.as_ref()?)?.most().map_or(0.0, count))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures of memory and time are far below 2^53")]
@@ -70,20 +70,20 @@ const METRICS: [Metric; 29] = [
     ("container_spec_cpu_shares", "gauge", "CPU shares.", |row| of(row, |group| group.cpu_shares)),
     ("container_spec_cpu_quota", "gauge", "CPU time in a period, in microseconds; absent without a limit.", |row| of(row, |group| group.cpu_quota_us)),
     ("container_spec_cpu_period", "gauge", "The period, in microseconds.", |row| of(row, |group| group.cpu_period_us)),
-    ("container_spec_memory_limit_bytes", "gauge", "The most memory, 0 without a limit.", |row| limit(row, |group| group.memory_limit_bytes)),
-    ("container_spec_memory_swap_limit_bytes", "gauge", "The most swap, 0 without a limit.", |row| limit(row, |group| group.swap_limit_bytes)),
-    ("container_pressure_cpu_waiting_seconds_total", "counter", "Time in which some waited for a processor.", |row| waited(row, 0, |pressure| pressure.some.total_us)),
-    ("container_pressure_cpu_stalled_seconds_total", "counter", "Time in which all waited for a processor.", |row| waited(row, 0, |pressure| pressure.full.total_us)),
-    ("container_pressure_memory_waiting_seconds_total", "counter", "Time in which some waited for memory.", |row| waited(row, 1, |pressure| pressure.some.total_us)),
-    ("container_pressure_memory_stalled_seconds_total", "counter", "Time in which all waited for memory.", |row| waited(row, 1, |pressure| pressure.full.total_us)),
-    ("container_pressure_io_waiting_seconds_total", "counter", "Time in which some waited for disks.", |row| waited(row, 2, |pressure| pressure.some.total_us)),
-    ("container_pressure_io_stalled_seconds_total", "counter", "Time in which all waited for disks.", |row| waited(row, 2, |pressure| pressure.full.total_us)),
+    ("container_spec_memory_limit_bytes", "gauge", "The most memory, 0 without a limit.", |row| limit(row, |group| group.memory_limit)),
+    ("container_spec_memory_swap_limit_bytes", "gauge", "The most swap, 0 without a limit.", |row| limit(row, |group| group.swap_limit)),
+    ("container_pressure_cpu_waiting_seconds_total", "counter", "Time in which some waited for a processor.", |row| waited(row, 0, |pressure| Some(pressure.some))),
+    ("container_pressure_cpu_stalled_seconds_total", "counter", "Time in which all waited for a processor.", |row| waited(row, 0, |pressure| pressure.full)),
+    ("container_pressure_memory_waiting_seconds_total", "counter", "Time in which some waited for memory.", |row| waited(row, 1, |pressure| Some(pressure.some))),
+    ("container_pressure_memory_stalled_seconds_total", "counter", "Time in which all waited for memory.", |row| waited(row, 1, |pressure| pressure.full)),
+    ("container_pressure_io_waiting_seconds_total", "counter", "Time in which some waited for disks.", |row| waited(row, 2, |pressure| Some(pressure.some))),
+    ("container_pressure_io_stalled_seconds_total", "counter", "Time in which all waited for disks.", |row| waited(row, 2, |pressure| pressure.full)),
     ("container_start_time_seconds", "gauge", "When it started, in seconds since 1970.", |row| row.started.map(moment)),
 ];
 
-fn waited(row: &Row, what: usize, total_us: fn(&Pressure) -> u64) -> Option<f64> {
+fn waited(row: &Row, what: usize, line: fn(&Pressure) -> Option<Stalled>) -> Option<f64> {
     let pressure = row.group.as_ref()?.pressure.get(what)?.as_ref()?;
-    Some(count(total_us(pressure)) / 1e6)
+    Some(count(line(pressure)?.total_us) / 1e6)
 }
 
 /// A metric with one sample for each disk or interface of a row.
@@ -111,12 +111,15 @@ const TRAFFIC: [Part<Traffic>; 4] = [
 
 /// Everything, as it is now.
 pub(super) async fn metrics(deps: &Deps) -> String {
-    let (now, node, mut pods) = (deps.now(), usage::node().await, usage::pods(deps).await);
+    let (now, node, measured) = (deps.now(), usage::node().await, usage::pods(deps).await);
+    let Measured { mut pods, failed } = measured;
     let rows = blocking(move || {
         usage::add_groups(&mut pods);
         rows(&node, &pods)
     });
-    text(now, &deps.hardware, &rows.await.unwrap_or_default())
+    let rows = rows.await;
+    let failed = failed || rows.is_err();
+    text(now, &deps.hardware, &rows.unwrap_or_default(), failed)
 }
 
 /// The host first, then each pod before its containers. Reads the networks: blocks.
@@ -186,7 +189,7 @@ fn labels(container: &str, id: &str, image: &str, name: &str, namespace: &str, p
     ]
 }
 
-fn text(now: Timestamp, hardware: &Hardware, rows: &[Row]) -> String {
+fn text(now: Timestamp, hardware: &Hardware, rows: &[Row], failed: bool) -> String {
     let mut text = String::new();
     machine(&mut text, hardware);
     let at = Some(now);
@@ -204,7 +207,7 @@ fn text(now: Timestamp, hardware: &Hardware, rows: &[Row]) -> String {
     family(&mut text, "container_last_seen", "gauge", "When it was last seen, in seconds since 1970.");
     rows.iter().for_each(|row| sample(&mut text, "container_last_seen", &row.labels, now.as_second(), at));
     family(&mut text, "container_scrape_error", "gauge", "1 if something could not be measured.");
-    sample::<&str>(&mut text, "container_scrape_error", &[], 0, None);
+    sample::<&str>(&mut text, "container_scrape_error", &[], u8::from(failed), None);
     text
 }
 
@@ -304,14 +307,15 @@ mod tests {
     }
 
     fn shown(pods: &[PodUsage]) -> String {
-        let hardware = Hardware { milli_cpu: 2000, memory_bytes: 4096, disk_bytes: 0 };
+        let hardware =
+            Hardware { milli_cpu: 2000, memory_bytes: 4096, disk_bytes: 0, huge_pages: Default::default() };
         let mut rows = rows(&Usage::default(), pods);
         rows[0].interfaces = vec![Interface {
             name: "eth0".to_owned(),
             received: Traffic { bytes: 7, ..Traffic::default() },
             sent: Traffic::default(),
         }];
-        text(Timestamp::from_second(200).unwrap(), &hardware, &rows)
+        text(Timestamp::from_second(200).unwrap(), &hardware, &rows, false)
     }
 
     #[test]
@@ -320,6 +324,7 @@ mod tests {
         let group = GroupFigures {
             path: "/skiff/kubepods/podu1/s1/c1".to_owned(),
             rss_bytes: Some(5),
+            memory_limit: Some(Limit::None),
             throttled_ns: Some(2_000_000_000),
             disks: vec![disk],
             ..GroupFigures::default()
@@ -339,9 +344,11 @@ mod tests {
             format!("container_network_receive_bytes_total{{{root},interface=\"eth0\"}} 7 200000\n"),
             format!("container_start_time_seconds{{{main}}} 100 200000\n"),
             "machine_cpu_cores 2\n".to_owned(),
+            "container_scrape_error 0\n".to_owned(),
         ] {
             assert!(text.contains(&line), "{line} in {text}");
         }
+        assert!(!text.contains("container_threads_max"), "a limit that is not told is not none: {text}");
     }
 
     #[test]

@@ -113,16 +113,52 @@ pub(super) struct GroupFigures {
     /// How often memory was wanted at the limit.
     pub(super) failcnt: Option<u64>,
     pub(super) oom_kills: Option<u64>,
-    /// Absent without a limit.
-    pub(super) memory_limit_bytes: Option<u64>,
-    pub(super) swap_limit_bytes: Option<u64>,
+    pub(super) memory_limit: Option<Limit>,
+    pub(super) swap_limit: Option<Limit>,
     pub(super) processes: Option<u64>,
     pub(super) threads: Option<u64>,
-    /// Absent without a limit.
-    pub(super) threads_max: Option<u64>,
+    pub(super) threads_max: Option<Limit>,
     pub(super) disks: Vec<Disk>,
     /// Of processors, memory and disks.
     pub(super) pressure: [Option<Pressure>; 3],
+}
+
+/// How much of something there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// As much as there is.
+    None,
+    Most(u64),
+}
+
+impl Limit {
+    /// What a file says of a limit; `None` where it cannot be understood, or there is no such file.
+    fn parse(text: Option<String>) -> Option<Self> {
+        let text = text?;
+        match text.trim() {
+            "max" => Some(Self::None),
+            number => {
+                number.parse().ok().map(|most| if most < UNLIMITED { Self::Most(most) } else { Self::None })
+            }
+        }
+    }
+
+    pub(super) fn most(self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Most(most) => Some(most),
+        }
+    }
+
+    /// What is left of a limit of both memory and swap beside that of the memory.
+    fn beside(self, memory: Self) -> Self {
+        match (self, memory) {
+            (Self::Most(both), Self::Most(memory)) => Self::Most(both.saturating_sub(memory)),
+            // Memory alone may be all of it.
+            (both, Self::None) => both,
+            (Self::None, _) => Self::None,
+        }
+    }
 }
 
 /// What went to and from a disk.
@@ -140,7 +176,8 @@ pub(super) struct Disk {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Pressure {
     pub(super) some: Stalled,
-    pub(super) full: Stalled,
+    /// Old kernels do not tell it of the host's processors.
+    pub(super) full: Option<Stalled>,
 }
 
 /// A line of a pressure file.
@@ -167,8 +204,7 @@ impl Pressure {
             }
             Some(stalled)
         };
-        // The processors of the whole host have no `full` with old kernels.
-        Some(Self { some: line("some ")?, full: line("full ").unwrap_or_default() })
+        Some(Self { some: line("some ")?, full: line("full ") })
     }
 
     /// The host's own: `cpu`, `memory` or `io`.
@@ -239,10 +275,9 @@ impl Group {
             figures.failcnt = number(self.v1("memory", "memory.failcnt"));
             figures.oom_kills =
                 self.v1("memory", "memory.oom_control").and_then(|text| field(&text, "oom_kill"));
-            figures.memory_limit_bytes = limit(self.v1("memory", "memory.limit_in_bytes"));
-            let both = limit(self.v1("memory", "memory.memsw.limit_in_bytes"));
-            figures.swap_limit_bytes =
-                both.zip(figures.memory_limit_bytes).map(|(both, memory)| both.saturating_sub(memory));
+            figures.memory_limit = Limit::parse(self.v1("memory", "memory.limit_in_bytes"));
+            let both = Limit::parse(self.v1("memory", "memory.memsw.limit_in_bytes"));
+            figures.swap_limit = both.zip(figures.memory_limit).map(|(both, memory)| both.beside(memory));
             return;
         }
         let Some(stat) = self.v2("memory.stat") else { return };
@@ -254,15 +289,15 @@ impl Group {
         figures.max_usage_bytes = number(self.v2("memory.peak"));
         let events = self.v2("memory.events").unwrap_or_default();
         (figures.failcnt, figures.oom_kills) = (field(&events, "max"), field(&events, "oom_kill"));
-        figures.memory_limit_bytes = limit(self.v2("memory.max"));
-        figures.swap_limit_bytes = limit(self.v2("memory.swap.max"));
+        figures.memory_limit = Limit::parse(self.v2("memory.max"));
+        figures.swap_limit = Limit::parse(self.v2("memory.swap.max"));
     }
 
     fn read_processes(&self, figures: &mut GroupFigures) {
         let lines = |text: String| text.lines().count() as u64;
         figures.processes = self.v1("pids", "cgroup.procs").or_else(|| self.v2("cgroup.procs")).map(lines);
         figures.threads = number(self.v1("pids", "pids.current").or_else(|| self.v2("pids.current")));
-        figures.threads_max = number(self.v1("pids", "pids.max").or_else(|| self.v2("pids.max")));
+        figures.threads_max = Limit::parse(self.v1("pids", "pids.max").or_else(|| self.v2("pids.max")));
     }
 
     fn read_disks(&self, figures: &mut GroupFigures) {
@@ -285,10 +320,6 @@ fn shares_of(weight: u64) -> u64 {
 
 fn number(text: Option<String>) -> Option<u64> {
     text?.trim().parse().ok()
-}
-
-fn limit(text: Option<String>) -> Option<u64> {
-    number(text).filter(|limit| *limit < UNLIMITED)
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
@@ -421,12 +452,23 @@ mod tests {
             rss_bytes: Some(20),
             swap_bytes: Some(3),
             oom_kills: Some(4),
+            memory_limit: Some(Limit::None),
+            threads_max: Some(Limit::None),
             processes: Some(2),
             threads: Some(6),
             disks: vec![disk],
             ..GroupFigures::default()
         };
         assert_eq!(read, wanted);
+    }
+
+    #[test]
+    fn no_limit_is_another_thing_than_one_that_is_not_told() {
+        let parse = |text: &str| Limit::parse(Some(text.to_owned()));
+        assert_eq!([parse("max\n"), parse("9223372036854771712")], [Some(Limit::None); 2]);
+        assert_eq!((parse("7\n"), parse("x"), Limit::parse(None)), (Some(Limit::Most(7)), None, None));
+        assert_eq!(Limit::Most(9).beside(Limit::Most(4)), Limit::Most(5));
+        assert_eq!(Limit::None.beside(Limit::Most(4)), Limit::None);
     }
 
     #[test]
@@ -455,13 +497,17 @@ mod tests {
             (Some(2), Some(50_000), Some(100_000))
         );
         assert_eq!(
-            (read.rss_bytes, read.memory_limit_bytes, read.swap_limit_bytes),
-            (Some(20), Some(1 << 20), None)
+            (read.rss_bytes, read.memory_limit, read.swap_limit),
+            (Some(20), Some(Limit::Most(1 << 20)), Some(Limit::None))
         );
-        assert_eq!((read.failcnt, read.oom_kills, read.threads_max), (Some(3), Some(1), Some(100)));
+        assert_eq!(
+            (read.failcnt, read.oom_kills, read.threads_max),
+            (Some(3), Some(1), Some(Limit::Most(100)))
+        );
         assert_eq!((read.disks[0].read_bytes, read.disks[0].writes), (4096, 2));
         let pressure = read.pressure[0].clone().unwrap();
         assert_eq!((pressure.some.total_us, pressure.some.averages), (77, [1.5, 0.25, 0.0]));
+        assert_eq!(pressure.full, None, "what the kernel does not tell is not 0");
         assert_eq!(shares_of(10_000), 262_144);
     }
 }

@@ -1,5 +1,6 @@
-//! How much lies in the volumes and logs of pods: directories walked without leaving them, as far as a bound, and not more
-//! often than once a minute, as upstream does (`volumeStatsAggPeriod`). Blocks.
+//! How much lies in the volumes of pods: directories walked without leaving them, as far as a bound. What a walk has found
+//! counts for a minute, as upstream's period has it (`volumeStatsAggPeriod`); who asks at once with others may walk as
+//! well. Blocks.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

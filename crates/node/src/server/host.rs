@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::meminfo::MemInfo;
+
 /// Interfaces that are no way out of the host: upstream leaves out the same, by how their names begin.
 const INNER: [&str; 3] = ["lo", "veth", "docker"];
 /// Interfaces of one network that are told of.
@@ -37,17 +39,12 @@ fn tasks(loadavg: &str) -> Option<u64> {
 
 /// The host's swap.
 pub(super) fn swap(now: &str) -> Option<Value> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let (left, used) = swap_of(&meminfo)?;
+    let (left, used) = swap_of(&MemInfo::read())?;
     Some(json!({ "time": now, "swapAvailableBytes": left, "swapUsageBytes": used }))
 }
 
-fn swap_of(meminfo: &str) -> Option<(u64, u64)> {
-    let bytes = |name: &str| {
-        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        rest.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-    };
-    let (all, left) = (bytes("SwapTotal:")?, bytes("SwapFree:")?);
+fn swap_of(meminfo: &MemInfo) -> Option<(u64, u64)> {
+    let (all, left) = (meminfo.bytes("SwapTotal")?, meminfo.bytes("SwapFree")?);
     Some((left, all.saturating_sub(left)))
 }
 
@@ -164,8 +161,8 @@ mod tests {
     #[test]
     fn processes_and_swap_of_the_host_are_read() {
         assert_eq!(tasks("0.1 0.2 0.3 2/345 678\n"), Some(345));
-        assert_eq!(swap_of("SwapTotal: 10 kB\nSwapFree:  4 kB\n"), Some((4096, 6144)));
-        assert_eq!((tasks(""), swap_of("")), (None, None));
+        assert_eq!(swap_of(&MemInfo::of("SwapTotal: 10 kB\nSwapFree:  4 kB\n")), Some((4096, 6144)));
+        assert_eq!((tasks(""), swap_of(&MemInfo::of(""))), (None, None));
     }
 
     #[test]

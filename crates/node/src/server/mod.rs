@@ -1,7 +1,7 @@
 //! The node's HTTP server: logs, exec, attach, port-forward, and the few endpoints that tools read. The same handler
 //! serves HTTPS (authenticated and authorized here) and the process's own API server (which has done both already).
 
-mod auth;
+pub(crate) mod auth;
 mod cadvisor;
 mod cgroups;
 mod configz;
@@ -35,6 +35,7 @@ use http_body_util::{BodyExt as _, Full};
 
 use crate::config::FollowsApiServer;
 use crate::deps::Deps;
+use crate::traces;
 use route::Route;
 
 /// Serves one node's requests.
@@ -104,10 +105,11 @@ impl NodeServer {
                 let brief = query::Query::of(&request).flag(&["only_cpu_and_memory"]);
                 Ok(json(&summary::stats(deps, &self.before, brief).await))
             }
-            Route::Metrics => Ok(metrics(summary::metrics(deps))),
-            Route::ProbeMetrics => Ok(metrics(deps.figures.probes.text())),
+            Route::Metrics => Ok(metrics(summary::metrics(deps)?)),
+            Route::ProbeMetrics => Ok(metrics(deps.figures.probes.text()?)),
             Route::ResourceMetrics => Ok(metrics(summary::resource_metrics(deps).await)),
             Route::CadvisorMetrics => Ok(metrics(cadvisor::metrics(deps).await)),
+            Route::StartTrace(target) => start_trace(deps, &target),
             Route::Configz => Ok(json(&configz::document(deps, self.port()))),
             Route::HostLogs(path) => host_logs::serve(&path).await,
             Route::Healthz => Ok(text(StatusCode::OK, "ok")),
@@ -122,6 +124,15 @@ impl NodeServer {
             )),
         }
     }
+}
+
+/// What starting a pod took.
+fn start_trace(deps: &Deps, target: &route::Target) -> Result<Response<Body>, Status> {
+    let pod = query::pod(deps, target)?;
+    let sandboxes = deps.state.pod(pod.uid()).sandboxes;
+    let below = sandboxes.iter().flat_map(|sandbox| deps.runtime.start_steps(&sandbox.id)).collect();
+    let steps = deps.traces.of(pod.uid(), below);
+    Ok(json(&traces::document(&pod.key().to_string(), pod.uid(), &steps)))
 }
 
 /// Only the API server itself, and whoever may do anything on the node, gets here.

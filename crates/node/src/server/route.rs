@@ -32,6 +32,8 @@ pub(crate) enum Route {
     ProbeMetrics,
     /// The node's configuration.
     Configz,
+    /// What starting a pod took, step by step. Skiff's own.
+    StartTrace(Target),
     /// The host's logs; what follows `/logs`.
     HostLogs(String),
     Healthz,
@@ -72,6 +74,9 @@ pub(crate) fn parse(method: &Method, path: &str) -> Route {
         ["metrics", "cadvisor"] => Some(Route::CadvisorMetrics),
         ["metrics", "probes"] => Some(Route::ProbeMetrics),
         ["configz"] => Some(Route::Configz),
+        ["debug", "startTrace", namespace, pod] if method == Method::GET => {
+            target(&[namespace, pod, ""]).map(Route::StartTrace)
+        }
         ["logs", ..] if method == Method::GET || method == Method::HEAD => decoded(path).map(Route::HostLogs),
         ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => Some(Route::Healthz),
         ["apiServer"] if method == Method::PUT => Some(Route::ApiServer),
@@ -103,6 +108,7 @@ impl Route {
             | Self::Exec(_)
             | Self::Attach(_)
             | Self::PortForward(_)
+            | Self::StartTrace(_)
             | Self::ApiServer
             | Self::NotFound => &["proxy"],
         }
@@ -124,6 +130,7 @@ impl Route {
             Self::HostLogs(_) => "logs",
             Self::Healthz => "healthz",
             Self::Configz => "configz",
+            Self::StartTrace(_) => "debug",
             Self::ApiServer => "apiServer",
             Self::NotFound => "other",
         }
@@ -155,6 +162,7 @@ mod tests {
         assert_eq!(parse(&Method::POST, "/containerLogs/a/b/c"), Route::NotFound);
         assert!(matches!(parse(&Method::POST, "/portForward/a/b"), Route::PortForward(_)));
         assert_eq!(parse(&Method::GET, "/exec/a"), Route::NotFound);
+        assert!(matches!(parse(&Method::GET, "/debug/startTrace/a/b"), Route::StartTrace(_)));
         assert_eq!(parse(&Method::PUT, "/apiServer"), Route::ApiServer);
         assert_eq!(parse(&Method::GET, "/apiServer"), Route::NotFound);
         assert_eq!(parse(&Method::GET, "/stats/summary").subresources(), ["stats"]);

@@ -1,22 +1,23 @@
 //! What tools read from a node: its pods, their use of resources, a few counters.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use api::Status;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 use serde_json::{Value, json};
 
-use super::cgroups::{GroupFigures, Pressure, Stalled};
+use super::cgroups::{GroupFigures, Limit, Pressure, Stalled};
 use super::disk_use::Walks;
 use super::host;
 use super::text::{family, sample};
-use super::usage::{self, ContainerUsage, PodUsage, Rates, Usage};
+use super::usage::{self, ContainerUsage, Measured, PodUsage, Rates, Usage};
 use crate::deps::{Deps, blocking};
-use crate::volumes::PodDirectories;
-
-/// Older files of a log than so many are not looked for.
-const LOG_FILES_MAX: usize = 100;
+use crate::registration::facts::architecture;
+use crate::static_pods::mirrored;
+use crate::volumes::kind::Kind;
+use crate::volumes::{PodDirectories, empty_dir};
 
 /// `GET /pods`: the pods of this node as the API has them.
 pub(super) fn pods(deps: &Deps) -> Value {
@@ -37,7 +38,7 @@ pub(super) struct Before {
 pub(super) async fn stats(deps: &Deps, before: &Arc<Before>, brief: bool) -> Value {
     let at = deps.now();
     let now = reconcile::time::seconds(at);
-    let (usage, pods) = (usage::node().await, usage::pods(deps).await);
+    let (usage, pods) = (usage::node().await, usage::pods(deps).await.pods);
     let mut node = used(&usage, before.rates.nanocores("", at, usage.cpu_ns), &now);
     let memory = u64::try_from(deps.hardware.memory_bytes).unwrap_or_default();
     node["memory"]["availableBytes"] = memory.saturating_sub(usage.working_set_bytes).into();
@@ -151,13 +152,13 @@ fn used(usage: &Usage, nanocores: Option<u64>, now: &str) -> Value {
 fn group_figures(group: &GroupFigures, working_set_bytes: u64, now: &str) -> Value {
     let [cpu, memory, io] = &group.pressure;
     let psi = |pressure: &Option<Pressure>| pressure.as_ref().map(psi);
-    let left = group.memory_limit_bytes.map(|limit| limit.saturating_sub(working_set_bytes));
-    let swap_left =
-        group.swap_limit_bytes.zip(group.swap_bytes).map(|(limit, used)| limit.saturating_sub(used));
+    let left = |limit: Option<Limit>, used: u64| Some(limit?.most()?.saturating_sub(used));
+    let memory_left = left(group.memory_limit, working_set_bytes);
+    let swap_left = group.swap_bytes.and_then(|used| left(group.swap_limit, used));
     let mut figures = json!({
         "cpu": { "psi": psi(cpu) },
         "memory": {
-            "availableBytes": left, "rssBytes": group.rss_bytes, "pageFaults": group.page_faults,
+            "availableBytes": memory_left, "rssBytes": group.rss_bytes, "pageFaults": group.page_faults,
             "majorPageFaults": group.major_page_faults, "psi": psi(memory),
         },
         "io": io.as_ref().map(|pressure| json!({ "time": now, "psi": self::psi(pressure) })),
@@ -176,7 +177,7 @@ fn psi(pressure: &Pressure) -> Value {
         let total = stalled.total_us.saturating_mul(1000);
         json!({ "total": total, "avg10": avg10, "avg60": avg60, "avg300": avg300 })
     };
-    json!({ "some": line(&pressure.some), "full": line(&pressure.full) })
+    json!({ "some": line(&pressure.some), "full": pressure.full.as_ref().map(line) })
 }
 
 /// A pod but for its rates and what it has stored. Reads files where a file system is given: blocks then.
@@ -191,7 +192,7 @@ fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
         if let Some(fs) = fs {
             entry["rootfs"] = shared(fs);
             entry["logs"] = shared(fs);
-            entry["logs"]["usedBytes"] = log_bytes(&container.log_path).into();
+            entry["logs"]["usedBytes"] = engine_api::logs::bytes(&container.log_path).into();
         }
         entry
     };
@@ -204,8 +205,10 @@ fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
     if fs.is_none() {
         return entry;
     }
-    let counts = pod.containers.iter().filter_map(|one| one.group.as_ref()?.processes);
-    entry["process_stats"] = json!({ "process_count": counts.sum::<u64>() });
+    let counts: Vec<u64> = pod.containers.iter().filter_map(|one| one.group.as_ref()?.processes).collect();
+    if !counts.is_empty() {
+        entry["process_stats"] = json!({ "process_count": counts.iter().sum::<u64>() });
+    }
     // A pod in the host's network has none of its own.
     let process = pod.containers.first().filter(|_| !pod.pod.host_network());
     let network =
@@ -216,18 +219,8 @@ fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
     entry
 }
 
-/// A log with the files that it was rotated into.
-fn log_bytes(path: &Path) -> u64 {
-    let rotated = (1..=LOG_FILES_MAX).map(|number| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{number}"));
-        PathBuf::from(name)
-    });
-    let lengths = std::iter::once(path.to_owned()).chain(rotated);
-    lengths.map_while(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum()
-}
-
-/// Adds the volumes that lie in directories of the pod's own, and all that it has on the node's disk.
+/// Adds the volumes that lie in directories of the pod's own, and what those on disk and the logs take together. What
+/// containers write beside their volumes is not told: the engine does not measure it.
 fn add_storage(
     entry: &mut Value,
     pod: &PodUsage,
@@ -239,11 +232,7 @@ fn add_storage(
     let mut bytes: u64 = logs.filter_map(|one| one["logs"]["usedBytes"].as_u64()).sum();
     let mut volumes = Vec::new();
     for volume in pod.pod.spec.volumes.iter().flatten() {
-        let Some(is_memory) = kept_in(volume) else { continue };
-        let path = match is_memory {
-            true => directories.memory_volume(&volume.name),
-            false => directories.disk_volume(&volume.name),
-        };
+        let Some((path, is_memory)) = kept_in(pod, directories, volume) else { continue };
         let Some(used) = walks.used(&format!("{}/{}", pod.pod.uid(), volume.name), &path, at) else {
             continue;
         };
@@ -265,16 +254,15 @@ fn add_storage(
     }
 }
 
-/// Whether a volume lies in memory; `None` for one that is not the pod's alone.
-fn kept_in(volume: &Volume) -> Option<bool> {
-    if let Some(empty) = &volume.empty_dir {
-        return Some(empty.medium.as_deref() == Some("Memory"));
+/// Where a volume lies, and whether that is memory; `None` for one that is not the pod's alone.
+fn kept_in(pod: &PodUsage, directories: &PodDirectories, volume: &Volume) -> Option<(PathBuf, bool)> {
+    match Kind::of(&pod.pod.metadata.name, volume).ok()? {
+        Kind::EmptyDir(source) => {
+            Some((empty_dir::path(directories, &volume.name, source), empty_dir::is_memory(source)))
+        }
+        Kind::Objects => Some((directories.memory_volume(&volume.name), true)),
+        _ => None,
     }
-    let object = volume.config_map.is_some()
-        || volume.secret.is_some()
-        || volume.projected.is_some()
-        || volume.downward_api.is_some();
-    object.then_some(true)
 }
 
 /// What somebody has of a file system that he shares with others: how large it is, and how much is left.
@@ -306,14 +294,17 @@ fn rated(shown: &mut Value, counters: &[(String, u64)], rates: &Rates, at: Times
 
 /// `GET /metrics` in the Prometheus text format: what the node counts, and what it has now. Source:
 /// `pkg/kubelet/metrics`, its names.
-pub(super) fn metrics(deps: &Deps) -> String {
+pub(super) fn metrics(deps: &Deps) -> Result<String, Status> {
     let (sandboxes, states) = deps.state.counts();
-    let mut text = deps.figures.text();
+    let mut text = deps.figures.text()?;
     let out = &mut text;
     family(out, "kubelet_node_name", "gauge", "The node's name.");
     sample(out, "kubelet_node_name", &[("node", &deps.config.node_name)], 1, None);
     family(out, "kubelet_desired_pods", "gauge", "Pods that are bound to this node.");
-    sample(out, "kubelet_desired_pods", &[("static", "")], deps.caches.pods.list().len(), None);
+    // Copies of pods of files are not counted: what they show is.
+    let bound = deps.caches.pods.list().iter().filter(|pod| mirrored(pod).is_none()).count();
+    sample(out, "kubelet_desired_pods", &[("static", "")], bound, None);
+    sample(out, "kubelet_desired_pods", &[("static", "true")], deps.static_pods.list().len(), None);
     family(out, "kubelet_running_pods", "gauge", "Pods with a sandbox that runs.");
     sample::<&str>(out, "kubelet_running_pods", &[], sandboxes, None);
     family(out, "kubelet_running_containers", "gauge", "Containers of pods, by their state.");
@@ -321,27 +312,21 @@ pub(super) fn metrics(deps: &Deps) -> String {
         sample(out, "kubelet_running_containers", &[("container_state", state)], count, None);
     }
     family(out, "kubernetes_build_info", "gauge", "Which build it is.");
-    let build = [("git_version", deps.config.kubelet_version.as_str()), ("platform", platform())];
+    let platform = format!("linux/{}", architecture());
+    let build = [("git_version", deps.config.kubelet_version.as_str()), ("platform", &platform)];
     sample(out, "kubernetes_build_info", &build, 1, None);
-    text
-}
-
-fn platform() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "linux/amd64",
-        "aarch64" => "linux/arm64",
-        _ => "linux",
-    }
+    Ok(text)
 }
 
 /// `GET /metrics/resource` in the Prometheus text format: what the resource metrics API is made of.
 /// Source: `pkg/kubelet/metrics/collectors/resource_metrics.go`, its names.
 pub(super) async fn resource_metrics(deps: &Deps) -> String {
-    let pods = usage::pods(deps).await;
-    resource_text(deps.now(), &usage::node().await, &pods)
+    let measured = usage::pods(deps).await;
+    resource_text(deps.now(), &usage::node().await, &measured)
 }
 
-fn resource_text(now: Timestamp, node: &Usage, pods: &[PodUsage]) -> String {
+fn resource_text(now: Timestamp, node: &Usage, measured: &Measured) -> String {
+    let Measured { pods, failed } = measured;
     let mut text = String::new();
     let out = &mut text;
     let at = Some(now);
@@ -374,7 +359,7 @@ fn resource_text(now: Timestamp, node: &Usage, pods: &[PodUsage]) -> String {
         }
     }
     family(out, "resource_scrape_error", "gauge", "1 if something could not be measured.");
-    sample::<&str>(out, "resource_scrape_error", &[], 0, None);
+    sample::<&str>(out, "resource_scrape_error", &[], u8::from(*failed), None);
     text
 }
 
@@ -447,6 +432,7 @@ mod tests {
             (&shown["volume"][0]["name"], &shown["volume"][0]["inodesUsed"]),
             (&json!("scratch"), &json!(2))
         );
+        assert!(shown["process_stats"].is_null(), "nobody has told how many there are");
         let (volume, all) = (&shown["volume"][0]["usedBytes"], &shown["ephemeral-storage"]["usedBytes"]);
         assert!(volume.as_u64() >= Some(100_000), "{volume}");
         assert_eq!(all.as_u64(), volume.as_u64().map(|bytes| bytes + 8));
@@ -456,10 +442,10 @@ mod tests {
     fn what_the_kernel_tells_of_a_group_is_shown_and_nothing_else() {
         let stalled = Stalled { total_us: 7, averages: [1.5, 0.0, 0.0] };
         let group = GroupFigures {
-            memory_limit_bytes: Some(4096),
+            memory_limit: Some(Limit::Most(4096)),
             rss_bytes: Some(9),
             swap_bytes: Some(3),
-            pressure: [Some(Pressure { some: stalled, full: Stalled::default() }), None, None],
+            pressure: [Some(Pressure { some: stalled, full: None }), None, None],
             ..GroupFigures::default()
         };
         let shown = pod_figures(&web(Some(group), PathBuf::new()), None, "now");
@@ -472,6 +458,7 @@ mod tests {
             (&main["cpu"]["psi"]["some"]["total"], &main["cpu"]["psi"]["some"]["avg10"]),
             (&json!(7000), &json!(1.5))
         );
+        assert!(main["cpu"]["psi"]["full"].is_null(), "{main}");
         assert!(main["io"].is_null() && main["cpu"]["usageCoreNanoSeconds"] == 5, "{main}");
     }
 }

@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use api::Object;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
 use super::cgroups::{GroupFigures, Roots};
 use crate::deps::{Deps, blocking};
+use crate::meminfo::MemInfo;
 use crate::pod::PodView;
+use crate::static_pods::mirrored;
 
 /// CPU time in nanoseconds, and memory that cannot be reclaimed at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,16 +98,41 @@ impl PodUsage {
     }
 }
 
-/// Every pod of the node, by namespace and name.
-pub(super) async fn pods(deps: &Deps) -> Vec<PodUsage> {
-    let mut pods = Vec::new();
-    for object in deps.caches.pods.list() {
-        let Ok(pod) = PodView::decode(&object) else { continue };
+/// What all pods use, as far as it could be measured.
+#[derive(Default)]
+pub(super) struct Measured {
+    pub(super) pods: Vec<PodUsage>,
+    /// Something could not be measured.
+    pub(super) failed: bool,
+}
+
+/// Every pod of the node, by namespace and name, under the uid that it runs as here: that of a pod of a file is not the
+/// one of its copy, and the API may have no copy.
+pub(super) async fn pods(deps: &Deps) -> Measured {
+    let mut measured = Measured::default();
+    let mut objects = deps.caches.pods.list();
+    let shown = |own: &Object| {
+        let copy = deps.caches.pods.get(&own.key());
+        copy.is_some_and(|copy| mirrored(&copy).as_ref() == Some(&own.meta().uid))
+    };
+    objects.extend(deps.static_pods.list().into_iter().filter(|own| !shown(own)));
+    for object in objects {
+        let Ok(mut pod) = PodView::decode(&object) else {
+            measured.failed = true;
+            continue;
+        };
+        pod.metadata.uid = deps.runs_as(&pod);
         let mut containers = Vec::new();
-        for record in
-            deps.state.pod(&deps.runs_as(&pod)).containers.iter().filter(|record| record.is_running())
-        {
-            let Ok(stats) = deps.runtime.stats(&record.id).await else { continue };
+        for record in deps.state.pod(pod.uid()).containers.iter().filter(|record| record.is_running()) {
+            let stats = match deps.runtime.stats(&record.id).await {
+                Ok(stats) => stats,
+                Err(error) => {
+                    // Whoever has ended meanwhile uses nothing.
+                    measured.failed |= deps.state.container(&record.id).is_some_and(|now| now.is_running());
+                    tracing::debug!(container = record.id, %error, "use of resources not measured");
+                    continue;
+                }
+            };
             let usage = Usage {
                 cpu_ns: stats.cpu_usage_ns,
                 memory_bytes: stats.memory_usage_bytes,
@@ -122,9 +150,9 @@ pub(super) async fn pods(deps: &Deps) -> Vec<PodUsage> {
                 group: None,
             });
         }
-        pods.push(PodUsage { pod, containers });
+        measured.pods.push(PodUsage { pod, containers });
     }
-    pods
+    measured
 }
 
 /// Adds what the kernel tells of the containers' groups. Blocks.
@@ -140,7 +168,7 @@ pub(super) async fn node() -> Usage {
     blocking(|| {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpu_ns = group_cpu(&read("/sys/fs/cgroup/cpu.stat")).or_else(|| host_cpu(&read("/proc/stat")));
-        let (memory_bytes, working_set_bytes) = host_memory(&read("/proc/meminfo"));
+        let (memory_bytes, working_set_bytes) = host_memory(&MemInfo::read());
         Usage { cpu_ns: cpu_ns.unwrap_or_default(), memory_bytes, working_set_bytes }
     })
     .await
@@ -169,13 +197,10 @@ fn host_cpu(stat: &str) -> Option<u64> {
 }
 
 /// Memory in use, and what of it is no file page that lies unused.
-fn host_memory(meminfo: &str) -> (u64, u64) {
-    let kib = |name: &str| {
-        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        rest.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default()
-    };
-    let used = kib("MemTotal").saturating_sub(kib("MemFree"));
-    (used * 1024, used.saturating_sub(kib("Inactive(file)")) * 1024)
+fn host_memory(meminfo: &MemInfo) -> (u64, u64) {
+    let bytes = |name| meminfo.bytes(name).unwrap_or_default();
+    let used = bytes("MemTotal").saturating_sub(bytes("MemFree"));
+    (used, used.saturating_sub(bytes("Inactive(file)")))
 }
 
 #[cfg(test)]
@@ -204,7 +229,7 @@ mod tests {
         assert_eq!(host_cpu(stat), Some(27 * 10_000_000));
         assert_eq!(host_cpu("intr 1"), None);
         let meminfo = "MemTotal:  1000 kB\nMemFree:  200 kB\nInactive:  1 kB\nInactive(file):  300 kB\n";
-        assert_eq!(host_memory(meminfo), (800 * 1024, 500 * 1024));
-        assert_eq!(host_memory(""), (0, 0));
+        assert_eq!(host_memory(&MemInfo::of(meminfo)), (800 * 1024, 500 * 1024));
+        assert_eq!(host_memory(&MemInfo::of("")), (0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Volumes that a pod has through a claim: whether the claim and its volume are fit to be used, and where the volume lies.
-//! Their data belong to users and outlive the pod: they are bound into containers from where they lie, and nothing of
-//! them is ever shown within the pod's directories. Source: `volumemanager/populator`, `pkg/volume/{local,host_path}`.
+//! Their data belong to users and outlive the pod: they are bound into containers from where they lie, and what has to be
+//! mounted first is unmounted before anything of the pod is deleted. Source: `volumemanager/populator`, `pkg/volume/{local,host_path}`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,11 +12,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use reconcile::node_affinity::NodeSelector;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sys::mount_options::Options;
 
 use super::csi::{CsiSource, DriverView, Growth, Mounting};
 use super::kind::ClaimOf;
 use super::ledger::Entry;
-use super::{PodDirectories, VolumeError, host_path, ownership};
+use super::{PodDirectories, VolumeError, device, host_path, nfs, ownership};
 use crate::pod::{PodView, quantity};
 
 /// A projection of `core/v1.PersistentVolumeClaim`.
@@ -57,6 +58,7 @@ struct VolumeSpec {
     node_affinity: Affinity,
     host_path: Option<HostPath>,
     local: Option<Local>,
+    nfs: Option<Nfs>,
     csi: Option<CsiSource>,
     access_modes: Vec<String>,
     mount_options: Vec<String>,
@@ -86,9 +88,18 @@ struct HostPath {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Local {
     path: String,
+    fs_type: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Nfs {
+    server: String,
+    path: String,
+    read_only: bool,
 }
 
 impl VolumeView {
@@ -102,6 +113,14 @@ impl ClaimView {
     /// The volume that it is bound to; empty while it is not.
     pub(crate) fn volume_name(&self) -> &str {
         &self.spec.volume_name
+    }
+}
+
+#[cfg(test)]
+impl VolumeView {
+    pub(super) fn of_mode(mut self, mode: &str) -> Self {
+        self.spec.volume_mode = Some(mode.to_owned());
+        self
     }
 }
 
@@ -134,7 +153,11 @@ pub(crate) enum Source {
     HostPath {
         kind: String,
     },
-    Local,
+    /// A directory, or a device with a file system.
+    Local(device::Asked),
+    Nfs(nfs::Export),
+    /// A device, used as one.
+    Device,
     /// A driver mounts it, where the node says.
     Csi(Box<Mounting>),
 }
@@ -158,7 +181,7 @@ const MIGRATED: [(&str, &str); 7] = [
 ];
 
 /// The volume `name` of a pod, if it may be used. `known`: it was in use before, according to the ledger: then what only
-/// forbids a beginning does not count. Pure.
+/// forbids a beginning does not count. `directories`: where it is mounted, if it has to be. Pure.
 pub(crate) fn usable(
     pod: &PodView,
     name: &str,
@@ -180,32 +203,34 @@ pub(crate) fn usable(
     check_claim(pod, claim, of, known).map_err(refused)?;
     let volume = around.volumes.get(&claim.spec.volume_name);
     let volume = check_volume(claim, volume).map_err(refused)?;
-    check_mode(pod, name, volume)
+    let device = check_mode(pod, name, volume)
         .map_err(|cause| VolumeError::Unprocessed { volume: name.to_owned(), cause })?;
     let begun = known.is_some_and(|known| known.claim_uid == claim.metadata.uid);
     let here = |wanted: &NodeSelector| wanted.matches(&node.name, &node.labels);
     if !begun && volume.spec.node_affinity.required.as_ref().is_some_and(|wanted| !here(wanted)) {
         return Err(VolumeError::Elsewhere(volume.metadata.name.clone()));
     }
-    let failed = |cause: String| VolumeError::SetUp { volume: volume.metadata.name.clone(), cause };
+    let failed = |cause: String| failed(&volume.metadata.name, device, cause);
     if let Some(source) = &volume.spec.csi {
         let spec = &volume.spec;
         let object = around.drivers.get(&source.driver);
         let mounting = Mounting::persistent(source.clone(), &spec.access_modes, &spec.mount_options, object);
         let mut mounting = mounting.map_err(failed)?;
         mounting.only_read(of.read_only);
+        mounting.is_device(device);
         mounting.grows(growth(claim, volume));
         let mut entry = mounting.entry(directories, name, &volume.metadata.name);
         entry.claim_uid.clone_from(&claim.metadata.uid);
         return Ok(Usable { entry, source: Source::Csi(Box::new(mounting)) });
     }
-    let (path, source) = source_of(&volume.spec).map_err(failed)?;
+    let (path, source) = source_of(&volume.spec, device, &directories.mounted(name)).map_err(failed)?;
     let entry = Entry {
         name: name.to_owned(),
         volume: volume.metadata.name.clone(),
         claim_uid: claim.metadata.uid.clone(),
         path,
         read_only: of.read_only,
+        device,
         csi: None,
     };
     Ok(Usable { entry, source })
@@ -221,6 +246,12 @@ fn growth(claim: &ClaimView, volume: &VolumeView) -> Option<Growth> {
         size: gets.0.clone(),
         bytes,
     })
+}
+
+/// A volume that cannot be made ready, for use as a device or otherwise.
+pub(crate) fn failed(volume: &str, device: bool, cause: String) -> VolumeError {
+    let volume = volume.to_owned();
+    if device { VolumeError::Map { volume, cause } } else { VolumeError::SetUp { volume, cause } }
 }
 
 /// Source: `getPVCExtractPV`, `ephemeral.VolumeIsForPod`.
@@ -269,8 +300,8 @@ fn check_volume<'a>(claim: &ClaimView, volume: Option<&'a VolumeView>) -> Result
     }
 }
 
-/// Source: `createVolumeSpec`.
-fn check_mode(pod: &PodView, name: &str, volume: &VolumeView) -> Result<(), String> {
+/// Whether containers use the volume as a device. Source: `createVolumeSpec`.
+fn check_mode(pod: &PodView, name: &str, volume: &VolumeView) -> Result<bool, String> {
     let mode = volume.spec.volume_mode.as_deref().unwrap_or("Filesystem");
     let mut containers = pod.containers().map(|(_, container)| container);
     if mode == "Filesystem" {
@@ -278,24 +309,38 @@ fn check_mode(pod: &PodView, name: &str, volume: &VolumeView) -> Result<(), Stri
             .any(|container| container.volume_devices.iter().flatten().any(|device| device.name == name));
         return match as_device {
             true => Err(format!("volume {name} has volumeMode {mode}, but is specified in volumeDevices")),
-            false => Ok(()),
+            false => Ok(false),
         };
     }
     if containers.any(|container| container.volume_mounts.iter().flatten().any(|mount| mount.name == name)) {
         return Err(format!("volume {name} has volumeMode {mode}, but is specified in volumeMounts"));
     }
-    Err(format!(
-        "volume {name} has volumeMode {mode}, which this node cannot give to containers: use a claim with volumeMode Filesystem"
-    ))
+    Ok(true)
 }
 
-fn source_of(spec: &VolumeSpec) -> Result<(PathBuf, Source), String> {
-    let (path, source) = match (&spec.local, &spec.host_path) {
-        (Some(local), _) => (&local.path, Source::Local),
-        (None, Some(host)) => {
+/// Where the volume lies, and how it is made ready. `mounted`: where it is mounted, if it has to be.
+fn source_of(spec: &VolumeSpec, device: bool, mounted: &Path) -> Result<(PathBuf, Source), String> {
+    let (path, source) = match (&spec.local, &spec.host_path, &spec.nfs) {
+        (Some(Local { path, .. }), ..) | (None, Some(HostPath { path, .. }), _) if device => {
+            (path, Source::Device)
+        }
+        (Some(local), ..) => {
+            let options = Options::parse(&spec.mount_options)?;
+            (&local.path, Source::Local(device::Asked { fs_type: local.fs_type.clone(), options }))
+        }
+        (None, Some(host), _) => {
             (&host.path, Source::HostPath { kind: host.r#type.clone().unwrap_or_default() })
         }
-        (None, None) => return Err(missing(&spec.others)),
+        (None, None, Some(_)) if device => {
+            return Err(
+                "a volume of type nfs is no device: use a claim with volumeMode Filesystem".to_owned()
+            );
+        }
+        (None, None, Some(Nfs { server, path, read_only })) => {
+            let export = nfs::Export::of(server, path, *read_only, &spec.mount_options)?;
+            return Ok((mounted.to_owned(), Source::Nfs(export)));
+        }
+        (None, None, None) => return Err(missing(&spec.others)),
     };
     let path = PathBuf::from(path);
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
@@ -312,42 +357,52 @@ fn missing(others: &Map<String, Value>) -> String {
             "driver name {driver} not found in the list of registered CSI drivers: this node serves no volumes of type {source}, use one of type csi with that driver"
         );
     }
-    const KNOWN: [&str; 9] =
-        ["nfs", "iscsi", "fc", "cephfs", "rbd", "glusterfs", "flexVolume", "storageos", "scaleIO"];
+    const KNOWN: [&str; 8] =
+        ["iscsi", "fc", "cephfs", "rbd", "glusterfs", "flexVolume", "storageos", "scaleIO"];
     let source = KNOWN.iter().find(|source| others.contains_key(**source)).unwrap_or(&"an unknown type");
     format!("no volume plugin matched: this node has none for {source}, use a local or hostPath volume")
 }
 
 /// Makes the volume ready where it lies. Blocks, for ever where its file system does not answer.
 ///
-/// Of a volume whose directory is in `own` the node is the maker.
-pub(crate) fn prepare(usable: &Usable, own: &Path, group: Option<ownership::Group>) -> Result<(), String> {
+/// Of a volume whose directory is in `own` the node is the maker. `mounted`: where a device with a file system is mounted.
+pub(crate) fn prepare(
+    usable: &Usable,
+    own: &Path,
+    mounted: &Path,
+    group: Option<ownership::Group>,
+) -> Result<(), String> {
     let path = &usable.entry.path;
-    if usable.source == Source::Local && path.parent() == Some(own) {
+    if matches!(usable.source, Source::Local(_)) && path.parent() == Some(own) {
         // Whoever the pod runs as may write: what keeps others out is the directory above.
         super::empty_dir::make_directory(path, 0o777)
             .map_err(|error| format!("path \"{}\": {error}", path.display()))?;
     }
     match &usable.source {
         Source::HostPath { kind } => host_path::prepare(path, kind),
-        Source::Local => prepare_local(path, group.filter(|_| !usable.entry.read_only)),
+        Source::Local(asked) => {
+            prepare_local(path, (asked, mounted), group.filter(|_| !usable.entry.read_only))
+        }
+        Source::Nfs(export) => nfs::prepare(export, path),
+        Source::Device => device::check(path),
         Source::Csi(_) => Err("the volume is its driver's to mount".to_owned()),
     }
 }
 
 /// Source: `pkg/volume/local/local.go`.
-fn prepare_local(path: &Path, group: Option<ownership::Group>) -> Result<(), String> {
+fn prepare_local<'p>(
+    mut path: &'p Path,
+    (asked, mounted): (&device::Asked, &'p Path),
+    group: Option<ownership::Group>,
+) -> Result<(), String> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => format!("path \"{}\" does not exist", path.display()),
         _ => format!("path \"{}\": {error}", path.display()),
     })?;
     if metadata.file_type().is_block_device() {
-        return Err(format!(
-            "path \"{0}\" is a block device, which this node does not mount by itself: put a file system on it, mount it, and let the volume name the mount's directory",
-            path.display()
-        ));
-    }
-    if !metadata.is_dir() {
+        device::prepare(path, mounted, asked)?;
+        path = mounted;
+    } else if !metadata.is_dir() {
         return Err(format!("path \"{}\" must be a directory", path.display()));
     }
     match group {
@@ -395,6 +450,10 @@ mod tests {
         PodDirectories::new(Path::new("/d"), Path::new("/r"), "u1")
     }
 
+    fn plain() -> device::Asked {
+        device::Asked { fs_type: None, options: Options::default() }
+    }
+
     fn ask(claims: &Claims, node: &str, known: Option<&Entry>) -> Result<Usable, String> {
         let pod = pod(
             json!({"containers": [{"name": "main", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]}),
@@ -414,9 +473,10 @@ mod tests {
             claim_uid: "cu".into(),
             path: "/data".into(),
             read_only: true,
+            device: false,
             csi: None,
         };
-        assert_eq!(found, Usable { entry: entry.clone(), source: Source::Local });
+        assert_eq!(found, Usable { entry: entry.clone(), source: Source::Local(plain()) });
         let elsewhere = ask(&around(bound(), local()), "n2", None).unwrap_err();
         assert_eq!(
             elsewhere,
@@ -484,7 +544,8 @@ mod tests {
         let error = of("gcePersistentDisk", json!({ "pdName": "x" }));
         let wanted = "MountVolume.SetUp failed for volume \"pv\" : driver name pd.csi.storage.gke.io not found in the list of registered CSI drivers";
         assert!(error.starts_with(wanted), "{error}");
-        assert!(of("nfs", json!({ "server": "s", "path": "/" })).contains("none for nfs"));
+        assert!(of("glusterfs", json!({ "path": "/" })).contains("none for glusterfs"));
+        assert!(of("nfs", json!({ "server": "s", "path": "x" })).contains("nfs.path \"x\" must be absolute"));
         assert!(of("local", json!({ "path": "/a/../b" })).contains("must not contain"));
     }
 
@@ -492,9 +553,54 @@ mod tests {
     fn a_local_directory_has_to_be_there() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
-        assert!(prepare_local(&missing, None).unwrap_err().ends_with("does not exist"));
+        let prepare = |path: &Path| prepare_local(path, (&plain(), Path::new("/nowhere")), None);
+        assert!(prepare(&missing).unwrap_err().ends_with("does not exist"));
         assert!(!missing.exists(), "nothing is made where a disk is not mounted");
-        prepare_local(dir.path(), None).unwrap();
-        assert!(prepare_local(Path::new("/dev/null"), None).unwrap_err().ends_with("must be a directory"));
+        prepare(dir.path()).unwrap();
+        assert!(prepare(Path::new("/dev/null")).unwrap_err().ends_with("must be a directory"));
+    }
+
+    #[test]
+    fn a_directory_of_a_server_is_mounted_in_a_place_of_the_pods() {
+        let mut volume = local();
+        volume["spec"].as_object_mut().unwrap().remove("local");
+        volume["spec"]["nfs"] = json!({ "server": "s", "path": "/x", "readOnly": true });
+        volume["spec"]["mountOptions"] = json!(["hard"]);
+        let found = ask(&around(bound(), volume.clone()), "n1", None).unwrap();
+        let export = nfs::Export::of("s", "/x", true, &["hard"]).unwrap();
+        assert_eq!((found.entry.path, found.source), (nowhere().mounted("data"), Source::Nfs(export)));
+        volume["spec"]["mountOptions"] = json!(["remount"]);
+        assert!(ask(&around(bound(), volume), "n1", None).unwrap_err().contains("mount option \"remount\""));
+    }
+
+    #[test]
+    fn a_volume_of_blocks_is_a_device_for_those_who_ask_for_one() {
+        let pod = pod(
+            json!({"containers": [{"name": "main", "volumeDevices": [{"name": "data", "devicePath": "/dev/x"}]}]}),
+        );
+        let of = ClaimOf { name: "c".into(), read_only: false, ephemeral: false };
+        let node = NodeLabels {
+            name: "n1".into(),
+            labels: [("kubernetes.io/hostname".to_owned(), "n1".to_owned())].into(),
+        };
+        let ask =
+            |volume: Value| usable(&pod, "data", &of, &around(bound(), volume), (&node, &nowhere()), None);
+        let mut volume = with(local(), "/spec/local/path", "/dev/sdx".into());
+        let error = ask(volume.clone()).unwrap_err();
+        assert!(
+            error.to_string().contains("has volumeMode Filesystem, but is specified in volumeDevices"),
+            "{error}"
+        );
+        volume["spec"]["volumeMode"] = "Block".into();
+        let found = ask(volume.clone()).unwrap();
+        assert_eq!((found.entry.device, found.entry.path.as_path()), (true, Path::new("/dev/sdx")));
+        assert_eq!(found.source, Source::Device);
+        volume["spec"].as_object_mut().unwrap().remove("local");
+        let error = ask(volume).unwrap_err();
+        assert_eq!(error.reason(), "FailedMapVolume");
+        assert!(
+            error.to_string().starts_with("MapVolume.MapPodDevice failed for volume \"pv\" : "),
+            "{error}"
+        );
     }
 }

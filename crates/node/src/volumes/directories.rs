@@ -28,6 +28,11 @@ impl PodDirectories {
         &self.root
     }
 
+    /// The place of a device that a plugin of the node brings, where upstream links to it.
+    pub(crate) fn plugin_device(&self, plugin: &str, volume: &str) -> PathBuf {
+        self.data.join("volumeDevices").join(plugin).join(volume)
+    }
+
     /// The place of a volume that a plugin of the node mounts, where upstream has it.
     pub(crate) fn plugin_volume(&self, plugin: &str, volume: &str) -> PathBuf {
         self.data.join("volumes").join(plugin).join(volume)
@@ -58,9 +63,19 @@ impl PodDirectories {
         self.run.join("subpaths").join(volume).join(container).join(index.to_string())
     }
 
+    /// Where a file system is mounted that is a volume: a directory of a server, or a device.
+    pub(crate) fn mounted(&self, name: &str) -> PathBuf {
+        self.run.join("mounted").join(name)
+    }
+
     /// What is noted of volumes that outlive the pod.
     pub(crate) fn ledger(&self) -> PathBuf {
         ledger_in(&self.data)
+    }
+
+    /// What the pod was granted of the node's resources.
+    pub(crate) fn allocation(&self) -> PathBuf {
+        self.data.join("allocated.json")
     }
 
     /// There once a volume that outlives the pod was given to its group.

@@ -39,11 +39,13 @@ fn memory_size(setup: &Setup, source: &EmptyDirVolumeSource) -> Option<u64> {
     bounds.filter(|bytes| *bytes > 0).min().and_then(|bytes| u64::try_from(bytes).ok())
 }
 
-fn is_memory(source: &EmptyDirVolumeSource) -> bool {
+/// Whether it lies in memory.
+pub(crate) fn is_memory(source: &EmptyDirVolumeSource) -> bool {
     source.medium.as_deref() == Some("Memory")
 }
 
-fn is_mounted(path: &Path) -> io::Result<bool> {
+/// Whether a directory of the node's own is a mount.
+pub(super) fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(sys::mount::MountTable::own()?.below(path).iter().any(|mounted| mounted == path))
 }
 

@@ -1,6 +1,8 @@
 //! Which kind of volume a pod asks for. A kind is a module with its ways to prepare; this table is all that others know.
 
-use k8s_openapi::api::core::v1::{CSIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{
+    CSIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, NFSVolumeSource, Volume,
+};
 
 /// A volume of a pod, by its kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,6 +11,8 @@ pub(crate) enum Kind<'a> {
     EmptyDir(&'a EmptyDirVolumeSource),
     /// What lies at a path of the host.
     HostPath(&'a HostPathVolumeSource),
+    /// A directory of a server.
+    Nfs(&'a NFSVolumeSource),
     /// Files made from API objects: configMap, secret, downwardAPI, projected.
     Objects,
     /// What a claim is bound to.
@@ -36,6 +40,9 @@ impl<'a> Kind<'a> {
         }
         if let Some(source) = &volume.host_path {
             return Ok(Self::HostPath(source));
+        }
+        if let Some(source) = &volume.nfs {
+            return Ok(Self::Nfs(source));
         }
         if let Some(source) = &volume.csi {
             return Ok(Self::Csi(source));
@@ -115,7 +122,9 @@ mod tests {
             );
         }
         let nfs = volume(serde_json::json!({"nfs": {"server": "s", "path": "/"}}));
-        assert!(Kind::of("web", &nfs).unwrap_err().contains("no volumes of type nfs"));
+        assert!(matches!(Kind::of("web", &nfs), Ok(Kind::Nfs(_))));
+        let other = volume(serde_json::json!({"glusterfs": {"endpoints": "e", "path": "p"}}));
+        assert!(Kind::of("web", &other).unwrap_err().contains("no volumes of type glusterfs"));
         assert!(Kind::of("web", &volume(serde_json::json!({}))).unwrap_err().contains("newer than the node"));
     }
 }

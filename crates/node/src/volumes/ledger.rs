@@ -3,7 +3,7 @@
 //! others the pod has, where they lie, and what there is to undo. A pod whose volumes are all its own has none.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,10 +30,13 @@ pub(crate) struct Entry {
     pub(crate) volume: String,
     /// The uid of the claim through which the pod has it.
     pub(crate) claim_uid: String,
-    /// Where it lies on the host: within the pod's directories only what a driver mounts there, and takes away first.
+    /// Where it lies on the host: within the pod's directories only what is mounted there, and is taken away first.
     pub(crate) path: PathBuf,
     /// The pod only reads it.
     pub(crate) read_only: bool,
+    /// Containers use it as a device.
+    #[serde(default)]
+    pub(crate) device: bool,
     /// The driver that mounts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) csi: Option<Noted>,
@@ -101,17 +104,10 @@ impl Ledger {
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(directory)?;
-        let fresh = path.with_extension("new");
         let bytes = serde_json::to_vec(self).map_err(io::Error::other)?;
-        let mut file = fs::File::create(&fresh)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        // The name, and the name of the pod's directory, which may be new as well.
-        for named in [Some(directory), directory.parent()].into_iter().flatten() {
-            fs::File::open(named)?.sync_all()?;
-        }
-        Ok(())
+        sys::files::write_durable(path, &bytes)?;
+        // The name of the pod's directory may be new as well.
+        directory.parent().map_or(Ok(()), |above| fs::File::open(above)?.sync_all())
     }
 }
 
@@ -131,6 +127,7 @@ mod tests {
             claim_uid: "u".to_owned(),
             path: path.into(),
             read_only: false,
+            device: false,
             csi: None,
         }
     }

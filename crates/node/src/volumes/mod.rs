@@ -3,31 +3,42 @@
 pub(crate) mod atomic;
 pub(crate) mod claim;
 pub(crate) mod csi;
+pub(crate) mod device;
 pub(crate) mod directories;
 pub(crate) mod empty_dir;
 pub(crate) mod host_path;
 pub(crate) mod kind;
 pub(crate) mod ledger;
+pub(crate) mod leftovers;
 pub(crate) mod mounts;
+pub(crate) mod nfs;
 mod objects;
 pub(crate) mod ownership;
 pub(crate) mod payload;
-pub(crate) mod removal;
 pub(crate) mod set_up;
 pub(crate) mod staged;
 pub(crate) mod subpath;
 pub(crate) mod tear_down;
 pub(crate) mod threads;
+pub(crate) mod trust;
 
 pub(crate) use directories::PodDirectories;
 
-/// A volume that cannot be had, for the `FailedMount` event: which, and why. The words are upstream's.
+/// A volume that cannot be had, for an event: which, and why. The words are upstream's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VolumeError {
     /// Making it failed.
     #[error("MountVolume.SetUp failed for volume \"{volume}\" : {cause}")]
     SetUp {
         /// The volume: its name in the pod, or that of the PersistentVolume.
+        volume: String,
+        /// What was tried and failed.
+        cause: String,
+    },
+    /// Getting it ready for use as a device failed.
+    #[error("MapVolume.MapPodDevice failed for volume \"{volume}\" : {cause}")]
+    Map {
+        /// The PersistentVolume.
         volume: String,
         /// What was tried and failed.
         cause: String,
@@ -48,4 +59,14 @@ pub(crate) enum VolumeError {
     /// What is begun could not be noted, and so was not begun.
     #[error("Unable to attach or mount volumes: what is noted of the pod's volumes: {0}")]
     Ledger(String),
+}
+
+impl VolumeError {
+    /// The event's reason. Source: `pkg/kubelet/events`.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Map { .. } => "FailedMapVolume",
+            _ => "FailedMount",
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use engine_api::{Mount, MountPropagation, MountSource};
+use engine_api::{Device, Mount, MountPropagation, MountSource};
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use super::kind::Kind;
@@ -14,6 +14,7 @@ use super::ledger::Ledger;
 use super::{PodDirectories, empty_dir, subpath};
 use crate::pod::PodView;
 use crate::pod::env::expand;
+use crate::pod::recursion;
 use crate::pod::spec::message_path;
 
 /// Where containers find a volume.
@@ -36,6 +37,9 @@ fn place(pod: &PodView, directories: &PodDirectories, name: &str) -> Result<Opti
         Kind::Objects => Place { path: directories.memory_volume(name), read_only: true },
         Kind::Claim(of) => noted(directories, name, &format!("claim \"{}\"", of.name))?,
         Kind::Csi(_) => noted(directories, name, "the volume")?,
+        Kind::Nfs(source) => {
+            Place { path: directories.mounted(name), read_only: source.read_only == Some(true) }
+        }
     };
     Ok(Some(place))
 }
@@ -44,7 +48,10 @@ fn place(pod: &PodView, directories: &PodDirectories, name: &str) -> Result<Opti
 fn noted(directories: &PodDirectories, name: &str, what: &str) -> Result<Place, String> {
     let ledger = Ledger::read(&directories.ledger()).map_err(|error| error.to_string())?;
     let entry = ledger.get(name).ok_or_else(|| format!("{what} was not set up here"))?;
-    Ok(Place { path: entry.path.clone(), read_only: entry.read_only })
+    // A device with a file system lies where that is mounted.
+    let mounted = directories.mounted(name);
+    let path = if fs::symlink_metadata(&mounted).is_ok() { mounted } else { entry.path.clone() };
+    Ok(Place { path, read_only: entry.read_only })
 }
 
 /// The mounts of one run of a container; makes its termination message file. `env` resolves `subPathExpr`.
@@ -73,11 +80,32 @@ pub(crate) fn container_mounts(
                 source: MountSource::Bind(source),
                 target,
                 read_only: false,
+                recursive_read_only: false,
                 propagation: MountPropagation::Private,
             });
         }
     }
     Ok(mounts)
+}
+
+/// The devices of a container that are volumes. Source: `makeBlockVolumes` in `pkg/kubelet`.
+pub(crate) fn container_devices(
+    directories: &PodDirectories,
+    container: &Container,
+) -> Result<Vec<Device>, String> {
+    let asked = container.volume_devices.as_deref().unwrap_or_default();
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ledger = Ledger::read(&directories.ledger()).map_err(|error| error.to_string())?;
+    let given = asked.iter().map(|asked| {
+        let entry = ledger.get(&asked.name).filter(|entry| entry.device).ok_or_else(|| {
+            format!("cannot find volume \"{}\" to pass into container \"{}\"", asked.name, container.name)
+        })?;
+        let access = if entry.read_only { "r" } else { "rwm" }.to_owned();
+        Ok(Device { host: entry.path.clone(), path: Path::new("/").join(&asked.device_path), access })
+    });
+    given.collect()
 }
 
 fn volume_mount(
@@ -91,7 +119,6 @@ fn volume_mount(
     let Place { path: root, read_only } = place(pod, directories, &mount.name)?.ok_or_else(|| {
         format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name)
     })?;
-    check_recursion(mount)?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => Some(path.clone()),
         (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, env)),
@@ -115,24 +142,13 @@ fn volume_mount(
         source: MountSource::Bind(source),
         target,
         read_only: mount.read_only.unwrap_or(false) || read_only,
+        recursive_read_only: recursion::wanted(mount),
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,
             _ => MountPropagation::Private,
         },
     })
-}
-
-/// A mount that is to be read-only with all that is mounted below it: the engine has none such yet, which only those hear
-/// of who insist. Source: `resolveRecursiveReadOnly`.
-fn check_recursion(mount: &VolumeMount) -> Result<(), String> {
-    if mount.recursive_read_only.as_deref() != Some("Enabled") {
-        return Ok(());
-    }
-    Err(format!(
-        "failed to resolve recursive read-only mode: volumeMount \"{}\" requested recursive read-only mode, but it is not supported by the runtime: ask for IfPossible",
-        mount.name
-    ))
 }
 
 /// Binds what `relative` names inside `root` to a path of the node's own.

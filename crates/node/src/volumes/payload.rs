@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, ServiceAccountTokenProjection, VolumeProjection,
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, ServiceAccountTokenProjection,
+    VolumeProjection,
 };
 
 use crate::pod::PodView;
@@ -35,6 +36,8 @@ pub(crate) trait Objects: Send + Sync {
     fn secret(&self, name: &str) -> Option<Data>;
     /// The token that was last issued for a projection.
     fn token(&self, projection: &ServiceAccountTokenProjection) -> Option<Vec<u8>>;
+    /// The certificates that a projection of ClusterTrustBundles means, as text.
+    fn trust_anchors(&self, projection: &ClusterTrustBundleProjection) -> Result<String, String>;
 }
 
 /// Who reads the files: decides owner and mode of tokens.
@@ -44,6 +47,15 @@ pub(crate) struct Readers {
     pub(crate) uid: Option<u32>,
     /// The pod's `fsGroup`.
     pub(crate) gid: Option<u32>,
+}
+
+impl Readers {
+    /// A file for those who run the pod only, where it says who they are. Source: upstream's projected volume plugin.
+    fn file(self, data: Vec<u8>, default_mode: Option<i32>) -> File {
+        let restricted = self.uid.is_some() || self.gid.is_some();
+        let mode = if restricted { 0o600 } else { mode(None, default_mode) };
+        File { data, mode, uid: self.uid }
+    }
 }
 
 fn mode(own: Option<i32>, default: Option<i32>) -> u32 {
@@ -152,10 +164,10 @@ pub(crate) fn projected(
             add_fields(&mut payload, pod, context, items, default_mode)?;
         } else if let Some(token) = &source.service_account_token {
             let data = objects.token(token).ok_or("the service account token has not been issued yet")?;
-            // A token is for those who run the pod only. Source: upstream's projected volume plugin.
-            let restricted = readers.uid.is_some() || readers.gid.is_some();
-            let mode = if restricted { 0o600 } else { mode(None, default_mode) };
-            payload.insert(token.path.clone(), File { data, mode, uid: readers.uid });
+            payload.insert(token.path.clone(), readers.file(data, default_mode));
+        } else if let Some(bundle) = &source.cluster_trust_bundle {
+            let data = objects.trust_anchors(bundle)?.into_bytes();
+            payload.insert(bundle.path.clone(), readers.file(data, default_mode));
         } else {
             return Err("a projected source is of a kind that this node does not know".to_owned());
         }
@@ -180,6 +192,9 @@ mod tests {
         fn token(&self, _: &ServiceAccountTokenProjection) -> Option<Vec<u8>> {
             Some(b"tok".to_vec())
         }
+        fn trust_anchors(&self, asked: &ClusterTrustBundleProjection) -> Result<String, String> {
+            Ok(format!("anchors of {}", asked.name.as_deref().unwrap_or_default()))
+        }
     }
 
     fn service_account(readers: Readers) -> Payload {
@@ -188,17 +203,19 @@ mod tests {
             {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
             {"configMap": {"name": "cm", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+            {"clusterTrustBundle": {"name": "ctb", "path": "trust.pem"}},
         ]))
         .unwrap();
         projected(&pod, &FieldContext::default(), &Known, &sources, Some(0o644), readers).unwrap()
     }
 
     #[test]
-    fn a_service_account_volume_has_its_three_files() {
+    fn a_service_account_volume_has_its_files() {
         let files = service_account(Readers::default());
-        assert_eq!(files.keys().collect::<Vec<_>>(), ["ca.crt", "namespace", "token"]);
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["ca.crt", "namespace", "token", "trust.pem"]);
         assert_eq!((files["token"].data.as_slice(), files["token"].mode), (b"tok".as_slice(), 0o644));
         assert_eq!(files["namespace"].data, b"default");
+        assert_eq!(files["trust.pem"].data, b"anchors of ctb");
         let own = service_account(Readers { uid: Some(1000), gid: None });
         assert_eq!((own["token"].mode, own["token"].uid), (0o600, Some(1000)));
     }

@@ -15,7 +15,7 @@ use super::ledger::Ledger;
 use super::ownership::Group;
 use super::payload::Objects;
 use super::threads::{Threads, Unfinished};
-use super::{PodDirectories, VolumeError, empty_dir, host_path, objects};
+use super::{PodDirectories, VolumeError, empty_dir, host_path, nfs, objects};
 use crate::pod::PodView;
 use crate::pod::fields::FieldContext;
 
@@ -107,15 +107,16 @@ async fn set_up_one(
     }
     // The volume's own name, where it has one.
     let named = usable.as_ref().map_or(&volume.name, |usable| &usable.entry.volume).clone();
+    let device = usable.as_ref().is_some_and(|usable| usable.entry.device);
     let (of, asked) = (setup.clone(), volume.clone());
     let name = (setup.pod.uid().to_owned(), volume.name.clone());
     match threads.run(name, move || prepare(&of, &asked, usable.as_ref())).await {
-        Ok(done) => done.map_err(|cause| VolumeError::SetUp { volume: named, cause }),
+        Ok(done) => done.map_err(|cause| claim::failed(&named, device, cause)),
         Err(Unfinished::TimedOut) => Err(VolumeError::Unprocessed {
             volume: volume.name.clone(),
             cause: Unfinished::TimedOut.to_string(),
         }),
-        Err(error) => Err(VolumeError::SetUp { volume: named, cause: error.to_string() }),
+        Err(error) => Err(claim::failed(&named, device, error.to_string())),
     }
 }
 
@@ -129,6 +130,11 @@ fn prepare(setup: &Setup, volume: &Volume, usable: Option<&Usable>) -> Result<()
             empty_dir::prepare(setup, &volume.name, source).map_err(|error| error.to_string())
         }
         Kind::Objects => objects::prepare(setup, volume),
+        Kind::Nfs(source) => {
+            let read_only = source.read_only == Some(true);
+            let export = nfs::Export::of::<&str>(&source.server, &source.path, read_only, &[])?;
+            nfs::prepare(&export, &setup.directories.mounted(&volume.name))
+        }
         Kind::Claim(of) => {
             let usable = usable.ok_or_else(|| format!("claim {} was not looked at", of.name))?;
             prepare_claimed(setup, usable)
@@ -141,7 +147,8 @@ fn prepare(setup: &Setup, volume: &Volume, usable: Option<&Usable>) -> Result<()
 fn prepare_claimed(setup: &Setup, usable: &Usable) -> Result<(), String> {
     let given = setup.directories.handed_over(&usable.entry.name);
     let group = group(&setup.pod).filter(|_| !given.exists());
-    claim::prepare(usable, &setup.local_paths, group)?;
+    let mounted = setup.directories.mounted(&usable.entry.name);
+    claim::prepare(usable, &setup.local_paths, &mounted, group)?;
     if group.is_some() {
         let noted = empty_dir::make_directory(&given, 0o700);
         noted.map_err(|error| format!("{}: {error}", given.display()))?;
@@ -168,11 +175,11 @@ pub(super) mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::path::Path;
 
-    use k8s_openapi::api::core::v1::ServiceAccountTokenProjection;
+    use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, ServiceAccountTokenProjection};
     use serde_json::json;
 
     use super::super::payload::Data;
-    use super::super::{mounts, tear_down};
+    use super::super::{device, mounts, tear_down};
     use super::*;
     use crate::pod::tests::pod;
 
@@ -187,6 +194,9 @@ pub(super) mod tests {
         }
         fn token(&self, _: &ServiceAccountTokenProjection) -> Option<Vec<u8>> {
             None
+        }
+        fn trust_anchors(&self, _: &ClusterTrustBundleProjection) -> Result<String, String> {
+            Err("none".to_owned())
         }
     }
 
@@ -321,20 +331,6 @@ pub(super) mod tests {
         assert_eq!(now(), 0o600);
     }
 
-    #[test]
-    fn who_insists_on_recursive_read_only_mounts_is_told_that_there_are_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let directories = PodDirectories::new(&dir.path().join("data"), &dir.path().join("run"), "u1");
-        let mounts = |asked: &str| {
-            let pod = pod(json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [
-                {"name": "main", "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true,
-                    "recursiveReadOnly": asked}]}]}));
-            mounts::container_mounts(&pod, &directories, &pod.spec.containers[0], 0, &|_| None)
-        };
-        assert!(mounts("IfPossible").is_ok() && mounts("Disabled").is_ok());
-        assert!(mounts("Enabled").unwrap_err().contains("not supported by the runtime"));
-    }
-
     #[tokio::test]
     async fn a_claimed_volume_is_noted_and_mounted_from_where_it_lies() {
         let dir = tempfile::tempdir().unwrap();
@@ -360,5 +356,50 @@ pub(super) mod tests {
         assert!(!directories.data().exists() && !directories.run().exists());
         assert_eq!(std::fs::read_to_string(users.join("db")).unwrap(), "kept");
         assert!(users.join("part").is_dir());
+    }
+
+    #[tokio::test]
+    async fn a_device_is_a_volume_with_its_file_system_or_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = device::tests::Loop::of_size(dir.path(), 16 << 20);
+        let directories = PodDirectories::new(&dir.path().join("data"), &dir.path().join("run"), "u1");
+        let spec = |mounts: &str, more: serde_json::Value| {
+            let mut container = json!({"name": "main"});
+            container[mounts] = json!([more]);
+            pod(json!({"containers": [container],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]}))
+        };
+        let run = async |pod: &PodView, mode: &str| {
+            let mut setup = Setup::of(Arc::new(pod.clone()), directories.clone());
+            setup.claims = bound_to(&disk.0);
+            setup.claims.volumes =
+                setup.claims.volumes.into_iter().map(|(name, volume)| (name, volume.of_mode(mode))).collect();
+            set_up(Arc::new(setup), &Threads::default()).await
+        };
+        let with_files = spec("volumeMounts", json!({"name": "data", "mountPath": "/data"}));
+        run(&with_files, "Filesystem").await.unwrap();
+        let main = &with_files.spec.containers[0];
+        let made = mounts::container_mounts(&with_files, &directories, main, 0, &|_| None).unwrap();
+        let engine_api::MountSource::Bind(source) = &made[0].source else { panic!("{made:?}") };
+        std::fs::write(source.join("db"), "kept").unwrap();
+        assert_eq!(mounts::container_devices(&directories, main), Ok(Vec::new()));
+        tear_down::tear_down(&directories).unwrap();
+        assert!(!source.exists() && !directories.run().exists());
+
+        let with_device = spec("volumeDevices", json!({"name": "data", "devicePath": "/dev/xvda"}));
+        let main = &with_device.spec.containers[0];
+        assert!(
+            mounts::container_devices(&directories, main)
+                .unwrap_err()
+                .contains("cannot find volume \"data\"")
+        );
+        run(&with_device, "Block").await.unwrap();
+        let given = mounts::container_devices(&directories, main).unwrap();
+        let wanted =
+            engine_api::Device { host: disk.0.clone(), path: "/dev/xvda".into(), access: "rwm".into() };
+        assert_eq!(given, [wanted]);
+        let raw = std::fs::read(dir.path().join("disk")).unwrap();
+        assert!(raw.windows(4).any(|bytes| bytes == b"kept"), "what was written is on the device");
+        tear_down::tear_down(&directories).unwrap();
     }
 }

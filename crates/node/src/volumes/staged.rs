@@ -85,7 +85,7 @@ pub(super) fn forget(staging: &Path) -> io::Result<()> {
     for mounted in sys::mount::MountTable::own()?.below(staging) {
         sys::mount::unmount(&mounted)?;
     }
-    super::removal::remove_tree(staging)?;
+    sys::removal::remove_tree(staging)?;
     let directory = staging.parent().ok_or(io::ErrorKind::InvalidInput)?;
     gone(fs::remove_file(directory.join(RECORD)))?;
     gone(fs::remove_dir(directory))

@@ -5,8 +5,9 @@
 use std::io;
 use std::path::Path;
 
+use sys::removal::remove_tree;
+
 use super::PodDirectories;
-use super::removal::remove_tree;
 
 /// How often mounts are looked for that came while others went.
 const LOOKS: usize = 3;

@@ -125,16 +125,27 @@ mod tests {
         ("u1".to_owned(), volume.to_owned())
     }
 
+    /// The same threads, waited for so long.
+    fn with(threads: &Threads, patience: Duration) -> Threads {
+        Threads { busy: threads.busy.clone(), permits: threads.permits.clone(), patience }
+    }
+
+    /// Threads for those who do not wait at all, and for those who wait for as long as it takes.
+    fn hasty_and_patient(most: usize) -> (Threads, Threads) {
+        let hasty = Threads::new(most, Duration::ZERO);
+        let patient = with(&hasty, Duration::from_secs(600));
+        (hasty, patient)
+    }
+
     #[tokio::test]
     async fn who_hangs_holds_up_nobody_else_and_is_not_begun_twice() {
-        let threads = Threads::new(2, Duration::from_millis(50));
+        let (hasty, patient) = hasty_and_patient(2);
         let (release, held) = mpsc::channel::<()>();
-        let hung = threads.run(name("hung"), move || held.recv()).await;
+        let hung = hasty.run(name("hung"), move || held.recv()).await;
         assert_eq!(hung.unwrap_err(), Unfinished::TimedOut);
-        assert_eq!(threads.run(name("other"), || 7).await, Ok(7));
+        assert_eq!(patient.run(name("other"), || 7).await, Ok(7));
         // The thread that was left behind is still at it.
-        assert_eq!(threads.run(name("hung"), || 8).await, Err(Unfinished::TimedOut));
-        let patient = Threads { patience: Duration::from_secs(60), ..threads };
+        assert_eq!(hasty.run(name("hung"), || 8).await, Err(Unfinished::TimedOut));
         let again = patient.run(name("hung"), || 9);
         release.send(()).unwrap();
         assert_eq!(again.await, Ok(9));
@@ -142,12 +153,11 @@ mod tests {
 
     #[tokio::test]
     async fn threads_that_are_left_behind_are_bounded() {
-        let threads = Threads::new(1, Duration::from_millis(50));
+        let (hasty, patient) = hasty_and_patient(1);
         let (release, held) = mpsc::channel::<()>();
-        assert!(threads.run(name("hung"), move || held.recv()).await.is_err());
-        assert_eq!(threads.run(name("other"), || 7).await, Err(Unfinished::TimedOut));
+        assert!(hasty.run(name("hung"), move || held.recv()).await.is_err());
+        assert_eq!(hasty.run(name("other"), || 7).await, Err(Unfinished::TimedOut));
         drop(release);
-        let patient = Threads { patience: Duration::from_secs(60), ..threads };
         assert_eq!(patient.run(name("other"), || 7).await, Ok(7));
     }
 }

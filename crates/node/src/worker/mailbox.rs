@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use reconcile::Kind;
 use tokio::sync::{Notify, watch};
 
+use crate::resize::{Answer, Resized};
 use crate::sources::References;
 use crate::watched::Held;
 
@@ -45,6 +46,8 @@ pub(crate) struct Letters {
     pub(crate) references: bool,
     /// The pod has to go for the sake of a critical one.
     pub(crate) preempted: bool,
+    /// What the door says to what the pod asks for now; of one that was granted, and one that was not, the newest.
+    pub(crate) resized: Vec<Resized>,
 }
 
 impl Mailbox {
@@ -73,6 +76,17 @@ impl Mailbox {
     /// The pod has to go for the sake of a critical one.
     pub(crate) fn preempt(&self) {
         self.letters.lock().preempted = true;
+        self.wake.notify_one();
+    }
+
+    /// The door says something to what the pod asks for now.
+    pub(crate) fn resized(&self, answer: Resized) {
+        let is_granted = |known: &Resized| matches!(known.answer, Answer::Granted(_));
+        {
+            let resized = &mut self.letters.lock().resized;
+            resized.retain(|known| is_granted(known) != is_granted(&answer));
+            resized.push(answer);
+        }
         self.wake.notify_one();
     }
 
@@ -112,7 +126,8 @@ impl Mailbox {
     pub(crate) fn reference_changed(&self, kind: &Kind, key: &Key) {
         let concerned = {
             let interests = self.interests.lock();
-            interests.namespace == key.namespace && interests.references.contain(kind, &key.name)
+            let near = !kind.namespaced || interests.namespace == key.namespace;
+            near && interests.references.contain(kind, &key.name)
         };
         if concerned {
             self.letters.lock().references = true;

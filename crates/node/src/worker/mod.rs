@@ -7,6 +7,7 @@ pub(crate) mod mailbox;
 mod message;
 pub(crate) mod ops;
 mod patch;
+mod resize;
 mod state;
 mod stop;
 pub(crate) mod terminate;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
+use crate::pod::recursion;
 use crate::pod::restart::epoch;
 use crate::pod::status::{StatusInput, pod_status};
 use crate::pod::{ContainerKind, PodView};
@@ -59,6 +61,9 @@ impl PodWorker {
             let plan = self.plan(&runtime);
             self.announce(&plan);
             self.apply(&plan, &runtime);
+            if !plan.finished {
+                self.actuate(&runtime);
+            }
             if plan.finished && plan.actions.is_empty() && !self.finishing {
                 self.mailbox.is_over();
             }
@@ -89,6 +94,9 @@ impl PodWorker {
                 Ok(pod) => self.pod_changed(pod),
                 Err(error) => tracing::error!(pod = %object.key(), %error, "pod not readable"),
             }
+        }
+        for answer in letters.resized {
+            self.resized(answer);
         }
         if letters.preempted {
             self.preempt();
@@ -121,7 +129,8 @@ impl PodWorker {
         self.known_as = known_as;
     }
 
-    fn pod_changed(&mut self, pod: PodView) {
+    fn pod_changed(&mut self, mut pod: PodView) {
+        self.resizes.allocation.apply(&mut pod.spec);
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
         self.refresh_due |= old.labels != new.labels || old.annotations != new.annotations;
@@ -369,7 +378,7 @@ impl PodWorker {
         // Without tokens at hand a refresh is under way, whose end wakes us.
         let renewal = self.tokens.as_ref().and(self.refresh_at());
         let write = self.write_retry_at;
-        let wake_at = [wake_at, renewal, write].into_iter().flatten().min();
+        let wake_at = [wake_at, renewal, write, self.resizes.retry_at].into_iter().flatten().min();
         let clock = self.deps.clock.clone();
         let timer = async {
             match wake_at {
@@ -423,7 +432,7 @@ impl PodWorker {
                         self.volumes = Step::Done;
                     }
                     Err(error) => {
-                        ops::failed_mount(&self.deps, &self.pod, &error);
+                        ops::no_volume(&self.deps, &self.pod, error);
                         self.volume_failures += 1;
                         let again = later(SETUP_BACKOFF, self.volume_failures);
                         // A running pod keeps its old files meanwhile: only a new one waits.
@@ -442,6 +451,8 @@ impl PodWorker {
                 self.removing.remove(&id);
             }
             Outcome::Finished => self.finishing = false,
+            Outcome::Granted { granted, generation, saved } => self.granted(granted, generation, saved),
+            Outcome::Actuated(result) => self.actuated(result),
             Outcome::Written(result) => self.written(result),
             Outcome::Cancelled => {}
         }
@@ -488,6 +499,8 @@ impl PodWorker {
     /// Writes the status if it differs from what was last written; one write at a time, the newest wins.
     fn publish(&mut self, waiting: &BTreeMap<String, Waiting>, runtime: &PodRuntime, ended: bool) {
         let host_addresses = self.deps.addresses();
+        let handler =
+            plan::current_sandbox(&runtime.sandboxes).map_or("", |sandbox| &sandbox.runtime_handler);
         let status = pod_status(&StatusInput {
             pod: &self.pod,
             last: &self.status,
@@ -498,8 +511,11 @@ impl PodWorker {
             addresses: &self.addresses,
             host_addresses: &host_addresses,
             sandbox_ready: self.sandbox_ready(runtime),
+            recursive_read_only: recursion::supported(&self.deps.runtime.handlers(), handler),
             ended,
             failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+            node_memory_bytes: self.deps.facts.memory_bytes,
+            resize: &self.resizes.progress,
             now: self.deps.now(),
         });
         self.status = status;
@@ -514,7 +530,10 @@ impl PodWorker {
         let Some(patch) = status_patch(known_as, &self.known, &self.wanted) else { return };
         self.writing = Some(self.wanted.clone());
         let (client, key) = (self.deps.client.clone(), self.pod.key());
+        let starts = self.known.get("phase").is_none_or(|phase| phase != "Running");
+        let step = starts.then(|| self.deps.traces.step(self.pod.uid(), "node: tell the status", ""));
         self.push(async move {
+            let _step = step;
             let pods = kinds::PODS.gvr();
             let written = client.patch(&pods, &key, "status", PatchType::StrategicMerge, &patch).await;
             Outcome::Written(written.map(drop))
@@ -595,7 +614,7 @@ async fn finish(
     }
     // Others may have the volumes before the pod itself is deleted.
     let directories = deps.directories(pod.uid());
-    let failed = |error: &str| ops::failed_mount(&deps, &pod, error);
+    let failed = |error: &str| deps.event(&pod, None, EventType::Warning, "FailedMount", error);
     let step = || csi::tear_down(&*deps, &deps.threads, &directories, pod.uid());
     ops::insist(&deps, &cancel, step, failed).await;
     Outcome::Finished

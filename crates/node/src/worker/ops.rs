@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::BoxError;
 use base::backoff::Policy;
-use engine_api::{EngineError, ErrorKind};
+use engine_api::{Device, EngineError, ErrorKind, Mount};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 use reconcile::EventType;
@@ -15,24 +15,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deps::{Deps, blocking};
 use crate::env_files::{self, EnvFiles};
+use crate::groups;
 use crate::hooks;
 use crate::images;
 use crate::local_path;
-use crate::plugins::devices;
+use crate::plugins;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
 use crate::pod::plan::latest;
+use crate::pod::recursion;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
+use crate::resize::Allocation;
+use crate::runtime_class;
 use crate::sources::{
     env_references, gather, gather_claims, node_labels, service_links, token_projections, volume_references,
 };
 use crate::tokens::Tokens;
-use crate::volumes::PodDirectories;
-use crate::volumes::mounts::{container_mounts, write_etc};
+use crate::volumes::mounts::{container_devices, container_mounts, write_etc};
 use crate::volumes::payload::Objects as _;
 use crate::volumes::set_up::{Setup, set_up};
+use crate::volumes::{PodDirectories, VolumeError};
 
 /// Steps of a removal that fail.
 pub(crate) const REMOVE_BACKOFF: Policy =
@@ -44,7 +48,7 @@ pub(crate) enum Outcome {
     Volumes {
         tokens: Tokens,
         refresh: bool,
-        result: Result<(), String>,
+        result: Result<(), NoVolume>,
     },
     Image {
         container: String,
@@ -61,9 +65,35 @@ pub(crate) enum Outcome {
         id: String,
     },
     Finished,
+    /// What a pod is granted was noted.
+    Granted {
+        granted: Allocation,
+        generation: i64,
+        saved: std::io::Result<()>,
+    },
+    /// The groups of a pod that is resized were set.
+    Actuated(Result<engine_api::Resources, String>),
     Written(Result<(), api::Status>),
     /// The worker was told to stop before the step was done.
     Cancelled,
+}
+
+/// Why a volume cannot be had: the event's reason and message.
+pub(crate) struct NoVolume {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl From<String> for NoVolume {
+    fn from(message: String) -> Self {
+        Self { reason: "FailedMount", message }
+    }
+}
+
+impl From<VolumeError> for NoVolume {
+    fn from(error: VolumeError) -> Self {
+        Self { reason: error.reason(), message: error.to_string() }
+    }
 }
 
 /// Why a container did not start.
@@ -106,12 +136,15 @@ async fn make_sandbox(
     let sandbox = match current {
         Some(sandbox) => sandbox,
         None => {
-            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain())?;
+            let handler = runtime_class::handler(deps, pod).await?;
+            let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain(), handler)?;
+            let _step = deps.traces.step(pod.uid(), "node: sandbox", "");
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
             deps.state.put_sandbox(&status);
             SandboxRecord::from_status(&status).ok_or("the engine lost the sandbox's labels")?
         }
     };
+    groups::enter(deps, pod).await;
     let addresses =
         if sandbox.host_network { deps.addresses() } else { connect(deps, pod, &sandbox).await? };
     write_etc_files(deps, pod, &addresses).await?;
@@ -121,6 +154,7 @@ async fn make_sandbox(
 /// Gives the sandbox its interface, and the host's ports that its pod asks for.
 async fn connect(deps: &Deps, pod: &PodView, sandbox: &SandboxRecord) -> Result<Vec<IpAddr>, String> {
     let failed = |error: BoxError| format!("failed to set up pod network: {}", base::error::chain(&*error));
+    let _step = deps.traces.step(pod.uid(), "node: network", "");
     let ports = pod.host_ports()?;
     let addresses = deps.networks.attach(&sandbox.id, &sandbox.netns_path).await.map_err(failed)?;
     if !ports.is_empty() {
@@ -174,6 +208,7 @@ pub(crate) fn done_or_gone(result: Result<(), EngineError>) -> Result<(), Engine
 
 /// `resolv.conf`, `hosts` and `hostname` of the pod.
 async fn write_etc_files(deps: &Deps, pod: &PodView, addresses: &[IpAddr]) -> Result<(), String> {
+    let _step = deps.traces.step(pod.uid(), "node: files of /etc", "");
     let directories = deps.directories(pod.uid());
     let cluster = ClusterFacts { nameservers: deps.dns.nameservers(), domain: deps.dns.domain() };
     let (resolv_conf, pod, addresses) = (deps.config.resolv_conf.clone(), pod.clone(), addresses.to_vec());
@@ -204,6 +239,8 @@ pub(crate) async fn volumes(
     refresh: bool,
     cancel: CancellationToken,
 ) -> Outcome {
+    // A refresh is no part of the start.
+    let _step = (!refresh).then(|| deps.traces.step(pod.uid(), "node: volumes", ""));
     let result = tokio::select! {
         result = fill_volumes(&deps, &pod, &mut tokens) => result,
         () = cancel.cancelled() => return Outcome::Cancelled,
@@ -211,7 +248,7 @@ pub(crate) async fn volumes(
     Outcome::Volumes { tokens, refresh, result }
 }
 
-async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), String> {
+async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens) -> Result<(), NoVolume> {
     let mut gathered = gather(deps, &pod.metadata.namespace, &volume_references(pod))
         .await
         .map_err(|status| status.to_string())?;
@@ -233,7 +270,7 @@ async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens)
         local_paths: local_path::root(&deps.config),
         now: deps.now(),
     };
-    set_up(Arc::new(setup), &deps.threads).await.map_err(|error| error.to_string())
+    Ok(set_up(Arc::new(setup), &deps.threads).await?)
 }
 
 /// Makes a container's image available.
@@ -244,6 +281,7 @@ pub(crate) async fn image(
     cancel: CancellationToken,
 ) -> Outcome {
     let Some((_, spec)) = pod.container(&container) else { return Outcome::Cancelled };
+    let _step = deps.traces.step(pod.uid(), "node: image", &container);
     tokio::select! {
         result = images::ensure(&deps, &pod, spec) => Outcome::Image { container, result },
         () = cancel.cancelled() => Outcome::Cancelled,
@@ -277,13 +315,18 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
     let (_, container) = pod
         .container(&start.container)
         .ok_or_else(|| StartError::config("the pod has no such container any more"))?;
+    let step = deps.traces.step(pod.uid(), "node: environment and mounts", &start.container);
     let spec = tokio::select! {
         spec = prepare(deps, start) => spec?,
         () = start.cancel.cancelled() => return Ok(()),
     };
+    drop(step);
+    let step = deps.traces.step(pod.uid(), "node: make the container", &start.container);
     let id = spec.id.clone();
     let made = deps.runtime.create_container(spec).await.map_err(StartError::create)?;
     deps.state.put_container(&made);
+    drop(step);
+    let step = deps.traces.step(pod.uid(), "node: start the container", &start.container);
     deps.normal(pod, &start.container, "Created", "Container created");
     match deps.runtime.start_container(&id).await {
         Ok(status) => deps.state.put_container(&status),
@@ -292,9 +335,11 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
             return Err(StartError { reason: "RunContainerError", message: error.to_string() });
         }
     }
+    drop(step);
     deps.normal(pod, &start.container, "Started", "Container started");
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
     if let Some(hook) = hook {
+        let _step = deps.traces.step(pod.uid(), "node: postStart hook", &start.container);
         let done = tokio::select! {
             done = hooks::run(&*deps.runtime, &*deps.clock, container, &id, start.addresses.first().copied(), hook) => done,
             () = start.cancel.cancelled() => return Ok(()),
@@ -338,11 +383,13 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
     let message_file = directories.termination_message(&name, start.attempt);
-    let mounts = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
-    let extras = devices::extras(deps, pod.uid(), &name).await.map_err(StartError::config)?;
-    let (mut env, mut mounts) = (env, mounts);
+    let (mut mounts, devices) = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    recursion::settle(container, &mut mounts, recursive(deps, start)).map_err(StartError::config)?;
+    let extras = plugins::devices::extras(deps, pod.uid(), &name).await.map_err(StartError::config)?;
+    let (mut env, mut devices) = (env, devices);
     env.extend(extras.env);
     mounts.extend(extras.mounts);
+    devices.extend(extras.devices);
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,
@@ -354,11 +401,19 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         image_id: &start.image_id,
         env,
         mounts,
+        devices,
         message_file,
         address: start.addresses.first().copied(),
         pid_of,
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
+}
+
+/// Whether the runtime of the pod's sandbox makes mounts read-only with all that is mounted below them.
+fn recursive(deps: &Deps, start: &Start) -> bool {
+    let sandboxes = deps.state.pod(start.pod.uid()).sandboxes;
+    let sandbox = sandboxes.iter().find(|sandbox| sandbox.id == start.sandbox_id);
+    sandbox.is_some_and(|sandbox| recursion::supported(&deps.runtime.handlers(), &sandbox.runtime_handler))
 }
 
 /// Refuses a container that must not be root's and might be.
@@ -412,7 +467,7 @@ async fn mounts_of(
     name: &str,
     attempt: u32,
     env: &[String],
-) -> Result<Vec<engine_api::Mount>, StartError> {
+) -> Result<(Vec<Mount>, Vec<Device>), StartError> {
     let (pod, directories, name, env) = (pod.clone(), directories.clone(), name.to_owned(), env.to_vec());
     let work = (pod.uid().to_owned(), format!("container {name}"));
     let made = deps.threads.run(work, move || {
@@ -421,7 +476,8 @@ async fn mounts_of(
             let line = env.iter().find_map(|line| line.split_once('=').filter(|(name, _)| *name == wanted));
             line.map(|(_, value)| value.to_owned())
         };
-        container_mounts(&pod, &directories, container, attempt, &lookup)
+        let mounts = container_mounts(&pod, &directories, container, attempt, &lookup)?;
+        Ok::<_, String>((mounts, container_devices(&directories, container)?))
     });
     made.await.map_err(StartError::config)?.map_err(StartError::config)
 }
@@ -464,6 +520,6 @@ pub(crate) fn failed_kill(deps: &Deps, pod: &PodView, error: &str) {
 }
 
 /// Records that a volume could not be had.
-pub(crate) fn failed_mount(deps: &Deps, pod: &PodView, message: &str) {
-    deps.event(pod, None, EventType::Warning, "FailedMount", message);
+pub(crate) fn no_volume(deps: &Deps, pod: &PodView, error: NoVolume) {
+    deps.event(pod, None, EventType::Warning, error.reason, error.message);
 }

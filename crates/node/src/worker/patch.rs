@@ -66,7 +66,7 @@ fn list(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Conditions that differ. A condition whose reason or message went away says so.
+/// Conditions that differ. A condition whose reason or message went away says so, and so does one that is gone.
 fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Value {
     let changed = list(new).iter().filter(|condition| !list(old).contains(condition)).map(|condition| {
         let before = list(old).iter().find(|known| known["type"] == condition["type"]);
@@ -78,7 +78,10 @@ fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Value {
         }
         condition
     });
-    Value::Array(changed.collect())
+    let gone =
+        list(old).iter().filter(|known| list(new).iter().all(|condition| condition["type"] != known["type"]));
+    let gone = gone.map(|known| json!({ "$patch": "delete", "type": known["type"] }));
+    Value::Array(changed.chain(gone).collect())
 }
 
 fn changed_addresses(old: Option<&Value>, new: Option<&Value>) -> Value {
@@ -119,5 +122,8 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "reason": null}]}})
         );
         assert_eq!(status_patch("u1", &new, &new), None);
+        let resized = fields(json!({"conditions": [{"type": "PodResizePending", "status": "True"}]}));
+        let patch = status_patch("u1", &resized, &fields(json!({"conditions": []}))).unwrap();
+        assert_eq!(patch["status"]["conditions"], json!([{"$patch": "delete", "type": "PodResizePending"}]));
     }
 }

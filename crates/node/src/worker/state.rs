@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::mailbox::Mailbox;
 use super::ops::Outcome;
 use super::patch::own_fields;
+use super::resize::Resizes;
 use crate::admission::Refusal;
 use crate::admission::preemption::{PREEMPTED, PREEMPTING};
 use crate::deps::Deps;
@@ -37,6 +38,7 @@ pub(crate) struct PodWorker {
     /// Whom the API knows the pod as: the uid of a file's pod is that of its copy, which may not be there.
     pub(super) known_as: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
+    pub(super) resizes: Resizes,
 
     pub(super) sandbox: Step,
     pub(super) sandbox_failures: u32,
@@ -102,6 +104,7 @@ impl PodWorker {
         let known_as = (!pod.is_of_a_file()).then(|| pod.uid().to_owned());
         Self {
             known: own_fields(&pod.status),
+            resizes: Resizes::of(&pod),
             status: pod.status.clone(),
             deps,
             mailbox,

@@ -2,6 +2,7 @@
 //! tell the API server that nothing is left.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::pod::spec::log_directory;
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_state::PodRuntime;
 use crate::volumes::csi;
+use crate::volumes::leftovers::Leftover;
 use crate::volumes::tear_down::tear_down;
 
 /// Longer than this no pod waits for its connections to end. Source: the drain rule of Skiff's data path.
@@ -57,7 +59,7 @@ impl PodWorker {
         if !self.gone && !of_a_file {
             self.publish_end(&runtime).await;
         }
-        let remains = Remains::of(&self.pod, &runtime);
+        let remains = Remains::of(&self.deps, &self.pod, &runtime);
         let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
         ops::insist(&self.deps, &never(), || remains.remove(&self.deps), failed).await;
         self.take_letters();
@@ -135,17 +137,17 @@ fn never() -> CancellationToken {
 
 /// What a pod that has ended leaves behind: sandboxes with their containers, logs, volumes.
 struct Remains {
-    namespace: String,
-    name: String,
     uid: String,
     sandboxes: Vec<String>,
+    /// Directories.
+    logs: Vec<PathBuf>,
 }
 
 impl Remains {
-    fn of(pod: &PodView, runtime: &PodRuntime) -> Self {
+    fn of(deps: &Deps, pod: &PodView, runtime: &PodRuntime) -> Self {
         let meta = &pod.metadata;
-        let (namespace, name, uid) = (meta.namespace.clone(), meta.name.clone(), meta.uid.clone());
-        Self { namespace, name, uid, sandboxes: ids(&runtime.sandboxes) }
+        let logs = log_directory(&deps.facts.log_root, &meta.namespace, &meta.name, &meta.uid);
+        Self { uid: meta.uid.clone(), sandboxes: ids(&runtime.sandboxes), logs: vec![logs] }
     }
 
     /// Takes everything away; repeated, it goes on where it failed.
@@ -154,16 +156,18 @@ impl Remains {
             ops::delete_sandbox(deps, sandbox).await?;
         }
         let directories = deps.directories(&self.uid);
-        let logs = log_directory(&deps.facts.log_root, &self.namespace, &self.name, &self.uid);
+        let logs = self.logs.clone();
         csi::tear_down(deps, &deps.threads, &directories, &self.uid).await?;
         // What was given up may still be at the pod's directories.
         deps.threads.settled(&self.uid).await;
         let removed = blocking(move || {
-            match std::fs::remove_dir_all(&logs) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(format!("failed to remove the logs in {}: {error}", logs.display()));
+            for logs in &logs {
+                match std::fs::remove_dir_all(logs) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(format!("failed to remove the logs in {}: {error}", logs.display()));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
             tear_down(&directories).map_err(|error| format!("failed to remove the volumes: {error}"))
         });
@@ -221,7 +225,19 @@ pub(crate) async fn terminate_orphan(deps: Arc<Deps>, orphan: SandboxRecord) {
     }
     let sandboxes = ids(&runtime.sandboxes);
     let SandboxRecord { pod_namespace: namespace, pod_name: name, pod_uid: uid, .. } = orphan.clone();
-    let remains = Remains { namespace, name, uid, sandboxes };
+    let logs = vec![log_directory(&deps.facts.log_root, &namespace, &name, &uid)];
+    let remains = Remains { uid, sandboxes, logs };
+    ops::insist(&deps, &never(), || remains.remove(&deps), failed).await;
+}
+
+/// Removes the directories of a pod that nobody knows any more.
+pub(crate) async fn terminate_leftover(deps: Arc<Deps>, left: Leftover) {
+    tracing::info!(pod = left.uid, "directories of a pod that nobody knows: removing them");
+    let Leftover { uid, logs } = left;
+    let failed = |error: &str| {
+        tracing::warn!(pod = uid, error, "directories of a pod are not removed, trying again");
+    };
+    let remains = Remains { uid: uid.clone(), sandboxes: Vec::new(), logs };
     ops::insist(&deps, &never(), || remains.remove(&deps), failed).await;
 }
 

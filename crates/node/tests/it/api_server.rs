@@ -231,6 +231,10 @@ fn merge(target: &mut Value, patch: &Value) {
                 let list = target[name].take();
                 let mut list = list.as_array().cloned().unwrap_or_default();
                 for item in items {
+                    if item["$patch"] == "delete" {
+                        list.retain(|known| known["type"] != item["type"]);
+                        continue;
+                    }
                     match list.iter_mut().find(|known| known["type"] == item["type"]) {
                         Some(known) => merge(known, item),
                         None => list.push(item.clone()),

@@ -30,6 +30,8 @@ pub(crate) struct Fake {
     pub(crate) log: Mutex<Vec<String>>,
     /// Containers that do not heed the stop signal.
     pub(crate) stubborn: Mutex<Vec<String>>,
+    /// Limits of groups above sandboxes.
+    pub(crate) groups: Mutex<BTreeMap<String, Resources>>,
     /// How often a call will fail from now on, by the words with which the log tells of it.
     failing: Mutex<BTreeMap<&'static str, u32>>,
 }
@@ -43,6 +45,7 @@ impl Fake {
             clock,
             log: Mutex::default(),
             stubborn: Mutex::default(),
+            groups: Mutex::default(),
             failing: Mutex::default(),
         })
     }
@@ -85,6 +88,10 @@ impl Fake {
         named.max_by_key(|status| status.spec.labels["skiff.dev/attempt"].parse::<u32>().unwrap()).cloned()
     }
 
+    pub(crate) fn sandbox_specs(&self) -> Vec<SandboxSpec> {
+        self.held.lock().sandboxes.values().map(|status| status.spec.clone()).collect()
+    }
+
     pub(crate) fn sandbox_ids(&self) -> Vec<String> {
         self.held.lock().sandboxes.keys().cloned().collect()
     }
@@ -122,6 +129,9 @@ impl Fake {
 impl Runtime for Fake {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, EngineError> {
         self.say(format!("create sandbox {}", spec.name));
+        if let Some(limits) = &spec.parent_resources {
+            self.groups.lock().insert(spec.cgroup_parent.clone(), limits.clone());
+        }
         let status = SandboxStatus {
             state: SandboxState::Ready,
             created_at: self.clock.now(),
@@ -160,6 +170,15 @@ impl Runtime for Fake {
 
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, EngineError> {
         Ok(self.held.lock().sandboxes.values().cloned().collect())
+    }
+
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        let able = RuntimeHandler {
+            recursive_read_only_mounts: true,
+            user_namespaces: true,
+            ..RuntimeHandler::default()
+        };
+        vec![able, RuntimeHandler { name: "other".to_owned(), ..RuntimeHandler::default() }]
     }
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {
@@ -301,7 +320,21 @@ impl Runtime for Fake {
         Ok(Stats { cpu_usage_ns: 5, ..Stats::default() })
     }
 
-    async fn update_resources(&self, _: &str, _: Resources) -> Result<(), EngineError> {
+    async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError> {
+        self.fails("update")?;
+        let name = {
+            let mut held = self.held.lock();
+            let status = held.containers.get_mut(id).ok_or(EngineError::not_found("no container"))?;
+            status.spec.resources = resources;
+            status.spec.name.clone()
+        };
+        self.say(format!("update {name}"));
+        Ok(())
+    }
+
+    async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError> {
+        self.groups.lock().insert(path.to_owned(), resources);
+        self.changed.send_modify(|count| *count += 1);
         Ok(())
     }
 
@@ -327,6 +360,16 @@ pub(crate) struct FakeImages {
 
 #[async_trait]
 impl Images for FakeImages {
+    fn name(&self, reference: &str) -> Result<ImageName, EngineError> {
+        let untagged = reference.rsplit_once(':').map_or(reference, |(name, _)| name);
+        let (registry, repository) = untagged.split_once('/').unwrap_or(("docker.io", untagged));
+        if repository.is_empty() || repository.contains(|letter: char| letter.is_ascii_uppercase()) {
+            return Err(EngineError::invalid("no name of an image"));
+        }
+        let (registry, repository) = (registry.to_owned(), repository.to_owned());
+        Ok(ImageName { registry, repository, tag: None, digest: None })
+    }
+
     async fn resolve(&self, reference: &str) -> Result<Resolution, EngineError> {
         let tags = self.tags.lock().clone();
         let known = tags.get(reference).or_else(|| tags.values().find(|(id, _)| id == reference)).cloned();

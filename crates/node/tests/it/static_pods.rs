@@ -6,6 +6,7 @@ use std::time::Duration;
 use engine_api::ContainerState;
 use serde_json::{Value, json};
 
+use crate::streams::get;
 use crate::world::{World, holds};
 
 const NAME: &str = "web-n1";
@@ -96,6 +97,34 @@ async fn a_pod_of_a_file_needs_no_api_server() {
     world.clock.advance(Duration::from_secs(60));
     world.pod_until(NAME, "shown as Running", running).await;
     assert_eq!(world.runtime.said("start main 0"), 1);
+}
+
+#[tokio::test]
+async fn a_pod_of_a_file_has_figures_with_and_without_its_copy() {
+    let world = World::new().await;
+    *world.api.refuses_pods.lock() = true;
+    write(&world, "one");
+    world.until("runs", || alive(&world)).await;
+    let server = world.agent().server();
+    let summary =
+        async || -> Value { serde_json::from_str(&get(&server, "/stats/summary").await.1).unwrap() };
+    let alone = summary().await["pods"].clone();
+    assert_eq!(alone[0]["containers"][0]["cpu"]["usageCoreNanoSeconds"], 5, "{alone}");
+    *world.api.refuses_pods.lock() = false;
+    world.clock.advance(Duration::from_secs(60));
+    let mirror = world.pod_until(NAME, "shown as Running", running).await;
+    let shown = summary().await["pods"].clone();
+    assert_eq!((shown.as_array().unwrap().len(), &shown[0]["podRef"]), (1, &alone[0]["podRef"]));
+    assert_eq!(shown[0]["podRef"]["uid"], mirror["metadata"]["annotations"]["kubernetes.io/config.hash"]);
+    let metrics = get(&server, "/metrics").await.1;
+    for line in [
+        "kubelet_desired_pods{static=\"\"} 0\n",
+        "kubelet_desired_pods{static=\"true\"} 1\n",
+        "kubelet_started_containers_total{container_type=\"container\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    assert!(get(&server, "/metrics/cadvisor").await.1.contains("container_scrape_error 0\n"));
 }
 
 #[tokio::test]

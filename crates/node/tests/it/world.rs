@@ -134,6 +134,7 @@ impl World {
             pod_pids_limit: None,
             crash_loop_max: Duration::from_secs(300),
             static_pods: Some(root.join("manifests")),
+            images: node::ImagesConfig::default(),
             labels: Vec::new(),
             server: None,
         };

@@ -15,7 +15,7 @@ use super::types::{Allocation, Claim};
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
-use crate::bind::PUSHED_OUT;
+use crate::bind::{PUSHED_OUT, still_wanted};
 use crate::storage::types::Version;
 use crate::types::Pod;
 
@@ -51,9 +51,11 @@ pub(crate) async fn carry_out(
     let begun = shared.clock.now();
     let mut written = Vec::with_capacity(claims.len());
     for (claim, allocation) in claims {
+        still_wanted(pushed_out)?;
         written.push(Arc::new(write(shared, pod, claim, allocation.as_deref()).await?));
     }
     if let Some(special) = &found.special {
+        still_wanted(pushed_out)?;
         let claim = create(shared, pod, special).await?;
         *made = Some(claim.version.clone());
         shared.state.lock().cluster.devices.waiting.follow_too(&told, &claim.version.key);

@@ -13,7 +13,7 @@ use super::types::{Claim, SELECTED_NODE, Volume};
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
-use crate::bind::PUSHED_OUT;
+use crate::bind::{PUSHED_OUT, still_wanted};
 use crate::cluster::Cluster;
 use crate::types::Pod;
 
@@ -40,7 +40,7 @@ pub(crate) async fn carry_out(
         storage.waiting.follow(keys.map(|claim| &claim.version.key))
     };
     let deadline = shared.clock.now().saturating_add(plan.timeout).unwrap_or(jiff::Timestamp::MAX);
-    let written = write(shared, plan).await.map_err(|status| status.to_string())?;
+    let written = write(shared, plan, pushed_out).await?;
     loop {
         if written.is_done(&shared.state.lock().cluster, pod).map_err(waiting)? {
             return Ok(());
@@ -59,15 +59,22 @@ fn waiting(why: String) -> String {
     format!("binding volumes: {why}")
 }
 
-async fn write<'a>(shared: &Shared, plan: &'a Plan) -> Result<Written<'a>, Status> {
+/// What is written is kept account of; a pod that is pushed out begins with no further claim.
+async fn write<'a>(
+    shared: &Shared,
+    plan: &'a Plan,
+    pushed_out: &CancellationToken,
+) -> Result<Written<'a>, String> {
     let mut written = Written { plan, volumes: Vec::new(), claims: Vec::new() };
     for (volume, claim) in &plan.bindings {
-        let revision = keep(shared, volume, claim).await?;
+        still_wanted(pushed_out)?;
+        let revision = keep(shared, volume, claim).await.map_err(|status| status.to_string())?;
         shared.state.lock().cluster.storage.volume_written(&volume.version.key.name, revision);
         written.volumes.push(revision);
     }
     for claim in &plan.provisions {
-        let revision = choose(shared, claim, &plan.node).await?;
+        still_wanted(pushed_out)?;
+        let revision = choose(shared, claim, &plan.node).await.map_err(|status| status.to_string())?;
         shared.state.lock().cluster.storage.claim_written(&claim.version.key, revision);
         written.claims.push(revision);
     }

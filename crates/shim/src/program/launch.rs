@@ -21,10 +21,11 @@ use libcontainer::seccomp::{initialize_seccomp, is_notify};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use serde::{Deserialize, Serialize};
-use shim::{CallError, RUNTIME_DIR};
+use shim::{CallError, RUNTIME_DIR, Step};
 use sys::seccomp::Filter;
 
-use super::filter;
+use super::steps::Steps;
+use super::{filter, outside};
 
 /// The directory in a bundle where the document stands as the library is to read it.
 const LIBRARY_DIR: &str = "library";
@@ -42,6 +43,21 @@ pub(crate) struct Launch {
     pub(crate) exec: Option<PathBuf>,
     /// Gets a terminal.
     pub(crate) terminal: bool,
+    /// When it was asked for: `CLOCK_MONOTONIC`.
+    pub(crate) asked_ns: u64,
+    /// The program of another OCI runtime.
+    pub(crate) runtime: Option<PathBuf>,
+    /// What else is asked of that program, in place of a process.
+    pub(crate) errand: Option<Errand>,
+}
+
+/// What another runtime is asked about a container, beside running processes in it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Errand {
+    /// To send a signal to the first process.
+    Kill(i32),
+    /// To forget the container, which has ended.
+    Delete,
 }
 
 /// What came of it. With a running process its pidfd comes as a descriptor, then the terminal's master.
@@ -51,7 +67,11 @@ pub(crate) enum Launched {
     Running {
         /// The process, as the host sees it.
         pid: u32,
+        /// What that took.
+        steps: Vec<Step>,
     },
+    /// What else was asked for is done.
+    Done,
     /// It could not be.
     Failed(CallError),
 }
@@ -92,28 +112,62 @@ pub(crate) fn run() -> io::Result<()> {
     let mut buffer = vec![0; shim::MAX_MESSAGE];
     let (length, fds) = sys::seqpacket::recv(&socket, &mut buffer)?;
     let launch: Launch = shim::decode(&buffer[..length])?;
-    let (answer, fds) = match execute(&launch, fds) {
-        Ok((pid, fds)) => (Launched::Running { pid }, fds),
+    let mut steps = Steps::since(launch.asked_ns);
+    steps.took("launcher: begin");
+    let (answer, fds) = match execute(&launch, fds, &mut steps) {
+        Ok(Some((pid, fds))) => (Launched::Running { pid, steps: steps.into_taken() }, fds),
+        Ok(None) => (Launched::Done, Vec::new()),
         Err(error) => (Launched::Failed(error), Vec::new()),
     };
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     sys::seqpacket::send(&socket, &shim::encode(&answer)?, &fds)
 }
 
-fn execute(launch: &Launch, fds: Vec<OwnedFd>) -> Result<(u32, Vec<OwnedFd>), CallError> {
+/// The process that runs, with its descriptors; none where something else was asked for.
+fn execute(
+    launch: &Launch,
+    fds: Vec<OwnedFd>,
+    steps: &mut Steps,
+) -> Result<Option<(u32, Vec<OwnedFd>)>, CallError> {
     std::env::set_current_dir(&launch.bundle).map_err(|error| failure(&error))?;
+    let Some(program) = &launch.runtime else { return execute_inside(launch, fds, steps).map(Some) };
+    let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
+    let runtime = outside::Runtime { program, bundle: &launch.bundle, id: &launch.id };
+    if let Some(errand) = launch.errand {
+        return runtime.run_errand(errand).map(|()| None);
+    }
+    let terminal = console.is_some().then_some(TERMINAL_SOCKET);
+    let pid = match &launch.exec {
+        Some(process) => runtime.execute(process, fds, terminal)?,
+        None => runtime.start(fds, terminal)?,
+    };
+    steps.took("runtime: start the process");
+    with_handles(pid, console).map(Some)
+}
+
+fn execute_inside(
+    launch: &Launch,
+    fds: Vec<OwnedFd>,
+    steps: &mut Steps,
+) -> Result<(u32, Vec<OwnedFd>), CallError> {
     let (mut failed, payload) = Payload::new(launch).map_err(|error| failure(&error))?;
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
     let document =
         if payload.rest.is_some() { launch.bundle.join(LIBRARY_DIR) } else { launch.bundle.clone() };
-    let result = build(launch, &document, fds, payload, console.is_some());
+    steps.took("launcher: document and filter");
+    let result = build(launch, &document, fds, payload, console.is_some(), steps);
     // Ends when every holder of the other side has executed its program or ended.
     let mut why = String::new();
     failed.read_to_string(&mut why).map_err(|error| failure(&error))?;
     if !why.is_empty() {
         return Err(shim::decode(why.as_bytes()).unwrap_or_else(|_| CallError::new(why)));
     }
-    let pid = result.map_err(|error| failure(&error))?;
+    steps.took("container: confine and execute");
+    with_handles(result.map_err(|error| failure(&error))?, console)
+}
+
+/// The process, of which nobody has reaped anything yet, with a handle on it and its terminal.
+fn with_handles(pid: u32, console: Option<UnixListener>) -> Result<(u32, Vec<OwnedFd>), CallError> {
     let pidfd = sys::process::Pidfd::open(pid).map_err(|error| failure(&error))?;
     let mut fds = vec![OwnedFd::from(pidfd)];
     if let Some(console) = console {
@@ -129,6 +183,7 @@ fn build(
     fds: Vec<OwnedFd>,
     payload: Payload,
     terminal: bool,
+    steps: &mut Steps,
 ) -> Result<u32, LibcontainerError> {
     let mut builder = ContainerBuilder::new(launch.id.clone(), SyscallType::default())
         .with_executor(payload)
@@ -140,12 +195,16 @@ fn build(
     builder.stderr = fds.next();
     let pid = match &launch.exec {
         Some(process) => {
-            builder.as_tenant().with_process(Some(process)).with_detach(terminal).build()?.as_raw()
+            let pid = builder.as_tenant().with_process(Some(process)).with_detach(terminal).build()?;
+            steps.took("library: make the process");
+            pid.as_raw()
         }
         None => {
             let mut container =
                 builder.as_init(document).with_systemd(false).with_detach(terminal).build()?;
+            steps.took("library: make the container");
             container.start()?;
+            steps.took("library: start it");
             container.pid().map_or(0, |pid| pid.as_raw())
         }
     };
@@ -312,7 +371,7 @@ fn cannot_execute(program: &str, error: &io::Error) -> CallError {
 }
 
 /// An error with its causes.
-fn failure(error: &dyn std::error::Error) -> CallError {
+pub(super) fn failure(error: &dyn std::error::Error) -> CallError {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

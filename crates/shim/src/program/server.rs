@@ -10,15 +10,17 @@ use std::time::Instant;
 use jiff::Timestamp;
 use shim::{
     Answer, Call, CallError, ContainerConfig, ContainerReport, EXIT_FILE, Event, ExitRecord, FromShim,
-    LOG_FILES_KEPT, MAX_MESSAGE, State, ToShim, VERSION,
+    LOG_FILES_KEPT, MAX_MESSAGE, State, Step, ToShim, VERSION,
 };
 use sys::children::{ChildSignals, Ended};
 use sys::process::Pidfd;
 
-use super::launch::{self, Launch, Launched};
+use super::launch::{self, Errand, Launch, Launched};
 use super::log::Log;
+use super::outside::Runtime;
 use super::poller::{Poller, Source, Token};
 use super::sandbox;
+use super::steps::{self, Steps};
 use super::streams::{Stream, Streams};
 
 /// The first version of the protocol in which a welcome tells of starts that are under way.
@@ -46,6 +48,19 @@ enum Kind {
     First(u64),
     /// A further one.
     Exec(String),
+    /// None: another runtime is asked for something about a container, and this comes after.
+    Errand(u64, After),
+}
+
+/// What a call comes to after another runtime was asked.
+#[derive(Clone)]
+enum After {
+    /// The container is forgotten.
+    Delete,
+    /// It is made anew.
+    Create(Box<ContainerConfig>),
+    /// Its first process has the signal; else it is sent by number here.
+    Signal(i32),
 }
 
 /// A launcher at work, and who asked for it.
@@ -86,10 +101,13 @@ struct Server {
     processes: BTreeMap<u32, Process>,
     init: Option<Child>,
     ending: bool,
+    /// What making the sandbox took.
+    steps: Vec<Step>,
 }
 
 /// The shim's whole life. Standard input is the listening socket, so that daemons can connect before the shim is up.
 pub(crate) fn serve(directory: &Path) -> io::Result<()> {
+    let mut steps = Steps::since(steps::now_ns());
     sys::process::new_session()?;
     sys::process::become_subreaper()?;
     let listener = io::stdin().as_fd().try_clone_to_owned()?;
@@ -101,7 +119,8 @@ pub(crate) fn serve(directory: &Path) -> io::Result<()> {
         Err(error) => return refuse(&listener, error),
     };
     std::env::set_current_dir("/")?;
-    let mut server = Server::new(listener, children, init)?;
+    steps.took("shim: make namespaces");
+    let mut server = Server::new(listener, children, init, steps.into_taken())?;
     server.greet_first()?;
     // After the first welcome: entering a cgroup can take the kernel milliseconds, which the daemon uses meanwhile.
     for message in sandbox::enter_cgroups(&config) {
@@ -134,7 +153,12 @@ fn wait_readable(fd: impl AsFd) -> io::Result<()> {
 }
 
 impl Server {
-    fn new(listener: OwnedFd, children: ChildSignals, init: Option<Child>) -> io::Result<Self> {
+    fn new(
+        listener: OwnedFd,
+        children: ChildSignals,
+        init: Option<Child>,
+        steps: Vec<Step>,
+    ) -> io::Result<Self> {
         let mut poller = Poller::new()?;
         poller.readable(&listener, Source::Listener)?;
         poller.readable(&children, Source::Children)?;
@@ -148,6 +172,7 @@ impl Server {
             processes: BTreeMap::new(),
             init,
             ending: false,
+            steps,
         })
     }
 
@@ -285,7 +310,8 @@ impl Server {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.welcomed = true;
         }
-        self.send(id, &FromShim::Welcome { version: VERSION, pid: std::process::id(), containers }, &[]);
+        let (version, pid, steps) = (VERSION, std::process::id(), self.steps.clone());
+        self.send(id, &FromShim::Welcome { version, pid, containers, steps }, &[]);
     }
 
     fn is_starting(&self, slot: u64) -> bool {
@@ -328,11 +354,20 @@ impl Server {
 
     fn perform(&mut self, peer: u64, call: u64, what: Call, fds: Vec<OwnedFd>) -> Result<Outcome, CallError> {
         match what {
-            Call::Create(config) => self.create(config)?,
+            Call::Create(config) => {
+                let after = || After::Create(Box::new(config.clone()));
+                if let Some(slot) = self.known_outside(&config.id) {
+                    return self.run_errand(peer, call, slot, Errand::Delete, after());
+                }
+                self.create(config)?;
+            }
             Call::Start { id } => return self.start(peer, call, &id),
             Call::Signal { id, signal } => {
                 let slot = self.slot(&id)?;
-                self.signal(|kind| matches!(kind, Kind::First(of) if *of == slot), signal)?;
+                if self.runs_outside(slot) {
+                    return self.run_errand(peer, call, slot, Errand::Kill(signal), After::Signal(signal));
+                }
+                self.signal_first(slot, signal)?;
             }
             Call::Exec { id, exec_id, process, terminal } => {
                 return self.exec(peer, call, &id, exec_id, process, terminal, &fds);
@@ -358,7 +393,12 @@ impl Server {
                     .open()
                     .map_err(|error| failed("opening the log", &error))?;
             }
-            Call::Delete { id } => self.delete(&id)?,
+            Call::Delete { id } => {
+                if let Some(slot) = self.known_outside(&id) {
+                    return self.run_errand(peer, call, slot, Errand::Delete, After::Delete);
+                }
+                self.delete(&id)?;
+            }
             Call::Shutdown => self.ending = true,
         }
         Ok(Outcome::Now(Answer::Done))
@@ -440,6 +480,10 @@ impl Server {
         attached.map_err(|error| failed("attaching", &error))
     }
 
+    fn signal_first(&self, slot: u64, signal: i32) -> Result<(), CallError> {
+        self.signal(|kind| matches!(kind, Kind::First(of) if *of == slot), signal)
+    }
+
     fn signal(&self, which: impl Fn(&Kind) -> bool, signal: i32) -> Result<(), CallError> {
         let process = self.processes.values().find(|process| which(&process.kind));
         let process = process.ok_or_else(|| CallError::new("the process does not run"))?;
@@ -460,6 +504,9 @@ impl Server {
             bundle: container.config.bundle.clone(),
             exec: None,
             terminal: container.config.terminal,
+            asked_ns: steps::now_ns(),
+            runtime: container.config.runtime.clone(),
+            errand: None,
         };
         let ends: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
         self.launch(peer, call, &launch, &ends, Kind::First(slot))
@@ -488,6 +535,9 @@ impl Server {
             bundle: container.config.bundle.clone(),
             exec: Some(process),
             terminal,
+            asked_ns: steps::now_ns(),
+            runtime: container.config.runtime.clone(),
+            errand: None,
         };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         self.launch(peer, call, &launch, &fds, Kind::Exec(exec_id))
@@ -512,6 +562,58 @@ impl Server {
         Ok(Outcome::Later)
     }
 
+    /// A container of another runtime that has run and ended, of which that runtime still knows.
+    fn known_outside(&self, id: &str) -> Option<u64> {
+        let slot = self.slot(id).ok()?;
+        let container = self.containers.get(&slot)?;
+        let ended = matches!(container.state, State::Exited { .. });
+        (ended && container.config.runtime.is_some()).then_some(slot)
+    }
+
+    fn runs_outside(&self, slot: u64) -> bool {
+        self.containers.get(&slot).is_some_and(|container| {
+            matches!(container.state, State::Running { .. }) && container.config.runtime.is_some()
+        })
+    }
+
+    /// Has a launcher ask a container's runtime for something.
+    fn run_errand(
+        &mut self,
+        peer: u64,
+        call: u64,
+        slot: u64,
+        errand: Errand,
+        after: After,
+    ) -> Result<Outcome, CallError> {
+        let Some(container) = self.containers.get(&slot) else {
+            return Err(CallError::new("no such container"));
+        };
+        let launch = Launch {
+            id: container.config.id.clone(),
+            bundle: container.config.bundle.clone(),
+            exec: None,
+            terminal: false,
+            asked_ns: steps::now_ns(),
+            runtime: container.config.runtime.clone(),
+            errand: Some(errand),
+        };
+        self.launch(peer, call, &launch, &[], Kind::Errand(slot, after))
+    }
+
+    /// Another runtime has done what it was asked, or has not: then there is nothing more that it could be asked.
+    fn after_errand(&mut self, slot: u64, after: After, done: bool) -> Result<Answer, CallError> {
+        match after {
+            After::Signal(signal) if !done => self.signal_first(slot, signal)?,
+            After::Signal(_) => {}
+            After::Create(config) => self.create(*config)?,
+            After::Delete => {
+                let id = self.containers.get(&slot).map(|container| container.config.id.clone());
+                id.filter(|id| !id.is_empty()).map_or(Ok(()), |id| self.delete(&id))?;
+            }
+        }
+        Ok(Answer::Done)
+    }
+
     /// A launcher answered or died. It ends right after its answer, and only then what it started is the shim's child.
     fn on_launcher(&mut self, id: u64) {
         let Some(mut launch) = self.launching.remove(&id) else { return };
@@ -524,9 +626,18 @@ impl Server {
         if let Some(file) = &launch.process_file {
             let _ = std::fs::remove_file(file);
         }
+        if let Kind::Errand(slot, after) = launch.kind {
+            let done = matches!(received, Ok((Launched::Done, _)));
+            let result = self.after_errand(slot, after, done);
+            self.send(launch.peer, &FromShim::Reply { id: launch.call, result }, &[]);
+            return self.reap_strays();
+        }
         let result = match received {
-            Ok((Launched::Running { pid }, fds)) => {
-                self.adopt(pid, fds, launch.kind.clone(), launch.terminal)
+            Ok((Launched::Done, _)) => Err(CallError::new("the launcher started nothing")),
+            Ok((Launched::Running { pid, steps: taken }, fds)) => {
+                let mut steps = Steps::after(taken);
+                steps.took("shim: take over");
+                self.adopt(pid, fds, launch.kind.clone(), launch.terminal, steps.into_taken())
             }
             Ok((Launched::Failed(error), _)) => Err(error),
             Err(error) => Err(failed("the launcher", &error)),
@@ -554,7 +665,7 @@ impl Server {
         let Some(container) = self.containers.get(&slot) else { return };
         let id = container.config.id.clone();
         let event = match result {
-            Ok(Answer::Started { pid, started_at }) => {
+            Ok(Answer::Started { pid, started_at, .. }) => {
                 Event::Started { id, pid: *pid, started_at: *started_at }
             }
             Ok(Answer::Done) => return,
@@ -570,6 +681,7 @@ impl Server {
         fds: Vec<OwnedFd>,
         kind: Kind,
         terminal: bool,
+        steps: Vec<Step>,
     ) -> Result<(Answer, Option<OwnedFd>), CallError> {
         let mut fds = fds.into_iter();
         let (Some(pidfd), master) = (fds.next(), fds.next()) else {
@@ -593,7 +705,7 @@ impl Server {
         let token =
             self.poller.readable(&pidfd, Source::Process(pid)).map_err(|error| failed("waiting", &error))?;
         self.processes.insert(pid, Process { pidfd, token, kind });
-        Ok((Answer::Started { pid, started_at }, answer_with))
+        Ok((Answer::Started { pid, started_at, steps }, answer_with))
     }
 
     /// A process that the shim waits for has ended.
@@ -607,6 +719,7 @@ impl Server {
                 let exit = record(ended, false);
                 self.tell_all(Event::ExecExited { exec_id, exit });
             }
+            Kind::Errand(..) => {}
         }
     }
 
@@ -656,6 +769,13 @@ impl Server {
         for (pid, process) in &self.processes {
             if process.pidfd.signal(9).is_ok() {
                 let _ = sys::children::reap(*pid);
+            }
+        }
+        for container in self.containers.values() {
+            if let (Some(program), false) = (&container.config.runtime, container.state == State::Created) {
+                let (bundle, id) = (&container.config.bundle, container.config.id.as_str());
+                // Bounded, and what cannot be had the daemon removes by cgroup and directory.
+                let _ = Runtime { program, bundle, id }.run_errand(Errand::Delete);
             }
         }
         if let Some(mut init) = self.init.take() {

@@ -213,6 +213,10 @@ mod tests {
             scheduler_config: None,
             static_pod_path: None,
             max_container_restart_period: 300,
+            oci_runtimes: Default::default(),
+            images: crate::image_settings::Images::default(),
+            node_config: None,
+            kubelet: node::KubeletConfiguration::default(),
         };
         let clock = VirtualClock::new("2026-01-01T00:00:00Z".parse().unwrap());
         let shared = Arc::new(clock.clone());

@@ -71,10 +71,12 @@ pub(crate) async fn build(
 ) -> Result<Arc<NodeServer>> {
     let instance = &settings.instance;
     let store = image::Store::open(&instance.data_dir.join("images")).context("open the image store")?;
+    let store = store.with_registries(settings.images.registries.clone());
     let config = EngineConfig {
         data_dir: instance.data_dir.join("engine"),
         run_dir: instance.run_dir.join("engine"),
         cgroup_root: instance.name.clone(),
+        runtimes: settings.oci_runtimes.clone(),
     };
     let runtime: Arc<dyn Runtime> = Engine::open(config, store.clone()).await.context("open the engine")?;
     let images: Arc<dyn Images> = Arc::new(ImageService::new(store.clone()));
@@ -158,10 +160,11 @@ fn node_config(
         resolv_conf: host.resolv_conf.clone(),
         kubelet_version: GIT_VERSION.into(),
         runtime_version: concat!("skiff://", env!("CARGO_PKG_VERSION")).into(),
-        max_pods: MAX_PODS,
-        pod_pids_limit: None,
+        max_pods: settings.kubelet.max_pods.unwrap_or(MAX_PODS),
+        pod_pids_limit: settings.kubelet.pod_pids_limit.filter(|limit| *limit > 0),
         crash_loop_max: Duration::from_secs(settings.max_container_restart_period),
         static_pods: settings.static_pod_path.clone(),
+        images: settings.images.node.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),

@@ -96,7 +96,7 @@ pub(crate) async fn build(
     let controllers = local::client(&pipeline, &calls, "skiff:controllers", &[local::COMPONENTS]);
     let informers = Informers::new(controllers.clone(), clock.clone());
     let remote = pipeline.clone();
-    let catalog = Catalog::new(pipeline.catalog().rows());
+    let catalog = Catalog::new(pipeline.catalog().rows()).incomplete();
     let ctx = controllers::Ctx {
         client: controllers,
         informers: informers.clone(),
@@ -148,7 +148,7 @@ pub(crate) async fn build(
     } else {
         managed.into_iter().chain([placing]).for_each(|component| supervisor.add(component));
     }
-    supervisor.add(Arc::new(ServedKinds::new(&pipeline, &ctx.catalog)));
+    supervisor.add(Arc::new(ServedKinds::new(&pipeline, server.start(), &ctx.catalog)));
     supervisor.add(Arc::new(controllers::node_role::NodeRole::new(&ctx, &settings.node_name)));
     supervisor.add(Arc::new(ClusterConfig::new(&ctx.client, net.config.ranges)));
     connector.set_authority(server.pki().clone());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use api::GroupVersionResource;
-use apiserver::{Extension, ExtensionResource, Pipeline};
+use apiserver::{Extension, ExtensionResource, Pipeline, Start};
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context};
@@ -39,13 +39,14 @@ pub(crate) fn extensions(all: &[Extension]) -> Extensions {
 /// Keeps the controllers' list of resources.
 pub(crate) struct ServedKinds {
     pipeline: Arc<Pipeline>,
+    start: Start,
     catalog: Catalog,
 }
 
 impl ServedKinds {
-    /// The rows of `pipeline`, told through `catalog`.
-    pub(crate) fn new(pipeline: &Arc<Pipeline>, catalog: &Catalog) -> Self {
-        Self { pipeline: pipeline.clone(), catalog: catalog.clone() }
+    /// The rows of `pipeline`, told through `catalog`, which is complete once it is known what others serve.
+    pub(crate) fn new(pipeline: &Arc<Pipeline>, start: Start, catalog: &Catalog) -> Self {
+        Self { pipeline: pipeline.clone(), start, catalog: catalog.clone() }
     }
 }
 
@@ -62,11 +63,17 @@ impl Component for ServedKinds {
     async fn run(&self, ctx: Context) -> Result<(), BoxError> {
         let mut changes = self.pipeline.catalog().changes();
         ctx.ready();
+        let mut others_known = std::pin::pin!(self.start.others_known());
+        let mut complete = false;
         loop {
             changes.mark_unchanged();
             self.catalog.set(self.pipeline.catalog().rows());
             tokio::select! {
                 changed = changes.changed() => changed?,
+                () = &mut others_known, if !complete => {
+                    self.catalog.complete();
+                    complete = true;
+                }
                 () = ctx.cancelled() => return Ok(()),
             }
         }

@@ -11,6 +11,17 @@ pub(crate) struct Answer {
     /// Variables of its environment.
     pub(crate) envs: BTreeMap<String, String>,
     pub(crate) mounts: Vec<Bind>,
+    pub(crate) devices: Vec<Node>,
+}
+
+/// A device of the host that a container may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Node {
+    pub(crate) host_path: String,
+    pub(crate) container_path: String,
+    /// Some of `rwm`.
+    pub(crate) access: String,
 }
 
 /// Something of the host that a container sees.

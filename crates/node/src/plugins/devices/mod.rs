@@ -7,10 +7,10 @@ mod report;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use engine_api::{Mount, MountPropagation, MountSource};
+use engine_api::{Device, Mount, MountPropagation, MountSource};
 use k8s_openapi::api::core::v1::Container;
 use parking_lot::Mutex;
 use protos::devices::v1beta1::device_plugin_client::DevicePluginClient;
@@ -23,7 +23,7 @@ use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
-use book::{Answer, Bind, Book, Choice, Given, Wish, choose, is_extended};
+use book::{Answer, Bind, Book, Choice, Given, Node, Wish, choose, is_extended};
 use checkpoint::Checkpoint;
 pub(crate) use report::keep as keep_report;
 pub(crate) use server::keep as keep_server;
@@ -65,6 +65,7 @@ struct Plugin {
 pub(crate) struct Extras {
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
+    pub(crate) devices: Vec<Device>,
 }
 
 fn client(channel: Channel) -> DevicePluginClient<Channel> {
@@ -218,30 +219,41 @@ async fn preferred(plugin: &Plugin, wish: &Wish, choice: &Choice) -> Vec<String>
 
 /// What a plugin wants, if the node can give it: what it cannot give a container must not miss in silence.
 fn read(answer: ContainerAllocateResponse) -> Result<Answer, String> {
-    if !answer.devices.is_empty() || !answer.cdi_devices.is_empty() {
-        return Err(
-            "the plugin gives device nodes, which this node cannot pass to containers: use a plugin that gives variables and mounts"
-                .to_owned(),
-        );
+    if !answer.cdi_devices.is_empty() {
+        let words = "the plugin names CDI devices, which this node does not know: have it give device nodes, variables and mounts";
+        return Err(words.to_owned());
     }
-    let mounts = answer.mounts.into_iter().map(|mount| {
-        let absolute = |path: &str| {
-            let parts = Path::new(path).components();
-            path.starts_with('/') && parts.into_iter().all(|part| part != std::path::Component::ParentDir)
-        };
-        if !absolute(&mount.host_path) || !absolute(&mount.container_path) {
-            return Err(
-                "the plugin names a mount by a path that is not absolute, or contains '..'".to_owned()
-            );
+    let check = |path: &str| {
+        let plain = Path::new(path).components().all(|part| part != Component::ParentDir);
+        if path.starts_with('/') && plain {
+            return Ok(());
         }
-        Ok(Bind {
-            host_path: mount.host_path,
-            container_path: mount.container_path,
-            read_only: mount.read_only,
-        })
+        Err("the plugin names a mount or device by a path that is not absolute, or contains '..'".to_owned())
+    };
+    for mount in &answer.mounts {
+        check(&mount.host_path).and_then(|()| check(&mount.container_path))?;
+    }
+    for device in &answer.devices {
+        check(&device.host_path).and_then(|()| check(&device.container_path))?;
+        if device.permissions.chars().any(|access| !"rwm".contains(access)) {
+            return Err("the plugin gives rights to a device that are none of r, w and m".to_owned());
+        }
+    }
+    let mounts = answer.mounts.into_iter().map(|mount| Bind {
+        host_path: mount.host_path,
+        container_path: mount.container_path,
+        read_only: mount.read_only,
     });
-    let mounts = mounts.collect::<Result<_, _>>()?;
-    Ok(Answer { envs: answer.envs.into_iter().collect(), mounts })
+    let devices = answer.devices.into_iter().map(|device| Node {
+        host_path: device.host_path,
+        container_path: device.container_path,
+        access: device.permissions,
+    });
+    Ok(Answer {
+        envs: answer.envs.into_iter().collect(),
+        mounts: mounts.collect(),
+        devices: devices.collect(),
+    })
 }
 
 async fn note(deps: &Deps) -> Result<(), String> {
@@ -280,10 +292,16 @@ pub(crate) async fn extras(deps: &Deps, uid: &str, container: &str) -> Result<Ex
             started.map_err(failed)?;
         }
         extras.env.extend(given.answer.envs.into_iter().map(|(name, value)| format!("{name}={value}")));
+        extras.devices.extend(given.answer.devices.into_iter().map(|node| Device {
+            host: node.host_path.into(),
+            path: node.container_path.into(),
+            access: node.access,
+        }));
         extras.mounts.extend(given.answer.mounts.into_iter().map(|bind| Mount {
             source: MountSource::Bind(bind.host_path.into()),
             target: bind.container_path.into(),
             read_only: bind.read_only,
+            recursive_read_only: false,
             propagation: MountPropagation::Private,
         }));
     }
@@ -324,8 +342,20 @@ mod tests {
         for bad in ["", "usr", "/usr/../etc"] {
             assert!(read(with(bad)).is_err(), "{bad}");
         }
-        let node = api::DeviceSpec { host_path: "/dev/x".into(), ..Default::default() };
-        let nodes = ContainerAllocateResponse { devices: vec![node], ..Default::default() };
-        assert!(read(nodes).unwrap_err().contains("device nodes"));
+        let node = |host: &str, permissions: &str| ContainerAllocateResponse {
+            devices: vec![api::DeviceSpec {
+                host_path: host.into(),
+                container_path: "/dev/x".into(),
+                permissions: permissions.into(),
+            }],
+            ..Default::default()
+        };
+        assert_eq!(read(node("/dev/x0", "rw")).unwrap().devices[0].access, "rw");
+        assert!(read(node("/dev/../x", "rw")).is_err() && read(node("/dev/x0", "rwx")).is_err());
+        let cdi = ContainerAllocateResponse {
+            cdi_devices: vec![api::CdiDevice { name: "e.com/gpu=0".into() }],
+            ..Default::default()
+        };
+        assert!(read(cdi).unwrap_err().contains("CDI devices"));
     }
 }

@@ -1,4 +1,4 @@
-//! Deletes what the node has made for a pod, and nothing else: below a mount lies the data of others. A bind mount may
+//! Deletes a directory with what it holds, and nothing else: below a mount lies the data of others. A bind mount may
 //! show a directory of the very same file system, so that its device number tells nothing; the kernel is asked to cross no
 //! mount (`openat2` with `RESOLVE_NO_XDEV`), and refuses by itself to remove a mount's directory. What containers have put
 //! there may be nested as deeply as they liked: beyond [`DEPTH_MAX`] it is taken up to the top first, so that neither stack
@@ -24,7 +24,7 @@ const PASSES: usize = 100;
 ///
 /// # Errors
 /// If something is mounted in it: that is left as it is, with all that it shows.
-pub(crate) fn remove_tree(root: &Path) -> io::Result<()> {
+pub fn remove_tree(root: &Path) -> io::Result<()> {
     let open = match openat(CWD, root, DIRECTORY, Mode::empty()) {
         Ok(open) => open,
         Err(Errno::NOENT) => return Ok(()),
@@ -162,12 +162,12 @@ mod tests {
 
     impl Drop for Bound {
         fn drop(&mut self) {
-            let _ = sys::mount::unmount(&self.0);
+            let _ = crate::mount::unmount(&self.0);
         }
     }
 
     fn bound(source: &Path, target: &Path) -> Bound {
-        sys::mount::bind(source, target).unwrap();
+        crate::mount::bind(source, target).unwrap();
         Bound(target.to_owned())
     }
 

@@ -1,0 +1,450 @@
+//! A file with the settings of a node, in the words of upstream's kubelet: `KubeletConfiguration` of
+//! `kubelet.config.k8s.io/v1beta1`. What has an effect here is taken. What upstream knows and this node does in its own way
+//! is refused by name, unless it says what holds here anyway or nothing at all; what nobody knows is refused as well.
+//! Source: `staging/src/k8s.io/kubelet/config/v1beta1/types.go`, `pkg/kubelet/apis/config/validation`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::registration::object::IMAGES_MAX;
+use crate::registration::{LEASE_PERIOD, LEASE_SECONDS, STATUS_PERIOD};
+use crate::server::auth;
+
+const VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+const KIND: &str = "KubeletConfiguration";
+/// Source: `MaxCrashLoopBackOff` in `pkg/kubelet/apis/config`.
+const RESTART_PERIOD_MAX: Duration = Duration::from_secs(300);
+
+/// Fields that have an effect.
+const TAKEN: [&str; 11] = [
+    "maxPods",
+    "podPidsLimit",
+    "staticPodPath",
+    "crashLoopBackOff",
+    "imageMinimumGCAge",
+    "imageMaximumGCAge",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "maxParallelImagePulls",
+    "imagePullCredentialsVerificationPolicy",
+    "preloadedImagesVerificationAllowlist",
+];
+
+/// Fields that upstream knows beside [`TAKEN`] and those that [`fixed`] tells of.
+const WITHOUT_EFFECT: [&str; 86] = [
+    "address",
+    "allowedUnsafeSysctls",
+    "cgroupRoot",
+    "clusterDNS",
+    "clusterDomain",
+    "containerLogMaxWorkers",
+    "containerLogMonitorInterval",
+    "containerRuntimeEndpoint",
+    "contentType",
+    "cpuManagerPolicyOptions",
+    "cpuManagerReconcilePeriod",
+    "defaultPodSysctls",
+    "enableContentionProfiling",
+    "enableDebugFlagsHandler",
+    "enableProfilingHandler",
+    "enableServer",
+    "enableSystemLogQuery",
+    "enforceNodeAllocatable",
+    "eventBurst",
+    "eventRecordQPS",
+    "evictionHard",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "featureGates",
+    "fileCheckFrequency",
+    "hairpinMode",
+    "healthzBindAddress",
+    "httpCheckFrequency",
+    "imageServiceEndpoint",
+    "iptablesDropBit",
+    "iptablesMasqueradeBit",
+    "kernelMemcgNotification",
+    "kubeAPIBurst",
+    "kubeAPIQPS",
+    "kubeReserved",
+    "kubeReservedCgroup",
+    "kubeletCgroups",
+    "localStorageCapacityIsolation",
+    "logging",
+    "makeIPTablesUtilChains",
+    "maxOpenFiles",
+    "memoryReservationPolicy",
+    "memoryThrottlingFactor",
+    "mergeDefaultEvictionSettings",
+    "oomScoreAdj",
+    "podCIDR",
+    "podLogsDir",
+    "podsPerCore",
+    "port",
+    "protectKernelDefaults",
+    "providerID",
+    "qosReserved",
+    "registerWithTaints",
+    "registryBurst",
+    "registryPullQPS",
+    "reservedMemory",
+    "reservedSystemCPUs",
+    "resolvConf",
+    "rotateCertificates",
+    "runOnce",
+    "runtimeRequestTimeout",
+    "serverTLSBootstrap",
+    "showHiddenMetricsForVersion",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
+    "shutdownGracePeriodCriticalPods",
+    "singleProcessOOMKill",
+    "staticPodURL",
+    "staticPodURLHeader",
+    "streamingConnectionIdleTimeout",
+    "syncFrequency",
+    "systemCgroups",
+    "systemReserved",
+    "systemReservedCgroup",
+    "tlsCertFile",
+    "tlsCipherSuites",
+    "tlsCurvePreferences",
+    "tlsMinVersion",
+    "tlsPrivateKeyFile",
+    "topologyManagerPolicyOptions",
+    "topologyManagerScope",
+    "tracing",
+    "userNamespaces",
+];
+
+/// What a file says; `None` where it leaves the node its default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KubeletConfiguration {
+    /// Pods that the node takes.
+    pub max_pods: Option<u32>,
+    /// Processes per pod; not above 0: no limit.
+    pub pod_pids_limit: Option<i64>,
+    /// Directory of the manifests of static pods, absolute.
+    pub static_pod_path: Option<PathBuf>,
+    /// The longest that a container which ends again and again waits for its restart.
+    pub max_container_restart_period: Option<Duration>,
+    /// What it says of images.
+    pub images: ImageFields,
+}
+
+/// What a file says of images, as it stands there: who takes it checks it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageFields {
+    /// Use of the disk in percent at which unused images go, and down to which.
+    pub gc_thresholds: [Option<u8>; 2],
+    /// The age below which none goes.
+    pub minimum_gc_age: Option<String>,
+    /// The age beyond which unused ones go.
+    pub maximum_gc_age: Option<String>,
+    /// Pulls at a time.
+    pub max_parallel_pulls: Option<u32>,
+    /// Who has to show the credentials that an image was pulled with, …
+    pub verification_policy: Option<String>,
+    /// … and of which images nobody has.
+    pub verification_allowlist: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct CrashLoopBackOff {
+    max_container_restart_period: Option<String>,
+}
+
+impl KubeletConfiguration {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no such configuration, or has a field that is unknown or without effect here.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let told = |error: String| format!("node configuration {}: {error}", path.display());
+        let text = std::fs::read(path).map_err(|error| told(error.to_string()))?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new("/"))).map_err(told)
+    }
+
+    /// Takes a text apart; paths in it are relative to `directory`, as upstream's `kubeletconfig.KubeletConfigurationPathRefs`.
+    fn parse(text: &[u8], directory: &Path) -> Result<Self, String> {
+        let fields = fields_of(text)?;
+        let fixed = fixed();
+        for (name, value) in &fields {
+            check_field(name, value, &fixed)?;
+        }
+        let max_pods: Option<i64> = taken(&fields, "maxPods")?;
+        let max_pods = max_pods.filter(|pods| *pods != 0).map(u32::try_from).transpose();
+        let period = taken::<CrashLoopBackOff>(&fields, "crashLoopBackOff")?.unwrap_or_default();
+        let static_pods: Option<PathBuf> = taken(&fields, "staticPodPath")?;
+        Ok(Self {
+            max_pods: max_pods.map_err(|_| "maxPods: must not be a negative number")?,
+            pod_pids_limit: taken(&fields, "podPidsLimit")?,
+            static_pod_path: static_pods
+                .filter(|path| !path.as_os_str().is_empty())
+                .map(|path| directory.join(path)),
+            max_container_restart_period: restart_period(period.max_container_restart_period.as_deref())?,
+            images: ImageFields::read(&fields)?,
+        })
+    }
+}
+
+impl ImageFields {
+    /// As everywhere in such a file, nothing and 0 stand for the default.
+    fn read(fields: &Map<String, Value>) -> Result<Self, String> {
+        let text = |name: &str| -> Result<_, String> {
+            Ok(taken::<String>(fields, name)?.filter(|text| !is_empty(&json!(text))))
+        };
+        let percent = |name: &str| taken::<u8>(fields, name);
+        Ok(Self {
+            gc_thresholds: [percent("imageGCHighThresholdPercent")?, percent("imageGCLowThresholdPercent")?],
+            minimum_gc_age: text("imageMinimumGCAge")?,
+            maximum_gc_age: text("imageMaximumGCAge")?,
+            max_parallel_pulls: taken::<u32>(fields, "maxParallelImagePulls")?.filter(|pulls| *pulls != 0),
+            verification_policy: text("imagePullCredentialsVerificationPolicy")?,
+            verification_allowlist: taken(fields, "preloadedImagesVerificationAllowlist")?
+                .unwrap_or_default(),
+        })
+    }
+}
+
+/// The fields of a document of the right kind that say something.
+fn fields_of(text: &[u8]) -> Result<Map<String, Value>, String> {
+    let (json, repeated) = api::decode::yaml_to_json(text)?;
+    if let Some(repeated) = repeated {
+        return Err(repeated);
+    }
+    let mut fields: Map<String, Value> = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+    let mut head = |name: &str| fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));
+    let (version, kind) = (head("apiVersion"), head("kind"));
+    if (version.as_deref(), kind.as_deref()) != (Some(VERSION), Some(KIND)) {
+        return Err(format!("not a {KIND} of {VERSION}"));
+    }
+    fields.retain(|_, value| !value.is_null());
+    Ok(fields)
+}
+
+/// A field of those that have an effect.
+fn taken<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Result<Option<T>, String> {
+    let value = fields.get(name).map(T::deserialize).transpose();
+    value.map_err(|error| format!("{name}: {error}"))
+}
+
+/// Refuses a field that is unknown, or asks for what does not hold here.
+fn check_field(name: &str, value: &Value, fixed: &Value) -> Result<(), String> {
+    if TAKEN.contains(&name) {
+        return Ok(());
+    }
+    match fixed.get(name) {
+        Some(holds) if says(value, holds) => Ok(()),
+        Some(holds) => Err(format!(
+            "{name}: {value} has no effect on this node, which goes by {holds}; remove the field"
+        )),
+        None if !WITHOUT_EFFECT.contains(&name) => Err(format!("unknown field \"{name}\"")),
+        None if is_empty(value) => Ok(()),
+        None => Err(format!("{name}: this node does nothing with it; remove the field")),
+    }
+}
+
+/// Whether a value says what holds, or a part of that. Durations that are 0 stand for the default.
+fn says(value: &Value, holds: &Value) -> bool {
+    match (value, holds) {
+        (Value::Null, _) => true,
+        (Value::Object(value), Value::Object(holds)) => {
+            value.iter().all(|(name, value)| match holds.get(name) {
+                Some(holds) => says(value, holds),
+                None => is_empty(value),
+            })
+        }
+        (Value::String(value), Value::String(holds)) => {
+            let (of_value, of_other) = (duration_of(value), duration_of(holds));
+            value == holds
+                || value.is_empty()
+                || of_value == Some(Duration::ZERO)
+                || of_value.is_some() && of_value == of_other
+        }
+        _ => value == holds,
+    }
+}
+
+/// Whether a value is the one that Go writes for nothing at all.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty() || duration_of(text) == Some(Duration::ZERO),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+    }
+}
+
+/// A duration as Go writes it.
+fn duration_of(text: &str) -> Option<Duration> {
+    let nanoseconds = u64::try_from(api::custom::go_duration(text)?).ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+fn restart_period(text: Option<&str>) -> Result<Option<Duration>, String> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let period =
+        duration_of(text).filter(|period| (Duration::from_secs(1)..=RESTART_PERIOD_MAX).contains(period));
+    let wrong = || format!("crashLoopBackOff.maxContainerRestartPeriod: {text:?} is not between 1s and 5m0s");
+    Ok(Some(period.ok_or_else(wrong)?))
+}
+
+/// What no setting changes, as `/configz` tells it.
+pub(crate) fn fixed() -> Value {
+    json!({
+        "kind": KIND,
+        "apiVersion": VERSION,
+        "authentication": {
+            "x509": {},
+            "webhook": { "enabled": true, "cacheTTL": duration(auth::TOKEN_TTL) },
+            "anonymous": { "enabled": false },
+        },
+        "authorization": {
+            "mode": "Webhook",
+            "webhook": {
+                "cacheAuthorizedTTL": duration(auth::ALLOWED_TTL),
+                "cacheUnauthorizedTTL": duration(auth::DENIED_TTL),
+            },
+        },
+        "readOnlyPort": 0,
+        "healthzPort": 0,
+        "nodeStatusUpdateFrequency": duration(LEASE_PERIOD),
+        "nodeStatusReportFrequency": duration(STATUS_PERIOD),
+        "nodeLeaseDurationSeconds": LEASE_SECONDS,
+        "nodeStatusMaxImages": IMAGES_MAX,
+        "volumeStatsAggPeriod": "1m0s",
+        "cgroupsPerQOS": true,
+        "cgroupDriver": "cgroupfs",
+        "cpuManagerPolicy": "none",
+        "memoryManagerPolicy": "None",
+        "topologyManagerPolicy": "none",
+        "cpuCFSQuota": true,
+        "cpuCFSQuotaPeriod": "100ms",
+        "enableDebuggingHandlers": true,
+        "enableSystemLogHandler": true,
+        "enableControllerAttachDetach": true,
+        "configMapAndSecretChangeDetectionStrategy": "Watch",
+        "serializeImagePulls": false,
+        "failSwapOn": false,
+        "failCgroupV1": false,
+        "memorySwap": { "swapBehavior": "NoSwap" },
+        "seccompDefault": true,
+        "containerLogMaxSize": format!("{}Mi", engine_api::logs::FILE_BYTES_MAX >> 20),
+        "containerLogMaxFiles": engine_api::logs::FILES_MAX,
+        "registerNode": true,
+    })
+}
+
+/// As Go writes a duration: `2m0s`, `10s`, `0s`.
+pub(crate) fn duration(of: Duration) -> String {
+    let (hours, minutes, seconds) = (of.as_secs() / 3600, of.as_secs() / 60 % 60, of.as_secs() % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(fields: &str) -> Result<KubeletConfiguration, String> {
+        let text = format!("apiVersion: {VERSION}\nkind: {KIND}\n{fields}");
+        KubeletConfiguration::parse(text.as_bytes(), Path::new("/etc/node"))
+    }
+
+    #[test]
+    fn durations_are_written_as_clients_of_go_read_them() {
+        let shown = |seconds| duration(Duration::from_secs(seconds));
+        assert_eq!([shown(0), shown(10), shown(120), shown(3661)], ["0s", "10s", "2m0s", "1h1m1s"]);
+    }
+
+    #[test]
+    fn what_has_an_effect_is_taken() {
+        let file = "maxPods: 200\npodPidsLimit: 1000\nstaticPodPath: manifests\n\
+                    crashLoopBackOff: {maxContainerRestartPeriod: 1m}\nimageGCHighThresholdPercent: 90\n\
+                    imageMaximumGCAge: 24h\nimageMinimumGCAge: 0s\n";
+        let wanted = KubeletConfiguration {
+            max_pods: Some(200),
+            pod_pids_limit: Some(1000),
+            static_pod_path: Some("/etc/node/manifests".into()),
+            max_container_restart_period: Some(Duration::from_secs(60)),
+            images: ImageFields {
+                gc_thresholds: [Some(90), None],
+                maximum_gc_age: Some("24h".to_owned()),
+                ..ImageFields::default()
+            },
+        };
+        assert_eq!(parse(file), Ok(wanted));
+        assert_eq!(
+            parse("maxPods: 0\nstaticPodPath: \"\"\npodPidsLimit: null\n"),
+            Ok(KubeletConfiguration::default())
+        );
+    }
+
+    /// A file as upstream's installer writes it, but for what this host is told otherwise.
+    #[test]
+    fn what_holds_anyway_and_what_says_nothing_may_stand_there() {
+        let file = "cgroupDriver: cgroupfs\nnodeStatusUpdateFrequency: 0s\nlogging: {}\n\
+                    authentication: {anonymous: {enabled: false}, webhook: {cacheTTL: 0s, enabled: true}}\n\
+                    authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 0s}}\nhealthzPort: 0\n\
+                    memorySwap: {}\nshutdownGracePeriod: 0s\nclusterDNS: []\ncontainerRuntimeEndpoint: \"\"\n";
+        assert_eq!(parse(file), Ok(KubeletConfiguration::default()));
+    }
+
+    #[test]
+    fn nothing_is_ignored_without_a_word() {
+        for (file, told) in [
+            ("maxPodz: 1\n", "unknown field \"maxPodz\""),
+            ("maxPods: many\n", "maxPods: invalid type: string \"many\", expected i64"),
+            ("maxPods: -1\n", "maxPods: must not be a negative number"),
+            ("runOnce: true\n", "runOnce: this node does nothing with it; remove the field"),
+            (
+                "cpuManagerPolicy: static\n",
+                "cpuManagerPolicy: \"static\" has no effect on this node, which goes by \"none\"; remove the field",
+            ),
+            (
+                "memorySwap: {swapBehavior: LimitedSwap}\n",
+                "memorySwap: {\"swapBehavior\":\"LimitedSwap\"} has no effect on this node, which goes by \
+                 {\"swapBehavior\":\"NoSwap\"}; remove the field",
+            ),
+            (
+                "crashLoopBackOff: {maxContainerRestartPeriod: 6m}\n",
+                "crashLoopBackOff.maxContainerRestartPeriod: \"6m\" is not between 1s and 5m0s",
+            ),
+        ] {
+            assert_eq!(parse(file), Err(told.to_owned()), "{file}");
+        }
+        assert!(parse("crashLoopBackOff: {period: 6m}\n").unwrap_err().contains("unknown field `period`"));
+        assert!(parse("maxPods: 1\nmaxPods: 2\n").is_err());
+        let other = KubeletConfiguration::parse(b"kind: KubeletConfiguration\n", Path::new("/"));
+        assert_eq!(other, Err("not a KubeletConfiguration of kubelet.config.k8s.io/v1beta1".to_owned()));
+    }
+
+    #[test]
+    fn what_is_told_is_what_holds() {
+        let shown = fixed();
+        assert_eq!(shown["authentication"]["webhook"]["cacheTTL"], "2m0s");
+        assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
+        assert_eq!(
+            (&shown["containerLogMaxSize"], &shown["containerLogMaxFiles"]),
+            (&json!("10Mi"), &json!(5))
+        );
+        // A field is either fixed, or taken, or without effect.
+        for name in TAKEN.iter().chain(&WITHOUT_EFFECT) {
+            assert!(shown.get(name).is_none(), "{name}");
+        }
+    }
+}
