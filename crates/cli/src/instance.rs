@@ -110,6 +110,11 @@ impl Instance {
         self.run_dir.join("docker.sock")
     }
 
+    /// The Container Runtime Interface's socket.
+    pub fn runtime_socket(&self) -> PathBuf {
+        self.run_dir.join("cri.sock")
+    }
+
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.data_dir.join("kubeconfig")

@@ -11,7 +11,7 @@ use crate::answer::Failure;
 use crate::mounts;
 
 /// Marks sandboxes made here.
-pub(crate) const OWNER_LABEL: &str = "skiff.owner";
+pub(crate) use engine_api::OWNER_LABEL;
 pub(crate) const OWNER: &str = "docker";
 /// The create request, as JSON: what Docker wants to hear again and the engine does not know.
 pub(crate) const REQUEST_LABEL: &str = "skiff.docker.request";

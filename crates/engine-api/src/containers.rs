@@ -12,6 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{EngineError, Process};
 
+/// The label in which users of the engine but the node say whose a sandbox or container is (`docker`, `cri`): nobody
+/// touches what bears another's name.
+pub const OWNER_LABEL: &str = "skiff.owner";
+
 /// A group of containers that share namespaces and one shim: a pod, or a single `run` container's surroundings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -48,6 +52,10 @@ pub struct SandboxSpec {
     /// Which of the engine's OCI runtimes executes the containers; empty: the built-in one.
     #[serde(default)]
     pub runtime_handler: String,
+    /// User and group ids of its own: a user namespace, in which root is nobody on the host. Not with the host's
+    /// namespaces.
+    #[serde(default)]
+    pub own_users: bool,
 }
 
 /// An OCI runtime that sandboxes can ask for, and what it can do beyond what all can.
@@ -254,6 +262,12 @@ pub struct Security {
     /// SELinux; without effect where the kernel has none.
     #[serde(default)]
     pub selinux: Option<SelinuxOptions>,
+    /// Paths that cannot be read, beside the engine's own.
+    #[serde(default)]
+    pub masked_paths: Vec<String>,
+    /// Paths that cannot be written, beside the engine's own.
+    #[serde(default)]
+    pub read_only_paths: Vec<String>,
 }
 
 /// Where a container's log goes.

@@ -21,6 +21,7 @@ use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
 use crate::images::engine_error;
 use crate::labels::{Labels, Modules};
 use crate::layout::namespace;
+use crate::mapping::Users;
 use crate::oci::{self, Surroundings};
 use crate::records::{self, ContainerRecord};
 use crate::sandboxes::{check_below, check_id, limits_of};
@@ -29,6 +30,11 @@ use crate::user::{self, ResolvedUser};
 
 // What is told of the logs is what the shim does.
 const _: () = assert!(shim::LOG_FILES_KEPT + 1 == engine_api::logs::FILES_MAX);
+
+/// In a bundle: the PID namespace of another container, held.
+const PID_NAMESPACE: &str = "pidns";
+/// In a bundle: what is mounted into the container with its ids mapped.
+const MOUNTS: &str = "mounts";
 
 impl Engine {
     pub(crate) async fn make_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {
@@ -100,7 +106,12 @@ impl Engine {
         }
         let snapshot = self.store.prepare(&spec.id, &digest_of(spec)?).map_err(engine_error)?;
         let (lower, upper, work) = (&snapshot.lowerdirs, &snapshot.upper, &snapshot.work);
-        sys::mount::overlay(lower, upper, work, &image::overlay::OPTIONS, &rootfs).map_err(failed)
+        let mount =
+            |lower: &[PathBuf]| sys::mount::overlay(lower, upper, work, &image::overlay::OPTIONS, &rootfs);
+        match self.users_of(&spec.sandbox_id)? {
+            None => mount(lower).map_err(failed),
+            Some(users) => users.with_layers(&rootfs.with_file_name("layers"), lower, upper, mount),
+        }
     }
 
     /// Makes the shim know the container, so that clients can attach before it starts.
@@ -121,6 +132,7 @@ impl Engine {
             members: group.members_file(),
             oom_events: group.oom_file(),
             runtime: self.handlers.program(&sandbox.runtime_handler)?,
+            users: sandbox.own_users,
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }
@@ -209,8 +221,11 @@ impl Engine {
                 "container has runAsNonRoot and image will run as root: give a user other than 0",
             ));
         }
+        let users = self.users_of(&spec.sandbox_id)?;
+        let first = users.as_ref().map_or(0, |users| users.range.first);
         let cwd = oci::working_dir(spec, &image);
-        sys::files::create_dir_in_root(&rootfs, &cwd, (user.uid, user.gid)).map_err(|error| {
+        let owner = (first.saturating_add(user.uid), first.saturating_add(user.gid));
+        sys::files::create_dir_in_root(&rootfs, &cwd, owner).map_err(|error| {
             EngineError::internal(&format!("making the directory {}", cwd.display()), &error)
         })?;
         let capabilities = self.capabilities_of(spec)?;
@@ -232,6 +247,7 @@ impl Engine {
             run_sandbox: &run_sandbox,
             cgroup_path,
             cgroup_directories: &self.cgroups.group(cgroup_path).v1_directories(),
+            users: users.as_ref().map(|users| (users.path.clone(), users.range)),
             pid_namespace: self.pid_namespace(spec, sandbox, &run_sandbox)?,
             devices: &devices,
             given,
@@ -242,6 +258,11 @@ impl Engine {
         let mounts: Vec<Mount> = spec.mounts.iter().cloned().chain(nodes).collect();
         let mounts = mounts_followed(&rootfs, &mounts)
             .map_err(|error| EngineError::internal("finding the container's mount points", &error))?;
+        let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
+        let mounts = match &users {
+            Some(users) => users.map_mounts(&bundle.join(MOUNTS), mounts)?,
+            None => mounts,
+        };
         oci::document(&ContainerSpec { mounts, ..spec.clone() }, &around)
     }
 
@@ -279,7 +300,7 @@ impl Engine {
         if !group.processes().is_ok_and(|members| members.contains(&pid)) {
             return Err(gone());
         }
-        let pin = self.layout.bundle(&spec.sandbox_id, &spec.id).join("pidns");
+        let pin = self.layout.bundle(&spec.sandbox_id, &spec.id).join(PID_NAMESPACE);
         let held = sys::mount::unmount(&pin)
             .and_then(|()| sys::ns::pin_of(&process, pid, sys::ns::Namespace::Pid, &pin));
         held.map(|()| pin).map_err(|error| match error.kind() {
@@ -296,6 +317,13 @@ impl Engine {
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
         let built_in = sandbox.record.lock().spec.runtime_handler.is_empty();
         Modules::detect().of(&spec.security, built_in)
+    }
+
+    /// The user namespace of a sandbox.
+    fn users_of(&self, sandbox_id: &str) -> Result<Option<Users>, EngineError> {
+        let range = self.sandbox_named(sandbox_id)?.record.lock().users;
+        let path = namespace(&self.layout.run_sandbox(sandbox_id), "user");
+        Ok(range.map(|range| Users { path, range }))
     }
 
     fn user_of(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<ResolvedUser, EngineError> {
@@ -440,6 +468,15 @@ impl Engine {
     }
 }
 
+/// Lets go of what a path in a sandbox's directory, if it is a container's bundle, holds beside its root file system: its volumes are not in use any more.
+pub(crate) fn let_go(bundle: &Path) -> std::io::Result<()> {
+    let (namespace, mounts) = (bundle.join(PID_NAMESPACE), bundle.join(MOUNTS));
+    if namespace.exists() {
+        sys::mount::unmount(&namespace)?;
+    }
+    if mounts.exists() { clear_directory(&mounts) } else { Ok(()) }
+}
+
 /// Mounts whose targets are links to what is not there, at the place where they lead: the library makes a missing mount
 /// point, but not through a link. (Images have `/etc/resolv.conf` as such a link where systemd's resolver is used.)
 fn mounts_followed(rootfs: &Path, mounts: &[Mount]) -> std::io::Result<Vec<Mount>> {
@@ -467,6 +504,7 @@ fn bound_device(node: &DeviceNode, device: &Device) -> Mount {
         source: MountSource::Bind(node.path.clone()),
         target: device.path.clone(),
         read_only: false,
+        recursive_read_only: false,
         propagation: MountPropagation::Private,
     }
 }

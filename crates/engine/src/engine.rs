@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::containers::failed_exit;
 use crate::handlers::Handlers;
+use crate::id_ranges::IdRanges;
 use crate::layout::{Layout, namespace, shared_memory};
 use crate::link::{Link, Welcome};
 use crate::records::{self, ContainerRecord, SandboxRecord};
@@ -80,6 +81,7 @@ pub struct Engine {
     pub(crate) cgroups: CgroupHost,
     pub(crate) shim_program: PathBuf,
     pub(crate) handlers: Handlers,
+    pub(crate) id_ranges: IdRanges,
     pub(crate) boot_id: String,
     pub(crate) sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     pub(crate) containers: RwLock<HashMap<String, Arc<Container>>>,
@@ -98,6 +100,7 @@ impl Engine {
         let shim_program = crate::embed::install(&layout.run).map_err(failed("installing the shim"))?;
         let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;
         let boot_id = sys::host::boot_id().map_err(failed("reading the boot id"))?;
+        let id_ranges = IdRanges::new(layout.id_ranges());
         let handlers = Handlers::open(config.runtimes).await;
         let engine = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -107,6 +110,7 @@ impl Engine {
             cgroups,
             shim_program,
             handlers,
+            id_ranges,
             boot_id,
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
@@ -149,6 +153,7 @@ impl Engine {
         }
         self.await_starts().await;
         self.clear_unknown();
+        self.free_unknown_ids();
         Ok(())
     }
 
@@ -164,6 +169,14 @@ impl Engine {
         });
         if tokio::time::timeout(STARTS_MAX, futures::future::join_all(settled)).await.is_err() {
             tracing::warn!(containers = ?starting, "containers are still being started");
+        }
+    }
+
+    /// Ranges of ids of sandboxes of which nothing is left. One whose record cannot be read may still run.
+    fn free_unknown_ids(&self) {
+        let lives = |id: &str| self.find_sandbox(id).is_some() || self.layout.run_sandbox(id).exists();
+        if let Err(error) = self.id_ranges.retain(lives) {
+            tracing::warn!(%error, "ranges of user ids that nobody has any more could not be freed");
         }
     }
 
@@ -355,8 +368,11 @@ impl Engine {
     ) -> std::io::Result<()> {
         let killed = group.kill(KILL_MAX);
         let removed = killed.and_then(|()| group.remove_up_to(&self.cgroup_root));
-        for file in ["net", "ipc", "uts", "pid"] {
+        for file in ["net", "ipc", "uts", "pid", "user"] {
             sys::mount::unmount(&namespace(run_sandbox, file))?;
+        }
+        for bundle in entries(run_sandbox) {
+            crate::containers::let_go(&bundle)?;
         }
         sys::mount::unmount(&shared_memory(run_sandbox))?;
         removed

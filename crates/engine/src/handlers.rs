@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::mapping;
 use engine_api::{EngineError, RuntimeHandler};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
@@ -48,10 +49,15 @@ impl Handlers {
                 tracing::warn!(handler = name, program = %program.display(), error, "a runtime does not tell its features");
                 Features::default()
             });
-            let about = RuntimeHandler { name: name.clone(), ..about(&features, recursive) };
+            let mut about = RuntimeHandler { name: name.clone(), ..about(&features, recursive) };
+            about.user_namespaces &= mapping::possible();
             others.insert(name, (program, about));
         }
-        let built_in = RuntimeHandler { recursive_read_only_mounts: recursive, ..RuntimeHandler::default() };
+        let built_in = RuntimeHandler {
+            recursive_read_only_mounts: recursive,
+            user_namespaces: mapping::possible(),
+            ..RuntimeHandler::default()
+        };
         Self { built_in, others }
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// |---|---|
 /// | `<data>/sandboxes/<id>.json` | a sandbox's record |
 /// | `<data>/containers/<id>/container.json` | a container's record; its log beside it, unless the sandbox says where |
+/// | `<data>/id-ranges/<number>` | a range of user ids, with the sandbox that has it |
 /// | `<run>/skiff-shim-<hash>` | the shim's executable |
 /// | `<run>/sandboxes/<id>/` | socket, configuration, `ns/` pins and `shm` of a sandbox |
 /// | `<run>/sandboxes/<id>/<container>/` | OCI bundle: `config.json`, `rootfs`, exit record |
@@ -24,6 +25,11 @@ impl Layout {
 
     pub(crate) fn sandbox_record(&self, id: &str) -> PathBuf {
         self.sandboxes().join(format!("{id}.json"))
+    }
+
+    /// The ranges of ids that sandboxes have.
+    pub(crate) fn id_ranges(&self) -> PathBuf {
+        self.data.join("id-ranges")
     }
 
     pub(crate) fn containers(&self) -> PathBuf {

@@ -10,6 +10,7 @@ use engine_api::{
     SandboxSpec, SeccompProfile,
 };
 use serde_json::{Value, json};
+use shim::IdRange;
 use sys::host::DeviceNode;
 
 use crate::labels::Labels;
@@ -50,6 +51,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) rootfs: &'a Path,
     pub(crate) run_sandbox: &'a Path,
     pub(crate) cgroup_path: &'a str,
+    /// The user namespace to join, with its ids.
+    pub(crate) users: Option<(PathBuf, IdRange)>,
     /// The PID namespace to join; `None` makes one (or uses the host's, as the sandbox says).
     pub(crate) pid_namespace: Option<PathBuf>,
     /// The container's own group in each cgroup version 1 hierarchy, by the name under which it is shown.
@@ -70,11 +73,13 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
     let mut linux = json!({
         "cgroupsPath": format!("/{}", around.cgroup_path),
         "namespaces": namespaces(around),
+        "uidMappings": ids(around),
+        "gidMappings": ids(around),
         "rootfsPropagation": propagation_of_root(&spec.mounts),
         "seccomp": around.seccomp,
         "mountLabel": around.labels.selinux.as_ref().map(|(_, mounts)| mounts),
-        "maskedPaths": if privileged || spec.security.unmask_proc { vec![] } else { MASKED.to_vec() },
-        "readonlyPaths": if privileged || spec.security.unmask_proc { vec![] } else { READ_ONLY.to_vec() },
+        "maskedPaths": closed(spec, &MASKED, &spec.security.masked_paths),
+        "readonlyPaths": closed(spec, &READ_ONLY, &spec.security.read_only_paths),
         "devices": around.devices.iter().map(device).collect::<Vec<_>>(),
     });
     if around.device_rules {
@@ -89,6 +94,17 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         "mounts": mounts(spec, around),
         "linux": strip_nulls(linux),
     }))
+}
+
+/// Paths that are closed to a container: the engine's own and those that were asked for beside them.
+fn closed<'a>(spec: &'a ContainerSpec, own: &[&'a str], asked: &'a [String]) -> Vec<&'a str> {
+    let security = &spec.security;
+    if security.privileged {
+        return Vec::new();
+    }
+    let own = if security.unmask_proc { &[] } else { own };
+    let more = asked.iter().map(String::as_str).filter(|path| !own.contains(path));
+    own.iter().copied().chain(more).collect()
 }
 
 fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, EngineError> {
@@ -218,12 +234,25 @@ fn absolute(path: &str) -> PathBuf {
 fn namespaces(around: &Surroundings<'_>) -> Vec<Value> {
     // Network, IPC and UTS are the shim's own: inherited, not joined.
     let mut list = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    list.extend(around.users.as_ref().map(|(path, _)| json!({"type": "user", "path": path})));
     match (&around.pid_namespace, around.sandbox.host_pid) {
         (Some(path), _) => list.push(json!({"type": "pid", "path": path})),
         (None, false) => list.push(json!({"type": "pid"})),
         (None, true) => {}
     }
     list
+}
+
+/// A hierarchy by its name, and by each of its controllers' where it has several (`cpu,cpuacct`).
+fn names_of((name, directory): &(String, PathBuf)) -> impl Iterator<Item = (&str, &PathBuf)> {
+    let each = name.split(',').filter(move |part| *part != name);
+    std::iter::once(name.as_str()).chain(each).map(move |name| (name, directory))
+}
+
+/// Runtimes want the ids of a user namespace told, also of one that has them already.
+fn ids(around: &Surroundings<'_>) -> Option<Value> {
+    let (_, IdRange { first, count }) = around.users.as_ref()?;
+    Some(json!([{"containerID": 0, "hostID": first, "size": count}]))
 }
 
 fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
@@ -241,12 +270,12 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
         system("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         system("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
     ];
-    if around.pid_namespace.is_some() && !around.cgroup_directories.is_empty() {
-        // The library looks up its cgroups by its process id in the namespace that it joined, but in the host's /proc:
-        // under that number there is another process or none. So it is not asked to.
+    if !around.cgroup_directories.is_empty() {
+        // The library would mount hierarchies of version 1 so that root may lift its own limits, and where the container
+        // joins a PID namespace, look its cgroups up by a number that is another process's. So it is not asked to.
         let of_tmpfs = ["nosuid", "noexec", "nodev", "mode=755"];
         list.push(system("/sys/fs/cgroup", "tmpfs", "tmpfs", &of_tmpfs));
-        for (name, directory) in around.cgroup_directories {
+        for (name, directory) in around.cgroup_directories.iter().flat_map(names_of) {
             let options = ["bind", "nosuid", "noexec", "nodev", sys_mode];
             let target = format!("/sys/fs/cgroup/{name}");
             list.push(system(&target, "bind", &directory.to_string_lossy(), &options));

@@ -31,6 +31,7 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         run_sandbox: Path::new("/run/s"),
         cgroup_path: "skiff/s/c",
         cgroup_directories: &[],
+        users: None,
         pid_namespace: None,
         devices: &[],
         given: &[given],
@@ -69,6 +70,29 @@ fn a_document_merges_image_and_specification() {
     assert_eq!(rules[0]["allow"], false);
     assert_eq!(rules[1], json!({"allow": true, "type": "b", "major": 7, "minor": 3, "access": "rw"}));
     assert!(document["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "pid"})));
+}
+
+#[test]
+fn paths_are_closed_beside_the_engines_own() {
+    let security = engine_api::Security {
+        masked_paths: strings(&["/secret", "/proc/kcore"]),
+        read_only_paths: strings(&["/data"]),
+        ..engine_api::Security::default()
+    };
+    let spec = ContainerSpec { args: strings(&["x"]), security, ..ContainerSpec::default() };
+    let paths = |spec: &ContainerSpec, field: &str| -> Vec<String> {
+        serde_json::from_value(made(spec, &SandboxSpec::default())["linux"][field].clone()).unwrap()
+    };
+    let masked = paths(&spec, "maskedPaths");
+    assert_eq!(masked.len(), MASKED.len() + 1);
+    assert_eq!(masked.last().unwrap(), "/secret");
+    assert_eq!(paths(&spec, "readonlyPaths").last().unwrap(), "/data");
+    let mut unmasked = spec.clone();
+    unmasked.security.unmask_proc = true;
+    assert_eq!(paths(&unmasked, "readonlyPaths"), ["/data"]);
+    let mut privileged = spec;
+    privileged.security.privileged = true;
+    assert!(paths(&privileged, "maskedPaths").is_empty());
 }
 
 #[test]

@@ -18,6 +18,9 @@ pub(crate) struct SandboxRecord {
     pub(crate) stopped: bool,
     /// The shim: process and start time (clock ticks since boot), which together name one process of a boot.
     pub(crate) shim: Option<(u32, u64)>,
+    /// The ids of its user namespace, where it has one of its own.
+    #[serde(default)]
+    pub(crate) users: Option<shim::IdRange>,
 }
 
 /// A container.

@@ -10,7 +10,7 @@ use engine_api::{
 };
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use shim::{Call, SandboxConfig};
+use shim::{Call, IdRange, SandboxConfig};
 use sys::cgroup::Limits;
 
 use crate::engine::{Engine, KILL_MAX, Sandbox, clear_directory};
@@ -33,6 +33,7 @@ impl Engine {
             boot_id: self.boot_id.clone(),
             stopped: false,
             shim: None,
+            users: None,
         };
         let sandbox = Arc::new(Sandbox {
             record: Mutex::new(record),
@@ -50,6 +51,7 @@ impl Engine {
         }
         if let Err(error) = self.bring_up(&id, &sandbox).await {
             self.take_down(&id, &sandbox).await?;
+            self.free_ids(&id)?;
             self.sandboxes.write().remove(&id);
             return Err(error);
         }
@@ -59,16 +61,22 @@ impl Engine {
 
     /// Directories, cgroup, shared memory, shim.
     async fn bring_up(&self, id: &str, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
-        let record = sandbox.record.lock().clone();
         let step = sandbox.steps.open("engine: prepare the sandbox", "");
+        let record = {
+            let mut record = sandbox.record.lock();
+            if record.spec.own_users {
+                record.users = Some(self.id_ranges.take(id)?);
+            }
+            record.clone()
+        };
         // First, so that whatever follows is found again after a crash.
         records::save(&self.layout.sandbox_record(id), &record)?;
         let me = self.me();
-        let spec = record.spec;
+        let (spec, users) = (record.spec, record.users);
         let listener = self
             .blocking("preparing the sandbox", move || {
                 let engine = me.upgrade().ok_or_else(|| std::io::Error::other("the engine is closing"))?;
-                engine.prepare_sandbox(&spec)
+                engine.prepare_sandbox(&spec, users)
             })
             .await?;
         drop(step);
@@ -103,7 +111,7 @@ impl Engine {
     }
 
     /// The blocking part; answers the socket on which the shim will listen.
-    fn prepare_sandbox(&self, spec: &SandboxSpec) -> std::io::Result<OwnedFd> {
+    fn prepare_sandbox(&self, spec: &SandboxSpec, users: Option<IdRange>) -> std::io::Result<OwnedFd> {
         let dir = self.layout.run_sandbox(&spec.id);
         std::fs::create_dir_all(&dir)?;
         let group = self.cgroups.group(&self.group_path(spec));
@@ -121,6 +129,9 @@ impl Engine {
             let size =
                 if spec.shared_memory_bytes == 0 { SHARED_MEMORY_BYTES } else { spec.shared_memory_bytes };
             sys::mount::shared_memory(&shm, size)?;
+            if let Some(IdRange { first, .. }) = users {
+                std::os::unix::fs::chown(&shm, Some(first), Some(first))?;
+            }
         }
         let config = SandboxConfig {
             network: !spec.host_network,
@@ -128,6 +139,7 @@ impl Engine {
             hostname: (!spec.hostname.is_empty()).then(|| spec.hostname.clone()),
             shared_pid: spec.share_pid && !spec.host_pid,
             sysctls: spec.sysctls.clone(),
+            users,
             cgroup_entrances: self.cgroups.group(&format!("{}/shims", self.cgroup_root)).entrances()?,
         };
         std::fs::write(dir.join(shim::CONFIG_FILE), shim::encode(&config)?)?;
@@ -213,6 +225,7 @@ impl Engine {
         let dir = self.layout.run_sandbox(id);
         self.blocking("removing the sandbox", move || clear_directory(&dir)).await?;
         records::remove(&self.layout.sandbox_record(id))?;
+        self.free_ids(id)?;
         self.sandboxes.write().remove(id);
         self.tell_sandbox(id, ContainerEventKind::Removed);
         Ok(())
@@ -233,6 +246,10 @@ impl Engine {
             clear_directory(&engine.layout.data)
         })
         .await
+    }
+
+    fn free_ids(&self, id: &str) -> Result<(), EngineError> {
+        self.id_ranges.free(id).map_err(|error| EngineError::internal("freeing user ids", &error))
     }
 
     fn tell_sandbox(&self, id: &str, kind: ContainerEventKind) {
@@ -277,6 +294,11 @@ fn check_sandbox(spec: &SandboxSpec) -> Result<(), EngineError> {
     check_below("cgroup parent", &PathBuf::from(spec.cgroup_parent.trim_matches('/')))?;
     if spec.hostname.len() > 64 {
         return Err(EngineError::invalid("hostname: at most 64 bytes"));
+    }
+    if spec.own_users && (spec.host_network || spec.host_pid || spec.host_ipc) {
+        return Err(EngineError::invalid(
+            "user ids of its own cannot be had together with the host's namespaces: give one of them up",
+        ));
     }
     for name in spec.sysctls.keys() {
         check_sysctl(name, spec)?;

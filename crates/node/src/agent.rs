@@ -278,14 +278,14 @@ impl Crew {
         let Self { deps, workers, door, of_files } = self.clone();
         let (key, object) = (object.key(), object.clone());
         ctx.spawn(async move {
-            let refused = match door.settle(arrival).await {
+            let refusal = match door.settle(arrival).await {
                 Some(refusal) => Some(refusal),
                 None => {
                     let given = plugins::devices::allocate(&deps, worker.pod()).await;
                     given.err().map(|why| Refusal::new("UnexpectedAdmissionError", why))
                 }
             };
-            match refused {
+            match refusal {
                 Some(refusal) => worker.reject(refusal),
                 None => {
                     worker.recall().await;
@@ -297,9 +297,9 @@ impl Crew {
             worker.run().await;
             mailbox.is_over();
             door.leaves(&uid);
-            plugins::devices::release(&deps, &uid).await;
             deps.traces.forget(&uid);
             groups::leave(&deps, &uid).await;
+            plugins::devices::release(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();

@@ -24,7 +24,7 @@ pub const OLDEST: u32 = 1;
 pub const SOCKET: &str = "shim.sock";
 /// The file in the sandbox's directory with the [`SandboxConfig`].
 pub const CONFIG_FILE: &str = "shim.json";
-/// The directory of pinned namespaces in the sandbox's directory: `net`, `ipc`, `uts`, `pid`.
+/// The directory of pinned namespaces in the sandbox's directory: `net`, `ipc`, `uts`, `pid`, `user`.
 pub const NAMESPACES_DIR: &str = "ns";
 /// The file in a container's bundle with its [`ExitRecord`], written when it has ended.
 pub const EXIT_FILE: &str = "exit.json";
@@ -48,8 +48,20 @@ pub struct SandboxConfig {
     pub shared_pid: bool,
     /// Kernel parameters of these namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// A user namespace of its own, with these ids; the other namespaces belong to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<IdRange>,
     /// `cgroup.procs` files to which the shim writes itself: out of the daemon's cgroup.
     pub cgroup_entrances: Vec<PathBuf>,
+}
+
+/// A range of the host's user and group ids, which are 0 and up in a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The host's id of the namespace's root.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
 }
 
 /// What a shim needs to keep a container. The OCI specification is `config.json` in the bundle.
@@ -76,6 +88,9 @@ pub struct ContainerConfig {
     /// The program of another OCI runtime that executes the container; absent for the built-in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<PathBuf>,
+    /// Its sandbox has a user namespace of its own.
+    #[serde(default)]
+    pub users: bool,
 }
 
 /// How a container's first process ended.

@@ -18,5 +18,6 @@ pub mod removal;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod tty;
+pub mod users;
 #[cfg(feature = "async")]
 pub mod watch;

@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -122,6 +123,13 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(rustix::mount::mount_bind_recursive(source, target)?)
 }
 
+/// Shows a file or directory at `target` too, where nothing can be written through.
+pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
+    rustix::mount::mount_bind(source, target)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount_remount(target, flags, c"")?)
+}
+
 /// Unmounts, at once for new uses and really when the last user is gone. Nothing mounted there, or nothing there, is
 /// no error.
 pub fn unmount(target: &Path) -> io::Result<()> {
@@ -144,6 +152,32 @@ pub fn share(target: &Path) -> io::Result<()> {
     use rustix::mount::MountPropagationFlags as Flags;
     rustix::mount::mount_change(target, Flags::PRIVATE)?;
     Ok(rustix::mount::mount_change(target, Flags::SHARED)?)
+}
+
+/// Makes the calling process's mounts followers: changes of others reach them, theirs reach nobody. For a mount namespace
+/// of its own.
+pub fn make_slave() -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change("/", Flags::DOWNSTREAM | Flags::REC)?)
+}
+
+/// A directory with what is mounted below it, to be attached elsewhere.
+pub fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
+    use rustix::mount::OpenTreeFlags as Flags;
+    let flags = Flags::OPEN_TREE_CLONE | Flags::OPEN_TREE_CLOEXEC | Flags::AT_RECURSIVE;
+    Ok(rustix::mount::open_tree(rustix::fs::CWD, source, flags)?)
+}
+
+/// Attaches what [`clone_tree`] gave.
+pub fn attach(tree: impl AsFd, target: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", rustix::fs::CWD, target, flags)?)
+}
+
+/// Mounts a fresh tmpfs that everybody may pass and only root may write or list (mode 0711).
+pub fn passable_tmpfs(target: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount("passage", target, "tmpfs", flags, Some(c"mode=711"))?)
 }
 
 /// Makes an empty read-only tmpfs, mounted over `dir`, the root of the calling process's mount namespace and lets go of

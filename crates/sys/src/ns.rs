@@ -22,6 +22,8 @@ pub enum Namespace {
     Pid,
     /// Mounts.
     Mount,
+    /// User and group ids, and rights.
+    User,
 }
 
 impl Namespace {
@@ -33,6 +35,7 @@ impl Namespace {
             Self::Uts => "uts",
             Self::Pid => "pid",
             Self::Mount => "mnt",
+            Self::User => "user",
         }
     }
 
@@ -43,6 +46,7 @@ impl Namespace {
             Self::Uts => UnshareFlags::NEWUTS,
             Self::Pid => UnshareFlags::NEWPID,
             Self::Mount => UnshareFlags::NEWNS,
+            Self::User => UnshareFlags::NEWUSER,
         }
     }
 
@@ -53,6 +57,7 @@ impl Namespace {
             Self::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
             Self::Pid => LinkNameSpaceType::ProcessID,
             Self::Mount => LinkNameSpaceType::Mount,
+            Self::User => LinkNameSpaceType::User,
         }
     }
 }

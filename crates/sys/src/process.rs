@@ -102,6 +102,19 @@ pub fn hide() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
+/// Has programs that this process executes keep its rights, also where it is not root for its user namespace. Until
+/// [`drop_all_rights`], for their part.
+pub fn pass_rights_on() -> io::Result<()> {
+    use rustix::thread::CapabilitySets;
+    let held = rustix::thread::capabilities(None)?;
+    let inheritable = held.permitted;
+    rustix::thread::set_capabilities(None, CapabilitySets { inheritable, ..held })?;
+    for capability in inheritable.iter() {
+        rustix::thread::configure_capability_in_ambient_set(capability, true)?;
+    }
+    Ok(())
+}
+
 /// Takes every capability from this process, for good, and keeps it from gaining any.
 pub fn drop_all_rights() -> io::Result<()> {
     use rustix::thread::{CapabilitySet, CapabilitySets};

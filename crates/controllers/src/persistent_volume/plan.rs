@@ -135,12 +135,31 @@ fn plan_unbound(claim: &Claim, around: &Around<'_>) -> ClaimStep {
             ClaimStep::Wait(Some((EventType::Normal, "FailedBinding", message.into())))
         }
         (name, None) => ClaimStep::Unprovisionable(format!("storageclass.storage.k8s.io {name:?} not found")),
+        (_, Some(Class { provisioner, .. })) if let Some(driver) = driver_of(provisioner) => {
+            ClaimStep::Provision(driver.to_owned())
+        }
         // What upstream's own plugins made before drivers did.
         (_, Some(class)) if class.provisioner.starts_with("kubernetes.io/") => {
             ClaimStep::Unprovisionable(format!("no volume plugin matched name: {}", class.provisioner))
         }
         (_, Some(class)) => ClaimStep::Provision(class.provisioner.clone()),
     }
+}
+
+/// Drivers that stand in for upstream's own plugins of old. Source: `csi-translation-lib`.
+const MIGRATED: [(&str, &str); 7] = [
+    ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
+    ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
+    ("kubernetes.io/azure-file", "file.csi.azure.com"),
+    ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
+    ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
+    ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
+    ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
+];
+
+/// The driver that makes what such a plugin made. Source: `provisionClaimOperationExternal`.
+fn driver_of(provisioner: &str) -> Option<&'static str> {
+    MIGRATED.iter().find(|(plugin, _)| *plugin == provisioner).map(|(_, driver)| *driver)
 }
 
 /// The volume that fits best: with the fewest access modes, then the smallest; what is kept for the claim goes before.

@@ -132,6 +132,20 @@ fn late_binding_waits_for_the_scheduler() {
 }
 
 #[test]
+fn what_plugins_of_old_made_their_drivers_make() {
+    for (plugin, driver) in
+        [("kubernetes.io/aws-ebs", "ebs.csi.aws.com"), ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io")]
+    {
+        let class = class("Immediate", plugin);
+        assert_eq!(
+            step(&claim(json!({})), &[], Some(&class)),
+            ClaimStep::Provision(driver.into()),
+            "{plugin}"
+        );
+    }
+}
+
+#[test]
 fn claims_without_a_volume_say_why() {
     let none = claim(json!({ "spec": { "storageClassName": "" } }));
     let message = "no persistent volumes available for this claim and no storage class is set";

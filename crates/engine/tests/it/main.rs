@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod contract;
+mod escape;
 mod mounts;
 mod other_runtime;
 mod support;
 mod survival;
+mod users;

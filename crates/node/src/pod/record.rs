@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engine_api::{ContainerState, ContainerStatus, Resources, SandboxSpec, SandboxState, SandboxStatus};
+use engine_api::{
+    ContainerState, ContainerStatus, OWNER_LABEL, Resources, SandboxSpec, SandboxState, SandboxStatus,
+};
 use jiff::Timestamp;
 
 /// Label keys. The first four are CRI's own.
@@ -79,9 +81,10 @@ pub fn termination_grace(spec: &SandboxSpec) -> Option<Duration> {
 }
 
 impl SandboxRecord {
-    /// Reads the labels; `None` for sandboxes that are no pod's (a `run` container's).
+    /// Reads the labels; `None` for sandboxes that are no pod's (a `run` container's), or another's: an upstream kubelet's
+    /// bear the same labels.
     pub(crate) fn from_status(status: &SandboxStatus) -> Option<Self> {
-        let labels = &status.spec.labels;
+        let labels = own(&status.spec.labels)?;
         Some(Self {
             id: status.spec.id.clone(),
             pod_uid: labels.get(label::POD_UID)?.clone(),
@@ -99,9 +102,9 @@ impl SandboxRecord {
 }
 
 impl ContainerRecord {
-    /// Reads the labels; `None` for containers that are no pod's.
+    /// Reads the labels; `None` for containers that are no pod's, or another's.
     pub(crate) fn from_status(status: &ContainerStatus) -> Option<Self> {
-        let labels = &status.spec.labels;
+        let labels = own(&status.spec.labels)?;
         labels.get(label::POD_UID)?;
         Some(Self {
             id: status.spec.id.clone(),
@@ -150,6 +153,34 @@ impl ContainerRecord {
     }
 }
 
+/// Labels of what the node may have made: other users of the engine say whose theirs are.
+fn own(labels: &BTreeMap<String, String>) -> Option<&BTreeMap<String, String>> {
+    (!labels.contains_key(OWNER_LABEL)).then_some(labels)
+}
+
 fn number(labels: &BTreeMap<String, String>, key: &str) -> u32 {
     labels.get(key).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_bears_another_owner_is_no_pod_of_the_nodes() {
+        let labels = [(label::POD_UID, "1"), (label::POD_NAMESPACE, "n"), (label::POD_NAME, "p")];
+        let mut labels: BTreeMap<String, String> =
+            labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let found = |labels: &BTreeMap<String, String>| {
+            SandboxRecord::from_status(&SandboxStatus {
+                spec: SandboxSpec { labels: labels.clone(), ..SandboxSpec::default() },
+                state: SandboxState::Ready,
+                created_at: Timestamp::UNIX_EPOCH,
+                netns_path: String::new(),
+            })
+        };
+        assert_eq!(found(&labels).unwrap().pod_uid, "1");
+        labels.insert(OWNER_LABEL.to_owned(), "cri".to_owned());
+        assert!(found(&labels).is_none());
+    }
 }

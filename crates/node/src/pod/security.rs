@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine_api::{AppArmorProfile, SeccompProfile, Security, SelinuxOptions, User};
+use engine_api::{AppArmorProfile, RuntimeHandler, SeccompProfile, Security, SelinuxOptions, User};
 use k8s_openapi::api::core::v1::{
     Container, PodSecurityContext, PodSpec, SeccompProfile as Wanted, SecurityContext,
 };
@@ -72,13 +72,21 @@ pub(crate) fn user(spec: &PodSpec, container: &Container) -> User {
     }
 }
 
-/// Refuses what this node cannot give the whole pod: it must not run with less isolation than was asked for.
-pub(crate) fn check_isolation(spec: &PodSpec) -> Result<(), String> {
-    if spec.host_users == Some(false) {
-        return Err("spec.hostUsers: false: this node's runtime has no user namespaces for pods; \
-                    leave the field out to run with the host's users"
-            .to_owned());
+/// Refuses a pod that wants user ids of its own where its runtime has none to give. Source: `pkg/kubelet/userns`.
+pub(crate) fn check_users(spec: &PodSpec, handlers: &[RuntimeHandler], handler: &str) -> Result<(), String> {
+    let able = handlers.iter().any(|known| known.name == handler && known.user_namespaces);
+    if spec.host_users != Some(false) || able {
+        return Ok(());
     }
+    let who = match handler {
+        "" => "runtime".to_owned(),
+        named => format!("RuntimeClass handler {named:?}"),
+    };
+    Err(format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces"))
+}
+
+/// Refuses what would let a pod reach the host: it must not run with less isolation than was asked for.
+pub(crate) fn check_isolation(spec: &PodSpec) -> Result<(), String> {
     let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let unmasked = containers.find(|container| {
         let own = container.security_context.as_ref();
@@ -152,6 +160,7 @@ pub(crate) fn security(spec: &PodSpec, container: &Container, profiles: &Path) -
         unmask_proc: own.proc_mount.as_deref() == Some("Unmasked"),
         app_armor: app_armor(pod, &own),
         selinux: selinux(pod, &own),
+        ..Security::default()
     })
 }
 
@@ -251,12 +260,22 @@ mod tests {
 
     #[test]
     fn isolation_that_is_not_there_is_refused() {
-        let host_users =
-            |value: Option<bool>| check_isolation(&PodSpec { host_users: value, ..PodSpec::default() });
-        assert!(host_users(None).is_ok() && host_users(Some(true)).is_ok());
-        assert!(host_users(Some(false)).unwrap_err().starts_with("spec.hostUsers: false"));
+        let handlers = [
+            RuntimeHandler { user_namespaces: true, ..RuntimeHandler::default() },
+            RuntimeHandler { name: "old".to_owned(), ..RuntimeHandler::default() },
+        ];
+        let users = |host_users: Option<bool>, handler: &str| {
+            check_users(&PodSpec { host_users, ..PodSpec::default() }, &handlers, handler)
+        };
+        assert!(users(None, "old").is_ok() && users(Some(true), "old").is_ok());
+        assert_eq!(users(Some(false), ""), Ok(()));
+        assert_eq!(
+            users(Some(false), "old").unwrap_err(),
+            "can't set `spec.hostUsers: false`, RuntimeClass handler \"old\" does not support user namespaces"
+        );
         let unmasked = pod(serde_json::json!({"containers":
             [{"name": "a", "securityContext": {"procMount": "Unmasked"}}]}));
+        assert!(check_isolation(&PodSpec { host_users: Some(false), ..unmasked.clone() }).is_ok());
         let error = check_isolation(&unmasked).unwrap_err();
         assert_eq!(error, "procMount Unmasked of container \"a\" demands hostUsers: false");
     }

@@ -76,6 +76,7 @@ pub(crate) fn sandbox_spec(
         parent_resources: Some(pod_resources(&pod.spec, facts.pod_pids_limit)),
         log_directory: log_directory(&facts.log_root, &pod.metadata.namespace, &pod.metadata.name, pod.uid()),
         runtime_handler,
+        own_users: pod.spec.host_users == Some(false),
     })
 }
 

@@ -4,17 +4,13 @@ use std::sync::Arc;
 
 use api::Status;
 use api::connect::Body;
-use engine_api::{EngineError, ExecSpec, Process};
-use futures::future::BoxFuture;
+use engine_api::ExecSpec;
 use http::{Request, Response};
+use streams::{Starter, Wanted};
 
-use super::process::{self, Wanted};
+use super::NodeServer;
 use super::query::{self, Query};
 use super::route::Target;
-use super::{NodeServer, spdy, websocket};
-
-/// Starts the process once the client's streams are there.
-type Starter = Box<dyn FnOnce() -> BoxFuture<'static, Result<Process, EngineError>> + Send>;
 
 /// `/exec/{namespace}/{pod}/{container}?command=…`
 pub(super) async fn exec(
@@ -27,8 +23,8 @@ pub(super) async fn exec(
     if command.is_empty() {
         return Err(Status::bad_request("you must specify at least 1 command for the container"));
     }
-    let wanted = Wanted::of(&query);
-    check(wanted)?;
+    let wanted = wanted(&query);
+    wanted.check()?;
     let record = query::running(&server.deps, &target)?;
     let spec = ExecSpec { command, terminal: wanted.tty, stdin: wanted.stdin, ..ExecSpec::default() };
     let runtime = server.deps.runtime.clone();
@@ -45,8 +41,8 @@ pub(super) async fn attach(
     let query = Query::of(&request);
     let record = query::running(&server.deps, &target)?;
     // Whether there is a terminal was decided when the container was made.
-    let wanted = Wanted { tty: record.terminal, attached: true, ..Wanted::of(&query) };
-    check(wanted)?;
+    let wanted = Wanted { tty: record.terminal, attached: true, ..wanted(&query) };
+    wanted.check()?;
     let runtime = server.deps.runtime.clone();
     let start: Starter = Box::new(move || {
         Box::pin(async move {
@@ -60,11 +56,16 @@ pub(super) async fn attach(
     connect(server, request, wanted, start)
 }
 
-fn check(wanted: Wanted) -> Result<(), Status> {
-    if wanted.stdin || wanted.stdout || wanted.stderr {
-        Ok(())
-    } else {
-        Err(Status::bad_request("you must specify at least one of stdin, stdout, stderr"))
+/// Which streams a request asks for.
+fn wanted(query: &Query) -> Wanted {
+    let tty = query.flag(&["tty"]);
+    Wanted {
+        stdin: query.flag(&["stdin", "input"]),
+        stdout: query.flag(&["stdout", "output"]),
+        // A terminal has one output.
+        stderr: query.flag(&["stderr", "error"]) && !tty,
+        tty,
+        attached: false,
     }
 }
 
@@ -74,20 +75,7 @@ fn connect(
     wanted: Wanted,
     start: Starter,
 ) -> Result<Response<Body>, Status> {
-    if websocket::is_requested(request.headers()) {
-        let (response, upgrade, protocol) = websocket::accept(&mut request, &websocket::COMMAND_PROTOCOLS)?;
-        server.sessions.spawn(async move {
-            let Ok(socket) = websocket::upgraded(upgrade).await else { return };
-            let (remote, session) = websocket::command_session(socket, protocol);
-            let run = async { process::run(start().await, wanted, remote).await };
-            tokio::join!(session, run);
-        });
-        return Ok(response);
-    }
-    let (response, upgrade, protocol) = spdy::accept(&mut request, &spdy::COMMAND_PROTOCOLS)?;
-    server.sessions.spawn(async move {
-        let Ok(io) = upgrade.await else { return };
-        spdy::command_session(hyper_util::rt::TokioIo::new(io), protocol, wanted, start).await;
-    });
+    let (response, session) = streams::command(&mut request, wanted, start)?;
+    server.sessions.spawn(session);
     Ok(response)
 }

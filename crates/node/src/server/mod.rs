@@ -13,14 +13,11 @@ mod https;
 mod kept;
 mod logs;
 mod port_forward;
-mod process;
 mod query;
 mod route;
-mod spdy;
 mod summary;
 mod text;
 mod usage;
-mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -236,6 +236,12 @@ pub(crate) fn usable(
     Ok(Usable { entry, source })
 }
 
+/// A volume that cannot be made ready, for use as a device or otherwise.
+pub(crate) fn failed(volume: &str, device: bool, cause: String) -> VolumeError {
+    let volume = volume.to_owned();
+    if device { VolumeError::Map { volume, cause } } else { VolumeError::SetUp { volume, cause } }
+}
+
 /// A volume that has become larger than its claim says: its file system has not. Source: `nodeExpandVolume`.
 fn growth(claim: &ClaimView, volume: &VolumeView) -> Option<Growth> {
     let has = claim.status.capacity.get("storage")?;
@@ -246,12 +252,6 @@ fn growth(claim: &ClaimView, volume: &VolumeView) -> Option<Growth> {
         size: gets.0.clone(),
         bytes,
     })
-}
-
-/// A volume that cannot be made ready, for use as a device or otherwise.
-pub(crate) fn failed(volume: &str, device: bool, cause: String) -> VolumeError {
-    let volume = volume.to_owned();
-    if device { VolumeError::Map { volume, cause } } else { VolumeError::SetUp { volume, cause } }
 }
 
 /// Source: `getPVCExtractPV`, `ephemeral.VolumeIsForPod`.

@@ -94,4 +94,42 @@ mod tests {
         fs::write(root.join("a/f"), "x").unwrap();
         assert_eq!(real(&open(&root, "a/f").unwrap()), root.join("a/f"));
     }
+
+    /// CVE-2021-25741: a container swaps a directory of its volume for a link while it is looked at.
+    #[test]
+    fn a_link_that_is_swapped_in_leads_nowhere() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let (root, outside) = (base.join("root"), base.join("outside"));
+        fs::create_dir_all(root.join("part/deep")).unwrap();
+        fs::create_dir_all(outside.join("deep")).unwrap();
+        symlink(&outside, root.join("swap")).unwrap();
+        symlink("../outside", root.join("near")).unwrap();
+        let done = AtomicBool::new(false);
+        let opened = std::thread::scope(|scope| {
+            let swapping = scope.spawn(|| {
+                let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                while !done.load(Ordering::Relaxed) {
+                    for link in ["swap", "near"] {
+                        let (part, link) = (root.join("part"), root.join(link));
+                        rustix::fs::renameat_with(CWD, part, CWD, link, exchange).unwrap();
+                    }
+                }
+            });
+            let mut opened = 0;
+            for _ in 0..20_000 {
+                if let Ok(found) = open(&root, "part/deep/made") {
+                    opened += 1;
+                    // The name is what it is by now: what matters is where it never is.
+                    assert!(!real(&found).starts_with(&outside), "{:?}", real(&found));
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            swapping.join().unwrap();
+            opened
+        });
+        assert!(opened > 0);
+        assert_eq!(fs::read_dir(outside.join("deep")).unwrap().count(), 0);
+    }
 }

@@ -614,7 +614,7 @@ async fn finish(
     }
     // Others may have the volumes before the pod itself is deleted.
     let directories = deps.directories(pod.uid());
-    let failed = |error: &str| deps.event(&pod, None, EventType::Warning, "FailedMount", error);
+    let failed = |error: &str| deps.event(&pod, None, EventType::Warning, "FailedUnMount", error);
     let step = || csi::tear_down(&*deps, &deps.threads, &directories, pod.uid());
     ops::insist(&deps, &cancel, step, failed).await;
     Outcome::Finished

@@ -19,12 +19,13 @@ use crate::groups;
 use crate::hooks;
 use crate::images;
 use crate::local_path;
-use crate::plugins;
+use crate::plugins::devices;
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
 use crate::pod::plan::latest;
 use crate::pod::recursion;
+use crate::pod::security::check_users;
 use crate::pod::spec::{Run, container_spec, sandbox_spec};
 use crate::pod::{PodView, SandboxRecord};
 use crate::resize::Allocation;
@@ -137,6 +138,7 @@ async fn make_sandbox(
         Some(sandbox) => sandbox,
         None => {
             let handler = runtime_class::handler(deps, pod).await?;
+            check_users(&pod.spec, &deps.runtime.handlers(), &handler)?;
             let spec = sandbox_spec(pod, attempt, &deps.facts, &deps.dns.domain(), handler)?;
             let _step = deps.traces.step(pod.uid(), "node: sandbox", "");
             let status = deps.runtime.create_sandbox(spec).await.map_err(|error| error.to_string())?;
@@ -383,10 +385,10 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         environment(&pod, container, &fields, &links, &sources).map_err(StartError::config)?
     };
     let message_file = directories.termination_message(&name, start.attempt);
-    let (mut mounts, devices) = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
+    let (mut mounts, mut devices) = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
     recursion::settle(container, &mut mounts, recursive(deps, start)).map_err(StartError::config)?;
-    let extras = plugins::devices::extras(deps, pod.uid(), &name).await.map_err(StartError::config)?;
-    let (mut env, mut devices) = (env, devices);
+    let extras = devices::extras(deps, pod.uid(), &name).await.map_err(StartError::config)?;
+    let mut env = env;
     env.extend(extras.env);
     mounts.extend(extras.mounts);
     devices.extend(extras.devices);

@@ -81,11 +81,6 @@ impl DevicePlugin for Served {
         let answer = ContainerAllocateResponse {
             envs: [("GPUS".to_owned(), ids.join(","))].into(),
             mounts: vec![mount],
-            devices: vec![DeviceSpec {
-                container_path: "/dev/gpu0".to_owned(),
-                host_path: "/dev/null".to_owned(),
-                permissions: "rw".to_owned(),
-            }],
             ..ContainerAllocateResponse::default()
         };
         Ok(Response::new(AllocateResponse { container_responses: vec![answer] }))
@@ -171,9 +166,6 @@ async fn devices_are_counted_given_and_kept() {
     assert!(spec.env.contains(&"GPUS=b".to_owned()), "{:?}", spec.env);
     let mount = spec.mounts.iter().find(|mount| mount.target == Path::new("/usr/lib/gpu")).unwrap();
     assert!(mount.read_only);
-    let device =
-        engine_api::Device { host: "/dev/null".into(), path: "/dev/gpu0".into(), access: "rw".into() };
-    assert_eq!(spec.devices, [device]);
 
     // The plugin fails: the pod is refused, with upstream's reason, and its device is free again.
     *plugin.fails.lock() = true;

@@ -96,3 +96,24 @@ async fn a_profile_that_nobody_would_enforce_is_refused_at_the_door() {
     }
     assert!(world.runtime.newest("main").is_none());
 }
+
+#[tokio::test]
+async fn a_pod_has_users_of_its_own_where_its_runtime_can_give_them() {
+    let world = World::new().await;
+    world.api.put(
+        "runtimeclasses",
+        json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "plain"},
+            "handler": "other"}),
+    );
+    let mut spec = one();
+    spec["hostUsers"] = false.into();
+    world.create("web", spec.clone());
+    world.pod_until("web", "Running", running).await;
+    assert!(world.runtime.sandbox_specs()[0].own_users);
+    spec["runtimeClassName"] = "plain".into();
+    world.create("plain", spec);
+    let message = "Failed to create pod sandbox: can't set `spec.hostUsers: false`, RuntimeClass handler \"other\" \
+                   does not support user namespaces";
+    let refused = || world.events("FailedCreatePodSandBox").contains(&message.to_owned()).then_some(());
+    world.until("refused", refused).await;
+}

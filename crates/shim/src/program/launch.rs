@@ -15,17 +15,18 @@ use std::rc::Rc;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{
-    Capability, LinuxCapabilities, LinuxSeccomp, LinuxSeccompAction, Process, Spec,
+    Capability, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process, Spec, User,
 };
 use libcontainer::seccomp::{initialize_seccomp, is_notify};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use serde::{Deserialize, Serialize};
 use shim::{CallError, RUNTIME_DIR, Step};
+use sys::ns::Namespace;
 use sys::seccomp::Filter;
 
 use super::steps::Steps;
-use super::{filter, outside};
+use super::{filter, outside, passage};
 
 /// The directory in a bundle where the document stands as the library is to read it.
 const LIBRARY_DIR: &str = "library";
@@ -47,6 +48,8 @@ pub(crate) struct Launch {
     pub(crate) asked_ns: u64,
     /// The program of another OCI runtime.
     pub(crate) runtime: Option<PathBuf>,
+    /// The sandbox has a user namespace of its own.
+    pub(crate) users: bool,
     /// What else is asked of that program, in place of a process.
     pub(crate) errand: Option<Errand>,
 }
@@ -130,7 +133,17 @@ fn execute(
     steps: &mut Steps,
 ) -> Result<Option<(u32, Vec<OwnedFd>)>, CallError> {
     std::env::set_current_dir(&launch.bundle).map_err(|error| failure(&error))?;
-    let Some(program) = &launch.runtime else { return execute_inside(launch, fds, steps).map(Some) };
+    // Read before the way to it is made: what lies outside of the sandbox's directory may be covered then.
+    let prepared = launch.runtime.is_none().then(|| Payload::new(launch)).transpose();
+    let prepared = prepared.map_err(|error| failure(&error))?;
+    if let (None, true, Some(sandbox)) = (&launch.exec, launch.users, launch.bundle.parent()) {
+        let opened = passage::open(sandbox).and_then(|()| std::env::set_current_dir(&launch.bundle));
+        opened.map_err(|error| failure(&error))?;
+    }
+    if let Some((failed, payload)) = prepared {
+        return execute_inside(launch, fds, (failed, payload), steps).map(Some);
+    }
+    let Some(program) = &launch.runtime else { return Err(CallError::new("there is nothing to execute")) };
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
     let runtime = outside::Runtime { program, bundle: &launch.bundle, id: &launch.id };
     if let Some(errand) = launch.errand {
@@ -148,12 +161,11 @@ fn execute(
 fn execute_inside(
     launch: &Launch,
     fds: Vec<OwnedFd>,
+    (mut failed, payload): (io::PipeReader, Payload),
     steps: &mut Steps,
 ) -> Result<(u32, Vec<OwnedFd>), CallError> {
-    let (mut failed, payload) = Payload::new(launch).map_err(|error| failure(&error))?;
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
-    let document =
-        if payload.rest.is_some() { launch.bundle.join(LIBRARY_DIR) } else { launch.bundle.clone() };
+    let document = if payload.rewritten { launch.bundle.join(LIBRARY_DIR) } else { launch.bundle.clone() };
     steps.took("launcher: document and filter");
     let result = build(launch, &document, fds, payload, console.is_some(), steps);
     // Ends when every holder of the other side has executed its program or ended.
@@ -233,13 +245,23 @@ fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
 struct Payload {
     failed: Rc<RefCell<io::PipeWriter>>,
     rest: Option<Rc<Confinement>>,
+    /// The library reads a document of its own.
+    rewritten: bool,
 }
 
 /// What the library leaves to the very end: the system call filter, which it would compile anew for each first process
 /// and leaves out for further ones. Loading it needs `CAP_SYS_ADMIN`, so the process keeps that until here.
 struct Confinement {
-    filter: Loadable,
+    filter: Option<Loadable>,
     capabilities: LinuxCapabilities,
+    /// A further process enters the user namespace here, which the library does not do.
+    users: Option<Entrance>,
+}
+
+/// A user namespace to enter, and who to be in it.
+struct Entrance {
+    namespace: std::fs::File,
+    user: User,
 }
 
 /// A filter, ready or not.
@@ -253,7 +275,8 @@ impl Payload {
     fn new(launch: &Launch) -> io::Result<(io::PipeReader, Self)> {
         let (reader, writer) = io::pipe()?;
         let rest = confine_later(launch)?.map(Rc::new);
-        Ok((reader, Self { failed: Rc::new(RefCell::new(writer)), rest }))
+        let rewritten = rest.is_some() && launch.exec.is_none();
+        Ok((reader, Self { failed: Rc::new(RefCell::new(writer)), rest, rewritten }))
     }
 
     fn say(&self, error: &CallError) {
@@ -292,9 +315,16 @@ impl Executor for Payload {
 
 impl Confinement {
     fn apply(&self) -> Result<(), String> {
+        if let Some(Entrance { namespace, user }) = &self.users {
+            let groups = user.additional_gids().as_deref().unwrap_or_default();
+            sys::ns::join(namespace, Namespace::User)
+                .and_then(|()| sys::users::become_user(user.uid(), user.gid(), groups))
+                .map_err(|error| format!("entering the user namespace: {error}"))?;
+        }
         match &self.filter {
-            Loadable::Compiled(filter) => filter.load().map_err(|error| error.to_string())?,
-            Loadable::Supervised(profile) => {
+            None => {}
+            Some(Loadable::Compiled(filter)) => filter.load().map_err(|error| error.to_string())?,
+            Some(Loadable::Supervised(profile)) => {
                 initialize_seccomp(profile).map_err(|error| error.to_string())?;
             }
         }
@@ -310,16 +340,23 @@ impl Confinement {
 fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
     let mut spec: Spec = shim::decode(&std::fs::read(launch.bundle.join("config.json"))?)?;
     let mut linux = spec.linux().clone().unwrap_or_default();
-    let Some(profile) = linux.seccomp().clone() else { return Ok(None) };
-    let supervised = is_notify(&profile) || profile.default_action() == LinuxSeccompAction::ScmpActNotify;
+    let users = launch.exec.as_ref().and_then(|_| user_namespace(&spec));
+    let profile = linux.seccomp().clone();
+    let supervised = profile.as_ref().is_some_and(|profile| {
+        is_notify(profile) || profile.default_action() == LinuxSeccompAction::ScmpActNotify
+    });
     let mut process: Process = match &launch.exec {
+        None if profile.is_none() => return Ok(None),
+        Some(_) if profile.is_none() && users.is_none() => return Ok(None),
         // Its supervisor is told about the container: by the library, which knows all about that.
         None if supervised => return Ok(None),
         None => spec.process().clone().unwrap_or_default(),
         Some(file) => shim::decode(&std::fs::read(file)?)?,
     };
     let capabilities = process.capabilities().clone().unwrap_or_default();
-    if process.no_new_privileges() != Some(true) {
+    let users = users.map(|path| enter_later(&path, &mut process)).transpose()?;
+    // The rights of a process that enters a user namespace are that namespace's from then on.
+    if users.is_some() || process.no_new_privileges() != Some(true) {
         process.set_capabilities(Some(widened(&capabilities)));
     }
     if let Some(file) = &launch.exec {
@@ -332,15 +369,29 @@ fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
         std::fs::create_dir_all(&directory)?;
         sys::files::write_atomic(&directory.join("config.json"), &serde_json::to_vec(&spec)?)?;
     }
-    let filter = match supervised {
-        true => Loadable::Supervised(Box::new(profile)),
-        false => {
+    let filter = match profile {
+        None => None,
+        Some(profile) if supervised => Some(Loadable::Supervised(Box::new(profile))),
+        Some(profile) => {
             let program = std::env::current_exe()?;
             let directory = program.parent().ok_or(io::ErrorKind::NotFound)?;
-            Loadable::Compiled(filter::compiled(&profile, directory)?)
+            Some(Loadable::Compiled(filter::compiled(&profile, directory)?))
         }
     };
-    Ok(Some(Confinement { filter, capabilities }))
+    Ok(Some(Confinement { filter, capabilities, users }))
+}
+
+/// The user namespace that a container's document joins.
+fn user_namespace(spec: &Spec) -> Option<PathBuf> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User)?.path().clone()
+}
+
+/// Has the library leave a further process with the host's ids until it enters the user namespace.
+fn enter_later(namespace: &Path, process: &mut Process) -> io::Result<Entrance> {
+    let user = process.user().clone();
+    process.set_user(User::default());
+    Ok(Entrance { namespace: std::fs::File::open(namespace)?, user })
 }
 
 /// Capabilities with those that loading a filter, and giving capabilities up afterwards, needs.

@@ -21,9 +21,14 @@ pub(crate) fn set_up(directory: &Path, config: &SandboxConfig) -> io::Result<Opt
     kinds.extend(config.network.then_some(Namespace::Network));
     kinds.extend(config.ipc.then_some(Namespace::Ipc));
     kinds.extend(config.hostname.is_some().then_some(Namespace::Uts));
-    sys::ns::unshare(&kinds).map_err(during("making namespaces"))?;
-    for kind in kinds {
-        sys::ns::pin_own(kind, &pins.join(kind.file())).map_err(during("pinning a namespace"))?;
+    match config.users {
+        Some(range) => join_those_of(&pins, range, &kinds).map_err(during("making a user namespace"))?,
+        None => {
+            sys::ns::unshare(&kinds).map_err(during("making namespaces"))?;
+            for kind in kinds {
+                sys::ns::pin_own(kind, &pins.join(kind.file())).map_err(during("pinning a namespace"))?;
+            }
+        }
     }
     if config.network {
         sys::ns::loopback_up().map_err(during("bringing loopback up"))?;
@@ -35,7 +40,21 @@ pub(crate) fn set_up(directory: &Path, config: &SandboxConfig) -> io::Result<Opt
         sys::ns::set_sysctl(name, value)
             .map_err(|error| io::Error::new(error.kind(), format!("setting {name}={value}: {error}")))?;
     }
-    config.shared_pid.then(|| start_init(&pins)).transpose().map_err(during("starting the sandbox's init"))
+    let users = config.users.is_some();
+    config
+        .shared_pid
+        .then(|| start_init(&pins, users))
+        .transpose()
+        .map_err(during("starting the sandbox's init"))
+}
+
+/// Makes a user namespace with namespaces that belong to it, and goes into those.
+fn join_those_of(pins: &Path, range: shim::IdRange, kinds: &[Namespace]) -> io::Result<()> {
+    super::users::make(pins, range, kinds)?;
+    for kind in kinds {
+        sys::ns::join(&std::fs::File::open(pins.join(kind.file()))?, *kind)?;
+    }
+    Ok(())
 }
 
 /// Leaves the daemon's cgroup. A hierarchy that refuses is left as it is: grouping is not worth a sandbox. Answers what
@@ -48,11 +67,14 @@ pub(crate) fn enter_cgroups(config: &SandboxConfig) -> Vec<String> {
     config.cgroup_entrances.iter().filter_map(refused).collect()
 }
 
-/// Starts PID 1 of a new PID namespace and pins that.
-fn start_init(pins: &Path) -> io::Result<Child> {
+/// Starts PID 1 of a new PID namespace and pins that. `users`: it belongs to the sandbox's user namespace.
+fn start_init(pins: &Path, users: bool) -> io::Result<Child> {
     let own = std::fs::File::open("/proc/self/ns/pid")?;
     let empty = pins.join("empty");
     std::fs::create_dir_all(&empty)?;
+    if users {
+        return super::users::start_init(pins, &empty);
+    }
     sys::ns::unshare(&[Namespace::Pid])?;
     let spawned = Command::new("/proc/self/exe")
         .arg("init")
@@ -74,6 +96,7 @@ fn start_init(pins: &Path) -> io::Result<Child> {
     Ok(child)
 }
 
-fn during(what: &'static str) -> impl Fn(io::Error) -> io::Error {
+/// Says what failed.
+pub(super) fn during(what: &'static str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }

@@ -506,6 +506,7 @@ impl Server {
             terminal: container.config.terminal,
             asked_ns: steps::now_ns(),
             runtime: container.config.runtime.clone(),
+            users: container.config.users,
             errand: None,
         };
         let ends: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
@@ -537,6 +538,7 @@ impl Server {
             terminal,
             asked_ns: steps::now_ns(),
             runtime: container.config.runtime.clone(),
+            users: container.config.users,
             errand: None,
         };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -595,6 +597,7 @@ impl Server {
             terminal: false,
             asked_ns: steps::now_ns(),
             runtime: container.config.runtime.clone(),
+            users: false,
             errand: Some(errand),
         };
         self.launch(peer, call, &launch, &[], Kind::Errand(slot, after))

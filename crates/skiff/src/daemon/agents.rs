@@ -1,4 +1,5 @@
-//! What works on this host: engine, network, cluster DNS, the node agent and the Docker Engine API.
+//! What works on this host: engine, network, cluster DNS, the node agent, the Container Runtime Interface and the Docker
+//! Engine API.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use super::control::GIT_VERSION;
 use super::host::Host;
 use super::net::Net;
+use super::runtime_socket::RuntimeSocket;
 use crate::settings::Settings;
 
 /// The domain of cluster names.
@@ -126,8 +128,10 @@ pub(crate) async fn build(
         data_dir: instance.data_dir.join("docker"),
         node_name: settings.node_name.clone(),
     };
-    let server =
-        docker::Server::new(runtime, images, Arc::new(builder), Arc::new(Networks(sandboxes)), config);
+    let networks: Arc<dyn engine_api::SandboxNetworks> = Arc::new(Networks(sandboxes));
+    let interface = RuntimeSocket::bind(instance, runtime.clone(), images.clone(), networks.clone()).await?;
+    supervisor.add(Arc::new(interface));
+    let server = docker::Server::new(runtime, images, Arc::new(builder), networks, config);
     supervisor.add(Arc::new(EngineSocket::bind(server, &instance.docker_socket())?));
     Ok(node_server)
 }

@@ -16,6 +16,7 @@ mod member_access;
 mod members;
 mod narrate;
 mod net;
+mod runtime_socket;
 mod served;
 mod shared;
 mod storage;

@@ -11,7 +11,7 @@ pub(crate) struct Answer {
     /// Variables of its environment.
     pub(crate) envs: BTreeMap<String, String>,
     pub(crate) mounts: Vec<Bind>,
-    pub(crate) devices: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
 }
 
 /// A device of the host that a container may use.
@@ -20,8 +20,8 @@ pub(crate) struct Answer {
 pub(crate) struct Node {
     pub(crate) host_path: String,
     pub(crate) container_path: String,
-    /// Some of `rwm`.
-    pub(crate) access: String,
+    /// Of `rwm`.
+    pub(crate) permissions: String,
 }
 
 /// Something of the host that a container sees.

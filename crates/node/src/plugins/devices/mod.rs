@@ -7,7 +7,7 @@ mod report;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine_api::{Device, Mount, MountPropagation, MountSource};
@@ -220,40 +220,45 @@ async fn preferred(plugin: &Plugin, wish: &Wish, choice: &Choice) -> Vec<String>
 /// What a plugin wants, if the node can give it: what it cannot give a container must not miss in silence.
 fn read(answer: ContainerAllocateResponse) -> Result<Answer, String> {
     if !answer.cdi_devices.is_empty() {
-        let words = "the plugin names CDI devices, which this node does not know: have it give device nodes, variables and mounts";
-        return Err(words.to_owned());
+        return Err(
+            "the plugin names devices of CDI, which this node does not know: use one that gives device nodes"
+                .to_owned(),
+        );
     }
-    let check = |path: &str| {
-        let plain = Path::new(path).components().all(|part| part != Component::ParentDir);
-        if path.starts_with('/') && plain {
-            return Ok(());
-        }
-        Err("the plugin names a mount or device by a path that is not absolute, or contains '..'".to_owned())
-    };
-    for mount in &answer.mounts {
-        check(&mount.host_path).and_then(|()| check(&mount.container_path))?;
-    }
-    for device in &answer.devices {
-        check(&device.host_path).and_then(|()| check(&device.container_path))?;
+    let mounts = answer.mounts.into_iter().map(|mount| {
+        check_paths("a mount", &mount.host_path, &mount.container_path)?;
+        Ok(Bind {
+            host_path: mount.host_path,
+            container_path: mount.container_path,
+            read_only: mount.read_only,
+        })
+    });
+    let mounts = mounts.collect::<Result<_, String>>()?;
+    let nodes = answer.devices.into_iter().map(|device| {
+        check_paths("a device", &device.host_path, &device.container_path)?;
         if device.permissions.chars().any(|access| !"rwm".contains(access)) {
-            return Err("the plugin gives rights to a device that are none of r, w and m".to_owned());
+            return Err(format!("the plugin gives device {} with unknown rights", device.host_path));
         }
+        Ok(Node {
+            host_path: device.host_path,
+            container_path: device.container_path,
+            permissions: device.permissions,
+        })
+    });
+    let nodes = nodes.collect::<Result<_, String>>()?;
+    Ok(Answer { envs: answer.envs.into_iter().collect(), mounts, nodes })
+}
+
+/// Both paths have to be absolute and lead nowhere else.
+fn check_paths(what: &str, host: &str, container: &str) -> Result<(), String> {
+    let plain = |path: &str| {
+        path.starts_with('/')
+            && Path::new(path).components().all(|part| part != std::path::Component::ParentDir)
+    };
+    if plain(host) && plain(container) {
+        return Ok(());
     }
-    let mounts = answer.mounts.into_iter().map(|mount| Bind {
-        host_path: mount.host_path,
-        container_path: mount.container_path,
-        read_only: mount.read_only,
-    });
-    let devices = answer.devices.into_iter().map(|device| Node {
-        host_path: device.host_path,
-        container_path: device.container_path,
-        access: device.permissions,
-    });
-    Ok(Answer {
-        envs: answer.envs.into_iter().collect(),
-        mounts: mounts.collect(),
-        devices: devices.collect(),
-    })
+    Err(format!("the plugin names {what} by a path that is not absolute, or contains '..'"))
 }
 
 async fn note(deps: &Deps) -> Result<(), String> {
@@ -292,17 +297,17 @@ pub(crate) async fn extras(deps: &Deps, uid: &str, container: &str) -> Result<Ex
             started.map_err(failed)?;
         }
         extras.env.extend(given.answer.envs.into_iter().map(|(name, value)| format!("{name}={value}")));
-        extras.devices.extend(given.answer.devices.into_iter().map(|node| Device {
-            host: node.host_path.into(),
-            path: node.container_path.into(),
-            access: node.access,
-        }));
         extras.mounts.extend(given.answer.mounts.into_iter().map(|bind| Mount {
             source: MountSource::Bind(bind.host_path.into()),
             target: bind.container_path.into(),
             read_only: bind.read_only,
             recursive_read_only: false,
             propagation: MountPropagation::Private,
+        }));
+        extras.devices.extend(given.answer.nodes.into_iter().map(|node| Device {
+            host: node.host_path.into(),
+            path: node.container_path.into(),
+            access: node.permissions,
         }));
     }
     Ok(extras)
@@ -342,20 +347,16 @@ mod tests {
         for bad in ["", "usr", "/usr/../etc"] {
             assert!(read(with(bad)).is_err(), "{bad}");
         }
-        let node = |host: &str, permissions: &str| ContainerAllocateResponse {
-            devices: vec![api::DeviceSpec {
-                host_path: host.into(),
-                container_path: "/dev/x".into(),
-                permissions: permissions.into(),
-            }],
-            ..Default::default()
+        let node = |inside: &str, permissions: &str| {
+            let (container_path, permissions) = (inside.to_owned(), permissions.to_owned());
+            let node = api::DeviceSpec { host_path: "/dev/x".into(), container_path, permissions };
+            read(ContainerAllocateResponse { devices: vec![node], ..Default::default() })
         };
-        assert_eq!(read(node("/dev/x0", "rw")).unwrap().devices[0].access, "rw");
-        assert!(read(node("/dev/../x", "rw")).is_err() && read(node("/dev/x0", "rwx")).is_err());
-        let cdi = ContainerAllocateResponse {
-            cdi_devices: vec![api::CdiDevice { name: "e.com/gpu=0".into() }],
-            ..Default::default()
-        };
-        assert!(read(cdi).unwrap_err().contains("CDI devices"));
+        assert_eq!(node("/dev/y", "rw").unwrap().nodes[0].container_path, "/dev/y");
+        assert!(node("dev/y", "rw").unwrap_err().contains("not absolute"));
+        assert!(node("/dev/y", "rx").unwrap_err().contains("unknown rights"));
+        let named = api::CdiDevice { name: "vendor.com/gpu=0".into() };
+        let cdi = ContainerAllocateResponse { cdi_devices: vec![named], ..Default::default() };
+        assert!(read(cdi).unwrap_err().contains("CDI"));
     }
 }

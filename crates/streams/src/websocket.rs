@@ -19,8 +19,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
-use super::full;
-use super::process::{Output, Remote};
+use crate::full;
+use crate::process::{Output, Remote};
 
 /// A message that is longer ends the connection.
 const MESSAGE_MAX_BYTES: usize = 1024 * 1024;

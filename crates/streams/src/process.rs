@@ -1,5 +1,6 @@
 //! Connects a process's streams with a remote client's, whatever protocol carries them.
 
+use api::Status;
 use bytes::Bytes;
 use engine_api::{ByteStream, EngineError, Exit, Process, ProcessIo, TerminalSize};
 use futures::StreamExt as _;
@@ -28,27 +29,27 @@ pub(crate) struct Remote {
 
 /// Which streams the client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Wanted {
-    pub(crate) stdin: bool,
-    pub(crate) stdout: bool,
-    pub(crate) stderr: bool,
-    pub(crate) tty: bool,
+pub struct Wanted {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error, which a terminal does not have.
+    pub stderr: bool,
+    /// A terminal, with its sizes.
+    pub tty: bool,
     /// The process was there before. Its exit is the pod's to tell: as upstream, attaching to it succeeds when it ends,
     /// however it ends.
-    pub(crate) attached: bool,
+    pub attached: bool,
 }
 
 impl Wanted {
-    /// From a request's parameters.
-    pub(crate) fn of(query: &super::query::Query) -> Self {
-        let tty = query.flag(&["tty"]);
-        Self {
-            stdin: query.flag(&["stdin", "input"]),
-            stdout: query.flag(&["stdout", "output"]),
-            // A terminal has one output.
-            stderr: query.flag(&["stderr", "error"]) && !tty,
-            tty,
-            attached: false,
+    /// A command has to be connected with something.
+    pub fn check(self) -> Result<(), Status> {
+        if self.stdin || self.stdout || self.stderr {
+            Ok(())
+        } else {
+            Err(Status::bad_request("you must specify at least one of stdin, stdout, stderr"))
         }
     }
 }

@@ -18,8 +18,8 @@ use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::full;
-use super::process::{self, Output, Remote, Wanted};
+use crate::full;
+use crate::process::{self, Output, Remote, Wanted};
 use frame::{Frame, FrameReader};
 use headers::{Decoder, Encoder, Headers};
 

@@ -1,0 +1,97 @@
+//! What a sandbox with a user namespace sees of the host's file systems: their ids as its own.
+//!
+//! The layers of its images and its volumes are mounted with their ids mapped, by the engine, since nobody else may; the
+//! upper layer belongs to the namespace's root and holds the host's ids, which are nobody else's.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use engine_api::{EngineError, ErrorKind, Mount, MountPropagation, MountSource};
+use shim::IdRange;
+
+/// The first kernel that maps what pods need, tmpfs being the last. Source: KEP-127.
+const SINCE: (u32, u32) = (6, 3);
+
+/// A sandbox's user namespace.
+#[derive(Debug, Clone)]
+pub(crate) struct Users {
+    /// Where it is pinned.
+    pub(crate) path: PathBuf,
+    pub(crate) range: IdRange,
+}
+
+/// Whether this kernel can do it.
+pub(crate) fn possible() -> bool {
+    let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    sys::host::kernel_is_at_least(SINCE.0, SINCE.1)
+        && Path::new("/proc/self/ns/user").exists()
+        && limit.trim() != "0"
+}
+
+impl Users {
+    /// Has `mount` mount an overlay over the image's layers as the namespace sees them; they are held in `places` meanwhile.
+    /// The upper layer becomes the namespace's, where it is still the host's.
+    pub(crate) fn with_layers(
+        &self,
+        places: &Path,
+        lower: &[PathBuf],
+        upper: &Path,
+        mount: impl FnOnce(&[PathBuf]) -> io::Result<()>,
+    ) -> Result<(), EngineError> {
+        let failed = |error: io::Error| EngineError::internal("mounting the root file system", &error);
+        let first = self.range.first;
+        if std::fs::metadata(upper).map_err(failed)?.uid() == 0 {
+            std::os::unix::fs::chown(upper, Some(first), Some(first)).map_err(failed)?;
+        }
+        let mapped: Result<Vec<PathBuf>, EngineError> = (0..)
+            .zip(lower)
+            .map(|(number, layer)| self.map(layer, &places.join(format!("{number}"))))
+            .collect();
+        let mounted = mapped.and_then(|layers| mount(&layers).map_err(failed));
+        // The overlay has its own hold on them.
+        let cleared = crate::engine::clear_directory(places).map_err(failed);
+        mounted.and(cleared)
+    }
+
+    /// The mounts with the host's directories and files in them replaced by ones below `places`, whose ids are mapped.
+    pub(crate) fn map_mounts(&self, places: &Path, mounts: Vec<Mount>) -> Result<Vec<Mount>, EngineError> {
+        crate::engine::clear_directory(places)
+            .map_err(|error| EngineError::internal("clearing the mounts of the last run", &error))?;
+        let map = |(number, mount): (usize, Mount)| match &mount.source {
+            MountSource::Tmpfs { .. } => Ok(mount),
+            MountSource::Bind(_) if mount.propagation == MountPropagation::Bidirectional => {
+                Err(EngineError::invalid(format!(
+                    "{}: mounts do not travel to the host from a user namespace; share them one way",
+                    mount.target.display()
+                )))
+            }
+            MountSource::Bind(source) => {
+                let place = self.map(source, &places.join(number.to_string()))?;
+                Ok(Mount { source: MountSource::Bind(place), ..mount })
+            }
+        };
+        mounts.into_iter().enumerate().map(map).collect()
+    }
+
+    fn map(&self, source: &Path, place: &Path) -> Result<PathBuf, EngineError> {
+        let mapped = (|| {
+            let parent = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
+            std::fs::create_dir_all(parent)?;
+            match std::fs::metadata(source)?.is_dir() {
+                true => std::fs::create_dir(place)?,
+                false => drop(File::create(place)?),
+            }
+            sys::users::bind_mapped(source, File::open(&self.path)?, place)
+        })();
+        let shown = source.display();
+        mapped.map(|()| place.to_owned()).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => EngineError::new(
+                ErrorKind::Unsupported,
+                format!("{shown}: its file system cannot show its ids as those of a user namespace: leave the volume or hostUsers: false out"),
+            ),
+            _ => EngineError::internal(&format!("mapping the ids of {shown}"), &error),
+        })
+    }
+}

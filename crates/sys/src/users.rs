@@ -1,0 +1,119 @@
+//! User namespaces: the ids that one has, becoming one of its users, and mounts that show a file system's ids as its own.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use rustix::fs::{Gid, Uid};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+
+/// So many ids of the host's, from the first on, which are 0 and up inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The host's id of the namespace's root.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// Gives the user namespace of a process, which has no ids yet, its range.
+pub fn give_ids(pid: u32, range: Range) -> io::Result<()> {
+    let line = format!("0 {} {}\n", range.first, range.count);
+    ["uid_map", "gid_map"].iter().try_for_each(|file| std::fs::write(format!("/proc/{pid}/{file}"), &line))
+}
+
+/// Makes this single-threaded process one of a user, by its numbers in the process's user namespace. Rights inside that
+/// namespace stay.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    rustix::thread::set_thread_groups(&groups)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
+}
+
+/// Shows `source` at `target` too, with its ids as those of the user namespace `users`: what belongs to root there
+/// belongs to the namespace's root here, and the other way round for what is written. What is mounted below `source`
+/// comes along; where that cannot be so shown, only `source` itself is. Source: mount_setattr(2), `MOUNT_ATTR_IDMAP`.
+pub fn bind_mapped(source: &Path, users: impl AsFd, target: &Path) -> io::Result<()> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags)?;
+    match map_mount(&tree, &users, true) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => map_mount(&tree, &users, false)?,
+        other => other?,
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(&tree, "", rustix::fs::CWD, target, flags)?)
+}
+
+fn map_mount(tree: impl AsFd, users: impl AsFd, recursive: bool) -> io::Result<()> {
+    let users = users.as_fd().as_raw_fd();
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(users).map_err(io::Error::other)?,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a terminated string, and the attributes outlive the call and are as long as is said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    const RANGE: Range = Range { first: 1_000_000, count: 65536 };
+
+    /// A process in a user namespace of its own.
+    fn other() -> Child {
+        let child = Command::new("unshare").args(["-U", "sleep", "1000"]).spawn().unwrap();
+        let path = format!("/proc/{}/ns/user", child.id());
+        let own = std::fs::metadata("/proc/self/ns/user").unwrap().ino();
+        while std::fs::metadata(&path).unwrap().ino() == own {
+            std::thread::yield_now();
+        }
+        child
+    }
+
+    #[test]
+    fn files_are_shown_as_the_namespaces_and_written_as_the_hosts() {
+        let mut child = other();
+        give_ids(child.id(), RANGE).unwrap();
+        let users = std::fs::File::open(format!("/proc/{}/ns/user", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+        for directory in [&source, &target] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        crate::mount::tmpfs(&source, Some(1 << 20)).unwrap();
+        std::fs::write(source.join("file"), "x").unwrap();
+        std::os::unix::fs::chown(source.join("file"), Some(5), Some(6)).unwrap();
+        let mapped = bind_mapped(&source, &users, &target);
+        let owner = std::fs::metadata(target.join("file")).map(|file| (file.uid(), file.gid()));
+        let given = std::os::unix::fs::chown(target.join("file"), Some(RANGE.first + 7), None);
+        let written = std::fs::metadata(source.join("file")).unwrap().uid();
+        crate::mount::unmount(&target).unwrap();
+        crate::mount::unmount(&source).unwrap();
+        mapped.unwrap();
+        given.unwrap();
+        assert_eq!(owner.unwrap(), (RANGE.first + 5, RANGE.first + 6));
+        assert_eq!(written, 7);
+    }
+}
