@@ -212,17 +212,12 @@ pub(crate) fn usable(
     }
     let failed = |cause: String| failed(&volume.metadata.name, device, cause);
     if let Some(source) = &volume.spec.csi {
-        if device {
-            return Err(failed(format!(
-                "this node has no devices of driver {}: ask for volumeMode Filesystem",
-                source.driver
-            )));
-        }
         let spec = &volume.spec;
         let object = around.drivers.get(&source.driver);
         let mounting = Mounting::persistent(source.clone(), &spec.access_modes, &spec.mount_options, object);
         let mut mounting = mounting.map_err(failed)?;
         mounting.only_read(of.read_only);
+        mounting.is_device(device);
         mounting.grows(growth(claim, volume));
         let mut entry = mounting.entry(directories, name, &volume.metadata.name);
         entry.claim_uid.clone_from(&claim.metadata.uid);

@@ -3,6 +3,7 @@
 //! hang: each volume waits for its own alone. Source: `pkg/volume/csi`, `csi_mounter.go` and `csi_attacher.go`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::CSIVolumeSource;
 use parking_lot::Mutex;
 use protos::csi::v1::volume_capability::access_mode::Mode;
-use protos::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
+use protos::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use protos::csi::v1::{
     CapacityRange, NodeExpandVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
     VolumeCapability,
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::claim::Usable;
+use super::claim::{self, Usable};
 use super::ledger::{Entry, Ledger};
 use super::ownership::{self, Group};
 use super::set_up::Setup;
@@ -32,6 +33,8 @@ use crate::pod::PodView;
 
 /// A volume that does not come in this time is tried again. Source: upstream's `podAttachAndMountTimeout`.
 const PATIENCE: Duration = Duration::from_secs(123);
+/// The plugin that volumes of drivers have upstream, as a part of paths.
+const PLUGIN: &str = "kubernetes.io~csi";
 const PERSISTENT: &str = "Persistent";
 const EPHEMERAL: &str = "Ephemeral";
 
@@ -110,6 +113,8 @@ pub(crate) struct Mounting {
     object: DriverView,
     /// It lives with its pod and was never made by a controller.
     ephemeral: bool,
+    /// Containers use it as a device.
+    device: bool,
     growth: Option<Growth>,
 }
 
@@ -247,9 +252,12 @@ impl Mounting {
             name: name.to_owned(),
             volume: volume.to_owned(),
             claim_uid: String::new(),
-            path: directories.plugin_volume("kubernetes.io~csi", volume).join("mount"),
+            path: match self.device {
+                true => directories.plugin_device(PLUGIN, volume),
+                false => directories.plugin_volume(PLUGIN, volume).join("mount"),
+            },
             read_only: self.read_only,
-            device: false,
+            device: self.device,
             csi: Some(Noted {
                 driver: driver.clone(),
                 handle: handle.clone(),
@@ -264,6 +272,11 @@ impl Mounting {
         self.read_only |= read_only;
     }
 
+    /// Containers use it as a device, or as what is mounted from it.
+    pub(crate) fn is_device(&mut self, device: bool) {
+        self.device = device;
+    }
+
     pub(crate) fn grows(&mut self, growth: Option<Growth>) {
         self.growth = growth;
     }
@@ -274,21 +287,22 @@ impl Mounting {
     }
 
     fn capability(&self, can: Capabilities, group: Option<Group>) -> VolumeCapability {
-        let mount = MountVolume {
+        let mount = || MountVolume {
             fs_type: self.source.fs_type.clone(),
             mount_flags: self.mount_options.clone(),
             volume_mount_group: group.map(|group| group.gid.to_string()).unwrap_or_default(),
         };
+        let access = if self.device { AccessType::Block(BlockVolume {}) } else { AccessType::Mount(mount()) };
         let mode = self.access_modes.first().map_or("ReadWriteOnce", String::as_str);
         VolumeCapability {
             access_mode: Some(AccessMode { mode: access_mode(mode, can).into() }),
-            access_type: Some(AccessType::Mount(mount)),
+            access_type: Some(access),
         }
     }
 
     /// Whether the node gives the volume to the pod's group. Source: `supportsFSGroup`.
     fn is_given(&self) -> bool {
-        if self.read_only {
+        if self.read_only || self.device {
             return false;
         }
         let once = ["ReadWriteOnce", "ReadWriteOncePod"];
@@ -358,7 +372,7 @@ pub(super) async fn set_up(
     group: Option<Group>,
 ) -> Result<(), VolumeError> {
     let work = Work { setup, threads, usable, mounting, group };
-    let failed = |cause| VolumeError::SetUp { volume: usable.entry.volume.clone(), cause };
+    let failed = |cause| claim::failed(&usable.entry.volume, mounting.device, cause);
     match tokio::time::timeout(PATIENCE, work.mount()).await {
         Ok(done) => done.map_err(failed),
         Err(_) => Err(VolumeError::Unprocessed {
@@ -502,15 +516,19 @@ impl Work<'_> {
         driver.publish(request).await
     }
 
-    /// A driver that says it is done has made the directory: containers would be given one of the host otherwise.
+    /// A driver that says it is done has made the directory, or the device: containers would be given something of the
+    /// host otherwise.
     async fn check(&self) -> Result<(), String> {
-        let target = self.usable.entry.path.clone();
-        let there = self.blocking(move || Ok(std::fs::symlink_metadata(target)?.is_dir())).await;
-        match there {
+        let (target, device) = (self.usable.entry.path.clone(), self.mounting.device);
+        let there = self.blocking(move || {
+            let kind = std::fs::symlink_metadata(target)?.file_type();
+            Ok(if device { kind.is_block_device() } else { kind.is_dir() })
+        });
+        let wanted = if device { "device" } else { "directory" };
+        match there.await {
             Ok(true) => Ok(()),
             Ok(false) => {
-                Err("the driver has put something else than a directory where the volume was to be"
-                    .to_owned())
+                Err(format!("the driver has put something else than a {wanted} where the volume was to be"))
             }
             Err(error) => {
                 Err(format!("the driver says that the volume is published, and it is not there: {error}"))

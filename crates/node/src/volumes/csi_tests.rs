@@ -71,6 +71,8 @@ impl Around for Alone {
 #[derive(Default)]
 struct Fake {
     backing: PathBuf,
+    /// What it brings where a device is asked for.
+    device: Mutex<PathBuf>,
     log: Log,
     /// The last requests.
     staged: Mutex<Option<NodeStageVolumeRequest>>,
@@ -104,7 +106,7 @@ impl Fake {
     fn undo(&self, target: &str) {
         if self.lie() != Some(Lie::LeavesMounts) {
             let _ = sys::mount::unmount(Path::new(target));
-            let _ = std::fs::remove_dir(target);
+            let _ = std::fs::remove_dir(target).or_else(|_| std::fs::remove_file(target));
         }
     }
 }
@@ -144,8 +146,13 @@ impl Node for Served {
             return Err(Status::internal("no such disk"));
         }
         let target = Path::new(&asked.target_path);
+        let capability = asked.volume_capability.clone().unwrap().access_type;
         match self.0.lie() {
             Some(Lie::Nothing) => {}
+            None if matches!(capability, Some(AccessType::Block(_))) => {
+                std::fs::write(target, "").unwrap();
+                sys::mount::bind(&self.0.device.lock(), target).unwrap();
+            }
             Some(Lie::Link) => std::os::unix::fs::symlink("/etc", target).unwrap(),
             _ => {
                 std::fs::create_dir_all(target).unwrap();
@@ -381,6 +388,40 @@ async fn a_driver_that_asks_for_it_publishes_again() {
         assert_eq!(world.log(), wanted);
     }
     assert!(!claims(json!({})).republishes());
+}
+
+#[tokio::test]
+async fn a_device_is_asked_for_as_one_and_has_to_be_one() {
+    let world = World::new(LONG);
+    let spec = json!({ "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}],
+        "containers": [{"name": "main", "volumeDevices": [{"name": "data", "devicePath": "/dev/xda"}]}] });
+    let pod = world.pod("u1", spec);
+    let block = || {
+        let mut around = claims(json!({"attachRequired": false}));
+        let volume = json!({ "metadata": { "name": "pv" }, "spec": { "claimRef": { "uid": "cu" },
+            "volumeMode": "Block", "csi": { "driver": "d", "volumeHandle": "h" } } });
+        around.volumes.insert("pv".to_owned(), serde_json::from_value(volume).unwrap());
+        around
+    };
+    // A driver that brings a plain file: a container would be given no device.
+    let (plain, device) = (world.dir.path().join("plain"), world.dir.path().join("device"));
+    std::fs::write(&plain, "").unwrap();
+    *world.fake.device.lock() = plain;
+    let error = world.set_up(&pod, block()).await.unwrap_err();
+    let wanted =
+        "MapVolume.MapPodDevice failed for volume \"pv\" : the driver has put something else than a device";
+    assert!(error.starts_with(wanted), "{error}");
+    world.tear_down("u1").await.unwrap();
+    let number = rustix::fs::makedev(7, 0);
+    let mode = rustix::fs::Mode::RUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &device, rustix::fs::FileType::BlockDevice, mode, number).unwrap();
+    *world.fake.device.lock() = device;
+    world.set_up(&pod, block()).await.unwrap();
+    let given = mounts::container_devices(&world.directories("u1"), &pod.spec.containers[0]).unwrap();
+    assert_eq!((given[0].path.as_path(), given[0].access.as_str()), (Path::new("/dev/xda"), "rwm"));
+    assert!(given[0].host.ends_with("pods/u1/volumeDevices/kubernetes.io~csi/pv"), "{:?}", given[0].host);
+    world.tear_down("u1").await.unwrap();
+    assert_eq!(world.left(), (Vec::new(), Vec::new()));
 }
 
 #[tokio::test]

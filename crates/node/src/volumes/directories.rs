@@ -28,6 +28,11 @@ impl PodDirectories {
         &self.root
     }
 
+    /// The place of a device that a plugin of the node brings, where upstream links to it.
+    pub(crate) fn plugin_device(&self, plugin: &str, volume: &str) -> PathBuf {
+        self.data.join("volumeDevices").join(plugin).join(volume)
+    }
+
     /// The place of a volume that a plugin of the node mounts, where upstream has it.
     pub(crate) fn plugin_volume(&self, plugin: &str, volume: &str) -> PathBuf {
         self.data.join("volumes").join(plugin).join(volume)
