@@ -498,6 +498,7 @@ async fn a_container_becomes_an_image_with_its_settings() {
             source: engine_api::MountSource::Bind("/etc/hosts".into()),
             target: "/etc/hosts".into(),
             read_only: false,
+            recursive_read_only: false,
             propagation: engine_api::MountPropagation::Private,
         }],
         ..ContainerSpec::default()
