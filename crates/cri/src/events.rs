@@ -1,7 +1,7 @@
 //! What happens to sandboxes and containers, as the interface tells it: from the engine's notices, and from the calls that
 //! remove, after which the engine knows nothing more of what is gone.
 
-use engine_api::{ContainerEvent, ContainerEventKind};
+use engine_api::{ContainerEvent, ContainerEventKind, EventsLost};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
@@ -43,8 +43,14 @@ impl Shared {
     pub(crate) async fn follow(&self) {
         let mut notices = self.runtime.events().await;
         while let Some(notice) = notices.next().await {
-            // Whoever listens is behind as well and learns it there.
-            let Ok(notice) = notice else { continue };
+            let notice = match notice {
+                Ok(notice) => notice,
+                Err(EventsLost(count)) => {
+                    // Whoever listens has to list again as well.
+                    let _ = self.events.send(Err(EventsLost(count)));
+                    continue;
+                }
+            };
             let id = match notice.container_id.as_str() {
                 "" => &notice.sandbox_id,
                 id => id,
@@ -87,16 +93,40 @@ impl Shared {
 
     fn send(&self, event: ContainerEventResponse) {
         // Nobody may be listening.
-        let _ = self.events.send(event);
+        let _ = self.events.send(Ok(event));
     }
 }
 
 /// Events from now on; a receiver that is too slow is told so and has to list.
 pub(crate) fn stream(
-    receiver: broadcast::Receiver<ContainerEventResponse>,
+    receiver: broadcast::Receiver<Result<ContainerEventResponse, EventsLost>>,
 ) -> BoxStream<'static, Result<ContainerEventResponse, Status>> {
-    let lost = |BroadcastStreamRecvError::Lagged(count)| {
-        Status::data_loss(format!("{count} events were lost: list again"))
+    let lost = |count| Status::data_loss(format!("{count} events were lost: list again"));
+    let told = move |event| match event {
+        Ok(Ok(event)) => Ok(event),
+        Ok(Err(EventsLost(count))) | Err(BroadcastStreamRecvError::Lagged(count)) => Err(lost(count)),
     };
-    BroadcastStream::new(receiver).map(move |event| event.map_err(lost)).boxed()
+    BroadcastStream::new(receiver).map(told).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_misses_events_is_told_so() {
+        let sender = broadcast::Sender::new(1);
+        let mut told = stream(sender.subscribe());
+        sender.send(Err(EventsLost(7))).unwrap();
+        let status = told.next().await.unwrap().unwrap_err();
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::DataLoss, "7 events were lost: list again")
+        );
+        for _ in 0..3 {
+            sender.send(Ok(ContainerEventResponse::default())).unwrap();
+        }
+        assert_eq!(told.next().await.unwrap().unwrap_err().code(), tonic::Code::DataLoss);
+        assert!(told.next().await.unwrap().is_ok());
+    }
 }

@@ -11,6 +11,11 @@ use crate::sandbox_spec::{self, HostFacts, SandboxPlan, ports};
 use crate::shared::Shared;
 use crate::{events, failure, files};
 
+/// The host's own name.
+fn own_hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Makes a sandbox and connects it; gives its id.
 pub(crate) async fn run(
     shared: Arc<Shared>,
@@ -18,7 +23,7 @@ pub(crate) async fn run(
     handler: &str,
 ) -> Result<String, Status> {
     let id = base::id::hex64();
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let hostname = own_hostname();
     let handlers = shared.runtime.handlers();
     let host =
         HostFacts { hostname: &hostname, cgroup_root: &shared.config.cgroup_root, handlers: &handlers };
@@ -120,11 +125,18 @@ pub(crate) async fn take_back(shared: &Shared) -> Result<(), Status> {
     Ok(())
 }
 
+/// Everything of [`bring_up`] but the sandbox itself: its maker may have been killed half-way.
 async fn reconnect(shared: &Shared, pod: &Pod) -> Result<(), Status> {
-    let connected = shared.network(pod).await.map_err(failure::of)?.is_some();
+    let spec = &pod.status.spec;
+    let addresses = shared.addresses(pod).await.map_err(failure::of)?;
     let ports = ports(&pod.config.port_mappings)?;
-    if connected && !ports.is_empty() {
-        shared.networks.publish(&pod.status.spec.id, &ports).await.map_err(failure::of)?;
+    if !spec.host_network && !ports.is_empty() {
+        shared.networks.publish(&spec.id, &ports).await.map_err(failure::of)?;
     }
-    Ok(())
+    let directory = shared.directory(&spec.id);
+    if tokio::fs::try_exists(&directory).await.unwrap_or(false) {
+        return Ok(());
+    }
+    let hostname = if spec.hostname.is_empty() { own_hostname() } else { spec.hostname.clone() };
+    files::write(&directory, &pod.config, &hostname, addresses.first().map(String::as_str)).await
 }

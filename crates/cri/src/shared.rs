@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::lifecycle::Tasks;
-use engine_api::{EngineError, Image, Images, Runtime, SandboxNetwork, SandboxNetworks, SandboxState};
+use engine_api::{
+    EngineError, EventsLost, Image, Images, Runtime, SandboxNetwork, SandboxNetworks, SandboxState,
+};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot};
 use tonic::Status;
@@ -26,7 +28,7 @@ pub(crate) struct Shared {
     pub(crate) known: Known,
     /// What the connected sandboxes got.
     pub(crate) connected: Mutex<HashMap<String, SandboxNetwork>>,
-    pub(crate) events: broadcast::Sender<ContainerEventResponse>,
+    pub(crate) events: broadcast::Sender<Result<ContainerEventResponse, EventsLost>>,
     pub(crate) tokens: Tokens<Stream>,
     /// Where streams are served: `http://127.0.0.1:port`.
     pub(crate) streams_at: String,

@@ -170,6 +170,8 @@ fn what_was_made_is_there_after_a_restart() {
     // Each server with all of its tasks ends with its runtime, as a process would.
     let made = tokio::runtime::Runtime::new().unwrap().block_on(make_what_stays(&place));
     std::fs::create_dir_all(place.path().join("cri/left-over")).unwrap();
+    // As if the maker had been killed before it wrote them.
+    std::fs::remove_dir_all(place.path().join("cri").join(&made.pod)).unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(find_what_stayed(&place, made));
     assert!(!place.path().join("cri/left-over").exists());
 }
@@ -197,6 +199,8 @@ async fn find_what_stayed(place: &Place, made: Made) {
     let listed = world.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap();
     let item = listed.into_inner().items.remove(0);
     assert_eq!((&item.id, &item.metadata, &item.labels), (&pod, &config.metadata, &config.labels));
+    let hosts = std::fs::read_to_string(place.path().join("cri").join(&pod).join("hosts")).unwrap();
+    assert!(hosts.contains("\ta\n"), "{hosts}");
     assert_eq!(world.status(&running.id).await, running);
     assert_eq!(world.status(&created).await.state(), ContainerState::ContainerCreated);
     assert_eq!(world.networks.published.lock()[&pod].len(), 1, "its ports lead to it again");
