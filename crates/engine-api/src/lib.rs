@@ -36,8 +36,9 @@ mod streams;
 pub use builds::{BuildEvent, BuildRequest, Builds, CommitRequest};
 pub use containers::{
     Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, Device,
-    EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource, NamespaceSharing, Resources,
-    Rlimit, Runtime, SandboxSpec, SandboxState, SandboxStatus, SeccompProfile, Security, Stats, User,
+    EventsLost, ExecSpec, Exit, Identity, LogPath, Mount, MountPropagation, MountSource, NamespaceSharing,
+    Resources, Rlimit, Runtime, SandboxSpec, SandboxState, SandboxStatus, SeccompProfile, Security, Stats,
+    User,
 };
 pub use error::{EngineError, ErrorKind};
 pub use images::{

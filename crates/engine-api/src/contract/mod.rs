@@ -58,6 +58,7 @@ macro_rules! runtime_contract {
             security_settings_hold,
             only_the_default_devices_can_be_used,
             a_device_that_is_given_can_be_used,
+            who_a_container_runs_as_is_told,
             limits_are_set_and_kills_for_memory_are_told,
             a_shared_pid_namespace_has_an_init_without_rights,
             kernel_parameters_of_the_sandbox_are_set_and_the_hosts_refused,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engine_api::{ContainerState, ContainerStatus, SandboxSpec, SandboxState, SandboxStatus};
+use engine_api::{ContainerState, ContainerStatus, Identity, SandboxSpec, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 
 /// Label keys. The first four are CRI's own.
@@ -66,6 +66,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) message_file: PathBuf,
     pub(crate) message_from_logs: bool,
     pub(crate) terminal: bool,
+    /// Who its first process was started as.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// How long the containers of a pod's sandbox may take to end; `None` for sandboxes that are no pod's.
@@ -116,6 +118,7 @@ impl ContainerRecord {
                 .get(label::MESSAGE_POLICY)
                 .is_some_and(|policy| policy == "FallbackToLogsOnError"),
             terminal: status.spec.terminal,
+            identity: status.identity.clone(),
         })
     }
 

@@ -303,3 +303,14 @@ fn nobody_hears_of_an_end_before_the_last_container_has_ended() {
     case.failure = None;
     assert_eq!(case.phase(), "Succeeded");
 }
+
+#[test]
+fn who_a_container_runs_as_is_told() {
+    let mut case = case(json!({"containers": [{"name": "a"}]})).with("a", 0, running(0));
+    let told = |case: &Case| case.status().container_statuses.unwrap().remove(0).user;
+    assert_eq!(told(&case), None);
+    case.containers[0].identity =
+        Some(engine_api::Identity { uid: 1000, gid: 3000, groups: vec![3000, 4000] });
+    let wanted = json!({"linux": {"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000]}});
+    assert_eq!(serde_json::to_value(told(&case)).unwrap(), wanted);
+}

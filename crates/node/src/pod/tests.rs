@@ -53,6 +53,7 @@ pub(crate) fn record(pod: &PodView, name: &str, attempt: u32, state: ContainerSt
         message_file: std::path::PathBuf::new(),
         message_from_logs: false,
         terminal: false,
+        identity: None,
     }
 }
 
