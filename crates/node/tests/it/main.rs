@@ -7,4 +7,5 @@ mod pods;
 mod runtime;
 mod static_pods;
 mod streams;
+mod volumes;
 mod world;
