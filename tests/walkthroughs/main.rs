@@ -12,6 +12,7 @@ mod published_ports;
 mod releases;
 mod sentiment;
 mod soak;
+mod storage;
 mod terminal;
 mod web;
 mod workloads;

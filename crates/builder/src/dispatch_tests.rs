@@ -36,7 +36,13 @@ impl Pretender {
 
     fn status(&self, id: &str) -> ContainerStatus {
         let state = ContainerState::Running { pid: 1, started_at: Timestamp::now() };
-        ContainerStatus { spec: self.spec(id), state, created_at: Timestamp::now(), log_path: PathBuf::new() }
+        ContainerStatus {
+            spec: self.spec(id),
+            state,
+            created_at: Timestamp::now(),
+            log_path: PathBuf::new(),
+            identity: None,
+        }
     }
 
     fn exit(&self, id: &str) -> Exit {

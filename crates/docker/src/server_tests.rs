@@ -104,8 +104,13 @@ impl Runtime for Memory {
     }
     async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerStatus, EngineError> {
         let log_path = std::path::PathBuf::from("/none");
-        let status =
-            ContainerStatus { spec, state: ContainerState::Created, created_at: Timestamp::now(), log_path };
+        let status = ContainerStatus {
+            spec,
+            state: ContainerState::Created,
+            created_at: Timestamp::now(),
+            log_path,
+            identity: None,
+        };
         self.containers.send_modify(|all| drop(all.insert(status.spec.id.clone(), status.clone())));
         Ok(status)
     }

@@ -189,6 +189,17 @@ pub struct User {
     pub must_not_be_root: bool,
 }
 
+/// Who a process is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// Every group, sorted.
+    pub groups: Vec<u32>,
+}
+
 /// A limit of each of a container's processes. Source: getrlimit(2).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
@@ -380,6 +391,9 @@ pub struct ContainerStatus {
     pub created_at: Timestamp,
     /// The absolute path of its log.
     pub log_path: PathBuf,
+    /// Who its first process was started as; `None` until it was started.
+    #[serde(default)]
+    pub identity: Option<Identity>,
 }
 
 /// A process to run inside a running container.

@@ -36,9 +36,9 @@ mod streams;
 pub use builds::{BuildEvent, BuildRequest, Builds, CommitRequest};
 pub use containers::{
     AppArmorProfile, Connection, ContainerEvent, ContainerEventKind, ContainerSpec, ContainerState,
-    ContainerStatus, Device, EventsLost, ExecSpec, Exit, LogPath, Mount, MountPropagation, MountSource,
-    NamespaceSharing, OWNER_LABEL, Resources, Rlimit, Runtime, RuntimeHandler, SandboxSpec, SandboxState,
-    SandboxStatus, SeccompProfile, Security, SelinuxOptions, Stats, User,
+    ContainerStatus, Device, EventsLost, ExecSpec, Exit, Identity, LogPath, Mount, MountPropagation,
+    MountSource, NamespaceSharing, OWNER_LABEL, Resources, Rlimit, Runtime, RuntimeHandler, SandboxSpec,
+    SandboxState, SandboxStatus, SeccompProfile, Security, SelinuxOptions, Stats, User,
 };
 pub use error::{EngineError, ErrorKind};
 pub use images::{

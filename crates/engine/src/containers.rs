@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine_api::logs::FILE_BYTES_MAX;
 use engine_api::{
     ContainerEventKind, ContainerSpec, ContainerState, ContainerStatus, Device, EngineError, ErrorKind, Exit,
-    ImageConfig, Mount, MountPropagation, MountSource,
+    Identity, ImageConfig, Mount, MountPropagation, MountSource,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -49,7 +49,12 @@ impl Engine {
         self.labels_of(&spec)?;
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
-        let record = ContainerRecord { spec, created_at: Timestamp::now(), state: ContainerState::Created };
+        let record = ContainerRecord {
+            spec,
+            created_at: Timestamp::now(),
+            state: ContainerState::Created,
+            identity: None,
+        };
         let container = Arc::new(Container {
             record: tokio::sync::watch::Sender::new(record),
             log_path,
@@ -173,13 +178,19 @@ impl Engine {
     async fn write_bundle(&self, container: &Arc<Container>) -> Result<(), EngineError> {
         let (me, of) = (self.me(), container.clone());
         let written = tokio::task::spawn_blocking(move || match me.upgrade() {
-            Some(engine) => engine.write_bundle_now(&of.record.borrow().spec.clone()),
+            Some(engine) => {
+                let spec = of.record.borrow().spec.clone();
+                let identity = engine.write_bundle_now(&spec)?;
+                of.record.send_modify(|record| record.identity = Some(identity));
+                Ok(())
+            }
             None => Err(EngineError::new(ErrorKind::Internal, "the engine is closing")),
         });
         written.await.map_err(|error| EngineError::internal("writing the bundle", &error))?
     }
 
-    fn write_bundle_now(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+    /// Tells who the first process will be.
+    fn write_bundle_now(&self, spec: &ContainerSpec) -> Result<Identity, EngineError> {
         let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
         let sandbox = self.sandbox_named(&spec.sandbox_id)?.record.lock().spec.clone();
         let path = format!("{}/{}", self.group_path(&sandbox), spec.id);
@@ -203,7 +214,9 @@ impl Engine {
         let document = self.document(spec, &sandbox, &path, &devices)?;
         let bytes =
             serde_json::to_vec(&document).map_err(|error| EngineError::internal("writing OCI", &error))?;
-        sys::files::write_atomic(&bundle.join("config.json"), &bytes).map_err(failed("writing the bundle"))
+        sys::files::write_atomic(&bundle.join("config.json"), &bytes)
+            .map_err(failed("writing the bundle"))?;
+        Ok(oci::identity(&document))
     }
 
     fn document(
@@ -522,6 +535,7 @@ pub(crate) fn status(container: &Container) -> ContainerStatus {
         state: record.state.clone(),
         created_at: record.created_at,
         log_path: container.log_path.clone(),
+        identity: record.identity.clone(),
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use engine_api::{
-    ContainerSpec, Device, EngineError, ExecSpec, ImageConfig, Mount, MountPropagation, MountSource, Rlimit,
-    SandboxSpec, SeccompProfile,
+    ContainerSpec, Device, EngineError, ExecSpec, Identity, ImageConfig, Mount, MountPropagation,
+    MountSource, Rlimit, SandboxSpec, SeccompProfile,
 };
 use serde_json::{Value, json};
 use shim::IdRange;
@@ -178,6 +178,17 @@ fn user(user: &ResolvedUser, supplemental: &[u32]) -> Value {
     gids.sort_unstable();
     gids.dedup();
     json!({"uid": user.uid, "gid": user.gid, "additionalGids": gids})
+}
+
+/// Who the first process of a document is.
+pub(crate) fn identity(document: &Value) -> Identity {
+    let user = &document["process"]["user"];
+    let number = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let gid = number(&user["gid"]).unwrap_or_default();
+    let others = user["additionalGids"].as_array().into_iter().flatten().filter_map(number);
+    let groups: BTreeSet<u32> = others.chain([gid]).collect();
+    let uid = number(&user["uid"]).unwrap_or_default();
+    Identity { uid, gid, groups: groups.into_iter().collect() }
 }
 
 /// Nothing is inheritable or ambient: a program gets rights by running as uid 0 or by its file.

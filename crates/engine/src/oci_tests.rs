@@ -65,6 +65,7 @@ fn a_document_merges_image_and_specification() {
     let document = made(&spec, &sandbox);
     assert_eq!(document["process"]["env"], json!(["PATH=/bin", "HOSTNAME=pod", "A=spec", "B=1"]));
     assert_eq!(document["process"]["cwd"], "/data");
+    assert_eq!(identity(&document), Identity { uid: 7, gid: 8, groups: vec![8] });
     assert!(document["process"].get("noNewPrivileges").is_none());
     let rules = &document["linux"]["resources"]["devices"];
     assert_eq!(rules[0]["allow"], false);

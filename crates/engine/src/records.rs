@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine_api::{ContainerSpec, ContainerState, EngineError, SandboxSpec};
+use engine_api::{ContainerSpec, ContainerState, EngineError, Identity, SandboxSpec};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) spec: ContainerSpec,
     pub(crate) created_at: Timestamp,
     pub(crate) state: ContainerState,
+    /// Who it was started as.
+    #[serde(default)]
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Writes a record.

@@ -2,8 +2,8 @@
 
 use super::{Subject, outcome};
 use crate::{
-    ContainerSpec, Device, ExecSpec, Mount, MountPropagation, MountSource, Resources, Rlimit, SandboxSpec,
-    Security, Stats,
+    ContainerSpec, Device, ExecSpec, Identity, Mount, MountPropagation, MountSource, Resources, Rlimit,
+    SandboxSpec, Security, Stats, User,
 };
 
 pub async fn the_default_profile_confines_first_and_further_processes(subject: Subject) {
@@ -72,6 +72,16 @@ pub async fn a_device_that_is_given_can_be_used(subject: Subject) {
     let id = subject.runtime.create_container(spec).await.unwrap().spec.id;
     let error = subject.runtime.start_container(&id).await.unwrap_err().to_string();
     assert!(error.contains("device /dev/null/none"), "{error}");
+}
+
+pub async fn who_a_container_runs_as_is_told(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let user = User { spec: "1000:3000".to_owned(), supplemental_groups: vec![4000], ..User::default() };
+    let spec = ContainerSpec { user, ..subject.script(&sandbox, "id -G; sleep 1000") };
+    let (running, groups) = subject.start_until(spec, "\n").await;
+    let told = subject.runtime.container(&running.spec.id).await.unwrap().identity;
+    assert_eq!(groups, "3000 4000\n");
+    assert_eq!(told, Some(Identity { uid: 1000, gid: 3000, groups: vec![3000, 4000] }));
 }
 
 pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {

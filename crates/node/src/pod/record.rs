@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use engine_api::{
-    ContainerState, ContainerStatus, OWNER_LABEL, Resources, SandboxSpec, SandboxState, SandboxStatus,
+    ContainerState, ContainerStatus, Identity, OWNER_LABEL, Resources, SandboxSpec, SandboxState,
+    SandboxStatus,
 };
 use jiff::Timestamp;
 
@@ -72,6 +73,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) terminal: bool,
     /// What its control group was given.
     pub(crate) resources: Resources,
+    /// Who its first process was started as.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// How long the containers of a pod's sandbox may take to end; `None` for sandboxes that are no pod's.
@@ -125,6 +128,7 @@ impl ContainerRecord {
                 .is_some_and(|policy| policy == "FallbackToLogsOnError"),
             terminal: status.spec.terminal,
             resources: status.spec.resources.clone(),
+            identity: status.identity.clone(),
         })
     }
 

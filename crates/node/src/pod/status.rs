@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use engine_api::ContainerState as Runtime;
+use engine_api::{ContainerState as Runtime, Identity};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus, ResourceRequirements,
+    ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, PodCondition, PodIP, PodStatus,
+    ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -163,6 +164,7 @@ fn container_status(input: &StatusInput<'_>, kind: ContainerKind, container: &Co
     status.image_id.clone_from(&record.image_id);
     status.image.clone_from(&record.image);
     status.container_id = Some(container_id(&record.id));
+    status.user = record.identity.as_ref().map(user);
     status.restart_count = i32::try_from(record.attempt).unwrap_or(i32::MAX);
     status.last_state = Some(previous.unwrap_or_default());
     let waiting = input.waiting.get(&container.name);
@@ -201,6 +203,13 @@ fn had(
     let wanted = container_resources(&input.pod.spec, container, input.node_memory_bytes);
     let running = record.filter(|record| record.is_running());
     shown(container.resources.as_ref(), &wanted, running.map(|record| &record.resources))
+}
+
+/// Who a container's first process was started as. Source: KEP-3619.
+fn user(identity: &Identity) -> ContainerUser {
+    let supplemental_groups = Some(identity.groups.iter().copied().map(i64::from).collect());
+    let (uid, gid) = (i64::from(identity.uid), i64::from(identity.gid));
+    ContainerUser { linux: Some(LinuxContainerUser { uid, gid, supplemental_groups }) }
 }
 
 /// A dead container shows its own end until its restart is put off or fails: as upstream, where the moment between an

@@ -355,3 +355,14 @@ fn a_resize_is_told_of_as_long_as_it_is_not_done() {
     case.last.phase = Some("Failed".to_owned());
     assert_eq!(shown(&case), []);
 }
+
+#[test]
+fn who_a_container_runs_as_is_told() {
+    let mut case = case(json!({"containers": [{"name": "a"}]})).with("a", 0, running(0));
+    let told = |case: &Case| case.status().container_statuses.unwrap().remove(0).user;
+    assert_eq!(told(&case), None);
+    case.containers[0].identity =
+        Some(engine_api::Identity { uid: 1000, gid: 3000, groups: vec![3000, 4000] });
+    let wanted = json!({"linux": {"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000]}});
+    assert_eq!(serde_json::to_value(told(&case)).unwrap(), wanted);
+}

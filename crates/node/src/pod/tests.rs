@@ -59,6 +59,7 @@ pub(crate) fn record(pod: &PodView, name: &str, attempt: u32, state: ContainerSt
         message_from_logs: false,
         terminal: false,
         resources: container_resources(&pod.spec, container, NODE_MEMORY),
+        identity: None,
     }
 }
 

@@ -44,9 +44,12 @@ pub(crate) fn is_memory(source: &EmptyDirVolumeSource) -> bool {
     source.medium.as_deref() == Some("Memory")
 }
 
-/// Whether a directory of the node's own is a mount.
+/// Whether a directory of the node's own is a mount. It itself is not looked at: what is mounted there may not answer.
 pub(super) fn is_mounted(path: &Path) -> io::Result<bool> {
-    Ok(sys::mount::MountTable::own()?.below(path).iter().any(|mounted| mounted == path))
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+    // As the table spells it, whatever links lead there.
+    let real = above.canonicalize()?.join(name);
+    Ok(sys::mount::MountTable::own()?.entries().iter().any(|entry| entry.target == real))
 }
 
 /// Makes a directory of the node's own with those above it.
@@ -69,6 +72,19 @@ mod tests {
     use super::*;
     use crate::pod::fields::FieldContext;
     use crate::pod::tests::pod;
+
+    #[test]
+    fn a_mount_is_known_by_every_way_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        fs::create_dir_all(real.join("v")).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert!(!is_mounted(&link.join("v")).unwrap());
+        sys::mount::tmpfs(&link.join("v"), Some(4096)).unwrap();
+        let known = [&real, &link].map(|root| is_mounted(&root.join("v")).unwrap());
+        sys::mount::unmount(&real.join("v")).unwrap();
+        assert_eq!(known, [true, true]);
+    }
 
     #[test]
     fn a_volume_in_memory_is_bounded_by_the_least() {

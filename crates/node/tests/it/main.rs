@@ -11,4 +11,5 @@ mod runtime;
 mod security;
 mod static_pods;
 mod streams;
+mod volumes;
 mod world;

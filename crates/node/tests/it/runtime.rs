@@ -189,8 +189,13 @@ impl Runtime for Fake {
         };
         std::fs::create_dir_all(log_path.parent().unwrap()).unwrap();
         std::fs::write(&log_path, "").unwrap();
-        let status =
-            ContainerStatus { state: ContainerState::Created, created_at: self.clock.now(), log_path, spec };
+        let status = ContainerStatus {
+            state: ContainerState::Created,
+            created_at: self.clock.now(),
+            log_path,
+            spec,
+            identity: None,
+        };
         self.held.lock().containers.insert(status.spec.id.clone(), status.clone());
         Ok(status)
     }
