@@ -1,6 +1,6 @@
 //! Which kind of volume a pod asks for. A kind is a module with its ways to prepare; this table is all that others know.
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, Volume};
 
 /// A volume of a pod, by its kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +13,8 @@ pub(crate) enum Kind<'a> {
     Objects,
     /// What a claim is bound to.
     Claim(ClaimOf),
+    /// The files of an image.
+    Image(&'a ImageVolumeSource),
 }
 
 /// The claim that a pod has a volume through.
@@ -34,6 +36,9 @@ impl<'a> Kind<'a> {
         }
         if let Some(source) = &volume.host_path {
             return Ok(Self::HostPath(source));
+        }
+        if let Some(source) = &volume.image {
+            return Ok(Self::Image(source));
         }
         let of_objects = [
             volume.config_map.is_some(),
@@ -97,6 +102,8 @@ mod tests {
         let own = volume(serde_json::json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}}));
         let wanted = ClaimOf { name: "web-v".into(), read_only: false, ephemeral: true };
         assert_eq!(Kind::of("web", &own), Ok(Kind::Claim(wanted)));
+        let image = volume(serde_json::json!({"image": {"reference": "content:1"}}));
+        assert!(matches!(Kind::of("web", &image), Ok(Kind::Image(_))));
         for source in ["configMap", "secret", "downwardAPI", "projected"] {
             assert_eq!(
                 Kind::of("web", &volume(serde_json::json!({source: {}}))),

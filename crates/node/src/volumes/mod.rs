@@ -5,6 +5,7 @@ pub(crate) mod claim;
 pub(crate) mod directories;
 pub(crate) mod empty_dir;
 pub(crate) mod host_path;
+pub(crate) mod image;
 pub(crate) mod kind;
 pub(crate) mod ledger;
 pub(crate) mod mounts;

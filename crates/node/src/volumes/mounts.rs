@@ -21,6 +21,15 @@ struct Place {
     path: PathBuf,
     /// It is never written through, whatever a container asks for.
     read_only: bool,
+    /// Nothing can be written or executed there as it is. That is kept where nothing more is asked for: to mount it once
+    /// more read-only would say anew what else holds of it.
+    sealed: bool,
+}
+
+impl Place {
+    fn new(path: PathBuf, read_only: bool) -> Self {
+        Self { path, read_only, sealed: false }
+    }
 }
 
 /// Where a volume lies on the host. Those that are not the pod's own were noted when they were set up.
@@ -28,17 +37,16 @@ fn place(pod: &PodView, directories: &PodDirectories, name: &str) -> Result<Opti
     let volume = pod.spec.volumes.iter().flatten().find(|volume| volume.name == name);
     let Some(volume) = volume else { return Ok(None) };
     let place = match Kind::of(&pod.metadata.name, volume)? {
-        Kind::HostPath(source) => Place { path: PathBuf::from(&source.path), read_only: false },
-        Kind::EmptyDir(source) => {
-            Place { path: empty_dir::path(directories, name, source), read_only: false }
-        }
+        Kind::HostPath(source) => Place::new(PathBuf::from(&source.path), false),
+        Kind::EmptyDir(source) => Place::new(empty_dir::path(directories, name, source), false),
+        Kind::Image(_) => Place { sealed: true, ..Place::new(directories.memory_volume(name), false) },
         // What comes from API objects is written by the node only.
-        Kind::Objects => Place { path: directories.memory_volume(name), read_only: true },
+        Kind::Objects => Place::new(directories.memory_volume(name), true),
         Kind::Claim(of) => {
             let ledger = Ledger::read(&directories.ledger()).map_err(|error| error.to_string())?;
             let entry =
                 ledger.get(name).ok_or_else(|| format!("claim \"{}\" was not set up here", of.name))?;
-            Place { path: entry.path.clone(), read_only: entry.read_only }
+            Place::new(entry.path.clone(), entry.read_only)
         }
     };
     Ok(Some(place))
@@ -85,7 +93,7 @@ fn volume_mount(
     mount: &VolumeMount,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Mount, String> {
-    let Place { path: root, read_only } = place(pod, directories, &mount.name)?.ok_or_else(|| {
+    let Place { path: root, read_only, sealed } = place(pod, directories, &mount.name)?.ok_or_else(|| {
         format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name)
     })?;
     check_recursion(mount)?;
@@ -111,7 +119,7 @@ fn volume_mount(
     Ok(Mount {
         source: MountSource::Bind(source),
         target,
-        read_only: mount.read_only.unwrap_or(false) || read_only,
+        read_only: (mount.read_only.unwrap_or(false) || read_only) && !sealed,
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,

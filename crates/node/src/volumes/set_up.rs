@@ -108,6 +108,8 @@ fn prepare(setup: &Setup, volume: &Volume, usable: Option<&Usable>) -> Result<()
             empty_dir::prepare(setup, &volume.name, source).map_err(|error| error.to_string())
         }
         Kind::Objects => objects::prepare(setup, volume),
+        // Its image is pulled and mounted beside this.
+        Kind::Image(_) => Ok(()),
         Kind::Claim(of) => {
             let usable = usable.ok_or_else(|| format!("claim {} was not looked at", of.name))?;
             prepare_claimed(setup, usable)

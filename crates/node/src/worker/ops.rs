@@ -230,7 +230,9 @@ async fn fill_volumes(deps: &Deps, pod: &Arc<PodView>, tokens: &mut Tokens) -> R
         local_paths: local_path::root(&deps.config),
         now: deps.now(),
     };
-    set_up(Arc::new(setup), &deps.threads).await.map_err(|error| error.to_string())
+    let images = crate::volumes::image::mount_all(deps, pod);
+    let (done, mounted) = tokio::join!(set_up(Arc::new(setup), &deps.threads), images);
+    done.and(mounted).map_err(|error| error.to_string())
 }
 
 /// Makes a container's image available.
