@@ -9,19 +9,21 @@ mod puller;
 mod reasons;
 mod records;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Key;
+use async_trait::async_trait;
 use base::backoff::Policy;
 use engine_api::{EngineError, ErrorKind, Image, ImageName, ImageOrigin, RegistryAuth, Resolution};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
 use reconcile::{EventType, kinds};
+use serde::Deserialize;
 
 pub use config::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
 pub(crate) use reasons::Missing;
@@ -29,9 +31,9 @@ pub(crate) use reasons::Missing;
 use crate::deps::{Deps, blocking};
 use crate::pod::PodView;
 use keyring::Keyring;
-use providers::Providers;
+use providers::{Account, Accounts, Providers};
 use puller::{Pulled, Pulls, shared};
-use records::{Known, Records, Source, Tracked, untagged};
+use records::{AccountSource, Known, Records, Source, Tracked, untagged};
 
 /// Credentials that a registry is asked with for one image, at most.
 const CREDENTIALS_MAX: usize = 16;
@@ -175,6 +177,38 @@ impl Asking<'_> {
         self.warning("Failed", format!("Error: {}", missing.reason));
         missing
     }
+}
+
+#[async_trait]
+impl Accounts for Asking<'_> {
+    async fn account(&self) -> Result<Option<Account>, String> {
+        let name = self.pod.spec.service_account_name.clone().filter(|name| !name.is_empty());
+        let Some(name) = name else { return Ok(None) };
+        let key = Key::new(self.pod.metadata.namespace.clone(), name.clone());
+        let object = self.deps.client.get(&kinds::SERVICE_ACCOUNTS.gvr(), &key).await;
+        let object = object.map_err(|status| status.to_string())?;
+        let meta = object.meta();
+        let (uid, namespace) = (meta.uid.clone(), self.pod.metadata.namespace.clone());
+        let view: AccountView = object.decode().map_err(|_| "the ServiceAccount is not readable")?;
+        let source = AccountSource { uid, namespace, name };
+        Ok(Some(Account { source, annotations: view.metadata.annotations }))
+    }
+
+    async fn token(&self, audience: &str) -> Result<String, String> {
+        crate::tokens::once(self.deps, self.pod, audience).await.map_err(|status| status.to_string())
+    }
+}
+
+/// The part of a ServiceAccount that is read.
+#[derive(Deserialize)]
+struct AccountView {
+    metadata: AccountMetadata,
+}
+
+#[derive(Deserialize)]
+struct AccountMetadata {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 /// Makes the image of a container available; gives its id. Records the events of the rule that applied. From then on it is
@@ -386,7 +420,7 @@ async fn credentials(deps: &Deps, wanted: &Wanted<'_>) -> Vec<Tracked> {
     }
     let repository = wanted.name.path();
     let mut programs = Keyring::default();
-    for (place, tracked) in deps.puller.providers.credentials(&repository, deps.now()).await {
+    for (place, tracked) in deps.puller.providers.credentials(&repository, wanted.asking, deps.now()).await {
         programs.insert(&place, tracked);
     }
     let mut found = secrets.lookup(&repository);
