@@ -205,6 +205,15 @@ impl Runtime for Memory {
 
 #[async_trait]
 impl Images for Memory {
+    async fn mount_read_only(&self, _: &str, _: &str, _: &std::path::Path) -> Result<(), EngineError> {
+        Err(EngineError::invalid("not here"))
+    }
+    async fn release(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+    async fn held(&self) -> Result<Vec<(String, String)>, EngineError> {
+        Ok(Vec::new())
+    }
     fn name(&self, _: &str) -> Result<engine_api::ImageName, EngineError> {
         Err(EngineError::invalid("no name is asked for"))
     }

@@ -151,6 +151,18 @@ pub trait Images: Send + Sync + 'static {
     async fn load(&self, archive: ByteStream) -> Result<Vec<String>, EngineError>;
     /// Makes an image of one layer from a plain root file system archive.
     async fn import(&self, archive: ByteStream, reference: &str) -> Result<String, EngineError>;
+    /// Mounts an image's files (by its id) at a directory of the host, where nothing of it can be written or executed, and
+    /// keeps the image for a holder. `NotFound` where it is gone. Source: KEP-4639.
+    async fn mount_read_only(
+        &self,
+        holder: &str,
+        image_id: &str,
+        target: &std::path::Path,
+    ) -> Result<(), EngineError>;
+    /// Lets go of what is kept for a holder; what was mounted for it has been unmounted.
+    async fn release(&self, holder: &str) -> Result<(), EngineError>;
+    /// Holders, and the ids of the images that they hold.
+    async fn held(&self) -> Result<Vec<(String, String)>, EngineError>;
     /// Writes images as one archive that docker and OCI tools both read.
     async fn save(&self, references: &[String]) -> Result<ByteStream, EngineError>;
 }

@@ -111,6 +111,26 @@ impl Images for ImageService {
         Ok(id.to_string())
     }
 
+    async fn mount_read_only(
+        &self,
+        holder: &str,
+        image_id: &str,
+        target: &std::path::Path,
+    ) -> Result<(), EngineError> {
+        let id = image::Digest::parse(image_id).map_err(engine_error)?;
+        let (holder, target) = (holder.to_owned(), target.to_owned());
+        self.blocking(move |store| store.mount_read_only(&holder, &id, &target)).await
+    }
+
+    async fn release(&self, holder: &str) -> Result<(), EngineError> {
+        let holder = holder.to_owned();
+        self.blocking(move |store| store.release(&holder)).await
+    }
+
+    async fn held(&self) -> Result<Vec<(String, String)>, EngineError> {
+        Ok(self.store.held().into_iter().map(|(holder, id)| (holder, id.to_string())).collect())
+    }
+
     async fn save(&self, references: &[String]) -> Result<ByteStream, EngineError> {
         let references = references.to_vec();
         // Unknown names are an answer, not a broken stream.

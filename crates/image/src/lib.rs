@@ -28,6 +28,7 @@ pub mod document;
 mod download;
 mod entries;
 mod error;
+mod held;
 mod hosts;
 pub mod overlay;
 mod pack;

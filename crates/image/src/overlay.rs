@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
 };
 
 use crate::root::Root;
@@ -45,7 +45,7 @@ impl Layers {
         if let ([only], None) = (self.lower.as_slice(), &self.upper) {
             return Root::open(only);
         }
-        match self.detached() {
+        match self.detached(MountAttrFlags::empty()) {
             Ok(fd) => Ok(Root::from_fd(fd)),
             // Before Linux 6.5 there is no `lowerdir+`, and no string of more than 255 bytes.
             Err(Errno::INVAL) => Ok(Root::from_fd(self.attached_and_detached(scratch)?)),
@@ -53,7 +53,22 @@ impl Layers {
         }
     }
 
-    fn detached(&self) -> Result<OwnedFd, Errno> {
+    /// Mounts them where nothing can be written or executed.
+    pub(crate) fn attach_sealed(&self, target: &Path) -> io::Result<()> {
+        let sealed = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        match self.detached(sealed) {
+            Ok(fd) => Ok(move_mount(fd, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?),
+            // Before Linux 6.5, as above.
+            Err(Errno::INVAL) => {
+                let data = std::ffi::CString::new(self.mount_data())?;
+                let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::RDONLY;
+                Ok(mount("overlay", target, "overlay", flags, Some(data.as_c_str()))?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn detached(&self, more: MountAttrFlags) -> Result<OwnedFd, Errno> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         for path in &self.lower {
             fsconfig_set_string(&context, "lowerdir+", path)?;
@@ -66,7 +81,7 @@ impl Layers {
             fsconfig_set_string(&context, key, value)?;
         }
         fsconfig_create(&context)?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | more;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     }
 
@@ -111,7 +126,7 @@ mod tests {
         let expected = Ok(["of the bottom", "of the top"].map(str::to_owned));
         // As kernels before 6.5 need it, whichever kernel this is.
         assert_eq!(shown(Layers::attached_and_detached), expected);
-        let detached = shown(|layers, _| layers.detached());
+        let detached = shown(|layers, _| layers.detached(MountAttrFlags::empty()));
         // Such a kernel refuses the other way with this error, which `view` goes by.
         assert!(detached == expected || detached == Err(Errno::INVAL), "{detached:?}");
     }

@@ -9,19 +9,21 @@ mod puller;
 mod reasons;
 mod records;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Key;
+use async_trait::async_trait;
 use base::backoff::Policy;
 use engine_api::{EngineError, ErrorKind, Image, ImageName, ImageOrigin, RegistryAuth, Resolution};
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
 use reconcile::{EventType, kinds};
+use serde::Deserialize;
 
 pub use config::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
 pub(crate) use reasons::Missing;
@@ -29,9 +31,9 @@ pub(crate) use reasons::Missing;
 use crate::deps::{Deps, blocking};
 use crate::pod::PodView;
 use keyring::Keyring;
-use providers::Providers;
+use providers::{Account, Accounts, Providers};
 use puller::{Pulled, Pulls, shared};
-use records::{Known, Records, Source, Tracked, untagged};
+use records::{AccountSource, Known, Records, Source, Tracked, untagged};
 
 /// Credentials that a registry is asked with for one image, at most.
 const CREDENTIALS_MAX: usize = 16;
@@ -64,11 +66,11 @@ pub(crate) fn rule(policy: &str, origin: Option<ImageOrigin>, pinned: bool) -> R
     }
 }
 
-/// The policy of a container; the API server sets it, so the default is for old objects only.
-pub(crate) fn policy(container: &Container) -> &str {
-    let image = container.image.as_deref().unwrap_or_default();
+/// The policy for an image; the API server sets a container's, so the default is for volumes, and for old objects.
+fn policy<'a>(image: Option<&str>, policy: Option<&'a str>) -> &'a str {
+    let image = image.unwrap_or_default();
     let tagged = image.rsplit('/').next().and_then(|last| last.split_once(':'));
-    match container.image_pull_policy.as_deref() {
+    match policy {
         Some(policy) if !policy.is_empty() => policy,
         _ if image.contains('@') => "IfNotPresent",
         _ if tagged.is_none_or(|(_, tag)| tag == "latest") => "Always",
@@ -127,8 +129,16 @@ impl Puller {
     }
 }
 
-/// Finishes what the node before this one noted of pulls that it did not see the end of.
+/// Finishes what the node before this one noted of pulls that it did not see the end of, and lets go of what it held for pods
+/// that nothing is left of.
 pub(crate) async fn recover(deps: &Deps) {
+    for (holder, _) in deps.images.held().await.unwrap_or_default() {
+        if !deps.directories(&holder).run().exists()
+            && let Err(error) = deps.images.release(&holder).await
+        {
+            tracing::warn!(pod = holder, %error, "an image that a pod had as a volume is not released");
+        }
+    }
     let intents = deps.puller.on_records(Records::intents).await.unwrap_or_default();
     for image in intents {
         let Ok(found) = deps.images.resolve(&image).await else { continue };
@@ -137,20 +147,93 @@ pub(crate) async fn recover(deps: &Deps) {
     }
 }
 
-/// What a container wants.
+/// An image that somebody asks for.
 struct Wanted<'a> {
-    pod: &'a PodView,
-    container: &'a str,
+    asking: &'a Asking<'a>,
     /// As it is written.
     image: &'a str,
     name: ImageName,
 }
 
+/// Who asks for an image, and how it is told of it.
+struct Asking<'a> {
+    deps: &'a Deps,
+    pod: &'a PodView,
+    container: Option<&'a str>,
+}
+
+impl Asking<'_> {
+    fn normal(&self, reason: &str, message: String) {
+        self.deps.event(self.pod, self.container, EventType::Normal, reason, message);
+    }
+
+    fn warning(&self, reason: &str, message: String) {
+        self.deps.event(self.pod, self.container, EventType::Warning, reason, message);
+    }
+
+    /// Tells that there is no image, as upstream does: with the event that it has for that, and with the reason.
+    fn told(&self, event: &str, missing: Missing) -> Missing {
+        self.warning(event, missing.message.clone());
+        self.warning("Failed", format!("Error: {}", missing.reason));
+        missing
+    }
+}
+
+#[async_trait]
+impl Accounts for Asking<'_> {
+    async fn account(&self) -> Result<Option<Account>, String> {
+        let name = self.pod.spec.service_account_name.clone().filter(|name| !name.is_empty());
+        let Some(name) = name else { return Ok(None) };
+        let key = Key::new(self.pod.metadata.namespace.clone(), name.clone());
+        let object = self.deps.client.get(&kinds::SERVICE_ACCOUNTS.gvr(), &key).await;
+        let object = object.map_err(|status| status.to_string())?;
+        let meta = object.meta();
+        let (uid, namespace) = (meta.uid.clone(), self.pod.metadata.namespace.clone());
+        let view: AccountView = object.decode().map_err(|_| "the ServiceAccount is not readable")?;
+        let source = AccountSource { uid, namespace, name };
+        Ok(Some(Account { source, annotations: view.metadata.annotations }))
+    }
+
+    async fn token(&self, audience: &str) -> Result<String, String> {
+        crate::tokens::once(self.deps, self.pod, audience).await.map_err(|status| status.to_string())
+    }
+}
+
+/// The part of a ServiceAccount that is read.
+#[derive(Deserialize)]
+struct AccountView {
+    metadata: AccountMetadata,
+}
+
+#[derive(Deserialize)]
+struct AccountMetadata {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
 /// Makes the image of a container available; gives its id. Records the events of the rule that applied. From then on it is
 /// in use, and stays where the disk is full.
 pub(crate) async fn ensure(deps: &Deps, pod: &PodView, container: &Container) -> Result<String, Missing> {
+    let asking = Asking { deps, pod, container: Some(&container.name) };
+    let policy = policy(container.image.as_deref(), container.image_pull_policy.as_deref());
+    keep(&asking, container.image.as_deref().unwrap_or_default(), policy).await
+}
+
+/// As [`ensure`], for a volume that shows an image's files.
+pub(crate) async fn ensure_for_volume(
+    deps: &Deps,
+    pod: &PodView,
+    source: &ImageVolumeSource,
+) -> Result<String, Missing> {
+    let asking = Asking { deps, pod, container: None };
+    let policy = policy(source.reference.as_deref(), source.pull_policy.as_deref());
+    keep(&asking, source.reference.as_deref().unwrap_or_default(), policy).await
+}
+
+async fn keep(asking: &Asking<'_>, image: &str, policy: &str) -> Result<String, Missing> {
+    let deps = asking.deps;
     let removed = deps.garbage.removed();
-    let id = make_available(deps, pod, container).await?;
+    let id = make_available(asking, image, policy).await?;
     let _held = deps.garbage.hold().await;
     deps.garbage.is_used(&id, deps.now());
     // One that went between the last look and now is asked for again.
@@ -161,33 +244,25 @@ pub(crate) async fn ensure(deps: &Deps, pod: &PodView, container: &Container) ->
     Ok(id)
 }
 
-async fn make_available(deps: &Deps, pod: &PodView, container: &Container) -> Result<String, Missing> {
-    let image = container.image.as_deref().unwrap_or_default();
-    let (policy, container) = (policy(container), container.name.as_str());
-    let told = |reason: &'static str| {
-        move |missing: Missing| {
-            deps.warning(pod, container, reason, missing.message.clone());
-            deps.warning(pod, container, "Failed", format!("Error: {}", missing.reason));
-            missing
-        }
-    };
+async fn make_available(asking: &Asking<'_>, image: &str, policy: &str) -> Result<String, Missing> {
+    let deps = asking.deps;
     let name = deps.images.name(image);
-    let name = name.map_err(|error| reasons::invalid_name(image, &error)).map_err(told("InspectFailed"))?;
-    let wanted = Wanted { pod, container, image, name };
-    let found = resolve(deps, image).await.map_err(told("InspectFailed"))?;
+    let refused = |error: EngineError| asking.told("InspectFailed", reasons::invalid_name(image, &error));
+    let wanted = Wanted { asking, image, name: name.map_err(refused)? };
+    let found = resolve(deps, image).await.map_err(|missing| asking.told("InspectFailed", missing))?;
     let origin = found.as_ref().map(|found| found.origin);
     let rule = rule(policy, origin, wanted.name.digest.is_some());
     if let (Rule::Present | Rule::Local, Some(found)) = (rule, found)
-        && may_use(deps, &wanted, &found.image.id).await
+        && may_use(&wanted, &found.image.id).await
     {
-        deps.normal(pod, container, "Pulled", present(image, rule));
+        asking.normal("Pulled", present(image, rule));
         return Ok(found.image.id);
     }
     // What is here and not for this pod is as good as absent.
     if rule == Rule::Never || policy == "Never" {
-        return Err(told("ErrImageNeverPull")(reasons::never(image)));
+        return Err(asking.told("ErrImageNeverPull", reasons::never(image)));
     }
-    pull(deps, &wanted).await
+    pull(&wanted).await
 }
 
 fn present(image: &str, rule: Rule) -> String {
@@ -211,7 +286,8 @@ async fn resolve(deps: &Deps, image: &str) -> Result<Option<Resolution>, Missing
 
 /// Whether a pod may use an image that is here without showing a registry its credentials.
 /// Source: `MustAttemptImagePull` in `pkg/kubelet/images/pullmanager`.
-async fn may_use(deps: &Deps, wanted: &Wanted<'_>, id: &str) -> bool {
+async fn may_use(wanted: &Wanted<'_>, id: &str) -> bool {
+    let deps = wanted.asking.deps;
     let puller = &deps.puller;
     let (image, of) = (wanted.image.to_owned(), id.to_owned());
     let Some(known) = puller.on_records(move |records| records.known(&image, &of)).await else {
@@ -232,15 +308,16 @@ async fn may_use(deps: &Deps, wanted: &Wanted<'_>, id: &str) -> bool {
     puller.on_records(admits).await.unwrap_or(false)
 }
 
-async fn pull(deps: &Deps, wanted: &Wanted<'_>) -> Result<String, Missing> {
-    let Wanted { pod, container, image, .. } = *wanted;
-    deps.normal(pod, container, "Pulling", format!("Pulling image \"{image}\""));
+async fn pull(wanted: &Wanted<'_>) -> Result<String, Missing> {
+    let Wanted { asking, image, .. } = *wanted;
+    let deps = asking.deps;
+    asking.normal("Pulling", format!("Pulling image \"{image}\""));
     let asked = deps.now();
     let mut turn = deps.puller.pulls.turn(image).await;
     let place = deps.puller.pulls.place().await;
     let began = deps.now();
     let others = match shared(turn.as_ref(), asked) {
-        Some(found) if may_use(deps, wanted, &found.image.id).await => Some(found),
+        Some(found) if may_use(wanted, &found.image.id).await => Some(found),
         _ => None,
     };
     let pulled = match others {
@@ -261,13 +338,13 @@ async fn pull(deps: &Deps, wanted: &Wanted<'_>) -> Result<String, Missing> {
                 "Successfully pulled image \"{image}\" in {took} ({waited} including waiting). Image size: {} bytes.",
                 resolution.image.size_bytes
             );
-            deps.normal(pod, container, "Pulled", message);
+            asking.normal("Pulled", message);
             Ok(resolution.image.id)
         }
         Err(error) => {
             let missing = reasons::not_pulled(image, &error);
-            deps.warning(pod, container, "Failed", format!("Failed to pull image \"{image}\": {error}"));
-            deps.warning(pod, container, "Failed", format!("Error: {}", missing.reason));
+            asking.warning("Failed", format!("Failed to pull image \"{image}\": {error}"));
+            asking.warning("Failed", format!("Error: {}", missing.reason));
             Err(missing)
         }
     }
@@ -328,7 +405,7 @@ async fn pull_as(deps: &Deps, image: &str, auth: Option<RegistryAuth>) -> Result
 /// there.
 async fn credentials(deps: &Deps, wanted: &Wanted<'_>) -> Vec<Tracked> {
     let (mut secrets, mut failed) = (Keyring::default(), Vec::new());
-    let pod = wanted.pod;
+    let pod = wanted.asking.pod;
     for reference in pod.spec.image_pull_secrets.iter().flatten().filter(|one| !one.name.is_empty()) {
         if let Err(why) = add_secret(deps, pod, &reference.name, &mut secrets).await {
             failed.push(format!("{} ({why})", reference.name));
@@ -343,7 +420,7 @@ async fn credentials(deps: &Deps, wanted: &Wanted<'_>) -> Vec<Tracked> {
     }
     let repository = wanted.name.path();
     let mut programs = Keyring::default();
-    for (place, tracked) in deps.puller.providers.credentials(&repository, deps.now()).await {
+    for (place, tracked) in deps.puller.providers.credentials(&repository, wanted.asking, deps.now()).await {
         programs.insert(&place, tracked);
     }
     let mut found = secrets.lookup(&repository);
@@ -382,10 +459,7 @@ mod tests {
 
     #[test]
     fn the_default_policy_follows_the_tag() {
-        let with = |image: &str| {
-            let container = Container { image: Some(image.to_owned()), ..Container::default() };
-            policy(&container).to_owned()
-        };
+        let with = |image: &str| policy(Some(image), None);
         assert_eq!(with("x"), "Always");
         assert_eq!(with("localhost:5000/x"), "Always");
         assert_eq!(with("x:latest"), "Always");

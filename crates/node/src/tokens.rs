@@ -15,6 +15,8 @@ use crate::sources::{TokenKey, token_key};
 
 /// No token is used for longer without renewal.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+/// What is asked for to be used at once is good for so long, as upstream has it where nothing is said.
+const ONCE_SECONDS: i64 = 3600;
 /// A renewal that failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -101,6 +103,12 @@ pub(crate) async fn for_driver(
     let token = request(deps, pod, &(audience.to_owned(), seconds)).await?;
     let text = String::from_utf8(token.text).map_err(|_| Status::internal("the token is no text"))?;
     Ok((text, reconcile::time::seconds(token.expires_at)))
+}
+
+/// A token that nobody renews, for one audience; secret.
+pub(crate) async fn once(deps: &Deps, pod: &PodView, audience: &str) -> Result<String, Status> {
+    let token = request(deps, pod, &(audience.to_owned(), ONCE_SECONDS)).await?;
+    String::from_utf8(token.text).map_err(|_| Status::internal("the API server's answer holds no token"))
 }
 
 async fn request(deps: &Deps, pod: &PodView, key: &TokenKey) -> Result<Token, Status> {

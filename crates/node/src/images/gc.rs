@@ -135,7 +135,9 @@ trait Uses: Sync {
 #[async_trait]
 impl Uses for Deps {
     async fn in_use(&self) -> Result<BTreeSet<String>, EngineError> {
-        Ok(InUse::by(self.runtime.containers().await?).all)
+        let mut in_use = InUse::by(self.runtime.containers().await?).all;
+        in_use.extend(self.images.held().await?.into_iter().map(|(_, id)| id));
+        Ok(in_use)
     }
 }
 
@@ -263,7 +265,11 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
 async fn round(deps: &Deps) -> Result<(), base::BoxError> {
     let begun = deps.now();
     let images = deps.images.list().await?;
-    let used = InUse::by(deps.runtime.containers().await?);
+    let mut used = InUse::by(deps.runtime.containers().await?);
+    // Those that pods have as volumes.
+    let held = deps.images.held().await?.into_iter().map(|(_, id)| id);
+    used.of_pods.extend(held);
+    used.all.extend(used.of_pods.iter().cloned());
     let (garbage, policy) = (&deps.garbage, deps.config.images.garbage);
     garbage.note(&images, &used, begun);
     deps.puller.prune(&images, begun).await;

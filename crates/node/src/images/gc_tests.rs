@@ -100,6 +100,16 @@ struct Store(Mutex<Vec<String>>);
 
 #[async_trait]
 impl Images for Store {
+    async fn mount_read_only(&self, _: &str, _: &str, _: &std::path::Path) -> Result<(), EngineError> {
+        Err(EngineError::invalid("not here"))
+    }
+    async fn release(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+    async fn held(&self) -> Result<Vec<(String, String)>, EngineError> {
+        Ok(Vec::new())
+    }
+
     fn name(&self, _: &str) -> Result<ImageName, EngineError> {
         Err(EngineError::invalid("not here"))
     }

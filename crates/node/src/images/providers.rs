@@ -1,5 +1,5 @@
 //! Programs that know credentials for registries: asked for the images that they are for, and what they say is kept as long
-//! as they say. Sources: KEP-2133, `pkg/credentialprovider/plugin`, `CredentialProviderConfig` of
+//! as they say. A program may be given a token of the pod's ServiceAccount. Sources: KEP-2133, KEP-4412, `pkg/credentialprovider/plugin`, `CredentialProviderConfig` of
 //! `kubelet.config.k8s.io/v1`, `credentialprovider.kubelet.k8s.io/v1`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,16 +9,18 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use engine_api::RegistryAuth;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::config::CredentialProviderFiles;
 use super::keyring::matches;
-use super::records::{Source, Tracked};
+use super::records::{AccountSource, Source, Tracked};
 
 const CONFIG_VERSION: &str = "kubelet.config.k8s.io/v1";
 const PLUGIN_VERSION: &str = "credentialprovider.kubelet.k8s.io/v1";
@@ -50,6 +52,84 @@ struct Provider {
     args: Vec<String>,
     #[serde(default)]
     env: Vec<Variable>,
+    token_attributes: Option<TokenAttributes>,
+}
+
+/// Which token of the pod's ServiceAccount a program is given.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TokenAttributes {
+    service_account_token_audience: String,
+    cache_type: CacheType,
+    require_service_account: bool,
+    #[serde(default)]
+    required_service_account_annotation_keys: Vec<String>,
+    #[serde(default)]
+    optional_service_account_annotation_keys: Vec<String>,
+}
+
+/// For what an answer to a token is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+enum CacheType {
+    Token,
+    ServiceAccount,
+}
+
+impl TokenAttributes {
+    fn check(&self) -> Result<(), String> {
+        let (required, optional) =
+            (&self.required_service_account_annotation_keys, &self.optional_service_account_annotation_keys);
+        if self.service_account_token_audience.is_empty() {
+            return Err("serviceAccountTokenAudience is required".to_owned());
+        }
+        if !required.is_empty() && !self.require_service_account {
+            return Err("requireServiceAccount must be true where annotations are required".to_owned());
+        }
+        let mut keys: Vec<&String> = required.iter().chain(optional).collect();
+        let all = keys.len();
+        keys.sort();
+        keys.dedup();
+        match keys.len() == all {
+            true => Ok(()),
+            false => Err("annotation keys of ServiceAccounts stand there twice".to_owned()),
+        }
+    }
+
+    /// The annotations that a program is shown; an error names one that is missing.
+    fn shown(&self, annotations: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+        let required = &self.required_service_account_annotation_keys;
+        if let Some(missing) = required.iter().find(|key| !annotations.contains_key(*key)) {
+            return Err(format!("the ServiceAccount has no annotation {missing:?}"));
+        }
+        let wanted = required.iter().chain(&self.optional_service_account_annotation_keys);
+        Ok(wanted.filter_map(|key| Some((key.clone(), annotations.get(key)?.clone()))).collect())
+    }
+}
+
+/// The ServiceAccount of a pod.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    pub(super) source: AccountSource,
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// Who knows the ServiceAccount of the pod that an image is for.
+#[async_trait]
+pub(super) trait Accounts: Sync {
+    /// `None`: the pod has none.
+    async fn account(&self) -> Result<Option<Account>, String>;
+    /// A token of it, bound to the pod; secret.
+    async fn token(&self, audience: &str) -> Result<String, String>;
+}
+
+/// What a program is told of who asks.
+#[derive(Default)]
+struct Asker {
+    /// Answers to different ones are kept apart.
+    key: String,
+    source: Option<AccountSource>,
+    token: String,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -65,6 +145,10 @@ struct Request<'a> {
     kind: &'a str,
     api_version: &'a str,
     image: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    service_account_token: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    service_account_annotations: &'a BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -135,10 +219,15 @@ impl Providers {
     }
 
     /// What the programs have for a repository, by what it is for. Who fails is told of in the log.
-    pub(super) async fn credentials(&self, repository: &str, now: Timestamp) -> Vec<(String, Tracked)> {
+    pub(super) async fn credentials(
+        &self,
+        repository: &str,
+        accounts: &dyn Accounts,
+        now: Timestamp,
+    ) -> Vec<(String, Tracked)> {
         let mut all = Vec::new();
         for plugin in self.0.iter().filter(|plugin| plugin.is_for(repository)) {
-            match plugin.credentials(repository, now).await {
+            match plugin.tracked(repository, accounts, now).await {
                 Ok(found) => all.extend(found),
                 Err(why) => {
                     let provider = plugin.provider.name.as_str();
@@ -151,7 +240,7 @@ impl Providers {
                 }
             }
         }
-        all.into_iter().map(|(place, auth)| (place, Tracked { auth, source: Source::Node })).collect()
+        all
     }
 }
 
@@ -165,30 +254,64 @@ impl Plugin {
         self.provider.match_images.iter().any(|place| matches(place, repository))
     }
 
-    async fn credentials(&self, repository: &str, now: Timestamp) -> Result<Credentials, String> {
-        if let Some(kept) = self.recall(repository, now) {
+    async fn tracked(
+        &self,
+        repository: &str,
+        accounts: &dyn Accounts,
+        now: Timestamp,
+    ) -> Result<Vec<(String, Tracked)>, String> {
+        let Some(asker) = self.asker(accounts).await? else { return Ok(Vec::new()) };
+        let found = self.credentials(repository, &asker, now).await?;
+        let source = asker.source.map_or(Source::Node, Source::ServiceAccount);
+        Ok(found.into_iter().map(|(place, auth)| (place, Tracked { auth, source: source.clone() })).collect())
+    }
+
+    /// What the program is told of who asks; `None` where it is not to be asked.
+    async fn asker(&self, accounts: &dyn Accounts) -> Result<Option<Asker>, String> {
+        let Some(attributes) = &self.provider.token_attributes else { return Ok(Some(Asker::default())) };
+        let Some(Account { source, annotations }) = accounts.account().await? else {
+            return Ok((!attributes.require_service_account).then(Asker::default));
+        };
+        let annotations = attributes.shown(&annotations)?;
+        let token = accounts.token(&attributes.service_account_token_audience).await?;
+        let mut parts = vec![&source.namespace, &source.name, &source.uid];
+        parts.extend(annotations.iter().flat_map(|(key, value)| [key, value]));
+        if attributes.cache_type == CacheType::Token {
+            parts.push(&token);
+        }
+        let key = format!("{:x} ", Sha256::digest(serde_json::to_vec(&parts).unwrap_or_default()));
+        Ok(Some(Asker { key, source: Some(source), token, annotations }))
+    }
+
+    async fn credentials(
+        &self,
+        repository: &str,
+        asker: &Asker,
+        now: Timestamp,
+    ) -> Result<Credentials, String> {
+        if let Some(kept) = self.recall(repository, asker, now) {
             return Ok(kept);
         }
         let turn = {
             let mut turns = self.turns.lock();
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(repository.to_owned()).or_default().clone()
+            turns.entry(format!("{}{repository}", asker.key)).or_default().clone()
         };
         let _turn = turn.lock().await;
-        if let Some(kept) = self.recall(repository, now) {
+        if let Some(kept) = self.recall(repository, asker, now) {
             return Ok(kept);
         }
-        let answer = tokio::time::timeout(self.timeout, self.ask(repository)).await;
+        let answer = tokio::time::timeout(self.timeout, self.ask(repository, asker)).await;
         let answer = answer.map_err(|_| format!("no answer in {} s", self.timeout.as_secs()))??;
         let Answer { key, keep, credentials } = read(&answer, repository, self.default_cache)?;
-        self.remember(key, keep, &credentials, now);
+        self.remember(format!("{}{key}", asker.key), keep, &credentials, now);
         Ok(credentials)
     }
 
-    fn recall(&self, repository: &str, now: Timestamp) -> Option<Credentials> {
+    fn recall(&self, repository: &str, asker: &Asker, now: Timestamp) -> Option<Credentials> {
         let kept = self.kept.lock();
-        let keys = [repository, registry(repository), ""];
-        let found = keys.iter().find_map(|key| kept.get(*key).filter(|kept| now < kept.until));
+        let keys = [repository, registry(repository), ""].map(|key| format!("{}{key}", asker.key));
+        let found = keys.iter().find_map(|key| kept.get(key).filter(|kept| now < kept.until));
         found.map(|kept| kept.credentials.clone())
     }
 
@@ -202,9 +325,14 @@ impl Plugin {
     }
 
     /// Runs the program once; it ends with this.
-    async fn ask(&self, repository: &str) -> Result<Vec<u8>, String> {
-        let request =
-            Request { kind: "CredentialProviderRequest", api_version: PLUGIN_VERSION, image: repository };
+    async fn ask(&self, repository: &str, asker: &Asker) -> Result<Vec<u8>, String> {
+        let request = Request {
+            kind: "CredentialProviderRequest",
+            api_version: PLUGIN_VERSION,
+            image: repository,
+            service_account_token: &asker.token,
+            service_account_annotations: &asker.annotations,
+        };
         let question = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
         let failed = |what: &str, error: &io::Error| format!("{what} {}: {error}", self.program.display());
         let mut child = Command::new(&self.program)
@@ -313,6 +441,9 @@ fn parse(text: &str) -> Result<Vec<(Provider, Duration)>, String> {
         }
         if provider.api_version != PLUGIN_VERSION {
             return Err(told(&format!("apiVersion {:?} is not {PLUGIN_VERSION}", provider.api_version)));
+        }
+        if let Some(attributes) = &provider.token_attributes {
+            attributes.check().map_err(|why| told(&format!("tokenAttributes: {why}")))?;
         }
         let keep = duration(&provider.default_cache_duration).map_err(|why| told(&why))?;
         providers.push((provider, keep));

@@ -34,7 +34,13 @@ fn what_a_configuration_cannot_say_is_named() {
     for (from, to, part) in [
         ("config.k8s.io/v1\n", "config.k8s.io/v9\n", "v9"),
         ("args:", "arguments:", "arguments"),
-        ("  args:", "  tokenAttributes: {}\n  args:", "tokenAttributes"),
+        ("  args:", "  tokenAttributes: {}\n  args:", "serviceAccountTokenAudience"),
+        (
+            "  args:",
+            "  tokenAttributes: {serviceAccountTokenAudience: a, cacheType: Token, requireServiceAccount: false, \
+             requiredServiceAccountAnnotationKeys: [k]}\n  args:",
+            "requireServiceAccount must be true",
+        ),
         ("helper", "../helper", "program in the directory"),
         ("1h0m0s", "-1s", "no duration"),
         ("['*.r.example', 'other.example:5000/team']", "[]", "matchImages is required"),
@@ -78,7 +84,7 @@ async fn a_program_is_asked_once_for_what_its_answer_is_good_for() {
             ("b.r.example/x", 3),
             ("b.r.example/x", 30),
         ] {
-            let found = plugin.credentials(repository, at(time)).await.unwrap();
+            let found = plugin.credentials(repository, &Asker::default(), at(time)).await.unwrap();
             assert_eq!(found[0].1.username, "u");
         }
         let questions = std::fs::read_to_string(&log).unwrap();
@@ -103,13 +109,69 @@ async fn who_fails_hangs_or_never_ends_is_bounded() {
         if part == "no answer" {
             plugin.timeout = Duration::from_millis(200);
         }
-        let told = plugin.credentials("a.r.example/x", at(0)).await.unwrap_err();
+        let told = plugin.credentials("a.r.example/x", &Asker::default(), at(0)).await.unwrap_err();
         assert!(told.contains(part), "{script}: {told}");
         assert!(!told.contains("hidden") && !told.contains("secret"), "{told}");
     }
     let wrong = plugin(&format!("echo '{}'", answer("Some", "")));
-    assert!(wrong.credentials("a.r.example/x", at(0)).await.unwrap_err().contains("cacheKeyType"));
+    assert!(
+        wrong
+            .credentials("a.r.example/x", &Asker::default(), at(0))
+            .await
+            .unwrap_err()
+            .contains("cacheKeyType")
+    );
     let providers = Providers(vec![wrong]);
-    assert!(providers.credentials("else.example/x", at(0)).await.is_empty(), "it is not asked");
-    assert!(providers.credentials("a.r.example/x", at(0)).await.is_empty(), "it gives none");
+    assert!(providers.credentials("else.example/x", &Pod(None), at(0)).await.is_empty(), "it is not asked");
+    assert!(providers.credentials("a.r.example/x", &Pod(None), at(0)).await.is_empty(), "it gives none");
+}
+
+/// A pod with or without a ServiceAccount, whose uid this is.
+struct Pod(Option<&'static str>);
+
+#[async_trait]
+impl Accounts for Pod {
+    async fn account(&self) -> Result<Option<Account>, String> {
+        Ok(self.0.map(|uid| Account {
+            source: AccountSource { uid: uid.to_owned(), namespace: "ns".to_owned(), name: "a".to_owned() },
+            annotations: [("role", "reader"), ("other", "x")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+        }))
+    }
+
+    async fn token(&self, audience: &str) -> Result<String, String> {
+        Ok(format!("token-of-{}-for-{audience}", self.0.unwrap_or_default()))
+    }
+}
+
+#[tokio::test]
+async fn a_program_may_be_given_the_token_of_the_pods_service_account() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("asked");
+    let script =
+        format!("cat >> {log}; echo >> {log}\ncat <<'E'\n{}\nE", answer("Global", ""), log = log.display());
+    let mut program = plugin(&script);
+    program.provider.token_attributes = Some(TokenAttributes {
+        service_account_token_audience: "registry".to_owned(),
+        cache_type: CacheType::ServiceAccount,
+        require_service_account: true,
+        required_service_account_annotation_keys: vec!["role".to_owned()],
+        optional_service_account_annotation_keys: Vec::new(),
+    });
+    let providers = Providers(vec![program]);
+    let found = async |uid| providers.credentials("a.r.example/x", &Pod(uid), at(0)).await;
+    assert!(found(None).await.is_empty(), "who has no ServiceAccount is not asked for");
+    for _ in 0..2 {
+        let tracked = found(Some("one")).await.remove(0).1;
+        assert!(matches!(tracked.source, Source::ServiceAccount(account) if account.uid == "one"));
+    }
+    // Another one's answer is another one's.
+    found(Some("two")).await;
+    let questions = std::fs::read_to_string(&log).unwrap();
+    let asked: Vec<serde_json::Value> =
+        questions.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0]["serviceAccountToken"], "token-of-one-for-registry");
+    assert_eq!(asked[0]["serviceAccountAnnotations"], serde_json::json!({ "role": "reader" }));
 }

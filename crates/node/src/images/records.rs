@@ -24,6 +24,8 @@ const SECRETS_MAX: usize = 100;
 pub(crate) enum Source {
     /// A Secret of the pod's.
     Secret(SecretSource),
+    /// What a credential provider gave for the pod's ServiceAccount.
+    ServiceAccount(AccountSource),
     /// The node: every pod has them.
     Node,
 }
@@ -51,12 +53,12 @@ impl SecretSource {
     }
 }
 
-/// A ServiceAccount for which an upstream node has pulled.
+/// A ServiceAccount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct AccountSource {
-    uid: String,
-    namespace: String,
-    name: String,
+pub(crate) struct AccountSource {
+    pub(crate) uid: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
 }
 
 /// The hash by which credentials are known again.
@@ -109,6 +111,12 @@ impl Access {
                 self.kubernetes_secrets.drain(..surplus);
                 self.kubernetes_secrets.push(secret.clone());
             }
+            Source::ServiceAccount(account) => {
+                self.kubernetes_service_accounts.retain(|known| known != account);
+                let surplus = (self.kubernetes_service_accounts.len() + 1).saturating_sub(SECRETS_MAX);
+                self.kubernetes_service_accounts.drain(..surplus);
+                self.kubernetes_service_accounts.push(account.clone());
+            }
         }
     }
 
@@ -120,6 +128,7 @@ impl Access {
                     !known.credential_hash.is_empty() && known.credential_hash == secret.credential_hash;
                 same || known.is_same_object(secret)
             }),
+            Source::ServiceAccount(account) => self.kubernetes_service_accounts.contains(account),
             Source::Node => false,
         };
         sources.iter().find(known).cloned()

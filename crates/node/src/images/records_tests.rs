@@ -38,6 +38,14 @@ fn who_has_no_credentials_for_an_image_is_not_admitted() {
     assert!(admits(&[secret("b", "newer")]));
     // Under another name it is another image.
     assert!(!records.admits("other.example/app:1", "id", &[secret("a", "p")], at(1)).unwrap());
+    // What a program gave for a ServiceAccount is that one's.
+    let account = |uid: &str| {
+        let (uid, namespace, name) = (uid.to_owned(), "ns".to_owned(), "builder".to_owned());
+        Source::ServiceAccount(AccountSource { uid, namespace, name })
+    };
+    assert!(!admits(&[account("c")]));
+    records.pulled(IMAGE, "id", &account("c"), at(2)).unwrap();
+    assert!(admits(&[account("c")]) && !admits(&[account("d")]) && admits(&[secret("a", "new")]));
     // A registry gave it to anybody.
     records.pulled(IMAGE, "id", &Source::Node, at(2)).unwrap();
     assert_eq!(records.known(IMAGE, "id").unwrap(), Known::Open);

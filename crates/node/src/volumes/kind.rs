@@ -1,7 +1,7 @@
 //! Which kind of volume a pod asks for. A kind is a module with its ways to prepare; this table is all that others know.
 
 use k8s_openapi::api::core::v1::{
-    CSIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, NFSVolumeSource, Volume,
+    CSIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, NFSVolumeSource, Volume,
 };
 
 /// A volume of a pod, by its kind.
@@ -19,6 +19,8 @@ pub(crate) enum Kind<'a> {
     Claim(ClaimOf),
     /// What a driver makes for this pod alone.
     Csi(&'a CSIVolumeSource),
+    /// The files of an image.
+    Image(&'a ImageVolumeSource),
 }
 
 /// The claim that a pod has a volume through.
@@ -46,6 +48,9 @@ impl<'a> Kind<'a> {
         }
         if let Some(source) = &volume.csi {
             return Ok(Self::Csi(source));
+        }
+        if let Some(source) = &volume.image {
+            return Ok(Self::Image(source));
         }
         let of_objects = [
             volume.config_map.is_some(),
@@ -114,6 +119,8 @@ mod tests {
         let own = volume(serde_json::json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}}));
         let wanted = ClaimOf { name: "web-v".into(), read_only: false, ephemeral: true };
         assert_eq!(Kind::of("web", &own), Ok(Kind::Claim(wanted)));
+        let image = volume(serde_json::json!({"image": {"reference": "content:1"}}));
+        assert!(matches!(Kind::of("web", &image), Ok(Kind::Image(_))));
         for source in ["configMap", "secret", "downwardAPI", "projected"] {
             assert_eq!(
                 Kind::of("web", &volume(serde_json::json!({source: {}}))),

@@ -7,6 +7,7 @@ pub(crate) mod device;
 pub(crate) mod directories;
 pub(crate) mod empty_dir;
 pub(crate) mod host_path;
+pub(crate) mod image;
 pub(crate) mod kind;
 pub(crate) mod ledger;
 pub(crate) mod leftovers;

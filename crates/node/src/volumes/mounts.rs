@@ -22,6 +22,15 @@ struct Place {
     path: PathBuf,
     /// It is never written through, whatever a container asks for.
     read_only: bool,
+    /// Nothing can be written or executed there as it is. That is kept where nothing more is asked for: to mount it once
+    /// more read-only would say anew what else holds of it.
+    sealed: bool,
+}
+
+impl Place {
+    fn new(path: PathBuf, read_only: bool) -> Self {
+        Self { path, read_only, sealed: false }
+    }
 }
 
 /// Where a volume lies on the host. Those that are not the pod's own were noted when they were set up.
@@ -29,17 +38,14 @@ fn place(pod: &PodView, directories: &PodDirectories, name: &str) -> Result<Opti
     let volume = pod.spec.volumes.iter().flatten().find(|volume| volume.name == name);
     let Some(volume) = volume else { return Ok(None) };
     let place = match Kind::of(&pod.metadata.name, volume)? {
-        Kind::HostPath(source) => Place { path: PathBuf::from(&source.path), read_only: false },
-        Kind::EmptyDir(source) => {
-            Place { path: empty_dir::path(directories, name, source), read_only: false }
-        }
+        Kind::HostPath(source) => Place::new(PathBuf::from(&source.path), false),
+        Kind::EmptyDir(source) => Place::new(empty_dir::path(directories, name, source), false),
+        Kind::Image(_) => Place { sealed: true, ..Place::new(directories.memory_volume(name), false) },
         // What comes from API objects is written by the node only.
-        Kind::Objects => Place { path: directories.memory_volume(name), read_only: true },
+        Kind::Objects => Place::new(directories.memory_volume(name), true),
         Kind::Claim(of) => noted(directories, name, &format!("claim \"{}\"", of.name))?,
         Kind::Csi(_) => noted(directories, name, "the volume")?,
-        Kind::Nfs(source) => {
-            Place { path: directories.mounted(name), read_only: source.read_only == Some(true) }
-        }
+        Kind::Nfs(source) => Place::new(directories.mounted(name), source.read_only == Some(true)),
     };
     Ok(Some(place))
 }
@@ -51,7 +57,7 @@ fn noted(directories: &PodDirectories, name: &str, what: &str) -> Result<Place, 
     // A device with a file system lies where that is mounted.
     let mounted = directories.mounted(name);
     let path = if fs::symlink_metadata(&mounted).is_ok() { mounted } else { entry.path.clone() };
-    Ok(Place { path, read_only: entry.read_only })
+    Ok(Place::new(path, entry.read_only))
 }
 
 /// The mounts of one run of a container; makes its termination message file. `env` resolves `subPathExpr`.
@@ -116,7 +122,7 @@ fn volume_mount(
     mount: &VolumeMount,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Mount, String> {
-    let Place { path: root, read_only } = place(pod, directories, &mount.name)?.ok_or_else(|| {
+    let Place { path: root, read_only, sealed } = place(pod, directories, &mount.name)?.ok_or_else(|| {
         format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name)
     })?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
@@ -141,8 +147,8 @@ fn volume_mount(
     Ok(Mount {
         source: MountSource::Bind(source),
         target,
-        read_only: mount.read_only.unwrap_or(false) || read_only,
-        recursive_read_only: recursion::wanted(mount),
+        read_only: (mount.read_only.unwrap_or(false) || read_only) && !sealed,
+        recursive_read_only: recursion::wanted(mount) && !sealed,
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,

@@ -135,6 +135,8 @@ fn prepare(setup: &Setup, volume: &Volume, usable: Option<&Usable>) -> Result<()
             let export = nfs::Export::of::<&str>(&source.server, &source.path, read_only, &[])?;
             nfs::prepare(&export, &setup.directories.mounted(&volume.name))
         }
+        // Its image is pulled and mounted beside this.
+        Kind::Image(_) => Ok(()),
         Kind::Claim(of) => {
             let usable = usable.ok_or_else(|| format!("claim {} was not looked at", of.name))?;
             prepare_claimed(setup, usable)

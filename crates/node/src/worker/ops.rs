@@ -272,7 +272,9 @@ async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens)
         local_paths: local_path::root(&deps.config),
         now: deps.now(),
     };
-    Ok(set_up(Arc::new(setup), &deps.threads).await?)
+    let images = crate::volumes::image::mount_all(deps, pod);
+    let (done, mounted) = tokio::join!(set_up(Arc::new(setup), &deps.threads), images);
+    Ok(done.and(mounted)?)
 }
 
 /// Makes a container's image available.

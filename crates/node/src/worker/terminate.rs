@@ -171,7 +171,9 @@ impl Remains {
             }
             tear_down(&directories).map_err(|error| format!("failed to remove the volumes: {error}"))
         });
-        removed.await.map_err(|error| format!("failed to remove the volumes: {error}"))?
+        removed.await.map_err(|error| format!("failed to remove the volumes: {error}"))??;
+        let released = deps.images.release(&self.uid).await;
+        released.map_err(|error| format!("failed to release the images of volumes: {error}"))
     }
 }
 

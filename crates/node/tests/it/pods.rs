@@ -771,6 +771,29 @@ async fn every_pull_secret_that_matches_is_tried_and_missing_ones_are_told() {
 }
 
 #[tokio::test]
+async fn the_image_of_a_volume_is_pulled_and_held_until_the_pod_has_ended() {
+    let world = World::new().await;
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "content", "image": {"reference": "registry.test/content:1"}}]);
+    spec["containers"][0]["volumeMounts"] =
+        json!([{"name": "content", "mountPath": "/content", "readOnly": true}]);
+    world.create("web", spec.clone());
+    let pod = world.pod_until("web", "Running", running).await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert_eq!(world.images.held.lock().clone(), [(uid, "sha256:pulled".to_owned())]);
+    let mounts = world.runtime.newest("main").unwrap().spec.mounts;
+    let mount = mounts.iter().find(|mount| mount.target == std::path::Path::new("/content")).unwrap();
+    assert!(!mount.read_only, "what is mounted is sealed, and stays as it is: {mount:?}");
+    spec["volumes"][0]["image"]["reference"] = "elsewhere/none:1".into();
+    world.create("missing", spec);
+    let told = world.until("event", || world.events("FailedMount").pop()).await;
+    let start = "MountVolume.SetUp failed for volume \"content\" : ErrImagePull: failed to pull image";
+    assert!(told.starts_with(start), "{told}");
+    world.api.delete_pod("web", 0);
+    world.until("released", || world.images.held.lock().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
 async fn local_tags_ask_no_registry_and_missing_ones_are_explained() {
     let world = World::new().await;
     let mut spec = one();

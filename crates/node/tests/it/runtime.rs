@@ -361,10 +361,32 @@ pub(crate) struct FakeImages {
     pub(crate) user: Mutex<String>,
     /// As whom images of `private.test` were asked for; the user `right` may have them.
     pub(crate) users: Mutex<Vec<String>>,
+    /// By whom images are held.
+    pub(crate) held: Mutex<Vec<(String, String)>>,
 }
 
 #[async_trait]
 impl Images for FakeImages {
+    async fn mount_read_only(
+        &self,
+        holder: &str,
+        image: &str,
+        target: &std::path::Path,
+    ) -> Result<(), EngineError> {
+        assert!(target.is_dir());
+        self.held.lock().push((holder.to_owned(), image.to_owned()));
+        Ok(())
+    }
+
+    async fn release(&self, holder: &str) -> Result<(), EngineError> {
+        self.held.lock().retain(|(known, _)| known != holder);
+        Ok(())
+    }
+
+    async fn held(&self) -> Result<Vec<(String, String)>, EngineError> {
+        Ok(self.held.lock().clone())
+    }
+
     fn name(&self, reference: &str) -> Result<ImageName, EngineError> {
         let untagged = reference.rsplit_once(':').map_or(reference, |(name, _)| name);
         let (registry, repository) = untagged.split_once('/').unwrap_or(("docker.io", untagged));
