@@ -20,6 +20,7 @@ pub(crate) struct Figures {
     started: IntCounterVec,
     pulls: HistogramVec,
     collected: IntCounterVec,
+    evictions: IntCounterVec,
     pub(crate) probes: ProbeFigures,
 }
 
@@ -112,6 +113,12 @@ impl Figures {
                 "[ALPHA] Images that were removed, by why.",
                 &["reason"],
             )?,
+            evictions: counter(
+                &registry,
+                "kubelet_evictions",
+                "[ALPHA] Pods that had to go, by why.",
+                &["eviction_signal"],
+            )?,
             probes: ProbeFigures::new()?,
             registry,
         })
@@ -151,6 +158,11 @@ impl Figures {
     /// Images have been removed since the disk is full.
     pub(crate) fn collected(&self, images: u64) {
         self.collected.with_label_values(&["space"]).inc_by(images);
+    }
+
+    /// A pod had to go.
+    pub(crate) fn evicted(&self, signal: &str) {
+        self.evictions.with_label_values(&[signal]).inc();
     }
 }
 

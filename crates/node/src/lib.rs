@@ -9,6 +9,7 @@ mod agent;
 mod config;
 mod deps;
 mod env_files;
+mod eviction;
 mod figures;
 mod groups;
 mod hooks;
@@ -30,7 +31,8 @@ mod watched;
 mod worker;
 
 pub use agent::{Agent, Handles};
-pub use config::{Config, FollowsApiServer, PodRange, ServerConfig};
+pub use config::{Config, FollowsApiServer, PodRange, Reserved, ServerConfig};
+pub use eviction::{Amount, Eviction, Signal, Threshold};
 pub use hooks::end_container;
 pub use kubelet_config::KubeletConfiguration;
 pub use pod::record::termination_grace;

@@ -74,6 +74,7 @@ impl Case {
             failure: None,
             node_memory_bytes: NODE_MEMORY,
             resize: &self.resize,
+            disrupted: None,
             now: at(self.now),
         })
     }

@@ -5,7 +5,7 @@ pub(crate) mod auth;
 mod cadvisor;
 mod cgroups;
 mod configz;
-mod disk_use;
+pub(crate) mod disk_use;
 mod exec;
 mod host;
 mod host_logs;
@@ -21,6 +21,8 @@ mod summary;
 mod text;
 mod usage;
 mod websocket;
+
+pub(crate) use summary::log_bytes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

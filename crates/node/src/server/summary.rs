@@ -217,7 +217,7 @@ fn pod_figures(pod: &PodUsage, fs: Option<&Value>, now: &str) -> Value {
 }
 
 /// A log with the files that it was rotated into.
-fn log_bytes(path: &Path) -> u64 {
+pub(crate) fn log_bytes(path: &Path) -> u64 {
     let rotated = (1..=LOG_FILES_MAX).map(|number| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{number}"));

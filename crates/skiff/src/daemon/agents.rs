@@ -153,6 +153,8 @@ fn node_config(
         pod_pids_limit: settings.kubelet.pod_pids_limit.filter(|limit| *limit > 0),
         crash_loop_max: Duration::from_secs(settings.max_container_restart_period),
         static_pods: settings.static_pod_path.clone(),
+        reserved: settings.kubelet.reserved.clone(),
+        eviction: settings.kubelet.eviction.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),
