@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::quantity::Quantity;
+use api::resources::ResourceList;
 use async_trait::async_trait;
 use base::BoxError;
 use tokio::sync::watch;
 
+use crate::eviction::Eviction;
 use crate::images::ImagesConfig;
 
 /// The settings of one node. No defaults are hidden here: `skiff` decides them.
@@ -48,10 +51,37 @@ pub struct Config {
     pub static_pods: Option<PathBuf>,
     /// How images are got, guarded and given up.
     pub images: ImagesConfig,
+    /// What of the host is not the pods'.
+    pub reserved: Reserved,
+    /// When pods have to go.
+    pub eviction: Eviction,
     /// Labels of the Node object beside the well-known ones.
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.
     pub server: Option<ServerConfig>,
+}
+
+/// What of the host is not the pods', by resource: `cpu`, `memory`, `ephemeral-storage`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// For what the system runs.
+    pub system: ResourceList,
+    /// For the platform itself.
+    pub kube: ResourceList,
+}
+
+impl Reserved {
+    /// Thousandths of cores.
+    pub(crate) fn milli_cpu(&self) -> i64 {
+        let of = |list: &ResourceList| list.get("cpu").map_or(0, Quantity::milli_value);
+        of(&self.system).saturating_add(of(&self.kube))
+    }
+
+    /// Bytes of another resource.
+    pub(crate) fn bytes(&self, name: &str) -> i64 {
+        let of = |list: &ResourceList| list.get(name).map_or(0, Quantity::value);
+        of(&self.system).saturating_add(of(&self.kube))
+    }
 }
 
 /// What a node that registers says of the range of its pods (`10.42.1.0/24`).
@@ -86,4 +116,34 @@ pub trait FollowsApiServer: Send + Sync {
     /// # Errors
     /// If it cannot be reached there. The node stays with the address that it has, and will be told again.
     async fn moved(&self, server: &str) -> Result<(), BoxError>;
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A node by its defaults.
+    pub(crate) fn config() -> Config {
+        Config {
+            node_name: "n1".to_owned(),
+            hostname: "n1".to_owned(),
+            addresses: watch::channel(Vec::new()).1,
+            pod_range: None,
+            data_dir: "/d".into(),
+            run_dir: "/r".into(),
+            log_dir: "/l".into(),
+            seccomp_dir: "/s".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            kubelet_version: String::new(),
+            runtime_version: String::new(),
+            max_pods: 110,
+            pod_pids_limit: None,
+            crash_loop_max: Duration::from_secs(300),
+            static_pods: None,
+            reserved: Reserved::default(),
+            eviction: Eviction::default(),
+            labels: Vec::new(),
+            server: None,
+        }
+    }
 }

@@ -14,6 +14,7 @@ use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
+use crate::eviction::pressure::WatchedPressure;
 use crate::figures::Figures;
 use crate::groups::Groups;
 use crate::images::Puller;
@@ -22,7 +23,6 @@ use crate::plugins::Plugins;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
-use crate::registration::pressure::WatchedPressure;
 use crate::runtime_state::RuntimeState;
 use crate::static_pods::StaticPods;
 use crate::traces::Traces;

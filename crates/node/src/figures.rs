@@ -21,6 +21,7 @@ pub(crate) struct Figures {
     started: IntCounterVec,
     pulls: HistogramVec,
     collected: IntCounterVec,
+    evictions: IntCounterVec,
     pub(crate) probes: ProbeFigures,
 }
 
@@ -111,6 +112,12 @@ impl Figures {
                 "[ALPHA] Images that were removed, by why.",
                 &["reason"],
             )?,
+            evictions: counter(
+                &registry,
+                "kubelet_evictions",
+                "[ALPHA] Pods that had to go, by why.",
+                &["eviction_signal"],
+            )?,
             probes: ProbeFigures::new()?,
             registry,
         })
@@ -153,6 +160,11 @@ impl Figures {
     /// Images have been removed since the disk is full.
     pub(crate) fn collected(&self, images: u64) {
         self.collected.with_label_values(&["space"]).inc_by(images);
+    }
+
+    /// A pod had to go.
+    pub(crate) fn evicted(&self, signal: &str) {
+        self.evictions.with_label_values(&[signal]).inc();
     }
 }
 

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use crate::deps::Deps;
 use crate::pod::PodView;
-use crate::pod::resources::{class_groups, qos_class, sum};
+use crate::pod::resources::{all_pods, class_groups, qos_class, sum};
+use crate::registration::allocatable::for_pods;
 
 /// The burstable pods that have a group, with what they ask for in thousandths of cores.
 #[derive(Debug, Default)]
@@ -48,7 +49,9 @@ pub(crate) async fn leave(deps: &Deps, uid: &str) {
 
 /// Pods run without their class's share, too: what fails is told, and set with the next pod.
 async fn set(deps: &Deps) {
-    for (group, limits) in class_groups(deps.groups.milli_cpu()) {
+    let all = for_pods(&deps.hardware, &deps.config.reserved);
+    let all = all_pods(all.milli_cpu, all.memory_bytes);
+    for (group, limits) in [all].into_iter().chain(class_groups(deps.groups.milli_cpu())) {
         if let Err(error) = deps.runtime.limit_group(&group, limits).await {
             tracing::warn!(group, %error, "the limits of a group of pods are not set");
         }

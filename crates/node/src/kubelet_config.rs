@@ -6,10 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use api::quantity::Quantity;
+use api::resources::ResourceList;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use crate::config::Reserved;
+use crate::eviction::{Eviction, Texts, Words};
 use crate::registration::object::IMAGES_MAX;
 use crate::registration::{LEASE_PERIOD, LEASE_SECONDS, STATUS_PERIOD};
 use crate::server::auth;
@@ -20,7 +24,7 @@ const KIND: &str = "KubeletConfiguration";
 const RESTART_PERIOD_MAX: Duration = Duration::from_secs(300);
 
 /// Fields that have an effect.
-const TAKEN: [&str; 11] = [
+const TAKEN: [&str; 21] = [
     "maxPods",
     "podPidsLimit",
     "staticPodPath",
@@ -32,10 +36,22 @@ const TAKEN: [&str; 11] = [
     "maxParallelImagePulls",
     "imagePullCredentialsVerificationPolicy",
     "preloadedImagesVerificationAllowlist",
+    "systemReserved",
+    "kubeReserved",
+    "enforceNodeAllocatable",
+    "evictionHard",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionMaxPodGracePeriod",
+    "mergeDefaultEvictionSettings",
 ];
+/// What of the allocatable is enforced, in the words of `enforceNodeAllocatable`: the group of all pods has its limits.
+pub(crate) const ENFORCED: [&str; 1] = ["pods"];
 
 /// Fields that upstream knows beside [`TAKEN`] and those that [`fixed`] tells of.
-const WITHOUT_EFFECT: [&str; 86] = [
+const WITHOUT_EFFECT: [&str; 75] = [
     "address",
     "allowedUnsafeSysctls",
     "cgroupRoot",
@@ -53,15 +69,8 @@ const WITHOUT_EFFECT: [&str; 86] = [
     "enableProfilingHandler",
     "enableServer",
     "enableSystemLogQuery",
-    "enforceNodeAllocatable",
     "eventBurst",
     "eventRecordQPS",
-    "evictionHard",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "evictionPressureTransitionPeriod",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
     "featureGates",
     "fileCheckFrequency",
     "hairpinMode",
@@ -73,16 +82,13 @@ const WITHOUT_EFFECT: [&str; 86] = [
     "kernelMemcgNotification",
     "kubeAPIBurst",
     "kubeAPIQPS",
-    "kubeReserved",
     "kubeReservedCgroup",
     "kubeletCgroups",
-    "localStorageCapacityIsolation",
     "logging",
     "makeIPTablesUtilChains",
     "maxOpenFiles",
     "memoryReservationPolicy",
     "memoryThrottlingFactor",
-    "mergeDefaultEvictionSettings",
     "oomScoreAdj",
     "podCIDR",
     "podLogsDir",
@@ -111,7 +117,6 @@ const WITHOUT_EFFECT: [&str; 86] = [
     "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
-    "systemReserved",
     "systemReservedCgroup",
     "tlsCertFile",
     "tlsCipherSuites",
@@ -137,6 +142,10 @@ pub struct KubeletConfiguration {
     pub max_container_restart_period: Option<Duration>,
     /// What it says of images.
     pub images: ImageFields,
+    /// What of the host is not the pods'.
+    pub reserved: Reserved,
+    /// When pods have to go.
+    pub eviction: Eviction,
 }
 
 /// What a file says of images, as it stands there: who takes it checks it.
@@ -192,6 +201,8 @@ impl KubeletConfiguration {
                 .map(|path| directory.join(path)),
             max_container_restart_period: restart_period(period.max_container_restart_period.as_deref())?,
             images: ImageFields::read(&fields)?,
+            reserved: reserved(&fields)?,
+            eviction: eviction(&fields)?,
         })
     }
 }
@@ -300,6 +311,62 @@ fn restart_period(text: Option<&str>) -> Result<Option<Duration>, String> {
     Ok(Some(period.ok_or_else(wrong)?))
 }
 
+/// Amounts that are reserved. Source: `parseResourceList` in `cmd/kubelet/app`.
+fn reserved(fields: &Map<String, Value>) -> Result<Reserved, String> {
+    let enforced: Vec<String> = taken(fields, "enforceNodeAllocatable")?.unwrap_or_default();
+    if let Some(other) = enforced.iter().find(|name| !ENFORCED.contains(&name.as_str())) {
+        return Err(format!(
+            "enforceNodeAllocatable: {other:?} has no effect on this node, which enforces {ENFORCED:?}; leave it out"
+        ));
+    }
+    let list = |field: &str| -> Result<ResourceList, String> {
+        let texts: Texts = taken(fields, field)?.unwrap_or_default();
+        let amount = |(name, text): (String, String)| {
+            if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
+                return Err(format!("{field}: cannot reserve {name:?} resource"));
+            }
+            let amount: Quantity = text.parse().map_err(|error| format!("{field}: {text:?}: {error}"))?;
+            match amount.is_negative() {
+                true => Err(format!("{field}: resource quantity for {name:?} cannot be negative: {text}")),
+                false => Ok((name, amount)),
+            }
+        };
+        texts.into_iter().map(amount).collect()
+    };
+    Ok(Reserved { system: list("systemReserved")?, kube: list("kubeReserved")? })
+}
+
+fn eviction(fields: &Map<String, Value>) -> Result<Eviction, String> {
+    let graces: Texts = taken(fields, "evictionSoftGracePeriod")?.unwrap_or_default();
+    let grace = |(name, text): (String, String)| match duration_of(&text) {
+        Some(grace) => Ok((name, grace)),
+        None => Err(format!("evictionSoftGracePeriod: {text:?} is no duration")),
+    };
+    let words = Words {
+        hard: taken(fields, "evictionHard")?,
+        merge_defaults: taken(fields, "mergeDefaultEvictionSettings")?.unwrap_or(false),
+        soft: taken(fields, "evictionSoft")?.unwrap_or_default(),
+        soft_grace: graces.into_iter().map(grace).collect::<Result<_, _>>()?,
+        reclaim: taken(fields, "evictionMinimumReclaim")?.unwrap_or_default(),
+    };
+    let default = Eviction::default();
+    let transition: Option<String> = taken(fields, "evictionPressureTransitionPeriod")?;
+    let transition = match transition.as_deref() {
+        None | Some("") => default.transition,
+        Some(text) => match duration_of(text) {
+            // As upstream's default for what says nothing.
+            Some(Duration::ZERO) => default.transition,
+            Some(period) => period,
+            None => return Err(format!("evictionPressureTransitionPeriod: {text:?} is no duration")),
+        },
+    };
+    let grace_seconds_max: i64 = taken(fields, "evictionMaxPodGracePeriod")?.unwrap_or(0);
+    if grace_seconds_max < 0 {
+        return Err("evictionMaxPodGracePeriod: must not be a negative number".to_owned());
+    }
+    Ok(Eviction { thresholds: words.thresholds()?, transition, grace_seconds_max })
+}
+
 /// What no setting changes, as `/configz` tells it.
 pub(crate) fn fixed() -> Value {
     json!({
@@ -343,6 +410,7 @@ pub(crate) fn fixed() -> Value {
         "containerLogMaxSize": format!("{}Mi", engine_api::logs::FILE_BYTES_MAX >> 20),
         "containerLogMaxFiles": engine_api::logs::FILES_MAX,
         "registerNode": true,
+        "localStorageCapacityIsolation": true,
     })
 }
 
@@ -386,12 +454,39 @@ mod tests {
                 maximum_gc_age: Some("24h".to_owned()),
                 ..ImageFields::default()
             },
+            ..KubeletConfiguration::default()
         };
         assert_eq!(parse(file), Ok(wanted));
         assert_eq!(
             parse("maxPods: 0\nstaticPodPath: \"\"\npodPidsLimit: null\n"),
             Ok(KubeletConfiguration::default())
         );
+    }
+
+    #[test]
+    fn reservations_and_evictions_are_taken() {
+        let file = "systemReserved: {cpu: 500m, memory: 1Gi}\nkubeReserved: {ephemeral-storage: 2Gi}\n\
+                    enforceNodeAllocatable: [pods]\nevictionHard: {memory.available: 200Mi}\n\
+                    evictionSoft: {nodefs.available: 20%}\nevictionSoftGracePeriod: {nodefs.available: 1m30s}\n\
+                    evictionPressureTransitionPeriod: 30s\nevictionMaxPodGracePeriod: 60\n";
+        let config = parse(file).unwrap();
+        assert_eq!((config.reserved.milli_cpu(), config.reserved.bytes("memory")), (500, 1 << 30));
+        assert_eq!(config.reserved.bytes("ephemeral-storage"), 2 << 30);
+        let Eviction { thresholds, transition, grace_seconds_max } = config.eviction;
+        assert_eq!((transition, grace_seconds_max), (Duration::from_secs(30), 60));
+        let graces: Vec<_> = thresholds.iter().map(|known| (known.signal.name(), known.grace)).collect();
+        assert_eq!(graces, [("memory.available", None), ("nodefs.available", Some(Duration::from_secs(90)))]);
+        for (file, told) in [
+            ("systemReserved: {pods: \"1\"}\n", "systemReserved: cannot reserve \"pods\" resource"),
+            (
+                "enforceNodeAllocatable: [pods, system-reserved]\n",
+                "enforceNodeAllocatable: \"system-reserved\" has no effect on this node, which enforces [\"pods\"]; \
+                 leave it out",
+            ),
+            ("evictionHard: {disk: 1Gi}\n", "evictionHard: unsupported eviction signal disk"),
+        ] {
+            assert_eq!(parse(file).unwrap_err(), told);
+        }
     }
 
     /// A file as upstream's installer writes it, but for what this host is told otherwise.

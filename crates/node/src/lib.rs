@@ -9,6 +9,7 @@ mod agent;
 mod config;
 mod deps;
 mod env_files;
+mod eviction;
 mod figures;
 mod groups;
 mod hooks;
@@ -35,7 +36,8 @@ mod watched;
 mod worker;
 
 pub use agent::{Agent, Handles};
-pub use config::{Config, FollowsApiServer, PodRange, ServerConfig};
+pub use config::{Config, FollowsApiServer, PodRange, Reserved, ServerConfig};
+pub use eviction::{Amount, Eviction, Signal, Threshold};
 pub use hooks::end_container;
 pub use images::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
 pub use kubelet_config::{ImageFields, KubeletConfiguration};

@@ -140,6 +140,16 @@ impl CgroupHost {
         Group { host: self, path: path.trim_matches('/').to_owned() }
     }
 
+    /// Memory in use on the host less what can be reclaimed at once, in bytes; `None` where the root group does not count
+    /// it, as in version 2.
+    pub fn memory_working_set(&self) -> Option<u64> {
+        let v1 = self.hierarchy("memory").filter(|hierarchy| !hierarchy.unified)?;
+        v1.root
+            .join("memory.usage_in_bytes")
+            .exists()
+            .then(|| self.group("").usage().memory_working_set_bytes)
+    }
+
     /// Whether device rules can be set by files (version 1 has the controller).
     pub fn has_v1_devices(&self) -> bool {
         self.hierarchy("devices").is_some_and(|hierarchy| !hierarchy.unified)

@@ -91,6 +91,16 @@ impl Asked {
         })
     }
 
+    /// Whether it says that it bears a node that is short of memory.
+    pub(super) fn bears_memory_pressure(&self) -> bool {
+        let taint = Taint {
+            key: "node.kubernetes.io/memory-pressure".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        self.tolerations.iter().any(|toleration| toleration.covers(&taint))
+    }
+
     /// How much it asks for of one resource; of the number of pods, it is one. Source: `GetResourceRequest`.
     pub(super) fn request(&self, name: &str) -> i128 {
         if name == "pods" { 1 } else { self.requests.get(name).copied().unwrap_or(0) }

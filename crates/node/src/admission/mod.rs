@@ -26,9 +26,11 @@ use decide::{Verdict, decide};
 use resizes::Wish;
 
 use crate::deps::{Deps, blocking};
+use crate::eviction::pressure::refusal;
 use crate::pod::PodView;
 use crate::pod::security::{refuse_app_armor, sysctls};
-use crate::registration::object::{labels, resources};
+use crate::registration::allocatable::allocatable;
+use crate::registration::object::labels;
 use crate::resize::Allocation;
 use crate::worker::mailbox::Mailbox;
 
@@ -153,6 +155,11 @@ impl Door {
         }
         match Asked::of(object, pod) {
             Ok(asked) => {
+                let bears_it = asked.bears_memory_pressure();
+                let refused = refusal(self.deps.pressure.current(), asked.critical, &asked.qos, bears_it);
+                if let Some(refusal) = refused {
+                    return decided(Verdict::Refused(refusal));
+                }
                 let granted = Allocation::of(pod);
                 Arrival { verdict: self.ask(&uid, (&asked, &granted), self.machine()), uid, asked, granted }
             }
@@ -233,7 +240,7 @@ impl Door {
         let Deps { config, hardware, .. } = &*self.deps;
         json!({
             "metadata": { "name": config.node_name, "labels": labels(config) },
-            "status": { "allocatable": resources(hardware, config.max_pods) },
+            "status": { "allocatable": allocatable(hardware, config) },
         })
     }
 

@@ -262,6 +262,18 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
     }
 }
 
+/// Removes every image that nobody uses, to make room on the disk. Source: `DeleteUnusedImages`.
+pub(crate) async fn reclaim(deps: &Deps) {
+    let (begun, at_once) = (deps.now(), Policy { min_age: Duration::ZERO, ..POLICY });
+    let (images, containers) = (deps.images.list().await, deps.runtime.containers().await);
+    let (Ok(images), Ok(containers)) = (images, containers) else { return };
+    let used = InUse::by(containers);
+    deps.garbage.note(&images, &used, begun);
+    let plan = candidates(&images, &deps.garbage.seen.lock().clone(), &used.all, begun, at_once);
+    let freed = deps.garbage.free(&*deps.images, plan, u64::MAX, begun).await;
+    deps.figures.collected(freed.images);
+}
+
 async fn round(deps: &Deps) -> Result<(), base::BoxError> {
     let begun = deps.now();
     let images = deps.images.list().await?;

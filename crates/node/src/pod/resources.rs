@@ -236,6 +236,16 @@ pub(crate) fn pod_group(class: &str, uid: &str) -> String {
     }
 }
 
+/// The group of all pods, with what they may have together. Source: `enforceNodeAllocatableCgroups`.
+pub(crate) fn all_pods(milli_cpu: i64, memory_bytes: i64) -> (String, Resources) {
+    let limits = Resources {
+        cpu_shares: Some(shares(milli_cpu)),
+        memory_limit_bytes: Some(memory_bytes).filter(|bytes| *bytes > 0),
+        ..Resources::default()
+    };
+    (ALL_PODS.to_owned(), limits)
+}
+
 /// The groups of the classes with their shares: what burstable pods ask for in sum, and the least for best effort.
 /// Source: `setCPUCgroupConfig` in `pkg/kubelet/cm/qos_container_manager_linux.go`.
 pub(crate) fn class_groups(burstable_milli_cpu: i64) -> [(String, Resources); 2] {
@@ -383,6 +393,11 @@ mod tests {
     #[test]
     fn groups_are_named_as_upstreams_and_classes_share() {
         assert_eq!(pod_group("Guaranteed", "u"), "kubepods/podu");
+        let (group, limits) = all_pods(2000, 1 << 30);
+        assert_eq!(
+            (group.as_str(), limits.cpu_shares, limits.memory_limit_bytes),
+            ("kubepods", Some(2048), Some(1 << 30))
+        );
         assert_eq!(pod_group("BestEffort", "u"), "kubepods/besteffort/podu");
         let shares = class_groups(1500).map(|(group, limits)| (group, limits.cpu_shares));
         let wanted = [("kubepods/burstable", 1536), ("kubepods/besteffort", 2)];

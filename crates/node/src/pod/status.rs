@@ -69,6 +69,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) node_memory_bytes: i64,
     pub(crate) resize: &'a Progress,
+    /// Why the pod has to go for the sake of others on its node.
+    pub(crate) disrupted: Option<&'a str>,
     pub(crate) now: Timestamp,
 }
 
@@ -369,7 +371,10 @@ fn conditions(
         ("ContainersReady", containers_ready),
     ];
     let disruption = is_disrupted(input).then(|| {
-        let message = "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned();
+        let mut known = input.last.conditions.iter().flatten().filter(|known| known.type_ == DISRUPTION.0);
+        let known = known.find_map(|known| known.message.clone());
+        let preempted = || "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned();
+        let message = input.disrupted.map(str::to_owned).or(known).unwrap_or_else(preempted);
         (DISRUPTION.0, Verdict { reason: DISRUPTION.1, message, ..Verdict::yes() })
     });
     let anew = begins_anew(input).map(|verdict| (BEGINS_ANEW, verdict));
@@ -411,10 +416,11 @@ fn begins_anew(input: &StatusInput<'_>) -> Option<Verdict> {
     Some(if input.containers.iter().any(of_before) { Verdict::yes() } else { Verdict::no("", String::new()) })
 }
 
-/// Whether the pod has to go, or had to, for the sake of a critical one.
+/// Whether the pod has to go, or had to, for the sake of others.
 fn is_disrupted(input: &StatusInput<'_>) -> bool {
     let mut known = input.last.conditions.iter().flatten();
-    input.failure.is_some_and(|(reason, _)| reason == PREEMPTING)
+    input.disrupted.is_some()
+        || input.failure.is_some_and(|(reason, _)| reason == PREEMPTING)
         || known.any(|known| known.type_ == DISRUPTION.0 && known.reason.as_deref() == Some(DISRUPTION.1))
 }
 

@@ -77,6 +77,7 @@ impl Case {
             failure: self.failure,
             node_memory_bytes: NODE_MEMORY,
             resize: &self.resize,
+            disrupted: None,
             now: at(self.now),
         })
     }

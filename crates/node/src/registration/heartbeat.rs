@@ -139,7 +139,6 @@ pub(crate) async fn keep_status(deps: Arc<Deps>, info: HostInfo, port: u16) {
 pub(crate) async fn keep_lease(deps: Arc<Deps>) {
     let mut failures = 0;
     loop {
-        deps.pressure.measure(deps.now(), &deps.config.data_dir).await;
         match renew(&deps).await {
             Ok(()) => failures = 0,
             Err(error) => {

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use reconcile::{kinds, time};
 use serde_json::{Value, json};
 
+use super::allocatable::allocatable;
 use super::facts::{HostInfo, architecture};
-use super::pressure::Pressure;
 use crate::config::{Config, PodRange};
 use crate::deps::Hardware;
+use crate::eviction::pressure::Pressure;
 
 /// Images that are reported at most. Source: upstream's `nodeStatusMaxImages`.
 pub(crate) const IMAGES_MAX: usize = 50;
@@ -62,20 +63,24 @@ pub(crate) fn annotations(config: &Config) -> BTreeMap<&'static str, String> {
     ])
 }
 
-/// What the node has for pods.
-pub(crate) fn resources(hardware: &Hardware, max_pods: u32) -> Value {
+/// `status.capacity`: what the host has.
+pub(crate) fn capacity(hardware: &Hardware, max_pods: u32) -> Value {
     let mut amounts = json!({
         "cpu": (hardware.milli_cpu / 1000).to_string(),
         "memory": format!("{}Ki", hardware.memory_bytes / 1024),
         "ephemeral-storage": format!("{}Ki", hardware.disk_bytes / 1024),
         "pods": max_pods.to_string(),
     });
-    let binary =
-        |bytes: u64| Quantity::from_units(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi);
-    for (size, bytes) in &hardware.huge_pages {
-        amounts[format!("hugepages-{}", binary(*size))] = binary(*bytes).to_string().into();
+    let bytes = |bytes: &u64| binary(i64::try_from(*bytes).unwrap_or(i64::MAX));
+    for (size, pages) in &hardware.huge_pages {
+        amounts[format!("hugepages-{}", bytes(size))] = bytes(pages).to_string().into();
     }
     amounts
+}
+
+/// Bytes as upstream writes them.
+pub(crate) fn binary(bytes: i64) -> Quantity {
+    Quantity::from_units(bytes, Format::BinarySi)
 }
 
 fn condition(input: &NodeInput<'_>, kind: &str, status: &str, reason: &str, message: &str) -> Value {
@@ -113,10 +118,9 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
         .take(IMAGES_MAX)
         .map(|image| json!({ "names": image.names, "sizeBytes": image.size_bytes }))
         .collect();
-    let resources = resources(input.hardware, input.config.max_pods);
     json!({
-        "capacity": resources,
-        "allocatable": resources,
+        "capacity": capacity(input.hardware, input.config.max_pods),
+        "allocatable": allocatable(input.hardware, input.config),
         // What of a container's groups its image may not add is enforced.
         "features": { "supplementalGroupsPolicy": true },
         "runtimeHandlers": input.handlers.iter().map(runtime_handler).collect::<Vec<_>>(),
@@ -190,7 +194,7 @@ mod tests {
     fn huge_pages_are_those_of_the_kernel() {
         let huge_pages = BTreeMap::from([(2 << 20, 6 << 20), (1 << 30, 0)]);
         let hardware = Hardware { milli_cpu: 2000, memory_bytes: 1 << 30, disk_bytes: 1 << 30, huge_pages };
-        let shown = resources(&hardware, 110);
+        let shown = capacity(&hardware, 110);
         assert_eq!((&shown["hugepages-2Mi"], &shown["hugepages-1Gi"]), (&json!("6Mi"), &json!("0")));
         assert_eq!((&shown["cpu"], &shown["memory"]), (&json!("2"), &json!("1048576Ki")));
     }

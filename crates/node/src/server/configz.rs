@@ -2,17 +2,20 @@
 //! a field that is absent is one that this node does not know. Source: upstream's `pkg/kubelet/server` and
 //! `staging/src/k8s.io/kubelet/config/v1beta1`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::config::Config;
-use crate::deps::Deps;
+use crate::config::{Config, Reserved};
+use crate::deps::{Deps, Hardware};
+use crate::eviction::{Eviction, Signal, Threshold};
 use crate::images::ImagesConfig;
-use crate::kubelet_config::{duration, fixed};
+use crate::kubelet_config::{ENFORCED, duration, fixed};
 
 /// Answers with the configuration.
 pub(super) fn document(deps: &Deps, port: u16) -> Value {
     let mut kubelet = fixed();
     merge(&mut kubelet, settings(&deps.config));
+    merge(&mut kubelet, reservations(&deps.config.reserved));
+    merge(&mut kubelet, evictions(&deps.config.eviction, &capacity(&deps.hardware)));
     let around = json!({
         "port": port,
         "clusterDomain": deps.dns.domain(),
@@ -57,6 +60,51 @@ fn images(config: &ImagesConfig) -> Value {
         shown["preloadedImagesVerificationAllowlist"] = listed.into();
     }
     shown
+}
+
+fn reservations(reserved: &Reserved) -> Value {
+    json!({
+        "systemReserved": api::resources::to_json(&reserved.system),
+        "kubeReserved": api::resources::to_json(&reserved.kube),
+        "enforceNodeAllocatable": ENFORCED,
+    })
+}
+
+/// How much there is of what thresholds are shares of, where a share is told as an amount.
+fn capacity(hardware: &Hardware) -> impl Fn(Signal) -> u64 {
+    let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+    let (memory, disk) = (bytes(hardware.memory_bytes), bytes(hardware.disk_bytes));
+    move |signal| match signal {
+        Signal::Memory => memory,
+        Signal::NodeDisk | Signal::ImageDisk => disk,
+        _ => 0,
+    }
+}
+
+fn evictions(eviction: &Eviction, capacity: &dyn Fn(Signal) -> u64) -> Value {
+    let of = |is_soft: bool, told: &dyn Fn(&Threshold) -> Option<String>| -> Map<String, Value> {
+        let which = eviction.thresholds.iter().filter(|known| known.grace.is_some() == is_soft);
+        which.filter_map(|known| Some((known.signal.name().to_owned(), told(known)?.into()))).collect()
+    };
+    let least = |known: &Threshold| Some(known.least.shown(capacity(known.signal)));
+    let reclaim = |known: &Threshold| Some(known.reclaim?.shown(capacity(known.signal)));
+    let mut fields = json!({
+        "evictionHard": of(false, &least),
+        "evictionPressureTransitionPeriod": duration(eviction.transition),
+        "evictionMaxPodGracePeriod": eviction.grace_seconds_max,
+    });
+    let mut reclaims = of(false, &reclaim);
+    reclaims.extend(of(true, &reclaim));
+    let graces = of(true, &|known| known.grace.map(duration));
+    let more = [
+        ("evictionSoft", of(true, &least)),
+        ("evictionSoftGracePeriod", graces),
+        ("evictionMinimumReclaim", reclaims),
+    ];
+    for (name, told) in more.into_iter().filter(|(_, told)| !told.is_empty()) {
+        fields[name] = told.into();
+    }
+    fields
 }
 
 fn merge(target: &mut Value, more: Value) {

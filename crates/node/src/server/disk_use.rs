@@ -18,15 +18,22 @@ const DEPTH_MAX: u32 = 64;
 
 /// What files take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Used {
+pub(crate) struct Used {
     /// Blocks of the disk.
-    pub(super) bytes: u64,
-    pub(super) inodes: u64,
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+impl Used {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.inodes = self.inodes.saturating_add(more.inodes);
+    }
 }
 
 /// What walks have found.
 #[derive(Default)]
-pub(super) struct Walks(Mutex<HashMap<String, Walk>>);
+pub(crate) struct Walks(Mutex<HashMap<String, Walk>>);
 
 struct Walk {
     at: Timestamp,
@@ -36,7 +43,7 @@ struct Walk {
 
 impl Walks {
     /// What lies in a directory; `None` where that cannot be told. `who` is whose directory it is.
-    pub(super) fn used(&self, who: &str, directory: &Path, now: Timestamp) -> Option<Used> {
+    pub(crate) fn used(&self, who: &str, directory: &Path, now: Timestamp) -> Option<Used> {
         if let Some(known) = self.0.lock().get_mut(who)
             && now.duration_since(known.at).abs() < FRESH
         {
@@ -50,13 +57,13 @@ impl Walks {
     }
 
     /// Forgets those that nobody asked for at this moment: they are gone.
-    pub(super) fn keep(&self, now: Timestamp) {
+    pub(crate) fn keep(&self, now: Timestamp) {
         self.0.lock().retain(|_, known| known.asked == now);
     }
 }
 
 /// Everything in a directory and it itself, of its own file system only.
-pub(super) fn walk(directory: &Path) -> Option<Used> {
+pub(crate) fn walk(directory: &Path) -> Option<Used> {
     let root = open(CWD, directory).ok()?;
     let stat = rustix::fs::fstat(&root).ok()?;
     let mut used = Used { bytes: blocks(&stat), inodes: 1 };

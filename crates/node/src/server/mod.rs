@@ -5,7 +5,7 @@ pub(crate) mod auth;
 mod cadvisor;
 mod cgroups;
 mod configz;
-mod disk_use;
+pub(crate) mod disk_use;
 mod exec;
 mod host;
 mod host_logs;

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use reconcile::Kind;
 use tokio::sync::{Notify, watch};
 
+use crate::eviction::Verdict;
 use crate::resize::{Answer, Resized};
 use crate::sources::References;
 use crate::watched::Held;
@@ -46,6 +47,8 @@ pub(crate) struct Letters {
     pub(crate) references: bool,
     /// The pod has to go for the sake of a critical one.
     pub(crate) preempted: bool,
+    /// The pod has to go, for what it holds or for what the node is short of.
+    pub(crate) evicted: Option<Verdict>,
     /// What the door says to what the pod asks for now; of one that was granted, and one that was not, the newest.
     pub(crate) resized: Vec<Resized>,
 }
@@ -76,6 +79,12 @@ impl Mailbox {
     /// The pod has to go for the sake of a critical one.
     pub(crate) fn preempt(&self) {
         self.letters.lock().preempted = true;
+        self.wake.notify_one();
+    }
+
+    /// The pod has to go.
+    pub(crate) fn evict(&self, verdict: Verdict) {
+        self.letters.lock().evicted = Some(verdict);
         self.wake.notify_one();
     }
 

@@ -98,6 +98,9 @@ impl PodWorker {
         for answer in letters.resized {
             self.resized(answer);
         }
+        if let Some(verdict) = letters.evicted {
+            self.evict(verdict);
+        }
         if letters.preempted {
             self.preempt();
         }
@@ -328,7 +331,11 @@ impl PodWorker {
                 self.finishing = true;
                 self.probers.clear();
                 let cancel = self.cancel.clone();
-                self.push(finish(deps, self.pod.clone(), runtime.clone(), self.addresses.clone(), cancel));
+                let own = self.pod.spec_grace_seconds();
+                let grace = self.eviction.as_ref().map_or(own, |verdict| verdict.grace_seconds);
+                let deadline = grace_end(&deps, grace);
+                let (pod, addresses) = (self.pod.clone(), self.addresses.clone());
+                self.push(finish(deps, pod, runtime.clone(), addresses, deadline, cancel));
             }
         }
     }
@@ -516,6 +523,11 @@ impl PodWorker {
             failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             node_memory_bytes: self.deps.facts.memory_bytes,
             resize: &self.resizes.progress,
+            disrupted: self
+                .eviction
+                .as_ref()
+                .filter(|verdict| verdict.disrupts)
+                .map(|verdict| verdict.message.as_str()),
             now: self.deps.now(),
         });
         self.status = status;
@@ -597,9 +609,10 @@ async fn finish(
     pod: Arc<PodView>,
     runtime: PodRuntime,
     addresses: Vec<std::net::IpAddr>,
+    until: Timestamp,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Outcome {
-    let deadline = watch::Sender::new(grace_end(&deps, pod.spec_grace_seconds()));
+    let deadline = watch::Sender::new(until);
     let receiver = deadline.subscribe();
     let stop = stop::stop_all(&deps, &pod, &runtime.containers, addresses.first().copied(), &receiver);
     tokio::select! {

@@ -20,6 +20,7 @@ use super::resize::Resizes;
 use crate::admission::Refusal;
 use crate::admission::preemption::{PREEMPTED, PREEMPTING};
 use crate::deps::Deps;
+use crate::eviction::{EVICTED, Verdict};
 use crate::pod::PodView;
 use crate::pod::plan::{ImageState, ProbeState, StartFailure, Step, Waiting};
 use crate::pod::status::container_id;
@@ -70,6 +71,8 @@ pub(crate) struct PodWorker {
     pub(super) finishing: bool,
     /// `reason` and `message` of a pod that the node fails.
     pub(super) failure: Option<(String, String)>,
+    /// That of an eviction.
+    pub(super) eviction: Option<Verdict>,
 
     /// The status as it is now.
     pub(super) status: PodStatus,
@@ -134,6 +137,7 @@ impl PodWorker {
             messages: HashMap::new(),
             finishing: false,
             failure: None,
+            eviction: None,
             wanted: Map::new(),
             writing: None,
             renewed: false,
@@ -162,6 +166,15 @@ impl PodWorker {
         if self.failure.is_none() && !self.pod.is_terminal() {
             self.deps.event(&self.pod, None, EventType::Warning, PREEMPTING, PREEMPTED);
             self.failure = Some((PREEMPTING.to_owned(), PREEMPTED.to_owned()));
+        }
+    }
+
+    /// The pod has to go, for what it holds or for what the node is short of.
+    pub(super) fn evict(&mut self, verdict: Verdict) {
+        if self.failure.is_none() && !self.pod.is_terminal() {
+            self.deps.event(&self.pod, None, EventType::Warning, EVICTED, verdict.message.clone());
+            self.failure = Some((EVICTED.to_owned(), verdict.message.clone()));
+            self.eviction = Some(verdict);
         }
     }
 

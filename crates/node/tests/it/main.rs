@@ -4,6 +4,7 @@
 
 mod api_server;
 mod devices;
+mod eviction;
 mod plugins;
 mod pods;
 mod resize;

@@ -224,6 +224,7 @@ async fn the_node_tells_its_pods_and_their_use() {
     assert_eq!(config["kubeletconfig"]["maxPods"], 110);
     assert_eq!(config["kubeletconfig"]["clusterDNS"][0], "10.96.0.10");
     assert_eq!(config["kubeletconfig"]["crashLoopBackOff"]["maxContainerRestartPeriod"], "5m0s");
+    assert_eq!(config["kubeletconfig"]["evictionHard"]["memory.available"], "100Mi");
     assert!(config["kubeletconfig"]["staticPodPath"].as_str().unwrap().ends_with("/manifests"));
     assert_eq!(get(&server, "/healthz").await, (200, "ok".to_owned()));
 }

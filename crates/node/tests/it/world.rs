@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) clock: VirtualClock,
     pub(crate) served: Arc<Mutex<bool>>,
     pub(crate) directory: tempfile::TempDir,
+    /// When pods have to go, from the next start on.
+    pub(crate) eviction: node::Eviction,
     changed: watch::Sender<u64>,
     networks: Arc<Networks>,
     running: Option<(Arc<Agent>, CancellationToken, JoinHandle<()>)>,
@@ -106,6 +108,7 @@ impl World {
             clock,
             served: Arc::default(),
             directory: tempfile::tempdir().unwrap(),
+            eviction: node::Eviction::default(),
             networks: Arc::default(),
             running: None,
             _addresses: watch::Sender::new(vec!["192.0.2.1".parse().unwrap()]),
@@ -135,6 +138,8 @@ impl World {
             crash_loop_max: Duration::from_secs(300),
             static_pods: Some(root.join("manifests")),
             images: node::ImagesConfig::default(),
+            reserved: node::Reserved::default(),
+            eviction: self.eviction.clone(),
             labels: Vec::new(),
             server: None,
         };

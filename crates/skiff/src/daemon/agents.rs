@@ -169,6 +169,8 @@ fn node_config(
         crash_loop_max: Duration::from_secs(settings.max_container_restart_period),
         static_pods: settings.static_pod_path.clone(),
         images: settings.images.node.clone(),
+        reserved: settings.kubelet.reserved.clone(),
+        eviction: settings.kubelet.eviction.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),
