@@ -264,26 +264,34 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
 
 /// Removes every image that nobody uses, to make room on the disk. Source: `DeleteUnusedImages`.
 pub(crate) async fn reclaim(deps: &Deps) {
-    let (begun, at_once) = (deps.now(), Policy { min_age: Duration::ZERO, ..POLICY });
-    let (images, containers) = (deps.images.list().await, deps.runtime.containers().await);
-    let (Ok(images), Ok(containers)) = (images, containers) else { return };
-    let used = InUse::by(containers);
-    deps.garbage.note(&images, &used, begun);
-    let plan = candidates(&images, &deps.garbage.seen.lock().clone(), &used.all, begun, at_once);
-    let freed = deps.garbage.free(&*deps.images, plan, u64::MAX, begun).await;
-    deps.figures.collected(freed.images);
+    let begun = deps.now();
+    let policy = Policy { min_age: Duration::ZERO, ..deps.config.images.garbage };
+    let (images, used) = match looked_through(deps, begun).await {
+        Ok(found) => found,
+        Err(error) => {
+            return tracing::warn!(%error, "no image goes to make room: nobody knows which are in use");
+        }
+    };
+    let plan = candidates(&images, &deps.garbage.seen.lock().clone(), &used.all, begun, policy);
+    free(deps, plan, u64::MAX, begun).await;
 }
 
-async fn round(deps: &Deps) -> Result<(), base::BoxError> {
-    let begun = deps.now();
+/// All images, and which of them are in use, which is noted.
+async fn looked_through(deps: &Deps, now: Timestamp) -> Result<(Vec<Image>, InUse), EngineError> {
     let images = deps.images.list().await?;
     let mut used = InUse::by(deps.runtime.containers().await?);
     // Those that pods have as volumes.
     let held = deps.images.held().await?.into_iter().map(|(_, id)| id);
     used.of_pods.extend(held);
     used.all.extend(used.of_pods.iter().cloned());
+    deps.garbage.note(&images, &used, now);
+    Ok((images, used))
+}
+
+async fn round(deps: &Deps) -> Result<(), base::BoxError> {
+    let begun = deps.now();
+    let (images, used) = looked_through(deps, begun).await?;
     let (garbage, policy) = (&deps.garbage, deps.config.images.garbage);
-    garbage.note(&images, &used, begun);
     deps.puller.prune(&images, begun).await;
     let mut plan = candidates(&images, &garbage.seen.lock().clone(), &used.all, begun, policy);
     let outdated = outdated(&plan, &garbage.seen.lock().clone(), begun, policy);
