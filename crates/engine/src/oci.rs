@@ -173,8 +173,11 @@ fn rlimit(limit: &Rlimit) -> Value {
     json!({"type": name, "soft": limit.soft, "hard": limit.hard})
 }
 
+/// The primary group is among the others too: a process that takes another one with a program of that group's would leave
+/// it, and with it what files keep from its members. Source: CVE-2022-36109.
 fn user(user: &ResolvedUser, supplemental: &[u32]) -> Value {
-    let mut gids: Vec<u32> = user.additional_gids.iter().chain(supplemental).copied().collect();
+    let others = user.additional_gids.iter().chain(supplemental).chain([&user.gid]);
+    let mut gids: Vec<u32> = others.copied().collect();
     gids.sort_unstable();
     gids.dedup();
     json!({"uid": user.uid, "gid": user.gid, "additionalGids": gids})

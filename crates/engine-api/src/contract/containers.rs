@@ -176,7 +176,7 @@ pub async fn processes_are_executed_in_running_containers(subject: Subject) {
     assert_eq!(stdout, "1000\n1001\n1001 60\n12\n/made/here\n");
     assert_eq!((exit.code, stderr.as_str()), (5, "problem\n"));
     let process = subject.runtime.exec(id, ExecSpec { user: "0:60".into(), ..exec(&["id"]) }).await.unwrap();
-    assert_eq!(outcome(process).await.1, "uid=0(root) gid=60(web)\n");
+    assert_eq!(outcome(process).await.1, "uid=0(root) gid=60(web) groups=60(web)\n");
     let error = subject.runtime.exec(id, exec(&["no-such-program"])).await.err().unwrap();
     assert!(error.message.contains("executable file not found"), "{}", error.message);
     // Giving up on a process ends it.

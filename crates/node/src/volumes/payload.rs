@@ -168,6 +168,11 @@ pub(crate) fn projected(
         } else if let Some(bundle) = &source.cluster_trust_bundle {
             let data = objects.trust_anchors(bundle)?.into_bytes();
             payload.insert(bundle.path.clone(), readers.file(data, default_mode));
+        } else if let Some(certificate) = &source.pod_certificate {
+            let signer = &certificate.signer_name;
+            return Err(format!(
+                "podCertificate of signer {signer}: this node asks for no certificates of pods yet, use a Secret or a serviceAccountToken"
+            ));
         } else {
             return Err("a projected source is of a kind that this node does not know".to_owned());
         }
@@ -218,6 +223,20 @@ mod tests {
         assert_eq!(files["trust.pem"].data, b"anchors of ctb");
         let own = service_account(Readers { uid: Some(1000), gid: None });
         assert_eq!((own["token"].mode, own["token"].uid), (0o600, Some(1000)));
+    }
+
+    #[test]
+    fn what_no_source_gives_is_named() {
+        let pod = pod(serde_json::json!({"containers": []}));
+        let asked = |source: serde_json::Value| {
+            let sources: Vec<VolumeProjection> = serde_json::from_value(serde_json::json!([source])).unwrap();
+            let none = FieldContext::default();
+            projected(&pod, &none, &Known, &sources, None, Readers::default()).err().unwrap_or_default()
+        };
+        let certificate =
+            serde_json::json!({"podCertificate": {"signerName": "x.example/s", "keyType": "ED25519"}});
+        assert!(asked(certificate).starts_with("podCertificate of signer x.example/s: "));
+        assert!(asked(serde_json::json!({})).contains("does not know"));
     }
 
     #[test]
