@@ -1,9 +1,12 @@
 //! Processes in containers and connections into sandboxes: run at once, or asked for as streams.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use engine_api::{EngineError, ExecSpec, Exit, Process};
 use futures::StreamExt as _;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::proto::{AttachRequest, ExecRequest, ExecSyncRequest, ExecSyncResponse, PortForwardRequest};
@@ -23,31 +26,40 @@ pub(crate) async fn run(shared: &Shared, request: ExecSyncRequest) -> Result<Exe
         return Err(Status::invalid_argument("no command to execute"));
     }
     let container = containers::running(shared, &request.container_id).await?;
-    let command = request.cmd;
-    let work = async {
-        let spec = ExecSpec { command, ..ExecSpec::default() };
-        let process = shared.runtime.exec(&container.status.spec.id, spec).await;
-        collect(process.map_err(failure::of)?, OUTPUT_BYTES_MAX, DRAIN_MAX).await
-    };
     let seconds = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0);
-    let Some(seconds) = seconds else { return work.await };
-    let in_time = tokio::time::timeout(Duration::from_secs(seconds), work).await;
-    // The process is killed with the work.
-    in_time.unwrap_or_else(|_| {
-        Err(Status::deadline_exceeded(format!("the command did not end within {seconds} s: it was killed")))
-    })
+    let limits = Limits {
+        output: OUTPUT_BYTES_MAX,
+        drain: DRAIN_MAX,
+        end: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
+    };
+    let spec = ExecSpec { command: request.cmd, ..ExecSpec::default() };
+    let process = shared.runtime.exec(&container.status.spec.id, spec).await.map_err(failure::of)?;
+    collect(process, limits).await
 }
 
-/// The process's end with its output, of which there may be so much, and which may end so much later.
-async fn collect(process: Process, max: usize, drain: Duration) -> Result<ExecSyncResponse, Status> {
-    let Process { io, mut exit, .. } = process;
+/// What a process that is run at once may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Bytes of output.
+    output: usize,
+    /// How long output may come after the process's end.
+    drain: Duration,
+    /// When the process has to have ended; `None`: never.
+    end: Option<Instant>,
+}
+
+/// The process's end with its output.
+async fn collect(process: Process, limits: Limits) -> Result<ExecSyncResponse, Status> {
+    let Process { io, mut exit, pid } = process;
+    // Names the process however soon it ends and its number is another's.
+    let handle = handle_of(pid);
     drop(io.stdin);
     let none = || futures::stream::empty().boxed();
     let said = io.stdout.unwrap_or_else(none).map(|piece| (false, piece));
     let complained = io.stderr.unwrap_or_else(none).map(|piece| (true, piece));
     let mut outputs = futures::stream::select(said, complained);
     let mut answer = ExecSyncResponse::default();
-    let (mut room, mut exit_code, mut said_all, mut deadline) = (max, None, false, None);
+    let (mut room, mut exit_code, mut said_all, mut deadline) = (limits.output, None, false, None);
     while exit_code.is_none() || !said_all {
         tokio::select! {
             piece = outputs.next(), if !said_all => match piece {
@@ -63,18 +75,36 @@ async fn collect(process: Process, max: usize, drain: Duration) -> Result<ExecSy
             },
             end = &mut exit, if exit_code.is_none() => {
                 exit_code = Some(exit_of(end)?.code);
-                deadline = Some(tokio::time::Instant::now() + drain);
+                deadline = Some(Instant::now() + limits.drain);
             }
             () = until(deadline), if deadline.is_some() => break,
+            () = until(limits.end), if limits.end.is_some() && exit_code.is_none() => {
+                kill(handle, exit).await;
+                return Err(Status::deadline_exceeded("the command did not end within its timeout: it was killed"));
+            }
         }
     }
     answer.exit_code = exit_code.unwrap_or(-1);
     Ok(answer)
 }
 
-async fn until(deadline: Option<tokio::time::Instant>) {
+fn handle_of(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Kills a process and waits until it is gone, so that whoever looks for it does not find it. Without a handle it is
+/// killed by whoever learns that nobody waits for its end.
+async fn kill(handle: Option<OwnedFd>, exit: oneshot::Receiver<Result<Exit, EngineError>>) {
+    let Some(handle) = handle else { return };
+    // It may have ended on its own meanwhile.
+    let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
+    let _ = tokio::time::timeout(DRAIN_MAX, exit).await;
+}
+
+async fn until(deadline: Option<Instant>) {
     if let Some(deadline) = deadline {
-        tokio::time::sleep_until(deadline).await;
+        tokio::time::sleep_until(deadline.into()).await;
     }
 }
 
@@ -141,9 +171,13 @@ fn url(shared: &Shared, kind: &str, stream: Stream) -> Result<String, Status> {
 mod tests {
     use bytes::Bytes;
     use engine_api::ProcessIo;
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::mpsc;
 
     use super::*;
+
+    fn limits(output: usize) -> Limits {
+        Limits { output, drain: DRAIN_MAX, end: None }
+    }
 
     fn process(stdout: Vec<&'static str>, code: i32) -> Process {
         let pieces: Vec<_> =
@@ -164,10 +198,10 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_bounded_and_the_exit_code_told() {
-        let answer = collect(process(vec!["abc", "def", "ghi"], 3), 1024, DRAIN_MAX).await.unwrap();
+        let answer = collect(process(vec!["abc", "def", "ghi"], 3), limits(1024)).await.unwrap();
         assert_eq!((answer.stdout.as_slice(), answer.stderr.as_slice()), (&b"abcdefghi"[..], &b"e"[..]));
         assert_eq!(answer.exit_code, 3);
-        let answer = collect(process(vec!["abc", "def", "ghi"], 0), 5, DRAIN_MAX).await.unwrap();
+        let answer = collect(process(vec!["abc", "def", "ghi"], 0), limits(5)).await.unwrap();
         assert_eq!(answer.stdout.len() + answer.stderr.len(), 5);
     }
 
@@ -176,7 +210,7 @@ mod tests {
         let mut left = process(vec![], 0);
         let held = futures::stream::iter([Ok(Bytes::from_static(b"x"))]).chain(futures::stream::pending());
         left.io.stdout = Some(held.boxed());
-        let answer = collect(left, 1024, Duration::from_millis(1)).await.unwrap();
+        let answer = collect(left, Limits { drain: Duration::from_millis(1), ..limits(1024) }).await.unwrap();
         assert_eq!((answer.stdout.as_slice(), answer.exit_code), (&b"x"[..], 0));
     }
 

@@ -25,8 +25,8 @@ use crate::{events, images, runtime, sandboxes, streaming};
 
 /// The longest message that is read, as upstream's kubelet has it.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// Connections at once; more wait.
-const CONNECTIONS_MAX: usize = 128;
+/// Connections at once; more wait. Some clients open one for each call and keep it.
+const CONNECTIONS_MAX: usize = 1024;
 /// Calls at once on a connection.
 const CALLS_MAX: u32 = 256;
 

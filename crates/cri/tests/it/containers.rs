@@ -202,8 +202,10 @@ async fn commands_run_at_once_are_bounded_in_time_and_output() {
             cmd: cmd.iter().map(|word| (*word).to_owned()).collect(),
             timeout,
         };
-        let late = world.runtime.exec_sync(exec(&id, &["sleep", "1000"], 1)).await;
+        let late = world.runtime.exec_sync(exec(&id, &["sleep", "2345"], 1)).await;
         assert_eq!(code(late), Code::DeadlineExceeded);
+        let left = world.exec(&id, "ps | grep -c '[s]leep 2345'").await;
+        assert_eq!(left.stdout, b"0\n", "the process is gone when that is said");
         assert_eq!(code(world.runtime.exec_sync(exec(&id, &[], 1)).await), Code::InvalidArgument);
         assert_eq!(code(world.runtime.exec_sync(exec("none", &["true"], 1)).await), Code::NotFound);
         world.runtime.stop_container(stop(&id, 0)).await.unwrap();
