@@ -178,12 +178,12 @@ async fn links_in_the_root_lead_nowhere_outside() {
     }
     let link = outside.display();
     let script = format!(
-        "test -L /work && exit; rm -rf /work /mounted; ln -s /../../../..{link} /work; ln -s {link} /mounted"
+        "test -L /place && exit; rm -rf /place /mounted; ln -s /../../../..{link} /place; ln -s {link} /mounted"
     );
     for handler in ["", RUNC] {
         let sandbox = host.sandbox(handler, false).await;
         let spec = ContainerSpec {
-            working_dir: "/work/made".into(),
+            working_dir: "/place/made".into(),
             mounts: vec![bind(&given, "/mounted/inner", false)],
             ..subject.script(&sandbox, &script)
         };

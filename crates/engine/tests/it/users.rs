@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use engine_api::contract::{Subject, outcome};
+use engine_api::contract::{Subject, outcome, until};
 use engine_api::{
     ContainerSpec, ContainerState, ExecSpec, Mount, MountPropagation, MountSource, Runtime as _, SandboxSpec,
 };
@@ -148,6 +148,16 @@ async fn a_container_with_users_of_its_own_runs_again_and_has_terminals() {
             ContainerSpec { terminal: true, ..subject.script(&sandbox, "tty; ls -l /proc/1/root/ 2>&1") };
         let (_, log) = subject.run(terminal).await;
         assert!(log.contains("/dev/") && log.contains("Permission denied"), "{handler}: {log}");
+        let (sleeping, _) = running(&subject, subject.script(&sandbox, "exec sleep 1000")).await;
+        let command =
+            ["sh", "-c", "tty; id -u; echo direct > $(tty) && echo end"].map(str::to_owned).to_vec();
+        let exec = ExecSpec { command, terminal: true, stdin: true, ..ExecSpec::default() };
+        let mut process = bench.engine.exec(&sleeping, exec).await.unwrap();
+        let shown = until(process.io.stdout.as_mut().unwrap(), "end").await;
+        assert!(
+            shown.contains("/dev/pts/") && shown.contains("\n0\r") && shown.contains("direct"),
+            "{handler}: {shown}"
+        );
     }
     bench.engine.purge().await.unwrap();
     drop(bench);

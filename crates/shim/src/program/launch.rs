@@ -15,7 +15,8 @@ use std::rc::Rc;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{
-    Capability, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process, Spec, User,
+    Capability, Linux, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process,
+    Spec, User,
 };
 use libcontainer::seccomp::{initialize_seccomp, is_notify};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
@@ -262,6 +263,8 @@ struct Confinement {
 struct Entrance {
     namespace: std::fs::File,
     user: User,
+    /// The host's id of the user, whom the terminal is given to, where there is one.
+    terminals: Option<u32>,
 }
 
 /// A filter, ready or not.
@@ -315,9 +318,12 @@ impl Executor for Payload {
 
 impl Confinement {
     fn apply(&self) -> Result<(), String> {
-        if let Some(Entrance { namespace, user }) = &self.users {
+        if let Some(Entrance { namespace, user, terminals }) = &self.users {
             let groups = user.additional_gids().as_deref().unwrap_or_default();
-            sys::ns::join(namespace, Namespace::User)
+            // It was made by the host's root, who is nobody inside.
+            terminals
+                .map_or(Ok(()), |owner| std::os::unix::fs::fchown(io::stdin(), Some(owner), None))
+                .and_then(|()| sys::ns::join(namespace, Namespace::User))
                 .and_then(|()| sys::users::become_user(user.uid(), user.gid(), groups))
                 .map_err(|error| format!("entering the user namespace: {error}"))?;
         }
@@ -354,10 +360,11 @@ fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
         Some(file) => shim::decode(&std::fs::read(file)?)?,
     };
     let capabilities = process.capabilities().clone().unwrap_or_default();
-    let users = users.map(|path| enter_later(&path, &mut process)).transpose()?;
+    let first = first_id(&linux).filter(|_| launch.terminal);
+    let users = users.map(|path| enter_later(&path, first, &mut process)).transpose()?;
     // The rights of a process that enters a user namespace are that namespace's from then on.
     if users.is_some() || process.no_new_privileges() != Some(true) {
-        process.set_capabilities(Some(widened(&capabilities)));
+        process.set_capabilities(Some(widened(&capabilities, users.is_some())));
     }
     if let Some(file) = &launch.exec {
         sys::files::write_atomic(file, &serde_json::to_vec(&process)?)?;
@@ -387,18 +394,26 @@ fn user_namespace(spec: &Spec) -> Option<PathBuf> {
     namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User)?.path().clone()
 }
 
-/// Has the library leave a further process with the host's ids until it enters the user namespace.
-fn enter_later(namespace: &Path, process: &mut Process) -> io::Result<Entrance> {
-    let user = process.user().clone();
-    process.set_user(User::default());
-    Ok(Entrance { namespace: std::fs::File::open(namespace)?, user })
+/// The host's id of the user namespace's root.
+fn first_id(linux: &Linux) -> Option<u32> {
+    linux.uid_mappings().as_ref()?.first().map(|mapping| mapping.host_id())
 }
 
-/// Capabilities with those that loading a filter, and giving capabilities up afterwards, needs.
-fn widened(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
+/// Has the library leave a further process with the host's ids until it enters the user namespace.
+fn enter_later(namespace: &Path, first: Option<u32>, process: &mut Process) -> io::Result<Entrance> {
+    let user = process.user().clone();
+    process.set_user(User::default());
+    let terminals = first.and_then(|first| first.checked_add(user.uid()));
+    Ok(Entrance { namespace: std::fs::File::open(namespace)?, user, terminals })
+}
+
+/// Capabilities with those that loading a filter, and giving capabilities up afterwards, needs; `giving`: and giving a
+/// terminal to somebody.
+fn widened(capabilities: &LinuxCapabilities, giving: bool) -> LinuxCapabilities {
     let widen = |set: &Option<std::collections::HashSet<Capability>>| {
         let mut set = set.clone().unwrap_or_default();
         set.extend([Capability::SysAdmin, Capability::Setpcap]);
+        set.extend(giving.then_some(Capability::Chown));
         Some(set)
     };
     let mut wide = capabilities.clone();
