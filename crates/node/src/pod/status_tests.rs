@@ -334,3 +334,24 @@ fn a_resize_is_told_of_as_long_as_it_is_not_done() {
     case.last.phase = Some("Failed".to_owned());
     assert_eq!(shown(&case), []);
 }
+
+#[test]
+fn a_pod_as_a_whole_shows_what_it_was_granted() {
+    let sized = |cpu: &str| json!({ "requests": { "cpu": cpu } });
+    let mut case = case(json!({"containers": [{"name": "a"}], "resources": sized("1")}));
+    let status = case.status();
+    assert_eq!(
+        (json!(status.resources), json!(status.allocated_resources)),
+        (sized("1"), json!({ "cpu": "1" }))
+    );
+    case.last = status;
+    case.pod = pod(json!({"containers": [{"name": "a"}], "resources": sized("2")}));
+    case.resize.in_progress = Some(Told::default());
+    let status = case.status();
+    assert_eq!(
+        (json!(status.resources), json!(status.allocated_resources)),
+        (sized("1"), json!({ "cpu": "2" }))
+    );
+    case.resize.in_progress = None;
+    assert_eq!(json!(case.status().resources), sized("2"));
+}

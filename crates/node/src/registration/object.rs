@@ -110,7 +110,11 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
         // What of a container's groups its image may not add is enforced.
         "features": { "supplementalGroupsPolicy": true },
         // Pods that need one of these are placed on nodes that declare it (KEP-5328).
-        "declaredFeatures": ["RestartAllContainersOnContainerExits"],
+        "declaredFeatures": [
+            "InPlacePodLevelResourcesVerticalScaling",
+            "InPlacePodVerticalScalingInitContainers",
+            "RestartAllContainersOnContainerExits",
+        ],
         "addresses": addresses,
         "daemonEndpoints": { "kubeletEndpoint": { "Port": input.server_port } },
         "images": images,
