@@ -58,7 +58,7 @@ impl Taken {
         let refusal = resize_refusal(&wish.asked, &self.others(uid, lives), machine);
         let generation = wish.generation;
         if let Some((reason, message)) = refusal {
-            return Some(Resized { generation, answer: Answer::Pending(reason, message) });
+            return Some(Resized { generation, answer: Answer::Pending(reason, message, wish.wanted) });
         }
         let place = self.0.get_mut(uid)?;
         place.wish = None;
@@ -149,7 +149,7 @@ mod tests {
             taken.put(uid, asked, granted);
         }
         let told = |resized: Option<Resized>| match resized.map(|resized| resized.answer) {
-            Some(Answer::Pending(reason, _)) => reason,
+            Some(Answer::Pending(reason, _, _)) => reason,
             Some(Answer::Granted(_)) => "Granted",
             Some(Answer::Settled) => "Settled",
             None => "",

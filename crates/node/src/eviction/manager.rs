@@ -84,26 +84,35 @@ impl Manager {
     }
 
     async fn round(&mut self, deps: &Arc<Deps>, workers: &Workers) {
+        let now = deps.now();
+        self.act(deps, workers, now).await;
+        self.walks.keep(now);
+    }
+
+    async fn act(&mut self, deps: &Arc<Deps>, workers: &Workers, now: Timestamp) {
         let Some((look, seen)) = self.look(deps).await else { return };
         let pods = deps.caches.pods.list();
         self.going.retain(|uid| pods.iter().any(|pod| pod.meta().uid == *uid));
-        if self.end_excess(deps, workers, &pods).await {
+        if self.end_excess(deps, workers, &pods, now).await {
             return;
         }
-        let Some(first) = look.met.first() else {
-            self.walks.keep(deps.now());
-            return;
-        };
+        let Some(first) = look.met.first() else { return };
         let text = format!("Attempting to reclaim {}", resource(first.signal));
         let node = Involved::named(&kinds::NODES, &Key::new("", deps.config.node_name.clone()), "");
         deps.recorder.event(node, EventType::Warning, "EvictionThresholdMet", text);
         if !make_room(deps, first.signal).await {
-            self.evict_one(deps, workers, &pods, first, &seen).await;
+            self.evict_one(deps, workers, &pods, (first, &seen), now).await;
         }
     }
 
     /// Ends pods that hold more of the disk than they may; tells whether there was one.
-    async fn end_excess(&mut self, deps: &Arc<Deps>, workers: &Workers, pods: &[Arc<Object>]) -> bool {
+    async fn end_excess(
+        &mut self,
+        deps: &Arc<Deps>,
+        workers: &Workers,
+        pods: &[Arc<Object>],
+        now: Timestamp,
+    ) -> bool {
         // A glance at the bytes: few pods have such limits.
         let may_be_limited = |pod: &&Arc<Object>| {
             let text = std::str::from_utf8(pod.bytes()).unwrap_or_default();
@@ -115,7 +124,7 @@ impl Manager {
             if active.critical || !is_limited(&active.pod.spec) {
                 continue;
             }
-            let (used, stored) = self.used(deps, &active).await;
+            let (used, stored) = self.used(deps, &active, now).await;
             if let Some(message) = excess(&active.pod.spec, &used, &stored.volumes) {
                 any = true;
                 let verdict = Verdict { message, grace_seconds: AT_ONCE_SECONDS, disrupts: false };
@@ -131,14 +140,14 @@ impl Manager {
         deps: &Arc<Deps>,
         workers: &Workers,
         pods: &[Arc<Object>],
-        threshold: &Threshold,
-        seen: &Observations,
+        (threshold, seen): (&Threshold, &Observations),
+        now: Timestamp,
     ) {
         let active: Vec<Active> =
             pods.iter().filter_map(|object| self.active(deps, workers, object)).collect();
         let mut uses = Vec::with_capacity(active.len());
         for pod in &active {
-            uses.push(self.used(deps, pod).await.0);
+            uses.push(self.used(deps, pod, now).await.0);
         }
         rank(threshold.signal, &mut uses);
         let Some(first) = uses.iter().find(|used| !used.critical) else {
@@ -185,8 +194,8 @@ impl Manager {
         (!running.is_empty()).then_some(Active { pod, mailbox, running, directories, critical })
     }
 
-    async fn used(&self, deps: &Arc<Deps>, active: &Active) -> (PodUse, Stored) {
-        let stored = self.stored(deps, active).await;
+    async fn used(&self, deps: &Arc<Deps>, active: &Active, now: Timestamp) -> (PodUse, Stored) {
+        let stored = self.stored(active, now).await;
         let spec = &active.pod.spec;
         let asked = sum(spec, Side::Requests);
         let asked =
@@ -224,8 +233,8 @@ impl Manager {
     }
 
     /// Walks what lies on the disk of a pod, if that was not done a moment ago.
-    async fn stored(&self, deps: &Arc<Deps>, active: &Active) -> Stored {
-        let (walks, now, uid) = (self.walks.clone(), deps.now(), active.pod.uid().to_owned());
+    async fn stored(&self, active: &Active, now: Timestamp) -> Stored {
+        let (walks, uid) = (self.walks.clone(), active.pod.uid().to_owned());
         let empty = active.pod.spec.volumes.iter().flatten().filter_map(|volume| {
             let in_memory = volume.empty_dir.as_ref()?.medium.as_deref() == Some("Memory");
             let path = match in_memory {
@@ -236,7 +245,6 @@ impl Manager {
         });
         let empty: Vec<(String, PathBuf, bool)> = empty.collect();
         let running = active.running.clone();
-        // In turn with all that may wait for a file system: one that does not answer holds up nobody else's pods.
         let walked = blocking(move || {
             let mut stored = Stored::default();
             for (name, path, in_memory) in empty {

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, PodCondition, PodIP, PodStatus,
     ResourceRequirements,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::phase;
@@ -21,6 +22,8 @@ use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
 use crate::pod::resources::{container_resources, qos_class};
 use crate::resize::{IN_PROGRESS, PENDING, Progress, Told, shown};
+
+type Amounts = BTreeMap<String, Quantity>;
 
 /// Condition types that the node writes; others belong to others.
 pub(crate) const OWN_CONDITIONS: [&str; 7] = [
@@ -119,6 +122,7 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         ..PodStatus::default()
     };
     status.conditions = Some(conditions(input, phase, &init, &apps));
+    (status.allocated_resources, status.resources) = of_whole(input);
     // Where nothing has ever begun, containers that wait would hide why the pod has failed.
     if phase != "Failed" || has_begun(input) {
         status.container_statuses = Some(apps);
@@ -132,6 +136,14 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
 /// the end takes what the pod has for free. Source: `mergePodStatus` in `pkg/kubelet/status`.
 fn is_end(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
+}
+
+/// What the pod as a whole was granted, and what of that its group has: while it is resized, that of before.
+/// Source: KEP-5419.
+fn of_whole(input: &StatusInput<'_>) -> (Option<Amounts>, Option<ResourceRequirements>) {
+    let Some(granted) = input.pod.spec.resources.clone() else { return (None, None) };
+    let before = input.last.resources.clone().filter(|_| input.resize.in_progress.is_some());
+    (granted.requests.clone(), before.or(Some(granted)))
 }
 
 /// Whether a container of the pod was ever heard of, or its loss is what the pod has failed of.

@@ -367,3 +367,24 @@ fn who_a_container_runs_as_is_told() {
     let wanted = json!({"linux": {"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000]}});
     assert_eq!(serde_json::to_value(told(&case)).unwrap(), wanted);
 }
+
+#[test]
+fn a_pod_as_a_whole_shows_what_it_was_granted() {
+    let sized = |cpu: &str| json!({ "requests": { "cpu": cpu } });
+    let mut case = case(json!({"containers": [{"name": "a"}], "resources": sized("1")}));
+    let status = case.status();
+    assert_eq!(
+        (json!(status.resources), json!(status.allocated_resources)),
+        (sized("1"), json!({ "cpu": "1" }))
+    );
+    case.last = status;
+    case.pod = pod(json!({"containers": [{"name": "a"}], "resources": sized("2")}));
+    case.resize.in_progress = Some(Told::default());
+    let status = case.status();
+    assert_eq!(
+        (json!(status.resources), json!(status.allocated_resources)),
+        (sized("1"), json!({ "cpu": "2" }))
+    );
+    case.resize.in_progress = None;
+    assert_eq!(json!(case.status().resources), sized("2"));
+}

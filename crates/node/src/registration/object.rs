@@ -125,7 +125,11 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
         "features": { "supplementalGroupsPolicy": true },
         "runtimeHandlers": input.handlers.iter().map(runtime_handler).collect::<Vec<_>>(),
         // Pods that need one of these are placed on nodes that declare it (KEP-5328).
-        "declaredFeatures": ["RestartAllContainersOnContainerExits"],
+        "declaredFeatures": [
+            "InPlacePodLevelResourcesVerticalScaling",
+            "InPlacePodVerticalScalingInitContainers",
+            "RestartAllContainersOnContainerExits",
+        ],
         "addresses": addresses,
         "daemonEndpoints": { "kubeletEndpoint": { "Port": input.server_port } },
         "images": images,

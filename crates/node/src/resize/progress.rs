@@ -21,8 +21,8 @@ pub(crate) enum Answer {
     Settled,
     /// It is to have that.
     Granted(Allocation),
-    /// Not now: the condition's reason and message.
-    Pending(&'static str, String),
+    /// Not now: the condition's reason and message, and what it wished for.
+    Pending(&'static str, String, Allocation),
 }
 
 /// An answer, and to which generation of the pod.

@@ -61,8 +61,9 @@ impl PodWorker {
             let plan = self.plan(&runtime);
             self.announce(&plan);
             self.apply(&plan, &runtime);
-            if !plan.finished {
-                self.actuate(&runtime);
+            match plan.finished {
+                true => self.forget_resizes(),
+                false => self.actuate(&runtime),
             }
             if plan.finished && plan.actions.is_empty() && !self.finishing {
                 self.mailbox.is_over();

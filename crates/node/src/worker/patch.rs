@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::pod::status::{DISRUPTION, OWN_CONDITIONS};
 
 /// Fields that the node writes.
-const OWN_FIELDS: [&str; 14] = [
+const OWN_FIELDS: [&str; 16] = [
     "phase",
     "reason",
     "message",
@@ -23,6 +23,8 @@ const OWN_FIELDS: [&str; 14] = [
     "containerStatuses",
     "initContainerStatuses",
     "ephemeralContainerStatuses",
+    "resources",
+    "allocatedResources",
 ];
 
 /// A status as JSON, without what others write.
@@ -55,11 +57,21 @@ pub(crate) fn status_patch(
             // Lists that the server merges by key.
             "conditions" => changed_conditions(old, new),
             "podIPs" | "hostIPs" => changed_addresses(old, new),
+            // Maps, which the server would merge: what is no longer in them has to go.
+            "resources" | "allocatedResources" => replaced(new),
             _ => new.cloned().unwrap_or(Value::Null),
         };
         status.insert(name.to_owned(), change);
     }
     if status.is_empty() { None } else { Some(json!({ "metadata": { "uid": uid }, "status": status })) }
+}
+
+fn replaced(new: Option<&Value>) -> Value {
+    let mut value = new.cloned().unwrap_or(Value::Null);
+    if let Value::Object(fields) = &mut value {
+        fields.insert("$patch".to_owned(), "replace".into());
+    }
+    value
 }
 
 fn list(value: Option<&Value>) -> &[Value] {
@@ -122,6 +134,10 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "reason": null}]}})
         );
         assert_eq!(status_patch("u1", &new, &new), None);
+        let whole = |limits: Value| fields(json!({"resources": {"limits": limits}}));
+        let patch =
+            status_patch("u1", &whole(json!({"cpu": "1"})), &whole(json!({"memory": "1Gi"}))).unwrap();
+        assert_eq!(patch["status"], json!({"resources": {"$patch": "replace", "limits": {"memory": "1Gi"}}}));
         let resized = fields(json!({"conditions": [{"type": "PodResizePending", "status": "True"}]}));
         let patch = status_patch("u1", &resized, &fields(json!({"conditions": []}))).unwrap();
         assert_eq!(patch["status"]["conditions"], json!([{"$patch": "delete", "type": "PodResizePending"}]));

@@ -36,6 +36,9 @@ pub(super) struct Resizes {
     group: Option<Resources>,
     /// Groups are being set.
     busy: bool,
+    /// A grant is being noted; what was granted since follows.
+    noting: bool,
+    next: Option<Resized>,
     failures: u32,
     pub(super) retry_at: Option<jiff::Timestamp>,
 }
@@ -75,16 +78,23 @@ impl PodWorker {
     pub(super) fn resized(&mut self, Resized { generation, answer }: Resized) {
         match answer {
             Answer::Settled => self.resizes.progress.pending = None,
-            Answer::Pending(reason, text) => {
+            Answer::Pending(reason, text, wish) => {
                 let told = Told { reason: reason.to_owned(), message: text, generation };
                 if self.resizes.progress.pending.as_ref() != Some(&told) {
                     let name = if reason == INFEASIBLE { "ResizeInfeasible" } else { "ResizeDeferred" };
-                    let text = message(reason, &self.pod, generation, &told.message);
+                    let mut wished = PodView::clone(&self.pod);
+                    wish.apply(&mut wished.spec);
+                    let text = message(reason, &wished, generation, &told.message);
                     self.deps.event(&self.pod, None, EventType::Warning, name, text);
                 }
                 self.resizes.progress.pending = Some(told);
             }
+            // One note after the other: the newest is the one that stays.
+            Answer::Granted(_) if self.resizes.noting => {
+                self.resizes.next = Some(Resized { generation, answer })
+            }
             Answer::Granted(granted) => {
+                self.resizes.noting = true;
                 let directories = self.deps.directories(self.pod.uid());
                 self.push(async move {
                     let noting = granted.clone();
@@ -103,6 +113,10 @@ impl PodWorker {
             tracing::warn!(pod = %self.pod.key(), %error, "what the pod was granted is not noted");
         }
         self.grant(granted);
+        self.resizes.noting = false;
+        if let Some(next) = self.resizes.next.take() {
+            self.resized(next);
+        }
         self.resizes.failures = 0;
         self.resizes.retry_at = None;
         self.resizes.progress =
@@ -113,8 +127,11 @@ impl PodWorker {
 
     /// Sets what containers that run have not got yet.
     pub(super) fn actuate(&mut self, runtime: &PodRuntime) {
-        let waits = self.resizes.retry_at.is_some_and(|at| self.deps.now() < at);
-        if self.resizes.busy || waits || self.starting.is_some() {
+        if self.resizes.retry_at.is_some_and(|at| self.deps.now() < at) {
+            return;
+        }
+        self.resizes.retry_at = None;
+        if self.resizes.busy || self.starting.is_some() {
             return;
         }
         let steps = steps(&self.pod, &runtime.containers, &self.deps.facts);
@@ -146,6 +163,11 @@ impl PodWorker {
         let running = runtime.containers.iter().filter(|record| record.is_running());
         let ids = running.map(|record| record.id.clone()).collect();
         self.push(set(self.deps.clone(), self.pod.clone(), steps, ids));
+    }
+
+    /// Nothing is resized any more.
+    pub(super) fn forget_resizes(&mut self) {
+        self.resizes.retry_at = None;
     }
 
     /// Every container that runs has what it is to have.
