@@ -139,11 +139,24 @@ pub(crate) async fn recover(deps: &Deps) {
             tracing::warn!(pod = holder, %error, "an image that a pod had as a volume is not released");
         }
     }
-    let intents = deps.puller.on_records(Records::intents).await.unwrap_or_default();
+    settle(deps, Duration::ZERO).await;
+}
+
+/// Brings notes of pulls to an end that nobody saw the end of, and that are so old: what is here was pulled by the node.
+async fn settle(deps: &Deps, age: Duration) {
+    let intents = deps.puller.on_records(move |records| records.intents(age)).await.unwrap_or_default();
     for image in intents {
-        let Ok(found) = deps.images.resolve(&image).await else { continue };
         let now = deps.now();
-        deps.puller.on_records(move |records| records.recovered(&image, &found.image.id, now)).await;
+        match deps.images.resolve(&image).await {
+            Ok(found) => {
+                let recovered = move |records: &Records| records.recovered(&image, &found.image.id, now);
+                deps.puller.on_records(recovered).await;
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                deps.puller.on_records(move |records| records.failed(&image)).await;
+            }
+            Err(error) => tracing::warn!(image, %error, "nobody knows whether an image was pulled"),
+        }
     }
 }
 

@@ -111,7 +111,6 @@ impl World {
             data_dir: path.join("cri"),
             image_dir: path.join("images"),
             cgroup_root: place.cgroup.clone(),
-            runtimes: Default::default(),
         };
         let images = Arc::new(ImageService::new(store));
         let server = Server::bind(engine.clone(), images, networks.clone(), config).await.unwrap();

@@ -26,6 +26,9 @@ use crate::pod::ContainerRecord;
 /// The disk is looked at so often.
 const PERIOD: Duration = Duration::from_secs(300);
 
+/// A pull of which nobody has told the end for so long has been given up.
+const LOST_AFTER: Duration = Duration::from_secs(3600);
+
 /// A disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Disk {
@@ -293,6 +296,7 @@ async fn round(deps: &Deps) -> Result<(), base::BoxError> {
     let (images, used) = looked_through(deps, begun).await?;
     let (garbage, policy) = (&deps.garbage, deps.config.images.garbage);
     deps.puller.prune(&images, begun).await;
+    super::settle(deps, LOST_AFTER).await;
     let mut plan = candidates(&images, &garbage.seen.lock().clone(), &used.all, begun, policy);
     let outdated = outdated(&plan, &garbage.seen.lock().clone(), begun, policy);
     plan.retain(|image| !outdated.contains(image));

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use engine_api::RegistryAuth;
 use jiff::Timestamp;
@@ -220,18 +221,24 @@ impl Records {
         Ok(true)
     }
 
-    /// The names that were being pulled when the node before this one ended.
-    pub(super) fn intents(&self) -> io::Result<Vec<String>> {
+    /// The names of images whose pull was noted so long ago and not told the end of.
+    pub(super) fn intents(&self, age: Duration) -> io::Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Noted {
             image: String,
         }
-        let read = |path: PathBuf| Ok(serde_json::from_slice::<Noted>(&read_bounded(&path)?).ok());
-        let noted: io::Result<Vec<Option<Noted>>> = files(&self.pulling)?.into_iter().map(read).collect();
-        Ok(noted?.into_iter().flatten().map(|noted| noted.image).collect())
+        let mut noted = Vec::new();
+        for path in files(&self.pulling)? {
+            let modified = std::fs::metadata(&path)?.modified()?;
+            let old = SystemTime::now().duration_since(modified).unwrap_or_default() >= age;
+            if let (true, Ok(Noted { image })) = (old, serde_json::from_slice(&read_bounded(&path)?)) {
+                noted.push(image);
+            }
+        }
+        Ok(noted)
     }
 
-    /// What was being pulled then is here: the node has pulled it, and nobody knows with whose credentials.
+    /// What was being pulled is here: the node has pulled it, and nobody knows with whose credentials.
     pub(super) fn recovered(&self, image: &str, id: &str, now: Timestamp) -> io::Result<()> {
         self.change(image, id, None, now)?;
         self.failed(image)
