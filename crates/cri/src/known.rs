@@ -197,6 +197,7 @@ mod tests {
             state: engine_api::ContainerState::Created,
             created_at: jiff::Timestamp::UNIX_EPOCH,
             log_path: Default::default(),
+            identity: None,
         };
         known.reserve_pod("1", Arc::default()).unwrap();
         assert!(known.container(of("1")).is_some() && known.container(of("2")).is_none());

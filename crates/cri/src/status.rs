@@ -188,6 +188,7 @@ mod tests {
             state,
             created_at: Timestamp::UNIX_EPOCH,
             log_path: "/l/c/0.log".into(),
+            identity: None,
         };
         Kept { status, config: Arc::new(config) }
     }
