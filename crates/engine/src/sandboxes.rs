@@ -157,7 +157,8 @@ impl Engine {
                 }
                 Ok(())
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            // Gone, and its limits with it; a file that is missing in a group that is there is another matter.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !group.exists() => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -179,6 +179,11 @@ impl Group<'_> {
         &self.path
     }
 
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.any_dir().is_some()
+    }
+
     /// Makes it where controllers are, with the groups above it. Existing ones are fine.
     pub fn create(&self) -> io::Result<()> {
         for hierarchy in self.host.used() {
@@ -663,7 +668,9 @@ mod tests {
         let path = format!("skiff-sys-test-{}", std::process::id());
         let top = host.group(&path);
         let group = host.group(&format!("{path}/inner"));
+        assert!(!group.exists());
         group.create().unwrap();
+        assert!(group.exists());
         let warnings =
             group.apply(&Limits { pids: Some(50), memory_bytes: Some(64 << 20), ..Limits::default() });
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
@@ -679,7 +686,7 @@ mod tests {
         assert_eq!(members.unwrap(), [child.id()]);
         assert_eq!(signal, Some(9));
         removed.unwrap();
-        assert!(top.any_dir().is_none());
+        assert!(!top.exists());
         top.remove().unwrap();
     }
 }
