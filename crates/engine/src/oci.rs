@@ -346,16 +346,11 @@ fn mount(mount: &Mount) -> Value {
     }
 }
 
-/// Mounts can only travel where the root lets them.
+/// Mounts can only travel to the host where the root lets them. To the container they travel where nothing is said: runtimes
+/// then have a slave of the host's, with all that is mounted in it. Source: OCI runtime-spec, `rootfsPropagation`.
 fn propagation_of_root(mounts: &[Mount]) -> Option<&'static str> {
-    let wanted = |propagation| mounts.iter().any(|mount| mount.propagation == propagation);
-    if wanted(MountPropagation::Bidirectional) {
-        Some("rshared")
-    } else if wanted(MountPropagation::HostToContainer) {
-        Some("rslave")
-    } else {
-        None
-    }
+    let outwards = |mount: &Mount| mount.propagation == MountPropagation::Bidirectional;
+    mounts.iter().any(outwards).then_some("shared")
 }
 
 fn device(node: &DeviceNode) -> Value {

@@ -7,6 +7,7 @@ mod contract;
 mod escape;
 mod mounts;
 mod other_runtime;
+mod propagation;
 mod support;
 mod survival;
 mod users;
