@@ -1,3 +1,5 @@
+//! Which places a registry has, by what the host's files say.
+
 use super::*;
 
 fn bases(endpoints: &[Endpoint]) -> Vec<&str> {

@@ -1,3 +1,5 @@
+//! What programs are asked, and what is kept of their answers.
+
 use super::*;
 
 const CONFIG: &str = "apiVersion: kubelet.config.k8s.io/v1

@@ -1,3 +1,5 @@
+//! Who may use an image, by what is on record of its pulls.
+
 use super::*;
 
 const IMAGE: &str = "r.example/team/app:1";

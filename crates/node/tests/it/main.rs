@@ -5,6 +5,7 @@
 mod api_server;
 mod devices;
 mod eviction;
+mod images;
 mod plugins;
 mod pods;
 mod resize;
