@@ -298,13 +298,14 @@ fn mount(mount: &Mount) -> Value {
     }
 }
 
-/// Mounts can only travel where the root lets them.
+/// Mounts can only travel where the root lets them. The library takes these words for the root and all below it, and
+/// refuses `rshared` and `rslave`.
 fn propagation_of_root(mounts: &[Mount]) -> Option<&'static str> {
     let wanted = |propagation| mounts.iter().any(|mount| mount.propagation == propagation);
     if wanted(MountPropagation::Bidirectional) {
-        Some("rshared")
+        Some("shared")
     } else if wanted(MountPropagation::HostToContainer) {
-        Some("rslave")
+        Some("slave")
     } else {
         None
     }
