@@ -131,6 +131,8 @@ pub(crate) mod tests {
             pod_range: None,
             data_dir: "/d".into(),
             run_dir: "/r".into(),
+            shown_as: "/d".into(),
+            images: ImagesConfig::default(),
             log_dir: "/l".into(),
             seccomp_dir: "/s".into(),
             resolv_conf: "/etc/resolv.conf".into(),

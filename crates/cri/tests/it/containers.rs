@@ -312,3 +312,57 @@ async fn events_follow_containers_and_sandboxes() {
     })
     .await;
 }
+
+/// Runs a command of the host's.
+fn host(command: &[&str]) {
+    let status = std::process::Command::new(command[0]).args(&command[1..]).status().unwrap();
+    assert!(status.success(), "{command:?}");
+}
+
+#[tokio::test]
+async fn mounts_travel_as_far_as_was_asked_for() {
+    with(async |mut world: World| {
+        let directory = world.logs.join("shared");
+        let (from_host, up) = (directory.join("from-host"), directory.join("up"));
+        std::fs::create_dir_all(&from_host).unwrap();
+        std::fs::create_dir_all(&up).unwrap();
+        let path = directory.to_str().unwrap();
+        host(&["mount", "--bind", path, path]);
+        host(&["mount", "--make-shared", path]);
+        let pod = world.run_pod(world.pod("a")).await;
+        let mut started = Vec::new();
+        for (name, propagation) in [
+            ("down", MountPropagation::PropagationHostToContainer),
+            ("both", MountPropagation::PropagationBidirectional),
+        ] {
+            let mount = Mount {
+                container_path: "/mnt".into(),
+                host_path: path.into(),
+                propagation: propagation as i32,
+                ..Mount::default()
+            };
+            let context = LinuxContainerSecurityContext { privileged: true, ..Default::default() };
+            let linux = LinuxContainerConfig { security_context: Some(context), resources: None };
+            let config =
+                ContainerConfig { mounts: vec![mount], linux: Some(linux), ..script(name, "sleep 1000") };
+            started.push(world.start(&pod, config).await);
+        }
+        host(&["mount", "-t", "tmpfs", "tmpfs", from_host.to_str().unwrap()]);
+        let mut seen = Vec::new();
+        for id in &started {
+            let answer = world.exec(id, "grep -c ' /mnt/from-host ' /proc/self/mounts").await;
+            seen.push(String::from_utf8(answer.stdout).unwrap());
+        }
+        assert_eq!(seen, ["1\n", "1\n"]);
+        let on_host = || sys::mount::MountTable::own().unwrap().below(&directory).contains(&up);
+        assert_eq!(world.exec(&started[0], "mount -t tmpfs tmpfs /mnt/up").await.exit_code, 0);
+        assert!(!on_host());
+        assert_eq!(world.exec(&started[1], "mount -t tmpfs tmpfs /mnt/up").await.exit_code, 0);
+        assert!(on_host());
+        for mounted in [&up, &from_host, &directory] {
+            host(&["umount", mounted.to_str().unwrap()]);
+        }
+        world
+    })
+    .await;
+}
