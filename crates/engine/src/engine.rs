@@ -547,20 +547,12 @@ pub(crate) fn killed_exit(why: &str) -> Exit {
     Exit { code: 137, signal: 9, oom_killed: false, finished_at: Timestamp::now(), message: why.to_owned() }
 }
 
-/// Unmounts what is mounted in a directory and removes it. Blocks. Nothing is removed while anything is mounted:
-/// removing would reach through the mount.
+/// Unmounts what is mounted in a directory and removes it. Blocks. What is mounted there still, or anew, is left as it is.
 pub(crate) fn clear_directory(dir: &std::path::Path) -> std::io::Result<()> {
     for target in sys::mount::MountTable::own()?.below(dir) {
         sys::mount::unmount(&target)?;
     }
-    let left = sys::mount::MountTable::own()?.below(dir);
-    if !left.is_empty() {
-        return Err(std::io::Error::other(format!("{left:?} cannot be unmounted")));
-    }
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    sys::removal::remove_tree(dir)
 }
 
 /// The paths in a directory.
