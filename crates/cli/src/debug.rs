@@ -19,6 +19,7 @@ const WIDTH: u64 = 48;
 
 /// Arguments of `skiff debug`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  skiff debug start-trace web-5d4f8")]
 pub struct Debug {
     /// What to look at
     #[command(subcommand)]

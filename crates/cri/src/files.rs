@@ -51,9 +51,30 @@ pub(crate) async fn write(
     tokio::fs::create_dir_all(directory).await.map_err(failed)?;
     let texts = [hosts, format!("{hostname}\n").into_bytes(), resolver];
     for ((name, _), text) in FILES.iter().zip(texts) {
-        tokio::fs::write(directory.join(name), text).await.map_err(failed)?;
+        // What a maker that was killed has left half written is written again, and what is whole is left as it is: its
+        // containers may have it mounted.
+        let path = directory.join(name);
+        if !is_file(&path).await {
+            let half = directory.join(format!("{name}.new"));
+            tokio::fs::write(&half, text).await.map_err(failed)?;
+            tokio::fs::rename(&half, &path).await.map_err(failed)?;
+        }
     }
     Ok(())
+}
+
+async fn is_file(path: &Path) -> bool {
+    tokio::fs::metadata(path).await.is_ok_and(|data| data.is_file())
+}
+
+/// Whether every file of a sandbox has been written.
+pub(crate) async fn are_whole(directory: &Path) -> bool {
+    for (name, _) in FILES {
+        if !is_file(&directory.join(name)).await {
+            return false;
+        }
+    }
+    true
 }
 
 /// The mounts of the files that a container does not replace by its own.

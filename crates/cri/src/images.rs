@@ -1,17 +1,18 @@
 //! The image service.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use engine_api::{ErrorKind, Image, RegistryAuth};
+use engine_api::{ErrorKind, Image, ImageOrigin, OWNER_LABEL, RegistryAuth};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::json;
 use tonic::{Request, Response, Status};
 
+use crate::known::OWNER;
 use crate::proto::image_service_server::ImageService;
 use crate::proto::{self, ImageSpec, Int64Value, UInt64Value};
 use crate::runtime::Pieces;
@@ -36,8 +37,11 @@ fn name_of(spec: Option<ImageSpec>) -> Result<String, Status> {
     Ok(name)
 }
 
-/// An image as it is listed.
-fn shown(image: &Image) -> proto::Image {
+/// An image as it is listed. `others`: images of containers that are not of this interface. Nobody who collects garbage
+/// takes those, nor what was made here and no registry gives back.
+fn shown(image: &Image, others: &BTreeSet<String>) -> proto::Image {
+    let local = image.tags.values().any(|origin| *origin == ImageOrigin::Local);
+    let known = !image.tags.is_empty() || !image.repo_digests.is_empty();
     let (uid, username) = user(&image.config.user);
     proto::Image {
         id: image.id.clone(),
@@ -47,7 +51,7 @@ fn shown(image: &Image) -> proto::Image {
         uid,
         username,
         spec: Some(ImageSpec { image: image.id.clone(), ..ImageSpec::default() }),
-        pinned: false,
+        pinned: local || !known || others.contains(&image.id),
     }
 }
 
@@ -101,10 +105,21 @@ impl Service {
     async fn list(&self, filter: Option<proto::ImageFilter>) -> Result<Vec<proto::Image>, Status> {
         let wanted = filter.and_then(|filter| filter.image).map(|spec| spec.image).unwrap_or_default();
         if !wanted.is_empty() {
-            return Ok(self.find(&wanted).await?.iter().map(shown).collect());
+            let others = self.of_others().await?;
+            return Ok(self.find(&wanted).await?.iter().map(|image| shown(image, &others)).collect());
         }
         let images = self.0.images.list().await.map_err(failure::of)?;
-        Ok(images.iter().map(shown).collect())
+        let others = self.of_others().await?;
+        Ok(images.iter().map(|image| shown(image, &others)).collect())
+    }
+
+    /// The images of containers that were not made by this interface.
+    async fn of_others(&self) -> Result<BTreeSet<String>, Status> {
+        let containers = self.0.runtime.containers().await.map_err(failure::of)?;
+        let is_ours =
+            |labels: &BTreeMap<String, String>| labels.get(OWNER_LABEL).is_some_and(|owner| owner == OWNER);
+        let others = containers.into_iter().filter(|status| !is_ours(&status.spec.labels));
+        Ok(others.map(|status| status.spec.image_id).collect())
     }
 
     async fn pull(&self, request: proto::PullImageRequest) -> Result<String, Status> {
@@ -207,7 +222,9 @@ impl ImageService for Service {
         let request = request.into_inner();
         let image = self.find(&name_of(request.image)?).await?;
         let info = image.as_ref().filter(|_| request.verbose).map(info).unwrap_or_default();
-        Ok(Response::new(proto::ImageStatusResponse { image: image.as_ref().map(shown), info }))
+        let others = self.of_others().await?;
+        let image = image.as_ref().map(|image| shown(image, &others));
+        Ok(Response::new(proto::ImageStatusResponse { image, info }))
     }
 
     async fn pull_image(

@@ -134,7 +134,7 @@ async fn reconnect(shared: &Shared, pod: &Pod) -> Result<(), Status> {
         shared.networks.publish(&spec.id, &ports).await.map_err(failure::of)?;
     }
     let directory = shared.directory(&spec.id);
-    if tokio::fs::try_exists(&directory).await.unwrap_or(false) {
+    if files::are_whole(&directory).await {
         return Ok(());
     }
     let hostname = if spec.hostname.is_empty() { own_hostname() } else { spec.hostname.clone() };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine_api::{SeccompProfile, Security, User};
+use engine_api::{AppArmorProfile, SeccompProfile, Security, SelinuxOptions, User};
 use tonic::Status;
 
 use crate::proto::security_profile::ProfileType;
@@ -55,7 +55,6 @@ pub(crate) fn security(asked: &LinuxContainerSecurityContext) -> Result<Security
             "ambient capabilities are not given: add them as plain ones and run as uid 0",
         ));
     }
-    check_apparmor(asked)?;
     Ok(Security {
         privileged: asked.privileged,
         add_capabilities: capabilities.add_capabilities,
@@ -63,6 +62,13 @@ pub(crate) fn security(asked: &LinuxContainerSecurityContext) -> Result<Security
         no_new_privileges: asked.no_new_privs,
         read_only_rootfs: asked.readonly_rootfs,
         seccomp: seccomp(asked)?,
+        app_armor: app_armor(asked),
+        selinux: asked.selinux_options.as_ref().map(|options| SelinuxOptions {
+            user: options.user.clone(),
+            role: options.role.clone(),
+            kind: options.r#type.clone(),
+            level: options.level.clone(),
+        }),
         masked_paths: absolute(&asked.masked_paths, "masked_paths")?,
         read_only_paths: absolute(&asked.readonly_paths, "readonly_paths")?,
         ..Security::default()
@@ -76,18 +82,22 @@ fn absolute(paths: &[String], what: &str) -> Result<Vec<String>, Status> {
     }
 }
 
-/// No kernel that this engine runs on so far has AppArmor: a named profile cannot hold.
-fn check_apparmor(asked: &LinuxContainerSecurityContext) -> Result<(), Status> {
-    let named =
-        asked.apparmor.as_ref().is_some_and(|profile| profile.profile_type() == ProfileType::Localhost);
+/// The engine refuses a named profile where the kernel has no AppArmor; its default is one where there is one.
+fn app_armor(asked: &LinuxContainerSecurityContext) -> AppArmorProfile {
     #[allow(deprecated, reason = "older kubelets still send it")]
-    let old = asked.apparmor_profile.starts_with("localhost/");
-    if named || old {
-        return Err(Status::invalid_argument(
-            "the AppArmor profile cannot be applied: this runtime has no AppArmor; leave it out or use Unconfined",
-        ));
+    let old = asked.apparmor_profile.as_str();
+    let named =
+        |name: &str| AppArmorProfile::Localhost(name.strip_prefix("localhost/").unwrap_or(name).to_owned());
+    match &asked.apparmor {
+        Some(profile) => match profile.profile_type() {
+            ProfileType::RuntimeDefault => AppArmorProfile::Unset,
+            ProfileType::Unconfined => AppArmorProfile::Unconfined,
+            ProfileType::Localhost => named(&profile.localhost_ref),
+        },
+        None if old == "unconfined" => AppArmorProfile::Unconfined,
+        None if old.starts_with("localhost/") => named(old),
+        None => AppArmorProfile::Unset,
     }
-    Ok(())
 }
 
 /// The filter of system calls; nothing said is no filter, as with containerd.

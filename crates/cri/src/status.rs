@@ -125,9 +125,16 @@ pub(crate) fn container_status(container: &Kept, image: Option<&Image>) -> proto
         log_path: log_path(container),
         resources: Some(proto::ContainerResources { linux: Some(linux), windows: None }),
         image_id: spec.image_id.clone(),
-        user: None,
+        user: container.status.identity.as_ref().map(user),
         stop_signal: stop_signal as i32,
     }
+}
+
+/// Who the first process was started as.
+fn user(identity: &engine_api::Identity) -> proto::ContainerUser {
+    let supplemental_groups = identity.groups.iter().copied().map(i64::from).collect();
+    let (uid, gid) = (i64::from(identity.uid), i64::from(identity.gid));
+    proto::ContainerUser { linux: Some(proto::LinuxContainerUser { uid, gid, supplemental_groups }) }
 }
 
 /// The image's name: the user's where it is one of its tags, else one of its tags, else what the user said.

@@ -174,7 +174,10 @@ impl Engine {
 
     /// Ranges of ids of sandboxes of which nothing is left. One whose record cannot be read may still run.
     fn free_unknown_ids(&self) {
-        let lives = |id: &str| self.find_sandbox(id).is_some() || self.layout.run_sandbox(id).exists();
+        // A range without a sandbox was being taken when the engine ended.
+        let lives = |id: &str| {
+            !id.is_empty() && (self.find_sandbox(id).is_some() || self.layout.run_sandbox(id).exists())
+        };
         if let Err(error) = self.id_ranges.retain(lives) {
             tracing::warn!(%error, "ranges of user ids that nobody has any more could not be freed");
         }

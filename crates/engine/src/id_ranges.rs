@@ -60,9 +60,17 @@ impl IdRanges {
     /// Gives back the ranges of sandboxes that are not kept. One without a sandbox was being taken when the engine ended.
     pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
         for (_, path) in self.files()? {
-            let sandbox = std::fs::read_to_string(&path)?;
+            // Another removal may have been faster.
+            let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+            let sandbox = match std::fs::read_to_string(&path) {
+                Err(error) if gone(&error) => continue,
+                read => read?,
+            };
             if !keep(&sandbox) {
-                std::fs::remove_file(path)?;
+                match std::fs::remove_file(path) {
+                    Err(error) if !gone(&error) => return Err(error),
+                    _ => {}
+                }
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use engine_api::{EngineError, ErrorKind, Mount, MountPropagation, MountSource};
@@ -28,6 +28,13 @@ pub(crate) fn possible() -> bool {
     sys::host::kernel_is_at_least(SINCE.0, SINCE.1)
         && Path::new("/proc/self/ns/user").exists()
         && limit.trim() != "0"
+}
+
+fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|data| {
+        let kind = data.file_type();
+        kind.is_char_device() || kind.is_block_device()
+    })
 }
 
 impl Users {
@@ -67,6 +74,8 @@ impl Users {
                     mount.target.display()
                 )))
             }
+            // A device belongs to nobody inside, and opens by its mode: its file system maps no ids.
+            MountSource::Bind(source) if is_device(source) => Ok(mount),
             MountSource::Bind(source) => {
                 let place = self.map(source, &places.join(number.to_string()))?;
                 Ok(Mount { source: MountSource::Bind(place), ..mount })

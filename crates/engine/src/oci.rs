@@ -82,7 +82,8 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         "readonlyPaths": closed(spec, &READ_ONLY, &spec.security.read_only_paths),
         "devices": around.devices.iter().map(device).collect::<Vec<_>>(),
     });
-    if around.device_rules {
+    // Another runtime writes a filter of its own from them, whatever the cgroups' version.
+    if around.device_rules || !around.sandbox.runtime_handler.is_empty() {
         let all = json!({"allow": privileged, "access": "rwm"});
         let given = around.given.iter().map(|(node, device)| rule(node, &device.access));
         linux["resources"] = json!({"devices": std::iter::once(all).chain(given).collect::<Vec<_>>()});

@@ -60,14 +60,13 @@ impl Download<'_> {
         counted: impl Fn(u64) + Send + Sync,
     ) -> Result<(), Error> {
         let inner = &self.store.inner;
-        let turn = inner.partials.turn(&what.digest).await;
+        let turn = inner.partials.turn(&self.reference.domain, &what.digest).await;
         if inner.blobs.contains(&what.digest) {
             return Ok(());
         }
-        let (store, digest) = (self.store.clone(), what.digest.clone());
-        let size = what.size;
+        let (store, size) = (self.store.clone(), what.size);
         let partial = run_blocking(move || {
-            let mut partial = store.inner.partials.begin(&digest, turn)?;
+            let mut partial = store.inner.partials.begin(turn)?;
             if partial.bytes() > size {
                 partial.restart()?;
             }
@@ -79,7 +78,7 @@ impl Download<'_> {
         let (store, digest) = (self.store.clone(), what.digest.clone());
         run_blocking(move || {
             let file = partial.finish(&digest)?;
-            store.inner.blobs.adopt(&file, &digest)
+            store.inner.blobs.adopt(file, &digest)
         })
         .await
     }

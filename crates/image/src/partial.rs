@@ -26,12 +26,17 @@ const BUFFER_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(crate) struct Partials {
     directory: PathBuf,
-    turns: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// The right to bring a piece of content: one at a time has it.
+/// The right to bring a piece of content from a registry: one at a time has it. Of each registry for itself: one that is
+/// slow, or names content that is not its own, holds up nobody who asks another.
 #[derive(Debug)]
-pub(crate) struct Turn(#[allow(dead_code, reason = "held, not read")] OwnedMutexGuard<()>);
+pub(crate) struct Turn {
+    /// The file's name.
+    name: String,
+    _held: OwnedMutexGuard<()>,
+}
 
 impl Partials {
     /// Opens the directory. Blocks.
@@ -43,20 +48,21 @@ impl Partials {
         Ok(partials)
     }
 
-    /// Waits until nobody else brings this content.
-    pub(crate) async fn turn(&self, digest: &Digest) -> Turn {
+    /// Waits until nobody else brings this content from this registry.
+    pub(crate) async fn turn(&self, registry: &str, digest: &Digest) -> Turn {
+        let name = name(registry, digest);
         let turn = {
             let mut turns = self.turns.lock();
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(digest.clone()).or_default().clone()
+            turns.entry(name.clone()).or_default().clone()
         };
-        Turn(turn.lock_owned().await)
+        Turn { name, _held: turn.lock_owned().await }
     }
 
     /// What is there of a piece of content, which may be nothing. Blocks, as long as it takes to read that.
-    pub(crate) fn begin(&self, digest: &Digest, turn: Turn) -> Result<Partial, Error> {
+    pub(crate) fn begin(&self, turn: Turn) -> Result<Partial, Error> {
         self.sweep(SystemTime::now())?;
-        let path = self.directory.join(digest.hex());
+        let path = self.directory.join(&turn.name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut partial = Partial {
             file: file.during_on("open", &path)?,
@@ -83,7 +89,11 @@ impl Partials {
         for (position, (modified, path)) in idle.into_iter().enumerate() {
             let old = now.duration_since(modified).is_ok_and(|age| age > AGE_MAX);
             if (old || position < surplus) && !self.is_at_work(&path) {
-                fs::remove_file(&path).during_on("remove", &path)?;
+                match fs::remove_file(&path) {
+                    // Somebody else has been faster.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed.during_on("remove", &path)?,
+                }
             }
         }
         Ok(())
@@ -92,8 +102,13 @@ impl Partials {
     fn is_at_work(&self, path: &Path) -> bool {
         let name = path.file_name().unwrap_or_default();
         let turns = self.turns.lock();
-        turns.iter().any(|(digest, turn)| name == digest.hex() && Arc::strong_count(turn) > 1)
+        turns.iter().any(|(known, turn)| name == known.as_str() && Arc::strong_count(turn) > 1)
     }
+}
+
+/// The name of the file with what a registry has sent of a piece of content.
+pub(crate) fn name(registry: &str, digest: &Digest) -> String {
+    format!("{}-{}", digest.hex(), &Digest::of(registry.as_bytes()).hex()[..16])
 }
 
 /// Content that has come in part, and its running hash. Dropped, it stays on disk.
@@ -153,15 +168,16 @@ impl Partial {
         Digest::from_hash(self.hash.clone())
     }
 
-    /// The complete content, if it is the one that was asked for: its file, synced. What is another one is gone.
-    pub(crate) fn finish(self, expected: &Digest) -> Result<PathBuf, Error> {
+    /// The complete content, if it is the one that was asked for: its file, synced. What is another one is gone. Nobody
+    /// else gets to the file as long as this is held.
+    pub(crate) fn finish(&self, expected: &Digest) -> Result<&Path, Error> {
         let actual = self.digest();
         if actual != *expected {
-            self.discard()?;
+            fs::remove_file(&self.path).during_on("remove", &self.path)?;
             return Err(Error::Digest { expected: expected.to_string(), actual: actual.to_string() });
         }
         self.file.sync_data().during("sync content")?;
-        Ok(self.path)
+        Ok(&self.path)
     }
 }
 
@@ -175,14 +191,15 @@ mod tests {
         let digest = Digest::of(b"hello world");
         let open = async || {
             let partials = Partials::open(root.path()).unwrap();
-            let turn = partials.turn(&digest).await;
-            partials.begin(&digest, turn).unwrap()
+            let turn = partials.turn("registry.example", &digest).await;
+            partials.begin(turn).unwrap()
         };
         open().await.append(b"hello ").unwrap();
         let mut partial = open().await;
         assert_eq!(partial.bytes(), 6);
         partial.append(b"world").unwrap();
-        let path = partial.finish(&digest).unwrap();
+        let path = partial.finish(&digest).unwrap().to_owned();
+        drop(partial);
         assert_eq!(fs::read(&path).unwrap(), b"hello world");
         fs::write(&path, b"hello w0rld").unwrap();
         assert!(matches!(open().await.finish(&digest), Err(Error::Digest { .. })));
@@ -199,8 +216,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let partials = Partials::open(root.path()).unwrap();
         let digest = Digest::of(b"x");
-        let turn = partials.turn(&digest).await;
-        let mut held = partials.begin(&digest, turn).unwrap();
+        let turn = partials.turn("registry.example", &digest).await;
+        // Who asks another registry waits for nobody.
+        drop(partials.turn("other.example", &digest).await);
+        let mut held = partials.begin(turn).unwrap();
         held.append(b"x").unwrap();
         let count = || fs::read_dir(root.path().join("partial")).unwrap().count();
         for number in 0..KEPT_MAX + 5 {

@@ -223,28 +223,26 @@ async fn what_broke_off_goes_on_where_it_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process_goes_on_with_what_has_come() {
     let content = Content::new(3 << 20);
-    let served = content.clone();
-    let broken = Scripted::new(move |asked, out| match served.is_layer(asked) {
+    let (is_broken, least) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(usize::MAX)));
+    let (breaks, noted) = (is_broken.clone(), least.clone());
+    let registry = Scripted::new(move |asked, out| match content.is_layer(asked) {
+        true if !breaks.load(Ordering::Acquire) => {
+            noted.fetch_min(asked.from(), Ordering::AcqRel);
+            content.serve(asked, out);
+        }
         true if asked.from() > 0 => reply(out, "503 Service Unavailable", "", b""),
-        true => cut(out, served.archive(), 2 << 20),
-        false => served.serve(asked, out),
+        true => cut(out, content.archive(), 2 << 20),
+        false => content.serve(asked, out),
     });
     let (dir, store) = store();
-    let error = pull(&store, &format!("{}/a:1", broken.address)).await.unwrap_err();
+    let error = pull(&store, &format!("{}/a:1", registry.address)).await.unwrap_err();
     assert!(matches!(&error, Error::Unavailable(message) if message.contains("503")), "{error:?}");
     assert!(matches!(partials(&dir)[..], [bytes] if bytes > 0 && bytes <= 2 << 20), "{:?}", partials(&dir));
     drop(store);
     // Whatever was in memory is gone.
     let store = Store::open(dir.path()).unwrap();
-    let least = Arc::new(AtomicUsize::new(usize::MAX));
-    let (served, noted) = (content.clone(), least.clone());
-    let whole = Scripted::new(move |asked, out| {
-        if served.is_layer(asked) {
-            noted.fetch_min(asked.from(), Ordering::AcqRel);
-        }
-        served.serve(asked, out);
-    });
-    pull(&store, &format!("{}/a:1", whole.address)).await.unwrap();
+    is_broken.store(false, Ordering::Release);
+    pull(&store, &format!("{}/a:1", registry.address)).await.unwrap();
     assert!(least.load(Ordering::Acquire) > 0);
     assert!(partials(&dir).is_empty());
 }
@@ -273,9 +271,11 @@ async fn what_has_another_digest_is_dropped_and_what_is_spoilt_here_is_brought_a
     let error = pull(&store, &format!("{}/a:1", liar.address)).await.unwrap_err();
     assert!(matches!(error, Error::Digest { .. }), "{error:?}");
     assert!(partials(&dir).is_empty());
-    // As a loss of power may leave it.
-    std::fs::write(dir.path().join("partial").join(content.layer.hex()), vec![0; 4096]).unwrap();
+    let layer = content.layer.clone();
     let honest = Scripted::new(move |asked, out| content.serve(asked, out));
+    // As a loss of power may leave it.
+    let name = crate::partial::name(&honest.address.to_string(), &layer);
+    std::fs::write(dir.path().join("partial").join(name), vec![0; 4096]).unwrap();
     pull(&store, &format!("{}/a:1", honest.address)).await.unwrap();
 }
 

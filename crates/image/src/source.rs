@@ -18,7 +18,7 @@ use crate::Error;
 use crate::blobs::DOCUMENT_BYTES_MAX;
 use crate::digest::Digest;
 use crate::document;
-use crate::hosts::{Can, Endpoint, read_named};
+use crate::hosts::{Can, Endpoint, is_loopback, read_named};
 use crate::reference::Reference;
 use crate::refusal::{Refusal, said};
 use crate::registry::{CONNECT_TIMEOUT, Credentials, USER_AGENT};
@@ -42,6 +42,11 @@ pub(crate) struct Source {
     pub(crate) can: Can,
 }
 
+fn host_of(base: &str) -> &str {
+    let rest = base.split_once("://").map_or(base, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default()
+}
+
 /// A manifest as it came.
 pub(crate) struct Document {
     pub(crate) bytes: Vec<u8>,
@@ -58,13 +63,17 @@ impl Source {
         credentials: Option<Credentials>,
         silence: Duration,
     ) -> Result<Self, Error> {
+        // Whoever stands in for a registry gets its credentials at most where nobody else can read them.
+        let stands_in = endpoint.mirror_of.is_some();
         let query = endpoint.mirror_of.as_ref().map_or_else(String::new, |of| format!("?ns={of}"));
+        let host = host_of(&endpoint.base).to_owned();
+        let shown = !stands_in || endpoint.base.starts_with("https://") || is_loopback(&host);
         Ok(Self {
             http: client(&endpoint, silence)?,
             base: endpoint.base,
             repository: reference.path.clone(),
             query,
-            credentials: credentials.filter(|user| !user.username.is_empty()),
+            credentials: credentials.filter(|user| shown && !user.username.is_empty()),
             authorization: Mutex::new(None),
             can: endpoint.can,
         })
@@ -72,8 +81,7 @@ impl Source {
 
     /// The place's host, as it is told to users.
     pub(crate) fn host(&self) -> &str {
-        let rest = self.base.split_once("://").map_or(self.base.as_str(), |(_, rest)| rest);
-        rest.split('/').next().unwrap_or_default()
+        host_of(&self.base)
     }
 
     /// The manifest of a tag or digest.

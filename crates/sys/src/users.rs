@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Uid};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+
+use crate::mount::{attach, clone_tree};
 
 /// So many ids of the host's, from the first on, which are 0 and up inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,27 +35,28 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 
 /// Shows `source` at `target` too, with its ids as those of the user namespace `users`: what belongs to root there
 /// belongs to the namespace's root here, and the other way round for what is written. What is mounted below `source`
-/// comes along; where that cannot be so shown, only `source` itself is. Source: mount_setattr(2), `MOUNT_ATTR_IDMAP`.
+/// comes along; where that cannot be so shown, only `source` itself is. What happens to the copy, its end above all, reaches
+/// nobody. Source: mount_setattr(2), `MOUNT_ATTR_IDMAP`.
 pub fn bind_mapped(source: &Path, users: impl AsFd, target: &Path) -> io::Result<()> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags)?;
-    match map_mount(&tree, &users, true) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => map_mount(&tree, &users, false)?,
-        other => other?,
-    }
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(rustix::mount::move_mount(&tree, "", rustix::fs::CWD, target, flags)?)
-}
-
-fn map_mount(tree: impl AsFd, users: impl AsFd, recursive: bool) -> io::Result<()> {
+    let tree = clone_tree(source)?;
+    // A copy of a shared mount is its peer: who unmounts what is below the one would unmount it below the other.
+    let follows = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_SLAVE, userns_fd: 0 };
+    set_attributes(&tree, &follows, true)?;
     let users = users.as_fd().as_raw_fd();
-    let attributes = libc::mount_attr {
+    let mapped = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
         propagation: 0,
         userns_fd: u64::try_from(users).map_err(io::Error::other)?,
     };
+    match set_attributes(&tree, &mapped, true) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set_attributes(&tree, &mapped, false)?,
+        other => other?,
+    }
+    attach(&tree, target)
+}
+
+fn set_attributes(tree: impl AsFd, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a terminated string, and the attributes outlive the call and are as long as is said.
     let result = unsafe {
@@ -63,7 +65,7 @@ fn map_mount(tree: impl AsFd, users: impl AsFd, recursive: bool) -> io::Result<(
             tree.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -88,6 +90,35 @@ mod tests {
             std::thread::yield_now();
         }
         child
+    }
+
+    #[test]
+    fn the_end_of_a_copy_does_not_reach_what_it_is_a_copy_of() {
+        let mut child = other();
+        give_ids(child.id(), RANGE).unwrap();
+        let users = std::fs::File::open(format!("/proc/{}/ns/user", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+        let inner = source.join("inner");
+        for directory in [&source, &target] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        crate::mount::tmpfs(&source, Some(1 << 20)).unwrap();
+        crate::mount::share(&source).unwrap();
+        std::fs::create_dir(&inner).unwrap();
+        crate::mount::tmpfs(&inner, Some(1 << 20)).unwrap();
+        std::fs::write(inner.join("file"), "x").unwrap();
+        let mapped = bind_mapped(&source, &users, &target);
+        let came = target.join("inner/file").exists();
+        crate::mount::unmount(&target.join("inner")).unwrap();
+        crate::mount::unmount(&target).unwrap();
+        let stays = inner.join("file").exists();
+        crate::mount::unmount(&inner).unwrap();
+        crate::mount::unmount(&source).unwrap();
+        mapped.unwrap();
+        assert!(came && stays, "{came} {stays}");
     }
 
     #[test]
