@@ -313,7 +313,13 @@ fn restart_period(text: Option<&str>) -> Result<Option<Duration>, String> {
 
 /// Amounts that are reserved. Source: `parseResourceList` in `cmd/kubelet/app`.
 fn reserved(fields: &Map<String, Value>) -> Result<Reserved, String> {
-    let enforced: Vec<String> = taken(fields, "enforceNodeAllocatable")?.unwrap_or_default();
+    let enforced: Option<Vec<String>> = taken(fields, "enforceNodeAllocatable")?;
+    if enforced.as_ref().is_some_and(Vec::is_empty) {
+        return Err(format!(
+            "enforceNodeAllocatable: [] has no effect on this node, which enforces {ENFORCED:?}; leave it out"
+        ));
+    }
+    let enforced = enforced.unwrap_or_default();
     if let Some(other) = enforced.iter().find(|name| !ENFORCED.contains(&name.as_str())) {
         return Err(format!(
             "enforceNodeAllocatable: {other:?} has no effect on this node, which enforces {ENFORCED:?}; leave it out"
@@ -322,6 +328,11 @@ fn reserved(fields: &Map<String, Value>) -> Result<Reserved, String> {
     let list = |field: &str| -> Result<ResourceList, String> {
         let texts: Texts = taken(fields, field)?.unwrap_or_default();
         let amount = |(name, text): (String, String)| {
+            if name == "pid" {
+                return Err(format!(
+                    "{field}: \"pid\" has no effect on this node, which reserves no process ids; leave it out"
+                ));
+            }
             if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
                 return Err(format!("{field}: cannot reserve {name:?} resource"));
             }
@@ -482,6 +493,19 @@ mod tests {
                 "enforceNodeAllocatable: [pods, system-reserved]\n",
                 "enforceNodeAllocatable: \"system-reserved\" has no effect on this node, which enforces [\"pods\"]; \
                  leave it out",
+            ),
+            (
+                "kubeReserved: {pid: \"1000\"}\n",
+                "kubeReserved: \"pid\" has no effect on this node, which reserves no process ids; leave it out",
+            ),
+            (
+                "enforceNodeAllocatable: []\n",
+                "enforceNodeAllocatable: [] has no effect on this node, which enforces [\"pods\"]; leave it out",
+            ),
+            (
+                "evictionHard: {containerfs.available: 1Gi}\n",
+                "evictionHard: containerfs.available has no effect on this node, whose containers write where nodefs \
+                 is; leave it out",
             ),
             ("evictionHard: {disk: 1Gi}\n", "evictionHard: unsupported eviction signal disk"),
         ] {
