@@ -11,6 +11,7 @@ use api::resources::ResourceList;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::config::Reserved;
 use crate::eviction::{Eviction, Texts, Words};
@@ -146,6 +147,8 @@ pub struct KubeletConfiguration {
     pub reserved: Reserved,
     /// When pods have to go.
     pub eviction: Eviction,
+    /// SHA-256 of the file in hexadecimal, by which a change of it is seen; empty: there is none.
+    pub digest: String,
 }
 
 /// What a file says of images, as it stands there: who takes it checks it.
@@ -179,7 +182,8 @@ impl KubeletConfiguration {
     pub fn read(path: &Path) -> Result<Self, String> {
         let told = |error: String| format!("node configuration {}: {error}", path.display());
         let text = std::fs::read(path).map_err(|error| told(error.to_string()))?;
-        Self::parse(&text, path.parent().unwrap_or(Path::new("/"))).map_err(told)
+        let parsed = Self::parse(&text, path.parent().unwrap_or(Path::new("/"))).map_err(told)?;
+        Ok(Self { digest: format!("{:x}", Sha256::digest(&text)), ..parsed })
     }
 
     /// Takes a text apart; paths in it are relative to `directory`, as upstream's `kubeletconfig.KubeletConfigurationPathRefs`.
@@ -203,6 +207,7 @@ impl KubeletConfiguration {
             images: ImageFields::read(&fields)?,
             reserved: reserved(&fields)?,
             eviction: eviction(&fields)?,
+            digest: String::new(),
         })
     }
 }

@@ -65,7 +65,7 @@ pub(crate) struct Images {
     pub(crate) node: node::ImagesConfig,
     /// How registries are reached.
     pub(crate) registries: image::RegistryConfig,
-    /// As flags; empty ones were not given.
+    /// As flags; empty ones were not given, or only by the node's configuration.
     pub(crate) facts: BTreeMap<String, String>,
 }
 
@@ -87,7 +87,8 @@ impl ImageArgs {
 
     /// Takes what is not said from the file, then from the node's configuration, and checks everything.
     pub(crate) fn resolve(&self, file: Self, kubelet: &node::ImageFields) -> Result<Images> {
-        let all = self.clone().over(file).over(Self::of_kubelet(kubelet));
+        let said = self.clone().over(file);
+        let all = said.clone().over(Self::of_kubelet(kubelet));
         let garbage = all.garbage()?;
         let absolute = |path: &PathBuf| std::path::absolute(path).context("path of a setting of images");
         let config = all.image_credential_provider_config.as_ref().map(absolute).transpose()?;
@@ -95,7 +96,7 @@ impl ImageArgs {
         let listed = all.preloaded_images_verification_allowlist.clone();
         let policy = all.image_pull_credentials_verification_policy.clone().unwrap_or_default();
         let directories = all.registry_config_dirs.iter().map(absolute).collect::<Result<Vec<_>>>()?;
-        let facts = facts(&all, config.as_ref(), programs.as_ref(), &directories);
+        let facts = facts(&said, config.as_ref(), programs.as_ref(), &directories);
         let credential_providers = match (config, programs) {
             (Some(config), Some(programs)) => Some(node::CredentialProviderFiles { config, programs }),
             (None, None) => None,
@@ -169,7 +170,7 @@ fn duration(flag: &str, text: Option<&str>) -> Result<Option<Duration>> {
 }
 
 fn facts(
-    all: &ImageArgs,
+    said: &ImageArgs,
     config: Option<&PathBuf>,
     programs: Option<&PathBuf>,
     directories: &[PathBuf],
@@ -179,18 +180,18 @@ fn facts(
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let directories: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
     let pairs = [
-        ("--image-gc-high-threshold", number(all.image_gc_high_threshold.map(u32::from))),
-        ("--image-gc-low-threshold", number(all.image_gc_low_threshold.map(u32::from))),
-        ("--image-minimum-gc-age", text(&all.image_minimum_gc_age)),
-        ("--image-maximum-gc-age", text(&all.image_maximum_gc_age)),
-        ("--max-parallel-image-pulls", number(all.max_parallel_image_pulls)),
+        ("--image-gc-high-threshold", number(said.image_gc_high_threshold.map(u32::from))),
+        ("--image-gc-low-threshold", number(said.image_gc_low_threshold.map(u32::from))),
+        ("--image-minimum-gc-age", text(&said.image_minimum_gc_age)),
+        ("--image-maximum-gc-age", text(&said.image_maximum_gc_age)),
+        ("--max-parallel-image-pulls", number(said.max_parallel_image_pulls)),
         ("--image-credential-provider-config", path(config)),
         ("--image-credential-provider-bin-dir", path(programs)),
         (
             "--image-pull-credentials-verification-policy",
-            text(&all.image_pull_credentials_verification_policy),
+            text(&said.image_pull_credentials_verification_policy),
         ),
-        ("--preloaded-images-verification-allowlist", all.preloaded_images_verification_allowlist.join(",")),
+        ("--preloaded-images-verification-allowlist", said.preloaded_images_verification_allowlist.join(",")),
         ("--registry-config-dirs", directories.join(",")),
     ];
     pairs.into_iter().map(|(flag, value)| (flag.to_owned(), value)).collect()
