@@ -120,7 +120,7 @@ impl ImageArgs {
     }
 
     fn over(self, file: Self) -> Self {
-        let list = |own: Vec<String>, file: Vec<String>| if own.is_empty() { file } else { own };
+        let (policy, listed) = self.verification_over(&file);
         let paths = |own: Vec<PathBuf>, file: Vec<PathBuf>| if own.is_empty() { file } else { own };
         Self {
             image_gc_high_threshold: self.image_gc_high_threshold.or(file.image_gc_high_threshold),
@@ -134,15 +134,22 @@ impl ImageArgs {
             image_credential_provider_bin_dir: self
                 .image_credential_provider_bin_dir
                 .or(file.image_credential_provider_bin_dir),
-            image_pull_credentials_verification_policy: self
-                .image_pull_credentials_verification_policy
-                .or(file.image_pull_credentials_verification_policy),
-            preloaded_images_verification_allowlist: list(
-                self.preloaded_images_verification_allowlist,
-                file.preloaded_images_verification_allowlist,
-            ),
+            image_pull_credentials_verification_policy: policy,
+            preloaded_images_verification_allowlist: listed,
             registry_config_dirs: paths(self.registry_config_dirs, file.registry_config_dirs),
         }
+    }
+
+    /// The policy and its list. A list is for a policy: where another one wins, that of the file is nobody's.
+    fn verification_over(&self, file: &Self) -> (Option<String>, Vec<String>) {
+        let policy = &self.image_pull_credentials_verification_policy;
+        let of_file = &file.image_pull_credentials_verification_policy;
+        let own = &self.preloaded_images_verification_allowlist;
+        let listed = match own.is_empty() && (policy.is_none() || policy == of_file) {
+            true => &file.preloaded_images_verification_allowlist,
+            false => own,
+        };
+        (policy.as_ref().or(of_file.as_ref()).cloned(), listed.clone())
     }
 
     fn garbage(&self) -> Result<node::GarbagePolicy> {
@@ -240,5 +247,29 @@ mod tests {
             let told = refused(args);
             assert!(told.contains(part), "{told}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_wins_takes_no_list_of_another_one() {
+        let with = |policy: &str, listed: &[&str]| ImageArgs {
+            image_pull_credentials_verification_policy: (!policy.is_empty()).then(|| policy.to_owned()),
+            preloaded_images_verification_allowlist: listed.iter().map(|image| (*image).to_owned()).collect(),
+            ..ImageArgs::default()
+        };
+        let (listing, team, own) = ("NeverVerifyAllowlistedImages", "r.example/team/*", "r.example/own");
+        let kubelet = node::ImageFields {
+            verification_policy: Some(listing.to_owned()),
+            verification_allowlist: vec![team.to_owned()],
+            ..node::ImageFields::default()
+        };
+        let is = |args: ImageArgs, wanted: node::Verification| {
+            let of_kubelet = args.resolve(ImageArgs::default(), &kubelet).unwrap();
+            let of_file = args.resolve(with(listing, &[team]), &node::ImageFields::default()).unwrap();
+            assert_eq!([of_kubelet.node.verification, of_file.node.verification], [wanted.clone(), wanted]);
+        };
+        is(with("NeverVerify", &[]), node::Verification::Never);
+        is(with("", &[]), node::Verification::NotListed(vec![team.to_owned()]));
+        is(with(listing, &[]), node::Verification::NotListed(vec![team.to_owned()]));
+        is(with("", &[own]), node::Verification::NotListed(vec![own.to_owned()]));
     }
 }
