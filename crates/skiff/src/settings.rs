@@ -122,7 +122,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) static_pod_path: Option<PathBuf>,
-    /// KubeletConfiguration of the node: pods that it takes, limits, reservations; the flags above win over it
+    /// KubeletConfiguration of the node: pods that it takes, limits, reservations, evictions; flags win over it
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node_config: Option<PathBuf>,
