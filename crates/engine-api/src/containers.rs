@@ -511,7 +511,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Changes limits of a running container.
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError>;
     /// Sets limits of a group above sandboxes, by its path below the engine's own group (`kubepods/burstable`). A group that
-    /// is not there has none.
+    /// is not there has none. Sandboxes right in it lose limits of their own: the group's are theirs.
     async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError>;
 
     /// Events from now on. A receiver that lags learns so and lists again.

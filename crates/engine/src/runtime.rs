@@ -153,6 +153,7 @@ impl Runtime for Engine {
 
     async fn limit_group(&self, path: &str, resources: Resources) -> Result<(), EngineError> {
         crate::sandboxes::check_below("cgroup", std::path::Path::new(path))?;
+        self.lift_limits_in(path).await?;
         let (me, path) = (self.me(), path.to_owned());
         self.blocking("setting the limits of a group", move || match me.upgrade() {
             Some(engine) => engine.set_limits(&path, &resources),

@@ -163,6 +163,42 @@ impl Engine {
         }
     }
 
+    /// Takes their own limits from the sandboxes of a group: an earlier version gave those of a pod to its sandbox, and they
+    /// would hold beside the group's. Before these are set: version 1 takes no quota below one further down.
+    pub(crate) async fn lift_limits_in(&self, parent: &str) -> Result<(), EngineError> {
+        let limited: Vec<_> = {
+            let sandboxes = self.sandboxes.read();
+            let here = |sandbox: &Sandbox| is_limited_in(parent, &sandbox.record.lock());
+            sandboxes.iter().filter(|(_, sandbox)| here(sandbox)).map(|(id, _)| id.clone()).collect()
+        };
+        for id in limited {
+            let Some(sandbox) = self.find_sandbox(&id) else { continue };
+            let _gate = sandbox.gate.lock().await;
+            // It may have been stopped or removed meanwhile, and its record must not come back.
+            if self.find_sandbox(&id).is_some() && is_limited_in(parent, &sandbox.record.lock()) {
+                self.lift_limits(&id, &sandbox).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn lift_limits(&self, id: &str, sandbox: &Sandbox) -> Result<(), EngineError> {
+        let spec = sandbox.record.lock().spec.clone();
+        let path = format!("{}/{id}", spec.cgroup_parent.trim_matches('/'));
+        let me = self.me();
+        self.blocking("lifting the sandbox's limits", move || match me.upgrade() {
+            Some(engine) => engine.set_limits(&path, &lifted(&spec.resources)),
+            None => Ok(()),
+        })
+        .await?;
+        let record = {
+            let mut record = sandbox.record.lock();
+            record.spec.resources = Resources::default();
+            record.clone()
+        };
+        records::save(&self.layout.sandbox_record(id), &record)
+    }
+
     pub(crate) async fn halt_sandbox(&self, id: &str) -> Result<(), EngineError> {
         let Some(sandbox) = self.find_sandbox(id) else { return Ok(()) };
         let _gate = sandbox.gate.lock().await;
@@ -255,6 +291,25 @@ impl Engine {
 
     fn tell_sandbox(&self, id: &str, kind: ContainerEventKind) {
         self.tell_event(ContainerEvent { sandbox_id: id.to_owned(), container_id: String::new(), kind });
+    }
+}
+
+fn is_limited_in(parent: &str, record: &SandboxRecord) -> bool {
+    let SandboxRecord { spec, stopped, .. } = record;
+    !stopped
+        && spec.cgroup_parent.trim_matches('/') == parent.trim_matches('/')
+        && spec.resources != Resources::default()
+}
+
+/// What lifts these limits, as far as they can be changed while something runs: shares alone in a group say nothing, and
+/// huge pages stay what they are.
+fn lifted(limits: &Resources) -> Resources {
+    Resources {
+        cpu_quota_us: limits.cpu_quota_us.map(|_| -1),
+        memory_limit_bytes: limits.memory_limit_bytes.map(|_| -1),
+        swap_limit_bytes: limits.memory_limit_bytes.or(limits.swap_limit_bytes).map(|_| -1),
+        pids_limit: limits.pids_limit.map(|_| -1),
+        ..Resources::default()
     }
 }
 

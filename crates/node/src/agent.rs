@@ -29,7 +29,7 @@ use crate::local_path;
 use crate::plugins::{self, Plugins};
 use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
-use crate::registration::{self, facts};
+use crate::registration::{self, allocatable, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
 use crate::static_pods::{self, Difference, MIRROR, StaticPods, mirrored};
@@ -83,6 +83,7 @@ impl Agent {
         crate::root::lay_out(&config.data_dir)
             .map_err(|error| format!("node data directory {}: {error}", config.data_dir.display()))?;
         let hardware = facts::hardware(&config.data_dir);
+        allocatable::check(&hardware, &config)?;
         let on_node = format!("spec.nodeName={}", config.node_name);
         let caches = Caches {
             pods: informers.selected(kinds::PODS, &on_node),

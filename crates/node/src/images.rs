@@ -146,6 +146,8 @@ pub(crate) async fn recover(deps: &Deps) {
 async fn settle(deps: &Deps, age: Duration) {
     let intents = deps.puller.on_records(move |records| records.intents(age)).await.unwrap_or_default();
     for image in intents {
+        // However long it takes, who pulls tells the end; and nobody begins meanwhile.
+        let Some(_turn) = deps.puller.pulls.free_turn(&image) else { continue };
         let now = deps.now();
         match deps.images.resolve(&image).await {
             Ok(found) => {

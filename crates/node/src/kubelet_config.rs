@@ -11,6 +11,7 @@ use api::resources::ResourceList;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::config::Reserved;
 use crate::eviction::{Eviction, Texts, Words};
@@ -146,6 +147,8 @@ pub struct KubeletConfiguration {
     pub reserved: Reserved,
     /// When pods have to go.
     pub eviction: Eviction,
+    /// SHA-256 of the file in hexadecimal, by which a change of it is seen; empty: there is none.
+    pub digest: String,
 }
 
 /// What a file says of images, as it stands there: who takes it checks it.
@@ -179,7 +182,8 @@ impl KubeletConfiguration {
     pub fn read(path: &Path) -> Result<Self, String> {
         let told = |error: String| format!("node configuration {}: {error}", path.display());
         let text = std::fs::read(path).map_err(|error| told(error.to_string()))?;
-        Self::parse(&text, path.parent().unwrap_or(Path::new("/"))).map_err(told)
+        let parsed = Self::parse(&text, path.parent().unwrap_or(Path::new("/"))).map_err(told)?;
+        Ok(Self { digest: format!("{:x}", Sha256::digest(&text)), ..parsed })
     }
 
     /// Takes a text apart; paths in it are relative to `directory`, as upstream's `kubeletconfig.KubeletConfigurationPathRefs`.
@@ -203,6 +207,7 @@ impl KubeletConfiguration {
             images: ImageFields::read(&fields)?,
             reserved: reserved(&fields)?,
             eviction: eviction(&fields)?,
+            digest: String::new(),
         })
     }
 }
@@ -313,7 +318,13 @@ fn restart_period(text: Option<&str>) -> Result<Option<Duration>, String> {
 
 /// Amounts that are reserved. Source: `parseResourceList` in `cmd/kubelet/app`.
 fn reserved(fields: &Map<String, Value>) -> Result<Reserved, String> {
-    let enforced: Vec<String> = taken(fields, "enforceNodeAllocatable")?.unwrap_or_default();
+    let enforced: Option<Vec<String>> = taken(fields, "enforceNodeAllocatable")?;
+    if enforced.as_ref().is_some_and(Vec::is_empty) {
+        return Err(format!(
+            "enforceNodeAllocatable: [] has no effect on this node, which enforces {ENFORCED:?}; leave it out"
+        ));
+    }
+    let enforced = enforced.unwrap_or_default();
     if let Some(other) = enforced.iter().find(|name| !ENFORCED.contains(&name.as_str())) {
         return Err(format!(
             "enforceNodeAllocatable: {other:?} has no effect on this node, which enforces {ENFORCED:?}; leave it out"
@@ -322,6 +333,11 @@ fn reserved(fields: &Map<String, Value>) -> Result<Reserved, String> {
     let list = |field: &str| -> Result<ResourceList, String> {
         let texts: Texts = taken(fields, field)?.unwrap_or_default();
         let amount = |(name, text): (String, String)| {
+            if name == "pid" {
+                return Err(format!(
+                    "{field}: \"pid\" has no effect on this node, which reserves no process ids; leave it out"
+                ));
+            }
             if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
                 return Err(format!("{field}: cannot reserve {name:?} resource"));
             }
@@ -482,6 +498,19 @@ mod tests {
                 "enforceNodeAllocatable: [pods, system-reserved]\n",
                 "enforceNodeAllocatable: \"system-reserved\" has no effect on this node, which enforces [\"pods\"]; \
                  leave it out",
+            ),
+            (
+                "kubeReserved: {pid: \"1000\"}\n",
+                "kubeReserved: \"pid\" has no effect on this node, which reserves no process ids; leave it out",
+            ),
+            (
+                "enforceNodeAllocatable: []\n",
+                "enforceNodeAllocatable: [] has no effect on this node, which enforces [\"pods\"]; leave it out",
+            ),
+            (
+                "evictionHard: {containerfs.available: 1Gi}\n",
+                "evictionHard: containerfs.available has no effect on this node, whose containers write where nodefs \
+                 is; leave it out",
             ),
             ("evictionHard: {disk: 1Gi}\n", "evictionHard: unsupported eviction signal disk"),
         ] {

@@ -65,7 +65,7 @@ pub(crate) struct Images {
     pub(crate) node: node::ImagesConfig,
     /// How registries are reached.
     pub(crate) registries: image::RegistryConfig,
-    /// As flags; empty ones were not given.
+    /// As flags; empty ones were not given, or only by the node's configuration.
     pub(crate) facts: BTreeMap<String, String>,
 }
 
@@ -87,7 +87,8 @@ impl ImageArgs {
 
     /// Takes what is not said from the file, then from the node's configuration, and checks everything.
     pub(crate) fn resolve(&self, file: Self, kubelet: &node::ImageFields) -> Result<Images> {
-        let all = self.clone().over(file).over(Self::of_kubelet(kubelet));
+        let said = self.clone().over(file);
+        let all = said.clone().over(Self::of_kubelet(kubelet));
         let garbage = all.garbage()?;
         let absolute = |path: &PathBuf| std::path::absolute(path).context("path of a setting of images");
         let config = all.image_credential_provider_config.as_ref().map(absolute).transpose()?;
@@ -95,7 +96,7 @@ impl ImageArgs {
         let listed = all.preloaded_images_verification_allowlist.clone();
         let policy = all.image_pull_credentials_verification_policy.clone().unwrap_or_default();
         let directories = all.registry_config_dirs.iter().map(absolute).collect::<Result<Vec<_>>>()?;
-        let facts = facts(&all, config.as_ref(), programs.as_ref(), &directories);
+        let facts = facts(&said, config.as_ref(), programs.as_ref(), &directories);
         let credential_providers = match (config, programs) {
             (Some(config), Some(programs)) => Some(node::CredentialProviderFiles { config, programs }),
             (None, None) => None,
@@ -119,7 +120,7 @@ impl ImageArgs {
     }
 
     fn over(self, file: Self) -> Self {
-        let list = |own: Vec<String>, file: Vec<String>| if own.is_empty() { file } else { own };
+        let (policy, listed) = self.verification_over(&file);
         let paths = |own: Vec<PathBuf>, file: Vec<PathBuf>| if own.is_empty() { file } else { own };
         Self {
             image_gc_high_threshold: self.image_gc_high_threshold.or(file.image_gc_high_threshold),
@@ -133,15 +134,22 @@ impl ImageArgs {
             image_credential_provider_bin_dir: self
                 .image_credential_provider_bin_dir
                 .or(file.image_credential_provider_bin_dir),
-            image_pull_credentials_verification_policy: self
-                .image_pull_credentials_verification_policy
-                .or(file.image_pull_credentials_verification_policy),
-            preloaded_images_verification_allowlist: list(
-                self.preloaded_images_verification_allowlist,
-                file.preloaded_images_verification_allowlist,
-            ),
+            image_pull_credentials_verification_policy: policy,
+            preloaded_images_verification_allowlist: listed,
             registry_config_dirs: paths(self.registry_config_dirs, file.registry_config_dirs),
         }
+    }
+
+    /// The policy and its list. A list is for a policy: where another one wins, that of the file is nobody's.
+    fn verification_over(&self, file: &Self) -> (Option<String>, Vec<String>) {
+        let policy = &self.image_pull_credentials_verification_policy;
+        let of_file = &file.image_pull_credentials_verification_policy;
+        let own = &self.preloaded_images_verification_allowlist;
+        let listed = match own.is_empty() && (policy.is_none() || policy == of_file) {
+            true => &file.preloaded_images_verification_allowlist,
+            false => own,
+        };
+        (policy.as_ref().or(of_file.as_ref()).cloned(), listed.clone())
     }
 
     fn garbage(&self) -> Result<node::GarbagePolicy> {
@@ -169,7 +177,7 @@ fn duration(flag: &str, text: Option<&str>) -> Result<Option<Duration>> {
 }
 
 fn facts(
-    all: &ImageArgs,
+    said: &ImageArgs,
     config: Option<&PathBuf>,
     programs: Option<&PathBuf>,
     directories: &[PathBuf],
@@ -179,18 +187,18 @@ fn facts(
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let directories: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
     let pairs = [
-        ("--image-gc-high-threshold", number(all.image_gc_high_threshold.map(u32::from))),
-        ("--image-gc-low-threshold", number(all.image_gc_low_threshold.map(u32::from))),
-        ("--image-minimum-gc-age", text(&all.image_minimum_gc_age)),
-        ("--image-maximum-gc-age", text(&all.image_maximum_gc_age)),
-        ("--max-parallel-image-pulls", number(all.max_parallel_image_pulls)),
+        ("--image-gc-high-threshold", number(said.image_gc_high_threshold.map(u32::from))),
+        ("--image-gc-low-threshold", number(said.image_gc_low_threshold.map(u32::from))),
+        ("--image-minimum-gc-age", text(&said.image_minimum_gc_age)),
+        ("--image-maximum-gc-age", text(&said.image_maximum_gc_age)),
+        ("--max-parallel-image-pulls", number(said.max_parallel_image_pulls)),
         ("--image-credential-provider-config", path(config)),
         ("--image-credential-provider-bin-dir", path(programs)),
         (
             "--image-pull-credentials-verification-policy",
-            text(&all.image_pull_credentials_verification_policy),
+            text(&said.image_pull_credentials_verification_policy),
         ),
-        ("--preloaded-images-verification-allowlist", all.preloaded_images_verification_allowlist.join(",")),
+        ("--preloaded-images-verification-allowlist", said.preloaded_images_verification_allowlist.join(",")),
         ("--registry-config-dirs", directories.join(",")),
     ];
     pairs.into_iter().map(|(flag, value)| (flag.to_owned(), value)).collect()
@@ -239,5 +247,29 @@ mod tests {
             let told = refused(args);
             assert!(told.contains(part), "{told}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_wins_takes_no_list_of_another_one() {
+        let with = |policy: &str, listed: &[&str]| ImageArgs {
+            image_pull_credentials_verification_policy: (!policy.is_empty()).then(|| policy.to_owned()),
+            preloaded_images_verification_allowlist: listed.iter().map(|image| (*image).to_owned()).collect(),
+            ..ImageArgs::default()
+        };
+        let (listing, team, own) = ("NeverVerifyAllowlistedImages", "r.example/team/*", "r.example/own");
+        let kubelet = node::ImageFields {
+            verification_policy: Some(listing.to_owned()),
+            verification_allowlist: vec![team.to_owned()],
+            ..node::ImageFields::default()
+        };
+        let is = |args: ImageArgs, wanted: node::Verification| {
+            let of_kubelet = args.resolve(ImageArgs::default(), &kubelet).unwrap();
+            let of_file = args.resolve(with(listing, &[team]), &node::ImageFields::default()).unwrap();
+            assert_eq!([of_kubelet.node.verification, of_file.node.verification], [wanted.clone(), wanted]);
+        };
+        is(with("NeverVerify", &[]), node::Verification::Never);
+        is(with("", &[]), node::Verification::NotListed(vec![team.to_owned()]));
+        is(with(listing, &[]), node::Verification::NotListed(vec![team.to_owned()]));
+        is(with("", &[own]), node::Verification::NotListed(vec![own.to_owned()]));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -121,7 +122,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) static_pod_path: Option<PathBuf>,
-    /// KubeletConfiguration of the node: pods that it takes, limits, reservations; the flags above win over it
+    /// KubeletConfiguration of the node: pods that it takes, limits, reservations, evictions; flags win over it
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node_config: Option<PathBuf>,
@@ -183,10 +184,10 @@ pub(crate) struct Settings {
     pub(crate) protection: apiserver::Protection,
     /// How pods are placed: a configuration of the scheduler. Absolute.
     pub(crate) scheduler_config: Option<PathBuf>,
-    /// Directory of the manifests of static pods. Absolute.
+    /// Directory of the manifests of static pods, as far as no node's configuration says it. Absolute.
     pub(crate) static_pod_path: Option<PathBuf>,
-    /// The longest wait for a restart in seconds.
-    pub(crate) max_container_restart_period: u64,
+    /// The longest wait for a restart in seconds, likewise.
+    pub(crate) max_container_restart_period: Option<u64>,
     /// Programs of further OCI runtimes by the handlers that RuntimeClasses name. Absolute.
     pub(crate) oci_runtimes: BTreeMap<String, PathBuf>,
     /// How the node gets, guards and gives up images.
@@ -214,13 +215,13 @@ impl UpArgs {
         let kubelet = node_config.as_deref().map(node::KubeletConfiguration::read).transpose();
         let kubelet = kubelet.map_err(anyhow::Error::msg)?.unwrap_or_default();
         let static_pod_path = path_of("--static-pod-path", &self.static_pod_path, &file.static_pod_path)?;
-        let static_pod_path = static_pod_path.or_else(|| kubelet.static_pod_path.clone());
-        let period = self.max_container_restart_period.or(file.max_container_restart_period);
-        let period = period.or(kubelet.max_container_restart_period.map(|period| period.as_secs()));
-        let max_container_restart_period = period.unwrap_or(RESTART_PERIOD_MAX);
-        if !(1..=RESTART_PERIOD_MAX).contains(&max_container_restart_period) {
+        let max_container_restart_period =
+            self.max_container_restart_period.or(file.max_container_restart_period);
+        if let Some(period) = max_container_restart_period
+            && !(1..=RESTART_PERIOD_MAX).contains(&period)
+        {
             bail!(
-                "--max-container-restart-period {max_container_restart_period} is not between 1 and {RESTART_PERIOD_MAX} seconds"
+                "--max-container-restart-period {period} is not between 1 and {RESTART_PERIOD_MAX} seconds"
             );
         }
         let oci_runtimes = self.oci_runtimes(&file)?;
@@ -387,8 +388,29 @@ impl UpArgs {
     }
 }
 
+/// Under this a running instance notes the digest of its node's configuration, beside its flags.
+pub(crate) const NODE_CONFIG_DIGEST: &str = "digest of --node-config";
+
 impl Settings {
-    /// The settings as a flat map, to compare those of a running instance with those of a new `up`.
+    /// Directory of the manifests of static pods.
+    pub(crate) fn static_pods(&self) -> Option<&PathBuf> {
+        self.static_pod_path.as_ref().or(self.kubelet.static_pod_path.as_ref())
+    }
+
+    /// The longest wait for a restart.
+    pub(crate) fn restart_period(&self) -> Duration {
+        let own = self.max_container_restart_period.map(Duration::from_secs);
+        own.or(self.kubelet.max_container_restart_period).unwrap_or(Duration::from_secs(RESTART_PERIOD_MAX))
+    }
+
+    /// What a running instance notes for a new `up`, which compares its own with that.
+    pub(crate) fn noted(&self) -> BTreeMap<String, String> {
+        let mut noted = self.facts();
+        noted.insert(NODE_CONFIG_DIGEST.to_owned(), self.kubelet.digest.clone());
+        noted
+    }
+
+    /// The settings as flags, but for what the node's configuration says: that is read anew by who starts with them.
     pub(crate) fn facts(&self) -> BTreeMap<String, String> {
         let text = |path: &Path| path.display().to_string();
         let etcd = self.etcd.as_ref();
@@ -396,7 +418,9 @@ impl Settings {
         let identity = etcd.and_then(|etcd| etcd.identity.as_ref());
         let audit = &self.protection.audit;
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
-        let period = Some(self.max_container_restart_period).filter(|period| *period != RESTART_PERIOD_MAX);
+        // The default says something over a node's configuration only.
+        let period = self.max_container_restart_period;
+        let period = period.filter(|period| *period != RESTART_PERIOD_MAX || self.node_config.is_some());
         let period = period.map(|period| period.to_string()).unwrap_or_default();
         let runtimes = self.oci_runtimes.iter();
         let runtimes: Vec<String> =
@@ -550,12 +574,45 @@ mod tests {
             ..UpArgs::default()
         };
         let settings = args.resolve(instance("x")).unwrap();
-        assert_eq!((settings.kubelet.max_pods, settings.max_container_restart_period), (Some(7), 30));
-        assert_eq!(settings.static_pod_path, Some(directory.path().join("pods")));
+        assert_eq!(
+            (settings.kubelet.max_pods, settings.restart_period()),
+            (Some(7), Duration::from_secs(30))
+        );
+        assert_eq!(settings.static_pods(), Some(&directory.path().join("pods")));
         assert_eq!(settings.facts()["--node-config"], file.display().to_string());
+        let without = UpArgs { max_container_restart_period: None, ..args.clone() };
+        assert_eq!(without.resolve(instance("x")).unwrap().restart_period(), Duration::from_secs(60));
         std::fs::write(&file, format!("{head}maxPod: 7\n")).unwrap();
         let error = format!("{:#}", args.resolve(instance("x")).unwrap_err());
         assert!(error.contains("kubelet.yaml: unknown field \"maxPod\""), "{error}");
+    }
+
+    /// A unit with these flags follows the file, and a change of it is seen beside a running instance.
+    #[test]
+    fn what_the_nodes_configuration_says_is_no_flag() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kubelet.yaml");
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        let with = |body: &str, period: Option<u64>| {
+            std::fs::write(&file, format!("{head}{body}")).unwrap();
+            let args = UpArgs {
+                node_name: Some("n1".into()),
+                node_config: Some(file.clone()),
+                max_container_restart_period: period,
+                ..UpArgs::default()
+            };
+            args.resolve(instance("x")).unwrap()
+        };
+        let said = "maxPods: 7\nstaticPodPath: pods\ncrashLoopBackOff: {maxContainerRestartPeriod: 60s}\n\
+                    imageGCHighThresholdPercent: 90\n";
+        let (first, edited) = (with(said, None), with("maxPods: 8\n", None));
+        assert_eq!(first.facts(), edited.facts());
+        for flag in ["--static-pod-path", "--max-container-restart-period", "--image-gc-high-threshold"] {
+            assert_eq!(first.facts()[flag], "", "{flag}");
+        }
+        let changed = |one: &Settings, other: &Settings| one.noted() != other.noted();
+        assert!(changed(&first, &edited) && !changed(&first, &with(said, None)));
+        assert_eq!(with(said, Some(300)).facts()["--max-container-restart-period"], "300");
     }
 
     #[test]

@@ -65,7 +65,7 @@ mod tests {
             protection: apiserver::Protection::default(),
             scheduler_config: None,
             static_pod_path: None,
-            max_container_restart_period: 300,
+            max_container_restart_period: None,
             oci_runtimes: Default::default(),
             images: crate::image_settings::Images::default(),
             node_config: None,

@@ -15,7 +15,7 @@ use cli::output;
 use crate::daemon::lock;
 use crate::membership::Membership;
 use crate::report::{Report, Reporter};
-use crate::settings::{Settings, UpArgs};
+use crate::settings::{NODE_CONFIG_DIGEST, Settings, UpArgs};
 
 /// The daemon's log is started anew beyond this size; the one before is kept as `.1`.
 const LOG_MAX_BYTES: u64 = 10 * 1024 * 1024;
@@ -100,15 +100,27 @@ fn check_ports(settings: &Settings) -> Result<()> {
 
 /// Names the first setting in which a running instance differs.
 fn same_settings(running: &Running, wanted: &Settings) -> Result<()> {
+    let has = |name: &str| running.settings.get(name).and_then(|value| value.as_str());
+    let instance = &wanted.instance;
     for (flag, value) in wanted.facts() {
-        let has = running.settings.get(&flag).and_then(|value| value.as_str()).unwrap_or_default();
+        let has = has(&flag).unwrap_or_default();
         if has != value {
             bail!(
                 "instance {:?} is already running with {flag} {has:?}, not {value:?}; stop it first with: {}",
-                wanted.instance.name,
-                wanted.instance.command("down")
+                instance.name,
+                instance.command("down")
             );
         }
+    }
+    // One that an earlier version started has not noted it.
+    if has(NODE_CONFIG_DIGEST).is_some_and(|has| has != wanted.kubelet.digest) {
+        let file = wanted.node_config.as_deref().unwrap_or(Path::new(""));
+        bail!(
+            "instance {:?} is already running, and {} has changed since it was started; stop it first with: {}",
+            instance.name,
+            file.display(),
+            instance.command("down")
+        );
     }
     Ok(())
 }
@@ -161,4 +173,49 @@ fn summary(running: &Running) -> String {
         "node        {} ({})\napi         {}\nkubeconfig  {context}\n\nTry:  skiff kubectl get nodes\n",
         running.node, running.address, running.api
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use cli::instance::Instance;
+
+    use super::*;
+
+    #[test]
+    fn a_running_instance_is_asked_for_its_flags_and_for_the_nodes_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kubelet.yaml");
+        let with = |max_pods: u32, api_port: u16| {
+            let text = format!(
+                "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: {max_pods}\n\
+                 imageMaximumGCAge: 24h\n"
+            );
+            fs::write(&file, text).unwrap();
+            let args = UpArgs {
+                node_name: Some("n1".into()),
+                api_port: Some(api_port),
+                node_config: Some(file.clone()),
+                ..UpArgs::default()
+            };
+            let instance = Instance { name: "x".into(), data_dir: "/d".into(), run_dir: "/r".into() };
+            args.resolve(instance).unwrap()
+        };
+        let running = |settings: serde_json::Value| Running {
+            pid: 1,
+            pid_start: 1,
+            version: String::new(),
+            api: String::new(),
+            node: "n1".into(),
+            address: String::new(),
+            kubeconfig: "/k".into(),
+            settings,
+        };
+        let noted = running(serde_json::to_value(with(7, 7000).noted()).unwrap());
+        same_settings(&noted, &with(7, 7000)).unwrap();
+        let told = |wanted: &Settings| same_settings(&noted, wanted).unwrap_err().to_string();
+        assert!(told(&with(8, 7000)).contains("kubelet.yaml has changed since it was started"));
+        assert!(told(&with(8, 7001)).contains("already running with --api-port \"7000\", not \"7001\""));
+        let earlier = running(serde_json::to_value(with(7, 7000).facts()).unwrap());
+        same_settings(&earlier, &with(8, 7000)).unwrap();
+    }
 }

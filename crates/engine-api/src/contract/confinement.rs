@@ -139,6 +139,36 @@ pub async fn limits_of_a_group_hold_for_all_that_is_in_it(subject: Subject) {
     assert!(subject.runtime.limit_group("../../elsewhere", memory(1 << 20)).await.is_err());
 }
 
+pub async fn limits_of_a_group_take_the_place_of_its_sandboxes_own(subject: Subject) {
+    let group = format!("group/{}", &base::id::hex64()[..8]);
+    let limits = |bytes: i64, quota: i64| Resources {
+        memory_limit_bytes: Some(bytes),
+        cpu_quota_us: Some(quota),
+        cpu_period_us: Some(100_000),
+        ..Resources::default()
+    };
+    let spec = SandboxSpec {
+        cgroup_parent: group.clone(),
+        resources: Resources {
+            pids_limit: Some(1000),
+            swap_limit_bytes: Some(0),
+            ..limits(32 << 20, 90_000)
+        },
+        ..SandboxSpec::default()
+    };
+    let sandbox = subject.sandbox_from(spec).await;
+    let hungry = || subject.script(&sandbox, "x=$(yes | head -c 100000000)");
+    let (exit, _) = subject.run(hungry()).await;
+    assert!(exit.oom_killed, "{exit:?}");
+    // More memory than the sandbox has, and less time.
+    subject.runtime.limit_group(&group, limits(1 << 30, 80_000)).await.unwrap();
+    let (exit, _) = subject.run(hungry()).await;
+    assert!(!exit.oom_killed && exit.code == 0, "{exit:?}");
+    subject.runtime.limit_group(&group, limits(32 << 20, 80_000)).await.unwrap();
+    let (exit, _) = subject.run(hungry()).await;
+    assert!(exit.oom_killed, "{exit:?}");
+}
+
 pub async fn a_shared_pid_namespace_has_an_init_without_rights(subject: Subject) {
     let sandbox = subject.sandbox_from(SandboxSpec { share_pid: true, ..SandboxSpec::default() }).await;
     let other = subject.script(&sandbox, "echo ready; exec sleep 1234");

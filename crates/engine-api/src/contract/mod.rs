@@ -61,6 +61,7 @@ macro_rules! runtime_contract {
             who_a_container_runs_as_is_told,
             limits_are_set_and_kills_for_memory_are_told,
             limits_of_a_group_hold_for_all_that_is_in_it,
+            limits_of_a_group_take_the_place_of_its_sandboxes_own,
             a_shared_pid_namespace_has_an_init_without_rights,
             kernel_parameters_of_the_sandbox_are_set_and_the_hosts_refused,
             a_mount_on_a_link_to_nowhere_is_where_the_link_leads,

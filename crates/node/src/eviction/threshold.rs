@@ -39,6 +39,11 @@ impl Signal {
     }
 
     fn named(name: &str) -> Result<Self, String> {
+        if matches!(name, "containerfs.available" | "containerfs.inodesFree") {
+            return Err(format!(
+                "{name} has no effect on this node, whose containers write where nodefs is; leave it out"
+            ));
+        }
         let found = Self::ALL.into_iter().find(|signal| signal.name() == name);
         found.ok_or_else(|| format!("unsupported eviction signal {name}"))
     }

@@ -355,7 +355,13 @@ impl Plugin {
         };
         let (mut answer, mut complaint) = (Vec::new(), Vec::new());
         let reading = async { stdout.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer).await };
-        let listening = async { stderr.take(COMPLAINT_BYTES_MAX).read_to_end(&mut complaint).await };
+        let listening = async {
+            let mut stderr = stderr;
+            let heard = (&mut stderr).take(COMPLAINT_BYTES_MAX).read_to_end(&mut complaint).await;
+            // What is more is read as well: a closed pipe would kill who talks on.
+            let drained = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+            heard.and(drained)
+        };
         let ((), read, _) = tokio::join!(asking, reading, listening);
         read.map_err(|error| failed("read from", &error))?;
         if answer.len() as u64 > ANSWER_BYTES_MAX {

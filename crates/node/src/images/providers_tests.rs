@@ -99,6 +99,13 @@ async fn a_program_is_asked_once_for_what_its_answer_is_good_for() {
 }
 
 #[tokio::test]
+async fn who_talks_much_is_heard_out() {
+    let script = format!("head -c 100000 /dev/zero >&2 || exit 4\necho '{}'", answer("Image", ""));
+    let found = plugin(&script).credentials("a.r.example/x", &Asker::default(), at(0)).await.unwrap();
+    assert_eq!(found[0].1.username, "u");
+}
+
+#[tokio::test]
 async fn who_fails_hangs_or_never_ends_is_bounded() {
     for (script, part) in [
         ("echo no such account >&2; exit 1", "no such account"),

@@ -38,12 +38,18 @@ impl Pulls {
 
     /// Waits until nobody else pulls this image.
     pub(super) async fn turn(&self, image: &str) -> Turn {
-        let last = {
-            let mut lasts = self.lasts.lock();
-            lasts.retain(|_, last| Arc::strong_count(last) > 1);
-            lasts.entry(image.to_owned()).or_default().clone()
-        };
-        last.lock_owned().await
+        self.last(image).lock_owned().await
+    }
+
+    /// The turn, if nobody pulls this image.
+    pub(super) fn free_turn(&self, image: &str) -> Option<Turn> {
+        self.last(image).try_lock_owned().ok()
+    }
+
+    fn last(&self, image: &str) -> Last {
+        let mut lasts = self.lasts.lock();
+        lasts.retain(|_, last| Arc::strong_count(last) > 1);
+        lasts.entry(image.to_owned()).or_default().clone()
     }
 
     /// Waits until fewer images are pulled than may be at once.
@@ -68,13 +74,14 @@ mod tests {
     async fn an_image_is_pulled_by_one_at_a_time_and_no_more_at_once_than_may_be() {
         let pulls = Pulls::bounded(Some(2));
         let first = pulls.turn("a").await;
-        assert!(pulls.turn("a").now_or_never().is_none());
+        assert!(pulls.turn("a").now_or_never().is_none() && pulls.free_turn("a").is_none());
         let other = pulls.turn("b").now_or_never().unwrap();
         let places = (pulls.place().await, pulls.place().await);
         assert!(pulls.place().now_or_never().is_none());
         drop(places.0);
         assert!(pulls.place().now_or_never().is_some());
         drop((first, other));
+        assert!(pulls.free_turn("a").is_some());
         assert!(pulls.turn("c").now_or_never().is_some());
         assert_eq!(pulls.lasts.lock().len(), 1, "what nobody waits for is forgotten");
         assert!(Pulls::default().place().await.is_none());

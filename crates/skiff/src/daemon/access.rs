@@ -212,7 +212,7 @@ mod tests {
             node_port: 10250,
             scheduler_config: None,
             static_pod_path: None,
-            max_container_restart_period: 300,
+            max_container_restart_period: None,
             oci_runtimes: Default::default(),
             images: crate::image_settings::Images::default(),
             node_config: None,

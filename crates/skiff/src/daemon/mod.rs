@@ -231,7 +231,7 @@ fn running(settings: &Settings, address: IpAddr, api: &str) -> Result<Running> {
         node: settings.node_name.clone(),
         address: address.to_string(),
         kubeconfig: settings.instance.kubeconfig(),
-        settings: serde_json::to_value(settings.facts())?,
+        settings: serde_json::to_value(settings.noted())?,
     })
 }
 
