@@ -626,13 +626,42 @@ struct Release<'a> {
 impl Release<'_> {
     async fn run(&self) -> Result<(), String> {
         let noted = self.entry.csi.clone().unwrap_or_default();
-        let driver = self.around.driver(&noted.driver).ok_or_else(|| not_registered(&noted.driver))?;
         let mounted = self.around.mounted();
         let _alone = mounted.lock(&noted.driver, &noted.handle).await;
         mounted.published.lock().remove(&(self.uid.to_owned(), self.entry.name.clone()));
-        driver.unpublish(&noted.handle, &self.around.told(&self.entry.path)).await?;
-        unstage_unused(self.around, self.threads, &driver, &noted, (self.directories.root(), self.uid))
-            .await?;
+        let users = (self.directories.root(), self.uid);
+        if self.may_have_begun(&noted).await? {
+            let driver = self.around.driver(&noted.driver).ok_or_else(|| not_registered(&noted.driver))?;
+            driver.unpublish(&noted.handle, &self.around.told(&self.entry.path)).await?;
+            unstage_unused(self.around, self.threads, &driver, &noted, users).await?;
+        } else if let Some(name) = &noted.attached_as
+            && !is_used(self.threads, &noted, users).await?
+        {
+            self.around.not_in_use(name);
+        }
+        self.forget().await
+    }
+
+    /// Whether the driver may have been asked for anything: before that directories are made. One that never came here
+    /// keeps nobody's pod.
+    async fn may_have_begun(&self, noted: &Noted) -> Result<bool, String> {
+        let parent = self.entry.path.parent().map(Path::to_owned).unwrap_or_default();
+        if self.is_there(noted, parent).await? {
+            return Ok(true);
+        }
+        let Some(staging) = noted.staging.clone() else { return Ok(false) };
+        if !self.is_there(noted, staging).await? {
+            return Ok(false);
+        }
+        // What is staged may be another pod's alone.
+        is_used(self.threads, noted, (self.directories.root(), self.uid)).await.map(|used| !used)
+    }
+
+    async fn is_there(&self, noted: &Noted, path: PathBuf) -> Result<bool, String> {
+        run(self.threads, (self.uid.to_owned(), noted.handle.clone()), move || path.try_exists()).await
+    }
+
+    async fn forget(&self) -> Result<(), String> {
         let (path, name) = (self.directories.ledger(), self.entry.name.clone());
         run(self.threads, (self.uid.to_owned(), String::new()), move || {
             let mut ledger = Ledger::read(&path)?;
@@ -640,6 +669,13 @@ impl Release<'_> {
         })
         .await
     }
+}
+
+/// Whether a pod other than `uid` has a volume.
+async fn is_used(threads: &Threads, noted: &Noted, (root, uid): (&Path, &str)) -> Result<bool, String> {
+    let (place, of, but) = (root.to_owned(), noted.clone(), uid.to_owned());
+    let name = (uid.to_owned(), noted.handle.clone());
+    run(threads, name, move || staged::is_used(&place, &of, &but)).await
 }
 
 /// Has a volume unstaged that no other pod has, and tells that it is in use no more. Called with the volume locked.
@@ -650,12 +686,10 @@ pub(crate) async fn unstage_unused(
     noted: &Noted,
     (root, uid): (&Path, &str),
 ) -> Result<(), String> {
-    let (place, of, but) = (root.to_owned(), noted.clone(), uid.to_owned());
-    let name = (uid.to_owned(), noted.handle.clone());
-    let used = run(threads, name.clone(), move || staged::is_used(&place, &of, &but)).await?;
-    if used {
+    if is_used(threads, noted, (root, uid)).await? {
         return Ok(());
     }
+    let name = (uid.to_owned(), noted.handle.clone());
     if let Some(staging) = noted.staging.clone() {
         let place = staging.clone();
         if run(threads, name.clone(), move || place.try_exists()).await? {

@@ -445,7 +445,7 @@ async fn what_a_killed_node_has_begun_is_undone() {
 }
 
 #[tokio::test]
-async fn a_driver_that_is_away_keeps_its_volume_and_no_other() {
+async fn a_driver_that_never_came_holds_up_no_other_volume_and_no_end() {
     let world = World::new(LONG);
     let mut spec = claimed();
     spec["volumes"].as_array_mut().unwrap().push(json!({"name": "other", "csi": {"driver": "away"}}));
@@ -456,9 +456,31 @@ async fn a_driver_that_is_away_keeps_its_volume_and_no_other() {
     let error = world.set_up(&pod, around).await.unwrap_err();
     assert!(error.contains("driver name away not found in the list of registered CSI drivers"), "{error}");
     assert_eq!(world.log(), ["stage", "publish"], "the other volume is there");
-    let error = world.tear_down("u1").await.unwrap_err();
-    assert!(error.starts_with("UnmountVolume.TearDown failed for volume \"other\""), "{error}");
+    world.tear_down("u1").await.unwrap();
     assert_eq!(world.log(), ["unpublish", "unstage"]);
+    assert_eq!(world.left(), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_driver_that_has_left_is_waited_for_by_whom_it_has_served() {
+    let mut world = World::new(LONG);
+    let (served, waiting) = (world.pod("u1", claimed()), world.pod("u2", claimed()));
+    world.set_up(&served, claims(json!({}))).await.unwrap();
+    world.log();
+    world.around = Arc::new(Alone { log: world.fake.log.clone(), ..Alone::default() });
+    assert!(world.set_up(&waiting, claims(json!({}))).await.unwrap_err().contains("not found in the list"));
+    world.tear_down("u2").await.unwrap();
+    assert_eq!(world.log(), Vec::<String>::new(), "the volume is the other pod's still");
+    let error = world.tear_down("u1").await.unwrap_err();
+    assert!(error.starts_with("UnmountVolume.TearDown failed for volume \"pv\""), "{error}");
+    world.restart(LONG);
+    world.tear_down("u1").await.unwrap();
+    assert_eq!(world.log(), ["unpublish".to_owned(), "unstage".to_owned(), format!("not in use {NAME}")]);
+    // Noted by an earlier run of the node, and mounted by none.
+    world.around = Arc::new(Alone { log: world.fake.log.clone(), ..Alone::default() });
+    assert!(world.set_up(&waiting, claims(json!({}))).await.is_err());
+    world.tear_down("u2").await.unwrap();
+    assert_eq!(world.log(), [format!("not in use {NAME}")]);
 }
 
 #[tokio::test]
