@@ -36,6 +36,7 @@ use crate::runtime_state::PodRuntime;
 use crate::sources;
 use crate::volumes::csi;
 
+use mailbox::Mailbox;
 use ops::{Outcome, StartError};
 use patch::{own_fields, status_patch};
 pub(crate) use state::PodWorker;
@@ -336,7 +337,8 @@ impl PodWorker {
                 let grace = self.eviction.as_ref().map_or(own, |verdict| verdict.grace_seconds);
                 let deadline = grace_end(&deps, grace);
                 let (pod, addresses) = (self.pod.clone(), self.addresses.clone());
-                self.push(finish(deps, pod, runtime.clone(), addresses, deadline, cancel));
+                let mailbox = self.mailbox.clone();
+                self.push(finish(deps, pod, mailbox, runtime.clone(), addresses, deadline, cancel));
             }
         }
     }
@@ -608,6 +610,7 @@ async fn kill(
 async fn finish(
     deps: Arc<Deps>,
     pod: Arc<PodView>,
+    mailbox: Arc<Mailbox>,
     runtime: PodRuntime,
     addresses: Vec<std::net::IpAddr>,
     until: Timestamp,
@@ -626,6 +629,8 @@ async fn finish(
             return Outcome::Finished;
         }
     }
+    // Who waits for the pod's place does not wait for drivers.
+    mailbox.is_over();
     // Others may have the volumes before the pod itself is deleted.
     let directories = deps.directories(pod.uid());
     let failed = |error: &str| deps.event(&pod, None, EventType::Warning, "FailedUnMount", error);
