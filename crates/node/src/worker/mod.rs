@@ -460,7 +460,11 @@ impl PodWorker {
                 self.messages.remove(&id);
                 self.removing.remove(&id);
             }
-            Outcome::Finished => self.finishing = false,
+            Outcome::Finished => {
+                self.finishing = false;
+                // They are taken away: nothing brings them up to date any more.
+                self.volumes = Step::Todo;
+            }
             Outcome::Granted { granted, generation, saved } => self.granted(granted, generation, saved),
             Outcome::Actuated(result) => self.actuated(result),
             Outcome::Written(result) => self.written(result),

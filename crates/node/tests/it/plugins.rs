@@ -274,3 +274,41 @@ async fn nobody_waits_for_a_driver_who_waits_for_the_pods_place() {
     world.pod_until("critical", "running beside a driver that hangs", running).await;
     assert!(in_use(&world));
 }
+
+/// The driver has its volumes published whenever a pod's volumes are brought up to date.
+fn republish(world: &World) {
+    let spec = json!({ "requiresRepublish": true });
+    world.api.put("csidrivers", json!({ "metadata": { "name": "d.example" }, "spec": spec }));
+}
+
+/// Something that volumes may show of a pod has changed.
+fn label(world: &World, text: &str) {
+    let mut pod = world.pod("web");
+    pod["metadata"]["labels"]["at"] = text.into();
+    world.api.put("pods", pod);
+}
+
+fn once() -> Value {
+    let mut spec = crate::world::one();
+    spec["restartPolicy"] = "Never".into();
+    spec
+}
+
+#[tokio::test]
+async fn volumes_of_a_pod_that_has_ended_are_not_published_again() {
+    let (world, driver) = with_volume(once()).await;
+    republish(&world);
+    label(&world, "1");
+    driver.asked(3).await;
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 0);
+    driver.asked(5).await;
+    world.until("nobody uses the volume", || (!in_use(&world)).then_some(())).await;
+    for text in ["2", "3", "4"] {
+        label(&world, text);
+        world.settled("web").await;
+    }
+    let (publish, unpublish) = ("publish vdb, in use: true", "unpublish, in use: true");
+    let wanted = ["stage, in use: true", publish, publish, unpublish, "unstage, in use: true"];
+    assert_eq!(driver.log(), wanted);
+    assert!(!in_use(&world));
+}
