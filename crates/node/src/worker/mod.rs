@@ -278,7 +278,8 @@ impl PodWorker {
             Action::MountVolumes => {
                 if let Some(tokens) = self.tokens.take() {
                     self.volumes = Step::Busy;
-                    self.push(ops::volumes(deps, self.pod.clone(), tokens, false, self.cancel.clone()));
+                    let until = self.uses_volumes.clone();
+                    self.push(ops::volumes(deps, self.pod.clone(), tokens, false, until));
                 }
             }
             Action::EnsureImage { container } => {
@@ -332,6 +333,8 @@ impl PodWorker {
             Action::Finish => {
                 self.finishing = true;
                 self.probers.clear();
+                // Nothing is published behind the back of who takes the volumes away.
+                self.uses_volumes.cancel();
                 let cancel = self.cancel.clone();
                 let own = self.pod.spec_grace_seconds();
                 let grace = self.eviction.as_ref().map_or(own, |verdict| verdict.grace_seconds);
@@ -378,8 +381,8 @@ impl PodWorker {
         // Without tokens at hand a refresh is under way: its end brings us here again.
         if let Some(tokens) = self.tokens.take() {
             self.refresh_due = false;
-            let cancel = self.cancel.clone();
-            self.push(ops::volumes(self.deps.clone(), self.pod.clone(), tokens, true, cancel));
+            let until = self.uses_volumes.clone();
+            self.push(ops::volumes(self.deps.clone(), self.pod.clone(), tokens, true, until));
         }
     }
 
@@ -464,6 +467,9 @@ impl PodWorker {
                 self.finishing = false;
                 // They are taken away: nothing brings them up to date any more.
                 self.volumes = Step::Todo;
+                self.uses_volumes = self.cancel.child_token();
+                // A step that was called off has kept them.
+                self.tokens.get_or_insert_default();
             }
             Outcome::Granted { granted, generation, saved } => self.granted(granted, generation, saved),
             Outcome::Actuated(result) => self.actuated(result),

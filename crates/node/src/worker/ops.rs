@@ -244,8 +244,10 @@ pub(crate) async fn volumes(
     // A refresh is no part of the start.
     let _step = (!refresh).then(|| deps.traces.step(pod.uid(), "node: volumes", ""));
     let result = tokio::select! {
-        result = fill_volumes(&deps, &pod, &mut tokens) => result,
+        // Whoever calls it off may be about to take away what it makes.
+        biased;
         () = cancel.cancelled() => return Outcome::Cancelled,
+        result = fill_volumes(&deps, &pod, &mut tokens) => result,
     };
     Outcome::Volumes { tokens, refresh, result }
 }

@@ -312,3 +312,16 @@ async fn volumes_of_a_pod_that_has_ended_are_not_published_again() {
     assert_eq!(driver.log(), wanted);
     assert!(!in_use(&world));
 }
+
+#[tokio::test]
+async fn a_volume_that_is_being_published_is_let_go_when_its_pod_ends() {
+    let (world, driver) = with_volume(once()).await;
+    republish(&world);
+    *driver.hangs.lock() = "publish vdb";
+    label(&world, "1");
+    driver.asked(3).await;
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 0);
+    driver.asked(5).await;
+    world.until("nobody uses the volume", || (!in_use(&world)).then_some(())).await;
+    assert_eq!(driver.log()[3..], ["unpublish, in use: true", "unstage, in use: true"]);
+}
