@@ -85,6 +85,11 @@ fn status(deps: &Deps) -> Option<StatusView> {
     node.decode::<NodeView>().ok().map(|node| node.status)
 }
 
+/// What the Node says that it uses.
+pub(super) fn said(deps: &Deps) -> BTreeSet<String> {
+    status(deps).map(|status| status.volumes_in_use).unwrap_or_default()
+}
+
 /// Whether the Node says that a volume is attached.
 pub(super) fn is_attached(deps: &Deps, name: &str) -> bool {
     status(deps).is_some_and(|status| status.volumes_attached.iter().any(|known| known.name == name))

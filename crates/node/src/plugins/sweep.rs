@@ -10,6 +10,7 @@ use base::BoxError;
 use base::backoff::Policy;
 use jiff::Timestamp;
 
+use super::in_use;
 use crate::deps::{Deps, blocking};
 use crate::volumes::csi::{self, Noted};
 use crate::volumes::staged;
@@ -19,15 +20,20 @@ const AGAIN: Policy = Policy { first: Duration::from_secs(1), max: Duration::fro
 /// Says again that volumes are in use which earlier runs have left so. Before that nothing may be mounted or detached.
 ///
 /// # Errors
-/// If what is noted cannot be read: then nothing is known of what is in use.
+/// If nothing that is noted can be read: then nothing is known of what is in use.
 pub(crate) async fn begin(deps: &Arc<Deps>) -> Result<(), BoxError> {
     let root = deps.config.data_dir.clone();
-    let found = blocking(move || -> io::Result<Vec<Noted>> {
-        let pods = staged::noted(&root)?.into_iter().map(|(_, noted)| noted);
-        Ok(pods.chain(staged::staged(&root)?).collect())
+    let found = blocking(move || -> io::Result<(Vec<Noted>, bool)> {
+        let (mut noted, whole) = staged::noted(&root)?;
+        noted.extend(staged::staged(&root)?);
+        Ok((noted, whole))
     });
-    let noted = found.await??;
+    let (noted, whole) = found.await??;
     deps.plugins.in_use.begin(noted.into_iter().filter_map(|noted| noted.attached_as));
+    if !whole {
+        // Whatever else was in use may be still.
+        deps.plugins.in_use.begin(in_use::said(deps));
+    }
     Ok(())
 }
 

@@ -325,3 +325,20 @@ async fn a_volume_that_is_being_published_is_let_go_when_its_pod_ends() {
     world.until("nobody uses the volume", || (!in_use(&world)).then_some(())).await;
     assert_eq!(driver.log()[3..], ["unpublish, in use: true", "unstage, in use: true"]);
 }
+
+#[tokio::test]
+async fn a_node_begins_beside_what_it_cannot_read() {
+    const OTHER: &str = "kubernetes.io/csi/d.example^other";
+    let (mut world, _driver) = with_volume(once()).await;
+    world.stop().await;
+    let lost = world.directory.path().join("data/pods/lost");
+    std::fs::create_dir(&lost).unwrap();
+    std::fs::write(lost.join("volumes.json"), "{").unwrap();
+    let mut node = world.api.get("nodes", "", "n1").unwrap();
+    node["status"]["volumesInUse"] = json!([OTHER]);
+    world.api.put("nodes", node);
+    world.start().await;
+    world.until("what can be read is in use", || in_use(&world).then_some(())).await;
+    let node = world.api.get("nodes", "", "n1").unwrap();
+    assert!(node["status"]["volumesInUse"].as_array().unwrap().contains(&json!(OTHER)), "{node:#}");
+}
