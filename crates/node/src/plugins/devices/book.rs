@@ -56,6 +56,8 @@ struct Resource {
 pub(super) struct Book {
     resources: BTreeMap<String, Resource>,
     given: BTreeMap<String, OfPod>,
+    /// Pods that have not been given everything yet.
+    asking: BTreeSet<String>,
 }
 
 /// What a container asks of a resource.
@@ -119,6 +121,7 @@ impl Book {
             self.resources.entry(resource).or_default();
         }
         self.given = given;
+        self.asking.clear();
     }
 
     /// Of each resource how many there are, and how many work.
@@ -135,8 +138,20 @@ impl Book {
         self.resources.keys().cloned().collect()
     }
 
-    pub(super) fn given(&self) -> &BTreeMap<String, OfPod> {
-        &self.given
+    /// Who has what, for those who come after a crash: who was still asking asks anew.
+    pub(super) fn settled(&self) -> BTreeMap<String, OfPod> {
+        let given = self.given.iter().filter(|(uid, _)| !self.asking.contains(*uid));
+        given.map(|(uid, of)| (uid.clone(), of.clone())).collect()
+    }
+
+    /// A pod begins to ask.
+    pub(super) fn asks(&mut self, uid: &str) {
+        self.asking.insert(uid.to_owned());
+    }
+
+    /// A pod was given everything that it has asked for.
+    pub(super) fn has_all(&mut self, uid: &str) {
+        self.asking.remove(uid);
     }
 
     pub(super) fn of_pod(&self, uid: &str) -> Option<&OfPod> {
@@ -184,6 +199,7 @@ impl Book {
 
     /// A pod's devices are free. Answers whether it had some.
     pub(super) fn free(&mut self, uid: &str) -> bool {
+        self.asking.remove(uid);
         self.given.remove(uid).is_some()
     }
 }
@@ -258,6 +274,24 @@ mod tests {
         assert!(book.choice("p2", &wish("m", 2), &none(), |uid| uid != "p1").is_ok(), "its pod is over");
         assert!(book.free("p1") && !book.free("p1"));
         assert!(book.choice("p2", &wish("m", 3), &none(), all).is_ok());
+    }
+
+    #[test]
+    fn what_is_being_asked_for_is_nobodys_after_a_crash() {
+        let mut book = book();
+        let given = |id: &str| Given { ids: ids(&[id]), ..Given::default() };
+        book.asks("p1");
+        book.give("p1", &wish("init", 1), given("a"));
+        book.give("p1", &wish("m", 1), given("b"));
+        book.give("p2", &wish("m", 1), given("c"));
+        assert_eq!(book.settled().keys().collect::<Vec<_>>(), ["p2"]);
+        assert!(book.choice("p3", &wish("m", 1), &none(), |_| true).is_err(), "others do not get it");
+        book.has_all("p1");
+        assert_eq!(book.settled().keys().collect::<Vec<_>>(), ["p1", "p2"]);
+        book.asks("p1");
+        book.free("p1");
+        book.give("p1", &wish("m", 1), given("a"));
+        assert!(book.settled().contains_key("p1"));
     }
 
     #[test]

@@ -132,7 +132,9 @@ pub(crate) async fn allocate(deps: &Deps, pod: &PodView) -> Result<(), String> {
     if wishes.is_empty() {
         return Ok(());
     }
+    devices.book.lock().asks(pod.uid());
     let given = give_all(deps, pod.uid(), &wishes).await;
+    devices.book.lock().has_all(pod.uid());
     let noted = match given {
         Ok(()) => note(deps).await.map_err(|error| format!("{}: {error}", checkpoint(deps).display())),
         failed => failed,
@@ -266,7 +268,7 @@ async fn note(deps: &Deps) -> Result<(), String> {
     let _alone = devices.writing.lock().await;
     let now = {
         let book = devices.book.lock();
-        Checkpoint::new(book.names(), book.given().clone())
+        Checkpoint::new(book.names(), book.settled())
     };
     let path = checkpoint(deps);
     let written = blocking(move || now.write(&path)).await.map_err(|error| error.to_string())?;
