@@ -111,15 +111,18 @@ impl Book {
         }
     }
 
-    /// Resources of an earlier run of the node, whose plugins have not come yet.
+    /// Resources of an earlier run of the node, whose plugins have not come yet, and what it has given. `known`: the pods
+    /// that are still there; nobody would free the devices of the others.
     pub(super) fn awaited(
         &mut self,
         resources: impl IntoIterator<Item = String>,
-        given: BTreeMap<String, OfPod>,
+        mut given: BTreeMap<String, OfPod>,
+        known: impl Fn(&str) -> bool,
     ) {
         for resource in resources {
             self.resources.entry(resource).or_default();
         }
+        given.retain(|uid, _| known(uid));
         self.given = given;
         self.asking.clear();
     }
@@ -314,7 +317,9 @@ mod tests {
         book.withdrawn(GPU);
         assert_eq!(book.amounts()[GPU], (0, 0));
         let mut fresh = Book::default();
-        fresh.awaited([GPU.to_owned()], BTreeMap::new());
+        let given = ["here", "gone"].map(|uid| (uid.to_owned(), OfPod::new()));
+        fresh.awaited([GPU.to_owned()], given.into(), |uid| uid == "here");
+        assert_eq!(fresh.settled().keys().collect::<Vec<_>>(), ["here"]);
         assert_eq!(fresh.amounts()[GPU], (0, 0));
         assert!(fresh.knows(GPU) && !fresh.knows("example.com/x"));
     }

@@ -82,7 +82,10 @@ pub(crate) async fn begin(deps: &Deps) -> Option<UnixListener> {
     let path = checkpoint(deps);
     let read = blocking(move || Checkpoint::read(&path)).await;
     match read {
-        Ok(Ok(read)) => deps.plugins.devices.book.lock().awaited(read.resources, read.given),
+        Ok(Ok(read)) => {
+            let known = |uid: &str| deps.static_pods.has(uid) || deps.caches.pods.by_uid(uid).is_some();
+            deps.plugins.devices.book.lock().awaited(read.resources, read.given, known);
+        }
         Ok(Err(error)) => tracing::error!(%error, "who has which devices is not known any more"),
         Err(error) => tracing::error!(%error, "who has which devices is not known any more"),
     }
