@@ -431,9 +431,10 @@ impl Work<'_> {
         around.attached(&name, &attachment(&self.mounting.source, &self.setup.node.name)).await
     }
 
-    /// The group that the driver itself is to give the volume to.
+    /// The group that the driver itself is to give the volume to: which it does is the driver's to say, and no policy's.
+    /// Source: `SetUpAt`, `MountDevice`.
     fn drivers_group(&self, can: Capabilities) -> Option<Group> {
-        self.group.filter(|_| can.mount_group && self.mounting.is_given())
+        self.group.filter(|_| can.mount_group)
     }
 
     async fn secret(&self, named: Option<&SecretRef>) -> Result<Texts, String> {

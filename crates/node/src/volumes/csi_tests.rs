@@ -79,6 +79,8 @@ struct Fake {
     published: Mutex<Option<NodePublishVolumeRequest>>,
     hangs: AtomicBool,
     fails_to_publish: AtomicBool,
+    /// It gives volumes to groups itself.
+    gives: AtomicBool,
     /// Instead of a mount it leaves nothing, or this.
     lies: Mutex<Option<Lie>>,
 }
@@ -201,6 +203,9 @@ impl Node for Served {
         };
         let mut capabilities = vec![can(node_service_capability::rpc::Type::StageUnstageVolume); many];
         capabilities.push(can(node_service_capability::rpc::Type::ExpandVolume));
+        if self.0.gives.load(Ordering::SeqCst) {
+            capabilities.push(can(node_service_capability::rpc::Type::VolumeMountGroup));
+        }
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
     }
 
@@ -553,6 +558,25 @@ async fn a_volume_of_a_pods_own_is_told_whose_it_is() {
     assert_eq!((&*asked.volume_context["a"], &*asked.secrets["of"]), ("b", "s"));
     world.tear_down("u1").await.unwrap();
     assert_eq!(world.left(), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_driver_that_gives_volumes_to_groups_is_told_the_group() {
+    let world = World::new(LONG);
+    world.fake.gives.store(true, Ordering::SeqCst);
+    let mut spec = claimed();
+    spec["securityContext"] = json!({"fsGroup": 4321});
+    let pod = world.pod("u1", spec);
+    world.set_up(&pod, claims(json!({"attachRequired": false, "fsGroupPolicy": "None"}))).await.unwrap();
+    let published = world.fake.published.lock().take().unwrap();
+    let staged = world.fake.staged.lock().take().unwrap();
+    for capability in [published.volume_capability, staged.volume_capability] {
+        let Some(AccessType::Mount(mount)) = capability.unwrap().access_type else {
+            panic!("no file system")
+        };
+        assert_eq!(mount.volume_mount_group, "4321");
+    }
+    world.tear_down("u1").await.unwrap();
 }
 
 #[test]
