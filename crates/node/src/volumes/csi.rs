@@ -372,7 +372,13 @@ pub(super) async fn set_up(
     group: Option<Group>,
 ) -> Result<(), VolumeError> {
     let work = Work { setup, threads, usable, mounting, group };
-    let failed = |cause| claim::failed(&usable.entry.volume, mounting.device, cause);
+    let volume = &usable.entry.volume;
+    let failed = |failure| match failure {
+        Failure::Staging(cause) => {
+            VolumeError::Stage { volume: volume.clone(), device: mounting.device, cause }
+        }
+        Failure::Other(cause) => claim::failed(volume, mounting.device, cause),
+    };
     match tokio::time::timeout(PATIENCE, work.mount()).await {
         Ok(done) => done.map_err(failed),
         Err(_) => Err(VolumeError::Unprocessed {
@@ -380,6 +386,18 @@ pub(super) async fn set_up(
             cause: "timed out waiting for the condition: the volume is not attached, or its driver does not answer"
                 .to_owned(),
         }),
+    }
+}
+
+/// Why a volume cannot be had: the two have different names.
+enum Failure {
+    Staging(String),
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(cause: String) -> Self {
+        Self::Other(cause)
     }
 }
 
@@ -393,7 +411,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn mount(&self) -> Result<(), String> {
+    async fn mount(&self) -> Result<(), Failure> {
         let around = &*self.setup.around;
         let source = &self.mounting.source;
         let driver = around.driver(&source.driver).ok_or_else(|| not_registered(&source.driver))?;
@@ -402,13 +420,13 @@ impl Work<'_> {
         let again = around.mounted().published.lock().contains(&done);
         if again && !self.mounting.is_republished() {
             return match self.mounting.growth {
-                Some(_) => self.grow(&driver, driver.capabilities().await?).await,
+                Some(_) => Ok(self.grow(&driver, driver.capabilities().await?).await?),
                 None => Ok(()),
             };
         }
         let can = driver.capabilities().await?;
         let context = self.attach().await?;
-        let staging = self.stage(&driver, can, &context).await?;
+        let staging = self.stage(&driver, can, &context).await.map_err(Failure::Staging)?;
         self.publish(&driver, can, context, staging).await?;
         self.check().await?;
         self.grow(&driver, can).await?;
@@ -473,9 +491,7 @@ impl Work<'_> {
             secrets,
             volume_context: source.volume_attributes.clone().into_iter().collect(),
         };
-        driver.stage(request).await.map_err(|error| {
-            format!("MountVolume.MountDevice failed for volume \"{}\" : {error}", self.usable.entry.volume)
-        })?;
+        driver.stage(request).await?;
         mounted.staged.lock().insert(name);
         Ok(Some(staging))
     }
