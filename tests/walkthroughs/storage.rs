@@ -156,7 +156,7 @@ fn the_lectures_volumes_claims_and_classes() {
     apply(&terminal, &MANUAL.replace("PATH", &disk.display().to_string()));
     phase(&terminal, "pvc pvc-name", "Bound");
     terminal.types("kubectl wait pod mypod --for=condition=Ready --timeout=120s");
-    terminal.types("kubectl exec mypod -- sh -c 'until [ -s /var/www/html/index.html ]; do :; done'");
+    terminal.types("kubectl exec mypod -- sh -c 'until [ -s /var/www/html/index.html ]; do sleep 0.1; done'");
     assert_eq!(terminal.types(&format!("cat {}/index.html", disk.display())), "hello\n");
 
     // Any other class: its provisioner makes the volume, which has to be there.

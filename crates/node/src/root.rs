@@ -100,19 +100,32 @@ pub fn hide_root(root: &Path, place: &Path) -> io::Result<()> {
     if !is_same(root, place)? {
         return Ok(());
     }
-    sys::mount::unmount(place)?;
+    // Where a link leads to the directory itself nothing was made, …
+    let real = place.canonicalize()?;
+    if real == root.canonicalize()? {
+        return Ok(());
+    }
+    sys::mount::unmount(&real)?;
     match fs::remove_dir(place) {
-        // Somebody had a mount below ours, or has put something there.
-        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        // … and where one leads elsewhere it stays, as does an administrator's own mount below ours, and what somebody
+        // has put there.
+        Err(error) if !is_others(&error) => Err(error),
         _ => Ok(()),
     }
+}
+
+fn is_others(error: &io::Error) -> bool {
+    use io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound, ResourceBusy};
+    matches!(error.kind(), DirectoryNotEmpty | NotADirectory | NotFound | ResourceBusy)
 }
 
 /// Whether two names lead to one directory.
 fn is_same(root: &Path, place: &Path) -> io::Result<bool> {
     let identity = |path: &Path| match fs::metadata(path) {
         Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     };
     let (root, shown) = (identity(root)?, identity(place)?);
@@ -189,6 +202,29 @@ mod tests {
         hide_root(&root, &shown).unwrap();
         assert!(!shown.exists() && root.join("pods").exists());
         assert_eq!(place.mounts(), [root.as_path()]);
+    }
+
+    #[test]
+    fn a_place_that_is_a_link_or_a_mount_of_its_own_is_left() {
+        let place = Place(tempfile::tempdir().unwrap());
+        let path = |name: &str| place.0.path().join(name);
+        let (root, disk) = (path("node"), path("disk"));
+        share_root(&root).unwrap();
+        lay_out(&root).unwrap();
+        for (link, target) in [("elsewhere", &disk), ("itself", &root)] {
+            fs::create_dir_all(target).unwrap();
+            std::os::unix::fs::symlink(target, path(link)).unwrap();
+            assert!(show_root(&root, &path(link)).unwrap());
+            hide_root(&root, &path(link)).unwrap();
+            assert_eq!(place.mounts(), [root.as_path()], "{link}");
+            assert!(path(link).is_symlink());
+        }
+        sys::mount::tmpfs(&disk, Some(4096)).unwrap();
+        assert!(show_root(&root, &disk).unwrap());
+        hide_root(&root, &disk).unwrap();
+        assert!(disk.exists() && place.mounts().contains(&disk) && root.join("pods").exists());
+        fs::write(path("file"), "").unwrap();
+        hide_root(&root, &path("file/kubelet")).unwrap();
     }
 
     #[test]

@@ -101,6 +101,11 @@ impl Options {
         self.flags |= MountFlags::RDONLY;
     }
 
+    /// Whether nothing can be written through the mount.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.contains(MountFlags::RDONLY)
+    }
+
     /// What is for the file system.
     pub fn data(&self) -> &[String] {
         &self.data

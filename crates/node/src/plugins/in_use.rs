@@ -49,6 +49,18 @@ impl InUse {
         }
     }
 
+    /// What is to be written next. What is withdrawn by that counts as said no more before it is: nobody who comes
+    /// meanwhile believes in it.
+    fn next(&self) -> BTreeSet<String> {
+        let wanted = self.wanted.lock();
+        self.written.send_if_modified(|written| {
+            let before = written.len();
+            written.retain(|name| wanted.contains(name));
+            written.len() != before
+        });
+        wanted.clone()
+    }
+
     /// What earlier runs of the node have left in use.
     pub(super) fn begin(&self, names: impl IntoIterator<Item = String>) {
         self.wanted.lock().extend(names);
@@ -85,6 +97,11 @@ fn status(deps: &Deps) -> Option<StatusView> {
     node.decode::<NodeView>().ok().map(|node| node.status)
 }
 
+/// What the Node says that it uses.
+pub(super) fn said(deps: &Deps) -> BTreeSet<String> {
+    status(deps).map(|status| status.volumes_in_use).unwrap_or_default()
+}
+
 /// Whether the Node says that a volume is attached.
 pub(super) fn is_attached(deps: &Deps, name: &str) -> bool {
     status(deps).is_some_and(|status| status.volumes_attached.iter().any(|known| known.name == name))
@@ -118,7 +135,7 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
 
 async fn write(deps: &Deps) -> Result<(), api::Status> {
     let in_use = &deps.plugins.in_use;
-    let wanted = in_use.wanted.lock().clone();
+    let wanted = in_use.next();
     // Without a Node there is nobody to tell; its making is a change.
     let Some(shown) = status(deps) else { return Ok(()) };
     if shown.volumes_in_use != wanted {
@@ -130,4 +147,26 @@ async fn write(deps: &Deps) -> Result<(), api::Status> {
     }
     in_use.written.send_replace(wanted);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_being_withdrawn_is_not_believed() {
+        let in_use = InUse::default();
+        assert!(in_use.add("v").now_or_never().is_none());
+        in_use.written.send_replace(in_use.next());
+        assert!(in_use.add("v").now_or_never().is_some());
+        in_use.remove("v");
+        let without = in_use.next();
+        assert!(in_use.add("v").now_or_never().is_none(), "the list without it is on its way");
+        in_use.written.send_replace(without);
+        assert!(in_use.add("v").now_or_never().is_none());
+        in_use.written.send_replace(in_use.next());
+        assert!(in_use.add("v").now_or_never().is_some());
+    }
 }

@@ -70,6 +70,12 @@ impl Plugins {
         Ok(())
     }
 
+    /// The drivers that have registered at a socket.
+    fn at(&self, socket: &Path) -> Vec<String> {
+        let drivers = self.drivers.lock();
+        drivers.iter().filter(|(_, known)| known.socket == socket).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Forgets a driver, if it is the one that registered at a socket. Tells whether it was.
     fn remove(&self, name: &str, socket: &Path) -> bool {
         let mut drivers = self.drivers.lock();

@@ -183,7 +183,8 @@ async fn attend(deps: Arc<Deps>, workers: Workers, socket: PathBuf, gone: Cancel
     let name = loop {
         let done = tokio::select! {
             done = register(&deps, &socket) => done,
-            () = gone.cancelled() => return,
+            // It may have been taken in, and not been told yet.
+            () = gone.cancelled() => return left(&deps, &socket).await,
         };
         match done {
             Ok(name) => break name,
@@ -206,7 +207,14 @@ async fn attend(deps: Arc<Deps>, workers: Workers, socket: PathBuf, gone: Cancel
         () = sweep::after(&deps, &name) => gone.cancelled().await,
         () = gone.cancelled() => {}
     }
-    forget(&deps, &name, &socket).await;
+    left(&deps, &socket).await;
+}
+
+/// Forgets whoever has registered at a socket that is gone.
+async fn left(deps: &Deps, socket: &Path) {
+    for name in deps.plugins.at(socket) {
+        forget(deps, &name, socket).await;
+    }
 }
 
 /// Asks who is there and takes it in; says what came of it. Answers its name.

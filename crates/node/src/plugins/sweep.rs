@@ -1,5 +1,6 @@
-//! What earlier runs of the node have begun with volumes of drivers and nobody ends any more: a pod that went while the
-//! node was away, a volume that was staged for it. It is looked for when a driver registers, since it has to be asked.
+//! What earlier runs of the node have left of volumes of drivers: which are in use, said before anything is begun, and
+//! those that are staged for nobody, taken away when their driver registers. What pods have is not touched: each is ended
+//! by its worker, or by whoever clears up after a pod that is gone.
 
 use std::io;
 use std::sync::Arc;
@@ -9,34 +10,30 @@ use base::BoxError;
 use base::backoff::Policy;
 use jiff::Timestamp;
 
+use super::in_use;
 use crate::deps::{Deps, blocking};
 use crate::volumes::csi::{self, Noted};
-use crate::volumes::{staged, tear_down};
+use crate::volumes::staged;
 
 const AGAIN: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(120) };
-
-/// Everything of drivers that is noted on this node.
-struct Left {
-    pods: Vec<(String, Noted)>,
-    staged: Vec<Noted>,
-}
-
-async fn look(deps: &Deps) -> Result<Left, BoxError> {
-    let root = deps.config.data_dir.clone();
-    let found = blocking(move || -> io::Result<Left> {
-        Ok(Left { pods: staged::noted(&root)?, staged: staged::staged(&root)? })
-    });
-    Ok(found.await??)
-}
 
 /// Says again that volumes are in use which earlier runs have left so. Before that nothing may be mounted or detached.
 ///
 /// # Errors
-/// If what is noted cannot be read: then nothing is known of what is in use.
+/// If nothing that is noted can be read: then nothing is known of what is in use.
 pub(crate) async fn begin(deps: &Arc<Deps>) -> Result<(), BoxError> {
-    let Left { pods, staged } = look(deps).await?;
-    let noted = pods.into_iter().map(|(_, noted)| noted).chain(staged);
-    deps.plugins.in_use.begin(noted.filter_map(|noted| noted.attached_as));
+    let root = deps.config.data_dir.clone();
+    let found = blocking(move || -> io::Result<(Vec<Noted>, bool)> {
+        let (mut noted, whole) = staged::noted(&root)?;
+        noted.extend(staged::staged(&root)?);
+        Ok((noted, whole))
+    });
+    let (noted, whole) = found.await??;
+    deps.plugins.in_use.begin(noted.into_iter().filter_map(|noted| noted.attached_as));
+    if !whole {
+        // Whatever else was in use may be still.
+        deps.plugins.in_use.begin(in_use::said(deps));
+    }
     Ok(())
 }
 
@@ -44,7 +41,7 @@ pub(crate) async fn begin(deps: &Arc<Deps>) -> Result<(), BoxError> {
 pub(super) async fn after(deps: &Deps, driver: &str) {
     let mut failures = 0;
     while let Err(error) = end(deps, driver).await {
-        tracing::warn!(driver, %error, "volumes of pods that are gone are not taken away, trying again");
+        tracing::warn!(driver, %error, "volumes that nobody has are not taken away, trying again");
         failures += 1;
         let again = deps.now().saturating_add(AGAIN.delay(failures)).unwrap_or(Timestamp::MAX);
         deps.clock.sleep_until(again).await;
@@ -52,15 +49,9 @@ pub(super) async fn after(deps: &Deps, driver: &str) {
 }
 
 async fn end(deps: &Deps, driver: &str) -> Result<(), BoxError> {
-    let Left { pods, staged } = look(deps).await?;
-    for (uid, noted) in pods {
-        if noted.driver == driver && is_gone(deps, &uid) {
-            let directories = deps.directories(&uid);
-            csi::tear_down(deps, &deps.threads, &directories, &uid).await?;
-            blocking(move || tear_down::tear_down(&directories)).await??;
-        }
-    }
-    for noted in staged.into_iter().filter(|noted| noted.driver == driver) {
+    let root = deps.config.data_dir.clone();
+    let found = blocking(move || staged::staged(&root)).await??;
+    for noted in found.into_iter().filter(|noted| noted.driver == driver) {
         let Some(driver) = deps.plugins.driver(driver) else { return Ok(()) };
         let _alone = deps.plugins.mounted.lock(&noted.driver, &noted.handle).await;
         // A pod that has it may have come meanwhile: it is looked for anew.
@@ -68,11 +59,4 @@ async fn end(deps: &Deps, driver: &str) -> Result<(), BoxError> {
         csi::unstage_unused(deps, &deps.threads, &driver, &noted, (root, "")).await?;
     }
     Ok(())
-}
-
-/// Nobody on the node has anything to do with a pod any more.
-fn is_gone(deps: &Deps, uid: &str) -> bool {
-    deps.caches.pods.by_uid(uid).is_none()
-        && !deps.static_pods.has(uid)
-        && !deps.state.pods().iter().any(|sandbox| sandbox.pod_uid == uid)
 }

@@ -372,7 +372,13 @@ pub(super) async fn set_up(
     group: Option<Group>,
 ) -> Result<(), VolumeError> {
     let work = Work { setup, threads, usable, mounting, group };
-    let failed = |cause| claim::failed(&usable.entry.volume, mounting.device, cause);
+    let volume = &usable.entry.volume;
+    let failed = |failure| match failure {
+        Failure::Staging(cause) => {
+            VolumeError::Stage { volume: volume.clone(), device: mounting.device, cause }
+        }
+        Failure::Other(cause) => claim::failed(volume, mounting.device, cause),
+    };
     match tokio::time::timeout(PATIENCE, work.mount()).await {
         Ok(done) => done.map_err(failed),
         Err(_) => Err(VolumeError::Unprocessed {
@@ -380,6 +386,18 @@ pub(super) async fn set_up(
             cause: "timed out waiting for the condition: the volume is not attached, or its driver does not answer"
                 .to_owned(),
         }),
+    }
+}
+
+/// Why a volume cannot be had: the two have different names.
+enum Failure {
+    Staging(String),
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(cause: String) -> Self {
+        Self::Other(cause)
     }
 }
 
@@ -393,7 +411,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn mount(&self) -> Result<(), String> {
+    async fn mount(&self) -> Result<(), Failure> {
         let around = &*self.setup.around;
         let source = &self.mounting.source;
         let driver = around.driver(&source.driver).ok_or_else(|| not_registered(&source.driver))?;
@@ -402,13 +420,13 @@ impl Work<'_> {
         let again = around.mounted().published.lock().contains(&done);
         if again && !self.mounting.is_republished() {
             return match self.mounting.growth {
-                Some(_) => self.grow(&driver, driver.capabilities().await?).await,
+                Some(_) => Ok(self.grow(&driver, driver.capabilities().await?).await?),
                 None => Ok(()),
             };
         }
         let can = driver.capabilities().await?;
         let context = self.attach().await?;
-        let staging = self.stage(&driver, can, &context).await?;
+        let staging = self.stage(&driver, can, &context).await.map_err(Failure::Staging)?;
         self.publish(&driver, can, context, staging).await?;
         self.check().await?;
         self.grow(&driver, can).await?;
@@ -431,9 +449,10 @@ impl Work<'_> {
         around.attached(&name, &attachment(&self.mounting.source, &self.setup.node.name)).await
     }
 
-    /// The group that the driver itself is to give the volume to.
+    /// The group that the driver itself is to give the volume to: which it does is the driver's to say, and no policy's.
+    /// Source: `SetUpAt`, `MountDevice`.
     fn drivers_group(&self, can: Capabilities) -> Option<Group> {
-        self.group.filter(|_| can.mount_group && self.mounting.is_given())
+        self.group.filter(|_| can.mount_group)
     }
 
     async fn secret(&self, named: Option<&SecretRef>) -> Result<Texts, String> {
@@ -472,9 +491,7 @@ impl Work<'_> {
             secrets,
             volume_context: source.volume_attributes.clone().into_iter().collect(),
         };
-        driver.stage(request).await.map_err(|error| {
-            format!("MountVolume.MountDevice failed for volume \"{}\" : {error}", self.usable.entry.volume)
-        })?;
+        driver.stage(request).await?;
         mounted.staged.lock().insert(name);
         Ok(Some(staging))
     }
@@ -626,13 +643,42 @@ struct Release<'a> {
 impl Release<'_> {
     async fn run(&self) -> Result<(), String> {
         let noted = self.entry.csi.clone().unwrap_or_default();
-        let driver = self.around.driver(&noted.driver).ok_or_else(|| not_registered(&noted.driver))?;
         let mounted = self.around.mounted();
         let _alone = mounted.lock(&noted.driver, &noted.handle).await;
         mounted.published.lock().remove(&(self.uid.to_owned(), self.entry.name.clone()));
-        driver.unpublish(&noted.handle, &self.around.told(&self.entry.path)).await?;
-        unstage_unused(self.around, self.threads, &driver, &noted, (self.directories.root(), self.uid))
-            .await?;
+        let users = (self.directories.root(), self.uid);
+        if self.may_have_begun(&noted).await? {
+            let driver = self.around.driver(&noted.driver).ok_or_else(|| not_registered(&noted.driver))?;
+            driver.unpublish(&noted.handle, &self.around.told(&self.entry.path)).await?;
+            unstage_unused(self.around, self.threads, &driver, &noted, users).await?;
+        } else if let Some(name) = &noted.attached_as
+            && !is_used(self.threads, &noted, users).await?
+        {
+            self.around.not_in_use(name);
+        }
+        self.forget().await
+    }
+
+    /// Whether the driver may have been asked for anything: before that directories are made. One that never came here
+    /// keeps nobody's pod.
+    async fn may_have_begun(&self, noted: &Noted) -> Result<bool, String> {
+        let parent = self.entry.path.parent().map(Path::to_owned).unwrap_or_default();
+        if self.is_there(noted, parent).await? {
+            return Ok(true);
+        }
+        let Some(staging) = noted.staging.clone() else { return Ok(false) };
+        if !self.is_there(noted, staging).await? {
+            return Ok(false);
+        }
+        // What is staged may be another pod's alone.
+        is_used(self.threads, noted, (self.directories.root(), self.uid)).await.map(|used| !used)
+    }
+
+    async fn is_there(&self, noted: &Noted, path: PathBuf) -> Result<bool, String> {
+        run(self.threads, (self.uid.to_owned(), noted.handle.clone()), move || path.try_exists()).await
+    }
+
+    async fn forget(&self) -> Result<(), String> {
         let (path, name) = (self.directories.ledger(), self.entry.name.clone());
         run(self.threads, (self.uid.to_owned(), String::new()), move || {
             let mut ledger = Ledger::read(&path)?;
@@ -640,6 +686,13 @@ impl Release<'_> {
         })
         .await
     }
+}
+
+/// Whether a pod other than `uid` has a volume.
+async fn is_used(threads: &Threads, noted: &Noted, (root, uid): (&Path, &str)) -> Result<bool, String> {
+    let (place, of, but) = (root.to_owned(), noted.clone(), uid.to_owned());
+    let name = (uid.to_owned(), noted.handle.clone());
+    run(threads, name, move || staged::is_used(&place, &of, &but)).await
 }
 
 /// Has a volume unstaged that no other pod has, and tells that it is in use no more. Called with the volume locked.
@@ -650,12 +703,10 @@ pub(crate) async fn unstage_unused(
     noted: &Noted,
     (root, uid): (&Path, &str),
 ) -> Result<(), String> {
-    let (place, of, but) = (root.to_owned(), noted.clone(), uid.to_owned());
-    let name = (uid.to_owned(), noted.handle.clone());
-    let used = run(threads, name.clone(), move || staged::is_used(&place, &of, &but)).await?;
-    if used {
+    if is_used(threads, noted, (root, uid)).await? {
         return Ok(());
     }
+    let name = (uid.to_owned(), noted.handle.clone());
     if let Some(staging) = noted.staging.clone() {
         let place = staging.clone();
         if run(threads, name.clone(), move || place.try_exists()).await? {

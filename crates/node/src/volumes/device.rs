@@ -2,7 +2,7 @@
 //! they are. What holds anything else is left alone. Source: `pkg/volume/local`, `SafeFormatAndMount` in `mount-utils`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::Path;
 use std::process::Command;
@@ -14,8 +14,9 @@ use super::empty_dir;
 
 /// What is made where nothing is asked for.
 const DEFAULT: &str = "ext4";
-/// So much of a device's beginning has to be nothing but zeros before it counts as empty.
-const EMPTY_BYTES: usize = 1 << 20;
+/// So much of a device's beginning, and of its end, has to be nothing but zeros before it counts as empty: partition
+/// tables and members of arrays have their names at the end as well.
+const EMPTY_BYTES: u64 = 1 << 20;
 
 /// A file system that can be made: its name, and what its program is to be told beside the device.
 const MAKERS: [(&str, &[&str]); 5] =
@@ -80,6 +81,12 @@ pub(crate) fn prepare(device: &Path, target: &Path, asked: &Asked) -> Result<(),
     rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
     match content(&file).map_err(failed)? {
         Content::FileSystem(_) => {}
+        Content::Empty if asked.options.is_read_only() => {
+            return Err(format!(
+                "cannot mount unformatted disk {} as we are manipulating it in read-only mode",
+                device.display()
+            ));
+        }
         Content::Empty => make(device, wanted, arguments)?,
         Content::Other => {
             return Err(format!(
@@ -99,16 +106,23 @@ fn content(file: &File) -> io::Result<Content> {
             return Ok(Content::FileSystem(family));
         }
     }
-    let mut beginning = vec![0; EMPTY_BYTES];
-    let mut read = 0;
-    while read < beginning.len() {
-        match file.read_at(&mut beginning[read..], read as u64)? {
+    let size = (&*file).seek(io::SeekFrom::End(0))?;
+    let empty = is_zero(file, 0)? && is_zero(file, size.saturating_sub(EMPTY_BYTES))?;
+    Ok(if empty { Content::Empty } else { Content::Other })
+}
+
+/// Whether nothing but zeros is there from an offset on, as far as is looked.
+fn is_zero(file: &File, from: u64) -> io::Result<bool> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = from;
+    while at < from + EMPTY_BYTES {
+        match file.read_at(&mut buffer, at)? {
             0 => break,
-            more => read += more,
+            read if buffer[..read].iter().any(|byte| *byte != 0) => return Ok(false),
+            read => at += read as u64,
         }
     }
-    let empty = beginning[..read].iter().all(|byte| *byte == 0);
-    Ok(if empty { Content::Empty } else { Content::Other })
+    Ok(true)
 }
 
 /// Has the file system's own program make one: no library does.
@@ -204,6 +218,24 @@ pub(super) mod tests {
         let error = prepare(&device.0, &target.0, &asked(Some("../evil"))).unwrap_err();
         assert!(error.contains("none that this node mounts"), "{error}");
         assert!(std::fs::read(&file).unwrap().windows(8).any(|bytes| bytes == b"precious"));
+    }
+
+    #[test]
+    fn who_only_reads_and_what_has_an_end_cost_nobody_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk");
+        let device = Loop::of_size(dir.path(), 16 << 20);
+        let target = Mounted(dir.path().join("mounted"));
+        let reads = Asked { fs_type: None, options: Options::parse(&["ro"]).unwrap() };
+        let error = prepare(&device.0, &target.0, &reads).unwrap_err();
+        assert!(error.starts_with("cannot mount unformatted disk /dev/loop"), "{error}");
+        assert!(std::fs::read(&file).unwrap().iter().all(|byte| *byte == 0));
+        drop(device);
+        // As where a partition table has its copy.
+        File::options().write(true).open(&file).unwrap().write_all_at(b"EFI PART", (16 << 20) - 512).unwrap();
+        let device = Loop::over(&file);
+        assert!(prepare(&device.0, &target.0, &asked(None)).unwrap_err().contains("is not formatted"));
+        assert!(std::fs::read(&file).unwrap().windows(8).any(|bytes| bytes == b"EFI PART"));
     }
 
     #[test]

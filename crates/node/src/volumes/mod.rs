@@ -44,6 +44,16 @@ pub(crate) enum VolumeError {
         /// What was tried and failed.
         cause: String,
     },
+    /// Its driver could not get it ready for any pod.
+    #[error("{} failed for volume \"{volume}\" : {cause}", staging(*device))]
+    Stage {
+        /// The PersistentVolume.
+        volume: String,
+        /// It is to be used as a device.
+        device: bool,
+        /// What was tried and failed.
+        cause: String,
+    },
     /// It cannot be begun with, or does not come to an end.
     #[error(
         "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: {cause}"
@@ -62,11 +72,16 @@ pub(crate) enum VolumeError {
     Ledger(String),
 }
 
+/// Upstream's name of that step.
+fn staging(device: bool) -> &'static str {
+    if device { "MapVolume.SetUpDevice" } else { "MountVolume.MountDevice" }
+}
+
 impl VolumeError {
     /// The event's reason. Source: `pkg/kubelet/events`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Map { .. } => "FailedMapVolume",
+            Self::Map { .. } | Self::Stage { device: true, .. } => "FailedMapVolume",
             _ => "FailedMount",
         }
     }

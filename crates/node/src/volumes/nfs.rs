@@ -81,10 +81,11 @@ pub(crate) fn prepare(export: &Export, target: &Path) -> Result<(), String> {
     let source = export.source();
     let failed = |why: String| format!("mount failed: mounting {source}: {why}");
     let io = |error: io::Error| failed(error.to_string());
-    empty_dir::make_directory(target, 0o750).map_err(io)?;
+    // Before anything looks at the directory: the server of what is mounted there may not answer any more.
     if empty_dir::is_mounted(target).map_err(io)? {
         return Ok(());
     }
+    empty_dir::make_directory(target, 0o750).map_err(io)?;
     let mut addresses = (export.server.as_str(), PORT)
         .to_socket_addrs()
         .map_err(|error| failed(format!("the address of {}: {error}", export.server)))?;

@@ -94,19 +94,42 @@ pub(super) fn forget(staging: &Path) -> io::Result<()> {
 /// Whether a pod on the node, other than `but`, has a volume, by what is noted of pods' volumes. Blocks.
 pub(super) fn is_used(root: &Path, of: &Noted, but: &str) -> io::Result<bool> {
     let same = |noted: &Noted| noted.driver == of.driver && noted.handle == of.handle;
-    let users = noted(root)?;
-    Ok(users.iter().any(|(uid, noted)| uid != but && same(noted)))
+    for (uid, ledger) in ledgers(root)? {
+        // Whose is unreadable may have it.
+        if ledger?.entries().filter_map(|entry| entry.csi.as_ref()).any(same) && uid != but {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// Pods and the volumes of drivers that are noted of them, one pair for each. Blocks.
-pub(crate) fn noted(root: &Path) -> io::Result<Vec<(String, Noted)>> {
-    let mut found = Vec::new();
-    for pod in entries(&root.join("pods"))? {
+/// What is noted of the volumes of each pod. Blocks.
+fn ledgers(root: &Path) -> io::Result<Vec<(String, io::Result<Ledger>)>> {
+    let of = |pod: fs::DirEntry| {
         let uid = pod.file_name().to_string_lossy().into_owned();
-        let ledger = Ledger::read(&ledger_in(&pod.path()))?;
-        found.extend(ledger.entries().filter_map(|entry| Some((uid.clone(), entry.csi.clone()?))));
+        match Ledger::read(&ledger_in(&pod.path())) {
+            // No pod has a file in place of its directory.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => (uid, Ok(Ledger::default())),
+            read => (uid, read),
+        }
+    };
+    Ok(entries(&root.join("pods"))?.into_iter().map(of).collect())
+}
+
+/// The volumes of drivers that pods have, and whether these are all: what cannot be read is told of, and keeps none of
+/// the others. Blocks.
+pub(crate) fn noted(root: &Path) -> io::Result<(Vec<Noted>, bool)> {
+    let (mut found, mut whole) = (Vec::new(), true);
+    for (uid, ledger) in ledgers(root)? {
+        match ledger {
+            Ok(ledger) => found.extend(ledger.entries().filter_map(|entry| entry.csi.clone())),
+            Err(error) => {
+                tracing::error!(uid, %error, "which volumes a pod has is not known");
+                whole = false;
+            }
+        }
     }
-    Ok(found)
+    Ok((found, whole))
 }
 
 /// What is staged, by the records beside it. Blocks.
@@ -143,5 +166,30 @@ fn entries(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
             Ok(Vec::new())
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_that_is_unreadable_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let pods = dir.path().join("pods");
+        let of = Noted { driver: "d".into(), handle: "h".into(), ..Noted::default() };
+        let ledger = json!({ "version": 1, "volumes": [{ "name": "data", "volume": "pv", "claim_uid": "cu",
+            "path": "/x", "read_only": false, "csi": of }] });
+        fs::create_dir_all(pods.join("u1")).unwrap();
+        fs::write(ledger_in(&pods.join("u1")), ledger.to_string()).unwrap();
+        fs::write(pods.join("file"), "").unwrap();
+        assert_eq!(noted(dir.path()).unwrap(), (vec![of.clone()], true));
+        assert!(is_used(dir.path(), &of, "u2").unwrap() && !is_used(dir.path(), &of, "u1").unwrap());
+        fs::create_dir_all(pods.join("u2")).unwrap();
+        fs::write(ledger_in(&pods.join("u2")), "{").unwrap();
+        assert_eq!(noted(dir.path()).unwrap(), (vec![of.clone()], false));
+        assert!(is_used(dir.path(), &of, "u1").is_err(), "it may be the other's");
     }
 }

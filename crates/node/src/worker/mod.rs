@@ -36,6 +36,7 @@ use crate::runtime_state::PodRuntime;
 use crate::sources;
 use crate::volumes::csi;
 
+use mailbox::Mailbox;
 use ops::{Outcome, StartError};
 use patch::{own_fields, status_patch};
 pub(crate) use state::PodWorker;
@@ -277,7 +278,8 @@ impl PodWorker {
             Action::MountVolumes => {
                 if let Some(tokens) = self.tokens.take() {
                     self.volumes = Step::Busy;
-                    self.push(ops::volumes(deps, self.pod.clone(), tokens, false, self.cancel.clone()));
+                    let until = self.uses_volumes.clone();
+                    self.push(ops::volumes(deps, self.pod.clone(), tokens, false, until));
                 }
             }
             Action::EnsureImage { container } => {
@@ -331,12 +333,15 @@ impl PodWorker {
             Action::Finish => {
                 self.finishing = true;
                 self.probers.clear();
+                // Nothing is published behind the back of who takes the volumes away.
+                self.uses_volumes.cancel();
                 let cancel = self.cancel.clone();
                 let own = self.pod.spec_grace_seconds();
                 let grace = self.eviction.as_ref().map_or(own, |verdict| verdict.grace_seconds);
                 let deadline = grace_end(&deps, grace);
                 let (pod, addresses) = (self.pod.clone(), self.addresses.clone());
-                self.push(finish(deps, pod, runtime.clone(), addresses, deadline, cancel));
+                let mailbox = self.mailbox.clone();
+                self.push(finish(deps, pod, mailbox, runtime.clone(), addresses, deadline, cancel));
             }
         }
     }
@@ -376,8 +381,8 @@ impl PodWorker {
         // Without tokens at hand a refresh is under way: its end brings us here again.
         if let Some(tokens) = self.tokens.take() {
             self.refresh_due = false;
-            let cancel = self.cancel.clone();
-            self.push(ops::volumes(self.deps.clone(), self.pod.clone(), tokens, true, cancel));
+            let until = self.uses_volumes.clone();
+            self.push(ops::volumes(self.deps.clone(), self.pod.clone(), tokens, true, until));
         }
     }
 
@@ -458,7 +463,14 @@ impl PodWorker {
                 self.messages.remove(&id);
                 self.removing.remove(&id);
             }
-            Outcome::Finished => self.finishing = false,
+            Outcome::Finished => {
+                self.finishing = false;
+                // They are taken away: nothing brings them up to date any more.
+                self.volumes = Step::Todo;
+                self.uses_volumes = self.cancel.child_token();
+                // A step that was called off has kept them.
+                self.tokens.get_or_insert_default();
+            }
             Outcome::Granted { granted, generation, saved } => self.granted(granted, generation, saved),
             Outcome::Actuated(result) => self.actuated(result),
             Outcome::Written(result) => self.written(result),
@@ -608,6 +620,7 @@ async fn kill(
 async fn finish(
     deps: Arc<Deps>,
     pod: Arc<PodView>,
+    mailbox: Arc<Mailbox>,
     runtime: PodRuntime,
     addresses: Vec<std::net::IpAddr>,
     until: Timestamp,
@@ -626,6 +639,8 @@ async fn finish(
             return Outcome::Finished;
         }
     }
+    // Who waits for the pod's place does not wait for drivers.
+    mailbox.is_over();
     // Others may have the volumes before the pod itself is deleted.
     let directories = deps.directories(pod.uid());
     let failed = |error: &str| deps.event(&pod, None, EventType::Warning, "FailedUnMount", error);

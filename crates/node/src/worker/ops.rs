@@ -1,6 +1,7 @@
 //! The steps of a pod worker that take time: each a future that the worker polls beside everything else, each with an
 //! outcome that the worker absorbs.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,8 +245,10 @@ pub(crate) async fn volumes(
     // A refresh is no part of the start.
     let _step = (!refresh).then(|| deps.traces.step(pod.uid(), "node: volumes", ""));
     let result = tokio::select! {
-        result = fill_volumes(&deps, &pod, &mut tokens) => result,
+        // Whoever calls it off may be about to take away what it makes.
+        biased;
         () = cancel.cancelled() => return Outcome::Cancelled,
+        result = fill_volumes(&deps, &pod, &mut tokens) => result,
     };
     Outcome::Volumes { tokens, refresh, result }
 }
@@ -390,8 +393,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
     let (mut mounts, mut devices) = mounts_of(deps, &pod, &directories, &name, start.attempt, &env).await?;
     recursion::settle(container, &mut mounts, recursive(deps, start)).map_err(StartError::config)?;
     let extras = devices::extras(deps, pod.uid(), &name).await.map_err(StartError::config)?;
-    let mut env = env;
-    env.extend(extras.env);
+    let env = with_others(env, extras.env);
     mounts.extend(extras.mounts);
     devices.extend(extras.devices);
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
@@ -411,6 +413,16 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         pid_of,
     };
     container_spec(run, &deps.facts).map_err(StartError::config)
+}
+
+/// A container's environment with what plugins add to it: its own variables are what it says. Pure. Source:
+/// `GenerateRunContainerOptions`, where the pod's come last.
+fn with_others(mut own: Vec<String>, mut others: Vec<String>) -> Vec<String> {
+    let name = |line: &str| line.split_once('=').map_or(line, |(name, _)| name).to_owned();
+    let names: BTreeSet<String> = own.iter().map(|line| name(line)).collect();
+    others.retain(|line| !names.contains(&name(line)));
+    own.append(&mut others);
+    own
 }
 
 /// Whether the runtime of the pod's sandbox makes mounts read-only with all that is mounted below them.
@@ -526,4 +538,16 @@ pub(crate) fn failed_kill(deps: &Deps, pod: &PodView, error: &str) {
 /// Records that a volume could not be had.
 pub(crate) fn no_volume(deps: &Deps, pod: &PodView, error: NoVolume) {
     deps.event(pod, None, EventType::Warning, error.reason, error.message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_do_not_change_what_a_container_says() {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let env = with_others(lines(&["A=own", "B="]), lines(&["A=theirs", "B=theirs", "C=a=b"]));
+        assert_eq!(env, ["A=own", "B=", "C=a=b"]);
+    }
 }

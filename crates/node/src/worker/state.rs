@@ -91,6 +91,8 @@ pub(crate) struct PodWorker {
     pub(super) reports: (mpsc::UnboundedSender<ProbeReport>, mpsc::UnboundedReceiver<ProbeReport>),
     /// Ends steps that need not come to an end when the pod does.
     pub(super) cancel: CancellationToken,
+    /// Ends those that make volumes, also when the pod has run its course. A child of the other.
+    pub(super) uses_volumes: CancellationToken,
 }
 
 impl PodWorker {
@@ -104,6 +106,7 @@ impl PodWorker {
             .map(|(_, container)| (container.name.clone(), container.image.clone().unwrap_or_default()));
         let image_names = containers.collect();
         let addresses = pod.status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
+        let cancel = CancellationToken::new();
         let known_as = (!pod.is_of_a_file()).then(|| pod.uid().to_owned());
         Self {
             known: own_fields(&pod.status),
@@ -145,7 +148,8 @@ impl PodWorker {
             write_retry_at: None,
             ops: FuturesUnordered::new(),
             reports: mpsc::unbounded_channel(),
-            cancel: CancellationToken::new(),
+            uses_volumes: cancel.child_token(),
+            cancel,
         }
     }
 

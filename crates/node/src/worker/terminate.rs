@@ -59,6 +59,8 @@ impl PodWorker {
         if !self.gone && !of_a_file {
             self.publish_end(&runtime).await;
         }
+        // Who waits for the pod's place does not wait for drivers.
+        self.mailbox.is_over();
         let remains = Remains::of(&self.deps, &self.pod, &runtime);
         let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
         ops::insist(&self.deps, &never(), || remains.remove(&self.deps), failed).await;

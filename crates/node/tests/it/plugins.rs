@@ -10,10 +10,12 @@ use protos::csi::v1::*;
 use protos::registration::v1::registration_server::{Registration, RegistrationServer};
 use protos::registration::v1::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
 use crate::api_server::ApiServer;
+use crate::pods::{all_cores, asking, running};
 use crate::world::World;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -24,15 +26,34 @@ const NAME: &str = "kubernetes.io/csi/d.example^h";
 struct Driver {
     api: Arc<ApiServer>,
     endpoint: String,
-    log: Mutex<Vec<String>>,
-    statuses: tokio::sync::watch::Sender<Vec<RegistrationStatus>>,
+    log: watch::Sender<Vec<String>>,
+    /// What it does not answer.
+    hangs: Mutex<&'static str>,
+    statuses: watch::Sender<Vec<RegistrationStatus>>,
 }
 
 impl Driver {
-    fn say(&self, what: &str) {
+    async fn say(&self, what: &str) {
         let node = self.api.get("nodes", "", "n1").unwrap_or_default();
         let in_use = node["status"]["volumesInUse"].as_array().cloned().unwrap_or_default();
-        self.log.lock().push(format!("{what}, in use: {}", in_use.contains(&json!(NAME))));
+        let line = format!("{what}, in use: {}", in_use.contains(&json!(NAME)));
+        self.log.send_modify(|log| log.push(line));
+        let hangs = *self.hangs.lock() == what;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until it was asked for so many things.
+    async fn asked(&self, count: usize) {
+        let mut log = self.log.subscribe();
+        let asked = log.wait_for(|log| log.len() >= count);
+        let asked = tokio::time::timeout(crate::world::PATIENCE, asked).await;
+        assert!(asked.is_ok(), "asked for {count} things: {:?}", self.log());
     }
 }
 
@@ -61,7 +82,7 @@ impl Registration for Served {
 #[tonic::async_trait]
 impl Node for Served {
     async fn node_stage_volume(&self, _: Request<NodeStageVolumeRequest>) -> Answer<NodeStageVolumeResponse> {
-        self.0.say("stage");
+        self.0.say("stage").await;
         Ok(Response::new(NodeStageVolumeResponse {}))
     }
 
@@ -69,7 +90,7 @@ impl Node for Served {
         &self,
         _: Request<NodeUnstageVolumeRequest>,
     ) -> Answer<NodeUnstageVolumeResponse> {
-        self.0.say("unstage");
+        self.0.say("unstage").await;
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
 
@@ -78,7 +99,7 @@ impl Node for Served {
         asked: Request<NodePublishVolumeRequest>,
     ) -> Answer<NodePublishVolumeResponse> {
         let asked = asked.into_inner();
-        self.0.say(&format!("publish {}", asked.publish_context["device"]));
+        self.0.say(&format!("publish {}", asked.publish_context["device"])).await;
         std::fs::create_dir_all(asked.target_path).unwrap();
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
@@ -87,7 +108,7 @@ impl Node for Served {
         &self,
         asked: Request<NodeUnpublishVolumeRequest>,
     ) -> Answer<NodeUnpublishVolumeResponse> {
-        self.0.say("unpublish");
+        self.0.say("unpublish").await;
         std::fs::remove_dir(asked.into_inner().target_path).unwrap();
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
@@ -132,8 +153,9 @@ fn serve(world: &World, tasks: &Context) -> (Arc<Driver>, PathBuf) {
     let driver = Arc::new(Driver {
         api: world.api.clone(),
         endpoint: own.display().to_string(),
-        log: Mutex::default(),
-        statuses: tokio::sync::watch::Sender::default(),
+        log: watch::Sender::default(),
+        hangs: Mutex::default(),
+        statuses: watch::Sender::default(),
     });
     let listen = |path: &Path| UnixListenerStream::new(tokio::net::UnixListener::bind(path).unwrap());
     let node = tonic::transport::Server::builder()
@@ -175,6 +197,26 @@ fn attach(world: &World) {
     world.api.put("nodes", node);
 }
 
+/// A pod with that claim.
+fn claiming(mut spec: Value) -> Value {
+    spec["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "c" } }]);
+    spec["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+    spec
+}
+
+/// A driver that has registered, its volume attached, and the pod `web` that runs with it.
+async fn with_volume(spec: Value) -> (World, Arc<Driver>) {
+    let world = World::new().await;
+    let (driver, _) = serve(&world, &Context::detached("test"));
+    world.until("the driver is in the CSINode", || drivers(&world).first().cloned()).await;
+    put_volume(&world);
+    attach(&world);
+    world.create("web", claiming(spec));
+    world.pod_until("web", "running", running).await;
+    driver.asked(2).await;
+    (world, driver)
+}
+
 fn drivers(world: &World) -> Vec<Value> {
     let object = world.api.get("csinodes", "", "n1").unwrap_or_default();
     object["spec"]["drivers"].as_array().cloned().unwrap_or_default()
@@ -202,22 +244,101 @@ async fn a_driver_registers_serves_its_volumes_and_goes() {
     assert!(told.plugin_registered && told.error.is_empty());
 
     put_volume(&world);
-    let mut spec = crate::world::one();
-    spec["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "c" } }]);
-    spec["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
-    world.create("web", spec);
+    world.create("web", claiming(crate::world::one()));
     world.until("the volume is in use before it is attached", || in_use(&world).then_some(())).await;
-    assert!(driver.log.lock().is_empty(), "nothing is mounted that is not attached");
+    assert!(driver.log().is_empty(), "nothing is mounted that is not attached");
     attach(&world);
     world.pod_until("web", "running", |pod| pod["status"]["phase"] == "Running").await;
-    assert_eq!(*driver.log.lock(), ["stage, in use: true", "publish vdb, in use: true"]);
+    assert_eq!(driver.log(), ["stage, in use: true", "publish vdb, in use: true"]);
 
     world.api.delete_pod("web", 0);
     world.until("nobody uses the volume", || (!in_use(&world)).then_some(())).await;
-    assert_eq!(driver.log.lock()[2..], ["unpublish, in use: true", "unstage, in use: true"]);
+    assert_eq!(driver.log()[2..], ["unpublish, in use: true", "unstage, in use: true"]);
 
     std::fs::remove_file(socket).unwrap();
     world.until("the driver is gone from the CSINode", || drivers(&world).is_empty().then_some(())).await;
     let node = world.api.get("nodes", "", "n1").unwrap();
     assert!(node["metadata"]["annotations"]["csi.volume.kubernetes.io/nodeid"].is_null());
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_driver_who_waits_for_the_pods_place() {
+    let world = World::new().await;
+    let cores = all_cores(&world);
+    drop(world);
+    let (world, driver) = with_volume(asking(cores)).await;
+    *driver.hangs.lock() = "unpublish";
+    let mut critical = asking(1);
+    critical["priority"] = 2_000_000_000.into();
+    world.create("critical", critical);
+    world.pod_until("critical", "running beside a driver that hangs", running).await;
+    assert!(in_use(&world));
+}
+
+/// The driver has its volumes published whenever a pod's volumes are brought up to date.
+fn republish(world: &World) {
+    let spec = json!({ "requiresRepublish": true });
+    world.api.put("csidrivers", json!({ "metadata": { "name": "d.example" }, "spec": spec }));
+}
+
+/// Something that volumes may show of a pod has changed.
+fn label(world: &World, text: &str) {
+    let mut pod = world.pod("web");
+    pod["metadata"]["labels"]["at"] = text.into();
+    world.api.put("pods", pod);
+}
+
+fn once() -> Value {
+    let mut spec = crate::world::one();
+    spec["restartPolicy"] = "Never".into();
+    spec
+}
+
+#[tokio::test]
+async fn volumes_of_a_pod_that_has_ended_are_not_published_again() {
+    let (world, driver) = with_volume(once()).await;
+    republish(&world);
+    label(&world, "1");
+    driver.asked(3).await;
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 0);
+    driver.asked(5).await;
+    world.until("nobody uses the volume", || (!in_use(&world)).then_some(())).await;
+    for text in ["2", "3", "4"] {
+        label(&world, text);
+        world.settled("web").await;
+    }
+    let (publish, unpublish) = ("publish vdb, in use: true", "unpublish, in use: true");
+    let wanted = ["stage, in use: true", publish, publish, unpublish, "unstage, in use: true"];
+    assert_eq!(driver.log(), wanted);
+    assert!(!in_use(&world));
+}
+
+#[tokio::test]
+async fn a_volume_that_is_being_published_is_let_go_when_its_pod_ends() {
+    let (world, driver) = with_volume(once()).await;
+    republish(&world);
+    *driver.hangs.lock() = "publish vdb";
+    label(&world, "1");
+    driver.asked(3).await;
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 0);
+    driver.asked(5).await;
+    world.until("nobody uses the volume", || (!in_use(&world)).then_some(())).await;
+    assert_eq!(driver.log()[3..], ["unpublish, in use: true", "unstage, in use: true"]);
+}
+
+#[tokio::test]
+async fn a_node_begins_beside_what_it_cannot_read() {
+    const OTHER: &str = "kubernetes.io/csi/d.example^other";
+    let (mut world, _driver) = with_volume(once()).await;
+    world.stop().await;
+    let lost = world.directory.path().join("data/pods/lost");
+    std::fs::create_dir(&lost).unwrap();
+    std::fs::write(lost.join("volumes.json"), "{").unwrap();
+    let mut node = world.api.get("nodes", "", "n1").unwrap();
+    node["status"]["volumesInUse"] = json!([OTHER]);
+    world.api.put("nodes", node);
+    world.start().await;
+    world.until("what can be read is in use", || in_use(&world).then_some(())).await;
+    let node = world.api.get("nodes", "", "n1").unwrap();
+    assert!(node["status"]["volumesInUse"].as_array().unwrap().contains(&json!(OTHER)), "{node:#}");
 }

@@ -118,12 +118,12 @@ async fn an_image_whose_user_is_a_name_does_not_run_where_root_is_forbidden() {
 }
 
 /// All cores of the node.
-fn all_cores(world: &World) -> u64 {
+pub(crate) fn all_cores(world: &World) -> u64 {
     let node = world.api.get("nodes", "", "n1").unwrap();
     node["status"]["allocatable"]["cpu"].as_str().unwrap().parse().unwrap()
 }
 
-fn asking(cores: u64) -> Value {
+pub(crate) fn asking(cores: u64) -> Value {
     let mut spec = one();
     spec["containers"][0]["resources"] = json!({"requests": {"cpu": cores.to_string()}});
     spec

@@ -75,7 +75,7 @@ impl ClusterDns for Dns {
 }
 
 /// Nothing that a test waits for takes this long, also on a loaded machine, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct World {
     pub(crate) api: Arc<ApiServer>,

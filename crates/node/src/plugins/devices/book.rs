@@ -56,6 +56,8 @@ struct Resource {
 pub(super) struct Book {
     resources: BTreeMap<String, Resource>,
     given: BTreeMap<String, OfPod>,
+    /// Pods that have not been given everything yet.
+    asking: BTreeSet<String>,
 }
 
 /// What a container asks of a resource.
@@ -109,16 +111,20 @@ impl Book {
         }
     }
 
-    /// Resources of an earlier run of the node, whose plugins have not come yet.
+    /// Resources of an earlier run of the node, whose plugins have not come yet, and what it has given. `known`: the pods
+    /// that are still there; nobody would free the devices of the others.
     pub(super) fn awaited(
         &mut self,
         resources: impl IntoIterator<Item = String>,
-        given: BTreeMap<String, OfPod>,
+        mut given: BTreeMap<String, OfPod>,
+        known: impl Fn(&str) -> bool,
     ) {
         for resource in resources {
             self.resources.entry(resource).or_default();
         }
+        given.retain(|uid, _| known(uid));
         self.given = given;
+        self.asking.clear();
     }
 
     /// Of each resource how many there are, and how many work.
@@ -135,8 +141,20 @@ impl Book {
         self.resources.keys().cloned().collect()
     }
 
-    pub(super) fn given(&self) -> &BTreeMap<String, OfPod> {
-        &self.given
+    /// Who has what, for those who come after a crash: who was still asking asks anew.
+    pub(super) fn settled(&self) -> BTreeMap<String, OfPod> {
+        let given = self.given.iter().filter(|(uid, _)| !self.asking.contains(*uid));
+        given.map(|(uid, of)| (uid.clone(), of.clone())).collect()
+    }
+
+    /// A pod begins to ask.
+    pub(super) fn asks(&mut self, uid: &str) {
+        self.asking.insert(uid.to_owned());
+    }
+
+    /// A pod was given everything that it has asked for.
+    pub(super) fn has_all(&mut self, uid: &str) {
+        self.asking.remove(uid);
     }
 
     pub(super) fn of_pod(&self, uid: &str) -> Option<&OfPod> {
@@ -184,6 +202,7 @@ impl Book {
 
     /// A pod's devices are free. Answers whether it had some.
     pub(super) fn free(&mut self, uid: &str) -> bool {
+        self.asking.remove(uid);
         self.given.remove(uid).is_some()
     }
 }
@@ -261,6 +280,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_being_asked_for_is_nobodys_after_a_crash() {
+        let mut book = book();
+        let given = |id: &str| Given { ids: ids(&[id]), ..Given::default() };
+        book.asks("p1");
+        book.give("p1", &wish("init", 1), given("a"));
+        book.give("p1", &wish("m", 1), given("b"));
+        book.give("p2", &wish("m", 1), given("c"));
+        assert_eq!(book.settled().keys().collect::<Vec<_>>(), ["p2"]);
+        assert!(book.choice("p3", &wish("m", 1), &none(), |_| true).is_err(), "others do not get it");
+        book.has_all("p1");
+        assert_eq!(book.settled().keys().collect::<Vec<_>>(), ["p1", "p2"]);
+        book.asks("p1");
+        book.free("p1");
+        book.give("p1", &wish("m", 1), given("a"));
+        assert!(book.settled().contains_key("p1"));
+    }
+
+    #[test]
     fn the_pods_own_containers_take_over_what_others_had() {
         let mut book = book();
         let all = |_: &str| true;
@@ -280,7 +317,9 @@ mod tests {
         book.withdrawn(GPU);
         assert_eq!(book.amounts()[GPU], (0, 0));
         let mut fresh = Book::default();
-        fresh.awaited([GPU.to_owned()], BTreeMap::new());
+        let given = ["here", "gone"].map(|uid| (uid.to_owned(), OfPod::new()));
+        fresh.awaited([GPU.to_owned()], given.into(), |uid| uid == "here");
+        assert_eq!(fresh.settled().keys().collect::<Vec<_>>(), ["here"]);
         assert_eq!(fresh.amounts()[GPU], (0, 0));
         assert!(fresh.knows(GPU) && !fresh.knows("example.com/x"));
     }

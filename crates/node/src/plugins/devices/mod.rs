@@ -82,7 +82,10 @@ pub(crate) async fn begin(deps: &Deps) -> Option<UnixListener> {
     let path = checkpoint(deps);
     let read = blocking(move || Checkpoint::read(&path)).await;
     match read {
-        Ok(Ok(read)) => deps.plugins.devices.book.lock().awaited(read.resources, read.given),
+        Ok(Ok(read)) => {
+            let known = |uid: &str| deps.static_pods.has(uid) || deps.caches.pods.by_uid(uid).is_some();
+            deps.plugins.devices.book.lock().awaited(read.resources, read.given, known);
+        }
         Ok(Err(error)) => tracing::error!(%error, "who has which devices is not known any more"),
         Err(error) => tracing::error!(%error, "who has which devices is not known any more"),
     }
@@ -132,7 +135,9 @@ pub(crate) async fn allocate(deps: &Deps, pod: &PodView) -> Result<(), String> {
     if wishes.is_empty() {
         return Ok(());
     }
+    devices.book.lock().asks(pod.uid());
     let given = give_all(deps, pod.uid(), &wishes).await;
+    devices.book.lock().has_all(pod.uid());
     let noted = match given {
         Ok(()) => note(deps).await.map_err(|error| format!("{}: {error}", checkpoint(deps).display())),
         failed => failed,
@@ -266,7 +271,7 @@ async fn note(deps: &Deps) -> Result<(), String> {
     let _alone = devices.writing.lock().await;
     let now = {
         let book = devices.book.lock();
-        Checkpoint::new(book.names(), book.given().clone())
+        Checkpoint::new(book.names(), book.settled())
     };
     let path = checkpoint(deps);
     let written = blocking(move || now.write(&path)).await.map_err(|error| error.to_string())?;
