@@ -41,7 +41,7 @@ const AT_ONCE_SECONDS: i64 = 1;
 pub(crate) struct Manager {
     state: State,
     walks: Arc<Walks>,
-    /// Pods that were told to go, by uid.
+    /// Pods that were told to go, by uid: as long as they are there they hold what they hold.
     going: HashSet<String>,
 }
 
@@ -134,7 +134,8 @@ impl Manager {
         any
     }
 
-    /// Ends the first of those that may go.
+    /// Ends the first of those that may go. Who ends already is one of them: it is told to be quicker and waited for, and
+    /// nobody else goes for what it has yet to give back. Source: `filterOutInactivePods`.
     async fn evict_one(
         &mut self,
         deps: &Arc<Deps>,
@@ -167,9 +168,10 @@ impl Manager {
 
     /// Tells a pod to go, and waits for its end: what it gives back counts before another has to go.
     async fn end(&mut self, deps: &Deps, active: &Active, verdict: Verdict, signal: &str) {
-        tracing::warn!(pod = %active.pod.key(), message = verdict.message, "a pod is evicted");
-        deps.figures.evicted(signal);
-        self.going.insert(active.pod.uid().to_owned());
+        if self.going.insert(active.pod.uid().to_owned()) {
+            tracing::warn!(pod = %active.pod.key(), message = verdict.message, "a pod is evicted");
+            deps.figures.evicted(signal);
+        }
         active.mailbox.evict(verdict);
         let at_most = deps.now().saturating_add(END_MAX).unwrap_or(Timestamp::MAX);
         tokio::select! {
@@ -178,11 +180,8 @@ impl Manager {
         }
     }
 
-    /// A pod of which something runs, and that was not told to go.
+    /// A pod of which something runs.
     fn active(&self, deps: &Deps, workers: &Workers, object: &Object) -> Option<Active> {
-        if self.going.contains(&object.meta().uid) {
-            return None;
-        }
         let pod = PodView::decode(object).ok().filter(|pod| !pod.is_terminal())?;
         let uid = deps.runs_as(&pod);
         let mailbox = workers.lock().get(&uid).cloned()?;

@@ -332,11 +332,11 @@ impl PodWorker {
                 self.finishing = true;
                 self.probers.clear();
                 let cancel = self.cancel.clone();
-                let own = self.pod.spec_grace_seconds();
-                let grace = self.eviction.as_ref().map_or(own, |verdict| verdict.grace_seconds);
-                let deadline = grace_end(&deps, grace);
+                let until = self.at_most(grace_end(&deps, self.pod.spec_grace_seconds()));
+                let (deadline, receiver) = watch::channel(until);
+                self.stopping = Some(deadline);
                 let (pod, addresses) = (self.pod.clone(), self.addresses.clone());
-                self.push(finish(deps, pod, runtime.clone(), addresses, deadline, cancel));
+                self.push(finish(deps, pod, runtime.clone(), addresses, receiver, cancel));
             }
         }
     }
@@ -458,7 +458,10 @@ impl PodWorker {
                 self.messages.remove(&id);
                 self.removing.remove(&id);
             }
-            Outcome::Finished => self.finishing = false,
+            Outcome::Finished => {
+                self.finishing = false;
+                self.stopping = None;
+            }
             Outcome::Granted { granted, generation, saved } => self.granted(granted, generation, saved),
             Outcome::Actuated(result) => self.actuated(result),
             Outcome::Written(result) => self.written(result),
@@ -610,12 +613,10 @@ async fn finish(
     pod: Arc<PodView>,
     runtime: PodRuntime,
     addresses: Vec<std::net::IpAddr>,
-    until: Timestamp,
+    deadline: stop::Deadline,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Outcome {
-    let deadline = watch::Sender::new(until);
-    let receiver = deadline.subscribe();
-    let stop = stop::stop_all(&deps, &pod, &runtime.containers, addresses.first().copied(), &receiver);
+    let stop = stop::stop_all(&deps, &pod, &runtime.containers, addresses.first().copied(), &deadline);
     tokio::select! {
         () = stop => {}
         () = cancel.cancelled() => return Outcome::Finished,

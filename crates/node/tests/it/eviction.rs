@@ -1,9 +1,8 @@
 //! Pods that have to go. What the node is short of here is what the tests say, and not the machine.
 
-use std::time::Duration;
-
 use node::{Amount, Eviction, Signal, Threshold};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 use crate::world::{World, holds, one};
 
@@ -67,6 +66,71 @@ async fn the_least_important_pod_goes_where_memory_is_short() {
             .then_some(())
     };
     world.until("events", reclaiming).await;
+}
+
+/// A node that is short of memory, with thresholds that wait for `grace`, and pods that do not end before they have to:
+/// `web`, which has an hour, is the first to go, and `more` the second.
+async fn short_of_memory(grace: Option<Duration>) -> World {
+    let mut world = World::new().await;
+    world.runtime.stubborn.lock().push("main".to_owned());
+    for (name, priority) in [("web", 0), ("more", 10)] {
+        let mut spec = asking(priority);
+        spec["terminationGracePeriodSeconds"] = 3600.into();
+        world.create(name, spec);
+        world.pod_until(name, "Running", |pod| holds(pod, "Ready")).await;
+    }
+    world.stop().await;
+    let threshold =
+        Threshold { signal: Signal::Memory, least: Amount::Absolute(1 << 60), grace, reclaim: None };
+    let eviction = Eviction { thresholds: vec![threshold], grace_seconds_max: 60, ..Eviction::default() };
+    world.eviction = eviction;
+    world.start().await;
+    world
+}
+
+/// Lets the node look at itself until something has come about.
+async fn rounds_until(world: &World, what: &str, mut look: impl FnMut() -> bool) {
+    let done = world.until(what, || look().then_some(()));
+    tokio::pin!(done);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut done => return,
+            () = world.clock.go_on(PERIOD) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_goes_for_what_another_has_yet_to_give_back() {
+    let world = short_of_memory(Some(Duration::from_secs(1))).await;
+    world.settled("more").await;
+    world.clock.advance(PERIOD);
+    // That is longer than a round waits for it.
+    world.until("its stop", || (world.runtime.said("stop main 60") == 1).then_some(())).await;
+    let stops = || {
+        let log = world.runtime.log.lock();
+        log.iter().filter(|line| line.starts_with("stop ")).cloned().collect::<Vec<String>>()
+    };
+    rounds_until(&world, "the end of another", || stops().len() > 2).await;
+    assert_eq!(
+        stops()[..2],
+        ["stop main 60", "stop sandbox"],
+        "the first has ended before the second is told"
+    );
+}
+
+#[tokio::test]
+async fn who_is_being_deleted_is_told_to_be_quicker() {
+    let world = short_of_memory(None).await;
+    world.api.delete_pod("web", 3600);
+    world.until("its stop", || (world.runtime.said("stop main 3600") == 1).then_some(())).await;
+    world.clock.advance(PERIOD);
+    world.until("a word to it", || (world.events("Evicted").len() == 1).then_some(())).await;
+    world.clock.advance(Duration::from_secs(1));
+    world.until("its end", || (world.runtime.said("stop main 0") == 1).then_some(())).await;
+    world.until("nothing left of it", || world.pod("web").is_null().then_some(())).await;
+    assert!(!failed(&world.settled("more").await));
 }
 
 #[tokio::test]
