@@ -22,7 +22,7 @@ use crate::images;
 use crate::pod::quantity::value;
 use crate::pod::resources::{SYSTEM_CRITICAL, request, sum};
 use crate::pod::{ContainerRecord, PodView};
-use crate::server::disk_use::{Used, Walks};
+use crate::server::disk_use::{Bounds, Counted, Used, Walks};
 use crate::volumes::PodDirectories;
 use crate::worker::mailbox::Mailbox;
 
@@ -37,12 +37,21 @@ const END_MAX: Duration = Duration::from_secs(30);
 const AT_ONCE_SECONDS: i64 = 1;
 
 /// Who lets pods go.
-#[derive(Default)]
 pub(crate) struct Manager {
     state: State,
     walks: Arc<Walks>,
     /// Pods that were told to go, by uid: as long as they are there they hold what they hold.
     going: HashSet<String>,
+}
+
+impl Default for Manager {
+    fn default() -> Self {
+        Self {
+            state: State::default(),
+            walks: Arc::new(Walks::within(Bounds::ENFORCED)),
+            going: HashSet::new(),
+        }
+    }
 }
 
 /// A pod that runs.
@@ -54,7 +63,7 @@ struct Active {
     critical: bool,
 }
 
-/// What lies on the disk of a pod.
+/// What lies on the disk of a pod, at least.
 #[derive(Default)]
 struct Stored {
     /// Bytes in volumes of its own, by name.
@@ -247,7 +256,9 @@ impl Manager {
         let walked = blocking(move || {
             let mut stored = Stored::default();
             for (name, path, in_memory) in empty {
-                let Some(used) = walks.used(&format!("{uid}/{name}"), &path, now) else { continue };
+                let Some(Counted { used, .. }) = walks.used(&format!("{uid}/{name}"), &path, now) else {
+                    continue;
+                };
                 stored.volumes.insert(name, used.bytes);
                 if !in_memory {
                     stored.all.add(used);
@@ -255,7 +266,7 @@ impl Manager {
             }
             for record in running {
                 let layer = writable_layer(&record).and_then(|path| walks.used(&record.id, &path, now));
-                let mut used = layer.unwrap_or_default();
+                let mut used = layer.map(|counted| counted.used).unwrap_or_default();
                 used.bytes = used.bytes.saturating_add(engine_api::logs::bytes(&record.log_path));
                 stored.containers.insert(record.name.clone(), used.bytes);
                 stored.all.add(used);
