@@ -134,16 +134,32 @@ async fn who_is_being_deleted_is_told_to_be_quicker() {
 }
 
 #[tokio::test]
-async fn who_fills_a_volume_beyond_its_limit_goes() {
+async fn all_who_hold_too_much_are_told_before_any_is_waited_for() {
     let world = World::new().await;
+    world.runtime.stubborn.lock().push("main".to_owned());
+    for name in ["web", "more"] {
+        with_a_full_volume(&world, name).await;
+    }
+    world.clock.advance(PERIOD);
+    world.until("a word to both", || (world.events("Evicted").len() == 2).then_some(())).await;
+}
+
+/// A pod that runs, and has more in a volume than its limit.
+async fn with_a_full_volume(world: &World, name: &str) {
     let mut spec = asking(0);
     spec["volumes"] = json!([{ "name": "scratch", "emptyDir": { "sizeLimit": "1Mi" } }]);
     spec["containers"][0]["volumeMounts"] = json!([{ "name": "scratch", "mountPath": "/scratch" }]);
-    world.create("web", spec);
-    let pod = world.pod_until("web", "Running", |pod| holds(pod, "Ready")).await;
+    world.create(name, spec);
+    let pod = world.pod_until(name, "Running", |pod| holds(pod, "Ready")).await;
     let uid = pod["metadata"]["uid"].as_str().unwrap();
     let volume = world.directory.path().join("data/pods").join(uid).join("volumes/scratch");
     std::fs::write(volume.join("file"), vec![1; 2 << 20]).unwrap();
+}
+
+#[tokio::test]
+async fn who_fills_a_volume_beyond_its_limit_goes() {
+    let world = World::new().await;
+    with_a_full_volume(&world, "web").await;
     world.clock.advance(PERIOD);
     let pod = world.pod_until("web", "evicted", failed).await;
     assert_eq!(pod["status"]["message"], "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ");
