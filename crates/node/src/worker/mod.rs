@@ -26,6 +26,7 @@ use serde_json::Map;
 use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
+use crate::groups;
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
 use crate::pod::recursion;
 use crate::pod::restart::epoch;
@@ -67,6 +68,8 @@ impl PodWorker {
             }
             if plan.finished && plan.actions.is_empty() && !self.finishing {
                 self.mailbox.is_over();
+                // It may lie here for long: its share is for those that run.
+                groups::leave(&self.deps, self.pod.uid()).await;
             }
             self.refresh_volumes();
             self.publish(&plan.waiting, &runtime, false);
