@@ -91,6 +91,12 @@ impl Taken {
     }
 }
 
+/// What an earlier run of the agent has granted a pod; `None` for one that it has not taken. Whom it took it noted before
+/// the API heard of that, and its worker goes by the note: so does the door.
+fn taken_before(pod: &PodView, noted: Option<Allocation>) -> Option<Allocation> {
+    noted.or_else(|| pod.status.start_time.as_ref().map(|_| Allocation::of(pod)))
+}
+
 /// Decides about the pods that come.
 pub(crate) struct Door {
     deps: Arc<Deps>,
@@ -118,12 +124,12 @@ impl Door {
             let mut taken = Taken::default();
             for object in deps.caches.pods.list() {
                 let Ok(pod) = PodView::decode(&object) else { continue };
-                if pod.status.start_time.is_none() || pod.is_terminal() {
+                if pod.is_terminal() {
                     continue;
                 }
                 let uid = deps.runs_as(&pod);
                 let noted = Allocation::load(&deps.directories(&uid));
-                let granted = noted.unwrap_or_else(|| Allocation::of(&pod));
+                let Some(granted) = taken_before(&pod, noted) else { continue };
                 if let Ok(asked) = Asked::granted(&object, &pod, &granted) {
                     taken.put(&uid, asked, granted);
                 }
@@ -295,6 +301,26 @@ pub(crate) mod tests {
         assert!(!fits(&mut taken, "d", &all), "the place of who has to go is another's already");
         // Who has to go is not asked for a second time.
         assert_eq!(ask(&mut taken, "second"), Verdict::Preempt(vec!["c".to_owned()]));
+    }
+
+    #[test]
+    fn who_was_noted_is_taken_as_noted() {
+        let pod = |cpu: &str, status: Value| -> PodView {
+            let resources = json!({ "requests": { "cpu": cpu } });
+            let pod = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "u" }, "status": status,
+                "spec": { "containers": [{ "name": "c", "image": "x", "resources": resources }] } });
+            serde_json::from_value(pod).unwrap()
+        };
+        let (new, begun) = (json!({}), json!({ "startTime": "2027-01-15T08:00:00Z" }));
+        let noted = Allocation::of(&pod("1", new.clone()));
+        // Killed between the note and the first status, and asked for more since.
+        for status in [&new, &begun] {
+            let taken = taken_before(&pod("2", status.clone()), Some(noted.clone()));
+            assert_eq!(taken, Some(noted.clone()));
+        }
+        assert_eq!(taken_before(&pod("2", new), None), None);
+        let begun = pod("2", begun);
+        assert_eq!(taken_before(&begun, None), Some(Allocation::of(&begun)));
     }
 
     #[test]

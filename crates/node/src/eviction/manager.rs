@@ -8,6 +8,7 @@ use std::time::Duration;
 use api::resources::Side;
 use api::{Key, Object};
 use engine_api::ContainerState;
+use futures::future::join_all;
 use jiff::Timestamp;
 use reconcile::{EventType, Involved, kinds};
 
@@ -22,7 +23,7 @@ use crate::images;
 use crate::pod::quantity::value;
 use crate::pod::resources::{SYSTEM_CRITICAL, request, sum};
 use crate::pod::{ContainerRecord, PodView};
-use crate::server::disk_use::{Used, Walks};
+use crate::server::disk_use::{Bounds, Counted, Used, Walks};
 use crate::volumes::PodDirectories;
 use crate::worker::mailbox::Mailbox;
 
@@ -37,12 +38,21 @@ const END_MAX: Duration = Duration::from_secs(30);
 const AT_ONCE_SECONDS: i64 = 1;
 
 /// Who lets pods go.
-#[derive(Default)]
 pub(crate) struct Manager {
     state: State,
     walks: Arc<Walks>,
-    /// Pods that were told to go, by uid.
+    /// Pods that were told to go, by uid: as long as they are there they hold what they hold.
     going: HashSet<String>,
+}
+
+impl Default for Manager {
+    fn default() -> Self {
+        Self {
+            state: State::default(),
+            walks: Arc::new(Walks::within(Bounds::ENFORCED)),
+            going: HashSet::new(),
+        }
+    }
 }
 
 /// A pod that runs.
@@ -54,7 +64,7 @@ struct Active {
     critical: bool,
 }
 
-/// What lies on the disk of a pod.
+/// What lies on the disk of a pod, at least.
 #[derive(Default)]
 struct Stored {
     /// Bytes in volumes of its own, by name.
@@ -105,7 +115,8 @@ impl Manager {
         }
     }
 
-    /// Ends pods that hold more of the disk than they may; tells whether there was one.
+    /// Ends pods that hold more of the disk than they may; tells whether there was one. Who was told of that before does not
+    /// keep the node from what else there is to do.
     async fn end_excess(
         &mut self,
         deps: &Arc<Deps>,
@@ -118,23 +129,27 @@ impl Manager {
             let text = std::str::from_utf8(pod.bytes()).unwrap_or_default();
             text.contains("\"sizeLimit\"") || text.contains("\"ephemeral-storage\"")
         };
-        let mut any = false;
+        let mut told = Vec::new();
         for object in pods.iter().filter(may_be_limited) {
             let Some(active) = self.active(deps, workers, object) else { continue };
             if active.critical || !is_limited(&active.pod.spec) {
                 continue;
             }
-            let (used, stored) = self.used(deps, &active, now).await;
+            let stored = self.stored(&active, now).await;
+            let used = used(deps, &active, &stored).await;
             if let Some(message) = excess(&active.pod.spec, &used, &stored.volumes) {
-                any = true;
                 let verdict = Verdict { message, grace_seconds: AT_ONCE_SECONDS, disrupts: false };
-                self.end(deps, &active, verdict, "ephemeral-storage.limit").await;
+                if self.tell(deps, &active, verdict, "ephemeral-storage.limit") {
+                    told.push(active.mailbox);
+                }
             }
         }
-        any
+        end_of(deps, &told).await;
+        !told.is_empty()
     }
 
-    /// Ends the first of those that may go.
+    /// Ends the first of those that may go. Who ends already is one of them: it is told to be quicker and waited for, and
+    /// nobody else goes for what it has yet to give back. Source: `filterOutInactivePods`.
     async fn evict_one(
         &mut self,
         deps: &Arc<Deps>,
@@ -147,7 +162,12 @@ impl Manager {
             pods.iter().filter_map(|object| self.active(deps, workers, object)).collect();
         let mut uses = Vec::with_capacity(active.len());
         for pod in &active {
-            uses.push(self.used(deps, pod, now).await.0);
+            // Who is short of memory has no time for a walk over all disks.
+            let stored = match threshold.signal.is_of_disk() {
+                true => self.stored(pod, now).await,
+                false => Stored::default(),
+            };
+            uses.push(used(deps, pod, &stored).await);
         }
         rank(threshold.signal, &mut uses);
         let Some(first) = uses.iter().find(|used| !used.critical) else {
@@ -162,27 +182,23 @@ impl Manager {
             }
         };
         let verdict = Verdict { message: message(threshold, seen, first), grace_seconds, disrupts: true };
-        self.end(deps, pod, verdict, threshold.signal.name()).await;
+        self.tell(deps, pod, verdict, threshold.signal.name());
+        end_of(deps, std::slice::from_ref(&pod.mailbox)).await;
     }
 
-    /// Tells a pod to go, and waits for its end: what it gives back counts before another has to go.
-    async fn end(&mut self, deps: &Deps, active: &Active, verdict: Verdict, signal: &str) {
-        tracing::warn!(pod = %active.pod.key(), message = verdict.message, "a pod is evicted");
-        deps.figures.evicted(signal);
-        self.going.insert(active.pod.uid().to_owned());
+    /// Tells a pod to go; whether for the first time.
+    fn tell(&mut self, deps: &Deps, active: &Active, verdict: Verdict, signal: &str) -> bool {
+        let first = self.going.insert(active.pod.uid().to_owned());
+        if first {
+            tracing::warn!(pod = %active.pod.key(), message = verdict.message, "a pod is evicted");
+            deps.figures.evicted(signal);
+        }
         active.mailbox.evict(verdict);
-        let at_most = deps.now().saturating_add(END_MAX).unwrap_or(Timestamp::MAX);
-        tokio::select! {
-            () = active.mailbox.over() => {}
-            () = deps.clock.sleep_until(at_most) => {}
-        }
+        first
     }
 
-    /// A pod of which something runs, and that was not told to go.
+    /// A pod of which something runs.
     fn active(&self, deps: &Deps, workers: &Workers, object: &Object) -> Option<Active> {
-        if self.going.contains(&object.meta().uid) {
-            return None;
-        }
         let pod = PodView::decode(object).ok().filter(|pod| !pod.is_terminal())?;
         let uid = deps.runs_as(&pod);
         let mailbox = workers.lock().get(&uid).cloned()?;
@@ -192,44 +208,6 @@ impl Manager {
         let critical = of_a_file || pod.spec.priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL);
         let directories = deps.directories(&uid);
         (!running.is_empty()).then_some(Active { pod, mailbox, running, directories, critical })
-    }
-
-    async fn used(&self, deps: &Arc<Deps>, active: &Active, now: Timestamp) -> (PodUse, Stored) {
-        let stored = self.stored(active, now).await;
-        let spec = &active.pod.spec;
-        let asked = sum(spec, Side::Requests);
-        let asked =
-            |name: &str| asked.get(name).map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
-        let mut used = PodUse {
-            uid: active.pod.uid().to_owned(),
-            priority: spec.priority.unwrap_or(0),
-            critical: active.critical,
-            memory_request: asked("memory"),
-            disk: stored.all.bytes,
-            disk_request: asked("ephemeral-storage"),
-            inodes: stored.all.inodes,
-            ..PodUse::default()
-        };
-        for record in &active.running {
-            let stats = deps.runtime.stats(&record.id).await.unwrap_or_default();
-            used.memory = used.memory.saturating_add(stats.memory_working_set_bytes);
-            used.processes = used.processes.saturating_add(stats.pids);
-            let Some(container) = spec.containers.iter().find(|container| container.name == record.name)
-            else {
-                continue;
-            };
-            let asked = |name: &str| {
-                request(container, name).map_or(0, |amount| u64::try_from(value(amount)).unwrap_or(0))
-            };
-            used.containers.push(ContainerUse {
-                name: record.name.clone(),
-                memory: stats.memory_working_set_bytes,
-                memory_request: asked("memory"),
-                disk: stored.containers.get(&record.name).copied().unwrap_or(0),
-                disk_request: asked("ephemeral-storage"),
-            });
-        }
-        (used, stored)
     }
 
     /// Walks what lies on the disk of a pod, if that was not done a moment ago.
@@ -248,7 +226,9 @@ impl Manager {
         let walked = blocking(move || {
             let mut stored = Stored::default();
             for (name, path, in_memory) in empty {
-                let Some(used) = walks.used(&format!("{uid}/{name}"), &path, now) else { continue };
+                let Some(Counted { used, .. }) = walks.used(&format!("{uid}/{name}"), &path, now) else {
+                    continue;
+                };
                 stored.volumes.insert(name, used.bytes);
                 if !in_memory {
                     stored.all.add(used);
@@ -256,7 +236,7 @@ impl Manager {
             }
             for record in running {
                 let layer = writable_layer(&record).and_then(|path| walks.used(&record.id, &path, now));
-                let mut used = layer.unwrap_or_default();
+                let mut used = layer.map(|counted| counted.used).unwrap_or_default();
                 used.bytes = used.bytes.saturating_add(engine_api::logs::bytes(&record.log_path));
                 stored.containers.insert(record.name.clone(), used.bytes);
                 stored.all.add(used);
@@ -265,6 +245,51 @@ impl Manager {
         });
         walked.await.unwrap_or_default()
     }
+}
+
+/// Waits for the end of pods, all together: what they give back counts before others have to go.
+async fn end_of(deps: &Deps, told: &[Arc<Mailbox>]) {
+    let at_most = deps.now().saturating_add(END_MAX).unwrap_or(Timestamp::MAX);
+    tokio::select! {
+        _ = join_all(told.iter().map(|mailbox| mailbox.over())) => {}
+        () = deps.clock.sleep_until(at_most) => {}
+    }
+}
+
+/// What a pod uses and asked for; of disks as much as is known to be stored there.
+async fn used(deps: &Deps, active: &Active, stored: &Stored) -> PodUse {
+    let spec = &active.pod.spec;
+    let asked = sum(spec, Side::Requests);
+    let asked = |name: &str| asked.get(name).map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
+    let mut used = PodUse {
+        uid: active.pod.uid().to_owned(),
+        priority: spec.priority.unwrap_or(0),
+        critical: active.critical,
+        memory_request: asked("memory"),
+        disk: stored.all.bytes,
+        disk_request: asked("ephemeral-storage"),
+        inodes: stored.all.inodes,
+        ..PodUse::default()
+    };
+    for record in &active.running {
+        let stats = deps.runtime.stats(&record.id).await.unwrap_or_default();
+        used.memory = used.memory.saturating_add(stats.memory_working_set_bytes);
+        used.processes = used.processes.saturating_add(stats.pids);
+        let Some(container) = spec.containers.iter().find(|container| container.name == record.name) else {
+            continue;
+        };
+        let asked = |name: &str| {
+            request(container, name).map_or(0, |amount| u64::try_from(value(amount)).unwrap_or(0))
+        };
+        used.containers.push(ContainerUse {
+            name: record.name.clone(),
+            memory: stats.memory_working_set_bytes,
+            memory_request: asked("memory"),
+            disk: stored.containers.get(&record.name).copied().unwrap_or(0),
+            disk_request: asked("ephemeral-storage"),
+        });
+    }
+    used
 }
 
 /// The directory in which a container's writes lie: the upper one of the overlay that is its root. Blocks.
@@ -283,7 +308,7 @@ fn upper_directory(table: &sys::mount::MountTable) -> Option<PathBuf> {
 /// Takes away what nobody needs; tells whether that was enough. Only the disk has something of that kind.
 /// Source: `reclaimNodeLevelResources`.
 async fn make_room(deps: &Arc<Deps>, signal: Signal) -> bool {
-    if matches!(signal, Signal::Memory | Signal::Pids) {
+    if !signal.is_of_disk() {
         return false;
     }
     remove_dead_containers(deps).await;

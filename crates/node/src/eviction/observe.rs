@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Signal;
+use crate::meminfo::MemInfo;
 
 /// What there is of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +20,8 @@ pub(crate) type Observations = BTreeMap<Signal, Observed>;
 pub(crate) fn observe(data_dir: &Path) -> Observations {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut seen = Observations::new();
-    let meminfo = text("/proc/meminfo");
-    // The root of the unified hierarchy does not count memory: what the host has in use does, as in cAdvisor.
-    let group = sys::cgroup::CgroupHost::detect().ok().and_then(|host| host.memory_working_set());
-    let working_set = group.or_else(|| working_set(&meminfo));
-    if let (Some(capacity), Some(used)) = (kilobytes(&meminfo, "MemTotal"), working_set) {
+    let meminfo = MemInfo::read();
+    if let (Some(capacity), Some(used)) = (meminfo.bytes("MemTotal"), meminfo.working_set()) {
         seen.insert(Signal::Memory, Observed { available: capacity.saturating_sub(used), capacity });
     }
     if let Ok(fs) = rustix::fs::statvfs(data_dir) {
@@ -36,18 +34,6 @@ pub(crate) fn observe(data_dir: &Path) -> Observations {
     let pids = free_pids(&text("/proc/sys/kernel/pid_max"), &text("/proc/loadavg"));
     seen.extend(pids.map(|pids| (Signal::Pids, pids)));
     seen
-}
-
-/// A line of proc(5)'s `meminfo`, in bytes.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    rest.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// Memory in use, without file pages that nobody has used lately.
-fn working_set(meminfo: &str) -> Option<u64> {
-    let used = kilobytes(meminfo, "MemTotal")?.saturating_sub(kilobytes(meminfo, "MemFree")?);
-    Some(used.saturating_sub(kilobytes(meminfo, "Inactive(file)")?))
 }
 
 /// Process ids: the fourth field of `loadavg` tells after its slash how many tasks there are.
@@ -63,9 +49,6 @@ mod tests {
 
     #[test]
     fn the_hosts_files_are_read() {
-        let meminfo = "MemTotal:  1000 kB\nMemFree:  200 kB\nInactive:  1 kB\nInactive(file):  300 kB\n";
-        assert_eq!(working_set(meminfo), Some(500 * 1024));
-        assert_eq!(working_set("MemTotal: 9 kB\n"), None);
         let pids = Observed { available: 32_468, capacity: 32_768 };
         assert_eq!(free_pids("32768\n", "0.1 0.2 0.3 2/300 4711\n"), Some(pids));
         assert_eq!(free_pids("", "0.1 0.2 0.3 2/300 4711\n"), None);

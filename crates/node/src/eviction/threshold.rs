@@ -38,6 +38,11 @@ impl Signal {
         }
     }
 
+    /// Whether it is of a disk: only then it matters what pods have on theirs.
+    pub(crate) fn is_of_disk(self) -> bool {
+        !matches!(self, Self::Memory | Self::Pids)
+    }
+
     fn named(name: &str) -> Result<Self, String> {
         if matches!(name, "containerfs.available" | "containerfs.inodesFree") {
             return Err(format!(

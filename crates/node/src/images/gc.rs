@@ -265,10 +265,11 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
     }
 }
 
-/// Removes every image that nobody uses, to make room on the disk. Source: `DeleteUnusedImages`.
+/// Removes every image that nobody uses, to make room on the disk; who was just pulled is about to be used, also then.
+/// Source: `DeleteUnusedImages`, whose `freeSpace` keeps to the least age.
 pub(crate) async fn reclaim(deps: &Deps) {
     let begun = deps.now();
-    let policy = Policy { min_age: Duration::ZERO, ..deps.config.images.garbage };
+    let policy = deps.config.images.garbage;
     let (images, used) = match looked_through(deps, begun).await {
         Ok(found) => found,
         Err(error) => {

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Container;
 use crate::pod::plan::latest;
 use crate::pod::resources::{container_resources, pod_resources};
 use crate::pod::spec::NodeFacts;
-use crate::pod::{ContainerKind, ContainerRecord, PodView};
+use crate::pod::{ContainerRecord, PodView};
 
 /// One container that gets something else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub(crate) fn group_limits(pod: &PodView, facts: &NodeFacts) -> Resources {
 /// Compares what containers that run have with what the pod was granted.
 pub(crate) fn steps(pod: &PodView, records: &[ContainerRecord], facts: &NodeFacts) -> Steps {
     let mut steps = Steps { pod: group_limits(pod, facts), ..Steps::default() };
-    let resizable = pod.containers().filter(|(kind, _)| !matches!(kind, ContainerKind::Ephemeral));
-    for (_, container) in resizable {
+    // Ephemeral ones as well: they ask for nothing, but have the limits of a pod that has its own.
+    for (_, container) in pod.containers() {
         let Some(record) = latest(records, &container.name).filter(|record| record.is_running()) else {
             continue;
         };
@@ -198,6 +198,21 @@ mod tests {
         assert_eq!(changes, [("a", Some(200_000), Some(32 << 20)), ("b", Some(50_000), None)]);
         assert_eq!((steps.pod.cpu_quota_us, steps.pod.memory_limit_bytes), (Some(250_000), Some(96 << 20)));
         assert!(steps.room.cpu_quota_us >= Some(250_000) && steps.room.memory_limit_bytes >= Some(128 << 20));
+    }
+
+    #[test]
+    fn whoever_has_the_limits_of_the_pod_shrinks_with_it() {
+        let sized = |cpu: &str| {
+            pod(json!({ "containers": [{ "name": "a" }], "ephemeralContainers": [{ "name": "debugger" }],
+                "resources": sized(cpu, "64Mi") }))
+        };
+        let before = sized("1");
+        let records = ["a", "debugger"].map(|name| record(&before, name, 0, running(0)));
+        let steps = steps(&sized("500m"), &records, &facts());
+        let changes =
+            steps.changes.iter().map(|change| (change.name.as_str(), change.resources.cpu_quota_us));
+        assert_eq!(changes.collect::<Vec<_>>(), [("a", Some(50_000)), ("debugger", Some(50_000))]);
+        assert_eq!(steps.pod.cpu_quota_us, Some(50_000));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! How much lies in the volumes of pods: directories walked without leaving them, as far as a bound. What a walk has found
+//! How much lies in the volumes of pods: directories walked without leaving them, as far as a bound: who has more has at
+//! least that. What a walk has found
 //! counts for a minute, as upstream's period has it (`volumeStatsAggPeriod`); who asks at once with others may walk as
 //! well. Blocks.
 
@@ -12,9 +13,25 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 /// A walk counts for so long.
 const FRESH: SignedDuration = SignedDuration::from_secs(60);
-/// What has more files, or deeper directories, is not told of: pods decide how many there are.
-const FILES_MAX: u64 = 100_000;
-const DEPTH_MAX: u32 = 64;
+/// How far a walk goes: pods decide how many files there are, and how deep.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    files: u64,
+    depth: u32,
+}
+
+impl Bounds {
+    /// For who wants to show how much there is.
+    const SHOWN: Self = Self { files: 100_000, depth: 64 };
+    /// For who enforces limits: nobody gets around them by having many files. Each level takes two descriptors.
+    pub(crate) const ENFORCED: Self = Self { files: 1_000_000, depth: 256 };
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self::SHOWN
+    }
+}
 
 /// What files take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,44 +48,68 @@ impl Used {
     }
 }
 
+/// What was counted, and whether that is all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) used: Used,
+    whole: bool,
+}
+
+impl Counted {
+    /// Everything; `None` where there is more than was counted.
+    pub(crate) fn whole(self) -> Option<Used> {
+        self.whole.then_some(self.used)
+    }
+}
+
 /// What walks have found.
 #[derive(Default)]
-pub(crate) struct Walks(Mutex<HashMap<String, Walk>>);
+pub(crate) struct Walks {
+    known: Mutex<HashMap<String, Walk>>,
+    bounds: Bounds,
+}
 
 struct Walk {
     at: Timestamp,
-    found: Option<Used>,
+    found: Option<Counted>,
     asked: Timestamp,
 }
 
 impl Walks {
+    pub(crate) fn within(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
     /// What lies in a directory; `None` where that cannot be told. `who` is whose directory it is.
-    pub(crate) fn used(&self, who: &str, directory: &Path, now: Timestamp) -> Option<Used> {
-        if let Some(known) = self.0.lock().get_mut(who)
+    pub(crate) fn used(&self, who: &str, directory: &Path, now: Timestamp) -> Option<Counted> {
+        if let Some(known) = self.known.lock().get_mut(who)
             && now.duration_since(known.at).abs() < FRESH
         {
             known.asked = now;
             return known.found;
         }
         // Not while others wait for the lock.
-        let found = walk(directory);
-        self.0.lock().insert(who.to_owned(), Walk { at: now, found, asked: now });
+        let found = walk(directory, self.bounds);
+        self.known.lock().insert(who.to_owned(), Walk { at: now, found, asked: now });
         found
     }
 
     /// Forgets those that nobody asked for at this moment: they are gone.
     pub(crate) fn keep(&self, now: Timestamp) {
-        self.0.lock().retain(|_, known| known.asked == now);
+        self.known.lock().retain(|_, known| known.asked == now);
     }
 }
 
 /// Everything in a directory and it itself, of its own file system only.
-pub(crate) fn walk(directory: &Path) -> Option<Used> {
+fn walk(directory: &Path, bounds: Bounds) -> Option<Counted> {
     let root = open(CWD, directory).ok()?;
     let stat = rustix::fs::fstat(&root).ok()?;
-    let mut used = Used { bytes: blocks(&stat), inodes: 1 };
-    add(&root, stat.st_dev, 0, &mut used)?;
-    Some(used)
+    let mut counted = Counted { used: Used { bytes: blocks(&stat), inodes: 1 }, whole: true };
+    // What was not looked into may have been counted in part.
+    if add(&root, stat.st_dev, bounds, &mut counted).is_none() {
+        counted.whole = false;
+    }
+    Some(counted)
 }
 
 /// A directory and no link to one: whoever writes in it may put a link anywhere, at any time.
@@ -77,10 +118,8 @@ fn open(at: BorrowedFd<'_>, name: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-fn add(directory: &OwnedFd, device: u64, depth: u32, used: &mut Used) -> Option<()> {
-    if depth > DEPTH_MAX {
-        return None;
-    }
+/// `None` once there are too many files; what lies too deep is left out, and said to be.
+fn add(directory: &OwnedFd, device: u64, bounds: Bounds, counted: &mut Counted) -> Option<()> {
     for entry in Dir::read_from(directory).ok()? {
         let Ok(entry) = entry else { continue };
         let name = entry.file_name();
@@ -92,16 +131,20 @@ fn add(directory: &OwnedFd, device: u64, depth: u32, used: &mut Used) -> Option<
         if stat.st_dev != device {
             continue;
         }
-        used.inodes += 1;
-        used.bytes = used.bytes.saturating_add(blocks(&stat));
-        if used.inodes > FILES_MAX {
+        counted.used.add(Used { bytes: blocks(&stat), inodes: 1 });
+        if counted.used.inodes > bounds.files {
             return None;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             use std::os::unix::ffi::OsStrExt as _;
             let name = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            if let Ok(below) = open(directory.as_fd(), name) {
-                add(&below, device, depth + 1, used)?;
+            match bounds.depth.checked_sub(1) {
+                None => counted.whole = false,
+                Some(depth) => {
+                    if let Ok(below) = open(directory.as_fd(), name) {
+                        add(&below, device, Bounds { depth, ..bounds }, counted)?;
+                    }
+                }
             }
         }
     }
@@ -124,25 +167,42 @@ mod tests {
         std::fs::write(inside.join("a/b/file"), vec![1; 10_000]).unwrap();
         std::fs::write(dir.path().join("outside"), vec![1; 1 << 20]).unwrap();
         std::os::unix::fs::symlink(dir.path(), inside.join("link")).unwrap();
-        let used = walk(&inside).unwrap();
+        let walk = |path: &Path| super::walk(path, Bounds::SHOWN);
+        let used = walk(&inside).unwrap().whole().unwrap();
         assert_eq!(used.inodes, 5);
         assert!((10_000..1 << 20).contains(&used.bytes), "{used:?}");
         assert_eq!(walk(&inside.join("link")), None);
         assert_eq!(walk(&inside.join("none")), None);
-        let deep = (0..=DEPTH_MAX).fold(inside.join("deep"), |path, _| path.join("d"));
-        std::fs::create_dir_all(deep).unwrap();
-        assert_eq!(walk(&inside), None);
+        let deep = (0..=Bounds::SHOWN.depth).fold(inside.join("deep"), |path, _| path.join("d"));
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("file"), vec![1; 10_000]).unwrap();
+        let counted = walk(&inside).unwrap();
+        assert!(counted.whole().is_none() && counted.used.bytes >= used.bytes, "{counted:?}");
+        let all = super::walk(&inside, Bounds::ENFORCED).and_then(Counted::whole).unwrap();
+        assert!(all.bytes >= 20_000 && all.inodes > counted.used.inodes, "{all:?}");
+    }
+
+    #[test]
+    fn who_has_too_many_files_has_at_least_what_was_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..10 {
+            std::fs::write(dir.path().join(number.to_string()), vec![1; 4096]).unwrap();
+        }
+        let counted = walk(dir.path(), Bounds { files: 5, depth: 1 }).unwrap();
+        assert_eq!((counted.whole(), counted.used.inodes), (None, 6));
+        assert!(counted.used.bytes >= 5 * 4096, "{counted:?}");
+        assert!(walk(dir.path(), Bounds { files: 11, depth: 1 }).and_then(Counted::whole).is_some());
     }
 
     #[test]
     fn a_walk_counts_for_a_minute() {
         let dir = tempfile::tempdir().unwrap();
         let (walks, at) = (Walks::default(), |seconds| Timestamp::from_second(seconds).unwrap());
-        let inodes = |second| walks.used("v", dir.path(), at(second)).unwrap().inodes;
+        let inodes = |second| walks.used("v", dir.path(), at(second)).unwrap().used.inodes;
         assert_eq!(inodes(0), 1);
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert_eq!((inodes(59), inodes(60)), (1, 2));
         walks.keep(at(61));
-        assert!(walks.0.lock().is_empty());
+        assert!(walks.known.lock().is_empty());
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Volume;
 use serde_json::{Value, json};
 
 use super::cgroups::{GroupFigures, Limit, Pressure, Stalled};
-use super::disk_use::Walks;
+use super::disk_use::{Counted, Walks};
 use super::host;
 use super::text::{family, sample};
 use super::usage::{self, ContainerUsage, Measured, PodUsage, Rates, Usage};
@@ -233,9 +233,8 @@ fn add_storage(
     let mut volumes = Vec::new();
     for volume in pod.pod.spec.volumes.iter().flatten() {
         let Some((path, is_memory)) = kept_in(pod, directories, volume) else { continue };
-        let Some(used) = walks.used(&format!("{}/{}", pod.pod.uid(), volume.name), &path, at) else {
-            continue;
-        };
+        let counted = walks.used(&format!("{}/{}", pod.pod.uid(), volume.name), &path, at);
+        let Some(used) = counted.and_then(Counted::whole) else { continue };
         let Some(mut shown) = host::file_system(&path, now) else { continue };
         shown["name"] = volume.name.clone().into();
         shown["usedBytes"] = used.bytes.into();

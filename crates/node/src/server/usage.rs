@@ -168,8 +168,12 @@ pub(super) async fn node() -> Usage {
     blocking(|| {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpu_ns = group_cpu(&read("/sys/fs/cgroup/cpu.stat")).or_else(|| host_cpu(&read("/proc/stat")));
-        let (memory_bytes, working_set_bytes) = host_memory(&MemInfo::read());
-        Usage { cpu_ns: cpu_ns.unwrap_or_default(), memory_bytes, working_set_bytes }
+        let meminfo = MemInfo::read();
+        Usage {
+            cpu_ns: cpu_ns.unwrap_or_default(),
+            memory_bytes: meminfo.used().unwrap_or_default(),
+            working_set_bytes: meminfo.working_set().unwrap_or_default(),
+        }
     })
     .await
     .unwrap_or_default()
@@ -194,13 +198,6 @@ fn host_cpu(stat: &str) -> Option<u64> {
     // user nice system idle iowait irq softirq steal; guests' time is part of user and nice.
     let busy = ticks.iter().take(8).enumerate().filter(|(index, _)| !matches!(index, 3 | 4));
     busy.map(|(_, ticks)| *ticks).sum::<u64>().checked_mul(TICK)
-}
-
-/// Memory in use, and what of it is no file page that lies unused.
-fn host_memory(meminfo: &MemInfo) -> (u64, u64) {
-    let bytes = |name| meminfo.bytes(name).unwrap_or_default();
-    let used = bytes("MemTotal").saturating_sub(bytes("MemFree"));
-    (used, used.saturating_sub(bytes("Inactive(file)")))
 }
 
 #[cfg(test)]
@@ -228,8 +225,5 @@ mod tests {
         let stat = "cpu  1 2 3 400 500 6 7 8 90 90\ncpu0 1 2\n";
         assert_eq!(host_cpu(stat), Some(27 * 10_000_000));
         assert_eq!(host_cpu("intr 1"), None);
-        let meminfo = "MemTotal:  1000 kB\nMemFree:  200 kB\nInactive:  1 kB\nInactive(file):  300 kB\n";
-        assert_eq!(host_memory(&MemInfo::of(meminfo)), (800 * 1024, 500 * 1024));
-        assert_eq!(host_memory(&MemInfo::of("")), (0, 0));
     }
 }

@@ -82,9 +82,14 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    /// The pod has to go.
+    /// The pod has to go; told more than once, the least time counts.
     pub(crate) fn evict(&self, verdict: Verdict) {
-        self.letters.lock().evicted = Some(verdict);
+        {
+            let evicted = &mut self.letters.lock().evicted;
+            if evicted.as_ref().is_none_or(|known| verdict.grace_seconds < known.grace_seconds) {
+                *evicted = Some(verdict);
+            }
+        }
         self.wake.notify_one();
     }
 

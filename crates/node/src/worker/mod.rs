@@ -26,6 +26,7 @@ use serde_json::Map;
 use tokio::sync::watch;
 
 use crate::deps::{Deps, blocking};
+use crate::groups;
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
 use crate::pod::recursion;
 use crate::pod::restart::epoch;
@@ -68,6 +69,8 @@ impl PodWorker {
             }
             if plan.finished && plan.actions.is_empty() && !self.finishing {
                 self.mailbox.is_over();
+                // It may lie here for long: its share is for those that run.
+                groups::leave(&self.deps, self.pod.uid()).await;
             }
             self.refresh_volumes();
             self.publish(&plan.waiting, &runtime, false);
@@ -336,12 +339,12 @@ impl PodWorker {
                 // Nothing is published behind the back of who takes the volumes away.
                 self.uses_volumes.cancel();
                 let cancel = self.cancel.clone();
-                let own = self.pod.spec_grace_seconds();
-                let grace = self.eviction.as_ref().map_or(own, |verdict| verdict.grace_seconds);
-                let deadline = grace_end(&deps, grace);
+                let until = self.at_most(grace_end(&deps, self.pod.spec_grace_seconds()));
+                let (deadline, receiver) = watch::channel(until);
+                self.stopping = Some(deadline);
                 let (pod, addresses) = (self.pod.clone(), self.addresses.clone());
                 let mailbox = self.mailbox.clone();
-                self.push(finish(deps, pod, mailbox, runtime.clone(), addresses, deadline, cancel));
+                self.push(finish(deps, pod, mailbox, runtime.clone(), addresses, receiver, cancel));
             }
         }
     }
@@ -465,6 +468,7 @@ impl PodWorker {
             }
             Outcome::Finished => {
                 self.finishing = false;
+                self.stopping = None;
                 // They are taken away: nothing brings them up to date any more.
                 self.volumes = Step::Todo;
                 self.uses_volumes = self.cancel.child_token();
@@ -623,12 +627,10 @@ async fn finish(
     mailbox: Arc<Mailbox>,
     runtime: PodRuntime,
     addresses: Vec<std::net::IpAddr>,
-    until: Timestamp,
+    deadline: stop::Deadline,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Outcome {
-    let deadline = watch::Sender::new(until);
-    let receiver = deadline.subscribe();
-    let stop = stop::stop_all(&deps, &pod, &runtime.containers, addresses.first().copied(), &receiver);
+    let stop = stop::stop_all(&deps, &pod, &runtime.containers, addresses.first().copied(), &deadline);
     tokio::select! {
         () = stop => {}
         () = cancel.cancelled() => return Outcome::Finished,

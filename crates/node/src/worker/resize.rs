@@ -119,8 +119,7 @@ impl PodWorker {
         }
         self.resizes.failures = 0;
         self.resizes.retry_at = None;
-        self.resizes.progress =
-            Progress { pending: None, in_progress: Some(Told { generation, ..Told::default() }) };
+        self.resizes.progress.begins(generation);
         let text = message("started", &self.pod, generation, "");
         self.deps.event(&self.pod, None, EventType::Normal, "ResizeStarted", text);
     }

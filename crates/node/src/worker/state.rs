@@ -10,13 +10,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodStatus};
 use reconcile::EventType;
 use serde_json::{Map, Value};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::mailbox::Mailbox;
 use super::ops::Outcome;
 use super::patch::own_fields;
 use super::resize::Resizes;
+use super::{grace_end, stop};
 use crate::admission::Refusal;
 use crate::admission::preemption::{PREEMPTED, PREEMPTING};
 use crate::deps::Deps;
@@ -73,6 +74,10 @@ pub(crate) struct PodWorker {
     pub(super) failure: Option<(String, String)>,
     /// That of an eviction.
     pub(super) eviction: Option<Verdict>,
+    /// By when evictions want it to have ended, however much time it has otherwise.
+    pub(super) evicted_by: Option<Timestamp>,
+    /// Until when the containers of a pod that has to go are given time; there while they are being stopped.
+    pub(super) stopping: Option<watch::Sender<Timestamp>>,
 
     /// The status as it is now.
     pub(super) status: PodStatus,
@@ -141,6 +146,8 @@ impl PodWorker {
             finishing: false,
             failure: None,
             eviction: None,
+            evicted_by: None,
+            stopping: None,
             wanted: Map::new(),
             writing: None,
             renewed: false,
@@ -173,13 +180,23 @@ impl PodWorker {
         }
     }
 
-    /// The pod has to go, for what it holds or for what the node is short of.
+    /// The pod has to go, for what it holds or for what the node is short of. One that ends already may get less time.
     pub(super) fn evict(&mut self, verdict: Verdict) {
+        let by = self.at_most(grace_end(&self.deps, verdict.grace_seconds));
+        self.evicted_by = Some(by);
+        if let Some(deadline) = &self.stopping {
+            stop::bring_nearer(deadline, by);
+        }
         if self.failure.is_none() && !self.pod.is_terminal() {
             self.deps.event(&self.pod, None, EventType::Warning, EVICTED, verdict.message.clone());
             self.failure = Some((EVICTED.to_owned(), verdict.message.clone()));
             self.eviction = Some(verdict);
         }
+    }
+
+    /// A deadline, or that of an eviction where it is nearer.
+    pub(super) fn at_most(&self, deadline: Timestamp) -> Timestamp {
+        self.evicted_by.map_or(deadline, |by| by.min(deadline))
     }
 
     pub(super) fn push(&self, op: impl Future<Output = Outcome> + Send + 'static) {

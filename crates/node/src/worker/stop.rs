@@ -19,6 +19,17 @@ use crate::pod::{ContainerKind, ContainerRecord, PodView};
 /// When the grace ends; may come nearer while containers are being stopped.
 pub(crate) type Deadline = watch::Receiver<Timestamp>;
 
+/// Moves the end of a grace nearer, never further away.
+pub(super) fn bring_nearer(deadline: &watch::Sender<Timestamp>, until: Timestamp) {
+    deadline.send_if_modified(|known| {
+        let sooner = until < *known;
+        if sooner {
+            *known = until;
+        }
+        sooner
+    });
+}
+
 /// Ends every running container of the pod: the hooks of all begin at once, and each container is signalled when its hook
 /// is done and its turn has come. Source: `newTerminationOrdering` in `pkg/kubelet/kuberuntime`.
 pub(crate) async fn stop_all(

@@ -70,15 +70,15 @@ impl PodWorker {
         }
     }
 
-    /// The end of the grace: as the API says, else the pod's own grace from now.
+    /// The end of the grace: as the API says, else the pod's own grace from now; an eviction's where that comes first.
     fn deadline(&self) -> Timestamp {
-        match self.pod.metadata.deletion_timestamp {
+        self.at_most(match self.pod.metadata.deletion_timestamp {
             Some(at) => at,
             None => grace_end(&self.deps, self.pod.spec_grace_seconds()),
-        }
+        })
     }
 
-    /// Drains and stops; a second deletion with a shorter grace counts at once.
+    /// Drains and stops; a second deletion with a shorter grace counts at once, and so does an eviction.
     async fn stop(&mut self, runtime: &PodRuntime, deadline: &watch::Sender<Timestamp>) {
         let (deps, pod) = (self.deps.clone(), self.pod.clone());
         let addresses = self.addresses.clone();
@@ -103,13 +103,7 @@ impl PodWorker {
                 () = mailbox.wait() => {
                     self.take_letters();
                     let now = if self.gone { self.deps.now() } else { self.deadline() };
-                    deadline.send_if_modified(|until| {
-                        let sooner = now < *until;
-                        if sooner {
-                            *until = now;
-                        }
-                        sooner
-                    });
+                    stop::bring_nearer(deadline, now);
                 }
             }
         }

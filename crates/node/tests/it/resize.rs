@@ -111,6 +111,20 @@ async fn a_resize_waits_for_room_also_where_the_agent_begins_anew() {
 }
 
 #[tokio::test]
+async fn who_has_finished_has_no_share_any_more() {
+    let world = World::new().await;
+    let mut spec = with(&json!({ "requests": { "cpu": "500m" } }));
+    spec["restartPolicy"] = "Never".into();
+    world.create("web", spec);
+    world.pod_until("web", "Running", |pod| holds(pod, "Ready")).await;
+    let shares = || world.runtime.groups.lock()["kubepods/burstable"].cpu_shares;
+    assert_eq!(shares(), Some(512));
+    world.runtime.end(&world.runtime.newest("main").unwrap().spec.id, 0);
+    world.until("the least share", || (shares() == Some(2)).then_some(())).await;
+    world.pod_until("web", "Succeeded", |pod| pod["status"]["phase"] == "Succeeded").await;
+}
+
+#[tokio::test]
 async fn who_asked_for_it_begins_anew_with_more() {
     let world = World::new().await;
     let mut spec = with(&sized("100m", "64Mi"));
