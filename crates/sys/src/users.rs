@@ -92,14 +92,19 @@ mod tests {
         child
     }
 
-    #[test]
-    fn the_end_of_a_copy_does_not_reach_what_it_is_a_copy_of() {
+    /// A user namespace with ids, in which nobody is.
+    fn users() -> std::fs::File {
         let mut child = other();
         give_ids(child.id(), RANGE).unwrap();
         let users = std::fs::File::open(format!("/proc/{}/ns/user", child.id())).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        users
+    }
+
+    #[test]
+    fn the_end_of_a_copy_does_not_reach_what_it_is_a_copy_of() {
+        let (dir, users) = (tempfile::tempdir().unwrap(), users());
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         let inner = source.join("inner");
         for directory in [&source, &target] {
@@ -123,12 +128,7 @@ mod tests {
 
     #[test]
     fn files_are_shown_as_the_namespaces_and_written_as_the_hosts() {
-        let mut child = other();
-        give_ids(child.id(), RANGE).unwrap();
-        let users = std::fs::File::open(format!("/proc/{}/ns/user", child.id())).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, users) = (tempfile::tempdir().unwrap(), users());
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         for directory in [&source, &target] {
             std::fs::create_dir(directory).unwrap();
