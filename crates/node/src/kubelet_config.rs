@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use api::quantity::Quantity;
 use api::resources::ResourceList;
+use base::go_duration::{parse_unsigned, show};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -280,7 +281,7 @@ fn says(value: &Value, holds: &Value) -> bool {
             })
         }
         (Value::String(value), Value::String(holds)) => {
-            let (of_value, of_other) = (duration_of(value), duration_of(holds));
+            let (of_value, of_other) = (parse_unsigned(value), parse_unsigned(holds));
             value == holds
                 || value.is_empty()
                 || of_value == Some(Duration::ZERO)
@@ -296,22 +297,16 @@ fn is_empty(value: &Value) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,
         Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty() || duration_of(text) == Some(Duration::ZERO),
+        Value::String(text) => text.is_empty() || parse_unsigned(text) == Some(Duration::ZERO),
         Value::Array(list) => list.is_empty(),
         Value::Object(fields) => fields.values().all(is_empty),
     }
 }
 
-/// A duration as Go writes it.
-fn duration_of(text: &str) -> Option<Duration> {
-    let nanoseconds = u64::try_from(api::custom::go_duration(text)?).ok()?;
-    Some(Duration::from_nanos(nanoseconds))
-}
-
 fn restart_period(text: Option<&str>) -> Result<Option<Duration>, String> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let period =
-        duration_of(text).filter(|period| (Duration::from_secs(1)..=RESTART_PERIOD_MAX).contains(period));
+        parse_unsigned(text).filter(|period| (Duration::from_secs(1)..=RESTART_PERIOD_MAX).contains(period));
     let wrong = || format!("crashLoopBackOff.maxContainerRestartPeriod: {text:?} is not between 1s and 5m0s");
     Ok(Some(period.ok_or_else(wrong)?))
 }
@@ -354,7 +349,7 @@ fn reserved(fields: &Map<String, Value>) -> Result<Reserved, String> {
 
 fn eviction(fields: &Map<String, Value>) -> Result<Eviction, String> {
     let graces: Texts = taken(fields, "evictionSoftGracePeriod")?.unwrap_or_default();
-    let grace = |(name, text): (String, String)| match duration_of(&text) {
+    let grace = |(name, text): (String, String)| match parse_unsigned(&text) {
         Some(grace) => Ok((name, grace)),
         None => Err(format!("evictionSoftGracePeriod: {text:?} is no duration")),
     };
@@ -369,7 +364,7 @@ fn eviction(fields: &Map<String, Value>) -> Result<Eviction, String> {
     let transition: Option<String> = taken(fields, "evictionPressureTransitionPeriod")?;
     let transition = match transition.as_deref() {
         None | Some("") => default.transition,
-        Some(text) => match duration_of(text) {
+        Some(text) => match parse_unsigned(text) {
             // As upstream's default for what says nothing.
             Some(Duration::ZERO) => default.transition,
             Some(period) => period,
@@ -390,20 +385,20 @@ pub(crate) fn fixed() -> Value {
         "apiVersion": VERSION,
         "authentication": {
             "x509": {},
-            "webhook": { "enabled": true, "cacheTTL": duration(auth::TOKEN_TTL) },
+            "webhook": { "enabled": true, "cacheTTL": show(auth::TOKEN_TTL) },
             "anonymous": { "enabled": false },
         },
         "authorization": {
             "mode": "Webhook",
             "webhook": {
-                "cacheAuthorizedTTL": duration(auth::ALLOWED_TTL),
-                "cacheUnauthorizedTTL": duration(auth::DENIED_TTL),
+                "cacheAuthorizedTTL": show(auth::ALLOWED_TTL),
+                "cacheUnauthorizedTTL": show(auth::DENIED_TTL),
             },
         },
         "readOnlyPort": 0,
         "healthzPort": 0,
-        "nodeStatusUpdateFrequency": duration(LEASE_PERIOD),
-        "nodeStatusReportFrequency": duration(STATUS_PERIOD),
+        "nodeStatusUpdateFrequency": show(LEASE_PERIOD),
+        "nodeStatusReportFrequency": show(STATUS_PERIOD),
         "nodeLeaseDurationSeconds": LEASE_SECONDS,
         "nodeStatusMaxImages": IMAGES_MAX,
         "volumeStatsAggPeriod": "1m0s",
@@ -430,16 +425,6 @@ pub(crate) fn fixed() -> Value {
     })
 }
 
-/// As Go writes a duration: `2m0s`, `10s`, `0s`.
-pub(crate) fn duration(of: Duration) -> String {
-    let (hours, minutes, seconds) = (of.as_secs() / 3600, of.as_secs() / 60 % 60, of.as_secs() % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, minutes) => format!("{minutes}m{seconds}s"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,12 +432,6 @@ mod tests {
     fn parse(fields: &str) -> Result<KubeletConfiguration, String> {
         let text = format!("apiVersion: {VERSION}\nkind: {KIND}\n{fields}");
         KubeletConfiguration::parse(text.as_bytes(), Path::new("/etc/node"))
-    }
-
-    #[test]
-    fn durations_are_written_as_clients_of_go_read_them() {
-        let shown = |seconds| duration(Duration::from_secs(seconds));
-        assert_eq!([shown(0), shown(10), shown(120), shown(3661)], ["0s", "10s", "2m0s", "1h1m1s"]);
     }
 
     #[test]
