@@ -242,12 +242,17 @@ impl Engine {
             EngineError::internal(&format!("making the directory {}", cwd.display()), &error)
         })?;
         let capabilities = self.capabilities_of(spec)?;
-        let devices = if spec.security.privileged {
+        let mut devices = if spec.security.privileged {
             sys::host::device_nodes(Path::new("/dev"))
                 .map_err(|error| EngineError::internal("reading /dev", &error))?
         } else {
             Vec::new()
         };
+        // What is mounted at its place is there already.
+        devices.retain(|node| {
+            let mounted = spec.mounts.iter().any(|mount| mount.target == node.path);
+            !mounted && given.iter().all(|(_, device)| device.path != node.path)
+        });
         let run_sandbox = self.layout.run_sandbox(&spec.sandbox_id);
         let around = Surroundings {
             sandbox,

@@ -93,9 +93,13 @@ impl Engine {
     /// Opens the engine: takes back the sandboxes whose shims live, and clears up after those whose do not.
     pub async fn open(config: EngineConfig, store: image::Store) -> Result<Arc<Self>, EngineError> {
         let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
-        let layout = Layout { data: config.data_dir, run: config.run_dir };
+        let mut layout = Layout { data: config.data_dir, run: config.run_dir };
         for dir in [layout.sandboxes(), layout.containers(), layout.run_sandboxes()] {
             std::fs::create_dir_all(dir).map_err(failed("making the engine's directories"))?;
+        }
+        // As the table of mounts shows them.
+        for dir in [&mut layout.data, &mut layout.run] {
+            *dir = dir.canonicalize().map_err(failed("finding the engine's directories"))?;
         }
         let shim_program = crate::embed::install(&layout.run).map_err(failed("installing the shim"))?;
         let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;

@@ -88,13 +88,30 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         let given = around.given.iter().map(|(node, device)| rule(node, &device.access));
         linux["resources"] = json!({"devices": std::iter::once(all).chain(given).collect::<Vec<_>>()});
     }
-    Ok(json!({
+    let mut document = json!({
         "ociVersion": "1.2.0",
         "root": {"path": around.rootfs, "readonly": spec.security.read_only_rootfs},
         "process": process(spec, around)?,
         "mounts": mounts(spec, around),
         "linux": strip_nulls(linux),
-    }))
+    });
+    if covers_devices(spec, around) {
+        let arguments = [json!("skiff-shim"), json!("cover"), json!(around.rootfs.join("dev")), json!(COVER)];
+        document["hooks"] = json!({"createContainer": [{"path": "/proc/self/exe", "args": arguments}]});
+    }
+    Ok(document)
+}
+
+/// Where container devices go.
+const DEVICES: &str = "/dev";
+/// Where what is to be seen at [`DEVICES`] is mounted first.
+const COVER: &str = ".skiff-cover";
+
+/// Whether the specification shows something of its own, as the host's devices, at [`DEVICES`]. The library makes links and
+/// device nodes in whatever is there: so it gets the usual directory, which is covered afterwards, by a hook.
+fn covers_devices(spec: &ContainerSpec, around: &Surroundings<'_>) -> bool {
+    let own = around.sandbox.runtime_handler.is_empty();
+    own && spec.mounts.iter().any(|mount| mount.target == Path::new(DEVICES))
 }
 
 /// Paths that are closed to a container: the engine's own and those that were asked for beside them.
@@ -305,8 +322,19 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
     };
     list.push(json!({"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw"]}));
     // What the specification mounts over a system mount takes its place.
-    list.retain(|known| spec.mounts.iter().all(|mount| known["destination"] != json!(mount.target)));
-    list.extend(spec.mounts.iter().map(mount));
+    let covers = covers_devices(spec, around);
+    let replaced = |mount: &Mount| !(covers && mount.target == Path::new(DEVICES));
+    let in_place = || spec.mounts.iter().filter(|mount| replaced(mount));
+    list.retain(|known| in_place().all(|mount| known["destination"] != json!(mount.target)));
+    list.extend(spec.mounts.iter().map(|asked| {
+        let mut mounted = mount(asked);
+        if !replaced(asked) {
+            mounted["destination"] = json!(Path::new(DEVICES).join(COVER));
+        }
+        mounted
+    }));
+    // What lies in another mount comes after it, as other engines have it; else the order stays.
+    list.sort_by_key(|mount| mount["destination"].as_str().map(|path| Path::new(path).components().count()));
     list
 }
 
