@@ -43,10 +43,13 @@ impl Engine {
             check_below("log path", &spec.log_path)?;
         }
         self.link_of(&spec.sandbox_id)?;
-        let capabilities = self.capabilities_of(&spec)?;
-        // What is wrong with them is told before anything is made.
-        oci::seccomp(&spec, &capabilities)?;
-        self.labels_of(&spec)?;
+        // What is wrong with profiles and labels is told before anything is made.
+        let checked = self.aside("checking the container", move |engine| {
+            oci::seccomp(&spec, &engine.capabilities_of(&spec)?)?;
+            engine.labels_of(&spec)?;
+            Ok(spec)
+        });
+        let spec = checked.await?;
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
         let record = ContainerRecord {

@@ -483,6 +483,20 @@ impl Engine {
         self.me.clone()
     }
 
+    /// Runs blocking work of the engine's own off the asynchronous threads.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let me = self.me();
+        let done = tokio::task::spawn_blocking(move || match me.upgrade() {
+            Some(engine) => work(&engine),
+            None => Err(EngineError::new(engine_api::ErrorKind::Internal, "the engine is closing")),
+        });
+        done.await.map_err(|error| EngineError::internal(what, &error))?
+    }
+
     /// Runs blocking work off the asynchronous threads.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,

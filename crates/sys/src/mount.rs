@@ -208,6 +208,18 @@ pub fn make_slave() -> io::Result<()> {
     Ok(rustix::mount::mount_change("/", Flags::DOWNSTREAM | Flags::REC)?)
 }
 
+/// Makes what is mounted at `target` and below private: nothing that others mount reaches it, nor the other way round.
+pub fn seclude(target: &Path) -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change(target, Flags::PRIVATE | Flags::REC)?)
+}
+
+/// Makes what is mounted at `target` and below a follower: what others mount reaches it, and nothing the other way round.
+pub fn follow(target: &Path) -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change(target, Flags::DOWNSTREAM | Flags::REC)?)
+}
+
 /// A directory with what is mounted below it, to be attached elsewhere.
 pub fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
     use rustix::mount::OpenTreeFlags as Flags;

@@ -18,6 +18,7 @@ mod route;
 mod summary;
 mod text;
 mod usage;
+mod volume_use;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -100,9 +101,9 @@ impl NodeServer {
             Route::Pods => Ok(json(&summary::pods(deps))),
             Route::Stats => {
                 let brief = query::Query::of(&request).flag(&["only_cpu_and_memory"]);
-                Ok(json(&summary::stats(deps, &self.before, brief).await))
+                Ok(json(&summary::stats(deps, (&self.before, &self.sessions), brief).await))
             }
-            Route::Metrics => Ok(metrics(summary::metrics(deps)?)),
+            Route::Metrics => Ok(metrics(summary::metrics(deps, (&self.before, &self.sessions)).await?)),
             Route::ProbeMetrics => Ok(metrics(deps.figures.probes.text()?)),
             Route::ResourceMetrics => Ok(metrics(summary::resource_metrics(deps).await)),
             Route::CadvisorMetrics => Ok(metrics(cadvisor::metrics(deps).await)),

@@ -17,7 +17,7 @@ use sys::process::Pidfd;
 
 use super::launch::{self, Errand, Launch, Launched};
 use super::log::Log;
-use super::outside::Runtime;
+use super::outside::{self, Runtime};
 use super::poller::{Poller, Source, Token};
 use super::sandbox;
 use super::steps::{self, Steps};
@@ -774,13 +774,11 @@ impl Server {
                 let _ = sys::children::reap(*pid);
             }
         }
-        for container in self.containers.values() {
-            if let (Some(program), false) = (&container.config.runtime, container.state == State::Created) {
-                let (bundle, id) = (&container.config.bundle, container.config.id.as_str());
-                // Bounded, and what cannot be had the daemon removes by cgroup and directory.
-                let _ = Runtime { program, bundle, id }.run_errand(Errand::Delete);
-            }
-        }
+        let made = self.containers.values().filter(|container| container.state != State::Created);
+        outside::delete_all(made.filter_map(|container| {
+            let (bundle, id) = (&container.config.bundle, container.config.id.as_str());
+            container.config.runtime.as_ref().map(|program| Runtime { program, bundle, id })
+        }));
         if let Some(mut init) = self.init.take() {
             let _ = init.kill();
             let _ = init.wait();
