@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Door, Refusal, Workers};
 use crate::config::Config;
+use crate::cpus::{self, Cpus};
 use crate::deps::{Caches, Deps, blocking};
 use crate::eviction::pressure::WatchedPressure;
 use crate::eviction::{self, Manager};
@@ -84,6 +85,7 @@ impl Agent {
             .map_err(|error| format!("node data directory {}: {error}", config.data_dir.display()))?;
         let hardware = facts::hardware(&config.data_dir);
         allocatable::check(&hardware, &config)?;
+        let cpus = Cpus::open(&config.cpus, &config.reserved, &config.data_dir)?;
         let on_node = format!("spec.nodeName={}", config.node_name);
         let caches = Caches {
             pods: informers.selected(kinds::PODS, &on_node),
@@ -124,6 +126,7 @@ impl Agent {
             facts,
             figures: Figures::new()?,
             groups: Groups::default(),
+            cpus,
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
@@ -282,10 +285,7 @@ impl Crew {
         ctx.spawn(async move {
             let refusal = match door.settle(arrival).await {
                 Some(refusal) => Some(refusal),
-                None => {
-                    let given = plugins::devices::allocate(&deps, worker.pod()).await;
-                    given.err().map(|why| Refusal::new("UnexpectedAdmissionError", why))
-                }
+                None => allot(&deps, worker.pod()).await.err(),
             };
             match refusal {
                 Some(refusal) => worker.reject(refusal),
@@ -302,6 +302,7 @@ impl Crew {
             deps.traces.forget(&uid);
             groups::leave(&deps, &uid).await;
             plugins::devices::release(&deps, &uid).await;
+            cpus::leave(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();
@@ -326,6 +327,17 @@ impl Crew {
             }
         });
     }
+}
+
+/// Gives a pod what the node has for single containers. A refusal is why the node does not take it.
+async fn allot(deps: &Deps, pod: &PodView) -> Result<(), Refusal> {
+    let given = plugins::devices::allocate(deps, pod).await;
+    given.map_err(|why| Refusal::new("UnexpectedAdmissionError", why))?;
+    let given = cpus::allocate(deps, pod).await;
+    if given.is_err() {
+        plugins::devices::release(deps, pod.uid()).await;
+    }
+    given
 }
 
 #[async_trait]
@@ -371,6 +383,8 @@ impl Component for Agent {
             begun = self.deps.static_pods.replace(pods);
             ctx.spawn(static_pods::follow(self.deps.clone(), directory, files));
         }
+        cpus::begin(&self.deps).await;
+        ctx.spawn(cpus::keep(self.deps.clone()));
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
         plugins::sweep::begin(&self.deps).await?;

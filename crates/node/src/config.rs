@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use base::BoxError;
 use tokio::sync::watch;
 
+use crate::cpus::CpuSettings;
 use crate::eviction::Eviction;
 use crate::images::ImagesConfig;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub reserved: Reserved,
     /// When pods have to go.
     pub eviction: Eviction,
+    /// Who has CPUs for itself.
+    pub cpus: CpuSettings,
     /// Labels of the Node object beside the well-known ones.
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.
@@ -144,6 +147,7 @@ pub(crate) mod tests {
             static_pods: None,
             reserved: Reserved::default(),
             eviction: Eviction::default(),
+            cpus: CpuSettings::default(),
             labels: Vec::new(),
             server: None,
         }

@@ -14,6 +14,7 @@ use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
+use crate::cpus::Cpus;
 use crate::eviction::pressure::WatchedPressure;
 use crate::figures::Figures;
 use crate::groups::Groups;
@@ -72,6 +73,8 @@ pub(crate) struct Deps {
     /// Pods that the node has from files.
     pub(crate) static_pods: StaticPods,
     pub(crate) figures: Figures,
+    /// Who has CPUs for itself.
+    pub(crate) cpus: Cpus,
     /// What the groups above those of pods are set by.
     pub(crate) groups: Groups,
     /// Of the logs that are followed.

@@ -7,6 +7,7 @@
 mod admission;
 mod agent;
 mod config;
+mod cpus;
 mod deps;
 mod env_files;
 mod eviction;
@@ -37,6 +38,7 @@ mod worker;
 
 pub use agent::{Agent, Handles};
 pub use config::{Config, FollowsApiServer, PodRange, Reserved, ServerConfig};
+pub use cpus::{CpuPolicy, CpuSet, CpuSettings};
 pub use eviction::{Amount, Eviction, Signal, Threshold};
 pub use hooks::end_container;
 pub use images::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
