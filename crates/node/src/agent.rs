@@ -33,6 +33,7 @@ use crate::pod::spec::NodeFacts;
 use crate::registration::{self, allocatable, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
+use crate::shutdown::{self, Shutdown};
 use crate::static_pods::{self, Difference, MIRROR, StaticPods, mirrored};
 use crate::traces::Traces;
 use crate::volumes::leftovers;
@@ -127,6 +128,7 @@ impl Agent {
             figures: Figures::new()?,
             groups: Groups::default(),
             cpus,
+            shutdown: Shutdown::default(),
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
@@ -385,6 +387,7 @@ impl Component for Agent {
         }
         cpus::begin(&self.deps).await;
         ctx.spawn(cpus::keep(self.deps.clone()));
+        ctx.spawn(shutdown::keep(self.deps.clone(), self.workers.clone()));
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
         plugins::sweep::begin(&self.deps).await?;

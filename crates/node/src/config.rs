@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::cpus::CpuSettings;
 use crate::eviction::Eviction;
 use crate::images::ImagesConfig;
+use crate::shutdown::ShutdownSettings;
 
 /// The settings of one node. No defaults are hidden here: `skiff` decides them.
 #[derive(Clone)]
@@ -58,6 +59,8 @@ pub struct Config {
     pub eviction: Eviction,
     /// Who has CPUs for itself.
     pub cpus: CpuSettings,
+    /// How pods end before the machine goes down.
+    pub shutdown: ShutdownSettings,
     /// Labels of the Node object beside the well-known ones.
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.
@@ -148,6 +151,7 @@ pub(crate) mod tests {
             reserved: Reserved::default(),
             eviction: Eviction::default(),
             cpus: CpuSettings::default(),
+            shutdown: ShutdownSettings::default(),
             labels: Vec::new(),
             server: None,
         }

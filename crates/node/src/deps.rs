@@ -25,6 +25,7 @@ use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
 use crate::runtime_state::RuntimeState;
+use crate::shutdown::Shutdown;
 use crate::static_pods::StaticPods;
 use crate::traces::Traces;
 use crate::volumes::PodDirectories;
@@ -75,6 +76,8 @@ pub(crate) struct Deps {
     pub(crate) figures: Figures,
     /// Who has CPUs for itself.
     pub(crate) cpus: Cpus,
+    /// Whether the machine goes down.
+    pub(crate) shutdown: Shutdown,
     /// What the groups above those of pods are set by.
     pub(crate) groups: Groups,
     /// Of the logs that are followed.

@@ -19,6 +19,7 @@ use crate::eviction::{Eviction, Texts, Words};
 use crate::registration::object::IMAGES_MAX;
 use crate::registration::{LEASE_PERIOD, LEASE_SECONDS, STATUS_PERIOD};
 use crate::server::auth;
+use crate::shutdown::{self, ShutdownSettings};
 
 const VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
@@ -26,7 +27,7 @@ const KIND: &str = "KubeletConfiguration";
 const RESTART_PERIOD_MAX: Duration = Duration::from_secs(300);
 
 /// Fields that have an effect.
-const TAKEN: [&str; 24] = [
+const TAKEN: [&str; 27] = [
     "maxPods",
     "podPidsLimit",
     "staticPodPath",
@@ -51,12 +52,15 @@ const TAKEN: [&str; 24] = [
     "cpuManagerPolicy",
     "cpuManagerPolicyOptions",
     "reservedSystemCPUs",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
+    "shutdownGracePeriodCriticalPods",
 ];
 /// What of the allocatable is enforced, in the words of `enforceNodeAllocatable`: the group of all pods has its limits.
 pub(crate) const ENFORCED: [&str; 1] = ["pods"];
 
 /// Fields that upstream knows beside [`TAKEN`] and those that [`fixed`] tells of.
-const WITHOUT_EFFECT: [&str; 73] = [
+const WITHOUT_EFFECT: [&str; 70] = [
     "address",
     "allowedUnsafeSysctls",
     "cgroupRoot",
@@ -111,9 +115,6 @@ const WITHOUT_EFFECT: [&str; 73] = [
     "runtimeRequestTimeout",
     "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
@@ -151,6 +152,8 @@ pub struct KubeletConfiguration {
     pub eviction: Eviction,
     /// Who has CPUs for itself.
     pub cpus: CpuSettings,
+    /// How pods end before the machine goes down.
+    pub shutdown: ShutdownSettings,
     /// SHA-256 of the file in hexadecimal, by which a change of it is seen; empty: there is none.
     pub digest: String,
 }
@@ -212,6 +215,7 @@ impl KubeletConfiguration {
             images: ImageFields::read(&fields)?,
             reserved: without_named(reserved(&fields)?, cpus.reserved.as_ref()),
             cpus,
+            shutdown: shutdown::from_fields(&fields)?,
             eviction: eviction(&fields)?,
             digest: String::new(),
         })
@@ -254,7 +258,10 @@ fn fields_of(text: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 /// A field of those that have an effect.
-fn taken<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Result<Option<T>, String> {
+pub(crate) fn taken<T: DeserializeOwned>(
+    fields: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<T>, String> {
     let value = fields.get(name).map(T::deserialize).transpose();
     value.map_err(|error| format!("{name}: {error}"))
 }
@@ -309,7 +316,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// A duration as Go writes it.
-fn duration_of(text: &str) -> Option<Duration> {
+pub(crate) fn duration_of(text: &str) -> Option<Duration> {
     let nanoseconds = u64::try_from(api::custom::go_duration(text)?).ok()?;
     Some(Duration::from_nanos(nanoseconds))
 }

@@ -162,6 +162,9 @@ impl Door {
         if is_in {
             return decided(Verdict::Admitted);
         }
+        if let Some(refusal) = self.deps.shutdown.refusal() {
+            return decided(Verdict::Refused(refusal));
+        }
         if let Err(message) = sysctls(&pod.spec) {
             return decided(Verdict::Refused(Refusal::new("SysctlForbidden", message)));
         }

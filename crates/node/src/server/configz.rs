@@ -10,6 +10,7 @@ use crate::deps::{Deps, Hardware};
 use crate::eviction::{Eviction, Signal, Threshold};
 use crate::images::ImagesConfig;
 use crate::kubelet_config::{ENFORCED, duration, fixed};
+use crate::shutdown;
 
 /// Answers with the configuration.
 pub(super) fn document(deps: &Deps, port: u16) -> Value {
@@ -17,6 +18,7 @@ pub(super) fn document(deps: &Deps, port: u16) -> Value {
     merge(&mut kubelet, settings(&deps.config));
     merge(&mut kubelet, reservations(&deps.config.reserved));
     merge(&mut kubelet, cpus(&deps.config.cpus));
+    merge(&mut kubelet, shutdown::shown(&deps.config.shutdown));
     merge(&mut kubelet, evictions(&deps.config.eviction, &capacity(&deps.hardware)));
     let around = json!({
         "port": port,

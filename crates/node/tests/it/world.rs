@@ -89,6 +89,8 @@ pub(crate) struct World {
     /// Who has CPUs for itself, from the next start on, and what is not the pods'.
     pub(crate) cpus: node::CpuSettings,
     pub(crate) reserved: node::Reserved,
+    /// How pods end before the machine goes down, from the next start on.
+    pub(crate) shutdown: node::ShutdownSettings,
     changed: watch::Sender<u64>,
     networks: Arc<Networks>,
     running: Option<(Arc<Agent>, CancellationToken, JoinHandle<()>)>,
@@ -114,6 +116,7 @@ impl World {
             eviction: node::Eviction::default(),
             cpus: node::CpuSettings::default(),
             reserved: node::Reserved::default(),
+            shutdown: node::ShutdownSettings::default(),
             networks: Arc::default(),
             running: None,
             _addresses: watch::Sender::new(vec!["192.0.2.1".parse().unwrap()]),
@@ -146,6 +149,7 @@ impl World {
             reserved: self.reserved.clone(),
             eviction: self.eviction.clone(),
             cpus: self.cpus.clone(),
+            shutdown: self.shutdown.clone(),
             labels: Vec::new(),
             server: None,
         };
