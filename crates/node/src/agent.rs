@@ -101,7 +101,7 @@ impl Agent {
         };
         let workers = Workers::default();
         let concerned = workers.clone();
-        let watched = Watched::new(informers.clone(), move |kind, change| {
+        let watched = Watched::new(informers.clone(), &config.node_name, move |kind, change| {
             for mailbox in concerned.lock().values() {
                 mailbox.reference_changed(kind, &change.key);
             }

@@ -6,6 +6,7 @@
 
 mod admission;
 mod agent;
+mod certificates;
 mod config;
 mod cpus;
 mod deps;

@@ -263,6 +263,7 @@ async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens)
         .ensure(deps, pod, &projections)
         .await
         .map_err(|status| format!("failed to fetch token: {status}"))?;
+    gathered.certificates = tokens.certificates.ensure(deps, pod).await?;
     let claims = gather_claims(deps, pod).await.map_err(|status| status.to_string())?;
     tokens.republish(claims.republishes(), deps.now());
     let setup = Setup {

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod api_server;
+mod certificates;
 mod cpus;
 mod devices;
 mod eviction;
