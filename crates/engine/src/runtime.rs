@@ -146,7 +146,10 @@ impl Runtime for Engine {
             let applied = self.cgroups.group(&path).apply(&limits_of(&resources));
             applied.map_err(|error| EngineError::internal("setting the container's limits", &error))?;
         }
-        container.record.send_modify(|record| record.spec.resources = resources);
+        container.record.send_modify(|record| {
+            let had = std::mem::take(&mut record.spec.resources);
+            record.spec.resources = resources.over(had);
+        });
         self.save_container(&container);
         Ok(())
     }

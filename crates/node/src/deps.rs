@@ -14,6 +14,7 @@ use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
+use crate::cpus::Cpus;
 use crate::eviction::pressure::WatchedPressure;
 use crate::figures::Figures;
 use crate::groups::Groups;
@@ -24,6 +25,7 @@ use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
 use crate::runtime_state::RuntimeState;
+use crate::shutdown::Shutdown;
 use crate::static_pods::StaticPods;
 use crate::traces::Traces;
 use crate::volumes::PodDirectories;
@@ -72,6 +74,10 @@ pub(crate) struct Deps {
     /// Pods that the node has from files.
     pub(crate) static_pods: StaticPods,
     pub(crate) figures: Figures,
+    /// Who has CPUs for itself.
+    pub(crate) cpus: Cpus,
+    /// Whether the machine goes down.
+    pub(crate) shutdown: Shutdown,
     /// What the groups above those of pods are set by.
     pub(crate) groups: Groups,
     /// Of the logs that are followed.

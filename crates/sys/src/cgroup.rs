@@ -662,6 +662,102 @@ mod tests {
         assert_eq!(show(plan_settings(&endless, |_| true)), ["memory.max=max", "memory.swap.max=max"]);
     }
 
+    /// What cannot be tried where the controllers are of version 1: that the files of version 2 get what the kernel reads.
+    #[test]
+    fn limits_reach_the_files_of_version_2() {
+        let root = tempfile::tempdir().unwrap();
+        let table = format!("1 0 0:1 / {} rw - cgroup2 none rw\n", root.path().display());
+        let host = host(&table, "cpuset cpu io memory hugetlb pids");
+        let group = host.group("kubepods/pod1");
+        group.create().unwrap();
+        // Each controller is asked for by itself in every group above; a plain file keeps what was written last.
+        for above in ["", "kubepods"] {
+            let enabled = root.path().join(above).join("cgroup.subtree_control");
+            assert_eq!(std::fs::read_to_string(enabled).unwrap(), "+pids");
+        }
+        let written = |limits: Limits, file: &str| {
+            assert_eq!(group.apply(&limits).unwrap(), [""; 0]);
+            std::fs::read_to_string(root.path().join("kubepods/pod1").join(file)).unwrap()
+        };
+        let none = Limits::default;
+        // The scale of KEP-2254: from 2 to 262144, to 1 to 10000.
+        for (shares, weight) in
+            [(0, "1"), (2, "1"), (102, "4"), (1024, "39"), (262_144, "10000"), (1 << 20, "10000")]
+        {
+            assert_eq!(written(Limits { cpu_shares: Some(shares), ..none() }, "cpu.weight"), weight);
+        }
+        for (quota, period, max) in [
+            (Some(50_000), Some(100_000), "50000 100000"),
+            (Some(-1), Some(100_000), "max 100000"),
+            (Some(20_000), None, "20000 100000"),
+            (None, Some(50_000), "max 50000"),
+        ] {
+            let limits = Limits { cpu_quota_us: quota, cpu_period_us: period, ..none() };
+            assert_eq!(written(limits, "cpu.max"), max);
+        }
+        for (bytes, memory) in [(1 << 20, "1048576"), (-1, "max"), (0, "max")] {
+            assert_eq!(written(Limits { memory_bytes: Some(bytes), ..none() }, "memory.max"), memory);
+        }
+        for (bytes, swap) in [(0, "0"), (1 << 20, "1048576"), (-1, "max")] {
+            assert_eq!(written(Limits { swap_bytes: Some(bytes), ..none() }, "memory.swap.max"), swap);
+        }
+        for (count, pids) in [(100, "100"), (0, "max"), (-1, "max")] {
+            assert_eq!(written(Limits { pids: Some(count), ..none() }, "pids.max"), pids);
+        }
+        let cpus = Limits { cpuset_cpus: Some("0-1,3".to_owned()), ..none() };
+        assert_eq!(written(cpus, "cpuset.cpus"), "0-1,3");
+        let pages = Limits { huge_pages: BTreeMap::from([(1 << 30, 2 << 30)]), ..none() };
+        assert_eq!(written(pages, "hugetlb.1GB.max"), "2147483648");
+        assert_eq!(group.oom_file().unwrap(), root.path().join("kubepods/pod1/memory.events"));
+    }
+
+    /// What the unified hierarchy of this machine does for real: its end of all processes, and huge pages.
+    #[test]
+    fn the_unified_hierarchy_kills_at_once_and_limits_huge_pages() {
+        let table = MountTable::own().unwrap();
+        let Some(entry) = table.entries().iter().find(|entry| entry.fs_type == "cgroup2") else { return };
+        let root = entry.target.clone();
+        let only = format!("1 0 0:1 / {} rw - cgroup2 none rw\n", root.display());
+        let controllers = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap();
+        let known = controllers.split_ascii_whitespace().find(|name| *name == "hugetlb").unwrap_or_default();
+        let before = std::fs::read_to_string(root.join("cgroup.subtree_control")).unwrap();
+        let host = host(&only, known);
+        let path = format!("skiff-sys-unified-{}", std::process::id());
+        let group = host.group(&format!("{path}/inner"));
+        group.create().unwrap();
+        let directory = root.join(&path).join("inner");
+        let limited = directory.join("hugetlb.2MB.max").exists().then(|| {
+            let limits = Limits { huge_pages: BTreeMap::from([(2 << 20, 4 << 20)]), ..Limits::default() };
+            group.apply(&limits).map(|_| std::fs::read_to_string(directory.join("hugetlb.2MB.max")).unwrap())
+        });
+        // Two processes, one of which has the other: the file ends both.
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "read go; sleep 1000 & echo; wait"]);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
+        std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut [0]).unwrap();
+        let populated = || std::fs::read_to_string(directory.join("cgroup.events")).unwrap();
+        let (lives, has_kill) = (populated(), directory.join("cgroup.kill").exists());
+        let killed = host.group(&path).kill(Duration::from_secs(60));
+        use std::os::unix::process::ExitStatusExt;
+        let signal = child.wait().unwrap().signal();
+        let removed = host.group(&path).remove();
+        if !known.is_empty() && !before.contains("hugetlb") {
+            // Others may use it by now.
+            let _ = std::fs::write(root.join("cgroup.subtree_control"), "-hugetlb");
+        }
+        killed.unwrap();
+        removed.unwrap();
+        assert!(lives.contains("populated 1") && has_kill, "{lives}");
+        assert_eq!(signal, Some(9));
+        assert!(!directory.exists());
+        if let Some(limited) = limited {
+            assert_eq!(limited.unwrap().trim(), "4194304");
+        }
+    }
+
     #[test]
     fn a_group_limits_kills_and_goes() {
         let host = CgroupHost::detect().unwrap();

@@ -172,6 +172,33 @@ pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
     assert!(exit.oom_killed, "{exit:?}");
 }
 
+pub async fn cpus_are_those_that_were_given_also_while_a_container_runs(subject: Subject) {
+    if std::thread::available_parallelism().is_ok_and(|count| count.get() < 2) {
+        return;
+    }
+    let sandbox = subject.sandbox().await;
+    let read = "cat /sys/fs/cgroup/cpuset/cpuset.cpus /sys/fs/cgroup/cpuset.cpus 2>/dev/null; \
+                grep Cpus_allowed_list /proc/self/status; echo all";
+    let resources =
+        Resources { cpuset_cpus: Some("1".to_owned()), cpu_shares: Some(512), ..Resources::default() };
+    let spec = ContainerSpec { resources, ..subject.script(&sandbox, &format!("{read}; sleep 1000")) };
+    let (running, told) = subject.start_until(spec, "all\n").await;
+    // A host without the controller says so in a warning, and lets it run.
+    let has_controller = told.starts_with('1');
+    for cpus in ["0", "0-1"] {
+        // What is not said stays.
+        let more = Resources { cpuset_cpus: Some(cpus.to_owned()), ..Resources::default() };
+        subject.runtime.update_resources(&running.spec.id, more).await.unwrap();
+        let has = subject.runtime.container(&running.spec.id).await.unwrap().spec.resources;
+        assert_eq!((has.cpuset_cpus.as_deref(), has.cpu_shares), (Some(cpus), Some(512)));
+        let exec =
+            ExecSpec { command: ["sh", "-c", read].map(str::to_owned).to_vec(), ..ExecSpec::default() };
+        let (_, told, _) = outcome(subject.runtime.exec(&running.spec.id, exec).await.unwrap()).await;
+        let wanted = format!("{cpus}\nCpus_allowed_list:\t{cpus}\nall\n");
+        assert!(!has_controller || told == wanted, "{told}");
+    }
+}
+
 pub async fn limits_of_a_group_hold_for_all_that_is_in_it(subject: Subject) {
     let memory = |bytes: i64| Resources { memory_limit_bytes: Some(bytes), ..Resources::default() };
     let group = format!("group/{}", &base::id::hex64()[..8]);

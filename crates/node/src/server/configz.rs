@@ -6,16 +6,20 @@ use base::go_duration::show;
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, Reserved};
+use crate::cpus::CpuSettings;
 use crate::deps::{Deps, Hardware};
 use crate::eviction::{Eviction, Signal, Threshold};
 use crate::images::ImagesConfig;
 use crate::kubelet_config::{ENFORCED, fixed};
+use crate::shutdown;
 
 /// Answers with the configuration.
 pub(super) fn document(deps: &Deps, port: u16) -> Value {
     let mut kubelet = fixed();
     merge(&mut kubelet, settings(&deps.config));
     merge(&mut kubelet, reservations(&deps.config.reserved));
+    merge(&mut kubelet, cpus(&deps.config.cpus));
+    merge(&mut kubelet, shutdown::shown(&deps.config.shutdown));
     merge(&mut kubelet, evictions(&deps.config.eviction, &capacity(&deps.hardware)));
     let around = json!({
         "port": port,
@@ -69,6 +73,24 @@ fn reservations(reserved: &Reserved) -> Value {
         "kubeReserved": api::resources::to_json(&reserved.kube),
         "enforceNodeAllocatable": ENFORCED,
     })
+}
+
+/// Who has CPUs for itself.
+fn cpus(settings: &CpuSettings) -> Value {
+    let mut shown = json!({ "cpuManagerPolicy": settings.policy.name() });
+    let options = [
+        ("full-pcpus-only", settings.full_cores_only),
+        ("strict-cpu-reservation", settings.strict_reservation),
+    ];
+    let options = options.into_iter().filter(|(_, holds)| *holds);
+    let options: Map<String, Value> = options.map(|(name, _)| (name.to_owned(), "true".into())).collect();
+    if !options.is_empty() {
+        shown["cpuManagerPolicyOptions"] = options.into();
+    }
+    if let Some(reserved) = &settings.reserved {
+        shown["reservedSystemCPUs"] = reserved.to_string().into();
+    }
+    shown
 }
 
 /// How much there is of what thresholds are shares of, where a share is told as an amount.

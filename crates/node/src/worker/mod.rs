@@ -25,6 +25,7 @@ use reconcile::{EventType, kinds};
 use serde_json::Map;
 use tokio::sync::watch;
 
+use crate::cpus;
 use crate::deps::{Deps, blocking};
 use crate::groups;
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
@@ -71,6 +72,7 @@ impl PodWorker {
                 self.mailbox.is_over();
                 // It may lie here for long: its share is for those that run.
                 groups::leave(&self.deps, self.pod.uid()).await;
+                cpus::leave(&self.deps, self.pod.uid()).await;
             }
             self.refresh_volumes();
             self.publish(&plan.waiting, &runtime, false);
@@ -139,6 +141,7 @@ impl PodWorker {
 
     fn pod_changed(&mut self, mut pod: PodView) {
         self.resizes.allocation.apply(&mut pod.spec);
+        pod.own_cpus.clone_from(&self.pod.own_cpus);
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
         self.refresh_due |= old.labels != new.labels || old.annotations != new.annotations;

@@ -3,14 +3,18 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod api_server;
+mod certificates;
+mod cpus;
 mod devices;
 mod eviction;
 mod images;
+mod logind;
 mod plugins;
 mod pods;
 mod resize;
 mod runtime;
 mod security;
+mod shutdown;
 mod static_pods;
 mod streams;
 mod volumes;
