@@ -408,6 +408,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         env,
         mounts,
         devices,
+        cdi_devices: extras.cdi,
         message_file,
         address: start.addresses.first().copied(),
         pid_of,

@@ -12,6 +12,8 @@ pub(crate) struct Answer {
     pub(crate) envs: BTreeMap<String, String>,
     pub(crate) mounts: Vec<Bind>,
     pub(crate) nodes: Vec<Node>,
+    /// Devices that are described to the runtime, by their names there.
+    pub(crate) cdi: Vec<String>,
 }
 
 /// A device of the host that a container may use.
