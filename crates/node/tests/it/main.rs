@@ -4,6 +4,7 @@
 
 mod api_server;
 mod devices;
+mod dra;
 mod eviction;
 mod images;
 mod plugins;

@@ -70,6 +70,24 @@ pub(crate) struct Extras {
     pub(crate) cdi: Vec<String>,
 }
 
+impl Devices {
+    /// How the devices of a container are, by resource.
+    pub(crate) fn health(&self, uid: &str, container: &str) -> BTreeMap<String, Vec<(String, &'static str)>> {
+        self.book.lock().health(uid, container)
+    }
+
+    /// The devices of a container, each with its resource.
+    pub(crate) fn of_container(&self, uid: &str, container: &str) -> Vec<(String, String)> {
+        let of = self.health(uid, container).into_iter();
+        of.flat_map(|(name, devices)| devices.into_iter().map(move |(id, _)| (name.clone(), id))).collect()
+    }
+
+    /// Every device that works, with its resource.
+    pub(crate) fn healthy(&self) -> Vec<(String, String)> {
+        self.book.lock().healthy()
+    }
+}
+
 fn client(channel: Channel) -> DevicePluginClient<Channel> {
     DevicePluginClient::new(channel).max_decoding_message_size(ANSWER_MAX)
 }
