@@ -339,6 +339,9 @@ pub struct ContainerSpec {
     /// Devices beside those that every container has.
     #[serde(default)]
     pub devices: Vec<Device>,
+    /// Devices that vendors describe to the engine (CDI), by their names: `vendor/class=name`.
+    #[serde(default)]
+    pub cdi_devices: Vec<String>,
     /// Limits.
     pub resources: Resources,
     /// Limits of each process; those that are not named are the engine's own.

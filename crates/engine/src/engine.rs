@@ -18,6 +18,7 @@ use sys::cgroup::{CgroupHost, Group};
 use sys::process::Pidfd;
 use tokio::sync::{broadcast, watch};
 
+use crate::cdi::Registry;
 use crate::containers::failed_exit;
 use crate::handlers::Handlers;
 use crate::id_ranges::IdRanges;
@@ -46,6 +47,8 @@ pub struct EngineConfig {
     pub cgroup_root: String,
     /// Programs of further OCI runtimes, by the names under which sandboxes ask for them.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// Where vendors describe devices (CDI); the later ones count more.
+    pub cdi_directories: Vec<PathBuf>,
 }
 
 /// A sandbox.
@@ -81,6 +84,7 @@ pub struct Engine {
     pub(crate) cgroups: CgroupHost,
     pub(crate) shim_program: PathBuf,
     pub(crate) handlers: Handlers,
+    pub(crate) cdi: Registry,
     pub(crate) id_ranges: IdRanges,
     pub(crate) boot_id: String,
     pub(crate) sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
@@ -114,6 +118,7 @@ impl Engine {
             cgroups,
             shim_program,
             handlers,
+            cdi: Registry::new(config.cdi_directories),
             id_ranges,
             boot_id,
             sandboxes: RwLock::default(),

@@ -36,7 +36,7 @@ use crate::server::NodeServer;
 use crate::shutdown::{self, Shutdown};
 use crate::static_pods::{self, Difference, MIRROR, StaticPods, mirrored};
 use crate::traces::Traces;
-use crate::volumes::leftovers;
+use crate::volumes::leftovers::{self, Leftover};
 use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 use crate::worker::PodWorker;
@@ -170,7 +170,11 @@ impl Agent {
         let config = &self.deps.config;
         let roots = [config.data_dir.clone(), config.run_dir.clone()];
         let logs = config.log_dir.clone();
-        let found = blocking(move || leftovers::find(&roots, &logs)).await.unwrap_or_default();
+        let mut found = blocking(move || leftovers::find(&roots, &logs)).await.unwrap_or_default();
+        let claiming = self.deps.plugins.claims.pods().into_iter();
+        let claiming = claiming.filter(|uid| found.iter().all(|left| left.uid != *uid));
+        let claiming: Vec<Leftover> = claiming.map(|uid| Leftover { uid, logs: Vec::new() }).collect();
+        found.extend(claiming);
         let sandboxes = self.deps.state.pods();
         let (pods, of_files) = (&self.deps.caches.pods, &self.deps.static_pods);
         let known = |uid: &str| {
@@ -391,6 +395,9 @@ impl Component for Agent {
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
         plugins::sweep::begin(&self.deps).await?;
+        plugins::dra::begin(&self.deps).await;
+        ctx.spawn(plugins::dra::wipe_at_start(self.deps.clone()));
+        ctx.spawn(plugins::pod_resources::keep(self.deps.clone()));
         ctx.spawn(plugins::in_use::keep(self.deps.clone()));
         let listener = plugins::devices::begin(&self.deps).await;
         ctx.spawn(plugins::devices::keep_report(self.deps.clone()));

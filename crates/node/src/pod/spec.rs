@@ -95,6 +95,8 @@ pub(crate) struct Run<'a> {
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) devices: Vec<Device>,
+    /// Names of devices that the runtime knows more of (CDI).
+    pub(crate) cdi_devices: Vec<String>,
     /// Host path of the termination message file.
     pub(crate) message_file: PathBuf,
     /// The pod's address.
@@ -134,6 +136,7 @@ pub(crate) fn container_spec(run: Run<'_>, facts: &NodeFacts) -> Result<Containe
         user: user(&pod.spec, container),
         mounts: run.mounts,
         devices: run.devices,
+        cdi_devices: run.cdi_devices,
         resources: container_resources(pod, container, facts.memory_bytes),
         rlimits: Vec::new(),
         security: security(&pod.spec, container, &facts.seccomp_profiles)?,
@@ -243,6 +246,7 @@ mod tests {
             env: vec!["A=1=2".to_owned()],
             mounts: Vec::new(),
             devices: Vec::new(),
+            cdi_devices: Vec::new(),
             message_file: "/m".into(),
             address: None,
             pid_of: None,

@@ -69,6 +69,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) recursive_read_only: bool,
     /// Every container has ended for good.
     pub(crate) ended: bool,
+    /// Drivers have devices prepared for it.
+    pub(crate) holds_claims: bool,
     /// `reason` and `message` of a pod that the node itself fails.
     pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) node_memory_bytes: i64,
@@ -100,7 +102,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
                 Some(_) => "Failed",
                 None => phase(input.pod, &init, &apps, input.ended, &due),
             };
-            if is_end(phase) && input.containers.iter().any(ContainerRecord::is_running) {
+            let uses = input.holds_claims || input.containers.iter().any(ContainerRecord::is_running);
+            if is_end(phase) && uses {
                 (if before == Some("Pending") { "Pending" } else { "Running" }, None)
             } else {
                 (phase, failure)
@@ -133,8 +136,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     status
 }
 
-/// Whether a phase is the end of a pod. Nobody hears of it as long as a container runs, be it a sidecar: who waits for
-/// the end takes what the pod has for free. Source: `mergePodStatus` in `pkg/kubelet/status`.
+/// Whether a phase is the end of a pod. Nobody hears of it as long as a container runs, be it a sidecar, or devices are
+/// prepared for it: who waits for the end takes what the pod has for free. Source: `mergePodStatus` in `pkg/kubelet/status`.
 fn is_end(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
 }

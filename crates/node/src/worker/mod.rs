@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use crate::cpus;
 use crate::deps::{Deps, blocking};
 use crate::groups;
+use crate::plugins::dra;
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
 use crate::pod::recursion;
 use crate::pod::restart::epoch;
@@ -115,8 +116,10 @@ impl PodWorker {
             self.refresh_due = true;
             // What was missing may be there now.
             let now = self.deps.now();
-            if let Step::RetryAt(_) = self.volumes {
-                self.volumes = Step::RetryAt(now);
+            for step in [&mut self.volumes, &mut self.sandbox] {
+                if let Step::RetryAt(_) = step {
+                    *step = Step::RetryAt(now);
+                }
             }
             for failure in self.start_failures.values_mut() {
                 failure.retry_at = now;
@@ -234,6 +237,9 @@ impl PodWorker {
         });
         if self.finishing {
             plan.actions.retain(|action| *action != Action::Finish);
+        } else if plan.finished && self.deps.plugins.claims.holds(self.pod.uid()) && plan.actions.is_empty() {
+            // Nothing of it runs, but drivers have devices prepared for it.
+            plan.actions.push(Action::Finish);
         }
         plan
     }
@@ -365,8 +371,8 @@ impl PodWorker {
             self.addresses.clear();
         }
         self.sandbox = Step::Busy;
-        let op = ops::sandbox(self.deps.clone(), self.pod.clone(), attempt, current, dead);
-        self.push(op);
+        let (deps, pod, cancel) = (self.deps.clone(), self.pod.clone(), self.uses_volumes.clone());
+        self.push(ops::sandbox(deps, pod, attempt, current, dead, cancel));
     }
 
     /// When time alone makes a refresh of the volumes necessary: a token is due, or the last refresh failed. `None` while
@@ -439,8 +445,7 @@ impl PodWorker {
             Outcome::Sandbox(Err(error)) => {
                 self.sandbox_failures += 1;
                 self.sandbox = Step::RetryAt(later(SETUP_BACKOFF, self.sandbox_failures));
-                let message = format!("Failed to create pod sandbox: {error}");
-                self.deps.event(&self.pod, None, EventType::Warning, "FailedCreatePodSandBox", message);
+                self.deps.event(&self.pod, None, EventType::Warning, error.reason, error.message);
             }
             Outcome::Volumes { tokens, refresh, result } => {
                 self.tokens = Some(tokens);
@@ -540,6 +545,7 @@ impl PodWorker {
             sandbox_ready: self.sandbox_ready(runtime),
             recursive_read_only: recursion::supported(&self.deps.runtime.handlers(), handler),
             ended,
+            holds_claims: self.deps.plugins.claims.holds(self.pod.uid()),
             failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             node_memory_bytes: self.deps.facts.memory_bytes,
             resize: &self.resizes.progress,
@@ -551,6 +557,7 @@ impl PodWorker {
             now: self.deps.now(),
         });
         self.status = status;
+        dra::health::show(&self.deps, &self.pod, &mut self.status);
         self.wanted = own_fields(&self.status);
         let waits = self.write_retry_at.is_some_and(|at| self.deps.now() < at);
         if self.writing.is_some() || waits {
@@ -646,6 +653,10 @@ async fn finish(
     }
     // Who waits for the pod's place does not wait for drivers.
     mailbox.is_over();
+    let failed = |error: &str| ops::failed_kill(&deps, &pod, error);
+    if !ops::insist(&deps, &cancel, || dra::unprepare(&deps, pod.uid()), failed).await {
+        return Outcome::Finished;
+    }
     // Others may have the volumes before the pod itself is deleted.
     let directories = deps.directories(pod.uid());
     let failed = |error: &str| deps.event(&pod, None, EventType::Warning, "FailedUnMount", error);

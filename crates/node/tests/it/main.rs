@@ -6,6 +6,7 @@ mod api_server;
 mod certificates;
 mod cpus;
 mod devices;
+mod dra;
 mod eviction;
 mod images;
 mod logind;
