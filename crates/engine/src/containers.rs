@@ -47,6 +47,7 @@ impl Engine {
         // What is wrong with them is told before anything is made.
         oci::seccomp(&spec, &capabilities)?;
         self.labels_of(&spec)?;
+        self.expect_moves_to_limits();
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
         let record = ContainerRecord {
@@ -138,6 +139,7 @@ impl Engine {
             oom_events: group.oom_file(),
             runtime: self.handlers.program(&sandbox.runtime_handler)?,
             users: sandbox.own_users,
+            cgroup_entrances: group.entrances_to_limits(),
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }
