@@ -529,6 +529,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn start_steps(&self, _sandbox_id: &str) -> Vec<Span> {
         Vec::new()
     }
+    /// A sandbox will be made in a moment: what takes its time and can be begun before more is known may be.
+    fn expect_sandbox(&self) {}
     /// Changes limits of a running container; what is `None` stays as it is.
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError>;
     /// Sets limits of a group above sandboxes, by its path below the engine's own group (`kubepods/burstable`). A group that

@@ -44,6 +44,7 @@ impl Engine {
             check_below("log path", &spec.log_path)?;
         }
         self.link_of(&spec.sandbox_id)?;
+        self.expect_moves_to_limits();
         // What is wrong with profiles, labels and devices is told before anything is made.
         let checked = self.aside("checking the container", move |engine| {
             oci::seccomp(&spec, &engine.capabilities_of(&spec)?)?;
@@ -143,6 +144,7 @@ impl Engine {
             oom_events: group.oom_file(),
             runtime: self.handlers.program(&sandbox.runtime_handler)?,
             users: sandbox.own_users,
+            cgroup_entrances: group.entrances_to_limits(),
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub struct Engine {
     pub(crate) cgroup_root: String,
     pub(crate) store: image::Store,
     pub(crate) cgroups: CgroupHost,
+    /// The kernel is being prepared for moves between cgroups.
+    moves_prepared: Arc<AtomicBool>,
     pub(crate) shim_program: PathBuf,
     pub(crate) handlers: Handlers,
     pub(crate) cdi: Registry,
@@ -116,6 +119,7 @@ impl Engine {
             cgroup_root: config.cgroup_root,
             store,
             cgroups,
+            moves_prepared: Arc::default(),
             shim_program,
             handlers,
             cdi: Registry::new(config.cdi_directories),
@@ -500,6 +504,26 @@ impl Engine {
             None => Err(EngineError::new(engine_api::ErrorKind::Internal, "the engine is closing")),
         });
         done.await.map_err(|error| EngineError::internal(what, &error))?
+    }
+
+    /// A shim will enter its cgroups in a moment.
+    pub(crate) fn expect_moves(&self) {
+        if self.moves_prepared.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (cgroups, prepared) = (self.cgroups.clone(), self.moves_prepared.clone());
+        // Nobody waits for its end.
+        drop(tokio::task::spawn_blocking(move || {
+            cgroups.prepare_moves();
+            prepared.store(false, Ordering::Relaxed);
+        }));
+    }
+
+    /// A launcher will enter a container's cgroups in a moment.
+    pub(crate) fn expect_moves_to_limits(&self) {
+        if self.cgroups.limits_are_waited_for() {
+            self.expect_moves();
+        }
     }
 
     /// Runs blocking work off the asynchronous threads.

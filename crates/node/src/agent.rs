@@ -283,6 +283,7 @@ impl Crew {
         }
         self.workers.lock().insert(uid.clone(), mailbox.clone());
         self.deps.traces.begin(&uid);
+        self.deps.runtime.expect_sandbox();
         let step = self.deps.traces.step(&uid, "node: admission", "");
         let arrival = self.door.arrives(object, &pod);
         let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
