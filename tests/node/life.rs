@@ -129,7 +129,8 @@ pub(crate) fn a_pod_is_watched_from_its_creation_to_its_end(space: &Space<'_>) {
     });
     assert!(seen, "nobody was told that it is to go");
     let last = &watch.deleted[0];
-    assert_eq!(last["metadata"]["deletionGracePeriodSeconds"], 0, "{last}");
+    assert!(!last["metadata"]["deletionTimestamp"].is_null(), "{last}");
+    assert_ne!(last["spec"]["terminationGracePeriodSeconds"], 0, "{last}");
     // What it came to is told before it is gone.
     assert!(!container(last, "main")["state"]["terminated"].is_null(), "{last}");
     assert_eq!(space.list(selected), Vec::<Value>::new());
@@ -259,4 +260,51 @@ pub(crate) fn termination_messages_come_from_a_file_or_the_log(space: &Space<'_>
         let ended = &container(&pod, "main")["state"]["terminated"];
         assert_eq!(text(&ended["message"]), message, "{name}: {ended}");
     }
+}
+
+pub(crate) fn a_pod_is_ready_when_its_gates_are_open(space: &Space<'_>) {
+    let mut pod = pod("gated", IDLE);
+    pod["spec"]["readinessGates"] = json!([{"conditionType": "k8s.io/test-condition1"}]);
+    space.create("pods", &pod);
+    let waiting = space.until_pod("gated", "its containers are ready", |pod| {
+        condition(pod, "ContainersReady")["status"] == "True"
+    });
+    let ready = condition(&waiting, "Ready");
+    assert_eq!(
+        (&ready["status"], &ready["reason"]),
+        (&json!("False"), &json!("ReadinessGatesNotReady")),
+        "{ready}"
+    );
+    let set = |status: &str| {
+        let gate = json!({"type": "k8s.io/test-condition1", "status": status});
+        space.update("pods/gated/status", |pod| {
+            let conditions = pod["status"]["conditions"].as_array_mut().unwrap();
+            conditions.retain(|known| known["type"] != gate["type"]);
+            conditions.push(gate.clone());
+        });
+    };
+    set("True");
+    space.until_pod("gated", "Ready", is_ready);
+    set("False");
+    space.until_pod("gated", "not Ready", |pod| condition(pod, "Ready")["status"] == "False");
+}
+
+pub(crate) fn a_pod_is_resized_where_it_runs(space: &Space<'_>) {
+    let mut pod = pod("resized", IDLE);
+    let amounts = |cpu: &str, memory: &str| json!({"cpu": cpu, "memory": memory});
+    main(&mut pod)["resources"] =
+        json!({"requests": amounts("50m", "32Mi"), "limits": amounts("100m", "64Mi")});
+    space.start(&pod);
+    let wanted = json!({"requests": amounts("60m", "40Mi"), "limits": amounts("120m", "80Mi")});
+    space.patch(
+        "pods/resized/resize",
+        &json!({"spec": {"containers": [{"name": "main", "image": "busybox",
+        "resources": wanted}]}}),
+    );
+    let pod = space.until_pod("resized", "resized", |pod| container(pod, "main")["resources"] == wanted);
+    assert_eq!(restarts(&pod, "main"), 0, "{pod}");
+    let limits =
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true";
+    let seen = space.exec("resized", "main", limits);
+    assert!(seen.trim().is_empty() || seen.trim() == (80 << 20).to_string(), "{seen}");
 }

@@ -9,6 +9,7 @@ mod api;
 mod directories;
 mod environment;
 mod files;
+mod grpc;
 mod hooks;
 mod images;
 mod life;
@@ -18,6 +19,7 @@ mod paths;
 mod probes;
 mod security;
 mod sidecars;
+mod sources;
 mod space;
 mod streams;
 mod taints;
@@ -48,6 +50,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
         a_pod_is_not_ready_before_its_initial_delay
         a_pod_whose_readiness_probe_fails_is_never_ready
         probes_speak_tls_and_trust_whoever_answers
+        probes_speak_grpc
         a_probe_gives_a_grace_period_of_its_own;
     life:
         init_containers_that_fail_are_started_anew_and_hold_back_the_others
@@ -61,7 +64,9 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
         a_pods_status_is_read_and_written
         a_pod_says_where_it_runs_and_what_its_quality_is
         a_command_that_fails_has_a_reason_and_its_pod_can_go
-        termination_messages_come_from_a_file_or_the_log;
+        termination_messages_come_from_a_file_or_the_log
+        a_pod_is_ready_when_its_gates_are_open
+        a_pod_is_resized_where_it_runs;
     hooks:
         hooks_after_the_start_are_called
         hooks_before_the_end_are_called
@@ -75,7 +80,13 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
     names:
         a_pod_has_the_host_name_that_it_asks_for
         a_full_name_that_is_too_long_holds_the_pod_back
-        containers_share_processes_where_they_are_asked_to;
+        containers_share_processes_where_they_are_asked_to
+        a_pod_resolves_names_as_it_is_asked_to;
+    sources:
+        paths_of_the_host_are_what_they_are_said_to_be
+        an_image_is_a_volume
+        a_volume_in_memory_has_its_size
+        tokens_are_for_whom_they_are_asked;
     updates:
         optional_objects_come_change_and_go_in_volumes
         labels_and_annotations_change_in_volumes;
@@ -96,7 +107,8 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
         a_path_in_a_volume_may_come_of_the_environment
         paths_that_leave_their_volume_are_refused
         a_path_that_failed_is_taken_when_it_is_right
-        what_is_written_under_a_path_is_in_the_volume;
+        what_is_written_under_a_path_is_in_the_volume
+        links_in_a_volume_lead_nowhere_else;
     environment:
         variables_come_from_objects
         variables_are_composed_and_substituted
@@ -111,7 +123,9 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
         root_file_systems_are_written_unless_they_are_read_only
         privileges_do_not_grow_where_that_is_forbidden
         root_is_refused_where_only_others_may_run
-        sysctls_are_set_or_refused;
+        sysctls_are_set_or_refused
+        capabilities_and_filters_are_as_they_are_asked_for
+        namespaces_of_the_host_are_had_where_they_are_asked_for;
     access:
         the_hosts_file_is_managed_unless_it_is_mounted
         host_aliases_are_in_the_hosts_file;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::space::{IDLE, Space, config_map, container, is_ready, main, mount, pod, secret};
+use crate::space::{IDLE, Space, config_map, container, is_ready, main, mount, pod, secret, shell};
 
 pub(crate) fn a_single_file_of_a_volume_is_mounted(space: &Space<'_>) {
     space.create("configmaps", &config_map("things", json!({"configmap-key": "configmap-value"})));
@@ -101,4 +101,14 @@ pub(crate) fn what_is_written_under_a_path_is_in_the_volume(space: &Space<'_>) {
     space.patch("pods/writes", &json!({"metadata": {"annotations": {"mysubpath": "mynewpath"}}}));
     space.until_pod("writes", "Ready", is_ready);
     space.stop("writes");
+}
+
+/// Upstream refuses such a link; here it leads to the volume's own root, as it would in a container that has only that.
+pub(crate) fn links_in_a_volume_lead_nowhere_else(space: &Space<'_>) {
+    let mut pod = pod("linked", "ls /sub && cat /sub/mark");
+    mount(&mut pod, "workdir", json!({"emptyDir": {}}), "/sub", json!({"subPath": "link"}));
+    let mut before = shell("before", "ln -s / /v/link; echo of the volume > /v/mark");
+    before["volumeMounts"] = json!([{"name": "workdir", "mountPath": "/v"}]);
+    pod["spec"]["initContainers"] = json!([before]);
+    assert_eq!(space.output(&pod), "link\nmark\nof the volume\n");
 }

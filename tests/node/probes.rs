@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::grpc::{Health, SERVES};
 use crate::space::{IDLE, Space, condition, container, is_ready, main, pod, pod_of, restarts, shell, text};
 
 /// A container with a liveness probe each second, one failure of which is enough.
@@ -142,4 +143,17 @@ pub(crate) fn a_probe_gives_a_grace_period_of_its_own(space: &Space<'_>) {
     let ended = &crate::space::container(&pod, "main")["lastState"]["terminated"];
     assert_eq!(ended["exitCode"], 137, "{pod}");
     space.delete("pods/stubborn?gracePeriodSeconds=1");
+}
+
+pub(crate) fn probes_speak_grpc(space: &Space<'_>) {
+    let health = Health::on(&space.cluster.host);
+    for service in [SERVES, "fails"] {
+        let mut pod = pod(service, IDLE);
+        pod["spec"]["hostNetwork"] = true.into();
+        main(&mut pod)["readinessProbe"] =
+            json!({"grpc": {"port": health.port, "service": service}, "periodSeconds": 1});
+        space.create("pods", &pod);
+    }
+    space.until_pod(SERVES, "Ready", is_ready);
+    space.until_event("fails", "Unhealthy", "service unhealthy (responded with \"NOT_SERVING\")");
 }

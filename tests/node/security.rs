@@ -54,7 +54,7 @@ pub(crate) fn root_file_systems_are_written_unless_they_are_read_only(space: &Sp
 }
 
 /// busybox asks for root's rights where it is to be `su`, and says so where it does not get them.
-const ROOTED: &str = "id -u; grep NoNewPrivs /proc/self/status; /bin/rooted su -c true 2>&1; true";
+const ROOTED: &str = "id -u; grep NoNewPrivs /proc/self/status; /rooted/busybox su -c true 2>&1; true";
 
 pub(crate) fn privileges_do_not_grow_where_that_is_forbidden(space: &Space<'_>) {
     let pods = [("forbidden", json!(false)), ("allowed", json!(true)), ("unsaid", Value::Null)].map(
@@ -125,4 +125,66 @@ pub(crate) fn root_is_refused_where_only_others_may_run(space: &Space<'_>) {
     let mut allowed = pod("allowed", "id -u");
     main(&mut allowed)["securityContext"] = json!({"runAsNonRoot": true, "runAsUser": 1000});
     assert_eq!(space.output(&allowed), "1000\n");
+}
+
+pub(crate) fn capabilities_and_filters_are_as_they_are_asked_for(space: &Space<'_>) {
+    // The set that container runtimes give to those who say nothing.
+    let usual = "00000000a80425fb";
+    let cases = [
+        ("usual", json!({"seccompProfile": {"type": "RuntimeDefault"}}), usual, 2),
+        ("unconfined", json!({"seccompProfile": {"type": "Unconfined"}}), usual, 0),
+        ("none", json!({"capabilities": {"drop": ["ALL"]}}), "0000000000000000", -1),
+        (
+            "one",
+            json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}),
+            "0000000000000400",
+            -1,
+        ),
+        ("less", json!({"capabilities": {"drop": ["CHOWN"]}}), "00000000a80425fa", -1),
+        ("more", json!({"capabilities": {"add": ["SYS_TIME"]}}), "00000000aa0425fb", -1),
+    ];
+    let script = "sed -n 's/^\\(CapEff\\|Seccomp\\):.//p' /proc/self/status; cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; \
+                  touch /proc/sys/kernel/domainname 2>/dev/null && echo open; true";
+    let pods: Vec<Value> = cases
+        .iter()
+        .map(|(name, context, ..)| {
+            let mut pod = pod(name, script);
+            main(&mut pod)["securityContext"] = context.clone();
+            pod
+        })
+        .collect();
+    let printed = space.outputs(&pods);
+    for (name, _, capabilities, filter) in cases {
+        let lines: Vec<&str> = printed[name].lines().collect();
+        // What may not be seen is empty, and parameters of the kernel are not to be written.
+        assert_eq!((lines[0], &lines[2..]), (capabilities, &["0"][..]), "{name}: {lines:?}");
+        assert!(filter < 0 || lines[1] == filter.to_string(), "{name}: {lines:?}");
+    }
+}
+
+const NAMESPACES: &str = "for kind in net pid ipc; do readlink /proc/self/ns/$kind; done";
+
+/// User namespaces are not looked at: what a testbed mounts over its hosts' `/proc` keeps the kernel from showing another.
+pub(crate) fn namespaces_of_the_host_are_had_where_they_are_asked_for(space: &Space<'_>) {
+    let kinds = [("hostNetwork", "net"), ("hostPID", "pid"), ("hostIPC", "ipc")];
+    let mut pods = vec![pod("own", NAMESPACES)];
+    for (field, _) in kinds {
+        let mut pod = pod(&field.to_lowercase(), NAMESPACES);
+        pod["spec"][field] = true.into();
+        pods.push(pod);
+    }
+    let printed = space.outputs(&pods);
+    let of_host = |kind: &str| {
+        let link = format!("/proc/{}/ns/{kind}", space.cluster.host.pid());
+        std::fs::read_link(link).unwrap().to_string_lossy().into_owned()
+    };
+    for (_, kind) in kinds {
+        assert!(!printed["own"].contains(&of_host(kind)), "{kind}");
+    }
+    for (field, asked) in kinds {
+        for (_, kind) in kinds {
+            let shared = printed[&field.to_lowercase()].contains(&of_host(kind));
+            assert_eq!(shared, kind == asked, "{field}: {kind}");
+        }
+    }
 }

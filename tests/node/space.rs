@@ -13,7 +13,7 @@ pub(crate) const IMAGE: &str = "busybox";
 /// An image with an entry point and arguments, and a program whose bits say that it runs as root.
 pub(crate) const OWN_IMAGE: &str = "own:v1";
 const DOCKERFILE: &str = "FROM busybox
-RUN cp /bin/busybox /bin/rooted && chmod 4755 /bin/rooted
+RUN mkdir /rooted && cp /bin/busybox /rooted/busybox && chmod 4755 /rooted/busybox
 ENTRYPOINT [\"/bin/echo\", \"entry-point\"]
 CMD [\"default\", \"arguments\"]
 ";
