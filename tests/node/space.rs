@@ -349,8 +349,8 @@ pub(crate) fn is_ready(pod: &Value) -> bool {
 
 /// A condition; null where there is none.
 pub(crate) fn condition(object: &Value, kind: &str) -> Value {
-    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.filter(|known| known["type"] == kind).cloned().next().unwrap_or_default()
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.find(|known| known["type"] == kind).cloned().unwrap_or_default()
 }
 
 /// Whether a pod has ended, and how.
