@@ -24,6 +24,7 @@ use crate::plugins::Plugins;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
+use crate::registration::allocatable::for_requests;
 use crate::runtime_state::RuntimeState;
 use crate::shutdown::Shutdown;
 use crate::static_pods::StaticPods;
@@ -111,12 +112,13 @@ impl Deps {
 
     /// What `fieldRef` and `resourceFieldRef` can refer to.
     pub(crate) fn field_context(&self, pod_addresses: &[IpAddr]) -> FieldContext {
+        let node = for_requests(&self.hardware, &self.config);
         FieldContext {
             pod_addresses: pod_addresses.to_vec(),
             host_addresses: self.addresses(),
-            node_milli_cpu: self.hardware.milli_cpu,
-            node_memory_bytes: self.hardware.memory_bytes,
-            node_disk_bytes: self.hardware.disk_bytes,
+            node_milli_cpu: node.milli_cpu,
+            node_memory_bytes: node.memory_bytes,
+            node_disk_bytes: node.disk_bytes,
         }
     }
 

@@ -194,8 +194,7 @@ impl PodWorker {
         }
         for record in &runtime.containers {
             let ContainerState::Running { pid, started_at } = record.state else { continue };
-            let starting = self.starting.as_deref() == Some(record.name.as_str());
-            if self.probers.contains_key(&record.id) || starting {
+            if self.probers.contains_key(&record.id) {
                 continue;
             }
             let Some((kind, container)) = self.pod.container(&record.name) else { continue };
@@ -203,6 +202,13 @@ impl PodWorker {
                 continue;
             }
             let state = self.initial_probe_state(container, &record.id);
+            if self.starting.as_deref() == Some(record.name.as_str()) {
+                // Its start has not ended. Where no hook follows, it is what it will be: nobody needs to be told twice.
+                if container.lifecycle.as_ref().is_none_or(|hooks| hooks.post_start.is_none()) {
+                    self.probes.insert(record.id.clone(), state);
+                }
+                continue;
+            }
             let target = ProbeTarget {
                 pod: self.pod.clone(),
                 container: container.clone(),
