@@ -26,6 +26,7 @@ impl Engine {
         check_id(&spec.id)?;
         check_sandbox(&spec)?;
         self.handlers.program(&spec.runtime_handler)?;
+        self.expect_moves();
         let id = spec.id.clone();
         let record = SandboxRecord {
             spec,

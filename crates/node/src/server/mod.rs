@@ -94,7 +94,7 @@ impl NodeServer {
     ) -> Result<Response<Body>, Status> {
         let deps = &self.deps;
         match route {
-            Route::Logs(target) => logs::serve(deps, &target, &query::Query::of(&request)),
+            Route::Logs(target) => logs::answer(self, &target, request),
             Route::Exec(target) => exec::exec(self, target, request).await,
             Route::Attach(target) => exec::attach(self, target, request).await,
             Route::PortForward(target) => port_forward::serve(self, &target, request).await,

@@ -27,7 +27,7 @@ use sys::ns::Namespace;
 use sys::seccomp::Filter;
 
 use super::steps::Steps;
-use super::{filter, outside, passage};
+use super::{filter, groups, outside, passage};
 
 /// The directory in a bundle where the document stands as the library is to read it.
 const LIBRARY_DIR: &str = "library";
@@ -53,6 +53,8 @@ pub(crate) struct Launch {
     pub(crate) runtime: Option<PathBuf>,
     /// The sandbox has a user namespace of its own.
     pub(crate) users: bool,
+    /// Where the container's cgroups are entered; where none are named, they are found.
+    pub(crate) cgroup_entrances: Vec<PathBuf>,
     /// What else is asked of that program, in place of a process.
     pub(crate) errand: Option<Errand>,
 }
@@ -82,22 +84,42 @@ pub(crate) enum Launched {
     Failed(CallError),
 }
 
-/// Starts a launcher and gives it its task. The answer comes over the socket.
-pub(crate) fn start(launch: &Launch, fds: &[BorrowedFd<'_>]) -> io::Result<(Child, OwnedFd)> {
-    let (own, theirs) = sys::seqpacket::pair()?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg("launch")
-        .stdin(theirs)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let sent = shim::encode(launch).and_then(|message| sys::seqpacket::send(&own, &message, fds));
-    if let Err(error) = sent {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(error);
+/// A launcher without a task yet: making it takes a part of a start that nobody has to wait for.
+pub(crate) struct Spare {
+    child: Child,
+    socket: OwnedFd,
+}
+
+impl Spare {
+    /// Starts one.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (own, theirs) = sys::seqpacket::pair()?;
+        let child = Command::new("/proc/self/exe")
+            .arg("launch")
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { child, socket: own })
     }
-    Ok((child, own))
+
+    /// Gives it its task. The answer comes over the socket.
+    pub(crate) fn give(self, launch: &Launch, fds: &[BorrowedFd<'_>]) -> io::Result<(Child, OwnedFd)> {
+        let message = shim::encode(launch)?;
+        match sys::seqpacket::send(&self.socket, &message, fds) {
+            Ok(()) => Ok((self.child, self.socket)),
+            Err(error) => {
+                self.end();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn end(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The answer of a launcher: what came of it and the descriptors with it.
@@ -170,6 +192,8 @@ fn execute_inside(
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
     let document = if payload.rewritten { launch.bundle.join(LIBRARY_DIR) } else { launch.bundle.clone() };
     steps.took("launcher: document and filter");
+    groups::enter(launch).map_err(|error| failure(&error))?;
+    steps.took("launcher: enter the cgroups");
     let result = build(launch, &document, fds, payload, console.is_some(), steps);
     // Ends when every holder of the other side has executed its program or ended.
     let mut why = String::new();
