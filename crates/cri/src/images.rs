@@ -85,12 +85,13 @@ fn credentials(auth: Option<proto::AuthConfig>) -> Result<Option<RegistryAuth>, 
         let password = password.trim_end_matches('\0').to_owned();
         return Ok(Some(RegistryAuth { username: username.to_owned(), password }));
     }
-    if !auth.identity_token.is_empty() || !auth.registry_token.is_empty() {
+    if !auth.registry_token.is_empty() {
         return Err(Status::unimplemented(
-            "tokens of registries are not sent on: give user name and password",
+            "tokens of registries are not sent on: give user name and password, or an identity token",
         ));
     }
-    Ok(None)
+    let token = Some(auth.identity_token).filter(|token| !token.is_empty());
+    Ok(token.map(|password| RegistryAuth { username: String::new(), password }))
 }
 
 impl Service {
@@ -276,7 +277,10 @@ mod tests {
         assert_eq!(credentials(Some(bad)).unwrap_err().code(), tonic::Code::InvalidArgument);
         let token = AuthConfig { identity_token: "secret".into(), ..AuthConfig::default() };
         assert!(!format!("{token:?}").contains("secret"));
-        assert_eq!(credentials(Some(token)).unwrap_err().code(), tonic::Code::Unimplemented);
+        let taken = credentials(Some(token)).unwrap().unwrap();
+        assert_eq!((taken.username.as_str(), taken.password.as_str()), ("", "secret"));
+        let other = AuthConfig { registry_token: "secret".into(), ..AuthConfig::default() };
+        assert_eq!(credentials(Some(other)).unwrap_err().code(), tonic::Code::Unimplemented);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What this interface has made: which of the engine's sandboxes and containers are its own, and the configurations that
 //! they were made from. All of it stands in the engine's labels; here it is kept decoded, and names are given once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -54,6 +54,9 @@ fn config_in<M: Message + Default>(labels: &BTreeMap<String, String>, id: &str) 
     }
 }
 
+/// So many ids of what was removed are kept, the latest: somebody may still have a list in hand from before.
+const GONE_MAX: usize = 1024;
+
 /// What is known, decoded.
 #[derive(Default)]
 pub(crate) struct Known {
@@ -64,6 +67,21 @@ pub(crate) struct Known {
 struct Inner {
     pods: HashMap<String, Arc<PodSandboxConfig>>,
     containers: HashMap<String, (String, Arc<ContainerConfig>)>,
+    /// Sandboxes and containers that were removed: their ids are nobody's again.
+    gone: VecDeque<String>,
+}
+
+impl Inner {
+    fn forget(&mut self, id: &str) {
+        if self.gone.len() >= GONE_MAX {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(id.to_owned());
+    }
+
+    fn is_gone(&self, id: &str) -> bool {
+        self.gone.iter().any(|gone| gone == id)
+    }
 }
 
 impl Known {
@@ -74,6 +92,9 @@ impl Known {
             return None;
         }
         let mut inner = self.inner.lock();
+        if !inner.pods.contains_key(&spec.id) && inner.is_gone(&spec.id) {
+            return None;
+        }
         let config =
             inner.pods.entry(spec.id.clone()).or_insert_with(|| config_in(&spec.labels, &spec.id)).clone();
         Some(Pod { status, config })
@@ -85,6 +106,9 @@ impl Known {
         let mut inner = self.inner.lock();
         // A container's labels may be a user's words (`docker run --label`), those of its sandbox are not.
         if !is_ours(&spec.labels) || !inner.pods.contains_key(&spec.sandbox_id) {
+            return None;
+        }
+        if !inner.containers.contains_key(&spec.id) && inner.is_gone(&spec.id) {
             return None;
         }
         let decoded = || (spec.sandbox_id.clone(), config_in(&spec.labels, &spec.id));
@@ -143,16 +167,24 @@ impl Known {
     /// Forgets a sandbox with its containers, whose ids are given back.
     pub(crate) fn forget_pod(&self, id: &str) -> Vec<String> {
         let mut inner = self.inner.lock();
-        inner.pods.remove(id);
+        if inner.pods.remove(id).is_some() {
+            inner.forget(id);
+        }
         let of_it = inner.containers.iter().filter(|(_, (sandbox, _))| sandbox == id);
         let gone: Vec<String> = of_it.map(|(container, _)| container.clone()).collect();
         inner.containers.retain(|_, (sandbox, _)| sandbox != id);
+        gone.iter().for_each(|container| inner.forget(container));
         gone
     }
 
     /// Forgets a container; says whether it was known.
     pub(crate) fn forget_container(&self, id: &str) -> bool {
-        self.inner.lock().containers.remove(id).is_some()
+        let mut inner = self.inner.lock();
+        let known = inner.containers.remove(id).is_some();
+        if known {
+            inner.forget(id);
+        }
+        known
     }
 }
 
@@ -182,6 +214,26 @@ mod tests {
         assert_eq!(known.forget_pod("1"), ["3"]);
         assert!(known.has_container("4") && !known.has_container("3") && !known.has_pod("1"));
         known.reserve_pod("6", pod(0)).unwrap();
+    }
+
+    #[test]
+    fn a_list_of_before_brings_nothing_back() {
+        let known = Known::default();
+        let status = |id: &str| SandboxStatus {
+            spec: engine_api::SandboxSpec {
+                id: id.to_owned(),
+                labels: labels_of(&PodSandboxConfig::default()),
+                ..Default::default()
+            },
+            state: engine_api::SandboxState::Ready,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            netns_path: String::new(),
+        };
+        assert!(known.pod(status("1")).is_some() && known.has_pod("1"));
+        known.forget_pod("1");
+        assert!(known.pod(status("1")).is_none() && !known.has_pod("1"));
+        // Who never was removed is found, as after a restart.
+        assert!(known.pod(status("2")).is_some());
     }
 
     #[test]

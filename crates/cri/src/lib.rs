@@ -16,6 +16,7 @@ mod files;
 mod filters;
 mod images;
 mod known;
+mod metrics;
 mod mounts;
 pub mod proto;
 mod resources;

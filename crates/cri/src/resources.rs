@@ -1,8 +1,10 @@
 //! Limits, between the interface's words and the engine's.
 
+use std::collections::BTreeMap;
+
 use engine_api::Resources;
 
-use crate::proto::LinuxContainerResources;
+use crate::proto::{HugepageLimit, LinuxContainerResources};
 
 /// What a new container is given. Fields that are zero set nothing.
 pub(crate) fn of(asked: &LinuxContainerResources) -> Resources {
@@ -24,8 +26,30 @@ pub(crate) fn changed(now: &Resources, asked: &LinuxContainerResources) -> Resou
         cpuset_cpus: Some(asked.cpuset_cpus.clone())
             .filter(|cpus| !cpus.is_empty())
             .or_else(|| now.cpuset_cpus.clone()),
+        hugepages: match asked.hugepage_limits.as_slice() {
+            [] => now.hugepages.clone(),
+            limits => huge_pages(limits),
+        },
         ..now.clone()
     }
+}
+
+/// Units of page sizes, the largest first. Source: the names of hugetlb's files in cgroups.
+const UNITS: [(&str, u64); 3] = [("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)];
+
+/// Limits by the size of a page in bytes. Sizes that are none are left out: no kernel has them.
+fn huge_pages(limits: &[HugepageLimit]) -> BTreeMap<u64, u64> {
+    let size = |name: &str| {
+        let (number, unit) =
+            UNITS.iter().find_map(|(unit, bytes)| Some((name.strip_suffix(unit)?, bytes)))?;
+        number.parse::<u64>().ok()?.checked_mul(*unit)
+    };
+    limits.iter().filter_map(|limit| Some((size(&limit.page_size)?, limit.limit))).collect()
+}
+
+fn page_name(size: u64) -> String {
+    let unit = UNITS.iter().find(|(_, bytes)| size >= *bytes && size.is_multiple_of(*bytes));
+    unit.map_or_else(|| size.to_string(), |(unit, bytes)| format!("{}{unit}", size / bytes))
 }
 
 /// The interface counts memory and swap together, the engine swap alone.
@@ -53,6 +77,11 @@ pub(crate) fn shown(resources: &Resources) -> LinuxContainerResources {
             Some(swap) if swap < 0 => -1,
             Some(swap) => memory.saturating_add(swap),
         },
+        hugepage_limits: resources
+            .hugepages
+            .iter()
+            .map(|(size, limit)| HugepageLimit { page_size: page_name(*size), limit: *limit })
+            .collect(),
         ..LinuxContainerResources::default()
     }
 }
@@ -70,16 +99,20 @@ mod tests {
             memory_limit_in_bytes: 64 << 20,
             memory_swap_limit_in_bytes: 96 << 20,
             oom_score_adj: 1000,
+            hugepage_limits: [("2MB", 4 << 20), ("1GB", 0)]
+                .map(|(size, limit)| HugepageLimit { page_size: size.to_owned(), limit })
+                .to_vec(),
             ..LinuxContainerResources::default()
         };
         let made = of(&asked);
         assert_eq!(made.swap_limit_bytes, Some(32 << 20));
         assert_eq!(made.oom_score_adj, Some(1000));
+        assert_eq!(made.hugepages, BTreeMap::from([(2 << 20, 4 << 20), (1 << 30, 0)]));
         assert_eq!(shown(&made), asked);
         let only_cpu = LinuxContainerResources { cpu_quota: -1, ..LinuxContainerResources::default() };
         let after = changed(&made, &only_cpu);
         assert_eq!((after.cpu_quota_us, after.memory_limit_bytes), (Some(-1), Some(64 << 20)));
-        assert_eq!(after.oom_score_adj, Some(1000));
+        assert_eq!((after.oom_score_adj, after.hugepages), (Some(1000), made.hugepages));
         assert_eq!(of(&LinuxContainerResources::default()).memory_limit_bytes, None);
     }
 }

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::proto::runtime_service_server::RuntimeService;
 use crate::proto::*;
 use crate::shared::Shared;
-use crate::{containers, events, exec, failure, sandboxes, stats, status};
+use crate::{containers, events, exec, failure, metrics, sandboxes, stats, status};
 
 /// Items of a list that is streamed, in one message.
 const PIECE_ITEMS: usize = 64;
@@ -357,15 +357,16 @@ impl RuntimeService for Service {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Result<Response<ListMetricDescriptorsResponse>, Status> {
-        // Figures are told as statistics; there are none beside those.
-        Ok(Response::new(ListMetricDescriptorsResponse::default()))
+        Ok(Response::new(ListMetricDescriptorsResponse { descriptors: metrics::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Result<Response<ListPodSandboxMetricsResponse>, Status> {
-        Ok(Response::new(ListPodSandboxMetricsResponse::default()))
+        let stats = stats::pods(&self.0, None).await?;
+        let pod_metrics = stats.iter().map(metrics::of).collect();
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Pieces<StreamPodSandboxMetricsResponse>;
@@ -374,7 +375,9 @@ impl RuntimeService for Service {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
-        Ok(Response::new(futures::stream::empty().boxed()))
+        let stats = stats::pods(&self.0, None).await?;
+        let all = stats.iter().map(metrics::of).collect();
+        Ok(pieces(all, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics }))
     }
 
     async fn runtime_config(

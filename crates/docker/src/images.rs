@@ -251,6 +251,10 @@ fn encoded_header(call: &Call, name: &str) -> Option<Value> {
 fn credentials(auth: &Value) -> Option<RegistryAuth> {
     let field = |name: &str| auth[name].as_str().unwrap_or_default().to_owned();
     let (mut username, mut password) = (field("username"), field("password"));
+    let token = field("identitytoken");
+    if !token.is_empty() {
+        return Some(RegistryAuth { username: String::new(), password: token });
+    }
     if username.is_empty() {
         // Some clients send both as one: base64 of `user:password`.
         let both = base64::engine::general_purpose::STANDARD.decode(field("auth")).ok()?;

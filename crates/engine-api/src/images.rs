@@ -102,7 +102,7 @@ impl ImageName {
 /// Credentials for a registry; never logged.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RegistryAuth {
-    /// User name.
+    /// User name; empty where the password is an identity token, which a registry exchanges.
     pub username: String,
     /// Password or token.
     pub password: String,

@@ -74,7 +74,8 @@ fn described_devices_are_made_for_the_user_and_allowed() {
     assert_eq!(document["process"]["user"]["additionalGids"], json!([8, 9]));
     assert_eq!(document["hooks"]["createContainer"][0]["path"], "/bin/true");
     let mounts = document["mounts"].as_array().unwrap();
-    assert_eq!(mounts.last().unwrap()["options"], json!(["rbind", "rprivate", "ro", "nosuid"]));
+    let own = mounts.iter().find(|mount| mount["destination"] == "/usr/gpu").unwrap();
+    assert_eq!(own["options"], json!(["rbind", "rprivate", "ro", "nosuid"]));
 }
 
 #[test]

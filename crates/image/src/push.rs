@@ -155,6 +155,12 @@ impl Remote {
             (Some(digest), _) => oci_client::Reference::with_digest(host, repository, digest.to_string()),
             (None, tag) => oci_client::Reference::with_tag(host, repository, tag.clone().unwrap_or_default()),
         };
+        if credentials.as_ref().is_some_and(|user| user.identity_token().is_some()) {
+            return Err(Error::Denied(format!(
+                "nothing is pushed to {} with an identity token: log in with user name and password",
+                reference.domain
+            )));
+        }
         let auth = match credentials.filter(|user| !user.username.is_empty()) {
             Some(user) => RegistryAuth::Basic(user.username, user.password),
             None => RegistryAuth::Anonymous,

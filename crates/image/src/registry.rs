@@ -37,10 +37,23 @@ pub(crate) struct Registries {
 /// A user of a registry; never logged.
 #[derive(Clone)]
 pub struct Credentials {
-    /// User name.
+    /// User name; empty where the password is an identity token, which a registry exchanges.
     pub username: String,
     /// Password or token.
     pub password: String,
+}
+
+impl Credentials {
+    /// The token that stands for who asks. Source: containerd's `ParseAuth`; Docker's name for who has one.
+    pub(crate) fn identity_token(&self) -> Option<&str> {
+        let has_name = !self.username.is_empty() && self.username != "<token>";
+        Some(self.password.as_str()).filter(|token| !has_name && !token.is_empty())
+    }
+
+    /// Whether they are for nobody.
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.username.is_empty() && self.password.is_empty()
+    }
 }
 
 impl std::fmt::Debug for Credentials {

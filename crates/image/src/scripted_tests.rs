@@ -26,6 +26,7 @@ pub(super) struct Asked {
     /// With the query.
     path: String,
     headers: BTreeMap<String, String>,
+    body: String,
 }
 
 impl Asked {
@@ -109,8 +110,14 @@ fn answer(mut stream: impl Read + Write, script: &Script) {
     let head = String::from_utf8(head).unwrap();
     let path = head.split(' ').nth(1).unwrap().to_owned();
     let fields = head.lines().filter_map(|line| line.split_once(": "));
-    let headers = fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    script(&Asked { path, headers }, &mut stream);
+    let headers: BTreeMap<String, String> =
+        fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
+    if stream.read_exact(&mut body).is_err() {
+        return;
+    }
+    let body = String::from_utf8(body).unwrap();
+    script(&Asked { path, headers, body }, &mut stream);
     let _ = stream.flush();
 }
 
@@ -370,7 +377,8 @@ async fn mirrors_are_asked_in_turn_and_believed_only_by_digest() {
     let noted = paths.clone();
     let whole = Scripted::new(move |asked, out| {
         noted.lock().push((asked.path.clone(), asked.headers.get("x-team").cloned()));
-        served.serve(&Asked { path: asked.path.replace("/cache", ""), headers: BTreeMap::new() }, out);
+        let (path, headers) = (asked.path.replace("/cache", ""), BTreeMap::new());
+        served.serve(&Asked { path, headers, body: String::new() }, out);
     });
     let hosts = format!(
         "[host.\"http://{}\"]\n[host.\"http://{}\"]\n[host.\"http://{}/cache\"]\ncapabilities=[\"pull\"]\nheader={{x-team=\"a\"}}\n",
@@ -426,6 +434,40 @@ async fn a_registry_is_told_who_asks_as_it_wants_to_be() {
         let (sender, mut told) = listener();
         let told = async { while told.recv().await.is_some() {} };
         futures::future::join(store.pull(&name, Some(user), sender), told).await.0.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_is_exchanged_for_one_that_opens_the_repository() {
+    let content = Content::new(100);
+    let address = Arc::new(Mutex::new(String::new()));
+    let (served, own) = (content.clone(), address.clone());
+    let registry = Scripted::new(move |asked, out| {
+        let told = asked.headers.get("authorization").map(String::as_str);
+        if asked.path == "/token" {
+            let wanted = "grant_type=refresh_token&client_id=skiff&refresh_token=a%26b&service=s&scope=repository%3Aa%3Apull";
+            return match (asked.body.as_str(), told) {
+                (body, None) if body == wanted => reply(out, "200 OK", "", br#"{"access_token":"t1"}"#),
+                _ => reply(out, "401 Unauthorized", "", b""),
+            };
+        }
+        let how = format!("www-authenticate: Bearer realm=\"http://{}/token\",service=\"s\"\r\n", own.lock());
+        match told {
+            Some("Bearer t1") => served.serve(asked, out),
+            _ => reply(out, "401 Unauthorized", &how, b""),
+        }
+    });
+    *address.lock() = registry.address.to_string();
+    let name = format!("{}/a:1", registry.address);
+    let (_dir, store) = store();
+    for (token, opens) in [("wrong", false), ("a&b", true)] {
+        for username in ["", "<token>"] {
+            let user = Credentials { username: username.to_owned(), password: token.to_owned() };
+            let (sender, mut told) = listener();
+            let told = async { while told.recv().await.is_some() {} };
+            let pulled = futures::future::join(store.pull(&name, Some(user), sender), told).await.0;
+            assert_eq!(pulled.is_ok(), opens, "{pulled:?}");
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl Source {
             base: endpoint.base,
             repository: reference.path.clone(),
             query,
-            credentials: credentials.filter(|user| shown && !user.username.is_empty()),
+            credentials: credentials.filter(|user| shown && !user.is_nobody()),
             authorization: Mutex::new(None),
             can: endpoint.can,
         })
@@ -145,9 +145,26 @@ impl Source {
                 let token = token.unwrap_or(Err(Refusal::TooSlow))?;
                 secret(format!("Bearer {token}")).map(Some)
             }
-            Some(Challenge::Basic) => Ok(self.credentials.as_ref().and_then(basic)),
+            Some(Challenge::Basic) => Ok(self.user().and_then(basic)),
             None => Ok(None),
         }
+    }
+
+    /// Who asks with a password.
+    fn user(&self) -> Option<&Credentials> {
+        self.credentials.as_ref().filter(|user| user.identity_token().is_none())
+    }
+
+    /// A request that gives an identity token for one that opens the repository. Source: the distribution project's
+    /// "Docker Registry v2 OAuth2 token authentication".
+    fn exchange(&self, url: Url, token: &str, service: Option<&str>, scope: &str) -> reqwest::RequestBuilder {
+        let mut form = Url::parse("form:").unwrap_or_else(|_| url.clone());
+        let fields = [("grant_type", "refresh_token"), ("client_id", "skiff"), ("refresh_token", token)];
+        let told = [("service", service), ("scope", Some(scope))];
+        let told = told.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        form.query_pairs_mut().clear().extend_pairs(fields).extend_pairs(told);
+        let body = form.query().unwrap_or_default().to_owned();
+        self.http.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
     }
 
     async fn token(&self, realm: &str, service: Option<&str>, scope: &str) -> Result<String, Refusal> {
@@ -157,13 +174,19 @@ impl Source {
         if self.base.starts_with("https:") && url.scheme() != "https" {
             return Err(Refusal::Lie(format!("it sends passwords on to {realm:?}, which has no TLS")));
         }
-        url.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
-        // Several scopes stand in one string.
-        url.query_pairs_mut().extend_pairs(scope.split(' ').map(|scope| ("scope", scope)));
-        let mut request = self.http.get(url);
-        if let Some(authorization) = self.credentials.as_ref().and_then(basic) {
-            request = request.header(AUTHORIZATION, authorization);
-        }
+        let request = match self.credentials.as_ref().and_then(Credentials::identity_token) {
+            Some(token) => self.exchange(url, token, service, scope),
+            None => {
+                url.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
+                // Several scopes stand in one string.
+                url.query_pairs_mut().extend_pairs(scope.split(' ').map(|scope| ("scope", scope)));
+                let request = self.http.get(url);
+                match self.user().and_then(basic) {
+                    Some(authorization) => request.header(AUTHORIZATION, authorization),
+                    None => request,
+                }
+            }
+        };
         let response = request.send().await.map_err(Refusal::Connection)?;
         if !response.status().is_success() {
             let status = response.status();

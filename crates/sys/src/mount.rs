@@ -134,49 +134,6 @@ pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
     })
 }
 
-/// Moves the mount at `staged`, a place below `dir`, over `dir`, and what else is mounted below `dir` to the same places of
-/// what is seen there then. In the calling process's mount namespace, where nothing of `dir` is shared with others.
-///
-/// # Errors
-/// If a place is not there in what covers `dir` (but the kernel's own below `/dev`, which are left out then).
-pub fn cover(dir: &Path, staged: &Path) -> io::Result<()> {
-    use rustix::fs::CWD;
-    use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-
-    let dir = dir.canonicalize()?;
-    let staged = dir.join(staged.strip_prefix("/").unwrap_or(staged));
-    let below = MountTable::own()?.below(&dir);
-    let apart = |target: &&PathBuf| **target != dir && !target.starts_with(&staged);
-    let below: Vec<&PathBuf> = below.iter().filter(apart).collect();
-    // What lies in another of them moves with it.
-    let outer = |target: &&PathBuf| !below.iter().any(|other| *target != *other && target.starts_with(other));
-    let open = |path: &Path| open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC);
-    let mut held = Vec::new();
-    for target in below.iter().copied().filter(|target| outer(target)) {
-        held.push((open(target)?, target));
-    }
-    let to = |mount: &rustix::fd::OwnedFd, target: &Path| {
-        move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-    };
-    to(&open(&staged)?, &dir)?;
-    for (mount, target) in held {
-        match to(&mount, target) {
-            Err(rustix::io::Errno::NOENT) if OPTIONAL.iter().any(|name| dir.join(name) == *target) => {}
-            Err(error) => {
-                return Err(io::Error::new(
-                    io::Error::from(error).kind(),
-                    format!("{}: {error}", target.display()),
-                ));
-            }
-            Ok(()) => {}
-        }
-    }
-    Ok(())
-}
-
-/// What is mounted below a container's `/dev` without being asked for.
-const OPTIONAL: [&str; 3] = ["pts", "shm", "mqueue"];
-
 /// Unmounts, at once for new uses and really when the last user is gone. Nothing mounted there, or nothing there, is
 /// no error.
 pub fn unmount(target: &Path) -> io::Result<()> {

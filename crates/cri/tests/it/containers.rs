@@ -238,6 +238,9 @@ async fn lists_and_statistics_are_filtered() {
         let of_pod = ContainerFilter { pod_sandbox_id: "none".into(), ..Default::default() };
         assert!(ids(Some(of_pod)).await.is_empty());
 
+        let told = world.runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap();
+        let [told] = told.into_inner().pod_metrics.try_into().unwrap();
+        assert_eq!((told.container_metrics.len(), &*told.container_metrics[0].container_id), (1, &*one));
         let stats = world.runtime.list_container_stats(ListContainerStatsRequest::default()).await.unwrap();
         let stats = stats.into_inner().stats;
         assert_eq!(stats.len(), 1);

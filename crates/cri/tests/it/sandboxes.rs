@@ -31,9 +31,11 @@ async fn the_service_tells_what_it_is() {
         let config = world.runtime.runtime_config(RuntimeConfigRequest {}).await.unwrap().into_inner();
         assert_eq!(config.linux.unwrap().cgroup_driver(), CgroupDriver::Cgroupfs);
         world.runtime.update_runtime_config(UpdateRuntimeConfigRequest::default()).await.unwrap();
-        let none = world.runtime.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap();
-        assert!(none.into_inner().descriptors.is_empty());
-        world.runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap();
+        let told = world.runtime.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap();
+        let names: Vec<String> = told.into_inner().descriptors.into_iter().map(|told| told.name).collect();
+        assert!(names.contains(&"container_cpu_usage_seconds_total".to_owned()), "{names:?}");
+        let none = world.runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap();
+        assert!(none.into_inner().pod_metrics.is_empty());
         let refused = world.runtime.checkpoint_container(CheckpointContainerRequest::default()).await;
         assert_eq!(code(refused), Code::Unimplemented);
         assert_eq!(

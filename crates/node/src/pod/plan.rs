@@ -106,6 +106,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) starting: Option<&'a str>,
     /// Ids of containers that are being killed.
     pub(crate) killing: &'a [String],
+    /// Ids of containers that were ended for a resize: they run again, whatever their policy says of ends.
+    pub(crate) anew: &'a [String],
     /// How long restarts in a row wait.
     pub(crate) crash_loop: Policy,
     /// The node has failed the pod, whether or not the API server knows already.
@@ -316,6 +318,7 @@ fn has_run_its_course(snapshot: &Snapshot<'_>) -> bool {
                 Some(record) => {
                     record.exit().is_some_and(|exit| !restarts(snapshot.pod, container, exit.code))
                         && !snapshot.killing.contains(&record.id)
+                        && !snapshot.anew.contains(&record.id)
                         && record.epoch >= epoch
                 }
                 None => ended_and_forgotten(snapshot.pod, &container.name),
@@ -461,7 +464,8 @@ fn plan_container(snapshot: &Snapshot<'_>, kind: ContainerKind, container: &Cont
             let same_sandbox = sandbox_id == Some(record.sandbox_id.as_str());
             // In a new sandbox init containers run again, whatever they did in the old one.
             let of_before = record.epoch < epoch(snapshot.pod, snapshot.containers);
-            let rerun = of_before || kind == ContainerKind::Init && !same_sandbox;
+            let resized = snapshot.anew.contains(&record.id);
+            let rerun = of_before || resized || kind == ContainerKind::Init && !same_sandbox;
             if snapshot.killing.contains(&record.id) {
                 return;
             }

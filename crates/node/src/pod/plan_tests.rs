@@ -22,6 +22,7 @@ struct Case {
     failures: HashMap<String, StartFailure>,
     starting: Option<String>,
     killing: Vec<String>,
+    anew: Vec<String>,
     crash_loop_max: u64,
     failed: bool,
     now: i64,
@@ -44,6 +45,7 @@ fn case(spec: serde_json::Value) -> Case {
         failures: HashMap::new(),
         starting: None,
         killing: Vec::new(),
+        anew: Vec::new(),
         crash_loop_max: 300,
         failed: false,
         now: 0,
@@ -76,6 +78,7 @@ impl Case {
             start_failures: &self.failures,
             starting: self.starting.as_deref(),
             killing: &self.killing,
+            anew: &self.anew,
             crash_loop: crash_loop_policy(Duration::from_secs(self.crash_loop_max)),
             failed: self.failed,
             now: at(self.now),
@@ -405,6 +408,16 @@ fn probes_and_changed_definitions_kill() {
     let mut startup = case(one()).with("main", 0, running(0));
     startup.probes.get_mut("main-0").unwrap().startup_failed = true;
     assert_eq!(startup.plan().actions, kill(KillReason::StartupProbe));
+}
+
+#[test]
+fn who_was_ended_for_a_resize_runs_again_whatever_its_policy() {
+    let mut spec = one();
+    spec["restartPolicy"] = "OnFailure".into();
+    let mut ended = case(spec).with("main", 0, exited(0, 0, 5)).at(1000);
+    assert_eq!(ended.plan().actions, [Action::Finish]);
+    ended.anew.push("main-0".to_owned());
+    assert_eq!(ended.plan().actions, [start("main", 1, 1)]);
 }
 
 #[test]

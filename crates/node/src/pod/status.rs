@@ -92,7 +92,10 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         list.push(container_status(input, kind, container));
     }
     let epoch = epoch(input.pod, input.containers);
-    let due = |name: &str| latest(input.containers, name).is_some_and(|record| record.epoch < epoch);
+    let anew = &input.resize.anew;
+    let due = |name: &str| {
+        latest(input.containers, name).is_some_and(|record| record.epoch < epoch || anew.contains(&record.id))
+    };
     let (phase, failure) = match (input.failure, input.last.phase.as_deref()) {
         // A pod's end is final.
         (_, Some("Succeeded")) => ("Succeeded", None),
@@ -405,7 +408,7 @@ fn conditions(
 
 /// Conditions of a resize, which are there as long as they hold.
 fn resize_conditions(input: &StatusInput<'_>, phase: &str) -> Vec<PodCondition> {
-    let Progress { pending, in_progress } = input.resize;
+    let Progress { pending, in_progress, .. } = input.resize;
     let over = matches!(phase, "Succeeded" | "Failed");
     let told = [(PENDING, pending), (IN_PROGRESS, in_progress)].into_iter().filter(|_| !over);
     let shown = told.filter_map(|(kind, told)| {

@@ -174,6 +174,14 @@ fn who_is_still_to_begin_anew_ends_nothing() {
 }
 
 #[test]
+fn who_was_ended_for_a_resize_has_not_run_its_course() {
+    let mut case = case(spec("OnFailure")).with("a", 0, exited(0, 0, 1)).with("b", 0, exited(0, 0, 1));
+    assert_eq!(case.phase(), "Succeeded");
+    case.resize.anew.push("b-0".to_owned());
+    assert_eq!(case.phase(), "Running");
+}
+
+#[test]
 fn a_crash_loop_is_running_and_shows_its_last_end() {
     let case = case(spec("Always"))
         .with("a", 0, running(0))
@@ -354,7 +362,7 @@ fn a_resize_is_told_of_as_long_as_it_is_not_done() {
             .collect()
     };
     assert_eq!(shown(&case), []);
-    case.resize = Progress { pending: told("Deferred", 3), in_progress: told("", 2) };
+    case.resize = Progress { pending: told("Deferred", 3), in_progress: told("", 2), anew: Vec::new() };
     let text = str::to_owned;
     let pending = (text("PodResizePending"), text("True"), Some(text("Deferred")), Some(3));
     let in_progress = (text("PodResizeInProgress"), text("True"), None, Some(2));

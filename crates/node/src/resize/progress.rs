@@ -45,6 +45,8 @@ pub(crate) struct Told {
 pub(crate) struct Progress {
     pub(crate) pending: Option<Told>,
     pub(crate) in_progress: Option<Told>,
+    /// Runs that were ended so that their containers begin anew with what they have now, whatever their policy says of ends.
+    pub(crate) anew: Vec<String>,
 }
 
 impl Progress {
@@ -85,10 +87,10 @@ mod tests {
         let pending =
             |generation: i64| Some(Told { generation, reason: DEFERRED.to_owned(), ..Told::default() });
         for (said_of, stays) in [(2, None), (3, None), (4, pending(4))] {
-            let mut progress = Progress { pending: pending(said_of), in_progress: None };
+            let mut progress = Progress { pending: pending(said_of), ..Progress::default() };
             progress.begins(3);
             let begun = Some(Told { generation: 3, ..Told::default() });
-            assert_eq!(progress, Progress { pending: stays, in_progress: begun });
+            assert_eq!((progress.pending, progress.in_progress), (stays, begun));
         }
     }
 

@@ -237,6 +237,7 @@ impl PodWorker {
             start_failures: &self.start_failures,
             starting: self.starting.as_deref(),
             killing: &self.killing,
+            anew: &self.resizes.progress.anew,
             crash_loop: plan::crash_loop_policy(self.deps.config.crash_loop_max),
             failed: self.failure.is_some(),
             now: self.deps.now(),

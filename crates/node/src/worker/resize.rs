@@ -150,6 +150,9 @@ impl PodWorker {
         for (container, id) in &steps.restart {
             if !self.killing.contains(id) {
                 let (id, container) = (id.clone(), container.clone());
+                let anew = &mut self.resizes.progress.anew;
+                anew.retain(|known| runtime.containers.iter().any(|record| record.id == *known));
+                anew.push(id.clone());
                 self.act(&Action::Kill { id, container, reason: KillReason::Resized }, runtime);
             }
         }
