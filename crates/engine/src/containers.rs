@@ -44,11 +44,15 @@ impl Engine {
             check_below("log path", &spec.log_path)?;
         }
         self.link_of(&spec.sandbox_id)?;
-        let capabilities = self.capabilities_of(&spec)?;
-        // What is wrong with them is told before anything is made.
-        oci::seccomp(&spec, &capabilities)?;
-        self.labels_of(&spec)?;
-        self.injected(&spec)?;
+        self.expect_moves_to_limits();
+        // What is wrong with profiles, labels and devices is told before anything is made.
+        let checked = self.aside("checking the container", move |engine| {
+            oci::seccomp(&spec, &engine.capabilities_of(&spec)?)?;
+            engine.labels_of(&spec)?;
+            engine.injected(&spec)?;
+            Ok(spec)
+        });
+        let spec = checked.await?;
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
         let record = ContainerRecord {
@@ -140,6 +144,7 @@ impl Engine {
             oom_events: group.oom_file(),
             runtime: self.handlers.program(&sandbox.runtime_handler)?,
             users: sandbox.own_users,
+            cgroup_entrances: group.entrances_to_limits(),
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }
@@ -246,12 +251,17 @@ impl Engine {
             EngineError::internal(&format!("making the directory {}", cwd.display()), &error)
         })?;
         let capabilities = self.capabilities_of(spec)?;
-        let devices = if spec.security.privileged {
+        let mut devices = if spec.security.privileged {
             sys::host::device_nodes(Path::new("/dev"))
                 .map_err(|error| EngineError::internal("reading /dev", &error))?
         } else {
             Vec::new()
         };
+        // What is mounted at its place is there already.
+        devices.retain(|node| {
+            let mounted = spec.mounts.iter().any(|mount| mount.target == node.path);
+            !mounted && given.iter().all(|(_, device)| device.path != node.path)
+        });
         let run_sandbox = self.layout.run_sandbox(&spec.sandbox_id);
         let around = Surroundings {
             sandbox,

@@ -98,14 +98,36 @@ pub(crate) fn document(
         let rules: Vec<Value> = std::iter::once(all).chain(given).chain(injected).collect();
         linux["resources"] = json!({"devices": rules});
     }
-    Ok(strip_nulls(json!({
+    let mut document = strip_nulls(json!({
         "ociVersion": "1.2.0",
         "root": {"path": around.rootfs, "readonly": spec.security.read_only_rootfs},
         "process": process(spec, around)?,
         "mounts": mounts(spec, options, around),
         "linux": strip_nulls(linux),
         "hooks": around.injected.hooks,
-    })))
+    }));
+    if covers_devices(spec, around) {
+        let arguments = [json!("skiff-shim"), json!("cover"), json!(around.rootfs.join("dev")), json!(COVER)];
+        let cover = json!({"path": "/proc/self/exe", "args": arguments});
+        // Before others, which may look for what is to be seen there.
+        match document["hooks"]["createContainer"].as_array_mut() {
+            Some(others) => others.insert(0, cover),
+            None => document["hooks"]["createContainer"] = json!([cover]),
+        }
+    }
+    Ok(document)
+}
+
+/// Where container devices go.
+const DEVICES: &str = "/dev";
+/// Where what is to be seen at [`DEVICES`] is mounted first.
+const COVER: &str = ".skiff-cover";
+
+/// Whether the specification shows something of its own, as the host's devices, at [`DEVICES`]. The library makes links and
+/// device nodes in whatever is there: so it gets the usual directory, which is covered afterwards, by a hook.
+fn covers_devices(spec: &ContainerSpec, around: &Surroundings<'_>) -> bool {
+    let own = around.sandbox.runtime_handler.is_empty();
+    own && spec.mounts.iter().any(|mount| mount.target == Path::new(DEVICES))
 }
 
 /// Nodes that the runtime makes: of a privileged container every one of the host's, and those that vendors describe.
@@ -325,10 +347,21 @@ fn mounts(spec: &ContainerSpec, options: &[Vec<String>], around: &Surroundings<'
     };
     list.push(json!({"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw"]}));
     // What the specification mounts over a system mount takes its place.
-    list.retain(|known| spec.mounts.iter().all(|mount| known["destination"] != json!(mount.target)));
+    let covers = covers_devices(spec, around);
+    let replaced = |mount: &Mount| !(covers && mount.target == Path::new(DEVICES));
+    let in_place = || spec.mounts.iter().filter(|mount| replaced(mount));
+    list.retain(|known| in_place().all(|mount| known["destination"] != json!(mount.target)));
     let none = Vec::new();
     let options = options.iter().chain(std::iter::repeat(&none));
-    list.extend(spec.mounts.iter().zip(options).map(|(of, more)| with_options(mount(of), more)));
+    list.extend(spec.mounts.iter().zip(options).map(|(asked, more)| {
+        let mut mounted = with_options(mount(asked), more);
+        if !replaced(asked) {
+            mounted["destination"] = json!(Path::new(DEVICES).join(COVER));
+        }
+        mounted
+    }));
+    // What lies in another mount comes after it, as other engines have it; else the order stays.
+    list.sort_by_key(|mount| mount["destination"].as_str().map(|path| Path::new(path).components().count()));
     list
 }
 

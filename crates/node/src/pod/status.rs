@@ -20,7 +20,8 @@ use super::restart::{ended_for_anew, epoch};
 use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
-use crate::pod::resources::{container_resources, qos_class};
+use crate::cpus::limits::container_resources;
+use crate::pod::resources::qos_class;
 use crate::resize::{IN_PROGRESS, PENDING, Progress, Told, shown};
 
 type Amounts = BTreeMap<String, Quantity>;
@@ -217,7 +218,7 @@ fn had(
     container: &Container,
     record: Option<&ContainerRecord>,
 ) -> Option<ResourceRequirements> {
-    let wanted = container_resources(&input.pod.spec, container, input.node_memory_bytes);
+    let wanted = container_resources(input.pod, container, input.node_memory_bytes);
     let running = record.filter(|record| record.is_running());
     shown(container.resources.as_ref(), &wanted, running.map(|record| &record.resources))
 }

@@ -25,6 +25,7 @@ use reconcile::{EventType, kinds};
 use serde_json::Map;
 use tokio::sync::watch;
 
+use crate::cpus;
 use crate::deps::{Deps, blocking};
 use crate::groups;
 use crate::plugins::dra;
@@ -72,6 +73,7 @@ impl PodWorker {
                 self.mailbox.is_over();
                 // It may lie here for long: its share is for those that run.
                 groups::leave(&self.deps, self.pod.uid()).await;
+                cpus::leave(&self.deps, self.pod.uid()).await;
             }
             self.refresh_volumes();
             self.publish(&plan.waiting, &runtime, false);
@@ -142,6 +144,7 @@ impl PodWorker {
 
     fn pod_changed(&mut self, mut pod: PodView) {
         self.resizes.allocation.apply(&mut pod.spec);
+        pod.own_cpus.clone_from(&self.pod.own_cpus);
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
         self.refresh_due |= old.labels != new.labels || old.annotations != new.annotations;
@@ -191,8 +194,7 @@ impl PodWorker {
         }
         for record in &runtime.containers {
             let ContainerState::Running { pid, started_at } = record.state else { continue };
-            let starting = self.starting.as_deref() == Some(record.name.as_str());
-            if self.probers.contains_key(&record.id) || starting {
+            if self.probers.contains_key(&record.id) {
                 continue;
             }
             let Some((kind, container)) = self.pod.container(&record.name) else { continue };
@@ -200,6 +202,13 @@ impl PodWorker {
                 continue;
             }
             let state = self.initial_probe_state(container, &record.id);
+            if self.starting.as_deref() == Some(record.name.as_str()) {
+                // Its start has not ended. Where no hook follows, it is what it will be: nobody needs to be told twice.
+                if container.lifecycle.as_ref().is_none_or(|hooks| hooks.post_start.is_none()) {
+                    self.probes.insert(record.id.clone(), state);
+                }
+                continue;
+            }
             let target = ProbeTarget {
                 pod: self.pod.clone(),
                 container: container.clone(),

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Container;
 use reconcile::EventType;
 use tokio_util::sync::CancellationToken;
 
+use crate::cpus;
 use crate::deps::{Deps, blocking};
 use crate::env_files::{self, EnvFiles};
 use crate::groups;
@@ -284,6 +285,7 @@ async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens)
         .ensure(deps, pod, &projections)
         .await
         .map_err(|status| format!("failed to fetch token: {status}"))?;
+    gathered.certificates = tokens.certificates.ensure(deps, pod).await?;
     let claims = gather_claims(deps, pod).await.map_err(|status| status.to_string())?;
     tokens.republish(claims.republishes(), deps.now());
     let setup = Setup {
@@ -358,7 +360,10 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
     let step = deps.traces.step(pod.uid(), "node: start the container", &start.container);
     deps.normal(pod, &start.container, "Created", "Container created");
     match deps.runtime.start_container(&id).await {
-        Ok(status) => deps.state.put_container(&status),
+        Ok(status) => {
+            deps.state.put_container(&status);
+            cpus::started(deps, pod.uid(), &id);
+        }
         Err(error) => {
             deps.state.refresh_container(&*deps.runtime, &id).await;
             return Err(StartError { reason: "RunContainerError", message: error.to_string() });
@@ -436,7 +441,9 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         address: start.addresses.first().copied(),
         pid_of,
     };
-    container_spec(run, &deps.facts).map_err(StartError::config)
+    let mut spec = container_spec(run, &deps.facts).map_err(StartError::config)?;
+    spec.resources.cpuset_cpus = deps.cpus.allowed(pod.uid(), &name).map(|cpus| cpus.to_string());
+    Ok(spec)
 }
 
 /// A container's environment with what plugins add to it: its own variables are what it says. Pure. Source:

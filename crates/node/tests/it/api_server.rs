@@ -206,6 +206,10 @@ impl ApiServer {
             return Err(Status::internal("no pods today"));
         }
         let mut name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if let (true, Some(prefix)) = (name.is_empty(), body["metadata"]["generateName"].as_str()) {
+            name = format!("{prefix}{}", &base::id::uuid()[..8]);
+            body["metadata"]["name"] = name.clone().into();
+        }
         if resource == "events" {
             // Their names hold the time, which stands still here.
             name = base::id::uuid();

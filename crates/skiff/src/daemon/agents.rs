@@ -171,6 +171,8 @@ fn node_config(
         images: settings.images.node.clone(),
         reserved: settings.kubelet.reserved.clone(),
         eviction: settings.kubelet.eviction.clone(),
+        cpus: settings.kubelet.cpus.clone(),
+        shutdown: settings.kubelet.shutdown.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),
