@@ -159,7 +159,6 @@ impl Remains {
         for sandbox in &self.sandboxes {
             ops::delete_sandbox(deps, sandbox).await?;
         }
-        dra::unprepare(deps, &self.uid).await?;
         let directories = deps.directories(&self.uid);
         let logs = self.logs.clone();
         csi::tear_down(deps, &deps.threads, &directories, &self.uid).await?;
@@ -178,7 +177,9 @@ impl Remains {
         });
         removed.await.map_err(|error| format!("failed to remove the volumes: {error}"))??;
         let released = deps.images.release(&self.uid).await;
-        released.map_err(|error| format!("failed to release the images of volumes: {error}"))
+        released.map_err(|error| format!("failed to release the images of volumes: {error}"))?;
+        // Last: a driver that does not come back keeps nothing else.
+        dra::unprepare(deps, &self.uid).await
     }
 }
 

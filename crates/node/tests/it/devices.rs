@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use protos::devices::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use protos::devices::v1beta1::registration_client::RegistrationClient;
 use protos::devices::v1beta1::*;
+use protos::pod_resources::v1 as listed;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -187,6 +188,17 @@ async fn devices_are_counted_given_and_kept() {
     let lists = plugin.lists.lock().clone().unwrap();
     lists.send(Ok(devices(&[("a", "Unhealthy"), ("b", "Healthy")]))).await.unwrap();
     amounts_until(&world, ("2", "1")).await;
+    let mut lister = crate::dra::lister(&world).await;
+    let free = lister.get_allocatable_resources(listed::AllocatableResourcesRequest {}).await.unwrap();
+    let works = listed::ContainerDevices {
+        resource_name: GPU.to_owned(),
+        device_ids: vec!["b".to_owned()],
+        topology: None,
+    };
+    assert_eq!(free.into_inner().devices, std::slice::from_ref(&works));
+    let web = listed::GetPodResourcesRequest { pod_name: "web".into(), pod_namespace: "default".into() };
+    let web = lister.get(web).await.unwrap().into_inner().pod_resources.unwrap();
+    assert_eq!(web.containers[0].devices, [works]);
 
     // The node begins anew: it knows who has what, and waits for the plugin.
     world.stop().await;

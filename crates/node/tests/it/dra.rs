@@ -11,6 +11,8 @@ use protos::dra::health_v1alpha1 as health;
 use protos::dra::health_v1alpha1::dra_resource_health_server::{DraResourceHealth, DraResourceHealthServer};
 use protos::dra::v1::dra_plugin_server::{DraPlugin, DraPluginServer};
 use protos::dra::v1::*;
+use protos::dra::v1beta1;
+use protos::dra::v1beta1::dra_plugin_server as older;
 use protos::pod_resources::v1 as listed;
 use protos::pod_resources::v1::pod_resources_lister_client::PodResourcesListerClient;
 use protos::registration::v1::registration_server::{Registration, RegistrationServer};
@@ -47,6 +49,7 @@ struct Driver {
     log: watch::Sender<Vec<String>>,
     mood: Mutex<Mood>,
     lists: watch::Sender<Option<Lists>>,
+    services: Vec<String>,
 }
 
 impl Driver {
@@ -101,7 +104,7 @@ impl Registration for Served {
             r#type: "DRAPlugin".to_owned(),
             name: NAME.to_owned(),
             endpoint: self.0.endpoint.display().to_string(),
-            supported_versions: vec!["v1.DRAPlugin".to_owned(), "v1alpha1.DRAResourceHealth".to_owned()],
+            supported_versions: self.0.services.clone(),
         }))
     }
 
@@ -152,6 +155,36 @@ impl DraPlugin for Served {
 }
 
 #[tonic::async_trait]
+impl older::DraPlugin for Served {
+    async fn node_prepare_resources(
+        &self,
+        asked: Request<v1beta1::NodePrepareResourcesRequest>,
+    ) -> Answer<v1beta1::NodePrepareResourcesResponse> {
+        let claims = asked.into_inner().claims;
+        self.0.log.send_modify(|log| log.push(format!("older prepare {}", claims.len())));
+        let answers = claims.into_iter().map(|claim| {
+            let device = v1beta1::Device {
+                cdi_device_ids: vec!["example.com/gpu=old".to_owned()],
+                ..v1beta1::Device::default()
+            };
+            (claim.uid, v1beta1::NodePrepareResourceResponse { devices: vec![device], error: String::new() })
+        });
+        Ok(Response::new(v1beta1::NodePrepareResourcesResponse { claims: answers.collect() }))
+    }
+
+    async fn node_unprepare_resources(
+        &self,
+        asked: Request<v1beta1::NodeUnprepareResourcesRequest>,
+    ) -> Answer<v1beta1::NodeUnprepareResourcesResponse> {
+        let claims = asked.into_inner().claims;
+        self.0.log.send_modify(|log| log.push(format!("older unprepare {}", claims.len())));
+        let answers =
+            claims.into_iter().map(|claim| (claim.uid, v1beta1::NodeUnprepareResourceResponse::default()));
+        Ok(Response::new(v1beta1::NodeUnprepareResourcesResponse { claims: answers.collect() }))
+    }
+}
+
+#[tonic::async_trait]
 impl DraResourceHealth for Served {
     type NodeWatchResourcesStream = ReceiverStream<Result<health::NodeWatchResourcesResponse, Status>>;
 
@@ -167,6 +200,11 @@ impl DraResourceHealth for Served {
 
 /// Serves a driver until `away`, at a socket in the directory where the node looks for plugins and at one of its own.
 fn serve(world: &World, tasks: &Context, away: CancellationToken) -> Arc<Driver> {
+    serve_as(world, tasks, away, &["v1.DRAPlugin", "v1alpha1.DRAResourceHealth"])
+}
+
+/// A driver that says that it has these services.
+fn serve_as(world: &World, tasks: &Context, away: CancellationToken, services: &[&str]) -> Arc<Driver> {
     let root = world.directory.path();
     let endpoint = root.join(format!("dra-{}.sock", base::id::suffix(5)));
     let driver = Arc::new(Driver {
@@ -174,11 +212,13 @@ fn serve(world: &World, tasks: &Context, away: CancellationToken) -> Arc<Driver>
         log: watch::Sender::default(),
         mood: Mutex::new(Mood::Works),
         lists: watch::Sender::new(None),
+        services: services.iter().map(|service| (*service).to_owned()).collect(),
     });
     let registration = root.join(format!("data/plugins_registry/gpu-{}-reg.sock", base::id::suffix(5)));
     let listen = |path: &Path| UnixListenerStream::new(tokio::net::UnixListener::bind(path).unwrap());
     let own = tonic::transport::Server::builder()
         .add_service(DraPluginServer::new(Served(driver.clone())))
+        .add_service(older::DraPluginServer::new(Served(driver.clone())))
         .add_service(DraResourceHealthServer::new(Served(driver.clone())))
         .serve_with_incoming(listen(&endpoint));
     let at_node = tonic::transport::Server::builder()
@@ -217,9 +257,13 @@ fn reserve(world: &World, claim: &str, uids: &[&str]) {
 }
 
 /// A pod with a claim, and the uid that it is reserved for.
-fn create(world: &World, name: &str, claim: &str, mut spec: Value) {
+fn create(world: &World, name: &str, claim: &str, spec: Value) {
+    create_with(world, name, json!({ "name": "gpu", "resourceClaimName": claim }), spec);
+}
+
+fn create_with(world: &World, name: &str, claim: Value, mut spec: Value) {
     spec["nodeName"] = "n1".into();
-    spec["resourceClaims"] = json!([{ "name": "gpu", "resourceClaimName": claim }]);
+    spec["resourceClaims"] = json!([claim]);
     spec["containers"][0]["resources"] = json!({ "claims": [{ "name": "gpu", "request": "big" }] });
     let pod = json!({ "apiVersion": "v1", "kind": "Pod", "spec": spec,
         "metadata": { "name": name, "namespace": "default", "generation": 1, "uid": format!("uid-{name}") },
@@ -237,7 +281,8 @@ async fn told(world: &World, words: &str) {
     world.until(words, said).await;
 }
 
-async fn lister(world: &World) -> PodResourcesListerClient<Channel> {
+/// Asks the node about the devices of its pods.
+pub(crate) async fn lister(world: &World) -> PodResourcesListerClient<Channel> {
     let socket = world.directory.path().join("data/pod-resources/kubelet.sock");
     world.file_there(&socket).await;
     let connect = tower::service_fn(move |_| {
@@ -418,4 +463,33 @@ async fn what_drivers_say_of_their_devices_goes_with_them() {
     };
     tokio::time::timeout(PATIENCE, wiped).await.expect("its slices go");
     assert_eq!(slices(), ["others"]);
+}
+
+#[tokio::test]
+async fn a_driver_of_before_is_asked_in_its_words_about_claims_from_templates() {
+    let world = World::new().await;
+    let tasks = Context::detached("test");
+    let driver = serve_as(&world, &tasks, CancellationToken::new(), &["v1beta1.DRAPlugin"]);
+    put_claim(&world, "web-gpu-x");
+    reserve(&world, "web-gpu-x", &["uid-web"]);
+    create_with(&world, "web", json!({ "name": "gpu", "resourceClaimTemplateName": "t" }), one());
+    told(&world, "ResourceClaim not created yet").await;
+    let mut pod = world.pod("web");
+    pod["status"]["resourceClaimStatuses"] = json!([{ "name": "gpu", "resourceClaimName": "web-gpu-x" }]);
+    world.api.put("pods", pod);
+    world.settled("web").await;
+    world.clock.advance(Duration::from_secs(120));
+    told(&world, "was not created for Pod default/web (Pod is not owner)").await;
+    let mut claim = world.api.get("resourceclaims", "default", "web-gpu-x").unwrap();
+    let owner =
+        json!({ "apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "uid-web", "controller": true });
+    claim["metadata"]["ownerReferences"] = json!([owner]);
+    world.api.put("resourceclaims", claim);
+    world.clock.advance(Duration::from_secs(120));
+    world.pod_until("web", "running", running).await;
+    let spec = world.runtime.newest("main").unwrap().spec;
+    assert_eq!(spec.cdi_devices, ["example.com/gpu=old"], "a device without requests is of all");
+    world.api.delete_pod("web", 0);
+    gone(&world, "web").await;
+    assert_eq!(driver.log(), ["older prepare 1", "older unprepare 1"]);
 }

@@ -78,7 +78,7 @@ pub(crate) async fn build(
         run_dir: instance.run_dir.join("engine"),
         cgroup_root: instance.name.clone(),
         runtimes: settings.oci_runtimes.clone(),
-        cdi_directories: engine::CDI_DIRECTORIES.map(Into::into).into(),
+        cdi_directories: engine::CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
     };
     let runtime: Arc<dyn Runtime> = Engine::open(config, store.clone()).await.context("open the engine")?;
     let images: Arc<dyn Images> = Arc::new(ImageService::new(store.clone()));
