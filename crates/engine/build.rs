@@ -29,8 +29,9 @@ fn main() {
 /// Builds the shim and gives its path.
 fn build() -> PathBuf {
     let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../..");
-    for watched in ["crates/shim/src", "crates/shim/Cargo.toml", "crates/sys/src", "crates/sys/Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", workspace.join(watched).display());
+    for watched in ["shim", "sys", "libcgroups"].map(|name| workspace.join("crates").join(name)) {
+        println!("cargo::rerun-if-changed={}", watched.join("src").display());
+        println!("cargo::rerun-if-changed={}", watched.join("Cargo.toml").display());
     }
     println!("cargo::rerun-if-env-changed=SKIFF_SHIM_PROFILE");
     let profile = std::env::var("SKIFF_SHIM_PROFILE").unwrap_or_else(|_| "shim".to_owned());

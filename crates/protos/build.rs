@@ -2,8 +2,16 @@
 
 use std::error::Error;
 
-const DEFINITIONS: [&str; 3] =
-    ["proto/csi.proto", "proto/deviceplugin.proto", "proto/pluginregistration.proto"];
+const DEFINITIONS: [&str; 8] = [
+    "proto/csi.proto",
+    "proto/deviceplugin.proto",
+    "proto/dra_health_v1.proto",
+    "proto/dra_health_v1alpha1.proto",
+    "proto/dra_v1.proto",
+    "proto/dra_v1beta1.proto",
+    "proto/pluginregistration.proto",
+    "proto/podresources.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

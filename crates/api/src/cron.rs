@@ -74,7 +74,7 @@ impl Schedule {
         };
         if let Some(duration) = text.strip_prefix(EVERY) {
             let failed = || format!("failed to parse duration {text}: time: invalid duration \"{duration}\"");
-            return duration_of(duration).map(Self::Every).ok_or_else(failed);
+            return every(duration).map(Self::Every).ok_or_else(failed);
         }
         if text.starts_with('@') {
             let named = NAMED.iter().find(|(name, _)| *name == text);
@@ -235,45 +235,10 @@ fn number(text: &str) -> Result<u32, String> {
 
 /// What is shorter, or negative, is so long. Source: `cron.Every`.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// The longest duration, in seconds. Source: `time.Duration`.
-const NANOSECONDS_MAX_S: f64 = 9_223_372_036.854_775;
-
-/// A duration as Go writes it: numbers with units, such as `1h30m` or `1.5s`.
-fn duration_of(text: &str) -> Option<Duration> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    match rest {
-        "" => return None,
-        // The only number that needs no unit.
-        "0" => return Some(SHORTEST),
-        _ => {}
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
-        let amount: f64 = Some(&rest[..digits]).filter(|text| *text != ".")?.parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|char: char| char.is_ascii_digit() || char == '.').unwrap_or(rest.len());
-        total += amount
-            * match &rest[..unit] {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    // Go counts nanoseconds in 63 bits.
-    if total >= NANOSECONDS_MAX_S {
-        return None;
-    }
-    let total = if negative { -total } else { total };
-    Duration::try_from_secs_f64(total.max(SHORTEST.as_secs_f64())).ok()
+/// A duration as Go writes it: `1h30m`, `1.5s`.
+fn every(text: &str) -> Option<Duration> {
+    let nanos = base::go_duration::parse(text)?;
+    Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)).max(SHORTEST))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod backoff;
 pub mod clock;
 pub mod error;
+pub mod go_duration;
 pub mod id;
 pub mod ignore;
 pub mod lifecycle;

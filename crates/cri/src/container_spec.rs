@@ -21,9 +21,6 @@ pub(crate) fn plan(
         .metadata
         .as_ref()
         .ok_or_else(|| Status::invalid_argument("the container's configuration has no metadata"))?;
-    if !config.cdi_devices.is_empty() {
-        return Err(Status::invalid_argument("devices of CDI are not supported: give them by their nodes"));
-    }
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.unwrap_or_default();
     let own: Vec<_> = config.mounts.iter().map(mounts::of).collect::<Result<_, _>>()?;
@@ -42,6 +39,7 @@ pub(crate) fn plan(
         user: security::user(&context)?,
         mounts: ours.into_iter().chain(own).collect(),
         devices: config.devices.iter().map(device).collect::<Result<_, _>>()?,
+        cdi_devices: config.cdi_devices.iter().map(|device| device.name.clone()).collect(),
         resources: linux.resources.as_ref().map(resources::of).unwrap_or_default(),
         security: security::security(&context)?,
         terminal: config.tty,
@@ -166,7 +164,9 @@ mod tests {
 
     #[test]
     fn the_engines_container_is_what_was_asked_for() {
-        let spec = planned(&config()).unwrap();
+        let device = proto::CdiDevice { name: "example.com/gpu=0".into() };
+        let spec = planned(&ContainerConfig { cdi_devices: vec![device], ..config() }).unwrap();
+        assert_eq!(spec.cdi_devices, ["example.com/gpu=0"]);
         assert_eq!((spec.image.as_str(), spec.image_id.as_str()), ("a:1", "sha256:1"));
         assert_eq!(spec.env, ["A=b=c"]);
         assert_eq!(spec.mounts.len(), 3);

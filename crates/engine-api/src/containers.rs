@@ -117,6 +117,24 @@ pub struct Resources {
     pub oom_score_adj: Option<i32>,
 }
 
+impl Resources {
+    /// These over others: what is `None` here is as it was there.
+    #[must_use]
+    pub fn over(self, had: Self) -> Self {
+        Self {
+            cpu_shares: self.cpu_shares.or(had.cpu_shares),
+            cpu_quota_us: self.cpu_quota_us.or(had.cpu_quota_us),
+            cpu_period_us: self.cpu_period_us.or(had.cpu_period_us),
+            memory_limit_bytes: self.memory_limit_bytes.or(had.memory_limit_bytes),
+            swap_limit_bytes: self.swap_limit_bytes.or(had.swap_limit_bytes),
+            pids_limit: self.pids_limit.or(had.pids_limit),
+            cpuset_cpus: self.cpuset_cpus.or(had.cpuset_cpus),
+            hugepages: if self.hugepages.is_empty() { had.hugepages } else { self.hugepages },
+            oom_score_adj: self.oom_score_adj.or(had.oom_score_adj),
+        }
+    }
+}
+
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountSource {
@@ -321,6 +339,9 @@ pub struct ContainerSpec {
     /// Devices beside those that every container has.
     #[serde(default)]
     pub devices: Vec<Device>,
+    /// Devices that vendors describe to the engine (CDI), by their names: `vendor/class=name`.
+    #[serde(default)]
+    pub cdi_devices: Vec<String>,
     /// Limits.
     pub resources: Resources,
     /// Limits of each process; those that are not named are the engine's own.
@@ -508,7 +529,9 @@ pub trait Runtime: Send + Sync + 'static {
     fn start_steps(&self, _sandbox_id: &str) -> Vec<Span> {
         Vec::new()
     }
-    /// Changes limits of a running container.
+    /// A sandbox will be made in a moment: what takes its time and can be begun before more is known may be.
+    fn expect_sandbox(&self) {}
+    /// Changes limits of a running container; what is `None` stays as it is.
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), EngineError>;
     /// Sets limits of a group above sandboxes, by its path below the engine's own group (`kubepods/burstable`). A group that
     /// is not there has none. Sandboxes right in it lose limits of their own: the group's are theirs.

@@ -385,7 +385,8 @@ fn names(path: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// How many bytes the log at `path` has, with the files that it was rotated into. Blocks.
 pub fn bytes(path: &Path) -> u64 {
-    let lengths = names(path).map_while(|file| std::fs::metadata(file).ok());
+    // While the log is moved on, one of the names is free.
+    let lengths = names(path).filter_map(|file| std::fs::metadata(file).ok());
     lengths.map(|file| file.len()).sum()
 }
 

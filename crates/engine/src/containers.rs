@@ -17,6 +17,7 @@ use sys::device_filter::Rule;
 use sys::host::DeviceNode;
 use sys::process::Pidfd;
 
+use crate::cdi::Injected;
 use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
 use crate::images::engine_error;
 use crate::labels::{Labels, Modules};
@@ -43,10 +44,15 @@ impl Engine {
             check_below("log path", &spec.log_path)?;
         }
         self.link_of(&spec.sandbox_id)?;
-        let capabilities = self.capabilities_of(&spec)?;
-        // What is wrong with them is told before anything is made.
-        oci::seccomp(&spec, &capabilities)?;
-        self.labels_of(&spec)?;
+        self.expect_moves_to_limits();
+        // What is wrong with profiles, labels and devices is told before anything is made.
+        let checked = self.aside("checking the container", move |engine| {
+            oci::seccomp(&spec, &engine.capabilities_of(&spec)?)?;
+            engine.labels_of(&spec)?;
+            engine.injected(&spec)?;
+            Ok(spec)
+        });
+        let spec = checked.await?;
         let id = spec.id.clone();
         let log_path = self.log_file(&spec);
         let record = ContainerRecord {
@@ -138,6 +144,7 @@ impl Engine {
             oom_events: group.oom_file(),
             runtime: self.handlers.program(&sandbox.runtime_handler)?,
             users: sandbox.own_users,
+            cgroup_entrances: group.entrances_to_limits(),
         };
         self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
     }
@@ -197,8 +204,10 @@ impl Engine {
         let step = self.step("engine: cgroup", spec);
         let group = self.cgroups.group(&path);
         let devices = devices_of(spec)?;
-        let rules: Vec<Rule> =
-            devices.iter().map(|(node, given)| Rule::device(node, &given.access)).collect();
+        let injected = self.injected(spec)?;
+        let given = devices.iter().map(|(node, given)| Rule::device(node, &given.access));
+        let described = injected.nodes.iter().filter(|of| !of.access.is_empty());
+        let rules: Vec<Rule> = given.chain(described.map(|of| Rule::device(&of.node, &of.access))).collect();
         let made = if spec.security.privileged { group.create() } else { group.create_confined(&rules) };
         made.map_err(failed("making the container's cgroup"))?;
         let limits = limits_of(&spec.resources);
@@ -211,7 +220,7 @@ impl Engine {
         let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
         records::remove_dir(&bundle.join(RUNTIME_DIR))?;
         records::remove(&bundle.join(shim::EXIT_FILE))?;
-        let document = self.document(spec, &sandbox, &path, &devices)?;
+        let document = self.document(spec, &sandbox, &path, (&devices, &injected))?;
         let bytes =
             serde_json::to_vec(&document).map_err(|error| EngineError::internal("writing OCI", &error))?;
         sys::files::write_atomic(&bundle.join("config.json"), &bytes)
@@ -224,7 +233,7 @@ impl Engine {
         spec: &ContainerSpec,
         sandbox: &engine_api::SandboxSpec,
         cgroup_path: &str,
-        given: &[(DeviceNode, Device)],
+        (given, injected): (&[(DeviceNode, Device)], &Injected),
     ) -> Result<Value, EngineError> {
         let rootfs = self.rootfs(spec);
         let image = self.image_config(spec)?;
@@ -242,12 +251,17 @@ impl Engine {
             EngineError::internal(&format!("making the directory {}", cwd.display()), &error)
         })?;
         let capabilities = self.capabilities_of(spec)?;
-        let devices = if spec.security.privileged {
+        let mut devices = if spec.security.privileged {
             sys::host::device_nodes(Path::new("/dev"))
                 .map_err(|error| EngineError::internal("reading /dev", &error))?
         } else {
             Vec::new()
         };
+        // What is mounted at its place is there already.
+        devices.retain(|node| {
+            let mounted = spec.mounts.iter().any(|mount| mount.target == node.path);
+            !mounted && given.iter().all(|(_, device)| device.path != node.path)
+        });
         let run_sandbox = self.layout.run_sandbox(&spec.sandbox_id);
         let around = Surroundings {
             sandbox,
@@ -264,11 +278,14 @@ impl Engine {
             pid_namespace: self.pid_namespace(spec, sandbox, &run_sandbox)?,
             devices: &devices,
             given,
+            injected,
             device_rules: self.cgroups.has_v1_devices(),
             oom_score_adj: possible_oom_score(spec.resources.oom_score_adj, spec),
         };
         let nodes = given.iter().map(|(node, device)| bound_device(node, device));
-        let mounts: Vec<Mount> = spec.mounts.iter().cloned().chain(nodes).collect();
+        let mounts = spec.mounts.iter().cloned().chain(nodes).collect();
+        let (mounts, options): (Vec<Mount>, Vec<_>) =
+            with_injected(mounts, injected, users.is_some()).into_iter().unzip();
         let mounts = mounts_followed(&rootfs, &mounts)
             .map_err(|error| EngineError::internal("finding the container's mount points", &error))?;
         let bundle = self.layout.bundle(&spec.sandbox_id, &spec.id);
@@ -276,7 +293,15 @@ impl Engine {
             Some(users) => users.map_mounts(&bundle.join(MOUNTS), mounts)?,
             None => mounts,
         };
-        oci::document(&ContainerSpec { mounts, ..spec.clone() }, &around)
+        let env = spec.env.iter().chain(&injected.env).cloned().collect();
+        oci::document(&ContainerSpec { mounts, env, ..spec.clone() }, &options, &around)
+    }
+
+    /// What a container gets with devices that vendors describe. Blocks.
+    fn injected(&self, spec: &ContainerSpec) -> Result<Injected, EngineError> {
+        let sandbox = self.sandbox_named(&spec.sandbox_id)?;
+        let built_in = sandbox.record.lock().spec.runtime_handler.is_empty();
+        self.cdi.resolve(&spec.cdi_devices, built_in)
     }
 
     /// The PID namespace that a container joins in place of its own.
@@ -520,6 +545,28 @@ fn bound_device(node: &DeviceNode, device: &Device) -> Mount {
         recursive_read_only: false,
         propagation: MountPropagation::Private,
     }
+}
+
+/// A container's mounts with those of its devices, which take the place of others at the same path, each with options
+/// that the engine's own have not. What lies deeper comes later, so that nothing is hidden. Pure. Source: CDI, `sortMounts`.
+fn with_injected(mounts: Vec<Mount>, injected: &Injected, has_users: bool) -> Vec<(Mount, Vec<String>)> {
+    let bound = injected.nodes.iter().filter(|of| !of.is_made(has_users)).map(|of| Mount {
+        source: MountSource::Bind(of.host.clone()),
+        target: of.node.path.clone(),
+        read_only: false,
+        recursive_read_only: false,
+        propagation: MountPropagation::Private,
+    });
+    let more: Vec<(Mount, Vec<String>)> =
+        bound.map(|mount| (mount, Vec::new())).chain(injected.mounts.iter().cloned()).collect();
+    let is_replaced = |mount: &Mount| more.iter().any(|(other, _)| other.target == mount.target);
+    let mut all: Vec<(Mount, Vec<String>)> =
+        mounts.into_iter().filter(|mount| !is_replaced(mount)).map(|mount| (mount, Vec::new())).collect();
+    if !more.is_empty() {
+        all.extend(more);
+        all.sort_by_key(|(mount, _)| mount.target.components().count());
+    }
+    all
 }
 
 /// A container's image.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use sys::cgroup::{CgroupHost, Group};
 use sys::process::Pidfd;
 use tokio::sync::{broadcast, watch};
 
+use crate::cdi::Registry;
 use crate::containers::failed_exit;
 use crate::handlers::Handlers;
 use crate::id_ranges::IdRanges;
@@ -46,6 +48,8 @@ pub struct EngineConfig {
     pub cgroup_root: String,
     /// Programs of further OCI runtimes, by the names under which sandboxes ask for them.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// Where vendors describe devices (CDI); the later ones count more.
+    pub cdi_directories: Vec<PathBuf>,
 }
 
 /// A sandbox.
@@ -79,8 +83,11 @@ pub struct Engine {
     pub(crate) cgroup_root: String,
     pub(crate) store: image::Store,
     pub(crate) cgroups: CgroupHost,
+    /// The kernel is being prepared for moves between cgroups.
+    moves_prepared: Arc<AtomicBool>,
     pub(crate) shim_program: PathBuf,
     pub(crate) handlers: Handlers,
+    pub(crate) cdi: Registry,
     pub(crate) id_ranges: IdRanges,
     pub(crate) boot_id: String,
     pub(crate) sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
@@ -93,9 +100,13 @@ impl Engine {
     /// Opens the engine: takes back the sandboxes whose shims live, and clears up after those whose do not.
     pub async fn open(config: EngineConfig, store: image::Store) -> Result<Arc<Self>, EngineError> {
         let failed = |what: &'static str| move |error: std::io::Error| EngineError::internal(what, &error);
-        let layout = Layout { data: config.data_dir, run: config.run_dir };
+        let mut layout = Layout { data: config.data_dir, run: config.run_dir };
         for dir in [layout.sandboxes(), layout.containers(), layout.run_sandboxes()] {
             std::fs::create_dir_all(dir).map_err(failed("making the engine's directories"))?;
+        }
+        // As the table of mounts shows them.
+        for dir in [&mut layout.data, &mut layout.run] {
+            *dir = dir.canonicalize().map_err(failed("finding the engine's directories"))?;
         }
         let shim_program = crate::embed::install(&layout.run).map_err(failed("installing the shim"))?;
         let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;
@@ -108,8 +119,10 @@ impl Engine {
             cgroup_root: config.cgroup_root,
             store,
             cgroups,
+            moves_prepared: Arc::default(),
             shim_program,
             handlers,
+            cdi: Registry::new(config.cdi_directories),
             id_ranges,
             boot_id,
             sandboxes: RwLock::default(),
@@ -477,6 +490,40 @@ impl Engine {
 
     pub(crate) fn me(&self) -> Weak<Engine> {
         self.me.clone()
+    }
+
+    /// Runs blocking work of the engine's own off the asynchronous threads.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let me = self.me();
+        let done = tokio::task::spawn_blocking(move || match me.upgrade() {
+            Some(engine) => work(&engine),
+            None => Err(EngineError::new(engine_api::ErrorKind::Internal, "the engine is closing")),
+        });
+        done.await.map_err(|error| EngineError::internal(what, &error))?
+    }
+
+    /// A shim will enter its cgroups in a moment.
+    pub(crate) fn expect_moves(&self) {
+        if self.moves_prepared.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (cgroups, prepared) = (self.cgroups.clone(), self.moves_prepared.clone());
+        // Nobody waits for its end.
+        drop(tokio::task::spawn_blocking(move || {
+            cgroups.prepare_moves();
+            prepared.store(false, Ordering::Relaxed);
+        }));
+    }
+
+    /// A launcher will enter a container's cgroups in a moment.
+    pub(crate) fn expect_moves_to_limits(&self) {
+        if self.cgroups.limits_are_waited_for() {
+            self.expect_moves();
+        }
     }
 
     /// Runs blocking work off the asynchronous threads.

@@ -41,7 +41,11 @@ impl IdRanges {
             let path = self.dir.join(number.to_string());
             match File::options().write(true).create_new(true).open(&path) {
                 Ok(mut file) => {
-                    file.write_all(sandbox.as_bytes()).map_err(failed)?;
+                    if let Err(error) = file.write_all(sandbox.as_bytes()) {
+                        // Else nobody's until the engine starts anew.
+                        let _ = std::fs::remove_file(&path);
+                        return Err(failed(error));
+                    }
                     return Ok(IdRange { first: FIRST + number * COUNT, count: COUNT });
                 }
                 // Another sandbox has been faster.

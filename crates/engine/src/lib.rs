@@ -5,6 +5,7 @@
 //! kernel goes through `sys`.
 
 mod capabilities;
+mod cdi;
 mod containers;
 mod embed;
 mod engine;
@@ -25,5 +26,6 @@ mod signals;
 mod stops;
 mod user;
 
+pub use cdi::CDI_DIRECTORIES;
 pub use engine::{Engine, EngineConfig};
 pub use images::ImageService;

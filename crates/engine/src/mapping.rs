@@ -9,7 +9,9 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use engine_api::{EngineError, ErrorKind, Mount, MountPropagation, MountSource};
+use image::overlay::Layers;
 use shim::IdRange;
+use sys::mount::MountTable;
 
 /// The first kernel that maps what pods need, tmpfs being the last. Source: KEP-127.
 const SINCE: (u32, u32) = (6, 3);
@@ -28,6 +30,29 @@ pub(crate) fn possible() -> bool {
     sys::host::kernel_is_at_least(SINCE.0, SINCE.1)
         && Path::new("/proc/self/ns/user").exists()
         && limit.trim() != "0"
+}
+
+/// The layers of the image that is mounted at a place, and where in it what is shown there lies.
+fn image_at(place: &Path) -> io::Result<Option<(Vec<PathBuf>, PathBuf)>> {
+    let place = place.canonicalize()?;
+    let table = MountTable::own()?;
+    let shown = table.entries().iter().rev().find(|entry| entry.target == place);
+    let shown = shown.filter(|entry| entry.fs_type == "overlay");
+    Ok(shown.and_then(|entry| {
+        let within = entry.root.strip_prefix("/").unwrap_or(&entry.root);
+        Some((layers(&entry.super_options)?, within.to_owned()))
+    }))
+}
+
+/// The layers of an overlay that nobody writes to, of its options as the kernel shows them.
+fn layers(options: &str) -> Option<Vec<PathBuf>> {
+    if options.split(',').any(|option| option.starts_with("upperdir=")) {
+        return None;
+    }
+    let each = options.split(',').filter_map(|option| option.strip_prefix("lowerdir+="));
+    let all = options.split(',').filter_map(|option| option.strip_prefix("lowerdir="));
+    let layers: Vec<PathBuf> = each.chain(all.flat_map(|list| list.split(':'))).map(PathBuf::from).collect();
+    (!layers.is_empty()).then_some(layers)
 }
 
 fn is_device(path: &Path) -> bool {
@@ -84,6 +109,37 @@ impl Users {
         mounts.into_iter().enumerate().map(map).collect()
     }
 
+    /// Shows `source` at `place` with its ids mapped.
+    fn show(&self, source: &Path, place: &Path) -> io::Result<()> {
+        match sys::users::bind_mapped(source, File::open(&self.path)?, place) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => match image_at(source)? {
+                Some((layers, within)) => self.show_image(&layers, &within, place),
+                None => Err(error),
+            },
+            shown => shown,
+        }
+    }
+
+    /// Shows files of an image, whose file system maps no ids: mounted anew over its layers, each of which does.
+    fn show_image(&self, layers: &[PathBuf], within: &Path, place: &Path) -> io::Result<()> {
+        let own = place.with_extension("image");
+        let shown = (|| {
+            let mut lower = Vec::new();
+            for (number, layer) in layers.iter().enumerate() {
+                let mapped = own.join(number.to_string());
+                std::fs::create_dir_all(&mapped)?;
+                sys::users::bind_mapped(layer, File::open(&self.path)?, &mapped)?;
+                lower.push(mapped);
+            }
+            let whole = own.join("whole");
+            std::fs::create_dir(&whole)?;
+            Layers { lower, upper: None }.attach_sealed(&whole)?;
+            sys::mount::bind(&whole.join(within), place)
+        })();
+        // What is shown has its own hold on all of it.
+        shown.and(crate::engine::clear_directory(&own))
+    }
+
     fn map(&self, source: &Path, place: &Path) -> Result<PathBuf, EngineError> {
         let mapped = (|| {
             let parent = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -92,7 +148,7 @@ impl Users {
                 true => std::fs::create_dir(place)?,
                 false => drop(File::create(place)?),
             }
-            sys::users::bind_mapped(source, File::open(&self.path)?, place)
+            self.show(source, place)
         })();
         let shown = source.display();
         mapped.map(|()| place.to_owned()).map_err(|error| match error.kind() {
@@ -102,5 +158,19 @@ impl Users {
             ),
             _ => EngineError::internal(&format!("mapping the ids of {shown}"), &error),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layers_of_what_nobody_writes_to_are_read_off_its_options() {
+        let paths = |names: &[&str]| Some(names.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(layers("ro,lowerdir+=/a,lowerdir+=/b,index=off"), paths(&["/a", "/b"]));
+        assert_eq!(layers("ro,lowerdir=/a:/b,xino=off"), paths(&["/a", "/b"]));
+        assert_eq!(layers("rw,lowerdir+=/a,upperdir=/u,workdir=/w"), None);
+        assert_eq!(layers("rw"), None);
     }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use shim::IdRange;
 use sys::host::DeviceNode;
 
+use crate::cdi::Injected;
 use crate::labels::Labels;
 use crate::user::ResolvedUser;
 
@@ -61,14 +62,20 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) devices: &'a [DeviceNode],
     /// Devices that were asked for by name, which are mounts as well.
     pub(crate) given: &'a [(DeviceNode, Device)],
+    /// What comes with devices that vendors describe, but for environment and mounts.
+    pub(crate) injected: &'a Injected,
     /// Device rules are set (cgroup version 1).
     pub(crate) device_rules: bool,
     /// What the kernel lets this process set.
     pub(crate) oom_score_adj: Option<i32>,
 }
 
-/// The whole document.
-pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, EngineError> {
+/// The whole document. `options`: further ones of the specification's mounts, in their order.
+pub(crate) fn document(
+    spec: &ContainerSpec,
+    options: &[Vec<String>],
+    around: &Surroundings<'_>,
+) -> Result<Value, EngineError> {
     let privileged = spec.security.privileged;
     let mut linux = json!({
         "cgroupsPath": format!("/{}", around.cgroup_path),
@@ -80,21 +87,56 @@ pub(crate) fn document(spec: &ContainerSpec, around: &Surroundings<'_>) -> Resul
         "mountLabel": around.labels.selinux.as_ref().map(|(_, mounts)| mounts),
         "maskedPaths": closed(spec, &MASKED, &spec.security.masked_paths),
         "readonlyPaths": closed(spec, &READ_ONLY, &spec.security.read_only_paths),
-        "devices": around.devices.iter().map(device).collect::<Vec<_>>(),
+        "devices": devices(around),
     });
     // Another runtime writes a filter of its own from them, whatever the cgroups' version.
     if around.device_rules || !around.sandbox.runtime_handler.is_empty() {
         let all = json!({"allow": privileged, "access": "rwm"});
         let given = around.given.iter().map(|(node, device)| rule(node, &device.access));
-        linux["resources"] = json!({"devices": std::iter::once(all).chain(given).collect::<Vec<_>>()});
+        let injected = around.injected.nodes.iter().filter(|of| !of.access.is_empty());
+        let injected = injected.map(|of| rule(&of.node, &of.access));
+        let rules: Vec<Value> = std::iter::once(all).chain(given).chain(injected).collect();
+        linux["resources"] = json!({"devices": rules});
     }
-    Ok(json!({
+    let mut document = strip_nulls(json!({
         "ociVersion": "1.2.0",
         "root": {"path": around.rootfs, "readonly": spec.security.read_only_rootfs},
         "process": process(spec, around)?,
-        "mounts": mounts(spec, around),
+        "mounts": mounts(spec, options, around),
         "linux": strip_nulls(linux),
-    }))
+        "hooks": around.injected.hooks,
+    }));
+    if covers_devices(spec, around) {
+        let arguments = [json!("skiff-shim"), json!("cover"), json!(around.rootfs.join("dev")), json!(COVER)];
+        let cover = json!({"path": "/proc/self/exe", "args": arguments});
+        // Before others, which may look for what is to be seen there.
+        match document["hooks"]["createContainer"].as_array_mut() {
+            Some(others) => others.insert(0, cover),
+            None => document["hooks"]["createContainer"] = json!([cover]),
+        }
+    }
+    Ok(document)
+}
+
+/// Where container devices go.
+const DEVICES: &str = "/dev";
+/// Where what is to be seen at [`DEVICES`] is mounted first.
+const COVER: &str = ".skiff-cover";
+
+/// Whether the specification shows something of its own, as the host's devices, at [`DEVICES`]. The library makes links and
+/// device nodes in whatever is there: so it gets the usual directory, which is covered afterwards, by a hook.
+fn covers_devices(spec: &ContainerSpec, around: &Surroundings<'_>) -> bool {
+    let own = around.sandbox.runtime_handler.is_empty();
+    own && spec.mounts.iter().any(|mount| mount.target == Path::new(DEVICES))
+}
+
+/// Nodes that the runtime makes: of a privileged container every one of the host's, and those that vendors describe.
+fn devices(around: &Surroundings<'_>) -> Vec<Value> {
+    let user = around.user;
+    let described = around.injected.nodes.iter().filter(|of| of.is_made(around.users.is_some()));
+    let described: Vec<DeviceNode> = described.map(|of| of.owned(user.uid, user.gid)).collect();
+    let others = around.devices.iter().filter(|node| described.iter().all(|other| other.path != node.path));
+    others.chain(&described).map(device).collect()
 }
 
 /// Paths that are closed to a container: the engine's own and those that were asked for beside them.
@@ -119,7 +161,7 @@ fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, Eng
     base.extend(around.user.home.iter().filter(|home| !home.is_empty()).map(|home| format!("HOME={home}")));
     Ok(strip_nulls(json!({
         "terminal": spec.terminal,
-        "user": user(around.user, &spec.user.supplemental_groups),
+        "user": user(around.user, &[&*spec.user.supplemental_groups, &around.injected.groups].concat()),
         "args": command(spec, around.image)?,
         "env": merge_env(&[&base, &around.image.env, &spec.env]),
         "cwd": working_dir(spec, around.image),
@@ -270,7 +312,7 @@ fn ids(around: &Surroundings<'_>) -> Option<Value> {
     Some(json!([{"containerID": 0, "hostID": first, "size": count}]))
 }
 
-fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
+fn mounts(spec: &ContainerSpec, options: &[Vec<String>], around: &Surroundings<'_>) -> Vec<Value> {
     let system = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let sys_mode = if spec.security.privileged { "rw" } else { "ro" };
     let mut list = vec![
@@ -305,9 +347,30 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
     };
     list.push(json!({"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw"]}));
     // What the specification mounts over a system mount takes its place.
-    list.retain(|known| spec.mounts.iter().all(|mount| known["destination"] != json!(mount.target)));
-    list.extend(spec.mounts.iter().map(mount));
+    let covers = covers_devices(spec, around);
+    let replaced = |mount: &Mount| !(covers && mount.target == Path::new(DEVICES));
+    let in_place = || spec.mounts.iter().filter(|mount| replaced(mount));
+    list.retain(|known| in_place().all(|mount| known["destination"] != json!(mount.target)));
+    let none = Vec::new();
+    let options = options.iter().chain(std::iter::repeat(&none));
+    list.extend(spec.mounts.iter().zip(options).map(|(asked, more)| {
+        let mut mounted = with_options(mount(asked), more);
+        if !replaced(asked) {
+            mounted["destination"] = json!(Path::new(DEVICES).join(COVER));
+        }
+        mounted
+    }));
+    // What lies in another mount comes after it, as other engines have it; else the order stays.
+    list.sort_by_key(|mount| mount["destination"].as_str().map(|path| Path::new(path).components().count()));
     list
+}
+
+/// A mount with further options.
+fn with_options(mut mount: Value, more: &[String]) -> Value {
+    if let Some(options) = mount["options"].as_array_mut() {
+        options.extend(more.iter().map(|option| json!(option)));
+    }
+    mount
 }
 
 fn mount(mount: &Mount) -> Value {

@@ -1,6 +1,7 @@
 //! Tests of the OCI document.
 
 use super::*;
+use crate::cdi::{Injected, Node};
 
 fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|text| (*text).to_owned()).collect()
@@ -17,6 +18,10 @@ fn image() -> ImageConfig {
 }
 
 fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
+    made_with(spec, sandbox, &Injected::default())
+}
+
+fn made_with(spec: &ContainerSpec, sandbox: &SandboxSpec, injected: &Injected) -> Value {
     let (user, capabilities) = (ResolvedUser { uid: 7, gid: 8, ..ResolvedUser::default() }, BTreeSet::new());
     let node = DeviceNode { path: "/dev/loop3".into(), major: 7, minor: 3, ..DeviceNode::default() };
     let given = (node, Device { access: "rw".into(), ..Device::default() });
@@ -35,10 +40,41 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         pid_namespace: None,
         devices: &[],
         given: &[given],
+        injected,
         device_rules: true,
         oom_score_adj: None,
     };
-    document(spec, &around).unwrap()
+    document(spec, &[vec!["nosuid".to_owned()]], &around).unwrap()
+}
+
+fn injected() -> Injected {
+    let node = DeviceNode { path: "/dev/gpu0".into(), character: true, major: 195, ..DeviceNode::default() };
+    let node = Node { node, gid: Some(44), access: "rw".into(), ..Node::default() };
+    let hidden =
+        Node { node: DeviceNode { path: "/opt/gpu1".into(), ..node.node.clone() }, ..Node::default() };
+    let hooks = json!({"createContainer": [{"path": "/bin/true"}]});
+    Injected { nodes: vec![node, hidden], hooks, groups: vec![9], ..Injected::default() }
+}
+
+#[test]
+fn described_devices_are_made_for_the_user_and_allowed() {
+    let mount = Mount {
+        source: MountSource::Bind("/opt".into()),
+        target: "/usr/gpu".into(),
+        read_only: true,
+        recursive_read_only: false,
+        propagation: MountPropagation::Private,
+    };
+    let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::default() };
+    let document = made_with(&spec, &SandboxSpec::default(), &injected());
+    let made = json!([{"path": "/dev/gpu0", "type": "c", "major": 195, "minor": 0, "fileMode": 0, "uid": 7, "gid": 44}]);
+    assert_eq!(document["linux"]["devices"], made, "the other lies elsewhere: it is a mount");
+    let rules = document["linux"]["resources"]["devices"].as_array().unwrap();
+    assert!(rules.contains(&json!({"allow": true, "type": "c", "major": 195, "minor": 0, "access": "rw"})));
+    assert_eq!(document["process"]["user"]["additionalGids"], json!([8, 9]));
+    assert_eq!(document["hooks"]["createContainer"][0]["path"], "/bin/true");
+    let mounts = document["mounts"].as_array().unwrap();
+    assert_eq!(mounts.last().unwrap()["options"], json!(["rbind", "rprivate", "ro", "nosuid"]));
 }
 
 #[test]

@@ -50,6 +50,10 @@ impl Runtime for Engine {
         self.find_sandbox(sandbox_id).map(|sandbox| sandbox.steps.list()).unwrap_or_default()
     }
 
+    fn expect_sandbox(&self) {
+        self.expect_moves();
+    }
+
     fn handlers(&self) -> Vec<RuntimeHandler> {
         self.handlers.all()
     }
@@ -146,7 +150,10 @@ impl Runtime for Engine {
             let applied = self.cgroups.group(&path).apply(&limits_of(&resources));
             applied.map_err(|error| EngineError::internal("setting the container's limits", &error))?;
         }
-        container.record.send_modify(|record| record.spec.resources = resources);
+        container.record.send_modify(|record| {
+            let had = std::mem::take(&mut record.spec.resources);
+            record.spec.resources = resources.over(had);
+        });
         self.save_container(&container);
         Ok(())
     }
@@ -182,6 +189,7 @@ impl Engine {
         if !matches!(record.state, ContainerState::Running { .. }) {
             return Err(EngineError::conflict(format!("container {id} is not running")));
         }
+        self.expect_moves_to_limits();
         let exec_id = base::id::hex64();
         let file = self.write_exec(&record.spec, &exec, &exec_id).await?;
         let link = self.link_of(&record.spec.sandbox_id)?;

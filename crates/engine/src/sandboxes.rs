@@ -26,6 +26,7 @@ impl Engine {
         check_id(&spec.id)?;
         check_sandbox(&spec)?;
         self.handlers.program(&spec.runtime_handler)?;
+        self.expect_moves();
         let id = spec.id.clone();
         let record = SandboxRecord {
             spec,
@@ -62,13 +63,12 @@ impl Engine {
     /// Directories, cgroup, shared memory, shim.
     async fn bring_up(&self, id: &str, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
         let step = sandbox.steps.open("engine: prepare the sandbox", "");
-        let record = {
-            let mut record = sandbox.record.lock();
-            if record.spec.own_users {
-                record.users = Some(self.id_ranges.take(id)?);
-            }
-            record.clone()
-        };
+        if sandbox.record.lock().spec.own_users {
+            let name = id.to_owned();
+            let users = self.aside("taking user ids", move |engine| engine.id_ranges.take(&name)).await?;
+            sandbox.record.lock().users = Some(users);
+        }
+        let record = sandbox.record.lock().clone();
         // First, so that whatever follows is found again after a crash.
         records::save(&self.layout.sandbox_record(id), &record)?;
         let me = self.me();

@@ -91,7 +91,8 @@ impl Download<'_> {
         counted: impl Fn(u64) + Send + Sync,
     ) -> Result<Partial, Error> {
         let mut search = Search::new(self.sources, partial.bytes());
-        for _ in 0..TRIES_MAX {
+        // What the last try completes is looked at too.
+        for _ in 0..=TRIES_MAX {
             if partial.bytes() == what.size {
                 let actual = partial.digest();
                 if actual == what.digest {

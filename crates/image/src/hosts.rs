@@ -58,7 +58,7 @@ pub(crate) struct Can {
 
 impl Can {
     const ALL: Self = Self { resolve: true, pull: true, push: true };
-    const READ: Self = Self { resolve: true, pull: true, push: false };
+    pub(crate) const READ: Self = Self { resolve: true, pull: true, push: false };
 }
 
 /// How a place proves itself, and who asks.
@@ -82,8 +82,8 @@ impl Tls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 struct DockerDaemon {
-    insecure_registries: Vec<String>,
-    registry_mirrors: Vec<String>,
+    insecure_registries: Option<Vec<String>>,
+    registry_mirrors: Option<Vec<String>>,
 }
 
 impl RegistryConfig {
@@ -180,7 +180,7 @@ fn certificates(directory: &Path) -> Result<Tls, Error> {
 /// As Docker reaches a registry: Docker Hub through its mirrors, and what need not prove itself also in the clear.
 fn of_docker(registry: &str, daemon: &DockerDaemon, mut tls: Tls) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
-    for mirror in daemon.registry_mirrors.iter().filter(|_| registry == DOCKER_HUB.0) {
+    for mirror in daemon.registry_mirrors.iter().flatten().filter(|_| registry == DOCKER_HUB.0) {
         endpoints.push(Endpoint {
             base: format!("{}/v2", mirror.trim_end_matches('/')),
             can: Can::READ,
@@ -190,7 +190,7 @@ fn of_docker(registry: &str, daemon: &DockerDaemon, mut tls: Tls) -> Vec<Endpoin
             mirror_of: None,
         });
     }
-    if daemon.insecure_registries.iter().any(|place| covers(place, registry)) {
+    if daemon.insecure_registries.iter().flatten().any(|place| covers(place, registry)) {
         tls.skip_verify = Some(true);
         endpoints.push(itself(registry, "https", tls));
         endpoints.push(itself(registry, "http", Tls::default()));
@@ -201,9 +201,14 @@ fn of_docker(registry: &str, daemon: &DockerDaemon, mut tls: Tls) -> Vec<Endpoin
     endpoints
 }
 
+/// The host at which a registry is.
+pub(crate) fn own_host(registry: &str) -> &str {
+    if registry == DOCKER_HUB.0 { DOCKER_HUB.1 } else { registry }
+}
+
 /// The registry's own place.
 fn itself(registry: &str, scheme: &str, tls: Tls) -> Endpoint {
-    let host = if registry == DOCKER_HUB.0 { DOCKER_HUB.1 } else { registry };
+    let host = own_host(registry);
     Endpoint {
         base: format!("{scheme}://{host}/v2"),
         can: Can::ALL,
@@ -357,9 +362,7 @@ fn detail(fields: Fields, directory: &Path) -> Result<Detail, String> {
     });
     let timeout = fields.dial_timeout.filter(|text| !text.is_empty());
     let connect_timeout = timeout.map(|text| {
-        let parsed = text.parse::<jiff::SignedDuration>().ok();
-        parsed
-            .and_then(|duration| Duration::try_from(duration).ok())
+        base::go_duration::parse_unsigned(&text)
             .ok_or_else(|| format!("dial_timeout {text:?} is no duration: use 10s, 1m or the like"))
     });
     Ok(Detail {

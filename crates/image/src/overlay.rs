@@ -54,7 +54,7 @@ impl Layers {
     }
 
     /// Mounts them where nothing can be written or executed.
-    pub(crate) fn attach_sealed(&self, target: &Path) -> io::Result<()> {
+    pub fn attach_sealed(&self, target: &Path) -> io::Result<()> {
         let sealed = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         match self.detached(sealed) {
             Ok(fd) => Ok(move_mount(fd, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?),

@@ -20,12 +20,15 @@ use crate::error::During;
 const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// So many are kept; older ones are given up.
 const KEPT_MAX: usize = 64;
+/// So many bytes are kept, and no more than a tenth of the disk; the oldest are given up first.
+const KEPT_BYTES_MAX: u64 = 10 << 30;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// The directory of content that has come in part, and who is at work on which.
 #[derive(Debug)]
 pub(crate) struct Partials {
     directory: PathBuf,
+    bytes_max: u64,
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -43,7 +46,10 @@ impl Partials {
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let directory = root.join("partial");
         fs::create_dir_all(&directory).during_on("create", &directory)?;
-        let partials = Self { directory, turns: Mutex::default() };
+        let disk =
+            rustix::fs::statvfs(&directory).map_err(io::Error::from).during_on("look at", &directory)?;
+        let bytes_max = KEPT_BYTES_MAX.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
+        let partials = Self { directory, bytes_max, turns: Mutex::default() };
         partials.sweep(SystemTime::now())?;
         Ok(partials)
     }
@@ -80,15 +86,18 @@ impl Partials {
         let mut idle = Vec::new();
         for entry in fs::read_dir(&self.directory).during_on("read", &self.directory)? {
             let entry = entry.during_on("read", &self.directory)?;
-            let modified =
-                entry.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-            idle.push((modified, entry.path()));
+            let data = entry.metadata();
+            let modified = data.as_ref().ok().and_then(|data| data.modified().ok());
+            let bytes = data.map_or(0, |data| data.len());
+            idle.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), entry.path(), bytes));
         }
         idle.sort();
         let surplus = idle.len().saturating_sub(KEPT_MAX);
-        for (position, (modified, path)) in idle.into_iter().enumerate() {
+        let mut kept: u64 = idle.iter().map(|(_, _, bytes)| *bytes).sum();
+        for (position, (modified, path, bytes)) in idle.into_iter().enumerate() {
             let old = now.duration_since(modified).is_ok_and(|age| age > AGE_MAX);
-            if (old || position < surplus) && !self.is_at_work(&path) {
+            if (old || position < surplus || kept > self.bytes_max) && !self.is_at_work(&path) {
+                kept = kept.saturating_sub(bytes);
                 match fs::remove_file(&path) {
                     // Somebody else has been faster.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -209,6 +218,34 @@ mod tests {
         partial.restart().unwrap();
         partial.append(b"hello world").unwrap();
         partial.finish(&digest).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_much_room_is_given_up_the_oldest_first() {
+        let root = tempfile::tempdir().unwrap();
+        let mut partials = Partials::open(root.path()).unwrap();
+        assert!((1..=KEPT_BYTES_MAX).contains(&partials.bytes_max));
+        partials.bytes_max = 100;
+        let now = SystemTime::now();
+        for (name, bytes, age) in [("a", 60, 3), ("b", 60, 2), ("c", 60, 1)] {
+            let path = root.path().join("partial").join(name);
+            fs::write(&path, vec![0; bytes]).unwrap();
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_modified(now - Duration::from_secs(age * 60)).unwrap();
+        }
+        let left = || {
+            let entries = fs::read_dir(root.path().join("partial")).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        // When a further one is begun, which is none of those that go.
+        let turn = partials.turn("registry.example", &Digest::of(b"x")).await;
+        let mut held = partials.begin(turn).unwrap();
+        assert_eq!((left().len(), left().contains(&"c".into())), (2, true));
+        held.append(&[0; 200]).unwrap();
+        partials.sweep(now).unwrap();
+        assert_eq!(left().len(), 1, "what somebody works on stays");
     }
 
     #[tokio::test]

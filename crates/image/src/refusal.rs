@@ -1,5 +1,7 @@
 //! Why a registry gave nothing, in words with a remedy. Source: OCI distribution specification, "Error Codes".
 
+use std::time::Duration;
+
 use http::StatusCode;
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use serde::Deserialize;
@@ -11,6 +13,8 @@ use crate::reference::Reference;
 /// Of a refusal so many bytes are read, and so many letters told.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 const REFUSAL_LETTERS_MAX: usize = 256;
+/// All of it has to come in this time.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no answer that can be used.
 #[derive(Debug)]
@@ -92,15 +96,26 @@ struct ToldError {
 }
 
 /// A registry's own words; none where it has none that can be read.
-pub(crate) async fn said(mut response: reqwest::Response) -> String {
+pub(crate) async fn said(response: reqwest::Response) -> String {
+    said_within(response, REFUSAL_TIMEOUT).await
+}
+
+async fn said_within(mut response: reqwest::Response, limit: Duration) -> String {
     let mut bytes = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        if bytes.len() + chunk.len() > REFUSAL_BYTES_MAX {
-            return String::new();
+    let all = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            if bytes.len() + chunk.len() > REFUSAL_BYTES_MAX {
+                return false;
+            }
+            bytes.extend_from_slice(&chunk);
         }
-        bytes.extend_from_slice(&chunk);
+        true
+    };
+    // Who drips its words byte by byte has none.
+    match tokio::time::timeout(limit, all).await {
+        Ok(true) => words(&bytes),
+        Ok(false) | Err(_) => String::new(),
     }
-    words(&bytes)
 }
 
 fn words(body: &[u8]) -> String {
@@ -184,7 +199,25 @@ fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_that_never_ends_has_no_words() {
+        let said = async |words: &'static [u8], more: bool| {
+            let end = if more {
+                futures::stream::pending().left_stream()
+            } else {
+                futures::stream::empty().right_stream()
+            };
+            let body = futures::stream::iter([Ok::<_, std::io::Error>(words)]).chain(end);
+            let response = http::Response::new(reqwest::Body::wrap_stream(body));
+            said_within(response.into(), Duration::from_millis(if more { 50 } else { 60_000 })).await
+        };
+        let words = br#"{"errors":[{"code":"DENIED"}]}"#;
+        assert_eq!((said(words, false).await, said(words, true).await), ("denied".to_owned(), String::new()));
+    }
 
     #[test]
     fn a_registrys_words_are_told_as_far_as_they_are_fit_to_be_shown() {

@@ -18,7 +18,7 @@ use crate::Error;
 use crate::blobs::DOCUMENT_BYTES_MAX;
 use crate::digest::Digest;
 use crate::document;
-use crate::hosts::{Can, Endpoint, is_loopback, read_named};
+use crate::hosts::{Can, Endpoint, is_loopback, own_host, read_named};
 use crate::reference::Reference;
 use crate::refusal::{Refusal, said};
 use crate::registry::{CONNECT_TIMEOUT, Credentials, USER_AGENT};
@@ -64,10 +64,11 @@ impl Source {
         silence: Duration,
     ) -> Result<Self, Error> {
         // Whoever stands in for a registry gets its credentials at most where nobody else can read them.
-        let stands_in = endpoint.mirror_of.is_some();
         let query = endpoint.mirror_of.as_ref().map_or_else(String::new, |of| format!("?ns={of}"));
         let host = host_of(&endpoint.base).to_owned();
-        let shown = !stands_in || endpoint.base.starts_with("https://") || is_loopback(&host);
+        let shown = host == own_host(&reference.domain)
+            || endpoint.base.starts_with("https://")
+            || is_loopback(&host);
         Ok(Self {
             http: client(&endpoint, silence)?,
             base: endpoint.base,
@@ -287,6 +288,28 @@ fn headers(endpoint: &Endpoint) -> Result<HeaderMap, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hosts::Tls;
+
+    #[test]
+    fn credentials_are_for_the_registry_and_for_who_stands_in_for_it_unread() {
+        let reference = Reference::parse("docker.io/library/a:1").unwrap();
+        let shown = |base: &str| {
+            let endpoint = Endpoint {
+                base: base.to_owned(),
+                can: Can::READ,
+                tls: Tls::default(),
+                headers: Vec::new(),
+                connect_timeout: None,
+                mirror_of: None,
+            };
+            let user = Credentials { username: "u".to_owned(), password: "p".to_owned() };
+            let source = Source::open(endpoint, &reference, Some(user), Duration::from_secs(1));
+            source.unwrap().credentials.is_some()
+        };
+        assert!(shown("https://registry-1.docker.io/v2") && shown("https://mirror.example/v2"));
+        assert!(shown("http://127.0.0.1:5000/v2"));
+        assert!(!shown("http://mirror.example/v2"));
+    }
 
     #[test]
     fn the_challenge_that_can_be_met_is_taken() {

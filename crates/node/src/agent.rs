@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Door, Refusal, Workers};
 use crate::config::Config;
+use crate::cpus::{self, Cpus};
 use crate::deps::{Caches, Deps, blocking};
 use crate::eviction::pressure::WatchedPressure;
 use crate::eviction::{self, Manager};
@@ -32,9 +33,10 @@ use crate::pod::spec::NodeFacts;
 use crate::registration::{self, allocatable, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
+use crate::shutdown::{self, Shutdown};
 use crate::static_pods::{self, Difference, MIRROR, StaticPods, mirrored};
 use crate::traces::Traces;
-use crate::volumes::leftovers;
+use crate::volumes::leftovers::{self, Leftover};
 use crate::volumes::threads::Threads;
 use crate::watched::Watched;
 use crate::worker::PodWorker;
@@ -84,6 +86,7 @@ impl Agent {
             .map_err(|error| format!("node data directory {}: {error}", config.data_dir.display()))?;
         let hardware = facts::hardware(&config.data_dir);
         allocatable::check(&hardware, &config)?;
+        let cpus = Cpus::open(&config.cpus, &config.reserved, &config.data_dir)?;
         let on_node = format!("spec.nodeName={}", config.node_name);
         let caches = Caches {
             pods: informers.selected(kinds::PODS, &on_node),
@@ -98,7 +101,7 @@ impl Agent {
         };
         let workers = Workers::default();
         let concerned = workers.clone();
-        let watched = Watched::new(informers.clone(), move |kind, change| {
+        let watched = Watched::new(informers.clone(), &config.node_name, move |kind, change| {
             for mailbox in concerned.lock().values() {
                 mailbox.reference_changed(kind, &change.key);
             }
@@ -124,6 +127,8 @@ impl Agent {
             facts,
             figures: Figures::new()?,
             groups: Groups::default(),
+            cpus,
+            shutdown: Shutdown::default(),
             notices: engine_api::logs::Notices::default(),
             pressure: WatchedPressure::default(),
             threads: Threads::default(),
@@ -165,7 +170,11 @@ impl Agent {
         let config = &self.deps.config;
         let roots = [config.data_dir.clone(), config.run_dir.clone()];
         let logs = config.log_dir.clone();
-        let found = blocking(move || leftovers::find(&roots, &logs)).await.unwrap_or_default();
+        let mut found = blocking(move || leftovers::find(&roots, &logs)).await.unwrap_or_default();
+        let claiming = self.deps.plugins.claims.pods().into_iter();
+        let claiming = claiming.filter(|uid| found.iter().all(|left| left.uid != *uid));
+        let claiming: Vec<Leftover> = claiming.map(|uid| Leftover { uid, logs: Vec::new() }).collect();
+        found.extend(claiming);
         let sandboxes = self.deps.state.pods();
         let (pods, of_files) = (&self.deps.caches.pods, &self.deps.static_pods);
         let known = |uid: &str| {
@@ -274,6 +283,7 @@ impl Crew {
         }
         self.workers.lock().insert(uid.clone(), mailbox.clone());
         self.deps.traces.begin(&uid);
+        self.deps.runtime.expect_sandbox();
         let step = self.deps.traces.step(&uid, "node: admission", "");
         let arrival = self.door.arrives(object, &pod);
         let mut worker = PodWorker::new(self.deps.clone(), mailbox.clone(), pod);
@@ -282,10 +292,7 @@ impl Crew {
         ctx.spawn(async move {
             let refusal = match door.settle(arrival).await {
                 Some(refusal) => Some(refusal),
-                None => {
-                    let given = plugins::devices::allocate(&deps, worker.pod()).await;
-                    given.err().map(|why| Refusal::new("UnexpectedAdmissionError", why))
-                }
+                None => allot(&deps, worker.pod()).await.err(),
             };
             match refusal {
                 Some(refusal) => worker.reject(refusal),
@@ -302,6 +309,7 @@ impl Crew {
             deps.traces.forget(&uid);
             groups::leave(&deps, &uid).await;
             plugins::devices::release(&deps, &uid).await;
+            cpus::leave(&deps, &uid).await;
             workers.lock().remove(&uid);
             {
                 let mut of_files = of_files.lock();
@@ -326,6 +334,17 @@ impl Crew {
             }
         });
     }
+}
+
+/// Gives a pod what the node has for single containers. A refusal is why the node does not take it.
+async fn allot(deps: &Deps, pod: &PodView) -> Result<(), Refusal> {
+    let given = plugins::devices::allocate(deps, pod).await;
+    given.map_err(|why| Refusal::new("UnexpectedAdmissionError", why))?;
+    let given = cpus::allocate(deps, pod).await;
+    if given.is_err() {
+        plugins::devices::release(deps, pod.uid()).await;
+    }
+    given
 }
 
 #[async_trait]
@@ -371,9 +390,15 @@ impl Component for Agent {
             begun = self.deps.static_pods.replace(pods);
             ctx.spawn(static_pods::follow(self.deps.clone(), directory, files));
         }
+        cpus::begin(&self.deps).await;
+        ctx.spawn(cpus::keep(self.deps.clone()));
+        ctx.spawn(shutdown::keep(self.deps.clone(), self.workers.clone()));
         ctx.spawn(static_pods::keep_mirrors(self.deps.clone(), self.workers.clone()));
         ctx.spawn(local_path::keep(self.deps.clone()));
         plugins::sweep::begin(&self.deps).await?;
+        plugins::dra::begin(&self.deps).await;
+        ctx.spawn(plugins::dra::wipe_at_start(self.deps.clone()));
+        ctx.spawn(plugins::pod_resources::keep(self.deps.clone()));
         ctx.spawn(plugins::in_use::keep(self.deps.clone()));
         ctx.spawn(plugins::csi_node::keep(self.deps.clone()));
         let listener = plugins::devices::begin(&self.deps).await;

@@ -11,8 +11,10 @@ use async_trait::async_trait;
 use base::BoxError;
 use tokio::sync::watch;
 
+use crate::cpus::CpuSettings;
 use crate::eviction::Eviction;
 use crate::images::ImagesConfig;
+use crate::shutdown::ShutdownSettings;
 
 /// The settings of one node. No defaults are hidden here: `skiff` decides them.
 #[derive(Clone)]
@@ -55,6 +57,10 @@ pub struct Config {
     pub reserved: Reserved,
     /// When pods have to go.
     pub eviction: Eviction,
+    /// Who has CPUs for itself.
+    pub cpus: CpuSettings,
+    /// How pods end before the machine goes down.
+    pub shutdown: ShutdownSettings,
     /// Labels of the Node object beside the well-known ones.
     pub labels: Vec<(String, String)>,
     /// The node's HTTPS server; `None`: only the in-process handler.
@@ -144,6 +150,8 @@ pub(crate) mod tests {
             static_pods: None,
             reserved: Reserved::default(),
             eviction: Eviction::default(),
+            cpus: CpuSettings::default(),
+            shutdown: ShutdownSettings::default(),
             labels: Vec::new(),
             server: None,
         }

@@ -14,6 +14,7 @@ use reconcile::ports::{ClusterDns, Drain, SandboxNetworks};
 use reconcile::{EventRecorder, EventType, Informer, Involved, kinds};
 
 use crate::config::Config;
+use crate::cpus::Cpus;
 use crate::eviction::pressure::WatchedPressure;
 use crate::figures::Figures;
 use crate::groups::Groups;
@@ -23,7 +24,9 @@ use crate::plugins::Plugins;
 use crate::pod::fields::FieldContext;
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerKind, PodView};
+use crate::registration::allocatable::for_requests;
 use crate::runtime_state::RuntimeState;
+use crate::shutdown::Shutdown;
 use crate::static_pods::StaticPods;
 use crate::traces::Traces;
 use crate::volumes::PodDirectories;
@@ -72,6 +75,10 @@ pub(crate) struct Deps {
     /// Pods that the node has from files.
     pub(crate) static_pods: StaticPods,
     pub(crate) figures: Figures,
+    /// Who has CPUs for itself.
+    pub(crate) cpus: Cpus,
+    /// Whether the machine goes down.
+    pub(crate) shutdown: Shutdown,
     /// What the groups above those of pods are set by.
     pub(crate) groups: Groups,
     /// Of the logs that are followed.
@@ -105,12 +112,13 @@ impl Deps {
 
     /// What `fieldRef` and `resourceFieldRef` can refer to.
     pub(crate) fn field_context(&self, pod_addresses: &[IpAddr]) -> FieldContext {
+        let node = for_requests(&self.hardware, &self.config);
         FieldContext {
             pod_addresses: pod_addresses.to_vec(),
             host_addresses: self.addresses(),
-            node_milli_cpu: self.hardware.milli_cpu,
-            node_memory_bytes: self.hardware.memory_bytes,
-            node_disk_bytes: self.hardware.disk_bytes,
+            node_milli_cpu: node.milli_cpu,
+            node_memory_bytes: node.memory_bytes,
+            node_disk_bytes: node.disk_bytes,
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) struct Figures {
     collected: IntCounterVec,
     evictions: IntCounterVec,
     pub(crate) probes: ProbeFigures,
+    pub(crate) dra: DraFigures,
 }
 
 /// Labels of the server's figures.
@@ -41,6 +42,8 @@ const SIZES: [(u64, &str); 11] = [
     (60 << 30, "40GB-60GB"),
     (100 << 30, "60GB-100GB"),
 ];
+/// Upstream's buckets of what drivers of devices do, in seconds.
+const DRA_SECONDS: [f64; 10] = [0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0];
 /// Upstream's buckets of pulls, in seconds.
 const PULL_SECONDS: [f64; 18] = [
     1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0,
@@ -119,6 +122,7 @@ impl Figures {
                 &["eviction_signal"],
             )?,
             probes: ProbeFigures::new()?,
+            dra: DraFigures::new(&registry)?,
             registry,
         })
     }
@@ -243,6 +247,68 @@ impl ProbeFigures {
             let _ = self.answers.remove_label_values(&labels);
         }
         let _ = self.seconds.remove_label_values(&[which, container, &meta.name, &meta.namespace]);
+    }
+}
+
+/// What drivers of devices are asked, and what the node is asked about devices. Source: `kubeletmetrics.DRASubsystem`,
+/// `PodResourcesEndpointRequestsTotalCount`.
+pub(crate) struct DraFigures {
+    operations: HistogramVec,
+    calls: HistogramVec,
+    asked: [(&'static str, IntCounterVec); 4],
+}
+
+impl DraFigures {
+    fn new(registry: &Registry) -> Result<Self, Error> {
+        let asked = |name: &str| {
+            let name = format!("kubelet_pod_resources_endpoint_requests_{name}");
+            let help = "[ALPHA] Questions about the devices of pods.";
+            counter(registry, &name, help, &["server_api_version"])
+        };
+        Ok(Self {
+            asked: [
+                ("total", asked("total")?),
+                ("list", asked("list")?),
+                ("get_allocatable", asked("get_allocatable")?),
+                ("get", asked("get")?),
+            ],
+            operations: histogram(
+                registry,
+                "dra_operations_duration_seconds",
+                "[BETA] How long it took to prepare a pod's claims, and to take them back.",
+                &DRA_SECONDS,
+                &["operation_name", "is_error"],
+            )?,
+            calls: histogram(
+                registry,
+                "dra_grpc_operations_duration_seconds",
+                "[BETA] How long drivers of devices took to answer.",
+                &DRA_SECONDS,
+                &["driver_name", "method_name", "grpc_status_code"],
+            )?,
+        })
+    }
+
+    /// Somebody asks which devices pods have.
+    pub(crate) fn asked(&self, method: &str) {
+        for (_, counter) in self.asked.iter().filter(|(name, _)| *name == "total" || *name == method) {
+            counter.with_label_values(&["v1"]).inc();
+        }
+    }
+
+    /// All claims of a pod.
+    pub(crate) fn operation(&self, name: &str, failed: bool, took: Duration) {
+        let failed = if failed { "true" } else { "false" };
+        self.operations.with_label_values(&[name, failed]).observe(took.as_secs_f64());
+    }
+
+    /// One call of a driver. `error`: in gRPC's words.
+    pub(crate) fn call(&self, driver: &str, method: &str, error: Option<&str>, took: Duration) {
+        let code = error.map_or("OK", |error| {
+            let code = error.strip_prefix("rpc error: code = ").and_then(|rest| rest.split(' ').next());
+            code.unwrap_or("Unknown")
+        });
+        self.calls.with_label_values(&[driver, method, code]).observe(took.as_secs_f64());
     }
 }
 

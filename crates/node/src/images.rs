@@ -18,6 +18,7 @@ use std::time::Duration;
 use api::Key;
 use async_trait::async_trait;
 use base::backoff::Policy;
+use base::go_duration::show;
 use engine_api::{EngineError, ErrorKind, Image, ImageName, ImageOrigin, RegistryAuth, Resolution};
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -352,7 +353,11 @@ async fn pull(wanted: &Wanted<'_>) -> Result<String, Missing> {
             let since =
                 |from: Timestamp| Duration::try_from(deps.now().duration_since(from)).unwrap_or_default();
             deps.figures.pulled(resolution.image.size_bytes, since(began));
-            let [took, waited] = [began, asked].map(|from| reasons::duration(since(from)));
+            // To the millisecond, as upstream's.
+            let [took, waited] = [began, asked].map(|from| {
+                let millis = u64::try_from(since(from).as_millis()).unwrap_or(u64::MAX);
+                show(Duration::from_millis(millis))
+            });
             let message = format!(
                 "Successfully pulled image \"{image}\" in {took} ({waited} including waiting). Image size: {} bytes.",
                 resolution.image.size_bytes

@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use api::quantity::Quantity;
 use api::resources::ResourceList;
+use base::go_duration::{parse_unsigned, show};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::Reserved;
+use crate::cpus::{CpuPolicy, CpuSet, CpuSettings};
 use crate::eviction::{Eviction, Texts, Words};
 use crate::registration::object::IMAGES_MAX;
 use crate::registration::{LEASE_PERIOD, LEASE_SECONDS, STATUS_PERIOD};
 use crate::server::auth;
+use crate::shutdown::{self, ShutdownSettings};
 
 const VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
@@ -25,7 +28,7 @@ const KIND: &str = "KubeletConfiguration";
 const RESTART_PERIOD_MAX: Duration = Duration::from_secs(300);
 
 /// Fields that have an effect.
-const TAKEN: [&str; 21] = [
+const TAKEN: [&str; 27] = [
     "maxPods",
     "podPidsLimit",
     "staticPodPath",
@@ -47,12 +50,18 @@ const TAKEN: [&str; 21] = [
     "evictionPressureTransitionPeriod",
     "evictionMaxPodGracePeriod",
     "mergeDefaultEvictionSettings",
+    "cpuManagerPolicy",
+    "cpuManagerPolicyOptions",
+    "reservedSystemCPUs",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
+    "shutdownGracePeriodCriticalPods",
 ];
 /// What of the allocatable is enforced, in the words of `enforceNodeAllocatable`: the group of all pods has its limits.
 pub(crate) const ENFORCED: [&str; 1] = ["pods"];
 
 /// Fields that upstream knows beside [`TAKEN`] and those that [`fixed`] tells of.
-const WITHOUT_EFFECT: [&str; 75] = [
+const WITHOUT_EFFECT: [&str; 70] = [
     "address",
     "allowedUnsafeSysctls",
     "cgroupRoot",
@@ -62,7 +71,6 @@ const WITHOUT_EFFECT: [&str; 75] = [
     "containerLogMonitorInterval",
     "containerRuntimeEndpoint",
     "contentType",
-    "cpuManagerPolicyOptions",
     "cpuManagerReconcilePeriod",
     "defaultPodSysctls",
     "enableContentionProfiling",
@@ -102,16 +110,12 @@ const WITHOUT_EFFECT: [&str; 75] = [
     "registryBurst",
     "registryPullQPS",
     "reservedMemory",
-    "reservedSystemCPUs",
     "resolvConf",
     "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
     "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
@@ -147,6 +151,10 @@ pub struct KubeletConfiguration {
     pub reserved: Reserved,
     /// When pods have to go.
     pub eviction: Eviction,
+    /// Who has CPUs for itself.
+    pub cpus: CpuSettings,
+    /// How pods end before the machine goes down.
+    pub shutdown: ShutdownSettings,
     /// SHA-256 of the file in hexadecimal, by which a change of it is seen; empty: there is none.
     pub digest: String,
 }
@@ -196,6 +204,7 @@ impl KubeletConfiguration {
         let max_pods: Option<i64> = taken(&fields, "maxPods")?;
         let max_pods = max_pods.filter(|pods| *pods != 0).map(u32::try_from).transpose();
         let period = taken::<CrashLoopBackOff>(&fields, "crashLoopBackOff")?.unwrap_or_default();
+        let cpus = cpus(&fields)?;
         let static_pods: Option<PathBuf> = taken(&fields, "staticPodPath")?;
         Ok(Self {
             max_pods: max_pods.map_err(|_| "maxPods: must not be a negative number")?,
@@ -205,7 +214,9 @@ impl KubeletConfiguration {
                 .map(|path| directory.join(path)),
             max_container_restart_period: restart_period(period.max_container_restart_period.as_deref())?,
             images: ImageFields::read(&fields)?,
-            reserved: reserved(&fields)?,
+            reserved: without_named(reserved(&fields)?, cpus.reserved.as_ref()),
+            cpus,
+            shutdown: shutdown::from_fields(&fields)?,
             eviction: eviction(&fields)?,
             digest: String::new(),
         })
@@ -248,7 +259,10 @@ fn fields_of(text: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 /// A field of those that have an effect.
-fn taken<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Result<Option<T>, String> {
+pub(crate) fn taken<T: DeserializeOwned>(
+    fields: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<T>, String> {
     let value = fields.get(name).map(T::deserialize).transpose();
     value.map_err(|error| format!("{name}: {error}"))
 }
@@ -280,7 +294,7 @@ fn says(value: &Value, holds: &Value) -> bool {
             })
         }
         (Value::String(value), Value::String(holds)) => {
-            let (of_value, of_other) = (duration_of(value), duration_of(holds));
+            let (of_value, of_other) = (parse_unsigned(value), parse_unsigned(holds));
             value == holds
                 || value.is_empty()
                 || of_value == Some(Duration::ZERO)
@@ -296,22 +310,16 @@ fn is_empty(value: &Value) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,
         Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty() || duration_of(text) == Some(Duration::ZERO),
+        Value::String(text) => text.is_empty() || parse_unsigned(text) == Some(Duration::ZERO),
         Value::Array(list) => list.is_empty(),
         Value::Object(fields) => fields.values().all(is_empty),
     }
 }
 
-/// A duration as Go writes it.
-fn duration_of(text: &str) -> Option<Duration> {
-    let nanoseconds = u64::try_from(api::custom::go_duration(text)?).ok()?;
-    Some(Duration::from_nanos(nanoseconds))
-}
-
 fn restart_period(text: Option<&str>) -> Result<Option<Duration>, String> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let period =
-        duration_of(text).filter(|period| (Duration::from_secs(1)..=RESTART_PERIOD_MAX).contains(period));
+        parse_unsigned(text).filter(|period| (Duration::from_secs(1)..=RESTART_PERIOD_MAX).contains(period));
     let wrong = || format!("crashLoopBackOff.maxContainerRestartPeriod: {text:?} is not between 1s and 5m0s");
     Ok(Some(period.ok_or_else(wrong)?))
 }
@@ -352,9 +360,67 @@ fn reserved(fields: &Map<String, Value>) -> Result<Reserved, String> {
     Ok(Reserved { system: list("systemReserved")?, kube: list("kubeReserved")? })
 }
 
+/// Who has CPUs for itself. Source: `pkg/kubelet/cm/cpumanager/policy_options.go`, `getReservedCPUs` in `cmd/kubelet/app`.
+fn cpus(fields: &Map<String, Value>) -> Result<CpuSettings, String> {
+    let policy: Option<String> = taken(fields, "cpuManagerPolicy")?;
+    let policy = match policy.as_deref() {
+        None | Some("" | "none") => CpuPolicy::None,
+        Some("static") => CpuPolicy::Static,
+        Some(other) => return Err(format!("cpuManagerPolicy: unknown policy: {other:?}")),
+    };
+    let named: Option<String> = taken(fields, "reservedSystemCPUs")?;
+    let named: Option<CpuSet> = named
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|error| format!("reservedSystemCPUs: unable to parse reserved CPU list: {error}"))?;
+    let mut settings = CpuSettings { policy, reserved: named, ..CpuSettings::default() };
+    let options: Texts = taken(fields, "cpuManagerPolicyOptions")?.unwrap_or_default();
+    if policy == CpuPolicy::None && !options.is_empty() {
+        return Err(format!(
+            "cpuManagerPolicyOptions: None policy: received unsupported options={options:?}"
+        ));
+    }
+    for (name, text) in options {
+        let wanted = match text.as_str() {
+            "true" | "True" | "TRUE" | "t" | "T" | "1" => true,
+            "false" | "False" | "FALSE" | "f" | "F" | "0" => false,
+            _ => return Err(format!("cpuManagerPolicyOptions: bad value for option {name:?}: {text:?}")),
+        };
+        match name.as_str() {
+            "full-pcpus-only" => settings.full_cores_only = wanted,
+            "strict-cpu-reservation" => settings.strict_reservation = wanted,
+            "align-by-socket"
+            | "distribute-cpus-across-cores"
+            | "distribute-cpus-across-numa"
+            | "prefer-align-cpus-by-uncorecache" => {
+                if wanted {
+                    return Err(format!(
+                        "cpuManagerPolicyOptions: {name:?} has no effect on this node; leave it out"
+                    ));
+                }
+            }
+            _ => {
+                return Err(format!("cpuManagerPolicyOptions: unknown CPU Manager Policy option: {name:?}"));
+            }
+        }
+    }
+    Ok(settings)
+}
+
+/// Where CPUs are reserved by their numbers, so many are, whatever else is said.
+fn without_named(mut reserved: Reserved, named: Option<&CpuSet>) -> Reserved {
+    if let Some(named) = named {
+        let count = i64::try_from(named.len()).unwrap_or(i64::MAX);
+        reserved.kube.remove("cpu");
+        reserved.system.insert("cpu".to_owned(), Quantity::from_milli(count.saturating_mul(1000)));
+    }
+    reserved
+}
+
 fn eviction(fields: &Map<String, Value>) -> Result<Eviction, String> {
     let graces: Texts = taken(fields, "evictionSoftGracePeriod")?.unwrap_or_default();
-    let grace = |(name, text): (String, String)| match duration_of(&text) {
+    let grace = |(name, text): (String, String)| match parse_unsigned(&text) {
         Some(grace) => Ok((name, grace)),
         None => Err(format!("evictionSoftGracePeriod: {text:?} is no duration")),
     };
@@ -369,7 +435,7 @@ fn eviction(fields: &Map<String, Value>) -> Result<Eviction, String> {
     let transition: Option<String> = taken(fields, "evictionPressureTransitionPeriod")?;
     let transition = match transition.as_deref() {
         None | Some("") => default.transition,
-        Some(text) => match duration_of(text) {
+        Some(text) => match parse_unsigned(text) {
             // As upstream's default for what says nothing.
             Some(Duration::ZERO) => default.transition,
             Some(period) => period,
@@ -390,26 +456,25 @@ pub(crate) fn fixed() -> Value {
         "apiVersion": VERSION,
         "authentication": {
             "x509": {},
-            "webhook": { "enabled": true, "cacheTTL": duration(auth::TOKEN_TTL) },
+            "webhook": { "enabled": true, "cacheTTL": show(auth::TOKEN_TTL) },
             "anonymous": { "enabled": false },
         },
         "authorization": {
             "mode": "Webhook",
             "webhook": {
-                "cacheAuthorizedTTL": duration(auth::ALLOWED_TTL),
-                "cacheUnauthorizedTTL": duration(auth::DENIED_TTL),
+                "cacheAuthorizedTTL": show(auth::ALLOWED_TTL),
+                "cacheUnauthorizedTTL": show(auth::DENIED_TTL),
             },
         },
         "readOnlyPort": 0,
         "healthzPort": 0,
-        "nodeStatusUpdateFrequency": duration(LEASE_PERIOD),
-        "nodeStatusReportFrequency": duration(STATUS_PERIOD),
+        "nodeStatusUpdateFrequency": show(LEASE_PERIOD),
+        "nodeStatusReportFrequency": show(STATUS_PERIOD),
         "nodeLeaseDurationSeconds": LEASE_SECONDS,
         "nodeStatusMaxImages": IMAGES_MAX,
         "volumeStatsAggPeriod": "1m0s",
         "cgroupsPerQOS": true,
         "cgroupDriver": "cgroupfs",
-        "cpuManagerPolicy": "none",
         "memoryManagerPolicy": "None",
         "topologyManagerPolicy": "none",
         "cpuCFSQuota": true,
@@ -430,16 +495,6 @@ pub(crate) fn fixed() -> Value {
     })
 }
 
-/// As Go writes a duration: `2m0s`, `10s`, `0s`.
-pub(crate) fn duration(of: Duration) -> String {
-    let (hours, minutes, seconds) = (of.as_secs() / 3600, of.as_secs() / 60 % 60, of.as_secs() % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, minutes) => format!("{minutes}m{seconds}s"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,12 +502,6 @@ mod tests {
     fn parse(fields: &str) -> Result<KubeletConfiguration, String> {
         let text = format!("apiVersion: {VERSION}\nkind: {KIND}\n{fields}");
         KubeletConfiguration::parse(text.as_bytes(), Path::new("/etc/node"))
-    }
-
-    #[test]
-    fn durations_are_written_as_clients_of_go_read_them() {
-        let shown = |seconds| duration(Duration::from_secs(seconds));
-        assert_eq!([shown(0), shown(10), shown(120), shown(3661)], ["0s", "10s", "2m0s", "1h1m1s"]);
     }
 
     #[test]
@@ -518,6 +567,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn cpus_of_their_own_are_taken() {
+        let file = "cpuManagerPolicy: static\nreservedSystemCPUs: 0-1,4\nkubeReserved: {cpu: 100m, memory: 1Gi}\n\
+                    cpuManagerPolicyOptions: {full-pcpus-only: \"true\", align-by-socket: \"false\"}\n";
+        let config = parse(file).unwrap();
+        let reserved = Some("0-1,4".parse().unwrap());
+        let wanted = CpuSettings {
+            policy: CpuPolicy::Static,
+            full_cores_only: true,
+            strict_reservation: false,
+            reserved,
+        };
+        assert_eq!(config.cpus, wanted);
+        assert_eq!((config.reserved.milli_cpu(), config.reserved.bytes("memory")), (3000, 1 << 30));
+        assert_eq!(
+            parse("cpuManagerPolicy: none\nreservedSystemCPUs: \"\"\n"),
+            Ok(KubeletConfiguration::default())
+        );
+        let with =
+            |option: &str| format!("cpuManagerPolicy: static\ncpuManagerPolicyOptions: {{{option}}}\n");
+        for (file, told) in [
+            ("cpuManagerPolicy: dynamic\n".to_owned(), "cpuManagerPolicy: unknown policy: \"dynamic\""),
+            (
+                "reservedSystemCPUs: 0-x\n".to_owned(),
+                "reservedSystemCPUs: unable to parse reserved CPU list: \"x\" is no number of a CPU",
+            ),
+            (
+                "cpuManagerPolicyOptions: {full-pcpus-only: \"true\"}\n".to_owned(),
+                "cpuManagerPolicyOptions: None policy: received unsupported options={\"full-pcpus-only\": \"true\"}",
+            ),
+            (
+                with("distribute-cpus-across-numa: \"true\""),
+                "cpuManagerPolicyOptions: \"distribute-cpus-across-numa\" has no effect on this node; leave it out",
+            ),
+            (with("x: \"true\""), "cpuManagerPolicyOptions: unknown CPU Manager Policy option: \"x\""),
+            (
+                with("full-pcpus-only: \"yes\""),
+                "cpuManagerPolicyOptions: bad value for option \"full-pcpus-only\": \"yes\"",
+            ),
+        ] {
+            assert_eq!(parse(&file), Err(told.to_owned()));
+        }
+    }
+
     /// A file as upstream's installer writes it, but for what this host is told otherwise.
     #[test]
     fn what_holds_anyway_and_what_says_nothing_may_stand_there() {
@@ -536,8 +629,8 @@ mod tests {
             ("maxPods: -1\n", "maxPods: must not be a negative number"),
             ("runOnce: true\n", "runOnce: this node does nothing with it; remove the field"),
             (
-                "cpuManagerPolicy: static\n",
-                "cpuManagerPolicy: \"static\" has no effect on this node, which goes by \"none\"; remove the field",
+                "memoryManagerPolicy: Static\n",
+                "memoryManagerPolicy: \"Static\" has no effect on this node, which goes by \"None\"; remove the field",
             ),
             (
                 "memorySwap: {swapBehavior: LimitedSwap}\n",

@@ -6,7 +6,9 @@
 
 mod admission;
 mod agent;
+mod certificates;
 mod config;
+mod cpus;
 mod deps;
 mod env_files;
 mod eviction;
@@ -27,6 +29,7 @@ mod root;
 mod runtime_class;
 mod runtime_state;
 mod server;
+mod shutdown;
 mod sources;
 mod static_pods;
 mod tokens;
@@ -37,6 +40,7 @@ mod worker;
 
 pub use agent::{Agent, Handles};
 pub use config::{Config, FollowsApiServer, PodRange, Reserved, ServerConfig};
+pub use cpus::{CpuPolicy, CpuSet, CpuSettings};
 pub use eviction::{Amount, Eviction, Signal, Threshold};
 pub use hooks::end_container;
 pub use images::{CredentialProviderFiles, GarbagePolicy, ImagesConfig, Verification};
@@ -44,3 +48,4 @@ pub use kubelet_config::{ImageFields, KubeletConfiguration};
 pub use pod::record::termination_grace;
 pub use root::{KNOWN_AS, hide_root, share_root, show_root};
 pub use server::NodeServer;
+pub use shutdown::{ShutdownPeriod, ShutdownSettings};

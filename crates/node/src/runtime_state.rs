@@ -108,6 +108,17 @@ impl RuntimeState {
         self.inner.lock().sandboxes.get(sandbox_id).map(|sandbox| sandbox.pod_uid.clone())
     }
 
+    /// The containers that run, with their pods' uids.
+    pub(crate) fn running(&self) -> Vec<(String, ContainerRecord)> {
+        let inner = self.inner.lock();
+        let running = inner.containers.values().filter(|container| container.is_running());
+        let of_pods = running.filter_map(|container| {
+            let sandbox = inner.sandboxes.get(&container.sandbox_id)?;
+            Some((sandbox.pod_uid.clone(), container.clone()))
+        });
+        of_pods.collect()
+    }
+
     /// The containers of a sandbox.
     pub(crate) fn containers_of(&self, sandbox_id: &str) -> Vec<String> {
         let inner = self.inner.lock();

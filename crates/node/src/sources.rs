@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use api::{Key, ListOptions, Object, Reason, Status};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, Container, ServiceAccountTokenProjection};
+use k8s_openapi::api::core::v1::{
+    ClusterTrustBundleProjection, Container, PodCertificateProjection, ServiceAccountTokenProjection,
+};
 use reconcile::{Kind, kinds};
 use serde::Deserialize;
 
+use crate::certificates::{self, Credential};
 use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::pod::env::ServiceLink;
@@ -25,6 +28,8 @@ pub(crate) struct References {
     pub(crate) claims: BTreeSet<String>,
     /// It has certificates of ClusterTrustBundles: of which ones, signers and labels may say.
     pub(crate) trust_bundles: bool,
+    /// It has certificates of its own, for which requests are made.
+    pub(crate) pod_certificates: bool,
 }
 
 impl References {
@@ -39,7 +44,8 @@ impl References {
     /// Whether an object is among them.
     pub(crate) fn contain(&self, kind: &Kind, name: &str) -> bool {
         let bundle = self.trust_bundles && *kind == kinds::CLUSTER_TRUST_BUNDLES;
-        bundle || self.each().any(|(of, known)| of == *kind && known == name)
+        let request = self.pod_certificates && *kind == kinds::POD_CERTIFICATE_REQUESTS;
+        bundle || request || self.each().any(|(of, known)| of == *kind && known == name)
     }
 }
 
@@ -60,6 +66,7 @@ pub(crate) fn volume_references(pod: &PodView) -> References {
             references.config_maps.extend(source.config_map.iter().map(|map| map.name.clone()));
             references.secrets.extend(source.secret.iter().map(|secret| secret.name.clone()));
             references.trust_bundles |= source.cluster_trust_bundle.is_some();
+            references.pod_certificates |= source.pod_certificate.is_some();
         }
     }
     references
@@ -113,6 +120,7 @@ pub(crate) struct Gathered {
     secrets: HashMap<String, Data>,
     bundles: Vec<Bundle>,
     pub(crate) tokens: HashMap<TokenKey, Vec<u8>>,
+    pub(crate) certificates: HashMap<certificates::Source, Credential>,
 }
 
 impl Objects for Gathered {
@@ -126,6 +134,10 @@ impl Objects for Gathered {
 
     fn token(&self, projection: &ServiceAccountTokenProjection) -> Option<Vec<u8>> {
         self.tokens.get(&token_key(projection)).cloned()
+    }
+
+    fn credential(&self, projection: &PodCertificateProjection) -> Option<Credential> {
+        self.certificates.get(&certificates::source(projection)).cloned()
     }
 
     fn trust_anchors(&self, projection: &ClusterTrustBundleProjection) -> Result<String, String> {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::ServiceAccountTokenProjection;
 use reconcile::kinds;
 use serde::Deserialize;
 
+use crate::certificates::Certificates;
 use crate::deps::Deps;
 use crate::pod::PodView;
 use crate::sources::{TokenKey, token_key};
@@ -23,12 +24,13 @@ const RETRY: Duration = Duration::from_secs(30);
 /// Volumes whose driver asks for it are published again after this. Source: upstream's `syncFrequency`.
 const REPUBLISH: Duration = Duration::from_secs(60);
 
-/// The tokens of one pod.
+/// What one pod has to show who it is: tokens, and certificates.
 #[derive(Default)]
 pub(crate) struct Tokens {
     held: HashMap<TokenKey, Token>,
     /// When drivers of the pod's volumes are to be asked again.
     republish_at: Option<Timestamp>,
+    pub(crate) certificates: Certificates,
 }
 
 struct Token {
@@ -51,9 +53,10 @@ struct AnswerStatus {
 }
 
 impl Tokens {
-    /// When the next token has to be renewed, or volumes are to be published again.
+    /// When the next token or certificate has to be renewed, or volumes are to be published again.
     pub(crate) fn renew_at(&self) -> Option<Timestamp> {
-        self.held.values().map(|token| token.renew_at).chain(self.republish_at).min()
+        let certificate = self.certificates.due();
+        self.held.values().map(|token| token.renew_at).chain(self.republish_at).chain(certificate).min()
     }
 
     /// Has volumes published again after a while, if a driver of the pod asks for that.

@@ -51,7 +51,7 @@ pub struct SandboxConfig {
     /// A user namespace of its own, with these ids; the other namespaces belong to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<IdRange>,
-    /// `cgroup.procs` files to which the shim writes itself: out of the daemon's cgroup.
+    /// Files to which the shim, which has one thread, writes itself: out of the daemon's cgroup.
     pub cgroup_entrances: Vec<PathBuf>,
 }
 
@@ -91,6 +91,10 @@ pub struct ContainerConfig {
     /// Its sandbox has a user namespace of its own.
     #[serde(default)]
     pub users: bool,
+    /// Files to which whoever makes its processes writes itself: into the container's cgroups. A daemon that names none
+    /// leaves it to the shim to find them.
+    #[serde(default)]
+    pub cgroup_entrances: Vec<PathBuf>,
 }
 
 /// How a container's first process ended.

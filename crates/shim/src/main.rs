@@ -3,7 +3,7 @@
 //!
 //! `serve` is the shim; `launch` is a short-lived child of it that calls the OCI runtime library, so that the shim
 //! itself stays small and is never forked; `init` is PID 1 of a shared PID namespace, `users` and `users-init` help to make
-//! namespaces that belong to a user namespace.
+//! namespaces that belong to a user namespace; `cover` is the hook that shows the host's devices to a container.
 
 mod program;
 
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         (Some("launch"), None) => report(program::launch::run()),
         (Some("init"), Some(directory)) => report(program::init::run(&directory)),
         (Some("users"), Some(names)) => report(program::users::help(&names.to_string_lossy())),
+        (Some("cover"), Some(dir)) => report(sys::mount::cover(&dir, &second.unwrap_or_default())),
         (Some("users-init"), Some(pins)) => {
             report(program::users::keep_init(&pins, &second.unwrap_or_default()))
         }

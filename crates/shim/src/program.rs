@@ -1,6 +1,7 @@
 //! The parts of the program.
 
 pub(crate) mod filter;
+pub(crate) mod groups;
 pub(crate) mod init;
 pub(crate) mod launch;
 pub(crate) mod log;

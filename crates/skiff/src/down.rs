@@ -116,6 +116,7 @@ async fn end_containers(instance: &Instance, purge: bool) -> Result<()> {
         cgroup_root: instance.name.clone(),
         // Nothing is started any more.
         runtimes: std::collections::BTreeMap::new(),
+        cdi_directories: Vec::new(),
     };
     let engine = Engine::open(config, store).await.context("open the engine")?;
     let containers = engine.containers().await?;

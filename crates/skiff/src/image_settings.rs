@@ -170,8 +170,7 @@ impl ImageArgs {
 /// A duration that is more than none, as upstream writes them: `2m`, `24h`.
 fn duration(flag: &str, text: Option<&str>) -> Result<Option<Duration>> {
     let Some(text) = text else { return Ok(None) };
-    let parsed = text.parse::<jiff::SignedDuration>().ok();
-    let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
+    let parsed = base::go_duration::parse_unsigned(text);
     let parsed = parsed.with_context(|| format!("{flag} {text:?} is no duration such as 2m or 24h"))?;
     Ok(Some(parsed).filter(|duration| !duration.is_zero()))
 }

@@ -65,8 +65,8 @@ struct Disk {
     contents: Vec<Vec<u8>>,
     /// `None` where nobody wants to know.
     recorded: Option<Vec<Operation>>,
-    /// After so many more operations that change something, every one fails.
-    fails_after: Option<usize>,
+    /// After so many more operations that change something, every one fails, like this.
+    fails_after: Option<(usize, io::ErrorKind)>,
 }
 
 /// A directory in memory. Clones share it, so that a store can be opened on it again.
@@ -120,7 +120,12 @@ impl Memory {
 
     /// Lets every operation that changes something fail, after `operations` more of them; `None` mends the disk.
     pub fn fail_after(&self, operations: Option<usize>) {
-        self.disk.lock().fails_after = operations;
+        self.disk.lock().fails_after = operations.map(|operations| (operations, io::ErrorKind::Other));
+    }
+
+    /// As [`Memory::fail_after`], for want of room.
+    pub fn fill_after(&self, operations: Option<usize>) {
+        self.disk.lock().fails_after = operations.map(|operations| (operations, io::ErrorKind::StorageFull));
     }
 }
 
@@ -132,10 +137,8 @@ impl Disk {
     /// Does and records one operation.
     fn apply(&mut self, operation: Operation) -> io::Result<()> {
         match &mut self.fails_after {
-            Some(0) => {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left (as the test asked)"));
-            }
-            Some(left) => *left -= 1,
+            Some((0, kind)) => return Err(io::Error::new(*kind, "it fails (as the test asked)")),
+            Some((left, _)) => *left -= 1,
             None => {}
         }
         match &operation {

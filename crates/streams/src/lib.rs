@@ -6,12 +6,14 @@
 mod command;
 mod port_forward;
 mod process;
+mod reader;
 mod spdy;
 mod websocket;
 
 pub use command::{Starter, command};
 pub use port_forward::port_forward;
 pub use process::Wanted;
+pub use reader::{is_websocket, read};
 
 use api::connect::Body;
 use bytes::Bytes;

@@ -1,5 +1,6 @@
 //! Port-forward: SPDY, SPDY tunnelled through a WebSocket (what kubectl does), and plain WebSocket channels.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,12 @@ use api::Status;
 use api::connect::Body;
 use bytes::{Bytes, BytesMut};
 use engine_api::{EngineError, Runtime};
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use crate::Upgraded;
@@ -73,40 +75,88 @@ fn parse_ports(lists: &[String]) -> Result<Vec<u16>, Status> {
     numbers.iter().map(parse).collect()
 }
 
-/// Serves a SPDY session: for each connection the client opens an error stream and a data stream with the same request
-/// id, and the port in their headers.
+/// Connects a client that speaks SPDY with ports of a sandbox.
 async fn forward<S>(io: S, runtime: Arc<dyn Runtime>, sandbox: String)
+where
+    S: AsyncRead + tokio::io::AsyncWrite + Send + 'static,
+{
+    serve(io, PAIR_TIMEOUT, |error, data| connection(&*runtime, &sandbox, error, data).boxed()).await;
+}
+
+/// Serves a SPDY session: for each connection the client opens an error stream and a data stream with the same request
+/// id, and the port in their headers. One whose partner has not come in the time `within` is given up.
+/// Source: `monitorStreamPair` of `k8s.io/streaming/pkg/portforward/httpstream.go`.
+async fn serve<'c, S>(io: S, within: Duration, connect: impl Fn(Incoming, Incoming) -> BoxFuture<'c, ()>)
 where
     S: AsyncRead + tokio::io::AsyncWrite + Send + 'static,
 {
     let (session, mut incoming) = Session::start(io);
     let connections = async {
-        let mut waiting: Vec<(String, Incoming)> = Vec::new();
+        let mut waiting = Waiting { within, streams: VecDeque::new() };
         let mut running = futures::stream::FuturesUnordered::new();
         loop {
             let stream = tokio::select! {
                 stream = incoming.recv() => stream,
                 Some(()) = running.next() => continue,
+                late = waiting.late() => {
+                    running.push(give_up(late).boxed());
+                    continue;
+                }
             };
             let Some(stream) = stream else { break };
-            let request_id = stream.header("requestid").unwrap_or_default().to_owned();
-            let partner = waiting.iter().position(|(id, other)| {
-                *id == request_id && other.header("streamtype") != stream.header("streamtype")
-            });
-            let Some(partner) = partner else {
-                if waiting.len() < spdy::STREAMS_MAX {
-                    waiting.push((request_id, stream));
-                }
-                continue;
-            };
-            let (_, other) = waiting.swap_remove(partner);
-            let (error, data) =
-                if stream.header("streamtype") == Some("error") { (stream, other) } else { (other, stream) };
-            running.push(connection(&*runtime, &sandbox, error, data));
+            if let Some((error, data)) = waiting.pair(stream) {
+                running.push(connect(error, data));
+            }
         }
         while running.next().await.is_some() {}
     };
     tokio::join!(session, connections);
+}
+
+/// Streams whose partner has not come, the oldest first. A session has so many streams at most.
+struct Waiting {
+    within: Duration,
+    streams: VecDeque<(Instant, Incoming)>,
+}
+
+impl Waiting {
+    /// The error stream and the data stream of a connection, when this is the second of them.
+    fn pair(&mut self, stream: Incoming) -> Option<(Incoming, Incoming)> {
+        let partner = self.streams.iter().position(|(_, other)| {
+            other.header("requestid") == stream.header("requestid")
+                && other.header("streamtype") != stream.header("streamtype")
+        });
+        let Some((_, other)) = partner.and_then(|partner| self.streams.remove(partner)) else {
+            self.streams.push_back((Instant::now() + self.within, stream));
+            return None;
+        };
+        let is_error = stream.header("streamtype") == Some("error");
+        Some(if is_error { (stream, other) } else { (other, stream) })
+    }
+
+    /// Returns the next one that has waited for too long. Cancel safe.
+    async fn late(&mut self) -> Incoming {
+        match self.streams.front() {
+            Some((until, _)) => tokio::time::sleep_until(*until).await,
+            None => std::future::pending().await,
+        }
+        match self.streams.pop_front() {
+            Some((_, stream)) => stream,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Tells the client that the other stream has not come, where it can be told, and ends this one.
+async fn give_up(late: Incoming) {
+    let request = late.header("requestid").unwrap_or_default();
+    if late.header("streamtype") == Some("error") {
+        let message = format!("(request={request}) timed out waiting for streams");
+        let _ = late.out.send(message.into()).await;
+        late.out.finish().await;
+    } else {
+        late.out.cancel().await;
+    }
 }
 
 /// One forwarded connection.
@@ -239,5 +289,46 @@ async fn channel_connection(
             let message = format!("error forwarding port {port} to pod: {error}");
             let _ = to_client.send((channel + 1, message.into())).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spdy::tests::client;
+
+    #[tokio::test]
+    async fn a_stream_without_its_partner_is_given_up_and_makes_room() {
+        let (mut client, server) = client();
+        let connect = |error: Incoming, data: Incoming| {
+            async move {
+                let _ = data.out.send("connected".into()).await;
+                data.out.finish().await;
+                error.out.finish().await;
+            }
+            .boxed()
+        };
+        let session = serve(server, Duration::from_millis(50), connect);
+        let talk = async {
+            fn headers<'a>(kind: &'a str, request: &'a str) -> [(&'a str, &'a str); 3] {
+                [("streamtype", kind), ("port", "80"), ("requestID", request)]
+            }
+            client.open(1, &headers("error", "0")).await;
+            client.open(3, &headers("data", "1")).await;
+            // As many as there may be, and none has a partner.
+            for id in 0..u32::try_from(spdy::STREAMS_MAX).unwrap() - 2 {
+                client.open(5 + 2 * id, &headers("data", &format!("x{id}"))).await;
+            }
+            client.until(|client| client.resets.len() == spdy::STREAMS_MAX - 1).await;
+            client.open(9001, &headers("data", "2")).await;
+            client.open(9003, &headers("error", "2")).await;
+            client.until(|client| client.told(9001) == "connected").await;
+            let told = client.told(1);
+            // Which ends the session.
+            drop(client);
+            told
+        };
+        let (told, ()) = tokio::join!(talk, session);
+        assert_eq!(told, "(request=0) timed out waiting for streams");
     }
 }

@@ -155,6 +155,22 @@ impl CgroupHost {
         self.hierarchy("devices").is_some_and(|hierarchy| !hierarchy.unified)
     }
 
+    /// Whether who enters a group with limits has to wait for the kernel ([`CgroupHost::prepare_moves`] makes that short).
+    pub fn limits_are_waited_for(&self) -> bool {
+        self.used().any(|hierarchy| hierarchy.unified)
+    }
+
+    /// Has moves of whole processes, which are all that version 2 knows, wait less in the next some ten milliseconds: the
+    /// first one in a while waits for a grace period of the kernel (11 ms on an idle machine) and those that follow soon do
+    /// not. So this one goes ahead, while something else is prepared: the calling process moves to where it is. Blocks. Where
+    /// it may not, nothing is lost. Source: Linux, `kernel/rcu/sync.c`.
+    pub fn prepare_moves(&self) {
+        let Some(unified) = self.hierarchies.iter().find(|hierarchy| hierarchy.unified) else { return };
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let Some(own) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else { return };
+        let _ = std::fs::write(unified.root.join(own).join("cgroup.procs"), "0");
+    }
+
     /// The hierarchies that containers are put into: those with controllers, or else whatever groups.
     fn used(&self) -> impl Iterator<Item = &Hierarchy> {
         let bare = self.hierarchies.iter().all(|hierarchy| hierarchy.controllers.is_empty());
@@ -208,15 +224,24 @@ impl Group<'_> {
         })
     }
 
-    /// The `cgroup.procs` files to which a process writes itself to enter the group in every hierarchy, also those
-    /// that only group. Makes it there.
+    /// The files to which a process writes itself (as `0`) to enter the group in every hierarchy, also those that only
+    /// group. Makes it there.
     pub fn entrances(&self) -> io::Result<Vec<PathBuf>> {
-        let mut entrances = Vec::new();
-        for hierarchy in &self.host.hierarchies {
-            self.create_in(hierarchy)?;
-            entrances.push(hierarchy.root.join(&self.path).join("cgroup.procs"));
-        }
-        Ok(entrances)
+        self.host.hierarchies.iter().try_for_each(|hierarchy| self.create_in(hierarchy))?;
+        Ok(self.host.hierarchies.iter().map(|hierarchy| self.entrance(hierarchy)).collect())
+    }
+
+    /// As [`Group::entrances`] of a group with limits: where it is, or will be, in the hierarchies that have controllers.
+    pub fn entrances_to_limits(&self) -> Vec<PathBuf> {
+        self.host.used().map(|hierarchy| self.entrance(hierarchy)).collect()
+    }
+
+    /// Where a process of one thread enters. Version 1 lets a thread go by itself, which waits for nobody; for a whole
+    /// process the kernel first waits until no thread of the machine is on its way through fork or exec, which takes a grace
+    /// period of its read-copy-update. Source: Linux, `kernel/cgroup/cgroup.c`, `cgroup_procs_write_start`.
+    fn entrance(&self, hierarchy: &Hierarchy) -> PathBuf {
+        let file = if hierarchy.unified { "cgroup.procs" } else { "tasks" };
+        hierarchy.root.join(&self.path).join(file)
     }
 
     fn create_in(&self, hierarchy: &Hierarchy) -> io::Result<()> {
@@ -606,6 +631,16 @@ mod tests {
     }
 
     #[test]
+    fn a_process_enters_as_a_thread_where_it_can() {
+        let table = "1 0 0:1 / /c/pids rw - cgroup none rw,pids\n\
+                     2 0 0:2 / /c/systemd rw - cgroup none rw,name=systemd\n\
+                     3 0 0:3 / /c/unified rw - cgroup2 none rw\n";
+        let to = |unified| host(table, unified).group("a/b").entrances_to_limits();
+        assert_eq!(to("hugetlb"), [Path::new("/c/pids/a/b/tasks")]);
+        assert_eq!(to("memory"), ["/c/pids/a/b/tasks", "/c/unified/a/b/cgroup.procs"].map(Path::new));
+    }
+
+    #[test]
     fn huge_pages_alone_draw_nobody_into_the_unified_hierarchy() {
         let unified = "4 1 0:4 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n";
         let hybrid =
@@ -660,6 +695,102 @@ mod tests {
         assert_eq!(show(plan_settings(&swap, |_| false)), [""; 0]);
         let endless = Limits { memory_bytes: Some(-1), swap_bytes: Some(-1), ..Limits::default() };
         assert_eq!(show(plan_settings(&endless, |_| true)), ["memory.max=max", "memory.swap.max=max"]);
+    }
+
+    /// What cannot be tried where the controllers are of version 1: that the files of version 2 get what the kernel reads.
+    #[test]
+    fn limits_reach_the_files_of_version_2() {
+        let root = tempfile::tempdir().unwrap();
+        let table = format!("1 0 0:1 / {} rw - cgroup2 none rw\n", root.path().display());
+        let host = host(&table, "cpuset cpu io memory hugetlb pids");
+        let group = host.group("kubepods/pod1");
+        group.create().unwrap();
+        // Each controller is asked for by itself in every group above; a plain file keeps what was written last.
+        for above in ["", "kubepods"] {
+            let enabled = root.path().join(above).join("cgroup.subtree_control");
+            assert_eq!(std::fs::read_to_string(enabled).unwrap(), "+pids");
+        }
+        let written = |limits: Limits, file: &str| {
+            assert_eq!(group.apply(&limits).unwrap(), [""; 0]);
+            std::fs::read_to_string(root.path().join("kubepods/pod1").join(file)).unwrap()
+        };
+        let none = Limits::default;
+        // The scale of KEP-2254: from 2 to 262144, to 1 to 10000.
+        for (shares, weight) in
+            [(0, "1"), (2, "1"), (102, "4"), (1024, "39"), (262_144, "10000"), (1 << 20, "10000")]
+        {
+            assert_eq!(written(Limits { cpu_shares: Some(shares), ..none() }, "cpu.weight"), weight);
+        }
+        for (quota, period, max) in [
+            (Some(50_000), Some(100_000), "50000 100000"),
+            (Some(-1), Some(100_000), "max 100000"),
+            (Some(20_000), None, "20000 100000"),
+            (None, Some(50_000), "max 50000"),
+        ] {
+            let limits = Limits { cpu_quota_us: quota, cpu_period_us: period, ..none() };
+            assert_eq!(written(limits, "cpu.max"), max);
+        }
+        for (bytes, memory) in [(1 << 20, "1048576"), (-1, "max"), (0, "max")] {
+            assert_eq!(written(Limits { memory_bytes: Some(bytes), ..none() }, "memory.max"), memory);
+        }
+        for (bytes, swap) in [(0, "0"), (1 << 20, "1048576"), (-1, "max")] {
+            assert_eq!(written(Limits { swap_bytes: Some(bytes), ..none() }, "memory.swap.max"), swap);
+        }
+        for (count, pids) in [(100, "100"), (0, "max"), (-1, "max")] {
+            assert_eq!(written(Limits { pids: Some(count), ..none() }, "pids.max"), pids);
+        }
+        let cpus = Limits { cpuset_cpus: Some("0-1,3".to_owned()), ..none() };
+        assert_eq!(written(cpus, "cpuset.cpus"), "0-1,3");
+        let pages = Limits { huge_pages: BTreeMap::from([(1 << 30, 2 << 30)]), ..none() };
+        assert_eq!(written(pages, "hugetlb.1GB.max"), "2147483648");
+        assert_eq!(group.oom_file().unwrap(), root.path().join("kubepods/pod1/memory.events"));
+    }
+
+    /// What the unified hierarchy of this machine does for real: its end of all processes, and huge pages.
+    #[test]
+    fn the_unified_hierarchy_kills_at_once_and_limits_huge_pages() {
+        let table = MountTable::own().unwrap();
+        let Some(entry) = table.entries().iter().find(|entry| entry.fs_type == "cgroup2") else { return };
+        let root = entry.target.clone();
+        let only = format!("1 0 0:1 / {} rw - cgroup2 none rw\n", root.display());
+        let controllers = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap();
+        let known = controllers.split_ascii_whitespace().find(|name| *name == "hugetlb").unwrap_or_default();
+        let before = std::fs::read_to_string(root.join("cgroup.subtree_control")).unwrap();
+        let host = host(&only, known);
+        let path = format!("skiff-sys-unified-{}", std::process::id());
+        let group = host.group(&format!("{path}/inner"));
+        group.create().unwrap();
+        let directory = root.join(&path).join("inner");
+        let limited = directory.join("hugetlb.2MB.max").exists().then(|| {
+            let limits = Limits { huge_pages: BTreeMap::from([(2 << 20, 4 << 20)]), ..Limits::default() };
+            group.apply(&limits).map(|_| std::fs::read_to_string(directory.join("hugetlb.2MB.max")).unwrap())
+        });
+        // Two processes, one of which has the other: the file ends both.
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "read go; sleep 1000 & echo; wait"]);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
+        std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut [0]).unwrap();
+        let populated = || std::fs::read_to_string(directory.join("cgroup.events")).unwrap();
+        let (lives, has_kill) = (populated(), directory.join("cgroup.kill").exists());
+        let killed = host.group(&path).kill(Duration::from_secs(60));
+        use std::os::unix::process::ExitStatusExt;
+        let signal = child.wait().unwrap().signal();
+        let removed = host.group(&path).remove();
+        if !known.is_empty() && !before.contains("hugetlb") {
+            // Others may use it by now.
+            let _ = std::fs::write(root.join("cgroup.subtree_control"), "-hugetlb");
+        }
+        killed.unwrap();
+        removed.unwrap();
+        assert!(lives.contains("populated 1") && has_kill, "{lives}");
+        assert_eq!(signal, Some(9));
+        assert!(!directory.exists());
+        if let Some(limited) = limited {
+            assert_eq!(limited.unwrap().trim(), "4194304");
+        }
     }
 
     #[test]

@@ -127,8 +127,55 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
 pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
     rustix::mount::mount_bind(source, target)?;
     let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    Ok(rustix::mount::mount_remount(target, flags, c"")?)
+    rustix::mount::mount_remount(target, flags, c"").map_err(|error| {
+        // A mount that can be written through would be taken for a protected one.
+        let _ = unmount(target);
+        error.into()
+    })
 }
+
+/// Moves the mount at `staged`, a place below `dir`, over `dir`, and what else is mounted below `dir` to the same places of
+/// what is seen there then. In the calling process's mount namespace, where nothing of `dir` is shared with others.
+///
+/// # Errors
+/// If a place is not there in what covers `dir` (but the kernel's own below `/dev`, which are left out then).
+pub fn cover(dir: &Path, staged: &Path) -> io::Result<()> {
+    use rustix::fs::CWD;
+    use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+    let dir = dir.canonicalize()?;
+    let staged = dir.join(staged.strip_prefix("/").unwrap_or(staged));
+    let below = MountTable::own()?.below(&dir);
+    let apart = |target: &&PathBuf| **target != dir && !target.starts_with(&staged);
+    let below: Vec<&PathBuf> = below.iter().filter(apart).collect();
+    // What lies in another of them moves with it.
+    let outer = |target: &&PathBuf| !below.iter().any(|other| *target != *other && target.starts_with(other));
+    let open = |path: &Path| open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC);
+    let mut held = Vec::new();
+    for target in below.iter().copied().filter(|target| outer(&target)) {
+        held.push((open(target)?, target));
+    }
+    let to = |mount: &rustix::fd::OwnedFd, target: &Path| {
+        move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    };
+    to(&open(&staged)?, &dir)?;
+    for (mount, target) in held {
+        match to(&mount, target) {
+            Err(rustix::io::Errno::NOENT) if OPTIONAL.iter().any(|name| dir.join(name) == *target) => {}
+            Err(error) => {
+                return Err(io::Error::new(
+                    io::Error::from(error).kind(),
+                    format!("{}: {error}", target.display()),
+                ));
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What is mounted below a container's `/dev` without being asked for.
+const OPTIONAL: [&str; 3] = ["pts", "shm", "mqueue"];
 
 /// Unmounts, at once for new uses and really when the last user is gone. Nothing mounted there, or nothing there, is
 /// no error.
@@ -159,6 +206,18 @@ pub fn share(target: &Path) -> io::Result<()> {
 pub fn make_slave() -> io::Result<()> {
     use rustix::mount::MountPropagationFlags as Flags;
     Ok(rustix::mount::mount_change("/", Flags::DOWNSTREAM | Flags::REC)?)
+}
+
+/// Makes what is mounted at `target` and below private: nothing that others mount reaches it, nor the other way round.
+pub fn seclude(target: &Path) -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change(target, Flags::PRIVATE | Flags::REC)?)
+}
+
+/// Makes what is mounted at `target` and below a follower: what others mount reaches it, and nothing the other way round.
+pub fn follow(target: &Path) -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change(target, Flags::DOWNSTREAM | Flags::REC)?)
 }
 
 /// A directory with what is mounted below it, to be attached elsewhere.
@@ -231,8 +290,10 @@ impl MountTable {
         &self.entries
     }
 
-    /// The targets at or below a directory, the deepest and latest first: the order of unmounting.
+    /// The targets at or below a directory, the deepest and latest first: the order of unmounting. Links on the way to the
+    /// directory are followed, for the table knows none; the directory itself is taken for what it is. Blocks.
     pub fn below(&self, dir: &Path) -> Vec<PathBuf> {
+        let dir = &place(dir);
         self.entries
             .iter()
             .rev()
@@ -240,6 +301,12 @@ impl MountTable {
             .map(|entry| entry.target.clone())
             .collect()
     }
+}
+
+/// Where a path leads, but for its last part.
+fn place(path: &Path) -> PathBuf {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    parent.canonicalize().map_or_else(|_| path.to_owned(), |parent| parent.join(name))
 }
 
 fn parse_line(line: &[u8]) -> Option<MountEntry> {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -95,6 +97,22 @@ pub fn become_subreaper() -> io::Result<()> {
 /// A parent that ended before is not noticed; the caller finds that out by some other means.
 pub fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// Has what a command runs be killed when the calling thread ends, and be the leader of a process group, by which it can be
+/// ended with what it starts ([`kill_group`]).
+pub fn bind_to_caller(command: &mut Command) -> &mut Command {
+    command.process_group(0);
+    // SAFETY: one system call between fork and exec, which allocates nothing and takes no lock.
+    unsafe { command.pre_exec(die_with_parent) }
+}
+
+/// Kills every process of a group whose leader the caller has not reaped yet. One that is gone is no error.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    match rustix::process::kill_process_group(to_pid(leader)?, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Closes /proc/<pid> of this process to others that have fewer rights.

@@ -25,9 +25,20 @@ const PASSES: usize = 100;
 /// # Errors
 /// If something is mounted in it: that is left as it is, with all that it shows.
 pub fn remove_tree(root: &Path) -> io::Result<()> {
-    let open = match openat(CWD, root, DIRECTORY, Mode::empty()) {
+    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} has no name", root.display())));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let above = match openat(CWD, parent, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(above) => above,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(at(parent, error)),
+    };
+    // Its own place may be a mount as well.
+    let open = match openat2(&above, name, DIRECTORY, Mode::empty(), WITHIN) {
         Ok(open) => open,
         Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::XDEV) => return Err(mounted(root)),
         Err(error) => return Err(at(root, error)),
     };
     Removal { root: &open, path: root, taken_up: 0 }.empty()?;
@@ -182,6 +193,9 @@ mod tests {
         fs::write(pod.join("file"), "").unwrap();
         // Of the same file system: only the kernel tells that this is a mount.
         let mount = bound(&users, &pod.join("volumes/data"));
+        // Nor of what is a mount itself.
+        let error = remove_tree(&pod.join("volumes/data")).unwrap_err().to_string();
+        assert!(error.contains("volumes/data is a mount"), "{error}");
         // Also one that comes after its directory was looked at.
         let volumes = openat(CWD, pod.join("volumes"), DIRECTORY, Mode::empty()).unwrap();
         assert_eq!(enter(volumes.as_fd(), c"data").unwrap_err(), Errno::XDEV);

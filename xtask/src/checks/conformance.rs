@@ -1,4 +1,4 @@
-//! The tests that `docs/conformance.md` names are there.
+//! The tests that `docs/conformance.md` names are there, and what it says to hold has one.
 
 use crate::checks::SourceFile;
 
@@ -24,7 +24,19 @@ pub(crate) fn check(files: &[SourceFile]) -> Vec<String> {
             "{DOCUMENT} names {stem}.rs::{function}, which is not there: name the test that checks it now"
         )
     };
-    named.into_iter().filter(missing).map(complaint).collect()
+    let unshown = unshown(&document.text).map(|behaviour| {
+        format!("{DOCUMENT} says that this holds and names no test: {behaviour}; name one, or say `open`")
+    });
+    named.into_iter().filter(missing).map(complaint).chain(unshown).collect()
+}
+
+/// Rows `| behaviour | held | test |` without a test.
+fn unshown(document: &str) -> impl Iterator<Item = &str> {
+    document.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim);
+        let row = [cells.next()?, cells.next()?, cells.next()?];
+        (cells.next().is_none() && row[1] == "held" && !row[2].contains(".rs::")).then_some(row[0])
+    })
 }
 
 #[cfg(test)]
@@ -42,6 +54,10 @@ mod tests {
         let complaints = check(&[document, tests]);
         assert_eq!(complaints.len(), 1, "{complaints:?}");
         assert!(complaints[0].contains("a/b.rs::was,"), "{complaints:?}");
+        let document =
+            file(DOCUMENT, "| a | held | `a/b.rs::is` |\n| c | held | by hand |\n| d | open | |\n");
+        let complaints = check(&[document, file("a/b.rs", "fn is() {}")]);
+        assert!(complaints.len() == 1 && complaints[0].contains("no test: c;"), "{complaints:?}");
         assert_eq!(check(&[file(DOCUMENT, "nothing")]), ["docs/conformance.md names no test"]);
     }
 }

@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use super::eval::no_overload;
 use super::operators::length;
 use super::{Budget, CelError, Val};
-use crate::custom::duration_of;
 
 type Result<T> = std::result::Result<T, CelError>;
 
@@ -47,9 +46,9 @@ pub(super) fn convert<'v>(name: &str, value: &Val<'v>, budget: &mut Budget) -> R
         ("string", Val::Text(_)) => value.clone(),
         ("string", value) => Val::Text(text_of(value, budget)?.ok_or_else(wrong)?.into()),
         ("duration", Val::Duration(_)) | ("timestamp", Val::Time(_)) => value.clone(),
-        ("duration", Val::Text(text)) => {
-            Val::Duration(duration_of(text).ok_or_else(|| type_error("google.protobuf.Duration"))?)
-        }
+        ("duration", Val::Text(text)) => Val::Duration(
+            base::go_duration::parse(text).ok_or_else(|| type_error("google.protobuf.Duration"))?,
+        ),
         ("timestamp", Val::Text(text)) => {
             Val::Time(text.parse().map_err(|_| type_error("google.protobuf.Timestamp"))?)
         }

@@ -85,38 +85,44 @@ pub(crate) fn is_time(text: &str) -> bool {
     jiff::Timestamp::from_str(text).is_ok()
 }
 
-/// A duration as Go spells it (`1h30m`, `300ms`), in nanoseconds.
-pub fn duration(text: &str) -> Option<i64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0);
+/// A duration in nanoseconds: as Go spells it (`1h30m`, `300ms`), or in the longer words of definitions (`3 days`).
+/// Source: `kube-openapi/pkg/validation/strfmt/duration.go`.
+pub(crate) fn duration(text: &str) -> Option<i64> {
+    base::go_duration::parse(text).or_else(|| worded(text))
+}
+
+/// Any number of counts with a unit each, wherever they stand; of a word only its beginning is looked at.
+fn worded(text: &str) -> Option<i64> {
+    const SECOND: i64 = 1_000_000_000;
+    const UNITS: [(&[&str], &str, i64); 8] = [
+        (&["ns"], "nano", 1),
+        (&["us", "µs"], "micro", 1_000),
+        (&["ms"], "milli", 1_000_000),
+        (&["s"], "sec", SECOND),
+        (&["m"], "min", 60 * SECOND),
+        (&["h", "hr"], "hour", 3_600 * SECOND),
+        (&["d"], "day", 86_400 * SECOND),
+        (&["w", "wk"], "week", 604_800 * SECOND),
+    ];
+    let (mut total, mut rest) = (None, text);
+    while let Some(begin) = rest.find(|letter: char| letter.is_ascii_digit()) {
+        let (count, after) = split_at(&rest[begin..], |letter| letter.is_ascii_digit());
+        let (unit, after) =
+            split_at(after.trim_start(), |letter| letter.is_ascii_alphabetic() || letter == 'µ');
+        rest = after;
+        let unit = unit.to_lowercase();
+        let known =
+            |(short, long, _): &&(&[&str], &str, i64)| short.contains(&&*unit) || unit.starts_with(long);
+        if let Some((_, _, nanos)) = UNITS.iter().find(known) {
+            let part = count.parse::<i64>().ok()?.checked_mul(*nanos)?;
+            total = Some(total.unwrap_or(0_i64).checked_add(part)?);
+        }
     }
-    let mut total = 0.0_f64;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        rest = rest[end..].trim_start_matches(' ');
-        let end = rest.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(rest.len());
-        let unit = match rest[..end].trim_end() {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += number * unit;
-        rest = &rest[end..];
-    }
-    let total = sign * total;
-    (total.abs() < i64::MAX as f64).then_some(total.round() as i64)
+    total
+}
+
+fn split_at(text: &str, goes_on: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|letter| !goes_on(letter)).unwrap_or(text.len()))
 }
 
 fn is_scheme(text: &str) -> bool {
@@ -189,6 +195,8 @@ mod tests {
             assert!(!fits(format, bad), "{format} {bad}");
         }
         assert!(fits("anything", "x") && !is_known("anything") && is_known("date-time"));
-        assert_eq!(duration("1.5s"), Some(1_500_000_000));
+        let seconds = ["1.5s", "3 days", "1 d 2 hours", "2wk", "1 fortnight", "day"]
+            .map(|text| duration(text).map(|nanos| nanos / 100_000_000));
+        assert_eq!(seconds, [Some(15), Some(2_592_000), Some(936_000), Some(12_096_000), None, None]);
     }
 }

@@ -20,7 +20,6 @@ mod validate;
 pub use check::{check_rules, check_schema, check_structure, needs_structure};
 pub use columns::{PrinterColumn, cells, definitions};
 pub use expressions::Before;
-pub use formats::duration as go_duration;
 pub use formats::is_known as is_known_format;
 pub(crate) use formats::{duration as duration_of, fits as fits_format};
 pub use jsonpath::JsonPath;

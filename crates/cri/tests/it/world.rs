@@ -103,6 +103,7 @@ impl World {
             run_dir: path.join("run"),
             cgroup_root: place.cgroup.clone(),
             runtimes: Default::default(),
+            cdi_directories: vec![path.join("cdi")],
         };
         let engine = Engine::open(config, store.clone()).await.unwrap();
         let networks = Arc::new(Remembered::default());

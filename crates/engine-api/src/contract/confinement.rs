@@ -1,5 +1,9 @@
 //! What containers may not do, and what they are held to.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
 use super::{Subject, outcome};
 use crate::{
     ContainerSpec, Device, ExecSpec, Identity, Mount, MountPropagation, MountSource, Resources, Rlimit,
@@ -54,11 +58,16 @@ pub async fn only_the_default_devices_can_be_used(subject: Subject) {
     assert_eq!(log, "opened\n");
 }
 
+/// A device of this host that no container has by default.
+fn a_device() -> PathBuf {
+    let nodes = ["/dev/loop-control", "/dev/fuse", "/dev/net/tun", "/dev/kmsg"];
+    nodes.into_iter().map(PathBuf::from).find(|node| node.exists()).unwrap()
+}
+
 pub async fn a_device_that_is_given_can_be_used(subject: Subject) {
     let sandbox = subject.sandbox().await;
-    let hosts = ["/dev/loop-control", "/dev/fuse", "/dev/net/tun", "/dev/kmsg"];
-    let host = hosts.into_iter().map(std::path::PathBuf::from).find(|node| node.exists()).unwrap();
-    let given = |host: &std::path::Path, path: &str, access: &str| Device {
+    let host = a_device();
+    let given = |host: &Path, path: &str, access: &str| Device {
         host: host.to_owned(),
         path: path.into(),
         access: access.to_owned(),
@@ -67,11 +76,55 @@ pub async fn a_device_that_is_given_can_be_used(subject: Subject) {
     let script = "exec 3< /dev/given && exec 4< /srv/given && echo opened; exec 5> /dev/given";
     let (_, log) = subject.run(ContainerSpec { devices, ..subject.script(&sandbox, script) }).await;
     assert!(log.starts_with("opened\n") && log.contains("not permitted"), "{log}");
-    let devices = vec![given(std::path::Path::new("/dev/null/none"), "/dev/given", "r")];
+    let devices = vec![given(Path::new("/dev/null/none"), "/dev/given", "r")];
     let spec = ContainerSpec { devices, ..subject.script(&sandbox, "true") };
     let id = subject.runtime.create_container(spec).await.unwrap().spec.id;
     let error = subject.runtime.start_container(&id).await.unwrap_err().to_string();
     assert!(error.contains("device /dev/null/none"), "{error}");
+}
+
+pub async fn devices_that_are_mounted_are_the_hosts(subject: Subject) {
+    let sandbox = subject.sandbox().await;
+    let listed = || {
+        let names = std::fs::read_dir("/dev").unwrap().map(|entry| entry.unwrap().file_name());
+        // Those come and go with others' tests.
+        names.filter(|name| !name.to_string_lossy().starts_with("loop")).collect::<BTreeSet<_>>()
+    };
+    let before = listed();
+    let privileged = Security { privileged: true, ..Security::default() };
+    let bind = |path: &Path| Mount {
+        source: MountSource::Bind(path.to_owned()),
+        target: path.to_owned(),
+        read_only: false,
+        recursive_read_only: false,
+        propagation: MountPropagation::HostToContainer,
+    };
+    // All of them, as drivers of volumes want it: with the sandbox's own memory to share, not the host's.
+    let script = "ls -a /dev; echo x > /dev/shm/own && echo written; : > /dev/null && echo nothing";
+    let spec = ContainerSpec {
+        security: privileged.clone(),
+        mounts: vec![bind(Path::new("/dev"))],
+        ..subject.script(&sandbox, script)
+    };
+    let (_, log) = subject.run(spec).await;
+    assert!(log.ends_with("written\nnothing\n"), "{log}");
+    let seen: BTreeSet<_> = log.lines().map(OsString::from).collect();
+    assert!(before.iter().all(|name| seen.contains(name)), "{log}");
+    assert_eq!(before, listed());
+    assert!(!Path::new("/dev/shm/own").exists());
+    // And one of them, beside all that a privileged container has.
+    let node = a_device();
+    let script = &format!("test -c {} && echo there", node.display());
+    let spec = ContainerSpec {
+        security: privileged.clone(),
+        mounts: vec![bind(&node)],
+        ..subject.script(&sandbox, script)
+    };
+    assert_eq!(subject.run(spec).await.1, "there\n");
+    let given = Device { host: node.clone(), path: node.clone(), access: "r".to_owned() };
+    let spec =
+        ContainerSpec { security: privileged, devices: vec![given], ..subject.script(&sandbox, script) };
+    assert_eq!(subject.run(spec).await.1, "there\n");
 }
 
 pub async fn who_a_container_runs_as_is_told(subject: Subject) {
@@ -117,6 +170,33 @@ pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
     let spec = ContainerSpec { resources, ..subject.script(&sandbox, hungry) };
     let (exit, _) = subject.run(spec).await;
     assert!(exit.oom_killed, "{exit:?}");
+}
+
+pub async fn cpus_are_those_that_were_given_also_while_a_container_runs(subject: Subject) {
+    if std::thread::available_parallelism().is_ok_and(|count| count.get() < 2) {
+        return;
+    }
+    let sandbox = subject.sandbox().await;
+    let read = "cat /sys/fs/cgroup/cpuset/cpuset.cpus /sys/fs/cgroup/cpuset.cpus 2>/dev/null; \
+                grep Cpus_allowed_list /proc/self/status; echo all";
+    let resources =
+        Resources { cpuset_cpus: Some("1".to_owned()), cpu_shares: Some(512), ..Resources::default() };
+    let spec = ContainerSpec { resources, ..subject.script(&sandbox, &format!("{read}; sleep 1000")) };
+    let (running, told) = subject.start_until(spec, "all\n").await;
+    // A host without the controller says so in a warning, and lets it run.
+    let has_controller = told.starts_with('1');
+    for cpus in ["0", "0-1"] {
+        // What is not said stays.
+        let more = Resources { cpuset_cpus: Some(cpus.to_owned()), ..Resources::default() };
+        subject.runtime.update_resources(&running.spec.id, more).await.unwrap();
+        let has = subject.runtime.container(&running.spec.id).await.unwrap().spec.resources;
+        assert_eq!((has.cpuset_cpus.as_deref(), has.cpu_shares), (Some(cpus), Some(512)));
+        let exec =
+            ExecSpec { command: ["sh", "-c", read].map(str::to_owned).to_vec(), ..ExecSpec::default() };
+        let (_, told, _) = outcome(subject.runtime.exec(&running.spec.id, exec).await.unwrap()).await;
+        let wanted = format!("{cpus}\nCpus_allowed_list:\t{cpus}\nall\n");
+        assert!(!has_controller || told == wanted, "{told}");
+    }
 }
 
 pub async fn limits_of_a_group_hold_for_all_that_is_in_it(subject: Subject) {

@@ -113,6 +113,7 @@ pub(crate) async fn open_at(dir: &Path, cgroup: &str, image: &str) -> Bench {
         run_dir: dir.join("run"),
         cgroup_root: cgroup.to_owned(),
         runtimes: [(RUNC.to_owned(), PathBuf::from("/usr/sbin/runc"))].into(),
+        cdi_directories: vec![dir.join("cdi")],
     };
     Bench { engine: Engine::open(config, store.clone()).await.unwrap(), store, image: image.to_owned() }
 }

@@ -193,3 +193,33 @@ async fn no_two_sandboxes_have_ids_in_common() {
     drop(bench);
     assert_eq!(place.leftovers(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_a_volume_for_users_of_its_own_too() {
+    let place = Place::new();
+    let bench = place.open().await;
+    let subject = bench.subject();
+    let (whole, part) = (place.path().join("image"), place.path().join("part"));
+    for path in [&whole, &part] {
+        std::fs::create_dir(path).unwrap();
+    }
+    subject.images.mount_read_only("pod", place.image(), &whole).await.unwrap();
+    sys::mount::bind(&whole.join("etc"), &part).unwrap();
+    for handler in ["", RUNC] {
+        let sandbox = sandbox(&bench, handler, false).await;
+        let script =
+            "stat -c '%u %g' /volume/bin/busybox; touch /volume/x 2>&1; /volume/bin/busybox true 2>&1";
+        let (exit, log) = subject.run(mounted(subject.script(&sandbox, script), &whole, false)).await;
+        assert_eq!(exit.code, 126, "{handler}: {log}");
+        assert!(log.starts_with("0 0\n") && log.contains("Read-only file system"), "{handler}: {log}");
+        let (_, log) =
+            subject.run(mounted(subject.script(&sandbox, "ls -n /volume/passwd"), &part, false)).await;
+        assert!(log.contains(" 0        0 ") || log.contains(" 0 0 "), "{handler}: {log}");
+    }
+    for path in [&part, &whole] {
+        sys::mount::unmount(path).unwrap();
+    }
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}

@@ -39,7 +39,11 @@ pub(crate) type Workers = Arc<Mutex<HashMap<String, Arc<Mailbox>>>>;
 
 /// The pods that the node has, by uid, with what they ask for.
 #[derive(Debug, Default)]
-struct Taken(HashMap<String, Place>);
+struct Taken {
+    places: HashMap<String, Place>,
+    /// Guaranteed pods may have CPUs for themselves, which cannot become more or fewer.
+    fixed_cpus: bool,
+}
 
 #[derive(Debug)]
 struct Place {
@@ -53,14 +57,18 @@ struct Place {
 }
 
 impl Taken {
+    fn of(deps: &Deps) -> Self {
+        Self { places: HashMap::new(), fixed_cpus: deps.cpus.are_given() }
+    }
+
     fn put(&mut self, uid: &str, asked: Asked, granted: Allocation) {
-        self.0.insert(uid.to_owned(), Place { asked, granted, wish: None, leaving: false });
+        self.places.insert(uid.to_owned(), Place { asked, granted, wish: None, leaving: false });
     }
 
     /// The pods that count beside one.
     fn others<'a>(&'a self, uid: &str, lives: impl Fn(&str) -> bool) -> Vec<(&'a str, &'a Asked)> {
         let mut others: Vec<(&str, &Asked)> = self
-            .0
+            .places
             .iter()
             .filter(|(other, place)| *other != uid && !place.leaving && lives(other))
             .map(|(other, place)| (other.as_str(), &place.asked))
@@ -81,7 +89,7 @@ impl Taken {
         let verdict = decide(asked, &self.others(uid, lives), machine);
         if let Verdict::Preempt(victims) = &verdict {
             for victim in victims {
-                self.0.entry(victim.clone()).and_modify(|place| place.leaving = true);
+                self.places.entry(victim.clone()).and_modify(|place| place.leaving = true);
             }
         }
         if matches!(verdict, Verdict::Admitted | Verdict::Preempt(_)) {
@@ -114,14 +122,15 @@ pub(crate) struct Arrival {
 
 impl Door {
     pub(crate) fn new(deps: Arc<Deps>, workers: Workers) -> Self {
-        Self { deps, workers, taken: Mutex::default() }
+        let taken = Mutex::new(Taken::of(&deps));
+        Self { deps, workers, taken }
     }
 
     /// Begins anew: pods that an earlier run of the agent has taken have their places, in whatever order they are told of.
     pub(crate) async fn begin(&self) {
         let deps = self.deps.clone();
         let taken = blocking(move || {
-            let mut taken = Taken::default();
+            let mut taken = Taken::of(&deps);
             for object in deps.caches.pods.list() {
                 let Ok(pod) = PodView::decode(&object) else { continue };
                 if pod.is_terminal() {
@@ -136,14 +145,14 @@ impl Door {
             }
             taken
         });
-        *self.taken.lock() = taken.await.unwrap_or_default();
+        *self.taken.lock() = taken.await.unwrap_or_else(|_| Taken::of(&self.deps));
     }
 
     /// A pod comes: decided in the order in which pods are told of. One that is over, or about to be, asks for nothing.
     pub(crate) fn arrives(&self, object: &Object, pod: &PodView) -> Arrival {
         let uid = pod.uid().to_owned();
         let is_in =
-            pod.is_terminal() || pod.metadata.is_terminating() || self.taken.lock().0.contains_key(&uid);
+            pod.is_terminal() || pod.metadata.is_terminating() || self.taken.lock().places.contains_key(&uid);
         let decided = |verdict| Arrival {
             uid: uid.clone(),
             asked: Asked::default(),
@@ -152,6 +161,9 @@ impl Door {
         };
         if is_in {
             return decided(Verdict::Admitted);
+        }
+        if let Some(refusal) = self.deps.shutdown.refusal() {
+            return decided(Verdict::Refused(refusal));
         }
         if let Err(message) = sysctls(&pod.spec) {
             return decided(Verdict::Refused(Refusal::new("SysctlForbidden", message)));
@@ -201,7 +213,7 @@ impl Door {
 
     /// A pod's place is free.
     pub(crate) fn leaves(&self, uid: &str) {
-        self.taken.lock().0.remove(uid);
+        self.taken.lock().places.remove(uid);
         self.freed();
     }
 
@@ -291,7 +303,7 @@ pub(crate) mod tests {
         assert!(fits(&mut taken, "a", &all), "its own place");
         assert!(!fits(&mut taken, "c", &all));
         assert!(fits(&mut taken, "c", &|uid| uid != "a"), "one is over, and not yet away");
-        taken.0.remove("a");
+        taken.places.remove("a");
         assert!(!fits(&mut taken, "d", &all));
         let critical = Asked { critical: true, ..half("critical") };
         let victims = Verdict::Preempt(vec!["b".to_owned()]);

@@ -9,7 +9,7 @@ use super::asked::{Asked, Machine};
 use super::decide::resize_refusal;
 use super::{Door, Taken};
 use crate::pod::PodView;
-use crate::resize::{Allocation, Answer, Resized};
+use crate::resize::{Allocation, Answer, INFEASIBLE, Resized};
 
 /// What a pod wants to have.
 #[derive(Debug, Clone)]
@@ -41,8 +41,8 @@ impl Taken {
         machine: &Machine,
         lives: impl Fn(&str) -> bool,
     ) -> Option<Resized> {
-        let number = self.0.values().filter_map(|place| Some(place.wish.as_ref()?.number)).max();
-        let place = self.0.get_mut(uid)?;
+        let number = self.places.values().filter_map(|place| Some(place.wish.as_ref()?.number)).max();
+        let place = self.places.get_mut(uid)?;
         if place.granted == wanted {
             place.wish = None;
             return Some(Resized { generation, answer: Answer::Settled });
@@ -54,23 +54,36 @@ impl Taken {
 
     /// Decides about a pod's wish.
     fn answer(&mut self, uid: &str, machine: &Machine, lives: impl Fn(&str) -> bool) -> Option<Resized> {
-        let wish = self.0.get(uid)?.wish.clone()?;
-        let refusal = resize_refusal(&wish.asked, &self.others(uid, lives), machine);
+        let wish = self.places.get(uid)?.wish.clone()?;
+        let refusal = self
+            .of_own_cpus(uid, &wish)
+            .or_else(|| resize_refusal(&wish.asked, &self.others(uid, lives), machine));
         let generation = wish.generation;
         if let Some((reason, message)) = refusal {
             return Some(Resized { generation, answer: Answer::Pending(reason, message, wish.wanted) });
         }
-        let place = self.0.get_mut(uid)?;
+        let place = self.places.get_mut(uid)?;
         place.wish = None;
         place.asked = wish.asked;
         place.granted.clone_from(&wish.wanted);
         Some(Resized { generation, answer: Answer::Granted(wish.wanted) })
     }
 
+    /// Why a pod that may have CPUs for itself cannot have more or fewer. Source: `canResizePod`,
+    /// `guaranteedPodResourceResizeRequired`.
+    fn of_own_cpus(&self, uid: &str, wish: &Wish) -> Option<(&'static str, String)> {
+        let place = self.places.get(uid)?;
+        let fixed = self.fixed_cpus && wish.asked.qos == "Guaranteed";
+        (fixed && place.granted.other_cpus(&wish.wanted)).then(|| {
+            let why = "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy";
+            (INFEASIBLE, why.to_owned())
+        })
+    }
+
     /// Who has a wish, those that come first before others.
     fn wishing(&self) -> Vec<String> {
         let mut wishing: Vec<_> = self
-            .0
+            .places
             .iter()
             .filter_map(|(uid, place)| Some((place.wish.as_ref()?.rank(&place.asked), uid)))
             .collect();
@@ -128,7 +141,7 @@ mod tests {
     use super::*;
     use crate::admission::tests::{asked, machine};
     use crate::pod::tests::pod;
-    use crate::resize::{DEFERRED, INFEASIBLE};
+    use crate::resize::DEFERRED;
 
     fn sized(cpu: &str, priority: i32) -> Value {
         let resources = json!({ "requests": { "cpu": cpu } });
@@ -137,6 +150,28 @@ mod tests {
 
     fn of(cpu: &str, priority: i32) -> (Asked, Allocation) {
         (asked("p", sized(cpu, priority)), Allocation::of(&pod(sized(cpu, priority))))
+    }
+
+    #[test]
+    fn whoever_may_have_cpus_for_itself_keeps_as_many() {
+        let node =
+            machine(json!({ "status": { "allocatable": { "cpu": "4", "memory": "1Gi", "pods": "10" } } }));
+        let of = |cpu: &str, memory: &str| {
+            let resources = json!({ "limits": { "cpu": cpu, "memory": memory } });
+            let spec = json!({ "containers": [{ "name": "c", "image": "x", "resources": resources }] });
+            (asked("p", spec.clone()), Allocation::of(&pod(spec)))
+        };
+        let answer = |fixed_cpus: bool, cpu: &str, memory: &str| {
+            let mut taken = Taken { fixed_cpus, ..Taken::default() };
+            let (asked, granted) = of("1", "1Mi");
+            taken.put("a", asked, granted);
+            taken.wish("a", of(cpu, memory), 2, &node, |_| true).unwrap().answer
+        };
+        let told = "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy";
+        let refused = Answer::Pending(INFEASIBLE, told.to_owned(), of("2", "1Mi").1);
+        assert_eq!(answer(true, "2", "1Mi"), refused);
+        assert!(matches!(answer(true, "1", "2Mi"), Answer::Granted(_)));
+        assert!(matches!(answer(false, "2", "1Mi"), Answer::Granted(_)));
     }
 
     #[test]
@@ -161,9 +196,9 @@ mod tests {
         assert_eq!(told(taken.wish("c", of("2", 5), 2, &node, all)), DEFERRED);
         assert_eq!(told(taken.wish("d", of("2", 5), 2, &node, all)), "", "who is not here has no wishes");
         // What is only wished for takes no room from others.
-        assert_eq!(taken.0["b"].asked.request("cpu"), 1000);
+        assert_eq!(taken.places["b"].asked.request("cpu"), 1000);
         assert_eq!(taken.wishing(), ["c", "b"]);
-        taken.0.remove("a");
+        taken.places.remove("a");
         assert_eq!(told(taken.answer("c", &node, all)), "Granted");
         assert_eq!(told(taken.answer("b", &node, all)), DEFERRED);
         assert_eq!(

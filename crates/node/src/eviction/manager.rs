@@ -16,7 +16,7 @@ use super::observe::{Observations, observe};
 use super::rank::{ContainerUse, PodUse, message, rank, resource};
 use super::state::{Look, is_met};
 use super::storage::{excess, is_limited};
-use super::{Signal, State, Threshold, Verdict};
+use super::{EVICTED, Signal, State, Threshold, Verdict};
 use crate::admission::Workers;
 use crate::deps::{Deps, blocking};
 use crate::images;
@@ -138,7 +138,8 @@ impl Manager {
             let stored = self.stored(&active, now).await;
             let used = used(deps, &active, &stored).await;
             if let Some(message) = excess(&active.pod.spec, &used, &stored.volumes) {
-                let verdict = Verdict { message, grace_seconds: AT_ONCE_SECONDS, disrupts: false };
+                let verdict =
+                    Verdict { reason: EVICTED, message, grace_seconds: AT_ONCE_SECONDS, disrupts: false };
                 if self.tell(deps, &active, verdict, "ephemeral-storage.limit") {
                     told.push(active.mailbox);
                 }
@@ -181,7 +182,8 @@ impl Manager {
                 pod.pod.spec_grace_seconds().min(deps.config.eviction.grace_seconds_max).max(AT_ONCE_SECONDS)
             }
         };
-        let verdict = Verdict { message: message(threshold, seen, first), grace_seconds, disrupts: true };
+        let message = message(threshold, seen, first);
+        let verdict = Verdict { reason: EVICTED, message, grace_seconds, disrupts: true };
         self.tell(deps, pod, verdict, threshold.signal.name());
         end_of(deps, std::slice::from_ref(&pod.mailbox)).await;
     }

@@ -20,6 +20,8 @@ pub(crate) const EVICTED: &str = "Evicted";
 /// Why and how a pod has to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
+    /// `status.reason`.
+    pub(crate) reason: &'static str,
     pub(crate) message: String,
     /// How long it has to end, in seconds.
     pub(crate) grace_seconds: i64,

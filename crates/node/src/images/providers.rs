@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engine_api::RegistryAuth;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -479,9 +479,7 @@ fn is_place(place: &str) -> bool {
 
 /// As Go writes it: `12h0m0s`, `0s`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok();
-    parsed
-        .and_then(|duration| Duration::try_from(duration).ok())
+    base::go_duration::parse_unsigned(text)
         .ok_or_else(|| format!("{text:?} is no duration of at least 0: use 12h, 30m or the like"))
 }
 

@@ -2,8 +2,6 @@
 //! Sources: `pkg/kubelet/images/{types,image_manager}.go`, `k8s.io/cri-api/pkg/errors`. `SignatureValidationFailed` is never
 //! given: no signatures are looked at.
 
-use std::time::Duration;
-
 use engine_api::{EngineError, ErrorKind};
 
 /// Why there is no image.
@@ -50,27 +48,6 @@ pub(super) fn not_pulled(image: &str, error: &EngineError) -> Missing {
     Missing { reason, message, retry: true }
 }
 
-/// As Go writes a duration that was cut to milliseconds: `1.5s`, `20ms`, `1m0.2s`.
-pub(super) fn duration(of: Duration) -> String {
-    let millis = of.as_millis();
-    if millis == 0 {
-        return "0s".to_owned();
-    }
-    if millis < 1000 {
-        return format!("{millis}ms");
-    }
-    let (minutes, rest) = (millis / 60_000, millis % 60_000);
-    let fraction = format!("{:03}", rest % 1000);
-    let fraction = fraction.trim_end_matches('0');
-    let point = if fraction.is_empty() { "" } else { "." };
-    let seconds = format!("{}{point}{fraction}s", rest / 1000);
-    match (minutes / 60, minutes % 60) {
-        (0, 0) => seconds,
-        (0, minutes) => format!("{minutes}m{seconds}"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,12 +63,5 @@ mod tests {
         for kind in [ErrorKind::Invalid, ErrorKind::Denied, ErrorKind::NotFound, ErrorKind::Unreachable] {
             assert_eq!((of(kind).reason, of(kind).retry), ("ErrImagePull", true));
         }
-    }
-
-    #[test]
-    fn durations_are_those_of_go() {
-        let shown = |millis| duration(Duration::from_millis(millis));
-        let wanted = ["0s", "20ms", "1s", "1.5s", "1m0.02s", "1h0m1s"];
-        assert_eq!([0, 20, 1000, 1500, 60_020, 3_601_000].map(shown), wanted);
     }
 }

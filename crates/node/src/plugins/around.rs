@@ -132,6 +132,10 @@ impl Around for Deps {
         Ok(())
     }
 
+    fn not_grown(&self, pod: &PodView, message: String) {
+        self.event(pod, None, EventType::Warning, "FileSystemResizeFailed", message);
+    }
+
     fn not_in_use(&self, name: &str) {
         self.plugins.in_use.remove(name);
     }

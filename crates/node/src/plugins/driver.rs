@@ -10,7 +10,8 @@ use protos::csi::v1::node_client::NodeClient;
 use protos::csi::v1::node_service_capability::{Type, rpc};
 use protos::csi::v1::{
     NodeExpandVolumeRequest, NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse,
-    NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
+    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodeStageVolumeRequest,
+    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
 };
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
@@ -36,6 +37,10 @@ pub(crate) struct Capabilities {
     pub(crate) single_node_multi_writer: bool,
     /// It gives volumes to a group by itself.
     pub(crate) mount_group: bool,
+    /// It tells what is in a volume.
+    pub(crate) volume_stats: bool,
+    /// And how the volume is.
+    pub(crate) volume_condition: bool,
 }
 
 /// A version of CSI that a driver speaks.
@@ -170,7 +175,9 @@ impl Driver {
                 rpc::Type::ExpandVolume => found.expand = true,
                 rpc::Type::SingleNodeMultiWriter => found.single_node_multi_writer = true,
                 rpc::Type::VolumeMountGroup => found.mount_group = true,
-                rpc::Type::Unknown | rpc::Type::GetVolumeStats | rpc::Type::VolumeCondition => {}
+                rpc::Type::GetVolumeStats => found.volume_stats = true,
+                rpc::Type::VolumeCondition => found.volume_condition = true,
+                rpc::Type::Unknown => {}
             }
         }
         Ok(found)
@@ -192,6 +199,20 @@ impl Driver {
 
     pub(crate) async fn expand(&self, request: NodeExpandVolumeRequest) -> Result<(), String> {
         ask(self.limit, self.client.clone().node_expand_volume(request)).await.map(drop)
+    }
+
+    /// What is in a volume that is published at `path`.
+    pub(crate) async fn volume_stats(
+        &self,
+        handle: &str,
+        path: &str,
+    ) -> Result<NodeGetVolumeStatsResponse, String> {
+        let request = NodeGetVolumeStatsRequest {
+            volume_id: handle.to_owned(),
+            volume_path: path.to_owned(),
+            staging_target_path: String::new(),
+        };
+        ask(self.limit, self.client.clone().node_get_volume_stats(request)).await
     }
 
     pub(crate) async fn unpublish(&self, handle: &str, target: &Path) -> Result<(), String> {

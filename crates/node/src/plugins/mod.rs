@@ -5,8 +5,10 @@
 mod around;
 pub(crate) mod csi_node;
 pub(crate) mod devices;
+pub(crate) mod dra;
 pub(crate) mod driver;
 pub(crate) mod in_use;
+pub(crate) mod pod_resources;
 pub(crate) mod registration;
 mod socket;
 pub(crate) mod sweep;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use devices::Devices;
+use dra::Claims;
 use driver::{Driver, NodeInfo};
 use in_use::InUse;
 
@@ -33,6 +36,8 @@ pub(crate) struct Plugins {
     pub(crate) in_use: InUse,
     /// Devices that plugins have for containers.
     pub(crate) devices: Devices,
+    /// Devices that claims stand for, with their drivers.
+    pub(crate) claims: Claims,
     /// Held by who writes the node's objects for a driver.
     objects: tokio::sync::Mutex<()>,
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{self, Driver};
 use super::socket::{ask, channel};
-use super::{csi_node, sweep};
+use super::{csi_node, dra, sweep};
 use crate::admission::Workers;
 use crate::deps::{Deps, blocking};
 use crate::root::REGISTRY;
@@ -183,14 +183,14 @@ async fn look(
 /// Looks after the plugin at a socket until the socket is gone.
 async fn attend(deps: Arc<Deps>, workers: Workers, socket: PathBuf, gone: CancellationToken) {
     let mut failures = 0;
-    let name = loop {
+    let taken = loop {
         let done = tokio::select! {
             done = register(&deps, &socket) => done,
             // It may have been taken in, and not been told yet.
             () = gone.cancelled() => return left(&deps, &socket).await,
         };
         match done {
-            Ok(name) => break name,
+            Ok(taken) => break taken,
             Err(error) => {
                 tracing::warn!(socket = %socket.display(), error, "a plugin is not registered, trying again");
                 failures += 1;
@@ -202,26 +202,46 @@ async fn attend(deps: Arc<Deps>, workers: Workers, socket: PathBuf, gone: Cancel
             () = gone.cancelled() => return,
         }
     };
-    tracing::info!(driver = name, socket = %socket.display(), "a driver of volumes has registered");
-    for mailbox in workers.lock().values() {
-        mailbox.volumes_may_be_had();
+    match taken {
+        Taken::Volumes(name) => {
+            tracing::info!(driver = name, socket = %socket.display(), "a driver of volumes has registered");
+            for mailbox in workers.lock().values() {
+                mailbox.volumes_may_be_had();
+            }
+            tokio::select! {
+                () = sweep::after(&deps, &name) => gone.cancelled().await,
+                () = gone.cancelled() => {}
+            }
+            left(&deps, &socket).await;
+        }
+        Taken::Devices(driver) => {
+            let name = driver.name().to_owned();
+            tracing::info!(driver = name, socket = %socket.display(), "a driver of devices has registered");
+            dra::attend(&deps, &workers, driver, &gone).await;
+            left(&deps, &socket).await;
+            dra::left(&deps, &name).await;
+        }
     }
-    tokio::select! {
-        () = sweep::after(&deps, &name) => gone.cancelled().await,
-        () = gone.cancelled() => {}
-    }
-    left(&deps, &socket).await;
 }
 
 /// Forgets whoever has registered at a socket that is gone.
 async fn left(deps: &Deps, socket: &Path) {
+    deps.plugins.claims.left(socket);
     for name in deps.plugins.at(socket) {
         forget(deps, &name, socket).await;
     }
 }
 
-/// Asks who is there and takes it in; says what came of it. Answers its name.
-async fn register(deps: &Deps, socket: &Path) -> Result<String, String> {
+/// Who was taken in.
+enum Taken {
+    /// A driver of volumes, by its name.
+    Volumes(String),
+    /// A driver of devices.
+    Devices(Arc<dra::Driver>),
+}
+
+/// Asks who is there and takes it in; says what came of it.
+async fn register(deps: &Deps, socket: &Path) -> Result<Taken, String> {
     let mut client = RegistrationClient::new(channel(socket)).max_decoding_message_size(INFO_MAX);
     let info = ask(QUESTION_MAX, client.get_info(InfoRequest {})).await;
     let info = info.map_err(|error| format!("failed to get plugin info: {error}"))?;
@@ -231,18 +251,25 @@ async fn register(deps: &Deps, socket: &Path) -> Result<String, String> {
         error: done.as_ref().err().cloned().unwrap_or_default(),
     };
     let told = ask(QUESTION_MAX, client.notify_registration_status(status)).await;
-    if let (Ok(()), Err(error)) = (&done, told) {
-        forget(deps, &info.name, socket).await;
+    if let (Ok(_), Err(error)) = (&done, told) {
+        left(deps, socket).await;
         return Err(format!("failed to send registration status: {error}"));
     }
-    done.map(|()| info.name)
+    done
 }
 
-async fn take_in(deps: &Deps, socket: &Path, info: &PluginInfo) -> Result<(), String> {
-    if info.r#type != "CSIPlugin" {
-        let kind: String = info.r#type.chars().take(64).collect();
-        return Err(format!("no handler registered for plugin type: {kind} at socket {}", socket.display()));
+async fn take_in(deps: &Deps, socket: &Path, info: &PluginInfo) -> Result<Taken, String> {
+    match info.r#type.as_str() {
+        "CSIPlugin" => take_in_volumes(deps, socket, info).await.map(|()| Taken::Volumes(info.name.clone())),
+        "DRAPlugin" => dra::register(deps, socket, info).map(Taken::Devices),
+        kind => {
+            let kind: String = kind.chars().take(64).collect();
+            Err(format!("no handler registered for plugin type: {kind} at socket {}", socket.display()))
+        }
     }
+}
+
+async fn take_in_volumes(deps: &Deps, socket: &Path, info: &PluginInfo) -> Result<(), String> {
     driver::check_name(&info.name)?;
     let version = driver::version(&info.name, &info.supported_versions)?;
     let endpoint = if info.endpoint.is_empty() { socket.to_owned() } else { PathBuf::from(&info.endpoint) };

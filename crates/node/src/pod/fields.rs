@@ -16,7 +16,7 @@ use super::resources::{limit, request};
 pub(crate) struct FieldContext {
     pub(crate) pod_addresses: Vec<IpAddr>,
     pub(crate) host_addresses: Vec<IpAddr>,
-    /// Limits that are not set default to what the node has.
+    /// Limits that are not set default to what the node has for pods. Source: `defaultPodLimitsForDownwardAPI`.
     pub(crate) node_milli_cpu: i64,
     pub(crate) node_memory_bytes: i64,
     pub(crate) node_disk_bytes: i64,

@@ -494,7 +494,7 @@ fn crash_loop(snapshot: &Snapshot<'_>, record: &ContainerRecord, plan: &mut Plan
     plan.wake(at);
     let message = format!(
         "back-off {} restarting failed container={} pod={}",
-        spell(delay),
+        base::go_duration::show(delay),
         record.name,
         snapshot.pod.described()
     );
@@ -514,12 +514,6 @@ fn ran_long(record: &ContainerRecord) -> bool {
         }
         _ => false,
     }
-}
-
-/// A duration in Go's spelling: `10s`, `2m40s`, `5m0s`.
-fn spell(duration: Duration) -> String {
-    let (minutes, seconds) = (duration.as_secs() / 60, duration.as_secs() % 60);
-    if minutes == 0 { format!("{seconds}s") } else { format!("{minutes}m{seconds}s") }
 }
 
 fn kill_reason(

@@ -53,6 +53,11 @@ fn of_whole(spec: &PodSpec) -> Option<&ResourceRequirements> {
     spec.resources.as_ref().filter(|whole| counts(&whole.limits) || counts(&whole.requests))
 }
 
+/// Whether a pod has amounts as a whole.
+pub(crate) fn has_whole_amounts(spec: &PodSpec) -> bool {
+    of_whole(spec).is_some()
+}
+
 /// The limit that holds for a container: its own, or else the one of its pod. Source: `getCPULimit`, `getMemoryLimit` in
 /// `pkg/kubelet/kuberuntime`.
 fn limit_within<'a>(spec: &'a PodSpec, container: &'a Container, name: &str) -> Option<&'a Quantity> {

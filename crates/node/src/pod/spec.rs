@@ -10,8 +10,9 @@ use super::PodView;
 use super::env::expand;
 use super::hash::container_hash;
 use super::record::label;
-use super::resources::{container_resources, pod_group, pod_resources, qos_class};
+use super::resources::{pod_group, qos_class};
 use super::security::{check_isolation, security, sysctls, user};
+use crate::cpus::limits::{container_resources, pod_resources};
 use crate::hooks::kept;
 
 /// Upstream's limits of termination messages name this path where the container does not.
@@ -73,7 +74,7 @@ pub(crate) fn sandbox_spec(
         sysctls: sysctls(&pod.spec)?.into_iter().collect(),
         cgroup_parent: pod_group(qos_class(&pod.spec), pod.uid()),
         resources: Resources::default(),
-        parent_resources: Some(pod_resources(&pod.spec, facts.pod_pids_limit)),
+        parent_resources: Some(pod_resources(pod, facts.pod_pids_limit)),
         log_directory: log_directory(&facts.log_root, &pod.metadata.namespace, &pod.metadata.name, pod.uid()),
         runtime_handler,
         own_users: pod.spec.host_users == Some(false),
@@ -94,6 +95,8 @@ pub(crate) struct Run<'a> {
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) devices: Vec<Device>,
+    /// Names of devices that the runtime knows more of (CDI).
+    pub(crate) cdi_devices: Vec<String>,
     /// Host path of the termination message file.
     pub(crate) message_file: PathBuf,
     /// The pod's address.
@@ -133,7 +136,8 @@ pub(crate) fn container_spec(run: Run<'_>, facts: &NodeFacts) -> Result<Containe
         user: user(&pod.spec, container),
         mounts: run.mounts,
         devices: run.devices,
-        resources: container_resources(&pod.spec, container, facts.memory_bytes),
+        cdi_devices: run.cdi_devices,
+        resources: container_resources(pod, container, facts.memory_bytes),
         rlimits: Vec::new(),
         security: security(&pod.spec, container, &facts.seccomp_profiles)?,
         terminal: container.tty.unwrap_or(false),
@@ -242,6 +246,7 @@ mod tests {
             env: vec!["A=1=2".to_owned()],
             mounts: Vec::new(),
             devices: Vec::new(),
+            cdi_devices: Vec::new(),
             message_file: "/m".into(),
             address: None,
             pid_of: None,

@@ -20,7 +20,8 @@ use super::restart::{ended_for_anew, epoch};
 use super::view::{init_kind, reported};
 use super::{ContainerKind, ContainerRecord, PodView};
 use crate::admission::preemption::PREEMPTING;
-use crate::pod::resources::{container_resources, qos_class};
+use crate::cpus::limits::container_resources;
+use crate::pod::resources::qos_class;
 use crate::resize::{IN_PROGRESS, PENDING, Progress, Told, shown};
 
 type Amounts = BTreeMap<String, Quantity>;
@@ -68,6 +69,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) recursive_read_only: bool,
     /// Every container has ended for good.
     pub(crate) ended: bool,
+    /// Drivers have devices prepared for it.
+    pub(crate) holds_claims: bool,
     /// `reason` and `message` of a pod that the node itself fails.
     pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) node_memory_bytes: i64,
@@ -99,7 +102,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
                 Some(_) => "Failed",
                 None => phase(input.pod, &init, &apps, input.ended, &due),
             };
-            if is_end(phase) && input.containers.iter().any(ContainerRecord::is_running) {
+            let uses = input.holds_claims || input.containers.iter().any(ContainerRecord::is_running);
+            if is_end(phase) && uses {
                 (if before == Some("Pending") { "Pending" } else { "Running" }, None)
             } else {
                 (phase, failure)
@@ -132,8 +136,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     status
 }
 
-/// Whether a phase is the end of a pod. Nobody hears of it as long as a container runs, be it a sidecar: who waits for
-/// the end takes what the pod has for free. Source: `mergePodStatus` in `pkg/kubelet/status`.
+/// Whether a phase is the end of a pod. Nobody hears of it as long as a container runs, be it a sidecar, or devices are
+/// prepared for it: who waits for the end takes what the pod has for free. Source: `mergePodStatus` in `pkg/kubelet/status`.
 fn is_end(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
 }
@@ -214,7 +218,7 @@ fn had(
     container: &Container,
     record: Option<&ContainerRecord>,
 ) -> Option<ResourceRequirements> {
-    let wanted = container_resources(&input.pod.spec, container, input.node_memory_bytes);
+    let wanted = container_resources(input.pod, container, input.node_memory_bytes);
     let running = record.filter(|record| record.is_running());
     shown(container.resources.as_ref(), &wanted, running.map(|record| &record.resources))
 }

@@ -21,6 +21,7 @@ struct Case {
     unready: Vec<&'static str>,
     messages: HashMap<String, String>,
     ended: bool,
+    holds_claims: bool,
     failure: Option<(&'static str, &'static str)>,
     resize: Progress,
     now: i64,
@@ -35,6 +36,7 @@ fn case(spec: serde_json::Value) -> Case {
         unready: Vec::new(),
         messages: HashMap::new(),
         ended: false,
+        holds_claims: false,
         failure: None,
         resize: Progress::default(),
         now: 100,
@@ -74,6 +76,7 @@ impl Case {
             sandbox_ready: true,
             recursive_read_only: true,
             ended: self.ended,
+            holds_claims: self.holds_claims,
             failure: self.failure,
             node_memory_bytes: NODE_MEMORY,
             resize: &self.resize,
@@ -302,6 +305,9 @@ fn nobody_hears_of_an_end_before_the_last_container_has_ended() {
     let status = case.status();
     assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
     case.containers[0].state = exited(137, 0, 2);
+    case.holds_claims = true;
+    assert_eq!(case.phase(), "Running", "devices are prepared for it");
+    case.holds_claims = false;
     let status = case.status();
     assert_eq!(
         (status.phase.as_deref(), status.reason.as_deref()),

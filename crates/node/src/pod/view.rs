@@ -1,5 +1,7 @@
 //! The projection of a Pod that the node works with, decoded once per revision.
 
+use std::collections::BTreeSet;
+
 use api::{Key, Object, ObjectMeta};
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, ContainerStatus, EphemeralContainer, Lifecycle, PodSpec, PodStatus, Probe,
@@ -24,6 +26,8 @@ pub(crate) struct PodView {
     pub(crate) status: PodStatus,
     /// Containers that were added to see what the others do, in their order.
     pub(crate) ephemeral: Vec<Ephemeral>,
+    /// Those of its containers that this node has given CPUs for themselves. The API does not say.
+    pub(crate) own_cpus: BTreeSet<String>,
 }
 
 /// A Pod as its object spells it.
@@ -46,7 +50,8 @@ pub(crate) struct Ephemeral {
 impl From<Decoded> for PodView {
     fn from(Decoded { metadata, mut spec, status }: Decoded) -> Self {
         let ephemeral = spec.ephemeral_containers.take().unwrap_or_default();
-        Self { metadata, spec, status, ephemeral: ephemeral.into_iter().map(Ephemeral::from).collect() }
+        let ephemeral = ephemeral.into_iter().map(Ephemeral::from).collect();
+        Self { metadata, spec, status, ephemeral, own_cpus: BTreeSet::new() }
     }
 }
 

@@ -67,17 +67,23 @@ pub(crate) fn check(hardware: &Hardware, config: &Config) -> Result<(), String> 
     Err(format!("invalid Node Allocatable configuration. {}", too_much.join(" ")))
 }
 
-/// `status.allocatable`.
-pub(crate) fn allocatable(hardware: &Hardware, config: &Config) -> Value {
+/// What pods may ask for together.
+pub(crate) fn for_requests(hardware: &Hardware, config: &Config) -> Allocatable {
     let pods = for_pods(hardware, &config.reserved);
     let huge = hardware.huge_pages.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
     let memory = pods.memory_bytes - least(config, Signal::Memory, hardware.memory_bytes);
     let memory = memory.saturating_sub(i64::try_from(huge).unwrap_or(i64::MAX));
     let disk = pods.disk_bytes - least(config, Signal::NodeDisk, hardware.disk_bytes);
+    Allocatable { memory_bytes: memory.max(0), disk_bytes: disk.max(0), ..pods }
+}
+
+/// `status.allocatable`.
+pub(crate) fn allocatable(hardware: &Hardware, config: &Config) -> Value {
+    let pods = for_requests(hardware, config);
     let mut amounts = capacity(hardware, config.max_pods);
     amounts["cpu"] = Quantity::from_milli(pods.milli_cpu).to_string().into();
-    amounts["memory"] = binary(memory.max(0)).to_string().into();
-    amounts["ephemeral-storage"] = binary(disk.max(0)).to_string().into();
+    amounts["memory"] = binary(pods.memory_bytes).to_string().into();
+    amounts["ephemeral-storage"] = binary(pods.disk_bytes).to_string().into();
     amounts
 }
 

@@ -85,6 +85,7 @@ async fn report(deps: &Deps, info: &HostInfo, port: u16, known: &Object) -> Resu
         server_port: port,
         images: &images,
         pressure: deps.pressure.current(),
+        going_down: deps.shutdown.is_under_way(),
         handlers: &deps.runtime.handlers(),
         since: &since,
         now: deps.now(),
@@ -105,6 +106,7 @@ pub(crate) async fn keep_status(deps: Arc<Deps>, info: HostInfo, port: u16) {
     let mut addresses = deps.config.addresses.clone();
     addresses.mark_unchanged();
     let mut pressure = deps.pressure.subscribe();
+    let mut shutdown = deps.shutdown.subscribe();
     let mut failures = 0;
     loop {
         let pause = if failures == 0 { STATUS_PERIOD } else { RETRY.delay(failures) };
@@ -112,6 +114,8 @@ pub(crate) async fn keep_status(deps: Arc<Deps>, info: HostInfo, port: u16) {
         tokio::select! {
             () = deps.clock.sleep_until(due) => {}
             () = pressure.changed() => {}
+            // The sender is the node's own.
+            _ = shutdown.changed() => {}
             changed = addresses.changed() => {
                 if changed.is_err() {
                     // Nobody reports addresses any more: the timer goes on alone.

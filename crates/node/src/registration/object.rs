@@ -14,6 +14,7 @@ use super::facts::{HostInfo, architecture};
 use crate::config::{Config, PodRange};
 use crate::deps::Hardware;
 use crate::eviction::pressure::Pressure;
+use crate::shutdown::GOING_DOWN;
 
 /// Images that are reported at most. Source: upstream's `nodeStatusMaxImages`.
 pub(crate) const IMAGES_MAX: usize = 50;
@@ -34,6 +35,8 @@ pub(crate) struct NodeInput<'a> {
     pub(crate) server_port: u16,
     pub(crate) images: &'a [ListedImage],
     pub(crate) pressure: Pressure,
+    /// The machine goes down.
+    pub(crate) going_down: bool,
     /// The OCI runtimes that pods can ask for.
     pub(crate) handlers: &'a [RuntimeHandler],
     /// Transition times of the conditions that the API server has.
@@ -164,7 +167,10 @@ pub(crate) fn status(input: &NodeInput<'_>) -> Value {
                 true => condition(input, "PIDPressure", "True", "KubeletHasInsufficientPID",
                     "kubelet has insufficient PID available"),
             },
-            condition(input, "Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+            match input.going_down {
+                false => condition(input, "Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+                true => condition(input, "Ready", "False", "KubeletNotReady", GOING_DOWN),
+            },
         ],
     })
 }

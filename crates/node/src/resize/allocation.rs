@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::pod::PodView;
+use crate::pod::{PodView, quantity};
 use crate::volumes::PodDirectories;
 
 /// The amounts of a pod and of its containers.
@@ -43,6 +44,20 @@ impl Allocation {
     pub(crate) fn save(&self, directories: &PodDirectories) -> io::Result<()> {
         std::fs::create_dir_all(directories.data())?;
         sys::files::write_atomic(&directories.allocation(), &serde_json::to_vec(self)?)
+    }
+
+    /// Whether a container has another amount of CPU in `other`.
+    pub(crate) fn other_cpus(&self, other: &Self) -> bool {
+        let cpu = |of: &Self, name: &str| -> Option<String> {
+            let resources = of.containers.get(name)?;
+            let amount = |list: &Option<BTreeMap<String, Quantity>>| {
+                list.as_ref()?.get("cpu").map(|cpu| cpu.0.clone())
+            };
+            amount(&resources.requests).or_else(|| amount(&resources.limits))
+        };
+        let milli = |text: Option<String>| text.map_or(0, |text| quantity::milli(&Quantity(text)));
+        let mut names = self.containers.keys().chain(other.containers.keys());
+        names.any(|name| milli(cpu(self, name)) != milli(cpu(other, name)))
     }
 
     /// As [`Allocation::apply`], to a pod as it is written.

@@ -4,8 +4,8 @@
 use engine_api::Resources;
 use k8s_openapi::api::core::v1::Container;
 
+use crate::cpus::limits::{container_resources, pod_resources};
 use crate::pod::plan::latest;
-use crate::pod::resources::{container_resources, pod_resources};
 use crate::pod::spec::NodeFacts;
 use crate::pod::{ContainerRecord, PodView};
 
@@ -35,7 +35,7 @@ pub(crate) struct Steps {
 
 /// The limits of a pod's group; one that it has not is said so.
 pub(crate) fn group_limits(pod: &PodView, facts: &NodeFacts) -> Resources {
-    let limits = pod_resources(&pod.spec, facts.pod_pids_limit);
+    let limits = pod_resources(pod, facts.pod_pids_limit);
     Resources {
         cpu_quota_us: limits.cpu_quota_us.or(Some(-1)),
         memory_limit_bytes: limits.memory_limit_bytes.or(Some(-1)),
@@ -51,7 +51,7 @@ pub(crate) fn steps(pod: &PodView, records: &[ContainerRecord], facts: &NodeFact
         let Some(record) = latest(records, &container.name).filter(|record| record.is_running()) else {
             continue;
         };
-        let wanted = container_resources(&pod.spec, container, facts.memory_bytes);
+        let wanted = container_resources(pod, container, facts.memory_bytes);
         let had = &record.resources;
         let (cpu, memory) = (cpu_of(had) != cpu_of(&wanted), memory_of(had) != memory_of(&wanted));
         if cpu && restarts_for(container, "cpu") || memory && restarts_for(container, "memory") {

@@ -2,19 +2,24 @@
 //! a field that is absent is one that this node does not know. Source: upstream's `pkg/kubelet/server` and
 //! `staging/src/k8s.io/kubelet/config/v1beta1`.
 
+use base::go_duration::show;
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, Reserved};
+use crate::cpus::CpuSettings;
 use crate::deps::{Deps, Hardware};
 use crate::eviction::{Eviction, Signal, Threshold};
 use crate::images::ImagesConfig;
-use crate::kubelet_config::{ENFORCED, duration, fixed};
+use crate::kubelet_config::{ENFORCED, fixed};
+use crate::shutdown;
 
 /// Answers with the configuration.
 pub(super) fn document(deps: &Deps, port: u16) -> Value {
     let mut kubelet = fixed();
     merge(&mut kubelet, settings(&deps.config));
     merge(&mut kubelet, reservations(&deps.config.reserved));
+    merge(&mut kubelet, cpus(&deps.config.cpus));
+    merge(&mut kubelet, shutdown::shown(&deps.config.shutdown));
     merge(&mut kubelet, evictions(&deps.config.eviction, &capacity(&deps.hardware)));
     let around = json!({
         "port": port,
@@ -34,7 +39,7 @@ fn settings(config: &Config) -> Value {
         "podPidsLimit": config.pod_pids_limit.unwrap_or(-1),
         "podLogsDir": config.log_dir,
         "resolvConf": config.resolv_conf,
-        "crashLoopBackOff": { "maxContainerRestartPeriod": duration(config.crash_loop_max) },
+        "crashLoopBackOff": { "maxContainerRestartPeriod": show(config.crash_loop_max) },
     });
     if let Some(directory) = &config.static_pods {
         fields["staticPodPath"] = json!(directory);
@@ -47,8 +52,8 @@ fn settings(config: &Config) -> Value {
 fn images(config: &ImagesConfig) -> Value {
     let (policy, listed) = config.verification.shown();
     let mut shown = json!({
-        "imageMinimumGCAge": duration(config.garbage.min_age),
-        "imageMaximumGCAge": duration(config.garbage.max_age.unwrap_or_default()),
+        "imageMinimumGCAge": show(config.garbage.min_age),
+        "imageMaximumGCAge": show(config.garbage.max_age.unwrap_or_default()),
         "imageGCHighThresholdPercent": config.garbage.high_percent,
         "imageGCLowThresholdPercent": config.garbage.low_percent,
         "imagePullCredentialsVerificationPolicy": policy,
@@ -68,6 +73,24 @@ fn reservations(reserved: &Reserved) -> Value {
         "kubeReserved": api::resources::to_json(&reserved.kube),
         "enforceNodeAllocatable": ENFORCED,
     })
+}
+
+/// Who has CPUs for itself.
+fn cpus(settings: &CpuSettings) -> Value {
+    let mut shown = json!({ "cpuManagerPolicy": settings.policy.name() });
+    let options = [
+        ("full-pcpus-only", settings.full_cores_only),
+        ("strict-cpu-reservation", settings.strict_reservation),
+    ];
+    let options = options.into_iter().filter(|(_, holds)| *holds);
+    let options: Map<String, Value> = options.map(|(name, _)| (name.to_owned(), "true".into())).collect();
+    if !options.is_empty() {
+        shown["cpuManagerPolicyOptions"] = options.into();
+    }
+    if let Some(reserved) = &settings.reserved {
+        shown["reservedSystemCPUs"] = reserved.to_string().into();
+    }
+    shown
 }
 
 /// How much there is of what thresholds are shares of, where a share is told as an amount.
@@ -90,12 +113,12 @@ fn evictions(eviction: &Eviction, capacity: &dyn Fn(Signal) -> u64) -> Value {
     let reclaim = |known: &Threshold| Some(known.reclaim?.shown(capacity(known.signal)));
     let mut fields = json!({
         "evictionHard": of(false, &least),
-        "evictionPressureTransitionPeriod": duration(eviction.transition),
+        "evictionPressureTransitionPeriod": show(eviction.transition),
         "evictionMaxPodGracePeriod": eviction.grace_seconds_max,
     });
     let mut reclaims = of(false, &reclaim);
     reclaims.extend(of(true, &reclaim));
-    let graces = of(true, &|known| known.grace.map(duration));
+    let graces = of(true, &|known| known.grace.map(show));
     let more = [
         ("evictionSoft", of(true, &least)),
         ("evictionSoftGracePeriod", graces),

@@ -6,10 +6,11 @@ use api::Status;
 use api::connect::Body;
 use engine_api::logs::{LogQuery, LogStream};
 use futures::{FutureExt as _, StreamExt as _};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 
+use super::NodeServer;
 use super::query::{self, Query};
 use super::response;
 use super::route::Target;
@@ -18,7 +19,22 @@ use crate::logs::{LogOptions, text};
 use crate::pod::ContainerRecord;
 use crate::pod::status::container_id;
 
-pub(super) fn serve(deps: &Arc<Deps>, target: &Target, query: &Query) -> Result<Response<Body>, Status> {
+/// Over a WebSocket where one is asked for.
+pub(super) fn answer(
+    server: &Arc<NodeServer>,
+    target: &Target,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let response = serve(&server.deps, target, &Query::of(&request))?;
+    if !streams::is_websocket(request.headers()) {
+        return Ok(response);
+    }
+    let (response, session) = streams::read(&mut request, response.into_body())?;
+    server.sessions.spawn(session);
+    Ok(response)
+}
+
+fn serve(deps: &Arc<Deps>, target: &Target, query: &Query) -> Result<Response<Body>, Status> {
     let options = options(deps, query)?;
     let record =
         if query.flag(&["previous"]) { previous(deps, target)? } else { query::container(deps, target)? };

@@ -18,6 +18,7 @@ mod route;
 mod summary;
 mod text;
 mod usage;
+mod volume_use;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -93,16 +94,16 @@ impl NodeServer {
     ) -> Result<Response<Body>, Status> {
         let deps = &self.deps;
         match route {
-            Route::Logs(target) => logs::serve(deps, &target, &query::Query::of(&request)),
+            Route::Logs(target) => logs::answer(self, &target, request),
             Route::Exec(target) => exec::exec(self, target, request).await,
             Route::Attach(target) => exec::attach(self, target, request).await,
             Route::PortForward(target) => port_forward::serve(self, &target, request).await,
             Route::Pods => Ok(json(&summary::pods(deps))),
             Route::Stats => {
                 let brief = query::Query::of(&request).flag(&["only_cpu_and_memory"]);
-                Ok(json(&summary::stats(deps, &self.before, brief).await))
+                Ok(json(&summary::stats(deps, (&self.before, &self.sessions), brief).await))
             }
-            Route::Metrics => Ok(metrics(summary::metrics(deps)?)),
+            Route::Metrics => Ok(metrics(summary::metrics(deps, (&self.before, &self.sessions)).await?)),
             Route::ProbeMetrics => Ok(metrics(deps.figures.probes.text()?)),
             Route::ResourceMetrics => Ok(metrics(summary::resource_metrics(deps).await)),
             Route::CadvisorMetrics => Ok(metrics(cadvisor::metrics(deps).await)),

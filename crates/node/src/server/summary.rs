@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::Status;
+use base::lifecycle::Tasks;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 use serde_json::{Value, json};
@@ -13,7 +14,9 @@ use super::disk_use::{Counted, Walks};
 use super::host;
 use super::text::{family, sample};
 use super::usage::{self, ContainerUsage, Measured, PodUsage, Rates, Usage};
+use super::volume_use::{self, Told, VolumeUse};
 use crate::deps::{Deps, blocking};
+use crate::pod::PodView;
 use crate::registration::facts::architecture;
 use crate::static_pods::mirrored;
 use crate::volumes::kind::Kind;
@@ -31,11 +34,13 @@ pub(super) fn pods(deps: &Deps) -> Value {
 pub(super) struct Before {
     rates: Rates,
     walks: Walks,
+    volumes: Arc<VolumeUse>,
 }
 
 /// `GET /stats/summary`: CPU, memory, file systems and network of the node, its pods and their containers. Rates are
 /// those since it was last asked. `brief`: CPU and memory only. Shape: upstream's `stats/v1alpha1.Summary`.
-pub(super) async fn stats(deps: &Deps, before: &Arc<Before>, brief: bool) -> Value {
+/// What volumes of others hold is asked by `tasks`, which may take longer than this.
+pub(super) async fn stats(deps: &Arc<Deps>, (before, tasks): (&Arc<Before>, &Tasks), brief: bool) -> Value {
     let at = deps.now();
     let now = reconcile::time::seconds(at);
     let (usage, pods) = (usage::node().await, usage::pods(deps).await.pods);
@@ -43,7 +48,15 @@ pub(super) async fn stats(deps: &Deps, before: &Arc<Before>, brief: bool) -> Val
     let memory = u64::try_from(deps.hardware.memory_bytes).unwrap_or_default();
     node["memory"]["availableBytes"] = memory.saturating_sub(usage.working_set_bytes).into();
     node["nodeName"] = deps.config.node_name.clone().into();
-    let looked = if brief { Looked::briefly(&pods, &now) } else { look(deps, before, pods, at, now).await };
+    let looked = match brief {
+        true => Looked::briefly(&pods, &now),
+        false => {
+            let told = before.volumes.of(deps, tasks, pods.iter().map(|pod| &pod.pod)).await;
+            let mut looked = look(deps, before, pods, at, now).await;
+            looked.pods.iter_mut().for_each(|(shown, _)| add_told(shown, &told));
+            looked
+        }
+    };
     let mut pods = looked.pods;
     for (shown, counters) in &mut pods {
         rated(shown, counters, &before.rates, at);
@@ -112,8 +125,21 @@ fn node_figures(fs: Option<Value>, now: &str) -> Value {
     node
 }
 
+/// Adds what was told of a pod's volumes.
+fn add_told(shown: &mut Value, told: &[Told]) {
+    let own = told.iter().filter(|told| shown["podRef"]["uid"] == *told.uid);
+    let own: Vec<Value> = own.map(Told::shown).collect();
+    if own.is_empty() {
+        return;
+    }
+    match &mut shown["volume"] {
+        Value::Array(volumes) => volumes.extend(own),
+        none => *none = own.into(),
+    }
+}
+
 /// Fields without a value are left out, as Go does it.
-fn without_null(value: &mut Value) {
+pub(super) fn without_null(value: &mut Value) {
     if let Value::Object(fields) = value {
         fields.values_mut().for_each(without_null);
         fields.retain(|_, field| !field.is_null());
@@ -293,7 +319,7 @@ fn rated(shown: &mut Value, counters: &[(String, u64)], rates: &Rates, at: Times
 
 /// `GET /metrics` in the Prometheus text format: what the node counts, and what it has now. Source:
 /// `pkg/kubelet/metrics`, its names.
-pub(super) fn metrics(deps: &Deps) -> Result<String, Status> {
+pub(super) async fn metrics(deps: &Arc<Deps>, (before, tasks): (&Before, &Tasks)) -> Result<String, Status> {
     let (sandboxes, states) = deps.state.counts();
     let mut text = deps.figures.text()?;
     let out = &mut text;
@@ -314,6 +340,9 @@ pub(super) fn metrics(deps: &Deps) -> Result<String, Status> {
     let platform = format!("linux/{}", architecture());
     let build = [("git_version", deps.config.kubelet_version.as_str()), ("platform", &platform)];
     sample(out, "kubernetes_build_info", &build, 1, None);
+    let pods: Vec<PodView> =
+        deps.caches.pods.list().iter().filter_map(|pod| PodView::decode(pod).ok()).collect();
+    volume_use::metrics(out, &before.volumes.of(deps, tasks, pods.iter()).await);
     Ok(text)
 }
 

@@ -146,6 +146,8 @@ pub(crate) trait Around: Send + Sync {
     async fn in_use(&self, name: &str) -> Result<(), String>;
     /// The file system of a claim's volume has grown.
     async fn grown(&self, pod: &PodView, growth: &Growth, volume: &str) -> Result<(), String>;
+    /// The file system of a volume will not grow for this pod, which is told why.
+    fn not_grown(&self, pod: &PodView, message: String);
     /// Nobody on the node uses the volume any more.
     fn not_in_use(&self, name: &str);
     /// Returns when the Node says that a volume is attached, with what the attachment `object` says of it.
@@ -160,6 +162,8 @@ pub(crate) struct Mounted {
     staged: Mutex<HashSet<String>>,
     /// Pods and their volumes' names.
     published: Mutex<HashSet<(String, String)>>,
+    /// Those that were told that what they only read does not grow.
+    told_not_to_grow: Mutex<HashSet<(String, String)>>,
 }
 
 impl Mounted {
@@ -379,6 +383,7 @@ pub(super) async fn set_up(
         Failure::Staging(cause) => {
             VolumeError::Stage { volume: volume.clone(), device: mounting.device, cause }
         }
+        Failure::Growth(cause) => VolumeError::Growth { volume: volume.clone(), cause },
         Failure::Other(cause) => claim::failed(volume, mounting.device, cause),
     };
     match tokio::time::timeout(PATIENCE, work.mount()).await {
@@ -394,6 +399,8 @@ pub(super) async fn set_up(
 /// Why a volume cannot be had: the two have different names.
 enum Failure {
     Staging(String),
+    /// Of what is in use already.
+    Growth(String),
     Other(String),
 }
 
@@ -422,7 +429,10 @@ impl Work<'_> {
         let again = around.mounted().published.lock().contains(&done);
         if again && !self.mounting.is_republished() {
             return match self.mounting.growth {
-                Some(_) => Ok(self.grow(&driver, driver.capabilities().await?).await?),
+                Some(_) => {
+                    let can = driver.capabilities().await?;
+                    self.grow(&driver, can).await.map_err(Failure::Growth)
+                }
                 None => Ok(()),
             };
         }
@@ -431,7 +441,9 @@ impl Work<'_> {
         let staging = self.stage(&driver, can, &context).await.map_err(Failure::Staging)?;
         self.publish(&driver, can, context, staging).await?;
         self.check().await?;
-        self.grow(&driver, can).await?;
+        let of = &self.usable.entry.volume;
+        let not_grown = |error| format!("NodeExpandVolume failed for volume \"{of}\" : {error}");
+        self.grow(&driver, can).await.map_err(not_grown)?;
         if !again && !can.mount_group {
             self.give().await?;
         }
@@ -560,6 +572,10 @@ impl Work<'_> {
     async fn grow(&self, driver: &Driver, can: Capabilities) -> Result<(), String> {
         let (Mounting { source, growth, .. }, volume) = (self.mounting, &self.usable.entry.volume);
         let Some(growth) = growth else { return Ok(()) };
+        if self.mounting.read_only {
+            self.tell_read_only();
+            return Ok(());
+        }
         if can.expand {
             let target = text(&self.setup.around.told(&self.usable.entry.path))?;
             let staging = self.noted().staging.filter(|_| can.stage);
@@ -572,10 +588,22 @@ impl Work<'_> {
                 volume_capability: Some(self.mounting.capability(can, self.drivers_group(can))),
                 secrets: self.secret(source.node_expand_secret_ref.as_ref()).await?,
             };
-            let failed = |error| format!("NodeExpandVolume failed for volume \"{volume}\" : {error}");
-            driver.expand(request).await.map_err(failed)?;
+            driver.expand(request).await?;
         }
         self.setup.around.grown(&self.setup.pod, growth, volume).await
+    }
+
+    /// Says once that the file system of what the pod only reads stays as it is.
+    fn tell_read_only(&self) {
+        let (around, pod) = (&*self.setup.around, &*self.setup.pod);
+        let of = (pod.uid().to_owned(), self.usable.entry.name.clone());
+        if around.mounted().told_not_to_grow.lock().insert(of) {
+            let volume = &self.usable.entry.volume;
+            let message = format!(
+                "MountVolume.NodeExpandVolume failed for volume \"{volume}\" requested read-only file system"
+            );
+            around.not_grown(pod, message);
+        }
     }
 
     async fn give(&self) -> Result<(), String> {
@@ -647,7 +675,9 @@ impl Release<'_> {
         let noted = self.entry.csi.clone().unwrap_or_default();
         let mounted = self.around.mounted();
         let _alone = mounted.lock(&noted.driver, &noted.handle).await;
-        mounted.published.lock().remove(&(self.uid.to_owned(), self.entry.name.clone()));
+        let of = (self.uid.to_owned(), self.entry.name.clone());
+        mounted.published.lock().remove(&of);
+        mounted.told_not_to_grow.lock().remove(&of);
         let users = (self.directories.root(), self.uid);
         if self.may_have_begun(&noted).await? {
             let driver = self.around.driver(&noted.driver).ok_or_else(|| not_registered(&noted.driver))?;

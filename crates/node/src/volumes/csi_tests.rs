@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::super::claim::Claims;
 use super::super::tear_down;
-use super::super::{mounts, set_up};
+use super::super::{mounts, set_up, stats};
 use super::*;
 use crate::pod::tests::pod;
 
@@ -57,6 +57,10 @@ impl Around for Alone {
         Ok(())
     }
 
+    fn not_grown(&self, _: &PodView, message: String) {
+        self.log.lock().push(message);
+    }
+
     fn not_in_use(&self, name: &str) {
         self.log.lock().push(format!("not in use {name}"));
     }
@@ -79,8 +83,11 @@ struct Fake {
     published: Mutex<Option<NodePublishVolumeRequest>>,
     hangs: AtomicBool,
     fails_to_publish: AtomicBool,
+    fails_to_grow: AtomicBool,
     /// It gives volumes to groups itself.
     gives: AtomicBool,
+    /// What it tells of its volume, if it can.
+    told: Mutex<Option<NodeGetVolumeStatsResponse>>,
     /// Instead of a mount it leaves nothing, or this.
     lies: Mutex<Option<Lie>>,
 }
@@ -176,9 +183,17 @@ impl Node for Served {
 
     async fn node_get_volume_stats(
         &self,
-        _: Request<NodeGetVolumeStatsRequest>,
+        asked: Request<NodeGetVolumeStatsRequest>,
     ) -> Answer<NodeGetVolumeStatsResponse> {
-        Err(Status::unimplemented(""))
+        let asked = asked.into_inner();
+        self.0
+            .say(&format!(
+                "stats of {}, a mount: {}",
+                asked.volume_id,
+                Path::new(&asked.volume_path).is_dir()
+            ))
+            .await;
+        self.0.told.lock().clone().map(Response::new).ok_or_else(|| Status::unimplemented(""))
     }
 
     async fn node_expand_volume(
@@ -189,6 +204,9 @@ impl Node for Served {
         let wanted = asked.capacity_range.unwrap().required_bytes;
         let staged = asked.volume_path == asked.staging_target_path;
         self.0.say(&format!("grow to {wanted}, staged: {staged}")).await;
+        if self.0.fails_to_grow.load(Ordering::SeqCst) {
+            return Err(Status::internal("no room"));
+        }
         Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes: wanted }))
     }
 
@@ -203,6 +221,9 @@ impl Node for Served {
         };
         let mut capabilities = vec![can(node_service_capability::rpc::Type::StageUnstageVolume); many];
         capabilities.push(can(node_service_capability::rpc::Type::ExpandVolume));
+        if self.0.told.lock().is_some() {
+            capabilities.push(can(node_service_capability::rpc::Type::GetVolumeStats));
+        }
         if self.0.gives.load(Ordering::SeqCst) {
             capabilities.push(can(node_service_capability::rpc::Type::VolumeMountGroup));
         }
@@ -380,6 +401,22 @@ async fn a_volume_that_has_grown_grows_where_it_is_mounted() {
     world.log();
     world.set_up(&pod, sized("2Ki", "3Ki")).await.unwrap();
     assert_eq!(world.log(), ["stage", "publish", "grow to 3072, staged: true", "c has 3Ki"]);
+    // Whoever uses it goes on with what there is.
+    world.fake.fails_to_grow.store(true, Ordering::SeqCst);
+    let mut setup = Setup::of(pod.clone(), world.directories("u1"));
+    (setup.claims, setup.around) = (sized("3Ki", "4Ki"), world.around.clone());
+    let error = set_up::set_up(Arc::new(setup), &world.threads).await.unwrap_err();
+    let said = "NodeExpandVolume.NodeExpandVolume failed for volume \"pv\" : rpc error: code = Internal desc = no room";
+    assert_eq!((error.reason(), &*error.to_string()), ("VolumeResizeFailed", said));
+    // What is only read does not grow, which is said once.
+    let mut reading = claimed();
+    reading["volumes"][0]["persistentVolumeClaim"]["readOnly"] = true.into();
+    let reader = world.pod("u2", reading);
+    world.log();
+    for log in [2, 0] {
+        world.set_up(&reader, sized("3Ki", "4Ki")).await.unwrap();
+        assert_eq!(world.log().len(), log);
+    }
 }
 
 #[tokio::test]
@@ -621,4 +658,26 @@ fn access_modes_are_those_that_the_driver_knows() {
     ] {
         assert_eq!((access_mode(mode, old), access_mode(mode, new)), (before, after), "{mode}");
     }
+}
+
+#[tokio::test]
+async fn a_driver_tells_what_is_in_its_volume_where_it_can() {
+    let mut world = World::new(LONG);
+    let pod = world.pod("u1", claimed());
+    world.set_up(&pod, claims(json!({}))).await.unwrap();
+    let asked = stats::questions(&pod, &world.directories("u1"));
+    assert_eq!((asked.len(), asked[0].claim.as_deref()), (1, Some("c")));
+    let told = async |world: &World| {
+        stats::ask(&*world.around, &world.threads, ("u1".into(), "data".into()), &asked[0].teller).await
+    };
+    world.log();
+    assert_eq!(told(&world).await, None);
+    assert!(world.log().is_empty(), "it does not say that it can");
+    let bytes = VolumeUsage { total: 5, used: 2, available: 3, unit: volume_usage::Unit::Bytes.into() };
+    *world.fake.told.lock() = Some(NodeGetVolumeStatsResponse { usage: vec![bytes], volume_condition: None });
+    world.restart(Duration::from_millis(200));
+    assert_eq!(told(&world).await.unwrap().bytes.used, Some(2));
+    assert_eq!(world.log(), ["stats of h, a mount: true"]);
+    world.fake.hangs.store(true, Ordering::SeqCst);
+    assert_eq!(told(&world).await, None);
 }

@@ -18,6 +18,7 @@ pub(crate) mod ownership;
 pub(crate) mod payload;
 pub(crate) mod set_up;
 pub(crate) mod staged;
+pub(crate) mod stats;
 pub(crate) mod subpath;
 pub(crate) mod tear_down;
 pub(crate) mod threads;
@@ -54,6 +55,14 @@ pub(crate) enum VolumeError {
         /// What was tried and failed.
         cause: String,
     },
+    /// The file system of one that is in use could not be made as large as its volume.
+    #[error("NodeExpandVolume.NodeExpandVolume failed for volume \"{volume}\" : {cause}")]
+    Growth {
+        /// The PersistentVolume.
+        volume: String,
+        /// What was tried and failed.
+        cause: String,
+    },
     /// It cannot be begun with, or does not come to an end.
     #[error(
         "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: {cause}"
@@ -82,6 +91,7 @@ impl VolumeError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Map { .. } | Self::Stage { device: true, .. } => "FailedMapVolume",
+            Self::Growth { .. } => "VolumeResizeFailed",
             _ => "FailedMount",
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, ServiceAccountTokenProjection,
-    VolumeProjection,
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, PodCertificateProjection,
+    ServiceAccountTokenProjection, VolumeProjection,
 };
 
+use crate::certificates::Credential;
 use crate::pod::PodView;
 use crate::pod::fields::{FieldContext, field, resource_field};
 
@@ -36,6 +37,8 @@ pub(crate) trait Objects: Send + Sync {
     fn secret(&self, name: &str) -> Option<Data>;
     /// The token that was last issued for a projection.
     fn token(&self, projection: &ServiceAccountTokenProjection) -> Option<Vec<u8>>;
+    /// The key and the certificates that were last issued for a projection.
+    fn credential(&self, projection: &PodCertificateProjection) -> Option<Credential>;
     /// The certificates that a projection of ClusterTrustBundles means, as text.
     fn trust_anchors(&self, projection: &ClusterTrustBundleProjection) -> Result<String, String>;
 }
@@ -129,6 +132,20 @@ pub(crate) fn add_fields(
     Ok(())
 }
 
+/// The files that show a key and its certificates: both in one, or each in its own.
+fn certificate_files(
+    projection: &PodCertificateProjection,
+    Credential { key, chain }: Credential,
+) -> impl Iterator<Item = (String, String)> {
+    let bundle = format!("{key}{chain}");
+    let files = [
+        (projection.credential_bundle_path.clone(), bundle),
+        (projection.key_path.clone(), key),
+        (projection.certificate_chain_path.clone(), chain),
+    ];
+    files.into_iter().filter_map(|(path, data)| Some((path.filter(|path| !path.is_empty())?, data)))
+}
+
 /// The files of a projected volume.
 pub(crate) fn projected(
     pod: &PodView,
@@ -169,10 +186,11 @@ pub(crate) fn projected(
             let data = objects.trust_anchors(bundle)?.into_bytes();
             payload.insert(bundle.path.clone(), readers.file(data, default_mode));
         } else if let Some(certificate) = &source.pod_certificate {
-            let signer = &certificate.signer_name;
-            return Err(format!(
-                "podCertificate of signer {signer}: this node asks for no certificates of pods yet, use a Secret or a serviceAccountToken"
-            ));
+            let credential =
+                objects.credential(certificate).ok_or("the pod's certificate has not been issued yet")?;
+            for (path, data) in certificate_files(certificate, credential) {
+                payload.insert(path, readers.file(data.into_bytes(), default_mode));
+            }
         } else {
             return Err("a projected source is of a kind that this node does not know".to_owned());
         }
@@ -196,6 +214,10 @@ mod tests {
         }
         fn token(&self, _: &ServiceAccountTokenProjection) -> Option<Vec<u8>> {
             Some(b"tok".to_vec())
+        }
+        fn credential(&self, projection: &PodCertificateProjection) -> Option<Credential> {
+            let issued = projection.signer_name == "x.example/s";
+            issued.then(|| Credential { key: "KEY\n".to_owned(), chain: "CHAIN\n".to_owned() })
         }
         fn trust_anchors(&self, asked: &ClusterTrustBundleProjection) -> Result<String, String> {
             Ok(format!("anchors of {}", asked.name.as_deref().unwrap_or_default()))
@@ -226,6 +248,24 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_shown_with_its_key_or_beside_it() {
+        let pod = pod(serde_json::json!({"containers": []}));
+        let certificate = serde_json::json!({"signerName": "x.example/s", "keyType": "ED25519",
+            "credentialBundlePath": "all.pem", "keyPath": "key.pem", "certificateChainPath": "chain.pem"});
+        let sources: Vec<VolumeProjection> =
+            serde_json::from_value(serde_json::json!([{ "podCertificate": certificate }])).unwrap();
+        let readers = Readers { uid: Some(1000), gid: None };
+        let files = projected(&pod, &FieldContext::default(), &Known, &sources, None, readers).unwrap();
+        let shown = files.iter().map(|(path, file)| (path.as_str(), file.data.as_slice(), file.mode));
+        let wanted: [(&str, &[u8], u32); 3] = [
+            ("all.pem", b"KEY\nCHAIN\n", 0o600),
+            ("chain.pem", b"CHAIN\n", 0o600),
+            ("key.pem", b"KEY\n", 0o600),
+        ];
+        assert_eq!(shown.collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
     fn what_no_source_gives_is_named() {
         let pod = pod(serde_json::json!({"containers": []}));
         let asked = |source: serde_json::Value| {
@@ -234,8 +274,8 @@ mod tests {
             projected(&pod, &none, &Known, &sources, None, Readers::default()).err().unwrap_or_default()
         };
         let certificate =
-            serde_json::json!({"podCertificate": {"signerName": "x.example/s", "keyType": "ED25519"}});
-        assert!(asked(certificate).starts_with("podCertificate of signer x.example/s: "));
+            serde_json::json!({"podCertificate": {"signerName": "x.example/slow", "keyType": "ED25519"}});
+        assert_eq!(asked(certificate), "the pod's certificate has not been issued yet");
         assert!(asked(serde_json::json!({})).contains("does not know"));
     }
 

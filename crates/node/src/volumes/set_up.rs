@@ -177,7 +177,9 @@ pub(super) mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::path::Path;
 
-    use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, ServiceAccountTokenProjection};
+    use k8s_openapi::api::core::v1::{
+        ClusterTrustBundleProjection, PodCertificateProjection, ServiceAccountTokenProjection,
+    };
     use serde_json::json;
 
     use super::super::payload::Data;
@@ -195,6 +197,9 @@ pub(super) mod tests {
             None
         }
         fn token(&self, _: &ServiceAccountTokenProjection) -> Option<Vec<u8>> {
+            None
+        }
+        fn credential(&self, _: &PodCertificateProjection) -> Option<crate::certificates::Credential> {
             None
         }
         fn trust_anchors(&self, _: &ClusterTrustBundleProjection) -> Result<String, String> {

@@ -65,7 +65,8 @@ impl Default for Threads {
 }
 
 impl Threads {
-    fn new(most: usize, patience: Duration) -> Self {
+    /// At most so many at once, each waited for at most so long.
+    pub(crate) fn new(most: usize, patience: Duration) -> Self {
         Self { busy: Arc::default(), permits: Arc::new(Semaphore::new(most)), patience }
     }
 

@@ -47,7 +47,7 @@ pub(crate) struct Letters {
     pub(crate) references: bool,
     /// The pod has to go for the sake of a critical one.
     pub(crate) preempted: bool,
-    /// The pod has to go, for what it holds or for what the node is short of.
+    /// The pod has to go, for what it holds, for what the node is short of, or since the machine goes down.
     pub(crate) evicted: Option<Verdict>,
     /// What the door says to what the pod asks for now; of one that was granted, and one that was not, the newest.
     pub(crate) resized: Vec<Resized>,

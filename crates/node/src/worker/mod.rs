@@ -25,8 +25,10 @@ use reconcile::{EventType, kinds};
 use serde_json::Map;
 use tokio::sync::watch;
 
+use crate::cpus;
 use crate::deps::{Deps, blocking};
 use crate::groups;
+use crate::plugins::dra;
 use crate::pod::plan::{self, Action, ImageFailure, ImageState, Plan, Snapshot, StartFailure, Step, Waiting};
 use crate::pod::recursion;
 use crate::pod::restart::epoch;
@@ -71,6 +73,7 @@ impl PodWorker {
                 self.mailbox.is_over();
                 // It may lie here for long: its share is for those that run.
                 groups::leave(&self.deps, self.pod.uid()).await;
+                cpus::leave(&self.deps, self.pod.uid()).await;
             }
             self.refresh_volumes();
             self.publish(&plan.waiting, &runtime, false);
@@ -113,8 +116,10 @@ impl PodWorker {
             self.refresh_due = true;
             // What was missing may be there now.
             let now = self.deps.now();
-            if let Step::RetryAt(_) = self.volumes {
-                self.volumes = Step::RetryAt(now);
+            for step in [&mut self.volumes, &mut self.sandbox] {
+                if let Step::RetryAt(_) = step {
+                    *step = Step::RetryAt(now);
+                }
             }
             for failure in self.start_failures.values_mut() {
                 failure.retry_at = now;
@@ -139,6 +144,7 @@ impl PodWorker {
 
     fn pod_changed(&mut self, mut pod: PodView) {
         self.resizes.allocation.apply(&mut pod.spec);
+        pod.own_cpus.clone_from(&self.pod.own_cpus);
         let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         let (old, new) = (&old.metadata, &self.pod.metadata);
         self.refresh_due |= old.labels != new.labels || old.annotations != new.annotations;
@@ -188,8 +194,7 @@ impl PodWorker {
         }
         for record in &runtime.containers {
             let ContainerState::Running { pid, started_at } = record.state else { continue };
-            let starting = self.starting.as_deref() == Some(record.name.as_str());
-            if self.probers.contains_key(&record.id) || starting {
+            if self.probers.contains_key(&record.id) {
                 continue;
             }
             let Some((kind, container)) = self.pod.container(&record.name) else { continue };
@@ -197,6 +202,13 @@ impl PodWorker {
                 continue;
             }
             let state = self.initial_probe_state(container, &record.id);
+            if self.starting.as_deref() == Some(record.name.as_str()) {
+                // Its start has not ended. Where no hook follows, it is what it will be: nobody needs to be told twice.
+                if container.lifecycle.as_ref().is_none_or(|hooks| hooks.post_start.is_none()) {
+                    self.probes.insert(record.id.clone(), state);
+                }
+                continue;
+            }
             let target = ProbeTarget {
                 pod: self.pod.clone(),
                 container: container.clone(),
@@ -231,6 +243,9 @@ impl PodWorker {
         });
         if self.finishing {
             plan.actions.retain(|action| *action != Action::Finish);
+        } else if plan.finished && self.deps.plugins.claims.holds(self.pod.uid()) && plan.actions.is_empty() {
+            // Nothing of it runs, but drivers have devices prepared for it.
+            plan.actions.push(Action::Finish);
         }
         plan
     }
@@ -362,8 +377,8 @@ impl PodWorker {
             self.addresses.clear();
         }
         self.sandbox = Step::Busy;
-        let op = ops::sandbox(self.deps.clone(), self.pod.clone(), attempt, current, dead);
-        self.push(op);
+        let (deps, pod, cancel) = (self.deps.clone(), self.pod.clone(), self.uses_volumes.clone());
+        self.push(ops::sandbox(deps, pod, attempt, current, dead, cancel));
     }
 
     /// When time alone makes a refresh of the volumes necessary: a token is due, or the last refresh failed. `None` while
@@ -436,8 +451,7 @@ impl PodWorker {
             Outcome::Sandbox(Err(error)) => {
                 self.sandbox_failures += 1;
                 self.sandbox = Step::RetryAt(later(SETUP_BACKOFF, self.sandbox_failures));
-                let message = format!("Failed to create pod sandbox: {error}");
-                self.deps.event(&self.pod, None, EventType::Warning, "FailedCreatePodSandBox", message);
+                self.deps.event(&self.pod, None, EventType::Warning, error.reason, error.message);
             }
             Outcome::Volumes { tokens, refresh, result } => {
                 self.tokens = Some(tokens);
@@ -537,6 +551,7 @@ impl PodWorker {
             sandbox_ready: self.sandbox_ready(runtime),
             recursive_read_only: recursion::supported(&self.deps.runtime.handlers(), handler),
             ended,
+            holds_claims: self.deps.plugins.claims.holds(self.pod.uid()),
             failure: self.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             node_memory_bytes: self.deps.facts.memory_bytes,
             resize: &self.resizes.progress,
@@ -548,6 +563,7 @@ impl PodWorker {
             now: self.deps.now(),
         });
         self.status = status;
+        dra::health::show(&self.deps, &self.pod, &mut self.status);
         self.wanted = own_fields(&self.status);
         let waits = self.write_retry_at.is_some_and(|at| self.deps.now() < at);
         if self.writing.is_some() || waits {
@@ -643,6 +659,10 @@ async fn finish(
     }
     // Who waits for the pod's place does not wait for drivers.
     mailbox.is_over();
+    let failed = |error: &str| ops::failed_kill(&deps, &pod, error);
+    if !ops::insist(&deps, &cancel, || dra::unprepare(&deps, pod.uid()), failed).await {
+        return Outcome::Finished;
+    }
     // Others may have the volumes before the pod itself is deleted.
     let directories = deps.directories(pod.uid());
     let failed = |error: &str| deps.event(&pod, None, EventType::Warning, "FailedUnMount", error);

@@ -14,13 +14,14 @@ use k8s_openapi::api::core::v1::Container;
 use reconcile::EventType;
 use tokio_util::sync::CancellationToken;
 
+use crate::cpus;
 use crate::deps::{Deps, blocking};
 use crate::env_files::{self, EnvFiles};
 use crate::groups;
 use crate::hooks;
 use crate::images;
 use crate::local_path;
-use crate::plugins::devices;
+use crate::plugins::{devices, dra};
 use crate::pod::dns::{ClusterFacts, Resolver, hosts_file, resolver};
 use crate::pod::env::{Sources, environment};
 use crate::pod::non_root;
@@ -46,7 +47,7 @@ pub(crate) const REMOVE_BACKOFF: Policy =
 
 /// What a step came to.
 pub(crate) enum Outcome {
-    Sandbox(Result<Vec<IpAddr>, String>),
+    Sandbox(Result<Vec<IpAddr>, NoSandbox>),
     Volumes {
         tokens: Tokens,
         refresh: bool,
@@ -78,6 +79,12 @@ pub(crate) enum Outcome {
     Written(Result<(), api::Status>),
     /// The worker was told to stop before the step was done.
     Cancelled,
+}
+
+/// Why there is no sandbox: the event's reason and message.
+pub(crate) struct NoSandbox {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 /// Why a volume cannot be had: the event's reason and message.
@@ -121,8 +128,24 @@ pub(crate) async fn sandbox(
     attempt: u32,
     current: Option<SandboxRecord>,
     dead: Vec<String>,
+    cancel: CancellationToken,
 ) -> Outcome {
-    Outcome::Sandbox(make_sandbox(&deps, &pod, attempt, current, &dead).await)
+    if current.is_none() {
+        // A driver may let it wait; the pod's end does not.
+        let prepared = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Outcome::Cancelled,
+            prepared = dra::prepare(&deps, &pod) => prepared,
+        };
+        if let Err(message) = prepared {
+            return Outcome::Sandbox(Err(NoSandbox { reason: "FailedPrepareDynamicResources", message }));
+        }
+    }
+    let made = make_sandbox(&deps, &pod, attempt, current, &dead).await;
+    Outcome::Sandbox(made.map_err(|error| NoSandbox {
+        reason: "FailedCreatePodSandBox",
+        message: format!("Failed to create pod sandbox: {error}"),
+    }))
 }
 
 async fn make_sandbox(
@@ -262,6 +285,7 @@ async fn fill_volumes(deps: &Arc<Deps>, pod: &Arc<PodView>, tokens: &mut Tokens)
         .ensure(deps, pod, &projections)
         .await
         .map_err(|status| format!("failed to fetch token: {status}"))?;
+    gathered.certificates = tokens.certificates.ensure(deps, pod).await?;
     let claims = gather_claims(deps, pod).await.map_err(|status| status.to_string())?;
     tokens.republish(claims.republishes(), deps.now());
     let setup = Setup {
@@ -336,7 +360,10 @@ async fn make_and_start(deps: &Arc<Deps>, start: &Start) -> Result<(), StartErro
     let step = deps.traces.step(pod.uid(), "node: start the container", &start.container);
     deps.normal(pod, &start.container, "Created", "Container created");
     match deps.runtime.start_container(&id).await {
-        Ok(status) => deps.state.put_container(&status),
+        Ok(status) => {
+            deps.state.put_container(&status);
+            cpus::started(deps, pod.uid(), &id);
+        }
         Err(error) => {
             deps.state.refresh_container(&*deps.runtime, &id).await;
             return Err(StartError { reason: "RunContainerError", message: error.to_string() });
@@ -397,6 +424,7 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
     mounts.extend(extras.mounts);
     devices.extend(extras.devices);
     let pid_of = target(deps, &pod, &name).map_err(StartError::config)?;
+    let claimed = dra::cdi_devices(deps, &pod, container).map_err(StartError::config)?;
     let run = Run {
         pod: &pod,
         container,
@@ -408,11 +436,14 @@ async fn prepare(deps: &Arc<Deps>, start: &Start) -> Result<engine_api::Containe
         env,
         mounts,
         devices,
+        cdi_devices: extras.cdi.into_iter().chain(claimed).collect(),
         message_file,
         address: start.addresses.first().copied(),
         pid_of,
     };
-    container_spec(run, &deps.facts).map_err(StartError::config)
+    let mut spec = container_spec(run, &deps.facts).map_err(StartError::config)?;
+    spec.resources.cpuset_cpus = deps.cpus.allowed(pod.uid(), &name).map(|cpus| cpus.to_string());
+    Ok(spec)
 }
 
 /// A container's environment with what plugins add to it: its own variables are what it says. Pure. Source:

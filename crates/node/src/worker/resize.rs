@@ -59,6 +59,7 @@ impl PodWorker {
             Some(known) => Ok((known, true)),
             None => asked.save(&directories).map(|()| (asked, false)),
         });
+        Arc::make_mut(&mut self.pod).own_cpus = self.deps.cpus.owners(self.pod.uid());
         match noted.await {
             Ok(Ok((granted, was_noted))) => {
                 self.grant(granted);

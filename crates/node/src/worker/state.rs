@@ -180,7 +180,7 @@ impl PodWorker {
         }
     }
 
-    /// The pod has to go, for what it holds or for what the node is short of. One that ends already may get less time.
+    /// The pod has to go, for what it holds, for what the node is short of, or since the machine goes down. One that ends already may get less time.
     pub(super) fn evict(&mut self, verdict: Verdict) {
         let by = self.at_most(grace_end(&self.deps, verdict.grace_seconds));
         self.evicted_by = Some(by);
@@ -188,8 +188,10 @@ impl PodWorker {
             stop::bring_nearer(deadline, by);
         }
         if self.failure.is_none() && !self.pod.is_terminal() {
-            self.deps.event(&self.pod, None, EventType::Warning, EVICTED, verdict.message.clone());
-            self.failure = Some((EVICTED.to_owned(), verdict.message.clone()));
+            if verdict.reason == EVICTED {
+                self.deps.event(&self.pod, None, EventType::Warning, EVICTED, verdict.message.clone());
+            }
+            self.failure = Some((verdict.reason.to_owned(), verdict.message.clone()));
             self.eviction = Some(verdict);
         }
     }

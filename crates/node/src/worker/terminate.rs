@@ -17,6 +17,7 @@ use super::state::PodWorker;
 use super::{grace_end, ops, stop};
 use crate::deps::{Deps, blocking};
 use crate::hooks::end_container;
+use crate::plugins::dra;
 use crate::pod::spec::log_directory;
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_state::PodRuntime;
@@ -51,6 +52,13 @@ impl PodWorker {
         for sandbox in &runtime.sandboxes {
             let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
             ops::insist(&self.deps, &never(), || ops::release(&self.deps, &sandbox.id), failed).await;
+        }
+        if self.deps.plugins.claims.holds(self.pod.uid()) {
+            // Before anybody hears that the pod has ended: its devices would be another's.
+            self.mailbox.is_over();
+            let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
+            let step = || dra::unprepare(&self.deps, self.pod.uid());
+            ops::insist(&self.deps, &never(), step, failed).await;
         }
         let runtime = self.deps.state.pod(self.pod.uid());
         self.read_messages(&runtime).await;
@@ -151,6 +159,7 @@ impl Remains {
         for sandbox in &self.sandboxes {
             ops::delete_sandbox(deps, sandbox).await?;
         }
+        dra::unprepare(deps, &self.uid).await?;
         let directories = deps.directories(&self.uid);
         let logs = self.logs.clone();
         csi::tear_down(deps, &deps.threads, &directories, &self.uid).await?;

@@ -175,6 +175,19 @@ impl ApiServer {
         Ok(Response::Deleted { uid, object: None, warnings: Vec::new() })
     }
 
+    /// Removes the ResourceSlices that a selector means.
+    fn remove_slices(&self, selector: &str) {
+        let terms: Vec<(&str, &str)> = selector.split(',').filter_map(|term| term.split_once('=')).collect();
+        for slice in self.list("resourceslices") {
+            let has = |(field, value): &(&str, &str)| {
+                slice["spec"][field.strip_prefix("spec.").unwrap_or(field)] == *value
+            };
+            if terms.iter().all(has) {
+                self.remove("resourceslices", "", slice["metadata"]["name"].as_str().unwrap_or_default());
+            }
+        }
+    }
+
     fn create(&self, request: &Request, mut body: Value) -> Result<Arc<Object>, Status> {
         let resource = &request.resource.resource;
         if request.subresource == "token" {
@@ -193,6 +206,10 @@ impl ApiServer {
             return Err(Status::internal("no pods today"));
         }
         let mut name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if let (true, Some(prefix)) = (name.is_empty(), body["metadata"]["generateName"].as_str()) {
+            name = format!("{prefix}{}", &base::id::uuid()[..8]);
+            body["metadata"]["name"] = name.clone().into();
+        }
         if resource == "events" {
             // Their names hold the time, which stands still here.
             name = base::id::uuid();
@@ -271,6 +288,10 @@ impl Transport for ApiServer {
             Call::Watch(options) => return Ok(Response::Watch(self.watch(&resource, options))),
             Call::List(_) => return Ok(Response::List(List::default())),
             Call::Delete(options) => return self.delete(&request, options),
+            Call::DeleteCollection(_, options) => {
+                self.remove_slices(&options.field_selector);
+                return Ok(Response::List(List::default()));
+            }
             other => return Err(Status::new(Reason::MethodNotAllowed, format!("{:?}", other.verb()))),
         };
         Ok(Response::Object { object, created: false, warnings: Vec::new() })

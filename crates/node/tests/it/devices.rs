@@ -83,6 +83,7 @@ impl DevicePlugin for Served {
         let answer = ContainerAllocateResponse {
             envs: [("GPUS".to_owned(), ids.join(","))].into(),
             mounts: vec![mount],
+            cdi_devices: vec![CdiDevice { name: format!("example.com/gpu={}", ids.join("-")) }],
             ..ContainerAllocateResponse::default()
         };
         Ok(Response::new(AllocateResponse { container_responses: vec![answer] }))
@@ -170,6 +171,10 @@ async fn devices_are_counted_given_and_kept() {
     assert!(spec.env.contains(&"GPUS=b".to_owned()), "{:?}", spec.env);
     let mount = spec.mounts.iter().find(|mount| mount.target == Path::new("/usr/lib/gpu")).unwrap();
     assert!(mount.read_only);
+    assert_eq!(spec.cdi_devices, ["example.com/gpu=b"]);
+    let pod = world.pod("web");
+    let wanted = json!([{ "name": GPU, "resources": [{ "resourceID": "b", "health": "Healthy" }] }]);
+    assert_eq!(pod["status"]["containerStatuses"][0]["allocatedResourcesStatus"], wanted);
 
     // The plugin fails: the pod is refused, with upstream's reason, and its device is free again.
     *plugin.fails.lock() = true;

@@ -3,14 +3,19 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod api_server;
+mod certificates;
+mod cpus;
 mod devices;
+mod dra;
 mod eviction;
 mod images;
+mod logind;
 mod plugins;
 mod pods;
 mod resize;
 mod runtime;
 mod security;
+mod shutdown;
 mod static_pods;
 mod streams;
 mod volumes;

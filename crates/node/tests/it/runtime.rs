@@ -88,6 +88,11 @@ impl Fake {
         named.max_by_key(|status| status.spec.labels["skiff.dev/attempt"].parse::<u32>().unwrap()).cloned()
     }
 
+    /// What a container has.
+    pub(crate) fn resources_of(&self, id: &str) -> Option<Resources> {
+        self.held.lock().containers.get(id).map(|status| status.spec.resources.clone())
+    }
+
     pub(crate) fn sandbox_specs(&self) -> Vec<SandboxSpec> {
         self.held.lock().sandboxes.values().map(|status| status.spec.clone()).collect()
     }
@@ -330,7 +335,8 @@ impl Runtime for Fake {
         let name = {
             let mut held = self.held.lock();
             let status = held.containers.get_mut(id).ok_or(EngineError::not_found("no container"))?;
-            status.spec.resources = resources;
+            let had = std::mem::take(&mut status.spec.resources);
+            status.spec.resources = resources.over(had);
             status.spec.name.clone()
         };
         self.say(format!("update {name}"));

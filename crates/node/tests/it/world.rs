@@ -86,6 +86,11 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     /// When pods have to go, from the next start on.
     pub(crate) eviction: node::Eviction,
+    /// Who has CPUs for itself, from the next start on, and what is not the pods'.
+    pub(crate) cpus: node::CpuSettings,
+    pub(crate) reserved: node::Reserved,
+    /// How pods end before the machine goes down, from the next start on.
+    pub(crate) shutdown: node::ShutdownSettings,
     changed: watch::Sender<u64>,
     networks: Arc<Networks>,
     running: Option<(Arc<Agent>, CancellationToken, JoinHandle<()>)>,
@@ -109,6 +114,9 @@ impl World {
             served: Arc::default(),
             directory: tempfile::tempdir().unwrap(),
             eviction: node::Eviction::default(),
+            cpus: node::CpuSettings::default(),
+            reserved: node::Reserved::default(),
+            shutdown: node::ShutdownSettings::default(),
             networks: Arc::default(),
             running: None,
             _addresses: watch::Sender::new(vec!["192.0.2.1".parse().unwrap()]),
@@ -138,8 +146,10 @@ impl World {
             crash_loop_max: Duration::from_secs(300),
             static_pods: Some(root.join("manifests")),
             images: node::ImagesConfig::default(),
-            reserved: node::Reserved::default(),
+            reserved: self.reserved.clone(),
             eviction: self.eviction.clone(),
+            cpus: self.cpus.clone(),
+            shutdown: self.shutdown.clone(),
             labels: Vec::new(),
             server: None,
         };

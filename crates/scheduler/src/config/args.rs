@@ -275,7 +275,7 @@ impl DeviceArgs {
     /// Source: `ValidateDynamicResourcesArgs`.
     pub(super) fn check(&self, problems: &mut Problems) {
         let read = |text: &Option<String>| {
-            text.as_deref().map(|text| (text.to_owned(), api::custom::go_duration(text)))
+            text.as_deref().map(|text| (text.to_owned(), base::go_duration::parse(text)))
         };
         match read(&self.filter_timeout) {
             Some((text, None)) => problems.invalid("filterTimeout", &format!("{text:?}"), "invalid duration"),
@@ -297,8 +297,7 @@ impl DeviceArgs {
 }
 
 fn given(text: Option<&str>) -> Option<Duration> {
-    let nanoseconds = u64::try_from(api::custom::go_duration(text?)?).ok()?;
-    Some(Duration::from_nanos(nanoseconds))
+    base::go_duration::parse_unsigned(text?)
 }
 
 /// `NodeResourcesBalancedAllocationArgs`.

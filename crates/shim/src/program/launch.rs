@@ -15,8 +15,8 @@ use std::rc::Rc;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{
-    Capability, Linux, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process,
-    Spec, User,
+    Capability, Linux, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Mount,
+    Process, Spec, User,
 };
 use libcontainer::seccomp::{initialize_seccomp, is_notify};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
@@ -27,10 +27,12 @@ use sys::ns::Namespace;
 use sys::seccomp::Filter;
 
 use super::steps::Steps;
-use super::{filter, outside, passage};
+use super::{filter, groups, outside, passage};
 
 /// The directory in a bundle where the document stands as the library is to read it.
 const LIBRARY_DIR: &str = "library";
+/// Where what is to be mounted at `/dev` waits for the end of what the library does there.
+const DEV_ASIDE: &str = "/dev/.skiff-dev";
 /// The name of the socket in a bundle over which the library hands out a terminal's master.
 const TERMINAL_SOCKET: &str = "tty.sock";
 
@@ -51,6 +53,8 @@ pub(crate) struct Launch {
     pub(crate) runtime: Option<PathBuf>,
     /// The sandbox has a user namespace of its own.
     pub(crate) users: bool,
+    /// Where the container's cgroups are entered; where none are named, they are found.
+    pub(crate) cgroup_entrances: Vec<PathBuf>,
     /// What else is asked of that program, in place of a process.
     pub(crate) errand: Option<Errand>,
 }
@@ -80,22 +84,42 @@ pub(crate) enum Launched {
     Failed(CallError),
 }
 
-/// Starts a launcher and gives it its task. The answer comes over the socket.
-pub(crate) fn start(launch: &Launch, fds: &[BorrowedFd<'_>]) -> io::Result<(Child, OwnedFd)> {
-    let (own, theirs) = sys::seqpacket::pair()?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg("launch")
-        .stdin(theirs)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let sent = shim::encode(launch).and_then(|message| sys::seqpacket::send(&own, &message, fds));
-    if let Err(error) = sent {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(error);
+/// A launcher without a task yet: making it takes a part of a start that nobody has to wait for.
+pub(crate) struct Spare {
+    child: Child,
+    socket: OwnedFd,
+}
+
+impl Spare {
+    /// Starts one.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (own, theirs) = sys::seqpacket::pair()?;
+        let child = Command::new("/proc/self/exe")
+            .arg("launch")
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { child, socket: own })
     }
-    Ok((child, own))
+
+    /// Gives it its task. The answer comes over the socket.
+    pub(crate) fn give(self, launch: &Launch, fds: &[BorrowedFd<'_>]) -> io::Result<(Child, OwnedFd)> {
+        let message = shim::encode(launch)?;
+        match sys::seqpacket::send(&self.socket, &message, fds) {
+            Ok(()) => Ok((self.child, self.socket)),
+            Err(error) => {
+                self.end();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn end(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The answer of a launcher: what came of it and the descriptors with it.
@@ -168,6 +192,8 @@ fn execute_inside(
     let console = launch.terminal.then(listen_for_terminal).transpose().map_err(|error| failure(&error))?;
     let document = if payload.rewritten { launch.bundle.join(LIBRARY_DIR) } else { launch.bundle.clone() };
     steps.took("launcher: document and filter");
+    groups::enter(launch).map_err(|error| failure(&error))?;
+    steps.took("launcher: enter the cgroups");
     let result = build(launch, &document, fds, payload, console.is_some(), steps);
     // Ends when every holder of the other side has executed its program or ended.
     let mut why = String::new();
@@ -257,6 +283,19 @@ struct Confinement {
     capabilities: LinuxCapabilities,
     /// A further process enters the user namespace here, which the library does not do.
     users: Option<Entrance>,
+    /// Mounts of a first process, of which the library takes no notice of how far their changes travel.
+    mounts: Vec<(PathBuf, Travels)>,
+    /// Something is to be mounted at `/dev`, under what lies at these paths.
+    dev: Option<Vec<PathBuf>>,
+}
+
+/// How far the changes of a mount travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Travels {
+    /// Not at all.
+    Nowhere,
+    /// To the container.
+    Inwards,
 }
 
 /// A user namespace to enter, and who to be in it.
@@ -318,6 +357,24 @@ impl Executor for Payload {
 
 impl Confinement {
     fn apply(&self) -> Result<(), String> {
+        if let Some(below) = &self.dev {
+            cover_dev(below).map_err(|error| format!("mounting /dev: {error}"))?;
+        }
+        for (target, travels) in &self.mounts {
+            let set = match travels {
+                Travels::Nowhere => sys::mount::seclude(target),
+                Travels::Inwards => sys::mount::follow(target),
+            };
+            match set.map_err(|error| (error.kind(), error)) {
+                // Another mount lies over it: nobody sees it.
+                Ok(())
+                | Err((
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory,
+                    _,
+                )) => {}
+                Err((_, error)) => return Err(format!("how far {} travels: {error}", target.display())),
+            }
+        }
         if let Some(Entrance { namespace, user, terminals }) = &self.users {
             let groups = user.additional_gids().as_deref().unwrap_or_default();
             // It was made by the host's root, who is nobody inside.
@@ -340,9 +397,9 @@ impl Confinement {
     }
 }
 
-/// What is left for the end. Where the container has a system call filter and the process no `no_new_privileges` (which
-/// alone would let it load one), the capabilities that the library is told of are widened by what the loading needs, and
-/// the true ones are kept for the end.
+/// What is left for the end. Where mounts are to be set apart, or the container has a system call filter and the process no
+/// `no_new_privileges` (which alone would let it load one), the capabilities that the library is told of are widened by what
+/// that needs, and the true ones are kept for the end.
 fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
     let mut spec: Spec = shim::decode(&std::fs::read(launch.bundle.join("config.json"))?)?;
     let mut linux = spec.linux().clone().unwrap_or_default();
@@ -351,8 +408,16 @@ fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
     let supervised = profile.as_ref().is_some_and(|profile| {
         is_notify(profile) || profile.default_action() == LinuxSeccompAction::ScmpActNotify
     });
+    let mounts = match launch.exec {
+        None => travelling(&spec),
+        Some(_) => Vec::new(),
+    };
+    let dev = match launch.exec {
+        None => set_dev_aside(&mut spec)?,
+        Some(_) => None,
+    };
     let mut process: Process = match &launch.exec {
-        None if profile.is_none() => return Ok(None),
+        None if profile.is_none() && mounts.is_empty() && dev.is_none() => return Ok(None),
         Some(_) if profile.is_none() && users.is_none() => return Ok(None),
         // Its supervisor is told about the container: by the library, which knows all about that.
         None if supervised => return Ok(None),
@@ -363,7 +428,7 @@ fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
     let first = first_id(&linux).filter(|_| launch.terminal);
     let users = users.map(|path| enter_later(&path, first, &mut process)).transpose()?;
     // The rights of a process that enters a user namespace are that namespace's from then on.
-    if users.is_some() || process.no_new_privileges() != Some(true) {
+    if users.is_some() || !mounts.is_empty() || dev.is_some() || process.no_new_privileges() != Some(true) {
         process.set_capabilities(Some(widened(&capabilities, users.is_some())));
     }
     if let Some(file) = &launch.exec {
@@ -385,7 +450,59 @@ fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
             Some(Loadable::Compiled(filter::compiled(&profile, directory)?))
         }
     };
-    Ok(Some(Confinement { filter, capabilities, users }))
+    Ok(Some(Confinement { filter, capabilities, users, mounts, dev }))
+}
+
+/// Has the library prepare a `/dev` of the container's own where something else is to be mounted there, which waits aside:
+/// the library makes devices and links in whatever lies there, also in the host's. Answers what else is mounted below.
+/// As runc does it, which prepares nothing there.
+fn set_dev_aside(spec: &mut Spec) -> io::Result<Option<Vec<PathBuf>>> {
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let is_bind = |mount: &Mount| mount.typ().as_deref() == Some("bind");
+    let dev = Path::new("/dev");
+    let found = mounts.iter_mut().find(|mount| is_bind(mount) && mount.destination() == dev);
+    let Some(asked) = found else { return Ok(None) };
+    asked.set_destination(DEV_ASIDE.into());
+    let below = mounts.iter().filter(|mount| is_bind(mount) && mount.destination().starts_with(dev));
+    let below = below.map(|mount| mount.destination().clone()).filter(|path| path != Path::new(DEV_ASIDE));
+    let below = below.collect();
+    let own = br#"{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","strictatime","mode=755","size=65536k"]}"#;
+    mounts.insert(0, shim::decode(own)?);
+    spec.set_mounts(Some(mounts));
+    Ok(Some(below))
+}
+
+/// Mounts what has waited, and over it what was mounted below, where it has a place for that. What waited stays where it is,
+/// covered: to unmount it might unmount what is below it elsewhere too.
+fn cover_dev(below: &[PathBuf]) -> io::Result<()> {
+    let held = below.iter().filter_map(|path| Some((path, sys::mount::clone_tree(path).ok()?)));
+    let held: Vec<_> = held.collect();
+    sys::mount::attach(sys::mount::clone_tree(Path::new(DEV_ASIDE))?, Path::new("/dev"))?;
+    for (path, tree) in held {
+        match sys::mount::attach(tree, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            attached => attached?,
+        }
+    }
+    Ok(())
+}
+
+/// The mounts that are to be set apart from what the root of all of them does: where it follows the host's, as it does
+/// unless something travels to the host, only those that are not to.
+fn travelling(spec: &Spec) -> Vec<(PathBuf, Travels)> {
+    let shares =
+        spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()) == Some("shared");
+    let mounts = spec.mounts().iter().flatten();
+    let set = mounts.filter_map(|mount| {
+        let has = |option: &str| mount.options().iter().flatten().any(|known| known == option);
+        let travels = match (has("rprivate"), has("rslave")) {
+            (true, _) => Travels::Nowhere,
+            (_, true) if shares => Travels::Inwards,
+            _ => return None,
+        };
+        Some((mount.destination().clone(), travels))
+    });
+    set.collect()
 }
 
 /// The user namespace that a container's document joins.

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use shim::{CallError, RUNTIME_DIR};
@@ -17,8 +17,10 @@ use sys::process::Pidfd;
 
 use super::launch::{Errand, failure};
 
-/// How long an errand may take. Starts are not bounded, as the library's are not.
+/// How long an errand may take.
 const ERRAND_MAX: Duration = Duration::from_secs(15);
+/// How long a process may take to be made, as nodes wait for their runtimes. Source: upstream's `runtimeRequestTimeout`.
+const START_MAX: Duration = Duration::from_secs(120);
 /// The most that is read of a log.
 const LOG_MAX_BYTES: u64 = 64 << 10;
 /// Some runtimes look for helpers; the shim has no environment.
@@ -41,13 +43,18 @@ impl Runtime<'_> {
         let mut create = self.command(&files, "create");
         create.arg("--bundle").arg(self.bundle).arg("--pid-file").arg(&files.pid);
         create.args(terminal.iter().flat_map(|socket| ["--console-socket", socket])).arg(self.id);
-        let pid = self.run_process(create, &files, fds)?;
+        let pid = self.run_process(create, &files, fds).inspect_err(|fault| {
+            // What it has made by then is nobody's.
+            if matches!(fault, Fault::Hung(_)) {
+                let _ = self.run_errand(Errand::Delete);
+            }
+        })?;
         let mut start = self.command(&files, "start");
         start.arg(self.id);
-        if let Err(error) = wait(&mut start, &files, None) {
+        if let Err(error) = wait(&mut start, &files, START_MAX) {
             // What was made waits for a start that never comes.
             let _ = self.run_errand(Errand::Delete);
-            return Err(error);
+            return Err(error.into());
         }
         Ok(pid)
     }
@@ -63,7 +70,7 @@ impl Runtime<'_> {
         let mut exec = self.command(&files, "exec");
         exec.arg("--detach").arg("--pid-file").arg(&files.pid).arg("--process").arg(process);
         exec.args(terminal.iter().flat_map(|socket| ["--console-socket", socket])).arg(self.id);
-        self.run_process(exec, &files, fds)
+        Ok(self.run_process(exec, &files, fds)?)
     }
 
     /// Does what else there is to do.
@@ -75,13 +82,15 @@ impl Runtime<'_> {
                 kill.arg(self.id).arg(signal.to_string());
                 kill
             }
-            Errand::Delete => {
-                let mut delete = self.command(&files, "delete");
-                delete.arg("--force").arg(self.id);
-                delete
-            }
+            Errand::Delete => self.deletion(&files),
         };
-        wait(&mut command, &files, Some(ERRAND_MAX))
+        Ok(wait(&mut command, &files, ERRAND_MAX)?)
+    }
+
+    fn deletion(&self, files: &Files) -> Command {
+        let mut delete = self.command(files, "delete");
+        delete.arg("--force").arg(self.id);
+        delete
     }
 
     fn command(&self, files: &Files, verb: &str) -> Command {
@@ -101,19 +110,53 @@ impl Runtime<'_> {
     }
 
     /// Runs a command that leaves a process behind; its number.
-    fn run_process(&self, mut command: Command, files: &Files, fds: Vec<OwnedFd>) -> Result<u32, CallError> {
-        sys::process::become_subreaper().map_err(|error| failure(&error))?;
+    fn run_process(&self, mut command: Command, files: &Files, fds: Vec<OwnedFd>) -> Result<u32, Fault> {
+        let failed = |error: io::Error| Fault::Failed(failure(&error));
+        sys::process::become_subreaper().map_err(failed)?;
         let mut fds = fds.into_iter();
         if let (Some(stdin), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) {
             command.stdin(stdin).stdout(stdout).stderr(stderr);
         }
-        wait(&mut command, files, None)?;
+        wait(&mut command, files, START_MAX)?;
         // The pipes' ends that it holds would keep them open.
         drop(command);
-        let pid = std::fs::read_to_string(&files.pid).map_err(|error| failure(&error))?;
-        pid.trim()
-            .parse()
-            .map_err(|_| CallError::new(format!("{} wrote `{pid}` for a process id", self.program.display())))
+        let pid = std::fs::read_to_string(&files.pid).map_err(failed)?;
+        pid.trim().parse().map_err(|_| {
+            let message = format!("{} wrote `{pid}` for a process id", self.program.display());
+            Fault::Failed(CallError::new(message))
+        })
+    }
+}
+
+/// Has containers deleted, all at once and in the time that one may take.
+pub(crate) fn delete_all<'a>(all: impl Iterator<Item = Runtime<'a>>) {
+    let begun: Vec<(Files, Child)> = all
+        .filter_map(|runtime| {
+            let files = Files::new(runtime.bundle);
+            let child = sys::process::bind_to_caller(&mut runtime.deletion(&files)).spawn().ok()?;
+            Some((files, child))
+        })
+        .collect();
+    let until = Instant::now() + ERRAND_MAX;
+    for (_files, child) in begun {
+        // What it leaves the daemon removes by cgroup and directory.
+        let _ = finish(child, until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Why a command was not done.
+#[derive(Debug)]
+enum Fault {
+    /// It came to no end, and was killed.
+    Hung(CallError),
+    Failed(CallError),
+}
+
+impl From<Fault> for CallError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Hung(error) | Fault::Failed(error) => error,
+        }
     }
 }
 
@@ -139,24 +182,29 @@ impl Drop for Files {
 }
 
 /// Runs a command to its end, for at most as long as is said.
-fn wait(command: &mut Command, files: &Files, at_most: Option<Duration>) -> Result<(), CallError> {
+fn wait(command: &mut Command, files: &Files, at_most: Duration) -> Result<(), Fault> {
     let name = command.get_program().to_owned();
-    let ended = run(command, at_most)
-        .map_err(|error| CallError::new(format!("{}: {error}", name.to_string_lossy())))?;
+    let ended = run(command, at_most).map_err(|error| {
+        let told = CallError::new(format!("{}: {error}", name.to_string_lossy()));
+        if error.kind() == io::ErrorKind::TimedOut { Fault::Hung(told) } else { Fault::Failed(told) }
+    })?;
     if ended.success() {
         return Ok(());
     }
     let log = File::open(&files.log).and_then(|file| sys::files::read_bounded(file, LOG_MAX_BYTES));
     let told = last_error(&String::from_utf8_lossy(&log.unwrap_or_default()));
     let message = told.unwrap_or_else(|| format!("{} ended with {ended}", name.to_string_lossy()));
-    Err(CallError { code: code_of(&message), message })
+    Err(Fault::Failed(CallError { code: code_of(&message), message }))
 }
 
-fn run(command: &mut Command, at_most: Option<Duration>) -> io::Result<ExitStatus> {
-    let mut child = command.spawn()?;
-    let Some(at_most) = at_most else { return child.wait() };
+/// It ends with whoever runs it, and where it hangs with all that it has started.
+fn run(command: &mut Command, at_most: Duration) -> io::Result<ExitStatus> {
+    finish(sys::process::bind_to_caller(command).spawn()?, at_most)
+}
+
+fn finish(mut child: Child, at_most: Duration) -> io::Result<ExitStatus> {
     if !Pidfd::open(child.id()).and_then(|pidfd| pidfd.wait(at_most))? {
-        child.kill()?;
+        sys::process::kill_group(child.id())?;
         child.wait()?;
         return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {at_most:?}")));
     }
@@ -204,11 +252,43 @@ mod tests {
     }
 
     #[test]
-    fn an_errand_that_hangs_is_given_up() {
+    fn nothing_runs_on_without_whoever_waits_for_it() {
+        let begin = || sys::process::bind_to_caller(Command::new("sleep").arg("1000")).spawn().unwrap();
+        let mut child = std::thread::spawn(begin).join().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
+    }
+
+    #[test]
+    fn many_are_deleted_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let mut slow = Command::new("sleep");
-        let error = run(slow.arg("1000"), Some(Duration::from_millis(50))).unwrap_err();
+        let program = dir.path().join("slow");
+        // Each waits for the other's file.
+        let script = "#!/bin/sh\nfor id; do :; done; cd $(dirname $0); touch $id\n\
+                      until [ -e a ] && [ -e b ]; do sleep 0.01; done; touch done-$id\n";
+        // Not written here: a process that another test makes meanwhile would hold it open, and nobody could execute it.
+        let source = dir.path().join("source");
+        std::fs::write(&source, script).unwrap();
+        assert!(
+            Command::new("install").args(["-m", "755"]).args([&source, &program]).status().unwrap().success()
+        );
+        delete_all(["a", "b"].into_iter().map(|id| Runtime { program: &program, bundle: dir.path(), id }));
+        assert!(dir.path().join("done-a").exists() && dir.path().join("done-b").exists());
+    }
+
+    #[test]
+    fn one_that_hangs_is_given_up_with_all_that_it_has_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut slow = Command::new("sh");
+        slow.args(["-c", "sleep 1000 & echo $!; wait"]).stdout(Stdio::piped());
+        let mut child = sys::process::bind_to_caller(&mut slow).spawn().unwrap();
+        let mut line = String::new();
+        let said = child.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(said), &mut line).unwrap();
+        let pid = line.trim().parse().unwrap();
+        let started = Pidfd::open(pid).unwrap();
+        let error = finish(child, Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(started.wait(Duration::from_secs(60)).unwrap());
         let runtime = Runtime { program: Path::new("/no/such/runtime"), bundle: dir.path(), id: "c" };
         let error = runtime.run_errand(Errand::Delete).unwrap_err();
         assert!(error.message.starts_with("/no/such/runtime: No such file"), "{}", error.message);

@@ -15,9 +15,9 @@ use shim::{
 use sys::children::{ChildSignals, Ended};
 use sys::process::Pidfd;
 
-use super::launch::{self, Errand, Launch, Launched};
+use super::launch::{self, Errand, Launch, Launched, Spare};
 use super::log::Log;
-use super::outside::Runtime;
+use super::outside::{self, Runtime};
 use super::poller::{Poller, Source, Token};
 use super::sandbox;
 use super::steps::{self, Steps};
@@ -98,6 +98,8 @@ struct Server {
     peers: BTreeMap<u64, Peer>,
     containers: BTreeMap<u64, Container>,
     launching: BTreeMap<u64, Launching>,
+    /// For the next start.
+    spare: Option<Spare>,
     processes: BTreeMap<u32, Process>,
     init: Option<Child>,
     ending: bool,
@@ -169,6 +171,7 @@ impl Server {
             peers: BTreeMap::new(),
             containers: BTreeMap::new(),
             launching: BTreeMap::new(),
+            spare: None,
             processes: BTreeMap::new(),
             init,
             ending: false,
@@ -344,12 +347,17 @@ impl Server {
     }
 
     fn on_call(&mut self, peer: u64, id: u64, call: Call, fds: Vec<OwnedFd>) {
+        let a_start_follows = matches!(call, Call::Create(_));
         let result = match self.perform(peer, id, call, fds) {
             Ok(Outcome::Now(answer)) => Ok(answer),
             Ok(Outcome::Later) => return,
             Err(error) => Err(error),
         };
         self.send(peer, &FromShim::Reply { id, result }, &[]);
+        if a_start_follows && self.spare.is_none() {
+            // Without one the start makes its own, or tells why it cannot.
+            self.spare = Spare::new().ok();
+        }
     }
 
     fn perform(&mut self, peer: u64, call: u64, what: Call, fds: Vec<OwnedFd>) -> Result<Outcome, CallError> {
@@ -507,6 +515,7 @@ impl Server {
             asked_ns: steps::now_ns(),
             runtime: container.config.runtime.clone(),
             users: container.config.users,
+            cgroup_entrances: container.config.cgroup_entrances.clone(),
             errand: None,
         };
         let ends: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
@@ -539,6 +548,7 @@ impl Server {
             asked_ns: steps::now_ns(),
             runtime: container.config.runtime.clone(),
             users: container.config.users,
+            cgroup_entrances: container.config.cgroup_entrances.clone(),
             errand: None,
         };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -553,8 +563,10 @@ impl Server {
         fds: &[BorrowedFd<'_>],
         kind: Kind,
     ) -> Result<Outcome, CallError> {
-        let (child, socket) =
-            launch::start(launch, fds).map_err(|error| failed("starting a launcher", &error))?;
+        // One that has been killed meanwhile takes nothing.
+        let prepared = self.spare.take().and_then(|spare| spare.give(launch, fds).ok());
+        let started = prepared.map_or_else(|| Spare::new()?.give(launch, fds), Ok);
+        let (child, socket) = started.map_err(|error| failed("starting a launcher", &error))?;
         let id = self.poller.fresh();
         let token =
             self.poller.readable(&socket, Source::Launcher(id)).map_err(|error| failed("waiting", &error))?;
@@ -598,6 +610,7 @@ impl Server {
             asked_ns: steps::now_ns(),
             runtime: container.config.runtime.clone(),
             users: false,
+            cgroup_entrances: Vec::new(),
             errand: Some(errand),
         };
         self.launch(peer, call, &launch, &[], Kind::Errand(slot, after))
@@ -769,18 +782,19 @@ impl Server {
             // It may hang: what ends it is not waited for.
             let _ = launch.child.kill();
         }
+        if let Some(spare) = self.spare.take() {
+            spare.end();
+        }
         for (pid, process) in &self.processes {
             if process.pidfd.signal(9).is_ok() {
                 let _ = sys::children::reap(*pid);
             }
         }
-        for container in self.containers.values() {
-            if let (Some(program), false) = (&container.config.runtime, container.state == State::Created) {
-                let (bundle, id) = (&container.config.bundle, container.config.id.as_str());
-                // Bounded, and what cannot be had the daemon removes by cgroup and directory.
-                let _ = Runtime { program, bundle, id }.run_errand(Errand::Delete);
-            }
-        }
+        let made = self.containers.values().filter(|container| container.state != State::Created);
+        outside::delete_all(made.filter_map(|container| {
+            let (bundle, id) = (&container.config.bundle, container.config.id.as_str());
+            container.config.runtime.as_ref().map(|program| Runtime { program, bundle, id })
+        }));
         if let Some(mut init) = self.init.take() {
             let _ = init.kill();
             let _ = init.wait();

@@ -78,6 +78,7 @@ pub(crate) async fn build(
         run_dir: instance.run_dir.join("engine"),
         cgroup_root: instance.name.clone(),
         runtimes: settings.oci_runtimes.clone(),
+        cdi_directories: engine::CDI_DIRECTORIES.map(Into::into).into(),
     };
     let runtime: Arc<dyn Runtime> = Engine::open(config, store.clone()).await.context("open the engine")?;
     let images: Arc<dyn Images> = Arc::new(ImageService::new(store.clone()));
@@ -170,6 +171,8 @@ fn node_config(
         images: settings.images.node.clone(),
         reserved: settings.kubelet.reserved.clone(),
         eviction: settings.kubelet.eviction.clone(),
+        cpus: settings.kubelet.cpus.clone(),
+        shutdown: settings.kubelet.shutdown.clone(),
         labels: Vec::new(),
         server: Some(node::ServerConfig {
             listen: SocketAddr::new(host.any(), settings.node_port),

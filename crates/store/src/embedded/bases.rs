@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::index::{Range, Walk};
 use super::state::Snapshot;
 use super::writer::Shared;
-use crate::log::{BaseWriter, Log, record};
+use crate::log::{BaseWriter, Log, abandon, record};
 
 /// So many keys are read under one hold of the lock.
 const KEYS_PER_LOCK: usize = 1024;
@@ -41,10 +41,11 @@ impl Bases {
         let Some(snapshot) = shared.state.read().snapshot(revision) else { return };
         let (backend, shared) = (log.backend().clone(), shared.clone());
         let write = move || {
-            let written = BaseWriter::create(backend, snapshot.revision)
+            let written = BaseWriter::create(backend.clone(), snapshot.revision)
                 .and_then(|writer| write(writer, &snapshot, &shared, first_segment));
             written.unwrap_or_else(|error| {
-                // Nothing is lost: the segments stay until a later base succeeds.
+                // Nothing is lost: the segments stay until a later base succeeds. What there is of this one only takes room.
+                let _ = abandon(&*backend, snapshot.revision);
                 tracing::warn!(%error, revision = snapshot.revision, "cannot shorten the store's log");
                 0
             })

@@ -34,6 +34,8 @@ use writer::{Answer, Job, Shared, Writer};
 
 /// So many keys of a range are read before others get their turn.
 const KEYS_PER_TURN: usize = 4096;
+/// What had no room on the disk is tried again after this time, where nobody asks for it before.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The settings of the embedded store. Sizes are bytes.
 #[derive(Debug, Clone)]
@@ -230,10 +232,15 @@ async fn next_batch(watch: Option<Watch>) -> Option<(Result<crate::WatchBatch, S
     }
 }
 
-/// Ends leases when their time is over. Sleeps until the next deadline, for ever without one.
+/// Ends leases when their time is over, and has the writer try again where there was no room. Sleeps until the next
+/// deadline, for ever without one.
 async fn expire_leases(shared: Arc<Shared>, jobs: mpsc::Sender<Job>) {
     loop {
-        let deadline = shared.state.read().leases.next_deadline();
+        let (deadline, full) = {
+            let state = shared.state.read();
+            (state.leases.next_deadline(), state.full.is_some())
+        };
+        let deadline = if full { Some(Instant::now() + REFUSED_PAUSE) } else { deadline };
         let due = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -244,11 +251,16 @@ async fn expire_leases(shared: Arc<Shared>, jobs: mpsc::Sender<Job>) {
             () = due => {}
             () = shared.leases_changed.notified() => {}
         }
+        if full && jobs.send(Job::Wake).await.is_err() {
+            return;
+        }
         let expired = shared.state.read().leases.expired(Instant::now());
         for lease in expired {
             match ask(&jobs, |answer| Job::Expire(lease, answer)).await {
                 // Revoked by someone else meanwhile: what was wanted.
                 Some(Ok(()) | Err(StoreError::LeaseNotFound(_))) => {}
+                // There is no room now.
+                Some(Err(_)) if shared.state.read().failed.is_none() => break,
                 // The disk failed or the store is closed: nothing can be written any more.
                 Some(Err(_)) | None => return,
             }

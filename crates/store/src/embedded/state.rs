@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) compacted: Revision,
     /// Why the store takes no more writes.
     pub(crate) failed: Option<StoreError>,
+    /// Why no write is taken now: the disk has no room for one that was staged before.
+    pub(crate) full: Option<StoreError>,
     staged: Staged,
     /// What a base's revision did, while the base is replayed.
     touched: Vec<(EventKind, Bytes)>,
@@ -62,6 +64,7 @@ impl State {
             visible: EMPTY,
             compacted: 0,
             failed: None,
+            full: None,
             staged: Staged { revision: EMPTY, ..Staged::default() },
             touched: Vec::new(),
         }
@@ -230,6 +233,11 @@ impl State {
         let compacted = staged.compact?;
         self.compact(compacted);
         Some(compacted)
+    }
+
+    /// Why writes are refused, if they are.
+    pub(crate) fn refusal(&self) -> Option<StoreError> {
+        self.failed.clone().or_else(|| self.full.clone())
     }
 
     /// Refuses all writes from here on, and tells the watches.

@@ -32,7 +32,7 @@ const GATHER_MAX: Duration = Duration::from_micros(500);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
-    /// Told when the next lease deadline may have come nearer.
+    /// Told when the timer has to look again: the next lease's deadline may have come nearer, or there is no room.
     pub(crate) leases_changed: Notify,
 }
 
@@ -73,7 +73,7 @@ impl Writer {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let stopping = Arc::new(AtomicBool::new(false));
         let (bases, stop) = (Bases::new(base_bytes_min), stopping.clone());
-        let work = Work { shared, log, frame: FrameBuf::new(), bases };
+        let work = Work { shared, log, frame: FrameBuf::new(), held: None, bases };
         #[allow(clippy::disallowed_methods, reason = "blocking file I/O; joined when this is dropped")]
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -103,6 +103,8 @@ struct Work {
     shared: Arc<Shared>,
     log: Log,
     frame: FrameBuf,
+    /// The first revision of `frame`, where the disk had no room for it. It is decided, so it has to come next.
+    held: Option<Revision>,
     bases: Bases,
 }
 
@@ -137,6 +139,12 @@ impl Work {
 
     /// Takes jobs for one frame and answers them when it is durable.
     fn write(&mut self, jobs: &mut VecDeque<Job>) {
+        if !self.write_held() {
+            let mut state = self.shared.state.write();
+            let refused: Vec<_> = jobs.drain(..).map(|job| stage(&mut state, job, &mut Vec::new())).collect();
+            drop(state);
+            return refused.into_iter().for_each(Reply::send);
+        }
         self.frame.clear();
         let (revision, replies) = {
             let mut state = self.shared.state.write();
@@ -150,30 +158,77 @@ impl Work {
             (revision, replies)
         };
         let written = if self.frame.is_empty() { Ok(()) } else { self.log.append(&mut self.frame, revision) };
-        let mut state = self.shared.state.write();
         match written {
             Ok(()) => {
-                let compacted = state.publish(Instant::now());
-                drop(state);
+                let compacted = self.shared.state.write().publish(Instant::now());
                 if replies.iter().any(|reply| matches!(reply, Reply::Grant(..))) {
                     self.shared.leases_changed.notify_one();
                 }
                 replies.into_iter().for_each(Reply::send);
-                if let Some(revision) = compacted {
-                    self.bases.compacted(revision, &mut self.log, &self.shared);
-                }
+                self.compacted(compacted);
             }
             Err(error) => {
-                let error = StoreError::Unavailable(format!(
-                    "cannot write the log: {error}. The store refuses writes until it is restarted"
-                ));
-                tracing::error!(%error, "the store failed");
-                state.fail(error.clone());
-                drop(state);
+                let error = self.not_written(revision, &error);
                 replies.into_iter().for_each(|reply| reply.refuse(&error));
             }
         }
     }
+
+    /// Writes the frame that had no room, if there is one. Answers whether there is none any more.
+    fn write_held(&mut self) -> bool {
+        let Some(revision) = self.held else { return true };
+        if let Err(error) = self.log.append(&mut self.frame, revision) {
+            self.not_written(revision, &error);
+            return false;
+        }
+        tracing::info!("the store has room again");
+        self.held = None;
+        let compacted = {
+            let mut state = self.shared.state.write();
+            state.full = None;
+            state.publish(Instant::now())
+        };
+        self.shared.leases_changed.notify_one();
+        self.compacted(compacted);
+        true
+    }
+
+    /// A frame is not on disk. Where there was no room for it, it is kept and goes first when somebody asks again, who is
+    /// refused until then; after any other failure, only opening the store anew tells what reached the disk.
+    fn not_written(&mut self, revision: Revision, error: &io::Error) -> StoreError {
+        let mut state = self.shared.state.write();
+        if has_no_room(error) {
+            let error = StoreError::Unavailable(format!(
+                "cannot write the log: {error}. Writes are refused until there is room again; one of them may take effect then"
+            ));
+            if self.held.replace(revision).is_none() {
+                tracing::error!(%error, "the store has no room");
+                self.shared.leases_changed.notify_one();
+            }
+            state.full = Some(error.clone());
+            return error;
+        }
+        let error = StoreError::Unavailable(format!(
+            "cannot write the log: {error}. The store refuses writes until it is restarted"
+        ));
+        tracing::error!(%error, "the store failed");
+        state.fail(error.clone());
+        error
+    }
+
+    fn compacted(&mut self, revision: Option<Revision>) {
+        if let Some(revision) = revision {
+            self.bases.compacted(revision, &mut self.log, &self.shared);
+        }
+    }
+}
+
+/// Whether a write failed for what passes without a trace: all of it can be written again.
+fn has_no_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 /// Gives others, who may write just now, the time to say so.
@@ -184,7 +239,7 @@ fn gather(took: Duration) {
 
 /// Decides one job; its record goes to `log`.
 fn stage(state: &mut State, job: Job, log: &mut Vec<u8>) -> Reply {
-    if let Some(error) = state.failed.clone() {
+    if let Some(error) = state.refusal() {
         return match job {
             Job::Wake => Reply::None,
             Job::Txn(_, answer) => Reply::Txn(answer, Err(error)),

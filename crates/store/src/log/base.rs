@@ -72,8 +72,13 @@ impl BaseWriter {
 
     /// Gives up: the history moved on while the base was written.
     pub(crate) fn abandon(self) -> io::Result<()> {
-        self.backend.remove(&unfinished(self.revision))
+        abandon(&*self.backend, self.revision)
     }
+}
+
+/// Removes what was written of a base that does not count.
+pub(crate) fn abandon(backend: &dyn Backend, revision: Revision) -> io::Result<()> {
+    backend.remove(&unfinished(revision))
 }
 
 fn unfinished(revision: Revision) -> String {

@@ -122,6 +122,11 @@ impl FrameBuf {
         self.bytes.shrink_to(1 << 20);
     }
 
+    /// Takes back what [`FrameBuf::seal`] and its caller put behind the records; `len` as it was before.
+    pub(crate) fn unseal(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
     /// Writes the header and pads; returns the frame's bytes and its checksum.
     pub(crate) fn seal(&mut self, salt: u64, previous: u64) -> (&mut Vec<u8>, u64) {
         let payload = self.bytes.len() - FRAME_HEADER;

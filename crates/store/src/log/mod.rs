@@ -13,7 +13,7 @@ mod recovery;
 use std::io;
 use std::sync::Arc;
 
-pub(crate) use base::BaseWriter;
+pub(crate) use base::{BaseWriter, abandon};
 pub(crate) use frame::FrameBuf;
 pub(crate) use recovery::Replay;
 
@@ -107,19 +107,32 @@ pub(crate) struct Log {
 impl Log {
     /// Writes a frame and returns when it is durable. `revision` is the first one that the frame may hold.
     ///
-    /// After an error the log must not be used again: what reached the disk is unknown until it is opened anew.
+    /// After an error it is unknown what of it reached the disk. Nothing but the same frame may be tried again: it is then
+    /// written over all that may be there of it.
     pub(crate) fn append(&mut self, frame: &mut FrameBuf, revision: Revision) -> io::Result<()> {
         if self.position >= self.sizes.segment {
             self.roll(revision)?;
         }
+        let unsealed = frame.len();
+        let written = self.write(frame);
+        if written.is_err() {
+            frame.unseal(unsealed);
+        }
+        written
+    }
+
+    fn write(&mut self, frame: &mut FrameBuf) -> io::Result<()> {
         let (bytes, checksum) = frame.seal(self.salt, self.previous);
         let end = self.position + bytes.len() as u64;
-        if end > self.written {
-            self.written = end + self.sizes.ahead;
+        let grows = end > self.written;
+        if grows {
             bytes.resize(bytes.len() + usize::try_from(self.sizes.ahead).unwrap_or(0), 0);
         }
         self.file.write_at(self.position, bytes)?;
         self.file.sync()?;
+        if grows {
+            self.written = end + self.sizes.ahead;
+        }
         self.position = end;
         self.previous = checksum;
         Ok(())
@@ -129,9 +142,9 @@ impl Log {
     fn roll(&mut self, revision: Revision) -> io::Result<()> {
         self.file.truncate(self.position)?;
         self.file.sync()?;
-        self.closed.push(Closed { number: self.number, next_revision: revision, bytes: self.position });
-        let closed = std::mem::take(&mut self.closed);
         let fresh = Self::start(&self.backend, self.sizes, self.number + 1, revision, self.previous)?;
+        let mut closed = std::mem::take(&mut self.closed);
+        closed.push(Closed { number: self.number, next_revision: revision, bytes: self.position });
         *self = Self { closed, ..fresh };
         Ok(())
     }

@@ -31,6 +31,8 @@ const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 const FRAMES_WAITING: usize = 64;
 /// The reason `REFUSED_STREAM`.
 const REFUSED: u32 = 3;
+/// The reason `CANCEL`.
+const CANCEL: u32 = 5;
 const PROTOCOL_HEADER: &str = "x-stream-protocol-version";
 
 /// Protocols of remote commands over SPDY.
@@ -120,6 +122,13 @@ impl StreamOut {
         }
     }
 
+    /// Says that the stream is not gone on with.
+    pub(crate) async fn cancel(&self) {
+        if let Self::Stream { id, to } = self {
+            let _ = to.send(Frame::Reset { id: *id, status: CANCEL }).await;
+        }
+    }
+
     /// Ends the whole session once everything before is written.
     async fn close_session(&self) {
         if let Self::Stream { id, to } = self {
@@ -187,6 +196,10 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     async fn open(&mut self, id: u32, fin: bool, block: &[u8]) -> io::Result<()> {
         // Also of streams that are refused: the decompressor has to see every block.
         let headers = self.decoder.decode(block).map_err(io::Error::other)?;
+        if self.streams.len() >= STREAMS_MAX {
+            // Of those that nobody reads any more some may never be ended by the client.
+            self.streams.retain(|_, data| !data.is_closed());
+        }
         if self.streams.len() >= STREAMS_MAX || self.streams.contains_key(&id) {
             let _ = self.to_client.send(Frame::Reset { id, status: REFUSED }).await;
             return Ok(());
@@ -310,4 +323,4 @@ async fn collect(incoming: &mut mpsc::Receiver<Incoming>, wanted: Wanted) -> Opt
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,7 @@
 //! Sessions against a client that speaks the protocol over a pipe.
 
+use std::collections::HashSet;
+
 use engine_api::{Exit, ProcessIo};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, DuplexStream};
@@ -7,13 +9,17 @@ use tokio::io::{AsyncReadExt as _, DuplexStream};
 use super::*;
 
 /// A client: sends frames, collects what comes per stream.
-struct Client {
+pub(crate) struct Client {
     io: DuplexStream,
     encoder: Encoder,
+    /// The data of each stream so far.
+    data: HashMap<u32, Vec<u8>>,
+    /// The streams that the server has ended at once.
+    pub(crate) resets: HashSet<u32>,
 }
 
 impl Client {
-    async fn open(&mut self, id: u32, headers: &[(&str, &str)]) {
+    pub(crate) async fn open(&mut self, id: u32, headers: &[(&str, &str)]) {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let block = self.encoder.encode(&headers).unwrap();
         self.send(Frame::SynStream { id, fin: false, block }).await;
@@ -21,6 +27,24 @@ impl Client {
 
     async fn send(&mut self, frame: Frame) {
         self.io.write_all(&frame.encode()).await.unwrap();
+    }
+
+    /// Reads on until what has come is enough.
+    pub(crate) async fn until(&mut self, enough: impl Fn(&Self) -> bool) {
+        while !enough(self) {
+            match FrameReader::new(&mut self.io).next().await.unwrap().unwrap() {
+                Frame::Reset { id, .. } => drop(self.resets.insert(id)),
+                Frame::Data { id, bytes, .. } => {
+                    self.data.entry(id).or_default().extend_from_slice(&bytes);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What has come on a stream so far.
+    pub(crate) fn told(&self, id: u32) -> String {
+        String::from_utf8_lossy(self.data.get(&id).map(Vec::as_slice).unwrap_or_default()).into_owned()
     }
 
     /// Everything until the server closes: the data of each stream.
@@ -36,9 +60,9 @@ impl Client {
     }
 }
 
-fn client() -> (Client, DuplexStream) {
+pub(crate) fn client() -> (Client, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(1 << 20);
-    (Client { io: ours, encoder: Encoder::new() }, theirs)
+    (Client { io: ours, encoder: Encoder::new(), data: HashMap::new(), resets: HashSet::new() }, theirs)
 }
 
 /// A process that says its input again in capitals and ends with code 3.

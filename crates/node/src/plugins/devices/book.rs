@@ -12,6 +12,8 @@ pub(crate) struct Answer {
     pub(crate) envs: BTreeMap<String, String>,
     pub(crate) mounts: Vec<Bind>,
     pub(crate) nodes: Vec<Node>,
+    /// Devices that are described to the runtime, by their names there.
+    pub(crate) cdi: Vec<String>,
 }
 
 /// A device of the host that a container may use.
@@ -188,6 +190,32 @@ impl Book {
             ));
         }
         Ok(Choice { must, available })
+    }
+
+    /// Every device that works, with its resource.
+    pub(super) fn healthy(&self) -> Vec<(String, String)> {
+        let of = |(name, of): (&String, &Resource)| {
+            of.healthy.iter().map(|id| (name.clone(), id.clone())).collect::<Vec<_>>()
+        };
+        self.resources.iter().flat_map(of).collect()
+    }
+
+    /// How the devices of a container are, by resource.
+    pub(super) fn health(&self, uid: &str, container: &str) -> BTreeMap<String, Vec<(String, &'static str)>> {
+        let Some(of) = self.given.get(uid).and_then(|of| of.get(container)) else { return BTreeMap::new() };
+        let each = of.iter().map(|(resource, given)| {
+            let known = self.resources.get(resource);
+            let has = |list: fn(&Resource) -> &BTreeSet<String>, id: &String| {
+                known.is_some_and(|known| list(known).contains(id))
+            };
+            let health = |id: &String| match () {
+                () if has(|known| &known.healthy, id) => (id.clone(), "Healthy"),
+                () if has(|known| &known.unhealthy, id) => (id.clone(), "Unhealthy"),
+                () => (id.clone(), "Unknown"),
+            };
+            (resource.clone(), given.ids.iter().map(health).collect())
+        });
+        each.collect()
     }
 
     fn used(&self, resource: &str, counts: impl Fn(&str) -> bool) -> BTreeSet<&String> {

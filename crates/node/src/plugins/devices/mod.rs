@@ -67,6 +67,26 @@ pub(crate) struct Extras {
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) devices: Vec<Device>,
+    /// Names of devices that the runtime knows more of.
+    pub(crate) cdi: Vec<String>,
+}
+
+impl Devices {
+    /// How the devices of a container are, by resource.
+    pub(crate) fn health(&self, uid: &str, container: &str) -> BTreeMap<String, Vec<(String, &'static str)>> {
+        self.book.lock().health(uid, container)
+    }
+
+    /// The devices of a container, each with its resource.
+    pub(crate) fn of_container(&self, uid: &str, container: &str) -> Vec<(String, String)> {
+        let of = self.health(uid, container).into_iter();
+        of.flat_map(|(name, devices)| devices.into_iter().map(move |(id, _)| (name.clone(), id))).collect()
+    }
+
+    /// Every device that works, with its resource.
+    pub(crate) fn healthy(&self) -> Vec<(String, String)> {
+        self.book.lock().healthy()
+    }
 }
 
 fn client(channel: Channel) -> DevicePluginClient<Channel> {
@@ -226,12 +246,7 @@ async fn preferred(plugin: &Plugin, wish: &Wish, choice: &Choice) -> Vec<String>
 
 /// What a plugin wants, if the node can give it: what it cannot give a container must not miss in silence.
 fn read(answer: ContainerAllocateResponse) -> Result<Answer, String> {
-    if !answer.cdi_devices.is_empty() {
-        return Err(
-            "the plugin names devices of CDI, which this node does not know: use one that gives device nodes"
-                .to_owned(),
-        );
-    }
+    let cdi = answer.cdi_devices.into_iter().map(|device| device.name).collect();
     let mounts = answer.mounts.into_iter().map(|mount| {
         check_paths("a mount", &mount.host_path, &mount.container_path)?;
         Ok(Bind {
@@ -253,7 +268,7 @@ fn read(answer: ContainerAllocateResponse) -> Result<Answer, String> {
         })
     });
     let nodes = nodes.collect::<Result<_, String>>()?;
-    Ok(Answer { envs: answer.envs.into_iter().collect(), mounts, nodes })
+    Ok(Answer { envs: answer.envs.into_iter().collect(), mounts, nodes, cdi })
 }
 
 /// Both paths have to be absolute and lead nowhere else.
@@ -305,6 +320,7 @@ pub(crate) async fn extras(deps: &Deps, uid: &str, container: &str) -> Result<Ex
             let failed = |error| format!("device plugin PreStartContainer rpc failed with err: {error}");
             started.map_err(failed)?;
         }
+        extras.cdi.extend(given.answer.cdi);
         extras.env.extend(given.answer.envs.into_iter().map(|(name, value)| format!("{name}={value}")));
         extras.mounts.extend(given.answer.mounts.into_iter().map(|bind| Mount {
             source: MountSource::Bind(bind.host_path.into()),
@@ -366,6 +382,6 @@ mod tests {
         assert!(node("/dev/y", "rx").unwrap_err().contains("unknown rights"));
         let named = api::CdiDevice { name: "vendor.com/gpu=0".into() };
         let cdi = ContainerAllocateResponse { cdi_devices: vec![named], ..Default::default() };
-        assert!(read(cdi).unwrap_err().contains("CDI"));
+        assert_eq!(read(cdi).unwrap().cdi, ["vendor.com/gpu=0"]);
     }
 }

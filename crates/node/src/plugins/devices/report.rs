@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 use super::super::in_use::key;
 use crate::deps::Deps;
 
+/// Numbers are written no more often: a plugin may think otherwise of its devices all the time.
+const PACE: Duration = Duration::from_secs(1);
 const WRITE_BACKOFF: Policy = Policy { first: Duration::from_millis(200), max: Duration::from_secs(10) };
 
 #[derive(Default, Deserialize)]
@@ -58,7 +60,12 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
     let mut failures = 0;
     loop {
         failures = match write(&deps).await {
-            Ok(()) => 0,
+            Ok(false) => 0,
+            Ok(true) => {
+                // What comes meanwhile is written together.
+                tokio::time::sleep(PACE).await;
+                0
+            }
             Err(error) => {
                 tracing::warn!(%error, "the numbers of devices are not written, trying again");
                 failures + 1
@@ -72,17 +79,17 @@ pub(crate) async fn keep(deps: Arc<Deps>) {
     }
 }
 
-async fn write(deps: &Deps) -> Result<(), api::Status> {
+/// Tells whether there was anything to write.
+async fn write(deps: &Deps) -> Result<bool, api::Status> {
     let amounts = deps.plugins.devices.book.lock().amounts();
-    let Some(node) = deps.caches.nodes.get(&key(deps)) else { return Ok(()) };
-    let Ok(NodeView { status }) = node.decode() else { return Ok(()) };
-    if let Some(patch) = patch(&status, &amounts) {
-        let nodes = kinds::NODES.gvr();
-        let written = deps.client.patch(&nodes, &key(deps), "status", PatchType::Merge, &patch).await?;
-        // So that the next look sees what was said.
-        deps.caches.nodes.caught_up(written.revision()).await;
-    }
-    Ok(())
+    let Some(node) = deps.caches.nodes.get(&key(deps)) else { return Ok(false) };
+    let Ok(NodeView { status }) = node.decode() else { return Ok(false) };
+    let Some(patch) = patch(&status, &amounts) else { return Ok(false) };
+    let nodes = kinds::NODES.gvr();
+    let written = deps.client.patch(&nodes, &key(deps), "status", PatchType::Merge, &patch).await?;
+    // So that the next look sees what was said.
+    deps.caches.nodes.caught_up(written.revision()).await;
+    Ok(true)
 }
 
 #[cfg(test)]
