@@ -152,7 +152,7 @@ pub fn cover(dir: &Path, staged: &Path) -> io::Result<()> {
     let outer = |target: &&PathBuf| !below.iter().any(|other| *target != *other && target.starts_with(other));
     let open = |path: &Path| open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC);
     let mut held = Vec::new();
-    for target in below.iter().copied().filter(|target| outer(&target)) {
+    for target in below.iter().copied().filter(|target| outer(target)) {
         held.push((open(target)?, target));
     }
     let to = |mount: &rustix::fd::OwnedFd, target: &Path| {
