@@ -400,6 +400,7 @@ impl Component for Agent {
         ctx.spawn(plugins::dra::wipe_at_start(self.deps.clone()));
         ctx.spawn(plugins::pod_resources::keep(self.deps.clone()));
         ctx.spawn(plugins::in_use::keep(self.deps.clone()));
+        ctx.spawn(plugins::csi_node::keep(self.deps.clone()));
         let listener = plugins::devices::begin(&self.deps).await;
         ctx.spawn(plugins::devices::keep_report(self.deps.clone()));
         ctx.spawn(plugins::devices::keep_server(self.deps.clone(), listener));

@@ -133,7 +133,11 @@ impl Puller {
 /// Finishes what the node before this one noted of pulls that it did not see the end of, and lets go of what it held for pods
 /// that nothing is left of.
 pub(crate) async fn recover(deps: &Deps) {
-    for (holder, _) in deps.images.held().await.unwrap_or_default() {
+    let held = deps.images.held().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "which images pods have as volumes is not known: none is released");
+        Default::default()
+    });
+    for (holder, _) in held {
         if !deps.directories(&holder).run().exists()
             && let Err(error) = deps.images.release(&holder).await
         {

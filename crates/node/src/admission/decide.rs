@@ -171,8 +171,11 @@ pub(super) fn resize_refusal(
 
 /// Whether a name is that of an extended resource: one that the node does not have may be somebody else's to give.
 /// Source: `removeMissingExtendedResources`, `v1helper.IsExtendedResourceName`.
-fn is_extended(name: &str) -> bool {
-    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
+pub(crate) fn is_extended(name: &str) -> bool {
+    // Quotas name it so.
+    let of_quota = || format!("requests.{name}");
+    let native = !name.contains('/') || name.contains("kubernetes.io/") || name.starts_with("requests.");
+    !native && api::names::qualified_name_problems(&of_quota()).is_empty()
 }
 
 #[cfg(test)]
@@ -361,5 +364,25 @@ mod tests {
                    of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 500), ]";
         let refused = Verdict::Refused(Refusal::new("UnexpectedAdmissionError", why));
         assert_eq!(verdict(big(), &[critical(one)], node()), refused);
+    }
+
+    #[test]
+    fn only_names_of_others_are_extended_resources() {
+        assert!(is_extended("example.com/gpu") && is_extended("a/b_c.d"));
+        for name in [
+            "cpu",
+            "kubernetes.io/x",
+            "a.kubernetes.io/x",
+            "xkubernetes.io/y",
+            "requests.a/b",
+            "a/",
+            "/b",
+            "a/b/c",
+            "a /b",
+            "a..b/x",
+            "A_b/x",
+        ] {
+            assert!(!is_extended(name), "{name}");
+        }
     }
 }

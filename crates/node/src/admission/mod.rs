@@ -21,7 +21,7 @@ use reconcile::kinds;
 use serde_json::{Value, json};
 
 use asked::{Asked, Machine};
-pub(crate) use decide::Refusal;
+pub(crate) use decide::{Refusal, is_extended};
 use decide::{Verdict, decide};
 use resizes::Wish;
 

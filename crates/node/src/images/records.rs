@@ -260,7 +260,11 @@ impl Records {
 
     fn change(&self, image: &str, id: &str, source: Option<&Source>, now: Timestamp) -> io::Result<()> {
         let _alone = self.changing.lock();
-        let before = self.read(id)?;
+        // A crash may have left half a record: the image's next pull begins a new one, as upstream's does.
+        let before = self.read(id).unwrap_or_else(|error| {
+            tracing::warn!(image, id, %error, "the record of an image's pulls is unreadable: a new one is begun");
+            None
+        });
         let mut record = before.clone().unwrap_or_else(|| PulledRecord {
             kind: "ImagePulledRecord".to_owned(),
             api_version: API_VERSION.to_owned(),
@@ -276,7 +280,7 @@ impl Records {
         }
         record.last_updated_time = now;
         std::fs::create_dir_all(&self.pulled)?;
-        sys::files::write_atomic(&file(&self.pulled, id), &serde_json::to_vec(&record)?)
+        sys::files::write_durable(&file(&self.pulled, id), &serde_json::to_vec(&record)?)
     }
 
     fn read(&self, id: &str) -> io::Result<Option<PulledRecord>> {

@@ -73,6 +73,13 @@ fn records_are_those_of_upstream() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), wanted);
     std::fs::write(dir.path().join(name), "{").unwrap();
     assert!(records.known(IMAGE, "testimageref").is_err(), "what cannot be read admits nobody");
+    // Half a record, or none of it, is what a loss of power may leave: the next pull counts nevertheless.
+    for cut in ["{", ""] {
+        std::fs::write(dir.path().join(name), cut).unwrap();
+        records.pulled(IMAGE, "testimageref", &secret("a", "p"), at(0)).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), wanted);
+    }
 }
 
 #[test]

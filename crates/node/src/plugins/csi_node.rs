@@ -2,11 +2,16 @@
 //! labels and an annotation of the Node. Source: `pkg/volume/csi/nodeinfomanager`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Key, Object, PatchType, Reason, Status};
+use base::backoff::Policy;
+use jiff::Timestamp;
 use reconcile::kinds;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
 
 use super::driver::NodeInfo;
 use super::in_use::key;
@@ -16,6 +21,7 @@ use crate::deps::Deps;
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
 /// Somebody else may have written meanwhile.
 const TRIES: usize = 5;
+const WRITE_BACKOFF: Policy = Policy { first: Duration::from_millis(200), max: Duration::from_secs(10) };
 
 #[derive(Deserialize)]
 struct Head {
@@ -29,6 +35,45 @@ pub(super) async fn install(deps: &Deps, driver: &str, info: &NodeInfo) -> Resul
     tell_node(deps, driver, Some(info)).await.map_err(of_node)?;
     let of_csi_node = |error| format!("error updating CSINode object with CSI driver node info: {error}");
     tell_csi_node(deps, driver, Some(info)).await.map_err(of_csi_node)
+}
+
+/// Writes what drivers have said into a Node that somebody has made anew, until it is dropped: the drivers do not know of it.
+pub(crate) async fn keep(deps: Arc<Deps>) {
+    let (own, due) = (key(&deps), Arc::new(Notify::new()));
+    let waker = due.clone();
+    let _registration = deps.caches.nodes.on_change(move |change| {
+        if change.key == own {
+            waker.notify_one();
+        }
+    });
+    let (mut told, mut failures) = (None, 0);
+    loop {
+        let node = deps.caches.nodes.get(&key(&deps)).map(|node| node.meta().uid.clone());
+        if node.is_some() && node != told {
+            match tell_all(&deps).await {
+                Ok(()) => (told, failures) = (node, 0),
+                Err(error) => {
+                    tracing::warn!(error, "what drivers say of this node is not written, trying again");
+                    failures += 1;
+                }
+            }
+        }
+        let again = deps.now().saturating_add(WRITE_BACKOFF.delay(failures)).unwrap_or(Timestamp::MAX);
+        tokio::select! {
+            () = due.notified() => {}
+            () = deps.clock.sleep_until(again), if failures > 0 => {}
+        }
+    }
+}
+
+async fn tell_all(deps: &Deps) -> Result<(), String> {
+    let _alone = deps.plugins.objects.lock().await;
+    let mut failed = Ok(());
+    for (driver, info) in deps.plugins.nodes() {
+        // One that cannot be told keeps no other.
+        failed = failed.and(install(deps, &driver, &info).await);
+    }
+    failed
 }
 
 /// Takes a driver's words back. Labels stay, as upstream's do: volumes may have been placed by them.
@@ -84,11 +129,12 @@ fn node_patch(
 
 async fn tell_csi_node(deps: &Deps, driver: &str, info: Option<&NodeInfo>) -> Result<(), String> {
     let gvr = kinds::CSI_NODES.gvr();
+    let owner = owner(deps).await.map_err(|status| status.to_string())?;
     for _ in 0..TRIES {
         let known = match deps.client.get(&gvr, &key(deps)).await {
             Ok(known) => known,
             Err(Status { reason: Reason::NotFound, .. }) if info.is_none() => return Ok(()),
-            Err(Status { reason: Reason::NotFound, .. }) => match make(deps).await {
+            Err(Status { reason: Reason::NotFound, .. }) => match make(deps, &owner).await {
                 Ok(made) => made,
                 Err(Status { reason: Reason::AlreadyExists, .. }) => continue,
                 Err(status) => return Err(status.to_string()),
@@ -97,24 +143,39 @@ async fn tell_csi_node(deps: &Deps, driver: &str, info: Option<&NodeInfo>) -> Re
         };
         let whole: Value = known.decode().map_err(|error| error.to_string())?;
         let list = whole["spec"]["drivers"].as_array().cloned().unwrap_or_default();
-        let Some(list) = drivers(list, driver, info) else { return Ok(()) };
+        let metadata = &whole["metadata"];
+        let is_owned = metadata["ownerReferences"]
+            .as_array()
+            .is_some_and(|known| known.iter().any(|known| known["uid"] == owner["uid"]));
+        let list = match drivers(list.clone(), driver, info) {
+            Some(list) => list,
+            None if is_owned || info.is_none() => return Ok(()),
+            None => list,
+        };
+        // It may be of a Node that is no more, and would go with that.
         let patch = json!({
-            "metadata": { "resourceVersion": whole["metadata"]["resourceVersion"] }, "spec": { "drivers": list },
+            "metadata": { "resourceVersion": metadata["resourceVersion"], "ownerReferences": [owner] },
+            "spec": { "drivers": list },
         });
         match deps.client.patch(&gvr, &key(deps), "", PatchType::Merge, &patch).await {
             Ok(_) => return Ok(()),
-            Err(Status { reason: Reason::Conflict, .. }) => {}
+            Err(Status { reason: Reason::Conflict | Reason::NotFound, .. }) => {}
             Err(status) => return Err(status.to_string()),
         }
     }
     Err("others write it all the time".to_owned())
 }
 
-/// Makes the CSINode, which goes with its Node.
-async fn make(deps: &Deps) -> Result<std::sync::Arc<Object>, Status> {
+/// The Node, as its CSINode names it.
+async fn owner(deps: &Deps) -> Result<Value, Status> {
     let Key { name, .. } = key(deps);
     let node = deps.client.get(&kinds::NODES.gvr(), &key(deps)).await?;
-    let owner = json!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": node.meta().uid });
+    Ok(json!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": node.meta().uid }))
+}
+
+/// Makes the CSINode, which goes with its Node.
+async fn make(deps: &Deps, owner: &Value) -> Result<Arc<Object>, Status> {
+    let Key { name, .. } = key(deps);
     let object = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "CSINode",
         "metadata": { "name": name, "ownerReferences": [owner] }, "spec": { "drivers": [] },

@@ -143,6 +143,13 @@ impl Driver {
         Self { name: name.to_owned(), client, capabilities: OnceCell::new(), limit }
     }
 
+    /// The same with its connection, and with another deadline from now on.
+    #[cfg(test)]
+    pub(crate) fn within(&self, limit: Duration) -> Self {
+        let (client, capabilities) = (self.client.clone(), self.capabilities.clone());
+        Self { name: self.name.clone(), client, capabilities, limit }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use devices::Devices;
 use dra::Claims;
-use driver::Driver;
+use driver::{Driver, NodeInfo};
 use in_use::InUse;
 
 use crate::volumes::csi::Mounted;
@@ -47,6 +47,8 @@ pub(crate) struct Plugins {
 struct Registered {
     driver: Arc<Driver>,
     version: driver::Version,
+    /// What it says of this node.
+    node: NodeInfo,
     /// The socket at which it registered.
     socket: PathBuf,
 }
@@ -59,7 +61,13 @@ impl Plugins {
 
     /// Takes a driver in, in place of one of its name that is no newer; the latest is who answers. Source:
     /// `RegistrationHandler.validateVersions`.
-    fn put(&self, driver: Arc<Driver>, version: driver::Version, socket: &Path) -> Result<(), String> {
+    fn put(
+        &self,
+        driver: Arc<Driver>,
+        version: driver::Version,
+        node: NodeInfo,
+        socket: &Path,
+    ) -> Result<(), String> {
         let mut drivers = self.drivers.lock();
         let known = drivers.get(driver.name()).filter(|known| known.version > version);
         if let Some(known) = known {
@@ -70,9 +78,14 @@ impl Plugins {
                 known.socket.display()
             ));
         }
-        let registered = Registered { driver: driver.clone(), version, socket: socket.to_owned() };
+        let registered = Registered { driver: driver.clone(), version, node, socket: socket.to_owned() };
         drivers.insert(driver.name().to_owned(), registered);
         Ok(())
+    }
+
+    /// What every driver says of this node.
+    fn nodes(&self) -> Vec<(String, NodeInfo)> {
+        self.drivers.lock().iter().map(|(name, known)| (name.clone(), known.node.clone())).collect()
     }
 
     /// The drivers that have registered at a socket.

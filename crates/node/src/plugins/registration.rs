@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base::backoff::Policy;
 use futures::StreamExt as _;
@@ -35,12 +35,13 @@ const INFO_MAX: usize = 64 << 10;
 /// A plugin that does not answer, or is refused. Source: upstream's `goroutinemap`'s back-off.
 const AGAIN: Policy = Policy { first: Duration::from_millis(500), max: Duration::from_secs(122) };
 
-/// What tells a socket from another one of its name.
+/// What tells a socket from another one of its name: also one that was changed is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
     inode: u64,
-    changed: (i64, i64),
+    /// Where the file system knows: inodes are used again.
+    made: Option<SystemTime>,
 }
 
 /// A socket that is looked after.
@@ -73,8 +74,8 @@ fn sockets(directory: &Path) -> io::Result<HashMap<PathBuf, Identity>> {
             tracing::warn!(directory = %directory.display(), "there are more than {PLUGINS_MAX} plugins: the rest is not asked");
             break;
         }
-        let changed = (metadata.ctime(), metadata.ctime_nsec());
-        let identity = Identity { device: metadata.dev(), inode: metadata.ino(), changed };
+        let made = metadata.created().ok();
+        let identity = Identity { device: metadata.dev(), inode: metadata.ino(), made };
         found.insert(entry.path(), identity);
     }
     Ok(found)
@@ -99,11 +100,12 @@ pub(crate) async fn keep(deps: Arc<Deps>, workers: Workers) {
     loop {
         match watch(&directory) {
             Ok(events) => {
-                failures = 0;
                 let mut events = events.ready_chunks(EVENTS_AT_ONCE);
                 loop {
                     // What came before the watch began has told nobody.
-                    for (path, gone) in look(&directory, &mut attended).await {
+                    let Some(new) = look(&directory, &mut attended).await else { break };
+                    failures = 0;
+                    for (path, gone) in new {
                         works.push(attend(deps.clone(), workers.clone(), path, gone));
                     }
                     if !wait(&mut events, &mut works).await {
@@ -146,19 +148,20 @@ where
     }
 }
 
-/// Compares the directory with what is attended to, lets go of who left, and answers who is new.
+/// Compares the directory with what is attended to, lets go of who left, and answers who is new; `None` where it cannot be
+/// listed.
 async fn look(
     directory: &Path,
     attended: &mut HashMap<PathBuf, Attended>,
-) -> Vec<(PathBuf, CancellationToken)> {
+) -> Option<Vec<(PathBuf, CancellationToken)>> {
     let place = directory.to_owned();
     let found = match blocking(move || sockets(&place)).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             tracing::warn!(directory = %directory.display(), %error, "the plugins' sockets cannot be listed");
-            return Vec::new();
+            return None;
         }
-        Err(_) => return Vec::new(),
+        Err(_) => return None,
     };
     let known = attended.iter().map(|(path, of)| (path.clone(), of.identity)).collect();
     let (gone, new) = differences(&known, &found);
@@ -174,7 +177,7 @@ async fn look(
         attended.insert(path.clone(), Attended { identity, gone: gone.clone() });
         begun.push((path, gone));
     }
-    begun
+    Some(begun)
 }
 
 /// Looks after the plugin at a socket until the socket is gone.
@@ -272,7 +275,7 @@ async fn take_in_volumes(deps: &Deps, socket: &Path, info: &PluginInfo) -> Resul
     let endpoint = if info.endpoint.is_empty() { socket.to_owned() } else { PathBuf::from(&info.endpoint) };
     let driver = Arc::new(Driver::new(&info.name, &endpoint));
     let node = driver.node_info().await?;
-    deps.plugins.put(driver, version, socket)?;
+    deps.plugins.put(driver, version, node.clone(), socket)?;
     let installed = {
         let _alone = deps.plugins.objects.lock().await;
         csi_node::install(deps, &info.name, &node).await
@@ -299,11 +302,13 @@ async fn forget(deps: &Deps, name: &str, socket: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
     fn a_socket_that_was_made_anew_is_another() {
-        let identity = |inode| Identity { device: 1, inode, changed: (0, 0) };
+        let identity = |inode| Identity { device: 1, inode, made: None };
         let path = |name: &str| PathBuf::from(name);
         let known = HashMap::from([(path("a"), identity(1)), (path("b"), identity(2))]);
         let found = HashMap::from([(path("b"), identity(3)), (path("c"), identity(4))]);
@@ -322,6 +327,23 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         std::fs::create_dir(dir.path().join("directory")).unwrap();
         let found = sockets(dir.path()).unwrap();
-        assert_eq!(found.keys().collect::<Vec<_>>(), [&dir.path().join("d-reg.sock")]);
+        let path = dir.path().join("d-reg.sock");
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&path]);
+        // A driver makes its socket writable to others after it was made.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(sockets(dir.path()).unwrap(), found);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_listed_has_not_lost_its_sockets() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("registry");
+        std::fs::create_dir(&place).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(place.join("d-reg.sock")).unwrap();
+        let mut attended = HashMap::new();
+        assert_eq!(look(&place, &mut attended).await.map(|new| new.len()), Some(1));
+        std::fs::rename(&place, dir.path().join("away")).unwrap();
+        assert!(look(&place, &mut attended).await.is_none());
+        assert_eq!(attended.len(), 1);
     }
 }

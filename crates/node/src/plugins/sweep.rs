@@ -24,9 +24,10 @@ const AGAIN: Policy = Policy { first: Duration::from_secs(1), max: Duration::fro
 pub(crate) async fn begin(deps: &Arc<Deps>) -> Result<(), BoxError> {
     let root = deps.config.data_dir.clone();
     let found = blocking(move || -> io::Result<(Vec<Noted>, bool)> {
-        let (mut noted, whole) = staged::noted(&root)?;
-        noted.extend(staged::staged(&root)?);
-        Ok((noted, whole))
+        let (mut noted, of_pods) = staged::noted(&root)?;
+        let (staged, of_drivers) = staged::staged(&root);
+        noted.extend(staged);
+        Ok((noted, of_pods && of_drivers))
     });
     let (noted, whole) = found.await??;
     deps.plugins.in_use.begin(noted.into_iter().filter_map(|noted| noted.attached_as));
@@ -50,13 +51,16 @@ pub(super) async fn after(deps: &Deps, driver: &str) {
 
 async fn end(deps: &Deps, driver: &str) -> Result<(), BoxError> {
     let root = deps.config.data_dir.clone();
-    let found = blocking(move || staged::staged(&root)).await??;
+    let (found, _) = blocking(move || staged::staged(&root)).await?;
+    let mut failed = Ok(());
     for noted in found.into_iter().filter(|noted| noted.driver == driver) {
         let Some(driver) = deps.plugins.driver(driver) else { return Ok(()) };
         let _alone = deps.plugins.mounted.lock(&noted.driver, &noted.handle).await;
         // A pod that has it may have come meanwhile: it is looked for anew.
         let root = &deps.config.data_dir;
-        csi::unstage_unused(deps, &deps.threads, &driver, &noted, (root, "")).await?;
+        let done = csi::unstage_unused(deps, &deps.threads, &driver, &noted, (root, "")).await;
+        // One volume that cannot be taken away keeps no other.
+        failed = failed.and(done.map_err(BoxError::from));
     }
-    Ok(())
+    failed
 }

@@ -23,7 +23,8 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// For who wants to show how much there is.
     const SHOWN: Self = Self { files: 100_000, depth: 64 };
-    /// For who enforces limits: nobody gets around them by having many files. Each level takes two descriptors.
+    /// For who enforces limits: nobody gets around them by having many files, or deep ones. Each level takes two
+    /// descriptors.
     pub(crate) const ENFORCED: Self = Self { files: 1_000_000, depth: 256 };
 }
 
@@ -32,6 +33,10 @@ impl Default for Bounds {
         Self::SHOWN
     }
 }
+
+/// Directories that lie too deep to be walked at once: each is held open, and walked by itself afterwards. Where there are
+/// more, not all is counted.
+const DEFERRED_MAX: usize = 512;
 
 /// What files take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,9 +110,13 @@ fn walk(directory: &Path, bounds: Bounds) -> Option<Counted> {
     let root = open(CWD, directory).ok()?;
     let stat = rustix::fs::fstat(&root).ok()?;
     let mut counted = Counted { used: Used { bytes: blocks(&stat), inodes: 1 }, whole: true };
-    // What was not looked into may have been counted in part.
-    if add(&root, stat.st_dev, bounds, &mut counted).is_none() {
-        counted.whole = false;
+    let mut deferred = vec![root];
+    while let Some(next) = deferred.pop() {
+        // What was not looked into may have been counted in part.
+        if add(&next, stat.st_dev, bounds, &mut counted, &mut deferred).is_none() {
+            counted.whole = false;
+            break;
+        }
     }
     Some(counted)
 }
@@ -118,8 +127,14 @@ fn open(at: BorrowedFd<'_>, name: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-/// `None` once there are too many files; what lies too deep is left out, and said to be.
-fn add(directory: &OwnedFd, device: u64, bounds: Bounds, counted: &mut Counted) -> Option<()> {
+/// `None` once there are too many files; what lies too deep is left for later.
+fn add(
+    directory: &OwnedFd,
+    device: u64,
+    bounds: Bounds,
+    counted: &mut Counted,
+    deferred: &mut Vec<OwnedFd>,
+) -> Option<()> {
     for entry in Dir::read_from(directory).ok()? {
         let Ok(entry) = entry else { continue };
         let name = entry.file_name();
@@ -138,13 +153,13 @@ fn add(directory: &OwnedFd, device: u64, bounds: Bounds, counted: &mut Counted) 
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             use std::os::unix::ffi::OsStrExt as _;
             let name = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            match bounds.depth.checked_sub(1) {
-                None => counted.whole = false,
-                Some(depth) => {
-                    if let Ok(below) = open(directory.as_fd(), name) {
-                        add(&below, device, Bounds { depth, ..bounds }, counted)?;
-                    }
+            match (bounds.depth.checked_sub(1), open(directory.as_fd(), name)) {
+                (_, Err(_)) => {}
+                (Some(depth), Ok(below)) => {
+                    add(&below, device, Bounds { depth, ..bounds }, counted, deferred)?;
                 }
+                (None, Ok(below)) if deferred.len() < DEFERRED_MAX => deferred.push(below),
+                (None, Ok(_)) => counted.whole = false,
             }
         }
     }
@@ -176,10 +191,30 @@ mod tests {
         let deep = (0..=Bounds::SHOWN.depth).fold(inside.join("deep"), |path, _| path.join("d"));
         std::fs::create_dir_all(&deep).unwrap();
         std::fs::write(deep.join("file"), vec![1; 10_000]).unwrap();
-        let counted = walk(&inside).unwrap();
-        assert!(counted.whole().is_none() && counted.used.bytes >= used.bytes, "{counted:?}");
-        let all = super::walk(&inside, Bounds::ENFORCED).and_then(Counted::whole).unwrap();
-        assert!(all.bytes >= 20_000 && all.inodes > counted.used.inodes, "{all:?}");
+        let all = walk(&inside).and_then(Counted::whole).unwrap();
+        assert!(
+            all.bytes >= 20_000 && all.inodes == used.inodes + u64::from(Bounds::SHOWN.depth) + 3,
+            "{all:?}"
+        );
+        assert_eq!(super::walk(&inside, Bounds::ENFORCED).and_then(Counted::whole), Some(all));
+    }
+
+    #[test]
+    fn nobody_hides_files_by_having_them_deep() {
+        let dir = tempfile::tempdir().unwrap();
+        let bounds = Bounds { files: 10_000, depth: 1 };
+        let deep = ["a", "b"].map(|branch| (0..10).fold(dir.path().join(branch), |path, _| path.join("d")));
+        for deep in &deep {
+            std::fs::create_dir_all(deep).unwrap();
+            std::fs::write(deep.join("file"), vec![1; 10_000]).unwrap();
+        }
+        let used = walk(dir.path(), bounds).and_then(Counted::whole).unwrap();
+        assert!(used.bytes >= 20_000 && used.inodes == 25, "{used:?}");
+        // More than is held open at once: at least that is there.
+        for number in 0..=DEFERRED_MAX {
+            std::fs::create_dir(dir.path().join("a").join(number.to_string())).unwrap();
+        }
+        assert_eq!(walk(dir.path(), bounds).unwrap().whole(), None);
     }
 
     #[test]

@@ -240,6 +240,8 @@ impl Mounting {
         };
         Ok(Self {
             source: source_of,
+            // As upstream mounts them, whose group they are given to by that. Source: `getAccessMode`, `supportsFSGroup`.
+            access_modes: vec!["ReadWriteOnce".to_owned()],
             object: object.cloned().unwrap_or_default(),
             read_only: source.read_only.unwrap_or(false),
             ephemeral: true,

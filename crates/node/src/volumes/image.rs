@@ -7,8 +7,8 @@ use std::path::Path;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Volume};
 
-use super::VolumeError;
 use super::kind::Kind;
+use super::{VolumeError, empty_dir};
 use crate::deps::{Deps, blocking};
 use crate::images;
 use crate::pod::PodView;
@@ -48,6 +48,5 @@ async fn mount(deps: &Deps, pod: &PodView, volume: &str, source: &ImageVolumeSou
 /// Makes the directory where there is none. Blocks.
 fn is_mounted(target: &Path) -> std::io::Result<bool> {
     std::fs::create_dir_all(target)?;
-    let target = target.canonicalize()?;
-    Ok(sys::mount::MountTable::own()?.entries().iter().any(|entry| entry.target == target))
+    empty_dir::is_mounted(target)
 }

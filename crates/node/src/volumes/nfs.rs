@@ -13,6 +13,8 @@ use super::empty_dir;
 
 /// The port of NFS, which a lookup of addresses wants to have.
 const PORT: u16 = 2049;
+/// Of one server; nobody has more.
+const ADDRESSES_MAX: usize = 16;
 /// The newest first, as `mount.nfs` tries them.
 const VERSIONS: [&str; 4] = ["4.2", "4.1", "4.0", "3"];
 
@@ -86,21 +88,46 @@ pub(crate) fn prepare(export: &Export, target: &Path) -> Result<(), String> {
         return Ok(());
     }
     empty_dir::make_directory(target, 0o750).map_err(io)?;
-    let mut addresses = (export.server.as_str(), PORT)
+    let addresses = (export.server.as_str(), PORT)
         .to_socket_addrs()
         .map_err(|error| failed(format!("the address of {}: {error}", export.server)))?;
-    let address = addresses.next().ok_or_else(|| failed(format!("{} has no address", export.server)))?.ip();
-    let mut last = Errno::INVAL.into();
-    for options in export.tries(address) {
-        match options.mount(&*source, target, "nfs") {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
+    let addresses: Vec<IpAddr> = addresses.map(|address| address.ip()).take(ADDRESSES_MAX).collect();
+    let mount = |options: &Options| options.mount(&*source, target, "nfs");
+    match mount_one(export, &addresses, mount) {
+        Ok(()) => Ok(()),
+        Err(None) => Err(failed(format!("{} has no address", export.server))),
+        Err(Some(error)) => Err(failed(why(&error))),
+    }
+}
+
+/// Mounts from the first of a server's addresses at which somebody is, in the first version of the protocol that both
+/// speak. Answers the last error, if there was an address.
+fn mount_one(
+    export: &Export,
+    addresses: &[IpAddr],
+    mount: impl Fn(&Options) -> io::Result<()>,
+) -> Result<(), Option<io::Error>> {
+    let mut last = None;
+    for address in addresses {
+        for options in export.tries(*address) {
+            let Err(error) = mount(&options) else { return Ok(()) };
+            let other = is_of_the_version(&error);
+            last = Some(error);
+            if !other {
+                break;
+            }
         }
-        if !is_of_the_version(&last) {
+        if !last.as_ref().is_some_and(is_of_the_address) {
             break;
         }
     }
-    Err(failed(why(&last)))
+    Err(last)
+}
+
+/// Whether another address of the server may do better: nobody is at this one.
+fn is_of_the_address(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH))
 }
 
 /// Whether another version may do better: the server, or this kernel, does not speak this one.
@@ -159,6 +186,27 @@ mod tests {
         for asked in ["vers=3", "nfsvers=4.1", "v4.2"] {
             assert_eq!(data(&[asked]), [format!("{asked},addr=192.0.2.1")]);
         }
+    }
+
+    #[test]
+    fn every_address_is_tried_until_somebody_is_there() {
+        let export = export("server", "/x", &["vers=3"]).unwrap();
+        let addresses = ["fd00::1", "192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let tried = |answers: &[Errno]| {
+            let asked = std::cell::RefCell::new(Vec::new());
+            let mount = |options: &Options| {
+                let mut asked = asked.borrow_mut();
+                asked.push(options.data().join(","));
+                answers.get(asked.len() - 1).map_or(Ok(()), |errno| Err((*errno).into()))
+            };
+            let done = mount_one(&export, &addresses, mount).is_ok();
+            (done, asked.into_inner().len())
+        };
+        assert_eq!(tried(&[]), (true, 1));
+        assert_eq!(tried(&[Errno::NETUNREACH, Errno::CONNREFUSED]), (true, 3));
+        assert_eq!(tried(&[Errno::HOSTUNREACH; 3]), (false, 3));
+        assert_eq!(tried(&[Errno::ACCESS]), (false, 1), "somebody is there, and says no");
+        assert!(mount_one(&export, &[], |_| Ok(())).unwrap_err().is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! before the driver is asked. Several pods may have one. Source: `pkg/volume/csi/csi_util.go` (`vol_data.json`).
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -68,15 +68,11 @@ pub(super) fn note(staging: &Path, record: &Record) -> io::Result<()> {
     if fs::read(&path).is_ok_and(|known| known == bytes) {
         return Ok(());
     }
-    let fresh = path.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, &path)?;
-    fs::File::open(directory)?.sync_all()
+    sys::files::write_durable(&path, &bytes)
 }
 
-/// Removes what is left of a volume that is staged no more. A driver may have said that and left its mount. Blocks.
+/// Removes what is left of a volume that is staged no more. A driver may have said that and left its mount; what lies in
+/// the directory nevertheless is somebody's data, which is never removed. Blocks.
 pub(super) fn forget(staging: &Path) -> io::Result<()> {
     let gone = |done: io::Result<()>| match done {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -85,7 +81,7 @@ pub(super) fn forget(staging: &Path) -> io::Result<()> {
     for mounted in sys::mount::MountTable::own()?.below(staging) {
         sys::mount::unmount(&mounted)?;
     }
-    sys::removal::remove_tree(staging)?;
+    gone(fs::remove_dir(staging))?;
     let directory = staging.parent().ok_or(io::ErrorKind::InvalidInput)?;
     gone(fs::remove_file(directory.join(RECORD)))?;
     gone(fs::remove_dir(directory))
@@ -132,31 +128,42 @@ pub(crate) fn noted(root: &Path) -> io::Result<(Vec<Noted>, bool)> {
     Ok((found, whole))
 }
 
-/// What is staged, by the records beside it. Blocks.
-pub(crate) fn staged(root: &Path) -> io::Result<Vec<Noted>> {
-    let mut found = Vec::new();
-    for driver in entries(&drivers(root))? {
-        for volume in entries(&driver.path())? {
-            let file = match fs::File::open(volume.path().join(RECORD)) {
-                Ok(file) => file,
-                // Nothing was staged before there was a record.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-                {
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let bytes = sys::files::read_bounded(file, RECORD_MAX)?;
-            match serde_json::from_slice::<Record>(&bytes) {
-                Ok(record) => found.push(record.noted(volume.path().join(MOUNT))),
-                Err(error) => {
-                    tracing::warn!(volume = %volume.path().display(), %error, "the record of a staged volume is unreadable");
-                }
-            }
+/// What is staged, by the records beside it, and whether that is all: what cannot be read is told of, and keeps none of
+/// the others. Blocks.
+pub(crate) fn staged(root: &Path) -> (Vec<Noted>, bool) {
+    let (mut found, mut whole) = (Vec::new(), true);
+    let mut unreadable = |path: &Path, error: io::Error| {
+        tracing::warn!(path = %path.display(), %error, "which volumes are staged there is not known");
+        whole = false;
+    };
+    let mut listed = |directory: &Path| {
+        entries(directory).unwrap_or_else(|error| {
+            unreadable(directory, error);
+            Vec::new()
+        })
+    };
+    let places = listed(&drivers(root));
+    let places: Vec<PathBuf> =
+        places.iter().flat_map(|driver| listed(&driver.path())).map(|volume| volume.path()).collect();
+    for place in places {
+        match read(&place) {
+            Ok(record) => found.extend(record.map(|record| record.noted(place.join(MOUNT)))),
+            Err(error) => unreadable(&place, error),
         }
     }
-    Ok(found)
+    (found, whole)
+}
+
+/// The record of what is staged at a place; nothing is, before there is one.
+fn read(place: &Path) -> io::Result<Option<Record>> {
+    let file = match fs::File::open(place.join(RECORD)) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        file => file?,
+    };
+    let bytes = sys::files::read_bounded(file, RECORD_MAX)?;
+    serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other)
 }
 
 fn entries(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
@@ -191,5 +198,44 @@ mod tests {
         fs::write(ledger_in(&pods.join("u2")), "{").unwrap();
         assert_eq!(noted(dir.path()).unwrap(), (vec![of.clone()], false));
         assert!(is_used(dir.path(), &of, "u1").is_err(), "it may be the other's");
+    }
+
+    fn entry() -> Entry {
+        let entry =
+            json!({ "name": "data", "volume": "pv", "claim_uid": "cu", "path": "/x", "read_only": false });
+        serde_json::from_value(entry).unwrap()
+    }
+
+    #[test]
+    fn a_record_that_is_unreadable_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |handle: &str| global_mount(dir.path(), "d", handle);
+        note(&place("good"), &Record::new("d", "good", &entry())).unwrap();
+        let (found, whole) = staged(dir.path());
+        assert_eq!((found.len(), whole), (1, true));
+        let record = |handle: &str| place(handle).with_file_name(RECORD);
+        for handle in ["cut", "large", "directory"] {
+            fs::create_dir_all(place(handle)).unwrap();
+        }
+        fs::write(record("cut"), "{").unwrap();
+        fs::write(record("large"), vec![b' '; 1 << 20]).unwrap();
+        fs::create_dir(record("directory")).unwrap();
+        assert_eq!(staged(dir.path()), (found.clone(), false));
+        assert_eq!(found[0].handle, "good");
+    }
+
+    #[test]
+    fn what_a_driver_has_left_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = global_mount(dir.path(), "d", "h");
+        note(&place, &Record::new("d", "h", &entry())).unwrap();
+        fs::write(place.join("db"), "kept").unwrap();
+        assert!(forget(&place).is_err());
+        assert_eq!(fs::read_to_string(place.join("db")).unwrap(), "kept");
+        assert_eq!(staged(dir.path()).0.len(), 1, "it is still known");
+        fs::remove_file(place.join("db")).unwrap();
+        forget(&place).unwrap();
+        forget(&place).unwrap();
+        assert_eq!(staged(dir.path()), (Vec::new(), true));
     }
 }

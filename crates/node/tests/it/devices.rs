@@ -29,6 +29,8 @@ struct Plugin {
     /// Who follows the devices.
     lists: Mutex<Option<Lists>>,
     asked: Mutex<Vec<Vec<String>>>,
+    /// With which devices containers start.
+    prepared: Mutex<Vec<Vec<String>>>,
     fails: Mutex<bool>,
 }
 
@@ -90,8 +92,9 @@ impl DevicePlugin for Served {
 
     async fn pre_start_container(
         &self,
-        _: Request<PreStartContainerRequest>,
+        asked: Request<PreStartContainerRequest>,
     ) -> Answer<PreStartContainerResponse> {
+        self.0.prepared.lock().push(asked.into_inner().devices_ids);
         Ok(Response::new(PreStartContainerResponse {}))
     }
 }
@@ -164,6 +167,7 @@ async fn devices_are_counted_given_and_kept() {
     world.create("web", with_devices("1"));
     running(&world, "web").await;
     assert_eq!(*plugin.asked.lock(), [["b"]], "the plugin's own choice");
+    assert_eq!(*plugin.prepared.lock(), [["b"]], "before the container has started");
     let spec = world.runtime.newest("main").unwrap().spec;
     assert!(spec.env.contains(&"GPUS=b".to_owned()), "{:?}", spec.env);
     let mount = spec.mounts.iter().find(|mount| mount.target == Path::new("/usr/lib/gpu")).unwrap();
@@ -205,6 +209,17 @@ async fn devices_are_counted_given_and_kept() {
     away.cancel();
     world.start().await;
     amounts_until(&world, ("0", "0")).await;
+    // Nobody prepares its devices for a container that starts again: it does not.
+    let made = world.runtime.newest("main").unwrap().spec.id;
+    world.runtime.end(&made, 1);
+    let waits = |pod: &Value| {
+        let message = &pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"];
+        message.as_str().is_some_and(|text| {
+            text.contains("endpoint not found in cache for a registered resource: example.com/gpu")
+        })
+    };
+    world.pod_until("web", "waiting for its devices", waits).await;
+    assert_eq!(world.runtime.newest("main").unwrap().spec.id, made);
     world.file_there(&socket).await;
     let plugin = serve(&world, &tasks, CancellationToken::new()).await;
     amounts_until(&world, ("2", "2")).await;

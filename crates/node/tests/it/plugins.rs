@@ -342,3 +342,24 @@ async fn a_node_begins_beside_what_it_cannot_read() {
     let node = world.api.get("nodes", "", "n1").unwrap();
     assert!(node["status"]["volumesInUse"].as_array().unwrap().contains(&json!(OTHER)), "{node:#}");
 }
+
+#[tokio::test]
+async fn a_node_that_was_made_anew_is_told_of_its_drivers() {
+    let world = World::new().await;
+    let (_driver, _) = serve(&world, &Context::detached("test"));
+    world.until("the driver is in the CSINode", || drivers(&world).first().cloned()).await;
+    let mut node = world.api.get("nodes", "", "n1").unwrap();
+    world.api.remove("nodes", "", "n1");
+    let metadata = node["metadata"].as_object_mut().unwrap();
+    metadata.retain(|field, _| field == "name");
+    let uid = world.api.put("nodes", node).meta().uid.clone();
+    let told = || {
+        let node = world.api.get("nodes", "", "n1").unwrap_or_default();
+        let object = world.api.get("csinodes", "", "n1").unwrap_or_default();
+        let ids = &node["metadata"]["annotations"]["csi.volume.kubernetes.io/nodeid"];
+        let owner = &object["metadata"]["ownerReferences"][0]["uid"];
+        (*ids == r#"{"d.example":"i-1"}"# && *owner == uid.as_str()).then_some(())
+    };
+    world.until("the driver is in the new Node, which has the CSINode", told).await;
+    assert_eq!(drivers(&world).len(), 1);
+}

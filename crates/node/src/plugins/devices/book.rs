@@ -41,6 +41,8 @@ pub(crate) struct Bind {
 pub(crate) struct Given {
     pub(crate) ids: BTreeSet<String>,
     pub(crate) answer: Answer,
+    /// Their plugin has to be told before a container starts with them.
+    pub(crate) pre_start: bool,
 }
 
 /// By container and resource.
@@ -248,20 +250,6 @@ pub(super) fn choose(choice: &Choice, count: usize, preferred: &[String]) -> BTr
     chosen
 }
 
-/// Whether a name is one of an extended resource. Source: `v1helper.IsExtendedResourceName`.
-pub(super) fn is_extended(name: &str) -> bool {
-    let plain = |part: &str| {
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-        let bytes = part.as_bytes();
-        part.bytes().all(known) && ends(bytes.first()) && ends(bytes.last())
-    };
-    let Some((domain, rest)) = name.split_once('/') else { return false };
-    let native =
-        domain == "kubernetes.io" || domain.ends_with(".kubernetes.io") || domain.starts_with("requests.");
-    domain.len() <= 253 && rest.len() <= 63 && plain(domain) && plain(rest) && !native
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -350,15 +338,5 @@ mod tests {
         assert_eq!(fresh.settled().keys().collect::<Vec<_>>(), ["here"]);
         assert_eq!(fresh.amounts()[GPU], (0, 0));
         assert!(fresh.knows(GPU) && !fresh.knows("example.com/x"));
-    }
-
-    #[test]
-    fn only_names_of_others_are_extended_resources() {
-        assert!(is_extended("example.com/gpu") && is_extended("a/b_c.d"));
-        for name in
-            ["cpu", "kubernetes.io/x", "a.kubernetes.io/x", "requests.a/b", "a/", "/b", "a/b/c", "a /b"]
-        {
-            assert!(!is_extended(name), "{name}");
-        }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -45,13 +45,7 @@ impl Checkpoint {
 
     /// Writes it whole and on disk.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let fresh = path.with_extension("new");
-        let mut file = fs::File::create(&fresh)?;
-        file.write_all(&serde_json::to_vec(self).map_err(io::Error::other)?)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        fs::File::open(directory)?.sync_all()
+        sys::files::write_durable(path, &serde_json::to_vec(self).map_err(io::Error::other)?)
     }
 }
 

@@ -23,12 +23,13 @@ use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
-use book::{Answer, Bind, Book, Choice, Given, Node, Wish, choose, is_extended};
+use book::{Answer, Bind, Book, Choice, Given, Node, Wish, choose};
 use checkpoint::Checkpoint;
 pub(crate) use report::keep as keep_report;
 pub(crate) use server::keep as keep_server;
 
 use super::socket::{ANSWER_MAX, ask};
+use crate::admission::is_extended;
 use crate::deps::{Deps, blocking};
 use crate::pod::{ContainerKind, PodView, quantity};
 
@@ -195,12 +196,13 @@ async fn give(
     let plugin = plugin.ok_or_else(|| format!("cannot allocate unregistered device {}", wish.resource))?;
     let look = |book: &Book| book.choice(uid, wish, over, |other| is_alive(deps, other));
     let choice = look(&devices.book.lock())?;
+    let pre_start = plugin.options.pre_start_required;
     let preferred = preferred(&plugin, wish, &choice).await;
     let ids = {
         let mut book = devices.book.lock();
         // Others may have been given some meanwhile.
         let ids = choose(&look(&book)?, wish.count, &preferred);
-        book.give(uid, wish, Given { ids: ids.clone(), answer: Answer::default() });
+        book.give(uid, wish, Given { ids: ids.clone(), answer: Answer::default(), pre_start });
         ids
     };
     let request = ContainerAllocateRequest { devices_ids: ids.iter().cloned().collect() };
@@ -210,7 +212,7 @@ async fn give(
     let [answer] = <[_; 1]>::try_from(answer.container_responses)
         .map_err(|_| "the plugin's answer is not for one container".to_owned())?;
     let answer = read(answer)?;
-    devices.book.lock().give(uid, wish, Given { ids: ids.clone(), answer });
+    devices.book.lock().give(uid, wish, Given { ids: ids.clone(), answer, pre_start });
     Ok(ids)
 }
 
@@ -309,8 +311,10 @@ pub(crate) async fn extras(deps: &Deps, uid: &str, container: &str) -> Result<Ex
     let mut extras = Extras::default();
     for (resource, given) in of {
         let plugin = devices.plugins.lock().get(&resource).cloned();
-        let asks = plugin.filter(|plugin| plugin.options.pre_start_required);
-        if let Some(mut plugin) = asks {
+        // One that is away cannot be told: nothing starts on devices that are not prepared.
+        if given.pre_start || plugin.as_ref().is_some_and(|plugin| plugin.options.pre_start_required) {
+            let away = || format!("endpoint not found in cache for a registered resource: {resource}");
+            let mut plugin = plugin.ok_or_else(away)?;
             let request = PreStartContainerRequest { devices_ids: given.ids.iter().cloned().collect() };
             let started = ask(CALL_MAX, plugin.client.pre_start_container(request)).await;
             let failed = |error| format!("device plugin PreStartContainer rpc failed with err: {error}");

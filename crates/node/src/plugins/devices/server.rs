@@ -18,12 +18,13 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::book::is_extended;
 use super::{DIRECTORY, Plugin, client, note};
+use crate::admission::is_extended;
 use crate::deps::{Deps, blocking};
-use crate::plugins::socket::{ask, channel};
+use crate::plugins::socket::connected;
 
 const SOCKET: &str = "kubelet.sock";
 const VERSION: &str = "v1beta1";
@@ -40,7 +41,7 @@ const AGAIN: Policy = Policy { first: Duration::from_secs(1), max: Duration::fro
 /// A plugin that has said that it is there.
 struct Registered {
     resource: String,
-    endpoint: PathBuf,
+    channel: Channel,
     options: DevicePluginOptions,
 }
 
@@ -79,7 +80,12 @@ impl Registration for Door {
         }
         let RegisterRequest { endpoint, resource_name: resource, options, .. } = request;
         let endpoint = self.directory.join(endpoint);
-        let known = Registered { resource, endpoint, options: options.unwrap_or_default() };
+        // One that cannot be reached hears of it, and may register again. Source: `server.Register`, `dial`.
+        let channel = connected(&endpoint, CONNECT_MAX).await.map_err(|error| {
+            tracing::warn!(resource, error, "a plugin of devices is not reached");
+            Status::unavailable(error)
+        })?;
+        let known = Registered { resource, channel, options: options.unwrap_or_default() };
         let busy = |_| Status::resource_exhausted("too many plugins register at once: try again");
         self.registered.try_send(known).map_err(busy)?;
         Ok(Response::new(Empty {}))
@@ -133,7 +139,7 @@ async fn serve(deps: &Arc<Deps>, directory: &Path, listener: UnixListener) {
     let (registered, mut news) = mpsc::channel(PLUGINS_MAX);
     let door = Door { directory: directory.to_owned(), registered };
     let server = tonic::transport::Server::builder()
-        .timeout(CONNECT_MAX)
+        .timeout(CONNECT_MAX * 2)
         .concurrency_limit_per_connection(4)
         .add_service(RegistrationServer::new(door).max_decoding_message_size(REQUEST_MAX))
         .serve_with_incoming(UnixListenerStream::new(listener));
@@ -189,15 +195,17 @@ async fn follow(deps: Arc<Deps>, new: Registered, generation: u64, replaced: Can
 }
 
 async fn watch(deps: &Deps, new: Registered, generation: u64) -> Result<(), String> {
-    let Registered { resource, endpoint, options } = new;
-    let client = client(channel(&endpoint));
+    let Registered { resource, channel, options } = new;
+    let client = client(channel);
     let mut asking = client.clone();
-    let mut lists = ask(CONNECT_MAX, asking.list_and_watch(Empty {})).await?;
-    let devices = &deps.plugins.devices;
-    devices.plugins.lock().insert(resource.clone(), Plugin { client, options, generation });
     let ended = |status: Status| {
         format!("{}: {}", status.code(), status.message().chars().take(1000).collect::<String>())
     };
+    // Servers in Go send not even headers before the first list, and that one may look for its devices as long as it likes:
+    // a plugin that dies ends the wait.
+    let mut lists = asking.list_and_watch(Empty {}).await.map_err(ended)?.into_inner();
+    let devices = &deps.plugins.devices;
+    devices.plugins.lock().insert(resource.clone(), Plugin { client, options, generation });
     while let Some(list) = lists.message().await.map_err(ended)? {
         let listed = read(list.devices)?;
         let unknown = !devices.book.lock().knows(&resource);
