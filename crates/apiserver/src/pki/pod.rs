@@ -116,7 +116,7 @@ fn of(certificate: &X509Certificate<'_>) -> Leaf {
 mod tests {
     use rcgen::{
         CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512,
-        PKCS_ED25519,
+        PKCS_ED25519, PublicKeyData as _,
     };
 
     use super::*;
@@ -131,7 +131,7 @@ mod tests {
         {
             let key = KeyPair::generate_for(kind).unwrap();
             let request = params().serialize_request(&key).unwrap();
-            assert_eq!(requested_key(request.der()), Ok(key.public_key_der()), "{kind:?}");
+            assert_eq!(requested_key(request.der()), Ok(key.subject_public_key_info()), "{kind:?}");
             let mut forged = request.der().to_vec();
             let end = forged.len() - 4;
             forged[end] ^= 1;
@@ -146,7 +146,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let certificate = params().self_signed(&key).unwrap();
         let found = leaf(&(certificate.pem() + &certificate.pem())).unwrap();
-        assert_eq!((found.key, found.names), (key.public_key_der(), vec!["web.example".to_owned()]));
+        assert_eq!((found.key, found.names), (key.subject_public_key_info(), vec!["web.example".to_owned()]));
         for (chain, told) in [
             (String::new(), "issued certificate chain must contain at least one certificate"),
             (key.serialize_pem(), "issued certificate chain must consist entirely of CERTIFICATE PEM blocks"),
