@@ -29,6 +29,7 @@ mod namespaces;
 mod network;
 mod nodes;
 mod others;
+mod pod_certificates;
 mod pod_parts;
 mod pod_spec;
 mod pod_update;
@@ -99,7 +100,7 @@ pub fn strategies() -> Strategies {
     all.add("apiregistration.k8s.io", "apiservices", others::ApiServices);
     all.add("storagemigration.k8s.io", "storageversionmigrations", others::MIGRATIONS);
     all.add("certificates.k8s.io", "clustertrustbundles", others::TRUST_BUNDLES);
-    all.add("certificates.k8s.io", "podcertificaterequests", others::POD_CERTIFICATES);
+    all.add("certificates.k8s.io", "podcertificaterequests", pod_certificates::POD_CERTIFICATES);
     all.add("resource.k8s.io", "resourceclaims", devices::CLAIMS);
     all.add("resource.k8s.io", "resourceclaimtemplates", devices::CLAIM_TEMPLATES);
     all.add("resource.k8s.io", "deviceclasses", devices::DEVICE_CLASSES);

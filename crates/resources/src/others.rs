@@ -235,14 +235,6 @@ pub(crate) const TRUST_BUNDLES: Simple = Simple {
     ..Simple::PLAIN
 };
 
-/// Certificates that pods ask for.
-pub(crate) const POD_CERTIFICATES: Simple = Simple {
-    unconditional_update: false,
-    check: |request, errors| certificates::signer_name(&request.down(&["spec", "signerName"]), errors),
-    frozen: &[&["spec"]],
-    ..Simple::PLAIN
-};
-
 /// Groups of pods that are placed together.
 pub(crate) const POD_GROUPS: Simple = Simple { unconditional_update: false, ..Simple::PLAIN };
 

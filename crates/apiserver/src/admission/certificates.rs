@@ -18,6 +18,7 @@ use crate::{pki, tree};
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &str = "certificatesigningrequests";
 const BUNDLES: &str = "clustertrustbundles";
+const POD_REQUESTS: &str = "podcertificaterequests";
 /// The signer of certificates by which clients prove who they are.
 const CLIENTS: &str = "kubernetes.io/kube-apiserver-client";
 
@@ -62,7 +63,7 @@ impl Link for CertificateSigning {
     }
 
     fn about(&self) -> &'static [(&'static str, &'static str)] {
-        &[(GROUP, REQUESTS)]
+        &[(GROUP, REQUESTS), (GROUP, POD_REQUESTS)]
     }
 
     async fn validate(
@@ -72,14 +73,21 @@ impl Link for CertificateSigning {
         world: &dyn World,
     ) -> Result<(), Status> {
         let (Some(new), Some(old)) = (object, review.old) else { return Ok(()) };
-        if !is(review, GROUP, REQUESTS, "status") || !signs(new, old) {
+        let of_pod = is(review, GROUP, POD_REQUESTS, "status") && new.get("status") != old.get("status");
+        let of_anybody = is(review, GROUP, REQUESTS, "status") && signs(new, old);
+        if !of_pod && !of_anybody {
             return Ok(());
         }
         let signer = signer_of(old);
         if may(review, "sign", signer, world).await {
             return Ok(());
         }
-        let why = format!("user not permitted to sign requests with signerName \"{signer}\"");
+        let why = match of_pod {
+            true => {
+                format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", review.user.name)
+            }
+            false => format!("user not permitted to sign requests with signerName \"{signer}\""),
+        };
         Err(forbidden(review, &why))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use api::Status;
+use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -32,6 +32,9 @@ const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 /// Domains in which labels are the cluster's.
 const CLUSTER_DOMAINS: [&str; 2] = ["kubernetes.io", "k8s.io"];
 
+/// What nodes ask for in the name of pods.
+const CERTIFICATES: (&str, &str) = ("certificates.k8s.io", "podcertificaterequests");
+
 /// The link.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct NodeRestriction;
@@ -58,6 +61,13 @@ impl Link for NodeRestriction {
             let pod = pod.ok_or_else(|| Status::not_found("", "pods", review.name))?;
             let own = pod.node_name() == Some(node);
             (!own).then(|| format!("node {node} can only evict pods with spec.nodeName set to itself"))
+        } else if review.operation == Operation::Create && is(review, CERTIFICATES.0, CERTIFICATES.1, "") {
+            let spec = |field: &str| tree::text(object, &["spec", field]);
+            let own = world.find("", "nodes", "", node).await?;
+            let pod = world.find("", "pods", review.namespace, spec("podName")).await?;
+            let account =
+                world.find("", "serviceaccounts", review.namespace, spec("serviceAccountName")).await?;
+            for_pod(object, review.namespace, node, [own.as_deref(), pod.as_deref(), account.as_deref()])
         } else {
             refusal(review, object, node)
         };
@@ -73,6 +83,7 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
     match (kind, review.operation) {
         // What a node may connect to is authorization's to say.
         (_, Operation::Connect) => None,
+        (CERTIFICATES, operation) => Some(format!("unexpected operation {}", operation.as_str())),
         (("", "pods"), operation) if tree::text(subject, &["spec", "nodeName"]) != node => {
             let what = match (operation, review.subresource) {
                 (Operation::Delete, _) => "delete pods",
@@ -109,6 +120,63 @@ fn refusal(review: &Review<'_>, object: &Value, node: &str) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Why a node may not ask for this certificate: it is for a pod that it runs, and says who that is. `known`: the node, the
+/// pod and the account that it names. Pure. Source: `admitPodCertificateRequest`.
+fn for_pod(request: &Value, namespace: &str, node: &str, known: [Option<&Object>; 3]) -> Option<String> {
+    let said = |field: &str| tree::text(request, &["spec", field]);
+    let [own, pod, account] = known;
+    let name = format!("{namespace}/{}", said("podName"));
+    let of = |what: &str| format!("PodCertificateRequest for pod \"{name}\" {what}");
+    let lacks = |kind: &str, name: &str, what: &str| {
+        let missing = name.rsplit('/').next().unwrap_or_default();
+        Some(format!(
+            "while retrieving {kind} \"{name}\" named in the PodCertificateRequest: {what} \"{missing}\" not found"
+        ))
+    };
+    if said("nodeName") != node {
+        let named = said("nodeName");
+        return Some(format!(
+            "PodCertificateRequest.Spec.NodeName=\"{named}\", which is not the requesting node \"{node}\""
+        ));
+    }
+    let Some(own) = own else { return lacks("node", node, "node") };
+    let (uid, known) = (said("nodeUID"), &own.meta().uid);
+    if uid != known {
+        return Some(of(&format!(
+            "names node UID \"{uid}\", inconsistent with the running node (\"{known}\")"
+        )));
+    }
+    let Some(pod) = pod else { return lacks("pod", &name, "pod") };
+    let (uid, known) = (said("podUID"), &pod.meta().uid);
+    if uid != known {
+        return Some(of(&format!("contains pod UID (\"{uid}\") which differs from running pod \"{known}\"")));
+    }
+    if pod.node_name() != Some(node) {
+        return Some(format!(
+            "pod \"{name}\" is not running on node \"{node}\" named in the PodCertificateRequest"
+        ));
+    }
+    if pod.annotation(MIRROR).is_some() {
+        return Some(format!("pod \"{name}\" is a mirror pod"));
+    }
+    let whole: Value = pod.decode().unwrap_or_default();
+    let (named, runs_as) = (said("serviceAccountName"), tree::text(&whole, &["spec", "serviceAccountName"]));
+    if named != runs_as {
+        return Some(of(&format!(
+            "contains serviceAccountName (\"{named}\") that differs from running pod (\"{runs_as}\")"
+        )));
+    }
+    let Some(account) = account else {
+        return lacks("service account", &format!("{namespace}/{named}"), "serviceaccount");
+    };
+    let (uid, known) = (said("serviceAccountUID"), &account.meta().uid);
+    (uid != known).then(|| {
+        of(&format!(
+            "names service account UID \"{uid}\", which differs from the running service account (\"{known}\")"
+        ))
+    })
 }
 
 /// The annotation of pods that show what a node runs by itself.
@@ -151,6 +219,7 @@ fn new_pod(pod: &Value, node: &str, uid: &str) -> Option<String> {
         (references::secrets(pod).next().is_some(), "secrets"),
         (references::config_maps(pod).next().is_some(), "configmaps"),
         (projects(pod, "clusterTrustBundle").next().is_some(), "clustertrustbundles"),
+        (projects(pod, "podCertificate").next().is_some(), "podcertificates"),
         (references::claims(pod).next().is_some(), "persistentvolumeclaims"),
         (references::resource_claims(pod).next().is_some(), "resourceclaims"),
     ];
@@ -281,6 +350,78 @@ mod tests {
             rounds: Default::default(),
         };
         refusal(&review, object, "a")
+    }
+
+    #[test]
+    fn certificates_are_asked_for_in_the_name_of_pods_that_the_node_runs() {
+        let object = |name: &str, uid: &str, more: Value| {
+            let mut whole =
+                json!({ "apiVersion": "v1", "kind": "X", "metadata": { "name": name, "uid": uid } });
+            whole["spec"] = more;
+            Object::parse(whole.to_string().into()).unwrap()
+        };
+        let own = object("a", "node-uid", json!({}));
+        let pod = object("web", "pod-uid", json!({ "nodeName": "a", "serviceAccountName": "sa" }));
+        let elsewhere = object("web", "pod-uid", json!({ "nodeName": "b", "serviceAccountName": "sa" }));
+        let account = object("sa", "sa-uid", json!({}));
+        let all = [Some(&own), Some(&pod), Some(&account)];
+        let asks = |field: &str, value: &str, known: [Option<&Object>; 3]| {
+            let mut request = json!({ "spec": { "nodeName": "a", "nodeUID": "node-uid", "podName": "web",
+                "podUID": "pod-uid", "serviceAccountName": "sa", "serviceAccountUID": "sa-uid" } });
+            request["spec"][field] = value.into();
+            for_pod(&request, "ns", "a", known).unwrap_or_default()
+        };
+        assert_eq!(asks("podName", "web", all), "");
+        for (field, value, known, told) in [
+            (
+                "nodeName",
+                "b",
+                all,
+                "PodCertificateRequest.Spec.NodeName=\"b\", which is not the requesting node \"a\"",
+            ),
+            (
+                "nodeUID",
+                "x",
+                all,
+                "PodCertificateRequest for pod \"ns/web\" names node UID \"x\", inconsistent with the running node \
+                 (\"node-uid\")",
+            ),
+            (
+                "podName",
+                "web",
+                [Some(&own), None, Some(&account)],
+                "while retrieving pod \"ns/web\" named in the PodCertificateRequest: pod \"web\" not found",
+            ),
+            (
+                "podUID",
+                "x",
+                all,
+                "PodCertificateRequest for pod \"ns/web\" contains pod UID (\"x\") which differs from running pod \
+                 \"pod-uid\"",
+            ),
+            (
+                "podName",
+                "web",
+                [Some(&own), Some(&elsewhere), Some(&account)],
+                "pod \"ns/web\" is not running on node \"a\" named in the PodCertificateRequest",
+            ),
+            (
+                "serviceAccountName",
+                "x",
+                all,
+                "PodCertificateRequest for pod \"ns/web\" contains serviceAccountName (\"x\") that differs from running \
+                 pod (\"sa\")",
+            ),
+            (
+                "serviceAccountUID",
+                "x",
+                all,
+                "PodCertificateRequest for pod \"ns/web\" names service account UID \"x\", which differs from the running \
+                 service account (\"sa-uid\")",
+            ),
+        ] {
+            assert_eq!(asks(field, value, known), told);
+        }
     }
 
     fn node(spec: Value, labels: Value) -> Value {

@@ -78,6 +78,12 @@ pub(super) fn check(asked: &Attributes, node: &str, world: &dyn World) -> Result
         ("storage.k8s.io", "csinodes", "") => ask.own("CSINode"),
         ("storage.k8s.io", "csinodes", _) => Err("cannot authorize CSINode subresources".to_owned()),
         ("resource.k8s.io", "resourceslices", "") => ask.slices(),
+        // What a node may ask for in the name of a pod is admission's to say (NodeRestriction).
+        ("certificates.k8s.io", "podcertificaterequests", "") if asked.verb == "create" => Ok(()),
+        ("certificates.k8s.io", "podcertificaterequests", "") => ask.pod_certificates(),
+        ("certificates.k8s.io", "podcertificaterequests", _) => {
+            Err("cannot authorize PodCertificateRequest subresources".to_owned())
+        }
         _ => Ok(()),
     }
 }
@@ -138,6 +144,15 @@ impl Ask<'_> {
         Ok(())
     }
 
+    /// Requests that name the node: one, or in a list or watch all of them.
+    fn pod_certificates(&self) -> Result<(), String> {
+        let many = matches!(self.asked.verb.as_str(), "list" | "watch");
+        if many && selected(&self.asked.field_selector, "spec.nodeName") == Some(self.node) {
+            return Ok(());
+        }
+        self.reads_referred()
+    }
+
     /// What a pod of the node refers to.
     fn referred(&self) -> Result<(), String> {
         let asked = self.asked;
@@ -192,6 +207,11 @@ fn refers(asked: &Attributes, node: &str, world: &dyn World) -> bool {
         }),
         "volumeattachments" => named(world, "storage.k8s.io", "volumeattachments", name)
             .is_some_and(|attachment| tree::text(&attachment, &["spec", "nodeName"]) == node),
+        "podcertificaterequests" => {
+            let requests = world.all("certificates.k8s.io", "podcertificaterequests", &asked.namespace);
+            let request = requests.iter().find(|request| request.meta().name == name);
+            request.is_some_and(|request| request.node_name() == Some(node))
+        }
         _ => false,
     }
 }

@@ -4,6 +4,7 @@
 mod files;
 mod issue;
 mod kubeconfig;
+mod pod;
 mod request;
 mod tls;
 
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 pub use issue::{GROUPS_MAX, Identity, Issued};
 pub use kubeconfig::{KubeconfigEntry, kubeconfig};
+pub use pod::{Leaf, leaf, requested_key};
 pub(crate) use request::der as request_der;
 pub use request::{Requested, SigningRequest, check as check_request, read as read_request, signing_request};
 pub(crate) use tls::roots;

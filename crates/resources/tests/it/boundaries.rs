@@ -149,3 +149,68 @@ async fn a_connection_is_known_by_who_proves_who_it_is() {
     assert_eq!(known_after(None, Some("nonsense")).await, (401, false));
     assert_eq!(known_after(Some(&cluster.user), None).await, (200, true));
 }
+
+/// A request as node `a` makes it for the pod `web`, with the uids that everything has.
+async fn asks_for(cluster: &Cluster, pod: &str) -> Value {
+    let uid = async |path: &str| get(cluster, path, JSON).await.json()["metadata"]["uid"].clone();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let stub = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let spaced = "/api/v1/namespaces/default";
+    json!({ "metadata": { "name": pod, "namespace": "default" }, "spec": {
+        "signerName": "example.com/signer", "podName": pod,
+        "podUID": uid(&format!("{spaced}/pods/{pod}")).await, "serviceAccountName": "default",
+        "serviceAccountUID": uid(&format!("{spaced}/serviceaccounts/default")).await, "nodeName": "a",
+        "nodeUID": uid("/api/v1/nodes/a").await,
+        "stubPKCS10Request": base64::engine::general_purpose::STANDARD.encode(stub.der()) } })
+}
+
+#[tokio::test]
+async fn a_node_asks_for_certificates_of_its_own_pods_and_signs_none() {
+    let cluster = Cluster::start().await;
+    let make = async |path: &str, object: Value| {
+        let made = write(&cluster, Method::POST, path, JSON, object.to_string()).await;
+        assert_eq!(made.code, 201, "{}", made.message());
+    };
+    let spaced = "/api/v1/namespaces/default";
+    make(&format!("{spaced}/serviceaccounts"), json!({ "metadata": { "name": "default" } })).await;
+    make("/api/v1/nodes", json!({ "metadata": { "name": "a" } })).await;
+    for (name, node) in [("web", "a"), ("other", "b")] {
+        let pod = json!({ "metadata": { "name": name }, "spec": { "nodeName": node,
+            "containers": [{ "name": "c", "image": "a:1" }] } });
+        make(&format!("{spaced}/pods"), pod).await;
+    }
+    let requests = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+    let refused = as_node(&cluster, Method::POST, requests, JSON, &asks_for(&cluster, "other").await).await;
+    let told = "pod \"default/other\" is not running on node \"a\" named in the PodCertificateRequest";
+    assert!(refused.code == 403 && refused.message().contains(told), "{}", refused.message());
+    let mut forged = asks_for(&cluster, "web").await;
+    forged["spec"]["stubPKCS10Request"] = "AAAA".into();
+    let refused = as_node(&cluster, Method::POST, requests, JSON, &forged).await;
+    assert!(refused.code == 422 && refused.message().contains("PKCS#10"), "{}", refused.message());
+    let made = as_node(&cluster, Method::POST, requests, JSON, &asks_for(&cluster, "web").await).await;
+    assert_eq!(made.code, 201, "{}", made.message());
+    assert_eq!(made.json()["spec"]["maxExpirationSeconds"], 86400);
+
+    // It sees what names it, and nothing else.
+    let all = "/apis/certificates.k8s.io/v1/podcertificaterequests";
+    let own = format!("{all}?fieldSelector=spec.nodeName%3Da");
+    let seen = as_node(&cluster, Method::GET, &own, JSON, &Value::Null).await;
+    assert_eq!(seen.json()["items"].as_array().map(Vec::len), Some(1));
+    for (path, code) in [
+        (format!("{requests}/web"), 200),
+        (format!("{requests}/other"), 403),
+        (all.to_owned(), 403),
+        (format!("{all}?fieldSelector=spec.nodeName%3Db"), 403),
+    ] {
+        assert_eq!(as_node(&cluster, Method::GET, &path, JSON, &Value::Null).await.code, code, "{path}");
+    }
+    let denied = json!({ "status": { "conditions": [{ "type": "Denied", "status": "True", "reason": "R",
+        "message": "m", "lastTransitionTime": "2027-01-15T08:00:00Z" }] } });
+    let (status, merge) = (format!("{requests}/web/status"), "application/merge-patch+json");
+    assert_eq!(as_node(&cluster, Method::PATCH, &status, merge, &denied).await.code, 403);
+    let answered = write(&cluster, Method::PATCH, &status, merge, denied.to_string()).await;
+    assert_eq!(answered.code, 200, "{}", answered.message());
+    let again = json!({ "status": { "conditions": null } });
+    let refused = write(&cluster, Method::PATCH, &status, merge, again.to_string()).await;
+    assert!(refused.code == 422 && refused.message().contains("immutable after"), "{}", refused.message());
+}
