@@ -45,11 +45,12 @@ bench: setup ## The figures of speed and memory, from a release build
 	$(CARGO) build --release -p skiff -p bench --locked
 	@$${CARGO_TARGET_DIR:-target}/release/bench
 
-soak: setup ## Ten minutes of updates, churn and kills under load, then a look for what leaked
+soak: setup ## Updates and churn of thousands of pods under load and kills, then a look for what leaked
 	@scripts/base-image busybox
 	@scripts/base-image nginx
 	$(CARGO) build -p skiff --locked
 	$(CARGO) test -p walkthroughs --locked -- --ignored --nocapture soak
+	$(CARGO) test -p faults --locked -- --ignored --nocapture soak
 
 clean-machine: ## Remove every trace: the default instance, build output and caches (Debian packages stay)
 	@if [ -e /var/lib/skiff/skiff-instance ] || [ -e /run/skiff/skiff-instance ]; then \

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Cluster, SERVER, deployment, running_containers, service, text};
+use crate::support::{Cluster, Random, SERVER, deployment, running_containers, service, text};
 
 const ROUNDS: u32 = 20;
 
@@ -129,26 +129,6 @@ impl Load {
             testbed::end(&mut child);
             reader.join().expect("every answer was understood");
         }
-    }
-}
-
-/// Numbers for the moments of the kills (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let seed = std::env::var("FAULTS_SEED").ok().map(|seed| seed.parse().unwrap());
-        let seed = seed.unwrap_or(now.as_secs() ^ u64::from(now.subsec_nanos())).max(1);
-        eprintln!("FAULTS_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        for (left, shift) in [(true, 13), (false, 7), (true, 17)] {
-            self.0 ^= if left { self.0 << shift } else { self.0 >> shift };
-        }
-        self.0 % limit
     }
 }
 

@@ -4,6 +4,10 @@
 
 mod address;
 mod bad_input;
+mod churn;
+mod disk;
+mod exhausted;
+mod hangs;
 mod kill;
 mod linearizable;
 mod pods;

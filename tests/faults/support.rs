@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use testbed::{Host, Ran, Testbed, end};
+use testbed::{Held, Host, Ran, Testbed, end};
 
 /// Nothing here takes so long, however slow the machine: a wait that reaches it has failed.
 const WAIT_MAX: Duration = Duration::from_secs(180);
@@ -26,10 +26,17 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts one.
     pub(crate) fn up() -> Self {
+        Self::up_after(|_| Vec::new())
+    }
+
+    /// Starts one on a host that something was done to, which gives further arguments.
+    pub(crate) fn up_after(prepare: impl FnOnce(&Host) -> Vec<String>) -> Self {
         let bed = Testbed::new().unwrap();
         let host = bed.host().unwrap();
+        let more = prepare(&host);
         let before = host.traces().unwrap();
-        host.must_skiff(&["up"]);
+        let arguments: Vec<&str> = ["up"].into_iter().chain(more.iter().map(String::as_str)).collect();
+        host.must_skiff(&arguments);
         let archive = testbed::base_image("busybox-bookworm.tar").unwrap();
         host.must_skiff(&["load", "-i", &archive.to_string_lossy()]);
         host.must_kubectl(&["wait", "--for=create", "serviceaccount/default", "--timeout=120s"]);
@@ -140,12 +147,34 @@ impl Cluster {
         panic!("{args:?}: {what}: not so after {} s: {objects:?}", WAIT_MAX.as_secs());
     }
 
+    /// Returns when there are none of these objects any more.
+    #[track_caller]
+    pub(crate) fn until_gone(&self, args: &[&str]) {
+        let deadline = Instant::now() + WAIT_MAX;
+        while let [first, ..] = &*self.list(args) {
+            let (name, namespace) = (text(&first["metadata"]["name"]), text(&first["metadata"]["namespace"]));
+            assert!(Instant::now() < deadline, "{args:?}: not gone after {} s: {first}", WAIT_MAX.as_secs());
+            // Each is waited for; a watch that ends with the daemon is begun anew.
+            let wait = ["wait", args[0], &name, "-n", &namespace, "--for=delete", "--timeout=60s"];
+            self.host.kubectl(&wait).unwrap();
+        }
+    }
+
     /// The pods of a Deployment made by [`deployment`], once as many as wanted are Ready and no other is left.
     #[track_caller]
     pub(crate) fn ready_pods(&self, app: &str, count: usize) -> BTreeMap<String, Value> {
         self.until_all(&["pods", "-l", &format!("app={app}")], "Ready pods", |pods| {
             pods.len() == count && pods.values().all(is_ready)
         })
+    }
+
+    /// What the instance holds without a pod, when what is made with the first one is there.
+    #[track_caller]
+    pub(crate) fn held_at_rest(&self) -> Held {
+        self.apply(&[pod("first", "exec sleep 100000")]);
+        self.until(&["pod", "first"], "Ready", is_ready);
+        self.host.must_kubectl(&["delete", "pod", "first", "--timeout=120s"]);
+        Held::on(&self.host)
     }
 
     /// The daemon's process, as the host numbers it.
@@ -290,4 +319,25 @@ pub(crate) fn service(name: &str) -> Value {
 fn pod_spec(script: &str) -> Value {
     serde_json::json!({"terminationGracePeriodSeconds": 1, "containers": [
         {"name": "main", "image": "busybox", "command": ["sh", "-c", script]}]})
+}
+
+/// Numbers for the moments of faults (xorshift), from `FAULTS_SEED` where it is set.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let seed = std::env::var("FAULTS_SEED").ok().map(|seed| seed.parse().unwrap());
+        let seed = seed.unwrap_or(now.as_secs() ^ u64::from(now.subsec_nanos())).max(1);
+        eprintln!("FAULTS_SEED={seed}");
+        Self(seed)
+    }
+
+    /// A number below a limit.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        for (left, shift) in [(true, 13), (false, 7), (true, 17)] {
+            self.0 ^= if left { self.0 << shift } else { self.0 >> shift };
+        }
+        self.0 % limit
+    }
 }

@@ -3,85 +3,11 @@
 //!
 //! `make soak` runs it for `SKIFF_SOAK_SECONDS` (600 where it is not set).
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use testbed::{Host, Load, LoadConfig, LoadReport, Testbed};
+use testbed::{Held, Host, Load, LoadConfig, LoadReport, Testbed};
 
 use crate::web;
-
-/// What may leak on a host.
-#[derive(Debug)]
-struct Held {
-    interfaces: usize,
-    mounts: usize,
-    processes: usize,
-    cgroups: BTreeSet<PathBuf>,
-    /// Addresses of sandboxes, and their published ports.
-    network_files: usize,
-    /// Files of the running system.
-    run_files: usize,
-    /// Elements of the service proxy's maps.
-    frontends: usize,
-    daemon: Daemon,
-}
-
-#[derive(Debug)]
-struct Daemon {
-    descriptors: usize,
-    threads: usize,
-    memory_kb: usize,
-}
-
-fn number(host: &Host, line: &str) -> usize {
-    host.must_sh(line).trim().parse().unwrap_or_else(|error| panic!("{line}: {error}"))
-}
-
-fn held(host: &Host) -> Held {
-    let pid = r#"$(sed -n 's/^ *"pid": \([0-9]*\),$/\1/p' /run/$SKIFF_NAME/instance.json)"#;
-    Held {
-        interfaces: number(host, "ip -br link | wc -l"),
-        mounts: number(host, "wc -l </proc/1/mountinfo"),
-        processes: host.processes().unwrap().len(),
-        cgroups: host.cgroups().into_iter().collect(),
-        network_files: number(host, "find /var/lib/$SKIFF_NAME/network -type f | wc -l"),
-        run_files: number(host, "find /run/$SKIFF_NAME -xdev -type f | wc -l"),
-        frontends: number(host, "nft list map ip skiff-$SKIFF_NAME addresses | grep -c goto"),
-        daemon: Daemon {
-            descriptors: number(host, &format!("ls /proc/{pid}/fd | wc -l")),
-            threads: number(host, &format!("ls /proc/{pid}/task | wc -l")),
-            memory_kb: number(host, &format!("awk '/^Pss:/ {{print $2}}' /proc/{pid}/smaps_rollup")),
-        },
-    }
-}
-
-/// What the host holds is the same, for the same pods.
-fn nothing_leaked(before: &Held, after: &Held) {
-    // Pods came and went, so that names differ; how many there are does not.
-    let fresh: Vec<_> = after.cgroups.difference(&before.cgroups).collect();
-    assert_eq!(before.cgroups.len(), after.cgroups.len(), "cgroups leaked, among these: {fresh:#?}");
-    let both = format!("before: {before:?}\nafter: {after:?}");
-    for (what, before, after) in [
-        ("interfaces", before.interfaces, after.interfaces),
-        ("mounts", before.mounts, after.mounts),
-        ("processes", before.processes, after.processes),
-        ("network files", before.network_files, after.network_files),
-        ("files of the running system", before.run_files, after.run_files),
-        ("frontends", before.frontends, after.frontends),
-    ] {
-        assert_eq!(before, after, "{what} leaked; {both}");
-    }
-}
-
-/// The daemon holds no more than it did, but for what it remembers of objects (events, old replica sets).
-fn daemon_did_not_grow(before: &Held, after: &Held) {
-    let (old, new) = (&before.daemon, &after.daemon);
-    let both = format!("before: {old:?}, after: {new:?}");
-    assert!(new.descriptors <= old.descriptors + 32, "descriptors leaked; {both}");
-    assert!(new.threads <= old.threads + 32, "threads leaked; {both}");
-    assert!(new.memory_kb <= old.memory_kb * 2 + (32 << 10), "memory leaked; {both}");
-}
 
 /// One round of a host's life. `kill` ends the daemon in the middle of an update.
 fn round(host: &Host, load: &Load, number: u64, kill: bool) {
@@ -147,17 +73,17 @@ fn a_long_life_under_load_fails_no_request_and_leaves_nothing() {
     round(&host, &load, 1, false);
     web::scaled(&host, "3");
     web::quiet(&host);
-    let first = held(&host);
+    let first = Held::on(&host);
 
     let killed = rounds(&host, &load, Instant::now() + half, true);
     nothing_failed(&host, &load.report());
-    let middle = held(&host);
-    nothing_leaked(&first, &middle);
+    let middle = Held::on(&host);
+    first.assert_same(&middle);
     let calm = rounds(&host, &load, Instant::now() + half, false);
     nothing_failed(&host, &load.stop());
-    let last = held(&host);
-    nothing_leaked(&first, &last);
-    daemon_did_not_grow(&middle, &last);
+    let last = Held::on(&host);
+    first.assert_same(&last);
+    middle.assert_daemon_did_not_grow(&last);
     println!("{killed} rounds with the daemon killed in each, {calm} without\n{:?}", last.daemon);
 
     assert_eq!(bed.leaked_packets().unwrap(), 0);

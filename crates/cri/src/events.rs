@@ -34,7 +34,7 @@ fn kind_of(notice: &ContainerEvent) -> Option<ContainerEventType> {
         ContainerEventKind::Exited(_) | ContainerEventKind::SandboxDied => {
             Some(ContainerEventType::ContainerStoppedEvent)
         }
-        ContainerEventKind::Created | ContainerEventKind::Removed => None,
+        ContainerEventKind::Created | ContainerEventKind::Removed | ContainerEventKind::Warning(_) => None,
     }
 }
 

@@ -31,7 +31,7 @@ fn document(event: &ContainerEvent) -> Option<Value> {
         ContainerEventKind::Started => ("start", json!({})),
         ContainerEventKind::Exited(exit) => ("die", json!({ "exitCode": exit.code.to_string() })),
         ContainerEventKind::Removed => ("destroy", json!({})),
-        ContainerEventKind::SandboxDied => return None,
+        ContainerEventKind::SandboxDied | ContainerEventKind::Warning(_) => return None,
     };
     if event.container_id.is_empty() {
         return None;

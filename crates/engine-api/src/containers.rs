@@ -449,6 +449,8 @@ pub enum ContainerEventKind {
     Removed,
     /// The sandbox's shim died: its containers count as ended, and each says so after this.
     SandboxDied,
+    /// Something is not as it ought to be, and the container runs all the same.
+    Warning(String),
 }
 
 /// An event of the runtime.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use engine_api::logs::FILE_BYTES_MAX;
@@ -18,7 +19,7 @@ use sys::host::DeviceNode;
 use sys::process::Pidfd;
 
 use crate::cdi::Injected;
-use crate::engine::{Container, Engine, KILL_MAX, clear_directory, killed_exit};
+use crate::engine::{Container, Engine, KILL_MAX, SILENCE_MAX, clear_directory, killed_exit};
 use crate::images::engine_error;
 use crate::labels::{Labels, Modules};
 use crate::layout::namespace;
@@ -66,6 +67,7 @@ impl Engine {
             log_path,
             gate: Arc::default(),
             stops: Stops::default(),
+            unknown_to_shim: AtomicBool::new(false),
         });
         let _gate = container.gate.lock().await;
         {
@@ -146,7 +148,9 @@ impl Engine {
             users: sandbox.own_users,
             cgroup_entrances: group.entrances_to_limits(),
         };
-        self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await
+        self.link_of(&spec.sandbox_id)?.request(Call::Create(config)).await?;
+        container.unknown_to_shim.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) async fn run_container(&self, id: &str) -> Result<ContainerStatus, EngineError> {
@@ -160,7 +164,8 @@ impl Engine {
             return Ok(status(&container));
         }
         let link = self.link_of(&spec.sandbox_id)?;
-        if matches!(state, ContainerState::Exited { .. }) {
+        let unknown = container.unknown_to_shim.load(Ordering::Relaxed);
+        if unknown || matches!(state, ContainerState::Exited { .. }) {
             self.introduce(&container).await?;
         }
         if let Err(error) = self.write_bundle(&container).await {
@@ -424,17 +429,64 @@ impl Engine {
         }
         if !container.stops.are_due() {
             let signal = self.stop_signal(&spec)?;
-            self.signal(&spec, signal).await?;
+            // The grace is the same where the shim is slow to send it, or does not answer at all.
+            let asked = async {
+                match self.signal(&spec, signal).await {
+                    Err(error) if error.kind != ErrorKind::Internal => Err(error),
+                    _ => ended(container).await,
+                }
+            };
             tokio::select! {
-                exit = ended(container) => return exit,
+                exit = asked => return exit,
                 () = container.stops.due() => {}
             }
         }
-        self.signal(&spec, 9).await?;
-        let exit = tokio::time::timeout(KILL_MAX, ended(container)).await;
-        exit.map_err(|_| {
-            EngineError::new(ErrorKind::Internal, format!("container {id} did not end after SIGKILL"))
-        })?
+        self.kill(&spec, container).await
+    }
+
+    /// Kills a container: by its shim, whose word on the end counts; without it where it does not answer.
+    async fn kill(&self, spec: &ContainerSpec, container: &Container) -> Result<Exit, EngineError> {
+        let asked = tokio::time::timeout(SILENCE_MAX, self.signal(spec, 9)).await;
+        let heard = matches!(asked, Ok(Ok(())));
+        if !heard {
+            self.kill_group(spec).await?;
+        }
+        if let Ok(exit) = tokio::time::timeout(KILL_MAX, ended(container)).await {
+            return exit;
+        }
+        let lives = || {
+            let message = format!("container {} did not end after SIGKILL", spec.id);
+            EngineError::new(ErrorKind::Internal, message)
+        };
+        // Where its processes are gone it is the shim that hangs: it goes too, and its end tells of the container's.
+        if !self.kill_group(spec).await? || !self.kill_silent_shim(&spec.sandbox_id) {
+            return Err(lives());
+        }
+        tokio::time::timeout(KILL_MAX, ended(container)).await.map_err(|_| lives())?
+    }
+
+    /// Kills what is in a container's cgroup; answers whether nothing is left there.
+    async fn kill_group(&self, spec: &ContainerSpec) -> Result<bool, EngineError> {
+        let sandbox = self.sandbox_named(&spec.sandbox_id)?;
+        let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
+        let me = self.me();
+        self.blocking("killing the container", move || {
+            let Some(engine) = me.upgrade() else { return Ok(false) };
+            let group = engine.cgroups.group(&path);
+            match group.kill(SILENCE_MAX) {
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(false),
+                killed => killed.map(|()| true),
+            }
+        })
+        .await
+    }
+
+    /// Kills a shim that hangs; answers whether there was one.
+    fn kill_silent_shim(&self, sandbox_id: &str) -> bool {
+        let Some(sandbox) = self.find_sandbox(sandbox_id) else { return false };
+        let shim = sandbox.shim.lock().as_ref().map(|(_, pidfd)| pidfd.clone());
+        tracing::warn!(sandbox = sandbox_id, "the sandbox's shim does not answer: it is killed");
+        shim.is_some_and(|shim| shim.signal(9).is_ok())
     }
 
     fn stop_signal(&self, spec: &ContainerSpec) -> Result<i32, EngineError> {
@@ -478,7 +530,7 @@ impl Engine {
     async fn clear_container(&self, container: &Container) -> Result<(), EngineError> {
         let spec = container.record.borrow().spec.clone();
         if let Ok(link) = self.link_of(&spec.sandbox_id) {
-            // The shim may not know it: it was never introduced, or the sandbox was made anew.
+            // The shim may not know it (it was never introduced, or the sandbox was made anew), or not answer.
             let _ = link.request(Call::Delete { id: spec.id.clone() }).await;
         }
         let me = self.me();

@@ -32,6 +32,8 @@ use crate::stops::Stops;
 const EVENTS_KEPT: usize = 1024;
 /// How long killed processes may take to end.
 pub(crate) const KILL_MAX: Duration = Duration::from_secs(20);
+/// How long a shim may take for its answer where something has to end that can be ended without it.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long the engine waits for starts that an earlier one asked for, before it goes on without knowing their end.
 const STARTS_MAX: Duration = Duration::from_secs(10);
 /// How long a shim whose connection ended may take to end itself, before it counts as living.
@@ -71,6 +73,8 @@ pub(crate) struct Container {
     pub(crate) gate: Arc<tokio::sync::Mutex<()>>,
     /// Who wants it to end, and by when.
     pub(crate) stops: Stops,
+    /// The shim has to be told of it before it can be started.
+    pub(crate) unknown_to_shim: AtomicBool,
 }
 
 /// Sandboxes and containers on this machine, behind [`engine_api::Runtime`].
@@ -156,14 +160,14 @@ impl Engine {
                     log_path,
                     gate: Arc::default(),
                     stops: Stops::default(),
+                    unknown_to_shim: AtomicBool::new(false),
                 };
                 self.containers.write().insert(id, Arc::new(container));
             }
         }
         let ids: Vec<String> = self.sandboxes.read().keys().cloned().collect();
-        for id in ids {
-            self.take_back_sandbox(&id).await;
-        }
+        // Beside each other: one whose shim does not answer holds up no other.
+        futures::future::join_all(ids.iter().map(|id| self.take_back_sandbox(id))).await;
         self.await_starts().await;
         self.clear_unknown();
         self.free_unknown_ids();
@@ -241,13 +245,11 @@ impl Engine {
                 State::Exited { exit, .. } => self.on_exited(&report.id, exit_of(exit)),
             }
         }
-        // An engine that ended in the middle of making a container wrote its record and told the shim nothing.
+        // An engine that ended in the middle of making a container wrote its record and told the shim nothing. It did not
+        // run: whoever starts it now has it made to the end first.
         for container in self.containers_of(id) {
-            let record = container.record.borrow().clone();
-            if record.state == ContainerState::Created && !known.contains(&record.spec.id) {
-                let why = "the engine ended before the container was made: make it again";
-                self.on_exited(&record.spec.id, killed_exit(why));
-            }
+            let made = known.contains(&container.record.borrow().spec.id);
+            container.unknown_to_shim.store(!made, Ordering::Relaxed);
         }
         let (me, id) = (self.me.clone(), id.to_owned());
         self.tasks.spawn(async move { follow(me, id, link).await });
@@ -296,6 +298,13 @@ impl Engine {
             (record.spec.sandbox_id.clone(), record.spec.id.clone())
         };
         self.tell_event(ContainerEvent { sandbox_id, container_id, kind });
+    }
+
+    fn on_warning(&self, sandbox: &str, container: &str, message: String) {
+        tracing::warn!(sandbox, container, message, "the shim warns");
+        if let Some(container) = self.find_container(container) {
+            self.tell(&container, ContainerEventKind::Warning(message));
+        }
     }
 
     pub(crate) fn tell_event(&self, event: ContainerEvent) {
@@ -350,11 +359,14 @@ impl Engine {
             if matches!(container.record.borrow().state, ContainerState::Exited { .. }) {
                 continue;
             }
-            // The shim may have seen the end before its own.
-            let recorded = std::fs::read(self.layout.bundle(id, &spec.id).join(shim::EXIT_FILE)).ok();
-            let exit = recorded.and_then(|bytes| shim::decode::<ExitRecord>(&bytes).ok()).map(exit_of);
-            self.on_exited(&spec.id, exit.unwrap_or_else(|| killed_exit(why)));
+            self.on_exited(&spec.id, self.recorded_exit(&spec).unwrap_or_else(|| killed_exit(why)));
         }
+    }
+
+    /// The end of a container as its shim wrote it down: it may have seen it before its own.
+    pub(crate) fn recorded_exit(&self, spec: &ContainerSpec) -> Option<Exit> {
+        let file = self.layout.bundle(&spec.sandbox_id, &spec.id).join(shim::EXIT_FILE);
+        shim::decode::<ExitRecord>(&std::fs::read(file).ok()?).ok().map(exit_of)
     }
 
     /// Kills the shim that a record names, if its number still is that process's. Blocks.
@@ -570,7 +582,7 @@ async fn follow(me: Weak<Engine>, sandbox: String, link: Arc<Link>) {
                 engine.on_exited(&id, failed_exit(&error));
                 link.let_go(&id);
             }
-            FromShim::Event(Event::Warning { message }) => tracing::warn!(sandbox, message, "the shim warns"),
+            FromShim::Event(Event::Warning { message, id }) => engine.on_warning(&sandbox, &id, message),
             FromShim::Event(Event::ExecExited { exec_id, exit }) => link.exec_ended(&exec_id, exit),
             FromShim::Welcome { .. } | FromShim::Failed { .. } => {}
         }

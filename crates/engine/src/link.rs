@@ -16,6 +16,10 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// How long a shim may take to make its namespaces and greet.
 const GREETING_MAX: Duration = Duration::from_secs(30);
+/// How long a shim may take for what it answers at once, or after another runtime's errand.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long it may take to execute a process. Source: upstream's `runtimeRequestTimeout`.
+const EXECUTION_MAX: Duration = Duration::from_secs(120);
 
 /// What a call came to.
 pub(crate) type Outcome = Result<(Answer, Vec<OwnedFd>), CallError>;
@@ -31,6 +35,22 @@ impl Waiting {
     pub(crate) fn answer(self, outcome: Outcome) {
         // Who asked may have given up.
         let _ = self.reply.send(outcome);
+    }
+}
+
+/// A call that is under way: who stops waiting for its answer is forgotten.
+struct Asked<'a> {
+    link: &'a Link,
+    id: u64,
+    /// What a start came to is looked at whoever waits.
+    kept: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.link.take(self.id);
+        }
     }
 }
 
@@ -105,7 +125,7 @@ impl Link {
         if bytes.is_empty() { Ok(None) } else { Ok(Some((shim::decode(&bytes)?, fds))) }
     }
 
-    /// Asks the shim for something and waits for its answer.
+    /// Asks the shim for something and waits for its answer: bounded, since a stopped shim gives none.
     pub(crate) async fn call(&self, call: Call, fds: Vec<OwnedFd>) -> Result<Outcome, EngineError> {
         if call.since() > self.version {
             let message = format!(
@@ -120,18 +140,23 @@ impl Link {
             Call::Start { id } => Some(id.clone()),
             _ => None,
         };
+        let patience = patience(&call);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
+        let mut asked = Asked { link: self, id, kept: false };
+        let kept = starts.is_some();
         match self.waiting.lock().as_mut() {
             Some(waiting) => waiting.insert(id, Waiting { reply, starts }),
             None => return Err(lost()),
         };
-        if let Err(error) = self.send(&ToShim::Call { id, call }, &fds).await {
-            self.take(id);
-            return Err(EngineError::internal("calling the shim", &error));
-        }
-        drop(fds);
-        answer.await.map_err(|_| lost())
+        let answered = async {
+            let sent = self.send(&ToShim::Call { id, call }, &fds).await;
+            sent.map_err(|error| EngineError::internal("calling the shim", &error))?;
+            asked.kept = kept;
+            drop(fds);
+            answer.await.map_err(|_| lost())
+        };
+        tokio::time::timeout(patience, answered).await.unwrap_or_else(|_| Err(silent(patience)))
     }
 
     /// As [`Link::call`], where a refusal is an error and nothing is answered.
@@ -184,6 +209,21 @@ impl Link {
         self.execs.lock().clear();
         self.starting.lock().clear();
     }
+}
+
+fn patience(call: &Call) -> Duration {
+    match call {
+        Call::Start { .. } | Call::Exec { .. } => EXECUTION_MAX,
+        _ => ANSWER_MAX,
+    }
+}
+
+fn silent(patience: Duration) -> EngineError {
+    let message = format!(
+        "the sandbox's shim has not answered for {} s: it may be stopped or stuck",
+        patience.as_secs()
+    );
+    EngineError::new(ErrorKind::Internal, message)
 }
 
 fn lost() -> EngineError {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use crate::containers::{ended, status};
-use crate::engine::{Engine, exit_of};
+use crate::engine::{Engine, SILENCE_MAX, exit_of};
 use crate::link::{Link, refused};
 use crate::process::{self, Ends};
 use crate::sandboxes::limits_of;
@@ -125,8 +126,9 @@ impl Runtime for Engine {
         let container = self.container_named(id)?;
         let spec = container.record.borrow().spec.clone();
         if let Ok(link) = self.link_of(&spec.sandbox_id) {
-            // A container that the shim let go of already writes no log.
-            let _ = link.request(Call::ReopenLog { id: id.to_owned() }).await;
+            // A container that the shim let go of already writes no log; and what was written can be read in any case.
+            let asked = link.request(Call::ReopenLog { id: id.to_owned() });
+            let _ = tokio::time::timeout(SILENCE_MAX, asked).await;
         }
         Ok(container.log_path.clone())
     }
@@ -271,7 +273,7 @@ impl Engine {
         let container = self.container_named(id)?;
         let record = container.record.borrow().clone();
         let ended_before = matches!(record.state, ContainerState::Exited { .. });
-        if ended_before {
+        if ended_before || container.unknown_to_shim.load(Ordering::Relaxed) {
             // For the next run, whose output must not be missed.
             let _gate = container.gate.lock().await;
             self.introduce(&container).await?;

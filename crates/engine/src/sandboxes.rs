@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use shim::{Call, IdRange, SandboxConfig};
 use sys::cgroup::Limits;
 
-use crate::engine::{Engine, KILL_MAX, Sandbox, clear_directory};
+use crate::engine::{Engine, KILL_MAX, SILENCE_MAX, Sandbox, clear_directory};
 use crate::layout::shared_memory;
 use crate::link::Link;
 use crate::records::{self, SandboxRecord};
@@ -217,15 +217,18 @@ impl Engine {
             engine.cgroups.group(&path).kill(KILL_MAX)
         })
         .await?;
-        for container in self.containers_of(id) {
+        let containers = self.containers_of(id);
+        futures::future::join_all(containers.iter().map(|container| async {
             let mut watched = container.record.subscribe();
             let ended = watched.wait_for(|record| !matches!(record.state, ContainerState::Running { .. }));
             // A shim that does not tell is dead or stuck: it is ended below, and the exit made up.
             if tokio::time::timeout(KILL_MAX, ended).await.is_err() {
-                let id = container.record.borrow().spec.id.clone();
-                self.on_exited(&id, crate::engine::killed_exit("its end was not reported"));
+                let spec = container.record.borrow().spec.clone();
+                let made_up = || crate::engine::killed_exit("its end was not reported");
+                self.on_exited(&spec.id, self.recorded_exit(&spec).unwrap_or_else(made_up));
             }
-        }
+        }))
+        .await;
         self.take_down(id, sandbox).await?;
         self.mark_stopped(sandbox);
         Ok(())
@@ -235,9 +238,13 @@ impl Engine {
     async fn take_down(&self, id: &str, sandbox: &Sandbox) -> Result<(), EngineError> {
         let shim = sandbox.shim.lock().take();
         if let Some((link, pidfd)) = shim {
-            let asked = link.request(Call::Shutdown).await;
-            let ended = tokio::time::timeout(KILL_MAX, crate::process::ended(&pidfd)).await;
-            if asked.is_err() || ended.is_err() {
+            // One that does not even answer is not asked to end itself.
+            let ended = async {
+                let asked = tokio::time::timeout(SILENCE_MAX, link.request(Call::Shutdown)).await;
+                matches!(asked, Ok(Ok(())))
+                    && tokio::time::timeout(KILL_MAX, crate::process::ended(&pidfd)).await.is_ok()
+            };
+            if !ended.await {
                 let _ = pidfd.signal(9);
             }
         }

@@ -28,8 +28,8 @@ use crate::groups::{self, Groups};
 use crate::images::{self, Puller};
 use crate::local_path;
 use crate::plugins::{self, Plugins};
-use crate::pod::PodView;
 use crate::pod::spec::NodeFacts;
+use crate::pod::{ContainerRecord, PodView};
 use crate::registration::{self, allocatable, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
@@ -456,7 +456,8 @@ async fn follow_runtime(
 }
 
 async fn apply_event(deps: &Deps, event: &ContainerEvent) {
-    match event.kind {
+    match &event.kind {
+        ContainerEventKind::Warning(message) => warn(deps, event, message),
         ContainerEventKind::SandboxDied => {
             deps.state.sandbox_ended(&event.sandbox_id);
             for id in deps.state.containers_of(&event.sandbox_id) {
@@ -480,10 +481,21 @@ async fn apply_event(deps: &Deps, event: &ContainerEvent) {
 }
 
 fn count_start(deps: &Deps, event: &ContainerEvent) {
-    let uid = deps.state.pod_of(&event.sandbox_id);
-    let pod = uid.and_then(|uid| deps.caches.pods.by_uid(&uid).or_else(|| deps.static_pods.get(&uid)));
-    let pod = pod.and_then(|object| PodView::decode(&object).ok());
-    if let Some((pod, container)) = pod.zip(deps.state.container(&event.container_id)) {
+    if let Some((pod, container)) = whose(deps, event) {
         deps.figures.started(&pod, &container.name);
     }
+}
+
+/// The engine's warnings of a container are its pod's.
+fn warn(deps: &Deps, event: &ContainerEvent, message: &str) {
+    if let Some((pod, container)) = whose(deps, event) {
+        deps.warning(&pod, &container.name, "ContainerWarning", message);
+    }
+}
+
+/// The pod and the container of an event.
+fn whose(deps: &Deps, event: &ContainerEvent) -> Option<(PodView, ContainerRecord)> {
+    let uid = deps.state.pod_of(&event.sandbox_id)?;
+    let object = deps.caches.pods.by_uid(&uid).or_else(|| deps.static_pods.get(&uid))?;
+    PodView::decode(&object).ok().zip(deps.state.container(&event.container_id))
 }

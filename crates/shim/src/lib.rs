@@ -339,6 +339,9 @@ pub enum Event {
     Warning {
         /// What.
         message: String,
+        /// The container that it is about; empty for the sandbox.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        id: String,
     },
 }
 
@@ -414,6 +417,32 @@ mod tests {
             encode(&reply).unwrap(),
             br#"{"Reply":{"id":7,"result":{"Err":{"message":"no","code":128}}}}"#
         );
+    }
+
+    #[test]
+    fn what_shims_of_older_releases_say_is_understood() {
+        // Each as it was written when its version was new.
+        let exit = r#"{"code":3,"signal":0,"oom_killed":false,"finished_at":"2026-01-02T03:04:05Z"}"#;
+        let told = [
+            r#"{"Welcome":{"version":1,"pid":7,"containers":[{"id":"a","state":"Created"},{"id":"b","state":{"Running":{"pid":8,"started_at":"2026-01-02T03:04:05Z"}}},{"id":"c","state":{"Exited":{"started_at":null,"exit":EXIT}}}]}}"#,
+            r#"{"Failed":{"message":"no"}}"#,
+            r#"{"Reply":{"id":1,"result":{"Ok":"Done"}}}"#,
+            r#"{"Reply":{"id":2,"result":{"Ok":{"Started":{"pid":8,"started_at":"2026-01-02T03:04:05Z"}}}}}"#,
+            r#"{"Reply":{"id":3,"result":{"Err":{"message":"no","code":127}}}}"#,
+            r#"{"Event":{"Exited":{"id":"c","exit":EXIT}}}"#,
+            r#"{"Event":{"ExecExited":{"exec_id":"e","exit":EXIT}}}"#,
+            r#"{"Welcome":{"version":2,"pid":7,"containers":[{"id":"a","state":"Starting"}]}}"#,
+            r#"{"Event":{"Started":{"id":"a","pid":8,"started_at":"2026-01-02T03:04:05Z"}}}"#,
+            r#"{"Event":{"NotStarted":{"id":"a","error":{"message":"no","code":127}}}}"#,
+            r#"{"Event":{"Warning":{"message":"m"}}}"#,
+        ];
+        let heard = told.map(|text| decode::<FromShim>(text.replace("EXIT", exit).as_bytes()).unwrap());
+        let FromShim::Welcome { version: 1, containers, .. } = &heard[0] else { panic!("{:?}", heard[0]) };
+        let State::Exited { started_at: None, exit } = &containers[2].state else { panic!("{containers:?}") };
+        assert_eq!((exit.code, containers.len()), (3, 3));
+        // And a daemon of an older release understands what has not changed since.
+        let warning = Event::Warning { message: "m".into(), id: String::new() };
+        assert_eq!(encode(&FromShim::Event(warning)).unwrap(), told[10].as_bytes());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod passage;
 pub(crate) mod poller;
 pub(crate) mod sandbox;
 pub(crate) mod server;
+pub(crate) mod spare;
 pub(crate) mod steps;
 pub(crate) mod streams;
 pub(crate) mod users;

@@ -4,11 +4,13 @@
 //! removed by the next testbed on the machine.
 
 mod directory;
+mod held;
 mod host;
 mod load;
 mod sandbox;
 mod tools;
 
+pub use held::{Daemon, Held};
 pub use host::{Host, Ran};
 pub use load::{Failure, Load, LoadConfig, LoadReport};
 pub use sandbox::Testbed;

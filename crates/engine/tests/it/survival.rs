@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use shim::{Call, ContainerConfig, Event, FromShim, State, ToShim};
 use tokio::io::Interest;
 
-use crate::support::{Place, open_at, own_program};
+use crate::support::{Bench, Place, open_at, own_program};
 
 /// Not a test: the daemon of the tests below, in a process of its own that they kill. Starts the scripts that it is
 /// given, or only makes those that begin with `@`, and prints sandbox, container and process ids.
@@ -158,7 +158,7 @@ async fn shim_and_daemon_killed_together_leave_nothing_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_was_made_and_not_started_is_there_or_counts_as_ended() {
+async fn a_container_that_was_made_and_not_started_is_there_also_where_the_shim_was_not_told() {
     let place = Place::new();
     let image = place.image().to_owned();
     let made = orphans(&place, &image, "sleep 1000|@echo late|@true");
@@ -174,10 +174,10 @@ async fn a_container_that_was_made_and_not_started_is_there_or_counts_as_ended()
     let bench = place.open().await;
     let state = async |id: &str| bench.engine.container(id).await.unwrap().state;
     assert_eq!(state(complete).await, ContainerState::Created);
-    let ContainerState::Exited { started_at: None, exit } = state(&stranger).await else {
-        panic!("{:?}", state(&stranger).await)
-    };
-    assert!(exit.message.contains("make it again"), "{}", exit.message);
+    // Nothing of it has run: it is no failure of its program.
+    assert_eq!(state(&stranger).await, ContainerState::Created);
+    bench.engine.start_container(&stranger).await.unwrap();
+    assert_eq!(bench.subject().end(&stranger).await.code, 0);
     bench.engine.remove_container(&stranger, false).await.unwrap();
     // The one that is there still starts.
     let log = bench.engine.start_container(complete).await.unwrap().log_path;
@@ -302,6 +302,122 @@ async fn a_living_shim_that_cannot_be_reached_ends_with_its_sandbox() {
     assert_eq!(bench.engine.wait_container(&container).await.unwrap().code, 137);
     assert!(shim.wait(Duration::ZERO).unwrap(), "the shim is dead");
     assert_eq!(bench.engine.sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+/// A container that runs, its sandbox, and a handle on the shim.
+async fn running_with_shim(bench: &Bench, script: &str) -> (String, String, sys::process::Pidfd) {
+    let subject = bench.subject();
+    let sandbox = subject.sandbox().await;
+    let running = subject.start(subject.script(&sandbox, script)).await;
+    let ContainerState::Running { pid, .. } = running.state else { panic!("{running:?}") };
+    (sandbox, running.spec.id, sys::process::Pidfd::open(parent_of(pid)).unwrap())
+}
+
+const STOP: i32 = 19;
+const CONTINUE: i32 = 18;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_shim_is_stopped_ends_and_its_sandbox_goes() {
+    let place = Place::new();
+    let bench = place.open().await;
+    let (sandbox, container, shim) =
+        running_with_shim(&bench, "trap '' TERM; while :; do sleep 1; done").await;
+    let (_, other, _) = running_with_shim(&bench, "sleep 1000").await;
+    shim.signal(STOP).unwrap();
+    // What was written can be read meanwhile.
+    bench.engine.log_path(&container).await.unwrap();
+    let exit = patiently(bench.engine.stop_container(&container, Duration::from_millis(200))).await.unwrap();
+    assert_eq!((exit.code, exit.message.as_str()), (137, "the sandbox's shim died"));
+    assert!(shim.wait(Duration::from_secs(60)).unwrap(), "the shim is dead");
+    let died = bench.engine.sandboxes().await.unwrap();
+    let died = died.iter().find(|status| status.spec.id == sandbox).unwrap();
+    assert_eq!(died.state, SandboxState::NotReady);
+    patiently(bench.engine.remove_sandbox(&sandbox)).await.unwrap();
+    let state = bench.engine.container(&other).await.unwrap().state;
+    assert!(matches!(state, ContainerState::Running { .. }), "{state:?}");
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_whose_shim_is_stopped_can_be_removed() {
+    let place = Place::new();
+    let bench = place.open().await;
+    let (sandbox, container, shim) = running_with_shim(&bench, "sleep 1000").await;
+    shim.signal(STOP).unwrap();
+    let removed = tokio::time::timeout(Duration::from_secs(180), bench.engine.remove_sandbox(&sandbox)).await;
+    removed.expect("it ends").unwrap();
+    assert!(bench.engine.container(&container).await.is_err());
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_was_stopped_for_a_while_tells_the_truth_afterwards() {
+    let place = Place::new();
+    let bench = place.open().await;
+    let (sandbox, container, shim) =
+        running_with_shim(&bench, "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done").await;
+    // A first process ignores the signal until its trap is set.
+    let log = bench.engine.log_path(&container).await.unwrap();
+    let query = LogQuery { follow: true, ..LogQuery::default() };
+    let mut lines = Box::pin(logs::read(log, query, std::future::pending().boxed()));
+    patiently(lines.next()).await.unwrap().unwrap();
+    shim.signal(STOP).unwrap();
+    let continued = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        shim.signal(CONTINUE).unwrap();
+    };
+    // Nothing is made up while it may still be told.
+    let grace = Duration::from_secs(60);
+    let (stopped, ()) =
+        patiently(async { tokio::join!(bench.engine.stop_container(&container, grace), continued) }).await;
+    assert_eq!(stopped.unwrap().code, 6);
+    // It serves as before.
+    let subject = bench.subject();
+    assert_eq!(subject.run(subject.script(&sandbox, "exit 3")).await.0.code, 3);
+    bench.engine.purge().await.unwrap();
+    drop(bench);
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_without_descriptors_lets_daemons_in_and_does_not_spin() {
+    let place = Place::new();
+    let image = place.image().to_owned();
+    let (sandbox, container, pid) = orphans(&place, &image, "sleep 1000").remove(0);
+    let shim = parent_of(pid);
+    // The lowest number that is free: nothing more can be opened.
+    let open = |number: &u64| std::fs::symlink_metadata(format!("/proc/{shim}/fd/{number}")).is_ok();
+    let limit = (0..).find(|number| !open(number)).unwrap().to_string();
+    let limited =
+        Command::new("prlimit").args(["--pid", &shim.to_string(), &format!("--nofile={limit}")]).status();
+    assert!(limited.unwrap().success());
+    // More come than can be let in; those who can are served.
+    let mut first = Speaker::connect(&place, &sandbox);
+    assert!(matches!(welcomed(first.greet(shim::VERSION).await, &container), State::Running { .. }));
+    let others: Vec<Speaker> = (0..5).map(|_| Speaker::connect(&place, &sandbox)).collect();
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{shim}/stat")).unwrap();
+        let fields: Vec<u64> = stat.split(' ').map(|field| field.parse().unwrap_or(0)).collect();
+        fields[13] + fields[14]
+    };
+    let before = ticks();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(ticks() - before < 50, "it spins: {} ticks", ticks() - before);
+    // When others go, who waited comes in: the daemon, too.
+    first = Speaker::connect(&place, &sandbox);
+    drop(others);
+    assert!(matches!(welcomed(first.greet(shim::VERSION).await, &container), State::Running { .. }));
+    drop(first);
+    let bench = place.open().await;
+    let state = bench.engine.container(&container).await.unwrap().state;
+    assert!(matches!(state, ContainerState::Running { pid: same, .. } if same == pid), "{state:?}");
     bench.engine.purge().await.unwrap();
     drop(bench);
     assert_eq!(place.leftovers(), Vec::<String>::new());

@@ -25,6 +25,8 @@ pub(crate) fn crash_loop_policy(max: Duration) -> Policy {
 const CRASH_LOOP_FIRST: Duration = Duration::from_secs(10);
 /// A container that ran this long starts with a clean record.
 const CRASH_LOOP_RESET: Duration = Duration::from_secs(600);
+/// A clock that goes back by less than this is being adjusted.
+const CLOCKS_DIFFER_SECONDS: i64 = 60;
 /// The exit code of a container whose end nobody saw. Source: `ContainerStatusUnknown` in `pkg/kubelet`.
 const LOST: i32 = 137;
 /// How long a fresh pull failure is shown as itself before the wait for the next try is.
@@ -492,7 +494,9 @@ fn crash_loop(snapshot: &Snapshot<'_>, record: &ContainerRecord, plan: &mut Plan
     let Some(exit) = record.exit() else { return false };
     let delay = restart_delay(snapshot.crash_loop, record);
     let at = exit.finished_at.saturating_add(delay).unwrap_or(Timestamp::MAX);
-    if snapshot.now >= at {
+    // An end in the future: the clock was put back since, and would keep the container waiting for as much as that.
+    let ahead = exit.finished_at.duration_since(snapshot.now).as_secs() > CLOCKS_DIFFER_SECONDS;
+    if snapshot.now >= at || ahead {
         return false;
     }
     plan.wake(at);

@@ -188,6 +188,17 @@ fn back_off_doubles_and_resets() {
 }
 
 #[test]
+fn a_clock_that_was_put_back_keeps_no_container_waiting() {
+    // (seconds by which it was put back, starts now)
+    for (back, restarts) in [(0, false), (30, false), (3600, true)] {
+        let mut case = case(one()).with("main", 3, exited(1, 9000, 9001)).at(9002 - back);
+        case.containers[0].failures = 2;
+        let actions = case.plan().actions;
+        assert_eq!(actions.contains(&start("main", 4, 3)), restarts, "{back}: {actions:?}");
+    }
+}
+
+#[test]
 fn a_node_may_wait_less_for_restarts() {
     // (longest wait, restarts in a row) → seconds
     for (max, failures, wanted) in

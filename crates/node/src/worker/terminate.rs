@@ -80,10 +80,10 @@ impl PodWorker {
 
     /// The end of the grace: as the API says, else the pod's own grace from now; an eviction's where that comes first.
     fn deadline(&self) -> Timestamp {
-        self.at_most(match self.pod.metadata.deletion_timestamp {
-            Some(at) => at,
-            None => grace_end(&self.deps, self.pod.spec_grace_seconds()),
-        })
+        let meta = &self.pod.metadata;
+        let seconds = meta.deletion_grace_period_seconds.unwrap_or(self.pod.spec_grace_seconds());
+        let whole = grace_end(&self.deps, seconds);
+        self.at_most(by_both_clocks(meta.deletion_timestamp, whole))
     }
 
     /// Drains and stops; a second deletion with a shorter grace counts at once, and so does an eviction.
@@ -132,6 +132,12 @@ impl PodWorker {
             }
         }
     }
+}
+
+/// When a deleted pod's grace is over: at the API server's word, but not after the whole grace by this node's clock, which
+/// may be behind the server's, or have been put back since.
+fn by_both_clocks(deleted_at: Option<Timestamp>, whole_grace: Timestamp) -> Timestamp {
+    deleted_at.map_or(whole_grace, |at| at.min(whole_grace))
 }
 
 /// A removal that nothing calls off: what is left of a pod stays the node's until it is gone.
@@ -252,6 +258,16 @@ pub(crate) async fn terminate_leftover(deps: Arc<Deps>, left: Leftover) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_behind_makes_no_grace_longer() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        // Deleted at 100 by the server's clock, with a grace of 30; what the node's shows when it hears of it.
+        for (now, end) in [(100, 130), (110, 130), (140, 130), (90, 120), (-3500, -3470)] {
+            assert_eq!(by_both_clocks(Some(at(130)), at(now + 30)), at(end));
+        }
+        assert_eq!(by_both_clocks(None, at(42)), at(42));
+    }
 
     #[test]
     fn draining_takes_at_most_half_of_the_grace() {

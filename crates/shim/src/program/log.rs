@@ -24,6 +24,12 @@ pub(crate) struct Log {
     kept: u32,
     /// What each stream wrote after its last line end.
     partial: [Vec<u8>; 2],
+    /// The rest of an entry of which a part has been written: it comes before anything else.
+    owed: Vec<u8>,
+    /// Bytes that were lost since the log could not be written; `None` while it can.
+    lost: Option<u64>,
+    /// What is to be told of that.
+    news: Option<String>,
 }
 
 impl Log {
@@ -36,16 +42,23 @@ impl Log {
             max_bytes,
             kept,
             partial: [Vec::new(), Vec::new()],
+            owed: Vec::new(),
+            lost: None,
+            news: None,
         }
+    }
+
+    /// What is to be told of a log that could not be written, once.
+    pub(crate) fn take_news(&mut self) -> Option<String> {
+        self.news.take()
     }
 
     /// Opens the file, again if it is open: after it was moved.
     pub(crate) fn open(&mut self) -> io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
         if let Some(parent) = self.path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let file = File::options().append(true).create(true).mode(0o640).open(&self.path)?;
+        let file = open(&self.path)?;
         self.size = file.metadata()?.len();
         self.file = Some(file);
         Ok(())
@@ -92,35 +105,87 @@ impl Log {
         if entries.is_empty() {
             return;
         }
-        if self.size > 0 && self.size + entries.len() as u64 > self.max_bytes {
+        let rotates = self.size > 0 && self.size + entries.len() as u64 > self.max_bytes;
+        if rotates && self.owed.is_empty() {
             self.rotate();
         }
-        if let Some(file) = &mut self.file
-            && file.write_all(entries).is_ok()
-        {
-            self.size += entries.len() as u64;
+        let mut text = std::mem::take(&mut self.owed);
+        let begun = !text.is_empty();
+        text.extend_from_slice(entries);
+        let Some(file) = &mut self.file else { return };
+        let (written, result) = write_most(file, &text);
+        self.size += written as u64;
+        match result {
+            Ok(()) => self.is_written(),
+            Err(error) => {
+                let rest = &text[written..];
+                // Readers may have seen the first part of an entry: it is completed before anything else comes.
+                let within = if written == 0 { begun } else { text[written - 1] != b'\n' };
+                let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
+                self.owed = if within { rest[..end].to_vec() } else { Vec::new() };
+                self.is_lost((rest.len() - self.owed.len()) as u64, &error);
+            }
         }
     }
 
-    /// Moves `log` to `log.1`, that to `log.2` and so on; the oldest goes.
+    fn is_lost(&mut self, bytes: u64, error: &io::Error) {
+        if self.lost.is_none() {
+            let path = self.path.display();
+            self.news = Some(format!(
+                "the log {path} cannot be written ({error}): what the container writes is lost"
+            ));
+        }
+        self.lost = Some(self.lost.unwrap_or(0) + bytes);
+    }
+
+    fn is_written(&mut self) {
+        if let Some(bytes) = self.lost.take() {
+            let path = self.path.display();
+            self.news = Some(format!("the log {path} is written again: about {bytes} bytes were lost"));
+        }
+    }
+
+    /// Moves `log` to `log.1`, that to `log.2` and so on; the oldest goes. Where that fails, the same file goes on: longer
+    /// than asked for, but nothing is lost.
     fn rotate(&mut self) {
-        let numbered = |number: u32| {
+        self.size = 0;
+        let beside = |suffix: &str| {
             let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
+            name.push(suffix);
             PathBuf::from(name)
         };
+        let numbered = |number: u32| beside(&format!(".{number}"));
+        // The next file is there before anything is moved: on a full disk there may be none.
+        let next = beside(".new");
+        let Ok(file) = open(&next) else { return };
         for number in (1..self.kept).rev() {
             let _ = std::fs::rename(numbered(number), numbered(number + 1));
         }
-        let moved = match self.kept {
-            0 => std::fs::remove_file(&self.path),
-            _ => std::fs::rename(&self.path, numbered(1)),
-        };
-        // Where it could not be moved, the same file goes on: longer than asked for, but nothing is lost.
-        if moved.and_then(|()| self.open()).is_err() {
-            self.size = 0;
+        let moved = if self.kept > 0 { std::fs::rename(&self.path, numbered(1)) } else { Ok(()) };
+        match moved.and_then(|()| std::fs::rename(&next, &self.path)) {
+            Ok(()) => self.file = Some(file),
+            Err(_) => drop(std::fs::remove_file(&next)),
         }
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().append(true).create(true).mode(0o640).open(path)
+}
+
+/// Writes as much as there is room for; answers how much that was.
+fn write_most(file: &mut File, text: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < text.len() {
+        match file.write(&text[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(length) => written += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
 }
 
 fn entry(entries: &mut Vec<u8>, stream: Stream, tag: char, text: &[u8], now: Timestamp) {
@@ -156,6 +221,37 @@ mod tests {
         let time = "1970-01-01T00:00:00.000000000Z";
         let expected = ["stdout F one", "stderr F bad", "stdout F two", "stdout F ", "stdout P rest"];
         assert_eq!(text, expected.map(|line| format!("{time} {line}\n")).concat());
+    }
+
+    #[test]
+    fn what_has_no_room_is_told_and_no_entry_is_torn() {
+        let (dir, mut log) = fresh(1 << 21);
+        // A pipe that nobody empties stands for the full disk: it takes as much as it holds.
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        log.file = Some(File::from(std::os::fd::OwnedFd::from(writer)));
+        let now = Timestamp::UNIX_EPOCH;
+        let line = [vec![b'x'; 99], vec![b'\n']].concat();
+        while log.lost.is_none() {
+            log.write(Stream::Stdout, &line.repeat(300), now);
+        }
+        assert!(log.take_news().unwrap().contains("is lost"));
+        log.write(Stream::Stdout, &line, now);
+        assert_eq!(log.take_news(), None, "it is told once");
+        let mut text = vec![0; 1 << 20];
+        let length = io::Read::read(&mut reader, &mut text).unwrap();
+        text.truncate(length);
+        log.write(Stream::Stdout, b"after\n", now);
+        assert!(log.take_news().unwrap().contains("is written again"));
+        log.file = None;
+        io::Read::read_to_end(&mut reader, &mut text).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let whole = |line: &str| line.ends_with(&"x".repeat(99)) && line.len() == 99 + 40;
+        let lines: Vec<&str> = text.lines().collect();
+        let (last, first) = lines.split_last().unwrap();
+        assert!(last.ends_with("stdout F after"), "{last}");
+        assert!(first.iter().all(|line| whole(line)), "{first:?}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::log::Log;
 use super::outside::{self, Runtime};
 use super::poller::{Poller, Source, Token};
 use super::sandbox;
+use super::spare::Spare;
 use super::steps::{self, Steps};
 use super::streams::{Stream, Streams};
 
@@ -94,6 +95,9 @@ enum Outcome {
 struct Server {
     poller: Poller,
     listener: OwnedFd,
+    /// Absent while there is no descriptor for a daemon that comes.
+    listening: Option<Token>,
+    spare: Spare,
     children: ChildSignals,
     peers: BTreeMap<u64, Peer>,
     containers: BTreeMap<u64, Container>,
@@ -126,7 +130,7 @@ pub(crate) fn serve(directory: &Path) -> io::Result<()> {
     server.greet_first()?;
     // After the first welcome: entering a cgroup can take the kernel milliseconds, which the daemon uses meanwhile.
     for message in sandbox::enter_cgroups(&config) {
-        server.tell_all(Event::Warning { message });
+        server.tell_all(Event::Warning { message, id: String::new() });
     }
     while !server.ending {
         server.turn()?;
@@ -162,11 +166,15 @@ impl Server {
         steps: Vec<Step>,
     ) -> io::Result<Self> {
         let mut poller = Poller::new()?;
-        poller.readable(&listener, Source::Listener)?;
+        let listening = Some(poller.readable(&listener, Source::Listener)?);
+        let mut spare = Spare::default();
+        spare.refill();
         poller.readable(&children, Source::Children)?;
         Ok(Self {
             poller,
             listener,
+            listening,
+            spare,
             children,
             peers: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -197,6 +205,7 @@ impl Server {
             }
         }
         self.greet();
+        self.listen_again();
         if deadline.is_some() {
             let now = Instant::now();
             for container in self.containers.values_mut() {
@@ -233,14 +242,48 @@ impl Server {
         if let Some(container) = self.containers.get_mut(&slot) {
             act(&mut container.streams, &mut self.poller);
         }
+        self.tell_of_log(slot);
+    }
+
+    /// Tells when a container's log could not be written, and when it is written again.
+    fn tell_of_log(&mut self, slot: u64) {
+        let Some(container) = self.containers.get_mut(&slot) else { return };
+        if let Some(message) = container.streams.log().take_news() {
+            let id = container.config.id.clone();
+            self.tell_all(Event::Warning { message, id });
+        }
     }
 
     fn on_listener(&mut self) {
-        while let Ok(Some(socket)) = sys::seqpacket::accept(&self.listener) {
-            let id = self.poller.fresh();
-            if let Ok(token) = self.poller.readable(&socket, Source::Peer(id)) {
-                self.peers.insert(id, Peer { socket, token, version: None, welcomed: false });
+        loop {
+            match sys::seqpacket::accept(&self.listener) {
+                Ok(Some(socket)) => self.add_peer(socket),
+                Ok(None) => return,
+                // There is no descriptor left: who comes gets one of those that are kept back.
+                Err(_) if self.spare.release() => {}
+                Err(_) => return self.stop_listening(),
             }
+        }
+    }
+
+    fn add_peer(&mut self, socket: OwnedFd) {
+        let id = self.poller.fresh();
+        if let Ok(token) = self.poller.readable(&socket, Source::Peer(id)) {
+            self.peers.insert(id, Peer { socket, token, version: None, welcomed: false });
+        }
+    }
+
+    /// Whoever waits at the listener would be told again and again, and could not be let in.
+    fn stop_listening(&mut self) {
+        if let Some(token) = self.listening.take() {
+            self.poller.remove(&self.listener, token);
+        }
+    }
+
+    /// Listens again when something was closed, and keeps descriptors back as long as there are any.
+    fn listen_again(&mut self) {
+        if self.spare.refill() && self.listening.is_none() {
+            self.listening = self.poller.readable(&self.listener, Source::Listener).ok();
         }
     }
 
@@ -758,6 +801,7 @@ impl Server {
         };
         container.state = State::Exited { started_at, exit: exit.clone() };
         let id = container.config.id.clone();
+        self.tell_of_log(slot);
         self.tell_all(Event::Exited { id, exit });
     }
 
