@@ -52,6 +52,13 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
         probes_speak_tls_and_trust_whoever_answers
         probes_speak_grpc
         a_probe_gives_a_grace_period_of_its_own;
+    files:
+        files_of_volumes_have_their_content_and_mode
+        an_object_is_mounted_at_several_paths
+        binary_data_is_mounted_as_it_is
+        secrets_of_another_namespace_are_not_seen
+        resources_are_told_in_volumes
+        all_sources_are_projected_together;
     life:
         init_containers_that_fail_are_started_anew_and_hold_back_the_others
         an_init_container_that_fails_ends_a_pod_that_never_restarts
@@ -95,13 +102,6 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
         containers_share_a_directory
         fifty_volumes_of_five_pods_do_not_race
         a_secret_and_a_config_map_do_not_conflict;
-    files:
-        files_of_volumes_have_their_content_and_mode
-        an_object_is_mounted_at_several_paths
-        binary_data_is_mounted_as_it_is
-        secrets_of_another_namespace_are_not_seen
-        resources_are_told_in_volumes
-        all_sources_are_projected_together;
     paths:
         a_single_file_of_a_volume_is_mounted
         a_path_in_a_volume_may_come_of_the_environment

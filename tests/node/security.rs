@@ -164,7 +164,6 @@ pub(crate) fn capabilities_and_filters_are_as_they_are_asked_for(space: &Space<'
 
 const NAMESPACES: &str = "for kind in net pid ipc; do readlink /proc/self/ns/$kind; done";
 
-/// User namespaces are not looked at: what a testbed mounts over its hosts' `/proc` keeps the kernel from showing another.
 pub(crate) fn namespaces_of_the_host_are_had_where_they_are_asked_for(space: &Space<'_>) {
     let kinds = [("hostNetwork", "net"), ("hostPID", "pid"), ("hostIPC", "ipc")];
     let mut pods = vec![pod("own", NAMESPACES)];
@@ -173,6 +172,9 @@ pub(crate) fn namespaces_of_the_host_are_had_where_they_are_asked_for(space: &Sp
         pod["spec"][field] = true.into();
         pods.push(pod);
     }
+    let mut mapped = pod("mapped", "cat /proc/self/uid_map; id -u; touch /f; stat -c %u /f");
+    mapped["spec"]["hostUsers"] = false.into();
+    pods.push(mapped);
     let printed = space.outputs(&pods);
     let of_host = |kind: &str| {
         let link = format!("/proc/{}/ns/{kind}", space.cluster.host.pid());
@@ -187,4 +189,8 @@ pub(crate) fn namespaces_of_the_host_are_had_where_they_are_asked_for(space: &Sp
             assert_eq!(shared, kind == asked, "{field}: {kind}");
         }
     }
+    // Root there is nobody here, and all that it makes is its own.
+    let said: Vec<&str> = printed["mapped"].split_whitespace().collect();
+    assert!(said[0] == "0" && said[1] != "0" && said[2] == "65536", "{said:?}");
+    assert_eq!(said[3..], ["0", "0"], "{said:?}");
 }

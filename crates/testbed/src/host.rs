@@ -270,15 +270,19 @@ fn boot(name: &str, directory: &Path) -> Result<(Child, u32)> {
     // No resolver: a name outside of the cluster is asked of nobody.
     let resolv_conf = directory.join("resolv.conf");
     fs::write(&resolv_conf, "")?;
+    // A second /proc with nothing over it: where none is whole, the kernel lets no user namespace mount another.
+    let proc = directory.join("proc");
     // A fresh sysfs shows the host's own network devices; the cgroup hierarchies are carried over from the machine's.
     let layout = format!(
         "set -e; hostname {name}; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/{name}; \
          mount --bind {data} /var/lib/{name}; mount --bind {boot_id} /proc/sys/kernel/random/boot_id; \
+         mkdir -p {proc}; mount -t proc proc {proc}; \
          mkdir /run/cgroup; mount --rbind /sys/fs/cgroup /run/cgroup; mount -t sysfs sysfs /sys; \
          mount --rbind /run/cgroup /sys/fs/cgroup; umount -l /run/cgroup; rmdir /run/cgroup; \
          if [ -e /etc/resolv.conf ]; then mount --bind {resolv_conf} /etc/resolv.conf; fi",
         resolv_conf = resolv_conf.display(),
         data = data.display(),
+        proc = proc.display(),
         boot_id = boot_id.display(),
     );
     let mut command = Command::new("nsenter");
