@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use api::{
@@ -22,7 +22,10 @@ pub(crate) const WRITERS: usize = 16;
 /// Objects that are written and listed.
 pub(crate) const CONFIG_MAPS: usize = 2000;
 
-const NAMESPACE: &str = "default";
+/// What does not come in this time will not.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Where everything is made.
+pub(crate) const NAMESPACE: &str = "default";
 const DEPLOYMENT: &str = "bench";
 
 /// How the kubeconfig in the home directory says to connect.
@@ -84,6 +87,92 @@ impl Cluster {
         Ok(Samples::new(times.split_off(1)))
     }
 
+    /// The one node's name.
+    pub(crate) async fn node(&self) -> Result<String> {
+        let nodes = GroupVersionResource::new("", "v1", "nodes");
+        let list = self.client.list(&nodes, "", ListOptions::default()).await.map_err(failed)?;
+        list.items.first().map(|node| node.meta().name.clone()).context("there is no node")
+    }
+
+    /// The names of all pods.
+    pub(crate) async fn pod_names(&self) -> Result<Vec<String>> {
+        let list = self.client.list(&self.pods, NAMESPACE, ListOptions::default()).await.map_err(failed)?;
+        Ok(list.items.iter().map(|pod| pod.meta().name.clone()).collect())
+    }
+
+    /// How many pods are ready whose containers have never been started anew.
+    pub(crate) async fn kept(&self) -> Result<usize> {
+        let list = self.client.list(&self.pods, NAMESPACE, ListOptions::default()).await.map_err(failed)?;
+        let pods = list.items.iter().map(|pod| Ok(pod.decode()?)).collect::<Result<Vec<Value>>>()?;
+        let kept = |pod: &&Value| {
+            let status = &pod["status"]["containerStatuses"][0];
+            status["ready"] == true && status["restartCount"] == 0
+        };
+        Ok(pods.iter().filter(kept).count())
+    }
+
+    /// Runs a pod with limits and a filter, and returns when the watch shows it Running.
+    pub(crate) async fn run_limited(&self, name: &str) -> Result<()> {
+        let mut pod = pod(name);
+        let amounts = json!({"cpu": "1", "memory": "128Mi"});
+        pod["spec"]["containers"][0]["resources"] =
+            json!({"limits": amounts, "requests": {"cpu": "10m", "memory": "16Mi"}});
+        pod["spec"]["securityContext"] = json!({"seccompProfile": {"type": "RuntimeDefault"}});
+        self.create_and_wait(&pod, |pod| pod["status"]["phase"] == "Running").await
+    }
+
+    /// Runs a script in a pod, and returns when the file is there that it makes.
+    pub(crate) async fn run_until_ready(&self, name: &str, script: &str, file: &str) -> Result<()> {
+        let mut pod = pod(name);
+        let container = &mut pod["spec"]["containers"][0];
+        container["command"] = json!(["sh", "-c", script]);
+        container["readinessProbe"] = json!({"exec": {"command": ["test", "-e", file]}, "periodSeconds": 1});
+        let ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+        self.create_and_wait(&pod, ready).await
+    }
+
+    async fn create_and_wait(&self, pod: &Value, wished: impl Fn(&Value) -> bool) -> Result<()> {
+        let mut watch = Watch::open(&self.client, &self.pods, NAMESPACE).await?;
+        self.client.create(&self.pods, NAMESPACE, pod).await.map_err(failed)?;
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        watch.until(|pods| pods.get(name).is_some_and(&wished)).await
+    }
+
+    /// Creates pods, so many a second, whether those before run or not. A sample lasts from when a pod's creation is due
+    /// until the watch shows it Running.
+    pub(crate) async fn pods_at_a_pace(&self, count: usize, per_second: u32) -> Result<Samples> {
+        // On a connection of its own, as a client has it that only looks on.
+        let looking_on = client()?;
+        let mut watch = Watch::open(&looking_on, &self.pods, NAMESPACE).await?;
+        let start = tokio::time::Instant::now() + Duration::from_millis(100);
+        let due = |number: usize| {
+            Ok::<_, anyhow::Error>(start + Duration::from_secs(1) / per_second * u32::try_from(number)?)
+        };
+        let name = |number: usize| format!("paced-{number}");
+        let creating = async {
+            for number in 0..count {
+                tokio::time::sleep_until(due(number)?).await;
+                self.client.create(&self.pods, NAMESPACE, &pod(&name(number))).await.map_err(failed)?;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let seen = async {
+            let mut times = vec![None; count];
+            while times.iter().any(Option::is_none) {
+                watch.next().await?;
+                for (number, time) in times.iter_mut().enumerate().filter(|(_, time)| time.is_none()) {
+                    let runs = |pod: &Value| pod["status"]["phase"] == "Running";
+                    if watch.objects.get(&name(number)).is_some_and(runs) {
+                        *time = Some(due(number)?.elapsed().as_secs_f64());
+                    }
+                }
+            }
+            Ok(times.into_iter().flatten().collect())
+        };
+        let ((), times) = futures::future::try_join(creating, seen).await?;
+        Ok(Samples::new(times))
+    }
+
     /// Deletes every pod and returns when none is left.
     pub(crate) async fn remove_pods(&self) -> Result<()> {
         let mut watch = Watch::open(&self.client, &self.pods, NAMESPACE).await?;
@@ -117,6 +206,12 @@ impl Cluster {
             generation.is_number() && deployment["status"]["observedGeneration"] == *generation
         };
         watch.until(|all| all.get(DEPLOYMENT).is_some_and(seen)).await?;
+        self.scale_to(replicas).await
+    }
+
+    /// Scales the Deployment that is there, as [`Cluster::scale`] does.
+    pub(crate) async fn scale_to(&self, replicas: usize) -> Result<f64> {
+        let mut watch = Watch::open(&self.client, &self.deployments, NAMESPACE).await?;
         let begun = Instant::now();
         let key = Key::new(NAMESPACE, DEPLOYMENT);
         let patch = json!({"spec": {"replicas": replicas}});
@@ -206,19 +301,28 @@ impl Watch {
 
     /// Returns as soon as the objects are as wished.
     pub(crate) async fn until(&mut self, wished: impl Fn(&BTreeMap<String, Value>) -> bool) -> Result<()> {
-        while !wished(&self.objects) {
-            let events = self.stream.next().await.context("the watch ended")?.map_err(failed)?;
-            for event in events {
-                let name = event.object.meta().name.clone();
-                match event.kind {
-                    WatchEventKind::Added | WatchEventKind::Modified => {
-                        self.objects.insert(name, event.object.decode()?);
-                    }
-                    WatchEventKind::Deleted => {
-                        self.objects.remove(&name);
-                    }
-                    WatchEventKind::Bookmark => {}
+        let waited = async {
+            while !wished(&self.objects) {
+                self.next().await?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, waited).await.context("what was waited for did not come")?
+    }
+
+    /// What the watch tells next.
+    async fn next(&mut self) -> Result<()> {
+        let events = self.stream.next().await.context("the watch ended")?.map_err(failed)?;
+        for event in events {
+            let name = event.object.meta().name.clone();
+            match event.kind {
+                WatchEventKind::Added | WatchEventKind::Modified => {
+                    self.objects.insert(name, event.object.decode()?);
                 }
+                WatchEventKind::Deleted => {
+                    self.objects.remove(&name);
+                }
+                WatchEventKind::Bookmark => {}
             }
         }
         Ok(())

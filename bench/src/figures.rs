@@ -17,6 +17,8 @@ pub(crate) enum Unit {
     Percent,
     /// Events in a second.
     PerSecond,
+    /// 2^20 bytes in a second.
+    MegabytesPerSecond,
 }
 
 impl Unit {
@@ -27,6 +29,7 @@ impl Unit {
             Self::Megabytes => format!("{value:.1} MB"),
             Self::Percent => format!("{value:.2} %"),
             Self::PerSecond => format!("{value:.1} /s"),
+            Self::MegabytesPerSecond => format!("{value:.0} MB/s"),
         }
     }
 }
@@ -37,23 +40,42 @@ pub(crate) struct Figure {
     name: String,
     unit: Unit,
     value: f64,
-    at_most: Option<f64>,
+    target: Option<Target>,
+}
+
+/// What a figure should be, in its unit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Target {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 impl Figure {
     /// `value` and `at_most` in the unit; times in seconds are turned into milliseconds where those are shown.
     pub(crate) fn new(name: &str, unit: Unit, value: f64, at_most: Option<f64>) -> Self {
         let value = if unit == Unit::Milliseconds { value * 1000.0 } else { value };
-        Self { name: name.to_owned(), unit, value, at_most }
+        Self { name: name.to_owned(), unit, value, target: at_most.map(Target::AtMost) }
+    }
+
+    /// Of what more is better: `value` and `least` in the unit.
+    pub(crate) fn at_least(name: &str, unit: Unit, value: f64, least: f64) -> Self {
+        Self { name: name.to_owned(), unit, value, target: Some(Target::AtLeast(least)) }
     }
 
     fn row(&self) -> [String; 4] {
-        let target =
-            self.at_most.map_or_else(String::new, |most| format!("at most {}", self.unit.show(most)));
-        let verdict = match self.at_most {
+        let (target, met) = match self.target {
+            None => (String::new(), None),
+            Some(Target::AtMost(most)) => {
+                (format!("at most {}", self.unit.show(most)), Some(self.value <= most))
+            }
+            Some(Target::AtLeast(least)) => {
+                (format!("at least {}", self.unit.show(least)), Some(self.value >= least))
+            }
+        };
+        let verdict = match met {
             None => "",
-            Some(most) if self.value <= most => "ok",
-            Some(_) => "**missed**",
+            Some(true) => "ok",
+            Some(false) => "**missed**",
         };
         [self.name.clone(), self.unit.show(self.value), target, verdict.to_owned()]
     }
@@ -123,10 +145,12 @@ mod tests {
             Figure::new("start", Unit::Seconds, 0.5, Some(1.0)),
             Figure::new("pod", Unit::Milliseconds, 0.3, Some(250.0)),
             Figure::new("peer", Unit::Megabytes, 3.0, None),
+            Figure::at_least("log", Unit::MegabytesPerSecond, 400.0, 500.0),
         ];
         let table = table(&figures);
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines.len(), 5);
+        assert_eq!(lines.len(), 6);
+        assert!(lines[5].contains("at least 500 MB/s") && lines[5].contains("**missed**"), "{table}");
         assert!(lines[2].contains("0.50 s") && lines[2].ends_with("| ok         |"), "{table}");
         assert!(lines[3].contains("300 ms") && lines[3].contains("**missed**"), "{table}");
         assert!(!lines[4].contains("ok") && lines.iter().all(|line| line.len() == lines[0].len()), "{table}");

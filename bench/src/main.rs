@@ -6,6 +6,7 @@
 
 mod api;
 mod cluster;
+mod engine;
 mod etcd;
 mod figures;
 mod large;
@@ -45,7 +46,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => outside("all", &[]),
-        [what @ ("api" | "large")] => outside(what, &[]),
+        [what @ ("api" | "engine" | "large")] => outside(what, &[]),
         ["workloads", ref flags @ ..] => {
             // Told here, where nothing has been made yet.
             sizes(flags)?;
@@ -57,8 +58,8 @@ fn main() -> Result<()> {
             .context("start the runtime")?
             .block_on(inside(what, Path::new(program), Path::new(archive), flags)),
         _ => bail!(
-            "bench takes no arguments, `api` for the API server alone, `large` for a list of 1 GB, or `workloads` for \
-             scheduler and controllers"
+            "bench takes no arguments, `api` for the API server alone, `engine` for the engine and the node, `large` for a \
+             list of 1 GB, or `workloads` for scheduler and controllers"
         ),
     }
 }
@@ -101,6 +102,9 @@ async fn inside(what: &str, program: &Path, archive: &Path, flags: &[&str]) -> R
         let measured = api_server().await;
         return measured.and(skiff.run(&["down", "--purge"]).map(drop));
     }
+    if what == "engine" {
+        return engine(&skiff, archive).await;
+    }
     if what == "large" {
         skiff.run(&["up"])?;
         let measured = large::measure(large::PODS).await;
@@ -112,7 +116,29 @@ async fn inside(what: &str, program: &Path, archive: &Path, flags: &[&str]) -> R
     let measured = measure(&skiff, archive, &mut figures).await;
     let ended = skiff.run(&["down", "--purge"]);
     write!(std::io::stdout(), "{}", figures::table(&figures))?;
-    measured.and(ended.map(drop))
+    measured.and(ended.map(drop))?;
+    engine(&skiff, archive).await
+}
+
+/// The engine and the node; a table of its own.
+async fn engine(skiff: &Skiff, archive: &Path) -> Result<()> {
+    let mut figures = Vec::new();
+    skiff.run(&["up"])?;
+    skiff.run(&["load", "-i", &archive.to_string_lossy()])?;
+    let mut measured = engine::measure(skiff, archive, &mut figures).await;
+    skiff.run(&["down", "--purge"])?;
+    write!(std::io::stdout(), "\n{}", figures::table(&figures))?;
+    if measured.is_ok() {
+        figures.clear();
+        let file = tempfile::NamedTempFile::new().context("make the node's configuration")?;
+        std::fs::write(file.path(), engine::NODE_CONFIG)?;
+        skiff.run(&["up", "--node-config", &file.path().to_string_lossy()])?;
+        skiff.run(&["load", "-i", &archive.to_string_lossy()])?;
+        measured = engine::measure_many(skiff, &mut figures).await;
+        skiff.run(&["down", "--purge"])?;
+    }
+    write!(std::io::stdout(), "\n{}", figures::table(&figures))?;
+    measured
 }
 
 /// Adds each figure as it is known, so that a failure shows what came before it.

@@ -73,6 +73,22 @@ impl Cpu {
     }
 }
 
+/// Returns when what just happened has settled.
+pub(crate) async fn settle() {
+    tokio::time::sleep(SETTLE).await;
+}
+
+/// Kills the daemon, and returns when it has ended.
+pub(crate) fn kill_daemon() -> Result<()> {
+    let pid = Cpu::of_daemon()?.pid();
+    let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status()?;
+    ensure!(killed.success(), "the daemon cannot be killed: {killed}");
+    while fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 /// What Skiff uses while nothing happens.
 pub(crate) struct Usage {
     pub(crate) memory: Memory,
@@ -85,7 +101,7 @@ pub(crate) struct Usage {
 impl Usage {
     /// Waits until all is quiet, then looks on.
     pub(crate) async fn measure() -> Result<Self> {
-        tokio::time::sleep(SETTLE).await;
+        settle().await;
         let (begun, before) = (Instant::now(), Counters::now()?);
         tokio::time::sleep(WATCH).await;
         let (seconds, after) = (begun.elapsed().as_secs_f64(), Counters::now()?);

@@ -12,7 +12,7 @@ use crate::Error;
 const BLOCKS: &[&str] = &["10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "198.18.0.0/15", "192.168.0.0/16"];
 /// The first candidates within 10.0.0.0/8: the second octet that pods try first; services take the next block.
 const FIRST_OCTET: u8 = 42;
-/// Prefix length of the pods of a whole cluster, of one node, of Services, and of load balancers.
+/// Prefix length of the pods of a whole cluster, of one node where its pods fit in there, of Services, and of load balancers.
 const PODS: u8 = 16;
 const NODE_PODS: u8 = 24;
 const SERVICES: u8 = 16;
@@ -33,6 +33,26 @@ pub struct Ranges {
     pub services: Ipv4Net,
     /// Addresses of load balancers: routed on the nodes only.
     pub balancers: Ipv4Net,
+    /// Prefix length of the pods of one node.
+    #[serde(default = "usual_prefix", skip_serializing_if = "is_usual_prefix")]
+    pub node_prefix: u8,
+}
+
+fn usual_prefix() -> u8 {
+    NODE_PODS
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's shape")]
+fn is_usual_prefix(prefix: &u8) -> bool {
+    *prefix == NODE_PODS
+}
+
+/// The prefix length of a node's range in which so many pods have addresses, and as many more those of pods that end or have
+/// just ended, whose addresses rest: upstream's ratio of 110 pods to a /24.
+fn prefix_for(pods: u32) -> u8 {
+    let bits = pods.saturating_mul(2).saturating_add(2).max(1).ilog2() + 1;
+    let prefix = 32_u32.saturating_sub(bits);
+    u8::try_from(prefix).unwrap_or(NODE_PODS).clamp(PODS, NODE_PODS)
 }
 
 impl Ranges {
@@ -55,7 +75,7 @@ impl Ranges {
 
     /// The pods of the node with this number, if the range has room for it.
     pub fn node_pods(&self, node: u32) -> Option<Ipv4Net> {
-        self.pods.subnets(NODE_PODS.max(self.pods.prefix_len())).ok()?.nth(node as usize)
+        self.pods.subnets(self.node_prefix.max(self.pods.prefix_len())).ok()?.nth(node as usize)
     }
 }
 
@@ -64,16 +84,17 @@ pub fn nth(network: Ipv4Net, number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(network.network()).saturating_add(number))
 }
 
-/// Chooses ranges that overlap none of `taken`: the destinations of the host's routes, default routes aside. `None`
-/// if the host's routes cover all private space.
-pub fn choose(taken: &[Ipv4Net]) -> Option<Ranges> {
+/// Chooses ranges that overlap none of `taken`: the destinations of the host's routes, default routes aside; each node's
+/// with room for `node_pods`. `None` if the host's routes cover all private space.
+pub fn choose(taken: &[Ipv4Net], node_pods: u32) -> Option<Ranges> {
     let mut taken: Vec<_> = taken.iter().copied().filter(|net| net.prefix_len() > 0).collect();
     let mut take = |prefix| {
         let found = first_free(&taken, prefix)?;
         taken.push(found);
         Some(found)
     };
-    Some(Ranges { pods: take(PODS)?, services: take(SERVICES)?, balancers: take(BALANCERS)? })
+    let node_prefix = prefix_for(node_pods);
+    Some(Ranges { pods: take(PODS)?, services: take(SERVICES)?, balancers: take(BALANCERS)?, node_prefix })
 }
 
 fn first_free(taken: &[Ipv4Net], prefix: u8) -> Option<Ipv4Net> {
@@ -93,9 +114,10 @@ fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
     one.contains(other) || other.contains(one)
 }
 
-/// The ranges kept in `dir`, or newly chosen ones, which are kept there.
+/// The ranges kept in `dir`, or newly chosen ones with room for `node_pods` on each node, which are kept there.
 pub fn load_or_choose(
     dir: &Path,
+    node_pods: u32,
     taken: impl FnOnce() -> Result<Vec<Ipv4Net>, Error>,
 ) -> Result<Ranges, Error> {
     let path = dir.join(FILE);
@@ -103,7 +125,7 @@ pub fn load_or_choose(
     match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::io(what(), error.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let ranges = choose(&taken()?).ok_or(Error::NoRange)?;
+            let ranges = choose(&taken()?, node_pods).ok_or(Error::NoRange)?;
             keep(dir, &ranges)?;
             Ok(ranges)
         }
@@ -130,8 +152,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_many_pods_has_a_larger_range() {
+        assert_eq!(
+            [0, 110, 127, 128, 250, 500, 600, 100_000].map(prefix_for),
+            [24, 24, 23, 23, 23, 22, 21, 16]
+        );
+        let ranges = choose(&[], 500).unwrap();
+        assert_eq!(ranges.node_pods(1).unwrap().to_string(), "10.42.4.0/22");
+        let kept = serde_json::to_string(&ranges).unwrap();
+        assert_eq!(serde_json::from_str::<Ranges>(&kept).unwrap(), ranges);
+        let usual = serde_json::to_string(&choose(&[], 110).unwrap()).unwrap();
+        assert!(!usual.contains("nodePrefix"), "read by earlier versions: {usual}");
+    }
+
+    #[test]
     fn an_empty_host_gets_the_usual_ranges() {
-        let ranges = choose(&nets(&["0.0.0.0/0"])).unwrap();
+        let ranges = choose(&nets(&["0.0.0.0/0"]), 0).unwrap();
         assert_eq!(ranges.pods, "10.42.0.0/16".parse().unwrap());
         assert_eq!(ranges.services, "10.43.0.0/16".parse().unwrap());
         assert_eq!(ranges.balancers, "10.44.0.0/27".parse().unwrap());
@@ -144,21 +180,21 @@ mod tests {
     #[test]
     fn routes_of_the_host_are_avoided() {
         let taken = nets(&["10.42.7.0/24", "10.43.0.0/16", "10.45.0.0/20"]);
-        let ranges = choose(&taken).unwrap();
+        let ranges = choose(&taken, 0).unwrap();
         for range in [ranges.pods, ranges.services, ranges.balancers] {
             assert!(!taken.iter().any(|net| overlap(net, &range)), "{range}");
         }
-        let ranges = choose(&nets(&["10.0.0.0/8", "172.16.0.0/13"])).unwrap();
+        let ranges = choose(&nets(&["10.0.0.0/8", "172.16.0.0/13"]), 0).unwrap();
         assert_eq!(ranges.pods, "172.24.0.0/16".parse().unwrap());
         let all = nets(BLOCKS);
-        assert!(choose(&all).is_none());
+        assert!(choose(&all, 0).is_none());
     }
 
     #[test]
     fn a_choice_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let first = load_or_choose(dir.path(), || Ok(nets(&["10.42.0.0/16"]))).unwrap();
-        let second = load_or_choose(dir.path(), || Ok(Vec::new())).unwrap();
+        let first = load_or_choose(dir.path(), 0, || Ok(nets(&["10.42.0.0/16"]))).unwrap();
+        let second = load_or_choose(dir.path(), 0, || Ok(Vec::new())).unwrap();
         assert_eq!(first, second);
     }
 }

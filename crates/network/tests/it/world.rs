@@ -69,7 +69,7 @@ impl World {
         let handles = Handles::open().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let taken = || network::host::taken(&*handles.routing, "test");
-        let ranges = network::ranges::load_or_choose(dir.path(), taken).unwrap();
+        let ranges = network::ranges::load_or_choose(dir.path(), 0, taken).unwrap();
         let config = Config {
             instance: "test".into(),
             dir: dir.path().join("network"),

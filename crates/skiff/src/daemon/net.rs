@@ -36,7 +36,7 @@ impl Net {
         let handles = handles()?;
         let dir = directory(settings)?;
         let taken = || host::taken(&*handles.routing, &settings.instance.name);
-        let ranges = load_or_choose(&dir, taken).context("choose address ranges")?;
+        let ranges = load_or_choose(&dir, most_pods(settings), taken).context("choose address ranges")?;
         let node_pods = ranges.node_pods(0).context("the pod range has no room for a node")?;
         Self::make(settings, host, handles, ranges, node_pods)
     }
@@ -63,7 +63,9 @@ impl Net {
     /// The ranges that a cluster which begins on this host would have.
     pub(crate) fn choose(settings: &Settings) -> Result<Ranges> {
         let taken = host::taken(&*handles()?.routing, &settings.instance.name)?;
-        network::ranges::choose(&taken).ok_or(network::Error::NoRange).context("choose address ranges")
+        network::ranges::choose(&taken, most_pods(settings))
+            .ok_or(network::Error::NoRange)
+            .context("choose address ranges")
     }
 
     /// Of a host that has joined a cluster and knows its ranges; `None` if it has yet to ask.
@@ -71,7 +73,7 @@ impl Net {
         let dir = directory(settings)?;
         let Some(node_pods) = kept_node_pods(&dir)? else { return Ok(None) };
         let none = || Err(network::Error::NoRange);
-        let ranges = load_or_choose(&dir, none).context("read address ranges")?;
+        let ranges = load_or_choose(&dir, 0, none).context("read address ranges")?;
         Self::make(settings, host, handles()?, ranges, node_pods).map(Some)
     }
 
@@ -140,6 +142,11 @@ fn directory(settings: &Settings) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// How many pods the node of this host takes, where that is said: the cluster's nodes have ranges of that size.
+fn most_pods(settings: &Settings) -> u32 {
+    settings.kubelet.max_pods.unwrap_or(0)
+}
+
 fn kept_node_pods(dir: &Path) -> Result<Option<Ipv4Net>> {
     let path = dir.join(NODE_PODS);
     match std::fs::read_to_string(&path) {
@@ -159,7 +166,7 @@ pub(crate) fn take_away(
         return Ok(());
     }
     let handles = handles()?;
-    let ranges = load_or_choose(&dir, || host::taken(&*handles.routing, &instance.name))
+    let ranges = load_or_choose(&dir, 0, || host::taken(&*handles.routing, &instance.name))
         .context("read address ranges")?;
     let node_pods = match kept_node_pods(&dir)? {
         Some(kept) => kept,

@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn some() -> Ranges {
-        network::ranges::choose(&[]).unwrap()
+        network::ranges::choose(&[], 0).unwrap()
     }
 
     #[tokio::test]
