@@ -112,7 +112,7 @@ impl Engine {
         let snapshot = self.store.prepare(&spec.id, &digest_of(spec)?).map_err(engine_error)?;
         let (lower, upper, work) = (&snapshot.lowerdirs, &snapshot.upper, &snapshot.work);
         let mount =
-            |lower: &[PathBuf]| sys::mount::overlay(lower, upper, work, &image::overlay::OPTIONS, &rootfs);
+            |lower: &[PathBuf]| sys::mount::overlay(lower, upper, work, &image::overlay::options(), &rootfs);
         match self.users_of(&spec.sandbox_id)? {
             None => mount(lower).map_err(failed),
             Some(users) => users.with_layers(&rootfs.with_file_name("layers"), lower, upper, mount),
@@ -266,6 +266,8 @@ impl Engine {
             given,
             device_rules: self.cgroups.has_v1_devices(),
             oom_score_adj: possible_oom_score(spec.resources.oom_score_adj, spec),
+            shows_host_proc: sys::entrance::in_user_namespace(),
+            has_tty_group: sys::users::Ids::own().group_or_root(TTY_GROUP) == TTY_GROUP,
         };
         let nodes = given.iter().map(|(node, device)| bound_device(node, device));
         let mounts: Vec<Mount> = spec.mounts.iter().cloned().chain(nodes).collect();
@@ -310,7 +312,9 @@ impl Engine {
         let group = self.cgroups.group(&format!("{}/{target}", self.group_path(sandbox)));
         let process = Pidfd::open(pid).map_err(|_| gone())?;
         // From here on the number is this process's as long as that lives; it is the container's if its group has it.
-        if !group.processes().is_ok_and(|members| members.contains(&pid)) {
+        // Without groups its record has to do, which the shim's word changes as soon as it ends.
+        let is_member = || group.processes().is_ok_and(|members| members.contains(&pid));
+        if self.cgroups.has_groups() && !is_member() {
             return Err(gone());
         }
         let pin = self.layout.bundle(&spec.sandbox_id, &spec.id).join(PID_NAMESPACE);
@@ -560,11 +564,16 @@ pub(crate) fn failed_exit(error: &CallError) -> Exit {
     }
 }
 
+/// Group `tty` of every distribution, to which terminals belong.
+const TTY_GROUP: u32 = 5;
+
 /// The OOM score that the kernel lets this process give: lowering below its own needs `CAP_SYS_RESOURCE`.
 fn possible_oom_score(wanted: Option<i32>, spec: &ContainerSpec) -> Option<i32> {
     let wanted = wanted?;
     let own = sys::host::own_oom_score_adj().unwrap_or(0);
-    if wanted >= own || sys::host::has_capability(sys::host::CAP_SYS_RESOURCE) {
+    let may_lower =
+        || sys::host::has_capability(sys::host::CAP_SYS_RESOURCE) && !sys::entrance::in_user_namespace();
+    if wanted >= own || may_lower() {
         return Some(wanted.clamp(-1000, 1000));
     }
     tracing::warn!(

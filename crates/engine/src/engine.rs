@@ -362,6 +362,19 @@ impl Engine {
         Err(std::io::Error::other(format!("the shim (process {pid}) did not end after SIGKILL")))
     }
 
+    /// Kills a sandbox's processes; `shim` is spared, which where there are groups is in another. Blocks.
+    pub(crate) fn kill_processes(
+        &self,
+        group: &Group<'_>,
+        run_sandbox: &std::path::Path,
+        shim: Option<u32>,
+    ) -> std::io::Result<()> {
+        match self.cgroups.has_groups() {
+            true => group.kill(KILL_MAX),
+            false => crate::ungrouped::kill(run_sandbox, shim, KILL_MAX),
+        }
+    }
+
     /// Kills a sandbox's processes and lets go of its namespaces and shared memory. Blocks. The containers' root file
     /// systems stay until they are removed.
     pub(crate) fn clear_sandbox(
@@ -369,7 +382,7 @@ impl Engine {
         group: &Group<'_>,
         run_sandbox: &std::path::Path,
     ) -> std::io::Result<()> {
-        let killed = group.kill(KILL_MAX);
+        let killed = self.kill_processes(group, run_sandbox, None);
         let removed = killed.and_then(|()| group.remove_up_to(&self.cgroup_root));
         for file in ["net", "ipc", "uts", "pid", "user"] {
             sys::mount::unmount(&namespace(run_sandbox, file))?;

@@ -23,6 +23,7 @@ mod sandboxes;
 mod seccomp;
 mod signals;
 mod stops;
+mod ungrouped;
 mod user;
 
 pub use engine::{Engine, EngineConfig};

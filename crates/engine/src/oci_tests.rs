@@ -37,6 +37,8 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
         given: &[given],
         device_rules: true,
         oom_score_adj: None,
+        shows_host_proc: false,
+        has_tty_group: true,
     };
     document(spec, &around).unwrap()
 }

@@ -210,11 +210,12 @@ impl Engine {
 
     /// Kills the containers, learns their exits, ends the shim, lets go of everything but root file systems.
     async fn end_sandbox(&self, id: &str, sandbox: &Sandbox) -> Result<(), EngineError> {
-        let path = self.group_path(&sandbox.record.lock().spec);
-        let me = self.me();
+        let record = sandbox.record.lock().clone();
+        let (me, path, dir) = (self.me(), self.group_path(&record.spec), self.layout.run_sandbox(id));
+        let shim = record.shim.map(|(pid, _)| pid);
         self.blocking("killing the sandbox", move || {
             let Some(engine) = me.upgrade() else { return Ok(()) };
-            engine.cgroups.group(&path).kill(KILL_MAX)
+            engine.kill_processes(&engine.cgroups.group(&path), &dir, shim)
         })
         .await?;
         for container in self.containers_of(id) {

@@ -30,6 +30,7 @@ use super::control::GIT_VERSION;
 use super::host::Host;
 use super::net::Net;
 use super::runtime_socket::RuntimeSocket;
+use crate::rootless::ports::Ports;
 use crate::settings::Settings;
 
 /// The domain of cluster names.
@@ -94,6 +95,9 @@ pub(crate) async fn build(
     let drain = Arc::new(drain.context("listen to connections")?);
     let reporter = Reporter::new(&proxy.view(), &informers, client.clone(), name, clock.clone());
     supervisor.add(Arc::new(reporter));
+    if let Some(ports) = Ports::of(settings.api_port, proxy.view()) {
+        supervisor.add(Arc::new(ports));
+    }
     supervisor.add(Arc::new(proxy));
     let dns = net.dns(informers.clone()).context("serve cluster DNS")?;
     supervisor.add(Arc::new(dns));
