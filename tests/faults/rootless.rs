@@ -116,7 +116,7 @@ impl Drop for User {
     }
 }
 
-const POD: &str = "--image=busybox:bookworm --image-pull-policy=Never --restart=Never";
+const POD: &str = "--image=busybox:latest --image-pull-policy=Never --restart=Never";
 
 fn words(line: &str) -> Vec<&str> {
     line.split_ascii_whitespace().collect()
@@ -152,7 +152,7 @@ fn a_user_without_root_has_a_cluster_that_outlives_its_parts() {
     user.must("kubectl", &words("wait --for=condition=Ready pod/other --timeout=120s"));
     assert_eq!(user.must("kubectl", &["logs", "other"]), "1000\n");
     // By Docker's interface.
-    let ran = user.must("skiff", &words("run --rm busybox:bookworm echo contained"));
+    let ran = user.must("skiff", &words("run --rm busybox:latest echo contained"));
     assert_eq!(ran, "contained\n");
 
     // The daemon is killed: pods run on and are taken back.

@@ -112,7 +112,7 @@ impl Engine {
         let snapshot = self.store.prepare(&spec.id, &digest_of(spec)?).map_err(engine_error)?;
         let (lower, upper, work) = (&snapshot.lowerdirs, &snapshot.upper, &snapshot.work);
         let mount =
-            |lower: &[PathBuf]| sys::mount::overlay(lower, upper, work, &image::overlay::options(), &rootfs);
+            |lower: &[PathBuf]| sys::mount::overlay(lower, upper, work, image::overlay::options(), &rootfs);
         match self.users_of(&spec.sandbox_id)? {
             None => mount(lower).map_err(failed),
             Some(users) => users.with_layers(&rootfs.with_file_name("layers"), lower, upper, mount),
@@ -202,9 +202,8 @@ impl Engine {
         let made = if spec.security.privileged { group.create() } else { group.create_confined(&rules) };
         made.map_err(failed("making the container's cgroup"))?;
         let limits = limits_of(&spec.resources);
-        for warning in group.apply(&limits).map_err(failed("setting the container's limits"))? {
-            tracing::warn!(container = spec.id, warning, "a limit cannot be set on this host");
-        }
+        let warnings = group.apply(&limits).map_err(failed("setting the container's limits"))?;
+        self.warn_of_limits(&spec.id, warnings);
         drop(step);
         let _step = self.step("engine: bundle", spec);
         self.mount_rootfs(spec)?;

@@ -116,9 +116,7 @@ impl Engine {
         std::fs::create_dir_all(&dir)?;
         let group = self.cgroups.group(&self.group_path(spec));
         group.create()?;
-        for warning in group.apply(&limits_of(&spec.resources))? {
-            tracing::warn!(sandbox = spec.id, warning, "a limit cannot be set on this host");
-        }
+        self.warn_of_limits(&spec.id, group.apply(&limits_of(&spec.resources))?);
         // Made by now, and nobody removes it while this sandbox's group is in it.
         if let Some(limits) = &spec.parent_resources {
             self.set_limits(spec.cgroup_parent.trim_matches('/'), limits)?;
@@ -152,9 +150,7 @@ impl Engine {
         let group = self.cgroups.group(&format!("{}/{path}", self.cgroup_root));
         match group.apply(&limits_of(limits)) {
             Ok(warnings) => {
-                for warning in warnings {
-                    tracing::warn!(group = group.path(), warning, "a limit cannot be set on this host");
-                }
+                self.warn_of_limits(group.path(), warnings);
                 Ok(())
             }
             // Gone, and its limits with it; a file that is missing in a group that is there is another matter.

@@ -17,17 +17,14 @@ use crate::root::Root;
 /// reference, no files without their content.
 const OPTIONS: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
 
-/// What a mount needs beside [`OPTIONS`] in a user namespace: overlayfs's own marks are attributes that users may set.
-/// A flag has no value. Source: the kernel's `overlayfs.rst`, "User xattr".
-const OF_USERS: (&str, &str) = ("userxattr", "");
+/// The same in a user namespace: overlayfs's own marks are attributes that users may set, and it takes no other word for
+/// renames. A flag has no value. Source: the kernel's `overlayfs.rst`, "User xattr", and `fs/overlayfs/params.c`.
+const OF_USERS: [(&str, &str); 4] =
+    [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"), ("userxattr", "")];
 
 /// The options of this process's overlay mounts.
-pub fn options() -> Vec<(&'static str, &'static str)> {
-    options_of(sys::entrance::in_user_namespace())
-}
-
-fn options_of(users: bool) -> Vec<(&'static str, &'static str)> {
-    OPTIONS.into_iter().chain(users.then_some(OF_USERS)).collect()
+pub fn options() -> &'static [(&'static str, &'static str)] {
+    if sys::entrance::in_user_namespace() { &OF_USERS } else { &OPTIONS }
 }
 
 /// The attribute of a directory that hides what lies below it in other layers.
@@ -52,7 +49,7 @@ impl Layers {
         if let Some((upper, work)) = &self.upper {
             data.push_str(&format!(",upperdir={},workdir={}", upper.display(), work.display()));
         }
-        for (key, value) in options() {
+        for &(key, value) in options() {
             data.push_str(&if value.is_empty() { format!(",{key}") } else { format!(",{key}={value}") });
         }
         data
@@ -95,7 +92,7 @@ impl Layers {
             fsconfig_set_string(&context, "upperdir", upper)?;
             fsconfig_set_string(&context, "workdir", work)?;
         }
-        for (key, value) in options() {
+        for &(key, value) in options() {
             match value {
                 "" => fsconfig_set_flag(&context, key)?,
                 value => fsconfig_set_string(&context, key, value)?,

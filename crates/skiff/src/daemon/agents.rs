@@ -21,8 +21,8 @@ use network::peers::{Peers, Reporter};
 use network::proxy::agent::Proxy;
 use network::sandbox::Sandboxes;
 use node::{FollowsApiServer, NodeServer, PodRange};
-use reconcile::Informers;
 use reconcile::ports::{ClusterDns, PublishedPort, SandboxNetworks};
+use reconcile::{EventRecorder, Informers};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -95,7 +95,8 @@ pub(crate) async fn build(
     let drain = Arc::new(drain.context("listen to connections")?);
     let reporter = Reporter::new(&proxy.view(), &informers, client.clone(), name, clock.clone());
     supervisor.add(Arc::new(reporter));
-    if let Some(ports) = Ports::of(settings.api_port, proxy.view()) {
+    let recorder = || EventRecorder::new(client.clone(), clock.clone(), "kubelet", name);
+    if let Some(ports) = Ports::of(settings, proxy.view(), recorder) {
         supervisor.add(Arc::new(ports));
     }
     supervisor.add(Arc::new(proxy));

@@ -148,6 +148,13 @@ async fn serve(args: &KeepArgs, place: &Place, network: Network, before: Option<
             (super::place::mark()?, losses::of(&facts))
         }
     };
+    let relay = Arc::new(Relay::new(network));
+    if args.again
+        && let Some(wish) = place.wish()
+    {
+        // What cannot be had any more is told to the daemon, which wishes anew.
+        relay.set(wish).await;
+    }
     let pid = std::process::id();
     let said = Said {
         pid,
@@ -158,15 +165,14 @@ async fn serve(args: &KeepArgs, place: &Place, network: Network, before: Option<
     };
     place.say(&said)?;
     cli::output::write_out(&format!("{READY}\n"))?;
-    let relay = Arc::new(Relay::new(network));
     let tasks = Tasks::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let relay = relay.clone();
+                let (relay, place) = (relay.clone(), place.clone());
                 match accepted {
                     Ok((stream, _)) => drop(tasks.spawn(async move {
-                        if let Err(error) = answer(stream, &relay).await {
+                        if let Err(error) = answer(stream, &relay, &place).await {
                             eprintln!("a daemon's wish for ports: {error:#}");
                         }
                     })),
@@ -185,7 +191,7 @@ async fn serve(args: &KeepArgs, place: &Place, network: Network, before: Option<
 }
 
 /// A daemon's connection: each line is a wish, each answer what of it is refused.
-async fn answer(stream: UnixStream, relay: &Relay) -> Result<()> {
+async fn answer(stream: UnixStream, relay: &Relay, place: &Place) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = tokio::io::BufReader::new(read);
     loop {
@@ -194,6 +200,9 @@ async fn answer(stream: UnixStream, relay: &Relay) -> Result<()> {
             return Ok(());
         }
         let wish: Wish = serde_json::from_str(&line)?;
+        if !wish.others_stay {
+            place.keep_wish(&line)?;
+        }
         let mut refused = serde_json::to_vec(&relay.set(wish).await)?;
         refused.push(b'\n');
         write.write_all(&refused).await?;

@@ -5,6 +5,7 @@
 //! | `lock` | held by the command that looks for the keeper or starts it |
 //! | `keeper.json` | which process it is, its namespaces, what is lost |
 //! | `keeper.sock` | where daemons say which ports they want |
+//! | `ports.json` | which they wanted last |
 //! | `keeper.log` | what it has to tell |
 //! | `net` | the pin of the network namespace, for whoever shares its mounts |
 //! | `outward.log` | what the program that leads to the outside says |
@@ -18,6 +19,8 @@ use anyhow::{Context, Result};
 use cli::instance::{Instance, process_start};
 use serde::{Deserialize, Serialize};
 use sys::process::Pidfd;
+
+use super::relay::Wish;
 
 /// A keeper's directory, beside the run directory of its instance.
 #[derive(Debug, Clone)]
@@ -46,7 +49,7 @@ pub(super) fn mark() -> Result<String> {
     let mut random = [0; 4];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .context("get a random number")?;
-    let value = (u32::from_ne_bytes(random) >> 1 | 1 << 30).to_string();
+    let value = ((u32::from_ne_bytes(random) >> 1) | (1 << 30)).to_string();
     sys::entrance::set_limit(MARK, &value).context("mark the user namespace")?;
     Ok(value)
 }
@@ -139,6 +142,19 @@ impl Place {
         let text = serde_json::to_vec(said)?;
         sys::files::write_atomic(&self.file(), &text)
             .with_context(|| format!("write {}", self.file().display()))
+    }
+
+    /// Keeps the ports that a daemon wants, for a keeper that follows this one.
+    pub(super) fn keep_wish(&self, wish: &str) -> Result<()> {
+        sys::files::write_atomic(&self.ports(), wish.as_bytes()).context("keep the list of ports")
+    }
+
+    pub(super) fn wish(&self) -> Option<Wish> {
+        serde_json::from_slice(&fs::read(self.ports()).ok()?).ok()
+    }
+
+    fn ports(&self) -> PathBuf {
+        self.directory.join("ports.json")
     }
 
     pub(super) fn said(&self) -> Option<Said> {

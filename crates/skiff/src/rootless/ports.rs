@@ -4,19 +4,23 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use api::Key;
 use async_trait::async_trait;
 use base::BoxError;
 use base::lifecycle::{Component, Context as Running, OnFailure};
 use network::proxy::agent::View;
+use reconcile::events::{EventRecorder, EventType, Involved};
+use reconcile::kinds;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::place::Place;
 use super::relay::{Refused, Wanted, Wish};
+use crate::settings::Settings;
 
 /// The keeper answers a daemon that starts within this time, or is stuck.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -63,17 +67,33 @@ fn message(wish: &Wish) -> serde_json::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Keeps the keeper's list of ports.
+/// Keeps the keeper's list of ports, and has the Node's events say what is lost.
 pub(crate) struct Ports {
-    socket: PathBuf,
+    place: Place,
     api_port: u16,
     view: View,
+    node: String,
+    recorder: EventRecorder,
 }
 
 impl Ports {
     /// `None` where this process is in the host's network.
-    pub(crate) fn of(api_port: u16, view: View) -> Option<Self> {
-        Some(Self { socket: Place::at(&super::inside()?).socket(), api_port, view })
+    pub(crate) fn of(
+        settings: &Settings,
+        view: View,
+        recorder: impl FnOnce() -> EventRecorder,
+    ) -> Option<Self> {
+        let place = Place::at(&super::inside()?);
+        let (api_port, node) = (settings.api_port, settings.node_name.clone());
+        Some(Self { place, api_port, view, node, recorder: recorder() })
+    }
+
+    /// Tells the cluster's users as well what this node has to do without: as the user who started it was told.
+    fn tell_losses(&self) {
+        let node = Involved::named(&kinds::NODES, &Key::new("", self.node.clone()), "");
+        for loss in self.place.said().into_iter().flat_map(|said| said.losses) {
+            self.recorder.event(node.clone(), EventType::Warning, "WithoutRoot", loss);
+        }
     }
 }
 
@@ -83,6 +103,10 @@ impl Component for Ports {
         "host-ports"
     }
 
+    fn after(&self) -> &'static [&'static str] {
+        &["apiserver-start"]
+    }
+
     fn on_failure(&self) -> OnFailure {
         // A keeper that was killed has a successor as soon as somebody starts one.
         OnFailure::Restart
@@ -90,9 +114,11 @@ impl Component for Ports {
 
     async fn run(&self, ctx: Running) -> Result<(), BoxError> {
         ctx.ready();
+        self.tell_losses();
         let mut programmed = self.view.revision();
         let gone = "the keeper of the namespaces is gone, and with it the way to them: run skiff up";
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| format!("{gone} ({error})"))?;
+        let stream =
+            UnixStream::connect(self.place.socket()).await.map_err(|error| format!("{gone} ({error})"))?;
         let (read, mut write) = stream.into_split();
         let mut answers = tokio::io::BufReader::new(read).lines();
         let mut told: Option<Wish> = None;
