@@ -54,7 +54,7 @@ impl User {
         let user = Self { _bed: bed, host };
         let able = user.run("unshare", &["--user", "--map-root-user", "--mount", "true"]);
         if able.code != 0 {
-            eprintln!("skipped: this kernel gives users no namespaces: {}", able.stderr.trim());
+            eprintln!("skipped: this kernel gives users no namespaces: {}", able.err.trim());
             return None;
         }
         Some(user)
@@ -85,7 +85,7 @@ impl User {
     fn log(&self) -> String {
         let home = format!("{SHOWN}/home/.local/share/skiff/skiff.log");
         let keeper = format!("/run/user/{UID}/skiff.rootless/keeper.log");
-        self.host.sh(&format!("echo; tail -n 30 {home} {keeper}")).map(|ran| ran.stdout).unwrap_or_default()
+        self.host.sh(&format!("echo; tail -n 30 {home} {keeper}")).map(|ran| ran.out).unwrap_or_default()
     }
 
     /// The daemon's process, or the keeper's.
@@ -127,7 +127,7 @@ fn a_user_without_root_has_a_cluster_that_outlives_its_parts() {
     let Some(user) = User::new(true) else { return };
     let up = user.run("skiff", &["up"]);
     assert_eq!(up.code, 0, "{up:?}{}", user.log());
-    assert!(up.stderr.contains("without root: ") && up.stdout.contains("127.0.0.1"), "{up:?}");
+    assert!(up.err.contains("without root: ") && up.out.contains("127.0.0.1"), "{up:?}");
     user.must("skiff", &["load", "-i", &format!("{SHOWN}/home/busybox.tar")]);
     user.must("kubectl", &["wait", "--for=create", "serviceaccount/default", "--timeout=120s"]);
 
@@ -181,7 +181,7 @@ fn what_a_killed_instance_of_a_user_leaves_goes_with_down() {
     let Some(user) = User::new(false) else { return };
     let up = user.run("skiff", &["up"]);
     assert_eq!(up.code, 0, "{up:?}{}", user.log());
-    assert!(up.stderr.contains("/etc/subuid"), "without ranges that is said: {}", up.stderr);
+    assert!(up.err.contains("/etc/subuid"), "without ranges that is said: {}", up.err);
     user.must("skiff", &["load", "-i", &format!("{SHOWN}/home/busybox.tar")]);
     user.must("kubectl", &["wait", "--for=create", "serviceaccount/default", "--timeout=120s"]);
     user.must("kubectl", &[words("run one"), words(POD), words("-- sleep 10000")].concat());

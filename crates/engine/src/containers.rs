@@ -277,7 +277,11 @@ impl Engine {
             Some(users) => users.map_mounts(&bundle.join(MOUNTS), mounts)?,
             None => mounts,
         };
-        oci::document(&ContainerSpec { mounts, ..spec.clone() }, &around)
+        let mut document = oci::document(&ContainerSpec { mounts, ..spec.clone() }, &around)?;
+        if !crate::mapping::may_set_groups() {
+            oci::leave_groups(&mut document["process"]);
+        }
+        Ok(document)
     }
 
     /// The PID namespace that a container joins in place of its own.

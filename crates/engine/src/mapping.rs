@@ -31,6 +31,11 @@ pub(crate) fn possible() -> bool {
         && !sys::entrance::in_user_namespace()
 }
 
+/// Whether processes may be given groups: not in the user namespace of a user who has but one id.
+pub(crate) fn may_set_groups() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").map_or(true, |said| said.trim() != "deny")
+}
+
 fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|data| {
         let kind = data.file_type();

@@ -188,6 +188,14 @@ fn user(user: &ResolvedUser, supplemental: &[u32]) -> Value {
     json!({"uid": user.uid, "gid": user.gid, "additionalGids": gids})
 }
 
+/// Leaves a process the groups that it has: where a user namespace has one group only, nobody in it may set others.
+/// Source: user_namespaces(7), `setgroups`.
+pub(crate) fn leave_groups(process: &mut Value) {
+    if let Some(user) = process["user"].as_object_mut() {
+        user.remove("additionalGids");
+    }
+}
+
 /// Who the first process of a document is.
 pub(crate) fn identity(document: &Value) -> Identity {
     let user = &document["process"]["user"];

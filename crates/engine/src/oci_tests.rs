@@ -44,6 +44,13 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec) -> Value {
 }
 
 #[test]
+fn a_process_that_may_not_set_groups_is_not_asked_to() {
+    let mut process = json!({"user": {"uid": 0, "gid": 0, "additionalGids": [0]}, "args": ["sh"]});
+    leave_groups(&mut process);
+    assert_eq!(process, json!({"user": {"uid": 0, "gid": 0}, "args": ["sh"]}));
+}
+
+#[test]
 fn commands_follow_the_rules_of_kubernetes() {
     let command = |entrypoint: &[&str], args: &[&str]| {
         let spec = ContainerSpec {
