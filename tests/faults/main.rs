@@ -12,6 +12,7 @@ mod kill;
 mod linearizable;
 mod pods;
 mod reboot;
+mod rootless;
 mod second_host;
 mod several_servers;
 mod support;

@@ -17,10 +17,10 @@ pub struct InstanceArgs {
     /// Name of the instance; cgroups, bridge, nftables table, sockets and ports derive from it
     #[arg(long, global = true, default_value = DEFAULT_NAME, env = "SKIFF_NAME", help_heading = "Instance")]
     pub name: String,
-    /// Where data is kept [default: /var/lib/NAME]
+    /// Where data is kept [default: /var/lib/NAME; without root ~/.local/share/NAME]
     #[arg(long, global = true, env = "SKIFF_DATA_DIR", value_name = "DIR", help_heading = "Instance")]
     pub data_dir: Option<PathBuf>,
-    /// Where sockets and run-time state live [default: /run/NAME]
+    /// Where sockets and run-time state live [default: /run/NAME; without root $XDG_RUNTIME_DIR/NAME]
     #[arg(long, global = true, env = "SKIFF_RUN_DIR", value_name = "DIR", help_heading = "Instance")]
     pub run_dir: Option<PathBuf>,
 }
@@ -68,17 +68,40 @@ impl InstanceArgs {
                 self.name
             );
         }
-        let or_default = |given: &Option<PathBuf>, base: &str| -> Result<PathBuf> {
+        let bases = match rustix::process::geteuid().is_root() {
+            true => Bases { data: "/var/lib".into(), run: "/run".into() },
+            false => Bases::of_user(|name| std::env::var_os(name).map(PathBuf::from)),
+        };
+        let or_default = |given: &Option<PathBuf>, base: &Path| -> Result<PathBuf> {
             match given {
                 Some(path) => std::path::absolute(path).with_context(|| format!("path {}", path.display())),
-                None => Ok(Path::new(base).join(&self.name)),
+                None => Ok(base.join(&self.name)),
             }
         };
         Ok(Instance {
             name: self.name.clone(),
-            data_dir: or_default(&self.data_dir, "/var/lib")?,
-            run_dir: or_default(&self.run_dir, "/run")?,
+            data_dir: or_default(&self.data_dir, &bases.data)?,
+            run_dir: or_default(&self.run_dir, &bases.run)?,
         })
+    }
+}
+
+/// Where instances are, each in a directory of its name.
+#[derive(Debug, PartialEq, Eq)]
+struct Bases {
+    data: PathBuf,
+    run: PathBuf,
+}
+
+impl Bases {
+    /// Those of a user without root. Source: XDG Base Directory Specification 0.8, by which what is not absolute does not
+    /// count. Where the session has no run-time directory, that is beside the data.
+    fn of_user(var: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let absolute = |name: &str| var(name).filter(|path| path.is_absolute());
+        let home = absolute("HOME").unwrap_or_else(|| PathBuf::from("/"));
+        let data = absolute("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share"));
+        let run = absolute("XDG_RUNTIME_DIR").unwrap_or_else(|| home.join(".local/run"));
+        Self { data, run }
     }
 }
 
@@ -193,6 +216,20 @@ mod tests {
             assert!(named(name).is_err(), "{name}");
         }
         assert_eq!(named("skiff").unwrap().docker_socket(), Path::new("/run/skiff/docker.sock"));
+    }
+
+    #[test]
+    fn users_have_directories_of_their_own() {
+        let with = |set: &[(&str, &str)]| {
+            let find = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, path)| path.into());
+            let Bases { data, run } = Bases::of_user(find);
+            (data.display().to_string(), run.display().to_string())
+        };
+        let home = ("HOME", "/home/ana");
+        assert_eq!(with(&[home]), ("/home/ana/.local/share".into(), "/home/ana/.local/run".into()));
+        let all = [home, ("XDG_DATA_HOME", "/d"), ("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(with(&all), ("/d".into(), "/run/user/7".into()));
+        assert_eq!(with(&[home, ("XDG_DATA_HOME", "relative")]).0, "/home/ana/.local/share");
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Engine {
         let snapshot = self.store.prepare(&spec.id, &digest_of(spec)?).map_err(engine_error)?;
         let (lower, upper, work) = (&snapshot.lowerdirs, &snapshot.upper, &snapshot.work);
         let mount =
-            |lower: &[PathBuf]| sys::mount::overlay(lower, upper, work, &image::overlay::OPTIONS, &rootfs);
+            |lower: &[PathBuf]| sys::mount::overlay(lower, upper, work, image::overlay::options(), &rootfs);
         match self.users_of(&spec.sandbox_id)? {
             None => mount(lower).map_err(failed),
             Some(users) => users.with_layers(&rootfs.with_file_name("layers"), lower, upper, mount),
@@ -216,9 +216,8 @@ impl Engine {
         let made = if spec.security.privileged { group.create() } else { group.create_confined(&rules) };
         made.map_err(failed("making the container's cgroup"))?;
         let limits = limits_of(&spec.resources);
-        for warning in group.apply(&limits).map_err(failed("setting the container's limits"))? {
-            tracing::warn!(container = spec.id, warning, "a limit cannot be set on this host");
-        }
+        let warnings = group.apply(&limits).map_err(failed("setting the container's limits"))?;
+        self.warn_of_limits(&spec.id, warnings);
         drop(step);
         let _step = self.step("engine: bundle", spec);
         self.mount_rootfs(spec)?;
@@ -286,6 +285,8 @@ impl Engine {
             injected,
             device_rules: self.cgroups.has_v1_devices(),
             oom_score_adj: possible_oom_score(spec.resources.oom_score_adj, spec),
+            shows_host_proc: sys::entrance::in_user_namespace(),
+            has_tty_group: sys::users::Ids::own().group_or_root(TTY_GROUP) == TTY_GROUP,
         };
         let nodes = given.iter().map(|(node, device)| bound_device(node, device));
         let mounts = spec.mounts.iter().cloned().chain(nodes).collect();
@@ -299,7 +300,11 @@ impl Engine {
             None => mounts,
         };
         let env = spec.env.iter().chain(&injected.env).cloned().collect();
-        oci::document(&ContainerSpec { mounts, env, ..spec.clone() }, &options, &around)
+        let mut document = oci::document(&ContainerSpec { mounts, env, ..spec.clone() }, &options, &around)?;
+        if !crate::mapping::may_set_groups() {
+            oci::leave_groups(&mut document["process"]);
+        }
+        Ok(document)
     }
 
     /// What a container gets with devices that vendors describe. Blocks.
@@ -340,7 +345,9 @@ impl Engine {
         let group = self.cgroups.group(&format!("{}/{target}", self.group_path(sandbox)));
         let process = Pidfd::open(pid).map_err(|_| gone())?;
         // From here on the number is this process's as long as that lives; it is the container's if its group has it.
-        if !group.processes().is_ok_and(|members| members.contains(&pid)) {
+        // Without groups its record has to do, which the shim's word changes as soon as it ends.
+        let is_member = || group.processes().is_ok_and(|members| members.contains(&pid));
+        if self.cgroups.has_groups() && !is_member() {
             return Err(gone());
         }
         let pin = self.layout.bundle(&spec.sandbox_id, &spec.id).join(PID_NAMESPACE);
@@ -659,11 +666,16 @@ pub(crate) fn failed_exit(error: &CallError) -> Exit {
     }
 }
 
+/// Group `tty` of every distribution, to which terminals belong.
+const TTY_GROUP: u32 = 5;
+
 /// The OOM score that the kernel lets this process give: lowering below its own needs `CAP_SYS_RESOURCE`.
 fn possible_oom_score(wanted: Option<i32>, spec: &ContainerSpec) -> Option<i32> {
     let wanted = wanted?;
     let own = sys::host::own_oom_score_adj().unwrap_or(0);
-    if wanted >= own || sys::host::has_capability(sys::host::CAP_SYS_RESOURCE) {
+    let may_lower =
+        || sys::host::has_capability(sys::host::CAP_SYS_RESOURCE) && !sys::entrance::in_user_namespace();
+    if wanted >= own || may_lower() {
         return Some(wanted.clamp(-1000, 1000));
     }
     tracing::warn!(

@@ -116,6 +116,9 @@ impl Engine {
         let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;
         let boot_id = sys::host::boot_id().map_err(failed("reading the boot id"))?;
         let id_ranges = IdRanges::new(layout.id_ranges());
+        if !cgroups.has_groups() {
+            tracing::warn!("no cgroups were given to this user: nothing is limited, and no use is counted");
+        }
         let handlers = Handlers::open(config.runtimes).await;
         let engine = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -387,6 +390,28 @@ impl Engine {
         Err(std::io::Error::other(format!("the shim (process {pid}) did not end after SIGKILL")))
     }
 
+    /// Tells that a limit does not hold. Where there are no groups that was said once, for all.
+    pub(crate) fn warn_of_limits(&self, of: &str, warnings: Vec<String>) {
+        if self.cgroups.has_groups() {
+            for warning in warnings {
+                tracing::warn!(of, warning, "a limit cannot be set on this host");
+            }
+        }
+    }
+
+    /// Kills a sandbox's processes; `shim` is spared, which where there are groups is in another. Blocks.
+    pub(crate) fn kill_processes(
+        &self,
+        group: &Group<'_>,
+        run_sandbox: &std::path::Path,
+        shim: Option<u32>,
+    ) -> std::io::Result<()> {
+        match self.cgroups.has_groups() {
+            true => group.kill(KILL_MAX),
+            false => crate::ungrouped::kill(run_sandbox, shim, KILL_MAX),
+        }
+    }
+
     /// Kills a sandbox's processes and lets go of its namespaces and shared memory. Blocks. The containers' root file
     /// systems stay until they are removed.
     pub(crate) fn clear_sandbox(
@@ -394,7 +419,7 @@ impl Engine {
         group: &Group<'_>,
         run_sandbox: &std::path::Path,
     ) -> std::io::Result<()> {
-        let killed = group.kill(KILL_MAX);
+        let killed = self.kill_processes(group, run_sandbox, None);
         let removed = killed.and_then(|()| group.remove_up_to(&self.cgroup_root));
         for file in ["net", "ipc", "uts", "pid", "user"] {
             sys::mount::unmount(&namespace(run_sandbox, file))?;

@@ -24,6 +24,7 @@ mod sandboxes;
 mod seccomp;
 mod signals;
 mod stops;
+mod ungrouped;
 mod user;
 
 pub use cdi::CDI_DIRECTORIES;

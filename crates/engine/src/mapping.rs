@@ -24,12 +24,18 @@ pub(crate) struct Users {
     pub(crate) range: IdRange,
 }
 
-/// Whether this kernel can do it.
+/// Whether this kernel can do it, and this process may: the ids have to be the machine's.
 pub(crate) fn possible() -> bool {
     let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     sys::host::kernel_is_at_least(SINCE.0, SINCE.1)
         && Path::new("/proc/self/ns/user").exists()
         && limit.trim() != "0"
+        && !sys::entrance::in_user_namespace()
+}
+
+/// Whether processes may be given groups: not in the user namespace of a user who has but one id.
+pub(crate) fn may_set_groups() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").map_or(true, |said| said.trim() != "deny")
 }
 
 /// The layers of the image that is mounted at a place, and where in it what is shown there lies.

@@ -68,6 +68,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) device_rules: bool,
     /// What the kernel lets this process set.
     pub(crate) oom_score_adj: Option<i32>,
+    /// The host's process namespace is not this process's to mount: its /proc is shown as it is (a user without root).
+    pub(crate) shows_host_proc: bool,
+    /// Terminals belong to group `tty`; a user without ranges of ids has no such group.
+    pub(crate) has_tty_group: bool,
 }
 
 /// The whole document. `options`: further ones of the specification's mounts, in their order.
@@ -204,6 +208,14 @@ fn user(user: &ResolvedUser, supplemental: &[u32]) -> Value {
     json!({"uid": user.uid, "gid": user.gid, "additionalGids": gids})
 }
 
+/// Leaves a process the groups that it has: where a user namespace has one group only, nobody in it may set others.
+/// Source: user_namespaces(7), `setgroups`.
+pub(crate) fn leave_groups(process: &mut Value) {
+    if let Some(user) = process["user"].as_object_mut() {
+        user.remove("additionalGids");
+    }
+}
+
 /// Who the first process of a document is.
 pub(crate) fn identity(document: &Value) -> Identity {
     let user = &document["process"]["user"];
@@ -293,15 +305,16 @@ fn ids(around: &Surroundings<'_>) -> Option<Value> {
 fn mounts(spec: &ContainerSpec, options: &[Vec<String>], around: &Surroundings<'_>) -> Vec<Value> {
     let system = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let sys_mode = if spec.security.privileged { "rw" } else { "ro" };
+    let proc = match around.shows_host_proc && around.sandbox.host_pid {
+        true => system("/proc", "bind", "/proc", &["rbind", "nosuid", "noexec", "nodev"]),
+        false => system("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+    };
+    let mut of_terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    of_terminals.extend(around.has_tty_group.then_some("gid=5"));
     let mut list = vec![
-        system("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        proc,
         system("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        system(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
+        system("/dev/pts", "devpts", "devpts", &of_terminals),
         system("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         system("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
     ];

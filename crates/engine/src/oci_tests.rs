@@ -43,6 +43,8 @@ fn made_with(spec: &ContainerSpec, sandbox: &SandboxSpec, injected: &Injected) -
         injected,
         device_rules: true,
         oom_score_adj: None,
+        shows_host_proc: false,
+        has_tty_group: true,
     };
     document(spec, &[vec!["nosuid".to_owned()]], &around).unwrap()
 }
@@ -76,6 +78,13 @@ fn described_devices_are_made_for_the_user_and_allowed() {
     let mounts = document["mounts"].as_array().unwrap();
     let own = mounts.iter().find(|mount| mount["destination"] == "/usr/gpu").unwrap();
     assert_eq!(own["options"], json!(["rbind", "rprivate", "ro", "nosuid"]));
+}
+
+#[test]
+fn a_process_that_may_not_set_groups_is_not_asked_to() {
+    let mut process = json!({"user": {"uid": 0, "gid": 0, "additionalGids": [0]}, "args": ["sh"]});
+    leave_groups(&mut process);
+    assert_eq!(process, json!({"user": {"uid": 0, "gid": 0}, "args": ["sh"]}));
 }
 
 #[test]

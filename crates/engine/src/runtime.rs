@@ -260,7 +260,10 @@ impl Engine {
                 .privileged
                 .then(|| crate::capabilities::resolve(&spec.security, true, sys::host::has_capability))
                 .transpose()?;
-            let process = oci::exec_process(&config["process"], &exec, who.as_ref(), all.as_ref())?;
+            let mut process = oci::exec_process(&config["process"], &exec, who.as_ref(), all.as_ref())?;
+            if !crate::mapping::may_set_groups() {
+                oci::leave_groups(&mut process);
+            }
             let bytes = serde_json::to_vec(&process).map_err(|error| failed(&error))?;
             sys::files::write_atomic(&written, &bytes).map_err(|error| failed(&error))
         };

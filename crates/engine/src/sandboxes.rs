@@ -116,9 +116,7 @@ impl Engine {
         std::fs::create_dir_all(&dir)?;
         let group = self.cgroups.group(&self.group_path(spec));
         group.create()?;
-        for warning in group.apply(&limits_of(&spec.resources))? {
-            tracing::warn!(sandbox = spec.id, warning, "a limit cannot be set on this host");
-        }
+        self.warn_of_limits(&spec.id, group.apply(&limits_of(&spec.resources))?);
         // Made by now, and nobody removes it while this sandbox's group is in it.
         if let Some(limits) = &spec.parent_resources {
             self.set_limits(spec.cgroup_parent.trim_matches('/'), limits)?;
@@ -152,9 +150,7 @@ impl Engine {
         let group = self.cgroups.group(&format!("{}/{path}", self.cgroup_root));
         match group.apply(&limits_of(limits)) {
             Ok(warnings) => {
-                for warning in warnings {
-                    tracing::warn!(group = group.path(), warning, "a limit cannot be set on this host");
-                }
+                self.warn_of_limits(group.path(), warnings);
                 Ok(())
             }
             // Gone, and its limits with it; a file that is missing in a group that is there is another matter.
@@ -210,11 +206,12 @@ impl Engine {
 
     /// Kills the containers, learns their exits, ends the shim, lets go of everything but root file systems.
     async fn end_sandbox(&self, id: &str, sandbox: &Sandbox) -> Result<(), EngineError> {
-        let path = self.group_path(&sandbox.record.lock().spec);
-        let me = self.me();
+        let record = sandbox.record.lock().clone();
+        let (me, path, dir) = (self.me(), self.group_path(&record.spec), self.layout.run_sandbox(id));
+        let shim = record.shim.map(|(pid, _)| pid);
         self.blocking("killing the sandbox", move || {
             let Some(engine) = me.upgrade() else { return Ok(()) };
-            engine.cgroups.group(&path).kill(KILL_MAX)
+            engine.kill_processes(&engine.cgroups.group(&path), &dir, shim)
         })
         .await?;
         let containers = self.containers_of(id);

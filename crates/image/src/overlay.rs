@@ -8,14 +8,29 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
 };
 
 use crate::root::Root;
 
 /// Options that keep every change in the upper directory in plain form, so that it can be packed: no renames by
 /// reference, no files without their content.
-pub const OPTIONS: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
+const OPTIONS: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
+
+/// The same in a user namespace: overlayfs's own marks are attributes that users may set, and it takes no other word for
+/// renames. A flag has no value. Source: the kernel's `overlayfs.rst`, "User xattr", and `fs/overlayfs/params.c`.
+const OF_USERS: [(&str, &str); 4] =
+    [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"), ("userxattr", "")];
+
+/// The options of this process's overlay mounts.
+pub fn options() -> &'static [(&'static str, &'static str)] {
+    if sys::entrance::in_user_namespace() { &OF_USERS } else { &OPTIONS }
+}
+
+/// The attribute of a directory that hides what lies below it in other layers.
+pub(crate) fn opaque_xattr() -> &'static str {
+    if sys::entrance::in_user_namespace() { "user.overlay.opaque" } else { "trusted.overlay.opaque" }
+}
 
 /// The directories of one overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +49,8 @@ impl Layers {
         if let Some((upper, work)) = &self.upper {
             data.push_str(&format!(",upperdir={},workdir={}", upper.display(), work.display()));
         }
-        for (key, value) in OPTIONS {
-            data.push_str(&format!(",{key}={value}"));
+        for &(key, value) in options() {
+            data.push_str(&if value.is_empty() { format!(",{key}") } else { format!(",{key}={value}") });
         }
         data
     }
@@ -77,8 +92,11 @@ impl Layers {
             fsconfig_set_string(&context, "upperdir", upper)?;
             fsconfig_set_string(&context, "workdir", work)?;
         }
-        for (key, value) in OPTIONS {
-            fsconfig_set_string(&context, key, value)?;
+        for &(key, value) in options() {
+            match value {
+                "" => fsconfig_set_flag(&context, key)?,
+                value => fsconfig_set_string(&context, key, value)?,
+            }
         }
         fsconfig_create(&context)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | more;

@@ -15,8 +15,9 @@ use rustix::io::Errno;
 use tar::{EntryType, Header};
 
 use crate::digest::Digest;
+use crate::overlay::opaque_xattr;
 use crate::root::Root;
-use crate::unpack::{OPAQUE_XATTR, is_portable_xattr};
+use crate::unpack::is_portable_xattr;
 
 /// The longest name and link target that fit a header's own field.
 const FIELD_BYTES: usize = 100;
@@ -239,7 +240,7 @@ fn set_field(
 
 fn is_opaque(directory: &impl AsFd) -> io::Result<bool> {
     let mut value = [0; 8];
-    match fgetxattr(directory, OPAQUE_XATTR, &mut value[..]) {
+    match fgetxattr(directory, opaque_xattr(), &mut value[..]) {
         Ok(length) => Ok(value[..length] == *b"y"),
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
         Err(error) => Err(error.into()),

@@ -15,18 +15,18 @@ use rustix::fs::{
     unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use sys::users::Ids;
 use tar::EntryType;
 
 use crate::Error;
 use crate::entries::{Entries, Entry};
 use crate::error::During;
+use crate::overlay::opaque_xattr;
 use crate::root::{Root, archive_path};
 
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
-/// Overlayfs's mark of a directory that hides what lies below it.
-pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 const PAX_XATTR: &str = "SCHILY.xattr.";
 
 /// Who owns a file.
@@ -47,6 +47,10 @@ pub struct Unpack<'a> {
     /// `None` for a plain archive.
     below: Option<&'a [Root]>,
     owner: Option<Owner>,
+    /// The ids that there are; others' files become root's.
+    ids: Ids,
+    /// Device nodes are not made in a user namespace, which may not; containerd leaves them out too.
+    makes_devices: bool,
     directory_times: Vec<(PathBuf, Timespec)>,
     last_parent: Option<(PathBuf, OwnedFd)>,
     size_bytes: u64,
@@ -64,7 +68,18 @@ impl<'a> Unpack<'a> {
     }
 
     fn new(root: &'a Root, base: PathBuf, below: Option<&'a [Root]>, owner: Option<Owner>) -> Self {
-        Self { root, base, below, owner, directory_times: Vec::new(), last_parent: None, size_bytes: 0 }
+        let makes_devices = !sys::entrance::in_user_namespace();
+        Self {
+            root,
+            base,
+            below,
+            owner,
+            ids: Ids::own(),
+            makes_devices,
+            directory_times: Vec::new(),
+            last_parent: None,
+            size_bytes: 0,
+        }
     }
 
     /// Unpacks an uncompressed archive. Answers the size of its files in bytes.
@@ -83,7 +98,7 @@ impl<'a> Unpack<'a> {
     }
 
     fn entry(&mut self, entry: &Entry, content: impl Read) -> Result<(), Error> {
-        let attributes = Attributes::read(entry, self.owner)?;
+        let attributes = Attributes::read(entry, self.owner, &self.ids)?;
         let path = archive_path(&entry.path).ok_or_else(|| outside(&entry.path))?;
         let Some(name) = path.file_name() else { return self.root_entry(&attributes) };
         let name = Path::new(name);
@@ -101,6 +116,7 @@ impl<'a> Unpack<'a> {
             EntryType::Directory => {
                 self.directory(&parent, name, &path, &attributes).during_on("make", &path)?
             }
+            EntryType::Char | EntryType::Block if !self.makes_devices => {}
             EntryType::Link => self.hard_link(entry, &parent, name)?,
             EntryType::Regular | EntryType::Continuous => {
                 self.size_bytes +=
@@ -274,7 +290,7 @@ fn make_special(entry: &Entry, parent: &OwnedFd, name: &Path, attributes: &Attri
 }
 
 fn make_opaque(directory: &OwnedFd) -> io::Result<()> {
-    Ok(fsetxattr(directory, OPAQUE_XATTR, b"y", XattrFlags::empty())?)
+    Ok(fsetxattr(directory, opaque_xattr(), b"y", XattrFlags::empty())?)
 }
 
 fn times(mtime: Timespec) -> Timestamps {
@@ -291,7 +307,7 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn read(entry: &Entry, owner: Option<Owner>) -> Result<Self, Error> {
+    fn read(entry: &Entry, owner: Option<Owner>, ids: &Ids) -> Result<Self, Error> {
         let header = &entry.header;
         let fields = header.as_old();
         let mut uid = number(header.uid(), &fields.uid)?;
@@ -321,7 +337,8 @@ impl Attributes {
             Some(owner) => owner,
             None => Owner { uid: id(uid)?, gid: id(gid)? },
         };
-        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        let uid = Uid::from_raw(ids.user_or_root(owner.uid));
+        let gid = Gid::from_raw(ids.group_or_root(owner.gid));
         Ok(Self { uid, gid, mode: Mode::from_raw_mode(mode), mtime, xattrs })
     }
 

@@ -130,7 +130,7 @@ fn whiteouts_take_overlay_form_and_come_back() {
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
     let mut value = [0; 4];
     for opaque in ["o", "same"] {
-        assert_eq!(getxattr(dir.path().join(opaque), OPAQUE_XATTR, &mut value[..]).unwrap(), 1, "{opaque}");
+        assert_eq!(getxattr(dir.path().join(opaque), opaque_xattr(), &mut value[..]).unwrap(), 1, "{opaque}");
     }
     assert_eq!(
         fs::read_to_string(dir.path().join("file")).unwrap(),

@@ -45,7 +45,7 @@ pub(crate) struct JoinArgs {
 /// Runs `join`.
 pub(crate) fn run(args: &JoinArgs, settings: Settings) -> Result<u8> {
     if !rustix::process::geteuid().is_root() {
-        bail!("skiff join needs root: it makes namespaces, mounts and network rules. Run: sudo skiff join");
+        bail!("skiff join needs root: other nodes have to reach this one and its pods. Run: sudo skiff join");
     }
     let instance = &settings.instance;
     if let Some(running) = instance.running() {

@@ -9,6 +9,7 @@ mod kubeconfig;
 mod membership;
 mod ports;
 mod report;
+mod rootless;
 mod rundir;
 mod settings;
 mod unit;
@@ -20,6 +21,8 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use cli::instance::{Instance, InstanceArgs};
+
+use crate::rootless::Errand;
 
 /// Objects come and go by the thousand, on all threads: glibc's allocator keeps what they leave behind in pieces. How it
 /// is set up stands in `.cargo/config.toml`.
@@ -50,6 +53,9 @@ enum Command {
     /// Print a systemd unit that runs the instance
     #[command(after_help = "Example:\n  skiff unit > /etc/systemd/system/skiff.service")]
     Unit(settings::UpArgs),
+    /// Hold the namespaces of an instance without root (Skiff runs this itself)
+    #[command(name = "rootless-keeper", hide = true, after_help = "Example:\n  skiff up")]
+    RootlessKeeper(rootless::keeper::KeepArgs),
     /// Print the shell's completion script
     #[command(after_help = "Example:\n  skiff completion bash > /etc/bash_completion.d/skiff")]
     Completion {
@@ -72,7 +78,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<u8> {
     let instance = arguments.instance;
+    if rootless::is_needed()
+        && let Some(errand) = errand_of(&arguments.command)
+    {
+        return rootless::run(errand, &instance);
+    }
     match arguments.command {
+        Command::RootlessKeeper(args) => rootless::keeper::run(&args),
         Command::Up(args) => {
             let settings = args.resolve(instance.resolve()?)?;
             up::run(&args, settings)
@@ -86,13 +98,23 @@ fn run(arguments: Arguments) -> Result<u8> {
             let settings = args.resolve(instance.resolve()?)?;
             let program = std::env::current_exe().context("find this program")?;
             let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
-            cli::output::write_out(&unit::text(&settings, &program, home.as_deref())?).map(|()| 0)
+            let manager = if rootless::is_needed() { unit::Manager::User } else { unit::Manager::System };
+            cli::output::write_out(&unit::text(&settings, &program, home.as_deref(), manager)?).map(|()| 0)
         }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "skiff", &mut std::io::stdout());
             Ok(0)
         }
         Command::Client(command) => client(command, &instance.resolve_started()?),
+    }
+}
+
+/// What of a command takes root.
+fn errand_of(command: &Command) -> Option<Errand> {
+    match command {
+        Command::Up(args) => Some(Errand::Start { foreground: args.foreground }),
+        Command::Down(_) => Some(Errand::Down),
+        _ => None,
     }
 }
 

@@ -18,6 +18,11 @@ pub(crate) fn keep_in_memory(run_dir: &Path) -> Result<()> {
         return Ok(());
     }
     let remedy = "Secrets of pods are written to a disk; give a directory on a tmpfs with --run-dir";
+    // Those outside of the namespaces would not see its sockets.
+    if sys::entrance::in_user_namespace() {
+        tracing::warn!(directory = %run_dir.display(), "the run directory is no tmpfs: {remedy}");
+        return Ok(());
+    }
     let is_empty = fs::read_dir(run_dir).is_ok_and(|mut entries| entries.next().is_none());
     if !is_empty {
         tracing::warn!(directory = %run_dir.display(), "the run directory is in use and no tmpfs: {remedy}");

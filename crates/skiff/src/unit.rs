@@ -7,13 +7,35 @@ use anyhow::{Context, Result};
 
 use crate::settings::Settings;
 
+/// Whose systemd it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manager {
+    System,
+    User,
+}
+
+impl Manager {
+    /// What wants the unit. Source: systemd.special(7).
+    fn target(self) -> &'static str {
+        match self {
+            Self::System => "multi-user.target",
+            Self::User => "default.target",
+        }
+    }
+}
+
 /// A unit for these settings: containers outlive its stop, its cgroups are its own, and it stays down after
 /// `skiff down`. The settings are written out, so that `skiff up` beside it finds them equal; `home` is for what the
 /// daemon looks up in its user's home directory.
 ///
 /// # Errors
 /// If a path is no UTF-8, which a unit has to be.
-pub(crate) fn text(settings: &Settings, program: &Path, home: Option<&Path>) -> Result<String> {
+pub(crate) fn text(
+    settings: &Settings,
+    program: &Path,
+    home: Option<&Path>,
+    manager: Manager,
+) -> Result<String> {
     let utf8 =
         |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("{path:?} is not UTF-8"));
     let mut start = quoted(&utf8(program)?);
@@ -29,8 +51,9 @@ pub(crate) fn text(settings: &Settings, program: &Path, home: Option<&Path>) -> 
         "[Unit]\nDescription=Skiff ({name})\nAfter=network-online.target\nWants=network-online.target\n\n[Service]\n\
          Type=exec\n{environment}ExecStart={start} --foreground\n\
          KillMode=process\nDelegate=yes\nRestart=on-failure\nRestartSec=1\nLimitNOFILE=1048576\nTasksMax=infinity\n\n\
-         [Install]\nWantedBy=multi-user.target\n",
+         [Install]\nWantedBy={target}\n",
         name = settings.instance.name,
+        target = manager.target(),
     ))
 }
 
@@ -85,8 +108,13 @@ mod tests {
 
     #[test]
     fn every_setting_is_said_and_quoted() {
-        let text =
-            text(&settings(Some("/root/k")), Path::new("/opt/a b/skiff"), Some(Path::new("/root"))).unwrap();
+        let text = text(
+            &settings(Some("/root/k")),
+            Path::new("/opt/a b/skiff"),
+            Some(Path::new("/root")),
+            Manager::System,
+        )
+        .unwrap();
         let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap().to_owned();
         assert_eq!(
             line("ExecStart="),
@@ -101,7 +129,8 @@ mod tests {
 
     #[test]
     fn no_kubeconfig_is_said_too() {
-        let text = text(&settings(None), Path::new("/skiff"), None).unwrap();
+        let text = text(&settings(None), Path::new("/skiff"), None, Manager::User).unwrap();
+        assert!(text.ends_with("\nWantedBy=default.target\n"), "{text}");
         assert!(text.contains("\"--kubeconfig\" \"\"") && !text.contains("Environment="), "{text}");
     }
 
@@ -110,8 +139,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("skiff-test.service");
         let program = std::env::current_exe().unwrap();
-        std::fs::write(&path, text(&settings(Some("/root/k")), &program, Some(Path::new("/root"))).unwrap())
-            .unwrap();
+        std::fs::write(
+            &path,
+            text(&settings(Some("/root/k")), &program, Some(Path::new("/root")), Manager::System).unwrap(),
+        )
+        .unwrap();
         // A machine without systemd has nobody to ask.
         let Ok(said) = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output()
         else {

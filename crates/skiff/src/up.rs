@@ -31,6 +31,7 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
             settings.instance.command("up")
         );
     }
+    crate::rootless::settle();
     if let Some(running) = settings.instance.running() {
         same_settings(&running, &settings)?;
         output::write_out(&format!(

@@ -32,6 +32,8 @@ struct Hierarchy {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CgroupHost {
     hierarchies: Vec<Hierarchy>,
+    /// Groups are to confine devices. In a user namespace nobody may have them do so, nor make device nodes.
+    confines_devices: bool,
 }
 
 /// Limits in the words of version 1; version 2 gets them converted. `None` leaves as it is.
@@ -80,8 +82,12 @@ struct Setting {
 }
 
 impl CgroupHost {
-    /// The hierarchies that this process sees.
+    /// The hierarchies that this process sees. In a user namespace: those in which it may make groups, with the controllers
+    /// that these get; there may be none.
     pub fn detect() -> io::Result<Self> {
+        if crate::entrance::in_user_namespace() {
+            return Ok(Self::delegated(&MountTable::own()?));
+        }
         let host = Self::from_table(&MountTable::own()?, |root| {
             std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
         });
@@ -89,6 +95,31 @@ impl CgroupHost {
             return Err(io::Error::other("no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup"));
         }
         Ok(host)
+    }
+
+    /// Those hierarchies of a table that were given to this process: where it may write. What others have mounted elsewhere
+    /// is theirs. Source: the kernel's `cgroup-v2.rst`, "Delegation".
+    fn delegated(table: &MountTable) -> Self {
+        use rustix::fs::Access;
+        let may = |root: &Path| rustix::fs::access(root, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        let host = Self::from_table(&table.only(|entry| may(&entry.target)), |root| {
+            let offered = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            let offered: Vec<String> = offered.split_ascii_whitespace().map(str::to_owned).collect();
+            enable_controllers(root, &offered);
+            // What a group below gets, and no more: processes may be in the way at the top.
+            std::fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default()
+        });
+        Self { confines_devices: false, ..host }
+    }
+
+    /// Whether there are groups at all. Without them nothing is limited, and processes are found by other marks.
+    pub fn has_groups(&self) -> bool {
+        self.used().next().is_some()
+    }
+
+    /// Whether groups limit memory.
+    pub fn limits_memory(&self) -> bool {
+        self.hierarchy("memory").is_some()
     }
 
     /// The hierarchies of a mount table; `unified` reads the list of controllers of the unified one at its root.
@@ -132,7 +163,7 @@ impl CgroupHost {
                 }
             }
         }
-        Self { hierarchies }
+        Self { hierarchies, confines_devices: true }
     }
 
     /// The group at a path below every hierarchy's root (`skiff/<sandbox>/<container>`); made by [`Group::create`].
@@ -212,7 +243,8 @@ impl Group<'_> {
     /// version 1's controller does not do that by files, by a program of the group.
     pub fn create_confined(&self, more: &[Rule]) -> io::Result<()> {
         let unified = self.host.hierarchies.iter().find(|hierarchy| hierarchy.unified);
-        let Some(unified) = unified.filter(|_| !self.host.has_v1_devices()) else { return self.create() };
+        let needed = self.host.confines_devices && !self.host.has_v1_devices();
+        let Some(unified) = unified.filter(|_| needed) else { return self.create() };
         // Programs of a group add up: one that is used again starts with none.
         self.remove()?;
         self.create()?;

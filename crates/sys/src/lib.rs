@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod children;
 pub mod device_filter;
+pub mod entrance;
 pub mod files;
 pub mod host;
 pub mod mount;

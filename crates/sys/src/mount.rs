@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
 
 /// Mounts an overlay at `target`: `lower` directories, the topmost first, under `upper` with its `work` directory on the
-/// same file system, with further overlayfs options. Each directory is its own parameter (kernel 6.5 and later), so that neither their number nor the
+/// same file system, with further overlayfs options, of which flags have no value. Each directory is its own parameter (kernel 6.5 and later), so that neither their number nor the
 /// characters in their names are bound; older kernels get one option string.
 pub fn overlay(
     lower: &[PathBuf],
@@ -41,7 +41,10 @@ fn overlay_by_parameters(
     m::fsconfig_set_string(&context, "upperdir", upper)?;
     m::fsconfig_set_string(&context, "workdir", work)?;
     for (name, value) in options {
-        m::fsconfig_set_string(&context, *name, *value)?;
+        match *value {
+            "" => m::fsconfig_set_flag(&context, *name)?,
+            value => m::fsconfig_set_string(&context, *name, value)?,
+        }
     }
     m::fsconfig_create(&context)?;
     let mount = m::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
@@ -68,7 +71,7 @@ fn overlay_by_options(
     options.push(",workdir=");
     options.push(escaped(work, b",\\"));
     for (name, value) in more {
-        options.push(format!(",{name}={value}"));
+        options.push(if value.is_empty() { format!(",{name}") } else { format!(",{name}={value}") });
     }
     let options = CString::new(options.into_vec())?;
     Ok(rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
@@ -108,6 +111,12 @@ fn open_tmpfs(source: &str, target: &Path, size_bytes: Option<u64>, more: MountF
 pub fn private_tmpfs(source: &str, target: &Path) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     Ok(rustix::mount::mount(source, target, "tmpfs", flags, Some(c"mode=700"))?)
+}
+
+/// Mounts the unified hierarchy of cgroups, as the calling process's cgroup namespace shows it.
+pub fn cgroups(target: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount("cgroup2", target, "cgroup2", flags, None)?)
 }
 
 /// Whether what is at `path` is kept in memory and on no disk.
@@ -247,6 +256,11 @@ impl MountTable {
         &self.entries
     }
 
+    /// The table with only those entries.
+    pub fn only(&self, keep: impl Fn(&MountEntry) -> bool) -> Self {
+        Self { entries: self.entries.iter().filter(|entry| keep(entry)).cloned().collect() }
+    }
+
     /// The targets at or below a directory, the deepest and latest first: the order of unmounting. Links on the way to the
     /// directory are followed, for the table knows none; the directory itself is taken for what it is. Blocks.
     pub fn below(&self, dir: &Path) -> Vec<PathBuf> {
@@ -354,7 +368,8 @@ mod tests {
         let (lower, upper, work, target) = (path("low:er,\\1"), path("up,per"), path("work"), path("target"));
         std::fs::write(lower.join("file"), "below").unwrap();
         for mount in [overlay_by_parameters, overlay_by_options] {
-            mount(std::slice::from_ref(&lower), &upper, &work, &[("metacopy", "off")], &target).unwrap();
+            let options = [("metacopy", "off"), ("userxattr", "")];
+            mount(std::slice::from_ref(&lower), &upper, &work, &options, &target).unwrap();
             let seen = std::fs::read_to_string(target.join("file"));
             let written = std::fs::write(target.join("new"), "above");
             assert_eq!(MountTable::own().unwrap().below(dir.path()), [target.as_path()]);

@@ -17,6 +17,47 @@ pub struct Range {
     pub count: u32,
 }
 
+/// The ids that this process's user namespace has. Source: user_namespaces(7), `uid_map` and `gid_map`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ids {
+    users: Vec<(u32, u32)>,
+    groups: Vec<(u32, u32)>,
+}
+
+impl Ids {
+    /// Where the maps cannot be read, every id.
+    pub fn own() -> Self {
+        let read = |kind: &str| std::fs::read_to_string(format!("/proc/self/{kind}_map")).unwrap_or_default();
+        Self::from_maps(&read("uid"), &read("gid"))
+    }
+
+    fn from_maps(users: &str, groups: &str) -> Self {
+        let ranges = |map: &str| {
+            let of_line = |line: &str| {
+                let mut numbers = line.split_ascii_whitespace().map(|word| word.parse().ok());
+                Some((numbers.next()??, numbers.nth(1)??))
+            };
+            let found: Vec<(u32, u32)> = map.lines().filter_map(of_line).collect();
+            if found.is_empty() { vec![(0, u32::MAX)] } else { found }
+        };
+        Self { users: ranges(users), groups: ranges(groups) }
+    }
+
+    /// The user, or root in the place of one that is not there: so a user with few ids can have others' files.
+    pub fn user_or_root(&self, uid: u32) -> u32 {
+        if has(&self.users, uid) { uid } else { 0 }
+    }
+
+    /// The group, or root's in the place of one that is not there.
+    pub fn group_or_root(&self, gid: u32) -> u32 {
+        if has(&self.groups, gid) { gid } else { 0 }
+    }
+}
+
+fn has(ranges: &[(u32, u32)], id: u32) -> bool {
+    ranges.iter().any(|(first, count)| id.checked_sub(*first).is_some_and(|offset| offset < *count))
+}
+
 /// Gives the user namespace of a process, which has no ids yet, its range.
 pub fn give_ids(pid: u32, range: Range) -> io::Result<()> {
     let line = format!("0 {} {}\n", range.first, range.count);
@@ -78,6 +119,16 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+
+    #[test]
+    fn ids_that_are_not_there_are_roots() {
+        let several = "         0       1000          1\n         1     100000      65536\n";
+        let ids = Ids::from_maps(several, "0 1000 1\n");
+        assert_eq!([0, 1, 65536, 65537].map(|id| ids.user_or_root(id)), [0, 1, 65536, 0]);
+        assert_eq!([0, 5].map(|id| ids.group_or_root(id)), [0, 0]);
+        let all = Ids::from_maps("0 0 4294967295", "");
+        assert_eq!((all.user_or_root(70_000), all.group_or_root(70_000)), (70_000, 70_000));
+    }
 
     const RANGE: Range = Range { first: 1_000_000, count: 65536 };
 

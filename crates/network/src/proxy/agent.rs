@@ -68,6 +68,11 @@ impl View {
         !programmed.settled || programmed.state.as_ref().is_none_or(|state| state.sends_to(address))
     }
 
+    /// The TCP ports at which this host serves, with the address where only one does; see [`State::host_ports`].
+    pub fn host_ports(&self) -> BTreeSet<(Option<Ipv4Addr>, u16)> {
+        self.programmed.read().state.as_ref().map(State::host_ports).unwrap_or_default()
+    }
+
     /// The revision of the endpoint slices that the kernel reflects, and every newer one.
     pub fn revision(&self) -> watch::Receiver<i64> {
         self.revision.subscribe()

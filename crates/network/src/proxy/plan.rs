@@ -11,6 +11,9 @@ use super::balance::{Keep, Kind, Target, endpoint_element, endpoint_key, fronten
 use super::desired::{Frontend, Group, IfEmpty};
 use super::table::HAIRPIN;
 
+/// TCP's number in IP headers.
+const TCP: u8 = 6;
+
 /// What one transaction changes. What is removed goes before what is added, so that a key can change its value; chains
 /// are made before anything leads to them, and removed after nothing does.
 #[derive(Debug, Default)]
@@ -136,6 +139,16 @@ impl State {
     /// terminates.
     pub fn sends_to(&self, address: Ipv4Addr) -> bool {
         self.in_use.contains_key(&address)
+    }
+
+    /// The TCP ports at which this host serves, with the address where only one does: node ports and published ports,
+    /// whose keys have no namespace.
+    pub fn host_ports(&self) -> BTreeSet<(Option<Ipv4Addr>, u16)> {
+        let of_host = |(frontend, key): &(&Frontend, &Key)| {
+            frontend.protocol == TCP && (frontend.address.is_none() || key.namespace.is_empty())
+        };
+        let found = self.owners.iter().filter(of_host);
+        found.map(|(frontend, _)| (frontend.address, frontend.port)).collect()
     }
 
     /// The Services that wait for a frontend: to be looked at again when another has changed.

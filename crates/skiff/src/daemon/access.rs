@@ -108,7 +108,7 @@ impl Access {
 
     /// Writes the state file.
     fn describe(&self, address: IpAddr) -> Result<instance::Running> {
-        let running = super::running(&self.settings, address, &url(address, self.api_port))?;
+        let running = super::running(&self.settings, address, &url(reached(address), self.api_port))?;
         let text = serde_json::to_string_pretty(&running)?;
         super::write_private(&self.settings.instance.state_file(), &text)?;
         Ok(running)
@@ -118,6 +118,11 @@ impl Access {
     fn due(&self) -> Timestamp {
         self.state.lock().renew_at.min(self.serving.renew_at())
     }
+}
+
+/// Where the administrator reaches the API server: from outside of a user's own network namespace on the loopback.
+fn reached(address: IpAddr) -> IpAddr {
+    if crate::rootless::inside().is_some() { LOOPBACK } else { address }
 }
 
 /// `https://address:port`
@@ -137,7 +142,7 @@ fn issue_kubeconfig(
     address: IpAddr,
 ) -> Result<(String, Timestamp)> {
     let admin = pki.issue_client("kubernetes-admin", &["system:masters"], LEAF_LIFE)?;
-    let (ca_pem, server) = (pki.ca_pem(), url(address, api_port));
+    let (ca_pem, server) = (pki.ca_pem(), url(reached(address), api_port));
     let entry = KubeconfigEntry { name: &settings.instance.name, server: &server, ca_pem: &ca_pem };
     let text = serde_yaml_ng::to_string(&kubeconfig(&entry, &admin))
         .map_err(|error| anyhow!("write kubeconfig: {error}"))?;

@@ -21,8 +21,8 @@ use network::peers::{Peers, Reporter};
 use network::proxy::agent::Proxy;
 use network::sandbox::Sandboxes;
 use node::{FollowsApiServer, NodeServer, PodRange};
-use reconcile::Informers;
 use reconcile::ports::{ClusterDns, PublishedPort, SandboxNetworks};
+use reconcile::{EventRecorder, Informers};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -30,6 +30,7 @@ use super::control::GIT_VERSION;
 use super::host::Host;
 use super::net::Net;
 use super::runtime_socket::RuntimeSocket;
+use crate::rootless::ports::Ports;
 use crate::settings::Settings;
 
 /// The domain of cluster names.
@@ -95,6 +96,10 @@ pub(crate) async fn build(
     let drain = Arc::new(drain.context("listen to connections")?);
     let reporter = Reporter::new(&proxy.view(), &informers, client.clone(), name, clock.clone());
     supervisor.add(Arc::new(reporter));
+    let recorder = || EventRecorder::new(client.clone(), clock.clone(), "kubelet", name);
+    if let Some(ports) = Ports::of(settings, proxy.view(), recorder) {
+        supervisor.add(Arc::new(ports));
+    }
     supervisor.add(Arc::new(proxy));
     let dns = net.dns(informers.clone()).context("serve cluster DNS")?;
     supervisor.add(Arc::new(dns));

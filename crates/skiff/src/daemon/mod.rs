@@ -153,6 +153,7 @@ async fn build_server(
     supervisor: &mut Supervisor,
 ) -> Result<Arc<Access>> {
     let host = host::Host::of(settings)?;
+    crate::rootless::ports::claim_api(settings.api_port)?;
     crate::ports::check(&[
         (SocketAddr::new(host.any(), settings.api_port), "--api-port"),
         (SocketAddr::new(host.any(), settings.node_port), "--node-port"),
