@@ -140,7 +140,7 @@ mod tests {
                 metadata: Some(ContainerMetadata { name: "main".into(), attempt: 0 }),
                 ..ContainerAttributes::default()
             }),
-            cpu: Some(cpu.clone()),
+            cpu: Some(cpu),
             ..ContainerStats::default()
         };
         let linux = LinuxPodSandboxStats {
