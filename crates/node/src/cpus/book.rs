@@ -32,7 +32,7 @@ pub(super) struct Wish {
 #[derive(Debug)]
 pub(super) struct Book {
     topology: Topology,
-    reserved: CpuSet,
+    pub(super) reserved: CpuSet,
     full_cores_only: bool,
     pub(super) state: State,
 }

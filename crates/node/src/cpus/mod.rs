@@ -11,7 +11,7 @@ pub(crate) mod limits;
 mod set;
 mod topology;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,6 +137,20 @@ impl Cpus {
     pub(crate) fn owners(&self, uid: &str) -> BTreeSet<String> {
         let Some(book) = &self.book else { return BTreeSet::new() };
         book.lock().state.given.get(uid).into_iter().flat_map(|of| of.keys().cloned()).collect()
+    }
+
+    /// The CPUs that a container has for itself. Source: `GetExclusiveCPUs`.
+    pub(crate) fn own(&self, uid: &str, container: &str) -> CpuSet {
+        let Some(book) = &self.book else { return CpuSet::default() };
+        book.lock().of(uid, container).cloned().unwrap_or_default()
+    }
+
+    /// The CPUs that containers may have for themselves, had or not. Source: `GetAllocatableCPUs`.
+    pub(crate) fn allocatable(&self) -> CpuSet {
+        let Some(book) = &self.book else { return CpuSet::default() };
+        let book = book.lock();
+        let given = book.state.given.values().flat_map(BTreeMap::values);
+        given.fold(book.state.pool.clone(), |all, of| all.with(of)).without(&book.reserved)
     }
 
     /// Where a container may run; `None`: everywhere.
@@ -317,6 +331,8 @@ mod tests {
         checkpoint::write(&path, "static", &state).unwrap();
         let cpus = open(CpuPolicy::Static, "0").unwrap();
         assert_eq!(cpus.allowed("u", "main").unwrap().to_string(), "3");
+        assert_eq!((cpus.own("u", "main").to_string().as_str(), cpus.own("u", "x").len()), ("3", 0));
+        assert_eq!(cpus.allocatable().to_string(), "1-3", "but for what is reserved");
         cpus.forget(|uid| uid != "u");
         assert_eq!(cpus.allowed("u", "main").unwrap().to_string(), "0-3");
         for (policy, reserved, told) in [

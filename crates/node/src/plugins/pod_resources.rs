@@ -1,4 +1,4 @@
-//! Which devices containers have, told to whoever watches the node (exporters of figures, operators of devices) at a socket
+//! Which devices and CPUs containers have, told to whoever watches the node (exporters of figures, operators of devices) at a socket
 //! in its directory. Source: `pkg/kubelet/apis/podresources`, KEP-606, KEP-2043, KEP-3695.
 
 use std::io;
@@ -23,6 +23,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::dra;
+use crate::cpus::CpuSet;
 use crate::deps::{Deps, blocking};
 use crate::pod::{ContainerKind, PodView};
 
@@ -81,8 +82,8 @@ impl Lister {
         ContainerResources {
             name: container.name.clone(),
             devices: devices.into_iter().map(each).collect(),
-            // Nobody has cores or memory of his own.
-            cpu_ids: Vec::new(),
+            cpu_ids: numbers(&deps.cpus.own(&deps.runs_as(pod), &container.name)),
+            // Nobody has memory of his own.
             memory: Vec::new(),
             dynamic_resources: claimed(deps, pod, container),
         }
@@ -99,6 +100,10 @@ impl Lister {
             memory: Vec::new(),
         }
     }
+}
+
+fn numbers(cpus: &CpuSet) -> Vec<i64> {
+    cpus.iter().map(i64::from).collect()
 }
 
 /// The claims of a container with all of their devices.
@@ -145,7 +150,7 @@ impl PodResourcesLister for Lister {
         });
         let answer = AllocatableResourcesResponse {
             devices: devices.collect(),
-            cpu_ids: Vec::new(),
+            cpu_ids: numbers(&self.deps.cpus.allocatable()),
             memory: Vec::new(),
         };
         Ok(Response::new(answer))
