@@ -15,8 +15,9 @@ use protos::csi::v1::{
 };
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
+use tonic::{Code, Response};
 
-use super::socket::{ANSWER_MAX, ask, channel};
+use super::socket::{ANSWER_MAX, ask, channel, words};
 
 /// Source: upstream's `csiTimeout`.
 const CALL_MAX: Duration = Duration::from_secs(120);
@@ -197,8 +198,19 @@ impl Driver {
         ask(self.limit, self.client.clone().node_publish_volume(request)).await.map(drop)
     }
 
-    pub(crate) async fn expand(&self, request: NodeExpandVolumeRequest) -> Result<(), String> {
-        ask(self.limit, self.client.clone().node_expand_volume(request)).await.map(drop)
+    /// Has a file system grow. Answers why the driver does not do that as long as the volume is used here, if it says so:
+    /// it is not to be asked again, and who uses the volume goes on with what there is.
+    pub(crate) async fn expand(&self, request: NodeExpandVolumeRequest) -> Result<Option<String>, String> {
+        let mut client = self.client.clone();
+        let asked = async {
+            match client.node_expand_volume(request).await {
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    Ok(Response::new(Some(words(&status))))
+                }
+                answer => answer.map(|_| Response::new(None)),
+            }
+        };
+        ask(self.limit, asked).await
     }
 
     /// What is in a volume that is published at `path`.

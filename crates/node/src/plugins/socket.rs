@@ -77,7 +77,8 @@ pub(super) async fn ask<T>(
     }
 }
 
-fn words(status: &Status) -> String {
+/// A refusal as upstream's events have it.
+pub(super) fn words(status: &Status) -> String {
     let said: String = status.message().chars().take(WORDS_MAX).collect();
     format!("rpc error: code = {:?} desc = {said}", status.code())
 }

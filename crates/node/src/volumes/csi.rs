@@ -162,7 +162,7 @@ pub(crate) struct Mounted {
     staged: Mutex<HashSet<String>>,
     /// Pods and their volumes' names.
     published: Mutex<HashSet<(String, String)>>,
-    /// Those that were told that what they only read does not grow.
+    /// Those that were told that theirs does not grow.
     told_not_to_grow: Mutex<HashSet<(String, String)>>,
 }
 
@@ -573,7 +573,10 @@ impl Work<'_> {
         let (Mounting { source, growth, .. }, volume) = (self.mounting, &self.usable.entry.volume);
         let Some(growth) = growth else { return Ok(()) };
         if self.mounting.read_only {
-            self.tell_read_only();
+            self.does_not_grow("requested read-only file system");
+            return Ok(());
+        }
+        if self.setup.around.mounted().told_not_to_grow.lock().contains(&self.of()) {
             return Ok(());
         }
         if can.expand {
@@ -588,20 +591,25 @@ impl Work<'_> {
                 volume_capability: Some(self.mounting.capability(can, self.drivers_group(can))),
                 secrets: self.secret(source.node_expand_secret_ref.as_ref()).await?,
             };
-            driver.expand(request).await?;
+            if let Some(why) = driver.expand(request).await? {
+                self.does_not_grow(&why);
+                return Ok(());
+            }
         }
         self.setup.around.grown(&self.setup.pod, growth, volume).await
     }
 
-    /// Says once that the file system of what the pod only reads stays as it is.
-    fn tell_read_only(&self) {
+    /// The pod and its name of the volume.
+    fn of(&self) -> (String, String) {
+        (self.setup.pod.uid().to_owned(), self.usable.entry.name.clone())
+    }
+
+    /// Says once why the file system stays as it is while the pod has it.
+    fn does_not_grow(&self, why: &str) {
         let (around, pod) = (&*self.setup.around, &*self.setup.pod);
-        let of = (pod.uid().to_owned(), self.usable.entry.name.clone());
-        if around.mounted().told_not_to_grow.lock().insert(of) {
+        if around.mounted().told_not_to_grow.lock().insert(self.of()) {
             let volume = &self.usable.entry.volume;
-            let message = format!(
-                "MountVolume.NodeExpandVolume failed for volume \"{volume}\" requested read-only file system"
-            );
+            let message = format!("MountVolume.NodeExpandVolume failed for volume \"{volume}\" {why}");
             around.not_grown(pod, message);
         }
     }

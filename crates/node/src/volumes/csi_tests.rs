@@ -84,6 +84,7 @@ struct Fake {
     hangs: AtomicBool,
     fails_to_publish: AtomicBool,
     fails_to_grow: AtomicBool,
+    refuses_to_grow: AtomicBool,
     /// It gives volumes to groups itself.
     gives: AtomicBool,
     /// What it tells of its volume, if it can.
@@ -204,6 +205,9 @@ impl Node for Served {
         let wanted = asked.capacity_range.unwrap().required_bytes;
         let staged = asked.volume_path == asked.staging_target_path;
         self.0.say(&format!("grow to {wanted}, staged: {staged}")).await;
+        if self.0.refuses_to_grow.load(Ordering::SeqCst) {
+            return Err(Status::failed_precondition("in use"));
+        }
         if self.0.fails_to_grow.load(Ordering::SeqCst) {
             return Err(Status::internal("no room"));
         }
@@ -408,6 +412,14 @@ async fn a_volume_that_has_grown_grows_where_it_is_mounted() {
     let error = set_up::set_up(Arc::new(setup), &world.threads).await.unwrap_err();
     let said = "NodeExpandVolume.NodeExpandVolume failed for volume \"pv\" : rpc error: code = Internal desc = no room";
     assert_eq!((error.reason(), &*error.to_string()), ("VolumeResizeFailed", said));
+    // A driver that does not do it while the volume is in use is asked once, and keeps nobody from it.
+    world.fake.refuses_to_grow.store(true, Ordering::SeqCst);
+    world.log();
+    world.set_up(&pod, sized("3Ki", "4Ki")).await.unwrap();
+    let refused = "MountVolume.NodeExpandVolume failed for volume \"pv\" rpc error: code = FailedPrecondition desc = in use";
+    assert_eq!(world.log(), ["grow to 4096, staged: true", refused]);
+    world.set_up(&pod, sized("3Ki", "4Ki")).await.unwrap();
+    assert_eq!(world.log(), Vec::<String>::new());
     // What is only read does not grow, which is said once.
     let mut reading = claimed();
     reading["volumes"][0]["persistentVolumeClaim"]["readOnly"] = true.into();
