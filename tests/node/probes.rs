@@ -10,6 +10,7 @@ fn living(name: &str, script: &str, question: Value) -> Value {
     let mut container = shell(name, script);
     let mut probe = question;
     (probe["periodSeconds"], probe["failureThreshold"]) = (1.into(), 1.into());
+    probe["timeoutSeconds"] = 30.into();
     // A server needs a moment.
     let mut startup = probe.clone();
     startup["failureThreshold"] = 120.into();
@@ -129,7 +130,7 @@ pub(crate) fn probes_speak_tls_and_trust_whoever_answers(space: &Space<'_>) {
 pub(crate) fn a_probe_gives_a_grace_period_of_its_own(space: &Space<'_>) {
     let mut container =
         living("main", "trap '' TERM; touch /tmp/ok; while :; do sleep 3600 & wait; done", json!({}));
-    let probe = json!({"exec": {"command": ["cat", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 1,
+    let probe = json!({"exec": {"command": ["cat", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 30,
         "terminationGracePeriodSeconds": 1});
     container["startupProbe"] = Value::Null;
     container["livenessProbe"] = probe;

@@ -23,9 +23,10 @@ fn noting(name: &str) -> Value {
 fn sidecar(name: &str) -> Value {
     let mut container = noting(name);
     container["restartPolicy"] = "Always".into();
-    let probe = json!({"exec": {"command": ["grep", "-q", format!("{name}-begins"), "/order/notes"]}});
-    container["startupProbe"] = probe;
-    container["startupProbe"]["periodSeconds"] = 1.into();
+    container["startupProbe"] = json!({
+        "exec": {"command": ["grep", "-q", format!("{name}-begins"), "/order/notes"]},
+        "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 120,
+    });
     container
 }
 
@@ -39,7 +40,7 @@ pub(crate) fn sidecars_begin_before_the_others_and_end_after_them(space: &Space<
     once["command"] = json!(["sh", "-c", "echo once >> /order/notes"]);
     once["lifecycle"] = Value::Null;
     pod["spec"]["initContainers"] = json!([sidecar("first"), once, sidecar("second")]);
-    pod["spec"]["terminationGracePeriodSeconds"] = 30.into();
+    pod["spec"]["terminationGracePeriodSeconds"] = 120.into();
     space.start(&pod);
     let read = || std::fs::read_to_string(notes.join("notes")).unwrap();
     assert_eq!(read(), "first-begins\nonce\nsecond-begins\nmain-begins\n");

@@ -47,7 +47,7 @@ pub(crate) fn pods_leave_a_tainted_node_when_their_tolerations_end(space: &Space
 
 pub(crate) fn a_pod_stays_where_a_taint_goes_in_time(space: &Space<'_>) {
     let (short, long) = ("kubernetes.io/e2e-short-taint", "kubernetes.io/e2e-long-taint");
-    space.start(&tolerant("stays", &[(short, Some(4)), (long, None)]));
+    space.start(&tolerant("stays", &[(short, Some(8)), (long, None)]));
     space.start(&tolerant("witness", &[(short, Some(1))]));
     let mut watch = space.watch("pods");
     taint(space, |taints| taints.push(no_execute(short)));
@@ -57,7 +57,7 @@ pub(crate) fn a_pod_stays_where_a_taint_goes_in_time(space: &Space<'_>) {
     taint(space, |taints| taints.retain(|taint| taint["key"] != short));
     // When the second witness is gone, what the first pod had of the first taint would long have been over.
     watch.until("the witness is gone", |pods| pods.len() == 1);
-    space.start(&tolerant("second-witness", &[(long, Some(5))]));
+    space.start(&tolerant("second-witness", &[(long, Some(8))]));
     watch.until("both are known", |pods| pods.len() == 2);
     taint(space, |taints| taints.push(no_execute(long)));
     let left = watch.until("the second witness is gone", |pods| pods.len() == 1);
