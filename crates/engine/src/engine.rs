@@ -116,8 +116,10 @@ impl Engine {
         let cgroups = CgroupHost::detect().map_err(failed("looking for cgroups"))?;
         let boot_id = sys::host::boot_id().map_err(failed("reading the boot id"))?;
         let id_ranges = IdRanges::new(layout.id_ranges());
-        if !cgroups.has_groups() {
-            tracing::warn!("no cgroups were given to this user: nothing is limited, and no use is counted");
+        if !cgroups.limits_memory() && sys::entrance::in_user_namespace() {
+            tracing::warn!(
+                "no cgroups with limits were given to this user: nothing is limited, and no use is counted"
+            );
         }
         let handlers = Handlers::open(config.runtimes).await;
         let engine = Arc::new_cyclic(|me| Self {
@@ -390,9 +392,9 @@ impl Engine {
         Err(std::io::Error::other(format!("the shim (process {pid}) did not end after SIGKILL")))
     }
 
-    /// Tells that a limit does not hold. Where there are no groups that was said once, for all.
+    /// Tells that a limit does not hold. Of a user without root that was said once, for all.
     pub(crate) fn warn_of_limits(&self, of: &str, warnings: Vec<String>) {
-        if self.cgroups.has_groups() {
+        if self.cgroups.limits_memory() || !sys::entrance::in_user_namespace() {
             for warning in warnings {
                 tracing::warn!(of, warning, "a limit cannot be set on this host");
             }

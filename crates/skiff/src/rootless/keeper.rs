@@ -127,6 +127,18 @@ fn leave_top() {
     }
 }
 
+/// Leaves the group and removes it, when nobody else is in it.
+fn leave_group() {
+    let top = Path::new(GROUPS);
+    let handed_down = std::fs::read_to_string(top.join("cgroup.subtree_control")).unwrap_or_default();
+    let taken_back: Vec<String> =
+        handed_down.split_ascii_whitespace().map(|name| format!("-{name}")).collect();
+    // What is refused stays, and goes with the group above it, which is whose gave it.
+    let _ = std::fs::write(top.join("cgroup.subtree_control"), taken_back.join(" "));
+    let _ = std::fs::write(top.join("cgroup.procs"), "0");
+    let _ = std::fs::remove_dir(GROUP);
+}
+
 async fn serve(args: &KeepArgs, place: &Place, network: Network, before: Option<Said>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -187,6 +199,7 @@ async fn serve(args: &KeepArgs, place: &Place, network: Network, before: Option<
     }
     outward.end().await;
     tasks.shutdown().await;
+    leave_group();
     Ok(())
 }
 
