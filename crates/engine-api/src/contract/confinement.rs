@@ -172,6 +172,7 @@ pub async fn limits_are_set_and_kills_for_memory_are_told(subject: Subject) {
     assert!(exit.oom_killed, "{exit:?}");
 }
 
+/// It is not in the contract's list: no engine has been asked yet.
 pub async fn cpus_are_those_that_were_given_also_while_a_container_runs(subject: Subject) {
     if std::thread::available_parallelism().is_ok_and(|count| count.get() < 2) {
         return;
