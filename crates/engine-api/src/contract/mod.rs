@@ -58,6 +58,7 @@ macro_rules! runtime_contract {
             security_settings_hold,
             only_the_default_devices_can_be_used,
             a_device_that_is_given_can_be_used,
+            cpus_are_those_that_were_given_also_while_a_container_runs,
             devices_that_are_mounted_are_the_hosts,
             who_a_container_runs_as_is_told,
             limits_are_set_and_kills_for_memory_are_told,

@@ -85,12 +85,12 @@ pub(crate) enum Launched {
 }
 
 /// A launcher without a task yet: making it takes a part of a start that nobody has to wait for.
-pub(crate) struct Spare {
+pub(crate) struct Waiting {
     child: Child,
     socket: OwnedFd,
 }
 
-impl Spare {
+impl Waiting {
     /// Starts one.
     pub(crate) fn new() -> io::Result<Self> {
         let (own, theirs) = sys::seqpacket::pair()?;

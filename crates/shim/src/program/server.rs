@@ -15,7 +15,7 @@ use shim::{
 use sys::children::{ChildSignals, Ended};
 use sys::process::Pidfd;
 
-use super::launch::{self, Errand, Launch, Launched, Spare};
+use super::launch::{self, Errand, Launch, Launched, Waiting};
 use super::log::Log;
 use super::outside::{self, Runtime};
 use super::poller::{Poller, Source, Token};
@@ -103,7 +103,7 @@ struct Server {
     containers: BTreeMap<u64, Container>,
     launching: BTreeMap<u64, Launching>,
     /// For the next start.
-    spare: Option<Spare>,
+    waiting: Option<Waiting>,
     processes: BTreeMap<u32, Process>,
     init: Option<Child>,
     ending: bool,
@@ -179,7 +179,7 @@ impl Server {
             peers: BTreeMap::new(),
             containers: BTreeMap::new(),
             launching: BTreeMap::new(),
-            spare: None,
+            waiting: None,
             processes: BTreeMap::new(),
             init,
             ending: false,
@@ -397,9 +397,9 @@ impl Server {
             Err(error) => Err(error),
         };
         self.send(peer, &FromShim::Reply { id, result }, &[]);
-        if a_start_follows && self.spare.is_none() {
+        if a_start_follows && self.waiting.is_none() {
             // Without one the start makes its own, or tells why it cannot.
-            self.spare = Spare::new().ok();
+            self.waiting = Waiting::new().ok();
         }
     }
 
@@ -607,8 +607,8 @@ impl Server {
         kind: Kind,
     ) -> Result<Outcome, CallError> {
         // One that has been killed meanwhile takes nothing.
-        let prepared = self.spare.take().and_then(|spare| spare.give(launch, fds).ok());
-        let started = prepared.map_or_else(|| Spare::new()?.give(launch, fds), Ok);
+        let prepared = self.waiting.take().and_then(|waiting| waiting.give(launch, fds).ok());
+        let started = prepared.map_or_else(|| Waiting::new()?.give(launch, fds), Ok);
         let (child, socket) = started.map_err(|error| failed("starting a launcher", &error))?;
         let id = self.poller.fresh();
         let token =
@@ -826,8 +826,8 @@ impl Server {
             // It may hang: what ends it is not waited for.
             let _ = launch.child.kill();
         }
-        if let Some(spare) = self.spare.take() {
-            spare.end();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.end();
         }
         for (pid, process) in &self.processes {
             if process.pidfd.signal(9).is_ok() {
