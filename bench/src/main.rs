@@ -125,20 +125,24 @@ async fn engine(skiff: &Skiff, archive: &Path) -> Result<()> {
     let mut figures = Vec::new();
     skiff.run(&["up"])?;
     skiff.run(&["load", "-i", &archive.to_string_lossy()])?;
-    let mut measured = engine::measure(skiff, archive, &mut figures).await;
-    skiff.run(&["down", "--purge"])?;
+    let measured = engine::measure(skiff, archive, &mut figures).await;
+    let ended = skiff.run(&["down", "--purge"]);
     write!(std::io::stdout(), "\n{}", figures::table(&figures))?;
-    if measured.is_ok() {
-        figures.clear();
-        let file = tempfile::NamedTempFile::new().context("make the node's configuration")?;
-        std::fs::write(file.path(), engine::NODE_CONFIG)?;
-        skiff.run(&["up", "--node-config", &file.path().to_string_lossy()])?;
-        skiff.run(&["load", "-i", &archive.to_string_lossy()])?;
-        measured = engine::measure_many(skiff, &mut figures).await;
-        skiff.run(&["down", "--purge"])?;
-    }
+    measured.and(ended.map(drop))?;
+    many(skiff, archive).await
+}
+
+/// What a node with many pods needs.
+async fn many(skiff: &Skiff, archive: &Path) -> Result<()> {
+    let mut figures = Vec::new();
+    let file = tempfile::NamedTempFile::new().context("make the node's configuration")?;
+    std::fs::write(file.path(), engine::NODE_CONFIG)?;
+    skiff.run(&["up", "--node-config", &file.path().to_string_lossy()])?;
+    skiff.run(&["load", "-i", &archive.to_string_lossy()])?;
+    let measured = engine::measure_many(skiff, &mut figures).await;
+    let ended = skiff.run(&["down", "--purge"]);
     write!(std::io::stdout(), "\n{}", figures::table(&figures))?;
-    measured
+    measured.and(ended.map(drop))
 }
 
 /// Adds each figure as it is known, so that a failure shows what came before it.

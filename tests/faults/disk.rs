@@ -58,7 +58,6 @@ fn maps(cluster: &Cluster) -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "seen to fail without what it asks for, not yet run on a build that has it"]
 fn a_full_disk_refuses_writes_and_all_goes_on_when_there_is_room() {
     let cluster = on_own_disk();
     cluster.apply(&[deployment("web", 2, SERVER), service("web")]);
@@ -96,7 +95,6 @@ fn a_full_disk_refuses_writes_and_all_goes_on_when_there_is_room() {
 }
 
 #[test]
-#[ignore = "seen to fail without what it asks for, not yet run on a build that has it"]
 fn a_disk_that_breaks_loses_nothing_that_was_acknowledged() {
     let mut cluster = on_own_disk();
     cluster.apply(&[deployment("web", 2, SERVER), service("web")]);
@@ -131,7 +129,6 @@ fn a_disk_that_breaks_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-#[ignore = "seen to fail without what it asks for, not yet run on a build that has it"]
 fn a_full_log_disk_costs_text_and_nothing_else() {
     let cluster = Cluster::up();
     let host = &cluster.host;

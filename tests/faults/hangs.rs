@@ -123,7 +123,6 @@ fn shim_of(cluster: &Cluster, mark: &str) -> String {
 }
 
 #[test]
-#[ignore = "seen to fail without what it asks for, not yet run on a build that has it"]
 fn a_stopped_shim_holds_up_nobody_and_is_what_it_was_when_it_goes_on() {
     let cluster = Cluster::up();
     let host = &cluster.host;

@@ -303,8 +303,24 @@ pub(crate) fn a_pod_is_resized_where_it_runs(space: &Space<'_>) {
     );
     let pod = space.until_pod("resized", "resized", |pod| container(pod, "main")["resources"] == wanted);
     assert_eq!(restarts(&pod, "main"), 0, "{pod}");
-    let limits =
-        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true";
-    let seen = space.exec("resized", "main", limits);
-    assert!(seen.trim().is_empty() || seen.trim() == (80 << 20).to_string(), "{seen}");
+    // The pod's group has more until its containers have theirs.
+    space.until_event("resized", "ResizeCompleted", "");
+    let bytes = 80 << 20;
+    assert_eq!(memory_limits(space, &pod), format!("{bytes}\n{bytes}\n"));
+}
+
+/// The memory limits of a burstable pod's group and of its container's in it, in bytes, as the host has them in a hierarchy
+/// of version 1, or of version 2.
+#[track_caller]
+fn memory_limits(space: &Space<'_>, pod: &Value) -> String {
+    let (host, uid) = (&space.cluster.host, text(&pod["metadata"]["uid"]));
+    let id = text(&container(pod, "main")["containerID"]).replace("skiff://", "");
+    let files = [("memory/", "memory.limit_in_bytes"), ("", "memory.max")].map(|(hierarchy, file)| {
+        (format!("/sys/fs/cgroup/{hierarchy}{}/kubepods/burstable/pod{uid}", host.name), file)
+    });
+    let (group, file) = files
+        .into_iter()
+        .find(|(group, file)| std::path::Path::new(group).join(file).exists())
+        .expect("a group of the pod");
+    host.must_sh(&format!("cat {group}/{file} {group}/*/{id}/{file}"))
 }

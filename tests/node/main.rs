@@ -93,7 +93,8 @@ const BEHAVIOURS: &[Behaviour] = behaviours! {
         paths_of_the_host_are_what_they_are_said_to_be
         an_image_is_a_volume
         a_volume_in_memory_has_its_size
-        tokens_are_for_whom_they_are_asked;
+        tokens_are_for_whom_they_are_asked
+        a_token_is_mounted_into_every_pod;
     updates:
         optional_objects_come_change_and_go_in_volumes
         labels_and_annotations_change_in_volumes;

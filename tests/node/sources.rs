@@ -80,3 +80,20 @@ pub(crate) fn tokens_are_for_whom_they_are_asked(space: &Space<'_>) {
         (space.name.clone(), "bearer".to_owned())
     );
 }
+
+pub(crate) fn a_token_is_mounted_into_every_pod(space: &Space<'_>) {
+    let script = "cd /var/run/secrets/kubernetes.io/serviceaccount && cat token && echo && cat namespace && echo && cat ca.crt";
+    let said = space.output(&pod("bearer", script));
+    let mut parts = said.splitn(3, '\n');
+    let mut part = || parts.next().unwrap_or_default();
+    let (token, namespace, authority) = (part(), part(), part());
+    assert_eq!(namespace, space.name);
+    assert_eq!(authority, text(&space.get("configmaps/kube-root-ca.crt")["data"]["ca.crt"]));
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let status = &space.create("/apis/authentication.k8s.io/v1/tokenreviews", &review)["status"];
+    assert_eq!(status["authenticated"], true, "{status}");
+    let user = &status["user"];
+    assert_eq!(text(&user["username"]), format!("system:serviceaccount:{}:default", space.name), "{user}");
+    assert_eq!(user["extra"]["authentication.kubernetes.io/pod-name"], json!(["bearer"]), "{user}");
+}

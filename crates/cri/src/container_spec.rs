@@ -40,7 +40,7 @@ pub(crate) fn plan(
         mounts: ours.into_iter().chain(own).collect(),
         devices: config.devices.iter().map(device).collect::<Result<_, _>>()?,
         cdi_devices: config.cdi_devices.iter().map(|device| device.name.clone()).collect(),
-        resources: linux.resources.as_ref().map(resources::of).unwrap_or_default(),
+        resources: linux.resources.as_ref().map(resources::of).transpose()?.unwrap_or_default(),
         security: security::security(&context)?,
         terminal: config.tty,
         stdin: config.stdin,

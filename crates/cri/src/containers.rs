@@ -119,7 +119,7 @@ pub(crate) async fn update(
     }
     let Some(asked) = asked else { return Ok(()) };
     let spec = &container.status.spec;
-    let changed = resources::changed(&spec.resources, &asked);
+    let changed = resources::changed(&spec.resources, &asked)?;
     shared.runtime.update_resources(&spec.id, changed).await.map_err(failure::of)
 }
 

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 
 use engine_api::Resources;
+use tonic::Status;
 
 use crate::proto::{HugepageLimit, LinuxContainerResources};
 
 /// What a new container is given. Fields that are zero set nothing.
-pub(crate) fn of(asked: &LinuxContainerResources) -> Resources {
+pub(crate) fn of(asked: &LinuxContainerResources) -> Result<Resources, Status> {
     let oom_score_adj = i32::try_from(asked.oom_score_adj).ok();
-    Resources { oom_score_adj, ..changed(&Resources::default(), asked) }
+    Ok(Resources { oom_score_adj, ..changed(&Resources::default(), asked)? })
 }
 
 /// What a container has after a change: fields that are zero stay as they are, and so does the OOM score.
-pub(crate) fn changed(now: &Resources, asked: &LinuxContainerResources) -> Resources {
+pub(crate) fn changed(now: &Resources, asked: &LinuxContainerResources) -> Result<Resources, Status> {
     let given = |value: i64| (value != 0).then_some(value);
     let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
     let memory = given(asked.memory_limit_in_bytes).or(now.memory_limit_bytes);
-    Resources {
+    Ok(Resources {
         cpu_shares: positive(asked.cpu_shares).or(now.cpu_shares),
         cpu_quota_us: given(asked.cpu_quota).or(now.cpu_quota_us),
         cpu_period_us: positive(asked.cpu_period).or(now.cpu_period_us),
@@ -28,23 +29,32 @@ pub(crate) fn changed(now: &Resources, asked: &LinuxContainerResources) -> Resou
             .or_else(|| now.cpuset_cpus.clone()),
         hugepages: match asked.hugepage_limits.as_slice() {
             [] => now.hugepages.clone(),
-            limits => huge_pages(limits),
+            limits => huge_pages(limits)?,
         },
         ..now.clone()
-    }
+    })
 }
 
 /// Units of page sizes, the largest first. Source: the names of hugetlb's files in cgroups.
 const UNITS: [(&str, u64); 3] = [("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)];
 
-/// Limits by the size of a page in bytes. Sizes that are none are left out: no kernel has them.
-fn huge_pages(limits: &[HugepageLimit]) -> BTreeMap<u64, u64> {
+/// Limits by the size of a page in bytes.
+fn huge_pages(limits: &[HugepageLimit]) -> Result<BTreeMap<u64, u64>, Status> {
     let size = |name: &str| {
         let (number, unit) =
             UNITS.iter().find_map(|(unit, bytes)| Some((name.strip_suffix(unit)?, bytes)))?;
         number.parse::<u64>().ok()?.checked_mul(*unit)
     };
-    limits.iter().filter_map(|limit| Some((size(&limit.page_size)?, limit.limit))).collect()
+    let read = |limit: &HugepageLimit| {
+        let size = size(&limit.page_size).ok_or_else(|| {
+            Status::invalid_argument(format!(
+                "{:?} is no size of huge pages: use 2MB or 1GB",
+                limit.page_size
+            ))
+        })?;
+        Ok((size, limit.limit))
+    };
+    limits.iter().map(read).collect()
 }
 
 fn page_name(size: u64) -> String {
@@ -104,15 +114,19 @@ mod tests {
                 .to_vec(),
             ..LinuxContainerResources::default()
         };
-        let made = of(&asked);
+        let made = of(&asked).unwrap();
         assert_eq!(made.swap_limit_bytes, Some(32 << 20));
         assert_eq!(made.oom_score_adj, Some(1000));
         assert_eq!(made.hugepages, BTreeMap::from([(2 << 20, 4 << 20), (1 << 30, 0)]));
         assert_eq!(shown(&made), asked);
         let only_cpu = LinuxContainerResources { cpu_quota: -1, ..LinuxContainerResources::default() };
-        let after = changed(&made, &only_cpu);
+        let after = changed(&made, &only_cpu).unwrap();
         assert_eq!((after.cpu_quota_us, after.memory_limit_bytes), (Some(-1), Some(64 << 20)));
         assert_eq!((after.oom_score_adj, after.hugepages), (Some(1000), made.hugepages));
-        assert_eq!(of(&LinuxContainerResources::default()).memory_limit_bytes, None);
+        assert_eq!(of(&LinuxContainerResources::default()).unwrap().memory_limit_bytes, None);
+        let odd = HugepageLimit { page_size: "2Mi".to_owned(), limit: 0 };
+        let odd =
+            LinuxContainerResources { hugepage_limits: vec![odd], ..LinuxContainerResources::default() };
+        assert_eq!(of(&odd).unwrap_err().code(), tonic::Code::InvalidArgument);
     }
 }

@@ -385,8 +385,13 @@ fn names(path: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// How many bytes the log at `path` has, with the files that it was rotated into. Blocks.
 pub fn bytes(path: &Path) -> u64 {
-    // While the log is moved on, one of the names is free.
-    let lengths = names(path).filter_map(|file| std::fs::metadata(file).ok());
+    // While the log is moved on, one of the names is free, and only one.
+    let mut gaps = 0;
+    let files = names(path).map(std::fs::metadata).take_while(|file| {
+        gaps += u32::from(file.is_err());
+        gaps < 2
+    });
+    let lengths = files.flatten();
     lengths.map(|file| file.len()).sum()
 }
 

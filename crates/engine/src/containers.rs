@@ -164,6 +164,9 @@ impl Engine {
             return Ok(status(&container));
         }
         let link = self.link_of(&spec.sandbox_id)?;
+        if link.is_starting(id) {
+            return Err(EngineError::conflict(format!("container {id} is being started")));
+        }
         let unknown = container.unknown_to_shim.load(Ordering::Relaxed);
         if unknown || matches!(state, ContainerState::Exited { .. }) {
             self.introduce(&container).await?;
@@ -474,6 +477,9 @@ impl Engine {
 
     /// Kills what is in a container's cgroup; answers whether nothing is left there.
     async fn kill_group(&self, spec: &ContainerSpec) -> Result<bool, EngineError> {
+        if !self.cgroups.has_groups() {
+            return self.kill_first(spec).await;
+        }
         let sandbox = self.sandbox_named(&spec.sandbox_id)?;
         let path = format!("{}/{}", self.group_path(&sandbox.record.lock().spec), spec.id);
         let me = self.me();
@@ -484,6 +490,28 @@ impl Engine {
                 Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(false),
                 killed => killed.map(|()| true),
             }
+        })
+        .await
+    }
+
+    /// Kills a container's first process, with which the others of its PID namespace end: where there are no groups, no more
+    /// of them is known. Answers whether it is gone.
+    async fn kill_first(&self, spec: &ContainerSpec) -> Result<bool, EngineError> {
+        let container = self.container_named(&spec.id)?;
+        let first = move || match container.record.borrow().state {
+            ContainerState::Running { pid, .. } => Some(pid),
+            _ => None,
+        };
+        self.blocking("killing the container", move || {
+            let found = first().and_then(|pid| Some((pid, Pidfd::open(pid).ok()?)));
+            let Some((pid, process)) = found else { return Ok(true) };
+            // From here on the number is this process's; it is the container's if the record still says so.
+            if first() != Some(pid) {
+                return Ok(true);
+            }
+            // It may end on its own meanwhile.
+            let _ = process.signal(9);
+            process.wait(SILENCE_MAX)
         })
         .await
     }
@@ -607,7 +635,7 @@ fn bound_device(node: &DeviceNode, device: &Device) -> Mount {
 }
 
 /// A container's mounts with those of its devices, which take the place of others at the same path, each with options
-/// that the engine's own have not. What lies deeper comes later, so that nothing is hidden. Pure. Source: CDI, `sortMounts`.
+/// that the engine's own have not. Pure.
 fn with_injected(mounts: Vec<Mount>, injected: &Injected, has_users: bool) -> Vec<(Mount, Vec<String>)> {
     let bound = injected.nodes.iter().filter(|of| !of.is_made(has_users)).map(|of| Mount {
         source: MountSource::Bind(of.host.clone()),
@@ -621,10 +649,7 @@ fn with_injected(mounts: Vec<Mount>, injected: &Injected, has_users: bool) -> Ve
     let is_replaced = |mount: &Mount| more.iter().any(|(other, _)| other.target == mount.target);
     let mut all: Vec<(Mount, Vec<String>)> =
         mounts.into_iter().filter(|mount| !is_replaced(mount)).map(|mount| (mount, Vec::new())).collect();
-    if !more.is_empty() {
-        all.extend(more);
-        all.sort_by_key(|(mount, _)| mount.target.components().count());
-    }
+    all.extend(more);
     all
 }
 

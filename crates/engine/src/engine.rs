@@ -24,7 +24,7 @@ use crate::containers::failed_exit;
 use crate::handlers::Handlers;
 use crate::id_ranges::IdRanges;
 use crate::layout::{Layout, namespace, shared_memory};
-use crate::link::{Link, Welcome};
+use crate::link::{Link, Outcome, Waiting, Welcome};
 use crate::records::{self, ContainerRecord, SandboxRecord};
 use crate::stops::Stops;
 
@@ -545,6 +545,30 @@ impl Engine {
         done.await.map_err(|error| EngineError::internal(what, &error))?
     }
 
+    /// Passes an answer on. Where nobody waits for it any more, a start that failed is seen to, and a process that was
+    /// executed for nobody is ended.
+    fn answer(&self, link: &Arc<Link>, waiting: Waiting, outcome: Outcome) {
+        let (starts, executes) = (waiting.starts.clone(), waiting.executes.clone());
+        let failed = outcome.as_ref().err().cloned();
+        if waiting.answer(outcome) {
+            return;
+        }
+        match (starts, executes, failed) {
+            (Some(container), _, Some(error)) => self.on_exited(&container, failed_exit(&error)),
+            (_, Some(exec_id), failed) => {
+                link.forget_exec(&exec_id);
+                if failed.is_none() {
+                    let link = link.clone();
+                    self.tasks.spawn(async move {
+                        // It may have ended by itself.
+                        let _ = link.request(shim::Call::SignalExec { exec_id, signal: 9 }).await;
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// A shim will enter its cgroups in a moment.
     pub(crate) fn expect_moves(&self) {
         if self.moves_prepared.swap(true, Ordering::Relaxed) {
@@ -598,7 +622,7 @@ async fn follow(me: Weak<Engine>, sandbox: String, link: Arc<Link>) {
                     engine.on_started(container, *pid, *started_at);
                     engine.add_start(container, steps);
                 }
-                waiting.answer(result.map(|answer| (answer, fds)));
+                engine.answer(&link, waiting, result.map(|answer| (answer, fds)));
             }
             FromShim::Event(Event::Exited { id, exit }) => engine.on_exited(&id, exit_of(exit)),
             FromShim::Event(Event::Started { id, pid, started_at }) => {

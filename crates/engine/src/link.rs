@@ -20,6 +20,8 @@ const GREETING_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long it may take to execute a process. Source: upstream's `runtimeRequestTimeout`.
 const EXECUTION_MAX: Duration = Duration::from_secs(120);
+/// How long a start may take: another runtime has that long for each of its steps, and takes back what failed.
+const START_MAX: Duration = Duration::from_secs(300);
 
 /// What a call came to.
 pub(crate) type Outcome = Result<(Answer, Vec<OwnedFd>), CallError>;
@@ -29,12 +31,14 @@ pub(crate) struct Waiting {
     reply: oneshot::Sender<Outcome>,
     /// The container that it starts: its state has to change before any later event is looked at.
     pub(crate) starts: Option<String>,
+    /// The further process that it executes.
+    pub(crate) executes: Option<String>,
 }
 
 impl Waiting {
-    pub(crate) fn answer(self, outcome: Outcome) {
-        // Who asked may have given up.
-        let _ = self.reply.send(outcome);
+    /// Answers whether whoever asked still waits.
+    pub(crate) fn answer(self, outcome: Outcome) -> bool {
+        self.reply.send(outcome).is_ok()
     }
 }
 
@@ -42,7 +46,8 @@ impl Waiting {
 struct Asked<'a> {
     link: &'a Link,
     id: u64,
-    /// What a start came to is looked at whoever waits.
+    executes: Option<String>,
+    /// What a start or a further process came to is looked at whoever waits.
     kept: bool,
 }
 
@@ -50,6 +55,9 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if !self.kept {
             self.link.take(self.id);
+            if let Some(exec_id) = &self.executes {
+                self.link.forget_exec(exec_id);
+            }
         }
     }
 }
@@ -140,13 +148,17 @@ impl Link {
             Call::Start { id } => Some(id.clone()),
             _ => None,
         };
+        let executes = match &call {
+            Call::Exec { exec_id, .. } => Some(exec_id.clone()),
+            _ => None,
+        };
         let patience = patience(&call);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
-        let mut asked = Asked { link: self, id, kept: false };
-        let kept = starts.is_some();
+        let mut asked = Asked { link: self, id, executes: executes.clone(), kept: false };
+        let kept = starts.is_some() || executes.is_some();
         match self.waiting.lock().as_mut() {
-            Some(waiting) => waiting.insert(id, Waiting { reply, starts }),
+            Some(waiting) => waiting.insert(id, Waiting { reply, starts, executes }),
             None => return Err(lost()),
         };
         let answered = async {
@@ -162,6 +174,13 @@ impl Link {
     /// As [`Link::call`], where a refusal is an error and nothing is answered.
     pub(crate) async fn request(&self, call: Call) -> Result<(), EngineError> {
         self.call(call, Vec::new()).await?.map(drop).map_err(refused)
+    }
+
+    /// Whether a container's start was asked for and not answered yet: who asked may have given up.
+    pub(crate) fn is_starting(&self, container: &str) -> bool {
+        let waiting = self.waiting.lock();
+        let mut calls = waiting.iter().flat_map(HashMap::values);
+        calls.any(|call| call.starts.as_deref() == Some(container))
     }
 
     /// Takes the call that an answer is for.
@@ -213,7 +232,8 @@ impl Link {
 
 fn patience(call: &Call) -> Duration {
     match call {
-        Call::Start { .. } | Call::Exec { .. } => EXECUTION_MAX,
+        Call::Start { .. } => START_MAX,
+        Call::Exec { .. } => EXECUTION_MAX,
         _ => ANSWER_MAX,
     }
 }

@@ -150,7 +150,9 @@ impl Runtime for Engine {
         let path = self.container_group(id)?;
         if matches!(container.record.borrow().state, ContainerState::Running { .. }) {
             let applied = self.cgroups.group(&path).apply(&limits_of(&resources));
-            applied.map_err(|error| EngineError::internal("setting the container's limits", &error))?;
+            let warnings =
+                applied.map_err(|error| EngineError::internal("setting the container's limits", &error))?;
+            self.warn_of_limits(id, warnings);
         }
         container.record.send_modify(|record| {
             let had = std::mem::take(&mut record.spec.resources);

@@ -91,8 +91,7 @@ impl Download<'_> {
         counted: impl Fn(u64) + Send + Sync,
     ) -> Result<Partial, Error> {
         let mut search = Search::new(self.sources, partial.bytes());
-        // What the last try completes is looked at too.
-        for _ in 0..=TRIES_MAX {
+        for tries in 0..=TRIES_MAX {
             if partial.bytes() == what.size {
                 let actual = partial.digest();
                 if actual == what.digest {
@@ -105,6 +104,10 @@ impl Download<'_> {
                         actual: actual.to_string(),
                     });
                 }
+            }
+            // What the last try completed has been looked at too.
+            if tries == TRIES_MAX {
+                break;
             }
             let Some(place) = search.place() else {
                 return Err(Error::Invalid(format!(

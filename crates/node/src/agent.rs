@@ -34,6 +34,7 @@ use crate::registration::{self, allocatable, facts};
 use crate::runtime_state::RuntimeState;
 use crate::server::NodeServer;
 use crate::shutdown::{self, Shutdown};
+use crate::sources;
 use crate::static_pods::{self, Difference, MIRROR, StaticPods, mirrored};
 use crate::traces::Traces;
 use crate::volumes::leftovers::{self, Leftover};
@@ -102,8 +103,16 @@ impl Agent {
         let workers = Workers::default();
         let concerned = workers.clone();
         let watched = Watched::new(informers.clone(), &config.node_name, move |kind, change| {
-            for mailbox in concerned.lock().values() {
-                mailbox.reference_changed(kind, &change.key);
+            let workers = concerned.lock();
+            let tell = |mailbox: &Arc<Mailbox>| mailbox.reference_changed(kind, &change.key);
+            if *kind == kinds::POD_CERTIFICATE_REQUESTS {
+                // It is one pod's: others of its namespace have nothing to look at.
+                let of = change.latest().and_then(|request| sources::certified_pod(request));
+                if let Some(mailbox) = of.and_then(|uid| workers.get(&uid)) {
+                    tell(mailbox);
+                }
+            } else {
+                workers.values().for_each(tell);
             }
         });
         let recorder = EventRecorder::new(client.clone(), clock.clone(), "kubelet", &config.node_name);

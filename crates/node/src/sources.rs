@@ -97,6 +97,20 @@ pub(crate) fn references(pod: &PodView) -> References {
     all
 }
 
+/// The uid of the pod that a request for a certificate is of.
+pub(crate) fn certified_pod(request: &Object) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Request {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    struct Spec {
+        #[serde(rename = "podUID")]
+        pod_uid: String,
+    }
+    request.decode::<Request>().ok().map(|request| request.spec.pod_uid)
+}
+
 /// The token projections of a pod.
 pub(crate) fn token_projections(pod: &PodView) -> Vec<ServiceAccountTokenProjection> {
     let volumes = pod.spec.volumes.iter().flatten();
@@ -298,4 +312,21 @@ fn service_link(object: &Object) -> Option<ServiceLink> {
         (port.name.unwrap_or_default(), port.protocol.unwrap_or_else(|| "TCP".to_owned()), port.port)
     });
     Some(ServiceLink { name: object.meta().name.clone(), cluster_ip, ports: ports.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_request_for_a_certificate_is_of_one_pod() {
+        for (spec, of) in [(json!({ "podName": "web", "podUID": "u" }), Some("u")), (json!({}), None)] {
+            let request = json!({ "apiVersion": "certificates.k8s.io/v1", "kind": "PodCertificateRequest",
+                "metadata": { "name": "r", "namespace": "default" }, "spec": spec });
+            let request = Object::parse(request.to_string().into()).unwrap();
+            assert_eq!(certified_pod(&request).as_deref(), of);
+        }
+    }
 }

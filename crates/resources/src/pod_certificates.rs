@@ -2,6 +2,7 @@
 //! signer. Source: `ValidatePodCertificateRequestCreate`, `ValidatePodCertificateRequestStatusUpdate`, KEP-4317.
 
 use apiserver::field::FieldErrors;
+use apiserver::names;
 use apiserver::pki;
 use apiserver::strategy::NameRule;
 use base64::Engine as _;
@@ -36,11 +37,7 @@ pub(crate) const POD_CERTIFICATES: Simple = Simple {
 
 fn asked(request: &At<'_>, errors: &mut FieldErrors) {
     let spec = request.get("spec");
-    spec.get("unverifiedUserAnnotations").entries().for_each(|(key, value)| {
-        if !key.contains('/') {
-            errors.push(value.invalid("key must be domain-prefixed"));
-        }
-    });
+    user_annotations(&spec.get("unverifiedUserAnnotations"), errors);
     for name in ["podName", "serviceAccountName", "nodeName"] {
         spec.get(name).name(NameRule::Subdomain, errors);
     }
@@ -53,17 +50,12 @@ fn asked(request: &At<'_>, errors: &mut FieldErrors) {
             errors.push(uid.too_long(UID_MAX));
         }
     }
-    let life = spec.get("maxExpirationSeconds");
-    let domain = spec.get("signerName").text().split('/').next().unwrap_or_default();
-    let of_kubernetes = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
-    let most = if of_kubernetes { LIFE_MAX_OWN } else { LIFE_MAX };
-    if !life.is_set() {
-        errors.push(life.required("must be set"));
+    let wanted = spec.get("maxExpirationSeconds");
+    if !wanted.is_set() {
+        errors.push(wanted.required("must be set"));
         return;
     }
-    if !(LIFE_MIN..=most).contains(&life.number()) {
-        errors.push(life.invalid(&format!("must be in the range [{LIFE_MIN}, {most}]")));
-    }
+    life(&spec.get("signerName"), &wanted, errors);
     let stub = spec.get("stubPKCS10Request");
     let der = STANDARD.decode(stub.text()).unwrap_or_default();
     if der.len() > REQUEST_MAX {
@@ -71,6 +63,26 @@ fn asked(request: &At<'_>, errors: &mut FieldErrors) {
     } else if let Err(problem) = pki::requested_key(&der) {
         errors.push(stub.wrong(&problem));
     }
+}
+
+/// A life in seconds that may be asked of a signer.
+pub(crate) fn life(signer: &At<'_>, life: &At<'_>, errors: &mut FieldErrors) {
+    let domain = signer.text().split('/').next().unwrap_or_default();
+    let of_kubernetes = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+    let most = if of_kubernetes { LIFE_MAX_OWN } else { LIFE_MAX };
+    if !(LIFE_MIN..=most).contains(&life.number()) {
+        errors.push(life.invalid(&format!("must be in the range [{LIFE_MIN}, {most}]")));
+    }
+}
+
+/// What a pod has its signer told: annotations whose keys say of which domain they are.
+pub(crate) fn user_annotations(annotations: &At<'_>, errors: &mut FieldErrors) {
+    names::check_annotations(annotations.value, &annotations.path, errors);
+    annotations.entries().for_each(|(key, value)| {
+        if !key.contains('/') {
+            errors.push(value.invalid("key must be domain-prefixed"));
+        }
+    });
 }
 
 /// The outcome that a status tells.
@@ -232,6 +244,16 @@ mod tests {
                 "stubPKCS10Request",
                 json!("AAAA"),
                 "spec.stubPKCS10Request: Invalid value: must be a valid PKCS#10 request",
+            ),
+            (
+                "unverifiedUserAnnotations",
+                json!({ "example.com/a": "x".repeat(256 << 10) }),
+                "spec.unverifiedUserAnnotations: Too long: may not be more than 262144 bytes",
+            ),
+            (
+                "unverifiedUserAnnotations",
+                json!({ "a": "x" }),
+                "spec.unverifiedUserAnnotations[a]: Invalid value: \"x\": key must be domain-prefixed",
             ),
         ] {
             assert_eq!(created(field, value), [told]);

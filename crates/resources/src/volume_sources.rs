@@ -8,7 +8,7 @@ use apiserver::strategy::NameRule;
 use serde_json::json;
 
 use crate::at::At;
-use crate::{drivers, field_refs};
+use crate::{certificates, drivers, field_refs, pod_certificates};
 
 /// The fields that a source cannot do without.
 const REQUIRED: [(&str, &[&str]); 19] = [
@@ -36,6 +36,9 @@ const HOST_PATHS: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const CSI_DRIVER_BYTES_MAX: usize = 63;
+/// Where a certificate of the pod's own, and its key, may be written.
+const CREDENTIAL_FILES: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+const KEY_TYPES: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
 const TOKEN_SECONDS_MIN: i64 = 600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
@@ -201,6 +204,7 @@ fn projected(volume: &At<'_>, errors: &mut FieldErrors) {
             local_path(&path, errors);
             unique(&mut paths, path.text(), path.text(), volume, errors);
         }
+        certificate(&source.get("podCertificate"), &mut paths, volume, errors);
         if source.len() > 1 {
             errors.push(source.forbidden("may not specify more than 1 volume type per source"));
         }
@@ -219,6 +223,38 @@ fn unique<'v>(
     }
 }
 
+/// A certificate of the pod's own.
+fn certificate<'v>(
+    certificate: &At<'v>,
+    paths: &mut HashSet<&'v str>,
+    volume: &At<'_>,
+    errors: &mut FieldErrors,
+) {
+    if !certificate.is_set() {
+        return;
+    }
+    let (signer, life) = (certificate.get("signerName"), certificate.get("maxExpirationSeconds"));
+    certificates::signer_name(&signer, errors);
+    certificate.get("keyType").one_of(&KEY_TYPES, errors);
+    if life.is_set() {
+        pod_certificates::life(&signer, &life, errors);
+    }
+    pod_certificates::user_annotations(&certificate.get("userAnnotations"), errors);
+    let mut named = false;
+    for file in CREDENTIAL_FILES.map(|file| certificate.get(file)) {
+        if file.text().is_empty() {
+            continue;
+        }
+        named = true;
+        local_path(&file, errors);
+        unique(paths, file.text(), file.text(), volume, errors);
+    }
+    if !named {
+        let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        errors.push(certificate.required(detail));
+    }
+}
+
 fn token(token: &At<'_>, volume: &At<'_>, errors: &mut FieldErrors) {
     if !token.is_set() {
         return;
@@ -233,5 +269,63 @@ fn token(token: &At<'_>, volume: &At<'_>, errors: &mut FieldErrors) {
     let path = At::new(token.get("path").value, volume.child("path"));
     if path.present("", errors) {
         local_path(&path, errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::at::said;
+
+    fn told(certificate: &Value) -> Vec<String> {
+        let volume = json!({ "projected": { "sources": [{ "podCertificate": certificate }] } });
+        let mut errors = Vec::new();
+        validate(&At::new(&volume, "v"), &["name"], false, &mut errors);
+        said(&errors)
+    }
+
+    #[test]
+    fn who_wants_a_certificate_says_of_whom_and_where_to() {
+        let with = |field: &str, value: Value| {
+            let mut certificate = json!({ "signerName": "example.com/s", "keyType": "ED25519",
+                "credentialBundlePath": "all.pem" });
+            certificate[field] = value;
+            told(&certificate)
+        };
+        assert_eq!(with("keyPath", json!("key.pem")), [""; 0]);
+        let at = "v.projected.sources[0].podCertificate";
+        for (field, value, wanted) in [
+            ("signerName", json!(""), ".signerName: Required value"),
+            (
+                "keyType",
+                json!("RSA1024"),
+                ".keyType: Unsupported value: \"RSA1024\": supported values: \"RSA3072\", \"RSA4096\", \"ECDSAP256\", \
+                 \"ECDSAP384\", \"ECDSAP521\", \"ED25519\"",
+            ),
+            (
+                "maxExpirationSeconds",
+                json!(60),
+                ".maxExpirationSeconds: Invalid value: 60: must be in the range [3600, 7862400]",
+            ),
+            (
+                "userAnnotations",
+                json!({ "a": "x" }),
+                ".userAnnotations[a]: Invalid value: \"x\": key must be domain-prefixed",
+            ),
+            (
+                "credentialBundlePath",
+                json!(""),
+                ": Required value: specify at least one of credentialBundlePath, keyPath, and certificateChainPath",
+            ),
+            ("keyPath", json!("../key"), ".keyPath: Invalid value: \"../key\": must not contain '..'"),
+        ] {
+            assert_eq!(with(field, value), [format!("{at}{wanted}")]);
+        }
+        assert_eq!(
+            with("keyPath", json!("all.pem")),
+            ["v.projected: Invalid value: \"all.pem\": conflicting duplicate paths"]
+        );
     }
 }

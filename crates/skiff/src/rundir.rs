@@ -19,7 +19,7 @@ pub(crate) fn keep_in_memory(run_dir: &Path) -> Result<()> {
     }
     let remedy = "Secrets of pods are written to a disk; give a directory on a tmpfs with --run-dir";
     // Those outside of the namespaces would not see its sockets.
-    if sys::entrance::in_user_namespace() {
+    if crate::rootless::inside().is_some() {
         tracing::warn!(directory = %run_dir.display(), "the run directory is no tmpfs: {remedy}");
         return Ok(());
     }

@@ -31,7 +31,6 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
             settings.instance.command("up")
         );
     }
-    crate::rootless::settle();
     if let Some(running) = settings.instance.running() {
         same_settings(&running, &settings)?;
         output::write_out(&format!(
@@ -41,6 +40,7 @@ pub(crate) fn run(args: &UpArgs, settings: Settings) -> Result<u8> {
         ))?;
         return Ok(0);
     }
+    crate::rootless::settle()?;
     crate::home::check(&settings.instance)?;
     if let Some(pid) = lock::holder(&settings.instance.data_dir)?
         && !lock::ended_within(pid, ENDING_MAX_S)?

@@ -69,6 +69,8 @@ pub fn spawn_in_new(
 fn begin_in_new(tell: &OwnedFd, verdict: &OwnedFd) -> io::Result<()> {
     // SAFETY: the flag that is unsafe is `FILES`; and this process has one thread.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER)? };
+    // It has the other side of the verdict's pipe too, and would wait for ever where its starter was killed.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     rustix::io::write(tell, &pid.to_ne_bytes())?;
     let mut answer = [GIVE_UP];
@@ -77,6 +79,7 @@ fn begin_in_new(tell: &OwnedFd, verdict: &OwnedFd) -> io::Result<()> {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     become_root()?;
+    rustix::process::set_parent_process_death_signal(None)?;
     // SAFETY: as above.
     unsafe {
         rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWCGROUP)?;

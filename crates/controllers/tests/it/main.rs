@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use api::{DeleteOptions, Key, Object, PatchType, Propagation};
+use api::{DeleteOptions, Key, Object, PatchType, Propagation, Reason};
 use base::clock::{SharedClock, SystemClock, VirtualClock};
 use cluster::Cluster;
 use controllers::Ctx;
@@ -307,6 +307,8 @@ async fn namespaces_come_with_their_defaults_and_go_with_their_content() {
     assert_eq!(ca["data"]["ca.crt"], **cluster.root_ca_pem.borrow());
     cluster.create(&kinds::DEPLOYMENTS, "team", web(2, "web:1")).await;
     cluster.until(kinds::DEPLOYMENTS, &Key::new("team", "web"), |held| is_complete(held, 2)).await;
+    let service = json!({ "metadata": { "name": "web" }, "spec": { "ports": [{ "port": 80 }] } });
+    cluster.create(&kinds::SERVICES, "team", service).await;
     let held = json!({ "metadata": { "name": "held", "finalizers": ["example.com/hold"] } });
     cluster.create(&kinds::CONFIG_MAPS, "team", held).await;
 
@@ -322,7 +324,11 @@ async fn namespaces_come_with_their_defaults_and_go_with_their_content() {
     let held = Key::new("team", "held");
     cluster.merge(&kinds::CONFIG_MAPS, &held, json!({ "metadata": { "finalizers": null } })).await;
     cluster.until(kinds::NAMESPACES, &team, Value::is_null).await;
-    assert!(cluster.informers.get(kinds::PODS).in_namespace("team").is_empty());
+    for kind in [kinds::PODS, kinds::SERVICES] {
+        cluster.until_all(kind, "team", <[_]>::is_empty).await;
+    }
+    let gone = cluster.client.get(&kinds::SERVICES.gvr(), &Key::new("team", "web")).await;
+    assert!(gone.is_err_and(|status| status.reason == Reason::NotFound));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -412,6 +418,15 @@ async fn owners_go_before_after_or_without_their_dependents() {
     cluster.client.delete(&deployments, &key, delete(Propagation::Foreground)).await.unwrap();
     cluster.until(kinds::DEPLOYMENTS, &key, Value::is_null).await;
     assert_eq!(*order.lock(), ["Pod", "Pod", "ReplicaSet", "Deployment"]);
+
+    // In the background it is the first.
+    cluster.create(&kinds::DEPLOYMENTS, "default", web(2, "web:1")).await;
+    cluster.until(kinds::DEPLOYMENTS, &key, |held| is_complete(held, 2)).await;
+    order.lock().clear();
+    cluster.client.delete(&deployments, &key, delete(Propagation::Background)).await.unwrap();
+    cluster.until_all(kinds::REPLICA_SETS, "default", <[_]>::is_empty).await;
+    cluster.until_all(kinds::PODS, "default", <[_]>::is_empty).await;
+    assert_eq!(order.lock().first(), Some(&"Deployment"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,6 +126,20 @@ async fn a_renewed_authority_reaches_every_namespace() {
     for namespace in ["default", "kube-system", "more"] {
         cluster.until(kinds::CONFIG_MAPS, &published(namespace), holds("renewed")).await;
     }
+
+    // Whoever deletes or alters it has it back.
+    let key = published("more");
+    let deleted = cluster.until(kinds::CONFIG_MAPS, &key, holds("renewed")).await;
+    delete(&cluster, kinds::CONFIG_MAPS, &key).await;
+    let is_new = |held: &Value| held["metadata"]["uid"] != deleted["metadata"]["uid"];
+    let made = cluster.until(kinds::CONFIG_MAPS, &key, |held| holds("renewed")(held) && is_new(held)).await;
+    let altered = json!({ "data": { "ca.crt": "altered", "added": "too" } });
+    let altered = cluster.merge(&kinds::CONFIG_MAPS, &key, altered).await;
+    let before = [&made["metadata"]["resourceVersion"], &json!(altered.meta().resource_version)];
+    let restored = |held: &Value| {
+        held["data"] == made["data"] && !before.contains(&&held["metadata"]["resourceVersion"])
+    };
+    cluster.until(kinds::CONFIG_MAPS, &key, restored).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

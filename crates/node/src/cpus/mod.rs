@@ -20,6 +20,7 @@ use base::backoff::Policy;
 use engine_api::Resources;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use sys::cgroup::CgroupHost;
 use tokio::sync::Notify;
 
 use book::{Book, State, wishes};
@@ -35,6 +36,8 @@ use crate::pod::PodView;
 const STATE: &str = "cpu_manager_state";
 /// A container's set that could not be set is tried again.
 const RETRY: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(60) };
+/// A container's set is waited for so long: one that is being stopped is the stopper's for all of its grace.
+const SET_MAX: Duration = Duration::from_secs(1);
 
 /// Who may have CPUs for itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,13 +88,19 @@ impl Cpus {
     /// The node's CPUs, given as they were before. `directory` is where the node keeps its state. Blocks.
     ///
     /// # Errors
-    /// If the settings cannot be met, or what an earlier run left does not fit to them: a container's CPUs might be given
-    /// to another.
+    /// If the host confines nobody to CPUs, the settings cannot be met, or what an earlier run left does not fit to them: a
+    /// container's CPUs might be given to another.
     pub(crate) fn open(
         settings: &CpuSettings,
         reserved: &Reserved,
         directory: &Path,
     ) -> Result<Self, String> {
+        if settings.policy == CpuPolicy::Static {
+            let host = CgroupHost::detect().map_err(|error| format!("cpuManagerPolicy static: {error}"))?;
+            if !host.has("cpuset") {
+                return Err("cpuManagerPolicy static: this host has no cpuset controller".to_owned());
+            }
+        }
         Self::of_machine(settings, reserved, directory, || {
             Topology::read(Path::new(SYSTEM))
                 .map_err(|error| format!("the host's CPUs cannot be read: {error}"))
@@ -217,7 +226,10 @@ pub(crate) async fn allocate(deps: &Deps, pod: &PodView) -> Result<(), Refusal> 
             Ok(())
         }
         Err(refusal) => {
-            book.lock().free(pod.uid());
+            let freed = book.lock().free(pod.uid());
+            if freed {
+                had_left(deps, pod.uid()).await;
+            }
             if pod.status.start_time.is_none() {
                 return Err(refusal);
             }
@@ -230,9 +242,14 @@ pub(crate) async fn allocate(deps: &Deps, pod: &PodView) -> Result<(), Refusal> 
 /// A pod has left, or is over: its CPUs are for all again.
 pub(crate) async fn leave(deps: &Deps, uid: &str) {
     let Some(book) = &deps.cpus.book else { return };
-    if !book.lock().free(uid) {
-        return;
+    let freed = book.lock().free(uid);
+    if freed {
+        had_left(deps, uid).await;
     }
+}
+
+/// CPUs are for all again that were a pod's.
+async fn had_left(deps: &Deps, uid: &str) {
     if let Err(error) = note(deps).await {
         // Whose pod is gone is nobody, whatever is written.
         tracing::warn!(uid, error, "that CPUs are free is not noted");
@@ -283,7 +300,12 @@ async fn settle(deps: &Deps) -> bool {
     for (uid, record) in running {
         let Some(resources) = change(deps, &uid, &record.name, &record.resources) else { continue };
         let cpus = resources.cpuset_cpus.clone();
-        let set = deps.runtime.update_resources(&record.id, resources).await;
+        let setting = deps.runtime.update_resources(&record.id, resources);
+        // Everybody who comes or leaves waits for this: what takes longer is tried again.
+        let Ok(set) = tokio::time::timeout(SET_MAX, setting).await else {
+            done = false;
+            continue;
+        };
         deps.state.refresh_container(&*deps.runtime, &record.id).await;
         let runs = deps.state.container(&record.id).is_some_and(|record| record.is_running());
         if let Err(error) = set

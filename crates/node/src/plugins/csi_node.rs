@@ -85,7 +85,12 @@ pub(super) async fn uninstall(deps: &Deps, driver: &str) -> Result<(), String> {
 
 async fn tell_node(deps: &Deps, driver: &str, info: Option<&NodeInfo>) -> Result<(), String> {
     let nodes = kinds::NODES.gvr();
-    let node = deps.client.get(&nodes, &key(deps)).await.map_err(|status| status.to_string())?;
+    let node = match deps.client.get(&nodes, &key(deps)).await {
+        Ok(node) => node,
+        // A driver's words have gone with it.
+        Err(Status { reason: Reason::NotFound, .. }) if info.is_none() => return Ok(()),
+        Err(status) => return Err(status.to_string()),
+    };
     let head: Head = node.decode().map_err(|error| error.to_string())?;
     let Some(patch) = node_patch(&head.metadata.labels, &head.metadata.annotations, driver, info)? else {
         return Ok(());
@@ -129,34 +134,43 @@ fn node_patch(
 
 async fn tell_csi_node(deps: &Deps, driver: &str, info: Option<&NodeInfo>) -> Result<(), String> {
     let gvr = kinds::CSI_NODES.gvr();
-    let owner = owner(deps).await.map_err(|status| status.to_string())?;
+    // Who takes a driver's words back needs none: the Node may be gone already.
+    let owner = match info {
+        Some(_) => Some(owner(deps).await.map_err(|status| status.to_string())?),
+        None => None,
+    };
     for _ in 0..TRIES {
         let known = match deps.client.get(&gvr, &key(deps)).await {
             Ok(known) => known,
-            Err(Status { reason: Reason::NotFound, .. }) if info.is_none() => return Ok(()),
-            Err(Status { reason: Reason::NotFound, .. }) => match make(deps, &owner).await {
-                Ok(made) => made,
-                Err(Status { reason: Reason::AlreadyExists, .. }) => continue,
-                Err(status) => return Err(status.to_string()),
-            },
+            Err(Status { reason: Reason::NotFound, .. }) => {
+                let Some(owner) = &owner else { return Ok(()) };
+                match make(deps, owner).await {
+                    Ok(made) => made,
+                    Err(Status { reason: Reason::AlreadyExists, .. }) => continue,
+                    Err(status) => return Err(status.to_string()),
+                }
+            }
             Err(status) => return Err(status.to_string()),
         };
         let whole: Value = known.decode().map_err(|error| error.to_string())?;
         let list = whole["spec"]["drivers"].as_array().cloned().unwrap_or_default();
         let metadata = &whole["metadata"];
-        let is_owned = metadata["ownerReferences"]
-            .as_array()
-            .is_some_and(|known| known.iter().any(|known| known["uid"] == owner["uid"]));
+        let owners = metadata["ownerReferences"].as_array().cloned().unwrap_or_default();
+        let is_owned =
+            owner.as_ref().is_none_or(|owner| owners.iter().any(|known| known["uid"] == owner["uid"]));
         let list = match drivers(list.clone(), driver, info) {
             Some(list) => list,
-            None if is_owned || info.is_none() => return Ok(()),
+            None if is_owned => return Ok(()),
             None => list,
         };
-        // It may be of a Node that is no more, and would go with that.
-        let patch = json!({
-            "metadata": { "resourceVersion": metadata["resourceVersion"], "ownerReferences": [owner] },
+        let mut patch = json!({
+            "metadata": { "resourceVersion": metadata["resourceVersion"] },
             "spec": { "drivers": list },
         });
+        if let Some(owner) = &owner {
+            // It may be of a Node that is no more, and would go with that.
+            patch["metadata"]["ownerReferences"] = json!([owner]);
+        }
         match deps.client.patch(&gvr, &key(deps), "", PatchType::Merge, &patch).await {
             Ok(_) => return Ok(()),
             Err(Status { reason: Reason::Conflict | Reason::NotFound, .. }) => {}

@@ -10,6 +10,7 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 /// A walk counts for so long.
 const FRESH: SignedDuration = SignedDuration::from_secs(60);
@@ -23,9 +24,9 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// For who wants to show how much there is.
     const SHOWN: Self = Self { files: 100_000, depth: 64 };
-    /// For who enforces limits: nobody gets around them by having many files, or deep ones. Each level takes two
-    /// descriptors.
-    pub(crate) const ENFORCED: Self = Self { files: 1_000_000, depth: 256 };
+    /// For who enforces limits: nobody gets around them by having many files, nor deep ones, as long as not more
+    /// directories lie too deep than are held open ([`DEFERRED_MAX`]). Each level takes two descriptors.
+    pub(crate) const ENFORCED: Self = Self { files: 1_000_000, depth: 64 };
 }
 
 impl Default for Bounds {
@@ -36,7 +37,7 @@ impl Default for Bounds {
 
 /// Directories that lie too deep to be walked at once: each is held open, and walked by itself afterwards. Where there are
 /// more, not all is counted.
-const DEFERRED_MAX: usize = 512;
+const DEFERRED_MAX: usize = 128;
 
 /// What files take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -154,12 +155,13 @@ fn add(
             use std::os::unix::ffi::OsStrExt as _;
             let name = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
             match (bounds.depth.checked_sub(1), open(directory.as_fd(), name)) {
-                (_, Err(_)) => {}
+                // Gone meanwhile, or something else by now.
+                (_, Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {}
                 (Some(depth), Ok(below)) => {
                     add(&below, device, Bounds { depth, ..bounds }, counted, deferred)?;
                 }
                 (None, Ok(below)) if deferred.len() < DEFERRED_MAX => deferred.push(below),
-                (None, Ok(_)) => counted.whole = false,
+                (_, Err(_)) | (None, Ok(_)) => counted.whole = false,
             }
         }
     }

@@ -10,6 +10,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,12 +118,22 @@ async fn follow(
             deps.shutdown.set(true);
             event(deps, EventType::Normal, "NodeShutdown", "Shutdown manager detected shutdown event");
             tracing::warn!("the machine goes down");
-            down = tokio::select! {
-                () = end_all(deps, workers, periods) => {
+            let mut ending = pin!(end_all(deps, workers, periods));
+            let told = tokio::select! {
+                () = &mut ending => None,
+                told = logind.told() => Some(told),
+            };
+            down = match told {
+                None => {
                     logind.release();
                     logind.told().await?
                 }
-                told = logind.told() => told?,
+                Some(Ok(told)) => told,
+                Some(Err(error)) => {
+                    // The machine goes down all the same, and waits while the lock is held.
+                    ending.await;
+                    return Err(error);
+                }
             };
         }
         if deps.shutdown.is_under_way() {

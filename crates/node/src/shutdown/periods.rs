@@ -94,8 +94,9 @@ pub(crate) fn from_fields(fields: &Map<String, Value>) -> Result<ShutdownSetting
     let (grace, critical) = (period(grace)?, period(critical)?);
     if critical > grace {
         return Err(format!(
-            "invalid configuration: shutdownGracePeriodCriticalPods {{{critical:?}}} must be <= shutdownGracePeriod \
-             {{{grace:?}}}"
+            "invalid configuration: shutdownGracePeriodCriticalPods {{{}}} must be <= shutdownGracePeriod {{{}}}",
+            show(critical),
+            show(grace)
         ));
     }
     let by_priority: Vec<ShutdownPeriod> = taken(fields, FIELDS[2])?.unwrap_or_default();
@@ -155,8 +156,8 @@ mod tests {
         let one = json!({ "priority": 1, "shutdownGracePeriodSeconds": 1 });
         for (fields, told) in [
             (
-                json!({ "shutdownGracePeriod": "10s", "shutdownGracePeriodCriticalPods": "20s" }),
-                "invalid configuration: shutdownGracePeriodCriticalPods {20s} must be <= shutdownGracePeriod {10s}",
+                json!({ "shutdownGracePeriod": "10s", "shutdownGracePeriodCriticalPods": "90s" }),
+                "invalid configuration: shutdownGracePeriodCriticalPods {1m30s} must be <= shutdownGracePeriod {10s}",
             ),
             (
                 json!({ "shutdownGracePeriod": "500ms" }),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::state::PodWorker;
 use super::{grace_end, ops, stop};
+use crate::cpus;
 use crate::deps::{Deps, blocking};
+use crate::groups;
 use crate::hooks::end_container;
-use crate::plugins::dra;
+use crate::plugins::{devices, dra};
 use crate::pod::spec::log_directory;
 use crate::pod::{PodView, SandboxRecord};
 use crate::runtime_state::PodRuntime;
@@ -56,9 +59,7 @@ impl PodWorker {
         if self.deps.plugins.claims.holds(self.pod.uid()) {
             // Before anybody hears that the pod has ended: its devices would be another's.
             self.mailbox.is_over();
-            let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
-            let step = || dra::unprepare(&self.deps, self.pod.uid());
-            ops::insist(&self.deps, &never(), step, failed).await;
+            self.unprepare().await;
         }
         let runtime = self.deps.state.pod(self.pod.uid());
         self.read_messages(&runtime).await;
@@ -67,8 +68,11 @@ impl PodWorker {
         if !self.gone && !of_a_file {
             self.publish_end(&runtime).await;
         }
-        // Who waits for the pod's place does not wait for drivers.
+        // Who waits for the pod's place does not wait for drivers, nor for what else was its alone.
         self.mailbox.is_over();
+        groups::leave(&self.deps, self.pod.uid()).await;
+        devices::release(&self.deps, self.pod.uid()).await;
+        cpus::leave(&self.deps, self.pod.uid()).await;
         let remains = Remains::of(&self.deps, &self.pod, &runtime);
         let failed = |error: &str| ops::failed_kill(&self.deps, &self.pod, error);
         ops::insist(&self.deps, &never(), || remains.remove(&self.deps), failed).await;
@@ -113,6 +117,24 @@ impl PodWorker {
                     let now = if self.gone { self.deps.now() } else { self.deadline() };
                     stop::bring_nearer(deadline, now);
                 }
+            }
+        }
+    }
+
+    /// Has drivers take back what they prepared for the pod. Nobody hears any more that a pod has ended that is gone from the
+    /// API: its drivers come last then, so that one that does not come back keeps nothing else.
+    async fn unprepare(&mut self) {
+        let (deps, pod, mailbox) = (self.deps.clone(), self.pod.clone(), self.mailbox.clone());
+        let gone = CancellationToken::new();
+        let failed = |error: &str| ops::failed_kill(&deps, &pod, error);
+        let mut unpreparing = pin!(ops::insist(&deps, &gone, || dra::unprepare(&deps, pod.uid()), failed));
+        loop {
+            if self.gone {
+                gone.cancel();
+            }
+            tokio::select! {
+                _ = &mut unpreparing => return,
+                () = mailbox.wait() => self.take_letters(),
             }
         }
     }

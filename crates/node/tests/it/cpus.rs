@@ -12,8 +12,12 @@ fn sized(requests: &str, limits: &str) -> Value {
     spec
 }
 
-/// The last of the CPUs that are on, and all others; `None` where there is one only.
+/// The last of the CPUs that are on, and all others; `None` where none can be given.
 fn machine() -> Option<(String, String)> {
+    if !sys::cgroup::CgroupHost::detect().unwrap().has("cpuset") {
+        println!("skipped: this host has no cpuset controller");
+        return None;
+    }
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
     let online: CpuSet = online.parse().unwrap();
     let last = online.to_string().rsplit([',', '-']).next().unwrap().to_owned();

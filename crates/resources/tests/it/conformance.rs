@@ -377,7 +377,10 @@ async fn definitions_are_published_as_they_are_and_go_with_what_is_no_longer_ser
     let root = published(&cluster, &model("one", "v1", "Free")).await.unwrap();
     assert_eq!(root["x-kubernetes-preserve-unknown-fields"], true);
     let inner = published(&cluster, &model("two", "v1", "Inner")).await.unwrap();
-    assert_eq!(inner["properties"]["spec"]["x-kubernetes-preserve-unknown-fields"], true);
+    for place in ["spec", "embedded"] {
+        let free = &inner["properties"][place]["x-kubernetes-preserve-unknown-fields"];
+        assert_eq!(*free, true, "{place}");
+    }
     for version in ["v2", "v3"] {
         assert!(published(&cluster, &model("two", version, "Foo")).await.is_some(), "{version}");
     }

@@ -31,7 +31,11 @@ fn says(path: &str, review: &Value) -> Option<Value> {
         "/unwanted" => {
             let seen = if object.is_null() { &request["oldObject"] } else { object };
             let value = &seen["data"]["webhook-e2e-test"];
-            if value == "webhook-disallow" || (object.is_null() && value == "webhook-nondeletable") {
+            let container = &seen["spec"]["containers"][0]["name"];
+            if value == "webhook-disallow"
+                || container == "webhook-disallow"
+                || (object.is_null() && value == "webhook-nondeletable")
+            {
                 refuse(&mut response, "the object contains unwanted key or value");
             }
         }
@@ -130,13 +134,30 @@ fn denied(name: &str, why: &str) -> String {
 
 const UNWANTED: &str = "the object contains unwanted key or value";
 
+async fn refuses_an_unwanted_pod(case: &Case) {
+    let account = json!({ "metadata": { "name": "default" } });
+    case.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |container: &str| {
+        let containers = json!([{ "name": container, "image": "i" }]);
+        json!({ "metadata": { "name": "p" }, "spec": { "containers": containers } })
+    };
+    let refused = case.post(pods, pod("webhook-disallow")).await;
+    assert_eq!((refused.code, refused.message()), (403, denied("unwanted", UNWANTED)));
+    let asked = case.server.asked();
+    assert_eq!(asked.last().unwrap().1["request"]["kind"]["kind"], "Pod");
+    assert_eq!(get(&case.cluster, &format!("{pods}/p"), JSON).await.code, 404);
+    assert_eq!(case.post(pods, pod("c")).await.code, 201);
+}
+
 /// "deny create", "fail closed" and "update validating webhook".
 #[tokio::test]
 async fn a_validating_webhook_refuses_what_it_does_not_want() {
     let case = Case::start().await;
     case.server.serve_as_service(&case.cluster).await;
     let selector = json!({ "matchExpressions": [{ "key": "skip", "operator": "NotIn", "values": ["yes"] }] });
-    let every = rule(&["CREATE", "UPDATE", "DELETE"], "", "configmaps");
+    let mut every = rule(&["CREATE", "UPDATE", "DELETE"], "", "configmaps");
+    every["resources"] = json!(["configmaps", "pods"]);
     let unwanted = with(
         hook("unwanted", case.server.by_service("/unwanted"), every),
         json!({ "namespaceSelector": selector }),
@@ -154,6 +175,7 @@ async fn a_validating_webhook_refuses_what_it_does_not_want() {
     assert_eq!((&request["oldObject"], &request["dryRun"]), (&Value::Null, &json!(false)));
     assert_eq!(request["options"]["kind"], "CreateOptions");
     assert_eq!(request["userInfo"]["username"], "admin");
+    refuses_an_unwanted_pod(&case).await;
 
     assert_eq!(case.map("good", json!({ "a": "b" })).await.code, 201);
     let one = format!("{MAPS}/good");

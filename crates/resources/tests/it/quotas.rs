@@ -62,6 +62,46 @@ async fn a_quota_is_charged_and_kept() {
         used(&cluster, "q").await,
         json!({ "pods": "2", "requests.cpu": "1", "count/configmaps": "1" })
     );
+    objects_of_each_kind_are_counted(&cluster).await;
+}
+
+async fn objects_of_each_kind_are_counted(cluster: &Cluster) {
+    let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [
+        { "name": "c", "image": "a:1" },
+    ] } });
+    let kinds = [
+        ("/api/v1", "secrets", "secrets", json!({})),
+        ("/api/v1", "services", "services", json!({ "spec": { "ports": [{ "port": 80 }] } })),
+        (
+            "/api/v1",
+            "replicationcontrollers",
+            "replicationcontrollers",
+            json!({ "spec": { "selector": { "a": "b" }, "template": template } }),
+        ),
+        (
+            "/apis/apps/v1",
+            "replicasets",
+            "count/replicasets.apps",
+            json!({ "spec": { "selector": { "matchLabels": { "a": "b" } }, "template": template } }),
+        ),
+    ];
+    let of_each =
+        |number: &str| -> Value { kinds.iter().map(|(_, _, name, _)| (*name, json!(number))).collect() };
+    limit(cluster, "kinds", of_each("1"), json!([])).await;
+    for (group, resource, counted, body) in &kinds {
+        let path = format!("{group}/namespaces/shop/{resource}");
+        let named = |name: &str| {
+            let mut body = body.clone();
+            body["metadata"] = json!({ "name": name });
+            body
+        };
+        made(cluster, &path, named("one")).await;
+        let why = refused(cluster, &path, named("two")).await;
+        let wanted =
+            format!("exceeded quota: kinds, requested: {counted}=1, used: {counted}=1, limited: {counted}=1");
+        assert!(why.contains(&wanted), "{why}");
+    }
+    assert_eq!(used(cluster, "kinds").await, of_each("1"));
 }
 
 #[tokio::test]
@@ -69,9 +109,22 @@ async fn a_quota_counts_in_its_scope_and_updates_by_what_they_add() {
     let cluster = shop().await;
     limit(&cluster, "best", json!({ "pods": "0" }), json!(["BestEffort"])).await;
     limit(&cluster, "ports", json!({ "services.nodeports": "1" }), json!([])).await;
+    limit(&cluster, "brief", json!({ "pods": "1" }), json!(["Terminating"])).await;
+    limit(&cluster, "lasting", json!({ "pods": "5" }), json!(["NotTerminating"])).await;
     made(&cluster, PODS, pod("asks", json!({ "requests": { "cpu": "1" } }))).await;
     let why = refused(&cluster, PODS, pod("plain", json!({}))).await;
     assert!(why.contains("exceeded quota: best, requested: pods=1, used: pods=0, limited: pods=0"), "{why}");
+    let brief = |name: &str| {
+        let mut pod = pod(name, json!({ "requests": { "cpu": "1" } }));
+        pod["spec"]["activeDeadlineSeconds"] = 60.into();
+        pod
+    };
+    made(&cluster, PODS, brief("ends")).await;
+    let why = refused(&cluster, PODS, brief("late")).await;
+    assert!(why.contains("exceeded quota: brief, requested: pods=1, used: pods=1, limited: pods=1"), "{why}");
+    for scope in ["brief", "lasting"] {
+        assert_eq!(used(&cluster, scope).await, json!({ "pods": "1" }), "{scope}");
+    }
     let services = "/api/v1/namespaces/shop/services";
     let service = json!({ "metadata": { "name": "s" }, "spec": { "ports": [{ "port": 80 }] } });
     made(&cluster, services, service).await;

@@ -115,6 +115,11 @@ impl Waiting {
         }
     }
 
+    /// Whether it is this process.
+    pub(crate) fn is(&self, pid: u32) -> bool {
+        self.child.id() == pid
+    }
+
     /// Ends it.
     pub(crate) fn end(mut self) {
         let _ = self.child.kill();
@@ -419,6 +424,11 @@ fn confine_later(launch: &Launch) -> io::Result<Option<Confinement>> {
     let mut process: Process = match &launch.exec {
         None if profile.is_none() && mounts.is_empty() && dev.is_none() => return Ok(None),
         Some(_) if profile.is_none() && users.is_none() => return Ok(None),
+        // The library would make its links and nodes in what the host has there.
+        None if supervised && dev.is_some() => {
+            let message = "a mount at /dev and a system call filter with a supervisor cannot be had together";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
         // Its supervisor is told about the container: by the library, which knows all about that.
         None if supervised => return Ok(None),
         None => spec.process().clone().unwrap_or_default(),

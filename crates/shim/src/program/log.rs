@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -13,6 +14,9 @@ use super::streams::Stream;
 
 /// The longest text of one entry, as container runtimes have it.
 const MAX_TEXT: usize = 16 * 1024;
+
+/// A disk may be full and not full with every line: so often it is told at most.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// An open log.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(crate) struct Log {
     owed: Vec<u8>,
     /// Bytes that were lost since the log could not be written; `None` while it can.
     lost: Option<u64>,
+    /// When a loss was told last, and whether it is the one that lasts.
+    told: Option<(Instant, bool)>,
     /// What is to be told of that.
     news: Option<String>,
 }
@@ -44,6 +50,7 @@ impl Log {
             partial: [Vec::new(), Vec::new()],
             owed: Vec::new(),
             lost: None,
+            told: None,
             news: None,
         }
     }
@@ -129,7 +136,8 @@ impl Log {
     }
 
     fn is_lost(&mut self, bytes: u64, error: &io::Error) {
-        if self.lost.is_none() {
+        if self.told.is_none_or(|(told, lasts)| !lasts && told.elapsed() >= TOLD_EVERY) {
+            self.told = Some((Instant::now(), true));
             let path = self.path.display();
             self.news = Some(format!(
                 "the log {path} cannot be written ({error}): what the container writes is lost"
@@ -139,7 +147,9 @@ impl Log {
     }
 
     fn is_written(&mut self) {
-        if let Some(bytes) = self.lost.take() {
+        let Some(bytes) = self.lost.take() else { return };
+        if let Some((_, lasts @ true)) = &mut self.told {
+            *lasts = false;
             let path = self.path.display();
             self.news = Some(format!("the log {path} is written again: about {bytes} bytes were lost"));
         }

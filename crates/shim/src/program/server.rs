@@ -813,6 +813,11 @@ impl Server {
                 self.on_process(pid);
                 continue;
             }
+            if let Some(waiting) = self.waiting.take_if(|waiting| waiting.is(pid)) {
+                // By its handle, which knows then that the number is another's.
+                waiting.end();
+                continue;
+            }
             let launcher = self.launching.values().any(|launch| launch.child.id() == pid);
             if launcher || sys::children::try_reap(pid).is_err() {
                 return;

@@ -50,7 +50,17 @@ pub(crate) async fn ranges(
 ) -> Result<Ranges> {
     let bytes = match read(store, RANGES).await? {
         Some(bytes) => bytes,
-        None => settle(store, RANGES, &serde_json::to_vec(&choose()?)?).await?,
+        None => {
+            let chosen = choose()?;
+            if member_pods(&chosen).is_empty() {
+                bail!(
+                    "maxPods is so large that the pods' range ({}) has room for servers only, and none for further nodes: \
+                     lower it to 1022 at most, or use the embedded store",
+                    chosen.pods
+                );
+            }
+            settle(store, RANGES, &serde_json::to_vec(&chosen)?).await?
+        }
     };
     serde_json::from_slice(&bytes).with_context(|| format!("read {RANGES} of the shared store"))
 }
@@ -63,8 +73,10 @@ pub(crate) async fn node_pods(store: &Arc<dyn Store>, ranges: &Ranges, node: &st
         let key = format!("{SERVERS}{number}");
         claims.iter().any(|claim| claim.key == key && claim.value == node)
     };
-    let claimed = (0..SERVERS_MAX).find(mine);
-    for number in claimed.into_iter().chain(0..SERVERS_MAX) {
+    // A number without a range is nobody's to claim.
+    let numbers = u32::try_from(all.len()).map_or(SERVERS_MAX, |count| count.min(SERVERS_MAX));
+    let claimed = (0..numbers).find(mine);
+    for number in claimed.into_iter().chain(0..numbers) {
         let holder = settle(store, &format!("{SERVERS}{number}"), node.as_bytes()).await?;
         let range = all.iter().rev().nth(number as usize);
         if holder == node.as_bytes()
@@ -74,7 +86,7 @@ pub(crate) async fn node_pods(store: &Arc<dyn Store>, ranges: &Ranges, node: &st
         }
     }
     bail!(
-        "the shared store knows {SERVERS_MAX} servers already; delete the key under {SERVERS} of one that is gone"
+        "the shared store knows {numbers} servers already; delete the key under {SERVERS} of one that is gone"
     )
 }
 
@@ -155,6 +167,25 @@ mod tests {
         }
         let error = node_pods(&store, &chosen, "late").await.unwrap_err().to_string();
         assert!(error.contains(SERVERS), "{error}");
+    }
+
+    #[tokio::test]
+    async fn ranges_without_room_for_members_are_refused_and_claim_no_more_than_there_are() {
+        let store = shared();
+        let of = |pods| network::ranges::choose(&[], pods).unwrap();
+        let error = ranges(&store, || Ok(of(1023))).await.unwrap_err().to_string();
+        assert!(error.contains("maxPods") && error.contains("1022"), "{error}");
+        assert_eq!(ranges(&store, || Ok(of(1022))).await.unwrap(), of(1022));
+        // As an earlier version may have stored them.
+        let few = of(2048);
+        let count = (0..).map_while(|number| few.node_pods(number)).count();
+        assert!(count < SERVERS_MAX as usize);
+        for number in 0..count {
+            node_pods(&store, &few, &format!("n{number}")).await.unwrap();
+        }
+        assert!(node_pods(&store, &few, "late").await.is_err());
+        let claims = store.range(RangeRequest::prefix(SERVERS)).await.unwrap().kvs;
+        assert_eq!(claims.len(), count);
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ pub(super) enum Lack {
 impl Ids {
     pub(super) fn of_this_user() -> Self {
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        let name = name_of(&read("/etc/passwd"), uid).unwrap_or_default();
+        let name = own_name().unwrap_or_default();
         let subuid = ranges(&read("/etc/subuid"), &name, uid);
         let subgid = ranges(&read("/etc/subgid"), &name, uid);
         let more = if subuid.is_empty() || subgid.is_empty() {
@@ -77,6 +77,11 @@ impl Ids {
 fn read(path: &str) -> String {
     let file = std::fs::File::open(path).and_then(|file| sys::files::read_bounded(file, FILE_MAX));
     file.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// This user's name, where /etc/passwd has it.
+pub(super) fn own_name() -> Option<String> {
+    name_of(&read("/etc/passwd"), rustix::process::getuid().as_raw())
 }
 
 /// The name of a user. Source: passwd(5).

@@ -27,6 +27,13 @@ const READY: &str = "ready";
 /// which else could not hand its controllers down. Source: the kernel's `cgroup-v2.rst`, "No Internal Process Constraint".
 const GROUP: &str = "/sys/fs/cgroup/keeper.rootless";
 const GROUPS: &str = "/sys/fs/cgroup";
+/// Whom programs ask for names, and whom systemd-resolved asks, which is where it leaves the former to ask itself.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+/// What is there where systemd runs, and the directory of the users whose processes it leaves when their sessions end.
+/// Sources: sd_booted(3), loginctl(1).
+const SYSTEMD: &str = "/run/systemd/system";
+const LINGERING: &str = "/var/lib/systemd/linger";
 /// So much of its log is shown where it does not come up.
 const LOG_SHOWN: u64 = 2000;
 /// The largest message of a daemon.
@@ -43,6 +50,9 @@ pub(crate) struct KeepArgs {
     /// Which ids the user namespace has
     #[arg(long, default_value = "many")]
     ids: String,
+    /// Who the user is, where that is known
+    #[arg(long)]
+    user: Option<String>,
 }
 
 /// Has a command's descriptors be those of a keeper.
@@ -81,9 +91,19 @@ pub(super) fn tail(log: &Path) -> String {
 }
 
 /// Puts this process, which came into the namespaces later, into the group of the keeper where there is one.
-pub(super) fn join_group() {
-    // Refused where this process comes from a part of the tree that was not given to the user; it stays where it is.
-    let _ = std::fs::write(Path::new(GROUP).join("cgroup.procs"), "0");
+///
+/// # Errors
+/// If this process comes from a part of the tree that was not given to the user. Nobody moves from there into the groups
+/// of containers either: none would start.
+pub(super) fn join_group() -> Result<()> {
+    let group = Path::new(GROUP);
+    if !group.is_dir() {
+        return Ok(());
+    }
+    std::fs::write(group.join("cgroup.procs"), "0").context(
+        "this session is outside the cgroups of the instance: start it where it was first started, or run skiff down \
+         first",
+    )
 }
 
 /// Runs the keeper until it is told to end.
@@ -112,7 +132,36 @@ pub(crate) fn run(args: &KeepArgs) -> Result<u8> {
 /// hides the host's: the OCI runtime library looks at what is mounted there.
 fn set_up_mounts() -> Result<()> {
     sys::mount::make_slave().context("take the mounts out of the host's")?;
+    lead_names_out()?;
     sys::mount::cgroups(Path::new(GROUPS)).with_context(|| format!("mount cgroup2 on {GROUPS}"))
+}
+
+/// A resolver on the host's loopback is not on the namespace's: whom it asks is asked in its place.
+fn lead_names_out() -> Result<()> {
+    if losses::finds_names(&read(RESOLV_CONF)) || !losses::finds_names(&read(RESOLVED)) {
+        return Ok(());
+    }
+    sys::mount::bind(Path::new(RESOLVED), Path::new(RESOLV_CONF))
+        .with_context(|| format!("mount {RESOLVED} on {RESOLV_CONF}"))
+}
+
+/// A file's text; none where it is missing.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Whether the end of a user's last session leaves its processes; so it is taken to be where nobody knows.
+fn outlives_sessions(user: Option<&str>) -> bool {
+    let is_kept = |user: &str| Path::new(LINGERING).join(user).exists();
+    !Path::new(SYSTEMD).exists() || user.is_none_or(is_kept)
+}
+
+/// Takes as many descriptors as this user may have; answers how many these are, `None` for any number.
+fn raise_descriptors() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if setrlimit(Resource::Nofile, most).is_ok() { limit.maximum } else { limit.current }
 }
 
 /// Leaves the top group, with the command that started this, where groups may be made.
@@ -155,12 +204,14 @@ async fn serve(args: &KeepArgs, place: &Place, network: Network, before: Option<
             let facts = Facts {
                 ids: args.ids.clone(),
                 outward: outward.state(),
+                names: losses::finds_names(&read(RESOLV_CONF)),
+                lingers: outlives_sessions(args.user.as_deref()),
                 cgroups: sys::cgroup::CgroupHost::detect().context("look for cgroups")?.into(),
             };
             (super::place::mark()?, losses::of(&facts))
         }
     };
-    let relay = Arc::new(Relay::new(network));
+    let relay = Arc::new(Relay::new(network, super::relay::room(raise_descriptors())));
     if args.again
         && let Some(wish) = place.wish()
     {

@@ -1,5 +1,7 @@
 //! What users without root have to do without, each in a sentence with its remedy.
 
+use std::net::IpAddr;
+
 use sys::cgroup::CgroupHost;
 
 /// What is known when the namespaces are there.
@@ -9,6 +11,10 @@ pub(super) struct Facts {
     pub(super) ids: String,
     /// What leads outside; else why nothing does, empty where no program is installed.
     pub(super) outward: Result<&'static str, String>,
+    /// Whether the resolvers can be reached: see [`finds_names`].
+    pub(super) names: bool,
+    /// Whether processes outlive the user's sessions.
+    pub(super) lingers: bool,
     pub(super) cgroups: Groups,
 }
 
@@ -38,7 +44,17 @@ pub(super) fn of(facts: &Facts) -> Vec<String> {
     let mut losses: Vec<String> = Vec::new();
     losses.extend(of_ids(&facts.ids));
     losses.extend(of_outward(&facts.outward));
+    if !facts.names && facts.outward.is_ok() {
+        losses.push(
+            "the resolvers in /etc/resolv.conf are on the host's loopback, which the node does not reach, so no names are \
+             found and images cannot be pulled: name one there that the network reaches, then skiff down and start again"
+                .into(),
+        );
+    }
     losses.extend(of_groups(facts.cgroups));
+    if !facts.lingers {
+        losses.push("the instance does not outlive this session: loginctl enable-linger USER".into());
+    }
     losses.push(
         "drivers (CSI, device plugins) do not find the node under /var/lib/kubelet: tell their charts the directory \
          node in the data directory"
@@ -63,8 +79,8 @@ fn of_ids(state: &str) -> Option<String> {
     match state {
         "many" => None,
         "few" => Some(
-            "this user has fewer than 65535 further ids, and owners beyond them fail: give a larger range in \
-             /etc/subuid and /etc/subgid"
+            "this user has fewer than 65535 further ids: owners beyond them in images become root, and pods with users \
+             or groups beyond them fail; give a larger range in /etc/subuid and /etc/subgid"
                 .into(),
         ),
         "no-programs" => Some(format!(
@@ -109,6 +125,19 @@ fn of_groups(groups: Groups) -> Option<String> {
     }
 }
 
+/// Whether a text of resolv.conf(5) names a resolver that is not on the host's loopback. Where it names none, programs ask
+/// the loopback. Pure.
+pub(super) fn finds_names(resolv_conf: &str) -> bool {
+    let resolver = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let address = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
+        // Of an address that is valid on one device, the device follows.
+        address.split('%').next()?.parse::<IpAddr>().ok()
+    };
+    let mut resolvers = resolv_conf.lines().filter_map(resolver);
+    resolvers.any(|address| !address.is_loopback() && !address.is_unspecified())
+}
+
 /// What lets users have namespaces, by what the kernel says of itself. `read` reads a file.
 pub(super) fn remedy_for_namespaces(read: impl Fn(&str) -> Option<String>) -> String {
     let is = |file: &str, value: &str| read(file).is_some_and(|text| text.trim() == value);
@@ -130,16 +159,51 @@ mod tests {
 
     #[test]
     fn every_loss_has_a_remedy_and_nothing_is_told_that_holds() {
-        let best = Facts { ids: "many".into(), outward: Ok("pasta"), cgroups: Groups::Limiting };
+        let best = Facts {
+            ids: "many".into(),
+            outward: Ok("pasta"),
+            names: true,
+            lingers: true,
+            cgroups: Groups::Limiting,
+        };
         assert_eq!(of(&best).len(), 3, "{:?}", of(&best));
-        let worst = Facts { ids: "no-ranges".into(), outward: Err(String::new()), cgroups: Groups::None };
+        let nameless = of(&Facts { names: false, ..best }).join("\n");
+        assert!(nameless.contains("/etc/resolv.conf"), "{nameless}");
+        let worst = Facts {
+            ids: "no-ranges".into(),
+            outward: Err(String::new()),
+            names: false,
+            lingers: false,
+            cgroups: Groups::None,
+        };
         let all = of(&worst).join("\n");
-        for part in ["/etc/subuid", "usermod", "passt", "Delegate=yes", "/var/lib/kubelet", "127.0.0.1"] {
+        assert!(!all.contains("resolv.conf"), "no names without a way out: {all}");
+        let parts = [
+            "/etc/subuid",
+            "usermod",
+            "passt",
+            "Delegate=yes",
+            "/var/lib/kubelet",
+            "127.0.0.1",
+            "enable-linger",
+        ];
+        for part in parts {
             assert!(all.contains(part), "{part}: {all}");
         }
         assert!(
             of(&Facts { outward: Err("pasta: no device".into()), ..worst })[1].ends_with("pasta: no device")
         );
+    }
+
+    #[test]
+    fn resolvers_on_the_loopback_find_no_names() {
+        for text in ["", "nameserver 127.0.0.53\noptions edns0\n", "nameserver ::1\n#nameserver 192.0.2.1\n"]
+        {
+            assert!(!finds_names(text), "{text}");
+        }
+        for text in ["nameserver 127.0.0.1\nnameserver 192.0.2.1\n", "search x\nnameserver fe80::1%eth0\n"] {
+            assert!(finds_names(text), "{text}");
+        }
     }
 
     #[test]

@@ -53,10 +53,8 @@ pub(crate) fn inside() -> Option<PathBuf> {
 }
 
 /// Takes this process's place among the instance's, where it runs in its namespaces.
-pub(crate) fn settle() {
-    if inside().is_some() {
-        keeper::join_group();
-    }
+pub(crate) fn settle() -> Result<()> {
+    if inside().is_some() { keeper::join_group() } else { Ok(()) }
 }
 
 /// Whether a command that needs root has to be run elsewhere.
@@ -76,14 +74,16 @@ pub(crate) fn run(errand: Errand, arguments: &InstanceArgs) -> Result<u8> {
         // Of one whose directories were removed by hand, the keeper may be left.
         return match place.keeper()? {
             Some(keeper) => end(&place, &keeper),
-            None => place.remove(),
+            None => remove_unused(&place),
         }
         .map(|()| 0);
     }
     // Held while the keeper is looked for and started: two commands start one.
     let lock = place.lock()?;
     let found = place.keeper()?;
-    let is_new = found.is_none();
+    // Of a keeper that was killed, whose daemon and containers are not this command's to end.
+    let survives = found.is_none() && place.survivor().is_some();
+    let is_new = found.is_none() && !survives;
     let keeper = match found {
         Some(keeper) => keeper,
         None => start(&place)?,
@@ -144,6 +144,9 @@ fn start(place: &Place) -> Result<Keeper> {
         None => {
             let ids = ids::Ids::of_this_user();
             command.arg("--ids").arg(ids.state());
+            if let Some(name) = ids::own_name() {
+                command.arg("--user").arg(name);
+            }
             sys::entrance::spawn_in_new(command, |pid| ids.give(pid)).map_err(|error| refused(&error))?
         }
     };
@@ -153,6 +156,10 @@ fn start(place: &Place) -> Result<Keeper> {
 
 /// Why there is no user namespace, and what helps.
 fn refused(error: &std::io::Error) -> anyhow::Error {
+    if error.raw_os_error().is_none() {
+        // It is there; the programs that give it ids refuse these.
+        return anyhow::anyhow!("{error}: correct this user's lines in /etc/subuid and /etc/subgid");
+    }
     anyhow::anyhow!(
         "this user may not have a user namespace ({error}): {}; or run Skiff as root",
         losses::remedy_for_namespaces(|file| std::fs::read_to_string(file).ok())
@@ -162,6 +169,15 @@ fn refused(error: &std::io::Error) -> anyhow::Error {
 /// Ends who lives in the keeper's namespaces, then the keeper, and removes its files.
 fn end(place: &Place, keeper: &Keeper) -> Result<()> {
     let _lock = place.lock()?;
+    // Another command may have ended it before this one had the lock, and a third have started anew.
+    let Some(said) = place.said() else { return place.remove() };
+    if (said.pid, &said.namespace) != (keeper.pid, &keeper.namespace) {
+        return Ok(());
+    }
+    if place.keeper()?.is_none() {
+        end_all(|| place.left(&said))?;
+        return place.remove();
+    }
     // While the keeper lives, the namespace is what its number names. What leads outside is the keeper's to end.
     end_all(|| keeper.inhabitants())?;
     let mut started_meanwhile = keeper.inhabitants();
@@ -171,6 +187,12 @@ fn end(place: &Place, keeper: &Keeper) -> Result<()> {
     }
     end_all(|| std::mem::take(&mut started_meanwhile))?;
     place.remove()
+}
+
+/// Removes the directory of a keeper that is gone, unless one was started meanwhile.
+fn remove_unused(place: &Place) -> Result<()> {
+    let _lock = place.lock()?;
+    if place.keeper()?.is_none() { place.remove() } else { Ok(()) }
 }
 
 /// Kills everybody who is found, until nobody is: others may be made meanwhile.
@@ -189,5 +211,18 @@ fn end_all(mut find: impl FnMut() -> Vec<Pidfd>) -> Result<()> {
                 bail!("a process of the instance does not end, also not when it is killed; try again");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_ids_are_no_refused_namespace() {
+        let ids = refused(&std::io::Error::other("newuidmap gives no ids: no")).to_string();
+        assert!(ids.starts_with("newuidmap") && ids.contains("/etc/subuid"), "{ids}");
+        let namespace = refused(&std::io::Error::from_raw_os_error(1)).to_string();
+        assert!(namespace.contains("may not have a user namespace"), "{namespace}");
     }
 }

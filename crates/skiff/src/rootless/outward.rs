@@ -9,19 +9,21 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ipnet::Ipv4Net;
 use sys::net::{Mac, RouteSocket, Routing};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
 use super::place::Place;
 
 /// A program has so long until its device is there.
 const READY_MAX: Duration = Duration::from_secs(20);
-/// One that ended is started again after so long.
+/// One that ended is started again after so long; where that fails, after twice as long each time, up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The address of a namespace without a way out; it is slirp4netns's as well.
 const ALONE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 /// The device that has it.
@@ -67,7 +69,12 @@ impl Program {
 /// What leads out.
 pub(super) struct Outward {
     place: Place,
+    /// What runs, or ended and is to be started again.
     running: Option<(Program, Child)>,
+    /// The next pause.
+    pause: Duration,
+    /// When one that ended is to be started again.
+    due: Option<Instant>,
     /// Why nothing does.
     why: String,
 }
@@ -85,15 +92,19 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
 impl Outward {
     /// Starts the first program that is there and works.
     pub(super) async fn start(place: &Place) -> Self {
-        let mut why = String::new();
+        let mut outward =
+            Self { place: place.clone(), running: None, pause: PAUSE, due: None, why: String::new() };
         for program in Program::ALL {
             let Some(path) = find(program.name()) else { continue };
             match begin(program, &path, place).await {
-                Ok(child) => return Self { place: place.clone(), running: Some((program, child)), why },
-                Err(error) => why = format!("{}: {error:#}", program.name()),
+                Ok(child) => {
+                    outward.running = Some((program, child));
+                    break;
+                }
+                Err(error) => outward.why = format!("{}: {error:#}", program.name()),
             }
         }
-        Self { place: place.clone(), running: None, why }
+        outward
     }
 
     pub(super) fn is_none_running(&self) -> bool {
@@ -108,23 +119,33 @@ impl Outward {
         }
     }
 
-    /// Waits for the program's end and starts it once more. For ever where there is none.
+    /// Waits for the program's end and tries to start it once more; where that failed, waits and tries anew. For ever where
+    /// there was none. It may be dropped at any time, and called again.
     pub(super) async fn again(&mut self) {
         let Some((program, child)) = &mut self.running else { return std::future::pending().await };
         let program = *program;
+        // Of one that ended before, known at once.
         let ended = child.wait().await;
-        eprintln!("{} ended ({ended:?}) and is started again", program.name());
-        tokio::time::sleep(PAUSE).await;
-        self.running = match find(program.name()) {
-            None => None,
-            Some(path) => match begin(program, &path, &self.place).await {
-                Ok(child) => Some((program, child)),
-                Err(error) => {
-                    eprintln!("{}: {error:#}; nothing leads outside any more", program.name());
-                    None
-                }
-            },
+        let due = *self.due.get_or_insert_with(|| {
+            eprintln!("{} ended ({ended:?}) and is started again", program.name());
+            Instant::now() + self.pause
+        });
+        tokio::time::sleep_until(due).await;
+        let begun = match find(program.name()) {
+            None => Err(anyhow!("it is not there any more")),
+            Some(path) => begin(program, &path, &self.place).await,
         };
+        self.due = None;
+        match begun {
+            Ok(child) => {
+                self.running = Some((program, child));
+                self.pause = PAUSE;
+            }
+            Err(error) => {
+                eprintln!("{}: {error:#}; nothing leads outside for now", program.name());
+                self.pause = self.pause.saturating_mul(2).min(PAUSE_MAX);
+            }
+        }
     }
 
     pub(super) async fn end(&mut self) {
@@ -221,6 +242,24 @@ mod tests {
         assert!(words(Program::Slirp).contains("--disable-host-loopback"));
         assert!(find("sh").is_some());
         assert_eq!(find("no-such-program-here"), None);
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_start_again_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Command::new("true").spawn().unwrap();
+        let mut outward = Outward {
+            place: Place::at(dir.path()),
+            running: Some((Program::Slirp, child)),
+            pause: Duration::from_millis(1),
+            due: None,
+            why: String::new(),
+        };
+        // There is no network to lead out of, or no program that could.
+        outward.again().await;
+        outward.again().await;
+        assert!(!outward.is_none_running());
+        assert_eq!(outward.pause, Duration::from_millis(4));
     }
 
     #[test]

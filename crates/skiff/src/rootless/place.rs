@@ -12,7 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -125,17 +125,28 @@ impl Place {
 
     /// Makes the directory, this user's alone, and keeps other commands from doing the same at once.
     pub(super) fn lock(&self) -> Result<File> {
-        let failed = || format!("use {}", self.directory.display());
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).with_context(failed)?;
-        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700)).with_context(failed)?;
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.directory.join("lock"))
-            .with_context(failed)?;
-        file.lock().with_context(failed)?;
-        Ok(file)
+        loop {
+            let locked = self.lock_file().with_context(|| format!("use {}", self.directory.display()))?;
+            if let Some(file) = locked {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Locks the file; `None` where whoever held it has removed it, with the directory: it keeps nobody away any more.
+    fn lock_file(&self) -> std::io::Result<Option<File>> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        match fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            set => set?,
+        }
+        let path = self.directory.join("lock");
+        let file = match File::options().write(true).create(true).truncate(false).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        file.lock()?;
+        Ok(is_at(&file, &path).then_some(file))
     }
 
     pub(super) fn say(&self, said: &Said) -> Result<()> {
@@ -189,11 +200,21 @@ impl Place {
     /// Removes the directory, when nobody lives in the namespaces any more.
     pub(super) fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", self.directory.display()))
+            // It was gone; or the next command made its lock there as soon as the one before was removed.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Ok(())
             }
-            _ => Ok(()),
+            removed => removed.with_context(|| format!("remove {}", self.directory.display())),
         }
+    }
+}
+
+/// Whether an open file is what is at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |of: fs::Metadata| (of.dev(), of.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(held), Ok(there)) => identity(held) == identity(there),
+        _ => false,
     }
 }
 
@@ -255,5 +276,18 @@ mod tests {
         assert!(place.left(&said).is_empty());
         place.remove().unwrap();
         place.remove().unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_keeps_nobody_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::at(&dir.path().join("run.rootless"));
+        let path = place.directory().join("lock");
+        let held = place.lock().unwrap();
+        assert!(is_at(&held, &path));
+        place.remove().unwrap();
+        assert!(!is_at(&held, &path));
+        let other = place.lock().unwrap();
+        assert!(is_at(&other, &path) && !is_at(&held, &path));
     }
 }

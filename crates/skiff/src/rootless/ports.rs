@@ -17,6 +17,7 @@ use reconcile::events::{EventRecorder, EventType, Involved};
 use reconcile::kinds;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use super::place::Place;
 use super::relay::{Refused, Wanted, Wish};
@@ -24,6 +25,8 @@ use crate::settings::Settings;
 
 /// The keeper answers a daemon that starts within this time, or is stuck.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// A port that another had is asked for again after so long: nobody tells when it is free.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Has the host's port of the API server lead here, before anything is made: one that is taken is named. Nothing where
 /// this process is in the host's network.
@@ -65,6 +68,14 @@ fn message(wish: &Wish) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(wish)?;
     line.push(b'\n');
     Ok(line)
+}
+
+/// Waits until then; for ever where there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Keeps the keeper's list of ports, and has the Node's events say what is lost.
@@ -122,6 +133,7 @@ impl Component for Ports {
         let (read, mut write) = stream.into_split();
         let mut answers = tokio::io::BufReader::new(read).lines();
         let mut told: Option<Wish> = None;
+        let (mut refused, mut retry): (Vec<Refused>, _) = (Vec::new(), None);
         loop {
             programmed.mark_unchanged();
             // Before the first table is there, what an earlier daemon wished stays.
@@ -135,10 +147,16 @@ impl Component for Ports {
                 () = ctx.cancelled() => return Ok(()),
                 changed = programmed.changed() => changed?,
                 answer = answers.next_line() => {
-                    let answer = answer?.ok_or(gone)?;
-                    for Refused { wanted, why } in serde_json::from_str::<Vec<Refused>>(&answer)? {
+                    let answer: Vec<Refused> = serde_json::from_str(&answer?.ok_or(gone)?)?;
+                    for Refused { wanted, why } in answer.iter().filter(|one| !refused.contains(one)) {
                         tracing::warn!(address = %wanted.address, port = wanted.port, why, "a port of the host cannot be had");
                     }
+                    retry = (!answer.is_empty()).then(|| Instant::now() + RETRY);
+                    refused = answer;
+                }
+                () = until(retry) => {
+                    told = None;
+                    retry = None;
                 }
             }
         }

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// So many connections are carried at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
+/// So many descriptors are left for listeners and everything else; a connection has two.
+const OTHER_DESCRIPTORS: u64 = 64;
 
 /// The pause after a connection that could not be accepted.
 pub(super) const REFUSED: Duration = Duration::from_millis(100);
@@ -96,6 +98,12 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?)
 }
 
+/// How many connections are carried at once by who may have so many descriptors (`None`: any number). Pure.
+pub(super) fn room(descriptors: Option<u64>) -> usize {
+    let pairs = descriptors.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS) / 2;
+    usize::try_from(pairs).unwrap_or(CONNECTIONS_MAX).clamp(1, CONNECTIONS_MAX)
+}
+
 /// The listeners.
 pub(super) struct Relay {
     inside: Arc<Network>,
@@ -105,11 +113,12 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(inside: Network) -> Self {
+    /// Relays into a network, so many connections at once.
+    pub(super) fn new(inside: Network, room: usize) -> Self {
         Self {
             inside: Arc::new(inside),
             open: Mutex::default(),
-            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            room: Arc::new(Semaphore::new(room)),
             tasks: Arc::default(),
         }
     }
@@ -200,7 +209,7 @@ mod tests {
         sys::mount::unmount(&pin).unwrap();
         let inner = TcpListener::from_std(inner.unwrap()).unwrap();
         let port = inner.local_addr().unwrap().port();
-        let relay = Relay::new(network);
+        let relay = Relay::new(network, CONNECTIONS_MAX);
         let address = Ipv4Addr::new(127, 55, 0, 1);
         let wanted = Wanted { address, port };
         let only = |ports: &[Wanted]| Wish { ports: ports.to_vec(), others_stay: false };
@@ -228,6 +237,11 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), free).await.unwrap();
     }
 
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        assert_eq!([Some(1024), Some(10), Some(1 << 20), None].map(room), [480, 1, 4096, 4096]);
+    }
+
     #[tokio::test]
     async fn a_port_that_another_has_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
@@ -237,7 +251,7 @@ mod tests {
         let address = Ipv4Addr::new(127, 55, 0, 2);
         let taken = TcpListener::bind((address, 0)).await.unwrap();
         let wanted = Wanted { address, port: taken.local_addr().unwrap().port() };
-        let relay = Relay::new(network);
+        let relay = Relay::new(network, CONNECTIONS_MAX);
         let wish = Wish { ports: vec![wanted], others_stay: false };
         let refused = relay.set(wish.clone()).await;
         assert_eq!(refused[0].wanted, wanted);

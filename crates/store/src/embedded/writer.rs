@@ -174,8 +174,12 @@ impl Work {
         }
     }
 
-    /// Writes the frame that had no room, if there is one. Answers whether there is none any more.
+    /// Writes the frame that had no room, if there is one. Answers whether others may follow.
     fn write_held(&mut self) -> bool {
+        // What is staged may not be on disk: nothing may be published any more.
+        if self.shared.state.read().failed.is_some() {
+            return false;
+        }
         let Some(revision) = self.held else { return true };
         if let Err(error) = self.log.append(&mut self.frame, revision) {
             self.not_written(revision, &error);
@@ -199,7 +203,8 @@ impl Work {
         let mut state = self.shared.state.write();
         if has_no_room(error) {
             let error = StoreError::Unavailable(format!(
-                "cannot write the log: {error}. Writes are refused until there is room again; one of them may take effect then"
+                "cannot write the log: {error}. Writes are refused until there is room again; those \
+                 refused first may take effect then"
             ));
             if self.held.replace(revision).is_none() {
                 tracing::error!(%error, "the store has no room");
@@ -212,6 +217,8 @@ impl Work {
             "cannot write the log: {error}. The store refuses writes until it is restarted"
         ));
         tracing::error!(%error, "the store failed");
+        // Nobody waits for room any more.
+        state.full = None;
         state.fail(error.clone());
         error
     }

@@ -8,6 +8,7 @@ mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine_api::{Device, Mount, MountPropagation, MountSource};
@@ -48,8 +49,8 @@ pub(crate) struct Devices {
     plugins: Mutex<HashMap<String, Plugin>>,
     /// The numbers have changed.
     due: Notify,
-    /// Held by who writes the checkpoint.
-    writing: tokio::sync::Mutex<()>,
+    /// Held by who writes the checkpoint, until it is written.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A plugin that is there.
@@ -285,13 +286,18 @@ fn check_paths(what: &str, host: &str, container: &str) -> Result<(), String> {
 
 async fn note(deps: &Deps) -> Result<(), String> {
     let devices = &deps.plugins.devices;
-    let _alone = devices.writing.lock().await;
+    let alone = devices.writing.clone().lock_owned().await;
     let now = {
         let book = devices.book.lock();
         Checkpoint::new(book.names(), book.settled())
     };
     let path = checkpoint(deps);
-    let written = blocking(move || now.write(&path)).await.map_err(|error| error.to_string())?;
+    let write = move || {
+        // Who waits for it may go: a write goes on, and the next one comes after it.
+        let _alone = alone;
+        now.write(&path)
+    };
+    let written = blocking(write).await.map_err(|error| error.to_string())?;
     written.map_err(|error| error.to_string())
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,13 @@ impl Book {
         }
     }
 
+    /// Drivers are about to take a claim back, and not all of them may: who uses it next has it prepared again.
+    pub(super) fn doubt(&mut self, key: &ClaimKey) {
+        if let Some(known) = self.claims.get_mut(key) {
+            known.prepared = false;
+        }
+    }
+
     pub(super) fn get(&self, key: &ClaimKey) -> Option<&Entry> {
         self.claims.get(key)
     }
@@ -142,17 +149,6 @@ impl Book {
     }
 }
 
-/// Writes a book whole and on disk.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let fresh = path.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    fs::File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +172,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("claims");
-        write(&path, &book.as_bytes().unwrap()).unwrap();
+        sys::files::write_durable(&path, &book.as_bytes().unwrap()).unwrap();
         let read = Book::read(&path).unwrap();
         let known = read.get(&key).unwrap();
         assert_eq!((known.prepared, &known.drivers["d"][0]), (false, &given), "drivers are asked again");
@@ -186,6 +182,10 @@ mod tests {
 
         book.leaves(&key, "p1");
         assert_eq!(book.of_pod("p2").len(), 1);
+        book.doubt(&key);
+        let again = book.uses(&entry("u"), "p4").unwrap();
+        assert_eq!((again.prepared, &again.drivers["d"][0]), (false, &given));
+        book.leaves(&key, "p4");
         book.leaves(&key, "p2");
         assert!(book.get(&key).is_none() && book.pods().is_empty());
     }

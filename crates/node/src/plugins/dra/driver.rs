@@ -17,6 +17,8 @@ const CALL_MAX: Duration = Duration::from_secs(45);
 const DEVICES_MAX: usize = 1024;
 const NAMES_MAX: usize = 256;
 const NAME_BYTES_MAX: usize = 512;
+/// As it is written: the claims of all drivers share one file, which is bounded too.
+const CLAIM_BYTES_MAX: usize = 256 << 10;
 
 /// Which service the node asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,6 +223,12 @@ fn check(devices: Vec<Given>) -> Result<Vec<Given>, String> {
             "NodePrepareResources answered with more than {DEVICES_MAX} devices, {NAMES_MAX} names of one, or {NAME_BYTES_MAX} bytes of a name"
         ));
     }
+    let written = serde_json::to_vec(&devices).map_err(|error| error.to_string())?;
+    if written.len() > CLAIM_BYTES_MAX {
+        return Err(format!(
+            "NodePrepareResources answered with more than {CLAIM_BYTES_MAX} bytes of one claim"
+        ));
+    }
     Ok(devices)
 }
 
@@ -269,5 +277,8 @@ mod tests {
         assert!(check(vec![Given::default(); DEVICES_MAX + 1]).is_err());
         assert!(check(vec![Given { device: "x".repeat(513), ..Given::default() }]).is_err());
         assert!(check(vec![Given { cdi: vec![String::new(); 257], ..Given::default() }]).is_err());
+        let long = Given { cdi: vec!["x".repeat(NAME_BYTES_MAX); NAMES_MAX], ..Given::default() };
+        assert!(check(vec![long.clone()]).is_ok());
+        assert!(check(vec![long; 2]).unwrap_err().contains("bytes of one claim"));
     }
 }

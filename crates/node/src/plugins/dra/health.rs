@@ -25,6 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX_S: i64 = 24 * 3600;
 /// A driver that ends its stream is asked again.
 const AGAIN: Policy = Policy { first: Duration::from_secs(5), max: Duration::from_secs(120) };
+/// Pods hear of it no more often: a driver may think otherwise of its devices all the time.
+const PACE: Duration = Duration::from_secs(1);
 /// What one driver may say.
 const DEVICES_MAX: usize = 10_000;
 const NAME_BYTES_MAX: usize = 512;
@@ -178,11 +180,11 @@ pub(super) async fn follow(deps: &Deps, workers: &Workers, driver: &Driver) {
     let Some(version) = driver.health else { return };
     let mut failures = 0;
     loop {
-        if let Err(status) = watch(deps, workers, driver, version).await {
+        if let Err(status) = watch(deps, workers, driver, version, &mut failures).await {
             let said: String = status.message().chars().take(200).collect();
             tracing::debug!(driver = driver.name, code = %status.code(), said, "a driver does not tell how its devices are");
         }
-        deps.plugins.claims.health.forget(&driver.name);
+        forget(deps, driver);
         tell(deps, workers, &driver.name);
         failures += 1;
         let again = deps.now().saturating_add(AGAIN.delay(failures)).unwrap_or(Timestamp::MAX);
@@ -190,27 +192,46 @@ pub(super) async fn follow(deps: &Deps, workers: &Workers, driver: &Driver) {
     }
 }
 
+/// Forgets what a driver has said that is not there to say it any more, unless another speaks in its name.
+pub(super) fn forget(deps: &Deps, driver: &Driver) {
+    let claims = &deps.plugins.claims;
+    if !claims.is_succeeded(driver) {
+        claims.health.forget(&driver.name);
+    }
+}
+
+/// Takes in what a driver says as long as it does; whoever says something has not failed.
 async fn watch(
     deps: &Deps,
     workers: &Workers,
     driver: &Driver,
     version: HealthVersion,
+    failures: &mut u32,
 ) -> Result<(), Status> {
     let health = &deps.plugins.claims.health;
     let mut lists = open(driver, version).await?;
+    // What pods have not heard of, and when they may.
+    let (mut news, mut next) = (false, deps.now());
     loop {
         let expiry = health.next_expiry(&driver.name);
-        let news = tokio::select! {
+        news |= tokio::select! {
             list = lists.next() => match list {
-                Some(list) => health.told(&driver.name, list?, deps.now()),
+                Some(list) => {
+                    let other = health.told(&driver.name, list?, deps.now());
+                    *failures = 0;
+                    other
+                }
                 None => return Ok(()),
             },
             () = deps.clock.sleep_until(expiry.unwrap_or(Timestamp::MAX)), if expiry.is_some() => {
                 health.expire(&driver.name, deps.now())
             }
+            () = deps.clock.sleep_until(next), if news => false,
         };
-        if news {
+        let now = deps.now();
+        if news && now >= next {
             tell(deps, workers, &driver.name);
+            (news, next) = (false, now.saturating_add(PACE).unwrap_or(Timestamp::MAX));
         }
     }
 }

@@ -45,8 +45,8 @@ pub(crate) struct Claims {
     drivers: Mutex<BTreeMap<String, Vec<Registered>>>,
     /// Who prepares a claim or takes it back is alone with it.
     alone: Mutex<HashMap<ClaimKey, Weak<tokio::sync::Mutex<()>>>>,
-    /// Held by who writes the book.
-    writing: tokio::sync::Mutex<()>,
+    /// Held by who writes the book, until it is written.
+    writing: Arc<tokio::sync::Mutex<()>>,
     health: health::Health,
 }
 
@@ -98,6 +98,14 @@ impl Claims {
     /// Whether anybody serves a driver's devices.
     fn is_usable(&self, name: &str) -> bool {
         self.drivers.lock().get(name).is_some_and(|all| all.iter().any(|known| known.connected))
+    }
+
+    /// Whether another of a driver's name tells how their devices are: one may register before the one that it replaces goes.
+    fn is_succeeded(&self, driver: &Driver) -> bool {
+        let drivers = self.drivers.lock();
+        let tells = |known: &Registered| known.connected && known.driver.health.is_some();
+        let mut all = drivers.get(&driver.name).into_iter().flatten();
+        all.any(|known| tells(known) && !std::ptr::eq(&*known.driver, driver))
     }
 
     /// Waits until nobody else has to do with a claim.
@@ -170,10 +178,15 @@ pub(crate) async fn begin(deps: &Deps) {
 
 async fn note(deps: &Deps) -> Result<(), String> {
     let claims = &deps.plugins.claims;
-    let _alone = claims.writing.lock().await;
+    let alone = claims.writing.clone().lock_owned().await;
     let bytes = claims.book.lock().as_bytes().map_err(|error| error.to_string())?;
     let path = checkpoint(deps);
-    let written = blocking(move || book::write(&path, &bytes)).await.map_err(|error| error.to_string())?;
+    let write = move || {
+        // Who waits for it may go: a write goes on, and the next one comes after it.
+        let _alone = alone;
+        sys::files::write_durable(&path, &bytes)
+    };
+    let written = blocking(write).await.map_err(|error| error.to_string())?;
     written.map_err(|error| error.to_string())
 }
 
@@ -284,6 +297,10 @@ async fn unprepare_all(deps: &Deps, uid: &str, of_pod: &[Entry]) -> Result<(), S
     // As they stand now that nobody else changes them.
     let of_pod = claims.book.lock().of_pod(uid);
     let last: Vec<Entry> = of_pod.iter().filter(|entry| entry.pods.len() == 1).cloned().collect();
+    {
+        let mut book = claims.book.lock();
+        last.iter().for_each(|entry| book.doubt(&entry.key()));
+    }
     for (name, batch) in by_driver(&last) {
         let driver = claims.driver(&name)?;
         driver
@@ -327,7 +344,33 @@ pub(crate) fn cdi_devices(deps: &Deps, pod: &PodView, container: &Container) -> 
 pub(super) fn claims_of(deps: &Deps, pod: &PodView, container: &Container) -> Vec<Entry> {
     let asked = claims::asked(pod, container).unwrap_or_default();
     let mut names: Vec<String> = asked.into_iter().map(|(name, _)| name).collect();
+    names.sort();
     names.dedup();
     let of = |name: &String| deps.plugins.claims.claim(&pod.metadata.namespace, name);
     names.iter().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_driver_said_is_kept_for_another_that_tells_too() {
+        let claims = Claims::default();
+        let put = |place: &str, services: &[&str]| {
+            let services: Vec<String> = services.iter().map(|service| (*service).to_owned()).collect();
+            let driver = Arc::new(Driver::new("d", Path::new(place), &services).unwrap());
+            claims.put(driver.clone(), Path::new(place)).unwrap();
+            claims.set_connected(&driver, true);
+            driver
+        };
+        let tells = ["v1.DRAPlugin", "v1.DRAResourceHealth"];
+        let old = put("/old", &tells);
+        put("/mute", &["v1.DRAPlugin"]);
+        assert!(!claims.is_succeeded(&old));
+        let new = put("/new", &tells);
+        assert!(claims.is_succeeded(&old));
+        claims.set_connected(&new, false);
+        assert!(!claims.is_succeeded(&old));
+    }
 }

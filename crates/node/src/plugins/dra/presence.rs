@@ -17,6 +17,8 @@ use crate::deps::Deps;
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const AGAIN: Policy = Policy { first: Duration::from_secs(1), max: Duration::from_secs(120) };
+/// A connection that stands for less is a failure: it begins before the driver has said anything, and pods hear of each.
+const STANDS_MIN: Duration = Duration::from_secs(30);
 
 /// Looks after a driver until its registration is gone, and after its slices for as long as nobody comes in its place.
 pub(crate) async fn attend(deps: &Deps, workers: &Workers, driver: Arc<Driver>, gone: &CancellationToken) {
@@ -28,7 +30,7 @@ pub(crate) async fn attend(deps: &Deps, workers: &Workers, driver: Arc<Driver>, 
         () = gone.cancelled() => {}
     }
     deps.plugins.claims.set_connected(&driver, false);
-    deps.plugins.claims.health.forget(&driver.name);
+    health::forget(deps, &driver);
     health::tell(deps, workers, &driver.name);
 }
 
@@ -47,7 +49,7 @@ async fn presence(deps: &Deps, workers: &Workers, driver: &Arc<Driver>) {
     let mut failures = 0;
     loop {
         if let Ok(connection) = connect(driver).await {
-            failures = 0;
+            let since = deps.now();
             deps.plugins.claims.set_connected(driver, true);
             // Pods may wait for it.
             for mailbox in workers.lock().values() {
@@ -55,6 +57,8 @@ async fn presence(deps: &Deps, workers: &Workers, driver: &Arc<Driver>) {
             }
             let _ = connection.await;
             deps.plugins.claims.set_connected(driver, false);
+            let stood = Duration::try_from(deps.now().duration_since(since)).unwrap_or_default();
+            failures = failures_after(failures, stood);
         }
         let away = async {
             left(deps, &driver.name).await;
@@ -65,6 +69,11 @@ async fn presence(deps: &Deps, workers: &Workers, driver: &Arc<Driver>) {
             () = away => return,
         };
     }
+}
+
+/// How many failures still count after a connection. Pure.
+fn failures_after(failures: u32, stood: Duration) -> u32 {
+    if stood < STANDS_MIN { failures } else { 0 }
 }
 
 /// Waits until a driver can be reached again. Answers how often it could not.
@@ -96,4 +105,16 @@ async fn connect(driver: &Driver) -> Result<impl Future<Output = ()>, String> {
         // As long as it is there the connection is kept.
         drop(sender);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_connection_that_stood_ends_the_failures() {
+        assert_eq!(failures_after(3, Duration::ZERO), 3);
+        assert_eq!(failures_after(3, Duration::from_secs(29)), 3);
+        assert_eq!(failures_after(3, STANDS_MIN), 0);
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) async fn wipe_at_start(deps: Arc<Deps>) {
     wipe(&deps, None).await;
 }
 
-/// Removes the slices of this node, of one driver or of all; returns when that is done.
+/// Removes the slices of this node, of one driver or of all; returns when that is done, or the driver is there again.
 pub(super) async fn wipe(deps: &Deps, driver: Option<&str>) {
     let mut failures = 0;
     while let Err(status) = remove(deps, driver).await {
@@ -28,6 +28,9 @@ pub(super) async fn wipe(deps: &Deps, driver: Option<&str>) {
         failures += 1;
         let again = deps.now().saturating_add(AGAIN.delay(failures)).unwrap_or(Timestamp::MAX);
         deps.clock.sleep_until(again).await;
+        if driver.is_some_and(|name| deps.plugins.claims.is_usable(name)) {
+            return;
+        }
     }
 }
 

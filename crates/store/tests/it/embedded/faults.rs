@@ -129,12 +129,30 @@ async fn a_failing_disk_shows_nothing_that_is_not_durable() {
         ] {
             assert!(matches!(refused, Err(StoreError::Unavailable(_))));
         }
+        assert_eq!(values(&store).await, shown, "what may not be on disk is not shown later either");
         drop(store);
         let store = super::open(memory.clone());
         let (revision, found) = values(&store).await;
         assert!(found.len() == shown.1.len() || found.len() == shown.1.len() + 1);
         assert!(shown.1.iter().all(|value| found.contains(value)));
         assert_eq!(store.txn(put("later", "1")).await.unwrap().revision, revision + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_that_fails_shows_nothing_of_what_had_no_room() {
+    let memory = Memory::new();
+    let store = super::open(memory.clone());
+    store.txn(put("before", "1")).await.unwrap();
+    let shown = values(&store).await;
+    memory.fill_after(Some(0));
+    store.txn(put("held", "1")).await.unwrap_err();
+    // What is held is tried once more, and never again.
+    for fails_after in [Some(0), None] {
+        memory.fail_after(fails_after);
+        let refused = store.txn(put("later", "1")).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(why)) if why.contains("restarted")));
+        assert_eq!(values(&store).await, shown);
     }
 }
 
