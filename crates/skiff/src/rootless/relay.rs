@@ -62,7 +62,11 @@ impl Network {
         let (wishes, asked) = mpsc::channel::<oneshot::Sender<io::Result<OwnedFd>>>();
         let (tell, told) = mpsc::channel();
         let pin = pin.to_owned();
-        std::thread::Builder::new().name("network".into()).spawn(move || {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "it ends with the channel, and keeps the network until then"
+        )]
+        let thread = std::thread::Builder::new().name("network".into()).spawn(move || {
             let entered = enter(&pin, again);
             let is_there = entered.is_ok();
             // Whoever asked is gone only with the process.
@@ -71,6 +75,7 @@ impl Network {
                 let _ = answer.send(socket());
             }
         })?;
+        drop(thread);
         told.recv().unwrap_or_else(|_| Err(io::Error::other("the network's thread ended")))?;
         Ok(Self { wishes })
     }
