@@ -298,15 +298,13 @@ impl Group<'_> {
             let parent = dir.clone();
             dir.push(component);
             match std::fs::create_dir(&dir) {
-                Ok(()) if hierarchy.controllers.iter().any(|name| name == "cpuset") && !hierarchy.unified => {
-                    // A version 1 cpuset takes no process before it has cores and memory nodes.
-                    for file in ["cpuset.cpus", "cpuset.mems"] {
-                        std::fs::write(dir.join(file), std::fs::read(parent.join(file))?)?;
-                    }
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(with_path(error, &dir));
                 }
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(with_path(error, &dir)),
+                _ => {}
+            }
+            if !hierarchy.unified && hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                fill_cpuset(&parent, &dir).map_err(|error| with_path(error, &dir))?;
             }
         }
         Ok(())
@@ -577,6 +575,17 @@ fn weight_of(shares: u64) -> u64 {
     1 + (shares - 2) * 9999 / 262_142
 }
 
+/// Gives a version 1 cpuset the cores and memory nodes of the one above it, where it has none: it takes no process before.
+/// Also one that is there: whoever made it may not have come so far.
+fn fill_cpuset(parent: &Path, dir: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if std::fs::read(dir.join(file))?.trim_ascii().is_empty() {
+            std::fs::write(dir.join(file), std::fs::read(parent.join(file))?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Lets the groups below `dir` have controllers. Best effort per controller: one that a parent withholds stays away,
 /// and setting its limit says so.
 fn enable_controllers(dir: &Path, controllers: &[String]) {
@@ -824,6 +833,22 @@ mod tests {
         if let Some(limited) = limited {
             assert_eq!(limited.unwrap().trim(), "4194304");
         }
+    }
+
+    #[test]
+    fn a_group_that_somebody_is_making_can_be_entered() {
+        let host = CgroupHost::detect().unwrap();
+        let Some(hierarchy) = host.hierarchy("cpuset").filter(|hierarchy| !hierarchy.unified) else { return };
+        let path = format!("skiff-sys-filled-{}", std::process::id());
+        let top = hierarchy.root.join(&path);
+        // It has no cores yet.
+        std::fs::create_dir(&top).unwrap();
+        let made = host.group(&format!("{path}/inner")).create();
+        let cores = |dir: &Path| std::fs::read_to_string(dir.join("cpuset.cpus")).unwrap();
+        let told = [cores(&top), cores(&top.join("inner"))];
+        host.group(&path).remove().unwrap();
+        made.unwrap();
+        assert_eq!(told, [cores(&hierarchy.root), cores(&hierarchy.root)]);
     }
 
     #[test]

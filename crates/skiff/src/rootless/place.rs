@@ -126,7 +126,13 @@ impl Place {
     /// Makes the directory, this user's alone, and keeps other commands from doing the same at once.
     pub(super) fn lock(&self) -> Result<File> {
         loop {
-            let locked = self.lock_file().with_context(|| format!("use {}", self.directory.display()))?;
+            let locked = self.lock_file().with_context(|| {
+                format!(
+                    "Skiff needs root, or for a user without root a directory of its own at {}: run sudo skiff …, or set \
+                     XDG_RUNTIME_DIR, XDG_DATA_HOME and HOME to directories of yours",
+                    self.directory.display()
+                )
+            })?;
             if let Some(file) = locked {
                 return Ok(file);
             }
