@@ -191,6 +191,9 @@ fn end(place: &Place, keeper: &Keeper) -> Result<()> {
 
 /// Removes the directory of a keeper that is gone, unless one was started meanwhile.
 fn remove_unused(place: &Place) -> Result<()> {
+    if !place.directory().exists() {
+        return Ok(());
+    }
     let _lock = place.lock()?;
     if place.keeper()?.is_none() { place.remove() } else { Ok(()) }
 }
