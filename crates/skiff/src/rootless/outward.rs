@@ -73,6 +73,8 @@ pub(super) struct Outward {
     running: Option<(Program, Child)>,
     /// The next pause.
     pause: Duration,
+    /// When it was started last.
+    since: Instant,
     /// When one that ended is to be started again.
     due: Option<Instant>,
     /// Why nothing does.
@@ -92,8 +94,14 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
 impl Outward {
     /// Starts the first program that is there and works.
     pub(super) async fn start(place: &Place) -> Self {
-        let mut outward =
-            Self { place: place.clone(), running: None, pause: PAUSE, due: None, why: String::new() };
+        let mut outward = Self {
+            place: place.clone(),
+            running: None,
+            pause: PAUSE,
+            since: Instant::now(),
+            due: None,
+            why: String::new(),
+        };
         for program in Program::ALL {
             let Some(path) = find(program.name()) else { continue };
             match begin(program, &path, place).await {
@@ -136,15 +144,12 @@ impl Outward {
             Some(path) => begin(program, &path, &self.place).await,
         };
         self.due = None;
+        let steady = begun.is_ok() && self.since.elapsed() >= PAUSE_MAX;
+        self.pause = if steady { PAUSE } else { self.pause.saturating_mul(2).min(PAUSE_MAX) };
+        self.since = Instant::now();
         match begun {
-            Ok(child) => {
-                self.running = Some((program, child));
-                self.pause = PAUSE;
-            }
-            Err(error) => {
-                eprintln!("{}: {error:#}; nothing leads outside for now", program.name());
-                self.pause = self.pause.saturating_mul(2).min(PAUSE_MAX);
-            }
+            Ok(child) => self.running = Some((program, child)),
+            Err(error) => eprintln!("{}: {error:#}; nothing leads outside for now", program.name()),
         }
     }
 
@@ -252,6 +257,7 @@ mod tests {
             place: Place::at(dir.path()),
             running: Some((Program::Slirp, child)),
             pause: Duration::from_millis(1),
+            since: Instant::now(),
             due: None,
             why: String::new(),
         };
